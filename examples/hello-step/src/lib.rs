@@ -1,0 +1,59 @@
+//! A whole step: it keeps a file with a greeting in a granted directory.
+use pawl_step::{Action, Change, Description, Failure, Finding, Input, Probes, Receipt, Repeatable, Step, fs};
+
+struct Hello;
+
+#[derive(serde::Deserialize)]
+struct Config {
+    file: String,
+    name: String,
+}
+
+impl Step for Hello {
+    type Config = Config;
+    fn describe() -> Description {
+        let version = env!("CARGO_PKG_VERSION");
+        let new =
+            Description::new("hello", version, "keeps a greeting in a file", include_str!("../config.schema.json"));
+        Description { repeatable: Repeatable::Always, probes: Probes::Always, ..new }
+    }
+    fn preview(input: &Input<Config>) -> Result<Vec<Change>, Failure> {
+        Ok(vec![Change::new(Action::Update, &input.config.file, greeting(input))])
+    }
+    fn apply(input: &Input<Config>) -> Result<Receipt, Failure> {
+        fs::write_atomic(&input.config.file, greeting(input).as_bytes())?;
+        Ok(Receipt::new().output("file", input.config.file.as_str()))
+    }
+    fn probe(input: &Input<Config>) -> Result<Finding, Failure> {
+        let held = fs::exists(&input.config.file)? && fs::read_text(&input.config.file)? == greeting(input);
+        Ok(if held {
+            Finding::Held(Receipt::new().output("file", input.config.file.as_str()))
+        } else {
+            Finding::Absent
+        })
+    }
+}
+
+fn greeting(input: &Input<Config>) -> String {
+    format!("Hello, {}, from {}\n", input.config.name, input.release.label)
+}
+
+pawl_step::export!(Hello);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pawl_step::testing::{self, Sandbox};
+
+    #[test]
+    fn greets() {
+        testing::assert_described::<Hello>();
+        let sandbox = Sandbox::new();
+        let app = sandbox.grant("app", pawl_step::Access::Write);
+        let input = testing::input("hello", Config { file: "app/hello.txt".into(), name: "Ada".into() });
+        assert_eq!(Hello::probe(&input), Ok(Finding::Absent));
+        let receipt = Hello::apply(&input).unwrap();
+        assert_eq!(std::fs::read_to_string(app.join("hello.txt")).unwrap(), "Hello, Ada, from v1\n");
+        assert_eq!(Hello::probe(&input), Ok(Finding::Held(receipt)));
+    }
+}

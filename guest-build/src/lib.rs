@@ -1,0 +1,162 @@
+//! Builds the step modules of `steps/` for wasm and makes components of them.
+//!
+//! The runner's build script and `cargo xtask steps` both come here, so that there is one way to build a module. The
+//! output holds no path of the machine that built it. Deliberately absent: installing anything (`cargo xtask setup`
+//! does) and precompiling (the runner's build script does, with the wasmtime it links).
+
+mod toolchain;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{self, Command},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use wit_component::ComponentEncoder;
+
+pub use toolchain::{MissingToolchain, Toolchain, toolchain};
+
+/// The target that modules are built for.
+pub const TARGET: &str = "wasm32-unknown-unknown";
+
+/// A step module, ready to be loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Component {
+    /// What a plan's `uses:` says, such as `pull`.
+    pub name: String,
+    /// The component, `<target_dir>/components/<name>.wasm`.
+    pub path: PathBuf,
+}
+
+/// Builds every module of the workspace in `manifest_dir`: its members that are a `cdylib`. Sorted by name.
+///
+/// `target_dir` must not be the target directory of a cargo that waits for this call, since cargo locks it. It should
+/// be the same each time, because Rust's standard library may be built into it.
+///
+/// # Errors
+/// No toolchain, a compiler's error (with all it wrote), or a module that is not a valid component.
+pub fn build(manifest_dir: &Path, target_dir: &Path) -> Result<Vec<Component>> {
+    let toolchain = toolchain()?;
+    let modules = modules(&toolchain, manifest_dir)?;
+    ensure!(!modules.is_empty(), "no member of {} is a cdylib", manifest_dir.display());
+    compile(&toolchain, manifest_dir, target_dir)?;
+    let folder = target_dir.join("components");
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    modules
+        .into_iter()
+        .map(|module| {
+            let core = target_dir.join(TARGET).join("release").join(module.file);
+            let path = folder.join(format!("{}.wasm", module.name));
+            let component = componentize(&core).with_context(|| format!("make a component of {}", core.display()))?;
+            write_if_changed(&path, &component).with_context(|| format!("write {}", path.display()))?;
+            Ok(Component { name: module.name, path })
+        })
+        .collect()
+}
+
+/// A member of the workspace that is a module.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Module {
+    /// The package's name without `pawl-`.
+    name: String,
+    /// The core module's file name.
+    file: String,
+}
+
+fn modules(toolchain: &Toolchain, manifest_dir: &Path) -> Result<Vec<Module>> {
+    let mut cargo = toolchain.cargo(manifest_dir);
+    cargo.args(["metadata", "--no-deps", "--format-version", "1"]);
+    parse_modules(&serde_json::from_slice(&run(&mut cargo)?)?)
+}
+
+fn parse_modules(metadata: &Value) -> Result<Vec<Module>> {
+    let packages = metadata["packages"].as_array().context("cargo metadata has no packages")?;
+    let mut modules = Vec::new();
+    for package in packages {
+        let name = package["name"].as_str().context("a package without a name")?;
+        let targets = package["targets"].as_array().context("a package without targets")?;
+        let is_cdylib =
+            |target: &&Value| target["crate_types"].as_array().is_some_and(|t| t.contains(&"cdylib".into()));
+        if let Some(target) = targets.iter().find(is_cdylib) {
+            let file = target["name"].as_str().context("a target without a name")?.replace('-', "_") + ".wasm";
+            modules.push(Module { name: name.strip_prefix("pawl-").unwrap_or(name).to_owned(), file });
+        }
+    }
+    modules.sort();
+    Ok(modules)
+}
+
+fn compile(toolchain: &Toolchain, manifest_dir: &Path, target_dir: &Path) -> Result<()> {
+    let mut cargo = toolchain.cargo(manifest_dir);
+    cargo.args(["build", "--workspace", "--release", "--target", TARGET, "--target-dir"]).arg(target_dir);
+    cargo.args(toolchain.build_flags());
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", toolchain.rustc_flags(manifest_dir, target_dir).join("\u{1f}"));
+    run(&mut cargo).map(drop)
+}
+
+fn componentize(core: &Path) -> Result<Vec<u8>> {
+    ComponentEncoder::default().validate(true).module(&fs::read(core)?)?.encode()
+}
+
+/// Leaves the file's time alone when nothing changed, so that what depends on it is not built again.
+fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    let partial = path.with_extension(format!("{}.partial", process::id()));
+    fs::write(&partial, bytes)?;
+    fs::rename(&partial, path)?;
+    Ok(())
+}
+
+/// Quiet when it succeeds; all of its stderr when not.
+fn run(command: &mut Command) -> Result<Vec<u8>> {
+    let output = command.output().with_context(|| format!("start {}", command.get_program().display()))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(output.stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_are_the_cdylib_members_by_name() {
+        let metadata = serde_json::json!({ "packages": [
+            { "name": "pawl-step", "targets": [{ "name": "pawl_step", "crate_types": ["lib"] }] },
+            { "name": "pawl-dry-run", "targets": [{ "name": "pawl-dry-run", "crate_types": ["cdylib", "rlib"] }] },
+            { "name": "custom", "targets": [
+                { "name": "t", "crate_types": ["bin"] },
+                { "name": "custom_step", "crate_types": ["cdylib"] },
+            ] },
+        ] });
+        let module = |name: &str, file: &str| Module { name: name.to_owned(), file: file.to_owned() };
+        let expected = vec![module("custom", "custom_step.wasm"), module("dry-run", "pawl_dry_run.wasm")];
+        assert_eq!(parse_modules(&metadata).unwrap(), expected);
+    }
+
+    #[test]
+    fn an_unchanged_component_keeps_its_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.wasm");
+        write_if_changed(&path, b"one").unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        write_if_changed(&path, b"one").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), std::time::UNIX_EPOCH);
+        write_if_changed(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no partial file is left");
+    }
+
+    #[test]
+    fn a_failed_command_shows_its_whole_stderr() {
+        let error = run(Command::new("sh").args(["-c", "echo first >&2; echo second >&2; exit 3"])).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("exit status: 3") && text.contains("first\nsecond"), "{text}");
+    }
+}

@@ -1,0 +1,75 @@
+//! Builds the official step modules for wasm, componentizes and precompiles them, so that the binary carries them and
+//! compiles nothing at start.
+//!
+//! The nested cargo has a fixed target directory (`<target>/guest`): OUT_DIR differs by profile, and would build std for
+//! wasm each time. A component is precompiled again only when its bytes or the engine changed.
+
+use std::{
+    env, fs,
+    hash::{Hash as _, Hasher as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+
+#[path = "src/sandbox/config.rs"]
+mod config;
+
+fn main() -> Result<()> {
+    let root = Path::new("..").canonicalize()?;
+    for watched in ["steps", "wit", "guest-build", "runner/src/sandbox/config.rs"] {
+        rerun_if_changed(&root.join(watched))?;
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
+    let guest = target_dir(&out)?.join("guest");
+    let components = guest_build::build(&root.join("steps"), &guest)?;
+
+    let fault = |error: wasmtime::Error| anyhow!("{error:#}");
+    let engine = wasmtime::Engine::new(&config::compiler().map_err(fault)?).map_err(fault)?;
+    let mut hasher = std::collections::hash_map::DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    let engine_hash = hasher.finish();
+
+    let mut table = String::from("&[\n");
+    for component in components {
+        let wasm = fs::read(&component.path)?;
+        let digest = blake3::hash(&wasm).to_hex();
+        let compiled = guest.join("compiled").join(format!("{}-{engine_hash:016x}-{}.cwasm", component.name, &digest[..32]));
+        if !compiled.exists() {
+            let bytes = engine.precompile_component(&wasm).map_err(fault).with_context(|| format!("compile {}", component.name))?;
+            fs::create_dir_all(guest.join("compiled"))?;
+            let fresh = compiled.with_extension("new");
+            fs::write(&fresh, bytes)?;
+            fs::rename(&fresh, &compiled)?;
+        }
+        let copy = out.join(format!("{}.cwasm", component.name));
+        fs::copy(&compiled, &copy)?;
+        table += &format!(
+            "    Official {{ name: {:?}, digest: {:?}, compiled: include_bytes!({copy:?}) }},\n",
+            component.name,
+            digest.as_str(),
+        );
+    }
+    fs::write(out.join("official.rs"), table + "]\n")?;
+    Ok(())
+}
+
+/// `<target>` of `<target>/<profile>/build/<package>/out`.
+fn target_dir(out: &Path) -> Result<&Path> {
+    out.ancestors().nth(4).context("OUT_DIR lies four folders below the target directory")
+}
+
+/// Watches a file, or all files in a folder but what a build makes there.
+fn rerun_if_changed(path: &Path) -> Result<()> {
+    if !path.is_dir() {
+        println!("cargo::rerun-if-changed={}", path.display());
+        return Ok(());
+    }
+    for entry in fs::read_dir(path)? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name != "target") {
+            rerun_if_changed(&path)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! `runner deploy`, and `runner --local`.
+
+use std::{cell::RefCell, rc::Rc};
+
+use super::{
+    screen::Screen,
+    selection,
+    source::{self, PlanArgs, ReleaseArgs},
+};
+use crate::{
+    diagnose::{Code, Diagnostic, Exit},
+    drive::{Deployment, Interrupt, Orders, Prepared},
+    journal::{State, event::Header, file::Observer},
+    plan::{Attempt, Label, Plan},
+    report::{Conclusion, words},
+    state::Store,
+};
+
+/// Arguments of `deploy`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Deploy from here, outside a CI
+    #[arg(long)]
+    local: bool,
+    #[command(flatten)]
+    plan: PlanArgs,
+    #[command(flatten)]
+    release: ReleaseArgs,
+    #[command(flatten)]
+    selection: selection::Args,
+}
+
+/// Deploys.
+///
+/// # Errors
+/// What keeps an attempt from beginning. One that began is told of by its report, and ends with an exit code.
+pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
+    allowed(args.local, "deploy")?;
+    let label = args.release.label(&args.plan.plan).map_err(|error| vec![error])?;
+    let plan = args.plan.plan(&label)?;
+    deploy(plan, label, args.selection.orders(), &again(args), screen).await
+}
+
+/// Outside a CI, a command that changes something says so: no accident from a laptop.
+pub(super) fn allowed(local: bool, command: &str) -> Result<(), Vec<Diagnostic>> {
+    if local || source::is_ci() {
+        return Ok(());
+    }
+    let message = format!("`runner {command}` changes things, and this is no CI");
+    Err(vec![Diagnostic::new(Code("P0208"), Exit::Refused, message).hint("if you mean it, add `--local`")])
+}
+
+/// Deploys a plan and tells of it on the screen.
+pub(super) async fn deploy(
+    plan: Plan,
+    label: Label,
+    orders: Orders,
+    again: &str,
+    screen: &Screen,
+) -> Result<Exit, Vec<Diagnostic>> {
+    let interrupt = Interrupt::listen().map_err(|error| {
+        vec![Diagnostic::new(Code("P0701"), Exit::Bug, "signals can't be handled").because(error).hint("please report this")]
+    })?;
+    let store = Store::new(&plan.state, &plan.app, &plan.environment);
+    let prepared = Prepared::new(plan, label).await?;
+    let deployment =
+        Deployment { prepared: &prepared, store: &store, orders, by: source::who(), again: again.to_owned() };
+    let report = Rc::new(RefCell::new(None));
+    let observe = |before: &State, header: &Header| -> Observer {
+        let report = Rc::clone(&report);
+        let last = before.attempts.last().filter(|_| header.attempt != Attempt::FIRST);
+        let continues = last.map(|last| words::continues_after(last.exit, last.stuck.as_ref()));
+        *report.borrow_mut() = Some(screen.report(continues));
+        Box::new(move |entry| report.borrow_mut().iter_mut().for_each(|report| report.event(entry)))
+    };
+    let ending = deployment.run(interrupt, observe).await?;
+    if let Some(report) = report.borrow_mut().as_mut() {
+        report.finish(&Conclusion { exit: ending.exit, error: ending.error.as_ref() });
+    }
+    if let Some(error) = &ending.error {
+        screen.error(error);
+    }
+    Ok(ending.exit)
+}
+
+/// The command that continues this deployment, as the user would type it.
+fn again(args: &Args) -> String {
+    let mut command = "runner".to_owned();
+    if args.local {
+        command += " --local";
+    }
+    if args.plan.plan.as_os_str() != "deploy.yml" {
+        command += &format!(" --plan {}", args.plan.plan.display());
+    }
+    if let Some(environment) = &args.plan.environment {
+        command += &format!(" --env {environment}");
+    }
+    if let Some(release) = &args.release.release {
+        command += &format!(" --release {release}");
+    }
+    command
+}

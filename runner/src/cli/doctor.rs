@@ -1,0 +1,63 @@
+//! `runner doctor`: whether this machine and this plan are fit for a deployment. Nothing is deployed; writable directories are
+//! made, as a deployment would.
+
+use std::{fmt::Write as _, io::Write};
+
+use serde_json::json;
+
+use super::source::{PlanArgs, ReleaseArgs};
+use crate::{
+    diagnose::{Diagnostic, Exit},
+    drive::Prepared,
+    journal::Loaded,
+    report::{self, Form, json},
+    sandbox,
+    state::Store,
+};
+
+/// Arguments of `doctor`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    plan: PlanArgs,
+    #[command(flatten)]
+    release: ReleaseArgs,
+}
+
+/// Checks in the order of a deployment; the first thing that is wrong ends it.
+///
+/// # Errors
+/// What is wrong.
+pub(super) async fn run(args: &Args, form: Form, out: &mut dyn Write) -> Result<Exit, Vec<Diagnostic>> {
+    let mut findings: Vec<(&str, String)> = Vec::new();
+    let modules: Vec<_> = sandbox::official().collect();
+    findings.push(("runner", format!("{} with modules {}", env!("CARGO_PKG_VERSION"), modules.join(", "))));
+    let label = args.release.label(&args.plan.plan).map_err(|error| vec![error])?;
+    let plan = args.plan.plan(&label)?;
+    findings.push(("plan", format!("{} is valid for {}", args.plan.plan.display(), plan.environment)));
+    let store = Store::new(&plan.state, &plan.app, &plan.environment);
+    let prepared = Prepared::new(plan, label).await?;
+    let digest = prepared.release.digest.as_ref().map_or_else(|| "no digest".to_owned(), ToString::to_string);
+    findings.push(("release", format!("{} is {digest}", prepared.release.label)));
+    findings.push(("steps", format!("{} load, and have what they need", prepared.steps.len())));
+    prepared.resources()?;
+    findings.push(("resources", "directories can be written and have room".to_owned()));
+    let paths = store.journals().map_err(|error| vec![(&error).into()])?;
+    let loaded = Loaded::read(&paths, |_| {}).map_err(|error| vec![(&error).into()])?;
+    findings.push(("journals", format!("{} attempts are on record and sound", loaded.state.attempts.len())));
+    drop(store.lock("doctor").map_err(|error| vec![(&error).into()])?);
+    findings.push(("lock", "free".to_owned()));
+    let answer = match form {
+        Form::Json => {
+            let object: serde_json::Map<_, _> =
+                findings.iter().map(|(what, finding)| ((*what).to_owned(), json!(finding))).collect();
+            json::line(&object) + "\n"
+        }
+        Form::Text => findings.iter().fold(String::new(), |mut text, (what, finding)| {
+            let _ = writeln!(text, "  ok  {what:<10} {finding}");
+            text
+        }),
+    };
+    report::emit(out, &answer).map_err(|error| vec![error])?;
+    Ok(Exit::Success)
+}

@@ -1,0 +1,400 @@
+//! `runner journal check FILE…`: whether journals are whole, chained and free of contradictions.
+//!
+//! A folder's `attempt-*.journal` are checked as one chain. A file on its own may follow attempts that were not given: its
+//! chain then starts at its first line, and what its events say of earlier ones is taken as given.
+
+use std::{
+    fs, io,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    diagnose::{Code, Diagnostic, Exit},
+    journal::{JournalError, State, event::Header, line, state::Illegal},
+    report::{
+        self, Form, json,
+        text::{self, WIDTH, visible},
+    },
+};
+
+/// What to do with journals.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Check that journals are whole
+    Check {
+        /// Journals, or folders of them
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// Checks journals; ends with [`Exit::Journal`] when one is not sound.
+///
+/// As JSON, an array of `{path, verdict, format, lines, app, environment, run, attempt, epoch, release, torn-bytes,
+/// follows, problem: {code, line, message}}`, with the verdicts `sound`, `torn`, `empty`, `corrupt` and `unchecked`.
+/// `follows` says whether attempts before it were not given.
+///
+/// # Errors
+/// P0213 when there is nothing to check at a path.
+pub(super) fn run(command: &Command, form: Form, out: &mut dyn Write) -> Result<Exit, Diagnostic> {
+    let Command::Check { files } = command;
+    let mut findings = Vec::new();
+    for path in files {
+        findings.extend(check(&chain(path)?)?);
+    }
+    let answer = match form {
+        Form::Json => json::line(&findings.iter().map(Finding::json).collect::<Value>()) + "\n",
+        Form::Text => findings.iter().map(Finding::text).collect(),
+    };
+    report::emit(out, &answer)?;
+    let is_refused = findings.iter().any(|finding| matches!(finding.verdict, Verdict::Corrupt(_) | Verdict::Unchecked));
+    Ok(if is_refused { Exit::Journal } else { Exit::Success })
+}
+
+/// The journals at a path, in the order of their chain.
+fn chain(path: &Path) -> Result<Vec<PathBuf>, Diagnostic> {
+    let error = |cause: io::Error| nothing(path).because(cause);
+    if !fs::metadata(path).map_err(error)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut journals = Vec::new();
+    for entry in fs::read_dir(path).map_err(error)? {
+        let path = entry.map_err(error)?.path();
+        if let Some(epoch) = epoch(&path) {
+            journals.push((epoch, path));
+        }
+    }
+    journals.sort();
+    if journals.is_empty() {
+        return Err(nothing(path).because("the folder has no attempt-*.journal"));
+    }
+    Ok(journals.into_iter().map(|(_, path)| path).collect())
+}
+
+fn epoch(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_prefix("attempt-")?.strip_suffix(".journal")?.parse().ok()
+}
+
+fn nothing(path: &Path) -> Diagnostic {
+    Diagnostic::new(Code("P0213"), Exit::Refused, format!("there is no journal to check at {}", path.display()))
+        .hint("name a journal, or the folder <state>/<app>/<environment>")
+}
+
+/// What is known of one file.
+struct Finding {
+    path: PathBuf,
+    verdict: Verdict,
+    header: Option<Header>,
+    lines: u64,
+    follows: Follows,
+}
+
+enum Verdict {
+    Sound,
+    /// Bytes after the last newline were passed over.
+    Torn(usize),
+    /// It has no whole line: its attempt never began.
+    Empty,
+    Corrupt(Problem),
+    /// It follows a corrupt one.
+    Unchecked,
+}
+
+/// Whether all that a file follows was given.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Follows {
+    Given,
+    Missing,
+}
+
+struct Problem {
+    code: Code,
+    line: u64,
+    message: String,
+}
+
+/// Checks a chain of journals; what follows a corrupt one is not checked.
+fn check(paths: &[PathBuf]) -> Result<Vec<Finding>, Diagnostic> {
+    let mut findings: Vec<Finding> = Vec::new();
+    let (mut state, mut follows) = (State::default(), Follows::Given);
+    for (index, path) in paths.iter().enumerate() {
+        let is_broken = findings.iter().any(|finding| matches!(finding.verdict, Verdict::Corrupt(_)));
+        if is_broken {
+            let (path, verdict) = (path.clone(), Verdict::Unchecked);
+            findings.push(Finding { path, verdict, header: None, lines: 0, follows });
+            continue;
+        }
+        let bytes = fs::read(path).map_err(|cause| nothing(path).because(cause))?;
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        if whole == 0 && index + 1 == paths.len() {
+            let (path, verdict) = (path.clone(), Verdict::Empty);
+            findings.push(Finding { path, verdict, header: None, lines: 0, follows });
+            continue;
+        }
+        let known = state.attempts.len();
+        let mut lines = 0;
+        let mut verdict = if whole < bytes.len() { Verdict::Torn(bytes.len() - whole) } else { Verdict::Sound };
+        for line in bytes[..whole].strip_suffix(b"\n").unwrap_or_default().split(|byte| *byte == b'\n') {
+            if let Err(error) = fold(&mut state, &mut follows, path, lines, line) {
+                let diagnostic = Diagnostic::from(&error);
+                let message = diagnostic.causes.join(": ");
+                verdict = Verdict::Corrupt(Problem { code: diagnostic.code, line: lines + 1, message });
+                break;
+            }
+            lines += 1;
+        }
+        let header = state.attempts.get(known).map(|attempt| attempt.header.clone());
+        findings.push(Finding { path: path.clone(), verdict, header, lines, follows });
+    }
+    Ok(findings)
+}
+
+/// Folds one line. The very first line of a chain may follow one that was not given; then a step's event may follow one
+/// that is not known, too.
+fn fold(state: &mut State, follows: &mut Follows, path: &Path, seq: u64, line: &[u8]) -> Result<(), JournalError> {
+    let (entry, hash) =
+        line::decode(line).map_err(|source| JournalError::Corrupt { path: path.to_owned(), seq, source })?;
+    if state.attempts.is_empty() && entry.prev.is_some() {
+        state.tail = entry.prev;
+        *follows = Follows::Missing;
+    }
+    match state.apply(&entry, hash, seq) {
+        Err(Illegal::Transition { place, .. })
+            if *follows == Follows::Missing && !state.records.contains_key(&place) =>
+        {
+            state.tail = Some(hash);
+            Ok(())
+        }
+        folded => folded.map_err(|source| JournalError::Illegal { path: path.to_owned(), seq, source }),
+    }
+}
+
+impl Finding {
+    fn text(&self) -> String {
+        let verdict = match &self.verdict {
+            Verdict::Sound => "sound".to_owned(),
+            Verdict::Torn(bytes) => format!("sound, but for a torn last line of {bytes} bytes that is passed over"),
+            Verdict::Empty => "empty: its attempt never began".to_owned(),
+            Verdict::Corrupt(Problem { code, line, message }) => format!("CORRUPT at line {line}: {message} ({code})"),
+            Verdict::Unchecked => "NOT CHECKED: it follows a corrupt one".to_owned(),
+        };
+        let mut answer = format!("{}\n", visible(&self.path.display().to_string()));
+        let mut row = |text: &str| {
+            for line in text::wrap(text, WIDTH - 2, WIDTH - 2) {
+                answer.push_str(&format!("  {line}\n"));
+            }
+        };
+        row(&verdict);
+        if let Some(Header { format, app, environment, run, attempt, epoch, release, .. }) = &self.header {
+            row(&format!(
+                "format {}.{}, {} lines; {app} {} to {environment}, epoch {epoch}, run {run}, attempt {attempt}",
+                format.major, format.minor, self.lines, release.label
+            ));
+        }
+        if self.follows == Follows::Missing {
+            row("the attempts before it were not given: checked from its first line on");
+        }
+        answer
+    }
+
+    fn json(&self) -> Value {
+        let (verdict, torn, problem) = match &self.verdict {
+            Verdict::Sound => ("sound", 0, None),
+            Verdict::Torn(bytes) => ("torn", *bytes, None),
+            Verdict::Empty => ("empty", 0, None),
+            Verdict::Corrupt(problem) => ("corrupt", 0, Some(problem)),
+            Verdict::Unchecked => ("unchecked", 0, None),
+        };
+        let header = self.header.as_ref();
+        json!({
+            "path": self.path.display().to_string(),
+            "verdict": verdict,
+            "format": header.map(|header| format!("{}.{}", header.format.major, header.format.minor)),
+            "lines": self.lines,
+            "app": header.map(|header| &header.app),
+            "environment": header.map(|header| &header.environment),
+            "run": header.map(|header| &header.run),
+            "attempt": header.map(|header| header.attempt),
+            "epoch": header.map(|header| header.epoch),
+            "release": header.map(|header| &header.release),
+            "torn-bytes": torn,
+            "follows": match self.follows {
+                Follows::Given => "given",
+                Follows::Missing => "missing",
+            },
+            "problem": problem.map(|Problem { code, line, message }| json!({
+                "code": code.0,
+                "line": line,
+                "message": message,
+            })),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::report::fixture::{self, Tape};
+
+    /// Writes the tape to a folder, lets `damage` change it, and checks the file or the folder.
+    fn check(tape: &Tape, damage: impl FnOnce(&Path), what: &str, exit: Exit, expected: Expect) {
+        let root = tempfile::tempdir().unwrap();
+        tape.write(root.path());
+        damage(root.path());
+        let command = Command::Check { files: vec![root.path().join(what)] };
+        let mut out = Vec::new();
+        let actual = run(&command, Form::Text, &mut out).unwrap();
+        let folder = format!("{}/", root.path().display());
+        expected.assert_eq(&String::from_utf8(out).unwrap().replace(&folder, ""));
+        assert_eq!(actual, exit);
+    }
+
+    fn change(path: &Path, change: impl FnOnce(&mut String)) {
+        let mut text = fs::read_to_string(path).unwrap();
+        change(&mut text);
+        fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn a_folder_is_one_chain() {
+        check(
+            &fixture::resumed(),
+            |_| (),
+            "",
+            Exit::Success,
+            expect![[r#"
+            attempt-000001.journal
+              sound
+              format 1.0, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
+            attempt-000002.journal
+              sound
+              format 1.0, 11 lines; shop r2 to test, epoch 2, run 2-bbbbbb, attempt 1
+            attempt-000003.journal
+              sound
+              format 1.0, 14 lines; shop r2 to test, epoch 3, run 2-bbbbbb, attempt 2
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_later_attempt_alone_is_checked_from_its_first_line() {
+        check(
+            &fixture::adopted(),
+            |_| (),
+            "attempt-000003.journal",
+            Exit::Success,
+            expect![[r#"
+            attempt-000003.journal
+              sound
+              format 1.0, 15 lines; shop r2 to test, epoch 3, run 2-bbbbbb, attempt 2
+              the attempts before it were not given: checked from its first line on
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_torn_tail_is_said() {
+        let tear = |root: &Path| change(&root.join("attempt-000002.journal"), |text| text.truncate(text.len() - 9));
+        check(
+            &fixture::killed(),
+            tear,
+            "",
+            Exit::Success,
+            expect![[r#"
+            attempt-000001.journal
+              sound
+              format 1.0, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
+            attempt-000002.journal
+              sound, but for a torn last line of 465 bytes that is passed over
+              format 1.0, 6 lines; shop r2 to test, epoch 2, run 2-bbbbbb, attempt 1
+        "#]],
+        );
+    }
+
+    #[test]
+    fn an_attempt_that_never_began_is_said() {
+        let tear = |root: &Path| fs::write(root.join("attempt-000002.journal"), "00c0f").unwrap();
+        check(
+            &fixture::clean(),
+            tear,
+            "",
+            Exit::Success,
+            expect![[r#"
+            attempt-000001.journal
+              sound
+              format 1.0, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
+            attempt-000002.journal
+              empty: its attempt never began
+        "#]],
+        );
+    }
+
+    #[test]
+    fn corruption_names_its_line_and_what_follows_is_not_checked() {
+        let flip = |root: &Path| {
+            change(&root.join("attempt-000001.journal"), |text| *text = text.replacen("deploy.yml", "deploy.yaml", 1));
+        };
+        check(
+            &fixture::failed(),
+            flip,
+            "",
+            Exit::Journal,
+            expect![[r#"
+            attempt-000001.journal
+              CORRUPT at line 2: its checksum is eb2da42c, its content has 39294920 (P0602)
+              format 1.0, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
+            attempt-000002.journal
+              NOT CHECKED: it follows a corrupt one
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_missing_line_breaks_the_chain() {
+        let cut = |root: &Path| {
+            change(&root.join("attempt-000001.journal"), |text| {
+                let (head, rest) = text.split_once('\n').unwrap();
+                *text = format!("{head}\n{}", rest.split_once('\n').unwrap().1);
+            });
+        };
+        check(
+            &fixture::clean(),
+            cut,
+            "attempt-000001.journal",
+            Exit::Journal,
+            expect![[r#"
+            attempt-000001.journal
+              CORRUPT at line 2: line 2 stands where line 1 should (P0603)
+              format 1.0, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
+        "#]],
+        );
+    }
+
+    #[test]
+    fn programs_get_the_line_as_a_number() {
+        let root = tempfile::tempdir().unwrap();
+        fixture::clean().write(root.path());
+        let path = root.path().join("attempt-000001.journal");
+        change(&path, |text| *text = text.replacen("deploy.yml", "deploy.yaml", 1));
+        let mut out = Vec::new();
+        run(&Command::Check { files: vec![path] }, Form::Json, &mut out).unwrap();
+        let answer: Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(answer[0]["verdict"], "corrupt");
+        assert_eq!(answer[0]["problem"]["line"], 2);
+        assert_eq!(answer[0]["problem"]["code"], "P0602");
+    }
+
+    #[test]
+    fn nothing_to_check_is_an_error() {
+        let root = tempfile::tempdir().unwrap();
+        for path in [root.path().to_owned(), root.path().join("gone.journal")] {
+            let command = Command::Check { files: vec![path] };
+            assert_eq!(run(&command, Form::Text, &mut Vec::new()).unwrap_err().code, Code("P0213"));
+        }
+    }
+}

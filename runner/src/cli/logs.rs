@@ -1,0 +1,237 @@
+//! `runner logs [STEP]`: what steps said while they ran, and when they began and ended.
+
+use std::io::Write;
+
+use super::attempts::Reading;
+use crate::{
+    diagnose::{Diagnostic, Exit},
+    journal::{
+        Event, Place,
+        event::{Entry, Outcome, Progress},
+    },
+    report::{
+        self, Form, json,
+        text::{self, GUTTER, took},
+        words,
+    },
+    state::Store,
+};
+
+/// Arguments of `logs`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Only this step
+    pub(super) step: Option<String>,
+    /// The attempt to look at, by its epoch in `history`; the last one by default
+    #[arg(long, value_name = "EPOCH")]
+    pub(super) attempt: Option<u64>,
+}
+
+/// Shows the log of an attempt: time, level, step, message, in lines as long as they need to be; or the entries of the
+/// journal that these come from, as JSON lines.
+///
+/// # Errors
+/// As [`Reading::of`].
+pub(super) fn run(args: &Args, store: &Store, form: Form, out: &mut dyn Write) -> Result<Exit, Diagnostic> {
+    let reading = Reading::of(store, args.attempt)?;
+    let is_wanted = |place: &Place| args.step.as_ref().is_none_or(|step| place.step.as_str() == step);
+    let said: Vec<_> = reading
+        .entries
+        .iter()
+        .filter_map(|entry| Some((entry, said(&entry.event)?)))
+        .filter(|(_, said)| is_wanted(said.place))
+        .collect();
+    let answer = match form {
+        Form::Json => said.iter().map(|(entry, _)| json::line(entry) + "\n").collect(),
+        Form::Text if said.is_empty() => "nothing was logged\n".to_owned(),
+        Form::Text => {
+            let width = said.iter().map(|(_, said)| report::label(said.place).len()).max().unwrap_or(0);
+            said.iter().map(|(entry, said)| line(entry, said, width)).collect()
+        }
+    };
+    report::emit(out, &answer)?;
+    Ok(Exit::Success)
+}
+
+/// What an event says about a running step.
+struct Said<'a> {
+    place: &'a Place,
+    level: &'static str,
+    message: String,
+}
+
+fn said(event: &Event) -> Option<Said<'_>> {
+    let (place, level, message) = match event {
+        Event::Intent { place, .. } => (place, "begin", String::new()),
+        Event::Outcome { place, took_ms, result } => {
+            let how = match result {
+                Outcome::Succeeded { receipt } => words::notes(&receipt.notes),
+                Outcome::Failed { failure } | Outcome::Unknown { failure } => words::failure(failure),
+            };
+            let separator = if how.is_empty() { "" } else { ": " };
+            (place, "end", format!("{} after {}{separator}{how}", words::outcome(result), took(*took_ms)))
+        }
+        Event::Progress { place, progress: Progress::Log { level, message, fields } } => {
+            (place, words::level(*level), format!("{message}{}", words::fields(fields)))
+        }
+        Event::Progress { place, progress: Progress::Meter { task, done, total, unit } } => {
+            (place, "meter", format!("{task} {}", text::amount(*done, *total, unit)))
+        }
+        Event::UndoIntent { place } => (place, "undo", String::new()),
+        Event::UndoOutcome { place, failure: None } => (place, "end", "undone".to_owned()),
+        Event::UndoOutcome { place, failure: Some(failure) } => {
+            (place, "end", format!("not undone: {}", words::failure(failure)))
+        }
+        Event::Started(_)
+        | Event::Plan { .. }
+        | Event::Lock { .. }
+            | Event::Torn { .. }
+        | Event::Decision { .. }
+        | Event::Probe { .. }
+        | Event::Override { .. }
+        | Event::Ended { .. }
+        | Event::Unrecognized => return None,
+    };
+    Some(Said { place, level, message })
+}
+
+/// One message. Only its own line breaks break it, so that `grep` finds whole sentences.
+fn line(entry: &Entry, said: &Said<'_>, width: usize) -> String {
+    let at = entry.at.strftime("%Y-%m-%d %H:%M:%S%.3fZ");
+    let head = format!("{at}  {:<5}  {:<width$}  ", said.level, report::label(said.place));
+    let mut shown = String::new();
+    for (index, part) in said.message.split('\n').enumerate() {
+        let part = text::visible(part.trim_end_matches('\r'));
+        let line = match index {
+            0 => format!("{head}{part}"),
+            _ => format!("{}{GUTTER}{part}", " ".repeat(head.len())),
+        };
+        shown.push_str(line.trim_end());
+        shown.push('\n');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::{
+        diagnose::Code,
+        journal::event::{Level, Reason},
+        plan::StateLocation,
+        report::fixture::{self, Tape},
+    };
+
+    fn answer(tape: &Tape, step: Option<&str>, attempt: Option<u64>, form: Form) -> Result<String, Diagnostic> {
+        let root = tempfile::tempdir().unwrap();
+        let location = StateLocation::Dir(root.path().to_owned());
+        let store = Store::new(&location, &"shop".parse().unwrap(), &"test".parse().unwrap());
+        tape.write(store.folder());
+        let mut out = Vec::new();
+        run(&Args { step: step.map(str::to_owned), attempt }, &store, form, &mut out)?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    fn check(tape: &Tape, step: Option<&str>, attempt: Option<u64>, form: Form, expected: Expect) {
+        expected.assert_eq(&answer(tape, step, attempt, form).unwrap());
+    }
+
+    #[test]
+    fn the_last_attempt_is_shown() {
+        check(
+            &fixture::failed(),
+            None,
+            None,
+            Form::Text,
+            expect![[r#"
+            2025-11-23 03:20:01.308Z  begin  pull
+            2025-11-23 03:20:01.316Z  end    pull     succeeded after 8 ms: 1.5 KiB
+            2025-11-23 03:20:01.317Z  begin  migrate
+            2025-11-23 03:20:01.318Z  debug  migrate  reading rows=7 table=orders
+            2025-11-23 03:20:01.319Z  warn   migrate  slow lock rows=7 table=orders
+            2025-11-23 03:20:01.360Z  end    migrate  failed after 41 ms: migrations/0007_orders.sql:3: relation "order" does not exist
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_step_and_an_attempt_can_be_chosen() {
+        check(
+            &fixture::failed(),
+            Some("pull"),
+            Some(1),
+            Form::Text,
+            expect![[r#"
+            2025-11-23 03:10:00.002Z  begin  pull
+            2025-11-23 03:10:00.003Z  meter  pull  fetch 512 B of 2.0 KiB
+            2025-11-23 03:10:00.004Z  info   pull  fetched rows=7 table=orders
+            2025-11-23 03:10:01.254Z  end    pull  succeeded after 1.2 s: 2.0 KiB
+        "#]],
+        );
+        check(
+            &fixture::failed(),
+            Some("verify"),
+            None,
+            Form::Text,
+            expect![[r#"
+            nothing was logged
+        "#]],
+        );
+        check(
+            &fixture::failed(),
+            Some("migrate"),
+            None,
+            Form::Json,
+            expect![[r#"
+            {"seq":6,"prev":"9f79cea1a360523dafc5c676157a3c73884df05c8c5169ee05d4e20c9eac96e9","at":"2025-11-23T03:20:01.317Z","event":{"type":"intent","step":"migrate","target":"local","key":"00c0ffee","fingerprint":{"config":"813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d","input:migrations":"be4866389dcc6f074d57c3f5e8affe8328f9dbebd37f34359ff220c153c8d2c0","module":"83d9dab06011479163c7c4d5fa735f911bac86729f56aaa115b7eed2eb66e022","release":"4ada45911158a94766c4c59466d11516490433c4d7501e569581fd9823524e20"},"input":{},"exposes":false}}
+            {"seq":7,"prev":"e02cf69034a5af28bffbc7d1e98de4eb6e0cea7b5f648b590fddeeba7d70df71","at":"2025-11-23T03:20:01.318Z","event":{"type":"progress","step":"migrate","target":"local","progress":"log","level":"debug","message":"reading","fields":{"rows":7,"table":"orders"}}}
+            {"seq":8,"prev":"69379032ce6dd965718dfa0cede8e4d7cdb679acbf5dd1be88a60841cb61e9f9","at":"2025-11-23T03:20:01.319Z","event":{"type":"progress","step":"migrate","target":"local","progress":"log","level":"warn","message":"slow lock","fields":{"rows":7,"table":"orders"}}}
+            {"seq":9,"prev":"f1507013f75b2b35f62280a035806349387157f62f07ad1c7d880d8756bfc0e7","at":"2025-11-23T03:20:01.36Z","event":{"type":"outcome","step":"migrate","target":"local","took-ms":41,"result":"failed","failure":{"kind":"permanent","message":"relation \"order\" does not exist","hint":"fix the file and run again","retryable":false,"details":{"file":"migrations/0007_orders.sql","line":3}}}}
+        "#]],
+        );
+    }
+
+    #[test]
+    fn an_undo_is_shown() {
+        check(
+            &fixture::rolled_back(),
+            Some("switch"),
+            None,
+            Form::Text,
+            expect![[r#"
+            2025-11-23 03:20:01.327Z  begin  switch
+            2025-11-23 03:20:01.329Z  end    switch  succeeded after 2 ms
+            2025-11-23 03:20:06.351Z  undo   switch
+            2025-11-23 03:20:06.353Z  end    switch  undone
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_message_of_many_lines_cannot_pass_for_others() {
+        let tape = Tape::new().attempt(1, "1-aaaaaa", 1, "r1").begin("pull", Reason::NeverRan, &[]).log(
+            "pull",
+            Level::Info,
+            "\u{1b}[2Jone\n::error::two",
+        );
+        check(
+            &tape,
+            None,
+            None,
+            Form::Text,
+            expect![[r#"
+            2025-11-23 03:10:00.002Z  begin  pull
+            2025-11-23 03:10:00.003Z  info   pull  \u{1b}[2Jone
+                                                   | ::error::two rows=7 table=orders
+        "#]],
+        );
+    }
+
+    #[test]
+    fn an_attempt_that_is_not_there_is_an_error() {
+        assert_eq!(answer(&fixture::clean(), None, Some(7), Form::Text).unwrap_err().code, Code("P0211"));
+        assert_eq!(answer(&Tape::new(), None, None, Form::Text).unwrap_err().code, Code("P0212"));
+    }
+}

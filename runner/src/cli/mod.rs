@@ -1,0 +1,152 @@
+//! The command line: one small file a command.
+//!
+//! This is the only place that reads the environment, knows the terminal, and exits. Each command returns an exit code or what
+//! is wrong; [`main`] renders that.
+
+use std::{io::Write, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+mod attempts;
+mod deploy;
+mod doctor;
+mod history;
+mod journal;
+mod logs;
+mod plan;
+mod schema;
+mod screen;
+mod selection;
+mod source;
+mod status;
+mod step;
+mod why;
+
+use self::{screen::Screen, source::PlanArgs};
+use crate::{
+    diagnose::{Diagnostic, Exit},
+    report::{Conclusion, json},
+};
+
+/// Deploys step by step, and resumes from the step that failed.
+#[derive(Debug, Parser)]
+#[command(name = "runner", version, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    deploy: deploy::Args,
+    #[command(flatten)]
+    screen: screen::Args,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Deploy a release; `runner --local` is short for `runner deploy --local`
+    Deploy(deploy::Args),
+    /// Show what a deployment would do, without doing it
+    Plan(plan::Args),
+    /// Show what is live, and where an unfinished run stands
+    Status {
+        #[command(flatten)]
+        plan: PlanArgs,
+        #[command(flatten)]
+        args: status::Args,
+    },
+    /// List the attempts, newest first
+    History {
+        #[command(flatten)]
+        plan: PlanArgs,
+        #[command(flatten)]
+        args: history::Args,
+    },
+    /// Tell why a step ran, was skipped, or was stopped
+    Why {
+        #[command(flatten)]
+        plan: PlanArgs,
+        #[command(flatten)]
+        args: why::Args,
+    },
+    /// Show what steps said while they ran
+    Logs {
+        #[command(flatten)]
+        plan: PlanArgs,
+        #[command(flatten)]
+        args: logs::Args,
+    },
+    /// Run one module alone
+    Step(step::Args),
+    /// Check journals
+    #[command(subcommand)]
+    Journal(journal::Command),
+    /// Print the JSON Schema of deploy.yml
+    Schema,
+    /// See whether this machine and this plan are fit for a deployment
+    Doctor(doctor::Args),
+}
+
+/// Runs the command of this process, and says how it ends.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; for them clap writes to stdout and ends with 0.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { Exit::Refused.status() } else { 0 });
+        }
+    };
+    let screen = Screen::new(&cli.screen);
+    let result = dispatch(cli, &screen);
+    ExitCode::from(conclude(result, &screen).status())
+}
+
+/// Everything that a command needs of the outside. A current-thread runtime: work that blocks has threads of its own.
+fn dispatch(cli: Cli, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
+    let one = |diagnostic: Diagnostic| vec![diagnostic];
+    let out: &mut dyn Write = &mut std::io::stdout().lock();
+    let form = screen.form();
+    match cli.command.unwrap_or(Command::Deploy(cli.deploy)) {
+        Command::Deploy(args) => block_on(deploy::run(&args, screen)),
+        Command::Plan(args) => block_on(plan::run(&args, form, out)),
+        Command::Step(args) => block_on(step::run(&args, screen)),
+        Command::Doctor(args) => block_on(doctor::run(&args, form, out)),
+        Command::Status { plan, args } => status::run(&args, &plan.stores()?, form, out).map_err(one),
+        Command::History { plan, args } => history::run(&args, &plan.store()?, form, out).map_err(one),
+        Command::Why { plan, args } => why::run(&args, &plan.store()?, form, out).map_err(one),
+        Command::Logs { plan, args } => logs::run(&args, &plan.store()?, form, out).map_err(one),
+        Command::Journal(command) => journal::run(&command, form, out).map_err(one),
+        Command::Schema => schema::run(out).map_err(one),
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T, Vec<Diagnostic>>>) -> Result<T, Vec<Diagnostic>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| {
+        let code = crate::diagnose::Code("P0701");
+        vec![Diagnostic::new(code, Exit::Bug, "the runtime can't be set up").because(error).hint("please report this")]
+    })?;
+    let result = runtime.block_on(work);
+    // Native work that was told to stop gets a moment to clean up.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    result
+}
+
+/// Says what is wrong, if something is. The first error decides how the process ends.
+fn conclude(result: Result<Exit, Vec<Diagnostic>>, screen: &Screen) -> Exit {
+    let problems = match result {
+        Ok(exit) => return exit,
+        Err(problems) => problems,
+    };
+    for problem in &problems {
+        screen.error(problem);
+    }
+    let Some(first) = problems.first() else { return Exit::Bug };
+    if screen.is_json() {
+        let conclusion = Conclusion { exit: first.exit, error: Some(first) };
+        let mut out = std::io::stdout().lock();
+        // A reader that went away is told by the exit code.
+        let _ = writeln!(out, "{}", json::line(&json::result(&conclusion)));
+    }
+    first.exit
+}

@@ -1,0 +1,123 @@
+//! `runner plan`: what a deployment would do.
+
+use std::{fmt::Write as _, io::Write};
+
+use serde_json::{Value, json};
+
+use super::{
+    selection,
+    source::{PlanArgs, ReleaseArgs},
+};
+use crate::{
+    diagnose::{Diagnostic, Exit},
+    drive::{Foreseen, Prepared, Ready, foresee},
+    journal::event::{Decision, Header},
+    plan::{Access, ArgumentPattern, Grants, Trust},
+    report::{self, Form, json, text, words},
+    state::Store,
+};
+
+/// Arguments of `plan`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    plan: PlanArgs,
+    #[command(flatten)]
+    release: ReleaseArgs,
+    #[command(flatten)]
+    selection: selection::Args,
+}
+
+/// Shows for each step what would be decided, what it would change, and what it may reach.
+///
+/// # Errors
+/// What keeps a deployment from beginning.
+pub(super) async fn run(args: &Args, form: Form, out: &mut dyn Write) -> Result<Exit, Vec<Diagnostic>> {
+    let label = args.release.label(&args.plan.plan).map_err(|error| vec![error])?;
+    let plan = args.plan.plan(&label)?;
+    let store = Store::new(&plan.state, &plan.app, &plan.environment);
+    let prepared = Prepared::new(plan, label).await?;
+    let (header, foreseen) = foresee(&prepared, &store, &args.selection.orders()).await?;
+    let answer = match form {
+        Form::Json => json::line(&as_json(&header, &foreseen, &prepared)) + "\n",
+        Form::Text => as_text(&header, &foreseen, &prepared),
+    };
+    report::emit(out, &answer).map_err(|error| vec![error])?;
+    Ok(Exit::Success)
+}
+
+fn as_text(header: &Header, foreseen: &[Foreseen], prepared: &Prepared) -> String {
+    let mut lines = format!("{} {} → {} (nothing is done)\n", header.app, header.release.label, header.environment);
+    for (one, ready) in foreseen.iter().zip(&prepared.steps) {
+        let (word, why) = match &one.decision {
+            Some(decision) => (words::decision(decision), words::because(decision)),
+            None => ("?", String::new()),
+        };
+        let label = report::label(&one.place);
+        let phase = words::phase(one.phase);
+        let _ = writeln!(lines, "  {word:<6} {label}  [{phase}]  {}", text::visible(&why));
+        for change in &one.changes {
+            let detail = if change.detail.is_empty() { String::new() } else { format!("  ({})", change.detail) };
+            let _ = writeln!(lines, "           {} {}{}", change.action, text::visible(&change.subject), text::visible(&detail));
+        }
+        if let Some(unknown) = &one.unknown {
+            let _ = writeln!(lines, "           not known yet: {}", text::visible(unknown));
+        }
+        for grant in reach(&ready.step.grants) {
+            let _ = writeln!(lines, "           may reach {}", text::visible(&grant));
+        }
+        if ready.step.trust == Trust::Host {
+            let _ = writeln!(lines, "           TRUST: HOST — what it is granted is as strong as this machine's user");
+        }
+    }
+    lines
+}
+
+fn as_json(header: &Header, foreseen: &[Foreseen], prepared: &Prepared) -> Value {
+    let steps: Vec<_> = foreseen
+        .iter()
+        .zip(&prepared.steps)
+        .map(|(one, ready): (&Foreseen, &Ready)| {
+            json!({
+                "step": one.place.step,
+                "target": one.place.target,
+                "phase": one.phase,
+                "decision": one.decision.as_ref().map(words::decision),
+                "because": one.decision.as_ref().map(|decision: &Decision| words::reason_name(words::reason_of(decision))),
+                "words": one.decision.as_ref().map(words::because),
+                "changes": one.changes,
+                "unknown": one.unknown,
+                "reaches": reach(&ready.step.grants),
+                "trust": if ready.step.trust == Trust::Host { "host" } else { "sandbox" },
+            })
+        })
+        .collect();
+    json!({
+        "app": header.app, "environment": header.environment, "release": header.release,
+        "run": header.run, "attempt": header.attempt, "steps": steps,
+    })
+}
+
+/// What a step may reach, one line a grant.
+fn reach(grants: &Grants) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (name, grant) in &grants.dirs {
+        let access = match grant.access {
+            Access::ReadOnly => "read only",
+            Access::ReadWrite => "read and write",
+        };
+        lines.push(format!("directory `{name}` = {} ({access})", grant.path.display()));
+    }
+    lines.extend(grants.databases.iter().map(|(name, grant)| format!("database `{name}` = {}", grant.url.written)));
+    lines.extend(grants.http.iter().map(|grant| format!("{}://{}:{}", grant.scheme, grant.host, grant.port)));
+    lines.extend(grants.tcp.iter().map(|address| format!("tcp {address}")));
+    for grant in &grants.programs {
+        let word = |pattern: &ArgumentPattern| match pattern {
+            ArgumentPattern::Exact(text) => text.clone(),
+            ArgumentPattern::AnyOne => "*".to_owned(),
+            ArgumentPattern::AnyRest => "**".to_owned(),
+        };
+        lines.push(format!("program {}", grant.arguments.iter().map(word).collect::<Vec<_>>().join(" ")));
+    }
+    lines
+}

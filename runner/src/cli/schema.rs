@@ -1,0 +1,30 @@
+//! `runner schema`: the JSON Schema of plans, so that editors complete and check them.
+
+use std::io::Write;
+
+use crate::{
+    diagnose::{Diagnostic, Exit},
+    plan, report,
+};
+
+/// Writes the schema of plans.
+///
+/// # Errors
+/// P0214 when it can't be written.
+pub(super) fn run(out: &mut dyn Write) -> Result<Exit, Diagnostic> {
+    report::emit(out, &format!("{:#}\n", plan::schema()))?;
+    Ok(Exit::Success)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_json_that_tools_can_read() {
+        let mut out = Vec::new();
+        assert_eq!(run(&mut out).unwrap(), Exit::Success);
+        let schema: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(schema["type"], "object");
+    }
+}

@@ -1,0 +1,93 @@
+//! What the process writes to: standard output and standard error, with colours or without.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use crate::{
+    diagnose::Diagnostic,
+    report::{self, Color, Form, Interactive, JsonLines, Report, Terminal, Verbosity},
+};
+
+/// How much is shown, and how.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Write JSON, one object a line
+    #[arg(long, global = true)]
+    json: bool,
+    /// Show failures and the last line only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Show probes, inputs and debug messages too
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// When to use colours; `NO_COLOR` turns them off as well
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: When,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum When {
+    Auto,
+    Always,
+    Never,
+}
+
+/// The streams of this process, and how to write to them.
+pub(super) struct Screen {
+    form: Form,
+    verbosity: Verbosity,
+    color: Color,
+    interactive: Interactive,
+}
+
+impl Screen {
+    pub(super) fn new(args: &Args) -> Self {
+        let is_terminal = std::io::stderr().is_terminal() && super::source::variable("TERM").as_deref() != Some("dumb");
+        let no_color = super::source::variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let color = match args.color {
+            When::Always => Color::On,
+            When::Auto if is_terminal && !no_color => Color::On,
+            When::Auto | When::Never => Color::Off,
+        };
+        Self {
+            form: if args.json { Form::Json } else { Form::Text },
+            verbosity: match (args.quiet, args.verbose) {
+                (true, _) => Verbosity::Quiet,
+                (false, true) => Verbosity::Verbose,
+                (false, false) => Verbosity::Normal,
+            },
+            color,
+            interactive: if is_terminal { Interactive::Yes } else { Interactive::No },
+        }
+    }
+
+    pub(super) fn form(&self) -> Form {
+        self.form
+    }
+
+    pub(super) fn is_json(&self) -> bool {
+        self.form == Form::Json
+    }
+
+    /// A report of an attempt that continues after something, or begins anew.
+    pub(super) fn report(&self, continues: Option<String>) -> Box<dyn Report> {
+        match self.form {
+            Form::Json => Box::new(JsonLines::new(Box::new(std::io::stdout()))),
+            Form::Text => {
+                let options = report::Options {
+                    verbosity: self.verbosity,
+                    color: self.color,
+                    interactive: self.interactive,
+                    continues,
+                };
+                Box::new(Terminal::new(Box::new(std::io::stderr()), Box::new(std::io::stdout()), options))
+            }
+        }
+    }
+
+    /// Shows an error.
+    pub(super) fn error(&self, diagnostic: &Diagnostic) {
+        let text = report::diagnostic::render(diagnostic, self.color);
+        // Without a standard error there is only the exit code.
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+}

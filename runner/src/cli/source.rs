@@ -1,0 +1,130 @@
+//! Where a command gets its plan from: `--plan`, `--env`, the environment, and git for the label of the release.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{
+    diagnose::{Code, Diagnostic, Exit},
+    plan::{self, EnvironmentName, Label, Plan, Request, Source},
+    state::Store,
+};
+
+/// Which plan, and for which environment.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct PlanArgs {
+    /// The plan
+    #[arg(long = "plan", value_name = "FILE", default_value = "deploy.yml")]
+    pub(super) plan: PathBuf,
+    /// The environment; may be left out when the plan has only one
+    #[arg(long = "env", value_name = "NAME")]
+    pub(super) environment: Option<String>,
+}
+
+/// Which release.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct ReleaseArgs {
+    /// The label of the release; by default what `git describe` says
+    #[arg(long, value_name = "LABEL")]
+    pub(super) release: Option<String>,
+}
+
+/// An environment variable; none when it is not there or is no UTF-8.
+pub(super) fn variable(name: &str) -> Option<String> {
+    #[expect(clippy::disallowed_methods, reason = "the one home of the environment")]
+    std::env::var(name).ok()
+}
+
+/// Whether this is a job of a CI.
+pub(super) fn is_ci() -> bool {
+    ["CI", "GITHUB_ACTIONS"].iter().any(|name| variable(name).is_some_and(|value| !value.is_empty() && value != "false"))
+}
+
+/// Who runs this, and where: `user@host`.
+pub(super) fn who() -> String {
+    let user = ["GITHUB_ACTOR", "USER", "LOGNAME"].iter().find_map(|name| variable(name).filter(|user| !user.is_empty()));
+    let user = user.unwrap_or_else(|| format!("uid-{}", rustix::process::getuid().as_raw()));
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{user}@{host}")
+}
+
+impl PlanArgs {
+    /// The text of the plan.
+    pub(super) fn source(&self) -> Result<Source, Diagnostic> {
+        let path = &self.plan;
+        let unreadable = |why: &dyn std::fmt::Display| {
+            Diagnostic::new(Code("P0201"), Exit::Refused, format!("can't read the plan {}", path.display()))
+                .because(why)
+                .hint("name it with `--plan FILE`, or go to the folder of your deploy.yml")
+        };
+        let bytes = fs::read(path).map_err(|error| unreadable(&error))?;
+        let text = String::from_utf8(bytes).map_err(|error| unreadable(&format!("it is not UTF-8: {error}")))?;
+        let absolute = std::path::absolute(path).map_err(|error| unreadable(&error))?;
+        let folder = absolute.parent().unwrap_or(Path::new("/")).to_owned();
+        Ok(Source { path: path.clone(), folder, text: text.into() })
+    }
+
+    /// The plan for its environment and a release.
+    pub(super) fn plan(&self, release: &Label) -> Result<Plan, Vec<Diagnostic>> {
+        let source = self.source().map_err(|error| vec![error])?;
+        let request = Request { environment: self.environment.as_deref(), release, env: &variable };
+        Plan::parse(source, &request).map_err(|errors| errors.diagnostics())
+    }
+
+    /// The state of the environment.
+    pub(super) fn store(&self) -> Result<Store, Vec<Diagnostic>> {
+        let source = self.source().map_err(|error| vec![error])?;
+        let found = plan::locate(&source, self.environment.as_deref(), &variable);
+        let location = found.map_err(|errors| errors.diagnostics())?;
+        Ok(Store::new(&location.state, &location.app, &location.environment))
+    }
+
+    /// The states of the environment asked for, or of all.
+    pub(super) fn stores(&self) -> Result<Vec<(EnvironmentName, Store)>, Vec<Diagnostic>> {
+        let source = self.source().map_err(|error| vec![error])?;
+        let all = plan::environments(&source).map_err(|errors| errors.diagnostics())?;
+        let mut stores = Vec::new();
+        for name in all {
+            if self.environment.as_ref().is_none_or(|asked| asked == name.as_str()) {
+                let location = plan::locate(&source, Some(name.as_str()), &variable);
+                let location = location.map_err(|errors| errors.diagnostics())?;
+                stores.push((name, Store::new(&location.state, &location.app, &location.environment)));
+            }
+        }
+        if stores.is_empty() {
+            self.store()?;
+        }
+        Ok(stores)
+    }
+}
+
+impl ReleaseArgs {
+    /// The label asked for, or that of the commit in the plan's folder.
+    pub(super) fn label(&self, plan: &Path) -> Result<Label, Diagnostic> {
+        let text = match &self.release {
+            Some(text) => text.clone(),
+            None => describe(plan)?,
+        };
+        text.parse().map_err(|error: plan::NameError| {
+            Diagnostic::new(Code("P0206"), Exit::Refused, error.to_string())
+                .hint("a label names a release in paths and pages, such as `--release v1.4.2`")
+        })
+    }
+}
+
+fn describe(plan: &Path) -> Result<String, Diagnostic> {
+    let folder = plan.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let unknown = |why: String| {
+        Diagnostic::new(Code("P0207"), Exit::Refused, "which release is to be deployed is not known")
+            .because(why)
+            .hint("name it with `--release LABEL`")
+    };
+    let git = Command::new("git").arg("-C").arg(folder).args(["describe", "--tags", "--always", "--dirty"]).output();
+    let git = git.map_err(|error| unknown(format!("git can't be started: {error}")))?;
+    if !git.status.success() {
+        return Err(unknown(String::from_utf8_lossy(&git.stderr).trim().to_owned()));
+    }
+    Ok(String::from_utf8_lossy(&git.stdout).trim().to_owned())
+}

@@ -1,0 +1,408 @@
+//! `runner status`: for each environment, what is live, how the last attempt ended, and what is unfinished.
+//!
+//! It takes no lock. Of an attempt without an end it can't be told whether it was killed or still runs; the lock's record
+//! tells who to ask.
+
+use std::{collections::BTreeMap, fs, io::Write};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{attempts::summary_json, why};
+use crate::{
+    diagnose::{Diagnostic, Exit},
+    journal::{
+        Event, Loaded, Place, Record, State,
+        event::{Decision, Entry, Header, Outcome, Release},
+        state::AttemptSummary,
+    },
+    plan::EnvironmentName,
+    report::{
+        self, Form, json,
+        table::table,
+        text::{self, WIDTH, between, cut, moment, took},
+        words,
+    },
+    state::{Store, lock::LockRecord},
+};
+
+/// Where the answers stand.
+const INDENT: usize = 14;
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Show the last record of each step too
+    #[arg(long)]
+    pub(super) steps: bool,
+}
+
+/// Tells the state of environments, each with the store of its journals.
+///
+/// As JSON, an array of `{environment, live: {release, verified, since}, last, unfinished: {run, release, stuck},
+/// steps: [{step, target, status, release, run, attempt, epoch}]}`, `last` as in `history`. What there is not is null.
+///
+/// # Errors
+/// P06xx when a journal can't be read.
+pub(super) fn run(
+    args: &Args,
+    environments: &[(EnvironmentName, Store)],
+    form: Form,
+    out: &mut dyn Write,
+) -> Result<Exit, Diagnostic> {
+    let views = environments.iter().map(|(name, store)| View::read(name, store)).collect::<Result<Vec<_>, _>>()?;
+    let answer = match form {
+        Form::Json => json::line(&views.iter().map(View::json).collect::<Value>()) + "\n",
+        Form::Text => views.iter().map(|view| view.text(args)).collect::<Vec<_>>().join("\n"),
+    };
+    report::emit(out, &answer)?;
+    Ok(Exit::Success)
+}
+
+/// What is known of one environment.
+struct View<'a> {
+    environment: &'a EnvironmentName,
+    state: State,
+    /// Since when the live release is live.
+    since: Option<Timestamp>,
+    /// Steps in the order of the last plan, then others that have a record.
+    places: Vec<Place>,
+    lock: Option<LockRecord>,
+}
+
+impl<'a> View<'a> {
+    fn read(environment: &'a EnvironmentName, store: &Store) -> Result<Self, Diagnostic> {
+        let paths = store.journals().map_err(|error| Diagnostic::from(&error))?;
+        let (mut exposure, mut planned) = (Exposure::default(), Vec::new());
+        let loaded = Loaded::read(&paths, |entry| {
+            exposure.note(entry);
+            if let Event::Plan { steps, .. } = &entry.event {
+                planned = steps.iter().map(|step| step.place.clone()).collect();
+            }
+        });
+        let state = loaded.map_err(|error| Diagnostic::from(&error))?.state;
+        let others: Vec<_> = state.records.keys().filter(|place| !planned.contains(place)).cloned().collect();
+        // The record of a lock is a hint for people: without one, nothing is said of it.
+        let lock = fs::read(store.folder().join("lock")).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        Ok(Self { environment, state, since: exposure.since, places: [planned, others].concat(), lock })
+    }
+
+    /// The attempt that a next one would continue.
+    fn unfinished(&self) -> Option<&AttemptSummary> {
+        let last = self.state.attempts.last()?;
+        match last.exit {
+            Some(Exit::RolledBack) => None,
+            _ if last.verified => None,
+            Some(
+                Exit::Success
+                | Exit::Failed
+                | Exit::Refused
+                | Exit::InDoubt
+                | Exit::Locked
+                | Exit::Journal
+                | Exit::Bug
+                | Exit::Interrupted,
+            )
+            | None => Some(last),
+        }
+    }
+
+    fn text(&self, args: &Args) -> String {
+        let mut answer = format!("{}\n", self.environment);
+        let mut row = |name: &str, value: &str| {
+            for (index, line) in text::wrap(value, WIDTH - INDENT, WIDTH - INDENT).iter().enumerate() {
+                let name = if index == 0 { name } else { "" };
+                answer.push_str(format!("  {name:<10}  {line}").trim_end());
+                answer.push('\n');
+            }
+        };
+        row("live", &self.live());
+        row("last", &self.state.attempts.last().map_or_else(|| "no attempts yet".to_owned(), last));
+        if let Some(unfinished) = self.unfinished() {
+            let Header { run, release, .. } = &unfinished.header;
+            let stands = unfinished.stuck.as_ref().map(|place| format!(" stands at {place}")).unwrap_or_default();
+            row("unfinished", &format!("run {run}{stands}; deploying {} again continues it", release.label));
+            if let (None, Some(LockRecord { holder: Some(holder), since, .. })) = (unfinished.exit, &self.lock) {
+                row("lock", &format!("taken by {holder} at {}", moment(*since)));
+            }
+        }
+        if args.steps && !self.places.is_empty() {
+            let rows: Vec<_> = self.places.iter().map(|place| self.step(place)).collect();
+            answer.push('\n');
+            answer.push_str(&table(2, ["STEP", "STATE", "RELEASE", "EPOCH", "RUN"], &rows));
+        }
+        answer
+    }
+
+    fn live(&self) -> String {
+        let head = &self.state.head;
+        let Some(release) = &head.live else { return "nothing yet".to_owned() };
+        let verified = if head.is_verified(release) { "verified" } else { "not verified" };
+        let since = self.since.map(|since| format!(", since {}", moment(since))).unwrap_or_default();
+        format!("{}, {verified}{since}", release.label)
+    }
+
+    fn step(&self, place: &Place) -> [String; 5] {
+        let name = cut(&report::label(place), 24);
+        match self.state.records.get(place) {
+            None => [name, "never ran".to_owned(), String::new(), String::new(), String::new()],
+            Some(Record { status, intent, .. }) => [
+                name,
+                why::status(status).to_owned(),
+                cut(intent.release.label.as_str(), 20),
+                intent.epoch.to_string(),
+                format!("{}/{}", intent.run, intent.attempt),
+            ],
+        }
+    }
+
+    fn json(&self) -> Value {
+        let head = &self.state.head;
+        let steps: Vec<_> = self
+            .places
+            .iter()
+            .map(|place| {
+                let record = self.state.records.get(place);
+                json!({
+                    "step": place.step,
+                    "target": place.target,
+                    "status": record.map(|record| why::status(&record.status)),
+                    "release": record.map(|record| &record.intent.release),
+                    "run": record.map(|record| &record.intent.run),
+                    "attempt": record.map(|record| record.intent.attempt),
+                    "epoch": record.map(|record| record.intent.epoch),
+                })
+            })
+            .collect();
+        json!({
+            "environment": self.environment,
+            "live": head.live.as_ref().map(|release| json!({
+                "release": release,
+                "verified": head.is_verified(release),
+                "since": self.since,
+            })),
+            "last": self.state.attempts.last().map(summary_json),
+            "unfinished": self.unfinished().map(|attempt| json!({
+                "run": attempt.header.run,
+                "release": attempt.header.release,
+                "stuck": attempt.stuck,
+            })),
+            "steps": steps,
+        })
+    }
+}
+
+fn last(attempt: &AttemptSummary) -> String {
+    let Header { epoch, run, attempt: number, release, by, .. } = &attempt.header;
+    let ending = words::ending(attempt.exit, attempt.verified, attempt.stuck.as_ref());
+    let doubt = if attempt.exit.is_none() { " (killed, or still running)" } else { "" };
+    format!(
+        "{}: {ending}{doubt}; epoch {epoch}, run {run}, attempt {number}, begun {} by {by}, took {}",
+        release.label,
+        moment(attempt.began),
+        took(between(attempt.began, attempt.last))
+    )
+}
+
+/// Follows when the release that users see changed; which one it is, the fold knows.
+#[derive(Default)]
+struct Exposure {
+    release: Option<Release>,
+    exposing: BTreeMap<Place, Release>,
+    live: Option<Release>,
+    since: Option<Timestamp>,
+}
+
+impl Exposure {
+    fn note(&mut self, entry: &Entry) {
+        match &entry.event {
+            Event::Started(header) => self.release = Some(header.release.clone()),
+            Event::Intent { place, exposes, .. } => {
+                match &self.release {
+                    Some(release) if *exposes => self.exposing.insert(place.clone(), release.clone()),
+                    Some(_) | None => self.exposing.remove(place),
+                };
+            }
+            Event::Outcome { place, result: Outcome::Succeeded { .. }, .. }
+            | Event::Decision { place, decision: Decision::Adopt { .. } } => {
+                if let Some(release) = self.exposing.get(place)
+                    && !self.live.as_ref().is_some_and(|live| live.is_same(release))
+                {
+                    self.live = Some(release.clone());
+                    self.since = Some(entry.at);
+                }
+            }
+            Event::UndoOutcome { place, failure: None } if self.exposing.contains_key(place) => {
+                self.live = None;
+                self.since = Some(entry.at);
+            }
+            Event::Plan { .. }
+            | Event::Lock { .. }
+            | Event::Torn { .. }
+            | Event::Decision { .. }
+            | Event::Progress { .. }
+            | Event::Outcome { .. }
+            | Event::Probe { .. }
+            | Event::UndoIntent { .. }
+            | Event::UndoOutcome { .. }
+            | Event::Override { .. }
+            | Event::Ended { .. }
+            | Event::Unrecognized => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::{
+        plan::StateLocation,
+        report::fixture::{self, Tape},
+    };
+
+    fn check(tape: &Tape, args: &Args, form: Form, expected: Expect) {
+        let root = tempfile::tempdir().unwrap();
+        let location = StateLocation::Dir(root.path().to_owned());
+        let environments = ["test", "prod"].map(|name| {
+            let environment: EnvironmentName = name.parse().unwrap();
+            let store = Store::new(&location, &"shop".parse().unwrap(), &environment);
+            (environment, store)
+        });
+        tape.write(environments[0].1.folder());
+        let record =
+            r#"{"resource":"shop/test","epoch":2,"holder":"ann@host, process 7","since":"2025-11-23T03:20:00Z"}"#;
+        fs::write(environments[0].1.folder().join("lock"), record).unwrap();
+        let mut out = Vec::new();
+        assert_eq!(run(args, &environments, form, &mut out).unwrap(), Exit::Success);
+        let text = String::from_utf8(out).unwrap();
+        assert!(form == Form::Json || text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        expected.assert_eq(&text);
+    }
+
+    #[test]
+    fn deployed() {
+        check(
+            &fixture::all_skipped(),
+            &Args { steps: false },
+            Form::Text,
+            expect![[r#"
+            test
+              live        r1, verified, since 2025-11-23 03:10:01Z
+              last        r1: deployed; epoch 2, run 2-bbbbbb, attempt 1, begun 2025-11-23
+                          03:20:01Z by ann@host, took 14 ms
+
+            prod
+              live        nothing yet
+              last        no attempts yet
+        "#]],
+        );
+    }
+
+    #[test]
+    fn failed_before_users_saw_anything() {
+        check(
+            &fixture::failed(),
+            &Args { steps: true },
+            Form::Text,
+            expect![[r#"
+            test
+              live        r1, verified, since 2025-11-23 03:10:01Z
+              last        r2: failed at `migrate`; epoch 2, run 2-bbbbbb, attempt 1, begun
+                          2025-11-23 03:20:01Z by ann@host, took 55 ms
+              unfinished  run 2-bbbbbb stands at `migrate`; deploying r2 again continues it
+
+              STEP     STATE      RELEASE  EPOCH  RUN
+              pull     succeeded  r2       2      2-bbbbbb/1
+              migrate  failed     r2       2      2-bbbbbb/1
+              switch   succeeded  r1       1      1-aaaaaa/1
+              verify   succeeded  r1       1      1-aaaaaa/1
+
+            prod
+              live        nothing yet
+              last        no attempts yet
+        "#]],
+        );
+        check(
+            &fixture::failed(),
+            &Args { steps: false },
+            Form::Json,
+            expect![[r#"
+            [{"environment":"test","live":{"release":{"label":"r1","digest":null},"verified":true,"since":"2025-11-23T03:10:01.299Z"},"last":{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"}},"unfinished":{"run":"2-bbbbbb","release":{"label":"r2","digest":null},"stuck":{"step":"migrate","target":"local"}},"steps":[{"step":"pull","target":"local","status":"succeeded","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"migrate","target":"local","status":"failed","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"switch","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1},{"step":"verify","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1}]},{"environment":"prod","live":null,"last":null,"unfinished":null,"steps":[]}]
+        "#]],
+        );
+    }
+
+    #[test]
+    fn killed() {
+        check(
+            &fixture::killed(),
+            &Args { steps: false },
+            Form::Text,
+            expect![[r#"
+            test
+              live        r1, verified, since 2025-11-23 03:10:01Z
+              last        r2: interrupted at `migrate` (killed, or still running); epoch 2,
+                          run 2-bbbbbb, attempt 1, begun 2025-11-23 03:20:01Z by ann@host,
+                          took 11 ms
+              unfinished  run 2-bbbbbb stands at `migrate`; deploying r2 again continues it
+              lock        taken by ann@host, process 7 at 2025-11-23 03:20:00Z
+
+            prod
+              live        nothing yet
+              last        no attempts yet
+        "#]],
+        );
+    }
+
+    #[test]
+    fn adopted() {
+        check(
+            &fixture::adopted(),
+            &Args { steps: true },
+            Form::Text,
+            expect![[r#"
+            test
+              live        r2, verified, since 2025-11-23 03:30:01Z
+              last        r2: deployed; epoch 3, run 2-bbbbbb, attempt 2, begun 2025-11-23
+                          03:30:01Z by ann@host, took 21 ms
+
+              STEP     STATE      RELEASE  EPOCH  RUN
+              pull     succeeded  r2       2      2-bbbbbb/1
+              migrate  succeeded  r2       2      2-bbbbbb/1
+              switch   succeeded  r2       3      2-bbbbbb/2
+              verify   succeeded  r2       3      2-bbbbbb/2
+
+            prod
+              live        nothing yet
+              last        no attempts yet
+        "#]],
+        );
+    }
+
+    #[test]
+    fn rolled_back() {
+        check(
+            &fixture::rolled_back(),
+            &Args { steps: true },
+            Form::Text,
+            expect![[r#"
+            test
+              live        r1, verified, since 2025-11-23 03:20:06Z
+              last        r2: rolled back after `verify` failed; epoch 2, run 2-bbbbbb,
+                          attempt 1, begun 2025-11-23 03:20:01Z by ann@host, took 5.0 s
+
+              STEP     STATE      RELEASE  EPOCH  RUN
+              pull     succeeded  r2       2      2-bbbbbb/1
+              migrate  succeeded  r2       2      2-bbbbbb/1
+              switch   undone     r2       2      2-bbbbbb/1
+              verify   failed     r2       2      2-bbbbbb/1
+
+            prod
+              live        nothing yet
+              last        no attempts yet
+        "#]],
+        );
+    }
+}

@@ -1,0 +1,109 @@
+//! `runner step MODULE --with k=v`: one module alone. It becomes a plan of one step, so it is journaled, locked and resumed
+//! like any deployment; there is no second way to run a module.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    deploy,
+    screen::Screen,
+    source::{self, ReleaseArgs},
+};
+use crate::{
+    diagnose::{Code, Diagnostic, Exit},
+    drive::Orders,
+    plan::{Plan, Request, Source},
+};
+
+/// Arguments of `step`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The module: an official one (`pull`), or a file (`./x.wasm`)
+    module: String,
+    /// Run it from here, outside a CI
+    #[arg(long)]
+    local: bool,
+    /// A value of its configuration; a value that is JSON is taken as such
+    #[arg(long, value_name = "KEY=VALUE")]
+    with: Vec<String>,
+    /// A directory it may use: `app=./shop`, `dist=./dist:ro`
+    #[arg(long, value_name = "NAME=PATH")]
+    dir: Vec<String>,
+    /// A database it may use: `main=sqlite:shop.db`
+    #[arg(long, value_name = "NAME=URL")]
+    database: Vec<String>,
+    /// An HTTP origin it may ask
+    #[arg(long, value_name = "ORIGIN")]
+    http: Vec<String>,
+    /// A TCP address it may connect to
+    #[arg(long, value_name = "HOST:PORT")]
+    tcp: Vec<String>,
+    /// A program it may run, as a JSON list: `["systemctl","restart","shop"]`; that trusts it like this user
+    #[arg(long, value_name = "ARGV")]
+    program: Vec<String>,
+    #[command(flatten)]
+    release: ReleaseArgs,
+}
+
+/// Runs one module.
+///
+/// # Errors
+/// As `deploy`.
+pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
+    let one = |diagnostic: Diagnostic| vec![diagnostic];
+    deploy::allowed(args.local, "step")?;
+    let release = ReleaseArgs { release: Some(args.release.release.clone().unwrap_or_else(|| "none".to_owned())) };
+    let label = release.label(Path::new("deploy.yml")).map_err(one)?;
+    let text = format!("{:#}", plan(args).map_err(one)?);
+    let folder = std::path::absolute(".").map_err(|error| one(bad("the current folder", &error.to_string())))?;
+    let source = Source { path: "(command line)".into(), folder, text: text.into() };
+    let request = Request { environment: None, release: &label, env: &source::variable };
+    let plan = Plan::parse(source, &request).map_err(|errors| errors.diagnostics())?;
+    let again = std::iter::once("runner".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ");
+    deploy::deploy(plan, label, Orders::default(), &again, screen).await
+}
+
+/// The plan: JSON is YAML.
+fn plan(args: &Args) -> Result<Value, Diagnostic> {
+    let id: String = name_of(&args.module);
+    let value = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
+    let text = |text: &str| Value::String(text.to_owned());
+    let mut step = json!({
+        "uses": args.module,
+        "with": pairs(&args.with, "--with", value)?,
+        "grants": {
+            "dirs": pairs(&args.dir, "--dir", text)?,
+            "databases": pairs(&args.database, "--database", text)?,
+            "http": args.http,
+            "tcp": args.tcp,
+        },
+    });
+    if !args.program.is_empty() {
+        let argv = |argv: &String| serde_json::from_str::<Vec<String>>(argv).map_err(|why| bad(argv, &why.to_string()));
+        step["grants"]["programs"] = json!(args.program.iter().map(argv).collect::<Result<Vec<_>, _>>()?);
+        step["trust"] = json!("host");
+    }
+    Ok(json!({"version": 1, "app": format!("step-{id}"), "steps": {id: step}}))
+}
+
+fn name_of(module: &str) -> String {
+    let stem = Path::new(module).file_stem().unwrap_or_default().to_string_lossy();
+    stem.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' }).collect()
+}
+
+fn pairs(texts: &[String], option: &str, value: impl Fn(&str) -> Value) -> Result<Map<String, Value>, Diagnostic> {
+    texts
+        .iter()
+        .map(|text| match text.split_once('=') {
+            Some((name, text)) => Ok((name.to_owned(), value(text))),
+            None => Err(bad(text, &format!("`{option}` takes NAME=VALUE"))),
+        })
+        .collect()
+}
+
+fn bad(what: &str, why: &str) -> Diagnostic {
+    Diagnostic::new(Code("P0209"), Exit::Refused, format!("{what:?} can't be used"))
+        .because(why)
+        .hint("see `runner step --help`")
+}

@@ -1,0 +1,111 @@
+//! What a user is told when something is wrong: code, what, why, where, and the next command.
+//!
+//! Every room has its own error enum; each turns into a [`Diagnostic`], and only `cli` renders it and exits. The kind of
+//! an error decides the exit code (DESIGN §9). Deliberately absent: any output, and any decision taken from error text.
+
+use std::{fmt, ops::Range, sync::Arc};
+
+/// The exit codes of `runner`, DESIGN §9.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exit {
+    /// Deployed, or nothing to do.
+    Success,
+    /// A step failed; held there.
+    Failed,
+    /// A bad plan, bad usage, or refused by policy.
+    Refused,
+    /// An operator must say.
+    InDoubt,
+    /// Rolled back to the last verified release.
+    RolledBack,
+    /// Another deployment holds the lock.
+    Locked,
+    /// The journal can't be trusted.
+    Journal,
+    /// Our bug.
+    Bug,
+    /// Interrupted; the state is saved.
+    Interrupted,
+}
+
+impl Exit {
+    /// The process exit status.
+    #[must_use]
+    pub fn status(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::Failed => 1,
+            Self::Refused => 2,
+            Self::InDoubt => 3,
+            Self::RolledBack => 4,
+            Self::Locked => 5,
+            Self::Journal => 65,
+            Self::Bug => 70,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+/// An error code such as `P0301`; each has a page in docs/errors/.
+///
+/// Ranges: 01 plan, 02 usage and preflight, 03 steps, 04 in doubt, 05 lock, 06 journal and state, 07 our bugs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Code(pub &'static str);
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// A place in a text that the user wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excerpt {
+    /// The file, as the user named it.
+    pub path: String,
+    /// The whole text of the file.
+    pub text: Arc<str>,
+    /// The byte range to mark.
+    pub span: Range<usize>,
+    /// What is said beside the mark.
+    pub label: String,
+}
+
+/// One error, ready to be rendered.
+#[derive(Clone, Debug)]
+pub struct Diagnostic {
+    /// The code.
+    pub code: Code,
+    /// What went wrong, one line.
+    pub message: String,
+    /// Why, from the outer cause to the inner one.
+    pub causes: Vec<String>,
+    /// Where in the user's text.
+    pub excerpt: Option<Excerpt>,
+    /// The next command, or what to change.
+    pub hint: Option<String>,
+    /// How the process ends.
+    pub exit: Exit,
+}
+
+impl Diagnostic {
+    /// An error with nothing but its message.
+    pub fn new(code: Code, exit: Exit, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), causes: Vec::new(), excerpt: None, hint: None, exit }
+    }
+
+    /// Adds a cause.
+    #[must_use]
+    pub fn because(mut self, cause: impl fmt::Display) -> Self {
+        self.causes.push(cause.to_string());
+        self
+    }
+
+    /// Sets the hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}

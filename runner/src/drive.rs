@@ -1,0 +1,166 @@
+//! The only loop, and the only place that sees every stage.
+//!
+//! For each step, in the plan's order: compute what it depends on, ask [`schedule`] what to do, probe if it asks, and do it.
+//! The order intent, effect, outcome is in the types of [`journal`](crate::journal). A failure before the point of no return holds; after it,
+//! with `on-failure: rollback` and a verified release before it, everything back to that point is undone.
+//! Deliberately absent: rules (those are [`schedule`]'s), output (an observer of the journal's), and the command line.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use serde_json::{Map, Value};
+
+mod attempt;
+mod call;
+mod ending;
+mod fingerprint;
+mod interrupt;
+pub mod prepare;
+mod undo;
+mod foresee;
+mod view;
+
+pub use attempt::{Deployment, Ending};
+pub use ending::Halt;
+pub use foresee::{Foreseen, foresee};
+pub use interrupt::Interrupt;
+pub use prepare::{Prepared, Ready};
+
+use self::{attempt::Attempt, view::{Asked, View}};
+use crate::{
+    journal::{
+        Status,
+        event::{Decision, Failure, Finding, Outcome, Question, Reason, Receipt},
+    },
+    plan::StepId,
+    schedule::{self, Selected, Verdict},
+};
+
+/// A probe that fails is asked this many times in all.
+const PROBE_TRIES: u32 = 2;
+
+/// Between two tries of a retryable failure: this long, then twice as long, up to the second.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+impl Attempt<'_> {
+    /// Works through the plan.
+    async fn steps(&mut self) -> Result<(), Halt> {
+        let prepared = self.prepared;
+        let named = self.orders.selection.option().and_then(|(_, step)| prepared.index(step));
+        for (index, ready) in prepared.steps.iter().enumerate() {
+            let outputs = match self.orders.selection.of(index, named) {
+                Selected::Leave => continue,
+                Selected::Word => self.take_word(ready)?,
+                Selected::Act { named } => self.step(ready, named).await?.outputs,
+            };
+            self.outputs.insert(ready.step.id.clone(), outputs);
+        }
+        Ok(())
+    }
+
+    fn view(&self) -> View<'_> {
+        View {
+            prepared: self.prepared,
+            orders: self.orders,
+            header: &self.header,
+            state: self.journal.state(),
+            outputs: &self.outputs,
+        }
+    }
+
+    /// A step before the one that the operator starts from: taken as done, with the outputs on record.
+    fn take_word(&mut self, ready: &Ready) -> Result<Map<String, Value>, Halt> {
+        let receipt = match self.journal.state().status(&ready.place) {
+            Some(Status::Succeeded(receipt)) => receipt.clone(),
+            Some(Status::Intended | Status::Failed(_) | Status::Undoing(_) | Status::Reverted) | None => Receipt::default(),
+        };
+        let outputs = receipt.outputs.clone();
+        self.journal.decide(&ready.place, Decision::Skip { reason: Reason::OperatorWord, receipt })?;
+        Ok(outputs)
+    }
+
+    /// Decides about one step and does what was decided.
+    async fn step(&mut self, ready: &Ready, named: bool) -> Result<Receipt, Halt> {
+        let question = self.view().ask(ready, named)?;
+        let mut finding = None;
+        loop {
+            self.interrupt.check()?;
+            let verdict = schedule::decide(&self.view().facts(&question, finding.as_ref()));
+            match verdict {
+                Verdict::Probe(about) => finding = Some(self.probe(&question, about).await?),
+                Verdict::FinishUndo => {
+                    self.undo(ready).await?;
+                    finding = None;
+                }
+                Verdict::Decided(decision) => {
+                    self.journal.decide(&ready.place, decision.clone())?;
+                    match decision {
+                        Decision::Skip { receipt, .. } => return Ok(receipt),
+                        Decision::Adopt { .. } => finding = None,
+                        Decision::Run { .. } => return self.act(&question).await,
+                        Decision::Stop { reason } => return Err(Halt::InDoubt { place: ready.place.clone(), reason }),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks the module whether an effect holds. A probe that fails is asked again.
+    async fn probe(&mut self, question: &Asked<'_>, about: Question) -> Result<Finding, Halt> {
+        let place = &question.ready.place;
+        let input = match (about, self.journal.state().records.get(place)) {
+            (Question::Recorded, Some(record)) => record.intent.input.clone(),
+            (Question::Recorded, None) | (Question::Current, _) => question.input.clone(),
+        };
+        let mut tries = 1;
+        loop {
+            let finding = self.call_probe(question.ready, &input, about).await?;
+            match finding {
+                Finding::Failed { .. } if tries < PROBE_TRIES => {
+                    tries += 1;
+                    self.interrupt.pause(BACK_OFF.0).await?;
+                }
+                Finding::Failed { .. }
+                | Finding::Held { .. }
+                | Finding::Absent
+                | Finding::Drifted { .. }
+                | Finding::Unknown { .. } => return Ok(finding),
+            }
+        }
+    }
+
+    /// Acts, with an intent before and an outcome after, and again while the failure is retryable and the plan allows it.
+    async fn act(&mut self, question: &Asked<'_>) -> Result<Receipt, Halt> {
+        let Asked { ready, input, key, fingerprint, .. } = question;
+        let mut pause = BACK_OFF.0;
+        for left in (0..=ready.step.retry).rev() {
+            let exposes = ready.description.exposes;
+            let intent = self.journal.intend(&ready.place, key, fingerprint.clone(), input.clone(), exposes)?;
+            match self.call_apply(ready, intent).await? {
+                Outcome::Succeeded { receipt } => return Ok(receipt),
+                Outcome::Failed { failure: Failure { retryable: true, .. } } if left > 0 => {
+                    self.interrupt.pause(pause).await?;
+                    pause = (pause * 2).min(BACK_OFF.1);
+                }
+                Outcome::Failed { failure } => {
+                    return Err(Halt::Failed { place: ready.place.clone(), failure, known: true });
+                }
+                Outcome::Unknown { failure } => {
+                    return Err(Halt::Failed { place: ready.place.clone(), failure, known: false });
+                }
+            }
+        }
+        unreachable!("the last round returns: its failure is not retried")
+    }
+}
+
+/// What the operator ordered.
+#[derive(Clone, Debug, Default)]
+pub struct Orders {
+    /// Which steps.
+    pub selection: schedule::Selection,
+    /// `--fresh`.
+    pub fresh: bool,
+    /// `--accept-drift`, of these steps.
+    pub accept_drift: BTreeSet<StepId>,
+}
+

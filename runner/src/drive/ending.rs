@@ -1,0 +1,104 @@
+//! Why an attempt ends before its plan does, in words for the user.
+
+use crate::{
+    diagnose::{Code, Diagnostic, Exit},
+    journal::{
+        JournalError, Place,
+        event::{Failure, Reason},
+    },
+    plan::Attempt,
+};
+
+/// Why an attempt ends early.
+#[derive(Debug)]
+pub enum Halt {
+    /// A step failed; `known` unless its outcome can't be told.
+    Failed { place: Place, failure: Failure, known: bool },
+    /// An operator must say.
+    InDoubt { place: Place, reason: Reason },
+    /// Something in the plan, found out only now.
+    Plan(Diagnostic),
+    /// A step could not be undone.
+    NotUndone { place: Place, failure: Failure },
+    /// The journal can't be written: nothing more may be done.
+    Journal(JournalError),
+    /// SIGINT or SIGTERM.
+    Interrupted,
+}
+
+impl From<JournalError> for Halt {
+    fn from(error: JournalError) -> Self {
+        Self::Journal(error)
+    }
+}
+
+impl Halt {
+    /// The error, with what an operator can do next. `again` is the command that continues, `done` the steps it skips.
+    #[must_use]
+    pub fn diagnostic(&self, attempt: Attempt, again: &str, done: &[String]) -> Diagnostic {
+        let skips = if done.is_empty() { String::new() } else { format!(" (skips: {})", done.join(", ")) };
+        match self {
+            Self::Failed { place, failure, known } => {
+                let code = if *known { Code("P0301") } else { Code("P0302") };
+                let message = format!("step {place} failed on attempt {attempt}");
+                let mut diagnostic = Diagnostic::new(code, Exit::Failed, message).because(cause(failure));
+                if !known {
+                    diagnostic = diagnostic.because("how far it got is not known; the next attempt looks before it acts");
+                }
+                let advice = failure.hint.as_deref().unwrap_or("fix it");
+                diagnostic.hint(format!("{advice}; then run `{again}` again{skips}"))
+            }
+            Self::InDoubt { place, reason } => {
+                let step = &place.step;
+                let accept = format!("or run `{again} --accept-drift {step}` to have step `{step}` run over it");
+                let (code, why, hint) = match reason {
+                    Reason::Drifted { why } => {
+                        (Code("P0401"), format!("drifted: {why}"), format!("put it back as it was, {accept}"))
+                    }
+                    Reason::Interrupted { finding } => (
+                        Code("P0402"),
+                        match finding {
+                            Some(finding) => format!("it was begun and never ended, and its probe says: {finding}"),
+                            None => "it was begun and never ended, and it has no probe to tell how far it got".to_owned(),
+                        },
+                        format!("look at what it did; then run `{again} --start-from <the step after>` if it is done, {accept}"),
+                    ),
+                    Reason::Unknown { why } => {
+                        (Code("P0402"), format!("it can't be told whether it still holds: {why}"), format!("look, {accept}"))
+                    }
+                    Reason::ProbeFailed { message } => (
+                        Code("P0403"),
+                        format!("its probe failed: {message}"),
+                        format!("see why, then run `{again}` again; `runner logs {step}` has more"),
+                    ),
+                    other => (Code("P0402"), format!("{other:?}"), accept.clone()),
+                };
+                Diagnostic::new(code, Exit::InDoubt, format!("step {place} is in doubt; nothing was done about it"))
+                    .because(why)
+                    .hint(hint)
+            }
+            Self::Plan(diagnostic) => diagnostic.clone(),
+            Self::NotUndone { place, failure } => {
+                Diagnostic::new(Code("P0404"), Exit::InDoubt, format!("step {place} could not be undone"))
+                    .because(cause(failure))
+                    .hint(format!("mend it, then run `{again}` again: it finishes the undo first"))
+            }
+            Self::Journal(error) => error.into(),
+            Self::Interrupted => {
+                Diagnostic::new(Code("P0303"), Exit::Interrupted, "interrupted; the state is saved".to_owned())
+                    .hint(format!("run `{again}` again to go on{skips}"))
+            }
+        }
+    }
+}
+
+/// A failure in one line: place, message.
+fn cause(failure: &Failure) -> String {
+    let text = |name: &str| failure.details.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
+    let line = failure.details.get("line").and_then(serde_json::Value::as_u64);
+    match (text("file"), line) {
+        (Some(file), Some(line)) => format!("{file}:{line}: {}", failure.message),
+        (Some(file), None) => format!("{file}: {}", failure.message),
+        (None, _) => failure.message.clone(),
+    }
+}

@@ -1,0 +1,286 @@
+//! The preflight: everything that can be known to be wrong before anything is touched.
+//!
+//! Modules load and describe themselves, configurations fit, needs are granted, phases are in order, the release has its
+//! digest; then ([`Prepared::resources`]) directories, databases and disk answer. Nothing but a granted directory is made.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use serde_json::Value;
+
+use crate::{
+    diagnose::{Code, Diagnostic, Exit},
+    journal::{
+        Place,
+        event::{Phase, Planned, Release},
+    },
+    plan::{Access, Label, ModuleRef, Plan, Problem, Step, StepId, TargetName},
+    sandbox::{self, Capability, Description, LoadError, Module, Need, Runtime},
+};
+
+/// A writable directory must have this much room, in bytes.
+const ROOM: u64 = 32 << 20;
+
+/// A plan whose modules are loaded and fit it.
+pub struct Prepared {
+    pub plan: Plan,
+    pub release: Release,
+    pub runtime: Runtime,
+    /// In the order in which they run.
+    pub steps: Vec<Ready>,
+    modules: BTreeMap<String, (Module, Description)>,
+}
+
+/// A step with what its module says.
+pub struct Ready {
+    pub step: Step,
+    pub place: Place,
+    pub description: Description,
+    /// All steps that it depends on, over any number of others.
+    pub upstream: BTreeSet<StepId>,
+    module: String,
+}
+
+impl Prepared {
+    /// Loads what a plan needs and checks that it fits together.
+    ///
+    /// # Errors
+    /// All that is wrong, each with its place in the plan.
+    pub async fn new(plan: Plan, label: Label) -> Result<Self, Vec<Diagnostic>> {
+        let runtime = Runtime::new().map_err(|error| vec![engine_fault(&error)])?;
+        let mut modules: BTreeMap<String, (Module, Description)> = BTreeMap::new();
+        let mut problems = Vec::new();
+        let mut steps: Vec<Ready> = Vec::new();
+        for step in &plan.steps {
+            let name = sandbox::name_of(&step.uses);
+            if !modules.contains_key(&name) {
+                match load(&runtime, &plan, step).await {
+                    Ok(module) => {
+                        modules.insert(name.clone(), module);
+                    }
+                    Err(diagnostic) => {
+                        problems.push(diagnostic);
+                        continue;
+                    }
+                }
+            }
+            let Some((_, description)) = modules.get(&name) else { continue };
+            problems.extend(mismatches(&plan, step, description));
+            problems.extend(missing_grants(&plan, step, description));
+            let mut upstream: BTreeSet<StepId> = step.needs.iter().cloned().collect();
+            for earlier in steps.iter().filter(|earlier| step.needs.contains(&earlier.step.id)) {
+                upstream.extend(earlier.upstream.iter().cloned());
+            }
+            let place = Place { step: step.id.clone(), target: TargetName::local() };
+            let description = description.clone();
+            steps.push(Ready { step: step.clone(), place, description, upstream, module: name });
+        }
+        problems.extend(out_of_phase(&plan, &steps));
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let release = release(&plan, &steps, label).await.map_err(|diagnostic| vec![diagnostic])?;
+        Ok(Self { plan, release, runtime, steps, modules })
+    }
+
+    /// The module of a step.
+    #[must_use]
+    pub fn module(&self, ready: &Ready) -> &Module {
+        &self.modules.get(&ready.module).expect("every ready step's module was loaded").0
+    }
+
+    /// Where a step stands in the order; none if the plan has no such step.
+    #[must_use]
+    pub fn index(&self, step: &StepId) -> Option<usize> {
+        self.steps.iter().position(|ready| ready.step.id == *step)
+    }
+
+    /// The steps, as the journal records them.
+    #[must_use]
+    pub fn planned(&self) -> Vec<Planned> {
+        let planned = |ready: &Ready| Planned {
+            place: ready.place.clone(),
+            uses: match &ready.step.uses {
+                ModuleRef::Official(name) => name.clone(),
+                ModuleRef::File(path) => within(&self.plan.source.folder, path),
+            },
+            phase: ready.description.phase,
+        };
+        self.steps.iter().map(planned).collect()
+    }
+
+    /// Whether directories can be written, have room, and databases can be reached.
+    ///
+    /// # Errors
+    /// What can't be, with its place in the plan.
+    pub fn resources(&self) -> Result<(), Vec<Diagnostic>> {
+        let mut problems = Vec::new();
+        for ready in &self.steps {
+            let step = &ready.step;
+            for (name, grant) in &step.grants.dirs {
+                let what = format!("directory `{name}` of step `{}` ({})", step.id, grant.path.display());
+                let problem = match grant.access {
+                    Access::ReadWrite => writable(&grant.path),
+                    Access::ReadOnly => readable(&grant.path),
+                };
+                if let Err(why) = problem {
+                    problems.push(self.unready(step, &format!("{what} {why}")));
+                }
+            }
+            for (name, grant) in &step.grants.databases {
+                let parent = grant.url.value.reveal().strip_prefix("sqlite:").and_then(|path| Path::new(path).parent());
+                if let Some(Err(why)) = parent.map(writable) {
+                    problems.push(self.unready(step, &format!("the folder of database `{name}` of step `{}` {why}", step.id)));
+                }
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    fn unready(&self, step: &Step, message: &str) -> Diagnostic {
+        let hint = Some("nothing was touched; mend it, and run again".to_owned());
+        let mut diagnostic = self.plan.error_at(Code("P0202"), step.span.clone(), message, "this step needs it", hint);
+        diagnostic.exit = Exit::Refused;
+        diagnostic
+    }
+}
+
+async fn load(runtime: &Runtime, plan: &Plan, step: &Step) -> Result<(Module, Description), Diagnostic> {
+    let module = runtime.load(&step.uses).map_err(|error| error.diagnostic(plan, step))?;
+    let description = runtime.describe(&module, step).await.map_err(|error| {
+        let message = format!("the module of step `{}` does not describe itself as the contract says", step.id);
+        let hint = Some("build it again with the current SDK, see docs/steps.md".to_owned());
+        plan.error_at(Code("P0125"), step.span.clone(), message, "it is used here", hint).because(error)
+    })?;
+    Ok((module, description))
+}
+
+fn engine_fault(error: &LoadError) -> Diagnostic {
+    Diagnostic::new(Code("P0701"), Exit::Bug, error.to_string()).hint("please report this")
+}
+
+/// What the module's schema does not allow.
+fn mismatches(plan: &Plan, step: &Step, description: &Description) -> Vec<Diagnostic> {
+    let known_later = |pointer: &str| step.pending.contains_key(pointer);
+    let diagnostic = |mismatch: sandbox::Mismatch| {
+        let span = span_of(step, &mismatch.pointer);
+        let place = if mismatch.pointer.is_empty() { String::new() } else { format!(" at `{}`", &mismatch.pointer[1..]) };
+        let message = format!("`with` of step `{}` does not fit module `{}`{place}", step.id, description.name);
+        let keys: Vec<_> = description.config["properties"].as_object().into_iter().flat_map(|map| map.keys()).collect();
+        let keys = keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+        let hint = format!("`{}` takes {keys}; docs/plan.md tells what they mean", description.name);
+        plan.error_at(Problem::BadConfig.code(), span, message, mismatch.message, Some(hint))
+    };
+    description.mismatches(&step.with, known_later).into_iter().map(diagnostic).collect()
+}
+
+/// The byte range of a value of `with`, or of the nearest one around it that stands in the text.
+fn span_of(step: &Step, pointer: &str) -> std::ops::Range<usize> {
+    let mut pointer = pointer;
+    loop {
+        if let Some(span) = step.with_spans.get(pointer) {
+            return span.clone();
+        }
+        match pointer.rfind('/') {
+            Some(end) => pointer = &pointer[..end],
+            None => return step.span.clone(),
+        }
+    }
+}
+
+/// What the module needs and the plan does not grant.
+fn missing_grants(plan: &Plan, step: &Step, description: &Description) -> Vec<Diagnostic> {
+    let missing = |need: &Need| -> Option<Diagnostic> {
+        let pointer = need.config.as_deref();
+        let value = pointer.and_then(|pointer| step.with.pointer(pointer));
+        if pointer.is_some() && value.is_none() || pointer.is_some_and(|pointer| step.pending.contains_key(pointer)) {
+            return None;
+        }
+        let name = value.and_then(Value::as_str);
+        let grants = &step.grants;
+        let wants_write = need.access.as_deref() == Some("rw");
+        let (granted, line) = match need.capability {
+            Capability::Dirs => (
+                grants.dirs.iter().any(|(granted, grant)| {
+                    name.is_none_or(|name| name == granted.as_str())
+                        && (!wants_write || grant.access == Access::ReadWrite)
+                }),
+                format!("dirs: {{ {}: \"<path>{}\" }}", name.unwrap_or("<name>"), if wants_write { "" } else { ":ro" }),
+            ),
+            Capability::Databases => (
+                grants.databases.keys().any(|granted| name.is_none_or(|name| name == granted.as_str())),
+                format!("databases: {{ {}: \"sqlite:<path>\" }}", name.unwrap_or("<name>")),
+            ),
+            Capability::Http => (!grants.http.is_empty(), "http: [\"http://<host>:<port>\"]".to_owned()),
+            Capability::Tcp => (!grants.tcp.is_empty(), "tcp: [\"<host>:<port>\"]".to_owned()),
+            Capability::Programs => (!grants.programs.is_empty(), "programs: [[\"<program>\", \"<argument>\"]]".to_owned()),
+        };
+        if granted {
+            return None;
+        }
+        let span = pointer.map_or_else(|| step.span.clone(), |pointer| span_of(step, pointer));
+        let what = match need.capability {
+            Capability::Dirs if wants_write => "a writable directory",
+            Capability::Dirs => "a directory",
+            Capability::Databases => "a database",
+            Capability::Http => "an HTTP origin",
+            Capability::Tcp => "a TCP address",
+            Capability::Programs => "a program",
+        };
+        let what = name.map_or_else(|| what.to_owned(), |name| format!("{what} `{name}`"));
+        let message = format!("step `{}` needs {what} that it is not granted", step.id);
+        let hint = format!("it is needed since {}; add to the step: grants: {{ {line} }}", need.reason);
+        Some(plan.error_at(Problem::MissingGrant.code(), span, message, "not granted", Some(hint)))
+    };
+    description.needs.iter().filter_map(missing).collect()
+}
+
+/// Prepare steps must come before commit steps: everything is pulled and checked before anything is touched.
+fn out_of_phase(plan: &Plan, steps: &[Ready]) -> Option<Diagnostic> {
+    let first_commit = steps.iter().position(|ready| ready.description.phase == Phase::Commit)?;
+    let late = steps[first_commit..].iter().find(|ready| ready.description.phase == Phase::Prepare)?;
+    let commit = &steps[first_commit].step.id;
+    let message = format!("step `{}` prepares, but comes after `{commit}`, which changes what runs", late.step.id);
+    let hint = format!("write `{}` before `{commit}`: everything is prepared before anything is touched", late.step.id);
+    let code = Problem::PrepareAfterCommit.code();
+    Some(plan.error_at(code, late.step.span.clone(), message, "a prepare step", Some(hint)))
+}
+
+/// The digest of what is deployed, by the first step that pulls something.
+async fn release(plan: &Plan, steps: &[Ready], label: Label) -> Result<Release, Diagnostic> {
+    for ready in steps {
+        let digest = sandbox::release_digest(&ready.step, &ready.description, &ready.step.with).await;
+        let digest = digest.map_err(|failure| {
+            let span = span_of(&ready.step, "/from");
+            let message = format!("the digest of release {label} can't be found out");
+            plan.error_at(Code("P0203"), span, message, "its source", failure.hint).because(failure.message)
+        })?;
+        if digest.is_some() {
+            return Ok(Release { label, digest });
+        }
+    }
+    Ok(Release { label, digest: None })
+}
+
+fn writable(path: &Path) -> Result<(), String> {
+    std::fs::create_dir_all(path).map_err(|error| format!("can't be made: {error}"))?;
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+        .map_err(|error| format!("can't be written: {error}"))?;
+    let room = rustix::fs::statvfs(path).map_err(|error| format!("can't be looked at: {error}"))?;
+    let free = room.f_bavail.saturating_mul(room.f_frsize);
+    if free < ROOM {
+        return Err(format!("has only {} MiB left", free >> 20));
+    }
+    Ok(())
+}
+
+fn readable(path: &Path) -> Result<(), String> {
+    std::fs::read_dir(path).map(drop).map_err(|error| format!("can't be read: {error}"))
+}
+
+/// A path as seen from a folder, if it lies there.
+pub(super) fn within(folder: &Path, path: &Path) -> String {
+    path.strip_prefix(folder).unwrap_or(path).display().to_string()
+}

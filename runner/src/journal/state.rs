@@ -1,0 +1,337 @@
+//! The pure fold of all attempts of (app, environment): what is known of each step on each target.
+//!
+//! One place says which event may follow which ([`State::apply`]); what may not is corruption. Deliberately absent: clock,
+//! files, decisions.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::event::{
+    Decision, Entry, Event, FORMAT, Failure, Fingerprint, Format, Hash, Header, MAGIC, Outcome, Place, Receipt, Release,
+};
+use crate::{
+    diagnose::Exit,
+    plan::{Attempt, RunId},
+};
+
+/// What the journals of (app, environment) say, folded.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    /// The last record of each step on each target, whatever its release.
+    pub records: BTreeMap<Place, Record>,
+    /// All attempts, oldest first.
+    pub attempts: Vec<AttemptSummary>,
+    /// The live release and the verified ones.
+    pub head: Head,
+    /// What the newest attempt has begun to do or to undo, and not ended.
+    pub open: BTreeSet<Place>,
+    /// The hash of the last line.
+    pub tail: Option<Hash>,
+    /// A journal has a newer minor format: it may be read, not continued.
+    pub newer_minor: Option<Format>,
+}
+
+/// The environment's record, folded from its journals. "Live" and "verified" are separate facts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// What users see: the release of the last step that exposed one and was not undone.
+    pub live: Option<Release>,
+    /// The releases that were live with every check held, oldest first, each once.
+    pub verified: Vec<Release>,
+}
+
+impl Head {
+    /// Whether a release was verified here.
+    #[must_use]
+    pub fn is_verified(&self, release: &Release) -> bool {
+        self.verified.iter().any(|verified| verified.is_same(release))
+    }
+}
+
+/// One attempt in a few words.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttemptSummary {
+    /// Its first line.
+    pub header: Header,
+    /// When it was begun.
+    pub began: jiff::Timestamp,
+    /// When its last line was written.
+    pub last: jiff::Timestamp,
+    /// How it ended; none when it was killed, or still runs.
+    pub exit: Option<Exit>,
+    /// Whether it left the release live and verified.
+    pub verified: bool,
+    /// The step that failed, was stopped or was interrupted.
+    pub stuck: Option<Place>,
+}
+
+/// The last word on a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// How far it got.
+    pub status: Status,
+    /// The intent that this is about.
+    pub intent: Intended,
+    /// What was live before this step exposed its release; undoing it brings that back.
+    pub live_before: Option<Release>,
+}
+
+/// What an intent said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Intended {
+    /// The run it belongs to.
+    pub run: RunId,
+    /// The attempt of that run.
+    pub attempt: Attempt,
+    /// The number of the attempt among all.
+    pub epoch: u64,
+    /// What was deployed.
+    pub release: Release,
+    /// The idempotency key.
+    pub key: String,
+    /// What the step depended on.
+    pub fingerprint: Fingerprint,
+    /// The whole input.
+    pub input: Value,
+    /// Whether it shows the release to users.
+    pub exposes: bool,
+}
+
+/// How far a step got.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Status {
+    /// Begun; how it ended is not known: killed, trapped, timed out.
+    Intended,
+    /// Done.
+    Succeeded(Receipt),
+    /// Failed cleanly.
+    Failed(Failure),
+    /// Undoing was begun and did not end well. The receipt, if it had one, tells what to undo.
+    Undoing(Option<Receipt>),
+    /// Undone.
+    Reverted,
+}
+
+/// An event that can't follow what came before.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Illegal {
+    /// The first line is no header, or a later one is.
+    #[error("line {seq} should {}be the header", if *.seq == 0 { "" } else { "not " })]
+    Header { seq: u64 },
+    /// Lines are missing, doubled, or in another order.
+    #[error("line {found} stands where line {expected} should")]
+    Sequence { expected: u64, found: u64 },
+    /// The chain of hashes is broken.
+    #[error("line {seq} does not follow the line before it")]
+    Chain { seq: u64 },
+    /// The journal is of something else.
+    #[error("{0}")]
+    Foreign(String),
+    /// Its major format is not the one that this runner knows.
+    #[error("format {}.{} is not known to this runner, which knows {}.x", .0.major, .0.minor, FORMAT.major)]
+    Format(Format),
+    /// A step's event makes no sense after the one before.
+    #[error("{what} of {place} does not follow from what is recorded before")]
+    Transition { place: Place, what: &'static str },
+}
+
+impl State {
+    /// Folds one entry whose line has the hash `line`.
+    ///
+    /// # Errors
+    /// [`Illegal`] when the entry can't follow; the state is then as before.
+    pub fn apply(&mut self, entry: &Entry, line: Hash, expected_seq: u64) -> Result<(), Illegal> {
+        if entry.seq != expected_seq {
+            return Err(Illegal::Sequence { expected: expected_seq, found: entry.seq });
+        }
+        if entry.prev != self.tail {
+            return Err(Illegal::Chain { seq: entry.seq });
+        }
+        if (entry.seq == 0) != matches!(entry.event, Event::Started(_)) {
+            return Err(Illegal::Header { seq: entry.seq });
+        }
+        self.transition(entry)?;
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.last = entry.at;
+        }
+        self.tail = Some(line);
+        Ok(())
+    }
+
+    fn transition(&mut self, entry: &Entry) -> Result<(), Illegal> {
+        match &entry.event {
+            Event::Started(header) => self.start(header, entry.at),
+            Event::Intent { place, key, fingerprint, input, exposes } => {
+                if matches!(self.status(place), Some(Status::Undoing(_))) {
+                    return Err(Illegal::Transition { place: place.clone(), what: "an intent" });
+                }
+                let header = &self.current(entry.seq)?.header;
+                let intent = Intended {
+                    run: header.run.clone(),
+                    attempt: header.attempt,
+                    epoch: header.epoch,
+                    release: header.release.clone(),
+                    key: key.clone(),
+                    fingerprint: fingerprint.clone(),
+                    input: input.clone(),
+                    exposes: *exposes,
+                };
+                let live_before = match self.records.get(place) {
+                    // It may have exposed this release before: then what is live now says nothing.
+                    Some(Record { status: Status::Succeeded(_) | Status::Intended, intent: before, live_before })
+                        if before.exposes && before.release.is_same(&intent.release) =>
+                    {
+                        live_before.clone()
+                    }
+                    Some(_) | None => self.head.live.clone(),
+                };
+                self.records.insert(place.clone(), Record { status: Status::Intended, intent, live_before });
+                self.open.insert(place.clone());
+                self.set_stuck(Some(place.clone()));
+                Ok(())
+            }
+            Event::Outcome { place, result, .. } => {
+                let is_open = self.open.contains(place);
+                let record =
+                    self.record(place, "an outcome", |record| matches!(record.status, Status::Intended) && is_open)?;
+                let stuck = match result {
+                    Outcome::Succeeded { receipt } => {
+                        record.status = Status::Succeeded(receipt.clone());
+                        None
+                    }
+                    Outcome::Failed { failure } => {
+                        record.status = Status::Failed(failure.clone());
+                        Some(place.clone())
+                    }
+                    Outcome::Unknown { .. } => Some(place.clone()),
+                };
+                self.open.remove(place);
+                self.set_stuck(stuck);
+                self.expose(place);
+                Ok(())
+            }
+            Event::Decision { place, decision } => match decision {
+                Decision::Adopt { receipt, .. } => {
+                    let record =
+                        self.record(place, "an adoption", |record| matches!(record.status, Status::Intended))?;
+                    record.status = Status::Succeeded(receipt.clone());
+                    self.open.remove(place);
+                    self.expose(place);
+                    Ok(())
+                }
+                Decision::Stop { .. } => {
+                    self.set_stuck(Some(place.clone()));
+                    Ok(())
+                }
+                Decision::Skip { .. } | Decision::Run { .. } => Ok(()),
+            },
+            Event::UndoIntent { place } => {
+                let record = self.record(place, "an undo", |record| !matches!(record.status, Status::Reverted))?;
+                let receipt = match &record.status {
+                    Status::Succeeded(receipt) => Some(receipt.clone()),
+                    Status::Undoing(receipt) => receipt.clone(),
+                    Status::Intended | Status::Failed(_) | Status::Reverted => None,
+                };
+                record.status = Status::Undoing(receipt);
+                self.open.insert(place.clone());
+                Ok(())
+            }
+            Event::UndoOutcome { place, failure } => {
+                let is_open = self.open.contains(place);
+                let record = self.record(place, "the end of an undo", |record| {
+                    matches!(record.status, Status::Undoing(_)) && is_open
+                })?;
+                if failure.is_none() {
+                    record.status = Status::Reverted;
+                    if record.intent.exposes {
+                        self.head.live = record.live_before.clone();
+                    }
+                }
+                self.open.remove(place);
+                Ok(())
+            }
+            Event::Ended { exit, verified } => {
+                let attempt = self.attempts.last_mut().ok_or(Illegal::Header { seq: entry.seq })?;
+                attempt.exit = Some(*exit);
+                attempt.verified = *verified;
+                let release = attempt.header.release.clone();
+                if *verified {
+                    self.head.verified.retain(|earlier| !earlier.is_same(&release));
+                    self.head.verified.push(release);
+                }
+                Ok(())
+            }
+            Event::Plan { .. }
+            | Event::Lock { .. }
+            | Event::Torn { .. }
+            | Event::Progress { .. }
+            | Event::Probe { .. }
+            | Event::Override { .. } => Ok(()),
+            Event::Unrecognized if self.newer_minor.is_some() => Ok(()),
+            Event::Unrecognized => Err(Illegal::Foreign(format!("line {} has an event of no known type", entry.seq))),
+        }
+    }
+
+    fn start(&mut self, header: &Header, at: jiff::Timestamp) -> Result<(), Illegal> {
+        if header.magic != MAGIC {
+            return Err(Illegal::Foreign("this is not a journal of Pawl".to_owned()));
+        }
+        if header.format.major != FORMAT.major {
+            return Err(Illegal::Format(header.format));
+        }
+        if let Some(last) = self.attempts.last()
+            && (last.header.app != header.app || last.header.environment != header.environment)
+        {
+            return Err(Illegal::Foreign(format!("it is a journal of {} in {}", header.app, header.environment)));
+        }
+        if self.attempts.last().is_some_and(|last| header.epoch <= last.header.epoch) {
+            return Err(Illegal::Foreign(format!("epoch {} does not follow the one before", header.epoch)));
+        }
+        if header.format.minor > FORMAT.minor {
+            self.newer_minor = self.newer_minor.max(Some(header.format));
+        }
+        let header = header.clone();
+        // What an attempt before left open it can't end any more: that is the killed attempt.
+        self.open.clear();
+        self.attempts.push(AttemptSummary { header, began: at, last: at, exit: None, verified: false, stuck: None });
+        Ok(())
+    }
+
+    /// How far a step got, by its last record.
+    #[must_use]
+    pub fn status(&self, place: &Place) -> Option<&Status> {
+        self.records.get(place).map(|record| &record.status)
+    }
+
+    /// A step that exposes its release and is done has made it live.
+    fn expose(&mut self, place: &Place) {
+        if let Some(Record { status: Status::Succeeded(_), intent, .. }) = self.records.get(place)
+            && intent.exposes
+        {
+            self.head.live = Some(intent.release.clone());
+        }
+    }
+
+    fn record(
+        &mut self,
+        place: &Place,
+        what: &'static str,
+        allows: impl FnOnce(&Record) -> bool,
+    ) -> Result<&mut Record, Illegal> {
+        match self.records.get_mut(place) {
+            Some(record) if allows(record) => Ok(record),
+            Some(_) | None => Err(Illegal::Transition { place: place.clone(), what }),
+        }
+    }
+
+    fn current(&self, seq: u64) -> Result<&AttemptSummary, Illegal> {
+        self.attempts.last().ok_or(Illegal::Header { seq })
+    }
+
+    fn set_stuck(&mut self, place: Option<Place>) {
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.stuck = place;
+        }
+    }
+}

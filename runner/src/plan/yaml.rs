@@ -1,0 +1,386 @@
+//! YAML 1.2 text → a tree in which every value knows its byte range.
+//!
+//! Invariant: the tree is small. Bytes, values (after aliases are expanded) and levels are limited while it is built, so no
+//! text makes it large or deep, and whoever walks it may recurse. Deliberately absent: merge keys, tags, several
+//! documents, and any idea of what a plan is.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
+
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
+use serde_json::Number;
+
+use super::{
+    error::{PlanError, Problem, Problems},
+    scalar,
+};
+
+/// The longest text, in bytes.
+const MOST_BYTES: usize = 1 << 20;
+/// The most values and keys, aliases expanded.
+const MOST_NODES: usize = 20_000;
+/// The deepest nesting.
+const MOST_LEVELS: usize = 64;
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    /// Its byte range. That of a block mapping or list begins with its first entry.
+    pub(super) span: Range<usize>,
+    /// What it is.
+    pub(super) kind: Kind,
+}
+
+/// What a value is.
+#[derive(Clone, Debug)]
+pub(super) enum Kind {
+    Null,
+    Bool(bool),
+    Number { value: Number, written: String },
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<(Key, Node)>),
+}
+
+/// A key of a mapping, as text, whatever it looks like.
+#[derive(Clone, Debug)]
+pub(super) struct Key {
+    pub(super) text: String,
+    pub(super) span: Range<usize>,
+}
+
+impl Kind {
+    /// For "must be a text, not …".
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Null => "empty",
+            Self::Bool(_) => "a boolean",
+            Self::Number { .. } => "a number",
+            Self::Text(_) => "a text",
+            Self::List(_) => "a list",
+            Self::Map(_) => "a mapping",
+        }
+    }
+}
+
+/// Parses one document. `None` after an error that leaves no tree; lesser ones are noted, and the tree is still returned.
+pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
+    if text.len() > MOST_BYTES {
+        let message = format!("the plan has {} bytes; at most {MOST_BYTES} (1 MiB) are read", text.len());
+        problems
+            .push(PlanError::new(Problem::TooLarge, message).hint("is this the right file? a plan is a page or two"));
+        return None;
+    }
+    let mut builder = Builder {
+        text,
+        bytes: byte_offsets(text),
+        open: Vec::new(),
+        anchors: HashMap::new(),
+        nodes: 0,
+        root: None,
+        problems,
+    };
+    match builder.run() {
+        Ok(()) if builder.root.is_none() => {
+            let hint = "`runner init` writes a plan to start from";
+            builder.problems.push(PlanError::new(Problem::Empty, "the plan is empty").hint(hint));
+            None
+        }
+        Ok(()) => builder.root,
+        Err(error) => {
+            problems.push(*error);
+            None
+        }
+    }
+}
+
+/// A mapping or list whose end has not come yet.
+struct Open {
+    start: usize,
+    anchor: usize,
+    content: Content,
+}
+
+enum Content {
+    List(Vec<Node>),
+    Map { entries: Vec<(Key, Node)>, seen: HashSet<String>, key: NextKey },
+}
+
+/// The key whose value comes next.
+enum NextKey {
+    None,
+    First(Key),
+    /// One that was there before, reported already: its value is dropped.
+    Repeated,
+}
+
+struct Anchored {
+    node: Node,
+    nodes: usize,
+    levels: usize,
+}
+
+struct Builder<'a> {
+    text: &'a str,
+    /// The byte offset of each character, when they differ.
+    bytes: Option<Vec<usize>>,
+    open: Vec<Open>,
+    anchors: HashMap<usize, Anchored>,
+    nodes: usize,
+    root: Option<Node>,
+    problems: &'a mut Problems,
+}
+
+type Outcome = Result<(), Box<PlanError>>;
+
+impl Builder<'_> {
+    fn run(&mut self) -> Outcome {
+        let mut parser = Parser::new_from_str(self.text);
+        let mut documents = 0;
+        while let Some(next) = parser.next_event() {
+            let (event, span) = next.map_err(|error| Box::new(self.syntax(&error)))?;
+            let span = self.range(span);
+            match event {
+                Event::DocumentStart(_) => {
+                    documents += 1;
+                    if documents > 1 {
+                        return Err(not_yaml("the plan has more than one document", &span, "a second one starts here")
+                            .hint("keep one; environments of one plan go under `environments:`")
+                            .into());
+                    }
+                }
+                Event::Scalar(value, style, anchor, tag) => {
+                    no_tag(tag.is_some(), &span)?;
+                    let span = self.without_trail(span, style);
+                    self.scalar(value.into_owned(), style, anchor, span)?;
+                }
+                Event::SequenceStart(anchor, tag) => {
+                    no_tag(tag.is_some(), &span)?;
+                    self.begin(Content::List(Vec::new()), anchor, &span)?;
+                }
+                Event::MappingStart(anchor, tag) => {
+                    no_tag(tag.is_some(), &span)?;
+                    let map = Content::Map { entries: Vec::new(), seen: HashSet::new(), key: NextKey::None };
+                    self.begin(map, anchor, &span)?;
+                }
+                Event::SequenceEnd | Event::MappingEnd => self.end(&span)?,
+                Event::Alias(anchor) => self.alias(anchor, &span)?,
+                Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn scalar(&mut self, text: String, style: ScalarStyle, anchor: usize, span: Range<usize>) -> Outcome {
+        self.count(1, &span)?;
+        if let Some(Open { content: Content::Map { key: key @ NextKey::None, seen, entries }, .. }) =
+            self.open.last_mut()
+        {
+            if text == "<<" && style == ScalarStyle::Plain {
+                return Err(not_yaml("merge keys (`<<`) are not supported", &span, "a merge key")
+                    .hint("write the keys out, or give the whole mapping an alias")
+                    .into());
+            }
+            if seen.insert(text.clone()) {
+                *key = NextKey::First(Key { text, span });
+                return Ok(());
+            }
+            *key = NextKey::Repeated;
+            if !self.problems.is_full() {
+                let first =
+                    entries.iter().find(|(other, _)| other.text == text).map_or(0, |(other, _)| other.span.start);
+                let line = 1 + self.text[..first].matches('\n').count();
+                let error = PlanError::new(Problem::DuplicateKey, format!("the key `{text}` is there twice"));
+                self.problems.push(error.at(&span, "again").hint(format!("the first one is on line {line}")));
+            }
+            return Ok(());
+        }
+        let kind = match style {
+            ScalarStyle::Plain => scalar::resolve(&text).unwrap_or_else(|why| {
+                let error = PlanError::new(Problem::BadValue, format!("the number `{text}` is ambiguous or too large"));
+                self.problems.push(error.at(&span, why).hint(format!("if it is a text, quote it: \"{text}\"")));
+                Kind::Text(text)
+            }),
+            ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted | ScalarStyle::Literal | ScalarStyle::Folded => {
+                Kind::Text(text)
+            }
+        };
+        self.place(Node { span, kind }, anchor)
+    }
+
+    fn begin(&mut self, content: Content, anchor: usize, span: &Range<usize>) -> Outcome {
+        self.count(1, span)?;
+        self.no_key_yet(span)?;
+        self.levels(1, span)?;
+        self.open.push(Open { start: span.start, anchor, content });
+        Ok(())
+    }
+
+    fn end(&mut self, span: &Range<usize>) -> Outcome {
+        let open = self.open.pop().expect("the parser pairs starts and ends");
+        let (kind, last) = match open.content {
+            Content::List(items) => {
+                let last = items.last().map(|item| item.span.end);
+                (Kind::List(items), last)
+            }
+            Content::Map { entries, .. } => {
+                let last = entries.last().map(|(key, value)| value.span.end.max(key.span.end));
+                (Kind::Map(entries), last)
+            }
+        };
+        // A flow collection ends with its bracket, a block one with its last entry.
+        let end = if span.is_empty() { last.unwrap_or(open.start) } else { span.end };
+        self.place(Node { span: open.start..end.max(open.start), kind }, open.anchor)
+    }
+
+    fn alias(&mut self, anchor: usize, span: &Range<usize>) -> Outcome {
+        self.no_key_yet(span)?;
+        let Some(anchored) = self.anchors.get(&anchor) else {
+            return Err(not_yaml("an alias inside its own anchor", span, "this would never end").into());
+        };
+        let (node, nodes, levels) = (anchored.node.clone(), anchored.nodes, anchored.levels);
+        self.count(nodes, span)?;
+        self.levels(levels, span)?;
+        self.place(node, 0)
+    }
+
+    fn place(&mut self, node: Node, anchor: usize) -> Outcome {
+        if anchor != 0 {
+            let (nodes, levels) = measure(&node);
+            // The copy kept for aliases costs memory even when no alias comes.
+            self.count(nodes, &node.span)?;
+            self.anchors.insert(anchor, Anchored { node: node.clone(), nodes, levels });
+        }
+        match self.open.last_mut().map(|open| &mut open.content) {
+            None => self.root = Some(node),
+            Some(Content::List(items)) => items.push(node),
+            Some(Content::Map { entries, key, .. }) => match std::mem::replace(key, NextKey::None) {
+                NextKey::First(key) => entries.push((key, node)),
+                NextKey::Repeated => {}
+                NextKey::None => unreachable!("`scalar` and `no_key_yet` put a key before each value"),
+            },
+        }
+        Ok(())
+    }
+
+    fn no_key_yet(&self, span: &Range<usize>) -> Outcome {
+        match self.open.last().map(|open| &open.content) {
+            Some(Content::Map { key: NextKey::None, .. }) => {
+                Err(not_yaml("a key must be a plain text", span, "not a key").into())
+            }
+            Some(Content::Map { .. } | Content::List(_)) | None => Ok(()),
+        }
+    }
+
+    fn count(&mut self, nodes: usize, span: &Range<usize>) -> Outcome {
+        self.nodes += nodes;
+        if self.nodes <= MOST_NODES {
+            return Ok(());
+        }
+        let message = format!("the plan is too complex: more than {MOST_NODES} values, aliases expanded");
+        Err(PlanError::new(Problem::TooLarge, message).at(span, "one too many").into())
+    }
+
+    fn levels(&self, more: usize, span: &Range<usize>) -> Outcome {
+        if self.open.len() + more <= MOST_LEVELS {
+            return Ok(());
+        }
+        let message = format!("the plan is nested too deeply: more than {MOST_LEVELS} levels");
+        Err(PlanError::new(Problem::TooLarge, message).at(span, "one level too many").into())
+    }
+
+    /// The parser's ranges of quoted scalars may run on to the end of the line.
+    fn without_trail(&self, span: Range<usize>, style: ScalarStyle) -> Range<usize> {
+        let slice = &self.text[span.clone()];
+        let mut rest = slice.char_indices().skip(1);
+        let end = match style {
+            ScalarStyle::DoubleQuoted if slice.starts_with('"') => loop {
+                match rest.next() {
+                    Some((_, '\\')) => drop(rest.next()),
+                    Some((at, '"')) => break at + 1,
+                    Some(_) => {}
+                    None => break slice.len(),
+                }
+            },
+            ScalarStyle::SingleQuoted if slice.starts_with('\'') => loop {
+                match rest.next() {
+                    Some((at, '\'')) if !slice[at + 1..].starts_with('\'') => break at + 1,
+                    Some((_, '\'')) => drop(rest.next()),
+                    Some(_) => {}
+                    None => break slice.len(),
+                }
+            },
+            ScalarStyle::DoubleQuoted | ScalarStyle::SingleQuoted | ScalarStyle::Plain => slice.len(),
+            ScalarStyle::Literal | ScalarStyle::Folded => slice.trim_end().len(),
+        };
+        span.start..span.start + end
+    }
+
+    fn syntax(&self, error: &ScanError) -> PlanError {
+        let at = self.byte(error.marker().index());
+        if let Some(tab) = self.tab_after(at, error.info().contains("tab")) {
+            return not_yaml("a tab in the indentation", &(tab..tab + 1), "a tab")
+                .hint("YAML is indented with spaces only");
+        }
+        let end = self.text[at..].chars().next().map_or(at, |first| at + first.len_utf8());
+        not_yaml("the plan is not valid YAML", &(at..end), error.info())
+    }
+
+    /// The first tab in the indentation near a syntax error; anywhere after it when the parser itself speaks of one.
+    fn tab_after(&self, at: usize, said: bool) -> Option<usize> {
+        let mut start = self.text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+        for line in self.text[start..].split_inclusive('\n').take(if said { usize::MAX } else { 2 }) {
+            let indentation = line.len() - line.trim_start_matches([' ', '\t']).len();
+            if let Some(tab) = line[..indentation].find('\t')
+                && !line.trim().is_empty()
+            {
+                return Some(start + tab);
+            }
+            start += line.len();
+        }
+        None
+    }
+
+    fn range(&self, span: Span) -> Range<usize> {
+        let (start, end) = (self.byte(span.start.index()), self.byte(span.end.index()));
+        start..end.max(start)
+    }
+
+    /// The parser counts characters.
+    fn byte(&self, character: usize) -> usize {
+        match &self.bytes {
+            None => character.min(self.text.len()),
+            Some(bytes) => bytes.get(character).copied().unwrap_or(self.text.len()),
+        }
+    }
+}
+
+fn byte_offsets(text: &str) -> Option<Vec<usize>> {
+    (!text.is_ascii()).then(|| text.char_indices().map(|(byte, _)| byte).collect())
+}
+
+fn not_yaml(message: &str, span: &Range<usize>, label: &str) -> PlanError {
+    PlanError::new(Problem::NotYaml, message).at(span, label)
+}
+
+fn no_tag(tagged: bool, span: &Range<usize>) -> Outcome {
+    if tagged {
+        return Err(not_yaml("tags are not supported", span, "a tag").hint("quote a value to make it a text").into());
+    }
+    Ok(())
+}
+
+/// Its values and keys, and its levels.
+fn measure(node: &Node) -> (usize, usize) {
+    let inner: (usize, usize) = match &node.kind {
+        Kind::Null | Kind::Bool(_) | Kind::Number { .. } | Kind::Text(_) => return (1, 0),
+        Kind::List(items) => items.iter().map(measure).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1.max(one.1))),
+        Kind::Map(entries) => entries
+            .iter()
+            .map(|(_, value)| measure(value))
+            .fold((0, 0), |sum, one| (sum.0 + one.0 + 1, sum.1.max(one.1))),
+    };
+    (inner.0 + 1, inner.1 + 1)
+}

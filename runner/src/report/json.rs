@@ -1,0 +1,62 @@
+//! `--json` while a deployment goes on: every entry as the journal has it, one JSON object a line, and the result last.
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+
+use super::{Conclusion, Report};
+use crate::journal::event::Entry;
+
+/// Writes JSON lines.
+///
+/// Each line is an [`Entry`], `{"seq", "prev", "at", "event": {"type", …}}`; the last is `{"type": "result", …}`, see
+/// [`result`].
+pub struct JsonLines {
+    out: Box<dyn Write>,
+}
+
+impl JsonLines {
+    /// Writes to `out`.
+    #[must_use]
+    pub fn new(out: Box<dyn Write>) -> Self {
+        Self { out }
+    }
+
+    fn line(&mut self, value: &impl serde::Serialize) {
+        // A reader that went away must not end the deployment: what happened is in the journal.
+        let _ = writeln!(self.out, "{}", line(value)).and_then(|()| self.out.flush());
+    }
+}
+
+impl Report for JsonLines {
+    fn event(&mut self, entry: &Entry) {
+        self.line(entry);
+    }
+
+    fn finish(&mut self, conclusion: &Conclusion<'_>) {
+        self.line(&result(conclusion));
+    }
+}
+
+/// One JSON line, without its end. GitHub would obey a `##[command]` anywhere in it: the mark is escaped.
+#[must_use]
+pub fn line(value: &impl serde::Serialize) -> String {
+    let line = serde_json::to_string(value).expect("what is reported has only text keys and finite numbers");
+    line.replace("##[", "#\\u0023[")
+}
+
+/// `{"type": "result", "exit": "failed", "status": 1, "code": "P0301", "message", "causes": […], "hint"}`; without an error
+/// the last four are null, and there are no causes.
+#[must_use]
+pub fn result(conclusion: &Conclusion<'_>) -> Value {
+    let error = conclusion.error;
+    json!({
+        "type": "result",
+        "exit": conclusion.exit,
+        "status": conclusion.exit.status(),
+        "code": error.map(|error| error.code.0),
+        "message": error.map(|error| &error.message),
+        "causes": error.map_or(&[][..], |error| &error.causes),
+        "hint": error.and_then(|error| error.hint.as_ref()),
+    })
+}

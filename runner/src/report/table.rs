@@ -1,0 +1,45 @@
+//! Columns that line up, for the answers of commands.
+
+use super::text::{WIDTH, columns, cut, visible};
+
+/// Lays out rows under a head, two spaces between columns, each line indented by `indent`. The last column is cut where
+/// the line would be wider than [`WIDTH`], but never below eight columns; the others are as wide as their widest cell.
+/// Cells may be foreign text.
+#[must_use]
+pub fn table<const N: usize>(indent: usize, head: [&str; N], rows: &[[String; N]]) -> String {
+    let rows: Vec<_> = rows.iter().map(|row| row.each_ref().map(|cell| visible(cell))).collect();
+    let mut widths = head.map(columns);
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = columns(cell).max(*width);
+        }
+    }
+    let before_last: usize = widths.iter().take(N.saturating_sub(1)).map(|width| width + 2).sum();
+    let room = WIDTH.saturating_sub(indent + before_last).max(8);
+    let mut lines = String::new();
+    for row in std::iter::once(&head.map(str::to_owned)).chain(&rows) {
+        let mut line = " ".repeat(indent);
+        for (index, (cell, width)) in row.iter().zip(widths).enumerate() {
+            if index + 1 == N {
+                line.push_str(&cut(cell, room));
+            } else {
+                line.push_str(&format!("{cell:<width$}  "));
+            }
+        }
+        lines.push_str(line.trim_end());
+        lines.push('\n');
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_the_last_is_cut() {
+        let rows = [["1".to_owned(), "b".repeat(90)], ["long".to_owned(), "c".to_owned()]];
+        let expected = format!("  N     BY\n  1     {}…\n  long  c\n", "b".repeat(71));
+        assert_eq!(table(2, ["N", "BY"], &rows), expected);
+    }
+}

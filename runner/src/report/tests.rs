@@ -1,0 +1,448 @@
+//! What is written, to the letter.
+
+use std::{
+    cell::RefCell,
+    io::{self, Write},
+    rc::Rc,
+    sync::{Arc, Mutex},
+};
+
+use expect_test::{Expect, expect};
+use indicatif::{ProgressDrawTarget, TermLike};
+use serde_json::json;
+
+use super::{
+    Color, Conclusion, Interactive, JsonLines, Options, Report, Terminal, Verbosity,
+    fixture::{self, Tape},
+};
+use crate::{
+    diagnose::{Code, Diagnostic, Exit},
+    journal::{
+        Event, Place,
+        event::{Decision, Level, Outcome, Reason, Receipt},
+    },
+};
+
+/// A stream whose content can be looked at.
+#[derive(Clone, Default)]
+struct Shared(Rc<RefCell<Vec<u8>>>);
+
+impl Shared {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.borrow().clone()).unwrap()
+    }
+}
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Tells the last attempt of a tape without a terminal; both streams, one after the other.
+fn told(tape: &Tape, options: Options, exit: Exit) -> String {
+    let stream = Shared::default();
+    let mut terminal = Terminal::new(Box::new(stream.clone()), Box::new(stream.clone()), options);
+    for entry in tape.last() {
+        terminal.event(entry);
+    }
+    terminal.finish(&Conclusion { exit, error: None });
+    stream.text()
+}
+
+fn plain(verbosity: Verbosity, continues: Option<&str>) -> Options {
+    Options { verbosity, color: Color::Off, interactive: Interactive::No, continues: continues.map(str::to_owned) }
+}
+
+fn check(tape: &Tape, exit: Exit, continues: Option<&str>, expected: Expect) {
+    let text = told(tape, plain(Verbosity::Normal, continues), exit);
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    expected.assert_eq(&text);
+}
+
+#[test]
+fn a_clean_deployment() {
+    check(
+        &fixture::clean(),
+        Exit::Success,
+        None,
+        expect![[r#"
+        shop r1 to test (run 1-aaaaaa, attempt 1)
+          start  pull     it never ran here
+          ran    pull     2.0 KiB                                                  1.2 s
+          start  migrate  it never ran here
+          ran    migrate  2 files                                                  41 ms
+          start  switch   it never ran here
+          ran    switch                                                             2 ms
+          start  verify   it never ran here
+          ran    verify                                                             5 ms
+        deployed r1 to test in 1.3 s (4 ran)
+    "#]],
+    );
+}
+
+#[test]
+fn all_is_skipped() {
+    check(
+        &fixture::all_skipped(),
+        Exit::Success,
+        None,
+        expect![[r#"
+        shop r1 to test (run 2-bbbbbb, attempt 1)
+          skip   pull     its effect still holds                                    3 ms
+          skip   migrate  its effect still holds                                    3 ms
+          skip   switch   its effect still holds                                    3 ms
+          skip   verify   its effect still holds                                    3 ms
+        r1 is deployed to test already; looked in 14 ms (4 skipped)
+    "#]],
+    );
+}
+
+#[test]
+fn a_failure_names_file_and_line() {
+    check(
+        &fixture::failed(),
+        Exit::Failed,
+        None,
+        expect![[r#"
+        shop r2 to test (run 2-bbbbbb, attempt 1)
+          start  pull     the release changed
+          ran    pull     1.5 KiB                                                   8 ms
+          start  migrate  its configuration, migrations and the release changed
+          warn   migrate  slow lock rows=7 table=orders
+          FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not
+                          exist                                                    41 ms
+        FAILED r2 to test at `migrate` after 55 ms (1 ran, 1 failed)
+    "#]],
+    );
+}
+
+#[test]
+fn a_run_is_resumed() {
+    check(
+        &fixture::resumed(),
+        Exit::Success,
+        Some("`migrate` failed"),
+        expect![[r#"
+        shop r2 to test (run 2-bbbbbb, attempt 2)
+          resume after `migrate` failed
+          skip   pull     its effect still holds                                    3 ms
+          start  migrate  it failed the last time
+          ran    migrate  1 file                                                   12 ms
+          start  switch   the release changed
+          ran    switch                                                             2 ms
+          start  verify   a step before it ran
+          ran    verify                                                             5 ms
+        deployed r2 to test in 27 ms (3 ran, 1 skipped)
+    "#]],
+    );
+}
+
+#[test]
+fn drift_stops() {
+    check(
+        &fixture::drifted(),
+        Exit::InDoubt,
+        None,
+        expect![[r#"
+        shop r1 to test (run 2-bbbbbb, attempt 1)
+          STOP   pull     something else is there: releases/r1/app.js differs from
+                          the archive                                               3 ms
+        STOPPED r1 to test at `pull` after 5 ms (1 in doubt)
+    "#]],
+    );
+}
+
+#[test]
+fn an_interrupted_step_is_named_by_the_last_line() {
+    check(
+        &fixture::killed(),
+        Exit::Interrupted,
+        None,
+        expect![[r#"
+        shop r2 to test (run 2-bbbbbb, attempt 1)
+          start  pull     the release changed
+          ran    pull                                                               8 ms
+          start  migrate  the release changed
+        INTERRUPTED r2 to test at `migrate` after 11 ms (1 ran)
+    "#]],
+    );
+}
+
+#[test]
+fn an_effect_is_adopted() {
+    check(
+        &fixture::adopted(),
+        Exit::Success,
+        Some("`migrate` was interrupted"),
+        expect![[r#"
+        shop r2 to test (run 2-bbbbbb, attempt 2)
+          resume after `migrate` was interrupted
+          skip   pull     its effect still holds                                    3 ms
+          adopt  migrate  it was begun and did not end, and its probe finds it
+                          done                                                      4 ms
+          skip   migrate  its effect still holds                                    3 ms
+          start  switch   the release changed
+          ran    switch                                                             2 ms
+          start  verify   a step before it ran
+          ran    verify                                                             5 ms
+        deployed r2 to test in 21 ms (2 ran, 1 skipped, 1 adopted)
+    "#]],
+    );
+}
+
+#[test]
+fn a_release_is_rolled_back() {
+    check(
+        &fixture::rolled_back(),
+        Exit::RolledBack,
+        None,
+        expect![[r#"
+        shop r2 to test (run 2-bbbbbb, attempt 1)
+          start  pull     the release changed
+          ran    pull                                                               8 ms
+          start  migrate  the release changed
+          ran    migrate                                                            9 ms
+          start  switch   the release changed
+          ran    switch                                                             2 ms
+          start  verify   a step before it ran
+          FAIL   verify   GET /health gave 500, not 200                            5.0 s
+          undo   switch
+          undid  switch
+        ROLLED BACK r2 in test after `verify` failed (2 ran, 1 failed, 1 undone)
+    "#]],
+    );
+}
+
+#[test]
+fn verbose_tells_all() {
+    let text = told(&fixture::failed(), plain(Verbosity::Verbose, None), Exit::Failed);
+    expect![[r#"
+        shop r2 to test (run 2-bbbbbb, attempt 1)
+          plan            deploy.yml, 4 steps, 29fde71e
+          intent pull     fingerprint cd65dbb5, key 00c0ffee
+          start  pull     the release changed
+          ran    pull     1.5 KiB                                                   8 ms
+          intent migrate  fingerprint c8fff71d, key 00c0ffee
+          start  migrate  its configuration, migrations and the release changed
+          debug  migrate  reading rows=7 table=orders
+          warn   migrate  slow lock rows=7 table=orders
+          FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not
+                          exist                                                    41 ms
+        FAILED r2 to test at `migrate` after 55 ms (1 ran, 1 failed)
+    "#]]
+    .assert_eq(&text);
+}
+
+#[test]
+fn verbose_tells_probes() {
+    let text = told(&fixture::adopted(), plain(Verbosity::Verbose, None), Exit::Success);
+    expect![[r#"
+        shop r2 to test (run 2-bbbbbb, attempt 2)
+          plan            deploy.yml, 4 steps, 29fde71e
+          probe  pull     its effect holds                                          3 ms
+          skip   pull     its effect still holds                                    3 ms
+          probe  migrate  its effect holds, asked about the input on record         4 ms
+          adopt  migrate  it was begun and did not end, and its probe finds it
+                          done                                                      4 ms
+          probe  migrate  its effect holds                                          3 ms
+          skip   migrate  its effect still holds                                    3 ms
+          intent switch   fingerprint cd65dbb5, key 00c0ffee
+          start  switch   the release changed
+          ran    switch                                                             2 ms
+          intent verify   fingerprint cd65dbb5, key 00c0ffee
+          start  verify   a step before it ran
+          ran    verify                                                             5 ms
+        deployed r2 to test in 21 ms (2 ran, 1 skipped, 1 adopted)
+    "#]]
+    .assert_eq(&text);
+}
+
+#[test]
+fn rare_events_have_their_line() {
+    let place = || Place { step: "pull".parse().unwrap(), target: "web1".parse().unwrap() };
+    let lost = Outcome::Unknown { failure: fixture::failure("the call took longer than 5 min", json!({})) };
+    let failure = Some(fixture::failure("the link is gone", json!({})));
+    let tape = Tape::new()
+        .attempt(1, "1-aaaaaa", 1, "r1")
+        .push(1, Event::Lock { resource: "shop/test".to_owned(), holder: "ann@host, process 7".to_owned() })
+        .push(1, Event::Override { option: "start-from".to_owned(), step: Some(place().step) })
+        .decide("pull", Decision::Skip { reason: Reason::OperatorWord, receipt: Receipt::default() })
+        .begin("migrate", Reason::NeverRan, &[])
+        .meter("migrate", 1536, None)
+        .end("migrate", 300_000, lost)
+        .push(1, Event::UndoIntent { place: place() })
+        .push(1, Event::UndoOutcome { place: place(), failure })
+        .ended(Exit::InDoubt);
+    let text = told(&tape, plain(Verbosity::Verbose, None), Exit::InDoubt);
+    expect![[r#"
+        shop r1 to test (run 1-aaaaaa, attempt 1)
+          plan            deploy.yml, 4 steps, 29fde71e
+          lock            shop/test is held by ann@host, process 7
+          order           --start-from pull
+          skip   pull     you say that it is done
+          intent migrate  fingerprint 1bc722be, key 00c0ffee
+          start  migrate  it never ran here
+          meter  migrate  fetch 1.5 KiB
+          LOST   migrate  it can't be told how far it got: the call took
+                          longer than 5 min                                    5 min 0 s
+          undo   pull@web1
+          FAIL   pull@web1  it could not be undone: the link is gone
+        STOPPED r1 to test at `migrate` after 5 min 0 s (1 skipped, 1 failed, 1 in doubt)
+    "#]]
+    .assert_eq(&text);
+}
+
+#[test]
+fn quiet_tells_failures_and_the_end() {
+    let text = told(&fixture::failed(), plain(Verbosity::Quiet, None), Exit::Failed);
+    expect![[r#"
+          FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not
+                          exist                                                    41 ms
+        FAILED r2 to test at `migrate` after 55 ms (1 ran, 1 failed)
+    "#]]
+    .assert_eq(&text);
+    let text = told(&fixture::clean(), plain(Verbosity::Quiet, None), Exit::Success);
+    expect![[r#"
+        deployed r1 to test in 1.3 s (4 ran)
+    "#]]
+    .assert_eq(&text);
+}
+
+#[test]
+fn nothing_is_told_of_an_attempt_that_did_not_begin() {
+    let stream = Shared::default();
+    let mut terminal =
+        Terminal::new(Box::new(stream.clone()), Box::new(stream.clone()), plain(Verbosity::Normal, None));
+    terminal.finish(&Conclusion { exit: Exit::Locked, error: None });
+    assert_eq!(stream.text(), "");
+}
+
+#[test]
+fn escapes_of_a_guest_are_harmless() {
+    let message = "\u{1b}[2J\u{1b}]0;pwned\u{7}fine\n::error::forged\r\nskip   pull";
+    let tape = Tape::new()
+        .attempt(1, "1-aaaaaa", 1, "r1")
+        .begin("pull", Reason::NeverRan, &[])
+        .log("pull", Level::Error, message)
+        .end("pull", 1, Outcome::Failed { failure: fixture::failure(message, json!({})) })
+        .ended(Exit::Failed);
+    let text = told(&tape, plain(Verbosity::Normal, None), Exit::Failed);
+    assert!(text.chars().all(|char| char == '\n' || !char.is_control()), "{text:?}");
+    expect![[r#"
+        shop r1 to test (run 1-aaaaaa, attempt 1)
+          start  pull     it never ran here
+          error  pull     \u{1b}[2J\u{1b}]0;pwned\u{7}fine
+                          | ::error::forged
+                          | skip   pull rows=7 table=orders
+          FAIL   pull     \u{1b}[2J\u{1b}]0;pwned\u{7}fine
+                          | ::error::forged
+                          | skip   pull                                             1 ms
+        FAILED r1 to test at `pull` after 5 ms (1 failed)
+    "#]]
+    .assert_eq(&text);
+}
+
+#[test]
+fn colour_is_on_the_word_only() {
+    let options = Options { color: Color::On, ..plain(Verbosity::Normal, None) };
+    let text = told(&fixture::drifted(), options, Exit::InDoubt).replace('\u{1b}', "^");
+    expect![[r#"
+        shop r1 to test (run 2-bbbbbb, attempt 1)
+          ^[1m^[33mSTOP^[0m   pull     something else is there: releases/r1/app.js differs from
+                          the archive                                               3 ms
+        STOPPED r1 to test at `pull` after 5 ms (1 in doubt)
+    "#]]
+    .assert_eq(&text);
+}
+
+#[test]
+fn json_lines_are_the_journal_and_the_result() {
+    let stream = Shared::default();
+    let mut report = JsonLines::new(Box::new(stream.clone()));
+    let tape = fixture::failed();
+    for entry in tape.last() {
+        report.event(entry);
+    }
+    let error = Diagnostic::new(Code("P0301"), Exit::Failed, "step `migrate` failed ##[error]").hint("fix it");
+    report.finish(&Conclusion { exit: Exit::Failed, error: Some(&error) });
+    let text = stream.text();
+    let mut lines: Vec<_> = text.lines().collect();
+    let result = lines.pop().unwrap();
+    let entries: Vec<crate::journal::event::Entry> =
+        lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(entries, tape.last());
+    expect![[r#"{"type":"result","exit":"failed","status":1,"code":"P0301","message":"step `migrate` failed #\u0023[error]","causes":[],"hint":"fix it"}"#]].assert_eq(result);
+}
+
+/// What indicatif draws.
+#[derive(Clone, Debug, Default)]
+struct Screen(Arc<Mutex<Vec<String>>>);
+
+impl Screen {
+    fn note(&self, what: &str) -> io::Result<()> {
+        self.0.lock().unwrap().push(what.to_owned());
+        Ok(())
+    }
+}
+
+impl TermLike for Screen {
+    fn width(&self) -> u16 {
+        80
+    }
+    fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn write_line(&self, line: &str) -> io::Result<()> {
+        self.note(line)
+    }
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.note(text)
+    }
+    fn clear_line(&self) -> io::Result<()> {
+        self.note("<clear>")
+    }
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn on_a_terminal_a_step_has_one_final_line_and_a_moving_one() {
+    let (screen, stream) = (Screen::default(), Shared::default());
+    let options = Options { interactive: Interactive::Yes, ..plain(Verbosity::Normal, None) };
+    let target = screen.clone();
+    let mut terminal = Terminal::drawing(Box::new(stream.clone()), Box::new(stream.clone()), options, move || {
+        ProgressDrawTarget::term_like(Box::new(target.clone()))
+    });
+    for entry in fixture::clean().last() {
+        terminal.event(entry);
+    }
+    terminal.finish(&Conclusion { exit: Exit::Success, error: None });
+    expect![[r#"
+        shop r1 to test (run 1-aaaaaa, attempt 1)
+          ran    pull     it never ran here; 2.0 KiB                               1.2 s
+          ran    migrate  it never ran here; 2 files                               41 ms
+          ran    switch   it never ran here                                         2 ms
+          ran    verify   it never ran here                                         5 ms
+        deployed r1 to test in 1.3 s (4 ran)
+    "#]]
+    .assert_eq(&stream.text());
+    let drawn = screen.0.lock().unwrap().join("\n");
+    assert!(drawn.contains("migrate"), "{drawn}");
+    assert!(drawn.contains("fetch 512 B of 2.0 KiB"), "{drawn}");
+    assert!(drawn.trim_end().ends_with("<clear>"), "the moving line is gone at the end: {drawn}");
+}

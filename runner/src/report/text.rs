@@ -1,0 +1,174 @@
+//! How values and foreign text look on a line: escaped, wrapped, cut.
+//!
+//! Text that a step, a server or a program wrote may hold escape sequences for the terminal, and commands for the CI that
+//! reads our output. [`visible`] shows them instead of obeying; every foreign text passes it on the way to a line.
+//! Deliberately absent: colours, which are added after.
+
+/// The width that lines are laid out for, in columns.
+pub const WIDTH: usize = 80;
+
+/// Stands before every line that a foreign text begins by itself, so that none can pass for a line of ours, nor for a
+/// command of the CI: GitHub obeys a line whose first word starts with `::`.
+pub const GUTTER: &str = "| ";
+
+/// The text on one line, harmless: control characters, line breaks and bidirectional overrides are shown escaped.
+#[must_use]
+pub fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                shown.extend(char.escape_unicode());
+            }
+            char if char.is_control() => shown.extend(char.escape_default()),
+            char => shown.push(char),
+        }
+    }
+    // GitHub's older form of a command is obeyed anywhere in a line.
+    shown.replace("##[", "#\\#[")
+}
+
+/// A foreign text as lines: the first of at most `first` columns, the others of at most `rest`, [`GUTTER`] included. A
+/// word longer than a line stays whole, so that paths and addresses can be copied.
+#[must_use]
+pub fn wrap(text: &str, first: usize, rest: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for (index, paragraph) in text.trim_end().split('\n').enumerate() {
+        let mut line = String::new();
+        let mut is_empty = true;
+        for word in visible(paragraph.trim_end_matches('\r')).split(' ') {
+            let room = if lines.is_empty() { first } else { rest };
+            let is_full = !is_empty && columns(&line) + 1 + columns(word) > room;
+            if is_full {
+                lines.push(std::mem::take(&mut line));
+            }
+            if index > 0 && (is_empty || is_full) || is_full && word.starts_with("::") {
+                line.push_str(GUTTER);
+            } else if !is_empty && !is_full {
+                line.push(' ');
+            }
+            line.push_str(word);
+            is_empty = false;
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+/// The text on one line, harmless, of at most `room` columns.
+#[must_use]
+pub fn cut(text: &str, room: usize) -> String {
+    let text = visible(text);
+    if columns(&text) <= room {
+        return text;
+    }
+    let mut head: String = text.chars().take(room.saturating_sub(1)).collect();
+    head.push('…');
+    head
+}
+
+/// How many columns a text takes; every character counts as one.
+#[must_use]
+pub fn columns(text: &str) -> usize {
+    text.chars().count()
+}
+
+/// A length of time given in milliseconds.
+#[must_use]
+pub fn took(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..60_000 => format!("{seconds}.{} s", ms % 1000 / 100),
+        60_000..3_600_000 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+/// `done` of `total` units; bytes in a larger unit.
+#[must_use]
+pub fn amount(done: u64, total: Option<u64>, unit: &str) -> String {
+    let count = |count| match (unit, unit.strip_suffix('s')) {
+        ("byte" | "bytes" | "B", _) => bytes(count),
+        (_, Some(one)) if count == 1 && !one.ends_with('s') => format!("1 {one}"),
+        (_, _) => format!("{count} {unit}"),
+    };
+    match total {
+        Some(total) => format!("{} of {}", count(done), count(total)),
+        None => count(done),
+    }
+}
+
+/// A number of bytes.
+#[must_use]
+pub fn bytes(count: u64) -> String {
+    let mut unit = 1;
+    for name in ["B", "KiB", "MiB"] {
+        if count < unit * 1024 {
+            return in_unit(count, unit, name);
+        }
+        unit *= 1024;
+    }
+    in_unit(count, unit, "GiB")
+}
+
+/// A time, to the second, in UTC.
+#[must_use]
+pub fn moment(at: jiff::Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+/// The time from one entry to another in milliseconds; nothing when a clock was set back between them.
+#[must_use]
+pub fn between(from: jiff::Timestamp, to: jiff::Timestamp) -> u64 {
+    u64::try_from(to.as_millisecond() - from.as_millisecond()).unwrap_or(0)
+}
+
+fn in_unit(count: u64, unit: u64, name: &str) -> String {
+    let (whole, tenth) = (count / unit, count % unit * 10 / unit);
+    if unit == 1 { format!("{whole} {name}") } else { format!("{whole}.{tenth} {name}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_terminal_or_a_ci_obeys_gets_through() {
+        for (text, shown) in [
+            ("\u{1b}[31mred\u{1b}[0m", "\\u{1b}[31mred\\u{1b}[0m"),
+            ("\u{9b}2J", "\\u{9b}2J"),
+            ("a\rb\tc\n::error::d", "a\\rb\\tc\\n::error::d"),
+            ("\u{202e}live", "\\u{202e}live"),
+            ("x ##[add-path]y", "x #\\#[add-path]y"),
+            ("naïve → 日本", "naïve → 日本"),
+        ] {
+            assert_eq!(visible(text), shown);
+        }
+    }
+
+    #[test]
+    fn no_line_but_the_first_starts_with_foreign_text() {
+        assert_eq!(wrap("one\n::error::two\r\n", 20, 20), ["one", "| ::error::two"]);
+        assert_eq!(wrap("a word ::stop-commands::x", 7, 20), ["a word", "| ::stop-commands::x"]);
+        assert_eq!(wrap("a\nlong  line", 9, 9), ["a", "| long ", "| line"]);
+        assert_eq!(wrap("", 7, 20), [""]);
+    }
+
+    #[test]
+    fn lines_fit_and_long_words_stay_whole() {
+        assert_eq!(wrap("one two three four", 9, 9), ["one two", "three", "four"]);
+        assert_eq!(wrap("see /srv/shop/releases/r2/x now", 8, 8), ["see", "/srv/shop/releases/r2/x", "now"]);
+        assert_eq!(cut("abcdef", 4), "abc…");
+    }
+
+    #[test]
+    fn lengths_of_time_and_amounts_are_short() {
+        let times: Vec<_> = [0, 999, 1_000, 59_999, 60_000, 3_599_999, 3_600_000].map(took).into();
+        assert_eq!(times, ["0 ms", "999 ms", "1.0 s", "59.9 s", "1 min 0 s", "59 min 59 s", "1 h 0 min"]);
+        let sizes: Vec<_> = [0, 1023, 1536, 1 << 20, 5 << 30].map(bytes).into();
+        assert_eq!(sizes, ["0 B", "1023 B", "1.5 KiB", "1.0 MiB", "5.0 GiB"]);
+        assert_eq!(amount(1536, Some(1 << 20), "bytes"), "1.5 KiB of 1.0 MiB");
+        assert_eq!([1, 3].map(|count| amount(count, None, "files")), ["1 file", "3 files"]);
+    }
+}

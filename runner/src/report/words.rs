@@ -1,0 +1,354 @@
+//! Decisions, reasons, findings and endings in plain English: one wording for the terminal, `why`, `status` and `history`.
+//!
+//! A phrase has no capital and no full stop, so that it can stand after "because". It may hold foreign text: whoever
+//! writes it out passes it through [`super::text`]. Deliberately absent: anything decided from these words.
+
+use serde_json::{Map, Value};
+
+use super::text;
+use crate::{
+    diagnose::Exit,
+    journal::event::{Decision, Failure, Finding, Level, Outcome, Phase, Place, Reason},
+};
+
+/// How many changed components are named in a phrase; `why` lists all.
+const NAMED: usize = 3;
+
+/// The word for a decision, in the present: what is done.
+#[must_use]
+pub fn decision(decision: &Decision) -> &'static str {
+    match decision {
+        Decision::Skip { .. } => "skip",
+        Decision::Adopt { .. } => "adopt",
+        Decision::Run { .. } => "run",
+        Decision::Stop { .. } => "stop",
+    }
+}
+
+/// The reason of a decision.
+#[must_use]
+pub fn reason_of(decision: &Decision) -> &Reason {
+    match decision {
+        Decision::Skip { reason, .. }
+        | Decision::Adopt { reason, .. }
+        | Decision::Run { reason }
+        | Decision::Stop { reason } => reason,
+    }
+}
+
+/// Why a decision was taken, as it stands after "because".
+#[must_use]
+pub fn because(decision: &Decision) -> String {
+    match (decision, reason_of(decision)) {
+        (Decision::Skip { .. }, Reason::OperatorWord) => "you say that it is done".to_owned(),
+        (Decision::Run { .. }, Reason::OperatorWord) => "you named it".to_owned(),
+        (_, because) => reason(because),
+    }
+}
+
+/// A reason, as it stands after "because".
+#[must_use]
+pub fn reason(reason: &Reason) -> String {
+    match reason {
+        Reason::NeverRan => "it never ran here".to_owned(),
+        Reason::Reverted => "it was undone".to_owned(),
+        Reason::FailedBefore => "it failed the last time".to_owned(),
+        Reason::Changed { components } => changed(components),
+        Reason::Held => "its effect still holds".to_owned(),
+        Reason::Absent => "its effect is not there".to_owned(),
+        Reason::Drifted { why } => format!("something else is there: {why}"),
+        Reason::DriftAccepted { why } => format!("you accept what is there: {why}"),
+        Reason::Unknown { why } => format!("it can't be told whether its effect holds: {why}"),
+        Reason::Trusted => "it is done in this run, and has no probe to ask".to_owned(),
+        Reason::NoProbe => "it has no probe that could tell whether its effect holds".to_owned(),
+        Reason::Interrupted { finding } => interrupted(finding.as_deref()),
+        Reason::UpstreamRan => "a step before it ran".to_owned(),
+        Reason::CheckFailed { why } => format!("its check did not hold: {why}"),
+        Reason::Fresh => "--fresh ignores what is on record".to_owned(),
+        Reason::OperatorWord => "you said so".to_owned(),
+        Reason::NotSelected => "it was not selected".to_owned(),
+        Reason::ProbeFailed { message } => format!("its probe failed: {message}"),
+        Reason::UndoUnfinished => "the release that it belongs to was being undone".to_owned(),
+    }
+}
+
+/// The kebab-case name of a reason, as the journal has it.
+#[must_use]
+pub fn reason_name(reason: &Reason) -> String {
+    let value = serde_json::to_value(reason).expect("a reason has only text keys");
+    value.get("because").and_then(Value::as_str).expect("a reason is tagged with `because`").to_owned()
+}
+
+/// What a component of a fingerprint is called.
+#[must_use]
+pub fn component(name: &str) -> String {
+    match name {
+        "module" => "its module".to_owned(),
+        "contract" => "the step contract".to_owned(),
+        "config" => "its configuration".to_owned(),
+        "grants" => "what it is granted".to_owned(),
+        "target" => "its target".to_owned(),
+        "upstream" => "what earlier steps gave it".to_owned(),
+        "release" => "the release".to_owned(),
+        name => match name.strip_prefix("input:") {
+            Some(path) => path.to_owned(),
+            None => format!("`{name}`"),
+        },
+    }
+}
+
+/// What a probe found.
+#[must_use]
+pub fn finding(finding: &Finding) -> String {
+    match finding {
+        Finding::Held { .. } => "its effect holds".to_owned(),
+        Finding::Absent => "its effect is not there".to_owned(),
+        Finding::Drifted { why } => format!("something else is there: {why}"),
+        Finding::Unknown { why } => format!("it can't be told: {why}"),
+        Finding::Failed { failure } => format!("the probe failed: {}", self::failure(failure)),
+    }
+}
+
+/// The word for a finding.
+#[must_use]
+pub fn finding_name(finding: &Finding) -> &'static str {
+    match finding {
+        Finding::Held { .. } => "held",
+        Finding::Absent => "absent",
+        Finding::Drifted { .. } => "drifted",
+        Finding::Unknown { .. } => "unknown",
+        Finding::Failed { .. } => "failed",
+    }
+}
+
+/// The word for how an action ended.
+#[must_use]
+pub fn outcome(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Succeeded { .. } => "succeeded",
+        Outcome::Failed { .. } => "failed",
+        Outcome::Unknown { .. } => "unknown",
+    }
+}
+
+/// A failure in one sentence, with the place in a file where it has one: `migrations/7.sql:3: no such table`.
+#[must_use]
+pub fn failure(failure: &Failure) -> String {
+    match position(failure) {
+        Some(position) if !failure.message.contains(&position) => format!("{position}: {}", failure.message),
+        Some(_) | None => failure.message.clone(),
+    }
+}
+
+/// Notes of a receipt in a few words: `2 files, 1.0 MiB`. Numbers come before their name; what is nested is left out.
+#[must_use]
+pub fn notes(notes: &Map<String, Value>) -> String {
+    let phrase = |(name, value): (&String, &Value)| {
+        let name = name.replace('_', " ");
+        match value {
+            Value::Number(number) => Some(match number.as_u64() {
+                Some(count) => text::amount(count, None, &name),
+                None => format!("{name} {number}"),
+            }),
+            Value::String(value) => Some(format!("{name} {value}")),
+            Value::Bool(true) => Some(name),
+            Value::Bool(false) | Value::Null | Value::Array(_) | Value::Object(_) => None,
+        }
+    };
+    notes.iter().filter_map(phrase).collect::<Vec<_>>().join(", ")
+}
+
+/// Fields of a log message: ` key=value …`, empty when there are none.
+#[must_use]
+pub fn fields(fields: &Map<String, Value>) -> String {
+    let mut phrase = String::new();
+    for (name, value) in fields {
+        match value {
+            Value::String(value) => phrase.push_str(&format!(" {name}={value}")),
+            other => phrase.push_str(&format!(" {name}={other}")),
+        }
+    }
+    phrase
+}
+
+/// The word for a level.
+#[must_use]
+pub fn level(level: Level) -> &'static str {
+    match level {
+        Level::Trace => "trace",
+        Level::Debug => "debug",
+        Level::Info => "info",
+        Level::Warn => "warn",
+        Level::Error => "error",
+    }
+}
+
+/// The word for a phase.
+#[must_use]
+pub fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Prepare => "prepare",
+        Phase::Commit => "commit",
+        Phase::Check => "check",
+    }
+}
+
+/// How an attempt ended, in a word or two. None: it was killed, or still runs.
+#[must_use]
+pub fn result(exit: Option<Exit>, verified: bool) -> &'static str {
+    match exit {
+        Some(Exit::Success) if verified => "deployed",
+        Some(Exit::Success) => "done in part",
+        Some(Exit::Failed) => "failed",
+        Some(Exit::Refused) => "refused",
+        Some(Exit::InDoubt) => "stopped",
+        Some(Exit::RolledBack) => "rolled back",
+        Some(Exit::Locked) => "locked",
+        Some(Exit::Journal) => "bad journal",
+        Some(Exit::Bug) => "broken off",
+        Some(Exit::Interrupted) | None => "interrupted",
+    }
+}
+
+/// How an attempt ended, and where: "failed at `migrate`".
+#[must_use]
+pub fn ending(exit: Option<Exit>, verified: bool, stuck: Option<&Place>) -> String {
+    let result = result(exit, verified);
+    match (exit, stuck) {
+        (Some(Exit::Success), _) | (_, None) => result.to_owned(),
+        (Some(Exit::RolledBack), Some(place)) => format!("{result} after {place} failed"),
+        (_, Some(place)) => format!("{result} at {place}"),
+    }
+}
+
+/// What an attempt continues after, for its heading: "`migrate` failed".
+#[must_use]
+pub fn continues_after(exit: Option<Exit>, stuck: Option<&Place>) -> String {
+    match (exit, stuck) {
+        (Some(Exit::Failed | Exit::RolledBack), Some(place)) => format!("{place} failed"),
+        (Some(Exit::InDoubt), Some(place)) => format!("{place} was stopped"),
+        (_, Some(place)) => format!("{place} was interrupted"),
+        (Some(Exit::Success), None) => "a part of it was done".to_owned(),
+        (_, None) => "it was interrupted".to_owned(),
+    }
+}
+
+fn changed(components: &[String]) -> String {
+    let mut names: Vec<_> = components.iter().map(|name| component(name)).collect();
+    if names.len() > NAMED + 1 {
+        let more = names.len() - NAMED;
+        names.truncate(NAMED);
+        names.push(format!("{more} more"));
+    }
+    match names.split_last() {
+        None => "what it depends on changed".to_owned(),
+        Some((only, [])) => format!("{only} changed"),
+        Some((last, names)) => format!("{} and {last} changed", names.join(", ")),
+    }
+}
+
+fn interrupted(finding: Option<&str>) -> String {
+    let begun = "it was begun and did not end";
+    match finding {
+        None => format!("{begun}, and nothing tells how far it got"),
+        Some("held") => format!("{begun}, and its probe finds it done"),
+        Some("absent") => format!("{begun}, and its probe finds nothing done"),
+        Some(other) => match other.split_once(": ") {
+            Some(("drifted", why)) => format!("{begun}, and something else is there: {why}"),
+            Some(("unknown", why)) => format!("{begun}, and its probe can't tell how far it got: {why}"),
+            Some(_) | None => format!("{begun}, and its probe says: {other}"),
+        },
+    }
+}
+
+/// `file:line:column` of a failure, as far as it is known.
+fn position(failure: &Failure) -> Option<String> {
+    let mut position = failure.details.get("file")?.as_str()?.to_owned();
+    for part in ["line", "column"] {
+        match failure.details.get(part).and_then(Value::as_u64) {
+            Some(number) => position.push_str(&format!(":{number}")),
+            None => break,
+        }
+    }
+    Some(position)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn failing(message: &str, details: Value) -> Failure {
+        let Value::Object(details) = details else { panic!("details are an object") };
+        Failure { kind: "permanent".to_owned(), message: message.to_owned(), hint: None, retryable: false, details }
+    }
+
+    #[test]
+    fn what_changed_is_named_up_to_a_point() {
+        for (components, words) in [
+            (&[][..], "what it depends on changed"),
+            (&["config"], "its configuration changed"),
+            (&["config", "input:migrations/7.sql"], "its configuration and migrations/7.sql changed"),
+            (
+                &["config", "grants", "module", "release"],
+                "its configuration, what it is granted, its module and the release changed",
+            ),
+            (
+                &["config", "grants", "input:a", "input:b", "input:c"],
+                "its configuration, what it is granted, a and 2 more changed",
+            ),
+        ] {
+            let components = components.iter().map(|name| (*name).to_owned()).collect();
+            assert_eq!(reason(&Reason::Changed { components }), words);
+        }
+    }
+
+    #[test]
+    fn a_word_of_the_operator_means_what_was_decided() {
+        let skip = Decision::Skip { reason: Reason::OperatorWord, receipt: crate::journal::event::Receipt::default() };
+        assert_eq!(because(&skip), "you say that it is done");
+        assert_eq!(because(&Decision::Run { reason: Reason::OperatorWord }), "you named it");
+    }
+
+    #[test]
+    fn the_names_of_reasons_are_those_of_the_journal() {
+        assert_eq!(reason_name(&Reason::NeverRan), "never-ran");
+        assert_eq!(reason_name(&Reason::Drifted { why: "x".to_owned() }), "drifted");
+    }
+
+    #[test]
+    fn a_failure_names_file_and_line_once() {
+        let at = json!({"file": "m/7.sql", "line": 3, "column": 9});
+        assert_eq!(failure(&failing("no such table", at.clone())), "m/7.sql:3:9: no such table");
+        assert_eq!(failure(&failing("m/7.sql:3:9: no such table", at)), "m/7.sql:3:9: no such table");
+        assert_eq!(failure(&failing("no", json!({"file": "m/7.sql", "column": 9}))), "m/7.sql: no");
+        assert_eq!(failure(&failing("no", json!({"line": 3}))), "no");
+    }
+
+    #[test]
+    fn an_interrupted_step_says_what_its_probe_found() {
+        let words = |finding: Option<&str>| reason(&Reason::Interrupted { finding: finding.map(str::to_owned) });
+        assert_eq!(words(None), "it was begun and did not end, and nothing tells how far it got");
+        assert_eq!(words(Some("drifted: x: y")), "it was begun and did not end, and something else is there: x: y");
+        assert_eq!(words(Some("held")), "it was begun and did not end, and its probe finds it done");
+    }
+
+    #[test]
+    fn notes_read_as_amounts() {
+        let notes = json!({"files": 2, "bytes": 2048, "from_cache": true, "nested": {}, "mode": "full"});
+        let Value::Object(notes) = notes else { panic!("notes are an object") };
+        assert_eq!(super::notes(&notes), "2 files, 2.0 KiB, from cache, mode full");
+    }
+
+    #[test]
+    fn endings_name_the_step() {
+        let place = Place { step: "migrate".parse().unwrap(), target: crate::plan::TargetName::local() };
+        assert_eq!(ending(Some(Exit::Failed), false, Some(&place)), "failed at `migrate`");
+        assert_eq!(ending(Some(Exit::RolledBack), false, Some(&place)), "rolled back after `migrate` failed");
+        assert_eq!(ending(None, false, Some(&place)), "interrupted at `migrate`");
+        assert_eq!(ending(Some(Exit::Success), true, None), "deployed");
+        assert_eq!(continues_after(Some(Exit::Failed), Some(&place)), "`migrate` failed");
+        assert_eq!(continues_after(None, None), "it was interrupted");
+    }
+}

@@ -1,0 +1,65 @@
+//! Handles of directories: the way from a granted directory to a folder in it, and a cursor that walks below one.
+//!
+//! Everything here opens one component at a time relative to its parent and follows no link, so that whatever is done
+//! through a handle happens in the folder, even while somebody else changes it.
+
+use std::{io, os::fd::AsFd as _};
+
+use cap_std::fs::Dir;
+use rustix::{
+    fd::{BorrowedFd, OwnedFd},
+    fs::{Mode, OFlags},
+};
+
+use super::{entry, error::ArchiveError};
+
+/// Opens the directory that holds the folder `path` of `dir`; returns it with the folder's own name.
+pub(super) fn parent<'a>(dir: &Dir, path: &'a str) -> Result<(OwnedFd, &'a str), ArchiveError> {
+    let trimmed = path.trim_end_matches('/');
+    let (above, name) = entry::split(trimmed);
+    if matches!(name, "" | "." | "..") {
+        return Err(ArchiveError::NoFolder(path.to_owned()));
+    }
+    let above = if trimmed.contains('/') { above } else { "." };
+    let handle = dir.open_dir(above).map_err(ArchiveError::disk("opened", path))?;
+    Ok((handle.into(), name))
+}
+
+/// Opens the directory `name` of `parent`, unless it is a link.
+pub(super) fn open(parent: BorrowedFd<'_>, name: &str) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
+}
+
+/// A cursor below a folder that keeps the handles on the way to where it is: entries of one directory, or of near ones,
+/// cost next to nothing.
+pub(super) struct Folders {
+    root: OwnedFd,
+    open: Vec<(Box<str>, OwnedFd)>,
+}
+
+impl Folders {
+    pub(super) fn new(root: OwnedFd) -> Self {
+        Self { root, open: Vec::new() }
+    }
+
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Moves to the directory `path`, a checked one; empty for the folder itself.
+    pub(super) fn at(&mut self, path: &str) -> io::Result<BorrowedFd<'_>> {
+        let components = || path.split('/').filter(|component| !component.is_empty());
+        let shared = self.open.iter().zip(components()).take_while(|((open, _), wanted)| **open == **wanted).count();
+        self.open.truncate(shared);
+        for component in components().skip(shared) {
+            let handle = open(self.here(), component)?;
+            self.open.push((component.into(), handle));
+        }
+        Ok(self.here())
+    }
+
+    fn here(&self) -> BorrowedFd<'_> {
+        self.open.last().map_or(self.root.as_fd(), |(_, handle)| handle.as_fd())
+    }
+}

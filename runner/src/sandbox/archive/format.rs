@@ -1,0 +1,73 @@
+//! Which format an archive has: by its name, else by its first bytes.
+
+use super::error::ArchiveError;
+
+/// First bytes of a source that [`Format::detect`] wants to see, when there are as many.
+pub(super) const HEAD: usize = 512;
+
+/// How an archive is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Tar,
+    TarGzip,
+    TarZstd,
+    Zip,
+}
+
+impl Format {
+    /// The format of the archive `name` (a file name or the path of a URL) that begins with `head`.
+    ///
+    /// A name that tells a format must agree with the content: the digest is then most likely that of something else.
+    pub(super) fn detect(name: &str, head: &[u8]) -> Result<Self, ArchiveError> {
+        let seen = Self::of_content(head);
+        let format = match (Self::of_name(name), seen) {
+            (Some(named), Some(seen)) => (named == seen).then_some(seen),
+            (None, seen) => seen,
+            // Tar from before 1988 has no magic bytes; the check sum of its headers decides.
+            (Some(Self::Tar), None) => (head.len() >= HEAD).then_some(Self::Tar),
+            (Some(Self::TarGzip | Self::TarZstd | Self::Zip), None) => None,
+        };
+        format.ok_or_else(|| ArchiveError::UnknownFormat { name: name.to_owned(), reason: reason(head, seen) })
+    }
+
+    fn of_name(name: &str) -> Option<Self> {
+        let name = name.split(['?', '#']).next().unwrap_or(name).to_ascii_lowercase();
+        let ends = |suffixes: &[&str]| suffixes.iter().any(|suffix| name.ends_with(suffix));
+        if ends(&[".tar.gz", ".tgz"]) {
+            Some(Self::TarGzip)
+        } else if ends(&[".tar.zst", ".tar.zstd", ".tzst"]) {
+            Some(Self::TarZstd)
+        } else if ends(&[".tar"]) {
+            Some(Self::Tar)
+        } else if ends(&[".zip"]) {
+            Some(Self::Zip)
+        } else {
+            None
+        }
+    }
+
+    fn of_content(head: &[u8]) -> Option<Self> {
+        match head {
+            [0x1f, 0x8b, ..] => Some(Self::TarGzip),
+            // A frame, or one to be skipped (RFC 8878, 3.1).
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Self::TarZstd),
+            [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Some(Self::Zip),
+            _ if head.get(257..262) == Some(b"ustar") => Some(Self::Tar),
+            // Nothing but the end marker: an archive without entries.
+            _ if head.len() >= HEAD && head.iter().all(|byte| *byte == 0) => Some(Self::Tar),
+            _ => None,
+        }
+    }
+}
+
+fn reason(head: &[u8], seen: Option<Format>) -> &'static str {
+    match seen {
+        _ if head.is_empty() => "it is empty",
+        Some(Format::Tar) => "it looks like a plain tar",
+        Some(Format::TarGzip) => "it looks like gzip",
+        Some(Format::TarZstd) => "it looks like zstd",
+        Some(Format::Zip) => "it looks like a zip",
+        None if head.trim_ascii_start().starts_with(b"<") => "it looks like a web page",
+        None => "it begins like none of them",
+    }
+}

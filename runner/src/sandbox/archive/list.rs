@@ -1,0 +1,180 @@
+//! `.pawl-files`, the list that an unpacked folder carries: what was extracted, so that it can be compared later.
+//!
+//! ```text
+//! pawl-files 1 3
+//! dir 0 1700000000.000000000 755 bin
+//! file 20 1700000000.250000000 644 bin/app
+//! link 0 1700000000.000000000 777 bin/run<TAB>app
+//! blake3 <64 hex digits of everything before this line>
+//! ```
+//! An entry is kind, size in bytes, time of modification (seconds and nanoseconds), octal mode and path; sorted by
+//! path. No path or target holds a tab or newline. The hash shows damage; it does not show forgery.
+
+use std::{
+    fmt::Write as _,
+    fs::File,
+    io::{Read as _, Write as _},
+};
+
+use rustix::{
+    fd::BorrowedFd,
+    fs::{FileType, Mode, OFlags, Stat},
+    io::Errno,
+};
+
+use super::{
+    entry::{Attributes, Kind, Modified},
+    error::ArchiveError,
+};
+
+/// The list's file name, in the folder itself.
+pub(super) const NAME: &str = ".pawl-files";
+/// The version of the format.
+///
+/// - 1: first.
+const VERSION: u32 = 1;
+/// Longest list that is read, in bytes.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// One line of the list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub(super) kind: Kind,
+    pub(super) size: u64,
+    pub(super) modified: Modified,
+    pub(super) mode: u32,
+    pub(super) path: String,
+    /// Of a link; else empty.
+    pub(super) target: String,
+}
+
+impl Listed {
+    /// A file as the filesystem has it; the path is to be added.
+    pub(super) fn file(stat: &Stat) -> Self {
+        Self {
+            kind: Kind::File,
+            size: stat.st_size.cast_unsigned(),
+            modified: modified(stat),
+            mode: stat.st_mode & 0o777,
+            path: String::new(),
+            target: String::new(),
+        }
+    }
+
+    pub(super) fn directory(path: String, attributes: Option<&Attributes>) -> Self {
+        let Attributes { mode, modified } =
+            attributes.copied().unwrap_or(Attributes { mode: 0o755, modified: Modified::default() });
+        Self { kind: Kind::Directory, size: 0, modified, mode, path, target: String::new() }
+    }
+
+    pub(super) fn link(path: String, target: String, modified: Modified) -> Self {
+        Self { kind: Kind::Link, size: 0, modified, mode: 0o777, path, target }
+    }
+}
+
+/// The time of modification that the filesystem gives.
+pub(super) fn modified(stat: &Stat) -> Modified {
+    Modified { seconds: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or_default() }
+}
+
+/// Why a list can't be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unusable {
+    #[error("its list of files is missing")]
+    Missing,
+    #[error("its list of files is damaged")]
+    Damaged,
+    #[error("its list of files has a format that is not known here")]
+    Unknown,
+}
+
+/// Writes the list of `entries` into `folder`; sorts them.
+pub(super) fn write(folder: BorrowedFd<'_>, entries: &mut [Listed]) -> Result<(), ArchiveError> {
+    entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    let mut text = String::with_capacity(64 * entries.len() + 128);
+    let lines = render(&mut text, entries);
+    debug_assert!(lines.is_ok(), "a String takes everything");
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(folder, NAME, flags, Mode::from_raw_mode(0o644))
+        .map_err(std::io::Error::from)
+        .and_then(|file| File::from(file).write_all(text.as_bytes()))
+        .map_err(ArchiveError::disk("written", NAME))
+}
+
+fn render(text: &mut String, entries: &[Listed]) -> std::fmt::Result {
+    writeln!(text, "pawl-files {VERSION} {}", entries.len())?;
+    for Listed { kind, size, modified: Modified { seconds, nanos }, mode, path, target } in entries {
+        let word = word(*kind);
+        write!(text, "{word} {size} {seconds}.{nanos:09} {mode:o} {path}")?;
+        if *kind == Kind::Link {
+            write!(text, "\t{target}")?;
+        }
+        text.push('\n');
+    }
+    let hash = blake3::hash(text.as_bytes());
+    writeln!(text, "blake3 {hash}")
+}
+
+/// Reads the list in `folder`.
+pub(super) fn read(folder: BorrowedFd<'_>) -> Result<Result<Vec<Listed>, Unusable>, ArchiveError> {
+    // Somebody may have put a pipe there, which must not block.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::openat(folder, NAME, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(Err(Unusable::Missing)),
+        Err(Errno::LOOP) => return Ok(Err(Unusable::Damaged)),
+        Err(error) => return Err(ArchiveError::disk("read", NAME)(error)),
+    };
+    let stat = rustix::fs::fstat(&file).map_err(ArchiveError::disk("read", NAME))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_size.cast_unsigned() > MAX_BYTES {
+        return Ok(Err(Unusable::Damaged));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(ArchiveError::disk("read", NAME))?;
+    Ok(parse(&bytes))
+}
+
+fn parse(bytes: &[u8]) -> Result<Vec<Listed>, Unusable> {
+    let text = str::from_utf8(bytes).map_err(|_| Unusable::Damaged)?;
+    let first = text.lines().next().and_then(|line| line.strip_prefix("pawl-files ")).ok_or(Unusable::Damaged)?;
+    let (version, count) = first.split_once(' ').ok_or(Unusable::Damaged)?;
+    if version.parse() != Ok(VERSION) {
+        return Err(if version.parse::<u32>().is_ok() { Unusable::Unknown } else { Unusable::Damaged });
+    }
+    let body = text.strip_suffix('\n').and_then(|text| text.rfind('\n')).map(|end| text.split_at(end + 1));
+    let (body, last) = body.ok_or(Unusable::Damaged)?;
+    if last.trim_end().strip_prefix("blake3 ") != Some(blake3::hash(body.as_bytes()).to_hex().as_str()) {
+        return Err(Unusable::Damaged);
+    }
+    let entries: Option<Vec<_>> = body.lines().skip(1).map(parse_line).collect();
+    entries.filter(|entries| count.parse() == Ok(entries.len())).ok_or(Unusable::Damaged)
+}
+
+fn parse_line(line: &str) -> Option<Listed> {
+    let mut fields = line.splitn(5, ' ');
+    let kind = match fields.next()? {
+        "dir" => Kind::Directory,
+        "file" => Kind::File,
+        "link" => Kind::Link,
+        _ => return None,
+    };
+    let size = fields.next()?.parse().ok()?;
+    let (seconds, nanos) = fields.next()?.split_once('.')?;
+    let modified = Modified { seconds: seconds.parse().ok()?, nanos: nanos.parse().ok()? };
+    let mode = u32::from_str_radix(fields.next()?, 8).ok()?;
+    let rest = fields.next()?;
+    let (path, target) = if kind == Kind::Link { rest.split_once('\t')? } else { (rest, "") };
+    // A list that somebody wrote must not lead anywhere else.
+    if path.split('/').any(|component| matches!(component, "" | "." | "..")) {
+        return None;
+    }
+    Some(Listed { kind, size, modified, mode, path: path.to_owned(), target: target.to_owned() })
+}
+
+fn word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Directory => "dir",
+        Kind::File => "file",
+        Kind::Link => "link",
+    }
+}

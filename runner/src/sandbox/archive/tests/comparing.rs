@@ -1,0 +1,195 @@
+//! What `compare` sees, and what `remove` removes.
+
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+fn unpacked() -> Room {
+    let room = Room::new();
+    let archive = Tar::new()
+        .file("bin/app", "program")
+        .file("config.toml", "twenty bytes of text")
+        .dir("empty")
+        .symlink("run", "bin/app")
+        .end();
+    room.unpack("a.tar", &archive, &Limits::default()).unwrap();
+    room
+}
+
+/// What is reported after `change` was done to the folder.
+#[track_caller]
+fn check(change: impl FnOnce(&Path), wanted: &[&str]) {
+    let room = unpacked();
+    change(&room.path("new"));
+    assert_eq!(compare(&room.dir, "new").unwrap(), wanted);
+}
+
+#[test]
+fn every_kind_of_change() {
+    check(|_| {}, &[]);
+    check(|root| fs::remove_file(root.join("bin/app")).unwrap(), &["missing: bin/app"]);
+    check(|root| fs::remove_dir_all(root.join("bin")).unwrap(), &["missing: bin"]);
+    check(|root| fs::remove_dir(root.join("empty")).unwrap(), &["missing: empty"]);
+    check(
+        |root| fs::write(root.join("config.toml"), "twelve bytes").unwrap(),
+        &["changed: config.toml (size 12, was 20)"],
+    );
+    check(
+        |root| fs::write(root.join("config.toml"), "TWENTY BYTES OF TEXT").unwrap(),
+        &["changed: config.toml (modified since)"],
+    );
+    check(
+        |root| {
+            fs::remove_file(root.join("run")).unwrap();
+            symlink("config.toml", root.join("run")).unwrap();
+        },
+        &["changed: run (leads to config.toml, was bin/app)"],
+    );
+    check(
+        |root| {
+            fs::remove_file(root.join("run")).unwrap();
+            fs::create_dir(root.join("run")).unwrap();
+        },
+        &["changed: run (a directory, was a link)"],
+    );
+    // A directory that is a link now: what was in it is not looked for behind the link.
+    check(
+        |root| {
+            fs::rename(root.join("bin"), root.join("moved")).unwrap();
+            symlink("moved", root.join("bin")).unwrap();
+        },
+        &["changed: bin (a link, was a directory)"],
+    );
+    check(
+        |root| {
+            fs::remove_file(root.join("run")).unwrap();
+            fs::remove_file(root.join("bin/app")).unwrap();
+        },
+        &["missing: bin/app", "missing: run"],
+    );
+}
+
+#[test]
+fn what_is_no_change() {
+    check(|root| fs::write(root.join("added"), "").unwrap(), &[]);
+    check(|root| fs::write(root.join("empty/added"), "").unwrap(), &[]);
+    check(|root| fs::set_permissions(root.join("bin/app"), fs::Permissions::from_mode(0o600)).unwrap(), &[]);
+    let room = unpacked();
+    fs::rename(room.path("new"), room.path("renamed")).unwrap();
+    assert_eq!(compare(&room.dir, "renamed").unwrap(), [""; 0]);
+}
+
+#[test]
+fn the_list_itself() {
+    check(|root| fs::remove_file(root.join(list::NAME)).unwrap(), &["its list of files is missing"]);
+    let text = fs::read_to_string(unpacked().path("new").join(list::NAME)).unwrap();
+    assert!(text.starts_with("pawl-files 1 5\ndir 0 0.000000000 755 bin\nfile 7 1700000000.000000000 644 bin/app\n"));
+    let damaged = ["its list of files is damaged"];
+    for end in 0..text.len() {
+        check(|root| fs::write(root.join(list::NAME), &text[..end]).unwrap(), &damaged);
+    }
+    check(|root| fs::write(root.join(list::NAME), text.replace("file 7", "file 8")).unwrap(), &damaged);
+    check(|root| fs::write(root.join(list::NAME), [&b"\xff"[..], text.as_bytes()].concat()).unwrap(), &damaged);
+    check(|root| fs::write(root.join(list::NAME), format!("{text}more\n")).unwrap(), &damaged);
+    let newer = text.replace("pawl-files 1", "pawl-files 2");
+    let unknown = ["its list of files has a format that is not known here"];
+    check(|root| fs::write(root.join(list::NAME), newer).unwrap(), &unknown);
+    // With a right hash, it still may not lead out.
+    let body = "pawl-files 1 1\nfile 8 0.000000000 644 ../../outside\n";
+    let forged = format!("{body}blake3 {}\n", blake3::hash(body.as_bytes()));
+    check(|root| fs::write(root.join(list::NAME), forged).unwrap(), &damaged);
+    check(
+        |root| {
+            fs::remove_file(root.join(list::NAME)).unwrap();
+            symlink("../../outside", root.join(list::NAME)).unwrap();
+        },
+        &damaged,
+    );
+    check(
+        |root| {
+            fs::remove_file(root.join(list::NAME)).unwrap();
+            fs::create_dir(root.join(list::NAME)).unwrap();
+        },
+        &damaged,
+    );
+}
+
+#[test]
+fn the_folder_itself() {
+    let room = Room::new();
+    assert_eq!(compare(&room.dir, "new").unwrap(), ["missing: new"]);
+    assert_eq!(compare(&room.dir, "no/parent").unwrap(), ["missing: no/parent"]);
+    fs::write(room.path("new"), "").unwrap();
+    assert_eq!(compare(&room.dir, "new").unwrap(), ["changed: new (not a directory any more)"]);
+    fs::remove_file(room.path("new")).unwrap();
+    symlink("..", room.path("new")).unwrap();
+    assert_eq!(compare(&room.dir, "new").unwrap(), ["changed: new (not a directory any more)"]);
+    assert!(compare(&room.dir, "..").is_err());
+}
+
+#[test]
+fn at_most_twenty_lines() {
+    let room = Room::new();
+    let tar = (0..30).fold(Tar::new(), |tar, number| tar.file(&format!("f{number:02}"), ""));
+    room.unpack("a.tar", &tar.end(), &Limits::default()).unwrap();
+    for number in 0..30 {
+        fs::remove_file(room.path(&format!("new/f{number:02}"))).unwrap();
+    }
+    let lines = compare(&room.dir, "new").unwrap();
+    assert_eq!((lines.len(), lines[18].as_str(), lines[19].as_str()), (20, "missing: f18", "and 11 more"));
+    fs::write(room.path("new/f00"), "").unwrap();
+    assert_eq!(compare(&room.dir, "new").unwrap()[0], "changed: f00 (modified since)");
+}
+
+#[test]
+fn removing() {
+    let room = unpacked();
+    fs::create_dir_all(room.path("new/a/b/c")).unwrap();
+    symlink("../../..", room.path("new/a/out")).unwrap();
+    symlink("../../../outside", room.path("new/a/file-out")).unwrap();
+    remove(&room.dir, "new").unwrap();
+    room.assert_untouched();
+    remove(&room.dir, "new").unwrap();
+    remove(&room.dir, "no/such/parent").unwrap();
+    for path in ["", ".", "..", "a/..", "/"] {
+        assert!(matches!(remove(&room.dir, path), Err(ArchiveError::NoFolder(_))), "{path:?}");
+    }
+    assert!(remove(&room.dir, "../outside").is_err());
+    fs::create_dir(room.temp.path().join("beside")).unwrap();
+    fs::write(room.temp.path().join("beside/f"), "").unwrap();
+    symlink("../beside", room.path("link")).unwrap();
+    remove(&room.dir, "link").unwrap();
+    assert!(room.temp.path().join("beside/f").exists() && !room.path("link").exists());
+    fs::write(room.path("file"), "").unwrap();
+    remove(&room.dir, "file").unwrap();
+    assert!(!room.path("file").exists());
+}
+
+/// Root may do anything, so this is done as somebody else.
+#[test]
+fn directories_without_rights_are_removed() {
+    let room = unpacked();
+    fs::create_dir_all(room.path("new/a/b/c")).unwrap();
+    fs::write(room.path("new/a/b/f"), "").unwrap();
+    for (path, mode) in [("new/a/b", 0o000), ("new/a", 0o500), ("new/empty", 0o555), ("new", 0o100)] {
+        fs::set_permissions(room.path(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    if rustix::process::geteuid().is_root() {
+        let nobody = 65_534;
+        for path in ["new/a/b/c", "new/a/b/f", "new/a/b", "new/a", "new/empty", "new/bin/app", "new/bin", "new", "."] {
+            std::os::unix::fs::chown(room.path(path), Some(nobody), Some(nobody)).unwrap();
+        }
+        fs::set_permissions(room.temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            if rustix::process::geteuid().is_root() {
+                // This thread's only.
+                rustix::thread::set_thread_uid(rustix::fs::Uid::from_raw(65_534)).unwrap();
+                assert!(fs::read_dir(room.path("new")).is_err(), "the test must not pass by root's rights");
+            }
+            remove(&room.dir, "new").unwrap();
+        });
+    });
+    room.assert_untouched();
+}

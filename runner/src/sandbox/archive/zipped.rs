@@ -1,0 +1,262 @@
+//! Zip: spooled to a file without a name, checked against the digest, then extracted.
+//!
+//! A zip is read from its end, so it can't be streamed. Only what is stored or deflated is supported; encrypted
+//! entries, several disks and data before or after the archive are refused.
+//! Format: PKWARE APPNOTE 6.3.10.
+
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader, Read, Write as _},
+    os::unix::fs::FileExt as _,
+};
+
+use rustix::{
+    fd::BorrowedFd,
+    fs::{FileType, Mode, OFlags},
+    io::Errno,
+};
+use zip::{ExtraField, ZipArchive, result::ZipError};
+
+use super::{
+    decode::damage,
+    entry::{Attributes, EntryPath, Modified},
+    error::{ArchiveError, Limit, Refusal},
+    pipeline::{CHUNK, Chunks},
+    tree::Tree,
+};
+
+/// Bytes of the record that ends every zip, without its comment.
+const END: usize = 22;
+/// The name that the spool has for a moment on filesystems without `O_TMPFILE`.
+const SPOOL: &str = ".pawl-spool";
+
+/// Makes a file that nobody sees, in the filesystem of `folder`. It is gone with the process, however that ends.
+pub(super) fn spool(folder: BorrowedFd<'_>) -> Result<File, ArchiveError> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    let file = match rustix::fs::openat(folder, ".", flags | OFlags::TMPFILE, mode) {
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
+            rustix::fs::openat(folder, SPOOL, flags | OFlags::CREATE | OFlags::EXCL, mode).and_then(|file| {
+                rustix::fs::unlinkat(folder, SPOOL, rustix::fs::AtFlags::empty())?;
+                Ok(file)
+            })
+        }
+        other => other,
+    };
+    file.map(File::from).map_err(ArchiveError::disk("created", SPOOL))
+}
+
+/// Writes everything in `chunks` to the spool.
+pub(super) fn fill(mut spool: &File, mut chunks: Chunks) -> Result<(), ArchiveError> {
+    loop {
+        let bytes = chunks.fill_buf().map_err(|error| damage(&error))?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        spool.write_all(bytes).map_err(ArchiveError::disk("written", SPOOL))?;
+        let count = bytes.len();
+        chunks.consume(count);
+    }
+}
+
+/// Extracts the zip of `length` bytes in the spool.
+pub(super) fn extract(spool: &File, length: u64, tree: &mut Tree<'_>) -> Result<(), ArchiveError> {
+    let comment = check_end(spool, length, tree.job().limits.max_files)?;
+    let mut archive = ZipArchive::new(BufReader::new(spool)).map_err(archive_error)?;
+    if archive.comment().len() != comment || archive.offset() != 0 {
+        return Err(ArchiveError::TrailingBytes);
+    }
+    if archive.has_duplicate_names() {
+        return Err(ArchiveError::refused(
+            &duplicate(spool, archive.central_directory_start(), length)?,
+            Refusal::Duplicate,
+        ));
+    }
+    if archive.has_overlapping_entries().map_err(archive_error)? {
+        return Err(ArchiveError::Damaged("entries share the same bytes".to_owned()));
+    }
+    let mut buffer = vec![0; CHUNK];
+    let mut total = 0;
+    for index in 0..archive.len() {
+        tree.job().check()?;
+        total = entry(&mut archive, index, &mut buffer, Content { total, length }, tree)?;
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+struct Content {
+    /// Bytes extracted so far.
+    total: u64,
+    /// Bytes of the archive.
+    length: u64,
+}
+
+fn entry(
+    archive: &mut ZipArchive<BufReader<&File>>,
+    index: usize,
+    buffer: &mut [u8],
+    Content { mut total, length }: Content,
+    tree: &mut Tree<'_>,
+) -> Result<u64, ArchiveError> {
+    let limits = tree.job().limits;
+    let meta = archive.metadata();
+    let about = meta.entry(index).map_err(archive_error)?;
+    let raw = about.name_raw();
+    let path = EntryPath::parse(raw, limits)?;
+    let refused = |refusal| ArchiveError::refused(path.as_str(), refusal);
+    if raw.contains(&b'\\') {
+        return Err(refused(Refusal::Backslash));
+    }
+    let mut source = archive.by_index(index).map_err(|error| match error {
+        ZipError::UnsupportedArchive(what) => refused(Refusal::Unsupported(what.to_owned())),
+        ZipError::CompressionMethodNotSupported(method) => {
+            refused(Refusal::Unsupported(format!("its compression method {method} is not supported")))
+        }
+        other => archive_error(other),
+    })?;
+    let modified = modified(&source);
+    // The upper half holds a Unix mode, when whoever made the archive had one.
+    let mode = source.external_attributes() >> 16;
+    let is_directory = raw.ends_with(b"/");
+    let kind = match FileType::from_raw_mode(mode) {
+        FileType::Unknown if mode & 0o170_000 == 0 && is_directory => FileType::Directory,
+        FileType::Unknown if mode & 0o170_000 == 0 => FileType::RegularFile,
+        FileType::RegularFile if is_directory => FileType::Directory,
+        kind => kind,
+    };
+    let attributes = |default| Attributes::parse(&path, if mode == 0 { default } else { mode & 0o7777 }, modified);
+    match kind {
+        FileType::Directory => {
+            tree.directory(path.clone(), attributes(0o755)?)?;
+            return Ok(total);
+        }
+        FileType::Symlink => {
+            let mut target = Vec::new();
+            let most = limits.max_path as u64 + 1;
+            source.by_ref().take(most).read_to_end(&mut target).map_err(|error| damage(&error))?;
+            tree.symlink(path.clone(), &target, modified)?;
+            return Ok(total);
+        }
+        FileType::RegularFile => {}
+        FileType::CharacterDevice => return Err(refused(Refusal::Special("a character device"))),
+        FileType::BlockDevice => return Err(refused(Refusal::Special("a block device"))),
+        FileType::Fifo => return Err(refused(Refusal::Special("a pipe"))),
+        FileType::Socket => return Err(refused(Refusal::Special("a socket"))),
+        FileType::Unknown => return Err(refused(Refusal::Special("something of an unknown type"))),
+    }
+    let size = source.size();
+    let mut left = size;
+    let mut file = tree.create(path.clone(), size, attributes(0o644)?)?;
+    loop {
+        tree.job().check()?;
+        let count = source.read(buffer).map_err(|error| damage(&error))?;
+        if count == 0 {
+            break;
+        }
+        total += count as u64;
+        left = left.checked_sub(count as u64).ok_or_else(|| wrong_size(&path))?;
+        limits.check_ratio(total, length)?;
+        file.write(&buffer[..count])?;
+    }
+    if left != 0 {
+        return Err(wrong_size(&path));
+    }
+    tree.close(file)?;
+    Ok(total)
+}
+
+fn wrong_size(path: &EntryPath) -> ArchiveError {
+    ArchiveError::Damaged(format!("the size of {:?} is not the one declared", path.as_str()))
+}
+
+/// Finds the record that ends the archive where the file ends, and checks the number of entries before the zip crate
+/// keeps them in memory. Returns the length of the archive's comment.
+fn check_end(spool: &File, length: u64, max_files: u64) -> Result<usize, ArchiveError> {
+    let read = |at: u64, count: u64| {
+        let mut bytes = vec![0; usize::try_from(count).unwrap_or(0)];
+        spool.read_exact_at(&mut bytes, at).map_err(|error| damage(&error))?;
+        Ok::<_, ArchiveError>(bytes)
+    };
+    let begin = length.saturating_sub((END + usize::from(u16::MAX)) as u64);
+    let tail = read(begin, length - begin)?;
+    // Where a record at this place says that the archive ends.
+    let end = |at: usize| at + END + usize::from(u16::from_le_bytes([tail[at + 20], tail[at + 21]]));
+    let mut places =
+        (0..(tail.len() + 1).saturating_sub(END)).rev().filter(|at| tail[*at..].starts_with(b"PK\x05\x06"));
+    let Some(at) = places.clone().find(|at| end(*at) == tail.len()) else {
+        return Err(match places.any(|at| end(at) < tail.len()) {
+            true => ArchiveError::TrailingBytes,
+            false => ArchiveError::Truncated,
+        });
+    };
+    let mut entries = u64::from(u16::from_le_bytes([tail[at + 10], tail[at + 11]]));
+    let locator = at.checked_sub(20).map(|locator| &tail[locator..at]).filter(|bytes| bytes.starts_with(b"PK\x06\x07"));
+    if let Some(record) = locator.and_then(|bytes| bytes[8..].first_chunk()).map(|bytes| u64::from_le_bytes(*bytes)) {
+        let record = read(record.min(length), 40)?;
+        entries = record.last_chunk().map_or(entries, |bytes| u64::from_le_bytes(*bytes));
+    }
+    if entries > max_files {
+        return Err(ArchiveError::Limit { limit: Limit::Files, most: max_files, entry: None });
+    }
+    Ok(tail.len() - at - END)
+}
+
+/// The name that occurs twice in the central directory: of equal names, the zip crate keeps the last and does not tell.
+fn duplicate(spool: &File, start: u64, length: u64) -> Result<String, ArchiveError> {
+    let mut bytes = vec![0; usize::try_from(length.saturating_sub(start)).unwrap_or(0)];
+    spool.read_exact_at(&mut bytes, start).map_err(|error| damage(&error))?;
+    let mut rest = bytes.as_slice();
+    let mut names = std::collections::HashSet::new();
+    while rest.starts_with(b"PK\x01\x02") && rest.len() > 46 {
+        let field = |at: usize| usize::from(u16::from_le_bytes([rest[at], rest[at + 1]]));
+        let name = rest.get(46..46 + field(28)).unwrap_or_default();
+        if !names.insert(name) {
+            return Ok(String::from_utf8_lossy(name).into_owned());
+        }
+        rest = rest.get(46 + field(28) + field(30) + field(32)..).unwrap_or_default();
+    }
+    Err(ArchiveError::Damaged("the central directory can't be read".to_owned()))
+}
+
+/// The time of modification: UTC, where the archive has it, else the local time of whoever made it, taken for UTC.
+fn modified<R: Read>(file: &zip::read::ZipFile<'_, R>) -> Modified {
+    let exact = file.extra_data_fields().find_map(|field| match field {
+        ExtraField::ExtendedTimestamp(times) => times.mod_time(),
+        // The zip crate's enum, which may grow.
+        _ => None,
+    });
+    let seconds = match (exact, file.last_modified()) {
+        (Some(seconds), _) => i64::from(seconds),
+        (None, Some(time)) => {
+            days(time.year().into(), time.month().into(), time.day().into()) * 86_400
+                + i64::from(time.hour()) * 3600
+                + i64::from(time.minute()) * 60
+                + i64::from(time.second())
+        }
+        (None, None) => 0,
+    };
+    Modified { seconds, nanos: 0 }
+}
+
+/// Days from 1970 to a date of the Gregorian calendar: years begin in March here, so that the leap day comes last.
+fn days(year: i64, month: i64, day: i64) -> i64 {
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 719_469
+}
+
+fn archive_error(error: ZipError) -> ArchiveError {
+    match error {
+        ZipError::Io(error) => damage(&error),
+        other => ArchiveError::Damaged(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+#[test]
+fn days_of_the_calendar() {
+    assert_eq!(days(1970, 1, 1), 0);
+    assert_eq!(days(1980, 1, 1), 3652);
+    assert_eq!(days(2000, 2, 29), 11_016);
+    assert_eq!(days(2024, 12, 31), 20_088);
+}

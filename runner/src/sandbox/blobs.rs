@@ -1,0 +1,307 @@
+//! The capability `blobs`: sources are opened here, and read by the native pipeline in [`archive`].
+//!
+//! Invariants: bytes never cross the sandbox; a source without an expected digest is not opened; when a call is given up,
+//! its native work is told to stop and cleans up. Deliberately absent: formats and limits, which are the archive's.
+
+use std::{
+    io::{self, Read},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use cap_std::fs::Dir;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use url::Url;
+use wasmtime::component::Resource;
+
+use super::{
+    archive::{self, ArchiveError, Job, Limits},
+    bindings::{HostError, blobs},
+    failure,
+    gate::{Gate, Source},
+    host::Host,
+    log::GuestLog,
+    net::{self, Download, Request},
+};
+use crate::{
+    journal::event::{Failure, Progress},
+    plan::Digest,
+};
+
+/// How often progress of an archive is told.
+const PULSE: Duration = Duration::from_millis(100);
+
+/// A source that was opened and not yet read.
+pub struct Blob {
+    content: Content,
+    /// The last part of the path: it may name the format.
+    name: String,
+    digest: Digest,
+    size: Option<u64>,
+}
+
+enum Content {
+    File(cap_std::fs::File),
+    Web(Download),
+}
+
+impl From<ArchiveError> for Failure {
+    fn from(error: ArchiveError) -> Self {
+        let kind = error.kind();
+        let mut failure = failure(kind, error.to_string());
+        failure.hint = error.hint();
+        failure.retryable = kind == "transient";
+        failure
+    }
+}
+
+impl From<net::NetError> for Failure {
+    fn from(error: net::NetError) -> Self {
+        let mut failure = failure(error.kind().as_str(), error.to_string());
+        failure.hint = error.hint();
+        failure.retryable = error.retryable();
+        failure
+    }
+}
+
+/// The digest that is published for a source, or of its content if it is a file and none is.
+pub(super) async fn resolve(gate: &Gate, source: &str) -> Result<Digest, Failure> {
+    match gate.source(source)? {
+        Source::File { dir, path } => {
+            let (folder, name) = path.rsplit_once('/').unwrap_or((".", &path));
+            for (list, is_of_one) in [(format!("{path}.sha256"), true), (format!("{folder}/SHA256SUMS"), false)] {
+                match dir.read_to_string(&list) {
+                    Ok(text) => {
+                        if let Some(digest) = stated(&text, name, is_of_one, &list)? {
+                            return Ok(digest);
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(failure("permanent", format!("can't read {list}: {error}"))),
+                }
+            }
+            let file = open(dir, &path)?;
+            let digest = native(move |_| archive::digest(file)).await?;
+            digest.map_err(|error| failure("transient", format!("can't read {path}: {error}")))
+        }
+        Source::Web(url) => {
+            let name = url.path_segments().and_then(Iterator::last).unwrap_or_default().to_owned();
+            let mut beside = url.clone();
+            beside.set_path(&format!("{}.sha256", url.path()));
+            let sums = url.join("SHA256SUMS").map_err(|error| failure("invalid-config", error.to_string()))?;
+            for (list, is_of_one) in [(beside, true), (sums, false)] {
+                let request = Request::new("GET", list.as_str())?;
+                let response = gate.client().send(request).await?;
+                match response.status {
+                    200 => {
+                        let text = String::from_utf8_lossy(&response.body);
+                        if let Some(digest) = stated(&text, &name, is_of_one, list.as_str())? {
+                            return Ok(digest);
+                        }
+                    }
+                    404 | 403 | 410 => {}
+                    status => {
+                        let mut failure = failure("transient", format!("{list} answered with status {status}"));
+                        failure.retryable = status >= 500 || status == 429;
+                        return Err(failure);
+                    }
+                }
+            }
+            Err(failure("invalid-config", format!("no digest is known for {}", shown(&url)))
+                .with_hint("write `digest: sha256:…` beside `from`, or publish it as `<file>.sha256`"))
+        }
+    }
+}
+
+/// The digest of `name` in the text of a `.sha256` file or of a list as `sha256sum` writes it.
+fn stated(text: &str, name: &str, is_of_one: bool, list: &str) -> Result<Option<Digest>, Failure> {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let entry = lines.find_map(|line| {
+        let (digest, file) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let file = file.trim_start().trim_start_matches('*').trim_start_matches("./");
+        (is_of_one || file == name).then_some(digest)
+    });
+    match entry {
+        Some(digest) => digest.parse().map(Some).map_err(|error| failure("bad-content", format!("{list}: {error}"))),
+        None if is_of_one => Err(failure("bad-content", format!("{list} is empty"))),
+        None => Ok(None),
+    }
+}
+
+/// A URL for people, without its query: it may be signed.
+fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.to_string()
+}
+
+fn open(dir: &Dir, path: &str) -> Result<cap_std::fs::File, Failure> {
+    dir.open(path).map_err(|error| {
+        let kind = if error.kind() == io::ErrorKind::NotFound { "not-found" } else { "permanent" };
+        failure(kind, format!("can't open {path}: {error}"))
+    })
+}
+
+/// Runs blocking work on a thread of its own; if the call is given up, the work is told to stop.
+async fn native<T: Send + 'static>(work: impl FnOnce(Arc<AtomicBool>) -> T + Send + 'static) -> Result<T, Failure> {
+    struct StopOnDrop(Arc<AtomicBool>);
+    impl Drop for StopOnDrop {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let stop = StopOnDrop(Arc::default());
+    let seen = Arc::clone(&stop.0);
+    let done = tokio::task::spawn_blocking(move || work(seen)).await;
+    done.map_err(|error| failure("permanent", format!("native work broke off: {error}")))
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct Options {
+    max_files: Option<u64>,
+    max_bytes: Option<u64>,
+    max_ratio: Option<u64>,
+    max_path: Option<usize>,
+}
+
+impl Options {
+    fn limits(text: &str) -> Result<Limits, Failure> {
+        let options: Self =
+            serde_json::from_str(text).map_err(|error| failure("invalid-config", format!("limits: {error}")))?;
+        let stock = Limits::default();
+        Ok(Limits {
+            max_files: options.max_files.unwrap_or(stock.max_files),
+            max_bytes: options.max_bytes.unwrap_or(stock.max_bytes),
+            max_ratio: options.max_ratio.unwrap_or(stock.max_ratio),
+            max_path: options.max_path.unwrap_or(stock.max_path),
+        })
+    }
+}
+
+/// Hands chunks that arrive in a task to a thread that reads.
+struct Arriving {
+    chunks: mpsc::Receiver<io::Result<Vec<u8>>>,
+    chunk: io::Cursor<Vec<u8>>,
+}
+
+impl Read for Arriving {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let read = self.chunk.read(buffer)?;
+            if read > 0 {
+                return Ok(read);
+            }
+            match self.chunks.blocking_recv() {
+                Some(chunk) => self.chunk = io::Cursor::new(chunk?),
+                None => return Ok(0),
+            }
+        }
+    }
+}
+
+fn arriving(mut download: Download) -> Arriving {
+    let (sender, chunks) = mpsc::channel(16);
+    tokio::spawn(async move {
+        loop {
+            let chunk = match download.next().await {
+                Ok(Some(chunk)) => Ok(chunk.to_vec()),
+                Ok(None) => return,
+                Err(error) => Err(io::Error::other(error)),
+            };
+            let is_last = chunk.is_err();
+            if sender.send(chunk).await.is_err() || is_last {
+                return;
+            }
+        }
+    });
+    Arriving { chunks, chunk: io::Cursor::default() }
+}
+
+fn meter(log: GuestLog, name: String, total: Option<u64>) -> impl Fn(u64) + Sync {
+    let last = Mutex::new(None::<Instant>);
+    move |done| {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| last.elapsed() >= PULSE) {
+            *last = Some(Instant::now());
+            log.send(Progress::Meter { task: name.clone(), done, total, unit: "bytes".to_owned() });
+        }
+    }
+}
+
+impl blobs::Host for Host {
+    async fn resolve(&mut self, source: String) -> Result<String, HostError> {
+        Ok(resolve(&self.gate, &source).await?.to_string())
+    }
+
+    async fn fetch(&mut self, source: String, digest: String) -> Result<Resource<Blob>, HostError> {
+        let digest = digest.parse().map_err(|error| failure("invalid-config", format!("{error}")))?;
+        let blob = match self.gate.source(&source)? {
+            Source::File { dir, path } => {
+                let file = open(dir, &path)?;
+                let size = file.metadata().ok().map(|metadata| metadata.len());
+                Blob { content: Content::File(file), name: path, digest, size }
+            }
+            Source::Web(url) => {
+                let download = self.gate.client().open(&url).await.map_err(Failure::from)?;
+                let size = download.size();
+                Blob { content: Content::Web(download), name: url.path().to_owned(), digest, size }
+            }
+        };
+        Ok(self.table.push(blob)?)
+    }
+
+    async fn unpack(
+        &mut self,
+        blob: Resource<Blob>,
+        dir: String,
+        path: String,
+        options: String,
+    ) -> Result<String, HostError> {
+        let limits = Options::limits(&options)?;
+        let into = self.gate.writable(&dir)?.try_clone();
+        let into = into.map_err(|error| failure("permanent", format!("directory `{dir}`: {error}")))?;
+        let Blob { content, name, digest, size } = self.table.delete(blob)?;
+        let source: Box<dyn Read + Send> = match content {
+            Content::File(file) => Box::new(file),
+            Content::Web(download) => Box::new(arriving(download)),
+        };
+        let progress = meter(self.log.clone(), name.clone(), size);
+        let unpacked = native(move |stop| {
+            let job = Job { name: &name, expected: &digest, limits: &limits, stop: &stop, progress: &progress };
+            archive::unpack(source, &job, &into, &path)
+        });
+        let unpacked = unpacked.await?.map_err(Failure::from)?;
+        let counts = serde_json::json!({
+            "files": unpacked.files, "bytes": unpacked.bytes, "archive-bytes": unpacked.archive_bytes,
+        });
+        Ok(counts.to_string())
+    }
+
+    async fn compare(&mut self, dir: String, path: String) -> Result<Vec<String>, HostError> {
+        let within = self.gate.dir(&dir)?.try_clone();
+        let within = within.map_err(|error| failure("permanent", format!("directory `{dir}`: {error}")))?;
+        Ok(native(move |_| archive::compare(&within, &path)).await?.map_err(Failure::from)?)
+    }
+
+    async fn remove(&mut self, dir: String, path: String) -> Result<(), HostError> {
+        let within = self.gate.writable(&dir)?.try_clone();
+        let within = within.map_err(|error| failure("permanent", format!("directory `{dir}`: {error}")))?;
+        Ok(native(move |_| archive::remove(&within, &path)).await?.map_err(Failure::from)?)
+    }
+}
+
+impl blobs::HostBlob for Host {
+    async fn digest(&mut self, blob: Resource<Blob>) -> wasmtime::Result<String> {
+        Ok(self.table.get(&blob)?.digest.to_string())
+    }
+
+    async fn drop(&mut self, blob: Resource<Blob>) -> wasmtime::Result<()> {
+        self.table.delete(blob)?;
+        Ok(())
+    }
+}

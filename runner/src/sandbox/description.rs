@@ -1,0 +1,214 @@
+//! What a module says of itself, and whether a configuration fits it. The JSON that `describe` returns can grow: members
+//! that are not known are passed over.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::journal::event::{Failure, Phase};
+
+/// A module's own description.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Description {
+    pub name: String,
+    pub version: String,
+    pub summary: String,
+    /// JSON Schema of the step's `with`.
+    pub config: Value,
+    #[serde(default)]
+    pub needs: Vec<Need>,
+    pub phase: Phase,
+    #[serde(default)]
+    pub exposes: bool,
+    #[serde(default)]
+    repeatable: bool,
+    /// A pointer into the configuration; where it is true, the step is repeatable although the module is not.
+    #[serde(default)]
+    repeatable_config: Option<String>,
+    #[serde(default)]
+    probes: bool,
+    /// Pointers into the configuration; where there are any, it has a probe only if one of them has a value.
+    #[serde(default)]
+    probes_config: Vec<String>,
+}
+
+/// A capability that a module needs.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Need {
+    pub capability: Capability,
+    /// A JSON pointer to the value of the configuration that names the grant. Without it, or where the configuration
+    /// has no such value, any grant of the kind will do.
+    #[serde(default)]
+    pub config: Option<String>,
+    /// `ro` or `rw`, of directories.
+    #[serde(default)]
+    pub access: Option<String>,
+    pub reason: String,
+}
+
+/// What can be granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Capability {
+    Dirs,
+    Http,
+    Tcp,
+    Databases,
+    Programs,
+}
+
+/// What `x-pawl-input` in a schema says of a value: which files it makes an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputKind {
+    /// A source: `file:<dir>/<path>`, or an address, whose content the release's digest stands for.
+    Source,
+    /// A granted directory, with all its files.
+    Dir,
+    /// A path `<dir>/<path>`.
+    Path,
+}
+
+/// Why a description can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DescriptionError {
+    #[error("it can't describe itself: {}", .0.message)]
+    Call(Failure),
+    #[error("its description can't be read: {0}")]
+    Form(String),
+}
+
+/// A value of the configuration that its schema does not allow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mismatch {
+    /// JSON pointer to the value.
+    pub pointer: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl Description {
+    pub(super) fn parse(text: &str) -> Result<Self, DescriptionError> {
+        let description: Self = serde_json::from_str(text).map_err(|error| DescriptionError::Form(error.to_string()))?;
+        jsonschema::validator_for(&description.config).map_err(|error| DescriptionError::Form(error.to_string()))?;
+        Ok(description)
+    }
+
+    /// Whether it can tell if an effect holds, with this configuration.
+    #[must_use]
+    pub fn has_probe(&self, config: &Value) -> bool {
+        let is_set = |pointer: &String| config.pointer(pointer).is_some();
+        self.probes && (self.probes_config.is_empty() || self.probes_config.iter().any(is_set))
+    }
+
+    /// Whether it may run again after an unknown outcome, with this configuration.
+    #[must_use]
+    pub fn may_repeat(&self, config: &Value) -> bool {
+        let configured = self.repeatable_config.as_deref().and_then(|pointer| config.pointer(pointer));
+        self.repeatable || configured == Some(&Value::Bool(true))
+    }
+
+    /// What the schema does not allow in a configuration. `is_open` tells of values that are only known later.
+    #[must_use]
+    pub fn mismatches(&self, config: &Value, is_open: impl Fn(&str) -> bool) -> Vec<Mismatch> {
+        let Ok(validator) = jsonschema::validator_for(&self.config) else { return Vec::new() };
+        let mismatch = |error: jsonschema::ValidationError<'_>| Mismatch {
+            pointer: error.instance_path().to_string(),
+            message: error.to_string(),
+        };
+        validator.iter_errors(config).map(mismatch).filter(|mismatch| !is_open(&mismatch.pointer)).collect()
+    }
+
+    /// The values of a configuration that name input files.
+    #[must_use]
+    pub fn inputs(&self, config: &Value) -> Vec<(InputKind, String)> {
+        let kinds = [("source", InputKind::Source), ("dir", InputKind::Dir), ("path", InputKind::Path)];
+        let mut found = Vec::new();
+        annotated(&self.config, config, "x-pawl-input", &mut |word, value| {
+            let kind = kinds.iter().find(|(name, _)| word == *name);
+            if let (Some((_, kind)), Some(text)) = (kind, value.as_str()) {
+                found.push((*kind, text.to_owned()));
+            }
+        });
+        found
+    }
+
+    /// The values that tell the release: its source, and its digest if the plan states it.
+    #[must_use]
+    pub fn release(&self, config: &Value) -> (Option<String>, Option<String>) {
+        let (mut source, mut digest) = (None, None);
+        annotated(&self.config, config, "x-pawl-release", &mut |word, value| match word {
+            "source" => source = value.as_str().map(str::to_owned),
+            "digest" => digest = value.as_str().map(str::to_owned),
+            _ => {}
+        });
+        (source, digest)
+    }
+}
+
+/// Calls `each` with every annotation of a schema and the value of the configuration that it stands at.
+fn annotated(schema: &Value, config: &Value, annotation: &str, each: &mut impl FnMut(&str, &Value)) {
+    if let Some(word) = schema.get(annotation).and_then(Value::as_str) {
+        each(word, config);
+    }
+    if let (Some(properties), Value::Object(config)) = (schema.get("properties").and_then(Value::as_object), config) {
+        for (name, value) in config {
+            if let Some(schema) = properties.get(name).or_else(|| schema.get("additionalProperties")) {
+                annotated(schema, value, annotation, each);
+            }
+        }
+    } else if let (Some(schema), Value::Object(config)) = (schema.get("additionalProperties"), config) {
+        for value in config.values() {
+            annotated(schema, value, annotation, each);
+        }
+    }
+    if let (Some(schema), Value::Array(items)) = (schema.get("items"), config) {
+        for item in items {
+            annotated(schema, item, annotation, each);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn description() -> Description {
+        let text = json!({
+            "name": "x", "version": "1", "summary": "s", "phase": "commit", "repeatable-config": "/again", "future": 1,
+            "config": {
+                "type": "object", "required": ["from"], "additionalProperties": false,
+                "properties": {
+                    "from": {"type": "string", "x-pawl-input": "source", "x-pawl-release": "source"},
+                    "digest": {"type": "string", "x-pawl-release": "digest"},
+                    "again": {"type": "boolean"},
+                    "templates": {"type": "object", "additionalProperties": {"type": "string", "x-pawl-input": "path"}},
+                },
+            },
+        });
+        Description::parse(&text.to_string()).unwrap()
+    }
+
+    #[test]
+    fn annotations_find_values_at_any_depth() {
+        let config = json!({"from": "file:dist/a", "digest": "sha256:00", "templates": {"a": "t/a", "b": "t/b"}});
+        let found = description().inputs(&config);
+        let expected = [(InputKind::Source, "file:dist/a"), (InputKind::Path, "t/a"), (InputKind::Path, "t/b")];
+        assert_eq!(found, expected.map(|(kind, text)| (kind, text.to_owned())));
+        assert_eq!(description().release(&config), (Some("file:dist/a".into()), Some("sha256:00".into())));
+    }
+
+    #[test]
+    fn a_mismatch_names_its_place() {
+        let found = description().mismatches(&json!({"from": 7}), |_| false);
+        assert_eq!(found, [Mismatch { pointer: "/from".into(), message: "7 is not of type \"string\"".into() }]);
+        assert_eq!(description().mismatches(&json!({"from": 7}), |pointer| pointer == "/from"), []);
+    }
+
+    #[test]
+    fn the_configuration_can_make_a_step_repeatable() {
+        assert!(!description().may_repeat(&json!({})));
+        assert!(description().may_repeat(&json!({"again": true})));
+    }
+}

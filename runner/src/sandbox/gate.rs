@@ -1,0 +1,240 @@
+//! The one gate: every name that a guest says is looked up in the step's grants here, and nowhere else.
+//!
+//! Invariants: what is not granted is denied; a denial names step, capability and value, and the line that would grant
+//! it. Previews and probes get less than the plan grants: they read. Deliberately absent: doing anything.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use cap_std::{ambient_authority, fs::Dir};
+use url::Url;
+
+use super::{failure, net};
+use crate::{
+    journal::event::Failure,
+    plan::{Access, ArgumentPattern, Confidential, EnvGrant, Grants, ModuleRef, Step, StepId},
+};
+
+/// What a call is for, and so what it may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Say what it would do: reads only, and runs no program.
+    Preview,
+    /// See whether it holds: reads only.
+    Probe,
+    /// Do it, or undo it: all that is granted.
+    Act,
+}
+
+/// The grants of one call.
+pub(super) struct Gate {
+    step: StepId,
+    purpose: Purpose,
+    grants: Grants,
+    dirs: BTreeMap<String, (Dir, Access)>,
+    client: net::Client,
+}
+
+/// Where content comes from.
+#[derive(Debug)]
+pub(super) enum Source<'a> {
+    /// A file in a granted directory.
+    File { dir: &'a Dir, path: String },
+    /// An address.
+    Web(Url),
+}
+
+impl Gate {
+    /// Opens what is granted to a step, for one purpose.
+    ///
+    /// Writable directories are made when the step acts. One that is missing for a probe is not there to the step.
+    pub(super) fn open(step: &Step, purpose: Purpose) -> Result<Self, Failure> {
+        let mut dirs = BTreeMap::new();
+        for (name, grant) in &step.grants.dirs {
+            let access = if purpose == Purpose::Act { grant.access } else { Access::ReadOnly };
+            let problem = |error: std::io::Error| {
+                failure("permanent", format!("directory `{name}` ({}) can't be opened: {error}", grant.path.display()))
+            };
+            if access == Access::ReadWrite {
+                std::fs::create_dir_all(&grant.path).map_err(problem)?;
+            }
+            match Dir::open_ambient_dir(&grant.path, ambient_authority()) {
+                Ok(dir) => {
+                    dirs.insert(name.to_string(), (dir, access));
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && grant.access == Access::ReadWrite => {}
+                Err(error) => return Err(problem(error)),
+            }
+        }
+        let client = net::Client::new(step.grants.http.clone(), step.grants.tcp.clone());
+        Ok(Self { step: step.id.clone(), purpose, grants: step.grants.clone(), dirs, client })
+    }
+
+    pub(super) fn step(&self) -> &StepId {
+        &self.step
+    }
+
+    pub(super) fn client(&self) -> &net::Client {
+        &self.client
+    }
+
+    /// The granted directories that are there, with the access that this call has.
+    pub(super) fn dirs(&self) -> impl Iterator<Item = (&str, &Dir, Access)> {
+        self.dirs.iter().map(|(name, (dir, access))| (name.as_str(), dir, *access))
+    }
+
+    /// The host's path of a granted directory.
+    pub(super) fn host_path(&self, name: &str) -> Option<&PathBuf> {
+        self.grants.dirs.iter().find(|(granted, _)| granted.as_str() == name).map(|(_, grant)| &grant.path)
+    }
+
+    /// A granted directory, for reading.
+    pub(super) fn dir(&self, name: &str) -> Result<&Dir, Failure> {
+        if let Some((dir, _)) = self.dirs.get(name) {
+            return Ok(dir);
+        }
+        match self.host_path(name) {
+            Some(path) => Err(failure("not-found", format!("directory `{name}` ({}) is not there", path.display()))),
+            None => Err(self.denied("directory", name, &format!("dirs: {{ {name}: \"<path>:ro\" }}"))),
+        }
+    }
+
+    /// A granted directory, for writing.
+    pub(super) fn writable(&self, name: &str) -> Result<&Dir, Failure> {
+        let dir = self.dir(name)?;
+        match self.dirs.get(name) {
+            Some((_, Access::ReadWrite)) => Ok(dir),
+            _ if self.purpose != Purpose::Act => Err(self.reads_only("write to a directory")),
+            _ => Err(self.denied("writing to directory", name, &format!("dirs: {{ {name}: \"<path>\" }}"))),
+        }
+    }
+
+    /// A place in a granted directory, `<dir>/<path>`.
+    pub(super) fn place<'a>(&self, text: &'a str) -> Result<(&Dir, &'a str), Failure> {
+        let (name, path) = text.trim_start_matches('/').split_once('/').unwrap_or((text.trim_start_matches('/'), "."));
+        Ok((self.dir(name)?, path))
+    }
+
+    /// A source as modules write it: `file:<dir>/<path>` or a URL.
+    pub(super) fn source(&self, text: &str) -> Result<Source<'_>, Failure> {
+        if let Some(place) = text.strip_prefix("file:") {
+            let (dir, path) = self.place(place)?;
+            return Ok(Source::File { dir, path: path.to_owned() });
+        }
+        match Url::parse(text) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(Source::Web(url)),
+            Ok(_) | Err(_) => Err(failure("invalid-config", format!("{text:?} is no source"))
+                .with_hint("a source is `file:<granted directory>/<path>` or an http(s) URL")),
+        }
+    }
+
+    /// A granted database and whether it may be written to.
+    pub(super) fn database(&self, name: &str) -> Result<(&Confidential, Access), Failure> {
+        let granted = self.grants.databases.iter().find(|(granted, _)| granted.as_str() == name);
+        let Some((_, grant)) = granted else {
+            return Err(self.denied("database", name, &format!("databases: {{ {name}: \"sqlite:<path>\" }}")));
+        };
+        let access = if self.purpose == Purpose::Act { Access::ReadWrite } else { Access::ReadOnly };
+        Ok((&grant.url, access))
+    }
+
+    /// Whether an argument vector matches a grant, the program first.
+    pub(super) fn program(&self, argv: &[&str]) -> Result<(), Failure> {
+        if self.purpose == Purpose::Preview {
+            return Err(self.reads_only("run a program"));
+        }
+        if self.grants.programs.iter().any(|grant| matches(&grant.arguments, argv)) {
+            return Ok(());
+        }
+        let vector = serde_json::json!(argv);
+        Err(self.denied("program", &vector.to_string(), &format!("programs: [{vector}]")))
+    }
+
+    /// The environment of a granted program: what the plan sets, and of `wanted` what it leaves open.
+    pub(super) fn environment(&self, wanted: &BTreeMap<String, String>) -> Result<Vec<(String, String)>, Failure> {
+        let mut environment = Vec::new();
+        for (name, value) in wanted {
+            match self.grants.env.get(name) {
+                Some(EnvGrant::Open) => environment.push((name.clone(), value.clone())),
+                Some(EnvGrant::Set(_)) | None => {
+                    return Err(self.denied("environment variable", name, &format!("env: {{ {name}: }}")));
+                }
+            }
+        }
+        for (name, grant) in &self.grants.env {
+            if let EnvGrant::Set(value) = grant {
+                environment.push((name.clone(), value.value.reveal().to_owned()));
+            }
+        }
+        Ok(environment)
+    }
+
+    /// Whether a request of this method is one that this call may make.
+    pub(super) fn method(&self, method: &str) -> Result<(), Failure> {
+        if self.purpose == Purpose::Preview && !matches!(method, "GET" | "HEAD") {
+            return Err(self.reads_only(&format!("send {method} requests")));
+        }
+        Ok(())
+    }
+
+    fn denied(&self, capability: &str, value: &str, line: &str) -> Failure {
+        let step = &self.step;
+        failure("denied", format!("step `{step}` is not granted {capability} `{value}`"))
+            .with_hint(format!("to grant it, add to step `{step}` in the plan: grants: {{ {line} }}"))
+    }
+
+    fn reads_only(&self, what: &str) -> Failure {
+        let step = &self.step;
+        failure("denied", format!("step `{step}` may not {what} in a preview or a probe: they only look"))
+    }
+}
+
+fn matches(pattern: &[ArgumentPattern], argv: &[&str]) -> bool {
+    match (pattern, argv) {
+        ([ArgumentPattern::AnyRest], _) => true,
+        ([ArgumentPattern::Exact(text), pattern @ ..], [argument, argv @ ..]) => text == argument && matches(pattern, argv),
+        ([ArgumentPattern::AnyOne, pattern @ ..], [_, argv @ ..]) => matches(pattern, argv),
+        ([], []) => true,
+        ([ArgumentPattern::AnyRest, ..] | [], _) | (_, []) => false,
+    }
+}
+
+/// A module in words, for reports.
+#[must_use]
+pub fn name_of(uses: &ModuleRef) -> String {
+    match uses {
+        ModuleRef::Official(name) => name.clone(),
+        ModuleRef::File(path) => path.display().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(words: &[&str]) -> Vec<ArgumentPattern> {
+        let one = |word: &&str| match *word {
+            "*" => ArgumentPattern::AnyOne,
+            "**" => ArgumentPattern::AnyRest,
+            text => ArgumentPattern::Exact(text.to_owned()),
+        };
+        words.iter().map(one).collect()
+    }
+
+    #[test]
+    fn argument_vectors_match_as_a_whole() {
+        for (granted, asked, expected) in [
+            (&["/bin/ls"][..], &["/bin/ls"][..], true),
+            (&["/bin/ls"], &["/bin/ls", "-l"], false),
+            (&["/bin/ls"], &["ls"], false),
+            (&["/bin/ls"], &[], false),
+            (&["ctl", "restart", "*"], &["ctl", "restart", "shop"], true),
+            (&["ctl", "restart", "*"], &["ctl", "restart"], false),
+            (&["ctl", "restart", "*"], &["ctl", "restart", "shop", "db"], false),
+            (&["make", "**"], &["make"], true),
+            (&["make", "**"], &["make", "-j", "2"], true),
+            (&["make", "**"], &["cmake", "-j", "2"], false),
+        ] {
+            assert_eq!(matches(&pattern(granted), asked), expected, "{granted:?} {asked:?}");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! What one call has: its gate, its limits, its WASI, and the resources that it opened.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc::UnboundedSender;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+
+use super::{gate::Gate, limits::Limits, log::{GuestLog, Stream}};
+use crate::{
+    journal::event::{Failure, Level, Progress},
+    plan::Access,
+};
+
+/// The state of a store: one call.
+pub(super) struct Host {
+    pub(super) gate: Arc<Gate>,
+    pub(super) limits: Limits,
+    pub(super) log: GuestLog,
+    pub(super) table: ResourceTable,
+    wasi: WasiCtx,
+}
+
+impl Host {
+    /// WASI is always linked, and empty but for the granted directories, each seen as `/<name>`. No environment, no
+    /// arguments, no sockets; stdout and stderr go to the log.
+    pub(super) fn new(gate: Gate, limits: Limits, progress: UnboundedSender<Progress>) -> Result<Self, Failure> {
+        let log = GuestLog::new(progress);
+        let mut wasi = WasiCtxBuilder::new();
+        wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+        wasi.stdout(Stream::new(log.clone(), Level::Info)).stderr(Stream::new(log.clone(), Level::Warn));
+        for (name, _, access) in gate.dirs() {
+            let path = gate.host_path(name).map(std::path::PathBuf::as_path).unwrap_or_else(|| std::path::Path::new("."));
+            let permissions = match access {
+                Access::ReadOnly => FsPerms::ReadOnly,
+                Access::ReadWrite => FsPerms::ReadWrite,
+            };
+            wasi.preopened_dir(path, format!("/{name}"), permissions)
+                .map_err(|error| super::failure("permanent", format!("directory `{name}` can't be opened: {error}")))?;
+        }
+        Ok(Self { gate: Arc::new(gate), limits, log, table: ResourceTable::new(), wasi: wasi.build() })
+    }
+}
+
+impl WasiView for Host {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}

@@ -1,0 +1,156 @@
+//! The guest's log: `log.write`, `log.progress`, stdout and stderr, all bounded.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use tokio::{io::AsyncWrite, sync::mpsc::UnboundedSender};
+use wasmtime::{Error, Result};
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+
+use super::{bindings::log, host::Host, limits::Exceeded};
+use crate::journal::event::{Level, Progress};
+
+/// How many bytes of messages one call may log.
+const MOST_BYTES: usize = 4 << 20;
+
+/// How many messages and progress marks one call may log.
+const MOST_MESSAGES: usize = 20_000;
+
+/// A line of stdout or stderr is cut into pieces of this many bytes.
+const LONGEST_LINE: usize = 8 << 10;
+
+/// Where a guest's messages go.
+#[derive(Clone)]
+pub(super) struct GuestLog {
+    sink: UnboundedSender<Progress>,
+    spent: Arc<Spent>,
+}
+
+#[derive(Default)]
+struct Spent {
+    bytes: AtomicUsize,
+    messages: AtomicUsize,
+}
+
+impl GuestLog {
+    pub(super) fn new(sink: UnboundedSender<Progress>) -> Self {
+        Self { sink, spent: Arc::default() }
+    }
+
+    /// Passes a message on.
+    pub(super) fn write(&self, level: Level, message: String, fields: &str) -> Result<(), Exceeded> {
+        self.spend(message.len() + fields.len())?;
+        let fields = serde_json::from_str(fields).unwrap_or_default();
+        self.send(Progress::Log { level, message, fields });
+        Ok(())
+    }
+
+    /// Passes progress on. That of the host's own work is not counted.
+    pub(super) fn send(&self, progress: Progress) {
+        // Nobody listens any more when the attempt is over; then the message is of no use.
+        let _ = self.sink.send(progress);
+    }
+
+    fn spend(&self, bytes: usize) -> Result<(), Exceeded> {
+        let bytes = self.spent.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        let messages = self.spent.messages.fetch_add(1, Ordering::Relaxed);
+        if bytes > MOST_BYTES {
+            return Err(Exceeded { what: "log", limit: format!("{} MiB", MOST_BYTES >> 20) });
+        }
+        if messages > MOST_MESSAGES {
+            return Err(Exceeded { what: "log messages", limit: MOST_MESSAGES.to_string() });
+        }
+        Ok(())
+    }
+}
+
+impl log::Host for Host {
+    async fn write(&mut self, level: String, message: String, fields: String) -> Result<()> {
+        let level = match level.as_str() {
+            "error" => Level::Error,
+            "warn" => Level::Warn,
+            "debug" => Level::Debug,
+            "trace" => Level::Trace,
+            _ => Level::Info,
+        };
+        self.log.write(level, message, &fields).map_err(Error::new)
+    }
+
+    async fn progress(&mut self, task: String, done: u64, total: Option<u64>, unit: String) -> Result<()> {
+        self.log.spend(task.len() + unit.len()).map_err(Error::new)?;
+        self.log.send(Progress::Meter { task, done, total, unit });
+        Ok(())
+    }
+}
+
+/// A guest's stdout or stderr, line by line into its log.
+#[derive(Clone)]
+pub(super) struct Stream {
+    log: GuestLog,
+    level: Level,
+    line: Vec<u8>,
+}
+
+impl Stream {
+    pub(super) fn new(log: GuestLog, level: Level) -> Self {
+        Self { log, level, line: Vec::new() }
+    }
+
+    fn end_line(&mut self) -> io::Result<()> {
+        let line = std::mem::take(&mut self.line);
+        let text = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
+        self.log.write(self.level, text, "{}").map_err(io::Error::other)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if !self.line.is_empty() {
+            // Past its limit the guest has ended already.
+            let _ = self.end_line();
+        }
+    }
+}
+
+impl IsTerminal for Stream {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Stream {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(Self::new(self.log.clone(), self.level))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        for byte in bytes {
+            if *byte == b'\n' {
+                self.end_line()?;
+            } else {
+                self.line.push(*byte);
+                if self.line.len() >= LONGEST_LINE {
+                    self.end_line()?;
+                }
+            }
+        }
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,247 @@
+//! Runs modules: WASM components that reach only what the plan grants them.
+//!
+//! [`engine`] loads them, [`gate`] is the one place that checks grants, and each capability has a file: directories
+//! (`host`), [`blobs`], [`database`], [`http`], [`process`], [`log`]. [`Module`]'s methods are the five exports. A call that
+//! loops, hangs in a host call, takes too much memory, panics or floods its log ends as a typed failure, at most 50 ms
+//! after its deadline, and the runner goes on. Deliberately absent: what to call when; no record is written here.
+
+mod archive;
+mod bindings;
+mod blobs;
+mod config;
+mod database;
+mod description;
+mod engine;
+mod gate;
+mod host;
+mod http;
+mod inputs;
+mod limits;
+mod log;
+mod net;
+mod process;
+mod sqlite;
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::sync::mpsc::UnboundedSender;
+use wasmtime::Store;
+
+pub use description::{Capability, Description, DescriptionError, InputKind, Mismatch, Need};
+pub use engine::{LoadError, Module, Runtime, official};
+pub use gate::{Purpose, name_of};
+pub use inputs::{InputError, release_digest, watched};
+
+use self::{
+    bindings::{Module as Instance, exported, types},
+    gate::Gate,
+    host::Host,
+    limits::{Exceeded, Limits},
+};
+use crate::{
+    journal::{
+        Ended, Intent, UndoEnded, UndoIntent,
+        event::{Failure, Finding, Outcome, Progress, Receipt},
+    },
+    plan::Step,
+};
+
+/// The longest text of a receipt or a description that a module may return, in bytes.
+const LONGEST: usize = 32 << 10;
+
+/// A guest gives way this many ticks apart, so that its deadline is noticed.
+const YIELD_TICKS: u64 = 1;
+
+fn failure(kind: &str, message: impl Into<String>) -> Failure {
+    Failure::new(kind, message)
+}
+
+/// What `apply` would do, as a module tells it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Change {
+    /// `create`, `update`, `delete`, `run` or `check`.
+    pub action: String,
+    /// What it is done to.
+    pub subject: String,
+    /// More in a few words.
+    pub detail: String,
+}
+
+/// How a call ended that was not answered well.
+enum Broken {
+    /// The module said why.
+    Failed(Failure),
+    /// It trapped, or its time was up: what it did is not known.
+    Ended(Failure),
+}
+
+impl Broken {
+    fn into_failure(self) -> Failure {
+        match self {
+            Self::Failed(failure) | Self::Ended(failure) => failure,
+        }
+    }
+}
+
+/// Where a guest's messages go while a call runs.
+pub type Messages = UnboundedSender<Progress>;
+
+impl Runtime {
+    /// What a module says of itself.
+    ///
+    /// # Errors
+    /// [`DescriptionError`].
+    pub async fn describe(&self, module: &Module, step: &Step) -> Result<Description, DescriptionError> {
+        let (messages, _) = tokio::sync::mpsc::unbounded_channel();
+        let bare = Step { grants: Default::default(), timeout: Duration::from_secs(5), ..step.clone() };
+        let text = self
+            .call(module, &bare, Purpose::Preview, messages, async |instance, store| {
+                Ok(Ok(instance.pawl_step_step().call_describe(store).await?))
+            })
+            .await
+            .map_err(|broken| DescriptionError::Call(broken.into_failure()))?;
+        Description::parse(&text)
+    }
+
+    /// What `apply` would do.
+    ///
+    /// # Errors
+    /// The module's [`Failure`], or how the call ended.
+    pub async fn preview(&self, module: &Module, step: &Step, input: &Value, messages: Messages) -> Result<Vec<Change>, Failure> {
+        let input = input.to_string();
+        let changes = self.call(module, step, Purpose::Preview, messages, async |instance, store| {
+            instance.pawl_step_step().call_preview(store, &input).await
+        });
+        let changes = changes.await.map_err(Broken::into_failure)?;
+        let change = |types::Change { action, subject, detail }| Change { action, subject, detail };
+        Ok(changes.into_iter().map(change).collect())
+    }
+
+    /// Whether the effect of an input holds, here and now.
+    pub async fn probe(&self, module: &Module, step: &Step, input: &Value, messages: Messages) -> Finding {
+        let input = input.to_string();
+        let finding = self.call(module, step, Purpose::Probe, messages, async |instance, store| {
+            instance.pawl_step_step().call_probe(store, &input).await
+        });
+        match finding.await {
+            Ok(exported::Finding::Held(found)) => match receipt(found) {
+                Ok(receipt) => Finding::Held { receipt },
+                Err(failure) => Finding::Failed { failure },
+            },
+            Ok(exported::Finding::Absent) => Finding::Absent,
+            Ok(exported::Finding::Drifted(why)) => Finding::Drifted { why },
+            Ok(exported::Finding::Unknown(why)) => Finding::Unknown { why },
+            Err(broken) => Finding::Failed { failure: broken.into_failure() },
+        }
+    }
+
+    /// Does it: only what is on record as intended.
+    pub async fn apply(&self, module: &Module, step: &Step, intent: Intent, messages: Messages) -> Ended {
+        let began = Instant::now();
+        let input = intent.input().to_string();
+        let done = self.call(module, step, Purpose::Act, messages, async |instance, store| {
+            instance.pawl_step_step().call_apply(store, &input).await
+        });
+        let outcome = match done.await.map(receipt) {
+            Ok(Ok(receipt)) => Outcome::Succeeded { receipt },
+            // It says that it succeeded, in words that can't be understood.
+            Ok(Err(failure)) | Err(Broken::Ended(failure)) => Outcome::Unknown { failure },
+            Err(Broken::Failed(failure)) => Outcome::Failed { failure },
+        };
+        intent.ended(outcome, began.elapsed())
+    }
+
+    /// Undoes it: only what is on record as to be undone.
+    pub async fn revert(
+        &self,
+        module: &Module,
+        step: &Step,
+        intent: UndoIntent,
+        input: &Value,
+        done: &Receipt,
+        messages: Messages,
+    ) -> UndoEnded {
+        let (input, done) = (input.to_string(), types::Receipt::from(done));
+        let undone = self.call(module, step, Purpose::Act, messages, async |instance, store| {
+            instance.pawl_step_step().call_revert(store, &input, &done).await
+        });
+        intent.ended(undone.await.err().map(Broken::into_failure))
+    }
+
+    /// One call: an own store, an own instance, the step's grants and its time.
+    async fn call<T>(
+        &self,
+        module: &Module,
+        step: &Step,
+        purpose: Purpose,
+        messages: Messages,
+        export: impl AsyncFnOnce(&Instance, &mut Store<Host>) -> wasmtime::Result<Result<T, types::Failure>>,
+    ) -> Result<T, Broken> {
+        let gate = Gate::open(step, purpose).map_err(Broken::Failed)?;
+        let host = Host::new(gate, Limits::default(), messages).map_err(Broken::Failed)?;
+        let mut store = Store::new(self.engine(), host);
+        store.limiter(|host| &mut host.limits);
+        // A deadline of epochs alone does not stop a host call: the guest gives way, and the timer does the rest.
+        store.set_epoch_deadline(YIELD_TICKS);
+        store.epoch_deadline_async_yield_and_update(YIELD_TICKS);
+        let work = async {
+            let instance = module.code.instantiate_async(&mut store).await?;
+            export(&instance, &mut store).await
+        };
+        let answer = tokio::time::timeout(step.timeout, work).await;
+        match answer {
+            Ok(Ok(Ok(value))) => Ok(value),
+            Ok(Ok(Err(failure))) => Err(Broken::Failed(failure.into())),
+            Ok(Err(trap)) => Err(Broken::Ended(trapped(&trap))),
+            Err(_) => {
+                let limit = humane(step.timeout);
+                let message = format!("it did not end within its time-out of {limit}, and was stopped");
+                Err(Broken::Ended(failure("time-out", message).with_hint("if it needs longer, set `timeout:` on the step")))
+            }
+        }
+    }
+}
+
+/// A receipt, if it is what the contract says.
+fn receipt(receipt: types::Receipt) -> Result<Receipt, Failure> {
+    let object = |what: &str, text: &str| {
+        if text.len() > LONGEST {
+            return Err(failure("limit", format!("its {what} are {} bytes long; {LONGEST} are allowed", text.len())));
+        }
+        serde_json::from_str(if text.is_empty() { "{}" } else { text })
+            .map_err(|error| failure("permanent", format!("its {what} are no JSON object: {error}")))
+    };
+    let receipt = Receipt { outputs: object("outputs", &receipt.outputs)?, notes: object("notes", &receipt.notes)? };
+    // Escaped, a text of control characters is six times as long: the record must still fit into a line of the journal.
+    let written = serde_json::to_string(&receipt).map_or(usize::MAX, |text| text.len());
+    if written > LONGEST + LONGEST / 2 {
+        return Err(failure("limit", format!("its receipt is {written} bytes long as a record; that is too much")));
+    }
+    Ok(receipt)
+}
+
+fn trapped(error: &wasmtime::Error) -> Failure {
+    if let Some(exceeded) = error.chain().find_map(|cause| cause.downcast_ref::<Exceeded>()) {
+        return failure("limit", format!("it was stopped: {exceeded}"));
+    }
+    let why = match error.downcast_ref::<wasmtime::Trap>() {
+        Some(wasmtime::Trap::StackOverflow) => "its stack overflowed: it recurses too deep".to_owned(),
+        Some(wasmtime::Trap::UnreachableCodeReached) => "it panicked".to_owned(),
+        Some(trap) => trap.to_string(),
+        None => error.root_cause().to_string(),
+    };
+    let mut failure = failure("trap", format!("the module ended abnormally: {why}"));
+    failure.hint = Some("its log has more: `runner logs`".to_owned());
+    failure
+}
+
+/// A duration as the plan writes it.
+#[must_use]
+pub fn humane(duration: Duration) -> String {
+    match duration.as_millis() {
+        millis if millis % 60_000 == 0 && millis > 0 => format!("{}m", millis / 60_000),
+        millis if millis % 1000 == 0 => format!("{}s", millis / 1000),
+        millis => format!("{millis}ms"),
+    }
+}

@@ -1,0 +1,373 @@
+//! What can go wrong on the network, said plainly, and what a retry or a change of the plan can do about it.
+//!
+//! Invariant: no text holds a header value, a body, or a URL's query or fragment. Deliberately absent: any decision taken from
+//! the text of a library's error; only types are looked at, and the text of the innermost cause is shown when nothing
+//! better is known.
+
+use std::{error::Error, io, time::Duration};
+
+use reqwest::{Method, StatusCode};
+use url::Url;
+
+use super::address::Scope;
+
+/// The kind of a failure, as the step contract words it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The call itself is malformed.
+    InvalidConfig,
+    /// The plan does not grant it.
+    Denied,
+    /// The other side says that there is no such thing.
+    NotFound,
+    /// The same call may succeed later.
+    Transient,
+    /// The same call will fail again.
+    Permanent,
+    /// Larger than allowed.
+    Limit,
+}
+
+impl Kind {
+    /// The word of the step contract: `denied`, `transient`, …
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidConfig => "invalid-config",
+            Self::Denied => "denied",
+            Self::NotFound => "not-found",
+            Self::Transient => "transient",
+            Self::Permanent => "permanent",
+            Self::Limit => "limit",
+        }
+    }
+}
+
+/// Why a request or a connection failed. `peer` is `host:port`; URLs are shown without query.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetError {
+    /// The text is no URL that can be asked.
+    #[error("{url:?} can't be used as a URL: {why}")]
+    InvalidUrl {
+        /// The URL without query.
+        url: String,
+        /// The rule it breaks.
+        why: String,
+    },
+    /// The text is no `host:port`.
+    #[error("{address:?} is not an address: it must be `host:port`")]
+    InvalidAddress {
+        /// The text.
+        address: String,
+    },
+    /// The method is no HTTP method, or one that is never sent.
+    #[error("the method {method:?} can't be used: {why}")]
+    InvalidMethod {
+        /// The method.
+        method: String,
+        /// The rule it breaks.
+        why: &'static str,
+    },
+    /// A header that can't be sent.
+    #[error("the header {name:?} can't be used: {why}")]
+    InvalidHeader {
+        /// Its name.
+        name: String,
+        /// The rule it breaks.
+        why: &'static str,
+    },
+    /// No grant names this origin.
+    #[error("{origin} is not granted{}", redirected(from))]
+    OriginNotGranted {
+        /// `scheme://host:port`, the default port left out.
+        origin: String,
+        /// The URL that redirected there.
+        from: Option<String>,
+    },
+    /// The origin is granted, but not for this method.
+    #[error("the method {method} is not granted for {origin}")]
+    MethodNotGranted {
+        /// The method.
+        method: Method,
+        /// `scheme://host:port`, the default port left out.
+        origin: String,
+        /// The methods that are.
+        granted: Vec<String>,
+    },
+    /// No grant names this TCP address.
+    #[error("connecting to {peer} is not granted")]
+    PeerNotGranted {
+        /// The address.
+        peer: String,
+    },
+    /// The name of a granted origin or address leads where it may not.
+    #[error("{host} resolves to {address}, {scope}: that is not granted")]
+    AddressDenied {
+        /// The name.
+        host: String,
+        /// What it resolves to.
+        address: std::net::IpAddr,
+        /// What that address is.
+        scope: Scope,
+        /// The line that would allow it, without `grants:`.
+        grant: String,
+    },
+    /// The name has no address.
+    #[error("the name {host} does not resolve: {why}")]
+    Unresolved {
+        /// The name.
+        host: String,
+        /// What the resolver says.
+        why: String,
+    },
+    /// Nothing listens there.
+    #[error("connection refused by {peer}")]
+    Refused {
+        /// The address.
+        peer: String,
+    },
+    /// The connection could not be made.
+    #[error("{peer} can't be reached: {why}")]
+    Unreachable {
+        /// The address.
+        peer: String,
+        /// What the system says.
+        why: String,
+    },
+    /// Nothing came in time.
+    #[error("no answer from {peer} within {}", seconds(*within))]
+    NoAnswer {
+        /// The address.
+        peer: String,
+        /// The time given.
+        within: Duration,
+    },
+    /// The answer began, and did not end in time.
+    #[error("the answer from {peer} was not complete within {}", seconds(*within))]
+    Unfinished {
+        /// The address.
+        peer: String,
+        /// The time given.
+        within: Duration,
+    },
+    /// A download stands still.
+    #[error("{peer} sent nothing for {}, after {received} bytes", seconds(*within))]
+    Stalled {
+        /// The address.
+        peer: String,
+        /// The time given.
+        within: Duration,
+        /// Bytes that came before.
+        received: u64,
+    },
+    /// The connection broke, or what came is not HTTP.
+    #[error("the exchange with {peer} broke off: {why}")]
+    Broken {
+        /// The address.
+        peer: String,
+        /// The innermost cause.
+        why: String,
+    },
+    /// The server's certificate is not accepted.
+    #[error("the certificate of {peer} is not trusted: {why}")]
+    Untrusted {
+        /// The address.
+        peer: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The TLS handshake failed for another reason.
+    #[error("no secure connection with {peer}: {why}")]
+    Tls {
+        /// The address.
+        peer: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The machine's certificate authorities can't be read, or the TLS library can't be set up.
+    #[error("https can't be used on this machine: {why}")]
+    Roots {
+        /// Why.
+        why: String,
+    },
+    /// The body is larger than asked for.
+    #[error("the answer from {url} is larger than {max} bytes")]
+    TooLarge {
+        /// The URL without query.
+        url: String,
+        /// The bound, bytes.
+        max: u64,
+    },
+    /// More redirects than allowed.
+    #[error("more than {max} redirects; the last one leads to {url}")]
+    TooManyRedirects {
+        /// Where the next one leads, without query.
+        url: String,
+        /// The bound.
+        max: u32,
+    },
+    /// The server redirects to something that is never followed.
+    #[error("{from} redirects to what can't be used as a URL: {why}")]
+    BadRedirect {
+        /// The URL that answered, without query.
+        from: String,
+        /// The rule it breaks.
+        why: String,
+    },
+    /// A download was answered with another status than 200.
+    #[error("{url} answered with status {status}")]
+    Status {
+        /// The URL without query.
+        url: String,
+        /// The status.
+        status: StatusCode,
+    },
+}
+
+impl NetError {
+    /// The kind of failure.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::InvalidUrl { .. }
+            | Self::InvalidAddress { .. }
+            | Self::InvalidMethod { .. }
+            | Self::InvalidHeader { .. } => Kind::InvalidConfig,
+            Self::OriginNotGranted { .. }
+            | Self::MethodNotGranted { .. }
+            | Self::PeerNotGranted { .. }
+            | Self::AddressDenied { .. } => Kind::Denied,
+            Self::Unresolved { .. }
+            | Self::Refused { .. }
+            | Self::Unreachable { .. }
+            | Self::NoAnswer { .. }
+            | Self::Unfinished { .. }
+            | Self::Stalled { .. }
+            | Self::Broken { .. } => Kind::Transient,
+            Self::Untrusted { .. } | Self::Tls { .. } | Self::Roots { .. } | Self::BadRedirect { .. } => {
+                Kind::Permanent
+            }
+            Self::TooLarge { .. } | Self::TooManyRedirects { .. } => Kind::Limit,
+            Self::Status { status, .. } => match status.as_u16() {
+                404 | 410 => Kind::NotFound,
+                408 | 425 | 429 | 500.. => Kind::Transient,
+                0..=499 => Kind::Permanent,
+            },
+        }
+    }
+
+    /// Whether the same call may succeed later without any change.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        self.kind() == Kind::Transient
+    }
+
+    /// What to change; for a denial the line to add to the step in the plan.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::OriginNotGranted { origin, .. } => Some(format!("grants: {{ http: [\"{origin}\"] }}")),
+            Self::MethodNotGranted { method, origin, granted } => {
+                let methods = [granted.as_slice(), &[method.to_string()]].concat().join(", ");
+                Some(format!("grants: {{ http: [{{ origin: \"{origin}\", methods: [{methods}] }}] }}"))
+            }
+            Self::PeerNotGranted { peer } => Some(format!("grants: {{ tcp: [\"{peer}\"] }}")),
+            Self::AddressDenied { grant, .. } => Some(format!("grants: {{ {grant} }}")),
+            Self::Untrusted { .. } => {
+                Some("add the authority to the system's store, or name its file in SSL_CERT_FILE".to_owned())
+            }
+            Self::Roots { .. } => Some("install the system's ca-certificates, or set SSL_CERT_FILE".to_owned()),
+            Self::Tls { .. } => Some("see whether the server speaks https on that port".to_owned()),
+            Self::InvalidUrl { .. }
+            | Self::InvalidAddress { .. }
+            | Self::InvalidMethod { .. }
+            | Self::InvalidHeader { .. }
+            | Self::Unresolved { .. }
+            | Self::Refused { .. }
+            | Self::Unreachable { .. }
+            | Self::NoAnswer { .. }
+            | Self::Unfinished { .. }
+            | Self::Stalled { .. }
+            | Self::Broken { .. }
+            | Self::TooLarge { .. }
+            | Self::TooManyRedirects { .. }
+            | Self::BadRedirect { .. }
+            | Self::Status { .. } => None,
+        }
+    }
+
+    /// What a library's error means for a request to `url`.
+    pub(super) fn from_reqwest(error: &reqwest::Error, url: &Url) -> Self {
+        if let Some(own) = find::<Self>(error) {
+            return own.clone();
+        }
+        let peer = peer(url);
+        if let Some(tls) = find::<rustls::Error>(error) {
+            return match tls {
+                rustls::Error::InvalidCertificate(fault) => Self::Untrusted { peer, why: fault.to_string() },
+                other => Self::Tls { peer, why: other.to_string() },
+            };
+        }
+        if let Some(fault) = find::<io::Error>(error) {
+            return Self::from_io(fault, peer);
+        }
+        let why = innermost(error).to_string();
+        if error.is_connect() { Self::Unreachable { peer, why } } else { Self::Broken { peer, why } }
+    }
+
+    /// What a system error means for a connection with `peer`.
+    pub(super) fn from_io(fault: &io::Error, peer: String) -> Self {
+        match fault.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused { peer },
+            io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::AddrNotAvailable
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::TimedOut => Self::Unreachable { peer, why: fault.to_string() },
+            _ => Self::Broken { peer, why: fault.to_string() },
+        }
+    }
+}
+
+/// `host:port`, the default port filled in.
+pub(super) fn peer(url: &Url) -> String {
+    format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
+}
+
+/// The URL as it may be shown: without user, query and fragment.
+pub(super) fn shown(url: &Url) -> String {
+    format!("{}{}", url.origin().ascii_serialization(), url.path())
+}
+
+fn redirected(from: &Option<String>) -> String {
+    from.as_ref().map(|url| format!("; {url} redirects there")).unwrap_or_default()
+}
+
+fn seconds(time: Duration) -> String {
+    if time.subsec_millis() == 0 { format!("{} s", time.as_secs()) } else { format!("{} ms", time.as_millis()) }
+}
+
+/// Looks for an error of type `T` among the causes. An `io::Error` that wraps another hides it from `source()`, so what is in
+/// it is looked at too.
+fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    let mut wrapped = None;
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(inner) = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            wrapped = wrapped.or_else(|| find::<T>(inner));
+        }
+        if let Some(found) = cause.downcast_ref::<T>() {
+            return wrapped.or(Some(found));
+        }
+        next = cause.source();
+    }
+    wrapped
+}
+
+fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause
+}

@@ -1,0 +1,277 @@
+//! HTTP and TCP for steps: a client that reaches what is granted and nothing else.
+//!
+//! Invariant: every hop, the first URL and each redirect, passes [`gate`] before a name is resolved, and every address that a
+//! name resolves to passes [`address`] before it is connected to. Credentials of a grant go to requests of that grant's
+//! origin only; headers of the step that look like credentials stay with the origin they were given for.
+//!
+//! Deliberately absent: retries (`drive` does that, by [`NetError::retryable`]; after a request with a body broke off the
+//! outcome is unknown), proxies (`http_proxy` and its like are ignored: a proxy would resolve names itself, past the
+//! check), cookies, decompression, HTTP/2, and kept-alive connections: after a switch an old worker goes on answering on
+//! a connection it already has, and a check over it would see the old release.
+//!
+//! The library is reqwest without its defaults: `rustls-no-provider` since we hand it a TLS configuration (see [`tls`]),
+//! `stream` for downloads. Its redirects, proxies, pool and resolver are replaced or turned off below.
+
+mod address;
+mod error;
+mod gate;
+mod request;
+mod resolve;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+use std::{net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
+
+use reqwest::{
+    Method,
+    header::{HeaderMap, LOCATION},
+    redirect::Policy,
+};
+use tokio::{
+    net::TcpStream,
+    sync::OnceCell,
+    time::{Instant, timeout, timeout_at},
+};
+use url::{Host, Url};
+
+pub use error::NetError;
+pub use request::{Request, Response};
+
+use crate::plan::{HttpGrant, Network};
+use error::{peer, shown};
+use gate::Gate;
+use request::Hop;
+use resolve::{Guarded, Purpose, Resolve, System};
+use tls::Authorities;
+
+/// A download that sends nothing for so long is given up.
+const STALL: Duration = Duration::from_secs(30);
+/// How many redirects a download follows.
+const DOWNLOAD_REDIRECTS: u32 = 10;
+/// A longer time-out than this is none.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The network of one step, as far as it is granted.
+pub struct Client {
+    gate: Gate,
+    names: Arc<dyn Resolve>,
+    authorities: Authorities,
+    /// Set up at the first https URL.
+    trusting: OnceCell<rustls::ClientConfig>,
+    stall: Duration,
+}
+
+/// The body of an answer with status 200, chunk by chunk.
+#[derive(Debug)]
+pub struct Download {
+    response: reqwest::Response,
+    size: Option<u64>,
+    received: u64,
+    stall: Duration,
+}
+
+impl Client {
+    /// A client for these grants; `tcp` are `host:port`. Costs nothing: no file is read and no thread started.
+    #[must_use]
+    pub fn new(grants: Vec<HttpGrant>, tcp: Vec<String>) -> Self {
+        Self::with(grants, &tcp, Arc::new(System), Authorities::Machine, STALL)
+    }
+
+    fn with(
+        grants: Vec<HttpGrant>,
+        tcp: &[String],
+        names: Arc<dyn Resolve>,
+        authorities: Authorities,
+        stall: Duration,
+    ) -> Self {
+        Self { gate: Gate::new(grants, tcp), names, authorities, trusting: OnceCell::new(), stall }
+    }
+
+    /// Asks, follows redirects, and reads the whole answer.
+    ///
+    /// Any status is an answer. If a request with a body fails after it was begun, what the server did is unknown.
+    pub async fn send(&self, request: Request) -> Result<Response, NetError> {
+        let within = request.timeout.min(LONGEST);
+        let deadline = Instant::now() + within;
+        let hop = Hop::first(request.method, request.url, &request.headers, request.body)?;
+        let answered = self.follow(hop, request.redirects, |_| (deadline, within)).await?;
+
+        let url = answered.url().clone();
+        let unfinished = || NetError::Unfinished { peer: peer(&url), within };
+        let body = read(answered, request.max_bytes);
+        let (status, headers, body) = timeout_at(deadline, body).await.map_err(|_| unfinished())??;
+        Ok(Response { status, headers, body, url })
+    }
+
+    /// Asks with GET, follows up to 10 redirects, and hands out the body as it comes. The status must be 200.
+    pub async fn open(&self, url: &Url) -> Result<Download, NetError> {
+        let hop = Hop::first(Method::GET, url.clone(), &[], None)?;
+        let response = self.follow(hop, DOWNLOAD_REDIRECTS, |now| (now + self.stall, self.stall)).await?;
+        if response.status() != reqwest::StatusCode::OK {
+            return Err(NetError::Status { url: shown(response.url()), status: response.status() });
+        }
+        Ok(Download { size: response.content_length(), response, received: 0, stall: self.stall })
+    }
+
+    /// Connects to a granted `host:port` and hangs up.
+    ///
+    /// The plan names this host and port and nothing is sent, so the name may resolve to a private address; link-local ones
+    /// and metadata services must be named by their address here too.
+    pub async fn connect(&self, address: &str, timeout: Duration) -> Result<(), NetError> {
+        let endpoint = self.gate.tcp(address)?;
+        let peer = endpoint.to_string();
+        let within = timeout.min(LONGEST);
+        let deadline = Instant::now() + within;
+        let no_answer = || NetError::NoAnswer { peer: peer.clone(), within };
+
+        let found = match &endpoint.host {
+            Host::Ipv4(address) => vec![(*address).into()],
+            Host::Ipv6(address) => vec![(*address).into()],
+            Host::Domain(name) => {
+                let guarded = Guarded {
+                    names: Arc::clone(&self.names),
+                    network: Network::Private,
+                    purpose: Purpose::Tcp(endpoint.port),
+                };
+                timeout_at(deadline, guarded.addresses(name)).await.map_err(|_| no_answer())??
+            }
+        };
+        let mut last = no_answer();
+        for (tried, address) in found.iter().enumerate() {
+            // An address that swallows packets must not use up the time of those after it.
+            let left = u32::try_from(found.len() - tried).unwrap_or(u32::MAX);
+            let now = Instant::now();
+            let share = now + deadline.saturating_duration_since(now) / left;
+            match timeout_at(share, TcpStream::connect(SocketAddr::new(*address, endpoint.port))).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(fault)) => last = NetError::from_io(&fault, peer.clone()),
+                Err(_) => last = no_answer(),
+            }
+        }
+        Err(last)
+    }
+
+    /// Follows redirects to the answer whose body is still to be read. `time` says, from now, until when a hop must have
+    /// answered, and how a late one is worded.
+    async fn follow(
+        &self,
+        first: Hop,
+        redirects: u32,
+        time: impl Fn(Instant) -> (Instant, Duration),
+    ) -> Result<reqwest::Response, NetError> {
+        let mut hop = first;
+        let mut followed = 0;
+        loop {
+            let (deadline, within) = time(Instant::now());
+            let late = |_| NetError::NoAnswer { peer: peer(&hop.url), within };
+            let response = timeout_at(deadline, self.exchange(&hop)).await.map_err(late)??;
+            let location = match response.headers().get(LOCATION) {
+                Some(location) if redirects > 0 && request::redirects(response.status()) => location,
+                Some(_) | None => return Ok(response),
+            };
+            let next = hop.follow(location, response.status())?;
+            if followed == redirects {
+                return Err(NetError::TooManyRedirects { url: shown(&next.url), max: redirects });
+            }
+            followed += 1;
+            hop = next;
+        }
+    }
+
+    /// One question and the head of its answer, on a connection of its own.
+    async fn exchange(&self, hop: &Hop) -> Result<reqwest::Response, NetError> {
+        let grant = self.gate.http(&hop.method, &hop.url, hop.from.as_ref())?;
+        let headers = hop.headers_with(grant)?;
+        let fault = |error: reqwest::Error| NetError::from_reqwest(&error, &hop.url);
+        let mut request =
+            self.library(grant.network, &hop.url).await?.request(hop.method.clone(), hop.url.clone()).headers(headers);
+        if let Some(body) = &hop.body {
+            request = request.body(body.clone());
+        }
+        request.send().await.map_err(fault)
+    }
+
+    /// The HTTP library set up for one hop. An own one each: it pools nothing, and its resolver knows this grant alone.
+    async fn library(&self, network: Network, url: &Url) -> Result<reqwest::Client, NetError> {
+        let tls = if url.scheme() == "https" {
+            self.trusting
+                .get_or_try_init(|| async {
+                    let authorities = self.authorities.clone();
+                    tokio::task::spawn_blocking(move || tls::trusting(&authorities))
+                        .await
+                        .map_err(|fault| NetError::Roots { why: fault.to_string() })?
+                })
+                .await?
+                .clone()
+        } else {
+            tls::untrusting()?
+        };
+        let guarded = Guarded { names: Arc::clone(&self.names), network, purpose: Purpose::Http(url.clone()) };
+        reqwest::Client::builder()
+            .user_agent(concat!("pawl/", env!("CARGO_PKG_VERSION")))
+            .redirect(Policy::none())
+            .no_proxy()
+            .referer(false)
+            .retry(reqwest::retry::never())
+            .pool_max_idle_per_host(0)
+            .http1_only()
+            .dns_resolver(guarded)
+            .tls_backend_preconfigured(tls)
+            .build()
+            .map_err(|error| NetError::from_reqwest(&error, url))
+    }
+}
+
+impl Download {
+    /// The address that answered, after redirects.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        self.response.url()
+    }
+
+    /// Its length in bytes, if the server said so.
+    #[must_use]
+    pub fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// The next bytes; `None` after the last. A body shorter than announced is an error, not an end.
+    pub async fn next(&mut self) -> Result<Option<impl Deref<Target = [u8]> + Send + 'static>, NetError> {
+        let chunk = match timeout(self.stall, self.response.chunk()).await {
+            Ok(Ok(chunk)) => chunk,
+            Ok(Err(error)) => return Err(NetError::from_reqwest(&error, self.response.url())),
+            Err(_) => {
+                let peer = peer(self.response.url());
+                return Err(NetError::Stalled { peer, within: self.stall, received: self.received });
+            }
+        };
+        self.received += chunk.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        Ok(chunk)
+    }
+}
+
+type Answer = (u16, Vec<(String, String)>, Vec<u8>);
+
+async fn read(mut response: reqwest::Response, max: u64) -> Result<Answer, NetError> {
+    let too_large = |url: &Url| NetError::TooLarge { url: shown(url), max };
+    let announced = response.content_length().unwrap_or_default();
+    if announced > max {
+        return Err(too_large(response.url()));
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| NetError::from_reqwest(&error, response.url()))? {
+        if (body.len() + chunk.len()) as u64 > max {
+            return Err(too_large(response.url()));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok((response.status().as_u16(), texts(response.headers()), body))
+}
+
+fn texts(headers: &HeaderMap) -> Vec<(String, String)> {
+    headers
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .collect()
+}

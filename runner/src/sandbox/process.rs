@@ -1,0 +1,115 @@
+//! The capability `process`: granted argument vectors, no shell.
+//!
+//! Invariants: the environment is empty but for what the plan grants; a program that outlives its call's deadline is killed
+//! with everything it started (its process group). Deliberately absent: live output; a step logs what it wants known.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    os::unix::process::ExitStatusExt as _,
+    process::Stdio,
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Deserialize;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
+    process::Command,
+};
+
+use super::{
+    bindings::{HostError, process},
+    failure,
+    host::Host,
+};
+use crate::journal::event::Failure;
+
+/// How much of stdout and of stderr is kept, in bytes: half of it head, half tail.
+const KEPT: usize = 1 << 20;
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Options {
+    env: BTreeMap<String, String>,
+    dir: Option<String>,
+}
+
+/// Kills a process group unless it was disarmed.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0 {
+            // It may have ended in this moment; then there is nothing to kill.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+}
+
+impl process::Host for Host {
+    async fn run(&mut self, command: process::Command) -> Result<process::Completion, HostError> {
+        let options: Options = serde_json::from_str(&command.options)
+            .map_err(|error| failure("invalid-config", format!("options of a program: {error}")))?;
+        let mut argv = vec![command.program.as_str()];
+        argv.extend(command.arguments.iter().map(String::as_str));
+        self.gate.program(&argv)?;
+
+        let mut program = Command::new(&command.program);
+        program.args(&command.arguments).env_clear().envs(self.gate.environment(&options.env)?);
+        if let Some(place) = &options.dir {
+            program.current_dir(self.folder(place)?);
+        }
+        program.stdin(if command.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+        program.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+        let mut child = program.spawn().map_err(|error| {
+            let kind = if error.kind() == std::io::ErrorKind::NotFound { "not-found" } else { "permanent" };
+            failure(kind, format!("can't start `{}`: {error}", command.program))
+                .with_hint("a granted program has an empty environment: name it by its whole path, or grant `env: { PATH: … }`")
+        })?;
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let mut group = Group(pid);
+
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let feed = async {
+            if let (Some(mut pipe), Some(bytes)) = (stdin, &command.stdin) {
+                // A program may close its stdin early; that is its affair.
+                let _ = pipe.write_all(bytes).await;
+            }
+        };
+        let (status, (), stdout, stderr) = tokio::join!(child.wait(), feed, keep(stdout), keep(stderr));
+        let status = status.map_err(|error| failure("permanent", format!("can't wait for `{}`: {error}", command.program)))?;
+        group.0 = None;
+        let status = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
+        Ok(process::Completion { status, stdout, stderr })
+    }
+}
+
+impl Host {
+    /// The host's folder of `<dir>/<path>`; it must not lead out of the directory.
+    fn folder(&self, place: &str) -> Result<std::path::PathBuf, Failure> {
+        let (dir, path) = self.gate.place(place)?;
+        let inside = dir.canonicalize(path).map_err(|error| failure("not-found", format!("folder {place}: {error}")))?;
+        let name = place.trim_start_matches('/').split('/').next().unwrap_or_default();
+        let root = self.gate.host_path(name).ok_or_else(|| failure("not-found", format!("folder {place}")))?;
+        Ok(root.join(inside))
+    }
+}
+
+/// Reads to the end; of more than [`KEPT`] bytes, head and tail.
+async fn keep(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let Some(mut pipe) = pipe else { return Vec::new() };
+    let (mut head, mut tail, mut cut) = (Vec::new(), VecDeque::<u8>::new(), 0_u64);
+    let mut buffer = vec![0; 16 << 10];
+    while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
+        let room = (KEPT / 2).saturating_sub(head.len()).min(read);
+        head.extend_from_slice(&buffer[..room]);
+        tail.extend(&buffer[room..read]);
+        let over = tail.len().saturating_sub(KEPT / 2);
+        tail.drain(..over);
+        cut += over as u64;
+    }
+    if cut > 0 {
+        head.extend_from_slice(format!("\n[… {cut} bytes …]\n").as_bytes());
+    }
+    head.extend(tail);
+    head
+}

@@ -1,0 +1,121 @@
+//! What SQL may not do: reach another file, load code, or take the transaction away from the runner.
+//!
+//! Invariant: every statement of a step is compiled under the authorizer (<https://sqlite.org/c3ref/set_authorizer.html>), also
+//! those inside triggers and views, so a rule can't be walked around by wording. `SQLITE_LIMIT_ATTACHED` and the defensive mode
+//! hold even where the authorizer had a gap. Deliberately absent: rules about tables; a granted database is granted whole.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use rusqlite::{
+    Connection,
+    config::DbConfig,
+    hooks::{AuthAction, Authorization, TransactionOperation},
+    limits::Limit,
+};
+
+/// The longest single value, bytes.
+const LONGEST_VALUE: i32 = 256 << 20;
+
+/// The authorizer's side of a session.
+#[derive(Debug, Default)]
+pub(super) struct Confinement {
+    /// The runner's own statements are not judged.
+    host_speaks: AtomicBool,
+    in_transaction: AtomicBool,
+    denial: Mutex<Option<String>>,
+}
+
+impl Confinement {
+    /// Confines `connection`.
+    pub(super) fn impose(connection: &mut Connection) -> rusqlite::Result<Arc<Self>> {
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+        connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+        connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_VALUE)?;
+        let confinement = Arc::new(Self::default());
+        let judge = Arc::clone(&confinement);
+        connection.authorizer(Some(move |context: rusqlite::hooks::AuthContext<'_>| {
+            if judge.host_speaks.load(Ordering::Relaxed) {
+                return Authorization::Allow;
+            }
+            match denied(&context.action, judge.in_transaction.load(Ordering::Relaxed)) {
+                None => Authorization::Allow,
+                Some(reason) => {
+                    *judge.denial.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+                    Authorization::Deny
+                }
+            }
+        }))?;
+        Ok(confinement)
+    }
+
+    /// Runs a statement of the runner's own.
+    pub(super) fn as_host(&self, connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+        self.host_speaks.store(true, Ordering::Relaxed);
+        let outcome = connection.execute_batch(sql);
+        self.host_speaks.store(false, Ordering::Relaxed);
+        outcome
+    }
+
+    /// Says whether the runner has a transaction open.
+    pub(super) fn set_in_transaction(&self, open: bool) {
+        self.in_transaction.store(open, Ordering::Relaxed);
+    }
+
+    /// Why the last statement was denied, if it was; asked once.
+    pub(super) fn take_denial(&self) -> Option<String> {
+        self.denial.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+fn denied(action: &AuthAction<'_>, in_transaction: bool) -> Option<String> {
+    match action {
+        AuthAction::Attach { .. } | AuthAction::Detach { .. } => Some(
+            "ATTACH, DETACH and VACUUM are denied: a step reaches the granted database and no other file".to_owned(),
+        ),
+        AuthAction::Transaction { operation } => {
+            let name = match operation {
+                TransactionOperation::Begin => "BEGIN",
+                TransactionOperation::Rollback => "ROLLBACK",
+                _ => "COMMIT",
+            };
+            Some(format!("{name} inside SQL text is denied: the runner keeps the transaction; leave it out"))
+        }
+        AuthAction::Savepoint { operation: TransactionOperation::Begin, .. } if !in_transaction => {
+            Some("SAVEPOINT without an open transaction is denied: it would begin one".to_owned())
+        }
+        AuthAction::Function { function_name } if loads_code(function_name) => {
+            Some(format!("the function {function_name} is denied: it loads code"))
+        }
+        AuthAction::Pragma { pragma_name, pragma_value: Some(value) } => {
+            let why = denied_pragma(pragma_name, value)?;
+            Some(format!("PRAGMA {pragma_name} = {value} is denied: {why}"))
+        }
+        _ => None,
+    }
+}
+
+fn loads_code(function: &str) -> bool {
+    ["load_extension", "fts3_tokenizer"].iter().any(|name| name.eq_ignore_ascii_case(function))
+}
+
+fn denied_pragma(name: &str, value: &str) -> Option<&'static str> {
+    let value = value.to_ascii_lowercase();
+    match name.to_ascii_lowercase().as_str() {
+        "writable_schema" | "trusted_schema" => Some("the schema is changed by statements only"),
+        "temp_store" | "temp_store_directory" | "data_store_directory" | "lock_proxy_file" => {
+            Some("a step reaches the granted database and no other file")
+        }
+        "query_only" => Some("the runner decides whether a call may write"),
+        "busy_timeout" => Some("the runner bounds the time"),
+        "journal_mode" if matches!(value.as_str(), "off" | "memory") => {
+            Some("a killed run would leave a damaged database")
+        }
+        "synchronous" if matches!(value.as_str(), "off" | "0" | "no" | "false") => {
+            Some("what is recorded as done would not be on the disk")
+        }
+        _ => None,
+    }
+}

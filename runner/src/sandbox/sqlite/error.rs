@@ -1,0 +1,216 @@
+//! What can go wrong with a database: as SQLite says it, with the place in the SQL text where that is known.
+//!
+//! Invariant: no text holds a parameter's value. SQLite's own messages may quote words of the SQL text.
+
+use std::{fmt, path::PathBuf};
+
+use rusqlite::{Error, ErrorCode};
+
+use super::{MAX_BYTES, MAX_ROWS};
+
+/// The kind of a failure, as the step contract words it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The call itself is malformed.
+    InvalidConfig,
+    /// A step may not do that.
+    Denied,
+    /// There is no such database.
+    NotFound,
+    /// What is in the database forbids it: a constraint.
+    Conflict,
+    /// The same call may succeed later.
+    Transient,
+    /// The same call will fail again.
+    Permanent,
+    /// Larger than allowed.
+    Limit,
+    /// The file is no database, or a damaged one.
+    BadContent,
+}
+
+impl Kind {
+    /// The word of the step contract: `denied`, `transient`, …
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidConfig => "invalid-config",
+            Self::Denied => "denied",
+            Self::NotFound => "not-found",
+            Self::Conflict => "conflict",
+            Self::Transient => "transient",
+            Self::Permanent => "permanent",
+            Self::Limit => "limit",
+            Self::BadContent => "bad-content",
+        }
+    }
+}
+
+/// A place in a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// From 1; lines end with LF or CRLF.
+    pub line: u64,
+    /// From 1, in characters. A byte order mark at the start of the text counts as none.
+    pub column: u64,
+}
+
+/// Why a call failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SqlError {
+    /// What went wrong.
+    pub fault: Fault,
+    /// Where in the text of the call: the token that SQLite points at, or where the failing statement starts.
+    pub position: Option<Position>,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The file, or the folder it would be made in, does not exist.
+    #[error("there is no {}", .0.display())]
+    Missing(PathBuf),
+    /// A relative path: what it means would depend on where the process runs.
+    #[error("the path {} of the database is not absolute", .0.display())]
+    Relative(PathBuf),
+    /// A step may not do this.
+    #[error("{0}")]
+    Denied(String),
+    /// SQLite's error.
+    #[error("{message}")]
+    Sqlite {
+        /// The class of error.
+        code: ErrorCode,
+        /// As SQLite says it.
+        message: String,
+    },
+    /// The call was given up.
+    #[error("the statement was interrupted")]
+    Interrupted,
+    /// The text has no statement, or more than the one that is asked for.
+    #[error("the text must hold exactly one statement")]
+    NotOneStatement,
+    /// The number of values is not the number of parameters.
+    #[error("{given} values were given for {expected} parameters")]
+    Parameters {
+        /// What the statement has.
+        expected: usize,
+        /// What was given.
+        given: usize,
+    },
+    /// The text has a NUL character, where SQLite would stop reading.
+    #[error("the SQL text has a NUL character")]
+    Nul,
+    /// The text is no mode of a transaction.
+    #[error("{0:?} is no mode of a transaction: deferred, immediate or exclusive")]
+    UnknownMode(String),
+    /// A transaction is open already.
+    #[error("a transaction is open already")]
+    TransactionOpen,
+    /// No transaction is open.
+    #[error("no transaction is open")]
+    NoTransaction,
+    /// SQLite has rolled the transaction back by itself: `ON CONFLICT ROLLBACK`, a full disk, an interrupted call.
+    #[error("the transaction was rolled back before")]
+    TransactionLost,
+    /// The result has too many rows.
+    #[error("the result has more than {MAX_ROWS} rows")]
+    TooManyRows,
+    /// The result has too many bytes.
+    #[error("the result is larger than {MAX_BYTES} bytes")]
+    TooLarge,
+    /// The thread of the session could not be started, or has ended.
+    #[error("the database session has ended: {0}")]
+    Ended(String),
+}
+
+impl SqlError {
+    /// The kind of failure.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match &self.fault {
+            Fault::Missing(_) => Kind::NotFound,
+            Fault::Denied(_) => Kind::Denied,
+            Fault::Interrupted => Kind::Transient,
+            Fault::Relative(_)
+            | Fault::NotOneStatement
+            | Fault::Parameters { .. }
+            | Fault::Nul
+            | Fault::UnknownMode(_) => Kind::InvalidConfig,
+            Fault::TransactionOpen | Fault::NoTransaction | Fault::TransactionLost | Fault::Ended(_) => Kind::Permanent,
+            Fault::TooManyRows | Fault::TooLarge => Kind::Limit,
+            Fault::Sqlite { code, .. } => match code {
+                ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Kind::Transient,
+                ErrorCode::ConstraintViolation => Kind::Conflict,
+                ErrorCode::ReadOnly => Kind::Denied,
+                ErrorCode::TooBig | ErrorCode::OutOfMemory => Kind::Limit,
+                ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => Kind::BadContent,
+                _ => Kind::Permanent,
+            },
+        }
+    }
+
+    /// Whether the same call may succeed later without any change: the database was busy.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        self.kind() == Kind::Transient
+    }
+
+    /// Where a library's error lies within the text that starts at byte `start` of `whole`. Without an own place it lies at
+    /// the start.
+    pub(super) fn locate(error: Error, whole: &str, start: usize, length: usize) -> Self {
+        let offset = match &error {
+            // The library may have prepared only the end of the text; its `sql` says how much.
+            Error::SqlInputError { offset, sql, .. } => {
+                length.saturating_sub(sql.len()) + usize::try_from(*offset).unwrap_or(0)
+            }
+            _ => 0,
+        };
+        Self { position: Some(Position::at(whole, start + offset)), ..Self::from(error) }
+    }
+}
+
+impl Position {
+    /// The place of a byte.
+    pub(super) fn at(text: &str, offset: usize) -> Self {
+        let before = &text[..text.floor_char_boundary(offset)];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        Self {
+            line: before.bytes().filter(|&byte| byte == b'\n').count() as u64 + 1,
+            column: before[line_start..].chars().count() as u64 + 1,
+        }
+    }
+}
+
+impl fmt::Display for SqlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fault.fmt(f)
+    }
+}
+
+impl std::error::Error for SqlError {}
+
+impl From<Fault> for SqlError {
+    fn from(fault: Fault) -> Self {
+        Self { fault, position: None }
+    }
+}
+
+impl From<Error> for SqlError {
+    fn from(error: Error) -> Self {
+        let fault = match error {
+            Error::SqlInputError { error, msg, .. } => Fault::Sqlite { code: error.code, message: msg },
+            Error::SqliteFailure(error, message) if error.code == ErrorCode::OperationInterrupted => {
+                drop(message);
+                Fault::Interrupted
+            }
+            Error::SqliteFailure(error, message) => {
+                Fault::Sqlite { code: error.code, message: message.unwrap_or_else(|| error.to_string()) }
+            }
+            Error::MultipleStatement => Fault::NotOneStatement,
+            Error::InvalidParameterCount(given, expected) => Fault::Parameters { expected, given },
+            other => Fault::Sqlite { code: ErrorCode::Unknown, message: other.to_string() },
+        };
+        fault.into()
+    }
+}

@@ -1,0 +1,219 @@
+//! Brings a release: an archive becomes the folder `releases/<digest>`, whole or not at all.
+//!
+//! Invariant: `releases/<digest>` appears by one rename, complete, checked, and with its shared paths linked. Whatever is
+//! unfinished is called `releases/.tmp-…`, and the next pull removes it.
+//!
+//! Deliberately absent: unpacking and hashing, which the host does natively; clean-up of old releases.
+
+mod folder;
+mod shared;
+
+use pawl_step::blobs::{self, Limits};
+use pawl_step::{
+    Access, Action, Capability, Change, Description, Digest, Failure, Finding, Input, Need, Phase, Probes, Receipt,
+    Repeatable, Step, fs, log, time,
+};
+use serde::Deserialize;
+
+use folder::{Folder, State};
+use shared::Shared;
+
+/// The module.
+#[derive(Debug)]
+pub struct Pull;
+
+/// The step's `with:`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    /// The archive.
+    pub from: String,
+    /// The granted directory.
+    pub into: Option<String>,
+    /// The archive's digest. The host has read it already: `release.digest` is what counts.
+    #[serde(rename = "digest")]
+    pub _digest: Option<String>,
+    /// What the release must say it is.
+    pub version: Option<String>,
+    /// Where it says so.
+    pub version_file: Option<String>,
+    /// Paths that outlive the release.
+    #[serde(default)]
+    pub shared: Vec<String>,
+    /// What the archive may grow to.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+impl Step for Pull {
+    type Config = Config;
+
+    fn describe() -> Description {
+        Description {
+            name: "pull",
+            version: env!("CARGO_PKG_VERSION"),
+            summary: "brings a release: downloads or reads an archive, checks its digest, unpacks it beside the live one",
+            config: include_str!("../config.schema.json"),
+            needs: vec![Need {
+                capability: Capability::Dirs(Access::Write),
+                config: Some("/into"),
+                reason: "gets releases/ and shared/",
+            }],
+            phase: Phase::Prepare,
+            exposes: false,
+            repeatable: Repeatable::Always,
+            probes: Probes::Always,
+        }
+    }
+
+    fn preview(input: &Input<Config>) -> Result<Vec<Change>, Failure> {
+        let release = Wanted::of(input)?;
+        let subject = release.folder.to_string();
+        let detail = match release.folder.state(&release.shared)? {
+            State::Good => return Ok(Vec::new()),
+            State::Missing => return release.creation(input, subject),
+            State::Damaged(lines) => format!("unpack it again, since it is damaged: {}", brief(&lines)),
+            State::Unclear(why) => format!("unpack it again, since {why}"),
+        };
+        Ok(vec![Change::new(Action::Update, subject, detail)])
+    }
+
+    fn apply(input: &Input<Config>) -> Result<Receipt, Failure> {
+        let started = time::monotonic();
+        let release = Wanted::of(input)?;
+        release.folder.remove_leftovers()?;
+        match release.folder.state(&release.shared)? {
+            State::Good => {
+                log::info(format!("{} is there already, and holds", release.folder));
+                return Ok(release.receipt(input));
+            }
+            State::Missing => {}
+            State::Damaged(lines) => {
+                log::warn(format!("{} is damaged, and is unpacked again: {}", release.folder, brief(&lines)))
+            }
+            State::Unclear(why) => log::warn(format!("{} is unpacked again: {why}", release.folder)),
+        }
+        let new = release.folder.temporary(&input.key, "new");
+        let unpacked = release.bring(input, &new).inspect_err(|_| {
+            if let Err(failure) = blobs::remove(release.folder.dir(), &new) {
+                log::warn(format!("what was unpacked is left behind until the next pull: {}", failure.message));
+            }
+        })?;
+        release.folder.put(&input.key, &new)?;
+        Ok(release
+            .receipt(input)
+            .note("files", unpacked.files)
+            .note("bytes", unpacked.bytes)
+            .note("took_ms", time::elapsed_ms(started)))
+    }
+
+    fn probe(input: &Input<Config>) -> Result<Finding, Failure> {
+        let release = Wanted::of(input)?;
+        Ok(match release.folder.state(&release.shared)? {
+            State::Good => Finding::Held(release.receipt(input)),
+            State::Missing => Finding::Absent,
+            State::Damaged(lines) => {
+                Finding::Drifted(format!("{} is not as it was unpacked: {}", release.folder, brief(&lines)))
+            }
+            State::Unclear(why) => Finding::Unknown(why),
+        })
+    }
+
+    fn revert(input: &Input<Config>, _receipt: &Receipt) -> Result<(), Failure> {
+        let release = Wanted::of(input)?;
+        if input.live().is_some_and(|live| live.digest.as_ref() == Some(&release.digest)) {
+            log::info(format!("{} is the live release, and stays", release.folder));
+            return Ok(());
+        }
+        release.folder.take_away(&input.key)
+    }
+}
+
+/// The release that an input asks for, and where it goes.
+struct Wanted {
+    digest: Digest,
+    folder: Folder,
+    shared: Shared,
+}
+
+impl Wanted {
+    fn of(input: &Input<Config>) -> Result<Self, Failure> {
+        let Some(digest) = input.release.digest.clone() else {
+            return Err(Failure::invalid_config(format!("no digest is known for `{}`, so what comes could be anything", input.config.from))
+                .hint("publish it beside the archive (`sha256sum ARCHIVE > ARCHIVE.sha256`), or write it under `with:`, as `digest: sha256:…`"));
+        };
+        let source = source_dir(&input.config.from);
+        let dir = input.dir("into", input.config.into.as_deref(), source.as_slice())?;
+        let shared = Shared::parse(&input.config.shared)?;
+        Ok(Self { folder: Folder::new(dir, &digest), digest, shared })
+    }
+
+    /// Everything up to the last rename, in the folder `new`.
+    fn bring(&self, input: &Input<Config>, new: &str) -> Result<blobs::Unpacked, Failure> {
+        let dir = self.folder.dir();
+        let unpacked = blobs::fetch(&input.config.from, &self.digest)?.unpack(dir, new, &input.config.limits)?;
+        check_version(input, &format!("{dir}/{new}"))?;
+        self.shared.link(dir, new)?;
+        Ok(unpacked)
+    }
+
+    fn creation(&self, input: &Input<Config>, subject: String) -> Result<Vec<Change>, Failure> {
+        let mut changes = vec![Change::new(
+            Action::Create,
+            subject,
+            format!("release {} from {}", input.release.label, input.config.from),
+        )];
+        for path in self.shared.missing(self.folder.dir())? {
+            changes.push(Change::new(Action::Create, path, "kept across releases"));
+        }
+        Ok(changes)
+    }
+
+    fn receipt(&self, input: &Input<Config>) -> Receipt {
+        Receipt::new()
+            .output("path", self.folder.path())
+            .output("dir", self.folder.dir())
+            .output("digest", self.digest.as_str())
+            .output("label", input.release.label.as_str())
+    }
+}
+
+/// The grant that a `file:` source lies in.
+fn source_dir(from: &str) -> Option<&str> {
+    let path = from.strip_prefix("file:")?;
+    path.trim_start_matches('/').split('/').next()
+}
+
+fn check_version(input: &Input<Config>, folder: &str) -> Result<(), Failure> {
+    let Config { version, version_file, .. } = &input.config;
+    if version.is_none() && version_file.is_none() {
+        return Ok(());
+    }
+    let expected = version.as_ref().unwrap_or(&input.release.label);
+    let file = fs::relative("version-file", version_file.as_deref().unwrap_or("VERSION"))?;
+    let path = format!("{folder}/{file}");
+    if !fs::exists(&path)? {
+        return Err(Failure::bad_content(format!("the release has no file `{file}`, which should say `{expected}`"))
+            .hint("put it into the archive, or name another `version-file`"));
+    }
+    let found = fs::read_text(&path)?;
+    if found.trim() == expected { Ok(()) } else { Err(wrong_version(&file, expected, found.trim())) }
+}
+
+fn wrong_version(file: &str, expected: &str, found: &str) -> Failure {
+    let found: String = found.chars().take(80).collect();
+    Failure::bad_content(format!("the release says in `{file}` that it is `{found}`, not `{expected}`"))
+        .hint("the archive may be another version's: check what was built and packed under this name")
+}
+
+/// The first lines, and how many more there are.
+fn brief(lines: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let shown = lines[..lines.len().min(SHOWN)].join("; ");
+    if lines.len() > SHOWN { format!("{shown}; …and {} more", lines.len() - SHOWN) } else { shown }
+}
+
+pawl_step::export!(Pull);
+
+#[cfg(test)]
+mod tests;

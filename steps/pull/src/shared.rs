@@ -1,0 +1,145 @@
+//! Paths that outlive a release: kept in `shared/`, linked from each release.
+//!
+//! Invariant: content goes into `shared/` only where nothing is yet, and never out of it.
+
+use pawl_step::fs::{self, FileType};
+use pawl_step::{Failure, blobs};
+
+/// The shared paths of a step.
+#[derive(Debug)]
+pub(crate) struct Shared(Vec<Item>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Item {
+    path: String,
+    if_missing: IfMissing,
+}
+
+/// What to do when neither `shared/` nor the release has a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum IfMissing {
+    MakeFolder,
+    Fail,
+}
+
+impl Shared {
+    pub(crate) fn parse(paths: &[String]) -> Result<Self, Failure> {
+        let mut items: Vec<Item> = Vec::new();
+        for text in paths {
+            let path = fs::relative("shared", text)?;
+            let if_missing = if text.ends_with('/') { IfMissing::MakeFolder } else { IfMissing::Fail };
+            if let Some(other) =
+                items.iter().find(|other| is_at_or_below(&path, &other.path) || is_at_or_below(&other.path, &path))
+            {
+                return Err(Failure::invalid_config(format!(
+                    "`shared` names `{path}` and `{}`, but one contains the other",
+                    other.path
+                ))
+                .hint("keep the outer one"));
+            }
+            items.push(Item { path, if_missing });
+        }
+        Ok(Self(items))
+    }
+
+    /// The shared places that nothing is at yet.
+    pub(crate) fn missing(&self, dir: &str) -> Result<Vec<String>, Failure> {
+        let mut missing = Vec::new();
+        for item in &self.0 {
+            let kept = item.kept(dir);
+            if fs::metadata_of_link(&kept)?.is_none() {
+                missing.push(kept);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Replaces the shared paths of the unpacked folder `release` by links. All are looked at before one is moved.
+    pub(crate) fn link(&self, dir: &str, release: &str) -> Result<(), Failure> {
+        for item in &self.0 {
+            let is_somewhere = fs::metadata_of_link(&item.kept(dir))?.is_some()
+                || fs::metadata_of_link(&item.in_release(dir, release))?.is_some();
+            if !is_somewhere && item.if_missing == IfMissing::Fail {
+                return Err(Failure::not_found(format!(
+                    "the shared path `{}` is neither in the release nor at `{}`",
+                    item.path,
+                    item.kept(dir)
+                ))
+                .hint(format!(
+                    "create `shared/{0}` in the directory `{dir}`; for a folder that may start empty, write `{0}/`",
+                    item.path
+                )));
+            }
+        }
+        for item in &self.0 {
+            item.link(dir, release)?;
+        }
+        Ok(())
+    }
+
+    /// The differences that are not the doing of [`link`](Self::link). A line is `missing: <path>` or `changed: <path> (<how>)`.
+    pub(crate) fn unexplained(&self, lines: Vec<String>) -> Vec<String> {
+        let is_ours = |line: &String| {
+            let path = line.split_once(": ").map_or(line.as_str(), |(_, rest)| rest);
+            self.0.iter().any(|item| {
+                is_at_or_below(path, &item.path)
+                    || path.strip_prefix(&item.path).is_some_and(|rest| rest.starts_with(" ("))
+            })
+        };
+        lines.into_iter().filter(|line| !is_ours(line)).collect()
+    }
+
+    /// A line for each path of a release that is no link to its shared place.
+    pub(crate) fn unlinked(&self, dir: &str, release: &str) -> Result<Vec<String>, Failure> {
+        let mut lines = Vec::new();
+        for item in &self.0 {
+            let path = item.in_release(dir, release);
+            let is_link = fs::metadata_of_link(&path)?.is_some_and(|found| found.file_type == FileType::Link);
+            if !is_link || fs::read_link(&path).ok() != Some(item.link_text()) {
+                lines.push(format!("changed: {} (no link to shared/{})", item.path, item.path));
+            }
+        }
+        Ok(lines)
+    }
+}
+
+impl Item {
+    fn kept(&self, dir: &str) -> String {
+        format!("{dir}/shared/{}", self.path)
+    }
+
+    fn in_release(&self, dir: &str, release: &str) -> String {
+        format!("{dir}/{release}/{}", self.path)
+    }
+
+    /// From `releases/<name>/<path>` to `shared/<path>`.
+    fn link_text(&self) -> String {
+        let above_path = self.path.matches('/').count();
+        format!("{}shared/{}", "../".repeat(2 + above_path), self.path)
+    }
+
+    fn link(&self, dir: &str, release: &str) -> Result<(), Failure> {
+        let (kept, brought) = (self.kept(dir), self.in_release(dir, release));
+        let is_kept = fs::metadata_of_link(&kept)?.is_some();
+        match (is_kept, fs::metadata_of_link(&brought)?.map(|found| found.file_type)) {
+            (false, Some(_)) => {
+                fs::create_dir_all(folder_of(&kept))?;
+                fs::rename(&brought, &kept)?;
+            }
+            (false, None) => fs::create_dir_all(&kept)?,
+            (true, Some(FileType::Directory)) => blobs::remove(dir, &format!("{release}/{}", self.path))?,
+            (true, Some(FileType::File | FileType::Link | FileType::Other)) => fs::remove(&brought)?,
+            (true, None) => {}
+        }
+        fs::create_dir_all(folder_of(&brought))?;
+        fs::symlink(&self.link_text(), &brought)
+    }
+}
+
+fn folder_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or(path, |(folder, _)| folder)
+}
+
+fn is_at_or_below(path: &str, folder: &str) -> bool {
+    path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}

@@ -1,0 +1,255 @@
+//! Every kill, damage, and what is kept across releases.
+
+use std::path::{Path, PathBuf};
+
+use pawl_step::testing::{Sandbox, assert_described};
+use pawl_step::{Head, Kind, Release};
+use serde_json::{Value, json};
+
+use super::*;
+
+fn hex(name: char) -> String {
+    name.to_string().repeat(64)
+}
+
+fn release(name: char) -> Release {
+    Release { label: format!("v{name}"), digest: Some(Digest::try_from(format!("sha256:{}", hex(name))).unwrap()) }
+}
+
+fn input(name: char, config: &Value) -> Input<Config> {
+    let mut with = json!({ "from": format!("file:dist/shop-{name}.tar.zst"), "into": "app" });
+    for (member, value) in config.as_object().unwrap() {
+        with[member] = value.clone();
+    }
+    let mut input = pawl_step::testing::input("pull", Config::deserialize(with).unwrap());
+    input.release = release(name);
+    input
+}
+
+fn sandbox() -> (Sandbox, PathBuf) {
+    let sandbox = Sandbox::new();
+    sandbox.grant("dist", Access::Read);
+    let app = sandbox.grant("app", Access::Write);
+    for name in ['a', 'b'] {
+        let files = [
+            ("VERSION", format!("v{name}\n")),
+            ("bin/shop", format!("binary {name}")),
+            ("storage/seed", format!("seed {name}")),
+        ];
+        let files: Vec<_> = files.iter().map(|(path, content)| (*path, content.as_str())).collect();
+        sandbox.archive(&format!("file:dist/shop-{name}.tar.zst"), &format!("sha256:{}", hex(name)), &files);
+    }
+    (sandbox, app)
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn is_held(input: &Input<Config>) -> bool {
+    match Pull::probe(input).unwrap() {
+        Finding::Held(receipt) => {
+            assert_eq!(receipt.outputs, Pull::apply(input).unwrap().outputs);
+            true
+        }
+        Finding::Absent => false,
+        other @ (Finding::Drifted(_) | Finding::Unknown(_)) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn describes_itself() {
+    assert_described::<Pull>();
+}
+
+#[test]
+fn pulls_once() {
+    let (_sandbox, app) = sandbox();
+    let input = input('a', &json!({ "version-file": "VERSION" }));
+    assert_eq!(Pull::probe(&input).unwrap(), Finding::Absent);
+    let changes = Pull::preview(&input).unwrap();
+    assert_eq!(
+        changes,
+        [Change::new(Action::Create, format!("app/releases/{}", hex('a')), "release va from file:dist/shop-a.tar.zst")]
+    );
+    let receipt = Pull::apply(&input).unwrap();
+    let outputs = json!({ "path": format!("releases/{}", hex('a')), "dir": "app", "digest": format!("sha256:{}", hex('a')), "label": "va" });
+    assert_eq!(Value::Object(receipt.outputs), outputs);
+    assert_eq!(receipt.notes["files"], 3);
+    assert!(is_held(&input));
+    assert_eq!(Pull::preview(&input).unwrap(), []);
+    assert_eq!(names(&app.join("releases")), [hex('a')]);
+}
+
+#[test]
+fn every_kill() {
+    for shared in [json!([]), json!(["storage", "logs/"])] {
+        let input = input('a', &json!({ "shared": shared }));
+        for writes in 0.. {
+            let (sandbox, app) = sandbox();
+            sandbox.kill_after(writes);
+            let outcome = Pull::apply(&input);
+            sandbox.revive();
+            if outcome.is_ok() {
+                assert!(writes > 10);
+                break;
+            }
+            assert!(app.join("releases").join(hex('a')).exists() == is_held(&input), "killed after {writes}");
+            Pull::apply(&input).unwrap();
+            assert!(is_held(&input), "killed after {writes}");
+            assert_eq!(names(&app.join("releases")), [hex('a')], "killed after {writes}");
+            assert_eq!(
+                std::fs::read_to_string(app.join("releases").join(hex('a')).join("storage/seed")).unwrap(),
+                "seed a"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_kill_while_a_damaged_release_is_replaced() {
+    let input = input('a', &json!({}));
+    for writes in 0.. {
+        let (sandbox, app) = sandbox();
+        Pull::apply(&input).unwrap();
+        let file = app.join("releases").join(hex('a')).join("bin/shop");
+        std::fs::write(&file, "worm").unwrap();
+        match Pull::probe(&input).unwrap() {
+            Finding::Drifted(why) => assert_eq!(
+                why,
+                format!("app/releases/{} is not as it was unpacked: changed: bin/shop (modified since)", hex('a'))
+            ),
+            other @ (Finding::Held(_) | Finding::Absent | Finding::Unknown(_)) => panic!("{other:?}"),
+        }
+        sandbox.kill_after(writes);
+        let outcome = Pull::apply(&input);
+        sandbox.revive();
+        Pull::apply(&input).unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "binary a", "killed after {writes}");
+        assert_eq!(names(&app.join("releases")), [hex('a')], "killed after {writes}");
+        if outcome.is_ok() {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_failed_pull_leaves_nothing() {
+    let (sandbox, app) = sandbox();
+    sandbox.archive("file:dist/wrong.tar", &format!("sha256:{}", hex('c')), &[("f", "x")]);
+    for (config, kind, message) in [
+        (
+            json!({ "from": "file:dist/wrong.tar" }),
+            Kind::BadContent,
+            format!("`file:dist/wrong.tar` has the digest sha256:{}, not sha256:{}", hex('c'), hex('a')),
+        ),
+        (
+            json!({ "version": "v7" }),
+            Kind::BadContent,
+            "the release says in `VERSION` that it is `va`, not `v7`".to_owned(),
+        ),
+        (
+            json!({ "version-file": "none" }),
+            Kind::BadContent,
+            "the release has no file `none`, which should say `va`".to_owned(),
+        ),
+        (
+            json!({ "shared": [".env"] }),
+            Kind::NotFound,
+            "the shared path `.env` is neither in the release nor at `app/shared/.env`".to_owned(),
+        ),
+        (
+            json!({ "shared": ["storage", "storage/logs"] }),
+            Kind::InvalidConfig,
+            "`shared` names `storage/logs` and `storage`, but one contains the other".to_owned(),
+        ),
+        (
+            json!({ "shared": ["../etc"] }),
+            Kind::InvalidConfig,
+            "`shared: ../etc` is no path inside the granted directory".to_owned(),
+        ),
+    ] {
+        let failure = Pull::apply(&input('a', &config)).unwrap_err();
+        assert_eq!((failure.kind, failure.message), (kind, message));
+        assert!(failure.hint.is_some() || config.get("from").is_some());
+        assert!(!app.join("releases").exists() || names(&app.join("releases")).is_empty());
+        assert!(!app.join("shared").exists());
+    }
+}
+
+#[test]
+fn a_release_without_a_digest_is_refused() {
+    let (_sandbox, _app) = sandbox();
+    let mut input = input('a', &json!({}));
+    input.release.digest = None;
+    let failure = Pull::apply(&input).unwrap_err();
+    assert_eq!(failure.kind, Kind::InvalidConfig);
+    assert!(failure.hint.unwrap().contains("sha256sum"));
+}
+
+#[test]
+fn shared_paths_outlive_releases_and_are_no_damage() {
+    let (_sandbox, app) = sandbox();
+    let config = json!({ "shared": ["storage", "logs/app/", "VERSION"] });
+    let (first, second) = (input('a', &config), input('b', &config));
+    Pull::apply(&first).unwrap();
+    std::fs::write(app.join("shared/storage/upload"), "by a user").unwrap();
+    assert!(is_held(&first));
+    Pull::apply(&second).unwrap();
+    assert!(is_held(&second) && is_held(&first));
+    let release = app.join("releases").join(hex('b'));
+    assert_eq!(std::fs::read_to_string(release.join("storage/upload")).unwrap(), "by a user");
+    assert_eq!(
+        std::fs::read_to_string(release.join("storage/seed")).unwrap(),
+        "seed a",
+        "what the first release brought is kept"
+    );
+    assert_eq!(std::fs::read_link(release.join("logs/app")).unwrap(), Path::new("../../../shared/logs/app"));
+    assert!(release.join("logs/app").is_dir());
+
+    // Damage elsewhere is still seen, and so is a link that is gone.
+    std::fs::remove_file(release.join("bin/shop")).unwrap();
+    std::fs::remove_file(release.join("storage")).unwrap();
+    match Pull::probe(&second).unwrap() {
+        Finding::Drifted(why) => {
+            assert!(why.ends_with("missing: bin/shop; changed: storage (no link to shared/storage)"), "{why}");
+        }
+        other @ (Finding::Held(_) | Finding::Absent | Finding::Unknown(_)) => panic!("{other:?}"),
+    }
+    // A path that becomes shared later makes a new folder, from which the old content is linked.
+    let wider = input('a', &json!({ "shared": ["storage", "logs/app/", "VERSION", "bin"] }));
+    assert!(!matches!(Pull::probe(&wider).unwrap(), Finding::Held(_)));
+    Pull::apply(&wider).unwrap();
+    assert!(is_held(&wider));
+    assert_eq!(std::fs::read_to_string(app.join("shared/bin/shop")).unwrap(), "binary a");
+}
+
+#[test]
+fn revert_spares_the_live_release() {
+    let (sandbox, app) = sandbox();
+    let mut input = input('a', &json!({}));
+    let receipt = Pull::apply(&input).unwrap();
+    input.head = Some(Head { live: Some(release('a')) });
+    Pull::revert(&input, &receipt).unwrap();
+    assert!(is_held(&input));
+    input.head = Some(Head { live: Some(release('b')) });
+    sandbox.kill_after(3);
+    assert!(Pull::revert(&input, &receipt).is_err());
+    sandbox.revive();
+    assert_eq!(Pull::probe(&input).unwrap(), Finding::Absent, "never half a release under its name");
+    Pull::revert(&input, &receipt).unwrap();
+    assert_eq!(names(&app.join("releases")), [""; 0]);
+}
+
+#[test]
+fn the_directory_may_be_left_out() {
+    let (_sandbox, _app) = sandbox();
+    let mut input = input('a', &json!({}));
+    input.config.into = None;
+    assert_eq!(Pull::apply(&input).unwrap().outputs["dir"], "app");
+    assert_eq!(source_dir("file:/dist/x"), Some("dist"));
+    assert_eq!(source_dir("https://example.org/x"), None);
+}

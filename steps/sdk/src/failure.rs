@@ -1,0 +1,201 @@
+//! Why a call did not succeed: what the operator reads at 3 a.m., and what the plan's `retry` obeys.
+
+use serde_json::{Map, Value};
+
+use crate::bindings::pawl::step::types;
+use crate::json;
+
+/// The result of everything in this crate that can fail.
+pub(crate) type Result<T> = core::result::Result<T, Failure>;
+
+/// What sort of thing went wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// The step's configuration, or what the plan gives it, cannot work.
+    InvalidConfig,
+    /// The plan does not grant it.
+    Denied,
+    /// Something that must be there is not.
+    NotFound,
+    /// Something else is there.
+    Conflict,
+    /// It may work later without any change: a lost connection, a busy database.
+    Transient,
+    /// It will not work until somebody changes something.
+    Permanent,
+    /// A limit was reached: space, size, count, time.
+    Limit,
+    /// Content is not what it should be: wrong digest, broken archive, invalid text.
+    BadContent,
+    /// A word of a newer host.
+    Other(String),
+}
+
+impl Kind {
+    /// The word in the contract.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::InvalidConfig => "invalid-config",
+            Self::Denied => "denied",
+            Self::NotFound => "not-found",
+            Self::Conflict => "conflict",
+            Self::Transient => "transient",
+            Self::Permanent => "permanent",
+            Self::Limit => "limit",
+            Self::BadContent => "bad-content",
+            Self::Other(word) => word,
+        }
+    }
+}
+
+impl From<String> for Kind {
+    fn from(word: String) -> Self {
+        match word.as_str() {
+            "invalid-config" => Self::InvalidConfig,
+            "denied" => Self::Denied,
+            "not-found" => Self::NotFound,
+            "conflict" => Self::Conflict,
+            "transient" => Self::Transient,
+            "permanent" => Self::Permanent,
+            "limit" => Self::Limit,
+            "bad-content" => Self::BadContent,
+            _ => Self::Other(word),
+        }
+    }
+}
+
+/// Why a call did not succeed.
+#[derive(Debug, Clone, PartialEq)]
+#[must_use = "a failure that nobody returns is lost"]
+pub struct Failure {
+    /// What sort of thing went wrong.
+    pub kind: Kind,
+    /// One sentence: what was expected, what was found, where. No secrets.
+    pub message: String,
+    /// What to do next.
+    pub hint: Option<String>,
+    /// Whether the same call may succeed later without any change.
+    pub retryable: bool,
+    /// More for programs. Known members: `file`, `line`, `column`.
+    pub details: Map<String, Value>,
+}
+
+impl Failure {
+    /// A failure of this kind. Only [`Kind::Transient`] starts out retryable.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        let retryable = kind == Kind::Transient;
+        Self { kind, message: message.into(), hint: None, retryable, details: Map::new() }
+    }
+
+    /// [`Kind::InvalidConfig`].
+    pub fn invalid_config(message: impl Into<String>) -> Self {
+        Self::new(Kind::InvalidConfig, message)
+    }
+
+    /// [`Kind::Denied`].
+    pub fn denied(message: impl Into<String>) -> Self {
+        Self::new(Kind::Denied, message)
+    }
+
+    /// [`Kind::NotFound`].
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(Kind::NotFound, message)
+    }
+
+    /// [`Kind::Conflict`].
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(Kind::Conflict, message)
+    }
+
+    /// [`Kind::Transient`], retryable.
+    pub fn transient(message: impl Into<String>) -> Self {
+        Self::new(Kind::Transient, message)
+    }
+
+    /// [`Kind::Permanent`].
+    pub fn permanent(message: impl Into<String>) -> Self {
+        Self::new(Kind::Permanent, message)
+    }
+
+    /// [`Kind::BadContent`].
+    pub fn bad_content(message: impl Into<String>) -> Self {
+        Self::new(Kind::BadContent, message)
+    }
+
+    /// Adds what to do next.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds a hint, unless the host gave one, which knows more.
+    pub fn or_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint.get_or_insert_with(|| hint.into());
+        self
+    }
+
+    /// Adds one member to the details.
+    pub fn detail(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.details.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Puts the place or the deed before the message: `<context>: <message>`.
+    pub fn context(mut self, context: impl core::fmt::Display) -> Self {
+        self.message = format!("{context}: {}", self.message);
+        self
+    }
+}
+
+impl From<types::Failure> for Failure {
+    fn from(failure: types::Failure) -> Self {
+        Self {
+            kind: failure.kind.into(),
+            message: failure.message,
+            hint: failure.hint,
+            retryable: failure.retryable,
+            details: json::object(&failure.details),
+        }
+    }
+}
+
+impl From<Failure> for types::Failure {
+    fn from(failure: Failure) -> Self {
+        Self {
+            kind: failure.kind.as_str().to_owned(),
+            message: failure.message,
+            hint: failure.hint,
+            retryable: failure.retryable,
+            details: json::text(&Value::Object(failure.details)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn survives_the_border_both_ways() {
+        let failure = Failure::transient("the database is busy").hint("wait").detail("line", 3).context("0002_x.sql");
+        assert_eq!(failure.message, "0002_x.sql: the database is busy");
+        assert!(failure.retryable);
+        assert_eq!(Failure::from(types::Failure::from(failure.clone())), failure);
+    }
+
+    #[test]
+    fn keeps_words_it_does_not_know_and_drops_broken_details() {
+        let foreign = types::Failure {
+            kind: "on-fire".into(),
+            message: "m".into(),
+            hint: None,
+            retryable: false,
+            details: "[1]".into(),
+        };
+        let failure = Failure::from(foreign);
+        assert_eq!(failure.kind, Kind::Other("on-fire".into()));
+        assert!(failure.details.is_empty());
+        assert_eq!(failure.kind.as_str(), "on-fire");
+    }
+}

@@ -1,0 +1,364 @@
+//! Files in granted directories.
+//!
+//! A path is `<grant>/<path>` or `/<grant>/<path>`, where `<grant>` is the directory's name in the plan: `app/VERSION`.
+//! The host follows no symlink out of a grant. What is written is on the disk when a function here returns, its folder
+//! included: a kill or a power cut afterwards loses nothing.
+//!
+//! Deliberately absent: modes, owners and times (WASI 0.2 has no say in them), removal of whole folders (see
+//! [`crate::blobs::remove`]).
+
+use crate::failure::{Failure, Kind, Result};
+
+#[cfg(not(target_arch = "wasm32"))]
+#[path = "fs/native.rs"]
+pub(crate) mod backend;
+#[cfg(target_arch = "wasm32")]
+#[path = "fs/wasi.rs"]
+mod backend;
+
+/// What is at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileType {
+    /// A regular file.
+    File,
+    /// A folder.
+    Directory,
+    /// A symbolic link; only where links are not followed.
+    Link,
+    /// A socket, a device, or the like.
+    Other,
+}
+
+/// What is known about a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metadata {
+    /// What is there.
+    pub file_type: FileType,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// One entry of a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name, without the folder.
+    pub name: String,
+    /// What it is; links are not followed.
+    pub file_type: FileType,
+}
+
+/// Whether a symbolic link at the end of the path is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// What the link leads to is meant.
+    Follow,
+    /// The link itself is meant.
+    Keep,
+}
+
+/// Why the backend could not; each has the one sentence that an operator understands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Cause {
+    NotFound,
+    Denied,
+    Exists,
+    NoSpace,
+    NotEmpty,
+    NotDirectory,
+    IsDirectory,
+    Other(String),
+}
+
+/// The names of the granted directories, in the plan's order.
+#[must_use]
+pub fn dirs() -> Vec<String> {
+    backend::dirs()
+}
+
+/// What is there, links followed; `None` when nothing is, or a link leads to nothing.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn metadata(path: &str) -> Result<Option<Metadata>> {
+    stat(path, Links::Follow)
+}
+
+/// What is there, a link at the end not followed; `None` when nothing is.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn metadata_of_link(path: &str) -> Result<Option<Metadata>> {
+    stat(path, Links::Keep)
+}
+
+/// Whether something is there, links followed.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn exists(path: &str) -> Result<bool> {
+    Ok(metadata(path)?.is_some())
+}
+
+/// Reads a file, links followed.
+///
+/// # Errors
+/// Not there, not readable.
+pub fn read(path: &str) -> Result<Vec<u8>> {
+    let (dir, rest) = split(path)?;
+    backend::read(dir, &rest).map_err(|cause| failure("read", path, cause))
+}
+
+/// Reads a text file, links followed.
+///
+/// # Errors
+/// Not there, not readable, not UTF-8.
+pub fn read_text(path: &str) -> Result<String> {
+    String::from_utf8(read(path)?).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Failure::bad_content(format!("`{path}` is no UTF-8 text: byte {} is invalid", at + 1))
+            .hint("save the file as UTF-8")
+            .detail("file", path)
+    })
+}
+
+/// The entries of a folder, sorted by name.
+///
+/// # Errors
+/// Not there, no folder, not readable.
+pub fn list(path: &str) -> Result<Vec<Entry>> {
+    let (dir, rest) = split(path)?;
+    // Insertion: a sort from the library would be 5 KB of each component.
+    let mut sorted: Vec<Entry> = Vec::new();
+    for entry in backend::list(dir, &rest).map_err(|cause| failure("list", path, cause))? {
+        sorted.insert(sorted.partition_point(|other| other.name < entry.name), entry);
+    }
+    Ok(sorted)
+}
+
+/// Writes a whole file so that readers see the old content or the new, never a part: a temporary file `<path>.new`
+/// beside it, synced, renamed, its folder synced.
+///
+/// # Errors
+/// When it cannot be written; the old content is still there then.
+pub fn write_atomic(path: &str, content: &[u8]) -> Result<()> {
+    let (dir, rest) = split(path)?;
+    let new = format!("{rest}.new");
+    backend::write(dir, &new, content).map_err(|cause| failure("write", path, cause))?;
+    rename(&format!("{dir}/{new}"), path)
+}
+
+/// Renames, over an existing file or link at `to` too, and syncs the folders. Both in one granted directory.
+///
+/// # Errors
+/// When it cannot be done; nothing has changed then.
+pub fn rename(from: &str, to: &str) -> Result<()> {
+    let ((from_dir, from_rest), (to_dir, to_rest)) = (split(from)?, split(to)?);
+    backend::rename(from_dir, &from_rest, to_dir, &to_rest).map_err(|cause| failure("rename", from, cause))?;
+    sync_dir(parent(to))?;
+    if parent(from) == parent(to) { Ok(()) } else { sync_dir(parent(from)) }
+}
+
+/// Makes a symbolic link at `path` with this text, which is relative to the link's own folder.
+///
+/// # Errors
+/// When something is there already, or the text is absolute.
+pub fn symlink(text: &str, path: &str) -> Result<()> {
+    let (dir, rest) = split(path)?;
+    backend::symlink(text, dir, &rest).map_err(|cause| failure("link", path, cause))?;
+    sync_dir(parent(path))
+}
+
+/// The text of a symbolic link.
+///
+/// # Errors
+/// Not there, no link; [`Kind::Denied`] when its text is absolute, which no sandbox shows.
+pub fn read_link(path: &str) -> Result<String> {
+    let (dir, rest) = split(path)?;
+    backend::read_link(dir, &rest).map_err(|cause| failure("read the link", path, cause))
+}
+
+/// Removes a file or a link; a missing one is fine.
+///
+/// # Errors
+/// When it is a folder, or may not be removed.
+pub fn remove(path: &str) -> Result<()> {
+    let (dir, rest) = split(path)?;
+    match backend::remove(dir, &rest) {
+        Ok(()) => sync_dir(parent(path)),
+        Err(Cause::NotFound) => Ok(()),
+        Err(cause) => Err(failure("remove", path, cause)),
+    }
+}
+
+/// Makes a folder and the folders above it; existing ones are fine.
+///
+/// # Errors
+/// When something else is there, or it may not be made.
+pub fn create_dir_all(path: &str) -> Result<()> {
+    let (dir, rest) = split(path)?;
+    let mut made = String::new();
+    for name in rest.split('/').filter(|name| !name.is_empty()) {
+        let folder = if made.is_empty() { dir.to_owned() } else { format!("{dir}/{made}") };
+        made = if made.is_empty() { name.to_owned() } else { format!("{made}/{name}") };
+        match backend::create_dir(dir, &made) {
+            Ok(()) => sync_dir(&folder)?,
+            Err(Cause::Exists) => {}
+            Err(cause) => return Err(failure("make the folder", &format!("{dir}/{made}"), cause)),
+        }
+    }
+    Ok(())
+}
+
+/// Makes sure that a folder's entries are on the disk.
+///
+/// # Errors
+/// The disk's.
+pub fn sync_dir(path: &str) -> Result<()> {
+    let (dir, rest) = split(path)?;
+    backend::sync_dir(dir, &rest).map_err(|cause| failure("sync", path, cause))
+}
+
+/// A path below a granted directory without its grant, checked: no `..`, not absolute, not empty. For settings such as
+/// `link: current`.
+///
+/// # Errors
+/// [`Kind::InvalidConfig`], naming the setting.
+pub fn relative(setting: &str, path: &str) -> Result<String> {
+    let names: Vec<_> = path.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
+    if names.is_empty() || path.starts_with('/') || names.contains(&"..") || path.contains('\0') {
+        return Err(Failure::invalid_config(format!("`{setting}: {path}` is no path inside the granted directory"))
+            .hint(format!("write it relative to that directory and without `..`, as `{setting}: current`")));
+    }
+    Ok(names.join("/"))
+}
+
+/// The failure for a directory that the plan does not grant.
+pub fn not_granted(name: &str) -> Failure {
+    let granted = dirs();
+    let granted = if granted.is_empty() { "none is".to_owned() } else { format!("granted: {}", granted.join(", ")) };
+    Failure::denied(format!("the directory `{name}` is not granted to this step ({granted})"))
+        .hint(format!("add `{name}: <folder>` to the step's `grants: {{ dirs: … }}`"))
+}
+
+fn stat(path: &str, links: Links) -> Result<Option<Metadata>> {
+    let (dir, rest) = split(path)?;
+    match backend::stat(dir, &rest, links) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(Cause::NotFound | Cause::NotDirectory) => Ok(None),
+        Err(cause) => Err(failure("look at", path, cause)),
+    }
+}
+
+/// The folder of a path, `app` for `app/VERSION`.
+fn parent(path: &str) -> &str {
+    path.trim_end_matches('/').rsplit_once('/').map_or(path, |(parent, _)| parent)
+}
+
+/// Splits into the grant's name and the rest, `.` for the grant itself.
+fn split(path: &str) -> Result<(&str, String)> {
+    let trimmed = path.strip_prefix('/').unwrap_or(path);
+    let (dir, rest) = trimmed.split_once('/').unwrap_or((trimmed, ""));
+    let names: Vec<_> = rest.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
+    if dir.is_empty() || names.contains(&"..") {
+        return Err(Failure::invalid_config(format!("`{path}` is no path inside a granted directory"))
+            .hint("write `<granted directory>/<path>` without `..`"));
+    }
+    if !dirs().iter().any(|granted| granted == dir) {
+        return Err(not_granted(dir));
+    }
+    Ok((dir, if names.is_empty() { ".".to_owned() } else { names.join("/") }))
+}
+
+fn failure(verb: &str, path: &str, cause: Cause) -> Failure {
+    let (kind, what, hint) = match cause {
+        Cause::NotFound => (Kind::NotFound, "it is not there".to_owned(), None),
+        Cause::Denied => (
+            Kind::Denied,
+            "not permitted".to_owned(),
+            Some(
+                "the grant may be read-only (`:ro`), the folder may belong to another user, or a link may lead out of the grant",
+            ),
+        ),
+        Cause::Exists => (Kind::Conflict, "something is there already".to_owned(), None),
+        Cause::NoSpace => (
+            Kind::Limit,
+            "no space is left on the disk, or a quota is reached".to_owned(),
+            Some("free some space, then run again"),
+        ),
+        Cause::NotEmpty => (Kind::Conflict, "the folder is not empty".to_owned(), None),
+        Cause::NotDirectory => (Kind::Conflict, "a part of the path is no folder".to_owned(), None),
+        Cause::IsDirectory => (Kind::Conflict, "it is a folder".to_owned(), None),
+        Cause::Other(what) => (Kind::Permanent, what, None),
+    };
+    let failure = Failure::new(kind, format!("cannot {verb} `{path}`: {what}")).detail("file", path);
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Access;
+    use crate::testing::Sandbox;
+
+    #[test]
+    fn paths_stay_inside_grants() {
+        let sandbox = Sandbox::new();
+        sandbox.grant("app", Access::Write);
+        assert_eq!(split("/app//a/./b/").unwrap(), ("app", "a/b".to_owned()));
+        assert_eq!(split("app").unwrap(), ("app", ".".to_owned()));
+        for (path, kind) in [("app/../x", Kind::InvalidConfig), ("", Kind::InvalidConfig), ("etc/passwd", Kind::Denied)]
+        {
+            assert_eq!(split(path).unwrap_err().kind, kind, "{path}");
+        }
+        assert_eq!(relative("link", "./a//b").unwrap(), "a/b");
+        for path in ["", ".", "/a", "a/../../b"] {
+            assert!(relative("link", path).is_err(), "{path}");
+        }
+        assert_eq!(
+            read("etc/passwd").unwrap_err().message,
+            "the directory `etc` is not granted to this step (granted: app)"
+        );
+    }
+
+    #[test]
+    fn writes_are_whole_and_leave_nothing_behind() {
+        let sandbox = Sandbox::new();
+        sandbox.grant("app", Access::Write);
+        create_dir_all("app/a/b").unwrap();
+        write_atomic("app/a/b/f", b"one").unwrap();
+        write_atomic("app/a/b/f", b"two").unwrap();
+        assert_eq!(read_text("/app/a/b/f").unwrap(), "two");
+        assert_eq!(list("app/a/b").unwrap(), [Entry { name: "f".into(), file_type: FileType::File }]);
+        sandbox.kill_after(1);
+        let failure = write_atomic("app/a/b/f", b"three").unwrap_err();
+        assert_eq!(failure.kind, Kind::Permanent);
+        sandbox.revive();
+        assert_eq!(read_text("app/a/b/f").unwrap(), "two");
+    }
+
+    #[test]
+    fn read_only_grants_are_not_written() {
+        let sandbox = Sandbox::new();
+        sandbox.grant("dist", Access::Read);
+        let failure = write_atomic("dist/f", b"x").unwrap_err();
+        assert_eq!((failure.kind, failure.message.as_str()), (Kind::Denied, "cannot write `dist/f`: not permitted"));
+        assert!(!exists("dist/f").unwrap());
+    }
+
+    #[test]
+    fn links_are_seen_and_followed_as_asked() {
+        let sandbox = Sandbox::new();
+        sandbox.grant("app", Access::Write);
+        symlink("nowhere", "app/l").unwrap();
+        assert_eq!(metadata("app/l").unwrap(), None);
+        assert_eq!(metadata_of_link("app/l").unwrap().unwrap().file_type, FileType::Link);
+        assert_eq!(read_link("app/l").unwrap(), "nowhere");
+        assert_eq!(symlink("x", "app/l").unwrap_err().kind, Kind::Conflict);
+        remove("app/l").unwrap();
+        remove("app/l").unwrap();
+        assert_eq!(read_link("app/l").unwrap_err().kind, Kind::NotFound);
+    }
+}

@@ -1,0 +1,78 @@
+//! HTTP requests to granted origins. Granted credentials are added by the host, and never seen here.
+
+use core::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::bindings::pawl::step::http as host;
+pub use crate::bindings::pawl::step::http::Response;
+use crate::failure::Result;
+use crate::{Failure, json};
+
+/// A request, sent by [`send`](Request::send).
+#[derive(Debug, Clone)]
+#[must_use = "a request does nothing until it is sent"]
+pub struct Request {
+    method: String,
+    url: String,
+    headers: Vec<(String, String)>,
+    body: Option<Vec<u8>>,
+    options: Map<String, Value>,
+}
+
+impl Request {
+    /// A request with this method.
+    pub fn new(method: impl Into<String>, url: impl Into<String>) -> Self {
+        Self { method: method.into(), url: url.into(), headers: Vec::new(), body: None, options: Map::new() }
+    }
+
+    /// A GET request.
+    pub fn get(url: impl Into<String>) -> Self {
+        Self::new("GET", url)
+    }
+
+    /// Adds a header.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sets the body.
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = Some(body.into());
+        self
+    }
+
+    /// How long the whole exchange may take.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.options.insert("timeout-ms".to_owned(), u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).into());
+        self
+    }
+
+    /// How long the response's body may be, in bytes.
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.options.insert("max-bytes".to_owned(), bytes.into());
+        self
+    }
+
+    /// How many redirects are followed; each must be granted.
+    pub fn redirects(mut self, count: u32) -> Self {
+        self.options.insert("redirects".to_owned(), count.into());
+        self
+    }
+
+    /// Sends it. A status of 400 or more is a response, not a failure.
+    ///
+    /// # Errors
+    /// Not granted, not reachable, too slow, too long.
+    pub fn send(self) -> Result<Response> {
+        let request = host::Request {
+            method: self.method,
+            url: self.url,
+            headers: self.headers,
+            body: self.body,
+            options: json::text(&Value::Object(self.options)),
+        };
+        host::send(&request).map_err(Failure::from)
+    }
+}

@@ -1,0 +1,73 @@
+//! Write a deployment step for Pawl in Rust: one type, one trait, one macro.
+//!
+//! ```text
+//! struct Hello;
+//! impl pawl_step::Step for Hello { /* describe, preview, apply */ }
+//! pawl_step::export!(Hello);
+//! ```
+//!
+//! docs/steps.md shows a whole step and how to build it; [`Step`] says what each function owes the runner.
+//!
+//! Invariant: nothing here reaches further than the grants of the step in the plan. Files go through WASI preopens,
+//! everything else through the host, which checks each call.
+//!
+//! Deliberately absent: threads, `async`, environment variables, sockets, and `std::fs` (it fails in a sandbox).
+//!
+//! On a native target the crate compiles for tests: [`fs`], [`blobs`] and [`log`] work there on the test's own folders
+//! (see [`testing`]); the other capabilities exist only inside a host.
+
+#[doc(hidden)]
+pub mod bindings {
+    wit_bindgen::generate!({
+        world: "pawl:sdk/sdk",
+        path: ["../../wit", "wit"],
+        pub_export_macro: true,
+        export_macro_name: "export_bindings",
+        default_bindings_module: "pawl_step::bindings",
+        generate_all,
+    });
+}
+
+pub mod blobs;
+pub mod database;
+mod describe;
+mod digest;
+mod failure;
+pub mod fs;
+pub mod http;
+mod input;
+pub mod json;
+pub mod log;
+mod outcome;
+pub mod process;
+mod step;
+pub mod tcp;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod testing;
+pub mod time;
+
+pub use describe::{Access, Capability, Description, Need, Phase, Probes, Repeatable};
+pub use digest::Digest;
+pub use failure::{Failure, Kind};
+pub use input::{Head, Input, Release};
+pub use outcome::{Action, Change, Finding, Receipt};
+pub use serde;
+pub use serde_json;
+pub use step::{Adapter, Step};
+
+/// Makes the crate a component that runs the given [`Step`]. Once a crate; on native targets it only checks the type.
+#[macro_export]
+macro_rules! export {
+    ($step:ty) => {
+        // A use of the step where nothing else uses it.
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: fn() -> $crate::Description = <$step as $crate::Step>::describe;
+
+        #[cfg(target_arch = "wasm32")]
+        #[allow(unsafe_code, missing_docs)]
+        const _: () = {
+            type Exported = $crate::Adapter<$step>;
+    $crate::bindings::export_bindings!(Exported with_types_in $crate::bindings);
+        };
+    };
+}

@@ -1,0 +1,71 @@
+//! Granted programs. No shell: the host matches the argument vector against the grant.
+
+use serde_json::{Map, Value};
+
+use crate::bindings::pawl::step::process as host;
+pub use crate::bindings::pawl::step::process::Completion;
+use crate::failure::Result;
+use crate::{Failure, json};
+
+/// A program and its arguments, run by [`run`](Command::run).
+#[derive(Debug, Clone)]
+#[must_use = "a command does nothing until it is run"]
+pub struct Command {
+    program: String,
+    arguments: Vec<String>,
+    stdin: Option<Vec<u8>>,
+    env: Map<String, Value>,
+    dir: Option<String>,
+}
+
+impl Command {
+    /// A program without arguments.
+    pub fn new(program: impl Into<String>) -> Self {
+        Self { program: program.into(), arguments: Vec::new(), stdin: None, env: Map::new(), dir: None }
+    }
+
+    /// Adds arguments.
+    pub fn args<T: Into<String>>(mut self, arguments: impl IntoIterator<Item = T>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets an environment variable. It starts with none but what the host gives every program.
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.insert(name.into(), Value::String(value.into()));
+        self
+    }
+
+    /// What it reads from its standard input; nothing, when left out.
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = Some(bytes.into());
+        self
+    }
+
+    /// Where it runs: `<granted dir>/<path>`.
+    pub fn dir(mut self, dir: impl Into<String>) -> Self {
+        self.dir = Some(dir.into());
+        self
+    }
+
+    /// Runs it to its end. A status other than 0 is a completion, not a failure.
+    ///
+    /// # Errors
+    /// Not granted, not there, too slow.
+    pub fn run(self) -> Result<Completion> {
+        let mut options = Map::new();
+        if !self.env.is_empty() {
+            options.insert("env".to_owned(), Value::Object(self.env));
+        }
+        if let Some(dir) = self.dir {
+            options.insert("dir".to_owned(), Value::String(dir));
+        }
+        let command = host::Command {
+            program: self.program,
+            arguments: self.arguments,
+            stdin: self.stdin,
+            options: json::text(&Value::Object(options)),
+        };
+        host::run(&command).map_err(Failure::from)
+    }
+}

@@ -1,0 +1,158 @@
+//! What stands in for the host in native tests: folders for grants, archives in memory, and kills.
+//!
+//! A [`Sandbox`] belongs to the thread of its test. [`Sandbox::kill_after`] makes every write after the first `n` fail, and
+//! all that follow: what is on the disk then is what a kill at that point leaves.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+
+use crate::{Access, Input, Release, Step};
+
+pub(crate) mod blobs;
+
+thread_local! {
+    static STATE: RefCell<State> = RefCell::default();
+}
+
+#[derive(Default)]
+struct State {
+    grants: BTreeMap<String, (PathBuf, Access)>,
+    archives: BTreeMap<String, Archive>,
+    /// Writes until the kill.
+    left: Option<usize>,
+}
+
+#[derive(Clone)]
+struct Archive {
+    digest: String,
+    files: Vec<(String, String)>,
+}
+
+/// The grants and archives of one test; they are gone when it is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Sandbox {
+    root: tempfile::TempDir,
+}
+
+impl Sandbox {
+    /// A sandbox that grants nothing.
+    ///
+    /// # Panics
+    /// When no temporary folder can be made.
+    #[expect(clippy::new_without_default, reason = "it claims the thread")]
+    pub fn new() -> Self {
+        STATE.take();
+        Self { root: tempfile::tempdir().expect("a temporary folder can be made") }
+    }
+
+    /// Grants a directory, or changes the access to it; returns its folder.
+    ///
+    /// # Panics
+    /// When the folder cannot be made.
+    pub fn grant(&self, name: &str, access: Access) -> PathBuf {
+        let folder = self.root.path().join(name);
+        std::fs::create_dir_all(&folder).expect("a folder in a temporary folder can be made");
+        STATE.with_borrow_mut(|state| state.grants.insert(name.to_owned(), (folder.clone(), access)));
+        folder
+    }
+
+    /// Offers an archive at `source` with these files (path, content).
+    pub fn archive(&self, source: &str, digest: &str, files: &[(&str, &str)]) {
+        let files = files.iter().map(|(path, content)| ((*path).to_owned(), (*content).to_owned())).collect();
+        STATE.with_borrow_mut(|state| {
+            state.archives.insert(source.to_owned(), Archive { digest: digest.to_owned(), files })
+        });
+    }
+
+    /// Lets `writes` more writes happen, then none.
+    pub fn kill_after(&self, writes: usize) {
+        STATE.with_borrow_mut(|state| state.left = Some(writes));
+    }
+
+    /// Lets writes happen again. Returns whether a kill had happened: a write was refused.
+    pub fn revive(&self) -> bool {
+        STATE.with_borrow_mut(|state| state.left.take() == Some(0))
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        STATE.take();
+    }
+}
+
+/// The input of a first attempt on this machine, of a release `v1` without a digest, before anything is live. Tests change
+/// what they are about.
+#[must_use]
+pub fn input<C>(step: &str, config: C) -> Input<C> {
+    Input {
+        app: "shop".to_owned(),
+        environment: "test".to_owned(),
+        run: "1".to_owned(),
+        attempt: 1,
+        step: step.to_owned(),
+        target: "local".to_owned(),
+        key: "0123456789abcdef".to_owned(),
+        config,
+        release: Release { label: "v1".to_owned(), digest: None },
+        outputs: Map::new(),
+        head: None,
+    }
+}
+
+/// Checks that a step describes itself as the contract asks: a closed schema, each property described, pointers of the
+/// needs into it.
+///
+/// # Panics
+/// When it does not; the message says what is wrong.
+pub fn assert_described<S: Step>() {
+    let description = S::describe().to_json();
+    let (name, schema) = (&description["name"], &description["config"]);
+    assert_eq!(schema["additionalProperties"], Value::Bool(false), "the schema of {name} is not closed");
+    let empty = Map::new();
+    let properties = schema["properties"].as_object().unwrap_or(&empty);
+    for (property, schema) in properties {
+        assert!(
+            schema["description"].as_str().is_some_and(|text| !text.is_empty()),
+            "{name}: `{property}` has no description"
+        );
+    }
+    for need in description["needs"].as_array().into_iter().flatten() {
+        assert!(need["reason"].as_str().is_some_and(|text| !text.is_empty()), "{name}: a need has no reason");
+        if let Some(pointer) = need["config"].as_str() {
+            let property = pointer.trim_start_matches('/').split('/').next().unwrap_or_default();
+            assert!(
+                properties.contains_key(property),
+                "{name}: a need points to `{pointer}`, which the schema does not have"
+            );
+        }
+    }
+}
+
+pub(crate) fn dirs() -> Vec<String> {
+    STATE.with_borrow(|state| state.grants.keys().cloned().collect())
+}
+
+pub(crate) fn folder(dir: &str) -> Option<(PathBuf, Access)> {
+    STATE.with_borrow(|state| state.grants.get(dir).cloned())
+}
+
+/// Whether one more write may happen.
+pub(crate) fn alive() -> bool {
+    STATE.with_borrow_mut(|state| match &mut state.left {
+        None => true,
+        Some(0) => false,
+        Some(left) => {
+            *left -= 1;
+            true
+        }
+    })
+}
+
+fn archive(source: &str) -> Option<Archive> {
+    STATE.with_borrow(|state| state.archives.get(source).cloned())
+}

@@ -1,0 +1,241 @@
+//! Looks whether the release works: HTTP, TCP, files and SQL, in rounds.
+//!
+//! Invariant: it changes nothing, and never says that something works which it has not seen in this call.
+//!
+//! Deliberately absent: load tests and metrics; a check is one question with one right answer.
+
+mod check;
+mod judge;
+mod rounds;
+
+use core::time::Duration;
+
+use pawl_step::{
+    Access, Action, Capability, Change, Description, Failure, Finding, Input, Kind, Need, Phase, Probes, Receipt,
+    Repeatable, Step, time,
+};
+use serde::Deserialize;
+
+use check::{Check, FileCheck, HttpCheck, SqlCheck};
+use judge::Mismatch;
+use rounds::Policy;
+
+/// The module.
+#[derive(Debug)]
+pub struct Verify;
+
+/// The step's `with:`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Requests.
+    #[serde(default)]
+    pub http: Vec<HttpCheck>,
+    /// Addresses.
+    #[serde(default)]
+    pub tcp: Vec<String>,
+    /// Files.
+    #[serde(default)]
+    pub files: Vec<FileCheck>,
+    /// Queries.
+    #[serde(default)]
+    pub sql: Vec<SqlCheck>,
+    /// Rounds at most.
+    #[serde(default = "five")]
+    pub tries: u32,
+    /// The wait after a round.
+    #[serde(default = "one_second", deserialize_with = "pawl_step::time::duration")]
+    pub interval: Duration,
+    /// Successful rounds in a row.
+    #[serde(default = "one")]
+    pub consecutive: u32,
+}
+
+fn five() -> u32 {
+    5
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn one_second() -> Duration {
+    Duration::from_secs(1)
+}
+
+impl Step for Verify {
+    type Config = Config;
+
+    fn describe() -> Description {
+        Description {
+            name: "verify",
+            version: env!("CARGO_PKG_VERSION"),
+            summary: "looks whether the release works: HTTP, TCP, files and SQL",
+            config: include_str!("../config.schema.json"),
+            needs: vec![
+                Need { capability: Capability::Http, config: Some("/http"), reason: "asks the application" },
+                Need { capability: Capability::Tcp, config: Some("/tcp"), reason: "sees whether something listens" },
+                Need { capability: Capability::Dirs(Access::Read), config: Some("/files"), reason: "reads files" },
+                Need {
+                    capability: Capability::Databases,
+                    config: Some("/sql/0/database"),
+                    reason: "asks the database",
+                },
+            ],
+            phase: Phase::Check,
+            exposes: false,
+            repeatable: Repeatable::Always,
+            probes: Probes::Always,
+        }
+    }
+
+    fn preview(input: &Input<Config>) -> Result<Vec<Change>, Failure> {
+        let checks = checks(input)?;
+        Ok(checks.iter().map(|check| Change::new(Action::Check, check.name(), check.expectation())).collect())
+    }
+
+    fn apply(input: &Input<Config>) -> Result<Receipt, Failure> {
+        let started = time::monotonic();
+        let checks = checks(input)?;
+        let policy = Policy::new(input.config.tries, input.config.interval, input.config.consecutive)?;
+        let rounds = policy.run(checks.len(), || round(&checks), time::sleep)?;
+        Ok(Receipt::new()
+            .output("checks", checks.len())
+            .note("rounds", rounds)
+            .note("took_ms", time::elapsed_ms(started)))
+    }
+
+    fn probe(input: &Input<Config>) -> Result<Finding, Failure> {
+        let checks = checks(input)?;
+        let failing = round(&checks)?;
+        Ok(if failing.is_empty() {
+            Finding::Held(Receipt::new().output("checks", checks.len()))
+        } else {
+            Finding::Drifted(rounds::summary(&failing, checks.len()))
+        })
+    }
+
+    fn revert(_input: &Input<Config>, _receipt: &Receipt) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+fn checks(input: &Input<Config>) -> Result<Vec<Check>, Failure> {
+    let Config { http, tcp, files, sql, tries: _, interval: _, consecutive: _ } = &input.config;
+    let mut checks: Vec<Check> = http.iter().cloned().map(Check::Http).collect();
+    checks.extend(tcp.iter().cloned().map(Check::Tcp));
+    for file in files {
+        let dir = input.dir("in", file.dir.as_deref(), &[])?;
+        checks.push(Check::File { dir, check: file.clone() });
+    }
+    checks.extend(sql.iter().cloned().map(Check::Sql));
+    if checks.is_empty() {
+        return Err(Failure::invalid_config(format!(
+            "step `{}` has no checks, so it would verify anything",
+            input.step
+        ))
+        .hint("add one under `with:`, as `http: [{ url: \"http://127.0.0.1:8080/health\" }]`"));
+    }
+    Ok(checks)
+}
+
+/// Makes every check once; returns those that fail. What no further round can change is a failure at once.
+fn round(checks: &[Check]) -> Result<Vec<Mismatch>, Failure> {
+    let mut failing = Vec::new();
+    for check in checks {
+        match check.run() {
+            Ok(None) => {}
+            Ok(Some(found)) => failing.push(Mismatch { check: check.name(), expected: check.expectation(), found }),
+            Err(failure) if matches!(failure.kind, Kind::Denied | Kind::InvalidConfig) => {
+                return Err(failure.context(check.name()));
+            }
+            Err(failure) => {
+                failing.push(Mismatch { check: check.name(), expected: check.expectation(), found: failure.message })
+            }
+        }
+    }
+    Ok(failing)
+}
+
+pawl_step::export!(Verify);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pawl_step::testing::{self, Sandbox, assert_described};
+    use serde_json::{Value, json};
+
+    fn input(config: Value) -> Input<Config> {
+        testing::input("verify", Config::deserialize(config).unwrap())
+    }
+
+    #[test]
+    fn describes_itself() {
+        assert_described::<Verify>();
+    }
+
+    #[test]
+    fn the_schema_states_the_defaults() {
+        let config = Config::deserialize(json!({})).unwrap();
+        let properties = &Verify::describe().to_json()["config"]["properties"];
+        assert_eq!(properties["tries"]["default"], config.tries);
+        assert_eq!(properties["consecutive"]["default"], config.consecutive);
+        assert_eq!((properties["interval"]["default"].as_str(), config.interval), (Some("1s"), Duration::from_secs(1)));
+        let http = HttpCheck::deserialize(json!({ "url": "u" })).unwrap();
+        let properties = &properties["http"]["items"]["properties"];
+        assert_eq!(
+            (properties["status"]["default"].clone(), properties["method"]["default"].as_str()),
+            (json!(http.status), Some(http.method.as_str()))
+        );
+        assert_eq!((properties["timeout"]["default"].as_str(), http.timeout), (Some("5s"), Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn files_are_checked_through_links() {
+        let sandbox = Sandbox::new();
+        let app = sandbox.grant("app", Access::Read);
+        std::fs::create_dir(app.join("r1")).unwrap();
+        std::fs::write(app.join("r1/VERSION"), "v1\n").unwrap();
+        std::os::unix::fs::symlink("r1", app.join("current")).unwrap();
+        let config = json!({ "files": [
+            { "path": "current/VERSION", "equals": "v1" }, { "path": "current/VERSION", "contains": "v" },
+            { "path": "maintenance", "exists": false }, { "in": "app", "path": "current" },
+        ] });
+        let receipt = Verify::apply(&input(config.clone())).unwrap();
+        assert_eq!(Value::Object(receipt.outputs), json!({ "checks": 4 }));
+        assert_eq!(
+            Verify::preview(&input(config.clone())).unwrap()[0],
+            Change::new(Action::Check, "file app/current/VERSION", "the content `v1`")
+        );
+        std::fs::write(app.join("r1/VERSION"), "v2\n").unwrap();
+        std::fs::write(app.join("maintenance"), "").unwrap();
+        let expected = "2 of 4 checks fail: file app/current/VERSION: expected the content `v1`, found `v2`; \
+            file app/maintenance: expected no such file, found one";
+        assert_eq!(Verify::probe(&input(config.clone())).unwrap(), Finding::Drifted(expected.to_owned()));
+        let mut quick = input(config);
+        quick.config.interval = Duration::ZERO;
+        quick.config.tries = 2;
+        let failure = Verify::apply(&quick).unwrap_err();
+        assert_eq!(failure.message, expected.replace("fail:", "fail after 2 rounds:"));
+        assert_eq!(failure.details["failing"][1]["check"], "file app/maintenance");
+    }
+
+    #[test]
+    fn what_no_round_can_change_fails_at_once() {
+        let sandbox = Sandbox::new();
+        sandbox.grant("app", Access::Read);
+        assert_eq!(Verify::apply(&input(json!({}))).unwrap_err().kind, Kind::InvalidConfig);
+        assert_eq!(
+            Verify::apply(&input(json!({ "files": [{ "in": "etc", "path": "x" }] }))).unwrap_err().kind,
+            Kind::Denied
+        );
+        assert_eq!(
+            Verify::apply(&input(json!({ "files": [{ "path": "../x" }] }))).unwrap_err().kind,
+            Kind::InvalidConfig
+        );
+        assert_eq!(
+            Verify::apply(&input(json!({ "tcp": ["h:1"], "tries": 2, "consecutive": 3 }))).unwrap_err().kind,
+            Kind::InvalidConfig
+        );
+    }
+}

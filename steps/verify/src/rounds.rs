@@ -1,0 +1,151 @@
+//! When to look again, and when to give up. Pure: the look and the wait are given.
+
+use core::time::Duration;
+
+use pawl_step::Failure;
+use serde_json::json;
+
+use crate::judge::Mismatch;
+
+/// The longest wait between rounds.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// How rounds follow each other.
+#[derive(Debug)]
+pub(crate) struct Policy {
+    tries: u32,
+    interval: Duration,
+    consecutive: u32,
+}
+
+impl Policy {
+    pub(crate) fn new(tries: u32, interval: Duration, consecutive: u32) -> Result<Self, Failure> {
+        if tries == 0 || consecutive == 0 || consecutive > tries {
+            return Err(Failure::invalid_config(format!(
+                "`consecutive: {consecutive}` cannot be reached in `tries: {tries}` rounds"
+            ))
+            .hint("let `tries` be at least `consecutive`, and both at least 1"));
+        }
+        Ok(Self { tries, interval, consecutive })
+    }
+
+    /// Makes rounds of `checks` checks until enough have succeeded in a row; returns how many were made.
+    ///
+    /// # Errors
+    /// The round's own, at once; after the last try, what failed last.
+    pub(crate) fn run(
+        &self,
+        checks: usize,
+        mut round: impl FnMut() -> Result<Vec<Mismatch>, Failure>,
+        mut wait: impl FnMut(Duration),
+    ) -> Result<u32, Failure> {
+        let (mut in_a_row, mut delay, mut last) = (0, self.interval, Vec::new());
+        for number in 1..=self.tries {
+            let failing = round()?;
+            if failing.is_empty() {
+                in_a_row += 1;
+                delay = self.interval;
+            } else {
+                in_a_row = 0;
+                last = failing;
+            }
+            if in_a_row == self.consecutive {
+                return Ok(number);
+            }
+            if number < self.tries {
+                wait(delay.min(LONGEST));
+                if in_a_row == 0 {
+                    delay = (delay * 3 / 2).min(LONGEST);
+                }
+            }
+        }
+        Err(self.exhausted(checks, in_a_row, &last))
+    }
+
+    fn exhausted(&self, checks: usize, in_a_row: u32, last: &[Mismatch]) -> Failure {
+        let rounds = if self.tries == 1 { "1 round".to_owned() } else { format!("{} rounds", self.tries) };
+        let message = if in_a_row > 0 {
+            format!(
+                "only {in_a_row} of {} rounds in a row succeeded within {rounds}; the last that failed: {}",
+                self.consecutive,
+                summary(last, checks)
+            )
+        } else {
+            summary(last, checks).replacen("fail:", &format!("fail after {rounds}:"), 1)
+        };
+        let failing: Vec<_> = last
+            .iter()
+            .map(|one| json!({ "check": one.check, "expected": one.expected, "found": one.found }))
+            .collect();
+        Failure::permanent(message)
+            .hint("look into the application's own log; if it needs longer to start, raise `tries` or `interval`")
+            .detail("failing", failing)
+    }
+}
+
+/// What fails, with expected and found.
+pub(crate) fn summary(failing: &[Mismatch], checks: usize) -> String {
+    let each: Vec<_> =
+        failing.iter().map(|one| format!("{}: expected {}, found {}", one.check, one.expected, one.found)).collect();
+    format!("{} of {checks} checks fail: {}", failing.len(), each.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs against rounds that succeed (`+`) or fail (`-`); returns the result, and the waits in milliseconds.
+    fn run(policy: &Policy, rounds: &str) -> (Result<u32, String>, Vec<u128>) {
+        let mut rounds = rounds.chars();
+        let mut waits = Vec::new();
+        let mismatch = || Mismatch { check: "GET u".into(), expected: "status 200".into(), found: "status 503".into() };
+        let result = policy.run(
+            2,
+            || Ok(if rounds.next() == Some('+') { Vec::new() } else { vec![mismatch()] }),
+            |wait| waits.push(wait.as_millis()),
+        );
+        (result.map_err(|failure| failure.message), waits)
+    }
+
+    #[test]
+    fn stops_at_the_first_success() {
+        let policy = Policy::new(5, Duration::from_secs(1), 1).unwrap();
+        assert_eq!(run(&policy, "+"), (Ok(1), vec![]));
+        assert_eq!(run(&policy, "---+"), (Ok(4), vec![1000, 1500, 2250]));
+    }
+
+    #[test]
+    fn gives_up_after_the_last_try_and_says_why() {
+        let policy = Policy::new(3, Duration::from_secs(8), 1).unwrap();
+        let message = "1 of 2 checks fail after 3 rounds: GET u: expected status 200, found status 503".to_owned();
+        assert_eq!(run(&policy, "---"), (Err(message), vec![8000, 10_000]));
+    }
+
+    #[test]
+    fn successes_must_be_in_a_row() {
+        let policy = Policy::new(5, Duration::from_millis(100), 2).unwrap();
+        assert_eq!(run(&policy, "++"), (Ok(2), vec![100]));
+        assert_eq!(run(&policy, "-+-++"), (Ok(5), vec![100, 100, 100, 100]));
+        let (result, _) = run(&policy, "+-+-+");
+        assert_eq!(
+            result.unwrap_err(),
+            "only 1 of 2 rounds in a row succeeded within 5 rounds; the last that failed: 1 of 2 checks fail: GET u: expected status 200, found status 503"
+        );
+        assert!(Policy::new(1, Duration::ZERO, 2).is_err());
+    }
+
+    #[test]
+    fn a_round_that_cannot_be_made_ends_it() {
+        let policy = Policy::new(5, Duration::ZERO, 1).unwrap();
+        let mut rounds = 0;
+        let result = policy.run(
+            1,
+            || {
+                rounds += 1;
+                Err(Failure::denied("no"))
+            },
+            |_| panic!("it waited"),
+        );
+        assert!(result.is_err() && rounds == 1);
+    }
+}

@@ -1,0 +1,200 @@
+//! `bench`: what we do beside what people use today, measured in one run and given as ratios.
+//!
+//! Rounds are interleaved (ours, theirs, ours, theirs, …), so that both see the same machine; figures are medians. The
+//! binaries are started as users start them. Deliberately absent: absolute promises, except for the resume's wall time.
+
+mod migrate;
+mod pull;
+mod resume;
+
+use std::{
+    fmt, fs,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::{
+    setup::{self, Need, PEERS},
+    workspace::{self, run as run_command},
+};
+
+/// A benchmark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Name {
+    /// An all-skipped resume of the example, beside `sh -c true`
+    Resume,
+    /// A pull of many small files, beside `curl | tee >(sha256sum) | tar x`
+    Pull,
+    /// 200 migrations, beside the sqlite3 shell
+    Migrate,
+}
+
+/// One line of the table.
+struct Row {
+    /// Its key in docs/benchmarks.md.
+    name: String,
+    ours: Duration,
+    theirs: Duration,
+    aim: Aim,
+}
+
+enum Aim {
+    /// Ours at most so many times theirs.
+    Ratio(f64),
+    /// Ours at most this, whatever theirs takes.
+    Wall(Duration),
+}
+
+pub(crate) fn run(names: &[Name], write: bool) -> Result<()> {
+    let needs: Vec<Need> = [Need::GuestToolchain].into_iter().chain(PEERS).collect();
+    setup::ensure(&needs)?;
+    let runner = workspace::build_runner()?;
+    let mut rows = Vec::new();
+    for name in Name::value_variants().iter().filter(|name| names.is_empty() || names.contains(name)) {
+        println!("measuring {name:?}");
+        rows.extend(match name {
+            Name::Resume => resume::rows(&runner)?,
+            Name::Pull => pull::rows(&runner)?,
+            Name::Migrate => migrate::rows(&runner)?,
+        });
+    }
+    let table: Vec<String> = rows.iter().map(Row::to_string).collect();
+    println!("\n{HEADING}\n{}", table.join("\n"));
+    if write {
+        let path = workspace::root().join("docs/benchmarks.md");
+        let old = fs::read_to_string(&path).unwrap_or_default();
+        fs::write(&path, updated(&old, &table)).with_context(|| format!("write {}", path.display()))?;
+        println!("\nwrote {}", path.display());
+    }
+    Ok(())
+}
+
+/// The medians of `rounds` interleaved rounds, after one round that is not counted.
+fn interleaved(
+    rounds: usize,
+    mut ours: impl FnMut() -> Result<Duration>,
+    mut theirs: impl FnMut() -> Result<Duration>,
+) -> Result<(Duration, Duration)> {
+    ours()?;
+    theirs()?;
+    let mut times = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        times.0.push(ours()?);
+        times.1.push(theirs()?);
+    }
+    Ok((median(times.0), median(times.1)))
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    let middle = times.len() / 2;
+    if times.len().is_multiple_of(2) { (times[middle - 1] + times[middle]) / 2 } else { times[middle] }
+}
+
+/// The wall time of a whole process, start to exit. Its output is dropped; its errors are shown.
+fn timed(command: &mut Command) -> Result<Duration> {
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let began = Instant::now();
+    run_command(command)?;
+    Ok(began.elapsed())
+}
+
+const HEADING: &str = "| What | Ours | Theirs | Ratio | Aim | Met |\n|---|---:|---:|---:|---:|---|";
+
+impl Row {
+    fn ratio(&self) -> f64 {
+        self.ours.as_secs_f64() / self.theirs.as_secs_f64()
+    }
+
+    fn is_met(&self) -> bool {
+        match self.aim {
+            Aim::Ratio(most) => self.ratio() <= most,
+            Aim::Wall(most) => self.ours <= most,
+        }
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let milliseconds = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1000.0);
+        let aim = match self.aim {
+            Aim::Ratio(most) => format!("≤ {most:.1}×"),
+            Aim::Wall(most) => format!("≤ {} ms", most.as_millis()),
+        };
+        let (ours, theirs) = (milliseconds(self.ours), milliseconds(self.theirs));
+        let met = if self.is_met() { "yes" } else { "no" };
+        write!(f, "| {} | {ours} | {theirs} | {:.2}× | {aim} | {met} |", self.name, self.ratio())
+    }
+}
+
+const BEGIN: &str = "<!-- cargo xtask bench --write: begin -->";
+const END: &str = "<!-- cargo xtask bench --write: end -->";
+
+/// The document with the new rows in its table. Rows that were not measured this time stay, and so does the text around.
+fn updated(document: &str, rows: &[String]) -> String {
+    let key = |row: &str| row.split('|').nth(1).unwrap_or_default().trim().to_owned();
+    let parts = document.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?)));
+    let (before, table, after) = match parts {
+        Some((before, (table, after))) => (before.to_owned(), table, after),
+        None => (format!("{}\n\n", introduction(document)), "", "\n"),
+    };
+    let mut kept: Vec<String> =
+        table.lines().filter(|line| line.starts_with("| ")).skip(1).map(str::to_owned).collect();
+    for row in rows {
+        match kept.iter_mut().find(|old| key(old) == key(row)) {
+            Some(old) => old.clone_from(row),
+            None => kept.push(row.clone()),
+        }
+    }
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let machine = format!("Medians of interleaved rounds; last measured on {cores} cores.");
+    format!("{before}{BEGIN}\n{machine}\n\n{HEADING}\n{}\n{END}{after}", kept.join("\n"))
+}
+
+fn introduction(document: &str) -> &str {
+    let document = document.trim_end();
+    if document.is_empty() {
+        "# Benchmarks\n\nMeasured by `cargo xtask bench`, side by side in one run."
+    } else {
+        document
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &str, ours: u64, theirs: u64, aim: Aim) -> Row {
+        let (ours, theirs) = (Duration::from_millis(ours), Duration::from_millis(theirs));
+        Row { name: name.to_owned(), ours, theirs, aim }
+    }
+
+    #[test]
+    fn a_row_says_whether_its_aim_is_met() {
+        let shown = row("a", 12, 10, Aim::Ratio(1.3)).to_string();
+        assert_eq!(shown, "| a | 12.0 ms | 10.0 ms | 1.20× | ≤ 1.3× | yes |");
+        let shown = row("b", 26, 1, Aim::Wall(Duration::from_millis(25))).to_string();
+        assert_eq!(shown, "| b | 26.0 ms | 1.0 ms | 26.00× | ≤ 25 ms | no |");
+    }
+
+    #[test]
+    fn the_median_of_an_even_count_lies_between() {
+        let times = [4, 1, 3, 2].map(Duration::from_millis).to_vec();
+        assert_eq!(median(times), Duration::from_micros(2500));
+    }
+
+    #[test]
+    fn rows_that_were_not_measured_stay() {
+        let line = |name, ours| row(name, ours, 10, Aim::Ratio(1.0)).to_string();
+        let first = updated("", &[line("a", 1), line("b", 2)]);
+        let edited = first.replace("side by side", "beside each other") + "More text.\n";
+        let second = updated(&edited, &[line("b", 3), line("c", 4)]);
+        assert!(second.contains("beside each other") && second.ends_with("More text.\n"), "{second}");
+        let rows: Vec<_> = second.lines().filter(|line| line.contains("×")).collect();
+        assert_eq!(rows, [line("a", 1), line("b", 3), line("c", 4)]);
+    }
+}

@@ -1,0 +1,30 @@
+//! A deployment of the example on which everything is already done: probes, decisions, one live round of verify.
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use anyhow::Result;
+
+use super::{Aim, Row, interleaved, timed};
+use crate::{demo::copy_folder, pack::pack, workspace};
+
+const ROUNDS: usize = 20;
+/// The whole process, issue's acceptance.
+const AIM: Duration = Duration::from_millis(25);
+
+pub(super) fn rows(runner: &Path) -> Result<Vec<Row>> {
+    let folder = tempfile::tempdir()?;
+    let example = workspace::root().join("examples/shop");
+    for part in ["app", "migrations"] {
+        copy_folder(&example.join(part), &folder.path().join(part))?;
+    }
+    fs::copy(example.join("deploy.yml"), folder.path().join("deploy.yml"))?;
+    pack(folder.path(), "r1")?;
+    let deploy = || {
+        let mut command = Command::new(runner);
+        command.args(["--local", "--release", "r1"]).current_dir(folder.path());
+        timed(&mut command)
+    };
+    deploy()?;
+    let (ours, theirs) = interleaved(ROUNDS, deploy, || timed(Command::new("sh").args(["-c", "true"])))?;
+    Ok(vec![Row { name: "resume, everything skipped · `sh -c true`".to_owned(), ours, theirs, aim: Aim::Wall(AIM) }])
+}

@@ -1,0 +1,87 @@
+//! The project's own commands: `cargo xtask setup | steps | pack | demo | test | check | tidy | bench`.
+//!
+//! One small file a command; what several need (cargo, git, a tiny HTTP server) has a file of its own. Exit codes: 0,
+//! 1 for a failure, 2 when only the operator can go on. Deliberately absent: the runner's code. Its binary is built and
+//! run as users run it.
+
+mod bench;
+mod check;
+mod demo;
+mod http;
+mod pack;
+mod setup;
+mod steps;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "The project's own commands")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building and testing need, and say what
+    Setup,
+    /// Build the step modules for wasm
+    Steps,
+    /// Pack the example app as a release
+    Pack {
+        /// What people call the release, such as r1
+        label: String,
+        /// The folder with `app/` in it; the archive goes to its `dist/`
+        #[arg(long, default_value = "examples/shop")]
+        dir: PathBuf,
+    },
+    /// Deploy the example app, break a migration, fix it, and resume
+    Demo {
+        /// Work in this new folder and leave it there
+        #[arg(long, value_name = "DIR")]
+        keep: Option<PathBuf>,
+    },
+    /// Run every test; the last line is the sum
+    Test,
+    /// Formatting, clippy, tidy and cargo-deny
+    Check,
+    /// The part of check that needs no compiler
+    Tidy,
+    /// Measure side by side with the tools people use today
+    Bench {
+        /// Which ones; all when none is named
+        names: Vec<bench::Name>,
+        /// Put the figures into docs/benchmarks.md
+        #[arg(long)]
+        write: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup => setup::run(),
+        Command::Steps => steps::run(),
+        Command::Pack { label, dir } => pack::run(&dir, &label),
+        Command::Demo { keep } => demo::run(keep),
+        Command::Test => match test::run() {
+            // The sum is the last line, so nothing more is said.
+            Ok(sum) if sum.failed > 0 => return ExitCode::FAILURE,
+            result => result.map(drop),
+        },
+        Command::Check => check::run(),
+        Command::Tidy => tidy::run(workspace::root()),
+        Command::Bench { names, write } => bench::run(&names, write),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if error.is::<setup::Blocked>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+        }
+    }
+}

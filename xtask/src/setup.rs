@@ -1,0 +1,138 @@
+//! `setup`: installs what building and testing need, naming each thing before it comes; says so when nothing is missing.
+//!
+//! Other commands ask for their part with [`ensure`]. Deliberately absent: Rust itself and a C compiler, without which
+//! this program would not run.
+
+use std::{fmt, fs, os::unix::fs::MetadataExt, process::Command};
+
+use anyhow::{Result, bail};
+
+use crate::workspace::{cargo, find_program, output, run as run_command};
+
+/// Something that a command can't do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// A Rust that builds for wasm.
+    GuestToolchain,
+    /// A program of the system, whose Debian package has the same name.
+    Program(&'static str),
+    /// `cargo deny`.
+    CargoDeny,
+}
+
+/// For `test`: the kill tests.
+pub(crate) const STRACE: Need = Need::Program("strace");
+/// For `bench`: what is compared with.
+pub(crate) const PEERS: [Need; 3] = [Need::Program("curl"), Need::Program("sqlite3"), Need::Program("zstd")];
+
+/// Only the operator can go on: the message has the exact command.
+#[derive(Debug)]
+pub(crate) struct Blocked(String);
+
+impl fmt::Display for Blocked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Blocked {}
+
+pub(crate) fn run() -> Result<()> {
+    let all: Vec<Need> = [Need::GuestToolchain, STRACE, Need::CargoDeny].into_iter().chain(PEERS).collect();
+    if missing(&all).is_empty() {
+        println!("setup: nothing to do, everything is installed");
+        return Ok(());
+    }
+    ensure(&all)?;
+    println!("setup: done");
+    Ok(())
+}
+
+/// Installs what is missing of `needs`; silent when nothing is.
+pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
+    let mut packages = Vec::new();
+    for need in missing(needs) {
+        match need {
+            Need::GuestToolchain if add_target_with_rustup() => {}
+            Need::GuestToolchain => packages.extend(debian_toolchain()),
+            Need::Program(name) => packages.push(name.to_owned()),
+            Need::CargoDeny => {
+                println!("setup: installing cargo-deny with cargo (some minutes)");
+                run_command(cargo().args(["install", "--locked", "cargo-deny", "--version", "^0.20"]))?;
+            }
+        }
+    }
+    if !packages.is_empty() {
+        install_packages(&packages)?;
+    }
+    match missing(needs).as_slice() {
+        [] => Ok(()),
+        still => bail!("still missing after the installation: {still:?}"),
+    }
+}
+
+fn missing(needs: &[Need]) -> Vec<Need> {
+    let is_there = |need: &Need| match need {
+        Need::GuestToolchain => guest_build::toolchain().is_ok(),
+        Need::Program(name) => find_program(name).is_some(),
+        Need::CargoDeny => output(cargo().args(["deny", "--version"])).is_ok(),
+    };
+    needs.iter().copied().filter(|need| !is_there(need)).collect()
+}
+
+/// Whether rustup could. Not every machine with rustup may or can download a target, and then Debian's packages do.
+fn add_target_with_rustup() -> bool {
+    if find_program("rustup").is_none() {
+        return false;
+    }
+    println!("setup: installing Rust's standard library for {} with rustup", guest_build::TARGET);
+    let added = output(Command::new("rustup").args(["target", "add", guest_build::TARGET]));
+    if let Err(error) = added {
+        println!("setup: rustup could not: {error:#}");
+    }
+    guest_build::toolchain().is_ok()
+}
+
+/// Debian's Rust that can build the standard library for wasm, and the newest LLVM linker that its archive has.
+fn debian_toolchain() -> Vec<String> {
+    let listed = output(Command::new("apt-cache").args(["pkgnames", "lld-"])).unwrap_or_default();
+    let versions = listed.lines().filter_map(|name| name.strip_prefix("lld-")?.parse::<u32>().ok());
+    let linker = versions.max().map_or_else(|| "lld".to_owned(), |version| format!("lld-{version}"));
+    ["rustc-web", "cargo-web", "rust-web-src", "rust-web-llvm"].into_iter().map(str::to_owned).chain([linker]).collect()
+}
+
+fn install_packages(packages: &[String]) -> Result<()> {
+    let list = packages.join(" ");
+    let install = ["install", "--yes", "--no-install-recommends"];
+    if find_program("apt-get").is_none() {
+        bail!(Blocked(format!("install these with your system's package manager (Debian's names): {list}")));
+    }
+    if !is_root() {
+        bail!(Blocked(format!(
+            "run `sudo apt-get update && sudo apt-get {} {list}`, then this again",
+            install.join(" ")
+        )));
+    }
+    println!("setup: installing Debian packages: {list}");
+    let apt_get =
+        |words: &[&str]| output(Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(words)).map(drop);
+    let words: Vec<&str> = install.into_iter().chain(packages.iter().map(String::as_str)).collect();
+    // The package lists may be old or absent; they are fetched only when needed, since that takes long.
+    apt_get(&words).or_else(|_| apt_get(&["update"]).and_then(|()| apt_get(&words)))
+}
+
+/// The owner of our own entry in /proc is the effective user.
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|entry| entry.uid() == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_missing_is_named() {
+        let absent = Need::Program("no-such-program-anywhere");
+        assert_eq!(missing(&[Need::Program("sh"), absent]), [absent]);
+    }
+}

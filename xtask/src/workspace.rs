@@ -1,0 +1,85 @@
+//! Where things are, and how the programs around the workspace are started.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+/// The workspaces of guests, apart from the host's since they are built for wasm.
+pub(crate) const GUESTS: [&str; 1] = ["steps"];
+
+/// The folder of the root Cargo.toml.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
+}
+
+/// Cargo's target directory: CARGO_TARGET_DIR and cargo's configuration are honoured.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    let metadata = output(cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    let metadata: Value = serde_json::from_str(&metadata)?;
+    Ok(metadata["target_directory"].as_str().context("cargo metadata names no target directory")?.into())
+}
+
+/// The target directory for the guests' tests, which run on this machine and not in wasm.
+pub(crate) fn native_guests_dir() -> Result<PathBuf> {
+    Ok(target_dir()?.join("steps-native"))
+}
+
+/// The built `runner`, release profile.
+pub(crate) fn build_runner() -> Result<PathBuf> {
+    println!("building the runner (release)");
+    run(cargo().args(["build", "--release", "--package", "runner"]))?;
+    Ok(target_dir()?.join("release/runner"))
+}
+
+/// A cargo in the root. What `cargo run` set for this process is taken out, or build scripts that watch those variables
+/// would run again each time.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = Command::new("cargo");
+    for (name, _) in env::vars_os() {
+        let set_by_cargo_run = name.to_str().is_some_and(|name| {
+            name == "CARGO" || ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"].iter().any(|p| name.starts_with(p))
+        });
+        if set_by_cargo_run {
+            cargo.env_remove(name);
+        }
+    }
+    cargo.current_dir(root());
+    cargo
+}
+
+/// Where the PATH has a program.
+#[expect(clippy::disallowed_methods, reason = "nothing stands outside of xtask to pass the PATH on")]
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// Runs a program with our terminal.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("start {}", shown(command)))?;
+    ensure!(status.success(), "`{}`: {status}", shown(command));
+    Ok(())
+}
+
+/// Runs a program quietly, for its stdout.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("start {}", shown(command)))?;
+    ensure!(
+        output.status.success(),
+        "`{}`: {}\n{}",
+        shown(command),
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// A command as one would type it, for messages.
+pub(crate) fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
