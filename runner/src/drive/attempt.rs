@@ -96,7 +96,7 @@ impl Deployment<'_> {
 
     /// A typing error must not run nothing and end well.
     fn selected_steps_exist(&self) -> Result<(), Vec<Diagnostic>> {
-        let named = self.orders.selection.option().map(|(option, step)| (option, step));
+        let named = self.orders.selection.option();
         let accepted = self.orders.accept_drift.iter().map(|step| ("accept-drift", step));
         let unknown = |(option, step): (&str, &StepId)| {
             if self.prepared.index(step).is_some() {

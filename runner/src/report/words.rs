@@ -140,7 +140,8 @@ pub fn failure(failure: &Failure) -> String {
     }
 }
 
-/// Notes of a receipt in a few words: `2 files, 1.0 MiB`. Numbers come before their name; what is nested is left out.
+/// Notes of a receipt in a few words: `2 files, 1.0 MiB`. Numbers come before their name; what is nested is left out, and so
+/// is `took_ms`: a line ends with the time anyway.
 #[must_use]
 pub fn notes(notes: &Map<String, Value>) -> String {
     let phrase = |(name, value): (&String, &Value)| {
@@ -155,7 +156,7 @@ pub fn notes(notes: &Map<String, Value>) -> String {
             Value::Bool(false) | Value::Null | Value::Array(_) | Value::Object(_) => None,
         }
     };
-    notes.iter().filter_map(phrase).collect::<Vec<_>>().join(", ")
+    notes.iter().filter(|(name, _)| *name != "took_ms").filter_map(phrase).collect::<Vec<_>>().join(", ")
 }
 
 /// Fields of a log message: ` key=value …`, empty when there are none.
@@ -336,7 +337,7 @@ mod tests {
 
     #[test]
     fn notes_read_as_amounts() {
-        let notes = json!({"files": 2, "bytes": 2048, "from_cache": true, "nested": {}, "mode": "full"});
+        let notes = json!({"files": 2, "bytes": 2048, "from_cache": true, "nested": {}, "took_ms": 7, "mode": "full"});
         let Value::Object(notes) = notes else { panic!("notes are an object") };
         assert_eq!(super::notes(&notes), "2 files, 2.0 KiB, from cache, mode full");
     }

@@ -35,7 +35,7 @@ enum Progress {
 impl Drop for Transaction {
     fn drop(&mut self) {
         if self.state == Progress::Open {
-            self.session.abandon();
+            self.session.rollback();
         }
     }
 }

@@ -69,10 +69,6 @@ impl Gate {
         Ok(Self { step: step.id.clone(), purpose, grants: step.grants.clone(), dirs, client })
     }
 
-    pub(super) fn step(&self) -> &StepId {
-        &self.step
-    }
-
     pub(super) fn client(&self) -> &net::Client {
         &self.client
     }

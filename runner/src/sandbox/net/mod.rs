@@ -224,12 +224,6 @@ impl Client {
 }
 
 impl Download {
-    /// The address that answered, after redirects.
-    #[must_use]
-    pub fn url(&self) -> &Url {
-        self.response.url()
-    }
-
     /// Its length in bytes, if the server said so.
     #[must_use]
     pub fn size(&self) -> Option<u64> {

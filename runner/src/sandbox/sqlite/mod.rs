@@ -148,15 +148,11 @@ impl Session {
         self.call(Worker::commit).await
     }
 
-    /// Rolls back, if a transaction is open.
-    pub async fn rollback(&self) -> Result<(), SqlError> {
-        self.call(Worker::rollback).await
-    }
-
-    /// Has an open transaction rolled back, without waiting for it.
-    pub fn abandon(&self) {
+    /// Has an open transaction rolled back before the next call is worked on. Does not wait for it, so that a destructor may
+    /// call it; a rollback that fails is made up for when the connection closes.
+    pub fn rollback(&self) {
         // If the thread has ended, so has the transaction.
-        self.submit(Arc::default(), Worker::abandon).ok();
+        self.submit(Arc::default(), |worker| drop(worker.rollback())).ok();
     }
 
     async fn call<T: Send + 'static>(
@@ -218,7 +214,8 @@ impl Drop for Guard<'_> {
         if self.armed {
             self.session.control.give_up(&self.call);
             // The call may have ended a moment ago, a `begin` with success: so the rollback is a job of its own.
-            self.session.abandon();
+            // If the thread has ended, so has the transaction.
+            self.session.submit(Arc::default(), Worker::abandon).ok();
         }
     }
 }

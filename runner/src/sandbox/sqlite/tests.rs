@@ -5,7 +5,10 @@ use std::{path::PathBuf, process::Command, time::Instant};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use super::*;
+use super::{
+    error::{Kind, Position},
+    *,
+};
 
 /// A folder with a database in it.
 struct Place {
@@ -238,8 +241,8 @@ async fn a_transaction_is_all_or_nothing() {
 
     session.begin(Mode::Exclusive).await.unwrap();
     run(&session, "DELETE FROM t").await.unwrap();
-    session.rollback().await.unwrap();
-    session.rollback().await.unwrap();
+    session.rollback();
+    session.rollback();
     session.begin(Mode::Deferred).await.unwrap();
     run(&session, "DELETE FROM t").await.unwrap();
     drop(session);
@@ -290,7 +293,7 @@ async fn sql_text_can_not_end_or_begin_the_transaction() {
     let error = run(&session, "INSERT INTO t VALUES (2)").await.unwrap_err();
     assert_eq!(error.fault, Fault::TransactionLost);
     assert_eq!(session.commit().await.unwrap_err().fault, Fault::TransactionLost);
-    session.rollback().await.unwrap();
+    session.rollback();
     assert_eq!(number(&session, "SELECT count(*) FROM t").await, 0);
 }
 
@@ -363,15 +366,15 @@ async fn a_call_that_is_given_up_stops_at_once() {
     session.begin(Mode::Immediate).await.unwrap();
 
     // A `begin` whose answer nobody took leaves no lock either, whether it had been started or not.
-    session.rollback().await.unwrap();
+    session.rollback();
     for _ in 0..50 {
         if timeout(Duration::ZERO, session.begin(Mode::Exclusive)).await.is_ok() {
-            session.rollback().await.unwrap();
+            session.rollback();
         }
         // Refused or not, it comes after what the call left behind.
         ask(&session, "SELECT 1").await.ok();
         assert_eq!(place.outside("SELECT count(*) FROM t").unwrap(), 0);
-        session.rollback().await.unwrap();
+        session.rollback();
     }
 }
 
@@ -401,7 +404,7 @@ async fn a_lock_of_another_is_waited_for_but_not_for_ever() {
     // Given up while it waits.
     assert!(timeout(Duration::from_millis(30), session.begin(Mode::Immediate)).await.is_err());
     let since = Instant::now();
-    session.rollback().await.unwrap();
+    session.rollback();
     assert!(since.elapsed() < PROMPT, "{:?}", since.elapsed());
     assert!(timeout(Duration::from_millis(30), Session::open(&place.path(), Access::ReadWrite)).await.is_err());
 

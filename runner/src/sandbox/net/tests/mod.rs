@@ -5,7 +5,7 @@ mod transfer;
 
 use std::{collections::HashMap, future::Future, io, net::IpAddr, pin::Pin};
 
-use super::*;
+use super::{error::Kind, *};
 use crate::plan::{Confidential, Secret};
 use server::{Server, reply};
 
