@@ -36,9 +36,7 @@ fn migration(version: i64, file_name: String, text: &str, dir: &str) -> Result<M
     let sql = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n");
     if let Some(at) = sql.find('\0') {
         let line = sql[..at].matches('\n').count() + 1;
-        return Err(Failure::bad_content(format!(
-            "{file_name}:{line}: the file has a NUL character, which no SQL text has"
-        ))
+        return Err(Failure::bad_content("the file has a NUL character, which no SQL text has")
         .hint("save the file as UTF-8 text")
         .detail("file", format!("{dir}/{file_name}"))
         .detail("line", line));
@@ -139,7 +137,7 @@ mod tests {
         assert_eq!(files[1].checksum, sample(2, "select 1;\nselect 2;\n").checksum);
 
         std::fs::write(folder.join("3_c.sql"), "select\n'\0'").unwrap();
-        assert_eq!(read("m").unwrap_err().message, "3_c.sql:2: the file has a NUL character, which no SQL text has");
+        assert_eq!(read("m").unwrap_err().message, "the file has a NUL character, which no SQL text has");
         std::fs::write(folder.join("3_c.sql"), b"select '\xff'").unwrap();
         assert_eq!(read("m").unwrap_err().message, "`m/3_c.sql` is no UTF-8 text: byte 9 is invalid");
     }

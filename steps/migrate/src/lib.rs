@@ -154,12 +154,8 @@ fn look(database: &str) -> Result<Vec<history::Row>, Failure> {
     }
 }
 
-/// Puts the file, and the line if the database told one, before the message.
+/// Adds the file, so that the message is shown with its place: the database may have told the line.
 fn located(failure: Failure, dir: &str, file_name: &str) -> Failure {
-    let place = match failure.details.get("line").and_then(serde_json::Value::as_u64) {
-        Some(line) => format!("{file_name}:{line}"),
-        None => file_name.to_owned(),
-    };
     let hint = match failure.kind {
         Kind::Denied => {
             "each file runs in one transaction of the runner's: leave out BEGIN, COMMIT, ROLLBACK and ATTACH"
@@ -172,10 +168,10 @@ fn located(failure: Failure, dir: &str, file_name: &str) -> Failure {
         | Kind::Limit
         | Kind::BadContent
         | Kind::Other(_) => {
-            "correct the file and run again: nothing of it was kept, and the files before it are not applied twice"
+            "correct the file: nothing of it was kept, and the files before it will not be applied again"
         }
     };
-    failure.context(place).detail("file", format!("{dir}/{file_name}")).or_hint(hint)
+    failure.detail("file", format!("{dir}/{file_name}")).or_hint(hint)
 }
 
 fn receipt(files: &[Migration]) -> Receipt {
@@ -198,13 +194,13 @@ mod tests {
     fn a_failure_names_file_and_line() {
         let failure = Failure::permanent("near \"TABEL\": syntax error").detail("line", 3).detail("column", 8);
         let failure = located(failure, "migrations", "0002_x.sql");
-        assert_eq!(failure.message, "0002_x.sql:3: near \"TABEL\": syntax error");
+        assert_eq!(failure.message, "near \"TABEL\": syntax error");
         assert_eq!(
             serde_json::Value::Object(failure.details),
             serde_json::json!({ "file": "migrations/0002_x.sql", "line": 3, "column": 8 })
         );
         let denied = located(Failure::denied("COMMIT is denied"), "migrations", "0003_y.sql");
-        assert_eq!(denied.message, "0003_y.sql: COMMIT is denied");
+        assert_eq!(denied.message, "COMMIT is denied");
         assert!(denied.hint.unwrap().contains("leave out BEGIN"));
         let busy = located(Failure::transient("database is locked").hint("wait"), "m", "f.sql");
         assert!(busy.retryable && busy.hint.as_deref() == Some("wait"));

@@ -33,7 +33,7 @@ pub(crate) fn ended(command: &str, status: i32, stderr: &[u8]) -> Result<(), Fai
     let last = tail.iter().rev().find(|line| !line.trim().is_empty());
     let said = last.map_or_else(|| "it wrote nothing to stderr".to_owned(), |line| line.trim().to_owned());
     Err(Failure::permanent(format!("`{command}` ended with {}: {said}", status_in_words(status)))
-        .hint("`runner logs` shows all that it wrote; correct what it complains about, then run again")
+        .hint("`runner logs` shows all that it wrote; correct what it complains about")
         .detail("status", status)
         .detail("stderr", tail.into_iter().map(Value::from).collect::<Vec<_>>()))
 }

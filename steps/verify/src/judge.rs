@@ -88,12 +88,13 @@ pub(crate) fn sql(wanted: &Value, found: Option<&database::Value>) -> Option<Str
     (!equal(wanted, &found)).then(|| cut(&json::text(&found)))
 }
 
-/// The first characters of a text.
+/// The first characters of a text, on one line: it stands in the middle of a message.
 pub(crate) fn cut(text: &str) -> String {
-    let text = text.trim();
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let text = lines.join(" ");
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
+        None => text,
     }
 }
 
@@ -136,6 +137,7 @@ mod tests {
         assert_eq!(found.chars().count(), 201);
         assert!(found.ends_with('…'));
         assert_eq!(cut(&"x".repeat(200)), "x".repeat(200));
+        assert_eq!(cut("<p>\n\n  down\n</p>\n"), "<p> down </p>");
     }
 
     #[test]

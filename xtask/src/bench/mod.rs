@@ -3,6 +3,7 @@
 //! Rounds are interleaved (ours, theirs, ours, theirs, …), so that both see the same machine; figures are medians. The
 //! binaries are started as users start them. Deliberately absent: absolute promises, except for the resume's wall time.
 
+mod append;
 mod migrate;
 mod pull;
 mod resume;
@@ -27,6 +28,8 @@ use crate::{
 pub(crate) enum Name {
     /// An all-skipped resume of the example, beside `sh -c true`
     Resume,
+    /// A record of the journal, beside a bare write and `fdatasync`
+    Append,
     /// A pull of many small files, beside `curl | tee >(sha256sum) | tar x`
     Pull,
     /// 200 migrations, beside the sqlite3 shell
@@ -58,6 +61,7 @@ pub(crate) fn run(names: &[Name], write: bool) -> Result<()> {
         println!("measuring {name:?}");
         rows.extend(match name {
             Name::Resume => resume::rows(&runner)?,
+            Name::Append => append::rows()?,
             Name::Pull => pull::rows(&runner)?,
             Name::Migrate => migrate::rows(&runner)?,
         });
@@ -120,7 +124,10 @@ impl Row {
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let milliseconds = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1000.0);
+        let milliseconds = |time: Duration| match time.as_secs_f64() * 1000.0 {
+            short @ ..10.0 => format!("{short:.3} ms"),
+            long => format!("{long:.1} ms"),
+        };
         let aim = match self.aim {
             Aim::Ratio(most) => format!("≤ {most:.1}×"),
             Aim::Wall(most) => format!("≤ {} ms", most.as_millis()),

@@ -1,0 +1,67 @@
+//! Times the journal: an intent and its outcome, each appended and synced, beside bare writes with `fdatasync` of lines that
+//! are as long. Prints two medians in nanoseconds a record: ours, then the bare one. For `cargo xtask bench append`.
+
+use std::{
+    fs::OpenOptions,
+    io::Write as _,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use runner::{
+    journal::{
+        Journal, Loaded, Place, Redactor,
+        event::{FORMAT, Fingerprint, Header, MAGIC, Outcome, Receipt, Release},
+    },
+    plan::{Attempt, TargetName},
+};
+
+const ROUNDS: usize = 200;
+
+fn main() -> Result<()> {
+    let folder = std::env::args().nth(1).context("usage: append FOLDER")?;
+    let folder = tempfile::tempdir_in(folder)?;
+    let header = Header {
+        magic: MAGIC.to_owned(),
+        format: FORMAT,
+        app: "shop".parse()?,
+        environment: "test".parse()?,
+        run: "1-abcdef".parse()?,
+        attempt: Attempt::FIRST,
+        epoch: 1,
+        release: Release { label: "r1".parse()?, digest: None },
+        runner: "bench".to_owned(),
+        by: "bench@host".to_owned(),
+    };
+    let path = folder.path().join("attempt-000001.journal");
+    let mut journal = Journal::begin(&path, header, Loaded::default(), Redactor::default(), Box::new(|_| {}))?;
+    let place = Place { step: "migrate".parse()?, target: TargetName::local() };
+    let input = serde_json::json!({"config": {"dir": "migrations", "database": "main"}, "key": "0123456789abcdef"});
+    let bare_path = folder.path().join("bare");
+    let mut bare_file = OpenOptions::new().append(true).create_new(true).open(&bare_path)?;
+
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let size = std::fs::metadata(&path)?.len();
+        let began = Instant::now();
+        let intent = journal.intend(&place, "0123456789abcdef", Fingerprint::default(), input.clone(), false)?;
+        journal.settle(intent.ended(Outcome::Succeeded { receipt: Receipt::default() }, Duration::ZERO))?;
+        ours.push(began.elapsed() / 2);
+
+        let line = vec![b'x'; usize::try_from((std::fs::metadata(&path)?.len() - size) / 2)?];
+        let began = Instant::now();
+        for _ in 0..2 {
+            bare_file.write_all(&line)?;
+            bare_file.sync_data()?;
+        }
+        bare.push(began.elapsed() / 2);
+    }
+    for times in [&mut ours, &mut bare] {
+        times.sort();
+        #[expect(clippy::print_stdout, reason = "its output is read by xtask")]
+        {
+            println!("{}", times[ROUNDS / 2].as_nanos());
+        }
+    }
+    Ok(())
+}

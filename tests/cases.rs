@@ -1,0 +1,22 @@
+//! End-to-end: the runner as a process, on the example plan, in a folder of its own. Each case looks at the exit code, at what was
+//! decided, and at the world. `UPDATE_EXPECT=1` rewrites the snapshots.
+
+#![expect(clippy::unwrap_used, reason = "what a test is made of is well formed, or it fails")]
+
+mod support;
+
+mod cases {
+    mod archives;
+    mod bad_plans;
+    mod commands;
+    mod doubt;
+    mod lock;
+    mod migrations;
+    mod misfits;
+    mod preview;
+    mod resume;
+    mod rollback;
+    mod secrets;
+    mod selection;
+    mod verify;
+}

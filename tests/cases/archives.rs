@@ -1,0 +1,152 @@
+//! `pull`, over HTTP and from files: which digest is expected, what is refused, and that a failed pull leaves nothing.
+
+use expect_test::expect;
+
+use crate::support::{Answer, Environment, Format, Reply, Server, sha256};
+
+/// A plan that pulls `<origin>/<file>`, with more settings.
+fn plan(server: &Server, file: &str, more: &str) -> String {
+    format!(
+        r#"version: 1
+app: shop
+steps:
+  pull:
+    uses: pull
+    with: {{ from: "{origin}/{file}", into: app{more} }}
+    grants: {{ dirs: {{ app: ./deploy }}, http: ["{origin}"] }}
+    retry: 3
+"#,
+        origin = server.origin(),
+    )
+}
+
+/// Deploys r1 from a server that has these files.
+fn pull(files: Vec<(String, Vec<u8>)>, file: &str, more: &str) -> (Environment, Answer) {
+    let server = Server::new(move |path, _| {
+        let found = files.iter().find(|(name, _)| path[1..] == **name);
+        found.map_or_else(|| Reply::status(404), |(_, bytes)| Reply::ok(bytes.clone()))
+    });
+    let environment = Environment::with_plan(&plan(&server, file, more));
+    let answer = environment.run(&["--local", "--release", "r1"]);
+    (environment, answer)
+}
+
+fn archive(format: Format) -> Vec<u8> {
+    Environment::new().archive("r1", format)
+}
+
+#[test]
+fn the_digest_may_stand_beside_the_archive() {
+    for (name, format) in [("r1.tar.zst", Format::TarZst), ("r1.tar.gz", Format::TarGz), ("r1.zip", Format::Zip)] {
+        let bytes = archive(format);
+        let digest = sha256(&bytes);
+        let beside = (format!("{name}.sha256"), format!("{digest}  {name}\n").into_bytes());
+        let (environment, answer) = pull(vec![(name.to_owned(), bytes), beside], name, "");
+        answer.assert_exit(0);
+        assert_eq!(environment.list("deploy/releases"), [digest.clone()], "{name}");
+        assert_eq!(environment.read(&format!("deploy/releases/{digest}/VERSION")).trim(), "r1");
+        assert!(environment.exists(&format!("deploy/releases/{digest}/assets/style.css")));
+    }
+}
+
+#[test]
+fn the_digest_may_stand_in_the_plan_or_in_a_manifest() {
+    let bytes = archive(Format::TarGz);
+    let digest = sha256(&bytes);
+    let file = || ("r1.tar.gz".to_owned(), bytes.clone());
+    let (environment, answer) = pull(vec![file()], "r1.tar.gz", &format!(", digest: \"sha256:{digest}\""));
+    answer.assert_exit(0);
+    assert_eq!(environment.list("deploy/releases"), [digest.clone()]);
+
+    let manifest = format!("{}  other.tar.gz\n{digest}  r1.tar.gz\n", "0".repeat(64));
+    let (environment, answer) = pull(vec![file(), ("SHA256SUMS".to_owned(), manifest.into_bytes())], "r1.tar.gz", "");
+    answer.assert_exit(0);
+    assert_eq!(environment.list("deploy/releases"), [digest]);
+}
+
+#[test]
+fn without_any_digest_nothing_is_pulled() {
+    let (environment, answer) = pull(vec![("r1.tar.gz".to_owned(), archive(Format::TarGz))], "r1.tar.gz", "");
+    answer.assert_exit(2);
+    assert_eq!(environment.list("deploy/releases"), [""; 0]);
+    expect![[""]].assert_eq(&without_port(&answer.said()));
+}
+
+#[test]
+fn another_digest_leaves_nothing_behind() {
+    let wrong = format!(", digest: \"sha256:{}\"", "a".repeat(64));
+    let (environment, answer) = pull(vec![("r1.tar.gz".to_owned(), archive(Format::TarGz))], "r1.tar.gz", &wrong);
+    answer.assert_exit(1);
+    expect![[""]].assert_eq(&without_port(&answer.said()));
+    assert_eq!(leftovers(&environment), [""; 0]);
+}
+
+#[test]
+fn a_broken_archive_leaves_nothing_behind() {
+    for name in ["r1.tar.gz", "r1.tar.zst", "r1.zip"] {
+        let format = match name {
+            "r1.tar.gz" => Format::TarGz,
+            "r1.tar.zst" => Format::TarZst,
+            _ => Format::Zip,
+        };
+        let mut bytes = archive(format);
+        bytes.truncate(bytes.len() / 2);
+        let digest = format!(", digest: \"sha256:{}\"", sha256(&bytes));
+        let (environment, answer) = pull(vec![(name.to_owned(), bytes)], name, &digest);
+        answer.assert_exit(1);
+        assert_eq!(leftovers(&environment), [""; 0], "{name}");
+    }
+}
+
+#[test]
+fn a_server_that_is_busy_is_asked_again() {
+    let bytes = archive(Format::TarZst);
+    let digest = sha256(&bytes);
+    let server = Server::new(move |_, before| if before < 2 { Reply::status(503) } else { Reply::ok(bytes.clone()) });
+    let plan = plan(&server, "r1.tar.zst", &format!(", digest: \"sha256:{digest}\""));
+    let environment = Environment::with_plan(&plan);
+    let answer = environment.deploy("r1", &[]);
+    answer.assert_exit(0);
+    assert_eq!(answer.events().iter().filter(|kind| *kind == "intent").count(), 3, "{:?}", server.asked());
+    assert_eq!(server.asked(), ["/r1.tar.zst"; 3]);
+    assert_eq!(environment.list("deploy/releases"), [digest]);
+}
+
+#[test]
+fn a_server_that_stays_busy_leaves_nothing_behind() {
+    let server = Server::new(|_, _| Reply::status(503));
+    let plan = plan(&server, "r1.tar.zst", &format!(", digest: \"sha256:{}\"", "a".repeat(64))).replace("retry: 3", "retry: 1");
+    let environment = Environment::with_plan(&plan);
+    environment.run(&["--local", "--release", "r1"]).assert_exit(1).assert_says("503");
+    assert_eq!(server.asked().len(), 2);
+    assert_eq!(leftovers(&environment), [""; 0]);
+}
+
+#[test]
+fn a_file_with_another_digest_than_published_is_refused() {
+    let environment = Environment::new();
+    environment.pack("r1");
+    environment.write("dist/shop-r1.tar.zst", "something else");
+    environment.run(&["--local", "--release", "r1"]).assert_exit(1).assert_says("digest");
+    assert_eq!(environment.list("deploy/test/releases"), [""; 0]);
+    environment.pack("r1");
+    environment.deploy("r1", &[]).assert_exit(0);
+}
+
+/// All that lies in the folder that was pulled into, but the empty folder of the releases.
+fn leftovers(environment: &Environment) -> Vec<String> {
+    let mut names = environment.list("deploy");
+    names.retain(|name| name != "releases");
+    names.extend(environment.list("deploy/releases"));
+    names
+}
+
+fn without_port(text: &str) -> String {
+    let mut parts = text.split("127.0.0.1:");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        out.push_str("127.0.0.1:[PORT]");
+        out.push_str(part.trim_start_matches(|c: char| c.is_ascii_digit()));
+    }
+    out
+}

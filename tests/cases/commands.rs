@@ -1,0 +1,130 @@
+//! The commands that look: status, history, why, logs, journal check, schema, doctor; and `step`, one module alone.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use expect_test::expect;
+
+use crate::support::Environment;
+
+#[test]
+fn status_says_what_is_live() {
+    let environment = Environment::deployed();
+    expect![[""]].assert_eq(&environment.run(&["status", "--steps"]).assert_exit(0).printed());
+}
+
+#[test]
+fn status_and_history_before_anything_was_deployed() {
+    let environment = Environment::new();
+    expect![[""]].assert_eq(&environment.run(&["status"]).assert_exit(0).printed());
+    expect![[""]].assert_eq(&environment.run(&["history"]).assert_exit(0).printed());
+    environment.run(&["why", "pull"]).assert_exit(2).assert_says("nothing was deployed here yet");
+    assert!(!environment.exists(".pawl"));
+}
+
+#[test]
+fn history_lists_the_attempts() {
+    let environment = Environment::deployed();
+    environment.deploy("r1", &[]).assert_exit(0);
+    let history = environment.run(&["history"]).assert_exit(0).printed();
+    let rows: Vec<_> = history.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+    assert_eq!(rows.len(), 3, "{history}");
+    assert_eq!((rows[1][0], rows[1][1], rows[2][0]), ("2", "r1", "1"), "the newest comes first");
+}
+
+#[test]
+fn why_of_an_unknown_step_names_the_known_ones() {
+    let environment = Environment::deployed();
+    let refused = environment.run(&["why", "swich"]);
+    refused.assert_exit(2);
+    expect![[""]].assert_eq(&refused.said());
+}
+
+#[test]
+fn logs_show_what_the_steps_said() {
+    let environment = Environment::deployed();
+    expect![[""]].assert_eq(&environment.run(&["logs"]).assert_exit(0).printed());
+}
+
+#[test]
+fn a_sound_journal_is_told_from_one_with_a_flipped_byte() {
+    let environment = Environment::deployed();
+    let journal = ".pawl/shop/test/attempt-000001.journal";
+    let good = environment.run(&["journal", "check", journal]);
+    good.assert_exit(0);
+    expect![[""]].assert_eq(&good.printed());
+
+    let mut bytes = fs::read(environment.path(journal)).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    environment.write(journal, &bytes);
+    let bad = environment.run(&["journal", "check", journal]);
+    bad.assert_exit(65);
+    environment.deploy("r1", &[]).assert_exit(65);
+    environment.run(&["status"]).assert_exit(65);
+    assert_eq!(environment.list(".pawl/shop/test"), ["attempt-000001.journal", "lock"], "nothing was begun");
+}
+
+#[test]
+fn the_schema_takes_the_example_and_refuses_a_misspelling() {
+    let environment = Environment::new();
+    let schema = environment.run(&["schema"]).assert_exit(0).json();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let mut plan = serde_json::json!({
+        "version": 1, "app": "shop", "environments": { "test": { "vars": { "root": "./deploy/test" } } },
+        "steps": { "switch": {
+            "uses": "switch", "with": { "link": "current" }, "grants": { "dirs": { "app": "${{ vars.root }}" } },
+        } },
+    });
+    assert!(validator.is_valid(&plan));
+    plan["steps"]["switch"]["grant"] = serde_json::json!({});
+    assert!(!validator.is_valid(&plan));
+}
+
+#[test]
+fn the_doctor_finds_a_healthy_environment() {
+    let environment = Environment::new();
+    environment.pack("r1");
+    let doctor = environment.run(&["doctor", "--release", "r1"]);
+    doctor.assert_exit(0);
+    expect![[""]].assert_eq(&doctor.printed());
+    assert!(!environment.exists("deploy/test/current"));
+}
+
+#[test]
+fn the_doctor_finds_what_is_missing() {
+    let environment = Environment::new();
+    let no_archive = environment.run(&["doctor", "--release", "r1"]);
+    no_archive.assert_exit(2);
+    expect![[""]].assert_eq(&no_archive.said());
+    environment.pack("r1");
+    // A file where a folder must be, since root may write into any folder.
+    environment.write("deploy/test", "");
+    let no_folder = environment.run(&["doctor", "--release", "r1"]);
+    no_folder.assert_exit(2);
+    expect![[""]].assert_eq(&no_folder.said());
+    fs::remove_file(environment.path("deploy/test")).unwrap();
+    fs::create_dir_all(environment.path("deploy/test")).unwrap();
+    fs::set_permissions(environment.path("deploy/test"), fs::Permissions::from_mode(0o755)).unwrap();
+    environment.run(&["doctor", "--release", "r1"]).assert_exit(0);
+}
+
+#[test]
+fn one_module_runs_alone() {
+    let environment = Environment::new();
+    environment.pack("r1");
+    let pull = [
+        "step", "pull", "--local", "--release", "r1", "--with", "from=file:dist/shop-r1.tar.zst", "--with", "into=app",
+        "--dir", "app=deploy/test", "--dir", "dist=dist:ro", "--json",
+    ];
+    environment.run(&pull).assert_exit(0).assert_decisions(&["pull run never-ran"]);
+    assert_eq!(environment.list("deploy/test/releases").len(), 1);
+    environment.run(&pull).assert_exit(0).assert_decisions(&["pull skip held"]);
+    let verify = |text: &str| {
+        let files = format!(r#"files=[{{"path":"VERSION","contains":"{text}"}}]"#);
+        environment.run(&["step", "verify", "--local", "--with", &files, "--with", "tries=1", "--dir", "app=app"])
+    };
+    verify("@VERSION@").assert_exit(0);
+    verify("nothing").assert_exit(1).assert_says("expected a content with `nothing`, found `@VERSION@`");
+    environment.run(&["step", "pull", "--with", "from=x"]).assert_exit(2).assert_says("--local");
+    environment.run(&["step", "pull", "--local", "--with", "from"]).assert_exit(2).assert_says("NAME=VALUE");
+}

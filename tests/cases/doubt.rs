@@ -1,0 +1,68 @@
+//! Something else is there than what was left: nothing is done until an operator says so.
+
+use std::{fs, os::unix::fs::symlink};
+
+use expect_test::expect;
+
+use crate::support::Environment;
+
+fn point(environment: &Environment, to: &str) {
+    let link = environment.path("deploy/test/current");
+    fs::remove_file(&link).unwrap();
+    symlink(to, link).unwrap();
+}
+
+#[test]
+fn a_link_moved_by_hand_stops_the_deployment() {
+    let environment = Environment::deployed();
+    let live = environment.live();
+    fs::create_dir(environment.path("deploy/test/elsewhere")).unwrap();
+    point(&environment, "elsewhere");
+    let stopped = environment.run(&["--local", "--release", "r1"]);
+    stopped.assert_exit(3);
+    expect![[""]].assert_eq(&stopped.said());
+    assert_eq!(environment.live(), "elsewhere", "nothing was done about it");
+    environment.deploy("r1", &[]).assert_exit(3).assert_decisions(&[
+        "pull skip held",
+        "migrate skip held",
+        "switch stop drifted",
+    ]);
+    environment.deploy("r1", &["--accept-drift", "switch"]).assert_exit(0).assert_decisions(&[
+        "pull skip held",
+        "migrate skip held",
+        "switch run drift-accepted",
+        "verify run upstream-ran",
+    ]);
+    assert_eq!(environment.live(), live);
+}
+
+#[test]
+fn a_link_put_back_to_the_release_before_stops_it_too() {
+    let environment = Environment::deployed();
+    let first = environment.live();
+    environment.pack("r2");
+    environment.deploy("r2", &[]).assert_exit(0);
+    let second = environment.live();
+    point(&environment, &first);
+    let stopped = environment.deploy("r2", &[]);
+    stopped.assert_exit(3).assert_says("drifted");
+    assert_eq!(environment.live(), first);
+    environment.deploy("r2", &["--accept-drift", "switch"]).assert_exit(0);
+    assert_eq!(environment.live(), second);
+}
+
+#[test]
+fn a_file_changed_in_the_release_stops_it() {
+    let environment = Environment::deployed();
+    environment.write(&format!("deploy/test/{}/index.html", environment.live()), "defaced");
+    let stopped = environment.run(&["--local", "--release", "r1"]);
+    stopped.assert_exit(3);
+    expect![[""]].assert_eq(&stopped.said());
+    environment.deploy("r1", &["--accept-drift", "pull"]).assert_exit(0).assert_decisions(&[
+        "pull run drift-accepted",
+        "migrate skip held",
+        "switch skip held",
+        "verify run upstream-ran",
+    ]);
+    assert!(environment.read("deploy/test/current/index.html").contains("Release r1"));
+}

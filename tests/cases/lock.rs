@@ -1,0 +1,74 @@
+//! One deployment at a time, and none that a killed one blocks.
+
+use std::fs;
+
+use crate::support::{Environment, until};
+
+/// A step that makes `began` and then takes a minute, unless it is told not to by the file `quick`.
+const SLOW: &str = r#"version: 1
+app: shop
+steps:
+  slow:
+    uses: run
+    trust: host
+    with: { program: /bin/sh, args: [slow.sh], dir: work, repeatable: true }
+    grants: { dirs: { work: . }, programs: [[/bin/sh, slow.sh]] }
+"#;
+const SCRIPT: &str = "test -e quick && exit 0\necho $$ > began.tmp && mv began.tmp began\nexec sleep 60\n";
+
+fn slow() -> Environment {
+    let environment = Environment::with_plan(SLOW);
+    environment.write("slow.sh", SCRIPT);
+    environment
+}
+
+#[test]
+fn a_second_run_is_told_who_holds_the_lock_and_a_killed_one_holds_nothing() {
+    let environment = slow();
+    let mut first = environment.start(&["--local", "--release", "r1"]);
+    until("the step began", || environment.exists("began"));
+    let second = environment.run(&["--local", "--release", "r1"]);
+    let holder = format!("process {}", first.id());
+    first.kill().unwrap();
+    first.wait().unwrap();
+    second.assert_exit(5).assert_says("is being deployed by another");
+    assert!(second.stderr.contains(&holder), "{}", second.stderr);
+    assert_eq!(environment.list(".pawl/shop/default"), ["attempt-000001.journal", "lock"]);
+
+    environment.write("quick", "");
+    let next = environment.deploy("r1", &[]);
+    next.assert_exit(0).assert_decisions(&["slow run interrupted"]);
+    let history = environment.run(&["history", "--json"]).json();
+    assert!(history[1]["exit"].is_null(), "the first never ended: {history}");
+    // The program outlives the runner that was killed; it is this test's to end.
+    let program: i32 = fs::read_to_string(environment.path("began")).unwrap().trim().parse().unwrap();
+    let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(program).unwrap(), rustix::process::Signal::KILL);
+}
+
+#[test]
+fn what_cannot_be_repeated_and_not_be_probed_is_in_doubt_after_a_kill() {
+    let environment = slow();
+    environment.edit("deploy.yml", ", repeatable: true", "");
+    let mut first = environment.start(&["--local", "--release", "r1"]);
+    until("the step began", || environment.exists("began"));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    environment.write("quick", "");
+    let next = environment.deploy("r1", &[]);
+    next.assert_exit(3).assert_decisions(&["slow stop interrupted"]);
+    environment.deploy("r1", &["--accept-drift", "slow"]).assert_exit(0).assert_decisions(&["slow run interrupted"]);
+    let program: i32 = fs::read_to_string(environment.path("began")).unwrap().trim().parse().unwrap();
+    let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(program).unwrap(), rustix::process::Signal::KILL);
+}
+
+#[test]
+fn a_signal_ends_the_run_with_its_state_saved() {
+    let environment = slow();
+    let first = environment.start(&["--local", "--release", "r1"]);
+    until("the step began", || environment.exists("began"));
+    let pid = rustix::process::Pid::from_child(&first);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(environment.wait(first), Some(130));
+    environment.write("quick", "");
+    environment.deploy("r1", &[]).assert_exit(0).assert_decisions(&["slow run interrupted"]);
+}

@@ -1,0 +1,64 @@
+//! Plans that are well formed and do not fit the modules they use: found before anything is done.
+
+use expect_test::{Expect, expect};
+
+use crate::support::Environment;
+
+/// What is said of the example after one edit.
+fn check(from: &str, to: &str, expected: Expect) {
+    let environment = Environment::new();
+    environment.pack("r1");
+    environment.edit("deploy.yml", from, to);
+    let refused = environment.run(&["--local", "--release", "r1"]);
+    refused.assert_exit(2).assert_says("error[P0").assert_says("deploy.yml:");
+    assert!(!environment.exists(".pawl") && !environment.exists("deploy"), "nothing was begun");
+    expected.assert_eq(&refused.said());
+}
+
+#[test]
+fn a_misspelt_setting() {
+    check("from: \"file:dist", "form: \"file:dist", expect![[""]]);
+}
+
+#[test]
+fn a_setting_that_is_missing() {
+    check("with: { link: current }", "with: {}", expect![[""]]);
+}
+
+#[test]
+fn a_setting_of_the_wrong_kind() {
+    check("tries: 1", "tries: often", expect![[""]]);
+}
+
+#[test]
+fn a_read_only_directory_where_one_must_be_written() {
+    check(
+        "grants: { dirs: { app: \"${{ vars.root }}\" } }",
+        "grants: { dirs: { app: \"${{ vars.root }}:ro\" } }",
+        expect![[""]],
+    );
+}
+
+#[test]
+fn a_program_without_trust() {
+    check(
+        "  verify:\n    uses: verify\n",
+        "  reload:\n    uses: run\n    with: { program: /bin/true }\n    grants: { programs: [/bin/true] }\n  verify:\n    uses: verify\n",
+        expect![[""]],
+    );
+}
+
+#[test]
+fn a_prepare_step_after_a_commit_step() {
+    let environment = Environment::new();
+    environment.pack("r1");
+    let plan = environment.read("deploy.yml");
+    let (pull, migrate) = (plan.find("  pull:").unwrap(), plan.find("  migrate:").unwrap());
+    let switch = plan.find("  switch:").unwrap();
+    let late = [&plan[..pull], &plan[migrate..switch], &plan[pull..migrate], &plan[switch..]].concat();
+    environment.write("deploy.yml", late);
+    let refused = environment.run(&["--local", "--release", "r1"]);
+    refused.assert_exit(2);
+    assert!(!environment.exists(".pawl") && !environment.exists("deploy"));
+    expect![[""]].assert_eq(&refused.said());
+}

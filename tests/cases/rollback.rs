@@ -1,0 +1,66 @@
+//! `on-failure: rollback`: what was verified is live again; where nothing was, the deployment holds.
+
+use expect_test::expect;
+
+use crate::support::Environment;
+
+/// The example, whose `verify` fails while the release is r2.
+fn broken_r2(environment: &Environment) {
+    environment.edit("deploy.yml", "      files:\n", "      files:\n        - { path: no-r2, exists: false }\n");
+    environment.write("deploy.yml", environment.read("deploy.yml") + "on-failure: rollback\n");
+}
+
+#[test]
+fn a_release_that_fails_its_check_is_undone() {
+    let environment = Environment::new();
+    broken_r2(&environment);
+    environment.pack("r1");
+    environment.deploy("r1", &[]).assert_exit(0);
+    let verified = environment.live();
+    environment.pack("r2");
+    environment.write("deploy/test/no-r2", "");
+    let undone = environment.run(&["--local", "--release", "r2"]);
+    undone.assert_exit(4);
+    expect![[""]].assert_eq(&undone.said());
+    expect![[""]].assert_eq(&undone.printed());
+    assert_eq!(environment.live(), verified);
+    let status = environment.run(&["status", "--json"]).json();
+    assert_eq!((&status[0]["live"]["release"]["label"], &status[0]["live"]["verified"]), (&"r1".into(), &true.into()));
+
+    std::fs::remove_file(environment.path("deploy/test/no-r2")).unwrap();
+    environment.deploy("r2", &[]).assert_exit(0).assert_decisions(&[
+        "pull skip held",
+        "migrate skip held",
+        "switch run reverted",
+        "verify run failed-before",
+    ]);
+    assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r2");
+}
+
+#[test]
+fn with_nothing_verified_before_it_holds_and_says_why() {
+    let environment = Environment::new();
+    broken_r2(&environment);
+    environment.pack("r1");
+    environment.write("deploy/test/no-r2", "");
+    let held = environment.run(&["--local", "--release", "r1"]);
+    held.assert_exit(1).assert_says("not rolled back: nothing was live before");
+    assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r1");
+    environment.pack("r2");
+    environment.run(&["--local", "--release", "r2"]).assert_exit(1).assert_says("r1 was live before, but was never verified");
+    std::fs::remove_file(environment.path("deploy/test/no-r2")).unwrap();
+    environment.deploy("r2", &[]).assert_exit(0);
+}
+
+#[test]
+fn a_failure_before_users_saw_anything_undoes_nothing() {
+    let environment = Environment::new();
+    broken_r2(&environment);
+    environment.pack("r1");
+    environment.deploy("r1", &[]).assert_exit(0);
+    environment.pack("r2");
+    environment.write("migrations/0003_wrong.sql", "SELEC 1;\n");
+    let held = environment.deploy("r2", &[]);
+    held.assert_exit(1);
+    assert!(!held.events().contains(&"undo-intent".to_owned()));
+}

@@ -1,0 +1,95 @@
+//! Secrets never leave the runner, and what a program writes cannot take over the terminal.
+
+use base64::Engine as _;
+
+use crate::support::{Answer, Environment};
+
+const SECRET: &str = "hunter2-correct-horse";
+
+/// A program that shows the secret in several forms, in one write and in halves.
+const SCRIPT: &str = r#"echo "raw $SECRET"
+echo "raw $SECRET" >&2
+printf %s "$SECRET" | base64
+printf 'hunter2-'; printf 'correct-horse\n'
+printf 'user:%s' "$SECRET" | base64
+exit "$1"
+"#;
+
+fn forms() -> Vec<String> {
+    let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    vec![SECRET.to_owned(), encode(SECRET).trim_end_matches('=').to_owned()]
+}
+
+fn plan(status: &str) -> String {
+    format!(
+        r#"version: 1
+app: shop
+secrets: {{ PASSWORD: env:DEPLOY_PASSWORD }}
+steps:
+  show:
+    uses: run
+    trust: host
+    with: {{ program: /bin/sh, args: [show.sh, "{status}"], dir: work }}
+    grants:
+      dirs: {{ work: "./work:ro" }}
+      programs: [[/bin/sh, show.sh, "*"]]
+      env: {{ SECRET: "${{{{ secrets.PASSWORD }}}}", PATH: /usr/bin:/bin }}
+"#
+    )
+}
+
+#[test]
+fn a_secret_that_a_program_prints_is_nowhere() {
+    for (status, exit) in [("0", 0), ("1", 1)] {
+        let mut environment = Environment::with_plan(&plan(status));
+        environment.write("work/show.sh", SCRIPT);
+        environment.set("DEPLOY_PASSWORD", SECRET);
+        let text = environment.run(&["--local", "--release", "r1", "-v"]);
+        text.assert_exit(exit);
+        let json = environment.run(&["--local", "--release", "r1", "--json", "--fresh"]);
+        let more = ["plan --release r1", "why show", "why show --json", "logs", "logs --json", "status --json"];
+        let mut said: Vec<Answer> = vec![text, json];
+        said.extend(more.map(|line| environment.run(&line.split(' ').collect::<Vec<_>>())));
+        let journals = environment.tree().into_iter().filter(|(path, _)| path.starts_with(environment.path(".pawl")));
+        let mut texts: Vec<_> = journals.map(|(_, bytes)| String::from_utf8(bytes).unwrap()).collect();
+        assert!(texts.iter().any(|text| text.contains("raw ")), "what the program said is on record");
+        texts.extend(said.into_iter().flat_map(|answer| [answer.stdout, answer.stderr]));
+        for form in forms() {
+            for text in &texts {
+                assert!(!text.contains(&form), "{form} is in\n{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_secret_that_is_not_set_is_an_error_of_the_plan() {
+    let environment = Environment::with_plan(&plan("0"));
+    environment.write("work/show.sh", SCRIPT);
+    environment.run(&["--local", "--release", "r1"]).assert_exit(2).assert_says("error[P0114]");
+}
+
+#[test]
+fn escapes_of_a_program_are_shown_and_not_obeyed() {
+    let environment = Environment::with_plan(
+        r#"version: 1
+app: shop
+steps:
+  shout:
+    uses: run
+    trust: host
+    with: { program: /bin/sh, args: [shout.sh], dir: work }
+    grants: { dirs: { work: "./work:ro" }, programs: [[/bin/sh, shout.sh]] }
+"#,
+    );
+    environment.write("work/shout.sh", "printf '\\033[2J\\033]0;owned\\007red \\033[31mtext\\r\\n::error::forged\\n'\nprintf '\\033[31mfatal\\n' >&2\nexit 1\n");
+    let failed = environment.run(&["--local", "--release", "r1", "-v"]);
+    failed.assert_exit(1).assert_says("fatal");
+    let logs = environment.run(&["logs", "-v"]);
+    let json = environment.run(&["logs", "--json"]);
+    for text in [&failed.stdout, &failed.stderr, &logs.stdout, &json.stdout] {
+        let is_harmless = |c: char| c == '\n' || !c.is_control();
+        assert!(text.chars().all(is_harmless), "{text:?}");
+        assert!(text.lines().all(|line| !line.starts_with("::")), "{text}");
+    }
+}

@@ -1,0 +1,147 @@
+//! Options that choose the release, the steps, and what is shown.
+
+use expect_test::expect;
+
+use crate::support::Environment;
+
+fn verified(environment: &Environment) -> bool {
+    let status = environment.run(&["status", "--json"]).json();
+    status[0]["live"]["verified"] == true
+}
+
+#[test]
+fn starting_later_takes_the_steps_before_on_the_operators_word() {
+    let environment = Environment::deployed();
+    let begun = environment.deploy("r1", &["--start-from", "switch"]);
+    begun.assert_exit(0).assert_decisions(&[
+        "pull skip operator-word",
+        "migrate skip operator-word",
+        "switch run operator-word",
+        "verify run upstream-ran",
+    ]);
+    assert!(begun.events().contains(&"override".to_owned()), "it is on record");
+    assert_eq!(environment.run(&["history", "--json"]).json()[0]["verified"], false);
+}
+
+#[test]
+fn a_part_of_the_plan_never_marks_a_release_verified() {
+    for (option, step) in [("--until", "switch"), ("--start-from", "verify"), ("--only", "verify")] {
+        let environment = Environment::new();
+        environment.pack("r1");
+        environment.deploy("r1", &["--until", "switch"]).assert_exit(0);
+        environment.deploy("r1", &[option, step]).assert_exit(0);
+        assert!(!verified(&environment), "{option} {step}");
+        environment.deploy("r1", &[]).assert_exit(0);
+        assert!(verified(&environment), "the whole plan");
+    }
+}
+
+#[test]
+fn until_stops_after_the_step_and_only_runs_no_other() {
+    let environment = Environment::new();
+    environment.pack("r1");
+    let until = environment.deploy("r1", &["--until", "migrate"]);
+    until.assert_exit(0).assert_decisions(&["pull run never-ran", "migrate run never-ran"]);
+    assert!(!environment.exists("deploy/test/current"));
+    environment.deploy("r1", &["--only", "migrate"]).assert_exit(0).assert_decisions(&["migrate run operator-word"]);
+}
+
+#[test]
+fn a_step_that_does_not_exist_is_an_error() {
+    let environment = Environment::deployed();
+    for option in ["--start-from", "--until", "--only", "--accept-drift"] {
+        environment.run(&["--local", "--release", "r1", option, "swich"]).assert_exit(2).assert_says("names no step");
+    }
+    let refused = environment.run(&["--local", "--release", "r1", "--start-from", "swich"]);
+    expect![[""]].assert_eq(&refused.said());
+    assert_eq!(environment.list(".pawl/shop/test"), ["attempt-000001.journal", "lock"], "there was no attempt");
+}
+
+#[test]
+fn what_an_earlier_step_returned_must_be_there_to_start_later() {
+    let environment = Environment::new();
+    environment.pack("r1");
+    environment.write("deploy/test/releases/x", "");
+    let refused = environment.run(&["--local", "--release", "r1", "--only", "switch"]);
+    assert_ne!(refused.code, Some(0));
+    expect![[""]].assert_eq(&refused.said());
+    assert!(!environment.exists("deploy/test/current"));
+}
+
+#[test]
+fn fresh_runs_everything_again() {
+    let environment = Environment::deployed();
+    let live = environment.live();
+    environment.deploy("r1", &["--fresh"]).assert_exit(0).assert_decisions(&[
+        "pull run fresh",
+        "migrate run fresh",
+        "switch run fresh",
+        "verify run fresh",
+    ]);
+    assert_eq!(environment.live(), live);
+    assert_eq!(environment.sql("SELECT count(*) FROM product"), "2");
+}
+
+#[test]
+fn the_release_is_what_git_describes() {
+    let environment = Environment::new();
+    let unknown = environment.run(&["--local"]);
+    unknown.assert_exit(2).assert_says("name it with `--release LABEL`");
+    environment.git(&["init", "--quiet"]);
+    environment.git(&["commit", "--quiet", "--allow-empty", "--message", "first"]);
+    environment.git(&["tag", "v1.4.2"]);
+    environment.pack("v1.4.2");
+    environment.run(&["--local"]).assert_exit(0);
+    assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "v1.4.2");
+}
+
+#[test]
+fn json_is_one_object_a_line_and_ends_with_the_result() {
+    let environment = Environment::new();
+    environment.pack("r1");
+    let answer = environment.deploy("r1", &[]);
+    assert_eq!(answer.events().first().map(String::as_str), Some("started"));
+    assert_eq!(answer.events().last().map(String::as_str), Some("ended"));
+    assert_eq!(answer.result()["type"], "result");
+    assert_eq!(answer.result()["status"], 0);
+    assert_eq!(answer.stderr, "");
+    let refused = environment.run(&["--local", "--json", "--release", "../x"]);
+    refused.assert_exit(2);
+    assert_eq!((refused.result()["type"].as_str(), refused.result()["status"].as_i64()), (Some("result"), Some(2)));
+}
+
+#[test]
+fn outside_a_ci_a_deployment_is_meant_only_with_local() {
+    let mut environment = Environment::new();
+    environment.pack("r1");
+    let refused = environment.run(&["--release", "r1"]);
+    refused.assert_exit(2);
+    expect![[""]].assert_eq(&refused.said());
+    assert!(!environment.exists(".pawl") && !environment.exists("deploy"));
+    environment.set("CI", "true");
+    environment.run(&["--release", "r1"]).assert_exit(0);
+}
+
+#[test]
+fn the_screen_says_as_much_as_is_asked_for() {
+    let environment = Environment::new();
+    environment.pack("r1");
+    let plain = environment.run(&["--local", "--release", "r1"]);
+    expect![[""]].assert_eq(&plain.said());
+    expect![[""]].assert_eq(&plain.printed());
+    let quiet = environment.run(&["--local", "--release", "r1", "-q"]);
+    assert_eq!(quiet.said(), "");
+    expect![[""]].assert_eq(&quiet.printed());
+    let verbose = environment.run(&["--local", "--release", "r1", "-v"]);
+    expect![[""]].assert_eq(&verbose.said());
+}
+
+#[test]
+fn no_color_wins_over_a_terminal_but_not_over_the_option() {
+    let mut environment = Environment::deployed();
+    let colored = environment.run(&["--local", "--release", "r1", "--color", "always"]);
+    assert!(colored.stderr.contains("\u{1b}["), "{}", colored.stderr);
+    environment.set("NO_COLOR", "1");
+    let plain = environment.run(&["--local", "--release", "r1"]);
+    assert!(!plain.stderr.contains('\u{1b}') && !plain.stdout.contains('\u{1b}'));
+}

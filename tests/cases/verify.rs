@@ -1,0 +1,120 @@
+//! `verify`: HTTP, TCP, files and SQL; what fails is named with what was expected and what was found.
+
+use std::net::TcpListener;
+
+use crate::support::{Answer, Environment, Reply, Server};
+
+/// Verifies with this `with`, against a server and a database with one row.
+fn verify(server: &Server, with: &str) -> Answer {
+    let origin = server.origin();
+    let with = with.replace("ORIGIN", &origin).replace("ADDRESS", &server.address());
+    let plan = format!(
+        "version: 1\napp: shop\nsteps:\n  verify:\n    uses: verify\n    with: {{ tries: 1, {with} }}\n    grants:\n      dirs: {{ app: ./app:ro }}\n      databases: {{ main: \"sqlite:./shop.db\" }}\n      http: [\"{origin}\"]\n      tcp: [\"{}\"]\n",
+        server.address(),
+    );
+    let environment = Environment::with_plan(&plan);
+    let database = rusqlite::Connection::open(environment.path("shop.db")).unwrap();
+    database.execute_batch("CREATE TABLE product (name TEXT); INSERT INTO product VALUES ('pawl')").unwrap();
+    drop(database);
+    environment.run(&["--local", "--release", "r1"])
+}
+
+/// A service that is up, but has no page.
+fn service() -> Server {
+    Server::new(|path, _| match path {
+        "/health" => Reply::ok(r#"{"status":"up","db":{"ready":true},"orders":3}"#),
+        "/old" => Reply { status: 302, headers: vec![("location".to_owned(), "/health".to_owned())], body: Vec::new() },
+        _ => Reply { status: 404, headers: Vec::new(), body: b"nothing here".to_vec() },
+    })
+}
+
+#[test]
+fn everything_holds() {
+    let server = service();
+    for with in [
+        r#"http: [{ url: "ORIGIN/health" }]"#,
+        r#"http: [{ url: "ORIGIN/nothing", status: 404, contains: nothing }]"#,
+        r#"http: [{ url: "ORIGIN/health", contains: ready, json: { /status: up, /db/ready: true, /orders: 3 } }]"#,
+        r#"http: [{ url: "ORIGIN/old", contains: ready }]"#,
+        r#"http: [{ url: "ORIGIN/old", status: 302 }]"#,
+        r#"tcp: ["ADDRESS"]"#,
+        r#"files: [{ path: VERSION, equals: "@VERSION@" }, { path: index.html, contains: Shop }, { path: no, exists: false }]"#,
+        r#"sql: [{ database: main, query: "SELECT count(*) FROM product", equals: 1 }]"#,
+        r#"sql: [{ database: main, query: "SELECT name FROM product", equals: pawl }]"#,
+    ] {
+        verify(&server, with).assert_exit(0);
+    }
+}
+
+#[test]
+fn what_does_not_hold_is_named_with_what_was_found() {
+    let server = service();
+    for (with, says) in [
+        (r#"http: [{ url: "ORIGIN/no" }]"#, "expected status 200, found status 404 with `nothing here`"),
+        (
+            r#"http: [{ url: "ORIGIN/health", json: { /status: down, /gone: 1 } }]"#,
+            r#"expected status 200, "down" at `/status`, 1 at `/gone`, found "up" at `/status`, nothing at `/gone`"#,
+        ),
+        (r#"http: [{ url: "ORIGIN/health", contains: ready-made }]"#, "expected status 200, a body with `ready-made`, found"),
+        (r#"files: [{ path: VERSION, equals: r1 }]"#, "expected the content `r1`, found `@VERSION@`"),
+        (r#"files: [{ path: gone }]"#, "expected a file or folder, found"),
+        (r#"files: [{ path: VERSION, exists: false }]"#, "expected no such file, found"),
+        (
+            r#"sql: [{ database: main, query: "SELECT count(*) FROM product", equals: 2 }]"#,
+            "expected 2, found 1",
+        ),
+    ] {
+        verify(&server, with).assert_exit(1);
+        let answer = verify(&server, with);
+        assert!(answer.stderr.contains(says), "{says:?} is not in\n{}", answer.stderr);
+    }
+}
+
+#[test]
+fn of_several_checks_only_those_that_fail_are_named() {
+    let server = service();
+    let with = r#"files: [{ path: VERSION }, { path: gone }], tcp: ["ADDRESS"]"#;
+    verify(&server, with).assert_exit(1).assert_says("1 of 3 checks fails");
+}
+
+#[test]
+fn a_port_that_nobody_listens_on() {
+    let server = service();
+    // Bound and dropped at once: free, as far as anyone knows.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let plan = format!(
+        "version: 1\napp: shop\nsteps:\n  verify:\n    uses: verify\n    with: {{ tries: 1, tcp: [\"{free}\"] }}\n    grants: {{ tcp: [\"{free}\"] }}\n"
+    );
+    let environment = Environment::with_plan(&plan);
+    environment.run(&["--local", "--release", "r1"]).assert_exit(1).assert_says("connection");
+    drop(server);
+}
+
+#[test]
+fn a_service_that_needs_a_while_is_waited_for() {
+    let server = Server::new(|_, before| if before < 2 { Reply::status(503) } else { Reply::ok("up") });
+    let with = r#"http: [{ url: "ORIGIN/health" }], interval: 10ms"#;
+    let patient = with.replace("interval", "consecutive: 2, interval");
+    let waits = |with: &str| verify(&server, &with.replace("http:", "http:")).code;
+    assert_eq!(waits(with), Some(1), "one try is not enough");
+    let plan = patient.replace("ORIGIN", &server.origin());
+    let plan = format!(
+        "version: 1\napp: shop\nsteps:\n  verify:\n    uses: verify\n    with: {{ tries: 5, {plan} }}\n    grants: {{ http: [\"{}\"] }}\n",
+        server.origin(),
+    );
+    let environment = Environment::with_plan(&plan);
+    environment.run(&["--local", "--release", "r1"]).assert_exit(0);
+    assert_eq!(server.asked().len(), 4, "one try, one more that fails, two in a row that succeed");
+}
+
+#[test]
+fn a_service_that_flaps_never_succeeds_twice_in_a_row() {
+    let server = Server::new(|_, before| if before % 2 == 0 { Reply::ok("up") } else { Reply::status(503) });
+    let origin = server.origin();
+    let plan = format!(
+        "version: 1\napp: shop\nsteps:\n  verify:\n    uses: verify\n    with: {{ tries: 4, interval: 10ms, consecutive: 2, http: [{{ url: \"{origin}/\" }}] }}\n    grants: {{ http: [\"{origin}\"] }}\n"
+    );
+    let environment = Environment::with_plan(&plan);
+    environment.run(&["--local", "--release", "r1"]).assert_exit(1);
+    assert_eq!(server.asked().len(), 4);
+}

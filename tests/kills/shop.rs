@@ -1,0 +1,130 @@
+//! A copy of the example app to deploy and to kill the runner over.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use anyhow::{Context, Result, ensure};
+use tar::{Builder, Header};
+
+/// The migrations that come with r2. The first fails when it is applied twice; of the second, rows and prices tell.
+const FURTHER: [(&str, &str); 2] = [
+    ("0003_stock.sql", "ALTER TABLE product ADD COLUMN stock INTEGER NOT NULL DEFAULT 0;\n"),
+    (
+        "0004_spares.sql",
+        "INSERT INTO product (name, price_cents) SELECT 'spare ' || count(*), 90 FROM product;\n\
+         UPDATE product SET price_cents = price_cents + 1;\n",
+    ),
+];
+
+/// A folder with a plan.
+pub(crate) struct Shop {
+    folder: PathBuf,
+}
+
+impl Shop {
+    /// The example with an HTTP check against `origin`; r1 is deployed and verified, and r2, which brings further
+    /// migrations, can be.
+    pub(crate) fn with_first_release(folder: &Path, origin: &str, on_failure: &str) -> Result<Self> {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop");
+        copy(&example.join("migrations"), &folder.join("migrations"))?;
+        let plan = fs::read_to_string(example.join("deploy.yml"))?;
+        let grants = "    grants: { dirs: { app: \"${{ vars.root }}:ro\" } }\n";
+        ensure!(plan.ends_with(grants), "the example's plan ends with another step than the kill tests know");
+        let check = format!(
+            "      http: [{{ url: \"{origin}/health\", status: 200 }}]\n      tries: 1\n    \
+             grants: {{ dirs: {{ app: \"${{{{ vars.root }}}}:ro\" }}, http: [\"{origin}\"] }}\non-failure: {on_failure}\n"
+        );
+        fs::write(folder.join("deploy.yml"), plan.replace(grants, &check))?;
+        fs::create_dir(folder.join("dist"))?;
+        for release in ["r1", "r2"] {
+            pack(&example.join("app"), release, &folder.join(format!("dist/shop-{release}.tar.zst")))?;
+        }
+        let shop = Self { folder: folder.to_owned() };
+        shop.deploys("r1")?;
+        for (name, sql) in FURTHER {
+            fs::write(folder.join("migrations").join(name), sql)?;
+        }
+        Ok(shop)
+    }
+
+    /// A folder that has a plan already.
+    pub(crate) fn at(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    /// The same again, with modes, links and times, in a folder that is not there yet.
+    pub(crate) fn copied(&self, to: &Path) -> Result<Self> {
+        copy(&self.folder, to)?;
+        Ok(Self { folder: to.to_owned() })
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The folder that the releases go to.
+    pub(crate) fn deployed(&self) -> PathBuf {
+        self.folder.join("deploy/test")
+    }
+
+    /// The folder of journals and lock.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.join(".pawl/shop/test")
+    }
+
+    /// The runner, in the folder, with nothing in its environment but a PATH.
+    pub(crate) fn runner(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+        self.hermetic(&mut command);
+        command.args(words);
+        command
+    }
+
+    /// Cuts a command off from whatever the environment of the test is.
+    pub(crate) fn hermetic(&self, command: &mut Command) {
+        command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").current_dir(&self.folder);
+    }
+
+    /// Runs the runner to its end, and expects an exit code.
+    pub(crate) fn ends(&self, words: &[&str], code: i32) -> Result<Output> {
+        let output = self.runner(words).output().context("start the runner")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.code() == Some(code),
+            "`runner {}` ended with {}, expected {code}:\n{said}",
+            words.join(" "),
+            output.status
+        );
+        Ok(output)
+    }
+
+    /// Deploys a release; anything but exit code 0 is an error.
+    pub(crate) fn deploys(&self, release: &str) -> Result<()> {
+        self.ends(&["--local", "--release", release], 0).map(drop)
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let status = Command::new("cp").arg("-a").args([from, to]).status().context("start cp")?;
+    ensure!(status.success(), "cp -a {} {}: {status}", from.display(), to.display());
+    Ok(())
+}
+
+/// The example's files under `app`, for a release, as an archive that is the same each time.
+fn pack(app: &Path, release: &str, archive: &Path) -> Result<()> {
+    let mut builder = Builder::new(zstd::Encoder::new(Vec::new(), 0)?);
+    for name in ["VERSION", "index.html", "assets/style.css"] {
+        let text = fs::read_to_string(app.join(name)).with_context(|| format!("the example's app/{name}"))?;
+        let text = text.replace("@VERSION@", release);
+        let mut header = Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_mtime(1_795_000_000);
+        header.set_size(text.len() as u64);
+        builder.append_data(&mut header, name, text.as_bytes())?;
+    }
+    fs::write(archive, builder.into_inner()?.finish()?)?;
+    Ok(())
+}

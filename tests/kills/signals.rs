@@ -1,0 +1,127 @@
+//! SIGINT and SIGTERM, which ask: the runner finishes or records its step, frees the lock, and ends in under 7 s.
+
+use std::{
+    fs,
+    process::{Child, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::{shop::Shop, world};
+
+const DEPLOY: [&str; 3] = ["--local", "--release", "r1"];
+/// From the signal to the end of the process.
+const LONGEST: Duration = Duration::from_secs(7);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A step that ends by itself within the grace is finished and recorded; the next run goes on behind it.
+#[test]
+fn sigint_lets_a_short_step_finish() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let shop = slow_shop(folder.path(), "sleep 2; echo done > slow.txt")?;
+    interrupt(&shop, Signal::INT)?;
+    ensure!(fs::read_to_string(shop.folder().join("app/slow.txt"))? == "done\n", "the step was not let finish");
+    let events = events(&shop)?;
+    ensure!(world::successes(&events).contains("slow"), "the step's success is not on record");
+    ensure!(!events.iter().any(|event| event["step"] == "after"), "the next step was begun");
+    finishes(&shop)?;
+    ensure!(intents(&self::events(&shop)?, "slow") == 1, "the step that had succeeded ran again");
+    Ok(())
+}
+
+/// A step that takes longer is ended, and recorded as unknown; the next run decides about it.
+#[test]
+fn sigterm_ends_a_long_step_in_time() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let shop = slow_shop(folder.path(), "test -e again.txt || { echo $$ > again.txt; exec sleep 60; }; echo done > slow.txt")?;
+    interrupt(&shop, Signal::TERM)?;
+    let program = fs::read_to_string(shop.folder().join("app/again.txt"))?;
+    let command = fs::read_to_string(format!("/proc/{}/cmdline", program.trim())).unwrap_or_default();
+    ensure!(!command.starts_with("sleep"), "the program of the step outlives the runner");
+    let results: Vec<Value> = outcomes(&events(&shop)?, "slow");
+    ensure!(results == ["unknown"], "the step is on record as {results:?}");
+    finishes(&shop)?;
+    ensure!(intents(&events(&shop)?, "slow") == 2, "the step that was cut off did not run again");
+    Ok(())
+}
+
+/// A plan of a slow step, which runs `script`, and one after it.
+fn slow_shop(folder: &std::path::Path, script: &str) -> Result<Shop> {
+    let plan = format!(
+        "version: 1\napp: shop\nenvironments: {{ test: }}\nsteps:\n  slow:\n    uses: run\n    trust: host\n    with:\n      \
+         program: /bin/sh\n      args: [-c, {script}]\n      dir: app\n      creates: app/slow.txt\n      repeatable: true\n    \
+         grants: {{ dirs: {{ app: ./app }}, programs: [[/bin/sh, -c, \"*\"]] }}\n  after:\n    uses: run\n    trust: host\n    \
+         with: {{ program: /bin/sh, args: [-c, \"echo after > after.txt\"], dir: app, creates: app/after.txt }}\n    \
+         grants: {{ dirs: {{ app: ./app }}, programs: [[/bin/sh, -c, \"*\"]] }}\n",
+        script = serde_json::to_string(script)?
+    );
+    fs::write(folder.join("deploy.yml"), plan)?;
+    Ok(Shop::at(folder))
+}
+
+/// Signals a run while its slow step is under way; it must end in time, with 130.
+fn interrupt(shop: &Shop, signal: Signal) -> Result<()> {
+    let mut child = shop.runner(&DEPLOY).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let result = signalled(shop, &mut child, signal);
+    // However it went, nothing is left running.
+    if child.try_wait()?.is_none() {
+        child.kill()?;
+        child.wait()?;
+    }
+    result
+}
+
+fn signalled(shop: &Shop, child: &mut Child, signal: Signal) -> Result<()> {
+    wait_until(PATIENCE, || Ok(shop.state().exists() && intents(&events(shop)?, "slow") == 1))
+        .context("the slow step was not begun")?;
+    let began = Instant::now();
+    kill_process(Pid::from_child(child), signal)?;
+    wait_until(PATIENCE, || Ok(child.try_wait()?.is_some())).context("it did not end")?;
+    let (took, status) = (began.elapsed(), child.wait()?);
+    ensure!(took < LONGEST, "it took {took:?} to end");
+    ensure!(status.code() == Some(130), "it ended with {status}");
+    let events = events(shop)?;
+    let last = events.last().context("no events")?;
+    ensure!(last["type"] == "ended" && last["exit"] == "interrupted", "the last record is {last}");
+    let lock: Value = serde_json::from_str(&fs::read_to_string(shop.state().join("lock"))?)?;
+    ensure!(lock["holder"].is_null(), "the lock is still held: {lock}");
+    Ok(())
+}
+
+/// The next run, at once, deploys.
+fn finishes(shop: &Shop) -> Result<()> {
+    shop.deploys("r1")?;
+    for (name, text) in [("slow.txt", "done\n"), ("after.txt", "after\n")] {
+        ensure!(fs::read_to_string(shop.folder().join("app").join(name))? == text, "{name}");
+    }
+    Ok(())
+}
+
+fn events(shop: &Shop) -> Result<Vec<Value>> {
+    world::events(shop)
+}
+
+fn of<'a>(events: &'a [Value], kind: &'a str, step: &'a str) -> impl Iterator<Item = &'a Value> {
+    events.iter().filter(move |event| event["type"] == kind && event["step"] == step)
+}
+
+fn intents(events: &[Value], step: &str) -> usize {
+    of(events, "intent", step).count()
+}
+
+fn outcomes(events: &[Value], step: &str) -> Vec<Value> {
+    of(events, "outcome", step).map(|event| event["result"].clone()).collect()
+}
+
+fn wait_until(patience: Duration, mut is_met: impl FnMut() -> Result<bool>) -> Result<()> {
+    let began = Instant::now();
+    while !is_met()? {
+        ensure!(began.elapsed() < patience, "waited {patience:?}");
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! Kills a runner at an exact call: strace's fault injection stops the process at each call that matters, and it is
+//! then sent on or killed.
+//!
+//! strace counts `when=` for each thread on its own, and which thread of the runner makes a call is chance. So it injects
+//! SIGSTOP at every call, and counting is done here, over all threads: the process is killed while it stands right behind
+//! its n-th call, before anything else it would do. Behind each call is also before the next one: nothing is left out.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, ErrorKind},
+    os::unix::process::ExitStatusExt as _,
+    process::{Command, ExitStatus, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::shop::Shop;
+
+/// Calls that change something outside of the process.
+const CALLS: &str = "write,pwrite64,writev,pwritev,fsync,fdatasync,syncfs,ftruncate,rename,renameat,renameat2,symlink,\
+                     symlinkat,mkdir,mkdirat,unlink,unlinkat,rmdir,connect";
+
+/// One call, as strace shows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    /// Its place among all calls of the run, from 0.
+    pub(crate) index: usize,
+    pub(crate) name: String,
+    /// Its place among the calls of its name, from 1.
+    pub(crate) nth: usize,
+    pub(crate) text: String,
+}
+
+impl std::fmt::Display for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} number {} (call {} of the run): {}", self.name, self.nth, self.index, self.text)
+    }
+}
+
+/// A run under strace.
+pub(crate) struct Traced {
+    pub(crate) calls: Vec<Call>,
+    /// The call it was killed behind.
+    pub(crate) killed: Option<Call>,
+    pub(crate) status: ExitStatus,
+}
+
+/// Runs the runner until `is_last` says of a call that it is killed behind it, or to its end.
+pub(crate) fn run(shop: &Shop, words: &[&str], is_last: impl Fn(&Call) -> bool) -> Result<Traced> {
+    let (trace, its_end) = io::pipe()?;
+    let inject = format!("inject={CALLS}:signal=SIGSTOP");
+    let mut command = Command::new("strace");
+    shop.hermetic(&mut command);
+    command.args(["-f", "-qq", "-y", "-s", "96", "--seccomp-bpf", "-o", "/proc/self/fd/0"]);
+    command.args(["-e", &format!("trace={CALLS}"), "-e", &inject, env!("CARGO_BIN_EXE_runner")]).args(words);
+    // The trace leaves by what would be the standard input, so that the runner keeps its output for itself.
+    command.stdin(its_end).stdout(Stdio::null()).stderr(File::create(shop.folder().join("said.txt"))?);
+    let child = command.spawn().map_err(|error| match error.kind() {
+        ErrorKind::NotFound => anyhow::anyhow!("strace is not installed: run `cargo xtask setup`"),
+        _ => error.into(),
+    });
+    // It holds the other end of the pipe: without this, the trace would never end.
+    drop(command);
+    let mut child = child?;
+    let mut tracer = Tracer { calls: Vec::new(), killed: None, process: None };
+    let mut lines = BufReader::new(trace);
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line)? > 0 {
+        tracer.line(&String::from_utf8_lossy(&line), &is_last)?;
+        line.clear();
+    }
+    let status = child.wait()?;
+    let Tracer { calls, killed, .. } = tracer;
+    ensure!(!calls.is_empty(), "strace showed no call; it may not be allowed to trace ({status})");
+    ensure!(
+        killed.is_none() || status.signal() == Some(Signal::KILL.as_raw()),
+        "the runner should have been killed, but ended with {status}"
+    );
+    Ok(Traced { calls, killed, status })
+}
+
+struct Tracer {
+    calls: Vec<Call>,
+    killed: Option<Call>,
+    process: Option<Pid>,
+}
+
+impl Tracer {
+    /// Takes a line: `<thread> <name>(…`, `<thread> <... name resumed>…`, or `<thread> --- <signal> …`.
+    fn line(&mut self, line: &str, is_last: impl Fn(&Call) -> bool) -> Result<()> {
+        let (thread, what) = line.trim_end().split_once(' ').context("a line of strace's without a thread")?;
+        let what = what.trim_start();
+        if what.starts_with("--- SIGSTOP") {
+            let process = match self.process {
+                Some(process) => process,
+                None => *self.process.insert(process_of(thread)?),
+            };
+            let signal = if self.killed.is_some() { Signal::KILL } else { Signal::CONT };
+            // Behind its last call a process may be gone before it can be sent on.
+            match kill_process(process, signal) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        } else if let Some(call) = self.call(what) {
+            if self.killed.is_none() && is_last(&call) {
+                self.killed = Some(call.clone());
+            }
+            self.calls.push(call);
+        }
+        Ok(())
+    }
+
+    /// A call that begins on the line; wake-ups between threads are none.
+    fn call(&self, what: &str) -> Option<Call> {
+        let (name, _) = what.split_once('(')?;
+        let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if !is_name || what.contains("<anon_inode:") || what.contains("</memfd:") {
+            return None;
+        }
+        let nth = self.calls.iter().filter(|call| call.name == name).count() + 1;
+        Some(Call { index: self.calls.len(), name: name.to_owned(), nth, text: what.to_owned() })
+    }
+}
+
+/// The process that a thread belongs to.
+fn process_of(thread: &str) -> Result<Pid> {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status"))?;
+    let group = status.lines().find_map(|line| line.strip_prefix("Tgid:")).context("a thread without a process")?;
+    Pid::from_raw(group.trim().parse()?).context("a process without a number")
+}

@@ -1,0 +1,207 @@
+//! What a deployment leaves behind, seen from outside of the runner: files, rows, and what the journals claim.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+use anyhow::{Context, Result, bail};
+use rusqlite::{Connection, types::Value as Cell};
+use serde_json::Value;
+
+use crate::shop::Shop;
+
+const DATABASE: &str = "shop.db";
+
+/// Everything but times.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct World {
+    /// By path in the deployed folder; the database only with its mode.
+    files: BTreeMap<String, Item>,
+    /// A line for each row and each object of the schema.
+    rows: BTreeSet<String>,
+    /// What is in the state's folder beside journals.
+    state: BTreeSet<String>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Item {
+    Folder { mode: u32 },
+    Link(String),
+    File { mode: u32, bytes: Vec<u8> },
+}
+
+impl fmt::Debug for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder { mode } => write!(f, "folder {mode:o}"),
+            Self::Link(to) => write!(f, "→ {to}"),
+            Self::File { mode, bytes } => write!(f, "file {mode:o} {:?}", String::from_utf8_lossy(bytes)),
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn of(shop: &Shop) -> Result<Self> {
+        let mut files = BTreeMap::new();
+        walk(&shop.deployed(), "", &mut files)?;
+        let mut state = BTreeSet::new();
+        for entry in fs::read_dir(shop.state())? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if !(name.starts_with("attempt-") && name.ends_with(".journal")) {
+                state.insert(name);
+            }
+        }
+        Ok(Self { files, rows: rows(&shop.deployed())?, state })
+    }
+
+    /// Where `current` leads to.
+    pub(crate) fn current(&self) -> Option<&str> {
+        match self.files.get("current") {
+            Some(Item::Link(to)) => Some(to),
+            Some(Item::Folder { .. } | Item::File { .. }) | None => None,
+        }
+    }
+
+    /// What is here and not in `other`, and the other way round; nothing when they are equal.
+    pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (path, item) in &self.files {
+            if other.files.get(path) != Some(item) {
+                lines.push(format!("+ {path}: {item:?}"));
+            }
+        }
+        for (path, item) in &other.files {
+            if self.files.get(path) != Some(item) {
+                lines.push(format!("- {path}: {item:?}"));
+            }
+        }
+        lines.extend(self.rows.difference(&other.rows).map(|row| format!("+ {row}")));
+        lines.extend(other.rows.difference(&self.rows).map(|row| format!("- {row}")));
+        lines.extend(self.state.symmetric_difference(&other.state).map(|name| format!("± state: {name}")));
+        lines
+    }
+
+    /// Whether the effect that `step` has in the `complete` world is in this one.
+    pub(crate) fn has_effect(&self, step: &str, complete: &Self) -> Result<bool> {
+        Ok(match step {
+            "pull" => {
+                let release = complete.current().context("the complete world has no live release")?;
+                let is_of_release = |path: &str| path.strip_prefix(release).is_some_and(|rest| rest.starts_with('/'));
+                let expected: Vec<_> = complete.files.iter().filter(|(path, _)| is_of_release(path)).collect();
+                !expected.is_empty() && expected.iter().all(|(path, item)| self.files.get(*path) == Some(item))
+            }
+            "migrate" => self.rows == complete.rows,
+            "switch" => self.current() == complete.current(),
+            other => bail!("`{other}` leaves nothing that can be looked at"),
+        })
+    }
+}
+
+/// All events of the attempts after the first, torn last lines left out.
+pub(crate) fn events(shop: &Shop) -> Result<Vec<Value>> {
+    let mut events = Vec::new();
+    for (_, text) in journals(shop)?.into_iter().skip(1) {
+        for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+            let (_, json) = line.split_once(' ').context("a line without a checksum")?;
+            let mut line: Value = serde_json::from_str(json)?;
+            events.push(line["event"].take());
+        }
+    }
+    Ok(events)
+}
+
+/// The steps of which the events say that they succeeded, or were found done.
+pub(crate) fn successes(events: &[Value]) -> BTreeSet<&str> {
+    let is_success = |event: &&Value| match event["type"].as_str() {
+        Some("outcome") => event["result"] == "succeeded",
+        Some("decision") => event["decision"]["action"] == "adopt",
+        _ => false,
+    };
+    events.iter().filter(is_success).filter_map(|event| event["step"].as_str()).collect()
+}
+
+/// For failure messages: what lies where, and what the journals say last.
+pub(crate) fn scene(shop: &Shop) -> Result<String> {
+    let mut text = String::new();
+    let mut files = BTreeMap::new();
+    walk(&shop.deployed(), "", &mut files)?;
+    for path in files.keys() {
+        text += &format!("    {path}\n");
+    }
+    for (name, journal) in journals(shop)?.into_iter().skip(1) {
+        text += &format!("  {name}\n");
+        let lines: Vec<&str> = journal.lines().collect();
+        for line in &lines[lines.len().saturating_sub(4)..] {
+            text += &format!("    {}\n", line.chars().take(400).collect::<String>());
+        }
+    }
+    Ok(text)
+}
+
+/// File name and text, in the order of epochs.
+fn journals(shop: &Shop) -> Result<BTreeMap<String, String>> {
+    let mut journals = BTreeMap::new();
+    for entry in fs::read_dir(shop.state())? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".journal") {
+            journals.insert(name, fs::read_to_string(entry.path())?);
+        }
+    }
+    Ok(journals)
+}
+
+fn walk(folder: &Path, inside: &str, files: &mut BTreeMap<String, Item>) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
+        let entry = entry?;
+        let name = format!("{inside}{}", entry.file_name().to_string_lossy());
+        let metadata = entry.metadata()?;
+        let mode = metadata.permissions().mode() & 0o7777;
+        let item = if metadata.is_symlink() {
+            Item::Link(fs::read_link(entry.path())?.to_string_lossy().into_owned())
+        } else if metadata.is_dir() {
+            walk(&entry.path(), &format!("{name}/"), files)?;
+            Item::Folder { mode }
+        } else {
+            // Its bytes depend on times; its rows are compared.
+            let bytes = if name == DATABASE { Vec::new() } else { fs::read(entry.path())? };
+            anyhow::ensure!(metadata.nlink() == 1, "{name} has {} names", metadata.nlink());
+            Item::File { mode, bytes }
+        };
+        files.insert(name, item);
+    }
+    Ok(())
+}
+
+/// The rows of all tables but for times. A copy is read, since reading a database after a kill repairs it.
+fn rows(deployed: &Path) -> Result<BTreeSet<String>> {
+    let copy = tempfile::tempdir()?;
+    for name in [DATABASE, "shop.db-journal", "shop.db-wal"] {
+        if deployed.join(name).exists() {
+            fs::copy(deployed.join(name), copy.path().join(name))?;
+        }
+    }
+    let database = Connection::open(copy.path().join(DATABASE))?;
+    let mut lines = BTreeSet::new();
+    let schema = query(&database, "SELECT type, name, sql FROM sqlite_schema")?;
+    let tables = query(&database, "SELECT name FROM sqlite_schema WHERE type = 'table'")?;
+    lines.extend(schema.iter().map(|row| format!("schema {row:?}")));
+    for table in tables.iter().flatten() {
+        let Cell::Text(name) = table else { bail!("a table's name is no text: {table:?}") };
+        let columns = if name == "_pawl_migrations" { "version, name, checksum" } else { "*" };
+        let found = query(&database, &format!("SELECT {columns} FROM \"{name}\""))?;
+        // Numbered, so that a row that is there twice counts twice.
+        lines.extend(found.iter().enumerate().map(|(number, row)| format!("{name} {number}: {row:?}")));
+    }
+    Ok(lines)
+}
+
+fn query(database: &Connection, sql: &str) -> Result<Vec<Vec<Cell>>> {
+    let mut statement = database.prepare(sql)?;
+    let width = statement.column_count();
+    let rows = statement.query_map([], |row| (0..width).map(|column| row.get(column)).collect())?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}

@@ -1,0 +1,350 @@
+//! What the cases stand on: a hermetic folder with the example, the runner as a process, and its answer.
+
+mod archive;
+mod normal;
+mod server;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{RwLock, RwLockReadGuard},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub use self::{
+    archive::{Format, sha256},
+    server::{Reply, Server},
+};
+
+/// Where the plan, the app and the migrations are copied from.
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/shop");
+
+/// A condition that is waited for must come true within this time.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Whoever measures time is alone: every other run waits.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// A folder with the example in it, and nothing from this machine but `PATH`.
+pub struct Environment {
+    root: TempDir,
+    variables: BTreeMap<String, String>,
+}
+
+impl Environment {
+    /// The example, with nothing deployed and nothing packed.
+    pub fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        for folder in ["home", "shop"] {
+            fs::create_dir(root.path().join(folder)).unwrap();
+        }
+        let environment = Self { root, variables: BTreeMap::new() };
+        let example = Path::new(EXAMPLE);
+        fs::copy(example.join("deploy.yml"), environment.path("deploy.yml")).unwrap();
+        for folder in ["app", "migrations"] {
+            copy(&example.join(folder), &environment.path(folder));
+        }
+        // Where the example waits for a service, a test that expects a failure should not.
+        environment.edit("deploy.yml", "    with:\n      files:", "    with:\n      tries: 1\n      files:");
+        environment
+    }
+
+    /// The example, packed as r1 and deployed.
+    pub fn deployed() -> Self {
+        let environment = Self::new();
+        environment.pack("r1");
+        environment.deploy("r1", &[]).assert_exit(0);
+        environment
+    }
+
+    /// Another plan, in a folder with nothing else.
+    pub fn with_plan(plan: &str) -> Self {
+        let environment = Self::new();
+        environment.write("deploy.yml", plan);
+        environment
+    }
+
+    /// Sets a variable for all runs to come.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.variables.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// A path in the folder of the plan.
+    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.root.path().join("shop").join(path)
+    }
+
+    /// The text of a file.
+    pub fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    /// Writes a file, and the folders that it lies in.
+    pub fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    /// Replaces a text in a file, which must be there.
+    pub fn edit(&self, path: &str, from: &str, to: &str) {
+        let text = self.read(path);
+        assert!(text.contains(from), "{path} has no {from:?}:\n{text}");
+        self.write(path, text.replacen(from, to, 1));
+    }
+
+    /// Whether something is there.
+    pub fn exists(&self, path: &str) -> bool {
+        self.path(path).symlink_metadata().is_ok()
+    }
+
+    /// The names in a folder, sorted; none if it is not there.
+    pub fn list(&self, path: &str) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.path(path)) else { return Vec::new() };
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// Every path below the plan's folder, with the content of files and where links lead to.
+    pub fn tree(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        fn walk(folder: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let kind = path.symlink_metadata().unwrap().file_type();
+                if kind.is_symlink() {
+                    found.insert(path.clone(), fs::read_link(&path).unwrap().to_string_lossy().into_owned().into_bytes());
+                } else if kind.is_dir() {
+                    found.insert(path.clone(), Vec::new());
+                    walk(&path, found);
+                } else {
+                    found.insert(path.clone(), fs::read(&path).unwrap());
+                }
+            }
+        }
+        let mut found = BTreeMap::new();
+        walk(&self.path(""), &mut found);
+        found
+    }
+
+    /// Makes `dist/shop-<label>.tar.zst` and its `.sha256` out of `app/`. Returns the digest in hex.
+    pub fn pack(&self, label: &str) -> String {
+        let bytes = archive::pack(&self.path("app"), label, Format::TarZst);
+        let name = format!("shop-{label}.tar.zst");
+        let digest = sha256(&bytes);
+        self.write(&format!("dist/{name}"), bytes);
+        self.write(&format!("dist/{name}.sha256"), format!("{digest}  {name}\n"));
+        digest
+    }
+
+    /// The bytes of a release, to be served by something else than the folder `dist`.
+    pub fn archive(&self, label: &str, format: Format) -> Vec<u8> {
+        archive::pack(&self.path("app"), label, format)
+    }
+
+    /// Where `current` leads to.
+    pub fn live(&self) -> String {
+        fs::read_link(self.path("deploy/test/current")).unwrap().to_string_lossy().into_owned()
+    }
+
+    /// What one query on the deployed database gives, as text.
+    pub fn sql(&self, query: &str) -> String {
+        let database = rusqlite::Connection::open(self.path("deploy/test/shop.db")).unwrap();
+        database.query_row(query, (), |row| row.get::<_, rusqlite::types::Value>(0)).map_or_else(
+            |error| error.to_string(),
+            |value| match value {
+                rusqlite::types::Value::Integer(number) => number.to_string(),
+                rusqlite::types::Value::Text(text) => text,
+                other => format!("{other:?}"),
+            },
+        )
+    }
+
+    /// Runs `runner --local --release <label> --json` with more arguments.
+    pub fn deploy(&self, label: &str, more: &[&str]) -> Answer {
+        self.run(&[&["--local", "--release", label, "--json"], more].concat())
+    }
+
+    /// Runs the runner and waits for its end.
+    pub fn run(&self, arguments: &[&str]) -> Answer {
+        let _shared = shared();
+        self.answer(self.command(arguments).output().unwrap())
+    }
+
+    /// Starts the runner and lets it run.
+    pub fn start(&self, arguments: &[&str]) -> std::process::Child {
+        self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    /// Waits for a process that [`start`](Self::start) started and returns its exit code, if it ended by itself.
+    pub fn wait(&self, mut child: std::process::Child) -> Option<i32> {
+        child.wait().unwrap().code()
+    }
+
+    /// The wall times of a process that is run again and again while no other case runs, sorted.
+    pub fn times(&self, rounds: usize, arguments: &[&str]) -> Vec<Duration> {
+        let _alone = MACHINE.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut times: Vec<_> = (0..rounds)
+            .map(|_| {
+                let began = Instant::now();
+                let output = self.command(arguments).output().unwrap();
+                let took = began.elapsed();
+                assert!(output.status.success());
+                took
+            })
+            .collect();
+        times.sort();
+        times
+    }
+
+    /// Runs git in the plan's folder.
+    pub fn git(&self, arguments: &[&str]) {
+        let mut command = Command::new("git");
+        self.confine(&mut command);
+        let output = command.args(["-c", "user.name=Ann", "-c", "user.email=ann@example.com"]).args(arguments).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
+        self.confine(&mut command);
+        command.args(arguments);
+        command
+    }
+
+    fn confine(&self, command: &mut Command) {
+        #[expect(clippy::disallowed_methods, reason = "all that a run gets of this process")]
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        command.env_clear().env("PATH", path).env("HOME", self.root.path().join("home"));
+        command.env("GIT_CEILING_DIRECTORIES", self.root.path()).envs(&self.variables);
+        command.current_dir(self.path("")).stdin(Stdio::null());
+    }
+
+    fn answer(&self, output: std::process::Output) -> Answer {
+        Answer {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+            root: self.root.path().to_owned(),
+        }
+    }
+}
+
+impl Drop for Environment {
+    fn drop(&mut self) {
+        // A folder that a case made read-only must not stay behind.
+        if let Ok(entries) = fs::read_dir(self.path("deploy")) {
+            for entry in entries.flatten() {
+                let _ = fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o755));
+            }
+        }
+    }
+}
+
+/// What the runner answered.
+pub struct Answer {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    root: PathBuf,
+}
+
+impl Answer {
+    /// Fails with all that was said, unless this is the exit code.
+    #[track_caller]
+    pub fn assert_exit(&self, code: i32) -> &Self {
+        assert_eq!(self.code, Some(code), "--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Fails unless these are the decisions of a run with `--json`, each as `pull skip held`.
+    #[track_caller]
+    pub fn assert_decisions(&self, expected: &[&str]) -> &Self {
+        assert_eq!(self.decisions(), expected, "--- stderr\n{}", self.stderr);
+        self
+    }
+
+    /// Fails unless this text is in what was said to people.
+    #[track_caller]
+    pub fn assert_says(&self, text: &str) -> &Self {
+        let said = self.said();
+        assert!(said.contains(text), "{text:?} is not in\n{said}");
+        self
+    }
+
+    /// The decisions of a run with `--json`, in order.
+    pub fn decisions(&self) -> Vec<String> {
+        let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+        let decided = |line: &Value| {
+            let event = line.get("event").filter(|event| event["type"] == "decision")?;
+            let decision = &event["decision"];
+            Some([&event["step"], &decision["action"], &decision["reason"]["because"]].map(text).join(" "))
+        };
+        self.lines().iter().filter_map(decided).collect()
+    }
+
+    /// The types of all events, in order.
+    pub fn events(&self) -> Vec<String> {
+        let kind = |line: &Value| line["event"]["type"].as_str().map(str::to_owned);
+        self.lines().iter().filter_map(kind).collect()
+    }
+
+    /// The last line of a run with `--json`.
+    pub fn result(&self) -> Value {
+        self.lines().pop().unwrap()
+    }
+
+    /// Standard output as one JSON value a line.
+    pub fn lines(&self) -> Vec<Value> {
+        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+    }
+
+    /// Standard output as one JSON value.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
+    }
+
+    /// Standard error for a snapshot: without paths, times, hashes and names of this machine.
+    pub fn said(&self) -> String {
+        normal::normal(&self.stderr, &self.root)
+    }
+
+    /// Standard output for a snapshot.
+    pub fn printed(&self) -> String {
+        normal::normal(&self.stdout, &self.root)
+    }
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < PATIENCE, "it did not come true: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn shared() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}

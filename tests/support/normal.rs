@@ -1,0 +1,78 @@
+//! Texts for snapshots: what differs from run to run and from machine to machine is replaced by its name in brackets.
+
+use std::path::Path;
+
+/// From so many hex digits on, a word is a hash.
+const HASH: usize = 8;
+
+pub(super) fn normal(text: &str, root: &Path) -> String {
+    let text = text.replace(&root.display().to_string(), "[ROOT]");
+    text.split_inclusive('\n').map(|line| times(&words(line))).collect()
+}
+
+/// Replaces hashes, runs, dates and who works here.
+fn words(line: &str) -> String {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "@-.:_".contains(c);
+    let mut out = String::new();
+    let mut rest = line;
+    while let Some(start) = rest.find(is_part) {
+        let end = rest[start..].find(|c| !is_part(c)).map_or(rest.len(), |length| start + length);
+        out.push_str(&rest[..start]);
+        let word = rest[start..end].trim_end_matches(['.', ':', '-']);
+        out.push_str(replacement(word).as_deref().unwrap_or(word));
+        rest = &rest[start + word.len()..];
+        if word.is_empty() {
+            let one = rest.chars().next().map_or(0, char::len_utf8);
+            out.push_str(&rest[..one]);
+            rest = &rest[one..];
+        }
+    }
+    out + rest
+}
+
+fn replacement(word: &str) -> Option<String> {
+    let is_hash = |text: &str| text.len() >= HASH && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let has_date = |text: &str| text.len() >= 10 && text.as_bytes()[4] == b'-' && text.starts_with("20");
+    if let Some(hash) = word.strip_prefix("sha256:") {
+        return is_hash(hash).then(|| "sha256:[HASH]".to_owned());
+    }
+    if word.starts_with("uid-") && word.contains('@') {
+        return Some("[WHO]".to_owned());
+    }
+    if has_date(word) || word.len() == 9 && word.ends_with('Z') && word.as_bytes()[2] == b':' {
+        return Some("[DATE]".to_owned());
+    }
+    if let Some((number, hash)) = word.split_once('-')
+        && number.bytes().all(|byte| byte.is_ascii_digit())
+        && hash.len() == 6
+        && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+    {
+        return Some(format!("[RUN {number}]"));
+    }
+    is_hash(word).then(|| "[HASH]".to_owned())
+}
+
+/// Replaces `   12 ms` and `1.3 s` by ` [TIME]`.
+fn times(line: &str) -> String {
+    let mut out = String::new();
+    let mut rest = line;
+    while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
+        let end = rest[start..].find(|c: char| !c.is_ascii_digit() && c != '.').map_or(rest.len(), |length| start + length);
+        let after = &rest[end..];
+        let unit = [" ms", " s"].into_iter().find(|unit| {
+            after.strip_prefix(unit).is_some_and(|more| !more.starts_with(|c: char| c.is_ascii_alphanumeric()))
+        });
+        match unit {
+            Some(unit) => {
+                out.push_str(rest[..start].trim_end_matches(' '));
+                out.push_str(" [TIME]");
+                rest = &after[unit.len()..];
+            }
+            None => {
+                out.push_str(&rest[..end]);
+                rest = after;
+            }
+        }
+    }
+    out + rest
+}
