@@ -38,6 +38,9 @@ const PAIRS: usize = 20;
 /// How many points of a rollback.
 const ROLLBACK_POINTS: usize = 15;
 
+/// The attempt that deployed r1.
+const FIRST: usize = 1;
+
 const DEPLOY: [&str; 3] = ["--local", "--release", "r2"];
 
 /// Main property: wherever the runner is killed, what is recorded holds, and one more run ends where an undisturbed one
@@ -76,14 +79,14 @@ fn a_switch_killed_before_its_record_is_adopted_and_can_be_reverted() -> Result<
     let traced = strace::run(&shop, &DEPLOY, is_the_rename)?;
     ensure!(traced.killed.is_some(), "no call was the rename of the link: {:?}", traced.status);
     ensure!(World::of(&shop)?.current() == bench.complete.current(), "the link was moved before the kill");
-    let records = world::events(&shop)?;
+    let records = world::events_after(&shop, FIRST)?;
     ensure!(!world::successes(&records).contains("switch"), "the switch was recorded before the kill");
     let intended = records.iter().any(|event| event["type"] == "intent" && event["step"] == "switch");
     ensure!(intended, "the link was moved without an intent on record");
 
     bench.server.set_sick(true);
     shop.ends(&DEPLOY, 4)?;
-    let records = world::events(&shop)?;
+    let records = world::events_after(&shop, FIRST)?;
     let of_switch = |kind: &str| -> Vec<&Value> {
         records.iter().filter(|event| event["type"] == kind && event["step"] == "switch").collect()
     };
@@ -199,7 +202,7 @@ impl Bench {
     /// No recorded success lacks its effect. `asked`: the answers of the server before the run.
     fn records_hold(&self, shop: &Shop, asked: usize) -> Result<()> {
         let world = World::of(shop)?;
-        for step in world::successes(&world::events(shop)?) {
+        for step in world::successes(&world::events_after(shop, FIRST)?) {
             let holds = match step {
                 "verify" => self.server.healthy_answers() > asked,
                 step => world.has_effect(step, &self.complete)?,

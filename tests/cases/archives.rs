@@ -69,7 +69,15 @@ fn without_any_digest_nothing_is_pulled() {
     let (environment, answer) = pull(vec![("r1.tar.gz".to_owned(), archive(Format::TarGz))], "r1.tar.gz", "");
     answer.assert_exit(2);
     assert_eq!(environment.list("deploy/releases"), [""; 0]);
-    expect![[""]].assert_eq(&without_port(&answer.said()));
+    expect![[r#"
+        error[P0203]: the digest of release r1 can't be found out
+         --> deploy.yml:6:19
+          |
+        6 |     with: { from: "http://127.0.0.1:[PORT]/r1.tar.gz", into: app }
+          |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ its source
+          caused by: no digest is known for http://127.0.0.1:[PORT]/r1.tar.gz
+          hint: write `digest: sha256:…` beside `from`, or publish it as `<file>.sha256`
+    "#]].assert_eq(&without_port(&answer.said()));
 }
 
 #[test]
@@ -77,7 +85,17 @@ fn another_digest_leaves_nothing_behind() {
     let wrong = format!(", digest: \"sha256:{}\"", "a".repeat(64));
     let (environment, answer) = pull(vec![("r1.tar.gz".to_owned(), archive(Format::TarGz))], "r1.tar.gz", &wrong);
     answer.assert_exit(1);
-    expect![[""]].assert_eq(&without_port(&answer.said()));
+    expect![[r#"
+        shop r1 to default (run [RUN 1], attempt 1)
+          start  pull  it never ran here
+          FAIL   pull  the archive has the digest
+                       sha256:[HASH],
+                       not
+                       sha256:[HASH] [TIME]
+        error[P0301]: step `pull` failed on attempt 1
+          caused by: the archive has the digest sha256:[HASH], not sha256:[HASH]
+          hint: if the archive was published anew, publish its digest too (sha256:[HASH]); otherwise do not use it; then run `runner --local --release r1` again
+    "#]].assert_eq(&without_port(&answer.said()));
     assert_eq!(leftovers(&environment), [""; 0]);
 }
 

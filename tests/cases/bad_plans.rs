@@ -18,7 +18,14 @@ fn check(plan: &str, expected: Expect) {
 
 #[test]
 fn an_unknown_key() {
-    check(&format!("{HEAD}    timout: 5m\n"), expect![[""]]);
+    check(&format!("{HEAD}    timout: 5m\n"), expect![[r#"
+        error[P0104]: step `hello` has no key `timout`
+         --> deploy.yml:6:5
+          |
+        6 |     timout: 5m
+          |     ^^^^^^ unknown key
+          hint: did you mean `timeout`?
+    "#]]);
 }
 
 #[test]
@@ -30,7 +37,14 @@ fn a_wrong_type() {
 fn a_missing_grant() {
     check(
         "version: 1\napp: shop\nsteps:\n  pull:\n    uses: pull\n    with: { from: \"file:dist/x.tar.gz\", into: app }\n    grants: { dirs: { dist: ./dist:ro } }\n",
-        expect![[""]],
+        expect![[r#"
+            error[P0122]: step `pull` needs a writable directory `app` that it is not granted
+             --> deploy.yml:6:47
+              |
+            6 |     with: { from: "file:dist/x.tar.gz", into: app }
+              |                                               ^^^ not granted
+              hint: it is needed since gets releases/ and shared/; add to the step: grants: { dirs: { app: "<path>" } }
+        "#]],
     );
 }
 
@@ -38,31 +52,67 @@ fn a_missing_grant() {
 fn a_cycle_in_needs() {
     check(
         "version: 1\napp: shop\nsteps:\n  a:\n    uses: verify\n    needs: b\n  b:\n    uses: verify\n    needs: [a]\n",
-        expect![[""]],
+        expect![[r#"
+            error[P0111]: steps need each other: a → b → a
+             --> deploy.yml:6:12
+              |
+            6 |     needs: b
+              |            ^ part of the cycle
+              hint: take one of these out of `needs`
+        "#]],
     );
 }
 
 #[test]
 fn an_unknown_module() {
-    check("version: 1\napp: shop\nsteps:\n  pull:\n    uses: pul\n", expect![[""]]);
+    check("version: 1\napp: shop\nsteps:\n  pull:\n    uses: pul\n", expect![[r#"
+        error[P0120]: there is no official module `pul`
+         --> deploy.yml:4:3
+          |
+        4 |   pull:
+          |   ^^^^ this step uses it
+          hint: official modules are migrate, pull, run, switch, verify; a module of your own is `uses: ./path.wasm`
+    "#]]);
 }
 
 #[test]
 fn a_module_file_that_is_not_there() {
-    check("version: 1\napp: shop\nsteps:\n  mine:\n    uses: ./steps/mine.wasm\n", expect![[""]]);
+    check("version: 1\napp: shop\nsteps:\n  mine:\n    uses: ./steps/mine.wasm\n", expect![[r#"
+        error[P0120]: can't read [ROOT]/shop/steps/mine.wasm
+         --> deploy.yml:4:3
+          |
+        4 |   mine:
+          |   ^^^^ this step uses it
+          caused by: No such file or directory (os error 2)
+          hint: see that the path is right; it is relative to the plan's folder
+    "#]]);
 }
 
 #[test]
 fn an_undefined_variable() {
     check(
         "version: 1\napp: shop\nvars: { root: . }\nsteps:\n  hello:\n    uses: verify\n    grants: { dirs: { app: \"${{ vars.rot }}\" } }\n",
-        expect![[""]],
+        expect![[r#"
+            error[P0108]: environment `default` has no variable `rot`
+             --> deploy.yml:7:29
+              |
+            7 |     grants: { dirs: { app: "${{ vars.rot }}" } }
+              |                             ^^^^^^^^^^^^^^^ undefined
+              hint: did you mean `vars.root`?
+        "#]],
     );
 }
 
 #[test]
 fn a_tab() {
-    check("version: 1\napp: shop\nsteps:\n\thello:\n\t\tuses: verify\n", expect![[""]]);
+    check("version: 1\napp: shop\nsteps:\n\thello:\n\t\tuses: verify\n", expect![[r#"
+        error[P0101]: a tab in the indentation
+         --> deploy.yml:4:1
+          |
+        4 |     hello:
+          | ^^^^ a tab
+          hint: YAML is indented with spaces only
+    "#]]);
 }
 
 #[test]
@@ -80,7 +130,10 @@ fn an_empty_file() {
     let environment = Environment::with_plan("");
     let refused = environment.run(&["--local", "--release", "r1"]);
     refused.assert_exit(2);
-    expect![[""]].assert_eq(&refused.said());
+    expect![[r#"
+        error[P0102]: the plan is empty
+          hint: `runner init` writes a plan to start from
+    "#]].assert_eq(&refused.said());
 }
 
 #[test]
@@ -88,7 +141,10 @@ fn ten_megabytes() {
     let environment = Environment::with_plan(&"# a comment\n".repeat(10 << 20 >> 3));
     let refused = environment.run(&["--local", "--release", "r1"]);
     refused.assert_exit(2);
-    expect![[""]].assert_eq(&refused.said());
+    expect![[r#"
+        error[P0103]: the plan has [HASH] bytes; at most 1048576 (1 MiB) are read
+          hint: is this the right file? a plan is a page or two
+    "#]].assert_eq(&refused.said());
 }
 
 #[test]
@@ -96,11 +152,19 @@ fn a_file_that_is_not_there_and_one_that_is_no_text() {
     let environment = Environment::new();
     let refused = environment.run(&["--local", "--release", "r1", "--plan", "deploi.yml"]);
     refused.assert_exit(2);
-    expect![[""]].assert_eq(&refused.said());
+    expect![[r#"
+        error[P0201]: can't read the plan deploi.yml
+          caused by: No such file or directory (os error 2)
+          hint: name it with `--plan FILE`, or go to the folder of your deploy.yml
+    "#]].assert_eq(&refused.said());
     environment.write("deploy.yml", [0xff, 0xfe, 0]);
     let refused = environment.run(&["--local", "--release", "r1"]);
     refused.assert_exit(2);
-    expect![[""]].assert_eq(&refused.said());
+    expect![[r#"
+        error[P0201]: can't read the plan deploy.yml
+          caused by: it is not UTF-8: invalid utf-8 sequence of 1 bytes from index 0
+          hint: name it with `--plan FILE`, or go to the folder of your deploy.yml
+    "#]].assert_eq(&refused.said());
 }
 
 #[test]
@@ -108,7 +172,10 @@ fn a_label_that_is_a_path() {
     let environment = Environment::new();
     let refused = environment.run(&["--local", "--release", "../x"]);
     refused.assert_exit(2);
-    expect![[""]].assert_eq(&refused.said());
+    expect![[r#"
+        error[P0206]: "../x" is not a valid release label: a letter or digit, then up to 127 of letters, digits and `._+-`
+          hint: a label names a release in paths and pages, such as `--release v1.4.2`
+    "#]].assert_eq(&refused.said());
 }
 
 #[test]
@@ -116,7 +183,10 @@ fn an_environment_that_does_not_exist() {
     let environment = Environment::new();
     let refused = environment.run(&["--local", "--release", "r1", "--env", "tset"]);
     refused.assert_exit(2);
-    expect![[""]].assert_eq(&refused.said());
+    expect![[r#"
+        error[P0113]: the plan has no environment `tset`
+          hint: did you mean `test`?
+    "#]].assert_eq(&refused.said());
 }
 
 #[test]
@@ -124,5 +194,13 @@ fn an_option_that_does_not_exist() {
     let environment = Environment::new();
     let refused = environment.run(&["--local", "--relase", "r1"]);
     refused.assert_exit(2);
-    expect![[""]].assert_eq(&refused.said());
+    expect![[r#"
+        error: unexpected argument '--relase' found
+
+          tip: a similar argument exists: '--release'
+
+        Usage: runner.bin --local --release <LABEL>
+
+        For more information, try '--help'.
+    "#]].assert_eq(&refused.said());
 }

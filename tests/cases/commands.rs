@@ -9,14 +9,31 @@ use crate::support::Environment;
 #[test]
 fn status_says_what_is_live() {
     let environment = Environment::deployed();
-    expect![[""]].assert_eq(&environment.run(&["status", "--steps"]).assert_exit(0).printed());
+    expect![[r#"
+        test
+          live        r1, verified, since [DATE] [DATE]
+          last        r1: deployed; epoch 1, run [RUN 1], attempt 1, begun [DATE]
+                      [DATE] by [WHO], took [TIME]
+
+          STEP     STATE      RELEASE  EPOCH  RUN
+          pull     succeeded  r1       1      [RUN 1]/1
+          migrate  succeeded  r1       1      [RUN 1]/1
+          switch   succeeded  r1       1      [RUN 1]/1
+          verify   succeeded  r1       1      [RUN 1]/1
+    "#]].assert_eq(&environment.run(&["status", "--steps"]).assert_exit(0).printed());
 }
 
 #[test]
 fn status_and_history_before_anything_was_deployed() {
     let environment = Environment::new();
-    expect![[""]].assert_eq(&environment.run(&["status"]).assert_exit(0).printed());
-    expect![[""]].assert_eq(&environment.run(&["history"]).assert_exit(0).printed());
+    expect![[r#"
+        test
+          live        nothing yet
+          last        no attempts yet
+    "#]].assert_eq(&environment.run(&["status"]).assert_exit(0).printed());
+    expect![[r#"
+        no attempts yet
+    "#]].assert_eq(&environment.run(&["history"]).assert_exit(0).printed());
     environment.run(&["why", "pull"]).assert_exit(2).assert_says("nothing was deployed here yet");
     assert!(!environment.exists(".pawl"));
 }
@@ -36,13 +53,31 @@ fn why_of_an_unknown_step_names_the_known_ones() {
     let environment = Environment::deployed();
     let refused = environment.run(&["why", "swich"]);
     refused.assert_exit(2);
-    expect![[""]].assert_eq(&refused.said());
+    expect![[r#"
+        error[P0210]: the attempt with the epoch 1 has no step `swich`
+          caused by: its steps are migrate, pull, switch, verify
+          hint: name one of its steps, or another attempt by `--attempt EPOCH`; `runner history` lists them
+    "#]].assert_eq(&refused.said());
 }
 
 #[test]
 fn logs_show_what_the_steps_said() {
     let environment = Environment::deployed();
-    expect![[""]].assert_eq(&environment.run(&["logs"]).assert_exit(0).printed());
+    expect![[r#"
+        [DATE] 04:41:52.245Z  begin  pull
+        [DATE] 04:41:52.247Z  meter  pull     shop-r1.tar.zst 336 B of 336 B
+        [DATE] 04:41:52.249Z  end    pull     succeeded after [TIME]: 295 B, 3 files
+        [DATE] 04:41:52.249Z  begin  migrate
+        [DATE] 04:41:52.251Z  meter  migrate  migrations 0 files of 2 files
+        [DATE] 04:41:52.252Z  info   migrate  applied 0001_products.sql
+        [DATE] 04:41:52.252Z  meter  migrate  migrations 1 file of 2 files
+        [DATE] 04:41:52.254Z  info   migrate  applied 0002_first_products.sql
+        [DATE] 04:41:52.254Z  end    migrate  succeeded after [TIME]
+        [DATE] 04:41:52.254Z  begin  switch
+        [DATE] 04:41:52.256Z  end    switch   succeeded after [TIME]
+        [DATE] 04:41:52.257Z  begin  verify
+        [DATE] 04:41:52.257Z  end    verify   succeeded after [TIME]: 1 round
+    "#]].assert_eq(&environment.run(&["logs"]).assert_exit(0).printed());
 }
 
 #[test]
@@ -51,7 +86,11 @@ fn a_sound_journal_is_told_from_one_with_a_flipped_byte() {
     let journal = ".pawl/shop/test/attempt-000001.journal";
     let good = environment.run(&["journal", "check", journal]);
     good.assert_exit(0);
-    expect![[""]].assert_eq(&good.printed());
+    expect![[r#"
+        .pawl/shop/test/attempt-000001.journal
+          sound
+          format 1.0, 21 lines; shop r1 to test, epoch 1, run [RUN 1], attempt 1
+    "#]].assert_eq(&good.printed());
 
     let mut bytes = fs::read(environment.path(journal)).unwrap();
     let middle = bytes.len() / 2;
@@ -86,7 +125,15 @@ fn the_doctor_finds_a_healthy_environment() {
     environment.pack("r1");
     let doctor = environment.run(&["doctor", "--release", "r1"]);
     doctor.assert_exit(0);
-    expect![[""]].assert_eq(&doctor.printed());
+    expect![[r#"
+          ok  runner     0.1.0 with modules migrate, pull, run, switch, verify
+          ok  plan       deploy.yml is valid for test
+          ok  release    r1 is sha256:[HASH]
+          ok  steps      4 load, and have what they need
+          ok  resources  directories can be written and have room
+          ok  journals   0 attempts are on record and sound
+          ok  lock       free
+    "#]].assert_eq(&doctor.printed());
     assert!(!environment.exists("deploy/test/current"));
 }
 
@@ -95,13 +142,27 @@ fn the_doctor_finds_what_is_missing() {
     let environment = Environment::new();
     let no_archive = environment.run(&["doctor", "--release", "r1"]);
     no_archive.assert_exit(2);
-    expect![[""]].assert_eq(&no_archive.said());
+    expect![[r#"
+        error[P0203]: the digest of release r1 can't be found out
+         --> deploy.yml:9:19
+          |
+        9 |     with: { from: "file:dist/shop-${{ release }}.tar.zst", into: app }
+          |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ its source
+          caused by: directory `dist` ([ROOT]/shop/dist) can't be opened: No such file or directory (os error 2)
+    "#]].assert_eq(&no_archive.said());
     environment.pack("r1");
     // A file where a folder must be, since root may write into any folder.
     environment.write("deploy/test", "");
     let no_folder = environment.run(&["doctor", "--release", "r1"]);
     no_folder.assert_exit(2);
-    expect![[""]].assert_eq(&no_folder.said());
+    expect![[r#"
+        error[P0203]: the digest of release r1 can't be found out
+         --> deploy.yml:9:19
+          |
+        9 |     with: { from: "file:dist/shop-${{ release }}.tar.zst", into: app }
+          |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ its source
+          caused by: directory `app` ([ROOT]/shop/deploy/test) can't be opened: Not a directory (os error 20)
+    "#]].assert_eq(&no_folder.said());
     fs::remove_file(environment.path("deploy/test")).unwrap();
     fs::create_dir_all(environment.path("deploy/test")).unwrap();
     fs::set_permissions(environment.path("deploy/test"), fs::Permissions::from_mode(0o755)).unwrap();

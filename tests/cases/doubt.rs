@@ -20,7 +20,17 @@ fn a_link_moved_by_hand_stops_the_deployment() {
     point(&environment, "elsewhere");
     let stopped = environment.run(&["--local", "--release", "r1"]);
     stopped.assert_exit(3);
-    expect![[""]].assert_eq(&stopped.said());
+    expect![[r#"
+        shop r1 to test (run [RUN 2], attempt 1)
+          skip   pull     its effect still holds [TIME]
+          skip   migrate  its effect still holds [TIME]
+          STOP   switch   something else is there: `app/current` leads to
+                          `elsewhere`, but this step made it lead to
+                          `releases/[HASH]` [TIME]
+        error[P0401]: step `switch` is in doubt; nothing was done about it
+          caused by: drifted: `app/current` leads to `elsewhere`, but this step made it lead to `releases/[HASH]`
+          hint: put it back as it was, or run `runner --local --release r1 --accept-drift switch` to have step `switch` run over it
+    "#]].assert_eq(&stopped.said());
     assert_eq!(environment.live(), "elsewhere", "nothing was done about it");
     environment.deploy("r1", &[]).assert_exit(3).assert_decisions(&[
         "pull skip held",
@@ -57,7 +67,16 @@ fn a_file_changed_in_the_release_stops_it() {
     environment.write(&format!("deploy/test/{}/index.html", environment.live()), "defaced");
     let stopped = environment.run(&["--local", "--release", "r1"]);
     stopped.assert_exit(3);
-    expect![[""]].assert_eq(&stopped.said());
+    expect![[r#"
+        shop r1 to test (run [RUN 2], attempt 1)
+          STOP   pull     something else is there:
+                          app/releases/[HASH]
+                          is not as it was unpacked: changed: index.html (size 7,
+                          was 222) [TIME]
+        error[P0401]: step `pull` is in doubt; nothing was done about it
+          caused by: drifted: app/releases/[HASH] is not as it was unpacked: changed: index.html (size 7, was 222)
+          hint: put it back as it was, or run `runner --local --release r1 --accept-drift pull` to have step `pull` run over it
+    "#]].assert_eq(&stopped.said());
     environment.deploy("r1", &["--accept-drift", "pull"]).assert_exit(0).assert_decisions(&[
         "pull run drift-accepted",
         "migrate skip held",

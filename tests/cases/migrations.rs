@@ -18,7 +18,16 @@ fn an_sql_error_names_file_line_and_message() {
     let before = environment.live();
     let failed = environment.run(&["--local", "--release", "r2"]);
     failed.assert_exit(1);
-    expect![[""]].assert_eq(&failed.said());
+    expect![[r#"
+        shop r2 to test (run [RUN 2], attempt 1)
+          start  pull     its configuration and the release changed
+          ran    pull     295 B, 3 files [TIME]
+          start  migrate  migrations, the release and what earlier steps gave it changed
+          FAIL   migrate  migrations/0003_orders.sql:3:1: no such table: ordr [TIME]
+        error[P0301]: step `migrate` failed on attempt 1
+          caused by: migrations/0003_orders.sql:3: no such table: ordr
+          hint: correct the file: nothing of it was kept, and the files before it will not be applied again; then run `runner --local --release r2` again (skips: pull)
+    "#]].assert_eq(&failed.said());
     assert_eq!(environment.live(), before, "r1 is still live");
     assert_eq!(environment.sql("SELECT count(*) FROM purchase"), "no such table: purchase", "the file is one transaction");
 }
@@ -46,9 +55,34 @@ fn why_tells_in_words() {
     environment.deploy("r2", &[]).assert_exit(1);
     environment.deploy("r2", &[]).assert_exit(1);
     let why = |step: &str| environment.run(&["why", step]).assert_exit(0).printed();
-    expect![[""]].assert_eq(&why("pull"));
-    expect![[""]].assert_eq(&why("migrate"));
-    expect![[""]].assert_eq(&why("switch"));
+    expect![[r#"
+        `pull`, epoch 3: r2 to test (run [RUN 2], attempt 2)
+
+          decision  skip, because its effect still holds
+          record    succeeded in epoch 2, [DATE] [DATE] (r2, run [RUN 2],
+                    attempt 1)
+          probe     its effect holds ( [TIME])
+    "#]].assert_eq(&why("pull"));
+    expect![[r#"
+        `migrate`, epoch 3: r2 to test (run [RUN 2], attempt 2)
+
+          decision  run, because it failed the last time
+          record    failed in epoch 2, [DATE] [DATE] (r2, run [RUN 2], attempt
+                    1); it said: migrations/0003_orders.sql:3:1: no such table: ordr
+          probe     not asked
+          outcome   failed after [TIME]: migrations/0003_orders.sql:3:1: no such table:
+                    ordr
+          hint      correct the file: nothing of it was kept, and the files before it
+                    will not be applied again
+    "#]].assert_eq(&why("migrate"));
+    expect![[r#"
+        `switch`, epoch 3: r2 to test (run [RUN 2], attempt 2)
+
+          decision  none: the attempt did not come to it (failed at `migrate`)
+          record    succeeded in epoch 1, [DATE] [DATE] (r1, run [RUN 1],
+                    attempt 1)
+          probe     not asked
+    "#]].assert_eq(&why("switch"));
 }
 
 #[test]
@@ -115,6 +149,16 @@ fn a_migration_that_was_applied_must_not_be_edited() {
     environment.edit("migrations/0002_first_products.sql", "1900", "2000");
     let refused = environment.run(&["--local", "--release", "r1"]);
     refused.assert_exit(1);
-    expect![[""]].assert_eq(&refused.said());
+    expect![[r#"
+        shop r1 to test (run [RUN 2], attempt 1)
+          skip   pull     its effect still holds [TIME]
+          start  migrate  migrations changed
+          FAIL   migrate  migrations/0002_first_products.sql:
+                          0002_first_products.sql was changed after it was applied
+                          to the database `main` [TIME]
+        error[P0301]: step `migrate` failed on attempt 1
+          caused by: migrations/0002_first_products.sql: 0002_first_products.sql was changed after it was applied to the database `main`
+          hint: restore its old content, and put the change into a new migration; then run `runner --local --release r1` again (skips: pull)
+    "#]].assert_eq(&refused.said());
     assert_eq!(environment.sql("SELECT price_cents FROM product WHERE name = 'ratchet'"), "1900");
 }

@@ -17,17 +17,44 @@ fn check(from: &str, to: &str, expected: Expect) {
 
 #[test]
 fn a_misspelt_setting() {
-    check("from: \"file:dist", "form: \"file:dist", expect![[""]]);
+    check("from: \"file:dist", "form: \"file:dist", expect![[r#"
+        error[P0121]: `with` of step `pull` does not fit module `pull`
+         --> deploy.yml:9:11
+          |
+        9 |     with: { form: "file:dist/shop-${{ release }}.tar.zst", into: app }
+          |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ Additional properties are not allowed ('form' was unexpected)
+          hint: `pull` takes `digest`, `from`, `into`, `limits`, `shared`, `version`, `version-file`; docs/plan.md tells what they mean
+        error[P0121]: `with` of step `pull` does not fit module `pull`
+         --> deploy.yml:9:11
+          |
+        9 |     with: { form: "file:dist/shop-${{ release }}.tar.zst", into: app }
+          |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ "from" is a required property
+          hint: `pull` takes `digest`, `from`, `into`, `limits`, `shared`, `version`, `version-file`; docs/plan.md tells what they mean
+    "#]]);
 }
 
 #[test]
 fn a_setting_that_is_missing() {
-    check("with: { link: current }", "with: {}", expect![[""]]);
+    check("with: { link: current }", "with: {}", expect![[r#"
+        error[P0121]: `with` of step `switch` does not fit module `switch`
+          --> deploy.yml:21:11
+           |
+        21 |     with: {}
+           |           ^^ "link" is a required property
+          hint: `switch` takes `in`, `link`, `strategy`, `to`; docs/plan.md tells what they mean
+    "#]]);
 }
 
 #[test]
 fn a_setting_of_the_wrong_kind() {
-    check("tries: 1", "tries: often", expect![[""]]);
+    check("tries: 1", "tries: often", expect![[r#"
+        error[P0121]: `with` of step `verify` does not fit module `verify` at `tries`
+          --> deploy.yml:26:14
+           |
+        26 |       tries: often
+           |              ^^^^^ "often" is not of type "integer"
+          hint: `verify` takes `consecutive`, `files`, `http`, `interval`, `sql`, `tcp`, `tries`; docs/plan.md tells what they mean
+    "#]]);
 }
 
 #[test]
@@ -44,7 +71,14 @@ fn a_program_without_trust() {
     check(
         "  verify:\n    uses: verify\n",
         "  reload:\n    uses: run\n    with: { program: /bin/true }\n    grants: { programs: [/bin/true] }\n  verify:\n    uses: verify\n",
-        expect![[""]],
+        expect![[r#"
+            error[P0124]: step `reload` is granted programs, which can do what the host can
+              --> deploy.yml:23:3
+               |
+            23 |   reload:
+               |   ^^^^^^ needs `trust: host`
+              hint: say so with `trust: host`, or use a module that needs no programs
+        "#]],
     );
 }
 
@@ -60,5 +94,12 @@ fn a_prepare_step_after_a_commit_step() {
     let refused = environment.run(&["--local", "--release", "r1"]);
     refused.assert_exit(2);
     assert!(!environment.exists(".pawl") && !environment.exists("deploy"));
-    expect![[""]].assert_eq(&refused.said());
+    expect![[r#"
+        error[P0123]: step `pull` prepares, but comes after `migrate`, which changes what runs
+          --> deploy.yml:13:3
+           |
+        13 |   pull:
+           |   ^^^^ a prepare step
+          hint: write `pull` before `migrate`: everything is prepared before anything is touched
+    "#]].assert_eq(&refused.said());
 }

@@ -12,7 +12,24 @@ fn a_preview_of_the_first_deployment_writes_nothing() {
     let preview = environment.run(&["plan", "--release", "r1"]);
     preview.assert_exit(0);
     assert_eq!(environment.tree(), before);
-    expect![[""]].assert_eq(&preview.printed());
+    expect![[r#"
+        shop r1 → test (nothing is done)
+          run    pull  [prepare]  it never ran here
+                   not known yet: the directory `app` is not granted to this step (granted: dist)
+                   may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
+                   may reach directory `dist` = [ROOT]/shop/dist (read only)
+          run    migrate  [commit]  it never ran here
+                   run migrations/0001_products.sql  (on database main)
+                   run migrations/0002_first_products.sql  (on database main)
+                   may reach directory `migrations` = [ROOT]/shop/migrations (read only)
+                   may reach database `main` = sqlite:[ROOT]/shop/deploy/test/shop.db
+          run    switch  [commit]  it never ran here
+                   not known yet: it depends on what `migrate` does
+                   may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
+          ?      verify  [check]  
+                   not known yet: it depends on what `migrate` returns
+                   may reach directory `app` = [ROOT]/shop/deploy/test (read only)
+    "#]].assert_eq(&preview.printed());
 }
 
 #[test]
@@ -24,7 +41,24 @@ fn a_preview_shows_pending_migrations_and_where_the_link_will_lead() {
     let preview = environment.run(&["plan", "--release", "r2"]);
     preview.assert_exit(0);
     assert_eq!(environment.tree(), before);
-    expect![[""]].assert_eq(&preview.printed());
+    expect![[r#"
+        shop r2 → test (nothing is done)
+          run    pull  [prepare]  its configuration and the release changed
+                   create app/releases/[HASH]  (release r2 from file:dist/shop-r2.tar.zst)
+                   may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
+                   may reach directory `dist` = [ROOT]/shop/dist (read only)
+          run    migrate  [commit]  migrations, the release and what earlier steps gave it changed
+                   run migrations/0003_purchase.sql  (on database main)
+                   may reach directory `migrations` = [ROOT]/shop/migrations (read only)
+                   may reach database `main` = sqlite:[ROOT]/shop/deploy/test/shop.db
+          run    switch  [commit]  the release and what earlier steps gave it changed
+                   not known yet: it depends on what `migrate` does
+                   may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
+          run    verify  [check]  its configuration, the release and what earlier steps gave it changed
+                   check file app/current/VERSION  (the content `r2`)
+                   check file app/current/index.html  (a content with `Release r2`)
+                   may reach directory `app` = [ROOT]/shop/deploy/test (read only)
+    "#]].assert_eq(&preview.printed());
 }
 
 #[test]
@@ -43,6 +77,12 @@ fn a_preview_says_what_is_as_strong_as_the_machine() {
     );
     let preview = environment.run(&["plan", "--release", "r1"]);
     preview.assert_exit(0);
-    expect![[""]].assert_eq(&preview.printed());
+    expect![[r#"
+        shop r1 → default (nothing is done)
+          run    hello  [commit]  it never ran here
+                   run /bin/echo hi
+                   may reach program /bin/echo *
+                   TRUST: HOST — what it is granted is as strong as this machine's user
+    "#]].assert_eq(&preview.printed());
     assert!(!environment.exists(".pawl"));
 }

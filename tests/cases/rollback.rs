@@ -21,8 +21,28 @@ fn a_release_that_fails_its_check_is_undone() {
     environment.write("deploy/test/no-r2", "");
     let undone = environment.run(&["--local", "--release", "r2"]);
     undone.assert_exit(4);
-    expect![[""]].assert_eq(&undone.said());
-    expect![[""]].assert_eq(&undone.printed());
+    expect![[r#"
+        shop r2 to test (run [RUN 2], attempt 1)
+          start  pull     its configuration and the release changed
+          ran    pull     295 B, 3 files [TIME]
+          start  migrate  the release and what earlier steps gave it changed
+          ran    migrate [TIME]
+          start  switch   the release and what earlier steps gave it changed
+          ran    switch   from
+                          releases/[HASH] [TIME]
+          start  verify   its configuration, the release and what earlier steps gave it
+                          changed
+          FAIL   verify   1 of 3 checks fail after 1 round: file app/no-r2:
+                          expected no such file, found one [TIME]
+          undo   switch
+          undid  switch
+        error[P0301]: step `verify` failed on attempt 1
+          caused by: 1 of 3 checks fail after 1 round: file app/no-r2: expected no such file, found one
+          hint: r1 is live again; look into the application's own log; if it needs longer to start, raise `tries` or `interval`; then run `runner --local --release r2` again (skips: pull, migrate, switch)
+    "#]].assert_eq(&undone.said());
+    expect![[r#"
+        ROLLED BACK r2 in test after `verify` failed (2 ran, 1 failed, 1 undone)
+    "#]].assert_eq(&undone.printed());
     assert_eq!(environment.live(), verified);
     let status = environment.run(&["status", "--json"]).json();
     assert_eq!((&status[0]["live"]["release"]["label"], &status[0]["live"]["verified"]), (&"r1".into(), &true.into()));

@@ -53,7 +53,10 @@ fn a_step_that_does_not_exist_is_an_error() {
         environment.run(&["--local", "--release", "r1", option, "swich"]).assert_exit(2).assert_says("names no step");
     }
     let refused = environment.run(&["--local", "--release", "r1", "--start-from", "swich"]);
-    expect![[""]].assert_eq(&refused.said());
+    expect![[r#"
+        error[P0205]: `--start-from swich` names no step of the plan
+          hint: its steps are `pull`, `migrate`, `switch`, `verify`
+    "#]].assert_eq(&refused.said());
     assert_eq!(environment.list(".pawl/shop/test"), ["attempt-000001.journal", "lock"], "there was no attempt");
 }
 
@@ -64,7 +67,18 @@ fn what_an_earlier_step_returned_must_be_there_to_start_later() {
     environment.write("deploy/test/releases/x", "");
     let refused = environment.run(&["--local", "--release", "r1", "--only", "switch"]);
     assert_ne!(refused.code, Some(0));
-    expect![[""]].assert_eq(&refused.said());
+    expect![[r#"
+        shop r1 to test (run [RUN 1], attempt 1)
+          order           --only switch
+          skip   pull     you say that it is done
+          skip   migrate  you say that it is done
+          start  switch   it never ran here
+          FAIL   switch   no earlier step put a release into `app`, so there is
+                          nothing to switch to [TIME]
+        error[P0301]: step `switch` failed on attempt 1
+          caused by: no earlier step put a release into `app`, so there is nothing to switch to
+          hint: put a pull step with `into: app` before `switch`, or name the folder: `to: releases/…`; then run `runner --local --release r1` again
+    "#]].assert_eq(&refused.said());
     assert!(!environment.exists("deploy/test/current"));
 }
 
@@ -116,7 +130,10 @@ fn outside_a_ci_a_deployment_is_meant_only_with_local() {
     environment.pack("r1");
     let refused = environment.run(&["--release", "r1"]);
     refused.assert_exit(2);
-    expect![[""]].assert_eq(&refused.said());
+    expect![[r#"
+        error[P0208]: `runner deploy` changes things, and this is no CI
+          hint: if you mean it, add `--local`
+    "#]].assert_eq(&refused.said());
     assert!(!environment.exists(".pawl") && !environment.exists("deploy"));
     environment.set("CI", "true");
     environment.run(&["--release", "r1"]).assert_exit(0);
@@ -127,13 +144,39 @@ fn the_screen_says_as_much_as_is_asked_for() {
     let environment = Environment::new();
     environment.pack("r1");
     let plain = environment.run(&["--local", "--release", "r1"]);
-    expect![[""]].assert_eq(&plain.said());
-    expect![[""]].assert_eq(&plain.printed());
+    expect![[r#"
+        shop r1 to test (run [RUN 1], attempt 1)
+          start  pull     it never ran here
+          ran    pull     295 B, 3 files [TIME]
+          start  migrate  it never ran here
+          ran    migrate [TIME]
+          start  switch   it never ran here
+          ran    switch [TIME]
+          start  verify   it never ran here
+          ran    verify   1 round [TIME]
+    "#]].assert_eq(&plain.said());
+    expect![[r#"
+        deployed r1 to test in [TIME] (4 ran)
+    "#]].assert_eq(&plain.printed());
     let quiet = environment.run(&["--local", "--release", "r1", "-q"]);
     assert_eq!(quiet.said(), "");
-    expect![[""]].assert_eq(&quiet.printed());
+    expect![[r#"
+        r1 is deployed to test already; looked in [TIME] (4 skipped)
+    "#]].assert_eq(&quiet.printed());
     let verbose = environment.run(&["--local", "--release", "r1", "-v"]);
-    expect![[""]].assert_eq(&verbose.said());
+    expect![[r#"
+        shop r1 to test (run [RUN 3], attempt 1)
+          plan            deploy.yml, 4 steps, [HASH]
+          lock            shop/test is held by [WHO], process 15496
+          probe  pull     its effect holds [TIME]
+          skip   pull     its effect still holds [TIME]
+          probe  migrate  its effect holds [TIME]
+          skip   migrate  its effect still holds [TIME]
+          probe  switch   its effect holds [TIME]
+          skip   switch   its effect still holds [TIME]
+          probe  verify   its effect holds [TIME]
+          skip   verify   its effect still holds [TIME]
+    "#]].assert_eq(&verbose.said());
 }
 
 #[test]

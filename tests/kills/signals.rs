@@ -102,7 +102,7 @@ fn finishes(shop: &Shop) -> Result<()> {
 }
 
 fn events(shop: &Shop) -> Result<Vec<Value>> {
-    world::events(shop)
+    world::events_after(shop, 0)
 }
 
 fn of<'a>(events: &'a [Value], kind: &'a str, step: &'a str) -> impl Iterator<Item = &'a Value> {

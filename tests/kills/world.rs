@@ -100,10 +100,10 @@ impl World {
     }
 }
 
-/// All events of the attempts after the first, torn last lines left out.
-pub(crate) fn events(shop: &Shop) -> Result<Vec<Value>> {
+/// All events but those of the first `skipped` attempts; torn last lines are left out.
+pub(crate) fn events_after(shop: &Shop, skipped: usize) -> Result<Vec<Value>> {
     let mut events = Vec::new();
-    for (_, text) in journals(shop)?.into_iter().skip(1) {
+    for (_, text) in journals(shop)?.into_iter().skip(skipped) {
         for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
             let (_, json) = line.split_once(' ').context("a line without a checksum")?;
             let mut line: Value = serde_json::from_str(json)?;

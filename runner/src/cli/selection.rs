@@ -12,7 +12,7 @@ pub(super) struct Args {
     /// Stop after this step
     #[arg(long, value_name = "STEP", conflicts_with = "only")]
     until: Option<StepId>,
-    /// Run this step only
+    /// Run this step only; what comes before is taken as done, on your word
     #[arg(long, value_name = "STEP")]
     only: Option<StepId>,
     /// Ignore what is on record; what must not be repeated is still probed

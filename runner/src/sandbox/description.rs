@@ -1,6 +1,8 @@
 //! What a module says of itself, and whether a configuration fits it. The JSON that `describe` returns can grow: members
 //! that are not known are passed over.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -30,6 +32,9 @@ pub struct Description {
     /// Pointers into the configuration; where there are any, it has a probe only if one of them has a value.
     #[serde(default)]
     probes_config: Vec<String>,
+    /// The schema, compiled once.
+    #[serde(skip)]
+    validator: Option<Arc<jsonschema::Validator>>,
 }
 
 /// A capability that a module needs.
@@ -88,8 +93,10 @@ pub struct Mismatch {
 
 impl Description {
     pub(super) fn parse(text: &str) -> Result<Self, DescriptionError> {
-        let description: Self = serde_json::from_str(text).map_err(|error| DescriptionError::Form(error.to_string()))?;
-        jsonschema::validator_for(&description.config).map_err(|error| DescriptionError::Form(error.to_string()))?;
+        let form = |error: &dyn std::fmt::Display| DescriptionError::Form(error.to_string());
+        let mut description: Self = serde_json::from_str(text).map_err(|error| form(&error))?;
+        let validator = jsonschema::validator_for(&description.config).map_err(|error| form(&error))?;
+        description.validator = Some(Arc::new(validator));
         Ok(description)
     }
 
@@ -110,7 +117,7 @@ impl Description {
     /// What the schema does not allow in a configuration. `is_open` tells of values that are only known later.
     #[must_use]
     pub fn mismatches(&self, config: &Value, is_open: impl Fn(&str) -> bool) -> Vec<Mismatch> {
-        let Ok(validator) = jsonschema::validator_for(&self.config) else { return Vec::new() };
+        let validator = self.validator.as_ref().expect("parse compiles the schema");
         let mismatch = |error: jsonschema::ValidationError<'_>| Mismatch {
             pointer: error.instance_path().to_string(),
             message: error.to_string(),
