@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::{Halt, Interrupt, Orders, Prepared, undo::Rollback};
+use super::{Halt, Interrupt, Orders, Prepared, ending::WayOn, undo::Rollback};
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
     journal::{
@@ -187,7 +187,13 @@ impl Deployment<'_> {
             attempt.outputs.contains_key(&ready.step.id) && is_done(&ready.place)
         });
         let done: Vec<_> = done.map(|ready| ready.step.id.to_string()).collect();
-        halt.diagnostic(attempt.header.attempt, &self.again, &done)
+        let halted = match halt {
+            Halt::Failed { place, .. } | Halt::InDoubt { place, .. } | Halt::NotUndone { place, .. } => Some(place),
+            Halt::Plan(_) | Halt::Journal(_) | Halt::Interrupted => None,
+        };
+        let next = halted.and_then(|place| self.prepared.index(&place.step)).and_then(|at| self.prepared.steps.get(at + 1));
+        let way = WayOn { again: &self.again, done: &done, next: next.map(|ready| &ready.step.id) };
+        halt.diagnostic(attempt.header.attempt, &way)
     }
 }
 

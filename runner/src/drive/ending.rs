@@ -6,7 +6,7 @@ use crate::{
         JournalError, Place,
         event::{Failure, Reason},
     },
-    plan::Attempt,
+    plan::{Attempt, StepId},
 };
 
 /// Why an attempt ends early.
@@ -26,6 +26,17 @@ pub enum Halt {
     Interrupted,
 }
 
+/// How an operator goes on.
+#[derive(Clone, Copy, Debug)]
+pub struct WayOn<'a> {
+    /// The command that continues.
+    pub again: &'a str,
+    /// The steps that it will skip.
+    pub done: &'a [String],
+    /// The step after the one that halted, if there is one.
+    pub next: Option<&'a StepId>,
+}
+
 impl From<JournalError> for Halt {
     fn from(error: JournalError) -> Self {
         Self::Journal(error)
@@ -33,9 +44,10 @@ impl From<JournalError> for Halt {
 }
 
 impl Halt {
-    /// The error, with what an operator can do next. `again` is the command that continues, `done` the steps it skips.
+    /// The error, with what an operator can do next.
     #[must_use]
-    pub fn diagnostic(&self, attempt: Attempt, again: &str, done: &[String]) -> Diagnostic {
+    pub fn diagnostic(&self, attempt: Attempt, way: &WayOn<'_>) -> Diagnostic {
+        let WayOn { again, done, next } = way;
         let skips = if done.is_empty() { String::new() } else { format!(" (skips: {})", done.join(", ")) };
         match self {
             Self::Failed { place, failure, known } => {
@@ -61,7 +73,10 @@ impl Halt {
                             Some(finding) => format!("it was begun and never ended, and its probe says: {finding}"),
                             None => "it was begun and never ended, and it has no probe to tell how far it got".to_owned(),
                         },
-                        format!("look at what it did; then run `{again} --start-from <the step after>` if it is done, {accept}"),
+                        match next {
+                            Some(next) => format!("look at what it did; run `{again} --start-from {next}` if it is done, {accept}"),
+                            None => format!("look at what it did; {accept}"),
+                        },
                     ),
                     Reason::Unknown { why } => {
                         (Code("P0402"), format!("it can't be told whether it still holds: {why}"), format!("look, {accept}"))

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc::unbounded_channel;
 
-use super::{Halt, Orders, Prepared, Ready, attempt, view::View};
+use super::{Halt, Orders, Prepared, Ready, attempt, ending::WayOn, view::View};
 use crate::{
     diagnose::Diagnostic,
     journal::{
@@ -82,7 +82,10 @@ async fn look(view: &View<'_>, ready: &Ready, named: bool, one: &mut Foreseen) -
             return Ok(());
         }
         Err(Halt::Plan(diagnostic)) => return Err(vec![diagnostic]),
-        Err(halt) => return Err(vec![halt.diagnostic(view.header.attempt, "runner plan", &[])]),
+        Err(halt) => {
+            let way = WayOn { again: "runner plan", done: &[], next: None };
+            return Err(vec![halt.diagnostic(view.header.attempt, &way)]);
+        }
     };
     let runtime = &view.prepared.runtime;
     let module = view.prepared.module(ready);

@@ -168,6 +168,12 @@ impl Journal {
         &self.state
     }
 
+    /// What takes secrets out of all that is told of this attempt.
+    #[must_use]
+    pub fn redactor(&self) -> &Redactor {
+        &self.redactor
+    }
+
     /// The file.
     #[must_use]
     pub fn path(&self) -> &Path {
