@@ -282,10 +282,19 @@ impl Selection {
     }
 }
 
+/// Whether a step can be undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undoing {
+    /// Its module has a revert.
+    Possible,
+    /// It stays as it is: checks, and what can't be taken back.
+    Impossible,
+}
+
 /// What must be undone, last first, so that the release before is live again: everything with an effect of this run from
-/// the first step on that exposes it. Nothing when users saw nothing of it.
+/// the first step on that exposes it, as far as it can be undone. Nothing when users saw nothing of it.
 #[must_use]
-pub fn rollback<'a>(state: &State, run: &RunId, order: impl IntoIterator<Item = (&'a Place, Phase)>) -> Vec<Place> {
+pub fn rollback<'a>(state: &State, run: &RunId, order: impl IntoIterator<Item = (&'a Place, Undoing)>) -> Vec<Place> {
     let of_this_run = |place: &Place| state.records.get(place).filter(|record| record.intent.run == *run);
     let mut undo: Vec<Place> = order
         .into_iter()
@@ -294,7 +303,7 @@ pub fn rollback<'a>(state: &State, run: &RunId, order: impl IntoIterator<Item = 
                 record.intent.exposes && !matches!(record.status, Status::Failed(_) | Status::Reverted)
             })
         })
-        .filter(|(_, phase)| *phase == Phase::Commit)
+        .filter(|(_, undoing)| *undoing == Undoing::Possible)
         .filter(|(place, _)| {
             of_this_run(place).is_some_and(|record| match record.status {
                 Status::Succeeded(_) | Status::Intended | Status::Undoing(_) => true,

@@ -30,7 +30,14 @@ fn an_unknown_key() {
 
 #[test]
 fn a_wrong_type() {
-    check(&format!("{HEAD}    with: [files]\n"), expect![[""]]);
+    check(&format!("{HEAD}    with: [files]\n"), expect![[r#"
+        error[P0105]: `with` of step `hello` must be a mapping, not a list
+         --> deploy.yml:6:11
+          |
+        6 |     with: [files]
+          |           ^^^^^^^ this is a list
+          hint: write a mapping; docs/plan.md shows how
+    "#]]);
 }
 
 #[test]
@@ -43,7 +50,7 @@ fn a_missing_grant() {
               |
             6 |     with: { from: "file:dist/x.tar.gz", into: app }
               |                                               ^^^ not granted
-              hint: it is needed since gets releases/ and shared/; add to the step: grants: { dirs: { app: "<path>" } }
+              hint: add to the step: grants: { dirs: { app: "<path>" } }; it gets releases/ and shared/
         "#]],
     );
 }
@@ -122,7 +129,14 @@ fn a_yaml_bomb() {
         let before = format!("*a{}", level - 1);
         bomb.push_str(&format!("  a{level}: &a{level} [{}]\n", vec![before; 10].join(", ")));
     }
-    check(&bomb, expect![[""]]);
+    check(&bomb, expect![[r#"
+        error[P0103]: the plan is too complex: more than 20000 values, aliases expanded
+         --> deploy.yml:7:7
+          |
+        7 |   a3: &a3 [*a2, *a2, *a2, *a2, *a2, *a2, *a2, *a2, *a2, *a2]
+          |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ one too many
+          hint: write it with fewer aliases; a plan is a page or two
+    "#]]);
 }
 
 #[test]
@@ -132,7 +146,7 @@ fn an_empty_file() {
     refused.assert_exit(2);
     expect![[r#"
         error[P0102]: the plan is empty
-          hint: `runner init` writes a plan to start from
+          hint: docs/plan.md has a plan to start from
     "#]].assert_eq(&refused.said());
 }
 
@@ -142,7 +156,7 @@ fn ten_megabytes() {
     let refused = environment.run(&["--local", "--release", "r1"]);
     refused.assert_exit(2);
     expect![[r#"
-        error[P0103]: the plan has [HASH] bytes; at most 1048576 (1 MiB) are read
+        error[P0103]: the plan has 15728640 bytes; at most 1048576 (1 MiB) are read
           hint: is this the right file? a plan is a page or two
     "#]].assert_eq(&refused.said());
 }
@@ -199,7 +213,7 @@ fn an_option_that_does_not_exist() {
 
           tip: a similar argument exists: '--release'
 
-        Usage: runner.bin --local --release <LABEL>
+        Usage: runner --local --release <LABEL>
 
         For more information, try '--help'.
     "#]].assert_eq(&refused.said());

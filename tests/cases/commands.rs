@@ -64,19 +64,19 @@ fn why_of_an_unknown_step_names_the_known_ones() {
 fn logs_show_what_the_steps_said() {
     let environment = Environment::deployed();
     expect![[r#"
-        [DATE] 04:41:52.245Z  begin  pull
-        [DATE] 04:41:52.247Z  meter  pull     shop-r1.tar.zst 336 B of 336 B
-        [DATE] 04:41:52.249Z  end    pull     succeeded after [TIME]: 295 B, 3 files
-        [DATE] 04:41:52.249Z  begin  migrate
-        [DATE] 04:41:52.251Z  meter  migrate  migrations 0 files of 2 files
-        [DATE] 04:41:52.252Z  info   migrate  applied 0001_products.sql
-        [DATE] 04:41:52.252Z  meter  migrate  migrations 1 file of 2 files
-        [DATE] 04:41:52.254Z  info   migrate  applied 0002_first_products.sql
-        [DATE] 04:41:52.254Z  end    migrate  succeeded after [TIME]
-        [DATE] 04:41:52.254Z  begin  switch
-        [DATE] 04:41:52.256Z  end    switch   succeeded after [TIME]
-        [DATE] 04:41:52.257Z  begin  verify
-        [DATE] 04:41:52.257Z  end    verify   succeeded after [TIME]: 1 round
+        [DATE] [DATE]  begin  pull
+        [DATE] [DATE]  meter  pull     shop-r1.tar.zst 336 B of 336 B
+        [DATE] [DATE]  end    pull     succeeded after [TIME]: 295 B, 3 files
+        [DATE] [DATE]  begin  migrate
+        [DATE] [DATE]  meter  migrate  migrations 0 files of 2 files
+        [DATE] [DATE]  info   migrate  applied 0001_products.sql
+        [DATE] [DATE]  meter  migrate  migrations 1 file of 2 files
+        [DATE] [DATE]  info   migrate  applied 0002_first_products.sql
+        [DATE] [DATE]  end    migrate  succeeded after [TIME]
+        [DATE] [DATE]  begin  switch
+        [DATE] [DATE]  end    switch   succeeded after [TIME]
+        [DATE] [DATE]  begin  verify
+        [DATE] [DATE]  end    verify   succeeded after [TIME]: 1 round
     "#]].assert_eq(&environment.run(&["logs"]).assert_exit(0).printed());
 }
 
@@ -98,13 +98,14 @@ fn a_sound_journal_is_told_from_one_with_a_flipped_byte() {
     environment.write(journal, &bytes);
     let bad = environment.run(&["journal", "check", journal]);
     bad.assert_exit(65);
+    assert!(bad.stdout.contains("line ") || bad.stderr.contains("line "), "{}{}", bad.stdout, bad.stderr);
     environment.deploy("r1", &[]).assert_exit(65);
     environment.run(&["status"]).assert_exit(65);
     assert_eq!(environment.list(".pawl/shop/test"), ["attempt-000001.journal", "lock"], "nothing was begun");
 }
 
 #[test]
-fn the_schema_takes_the_example_and_refuses_a_misspelling() {
+fn the_schema_takes_a_plan_and_refuses_a_misspelling() {
     let environment = Environment::new();
     let schema = environment.run(&["schema"]).assert_exit(0).json();
     let validator = jsonschema::validator_for(&schema).unwrap();
@@ -149,6 +150,7 @@ fn the_doctor_finds_what_is_missing() {
         9 |     with: { from: "file:dist/shop-${{ release }}.tar.zst", into: app }
           |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ its source
           caused by: directory `dist` ([ROOT]/shop/dist) can't be opened: No such file or directory (os error 2)
+          hint: make it, or correct its path in `grants`
     "#]].assert_eq(&no_archive.said());
     environment.pack("r1");
     // A file where a folder must be, since root may write into any folder.
@@ -162,6 +164,7 @@ fn the_doctor_finds_what_is_missing() {
         9 |     with: { from: "file:dist/shop-${{ release }}.tar.zst", into: app }
           |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ its source
           caused by: directory `app` ([ROOT]/shop/deploy/test) can't be opened: Not a directory (os error 20)
+          hint: make it, or correct its path in `grants`
     "#]].assert_eq(&no_folder.said());
     fs::remove_file(environment.path("deploy/test")).unwrap();
     fs::create_dir_all(environment.path("deploy/test")).unwrap();

@@ -1,6 +1,6 @@
 //! One deployment at a time, and none that a killed one blocks.
 
-use std::fs;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Environment, until};
 
@@ -22,6 +22,14 @@ fn slow() -> Environment {
     environment
 }
 
+/// Ends the program, which outlives a runner that was killed.
+fn end_program(environment: &Environment) {
+    let program: i32 = environment.read("began").trim().parse().unwrap();
+    let program = Pid::from_raw(program).unwrap();
+    // It may have ended with the runner.
+    let _ = kill_process(program, Signal::KILL);
+}
+
 #[test]
 fn a_second_run_is_told_who_holds_the_lock_and_a_killed_one_holds_nothing() {
     let environment = slow();
@@ -40,9 +48,7 @@ fn a_second_run_is_told_who_holds_the_lock_and_a_killed_one_holds_nothing() {
     next.assert_exit(0).assert_decisions(&["slow run interrupted"]);
     let history = environment.run(&["history", "--json"]).json();
     assert!(history[1]["exit"].is_null(), "the first never ended: {history}");
-    // The program outlives the runner that was killed; it is this test's to end.
-    let program: i32 = fs::read_to_string(environment.path("began")).unwrap().trim().parse().unwrap();
-    let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(program).unwrap(), rustix::process::Signal::KILL);
+    end_program(&environment);
 }
 
 #[test]
@@ -56,9 +62,22 @@ fn what_cannot_be_repeated_and_not_be_probed_is_in_doubt_after_a_kill() {
     environment.write("quick", "");
     let next = environment.deploy("r1", &[]);
     next.assert_exit(3).assert_decisions(&["slow stop interrupted"]);
-    environment.deploy("r1", &["--accept-drift", "slow"]).assert_exit(0).assert_decisions(&["slow run interrupted"]);
-    let program: i32 = fs::read_to_string(environment.path("began")).unwrap().trim().parse().unwrap();
-    let _ = rustix::process::kill_process(rustix::process::Pid::from_raw(program).unwrap(), rustix::process::Signal::KILL);
+    environment.deploy("r1", &["--accept-drift", "slow"]).assert_exit(0).assert_decisions(&["slow run drift-accepted"]);
+    end_program(&environment);
+}
+
+#[test]
+fn what_a_killed_run_had_done_is_adopted() {
+    let environment = slow();
+    environment.edit("deploy.yml", ", repeatable: true", ", creates: work/began");
+    let mut first = environment.start(&["--local", "--release", "r1"]);
+    until("the step began", || environment.exists("began"));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    end_program(&environment);
+    let next = environment.deploy("r1", &[]);
+    next.assert_exit(0).assert_decisions(&["slow adopt interrupted", "slow skip held"]);
+    assert!(environment.run(&["why", "slow"]).stdout.contains("its probe finds it done"));
 }
 
 #[test]
@@ -66,8 +85,8 @@ fn a_signal_ends_the_run_with_its_state_saved() {
     let environment = slow();
     let first = environment.start(&["--local", "--release", "r1"]);
     until("the step began", || environment.exists("began"));
-    let pid = rustix::process::Pid::from_child(&first);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let pid = Pid::from_child(&first);
+    kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(environment.wait(first), Some(130));
     environment.write("quick", "");
     environment.deploy("r1", &[]).assert_exit(0).assert_decisions(&["slow run interrupted"]);

@@ -18,17 +18,17 @@ fn check(from: &str, to: &str, expected: Expect) {
 #[test]
 fn a_misspelt_setting() {
     check("from: \"file:dist", "form: \"file:dist", expect![[r#"
-        error[P0121]: `with` of step `pull` does not fit module `pull`
-         --> deploy.yml:9:11
+        error[P0121]: `with` of step `pull` does not fit module `pull` at `form`
+         --> deploy.yml:9:19
           |
         9 |     with: { form: "file:dist/shop-${{ release }}.tar.zst", into: app }
-          |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ Additional properties are not allowed ('form' was unexpected)
+          |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ unknown setting
           hint: `pull` takes `digest`, `from`, `into`, `limits`, `shared`, `version`, `version-file`; docs/plan.md tells what they mean
         error[P0121]: `with` of step `pull` does not fit module `pull`
          --> deploy.yml:9:11
           |
         9 |     with: { form: "file:dist/shop-${{ release }}.tar.zst", into: app }
-          |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ "from" is a required property
+          |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ `from` is missing
           hint: `pull` takes `digest`, `from`, `into`, `limits`, `shared`, `version`, `version-file`; docs/plan.md tells what they mean
     "#]]);
 }
@@ -40,7 +40,7 @@ fn a_setting_that_is_missing() {
           --> deploy.yml:21:11
            |
         21 |     with: {}
-           |           ^^ "link" is a required property
+           |           ^^ `link` is missing
           hint: `switch` takes `in`, `link`, `strategy`, `to`; docs/plan.md tells what they mean
     "#]]);
 }
@@ -62,7 +62,14 @@ fn a_read_only_directory_where_one_must_be_written() {
     check(
         "grants: { dirs: { app: \"${{ vars.root }}\" } }",
         "grants: { dirs: { app: \"${{ vars.root }}:ro\" } }",
-        expect![[""]],
+        expect![[r#"
+            error[P0122]: step `switch` needs a writable directory that it is not granted
+              --> deploy.yml:19:3
+               |
+            19 |   switch:
+               |   ^^^^^^ not granted
+              hint: add to the step: grants: { dirs: { <name>: "<path>" } }; it holds the link and the releases
+        "#]],
     );
 }
 

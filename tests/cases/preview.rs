@@ -14,26 +14,26 @@ fn a_preview_of_the_first_deployment_writes_nothing() {
     assert_eq!(environment.tree(), before);
     expect![[r#"
         shop r1 → test (nothing is done)
-          run    pull  [prepare]  it never ran here
-                   not known yet: the directory `app` is not granted to this step (granted: dist)
+          run    pull     prepare  it never ran here
+                   not known yet: directory `app` ([ROOT]/shop/deploy/test) is not there yet; it will be made
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
                    may reach directory `dist` = [ROOT]/shop/dist (read only)
-          run    migrate  [commit]  it never ran here
+          run    migrate  commit   it never ran here
                    run migrations/0001_products.sql  (on database main)
                    run migrations/0002_first_products.sql  (on database main)
                    may reach directory `migrations` = [ROOT]/shop/migrations (read only)
                    may reach database `main` = sqlite:[ROOT]/shop/deploy/test/shop.db
-          run    switch  [commit]  it never ran here
-                   not known yet: it depends on what `migrate` does
+          run    switch   commit   it never ran here
+                   not known yet: it depends on the outcome of `pull` and `migrate`
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
-          ?      verify  [check]  
-                   not known yet: it depends on what `migrate` returns
+          ?      verify   check
+                   not known yet: it depends on the outcome of `pull` and `migrate` and `switch`
                    may reach directory `app` = [ROOT]/shop/deploy/test (read only)
     "#]].assert_eq(&preview.printed());
 }
 
 #[test]
-fn a_preview_shows_pending_migrations_and_where_the_link_will_lead() {
+fn a_preview_shows_pending_migrations() {
     let environment = Environment::deployed();
     environment.pack("r2");
     environment.write("migrations/0003_purchase.sql", "CREATE TABLE purchase (id INTEGER PRIMARY KEY);\n");
@@ -43,22 +43,33 @@ fn a_preview_shows_pending_migrations_and_where_the_link_will_lead() {
     assert_eq!(environment.tree(), before);
     expect![[r#"
         shop r2 → test (nothing is done)
-          run    pull  [prepare]  its configuration and the release changed
+          run    pull     prepare  its configuration and the release changed
                    create app/releases/[HASH]  (release r2 from file:dist/shop-r2.tar.zst)
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
                    may reach directory `dist` = [ROOT]/shop/dist (read only)
-          run    migrate  [commit]  migrations, the release and what earlier steps gave it changed
+          run    migrate  commit   migrations, the release and what earlier steps gave it changed
                    run migrations/0003_purchase.sql  (on database main)
                    may reach directory `migrations` = [ROOT]/shop/migrations (read only)
                    may reach database `main` = sqlite:[ROOT]/shop/deploy/test/shop.db
-          run    switch  [commit]  the release and what earlier steps gave it changed
-                   not known yet: it depends on what `migrate` does
+          run    switch   commit   the release and what earlier steps gave it changed
+                   not known yet: it depends on the outcome of `pull` and `migrate`
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
-          run    verify  [check]  its configuration, the release and what earlier steps gave it changed
+          run    verify   check    its configuration, the release and what earlier steps gave it changed
                    check file app/current/VERSION  (the content `r2`)
                    check file app/current/index.html  (a content with `Release r2`)
                    may reach directory `app` = [ROOT]/shop/deploy/test (read only)
     "#]].assert_eq(&preview.printed());
+}
+
+#[test]
+fn a_preview_shows_where_the_link_will_lead_once_the_release_is_there() {
+    let environment = Environment::deployed();
+    let digest = environment.pack("r2");
+    environment.deploy("r2", &["--until", "migrate"]).assert_exit(0);
+    let preview = environment.run(&["plan", "--release", "r2", "--json"]).json();
+    let changes = preview["steps"][2]["changes"].as_array().unwrap();
+    assert_eq!((changes.len(), &preview["steps"][2]["decision"]), (1, &"run".into()), "{preview}");
+    assert!(changes[0].to_string().contains(&format!("releases/{digest}")), "{}", changes[0]);
 }
 
 #[test]
@@ -79,7 +90,7 @@ fn a_preview_says_what_is_as_strong_as_the_machine() {
     preview.assert_exit(0);
     expect![[r#"
         shop r1 → default (nothing is done)
-          run    hello  [commit]  it never ran here
+          run    hello  commit   it never ran here
                    run /bin/echo hi
                    may reach program /bin/echo *
                    TRUST: HOST — what it is granted is as strong as this machine's user

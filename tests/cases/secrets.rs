@@ -63,6 +63,26 @@ fn a_secret_that_a_program_prints_is_nowhere() {
 }
 
 #[test]
+fn a_secret_in_the_words_of_a_probe_is_not_shown() {
+    let text = plan("0").replace("dir: work }", "dir: work, probe: [/bin/sh, probe.sh] }");
+    let text = text.replace(r#"show.sh, "*"]]"#, r#"show.sh, "*"], [/bin/sh, probe.sh]]"#);
+    let mut environment = Environment::with_plan(&text);
+    environment.write("work/show.sh", SCRIPT);
+    environment.write("work/probe.sh", "echo \"can't tell $SECRET\" >&2\nexit 2\n");
+    environment.set("DEPLOY_PASSWORD", SECRET);
+    environment.deploy("r1", &[]).assert_exit(0);
+    let stopped = environment.run(&["--local", "--release", "r1"]);
+    stopped.assert_exit(3).assert_says("can't tell ***");
+    let preview = environment.run(&["plan", "--release", "r1"]);
+    preview.assert_exit(0);
+    assert!(preview.stdout.contains("can't tell ***"), "{}", preview.stdout);
+    let json = environment.run(&["plan", "--release", "r1", "--json"]);
+    for text in [stopped.stdout, stopped.stderr, preview.stdout, preview.stderr, json.stdout] {
+        assert!(!text.contains(SECRET), "{text}");
+    }
+}
+
+#[test]
 fn a_secret_that_is_not_set_is_an_error_of_the_plan() {
     let environment = Environment::with_plan(&plan("0"));
     environment.write("work/show.sh", SCRIPT);

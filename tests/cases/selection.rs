@@ -43,7 +43,10 @@ fn until_stops_after_the_step_and_only_runs_no_other() {
     let until = environment.deploy("r1", &["--until", "migrate"]);
     until.assert_exit(0).assert_decisions(&["pull run never-ran", "migrate run never-ran"]);
     assert!(!environment.exists("deploy/test/current"));
-    environment.deploy("r1", &["--only", "migrate"]).assert_exit(0).assert_decisions(&["migrate run operator-word"]);
+    environment.deploy("r1", &["--only", "migrate"]).assert_exit(0).assert_decisions(&[
+        "pull skip operator-word",
+        "migrate run operator-word",
+    ]);
 }
 
 #[test]
@@ -167,7 +170,7 @@ fn the_screen_says_as_much_as_is_asked_for() {
     expect![[r#"
         shop r1 to test (run [RUN 3], attempt 1)
           plan            deploy.yml, 4 steps, [HASH]
-          lock            shop/test is held by [WHO], process 15496
+          lock            shop/test is held by [WHO], process [PID]
           probe  pull     its effect holds [TIME]
           skip   pull     its effect still holds [TIME]
           probe  migrate  its effect holds [TIME]
@@ -180,11 +183,16 @@ fn the_screen_says_as_much_as_is_asked_for() {
 }
 
 #[test]
-fn no_color_wins_over_a_terminal_but_not_over_the_option() {
+fn colours_are_only_where_they_are_wanted() {
     let mut environment = Environment::deployed();
-    let colored = environment.run(&["--local", "--release", "r1", "--color", "always"]);
-    assert!(colored.stderr.contains("\u{1b}["), "{}", colored.stderr);
+    let is_colored = |environment: &Environment, more: &[&str]| {
+        let answer = environment.run(&[&["--local", "--release", "r1"], more].concat());
+        answer.assert_exit(0);
+        answer.stderr.contains('\u{1b}')
+    };
+    assert!(!is_colored(&environment, &[]), "this is no terminal");
+    assert!(is_colored(&environment, &["--color", "always"]));
     environment.set("NO_COLOR", "1");
-    let plain = environment.run(&["--local", "--release", "r1"]);
-    assert!(!plain.stderr.contains('\u{1b}') && !plain.stdout.contains('\u{1b}'));
+    assert!(!is_colored(&environment, &[]));
+    assert!(is_colored(&environment, &["--color", "always"]), "the option is nearer than the variable");
 }

@@ -1,5 +1,6 @@
 //! What the cases stand on: a hermetic folder with the example, the runner as a process, and its answer.
 
+mod answer;
 mod archive;
 mod normal;
 mod server;
@@ -14,10 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
 use tempfile::TempDir;
 
 pub use self::{
+    answer::Answer,
     archive::{Format, sha256},
     server::{Reply, Server},
 };
@@ -229,12 +230,7 @@ impl Environment {
     }
 
     fn answer(&self, output: std::process::Output) -> Answer {
-        Answer {
-            code: output.status.code(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-            root: self.root.path().to_owned(),
-        }
+        Answer::new(output, self.root.path())
     }
 }
 
@@ -246,80 +242,6 @@ impl Drop for Environment {
                 let _ = fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o755));
             }
         }
-    }
-}
-
-/// What the runner answered.
-pub struct Answer {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
-    root: PathBuf,
-}
-
-impl Answer {
-    /// Fails with all that was said, unless this is the exit code.
-    #[track_caller]
-    pub fn assert_exit(&self, code: i32) -> &Self {
-        assert_eq!(self.code, Some(code), "--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
-        self
-    }
-
-    /// Fails unless these are the decisions of a run with `--json`, each as `pull skip held`.
-    #[track_caller]
-    pub fn assert_decisions(&self, expected: &[&str]) -> &Self {
-        assert_eq!(self.decisions(), expected, "--- stderr\n{}", self.stderr);
-        self
-    }
-
-    /// Fails unless this text is in what was said to people.
-    #[track_caller]
-    pub fn assert_says(&self, text: &str) -> &Self {
-        let said = self.said();
-        assert!(said.contains(text), "{text:?} is not in\n{said}");
-        self
-    }
-
-    /// The decisions of a run with `--json`, in order.
-    pub fn decisions(&self) -> Vec<String> {
-        let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
-        let decided = |line: &Value| {
-            let event = line.get("event").filter(|event| event["type"] == "decision")?;
-            let decision = &event["decision"];
-            Some([&event["step"], &decision["action"], &decision["reason"]["because"]].map(text).join(" "))
-        };
-        self.lines().iter().filter_map(decided).collect()
-    }
-
-    /// The types of all events, in order.
-    pub fn events(&self) -> Vec<String> {
-        let kind = |line: &Value| line["event"]["type"].as_str().map(str::to_owned);
-        self.lines().iter().filter_map(kind).collect()
-    }
-
-    /// The last line of a run with `--json`.
-    pub fn result(&self) -> Value {
-        self.lines().pop().unwrap()
-    }
-
-    /// Standard output as one JSON value a line.
-    pub fn lines(&self) -> Vec<Value> {
-        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
-    }
-
-    /// Standard output as one JSON value.
-    pub fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
-    }
-
-    /// Standard error for a snapshot: without paths, times, hashes and names of this machine.
-    pub fn said(&self) -> String {
-        normal::normal(&self.stderr, &self.root)
-    }
-
-    /// Standard output for a snapshot.
-    pub fn printed(&self) -> String {
-        normal::normal(&self.stdout, &self.root)
     }
 }
 

@@ -2,12 +2,22 @@
 
 use std::path::Path;
 
-/// From so many hex digits on, a word is a hash.
+/// From so many hex digits on, a word is a hash; one of digits alone is a number.
 const HASH: usize = 8;
 
 pub(super) fn normal(text: &str, root: &Path) -> String {
     let text = text.replace(&root.display().to_string(), "[ROOT]");
-    text.split_inclusive('\n').map(|line| times(&words(line))).collect()
+    text.split_inclusive('\n').map(|line| times(&processes(&words(line)))).collect()
+}
+
+/// Replaces the number in `process 1234`.
+fn processes(line: &str) -> String {
+    match line.split_once("process ") {
+        Some((before, after)) if after.starts_with(|c: char| c.is_ascii_digit()) => {
+            format!("{before}process [PID]{}", after.trim_start_matches(|c: char| c.is_ascii_digit()))
+        }
+        Some(_) | None => line.to_owned(),
+    }
 }
 
 /// Replaces hashes, runs, dates and who works here.
@@ -31,7 +41,10 @@ fn words(line: &str) -> String {
 }
 
 fn replacement(word: &str) -> Option<String> {
-    let is_hash = |text: &str| text.len() >= HASH && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_hash = |text: &str| {
+        let is_hex = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        text.len() >= HASH && is_hex && text.bytes().any(|byte| byte.is_ascii_alphabetic())
+    };
     let has_date = |text: &str| text.len() >= 10 && text.as_bytes()[4] == b'-' && text.starts_with("20");
     if let Some(hash) = word.strip_prefix("sha256:") {
         return is_hash(hash).then(|| "sha256:[HASH]".to_owned());
@@ -39,7 +52,7 @@ fn replacement(word: &str) -> Option<String> {
     if word.starts_with("uid-") && word.contains('@') {
         return Some("[WHO]".to_owned());
     }
-    if has_date(word) || word.len() == 9 && word.ends_with('Z') && word.as_bytes()[2] == b':' {
+    if has_date(word) || word.len() >= 9 && word.ends_with('Z') && word.as_bytes()[2] == b':' {
         return Some("[DATE]".to_owned());
     }
     if let Some((number, hash)) = word.split_once('-')

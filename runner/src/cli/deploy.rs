@@ -36,8 +36,7 @@ pub(super) struct Args {
 /// What keeps an attempt from beginning. One that began is told of by its report, and ends with an exit code.
 pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
     allowed(args.local, "deploy")?;
-    let label = args.release.label(&args.plan.plan).map_err(|error| vec![error])?;
-    let plan = args.plan.plan(&label)?;
+    let (plan, label) = args.plan.plan(&args.release)?;
     deploy(plan, label, args.selection.orders(), &again(args), screen).await
 }
 

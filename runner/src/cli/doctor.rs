@@ -32,8 +32,7 @@ pub(super) async fn run(args: &Args, form: Form, out: &mut dyn Write) -> Result<
     let mut findings: Vec<(&str, String)> = Vec::new();
     let modules: Vec<_> = sandbox::official().collect();
     findings.push(("runner", format!("{} with modules {}", env!("CARGO_PKG_VERSION"), modules.join(", "))));
-    let label = args.release.label(&args.plan.plan).map_err(|error| vec![error])?;
-    let plan = args.plan.plan(&label)?;
+    let (plan, label) = args.plan.plan(&args.release)?;
     findings.push(("plan", format!("{} is valid for {}", args.plan.plan.display(), plan.environment)));
     let store = Store::new(&plan.state, &plan.app, &plan.environment);
     let prepared = Prepared::new(plan, label).await?;

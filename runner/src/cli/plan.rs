@@ -11,7 +11,10 @@ use super::{
 use crate::{
     diagnose::{Diagnostic, Exit},
     drive::{Foreseen, Prepared, Ready, foresee},
-    journal::event::{Decision, Header},
+    journal::{
+        Redactor,
+        event::{Decision, Header},
+    },
     plan::{Access, ArgumentPattern, Grants, Trust},
     report::{self, Form, json, text, words},
     state::Store,
@@ -33,14 +36,15 @@ pub(super) struct Args {
 /// # Errors
 /// What keeps a deployment from beginning.
 pub(super) async fn run(args: &Args, form: Form, out: &mut dyn Write) -> Result<Exit, Vec<Diagnostic>> {
-    let label = args.release.label(&args.plan.plan).map_err(|error| vec![error])?;
-    let plan = args.plan.plan(&label)?;
+    let (plan, label) = args.plan.plan(&args.release)?;
     let store = Store::new(&plan.state, &plan.app, &plan.environment);
     let prepared = Prepared::new(plan, label).await?;
     let (header, foreseen) = foresee(&prepared, &store, &args.selection.orders()).await?;
+    // A probe may repeat what a program printed.
+    let redactor = Redactor::new(prepared.plan.secrets.values());
     let answer = match form {
-        Form::Json => json::line(&as_json(&header, &foreseen, &prepared)) + "\n",
-        Form::Text => as_text(&header, &foreseen, &prepared),
+        Form::Json => json::line(&redactor.json(as_json(&header, &foreseen, &prepared))) + "\n",
+        Form::Text => redactor.text(&as_text(&header, &foreseen, &prepared)),
     };
     report::emit(out, &answer).map_err(|error| vec![error])?;
     Ok(Exit::Success)
@@ -48,6 +52,7 @@ pub(super) async fn run(args: &Args, form: Form, out: &mut dyn Write) -> Result<
 
 fn as_text(header: &Header, foreseen: &[Foreseen], prepared: &Prepared) -> String {
     let mut lines = format!("{} {} → {} (nothing is done)\n", header.app, header.release.label, header.environment);
+    let width = foreseen.iter().map(|one| text::columns(&report::label(&one.place))).max().unwrap_or(0);
     for (one, ready) in foreseen.iter().zip(&prepared.steps) {
         let (word, why) = match &one.decision {
             Some(decision) => (words::decision(decision), words::because(decision)),
@@ -55,7 +60,8 @@ fn as_text(header: &Header, foreseen: &[Foreseen], prepared: &Prepared) -> Strin
         };
         let label = report::label(&one.place);
         let phase = words::phase(one.phase);
-        let _ = writeln!(lines, "  {word:<6} {label}  [{phase}]  {}", text::visible(&why));
+        let line = format!("  {word:<6} {label:<width$}  {phase:<7}  {}", text::visible(&why));
+        let _ = writeln!(lines, "{}", line.trim_end());
         for change in &one.changes {
             let detail = if change.detail.is_empty() { String::new() } else { format!("  ({})", change.detail) };
             let _ = writeln!(lines, "           {} {}{}", change.action, text::visible(&change.subject), text::visible(&detail));

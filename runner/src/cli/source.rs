@@ -66,11 +66,14 @@ impl PlanArgs {
         Ok(Source { path: path.clone(), folder, text: text.into() })
     }
 
-    /// The plan for its environment and a release.
-    pub(super) fn plan(&self, release: &Label) -> Result<Plan, Vec<Diagnostic>> {
-        let source = self.source().map_err(|error| vec![error])?;
-        let request = Request { environment: self.environment.as_deref(), release, env: &variable };
-        Plan::parse(source, &request).map_err(|errors| errors.diagnostics())
+    /// The plan for its environment, and the label of the release it is for.
+    pub(super) fn plan(&self, release: &ReleaseArgs) -> Result<(Plan, Label), Vec<Diagnostic>> {
+        let one = |error| vec![error];
+        let source = self.source().map_err(one)?;
+        let label = release.label(&self.plan).map_err(one)?;
+        let request = Request { environment: self.environment.as_deref(), release: &label, env: &variable };
+        let plan = Plan::parse(source, &request).map_err(|errors| errors.diagnostics())?;
+        Ok((plan, label))
     }
 
     /// The state of the environment.

@@ -8,12 +8,12 @@ use serde_json::{Map, Value, json};
 use super::{
     deploy,
     screen::Screen,
-    source::{self, ReleaseArgs},
+    source,
 };
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
     drive::Orders,
-    plan::{Plan, Request, Source},
+    plan::{Label, Plan, Request, Source},
 };
 
 /// Arguments of `step`.
@@ -42,8 +42,9 @@ pub(super) struct Args {
     /// A program it may run, as a JSON list: `["systemctl","restart","shop"]`; that trusts it like this user
     #[arg(long, value_name = "ARGV")]
     program: Vec<String>,
-    #[command(flatten)]
-    release: ReleaseArgs,
+    /// What it works on is called so
+    #[arg(long, value_name = "LABEL", default_value = "none")]
+    release: Label,
 }
 
 /// Runs one module.
@@ -53,8 +54,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     deploy::allowed(args.local, "step")?;
-    let release = ReleaseArgs { release: Some(args.release.release.clone().unwrap_or_else(|| "none".to_owned())) };
-    let label = release.label(Path::new("deploy.yml")).map_err(one)?;
+    let label = args.release.clone();
     let text = format!("{:#}", plan(args).map_err(one)?);
     let folder = std::path::absolute(".").map_err(|error| one(bad("the current folder", &error.to_string())))?;
     let source = Source { path: "(command line)".into(), folder, text: text.into() };

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{Halt, Interrupt, Orders, Prepared, ending::WayOn, undo::Rollback};
 use crate::{
-    diagnose::{Code, Diagnostic, Exit},
+    diagnose::{Code, Diagnostic, Excerpt, Exit},
     journal::{
         Journal, Loaded, Place, Redactor, State, Status,
         event::{FORMAT, Hash, Header, MAGIC, Release},
@@ -145,28 +145,27 @@ impl Deployment<'_> {
         let (exit, error) = match result {
             Ok(()) => (Exit::Success, None),
             Err(halt) => {
+                let undone = if matches!(halt, Halt::Failed { .. }) { Some(attempt.roll_back().await) } else { None };
+                // Said only now: a step that was undone will not be skipped.
                 let mut diagnostic = self.words(attempt, &halt);
-                let mut exit = diagnostic.exit;
-                if let Halt::Failed { .. } = halt {
-                    match attempt.roll_back().await {
-                        Ok(Rollback::Done) => {
-                            exit = Exit::RolledBack;
-                            let live = attempt.journal.state().head.live.as_ref();
-                            let live = live.map_or_else(String::new, |release| format!("{} is live again; ", release.label));
-                            let hint = diagnostic.hint.take().unwrap_or_default();
-                            diagnostic.hint = Some(format!("{live}{hint}"));
-                        }
-                        Ok(Rollback::Held(None)) => {}
-                        Ok(Rollback::Held(Some(why))) => diagnostic = diagnostic.because(format!("not rolled back: {why}")),
-                        Err(worse) => {
-                            let why = diagnostic.message.clone();
-                            diagnostic = self.words(attempt, &worse).because(format!("it was being undone since {why}"));
-                            exit = diagnostic.exit;
-                        }
+                match undone {
+                    Some(Ok(Rollback::Done)) => {
+                        diagnostic.exit = Exit::RolledBack;
+                        let live = attempt.journal.state().head.live.as_ref();
+                        let live = live.map_or_else(String::new, |release| format!("{} is live again; ", release.label));
+                        let hint = diagnostic.hint.take().unwrap_or_default();
+                        diagnostic.hint = Some(format!("{live}{hint}"));
+                    }
+                    None | Some(Ok(Rollback::Held(None))) => {}
+                    Some(Ok(Rollback::Held(Some(why)))) => {
+                        diagnostic = diagnostic.because(format!("not rolled back: {why}"));
+                    }
+                    Some(Err(worse)) => {
+                        let why = diagnostic.message;
+                        diagnostic = self.words(attempt, &worse).because(format!("it was being undone since {why}"));
                     }
                 }
-                diagnostic.exit = exit;
-                (exit, Some(diagnostic))
+                (diagnostic.exit, Some(diagnostic))
             }
         };
         let verified = exit == Exit::Success && self.orders.selection == Selection::All;
@@ -193,7 +192,18 @@ impl Deployment<'_> {
         };
         let next = halted.and_then(|place| self.prepared.index(&place.step)).and_then(|at| self.prepared.steps.get(at + 1));
         let way = WayOn { again: &self.again, done: &done, next: next.map(|ready| &ready.step.id) };
-        halt.diagnostic(attempt.header.attempt, &way)
+        redacted(halt.diagnostic(attempt.header.attempt, &way), attempt.journal.redactor())
+    }
+}
+
+/// A module may repeat what a program printed: what the journal hides, the error hides too.
+fn redacted(diagnostic: Diagnostic, redactor: &Redactor) -> Diagnostic {
+    Diagnostic {
+        message: redactor.text(&diagnostic.message),
+        causes: diagnostic.causes.iter().map(|cause| redactor.text(cause)).collect(),
+        excerpt: diagnostic.excerpt.map(|excerpt| Excerpt { label: redactor.text(&excerpt.label), ..excerpt }),
+        hint: diagnostic.hint.map(|hint| redactor.text(&hint)),
+        ..diagnostic
     }
 }
 

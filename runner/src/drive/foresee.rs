@@ -73,12 +73,12 @@ pub async fn foresee(
 }
 
 async fn look(view: &View<'_>, ready: &Ready, named: bool, one: &mut Foreseen) -> Result<(), Vec<Diagnostic>> {
-    let missing: Vec<&StepId> =
-        ready.upstream.iter().filter(|step| !view.outputs.contains_key(*step)).collect();
+    let is_missing = |step: &&StepId| ready.upstream.contains(*step) && !view.outputs.contains_key(*step);
+    let missing: Vec<&StepId> = view.prepared.steps.iter().map(|ready| &ready.step.id).filter(is_missing).collect();
     let asked = match view.ask(ready, named) {
         Ok(asked) => asked,
         Err(_) if !missing.is_empty() => {
-            one.unknown = Some(format!("it depends on what `{}` returns", missing[0]));
+            one.unknown = Some(format!("it depends on the outcome of {}", listed(&missing)));
             return Ok(());
         }
         Err(Halt::Plan(diagnostic)) => return Err(vec![diagnostic]),
@@ -104,12 +104,25 @@ async fn look(view: &View<'_>, ready: &Ready, named: bool, one: &mut Foreseen) -
     if matches!(decision, Decision::Run { .. }) {
         match runtime.preview(module, &ready.step, &asked.input, unbounded_channel().0).await {
             Ok(changes) => one.changes = changes,
-            Err(Failure { message, .. }) if missing.is_empty() => one.unknown = Some(message),
-            Err(_) => one.unknown = Some(format!("it depends on what `{}` does", missing[0])),
+            Err(Failure { message, .. }) if missing.is_empty() => {
+                let to_be_made = ready.step.grants.dirs.iter().find(|(_, grant)| !grant.path.exists());
+                one.unknown = Some(match to_be_made {
+                    Some((name, grant)) => {
+                        format!("directory `{name}` ({}) is not there yet; it will be made", grant.path.display())
+                    }
+                    None => message,
+                });
+            }
+            Err(_) => one.unknown = Some(format!("it depends on the outcome of {}", listed(&missing))),
         }
     }
     one.decision = Some(decision);
     Ok(())
+}
+
+/// `pull` and `migrate`.
+fn listed(steps: &[&StepId]) -> String {
+    steps.iter().map(|step| format!("`{step}`")).collect::<Vec<_>>().join(" and ")
 }
 
 /// What later steps would see: what is on record, if the step would be skipped.

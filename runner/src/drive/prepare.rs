@@ -192,6 +192,7 @@ fn span_of(step: &Step, pointer: &str) -> std::ops::Range<usize> {
 
 /// What the module needs and the plan does not grant.
 fn missing_grants(plan: &Plan, step: &Step, description: &Description) -> Vec<Diagnostic> {
+    let mut said = Vec::new();
     let missing = |need: &Need| -> Option<Diagnostic> {
         let pointer = need.config.as_deref();
         let value = pointer.and_then(|pointer| step.with.pointer(pointer));
@@ -217,9 +218,11 @@ fn missing_grants(plan: &Plan, step: &Step, description: &Description) -> Vec<Di
             Capability::Tcp => (!grants.tcp.is_empty(), "tcp: [\"<host>:<port>\"]".to_owned()),
             Capability::Programs => (!grants.programs.is_empty(), "programs: [[\"<program>\", \"<argument>\"]]".to_owned()),
         };
-        if granted {
+        // One line a kind: what a module needs by name, it also needs at all.
+        if granted || said.contains(&need.capability) {
             return None;
         }
+        said.push(need.capability);
         let span = pointer.map_or_else(|| step.span.clone(), |pointer| span_of(step, pointer));
         let what = match need.capability {
             Capability::Dirs if wants_write => "a writable directory",
@@ -231,7 +234,7 @@ fn missing_grants(plan: &Plan, step: &Step, description: &Description) -> Vec<Di
         };
         let what = name.map_or_else(|| what.to_owned(), |name| format!("{what} `{name}`"));
         let message = format!("step `{}` needs {what} that it is not granted", step.id);
-        let hint = format!("it is needed since {}; add to the step: grants: {{ {line} }}", need.reason);
+        let hint = format!("add to the step: grants: {{ {line} }}; it {}", need.reason);
         Some(plan.error_at(Problem::MissingGrant.code(), span, message, "not granted", Some(hint)))
     };
     description.needs.iter().filter_map(missing).collect()

@@ -4,10 +4,10 @@ use super::{Halt, Ready, attempt::Attempt};
 use crate::{
     journal::{
         Status,
-        event::{Decision, Failure, Finding, Question, Reason, Receipt},
+        event::{Decision, Failure, Finding, Phase, Question, Reason, Receipt},
     },
     plan::OnFailure,
-    schedule,
+    schedule::{self, Undoing},
 };
 
 /// How a rollback ended.
@@ -25,7 +25,11 @@ impl Attempt<'_> {
         if prepared.plan.on_failure == OnFailure::Hold {
             return Ok(Rollback::Held(None));
         }
-        let order = prepared.steps.iter().map(|ready| (&ready.place, ready.description.phase));
+        let order = prepared.steps.iter().map(|ready| {
+            let commits = ready.description.phase == Phase::Commit;
+            let possible = commits && ready.description.reverts;
+            (&ready.place, if possible { Undoing::Possible } else { Undoing::Impossible })
+        });
         let undo = schedule::rollback(self.journal.state(), &self.header.run, order);
         let Some(exposing) = undo.last() else { return Ok(Rollback::Held(None)) };
         let state = self.journal.state();

@@ -142,7 +142,9 @@ pub(super) fn choice<T: Copy>(
 /// The error for a value of the wrong type.
 pub(super) fn wrong_type(node: &Node, what: &str, wanted: &str) -> PlanError {
     let message = format!("{what} must be {wanted}, not {}", node.kind.name());
-    PlanError::new(Problem::WrongType, message).at(&node.span, format!("this is {}", node.kind.name()))
+    PlanError::new(Problem::WrongType, message)
+        .at(&node.span, format!("this is {}", node.kind.name()))
+        .hint(format!("write {wanted}; docs/plan.md shows how"))
 }
 
 /// The error for a name that breaks the rule of its kind.

@@ -84,7 +84,7 @@ pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
     };
     match builder.run() {
         Ok(()) if builder.root.is_none() => {
-            let hint = "`runner init` writes a plan to start from";
+            let hint = "docs/plan.md has a plan to start from";
             builder.problems.push(PlanError::new(Problem::Empty, "the plan is empty").hint(hint));
             None
         }
@@ -280,7 +280,8 @@ impl Builder<'_> {
             return Ok(());
         }
         let message = format!("the plan is too complex: more than {MOST_NODES} values, aliases expanded");
-        Err(PlanError::new(Problem::TooLarge, message).at(span, "one too many").into())
+        let error = PlanError::new(Problem::TooLarge, message).at(span, "one too many");
+        Err(error.hint("write it with fewer aliases; a plan is a page or two").into())
     }
 
     fn levels(&self, more: usize, span: &Range<usize>) -> Outcome {
@@ -288,7 +289,8 @@ impl Builder<'_> {
             return Ok(());
         }
         let message = format!("the plan is nested too deeply: more than {MOST_LEVELS} levels");
-        Err(PlanError::new(Problem::TooLarge, message).at(span, "one level too many").into())
+        let error = PlanError::new(Problem::TooLarge, message).at(span, "one level too many");
+        Err(error.hint("write it flatter; a plan has about six levels").into())
     }
 
     /// The parser's ranges of quoted scalars may run on to the end of the line.

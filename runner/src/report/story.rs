@@ -113,7 +113,7 @@ impl Story {
             }
             Event::Plan { digest, path, steps } => {
                 self.width = steps.iter().map(|step| text::columns(&label(&step.place))).max().unwrap_or(0).min(24);
-                let text = format!("{path}, {} steps, {}", steps.len(), digest.short(8));
+                let text = format!("{path}, {}, {}", text::amount(steps.len() as u64, None, "steps"), digest.short(8));
                 vec![aside("plan", text)]
             }
             Event::Torn { file, bytes } => {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use jsonschema::error::ValidationErrorKind;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -27,6 +28,9 @@ pub struct Description {
     /// A pointer into the configuration; where it is true, the step is repeatable although the module is not.
     #[serde(default)]
     repeatable_config: Option<String>,
+    /// Whether it can be undone.
+    #[serde(default)]
+    pub reverts: bool,
     #[serde(default)]
     probes: bool,
     /// Pointers into the configuration; where there are any, it has a probe only if one of them has a value.
@@ -118,11 +122,8 @@ impl Description {
     #[must_use]
     pub fn mismatches(&self, config: &Value, is_open: impl Fn(&str) -> bool) -> Vec<Mismatch> {
         let validator = self.validator.as_ref().expect("parse compiles the schema");
-        let mismatch = |error: jsonschema::ValidationError<'_>| Mismatch {
-            pointer: error.instance_path().to_string(),
-            message: error.to_string(),
-        };
-        validator.iter_errors(config).map(mismatch).filter(|mismatch| !is_open(&mismatch.pointer)).collect()
+        let is_known = |error: &jsonschema::ValidationError<'_>| !is_open(&error.instance_path().to_string());
+        validator.iter_errors(config).filter(is_known).flat_map(mismatch).collect()
     }
 
     /// The values of a configuration that name input files.
@@ -149,6 +150,26 @@ impl Description {
             _ => {}
         });
         (source, digest)
+    }
+}
+
+/// What an error of the schema means to who wrote the configuration: keys that are not known each have their own place.
+fn mismatch(error: jsonschema::ValidationError<'_>) -> Vec<Mismatch> {
+    let pointer = error.instance_path().to_string();
+    match error.kind() {
+        ValidationErrorKind::AdditionalProperties { unexpected } => {
+            let unknown = |name: &String| Mismatch {
+                pointer: format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1")),
+                message: "unknown setting".to_owned(),
+            };
+            unexpected.iter().map(unknown).collect()
+        }
+        ValidationErrorKind::Required { property } => {
+            let name = property.as_str().map_or_else(|| property.to_string(), str::to_owned);
+            vec![Mismatch { pointer, message: format!("`{name}` is missing") }]
+        }
+        // The library's own words say the rest well enough.
+        _ => vec![Mismatch { pointer, message: error.to_string() }],
     }
 }
 
@@ -211,6 +232,10 @@ mod tests {
         let found = description().mismatches(&json!({"from": 7}), |_| false);
         assert_eq!(found, [Mismatch { pointer: "/from".into(), message: "7 is not of type \"string\"".into() }]);
         assert_eq!(description().mismatches(&json!({"from": 7}), |pointer| pointer == "/from"), []);
+        let found = description().mismatches(&json!({"form": "x"}), |_| false);
+        let expected = [("/form", "unknown setting"), ("", "`from` is missing")];
+        let expected = expected.map(|(pointer, message)| Mismatch { pointer: pointer.into(), message: message.into() });
+        assert_eq!(found, expected);
     }
 
     #[test]

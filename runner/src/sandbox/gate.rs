@@ -53,6 +53,7 @@ impl Gate {
             let access = if purpose == Purpose::Act { grant.access } else { Access::ReadOnly };
             let problem = |error: std::io::Error| {
                 failure("permanent", format!("directory `{name}` ({}) can't be opened: {error}", grant.path.display()))
+                    .with_hint("make it, or correct its path in `grants`")
             };
             if access == Access::ReadWrite {
                 std::fs::create_dir_all(&grant.path).map_err(problem)?;

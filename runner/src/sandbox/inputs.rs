@@ -49,8 +49,7 @@ impl From<Failure> for InputError {
 /// The hashes of all files that a configuration makes inputs, by the name that the configuration has for them.
 ///
 /// # Errors
-/// [`InputError`] when one can't be read. A source that is missing is no error here: the step will say so when it runs,
-/// and a release that was pulled may outlive its archive.
+/// [`InputError`] when one can't be read.
 pub fn watched(step: &Step, description: &Description, config: &Value) -> Result<BTreeMap<String, Hash>, InputError> {
     let gate = Gate::open(step, Purpose::Probe)?;
     let mut hashes = BTreeMap::new();

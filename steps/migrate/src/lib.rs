@@ -52,6 +52,7 @@ impl Step for Migrate {
             exposes: false,
             repeatable: Repeatable::Always,
             probes: Probes::Always,
+            reverts: false,
         }
     }
 

@@ -54,15 +54,16 @@ impl Step for Pull {
             version: env!("CARGO_PKG_VERSION"),
             summary: "brings a release: downloads or reads an archive, checks its digest, unpacks it beside the live one",
             config: include_str!("../config.schema.json"),
-            needs: vec![Need {
-                capability: Capability::Dirs(Access::Write),
-                config: Some("/into"),
-                reason: "gets releases/ and shared/",
-            }],
+            needs: vec![
+                Need { capability: Capability::Dirs(Access::Write), config: Some("/into"), reason: "gets releases/ and shared/" },
+                // Also where the configuration leaves it to the only directory there is.
+                Need { capability: Capability::Dirs(Access::Write), config: None, reason: "gets releases/ and shared/" },
+            ],
             phase: Phase::Prepare,
             exposes: false,
             repeatable: Repeatable::Always,
             probes: Probes::Always,
+            reverts: true,
         }
     }
 

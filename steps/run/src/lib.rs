@@ -60,6 +60,7 @@ impl Step for Run {
             exposes: false,
             repeatable: Repeatable::Config("/repeatable"),
             probes: Probes::Config(&["/creates", "/probe"]),
+            reverts: false,
         }
     }
 

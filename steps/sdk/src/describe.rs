@@ -26,6 +26,8 @@ pub struct Description {
     pub repeatable: Repeatable,
     /// Whether [`probe`](crate::Step::probe) can tell.
     pub probes: Probes,
+    /// Whether [`revert`](crate::Step::revert) can undo it. A rollback passes over a step that can't be undone.
+    pub reverts: bool,
 }
 
 /// When a step acts. No commit step begins anywhere before every prepare step has succeeded everywhere.
@@ -114,6 +116,7 @@ impl Description {
             exposes: false,
             repeatable: Repeatable::Never,
             probes: Probes::Never,
+            reverts: false,
         }
     }
 
@@ -132,6 +135,7 @@ impl Description {
             "exposes": self.exposes,
             "repeatable": self.repeatable == Repeatable::Always,
             "probes": self.probes != Probes::Never,
+            "reverts": self.reverts,
         });
         if let Repeatable::Config(pointer) = self.repeatable {
             object["repeatable-config"] = pointer.into();

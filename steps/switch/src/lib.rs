@@ -53,15 +53,16 @@ impl Step for Switch {
             version: env!("CARGO_PKG_VERSION"),
             summary: "makes a release live by replacing one symbolic link",
             config: include_str!("../config.schema.json"),
-            needs: vec![Need {
-                capability: Capability::Dirs(Access::Write),
-                config: Some("/in"),
-                reason: "holds the link and the releases",
-            }],
+            needs: vec![
+                Need { capability: Capability::Dirs(Access::Write), config: Some("/in"), reason: "holds the link and the releases" },
+                // Also where the configuration leaves it to the only directory there is.
+                Need { capability: Capability::Dirs(Access::Write), config: None, reason: "holds the link and the releases" },
+            ],
             phase: Phase::Commit,
             exposes: true,
             repeatable: Repeatable::Always,
             probes: Probes::Always,
+            reverts: true,
         }
     }
 

@@ -86,6 +86,7 @@ impl Step for Verify {
             exposes: false,
             repeatable: Repeatable::Always,
             probes: Probes::Always,
+            reverts: false,
         }
     }
 

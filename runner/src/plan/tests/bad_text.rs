@@ -16,14 +16,14 @@ fn empty() {
         "",
         expect![[r#"
         error[P0102]: the plan is empty
-          hint: `runner init` writes a plan to start from
+          hint: docs/plan.md has a plan to start from
     "#]],
     );
     check(
         "# nothing but a comment\n",
         expect![[r#"
         error[P0102]: the plan is empty
-          hint: `runner init` writes a plan to start from
+          hint: docs/plan.md has a plan to start from
     "#]],
     );
 }
