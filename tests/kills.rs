@@ -17,18 +17,14 @@ mod strace;
 #[path = "kills/world.rs"]
 mod world;
 
-use std::{
-    io::Write as _,
-    path::Path,
-    time::Instant,
-};
+use std::{collections::BTreeMap, io::Write as _, time::Instant};
 
 use anyhow::{Context, Result, ensure};
 use dice::Dice;
 use serde_json::{Value, json};
-use server::Server;
+use server::{Health, Server};
 use shop::Shop;
-use strace::Call;
+use strace::{Call, Traced};
 use world::World;
 
 /// How many points are taken when not every one is.
@@ -47,30 +43,43 @@ const DEPLOY: [&str; 3] = ["--local", "--release", "r2"];
 /// does.
 #[test]
 fn a_killed_deployment_ends_as_an_undisturbed_one() -> Result<()> {
-    let bench = Bench::new("hold")?;
+    let bench = Bench::new(Health::Well)?;
     let seed = dice::seed()?;
-    let count = if dice::wants_every_point() { bench.points } else { POINTS };
-    let points = Dice::new(seed).choose(count, bench.points);
-    let cases = points.into_iter().map(|point| vec![point]).collect();
-    bench.survives("kills", seed, cases)
+    let count = if dice::wants_every_point() { bench.calls.len() } else { POINTS };
+    let points = Dice::new(seed).choose(count, bench.calls.len());
+    let cases: Vec<_> = points.into_iter().map(|point| vec![point]).collect();
+    bench.survives("kills", seed, &cases)
 }
 
 /// The run that recovers is killed as well.
 #[test]
 fn a_deployment_killed_twice_ends_as_an_undisturbed_one() -> Result<()> {
-    let bench = Bench::new("hold")?;
+    let bench = Bench::new(Health::Well)?;
     let seed = dice::seed()?;
     let mut dice = Dice::new(seed);
-    let first = dice.choose(PAIRS, bench.points);
-    let cases = first.into_iter().map(|first| vec![first, dice.below(bench.points)]).collect();
-    bench.survives("double kills", seed, cases)
+    let first = dice.choose(PAIRS, bench.calls.len());
+    let cases: Vec<_> = first.into_iter().map(|first| vec![first, dice.below(bench.calls.len())]).collect();
+    bench.survives("double kills", seed, &cases)
+}
+
+/// Killed from the check that fails to the end of the rollback: the next run ends where an undisturbed rollback does.
+#[test]
+fn a_killed_rollback_ends_as_an_undisturbed_one() -> Result<()> {
+    let bench = Bench::new(Health::Sick)?;
+    let seed = dice::seed()?;
+    let check = bench.calls.iter().find(|call| call.name == "connect").context("verify connects")?.index;
+    let rest = bench.calls.len() - check;
+    let count = if dice::wants_every_point() { rest } else { ROLLBACK_POINTS };
+    let points = Dice::new(seed).choose(count, rest);
+    let cases: Vec<_> = points.into_iter().map(|point| vec![check + point]).collect();
+    bench.survives("kills of a rollback", seed, &cases)
 }
 
 /// Acceptance 8 of the first issue: killed between the symlink and its record, the switch is adopted, and undoing it leads
 /// back to what was live before.
 #[test]
 fn a_switch_killed_before_its_record_is_adopted_and_can_be_reverted() -> Result<()> {
-    let bench = Bench::new("rollback")?;
+    let bench = Bench::new(Health::Well)?;
     let folder = tempfile::tempdir()?;
     let shop = bench.first.copied(&folder.path().join("shop"))?;
     let before = World::of(&shop)?.current().context("r1 is live")?.to_owned();
@@ -78,13 +87,13 @@ fn a_switch_killed_before_its_record_is_adopted_and_can_be_reverted() -> Result<
     let is_the_rename = |call: &Call| call.name.starts_with("rename") && call.text.contains("\".current.new\"");
     let traced = strace::run(&shop, &DEPLOY, is_the_rename)?;
     ensure!(traced.killed.is_some(), "no call was the rename of the link: {:?}", traced.status);
-    ensure!(World::of(&shop)?.current() == bench.complete.current(), "the link was moved before the kill");
+    ensure!(World::of(&shop)?.current() == bench.deployed.current(), "the link was moved before the kill");
     let records = world::events_after(&shop, FIRST)?;
     ensure!(!world::successes(&records).contains("switch"), "the switch was recorded before the kill");
     let intended = records.iter().any(|event| event["type"] == "intent" && event["step"] == "switch");
     ensure!(intended, "the link was moved without an intent on record");
 
-    bench.server.set_sick(true);
+    bench.server.set(Health::Sick);
     shop.ends(&DEPLOY, 4)?;
     let records = world::events_after(&shop, FIRST)?;
     let of_switch = |kind: &str| -> Vec<&Value> {
@@ -100,39 +109,10 @@ fn a_switch_killed_before_its_record_is_adopted_and_can_be_reverted() -> Result<
     ensure!(undone.len() == 1 && undone[0]["failure"].is_null(), "not undone: {undone:?}");
     ensure!(World::of(&shop)?.current() == Some(&before), "r1 is not live again");
 
-    bench.server.set_sick(false);
+    bench.server.set(Health::Well);
     shop.deploys("r2")?;
-    ensure!(World::of(&shop)?.current() == bench.complete.current(), "r2 is not live after all");
+    ensure!(World::of(&shop)?.current() == bench.deployed.current(), "r2 is not live after all");
     Ok(())
-}
-
-/// A rollback that is killed is finished: by the next run, sick or not, the link leads to a whole release.
-#[test]
-fn a_killed_rollback_is_finished_by_the_next_run() -> Result<()> {
-    let bench = Bench::new("rollback")?;
-    bench.server.set_sick(true);
-    let before = World::of(&bench.first)?.current().context("r1 is live")?.to_owned();
-    let folder = tempfile::tempdir()?;
-    let whole = strace::run(&bench.first.copied(&folder.path().join("whole"))?, &DEPLOY, |_| false)?;
-    ensure!(whole.status.code() == Some(4), "the rollback ended with {}", whole.status);
-    let is_verify = |call: &&Call| call.name == "connect";
-    let from = whole.calls.iter().find(is_verify).context("verify connects")?.index;
-    let seed = dice::seed()?;
-    let points = Dice::new(seed).choose(ROLLBACK_POINTS, whole.calls.len() - from);
-    let mut failures = Vec::new();
-    for point in &points {
-        let shop = bench.first.copied(&folder.path().join(format!("at-{point}")))?;
-        let traced = strace::run(&shop, &DEPLOY, |call| call.index == from + point)?;
-        let outcome = shop.ends(&DEPLOY, 4).and_then(|_| {
-            let world = World::of(&shop)?;
-            ensure!(world.current() == Some(&before), "`current` leads to {:?}", world.current());
-            Ok(())
-        });
-        if let Err(error) = outcome {
-            failures.push(failure(&shop, &[traced.killed], &error)?);
-        }
-    }
-    conclude("kills of a rollback", seed, points.len(), whole.calls.len() - from, &failures, Instant::now())
 }
 
 /// What all points start from, and the end that they must come to.
@@ -141,59 +121,87 @@ struct Bench {
     /// r1 is live.
     first: Shop,
     /// r2 is, and nothing has disturbed it.
-    complete: World,
-    /// Calls of the undisturbed run.
-    points: usize,
+    deployed: World,
+    /// Where an undisturbed run ends.
+    end: World,
+    /// What it ends with.
+    code: i32,
+    /// What it calls.
+    calls: Vec<Call>,
     _folder: tempfile::TempDir,
 }
 
 impl Bench {
-    fn new(on_failure: &str) -> Result<Self> {
+    /// `health`: what `verify` finds of r2.
+    fn new(health: Health) -> Result<Self> {
         let server = Server::start()?;
         let folder = tempfile::tempdir()?;
         let first = folder.path().join("first");
         std::fs::create_dir(&first)?;
-        let first = Shop::with_first_release(&first, &server.origin(), on_failure)?;
-        let whole = first.copied(&folder.path().join("whole"))?;
-        let traced = strace::run(&whole, &DEPLOY, |_| false)?;
-        ensure!(traced.status.success(), "undisturbed, but under strace: {}", traced.status);
-        let complete = World::of(&whole)?;
-        // strace must not matter: the same without it.
+        let first = Shop::with_first_release(&first, &server.origin())?;
         let plain = first.copied(&folder.path().join("plain"))?;
         plain.deploys("r2")?;
-        let differences = World::of(&plain)?.differences(&complete);
-        ensure!(differences.is_empty(), "two undisturbed runs differ: {differences:#?}");
-        Ok(Self { server, first, complete, points: traced.calls.len(), _folder: folder })
+        let deployed = World::of(&plain)?;
+
+        server.set(health);
+        let code = match health {
+            Health::Well => 0,
+            Health::Sick => 4,
+        };
+        let traced = first.copied(&folder.path().join("traced"))?;
+        let Traced { calls, status, .. } = strace::run(&traced, &DEPLOY, |_| false)?;
+        ensure!(status.code() == Some(code), "undisturbed, it ended with {status}");
+        let end = World::of(&traced)?;
+        if health == Health::Well {
+            let differences = end.differences(&deployed);
+            ensure!(differences.is_empty(), "two undisturbed runs differ: {differences:#?}");
+        }
+        Ok(Self { server, first, deployed, end, code, calls, _folder: folder })
     }
 
     /// Kills at each point of each case, in turn, then runs to the end. All cases are tried before it fails.
-    fn survives(&self, what: &str, seed: u64, cases: Vec<Vec<usize>>) -> Result<()> {
+    fn survives(&self, what: &str, seed: u64, cases: &[Vec<usize>]) -> Result<()> {
         let began = Instant::now();
         let mut failures = Vec::new();
-        for case in &cases {
+        let mut kinds = BTreeMap::new();
+        for case in cases {
             let folder = tempfile::tempdir()?;
             let shop = self.first.copied(&folder.path().join("shop"))?;
             let mut kills = Vec::new();
             if let Err(error) = self.survives_one(&shop, case, &mut kills) {
                 failures.push(failure(&shop, &kills, &error)?);
             }
+            for call in kills {
+                *kinds.entry(call.name).or_insert(0) += 1;
+            }
         }
-        conclude(what, seed, cases.len(), self.points, &failures, began)
+        let (failed, took) = (failures.len(), began.elapsed().as_secs_f64());
+        let kinds = kinds.iter().map(|(name, count)| format!("{count} {name}")).collect::<Vec<_>>().join(", ");
+        // Straight to the terminal: what is printed of a test that passes is swallowed, and the seed must be known.
+        let mut terminal = std::io::stderr().lock();
+        writeln!(
+            terminal,
+            "{what}: {} cases of {} calls, {failed} failed, {took:.1} s, PAWL_SEED={seed}; killed behind {kinds}",
+            cases.len(),
+            self.calls.len(),
+        )?;
+        ensure!(failures.is_empty(), "{failed} {what} failed, PAWL_SEED={seed}:\n\n{}", failures.join("\n\n"));
+        Ok(())
     }
 
-    fn survives_one(&self, shop: &Shop, case: &[usize], kills: &mut Vec<Option<Call>>) -> Result<()> {
+    fn survives_one(&self, shop: &Shop, case: &[usize], kills: &mut Vec<Call>) -> Result<()> {
         for point in case {
             let asked = self.server.healthy_answers();
             let traced = strace::run(shop, &DEPLOY, |call| call.index == *point)?;
-            if traced.killed.is_none() {
+            match traced.killed {
+                Some(call) => kills.push(call),
                 // The run that recovers has less to do and may end before its point.
-                ensure!(traced.status.success(), "ended with {} without having been killed", traced.status);
+                None => ensure!(traced.status.code() == Some(self.code), "not killed, but {}", traced.status),
             }
-            kills.push(traced.killed);
             self.records_hold(shop, asked)?;
         }
-        shop.deploys("r2")?;
-        let differences = World::of(shop)?.differences(&self.complete);
+        shop.ends(&DEPLOY, self.code)?;
+        let differences = World::of(shop)?.differences(&self.end);
         ensure!(differences.is_empty(), "the end is another than undisturbed (+ found, - missing): {differences:#?}");
         shop.ends(&["journal", "check", &shop.state().display().to_string()], 0)?;
         Ok(())
@@ -205,7 +213,7 @@ impl Bench {
         for step in world::successes(&world::events_after(shop, FIRST)?) {
             let holds = match step {
                 "verify" => self.server.healthy_answers() > asked,
-                step => world.has_effect(step, &self.complete)?,
+                step => world.has_effect(step, &self.deployed)?,
             };
             ensure!(holds, "`{step}` is on record as a success, but its effect is not there");
         }
@@ -213,23 +221,7 @@ impl Bench {
     }
 }
 
-fn failure(shop: &Shop, kills: &[Option<Call>], error: &anyhow::Error) -> Result<String> {
-    let mut text = String::new();
-    for kill in kills {
-        match kill {
-            Some(call) => text += &format!("killed behind {call}\n"),
-            None => text += "not killed: it ended before\n",
-        }
-    }
-    Ok(format!("{text}{error:#}\n{}", world::scene(shop)?))
-}
-
-/// Says how it went where the test harness does not swallow it: the seed must be known also of a run that passed.
-fn conclude(what: &str, seed: u64, cases: usize, of: usize, failures: &[String], began: Instant) -> Result<()> {
-    let failed = failures.len();
-    let took = began.elapsed().as_secs_f64();
-    let mut terminal = std::io::stderr().lock();
-    writeln!(terminal, "{what}: {cases} cases, {of} points, {failed} failed, {took:.1} s, PAWL_SEED={seed}")?;
-    ensure!(failures.is_empty(), "{failed} of {cases} {what} failed, PAWL_SEED={seed}:\n\n{}", failures.join("\n\n"));
-    Ok(())
+fn failure(shop: &Shop, kills: &[Call], error: &anyhow::Error) -> Result<String> {
+    let kills: String = kills.iter().map(|call| format!("killed behind {call}\n")).collect();
+    Ok(format!("{kills}{error:#}\n{}", world::scene(shop)?))
 }

@@ -77,7 +77,8 @@ fn without_any_digest_nothing_is_pulled() {
           |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ its source
           caused by: no digest is known for http://127.0.0.1:[PORT]/r1.tar.gz
           hint: write `digest: sha256:…` beside `from`, or publish it as `<file>.sha256`
-    "#]].assert_eq(&without_port(&answer.said()));
+    "#]]
+    .assert_eq(&without_port(&answer.said()));
 }
 
 #[test]
@@ -133,7 +134,8 @@ fn a_server_that_is_busy_is_asked_again() {
 #[test]
 fn a_server_that_stays_busy_leaves_nothing_behind() {
     let server = Server::new(|_, _| Reply::status(503));
-    let plan = plan(&server, "r1.tar.zst", &format!(", digest: \"sha256:{}\"", "a".repeat(64))).replace("retry: 3", "retry: 1");
+    let plan = plan(&server, "r1.tar.zst", &format!(", digest: \"sha256:{}\"", "a".repeat(64)))
+        .replace("retry: 3", "retry: 1");
     let environment = Environment::with_plan(&plan);
     environment.run(&["--local", "--release", "r1"]).assert_exit(1).assert_says("503");
     assert_eq!(server.asked().len(), 2);

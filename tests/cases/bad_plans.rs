@@ -18,26 +18,32 @@ fn check(plan: &str, expected: Expect) {
 
 #[test]
 fn an_unknown_key() {
-    check(&format!("{HEAD}    timout: 5m\n"), expect![[r#"
+    check(
+        &format!("{HEAD}    timout: 5m\n"),
+        expect![[r#"
         error[P0104]: step `hello` has no key `timout`
          --> deploy.yml:6:5
           |
         6 |     timout: 5m
           |     ^^^^^^ unknown key
           hint: did you mean `timeout`?
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_wrong_type() {
-    check(&format!("{HEAD}    with: [files]\n"), expect![[r#"
+    check(
+        &format!("{HEAD}    with: [files]\n"),
+        expect![[r#"
         error[P0105]: `with` of step `hello` must be a mapping, not a list
          --> deploy.yml:6:11
           |
         6 |     with: [files]
           |           ^^^^^^^ this is a list
           hint: write a mapping; docs/plan.md shows how
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -72,19 +78,24 @@ fn a_cycle_in_needs() {
 
 #[test]
 fn an_unknown_module() {
-    check("version: 1\napp: shop\nsteps:\n  pull:\n    uses: pul\n", expect![[r#"
+    check(
+        "version: 1\napp: shop\nsteps:\n  pull:\n    uses: pul\n",
+        expect![[r#"
         error[P0120]: there is no official module `pul`
          --> deploy.yml:4:3
           |
         4 |   pull:
           |   ^^^^ this step uses it
           hint: official modules are migrate, pull, run, switch, verify; a module of your own is `uses: ./path.wasm`
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_module_file_that_is_not_there() {
-    check("version: 1\napp: shop\nsteps:\n  mine:\n    uses: ./steps/mine.wasm\n", expect![[r#"
+    check(
+        "version: 1\napp: shop\nsteps:\n  mine:\n    uses: ./steps/mine.wasm\n",
+        expect![[r#"
         error[P0120]: can't read [ROOT]/shop/steps/mine.wasm
          --> deploy.yml:4:3
           |
@@ -92,7 +103,8 @@ fn a_module_file_that_is_not_there() {
           |   ^^^^ this step uses it
           caused by: No such file or directory (os error 2)
           hint: see that the path is right; it is relative to the plan's folder
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -112,14 +124,17 @@ fn an_undefined_variable() {
 
 #[test]
 fn a_tab() {
-    check("version: 1\napp: shop\nsteps:\n\thello:\n\t\tuses: verify\n", expect![[r#"
+    check(
+        "version: 1\napp: shop\nsteps:\n\thello:\n\t\tuses: verify\n",
+        expect![[r#"
         error[P0101]: a tab in the indentation
          --> deploy.yml:4:1
           |
         4 |     hello:
           | ^^^^ a tab
           hint: YAML is indented with spaces only
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -129,14 +144,17 @@ fn a_yaml_bomb() {
         let before = format!("*a{}", level - 1);
         bomb.push_str(&format!("  a{level}: &a{level} [{}]\n", vec![before; 10].join(", ")));
     }
-    check(&bomb, expect![[r#"
+    check(
+        &bomb,
+        expect![[r#"
         error[P0103]: the plan is too complex: more than 20000 values, aliases expanded
          --> deploy.yml:7:7
           |
         7 |   a3: &a3 [*a2, *a2, *a2, *a2, *a2, *a2, *a2, *a2, *a2, *a2]
           |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ one too many
           hint: write it with fewer aliases; a plan is a page or two
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -147,7 +165,8 @@ fn an_empty_file() {
     expect![[r#"
         error[P0102]: the plan is empty
           hint: docs/plan.md has a plan to start from
-    "#]].assert_eq(&refused.said());
+    "#]]
+    .assert_eq(&refused.said());
 }
 
 #[test]
@@ -158,7 +177,8 @@ fn ten_megabytes() {
     expect![[r#"
         error[P0103]: the plan has 15728640 bytes; at most 1048576 (1 MiB) are read
           hint: is this the right file? a plan is a page or two
-    "#]].assert_eq(&refused.said());
+    "#]]
+    .assert_eq(&refused.said());
 }
 
 #[test]
@@ -170,7 +190,8 @@ fn a_file_that_is_not_there_and_one_that_is_no_text() {
         error[P0201]: can't read the plan deploi.yml
           caused by: No such file or directory (os error 2)
           hint: name it with `--plan FILE`, or go to the folder of your deploy.yml
-    "#]].assert_eq(&refused.said());
+    "#]]
+    .assert_eq(&refused.said());
     environment.write("deploy.yml", [0xff, 0xfe, 0]);
     let refused = environment.run(&["--local", "--release", "r1"]);
     refused.assert_exit(2);
@@ -178,7 +199,8 @@ fn a_file_that_is_not_there_and_one_that_is_no_text() {
         error[P0201]: can't read the plan deploy.yml
           caused by: it is not UTF-8: invalid utf-8 sequence of 1 bytes from index 0
           hint: name it with `--plan FILE`, or go to the folder of your deploy.yml
-    "#]].assert_eq(&refused.said());
+    "#]]
+    .assert_eq(&refused.said());
 }
 
 #[test]
@@ -200,7 +222,8 @@ fn an_environment_that_does_not_exist() {
     expect![[r#"
         error[P0113]: the plan has no environment `tset`
           hint: did you mean `test`?
-    "#]].assert_eq(&refused.said());
+    "#]]
+    .assert_eq(&refused.said());
 }
 
 #[test]
@@ -216,5 +239,6 @@ fn an_option_that_does_not_exist() {
         Usage: runner --local --release <LABEL>
 
         For more information, try '--help'.
-    "#]].assert_eq(&refused.said());
+    "#]]
+    .assert_eq(&refused.said());
 }

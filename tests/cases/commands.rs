@@ -20,7 +20,8 @@ fn status_says_what_is_live() {
           migrate  succeeded  r1       1      [RUN 1]/1
           switch   succeeded  r1       1      [RUN 1]/1
           verify   succeeded  r1       1      [RUN 1]/1
-    "#]].assert_eq(&environment.run(&["status", "--steps"]).assert_exit(0).printed());
+    "#]]
+    .assert_eq(&environment.run(&["status", "--steps"]).assert_exit(0).printed());
 }
 
 #[test]
@@ -30,10 +31,12 @@ fn status_and_history_before_anything_was_deployed() {
         test
           live        nothing yet
           last        no attempts yet
-    "#]].assert_eq(&environment.run(&["status"]).assert_exit(0).printed());
+    "#]]
+    .assert_eq(&environment.run(&["status"]).assert_exit(0).printed());
     expect![[r#"
         no attempts yet
-    "#]].assert_eq(&environment.run(&["history"]).assert_exit(0).printed());
+    "#]]
+    .assert_eq(&environment.run(&["history"]).assert_exit(0).printed());
     environment.run(&["why", "pull"]).assert_exit(2).assert_says("nothing was deployed here yet");
     assert!(!environment.exists(".pawl"));
 }
@@ -57,7 +60,8 @@ fn why_of_an_unknown_step_names_the_known_ones() {
         error[P0210]: the attempt with the epoch 1 has no step `swich`
           caused by: its steps are migrate, pull, switch, verify
           hint: name one of its steps, or another attempt by `--attempt EPOCH`; `runner history` lists them
-    "#]].assert_eq(&refused.said());
+    "#]]
+    .assert_eq(&refused.said());
 }
 
 #[test]
@@ -77,7 +81,8 @@ fn logs_show_what_the_steps_said() {
         [DATE] [DATE]  end    switch   succeeded after [TIME]
         [DATE] [DATE]  begin  verify
         [DATE] [DATE]  end    verify   succeeded after [TIME]: 1 round
-    "#]].assert_eq(&environment.run(&["logs"]).assert_exit(0).printed());
+    "#]]
+    .assert_eq(&environment.run(&["logs"]).assert_exit(0).printed());
 }
 
 #[test]
@@ -90,7 +95,8 @@ fn a_sound_journal_is_told_from_one_with_a_flipped_byte() {
         .pawl/shop/test/attempt-000001.journal
           sound
           format 1.0, 21 lines; shop r1 to test, epoch 1, run [RUN 1], attempt 1
-    "#]].assert_eq(&good.printed());
+    "#]]
+    .assert_eq(&good.printed());
 
     let mut bytes = fs::read(environment.path(journal)).unwrap();
     let middle = bytes.len() / 2;
@@ -134,7 +140,8 @@ fn the_doctor_finds_a_healthy_environment() {
           ok  resources  directories can be written and have room
           ok  journals   0 attempts are on record and sound
           ok  lock       free
-    "#]].assert_eq(&doctor.printed());
+    "#]]
+    .assert_eq(&format!("healthy:\n{}", doctor.printed()));
     assert!(!environment.exists("deploy/test/current"));
 }
 
@@ -151,7 +158,8 @@ fn the_doctor_finds_what_is_missing() {
           |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ its source
           caused by: directory `dist` ([ROOT]/shop/dist) can't be opened: No such file or directory (os error 2)
           hint: make it, or correct its path in `grants`
-    "#]].assert_eq(&no_archive.said());
+    "#]]
+    .assert_eq(&no_archive.said());
     environment.pack("r1");
     // A file where a folder must be, since root may write into any folder.
     environment.write("deploy/test", "");
@@ -165,7 +173,8 @@ fn the_doctor_finds_what_is_missing() {
           |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ its source
           caused by: directory `app` ([ROOT]/shop/deploy/test) can't be opened: Not a directory (os error 20)
           hint: make it, or correct its path in `grants`
-    "#]].assert_eq(&no_folder.said());
+    "#]]
+    .assert_eq(&no_folder.said());
     fs::remove_file(environment.path("deploy/test")).unwrap();
     fs::create_dir_all(environment.path("deploy/test")).unwrap();
     fs::set_permissions(environment.path("deploy/test"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -177,8 +186,20 @@ fn one_module_runs_alone() {
     let environment = Environment::new();
     environment.pack("r1");
     let pull = [
-        "step", "pull", "--local", "--release", "r1", "--with", "from=file:dist/shop-r1.tar.zst", "--with", "into=app",
-        "--dir", "app=deploy/test", "--dir", "dist=dist:ro", "--json",
+        "step",
+        "pull",
+        "--local",
+        "--release",
+        "r1",
+        "--with",
+        "from=file:dist/shop-r1.tar.zst",
+        "--with",
+        "into=app",
+        "--dir",
+        "app=deploy/test",
+        "--dir",
+        "dist=dist:ro",
+        "--json",
     ];
     environment.run(&pull).assert_exit(0).assert_decisions(&["pull run never-ran"]);
     assert_eq!(environment.list("deploy/test/releases").len(), 1);

@@ -1,5 +1,6 @@
 //! One deployment at a time, and none that a killed one blocks.
 
+use expect_test::expect;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Environment, until};
@@ -77,7 +78,17 @@ fn what_a_killed_run_had_done_is_adopted() {
     end_program(&environment);
     let next = environment.deploy("r1", &[]);
     next.assert_exit(0).assert_decisions(&["slow adopt interrupted", "slow skip held"]);
-    assert!(environment.run(&["why", "slow"]).stdout.contains("its probe finds it done"));
+    expect![[r#"
+        `slow`, epoch 2: r1 to default (run [RUN 1], attempt 2)
+
+          decision  adopt, because it was begun and did not end, and its probe finds it
+                    done
+                    then skip, because its effect still holds
+          record    interrupted in epoch 1, [DATE] [DATE] (r1, run [RUN 1],
+                    attempt 1)
+          probe     its effect holds ([TIME])
+    "#]]
+    .assert_eq(&environment.run(&["why", "slow"]).printed());
 }
 
 #[test]

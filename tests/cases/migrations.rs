@@ -8,7 +8,10 @@ use crate::support::Environment;
 fn broken() -> Environment {
     let environment = Environment::deployed();
     environment.pack("r2");
-    environment.write("migrations/0003_orders.sql", "-- Orders.\nCREATE TABLE purchase (id INTEGER PRIMARY KEY);\nINSERT INTO ordr (id) VALUES (1);\n");
+    environment.write(
+        "migrations/0003_orders.sql",
+        "-- Orders.\nCREATE TABLE purchase (id INTEGER PRIMARY KEY);\nINSERT INTO ordr (id) VALUES (1);\n",
+    );
     environment
 }
 
@@ -29,7 +32,11 @@ fn an_sql_error_names_file_line_and_message() {
           hint: correct the file: nothing of it was kept, and the files before it will not be applied again; then run `runner --local --release r2` again (skips: pull)
     "#]].assert_eq(&failed.said());
     assert_eq!(environment.live(), before, "r1 is still live");
-    assert_eq!(environment.sql("SELECT count(*) FROM purchase"), "no such table: purchase", "the file is one transaction");
+    assert_eq!(
+        environment.sql("SELECT count(*) FROM purchase"),
+        "no such table: purchase",
+        "the file is one transaction"
+    );
 }
 
 #[test]
@@ -61,8 +68,9 @@ fn why_tells_in_words() {
           decision  skip, because its effect still holds
           record    succeeded in epoch 2, [DATE] [DATE] (r2, run [RUN 2],
                     attempt 1)
-          probe     its effect holds ( [TIME])
-    "#]].assert_eq(&why("pull"));
+          probe     its effect holds ([TIME])
+    "#]]
+    .assert_eq(&why("pull"));
     expect![[r#"
         `migrate`, epoch 3: r2 to test (run [RUN 2], attempt 2)
 
@@ -74,7 +82,8 @@ fn why_tells_in_words() {
                     ordr
           hint      correct the file: nothing of it was kept, and the files before it
                     will not be applied again
-    "#]].assert_eq(&why("migrate"));
+    "#]]
+    .assert_eq(&why("migrate"));
     expect![[r#"
         `switch`, epoch 3: r2 to test (run [RUN 2], attempt 2)
 
@@ -82,7 +91,8 @@ fn why_tells_in_words() {
           record    succeeded in epoch 1, [DATE] [DATE] (r1, run [RUN 1],
                     attempt 1)
           probe     not asked
-    "#]].assert_eq(&why("switch"));
+    "#]]
+    .assert_eq(&why("switch"));
 }
 
 #[test]

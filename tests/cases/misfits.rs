@@ -17,7 +17,10 @@ fn check(from: &str, to: &str, expected: Expect) {
 
 #[test]
 fn a_misspelt_setting() {
-    check("from: \"file:dist", "form: \"file:dist", expect![[r#"
+    check(
+        "from: \"file:dist",
+        "form: \"file:dist",
+        expect![[r#"
         error[P0121]: `with` of step `pull` does not fit module `pull` at `form`
          --> deploy.yml:9:19
           |
@@ -30,31 +33,40 @@ fn a_misspelt_setting() {
         9 |     with: { form: "file:dist/shop-${{ release }}.tar.zst", into: app }
           |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ `from` is missing
           hint: `pull` takes `digest`, `from`, `into`, `limits`, `shared`, `version`, `version-file`; docs/plan.md tells what they mean
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_setting_that_is_missing() {
-    check("with: { link: current }", "with: {}", expect![[r#"
+    check(
+        "with: { link: current }",
+        "with: {}",
+        expect![[r#"
         error[P0121]: `with` of step `switch` does not fit module `switch`
           --> deploy.yml:21:11
            |
         21 |     with: {}
            |           ^^ `link` is missing
           hint: `switch` takes `in`, `link`, `strategy`, `to`; docs/plan.md tells what they mean
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_setting_of_the_wrong_kind() {
-    check("tries: 1", "tries: often", expect![[r#"
+    check(
+        "tries: 1",
+        "tries: often",
+        expect![[r#"
         error[P0121]: `with` of step `verify` does not fit module `verify` at `tries`
           --> deploy.yml:26:14
            |
         26 |       tries: often
            |              ^^^^^ "often" is not of type "integer"
           hint: `verify` takes `consecutive`, `files`, `http`, `interval`, `sql`, `tcp`, `tries`; docs/plan.md tells what they mean
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -108,5 +120,6 @@ fn a_prepare_step_after_a_commit_step() {
         13 |   pull:
            |   ^^^^ a prepare step
           hint: write `pull` before `migrate`: everything is prepared before anything is touched
-    "#]].assert_eq(&refused.said());
+    "#]]
+    .assert_eq(&refused.said());
 }

@@ -29,7 +29,8 @@ fn a_preview_of_the_first_deployment_writes_nothing() {
           ?      verify   check
                    not known yet: it depends on the outcome of `pull` and `migrate` and `switch`
                    may reach directory `app` = [ROOT]/shop/deploy/test (read only)
-    "#]].assert_eq(&preview.printed());
+    "#]]
+    .assert_eq(&preview.printed());
 }
 
 #[test]
@@ -58,7 +59,8 @@ fn a_preview_shows_pending_migrations() {
                    check file app/current/VERSION  (the content `r2`)
                    check file app/current/index.html  (a content with `Release r2`)
                    may reach directory `app` = [ROOT]/shop/deploy/test (read only)
-    "#]].assert_eq(&preview.printed());
+    "#]]
+    .assert_eq(&preview.printed());
 }
 
 #[test]
@@ -94,6 +96,7 @@ fn a_preview_says_what_is_as_strong_as_the_machine() {
                    run /bin/echo hi
                    may reach program /bin/echo *
                    TRUST: HOST — what it is granted is as strong as this machine's user
-    "#]].assert_eq(&preview.printed());
+    "#]]
+    .assert_eq(&preview.printed());
     assert!(!environment.exists(".pawl"));
 }

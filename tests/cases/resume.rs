@@ -28,8 +28,10 @@ fn the_second_probes_each_step_and_skips_it() {
     let again = environment.deploy("r1", &[]);
     again.assert_exit(0).assert_decisions(&AGAIN);
     assert_eq!(again.events().iter().filter(|kind| *kind == "probe").count(), 4, "verify does its live round");
-    let new: Vec<_> = environment.tree().into_iter().filter(|(path, content)| before.get(path) != Some(content)).collect();
-    let new: Vec<_> = new.iter().map(|(path, _)| path.strip_prefix(environment.path("")).unwrap().display().to_string()).collect();
+    let new: Vec<_> =
+        environment.tree().into_iter().filter(|(path, content)| before.get(path) != Some(content)).collect();
+    let new: Vec<_> =
+        new.iter().map(|(path, _)| path.strip_prefix(environment.path("")).unwrap().display().to_string()).collect();
     assert_eq!(new, [".pawl/shop/test/attempt-000002.journal", ".pawl/shop/test/lock"]);
 }
 
@@ -76,7 +78,8 @@ fn releases_follow_each_other_in_any_order() {
     let environment = Environment::deployed();
     let first = environment.live();
     environment.pack("r2");
-    environment.write("migrations/0003_third_product.sql", "INSERT INTO product (name, price_cents) VALUES ('spring', 80);\n");
+    environment
+        .write("migrations/0003_third_product.sql", "INSERT INTO product (name, price_cents) VALUES ('spring', 80);\n");
     let second = environment.deploy("r2", &[]);
     second.assert_exit(0).assert_decisions(&[
         "pull run changed",

@@ -38,11 +38,12 @@ fn a_release_that_fails_its_check_is_undone() {
           undid  switch
         error[P0301]: step `verify` failed on attempt 1
           caused by: 1 of 3 checks fail after 1 round: file app/no-r2: expected no such file, found one
-          hint: r1 is live again; look into the application's own log; if it needs longer to start, raise `tries` or `interval`; then run `runner --local --release r2` again (skips: pull, migrate, switch)
+          hint: r1 is live again; look into the application's own log; if it needs longer to start, raise `tries` or `interval`; then run `runner --local --release r2` again (skips: pull, migrate)
     "#]].assert_eq(&undone.said());
     expect![[r#"
         ROLLED BACK r2 in test after `verify` failed (2 ran, 1 failed, 1 undone)
-    "#]].assert_eq(&undone.printed());
+    "#]]
+    .assert_eq(&undone.printed());
     assert_eq!(environment.live(), verified);
     let status = environment.run(&["status", "--json"]).json();
     assert_eq!((&status[0]["live"]["release"]["label"], &status[0]["live"]["verified"]), (&"r1".into(), &true.into()));
@@ -67,7 +68,10 @@ fn with_nothing_verified_before_it_holds_and_says_why() {
     held.assert_exit(1).assert_says("not rolled back: nothing was live before");
     assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r1");
     environment.pack("r2");
-    environment.run(&["--local", "--release", "r2"]).assert_exit(1).assert_says("r1 was live before, but was never verified");
+    environment
+        .run(&["--local", "--release", "r2"])
+        .assert_exit(1)
+        .assert_says("r1 was live before, but was never verified");
     std::fs::remove_file(environment.path("deploy/test/no-r2")).unwrap();
     environment.deploy("r2", &[]).assert_exit(0);
 }

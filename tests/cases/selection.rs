@@ -43,10 +43,10 @@ fn until_stops_after_the_step_and_only_runs_no_other() {
     let until = environment.deploy("r1", &["--until", "migrate"]);
     until.assert_exit(0).assert_decisions(&["pull run never-ran", "migrate run never-ran"]);
     assert!(!environment.exists("deploy/test/current"));
-    environment.deploy("r1", &["--only", "migrate"]).assert_exit(0).assert_decisions(&[
-        "pull skip operator-word",
-        "migrate run operator-word",
-    ]);
+    environment
+        .deploy("r1", &["--only", "migrate"])
+        .assert_exit(0)
+        .assert_decisions(&["pull skip operator-word", "migrate run operator-word"]);
 }
 
 #[test]
@@ -59,7 +59,8 @@ fn a_step_that_does_not_exist_is_an_error() {
     expect![[r#"
         error[P0205]: `--start-from swich` names no step of the plan
           hint: its steps are `pull`, `migrate`, `switch`, `verify`
-    "#]].assert_eq(&refused.said());
+    "#]]
+    .assert_eq(&refused.said());
     assert_eq!(environment.list(".pawl/shop/test"), ["attempt-000001.journal", "lock"], "there was no attempt");
 }
 
@@ -136,7 +137,8 @@ fn outside_a_ci_a_deployment_is_meant_only_with_local() {
     expect![[r#"
         error[P0208]: `runner deploy` changes things, and this is no CI
           hint: if you mean it, add `--local`
-    "#]].assert_eq(&refused.said());
+    "#]]
+    .assert_eq(&refused.said());
     assert!(!environment.exists(".pawl") && !environment.exists("deploy"));
     environment.set("CI", "true");
     environment.run(&["--release", "r1"]).assert_exit(0);
@@ -157,15 +159,18 @@ fn the_screen_says_as_much_as_is_asked_for() {
           ran    switch [TIME]
           start  verify   it never ran here
           ran    verify   1 round [TIME]
-    "#]].assert_eq(&plain.said());
+    "#]]
+    .assert_eq(&plain.said());
     expect![[r#"
         deployed r1 to test in [TIME] (4 ran)
-    "#]].assert_eq(&plain.printed());
+    "#]]
+    .assert_eq(&plain.printed());
     let quiet = environment.run(&["--local", "--release", "r1", "-q"]);
     assert_eq!(quiet.said(), "");
     expect![[r#"
         r1 is deployed to test already; looked in [TIME] (4 skipped)
-    "#]].assert_eq(&quiet.printed());
+    "#]]
+    .assert_eq(&quiet.printed());
     let verbose = environment.run(&["--local", "--release", "r1", "-v"]);
     expect![[r#"
         shop r1 to test (run [RUN 3], attempt 1)
@@ -179,7 +184,8 @@ fn the_screen_says_as_much_as_is_asked_for() {
           skip   switch   its effect still holds [TIME]
           probe  verify   its effect holds [TIME]
           skip   verify   its effect still holds [TIME]
-    "#]].assert_eq(&verbose.said());
+    "#]]
+    .assert_eq(&verbose.said());
 }
 
 #[test]

@@ -55,14 +55,14 @@ fn what_does_not_hold_is_named_with_what_was_found() {
             r#"http: [{ url: "ORIGIN/health", json: { /status: down, /gone: 1 } }]"#,
             r#"expected status 200, 1 at `/gone`, "down" at `/status`, found nothing at `/gone`, "up" at `/status`"#,
         ),
-        (r#"http: [{ url: "ORIGIN/health", contains: ready-made }]"#, "expected status 200, a body with `ready-made`, found"),
+        (
+            r#"http: [{ url: "ORIGIN/health", contains: ready-made }]"#,
+            "expected status 200, a body with `ready-made`, found",
+        ),
         (r#"files: [{ path: VERSION, equals: r1 }]"#, "expected the content `r1`, found `@VERSION@`"),
         (r#"files: [{ path: gone }]"#, "expected a file or folder, found"),
         (r#"files: [{ path: VERSION, exists: false }]"#, "expected no such file, found"),
-        (
-            r#"sql: [{ database: main, query: "SELECT count(*) FROM product", equals: 2 }]"#,
-            "expected 2, found 1",
-        ),
+        (r#"sql: [{ database: main, query: "SELECT count(*) FROM product", equals: 2 }]"#, "expected 2, found 1"),
     ] {
         let answer = verify(&server, with);
         answer.assert_exit(1);
@@ -76,7 +76,13 @@ fn of_several_checks_only_those_that_fail_are_named() {
     let with = r#"files: [{ path: VERSION }, { path: gone }], tcp: ["ADDRESS"]"#;
     let answer = verify(&server, with);
     answer.assert_exit(1);
-    assert!(answer.stderr.contains("1 of 3 checks fail after 1 round: file app/gone: expected a file or folder, found no such file"), "{}", answer.stderr);
+    assert!(
+        answer
+            .stderr
+            .contains("1 of 3 checks fail after 1 round: file app/gone: expected a file or folder, found no such file"),
+        "{}",
+        answer.stderr
+    );
 }
 
 #[test]

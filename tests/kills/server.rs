@@ -1,4 +1,4 @@
-//! The shop's server as `verify` sees it: every request is answered with 200, or with 500 while it is sick.
+//! The shop's server as `verify` sees it: every request is answered with 200 or 500, as it is told.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -13,6 +13,15 @@ use std::{
 
 use anyhow::Result;
 
+/// What the server answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// 200.
+    Well,
+    /// 500.
+    Sick,
+}
+
 /// A running server; it ends when dropped.
 pub(crate) struct Server {
     address: SocketAddr,
@@ -22,8 +31,8 @@ pub(crate) struct Server {
 
 #[derive(Default)]
 struct Shared {
-    sick: AtomicBool,
-    stopping: AtomicBool,
+    is_sick: AtomicBool,
+    is_stopping: AtomicBool,
     healthy_answers: AtomicUsize,
 }
 
@@ -38,7 +47,7 @@ impl Server {
         let own = Arc::clone(&shared);
         let thread = thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                if own.stopping.load(SeqCst) {
+                if own.is_stopping.load(SeqCst) {
                     return;
                 }
                 let own = Arc::clone(&own);
@@ -54,8 +63,8 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    pub(crate) fn set_sick(&self, sick: bool) {
-        self.shared.sick.store(sick, SeqCst);
+    pub(crate) fn set(&self, health: Health) {
+        self.shared.is_sick.store(health == Health::Sick, SeqCst);
     }
 
     /// How many requests were answered with 200.
@@ -66,7 +75,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.shared.stopping.store(true, SeqCst);
+        self.shared.is_stopping.store(true, SeqCst);
         // One last connection wakes the listener up.
         if TcpStream::connect(self.address).is_ok()
             && let Some(thread) = self.thread.take()
@@ -84,7 +93,7 @@ fn answer(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     while reader.read_line(&mut line)? > 2 {
         line.clear();
     }
-    let status = if shared.sick.load(SeqCst) {
+    let status = if shared.is_sick.load(SeqCst) {
         "500 Internal Server Error"
     } else {
         shared.healthy_answers.fetch_add(1, SeqCst);

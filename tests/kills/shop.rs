@@ -27,7 +27,7 @@ pub(crate) struct Shop {
 impl Shop {
     /// The example with an HTTP check against `origin`; r1 is deployed and verified, and r2, which brings further
     /// migrations, can be.
-    pub(crate) fn with_first_release(folder: &Path, origin: &str, on_failure: &str) -> Result<Self> {
+    pub(crate) fn with_first_release(folder: &Path, origin: &str) -> Result<Self> {
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop");
         copy(&example.join("migrations"), &folder.join("migrations"))?;
         let plan = fs::read_to_string(example.join("deploy.yml"))?;
@@ -35,7 +35,7 @@ impl Shop {
         ensure!(plan.ends_with(grants), "the example's plan ends with another step than the kill tests know");
         let check = format!(
             "      http: [{{ url: \"{origin}/health\", status: 200 }}]\n      tries: 1\n    \
-             grants: {{ dirs: {{ app: \"${{{{ vars.root }}}}:ro\" }}, http: [\"{origin}\"] }}\non-failure: {on_failure}\n"
+             grants: {{ dirs: {{ app: \"${{{{ vars.root }}}}:ro\" }}, http: [\"{origin}\"] }}\non-failure: rollback\n"
         );
         fs::write(folder.join("deploy.yml"), plan.replace(grants, &check))?;
         fs::create_dir(folder.join("dist"))?;

@@ -14,6 +14,8 @@ use serde_json::Value;
 use crate::shop::Shop;
 
 const DATABASE: &str = "shop.db";
+/// What `switch` remembers beside the link.
+const SWITCH_NOTE: &str = ".current.switch";
 
 /// Everything but times.
 #[derive(Debug, PartialEq, Eq)]
@@ -113,14 +115,18 @@ pub(crate) fn events_after(shop: &Shop, skipped: usize) -> Result<Vec<Value>> {
     Ok(events)
 }
 
-/// The steps of which the events say that they succeeded, or were found done.
+/// The steps of which the events say that they succeeded, or were found done, and that nothing undoes.
 pub(crate) fn successes(events: &[Value]) -> BTreeSet<&str> {
-    let is_success = |event: &&Value| match event["type"].as_str() {
-        Some("outcome") => event["result"] == "succeeded",
-        Some("decision") => event["decision"]["action"] == "adopt",
-        _ => false,
-    };
-    events.iter().filter(is_success).filter_map(|event| event["step"].as_str()).collect()
+    let mut steps = BTreeSet::new();
+    for event in events {
+        let Some(step) = event["step"].as_str() else { continue };
+        if event["result"] == "succeeded" || event["decision"]["action"] == "adopt" {
+            steps.insert(step);
+        } else if event["type"] == "undo-intent" {
+            steps.remove(step);
+        }
+    }
+    steps
 }
 
 /// For failure messages: what lies where, and what the journals say last.
@@ -166,14 +172,25 @@ fn walk(folder: &Path, inside: &str, files: &mut BTreeMap<String, Item>) -> Resu
             walk(&entry.path(), &format!("{name}/"), files)?;
             Item::Folder { mode }
         } else {
-            // Its bytes depend on times; its rows are compared.
-            let bytes = if name == DATABASE { Vec::new() } else { fs::read(entry.path())? };
+            let bytes = match name.as_str() {
+                // Its bytes depend on times; its rows are compared.
+                DATABASE => Vec::new(),
+                SWITCH_NOTE => without_key(&fs::read(entry.path())?)?,
+                _ => fs::read(entry.path())?,
+            };
             anyhow::ensure!(metadata.nlink() == 1, "{name} has {} names", metadata.nlink());
             Item::File { mode, bytes }
         };
         files.insert(name, item);
     }
     Ok(())
+}
+
+/// The note without the key of its run: a kill before the run is on record makes the next one another run.
+fn without_key(note: &[u8]) -> Result<Vec<u8>> {
+    let mut note: Value = serde_json::from_slice(note)?;
+    note.as_object_mut().and_then(|members| members.remove("key")).context("a note of a switch without a key")?;
+    Ok(serde_json::to_vec(&note)?)
 }
 
 /// The rows of all tables but for times. A copy is read, since reading a database after a kill repairs it.

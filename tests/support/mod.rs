@@ -121,7 +121,10 @@ impl Environment {
                 let path = entry.unwrap().path();
                 let kind = path.symlink_metadata().unwrap().file_type();
                 if kind.is_symlink() {
-                    found.insert(path.clone(), fs::read_link(&path).unwrap().to_string_lossy().into_owned().into_bytes());
+                    found.insert(
+                        path.clone(),
+                        fs::read_link(&path).unwrap().to_string_lossy().into_owned().into_bytes(),
+                    );
                 } else if kind.is_dir() {
                     found.insert(path.clone(), Vec::new());
                     walk(&path, found);

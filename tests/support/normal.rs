@@ -70,15 +70,17 @@ fn times(line: &str) -> String {
     let mut out = String::new();
     let mut rest = line;
     while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
-        let end = rest[start..].find(|c: char| !c.is_ascii_digit() && c != '.').map_or(rest.len(), |length| start + length);
+        let end =
+            rest[start..].find(|c: char| !c.is_ascii_digit() && c != '.').map_or(rest.len(), |length| start + length);
         let after = &rest[end..];
         let unit = [" ms", " s"].into_iter().find(|unit| {
             after.strip_prefix(unit).is_some_and(|more| !more.starts_with(|c: char| c.is_ascii_alphanumeric()))
         });
         match unit {
             Some(unit) => {
-                out.push_str(rest[..start].trim_end_matches(' '));
-                out.push_str(" [TIME]");
+                let before = rest[..start].trim_end_matches(' ');
+                out.push_str(before);
+                out.push_str(if before.len() < start { " [TIME]" } else { "[TIME]" });
                 rest = &after[unit.len()..];
             }
             None => {

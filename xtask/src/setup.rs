@@ -20,8 +20,8 @@ pub(crate) enum Need {
     CargoDeny,
 }
 
-/// For `test`: the kill tests.
-pub(crate) const STRACE: Need = Need::Program("strace");
+/// For `test`: what kills the runner, and what tests compare with.
+pub(crate) const TOOLS: [Need; 3] = [Need::Program("git"), Need::Program("sqlite3"), Need::Program("strace")];
 /// For `bench`: what is compared with.
 pub(crate) const PEERS: [Need; 3] = [Need::Program("curl"), Need::Program("sqlite3"), Need::Program("zstd")];
 
@@ -38,7 +38,7 @@ impl fmt::Display for Blocked {
 impl std::error::Error for Blocked {}
 
 pub(crate) fn run() -> Result<()> {
-    let all: Vec<Need> = [Need::GuestToolchain, STRACE, Need::CargoDeny].into_iter().chain(PEERS).collect();
+    let all: Vec<Need> = [Need::GuestToolchain, Need::CargoDeny].into_iter().chain(TOOLS).chain(PEERS).collect();
     if missing(&all).is_empty() {
         println!("setup: nothing to do, everything is installed");
         return Ok(());

@@ -12,12 +12,13 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    setup::{self, Need, STRACE},
+    setup::{self, Need, TOOLS},
     workspace::{self, GUESTS, cargo, shown},
 };
 
 pub(crate) fn run() -> Result<Tally> {
-    setup::ensure(&[Need::GuestToolchain, STRACE])?;
+    let needs: Vec<Need> = [Need::GuestToolchain].into_iter().chain(TOOLS).collect();
+    setup::ensure(&needs)?;
     let began = Instant::now();
     let mut sum = counted(cargo().args(["build", "--release", "--workspace"]))?;
     if sum.failed == 0 {

@@ -113,7 +113,11 @@ fn cause(failure: &Failure) -> String {
     let line = failure.details.get("line").and_then(serde_json::Value::as_u64);
     match (text("file"), line) {
         (Some(file), Some(line)) => format!("{file}:{line}: {}", failure.message),
-        (Some(file), None) => format!("{file}: {}", failure.message),
+        // Where the message names the file already, its path adds nothing.
+        (Some(file), None) if !failure.message.contains(file.rsplit('/').next().unwrap_or(&file)) => {
+            format!("{file}: {}", failure.message)
+        }
+        (Some(_), None) => failure.message.clone(),
         (None, _) => failure.message.clone(),
     }
 }

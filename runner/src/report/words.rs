@@ -135,7 +135,7 @@ pub fn outcome(outcome: &Outcome) -> &'static str {
 #[must_use]
 pub fn failure(failure: &Failure) -> String {
     match position(failure) {
-        Some(position) if !failure.message.contains(&position) => format!("{position}: {}", failure.message),
+        Some(position) if !failure.message.contains(name_in(&position)) => format!("{position}: {}", failure.message),
         Some(_) | None => failure.message.clone(),
     }
 }
@@ -262,6 +262,11 @@ fn interrupted(finding: Option<&str>) -> String {
     }
 }
 
+/// The last part of a path: a message that names the file needs no path before it.
+fn name_in(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
 /// `file:line:column` of a failure, as far as it is known.
 fn position(failure: &Failure) -> Option<String> {
     let mut position = failure.details.get("file")?.as_str()?.to_owned();
@@ -324,6 +329,7 @@ mod tests {
         assert_eq!(failure(&failing("no such table", at.clone())), "m/7.sql:3:9: no such table");
         assert_eq!(failure(&failing("m/7.sql:3:9: no such table", at)), "m/7.sql:3:9: no such table");
         assert_eq!(failure(&failing("no", json!({"file": "m/7.sql", "column": 9}))), "m/7.sql: no");
+        assert_eq!(failure(&failing("7.sql was changed", json!({"file": "m/7.sql"}))), "7.sql was changed");
         assert_eq!(failure(&failing("no", json!({"line": 3}))), "no");
     }
 

@@ -10,40 +10,41 @@ fn directories() {
     check_step(
         "    grants: { dirs: { \"a/b\": x, b: \"\", c: \"~/x\", d: [x], e: \":ro\" } }",
         expect![[r#"
-        error[P0107]: "a/b" is not a valid grant name
-         --> deploy.yml:6:23
-          |
-        6 |     grants: { dirs: { "a/b": x, b: "", c: "~/x", d: [x], e: ":ro" } }
-          |                       ^^^^^ not a valid grant name
-          hint: write a letter or digit, then up to 63 of letters, digits, `_` and `-`
+            error[P0107]: "a/b" is not a valid grant name
+             --> deploy.yml:6:23
+              |
+            6 |     grants: { dirs: { "a/b": x, b: "", c: "~/x", d: [x], e: ":ro" } }
+              |                       ^^^^^ not a valid grant name
+              hint: write a letter or digit, then up to 63 of letters, digits, `_` and `-`
 
-        error[P0115]: directory `b` has a bad path: it is empty
-         --> deploy.yml:6:36
-          |
-        6 |     grants: { dirs: { "a/b": x, b: "", c: "~/x", d: [x], e: ":ro" } }
-          |                                    ^^ not a path
-          hint: write `PATH`, or `PATH:ro` to read only
+            error[P0115]: directory `b` has a bad path: it is empty
+             --> deploy.yml:6:36
+              |
+            6 |     grants: { dirs: { "a/b": x, b: "", c: "~/x", d: [x], e: ":ro" } }
+              |                                    ^^ not a path
+              hint: write `PATH`, or `PATH:ro` to read only
 
-        error[P0115]: directory `c` has a bad path: `~` is not expanded; use `${{ env.HOME }}`
-         --> deploy.yml:6:43
-          |
-        6 |     grants: { dirs: { "a/b": x, b: "", c: "~/x", d: [x], e: ":ro" } }
-          |                                           ^^^^^ not a path
-          hint: write `PATH`, or `PATH:ro` to read only
+            error[P0115]: directory `c` has a bad path: `~` is not expanded; use `${{ env.HOME }}`
+             --> deploy.yml:6:43
+              |
+            6 |     grants: { dirs: { "a/b": x, b: "", c: "~/x", d: [x], e: ":ro" } }
+              |                                           ^^^^^ not a path
+              hint: write `PATH`, or `PATH:ro` to read only
 
-        error[P0105]: directory `d` must be a text, not a list
-         --> deploy.yml:6:53
-          |
-        6 |     grants: { dirs: { "a/b": x, b: "", c: "~/x", d: [x], e: ":ro" } }
-          |                                                     ^^^ this is a list
+            error[P0105]: directory `d` must be a text, not a list
+             --> deploy.yml:6:53
+              |
+            6 |     grants: { dirs: { "a/b": x, b: "", c: "~/x", d: [x], e: ":ro" } }
+              |                                                     ^^^ this is a list
+              hint: write a text; docs/plan.md shows how
 
-        error[P0115]: directory `e` has a bad path: it is empty
-         --> deploy.yml:6:61
-          |
-        6 |     grants: { dirs: { "a/b": x, b: "", c: "~/x", d: [x], e: ":ro" } }
-          |                                                             ^^^^^ not a path
-          hint: write `PATH`, or `PATH:ro` to read only
-    "#]],
+            error[P0115]: directory `e` has a bad path: it is empty
+             --> deploy.yml:6:61
+              |
+            6 |     grants: { dirs: { "a/b": x, b: "", c: "~/x", d: [x], e: ":ro" } }
+              |                                                             ^^^^^ not a path
+              hint: write `PATH`, or `PATH:ro` to read only
+        "#]],
     );
 }
 
@@ -127,6 +128,7 @@ fn origins() {
                |
             16 |         - { origin: "https://x.org", methods: [], private: maybe }
                |                                                            ^^^^^ this is a text
+              hint: write true or false; docs/plan.md shows how
 
             error[P0115]: "a b" is not a header
               --> deploy.yml:17:49

@@ -153,12 +153,13 @@ fn not_yaml() {
     check(
         "- a\n- b\n",
         expect![[r#"
-        error[P0105]: the plan must be a mapping, not a list
-         --> deploy.yml:1:1
-          |
-        1 | - a
-          | ^^^ this is a list
-    "#]],
+            error[P0105]: the plan must be a mapping, not a list
+             --> deploy.yml:1:1
+              |
+            1 | - a
+              | ^^^ this is a list
+              hint: write a mapping; docs/plan.md shows how
+        "#]],
     );
 }
 
@@ -172,12 +173,13 @@ fn an_alias_bomb() {
     check(
         &bomb,
         expect![[r#"
-        error[P0103]: the plan is too complex: more than 20000 values, aliases expanded
-         --> deploy.yml:4:4
-          |
-        4 | d: &d [*c, *c, *c, *c, *c, *c, *c, *c, *c, *c]
-          |    ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ one too many
-    "#]],
+            error[P0103]: the plan is too complex: more than 20000 values, aliases expanded
+             --> deploy.yml:4:4
+              |
+            4 | d: &d [*c, *c, *c, *c, *c, *c, *c, *c, *c, *c]
+              |    ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ one too many
+              hint: write it with fewer aliases; a plan is a page or two
+        "#]],
     );
 }
 
@@ -186,24 +188,26 @@ fn deep_nesting() {
     check(
         &format!("a: {}{}\n", "[".repeat(100), "]".repeat(100)),
         expect![[r#"
-        error[P0103]: the plan is nested too deeply: more than 64 levels
-         --> deploy.yml:1:67
-          |
-        1 | …[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]…
-          |                                                              ^ one level too many
-    "#]],
+            error[P0103]: the plan is nested too deeply: more than 64 levels
+             --> deploy.yml:1:67
+              |
+            1 | …[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]…
+              |                                                              ^ one level too many
+              hint: write it flatter; a plan has about six levels
+        "#]],
     );
     let mut chain = format!("a0: &a0 {}{}\n", "[".repeat(40), "]".repeat(40));
     chain.push_str(&format!("a1: &a1 {}*a0{}\n", "[".repeat(40), "]".repeat(40)));
     check(
         &chain,
         expect![[r#"
-        error[P0103]: the plan is nested too deeply: more than 64 levels
-         --> deploy.yml:2:49
-          |
-        2 | a1: &a1 [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[*a0]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]
-          |                                                 ^^^ one level too many
-    "#]],
+            error[P0103]: the plan is nested too deeply: more than 64 levels
+             --> deploy.yml:2:49
+              |
+            2 | a1: &a1 [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[*a0]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]
+              |                                                 ^^^ one level too many
+              hint: write it flatter; a plan has about six levels
+        "#]],
     );
 }
 

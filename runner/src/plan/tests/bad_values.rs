@@ -32,53 +32,59 @@ fn wrong_types() {
     check(
         "version: \"1\"\napp: [shop]\nsteps:\n  - pull\n",
         expect![[r#"
-        error[P0118]: this runner reads plans of `version: 1` only
-         --> deploy.yml:1:10
-          |
-        1 | version: "1"
-          |          ^^^ unknown version
-          hint: write `version: 1`, or use a newer runner
+            error[P0118]: this runner reads plans of `version: 1` only
+             --> deploy.yml:1:10
+              |
+            1 | version: "1"
+              |          ^^^ unknown version
+              hint: write `version: 1`, or use a newer runner
 
-        error[P0105]: `app` must be a text, not a list
-         --> deploy.yml:2:6
-          |
-        2 | app: [shop]
-          |      ^^^^^^ this is a list
+            error[P0105]: `app` must be a text, not a list
+             --> deploy.yml:2:6
+              |
+            2 | app: [shop]
+              |      ^^^^^^ this is a list
+              hint: write a text; docs/plan.md shows how
 
-        error[P0105]: `steps` must be a mapping, not a list
-         --> deploy.yml:4:3
-          |
-        4 |   - pull
-          |   ^^^^^^ this is a list
-    "#]],
+            error[P0105]: `steps` must be a mapping, not a list
+             --> deploy.yml:4:3
+              |
+            4 |   - pull
+              |   ^^^^^^ this is a list
+              hint: write a mapping; docs/plan.md shows how
+        "#]],
     );
     check_step(
         "    with: text\n    grants: [x]\n    needs: { a: b }\n    retry: three",
         expect![[r#"
-        error[P0105]: `with` of step `a` must be a mapping, not a text
-         --> deploy.yml:6:11
-          |
-        6 |     with: text
-          |           ^^^^ this is a text
+            error[P0105]: `with` of step `a` must be a mapping, not a text
+             --> deploy.yml:6:11
+              |
+            6 |     with: text
+              |           ^^^^ this is a text
+              hint: write a mapping; docs/plan.md shows how
 
-        error[P0105]: `grants` of step `a` must be a mapping, not a list
-         --> deploy.yml:7:13
-          |
-        7 |     grants: [x]
-          |             ^^^ this is a list
+            error[P0105]: `grants` of step `a` must be a mapping, not a list
+             --> deploy.yml:7:13
+              |
+            7 |     grants: [x]
+              |             ^^^ this is a list
+              hint: write a mapping; docs/plan.md shows how
 
-        error[P0105]: `needs` must be a step name or a list of them, not a mapping
-         --> deploy.yml:8:12
-          |
-        8 |     needs: { a: b }
-          |            ^^^^^^^^ this is a mapping
+            error[P0105]: `needs` must be a step name or a list of them, not a mapping
+             --> deploy.yml:8:12
+              |
+            8 |     needs: { a: b }
+              |            ^^^^^^^^ this is a mapping
+              hint: write a step name or a list of them; docs/plan.md shows how
 
-        error[P0105]: `retry` must be a number, not a text
-         --> deploy.yml:9:12
-          |
-        9 |     retry: three
-          |            ^^^^^ this is a text
-    "#]],
+            error[P0105]: `retry` must be a number, not a text
+             --> deploy.yml:9:12
+              |
+            9 |     retry: three
+              |            ^^^^^ this is a text
+              hint: write a number; docs/plan.md shows how
+        "#]],
     );
 }
 
