@@ -35,9 +35,13 @@ fn main() -> Result<()> {
     for component in components {
         let wasm = fs::read(&component.path)?;
         let digest = blake3::hash(&wasm).to_hex();
-        let compiled = guest.join("compiled").join(format!("{}-{engine_hash:016x}-{}.cwasm", component.name, &digest[..32]));
+        let compiled =
+            guest.join("compiled").join(format!("{}-{engine_hash:016x}-{}.cwasm", component.name, &digest[..32]));
         if !compiled.exists() {
-            let bytes = engine.precompile_component(&wasm).map_err(fault).with_context(|| format!("compile {}", component.name))?;
+            let bytes = engine
+                .precompile_component(&wasm)
+                .map_err(fault)
+                .with_context(|| format!("compile {}", component.name))?;
             fs::create_dir_all(guest.join("compiled"))?;
             let fresh = compiled.with_extension("new");
             fs::write(&fresh, bytes)?;

@@ -13,6 +13,7 @@ mod cases {
     mod lock;
     mod migrations;
     mod misfits;
+    mod places;
     mod preview;
     mod resume;
     mod rollback;

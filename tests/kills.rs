@@ -23,7 +23,7 @@ use anyhow::{Context, Result, ensure};
 use dice::Dice;
 use serde_json::{Value, json};
 use server::{Health, Server};
-use shop::Shop;
+use shop::{Shop, deploy};
 use strace::{Call, Traced};
 use world::World;
 
@@ -31,71 +31,65 @@ use world::World;
 const POINTS: usize = 60;
 /// How many runs are killed, and killed again while they recover.
 const PAIRS: usize = 20;
-/// How many points of a rollback.
-const ROLLBACK_POINTS: usize = 15;
-
-/// The attempt that deployed r1.
-const FIRST: usize = 1;
-
-const DEPLOY: [&str; 3] = ["--local", "--release", "r2"];
+/// How many points of the other deployments.
+const FEWER_POINTS: usize = 15;
 
 /// Main property: wherever the runner is killed, what is recorded holds, and one more run ends where an undisturbed one
 /// does.
 #[test]
 fn a_killed_deployment_ends_as_an_undisturbed_one() -> Result<()> {
-    let bench = Bench::new(Health::Well)?;
-    let seed = dice::seed()?;
-    let count = if dice::wants_every_point() { bench.calls.len() } else { POINTS };
-    let points = Dice::new(seed).choose(count, bench.calls.len());
-    let cases: Vec<_> = points.into_iter().map(|point| vec![point]).collect();
-    bench.survives("kills", seed, &cases)
+    let bench = Bench::new(Scenario::Next)?;
+    bench.survives_kills("kills", POINTS, 0)
+}
+
+/// The first deployment of all, which makes folders, database and state.
+#[test]
+fn a_killed_first_deployment_ends_as_an_undisturbed_one() -> Result<()> {
+    let bench = Bench::new(Scenario::First)?;
+    bench.survives_kills("kills of a first deployment", FEWER_POINTS, 0)
 }
 
 /// The run that recovers is killed as well.
 #[test]
 fn a_deployment_killed_twice_ends_as_an_undisturbed_one() -> Result<()> {
-    let bench = Bench::new(Health::Well)?;
+    let bench = Bench::new(Scenario::Next)?;
     let seed = dice::seed()?;
     let mut dice = Dice::new(seed);
     let first = dice.choose(PAIRS, bench.calls.len());
-    let cases: Vec<_> = first.into_iter().map(|first| vec![first, dice.below(bench.calls.len())]).collect();
+    let cases: Vec<_> = first.into_iter().map(|first| vec![first, dice.below(bench.calls.len() - first)]).collect();
     bench.survives("double kills", seed, &cases)
 }
 
 /// Killed from the check that fails to the end of the rollback: the next run ends where an undisturbed rollback does.
 #[test]
 fn a_killed_rollback_ends_as_an_undisturbed_one() -> Result<()> {
-    let bench = Bench::new(Health::Sick)?;
-    let seed = dice::seed()?;
+    let bench = Bench::new(Scenario::Sick)?;
     let check = bench.calls.iter().find(|call| call.name == "connect").context("verify connects")?.index;
-    let rest = bench.calls.len() - check;
-    let count = if dice::wants_every_point() { rest } else { ROLLBACK_POINTS };
-    let points = Dice::new(seed).choose(count, rest);
-    let cases: Vec<_> = points.into_iter().map(|point| vec![check + point]).collect();
-    bench.survives("kills of a rollback", seed, &cases)
+    bench.survives_kills("kills of a rollback", FEWER_POINTS, check)
 }
 
 /// Acceptance 8 of the first issue: killed between the symlink and its record, the switch is adopted, and undoing it leads
 /// back to what was live before.
 #[test]
 fn a_switch_killed_before_its_record_is_adopted_and_can_be_reverted() -> Result<()> {
-    let bench = Bench::new(Health::Well)?;
+    let bench = Bench::new(Scenario::Next)?;
+    let words = deploy("r2");
     let folder = tempfile::tempdir()?;
-    let shop = bench.first.copied(&folder.path().join("shop"))?;
+    let shop = bench.start.copied(&folder.path().join("shop"))?;
     let before = World::of(&shop)?.current().context("r1 is live")?.to_owned();
 
     let is_the_rename = |call: &Call| call.name.starts_with("rename") && call.text.contains("\".current.new\"");
-    let traced = strace::run(&shop, &DEPLOY, is_the_rename)?;
+    let traced = strace::run(&shop, &words, is_the_rename)?;
     ensure!(traced.killed.is_some(), "no call was the rename of the link: {:?}", traced.status);
     ensure!(World::of(&shop)?.current() == bench.deployed.current(), "the link was moved before the kill");
-    let records = world::events_after(&shop, FIRST)?;
+    let records = world::events_after(&shop, bench.scenario.attempts_before())?;
     ensure!(!world::successes(&records).contains("switch"), "the switch was recorded before the kill");
     let intended = records.iter().any(|event| event["type"] == "intent" && event["step"] == "switch");
     ensure!(intended, "the link was moved without an intent on record");
 
     bench.server.set(Health::Sick);
-    shop.ends(&DEPLOY, 4)?;
-    let records = world::events_after(&shop, FIRST)?;
+    shop.ends(&words, 4)?;
+    let records = world::events_after(&shop, bench.scenario.attempts_before())?;
     let of_switch = |kind: &str| -> Vec<&Value> {
         records.iter().filter(|event| event["type"] == kind && event["step"] == "switch").collect()
     };
@@ -110,53 +104,95 @@ fn a_switch_killed_before_its_record_is_adopted_and_can_be_reverted() -> Result<
     ensure!(World::of(&shop)?.current() == Some(&before), "r1 is not live again");
 
     bench.server.set(Health::Well);
-    shop.deploys("r2")?;
+    shop.ends(&words, 0)?;
     ensure!(World::of(&shop)?.current() == bench.deployed.current(), "r2 is not live after all");
     Ok(())
 }
 
+/// What is deployed, and how it goes undisturbed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scenario {
+    /// r1, where nothing was before.
+    First,
+    /// r2 over r1.
+    Next,
+    /// r2 over r1; `verify` finds it sick, so that r1 is live again.
+    Sick,
+}
+
+impl Scenario {
+    fn words(self) -> [&'static str; 3] {
+        deploy(match self {
+            Self::First => "r1",
+            Self::Next | Self::Sick => "r2",
+        })
+    }
+
+    fn exit_code(self) -> i32 {
+        match self {
+            Self::First | Self::Next => 0,
+            Self::Sick => 4,
+        }
+    }
+
+    /// How many attempts were before.
+    fn attempts_before(self) -> usize {
+        match self {
+            Self::First => 0,
+            Self::Next | Self::Sick => 1,
+        }
+    }
+}
+
 /// What all points start from, and the end that they must come to.
 struct Bench {
+    scenario: Scenario,
     server: Server,
-    /// r1 is live.
-    first: Shop,
-    /// r2 is, and nothing has disturbed it.
+    start: Shop,
+    /// The release is live, and nothing has disturbed it.
     deployed: World,
     /// Where an undisturbed run ends.
     end: World,
-    /// What it ends with.
-    code: i32,
     /// What it calls.
     calls: Vec<Call>,
     _folder: tempfile::TempDir,
 }
 
 impl Bench {
-    /// `health`: what `verify` finds of r2.
-    fn new(health: Health) -> Result<Self> {
+    fn new(scenario: Scenario) -> Result<Self> {
         let server = Server::start()?;
         let folder = tempfile::tempdir()?;
-        let first = folder.path().join("first");
-        std::fs::create_dir(&first)?;
-        let first = Shop::with_first_release(&first, &server.origin())?;
-        let plain = first.copied(&folder.path().join("plain"))?;
-        plain.deploys("r2")?;
+        let start = folder.path().join("start");
+        std::fs::create_dir(&start)?;
+        let start = Shop::new(&start, &server.origin())?;
+        match scenario {
+            Scenario::First => {}
+            Scenario::Next | Scenario::Sick => start.deploy_first()?,
+        }
+        let plain = start.copied(&folder.path().join("plain"))?;
+        plain.ends(&scenario.words(), 0)?;
         let deployed = World::of(&plain)?;
 
-        server.set(health);
-        let code = match health {
-            Health::Well => 0,
-            Health::Sick => 4,
-        };
-        let traced = first.copied(&folder.path().join("traced"))?;
-        let Traced { calls, status, .. } = strace::run(&traced, &DEPLOY, |_| false)?;
-        ensure!(status.code() == Some(code), "undisturbed, it ended with {status}");
+        server.set(if scenario == Scenario::Sick { Health::Sick } else { Health::Well });
+        let traced = start.copied(&folder.path().join("traced"))?;
+        let Traced { calls, status, .. } = strace::run(&traced, &scenario.words(), |_| false)?;
+        ensure!(status.code() == Some(scenario.exit_code()), "undisturbed, it ended with {status}");
         let end = World::of(&traced)?;
-        if health == Health::Well {
+        if scenario != Scenario::Sick {
             let differences = end.differences(&deployed);
             ensure!(differences.is_empty(), "two undisturbed runs differ: {differences:#?}");
         }
-        Ok(Self { server, first, deployed, end, code, calls, _folder: folder })
+        Ok(Self { scenario, server, start, deployed, end, calls, _folder: folder })
+    }
+
+    /// Kills at `count` points from the call `from` on, or at all of them.
+    fn survives_kills(&self, what: &str, count: usize, from: usize) -> Result<()> {
+        let seed = dice::seed()?;
+        let all = self.calls.len() - from;
+        let count = if dice::wants_every_point() { all } else { count };
+        let points = Dice::new(seed).choose(count, all);
+        let cases: Vec<_> = points.into_iter().map(|point| vec![from + point]).collect();
+        self.survives(what, seed, &cases)
     }
 
     /// Kills at each point of each case, in turn, then runs to the end. All cases are tried before it fails.
@@ -166,10 +202,10 @@ impl Bench {
         let mut kinds = BTreeMap::new();
         for case in cases {
             let folder = tempfile::tempdir()?;
-            let shop = self.first.copied(&folder.path().join("shop"))?;
+            let shop = self.start.copied(&folder.path().join("shop"))?;
             let mut kills = Vec::new();
             if let Err(error) = self.survives_one(&shop, case, &mut kills) {
-                failures.push(failure(&shop, &kills, &error)?);
+                failures.push(self.failure(&shop, &kills, &error)?);
             }
             for call in kills {
                 *kinds.entry(call.name).or_insert(0) += 1;
@@ -190,27 +226,31 @@ impl Bench {
     }
 
     fn survives_one(&self, shop: &Shop, case: &[usize], kills: &mut Vec<Call>) -> Result<()> {
+        let asked = self.server.healthy_answers();
         for point in case {
-            let asked = self.server.healthy_answers();
-            let traced = strace::run(shop, &DEPLOY, |call| call.index == *point)?;
+            let traced = strace::run(shop, &self.scenario.words(), |call| call.index == *point)?;
             match traced.killed {
                 Some(call) => kills.push(call),
                 // The run that recovers has less to do and may end before its point.
-                None => ensure!(traced.status.code() == Some(self.code), "not killed, but {}", traced.status),
+                None => ensure!(
+                    traced.status.code() == Some(self.scenario.exit_code()),
+                    "not killed, but {}",
+                    traced.status
+                ),
             }
             self.records_hold(shop, asked)?;
         }
-        shop.ends(&DEPLOY, self.code)?;
+        shop.ends(&self.scenario.words(), self.scenario.exit_code())?;
         let differences = World::of(shop)?.differences(&self.end);
         ensure!(differences.is_empty(), "the end is another than undisturbed (+ found, - missing): {differences:#?}");
         shop.ends(&["journal", "check", &shop.state().display().to_string()], 0)?;
         Ok(())
     }
 
-    /// No recorded success lacks its effect. `asked`: the answers of the server before the run.
+    /// No recorded success lacks its effect. `asked`: the answers of the server before all runs.
     fn records_hold(&self, shop: &Shop, asked: usize) -> Result<()> {
         let world = World::of(shop)?;
-        for step in world::successes(&world::events_after(shop, FIRST)?) {
+        for step in world::successes(&world::events_after(shop, self.scenario.attempts_before())?) {
             let holds = match step {
                 "verify" => self.server.healthy_answers() > asked,
                 step => world.has_effect(step, &self.deployed)?,
@@ -219,9 +259,9 @@ impl Bench {
         }
         Ok(())
     }
-}
 
-fn failure(shop: &Shop, kills: &[Call], error: &anyhow::Error) -> Result<String> {
-    let kills: String = kills.iter().map(|call| format!("killed behind {call}\n")).collect();
-    Ok(format!("{kills}{error:#}\n{}", world::scene(shop)?))
+    fn failure(&self, shop: &Shop, kills: &[Call], error: &anyhow::Error) -> Result<String> {
+        let kills: String = kills.iter().map(|call| format!("killed behind {call}\n")).collect();
+        Ok(format!("{kills}{error:#}\n{}", world::scene(shop, self.scenario.attempts_before())?))
+    }
 }

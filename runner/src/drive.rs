@@ -13,10 +13,10 @@ mod attempt;
 mod call;
 mod ending;
 mod fingerprint;
+mod foresee;
 mod interrupt;
 pub mod prepare;
 mod undo;
-mod foresee;
 mod view;
 
 pub use attempt::{Deployment, Ending};
@@ -25,7 +25,10 @@ pub use foresee::{Foreseen, foresee};
 pub use interrupt::Interrupt;
 pub use prepare::{Prepared, Ready};
 
-use self::{attempt::Attempt, view::{Asked, View}};
+use self::{
+    attempt::Attempt,
+    view::{Asked, View},
+};
 use crate::{
     journal::{
         Status,
@@ -71,7 +74,9 @@ impl Attempt<'_> {
     fn take_word(&mut self, ready: &Ready) -> Result<Map<String, Value>, Halt> {
         let receipt = match self.journal.state().status(&ready.place) {
             Some(Status::Succeeded(receipt)) => receipt.clone(),
-            Some(Status::Intended | Status::Failed(_) | Status::Undoing(_) | Status::Reverted) | None => Receipt::default(),
+            Some(Status::Intended | Status::Failed(_) | Status::Undoing(_) | Status::Reverted) | None => {
+                Receipt::default()
+            }
         };
         let outputs = receipt.outputs.clone();
         self.journal.decide(&ready.place, Decision::Skip { reason: Reason::OperatorWord, receipt })?;
@@ -163,4 +168,3 @@ pub struct Orders {
     /// `--accept-drift`, of these steps.
     pub accept_drift: BTreeSet<StepId>,
 }
-

@@ -139,9 +139,9 @@ fn interrupted(facts: &Facts<'_>) -> Verdict {
     };
     let in_doubt = |what: Option<String>| match facts.repeat {
         Repeat::Safe => run(Reason::Interrupted { finding: what }),
-        Repeat::Unsafe if facts.orders.accept_drift => {
-            run(Reason::DriftAccepted { why: what.unwrap_or_else(|| "it was begun, and nothing tells how it ended".into()) })
-        }
+        Repeat::Unsafe if facts.orders.accept_drift => run(Reason::DriftAccepted {
+            why: what.unwrap_or_else(|| "it was begun, and nothing tells how it ended".into()),
+        }),
         Repeat::Unsafe => stop(Reason::Interrupted { finding: what }),
     };
     match finding {

@@ -43,7 +43,7 @@ fn the_digest_may_stand_beside_the_archive() {
         let beside = (format!("{name}.sha256"), format!("{digest}  {name}\n").into_bytes());
         let (environment, answer) = pull(vec![(name.to_owned(), bytes), beside], name, "");
         answer.assert_exit(0);
-        assert_eq!(environment.list("deploy/releases"), [digest.clone()], "{name}");
+        assert_eq!(environment.list("deploy/releases"), [digest.as_str()], "{name}");
         assert_eq!(environment.read(&format!("deploy/releases/{digest}/VERSION")).trim(), "r1");
         assert!(environment.exists(&format!("deploy/releases/{digest}/assets/style.css")));
     }
@@ -56,7 +56,7 @@ fn the_digest_may_stand_in_the_plan_or_in_a_manifest() {
     let file = || ("r1.tar.gz".to_owned(), bytes.clone());
     let (environment, answer) = pull(vec![file()], "r1.tar.gz", &format!(", digest: \"sha256:{digest}\""));
     answer.assert_exit(0);
-    assert_eq!(environment.list("deploy/releases"), [digest.clone()]);
+    assert_eq!(environment.list("deploy/releases"), [digest.as_str()]);
 
     let manifest = format!("{}  other.tar.gz\n{digest}  r1.tar.gz\n", "0".repeat(64));
     let (environment, answer) = pull(vec![file(), ("SHA256SUMS".to_owned(), manifest.into_bytes())], "r1.tar.gz", "");

@@ -133,6 +133,7 @@ fn the_doctor_finds_a_healthy_environment() {
     let doctor = environment.run(&["doctor", "--release", "r1"]);
     doctor.assert_exit(0);
     expect![[r#"
+        healthy:
           ok  runner     0.1.0 with modules migrate, pull, run, switch, verify
           ok  plan       deploy.yml is valid for test
           ok  release    r1 is sha256:[HASH]

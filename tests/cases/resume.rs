@@ -7,6 +7,9 @@ use crate::support::Environment;
 /// What a whole process that has nothing to do may take.
 const NOTHING_TO_DO: Duration = Duration::from_millis(25);
 
+/// So many times it is measured at most.
+const ROUNDS: u32 = 15;
+
 const FIRST: [&str; 4] =
     ["pull run never-ran", "migrate run never-ran", "switch run never-ran", "verify run never-ran"];
 const AGAIN: [&str; 4] = ["pull skip held", "migrate skip held", "switch skip held", "verify skip held"];
@@ -37,11 +40,21 @@ fn the_second_probes_each_step_and_skips_it() {
 
 #[test]
 fn with_nothing_to_do_the_process_ends_at_once() {
-    let environment = Environment::deployed();
-    // Of five rounds the best counts: a machine that is busy with something else says nothing about the runner.
-    let median = |_| environment.times(20, &["--local", "--release", "r1", "--quiet"])[10];
-    let best = (0..5).map(median).min().unwrap();
-    environment.deploy("r1", &[]).assert_exit(0).assert_decisions(&AGAIN);
+    // Each round has a history of its own. The best counts: a machine that is busy with something else says nothing about
+    // the runner.
+    let median = || {
+        let environment = Environment::deployed();
+        let median = environment.times(20, &["--local", "--release", "r1", "--quiet"])[10];
+        environment.deploy("r1", &[]).assert_exit(0).assert_decisions(&AGAIN);
+        median
+    };
+    let mut best = median();
+    for _ in 1..ROUNDS {
+        if best < NOTHING_TO_DO {
+            break;
+        }
+        best = best.min(median());
+    }
     assert!(cfg!(debug_assertions) || best < NOTHING_TO_DO, "the median is {best:?}");
 }
 
@@ -71,6 +84,19 @@ fn a_link_that_is_gone_is_made_again() {
         "verify run upstream-ran",
     ]);
     assert_eq!(environment.live(), live);
+}
+
+#[test]
+fn a_journal_that_ends_in_a_torn_line_is_read_as_far_as_it_is_whole() {
+    let environment = Environment::deployed();
+    let journal = ".pawl/shop/test/attempt-000001.journal";
+    let text = environment.read(journal);
+    environment.write(journal, &text[..text.len() - 20]);
+    let again = environment.deploy("r1", &[]);
+    again.assert_exit(0).assert_decisions(&AGAIN);
+    assert!(again.events().contains(&"torn".to_owned()), "it is said");
+    assert_eq!(again.lines()[0]["event"]["attempt"], 2, "the end of the first attempt is not known");
+    assert_eq!(environment.read(journal), text[..text.len() - 20], "what is written stays");
 }
 
 #[test]

@@ -25,9 +25,8 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    /// The example with an HTTP check against `origin`; r1 is deployed and verified, and r2, which brings further
-    /// migrations, can be.
-    pub(crate) fn with_first_release(folder: &Path, origin: &str) -> Result<Self> {
+    /// The example with an HTTP check against `origin`; its releases are r1 and r2. Nothing is deployed yet.
+    pub(crate) fn new(folder: &Path, origin: &str) -> Result<Self> {
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop");
         copy(&example.join("migrations"), &folder.join("migrations"))?;
         let plan = fs::read_to_string(example.join("deploy.yml"))?;
@@ -42,12 +41,16 @@ impl Shop {
         for release in ["r1", "r2"] {
             pack(&example.join("app"), release, &folder.join(format!("dist/shop-{release}.tar.zst")))?;
         }
-        let shop = Self { folder: folder.to_owned() };
-        shop.deploys("r1")?;
+        Ok(Self::at(folder))
+    }
+
+    /// Deploys r1, which is verified then, and adds the migrations of r2.
+    pub(crate) fn deploy_first(&self) -> Result<()> {
+        self.ends(&deploy("r1"), 0)?;
         for (name, sql) in FURTHER {
-            fs::write(folder.join("migrations").join(name), sql)?;
+            fs::write(self.folder.join("migrations").join(name), sql)?;
         }
-        Ok(shop)
+        Ok(())
     }
 
     /// A folder that has a plan already.
@@ -100,11 +103,11 @@ impl Shop {
         );
         Ok(output)
     }
+}
 
-    /// Deploys a release; anything but exit code 0 is an error.
-    pub(crate) fn deploys(&self, release: &str) -> Result<()> {
-        self.ends(&["--local", "--release", release], 0).map(drop)
-    }
+/// The words that deploy a release.
+pub(crate) fn deploy(release: &str) -> [&str; 3] {
+    ["--local", "--release", release]
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

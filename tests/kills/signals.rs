@@ -11,9 +11,11 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::{shop::Shop, world};
+use crate::{
+    shop::{Shop, deploy},
+    world,
+};
 
-const DEPLOY: [&str; 3] = ["--local", "--release", "r1"];
 /// From the signal to the end of the process.
 const LONGEST: Duration = Duration::from_secs(7);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -67,7 +69,8 @@ fn slow_shop(folder: &std::path::Path, script: &str) -> Result<Shop> {
 
 /// Signals a run while its slow step is under way; it must end in time, with 130.
 fn interrupt(shop: &Shop, signal: Signal) -> Result<()> {
-    let mut child = shop.runner(&DEPLOY).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut child =
+        shop.runner(&deploy("r1")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let result = signalled(shop, &mut child, signal);
     // However it went, nothing is left running.
     if child.try_wait()?.is_none() {
@@ -96,7 +99,7 @@ fn signalled(shop: &Shop, child: &mut Child, signal: Signal) -> Result<()> {
 
 /// The next run, at once, deploys.
 fn finishes(shop: &Shop) -> Result<()> {
-    shop.deploys("r1")?;
+    shop.ends(&deploy("r1"), 0)?;
     for (name, text) in [("slow.txt", "done\n"), ("after.txt", "after\n")] {
         ensure!(fs::read_to_string(shop.folder().join("app").join(name))? == text, "{name}");
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
+    io::ErrorKind,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::Path,
 };
@@ -50,8 +51,8 @@ impl World {
         let mut files = BTreeMap::new();
         walk(&shop.deployed(), "", &mut files)?;
         let mut state = BTreeSet::new();
-        for entry in fs::read_dir(shop.state())? {
-            let name = entry?.file_name().to_string_lossy().into_owned();
+        for entry in list(&shop.state())? {
+            let name = entry.file_name().to_string_lossy().into_owned();
             if !(name.starts_with("attempt-") && name.ends_with(".journal")) {
                 state.insert(name);
             }
@@ -129,15 +130,15 @@ pub(crate) fn successes(events: &[Value]) -> BTreeSet<&str> {
     steps
 }
 
-/// For failure messages: what lies where, and what the journals say last.
-pub(crate) fn scene(shop: &Shop) -> Result<String> {
+/// For failure messages: what lies where, and what the journals after the `skipped` ones say last.
+pub(crate) fn scene(shop: &Shop, skipped: usize) -> Result<String> {
     let mut text = String::new();
     let mut files = BTreeMap::new();
     walk(&shop.deployed(), "", &mut files)?;
     for path in files.keys() {
         text += &format!("    {path}\n");
     }
-    for (name, journal) in journals(shop)?.into_iter().skip(1) {
+    for (name, journal) in journals(shop)?.into_iter().skip(skipped) {
         text += &format!("  {name}\n");
         let lines: Vec<&str> = journal.lines().collect();
         for line in &lines[lines.len().saturating_sub(4)..] {
@@ -150,8 +151,7 @@ pub(crate) fn scene(shop: &Shop) -> Result<String> {
 /// File name and text, in the order of epochs.
 fn journals(shop: &Shop) -> Result<BTreeMap<String, String>> {
     let mut journals = BTreeMap::new();
-    for entry in fs::read_dir(shop.state())? {
-        let entry = entry?;
+    for entry in list(&shop.state())? {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.ends_with(".journal") {
             journals.insert(name, fs::read_to_string(entry.path())?);
@@ -160,9 +160,17 @@ fn journals(shop: &Shop) -> Result<BTreeMap<String, String>> {
     Ok(journals)
 }
 
+/// Nothing where there is no folder yet.
+fn list(folder: &Path) -> Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => Ok(entries.collect::<Result<_, _>>()?),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(|| format!("read {}", folder.display())),
+    }
+}
+
 fn walk(folder: &Path, inside: &str, files: &mut BTreeMap<String, Item>) -> Result<()> {
-    for entry in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
-        let entry = entry?;
+    for entry in list(folder)? {
         let name = format!("{inside}{}", entry.file_name().to_string_lossy());
         let metadata = entry.metadata()?;
         let mode = metadata.permissions().mode() & 0o7777;

@@ -182,6 +182,12 @@ impl Environment {
         self.answer(self.command(arguments).output().unwrap())
     }
 
+    /// Runs the runner in another folder.
+    pub fn run_in(&self, folder: &str, arguments: &[&str]) -> Answer {
+        let _shared = shared();
+        self.answer(self.command(arguments).current_dir(self.path(folder)).output().unwrap())
+    }
+
     /// Starts the runner and lets it run.
     pub fn start(&self, arguments: &[&str]) -> std::process::Child {
         self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()

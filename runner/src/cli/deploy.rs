@@ -58,10 +58,20 @@ pub(super) async fn deploy(
     screen: &Screen,
 ) -> Result<Exit, Vec<Diagnostic>> {
     let interrupt = Interrupt::listen().map_err(|error| {
-        vec![Diagnostic::new(Code("P0701"), Exit::Bug, "signals can't be handled").because(error).hint("please report this")]
+        vec![
+            Diagnostic::new(Code("P0701"), Exit::Bug, "signals can't be handled")
+                .because(error)
+                .hint("please report this"),
+        ]
     })?;
     let store = Store::new(&plan.state, &plan.app, &plan.environment);
-    let prepared = Prepared::new(plan, label).await?;
+    let prepared = tokio::select! {
+        prepared = Prepared::new(plan, label) => prepared?,
+        _ = interrupt.asked() => {
+            let message = "interrupted before anything was begun";
+            return Err(vec![Diagnostic::new(Code("P0303"), Exit::Interrupted, message).hint(format!("run `{again}` again"))]);
+        }
+    };
     let deployment =
         Deployment { prepared: &prepared, store: &store, orders, by: source::who(), again: again.to_owned() };
     let report = Rc::new(RefCell::new(None));

@@ -85,7 +85,7 @@ fn said(event: &Event) -> Option<Said<'_>> {
         Event::Started(_)
         | Event::Plan { .. }
         | Event::Lock { .. }
-            | Event::Torn { .. }
+        | Event::Torn { .. }
         | Event::Decision { .. }
         | Event::Probe { .. }
         | Event::Override { .. }

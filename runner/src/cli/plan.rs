@@ -64,7 +64,13 @@ fn as_text(header: &Header, foreseen: &[Foreseen], prepared: &Prepared) -> Strin
         let _ = writeln!(lines, "{}", line.trim_end());
         for change in &one.changes {
             let detail = if change.detail.is_empty() { String::new() } else { format!("  ({})", change.detail) };
-            let _ = writeln!(lines, "           {} {}{}", change.action, text::visible(&change.subject), text::visible(&detail));
+            let _ = writeln!(
+                lines,
+                "           {} {}{}",
+                change.action,
+                text::visible(&change.subject),
+                text::visible(&detail)
+            );
         }
         if let Some(unknown) = &one.unknown {
             let _ = writeln!(lines, "           not known yet: {}", text::visible(unknown));

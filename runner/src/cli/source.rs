@@ -39,12 +39,15 @@ pub(super) fn variable(name: &str) -> Option<String> {
 
 /// Whether this is a job of a CI.
 pub(super) fn is_ci() -> bool {
-    ["CI", "GITHUB_ACTIONS"].iter().any(|name| variable(name).is_some_and(|value| !value.is_empty() && value != "false"))
+    ["CI", "GITHUB_ACTIONS"]
+        .iter()
+        .any(|name| variable(name).is_some_and(|value| !value.is_empty() && value != "false"))
 }
 
 /// Who runs this, and where: `user@host`.
 pub(super) fn who() -> String {
-    let user = ["GITHUB_ACTOR", "USER", "LOGNAME"].iter().find_map(|name| variable(name).filter(|user| !user.is_empty()));
+    let user =
+        ["GITHUB_ACTOR", "USER", "LOGNAME"].iter().find_map(|name| variable(name).filter(|user| !user.is_empty()));
     let user = user.unwrap_or_else(|| format!("uid-{}", rustix::process::getuid().as_raw()));
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     format!("{user}@{host}")

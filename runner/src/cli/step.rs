@@ -5,11 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    deploy,
-    screen::Screen,
-    source,
-};
+use super::{deploy, screen::Screen, source};
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
     drive::Orders,

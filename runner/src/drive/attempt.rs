@@ -91,6 +91,9 @@ impl Deployment<'_> {
         };
         let result = attempt.steps().await;
         let (exit, error) = self.end(&mut attempt, result).await;
+        // Nothing of ours may still work when the lock goes.
+        self.prepared.runtime.settle_down().await;
+        drop(lock);
         Ok(Ending { exit, header, took: began.elapsed(), error })
     }
 
@@ -145,14 +148,19 @@ impl Deployment<'_> {
         let (exit, error) = match result {
             Ok(()) => (Exit::Success, None),
             Err(halt) => {
-                let undone = if matches!(halt, Halt::Failed { .. }) { Some(attempt.roll_back().await) } else { None };
+                let undone = if matches!(halt, Halt::Failed { .. } | Halt::Plan(_)) && !attempt.interrupt.is_asked() {
+                    Some(attempt.roll_back().await)
+                } else {
+                    None
+                };
                 // Said only now: a step that was undone will not be skipped.
                 let mut diagnostic = self.words(attempt, &halt);
                 match undone {
                     Some(Ok(Rollback::Done)) => {
                         diagnostic.exit = Exit::RolledBack;
                         let live = attempt.journal.state().head.live.as_ref();
-                        let live = live.map_or_else(String::new, |release| format!("{} is live again; ", release.label));
+                        let live =
+                            live.map_or_else(String::new, |release| format!("{} is live again; ", release.label));
                         let hint = diagnostic.hint.take().unwrap_or_default();
                         diagnostic.hint = Some(format!("{live}{hint}"));
                     }
@@ -182,15 +190,18 @@ impl Deployment<'_> {
     fn words(&self, attempt: &Attempt<'_>, halt: &Halt) -> Diagnostic {
         let state = attempt.journal.state();
         let is_done = |place: &Place| matches!(state.status(place), Some(Status::Succeeded(_)));
-        let done = self.prepared.steps.iter().filter(|ready| {
-            attempt.outputs.contains_key(&ready.step.id) && is_done(&ready.place)
-        });
+        let done = self
+            .prepared
+            .steps
+            .iter()
+            .filter(|ready| attempt.outputs.contains_key(&ready.step.id) && is_done(&ready.place));
         let done: Vec<_> = done.map(|ready| ready.step.id.to_string()).collect();
         let halted = match halt {
             Halt::Failed { place, .. } | Halt::InDoubt { place, .. } | Halt::NotUndone { place, .. } => Some(place),
             Halt::Plan(_) | Halt::Journal(_) | Halt::Interrupted => None,
         };
-        let next = halted.and_then(|place| self.prepared.index(&place.step)).and_then(|at| self.prepared.steps.get(at + 1));
+        let next =
+            halted.and_then(|place| self.prepared.index(&place.step)).and_then(|at| self.prepared.steps.get(at + 1));
         let way = WayOn { again: &self.again, done: &done, next: next.map(|ready| &ready.step.id) };
         redacted(halt.diagnostic(attempt.header.attempt, &way), attempt.journal.redactor())
     }

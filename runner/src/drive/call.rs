@@ -13,7 +13,12 @@ use crate::journal::{
 };
 
 impl Attempt<'_> {
-    pub(super) async fn call_probe(&mut self, ready: &Ready, input: &Value, question: Question) -> Result<Finding, Halt> {
+    pub(super) async fn call_probe(
+        &mut self,
+        ready: &Ready,
+        input: &Value,
+        question: Question,
+    ) -> Result<Finding, Halt> {
         let (messages, arriving) = unbounded_channel();
         let began = Instant::now();
         let probe = self.prepared.runtime.probe(self.prepared.module(ready), &ready.step, input, messages);

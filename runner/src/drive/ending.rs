@@ -55,7 +55,8 @@ impl Halt {
                 let message = format!("step {place} failed on attempt {attempt}");
                 let mut diagnostic = Diagnostic::new(code, Exit::Failed, message).because(cause(failure));
                 if !known {
-                    diagnostic = diagnostic.because("how far it got is not known; the next attempt looks before it acts");
+                    diagnostic =
+                        diagnostic.because("how far it got is not known; the next attempt looks before it acts");
                 }
                 let advice = failure.hint.as_deref().unwrap_or("fix it");
                 diagnostic.hint(format!("{advice}; then run `{again}` again{skips}"))
@@ -71,16 +72,22 @@ impl Halt {
                         Code("P0402"),
                         match finding {
                             Some(finding) => format!("it was begun and never ended, and its probe says: {finding}"),
-                            None => "it was begun and never ended, and it has no probe to tell how far it got".to_owned(),
+                            None => {
+                                "it was begun and never ended, and it has no probe to tell how far it got".to_owned()
+                            }
                         },
                         match next {
-                            Some(next) => format!("look at what it did; run `{again} --start-from {next}` if it is done, {accept}"),
+                            Some(next) => format!(
+                                "look at what it did; run `{again} --start-from {next}` if it is done, {accept}"
+                            ),
                             None => format!("look at what it did; {accept}"),
                         },
                     ),
-                    Reason::Unknown { why } => {
-                        (Code("P0402"), format!("it can't be told whether it still holds: {why}"), format!("look, {accept}"))
-                    }
+                    Reason::Unknown { why } => (
+                        Code("P0402"),
+                        format!("it can't be told whether it still holds: {why}"),
+                        format!("look, {accept}"),
+                    ),
                     Reason::ProbeFailed { message } => (
                         Code("P0403"),
                         format!("its probe failed: {message}"),

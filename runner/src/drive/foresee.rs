@@ -130,7 +130,9 @@ fn known_outputs(state: &State, ready: &Ready, decision: Option<&Decision>) -> O
     match decision {
         Some(Decision::Skip { reason: Reason::OperatorWord, .. }) => match state.status(&ready.place) {
             Some(Status::Succeeded(receipt)) => Some(receipt.outputs.clone()),
-            Some(Status::Intended | Status::Failed(_) | Status::Undoing(_) | Status::Reverted) | None => Some(Map::new()),
+            Some(Status::Intended | Status::Failed(_) | Status::Undoing(_) | Status::Reverted) | None => {
+                Some(Map::new())
+            }
         },
         Some(Decision::Skip { receipt, .. } | Decision::Adopt { receipt, .. }) => Some(receipt.outputs.clone()),
         Some(Decision::Run { .. } | Decision::Stop { .. }) | None => None,

@@ -5,17 +5,19 @@ use std::time::Duration;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
+    time::Instant,
 };
 
 use super::Halt;
 
 /// A call that runs when the signal comes may go on for so long: release and exit must be done within 7 s of it.
-const GRACE: Duration = Duration::from_secs(4);
+const GRACE: Duration = Duration::from_secs(3);
 
 /// Whether this process was asked to stop.
 #[derive(Clone, Debug)]
 pub struct Interrupt {
-    asked: watch::Receiver<bool>,
+    /// When, if it was.
+    asked: watch::Receiver<Option<Instant>>,
 }
 
 impl Interrupt {
@@ -25,13 +27,13 @@ impl Interrupt {
     /// When the handlers can't be installed.
     pub fn listen() -> std::io::Result<Self> {
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        let (ask, asked) = watch::channel(false);
+        let (ask, asked) = watch::channel(None);
         tokio::spawn(async move {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            ask.send_replace(true);
+            ask.send_replace(Some(Instant::now()));
             // Keeps the channel open: nobody waits for a second signal.
             std::future::pending::<()>().await;
         });
@@ -39,27 +41,35 @@ impl Interrupt {
     }
 
     pub(super) fn check(&self) -> Result<(), Halt> {
-        if *self.asked.borrow() { Err(Halt::Interrupted) } else { Ok(()) }
+        if self.is_asked() { Err(Halt::Interrupted) } else { Ok(()) }
+    }
+
+    /// Whether this process was asked to stop.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.asked.borrow().is_some()
     }
 
     /// Waits, unless asked to stop.
     pub(super) async fn pause(&self, pause: Duration) -> Result<(), Halt> {
         tokio::select! {
             () = tokio::time::sleep(pause) => Ok(()),
-            () = self.asked() => Err(Halt::Interrupted),
+            _ = self.asked() => Err(Halt::Interrupted),
         }
     }
 
-    /// Returns when the grace of a running call is over.
+    /// Returns when the grace of running calls is over: one for all of them, from the signal on.
     pub(super) async fn grace_over(&self) {
-        self.asked().await;
-        tokio::time::sleep(GRACE).await;
+        let asked_at = self.asked().await;
+        tokio::time::sleep_until(asked_at + GRACE).await;
     }
 
-    async fn asked(&self) {
+    /// Returns when this process is asked to stop, with the moment.
+    pub async fn asked(&self) -> Instant {
         let mut asked = self.asked.clone();
-        if asked.wait_for(|asked| *asked).await.is_err() {
-            std::future::pending::<()>().await;
+        match asked.wait_for(Option::is_some).await.map(|asked| *asked) {
+            Ok(Some(at)) => at,
+            Ok(None) | Err(_) => std::future::pending().await,
         }
     }
 }

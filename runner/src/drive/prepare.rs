@@ -132,7 +132,9 @@ impl Prepared {
             for (name, grant) in &step.grants.databases {
                 let parent = grant.url.value.reveal().strip_prefix("sqlite:").and_then(|path| Path::new(path).parent());
                 if let Some(Err(why)) = parent.map(writable) {
-                    problems.push(self.unready(step, &format!("the folder of database `{name}` of step `{}` {why}", step.id)));
+                    problems.push(
+                        self.unready(step, &format!("the folder of database `{name}` of step `{}` {why}", step.id)),
+                    );
                 }
             }
         }
@@ -166,9 +168,11 @@ fn mismatches(plan: &Plan, step: &Step, description: &Description) -> Vec<Diagno
     let known_later = |pointer: &str| step.pending.contains_key(pointer);
     let diagnostic = |mismatch: sandbox::Mismatch| {
         let span = span_of(step, &mismatch.pointer);
-        let place = if mismatch.pointer.is_empty() { String::new() } else { format!(" at `{}`", &mismatch.pointer[1..]) };
+        let place =
+            if mismatch.pointer.is_empty() { String::new() } else { format!(" at `{}`", &mismatch.pointer[1..]) };
         let message = format!("`with` of step `{}` does not fit module `{}`{place}", step.id, description.name);
-        let keys: Vec<_> = description.config["properties"].as_object().into_iter().flat_map(|map| map.keys()).collect();
+        let keys: Vec<_> =
+            description.config["properties"].as_object().into_iter().flat_map(|map| map.keys()).collect();
         let keys = keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
         let hint = format!("`{}` takes {keys}; docs/plan.md tells what they mean", description.name);
         plan.error_at(Problem::BadConfig.code(), span, message, mismatch.message, Some(hint))
@@ -216,7 +220,9 @@ fn missing_grants(plan: &Plan, step: &Step, description: &Description) -> Vec<Di
             ),
             Capability::Http => (!grants.http.is_empty(), "http: [\"http://<host>:<port>\"]".to_owned()),
             Capability::Tcp => (!grants.tcp.is_empty(), "tcp: [\"<host>:<port>\"]".to_owned()),
-            Capability::Programs => (!grants.programs.is_empty(), "programs: [[\"<program>\", \"<argument>\"]]".to_owned()),
+            Capability::Programs => {
+                (!grants.programs.is_empty(), "programs: [[\"<program>\", \"<argument>\"]]".to_owned())
+            }
         };
         // One line a kind: what a module needs by name, it also needs at all.
         if granted || said.contains(&need.capability) {

@@ -35,7 +35,14 @@ impl Attempt<'_> {
         let state = self.journal.state();
         let before = state.records.get(exposing).and_then(|record| record.live_before.as_ref());
         match before {
-            None => return Ok(Rollback::Held(Some("nothing was live before, so there is nothing to go back to".to_owned()))),
+            None => {
+                return Ok(Rollback::Held(Some(
+                    "nothing was live before, so there is nothing to go back to".to_owned(),
+                )));
+            }
+            Some(release) if release.is_same(&self.header.release) => {
+                return Ok(Rollback::Held(Some("this release was live before this run already".to_owned())));
+            }
             Some(release) if !state.head.is_verified(release) => {
                 let why = format!("{} was live before, but was never verified", release.label);
                 return Ok(Rollback::Held(Some(why)));

@@ -82,7 +82,7 @@ impl<'a> View<'a> {
             "config": config,
             "release": header.release,
             "outputs": upstream,
-            "head": { "live": self.state.head.live },
+            "head": { "live": self.state.live_before(&header.run, &header.release) },
         });
         Ok(Asked { ready, input, key, fingerprint, named })
     }

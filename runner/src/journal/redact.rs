@@ -1,7 +1,7 @@
 //! Keeps secret values out of everything that is written: raw, base64, URL- and JSON-escaped.
 //!
-//! A text is redacted as a whole before it is cut or written; [`Redactor::longest`] tells a streaming caller how much to
-//! hold back so that a value split over two chunks is found. Deliberately absent: finding out what is secret.
+//! A text is redacted as a whole, before it is cut or written; whoever cuts earlier cuts between lines, and a secret of several
+//! lines is found line by line. Deliberately absent: finding out what is secret.
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use base64::{
@@ -22,7 +22,6 @@ pub const SHORTEST: usize = 4;
 #[derive(Clone, Debug, Default)]
 pub struct Redactor {
     forms: Option<AhoCorasick>,
-    longest: usize,
 }
 
 impl Redactor {
@@ -41,15 +40,8 @@ impl Redactor {
         if forms.is_empty() {
             return Self::default();
         }
-        let longest = forms.iter().map(String::len).max().unwrap_or(0);
         let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&forms);
-        Self { forms: Some(automaton.expect("a handful of short patterns")), longest }
-    }
-
-    /// The length of the longest form, in bytes.
-    #[must_use]
-    pub fn longest(&self) -> usize {
-        self.longest
+        Self { forms: Some(automaton.expect("a handful of short patterns")) }
     }
 
     /// The text without secrets.

@@ -177,15 +177,7 @@ impl State {
                     input: input.clone(),
                     exposes: *exposes,
                 };
-                let live_before = match self.records.get(place) {
-                    // It may have exposed this release before: then what is live now says nothing.
-                    Some(Record { status: Status::Succeeded(_) | Status::Intended, intent: before, live_before })
-                        if before.exposes && before.release.is_same(&intent.release) =>
-                    {
-                        live_before.clone()
-                    }
-                    Some(_) | None => self.head.live.clone(),
-                };
+                let live_before = self.live_before(&intent.run, &intent.release).cloned();
                 self.records.insert(place.clone(), Record { status: Status::Intended, intent, live_before });
                 self.open.insert(place.clone());
                 self.set_stuck(Some(place.clone()));
@@ -310,6 +302,17 @@ impl State {
             && intent.exposes
         {
             self.head.live = Some(intent.release.clone());
+        }
+    }
+
+    /// What was live before a run made its release live; what is live now, as long as it has not.
+    #[must_use]
+    pub fn live_before(&self, run: &RunId, release: &Release) -> Option<&Release> {
+        let is_live = self.head.live.as_ref().is_some_and(|live| live.is_same(release));
+        let exposed = self.records.values().find(|record| record.intent.exposes && record.intent.run == *run);
+        match exposed {
+            Some(record) if is_live => record.live_before.as_ref(),
+            Some(_) | None => self.head.live.as_ref(),
         }
     }
 

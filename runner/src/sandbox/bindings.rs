@@ -3,7 +3,7 @@
 use wasmtime::component::{HasSelf, Linker, bindgen};
 
 use super::host::Host;
-use crate::journal::event::{Failure, Finding, Receipt};
+use crate::journal::event::{Failure, Receipt};
 
 bindgen!({
     path: "../wit",
@@ -86,26 +86,9 @@ impl From<types::Failure> for Failure {
     }
 }
 
-impl From<types::Receipt> for Receipt {
-    fn from(receipt: types::Receipt) -> Self {
-        Self { outputs: object(&receipt.outputs), notes: object(&receipt.notes) }
-    }
-}
-
 impl From<&Receipt> for types::Receipt {
     fn from(receipt: &Receipt) -> Self {
         let text = |map: &serde_json::Map<_, _>| serde_json::Value::Object(map.clone()).to_string();
         Self { outputs: text(&receipt.outputs), notes: text(&receipt.notes) }
-    }
-}
-
-impl From<types::Finding> for Finding {
-    fn from(finding: types::Finding) -> Self {
-        match finding {
-            types::Finding::Held(receipt) => Self::Held { receipt: receipt.into() },
-            types::Finding::Absent => Self::Absent,
-            types::Finding::Drifted(why) => Self::Drifted { why },
-            types::Finding::Unknown(why) => Self::Unknown { why },
-        }
     }
 }

@@ -7,7 +7,7 @@ use std::{
     io::{self, Read},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -34,6 +34,9 @@ use crate::{
 
 /// How often progress of an archive is told.
 const PULSE: Duration = Duration::from_millis(100);
+
+/// How much of a list of digests is read, in bytes.
+const LONGEST_LIST: u64 = 1 << 20;
 
 /// A source that was opened and not yet read.
 pub struct Blob {
@@ -74,7 +77,7 @@ pub(super) async fn resolve(gate: &Gate, source: &str) -> Result<Digest, Failure
         Source::File { dir, path } => {
             let (folder, name) = path.rsplit_once('/').unwrap_or((".", &path));
             for (list, is_of_one) in [(format!("{path}.sha256"), true), (format!("{folder}/SHA256SUMS"), false)] {
-                match dir.read_to_string(&list) {
+                match open_text(dir, &list) {
                     Ok(text) => {
                         if let Some(digest) = stated(&text, name, is_of_one, &list)? {
                             return Ok(digest);
@@ -117,6 +120,13 @@ pub(super) async fn resolve(gate: &Gate, source: &str) -> Result<Digest, Failure
     }
 }
 
+/// The text of a list of digests, as far as such a list is ever long.
+fn open_text(dir: &Dir, path: &str) -> io::Result<String> {
+    let mut text = String::new();
+    dir.open(path)?.take(LONGEST_LIST).read_to_string(&mut text)?;
+    Ok(text)
+}
+
 /// The digest of `name` in the text of a `.sha256` file or of a list as `sha256sum` writes it.
 fn stated(text: &str, name: &str, is_of_one: bool, list: &str) -> Result<Option<Digest>, Failure> {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -146,7 +156,35 @@ fn open(dir: &Dir, path: &str) -> Result<cap_std::fs::File, Failure> {
     })
 }
 
-/// Runs blocking work on a thread of its own; if the call is given up, the work is told to stop.
+/// How many pieces of native work are under way in this process.
+static WORKING: AtomicUsize = AtomicUsize::new(0);
+
+/// Waits until all native work has ended, that of calls which were given up too.
+pub(super) async fn settle_down(within: Duration) {
+    let deadline = Instant::now() + within;
+    while WORKING.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Counts a piece of native work for as long as it goes on.
+struct Working;
+
+impl Working {
+    fn begin() -> Self {
+        WORKING.fetch_add(1, Ordering::AcqRel);
+        Self
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        WORKING.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Runs blocking work on a thread of its own. If the call is given up, the work is told to stop; what does not listen is
+/// short, and [`settle_down`] waits for it.
 async fn native<T: Send + 'static>(work: impl FnOnce(Arc<AtomicBool>) -> T + Send + 'static) -> Result<T, Failure> {
     struct StopOnDrop(Arc<AtomicBool>);
     impl Drop for StopOnDrop {
@@ -156,7 +194,12 @@ async fn native<T: Send + 'static>(work: impl FnOnce(Arc<AtomicBool>) -> T + Sen
     }
     let stop = StopOnDrop(Arc::default());
     let seen = Arc::clone(&stop.0);
-    let done = tokio::task::spawn_blocking(move || work(seen)).await;
+    let working = Working::begin();
+    let done = tokio::task::spawn_blocking(move || {
+        let _working = working;
+        work(seen)
+    });
+    let done = done.await;
     done.map_err(|error| failure("permanent", format!("native work broke off: {error}")))
 }
 

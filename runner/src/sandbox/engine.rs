@@ -69,10 +69,13 @@ impl LoadError {
     pub fn diagnostic(&self, plan: &Plan, step: &Step) -> Diagnostic {
         let known: Vec<_> = official().collect();
         let (code, hint) = match self {
-            Self::Unknown { .. } => {
-                ("P0120", format!("official modules are {}; a module of your own is `uses: ./path.wasm`", known.join(", ")))
+            Self::Unknown { .. } => (
+                "P0120",
+                format!("official modules are {}; a module of your own is `uses: ./path.wasm`", known.join(", ")),
+            ),
+            Self::Read { .. } => {
+                ("P0120", "see that the path is right; it is relative to the plan's folder".to_owned())
             }
-            Self::Read { .. } => ("P0120", "see that the path is right; it is relative to the plan's folder".to_owned()),
             Self::NotAModule { .. } => ("P0125", "build it as docs/steps.md says".to_owned()),
             Self::Engine(_) => ("P0701", "please report this".to_owned()),
         };
@@ -127,7 +130,8 @@ impl Runtime {
                 let module = OFFICIAL.iter().find(|module| module.name == *name);
                 let module = module.ok_or_else(|| LoadError::Unknown { name: name.clone() })?;
                 let component = self.precompiled(module)?;
-                let digest = module.digest.parse().map_err(|_| LoadError::Engine("a digest of ours is no hash".into()))?;
+                let digest =
+                    module.digest.parse().map_err(|_| LoadError::Engine("a digest of ours is no hash".into()))?;
                 self.link(&component, digest, name)
             }
             ModuleRef::File(path) => {

@@ -19,7 +19,7 @@ use crate::{
 pub enum Purpose {
     /// Say what it would do: reads only, and runs no program.
     Preview,
-    /// See whether it holds: reads only.
+    /// See whether it holds: reads only, but may run a granted program to find out.
     Probe,
     /// Do it, or undo it: all that is granted.
     Act,
@@ -167,7 +167,7 @@ impl Gate {
 
     /// Whether a request of this method is one that this call may make.
     pub(super) fn method(&self, method: &str) -> Result<(), Failure> {
-        if self.purpose == Purpose::Preview && !matches!(method, "GET" | "HEAD") {
+        if self.purpose != Purpose::Act && !matches!(method, "GET" | "HEAD") {
             return Err(self.reads_only(&format!("send {method} requests")));
         }
         Ok(())
@@ -188,7 +188,9 @@ impl Gate {
 fn matches(pattern: &[ArgumentPattern], argv: &[&str]) -> bool {
     match (pattern, argv) {
         ([ArgumentPattern::AnyRest], _) => true,
-        ([ArgumentPattern::Exact(text), pattern @ ..], [argument, argv @ ..]) => text == argument && matches(pattern, argv),
+        ([ArgumentPattern::Exact(text), pattern @ ..], [argument, argv @ ..]) => {
+            text == argument && matches(pattern, argv)
+        }
         ([ArgumentPattern::AnyOne, pattern @ ..], [_, argv @ ..]) => matches(pattern, argv),
         ([], []) => true,
         ([ArgumentPattern::AnyRest, ..] | [], _) | (_, []) => false,

@@ -6,11 +6,18 @@ use tokio::sync::mpsc::UnboundedSender;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
-use super::{gate::Gate, limits::Limits, log::{GuestLog, Stream}};
+use super::{
+    gate::Gate,
+    limits::Limits,
+    log::{GuestLog, Stream},
+};
 use crate::{
     journal::event::{Failure, Level, Progress},
     plan::Access,
 };
+
+/// How many handles one call may have open: files, directories, connections, streams.
+const HANDLES: usize = 256;
 
 /// The state of a store: one call.
 pub(super) struct Host {
@@ -25,12 +32,14 @@ impl Host {
     /// WASI is always linked, and empty but for the granted directories, each seen as `/<name>`. No environment, no
     /// arguments, no sockets; stdout and stderr go to the log.
     pub(super) fn new(gate: Gate, limits: Limits, progress: UnboundedSender<Progress>) -> Result<Self, Failure> {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(HANDLES);
         let log = GuestLog::new(progress);
         let mut wasi = WasiCtxBuilder::new();
         wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
         wasi.stdout(Stream::new(log.clone(), Level::Info)).stderr(Stream::new(log.clone(), Level::Warn));
         for (name, _, access) in gate.dirs() {
-            let path = gate.host_path(name).map(std::path::PathBuf::as_path).unwrap_or_else(|| std::path::Path::new("."));
+            let path = gate.host_path(name).expect("a gate opens only what is granted");
             let permissions = match access {
                 Access::ReadOnly => FsPerms::ReadOnly,
                 Access::ReadWrite => FsPerms::ReadWrite,
@@ -38,7 +47,7 @@ impl Host {
             wasi.preopened_dir(path, format!("/{name}"), permissions)
                 .map_err(|error| super::failure("permanent", format!("directory `{name}` can't be opened: {error}")))?;
         }
-        Ok(Self { gate: Arc::new(gate), limits, log, table: ResourceTable::new(), wasi: wasi.build() })
+        Ok(Self { gate: Arc::new(gate), limits, log, table, wasi: wasi.build() })
     }
 }
 

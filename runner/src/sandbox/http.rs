@@ -12,6 +12,9 @@ use super::{
 };
 use crate::journal::event::Failure;
 
+/// The largest body of an answer, whatever a module asks for, in bytes.
+const LARGEST_BODY: u64 = 16 << 20;
+
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct Options {
@@ -32,7 +35,7 @@ impl http::Host for Host {
         if let Some(timeout) = options.timeout_ms {
             asked.timeout = Duration::from_millis(timeout);
         }
-        asked.max_bytes = options.max_bytes.unwrap_or(asked.max_bytes);
+        asked.max_bytes = options.max_bytes.unwrap_or(asked.max_bytes).min(LARGEST_BODY);
         asked.redirects = options.redirects.unwrap_or(asked.redirects);
         let response = self.gate.client().send(asked).await.map_err(Failure::from)?;
         let http_response = http::Response {

@@ -88,7 +88,8 @@ pub async fn release_digest(step: &Step, description: &Description, config: &Val
             if let Source::File { dir, path } = gate.source(&source)?
                 && let Err(error) = dir.metadata(&path)
             {
-                let missing = Failure::new("not-found", format!("the release's archive {source} can't be read: {error}"));
+                let missing =
+                    Failure::new("not-found", format!("the release's archive {source} can't be read: {error}"));
                 return Err(missing.with_hint("see that `--release` names what was packed, and that it lies there"));
             }
             blobs::resolve(&gate, &source).await.map(Some)
@@ -98,9 +99,13 @@ pub async fn release_digest(step: &Step, description: &Description, config: &Val
 }
 
 fn file(dir: &Dir, path: &str, shown: &str) -> Result<Hash, InputError> {
-    let error = |source| InputError::Read { path: shown.to_owned(), source };
+    read(dir.open(path), shown)
+}
+
+fn read(opened: io::Result<cap_std::fs::File>, shown: &str) -> Result<Hash, InputError> {
     let mut bytes = Vec::new();
-    dir.open(path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(error)?;
+    let read = opened.and_then(|mut file| file.read_to_end(&mut bytes));
+    read.map_err(|source| InputError::Read { path: shown.to_owned(), source })?;
     Ok(Hash::of(&bytes))
 }
 
@@ -115,9 +120,10 @@ fn folder(dir: &Dir, prefix: &str, lines: &mut Vec<(String, Hash)>) -> Result<()
         let kind = entry.file_type().map_err(error(&path))?;
         if kind.is_dir() {
             folder(&entry.open_dir().map_err(error(&path))?, &format!("{path}/"), lines)?;
-        } else if kind.is_file() {
-            let name = entry.file_name();
-            lines.push((path.clone(), file(dir, &name.to_string_lossy(), &path)?));
+        } else if kind.is_file()
+            || kind.is_symlink() && dir.metadata(entry.file_name()).is_ok_and(|target| target.is_file())
+        {
+            lines.push((path.clone(), read(dir.open(entry.file_name()), &path)?));
         }
     }
     Ok(())

@@ -23,9 +23,6 @@ const MOST_BYTES: usize = 4 << 20;
 /// How many messages and progress marks one call may log.
 const MOST_MESSAGES: usize = 20_000;
 
-/// A line of stdout or stderr is cut into pieces of this many bytes.
-const LONGEST_LINE: usize = 8 << 10;
-
 /// Where a guest's messages go.
 #[derive(Clone)]
 pub(super) struct GuestLog {
@@ -137,8 +134,9 @@ impl AsyncWrite for Stream {
             if *byte == b'\n' {
                 self.end_line()?;
             } else {
+                // A line is never cut before it is redacted; it is as long as the whole log may be.
                 self.line.push(*byte);
-                if self.line.len() >= LONGEST_LINE {
+                if self.line.len() > MOST_BYTES {
                     self.end_line()?;
                 }
             }

@@ -2,8 +2,8 @@
 //!
 //! [`engine`] loads them, [`gate`] is the one place that checks grants, and each capability has a file: directories
 //! (`host`), [`blobs`], [`database`], [`http`], [`process`], [`log`]. [`Module`]'s methods are the five exports. A call that
-//! loops, hangs in a host call, takes too much memory, panics or floods its log ends as a typed failure, at most 50 ms
-//! after its deadline, and the runner goes on. Deliberately absent: what to call when; no record is written here.
+//! loops, hangs in a host call, takes too much memory, panics or floods its log ends as a typed failure soon after its
+//! deadline, and the runner goes on. Deliberately absent: what to call when; no record is written here.
 
 mod archive;
 mod bindings;
@@ -49,6 +49,9 @@ use crate::{
 
 /// The longest text of a receipt or a description that a module may return, in bytes.
 const LONGEST: usize = 32 << 10;
+
+/// How long native work of a call that was given up is waited for.
+const SETTLING: Duration = Duration::from_secs(2);
 
 /// A guest gives way this many ticks apart, so that its deadline is noticed.
 const YIELD_TICKS: u64 = 1;
@@ -108,7 +111,13 @@ impl Runtime {
     ///
     /// # Errors
     /// The module's [`Failure`], or how the call ended.
-    pub async fn preview(&self, module: &Module, step: &Step, input: &Value, messages: Messages) -> Result<Vec<Change>, Failure> {
+    pub async fn preview(
+        &self,
+        module: &Module,
+        step: &Step,
+        input: &Value,
+        messages: Messages,
+    ) -> Result<Vec<Change>, Failure> {
         let input = input.to_string();
         let changes = self.call(module, step, Purpose::Preview, messages, async |instance, store| {
             instance.pawl_step_step().call_preview(store, &input).await
@@ -169,6 +178,11 @@ impl Runtime {
         intent.ended(undone.await.err().map(Broken::into_failure))
     }
 
+    /// Waits until the native work of calls that were given up has ended.
+    pub async fn settle_down(&self) {
+        blobs::settle_down(SETTLING).await;
+    }
+
     /// One call: an own store, an own instance, the step's grants and its time.
     async fn call<T>(
         &self,
@@ -178,6 +192,8 @@ impl Runtime {
         messages: Messages,
         export: impl AsyncFnOnce(&Instance, &mut Store<Host>) -> wasmtime::Result<Result<T, types::Failure>>,
     ) -> Result<T, Broken> {
+        // What a call before this one was given up on must not work beside it.
+        self.settle_down().await;
         let gate = Gate::open(step, purpose).map_err(Broken::Failed)?;
         let host = Host::new(gate, Limits::default(), messages).map_err(Broken::Failed)?;
         let mut store = Store::new(self.engine(), host);
@@ -197,7 +213,9 @@ impl Runtime {
             Err(_) => {
                 let limit = humane(step.timeout);
                 let message = format!("it did not end within its time-out of {limit}, and was stopped");
-                Err(Broken::Ended(failure("time-out", message).with_hint("if it needs longer, set `timeout:` on the step")))
+                Err(Broken::Ended(
+                    failure("time-out", message).with_hint("if it needs longer, set `timeout:` on the step"),
+                ))
             }
         }
     }

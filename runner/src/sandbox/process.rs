@@ -33,6 +33,9 @@ struct Options {
     dir: Option<String>,
 }
 
+/// How long the pipes of a program that has ended are read.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Kills a process group unless it was disarmed.
 struct Group(Option<Pid>);
 
@@ -62,24 +65,38 @@ impl process::Host for Host {
         program.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         let mut child = program.spawn().map_err(|error| {
             let kind = if error.kind() == std::io::ErrorKind::NotFound { "not-found" } else { "permanent" };
-            failure(kind, format!("can't start `{}`: {error}", command.program))
-                .with_hint("a granted program has an empty environment: name it by its whole path, or grant `env: { PATH: … }`")
+            failure(kind, format!("can't start `{}`: {error}", command.program)).with_hint(
+                "a granted program has an empty environment: name it by its whole path, or grant `env: { PATH: … }`",
+            )
         })?;
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let mut group = Group(pid);
 
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let feed = async {
-            if let (Some(mut pipe), Some(bytes)) = (stdin, &command.stdin) {
-                // A program may close its stdin early; that is its affair.
-                let _ = pipe.write_all(bytes).await;
+        let (mut output, mut errors) = (Kept::default(), Kept::default());
+        let status = {
+            let feed = async {
+                if let (Some(mut pipe), Some(bytes)) = (stdin, &command.stdin) {
+                    // A program may close its stdin early; that is its affair.
+                    let _ = pipe.write_all(bytes).await;
+                }
+            };
+            let pipes = async { tokio::join!(feed, output.read(stdout), errors.read(stderr)) };
+            tokio::pin!(pipes);
+            tokio::select! {
+                _ = &mut pipes => child.wait().await,
+                status = child.wait() => {
+                    // It may have left one behind that holds its pipes: they are read a moment longer, and no more.
+                    let _ = tokio::time::timeout(LINGER, &mut pipes).await;
+                    status
+                }
             }
         };
-        let (status, (), stdout, stderr) = tokio::join!(child.wait(), feed, keep(stdout), keep(stderr));
-        let status = status.map_err(|error| failure("permanent", format!("can't wait for `{}`: {error}", command.program)))?;
+        let status =
+            status.map_err(|error| failure("permanent", format!("can't wait for `{}`: {error}", command.program)))?;
         group.0 = None;
         let status = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
-        Ok(process::Completion { status, stdout, stderr })
+        Ok(process::Completion { status, stdout: output.into_bytes(), stderr: errors.into_bytes() })
     }
 }
 
@@ -87,29 +104,46 @@ impl Host {
     /// The host's folder of `<dir>/<path>`; it must not lead out of the directory.
     fn folder(&self, place: &str) -> Result<std::path::PathBuf, Failure> {
         let (dir, path) = self.gate.place(place)?;
-        let inside = dir.canonicalize(path).map_err(|error| failure("not-found", format!("folder {place}: {error}")))?;
+        let inside =
+            dir.canonicalize(path).map_err(|error| failure("not-found", format!("folder {place}: {error}")))?;
         let name = place.trim_start_matches('/').split('/').next().unwrap_or_default();
         let root = self.gate.host_path(name).ok_or_else(|| failure("not-found", format!("folder {place}")))?;
         Ok(root.join(inside))
     }
 }
 
-/// Reads to the end; of more than [`KEPT`] bytes, head and tail.
-async fn keep(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
-    let Some(mut pipe) = pipe else { return Vec::new() };
-    let (mut head, mut tail, mut cut) = (Vec::new(), VecDeque::<u8>::new(), 0_u64);
-    let mut buffer = vec![0; 16 << 10];
-    while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
-        let room = (KEPT / 2).saturating_sub(head.len()).min(read);
-        head.extend_from_slice(&buffer[..room]);
-        tail.extend(&buffer[room..read]);
-        let over = tail.len().saturating_sub(KEPT / 2);
-        tail.drain(..over);
-        cut += over as u64;
+/// What is kept of a stream: all of it, or head and tail.
+#[derive(Default)]
+struct Kept {
+    head: Vec<u8>,
+    tail: VecDeque<u8>,
+    cut: u64,
+}
+
+impl Kept {
+    /// Reads to the end.
+    async fn read(&mut self, pipe: Option<impl AsyncRead + Unpin>) {
+        let Some(mut pipe) = pipe else { return };
+        let mut buffer = vec![0; 16 << 10];
+        while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
+            let room = (KEPT / 2).saturating_sub(self.head.len()).min(read);
+            self.head.extend_from_slice(&buffer[..room]);
+            self.tail.extend(&buffer[room..read]);
+            let over = self.tail.len().saturating_sub(KEPT / 2);
+            self.tail.drain(..over);
+            self.cut += over as u64;
+        }
     }
-    if cut > 0 {
-        head.extend_from_slice(format!("\n[… {cut} bytes …]\n").as_bytes());
+
+    /// Cut between lines: a secret that was cut in two could not be redacted.
+    fn into_bytes(mut self) -> Vec<u8> {
+        if self.cut > 0 {
+            let is_end = |byte: &u8| *byte == b'\n';
+            self.head.truncate(self.head.iter().rposition(is_end).map_or(0, |end| end + 1));
+            self.tail.drain(..self.tail.iter().position(is_end).map_or(self.tail.len(), |end| end + 1));
+            self.head.extend_from_slice(format!("[… over {} bytes …]\n", self.cut).as_bytes());
+        }
+        self.head.extend(self.tail);
+        self.head
     }
-    head.extend(tail);
-    head
 }

@@ -142,7 +142,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut first = Lock::take(folder.path(), "shop/test", "ann@host").unwrap();
         assert_eq!(first.next_epoch(0).unwrap(), 1);
-        let Err(LockError::Held { record: Some(record), .. }) = Lock::take(folder.path(), "shop/test", "bob@host") else {
+        let Err(LockError::Held { record: Some(record), .. }) = Lock::take(folder.path(), "shop/test", "bob@host")
+        else {
             panic!("the lock is held");
         };
         assert!(record.holder.unwrap().starts_with("ann@host, process "));
@@ -152,7 +153,10 @@ mod tests {
     fn the_epoch_only_grows() {
         let folder = tempfile::tempdir().unwrap();
         for (newest, expected) in [(0, 1), (0, 2), (7, 8), (3, 9)] {
-            assert_eq!(Lock::take(folder.path(), "shop/test", "ann@host").unwrap().next_epoch(newest).unwrap(), expected);
+            assert_eq!(
+                Lock::take(folder.path(), "shop/test", "ann@host").unwrap().next_epoch(newest).unwrap(),
+                expected
+            );
         }
     }
 

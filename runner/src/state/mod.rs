@@ -109,7 +109,8 @@ mod tests {
         let store = Store::new(&location, &"shop".parse().unwrap(), &"test".parse().unwrap());
         assert_eq!(store.journals().unwrap(), Vec::<PathBuf>::new());
         fs::create_dir_all(store.folder()).unwrap();
-        for name in ["attempt-000010.journal", "attempt-1000000.journal", "attempt-000009.journal", "lock", "x.journal"] {
+        for name in ["attempt-000010.journal", "attempt-1000000.journal", "attempt-000009.journal", "lock", "x.journal"]
+        {
             fs::write(store.folder().join(name), "").unwrap();
         }
         let epochs: Vec<_> = store.journals().unwrap().iter().filter_map(|path| epoch_of(path)).collect();

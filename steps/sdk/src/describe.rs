@@ -183,6 +183,7 @@ mod tests {
             exposes: false,
             repeatable: Repeatable::Config("/repeatable"),
             probes: Probes::Config(&["/creates"]),
+            reverts: true,
         };
         assert_eq!(
             description.to_json(),
@@ -190,6 +191,7 @@ mod tests {
                 "name": "demo", "version": "1.0.0", "summary": "s", "config": { "type": "object" },
                 "needs": [{ "capability": "dirs", "config": "/into", "access": "rw", "reason": "r" }],
                 "phase": "prepare", "exposes": false, "repeatable": false, "repeatable-config": "/repeatable", "probes": true, "probes-config": ["/creates"],
+                "reverts": true,
             })
         );
     }

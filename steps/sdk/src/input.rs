@@ -45,12 +45,12 @@ pub struct Release {
 /// What the environment remembers.
 #[derive(Debug, Clone)]
 pub struct Head {
-    /// The release that was verified last and is live.
+    /// The release that was live before this run changed that.
     pub live: Option<Release>,
 }
 
 impl<C> Input<C> {
-    /// The release that was verified last and is live.
+    /// The release that was live before this run changed that.
     #[must_use]
     pub fn live(&self) -> Option<&Release> {
         self.head.as_ref()?.live.as_ref()

@@ -19,5 +19,10 @@ pub(super) fn rows() -> Result<Vec<Row>> {
     let text = String::from_utf8(output.stdout)?;
     let mut medians = text.lines().map(|line| line.trim().parse().map(Duration::from_nanos));
     let mut median = || medians.next().context("the example prints two medians")?.context("a median in nanoseconds");
-    Ok(vec![Row { name: "append + sync, one record".to_owned(), ours: median()?, theirs: median()?, aim: Aim::Ratio(1.3) }])
+    Ok(vec![Row {
+        name: "append + sync, one record".to_owned(),
+        ours: median()?,
+        theirs: median()?,
+        aim: Aim::Ratio(1.3),
+    }])
 }

@@ -4,6 +4,7 @@
 //! binaries are started as users start them. Deliberately absent: absolute promises, except for the resume's wall time.
 
 mod append;
+mod faults;
 mod migrate;
 mod pull;
 mod resume;
@@ -19,7 +20,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::{
-    setup::{self, Need, PEERS},
+    setup::{self, Need, PEERS, TOOLS},
     workspace::{self, run as run_command},
 };
 
@@ -34,6 +35,8 @@ pub(crate) enum Name {
     Pull,
     /// 200 migrations, beside the sqlite3 shell
     Migrate,
+    /// Kills at every point of a deployment
+    Faults,
 }
 
 /// One line of the table.
@@ -53,7 +56,7 @@ enum Aim {
 }
 
 pub(crate) fn run(names: &[Name], write: bool) -> Result<()> {
-    let needs: Vec<Need> = [Need::GuestToolchain].into_iter().chain(PEERS).collect();
+    let needs: Vec<Need> = [Need::GuestToolchain].into_iter().chain(PEERS).chain(TOOLS).collect();
     setup::ensure(&needs)?;
     let runner = workspace::build_runner()?;
     let mut rows = Vec::new();
@@ -64,9 +67,16 @@ pub(crate) fn run(names: &[Name], write: bool) -> Result<()> {
             Name::Append => append::rows()?,
             Name::Pull => pull::rows(&runner)?,
             Name::Migrate => migrate::rows(&runner)?,
+            Name::Faults => {
+                faults::run(write)?;
+                Vec::new()
+            }
         });
     }
     let table: Vec<String> = rows.iter().map(Row::to_string).collect();
+    if table.is_empty() {
+        return Ok(());
+    }
     println!("\n{HEADING}\n{}", table.join("\n"));
     if write {
         let path = workspace::root().join("docs/benchmarks.md");

@@ -1,0 +1,81 @@
+//! Kills at every point: the kill tests, which take a few points by chance, here take all of them.
+//!
+//! Nothing is compared with anybody: what counts is that none fails. Deliberately absent: the kills, which are tests.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::workspace::{self, cargo, shown};
+
+/// Runs them, and shows the summaries; into docs/benchmarks.md too, if asked.
+pub(super) fn run(write: bool) -> Result<()> {
+    let mut command = cargo();
+    command.args(["test", "--release", "--package", "runner", "--test", "kills", "--", "ends_as_an_undisturbed_one"]);
+    let mut child = command.env("PAWL_POINTS", "all").stderr(Stdio::piped()).spawn()?;
+    let stderr = child.stderr.take().context("the pipe was asked for above")?;
+    let mut summaries = Vec::new();
+    for line in BufReader::new(stderr).lines() {
+        let line = line?;
+        eprintln!("{line}");
+        summaries.extend(summary(&line));
+    }
+    let status = child.wait()?;
+    ensure!(status.success(), "`{}`: {status}", shown(&command));
+    ensure!(!summaries.is_empty(), "`{}` killed nothing", shown(&command));
+    summaries.sort();
+    if write {
+        let path = workspace::root().join("docs/benchmarks.md");
+        let old = fs::read_to_string(&path).unwrap_or_default();
+        fs::write(&path, updated(&old, &summaries)).with_context(|| format!("write {}", path.display()))?;
+        println!("\nwrote {}", path.display());
+    }
+    Ok(())
+}
+
+/// The line that a kill test ends with, without its seed: all points need none.
+fn summary(line: &str) -> Option<String> {
+    let (before, after) = line.split_once(", PAWL_SEED=")?;
+    let (_, kinds) = after.split_once("; ")?;
+    Some(format!("{before}; {kinds}"))
+}
+
+const BEGIN: &str = "<!-- cargo xtask bench faults --write: begin -->";
+const END: &str = "<!-- cargo xtask bench faults --write: end -->";
+const INTRODUCTION: &str = "## Faults\n\nThe runner is killed behind every call that changes something outside of it, and run \
+                            again: the end must be\nan undisturbed run's. Double kills: 20 pairs by chance.";
+
+/// The document with new summaries; the text around them stays.
+fn updated(document: &str, summaries: &[String]) -> String {
+    let parts = document.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+    let (before, after) = match parts {
+        Some((before, after)) => (before.to_owned(), after),
+        None => (format!("{}\n\n{INTRODUCTION}\n\n", super::introduction(document)), "\n"),
+    };
+    format!("{before}{BEGIN}\n```text\n{}\n```\n{END}{after}", summaries.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_is_told_from_other_lines() {
+        let line = "kills: 2 cases of 2 calls, 0 failed, 0.3 s, PAWL_SEED=7; killed behind 1 fsync, 1 write";
+        let shown = "kills: 2 cases of 2 calls, 0 failed, 0.3 s; killed behind 1 fsync, 1 write";
+        assert_eq!(summary(line).as_deref(), Some(shown));
+        assert_eq!(summary("     Running ../tests/kills.rs"), None);
+    }
+
+    #[test]
+    fn the_text_around_stays() {
+        let first = updated("# Benchmarks\n\nText.\n", &["a".to_owned()]);
+        let second = updated(&(first.replace("## Faults", "## Kills") + "More.\n"), &["b".to_owned()]);
+        assert!(second.starts_with("# Benchmarks\n\nText.\n\n## Kills") && second.ends_with("More.\n"), "{second}");
+        assert!(second.contains("\nb\n") && !second.contains("\na\n"), "{second}");
+    }
+}
