@@ -37,9 +37,9 @@ fn migration(version: i64, file_name: String, text: &str, dir: &str) -> Result<M
     if let Some(at) = sql.find('\0') {
         let line = sql[..at].matches('\n').count() + 1;
         return Err(Failure::bad_content("the file has a NUL character, which no SQL text has")
-        .hint("save the file as UTF-8 text")
-        .detail("file", format!("{dir}/{file_name}"))
-        .detail("line", line));
+            .hint("save the file as UTF-8 text")
+            .detail("file", format!("{dir}/{file_name}"))
+            .detail("line", line));
     }
     let checksum =
         Sha256::digest(sql.as_bytes()).iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"));

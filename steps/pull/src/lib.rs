@@ -55,9 +55,17 @@ impl Step for Pull {
             summary: "brings a release: downloads or reads an archive, checks its digest, unpacks it beside the live one",
             config: include_str!("../config.schema.json"),
             needs: vec![
-                Need { capability: Capability::Dirs(Access::Write), config: Some("/into"), reason: "gets releases/ and shared/" },
+                Need {
+                    capability: Capability::Dirs(Access::Write),
+                    config: Some("/into"),
+                    reason: "gets releases/ and shared/",
+                },
                 // Also where the configuration leaves it to the only directory there is.
-                Need { capability: Capability::Dirs(Access::Write), config: None, reason: "gets releases/ and shared/" },
+                Need {
+                    capability: Capability::Dirs(Access::Write),
+                    config: None,
+                    reason: "gets releases/ and shared/",
+                },
             ],
             phase: Phase::Prepare,
             exposes: false,

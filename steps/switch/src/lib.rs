@@ -54,9 +54,17 @@ impl Step for Switch {
             summary: "makes a release live by replacing one symbolic link",
             config: include_str!("../config.schema.json"),
             needs: vec![
-                Need { capability: Capability::Dirs(Access::Write), config: Some("/in"), reason: "holds the link and the releases" },
+                Need {
+                    capability: Capability::Dirs(Access::Write),
+                    config: Some("/in"),
+                    reason: "holds the link and the releases",
+                },
                 // Also where the configuration leaves it to the only directory there is.
-                Need { capability: Capability::Dirs(Access::Write), config: None, reason: "holds the link and the releases" },
+                Need {
+                    capability: Capability::Dirs(Access::Write),
+                    config: None,
+                    reason: "holds the link and the releases",
+                },
             ],
             phase: Phase::Commit,
             exposes: true,

@@ -116,7 +116,9 @@ impl Place {
             "`{}` cannot lead to `{to}`: there is no such folder in `{}`",
             self.link, self.dir
         ))
-        .hint("if the release was removed since it was pulled, the step that pulls it brings it back when it runs again"))
+        .hint(
+            "if the release was removed since it was pulled, the step that pulls it brings it back when it runs again",
+        ))
     }
 
     /// Makes the link lead to `to`; returns what was live before, also when an earlier call with this target did the work.
