@@ -15,6 +15,7 @@ mod cases {
     mod misfits;
     mod places;
     mod preview;
+    mod readme;
     mod resume;
     mod rollback;
     mod secrets;
