@@ -54,7 +54,10 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     for need in missing(needs) {
         match need {
             Need::GuestToolchain if add_target_with_rustup() => {}
-            Need::GuestToolchain => packages.extend(debian_toolchain()),
+            Need::GuestToolchain => {
+                refresh_package_lists();
+                packages.extend(debian_toolchain());
+            }
             Need::Program(name) => packages.push(name.to_owned()),
             Need::CargoDeny => {
                 println!("setup: installing cargo-deny with cargo (some minutes)");
@@ -86,11 +89,22 @@ fn add_target_with_rustup() -> bool {
         return false;
     }
     println!("setup: installing Rust's standard library for {} with rustup", guest_build::TARGET);
-    let added = output(Command::new("rustup").args(["target", "add", guest_build::TARGET]));
+    // Where downloads are swallowed rather than refused, rustup would wait for long.
+    let added = output(Command::new("timeout").args(["180", "rustup", "target", "add", guest_build::TARGET]));
     if let Err(error) = added {
         println!("setup: rustup could not: {error:#}");
     }
     guest_build::toolchain().is_ok()
+}
+
+/// Which linker there is can only be told by current lists; a new machine has none.
+fn refresh_package_lists() {
+    if is_root() && find_program("apt-get").is_some() {
+        println!("setup: fetching Debian's package lists");
+        if let Err(error) = output(Command::new("apt-get").arg("update")) {
+            println!("setup: the old lists must do: {error:#}");
+        }
+    }
 }
 
 /// Debian's Rust that can build the standard library for wasm, and the newest LLVM linker that its archive has.

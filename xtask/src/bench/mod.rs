@@ -195,7 +195,7 @@ mod tests {
         let shown = row("a", 12, 10, Aim::Ratio(1.3)).to_string();
         assert_eq!(shown, "| a | 12.0 ms | 10.0 ms | 1.20× | ≤ 1.3× | yes |");
         let shown = row("b", 26, 1, Aim::Wall(Duration::from_millis(25))).to_string();
-        assert_eq!(shown, "| b | 26.0 ms | 1.0 ms | 26.00× | ≤ 25 ms | no |");
+        assert_eq!(shown, "| b | 26.0 ms | 1.000 ms | 26.00× | ≤ 25 ms | no |");
     }
 
     #[test]
