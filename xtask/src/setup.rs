@@ -58,6 +58,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
                 refresh_package_lists();
                 packages.extend(debian_toolchain());
             }
+            Need::Program(name) if packages.iter().any(|package| package == name) => {}
             Need::Program(name) => packages.push(name.to_owned()),
             Need::CargoDeny => {
                 println!("setup: installing cargo-deny with cargo (some minutes)");
@@ -90,9 +91,16 @@ fn add_target_with_rustup() -> bool {
     }
     println!("setup: installing Rust's standard library for {} with rustup", guest_build::TARGET);
     // Where downloads are swallowed rather than refused, rustup would wait for long.
-    let added = output(Command::new("timeout").args(["180", "rustup", "target", "add", guest_build::TARGET]));
+    let added = output(Command::new("timeout").env_remove("RUST_BACKTRACE").args([
+        "180",
+        "rustup",
+        "target",
+        "add",
+        guest_build::TARGET,
+    ]));
     if let Err(error) = added {
-        println!("setup: rustup could not: {error:#}");
+        let why = format!("{error:#}");
+        println!("setup: rustup could not: {}", why.lines().next().unwrap_or_default());
     }
     guest_build::toolchain().is_ok()
 }

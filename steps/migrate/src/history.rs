@@ -68,6 +68,15 @@ pub(crate) fn read(query: impl Fn(&str) -> Result<Rows, Failure>) -> Result<Vec<
     query(SELECT)?.rows.into_iter().map(parse).collect()
 }
 
+/// SQLite's count of commits, as this connection sees it: it stands still as long as nobody else commits.
+/// <https://sqlite.org/pragma.html#pragma_data_version>
+pub(crate) fn data_version(query: impl Fn(&str) -> Result<Rows, Failure>) -> Result<i64, Failure> {
+    match query("PRAGMA data_version")?.rows.first().and_then(|row| row.first()) {
+        Some(Value::Integer(version)) => Ok(*version),
+        other => Err(Failure::permanent(format!("the database does not tell its data version: {other:?}"))),
+    }
+}
+
 /// The values for [`INSERT`].
 pub(crate) fn row(file: &Migration, now: &str, run: &str) -> [Value; 5] {
     [file.version.into(), file.file_name.as_str().into(), file.checksum.as_str().into(), now.into(), run.into()]

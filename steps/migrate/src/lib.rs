@@ -72,12 +72,14 @@ impl Step for Migrate {
         let Config { dir, database, ahead } = &input.config;
         let files = file::read(dir)?;
         let connection = open(database)?;
+        // Asked before the history is read: who commits in between changes it.
+        let mut version = history::data_version(|sql| connection.query(sql, &[]))?;
         let recorded = history::read(|sql| connection.query(sql, &[]))?;
         let pending = history::pending(&files, &recorded, *ahead).map_err(|problem| problem.failure(dir, database))?;
         let mut applied_now = Vec::new();
         for (done, file) in pending.iter().enumerate() {
             log::progress("migrations", done as u64, Some(pending.len() as u64), "files");
-            if apply_one(&connection, input, &files, file)? == Applied::Now {
+            if apply_one(&connection, input, &files, file, &mut version)? == Applied::Now {
                 log::info(format!("applied {}", file.file_name));
                 applied_now.push(file.file_name.clone());
             }
@@ -112,20 +114,26 @@ enum Applied {
     ByAnother,
 }
 
-/// One file and its history row, in one transaction. The history is read again inside it: another may have been faster.
+/// One file and its history row, in one transaction. The history is read again inside it if somebody else has committed
+/// since `version`: another run may have been faster.
 fn apply_one(
     connection: &Connection,
     input: &Input<Config>,
     files: &[Migration],
     file: &Migration,
+    version: &mut i64,
 ) -> Result<Applied, Failure> {
     let Config { dir, database, ahead } = &input.config;
     let transaction = connection.begin(Mode::Immediate).map_err(|failure| failure.context(&file.file_name))?;
     transaction.execute(history::CREATE, &[])?;
-    let recorded = history::read(|sql| transaction.query(sql, &[]))?;
-    let pending = history::pending(files, &recorded, *ahead).map_err(|problem| problem.failure(dir, database))?;
-    if !pending.iter().any(|still| still.version == file.version) {
-        return Ok(Applied::ByAnother);
+    let now = history::data_version(|sql| transaction.query(sql, &[]))?;
+    if now != *version {
+        let recorded = history::read(|sql| transaction.query(sql, &[]))?;
+        let pending = history::pending(files, &recorded, *ahead).map_err(|problem| problem.failure(dir, database))?;
+        if !pending.iter().any(|still| still.version == file.version) {
+            return Ok(Applied::ByAnother);
+        }
+        *version = now;
     }
     if !file.sql.trim().is_empty() {
         transaction.script(&file.sql).map_err(|failure| located(failure, dir, &file.file_name))?;
