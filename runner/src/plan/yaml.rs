@@ -153,7 +153,7 @@ impl Builder<'_> {
                 }
                 Event::Scalar(value, style, anchor, tag) => {
                     no_tag(tag.is_some(), &span)?;
-                    let span = self.without_trail(span, style);
+                    let span = self.without_trail(self.without_anchor(span, anchor), style);
                     self.scalar(value.into_owned(), style, anchor, span)?;
                 }
                 Event::SequenceStart(anchor, tag) => {
@@ -291,6 +291,13 @@ impl Builder<'_> {
         let message = format!("the plan is nested too deeply: more than {MOST_LEVELS} levels");
         let error = PlanError::new(Problem::TooLarge, message).at(span, "one level too many");
         Err(error.hint("write it flatter; a plan has about six levels").into())
+    }
+
+    /// The parser's range of an anchored scalar begins at the anchor.
+    fn without_anchor(&self, span: Range<usize>, anchor: usize) -> Range<usize> {
+        let Some(rest) = self.text[span.clone()].strip_prefix('&').filter(|_| anchor > 0) else { return span };
+        let value = rest.trim_start_matches(|c: char| !c.is_whitespace()).trim_start();
+        if value.is_empty() { span } else { span.end - value.len()..span.end }
     }
 
     /// The parser's ranges of quoted scalars may run on to the end of the line.

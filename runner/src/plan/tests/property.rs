@@ -22,6 +22,16 @@ fn survive(text: &str) {
     }
 }
 
+#[test]
+fn an_anchored_name_is_marked_without_its_anchor() {
+    for anchored in ["  &a pull:\n", "  &a 'pull':\n", "  &a  \"pull\" :\n"] {
+        let text = EXAMPLE.replacen("  pull:\n", anchored, 1);
+        assert_ne!(text, EXAMPLE);
+        assert!(parse_for(&text, Some("test")).is_ok(), "{anchored}");
+        survive(&text);
+    }
+}
+
 /// Pieces from which texts are made that come near to plans.
 const PIECES: &[&str] = &[
     "\n",
