@@ -4,6 +4,7 @@ use std::{
     env,
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -12,9 +13,16 @@ use serde_json::Value;
 /// The workspaces of guests, apart from the host's since they are built for wasm.
 pub(crate) const GUESTS: [&str; 1] = ["steps"];
 
-/// The folder of the root Cargo.toml.
+/// The folder of the root Cargo.toml, as `cargo run` says it now. A build that is shared between checkouts may have been made
+/// in another one.
+#[expect(clippy::disallowed_methods, reason = "nothing stands outside of xtask to pass it on")]
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        let package =
+            env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+        package.parent().expect("the package lies in the workspace").to_owned()
+    })
 }
 
 /// Cargo's target directory: CARGO_TARGET_DIR and cargo's configuration are honoured.
