@@ -11,11 +11,11 @@ use url::Url;
 use super::prepare::within;
 use crate::{
     journal::event::{Fingerprint, Hash, Release},
-    plan::{Access, ArgumentPattern, Confidential, EnvGrant, Grants, Network, StepId, TargetName},
+    plan::{Access, ArgumentPattern, Confidential, EnvGrant, Grants, Network, SecretAccess, StepId, TargetName},
 };
 
 /// The contract that modules are built for.
-const CONTRACT: &str = "pawl:step@0.1.0";
+const CONTRACT: &str = "pawl:step@0.1.1";
 
 /// What a fingerprint is made of.
 pub(super) struct Parts<'a> {
@@ -103,7 +103,17 @@ fn grants(grants: &Grants, folder: &Path) -> Value {
             (name.clone(), value)
         })
         .collect();
-    json!({"dirs": dirs, "http": http, "tcp": grants.tcp, "databases": databases, "programs": programs, "env": env})
+    let sockets: Map<_, _> =
+        grants.sockets.iter().map(|(name, path)| (name.to_string(), json!(within(folder, path)))).collect();
+    let secrets: Map<_, _> = grants
+        .secrets
+        .iter()
+        .map(|(name, grant)| (name.clone(), json!(grant.access == SecretAccess::Reveal)))
+        .collect();
+    json!({
+        "dirs": dirs, "http": http, "tcp": grants.tcp, "databases": databases, "programs": programs, "env": env,
+        "sockets": sockets, "secrets": secrets,
+    })
 }
 
 /// Which database a URL means, without user, password and options.

@@ -223,6 +223,14 @@ fn missing_grants(plan: &Plan, step: &Step, description: &Description) -> Vec<Di
             Capability::Programs => {
                 (!grants.programs.is_empty(), "programs: [[\"<program>\", \"<argument>\"]]".to_owned())
             }
+            Capability::Sockets => (
+                grants.sockets.keys().any(|granted| name.is_none_or(|name| name == granted.as_str())),
+                format!("sockets: {{ {}: \"unix:<path>\" }}", name.unwrap_or("<name>")),
+            ),
+            Capability::Secrets => (
+                grants.secrets.keys().any(|granted| name.is_none_or(|name| name == granted)),
+                format!("secrets: [{}]", name.unwrap_or("<name>")),
+            ),
         };
         // One line a kind: what a module needs by name, it also needs at all.
         if granted || said.contains(&need.capability) {
@@ -237,6 +245,8 @@ fn missing_grants(plan: &Plan, step: &Step, description: &Description) -> Vec<Di
             Capability::Http => "an HTTP origin",
             Capability::Tcp => "a TCP address",
             Capability::Programs => "a program",
+            Capability::Sockets => "a socket",
+            Capability::Secrets => "a secret",
         };
         let what = name.map_or_else(|| what.to_owned(), |name| format!("{what} `{name}`"));
         let message = format!("step `{}` needs {what} that it is not granted", step.id);

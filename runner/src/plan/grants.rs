@@ -3,20 +3,20 @@
 //! Invariant: a pattern of arguments is decided by what the plan's author wrote, never by a substituted value. Deliberately
 //! absent: enforcement, which is the sandbox's.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use super::{
     Access, ArgumentPattern, Confidential, DatabaseGrant, DirGrant, EnvGrant, Grants, HttpGrant, Network, ProgramGrant,
-    Secret, Source,
+    Secret, SecretAccess, SecretGrant, Source,
     address::{self, Refused},
-    error::{PlanError, Problem, Problems},
+    error::{PlanError, Problem, Problems, closest},
     fields::{self, Fields},
     paths,
     scope::{Place, Scope},
     yaml::{Key, Kind, Node},
 };
 
-const KEYS: &[&str] = &["dirs", "http", "tcp", "databases", "programs", "env"];
+const KEYS: &[&str] = &["dirs", "http", "tcp", "databases", "programs", "env", "sockets", "secrets"];
 const HTTP_KEYS: &[&str] = &["origin", "methods", "private", "headers"];
 
 /// Reads the grants of a step; what is wrong is left out and reported.
@@ -47,6 +47,14 @@ pub(super) fn read(node: &Node, what: &str, scope: &Scope<'_>, source: &Source, 
     }
     for (key, node) in reader.mapping(&fields, "env") {
         grants.env.extend(reader.variable(key, node).map(|grant| (key.text.clone(), grant)));
+    }
+    for (key, node) in reader.mapping(&fields, "sockets") {
+        if let (Some(name), Some(path)) = (reader.name(key), reader.socket(key, node)) {
+            grants.sockets.insert(name, path);
+        }
+    }
+    if let Some(node) = fields.get("secrets") {
+        grants.secrets = reader.secrets(node);
     }
     grants
 }
@@ -284,6 +292,57 @@ impl Reader<'_> {
         }
         let message = format!("`{program}` is neither an absolute path nor a bare name");
         self.bad(&node.span, message, "not a program", "write `/usr/sbin/nginx` or `nginx`")
+    }
+
+    fn socket(&mut self, key: &Key, node: &Node) -> Option<std::path::PathBuf> {
+        let text = self.text(node, &format!("socket `{}`", key.text))?;
+        let hint = "write `unix:/run/podman/podman.sock`";
+        let Some(path) = text.strip_prefix("unix:") else {
+            let message = format!("socket `{}` is not a unix socket", key.text);
+            return self.bad(&node.span, message, "does not start with `unix:`", hint);
+        };
+        if let Some(why) = paths::refuse(path) {
+            return self.bad(&node.span, format!("socket `{}` has a bad path: {why}", key.text), "not a path", hint);
+        }
+        Some(paths::resolve(&self.source.folder, path))
+    }
+
+    /// A list of names that may be used, or a mapping that says what each is for.
+    fn secrets(&mut self, node: &Node) -> BTreeMap<String, SecretGrant> {
+        let mut granted = BTreeMap::new();
+        match &node.kind {
+            Kind::Map(entries) => {
+                let words = [("use", SecretAccess::Use), ("reveal", SecretAccess::Reveal)];
+                for (key, node) in entries {
+                    let access = fields::choice(node, &format!("secret `{}`", key.text), &words, self.problems);
+                    granted.extend(access.and_then(|access| self.secret(&key.text, &key.span, access)));
+                }
+            }
+            Kind::Null | Kind::Bool(_) | Kind::Number { .. } | Kind::Text(_) | Kind::List(_) => {
+                for item in fields::list(node, "`secrets`", self.problems).unwrap_or_default() {
+                    let name = fields::literal(item, "a secret's name", self.problems);
+                    granted.extend(name.and_then(|name| self.secret(name, &item.span, SecretAccess::Use)));
+                }
+            }
+        }
+        granted
+    }
+
+    fn secret(&mut self, name: &str, span: &Range<usize>, access: SecretAccess) -> Option<(String, SecretGrant)> {
+        match self.scope.secrets.get(name) {
+            Some(Some(value)) => Some((name.to_owned(), SecretGrant { value: value.clone(), access })),
+            // Reported where it is declared.
+            Some(None) => None,
+            None => {
+                let error = PlanError::new(Problem::UndefinedLookup, format!("there is no secret `{name}`"));
+                let hint = match closest(name, self.scope.secrets.keys().map(String::as_str)) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("declare it at the top of the plan: `secrets: {{ {name}: env:VARIABLE }}`"),
+                };
+                self.problems.push(error.at(span, "not declared").hint(hint));
+                None
+            }
+        }
     }
 
     fn variable(&mut self, key: &Key, node: &Node) -> Option<EnvGrant> {

@@ -205,6 +205,10 @@ pub struct Grants {
     pub programs: Vec<ProgramGrant>,
     /// The environment of those programs.
     pub env: BTreeMap<String, EnvGrant>,
+    /// Unix sockets, asked over HTTP as `unix://<name>/`: their absolute paths.
+    pub sockets: BTreeMap<GrantName, PathBuf>,
+    /// Secrets that it may use, by the plan's name.
+    pub secrets: BTreeMap<String, SecretGrant>,
 }
 
 /// A granted directory.
@@ -284,6 +288,24 @@ pub enum EnvGrant {
     Set(Confidential),
     /// The step may set it: `NAME:` without a value.
     Open,
+}
+
+/// A granted secret.
+#[derive(Clone, Debug)]
+pub struct SecretGrant {
+    /// Its value.
+    pub value: Secret,
+    /// Use it, or see it.
+    pub access: SecretAccess,
+}
+
+/// What a step may do with a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecretAccess {
+    /// Put it where the host takes handles: headers, environments of programs.
+    Use,
+    /// See its value too.
+    Reveal,
 }
 
 /// A text in which secrets may have been substituted.

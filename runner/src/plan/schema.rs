@@ -123,7 +123,7 @@ fn step() -> Value {
             },
             "trust": {
                 "enum": ["host", null],
-                "description": "`host`: this step is granted programs, through which it can do whatever the host can."
+                "description": "`host`: this step is granted programs or sockets, through which it can do whatever the host can."
             }
         }
     })
@@ -196,6 +196,24 @@ fn grants() -> Value {
                 "description": "The environment of the granted programs. A name without a value may be set by the step. May look up `secrets`.",
                 "propertyNames": { "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" },
                 "additionalProperties": { "type": ["string", "number", "boolean", "null"] }
+            },
+            "sockets": {
+                "type": ["object", "null"],
+                "description": "Unix sockets by name, asked over HTTP. Needs `trust: host`.",
+                "propertyNames": name_keys,
+                "additionalProperties": { "type": "string", "examples": ["unix:/run/podman/podman.sock"] }
+            },
+            "secrets": {
+                "description": "Secrets that the step may use by handle; `reveal` lets it see the value too.",
+                "oneOf": [
+                    { "type": "array", "items": { "$ref": "#/$defs/word" } },
+                    {
+                        "type": "object",
+                        "propertyNames": { "$ref": "#/$defs/word" },
+                        "additionalProperties": { "enum": ["use", "reveal"] }
+                    },
+                    { "type": "null" }
+                ]
             }
         }
     })

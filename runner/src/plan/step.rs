@@ -60,10 +60,15 @@ fn draft(key: &Key, node: &Node, scope: &Scope<'_>, source: &Source, problems: &
         Some(node) => grants::read(node, &what, scope, source, problems),
         None => Grants::default(),
     };
-    if let (false, Some(Trust::Sandbox)) = (grants.programs.is_empty(), trust) {
+    let strong = match (grants.programs.is_empty(), grants.sockets.is_empty()) {
+        (false, _) => Some("programs"),
+        (true, false) => Some("sockets"),
+        (true, true) => None,
+    };
+    if let (Some(strong), Some(Trust::Sandbox)) = (strong, trust) {
         let error =
-            PlanError::new(Problem::NeedsTrust, format!("{what} is granted programs, which can do what the host can"));
-        let hint = "say so with `trust: host`, or use a module that needs no programs";
+            PlanError::new(Problem::NeedsTrust, format!("{what} is granted {strong}, which can do what the host can"));
+        let hint = format!("say so with `trust: host`, or use a module that needs no {strong}");
         problems.push(error.at(&key.span, "needs `trust: host`").hint(hint));
     }
     let timeout = fields.get("timeout").map_or(Some(DEFAULT_TIMEOUT), |node| timeout(node, problems));

@@ -14,13 +14,14 @@ bindgen!({
         "pawl:step/blobs.blob": super::blobs::Blob,
         "pawl:step/database.connection": super::database::Connection,
         "pawl:step/database.transaction": super::database::Transaction,
+        "pawl:step/secrets.secret": super::secrets::Handle,
     },
     trappable_error_type: { "pawl:step/types.failure" => HostError },
 });
 
 pub(super) use self::{
     exports::pawl::step::step as exported,
-    pawl::step::{blobs, database, http, log, process, tcp, types},
+    pawl::step::{blobs, database, http, log, process, secrets, tcp, types},
 };
 
 /// How a host call ends when it does not succeed.

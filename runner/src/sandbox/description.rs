@@ -64,6 +64,8 @@ pub enum Capability {
     Tcp,
     Databases,
     Programs,
+    Sockets,
+    Secrets,
 }
 
 /// What `x-pawl-input` in a schema says of a value: which files it makes an input.

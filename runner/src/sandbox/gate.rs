@@ -11,7 +11,7 @@ use url::Url;
 use super::{failure, net};
 use crate::{
     journal::event::Failure,
-    plan::{Access, ArgumentPattern, Confidential, EnvGrant, Grants, ModuleRef, Step, StepId},
+    plan::{Access, ArgumentPattern, Confidential, EnvGrant, Grants, ModuleRef, SecretGrant, Step, StepId},
 };
 
 /// What a call is for, and so what it may do.
@@ -163,6 +163,24 @@ impl Gate {
             }
         }
         Ok(environment)
+    }
+
+    /// A granted secret.
+    pub(super) fn secret(&self, name: &str) -> Result<&SecretGrant, Failure> {
+        let granted = self.grants.secrets.get(name);
+        granted.ok_or_else(|| self.denied("secret", name, &format!("secrets: [{name}]")))
+    }
+
+    /// What to say of a secret that is granted for use only.
+    pub(super) fn not_revealed(&self, name: &str) -> Failure {
+        self.denied("to see the value of secret", name, &format!("secrets: {{ {name}: reveal }}"))
+    }
+
+    /// The path of a granted unix socket.
+    pub(super) fn socket(&self, name: &str) -> Result<&PathBuf, Failure> {
+        let granted = self.grants.sockets.iter().find(|(granted, _)| granted.as_str() == name);
+        let line = format!("sockets: {{ {name}: \"unix:<path>\" }}");
+        granted.map(|(_, path)| path).ok_or_else(|| self.denied("socket", name, &line))
     }
 
     /// Whether a request of this method is one that this call may make.

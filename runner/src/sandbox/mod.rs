@@ -1,7 +1,7 @@
 //! Runs modules: WASM components that reach only what the plan grants them.
 //!
 //! [`engine`] loads them, [`gate`] is the one place that checks grants, and each capability has a file: directories
-//! (`host`), [`blobs`], [`database`], [`http`], [`process`], [`log`]. [`Module`]'s methods are the five exports. A call that
+//! (`host`), [`blobs`], [`database`], [`http`], [`process`], [`secrets`], [`log`]. [`Module`]'s methods are the five exports. A call that
 //! loops, hangs in a host call, takes too much memory, panics or floods its log ends as a typed failure soon after its
 //! deadline, and the runner goes on. Deliberately absent: what to call when; no record is written here.
 
@@ -20,6 +20,7 @@ mod limits;
 mod log;
 mod net;
 mod process;
+mod secrets;
 mod sqlite;
 
 use std::time::{Duration, Instant};

@@ -15,11 +15,13 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     process::Command,
 };
+use wasmtime::component::Resource;
 
 use super::{
     bindings::{HostError, process},
     failure,
     host::Host,
+    secrets::Handle,
 };
 use crate::journal::event::Failure;
 
@@ -50,8 +52,19 @@ impl Drop for Group {
 
 impl process::Host for Host {
     async fn run(&mut self, command: process::Command) -> Result<process::Completion, HostError> {
-        let options: Options = serde_json::from_str(&command.options)
+        self.run_with(command, Vec::new()).await
+    }
+
+    async fn run_with(
+        &mut self,
+        command: process::Command,
+        secrets: Vec<(String, Resource<Handle>)>,
+    ) -> Result<process::Completion, HostError> {
+        let mut options: Options = serde_json::from_str(&command.options)
             .map_err(|error| failure("invalid-config", format!("options of a program: {error}")))?;
+        for (name, handle) in secrets {
+            options.env.insert(name, self.secret(&handle)?.reveal().to_owned());
+        }
         let mut argv = vec![command.program.as_str()];
         argv.extend(command.arguments.iter().map(String::as_str));
         self.gate.program(&argv)?;

@@ -88,6 +88,10 @@ pub enum Capability {
     Databases,
     /// A program.
     Programs,
+    /// A unix socket.
+    Sockets,
+    /// A secret.
+    Secrets,
 }
 
 /// A capability that a module cannot do without.
@@ -155,6 +159,8 @@ impl Need {
             Capability::Tcp => ("tcp", None),
             Capability::Databases => ("databases", None),
             Capability::Programs => ("programs", None),
+            Capability::Sockets => ("sockets", None),
+            Capability::Secrets => ("secrets", None),
         };
         let mut object = json!({ "capability": capability, "reason": self.reason });
         if let Some(pointer) = self.config {

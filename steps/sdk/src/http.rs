@@ -7,15 +7,17 @@ use serde_json::{Map, Value};
 use crate::bindings::pawl::step::http as host;
 pub use crate::bindings::pawl::step::http::Response;
 use crate::failure::Result;
+use crate::secrets::Secret;
 use crate::{Failure, json};
 
 /// A request, sent by [`send`](Request::send).
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 #[must_use = "a request does nothing until it is sent"]
 pub struct Request {
     method: String,
     url: String,
     headers: Vec<(String, String)>,
+    secrets: Vec<(String, String, Secret)>,
     body: Option<Vec<u8>>,
     options: Map<String, Value>,
 }
@@ -23,7 +25,8 @@ pub struct Request {
 impl Request {
     /// A request with this method.
     pub fn new(method: impl Into<String>, url: impl Into<String>) -> Self {
-        Self { method: method.into(), url: url.into(), headers: Vec::new(), body: None, options: Map::new() }
+        let (method, url) = (method.into(), url.into());
+        Self { method, url, headers: Vec::new(), secrets: Vec::new(), body: None, options: Map::new() }
     }
 
     /// A GET request.
@@ -34,6 +37,12 @@ impl Request {
     /// Adds a header.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Adds a header whose value is `before` and then a secret: `secret("authorization", "Bearer ", token)`.
+    pub fn secret(mut self, name: impl Into<String>, before: impl Into<String>, secret: Secret) -> Self {
+        self.secrets.push((name.into(), before.into(), secret));
         self
     }
 
@@ -73,6 +82,8 @@ impl Request {
             body: self.body,
             options: json::text(&Value::Object(self.options)),
         };
-        host::send(&request).map_err(Failure::from)
+        let secrets: Vec<_> =
+            self.secrets.iter().map(|(name, before, secret)| (name.clone(), before.clone(), secret.handle())).collect();
+        host::send_with(&request, &secrets).map_err(Failure::from)
     }
 }

@@ -40,6 +40,7 @@ pub mod json;
 pub mod log;
 mod outcome;
 pub mod process;
+pub mod secrets;
 mod step;
 pub mod tcp;
 #[cfg(not(target_arch = "wasm32"))]

@@ -5,23 +5,26 @@ use serde_json::{Map, Value};
 use crate::bindings::pawl::step::process as host;
 pub use crate::bindings::pawl::step::process::Completion;
 use crate::failure::Result;
+use crate::secrets::Secret;
 use crate::{Failure, json};
 
 /// A program and its arguments, run by [`run`](Command::run).
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 #[must_use = "a command does nothing until it is run"]
 pub struct Command {
     program: String,
     arguments: Vec<String>,
     stdin: Option<Vec<u8>>,
     env: Map<String, Value>,
+    secrets: Vec<(String, Secret)>,
     dir: Option<String>,
 }
 
 impl Command {
     /// A program without arguments.
     pub fn new(program: impl Into<String>) -> Self {
-        Self { program: program.into(), arguments: Vec::new(), stdin: None, env: Map::new(), dir: None }
+        let program = program.into();
+        Self { program, arguments: Vec::new(), stdin: None, env: Map::new(), secrets: Vec::new(), dir: None }
     }
 
     /// Adds arguments.
@@ -33,6 +36,12 @@ impl Command {
     /// Sets an environment variable. It starts with none but what the host gives every program.
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.env.insert(name.into(), Value::String(value.into()));
+        self
+    }
+
+    /// Sets an environment variable to a secret.
+    pub fn secret(mut self, name: impl Into<String>, secret: Secret) -> Self {
+        self.secrets.push((name.into(), secret));
         self
     }
 
@@ -66,6 +75,7 @@ impl Command {
             stdin: self.stdin,
             options: json::text(&Value::Object(options)),
         };
-        host::run(&command).map_err(Failure::from)
+        let secrets: Vec<_> = self.secrets.iter().map(|(name, secret)| (name.clone(), secret.handle())).collect();
+        host::run_with(&command, &secrets).map_err(Failure::from)
     }
 }

@@ -298,10 +298,14 @@ impl NetError {
 
     /// What a library's error means for a request to `url`.
     pub(super) fn from_reqwest(error: &reqwest::Error, url: &Url) -> Self {
+        Self::from_library(error, peer(url))
+    }
+
+    /// What a library's error means for an exchange with `peer`.
+    pub(super) fn from_library(error: &reqwest::Error, peer: String) -> Self {
         if let Some(own) = find::<Self>(error) {
             return own.clone();
         }
-        let peer = peer(url);
         if let Some(tls) = find::<rustls::Error>(error) {
             return match tls {
                 rustls::Error::InvalidCertificate(fault) => Self::Untrusted { peer, why: fault.to_string() },

@@ -21,7 +21,7 @@ mod resolve;
 mod tests;
 mod tls;
 
-use std::{net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
+use std::{net::SocketAddr, ops::Deref, path::Path, sync::Arc, time::Duration};
 
 use reqwest::{
     Method,
@@ -94,19 +94,32 @@ impl Client {
     pub async fn send(&self, request: Request) -> Result<Response, NetError> {
         let within = request.timeout.min(LONGEST);
         let deadline = Instant::now() + within;
-        let hop = Hop::first(request.method, request.url, &request.headers, request.body)?;
-        let answered = self.follow(hop, request.redirects, |_| (deadline, within)).await?;
+        let (redirects, max) = (request.redirects, request.max_bytes);
+        let answered = self.follow(Hop::first(request)?, redirects, |_| (deadline, within)).await?;
+        whole(answered, max, deadline, within).await
+    }
 
-        let url = answered.url().clone();
-        let unfinished = || NetError::Unfinished { peer: peer(&url), within };
-        let body = read(answered, request.max_bytes);
-        let (status, headers, body) = timeout_at(deadline, body).await.map_err(|_| unfinished())??;
-        Ok(Response { status, headers, body, url })
+    /// Asks a server behind a unix socket, whose grant the caller has seen. A redirect is an answer like any other.
+    pub async fn send_to_socket(&self, socket: &Path, request: Request) -> Result<Response, NetError> {
+        let within = request.timeout.min(LONGEST);
+        let deadline = Instant::now() + within;
+        let max = request.max_bytes;
+        let hop = Hop::first(request)?;
+        let peer = || format!("unix:{}", socket.display());
+        let fault = |error: reqwest::Error| NetError::from_library(&error, peer());
+        let client = plain(tls::untrusting()?).unix_socket(socket).build().map_err(fault)?;
+        let mut asked = client.request(hop.method.clone(), hop.url.clone()).headers(hop.headers());
+        if let Some(body) = &hop.body {
+            asked = asked.body(body.clone());
+        }
+        let late = |_| NetError::NoAnswer { peer: peer(), within };
+        let answered = timeout_at(deadline, asked.send()).await.map_err(late)?.map_err(fault)?;
+        whole(answered, max, deadline, within).await
     }
 
     /// Asks with GET, follows up to 10 redirects, and hands out the body as it comes. The status must be 200.
     pub async fn open(&self, url: &Url) -> Result<Download, NetError> {
-        let hop = Hop::first(Method::GET, url.clone(), &[], None)?;
+        let hop = Hop::first(Request::new(Method::GET.as_str(), url.as_str())?)?;
         let response = self.follow(hop, DOWNLOAD_REDIRECTS, |now| (now + self.stall, self.stall)).await?;
         if response.status() != reqwest::StatusCode::OK {
             return Err(NetError::Status { url: shown(response.url()), status: response.status() });
@@ -208,19 +221,35 @@ impl Client {
             tls::untrusting()?
         };
         let guarded = Guarded { names: Arc::clone(&self.names), network, purpose: Purpose::Http(url.clone()) };
-        reqwest::Client::builder()
-            .user_agent(concat!("pawl/", env!("CARGO_PKG_VERSION")))
-            .redirect(Policy::none())
-            .no_proxy()
-            .referer(false)
-            .retry(reqwest::retry::never())
-            .pool_max_idle_per_host(0)
-            .http1_only()
-            .dns_resolver(guarded)
-            .tls_backend_preconfigured(tls)
-            .build()
-            .map_err(|error| NetError::from_reqwest(&error, url))
+        plain(tls).dns_resolver(guarded).build().map_err(|error| NetError::from_reqwest(&error, url))
     }
+}
+
+/// The HTTP library without anything that it does by itself.
+fn plain(tls: rustls::ClientConfig) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!("pawl/", env!("CARGO_PKG_VERSION")))
+        .redirect(Policy::none())
+        .no_proxy()
+        .referer(false)
+        .retry(reqwest::retry::never())
+        .pool_max_idle_per_host(0)
+        .http1_only()
+        .tls_backend_preconfigured(tls)
+}
+
+/// An answer with its whole body, if it ends in time.
+async fn whole(
+    answered: reqwest::Response,
+    max: u64,
+    deadline: Instant,
+    within: Duration,
+) -> Result<Response, NetError> {
+    let url = answered.url().clone();
+    let unfinished = || NetError::Unfinished { peer: peer(&url), within };
+    let body = read(answered, max);
+    let (status, headers, body) = timeout_at(deadline, body).await.map_err(|_| unfinished())??;
+    Ok(Response { status, headers, body, url })
 }
 
 impl Download {

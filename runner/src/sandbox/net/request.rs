@@ -9,7 +9,7 @@ use reqwest::{
 use url::{Host, Url};
 
 use super::error::{NetError, shown};
-use crate::plan::HttpGrant;
+use crate::plan::{HttpGrant, Secret};
 
 /// One request. [`Request::new`] fills in the defaults.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub struct Request {
     pub url: Url,
     /// Headers given by the step: name, value.
     pub headers: Vec<(String, String)>,
+    /// Headers whose values the step does not know: name, value. They stay with the first origin.
+    pub secrets: Vec<(String, Secret)>,
     /// The body.
     pub body: Option<Vec<u8>>,
     /// The time for everything together, redirects and body included. 30 s.
@@ -44,6 +46,7 @@ impl Request {
             method,
             url: parse_url(url)?,
             headers: Vec::new(),
+            secrets: Vec::new(),
             body: None,
             timeout: Duration::from_secs(30),
             max_bytes: 1 << 20,
@@ -99,14 +102,23 @@ pub(super) struct Hop {
 }
 
 impl Hop {
-    pub(super) fn first(
-        method: Method,
-        url: Url,
-        headers: &[(String, String)],
-        body: Option<Vec<u8>>,
-    ) -> Result<Self, NetError> {
+    pub(super) fn first(request: Request) -> Result<Self, NetError> {
+        let Request { method, url, body, .. } = request;
         usable(&url).map_err(|why| NetError::InvalidUrl { url: shown(&url), why: why.to_owned() })?;
-        Ok(Self { headers: step_headers(headers, &url)?, method, url, body, from: None })
+        let mut headers = step_headers(&request.headers, &url)?;
+        for (name, value) in &request.secrets {
+            for (name, mut value) in step_headers(&[(name.clone(), value.reveal().to_owned())], &url)? {
+                let name = name.expect("each of one header's values has its name");
+                value.set_sensitive(true);
+                headers.insert(name, value);
+            }
+        }
+        Ok(Self { headers, method, url, body, from: None })
+    }
+
+    /// The step's headers alone: for what no HTTP grant names.
+    pub(super) fn headers(&self) -> HeaderMap {
+        self.headers.clone()
     }
 
     /// The step's headers and the grant's; the grant's win.
@@ -136,10 +148,12 @@ impl Hop {
         if becomes_get {
             method = Method::GET;
             body = None;
-            remove(&mut headers, |name| name.as_str().starts_with("content-"));
+            remove(&mut headers, |name, _| name.as_str().starts_with("content-"));
         }
         if next.origin() != url.origin() {
-            remove(&mut headers, |name| *name == header::HOST || looks_like_credential(name));
+            remove(&mut headers, |name, value| {
+                *name == header::HOST || looks_like_credential(name) || value.is_sensitive()
+            });
         }
         Ok(Self { method, url: next, headers, body, from: Some(url) })
     }
@@ -200,8 +214,9 @@ fn looks_like_credential(name: &HeaderName) -> bool {
     PARTS.iter().any(|part| name.as_str().contains(part))
 }
 
-fn remove(headers: &mut HeaderMap, dropped: impl Fn(&HeaderName) -> bool) {
-    let names: Vec<HeaderName> = headers.keys().filter(|name| dropped(name)).cloned().collect();
+fn remove(headers: &mut HeaderMap, dropped: impl Fn(&HeaderName, &HeaderValue) -> bool) {
+    let names: Vec<HeaderName> =
+        headers.iter().filter(|(name, value)| dropped(name, value)).map(|(name, _)| name.clone()).collect();
     for name in names {
         headers.remove(name);
     }
