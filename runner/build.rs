@@ -1,5 +1,5 @@
-//! Builds the official step modules for wasm, componentizes and precompiles them, so that the binary carries them and
-//! compiles nothing at start.
+//! Builds the official step modules for wasm, componentizes and precompiles them, and asks each to describe itself, so that
+//! the binary carries them and compiles and asks nothing at start.
 //!
 //! The nested cargo has a fixed target directory (`<target>/guest`): OUT_DIR differs by profile, and would build std for
 //! wasm each time. A component is precompiled again only when its bytes or the engine changed.
@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
+use wasmtime::component::{Component, Linker};
 
 #[path = "src/sandbox/config.rs"]
 mod config;
@@ -49,14 +50,34 @@ fn main() -> Result<()> {
         }
         let copy = out.join(format!("{}.cwasm", component.name));
         fs::copy(&compiled, &copy)?;
+        let description = describe(&engine, &fs::read(&compiled)?).with_context(|| component.name.clone())?;
         table += &format!(
-            "    Official {{ name: {:?}, digest: {:?}, compiled: include_bytes!({copy:?}) }},\n",
+            "    Official {{ name: {:?}, digest: {:?}, description: {description:?}, compiled: include_bytes!({copy:?}) }},\n",
             component.name,
             digest.as_str(),
         );
     }
     fs::write(out.join("official.rs"), table + "]\n")?;
     Ok(())
+}
+
+/// What a module says of itself. It imports nothing for that: every import would trap.
+#[expect(unsafe_code, reason = "loads what this script has just compiled")]
+fn describe(engine: &wasmtime::Engine, compiled: &[u8]) -> Result<String> {
+    let fault = |error: wasmtime::Error| anyhow!("{error:#}");
+    // SAFETY: the bytes are the output of `precompile_component` of this engine, in our own target directory.
+    let component = unsafe { Component::deserialize(engine, compiled) }.map_err(fault)?;
+    let mut linker = Linker::new(engine);
+    linker.define_unknown_imports_as_traps(&component).map_err(fault)?;
+    let mut store = wasmtime::Store::new(engine, ());
+    store.set_epoch_deadline(1);
+    let instance = linker.instantiate(&mut store, &component).map_err(fault)?;
+    let step = component.component_type();
+    let (name, _) = step.exports(engine).next().context("a module exports its step")?;
+    let (_, step) = instance.get_export(&mut store, None, name).context("a module exports its step")?;
+    let (_, function) = instance.get_export(&mut store, Some(&step), "describe").context("a step describes itself")?;
+    let function = instance.get_typed_func::<(), (String,)>(&mut store, function).map_err(fault)?;
+    Ok(function.call(&mut store, ()).map_err(fault)?.0)
 }
 
 /// `<target>` of `<target>/<profile>/build/<package>/out`.

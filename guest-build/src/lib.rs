@@ -4,6 +4,7 @@
 //! output holds no path of the machine that built it. Deliberately absent: installing anything (`cargo xtask setup`
 //! does) and precompiling (the runner's build script does, with the wasmtime it links).
 
+mod shrink;
 mod toolchain;
 
 use std::{
@@ -49,8 +50,7 @@ pub fn build(manifest_dir: &Path, target_dir: &Path) -> Result<Vec<Component>> {
         .map(|module| {
             let core = target_dir.join(TARGET).join("release").join(module.file);
             let path = folder.join(format!("{}.wasm", module.name));
-            let component = componentize(&core).with_context(|| format!("make a component of {}", core.display()))?;
-            write_if_changed(&path, &component).with_context(|| format!("write {}", path.display()))?;
+            componentize(&core, &path).with_context(|| format!("make a component of {}", core.display()))?;
             Ok(Component { name: module.name, path })
         })
         .collect()
@@ -96,8 +96,17 @@ fn compile(toolchain: &Toolchain, manifest_dir: &Path, target_dir: &Path) -> Res
     run(&mut cargo).map(drop)
 }
 
-fn componentize(core: &Path) -> Result<Vec<u8>> {
-    ComponentEncoder::default().validate(true).module(&fs::read(core)?)?.encode()
+/// Makes the component `path`. A core module that it was made of before is kept beside it, and not worked on again.
+fn componentize(core: &Path, path: &Path) -> Result<()> {
+    let (module, seen) = (fs::read(core)?, path.with_extension("core"));
+    if path.exists() && fs::read(&seen).is_ok_and(|old| old == module) {
+        return Ok(());
+    }
+    let small = shrink::shrunk(core, &path.with_extension("small"))?;
+    let component = ComponentEncoder::default().validate(true).module(small.as_deref().unwrap_or(&module))?.encode()?;
+    write_if_changed(path, &component)?;
+    // What could not be made smaller is tried again: the tool may come later.
+    if small.is_some() { write_if_changed(&seen, &module) } else { Ok(()) }
 }
 
 /// Leaves the file's time alone when nothing changed, so that what depends on it is not built again.

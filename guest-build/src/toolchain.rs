@@ -92,7 +92,8 @@ impl Toolchain {
         }
     }
 
-    /// Panic messages hold file names; these are made the same on every machine.
+    /// Panic messages hold file names; these are made the same on every machine. SHA-256 in a loop instead of unrolled is
+    /// a twentieth of a component, and modules hash little: content is hashed by the host.
     pub(crate) fn rustc_flags(&self, manifest_dir: &Path, target_dir: &Path) -> Vec<String> {
         let manifest_dir = fs::canonicalize(manifest_dir).unwrap_or_else(|_| manifest_dir.to_owned());
         let mut prefixes = vec![(manifest_dir, "/steps"), (target_dir.to_owned(), "/target")];
@@ -104,7 +105,8 @@ impl Toolchain {
         }
         // The last match wins, so that the target directory may lie inside one of the others.
         prefixes.sort_by_key(|(path, _)| path.as_os_str().len());
-        prefixes.iter().map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display())).collect()
+        let remapped = prefixes.iter().map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display()));
+        remapped.chain([r#"--cfg=sha2_backend_soft="compact""#.to_owned()]).collect()
     }
 }
 

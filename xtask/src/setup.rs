@@ -14,14 +14,15 @@ use crate::workspace::{cargo, find_program, output, run as run_command};
 pub(crate) enum Need {
     /// A Rust that builds for wasm.
     GuestToolchain,
-    /// A program of the system, whose Debian package has the same name.
+    /// A program of the system.
     Program(&'static str),
     /// `cargo deny`.
     CargoDeny,
 }
 
 /// For `test`: what kills the runner, and what tests compare with.
-pub(crate) const TOOLS: [Need; 3] = [Need::Program("git"), Need::Program("sqlite3"), Need::Program("strace")];
+pub(crate) const TOOLS: [Need; 4] =
+    [Need::Program("git"), Need::Program("sqlite3"), Need::Program("strace"), Need::Program("wasm-opt")];
 /// For `bench`: what is compared with.
 pub(crate) const PEERS: [Need; 3] = [Need::Program("curl"), Need::Program("sqlite3"), Need::Program("zstd")];
 
@@ -58,8 +59,12 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
                 refresh_package_lists();
                 packages.extend(debian_toolchain());
             }
-            Need::Program(name) if packages.iter().any(|package| package == name) => {}
-            Need::Program(name) => packages.push(name.to_owned()),
+            Need::Program(name) => {
+                let package = package(name).to_owned();
+                if !packages.contains(&package) {
+                    packages.push(package);
+                }
+            }
             Need::CargoDeny => {
                 println!("setup: installing cargo-deny with cargo (some minutes)");
                 run_command(cargo().args(["install", "--locked", "cargo-deny", "--version", "^0.20"]))?;
@@ -72,6 +77,14 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     match missing(needs).as_slice() {
         [] => Ok(()),
         still => bail!("still missing after the installation: {still:?}"),
+    }
+}
+
+/// The Debian package of a program.
+fn package(program: &str) -> &str {
+    match program {
+        "wasm-opt" => "binaryen",
+        same => same,
     }
 }
 

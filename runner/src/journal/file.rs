@@ -155,7 +155,7 @@ impl Journal {
         let mut journal =
             Self { file, path, state: loaded.state, next: 0, size: 0, poisoned: false, redactor, observer };
         journal.append(Event::Started(header))?;
-        journal.sync()?;
+        // The name must last from now on; the header is on disk with the first intent at the latest, which syncs the file.
         let folder = journal.path.parent().unwrap_or(Path::new("."));
         let synced = File::open(folder).and_then(|folder| folder.sync_all());
         synced.map_err(|source| io_error("sync", folder, source))?;

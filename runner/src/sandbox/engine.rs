@@ -27,6 +27,7 @@ const TICK: Duration = Duration::from_millis(10);
 struct Official {
     name: &'static str,
     digest: &'static str,
+    description: &'static str,
     compiled: &'static [u8],
 }
 
@@ -48,6 +49,8 @@ pub struct Module {
     pub(super) code: ModulePre<Host>,
     /// BLAKE3 of the component's bytes.
     pub digest: Hash,
+    /// What it said of itself when this binary was built; others are asked.
+    pub(super) description: Option<&'static str>,
 }
 
 /// Why a module can't be loaded.
@@ -132,7 +135,7 @@ impl Runtime {
                 let component = self.precompiled(module)?;
                 let digest =
                     module.digest.parse().map_err(|_| LoadError::Engine("a digest of ours is no hash".into()))?;
-                self.link(&component, digest, name)
+                Ok(Module { description: Some(module.description), ..self.link(&component, digest, name)? })
             }
             ModuleRef::File(path) => {
                 let name = path.display().to_string();
@@ -155,7 +158,7 @@ impl Runtime {
     fn link(&self, component: &Component, digest: Hash, name: &str) -> Result<Module, LoadError> {
         let code = self.linker.instantiate_pre(component).and_then(ModulePre::new);
         let code = code.map_err(|error| LoadError::NotAModule { what: name.to_owned(), why: format!("{error:#}") })?;
-        Ok(Module { code, digest })
+        Ok(Module { code, digest, description: None })
     }
 }
 

@@ -97,6 +97,9 @@ impl Runtime {
     /// # Errors
     /// [`DescriptionError`].
     pub async fn describe(&self, module: &Module, step: &Step) -> Result<Description, DescriptionError> {
+        if let Some(text) = module.description {
+            return Description::official(text);
+        }
         let (messages, _) = tokio::sync::mpsc::unbounded_channel();
         let bare = Step { grants: Default::default(), timeout: Duration::from_secs(5), ..step.clone() };
         let text = self
