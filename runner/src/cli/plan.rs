@@ -15,7 +15,7 @@ use crate::{
         Redactor,
         event::{Decision, Header},
     },
-    plan::{Access, ArgumentPattern, Grants, Trust},
+    plan::{Access, ArgumentPattern, EnvGrant, Grants, SecretAccess, Trust},
     report::{self, Form, json, text, words},
     state::Store,
 };
@@ -75,6 +75,9 @@ fn as_text(header: &Header, foreseen: &[Foreseen], prepared: &Prepared) -> Strin
         if let Some(unknown) = &one.unknown {
             let _ = writeln!(lines, "           not known yet: {}", text::visible(unknown));
         }
+        for need in needs(ready) {
+            let _ = writeln!(lines, "           needs {}", text::visible(&need));
+        }
         for grant in reach(&ready.step.grants) {
             let _ = writeln!(lines, "           may reach {}", text::visible(&grant));
         }
@@ -99,6 +102,7 @@ fn as_json(header: &Header, foreseen: &[Foreseen], prepared: &Prepared) -> Value
                 "words": one.decision.as_ref().map(words::because),
                 "changes": one.changes,
                 "unknown": one.unknown,
+                "needs": needs(ready),
                 "reaches": reach(&ready.step.grants),
                 "trust": if ready.step.trust == Trust::Host { "host" } else { "sandbox" },
             })
@@ -108,6 +112,13 @@ fn as_json(header: &Header, foreseen: &[Foreseen], prepared: &Prepared) -> Value
         "app": header.app, "environment": header.environment, "release": header.release,
         "run": header.run, "attempt": header.attempt, "steps": steps,
     })
+}
+
+/// What its module asks for, one line a need.
+fn needs(ready: &Ready) -> Vec<String> {
+    let config = &ready.step.with;
+    let needs = ready.description.needs.iter().filter(|need| need.applies(config));
+    needs.map(|need| format!("{}: it {}", need.words(config), need.reason)).collect()
 }
 
 /// What a step may reach, one line a grant.
@@ -121,7 +132,10 @@ fn reach(grants: &Grants) -> Vec<String> {
         lines.push(format!("directory `{name}` = {} ({access})", grant.path.display()));
     }
     lines.extend(grants.databases.iter().map(|(name, grant)| format!("database `{name}` = {}", grant.url.written)));
-    lines.extend(grants.http.iter().map(|grant| format!("{}://{}:{}", grant.scheme, grant.host, grant.port)));
+    lines.extend(grants.http.iter().map(|grant| {
+        let methods = grant.methods.as_ref().map_or(String::new(), |methods| format!(" ({})", methods.join(", ")));
+        format!("{}://{}:{}{methods}", grant.scheme, grant.host, grant.port)
+    }));
     lines.extend(grants.tcp.iter().map(|address| format!("tcp {address}")));
     for grant in &grants.programs {
         let word = |pattern: &ArgumentPattern| match pattern {
@@ -131,5 +145,14 @@ fn reach(grants: &Grants) -> Vec<String> {
         };
         lines.push(format!("program {}", grant.arguments.iter().map(word).collect::<Vec<_>>().join(" ")));
     }
+    lines.extend(grants.env.iter().map(|(name, grant)| match grant {
+        EnvGrant::Set(value) => format!("environment `{name}` = {}", value.written),
+        EnvGrant::Open => format!("environment `{name}`, which the step sets"),
+    }));
+    lines.extend(grants.sockets.iter().map(|(name, path)| format!("socket `{name}` = unix:{}", path.display())));
+    lines.extend(grants.secrets.iter().map(|(name, grant)| match grant.access {
+        SecretAccess::Use => format!("secret `{name}` (to use)"),
+        SecretAccess::Reveal => format!("secret `{name}` (to use and to see)"),
+    }));
     lines
 }

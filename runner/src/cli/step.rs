@@ -38,6 +38,12 @@ pub(super) struct Args {
     /// A program it may run, as a JSON list: `["systemctl","restart","shop"]`; that trusts it like this user
     #[arg(long, value_name = "ARGV")]
     program: Vec<String>,
+    /// A unix socket it may ask, which trusts it like this user: `engine=unix:/run/podman/podman.sock`
+    #[arg(long, value_name = "NAME=unix:PATH")]
+    socket: Vec<String>,
+    /// A secret it may use, and the environment variable that holds it: `TOKEN=env:DEPLOY_TOKEN`
+    #[arg(long, value_name = "NAME=env:VARIABLE")]
+    secret: Vec<String>,
     /// What it works on is called so
     #[arg(long, value_name = "LABEL", default_value = "none")]
     release: Label,
@@ -73,14 +79,19 @@ fn plan(args: &Args) -> Result<Value, Diagnostic> {
             "databases": pairs(&args.database, "--database", text)?,
             "http": args.http,
             "tcp": args.tcp,
+            "sockets": pairs(&args.socket, "--socket", text)?,
         },
     });
+    let secrets = pairs(&args.secret, "--secret", text)?;
+    step["grants"]["secrets"] = secrets.keys().cloned().collect();
     if !args.program.is_empty() {
         let argv = |argv: &String| serde_json::from_str::<Vec<String>>(argv).map_err(|why| bad(argv, &why.to_string()));
         step["grants"]["programs"] = json!(args.program.iter().map(argv).collect::<Result<Vec<_>, _>>()?);
+    }
+    if !args.program.is_empty() || !args.socket.is_empty() {
         step["trust"] = json!("host");
     }
-    Ok(json!({"version": 1, "app": format!("step-{id}"), "steps": {id: step}}))
+    Ok(json!({"version": 1, "app": format!("step-{id}"), "secrets": secrets, "steps": {id: step}}))
 }
 
 fn name_of(module: &str) -> String {

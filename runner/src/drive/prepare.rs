@@ -8,8 +8,6 @@ use std::{
     path::Path,
 };
 
-use serde_json::Value;
-
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
     journal::{
@@ -199,13 +197,12 @@ fn missing_grants(plan: &Plan, step: &Step, description: &Description) -> Vec<Di
     let mut said = Vec::new();
     let missing = |need: &Need| -> Option<Diagnostic> {
         let pointer = need.config.as_deref();
-        let value = pointer.and_then(|pointer| step.with.pointer(pointer));
-        if pointer.is_some() && value.is_none() || pointer.is_some_and(|pointer| step.pending.contains_key(pointer)) {
+        if !need.applies(&step.with) || pointer.is_some_and(|pointer| step.pending.contains_key(pointer)) {
             return None;
         }
-        let name = value.and_then(Value::as_str);
+        let name = need.name(&step.with);
         let grants = &step.grants;
-        let wants_write = need.access.as_deref() == Some("rw");
+        let wants_write = need.wants_write();
         let (granted, line) = match need.capability {
             Capability::Dirs => (
                 grants.dirs.iter().any(|(granted, grant)| {
@@ -238,17 +235,7 @@ fn missing_grants(plan: &Plan, step: &Step, description: &Description) -> Vec<Di
         }
         said.push(need.capability);
         let span = pointer.map_or_else(|| step.span.clone(), |pointer| span_of(step, pointer));
-        let what = match need.capability {
-            Capability::Dirs if wants_write => "a writable directory",
-            Capability::Dirs => "a directory",
-            Capability::Databases => "a database",
-            Capability::Http => "an HTTP origin",
-            Capability::Tcp => "a TCP address",
-            Capability::Programs => "a program",
-            Capability::Sockets => "a socket",
-            Capability::Secrets => "a secret",
-        };
-        let what = name.map_or_else(|| what.to_owned(), |name| format!("{what} `{name}`"));
+        let what = need.words(&step.with);
         let message = format!("step `{}` needs {what} that it is not granted", step.id);
         let hint = format!("add to the step: grants: {{ {line} }}; it {}", need.reason);
         Some(plan.error_at(Problem::MissingGrant.code(), span, message, "not granted", Some(hint)))

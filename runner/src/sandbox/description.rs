@@ -55,6 +55,42 @@ pub struct Need {
     pub reason: String,
 }
 
+impl Need {
+    /// Whether a configuration makes it one. A need that is named by a value which is not there is none.
+    #[must_use]
+    pub fn applies(&self, config: &Value) -> bool {
+        self.config.as_deref().is_none_or(|pointer| config.pointer(pointer).is_some())
+    }
+
+    /// The grant that a configuration names.
+    #[must_use]
+    pub fn name<'c>(&self, config: &'c Value) -> Option<&'c str> {
+        config.pointer(self.config.as_deref()?)?.as_str()
+    }
+
+    /// Whether it is a directory to write to.
+    #[must_use]
+    pub fn wants_write(&self) -> bool {
+        self.access.as_deref() == Some("rw")
+    }
+
+    /// It in words: "a writable directory `app`".
+    #[must_use]
+    pub fn words(&self, config: &Value) -> String {
+        let what = match self.capability {
+            Capability::Dirs if self.wants_write() => "a writable directory",
+            Capability::Dirs => "a directory",
+            Capability::Databases => "a database",
+            Capability::Http => "an HTTP origin",
+            Capability::Tcp => "a TCP address",
+            Capability::Programs => "a program",
+            Capability::Sockets => "a socket",
+            Capability::Secrets => "a secret",
+        };
+        self.name(config).map_or_else(|| what.to_owned(), |name| format!("{what} `{name}`"))
+    }
+}
+
 /// What can be granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -2,7 +2,7 @@
 
 use expect_test::expect;
 
-use super::{check_step, env, label, source};
+use super::{check, check_step, env, label, source};
 use crate::plan::{Plan, Request};
 
 #[test]
@@ -324,4 +324,58 @@ fn a_bad_secret_is_not_shown() {
           hint: write `sqlite:PATH`; the path may be relative to the plan
     "#]]
     .assert_eq(&told);
+}
+
+#[test]
+fn sockets_and_secrets() {
+    check(
+        "version: 1\napp: shop\nsecrets: { TOKEN: env:TOKEN }\nsteps:\n  a:\n    uses: x\n    grants:\n      sockets: { engine: unix:/run/engine.sock, b: /run/b.sock, c: \"unix:\" }\n      secrets: [TOKEN, TOKNE, OTHER]\n",
+        expect![[r#"
+            error[P0124]: step `a` is granted sockets, which can do what the host can
+             --> deploy.yml:5:3
+              |
+            5 |   a:
+              |   ^ needs `trust: host`
+              hint: say so with `trust: host`, or use a module that needs no sockets
+
+            error[P0115]: socket `b` is not a unix socket
+             --> deploy.yml:8:52
+              |
+            8 |       sockets: { engine: unix:/run/engine.sock, b: /run/b.sock, c: "unix:" }
+              |                                                    ^^^^^^^^^^^ does not start with `unix:`
+              hint: write `unix:/run/podman/podman.sock`
+
+            error[P0115]: socket `c` has a bad path: it is empty
+             --> deploy.yml:8:68
+              |
+            8 |       sockets: { engine: unix:/run/engine.sock, b: /run/b.sock, c: "unix:" }
+              |                                                                    ^^^^^^^ not a path
+              hint: write `unix:/run/podman/podman.sock`
+
+            error[P0108]: there is no secret `TOKNE`
+             --> deploy.yml:9:24
+              |
+            9 |       secrets: [TOKEN, TOKNE, OTHER]
+              |                        ^^^^^ not declared
+              hint: did you mean `TOKEN`?
+
+            error[P0108]: there is no secret `OTHER`
+             --> deploy.yml:9:31
+              |
+            9 |       secrets: [TOKEN, TOKNE, OTHER]
+              |                               ^^^^^ not declared
+              hint: declare it at the top of the plan: `secrets: { OTHER: env:VARIABLE }`
+        "#]],
+    );
+    check(
+        "version: 1\napp: shop\nsecrets: { TOKEN: env:TOKEN }\nsteps:\n  a:\n    uses: x\n    grants: { secrets: { TOKEN: show } }\n",
+        expect![[r#"
+            error[P0118]: secret `TOKEN` cannot be `show`
+             --> deploy.yml:7:33
+              |
+            7 |     grants: { secrets: { TOKEN: show } }
+              |                                 ^^^^ unknown value
+              hint: it can be `use`, `reveal`
+        "#]],
+    );
 }

@@ -72,6 +72,8 @@ fn the_example_means_what_the_design_says() {
             databases: {},
             programs: [],
             env: {},
+            sockets: {},
+            secrets: {},
         }
 
         migrate = Official("migrate") needs ["pull"], 600s, retry 0, Sandbox
@@ -100,6 +102,8 @@ fn the_example_means_what_the_design_says() {
             },
             programs: [],
             env: {},
+            sockets: {},
+            secrets: {},
         }
 
         switch = Official("switch") needs ["migrate"], 600s, retry 0, Sandbox
@@ -119,6 +123,8 @@ fn the_example_means_what_the_design_says() {
             databases: {},
             programs: [],
             env: {},
+            sockets: {},
+            secrets: {},
         }
 
         verify = Official("verify") needs ["switch"], 600s, retry 0, Sandbox
@@ -140,6 +146,8 @@ fn the_example_means_what_the_design_says() {
             databases: {},
             programs: [],
             env: {},
+            sockets: {},
+            secrets: {},
         }
     "#]]
     .assert_eq(&overview(&plan));
@@ -348,6 +356,8 @@ steps:
                 ),
                 "WORD": Open,
             },
+            sockets: {},
+            secrets: {},
         }"#]]
     .assert_eq(&format!("{:#?}", plan.steps[0].grants));
     let database = |name: &str| &plan.steps[0].grants.databases[&name.parse::<GrantName>().unwrap()].url;
@@ -495,4 +505,21 @@ fn windows_line_ends_and_a_byte_order_mark_are_fine() {
     let request = Request { environment: Some("test"), release: &label(), env: &env };
     let plan = Plan::parse(source(&text), &request).unwrap();
     assert_eq!(&text[plan.steps[3].span.clone()], "verify");
+}
+
+#[test]
+fn sockets_and_secrets_are_granted_by_name() {
+    let plan = good(
+        "version: 1\napp: shop\nsecrets: { A: env:TOKEN, B: env:HOME }\nsteps:\n  a:\n    uses: x\n    trust: host\n    grants:\n      sockets: { engine: unix:engine.sock }\n      secrets: { A: use, B: reveal }\n  b: { uses: x, grants: { secrets: [B] } }\n",
+    );
+    let [a, b] = &plan.steps[..] else { panic!("two steps") };
+    let engine = a.grants.sockets.iter().map(|(name, path)| (name.as_str(), path.to_str().unwrap()));
+    assert_eq!(engine.collect::<Vec<_>>(), [("engine", "/plans/shop/engine.sock")]);
+    let access = |step: &Step| -> Vec<(String, SecretAccess)> {
+        step.grants.secrets.iter().map(|(name, grant)| (name.clone(), grant.access)).collect()
+    };
+    assert_eq!(access(a), [("A".to_owned(), SecretAccess::Use), ("B".to_owned(), SecretAccess::Reveal)]);
+    assert_eq!(access(b), [("B".to_owned(), SecretAccess::Use)]);
+    assert_eq!(a.grants.secrets["A"].value.reveal(), "s3cr3t");
+    assert!(!format!("{plan:?}").contains("s3cr3t"));
 }

@@ -317,3 +317,56 @@ async fn an_ip_literal_names_itself_however_it_is_written() {
     assert_eq!(response.body, b"six");
     assert_eq!(response.url.as_str(), url);
 }
+
+#[tokio::test]
+async fn a_secret_stays_with_the_first_origin() {
+    let elsewhere = Server::start(|_| reply("200 OK", &[], "there"));
+    let url = elsewhere.url("/");
+    let first = Server::start(move |seen| match seen.line() {
+        "GET /away HTTP/1.1" => reply("302 Found", &[("Location", &url)], ""),
+        "GET /near HTTP/1.1" => reply("302 Found", &[("Location", "/end")], ""),
+        _ => reply("200 OK", &[], "here"),
+    });
+    let client = client(vec![grant(&first.url("/")), grant(&elsewhere.url("/"))]);
+    for path in ["/near", "/away"] {
+        let mut request = get(&first.url(path));
+        request.headers.push(("X-Harmless".to_owned(), "1".to_owned()));
+        request.secrets.push(("X-Plain-Name".to_owned(), Secret::new("hunter2".to_owned())));
+        assert_eq!(client.send(request).await.unwrap().status, 200);
+    }
+    let seen: Vec<_> = first.seen().iter().map(|seen| seen.header("x-plain-name").map(str::to_owned)).collect();
+    assert_eq!(seen, vec![Some("hunter2".to_owned()); 3], "near, its end, and away");
+    assert_eq!(elsewhere.seen()[0].header("x-plain-name"), None);
+    assert_eq!(elsewhere.seen()[0].header("x-harmless"), Some("1"));
+}
+
+#[tokio::test]
+async fn a_socket_is_asked_and_its_redirect_is_an_answer() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("engine.sock");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let answering = tokio::spawn(async move {
+        let (mut peer, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(peer.read_u8().await.unwrap());
+        }
+        peer.write_all(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1/\r\nContent-Length: 2\r\n\r\nhi")
+            .await
+            .unwrap();
+        String::from_utf8(head).unwrap()
+    });
+    let mut request = Request::new("GET", "http://localhost/v1.41/info?all=1").unwrap();
+    request.secrets.push(("Authorization".to_owned(), Secret::new("Bearer t0k3n".to_owned())));
+    let response = client(Vec::new()).send_to_socket(&path, request).await.unwrap();
+    assert_eq!((response.status, response.body.as_slice()), (302, b"hi".as_slice()));
+    let head = answering.await.unwrap();
+    assert!(head.starts_with("GET /v1.41/info?all=1 HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains("authorization: Bearer t0k3n\r\n"), "{head}");
+
+    drop(std::fs::remove_file(&path));
+    let gone = client(Vec::new()).send_to_socket(&path, Request::new("GET", "http://localhost/").unwrap()).await;
+    let error = gone.expect_err("nothing listens").to_string();
+    assert!(error.contains("engine.sock"), "{error}");
+}
