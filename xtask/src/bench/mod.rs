@@ -8,6 +8,7 @@ mod faults;
 mod migrate;
 mod pull;
 mod resume;
+mod steps;
 
 use std::{
     fmt, fs,
@@ -35,6 +36,8 @@ pub(crate) enum Name {
     Pull,
     /// 200 migrations, beside the sqlite3 shell
     Migrate,
+    /// What a module costs: processes, calls, other people's modules cold and warm, sizes
+    Steps,
     /// Kills at every point of a deployment
     Faults,
 }
@@ -53,6 +56,8 @@ enum Aim {
     Ratio(f64),
     /// Ours at most this, whatever theirs takes.
     Wall(Duration),
+    /// No time: the largest of some files has so many bytes, and may have `most`.
+    Bytes { largest: u64, most: u64 },
 }
 
 pub(crate) fn run(names: &[Name], write: bool) -> Result<()> {
@@ -67,6 +72,7 @@ pub(crate) fn run(names: &[Name], write: bool) -> Result<()> {
             Name::Append => append::rows()?,
             Name::Pull => pull::rows(&runner)?,
             Name::Migrate => migrate::rows(&runner)?,
+            Name::Steps => steps::rows(&runner)?,
             Name::Faults => {
                 faults::run(write)?;
                 Vec::new()
@@ -128,6 +134,7 @@ impl Row {
         match self.aim {
             Aim::Ratio(most) => self.ratio() <= most,
             Aim::Wall(most) => self.ours <= most,
+            Aim::Bytes { largest, most } => largest <= most,
         }
     }
 }
@@ -138,12 +145,21 @@ impl fmt::Display for Row {
             short @ ..10.0 => format!("{short:.3} ms"),
             long => format!("{long:.1} ms"),
         };
+        let met = if self.is_met() { "yes" } else { "no" };
         let aim = match self.aim {
             Aim::Ratio(most) => format!("≤ {most:.1}×"),
-            Aim::Wall(most) => format!("≤ {} ms", most.as_millis()),
+            Aim::Wall(most) => format!("≤ {} ms", most.as_secs_f64() * 1000.0),
+            Aim::Bytes { largest, most } => {
+                return write!(
+                    f,
+                    "| {} | {} kB | – | – | ≤ {} kB | {met} |",
+                    self.name,
+                    largest.div_ceil(1000),
+                    most / 1000
+                );
+            }
         };
         let (ours, theirs) = (milliseconds(self.ours), milliseconds(self.theirs));
-        let met = if self.is_met() { "yes" } else { "no" };
         write!(f, "| {} | {ours} | {theirs} | {:.2}× | {aim} | {met} |", self.name, self.ratio())
     }
 }

@@ -1,0 +1,49 @@
+//! Times one call of a module whose code is loaded: a store, an instance, the step's grants, the export, and all of it gone
+//! again. Prints the median in nanoseconds. For `cargo xtask bench steps`.
+
+use std::time::Instant;
+
+use anyhow::{Result, anyhow};
+use runner::{
+    drive::{Pinning, Prepared, Setting},
+    plan::{Label, Plan, Request, Source},
+    sandbox::Places,
+};
+
+const ROUNDS: usize = 500;
+
+/// No directory is granted, so that no system call of ours is measured beside the sandbox.
+const PLAN: &str = r#"{"version": 1, "app": "bench", "steps": {"check": {
+    "uses": "verify", "with": {"tcp": ["127.0.0.1:1"]}, "grants": {"tcp": ["127.0.0.1:1"]}}}}"#;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let label: Label = "r1".parse()?;
+    let folder = std::env::temp_dir();
+    let source = Source { path: "(bench)".into(), folder, text: PLAN.into() };
+    let request = Request { environment: None, release: &label, env: &|_| None };
+    let plan = Plan::parse(source, &request).map_err(|errors| anyhow!("{errors:?}"))?;
+    let setting = Setting { places: Places::default(), tell: std::sync::Arc::new(|_| {}), pinning: Pinning::Without };
+    let prepared = Prepared::new(plan, label, setting).await.map_err(|problems| anyhow!("{problems:?}"))?;
+    let [ready] = &prepared.steps[..] else { return Err(anyhow!("the plan has one step")) };
+    let input = serde_json::json!({
+        "app": "bench", "environment": "default", "run": "1-abcdef", "attempt": 1, "step": "check", "target": "local",
+        "key": "0123456789abcdef", "config": ready.step.with, "release": {"label": "r1", "digest": null},
+        "outputs": {}, "head": {"live": null},
+    });
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let (messages, _arriving) = tokio::sync::mpsc::unbounded_channel();
+        let began = Instant::now();
+        let changes = prepared.runtime.preview(prepared.module(ready), &ready.step, &input, messages).await;
+        times.push(began.elapsed());
+        let changes = changes.map_err(|failure| anyhow!("{failure:?}"))?;
+        anyhow::ensure!(changes.len() == 1, "one check is previewed");
+    }
+    times.sort();
+    #[expect(clippy::print_stdout, reason = "its output is read by xtask")]
+    {
+        println!("{}", times[ROUNDS / 2].as_nanos());
+    }
+    Ok(())
+}

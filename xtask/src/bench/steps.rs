@@ -1,0 +1,171 @@
+//! `steps`: what a module costs. Whole processes, first runs too; one call inside a process; modules of other people, cold and
+//! warm, in Rust, JavaScript and Python; sizes; and how long an edit of a module takes to be built.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use super::{Aim, Row, interleaved, timed};
+use crate::workspace::{self, cargo, output, run as run_command};
+
+const ROUNDS: usize = 30;
+/// So much slower are the languages that bring their own compiler.
+const COLD_ROUNDS: usize = 3;
+
+pub(super) fn rows(runner: &Path) -> Result<Vec<Row>> {
+    let mut rows = vec![first_run(runner, 1, 5)?, first_run(runner, 4, 10)?, call()?];
+    for (language, cold, warm) in [("rust", 100, 6), ("js", 8000, 50), ("python", 8000, 50)] {
+        rows.extend(foreign(runner, language, cold, warm)?);
+    }
+    rows.extend(sizes()?);
+    rows.push(rebuild()?);
+    Ok(rows)
+}
+
+fn wall(name: impl Into<String>, (ours, theirs): (Duration, Duration), most: Duration) -> Row {
+    Row { name: name.into(), ours, theirs, aim: Aim::Wall(most) }
+}
+
+fn shell() -> Result<Duration> {
+    timed(Command::new("sh").args(["-c", "true"]))
+}
+
+/// A plan of `steps` official steps that find what they check; each round in a folder without a history.
+fn first_run(runner: &Path, steps: u32, most: u64) -> Result<Row> {
+    let folder = tempfile::tempdir()?;
+    fs::create_dir(folder.path().join("d"))?;
+    fs::write(folder.path().join("d/f"), "x")?;
+    let step = "{ uses: verify, with: { files: [{ path: f, equals: x }] }, grants: { dirs: { d: \"./d:ro\" } } }";
+    let plan: String = (0..steps).map(|number| format!("  check{number}: {step}\n")).collect();
+    fs::write(folder.path().join("deploy.yml"), format!("version: 1\napp: noop\nsteps:\n{plan}"))?;
+    let deploy = || {
+        for left in [".pawl", "deploy.lock"] {
+            let path = folder.path().join(left);
+            if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.or_else(absent)?;
+        }
+        timed(deployment(runner, folder.path()).env("HOME", folder.path()))
+    };
+    let name = if steps == 1 { "a no-op official step".to_owned() } else { format!("{steps} official steps") };
+    Ok(wall(
+        format!("{name}, first run, whole process · `sh -c true`"),
+        interleaved(ROUNDS, deploy, shell)?,
+        Duration::from_millis(most),
+    ))
+}
+
+fn absent(error: std::io::Error) -> std::io::Result<()> {
+    if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+fn deployment(runner: &Path, folder: &Path) -> Command {
+    let mut command = Command::new(runner);
+    command.args(["--local", "--quiet", "--release", "r1"]).current_dir(folder);
+    command
+}
+
+/// Measured by an example of the runner's, since it is one call inside a process and no command.
+fn call() -> Result<Row> {
+    let text = output(cargo().args(["run", "--release", "--quiet", "--package", "runner", "--example", "call"]))?;
+    let ours = Duration::from_nanos(text.trim().parse().context("the example prints a median in nanoseconds")?);
+    Ok(wall("instantiate + call, one step · `sh -c true`", (ours, shell()?), Duration::from_micros(100)))
+}
+
+/// A step that `runner new-step` begins, built as it says, then deployed with nothing kept (cold) and again (warm).
+fn foreign(runner: &Path, language: &str, cold: u64, warm: u64) -> Result<Vec<Row>> {
+    let folder = workspace::target_dir()?.join("bench-steps");
+    fs::create_dir_all(&folder)?;
+    let project = folder.join(format!("warm-{language}"));
+    if project.exists() {
+        fs::remove_dir_all(&project)?;
+    }
+    let name = format!("warm-{language}");
+    run_command(Command::new(runner).args(["new-step", &name, "--lang", language]).current_dir(&folder))?;
+    println!("building a step in {language}");
+    match language {
+        "js" => {
+            output(Command::new("npm").arg("install").current_dir(&project))?;
+            output(Command::new("npm").args(["run", "build"]).current_dir(&project))?;
+        }
+        _ => drop(output(Command::new("./build.sh").current_dir(&project))?),
+    }
+    let home = tempfile::tempdir()?;
+    let deploy = |home: &Path| timed(deployment(runner, &project).env("HOME", home));
+    let mut kept = Vec::new();
+    let fresh = || {
+        let home = tempfile::tempdir()?;
+        let took = deploy(home.path());
+        kept.push(home);
+        took
+    };
+    let rounds = if cold > 1000 { COLD_ROUNDS } else { ROUNDS };
+    let first = wall(
+        format!("a step in {language}, nothing kept · `sh -c true`"),
+        interleaved(rounds, fresh, shell)?,
+        Duration::from_millis(cold),
+    );
+    let again = wall(
+        format!("a step in {language}, kept · `sh -c true`"),
+        interleaved(ROUNDS, || deploy(home.path()), shell)?,
+        Duration::from_millis(warm),
+    );
+    Ok(vec![first, again])
+}
+
+/// The largest official module, and the largest one compiled.
+fn sizes() -> Result<Vec<Row>> {
+    let guest = workspace::target_dir()?.join("guest");
+    let mut rows = Vec::new();
+    let components = workspace_components(&guest)?;
+    let compiled: Vec<PathBuf> = components.iter().map(|path| newest_compiled(&guest, path)).collect::<Result<_>>()?;
+    for (what, files, most) in [("official component", &components, 150), ("compiled", &compiled, 450)] {
+        let sizes: Vec<u64> =
+            files.iter().map(|path| Ok(fs::metadata(path)?.len())).collect::<Result<_, std::io::Error>>()?;
+        let largest = sizes.into_iter().max().context("there are official modules")?;
+        rows.push(Row {
+            name: format!("largest {what}"),
+            ours: Duration::ZERO,
+            theirs: Duration::ZERO,
+            aim: Aim::Bytes { largest, most: most * 1000 },
+        });
+    }
+    Ok(rows)
+}
+
+fn workspace_components(guest: &Path) -> Result<Vec<PathBuf>> {
+    let built = guest_build::build(&workspace::root().join("steps"), guest)?;
+    Ok(built.into_iter().map(|component| component.path).collect())
+}
+
+/// What the runner's build script made of a component, the newest of its engines.
+fn newest_compiled(guest: &Path, component: &Path) -> Result<PathBuf> {
+    let name = component.file_stem().context("a component has a name")?.to_string_lossy().into_owned() + "-";
+    let mut found = Vec::new();
+    for entry in fs::read_dir(guest.join("compiled"))? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(&name) {
+            found.push((entry.metadata()?.modified()?, entry.path()));
+        }
+    }
+    found.into_iter().max().map(|(_, path)| path).context("every component was compiled")
+}
+
+/// From an edit of a step to its component.
+fn rebuild() -> Result<Row> {
+    let source = workspace::root().join("steps/switch/src/lib.rs");
+    let guest = workspace::target_dir()?.join("guest");
+    let build = || {
+        // The same source gives the same core module, which would not be worked on again.
+        fs::remove_file(guest.join("components/switch.core")).or_else(absent)?;
+        fs::File::options().append(true).open(&source)?.set_modified(std::time::SystemTime::now())?;
+        let began = Instant::now();
+        guest_build::build(&workspace::root().join("steps"), &guest)?;
+        Ok(began.elapsed())
+    };
+    let times = interleaved(5, build, shell)?;
+    Ok(wall("a step's component, built after an edit · `sh -c true`", times, Duration::from_secs(3)))
+}
