@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
+use sha2::{Digest as _, Sha256};
 use wasmtime::component::{Component, Linker};
 
 #[path = "src/sandbox/config.rs"]
@@ -35,7 +36,7 @@ fn main() -> Result<()> {
     let mut table = String::from("&[\n");
     for component in components {
         let wasm = fs::read(&component.path)?;
-        let digest = blake3::hash(&wasm).to_hex();
+        let digest: String = Sha256::digest(&wasm).iter().map(|byte| format!("{byte:02x}")).collect();
         let compiled =
             guest.join("compiled").join(format!("{}-{engine_hash:016x}-{}.cwasm", component.name, &digest[..32]));
         if !compiled.exists() {
@@ -54,7 +55,7 @@ fn main() -> Result<()> {
         table += &format!(
             "    Official {{ name: {:?}, digest: {:?}, description: {description:?}, compiled: include_bytes!({copy:?}) }},\n",
             component.name,
-            digest.as_str(),
+            digest,
         );
     }
     fs::write(out.join("official.rs"), table + "]\n")?;

@@ -10,6 +10,7 @@ mod cases {
     mod bad_plans;
     mod commands;
     mod doubt;
+    mod kept_modules;
     mod lock;
     mod migrations;
     mod misfits;

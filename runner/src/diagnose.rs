@@ -109,3 +109,34 @@ impl Diagnostic {
         self
     }
 }
+
+/// Something that the user should know, although it is no error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// How much it matters.
+    pub weight: Weight,
+    /// What is to be said, one line.
+    pub message: String,
+}
+
+/// How much a [`Notice`] matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weight {
+    /// Good to know.
+    Note,
+    /// Something is not as it should be.
+    Warning,
+}
+
+impl Notice {
+    /// Good to know.
+    pub fn note(message: impl Into<String>) -> Self {
+        Self { weight: Weight::Note, message: message.into() }
+    }
+
+    /// Something is not as it should be, and the runner goes on.
+    pub fn warning(message: impl Into<String>) -> Self {
+        Self { weight: Weight::Warning, message: message.into() }
+    }
+}

@@ -15,7 +15,8 @@ mod ending;
 mod fingerprint;
 mod foresee;
 mod interrupt;
-pub mod prepare;
+pub mod pins;
+mod prepare;
 mod undo;
 mod view;
 
@@ -23,7 +24,8 @@ pub use attempt::{Deployment, Ending};
 pub use ending::Halt;
 pub use foresee::{Foreseen, foresee};
 pub use interrupt::Interrupt;
-pub use prepare::{Prepared, Ready};
+pub use pins::{Listed, Pinning, Pins, differences};
+pub use prepare::{Prepared, Ready, Setting, pins as pinned};
 
 use self::{
     attempt::Attempt,

@@ -81,6 +81,17 @@ impl Environment {
         self.root.path().join("shop").join(path)
     }
 
+    /// A path in the user's home.
+    pub fn home(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.root.path().join("home").join(path)
+    }
+
+    /// The bytes of an official module, which serves as a third-party one.
+    pub fn component(name: &str) -> Vec<u8> {
+        let target = Path::new(env!("CARGO_BIN_EXE_runner")).parent().and_then(Path::parent).unwrap();
+        fs::read(target.join("guest/components").join(name).with_extension("wasm")).unwrap()
+    }
+
     /// The text of a file.
     pub fn read(&self, path: &str) -> String {
         fs::read_to_string(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))

@@ -1,15 +1,16 @@
 //! `runner deploy`, and `runner --local`.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use super::{
+    places,
     screen::Screen,
     selection,
     source::{self, PlanArgs, ReleaseArgs},
 };
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
-    drive::{Deployment, Interrupt, Orders, Prepared},
+    drive::{Deployment, Interrupt, Orders, Prepared, Setting},
     journal::{State, event::Header, file::Observer},
     plan::{Attempt, Label, Plan},
     report::{Conclusion, words},
@@ -37,7 +38,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
     allowed(args.local, "deploy")?;
     let (plan, label) = args.plan.plan(&args.release)?;
-    deploy(plan, label, args.selection.orders(), &again(args), screen).await
+    deploy(plan, label, places::setting(screen), args.selection.orders(), &again(args), screen).await
 }
 
 /// Outside a CI, a command that changes something says so: no accident from a laptop.
@@ -53,6 +54,7 @@ pub(super) fn allowed(local: bool, command: &str) -> Result<(), Vec<Diagnostic>>
 pub(super) async fn deploy(
     plan: Plan,
     label: Label,
+    setting: Setting,
     orders: Orders,
     again: &str,
     screen: &Screen,
@@ -64,14 +66,18 @@ pub(super) async fn deploy(
                 .hint("please report this"),
         ]
     })?;
+    let tell = Arc::clone(&setting.tell);
     let store = Store::new(&plan.state, &plan.app, &plan.environment);
     let prepared = tokio::select! {
-        prepared = Prepared::new(plan, label) => prepared?,
+        prepared = Prepared::new(plan, label, setting) => prepared?,
         _ = interrupt.asked() => {
             let message = "interrupted before anything was begun";
             return Err(vec![Diagnostic::new(Code("P0303"), Exit::Interrupted, message).hint(format!("run `{again}` again"))]);
         }
     };
+    if let Some(notice) = prepared.pins.add_new() {
+        tell(notice);
+    }
     let deployment =
         Deployment { prepared: &prepared, store: &store, orders, by: source::who(), again: again.to_owned() };
     let report = Rc::new(RefCell::new(None));

@@ -5,7 +5,11 @@ use std::{fmt::Write as _, io::Write};
 
 use serde_json::json;
 
-use super::source::{PlanArgs, ReleaseArgs};
+use super::{
+    places,
+    screen::Screen,
+    source::{PlanArgs, ReleaseArgs},
+};
 use crate::{
     diagnose::{Diagnostic, Exit},
     drive::Prepared,
@@ -28,14 +32,14 @@ pub(super) struct Args {
 ///
 /// # Errors
 /// What is wrong.
-pub(super) async fn run(args: &Args, form: Form, out: &mut dyn Write) -> Result<Exit, Vec<Diagnostic>> {
+pub(super) async fn run(args: &Args, screen: &Screen, out: &mut dyn Write) -> Result<Exit, Vec<Diagnostic>> {
     let mut findings: Vec<(&str, String)> = Vec::new();
     let modules: Vec<_> = sandbox::official().collect();
     findings.push(("runner", format!("{} with modules {}", env!("CARGO_PKG_VERSION"), modules.join(", "))));
     let (plan, label) = args.plan.plan(&args.release)?;
     findings.push(("plan", format!("{} is valid for {}", args.plan.plan.display(), plan.environment)));
     let store = Store::new(&plan.state, &plan.app, &plan.environment);
-    let prepared = Prepared::new(plan, label).await?;
+    let prepared = Prepared::new(plan, label, places::setting(screen)).await?;
     let digest = prepared.release.digest.as_ref().map_or_else(|| "no digest".to_owned(), ToString::to_string);
     findings.push(("release", format!("{} is {digest}", prepared.release.label)));
     findings.push(("steps", format!("{} load, and have what they need", prepared.steps.len())));
@@ -46,7 +50,7 @@ pub(super) async fn run(args: &Args, form: Form, out: &mut dyn Write) -> Result<
     findings.push(("journals", format!("{} attempts are on record and sound", loaded.state.attempts.len())));
     drop(store.lock("doctor").map_err(|error| vec![(&error).into()])?);
     findings.push(("lock", "free".to_owned()));
-    let answer = match form {
+    let answer = match screen.form() {
         Form::Json => {
             let object: serde_json::Map<_, _> =
                 findings.iter().map(|(what, finding)| ((*what).to_owned(), json!(finding))).collect();

@@ -13,6 +13,8 @@ mod doctor;
 mod history;
 mod journal;
 mod logs;
+mod modules;
+mod places;
 mod plan;
 mod schema;
 mod screen;
@@ -76,6 +78,13 @@ enum Command {
     },
     /// Run one module alone
     Step(step::Args),
+    /// List the modules that the plan uses, and how they stand to deploy.lock
+    Modules {
+        #[command(flatten)]
+        plan: PlanArgs,
+        #[command(flatten)]
+        args: modules::Args,
+    },
     /// Check journals
     #[command(subcommand)]
     Journal(journal::Command),
@@ -108,13 +117,14 @@ fn dispatch(cli: Cli, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
     let form = screen.form();
     match cli.command.unwrap_or(Command::Deploy(cli.deploy)) {
         Command::Deploy(args) => block_on(deploy::run(&args, screen)),
-        Command::Plan(args) => block_on(plan::run(&args, form, out)),
+        Command::Plan(args) => block_on(plan::run(&args, screen, out)),
         Command::Step(args) => block_on(step::run(&args, screen)),
-        Command::Doctor(args) => block_on(doctor::run(&args, form, out)),
+        Command::Doctor(args) => block_on(doctor::run(&args, screen, out)),
         Command::Status { plan, args } => status::run(&args, &plan.stores()?, form, out).map_err(one),
         Command::History { plan, args } => history::run(&args, &plan.store()?, form, out).map_err(one),
         Command::Why { plan, args } => why::run(&args, &plan.store()?, form, out).map_err(one),
         Command::Logs { plan, args } => logs::run(&args, &plan.store()?, form, out).map_err(one),
+        Command::Modules { plan, args } => block_on(modules::run(&args, &plan, screen, out)),
         Command::Journal(command) => journal::run(&command, form, out).map_err(one),
         Command::Schema => schema::run(out).map_err(one),
     }

@@ -5,6 +5,8 @@ use std::{fmt::Write as _, io::Write};
 use serde_json::{Value, json};
 
 use super::{
+    places,
+    screen::Screen,
     selection,
     source::{PlanArgs, ReleaseArgs},
 };
@@ -35,14 +37,14 @@ pub(super) struct Args {
 ///
 /// # Errors
 /// What keeps a deployment from beginning.
-pub(super) async fn run(args: &Args, form: Form, out: &mut dyn Write) -> Result<Exit, Vec<Diagnostic>> {
+pub(super) async fn run(args: &Args, screen: &Screen, out: &mut dyn Write) -> Result<Exit, Vec<Diagnostic>> {
     let (plan, label) = args.plan.plan(&args.release)?;
     let store = Store::new(&plan.state, &plan.app, &plan.environment);
-    let prepared = Prepared::new(plan, label).await?;
+    let prepared = Prepared::new(plan, label, places::setting(screen)).await?;
     let (header, foreseen) = foresee(&prepared, &store, &args.selection.orders()).await?;
     // A probe may repeat what a program printed.
     let redactor = Redactor::new(prepared.plan.secrets.values());
-    let answer = match form {
+    let answer = match screen.form() {
         Form::Json => json::line(&redactor.json(as_json(&header, &foreseen, &prepared))) + "\n",
         Form::Text => redactor.text(&as_text(&header, &foreseen, &prepared)),
     };

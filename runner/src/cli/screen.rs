@@ -3,8 +3,9 @@
 use std::io::{IsTerminal as _, Write as _};
 
 use crate::{
-    diagnose::Diagnostic,
+    diagnose::{Diagnostic, Weight},
     report::{self, Color, Form, Interactive, JsonLines, Report, Terminal, Verbosity},
+    sandbox::Tell,
 };
 
 /// How much is shown, and how.
@@ -82,6 +83,18 @@ impl Screen {
                 Box::new(Terminal::new(Box::new(std::io::stderr()), Box::new(std::io::stdout()), options))
             }
         }
+    }
+
+    /// Shows what is worth knowing and no error, on standard error.
+    pub(super) fn tell(&self) -> Tell {
+        let (form, verbosity, color) = (self.form, self.verbosity, self.color);
+        std::sync::Arc::new(move |notice| {
+            if form == Form::Text && verbosity == Verbosity::Quiet && notice.weight == Weight::Note {
+                return;
+            }
+            // Without a standard error nobody is told.
+            let _ = std::io::stderr().write_all(report::diagnostic::notice(&notice, color).as_bytes());
+        })
     }
 
     /// Shows an error.

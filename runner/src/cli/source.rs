@@ -71,12 +71,19 @@ impl PlanArgs {
 
     /// The plan for its environment, and the label of the release it is for.
     pub(super) fn plan(&self, release: &ReleaseArgs) -> Result<(Plan, Label), Vec<Diagnostic>> {
-        let one = |error| vec![error];
-        let source = self.source().map_err(one)?;
-        let label = release.label(&self.plan).map_err(one)?;
-        let request = Request { environment: self.environment.as_deref(), release: &label, env: &variable };
-        let plan = Plan::parse(source, &request).map_err(|errors| errors.diagnostics())?;
-        Ok((plan, label))
+        let source = self.source().map_err(|error| vec![error])?;
+        let label = release.label(&self.plan).map_err(|error| vec![error])?;
+        Ok((self.parse(source, &label)?, label))
+    }
+
+    /// The plan for its environment, where it does not matter for which release.
+    pub(super) fn plan_for(&self, label: &Label) -> Result<Plan, Vec<Diagnostic>> {
+        self.parse(self.source().map_err(|error| vec![error])?, label)
+    }
+
+    fn parse(&self, source: Source, release: &Label) -> Result<Plan, Vec<Diagnostic>> {
+        let request = Request { environment: self.environment.as_deref(), release, env: &variable };
+        Plan::parse(source, &request).map_err(|errors| errors.diagnostics())
     }
 
     /// The state of the environment.

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{deploy, screen::Screen, source};
+use super::{deploy, places, screen::Screen, source};
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
-    drive::Orders,
+    drive::{Orders, Pinning, Setting},
     plan::{Label, Plan, Request, Source},
 };
 
@@ -63,7 +63,9 @@ pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagno
     let request = Request { environment: None, release: &label, env: &source::variable };
     let plan = Plan::parse(source, &request).map_err(|errors| errors.diagnostics())?;
     let again = std::iter::once("runner".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ");
-    deploy::deploy(plan, label, Orders::default(), &again, screen).await
+    // There is no file that a lock could lie beside.
+    let setting = Setting { pinning: Pinning::Without, ..places::setting(screen) };
+    deploy::deploy(plan, label, setting, Orders::default(), &again, screen).await
 }
 
 /// The plan: JSON is YAML.

@@ -11,7 +11,9 @@ use url::Url;
 use super::prepare::within;
 use crate::{
     journal::event::{Fingerprint, Hash, Release},
-    plan::{Access, ArgumentPattern, Confidential, EnvGrant, Grants, Network, SecretAccess, StepId, TargetName},
+    plan::{
+        Access, ArgumentPattern, Confidential, Digest, EnvGrant, Grants, Network, SecretAccess, StepId, TargetName,
+    },
 };
 
 /// The contract that modules are built for.
@@ -19,7 +21,7 @@ const CONTRACT: &str = "pawl:step@0.1.1";
 
 /// What a fingerprint is made of.
 pub(super) struct Parts<'a> {
-    pub(super) module: Hash,
+    pub(super) module: &'a Digest,
     pub(super) config: &'a Value,
     pub(super) inputs: BTreeMap<String, Hash>,
     pub(super) grants: &'a Grants,
@@ -37,7 +39,7 @@ pub(super) fn fingerprint(parts: Parts<'_>) -> Fingerprint {
     let upstream: Map<String, Value> =
         parts.upstream.iter().map(|(step, outputs)| (step.to_string(), Value::Object(outputs.clone()))).collect();
     let mut components = BTreeMap::from([
-        ("module".to_owned(), parts.module),
+        ("module".to_owned(), Hash::of(parts.module.to_string().as_bytes())),
         ("contract".to_owned(), Hash::of(CONTRACT.as_bytes())),
         ("config".to_owned(), Hash::of_json(parts.config)),
         ("grants".to_owned(), Hash::of_json(&grants(parts.grants, parts.folder))),

@@ -6,8 +6,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    sync::Arc,
 };
 
+use super::{Pinning, Pins};
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
     journal::{
@@ -15,11 +17,21 @@ use crate::{
         event::{Phase, Planned, Release},
     },
     plan::{Access, Label, ModuleRef, Plan, Problem, Step, StepId, TargetName},
-    sandbox::{self, Capability, Description, LoadError, Module, Need, Runtime},
+    sandbox::{self, Capability, Description, LoadError, Module, Need, Places, Runtime, Tell},
 };
 
 /// A writable directory must have this much room, in bytes.
 const ROOM: u64 = 32 << 20;
+
+/// What a preflight stands on, besides the plan.
+pub struct Setting {
+    /// Where modules are kept.
+    pub places: Places,
+    /// Hears what is worth knowing and no error.
+    pub tell: Tell,
+    /// What the lock file is for.
+    pub pinning: Pinning,
+}
 
 /// A plan whose modules are loaded and fit it.
 pub struct Prepared {
@@ -28,8 +40,13 @@ pub struct Prepared {
     pub runtime: Runtime,
     /// In the order in which they run.
     pub steps: Vec<Ready>,
-    modules: BTreeMap<String, (Module, Description)>,
+    /// The modules against the lock file.
+    pub pins: Pins,
+    modules: Modules,
 }
+
+/// Loaded modules with what they say of themselves, by [`sandbox::name_of`].
+type Modules = BTreeMap<String, (Module, Description)>;
 
 /// A step with what its module says.
 pub struct Ready {
@@ -46,24 +63,16 @@ impl Prepared {
     ///
     /// # Errors
     /// All that is wrong, each with its place in the plan.
-    pub async fn new(plan: Plan, label: Label) -> Result<Self, Vec<Diagnostic>> {
-        let runtime = Runtime::new().map_err(|error| vec![engine_fault(&error)])?;
-        let mut modules: BTreeMap<String, (Module, Description)> = BTreeMap::new();
-        let mut problems = Vec::new();
+    pub async fn new(plan: Plan, label: Label, setting: Setting) -> Result<Self, Vec<Diagnostic>> {
+        let runtime = Runtime::new(setting.places, Arc::clone(&setting.tell));
+        let runtime = runtime.map_err(|error| vec![engine_fault(&error)])?;
+        let (modules, mut problems) = load_all(&runtime, &plan).await;
+        let pins = Pins::read(&plan, setting.pinning, |step| modules.get(&sandbox::name_of(&step.uses)));
+        let pins = pins.map_err(|diagnostic| vec![diagnostic])?;
+        problems.extend(pins.problems(&plan));
         let mut steps: Vec<Ready> = Vec::new();
         for step in &plan.steps {
             let name = sandbox::name_of(&step.uses);
-            if !modules.contains_key(&name) {
-                match load(&runtime, &plan, step).await {
-                    Ok(module) => {
-                        modules.insert(name.clone(), module);
-                    }
-                    Err(diagnostic) => {
-                        problems.push(diagnostic);
-                        continue;
-                    }
-                }
-            }
             let Some((_, description)) = modules.get(&name) else { continue };
             problems.extend(mismatches(&plan, step, description));
             problems.extend(missing_grants(&plan, step, description));
@@ -80,7 +89,10 @@ impl Prepared {
             return Err(problems);
         }
         let release = release(&plan, &steps, label).await.map_err(|diagnostic| vec![diagnostic])?;
-        Ok(Self { plan, release, runtime, steps, modules })
+        if let Some(notice) = pins.notice() {
+            (setting.tell)(notice);
+        }
+        Ok(Self { plan, release, runtime, steps, pins, modules })
     }
 
     /// The module of a step.
@@ -145,6 +157,35 @@ impl Prepared {
         diagnostic.exit = Exit::Refused;
         diagnostic
     }
+}
+
+/// The modules of a plan against its lock file, and no more than that.
+///
+/// # Errors
+/// The modules that can't be loaded, or the lock file that can't be read.
+pub async fn pins(plan: &Plan, setting: Setting) -> Result<Pins, Vec<Diagnostic>> {
+    let runtime = Runtime::new(setting.places, setting.tell).map_err(|error| vec![engine_fault(&error)])?;
+    let (modules, problems) = load_all(&runtime, plan).await;
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let pins = Pins::read(plan, setting.pinning, |step| modules.get(&sandbox::name_of(&step.uses)));
+    pins.map_err(|diagnostic| vec![diagnostic])
+}
+
+/// Each module once. One that can't be loaded is an error at each step that uses it.
+async fn load_all(runtime: &Runtime, plan: &Plan) -> (Modules, Vec<Diagnostic>) {
+    let (mut modules, mut problems) = (Modules::new(), Vec::new());
+    for step in &plan.steps {
+        let name = sandbox::name_of(&step.uses);
+        if !modules.contains_key(&name) {
+            match load(runtime, plan, step).await {
+                Ok(module) => drop(modules.insert(name, module)),
+                Err(diagnostic) => problems.push(diagnostic),
+            }
+        }
+    }
+    (modules, problems)
 }
 
 async fn load(runtime: &Runtime, plan: &Plan, step: &Step) -> Result<(Module, Description), Diagnostic> {

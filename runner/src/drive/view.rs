@@ -60,7 +60,7 @@ impl<'a> View<'a> {
         })?;
         let header = self.header;
         let fingerprint = fingerprint(Parts {
-            module: self.prepared.module(ready).digest,
+            module: &self.prepared.module(ready).digest,
             config: &config,
             inputs,
             grants: &step.grants,

@@ -20,6 +20,7 @@ mod error;
 mod expression;
 mod fields;
 mod grants;
+pub mod lockfile;
 pub mod names;
 mod order;
 mod paths;

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use anstyle::{AnsiColor, Style};
 
-use crate::diagnose::{Diagnostic, Excerpt};
+use crate::diagnose::{Diagnostic, Excerpt, Notice, Weight};
 
 /// Whether the output has ANSI colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,7 @@ pub enum Color {
 }
 
 const ERROR: Style = AnsiColor::BrightRed.on_default().bold();
+const WARNING: Style = AnsiColor::BrightYellow.on_default().bold();
 const BOLD: Style = Style::new().bold();
 const DIM: Style = AnsiColor::BrightBlue.on_default().bold();
 const HINT: Style = AnsiColor::BrightCyan.on_default().bold();
@@ -53,6 +54,19 @@ pub fn render(diagnostic: &Diagnostic, color: Color) -> String {
         out.push_str(&format!("  {} {}\n", paint(HINT, "hint:"), visible(hint)));
     }
     out
+}
+
+/// Renders a notice, `warning: …`, with a line break at its end.
+#[must_use]
+pub fn notice(notice: &Notice, color: Color) -> String {
+    let (style, word) = match notice.weight {
+        Weight::Note => (HINT, "note"),
+        Weight::Warning => (WARNING, "warning"),
+    };
+    match color {
+        Color::On => format!("{style}{word}:{style:#} {}\n", visible(&notice.message)),
+        Color::Off => format!("{word}: {}\n", visible(&notice.message)),
+    }
 }
 
 fn render_excerpt(excerpt: &Excerpt, color: Color, paint: impl Fn(Style, &str) -> String) -> String {

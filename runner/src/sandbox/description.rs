@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use jsonschema::error::ValidationErrorKind;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::journal::event::{Failure, Phase};
@@ -92,7 +92,7 @@ impl Need {
 }
 
 /// What can be granted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Capability {
     Dirs,
@@ -102,6 +102,14 @@ pub enum Capability {
     Programs,
     Sockets,
     Secrets,
+}
+
+impl Capability {
+    /// As descriptions and plans write it.
+    #[must_use]
+    pub fn name(self) -> String {
+        serde_json::to_value(self).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+    }
 }
 
 /// What `x-pawl-input` in a schema says of a value: which files it makes an input.

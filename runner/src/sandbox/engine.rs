@@ -1,10 +1,17 @@
-//! Modules become code: the official ones are carried inside, precompiled; others are compiled from their file.
+//! Modules become code: the official ones are carried inside, precompiled; others are compiled once, and kept.
 //!
-//! Invariant: precompiled code comes from this binary's own build and nowhere else, since it has no integrity check and runs
-//! as native code. Deliberately absent: what a module may reach.
+//! Invariant: precompiled code comes from this binary's own build, or from this user's runner and unchanged
+//! ([`Verified`]), and from nowhere else, since it has no integrity check and runs as native code. Deliberately absent: what
+//! a module may reach.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    hash::{Hash as _, Hasher as _},
+    path::Path,
+    time::Duration,
+};
 
+use sha2::{Digest as _, Sha256};
 use wasmtime::{
     Engine,
     component::{Component, Linker},
@@ -14,11 +21,11 @@ use super::{
     bindings::{self, ModulePre},
     config,
     host::Host,
+    modules::{Cache, Places, Tell, Verified},
 };
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
-    journal::event::Hash,
-    plan::{ModuleRef, Plan, Step},
+    plan::{Digest, ModuleRef, Plan, Step},
 };
 
 /// How often a running guest can be interrupted.
@@ -42,13 +49,24 @@ pub fn official() -> impl Iterator<Item = &'static str> {
 pub struct Runtime {
     engine: Engine,
     linker: Linker<Host>,
+    cache: Cache,
+    /// Names what compiled code depends on, besides the module.
+    compatibility: String,
+}
+
+/// Precompiled code that may be run.
+enum Native<'a> {
+    /// A part of this executable.
+    Official(&'static [u8]),
+    /// Kept by this user's runner.
+    Kept(&'a Verified),
 }
 
 /// Code that can be instantiated, and its digest.
 pub struct Module {
     pub(super) code: ModulePre<Host>,
-    /// BLAKE3 of the component's bytes.
-    pub digest: Hash,
+    /// SHA-256 of its bytes, as they lie in its file.
+    pub digest: Digest,
     /// What it said of itself when this binary was built; others are asked.
     pub(super) description: Option<&'static str>,
 }
@@ -95,11 +113,12 @@ impl LoadError {
 }
 
 impl Runtime {
-    /// An engine with everything that a module may import. A thread ticks as long as the engine is there.
+    /// An engine with everything that a module may import. A thread ticks as long as the engine is there. `tell` hears when
+    /// kept code is not used.
     ///
     /// # Errors
     /// [`LoadError::Engine`].
-    pub fn new() -> Result<Self, LoadError> {
+    pub fn new(places: Places, tell: Tell) -> Result<Self, LoadError> {
         let fault = |error: wasmtime::Error| LoadError::Engine(format!("{error:#}"));
         let engine = Engine::new(&config::compiler().map_err(fault)?).map_err(fault)?;
         let mut linker = Linker::new(&engine);
@@ -116,7 +135,12 @@ impl Runtime {
                 }
             })
             .map_err(|error| LoadError::Engine(error.to_string()))?;
-        Ok(Self { engine, linker })
+        let mut hasher = std::collections::hash_map::DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        // Another version of ours may make other code of the same module.
+        env!("CARGO_PKG_VERSION").hash(&mut hasher);
+        let compatibility = format!("{:016x}", hasher.finish());
+        Ok(Self { engine, linker, cache: Cache::new(places, tell), compatibility })
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -132,30 +156,56 @@ impl Runtime {
             ModuleRef::Official(name) => {
                 let module = OFFICIAL.iter().find(|module| module.name == *name);
                 let module = module.ok_or_else(|| LoadError::Unknown { name: name.clone() })?;
-                let component = self.precompiled(module)?;
+                let component = self.native(Native::Official(module.compiled));
+                let component = component.map_err(|error| LoadError::Engine(format!("{name}: {error:#}")))?;
                 let digest =
-                    module.digest.parse().map_err(|_| LoadError::Engine("a digest of ours is no hash".into()))?;
+                    module.digest.parse().map_err(|_| LoadError::Engine("a digest of ours is no digest".into()))?;
                 Ok(Module { description: Some(module.description), ..self.link(&component, digest, name)? })
             }
             ModuleRef::File(path) => {
                 let name = path.display().to_string();
-                let bytes = read(path)?;
-                let component = Component::new(&self.engine, &bytes)
-                    .map_err(|error| LoadError::NotAModule { what: name.clone(), why: format!("{error:#}") })?;
-                self.link(&component, Hash::of(&bytes), &name)
+                self.foreign(&read(path)?, &name)
             }
         }
     }
 
-    #[expect(unsafe_code, reason = "the one place that loads precompiled code")]
-    fn precompiled(&self, module: &Official) -> Result<Component, LoadError> {
-        // SAFETY: `deserialize` runs the bytes as native code. These are a part of this executable, made by our own
-        // build.rs with the same engine settings; whoever can change them can change the executable.
-        let component = unsafe { Component::deserialize(&self.engine, module.compiled) };
-        component.map_err(|error| LoadError::Engine(format!("{}: {error:#}", module.name)))
+    /// A module that is none of ours: its code is kept, if that can be.
+    fn foreign(&self, bytes: &[u8], name: &str) -> Result<Module, LoadError> {
+        let digest = Digest::from_bytes(Sha256::digest(bytes).into());
+        let entry = format!("{}-{}.cwasm", digest.hex(), self.compatibility);
+        if let Some(kept) = self.cache.get(&entry, name) {
+            match self.native(Native::Kept(&kept)) {
+                Ok(component) => return self.link(&component, digest, name),
+                Err(error) => self.cache.say_unused(name, &format!("{error:#}")),
+            }
+        }
+        let component = self.compile(bytes, name)?;
+        if let Ok(code) = component.serialize() {
+            self.cache.put(&entry, &code);
+        }
+        self.link(&component, digest, name)
     }
 
-    fn link(&self, component: &Component, digest: Hash, name: &str) -> Result<Module, LoadError> {
+    fn compile(&self, bytes: &[u8], name: &str) -> Result<Component, LoadError> {
+        Component::new(&self.engine, bytes)
+            .map_err(|error| LoadError::NotAModule { what: name.to_owned(), why: format!("{error:#}") })
+    }
+
+    #[expect(unsafe_code, reason = "the one place that loads precompiled code")]
+    fn native(&self, code: Native<'_>) -> wasmtime::Result<Component> {
+        let code = match code {
+            Native::Official(code) => code,
+            Native::Kept(kept) => kept.code(),
+        };
+        // SAFETY: `deserialize` runs the bytes as native code, so they must be what wasmtime made. `Official` ones are a
+        // part of this executable, made by our own build.rs with the same engine settings; whoever can change them can
+        // change the executable. `Kept` ones are in our memory, where nobody changes them any more, and carry a MAC under
+        // a key that only this user can read: a runner of this user made them, under a name that holds the hash of the
+        // engine's version and settings. Whoever can read that key can run any code as this user without our help.
+        unsafe { Component::deserialize(&self.engine, code) }
+    }
+
+    fn link(&self, component: &Component, digest: Digest, name: &str) -> Result<Module, LoadError> {
         let code = self.linker.instantiate_pre(component).and_then(ModulePre::new);
         let code = code.map_err(|error| LoadError::NotAModule { what: name.to_owned(), why: format!("{error:#}") })?;
         Ok(Module { code, digest, description: None })

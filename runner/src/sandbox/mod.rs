@@ -1,6 +1,6 @@
 //! Runs modules: WASM components that reach only what the plan grants them.
 //!
-//! [`engine`] loads them, [`gate`] is the one place that checks grants, and each capability has a file: directories
+//! [`engine`] loads them, [`modules`] keeps third-party ones, [`gate`] is the one place that checks grants, and each capability has a file: directories
 //! (`host`), [`blobs`], [`database`], [`http`], [`process`], [`secrets`], [`log`]. [`Module`]'s methods are the five exports. A call that
 //! loops, hangs in a host call, takes too much memory, panics or floods its log ends as a typed failure soon after its
 //! deadline, and the runner goes on. Deliberately absent: what to call when; no record is written here.
@@ -18,6 +18,7 @@ mod http;
 mod inputs;
 mod limits;
 mod log;
+mod modules;
 mod net;
 mod process;
 mod secrets;
@@ -33,6 +34,7 @@ pub use description::{Capability, Description, DescriptionError, InputKind, Mism
 pub use engine::{LoadError, Module, Runtime, official};
 pub use gate::{Purpose, name_of};
 pub use inputs::{InputError, release_digest, watched};
+pub use modules::{Places, Tell};
 
 use self::{
     bindings::{Module as Instance, exported, types},
