@@ -14,9 +14,11 @@ mod cases {
     mod lock;
     mod migrations;
     mod misfits;
+    mod pinned_modules;
     mod places;
     mod preview;
     mod readme;
+    mod registries;
     mod resume;
     mod rollback;
     mod secrets;

@@ -87,6 +87,7 @@ fn another_digest_leaves_nothing_behind() {
     let (environment, answer) = pull(vec![("r1.tar.gz".to_owned(), archive(Format::TarGz))], "r1.tar.gz", &wrong);
     answer.assert_exit(1);
     expect![[r#"
+        note: wrote deploy.lock, which pins the modules: commit it
         shop r1 to default (run [RUN 1], attempt 1)
           start  pull  it never ran here
           FAIL   pull  the archive has the digest

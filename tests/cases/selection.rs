@@ -72,6 +72,7 @@ fn what_an_earlier_step_returned_must_be_there_to_start_later() {
     let refused = environment.run(&["--local", "--release", "r1", "--only", "switch"]);
     assert_ne!(refused.code, Some(0));
     expect![[r#"
+        note: wrote deploy.lock, which pins the modules: commit it
         shop r1 to test (run [RUN 1], attempt 1)
           order           --only switch
           skip   pull     you say that it is done
@@ -150,6 +151,7 @@ fn the_screen_says_as_much_as_is_asked_for() {
     environment.pack("r1");
     let plain = environment.run(&["--local", "--release", "r1"]);
     expect![[r#"
+        note: wrote deploy.lock, which pins the modules: commit it
         shop r1 to test (run [RUN 1], attempt 1)
           start  pull     it never ran here
           ran    pull     295 B, 3 files [TIME]

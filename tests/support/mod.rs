@@ -3,6 +3,7 @@
 mod answer;
 mod archive;
 mod normal;
+mod registry;
 mod server;
 
 use std::{
@@ -20,6 +21,7 @@ use tempfile::TempDir;
 pub use self::{
     answer::Answer,
     archive::{Format, sha256},
+    registry::{ANN, Door, Registry},
     server::{Reply, Server},
 };
 

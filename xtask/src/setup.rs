@@ -21,8 +21,13 @@ pub(crate) enum Need {
 }
 
 /// For `test`: what kills the runner, and what tests compare with.
-pub(crate) const TOOLS: [Need; 4] =
-    [Need::Program("git"), Need::Program("sqlite3"), Need::Program("strace"), Need::Program("wasm-opt")];
+pub(crate) const TOOLS: [Need; 5] = [
+    Need::Program("docker-registry"),
+    Need::Program("git"),
+    Need::Program("sqlite3"),
+    Need::Program("strace"),
+    Need::Program("wasm-opt"),
+];
 /// For `bench`: what is compared with.
 pub(crate) const PEERS: [Need; 3] = [Need::Program("curl"), Need::Program("sqlite3"), Need::Program("zstd")];
 

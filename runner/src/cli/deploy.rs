@@ -38,7 +38,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
     allowed(args.local, "deploy")?;
     let (plan, label) = args.plan.plan(&args.release)?;
-    deploy(plan, label, places::setting(screen), args.selection.orders(), &again(args), screen).await
+    deploy(plan, label, places::setting(screen.tell()), args.selection.orders(), &again(args), screen).await
 }
 
 /// Outside a CI, a command that changes something says so: no accident from a laptop.

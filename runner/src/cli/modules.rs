@@ -36,7 +36,7 @@ pub(super) async fn run(
     // No module hangs on the release.
     let label: Label = "none".parse().expect("it is a label");
     let plan = plan.plan_for(&label)?;
-    let pins = drive::pinned(&plan, places::setting(screen)).await?;
+    let pins = drive::pinned(&plan, places::setting(screen.tell_beside())).await?;
     if args.accept {
         pins.accept().map_err(|error| vec![error])?;
     }
@@ -121,5 +121,6 @@ fn origin(plan: &Plan, name: &str) -> &'static str {
     match uses {
         Some(ModuleRef::Official(_)) | None => "of this runner",
         Some(ModuleRef::File(_)) => "a file",
+        Some(ModuleRef::Registry(_)) => "a registry",
     }
 }

@@ -4,7 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 
 use crate::{
     diagnose::{Diagnostic, Weight},
-    report::{self, Color, Form, Interactive, JsonLines, Report, Terminal, Verbosity},
+    report::{self, Color, Form, Interactive, JsonLines, Report, Terminal, Verbosity, json},
     sandbox::Tell,
 };
 
@@ -85,11 +85,22 @@ impl Screen {
         }
     }
 
-    /// Shows what is worth knowing and no error, on standard error.
+    /// Tells what is worth knowing and no error while a deployment goes on: with `--json`, as a line like any other.
     pub(super) fn tell(&self) -> Tell {
-        let (form, verbosity, color) = (self.form, self.verbosity, self.color);
+        match self.form {
+            Form::Text => self.tell_beside(),
+            Form::Json => std::sync::Arc::new(|notice| {
+                // A reader that went away is no reason to stop.
+                let _ = writeln!(std::io::stdout(), "{}", json::line(&json::notice(&notice)));
+            }),
+        }
+    }
+
+    /// The same beside a command's answer: on standard error.
+    pub(super) fn tell_beside(&self) -> Tell {
+        let (verbosity, color) = (self.verbosity, self.color);
         std::sync::Arc::new(move |notice| {
-            if form == Form::Text && verbosity == Verbosity::Quiet && notice.weight == Weight::Note {
+            if verbosity == Verbosity::Quiet && notice.weight == Weight::Note {
                 return;
             }
             // Without a standard error nobody is told.

@@ -15,7 +15,7 @@ use crate::{
 /// Arguments of `step`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The module: an official one (`pull`), or a file (`./x.wasm`)
+    /// The module: an official one (`pull`), a file (`./x.wasm`), or one in a registry (`oci://…@sha256:…`)
     module: String,
     /// Run it from here, outside a CI
     #[arg(long)]
@@ -64,7 +64,7 @@ pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagno
     let plan = Plan::parse(source, &request).map_err(|errors| errors.diagnostics())?;
     let again = std::iter::once("runner".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ");
     // There is no file that a lock could lie beside.
-    let setting = Setting { pinning: Pinning::Without, ..places::setting(screen) };
+    let setting = Setting { pinning: Pinning::Without, ..places::setting(screen.tell()) };
     deploy::deploy(plan, label, setting, Orders::default(), &again, screen).await
 }
 
@@ -97,7 +97,9 @@ fn plan(args: &Args) -> Result<Value, Diagnostic> {
 }
 
 fn name_of(module: &str) -> String {
-    let stem = Path::new(module).file_stem().unwrap_or_default().to_string_lossy();
+    // The digest of one in a registry would make it too long.
+    let name = module.split_once('@').map_or(module, |(name, _)| name);
+    let stem = Path::new(name).file_stem().unwrap_or_default().to_string_lossy();
     stem.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' }).collect()
 }
 

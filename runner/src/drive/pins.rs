@@ -153,7 +153,7 @@ impl Pins {
     /// As a whole or not at all.
     fn write(&self, lockfile: &Lockfile) -> io::Result<()> {
         let fresh = self.path.with_extension(format!("lock.{}", std::process::id()));
-        let written = fs::File::create_new(&fresh).and_then(|mut file| {
+        let written = fs::File::create(&fresh).and_then(|mut file| {
             file.write_all(lockfile.text().as_bytes())?;
             file.sync_all()
         });

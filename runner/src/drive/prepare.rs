@@ -115,6 +115,7 @@ impl Prepared {
             uses: match &ready.step.uses {
                 ModuleRef::Official(name) => name.clone(),
                 ModuleRef::File(path) => within(&self.plan.source.folder, path),
+                ModuleRef::Registry(reference) => reference.to_string(),
             },
             phase: ready.description.phase,
         };
@@ -189,7 +190,7 @@ async fn load_all(runtime: &Runtime, plan: &Plan) -> (Modules, Vec<Diagnostic>) 
 }
 
 async fn load(runtime: &Runtime, plan: &Plan, step: &Step) -> Result<(Module, Description), Diagnostic> {
-    let module = runtime.load(&step.uses).map_err(|error| error.diagnostic(plan, step))?;
+    let module = runtime.load(&step.uses).await.map_err(|error| error.diagnostic(plan, step))?;
     let description = runtime.describe(&module, step).await.map_err(|error| {
         let message = format!("the module of step `{}` does not describe itself as the contract says", step.id);
         let hint = Some("build it again with the current SDK, see docs/steps.md".to_owned());

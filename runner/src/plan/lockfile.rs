@@ -169,6 +169,7 @@ impl ModuleRef {
         match self {
             Self::Official(name) => name.clone(),
             Self::File(path) => relative(folder, path).display().to_string(),
+            Self::Registry(reference) => reference.to_string(),
         }
     }
 }

@@ -24,6 +24,7 @@ pub mod lockfile;
 pub mod names;
 mod order;
 mod paths;
+mod registry;
 mod scalar;
 mod schema;
 mod scope;
@@ -38,6 +39,7 @@ pub use expression::{Later, Pending};
 pub use names::{
     AppName, Attempt, Digest, EnvironmentName, GrantName, Label, NameError, RunId, Secret, StepId, TargetName,
 };
+pub use registry::RegistryRef;
 pub use schema::schema;
 
 /// What a plan is parsed for.
@@ -179,6 +181,8 @@ pub enum ModuleRef {
     Official(String),
     /// A component in a file, absolute: `uses: ./steps/x.wasm`.
     File(PathBuf),
+    /// One in a registry: `uses: oci://registry.example.com/steps/warm@sha256:…`.
+    Registry(RegistryRef),
 }
 
 /// Whether a step is held to its sandbox.

@@ -89,8 +89,8 @@ fn step() -> Value {
         "properties": {
             "uses": {
                 "type": "string",
-                "pattern": r"^([A-Za-z0-9][A-Za-z0-9_-]{0,63}|(\.{1,2})?/.*\.wasm)$",
-                "description": "The module: one that the runner carries, or a component in a file.",
+                "pattern": r"^([A-Za-z0-9][A-Za-z0-9_-]{0,63}|(\.{1,2})?/.*\.wasm|oci://[^@/]+/[a-z0-9._/-]+@sha256:[0-9a-f]{64})$",
+                "description": "The module: one that the runner carries, a component in a file, or one in a registry, pinned by the digest of its manifest.",
                 "examples": ["pull", "configure", "migrate", "start", "switch", "verify", "run", "./steps/x.wasm"]
             },
             "with": {

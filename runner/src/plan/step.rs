@@ -9,6 +9,7 @@ use super::{
     error::{PlanError, Problem, Problems},
     fields::{self, Fields},
     grants, paths,
+    registry::{BadReference, RegistryRef},
     scope::{Config, Scope},
     yaml::{Key, Kind, Node},
 };
@@ -100,10 +101,15 @@ fn draft(key: &Key, node: &Node, scope: &Scope<'_>, source: &Source, problems: &
 
 fn module(node: &Node, source: &Source, problems: &mut Problems) -> Option<ModuleRef> {
     let text = fields::literal(node, "`uses`", problems)?;
-    if text.starts_with("oci://") {
-        let error = PlanError::new(Problem::NotSupported, "modules from a registry are not supported yet");
-        problems.push(error.at(&node.span, "not yet").hint("use a file: `uses: ./steps/x.wasm`"));
-        return None;
+    if let Some(reference) = text.strip_prefix("oci://") {
+        let parsed = RegistryRef::parse(reference);
+        return parsed
+            .map(ModuleRef::Registry)
+            .map_err(|BadReference { why, hint }| {
+                let error = PlanError::new(Problem::BadValue, format!("`{text}` names no module: {why}"));
+                problems.push(error.at(&node.span, "not a pinned module").hint(hint));
+            })
+            .ok();
     }
     let path = text.starts_with("./") || text.starts_with("../") || text.starts_with('/');
     if path && text.ends_with(".wasm") && paths::refuse(text).is_none() {
@@ -116,7 +122,10 @@ fn module(node: &Node, source: &Source, problems: &mut Problems) -> Option<Modul
     let error = PlanError::new(Problem::BadValue, format!("`{text}` is not a module"));
     let hint = match text.ends_with(".wasm") && !path {
         true => format!("a file starts with `./`: `uses: ./{text}`"),
-        false => "name one (`uses: pull`) or a file (`uses: ./steps/x.wasm`)".to_owned(),
+        false => {
+            "name one (`uses: pull`), a file (`uses: ./steps/x.wasm`) or one in a registry (`uses: oci://…@sha256:…`)"
+                .to_owned()
+        }
     };
     problems.push(error.at(&node.span, "neither a name nor a file").hint(hint));
     None

@@ -5,7 +5,7 @@ use std::io::Write;
 use serde_json::{Value, json};
 
 use super::{Conclusion, Report};
-use crate::journal::event::Entry;
+use crate::{diagnose::Notice, journal::event::Entry};
 
 /// Writes JSON lines.
 ///
@@ -43,6 +43,12 @@ impl Report for JsonLines {
 pub fn line(value: &impl serde::Serialize) -> String {
     let line = serde_json::to_string(value).expect("what is reported has only text keys and finite numbers");
     line.replace("##[", "#\\u0023[")
+}
+
+/// `{"type": "notice", "weight": "warning", "message"}`: what was worth knowing before the attempt began.
+#[must_use]
+pub fn notice(notice: &Notice) -> Value {
+    json!({"type": "notice", "weight": notice.weight, "message": notice.message})
 }
 
 /// `{"type": "result", "exit": "failed", "status": 1, "code": "P0301", "message", "causes": […], "hint"}`; without an error

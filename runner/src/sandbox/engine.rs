@@ -21,7 +21,7 @@ use super::{
     bindings::{self, ModulePre},
     config,
     host::Host,
-    modules::{Cache, Places, Tell, Verified},
+    modules::{Cache, Places, RegistryError, Tell, Verified},
 };
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
@@ -78,6 +78,8 @@ pub enum LoadError {
     Unknown { name: String },
     #[error("can't read {path}")]
     Read { path: String, source: std::io::Error },
+    #[error("can't get the module {what}")]
+    Registry { what: String, source: RegistryError },
     #[error("{what} is not a step module")]
     NotAModule { what: String, why: String },
     #[error("the sandbox can't be set up: {0}")]
@@ -97,6 +99,7 @@ impl LoadError {
             Self::Read { .. } => {
                 ("P0120", "see that the path is right; it is relative to the plan's folder".to_owned())
             }
+            Self::Registry { source, .. } => ("P0129", source.hint()),
             Self::NotAModule { .. } => ("P0125", "build it as docs/steps.md says".to_owned()),
             Self::Engine(_) => ("P0701", "please report this".to_owned()),
         };
@@ -104,6 +107,7 @@ impl LoadError {
             plan.error_at(Code(code), step.span.clone(), self.to_string(), "this step uses it".to_owned(), Some(hint));
         match self {
             Self::Read { source, .. } => diagnostic = diagnostic.because(source),
+            Self::Registry { source, .. } => diagnostic = diagnostic.because(source),
             Self::NotAModule { why, .. } => diagnostic = diagnostic.because(why),
             Self::Engine(_) => diagnostic.exit = Exit::Bug,
             Self::Unknown { .. } => {}
@@ -151,7 +155,7 @@ impl Runtime {
     ///
     /// # Errors
     /// [`LoadError`].
-    pub fn load(&self, uses: &ModuleRef) -> Result<Module, LoadError> {
+    pub async fn load(&self, uses: &ModuleRef) -> Result<Module, LoadError> {
         match uses {
             ModuleRef::Official(name) => {
                 let module = OFFICIAL.iter().find(|module| module.name == *name);
@@ -165,6 +169,12 @@ impl Runtime {
             ModuleRef::File(path) => {
                 let name = path.display().to_string();
                 self.foreign(&read(path)?, &name)
+            }
+            ModuleRef::Registry(reference) => {
+                let name = reference.to_string();
+                let bytes = self.cache.fetch(reference).await;
+                let bytes = bytes.map_err(|source| LoadError::Registry { what: name.clone(), source })?;
+                self.foreign(&bytes, &name)
             }
         }
     }

@@ -221,6 +221,7 @@ pub fn name_of(uses: &ModuleRef) -> String {
     match uses {
         ModuleRef::Official(name) => name.clone(),
         ModuleRef::File(path) => path.display().to_string(),
+        ModuleRef::Registry(reference) => reference.to_string(),
     }
 }
 

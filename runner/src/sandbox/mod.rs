@@ -34,7 +34,7 @@ pub use description::{Capability, Description, DescriptionError, InputKind, Mism
 pub use engine::{LoadError, Module, Runtime, official};
 pub use gate::{Purpose, name_of};
 pub use inputs::{InputError, release_digest, watched};
-pub use modules::{Places, Tell};
+pub use modules::{Places, RegistryError, Tell};
 
 use self::{
     bindings::{Module as Instance, exported, types},

@@ -230,20 +230,20 @@ fn bad_values() {
     check(
         "version: 1\napp: shop\nsteps: { a: { uses: x.wasm }, b: { uses: a/b } }\n",
         expect![[r#"
-        error[P0118]: `x.wasm` is not a module
-         --> deploy.yml:3:21
-          |
-        3 | steps: { a: { uses: x.wasm }, b: { uses: a/b } }
-          |                     ^^^^^^ neither a name nor a file
-          hint: a file starts with `./`: `uses: ./x.wasm`
+            error[P0118]: `x.wasm` is not a module
+             --> deploy.yml:3:21
+              |
+            3 | steps: { a: { uses: x.wasm }, b: { uses: a/b } }
+              |                     ^^^^^^ neither a name nor a file
+              hint: a file starts with `./`: `uses: ./x.wasm`
 
-        error[P0118]: `a/b` is not a module
-         --> deploy.yml:3:42
-          |
-        3 | steps: { a: { uses: x.wasm }, b: { uses: a/b } }
-          |                                          ^^^ neither a name nor a file
-          hint: name one (`uses: pull`) or a file (`uses: ./steps/x.wasm`)
-    "#]],
+            error[P0118]: `a/b` is not a module
+             --> deploy.yml:3:42
+              |
+            3 | steps: { a: { uses: x.wasm }, b: { uses: a/b } }
+              |                                          ^^^ neither a name nor a file
+              hint: name one (`uses: pull`), a file (`uses: ./steps/x.wasm`) or one in a registry (`uses: oci://…@sha256:…`)
+        "#]],
     );
     check_step(
         "    with: { mode: 0755, big: 99999999999999999999, inf: .inf }",
@@ -291,12 +291,12 @@ fn not_supported_yet() {
               |           ^^^^^ not yet
               hint: leave it out: steps run on the runner's machine
 
-            error[P0116]: modules from a registry are not supported yet
+            error[P0118]: `oci://r/x@sha256:0` names no module: its digest is not `sha256:` and 64 hex digits in lower case
              --> deploy.yml:7:14
               |
             7 |   a: { uses: "oci://r/x@sha256:0", on: web }
-              |              ^^^^^^^^^^^^^^^^^^^^ not yet
-              hint: use a file: `uses: ./steps/x.wasm`
+              |              ^^^^^^^^^^^^^^^^^^^^ not a pinned module
+              hint: write `oci://registry.example.com/steps/warm@sha256:…`
 
             error[P0116]: hosts are not supported yet
              --> deploy.yml:7:40

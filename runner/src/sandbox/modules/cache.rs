@@ -1,5 +1,6 @@
-//! The compiled code of third-party modules, kept from run to run.
+//! What is kept of third-party modules from run to run: their compiled code, and downloads.
 //!
+//! A download is named by its digest, which is compared whenever it is read.
 //! Precompiled code is native code without an integrity check, so it comes from this user's runner or not at all: a file
 //! is read as a whole, its owner and mode are looked at, and its MAC is right; only then is it [`Verified`]. The key lies
 //! in another folder, so that a folder that was restored from somewhere, such as a CI's cache, is worth nothing.
@@ -7,11 +8,17 @@
 
 use std::{path::Path, sync::OnceLock};
 
+use sha2::{Digest as _, Sha256};
+
 use super::{
     Places, Tell,
     folder::{Distrust, Folder, FolderError, Privacy},
+    registry::{Layer, Registry, RegistryError},
 };
-use crate::diagnose::Notice;
+use crate::{
+    diagnose::Notice,
+    plan::{Digest, RegistryRef},
+};
 
 const KEY: &str = "module-key";
 const MAC: usize = blake3::OUT_LEN;
@@ -76,6 +83,50 @@ impl Cache {
         let written = kept.folder.write(name, &[mac.as_bytes(), code]).and_then(|()| kept.folder.shrink(MOST));
         if let Err(error) = written {
             self.say_not_kept(&FolderError::Unusable { path: kept.folder.path_of(name), source: error });
+        }
+    }
+
+    /// The bytes of a module in a registry: those that were kept, else fetched, and kept.
+    pub(in crate::sandbox) async fn fetch(&self, reference: &RegistryRef) -> Result<Vec<u8>, RegistryError> {
+        let registry = Registry::new(reference, self.places.credentials.as_deref());
+        let manifest = match self.content(&reference.digest, "json") {
+            Some(manifest) => manifest,
+            None => {
+                let manifest = registry.manifest().await?;
+                self.put_content(&reference.digest, "json", &manifest);
+                manifest
+            }
+        };
+        let layer = Layer::of(&manifest)?;
+        if let Some(module) = self.content(&layer.digest, "wasm") {
+            return Ok(module);
+        }
+        let module = registry.layer(&layer).await?;
+        self.put_content(&layer.digest, "wasm", &module);
+        Ok(module)
+    }
+
+    /// What was downloaded before, if its digest is still right.
+    fn content(&self, digest: &Digest, kind: &str) -> Option<Vec<u8>> {
+        let kept = self.open()?;
+        let name = format!("{}.{kind}", digest.hex());
+        let read = kept.folder.read(&name, Privacy::Unwritable).and_then(|bytes| match bytes {
+            Some(bytes) if Digest::from_bytes(Sha256::digest(&bytes).into()) != *digest => {
+                Err(Distrust::Changed { path: kept.folder.path_of(&name) }.into())
+            }
+            bytes => Ok(bytes),
+        });
+        read.unwrap_or_else(|error| {
+            (self.tell)(Notice::warning(format!("a module is downloaded again, the kept one is not used: {error}")));
+            None
+        })
+    }
+
+    fn put_content(&self, digest: &Digest, kind: &str, bytes: &[u8]) {
+        let Some(kept) = self.open() else { return };
+        let name = format!("{}.{kind}", digest.hex());
+        if let Err(source) = kept.folder.write(&name, &[bytes]) {
+            self.say_not_kept(&FolderError::Unusable { path: kept.folder.path_of(&name), source });
         }
     }
 

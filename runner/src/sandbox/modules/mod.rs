@@ -4,11 +4,14 @@
 //! deploy.lock).
 
 mod cache;
+mod credentials;
 mod folder;
+mod registry;
 
 use std::{path::PathBuf, sync::Arc};
 
 pub(super) use cache::{Cache, Verified};
+pub use registry::RegistryError;
 
 use crate::diagnose::Notice;
 
@@ -19,6 +22,8 @@ pub struct Places {
     pub cache: Option<PathBuf>,
     /// What must stay: the key under which compiled code is kept.
     pub state: Option<PathBuf>,
+    /// Docker's `config.json`, which has the credentials for registries.
+    pub credentials: Option<PathBuf>,
 }
 
 /// How the user is told what is worth knowing and no error.

@@ -1,0 +1,127 @@
+//! Debian's `docker-registry`, the reference implementation of the distribution specification, on a free port.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::{sha256, until};
+
+/// User `ann`, password `secret`, as htpasswd writes them.
+const USERS: &str = "ann:$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW\n";
+/// The same for an Authorization header and for Docker's config.json.
+pub const ANN: &str = "YW5uOnNlY3JldA==";
+
+/// Whom the registry answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    Open,
+    /// Only ann.
+    Locked,
+}
+
+/// A registry that ends with its value.
+pub struct Registry {
+    folder: TempDir,
+    port: u16,
+    process: Child,
+}
+
+impl Registry {
+    pub fn start(door: Door) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let place = folder.path().display();
+        let mut config = format!(
+            "version: 0.1\nlog: {{ level: error }}\nstorage: {{ filesystem: {{ rootdirectory: {place}/data }} }}\n\
+             http: {{ addr: 127.0.0.1:{port} }}\n"
+        );
+        if door == Door::Locked {
+            fs::write(folder.path().join("users"), USERS).unwrap();
+            config += &format!("auth: {{ htpasswd: {{ realm: test, path: {place}/users }} }}\n");
+        }
+        fs::write(folder.path().join("config.yml"), config).unwrap();
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(folder.path().join("config.yml"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = command.spawn().expect("docker-registry can't be started; `cargo xtask setup` installs it");
+        let registry = Self { folder, port, process };
+        until("the registry answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        registry
+    }
+
+    /// `127.0.0.1:<port>`.
+    pub fn authority(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Pushes layers as one artifact; returns what a plan's `uses` says.
+    pub fn push(&self, repository: &str, layers: &[(&str, &[u8])]) -> String {
+        let descriptors: Vec<_> = layers
+            .iter()
+            .map(|(kind, bytes)| {
+                json!({"mediaType": kind, "digest": self.push_blob(repository, bytes), "size": bytes.len()})
+            })
+            .collect();
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "artifactType": "application/wasm",
+            "config": {
+                "mediaType": "application/vnd.oci.empty.v1+json",
+                "digest": self.push_blob(repository, b"{}"), "size": 2,
+            },
+            "layers": descriptors,
+        })
+        .to_string();
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        self.ask("PUT", &format!("/v2/{repository}/manifests/v1"), kind, manifest.as_bytes());
+        format!("oci://{}/{repository}@sha256:{}", self.authority(), sha256(manifest.as_bytes()))
+    }
+
+    /// Where the registry keeps a content.
+    pub fn blob(&self, bytes: &[u8]) -> PathBuf {
+        let hex = sha256(bytes);
+        self.folder.path().join(format!("data/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
+    }
+
+    fn push_blob(&self, repository: &str, bytes: &[u8]) -> String {
+        let digest = format!("sha256:{}", sha256(bytes));
+        let begun = self.ask("POST", &format!("/v2/{repository}/blobs/uploads/"), "application/json", b"");
+        let is_location = |line: &&str| line.to_ascii_lowercase().starts_with("location:");
+        let location = begun.lines().find(is_location).unwrap().split_once(':').unwrap().1.trim();
+        let path = location.find("/v2/").map(|start| &location[start..]).unwrap();
+        self.ask("PUT", &format!("{path}&digest={digest}"), "application/octet-stream", bytes);
+        digest
+    }
+
+    /// The head of the answer, which must be a good one.
+    fn ask(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\nauthorization: Basic {ANN}\r\ncontent-type: {kind}\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n",
+            self.authority(),
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 20"), "{method} {path}: {answer}");
+        answer
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
