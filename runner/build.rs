@@ -54,8 +54,7 @@ fn main() -> Result<()> {
         let description = describe(&engine, &fs::read(&compiled)?).with_context(|| component.name.clone())?;
         table += &format!(
             "    Official {{ name: {:?}, digest: {:?}, description: {description:?}, compiled: include_bytes!({copy:?}) }},\n",
-            component.name,
-            digest,
+            component.name, digest,
         );
     }
     fs::write(out.join("official.rs"), table + "]\n")?;

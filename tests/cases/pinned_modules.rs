@@ -164,7 +164,8 @@ fn another_wish_is_a_stop() {
           caused by: it asks for more: dirs rw: holds the link and the releases
           caused by: it no longer asks for dirs ro: reads the link
           hint: if that is meant, run `runner modules --accept`, and commit deploy.lock
-    "#]].assert_eq(&refused.said());
+    "#]]
+    .assert_eq(&refused.said());
 }
 
 #[test]
@@ -179,7 +180,8 @@ fn modules_are_listed_and_accepted() {
                  asks for http (/http): asks the application
                  asks for tcp (/tcp): sees whether something listens
         `runner modules --accept` writes deploy.lock like this
-    "#]].assert_eq(&listed.assert_exit(0).printed());
+    "#]]
+    .assert_eq(&listed.assert_exit(0).printed());
     assert!(!environment.exists("deploy.lock"), "a list writes nothing");
     environment.run(&["modules", "--accept"]).assert_exit(0);
     environment.edit("deploy.yml", "./check.wasm", "verify");
@@ -192,7 +194,8 @@ fn modules_are_listed_and_accepted() {
                  asks for tcp (/tcp): sees whether something listens
         unused   ./check.wasm
         `runner modules --accept` writes deploy.lock like this
-    "#]].assert_eq(&environment.run(&["modules"]).assert_exit(0).printed());
+    "#]]
+    .assert_eq(&environment.run(&["modules"]).assert_exit(0).printed());
     environment.run(&["modules", "--accept"]).assert_exit(0);
     let file = lock(&environment);
     assert_eq!(file["modules"].as_object().unwrap().keys().collect::<Vec<_>>(), ["verify"]);

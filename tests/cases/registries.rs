@@ -49,7 +49,10 @@ fn a_module_is_pulled_once_and_then_runs_without_the_registry() {
     offline.assert_exit(0);
     assert_eq!(offline.said().lines().filter(|line| line.starts_with("warning")).count(), 0);
 
-    // What was kept is believed for its digest alone.
+    // What was kept is believed for its digest alone. It is read only when there is no compiled code.
+    let compiled = |path: &std::path::PathBuf| path.extension().is_some_and(|extension| extension == "cwasm");
+    let folder = fs::read_dir(environment.home(".cache/pawl/modules")).unwrap();
+    fs::remove_file(folder.map(|entry| entry.unwrap().path()).find(compiled).unwrap()).unwrap();
     let kept = environment.home(".cache/pawl/modules").join(format!("{}.wasm", &digest[7..]));
     let mut bytes = fs::read(&kept).unwrap();
     bytes[100] ^= 1;

@@ -7,6 +7,7 @@
 use std::{
     fs,
     hash::{Hash as _, Hasher as _},
+    io::Read as _,
     path::Path,
     time::Duration,
 };
@@ -168,32 +169,43 @@ impl Runtime {
             }
             ModuleRef::File(path) => {
                 let name = path.display().to_string();
-                self.foreign(&read(path)?, &name)
+                let digest = digest_of(path)?;
+                match self.kept(&digest, &name) {
+                    Some(component) => self.link(&component, digest, &name),
+                    None => self.made(&read(path)?, &name),
+                }
             }
             ModuleRef::Registry(reference) => {
                 let name = reference.to_string();
-                let bytes = self.cache.fetch(reference).await;
-                let bytes = bytes.map_err(|source| LoadError::Registry { what: name.clone(), source })?;
-                self.foreign(&bytes, &name)
+                let error = |source| LoadError::Registry { what: name.clone(), source };
+                let layer = self.cache.find(reference).await.map_err(error)?;
+                match self.kept(&layer.digest, &name) {
+                    Some(component) => self.link(&component, layer.digest, &name),
+                    None => self.made(&self.cache.fetch(reference, &layer).await.map_err(error)?, &name),
+                }
             }
         }
     }
 
-    /// A module that is none of ours: its code is kept, if that can be.
-    fn foreign(&self, bytes: &[u8], name: &str) -> Result<Module, LoadError> {
+    /// The kept code of a module that is none of ours, if there is some that can be trusted.
+    fn kept(&self, digest: &Digest, name: &str) -> Option<Component> {
+        let kept = self.cache.get(&self.entry(digest), name)?;
+        let loaded = self.native(Native::Kept(&kept));
+        loaded.map_err(|error| self.cache.say_unused(name, &format!("{error:#}"))).ok()
+    }
+
+    /// A module that is none of ours, compiled. Its code is kept, if that can be.
+    fn made(&self, bytes: &[u8], name: &str) -> Result<Module, LoadError> {
         let digest = Digest::from_bytes(Sha256::digest(bytes).into());
-        let entry = format!("{}-{}.cwasm", digest.hex(), self.compatibility);
-        if let Some(kept) = self.cache.get(&entry, name) {
-            match self.native(Native::Kept(&kept)) {
-                Ok(component) => return self.link(&component, digest, name),
-                Err(error) => self.cache.say_unused(name, &format!("{error:#}")),
-            }
-        }
         let component = self.compile(bytes, name)?;
         if let Ok(code) = component.serialize() {
-            self.cache.put(&entry, &code);
+            self.cache.put(&self.entry(&digest), &code);
         }
         self.link(&component, digest, name)
+    }
+
+    fn entry(&self, digest: &Digest) -> String {
+        format!("{}-{}.cwasm", digest.hex(), self.compatibility)
     }
 
     fn compile(&self, bytes: &[u8], name: &str) -> Result<Component, LoadError> {
@@ -203,16 +215,20 @@ impl Runtime {
 
     #[expect(unsafe_code, reason = "the one place that loads precompiled code")]
     fn native(&self, code: Native<'_>) -> wasmtime::Result<Component> {
-        let code = match code {
-            Native::Official(code) => code,
-            Native::Kept(kept) => kept.code(),
-        };
-        // SAFETY: `deserialize` runs the bytes as native code, so they must be what wasmtime made. `Official` ones are a
+        // SAFETY: both functions run the bytes as native code, so they must be what wasmtime made. `Official` ones are a
         // part of this executable, made by our own build.rs with the same engine settings; whoever can change them can
-        // change the executable. `Kept` ones are in our memory, where nobody changes them any more, and carry a MAC under
-        // a key that only this user can read: a runner of this user made them, under a name that holds the hash of the
-        // engine's version and settings. Whoever can read that key can run any code as this user without our help.
-        unsafe { Component::deserialize(&self.engine, code) }
+        // change the executable. `Kept` ones lie in memory of this process that nobody can change any more (`Sealed`), and
+        // carry a MAC under a key that only this user can read: a runner of this user made them, under a name that holds the
+        // hash of the engine's version and settings. Whoever can read that key can run any code as this user already.
+        unsafe {
+            match code {
+                Native::Official(code) => Component::deserialize(&self.engine, code),
+                #[cfg(target_os = "linux")]
+                Native::Kept(Verified(sealed)) => Component::deserialize_file(&self.engine, sealed.path()),
+                #[cfg(not(target_os = "linux"))]
+                Native::Kept(Verified(sealed)) => Component::deserialize(&self.engine, sealed.bytes()),
+            }
+        }
     }
 
     fn link(&self, component: &Component, digest: Digest, name: &str) -> Result<Module, LoadError> {
@@ -224,4 +240,17 @@ impl Runtime {
 
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
     fs::read(path).map_err(|source| LoadError::Read { path: path.display().to_string(), source })
+}
+
+/// Without holding the whole file: it is only needed when it must be compiled.
+fn digest_of(path: &Path) -> Result<Digest, LoadError> {
+    let error = |source| LoadError::Read { path: path.display().to_string(), source };
+    let mut file = fs::File::open(path).map_err(error)?;
+    let (mut hasher, mut piece) = (Sha256::new(), vec![0; 256 << 10]);
+    loop {
+        match file.read(&mut piece).map_err(error)? {
+            0 => return Ok(Digest::from_bytes(hasher.finalize().into())),
+            length => hasher.update(&piece[..length]),
+        }
+    }
 }

@@ -1,18 +1,24 @@
 //! What is kept of third-party modules from run to run: their compiled code, and downloads.
 //!
 //! A download is named by its digest, which is compared whenever it is read.
-//! Precompiled code is native code without an integrity check, so it comes from this user's runner or not at all: a file
-//! is read as a whole, its owner and mode are looked at, and its MAC is right; only then is it [`Verified`]. The key lies
+//! Precompiled code is native code without an integrity check, so it comes from this user's runner or not at all: a file's
+//! owner and mode are looked at, it is copied into memory that can't be changed, and its MAC is right; only then is it
+//! [`Verified`]. The key lies
 //! in another folder, so that a folder that was restored from somewhere, such as a CI's cache, is worth nothing.
 //! Deliberately absent: compiling, and running what was read.
 
-use std::{path::Path, sync::OnceLock};
+use std::{
+    io::{ErrorKind, Read as _},
+    path::Path,
+    sync::OnceLock,
+};
 
 use sha2::{Digest as _, Sha256};
 
 use super::{
     Places, Tell,
     folder::{Distrust, Folder, FolderError, Privacy},
+    memory::{Memory, Sealed},
     registry::{Layer, Registry, RegistryError},
 };
 use crate::{
@@ -22,18 +28,13 @@ use crate::{
 
 const KEY: &str = "module-key";
 const MAC: usize = blake3::OUT_LEN;
+/// So much is read at once, in bytes: little enough to stay in the processor's cache.
+const PIECE: usize = 256 << 10;
 /// The folder may become so large, in bytes.
 const MOST: u64 = 1 << 30;
 
-/// Bytes that this user's runner made: their MAC was right.
-pub(in crate::sandbox) struct Verified(Vec<u8>);
-
-impl Verified {
-    /// The compiled code.
-    pub(in crate::sandbox) fn code(&self) -> &[u8] {
-        &self.0[MAC..]
-    }
-}
+/// Compiled code that this user's runner made: its MAC was right, and it can't be changed any more.
+pub(in crate::sandbox) struct Verified(pub(in crate::sandbox) Sealed);
 
 /// Where compiled code and downloaded modules are kept. Nothing is made before it is needed.
 pub(in crate::sandbox) struct Cache {
@@ -55,16 +56,7 @@ impl Cache {
     /// The compiled code under a name, if there is some that can be trusted. `module` is named in warnings.
     pub(in crate::sandbox) fn get(&self, name: &str, module: &str) -> Option<Verified> {
         let kept = self.open()?;
-        let verified = kept.folder.read(name, Privacy::Unwritable).and_then(|bytes| {
-            let Some(bytes) = bytes else { return Ok(None) };
-            let is_right = bytes
-                .split_first_chunk::<MAC>()
-                .is_some_and(|(mac, code)| kept.mac(name, code) == blake3::Hash::from_bytes(*mac));
-            match is_right {
-                true => Ok(Some(Verified(bytes))),
-                false => Err(Distrust::Changed { path: kept.folder.path_of(name) }.into()),
-            }
-        });
+        let verified = kept.verified(name);
         verified.unwrap_or_else(|error| {
             self.say_unused(module, &error);
             None
@@ -79,31 +71,40 @@ impl Cache {
     /// Keeps compiled code under a name.
     pub(in crate::sandbox) fn put(&self, name: &str, code: &[u8]) {
         let Some(kept) = self.open() else { return };
-        let mac = kept.mac(name, code);
+        let mac = kept.hasher(name).update_rayon(code).finalize();
         let written = kept.folder.write(name, &[mac.as_bytes(), code]).and_then(|()| kept.folder.shrink(MOST));
         if let Err(error) = written {
             self.say_not_kept(&FolderError::Unusable { path: kept.folder.path_of(name), source: error });
         }
     }
 
-    /// The bytes of a module in a registry: those that were kept, else fetched, and kept.
-    pub(in crate::sandbox) async fn fetch(&self, reference: &RegistryRef) -> Result<Vec<u8>, RegistryError> {
-        let registry = Registry::new(reference, self.places.credentials.as_deref());
-        let manifest = match self.content(&reference.digest, "json") {
-            Some(manifest) => manifest,
-            None => {
-                let manifest = registry.manifest().await?;
-                self.put_content(&reference.digest, "json", &manifest);
-                manifest
-            }
-        };
+    /// The digest of a module in a registry, as its manifest has it.
+    pub(in crate::sandbox) async fn find(&self, reference: &RegistryRef) -> Result<Layer, RegistryError> {
+        if let Some(manifest) = self.content(&reference.digest, "json") {
+            return Layer::of(&manifest);
+        }
+        let manifest = self.registry(reference).manifest().await?;
         let layer = Layer::of(&manifest)?;
+        self.put_content(&reference.digest, "json", &manifest);
+        Ok(layer)
+    }
+
+    /// The bytes of that module: those that were kept, else fetched, and kept.
+    pub(in crate::sandbox) async fn fetch(
+        &self,
+        reference: &RegistryRef,
+        layer: &Layer,
+    ) -> Result<Vec<u8>, RegistryError> {
         if let Some(module) = self.content(&layer.digest, "wasm") {
             return Ok(module);
         }
-        let module = registry.layer(&layer).await?;
+        let module = self.registry(reference).layer(layer).await?;
         self.put_content(&layer.digest, "wasm", &module);
         Ok(module)
+    }
+
+    fn registry<'a>(&'a self, reference: &'a RegistryRef) -> Registry<'a> {
+        Registry::new(reference, self.places.credentials.as_deref())
     }
 
     /// What was downloaded before, if its digest is still right.
@@ -158,11 +159,37 @@ impl Kept {
         Ok(Self { folder, key: key(&secrets)? })
     }
 
+    /// The code in a file, if there is such a file and its MAC is right. It is read once: what is checked is what is taken.
+    fn verified(&self, name: &str) -> Result<Option<Verified>, FolderError> {
+        let Some(mut file) = self.folder.file(name, Privacy::Unwritable)? else { return Ok(None) };
+        let unusable = |source| self.folder.unusable(name, source);
+        let changed = || FolderError::from(Distrust::Changed { path: self.folder.path_of(name) });
+        let mut mac = [0; MAC];
+        file.read_exact(&mut mac).map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof => changed(),
+            _ => unusable(error),
+        })?;
+        let (mut hasher, mut memory) = (self.hasher(name), Memory::new().map_err(unusable)?);
+        let mut piece = vec![0; PIECE];
+        loop {
+            let length = file.read(&mut piece).map_err(unusable)?;
+            if length == 0 {
+                break;
+            }
+            hasher.update(&piece[..length]);
+            memory.push(&piece[..length]).map_err(unusable)?;
+        }
+        match hasher.finalize() == blake3::Hash::from_bytes(mac) {
+            true => Ok(Some(Verified(memory.seal().map_err(unusable)?))),
+            false => Err(changed()),
+        }
+    }
+
     /// Over the name too: code of one module under the name of another is as bad as a changed one.
-    fn mac(&self, name: &str, code: &[u8]) -> blake3::Hash {
+    fn hasher(&self, name: &str) -> blake3::Hasher {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes()).update_rayon(code);
-        hasher.finalize()
+        hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
+        hasher
     }
 }
 

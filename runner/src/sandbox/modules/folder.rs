@@ -76,13 +76,26 @@ impl Folder {
         self.path.join(name)
     }
 
-    /// A whole file; none if it is not there. Its time of change becomes that of its last use.
+    /// A whole file; none if it is not there.
     pub(super) fn read(&self, name: &str, privacy: Privacy) -> Result<Option<Vec<u8>>, FolderError> {
+        let Some(mut file) = self.file(name, privacy)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(|source| self.unusable(name, source))?;
+        Ok(Some(bytes))
+    }
+
+    /// An error about a file in it.
+    pub(super) fn unusable(&self, name: &str, source: io::Error) -> FolderError {
+        FolderError::Unusable { path: self.path_of(name), source }
+    }
+
+    /// A file to be read; none if it is not there. Its time of change becomes that of its last use.
+    pub(super) fn file(&self, name: &str, privacy: Privacy) -> Result<Option<File>, FolderError> {
         let path = self.path_of(name);
         let unusable = |source: io::Error| FolderError::Unusable { path: path.clone(), source };
         // Not blocking: it may be a pipe.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let mut file = match rustix::fs::openat(&self.open, name, flags, Mode::empty()) {
+        let file = match rustix::fs::openat(&self.open, name, flags, Mode::empty()) {
             Ok(file) => File::from(file),
             Err(rustix::io::Errno::NOENT) => return Ok(None),
             Err(rustix::io::Errno::LOOP) => return Err(Distrust::Kind { path }.into()),
@@ -93,14 +106,10 @@ impl Folder {
             return Err(Distrust::Kind { path }.into());
         }
         ours(&metadata, &path, privacy)?;
-        let mut bytes = Vec::new();
-        let size = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
-        bytes.try_reserve_exact(size).map_err(|error| unusable(io::Error::other(error)))?;
-        file.read_to_end(&mut bytes).map_err(unusable)?;
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         // Only the order in which old files are dropped hangs on it.
         let _ = rustix::fs::futimens(&file, &Timestamps { last_access: now, last_modification: now });
-        Ok(Some(bytes))
+        Ok(Some(file))
     }
 
     /// Writes a file as a whole, over what may be there. After a loss of power it may be torn.

@@ -88,8 +88,8 @@ impl RegistryError {
 
 /// The layer of a manifest that is the module.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Layer {
-    pub(super) digest: Digest,
+pub(in crate::sandbox) struct Layer {
+    pub(in crate::sandbox) digest: Digest,
     size: u64,
 }
 
