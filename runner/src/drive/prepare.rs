@@ -4,7 +4,7 @@
 //! digest; then ([`Prepared::resources`]) directories, databases and disk answer. Nothing but a granted directory is made.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     path::Path,
     sync::Arc,
 };
@@ -179,9 +179,9 @@ async fn load_all(runtime: &Runtime, plan: &Plan) -> (Modules, Vec<Diagnostic>) 
     let (mut modules, mut problems) = (Modules::new(), Vec::new());
     for step in &plan.steps {
         let name = sandbox::name_of(&step.uses);
-        if !modules.contains_key(&name) {
+        if let Entry::Vacant(place) = modules.entry(name) {
             match load(runtime, plan, step).await {
-                Ok(module) => drop(modules.insert(name, module)),
+                Ok(module) => _ = place.insert(module),
                 Err(diagnostic) => problems.push(diagnostic),
             }
         }

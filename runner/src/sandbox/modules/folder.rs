@@ -160,7 +160,7 @@ impl Folder {
                 files.push((metadata.modified()?, metadata.len(), entry.path()));
             }
         }
-        files.sort_by(|one, other| other.0.cmp(&one.0));
+        files.sort_by_key(|(used, ..)| std::cmp::Reverse(*used));
         let mut total = 0;
         for (_, size, path) in files {
             total += size;
