@@ -23,7 +23,7 @@ pub struct RegistryRef {
 
 /// Why a text is no such reference, and what to write.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct BadReference {
+pub struct BadReference {
     pub(super) why: String,
     pub(super) hint: String,
 }
@@ -34,7 +34,7 @@ const LONGEST: usize = 255;
 
 impl RegistryRef {
     /// Parses what follows `oci://`.
-    pub(super) fn parse(text: &str) -> Result<Self, BadReference> {
+    pub(crate) fn parse(text: &str) -> Result<Self, BadReference> {
         let bad = |why: &str, hint: &str| BadReference { why: why.to_owned(), hint: hint.to_owned() };
         let Some((place, digest)) = text.split_once('@') else {
             let image = text.to_owned();

@@ -23,6 +23,8 @@ const MANIFESTS: &str =
 const MODULES: [&str; 2] = ["application/wasm", "application/vnd.wasm.content.layer.v1+wasm"];
 /// The longest manifest or token, in bytes: what registries allow.
 const LONGEST: u64 = 4 << 20;
+/// A body of this length is always taken, in bytes.
+const SHORT: u64 = 64 << 10;
 /// The largest module, in bytes.
 const LARGEST: u64 = 256 << 20;
 /// The longest time for one module.
@@ -149,9 +151,13 @@ impl<'a> Registry<'a> {
     /// The module.
     pub(super) async fn layer(&self, layer: &Layer) -> Result<Vec<u8>, RegistryError> {
         let path = format!("blobs/{}", layer.digest);
-        // One byte more than announced is enough to see that it is another.
-        let bytes = self.get(&path, "*/*", layer.size.saturating_add(1), "content of the module").await?;
-        verified("a module", bytes, &layer.digest)
+        // Refusals have a body too.
+        let bytes = self.get(&path, "*/*", layer.size.max(SHORT), "content of the module").await?;
+        let bytes = verified("a module", bytes, &layer.digest)?;
+        match bytes.len() as u64 == layer.size {
+            true => Ok(bytes),
+            false => Err(RegistryError::Manifest(format!("its module has {} bytes, not {}", bytes.len(), layer.size))),
+        }
     }
 
     async fn get(&self, path: &str, accept: &str, most: u64, what: &str) -> Result<Vec<u8>, RegistryError> {
@@ -322,6 +328,55 @@ fn token(body: &[u8]) -> Result<Secret, RegistryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::net::tests::server::{Seen, Server, reply};
+
+    /// A registry that gives ann a token, and sends who has one to `storage`.
+    fn answers(seen: &Seen, storage: &str) -> crate::sandbox::net::tests::server::Reply {
+        let path = seen.line().split(' ').nth(1).unwrap();
+        match (path, seen.header("authorization")) {
+            ("/token?service=r&scope=repository%3Asteps%2Fwarm%3Apull", Some("Basic YW5uOnNlY3JldA==")) => {
+                reply("200 OK", &[], "{\"access_token\": \"abc\"}")
+            }
+            (path, Some("Bearer abc")) if path.starts_with("/v2/steps/warm/blobs/sha256:") => {
+                reply("307 Temporary Redirect", &[("Location", storage)], "")
+            }
+            (path, _) if path.starts_with("/token") => reply("403 Forbidden", &[], ""),
+            _ => {
+                let realm = format!("http://{}/token", seen.header("host").unwrap());
+                let challenge = format!("Bearer realm=\"{realm}\",service=\"r\"");
+                reply("401 Unauthorized", &[("WWW-Authenticate", &challenge)], "")
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_is_fetched_and_storage_is_not_told_who_asks() {
+        let storage = Server::start(|seen| match seen.header("authorization") {
+            None => reply("200 OK", &[], "module"),
+            Some(_) => reply("400 Bad Request", &[], ""),
+        });
+        let location = format!("http://{}/bucket/x?signature=y", storage.address);
+        let server = Server::start(move |seen| answers(seen, &location));
+        let sum = Digest::from_bytes(Sha256::digest(b"module").into());
+        let text = format!("{}/steps/warm@{sum}", server.address);
+        let reference = RegistryRef::parse(&text).unwrap_or_else(|_| panic!("{text}"));
+        let layer = Layer { digest: sum, size: 6 };
+
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("config.json");
+        let auth = |auth: &str| format!("{{\"auths\": {{\"{}\": {{\"auth\": \"{auth}\"}}}}}}", server.address);
+        std::fs::write(&config, auth("YW5uOnNlY3JldA==")).unwrap();
+        assert_eq!(Registry::new(&reference, Some(&config)).layer(&layer).await.unwrap(), b"module");
+
+        std::fs::write(&config, auth("YW5uOndyb25n")).unwrap();
+        let denied = Registry::new(&reference, Some(&config)).layer(&layer).await;
+        assert!(matches!(denied, Err(RegistryError::Denied { user, .. }) if user == "ann"));
+        let nobody = Registry::new(&reference, None).layer(&layer).await;
+        assert!(matches!(nobody, Err(RegistryError::Unauthorized { .. })));
+        let larger = Layer { size: 5, ..layer };
+        std::fs::write(&config, auth("YW5uOnNlY3JldA==")).unwrap();
+        assert!(Registry::new(&reference, Some(&config)).layer(&larger).await.is_err(), "it is larger than announced");
+    }
 
     fn answer(challenges: &[&str]) -> Response {
         Response {

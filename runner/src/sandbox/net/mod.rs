@@ -18,7 +18,7 @@ mod gate;
 mod request;
 mod resolve;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod tls;
 
 use std::{net::SocketAddr, ops::Deref, path::Path, sync::Arc, time::Duration};

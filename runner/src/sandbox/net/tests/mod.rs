@@ -1,6 +1,6 @@
 //! The client against servers on this machine and a resolver that lies: grants, redirects, credentials.
 
-mod server;
+pub(in crate::sandbox) mod server;
 mod transfer;
 
 use std::{collections::HashMap, future::Future, io, net::IpAddr, pin::Pin};

@@ -13,17 +13,17 @@ use std::{
 
 /// What came in: the head as sent, and the body.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
-    pub(super) head: String,
-    pub(super) body: String,
+pub(in crate::sandbox) struct Seen {
+    pub(in crate::sandbox) head: String,
+    pub(in crate::sandbox) body: String,
 }
 
 impl Seen {
-    pub(super) fn line(&self) -> &str {
+    pub(in crate::sandbox) fn line(&self) -> &str {
         self.head.lines().next().unwrap()
     }
 
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(in crate::sandbox) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().skip(1).find_map(|line| {
             let (given, value) = line.split_once(": ")?;
             given.eq_ignore_ascii_case(name).then_some(value)
@@ -32,14 +32,14 @@ impl Seen {
 }
 
 /// What goes out: bytes, each piece after a pause; then the connection is closed, or held open until the server ends.
-pub(super) struct Reply {
-    pub(super) pieces: Vec<Vec<u8>>,
-    pub(super) pause: Duration,
-    pub(super) hold: bool,
+pub(in crate::sandbox) struct Reply {
+    pub(in crate::sandbox) pieces: Vec<Vec<u8>>,
+    pub(in crate::sandbox) pause: Duration,
+    pub(in crate::sandbox) hold: bool,
 }
 
 /// A whole answer.
-pub(super) fn reply(status: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+pub(in crate::sandbox) fn reply(status: &str, headers: &[(&str, &str)], body: &str) -> Reply {
     let mut text = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n", body.len());
     for (name, value) in headers {
         text.push_str(&format!("{name}: {value}\r\n"));
@@ -49,17 +49,17 @@ pub(super) fn reply(status: &str, headers: &[(&str, &str)], body: &str) -> Reply
 }
 
 /// These bytes, whatever they are.
-pub(super) fn raw(text: &str) -> Reply {
+pub(in crate::sandbox) fn raw(text: &str) -> Reply {
     Reply { pieces: vec![text.as_bytes().to_vec()], pause: Duration::ZERO, hold: false }
 }
 
 /// These bytes, and then nothing, on an open connection.
-pub(super) fn hanging(text: &str) -> Reply {
+pub(in crate::sandbox) fn hanging(text: &str) -> Reply {
     Reply { hold: true, ..raw(text) }
 }
 
-pub(super) struct Server {
-    pub(super) address: SocketAddr,
+pub(in crate::sandbox) struct Server {
+    pub(in crate::sandbox) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<Mutex<usize>>,
     stopped: Arc<AtomicBool>,
@@ -67,15 +67,15 @@ pub(super) struct Server {
 }
 
 /// Both sides of a connection, plain or TLS.
-pub(super) trait Stream: Read + Write + Send {}
+pub(in crate::sandbox) trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}
 
 impl Server {
-    pub(super) fn start(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+    pub(in crate::sandbox) fn start(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
         Self::on("127.0.0.1:0", |tcp| Some(Box::new(tcp)), answer)
     }
 
-    pub(super) fn on(
+    pub(in crate::sandbox) fn on(
         address: &str,
         wrap: impl Fn(TcpStream) -> Option<Box<dyn Stream>> + Send + 'static,
         answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
@@ -106,15 +106,15 @@ impl Server {
         Self { address, seen, connections, stopped, thread: Some(thread) }
     }
 
-    pub(super) fn url(&self, path: &str) -> String {
+    pub(in crate::sandbox) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(in crate::sandbox) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 
-    pub(super) fn connections(&self) -> usize {
+    pub(in crate::sandbox) fn connections(&self) -> usize {
         *self.connections.lock().unwrap()
     }
 }
