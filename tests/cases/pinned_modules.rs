@@ -114,7 +114,7 @@ fn another_content_is_a_stop() {
     let refused = deploy(&environment);
     refused.assert_exit(2);
     expect![[r#"
-        error[P0126]: module `./check.wasm` is not what deploy.lock has
+        error[P0130]: module `./check.wasm` is not what deploy.lock has
          --> deploy.yml:4:3
           |
         4 |   check:
@@ -128,7 +128,7 @@ fn another_content_is_a_stop() {
     assert!(refused.stderr.contains(&now));
     assert_eq!(environment.list(".pawl/shop/default"), attempts, "nothing was begun");
     assert_eq!(environment.run(&["plan", "--release", "r1"]).assert_exit(2).said(), refused.said());
-    environment.run(&["doctor", "--release", "r1"]).assert_exit(2).assert_says("error[P0126]");
+    environment.run(&["doctor", "--release", "r1"]).assert_exit(2).assert_says("error[P0130]");
     assert_eq!(environment.read("deploy.lock"), locked);
 
     let listed = environment.run(&["modules", "--json"]);
@@ -156,7 +156,7 @@ fn another_wish_is_a_stop() {
     let refused = deploy(&environment);
     refused.assert_exit(2);
     expect![[r#"
-        error[P0126]: module `switch` is not what deploy.lock has
+        error[P0130]: module `switch` is not what deploy.lock has
           --> deploy.yml:19:3
            |
         19 |   switch:

@@ -168,7 +168,7 @@ impl Pins {
         let file = self.file();
         let message = format!("module `{name}` is not what {file} has");
         let hint = format!("if that is meant, run `runner modules --accept`, and commit {file}");
-        let mut diagnostic = plan.error_at(Code("P0126"), step.span.clone(), message, "it is used here", Some(hint));
+        let mut diagnostic = plan.error_at(Code("P0130"), step.span.clone(), message, "it is used here", Some(hint));
         if let Some(now) = self.now.modules.get(name) {
             diagnostic.causes.extend(differences(change, now));
         }
