@@ -12,6 +12,7 @@ use wasmtime::{
 
 use super::{
     bindings::{self, ModulePre},
+    component::{self, NotAComponent},
     config,
     host::Host,
 };
@@ -61,6 +62,8 @@ pub enum LoadError {
     #[error("can't read {path}")]
     Read { path: String, source: std::io::Error },
     #[error("{what} is not a step module")]
+    NotAComponent { what: String, source: NotAComponent },
+    #[error("{what} is not a step module")]
     NotAModule { what: String, why: String },
     #[error("the sandbox can't be set up: {0}")]
     Engine(String),
@@ -79,6 +82,7 @@ impl LoadError {
             Self::Read { .. } => {
                 ("P0120", "see that the path is right; it is relative to the plan's folder".to_owned())
             }
+            Self::NotAComponent { source, .. } => ("P0125", source.hint().to_owned()),
             Self::NotAModule { .. } => ("P0125", "build it as docs/steps.md says".to_owned()),
             Self::Engine(_) => ("P0701", "please report this".to_owned()),
         };
@@ -86,6 +90,7 @@ impl LoadError {
             plan.error_at(Code(code), step.span.clone(), self.to_string(), "this step uses it".to_owned(), Some(hint));
         match self {
             Self::Read { source, .. } => diagnostic = diagnostic.because(source),
+            Self::NotAComponent { source, .. } => diagnostic = diagnostic.because(source),
             Self::NotAModule { why, .. } => diagnostic = diagnostic.because(why),
             Self::Engine(_) => diagnostic.exit = Exit::Bug,
             Self::Unknown { .. } => {}
@@ -140,7 +145,9 @@ impl Runtime {
             ModuleRef::File(path) => {
                 let name = path.display().to_string();
                 let bytes = read(path)?;
-                let component = Component::new(&self.engine, &bytes)
+                let made = component::component(&bytes)
+                    .map_err(|source| LoadError::NotAComponent { what: name.clone(), source })?;
+                let component = Component::new(&self.engine, &made)
                     .map_err(|error| LoadError::NotAModule { what: name.clone(), why: format!("{error:#}") })?;
                 self.link(&component, Hash::of(&bytes), &name)
             }

@@ -8,6 +8,7 @@
 mod archive;
 mod bindings;
 mod blobs;
+mod component;
 mod config;
 mod database;
 mod description;
