@@ -13,6 +13,7 @@ mod doctor;
 mod history;
 mod journal;
 mod logs;
+mod new_step;
 mod plan;
 mod schema;
 mod screen;
@@ -76,6 +77,8 @@ enum Command {
     },
     /// Run one module alone
     Step(step::Args),
+    /// Make a step of your own, ready to be built
+    NewStep(new_step::Args),
     /// Check journals
     #[command(subcommand)]
     Journal(journal::Command),
@@ -115,6 +118,7 @@ fn dispatch(cli: Cli, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
         Command::History { plan, args } => history::run(&args, &plan.store()?, form, out).map_err(one),
         Command::Why { plan, args } => why::run(&args, &plan.store()?, form, out).map_err(one),
         Command::Logs { plan, args } => logs::run(&args, &plan.store()?, form, out).map_err(one),
+        Command::NewStep(args) => new_step::run(&args, form, out).map_err(one),
         Command::Journal(command) => journal::run(&command, form, out).map_err(one),
         Command::Schema => schema::run(out).map_err(one),
     }

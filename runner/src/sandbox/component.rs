@@ -39,7 +39,9 @@ impl NotAComponent {
             Self::Foreign(_) => "`uses` takes the .wasm that a build wrote, not its source; see docs/steps.md",
             Self::Unknown => "build it again with tools that make components of WASI 0.2, see docs/steps.md",
             Self::NoContract => "a step exports the contract: begin with `runner new-step`, see docs/steps.md",
-            Self::OldWasi => "in Rust, build for wasm32-unknown-unknown; else make a component with the tools of your language, see docs/steps.md",
+            Self::OldWasi => {
+                "in Rust, build for wasm32-unknown-unknown; else make a component with the tools of your language, see docs/steps.md"
+            }
             Self::Broken(_) => "build it again as docs/steps.md says",
         }
     }
