@@ -7,9 +7,11 @@ mod support;
 
 mod cases {
     mod archives;
+    mod authors;
     mod bad_plans;
     mod commands;
     mod doubt;
+    mod foreign;
     mod lock;
     mod migrations;
     mod misfits;

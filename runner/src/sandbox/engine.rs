@@ -15,6 +15,7 @@ use super::{
     component::{self, NotAComponent},
     config,
     host::Host,
+    misfit::{self, Misfit},
 };
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
@@ -63,6 +64,8 @@ pub enum LoadError {
     Read { path: String, source: std::io::Error },
     #[error("{what} is not a step module")]
     NotAComponent { what: String, source: NotAComponent },
+    #[error("{what} does not fit this runner")]
+    Misfit { what: String, why: String, hint: String },
     #[error("{what} is not a step module")]
     NotAModule { what: String, why: String },
     #[error("the sandbox can't be set up: {0}")]
@@ -83,6 +86,7 @@ impl LoadError {
                 ("P0120", "see that the path is right; it is relative to the plan's folder".to_owned())
             }
             Self::NotAComponent { source, .. } => ("P0125", source.hint().to_owned()),
+            Self::Misfit { hint, .. } => ("P0126", hint.clone()),
             Self::NotAModule { .. } => ("P0125", "build it as docs/steps.md says".to_owned()),
             Self::Engine(_) => ("P0701", "please report this".to_owned()),
         };
@@ -91,7 +95,7 @@ impl LoadError {
         match self {
             Self::Read { source, .. } => diagnostic = diagnostic.because(source),
             Self::NotAComponent { source, .. } => diagnostic = diagnostic.because(source),
-            Self::NotAModule { why, .. } => diagnostic = diagnostic.because(why),
+            Self::NotAModule { why, .. } | Self::Misfit { why, .. } => diagnostic = diagnostic.because(why),
             Self::Engine(_) => diagnostic.exit = Exit::Bug,
             Self::Unknown { .. } => {}
         }
@@ -164,7 +168,10 @@ impl Runtime {
 
     fn link(&self, component: &Component, digest: Hash, name: &str) -> Result<Module, LoadError> {
         let code = self.linker.instantiate_pre(component).and_then(ModulePre::new);
-        let code = code.map_err(|error| LoadError::NotAModule { what: name.to_owned(), why: format!("{error:#}") })?;
+        let code = code.map_err(|error| {
+            let Misfit { why, hint } = misfit::explain(&self.engine, component, &error);
+            LoadError::Misfit { what: name.to_owned(), why, hint }
+        })?;
         Ok(Module { code, digest, description: None })
     }
 }
