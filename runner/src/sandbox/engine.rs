@@ -153,6 +153,9 @@ impl Runtime {
                     .map_err(|source| LoadError::NotAComponent { what: name.clone(), source })?;
                 let component = Component::new(&self.engine, &made)
                     .map_err(|error| LoadError::NotAModule { what: name.clone(), why: format!("{error:#}") })?;
+                if let Some(Misfit { why, hint }) = misfit::of_types(&self.engine, &component) {
+                    return Err(LoadError::Misfit { what: name, why, hint });
+                }
                 self.link(&component, Hash::of(&bytes), &name)
             }
         }

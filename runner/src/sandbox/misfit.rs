@@ -5,7 +5,10 @@
 
 use wasmtime::{
     Engine,
-    component::{Component, types::ComponentItem},
+    component::{
+        Component, Type,
+        types::{ComponentFunc, ComponentItem},
+    },
 };
 use wit_parser::{PackageId, Resolve, WorldItem};
 
@@ -40,6 +43,91 @@ pub(super) fn explain(engine: &Engine, component: &Component, linker: &wasmtime:
     Misfit {
         why: format!("it does not fit pawl:step {}: {:#}", offer.version, linker),
         hint: "build it again with the contract of this runner: `runner new-step` writes it".to_owned(),
+    }
+}
+
+/// What wasmtime would notice when the module is called, and not when it is linked: a function of another type.
+pub(super) fn of_types(engine: &Engine, component: &Component) -> Option<Misfit> {
+    let kind = component.component_type();
+    let (_, step) = kind.exports(engine).find(|(name, _)| name.starts_with("pawl:step/step@"))?;
+    let ComponentItem::ComponentInstance(step) = step.ty else { return None };
+    let (name, found, expected) = step.exports(engine).find_map(|(name, export)| {
+        let ComponentItem::ComponentFunc(function) = export.ty else { return None };
+        let (name, expected) = SIGNATURES.iter().find(|(known, _)| *known == name)?;
+        let found = signature(&function);
+        (found != *expected).then_some((*name, found, *expected))
+    })?;
+    Some(Misfit {
+        why: format!("its `{name}` is of type `{found}`; the contract has `{expected}`"),
+        hint: "build it with the contract of this runner: `runner new-step` writes it".to_owned(),
+    })
+}
+
+macro_rules! failure {
+    () => {
+        "record { kind: string, message: string, hint: option<string>, retryable: bool, details: string }"
+    };
+}
+
+macro_rules! receipt {
+    () => {
+        "record { outputs: string, notes: string }"
+    };
+}
+
+/// The types of the exports. They are frozen: another type of one of them would be another contract.
+const SIGNATURES: [(&str, &str); 5] = [
+    ("describe", "func() -> string"),
+    (
+        "preview",
+        concat!(
+            "func(string) -> result<list<record { action: string, subject: string, detail: string }>, ",
+            failure!(),
+            ">"
+        ),
+    ),
+    ("apply", concat!("func(string) -> result<", receipt!(), ", ", failure!(), ">")),
+    (
+        "probe",
+        concat!(
+            "func(string) -> result<variant { held(",
+            receipt!(),
+            "), absent, drifted(string), unknown(string) }, ",
+            failure!(),
+            ">"
+        ),
+    ),
+    ("revert", concat!("func(string, ", receipt!(), ") -> result<_, ", failure!(), ">")),
+];
+
+fn signature(function: &ComponentFunc) -> String {
+    let parameters: Vec<_> = function.params().map(|(_, kind)| shape(&kind)).collect();
+    let results: Vec<_> = function.results().map(|kind| shape(&kind)).collect();
+    let arrow = if results.is_empty() { "" } else { " -> " };
+    format!("func({}){arrow}{}", parameters.join(", "), results.join(", "))
+}
+
+/// A type as WIT writes it, without the names of types.
+fn shape(kind: &Type) -> String {
+    let or_nothing = |kind: Option<Type>| kind.map_or_else(|| "_".to_owned(), |kind| shape(&kind));
+    match kind {
+        Type::List(list) => format!("list<{}>", shape(&list.ty())),
+        Type::Option(option) => format!("option<{}>", shape(&option.ty())),
+        Type::Result(result) => format!("result<{}, {}>", or_nothing(result.ok()), or_nothing(result.err())),
+        Type::Record(record) => {
+            let fields: Vec<_> = record.fields().map(|field| format!("{}: {}", field.name, shape(&field.ty))).collect();
+            format!("record {{ {} }}", fields.join(", "))
+        }
+        Type::Variant(variant) => {
+            let case = |name: &str, kind: Option<Type>| match kind {
+                Some(kind) => format!("{name}({})", shape(&kind)),
+                None => name.to_owned(),
+            };
+            let cases: Vec<_> = variant.cases().map(|case_of| case(case_of.name, case_of.ty)).collect();
+            format!("variant {{ {} }}", cases.join(", "))
+        }
+        // The contract has no others but simple ones, and those are called like this.
+        other => format!("{other:?}").split('(').next().unwrap_or_default().to_lowercase(),
     }
 }
 
