@@ -47,6 +47,7 @@ fn the_step_in_the_guide_is_the_example() {
     assert!(fs::read_to_string(example).unwrap().contains(shown), "copy {example} into the guide");
 }
 
+#[expect(clippy::disallowed_methods, reason = "nothing stands outside of a test to pass the environment on")]
 fn follow(language: &Language) {
     for program in language.programs {
         let found = env::split_paths(&env::var_os("PATH").unwrap()).any(|folder| folder.join(program).is_file());
@@ -104,9 +105,11 @@ fn commands(heading: &str) -> Vec<String> {
 }
 
 /// The exit code and all that was said. The author's own environment, with the runner on the PATH.
+#[expect(clippy::disallowed_methods, reason = "nothing stands outside of a test to pass the environment on")]
 fn shell(folder: &Path, command: &str) -> (i32, String) {
     let runner = PathBuf::from(env!("CARGO_BIN_EXE_runner"));
-    let path = [runner.parent().unwrap().to_owned()].into_iter().chain(env::split_paths(&env::var_os("PATH").unwrap()));
+    let found = env::var_os("PATH").unwrap();
+    let path = [runner.parent().unwrap().to_owned()].into_iter().chain(env::split_paths(&found));
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("{command} 2>&1")]).current_dir(folder).env("PATH", env::join_paths(path).unwrap());
     // What cargo set for this test is not an author's.

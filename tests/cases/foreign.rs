@@ -42,62 +42,174 @@ fn importing(import: &str, function: &str) -> Vec<u8> {
 
 #[test]
 fn an_empty_file() {
-    check("", expect![[""]]);
+    check(
+        "",
+        expect![[r#"
+        error[P0125]: [ROOT]/shop/warm.wasm is not a step module
+        caused by: the file is empty
+        hint: build it again; the build that wrote it did not finish
+    "#]],
+    );
 }
 
 #[test]
 fn a_source_text() {
-    check("export const step = {};\n", expect![[""]]);
+    check(
+        "export const step = {};\n",
+        expect![[r#"
+        error[P0125]: [ROOT]/shop/warm.wasm is not a step module
+        caused by: it is no WebAssembly: it begins with "export const ste"
+        hint: `uses` takes the .wasm that a build wrote, not its source; see docs/steps.md
+    "#]],
+    );
 }
 
 #[test]
 fn a_core_module_without_the_contract() {
-    check(wat::parse_str("(module (func (export \"apply\")))").unwrap(), expect![[""]]);
+    check(
+        wat::parse_str("(module (func (export \"apply\")))").unwrap(),
+        expect![[r#"
+        error[P0125]: [ROOT]/shop/warm.wasm is not a step module
+        caused by: it is a core module without the step contract in it
+        hint: a step exports the contract: begin with `runner new-step`, see docs/steps.md
+    "#]],
+    );
 }
 
 #[test]
 fn a_program_of_the_old_wasi() {
     let text =
         "(module (import \"wasi_snapshot_preview1\" \"proc_exit\" (func (param i32))) (func (export \"_start\")))";
-    check(wat::parse_str(text).unwrap(), expect![[""]]);
+    check(
+        wat::parse_str(text).unwrap(),
+        expect![[r#"
+        error[P0125]: [ROOT]/shop/warm.wasm is not a step module
+        caused by: it is a core module that expects a host of the old WASI (`wasi_snapshot_preview1`)
+        hint: in Rust, build for wasm32-unknown-unknown; else make a component with the tools of your language, see docs/steps.md
+    "#]],
+    );
 }
 
 #[test]
 fn a_program() {
-    check(component("", "wasi:cli/run@0.2.6", &["run"]), expect![[""]]);
+    check(
+        component("", "wasi:cli/run@0.2.6", &["run"]),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: it is a program (`wasi:cli/run`), no step
+        hint: a step exports the five functions of the contract: begin with `runner new-step`, see docs/steps.md
+    "#]],
+    );
 }
 
 #[test]
 fn a_component_of_something_else() {
-    check(component("", "acme:plugin/render@1.0.0", &["draw"]), expect![[""]]);
+    check(
+        component("", "acme:plugin/render@1.0.0", &["draw"]),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: it does not export `pawl:step/step`, but `acme:plugin/render@1.0.0`
+        hint: a step exports the five functions of the contract: begin with `runner new-step`, see docs/steps.md
+    "#]],
+    );
 }
 
 #[test]
 fn a_missing_export() {
-    check(component("", "pawl:step/step@0.1.0", &["describe", "apply"]), expect![[""]]);
+    check(
+        component("", "pawl:step/step@0.1.0", &["describe", "apply"]),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
+        hint: build it with the contract of this runner: `runner new-step` writes it
+    "#]],
+    );
 }
 
 #[test]
 fn an_export_of_the_wrong_type() {
-    check(component("", "pawl:step/step@0.1.0", &FIVE), expect![[""]]);
+    check(
+        component("", "pawl:step/step@0.1.0", &FIVE),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
+        hint: build it with the contract of this runner: `runner new-step` writes it
+    "#]],
+    );
 }
 
 #[test]
 fn a_contract_that_this_runner_does_not_have() {
-    check(component("", "pawl:step/step@0.2.0", &FIVE), expect![[""]]);
-    check(importing("pawl:step/report@0.2.0", "metric"), expect![[""]]);
+    check(
+        component("", "pawl:step/step@0.2.0", &FIVE),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
+        hint: build it with the contract of this runner: `runner new-step` writes it
+    "#]],
+    );
+    check(
+        importing("pawl:step/report@0.2.0", "metric"),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
+        hint: build it with the contract of this runner: `runner new-step` writes it
+    "#]],
+    );
 }
 
 #[test]
 fn a_newer_contract_of_which_this_runner_lacks_a_function() {
-    check(importing("pawl:step/log@0.1.9", "metric"), expect![[""]]);
-    check(importing("pawl:step/report@0.1.9", "metric"), expect![[""]]);
+    check(
+        importing("pawl:step/log@0.1.9", "metric"),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
+        hint: build it with the contract of this runner: `runner new-step` writes it
+    "#]],
+    );
+    check(
+        importing("pawl:step/report@0.1.9", "metric"),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
+        hint: build it with the contract of this runner: `runner new-step` writes it
+    "#]],
+    );
 }
 
 #[test]
 fn interfaces_that_no_step_has() {
-    check(importing("wasi:http/outgoing-handler@0.2.6", "handle"), expect![[""]]);
-    check(importing("wasi:clocks/monotonic-clock@0.3.0", "now"), expect![[""]]);
-    check(importing("wasi:keyvalue/store@0.2.0-draft", "open"), expect![[""]]);
-    check(importing("acme:host/api", "call"), expect![[""]]);
+    check(
+        importing("wasi:http/outgoing-handler@0.2.6", "handle"),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
+        hint: build it with the contract of this runner: `runner new-step` writes it
+    "#]],
+    );
+    check(
+        importing("wasi:clocks/monotonic-clock@0.3.0", "now"),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
+        hint: build it with the contract of this runner: `runner new-step` writes it
+    "#]],
+    );
+    check(
+        importing("wasi:keyvalue/store@0.2.0-draft", "open"),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
+        hint: build it with the contract of this runner: `runner new-step` writes it
+    "#]],
+    );
+    check(
+        importing("acme:host/api", "call"),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
+        hint: build it with the contract of this runner: `runner new-step` writes it
+    "#]],
+    );
 }

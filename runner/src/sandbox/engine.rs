@@ -153,10 +153,11 @@ impl Runtime {
                     .map_err(|source| LoadError::NotAComponent { what: name.clone(), source })?;
                 let component = Component::new(&self.engine, &made)
                     .map_err(|error| LoadError::NotAModule { what: name.clone(), why: format!("{error:#}") })?;
-                if let Some(Misfit { why, hint }) = misfit::of_types(&self.engine, &component) {
-                    return Err(LoadError::Misfit { what: name, why, hint });
+                let module = self.link(&component, Hash::of(&bytes), &name)?;
+                match misfit::of_types(&self.engine, &component) {
+                    Some(Misfit { why, hint }) => Err(LoadError::Misfit { what: name, why, hint }),
+                    None => Ok(module),
                 }
-                self.link(&component, Hash::of(&bytes), &name)
             }
         }
     }
