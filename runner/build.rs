@@ -20,10 +20,11 @@ mod config;
 #[expect(clippy::disallowed_methods, reason = "a build script is told where to build by its environment")]
 fn main() -> Result<()> {
     let root = Path::new("..").canonicalize()?;
-    for watched in ["steps", "wit", "guest-build", "runner/src/sandbox/config.rs"] {
+    for watched in ["steps", "wit", "guest-build", "runner/src/sandbox/config.rs", "runner/templates"] {
         rerun_if_changed(&root.join(watched))?;
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
+    fs::write(out.join("templates.rs"), templates(&root)?)?;
     let guest = target_dir(&out)?.join("guest");
     let components = guest_build::build(&root.join("steps"), &guest)?;
 
@@ -78,6 +79,37 @@ fn describe(engine: &wasmtime::Engine, compiled: &[u8]) -> Result<String> {
     let (_, function) = instance.get_export(&mut store, Some(&step), "describe").context("a step describes itself")?;
     let function = instance.get_typed_func::<(), (String,)>(&mut store, function).map_err(fault)?;
     Ok(function.call(&mut store, ()).map_err(fault)?.0)
+}
+
+/// What `runner new-step` copies, as a table of names and texts.
+fn templates(root: &Path) -> Result<String> {
+    let mut files = Vec::new();
+    for (prefix, folder) in [
+        ("", "runner/templates"),
+        ("sdk/src/", "steps/sdk/src"),
+        ("sdk/wit/", "steps/sdk/wit"),
+        ("wit/deps/", "wit/deps"),
+    ] {
+        files_below(&root.join(folder), prefix, &mut files)?;
+    }
+    files.push(("wit/step.wit".to_owned(), root.join("wit/step.wit")));
+    files.sort();
+    let lines = files.iter().map(|(name, path)| format!("    ({name:?}, include_str!({path:?})),\n"));
+    Ok(format!("&[\n{}]\n", lines.collect::<String>()))
+}
+
+/// Each file with its path from `folder`; what a build or an editor leaves there is passed over.
+fn files_below(folder: &Path, prefix: &str, files: &mut Vec<(String, PathBuf)>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir() && !["target", "node_modules", "__pycache__"].contains(&&*name) {
+            files_below(&path, &format!("{prefix}{name}/"), files)?;
+        } else if path.is_file() && name != "Cargo.lock" && !name.starts_with('.') {
+            files.push((format!("{prefix}{name}"), path));
+        }
+    }
+    Ok(())
 }
 
 /// `<target>` of `<target>/<profile>/build/<package>/out`.

@@ -7,10 +7,12 @@ mod support;
 
 mod cases {
     mod archives;
+    mod authors;
     mod bad_plans;
     mod commands;
     mod doubt;
     mod kept_modules;
+    mod foreign;
     mod lock;
     mod migrations;
     mod misfits;

@@ -16,6 +16,8 @@ pub(crate) enum Need {
     GuestToolchain,
     /// A program of the system.
     Program(&'static str),
+    /// Python 3 that can make virtual environments with pip in them.
+    PythonVenv,
     /// `cargo deny`.
     CargoDeny,
 }
@@ -28,6 +30,8 @@ pub(crate) const TOOLS: [Need; 5] = [
     Need::Program("strace"),
     Need::Program("wasm-opt"),
 ];
+/// For `test` as well: what docs/steps.md asks of those who write steps in JavaScript and Python.
+pub(crate) const AUTHORS: [Need; 3] = [Need::Program("node"), Need::Program("npm"), Need::PythonVenv];
 /// For `bench`: what is compared with.
 pub(crate) const PEERS: [Need; 3] = [Need::Program("curl"), Need::Program("sqlite3"), Need::Program("zstd")];
 
@@ -44,7 +48,8 @@ impl fmt::Display for Blocked {
 impl std::error::Error for Blocked {}
 
 pub(crate) fn run() -> Result<()> {
-    let all: Vec<Need> = [Need::GuestToolchain, Need::CargoDeny].into_iter().chain(TOOLS).chain(PEERS).collect();
+    let all: Vec<Need> =
+        [Need::GuestToolchain, Need::CargoDeny].into_iter().chain(TOOLS).chain(AUTHORS).chain(PEERS).collect();
     if missing(&all).is_empty() {
         println!("setup: nothing to do, everything is installed");
         return Ok(());
@@ -64,6 +69,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
                 refresh_package_lists();
                 packages.extend(debian_toolchain());
             }
+            Need::PythonVenv => packages.extend(["python3".to_owned(), "python3-venv".to_owned()]),
             Need::Program(name) => {
                 let package = package(name).to_owned();
                 if !packages.contains(&package) {
@@ -88,6 +94,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
 /// The Debian package of a program.
 fn package(program: &str) -> &str {
     match program {
+        "node" => "nodejs",
         "wasm-opt" => "binaryen",
         same => same,
     }
@@ -97,6 +104,7 @@ fn missing(needs: &[Need]) -> Vec<Need> {
     let is_there = |need: &Need| match need {
         Need::GuestToolchain => guest_build::toolchain().is_ok(),
         Need::Program(name) => find_program(name).is_some(),
+        Need::PythonVenv => output(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_ok(),
         Need::CargoDeny => output(cargo().args(["deny", "--version"])).is_ok(),
     };
     needs.iter().copied().filter(|need| !is_there(need)).collect()

@@ -12,12 +12,12 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    setup::{self, Need, TOOLS},
+    setup::{self, AUTHORS, Need, TOOLS},
     workspace::{self, GUESTS, cargo, shown},
 };
 
 pub(crate) fn run() -> Result<Tally> {
-    let needs: Vec<Need> = [Need::GuestToolchain].into_iter().chain(TOOLS).collect();
+    let needs: Vec<Need> = [Need::GuestToolchain].into_iter().chain(TOOLS).chain(AUTHORS).collect();
     setup::ensure(&needs)?;
     let began = Instant::now();
     let mut sum = counted(cargo().args(["build", "--release", "--workspace"]))?;

@@ -15,6 +15,7 @@ mod journal;
 mod logs;
 mod modules;
 mod places;
+mod new_step;
 mod plan;
 mod schema;
 mod screen;
@@ -85,6 +86,8 @@ enum Command {
         #[command(flatten)]
         args: modules::Args,
     },
+    /// Make a step of your own, ready to be built
+    NewStep(new_step::Args),
     /// Check journals
     #[command(subcommand)]
     Journal(journal::Command),
@@ -125,6 +128,7 @@ fn dispatch(cli: Cli, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
         Command::Why { plan, args } => why::run(&args, &plan.store()?, form, out).map_err(one),
         Command::Logs { plan, args } => logs::run(&args, &plan.store()?, form, out).map_err(one),
         Command::Modules { plan, args } => block_on(modules::run(&args, &plan, screen, out)),
+        Command::NewStep(args) => new_step::run(&args, form, out).map_err(one),
         Command::Journal(command) => journal::run(&command, form, out).map_err(one),
         Command::Schema => schema::run(out).map_err(one),
     }

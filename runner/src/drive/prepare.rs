@@ -193,8 +193,10 @@ async fn load(runtime: &Runtime, plan: &Plan, step: &Step) -> Result<(Module, De
     let module = runtime.load(&step.uses).await.map_err(|error| error.diagnostic(plan, step))?;
     let description = runtime.describe(&module, step).await.map_err(|error| {
         let message = format!("the module of step `{}` does not describe itself as the contract says", step.id);
-        let hint = Some("build it again with the current SDK, see docs/steps.md".to_owned());
-        plan.error_at(Code("P0125"), step.span.clone(), message, "it is used here", hint).because(error)
+        let hint = Some(error.hint().to_owned());
+        let diagnostic =
+            plan.error_at(Code("P0125"), step.span.clone(), message, "it is used here", hint).because(&error);
+        error.said().iter().fold(diagnostic, Diagnostic::because)
     })?;
     Ok((module, description))
 }

@@ -126,10 +126,36 @@ pub enum InputKind {
 /// Why a description can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DescriptionError {
-    #[error("it can't describe itself: {}", .0.message)]
-    Call(Failure),
-    #[error("its description can't be read: {0}")]
+    /// With what it said meanwhile.
+    #[error("its `describe` failed: {}", .0.message)]
+    Call(Failure, Vec<String>),
+    #[error("its `describe` returned what is no description: {0}")]
     Form(String),
+    #[error("the `config` in its description is no JSON Schema: {0}")]
+    Schema(String),
+}
+
+impl DescriptionError {
+    /// What the module said before it ended, a line each.
+    #[must_use]
+    pub fn said(&self) -> &[String] {
+        match self {
+            Self::Call(_, said) => said,
+            Self::Form(_) | Self::Schema(_) => &[],
+        }
+    }
+
+    /// What to do.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Call(..) => "`describe` has no grants and no input, and always answers the same; see docs/steps.md",
+            Self::Form(_) => {
+                "`describe` returns the JSON object that docs/steps.md shows; the SDK and the templates write it"
+            }
+            Self::Schema(_) => "`config` is a JSON Schema of the step's `with:`; docs/steps.md shows one",
+        }
+    }
 }
 
 /// A value of the configuration that its schema does not allow.
@@ -152,9 +178,10 @@ impl Description {
     }
 
     fn with(text: &str, options: jsonschema::ValidationOptions<'_>) -> Result<Self, DescriptionError> {
-        let form = |error: &dyn std::fmt::Display| DescriptionError::Form(error.to_string());
-        let mut description: Self = serde_json::from_str(text).map_err(|error| form(&error))?;
-        let validator = options.build(&description.config).map_err(|error| form(&error))?;
+        let mut description: Self =
+            serde_json::from_str(text).map_err(|error| DescriptionError::Form(error.to_string()))?;
+        let validator =
+            options.build(&description.config).map_err(|error| DescriptionError::Schema(error.to_string()))?;
         description.validator = Some(Arc::new(validator));
         Ok(description)
     }

@@ -20,8 +20,10 @@ use wasmtime::{
 
 use super::{
     bindings::{self, ModulePre},
+    component::{self, NotAComponent},
     config,
     host::Host,
+    misfit::{self, Misfit},
     modules::{Cache, Places, RegistryError, Tell, Verified},
 };
 use crate::{
@@ -82,6 +84,10 @@ pub enum LoadError {
     #[error("can't get the module {what}")]
     Registry { what: String, source: RegistryError },
     #[error("{what} is not a step module")]
+    NotAComponent { what: String, source: NotAComponent },
+    #[error("{what} does not fit this runner")]
+    Misfit { what: String, why: String, hint: String },
+    #[error("{what} is not a step module")]
     NotAModule { what: String, why: String },
     #[error("the sandbox can't be set up: {0}")]
     Engine(String),
@@ -101,6 +107,8 @@ impl LoadError {
                 ("P0120", "see that the path is right; it is relative to the plan's folder".to_owned())
             }
             Self::Registry { source, .. } => ("P0129", source.hint()),
+            Self::NotAComponent { source, .. } => ("P0125", source.hint().to_owned()),
+            Self::Misfit { hint, .. } => ("P0126", hint.clone()),
             Self::NotAModule { .. } => ("P0125", "build it as docs/steps.md says".to_owned()),
             Self::Engine(_) => ("P0701", "please report this".to_owned()),
         };
@@ -109,7 +117,8 @@ impl LoadError {
         match self {
             Self::Read { source, .. } => diagnostic = diagnostic.because(source),
             Self::Registry { source, .. } => diagnostic = diagnostic.because(source),
-            Self::NotAModule { why, .. } => diagnostic = diagnostic.because(why),
+            Self::NotAComponent { source, .. } => diagnostic = diagnostic.because(source),
+            Self::NotAModule { why, .. } | Self::Misfit { why, .. } => diagnostic = diagnostic.because(why),
             Self::Engine(_) => diagnostic.exit = Exit::Bug,
             Self::Unknown { .. } => {}
         }
@@ -198,10 +207,14 @@ impl Runtime {
     fn made(&self, bytes: &[u8], name: &str) -> Result<Module, LoadError> {
         let digest = Digest::from_bytes(Sha256::digest(bytes).into());
         let component = self.compile(bytes, name)?;
+        let module = self.link(&component, digest.clone(), name)?;
+        if let Some(Misfit { why, hint }) = misfit::of_types(&self.engine, &component) {
+            return Err(LoadError::Misfit { what: name.to_owned(), why, hint });
+        }
         if let Ok(code) = component.serialize() {
             self.cache.put(&self.entry(&digest), &code);
         }
-        self.link(&component, digest, name)
+        Ok(module)
     }
 
     fn entry(&self, digest: &Digest) -> String {
@@ -209,7 +222,9 @@ impl Runtime {
     }
 
     fn compile(&self, bytes: &[u8], name: &str) -> Result<Component, LoadError> {
-        Component::new(&self.engine, bytes)
+        let made = component::component(bytes)
+            .map_err(|source| LoadError::NotAComponent { what: name.to_owned(), source })?;
+        Component::new(&self.engine, &made)
             .map_err(|error| LoadError::NotAModule { what: name.to_owned(), why: format!("{error:#}") })
     }
 
@@ -233,7 +248,10 @@ impl Runtime {
 
     fn link(&self, component: &Component, digest: Digest, name: &str) -> Result<Module, LoadError> {
         let code = self.linker.instantiate_pre(component).and_then(ModulePre::new);
-        let code = code.map_err(|error| LoadError::NotAModule { what: name.to_owned(), why: format!("{error:#}") })?;
+        let code = code.map_err(|error| {
+            let Misfit { why, hint } = misfit::explain(&self.engine, component, &error);
+            LoadError::Misfit { what: name.to_owned(), why, hint }
+        })?;
         Ok(Module { code, digest, description: None })
     }
 }

@@ -8,6 +8,7 @@
 mod archive;
 mod bindings;
 mod blobs;
+mod component;
 mod config;
 mod database;
 mod description;
@@ -19,6 +20,7 @@ mod inputs;
 mod limits;
 mod log;
 mod modules;
+mod misfit;
 mod net;
 mod process;
 mod secrets;
@@ -45,13 +47,16 @@ use self::{
 use crate::{
     journal::{
         Ended, Intent, UndoEnded, UndoIntent,
-        event::{Failure, Finding, Outcome, Progress, Receipt},
+        event::{Failure, Finding, Level, Outcome, Progress, Receipt},
     },
     plan::Step,
 };
 
 /// The longest text of a receipt or a description that a module may return, in bytes.
 const LONGEST: usize = 32 << 10;
+
+/// How much of what a module said is shown when it can't describe itself.
+const LINES_OF_A_DESCRIPTION: usize = 8;
 
 /// How long native work of a call that was given up is waited for.
 const SETTLING: Duration = Duration::from_secs(2);
@@ -102,14 +107,21 @@ impl Runtime {
         if let Some(text) = module.description {
             return Description::official(text);
         }
-        let (messages, _) = tokio::sync::mpsc::unbounded_channel();
+        let (messages, mut said) = tokio::sync::mpsc::unbounded_channel();
         let bare = Step { grants: Default::default(), timeout: Duration::from_secs(5), ..step.clone() };
         let text = self
             .call(module, &bare, Purpose::Preview, messages, async |instance, store| {
                 Ok(Ok(instance.pawl_step_step().call_describe(store).await?))
             })
             .await
-            .map_err(|broken| DescriptionError::Call(broken.into_failure()))?;
+            .map_err(|broken| {
+                // What it wrote before it ended tells where, in every language.
+                let said = std::iter::from_fn(|| said.try_recv().ok()).filter_map(|said| match said {
+                    Progress::Log { level: Level::Error | Level::Warn, message, .. } => Some(message),
+                    Progress::Log { .. } | Progress::Meter { .. } => None,
+                });
+                DescriptionError::Call(broken.into_failure(), said.take(LINES_OF_A_DESCRIPTION).collect())
+            })?;
         Description::parse(&text)
     }
 

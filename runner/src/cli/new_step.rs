@@ -1,0 +1,237 @@
+//! `runner new-step NAME`: a step of one's own, ready to be built and run.
+//!
+//! The templates, the SDK and the contract are carried inside, so that a project fits the runner that made it. Nothing that is
+//! there is overwritten. Deliberately absent: building it; each project says in its own words how that is done.
+
+use std::{
+    fs, io,
+    io::Write,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use serde_json::json;
+
+use crate::{
+    diagnose::{Code, Diagnostic, Exit},
+    report::{self, Form, json},
+};
+
+/// `(path, text)`: `runner/templates`, `sdk/` as in steps/sdk, and `wit/`; build.rs lists them.
+static EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/templates.rs"));
+
+/// The name that stands in the templates for that of the step.
+const PLACEHOLDER: &str = "my-step";
+
+/// Arguments of `new-step`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// What it is called: lower-case letters, digits and `-`
+    #[arg(value_parser = name)]
+    name: String,
+    /// The language to write it in
+    #[arg(long, value_name = "LANGUAGE", default_value = "rust")]
+    lang: Language,
+    /// The folder to make; by default it is called like the step
+    #[arg(long, value_name = "PATH")]
+    dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Language {
+    Rust,
+    Js,
+    Python,
+}
+
+impl Language {
+    /// As in `--lang`, and as the folder of its template.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Rust => "rust",
+            Self::Js => "js",
+            Self::Python => "python",
+        }
+    }
+
+    fn build(self) -> &'static str {
+        match self {
+            Self::Rust | Self::Python => "./build.sh",
+            Self::Js => "npm install && npm run build",
+        }
+    }
+}
+
+/// Writes the project.
+///
+/// # Errors
+/// P0220 when the folder is there already or can't be written; P0214.
+pub(super) fn run(args: &Args, form: Form, out: &mut dyn Write) -> Result<Exit, Diagnostic> {
+    let dir = args.dir.clone().unwrap_or_else(|| PathBuf::from(&args.name));
+    let files = files(args.lang, &args.name);
+    write(&dir, &files).map_err(|error| refused(&dir, &error))?;
+    let folder = dir.display().to_string();
+    let (build, run) = (args.lang.build(), "runner --local --release v1");
+    let answer = match form {
+        Form::Json => {
+            let names: Vec<_> = files.iter().map(|(path, _)| path).collect();
+            let object = json!({
+                "name": args.name, "language": args.lang.word(), "dir": folder, "build": build, "run": run, "files": names,
+            });
+            json::line(&object) + "\n"
+        }
+        Form::Text => format!(
+            "made {folder}, {} files; {}\n  go there   cd {folder}\n  build it   {build}\n  run it     {run}\n",
+            files.len(),
+            "docs/steps.md tells how steps are written",
+        ),
+    };
+    report::emit(out, &answer)?;
+    Ok(Exit::Success)
+}
+
+/// What a project consists of: path and text.
+fn files(language: Language, name: &str) -> Vec<(String, String)> {
+    let own = format!("{}/", language.word());
+    let place = |path: &str| -> Option<String> {
+        let common = path.strip_prefix("common/").map(|rest| if rest == "gitignore" { ".gitignore" } else { rest });
+        if let Some(path) = path.strip_prefix(&own).or(common) {
+            return Some(path.to_owned());
+        }
+        match language {
+            // Cargo finds the SDK's contract at ../../wit, as in the runner's repository.
+            Language::Rust => {
+                let sdk = path.strip_prefix("rust-sdk/").or_else(|| path.strip_prefix("sdk/"));
+                sdk.map(|path| format!("vendor/pawl-step/{path}"))
+                    .or_else(|| path.starts_with("wit/").then(|| path.into()))
+            }
+            Language::Js | Language::Python => match path {
+                "wit/step.wit" => Some("wit/deps/pawl-step.wit".to_owned()),
+                _ => path.starts_with("wit/deps/").then(|| path.to_owned()),
+            },
+        }
+    };
+    let named = |path: &str, text: &str| {
+        if path.starts_with("sdk/") || path.starts_with("wit/") {
+            text.to_owned()
+        } else {
+            text.replace(PLACEHOLDER, name)
+        }
+    };
+    EMBEDDED.iter().filter_map(|(path, text)| Some((place(path)?, named(path, text)))).collect()
+}
+
+/// A folder that is there is taken only if it is empty.
+fn write(dir: &Path, files: &[(String, String)]) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    if fs::read_dir(dir)?.next().is_some() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the folder is not empty"));
+    }
+    for (path, text) in files {
+        let path = dir.join(path);
+        fs::create_dir_all(path.parent().expect("a joined path has a parent"))?;
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o666).open(&path)?.write_all(text.as_bytes())?;
+        if path.extension().is_some_and(|extension| extension == "sh") {
+            let mode = fs::metadata(&path)?.permissions().mode();
+            // Whoever may read it may run it: as the umask has it.
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode | (mode & 0o444) >> 2))?;
+        }
+    }
+    Ok(())
+}
+
+fn refused(dir: &Path, error: &io::Error) -> Diagnostic {
+    let message = format!("{} can't be made", dir.display());
+    Diagnostic::new(Code("P0220"), Exit::Refused, message)
+        .because(error)
+        .hint("name another folder with `--dir`, or take away what is there")
+}
+
+/// What every language, and the plan, take as a name.
+fn name(text: &str) -> Result<String, String> {
+    let is_name = text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.len() <= 63
+        && text.split('-').all(|part| !part.is_empty())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    // Two packages of one name would lie in one Cargo.lock.
+    if !is_name || text == "pawl-step" {
+        return Err("a step is called like `warm-cache`: lower-case letters, digits and `-`, a letter first".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(language: Language) -> Vec<String> {
+        files(language, "warm").into_iter().map(|(path, _)| path).collect()
+    }
+
+    #[test]
+    fn a_project_is_whole_and_has_the_name() {
+        for language in [Language::Rust, Language::Js, Language::Python] {
+            let files = files(language, "warm");
+            let plan = &files.iter().find(|(path, _)| path == "deploy.yml").unwrap().1;
+            assert!(plan.contains("uses: ./warm.wasm"), "{plan}");
+            assert!(files.iter().all(|(_, text)| !text.contains(PLACEHOLDER)), "{language:?}");
+        }
+        for (language, path) in [
+            (Language::Rust, "vendor/pawl-step/src/fs/wasi.rs"),
+            (Language::Rust, "vendor/pawl-step/wit/world.wit"),
+            (Language::Rust, "wit/step.wit"),
+            (Language::Js, "wit/deps/pawl-step.wit"),
+            (Language::Js, "wit/deps/filesystem.wit"),
+            (Language::Python, "wit/world.wit"),
+        ] {
+            assert!(paths(language).contains(&path.to_owned()), "{path} of {:?}", paths(language));
+        }
+    }
+
+    #[test]
+    fn templates_speak_the_contract_of_this_runner() {
+        let contract = EMBEDDED.iter().find(|(path, _)| *path == "wit/step.wit").unwrap().1;
+        let version = contract.split_once("package pawl:step@").unwrap().1.split_once(';').unwrap().0;
+        for (path, text) in EMBEDDED {
+            for mention in text.split("pawl:step/").skip(1) {
+                let used = mention.split_once('@').map(|(_, rest)| rest.split([';', '\'', '.', '`']).take(3));
+                let used = used.map(|parts| parts.collect::<Vec<_>>().join("."));
+                let is_ours = ["js/", "python/", "sdk/wit/"].iter().any(|folder| path.starts_with(folder));
+                assert!(!is_ours || used.is_none() || used.as_deref() == Some(version), "{path}: {used:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_copy_of_the_sdk_depends_on_what_the_sdk_depends_on() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+        let read = |path: &str| fs::read_to_string(format!("{root}/{path}")).unwrap();
+        let workspace = read("steps/Cargo.toml");
+        let copy = read("runner/templates/rust-sdk/Cargo.toml");
+        for line in read("steps/sdk/Cargo.toml").lines() {
+            let Some(name) = line.strip_suffix(".workspace = true") else { continue };
+            let line = workspace.lines().find(|line| line.starts_with(&format!("{name} = "))).unwrap();
+            assert!(copy.lines().any(|copied| copied == line), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_there_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("mine"), "").unwrap();
+        let args = Args { name: "warm".into(), lang: Language::Rust, dir: Some(folder.path().to_owned()) };
+        let refused = run(&args, Form::Text, &mut Vec::new()).unwrap_err();
+        assert_eq!(refused.code, Code("P0220"));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn names() {
+        for good in ["warm", "warm-cache-2"] {
+            assert_eq!(name(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "Warm", "2warm", "warm--x", "warm-", "a/b", "pawl-step"] {
+            assert!(name(bad).is_err(), "{bad}");
+        }
+    }
+}

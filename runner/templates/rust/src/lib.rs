@@ -1,0 +1,66 @@
+//! Keeps a file with a greeting in a granted directory.
+use pawl_step::{
+    Access, Action, Capability, Change, Description, Failure, Finding, Input, Need, Probes, Receipt, Repeatable, Step, fs,
+};
+
+struct Hello;
+
+#[derive(serde::Deserialize)]
+struct Config {
+    file: String,
+    name: String,
+}
+
+impl Step for Hello {
+    type Config = Config;
+    fn describe() -> Description {
+        let version = env!("CARGO_PKG_VERSION");
+        let needs = vec![Need { capability: Capability::Dirs(Access::Write), config: None, reason: "holds the file" }];
+        let new =
+            Description::new("my-step", version, "keeps a greeting in a file", include_str!("../config.schema.json"));
+        Description { needs, repeatable: Repeatable::Always, probes: Probes::Always, reverts: true, ..new }
+    }
+    fn preview(input: &Input<Config>) -> Result<Vec<Change>, Failure> {
+        Ok(vec![Change::new(Action::Update, &input.config.file, greeting(input))])
+    }
+    fn apply(input: &Input<Config>) -> Result<Receipt, Failure> {
+        fs::write_atomic(&input.config.file, greeting(input).as_bytes())?;
+        Ok(receipt(input))
+    }
+    fn probe(input: &Input<Config>) -> Result<Finding, Failure> {
+        let file = &input.config.file;
+        let held = fs::exists(file)? && fs::read_text(file)? == greeting(input);
+        Ok(if held { Finding::Held(receipt(input)) } else { Finding::Absent })
+    }
+    fn revert(input: &Input<Config>, _: &Receipt) -> Result<(), Failure> {
+        fs::remove(&input.config.file)
+    }
+}
+
+fn greeting(input: &Input<Config>) -> String {
+    format!("Hello, {}, from {}\n", input.config.name, input.release.label)
+}
+
+fn receipt(input: &Input<Config>) -> Receipt {
+    Receipt::new().output("file", input.config.file.as_str())
+}
+
+pawl_step::export!(Hello);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pawl_step::testing::{self, Sandbox};
+
+    #[test]
+    fn greets() {
+        testing::assert_described::<Hello>();
+        let sandbox = Sandbox::new();
+        let app = sandbox.grant("app", Access::Write);
+        let input = testing::input("my-step", Config { file: "app/hello.txt".into(), name: "Ada".into() });
+        assert_eq!(Hello::probe(&input), Ok(Finding::Absent));
+        let receipt = Hello::apply(&input).unwrap();
+        assert_eq!(std::fs::read_to_string(app.join("hello.txt")).unwrap(), "Hello, Ada, from v1\n");
+        assert_eq!(Hello::probe(&input), Ok(Finding::Held(receipt)));
+    }
+}

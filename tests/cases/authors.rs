@@ -1,0 +1,126 @@
+//! docs/steps.md, followed word for word: in each language its commands make a step that is built, runs, is skipped the second
+//! time, and is denied what is not granted, in the same words.
+//!
+//! What was downloaded or compiled before is kept below cargo's target directory, so that only the first run takes long.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+const GUIDE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/steps.md");
+
+/// A language of the guide.
+struct Language {
+    /// The heading of its section.
+    heading: &'static str,
+    /// What the section calls its step.
+    step: &'static str,
+    /// What is kept of a project from one test to the next.
+    kept: &'static str,
+    /// What must be installed.
+    programs: &'static [&'static str],
+}
+
+#[test]
+fn a_step_in_rust() {
+    follow(&Language { heading: "### Rust", step: "warm", kept: "target", programs: &["cargo"] });
+}
+
+#[test]
+fn a_step_in_javascript() {
+    let programs = &["node", "npm"];
+    follow(&Language { heading: "### JavaScript", step: "warm-js", kept: "node_modules", programs });
+}
+
+#[test]
+fn a_step_in_python() {
+    follow(&Language { heading: "### Python", step: "warm-py", kept: ".venv", programs: &["python3"] });
+}
+
+#[test]
+fn the_step_in_the_guide_is_the_example() {
+    let guide = fs::read_to_string(GUIDE).unwrap();
+    let shown = guide.split_once("```rust\nuse pawl_step").unwrap().1.split_once("```").unwrap().0;
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/hello-step/src/lib.rs");
+    assert!(fs::read_to_string(example).unwrap().contains(shown), "copy {example} into the guide");
+}
+
+#[expect(clippy::disallowed_methods, reason = "nothing stands outside of a test to pass the environment on")]
+fn follow(language: &Language) {
+    for program in language.programs {
+        let found = env::split_paths(&env::var_os("PATH").unwrap()).any(|folder| folder.join(program).is_file());
+        assert!(found, "{program} is missing: run `cargo xtask setup`");
+    }
+    let commands = commands(language.heading);
+    let [make, enter, build @ .., first, second] = &commands[..] else { panic!("too few commands: {commands:?}") };
+    assert!(make.starts_with("runner new-step ") && enter == &format!("cd {}", language.step), "{commands:?}");
+    let room = Path::new(env!("CARGO_TARGET_TMPDIR")).join("authors").join(language.step);
+    let (project, kept) = (room.join(language.step), room.join("kept"));
+    fs::create_dir_all(&room).unwrap();
+    if project.join(language.kept).exists() && !kept.exists() {
+        fs::rename(project.join(language.kept), &kept).unwrap();
+    }
+    if project.exists() {
+        fs::remove_dir_all(&project).unwrap();
+    }
+    assert_eq!(shell(&room, make).0, 0);
+    if kept.exists() {
+        fs::rename(&kept, project.join(language.kept)).unwrap();
+    }
+    for command in build {
+        let (code, said) = shell(&project, command);
+        assert_eq!(code, 0, "{command}\n{said}");
+    }
+
+    let (code, said) = shell(&project, first);
+    assert!(code == 0 && said.contains("(1 ran)"), "{said}");
+    assert_eq!(fs::read_to_string(project.join("deploy/hello.txt")).unwrap(), "Hello, Ada, from v1\n");
+    let (code, said) = shell(&project, second);
+    assert!(code == 0 && said.contains("(1 skipped)"), "{said}");
+
+    // A link out of the grant, and a directory that is not granted: as the guide says, by an edit of the plan.
+    std::os::unix::fs::symlink(&room, project.join("deploy/out")).unwrap();
+    let plan = fs::read_to_string(project.join("deploy.yml")).unwrap();
+    for (file, why) in [
+        ("app/out/hello.txt", "cannot write `app/out/hello.txt`: not permitted"),
+        ("app/../hello.txt", "`app/../hello.txt` is no path inside a granted directory"),
+        ("other/hello.txt", "the directory `other` is not granted to this step"),
+    ] {
+        fs::write(project.join("deploy.yml"), plan.replace("app/hello.txt", file)).unwrap();
+        let (code, said) = shell(&project, "runner --local --release v2");
+        assert!(code == 1 && said.contains(&format!("caused by: {why}")), "{code} {said}");
+    }
+    assert!(!room.join("hello.txt").exists() && !project.join("hello.txt").exists());
+}
+
+/// The commands of a section of the guide, those apart that install what is needed.
+fn commands(heading: &str) -> Vec<String> {
+    let guide = fs::read_to_string(GUIDE).unwrap();
+    let section = guide.split_once(&format!("\n{heading}\n")).unwrap().1;
+    let section = section.split("\n##").next().unwrap();
+    let blocks = section.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap());
+    blocks.flat_map(str::lines).map(str::to_owned).collect()
+}
+
+/// The exit code and all that was said. The author's own environment, with the runner on the PATH.
+#[expect(clippy::disallowed_methods, reason = "nothing stands outside of a test to pass the environment on")]
+fn shell(folder: &Path, command: &str) -> (i32, String) {
+    let runner = PathBuf::from(env!("CARGO_BIN_EXE_runner"));
+    let found = env::var_os("PATH").unwrap();
+    let path = [runner.parent().unwrap().to_owned()].into_iter().chain(env::split_paths(&found));
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{command} 2>&1")]).current_dir(folder).env("PATH", env::join_paths(path).unwrap());
+    // What cargo set for this test is not an author's.
+    for (name, _) in env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        let is_ours =
+            name.starts_with("CARGO_") && !name.starts_with("CARGO_HOME") && !name.starts_with("CARGO_REGISTR");
+        if is_ours || ["RUSTFLAGS", "RUSTC", "CI", "GITHUB_ACTIONS"].contains(&&*name) {
+            shell.env_remove(name);
+        }
+    }
+    let output = shell.output().unwrap();
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,215 @@
+//! Files that are no step, or not one for this runner: each is told what it is, why it is not taken, and what to do.
+
+use expect_test::{Expect, expect};
+
+use crate::support::Environment;
+
+const PLAN: &str = "version: 1\napp: shop\nsteps:\n  warm:\n    uses: ./warm.wasm\n";
+
+/// What is said of a file that a plan uses.
+fn check(file: impl AsRef<[u8]>, expected: Expect) {
+    let environment = Environment::with_plan(PLAN);
+    environment.write("warm.wasm", file);
+    let refused = environment.run(&["--local", "--release", "r1"]);
+    refused.assert_exit(2).assert_says("--> deploy.yml:4:3");
+    assert!(!environment.exists(".pawl"), "nothing was begun");
+    // Only the error itself: the excerpt is the same each time.
+    let said = refused.said();
+    let lines = said.lines().filter(|line| line.contains(": ")).map(|line| format!("{}\n", line.trim()));
+    expected.assert_eq(&lines.collect::<String>());
+}
+
+/// A component with some imports that exports the contract's five functions, or others.
+fn component(imports: &str, interface: &str, functions: &[&str]) -> Vec<u8> {
+    let functions: String = functions.iter().map(|name| format!("(export \"{name}\" (func $f))")).collect();
+    let text = format!(
+        "(component {imports}
+            (core module $m (func (export \"f\")))
+            (core instance $i (instantiate $m))
+            (func $f (canon lift (core func $i \"f\")))
+            (instance $step {functions})
+            (export \"{interface}\" (instance $step)))"
+    );
+    wat::parse_str(text).unwrap()
+}
+
+const FIVE: [&str; 5] = ["describe", "preview", "apply", "probe", "revert"];
+
+fn importing(import: &str, function: &str) -> Vec<u8> {
+    let imports = format!("(import \"{import}\" (instance (export \"{function}\" (func))))");
+    component(&imports, "pawl:step/step@0.1.0", &FIVE)
+}
+
+#[test]
+fn an_empty_file() {
+    check(
+        "",
+        expect![[r#"
+        error[P0125]: [ROOT]/shop/warm.wasm is not a step module
+        caused by: the file is empty
+        hint: build it again; the build that wrote it did not finish
+    "#]],
+    );
+}
+
+#[test]
+fn a_source_text() {
+    check(
+        "export const step = {};\n",
+        expect![[r#"
+        error[P0125]: [ROOT]/shop/warm.wasm is not a step module
+        caused by: it is no WebAssembly: it begins with "export const ste"
+        hint: `uses` takes the .wasm that a build wrote, not its source; see docs/steps.md
+    "#]],
+    );
+}
+
+#[test]
+fn a_core_module_without_the_contract() {
+    check(
+        wat::parse_str("(module (func (export \"apply\")))").unwrap(),
+        expect![[r#"
+        error[P0125]: [ROOT]/shop/warm.wasm is not a step module
+        caused by: it is a core module without the step contract in it
+        hint: a step exports the contract: begin with `runner new-step`, see docs/steps.md
+    "#]],
+    );
+}
+
+#[test]
+fn a_program_of_the_old_wasi() {
+    let text =
+        "(module (import \"wasi_snapshot_preview1\" \"proc_exit\" (func (param i32))) (func (export \"_start\")))";
+    check(
+        wat::parse_str(text).unwrap(),
+        expect![[r#"
+        error[P0125]: [ROOT]/shop/warm.wasm is not a step module
+        caused by: it is a core module that expects a host of the old WASI (`wasi_snapshot_preview1`)
+        hint: in Rust, build for wasm32-unknown-unknown; else make a component with the tools of your language, see docs/steps.md
+    "#]],
+    );
+}
+
+#[test]
+fn a_program() {
+    check(
+        component("", "wasi:cli/run@0.2.6", &["run"]),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: it is a program (`wasi:cli/run`), no step
+        hint: a step exports the five functions of the contract: begin with `runner new-step`, see docs/steps.md
+    "#]],
+    );
+}
+
+#[test]
+fn a_component_of_something_else() {
+    check(
+        component("", "acme:plugin/render@1.0.0", &["draw"]),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: it does not export `pawl:step/step`, but `acme:plugin/render@1.0.0`
+        hint: a step exports the five functions of the contract: begin with `runner new-step`, see docs/steps.md
+    "#]],
+    );
+}
+
+#[test]
+fn a_missing_export() {
+    check(
+        component("", "pawl:step/step@0.1.0", &["describe", "apply"]),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
+        hint: build it with the contract of this runner: `runner new-step` writes it
+    "#]],
+    );
+}
+
+#[test]
+fn an_export_of_the_wrong_type() {
+    check(
+        component("", "pawl:step/step@0.1.0", &FIVE),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
+        hint: build it with the contract of this runner: `runner new-step` writes it
+    "#]],
+    );
+}
+
+#[test]
+fn a_contract_that_this_runner_does_not_have() {
+    check(
+        component("", "pawl:step/step@0.2.0", &FIVE),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
+        hint: build it with the contract of this runner: `runner new-step` writes it
+    "#]],
+    );
+    check(
+        importing("pawl:step/report@0.2.0", "metric"),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
+        hint: build it with the contract of this runner: `runner new-step` writes it
+    "#]],
+    );
+}
+
+#[test]
+fn a_newer_contract_of_which_this_runner_lacks_a_function() {
+    check(
+        importing("pawl:step/log@0.1.9", "metric"),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
+        hint: build it with the contract of this runner: `runner new-step` writes it
+    "#]],
+    );
+    check(
+        importing("pawl:step/report@0.1.9", "metric"),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
+        hint: build it with the contract of this runner: `runner new-step` writes it
+    "#]],
+    );
+}
+
+#[test]
+fn interfaces_that_no_step_has() {
+    check(
+        importing("wasi:http/outgoing-handler@0.2.6", "handle"),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
+        hint: build it with the contract of this runner: `runner new-step` writes it
+    "#]],
+    );
+    check(
+        importing("wasi:clocks/monotonic-clock@0.3.0", "now"),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
+        hint: build it with the contract of this runner: `runner new-step` writes it
+    "#]],
+    );
+    check(
+        importing("wasi:keyvalue/store@0.2.0-draft", "open"),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
+        hint: build it with the contract of this runner: `runner new-step` writes it
+    "#]],
+    );
+    check(
+        importing("acme:host/api", "call"),
+        expect![[r#"
+        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
+        hint: build it with the contract of this runner: `runner new-step` writes it
+    "#]],
+    );
+}
