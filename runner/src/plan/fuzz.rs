@@ -37,7 +37,7 @@ pub fn plan(bytes: &[u8]) -> Vec<Diagnostic> {
         match Plan::parse(source.clone(), &Request { environment, release: &release, env: &env }) {
             Ok(plan) => {
                 for step in &plan.steps {
-                    assert_eq!(text[step.span.clone()].trim_matches(['"', '\'']), *step.id.as_str());
+                    assert_eq!(text[step.span.clone()].trim_matches(['"', '\'']), step.id.to_string());
                     let run = "r1-k3x9".parse().expect("it is a run");
                     // Whatever it says, it must say it.
                     let _ = step.config(&[].into(), &run, Attempt::FIRST);
