@@ -10,6 +10,8 @@ mod cases {
     mod bad_plans;
     mod commands;
     mod doubt;
+    mod downloads;
+    mod hostile;
     mod lock;
     mod migrations;
     mod misfits;

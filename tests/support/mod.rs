@@ -2,7 +2,10 @@
 
 mod answer;
 mod archive;
+pub mod crafted;
+mod nginx;
 mod normal;
+mod proxy;
 mod server;
 
 use std::{
@@ -20,6 +23,8 @@ use tempfile::TempDir;
 pub use self::{
     answer::Answer,
     archive::{Format, sha256},
+    nginx::Nginx,
+    proxy::{Fault, Proxy},
     server::{Reply, Server},
 };
 

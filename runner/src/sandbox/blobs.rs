@@ -52,7 +52,7 @@ pub struct Blob {
 
 enum Content {
     File(cap_std::fs::File),
-    Web(Download),
+    Web(Box<Download>),
 }
 
 impl From<ArchiveError> for Failure {
@@ -270,7 +270,7 @@ impl Drop for Arrival {
     }
 }
 
-fn arriving(mut download: Download, name: String, log: GuestLog) -> (Arrival, Arriving) {
+fn arriving(mut download: Box<Download>, name: String, log: GuestLog) -> (Arrival, Arriving) {
     let (sender, chunks) = mpsc::channel(16);
     let task = tokio::spawn(async move {
         let mut told = 0;
@@ -322,7 +322,7 @@ impl blobs::Host for Host {
             Source::Web(url) => {
                 let download = self.gate.client().open(&url).await.map_err(Failure::from)?;
                 let size = download.size();
-                Blob { content: Content::Web(download), name: url.path().to_owned(), digest, size }
+                Blob { content: Content::Web(Box::new(download)), name: url.path().to_owned(), digest, size }
             }
         };
         Ok(self.table.push(blob)?)

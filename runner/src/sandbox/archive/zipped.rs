@@ -112,7 +112,10 @@ fn entry(
         other => archive_error(other),
     })?;
     if !is_as_told(spool, &source)? {
-        return Err(ArchiveError::Damaged(format!("{:?} is another at its place than in the directory", path.as_str())));
+        return Err(ArchiveError::Damaged(format!(
+            "{:?} is another at its place than in the directory",
+            path.as_str()
+        )));
     }
     let modified = modified(&source);
     // The upper half holds a Unix mode, when whoever made the archive had one.
@@ -179,9 +182,7 @@ fn is_as_told<R: Read>(spool: &File, entry: &zip::read::ZipFile<'_, R>) -> Resul
     spool.read_exact_at(&mut name, entry.header_start() + 30).map_err(|error| damage(&error))?;
     let is_stored = entry.compression() == zip::CompressionMethod::Stored;
     let size_is = |at: usize, size: u64| long(at) == ELSEWHERE || u64::from(long(at)) == size;
-    let sizes = || {
-        long(14) == entry.crc32() && size_is(18, entry.compressed_size()) && size_is(22, entry.size())
-    };
+    let sizes = || long(14) == entry.crc32() && size_is(18, entry.compressed_size()) && size_is(22, entry.size());
     Ok(name == entry.name_raw() && (short(8) == 0) == is_stored && (short(6) & DEFERRED != 0 || sizes()))
 }
 

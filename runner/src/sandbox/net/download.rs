@@ -302,7 +302,9 @@ fn content_ranges() {
     assert_eq!(Range::parse("bytes 5-9/10"), range(Some(5), Some(10)));
     assert_eq!(Range::parse("Bytes 0-0/*"), range(Some(0), None));
     assert_eq!(Range::parse("bytes */10"), range(None, Some(10)));
-    for bad in ["", "bytes", "bytes 5-9", "bytes 9-5/10", "bytes 5-10/10", "bytes 5-/10", "bytes +5-9/10", "items 1-2/3"] {
+    for bad in
+        ["", "bytes", "bytes 5-9", "bytes 9-5/10", "bytes 5-10/10", "bytes 5-/10", "bytes +5-9/10", "items 1-2/3"]
+    {
         assert_eq!(Range::parse(bad), None, "{bad:?}");
     }
 }

@@ -326,7 +326,9 @@ impl NetError {
                 Some("add the authority to the system's store, or name its file in SSL_CERT_FILE".to_owned())
             }
             Self::Roots { .. } => Some("install the system's ca-certificates, or set SSL_CERT_FILE".to_owned()),
-            Self::Changed { .. } => Some("publish each release under a name of its own, and never change it".to_owned()),
+            Self::Changed { .. } => {
+                Some("publish each release under a name of its own, and never change it".to_owned())
+            }
             Self::Tls { .. } => Some("see whether the server speaks https on that port".to_owned()),
             Self::InvalidUrl { .. }
             | Self::InvalidAddress { .. }

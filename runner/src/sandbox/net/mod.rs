@@ -25,7 +25,6 @@ mod tls;
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use reqwest::{
-    Method,
     header::{HeaderMap, LOCATION},
     redirect::Policy,
 };

@@ -110,7 +110,8 @@ fn sparse_files_of_every_kind() {
 #[test]
 fn names_that_are_one_on_some_filesystem() {
     // `é` in one character or in two: the same name on a Mac.
-    for (first, second) in [("caf\u{e9}", "cafe\u{301}"), ("\u{1e69}", "s\u{307}\u{323}"), ("\u{ac00}", "\u{1100}\u{1161}")]
+    for (first, second) in
+        [("caf\u{e9}", "cafe\u{301}"), ("\u{1e69}", "s\u{307}\u{323}"), ("\u{ac00}", "\u{1100}\u{1161}")]
     {
         let collision = Refusal::FormCollision(first.to_owned());
         let tar = Tar::new().file(first, "1").file(second, "2").end();

@@ -210,7 +210,8 @@ async fn without_a_new_byte_it_is_given_up() {
     let error = failed(&server).await;
     assert_eq!(server.seen().len(), 1 + QUICK.tries as usize);
     assert!(matches!(&error, NetError::GaveUp { received: 100_000, tries: 3, .. }), "{error}");
-    let start = format!("the download from {} can't go on after 100000 bytes; it was tried 3 times more: ", server.address);
+    let start =
+        format!("the download from {} can't go on after 100000 bytes; it was tried 3 times more: ", server.address);
     assert!(error.to_string().starts_with(&start), "{error}");
     assert!(error.retryable());
 }

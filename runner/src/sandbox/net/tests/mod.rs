@@ -6,6 +6,8 @@ mod transfer;
 
 use std::{collections::HashMap, future::Future, io, net::IpAddr, pin::Pin};
 
+use reqwest::Method;
+
 use super::{error::Kind, *};
 use crate::plan::{Confidential, Secret};
 use server::{Server, reply};

@@ -189,7 +189,8 @@ async fn https_needs_a_trusted_certificate() {
 async fn https_to_a_plain_server_says_so() {
     let server = Server::on("127.0.0.1:0", answer_in_clear, |_| raw(""));
     let url = server.url("/").replace("http:", "https:");
-    let client = Client::with(vec![grant(&url)], &[], Arc::new(System), Authorities::These(Vec::new()), Patience::DEFAULT);
+    let client =
+        Client::with(vec![grant(&url)], &[], Arc::new(System), Authorities::These(Vec::new()), Patience::DEFAULT);
     let error = refused(&client, get(&url)).await;
     assert!(matches!(error, NetError::Tls { .. }), "{error}");
 }
