@@ -82,7 +82,12 @@ impl Drop for Proxy {
 fn pass(mut client: TcpStream, upstream: &str, fault: Fault, over: &AtomicBool) -> std::io::Result<()> {
     let mut server = TcpStream::connect(upstream)?;
     let (mut asking, mut asked) = (client.try_clone()?, server.try_clone()?);
-    let up = std::thread::spawn(move || std::io::copy(&mut asking, &mut asked));
+    let up = std::thread::spawn(move || {
+        let copied = std::io::copy(&mut asking, &mut asked);
+        // The client has gone: a server that keeps connections would wait for more.
+        let _ = asked.shutdown(Shutdown::Both);
+        copied
+    });
     let mut buffer = [0; 4096];
     let mut passed = 0;
     let most = match fault {
