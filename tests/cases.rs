@@ -11,8 +11,10 @@ mod cases {
     mod bad_plans;
     mod commands;
     mod doubt;
-    mod kept_modules;
+    mod downloads;
     mod foreign;
+    mod hostile;
+    mod kept_modules;
     mod lock;
     mod migrations;
     mod misfits;

@@ -13,6 +13,8 @@
 
 pub mod cli;
 pub mod clock;
+#[cfg(test)]
+mod corpus;
 pub mod diagnose;
 pub mod drive;
 pub mod journal;

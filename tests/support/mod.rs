@@ -2,7 +2,10 @@
 
 mod answer;
 mod archive;
+pub mod crafted;
+mod nginx;
 mod normal;
+mod proxy;
 mod registry;
 mod server;
 
@@ -21,6 +24,8 @@ use tempfile::TempDir;
 pub use self::{
     answer::Answer,
     archive::{Format, sha256},
+    nginx::Nginx,
+    proxy::{Fault, Proxy},
     registry::{ANN, Door, Registry},
     server::{Reply, Server},
 };

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask setup | steps | pack | demo | test | check | tidy | bench`.
+//! The project's own commands: `cargo xtask setup | steps | pack | demo | test | check | tidy | fuzz | bench`.
 //!
 //! One small file a command; what several need (cargo, git, a tiny HTTP server) has a file of its own. Exit codes: 0,
 //! 1 for a failure, 2 when only the operator can go on. Deliberately absent: the runner's code. Its binary is built and
@@ -7,6 +7,7 @@
 mod bench;
 mod check;
 mod demo;
+mod fuzz;
 mod http;
 mod pack;
 mod setup;
@@ -52,6 +53,14 @@ enum Command {
     Check,
     /// The part of check that needs no compiler
     Tidy,
+    /// Run the fuzz targets, which panic on what must not be
+    Fuzz {
+        /// Which one; all, one after the other, when none is named
+        target: Option<String>,
+        /// How long each runs
+        #[arg(long, default_value_t = 600)]
+        seconds: u32,
+    },
     /// Measure side by side with the tools people use today
     Bench {
         /// Which ones; all when none is named
@@ -75,6 +84,7 @@ fn main() -> ExitCode {
         },
         Command::Check => check::run(),
         Command::Tidy => tidy::run(workspace::root()),
+        Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Command::Bench { names, write } => bench::run(&names, write),
     };
     match result {

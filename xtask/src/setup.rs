@@ -3,7 +3,7 @@
 //! Other commands ask for their part with [`ensure`]. Deliberately absent: Rust itself and a C compiler, without which
 //! this program would not run.
 
-use std::{fmt, fs, os::unix::fs::MetadataExt, process::Command};
+use std::{fmt, fs, os::unix::fs::MetadataExt, path::Path, process::Command};
 
 use anyhow::{Result, bail};
 
@@ -20,12 +20,15 @@ pub(crate) enum Need {
     PythonVenv,
     /// `cargo deny`.
     CargoDeny,
+    /// `cargo fuzz`.
+    CargoFuzz,
 }
 
 /// For `test`: what kills the runner, and what tests compare with.
-pub(crate) const TOOLS: [Need; 5] = [
+pub(crate) const TOOLS: [Need; 6] = [
     Need::Program("docker-registry"),
     Need::Program("git"),
+    Need::Program("nginx"),
     Need::Program("sqlite3"),
     Need::Program("strace"),
     Need::Program("wasm-opt"),
@@ -80,6 +83,10 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
                 println!("setup: installing cargo-deny with cargo (some minutes)");
                 run_command(cargo().args(["install", "--locked", "cargo-deny", "--version", "^0.20"]))?;
             }
+            Need::CargoFuzz => {
+                println!("setup: installing cargo-fuzz with cargo (a minute or two)");
+                run_command(cargo().args(["install", "--locked", "cargo-fuzz", "--version", "^0.13"]))?;
+            }
         }
     }
     if !packages.is_empty() {
@@ -103,9 +110,11 @@ fn package(program: &str) -> &str {
 fn missing(needs: &[Need]) -> Vec<Need> {
     let is_there = |need: &Need| match need {
         Need::GuestToolchain => guest_build::toolchain().is_ok(),
-        Need::Program(name) => find_program(name).is_some(),
+        // Debian keeps servers where an ordinary user's PATH does not look.
+        Need::Program(name) => find_program(name).is_some() || Path::new("/usr/sbin").join(name).is_file(),
         Need::PythonVenv => output(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_ok(),
         Need::CargoDeny => output(cargo().args(["deny", "--version"])).is_ok(),
+        Need::CargoFuzz => output(cargo().args(["fuzz", "--version"])).is_ok(),
     };
     needs.iter().copied().filter(|need| !is_there(need)).collect()
 }

@@ -8,6 +8,8 @@
 mod error;
 pub mod event;
 pub mod file;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod line;
 mod load;
 pub mod redact;

@@ -19,6 +19,8 @@ mod document;
 mod error;
 mod expression;
 mod fields;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod grants;
 pub mod lockfile;
 pub mod names;

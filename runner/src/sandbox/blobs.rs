@@ -28,12 +28,15 @@ use super::{
     net::{self, Download, Request},
 };
 use crate::{
-    journal::event::{Failure, Progress},
+    journal::event::{Failure, Level, Progress},
     plan::Digest,
 };
 
 /// How often progress of an archive is told.
 const PULSE: Duration = Duration::from_millis(100);
+
+/// How many interruptions of one download are told.
+const MOST_INTERRUPTIONS: u32 = 20;
 
 /// How much of a list of digests is read, in bytes.
 const LONGEST_LIST: u64 = 1 << 20;
@@ -49,11 +52,17 @@ pub struct Blob {
 
 enum Content {
     File(cap_std::fs::File),
-    Web(Download),
+    Web(Box<Download>),
 }
 
 impl From<ArchiveError> for Failure {
     fn from(error: ArchiveError) -> Self {
+        // The network knows better than the archive what became of its bytes.
+        if let ArchiveError::Source(source) = &error
+            && let Some(fault) = source.get_ref().and_then(|inner| inner.downcast_ref::<net::NetError>())
+        {
+            return fault.clone().into();
+        }
         let kind = error.kind();
         let mut failure = failure(kind, error.to_string());
         failure.hint = error.hint();
@@ -228,41 +237,62 @@ impl Options {
 
 /// Hands chunks that arrive in a task to a thread that reads.
 struct Arriving {
-    chunks: mpsc::Receiver<io::Result<Vec<u8>>>,
+    /// `None` is the end. A channel that closes without it belonged to a call that was given up.
+    chunks: mpsc::Receiver<io::Result<Option<Vec<u8>>>>,
     chunk: io::Cursor<Vec<u8>>,
+    is_over: bool,
 }
 
 impl Read for Arriving {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let read = self.chunk.read(buffer)?;
-            if read > 0 {
+            if read > 0 || self.is_over {
                 return Ok(read);
             }
             match self.chunks.blocking_recv() {
-                Some(chunk) => self.chunk = io::Cursor::new(chunk?),
-                None => return Ok(0),
+                Some(chunk) => match chunk? {
+                    Some(chunk) => self.chunk = io::Cursor::new(chunk),
+                    None => self.is_over = true,
+                },
+                None => return Err(io::ErrorKind::ConnectionAborted.into()),
             }
         }
     }
 }
 
-fn arriving(mut download: Download) -> Arriving {
+/// A task that ends with the call it works for: whoever reads from it must not wait for a server in vain.
+struct Arrival(tokio::task::JoinHandle<()>);
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn arriving(mut download: Box<Download>, name: String, log: GuestLog) -> (Arrival, Arriving) {
     let (sender, chunks) = mpsc::channel(16);
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
+        let mut told = 0;
         loop {
             let chunk = match download.next().await {
-                Ok(Some(chunk)) => Ok(chunk.to_vec()),
-                Ok(None) => return,
+                Ok(chunk) => Ok(chunk.map(|bytes| bytes.to_vec())),
                 Err(error) => Err(io::Error::other(error)),
             };
-            let is_last = chunk.is_err();
+            if let Some(why) = download.interruption()
+                && told < MOST_INTERRUPTIONS
+            {
+                told += 1;
+                let message = format!("the download of {name} broke off, and goes on: {why}");
+                log.send(Progress::Log { level: Level::Warn, message, fields: serde_json::Map::new() });
+            }
+            let is_last = !matches!(chunk, Ok(Some(_)));
             if sender.send(chunk).await.is_err() || is_last {
                 return;
             }
         }
     });
-    Arriving { chunks, chunk: io::Cursor::default() }
+    (Arrival(task), Arriving { chunks, chunk: io::Cursor::default(), is_over: false })
 }
 
 fn meter(log: GuestLog, name: String, total: Option<u64>) -> impl Fn(u64) + Sync {
@@ -292,7 +322,7 @@ impl blobs::Host for Host {
             Source::Web(url) => {
                 let download = self.gate.client().open(&url).await.map_err(Failure::from)?;
                 let size = download.size();
-                Blob { content: Content::Web(download), name: url.path().to_owned(), digest, size }
+                Blob { content: Content::Web(Box::new(download)), name: url.path().to_owned(), digest, size }
             }
         };
         Ok(self.table.push(blob)?)
@@ -309,9 +339,12 @@ impl blobs::Host for Host {
         let into = self.gate.writable(&dir)?.try_clone();
         let into = into.map_err(|error| failure("permanent", format!("directory `{dir}`: {error}")))?;
         let Blob { content, name, digest, size } = self.table.delete(blob)?;
-        let source: Box<dyn Read + Send> = match content {
-            Content::File(file) => Box::new(file),
-            Content::Web(download) => Box::new(arriving(download)),
+        let (_arrival, source): (_, Box<dyn Read + Send>) = match content {
+            Content::File(file) => (None, Box::new(file)),
+            Content::Web(download) => {
+                let (arrival, source) = arriving(download, name.clone(), self.log.clone());
+                (Some(arrival), Box::new(source))
+            }
         };
         let progress = meter(self.log.clone(), name.clone(), size);
         let unpacked = native(move |stop| {

@@ -222,8 +222,8 @@ impl Runtime {
     }
 
     fn compile(&self, bytes: &[u8], name: &str) -> Result<Component, LoadError> {
-        let made = component::component(bytes)
-            .map_err(|source| LoadError::NotAComponent { what: name.to_owned(), source })?;
+        let made =
+            component::component(bytes).map_err(|source| LoadError::NotAComponent { what: name.to_owned(), source })?;
         Component::new(&self.engine, &made)
             .map_err(|error| LoadError::NotAModule { what: name.to_owned(), why: format!("{error:#}") })
     }

@@ -3,7 +3,7 @@
 //! Invariants: what is not granted is denied; a denial names step, capability and value, and the line that would grant
 //! it. Previews and probes get less than the plan grants: they read. Deliberately absent: doing anything.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use cap_std::{ambient_authority, fs::Dir};
 use url::Url;
@@ -31,7 +31,7 @@ pub(super) struct Gate {
     purpose: Purpose,
     grants: Grants,
     dirs: BTreeMap<String, (Dir, Access)>,
-    client: net::Client,
+    client: Arc<net::Client>,
 }
 
 /// Where content comes from.
@@ -66,11 +66,11 @@ impl Gate {
                 Err(error) => return Err(problem(error)),
             }
         }
-        let client = net::Client::new(step.grants.http.clone(), step.grants.tcp.clone());
+        let client = Arc::new(net::Client::new(step.grants.http.clone(), step.grants.tcp.clone()));
         Ok(Self { step: step.id.clone(), purpose, grants: step.grants.clone(), dirs, client })
     }
 
-    pub(super) fn client(&self) -> &net::Client {
+    pub(super) fn client(&self) -> &Arc<net::Client> {
         &self.client
     }
 

@@ -86,6 +86,16 @@ pub(super) fn split(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
 
+/// What two paths have in common that are the same on some filesystem: one that ignores case, or one that takes a letter with
+/// an accent for the same as the letter and the accent (Unicode's canonical equivalence, as APFS does).
+pub(super) fn folded(path: &str) -> String {
+    if path.is_ascii() {
+        return path.to_ascii_lowercase();
+    }
+    let form = icu_normalizer::DecomposingNormalizer::new_nfd();
+    form.normalize(&form.normalize(path).to_lowercase()).into_owned()
+}
+
 /// Checks the text of a symlink's target. Whether it leaves the folder depends on the other links.
 pub(super) fn target<'a>(entry: &EntryPath, raw: &'a [u8], limits: &Limits) -> Result<&'a str, ArchiveError> {
     let text = readable(raw, entry.as_str().as_bytes(), limits)?;

@@ -147,6 +147,9 @@ pub(crate) enum Refusal {
     /// There was an entry whose name differs by case only.
     #[error("its name differs from {0:?} by case only")]
     CaseCollision(String),
+    /// There was an entry whose name differs by the encoding of its characters only.
+    #[error("its name differs from {0:?} only by how its characters are encoded (see Unicode normalization)")]
+    FormCollision(String),
     /// A parent is a symlink of the same archive.
     #[error("it lies behind the link {0:?}")]
     BehindLink(String),
@@ -177,6 +180,16 @@ pub(crate) enum Refusal {
     /// A feature of the format that is not supported.
     #[error("{0}")]
     Unsupported(String),
+}
+
+impl Refusal {
+    /// Of a name that is the same as an earlier one on some filesystem, and spelled otherwise.
+    pub(super) fn collision(earlier: &str, name: &str) -> Self {
+        match earlier.to_lowercase() == name.to_lowercase() {
+            true => Self::CaseCollision(earlier.to_owned()),
+            false => Self::FormCollision(earlier.to_owned()),
+        }
+    }
 }
 
 impl ArchiveError {

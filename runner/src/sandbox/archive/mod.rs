@@ -27,6 +27,8 @@ mod entry;
 mod error;
 mod folders;
 mod format;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod list;
 mod pipeline;
 mod remove;

@@ -17,6 +17,7 @@ mod comparing;
 mod damaged;
 mod hostile;
 mod round_trip;
+mod tricks;
 
 /// A granted directory `grant` with a file `outside` beside it.
 struct Room {

@@ -29,7 +29,7 @@ const MAX_STEPS: usize = 4096;
 pub(super) struct Tree<'a> {
     job: &'a Job<'a>,
     folders: Folders,
-    /// By path in lower case.
+    /// By [`entry::folded`] path.
     nodes: HashMap<String, Node>,
     directories: Vec<(EntryPath, Attributes)>,
     links: Vec<Link>,
@@ -138,7 +138,7 @@ impl<'a> Tree<'a> {
             }
             other => other,
         })?;
-        let node = self.nodes.get(&target.as_str().to_lowercase());
+        let node = self.nodes.get(&entry::folded(target.as_str()));
         if !node.is_some_and(|node| node.kind == Kind::File && node.spelled == target.as_str()) {
             return Err(ArchiveError::refused(path.as_str(), Refusal::NoLinkTarget(shown)));
         }
@@ -207,7 +207,7 @@ impl<'a> Tree<'a> {
             return Err(ArchiveError::limit(Limit::Files, self.job.limits.max_files, path));
         }
         let node = Node { spelled: path.to_owned(), kind };
-        match self.nodes.entry(path.to_lowercase()) {
+        match self.nodes.entry(entry::folded(path)) {
             std::collections::hash_map::Entry::Vacant(place) => {
                 place.insert(node);
                 Ok(())
@@ -216,7 +216,7 @@ impl<'a> Tree<'a> {
                 let spelled = &other.get().spelled;
                 Err(ArchiveError::refused(
                     path,
-                    if spelled == path { Refusal::Duplicate } else { Refusal::CaseCollision(spelled.clone()) },
+                    if spelled == path { Refusal::Duplicate } else { Refusal::collision(spelled, path) },
                 ))
             }
         }
@@ -227,10 +227,10 @@ impl<'a> Tree<'a> {
         let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
         for end in ends {
             let part = &path[..end];
-            if let Some(node) = self.nodes.get(&part.to_lowercase()) {
+            if let Some(node) = self.nodes.get(&entry::folded(part)) {
                 let refusal = match node.kind {
                     Kind::Directory if node.spelled == part => continue,
-                    _ if node.spelled != part => Refusal::CaseCollision(node.spelled.clone()),
+                    _ if node.spelled != part => Refusal::collision(&node.spelled, part),
                     Kind::Directory | Kind::File | Kind::Link if part == entry => Refusal::Duplicate,
                     Kind::Directory | Kind::File => Refusal::BelowFile(part.to_owned()),
                     Kind::Link => Refusal::BehindLink(part.to_owned()),
@@ -248,8 +248,8 @@ impl<'a> Tree<'a> {
     }
 
     fn make_links(&mut self) -> Result<(), ArchiveError> {
-        let targets: HashMap<&str, &str> =
-            self.links.iter().map(|link| (link.path.as_str(), link.target.as_str())).collect();
+        let targets: HashMap<String, &str> =
+            self.links.iter().map(|link| (entry::folded(link.path.as_str()), link.target.as_str())).collect();
         for link in &self.links {
             self.job.check()?;
             if leaves(link, &targets) {
@@ -271,9 +271,9 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// Whether following `link` leads out of the folder at any point, given all links in it. A path that is too long to be
+/// Whether following `link` leads out of the folder at any point, given all links in it by [`entry::folded`] path. A path that is too long to be
 /// sure counts as leading out; one that the kernel would not follow to its end does not.
-fn leaves(link: &Link, targets: &HashMap<&str, &str>) -> bool {
+fn leaves(link: &Link, targets: &HashMap<String, &str>) -> bool {
     let mut here = link.path.parent().to_owned();
     let mut ahead: Vec<&str> = link.target.rsplit('/').collect();
     let (mut hops, mut steps) = (0, 0);
@@ -292,7 +292,7 @@ fn leaves(link: &Link, targets: &HashMap<&str, &str>) -> bool {
                     here.push('/');
                 }
                 here.push_str(name);
-                if let Some(target) = targets.get(here.as_str()) {
+                if let Some(target) = targets.get(&entry::folded(&here)) {
                     hops += 1;
                     if hops > MAX_HOPS {
                         return false;

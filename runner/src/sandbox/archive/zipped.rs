@@ -6,7 +6,7 @@
 
 use std::{
     fs::File,
-    io::{BufRead as _, BufReader, Read, Write as _},
+    io::{BufRead as _, BufReader, Read, Seek as _, SeekFrom, Write as _},
     os::unix::fs::FileExt as _,
 };
 
@@ -66,12 +66,7 @@ pub(super) fn extract(spool: &File, length: u64, tree: &mut Tree<'_>) -> Result<
     if archive.comment().len() != comment || archive.offset() != 0 {
         return Err(ArchiveError::TrailingBytes);
     }
-    if archive.has_duplicate_names() {
-        return Err(ArchiveError::refused(
-            &duplicate(spool, archive.central_directory_start(), length)?,
-            Refusal::Duplicate,
-        ));
-    }
+    check_directory(spool, archive.central_directory_start(), archive.len())?;
     if archive.has_overlapping_entries().map_err(archive_error)? {
         return Err(ArchiveError::Damaged("entries share the same bytes".to_owned()));
     }
@@ -79,13 +74,14 @@ pub(super) fn extract(spool: &File, length: u64, tree: &mut Tree<'_>) -> Result<
     let mut total = 0;
     for index in 0..archive.len() {
         tree.job().check()?;
-        total = entry(&mut archive, index, &mut buffer, Content { total, length }, tree)?;
+        total = entry(&mut archive, index, &mut buffer, Content { spool, total, length }, tree)?;
     }
     Ok(())
 }
 
 #[derive(Clone, Copy)]
-struct Content {
+struct Content<'a> {
+    spool: &'a File,
     /// Bytes extracted so far.
     total: u64,
     /// Bytes of the archive.
@@ -96,7 +92,7 @@ fn entry(
     archive: &mut ZipArchive<BufReader<&File>>,
     index: usize,
     buffer: &mut [u8],
-    Content { mut total, length }: Content,
+    Content { spool, mut total, length }: Content<'_>,
     tree: &mut Tree<'_>,
 ) -> Result<u64, ArchiveError> {
     let limits = tree.job().limits;
@@ -115,6 +111,12 @@ fn entry(
         }
         other => archive_error(other),
     })?;
+    if !is_as_told(spool, &source)? {
+        return Err(ArchiveError::Damaged(format!(
+            "{:?} is another at its place than in the directory",
+            path.as_str()
+        )));
+    }
     let modified = modified(&source);
     // The upper half holds a Unix mode, when whoever made the archive had one.
     let mode = source.external_attributes() >> 16;
@@ -166,6 +168,24 @@ fn entry(
     Ok(total)
 }
 
+/// Whether the header before an entry's content says what the central directory says: programs differ in which they believe.
+fn is_as_told<R: Read>(spool: &File, entry: &zip::read::ZipFile<'_, R>) -> Result<bool, ArchiveError> {
+    /// Size and check sum follow the content.
+    const DEFERRED: u16 = 1 << 3;
+    /// The size is in an extra field.
+    const ELSEWHERE: u32 = u32::MAX;
+    let mut header = [0; 30];
+    spool.read_exact_at(&mut header, entry.header_start()).map_err(|error| damage(&error))?;
+    let short = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
+    let long = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let mut name = vec![0; short(26).into()];
+    spool.read_exact_at(&mut name, entry.header_start() + 30).map_err(|error| damage(&error))?;
+    let is_stored = entry.compression() == zip::CompressionMethod::Stored;
+    let size_is = |at: usize, size: u64| long(at) == ELSEWHERE || u64::from(long(at)) == size;
+    let sizes = || long(14) == entry.crc32() && size_is(18, entry.compressed_size()) && size_is(22, entry.size());
+    Ok(name == entry.name_raw() && (short(8) == 0) == is_stored && (short(6) & DEFERRED != 0 || sizes()))
+}
+
 fn wrong_size(path: &EntryPath) -> ArchiveError {
     ArchiveError::Damaged(format!("the size of {:?} is not the one declared", path.as_str()))
 }
@@ -202,21 +222,37 @@ fn check_end(spool: &File, length: u64, max_files: u64) -> Result<usize, Archive
     Ok(tail.len() - at - END)
 }
 
-/// The name that occurs twice in the central directory: of equal names, the zip crate keeps the last and does not tell.
-fn duplicate(spool: &File, start: u64, length: u64) -> Result<String, ArchiveError> {
-    let mut bytes = vec![0; usize::try_from(length.saturating_sub(start)).unwrap_or(0)];
-    spool.read_exact_at(&mut bytes, start).map_err(|error| damage(&error))?;
-    let mut rest = bytes.as_slice();
+/// Walks the central directory: of equal names the zip crate keeps the last and does not tell, and of a directory with more
+/// entries than the end of the archive says, it reads the first.
+fn check_directory(spool: &File, start: u64, entries: usize) -> Result<(), ArchiveError> {
+    let mut reader = BufReader::new(spool);
+    reader.seek(SeekFrom::Start(start)).map_err(|error| damage(&error))?;
     let mut names = std::collections::HashSet::new();
-    while rest.starts_with(b"PK\x01\x02") && rest.len() > 46 {
-        let field = |at: usize| usize::from(u16::from_le_bytes([rest[at], rest[at + 1]]));
-        let name = rest.get(46..46 + field(28)).unwrap_or_default();
-        if !names.insert(name) {
-            return Ok(String::from_utf8_lossy(name).into_owned());
+    let mut found = 0;
+    loop {
+        let mut signature = [0; 4];
+        reader.read_exact(&mut signature).map_err(|error| damage(&error))?;
+        match &signature {
+            b"PK\x01\x02" => {}
+            // The end, or that of zip64.
+            b"PK\x05\x06" | b"PK\x06\x06" if found == entries => return Ok(()),
+            _ => return Err(ArchiveError::Damaged("the central directory is not as long as it says".to_owned())),
         }
-        rest = rest.get(46 + field(28) + field(30) + field(32)..).unwrap_or_default();
+        let mut fields = [0; 42];
+        reader.read_exact(&mut fields).map_err(|error| damage(&error))?;
+        let length = |at: usize| u16::from_le_bytes([fields[at], fields[at + 1]]);
+        let mut name = vec![0; length(24).into()];
+        reader.read_exact(&mut name).map_err(|error| damage(&error))?;
+        reader.seek_relative(i64::from(length(26)) + i64::from(length(28))).map_err(|error| damage(&error))?;
+        found += 1;
+        if names.contains(&name) {
+            return Err(ArchiveError::refused(&String::from_utf8_lossy(&name), Refusal::Duplicate));
+        }
+        if found > entries {
+            return Err(ArchiveError::Damaged("the central directory is longer than it says".to_owned()));
+        }
+        names.insert(name);
     }
-    Err(ArchiveError::Damaged("the central directory can't be read".to_owned()))
 }
 
 /// The time of modification: UTC, where the archive has it, else the local time of whoever made it, taken for UTC.

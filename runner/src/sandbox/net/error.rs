@@ -160,6 +160,46 @@ pub enum NetError {
         /// Bytes that came before.
         received: u64,
     },
+    /// An answer ended well, but too early.
+    #[error("{peer} ended its answer after {received} of {size} bytes")]
+    Short {
+        /// The address.
+        peer: String,
+        /// Bytes that came.
+        received: u64,
+        /// Bytes that were announced.
+        size: u64,
+    },
+    /// A server that was asked for the rest of a download sent something else.
+    #[error("{peer} was asked for the bytes from {asked} on, and answered with {answered}")]
+    WrongRange {
+        /// The address.
+        peer: String,
+        /// The first byte asked for.
+        asked: u64,
+        /// What it says it sent.
+        answered: String,
+    },
+    /// What is downloaded became something else meanwhile.
+    #[error("{url} became another file while it was downloaded, after {received} bytes")]
+    Changed {
+        /// The URL without query.
+        url: String,
+        /// Bytes that came before.
+        received: u64,
+    },
+    /// A download broke off again and again, without a new byte.
+    #[error("the download from {peer} can't go on after {received} bytes; it was tried {tries} times more: {last}")]
+    GaveUp {
+        /// The address.
+        peer: String,
+        /// Bytes that came before.
+        received: u64,
+        /// How often it was asked again.
+        tries: u32,
+        /// What happened the last time.
+        last: Box<Self>,
+    },
     /// The connection broke, or what came is not HTTP.
     #[error("the exchange with {peer} broke off: {why}")]
     Broken {
@@ -243,6 +283,10 @@ impl NetError {
             | Self::NoAnswer { .. }
             | Self::Unfinished { .. }
             | Self::Stalled { .. }
+            | Self::Short { .. }
+            | Self::WrongRange { .. }
+            | Self::Changed { .. }
+            | Self::GaveUp { .. }
             | Self::Broken { .. } => Kind::Transient,
             Self::Untrusted { .. } | Self::Tls { .. } | Self::Roots { .. } | Self::BadRedirect { .. } => {
                 Kind::Permanent
@@ -262,6 +306,11 @@ impl NetError {
         self.kind() == Kind::Transient
     }
 
+    /// Whether a download may go on after it: what is missing may still come.
+    pub(super) fn is_passing(&self) -> bool {
+        self.retryable() && !matches!(self, Self::Changed { .. } | Self::GaveUp { .. })
+    }
+
     /// What to change; for a denial the line to add to the step in the plan.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -277,6 +326,9 @@ impl NetError {
                 Some("add the authority to the system's store, or name its file in SSL_CERT_FILE".to_owned())
             }
             Self::Roots { .. } => Some("install the system's ca-certificates, or set SSL_CERT_FILE".to_owned()),
+            Self::Changed { .. } => {
+                Some("publish each release under a name of its own, and never change it".to_owned())
+            }
             Self::Tls { .. } => Some("see whether the server speaks https on that port".to_owned()),
             Self::InvalidUrl { .. }
             | Self::InvalidAddress { .. }
@@ -288,6 +340,9 @@ impl NetError {
             | Self::NoAnswer { .. }
             | Self::Unfinished { .. }
             | Self::Stalled { .. }
+            | Self::Short { .. }
+            | Self::WrongRange { .. }
+            | Self::GaveUp { .. }
             | Self::Broken { .. }
             | Self::TooLarge { .. }
             | Self::TooManyRedirects { .. }

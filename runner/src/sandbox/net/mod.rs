@@ -5,7 +5,7 @@
 //! origin only; headers of the step that look like credentials stay with the origin they were given for.
 //!
 //! Deliberately absent: retries (`drive` does that, by [`NetError::retryable`]; after a request with a body broke off the
-//! outcome is unknown), proxies (`http_proxy` and its like are ignored: a proxy would resolve names itself, past the
+//! outcome is unknown; only a [`Download`] asks again, for what is missing), proxies (`http_proxy` and its like are ignored: a proxy would resolve names itself, past the
 //! check), cookies, decompression, HTTP/2, and kept-alive connections: after a switch an old worker goes on answering on
 //! a connection it already has, and a check over it would see the old release.
 //!
@@ -13,6 +13,7 @@
 //! `stream` for downloads. Its redirects, proxies, pool and resolver are replaced or turned off below.
 
 mod address;
+mod download;
 mod error;
 mod gate;
 mod request;
@@ -21,34 +22,31 @@ mod resolve;
 pub(super) mod tests;
 mod tls;
 
-use std::{net::SocketAddr, ops::Deref, path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use reqwest::{
-    Method,
     header::{HeaderMap, LOCATION},
     redirect::Policy,
 };
 use tokio::{
     net::TcpStream,
     sync::OnceCell,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 use url::{Host, Url};
 
+pub use download::Download;
 pub use error::NetError;
 pub use request::{Request, Response};
 
 use crate::plan::{HttpGrant, Network};
+use download::Patience;
 use error::{peer, shown};
 use gate::Gate;
 use request::Hop;
 use resolve::{Guarded, Purpose, Resolve, System};
 use tls::Authorities;
 
-/// A download that sends nothing for so long is given up.
-const STALL: Duration = Duration::from_secs(30);
-/// How many redirects a download follows.
-const DOWNLOAD_REDIRECTS: u32 = 10;
 /// A longer time-out than this is none.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -59,23 +57,14 @@ pub struct Client {
     authorities: Authorities,
     /// Set up at the first https URL.
     trusting: OnceCell<rustls::ClientConfig>,
-    stall: Duration,
-}
-
-/// The body of an answer with status 200, chunk by chunk.
-#[derive(Debug)]
-pub struct Download {
-    response: reqwest::Response,
-    size: Option<u64>,
-    received: u64,
-    stall: Duration,
+    patience: Patience,
 }
 
 impl Client {
     /// A client for these grants; `tcp` are `host:port`. Costs nothing: no file is read and no thread started.
     #[must_use]
     pub fn new(grants: Vec<HttpGrant>, tcp: Vec<String>) -> Self {
-        Self::with(grants, &tcp, Arc::new(System), Authorities::Machine, STALL)
+        Self::with(grants, &tcp, Arc::new(System), Authorities::Machine, Patience::DEFAULT)
     }
 
     fn with(
@@ -83,9 +72,9 @@ impl Client {
         tcp: &[String],
         names: Arc<dyn Resolve>,
         authorities: Authorities,
-        stall: Duration,
+        patience: Patience,
     ) -> Self {
-        Self { gate: Gate::new(grants, tcp), names, authorities, trusting: OnceCell::new(), stall }
+        Self { gate: Gate::new(grants, tcp), names, authorities, trusting: OnceCell::new(), patience }
     }
 
     /// Asks, follows redirects, and reads the whole answer.
@@ -115,16 +104,6 @@ impl Client {
         let late = |_| NetError::NoAnswer { peer: peer(), within };
         let answered = timeout_at(deadline, asked.send()).await.map_err(late)?.map_err(fault)?;
         whole(answered, max, deadline, within).await
-    }
-
-    /// Asks with GET, follows up to 10 redirects, and hands out the body as it comes. The status must be 200.
-    pub async fn open(&self, url: &Url) -> Result<Download, NetError> {
-        let hop = Hop::first(Request::new(Method::GET.as_str(), url.as_str())?)?;
-        let response = self.follow(hop, DOWNLOAD_REDIRECTS, |now| (now + self.stall, self.stall)).await?;
-        if response.status() != reqwest::StatusCode::OK {
-            return Err(NetError::Status { url: shown(response.url()), status: response.status() });
-        }
-        Ok(Download { size: response.content_length(), response, received: 0, stall: self.stall })
     }
 
     /// Connects to a granted `host:port` and hangs up.
@@ -250,28 +229,6 @@ async fn whole(
     let body = read(answered, max);
     let (status, headers, body) = timeout_at(deadline, body).await.map_err(|_| unfinished())??;
     Ok(Response { status, headers, body, url })
-}
-
-impl Download {
-    /// Its length in bytes, if the server said so.
-    #[must_use]
-    pub fn size(&self) -> Option<u64> {
-        self.size
-    }
-
-    /// The next bytes; `None` after the last. A body shorter than announced is an error, not an end.
-    pub async fn next(&mut self) -> Result<Option<impl Deref<Target = [u8]> + Send + 'static>, NetError> {
-        let chunk = match timeout(self.stall, self.response.chunk()).await {
-            Ok(Ok(chunk)) => chunk,
-            Ok(Err(error)) => return Err(NetError::from_reqwest(&error, self.response.url())),
-            Err(_) => {
-                let peer = peer(self.response.url());
-                return Err(NetError::Stalled { peer, within: self.stall, received: self.received });
-            }
-        };
-        self.received += chunk.as_ref().map_or(0, |bytes| bytes.len() as u64);
-        Ok(chunk)
-    }
 }
 
 type Answer = (u16, Vec<(String, String)>, Vec<u8>);

@@ -1,9 +1,12 @@
 //! The client against servers on this machine and a resolver that lies: grants, redirects, credentials.
 
+mod download;
 pub(in crate::sandbox) mod server;
 mod transfer;
 
 use std::{collections::HashMap, future::Future, io, net::IpAddr, pin::Pin};
+
+use reqwest::Method;
 
 use super::{error::Kind, *};
 use crate::plan::{Confidential, Secret};
@@ -46,7 +49,7 @@ fn client(grants: Vec<HttpGrant>) -> Client {
 fn lied_to(grants: Vec<HttpGrant>, tcp: &[&str], name: &'static str, addresses: &[&str]) -> Client {
     let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
     let tcp: Vec<String> = tcp.iter().map(|&text| text.to_owned()).collect();
-    Client::with(grants, &tcp, Arc::new(Names([(name, addresses)].into())), Authorities::Machine, STALL)
+    Client::with(grants, &tcp, Arc::new(Names([(name, addresses)].into())), Authorities::Machine, Patience::DEFAULT)
 }
 
 fn get(url: &str) -> Request {
@@ -175,7 +178,7 @@ async fn a_redirect_to_what_is_not_granted_is_denied_and_nothing_is_sent_there()
         format!("http://{} is not granted; {} redirects there", other.address, server.url("/a"))
     );
     assert_eq!(error.hint().unwrap(), format!("grants: {{ http: [\"http://{}\"] }}", other.address));
-    let error = client.open(&Url::parse(&server.url("/a")).unwrap()).await.expect_err("denied");
+    let error = Arc::new(client).open(&Url::parse(&server.url("/a")).unwrap()).await.expect_err("denied");
     assert_eq!(error.kind(), Kind::Denied);
     assert_eq!(other.connections(), 0);
 }

@@ -80,7 +80,8 @@ async fn a_download_streams_and_knows_its_size() {
     });
     let grants = vec![grant(&server.url("/"))];
     let stall = Duration::from_millis(150);
-    let client = Client::with(grants, &[], Arc::new(System), Authorities::Machine, stall);
+    let patience = Patience { stall, tries: 0, ..Patience::DEFAULT };
+    let client = Arc::new(Client::with(grants, &[], Arc::new(System), Authorities::Machine, patience));
     let url = |path: &str| Url::parse(&server.url(path)).unwrap();
 
     let mut download = client.open(&url("/moved")).await.unwrap();
@@ -98,7 +99,8 @@ async fn a_download_streams_and_knows_its_size() {
         assert!(error.retryable(), "{error}");
         if path == "/stall" {
             let peer = server.address.to_string();
-            assert_eq!(error, NetError::Stalled { peer, within: stall, received: 3 });
+            let last = Box::new(NetError::Stalled { peer: peer.clone(), within: stall, received: 3 });
+            assert_eq!(error, NetError::GaveUp { peer, received: 3, tries: 0, last });
         }
     }
     for (path, kind) in [
@@ -167,7 +169,7 @@ async fn https_needs_a_trusted_certificate() {
     let url = format!("https://localhost:{port}/");
     let trusted = |certificates| {
         let grants = vec![grant(&url), grant(&format!("https://127.0.0.1:{port}"))];
-        Client::with(grants, &[], Arc::new(System), Authorities::These(certificates), STALL)
+        Client::with(grants, &[], Arc::new(System), Authorities::These(certificates), Patience::DEFAULT)
     };
     let response = trusted(vec![certificate.clone()]).send(get(&url)).await.unwrap();
     assert_eq!(response.body, b"secure");
@@ -187,7 +189,8 @@ async fn https_needs_a_trusted_certificate() {
 async fn https_to_a_plain_server_says_so() {
     let server = Server::on("127.0.0.1:0", answer_in_clear, |_| raw(""));
     let url = server.url("/").replace("http:", "https:");
-    let client = Client::with(vec![grant(&url)], &[], Arc::new(System), Authorities::These(Vec::new()), STALL);
+    let client =
+        Client::with(vec![grant(&url)], &[], Arc::new(System), Authorities::These(Vec::new()), Patience::DEFAULT);
     let error = refused(&client, get(&url)).await;
     assert!(matches!(error, NetError::Tls { .. }), "{error}");
 }

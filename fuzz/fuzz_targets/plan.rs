@@ -1,0 +1,14 @@
+//! Any text as a plan.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pawl_fuzz::{
+    plan,
+    report::diagnostic::{Color, render},
+};
+
+fuzz_target!(|bytes: &[u8]| {
+    for diagnostic in plan::fuzz::plan(bytes) {
+        assert!(render(&diagnostic, Color::Off).starts_with("error[P01"));
+    }
+});

@@ -1,0 +1,310 @@
+//! A download, which goes on where it broke off.
+//!
+//! After a fault that may pass, the URL is asked again for the rest (RFC 9110, 14: `Range` and `If-Range`), from the start of
+//! its redirects, so that every hop passes the gate again and a signed address that has expired is made anew. A server that
+//! answers with the whole, or wrongly to ranges, is believed as to the whole: what was handed out before is skipped.
+//!
+//! Invariants: what is handed out is the content from its first byte to its last, each once, as long as the server sends one
+//! content; where it can be seen that it became another (ETag, Last-Modified, length), that is an error. How often it is asked
+//! in a row without a new byte is bounded. Deliberately absent: whether the content is the right one, which its digest tells;
+//! a bound on the time of it all, which is the step's.
+
+use std::{fmt, ops::Deref, sync::Arc, time::Duration};
+
+use reqwest::{
+    Method, StatusCode,
+    header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_RANGE, LAST_MODIFIED, RANGE},
+};
+use tokio::time::timeout;
+use url::Url;
+
+use super::{
+    Client, NetError, Request,
+    error::{peer, shown},
+    request::Hop,
+};
+
+/// How many redirects a download follows.
+const REDIRECTS: u32 = 10;
+
+/// How long a download waits, and how often it asks again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// A server that sends nothing for so long is given up.
+    pub(super) stall: Duration,
+    /// Before it is asked again; twice as long each time in a row.
+    pub(super) pause: Duration,
+    /// How often it is asked again in a row without a new byte.
+    pub(super) tries: u32,
+}
+
+impl Patience {
+    pub(super) const DEFAULT: Self =
+        Self { stall: Duration::from_secs(30), pause: Duration::from_millis(250), tries: 5 };
+}
+
+/// The body of an answer with status 200, chunk by chunk.
+pub struct Download {
+    client: Arc<Client>,
+    url: Url,
+    /// None when the server said that there is nothing more.
+    response: Option<reqwest::Response>,
+    content: Content,
+    /// Bytes handed out.
+    received: u64,
+    /// Bytes to come that were handed out before.
+    skip: u64,
+    /// How often it failed since the last new byte.
+    failures: u32,
+    /// Whether the server can be asked for a part.
+    takes_ranges: bool,
+    interruption: Option<NetError>,
+}
+
+/// By what a content is known to be the same.
+#[derive(Default)]
+struct Content {
+    size: Option<u64>,
+    tag: Option<HeaderValue>,
+    modified: Option<HeaderValue>,
+}
+
+impl Content {
+    fn of(headers: &HeaderMap, size: Option<u64>) -> Self {
+        let header = |name: HeaderName| headers.get(name).cloned();
+        Self { size, tag: header(ETAG), modified: header(LAST_MODIFIED) }
+    }
+
+    fn may_be(&self, other: &Self) -> bool {
+        fn agree<T: PartialEq>(a: Option<&T>, b: Option<&T>) -> Option<bool> {
+            Some(a? == b?)
+        }
+        let tags = agree(self.tag.as_ref(), other.tag.as_ref());
+        let times = || agree(self.modified.as_ref(), other.modified.as_ref());
+        tags.or_else(times).unwrap_or(true) && agree(self.size.as_ref(), other.size.as_ref()).unwrap_or(true)
+    }
+
+    /// What `If-Range` takes: a strong tag, else a time.
+    fn condition(&self) -> Option<&str> {
+        let strong = self.tag.as_ref().filter(|tag| tag.as_bytes().starts_with(b"\""));
+        strong.or(self.modified.as_ref())?.to_str().ok()
+    }
+}
+
+impl Client {
+    /// Asks with GET, follows up to 10 redirects, and hands out the body as it comes. The status must be 200.
+    pub async fn open(self: &Arc<Self>, url: &Url) -> Result<Download, NetError> {
+        let request = Request::new(Method::GET.as_str(), url.as_str())?;
+        let response = self.follow_download(request).await?;
+        if response.status() != StatusCode::OK {
+            return Err(NetError::Status { url: shown(response.url()), status: response.status() });
+        }
+        Ok(Download {
+            client: Arc::clone(self),
+            url: url.clone(),
+            content: Content::of(response.headers(), response.content_length()),
+            response: Some(response),
+            received: 0,
+            skip: 0,
+            failures: 0,
+            takes_ranges: true,
+            interruption: None,
+        })
+    }
+
+    async fn follow_download(&self, request: Request) -> Result<reqwest::Response, NetError> {
+        let stall = self.patience.stall;
+        self.follow(Hop::first(request)?, REDIRECTS, |now| (now + stall, stall)).await
+    }
+}
+
+impl fmt::Debug for Download {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Download").field("received", &self.received).finish_non_exhaustive()
+    }
+}
+
+impl Download {
+    /// Its length in bytes, if the server said so.
+    #[must_use]
+    pub fn size(&self) -> Option<u64> {
+        self.content.size
+    }
+
+    /// Why it last broke off, if it did since this was last asked, and went on.
+    pub fn interruption(&mut self) -> Option<NetError> {
+        self.interruption.take()
+    }
+
+    /// The next bytes; `None` after the last. A body shorter than announced is an error, not an end.
+    pub async fn next(&mut self) -> Result<Option<impl Deref<Target = [u8]> + Send + 'static + use<>>, NetError> {
+        loop {
+            match self.receive().await {
+                Ok(chunk) => return Ok(chunk),
+                Err(failure) => self.go_on(failure).await?,
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> Result<Option<impl Deref<Target = [u8]> + Send + 'static + use<>>, NetError> {
+        let stall = self.client.patience.stall;
+        loop {
+            let Some(response) = &mut self.response else { return Ok(None) };
+            let mut chunk = match timeout(stall, response.chunk()).await {
+                Ok(Ok(Some(chunk))) => chunk,
+                Ok(Ok(None)) => return self.ended().map(|()| None),
+                Ok(Err(error)) => return Err(NetError::from_reqwest(&error, response.url())),
+                Err(_) => {
+                    let peer = peer(response.url());
+                    return Err(NetError::Stalled { peer, within: stall, received: self.received });
+                }
+            };
+            let known = chunk.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
+            drop(chunk.split_to(known));
+            self.skip -= known as u64;
+            if !chunk.is_empty() {
+                self.received += chunk.len() as u64;
+                self.failures = 0;
+                return Ok(Some(chunk));
+            }
+        }
+    }
+
+    /// Whether the end of an answer is the end of the content.
+    fn ended(&self) -> Result<(), NetError> {
+        match self.content.size {
+            Some(size) if self.received < size => {
+                Err(NetError::Short { peer: peer(&self.url), received: self.received, size })
+            }
+            _ if self.skip > 0 => Err(self.changed()),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Asks for what is missing, until there is an answer or no more hope.
+    async fn go_on(&mut self, mut failure: NetError) -> Result<(), NetError> {
+        let patience = self.client.patience;
+        while failure.is_passing() {
+            if self.failures == patience.tries {
+                let (peer, received) = (peer(&self.url), self.received);
+                return Err(NetError::GaveUp { peer, received, tries: self.failures, last: Box::new(failure) });
+            }
+            tokio::time::sleep(patience.pause * 2_u32.saturating_pow(self.failures)).await;
+            self.failures += 1;
+            match self.rest().await {
+                Ok(response) => {
+                    self.response = response;
+                    self.interruption = Some(failure);
+                    return Ok(());
+                }
+                Err(next) => failure = next,
+            }
+        }
+        Err(failure)
+    }
+
+    /// The answer with the bytes from `received` on, or with all of them; none if there are no more.
+    async fn rest(&mut self) -> Result<Option<reqwest::Response>, NetError> {
+        let asks_for_part = self.takes_ranges && self.received > 0;
+        let mut request = Request::new(Method::GET.as_str(), self.url.as_str())?;
+        if asks_for_part {
+            request.headers.push((RANGE.to_string(), format!("bytes={}-", self.received)));
+            if let Some(condition) = self.content.condition() {
+                request.headers.push((IF_RANGE.to_string(), condition.to_owned()));
+            }
+        }
+        let response = self.client.follow_download(request).await?;
+        let headers = response.headers();
+        match response.status() {
+            StatusCode::OK => {
+                let content = Content::of(headers, response.content_length());
+                if self.received == 0 {
+                    self.content = content;
+                } else if !self.content.may_be(&content) {
+                    return Err(self.changed());
+                }
+                self.skip = self.received;
+                Ok(Some(response))
+            }
+            StatusCode::PARTIAL_CONTENT if asks_for_part => match Range::of(headers) {
+                Some(range) if range.start == Some(self.received) => {
+                    if !self.content.may_be(&Content::of(headers, range.size)) {
+                        return Err(self.changed());
+                    }
+                    self.skip = 0;
+                    Ok(Some(response))
+                }
+                Some(_) | None => Err(self.lied_to(&response)),
+            },
+            StatusCode::RANGE_NOT_SATISFIABLE if asks_for_part => match Range::of(headers) {
+                // The connection broke between the last byte and the end of the answer.
+                Some(Range { start: None, size: Some(size) }) if size == self.received => Ok(None),
+                Some(Range { start: None, size: Some(size) }) if self.content.size.is_some_and(|was| was != size) => {
+                    Err(self.changed())
+                }
+                Some(_) | None => Err(self.lied_to(&response)),
+            },
+            status => Err(NetError::Status { url: shown(response.url()), status }),
+        }
+    }
+
+    fn changed(&self) -> NetError {
+        NetError::Changed { url: shown(&self.url), received: self.received }
+    }
+
+    /// The server does not do ranges as it says: from now on it is asked for all.
+    fn lied_to(&mut self, response: &reqwest::Response) -> NetError {
+        self.takes_ranges = false;
+        let stated = response.headers().get(CONTENT_RANGE).map(|value| String::from_utf8_lossy(value.as_bytes()));
+        NetError::WrongRange {
+            peer: peer(response.url()),
+            asked: self.received,
+            answered: stated.map_or_else(|| "no range".to_owned(), |stated| stated.chars().take(80).collect()),
+        }
+    }
+}
+
+/// What `Content-Range` says (RFC 9110, 14.4): `bytes 5-9/10`, `bytes 5-9/*`, or without a start `bytes */10`.
+#[derive(Debug, PartialEq, Eq)]
+struct Range {
+    start: Option<u64>,
+    size: Option<u64>,
+}
+
+impl Range {
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        Self::parse(headers.get(CONTENT_RANGE)?.to_str().ok()?)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        fn number(text: &str) -> Option<u64> {
+            if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
+        }
+        let (unit, rest) = text.split_once(' ')?;
+        let (range, size) = rest.trim().split_once('/')?;
+        if !unit.eq_ignore_ascii_case("bytes") {
+            return None;
+        }
+        let size = if size == "*" { None } else { Some(number(size)?) };
+        if range == "*" {
+            return Some(Self { start: None, size });
+        }
+        let (start, end) = range.split_once('-')?;
+        let (start, end) = (number(start)?, number(end)?);
+        (start <= end && size.is_none_or(|size| end < size)).then_some(Self { start: Some(start), size })
+    }
+}
+
+#[cfg(test)]
+#[test]
+fn content_ranges() {
+    let range = |start, size| Some(Range { start, size });
+    assert_eq!(Range::parse("bytes 5-9/10"), range(Some(5), Some(10)));
+    assert_eq!(Range::parse("Bytes 0-0/*"), range(Some(0), None));
+    assert_eq!(Range::parse("bytes */10"), range(None, Some(10)));
+    for bad in
+        ["", "bytes", "bytes 5-9", "bytes 9-5/10", "bytes 5-10/10", "bytes 5-/10", "bytes +5-9/10", "items 1-2/3"]
+    {
+        assert_eq!(Range::parse(bad), None, "{bad:?}");
+    }
+}

@@ -1,0 +1,72 @@
+//! A real nginx that serves a folder.
+
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use tempfile::TempDir;
+
+/// Serves until it is dropped.
+pub struct Nginx {
+    folder: TempDir,
+    port: u16,
+    child: Child,
+}
+
+impl Nginx {
+    /// Serves these files.
+    pub fn new(files: &[(&str, &[u8])]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("www")).unwrap();
+        for (name, content) in files {
+            fs::write(folder.path().join("www").join(name), content).unwrap();
+        }
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let root = folder.path().display();
+        let configuration = format!(
+            "daemon off; master_process off; pid {root}/pid; error_log {root}/error.log;
+             events {{ worker_connections 64; }}
+             http {{
+                 log_format told '$status $http_range'; access_log {root}/access.log told;
+                 client_body_temp_path {root}/t1; proxy_temp_path {root}/t2; fastcgi_temp_path {root}/t3;
+                 uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5;
+                 server {{ listen 127.0.0.1:{port}; root {root}/www; }}
+             }}"
+        );
+        fs::write(folder.path().join("nginx.conf"), configuration).unwrap();
+        let mut command = Command::new(program());
+        command.arg("-c").arg(folder.path().join("nginx.conf")).arg("-p").arg(folder.path());
+        command.arg("-e").arg(folder.path().join("error.log")).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().unwrap();
+        super::until("nginx listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Self { folder, port, child }
+    }
+
+    /// `127.0.0.1:<port>`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Of each request it answered, the status and the range asked for.
+    pub fn answered(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.folder.path().join("access.log")).unwrap();
+        log.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Debian keeps it where only root's PATH looks.
+fn program() -> &'static Path {
+    let places = ["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx", "/usr/local/bin/nginx"];
+    let found = places.into_iter().map(Path::new).find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("nginx is missing: `cargo xtask setup` installs it"))
+}
