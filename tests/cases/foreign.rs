@@ -119,10 +119,10 @@ fn a_missing_export() {
     check(
         component("", "pawl:step/step@0.1.0", &["describe", "apply"]),
         expect![[r#"
-        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
-        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
-        hint: build it with the contract of this runner: `runner new-step` writes it
-    "#]],
+            error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+            caused by: its `pawl:step/step` lacks `preview`, `probe`, `revert`
+            hint: a step exports all five functions; one that can't tell answers `unknown`, see docs/steps.md
+        "#]],
     );
 }
 
@@ -143,18 +143,18 @@ fn a_contract_that_this_runner_does_not_have() {
     check(
         component("", "pawl:step/step@0.2.0", &FIVE),
         expect![[r#"
-        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
-        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
-        hint: build it with the contract of this runner: `runner new-step` writes it
-    "#]],
+            error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+            caused by: it was built for pawl:step 0.2.0; this runner offers 0.1.1
+            hint: build it with the contract of this runner (`runner new-step` writes it), or take the runner that has its own
+        "#]],
     );
     check(
         importing("pawl:step/report@0.2.0", "metric"),
         expect![[r#"
-        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
-        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
-        hint: build it with the contract of this runner: `runner new-step` writes it
-    "#]],
+            error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+            caused by: it was built for pawl:step 0.2.0; this runner offers 0.1.1
+            hint: build it with the contract of this runner (`runner new-step` writes it), or take the runner that has its own
+        "#]],
     );
 }
 
@@ -163,18 +163,18 @@ fn a_newer_contract_of_which_this_runner_lacks_a_function() {
     check(
         importing("pawl:step/log@0.1.9", "metric"),
         expect![[r#"
-        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
-        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
-        hint: build it with the contract of this runner: `runner new-step` writes it
-    "#]],
+            error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+            caused by: it needs pawl:step 0.1.9 `log.metric`; this runner offers 0.1.1
+            hint: take a newer runner, or build it for pawl:step 0.1.1
+        "#]],
     );
     check(
         importing("pawl:step/report@0.1.9", "metric"),
         expect![[r#"
-        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
-        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
-        hint: build it with the contract of this runner: `runner new-step` writes it
-    "#]],
+            error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+            caused by: it needs pawl:step 0.1.9 `report`; this runner offers 0.1.1
+            hint: take a newer runner, or build it for pawl:step 0.1.1
+        "#]],
     );
 }
 
@@ -183,33 +183,33 @@ fn interfaces_that_no_step_has() {
     check(
         importing("wasi:http/outgoing-handler@0.2.6", "handle"),
         expect![[r#"
-        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
-        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
-        hint: build it with the contract of this runner: `runner new-step` writes it
-    "#]],
+            error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+            caused by: it needs `wasi:http/outgoing-handler`, which no step has
+            hint: ask through `pawl:step/http`, where grants and credentials are; in JavaScript, build with `disableFeatures: ['http', 'fetch-event']`
+        "#]],
     );
     check(
         importing("wasi:clocks/monotonic-clock@0.3.0", "now"),
         expect![[r#"
-        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
-        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
-        hint: build it with the contract of this runner: `runner new-step` writes it
-    "#]],
+            error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+            caused by: it needs wasi:clocks 0.3.0; this runner offers WASI 0.2
+            hint: build it with tools that make components of WASI 0.2
+        "#]],
     );
     check(
         importing("wasi:keyvalue/store@0.2.0-draft", "open"),
         expect![[r#"
-        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
-        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
-        hint: build it with the contract of this runner: `runner new-step` writes it
-    "#]],
+            error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+            caused by: it needs `wasi:keyvalue/store@0.2.0-draft`, which this runner does not have
+            hint: a step imports pawl:step 0.1.1 (types, log, blobs, database, secrets, process, http, tcp) and WASI 0.2 alone; see docs/steps.md
+        "#]],
     );
     check(
         importing("acme:host/api", "call"),
         expect![[r#"
-        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
-        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
-        hint: build it with the contract of this runner: `runner new-step` writes it
-    "#]],
+            error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+            caused by: it needs `acme:host/api`, which this runner does not have
+            hint: a step imports pawl:step 0.1.1 (types, log, blobs, database, secrets, process, http, tcp) and WASI 0.2 alone; see docs/steps.md
+        "#]],
     );
 }
