@@ -5,10 +5,7 @@
 
 use std::{
     io::{self, Read},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -25,7 +22,9 @@ use super::{
     gate::{Gate, Source},
     host::Host,
     log::GuestLog,
-    net::{self, Download, Request},
+    native::native,
+    net::{Download, Request},
+    places::regular,
 };
 use crate::{
     journal::event::{Failure, Progress},
@@ -62,15 +61,6 @@ impl From<ArchiveError> for Failure {
     }
 }
 
-impl From<net::NetError> for Failure {
-    fn from(error: net::NetError) -> Self {
-        let mut failure = failure(error.kind().as_str(), error.to_string());
-        failure.hint = error.hint();
-        failure.retryable = error.retryable();
-        failure
-    }
-}
-
 /// The digest that is published for a source, or of its content if it is a file and none is.
 pub(super) async fn resolve(gate: &Gate, source: &str) -> Result<Digest, Failure> {
     match gate.source(source)? {
@@ -84,10 +74,10 @@ pub(super) async fn resolve(gate: &Gate, source: &str) -> Result<Digest, Failure
                         }
                     }
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(failure("permanent", format!("can't read {list}: {error}"))),
+                    Err(error) => return Err(gate.unopened(source, &error)),
                 }
             }
-            let file = open(dir, &path)?;
+            let file = regular(dir, &path).map_err(|error| gate.unopened(source, &error))?;
             let digest = native(move |_| archive::digest(file)).await?;
             digest.map_err(|error| failure("transient", format!("can't read {path}: {error}")))
         }
@@ -97,8 +87,9 @@ pub(super) async fn resolve(gate: &Gate, source: &str) -> Result<Digest, Failure
             beside.set_path(&format!("{}.sha256", url.path()));
             let sums = url.join("SHA256SUMS").map_err(|error| failure("invalid-config", error.to_string()))?;
             for (list, is_of_one) in [(beside, true), (sums, false)] {
-                let request = Request::new("GET", list.as_str())?;
-                let response = gate.client().send(request).await?;
+                let network = |error| gate.network(error);
+                let request = Request::new("GET", list.as_str()).map_err(network)?;
+                let response = gate.client().send(request).await.map_err(network)?;
                 match response.status {
                     200 => {
                         let text = String::from_utf8_lossy(&response.body);
@@ -123,7 +114,7 @@ pub(super) async fn resolve(gate: &Gate, source: &str) -> Result<Digest, Failure
 /// The text of a list of digests, as far as such a list is ever long.
 fn open_text(dir: &Dir, path: &str) -> io::Result<String> {
     let mut text = String::new();
-    dir.open(path)?.take(LONGEST_LIST).read_to_string(&mut text)?;
+    regular(dir, path)?.take(LONGEST_LIST).read_to_string(&mut text)?;
     Ok(text)
 }
 
@@ -149,60 +140,6 @@ fn shown(url: &Url) -> String {
     url.to_string()
 }
 
-fn open(dir: &Dir, path: &str) -> Result<cap_std::fs::File, Failure> {
-    dir.open(path).map_err(|error| {
-        let kind = if error.kind() == io::ErrorKind::NotFound { "not-found" } else { "permanent" };
-        failure(kind, format!("can't open {path}: {error}"))
-    })
-}
-
-/// How many pieces of native work are under way in this process.
-static WORKING: AtomicUsize = AtomicUsize::new(0);
-
-/// Waits until all native work has ended, that of calls which were given up too.
-pub(super) async fn settle_down(within: Duration) {
-    let deadline = Instant::now() + within;
-    while WORKING.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
-/// Counts a piece of native work for as long as it goes on.
-struct Working;
-
-impl Working {
-    fn begin() -> Self {
-        WORKING.fetch_add(1, Ordering::AcqRel);
-        Self
-    }
-}
-
-impl Drop for Working {
-    fn drop(&mut self) {
-        WORKING.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// Runs blocking work on a thread of its own. If the call is given up, the work is told to stop; what does not listen is
-/// short, and [`settle_down`] waits for it.
-async fn native<T: Send + 'static>(work: impl FnOnce(Arc<AtomicBool>) -> T + Send + 'static) -> Result<T, Failure> {
-    struct StopOnDrop(Arc<AtomicBool>);
-    impl Drop for StopOnDrop {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    let stop = StopOnDrop(Arc::default());
-    let seen = Arc::clone(&stop.0);
-    let working = Working::begin();
-    let done = tokio::task::spawn_blocking(move || {
-        let _working = working;
-        work(seen)
-    });
-    let done = done.await;
-    done.map_err(|error| failure("permanent", format!("native work broke off: {error}")))
-}
-
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct Options {
@@ -214,8 +151,7 @@ struct Options {
 
 impl Options {
     fn limits(text: &str) -> Result<Limits, Failure> {
-        let options: Self =
-            serde_json::from_str(text).map_err(|error| failure("invalid-config", format!("limits: {error}")))?;
+        let options: Self = super::options("an archive", text)?;
         let stock = Limits::default();
         Ok(Limits {
             max_files: options.max_files.unwrap_or(stock.max_files),
@@ -247,9 +183,19 @@ impl Read for Arriving {
     }
 }
 
-fn arriving(mut download: Download) -> Arriving {
+/// Ends a task with whoever waits for it.
+struct Fetching(tokio::task::JoinHandle<()>);
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A download as something to read on a thread; given up, the reader sees the end at once, however silent the server is.
+fn arriving(mut download: Download) -> (Arriving, Fetching) {
     let (sender, chunks) = mpsc::channel(16);
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         loop {
             let chunk = match download.next().await {
                 Ok(Some(chunk)) => Ok(chunk.to_vec()),
@@ -262,7 +208,7 @@ fn arriving(mut download: Download) -> Arriving {
             }
         }
     });
-    Arriving { chunks, chunk: io::Cursor::default() }
+    (Arriving { chunks, chunk: io::Cursor::default() }, Fetching(task))
 }
 
 fn meter(log: GuestLog, name: String, total: Option<u64>) -> impl Fn(u64) + Sync {
@@ -285,12 +231,12 @@ impl blobs::Host for Host {
         let digest = digest.parse().map_err(|error| failure("invalid-config", format!("{error}")))?;
         let blob = match self.gate.source(&source)? {
             Source::File { dir, path } => {
-                let file = open(dir, &path)?;
+                let file = regular(dir, &path).map_err(|error| self.gate.unopened(&source, &error))?;
                 let size = file.metadata().ok().map(|metadata| metadata.len());
                 Blob { content: Content::File(file), name: path, digest, size }
             }
             Source::Web(url) => {
-                let download = self.gate.client().open(&url).await.map_err(Failure::from)?;
+                let download = self.gate.client().open(&url).await.map_err(|error| self.gate.network(error))?;
                 let size = download.size();
                 Blob { content: Content::Web(download), name: url.path().to_owned(), digest, size }
             }
@@ -309,9 +255,12 @@ impl blobs::Host for Host {
         let into = self.gate.writable(&dir)?.try_clone();
         let into = into.map_err(|error| failure("permanent", format!("directory `{dir}`: {error}")))?;
         let Blob { content, name, digest, size } = self.table.delete(blob)?;
-        let source: Box<dyn Read + Send> = match content {
-            Content::File(file) => Box::new(file),
-            Content::Web(download) => Box::new(arriving(download)),
+        let (source, _fetching): (Box<dyn Read + Send>, _) = match content {
+            Content::File(file) => (Box::new(file), None),
+            Content::Web(download) => {
+                let (arriving, fetching) = arriving(download);
+                (Box::new(arriving), Some(fetching))
+            }
         };
         let progress = meter(self.log.clone(), name.clone(), size);
         let unpacked = native(move |stop| {
