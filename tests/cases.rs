@@ -9,8 +9,13 @@ mod cases {
     mod archives;
     mod bad_plans;
     mod commands;
+    mod denials;
     mod doubt;
+    mod escapes;
+    mod hangs;
     mod kept_modules;
+    mod leaks;
+    mod limits;
     mod lock;
     mod migrations;
     mod misfits;

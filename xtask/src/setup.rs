@@ -20,12 +20,13 @@ pub(crate) enum Need {
     CargoDeny,
 }
 
-/// For `test`: what kills the runner, and what tests compare with.
-pub(crate) const TOOLS: [Need; 5] = [
+/// For `test`: what kills the runner, what tests compare with, and what lets names lie to it.
+pub(crate) const TOOLS: [Need; 6] = [
     Need::Program("docker-registry"),
     Need::Program("git"),
     Need::Program("sqlite3"),
     Need::Program("strace"),
+    Need::Program("unshare"),
     Need::Program("wasm-opt"),
 ];
 /// For `bench`: what is compared with.
@@ -88,6 +89,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
 /// The Debian package of a program.
 fn package(program: &str) -> &str {
     match program {
+        "unshare" => "util-linux",
         "wasm-opt" => "binaryen",
         same => same,
     }
