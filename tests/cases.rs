@@ -10,11 +10,16 @@ mod cases {
     mod authors;
     mod bad_plans;
     mod commands;
+    mod denials;
     mod doubt;
     mod downloads;
+    mod escapes;
     mod foreign;
+    mod hangs;
     mod hostile;
     mod kept_modules;
+    mod leaks;
+    mod limits;
     mod lock;
     mod migrations;
     mod misfits;

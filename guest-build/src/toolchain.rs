@@ -46,6 +46,9 @@ impl fmt::Display for Toolchain {
     }
 }
 
+/// The checkout that this library was built in.
+const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_SOURCE: &str = "/usr/lib/rustlib/src/rust";
@@ -96,7 +99,10 @@ impl Toolchain {
     /// a twentieth of a component, and modules hash little: content is hashed by the host.
     pub(crate) fn rustc_flags(&self, manifest_dir: &Path, target_dir: &Path) -> Vec<String> {
         let manifest_dir = fs::canonicalize(manifest_dir).unwrap_or_else(|_| manifest_dir.to_owned());
-        let mut prefixes = vec![(manifest_dir, "/steps"), (target_dir.to_owned(), "/target")];
+        // Equal flags for all of this repository's guests: then they share one build of the standard library.
+        let root = fs::canonicalize(REPOSITORY).unwrap_or_else(|_| REPOSITORY.into());
+        let own = if manifest_dir.starts_with(&root) { (root, "/pawl") } else { (manifest_dir, "/steps") };
+        let mut prefixes = vec![own, (target_dir.to_owned(), "/target")];
         if let Some(home) = cargo_home() {
             prefixes.push((home, "/cargo"));
         }

@@ -3,11 +3,13 @@
 mod answer;
 mod archive;
 pub mod crafted;
+mod guest;
 mod nginx;
 mod normal;
 mod proxy;
 mod registry;
 mod server;
+mod trial;
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +30,7 @@ pub use self::{
     proxy::{Fault, Proxy},
     registry::{ANN, Door, Registry},
     server::{Reply, Server},
+    trial::{Ended, Trial},
 };
 
 /// Where the plan, the app and the migrations are copied from.
@@ -230,6 +233,28 @@ impl Environment {
             .collect();
         times.sort();
         times
+    }
+
+    /// Runs the runner while no other case runs.
+    pub fn alone(&self, arguments: &[&str]) -> Answer {
+        let _alone = MACHINE.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.answer(self.command(arguments).output().unwrap())
+    }
+
+    /// Runs the runner where a name of another machine leads to `addresses`: with an `/etc/hosts` of its own, in a mount
+    /// namespace.
+    pub fn run_with_hosts(&self, addresses: &[(&str, &str)], arguments: &[&str]) -> Answer {
+        let hosts: String = addresses.iter().map(|(address, name)| format!("{address} {name}\n")).collect();
+        fs::write(self.root.path().join("hosts"), hosts).unwrap();
+        let mut command = Command::new("unshare");
+        self.confine(&mut command);
+        // Who is not root is root in a user namespace of its own.
+        let namespaces: &[&str] = if rustix::process::geteuid().is_root() { &["--mount"] } else { &["--mount", "-Ur"] };
+        command.args(namespaces).args(["sh", "-c", r#"mount --bind "$1" /etc/hosts && shift && exec "$@""#, "sh"]);
+        command.arg(self.root.path().join("hosts")).arg(env!("CARGO_BIN_EXE_runner")).args(arguments);
+        let _shared = shared();
+        let output = command.output().unwrap_or_else(|error| panic!("unshare: {error}; run `cargo xtask setup`"));
+        self.answer(output)
     }
 
     /// Runs git in the plan's folder.

@@ -24,13 +24,14 @@ pub(crate) enum Need {
     CargoFuzz,
 }
 
-/// For `test`: what kills the runner, and what tests compare with.
-pub(crate) const TOOLS: [Need; 6] = [
+/// For `test`: what kills the runner, what tests compare with, and what lets names lie to it.
+pub(crate) const TOOLS: [Need; 7] = [
     Need::Program("docker-registry"),
     Need::Program("git"),
     Need::Program("nginx"),
     Need::Program("sqlite3"),
     Need::Program("strace"),
+    Need::Program("unshare"),
     Need::Program("wasm-opt"),
 ];
 /// For `test` as well: what docs/steps.md asks of those who write steps in JavaScript and Python.
@@ -102,6 +103,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
 fn package(program: &str) -> &str {
     match program {
         "node" => "nodejs",
+        "unshare" => "util-linux",
         "wasm-opt" => "binaryen",
         same => same,
     }

@@ -1,16 +1,25 @@
 //! Calls of modules during an attempt: while one runs, its messages go to the journal as they come.
 
-use std::{future::Future, time::Instant};
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::{Halt, Ready, attempt::Attempt};
 use crate::journal::{
-    Intent, Journal, Place, UndoIntent,
+    Intent, Journal, Place, Trail, UndoIntent,
     event::{Failure, Finding, Outcome, Progress, Question, Receipt},
     file::Note,
 };
+
+/// A message that may end in the midst of a secret waits so long for the next one.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// So many messages are written before the call goes on.
+const BATCH: usize = 64;
 
 impl Attempt<'_> {
     pub(super) async fn call_probe(
@@ -66,18 +75,32 @@ async fn attend<T>(
     call: impl Future<Output = T>,
     enough: impl Future<Output = ()>,
 ) -> Result<T, Halt> {
-    let mut note = |progress| journal.note(Note::Progress { place: place.clone(), progress });
+    let mut trail = Trail::new(journal.redactor());
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut note = |some: Vec<Progress>| {
+        some.into_iter().try_for_each(|progress| journal.note(Note::Progress { place: place.clone(), progress }))
+    };
     tokio::pin!(call, enough);
     let answer = loop {
         tokio::select! {
             biased;
-            Some(progress) = arriving.recv() => note(progress)?,
+            // First, so that a flood of messages can't keep the call from its deadline.
             answer = &mut call => break answer,
-            () = &mut enough => return Err(Halt::Interrupted),
+            1.. = arriving.recv_many(&mut batch, BATCH) => {
+                for progress in batch.drain(..) {
+                    note(trail.take(progress))?;
+                }
+            }
+            () = &mut enough => {
+                note(trail.release())?;
+                return Err(Halt::Interrupted);
+            }
+            () = tokio::time::sleep(QUIET), if trail.is_waiting() => note(trail.release())?,
         }
     };
     while let Ok(progress) = arriving.try_recv() {
-        note(progress)?;
+        note(trail.take(progress))?;
     }
+    note(trail.release())?;
     Ok(answer)
 }

@@ -15,6 +15,7 @@ mod load;
 pub mod redact;
 mod sanitize;
 pub mod state;
+mod trail;
 
 pub use error::JournalError;
 pub use event::{Event, Place};
@@ -22,6 +23,7 @@ pub use file::{Ended, Intent, Journal, UndoEnded, UndoIntent};
 pub use load::Loaded;
 pub use redact::Redactor;
 pub use state::{Record, State, Status};
+pub use trail::Trail;
 
 #[cfg(test)]
 mod tests;

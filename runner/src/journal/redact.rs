@@ -1,7 +1,10 @@
-//! Keeps secret values out of everything that is written: raw, base64, URL- and JSON-escaped.
+//! Keeps secret values out of everything that is written: raw, base64, hex, URL- and JSON-escaped, however it is broken into
+//! lines and, by [`Trail`](super::trail::Trail), into messages.
 //!
 //! A text is redacted as a whole, before it is cut or written; whoever cuts earlier cuts between lines, and a secret of several
 //! lines is found line by line. Deliberately absent: finding out what is secret.
+
+use std::{collections::BTreeSet, ops::Range};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use base64::{
@@ -21,39 +24,94 @@ pub const SHORTEST: usize = 4;
 /// Replaces secret values in texts.
 #[derive(Clone, Debug, Default)]
 pub struct Redactor {
-    forms: Option<AhoCorasick>,
+    forms: Option<Forms>,
+}
+
+/// All spellings of all secrets, without white space: that is how they are looked for.
+#[derive(Clone, Debug)]
+struct Forms {
+    spellings: Vec<String>,
+    automaton: AhoCorasick,
+    longest: usize,
 }
 
 impl Redactor {
     /// A redactor of these secrets; of a multi-line one, each line too.
     #[must_use]
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
-        let mut forms = std::collections::BTreeSet::new();
+        let mut forms = BTreeSet::new();
         for secret in secrets {
             let value = secret.reveal();
             for part in std::iter::once(value).chain(value.lines()).map(str::trim) {
                 if part.len() >= SHORTEST {
-                    forms.extend(spellings(part));
+                    forms.extend(spellings(part).iter().map(|form| compact(form)));
                 }
             }
         }
-        if forms.is_empty() {
-            return Self::default();
-        }
+        forms.retain(|form| form.len() >= SHORTEST);
+        let Some(longest) = forms.iter().map(String::len).max() else { return Self::default() };
         let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&forms);
-        Self { forms: Some(automaton.expect("a handful of short patterns")) }
+        let automaton = automaton.expect("a handful of short patterns");
+        Self { forms: Some(Forms { spellings: forms.into_iter().collect(), automaton, longest }) }
     }
 
     /// The text without secrets.
     #[must_use]
     pub fn text(&self, text: &str) -> String {
-        match &self.forms {
-            Some(forms) if forms.is_match(text) => {
-                let masks = vec![MASK; forms.patterns_len()];
-                forms.replace_all(text, &masks)
-            }
-            Some(_) | None => text.to_owned(),
+        self.texts(&[text]).pop().unwrap_or_default()
+    }
+
+    /// Texts that follow each other, without the secrets in them or across their borders.
+    pub(super) fn texts(&self, texts: &[&str]) -> Vec<String> {
+        let unchanged = || texts.iter().map(|&text| text.to_owned()).collect();
+        let Some(forms) = &self.forms else { return unchanged() };
+        let dense: String = texts.iter().flat_map(|text| text.chars()).filter(|c| !is_space(*c)).collect();
+        if !forms.automaton.is_match(&dense) {
+            return unchanged();
         }
+        let mut found = forms.automaton.find_iter(&dense).map(|found| found.range()).peekable();
+        let mut at = 0;
+        let mut redacted = Vec::new();
+        for text in texts {
+            let mut clean = String::with_capacity(text.len());
+            let mut masked: Option<Range<usize>> = None;
+            for c in text.chars() {
+                if is_space(c) {
+                    // White space inside of a secret goes with it.
+                    if !masked.as_ref().is_some_and(|range| range.start < at && at < range.end) {
+                        clean.push(c);
+                    }
+                    continue;
+                }
+                while found.peek().is_some_and(|range| range.end <= at) {
+                    found.next();
+                }
+                match found.peek() {
+                    Some(range) if range.start <= at => {
+                        if masked.as_ref() != Some(range) {
+                            clean.push_str(MASK);
+                            masked = Some(range.clone());
+                        }
+                    }
+                    Some(_) | None => clean.push(c),
+                }
+                at += c.len_utf8();
+            }
+            redacted.push(clean);
+        }
+        redacted
+    }
+
+    /// Whether a secret may have begun at the end of this text and go on in another.
+    pub(super) fn is_open(&self, text: &str) -> bool {
+        let Some(forms) = &self.forms else { return false };
+        let tail: String = text.chars().rev().filter(|c| !is_space(*c)).take(forms.longest).collect();
+        let tail: String = tail.chars().rev().collect();
+        let begins = |form: &String| {
+            let longest = tail.len().min(form.len() - 1);
+            (1..=longest).any(|length| form.is_char_boundary(length) && tail.ends_with(&form[..length]))
+        };
+        forms.spellings.iter().any(begins)
     }
 
     /// The value with every text in it redacted, keys included.
@@ -76,14 +134,45 @@ impl Redactor {
     }
 }
 
+fn is_space(c: char) -> bool {
+    c.is_ascii_whitespace()
+}
+
+fn compact(text: &str) -> String {
+    text.chars().filter(|c| !is_space(*c)).collect()
+}
+
+/// As it stands in a text of JSON.
+fn escaped(text: &str) -> String {
+    let quoted = Value::String(text.to_owned()).to_string();
+    quoted[1..quoted.len() - 1].to_owned()
+}
+
+/// Every character beyond ASCII as `\uXXXX`.
+fn ascii(text: &str) -> String {
+    let one = |unit: u16| match u8::try_from(unit) {
+        Ok(byte) if byte.is_ascii() => char::from(byte).to_string(),
+        Ok(_) | Err(_) => format!("\\u{unit:04x}"),
+    };
+    text.encode_utf16().map(one).collect()
+}
+
 /// Every way in which a value is commonly spelled.
 fn spellings(value: &str) -> Vec<String> {
-    let escaped = Value::String(value.to_owned()).to_string();
+    let json = escaped(value);
+    let hex: String = value.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let every_byte: String = value.bytes().map(|byte| format!("%{byte:02X}")).collect();
     let url: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
     let mut forms = vec![
         value.to_owned(),
-        escaped[1..escaped.len() - 1].to_owned(),
-        escaped[1..escaped.len() - 1].replace('/', "\\/"),
+        json.replace('/', "\\/"),
+        escaped(&json),
+        ascii(&json),
+        json,
+        hex.to_uppercase(),
+        hex,
+        every_byte.to_ascii_lowercase(),
+        every_byte,
         url.replace('+', "%20"),
         percent(value),
         percent(value).to_ascii_lowercase(),
@@ -152,6 +241,24 @@ mod tests {
     fn lines_of_a_key_are_masked_one_by_one() {
         let key = Secret::new("-----BEGIN KEY-----\nQUJDREVGR0g=\n-----END KEY-----\n".to_owned());
         assert_eq!(Redactor::new([&key]).text("log: QUJDREVGR0g="), "log: ***");
+    }
+
+    #[test]
+    fn a_secret_that_is_broken_into_lines_is_masked() {
+        let long = "0123456789".repeat(9);
+        let redactor = Redactor::new([&Secret::new(long.clone())]);
+        let base64 = STANDARD_NO_PAD.encode(&long);
+        let (head, tail) = base64.split_at(76);
+        assert_eq!(redactor.text(&format!("key: |\n  {head}\r\n  {tail}\nend")), "key: |\n  ***\nend");
+        assert_eq!(redactor.text("on two\nlines"), "on two\nlines");
+    }
+
+    #[test]
+    fn a_secret_across_texts_is_masked_in_each() {
+        let redactor = redactor();
+        let (head, tail) = VALUE.split_at(4);
+        assert_eq!(redactor.texts(&[&format!("a {head}"), &format!("{tail} b"), "c"]), ["a ***", "*** b", "c"]);
+        assert!(redactor.is_open("it ends with s3") && !redactor.is_open("it does not!"));
     }
 
     #[test]

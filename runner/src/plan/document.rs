@@ -3,10 +3,13 @@
 //! The whole text is checked for every environment; values are looked up for the chosen one only, so that a variable of
 //! `prod` need not be set when `test` is deployed.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use super::{
-    AppName, EnvironmentName, Label, OnFailure, Plan, PlanErrors, Request, Secret, Source, StateLocation,
+    Access, AppName, EnvironmentName, Label, OnFailure, Plan, PlanErrors, Request, Secret, Source, StateLocation, Step,
     error::{PlanError, Problem, Problems, closest, listed},
     expression,
     fields::{self, Fields},
@@ -100,7 +103,7 @@ fn read(root: &Node, source: &Source, request: &Request<'_>, problems: &mut Prob
         .require("steps", "{ … }", problems)
         .map(|node| step::drafts(node, &scope, source, problems))
         .unwrap_or_default();
-    let steps = order::sort(drafts, problems);
+    let steps = order::sort(drafts, problems).map(know_writable);
     let secrets = scope.secrets.iter().filter_map(|(name, secret)| Some((name.clone(), secret.clone()?))).collect();
     Some(Plan {
         app: app?,
@@ -347,4 +350,15 @@ fn check_word(text: &str, kind: &str, span: &Range<usize>, problems: &mut Proble
         let error = PlanError::new(Problem::BadName, format!("{text:?} is not a valid {kind}"));
         problems.push(error.at(span, "cannot be looked up").hint("write 1 to 64 letters, digits, `_` and `-`"));
     }
+}
+
+/// Tells each step which directories the steps of the plan may write to.
+fn know_writable(mut steps: Vec<Step>) -> Vec<Step> {
+    let dirs = steps.iter().flat_map(|step| step.grants.dirs.values());
+    let writable: BTreeSet<_> =
+        dirs.filter(|grant| grant.access == Access::ReadWrite).map(|grant| grant.path.clone()).collect();
+    for step in &mut steps {
+        step.writable = writable.iter().cloned().collect();
+    }
+    steps
 }

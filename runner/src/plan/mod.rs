@@ -116,6 +116,9 @@ pub struct Step {
     pub pending: BTreeMap<String, Pending>,
     /// What it may reach.
     pub grants: Grants,
+    /// The directories that any step of the plan may write to: whoever opens something below one must not follow a link out of
+    /// it, which a step may have put there.
+    pub writable: Vec<PathBuf>,
     /// The steps it depends on directly.
     pub needs: Vec<StepId>,
     /// Longest time one call may take.

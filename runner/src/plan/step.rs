@@ -86,6 +86,7 @@ fn draft(key: &Key, node: &Node, scope: &Scope<'_>, source: &Source, problems: &
                 with: config.value,
                 pending: config.pending,
                 grants,
+                writable: Vec::new(),
                 needs: Vec::new(),
                 timeout,
                 retry,

@@ -5,10 +5,7 @@
 
 use std::{
     io::{self, Read},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -25,7 +22,9 @@ use super::{
     gate::{Gate, Source},
     host::Host,
     log::GuestLog,
+    native::native,
     net::{self, Download, Request},
+    places::regular,
 };
 use crate::{
     journal::event::{Failure, Level, Progress},
@@ -57,12 +56,6 @@ enum Content {
 
 impl From<ArchiveError> for Failure {
     fn from(error: ArchiveError) -> Self {
-        // The network knows better than the archive what became of its bytes.
-        if let ArchiveError::Source(source) = &error
-            && let Some(fault) = source.get_ref().and_then(|inner| inner.downcast_ref::<net::NetError>())
-        {
-            return fault.clone().into();
-        }
         let kind = error.kind();
         let mut failure = failure(kind, error.to_string());
         failure.hint = error.hint();
@@ -71,13 +64,14 @@ impl From<ArchiveError> for Failure {
     }
 }
 
-impl From<net::NetError> for Failure {
-    fn from(error: net::NetError) -> Self {
-        let mut failure = failure(error.kind().as_str(), error.to_string());
-        failure.hint = error.hint();
-        failure.retryable = error.retryable();
-        failure
+/// What a failed extraction is to a step. The network knows better than the archive what became of its bytes.
+fn broken_off(gate: &Gate, error: ArchiveError) -> Failure {
+    if let ArchiveError::Source(source) = &error
+        && let Some(fault) = source.get_ref().and_then(|inner| inner.downcast_ref::<net::NetError>())
+    {
+        return gate.network(fault.clone());
     }
+    error.into()
 }
 
 /// The digest that is published for a source, or of its content if it is a file and none is.
@@ -93,10 +87,10 @@ pub(super) async fn resolve(gate: &Gate, source: &str) -> Result<Digest, Failure
                         }
                     }
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(failure("permanent", format!("can't read {list}: {error}"))),
+                    Err(error) => return Err(gate.unopened(source, &error)),
                 }
             }
-            let file = open(dir, &path)?;
+            let file = regular(dir, &path).map_err(|error| gate.unopened(source, &error))?;
             let digest = native(move |_| archive::digest(file)).await?;
             digest.map_err(|error| failure("transient", format!("can't read {path}: {error}")))
         }
@@ -106,8 +100,9 @@ pub(super) async fn resolve(gate: &Gate, source: &str) -> Result<Digest, Failure
             beside.set_path(&format!("{}.sha256", url.path()));
             let sums = url.join("SHA256SUMS").map_err(|error| failure("invalid-config", error.to_string()))?;
             for (list, is_of_one) in [(beside, true), (sums, false)] {
-                let request = Request::new("GET", list.as_str())?;
-                let response = gate.client().send(request).await?;
+                let network = |error| gate.network(error);
+                let request = Request::new("GET", list.as_str()).map_err(network)?;
+                let response = gate.client().send(request).await.map_err(network)?;
                 match response.status {
                     200 => {
                         let text = String::from_utf8_lossy(&response.body);
@@ -132,7 +127,7 @@ pub(super) async fn resolve(gate: &Gate, source: &str) -> Result<Digest, Failure
 /// The text of a list of digests, as far as such a list is ever long.
 fn open_text(dir: &Dir, path: &str) -> io::Result<String> {
     let mut text = String::new();
-    dir.open(path)?.take(LONGEST_LIST).read_to_string(&mut text)?;
+    regular(dir, path)?.take(LONGEST_LIST).read_to_string(&mut text)?;
     Ok(text)
 }
 
@@ -158,60 +153,6 @@ fn shown(url: &Url) -> String {
     url.to_string()
 }
 
-fn open(dir: &Dir, path: &str) -> Result<cap_std::fs::File, Failure> {
-    dir.open(path).map_err(|error| {
-        let kind = if error.kind() == io::ErrorKind::NotFound { "not-found" } else { "permanent" };
-        failure(kind, format!("can't open {path}: {error}"))
-    })
-}
-
-/// How many pieces of native work are under way in this process.
-static WORKING: AtomicUsize = AtomicUsize::new(0);
-
-/// Waits until all native work has ended, that of calls which were given up too.
-pub(super) async fn settle_down(within: Duration) {
-    let deadline = Instant::now() + within;
-    while WORKING.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
-/// Counts a piece of native work for as long as it goes on.
-struct Working;
-
-impl Working {
-    fn begin() -> Self {
-        WORKING.fetch_add(1, Ordering::AcqRel);
-        Self
-    }
-}
-
-impl Drop for Working {
-    fn drop(&mut self) {
-        WORKING.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// Runs blocking work on a thread of its own. If the call is given up, the work is told to stop; what does not listen is
-/// short, and [`settle_down`] waits for it.
-async fn native<T: Send + 'static>(work: impl FnOnce(Arc<AtomicBool>) -> T + Send + 'static) -> Result<T, Failure> {
-    struct StopOnDrop(Arc<AtomicBool>);
-    impl Drop for StopOnDrop {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    let stop = StopOnDrop(Arc::default());
-    let seen = Arc::clone(&stop.0);
-    let working = Working::begin();
-    let done = tokio::task::spawn_blocking(move || {
-        let _working = working;
-        work(seen)
-    });
-    let done = done.await;
-    done.map_err(|error| failure("permanent", format!("native work broke off: {error}")))
-}
-
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 struct Options {
@@ -223,8 +164,7 @@ struct Options {
 
 impl Options {
     fn limits(text: &str) -> Result<Limits, Failure> {
-        let options: Self =
-            serde_json::from_str(text).map_err(|error| failure("invalid-config", format!("limits: {error}")))?;
+        let options: Self = super::options("an archive", text)?;
         let stock = Limits::default();
         Ok(Limits {
             max_files: options.max_files.unwrap_or(stock.max_files),
@@ -315,12 +255,12 @@ impl blobs::Host for Host {
         let digest = digest.parse().map_err(|error| failure("invalid-config", format!("{error}")))?;
         let blob = match self.gate.source(&source)? {
             Source::File { dir, path } => {
-                let file = open(dir, &path)?;
+                let file = regular(dir, &path).map_err(|error| self.gate.unopened(&source, &error))?;
                 let size = file.metadata().ok().map(|metadata| metadata.len());
                 Blob { content: Content::File(file), name: path, digest, size }
             }
             Source::Web(url) => {
-                let download = self.gate.client().open(&url).await.map_err(Failure::from)?;
+                let download = self.gate.client().open(&url).await.map_err(|error| self.gate.network(error))?;
                 let size = download.size();
                 Blob { content: Content::Web(Box::new(download)), name: url.path().to_owned(), digest, size }
             }
@@ -351,7 +291,7 @@ impl blobs::Host for Host {
             let job = Job { name: &name, expected: &digest, limits: &limits, stop: &stop, progress: &progress };
             archive::unpack(source, &job, &into, &path)
         });
-        let unpacked = unpacked.await?.map_err(Failure::from)?;
+        let unpacked = unpacked.await?.map_err(|error| broken_off(&self.gate, error))?;
         let counts = serde_json::json!({
             "files": unpacked.files, "bytes": unpacked.bytes, "archive-bytes": unpacked.archive_bytes,
         });

@@ -85,7 +85,8 @@ impl database::HostConnection for Host {
         let path = url.value.reveal().strip_prefix("sqlite:").ok_or_else(|| {
             failure("invalid-config", format!("database `{name}`: this runner speaks `sqlite:<path>` only"))
         })?;
-        let session = Session::open(Path::new(path), access).await.map_err(Failure::from)?;
+        let path = self.gate.file(Path::new(path))?;
+        let session = Session::open(&path, access).await.map_err(Failure::from)?;
         Ok(self.table.push(Connection { session: Arc::new(session) })?)
     }
 

@@ -3,12 +3,16 @@
 //! Invariants: what is not granted is denied; a denial names step, capability and value, and the line that would grant
 //! it. Previews and probes get less than the plan grants: they read. Deliberately absent: doing anything.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use cap_std::{ambient_authority, fs::Dir};
+use cap_std::fs::Dir;
 use url::Url;
 
-use super::{failure, net};
+use super::{failure, net, places};
 use crate::{
     journal::event::Failure,
     plan::{Access, ArgumentPattern, Confidential, EnvGrant, Grants, ModuleRef, SecretGrant, Step, StepId},
@@ -30,6 +34,7 @@ pub(super) struct Gate {
     step: StepId,
     purpose: Purpose,
     grants: Grants,
+    writable: Vec<PathBuf>,
     dirs: BTreeMap<String, (Dir, Access)>,
     client: Arc<net::Client>,
 }
@@ -52,13 +57,18 @@ impl Gate {
         for (name, grant) in &step.grants.dirs {
             let access = if purpose == Purpose::Act { grant.access } else { Access::ReadOnly };
             let problem = |error: std::io::Error| {
+                if places::leads_out(&error) {
+                    let why = "a link in a directory that a step may write to leads out of it";
+                    return failure("denied", format!("directory `{name}` ({}): {why}", grant.path.display()))
+                        .with_hint(format!(
+                            "if that is meant, grant step `{}` the directory that it leads to: grants: {{ dirs: {{ {name}: \"<path>\" }} }}",
+                            step.id
+                        ));
+                }
                 failure("permanent", format!("directory `{name}` ({}) can't be opened: {error}", grant.path.display()))
                     .with_hint("make it, or correct its path in `grants`")
             };
-            if access == Access::ReadWrite {
-                std::fs::create_dir_all(&grant.path).map_err(problem)?;
-            }
-            match Dir::open_ambient_dir(&grant.path, ambient_authority()) {
+            match places::open(&grant.path, access, &step.writable) {
                 Ok(dir) => {
                     dirs.insert(name.to_string(), (dir, access));
                 }
@@ -66,8 +76,9 @@ impl Gate {
                 Err(error) => return Err(problem(error)),
             }
         }
+        let writable = step.writable.clone();
         let client = Arc::new(net::Client::new(step.grants.http.clone(), step.grants.tcp.clone()));
-        Ok(Self { step: step.id.clone(), purpose, grants: step.grants.clone(), dirs, client })
+        Ok(Self { step: step.id.clone(), purpose, grants: step.grants.clone(), writable, dirs, client })
     }
 
     pub(super) fn client(&self) -> &Arc<net::Client> {
@@ -134,6 +145,11 @@ impl Gate {
         Ok((&grant.url, access))
     }
 
+    /// The path of a granted database, where no link leads out of a directory that a step may write to.
+    pub(super) fn file(&self, path: &Path) -> Result<PathBuf, Failure> {
+        places::resolve(path, &self.writable).map_err(|error| self.unopened(&path.display().to_string(), &error))
+    }
+
     /// Whether an argument vector matches a grant, the program first.
     pub(super) fn program(&self, argv: &[&str]) -> Result<(), Failure> {
         if self.purpose == Purpose::Preview {
@@ -195,6 +211,33 @@ impl Gate {
         let step = &self.step;
         failure("denied", format!("step `{step}` is not granted {capability} `{value}`"))
             .with_hint(format!("to grant it, add to step `{step}` in the plan: grants: {{ {line} }}"))
+    }
+
+    /// Why something in a granted directory can't be opened; `place` is `<dir>/<path>`.
+    pub(super) fn unopened(&self, place: &str, error: &std::io::Error) -> Failure {
+        if places::leads_out(error) {
+            let step = &self.step;
+            let line = "grants: { dirs: { <name>: \"<path>:ro\" } }";
+            let message = format!("step `{step}` is not granted what {place} leads to: it is outside of the directory");
+            return failure("denied", message)
+                .with_hint(format!("to grant it, add the folder that it is in to step `{step}` in the plan: {line}"));
+        }
+        let kind = if error.kind() == std::io::ErrorKind::NotFound { "not-found" } else { "permanent" };
+        failure(kind, format!("can't open {place}: {error}"))
+    }
+
+    /// What the network's error is to this step: a denial names it and the line to add.
+    pub(super) fn network(&self, error: net::NetError) -> Failure {
+        let kind = error.kind();
+        let mut failure = failure(kind.as_str(), error.to_string());
+        failure.hint = error.hint();
+        failure.retryable = error.retryable();
+        if kind == net::Kind::Denied {
+            let step = &self.step;
+            failure.message = format!("step `{step}`: {}", failure.message);
+            failure.hint = failure.hint.map(|line| format!("to grant it, add to step `{step}` in the plan: {line}"));
+        }
+        failure
     }
 
     fn reads_only(&self, what: &str) -> Failure {

@@ -10,6 +10,7 @@ use super::{
     gate::Gate,
     limits::Limits,
     log::{GuestLog, Stream},
+    places,
 };
 use crate::{
     journal::event::{Failure, Level, Progress},
@@ -17,7 +18,7 @@ use crate::{
 };
 
 /// How many handles one call may have open: files, directories, connections, streams.
-const HANDLES: usize = 256;
+pub(super) const HANDLES: usize = 256;
 
 /// The state of a store: one call.
 pub(super) struct Host {
@@ -38,13 +39,12 @@ impl Host {
         let mut wasi = WasiCtxBuilder::new();
         wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
         wasi.stdout(Stream::new(log.clone(), Level::Info)).stderr(Stream::new(log.clone(), Level::Warn));
-        for (name, _, access) in gate.dirs() {
-            let path = gate.host_path(name).expect("a gate opens only what is granted");
+        for (name, dir, access) in gate.dirs() {
             let permissions = match access {
                 Access::ReadOnly => FsPerms::ReadOnly,
                 Access::ReadWrite => FsPerms::ReadWrite,
             };
-            wasi.preopened_dir(path, format!("/{name}"), permissions)
+            wasi.preopened_dir(places::path_of(dir), format!("/{name}"), permissions)
                 .map_err(|error| super::failure("permanent", format!("directory `{name}` can't be opened: {error}")))?;
         }
         Ok(Self { gate: Arc::new(gate), limits, log, table, wasi: wasi.build() })

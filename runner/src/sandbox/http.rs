@@ -8,7 +8,6 @@ use wasmtime::component::Resource;
 
 use super::{
     bindings::{HostError, http, tcp},
-    failure,
     host::Host,
     net::Request,
     secrets::Handle,
@@ -36,13 +35,12 @@ impl http::Host for Host {
         request: http::Request,
         secrets: Vec<(String, String, Resource<Handle>)>,
     ) -> Result<http::Response, HostError> {
-        let options: Options = serde_json::from_str(&request.options)
-            .map_err(|error| failure("invalid-config", format!("options of a request: {error}")))?;
+        let options: Options = super::options("a request", &request.options)?;
         let method = request.method.to_ascii_uppercase();
         self.gate.method(&method)?;
         let socket = self.socket(&request.url)?;
         let url = socket.as_ref().map_or(request.url.as_str(), |(_, url)| url);
-        let mut asked = Request::new(&method, url).map_err(Failure::from)?;
+        let mut asked = Request::new(&method, url).map_err(|error| self.gate.network(error))?;
         for (name, before, handle) in secrets {
             asked.secrets.push((name, Secret::new(format!("{before}{}", self.secret(&handle)?.reveal()))));
         }
@@ -58,7 +56,7 @@ impl http::Host for Host {
             Some((path, _)) => client.send_to_socket(path, asked).await,
             None => client.send(asked).await,
         };
-        let response = response.map_err(Failure::from)?;
+        let response = response.map_err(|error| self.gate.network(error))?;
         let url = if socket.is_some() { request.url } else { response.url.to_string() };
         Ok(http::Response { status: response.status, headers: response.headers, body: response.body, url })
     }
@@ -77,6 +75,6 @@ impl Host {
 impl tcp::Host for Host {
     async fn connect(&mut self, address: String, timeout_ms: u32) -> Result<(), HostError> {
         let within = Duration::from_millis(timeout_ms.into());
-        Ok(self.gate.client().connect(&address, within).await.map_err(Failure::from)?)
+        Ok(self.gate.client().connect(&address, within).await.map_err(|error| self.gate.network(error))?)
     }
 }

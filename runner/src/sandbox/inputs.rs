@@ -13,6 +13,7 @@ use super::{
     blobs,
     description::{Description, InputKind},
     gate::{Gate, Purpose, Source},
+    places::regular,
 };
 use crate::{
     journal::event::{Failure, Hash},
@@ -99,7 +100,7 @@ pub async fn release_digest(step: &Step, description: &Description, config: &Val
 }
 
 fn file(dir: &Dir, path: &str, shown: &str) -> Result<Hash, InputError> {
-    read(dir.open(path), shown)
+    read(regular(dir, path), shown)
 }
 
 fn read(opened: io::Result<cap_std::fs::File>, shown: &str) -> Result<Hash, InputError> {
@@ -123,7 +124,7 @@ fn folder(dir: &Dir, prefix: &str, lines: &mut Vec<(String, Hash)>) -> Result<()
         } else if kind.is_file()
             || kind.is_symlink() && dir.metadata(entry.file_name()).is_ok_and(|target| target.is_file())
         {
-            lines.push((path.clone(), read(dir.open(entry.file_name()), &path)?));
+            lines.push((path.clone(), read(regular(dir, entry.file_name()), &path)?));
         }
     }
     Ok(())

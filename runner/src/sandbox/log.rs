@@ -10,7 +10,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::{io::AsyncWrite, sync::mpsc::UnboundedSender};
+use tokio::{
+    io::AsyncWrite,
+    sync::{Notify, mpsc::UnboundedSender},
+};
 use wasmtime::{Error, Result};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 
@@ -34,6 +37,7 @@ pub(super) struct GuestLog {
 struct Spent {
     bytes: AtomicUsize,
     messages: AtomicUsize,
+    over: Notify,
 }
 
 impl GuestLog {
@@ -43,7 +47,7 @@ impl GuestLog {
 
     /// Passes a message on.
     pub(super) fn write(&self, level: Level, message: String, fields: &str) -> Result<(), Exceeded> {
-        self.spend(message.len() + fields.len())?;
+        self.spend(message.len() + fields.len(), 1)?;
         let fields = serde_json::from_str(fields).unwrap_or_default();
         self.send(Progress::Log { level, message, fields });
         Ok(())
@@ -55,16 +59,30 @@ impl GuestLog {
         let _ = self.sink.send(progress);
     }
 
-    fn spend(&self, bytes: usize) -> Result<(), Exceeded> {
+    /// Returns when the guest has logged more than it may.
+    pub(super) async fn flooded(&self) -> Exceeded {
+        self.spent.over.notified().await;
+        self.spend(0, 0).err().unwrap_or_else(Exceeded::log)
+    }
+
+    fn spend(&self, bytes: usize, messages: usize) -> Result<(), Exceeded> {
         let bytes = self.spent.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-        let messages = self.spent.messages.fetch_add(1, Ordering::Relaxed);
-        if bytes > MOST_BYTES {
-            return Err(Exceeded { what: "log", limit: format!("{} MiB", MOST_BYTES >> 20) });
-        }
-        if messages > MOST_MESSAGES {
-            return Err(Exceeded { what: "log messages", limit: MOST_MESSAGES.to_string() });
-        }
-        Ok(())
+        let messages = self.spent.messages.fetch_add(messages, Ordering::Relaxed).saturating_add(messages);
+        let exceeded = if bytes > MOST_BYTES {
+            Exceeded::log()
+        } else if messages > MOST_MESSAGES {
+            Exceeded { what: "log messages", limit: MOST_MESSAGES.to_string() }
+        } else {
+            return Ok(());
+        };
+        self.spent.over.notify_one();
+        Err(exceeded)
+    }
+}
+
+impl Exceeded {
+    fn log() -> Self {
+        Self { what: "log", limit: format!("{} MiB", MOST_BYTES >> 20) }
     }
 }
 
@@ -81,7 +99,7 @@ impl log::Host for Host {
     }
 
     async fn progress(&mut self, task: String, done: u64, total: Option<u64>, unit: String) -> Result<()> {
-        self.log.spend(task.len() + unit.len()).map_err(Error::new)?;
+        self.log.spend(task.len() + unit.len(), 1).map_err(Error::new)?;
         self.log.send(Progress::Meter { task, done, total, unit });
         Ok(())
     }
@@ -102,8 +120,11 @@ impl Stream {
 
     fn end_line(&mut self) -> io::Result<()> {
         let line = std::mem::take(&mut self.line);
-        let text = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
-        self.log.write(self.level, text, "{}").map_err(io::Error::other)
+        let message = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
+        // Its bytes were counted as they came: lines that never end count too.
+        self.log.spend(0, 1).map_err(io::Error::other)?;
+        self.log.send(Progress::Log { level: self.level, message, fields: Default::default() });
+        Ok(())
     }
 }
 
@@ -130,15 +151,13 @@ impl StdoutStream for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.log.spend(bytes.len(), 0).map_err(io::Error::other)?;
         for byte in bytes {
             if *byte == b'\n' {
                 self.end_line()?;
             } else {
                 // A line is never cut before it is redacted; it is as long as the whole log may be.
                 self.line.push(*byte);
-                if self.line.len() > MOST_BYTES {
-                    self.end_line()?;
-                }
             }
         }
         Poll::Ready(Ok(bytes.len()))

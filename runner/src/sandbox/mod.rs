@@ -21,7 +21,9 @@ mod limits;
 mod log;
 mod misfit;
 mod modules;
+mod native;
 mod net;
+mod places;
 mod process;
 mod secrets;
 mod sqlite;
@@ -30,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
-use wasmtime::Store;
+use wasmtime::{Store, component::ResourceTableError};
 
 pub use description::{Capability, Description, DescriptionError, InputKind, Mismatch, Need};
 pub use engine::{LoadError, Module, Runtime, official};
@@ -52,11 +54,24 @@ use crate::{
     plan::Step,
 };
 
-/// The longest text of a receipt or a description that a module may return, in bytes.
+/// The longest text of a receipt that a module may return, in bytes.
 const LONGEST: usize = 32 << 10;
 
 /// How much of what a module said is shown when it can't describe itself.
 const LINES_OF_A_DESCRIPTION: usize = 8;
+/// The longest texts of a failure or a finding together, and of a description, in bytes. What people get to see of them is
+/// cut later, once it is redacted.
+const LONGEST_WORDS: usize = 1 << 20;
+
+/// The longest list of changes, all texts together, in bytes.
+const LONGEST_CHANGES: usize = 256 << 10;
+
+/// The longest `options` of a host call, in bytes.
+const LONGEST_OPTIONS: usize = 1 << 20;
+
+/// How much a module may hand to the host in one call, in bytes. A list may name the same bytes again and again, so that its
+/// own memory is no bound.
+const HANDED_OVER: usize = 64 << 20;
 
 /// How long native work of a call that was given up is waited for.
 const SETTLING: Duration = Duration::from_secs(2);
@@ -66,6 +81,15 @@ const YIELD_TICKS: u64 = 1;
 
 fn failure(kind: &str, message: impl Into<String>) -> Failure {
     Failure::new(kind, message)
+}
+
+/// The options of a host call.
+fn options<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T, Failure> {
+    if text.len() > LONGEST_OPTIONS {
+        let message = format!("options of {what} are {} bytes long; {LONGEST_OPTIONS} are allowed", text.len());
+        return Err(failure("limit", message));
+    }
+    serde_json::from_str(text).map_err(|error| failure("invalid-config", format!("options of {what}: {error}")))
 }
 
 /// What `apply` would do, as a module tells it.
@@ -114,6 +138,7 @@ impl Runtime {
                 Ok(Ok(instance.pawl_step_step().call_describe(store).await?))
             })
             .await
+            .and_then(|text| within("description", LONGEST_WORDS, text.len()).map(|()| text).map_err(Broken::Failed))
             .map_err(|broken| {
                 // What it wrote before it ended tells where, in every language.
                 let said = std::iter::from_fn(|| said.try_recv().ok()).filter_map(|said| match said {
@@ -141,6 +166,8 @@ impl Runtime {
             instance.pawl_step_step().call_preview(store, &input).await
         });
         let changes = changes.await.map_err(Broken::into_failure)?;
+        let bytes = changes.iter().map(|change| change.action.len() + change.subject.len() + change.detail.len() + 16);
+        within("list of changes", LONGEST_CHANGES, bytes.sum())?;
         let change = |types::Change { action, subject, detail }| Change { action, subject, detail };
         Ok(changes.into_iter().map(change).collect())
     }
@@ -157,6 +184,9 @@ impl Runtime {
                 Err(failure) => Finding::Failed { failure },
             },
             Ok(exported::Finding::Absent) => Finding::Absent,
+            Ok(exported::Finding::Drifted(why) | exported::Finding::Unknown(why)) if why.len() > LONGEST_WORDS => {
+                Finding::Failed { failure: too_long("finding", LONGEST_WORDS, why.len()) }
+            }
             Ok(exported::Finding::Drifted(why)) => Finding::Drifted { why },
             Ok(exported::Finding::Unknown(why)) => Finding::Unknown { why },
             Err(broken) => Finding::Failed { failure: broken.into_failure() },
@@ -198,7 +228,7 @@ impl Runtime {
 
     /// Waits until the native work of calls that were given up has ended.
     pub async fn settle_down(&self) {
-        blobs::settle_down(SETTLING).await;
+        native::settle_down(SETTLING).await;
     }
 
     /// One call: an own store, an own instance, the step's grants and its time.
@@ -214,7 +244,9 @@ impl Runtime {
         self.settle_down().await;
         let gate = Gate::open(step, purpose).map_err(Broken::Failed)?;
         let host = Host::new(gate, Limits::default(), messages).map_err(Broken::Failed)?;
+        let log = host.log.clone();
         let mut store = Store::new(self.engine(), host);
+        store.set_hostcall_fuel(HANDED_OVER);
         store.limiter(|host| &mut host.limits);
         // A deadline of epochs alone does not stop a host call: the guest gives way, and the timer does the rest.
         store.set_epoch_deadline(YIELD_TICKS);
@@ -223,10 +255,14 @@ impl Runtime {
             let instance = module.code.instantiate_async(&mut store).await?;
             export(&instance, &mut store).await
         };
-        let answer = tokio::time::timeout(step.timeout, work).await;
+        let answer = tokio::select! {
+            answer = tokio::time::timeout(step.timeout, work) => answer,
+            // A guest may pass over the error that its output stream gives it.
+            exceeded = log.flooded() => return Err(Broken::Ended(stopped(&exceeded))),
+        };
         match answer {
             Ok(Ok(Ok(value))) => Ok(value),
-            Ok(Ok(Err(failure))) => Err(Broken::Failed(failure.into())),
+            Ok(Ok(Err(failure))) => Err(Broken::Failed(bounded(failure))),
             Ok(Err(trap)) => Err(Broken::Ended(trapped(&trap))),
             Err(_) => {
                 let limit = humane(step.timeout);
@@ -237,6 +273,21 @@ impl Runtime {
             }
         }
     }
+}
+
+fn within(what: &str, most: usize, bytes: usize) -> Result<(), Failure> {
+    if bytes > most { Err(too_long(what, most, bytes)) } else { Ok(()) }
+}
+
+fn too_long(what: &str, most: usize, bytes: usize) -> Failure {
+    failure("limit", format!("its {what} is {bytes} bytes long; {most} are allowed"))
+}
+
+/// A failure as a module words it, unless it words it without end.
+fn bounded(failure: types::Failure) -> Failure {
+    let hint = failure.hint.as_ref().map_or(0, String::len);
+    let bytes = failure.kind.len() + failure.message.len() + hint + failure.details.len();
+    within("failure", LONGEST_WORDS, bytes).err().unwrap_or_else(|| failure.into())
 }
 
 /// A receipt, if it is what the contract says.
@@ -257,9 +308,20 @@ fn receipt(receipt: types::Receipt) -> Result<Receipt, Failure> {
     Ok(receipt)
 }
 
+fn stopped(exceeded: &Exceeded) -> Failure {
+    failure("limit", format!("it was stopped: {exceeded}"))
+}
+
+fn is_full(error: &ResourceTableError) -> bool {
+    matches!(error, ResourceTableError::Full)
+}
+
 fn trapped(error: &wasmtime::Error) -> Failure {
     if let Some(exceeded) = error.chain().find_map(|cause| cause.downcast_ref::<Exceeded>()) {
-        return failure("limit", format!("it was stopped: {exceeded}"));
+        return stopped(exceeded);
+    }
+    if error.chain().any(|cause| cause.downcast_ref::<ResourceTableError>().is_some_and(is_full)) {
+        return stopped(&Exceeded { what: "open handles", limit: host::HANDLES.to_string() });
     }
     let why = match error.downcast_ref::<wasmtime::Trap>() {
         Some(wasmtime::Trap::StackOverflow) => "its stack overflowed: it recurses too deep".to_owned(),

@@ -60,8 +60,7 @@ impl process::Host for Host {
         command: process::Command,
         secrets: Vec<(String, Resource<Handle>)>,
     ) -> Result<process::Completion, HostError> {
-        let mut options: Options = serde_json::from_str(&command.options)
-            .map_err(|error| failure("invalid-config", format!("options of a program: {error}")))?;
+        let mut options: Options = super::options("a program", &command.options)?;
         for (name, handle) in secrets {
             options.env.insert(name, self.secret(&handle)?.reveal().to_owned());
         }
@@ -117,11 +116,8 @@ impl Host {
     /// The host's folder of `<dir>/<path>`; it must not lead out of the directory.
     fn folder(&self, place: &str) -> Result<std::path::PathBuf, Failure> {
         let (dir, path) = self.gate.place(place)?;
-        let inside =
-            dir.canonicalize(path).map_err(|error| failure("not-found", format!("folder {place}: {error}")))?;
-        let name = place.trim_start_matches('/').split('/').next().unwrap_or_default();
-        let root = self.gate.host_path(name).ok_or_else(|| failure("not-found", format!("folder {place}")))?;
-        Ok(root.join(inside))
+        let inside = dir.canonicalize(path).map_err(|error| self.gate.unopened(place, &error))?;
+        Ok(super::places::path_of(dir).join(inside))
     }
 }
 

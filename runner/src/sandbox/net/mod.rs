@@ -36,7 +36,7 @@ use tokio::{
 use url::{Host, Url};
 
 pub use download::Download;
-pub use error::NetError;
+pub use error::{Kind, NetError};
 pub use request::{Request, Response};
 
 use crate::plan::{HttpGrant, Network};

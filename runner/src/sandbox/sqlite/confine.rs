@@ -110,6 +110,7 @@ fn denied_pragma(name: &str, value: &str) -> Option<&'static str> {
         }
         "query_only" => Some("the runner decides whether a call may write"),
         "busy_timeout" => Some("the runner bounds the time"),
+        "hard_heap_limit" | "soft_heap_limit" => Some("the runner bounds the memory"),
         "journal_mode" if matches!(value.as_str(), "off" | "memory") => {
             Some("a killed run would leave a damaged database")
         }

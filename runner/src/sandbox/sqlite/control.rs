@@ -10,7 +10,7 @@ use std::sync::{
 
 use rusqlite::InterruptHandle;
 
-use super::worker::Worker;
+use super::{super::native::Working, worker::Worker};
 
 /// One call, and whether its caller has given it up.
 pub(super) struct Job {
@@ -24,6 +24,8 @@ pub(super) struct Control {
     running: Mutex<Option<Arc<AtomicBool>>>,
     closing: AtomicBool,
     interrupt: OnceLock<InterruptHandle>,
+    /// Set when the session is gone and its thread is not.
+    lingering: Mutex<Option<Working>>,
 }
 
 impl Control {
@@ -40,6 +42,11 @@ impl Control {
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
         self.interrupt();
+    }
+
+    /// The thread goes on without its session: it counts as work under way until it ends.
+    pub(super) fn linger(&self) {
+        *self.lingering.lock().unwrap_or_else(PoisonError::into_inner) = Some(Working::begin());
     }
 
     /// Says which call is worked on.

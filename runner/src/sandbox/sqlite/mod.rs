@@ -36,7 +36,7 @@ pub const MAX_ROWS: usize = 10_000;
 /// The most bytes of a result; each value counts 16 more than its length.
 pub const MAX_BYTES: usize = 4 << 20;
 /// How long dropping a session waits for its thread.
-const CLOSING: Duration = Duration::from_secs(2);
+const CLOSING: Duration = Duration::from_millis(20);
 
 /// One SQL value.
 #[derive(Clone, Debug, PartialEq)]
@@ -186,13 +186,16 @@ impl Session {
 }
 
 impl Drop for Session {
-    /// Stops what runs, rolls back, and waits up to 2 s until the database is released.
+    /// Stops what runs, rolls back, and waits a moment until the database is released. A few of SQLite's functions can't be
+    /// stopped; then the thread goes on by itself, and whoever comes next waits for it, not the call whose time is up.
     fn drop(&mut self) {
         self.jobs = None;
         self.control.close();
         let closed = self.closed.get_mut().unwrap_or_else(PoisonError::into_inner);
         // Nothing is ever sent: it ends by the thread's end, or by time.
-        closed.recv_timeout(CLOSING).ok();
+        if closed.recv_timeout(CLOSING) == Err(mpsc::RecvTimeoutError::Timeout) {
+            self.control.linger();
+        }
     }
 }
 

@@ -91,10 +91,11 @@ impl Worker {
             goes_on
         }))?;
         let confinement = Confinement::impose(&mut connection)?;
+        // The limit is of this process: without one, a sort without end would take all of the machine's memory.
         // Reading the schema's version opens the file: what can't be read or is no database fails here.
         confinement.as_host(
             &connection,
-            "PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY; PRAGMA schema_version",
+            "PRAGMA hard_heap_limit = 268435456; PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY; PRAGMA schema_version",
         )?;
         confinement.as_host(&connection, settings)?;
         Ok(Self { connection, confinement, control: Arc::clone(control), transaction: Transaction::None })

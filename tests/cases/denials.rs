@@ -1,0 +1,404 @@
+//! Every version of the contract × every function that it imports × no grants: denied.
+//!
+//! For each function a module is generated that calls just it, and fails as it does. A function that the tables here do not
+//! know fails the test, so that a new import can't be forgotten. The same for the interfaces of WASI.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use serde_json::json;
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::{
+    Function, FunctionKind, Resolve, SizeAlign, Type, TypeDefKind, TypeId, WorldId, WorldItem, WorldKey,
+    abi::{AbiVariant, FlatTypes, WasmSignature, WasmType},
+};
+
+use crate::support::Trial;
+
+/// What a text that is passed must be to get as far as the grants: function and parameter, or field of a record.
+const TEXTS: &[(&str, &str, &str)] = &[
+    ("blobs.resolve", "source", "http://127.0.0.1:1/a.tar"),
+    ("blobs.fetch", "source", "file:app/a.tar"),
+    ("blobs.fetch", "digest", "sha256:0000000000000000000000000000000000000000000000000000000000000000"),
+    ("blobs.compare", "dir", "app"),
+    ("blobs.compare", "path", "release"),
+    ("blobs.remove", "dir", "app"),
+    ("blobs.remove", "path", "release"),
+    ("database.connection.open", "name", "main"),
+    ("process.run", "program", "/bin/true"),
+    ("process.run", "options", "{}"),
+    ("process.run-with", "program", "/bin/true"),
+    ("process.run-with", "options", "{}"),
+    ("http.send", "method", "GET"),
+    ("http.send", "url", "http://127.0.0.1:1/"),
+    ("http.send", "options", "{}"),
+    ("http.send-with", "method", "GET"),
+    ("http.send-with", "url", "unix://app/"),
+    ("http.send-with", "options", "{}"),
+    ("tcp.connect", "address", "127.0.0.1:1"),
+    ("secrets.secret.open", "name", "TOKEN"),
+];
+
+/// What is never denied, and why.
+const HARMLESS: &[(&str, &str)] = &[
+    ("log.write", "it says something; what it says is bounded and redacted"),
+    ("log.progress", "it says something; what it says is bounded and redacted"),
+];
+
+/// What needs a handle that can't be had without one of the functions above: with a made-up one it traps.
+const NEEDS_HANDLE: &[&str] = &[
+    "blobs.blob.digest",
+    "blobs.unpack",
+    "database.connection.engine",
+    "database.connection.query",
+    "database.connection.execute",
+    "database.connection.begin",
+    "database.transaction.query",
+    "database.transaction.execute",
+    "database.transaction.script",
+    "database.transaction.commit",
+    "secrets.secret.reveal",
+];
+
+/// The interfaces of WASI that are linked, and what of the machine can be reached by each without a grant.
+const WASI: &[(&str, &str)] = &[
+    ("wasi:cli/environment", "nothing: no variables, no arguments"),
+    ("wasi:cli/exit", "nothing: it ends the module, as a failure"),
+    ("wasi:cli/stdin", "nothing: it is at its end"),
+    ("wasi:cli/stdout", "the step's own log"),
+    ("wasi:cli/stderr", "the step's own log"),
+    ("wasi:cli/terminal-input", "nothing: there is none"),
+    ("wasi:cli/terminal-output", "nothing: there is none"),
+    ("wasi:cli/terminal-stdin", "nothing: there is none"),
+    ("wasi:cli/terminal-stdout", "nothing: there is none"),
+    ("wasi:cli/terminal-stderr", "nothing: there is none"),
+    ("wasi:clocks/monotonic-clock", "the time"),
+    ("wasi:clocks/wall-clock", "the time"),
+    ("wasi:filesystem/preopens", "nothing: a list without a directory"),
+    ("wasi:filesystem/types", "nothing: all is done with a handle out of a directory"),
+    ("wasi:io/error", "nothing: it is about a handle"),
+    ("wasi:io/poll", "nothing: it is about handles"),
+    ("wasi:io/streams", "nothing: it is about a handle"),
+    ("wasi:random/random", "random bytes"),
+    ("wasi:random/insecure", "random bytes"),
+    ("wasi:random/insecure-seed", "random bytes"),
+    ("wasi:sockets/network", "nothing: it is about a handle"),
+    ("wasi:sockets/instance-network", "nothing: a handle that nothing can be done with"),
+    ("wasi:sockets/ip-name-lookup", "nothing: denied, as tests/cases/escapes.rs shows"),
+    ("wasi:sockets/tcp", "nothing: denied, as tests/cases/escapes.rs shows"),
+    ("wasi:sockets/tcp-create-socket", "nothing: denied, as tests/cases/escapes.rs shows"),
+    ("wasi:sockets/udp", "nothing: denied, as tests/cases/escapes.rs shows"),
+    ("wasi:sockets/udp-create-socket", "nothing: denied, as tests/cases/escapes.rs shows"),
+];
+
+fn repository(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+/// Each version of the contract: its number and its text.
+fn contracts() -> BTreeMap<String, String> {
+    let mut files = vec![repository("wit/step.wit")];
+    for entry in fs::read_dir(repository("wit/frozen")).unwrap() {
+        files.push(entry.unwrap().path().join("step.wit"));
+    }
+    let versioned = files.into_iter().map(|file| {
+        let text = fs::read_to_string(&file).unwrap();
+        let package =
+            text.lines().find_map(|line| line.strip_prefix("package pawl:step@")).expect("a versioned package");
+        (package.trim_end_matches(';').to_owned(), text)
+    });
+    versioned.collect()
+}
+
+/// One version, read.
+struct Contract {
+    version: String,
+    resolve: Resolve,
+    sizes: SizeAlign,
+    world: WorldId,
+}
+
+/// A function that a version imports.
+struct Import<'c> {
+    contract: &'c Contract,
+    /// `database`.
+    interface: String,
+    /// `database.connection.open`.
+    name: String,
+    function: &'c Function,
+}
+
+impl Contract {
+    fn read(version: &str, text: &str) -> Self {
+        let mut resolve = Resolve::default();
+        let package = resolve.push_str("step.wit", text).unwrap();
+        let world = resolve.packages[package].worlds["module"];
+        let mut sizes = SizeAlign::default();
+        sizes.fill(&resolve).unwrap();
+        Self { version: version.to_owned(), resolve, sizes, world }
+    }
+
+    fn imports(&self) -> Vec<Import<'_>> {
+        let mut imports = Vec::new();
+        for (key, item) in &self.resolve.worlds[self.world].imports {
+            let (WorldKey::Interface(id), WorldItem::Interface { .. }) = (key, item) else {
+                panic!("{key:?}: the world imports something else than an interface")
+            };
+            let interface = &self.resolve.interfaces[*id];
+            let short = interface.name.clone().unwrap();
+            for function in interface.functions.values() {
+                let name = match function.kind {
+                    FunctionKind::Freestanding => format!("{short}.{}", function.name),
+                    FunctionKind::Method(resource) | FunctionKind::Static(resource) => {
+                        let resource = self.resolve.types[resource].name.as_deref().unwrap();
+                        format!("{short}.{resource}.{}", function.item_name())
+                    }
+                    _ => panic!("{}: this test can't call such a function yet", function.name),
+                };
+                imports.push(Import { contract: self, interface: short.clone(), name, function });
+            }
+        }
+        imports
+    }
+
+    /// A type without its other names.
+    fn kind(&self, id: TypeId) -> &TypeDefKind {
+        match &self.resolve.types[id].kind {
+            TypeDefKind::Type(Type::Id(other)) => self.kind(*other),
+            kind => kind,
+        }
+    }
+}
+
+/// Constants for the core module: texts in memory, and the instructions that push them.
+#[derive(Default)]
+struct Constants {
+    memory: String,
+    code: String,
+}
+
+/// Where texts begin in memory; what a call returns lies below.
+const TEXTS_AT: usize = 4096;
+
+impl Constants {
+    fn push(&mut self, kind: WasmType, value: usize) {
+        let kind = match kind {
+            WasmType::I32 | WasmType::Pointer | WasmType::Length => "i32",
+            WasmType::I64 | WasmType::PointerOrI64 => "i64",
+            WasmType::F32 => "f32",
+            WasmType::F64 => "f64",
+        };
+        self.code += &format!("({kind}.const {value})");
+    }
+
+    fn text(&mut self, text: &str) {
+        self.push(WasmType::Pointer, TEXTS_AT + self.memory.len());
+        self.push(WasmType::Length, text.len());
+        self.memory += text;
+    }
+}
+
+impl Import<'_> {
+    /// Pushes a plausible value. `name` is what it is called.
+    fn push(&self, name: &str, of: &Type, constants: &mut Constants) {
+        let contract = self.contract;
+        match of {
+            Type::String => {
+                let known = TEXTS.iter().find(|(function, parameter, _)| *function == self.name && *parameter == name);
+                let (_, _, text) = known.unwrap_or_else(|| panic!("{}: which text is `{name}`?", self.name));
+                constants.text(text);
+            }
+            Type::Id(id) => match contract.kind(*id) {
+                TypeDefKind::Type(other) => self.push(name, other, constants),
+                TypeDefKind::Record(record) => {
+                    for field in &record.fields {
+                        self.push(&field.name, &field.ty, constants);
+                    }
+                }
+                // None at all, and nothing.
+                TypeDefKind::List(_) | TypeDefKind::Option(_) => {
+                    for kind in self.flat(of) {
+                        constants.push(kind, 0);
+                    }
+                }
+                other => panic!("{}: `{name}` is of a kind that this test can't make yet: {other:?}", self.name),
+            },
+            Type::Bool
+            | Type::U8
+            | Type::U16
+            | Type::U32
+            | Type::U64
+            | Type::S8
+            | Type::S16
+            | Type::S32
+            | Type::S64
+            | Type::F32
+            | Type::F64
+            | Type::Char
+            | Type::ErrorContext => constants.push(self.flat(of)[0], 1),
+        }
+    }
+
+    fn flat(&self, of: &Type) -> Vec<WasmType> {
+        let mut storage = [WasmType::I32; 16];
+        let mut flat = FlatTypes::new(&mut storage);
+        assert!(self.contract.resolve.push_flat(of, &mut flat), "{}: too large", self.name);
+        flat.to_vec()
+    }
+
+    /// The result's failure, if it has one: where it is in what the call returns.
+    fn failure(&self) -> Option<usize> {
+        let Some(Type::Id(id)) = self.function.result else { return None };
+        let TypeDefKind::Result(result) = self.contract.kind(id) else { return None };
+        let failure = result.err?;
+        let Type::Id(error) = failure else { return None };
+        let is_failure = |id: TypeId| self.contract.resolve.types[id].name.as_deref() == Some("failure");
+        assert!(is_failure(error), "{}: its error is no `failure`", self.name);
+        let cases = [result.ok.as_ref(), result.err.as_ref()];
+        Some(self.contract.sizes.payload_offset(wit_parser::Int::U8, cases).size_wasm32())
+    }
+
+    /// A module that calls it in `apply`, and fails as it does. With `handles`, every handle is made up.
+    fn module(&self, handles: bool) -> Vec<u8> {
+        let WasmSignature { params, results, indirect_params, retptr } =
+            self.contract.resolve.wasm_signature(AbiVariant::GuestImport, self.function);
+        assert!(!indirect_params, "{}: too many parameters for this test", self.name);
+        let mut constants = Constants::default();
+        if handles {
+            for kind in &params {
+                constants.push(*kind, 0);
+            }
+        } else {
+            for parameter in &self.function.params {
+                self.push(&parameter.name, &parameter.ty, &mut constants);
+            }
+            if retptr {
+                constants.push(WasmType::Pointer, 1024);
+            }
+        }
+        let word = |kind: &WasmType| match kind {
+            WasmType::I32 | WasmType::Pointer | WasmType::Length => "i32",
+            WasmType::I64 | WasmType::PointerOrI64 => "i64",
+            WasmType::F32 => "f32",
+            WasmType::F64 => "f64",
+        };
+        let list = |what: &str, kinds: &[WasmType]| match kinds {
+            [] => String::new(),
+            kinds => format!("({what} {})", kinds.iter().map(word).collect::<Vec<_>>().join(" ")),
+        };
+        let version = &self.contract.version;
+        let (interface, function) = (&self.interface, &self.function.name);
+        let drops = "(drop)".repeat(results.len());
+        // The failure in what `apply` returns is at 4; a record of four texts, an option and a bool has 40 bytes.
+        let copy = self.failure().map_or(String::new(), |at| {
+            format!(
+                "(i32.store8 (i32.const 2048) (i32.load8_u (i32.const 1024)))
+                 (memory.copy (i32.const 2052) (i32.const {}) (i32.const 40))",
+                1024 + at
+            )
+        });
+        let Constants { memory, code } = constants;
+        let describe = json!({
+            "name": "generated", "version": "1", "summary": "calls one function", "config": {}, "phase": "prepare",
+        });
+        let describe = describe.to_string();
+        let at = TEXTS_AT + memory.len();
+        let data: String = (memory + &describe).bytes().map(|byte| format!("\\{byte:02x}")).collect();
+        let exported = format!("pawl:step/step@{version}");
+        let text = format!(
+            r#"(module
+              (import "pawl:step/{interface}@{version}" "{function}" (func $call {} {}))
+              (memory (export "memory") 4)
+              (data (i32.const {TEXTS_AT}) "{data}")
+              (global $free (mut i32) (i32.const 131072))
+              (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+                (local $at i32)
+                (local.set $at (i32.and (i32.add (global.get $free) (i32.const 15)) (i32.const -16)))
+                (global.set $free (i32.add (local.get $at) (local.get 3)))
+                (local.get $at))
+              (func (export "{exported}#describe") (result i32)
+                (i32.store (i32.const 2048) (i32.const {at}))
+                (i32.store (i32.const 2052) (i32.const {}))
+                (i32.const 2048))
+              (func (export "{exported}#apply") (param i32 i32) (result i32)
+                {code}
+                (call $call)
+                {drops}
+                {copy}
+                (i32.const 2048))
+              (func (export "{exported}#preview") (param i32 i32) (result i32) (i32.const 2048))
+              (func (export "{exported}#probe") (param i32 i32) (result i32) unreachable)
+              (func (export "{exported}#revert") (param i32 i32 i32 i32 i32 i32) (result i32) unreachable)
+            )"#,
+            list("param", &params),
+            list("result", &results),
+            describe.len(),
+        );
+        let mut core = wat::parse_str(&text).unwrap_or_else(|error| panic!("{}: {error}\n{text}", self.name));
+        embed_component_metadata(&mut core, &self.contract.resolve, self.contract.world, StringEncoding::UTF8, false)
+            .unwrap();
+        let encoded = ComponentEncoder::default().validate(true).module(&core).and_then(|encoder| encoder.encode());
+        encoded.unwrap_or_else(|error| panic!("{}: {error:#}", self.name))
+    }
+
+    /// Runs it without any grant.
+    fn run(&self, handles: bool) -> crate::support::Ended {
+        let folder = tempfile::tempdir().unwrap();
+        let module = folder.path().join("generated.wasm");
+        fs::write(&module, self.module(handles)).unwrap();
+        Trial::of(&module, json!({}), json!({})).run()
+    }
+}
+
+#[test]
+fn every_import_of_every_version_is_denied_without_a_grant() {
+    let contracts = contracts();
+    assert!(contracts.contains_key("0.1.0"), "{:?}", contracts.keys());
+    let mut tried = 0;
+    for (version, text) in &contracts {
+        let contract = Contract::read(version, text);
+        for import in contract.imports() {
+            let name = format!("{} of {version}", import.name);
+            if HARMLESS.iter().any(|(harmless, _)| *harmless == import.name) {
+                continue;
+            }
+            if NEEDS_HANDLE.contains(&import.name.as_str()) {
+                let ended = import.run(true);
+                assert!(ended.kind == "trap" && ended.message.contains("handle"), "{name}: {ended:#?}");
+            } else {
+                assert!(import.failure().is_some(), "{name}: it can't say that it is denied");
+                let ended = import.run(false);
+                assert_eq!((ended.result.as_str(), ended.kind.as_str()), ("failed", "denied"), "{name}: {ended:#?}");
+                assert!(ended.message.contains("`call`") && ended.hint.contains("grants: {"), "{name}: {ended:#?}");
+            }
+            tried += 1;
+        }
+    }
+    assert!(tried >= 2 * 18, "only {tried} imports were found");
+}
+
+#[test]
+fn every_linked_interface_of_wasi_is_known_and_leads_nowhere() {
+    // The linker can't be asked, but it is filled from this world.
+    let metadata = std::process::Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--offline", "--locked", "--manifest-path"])
+        .arg(repository("Cargo.toml"))
+        .output()
+        .unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let wasi = packages.iter().find(|package| package["name"] == "wasmtime-wasi").unwrap();
+    let wit = PathBuf::from(wasi["manifest_path"].as_str().unwrap()).parent().unwrap().join("src/p2/wit");
+    let mut resolve = Resolve::default();
+    let (package, _) = resolve.push_dir(&wit).unwrap();
+    let world = resolve.packages[package].worlds["bindings"];
+    let mut found = Vec::new();
+    for key in resolve.worlds[world].imports.keys() {
+        let name = resolve.name_world_key(key);
+        let (name, _) = name.split_once('@').unwrap();
+        assert!(WASI.iter().any(|(known, _)| *known == name), "{name}: what can be reached by it?");
+        found.push(name.to_owned());
+    }
+    for (known, _) in WASI {
+        assert!(found.iter().any(|name| name == known), "{known} is not linked any more");
+    }
+}

@@ -1,0 +1,273 @@
+//! Modules that reach for what they are not granted. Nothing happens, and the failure names the line that would grant it.
+
+use std::os::unix::fs::symlink;
+
+use serde_json::{Value, json};
+
+use crate::support::{Ended, Reply, Server, Trial};
+
+/// A folder with a granted directory `app` that may be written, `data` that may be read, and something outside of them.
+fn folder(with: Value) -> Trial {
+    let trial =
+        Trial::new(with, json!({ "dirs": { "app": "./app", "data": "./data:ro" }, "programs": [["/bin/pwd"]] }))
+            .file("outside/secret.txt", "not yours")
+            .file("app/own.txt", "own")
+            .file("data/own.txt", "read me");
+    for dir in ["app", "data"] {
+        symlink("../outside/secret.txt", trial.environment.path(dir).join("link")).unwrap();
+        symlink(trial.environment.path("outside"), trial.environment.path(dir).join("absolute")).unwrap();
+    }
+    trial
+}
+
+/// Fails unless it fails, and everything outside of `app` is as before, and `app` has at most one file more.
+#[track_caller]
+fn kept(with: Value) -> Ended {
+    let trial = folder(with);
+    let before = trial.environment.tree();
+    let ended = trial.run();
+    assert_eq!(ended.result, "failed", "{ended:#?}");
+    let mut after = trial.environment.tree();
+    after.retain(|path, _| {
+        // The lock file of the plan's modules is the runner's own.
+        let is_planted = path.ends_with("app/planted") || path.ends_with("deploy.lock");
+        !is_planted && !path.starts_with(trial.environment.path(".pawl"))
+    });
+    assert!(before == after, "something changed: {ended:#?}");
+    ended
+}
+
+#[test]
+fn files_outside_are_not_reached_by_any_path() {
+    let absolute = "app//etc/passwd";
+    for what in ["read", "write"] {
+        for path in [
+            "app/../outside/secret.txt",
+            absolute,
+            "app/link",
+            "app/absolute/secret.txt",
+            "app/./../outside/secret.txt",
+        ] {
+            let ended = kept(json!({ "do": what, "path": path }));
+            ended.assert("denied", "not-permitted");
+        }
+    }
+}
+
+#[test]
+fn a_link_that_the_module_makes_leads_nowhere() {
+    for target in ["../outside/secret.txt", "../../../../../../etc/passwd", "/etc/passwd"] {
+        kept(json!({ "do": "link", "path": "app/planted", "text": target, "to": "planted" }))
+            .assert("denied", "not-permitted");
+    }
+}
+
+#[test]
+fn sources_and_folders_are_held_to_their_directory() {
+    for path in ["app/../outside/secret.txt", "app/link", "app/absolute/secret.txt"] {
+        let ended = kept(json!({ "do": "resolve", "url": format!("file:{path}") }));
+        ended.assert_denied("it is outside of the directory", "grants: { dirs: { <name>: \"<path>:ro\" } }");
+    }
+    for path in ["app/..", "app/../outside", "app/absolute"] {
+        let ended = kept(json!({ "do": "run", "program": "/bin/pwd", "path": path }));
+        ended.assert_denied("it is outside of the directory", "grants: { dirs: { <name>: \"<path>:ro\" } }");
+    }
+    let digest = format!("sha256:{}", "0".repeat(64));
+    for to in ["../new", "/tmp/new", "absolute/new"] {
+        let with = json!({ "do": "unpack", "url": "file:data/own.txt", "text": digest, "path": "app", "to": to });
+        kept(with);
+    }
+    kept(json!({ "do": "resolve", "url": "file:other/x" }))
+        .assert_denied("directory `other`", "dirs: { other: \"<path>:ro\" }");
+}
+
+#[test]
+fn what_is_granted_for_reading_is_not_changed() {
+    for what in ["write", "delete", "times"] {
+        kept(json!({ "do": what, "path": "data/own.txt" })).assert("denied", "");
+    }
+    kept(json!({ "do": "write", "path": "data/new.txt" })).assert("denied", "");
+    kept(json!({ "do": "folder", "path": "data/new" })).assert("denied", "");
+    kept(json!({ "do": "plant", "path": "data/new", "text": "own.txt" })).assert("denied", "");
+    // By another name of the same file, in a directory that may be written.
+    for what in ["hardlink", "rename"] {
+        kept(json!({ "do": what, "path": "data/own.txt", "to": "app/planted" })).assert("denied", "not-permitted");
+    }
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let with = json!({ "do": "unpack", "url": "file:data/own.txt", "text": digest, "path": "data", "to": "new" });
+    kept(with).assert_denied("writing to directory `data`", "dirs: { data: \"<path>\" }");
+}
+
+#[test]
+fn a_link_in_a_directory_that_a_step_may_write_to_does_not_lead_the_runner_out() {
+    let trial = |grants: Value| {
+        let with = json!({ "do": "query", "name": "main", "sql": "CREATE TABLE owned (x)" });
+        let trial = Trial::new(with, grants).file("outside/other.db", "").file("app/own.txt", "own");
+        symlink("../outside/other.db", trial.environment.path("app/main.db")).unwrap();
+        symlink("../outside", trial.environment.path("app/sub")).unwrap();
+        trial
+    };
+    let untouched = |trial: &Trial| {
+        assert_eq!(trial.environment.list("outside"), ["other.db"]);
+        assert_eq!(trial.environment.read("outside/other.db"), "");
+    };
+    for path in ["app/main.db", "app/sub/other.db", "app/sub/new.db"] {
+        let grants = json!({ "dirs": { "app": "./app" }, "databases": { "main": format!("sqlite:./{path}") } });
+        let trial = trial(grants);
+        trial.run().assert("denied", "it is outside of the directory");
+        untouched(&trial);
+    }
+    let trial = trial(json!({ "dirs": { "app": "./app", "sub": "./app/sub" } }));
+    let refused = trial.environment.run(&["--local", "--release", "r1"]);
+    refused.assert_exit(2).assert_says("a link in a directory that a step may write to leads out of it");
+    untouched(&trial);
+}
+
+#[test]
+fn origins_and_methods_that_are_not_granted_are_not_asked() {
+    let server = Server::new(|_, _| Reply::ok("secret"));
+    let request = |method: &str, grants: Value| {
+        Trial::new(json!({ "do": "request", "method": method, "url": server.origin() }), grants).run()
+    };
+    let line = format!("grants: {{ http: [\"{}\"] }}", server.origin());
+    request("GET", json!({})).assert_denied("is not granted", &line);
+    let granted = json!({ "http": [{ "origin": server.origin(), "methods": ["GET"] }] });
+    let line = format!("grants: {{ http: [{{ origin: \"{}\", methods: [GET, POST] }}] }}", server.origin());
+    request("POST", granted).assert_denied("the method POST is not granted", &line);
+    let connect = Trial::new(json!({ "do": "connect", "url": server.address() }), json!({})).run();
+    connect.assert_denied("is not granted", &format!("grants: {{ tcp: [\"{}\"] }}", server.address()));
+    assert_eq!(server.asked(), [""; 0]);
+}
+
+#[test]
+fn a_redirect_leads_nowhere_that_is_not_granted() {
+    let hidden = Server::new(|_, _| Reply::ok("secret"));
+    let target = hidden.origin();
+    let open = Server::new(move |_, _| Reply {
+        status: 302,
+        headers: vec![("location".to_owned(), format!("{target}/x"))],
+        body: Vec::new(),
+    });
+    let digest = format!("sha256:{}", "0".repeat(64));
+    for with in [
+        json!({ "do": "request", "url": open.origin() }),
+        json!({ "do": "unpack", "url": open.origin() + "/a.tar", "text": digest, "path": "app", "to": "new" }),
+    ] {
+        let grants = json!({ "http": [open.origin()], "dirs": { "app": "./app" } });
+        let ended = Trial::new(with, grants).run();
+        ended.assert_denied("redirects there", &format!("grants: {{ http: [\"{}\"] }}", hidden.origin()));
+    }
+    assert_eq!(hidden.asked(), [""; 0]);
+}
+
+#[test]
+fn a_name_that_leads_to_a_private_address_is_not_asked() {
+    let server = Server::new(|_, _| Reply::ok("secret"));
+    let port = server.origin().rsplit(':').next().unwrap().to_owned();
+    let hosts = [
+        ("127.0.0.1", "loop.example"),
+        ("169.254.169.254", "metadata.example"),
+        ("10.0.0.1", "inner.example"),
+        ("::1", "six.example"),
+    ];
+    for (address, name) in hosts {
+        let origin = format!("http://{name}:{port}");
+        let line = match name {
+            "metadata.example" => format!("grants: {{ http: [\"http://169.254.169.254:{port}\"] }}"),
+            _ => format!("grants: {{ http: [{{ origin: \"{origin}\", private: true }}] }}"),
+        };
+        let trial = Trial::new(json!({ "do": "request", "url": &origin }), json!({ "http": [&origin] }));
+        let answer = trial.environment.run_with_hosts(&hosts, &["--local", "--release", "r1", "--json"]);
+        trial.ended(&answer).assert_denied(&format!("{name} resolves to {address}"), &line);
+    }
+    assert_eq!(server.asked(), [""; 0]);
+}
+
+#[test]
+fn programs_arguments_and_variables_are_held_to_the_grant() {
+    let run = |with: Value| {
+        let grants = json!({ "programs": [["/usr/bin/touch", "allowed"]], "dirs": { "app": "./app" } });
+        let trial = Trial::new(with, grants);
+        let ended = trial.run();
+        assert_eq!(trial.environment.list("app"), [""; 0], "nothing was run");
+        ended
+    };
+    run(json!({ "do": "run", "program": "/bin/sh", "args": ["-c", "touch x"], "path": "app/." }))
+        .assert_denied("program", r#"programs: [["/bin/sh","-c","touch x"]]"#);
+    for args in [json!(["other"]), json!(["allowed", "more"]), json!([])] {
+        let vector = json!([vec![json!("/usr/bin/touch")], args.as_array().unwrap().clone()].concat());
+        run(json!({ "do": "run", "program": "/usr/bin/touch", "args": args, "path": "app/." }))
+            .assert_denied("program", &format!("programs: [{vector}]"));
+    }
+    run(
+        json!({ "do": "run", "program": "/usr/bin/touch", "args": ["allowed"], "name": "LD_PRELOAD", "path": "app/." }),
+    )
+    .assert_denied("environment variable `LD_PRELOAD`", "env: { LD_PRELOAD: }");
+}
+
+#[test]
+fn databases_are_held_to_the_grant() {
+    let query = |name: &str, sql: &str| {
+        let grants = json!({ "databases": { "main": "sqlite:./main.db" } });
+        let trial = Trial::new(json!({ "do": "query", "name": name, "sql": sql }), grants);
+        let ended = trial.run();
+        assert!(!trial.environment.exists("other.db"));
+        ended
+    };
+    query("other", "SELECT 1").assert_denied("database `other`", "databases: { other: \"sqlite:<path>\" }");
+    for sql in ["ATTACH 'other.db' AS o", "VACUUM INTO 'other.db'"] {
+        query("main", sql).assert("denied", "a step reaches the granted database and no other file");
+    }
+    query("main", "SELECT load_extension('x')").assert("denied", "it loads code");
+    query("main", "PRAGMA hard_heap_limit = 0").assert("denied", "the runner bounds the memory");
+    query("main", "BEGIN").assert("denied", "the runner keeps the transaction");
+}
+
+#[test]
+fn secrets_are_held_to_the_grant() {
+    let reveal = |grants: Value| {
+        let mut trial = Trial::new(json!({ "do": "reveal", "name": "TOKEN" }), grants)
+            .plan("secrets", json!({ "TOKEN": "env:TOKEN" }));
+        trial.environment.set("TOKEN", "hunter2-correct-horse");
+        trial.run()
+    };
+    reveal(json!({})).assert_denied("secret `TOKEN`", "secrets: [TOKEN]");
+    reveal(json!({ "secrets": ["TOKEN"] }))
+        .assert_denied("to see the value of secret `TOKEN`", "secrets: { TOKEN: reveal }");
+    assert_eq!(reveal(json!({ "secrets": { "TOKEN": "reveal" } })).outputs["length"], 21);
+}
+
+#[test]
+fn the_sockets_and_surroundings_of_wasi_are_empty() {
+    let mut trial = Trial::new(json!({ "do": "network" }), json!({}));
+    trial.environment.set("VISIBLE", "not to a step");
+    assert_eq!(trial.run().outputs["open"], json!([]));
+    let mut trial = Trial::new(json!({ "do": "surroundings" }), json!({}));
+    trial.environment.set("VISIBLE", "not to a step");
+    assert_eq!(trial.run().outputs["seen"], json!([]));
+}
+
+#[test]
+fn a_preview_reads_and_runs_nothing() {
+    for (what, with) in [
+        ("write", json!({ "path": "app/new.txt" })),
+        ("delete", json!({ "path": "app/own.txt" })),
+        ("run", json!({ "program": "/bin/pwd" })),
+        ("transaction", json!({ "name": "main" })),
+    ] {
+        let mut with = with;
+        with["do"] = json!("preview-act");
+        with["text"] = json!(what);
+        let databases = json!({ "main": "sqlite:./main.db" });
+        let grants = json!({ "dirs": { "app": "./app" }, "programs": [["/bin/pwd"]], "databases": databases });
+        let trial = folder(with).step("grants", grants);
+        rusqlite::Connection::open(trial.environment.path("main.db"))
+            .unwrap()
+            .execute("CREATE TABLE kept (x)", ())
+            .unwrap();
+        let before = trial.environment.tree();
+        let preview = trial.environment.run(&["plan", "--release", "r1"]);
+        assert!(preview.stdout.contains("not known yet: "), "{what}: {}{}", preview.stdout, preview.stderr);
+        assert!(before == trial.environment.tree(), "{what} changed something");
+    }
+}

@@ -1,0 +1,166 @@
+//! Modules that never return, in a loop of their own or in a host call: ended at their deadline, transactions rolled back.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::support::{Ended, Trial, sha256, until};
+
+/// The time that each of them gets.
+const DEADLINE: Duration = Duration::from_millis(200);
+
+/// How much later it may end at the most.
+const OVERRUN: Duration = Duration::from_millis(50);
+
+/// A query without end.
+const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+
+/// A replacement that takes for ever, inside a single instruction of SQLite, where no interrupt is seen.
+const REPLACEMENT: &str = "SELECT length(replace(hex(zeroblob(2000000)), hex(zeroblob(1000000)) || '1', ''))";
+
+/// A server that accepts, sends a few bytes of an answer or none, and then nothing.
+struct Silent(TcpListener);
+
+impl Silent {
+    fn new(beginning: &'static [u8]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let clone = listener.try_clone().unwrap();
+        // It ends with the process, and keeps what it accepted until then.
+        std::thread::spawn(move || {
+            let mut kept: Vec<TcpStream> = Vec::new();
+            for mut stream in clone.incoming().flatten() {
+                // Who answers before being asked breaks the exchange off.
+                if !beginning.is_empty() && stream.read(&mut [0; 4096]).is_ok() {
+                    let _ = stream.write_all(beginning);
+                }
+                kept.push(stream);
+            }
+        });
+        Self(listener)
+    }
+
+    fn origin(&self) -> String {
+        format!("http://{}", self.0.local_addr().unwrap())
+    }
+}
+
+/// Fails unless it ends by its time-out, soon after its deadline. On a busy machine the best of a few tries counts: an overrun of
+/// the sandbox's own is in all of them.
+#[track_caller]
+fn assert_stopped(with: Value, grants: Value) -> Trial {
+    let mut overruns = Vec::new();
+    let name = with.to_string();
+    for _ in 0..5 {
+        let trial = Trial::new(with.clone(), grants.clone()).step("timeout", json!("200ms"));
+        std::fs::create_dir_all(trial.environment.path("app")).unwrap();
+        trial.environment.write("app/archive.tar", "no archive");
+        let ended = trial.run_alone();
+        ended.assert("time-out", "it did not end within its time-out of 200ms, and was stopped");
+        assert_eq!(ended.result, "unknown", "{name}");
+        assert!(ended.hint.contains("`timeout:`"), "{ended:?}");
+        let overrun = ended.took.saturating_sub(DEADLINE);
+        if overrun <= OVERRUN {
+            return trial;
+        }
+        overruns.push(overrun);
+    }
+    panic!("{name} outlasts its deadline by {overruns:?}");
+}
+
+#[test]
+fn a_loop_and_a_sleep_end_at_their_deadline() {
+    assert_stopped(json!({ "do": "loop" }), json!({}));
+    assert_stopped(json!({ "do": "sleep" }), json!({}));
+}
+
+#[test]
+fn a_server_that_never_answers_is_not_waited_for() {
+    let silent = Silent::new(b"");
+    let grants = json!({ "http": [silent.origin()] });
+    assert_stopped(json!({ "do": "request", "url": silent.origin() }), grants.clone());
+    assert_stopped(json!({ "do": "resolve", "url": silent.origin() + "/a.tar" }), grants);
+}
+
+#[test]
+fn a_download_that_stalls_leaves_nothing() {
+    let stalled = Silent::new(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\nhalf");
+    let digest = format!("sha256:{}", sha256(b"whatever"));
+    let with =
+        json!({ "do": "unpack", "url": stalled.origin() + "/a.tar", "text": digest, "path": "app", "to": "new" });
+    let trial = assert_stopped(with, json!({ "http": [stalled.origin()], "dirs": { "app": "./app" } }));
+    assert_eq!(trial.environment.list("app"), ["archive.tar"]);
+}
+
+#[test]
+fn a_program_that_sleeps_is_killed() {
+    let with = json!({ "do": "run", "program": "/bin/sh", "args": ["-c", "echo $$ > pid; sleep 600 & wait"], "path": "app/." });
+    let trial = assert_stopped(with, json!({ "programs": [["/bin/sh", "**"]], "dirs": { "app": "./app" } }));
+    let group = trial.environment.read("app/pid").trim().to_owned();
+    until("nothing of the program is left", || running(&group).is_empty());
+}
+
+/// The processes of a group that have not ended.
+fn running(group: &str) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let stats = processes.filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok());
+    let is_alive = |stat: &String| {
+        // State, parent and group come after the name, which may hold anything.
+        let words: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        words.get(2) == Some(&group) && !matches!(words[0], "Z" | "X")
+    };
+    stats.filter(is_alive).collect()
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_is_not_waited_for() {
+    let pipe = |with: Value| {
+        let trial = Trial::new(with, json!({ "dirs": { "app": "./app" } })).file("app/x", "");
+        let made = std::process::Command::new("mkfifo").arg(trial.environment.path("app/a.tar")).status().unwrap();
+        assert!(made.success());
+        trial.run()
+    };
+    let digest = format!("sha256:{}", sha256(b"whatever"));
+    let unpack = json!({ "do": "unpack", "url": "file:app/a.tar", "text": digest, "path": "app", "to": "new" });
+    pipe(unpack).assert("permanent", "it is no regular file");
+    pipe(json!({ "do": "resolve", "url": "file:app/a.tar" })).assert("permanent", "it is no regular file");
+}
+
+#[test]
+fn a_query_without_end_is_interrupted() {
+    let grants = json!({ "databases": { "main": "sqlite:./main.db" } });
+    assert_stopped(json!({ "do": "query", "name": "main", "sql": ENDLESS }), grants.clone());
+    assert_stopped(json!({ "do": "query", "name": "main", "sql": REPLACEMENT }), grants);
+}
+
+/// How a step ended that left a transaction open.
+fn left(end: &str, sql: &str, timeout: &str) -> Ended {
+    let with = json!({ "do": "transaction", "name": "main", "end": end, "sql": sql });
+    let grants = json!({ "databases": { "main": "sqlite:./main.db" } });
+    let trial = Trial::new(with, grants).step("timeout", json!(timeout));
+    let ended = trial.run();
+    let other = rusqlite::Connection::open(trial.environment.path("main.db")).unwrap();
+    other.busy_timeout(Duration::ZERO).unwrap();
+    let count: i64 = other.query_row("SELECT count(*) FROM t", (), |row| row.get(0)).unwrap();
+    assert_eq!(count, 0, "rolled back after {end}");
+    other.execute("INSERT INTO t VALUES (2)", ()).expect("the database is free again");
+    ended
+}
+
+#[test]
+fn an_open_transaction_is_rolled_back_however_the_step_ends() {
+    left("trap", "", "5s").assert("trap", "the module ended abnormally");
+    let panicked = left("panic", "", "5s");
+    panicked.assert("trap", "it panicked");
+    assert!(panicked.log.iter().any(|line| line.contains("with an open transaction")), "{panicked:?}");
+    left("loop", "", "200ms").assert("time-out", "200ms");
+    left("sleep", "", "200ms").assert("time-out", "200ms");
+    left("query", ENDLESS, "200ms").assert("time-out", "200ms");
+    left("query", REPLACEMENT, "200ms").assert("time-out", "200ms");
+    left("fail", "", "5s").assert("permanent", "left open");
+    assert_eq!(left("drop", "", "5s").result, "succeeded");
+    assert_eq!(left("forget", "", "5s").result, "succeeded");
+}

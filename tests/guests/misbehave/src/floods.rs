@@ -1,0 +1,75 @@
+//! Too much: memory, log, handles, returned texts.
+
+use pawl_step::{Failure, Receipt, log};
+
+use crate::{Config, Done, extra::wasi, found};
+
+const MIB: usize = 1 << 20;
+
+/// A GiB of it, or as many as there are.
+pub(crate) fn flood(config: &Config) -> Done {
+    let chunk = config.text.repeat(1.max(MIB / config.text.len().max(1)));
+    match config.r#do.as_str() {
+        "memory" => {
+            let mut kept = Vec::new();
+            for _ in 0..1024 {
+                kept.push(core::hint::black_box(vec![1u8; MIB]));
+            }
+            found("kept", kept.len())
+        }
+        "log" => {
+            for _ in 0..1024 {
+                log::info(&chunk);
+            }
+            found("logged", 1024)
+        }
+        "progress" => {
+            for at in 0..10_000_000 {
+                log::progress("task", at, None, "bytes");
+            }
+            found("told", 10_000_000)
+        }
+        "stdout" | "endless-line" => {
+            // What it is told about the errors it passes over; with many streams each could keep its own unended line.
+            for _ in 0..1024 {
+                let stream = wasi::cli::stdout::get_stdout();
+                for part in chunk.as_bytes().chunks(4096) {
+                    let _ = stream.blocking_write_and_flush(part);
+                }
+            }
+            found("written", 1024)
+        }
+        "handles" => {
+            let mut kept = Vec::new();
+            for _ in 0..100_000 {
+                kept.push(wasi::cli::stdout::get_stdout());
+            }
+            found("kept", kept.len())
+        }
+        "connections" => {
+            let mut kept = Vec::new();
+            for _ in 0..100_000 {
+                kept.push(pawl_step::database::Connection::open(&config.name)?);
+            }
+            found("kept", kept.len())
+        }
+        _ => found("random", wasi::random::random::get_random_bytes(1 << 40).len()),
+    }
+}
+
+/// Texts without end, returned.
+pub(crate) fn returned(what: &str) -> Done {
+    let text = "x".repeat(100 * MIB / 2);
+    match what {
+        "receipt" => Ok(Receipt::new().output("text", text)),
+        "kind" => Err(Failure::new(pawl_step::Kind::Other("y".repeat(2 * MIB)), "a long kind")),
+        _ => Err(Failure::permanent(text).hint("h".repeat(MIB)).detail("more", "d".repeat(MIB))),
+    }
+}
+
+/// A hundred MiB in one call.
+pub(crate) fn hand_over(config: &Config) -> Done {
+    use pawl_step::process::Command;
+    let arguments = vec!["a".repeat(MIB); 100];
+    found("status", Command::new(&config.program).args(arguments).run()?.status)
+}

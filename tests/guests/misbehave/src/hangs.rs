@@ -1,0 +1,51 @@
+//! Never to return, or not in order: loops, waits, and transactions that are left open.
+
+use pawl_step::{Failure, database, time};
+
+use crate::{Config, Done, found};
+
+/// An endless loop that does a little work.
+pub(crate) fn forever() -> ! {
+    let mut count = 0u64;
+    loop {
+        count = core::hint::black_box(count.wrapping_add(1));
+    }
+}
+
+/// An endless wait in a host call.
+pub(crate) fn sleep() -> ! {
+    time::sleep(core::time::Duration::from_secs(1 << 30));
+    forever()
+}
+
+/// Deeper and deeper, without anything in memory: its own stack would end before the sandbox's.
+#[allow(unconditional_recursion)]
+#[inline(never)]
+pub(crate) fn recurse(depth: u64) -> u64 {
+    recurse(depth.wrapping_add(1)).rotate_left(7) ^ depth
+}
+
+/// Writes a row in a transaction and leaves it open.
+pub(crate) fn transaction(config: &Config) -> Done {
+    let connection = database::Connection::open(&config.name)?;
+    connection.execute("CREATE TABLE IF NOT EXISTS t (x)", &[])?;
+    let transaction = connection.begin(database::Mode::Immediate)?;
+    transaction.execute("INSERT INTO t VALUES (1)", &[])?;
+    match config.end.as_str() {
+        "trap" => core::arch::wasm32::unreachable(),
+        "panic" => panic!("with an open transaction"),
+        "loop" => forever(),
+        "sleep" => sleep(),
+        "query" => {
+            transaction.query(&config.sql, &[])?;
+            found("ended", true)
+        }
+        "fail" => Err(Failure::permanent("left open")),
+        "forget" => {
+            core::mem::forget(transaction);
+            core::mem::forget(connection);
+            found("forgotten", true)
+        }
+        _ => found("dropped", true),
+    }
+}

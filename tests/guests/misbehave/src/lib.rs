@@ -1,0 +1,159 @@
+//! A module that does what no step should: each behaviour is a test of the sandbox, chosen by `with: { do: … }`.
+//!
+//! What the sandbox lets happen ends well, with what was found in `outputs`, so that a test for a denial fails loudly.
+//! Deliberately absent: any behaviour that is only ever right.
+
+#![cfg(target_arch = "wasm32")]
+
+mod files;
+mod floods;
+mod hangs;
+mod secrets;
+mod sockets;
+
+use pawl_step::{
+    Change, Description, Failure, Finding, Input, Probes, Receipt, Repeatable, Step, blobs, database, http, log,
+    process,
+};
+
+#[allow(unsafe_code, missing_docs)]
+pub(crate) mod extra {
+    wit_bindgen::generate!({ world: "misbehave:extra/extra", path: ["../../../wit", "wit"], generate_all });
+}
+
+struct Misbehave;
+
+/// What to do, and with what.
+#[derive(serde::Deserialize, Default)]
+#[serde(default)]
+pub(crate) struct Config {
+    r#do: String,
+    /// A URL, a source, or an address.
+    url: String,
+    method: String,
+    /// A place, `<dir>/<path>`.
+    path: String,
+    to: String,
+    /// Of a database, an environment variable or a secret.
+    name: String,
+    sql: String,
+    program: String,
+    args: Vec<String>,
+    text: String,
+    /// How a transaction is left: `trap`, `panic`, `loop`, `hang`, `fail` or `forget`.
+    end: String,
+}
+
+type Done = Result<Receipt, Failure>;
+
+impl Step for Misbehave {
+    type Config = Config;
+
+    fn describe() -> Description {
+        let new =
+            Description::new("misbehave", "0.1.0", "does what it must not", include_str!("../config.schema.json"));
+        Description { repeatable: Repeatable::Always, probes: Probes::Never, ..new }
+    }
+
+    fn preview(input: &Input<Config>) -> Result<Vec<Change>, Failure> {
+        match input.config.r#do.as_str() {
+            "many-changes" => {
+                let change = Change::new(pawl_step::Action::Update, "x".repeat(1000), "y".repeat(1000));
+                Ok(vec![change; 1000])
+            }
+            "print-secret" => Ok(secrets::changes(&input.config)),
+            "preview-act" => {
+                act(&Config { r#do: input.config.text.clone(), ..clone(&input.config) }).map(|_| Vec::new())
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn apply(input: &Input<Config>) -> Done {
+        act(&input.config)
+    }
+
+    fn probe(_: &Input<Config>) -> Result<Finding, Failure> {
+        Ok(Finding::Absent)
+    }
+}
+
+fn clone(config: &Config) -> Config {
+    Config {
+        r#do: config.r#do.clone(),
+        url: config.url.clone(),
+        method: config.method.clone(),
+        path: config.path.clone(),
+        to: config.to.clone(),
+        name: config.name.clone(),
+        sql: config.sql.clone(),
+        program: config.program.clone(),
+        args: config.args.clone(),
+        text: config.text.clone(),
+        end: config.end.clone(),
+    }
+}
+
+fn act(config: &Config) -> Done {
+    match config.r#do.as_str() {
+        "loop" => hangs::forever(),
+        "sleep" => hangs::sleep(),
+        "recurse" => found("depth", hangs::recurse(config.text.len() as u64)),
+        "trap" => core::arch::wasm32::unreachable(),
+        "panic" => panic!("{}", config.text),
+        "exit" => {
+            extra::wasi::cli::exit::exit(Ok(()));
+            unreachable!("exit does not return")
+        }
+        "request" => {
+            let method = if config.method.is_empty() { "GET" } else { &config.method };
+            let response = http::Request::new(method, &config.url).send()?;
+            found("status", response.status)
+        }
+        "connect" => {
+            pawl_step::tcp::connect(&config.url, core::time::Duration::from_secs(600))?;
+            found("connected", true)
+        }
+        "unpack" => {
+            let blob = blobs::fetch(&config.url, &config.text.clone().try_into().map_err(Failure::invalid_config)?)?;
+            let unpacked = blob.unpack(&config.path, &config.to, &blobs::Limits::default())?;
+            found("files", unpacked.files)
+        }
+        "resolve" => found("digest", blobs::resolve(&config.url)?.to_string()),
+        "run" => {
+            let mut command = process::Command::new(&config.program).args(config.args.clone());
+            if !config.name.is_empty() {
+                command = command.env(&config.name, "value");
+            }
+            if !config.path.is_empty() {
+                command = command.dir(&config.path);
+            }
+            let completion = command.run()?;
+            found("stdout", String::from_utf8_lossy(&completion.stdout).len())
+        }
+        "query" => {
+            let rows = database::Connection::open(&config.name)?.query(&config.sql, &[])?;
+            found("rows", rows.rows.len())
+        }
+        "transaction" => hangs::transaction(config),
+        "reveal" => found("length", pawl_step::secrets::Secret::open(&config.name)?.reveal()?.len()),
+        "print-secret" => secrets::print(config),
+        "memory" | "log" | "stdout" | "progress" | "endless-line" | "handles" | "connections" | "random" => {
+            floods::flood(config)
+        }
+        "receipt" | "failure" | "kind" => floods::returned(&config.r#do),
+        "hand-over" => floods::hand_over(config),
+        "network" => sockets::all(),
+        "surroundings" => sockets::surroundings(),
+        "nothing" => found("nothing", true),
+        _ => files::act(config),
+    }
+}
+
+/// What it got, where it should have got nothing.
+fn found(what: &str, value: impl Into<pawl_step::serde_json::Value>) -> Done {
+    log::info("it was let through");
+    Ok(Receipt::new().output(what, value))
+}
+
+pawl_step::export!(Misbehave);

@@ -1,0 +1,56 @@
+//! WASI's sockets and surroundings: linked, and empty.
+
+use crate::{
+    Done,
+    extra::wasi::{
+        cli::{environment, stdin},
+        sockets::{
+            instance_network::instance_network,
+            ip_name_lookup::resolve_addresses,
+            network::{IpAddressFamily, IpSocketAddress, Ipv4SocketAddress},
+            tcp_create_socket::create_tcp_socket,
+            udp_create_socket::create_udp_socket,
+        },
+    },
+    found,
+};
+
+/// Tries every way onto the network, and tells which one was open.
+pub(crate) fn all() -> Done {
+    let network = instance_network();
+    let address = IpSocketAddress::Ipv4(Ipv4SocketAddress { port: 0, address: (127, 0, 0, 1) });
+    let mut open = Vec::new();
+    if resolve_addresses(&network, "localhost").is_ok() {
+        open.push("dns");
+    }
+    if let Ok(socket) = create_tcp_socket(IpAddressFamily::Ipv4) {
+        if socket.start_connect(&network, address).is_ok() {
+            open.push("tcp connect");
+        }
+    }
+    if let Ok(socket) = create_tcp_socket(IpAddressFamily::Ipv4) {
+        if socket.start_bind(&network, address).is_ok() {
+            open.push("tcp bind");
+        }
+    }
+    if let Ok(socket) = create_udp_socket(IpAddressFamily::Ipv4) {
+        if socket.start_bind(&network, address).is_ok() {
+            open.push("udp bind");
+        }
+    }
+    found("open", open)
+}
+
+/// What it sees of the runner: environment, arguments, standard input, directories.
+pub(crate) fn surroundings() -> Done {
+    let mut seen = Vec::new();
+    seen.extend(environment::get_environment().into_iter().map(|(name, _)| format!("variable {name}")));
+    seen.extend(environment::get_arguments().into_iter().map(|argument| format!("argument {argument}")));
+    seen.extend(environment::initial_cwd().map(|folder| format!("folder {folder}")));
+    if let Ok(bytes) = stdin::get_stdin().blocking_read(100) {
+        seen.push(format!("{} bytes of standard input", bytes.len()));
+    }
+    let dirs = pawl_step::bindings::wasi::filesystem::preopens::get_directories();
+    seen.extend(dirs.into_iter().map(|(_, name)| format!("directory {name}")));
+    found("seen", seen)
+}
