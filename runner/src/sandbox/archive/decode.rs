@@ -125,6 +125,6 @@ pub(super) fn damage(error: &io::Error) -> ArchiveError {
     if error.kind() == io::ErrorKind::UnexpectedEof {
         ArchiveError::Truncated
     } else {
-        ArchiveError::Damaged(error.to_string())
+        ArchiveError::damaged(error)
     }
 }

@@ -243,6 +243,11 @@ impl ArchiveError {
         Self::Refused { entry: shown(entry), refusal }
     }
 
+    /// What a library says is wrong, which may quote the archive: on one line, whatever that holds.
+    pub(super) fn damaged(why: &dyn std::fmt::Display) -> Self {
+        Self::Damaged(why.to_string().replace(char::is_control, " "))
+    }
+
     pub(super) fn limit(limit: Limit, most: u64, entry: &str) -> Self {
         Self::Limit { limit, most, entry: Some(shown(entry)) }
     }

@@ -93,7 +93,7 @@ fn entry(header: &Header, extended: Extended, input: &mut Chunks, tree: &mut Tre
     let raw = extended.path.unwrap_or_else(|| header.path_bytes().into_owned());
     let path = EntryPath::parse(&raw, limits)?;
     let refused = |refusal| Err(ArchiveError::refused(path.as_str(), refusal));
-    let field = |error: std::io::Error| ArchiveError::Damaged(error.to_string());
+    let field = |error: std::io::Error| ArchiveError::damaged(&error);
     if extended.sparse {
         return refused(Refusal::Sparse);
     }
@@ -154,7 +154,7 @@ struct Extended {
 impl Extended {
     /// Reads the content of one extended header.
     fn take(&mut self, kind: EntryType, header: &Header, input: &mut Chunks) -> Result<(), ArchiveError> {
-        let size = header.entry_size().map_err(|error| ArchiveError::Damaged(error.to_string()))?;
+        let size = header.entry_size().map_err(|error| ArchiveError::damaged(&error))?;
         if size > MAX_EXTENDED {
             let name = String::from_utf8_lossy(&header.path_bytes()).into_owned();
             return Err(ArchiveError::limit(Limit::Header, MAX_EXTENDED, &name));

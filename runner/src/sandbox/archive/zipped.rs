@@ -284,7 +284,7 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
 fn archive_error(error: ZipError) -> ArchiveError {
     match error {
         ZipError::Io(error) => damage(&error),
-        other => ArchiveError::Damaged(other.to_string()),
+        other => ArchiveError::damaged(&other),
     }
 }
 
