@@ -277,11 +277,11 @@ steps:
     assert!(!std::path::Path::new("/tmp/pawl-owned").exists());
 }
 
-/// Everything around the plan's folder and in it, but the state.
+/// Everything around the plan's folder and in it, but what is the runner's own: state and lock file.
 fn surroundings(environment: &Environment) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut tree = environment.tree();
-    let state = environment.path("state");
-    tree.retain(|path, _| !path.starts_with(&state));
+    let own = ["state", "deploy.lock"].map(|name| environment.path(name));
+    tree.retain(|path, _| !own.iter().any(|own| path.starts_with(own)));
     for name in environment.list("..").into_iter().chain(environment.list("../home")) {
         tree.insert(name.into(), Vec::new());
     }

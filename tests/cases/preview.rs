@@ -17,7 +17,6 @@ fn a_preview_of_the_first_deployment_writes_nothing() {
           run    pull     prepare  it never ran here
                    not known yet: directory `app` ([ROOT]/shop/deploy/test) is not there yet; it will be made
                    needs a writable directory `app`: it gets releases/ and shared/
-                   needs a writable directory: it gets releases/ and shared/
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
                    may reach directory `dist` = [ROOT]/shop/dist (read only)
           run    migrate  commit   it never ran here
@@ -53,7 +52,6 @@ fn a_preview_shows_pending_migrations() {
           run    pull     prepare  its configuration and the release changed
                    create app/releases/[HASH]  (release r2 from file:dist/shop-r2.tar.zst)
                    needs a writable directory `app`: it gets releases/ and shared/
-                   needs a writable directory: it gets releases/ and shared/
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
                    may reach directory `dist` = [ROOT]/shop/dist (read only)
           run    migrate  commit   migrations, the release and what earlier steps gave it changed

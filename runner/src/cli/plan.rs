@@ -19,6 +19,7 @@ use crate::{
     },
     plan::{Access, ArgumentPattern, EnvGrant, Grants, SecretAccess, Trust},
     report::{self, Form, json, text, words},
+    sandbox::Need,
     state::Store,
 };
 
@@ -119,8 +120,12 @@ fn as_json(header: &Header, foreseen: &[Foreseen], prepared: &Prepared) -> Value
 /// What its module asks for, one line a need.
 fn needs(ready: &Ready) -> Vec<String> {
     let config = &ready.step.with;
-    let needs = ready.description.needs.iter().filter(|need| need.applies(config));
-    needs.map(|need| format!("{}: it {}", need.words(config), need.reason)).collect()
+    let needs: Vec<_> = ready.description.needs.iter().filter(|need| need.applies(config)).collect();
+    // What is needed by name is not said again as needed at all.
+    let is_named =
+        |need: &Need| needs.iter().any(|other| other.capability == need.capability && other.name(config).is_some());
+    let told = needs.iter().filter(|need| need.name(config).is_some() || !is_named(need));
+    told.map(|need| format!("{}: it {}", need.words(config), need.reason)).collect()
 }
 
 /// What a step may reach, one line a grant.

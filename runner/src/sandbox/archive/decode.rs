@@ -122,9 +122,5 @@ pub(super) fn only_zeros(input: &mut Chunks) -> Result<(), ArchiveError> {
 
 /// What an error of a decoder says of the archive.
 pub(super) fn damage(error: &io::Error) -> ArchiveError {
-    if error.kind() == io::ErrorKind::UnexpectedEof {
-        ArchiveError::Truncated
-    } else {
-        ArchiveError::damaged(error)
-    }
+    if error.kind() == io::ErrorKind::UnexpectedEof { ArchiveError::Truncated } else { ArchiveError::damaged(error) }
 }
