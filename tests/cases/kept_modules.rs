@@ -33,12 +33,18 @@ fn deploy(environment: &Environment) -> Answer {
     answer
 }
 
+/// The files of a kind that are kept; there are two kinds.
+fn files(environment: &Environment, folder: &str, kind: &str) -> Vec<PathBuf> {
+    let files = fs::read_dir(environment.home(folder)).unwrap().map(|entry| entry.unwrap().path());
+    let (wanted, others): (Vec<_>, Vec<_>) = files.partition(|path| path.extension().unwrap() == kind);
+    assert!(others.iter().all(|path| ["cwasm", "description"].contains(&path.extension().unwrap().to_str().unwrap())));
+    wanted
+}
+
 /// The one file of compiled code.
 fn kept(environment: &Environment) -> PathBuf {
-    let files: Vec<_> = fs::read_dir(environment.home(FOLDER)).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(files.len(), 1, "{files:?}");
-    assert_eq!(files[0].extension().unwrap(), "cwasm");
-    files[0].clone()
+    let [file] = &files(environment, FOLDER, "cwasm")[..] else { panic!("not one file of compiled code") };
+    file.clone()
 }
 
 fn inode(path: &Path) -> u64 {
@@ -64,7 +70,8 @@ fn check_refused(spoil: impl FnOnce(&Environment, &Path), why: &str) {
     spoil(&environment, &file);
     let spoiled = inode(&file);
 
-    let again = warnings(&deploy(&environment));
+    let mut again = warnings(&deploy(&environment));
+    again.retain(|line| line.contains("is compiled again"));
     let start = "warning: module [ROOT]/shop/check.wasm is compiled again, its kept code is not used: ";
     assert!(again.len() == 1 && again[0].starts_with(start) && again[0].ends_with(why), "{again:?}");
     assert_ne!(inode(&kept(&environment)), spoiled, "it was compiled again");
@@ -89,7 +96,22 @@ fn code_is_compiled_once() {
     fs::remove_file(environment.path("deploy.lock")).unwrap();
     environment.write("check.wasm", [&Environment::component("verify")[..], b"\x00\x02\x01x"].concat());
     assert_eq!(warnings(&deploy(&environment)), [""; 0]);
-    assert_eq!(fs::read_dir(environment.home(FOLDER)).unwrap().count(), 2);
+    assert_eq!(files(&environment, FOLDER, "cwasm").len(), 2);
+}
+
+#[test]
+fn what_a_module_says_of_itself_is_kept_and_a_forged_word_is_not_believed() {
+    let environment = environment();
+    deploy(&environment);
+    let [file] = &files(&environment, FOLDER, "description")[..] else { panic!("not one description") };
+    let said = fs::read(file).unwrap();
+    let forged = String::from_utf8_lossy(&said[32..]).replace("\"phase\":\"check\"", "\"phase\":\"commit\"");
+    fs::write(file, [&said[..32], forged.as_bytes()].concat()).unwrap();
+    let again = warnings(&deploy(&environment));
+    let start = "warning: module [ROOT]/shop/check.wasm is asked again what it is, its kept answer is not used: ";
+    assert!(again.len() == 1 && again[0].starts_with(start), "{again:?}");
+    assert_eq!(fs::read(file).unwrap(), said, "it said the same again");
+    assert_eq!(warnings(&deploy(&environment)), [""; 0]);
 }
 
 #[test]
@@ -119,7 +141,7 @@ fn the_code_of_another_module() {
     let swap = |environment: &Environment, file: &Path| {
         environment.write("check.wasm", Environment::component("switch"));
         environment.run(&["plan", "--release", "r1"]);
-        let other = fs::read_dir(environment.home(FOLDER)).unwrap().map(|entry| entry.unwrap().path());
+        let other = files(environment, FOLDER, "cwasm");
         let other = other.into_iter().find(|path| path != file).unwrap();
         fs::rename(other, file).unwrap();
         environment.write("check.wasm", Environment::component("verify"));
@@ -213,7 +235,7 @@ fn without_a_place_to_keep_it() {
     environment.set("XDG_STATE_HOME", environment.home("s").to_str().unwrap());
     let kept = deploy(&environment).said();
     assert!(!kept.contains("not kept"), "{kept}");
-    assert_eq!(fs::read_dir(environment.home("c/pawl/modules")).unwrap().count(), 1);
+    assert_eq!(files(&environment, "c/pawl/modules", "cwasm").len(), 1);
     assert!(environment.home("s/pawl/module-key").exists());
 }
 

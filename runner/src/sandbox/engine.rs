@@ -198,7 +198,7 @@ impl Runtime {
 
     /// The kept code of a module that is none of ours, if there is some that can be trusted.
     fn kept(&self, digest: &Digest, name: &str) -> Option<Component> {
-        let kept = self.cache.get(&self.entry(digest), name)?;
+        let kept = self.cache.get(&self.entry(digest, "cwasm"), name)?;
         let loaded = self.native(Native::Kept(&kept));
         loaded.map_err(|error| self.cache.say_unused(name, &format!("{error:#}"))).ok()
     }
@@ -212,13 +212,23 @@ impl Runtime {
             return Err(LoadError::Misfit { what: name.to_owned(), why, hint });
         }
         if let Ok(code) = component.serialize() {
-            self.cache.put(&self.entry(&digest), &code);
+            self.cache.put(&self.entry(&digest, "cwasm"), &code);
         }
         Ok(module)
     }
 
-    fn entry(&self, digest: &Digest) -> String {
-        format!("{}-{}.cwasm", digest.hex(), self.compatibility)
+    /// What such a module said of itself, if it was asked before. Always the same, the contract says; and asking one in
+    /// Python takes longer than all the rest.
+    pub(super) fn kept_words(&self, module: &Module, name: &str) -> Option<String> {
+        self.cache.words(&self.entry(&module.digest, "description"), name)
+    }
+
+    pub(super) fn keep_words(&self, module: &Module, words: &str) {
+        self.cache.put(&self.entry(&module.digest, "description"), words.as_bytes());
+    }
+
+    fn entry(&self, digest: &Digest, kind: &str) -> String {
+        format!("{}-{}.{kind}", digest.hex(), self.compatibility)
     }
 
     fn compile(&self, bytes: &[u8], name: &str) -> Result<Component, LoadError> {

@@ -131,6 +131,9 @@ impl Runtime {
         if let Some(text) = module.description {
             return Description::official(text);
         }
+        if let Some(text) = self.kept_words(module, &name_of(&step.uses)) {
+            return Description::parse(&text);
+        }
         let (messages, mut said) = tokio::sync::mpsc::unbounded_channel();
         let bare = Step { grants: Default::default(), timeout: Duration::from_secs(5), ..step.clone() };
         let text = self
@@ -147,7 +150,9 @@ impl Runtime {
                 });
                 DescriptionError::Call(broken.into_failure(), said.take(LINES_OF_A_DESCRIPTION).collect())
             })?;
-        Description::parse(&text)
+        let description = Description::parse(&text)?;
+        self.keep_words(module, &text);
+        Ok(description)
     }
 
     /// What `apply` would do.

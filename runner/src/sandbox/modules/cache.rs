@@ -1,4 +1,4 @@
-//! What is kept of third-party modules from run to run: their compiled code, and downloads.
+//! What is kept of third-party modules from run to run: their compiled code, what they say of themselves, and downloads.
 //!
 //! A download is named by its digest, which is compared whenever it is read.
 //! Precompiled code is native code without an integrity check, so it comes from this user's runner or not at all: a file's
@@ -68,7 +68,7 @@ impl Cache {
         (self.tell)(Notice::warning(format!("module {module} is compiled again, its kept code is not used: {why}")));
     }
 
-    /// Keeps compiled code under a name.
+    /// Keeps compiled code, or what a module said of itself, under a name.
     pub(in crate::sandbox) fn put(&self, name: &str, code: &[u8]) {
         let Some(kept) = self.open() else { return };
         let mac = kept.hasher(name).update_rayon(code).finalize();
@@ -76,6 +76,16 @@ impl Cache {
         if let Err(error) = written {
             self.say_not_kept(&FolderError::Unusable { path: kept.folder.path_of(name), source: error });
         }
+    }
+
+    /// What a module said of itself under a name, if that was kept and can be trusted.
+    pub(in crate::sandbox) fn words(&self, name: &str, module: &str) -> Option<String> {
+        let words = self.open()?.words(name);
+        words.unwrap_or_else(|error| {
+            let message = format!("module {module} is asked again what it is, its kept answer is not used: {error}");
+            (self.tell)(Notice::warning(message));
+            None
+        })
     }
 
     /// The digest of a module in a registry, as its manifest has it.
@@ -183,6 +193,15 @@ impl Kept {
             true => Ok(Some(Verified(memory.seal().map_err(unusable)?))),
             false => Err(changed()),
         }
+    }
+
+    fn words(&self, name: &str) -> Result<Option<String>, FolderError> {
+        let Some(bytes) = self.folder.read(name, Privacy::Unwritable)? else { return Ok(None) };
+        let words = bytes.split_first_chunk::<MAC>().and_then(|(mac, words)| {
+            let is_right = self.hasher(name).update(words).finalize() == blake3::Hash::from_bytes(*mac);
+            is_right.then(|| String::from_utf8(words.to_vec()).ok()).flatten()
+        });
+        words.map(Some).ok_or_else(|| Distrust::Changed { path: self.folder.path_of(name) }.into())
     }
 
     /// Over the name too: code of one module under the name of another is as bad as a changed one.
