@@ -1,6 +1,8 @@
 //! Files that are no step, or not one for this runner: each is told what it is, why it is not taken, and what to do.
 
 use expect_test::{Expect, expect};
+use wit_component::{StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
 
 use crate::support::Environment;
 
@@ -211,5 +213,81 @@ fn interfaces_that_no_step_has() {
             caused by: it needs `acme:host/api`, which this runner does not have
             hint: a step imports pawl:step 0.1.1 (types, log, blobs, database, secrets, process, http, tcp) and WASI 0.2 alone; see docs/steps.md
         "#]],
+    );
+}
+
+/// A module whose `describe` does this.
+fn describing(body: &str, text: &str) -> Vec<u8> {
+    let mut resolve = Resolve::default();
+    let package = resolve.push_str("step.wit", include_str!("../../wit/step.wit")).unwrap();
+    let world = resolve.packages[package].worlds["module"];
+    let exported = resolve.id_of_name(package, "step");
+    let data: String = text.bytes().map(|byte| format!("\\{byte:02x}")).collect();
+    let others = [("preview", 2), ("apply", 2), ("probe", 2), ("revert", 6)].map(|(name, count)| {
+        let parameters = "i32 ".repeat(count);
+        format!("(func (export \"{exported}#{name}\") (param {parameters}) (result i32) unreachable)")
+    });
+    let text = format!(
+        "(module (memory (export \"memory\") 1) (data (i32.const 64) \"{data}\")
+           (func (export \"cabi_realloc\") (param i32 i32 i32 i32) (result i32) (i32.const 4096))
+           (func (export \"{exported}#describe\") (result i32) {body}
+             (i32.store (i32.const 16) (i32.const 64)) (i32.store (i32.const 20) (i32.const {}))
+             (i32.const 16))
+           {})",
+        text.len(),
+        others.concat(),
+    );
+    let mut core = wat::parse_str(text).unwrap();
+    embed_component_metadata(&mut core, &resolve, world, StringEncoding::UTF8, false).unwrap();
+    core
+}
+
+#[test]
+fn a_description_that_is_no_json() {
+    check(
+        describing("", "a step"),
+        expect![[r#"
+        error[P0125]: the module of step `warm` does not describe itself as the contract says
+        caused by: its `describe` returned what is no description: expected value at line 1 column 1
+        hint: `describe` returns the JSON object that docs/steps.md shows; the SDK and the templates write it
+    "#]],
+    );
+}
+
+#[test]
+fn a_description_without_a_phase() {
+    let text = r#"{"name": "warm", "version": "1", "summary": "warms", "config": {}}"#;
+    check(
+        describing("", text),
+        expect![[r#"
+        error[P0125]: the module of step `warm` does not describe itself as the contract says
+        caused by: its `describe` returned what is no description: missing field `phase` at line 1 column 66
+        hint: `describe` returns the JSON object that docs/steps.md shows; the SDK and the templates write it
+    "#]],
+    );
+}
+
+#[test]
+fn a_description_whose_schema_is_none() {
+    let text = r#"{"name": "warm", "version": "1", "summary": "warms", "phase": "commit", "config": {"type": 5}}"#;
+    check(
+        describing("", text),
+        expect![[r#"
+        error[P0125]: the module of step `warm` does not describe itself as the contract says
+        caused by: the `config` in its description is no JSON Schema: 5 is not valid under any of the schemas listed in the 'anyOf' keyword
+        hint: `config` is a JSON Schema of the step's `with:`; docs/steps.md shows one
+    "#]],
+    );
+}
+
+#[test]
+fn a_describe_that_ends_abnormally() {
+    check(
+        describing("unreachable", ""),
+        expect![[r#"
+        error[P0125]: the module of step `warm` does not describe itself as the contract says
+        caused by: its `describe` failed: the module ended abnormally: it panicked
+        hint: `describe` has no grants and no input, and always answers the same; see docs/steps.md
+    "#]],
     );
 }
