@@ -3,7 +3,7 @@
 //! As with Cargo.lock: who deploys from a laptop makes the file and adds what is new; a CI takes it as it is; what differs from
 //! what was accepted stops both, before anything is touched. Deliberately absent: the form of the file (`plan::lockfile`).
 
-use std::{collections::BTreeMap, fs, io, io::Write as _, path::PathBuf};
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
 use crate::{
     diagnose::{Code, Diagnostic, Exit, Notice},
@@ -150,14 +150,10 @@ impl Pins {
         self.path.display().to_string()
     }
 
-    /// As a whole or not at all.
+    /// As a whole or not at all. Not synced: who loses it with the power makes it again, or has it in git.
     fn write(&self, lockfile: &Lockfile) -> io::Result<()> {
         let fresh = self.path.with_extension(format!("lock.{}", std::process::id()));
-        let written = fs::File::create(&fresh).and_then(|mut file| {
-            file.write_all(lockfile.text().as_bytes())?;
-            file.sync_all()
-        });
-        let done = written.and_then(|()| fs::rename(&fresh, &self.path));
+        let done = fs::write(&fresh, lockfile.text()).and_then(|()| fs::rename(&fresh, &self.path));
         if done.is_err() {
             let _ = fs::remove_file(&fresh);
         }
