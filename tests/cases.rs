@@ -15,6 +15,7 @@ mod cases {
     mod downloads;
     mod escapes;
     mod foreign;
+    mod handles;
     mod hangs;
     mod hostile;
     mod kept_modules;

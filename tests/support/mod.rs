@@ -26,7 +26,7 @@ use tempfile::TempDir;
 pub use self::{
     answer::Answer,
     archive::{Format, sha256},
-    nginx::Nginx,
+    nginx::{Nginx, TOKEN},
     proxy::{Fault, Proxy},
     registry::{ANN, Door, Registry},
     server::{Reply, Server},

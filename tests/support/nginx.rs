@@ -9,7 +9,10 @@ use std::{
 
 use tempfile::TempDir;
 
-/// Serves until it is dropped.
+/// Who says this as a bearer token may see `/private`.
+pub const TOKEN: &str = "hunter2-correct-horse";
+
+/// Serves until it is dropped, on a port and on a unix socket.
 pub struct Nginx {
     folder: TempDir,
     port: u16,
@@ -33,7 +36,13 @@ impl Nginx {
                  log_format told '$status $http_range'; access_log {root}/access.log told;
                  client_body_temp_path {root}/t1; proxy_temp_path {root}/t2; fastcgi_temp_path {root}/t3;
                  uwsgi_temp_path {root}/t4; scgi_temp_path {root}/t5;
-                 server {{ listen 127.0.0.1:{port}; root {root}/www; }}
+                 server {{
+                     listen 127.0.0.1:{port}; listen unix:{root}/nginx.sock; root {root}/www;
+                     location = /private {{
+                         if ($http_authorization != \"Bearer {TOKEN}\") {{ return 403; }}
+                         return 204;
+                     }}
+                 }}
              }}"
         );
         fs::write(folder.path().join("nginx.conf"), configuration).unwrap();
@@ -48,6 +57,11 @@ impl Nginx {
     /// `127.0.0.1:<port>`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The path of its socket.
+    pub fn socket(&self) -> String {
+        self.folder.path().join("nginx.sock").display().to_string()
     }
 
     /// Of each request it answered, the status and the range asked for.

@@ -1,7 +1,7 @@
 //! A module that does what no step should: each behaviour is a test of the sandbox, chosen by `with: { do: … }`.
 //!
 //! What the sandbox lets happen ends well, with what was found in `outputs`, so that a test for a denial fails loudly.
-//! Deliberately absent: any behaviour that is only ever right.
+//! Deliberately absent: any behaviour that is only ever right, but for the use of a secret that it was granted.
 
 #![cfg(target_arch = "wasm32")]
 
@@ -109,6 +109,16 @@ fn act(config: &Config) -> Done {
             let method = if config.method.is_empty() { "GET" } else { &config.method };
             let response = http::Request::new(method, &config.url).send()?;
             found("status", response.status)
+        }
+        "request-with" => {
+            let secret = pawl_step::secrets::Secret::open(&config.name)?;
+            let response = http::Request::get(&config.url).secret("Authorization", "Bearer ", secret).send()?;
+            found("status", response.status)
+        }
+        "run-with" => {
+            let secret = pawl_step::secrets::Secret::open(&config.name)?;
+            let command = process::Command::new(&config.program).args(config.args.clone());
+            found("status", command.secret("TOKEN", secret).run()?.status)
         }
         "connect" => {
             pawl_step::tcp::connect(&config.url, core::time::Duration::from_secs(600))?;
