@@ -17,26 +17,27 @@ struct Language {
     heading: &'static str,
     /// What the section calls its step.
     step: &'static str,
-    /// What is kept of a project from one test to the next.
-    kept: &'static str,
+    /// What is kept of a project from one test to the next, all of it or nothing.
+    kept: &'static [&'static str],
     /// What must be installed.
     programs: &'static [&'static str],
 }
 
 #[test]
 fn a_step_in_rust() {
-    follow(&Language { heading: "### Rust", step: "warm", kept: "target", programs: &["cargo"] });
+    follow(&Language { heading: "### Rust", step: "warm", kept: &["target"], programs: &["cargo"] });
 }
 
 #[test]
 fn a_step_in_javascript() {
     let programs = &["node", "npm"];
-    follow(&Language { heading: "### JavaScript", step: "warm-js", kept: "node_modules", programs });
+    let kept = &["node_modules", "package-lock.json"];
+    follow(&Language { heading: "### JavaScript", step: "warm-js", kept, programs });
 }
 
 #[test]
 fn a_step_in_python() {
-    follow(&Language { heading: "### Python", step: "warm-py", kept: ".venv", programs: &["python3"] });
+    follow(&Language { heading: "### Python", step: "warm-py", kept: &[".venv"], programs: &["python3"] });
 }
 
 #[test]
@@ -58,17 +59,18 @@ fn follow(language: &Language) {
     assert!(make.starts_with("runner new-step ") && enter == &format!("cd {}", language.step), "{commands:?}");
     let room = Path::new(env!("CARGO_TARGET_TMPDIR")).join("authors").join(language.step);
     let (project, kept) = (room.join(language.step), room.join("kept"));
-    fs::create_dir_all(&room).unwrap();
-    if project.join(language.kept).exists() && !kept.exists() {
-        fs::rename(project.join(language.kept), &kept).unwrap();
-    }
+    fs::create_dir_all(&kept).unwrap();
+    let move_all = |from: &Path, to: &Path| {
+        if language.kept.iter().all(|name| from.join(name).exists() && !to.join(name).exists()) {
+            language.kept.iter().for_each(|name| fs::rename(from.join(name), to.join(name)).unwrap());
+        }
+    };
+    move_all(&project, &kept);
     if project.exists() {
         fs::remove_dir_all(&project).unwrap();
     }
     assert_eq!(shell(&room, make).0, 0);
-    if kept.exists() {
-        fs::rename(&kept, project.join(language.kept)).unwrap();
-    }
+    move_all(&kept, &project);
     for command in build {
         let (code, said) = shell(&project, command);
         assert_eq!(code, 0, "{command}\n{said}");
