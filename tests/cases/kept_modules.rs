@@ -8,7 +8,7 @@ use std::{
 
 use crate::support::{Answer, Environment};
 
-const PLAN: &str = "\
+pub(super) const PLAN: &str = "\
 version: 1
 app: shop
 steps:
@@ -21,7 +21,7 @@ const FOLDER: &str = ".cache/pawl/modules";
 const KEY: &str = ".local/state/pawl/module-key";
 
 /// A plan with a third-party module.
-fn environment() -> Environment {
+pub(super) fn environment() -> Environment {
     let environment = Environment::with_plan(PLAN);
     environment.write("check.wasm", Environment::component("verify"));
     environment

@@ -6,25 +6,11 @@ use std::fs;
 use expect_test::expect;
 use serde_json::{Value, json};
 
+use super::kept_modules::{PLAN, environment};
 use crate::support::{Answer, Environment, sha256};
 
-const PLAN: &str = "\
-version: 1
-app: shop
-steps:
-  check:
-    uses: ./check.wasm
-    with: { files: [{ path: VERSION }], tries: 1 }
-    grants: { dirs: { app: \"./app:ro\" } }
-";
 /// More bytes that a component may have: a custom section.
 const MORE: &[u8] = b"\x00\x02\x01x";
-
-fn environment() -> Environment {
-    let environment = Environment::with_plan(PLAN);
-    environment.write("check.wasm", Environment::component("verify"));
-    environment
-}
 
 fn deploy(environment: &Environment) -> Answer {
     environment.run(&["--local", "--release", "r1"])

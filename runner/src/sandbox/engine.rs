@@ -53,8 +53,6 @@ pub struct Runtime {
     engine: Engine,
     linker: Linker<Host>,
     cache: Cache,
-    /// Names what compiled code depends on, besides the module.
-    compatibility: String,
 }
 
 /// Precompiled code that may be run.
@@ -149,12 +147,7 @@ impl Runtime {
                 }
             })
             .map_err(|error| LoadError::Engine(error.to_string()))?;
-        let mut hasher = std::collections::hash_map::DefaultHasher::new();
-        engine.precompile_compatibility_hash().hash(&mut hasher);
-        // Another version of ours may make other code of the same module.
-        env!("CARGO_PKG_VERSION").hash(&mut hasher);
-        let compatibility = format!("{:016x}", hasher.finish());
-        Ok(Self { engine, linker, cache: Cache::new(places, tell), compatibility })
+        Ok(Self { engine, linker, cache: Cache::new(places, tell) })
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -227,8 +220,13 @@ impl Runtime {
         self.cache.put(&self.entry(&module.digest, "description"), words.as_bytes());
     }
 
+    /// Names what is kept of a module by all that it depends on. Only plans with such modules pay for the hash.
     fn entry(&self, digest: &Digest, kind: &str) -> String {
-        format!("{}-{}.{kind}", digest.hex(), self.compatibility)
+        let mut hasher = std::collections::hash_map::DefaultHasher::new();
+        self.engine.precompile_compatibility_hash().hash(&mut hasher);
+        // Another version of ours may make other code of the same module.
+        env!("CARGO_PKG_VERSION").hash(&mut hasher);
+        format!("{}-{:016x}.{kind}", digest.hex(), hasher.finish())
     }
 
     fn compile(&self, bytes: &[u8], name: &str) -> Result<Component, LoadError> {
