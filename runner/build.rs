@@ -23,6 +23,7 @@ fn main() -> Result<()> {
     for watched in ["steps", "wit", "guest-build", "runner/src/sandbox/config.rs", "runner/templates"] {
         rerun_if_changed(&root.join(watched))?;
     }
+    link_at_fixed_address();
     let out = PathBuf::from(env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
     fs::write(out.join("templates.rs"), templates(&root)?)?;
     let guest = target_dir(&out)?.join("guest");
@@ -54,12 +55,21 @@ fn main() -> Result<()> {
         fs::copy(&compiled, &copy)?;
         let description = describe(&engine, &fs::read(&compiled)?).with_context(|| component.name.clone())?;
         table += &format!(
-            "    Official {{ name: {:?}, digest: {:?}, description: {description:?}, compiled: include_bytes!({copy:?}) }},\n",
+            "    Official {{ name: {:?}, digest: {:?}, description: {description:?}, compiled: &OnPages(*include_bytes!({copy:?})) }},\n",
             component.name, digest,
         );
     }
     fs::write(out.join("official.rs"), table + "]\n")?;
     Ok(())
+}
+
+/// Relocating the executable is a fifth of the time of a small deployment (docs/adr/0007). A static one (musl) and macOS want it.
+#[expect(clippy::disallowed_methods, reason = "a build script is told for what it builds by its environment")]
+fn link_at_fixed_address() {
+    let of_target = |name: &str| env::var(format!("CARGO_CFG_TARGET_{name}")).unwrap_or_default();
+    if of_target("OS") == "linux" && of_target("ENV") == "gnu" {
+        println!("cargo::rustc-link-arg-bins=-no-pie");
+    }
 }
 
 /// What a module says of itself. It imports nothing for that: every import would trap.

@@ -12,6 +12,7 @@ use runner::{
     journal::{
         Journal, Loaded, Place, Redactor,
         event::{FORMAT, Fingerprint, Header, MAGIC, Outcome, Receipt, Release},
+        file::Effect,
     },
     plan::{Attempt, TargetName},
 };
@@ -44,7 +45,7 @@ fn main() -> Result<()> {
     for _ in 0..ROUNDS {
         let size = std::fs::metadata(&path)?.len();
         let began = Instant::now();
-        let intent = journal.intend(&place, "0123456789abcdef", Fingerprint::default(), input.clone(), false)?;
+        let intent = journal.intend(&place, "0123456789abcdef", Fingerprint::default(), input.clone(), Effect::Acts)?;
         journal.settle(intent.ended(Outcome::Succeeded { receipt: Receipt::default() }, Duration::ZERO))?;
         ours.push(began.elapsed() / 2);
 

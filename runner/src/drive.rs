@@ -140,8 +140,8 @@ impl Attempt<'_> {
         let Asked { ready, input, key, fingerprint, .. } = question;
         let mut pause = BACK_OFF.0;
         for left in (0..=ready.step.retry).rev() {
-            let exposes = ready.description.exposes;
-            let intent = self.journal.intend(&ready.place, key, fingerprint.clone(), input.clone(), exposes)?;
+            let effect = ready.description.effect();
+            let intent = self.journal.intend(&ready.place, key, fingerprint.clone(), input.clone(), effect)?;
             match self.call_apply(ready, intent).await? {
                 Outcome::Succeeded { receipt } => return Ok(receipt),
                 Outcome::Failed { failure: Failure { retryable: true, .. } } if left > 0 => {

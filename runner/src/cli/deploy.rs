@@ -1,6 +1,6 @@
 //! `runner deploy`, and `runner --local`.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{cell::RefCell, mem::ManuallyDrop, rc::Rc, sync::Arc};
 
 use super::{
     places,
@@ -75,6 +75,8 @@ pub(super) async fn deploy(
             return Err(vec![Diagnostic::new(Code("P0303"), Exit::Interrupted, message).hint(format!("run `{again}` again"))]);
         }
     };
+    // The process ends soon after; taking an engine apart takes longer than a small step.
+    let prepared = ManuallyDrop::new(prepared);
     if let Some(notice) = prepared.pins.add_new() {
         tell(notice);
     }

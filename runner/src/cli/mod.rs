@@ -29,6 +29,7 @@ use self::{screen::Screen, source::PlanArgs};
 use crate::{
     diagnose::{Diagnostic, Exit},
     report::{Conclusion, json},
+    sandbox,
 };
 
 /// Deploys step by step, and resumes from the step that failed.
@@ -140,9 +141,14 @@ fn block_on<T>(work: impl Future<Output = Result<T, Vec<Diagnostic>>>) -> Result
         let code = crate::diagnose::Code("P0701");
         vec![Diagnostic::new(code, Exit::Bug, "the runtime can't be set up").because(error).hint("please report this")]
     })?;
-    let result = runtime.block_on(work);
-    // Native work that was told to stop gets a moment to clean up.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    let result = runtime.block_on(async {
+        let result = work.await;
+        // Native work that was told to stop gets a moment to clean up.
+        sandbox::settle_down().await;
+        result
+    });
+    // What is left are idle threads, and reads that nothing ends.
+    runtime.shutdown_background();
     result
 }
 

@@ -16,6 +16,7 @@ use crate::{
         file::{Note, Observer},
     },
     plan::{Attempt as Number, RunId, StepId},
+    sandbox,
     schedule::Selection,
     state::Store,
 };
@@ -92,7 +93,7 @@ impl Deployment<'_> {
         let result = attempt.steps().await;
         let (exit, error) = self.end(&mut attempt, result).await;
         // Nothing of ours may still work when the lock goes.
-        self.prepared.runtime.settle_down().await;
+        sandbox::settle_down().await;
         drop(lock);
         Ok(Ending { exit, header, took: began.elapsed(), error })
     }

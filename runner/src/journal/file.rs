@@ -1,14 +1,16 @@
 //! The journal of one attempt as a file: created, appended to, synced.
 //!
 //! Invariants: a file is only ever appended to, by the one process that made it, while it holds the lock. Every intent
-//! and every outcome is on disk (`fdatasync`) when the call returns; the folder is synced when the file is made. After a
+//! to act and every outcome of it is on disk (`fdatasync`) when the call returns, and so is the file's name; those of a step
+//! that only looks are on disk with the next record that must be (docs/adr/0007). After a
 //! failed write or sync nothing more is written (a failed fsync is final for that file), so there is never an effect
 //! without its record. Deliberately absent: locks, decisions, reports; an observer is told of each entry.
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::Write as _,
+    io::{self, Write as _},
     path::{Path, PathBuf},
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -43,6 +45,8 @@ pub type Observer = Box<dyn FnMut(&Entry)>;
 pub struct Journal {
     file: File,
     path: PathBuf,
+    /// Syncs the folder, so that the file's name lasts.
+    naming: Option<JoinHandle<io::Result<()>>>,
     state: State,
     next: u64,
     size: u64,
@@ -51,12 +55,24 @@ pub struct Journal {
     observer: Observer,
 }
 
+/// What a step does to the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing: it is of phase check, and runs again whatever is on record.
+    Looks,
+    /// Something that users don't see.
+    Acts,
+    /// It shows the release to users.
+    Exposes,
+}
+
 /// Proof that an intent is on disk. Only [`Journal::intend`] makes one; acting consumes it.
 #[must_use]
 #[derive(Debug)]
 pub struct Intent {
     place: Place,
     input: Value,
+    effect: Effect,
 }
 
 /// Proof that an action ended; what [`Journal::settle`] takes.
@@ -64,6 +80,7 @@ pub struct Intent {
 #[derive(Debug)]
 pub struct Ended {
     place: Place,
+    effect: Effect,
     result: Outcome,
     took: Duration,
 }
@@ -98,7 +115,7 @@ impl Intent {
 
     /// The action ended.
     pub fn ended(self, result: Outcome, took: Duration) -> Ended {
-        Ended { place: self.place, result, took }
+        Ended { place: self.place, effect: self.effect, result, took }
     }
 }
 
@@ -152,13 +169,13 @@ impl Journal {
         let file = OpenOptions::new().append(true).create_new(true).open(path);
         let file = file.map_err(|source| io_error("make", path, source))?;
         let path = path.to_owned();
-        let mut journal =
-            Self { file, path, state: loaded.state, next: 0, size: 0, poisoned: false, redactor, observer };
+        let folder = folder_of(&path).to_owned();
+        // Meanwhile there is other work to do; the first sync waits for it.
+        let naming = thread::Builder::new().spawn(move || File::open(folder)?.sync_all());
+        let naming = Some(naming.map_err(|source| io_error("sync the folder of", &path, source))?);
+        let state = loaded.state;
+        let mut journal = Self { file, path, naming, state, next: 0, size: 0, poisoned: false, redactor, observer };
         journal.append(Event::Started(header))?;
-        // The name must last from now on; the header is on disk with the first intent at the latest, which syncs the file.
-        let folder = journal.path.parent().unwrap_or(Path::new("."));
-        let synced = File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|source| io_error("sync", folder, source))?;
         Ok(journal)
     }
 
@@ -180,7 +197,7 @@ impl Journal {
         &self.path
     }
 
-    /// Writes that `place` is about to act; on disk when it returns.
+    /// Writes that `place` is about to act; on disk when it returns, if it has an effect.
     ///
     /// # Errors
     /// [`JournalError`]: then the step must not act.
@@ -190,22 +207,23 @@ impl Journal {
         key: &str,
         fingerprint: Fingerprint,
         input: Value,
-        exposes: bool,
+        effect: Effect,
     ) -> Result<Intent, JournalError> {
         let (place, key) = (place.clone(), key.to_owned());
+        let exposes = effect == Effect::Exposes;
         self.append(Event::Intent { place: place.clone(), key, fingerprint, input: input.clone(), exposes })?;
-        self.sync()?;
-        Ok(Intent { place, input })
+        self.sync_for(effect)?;
+        Ok(Intent { place, input, effect })
     }
 
-    /// Writes how an action ended; on disk when it returns.
+    /// Writes how an action ended; on disk when it returns, if it had an effect.
     ///
     /// # Errors
     /// [`JournalError`]: then the attempt must end; the next one finds the intent without an outcome.
     pub fn settle(&mut self, ended: Ended) -> Result<(), JournalError> {
         let took_ms = millis(ended.took);
         self.append(Event::Outcome { place: ended.place, took_ms, result: ended.result })?;
-        self.sync()
+        self.sync_for(ended.effect)
     }
 
     /// Writes that `place` is about to be undone; on disk when it returns.
@@ -303,12 +321,23 @@ impl Journal {
         self.file = file;
     }
 
-    fn sync(&mut self) -> Result<(), JournalError> {
-        self.file.sync_data().map_err(|source| {
-            self.poisoned = true;
-            io_error("sync", &self.path, source)
-        })
+    fn sync_for(&mut self, effect: Effect) -> Result<(), JournalError> {
+        match effect {
+            Effect::Looks => Ok(()),
+            Effect::Acts | Effect::Exposes => self.sync(),
+        }
     }
+
+    fn sync(&mut self) -> Result<(), JournalError> {
+        let named = self.naming.take().map_or(Ok(()), |naming| naming.join().expect("syncing a folder can't panic"));
+        let named = named.map_err(|source| io_error("sync", folder_of(&self.path), source));
+        let synced = self.file.sync_data().map_err(|source| io_error("sync", &self.path, source));
+        named.and(synced).inspect_err(|_| self.poisoned = true)
+    }
+}
+
+fn folder_of(journal: &Path) -> &Path {
+    journal.parent().unwrap_or(Path::new("."))
 }
 
 /// An event that nothing is decided by.

@@ -20,7 +20,7 @@ use super::{
         Decision, Entry, Event, FORMAT, Failure, Finding, Fingerprint, Hash, Header, Level, MAGIC, Outcome, Phase,
         Planned, Progress, Question, Reason, Receipt, Release,
     },
-    file::Note,
+    file::{Effect, Note},
     line,
 };
 use crate::{
@@ -76,8 +76,8 @@ fn begin(folder: &Path, epoch: u64, attempt: Attempt, redactor: Redactor) -> Jou
     Journal::begin(&path(folder, epoch), header(epoch, attempt), loaded, redactor, Box::new(|_| {})).unwrap()
 }
 
-fn act(journal: &mut Journal, name: &str, exposes: bool, result: Outcome) {
-    let intent = journal.intend(&place(name), "key", fingerprint(name), json!({ "step": name }), exposes).unwrap();
+fn act(journal: &mut Journal, name: &str, effect: Effect, result: Outcome) {
+    let intent = journal.intend(&place(name), "key", fingerprint(name), json!({ "step": name }), effect).unwrap();
     journal.settle(intent.ended(result, Duration::from_millis(40))).unwrap();
 }
 
@@ -95,12 +95,17 @@ fn two_attempts(folder: &Path) -> [PathBuf; 2] {
         let name = format!("pull@{host}");
         journal.decide(&place(&name), Decision::Run { reason: Reason::NeverRan }).unwrap();
         say(&mut journal, &name, "downloading");
-        act(&mut journal, &name, false, Outcome::Succeeded { receipt: receipt(json!({ "path": "/srv/1.4.0" })) });
+        act(
+            &mut journal,
+            &name,
+            Effect::Acts,
+            Outcome::Succeeded { receipt: receipt(json!({ "path": "/srv/1.4.0" })) },
+        );
     }
     for line in 0..12 {
         say(&mut journal, "migrate", &format!("{line}.sql"));
     }
-    let _killed = journal.intend(&place("migrate"), "key", fingerprint("migrate"), json!({}), false).unwrap();
+    let _killed = journal.intend(&place("migrate"), "key", fingerprint("migrate"), json!({}), Effect::Acts).unwrap();
 
     let mut journal = begin(folder, 2, Attempt::FIRST.next(), Redactor::default());
     let found = receipt(json!({ "applied": 12 }));
@@ -111,11 +116,16 @@ fn two_attempts(folder: &Path) -> [PathBuf; 2] {
     journal.decide(&place("migrate"), Decision::Adopt { reason, receipt: found }).unwrap();
     for host in ["local", "web-1", "web-2"] {
         say(&mut journal, &format!("switch@{host}"), "switching");
-        act(&mut journal, &format!("switch@{host}"), true, Outcome::Succeeded { receipt: receipt(json!({})) });
+        act(
+            &mut journal,
+            &format!("switch@{host}"),
+            Effect::Exposes,
+            Outcome::Succeeded { receipt: receipt(json!({})) },
+        );
         act(
             &mut journal,
             &format!("verify@{host}"),
-            false,
+            Effect::Looks,
             Outcome::Failed { failure: Failure::new("conflict", "502") },
         );
     }
@@ -171,7 +181,7 @@ fn an_observer_sees_every_entry_that_is_written() {
     let path = path(folder.path(), 1);
     let header = header(1, Attempt::FIRST);
     let mut journal = Journal::begin(&path, header, Loaded::default(), Redactor::default(), observer).unwrap();
-    act(&mut journal, "pull", false, Outcome::Succeeded { receipt: receipt(json!({})) });
+    act(&mut journal, "pull", Effect::Acts, Outcome::Succeeded { receipt: receipt(json!({})) });
     let mut read = Vec::new();
     Loaded::read(&[path], |entry| read.push(entry.clone())).unwrap();
     assert_eq!(*seen.borrow(), read);

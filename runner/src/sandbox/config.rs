@@ -16,6 +16,8 @@ pub(crate) fn compiler() -> Result<Config> {
     config.epoch_interruption(true);
     // Where in a module's text an instruction came from is never shown, and would be a tenth of the code.
     config.generate_address_map(false);
+    // Nothing unwinds through a module's code: traps end it, and panics of the host's are carried around it.
+    config.native_unwind_info(false);
     config.max_wasm_stack(1 << 20);
     config.async_stack_size(2 << 20);
     // Fixed, since the user's environment (`WASMTIME_BACKTRACE_DETAILS`) would decide otherwise.

@@ -7,7 +7,10 @@ use jsonschema::error::ValidationErrorKind;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::journal::event::{Failure, Phase};
+use crate::journal::{
+    event::{Failure, Phase},
+    file::Effect,
+};
 
 /// A module's own description.
 #[derive(Clone, Debug, Deserialize)]
@@ -169,21 +172,22 @@ pub struct Mismatch {
 
 impl Description {
     pub(super) fn parse(text: &str) -> Result<Self, DescriptionError> {
-        Self::with(text, jsonschema::options())
-    }
-
-    /// That of a module of ours: its schema is one of draft 7, whose own schema the library compiles in half the time.
-    pub(super) fn official(text: &str) -> Result<Self, DescriptionError> {
-        Self::with(text, jsonschema::options().with_draft(jsonschema::Draft::Draft7))
-    }
-
-    fn with(text: &str, options: jsonschema::ValidationOptions<'_>) -> Result<Self, DescriptionError> {
         let mut description: Self =
             serde_json::from_str(text).map_err(|error| DescriptionError::Form(error.to_string()))?;
-        let validator =
-            options.build(&description.config).map_err(|error| DescriptionError::Schema(error.to_string()))?;
+        let validator = jsonschema::validator_for(&description.config);
+        let validator = validator.map_err(|error| DescriptionError::Schema(error.to_string()))?;
         description.validator = Some(Arc::new(validator));
         Ok(description)
+    }
+
+    /// What running it does.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        match self.phase {
+            _ if self.exposes => Effect::Exposes,
+            Phase::Check => Effect::Looks,
+            Phase::Prepare | Phase::Commit => Effect::Acts,
+        }
     }
 
     /// Whether it can tell if an effect holds, with this configuration.

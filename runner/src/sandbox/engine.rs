@@ -1,8 +1,6 @@
 //! Modules become code: the official ones are carried inside, precompiled; others are compiled once, and kept.
 //!
-//! Invariant: precompiled code comes from this binary's own build, or from this user's runner and unchanged
-//! ([`Verified`]), and from nowhere else, since it has no integrity check and runs as native code. Deliberately absent: what
-//! a module may reach.
+//! Deliberately absent: what makes precompiled code run ([`code`]), and what a module may reach.
 
 use std::{
     fs,
@@ -20,11 +18,12 @@ use wasmtime::{
 
 use super::{
     bindings::{self, ModulePre},
+    code::{self, Native, OFFICIAL},
     component::{self, NotAComponent},
     config,
     host::Host,
     misfit::{self, Misfit},
-    modules::{Cache, Places, RegistryError, Tell, Verified},
+    modules::{Cache, Places, RegistryError, Tell},
 };
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
@@ -33,15 +32,6 @@ use crate::{
 
 /// How often a running guest can be interrupted.
 const TICK: Duration = Duration::from_millis(10);
-
-struct Official {
-    name: &'static str,
-    digest: &'static str,
-    description: &'static str,
-    compiled: &'static [u8],
-}
-
-static OFFICIAL: &[Official] = include!(concat!(env!("OUT_DIR"), "/official.rs"));
 
 /// The names of the modules that the binary carries.
 pub fn official() -> impl Iterator<Item = &'static str> {
@@ -53,14 +43,6 @@ pub struct Runtime {
     engine: Engine,
     linker: Linker<Host>,
     cache: Cache,
-}
-
-/// Precompiled code that may be run.
-enum Native<'a> {
-    /// A part of this executable.
-    Official(&'static [u8]),
-    /// Kept by this user's runner.
-    Kept(&'a Verified),
 }
 
 /// Code that can be instantiated, and its digest.
@@ -132,7 +114,9 @@ impl Runtime {
     /// [`LoadError::Engine`].
     pub fn new(places: Places, tell: Tell) -> Result<Self, LoadError> {
         let fault = |error: wasmtime::Error| LoadError::Engine(format!("{error:#}"));
-        let engine = Engine::new(&config::compiler().map_err(fault)?).map_err(fault)?;
+        let mut config = config::compiler().map_err(fault)?;
+        code::prepare(&mut config);
+        let engine = Engine::new(&config).map_err(fault)?;
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(fault)?;
         bindings::add_to_linker(&mut linker).map_err(fault)?;
@@ -163,7 +147,7 @@ impl Runtime {
             ModuleRef::Official(name) => {
                 let module = OFFICIAL.iter().find(|module| module.name == *name);
                 let module = module.ok_or_else(|| LoadError::Unknown { name: name.clone() })?;
-                let component = self.native(Native::Official(module.compiled));
+                let component = Native::Official(module).load(&self.engine);
                 let component = component.map_err(|error| LoadError::Engine(format!("{name}: {error:#}")))?;
                 let digest =
                     module.digest.parse().map_err(|_| LoadError::Engine("a digest of ours is no digest".into()))?;
@@ -192,7 +176,7 @@ impl Runtime {
     /// The kept code of a module that is none of ours, if there is some that can be trusted.
     fn kept(&self, digest: &Digest, name: &str) -> Option<Component> {
         let kept = self.cache.get(&self.entry(digest, "cwasm"), name)?;
-        let loaded = self.native(Native::Kept(&kept));
+        let loaded = Native::Kept(kept).load(&self.engine);
         loaded.map_err(|error| self.cache.say_unused(name, &format!("{error:#}"))).ok()
     }
 
@@ -236,24 +220,6 @@ impl Runtime {
             .map_err(|error| LoadError::NotAModule { what: name.to_owned(), why: format!("{error:#}") })
     }
 
-    #[expect(unsafe_code, reason = "the one place that loads precompiled code")]
-    fn native(&self, code: Native<'_>) -> wasmtime::Result<Component> {
-        // SAFETY: both functions run the bytes as native code, so they must be what wasmtime made. `Official` ones are a
-        // part of this executable, made by our own build.rs with the same engine settings; whoever can change them can
-        // change the executable. `Kept` ones lie in memory of this process that nobody can change any more (`Sealed`), and
-        // carry a MAC under a key that only this user can read: a runner of this user made them, under a name that holds the
-        // hash of the engine's version and settings. Whoever can read that key can run any code as this user already.
-        unsafe {
-            match code {
-                Native::Official(code) => Component::deserialize(&self.engine, code),
-                #[cfg(target_os = "linux")]
-                Native::Kept(Verified(sealed)) => Component::deserialize_file(&self.engine, sealed.path()),
-                #[cfg(not(target_os = "linux"))]
-                Native::Kept(Verified(sealed)) => Component::deserialize(&self.engine, sealed.bytes()),
-            }
-        }
-    }
-
     fn link(&self, component: &Component, digest: Digest, name: &str) -> Result<Module, LoadError> {
         let code = self.linker.instantiate_pre(component).and_then(ModulePre::new);
         let code = code.map_err(|error| {
@@ -272,7 +238,7 @@ fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
 fn digest_of(path: &Path) -> Result<Digest, LoadError> {
     let error = |source| LoadError::Read { path: path.display().to_string(), source };
     let mut file = fs::File::open(path).map_err(error)?;
-    let (mut hasher, mut piece) = (Sha256::new(), vec![0; 256 << 10]);
+    let (mut hasher, mut piece) = (Sha256::new(), vec![0; 64 << 10]);
     loop {
         match file.read(&mut piece).map_err(error)? {
             0 => return Ok(Digest::from_bytes(hasher.finalize().into())),

@@ -8,6 +8,7 @@
 mod archive;
 mod bindings;
 mod blobs;
+mod code;
 mod component;
 mod config;
 mod database;
@@ -122,6 +123,11 @@ impl Broken {
 /// Where a guest's messages go while a call runs.
 pub type Messages = UnboundedSender<Progress>;
 
+/// Waits until the native work of calls that were given up has ended, and not for ever.
+pub async fn settle_down() {
+    native::settle_down(SETTLING).await;
+}
+
 impl Runtime {
     /// What a module says of itself.
     ///
@@ -129,7 +135,7 @@ impl Runtime {
     /// [`DescriptionError`].
     pub async fn describe(&self, module: &Module, step: &Step) -> Result<Description, DescriptionError> {
         if let Some(text) = module.description {
-            return Description::official(text);
+            return Description::parse(text);
         }
         if let Some(text) = self.kept_words(module, &name_of(&step.uses)) {
             return Description::parse(&text);
@@ -231,11 +237,6 @@ impl Runtime {
         intent.ended(undone.await.err().map(Broken::into_failure))
     }
 
-    /// Waits until the native work of calls that were given up has ended.
-    pub async fn settle_down(&self) {
-        native::settle_down(SETTLING).await;
-    }
-
     /// One call: an own store, an own instance, the step's grants and its time.
     async fn call<T>(
         &self,
@@ -246,7 +247,7 @@ impl Runtime {
         export: impl AsyncFnOnce(&Instance, &mut Store<Host>) -> wasmtime::Result<Result<T, types::Failure>>,
     ) -> Result<T, Broken> {
         // What a call before this one was given up on must not work beside it.
-        self.settle_down().await;
+        settle_down().await;
         let gate = Gate::open(step, purpose).map_err(Broken::Failed)?;
         let host = Host::new(gate, Limits::default(), messages).map_err(Broken::Failed)?;
         let log = host.log.clone();

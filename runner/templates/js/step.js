@@ -6,6 +6,7 @@ export const description = {
   version: '0.1.0',
   summary: 'keeps a greeting in a file',
   config: {
+    $schema: 'http://json-schema.org/draft-07/schema#',
     type: 'object',
     additionalProperties: false,
     required: ['file', 'name'],

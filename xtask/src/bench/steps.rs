@@ -44,10 +44,7 @@ fn first_run(runner: &Path, steps: u32, most: u64) -> Result<Row> {
     let plan: String = (0..steps).map(|number| format!("  check{number}: {step}\n")).collect();
     fs::write(folder.path().join("deploy.yml"), format!("version: 1\napp: noop\nsteps:\n{plan}"))?;
     let deploy = || {
-        for left in [".pawl", "deploy.lock"] {
-            let path = folder.path().join(left);
-            if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.or_else(absent)?;
-        }
+        forget(folder.path())?;
         timed(deployment(runner, folder.path()).env("HOME", folder.path()))
     };
     let name = if steps == 1 { "a no-op official step".to_owned() } else { format!("{steps} official steps") };
@@ -56,6 +53,15 @@ fn first_run(runner: &Path, steps: u32, most: u64) -> Result<Row> {
         interleaved(ROUNDS, deploy, shell)?,
         Duration::from_millis(most),
     ))
+}
+
+/// Removes what earlier deployments left beside a plan.
+fn forget(folder: &Path) -> Result<()> {
+    for left in [".pawl", "deploy.lock"] {
+        let path = folder.join(left);
+        if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.or_else(absent)?;
+    }
+    Ok(())
 }
 
 fn absent(error: std::io::Error) -> std::io::Result<()> {
@@ -94,7 +100,10 @@ fn foreign(runner: &Path, language: &str, cold: u64, warm: u64) -> Result<Vec<Ro
         _ => drop(output(Command::new("./build.sh").current_dir(&project))?),
     }
     let home = tempfile::tempdir()?;
-    let deploy = |home: &Path| timed(deployment(runner, &project).env("HOME", home));
+    let deploy = |home: &Path| {
+        forget(&project)?;
+        timed(deployment(runner, &project).env("HOME", home))
+    };
     let mut kept = Vec::new();
     let fresh = || {
         let home = tempfile::tempdir()?;

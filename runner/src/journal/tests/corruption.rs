@@ -66,7 +66,7 @@ fn the_last_file_cut_anywhere_is_its_whole_lines_and_says_what_was_dropped() {
 fn an_outcome_that_is_torn_leaves_its_intent() {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = begin(folder.path(), 1, Attempt::FIRST, Redactor::default());
-    act(&mut journal, "switch", true, Outcome::Succeeded { receipt: receipt(json!({})) });
+    act(&mut journal, "switch", Effect::Exposes, Outcome::Succeeded { receipt: receipt(json!({})) });
     let bytes = fs::read(path(folder.path(), 1)).unwrap();
     fs::write(path(folder.path(), 1), &bytes[..bytes.len() - 1]).unwrap();
     let loaded = load(&[path(folder.path(), 1)]).unwrap();
@@ -189,7 +189,7 @@ fn lines_of_another_journal_are_refused() {
     let foreign_path = path(other.path(), 1);
     let mut journal =
         Journal::begin(&foreign_path, foreign, Loaded::default(), Redactor::default(), Box::new(|_| {})).unwrap();
-    act(&mut journal, "pull", false, Outcome::Succeeded { receipt: receipt(json!({})) });
+    act(&mut journal, "pull", Effect::Acts, Outcome::Succeeded { receipt: receipt(json!({})) });
     let foreign = fs::read(&foreign_path).unwrap();
     let foreign: Vec<_> = foreign.split_inclusive(|byte| *byte == b'\n').collect();
     for index in 0..foreign.len() {

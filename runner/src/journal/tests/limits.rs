@@ -15,11 +15,11 @@ fn an_intent_over_64_kib_is_refused_and_the_journal_stays_usable() {
     let mut journal = begin(folder.path(), 1, Attempt::FIRST, Redactor::default());
     let before = size(folder.path());
     let input = json!({ "text": "x".repeat(line::LONGEST) });
-    let refused = journal.intend(&place("pull"), "key", fingerprint("pull"), input, false).unwrap_err();
+    let refused = journal.intend(&place("pull"), "key", fingerprint("pull"), input, Effect::Acts).unwrap_err();
     assert!(matches!(refused, JournalError::TooLong { .. }));
     assert_eq!(Diagnostic::from(&refused).code.0, "P0605");
     assert_eq!(size(folder.path()), before);
-    act(&mut journal, "pull", false, Outcome::Succeeded { receipt: receipt(json!({})) });
+    act(&mut journal, "pull", Effect::Acts, Outcome::Succeeded { receipt: receipt(json!({})) });
     assert_eq!(&load(&[path(folder.path(), 1)]).unwrap().state, journal.state());
 }
 
@@ -51,8 +51,8 @@ fn a_flood_of_words_is_cut_to_head_and_tail_and_never_keeps_an_outcome_out() {
         journal.note(Note::Probe { place: place("pull"), question: Question::Current, took, finding }).unwrap();
     }
     journal.decide(&place("pull"), Decision::Stop { reason: Reason::Drifted { why: flood } }).unwrap();
-    act(&mut journal, "pull", false, Outcome::Failed { failure: failure.clone() });
-    act(&mut journal, "pull", false, Outcome::Unknown { failure: failure.clone() });
+    act(&mut journal, "pull", Effect::Acts, Outcome::Failed { failure: failure.clone() });
+    act(&mut journal, "pull", Effect::Acts, Outcome::Unknown { failure: failure.clone() });
     let undo = journal.intend_undo(&place("pull")).unwrap();
     journal.settle_undo(undo.ended(Some(failure))).unwrap();
 
@@ -80,7 +80,7 @@ fn progress_is_dropped_first_then_nothing_begins_and_what_was_begun_can_still_en
     let full = loop {
         let name = format!("step-{}", begun.len());
         let input = json!({ "text": "x".repeat(60_000) });
-        match journal.intend(&place(&name), "key", fingerprint(&name), input, false) {
+        match journal.intend(&place(&name), "key", fingerprint(&name), input, Effect::Acts) {
             Ok(intent) => begun.push(intent),
             Err(error) => break error,
         }
@@ -107,13 +107,13 @@ fn after_a_failed_write_or_sync_nothing_more_is_written() {
         let mut journal = begin(folder.path(), 1, Attempt::FIRST, Redactor::default());
         let before = fs::read(path(folder.path(), 1)).unwrap();
         journal.replace_file(OpenOptions::new().append(true).open(device).unwrap());
-        let refused = journal.intend(&place("pull"), "key", fingerprint("pull"), json!({}), false).unwrap_err();
+        let refused = journal.intend(&place("pull"), "key", fingerprint("pull"), json!({}), Effect::Acts).unwrap_err();
         assert!(matches!(&refused, JournalError::Io { action: failed, .. } if *failed == action), "{refused:?}");
         assert_eq!(Diagnostic::from(&refused).exit, Exit::Failed);
 
         // The disk is well again: it changes nothing, since what reached it can't be told.
         journal.replace_file(OpenOptions::new().append(true).open(path(folder.path(), 1)).unwrap());
-        let again = journal.intend(&place("pull"), "key", fingerprint("pull"), json!({}), false);
+        let again = journal.intend(&place("pull"), "key", fingerprint("pull"), json!({}), Effect::Acts);
         assert!(matches!(again, Err(JournalError::Poisoned { .. })));
         let run = Decision::Run { reason: Reason::NeverRan };
         assert!(matches!(journal.decide(&place("pull"), run), Err(JournalError::Poisoned { .. })));
@@ -122,12 +122,30 @@ fn after_a_failed_write_or_sync_nothing_more_is_written() {
     }
 }
 
+/// `/dev/null` takes what is written, and can't be synced.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_step_that_only_looks_waits_for_no_disk_and_the_next_record_syncs_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    for last in [true, false] {
+        let mut journal = begin(folder.path(), 1 + u64::from(last), Attempt::FIRST, Redactor::default());
+        journal.replace_file(OpenOptions::new().append(true).open("/dev/null").unwrap());
+        act(&mut journal, "verify", Effect::Looks, Outcome::Succeeded { receipt: receipt(json!({})) });
+        let next = if last {
+            journal.end(Exit::Success, true)
+        } else {
+            journal.intend(&place("pull"), "key", fingerprint("pull"), json!({}), Effect::Acts).map(drop)
+        };
+        assert!(matches!(next, Err(JournalError::Io { action: "sync", .. })), "{next:?}");
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn an_outcome_that_can_not_be_written_leaves_the_intent_for_the_next_attempt() {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = begin(folder.path(), 1, Attempt::FIRST, Redactor::default());
-    let intent = journal.intend(&place("switch"), "key", fingerprint("switch"), json!({}), true).unwrap();
+    let intent = journal.intend(&place("switch"), "key", fingerprint("switch"), json!({}), Effect::Exposes).unwrap();
     journal.replace_file(File::options().append(true).open("/dev/full").unwrap());
     let done = Outcome::Succeeded { receipt: receipt(json!({})) };
     assert!(journal.settle(intent.ended(done, Duration::ZERO)).is_err());

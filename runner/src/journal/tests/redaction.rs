@@ -60,7 +60,7 @@ fn everywhere(folder: &Path, text: &str, redactor: Redactor) -> String {
         Outcome::Succeeded { receipt: receipt() },
         Outcome::Unknown { failure: failure() },
     ] {
-        let intent = journal.intend(&pull, "key", fingerprint("pull"), Value::Object(map()), false).unwrap();
+        let intent = journal.intend(&pull, "key", fingerprint("pull"), Value::Object(map()), Effect::Acts).unwrap();
         journal.settle(intent.ended(result, took)).unwrap();
     }
     let reason = Reason::Interrupted { finding: Some(text()) };

@@ -6,7 +6,6 @@
 mod cache;
 mod credentials;
 mod folder;
-mod memory;
 mod registry;
 
 use std::{path::PathBuf, sync::Arc};

@@ -7,6 +7,7 @@ DESCRIPTION = {
     "version": "0.1.0",
     "summary": "keeps a greeting in a file",
     "config": {
+        "$schema": "http://json-schema.org/draft-07/schema#",
         "type": "object",
         "additionalProperties": False,
         "required": ["file", "name"],
