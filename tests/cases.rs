@@ -33,5 +33,7 @@ mod cases {
     mod rollback;
     mod secrets;
     mod selection;
+    mod shared_state;
+    mod shared_lock;
     mod verify;
 }

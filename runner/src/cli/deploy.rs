@@ -7,6 +7,7 @@ use super::{
     screen::Screen,
     selection,
     source::{self, PlanArgs, ReleaseArgs},
+    wait::WaitArgs,
 };
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
@@ -14,7 +15,7 @@ use crate::{
     journal::{State, event::Header, file::Observer},
     plan::{Attempt, Label, Plan},
     report::{Conclusion, words},
-    state::Store,
+    state::{Store, Wait},
 };
 
 /// Arguments of `deploy`.
@@ -29,6 +30,8 @@ pub(super) struct Args {
     release: ReleaseArgs,
     #[command(flatten)]
     selection: selection::Args,
+    #[command(flatten)]
+    wait: WaitArgs,
 }
 
 /// Deploys.
@@ -38,7 +41,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
     allowed(args.local, "deploy")?;
     let (plan, label) = args.plan.plan(&args.release)?;
-    deploy(plan, label, places::setting(screen.tell()), args.selection.orders(), &again(args), screen).await
+    deploy(plan, label, places::setting(screen.tell()), args.selection.orders(), args.wait.wait(), &again(args), screen).await
 }
 
 /// Outside a CI, a command that changes something says so: no accident from a laptop.
@@ -56,6 +59,7 @@ pub(super) async fn deploy(
     label: Label,
     setting: Setting,
     orders: Orders,
+    wait: Wait,
     again: &str,
     screen: &Screen,
 ) -> Result<Exit, Vec<Diagnostic>> {
@@ -81,7 +85,15 @@ pub(super) async fn deploy(
         tell(notice);
     }
     let deployment =
-        Deployment { prepared: &prepared, store: &store, orders, by: source::who(), again: again.to_owned() };
+        Deployment {
+            prepared: &prepared,
+            store: &store,
+            orders,
+            by: source::who(),
+            url: source::job(),
+            wait,
+            again: again.to_owned(),
+        };
     let report = Rc::new(RefCell::new(None));
     let observe = |before: &State, header: &Header| -> Observer {
         let report = Rc::clone(&report);

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     places,
     screen::Screen,
-    source::{PlanArgs, ReleaseArgs},
+    source::{self, PlanArgs, ReleaseArgs},
 };
 use crate::{
     diagnose::{Diagnostic, Exit},
@@ -16,7 +16,7 @@ use crate::{
     journal::Loaded,
     report::{self, Form, json},
     sandbox,
-    state::Store,
+    state::{Claim, Store},
 };
 
 /// Arguments of `doctor`.
@@ -48,7 +48,8 @@ pub(super) async fn run(args: &Args, screen: &Screen, out: &mut dyn Write) -> Re
     let paths = store.journals().map_err(|error| vec![(&error).into()])?;
     let loaded = Loaded::read(&paths, |_| {}).map_err(|error| vec![(&error).into()])?;
     findings.push(("journals", format!("{} attempts are on record and sound", loaded.state.attempts.len())));
-    drop(store.lock("doctor").map_err(|error| vec![(&error).into()])?);
+    let lock = store.claim(Claim::by(&source::who())).await.map_err(|error| vec![(&error).into()])?;
+    lock.close(std::time::Duration::from_secs(10)).await.map_err(|error| vec![(&error).into()])?;
     findings.push(("lock", "free".to_owned()));
     let answer = match screen.form() {
         Form::Json => {

@@ -12,6 +12,7 @@ mod deploy;
 mod doctor;
 mod history;
 mod journal;
+mod lock;
 mod logs;
 mod modules;
 mod new_step;
@@ -23,6 +24,7 @@ mod selection;
 mod source;
 mod status;
 mod step;
+mod wait;
 mod why;
 
 use self::{screen::Screen, source::PlanArgs};
@@ -92,6 +94,9 @@ enum Command {
     /// Check journals
     #[command(subcommand)]
     Journal(journal::Command),
+    /// Show who holds the lock of an environment, or release it
+    #[command(subcommand)]
+    Lock(lock::Command),
     /// Print the JSON Schema of deploy.yml
     Schema,
     /// See whether this machine and this plan are fit for a deployment
@@ -131,6 +136,7 @@ fn dispatch(cli: Cli, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
         Command::Modules { plan, args } => block_on(modules::run(&args, &plan, screen, out)),
         Command::NewStep(args) => new_step::run(&args, form, out).map_err(one),
         Command::Journal(command) => journal::run(&command, form, out).map_err(one),
+        Command::Lock(command) => lock::run(&command, form, out),
         Command::Schema => schema::run(out).map_err(one),
     }
 }

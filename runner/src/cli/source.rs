@@ -53,6 +53,16 @@ pub(super) fn who() -> String {
     format!("{user}@{host}")
 }
 
+/// The page of this job, if a CI says where it is.
+pub(super) fn job() -> Option<String> {
+    let full = ["CI_JOB_URL", "BUILD_URL", "BUILDKITE_BUILD_URL"].iter().find_map(|name| variable(name));
+    full.or_else(|| {
+        let [server, repository, run] =
+            ["GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID"].map(|name| variable(name));
+        Some(format!("{}/{}/actions/runs/{}", server?, repository?, run?))
+    })
+}
+
 impl PlanArgs {
     /// The text of the plan.
     pub(super) fn source(&self) -> Result<Source, Diagnostic> {

@@ -1,9 +1,9 @@
 //! `runner status`: for each environment, what is live, how the last attempt ended, and what is unfinished.
 //!
-//! It takes no lock. Of an attempt without an end it can't be told whether it was killed or still runs; the lock's record
-//! tells who to ask.
+//! It takes no lock. Of an attempt without an end it can't be told whether it was killed or still runs; the lock tells, and
+//! who to ask.
 
-use std::{collections::BTreeMap, fs, io::Write};
+use std::{collections::BTreeMap, io::Write};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ use crate::{
         text::{self, WIDTH, between, cut, moment, took},
         words,
     },
-    state::{Store, lock::LockRecord},
+    state::{LockRecord, Standing, Store},
 };
 
 /// Where the answers stand.
@@ -39,7 +39,7 @@ pub(super) struct Args {
 
 /// Tells the state of environments, each with the store of its journals.
 ///
-/// As JSON, an array of `{environment, live: {release, verified, since}, last, unfinished: {run, release, stuck},
+/// As JSON, an array of `{environment, live: {release, verified, since}, lock: {holder, epoch, since, standing}, last, unfinished: {run, release, stuck},
 /// steps: [{step, target, status, release, run, attempt, epoch}]}`, `last` as in `history`. What there is not is null.
 ///
 /// # Errors
@@ -68,6 +68,7 @@ struct View<'a> {
     /// Steps in the order of the last plan, then others that have a record.
     places: Vec<Place>,
     lock: Option<LockRecord>,
+    standing: Standing,
 }
 
 impl<'a> View<'a> {
@@ -82,9 +83,8 @@ impl<'a> View<'a> {
         });
         let state = loaded.map_err(|error| Diagnostic::from(&error))?.state;
         let others: Vec<_> = state.records.keys().filter(|place| !planned.contains(place)).cloned().collect();
-        // The record of a lock is a hint for people: without one, nothing is said of it.
-        let lock = fs::read(store.folder().join("lock")).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        Ok(Self { environment, state, since: exposure.since, places: [planned, others].concat(), lock })
+        let (lock, standing) = store.look(false).map_err(|error| Diagnostic::from(&error))?;
+        Ok(Self { environment, state, since: exposure.since, places: [planned, others].concat(), lock, standing })
     }
 
     /// The attempt that a next one would continue.
@@ -122,9 +122,14 @@ impl<'a> View<'a> {
             let Header { run, release, .. } = &unfinished.header;
             let stands = unfinished.stuck.as_ref().map(|place| format!(" stands at {place}")).unwrap_or_default();
             row("unfinished", &format!("run {run}{stands}; deploying {} again continues it", release.label));
-            if let (None, Some(LockRecord { holder: Some(holder), since, .. })) = (unfinished.exit, &self.lock) {
-                row("lock", &format!("taken by {holder} at {}", moment(*since)));
-            }
+        }
+        if let Some(LockRecord { holder: Some(holder), since, .. }) = &self.lock {
+            let how = match self.standing {
+                Standing::Free | Standing::Unknown => "taken by",
+                Standing::Lives => "held by",
+                Standing::Ended => "left behind by",
+            };
+            row("lock", &format!("{how} {holder} at {}", moment(*since)));
         }
         if args.steps && !self.places.is_empty() {
             let rows: Vec<_> = self.places.iter().map(|place| self.step(place)).collect();
@@ -180,6 +185,12 @@ impl<'a> View<'a> {
                 "release": release,
                 "verified": head.is_verified(release),
                 "since": self.since,
+            })),
+            "lock": self.lock.as_ref().filter(|lock| lock.holder.is_some()).map(|lock| json!({
+                "holder": lock.holder,
+                "epoch": lock.epoch,
+                "since": lock.since,
+                "standing": self.standing,
             })),
             "last": self.state.attempts.last().map(summary_json),
             "unfinished": self.unfinished().map(|attempt| json!({
@@ -254,6 +265,8 @@ impl Exposure {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use expect_test::{Expect, expect};
 
     use super::*;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{deploy, places, screen::Screen, source};
+use super::{deploy, places, screen::Screen, source, wait::WaitArgs};
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
     drive::{Orders, Pinning, Setting},
@@ -47,6 +47,8 @@ pub(super) struct Args {
     /// What it works on is called so
     #[arg(long, value_name = "LABEL", default_value = "none")]
     release: Label,
+    #[command(flatten)]
+    wait: WaitArgs,
 }
 
 /// Runs one module.
@@ -65,7 +67,7 @@ pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagno
     let again = std::iter::once("runner".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ");
     // There is no file that a lock could lie beside.
     let setting = Setting { pinning: Pinning::Without, ..places::setting(screen.tell()) };
-    deploy::deploy(plan, label, setting, Orders::default(), &again, screen).await
+    deploy::deploy(plan, label, setting, Orders::default(), args.wait.wait(), &again, screen).await
 }
 
 /// The plan: JSON is YAML.

@@ -18,8 +18,13 @@ use crate::{
     plan::{Attempt as Number, RunId, StepId},
     sandbox,
     schedule::Selection,
-    state::Store,
+    state::{Claim, Lock, LockError, Store, Wait},
 };
+
+/// What is left to write to the state's place at the end may take so long.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The same after a signal: everything must be over within 7 s of it.
+const HASTE: Duration = Duration::from_secs(2);
 
 /// What is to be deployed, where, and on whose order.
 pub struct Deployment<'a> {
@@ -28,6 +33,10 @@ pub struct Deployment<'a> {
     pub orders: Orders,
     /// `user@host`.
     pub by: String,
+    /// The page of the CI job, if it is one.
+    pub url: Option<String>,
+    /// How long to wait for another deployment.
+    pub wait: Wait,
     /// The command that continues this deployment, for hints.
     pub again: String,
 }
@@ -48,6 +57,7 @@ pub(super) struct Attempt<'a> {
     pub(super) orders: &'a Orders,
     pub(super) interrupt: Interrupt,
     pub(super) header: Header,
+    pub(super) lock: &'a Lock,
     pub(super) journal: Journal,
     /// What the steps so far returned.
     pub(super) outputs: BTreeMap<StepId, Map<String, Value>>,
@@ -66,7 +76,13 @@ impl Deployment<'_> {
         let one = |diagnostic: Diagnostic| vec![diagnostic];
         let began = Instant::now();
         self.selected_steps_exist()?;
-        let mut lock = self.store.lock(&self.by).map_err(|error| one((&error).into()))?;
+        let mut lock = tokio::select! {
+            lock = self.store.claim(self.claim()) => lock.map_err(|error| one((&error).into()))?,
+            _ = interrupt.asked() => {
+                let message = "interrupted while it waited for the lock; nothing was begun";
+                return Err(one(Diagnostic::new(Code("P0303"), Exit::Interrupted, message).hint(format!("run `{}` again", self.again))));
+            }
+        };
         let paths = self.store.journals().map_err(|error| one((&error).into()))?;
         let loaded = Loaded::read(&paths, |_| {}).map_err(|error| one((&error).into()))?;
         self.prepared.resources()?;
@@ -80,22 +96,34 @@ impl Deployment<'_> {
         let observer = observe(&loaded.state, &header);
         let journal = Journal::begin(&path, header.clone(), loaded, redactor, observer);
         let mut journal = journal.map_err(|error| one((&error).into()))?;
-        self.open(&mut journal, lock.resource(), lock.holder(), torn).map_err(|error| one((&error).into()))?;
+        self.open(&mut journal, &lock.resource(), &lock.holder(), torn).map_err(|error| one((&error).into()))?;
+        // An attempt that nobody else knows of would be a fork if this machine were lost now.
+        lock.follow(&path).await.map_err(|error| one((&error).into()))?;
 
         let mut attempt = Attempt {
             prepared: self.prepared,
             orders: &self.orders,
             interrupt,
             header: header.clone(),
+            lock: &lock,
             journal,
             outputs: BTreeMap::new(),
         };
         let result = attempt.steps().await;
         let (exit, error) = self.end(&mut attempt, result).await;
+        let patience = if attempt.interrupt.is_asked() { HASTE } else { PATIENCE };
+        drop(attempt);
         // Nothing of ours may still work when the lock goes.
         sandbox::settle_down().await;
-        drop(lock);
+        let (exit, error) = told(exit, error, lock.close(patience).await);
         Ok(Ending { exit, header, took: began.elapsed(), error })
+    }
+
+    fn claim(&self) -> Claim {
+        let release = &self.prepared.release;
+        let digest = release.digest.as_ref().map_or_else(String::new, |digest| format!(" {digest}"));
+        let purpose = Some(format!("{}{digest}", release.label));
+        Claim { by: self.by.clone(), url: self.url.clone(), purpose, wait: self.wait }
     }
 
     /// A typing error must not run nothing and end well.
@@ -199,12 +227,26 @@ impl Deployment<'_> {
         let done: Vec<_> = done.map(|ready| ready.step.id.to_string()).collect();
         let halted = match halt {
             Halt::Failed { place, .. } | Halt::InDoubt { place, .. } | Halt::NotUndone { place, .. } => Some(place),
-            Halt::Plan(_) | Halt::Journal(_) | Halt::Interrupted => None,
+            Halt::Plan(_) | Halt::Journal(_) | Halt::Lock(_) | Halt::Interrupted => None,
         };
         let next =
             halted.and_then(|place| self.prepared.index(&place.step)).and_then(|at| self.prepared.steps.get(at + 1));
         let way = WayOn { again: &self.again, done: &done, next: next.map(|ready| &ready.step.id) };
         redacted(halt.diagnostic(attempt.header.attempt, &way), attempt.journal.redactor())
+    }
+}
+
+/// How it ends, where the end could not be told to the state's place, or the lock was lost.
+fn told(exit: Exit, error: Option<Diagnostic>, closed: Result<(), LockError>) -> (Exit, Option<Diagnostic>) {
+    match (closed, error) {
+        (Ok(()), error) => (exit, error),
+        (Err(closed), None) => {
+            let diagnostic = Diagnostic::from(&closed);
+            (diagnostic.exit, Some(diagnostic))
+        }
+        // That the lock is lost was said already, or is said now, beside what is worse.
+        (Err(LockError::Lost { .. }), Some(error)) if error.code == Code("P0503") => (exit, Some(error)),
+        (Err(closed), Some(error)) => (exit, Some(error.because(format!("and {closed}")))),
     }
 }
 

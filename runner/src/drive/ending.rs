@@ -7,6 +7,7 @@ use crate::{
         event::{Failure, Reason},
     },
     plan::{Attempt, StepId},
+    state::LockError,
 };
 
 /// Why an attempt ends early.
@@ -22,6 +23,8 @@ pub enum Halt {
     NotUndone { place: Place, failure: Failure },
     /// The journal can't be written: nothing more may be done.
     Journal(JournalError),
+    /// The lock is not ours, or that can't be told: nothing more may be done.
+    Lock(LockError),
     /// SIGINT or SIGTERM.
     Interrupted,
 }
@@ -40,6 +43,12 @@ pub struct WayOn<'a> {
 impl From<JournalError> for Halt {
     fn from(error: JournalError) -> Self {
         Self::Journal(error)
+    }
+}
+
+impl From<LockError> for Halt {
+    fn from(error: LockError) -> Self {
+        Self::Lock(error)
     }
 }
 
@@ -106,6 +115,7 @@ impl Halt {
                     .hint(format!("mend it, then run `{again}` again: it finishes the undo first"))
             }
             Self::Journal(error) => error.into(),
+            Self::Lock(error) => error.into(),
             Self::Interrupted => {
                 Diagnostic::new(Code("P0303"), Exit::Interrupted, "interrupted; the state is saved".to_owned())
                     .hint(format!("run `{again}` again to go on{skips}"))

@@ -69,6 +69,8 @@ impl Attempt<'_> {
             Status::Undoing(None) | Status::Intended | Status::Failed(_) | Status::Reverted => Receipt::default(),
         };
         let intent = self.journal.intend_undo(&ready.place)?;
+        // What is undone was done in the commit phase. An undo that was not begun is finished by the next attempt.
+        self.confirmed().await?;
         match self.call_revert(ready, intent, &record.intent.input, &receipt).await? {
             None => Ok(()),
             Some(failure) => Err(Halt::NotUndone { place: ready.place.clone(), failure }),

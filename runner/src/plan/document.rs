@@ -13,13 +13,13 @@ use super::{
     error::{PlanError, Problem, Problems, closest, listed},
     expression,
     fields::{self, Fields},
-    order, paths,
-    scope::{Place, Scope},
-    step,
+    order,
+    scope::Scope,
+    state, step,
     yaml::{self, Key, Kind, Node},
 };
 
-const KEYS: &[&str] = &["version", "app", "state", "secrets", "vars", "environments", "steps", "on-failure"];
+const KEYS: &[&str] = &["version", "app", "state", "lock", "secrets", "vars", "environments", "steps", "on-failure"];
 const ENVIRONMENT_KEYS: &[&str] = &["vars", "after", "hosts"];
 const DEFAULT_ENVIRONMENT: &str = "default";
 
@@ -68,7 +68,7 @@ pub fn locate(
         let chosen = chosen?;
         // A variable that cannot be looked up now matters only if `state` uses it.
         let scope = scope(source, &release, env, &fields, &environments, chosen, &mut later);
-        let state = state(&fields, &scope, source, &mut problems);
+        let state = state::read(&fields, &scope, source, env, &mut problems);
         Some(Location { app: app?, environment: chosen.name.clone(), state: state? })
     });
     let problems = if found.is_none() && problems.is_empty() { later } else { problems };
@@ -98,7 +98,7 @@ fn read(root: &Node, source: &Source, request: &Request<'_>, problems: &mut Prob
     let chosen = choose(&environments, request.environment, problems)?;
     let mut scope = scope(source, request.release, request.env, &fields, &environments, chosen, problems);
     scope.secrets = secrets(&fields, request.env, problems);
-    let state = state(&fields, &scope, source, problems);
+    let state = state::read(&fields, &scope, source, request.env, problems);
     let drafts = fields
         .require("steps", "{ … }", problems)
         .map(|node| step::drafts(node, &scope, source, problems))
@@ -133,32 +133,6 @@ fn top_level<'n>(root: &'n Node, problems: &mut Problems) -> Option<Fields<'n>> 
 fn app(fields: &Fields<'_>, problems: &mut Problems) -> Option<AppName> {
     let node = fields.require("app", "shop", problems)?;
     fields::name(node, "`app`", problems)
-}
-
-fn state(fields: &Fields<'_>, scope: &Scope<'_>, source: &Source, problems: &mut Problems) -> Option<StateLocation> {
-    let Some(node) = fields.get("state") else {
-        return Some(StateLocation::Dir(paths::resolve(&source.folder, ".pawl")));
-    };
-    let text = scope.text(node, "`state`", Place::State, problems)?;
-    let Some(path) = text.strip_prefix("dir:") else {
-        let known = ["git:", "s3:", "gs:", "az:", "artifact"].iter().any(|scheme| text.starts_with(scheme));
-        problems.push(if known {
-            PlanError::new(Problem::NotSupported, "remote state is not supported yet")
-                .at(&node.span, "only `dir:` is")
-                .hint("use `state: dir:.pawl`")
-        } else {
-            PlanError::new(Problem::BadValue, format!("`{text}` is not a place for state"))
-                .at(&node.span, "unknown kind of state")
-                .hint("write `state: dir:PATH`")
-        });
-        return None;
-    };
-    if let Some(why) = paths::refuse(path) {
-        let error = PlanError::new(Problem::BadValue, format!("`state` has a bad path: {why}"));
-        problems.push(error.at(&node.span, "not a path").hint("write `state: dir:.pawl`"));
-        return None;
-    }
-    Some(StateLocation::Dir(paths::resolve(&source.folder, path)))
 }
 
 /// An environment as written.

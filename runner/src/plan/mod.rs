@@ -30,6 +30,7 @@ mod registry;
 mod scalar;
 mod schema;
 mod scope;
+mod state;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -86,11 +87,39 @@ pub struct Source {
     pub text: Arc<str>,
 }
 
-/// Where journals, head and lock live.
+/// Where journals and lock live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StateLocation {
     /// A folder, absolute. `dir:.pawl` by default.
     Dir(PathBuf),
+    /// A place that several machines reach.
+    Remote(RemoteState),
+}
+
+/// State in a place that several machines reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteState {
+    /// As written, for messages: `git:origin`, `s3://bucket/prefix`.
+    pub written: String,
+    /// Where.
+    pub place: RemotePlace,
+    /// The plan's folder, absolute: where git finds the remote that is meant.
+    pub folder: PathBuf,
+    /// A folder of this machine for what was read from there, and is not yet there; this user's, and of this plan alone.
+    pub cache: PathBuf,
+    /// How long a holder of the lock may be silent.
+    pub ttl: Duration,
+    /// Variables of the environment that say how to get there.
+    pub settings: BTreeMap<String, Secret>,
+}
+
+/// A place that several machines reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RemotePlace {
+    /// A git repository: the name of a remote, a URL, or a path.
+    Git(String),
+    /// A bucket of an object store that speaks S3, and what the names in it begin with.
+    S3 { bucket: String, prefix: String },
 }
 
 /// `on-failure:`, the reaction to a failure after the point of no return.

@@ -20,9 +20,24 @@ pub fn schema() -> Value {
             "app": { "$ref": "#/$defs/name", "description": "The name of the application; its history is kept under it." },
             "state": {
                 "type": "string",
-                "pattern": r"^(dir:.+|.*\$\{\{.*)",
+                "pattern": r"^(dir:.+|git:.+|s3://.+|.*\$\{\{.*)",
                 "default": "dir:.pawl",
-                "description": "Where journals, the lock and the record of live releases are kept: `dir:PATH`, relative to the plan's folder."
+                "description": "Where journals, the lock and the record of live releases are kept: `dir:PATH`, relative to the plan's folder; `git:REMOTE` or `s3://BUCKET/PREFIX` where several machines deploy.",
+                "examples": ["dir:.pawl", "git:origin", "s3://acme-deployments/shop"]
+            },
+            "lock": {
+                "type": ["object", "null"],
+                "additionalProperties": false,
+                "description": "The lock of a remote `state`.",
+                "properties": {
+                    "ttl": {
+                        "type": ["string", "null"],
+                        "pattern": "^[0-9]+(ms|s|m|h)$",
+                        "default": "30s",
+                        "description": "How long its holder may be silent: 1s to 1h.",
+                        "examples": ["30s"]
+                    }
+                }
             },
             "secrets": {
                 "type": ["object", "null"],

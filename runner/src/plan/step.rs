@@ -166,7 +166,7 @@ fn timeout(node: &Node, problems: &mut Problems) -> Option<Duration> {
     duration
 }
 
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let unit = text.find(|c: char| !c.is_ascii_digit())?;
     let factor = match &text[unit..] {
         "ms" => 1,
