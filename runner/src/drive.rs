@@ -14,6 +14,7 @@ mod call;
 mod ending;
 mod fingerprint;
 mod foresee;
+mod hooks;
 mod interrupt;
 pub mod pins;
 mod prepare;
@@ -25,7 +26,7 @@ pub use ending::Halt;
 pub use foresee::{Foreseen, foresee};
 pub use interrupt::Interrupt;
 pub use pins::{Listed, Pinning, Pins, differences};
-pub use prepare::{Prepared, Ready, Setting, pins as pinned};
+pub use prepare::{Prepared, Ready, Setting, Wanted, pins as pinned};
 
 use self::{
     attempt::Attempt,
@@ -195,4 +196,8 @@ pub struct Orders {
     pub fresh: bool,
     /// `--accept-drift`, of these steps.
     pub accept_drift: BTreeSet<StepId>,
+    /// The command, if it was not `deploy`: for the record.
+    pub by: Option<&'static str>,
+    /// The newest epoch that this was decided on; if there is a newer one now, it must be decided again.
+    pub seen: Option<u64>,
 }

@@ -125,7 +125,11 @@ fn race(backend: &Backend) {
         });
         let winner = ended.iter().position(Option::is_none).expect("one holds the lock until it may go on");
         for (racer, code) in ended.iter().enumerate().filter(|(racer, _)| *racer != winner) {
-            assert_eq!(*code, Some(Some(5)), "racer {racer} of round {round} was to be told that another holds the lock");
+            assert_eq!(
+                *code,
+                Some(Some(5)),
+                "racer {racer} of round {round} was to be told that another holds the lock"
+            );
         }
         until("the winner began", || machines[winner].exists("began"));
         machines[winner].write("go", "");

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     diagnose::{Diagnostic, Exit},
-    drive::Prepared,
+    drive::{Prepared, Wanted},
     journal::Loaded,
     report::{self, Form, json},
     sandbox,
@@ -39,7 +39,7 @@ pub(super) async fn run(args: &Args, screen: &Screen, out: &mut dyn Write) -> Re
     let (plan, label) = args.plan.plan(&args.release)?;
     findings.push(("plan", format!("{} is valid for {}", args.plan.plan.display(), plan.environment)));
     let store = Store::new(&plan.state, &plan.app, &plan.environment);
-    let prepared = Prepared::new(plan, label, places::setting(screen.tell_beside())).await?;
+    let prepared = Prepared::new(plan, Wanted { label, digest: None }, places::setting(screen.tell_beside())).await?;
     let digest = prepared.release.digest.as_ref().map_or_else(|| "no digest".to_owned(), ToString::to_string);
     findings.push(("release", format!("{} is {digest}", prepared.release.label)));
     findings.push(("steps", format!("{} load, and have what they need", prepared.steps.len())));

@@ -40,9 +40,10 @@ pub(super) fn run(args: &Args, store: &Store, form: Form, out: &mut dyn Write) -
             let entry = |attempt: &&AttemptSummary| {
                 let mut entry = summary_json(attempt);
                 let lost = released.iter().find(|one| one.epoch == attempt.header.epoch);
-                entry["lock-released"] = lost.map_or(Value::Null, |one| {
-                    serde_json::json!({ "by": one.by, "at": one.at, "message": one.message })
-                });
+                entry["lock-released"] = lost.map_or(
+                    Value::Null,
+                    |one| serde_json::json!({ "by": one.by, "at": one.at, "message": one.message }),
+                );
                 entry
             };
             json::line(&attempts.iter().map(entry).collect::<Value>()) + "\n"
@@ -53,7 +54,8 @@ pub(super) fn run(args: &Args, store: &Store, form: Form, out: &mut dyn Write) -
             let mut answer = table(0, ["EPOCH", "RELEASE", "BEGAN", "TOOK", "RESULT", "RUN", "BY"], &rows);
             let shown = |one: &&Released| attempts.iter().any(|attempt| attempt.header.epoch == one.epoch);
             for Released { epoch, holder, by, at, message } in released.iter().rev().filter(shown) {
-                let line = format!("lock of epoch {epoch}, held by {holder}: released by {by} at {}: {message}", moment(*at));
+                let line =
+                    format!("lock of epoch {epoch}, held by {holder}: released by {by} at {}: {message}", moment(*at));
                 let lines = wrap(&line, WIDTH, WIDTH - 2).join("\n  ");
                 answer.push_str(&format!("\n{lines}\n"));
             }
@@ -71,7 +73,10 @@ fn row(attempt: &AttemptSummary) -> [String; 7] {
         cut(header.release.label.as_str(), 20),
         moment(attempt.began),
         took(between(attempt.began, attempt.last)),
-        words::result(attempt.exit, attempt.verified).to_owned(),
+        match &attempt.order {
+            Some(order) => format!("{} ({order})", words::result(attempt.exit, attempt.verified)),
+            None => words::result(attempt.exit, attempt.verified).to_owned(),
+        },
         cut(&format!("{}/{}", header.run, header.attempt), 20),
         header.by.clone(),
     ]

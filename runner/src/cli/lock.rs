@@ -5,7 +5,7 @@ use std::io::Write;
 use serde_json::{Value, json};
 
 use super::{
-    deploy,
+    permission,
     source::{self, PlanArgs},
 };
 use crate::{
@@ -75,7 +75,7 @@ pub(super) fn run(command: &Command, form: Form, out: &mut dyn Write) -> Result<
 }
 
 fn release(args: &Release, form: Form) -> Result<String, Vec<Diagnostic>> {
-    deploy::allowed(args.local, "lock release")?;
+    permission::local(args.local, "lock release")?;
     let message = args.message.as_deref().unwrap_or("its holder had ended").trim();
     if message.is_empty() {
         let error = Diagnostic::new(Code("P0504"), Exit::Refused, "`--message` says nothing");

@@ -16,8 +16,10 @@ mod lock;
 mod logs;
 mod modules;
 mod new_step;
+mod permission;
 mod places;
 mod plan;
+mod rollback;
 mod schema;
 mod screen;
 mod selection;
@@ -27,7 +29,7 @@ mod step;
 mod wait;
 mod why;
 
-use self::{screen::Screen, source::PlanArgs};
+use self::{deploy::Setup, screen::Screen, source::PlanArgs};
 use crate::{
     diagnose::{Diagnostic, Exit},
     report::{Conclusion, json},
@@ -50,6 +52,12 @@ struct Cli {
 enum Command {
     /// Deploy a release; `runner --local` is short for `runner deploy --local`
     Deploy(deploy::Args),
+    /// Do what is done once for an environment, and deploy
+    Setup(deploy::Args),
+    /// Deploy again the verified release before the live one
+    Rollback(rollback::Rollback),
+    /// Deploy to one environment what is live and verified in another
+    Promote(rollback::Promote),
     /// Show what a deployment would do, without doing it
     Plan(plan::Args),
     /// Show what is live, and where an unfinished run stands
@@ -125,7 +133,10 @@ fn dispatch(cli: Cli, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
     let out: &mut dyn Write = &mut std::io::stdout().lock();
     let form = screen.form();
     match cli.command.unwrap_or(Command::Deploy(cli.deploy)) {
-        Command::Deploy(args) => block_on(deploy::run(&args, screen)),
+        Command::Deploy(args) => block_on(deploy::run(&args, Setup::Done, screen)),
+        Command::Setup(args) => block_on(deploy::run(&args, Setup::First, screen)),
+        Command::Rollback(args) => block_on(rollback::rollback(&args, screen)),
+        Command::Promote(args) => block_on(rollback::promote(&args, screen)),
         Command::Plan(args) => block_on(plan::run(&args, screen, out)),
         Command::Step(args) => block_on(step::run(&args, screen)),
         Command::Doctor(args) => block_on(doctor::run(&args, screen, out)),

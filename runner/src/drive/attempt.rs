@@ -7,9 +7,9 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::{Halt, Interrupt, Orders, Prepared, ending::WayOn, undo::Rollback};
+use super::{Halt, Interrupt, Orders, Prepared, ending::WayOn, hooks::Surroundings, undo::Rollback};
 use crate::{
-    diagnose::{Code, Diagnostic, Excerpt, Exit},
+    diagnose::{Code, Diagnostic, Excerpt, Exit, Notice},
     journal::{
         Journal, Loaded, Place, Redactor, State, Status,
         event::{FORMAT, Hash, Header, MAGIC, Release},
@@ -49,6 +49,8 @@ pub struct Ending {
     pub took: Duration,
     /// What stopped it.
     pub error: Option<Diagnostic>,
+    /// What failed without changing how it ended.
+    pub warnings: Vec<Notice>,
 }
 
 /// An attempt that is under way.
@@ -61,6 +63,8 @@ pub(super) struct Attempt<'a> {
     pub(super) journal: Journal,
     /// What the steps so far returned.
     pub(super) outputs: BTreeMap<StepId, Map<String, Value>>,
+    /// What programs that steps start find in their environment.
+    pub(super) surroundings: Surroundings,
 }
 
 impl Deployment<'_> {
@@ -85,10 +89,14 @@ impl Deployment<'_> {
         };
         let paths = self.store.journals().map_err(|error| one((&error).into()))?;
         let loaded = Loaded::read(&paths, |_| {}).map_err(|error| one((&error).into()))?;
+        if self.orders.seen.is_some_and(|seen| seen != newest(&loaded.state)) {
+            let message = "another deployment went on here since this one was decided on; nothing was begun";
+            let hint = format!("see `runner history`, then run `{}` again", self.again);
+            return Err(one(Diagnostic::new(Code("P0221"), Exit::Refused, message).hint(hint)));
+        }
         self.prepared.resources()?;
 
-        let newest = loaded.state.attempts.last().map_or(0, |attempt| attempt.header.epoch);
-        let epoch = lock.next_epoch(newest).map_err(|error| one((&error).into()))?;
+        let epoch = lock.next_epoch(newest(&loaded.state)).map_err(|error| one((&error).into()))?;
         let header = header(self.prepared, &loaded.state, epoch, &self.by);
         let path = self.store.journal(epoch);
         let redactor = Redactor::new(self.prepared.plan.secrets.values());
@@ -100,7 +108,9 @@ impl Deployment<'_> {
         // An attempt that nobody else knows of would be a fork if this machine were lost now.
         lock.follow(&path).await.map_err(|error| one((&error).into()))?;
 
+        let surroundings = Surroundings::new(self.store, &lock.token(), &header);
         let mut attempt = Attempt {
+            surroundings,
             prepared: self.prepared,
             orders: &self.orders,
             interrupt,
@@ -109,14 +119,14 @@ impl Deployment<'_> {
             journal,
             outputs: BTreeMap::new(),
         };
-        let result = attempt.steps().await;
-        let (exit, error) = self.end(&mut attempt, result).await;
+        let result = attempt.procedure().await;
+        let (exit, error, warnings) = self.end(&mut attempt, result).await;
         let patience = if attempt.interrupt.is_asked() { HASTE } else { PATIENCE };
         drop(attempt);
         // Nothing of ours may still work when the lock goes.
         sandbox::settle_down().await;
         let (exit, error) = told(exit, error, lock.close(patience).await);
-        Ok(Ending { exit, header, took: began.elapsed(), error })
+        Ok(Ending { exit, header, took: began.elapsed(), error, warnings })
     }
 
     fn claim(&self) -> Claim {
@@ -163,6 +173,9 @@ impl Deployment<'_> {
         if self.orders.fresh {
             journal.note(Note::Override { option: "fresh".to_owned(), step: None })?;
         }
+        if let Some(order) = self.orders.by {
+            journal.note(Note::Override { option: order.to_owned(), step: None })?;
+        }
         if let Some((option, step)) = self.orders.selection.option() {
             journal.note(Note::Override { option: option.to_owned(), step: Some(step.clone()) })?;
         }
@@ -173,7 +186,11 @@ impl Deployment<'_> {
     }
 
     /// The last record, after a rollback if one is due.
-    async fn end(&self, attempt: &mut Attempt<'_>, result: Result<(), Halt>) -> (Exit, Option<Diagnostic>) {
+    async fn end(
+        &self,
+        attempt: &mut Attempt<'_>,
+        result: Result<(), Halt>,
+    ) -> (Exit, Option<Diagnostic>, Vec<Notice>) {
         let (exit, error) = match result {
             Ok(()) => (Exit::Success, None),
             Err(halt) => {
@@ -205,14 +222,15 @@ impl Deployment<'_> {
                 (diagnostic.exit, Some(diagnostic))
             }
         };
+        let warnings = attempt.closing_hooks(exit).await;
         let verified = exit == Exit::Success && self.orders.selection == Selection::All;
         match attempt.journal.end(exit, verified) {
-            Ok(()) => (exit, error),
+            Ok(()) => (exit, error, warnings),
             Err(journal) if error.is_none() => {
                 let diagnostic = Diagnostic::from(&journal);
-                (diagnostic.exit, Some(diagnostic))
+                (diagnostic.exit, Some(diagnostic), warnings)
             }
-            Err(_) => (exit, error),
+            Err(_) => (exit, error, warnings),
         }
     }
 
@@ -226,7 +244,10 @@ impl Deployment<'_> {
             .filter(|ready| attempt.outputs.contains_key(&ready.step.id) && is_done(&ready.place));
         let done: Vec<_> = done.map(|ready| ready.step.id.to_string()).collect();
         let halted = match halt {
-            Halt::Failed { place, .. } | Halt::InDoubt { place, .. } | Halt::NotUndone { place, .. } => Some(place),
+            Halt::Failed { place, .. }
+            | Halt::InDoubt { place, .. }
+            | Halt::NotUndone { place, .. }
+            | Halt::Irreversible { place, .. } => Some(place),
             Halt::Plan(_) | Halt::Journal(_) | Halt::Lock(_) | Halt::Interrupted => None,
         };
         let next =
@@ -259,6 +280,11 @@ fn redacted(diagnostic: Diagnostic, redactor: &Redactor) -> Diagnostic {
         hint: diagnostic.hint.map(|hint| redactor.text(&hint)),
         ..diagnostic
     }
+}
+
+/// The epoch of the newest attempt; 0 if there is none.
+fn newest(state: &State) -> u64 {
+    state.attempts.last().map_or(0, |attempt| attempt.header.epoch)
 }
 
 /// The same release and the newest run unfinished: its next attempt. Otherwise a new run.

@@ -21,6 +21,8 @@ pub enum Halt {
     Plan(Diagnostic),
     /// A step could not be undone.
     NotUndone { place: Place, failure: Failure },
+    /// A rollback would pass over a step that the plan calls irreversible.
+    Irreversible { place: Place, left: Vec<Place> },
     /// The journal can't be written: nothing more may be done.
     Journal(JournalError),
     /// The lock is not ours, or that can't be told: nothing more may be done.
@@ -113,6 +115,16 @@ impl Halt {
                 Diagnostic::new(Code("P0404"), Exit::InDoubt, format!("step {place} could not be undone"))
                     .because(cause(failure))
                     .hint(format!("mend it, then run `{again}` again: it finishes the undo first"))
+            }
+            Self::Irreversible { place, left } => {
+                let left: Vec<_> = left.iter().map(ToString::to_string).collect();
+                let message = format!("step {place} can't be taken back, so nothing was undone");
+                Diagnostic::new(Code("P0405"), Exit::InDoubt, message)
+                    .because("the plan says `irreversible: true` of it, and it ran since the release was exposed")
+                    .because(format!("left as they are, last first: {}", left.join(", ")))
+                    .hint(format!(
+                        "look, then decide: mend it and run `{again}` again, or go back with `runner rollback`"
+                    ))
             }
             Self::Journal(error) => error.into(),
             Self::Lock(error) => error.into(),

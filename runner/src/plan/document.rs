@@ -9,18 +9,20 @@ use std::{
 };
 
 use super::{
-    Access, AppName, EnvironmentName, Label, OnFailure, Plan, PlanErrors, Request, Secret, Source, StateLocation, Step,
+    Access, Allowed, AppName, EnvironmentName, Label, OnFailure, Plan, PlanErrors, Request, Secret, Source,
+    StateLocation, Step,
     error::{PlanError, Problem, Problems, closest, listed},
     expression,
     fields::{self, Fields},
-    order,
+    hooks, order,
     scope::Scope,
     state, step,
     yaml::{self, Key, Kind, Node},
 };
 
-const KEYS: &[&str] = &["version", "app", "state", "lock", "secrets", "vars", "environments", "steps", "on-failure"];
-const ENVIRONMENT_KEYS: &[&str] = &["vars", "after", "hosts"];
+const KEYS: &[&str] =
+    &["version", "app", "state", "lock", "secrets", "vars", "environments", "setup", "steps", "hooks", "on-failure"];
+const ENVIRONMENT_KEYS: &[&str] = &["vars", "after", "allow", "hosts"];
 const DEFAULT_ENVIRONMENT: &str = "default";
 
 /// Where the history of an app and environment lies: what `status` needs, without release and secrets.
@@ -103,14 +105,20 @@ fn read(root: &Node, source: &Source, request: &Request<'_>, problems: &mut Prob
         .require("steps", "{ … }", problems)
         .map(|node| step::drafts(node, &scope, source, problems))
         .unwrap_or_default();
-    let steps = order::sort(drafts, problems).map(know_writable);
+    let mut steps = order::sort(drafts, problems)?;
+    let mut setup = hooks::setup(&fields, &steps, &scope, source, problems)?;
+    let mut hooks = hooks::read(&fields, &[&steps, &setup], &scope, source, problems);
+    know_writable([&mut steps, &mut setup, &mut hooks.before, &mut hooks.after, &mut hooks.on_failure]);
     let secrets = scope.secrets.iter().filter_map(|(name, secret)| Some((name.clone(), secret.clone()?))).collect();
     Some(Plan {
         app: app?,
         environment: chosen.name.clone(),
         after: chosen.after.clone(),
         state: state?,
-        steps: steps?,
+        allow: chosen.allow.clone(),
+        setup,
+        steps,
+        hooks,
         on_failure: on_failure?,
         secrets,
         source: source.clone(),
@@ -140,6 +148,7 @@ struct Environment<'n> {
     name: EnvironmentName,
     variables: &'n [(Key, Node)],
     after: Option<EnvironmentName>,
+    allow: Vec<Allowed>,
 }
 
 fn declared<'n>(fields: &Fields<'n>, problems: &mut Problems) -> Vec<Environment<'n>> {
@@ -147,6 +156,7 @@ fn declared<'n>(fields: &Fields<'n>, problems: &mut Problems) -> Vec<Environment
         name: DEFAULT_ENVIRONMENT.parse().expect("`default` is an environment name"),
         variables: &[],
         after: None,
+        allow: Vec::new(),
     };
     let Some((key, node)) = fields.entry("environments") else { return vec![default()] };
     let Some(entries) = fields::mapping(node, "`environments`", problems) else { return Vec::new() };
@@ -159,7 +169,7 @@ fn declared<'n>(fields: &Fields<'n>, problems: &mut Problems) -> Vec<Environment
     let mut afters = Vec::new();
     for (key, node) in entries {
         let Some(name) = fields::parse_name::<EnvironmentName>(&key.text, &key.span, problems) else { continue };
-        let mut environment = Environment { name, variables: &[], after: None };
+        let mut environment = Environment { name, variables: &[], after: None, allow: Vec::new() };
         if !matches!(node.kind, Kind::Null) {
             let what = format!("environment `{}`", key.text);
             if let Some(fields) = Fields::read(node, &what, &key.span, ENVIRONMENT_KEYS, problems) {
@@ -167,6 +177,9 @@ fn declared<'n>(fields: &Fields<'n>, problems: &mut Problems) -> Vec<Environment
                 if let Some(after) = fields.get("after") {
                     environment.after = fields::name(after, "`after`", problems);
                     afters.push((environments.len(), after.span.clone()));
+                }
+                if let Some(allow) = fields.get("allow") {
+                    environment.allow = allowed(allow, &what, problems);
                 }
                 if let Some((key, _)) = fields.entry("hosts") {
                     let error = PlanError::new(Problem::NotSupported, "hosts are not supported yet");
@@ -327,12 +340,39 @@ fn check_word(text: &str, kind: &str, span: &Range<usize>, problems: &mut Proble
 }
 
 /// Tells each step which directories the steps of the plan may write to.
-fn know_writable(mut steps: Vec<Step>) -> Vec<Step> {
-    let dirs = steps.iter().flat_map(|step| step.grants.dirs.values());
+fn know_writable(mut groups: [&mut Vec<Step>; 5]) {
+    let dirs = groups.iter().flat_map(|steps| steps.iter()).flat_map(|step| step.grants.dirs.values());
     let writable: BTreeSet<_> =
         dirs.filter(|grant| grant.access == Access::ReadWrite).map(|grant| grant.path.clone()).collect();
-    for step in &mut steps {
+    for step in groups.iter_mut().flat_map(|steps| steps.iter_mut()) {
         step.writable = writable.iter().cloned().collect();
     }
-    steps
+}
+
+/// `allow:` of an environment.
+fn allowed(node: &Node, what: &str, problems: &mut Problems) -> Vec<Allowed> {
+    let items = fields::list(node, &format!("`allow` of {what}"), problems).unwrap_or_default();
+    if items.is_empty() {
+        let error = PlanError::new(Problem::BadValue, format!("`allow` of {what} names nobody"));
+        problems.push(error.at(&node.span, "empty").hint("name somebody, or leave it out: then everybody may"));
+    }
+    let one = |node: &Node, problems: &mut Problems| {
+        let text = fields::literal(node, "an item of `allow`", problems)?;
+        let named = |name: &str| !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control());
+        match text.split_once(':') {
+            Some(("github", name)) if named(name) => Some(Allowed::GitHub(name.to_owned())),
+            Some(("user", name)) if named(name) => Some(Allowed::User(name.to_owned())),
+            Some(("team", _)) => {
+                let error = PlanError::new(Problem::NotSupported, "teams are not supported yet");
+                problems.push(error.at(&node.span, "not yet").hint("name people: `github:LOGIN`"));
+                None
+            }
+            Some(_) | None => {
+                let error = PlanError::new(Problem::BadValue, format!("`{text}` names nobody"));
+                problems.push(error.at(&node.span, "unknown").hint("write `github:LOGIN` or `user:NAME`"));
+                None
+            }
+        }
+    };
+    items.iter().filter_map(|node| one(node, problems)).collect()
 }

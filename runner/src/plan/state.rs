@@ -86,13 +86,41 @@ pub(super) fn read(
             return None;
         }
     };
-    let settings = names.iter().filter_map(|name| {
+    let settings = settings(names, env);
+    let folder = source.folder.clone();
+    Some(StateLocation::Remote(RemoteState { cache: cache(source, env), written, place, folder, ttl: ttl?, settings }))
+}
+
+impl StateLocation {
+    /// The place that another process of this machine wrote down: `{"state": …, "folder": …}`. None if it is not that.
+    #[must_use]
+    pub fn at(address: &str, env: Variables<'_>) -> Option<Self> {
+        #[derive(serde::Deserialize)]
+        struct Address {
+            state: String,
+            folder: PathBuf,
+        }
+        let Address { state, folder } = serde_json::from_str(address).ok()?;
+        if let Some(path) = state.strip_prefix("dir:") {
+            return Some(Self::Dir(paths::resolve(&folder, path)));
+        }
+        let source = Source { path: folder.join("deploy.yml"), folder: folder.clone(), text: "".into() };
+        let (place, names) = match (state.strip_prefix("git:"), state.strip_prefix("s3://")) {
+            (Some(remote), _) => (git(remote, &source).ok()?, GIT.as_slice()),
+            (None, Some(rest)) => (s3(rest).ok()?, AWS.as_slice()),
+            (None, None) => return None,
+        };
+        let (cache, settings) = (cache(&source, env), settings(names, env));
+        Some(Self::Remote(RemoteState { cache, written: state, place, folder, ttl: TTL, settings }))
+    }
+}
+
+fn settings(names: &[&str], env: Variables<'_>) -> BTreeMap<String, Secret> {
+    let set = names.iter().filter_map(|name| {
         let value = env(name).filter(|value| !value.is_empty())?;
         Some(((*name).to_owned(), Secret::new(value)))
     });
-    let settings: BTreeMap<_, _> = settings.collect();
-    let folder = source.folder.clone();
-    Some(StateLocation::Remote(RemoteState { cache: cache(source, env), written, place, folder, ttl: ttl?, settings }))
+    set.collect()
 }
 
 fn unknown(written: &str, node: &Node) -> PlanError {

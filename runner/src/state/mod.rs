@@ -146,6 +146,12 @@ impl Store {
         Self { folder: root.join(app.as_str()).join(environment.as_str()), resource, remote }
     }
 
+    /// `<app>/<environment>`.
+    #[must_use]
+    pub fn resource(&self) -> &str {
+        &self.resource
+    }
+
     /// Its folder on this machine.
     #[must_use]
     pub fn folder(&self) -> &Path {
@@ -156,6 +162,19 @@ impl Store {
     #[must_use]
     pub fn place(&self) -> String {
         self.remote.as_ref().map_or_else(|| self.folder.display().to_string(), |far| far.state.written.clone())
+    }
+
+    /// Where it is, for a process on this machine that this one starts: see [`StateLocation::at`].
+    #[must_use]
+    pub fn address(&self) -> String {
+        let (state, folder) = match &self.remote {
+            Some(far) => (far.state.written.clone(), far.state.folder.clone()),
+            None => {
+                let root = self.folder.ancestors().nth(2).unwrap_or(Path::new("/"));
+                (format!("dir:{}", root.display()), root.to_owned())
+            }
+        };
+        serde_json::json!({ "state": state, "folder": folder }).to_string()
     }
 
     /// All journals, in epoch order, brought here first where they are elsewhere. None when there are none yet.
