@@ -83,10 +83,13 @@ impl Attempt<'_> {
             Status::Succeeded(receipt) | Status::Undoing(Some(receipt)) => receipt.clone(),
             Status::Undoing(None) | Status::Intended | Status::Failed(_) | Status::Reverted => Receipt::default(),
         };
+        // It is this attempt that undoes it: what fences older ones must not take it for one.
+        let mut input = record.intent.input.clone();
+        input["epoch"] = self.header.epoch.into();
         let intent = self.journal.intend_undo(&ready.place)?;
         // What is undone was done in the commit phase. An undo that was not begun is finished by the next attempt.
         self.confirmed().await?;
-        match self.call_revert(ready, intent, &record.intent.input, &receipt).await? {
+        match self.call_revert(ready, intent, &input, &receipt).await? {
             None => Ok(()),
             Some(failure) => Err(Halt::NotUndone { place: ready.place.clone(), failure }),
         }

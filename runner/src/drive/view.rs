@@ -15,10 +15,16 @@ use crate::{
         Place, State,
         event::{Finding, Fingerprint, Hash, Header},
     },
-    plan::{Problem, StepId},
+    plan::{Plan, Problem, StepId},
     sandbox,
     schedule::{self, Facts, Probing, Repeat},
 };
+
+/// Where epochs are counted: those of another state are no older and no newer. Short, and no path.
+#[must_use]
+pub fn lineage(plan: &Plan) -> String {
+    Hash::of(format!("{:?}", plan.state).as_bytes()).short(8)
+}
 
 /// The state of an attempt, as one step sees it.
 #[derive(Clone, Copy)]
@@ -82,6 +88,8 @@ impl<'a> View<'a> {
             "config": config,
             "release": header.release,
             "outputs": upstream,
+            "epoch": header.epoch,
+            "lineage": lineage(&self.prepared.plan),
             "head": { "live": self.state.live_before(&header.run, &header.release) },
         });
         Ok(Asked { ready, input, key, fingerprint, named })
