@@ -18,6 +18,7 @@ mod hooks;
 mod interrupt;
 pub mod pins;
 mod prepare;
+mod prune;
 mod undo;
 mod view;
 
@@ -27,6 +28,7 @@ pub use foresee::{Foreseen, foresee};
 pub use interrupt::Interrupt;
 pub use pins::{Listed, Pinning, Pins, differences};
 pub use prepare::{Prepared, Ready, Setting, Wanted, pins as pinned};
+pub use prune::{KEEP, PruneError, kept, prune};
 
 use self::{
     attempt::Attempt,

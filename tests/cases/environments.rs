@@ -254,3 +254,80 @@ fn who_may_change_an_environment_is_asked_before_anything() {
     allow(&environment, &format!("[\"user:{}\"]", String::from_utf8(me.stdout).unwrap().trim()));
     environment.run(&deploy).assert_exit(0);
 }
+
+/// The folders of releases, with those that were begun.
+fn releases(environment: &Environment) -> Vec<String> {
+    environment.list("deploy/test/releases")
+}
+
+#[test]
+fn old_releases_are_removed_and_never_one_that_is_needed() {
+    let environment = Environment::new();
+    let digests: Vec<_> = ["r1", "r2", "r3", "r4"].iter().map(|label| environment.pack(label)).collect();
+    for label in ["r1", "r2", "r3", "r4"] {
+        environment.deploy(label, &[]).assert_exit(0);
+    }
+    environment.run(&["rollback", "--local", "--to", "r2"]).assert_exit(0);
+    environment.run(&["prune"]).assert_exit(2).assert_says("error[P0208]");
+    let nothing = environment.run(&["prune", "--local"]);
+    nothing.assert_exit(0);
+    assert_eq!((nothing.stdout.as_str(), releases(&environment).len()), ("nothing to remove\n", 4));
+    let removed = environment.run(&["prune", "--local", "--keep", "1", "--json"]);
+    removed.assert_exit(0);
+    assert_eq!(removed.json()["removed"].as_array().unwrap().len(), 2, "{}", removed.stdout);
+    // The last verified one in the order of their verification, and the live one.
+    let mut left = vec![digests[1].clone(), digests[3].clone()];
+    left.sort();
+    assert_eq!(releases(&environment), left);
+    assert_eq!(version(&environment, "test"), "r2");
+    // What is gone is pulled again.
+    environment.run(&["rollback", "--local", "--to", "r1"]).assert_exit(0);
+    assert_eq!(version(&environment, "test"), "r1");
+}
+
+#[test]
+fn a_deployment_keeps_as_many_as_the_plan_says_and_its_failure_to_is_a_warning() {
+    let environment = Environment::new();
+    environment.write("deploy.yml", environment.read("deploy.yml") + "keep: 2\n");
+    for label in ["r1", "r2", "r3"] {
+        environment.pack(label);
+        environment.deploy(label, &[]).assert_exit(0);
+    }
+    assert_eq!(releases(&environment).len(), 2);
+    assert_eq!(version(&environment, "test"), "r3");
+    environment.run(&["rollback", "--local"]).assert_exit(0);
+    assert_eq!(version(&environment, "test"), "r2");
+
+    // Something lies where what is to be removed is renamed to.
+    let environment = Environment::new();
+    environment.write("deploy.yml", environment.read("deploy.yml") + "keep: 1\n");
+    let digest = environment.pack("r1");
+    environment.pack("r2");
+    environment.deploy("r1", &[]).assert_exit(0);
+    let blocked = format!("deploy/test/releases/.tmp-pruned-{digest}/full");
+    let argv = format!("[/bin/mkdir, -p, {blocked}]");
+    environment.edit(
+        "deploy.yml",
+        "  verify:\n",
+        &format!(
+            "  block:\n    uses: run\n    with: {{ program: /bin/mkdir, args: [-p, {blocked}], repeatable: true }}\n    \
+             grants: {{ programs: [{argv}] }}\n    trust: host\n  verify:\n"
+        ),
+    );
+    let deployed = environment.run(&["--local", "--release", "r2"]);
+    deployed.assert_exit(0).assert_says("warning: can't remove old releases in").assert_says("the deployment stands");
+    assert_eq!(version(&environment, "test"), "r2");
+    assert!(releases(&environment).contains(&digest));
+}
+
+#[test]
+fn keep_is_a_number() {
+    for bad in ["0", "many", "-1", "1.5"] {
+        let environment = Environment::new();
+        environment.write("deploy.yml", environment.read("deploy.yml") + &format!("keep: {bad}\n"));
+        environment
+            .run(&["--local", "--release", "r1"])
+            .assert_exit(2)
+            .assert_says("error[P0118]: `keep` is the number");
+    }
+}

@@ -19,6 +19,7 @@ mod new_step;
 mod permission;
 mod places;
 mod plan;
+mod prune;
 mod rollback;
 mod schema;
 mod screen;
@@ -58,6 +59,8 @@ enum Command {
     Rollback(rollback::Rollback),
     /// Deploy to one environment what is live and verified in another
     Promote(rollback::Promote),
+    /// Remove releases that nobody will go back to
+    Prune(prune::Args),
     /// Show what a deployment would do, without doing it
     Plan(plan::Args),
     /// Show what is live, and where an unfinished run stands
@@ -137,6 +140,7 @@ fn dispatch(cli: Cli, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
         Command::Setup(args) => block_on(deploy::run(&args, Setup::First, screen)),
         Command::Rollback(args) => block_on(rollback::rollback(&args, screen)),
         Command::Promote(args) => block_on(rollback::promote(&args, screen)),
+        Command::Prune(args) => block_on(prune::run(&args, form, out)),
         Command::Plan(args) => block_on(plan::run(&args, screen, out)),
         Command::Step(args) => block_on(step::run(&args, screen)),
         Command::Doctor(args) => block_on(doctor::run(&args, screen, out)),

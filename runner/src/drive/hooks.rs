@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use super::{Halt, Ready, attempt::Attempt};
+use super::{Halt, Ready, attempt::Attempt, prune};
 use crate::{
     diagnose::{Exit, Notice},
     journal::event::Header,
@@ -74,13 +74,22 @@ impl Attempt<'_> {
             let step = place.step.to_string();
             self.surroundings.set("PAWL_FAILED_STEP", step);
         }
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<_> = self.prune(exit).into_iter().collect();
         for hook in hooks {
             if let Err(halt) = self.hook(hook).await {
                 warnings.push(Notice::warning(format!("hook {}: {}", hook.place, self.hook_words(&halt))));
             }
         }
         warnings
+    }
+
+    /// Removes old releases, if the plan says how many stay. That it could not changes nothing.
+    fn prune(&self, exit: Exit) -> Option<Notice> {
+        let keep = self.prepared.plan.keep.filter(|_| exit == Exit::Success)?;
+        // This one is verified only in a moment, and counts.
+        let kept = prune::kept(self.journal.state(), keep.saturating_sub(1));
+        let failed = prune::prune(&self.prepared.plan, &kept).err()?;
+        Some(Notice::warning(format!("{failed}; the deployment stands")))
     }
 
     async fn hook(&mut self, hook: &Ready) -> Result<(), Halt> {

@@ -20,8 +20,20 @@ use super::{
     yaml::{self, Key, Kind, Node},
 };
 
-const KEYS: &[&str] =
-    &["version", "app", "state", "lock", "secrets", "vars", "environments", "setup", "steps", "hooks", "on-failure"];
+const KEYS: &[&str] = &[
+    "version",
+    "app",
+    "state",
+    "lock",
+    "secrets",
+    "vars",
+    "environments",
+    "setup",
+    "steps",
+    "hooks",
+    "keep",
+    "on-failure",
+];
 const ENVIRONMENT_KEYS: &[&str] = &["vars", "after", "allow", "hosts"];
 const DEFAULT_ENVIRONMENT: &str = "default";
 
@@ -105,6 +117,7 @@ fn read(root: &Node, source: &Source, request: &Request<'_>, problems: &mut Prob
         .require("steps", "{ … }", problems)
         .map(|node| step::drafts(node, &scope, source, problems))
         .unwrap_or_default();
+    let keep = keep(&fields, problems)?;
     let mut steps = order::sort(drafts, problems)?;
     let mut setup = hooks::setup(&fields, &steps, &scope, source, problems)?;
     let mut hooks = hooks::read(&fields, &[&steps, &setup], &scope, source, problems);
@@ -119,6 +132,7 @@ fn read(root: &Node, source: &Source, request: &Request<'_>, problems: &mut Prob
         setup,
         steps,
         hooks,
+        keep,
         on_failure: on_failure?,
         secrets,
         source: source.clone(),
@@ -347,6 +361,22 @@ fn know_writable(mut groups: [&mut Vec<Step>; 5]) {
     for step in groups.iter_mut().flat_map(|steps| steps.iter_mut()) {
         step.writable = writable.iter().cloned().collect();
     }
+}
+
+/// `keep:`, at least 1.
+fn keep(fields: &Fields<'_>, problems: &mut Problems) -> Option<Option<usize>> {
+    let Some(node) = fields.get("keep") else { return Some(None) };
+    let number = match &node.kind {
+        Kind::Number { value, .. } => {
+            value.as_u64().and_then(|keep| usize::try_from(keep).ok()).filter(|keep| *keep > 0)
+        }
+        Kind::Null | Kind::Bool(_) | Kind::Text(_) | Kind::List(_) | Kind::Map(_) => None,
+    };
+    if number.is_none() {
+        let error = PlanError::new(Problem::BadValue, "`keep` is the number of verified releases that stay");
+        problems.push(error.at(&node.span, "not a number from 1 on").hint("write `keep: 5`"));
+    }
+    number.map(Some)
 }
 
 /// `allow:` of an environment.

@@ -77,6 +77,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What runs around them.
     pub hooks: Hooks,
+    /// How many verified releases stay when a deployment has succeeded; none: all.
+    pub keep: Option<usize>,
     /// What happens when a step fails after the point of no return.
     pub on_failure: OnFailure,
     /// Every secret that the plan names, by name: what the redactor must know.

@@ -95,6 +95,11 @@ pub fn schema() -> Value {
                     "on-failure": { "$ref": "#/$defs/hook", "description": "Once a step has failed, and was rolled back; a failure is said." }
                 }
             },
+            "keep": {
+                "type": ["integer", "null"],
+                "minimum": 1,
+                "description": "How many verified releases stay when a deployment has succeeded. Left out: all; `runner prune` removes them then."
+            },
             "on-failure": {
                 "enum": ["hold", "rollback", null],
                 "default": "hold",
