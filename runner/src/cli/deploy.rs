@@ -38,6 +38,8 @@ pub(super) struct Args {
 pub(super) struct Job<'a> {
     pub(super) plan: Plan,
     pub(super) wanted: Wanted,
+    /// The commit that the release is of, if it is known.
+    pub(super) commit: Option<String>,
     pub(super) setting: Setting,
     pub(super) orders: Orders,
     pub(super) wait: Wait,
@@ -67,6 +69,7 @@ pub(super) async fn run(args: &Args, setup: Setup, screen: &Screen) -> Result<Ex
     let job = Job {
         plan,
         wanted: Wanted { label, digest: None },
+        commit: source::commit(&args.plan, &args.release),
         setting: places::setting(screen.tell()),
         orders: Orders { by, ..args.selection.orders() },
         wait: args.wait.wait(),
@@ -86,7 +89,7 @@ pub(super) enum Setup {
 
 /// The one way to change an environment: deploys a plan and tells of it on the screen.
 pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
-    let Job { plan, wanted, setting, orders, wait, again } = job;
+    let Job { plan, wanted, commit, setting, orders, wait, again } = job;
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     let store = Store::new(&plan.state, &plan.app, &plan.environment);
     permission::person(&plan).map_err(one)?;
@@ -118,6 +121,7 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
         store: &store,
         orders,
         by: source::who(),
+        commit,
         url: source::job(),
         wait,
         again: again.to_owned(),

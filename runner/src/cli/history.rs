@@ -156,8 +156,8 @@ mod tests {
             1,
             Form::Json,
             expect![[r#"
-            [{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"}}]
-        "#]],
+                [{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"order":null,"lock-released":null}]
+            "#]],
         );
     }
 }

@@ -63,11 +63,12 @@ pub(super) async fn rollback(args: &Rollback, screen: &Screen) -> Result<Exit, V
     let store = args.plan.store()?;
     let state = read(&store).map_err(one)?;
     let release = earlier(&state, args.to.as_ref(), &store).map_err(one)?;
+    let commit = state.commit_of(&release).map(str::to_owned);
     let mut again = deploy::command("rollback", args.local, &args.plan);
     again += &format!(" --to {}", release.label);
     let seen = state.attempts.last().map_or(0, |attempt| attempt.header.epoch);
     let orders = Orders { by: Some(ROLLBACK), seen: Some(seen), ..Orders::default() };
-    deploy(&args.plan, release, orders, &args.wait, &again, screen).await
+    deploy(&args.plan, (release, commit), orders, &args.wait, &again, screen).await
 }
 
 /// Deploys to one environment what was verified in another.
@@ -79,25 +80,28 @@ pub(super) async fn promote(args: &Promote, screen: &Screen) -> Result<Exit, Vec
     permission::local(args.local, "promote")?;
     let of = |environment: &str| PlanArgs { plan: args.plan.clone(), environment: Some(environment.to_owned()) };
     let (from, to) = (of(&args.from), of(&args.to));
-    let head = read(&from.store()?).map_err(one)?.head;
+    let state = read(&from.store()?).map_err(one)?;
+    let head = &state.head;
     let verified = head.verified.iter();
     let release = match &args.release {
         Some(label) => verified.rev().find(|release| release.label == *label).cloned(),
         None => head.live.clone().filter(|live| head.is_verified(live)),
     };
     let release = release.ok_or_else(|| one(unverified(args, head.live.as_ref())))?;
+    let commit = state.commit_of(&release).map(str::to_owned);
     let again = format!(
         "{} --from {} --to {}",
         deploy::command("promote", args.local, &PlanArgs { environment: None, ..to.clone() }),
         args.from,
         args.to
     );
-    deploy(&to, release, Orders { by: Some("promote"), ..Orders::default() }, &args.wait, &again, screen).await
+    deploy(&to, (release, commit), Orders { by: Some("promote"), ..Orders::default() }, &args.wait, &again, screen)
+        .await
 }
 
 async fn deploy(
     args: &PlanArgs,
-    release: Release,
+    (release, commit): (Release, Option<String>),
     orders: Orders,
     wait: &WaitArgs,
     again: &str,
@@ -108,6 +112,7 @@ async fn deploy(
     let job = Job {
         plan,
         wanted: Wanted { label, digest },
+        commit,
         setting: places::setting(screen.tell()),
         orders,
         wait: wait.wait(),

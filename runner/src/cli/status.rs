@@ -65,6 +65,8 @@ struct View<'a> {
     state: State,
     /// Since when the live release is live.
     since: Option<Timestamp>,
+    /// Who made it so.
+    by: Option<String>,
     /// Steps in the order of the last plan, then others that have a record.
     places: Vec<Place>,
     lock: Option<LockRecord>,
@@ -84,7 +86,15 @@ impl<'a> View<'a> {
         let state = loaded.map_err(|error| Diagnostic::from(&error))?.state;
         let others: Vec<_> = state.records.keys().filter(|place| !planned.contains(place)).cloned().collect();
         let (lock, standing) = store.look(false).map_err(|error| Diagnostic::from(&error))?;
-        Ok(Self { environment, state, since: exposure.since, places: [planned, others].concat(), lock, standing })
+        Ok(Self {
+            environment,
+            state,
+            since: exposure.since,
+            by: exposure.by,
+            places: [planned, others].concat(),
+            lock,
+            standing,
+        })
     }
 
     /// The attempt that a next one would continue.
@@ -144,7 +154,9 @@ impl<'a> View<'a> {
         let Some(release) = &head.live else { return "nothing yet".to_owned() };
         let verified = if head.is_verified(release) { "verified" } else { "not verified" };
         let since = self.since.map(|since| format!(", since {}", moment(since))).unwrap_or_default();
-        format!("{}, {verified}{since}", release.label)
+        let by = self.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+        let commit = self.state.commit_of(release).map(|commit| format!(", commit {}", cut(commit, 12)));
+        format!("{}, {verified}{since}{by}{}", release.label, commit.unwrap_or_default())
     }
 
     fn step(&self, place: &Place) -> [String; 5] {
@@ -185,6 +197,8 @@ impl<'a> View<'a> {
                 "release": release,
                 "verified": head.is_verified(release),
                 "since": self.since,
+                "by": self.by,
+                "commit": self.state.commit_of(release),
             })),
             "lock": self.lock.as_ref().filter(|lock| lock.holder.is_some()).map(|lock| json!({
                 "holder": lock.holder,
@@ -219,15 +233,21 @@ fn last(attempt: &AttemptSummary) -> String {
 #[derive(Default)]
 struct Exposure {
     release: Option<Release>,
+    /// Who runs the attempt.
+    actor: Option<String>,
     exposing: BTreeMap<Place, Release>,
     live: Option<Release>,
     since: Option<Timestamp>,
+    by: Option<String>,
 }
 
 impl Exposure {
     fn note(&mut self, entry: &Entry) {
         match &entry.event {
-            Event::Started(header) => self.release = Some(header.release.clone()),
+            Event::Started(header) => {
+                self.release = Some(header.release.clone());
+                self.actor = Some(header.by.clone());
+            }
             Event::Intent { place, exposes, .. } => {
                 match &self.release {
                     Some(release) if *exposes => self.exposing.insert(place.clone(), release.clone()),
@@ -241,11 +261,13 @@ impl Exposure {
                 {
                     self.live = Some(release.clone());
                     self.since = Some(entry.at);
+                    self.by = self.actor.clone();
                 }
             }
             Event::UndoOutcome { place, failure: None } if self.exposing.contains_key(place) => {
                 self.live = None;
                 self.since = Some(entry.at);
+                self.by = self.actor.clone();
             }
             Event::Plan { .. }
             | Event::Lock { .. }
@@ -301,15 +323,16 @@ mod tests {
             &Args { steps: false },
             Form::Text,
             expect![[r#"
-            test
-              live        r1, verified, since 2025-11-23 03:10:01Z
-              last        r1: deployed; epoch 2, run 2-bbbbbb, attempt 1, begun 2025-11-23
-                          03:20:01Z by ann@host, took 14 ms
+                test
+                  live        r1, verified, since 2025-11-23 03:10:01Z by ann@host
+                  last        r1: deployed; epoch 2, run 2-bbbbbb, attempt 1, begun 2025-11-23
+                              03:20:01Z by ann@host, took 14 ms
+                  lock        left behind by ann@host, process 7 at 2025-11-23 03:20:00Z
 
-            prod
-              live        nothing yet
-              last        no attempts yet
-        "#]],
+                prod
+                  live        nothing yet
+                  last        no attempts yet
+            "#]],
         );
     }
 
@@ -320,30 +343,31 @@ mod tests {
             &Args { steps: true },
             Form::Text,
             expect![[r#"
-            test
-              live        r1, verified, since 2025-11-23 03:10:01Z
-              last        r2: failed at `migrate`; epoch 2, run 2-bbbbbb, attempt 1, begun
-                          2025-11-23 03:20:01Z by ann@host, took 55 ms
-              unfinished  run 2-bbbbbb stands at `migrate`; deploying r2 again continues it
+                test
+                  live        r1, verified, since 2025-11-23 03:10:01Z by ann@host
+                  last        r2: failed at `migrate`; epoch 2, run 2-bbbbbb, attempt 1, begun
+                              2025-11-23 03:20:01Z by ann@host, took 55 ms
+                  unfinished  run 2-bbbbbb stands at `migrate`; deploying r2 again continues it
+                  lock        left behind by ann@host, process 7 at 2025-11-23 03:20:00Z
 
-              STEP     STATE      RELEASE  EPOCH  RUN
-              pull     succeeded  r2       2      2-bbbbbb/1
-              migrate  failed     r2       2      2-bbbbbb/1
-              switch   succeeded  r1       1      1-aaaaaa/1
-              verify   succeeded  r1       1      1-aaaaaa/1
+                  STEP     STATE      RELEASE  EPOCH  RUN
+                  pull     succeeded  r2       2      2-bbbbbb/1
+                  migrate  failed     r2       2      2-bbbbbb/1
+                  switch   succeeded  r1       1      1-aaaaaa/1
+                  verify   succeeded  r1       1      1-aaaaaa/1
 
-            prod
-              live        nothing yet
-              last        no attempts yet
-        "#]],
+                prod
+                  live        nothing yet
+                  last        no attempts yet
+            "#]],
         );
         check(
             &fixture::failed(),
             &Args { steps: false },
             Form::Json,
             expect![[r#"
-            [{"environment":"test","live":{"release":{"label":"r1","digest":null},"verified":true,"since":"2025-11-23T03:10:01.299Z"},"last":{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"}},"unfinished":{"run":"2-bbbbbb","release":{"label":"r2","digest":null},"stuck":{"step":"migrate","target":"local"}},"steps":[{"step":"pull","target":"local","status":"succeeded","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"migrate","target":"local","status":"failed","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"switch","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1},{"step":"verify","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1}]},{"environment":"prod","live":null,"last":null,"unfinished":null,"steps":[]}]
-        "#]],
+                [{"environment":"test","live":{"release":{"label":"r1","digest":null},"verified":true,"since":"2025-11-23T03:10:01.299Z","by":"ann@host","commit":null},"lock":{"holder":{"who":"ann@host, process 7"},"epoch":2,"since":"2025-11-23T03:20:00Z","standing":"ended"},"last":{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"order":null},"unfinished":{"run":"2-bbbbbb","release":{"label":"r2","digest":null},"stuck":{"step":"migrate","target":"local"}},"steps":[{"step":"pull","target":"local","status":"succeeded","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"migrate","target":"local","status":"failed","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"switch","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1},{"step":"verify","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1}]},{"environment":"prod","live":null,"lock":null,"last":null,"unfinished":null,"steps":[]}]
+            "#]],
         );
     }
 
@@ -354,18 +378,18 @@ mod tests {
             &Args { steps: false },
             Form::Text,
             expect![[r#"
-            test
-              live        r1, verified, since 2025-11-23 03:10:01Z
-              last        r2: interrupted at `migrate` (killed, or still running); epoch 2,
-                          run 2-bbbbbb, attempt 1, begun 2025-11-23 03:20:01Z by ann@host,
-                          took 11 ms
-              unfinished  run 2-bbbbbb stands at `migrate`; deploying r2 again continues it
-              lock        taken by ann@host, process 7 at 2025-11-23 03:20:00Z
+                test
+                  live        r1, verified, since 2025-11-23 03:10:01Z by ann@host
+                  last        r2: interrupted at `migrate` (killed, or still running); epoch 2,
+                              run 2-bbbbbb, attempt 1, begun 2025-11-23 03:20:01Z by ann@host,
+                              took 11 ms
+                  unfinished  run 2-bbbbbb stands at `migrate`; deploying r2 again continues it
+                  lock        left behind by ann@host, process 7 at 2025-11-23 03:20:00Z
 
-            prod
-              live        nothing yet
-              last        no attempts yet
-        "#]],
+                prod
+                  live        nothing yet
+                  last        no attempts yet
+            "#]],
         );
     }
 
@@ -376,21 +400,22 @@ mod tests {
             &Args { steps: true },
             Form::Text,
             expect![[r#"
-            test
-              live        r2, verified, since 2025-11-23 03:30:01Z
-              last        r2: deployed; epoch 3, run 2-bbbbbb, attempt 2, begun 2025-11-23
-                          03:30:01Z by ann@host, took 21 ms
+                test
+                  live        r2, verified, since 2025-11-23 03:30:01Z by ann@host
+                  last        r2: deployed; epoch 3, run 2-bbbbbb, attempt 2, begun 2025-11-23
+                              03:30:01Z by ann@host, took 21 ms
+                  lock        left behind by ann@host, process 7 at 2025-11-23 03:20:00Z
 
-              STEP     STATE      RELEASE  EPOCH  RUN
-              pull     succeeded  r2       2      2-bbbbbb/1
-              migrate  succeeded  r2       2      2-bbbbbb/1
-              switch   succeeded  r2       3      2-bbbbbb/2
-              verify   succeeded  r2       3      2-bbbbbb/2
+                  STEP     STATE      RELEASE  EPOCH  RUN
+                  pull     succeeded  r2       2      2-bbbbbb/1
+                  migrate  succeeded  r2       2      2-bbbbbb/1
+                  switch   succeeded  r2       3      2-bbbbbb/2
+                  verify   succeeded  r2       3      2-bbbbbb/2
 
-            prod
-              live        nothing yet
-              last        no attempts yet
-        "#]],
+                prod
+                  live        nothing yet
+                  last        no attempts yet
+            "#]],
         );
     }
 
@@ -401,21 +426,22 @@ mod tests {
             &Args { steps: true },
             Form::Text,
             expect![[r#"
-            test
-              live        r1, verified, since 2025-11-23 03:20:06Z
-              last        r2: rolled back after `verify` failed; epoch 2, run 2-bbbbbb,
-                          attempt 1, begun 2025-11-23 03:20:01Z by ann@host, took 5.0 s
+                test
+                  live        r1, verified, since 2025-11-23 03:20:06Z by ann@host
+                  last        r2: rolled back after `verify` failed; epoch 2, run 2-bbbbbb,
+                              attempt 1, begun 2025-11-23 03:20:01Z by ann@host, took 5.0 s
+                  lock        left behind by ann@host, process 7 at 2025-11-23 03:20:00Z
 
-              STEP     STATE      RELEASE  EPOCH  RUN
-              pull     succeeded  r2       2      2-bbbbbb/1
-              migrate  succeeded  r2       2      2-bbbbbb/1
-              switch   undone     r2       2      2-bbbbbb/1
-              verify   failed     r2       2      2-bbbbbb/1
+                  STEP     STATE      RELEASE  EPOCH  RUN
+                  pull     succeeded  r2       2      2-bbbbbb/1
+                  migrate  succeeded  r2       2      2-bbbbbb/1
+                  switch   undone     r2       2      2-bbbbbb/1
+                  verify   failed     r2       2      2-bbbbbb/1
 
-            prod
-              live        nothing yet
-              last        no attempts yet
-        "#]],
+                prod
+                  live        nothing yet
+                  last        no attempts yet
+            "#]],
         );
     }
 }

@@ -74,7 +74,8 @@ pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagno
     // There is no file that a lock could lie beside.
     let setting = Setting { pinning: Pinning::Without, ..places::setting(screen.tell()) };
     let wanted = Wanted { label, digest: None };
-    let job = Job { plan, wanted, setting, orders: Orders::default(), wait: args.wait.wait(), again: &again };
+    let job =
+        Job { plan, wanted, commit: None, setting, orders: Orders::default(), wait: args.wait.wait(), again: &again };
     deploy::deploy(job, screen).await
 }
 

@@ -33,6 +33,8 @@ pub struct Deployment<'a> {
     pub orders: Orders,
     /// `user@host`.
     pub by: String,
+    /// The commit, if it is known.
+    pub commit: Option<String>,
     /// The page of the CI job, if it is one.
     pub url: Option<String>,
     /// How long to wait for another deployment.
@@ -97,7 +99,7 @@ impl Deployment<'_> {
         self.prepared.resources()?;
 
         let epoch = lock.next_epoch(newest(&loaded.state)).map_err(|error| one((&error).into()))?;
-        let header = header(self.prepared, &loaded.state, epoch, &self.by);
+        let header = Header { commit: self.commit.clone(), ..header(self.prepared, &loaded.state, epoch, &self.by) };
         let path = self.store.journal(epoch);
         let redactor = Redactor::new(self.prepared.plan.secrets.values());
         let torn = loaded.torn.iter().rfind(|(torn, _)| paths.last() == Some(torn)).cloned();
@@ -306,6 +308,7 @@ pub(super) fn header(prepared: &Prepared, state: &State, epoch: u64, by: &str) -
         release: prepared.release.clone(),
         runner: env!("CARGO_PKG_VERSION").to_owned(),
         by: by.to_owned(),
+        commit: None,
     }
 }
 

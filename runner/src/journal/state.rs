@@ -324,6 +324,13 @@ impl State {
         Ok(())
     }
 
+    /// The commit that a release was deployed for last, if that is known.
+    #[must_use]
+    pub fn commit_of(&self, release: &Release) -> Option<&str> {
+        let of_it = self.attempts.iter().rev().filter(|attempt| attempt.header.release.is_same(release));
+        of_it.filter_map(|attempt| attempt.header.commit.as_deref()).next()
+    }
+
     /// How far a step got, by its last record.
     #[must_use]
     pub fn status(&self, place: &Place) -> Option<&Status> {

@@ -10,20 +10,20 @@ fn unknown_keys() {
     check(
         "version: 1\napp: shop\nstep:\n  a: { uses: x }\nsteps:\n  a: { uses: x, hooks: {} }\n",
         expect![[r#"
-        error[P0104]: the plan has no key `step`
-         --> deploy.yml:3:1
-          |
-        3 | step:
-          | ^^^^ unknown key
-          hint: did you mean `steps`?
+            error[P0104]: the plan has no key `step`
+             --> deploy.yml:3:1
+              |
+            3 | step:
+              | ^^^^ unknown key
+              hint: did you mean `steps`?
 
-        error[P0104]: step `a` has no key `hooks`
-         --> deploy.yml:6:17
-          |
-        6 |   a: { uses: x, hooks: {} }
-          |                 ^^^^^ unknown key
-          hint: it has `uses`, `with`, `grants`, `needs`, `on`, `timeout`, `retry`, `trust`
-    "#]],
+            error[P0104]: step `a` has no key `hooks`
+             --> deploy.yml:6:17
+              |
+            6 |   a: { uses: x, hooks: {} }
+              |                 ^^^^^ unknown key
+              hint: it has `uses`, `with`, `grants`, `needs`, `on`, `timeout`, `retry`, `trust`, `irreversible`
+        "#]],
     );
 }
 
@@ -277,13 +277,6 @@ fn not_supported_yet() {
     check(
         "version: 1\napp: shop\nstate: git:origin\nenvironments:\n  prod: { hosts: { web: [a@b] } }\nsteps:\n  a: { uses: \"oci://r/x@sha256:0\", on: web }\n",
         expect![[r#"
-            error[P0116]: remote state is not supported yet
-             --> deploy.yml:3:8
-              |
-            3 | state: git:origin
-              |        ^^^^^^^^^^ only `dir:` is
-              hint: use `state: dir:.pawl`
-
             error[P0116]: hosts are not supported yet
              --> deploy.yml:5:11
               |
@@ -309,13 +302,13 @@ fn not_supported_yet() {
     check(
         "version: 1\napp: shop\nstate: here\nsteps: { a: { uses: x } }\n",
         expect![[r#"
-        error[P0118]: `here` is not a place for state
-         --> deploy.yml:3:8
-          |
-        3 | state: here
-          |        ^^^^ unknown kind of state
-          hint: write `state: dir:PATH`
-    "#]],
+            error[P0118]: `here` is not a place for state
+             --> deploy.yml:3:8
+              |
+            3 | state: here
+              |        ^^^^ unknown kind of state
+              hint: write `state: dir:PATH`, `git:REMOTE` or `s3://BUCKET/PREFIX`
+        "#]],
     );
 }
 
