@@ -273,16 +273,33 @@ fn bad_values() {
 }
 
 #[test]
+fn places_for_state_that_are_none() {
+    let steps = "steps: { a: { uses: x } }\n";
+    check(
+        &format!("version: 1\napp: shop\nstate: \"s3://Ab\"\n{steps}"),
+        expect![[r#""#]],
+    );
+    check(
+        &format!("version: 1\napp: shop\nstate: \"git:-o x\"\n{steps}"),
+        expect![[r#""#]],
+    );
+    check(
+        &format!("version: 1\napp: shop\nstate: git:origin\nlock: {{ ttl: 100ms }}\n{steps}"),
+        expect![[r#""#]],
+    );
+}
+
+#[test]
 fn not_supported_yet() {
     check(
-        "version: 1\napp: shop\nstate: git:origin\nenvironments:\n  prod: { hosts: { web: [a@b] } }\nsteps:\n  a: { uses: \"oci://r/x@sha256:0\", on: web }\n",
+        "version: 1\napp: shop\nstate: gs://acme\nenvironments:\n  prod: { hosts: { web: [a@b] } }\nsteps:\n  a: { uses: \"oci://r/x@sha256:0\", on: web }\n",
         expect![[r#"
-            error[P0116]: remote state is not supported yet
+            error[P0116]: `gs://acme` is not supported yet
              --> deploy.yml:3:8
               |
-            3 | state: git:origin
-              |        ^^^^^^^^^^ only `dir:` is
-              hint: use `state: dir:.pawl`
+            3 | state: gs://acme
+              |        ^^^^^^^^^ `dir:`, `git:` and `s3://` are
+              hint: write `state: dir:PATH`, `git:REMOTE` or `s3://BUCKET/PREFIX`
 
             error[P0116]: hosts are not supported yet
              --> deploy.yml:5:11
