@@ -33,7 +33,7 @@ mod cases {
     mod rollback;
     mod secrets;
     mod selection;
-    mod shared_state;
     mod shared_lock;
+    mod shared_state;
     mod verify;
 }

@@ -67,7 +67,10 @@ fn two_machines_share_a_git_repository_and_its_branches_and_work_tree_see_nothin
         String::from_utf8(output.stdout).unwrap()
     };
     assert_eq!(git(&first.path(""), &["status", "--porcelain", "--ignored"]), "!! dist/\n");
-    assert_eq!(git(&first.path(""), &["for-each-ref", "--format=%(refname)"]), "refs/heads/main\nrefs/remotes/origin/main\n");
+    assert_eq!(
+        git(&first.path(""), &["for-each-ref", "--format=%(refname)"]),
+        "refs/heads/main\nrefs/remotes/origin/main\n"
+    );
     let refs = git(remote.path(), &["for-each-ref", "--format=%(refname)"]);
     assert_eq!(refs, "refs/heads/main\nrefs/pawl/shop/test\n");
     assert_eq!(git(remote.path(), &["rev-list", "--count", "refs/pawl/shop/test"]), "1\n", "no history of records");
@@ -93,10 +96,7 @@ fn two_machines_share_a_bucket() {
 #[test]
 fn a_store_that_ignores_conditions_is_refused_before_anything_is_done() {
     // It says yes to every write, as some that look like S3 do.
-    let server = Server::new(|_, _| Reply {
-        headers: vec![("ETag".to_owned(), "\"1\"".to_owned())],
-        ..Reply::ok("")
-    });
+    let server = Server::new(|_, _| Reply { headers: vec![("ETag".to_owned(), "\"1\"".to_owned())], ..Reply::ok("") });
     let target = tempfile::tempdir().unwrap();
     let mut machine = machine("s3://acme-state", target.path());
     aws(&server.address()).iter().for_each(|(name, value)| machine.set(name, value));
@@ -122,14 +122,20 @@ fn what_one_machine_did_while_it_was_cut_off_is_not_lost_and_not_mixed() {
     let second = first.another();
     first.deploy("r1", &[]).assert_exit(0);
     // What is there is forgotten; this machine still knows, and brings it back.
-    let forgotten = Command::new("git").arg("-C").arg(remote.path()).args(["update-ref", "-d", "refs/pawl/shop/test"]).status();
+    let forgotten =
+        Command::new("git").arg("-C").arg(remote.path()).args(["update-ref", "-d", "refs/pawl/shop/test"]).status();
     assert!(forgotten.unwrap().success());
     first.deploy("r1", &[]).assert_exit(0);
     assert_eq!(second.run(&["history", "--json"]).json().as_array().unwrap().len(), 2, "both attempts are there again");
     // Another history in the same place is not mixed with it.
-    let forgotten = Command::new("git").arg("-C").arg(remote.path()).args(["update-ref", "-d", "refs/pawl/shop/test"]).status();
+    let forgotten =
+        Command::new("git").arg("-C").arg(remote.path()).args(["update-ref", "-d", "refs/pawl/shop/test"]).status();
     assert!(forgotten.unwrap().success());
     let third = machine(&format!("git:{}", remote.path().display()), target.path());
     third.deploy("r1", &[]).assert_exit(0);
-    first.run(&["--local", "--release", "r1"]).assert_exit(65).assert_says("P0610").assert_says("attempt-000001.journal");
+    first
+        .run(&["--local", "--release", "r1"])
+        .assert_exit(65)
+        .assert_says("P0610")
+        .assert_says("attempt-000001.journal");
 }

@@ -107,9 +107,11 @@ fn serve(stream: &TcpStream, root: &Path) -> std::io::Result<()> {
     backend.arg("http-backend").env("GIT_PROJECT_ROOT", root).env("GIT_HTTP_EXPORT_ALL", "1").env("REMOTE_USER", "ann");
     backend.env("REQUEST_METHOD", method).env("PATH_INFO", path).env("QUERY_STRING", query);
     backend.env("CONTENT_LENGTH", body.len().to_string());
-    for (header, variable) in
-        [("content-type", "CONTENT_TYPE"), ("content-encoding", "HTTP_CONTENT_ENCODING"), ("git-protocol", "GIT_PROTOCOL")]
-    {
+    for (header, variable) in [
+        ("content-type", "CONTENT_TYPE"),
+        ("content-encoding", "HTTP_CONTENT_ENCODING"),
+        ("git-protocol", "GIT_PROTOCOL"),
+    ] {
         headers.get(header).map(|value| backend.env(variable, value));
     }
     let mut backend = backend.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;

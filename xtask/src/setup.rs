@@ -61,8 +61,13 @@ impl fmt::Display for Blocked {
 impl std::error::Error for Blocked {}
 
 pub(crate) fn run() -> Result<()> {
-    let all: Vec<Need> =
-        [Need::GuestToolchain, Need::CargoDeny].into_iter().chain(TOOLS).chain(AUTHORS).chain(STATE).chain(PEERS).collect();
+    let all: Vec<Need> = [Need::GuestToolchain, Need::CargoDeny]
+        .into_iter()
+        .chain(TOOLS)
+        .chain(AUTHORS)
+        .chain(STATE)
+        .chain(PEERS)
+        .collect();
     if missing(&all).is_empty() {
         println!("setup: nothing to do, everything is installed");
         return Ok(());

@@ -41,7 +41,8 @@ pub(super) struct Args {
 pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
     allowed(args.local, "deploy")?;
     let (plan, label) = args.plan.plan(&args.release)?;
-    deploy(plan, label, places::setting(screen.tell()), args.selection.orders(), args.wait.wait(), &again(args), screen).await
+    deploy(plan, label, places::setting(screen.tell()), args.selection.orders(), args.wait.wait(), &again(args), screen)
+        .await
 }
 
 /// Outside a CI, a command that changes something says so: no accident from a laptop.
@@ -84,16 +85,15 @@ pub(super) async fn deploy(
     if let Some(notice) = prepared.pins.add_new() {
         tell(notice);
     }
-    let deployment =
-        Deployment {
-            prepared: &prepared,
-            store: &store,
-            orders,
-            by: source::who(),
-            url: source::job(),
-            wait,
-            again: again.to_owned(),
-        };
+    let deployment = Deployment {
+        prepared: &prepared,
+        store: &store,
+        orders,
+        by: source::who(),
+        url: source::job(),
+        wait,
+        again: again.to_owned(),
+    };
     let report = Rc::new(RefCell::new(None));
     let observe = |before: &State, header: &Header| -> Observer {
         let report = Rc::clone(&report);

@@ -40,9 +40,10 @@ pub(super) fn run(args: &Args, store: &Store, form: Form, out: &mut dyn Write) -
             let entry = |attempt: &&AttemptSummary| {
                 let mut entry = summary_json(attempt);
                 let lost = released.iter().find(|one| one.epoch == attempt.header.epoch);
-                entry["lock-released"] = lost.map_or(Value::Null, |one| {
-                    serde_json::json!({ "by": one.by, "at": one.at, "message": one.message })
-                });
+                entry["lock-released"] = lost.map_or(
+                    Value::Null,
+                    |one| serde_json::json!({ "by": one.by, "at": one.at, "message": one.message }),
+                );
                 entry
             };
             json::line(&attempts.iter().map(entry).collect::<Value>()) + "\n"
@@ -53,7 +54,8 @@ pub(super) fn run(args: &Args, store: &Store, form: Form, out: &mut dyn Write) -
             let mut answer = table(0, ["EPOCH", "RELEASE", "BEGAN", "TOOK", "RESULT", "RUN", "BY"], &rows);
             let shown = |one: &&Released| attempts.iter().any(|attempt| attempt.header.epoch == one.epoch);
             for Released { epoch, holder, by, at, message } in released.iter().rev().filter(shown) {
-                let line = format!("lock of epoch {epoch}, held by {holder}: released by {by} at {}: {message}", moment(*at));
+                let line =
+                    format!("lock of epoch {epoch}, held by {holder}: released by {by} at {}: {message}", moment(*at));
                 let lines = wrap(&line, WIDTH, WIDTH - 2).join("\n  ");
                 answer.push_str(&format!("\n{lines}\n"));
             }
@@ -151,8 +153,8 @@ mod tests {
             1,
             Form::Json,
             expect![[r#"
-            [{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"}}]
-        "#]],
+                [{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"lock-released":null}]
+            "#]],
         );
     }
 }

@@ -125,11 +125,12 @@ impl<'a> View<'a> {
         }
         if let Some(LockRecord { holder: Some(holder), since, .. }) = &self.lock {
             let how = match self.standing {
-                Standing::Free | Standing::Unknown => "taken by",
-                Standing::Lives => "held by",
-                Standing::Ended => "left behind by",
+                Standing::Lives => Some("held by"),
+                Standing::Free | Standing::Unknown => Some("taken by"),
+                // Of interest only while it is the last that is known.
+                Standing::Ended => self.unfinished().and_then(|last| last.exit.is_none().then_some("left behind by")),
             };
-            row("lock", &format!("{how} {holder} at {}", moment(*since)));
+            how.iter().for_each(|how| row("lock", &format!("{how} {holder} at {}", moment(*since))));
         }
         if args.steps && !self.places.is_empty() {
             let rows: Vec<_> = self.places.iter().map(|place| self.step(place)).collect();
@@ -342,7 +343,7 @@ mod tests {
             &Args { steps: false },
             Form::Json,
             expect![[r#"
-            [{"environment":"test","live":{"release":{"label":"r1","digest":null},"verified":true,"since":"2025-11-23T03:10:01.299Z"},"last":{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"}},"unfinished":{"run":"2-bbbbbb","release":{"label":"r2","digest":null},"stuck":{"step":"migrate","target":"local"}},"steps":[{"step":"pull","target":"local","status":"succeeded","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"migrate","target":"local","status":"failed","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"switch","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1},{"step":"verify","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1}]},{"environment":"prod","live":null,"last":null,"unfinished":null,"steps":[]}]
+            [{"environment":"test","live":{"release":{"label":"r1","digest":null},"verified":true,"since":"2025-11-23T03:10:01.299Z"},"lock":{"holder":{"who":"ann@host, process 7"},"epoch":2,"since":"2025-11-23T03:20:00Z","standing":"ended"},"last":{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"}},"unfinished":{"run":"2-bbbbbb","release":{"label":"r2","digest":null},"stuck":{"step":"migrate","target":"local"}},"steps":[{"step":"pull","target":"local","status":"succeeded","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"migrate","target":"local","status":"failed","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"switch","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1},{"step":"verify","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1}]},{"environment":"prod","live":null,"lock":null,"last":null,"unfinished":null,"steps":[]}]
         "#]],
         );
     }
@@ -360,7 +361,7 @@ mod tests {
                           run 2-bbbbbb, attempt 1, begun 2025-11-23 03:20:01Z by ann@host,
                           took 11 ms
               unfinished  run 2-bbbbbb stands at `migrate`; deploying r2 again continues it
-              lock        taken by ann@host, process 7 at 2025-11-23 03:20:00Z
+              lock        left behind by ann@host, process 7 at 2025-11-23 03:20:00Z
 
             prod
               live        nothing yet

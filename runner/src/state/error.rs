@@ -93,7 +93,10 @@ impl From<&StateError> for Diagnostic {
             StateError::Fork { path, .. } => (
                 "P0610",
                 Exit::Journal,
-                format!("look at it, move {} away, and run again: the next attempt looks before it acts", path.display()),
+                format!(
+                    "look at it, move {} away, and run again: the next attempt looks before it acts",
+                    path.display()
+                ),
             ),
         };
         let diagnostic = Self::new(Code(code), exit, error.to_string()).hint(hint);

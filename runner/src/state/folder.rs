@@ -189,7 +189,9 @@ pub(super) fn released_in(folder: &Path) -> Result<Vec<Released>, StateError> {
     let path = folder.join(RELEASED);
     match fs::read(&path) {
         // A line that was torn by a crash was not said to be done.
-        Ok(text) => Ok(text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()),
+        Ok(text) => {
+            Ok(text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+        }
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(source) => Err(StateError::io("read", &path, source)),
     }

@@ -160,7 +160,8 @@ impl Git {
         if is_ours {
             command.arg("--git-dir").arg(&self.repository);
         }
-        let own = [("core.hooksPath", "/dev/null"), ("core.fsync", "none"), ("gc.auto", "0"), ("push.gpgSign", "false")];
+        let own =
+            [("core.hooksPath", "/dev/null"), ("core.fsync", "none"), ("gc.auto", "0"), ("push.gpgSign", "false")];
         let own = own.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
         // By the environment, not by arguments: a token in them is nobody's business.
         let configuration: Vec<_> = self.configuration.iter().cloned().chain(own).collect();
@@ -217,9 +218,7 @@ impl Git {
         let tree = text.split(|byte| *byte == b'\n').next().and_then(|line| line.strip_prefix(b"tree "));
         let record = object(&mut rest);
         match (tree, record) {
-            (Some(tree), Some(record)) => {
-                Ok(Some((String::from_utf8_lossy(tree).into_owned(), record.to_vec())))
-            }
+            (Some(tree), Some(record)) => Ok(Some((String::from_utf8_lossy(tree).into_owned(), record.to_vec()))),
             (None, _) | (_, None) => Err(StateError::Record {
                 place: self.written.clone(),
                 why: format!("{} is a commit without {RECORD}", self.reference),
@@ -246,8 +245,14 @@ impl Remote for Git {
                 return Ok(Some(Seen { version: Version(commit), bytes: record.clone() }));
             }
             let refspec = format!("+{0}:{0}", self.reference);
-            let words =
-                ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--no-auto-maintenance"];
+            let words = [
+                "fetch",
+                "--quiet",
+                "--no-tags",
+                "--no-write-fetch-head",
+                "--no-recurse-submodules",
+                "--no-auto-maintenance",
+            ];
             let fetched = self.git(&[&words[..], &["--", &self.url, &refspec]].concat(), Vec::new(), "read");
             // Another process may have fetched at once, or the ref have moved: then the commit is here, or another is there.
             match (self.open(&commit)?, fetched) {
@@ -272,7 +277,8 @@ impl Remote for Git {
             (Some(Version(expected)), Some((last, tree, _))) if last == expected => Some(tree.clone()),
             (Some(Version(expected)), _) => self.open(expected)?.map(|(tree, _)| tree),
         };
-        let answer = self.git(&["fast-import", "--quiet", "--done"], import(change, base.as_deref(), &self.scratch), "write")?;
+        let answer =
+            self.git(&["fast-import", "--quiet", "--done"], import(change, base.as_deref(), &self.scratch), "write")?;
         let answer = String::from_utf8_lossy(&answer).into_owned();
         let mut lines = answer.lines();
         let commit = lines.next().unwrap_or_default().to_owned();
@@ -295,7 +301,21 @@ impl Remote for Git {
         let Some((commit, ..)) = &self.last else { return };
         // The ref keeps what the next fetch builds on; the rest may go. Git knows when that is worth its while.
         let _ = self.git(&["update-ref", &self.reference, commit], Vec::new(), "tidy");
-        let _ = self.git(&["-c", "gc.auto=2000", "-c", "gc.autoDetach=false", "-c", "gc.pruneExpire=1.hour.ago", "gc", "--auto", "--quiet"], Vec::new(), "tidy");
+        let _ = self.git(
+            &[
+                "-c",
+                "gc.auto=2000",
+                "-c",
+                "gc.autoDetach=false",
+                "-c",
+                "gc.pruneExpire=1.hour.ago",
+                "gc",
+                "--auto",
+                "--quiet",
+            ],
+            Vec::new(),
+            "tidy",
+        );
     }
 }
 
@@ -346,7 +366,8 @@ fn import(change: &Change<'_>, base: Option<&str>, scratch: &str) -> Vec<u8> {
         stream.extend_from_slice(format!("M 100644 :{} {name}\n", index + 1).as_bytes());
     }
     let nothing = "0".repeat(40);
-    let tail = format!("\nget-mark :{commit}\nls :{commit} \"\"\nreset refs/import/{scratch}\nfrom {nothing}\n\ndone\n");
+    let tail =
+        format!("\nget-mark :{commit}\nls :{commit} \"\"\nreset refs/import/{scratch}\nfrom {nothing}\n\ndone\n");
     stream.extend_from_slice(tail.as_bytes());
     stream
 }

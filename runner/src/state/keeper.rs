@@ -418,7 +418,9 @@ impl Keep {
                 let next = self.lease.next();
                 LockRecord { epoch: next.epoch.max(newest + 1), ..next }
             }
-            Aim::Release => LockRecord { counter: self.lease.next().counter, ..self.lease.record().tombstone(clock::now()) },
+            Aim::Release => {
+                LockRecord { counter: self.lease.next().counter, ..self.lease.record().tombstone(clock::now()) }
+            }
         };
         let mut root = Root { version: VERSION, lock: lock.clone(), ..self.root.clone() };
         let (mut files, mut dropped) = (Vec::new(), Vec::new());
@@ -439,8 +441,13 @@ impl Keep {
         };
         self.lease.sends(self.now(), lock)?;
         let record = encode(&root);
-        let change =
-            Change { expected: Some(&self.version), record: &record, files: &files, dropped: &dropped, message: &message };
+        let change = Change {
+            expected: Some(&self.version),
+            record: &record,
+            files: &files,
+            dropped: &dropped,
+            message: &message,
+        };
         self.version = self.remote.swap(&change)?;
         self.root = root;
         self.lease.confirmed(self.now())?;

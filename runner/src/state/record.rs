@@ -129,14 +129,7 @@ impl LockRecord {
     /// Released: what stays keeps the epoch growing.
     #[must_use]
     pub fn tombstone(&self, since: Timestamp) -> Self {
-        Self {
-            nonce: String::new(),
-            counter: self.counter + 1,
-            ttl_ms: None,
-            holder: None,
-            since,
-            ..self.clone()
-        }
+        Self { nonce: String::new(), counter: self.counter + 1, ttl_ms: None, holder: None, since, ..self.clone() }
     }
 
     /// Whether both are of one holding.

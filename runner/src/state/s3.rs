@@ -48,7 +48,8 @@ impl S3 {
             .with_retry(RetryConfig { max_retries: 0, retry_timeout: CALL, ..RetryConfig::default() });
         for (name, value) in &state.settings {
             // The names of AWS for an endpoint of one service; the more exact one comes later in the order.
-            let name = if name.starts_with("AWS_ENDPOINT_URL") && !name.ends_with("STS") { "AWS_ENDPOINT" } else { name };
+            let name =
+                if name.starts_with("AWS_ENDPOINT_URL") && !name.ends_with("STS") { "AWS_ENDPOINT" } else { name };
             if let Ok(key) = AmazonS3ConfigKey::from_str(&name.to_ascii_lowercase()) {
                 builder = builder.with_config(key, value.reveal());
             }
@@ -136,9 +137,8 @@ impl Remote for S3 {
         let first = first.map_err(|error| self.failed("write", reasons(&error)))?;
         let outcome = (|| {
             refused(self.put("write", &name, b"2", PutMode::Create)?, "If-None-Match: *")?;
-            let update = |version: &Version| {
-                PutMode::Update(UpdateVersion { e_tag: Some(version.0.clone()), version: None })
-            };
+            let update =
+                |version: &Version| PutMode::Update(UpdateVersion { e_tag: Some(version.0.clone()), version: None });
             let second = self.put("write", &name, b"3", update(&first))?;
             second.map_err(|error| self.failed("write", reasons(&error)))?;
             refused(self.put("write", &name, b"4", update(&first))?, "If-Match")
@@ -217,7 +217,8 @@ impl HttpService for Client {
                 HttpErrorKind::Unknown
             }
         };
-        let answer = self.0.execute(request).await.map_err(|error| HttpError::new(kind(&error), error.without_url()))?;
+        let answer =
+            self.0.execute(request).await.map_err(|error| HttpError::new(kind(&error), error.without_url()))?;
         let mut response = http::Response::builder().status(answer.status());
         if let Some(headers) = response.headers_mut() {
             answer.headers().clone_into(headers);

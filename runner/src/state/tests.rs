@@ -86,16 +86,17 @@ impl Remote for Shared {
 
     fn read(&mut self) -> Result<Option<remote::Seen>, StateError> {
         let memory = self.0.lock().unwrap();
-        Ok(memory.record.as_ref().map(|bytes| remote::Seen {
-            version: remote::Version(Hash::of(bytes).to_string()),
-            bytes: bytes.clone(),
-        }))
+        Ok(memory
+            .record
+            .as_ref()
+            .map(|bytes| remote::Seen { version: remote::Version(Hash::of(bytes).to_string()), bytes: bytes.clone() }))
     }
 
     fn swap(&mut self, change: &Change<'_>) -> Result<remote::Version, StateError> {
         let version = self.read()?.map(|seen| seen.version);
         let mut memory = self.0.lock().unwrap();
-        let failed = |why: &str| StateError::Remote { action: "write", place: "memory".to_owned(), why: why.to_owned() };
+        let failed =
+            |why: &str| StateError::Remote { action: "write", place: "memory".to_owned(), why: why.to_owned() };
         if version.as_ref() != change.expected {
             return Err(failed("another was faster"));
         }

@@ -528,7 +528,8 @@ fn sockets_and_secrets_are_granted_by_name() {
 fn places_for_state() {
     use crate::plan::{RemotePlace, RemoteState};
     let remote = |state: &str| {
-        let text = format!("version: 1\napp: shop\nstate: \"{state}\"\nlock: {{ ttl: 45s }}\nsteps: {{ a: {{ uses: x }} }}\n");
+        let text =
+            format!("version: 1\napp: shop\nstate: \"{state}\"\nlock: {{ ttl: 45s }}\nsteps: {{ a: {{ uses: x }} }}\n");
         match good(&text).state {
             StateLocation::Remote(remote) => remote,
             StateLocation::Dir(folder) => panic!("{state} is {folder:?}"),

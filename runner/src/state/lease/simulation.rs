@@ -51,12 +51,32 @@ enum Reply {
 
 enum Event {
     /// A node's turn, unless it has had another since.
-    Turn { node: usize, number: u64 },
-    Arrives { node: usize, number: u64, call: Call },
-    Answers { node: usize, number: u64, reply: Reply },
-    Stops { node: usize, until: u64 },
-    CutOff { node: usize, until: u64 },
-    SetsClock { node: usize, by: i64 },
+    Turn {
+        node: usize,
+        number: u64,
+    },
+    Arrives {
+        node: usize,
+        number: u64,
+        call: Call,
+    },
+    Answers {
+        node: usize,
+        number: u64,
+        reply: Reply,
+    },
+    Stops {
+        node: usize,
+        until: u64,
+    },
+    CutOff {
+        node: usize,
+        until: u64,
+    },
+    SetsClock {
+        node: usize,
+        by: i64,
+    },
     Operator,
 }
 
@@ -280,7 +300,8 @@ impl World {
             Doing::Idle => {
                 let holder = Holder { who: format!("node {node}"), url: None, purpose: None };
                 let nonce = format!("{:016x}", self.dice.next());
-                let wait = if self.dice.percent(70) { Wait::For(Duration::from_millis(5 * TTL)) } else { Wait::Default };
+                let wait =
+                    if self.dice.percent(70) { Wait::For(Duration::from_millis(5 * TTL)) } else { Wait::Default };
                 let wall = 1_700_000_000_000 + self.now.cast_signed() + self.nodes[node].wall;
                 let since = Timestamp::from_millisecond(wall).unwrap();
                 let taker = Taker::new(now, holder, nonce, Duration::from_millis(TTL), wait, since);
@@ -309,7 +330,8 @@ impl World {
         let now = self.clock(node);
         let Doing::Holding { lease, known, .. } = &mut self.nodes[node].doing else { unreachable!() };
         let next = lease.next();
-        let new = if aim == Aim::Release { LockRecord { counter: next.counter, ..next.tombstone(next.since) } } else { next };
+        let new =
+            if aim == Aim::Release { LockRecord { counter: next.counter, ..next.tombstone(next.since) } } else { next };
         match lease.sends(now, new.clone()) {
             Ok(()) => {
                 let expected = Some(known.clone());
@@ -473,7 +495,8 @@ fn no_history_lets_two_act() {
             eprintln!("seed {seed}");
             std::panic::resume_unwind(panic);
         }
-        let Seen { taken, effects, lost_replies, ran_out, robbed, released, forced, expired, steps, given_up } = world.seen;
+        let Seen { taken, effects, lost_replies, ran_out, robbed, released, forced, expired, steps, given_up } =
+            world.seen;
         total.taken += taken;
         total.effects += effects;
         total.lost_replies += lost_replies;
