@@ -256,7 +256,7 @@ impl Keep {
                     continue;
                 }
                 Next::Taken(lease) => match version {
-                    Some(version) => (lease, version, root),
+                    Some(version) => (*lease, version, root),
                     None => continue,
                 },
                 Next::Write(lock) => {
