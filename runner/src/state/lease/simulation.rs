@@ -494,8 +494,9 @@ fn no_history_lets_two_act() {
         let mut world = World::new(seed);
         let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run()));
         if let Err(panic) = ran {
-            eprintln!("seed {seed}");
-            std::panic::resume_unwind(panic);
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+            panic!("seed {seed}: {text}");
         }
         let Seen { taken, effects, lost_replies, ran_out, robbed, released, forced, expired, steps, given_up } =
             world.seen;
