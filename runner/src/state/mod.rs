@@ -35,7 +35,7 @@ mod s3;
 
 pub use error::{LockError, StateError};
 pub use lease::Wait;
-pub use record::{Holder, LockRecord, Released, Token};
+pub use record::{Holder, LockRecord, Released, TOKEN, Token};
 
 use self::{
     keeper::{Keeper, Taking},
