@@ -206,7 +206,7 @@ mod tests {
               lock      held; renewed within 30.0 s, or free after that (--watch tells)
               holder    ann@build-agent-17.internal.example.com, process 4711
               job       https://github.example.com/acme/shop/actions/runs/123456789012345
-              for       v1.4.2 sha256:abababababababababababababababababababababababababab…
+              for       v1.4.2 sha256:ababababababababababababababababababababababababababa…
         "#]]
         .assert_eq(head);
         let json = view.json();

@@ -89,11 +89,23 @@ impl Git {
             }
         }
         if !git.repository.join("HEAD").exists() {
-            std::fs::create_dir_all(cache).map_err(|source| StateError::io("make", cache, source))?;
-            let repository = git.repository.to_string_lossy().into_owned();
-            git.plain(&["init", "--quiet", "--bare", "--template=", &repository], "prepare")?;
+            git.prepare(cache)?;
         }
         Ok(git)
+    }
+
+    /// Makes the bare repository. Beside its place and then renamed: another process may do the same.
+    fn prepare(&self, cache: &Path) -> Result<(), StateError> {
+        std::fs::create_dir_all(cache).map_err(|source| StateError::io("make", cache, source))?;
+        let beside = cache.join(format!("{}.tmp", self.scratch));
+        self.plain(&["init", "--quiet", "--bare", "--template=", &beside.to_string_lossy()], "prepare")?;
+        match std::fs::rename(&beside, &self.repository) {
+            Ok(()) => Ok(()),
+            Err(_) if self.repository.join("HEAD").exists() => {
+                std::fs::remove_dir_all(&beside).map_err(|source| StateError::io("remove", &beside, source))
+            }
+            Err(source) => Err(StateError::io("make", &self.repository, source)),
+        }
     }
 
     /// Takes over how the plan's repository reaches its remotes. It may be none: then there is nothing to take over.
