@@ -297,6 +297,28 @@ fn a_holder_that_was_cut_off_for_5_s_goes_on_and_one_cut_off_beyond_its_lease_do
     }
 }
 
+/// Writes arrive whose answers do not: each counts once.
+#[test]
+fn lost_answers_are_found_out_by_reading_back() {
+    let (moto, server) = (Moto::start(), GitHttp::start());
+    for (address, state) in [(moto.address(), "s3://acme-state/deaf"), (server.address(), "git:http://RELAY/state.git")]
+    {
+        let relay = Relay::new(address);
+        let mut first = machine(&state.replace("RELAY", &relay.address()), "6s");
+        aws(&relay.address()).iter().for_each(|(name, value)| first.set(name, value));
+        let (mut holder, said) = told(&first, "r1");
+        relay.lose_answers();
+        // Long enough for a renewal, which is due after 2 s.
+        let began = Instant::now();
+        until("3 s have passed", || began.elapsed() > Duration::from_secs(3));
+        relay.mend();
+        first.write("go", "");
+        assert_eq!(holder.wait().unwrap().code(), Some(0), "{}", std::fs::read_to_string(&said).unwrap());
+        assert_eq!(first.run(&["history", "--json"]).json().as_array().unwrap().len(), 1);
+        assert_eq!(first.run(&["lock", "status", "--json"]).json()[0]["standing"], "free");
+    }
+}
+
 #[test]
 fn signals_leave_no_lock_behind() {
     for backend in [Backend::git_file(), Backend::Dir] {

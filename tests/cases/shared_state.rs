@@ -25,7 +25,8 @@ fn the_second_resumes(first: &Environment) {
     let history = second.run(&["history", "--json"]).json();
     assert_eq!((history[0]["epoch"].as_u64(), history[0]["exit"].as_str()), (Some(1), Some("failed")));
     let why = second.run(&["why", "migrate"]);
-    why.assert_exit(0).assert_says("nothing_of_this_name");
+    why.assert_exit(0);
+    assert!(why.stdout.contains("nothing_of_this_name"), "{}", why.stdout);
     let resumed = second.deploy("r1", &[]);
     resumed.assert_exit(0);
     assert_eq!(resumed.decisions()[0], "pull skip held", "what the first machine pulled is there");

@@ -14,6 +14,7 @@ use std::{
 pub struct Relay {
     address: SocketAddr,
     is_cut: Arc<AtomicBool>,
+    is_deaf: Arc<AtomicBool>,
     open: Arc<Mutex<Vec<TcpStream>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -24,9 +25,10 @@ impl Relay {
     pub fn new(upstream: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (is_cut, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let [is_cut, is_deaf, stop] = std::array::from_fn(|_| Arc::new(AtomicBool::new(false)));
         let open = Arc::new(Mutex::new(Vec::new()));
         let (cut, over, streams) = (Arc::clone(&is_cut), Arc::clone(&stop), Arc::clone(&open));
+        let deaf = Arc::clone(&is_deaf);
         let thread = std::thread::spawn(move || {
             for client in listener.incoming() {
                 if over.load(Ordering::SeqCst) {
@@ -34,13 +36,15 @@ impl Relay {
                 }
                 let (Ok(client), false) = (client, cut.load(Ordering::SeqCst)) else { continue };
                 let Ok(server) = TcpStream::connect(&upstream) else { continue };
-                for (from, to) in [(&client, &server), (&server, &client)] {
+                for (from, to, is_answer) in [(&client, &server, false), (&server, &client, true)] {
                     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     streams.lock().unwrap().push(from.try_clone().unwrap());
+                    let deaf = Arc::clone(&deaf);
                     std::thread::spawn(move || {
                         let mut buffer = [0; 16 * 1024];
                         while let Ok(some @ 1..) = from.read(&mut buffer) {
-                            if to.write_all(&buffer[..some]).is_err() {
+                            let is_lost = is_answer && deaf.load(Ordering::SeqCst);
+                            if is_lost || to.write_all(&buffer[..some]).is_err() {
                                 break;
                             }
                         }
@@ -49,7 +53,7 @@ impl Relay {
                 }
             }
         });
-        Self { address, is_cut, open, stop, thread: Some(thread) }
+        Self { address, is_cut, is_deaf, open, stop, thread: Some(thread) }
     }
 
     /// `127.0.0.1:<port>`.
@@ -65,7 +69,13 @@ impl Relay {
         }
     }
 
+    /// What is asked gets there, and no answer gets back.
+    pub fn lose_answers(&self) {
+        self.is_deaf.store(true, Ordering::SeqCst);
+    }
+
     pub fn mend(&self) {
+        self.is_deaf.store(false, Ordering::SeqCst);
         self.is_cut.store(false, Ordering::SeqCst);
     }
 }

@@ -3,11 +3,16 @@
 //! Other commands ask for their part with [`ensure`]. Deliberately absent: Rust itself and a C compiler, without which
 //! this program would not run.
 
-use std::{fmt, fs, os::unix::fs::MetadataExt, path::Path, process::Command};
+use std::{
+    fmt, fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Result, bail};
 
-use crate::workspace::{cargo, find_program, output, run as run_command};
+use crate::workspace::{cargo, find_program, output, run as run_command, target_dir};
 
 /// Something that a command can't do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +23,8 @@ pub(crate) enum Need {
     Program(&'static str),
     /// Python 3 that can make virtual environments with pip in them.
     PythonVenv,
+    /// moto, an S3 server, in a virtual environment of the target directory.
+    Moto,
     /// `cargo deny`.
     CargoDeny,
     /// `cargo fuzz`.
@@ -36,6 +43,8 @@ pub(crate) const TOOLS: [Need; 7] = [
 ];
 /// For `test` as well: what docs/steps.md asks of those who write steps in JavaScript and Python.
 pub(crate) const AUTHORS: [Need; 3] = [Need::Program("node"), Need::Program("npm"), Need::PythonVenv];
+/// For `test` as well: what keeps state. It needs the ones before.
+pub(crate) const STATE: [Need; 1] = [Need::Moto];
 /// For `bench`: what is compared with.
 pub(crate) const PEERS: [Need; 3] = [Need::Program("curl"), Need::Program("sqlite3"), Need::Program("zstd")];
 
@@ -52,8 +61,13 @@ impl fmt::Display for Blocked {
 impl std::error::Error for Blocked {}
 
 pub(crate) fn run() -> Result<()> {
-    let all: Vec<Need> =
-        [Need::GuestToolchain, Need::CargoDeny].into_iter().chain(TOOLS).chain(AUTHORS).chain(PEERS).collect();
+    let all: Vec<Need> = [Need::GuestToolchain, Need::CargoDeny]
+        .into_iter()
+        .chain(TOOLS)
+        .chain(AUTHORS)
+        .chain(STATE)
+        .chain(PEERS)
+        .collect();
     if missing(&all).is_empty() {
         println!("setup: nothing to do, everything is installed");
         return Ok(());
@@ -80,6 +94,8 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
                     packages.push(package);
                 }
             }
+            // After the packages, which bring Python.
+            Need::Moto => {}
             Need::CargoDeny => {
                 println!("setup: installing cargo-deny with cargo (some minutes)");
                 run_command(cargo().args(["install", "--locked", "cargo-deny", "--version", "^0.20"]))?;
@@ -92,6 +108,9 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     }
     if !packages.is_empty() {
         install_packages(&packages)?;
+    }
+    if missing(needs).contains(&Need::Moto) {
+        install_moto()?;
     }
     match missing(needs).as_slice() {
         [] => Ok(()),
@@ -115,6 +134,7 @@ fn missing(needs: &[Need]) -> Vec<Need> {
         // Debian keeps servers where an ordinary user's PATH does not look.
         Need::Program(name) => find_program(name).is_some() || Path::new("/usr/sbin").join(name).is_file(),
         Need::PythonVenv => output(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_ok(),
+        Need::Moto => moto().is_ok_and(|folder| folder.join("bin/moto_server").is_file()),
         Need::CargoDeny => output(cargo().args(["deny", "--version"])).is_ok(),
         Need::CargoFuzz => output(cargo().args(["fuzz", "--version"])).is_ok(),
     };
@@ -141,6 +161,25 @@ fn add_target_with_rustup() -> bool {
     }
     guest_build::toolchain().is_ok()
 }
+
+/// Where the tests look for it: `tools/moto` in the target directory.
+fn moto() -> Result<PathBuf> {
+    Ok(target_dir()?.join("tools/moto"))
+}
+
+fn install_moto() -> Result<()> {
+    println!("setup: installing moto, an S3 server for the tests, with pip (half a minute)");
+    let folder = moto()?;
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    output(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    output(Command::new(folder.join("bin/python")).args(pip).args(MOTO)).map(drop)
+}
+
+/// moto with what its S3 needs, and the server for it.
+const MOTO: [&str; 3] = ["moto[s3]==5.2.5", "flask==3.1.3", "flask-cors==6.0.5"];
 
 /// Which linker there is can only be told by current lists; a new machine has none.
 fn refresh_package_lists() {

@@ -158,7 +158,7 @@ impl View {
             if let Some(holder) = &record.holder {
                 row("holder", &holder.who);
                 holder.url.iter().for_each(|url| row("job", url));
-                holder.purpose.iter().for_each(|purpose| row("for", purpose));
+                holder.purpose.iter().for_each(|purpose| row("for", &text::cut(purpose, WIDTH - INDENT)));
                 let since = took(between(record.since, clock::now()));
                 row("since", &format!("{}, {since} ago", moment(record.since)));
             }
@@ -206,10 +206,9 @@ mod tests {
               lock      held; renewed within 30.0 s, or free after that (--watch tells)
               holder    ann@build-agent-17.internal.example.com, process 4711
               job       https://github.example.com/acme/shop/actions/runs/123456789012345
-              for       v1.4.2
-                        sha256:abababababababababababababababababababababababababababababababab
+              for       v1.4.2 sha256:ababababababababababababababababababababababababababa…
         "#]]
-        .assert_eq(&format!("{head}"));
+        .assert_eq(head);
         let json = view.json();
         assert!(!json.to_string().contains("secret"), "{json}");
         assert_eq!((json["standing"].as_str(), json["epoch"].as_u64()), (Some("unknown"), Some(17)));

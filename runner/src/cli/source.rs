@@ -73,8 +73,7 @@ fn folder_of(plan: &Path) -> &Path {
 pub(super) fn job() -> Option<String> {
     let full = ["CI_JOB_URL", "BUILD_URL", "BUILDKITE_BUILD_URL"].iter().find_map(|name| variable(name));
     full.or_else(|| {
-        let [server, repository, run] =
-            ["GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID"].map(|name| variable(name));
+        let [server, repository, run] = ["GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID"].map(variable);
         Some(format!("{}/{}/actions/runs/{}", server?, repository?, run?))
     })
 }

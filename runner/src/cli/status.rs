@@ -135,11 +135,12 @@ impl<'a> View<'a> {
         }
         if let Some(LockRecord { holder: Some(holder), since, .. }) = &self.lock {
             let how = match self.standing {
-                Standing::Free | Standing::Unknown => "taken by",
-                Standing::Lives => "held by",
-                Standing::Ended => "left behind by",
+                Standing::Lives => Some("held by"),
+                Standing::Free | Standing::Unknown => Some("taken by"),
+                // Of interest only while it is the last that is known.
+                Standing::Ended => self.unfinished().and_then(|last| last.exit.is_none().then_some("left behind by")),
             };
-            row("lock", &format!("{how} {holder} at {}", moment(*since)));
+            how.iter().for_each(|how| row("lock", &format!("{how} {holder} at {}", moment(*since))));
         }
         if args.steps && !self.places.is_empty() {
             let rows: Vec<_> = self.places.iter().map(|place| self.step(place)).collect();
@@ -327,7 +328,6 @@ mod tests {
                   live        r1, verified, since 2025-11-23 03:10:01Z by ann@host
                   last        r1: deployed; epoch 2, run 2-bbbbbb, attempt 1, begun 2025-11-23
                               03:20:01Z by ann@host, took 14 ms
-                  lock        left behind by ann@host, process 7 at 2025-11-23 03:20:00Z
 
                 prod
                   live        nothing yet
@@ -348,7 +348,6 @@ mod tests {
                   last        r2: failed at `migrate`; epoch 2, run 2-bbbbbb, attempt 1, begun
                               2025-11-23 03:20:01Z by ann@host, took 55 ms
                   unfinished  run 2-bbbbbb stands at `migrate`; deploying r2 again continues it
-                  lock        left behind by ann@host, process 7 at 2025-11-23 03:20:00Z
 
                   STEP     STATE      RELEASE  EPOCH  RUN
                   pull     succeeded  r2       2      2-bbbbbb/1
@@ -404,7 +403,6 @@ mod tests {
                   live        r2, verified, since 2025-11-23 03:30:01Z by ann@host
                   last        r2: deployed; epoch 3, run 2-bbbbbb, attempt 2, begun 2025-11-23
                               03:30:01Z by ann@host, took 21 ms
-                  lock        left behind by ann@host, process 7 at 2025-11-23 03:20:00Z
 
                   STEP     STATE      RELEASE  EPOCH  RUN
                   pull     succeeded  r2       2      2-bbbbbb/1
@@ -430,7 +428,6 @@ mod tests {
                   live        r1, verified, since 2025-11-23 03:20:06Z by ann@host
                   last        r2: rolled back after `verify` failed; epoch 2, run 2-bbbbbb,
                               attempt 1, begun 2025-11-23 03:20:01Z by ann@host, took 5.0 s
-                  lock        left behind by ann@host, process 7 at 2025-11-23 03:20:00Z
 
                   STEP     STATE      RELEASE  EPOCH  RUN
                   pull     succeeded  r2       2      2-bbbbbb/1

@@ -23,8 +23,8 @@ use crate::{
 
 /// What is left to write to the state's place at the end may take so long.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The same after a signal: everything must be over within 7 s of it.
-const HASTE: Duration = Duration::from_secs(2);
+/// The same from a signal on: everything must be over within 7 s of it.
+const HASTE: Duration = Duration::from_secs(6);
 
 /// What is to be deployed, where, and on whose order.
 pub struct Deployment<'a> {
@@ -107,8 +107,6 @@ impl Deployment<'_> {
         let journal = Journal::begin(&path, header.clone(), loaded, redactor, observer);
         let mut journal = journal.map_err(|error| one((&error).into()))?;
         self.open(&mut journal, &lock.resource(), &lock.holder(), torn).map_err(|error| one((&error).into()))?;
-        // An attempt that nobody else knows of would be a fork if this machine were lost now.
-        lock.follow(&path).await.map_err(|error| one((&error).into()))?;
 
         let surroundings = Surroundings::new(self.store, &lock.token(), &header);
         let mut attempt = Attempt {
@@ -121,9 +119,16 @@ impl Deployment<'_> {
             journal,
             outputs: BTreeMap::new(),
         };
-        let result = attempt.procedure().await;
+        let result = match attempt.announce(&path).await {
+            Ok(()) => attempt.procedure().await,
+            Err(halt) => Err(halt),
+        };
         let (exit, error, warnings) = self.end(&mut attempt, result).await;
-        let patience = if attempt.interrupt.is_asked() { HASTE } else { PATIENCE };
+        let patience = if attempt.interrupt.is_asked() {
+            (attempt.interrupt.asked().await + HASTE).saturating_duration_since(tokio::time::Instant::now())
+        } else {
+            PATIENCE
+        };
         drop(attempt);
         // Nothing of ours may still work when the lock goes.
         sandbox::settle_down().await;
@@ -256,6 +261,18 @@ impl Deployment<'_> {
             halted.and_then(|place| self.prepared.index(&place.step)).and_then(|at| self.prepared.steps.get(at + 1));
         let way = WayOn { again: &self.again, done: &done, next: next.map(|ready| &ready.step.id) };
         redacted(halt.diagnostic(attempt.header.attempt, &way), attempt.journal.redactor())
+    }
+}
+
+impl Attempt<'_> {
+    /// Tells the state's place of this attempt. One that nobody else knows of would be a fork, if this machine were lost and
+    /// another went on.
+    async fn announce(&self, journal: &std::path::Path) -> Result<(), Halt> {
+        tokio::select! {
+            biased;
+            told = self.lock.follow(journal) => Ok(told?),
+            () = self.interrupt.grace_over() => Err(Halt::Interrupted),
+        }
     }
 }
 

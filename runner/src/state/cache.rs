@@ -25,7 +25,7 @@ pub(super) fn pull(remote: &mut dyn Remote, root: &Root, folder: &Path, place: &
         let fork = |why| StateError::Fork { path: path.clone(), place: place.to_owned(), why };
         let here = read(&path)?.unwrap_or_default();
         let length = usize::try_from(kept.bytes).unwrap_or(usize::MAX);
-        match here.get(..length) {
+        match whole_lines(&here).get(..length) {
             None => {
                 let there = fetch(remote, kept, place)?;
                 if !there.starts_with(whole_lines(&here)) {

@@ -121,7 +121,7 @@ impl From<&LockError> for Diagnostic {
                     diagnostic = diagnostic.because(format!("{holder} has held the lock since {since}"));
                 }
                 diagnostic.hint(if is_lease {
-                    "wait until it ends, then run again, or wait here with `--lock-wait 10m`; `runner lock status` shows whether it lives"
+                    "wait until it ends, then run again, or wait here with `--lock-wait 10m`; `runner lock status --watch` tells whether it lives"
                 } else {
                     "wait until it ends, then run again, or wait here with `--lock-wait 10m`; `runner status` shows what it is doing"
                 })

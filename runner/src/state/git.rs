@@ -25,12 +25,9 @@ use crate::{clock, plan::RemoteState};
 const INHERITED: &str = r"^(http|credential|url|ssh|protocol|core\.(sshcommand|gitproxy))\b";
 
 /// What git takes from the environment to find a repository: ours is another.
-const FOREIGN: [&str; 12] = [
+const FOREIGN: [&str; 9] = [
     "GIT_ALTERNATE_OBJECT_DIRECTORIES",
     "GIT_COMMON_DIR",
-    "GIT_CONFIG",
-    "GIT_CONFIG_COUNT",
-    "GIT_CONFIG_PARAMETERS",
     "GIT_DIR",
     "GIT_GRAFT_FILE",
     "GIT_INDEX_FILE",
@@ -39,6 +36,17 @@ const FOREIGN: [&str; 12] = [
     "GIT_PREFIX",
     "GIT_WORK_TREE",
 ];
+
+/// Where git is run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In the plan's folder, as the user would: configuration from the environment included.
+    Plan,
+    /// Wherever its arguments say.
+    Anywhere,
+    /// In our repository.
+    Ours,
+}
 
 /// A read that finds the ref moved under it begins again, so often.
 const ROUNDS: usize = 10;
@@ -81,7 +89,8 @@ impl Git {
         git.inherit(&state.folder)?;
         if !remote.contains([':', '/']) {
             let folder = state.folder.to_string_lossy();
-            let url = git.plain(&["-C", &folder, "remote", "get-url", remote], "reach")?;
+            let url = git.run(&["-C", &folder, "remote", "get-url", remote], Place::Plan, Vec::new(), "reach")?;
+            let url = git.judged(url, "reach")?;
             String::from_utf8_lossy(&url).trim_end().clone_into(&mut git.url);
             // A path in a repository's configuration is relative to that repository.
             if git.url.starts_with('.') {
@@ -89,18 +98,30 @@ impl Git {
             }
         }
         if !git.repository.join("HEAD").exists() {
-            std::fs::create_dir_all(cache).map_err(|source| StateError::io("make", cache, source))?;
-            let repository = git.repository.to_string_lossy().into_owned();
-            git.plain(&["init", "--quiet", "--bare", "--template=", &repository], "prepare")?;
+            git.prepare(cache)?;
         }
         Ok(git)
+    }
+
+    /// Makes the bare repository. Beside its place and then renamed: another process may do the same.
+    fn prepare(&self, cache: &Path) -> Result<(), StateError> {
+        std::fs::create_dir_all(cache).map_err(|source| StateError::io("make", cache, source))?;
+        let beside = cache.join(format!("{}.tmp", self.scratch));
+        self.plain(&["init", "--quiet", "--bare", "--template=", &beside.to_string_lossy()], "prepare")?;
+        match std::fs::rename(&beside, &self.repository) {
+            Ok(()) => Ok(()),
+            Err(_) if self.repository.join("HEAD").exists() => {
+                std::fs::remove_dir_all(&beside).map_err(|source| StateError::io("remove", &beside, source))
+            }
+            Err(source) => Err(StateError::io("make", &self.repository, source)),
+        }
     }
 
     /// Takes over how the plan's repository reaches its remotes. It may be none: then there is nothing to take over.
     fn inherit(&mut self, folder: &Path) -> Result<(), StateError> {
         let folder = folder.to_string_lossy();
         let arguments = ["-C", &folder, "config", "--null", "--show-scope", "--includes", "--get-regexp", INHERITED];
-        let output = self.run(&arguments, false, Vec::new(), "reach")?;
+        let output = self.run(&arguments, Place::Plan, Vec::new(), "reach")?;
         if !output.status.success() {
             return Ok(());
         }
@@ -122,13 +143,13 @@ impl Git {
 
     /// Runs git in our repository.
     fn git(&self, arguments: &[&str], input: Vec<u8>, action: &'static str) -> Result<Vec<u8>, StateError> {
-        let output = self.run(arguments, true, input, action)?;
+        let output = self.run(arguments, Place::Ours, input, action)?;
         self.judged(output, action)
     }
 
     /// Runs git anywhere.
     fn plain(&self, arguments: &[&str], action: &'static str) -> Result<Vec<u8>, StateError> {
-        let output = self.run(arguments, false, Vec::new(), action)?;
+        let output = self.run(arguments, Place::Anywhere, Vec::new(), action)?;
         self.judged(output, action)
     }
 
@@ -149,7 +170,7 @@ impl Git {
     fn run(
         &self,
         arguments: &[&str],
-        is_ours: bool,
+        place: Place,
         input: Vec<u8>,
         action: &'static str,
     ) -> Result<Output, StateError> {
@@ -157,17 +178,11 @@ impl Git {
         for name in FOREIGN {
             command.env_remove(name);
         }
-        if is_ours {
+        if place == Place::Ours {
             command.arg("--git-dir").arg(&self.repository);
         }
-        let own =
-            [("core.hooksPath", "/dev/null"), ("core.fsync", "none"), ("gc.auto", "0"), ("push.gpgSign", "false")];
-        let own = own.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-        // By the environment, not by arguments: a token in them is nobody's business.
-        let configuration: Vec<_> = self.configuration.iter().cloned().chain(own).collect();
-        command.env("GIT_CONFIG_COUNT", configuration.len().to_string());
-        for (index, (name, value)) in configuration.into_iter().enumerate() {
-            command.env(format!("GIT_CONFIG_KEY_{index}"), name).env(format!("GIT_CONFIG_VALUE_{index}"), value);
+        if place != Place::Plan {
+            self.configure(&mut command);
         }
         if self.is_ssh_ours {
             command.env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes");
@@ -198,6 +213,19 @@ impl Git {
             Ok(Some(output)) => Ok(output),
             Ok(None) => Err(self.failed(action, format!("git took longer than {} s", CALL.as_secs()))),
             Err(error) => Err(self.failed(action, format!("git can't be run: {error}"))),
+        }
+    }
+
+    /// By the environment, not by arguments: a token in them is nobody's business. What the user set there was inherited.
+    fn configure(&self, command: &mut Command) {
+        command.env_remove("GIT_CONFIG").env_remove("GIT_CONFIG_PARAMETERS");
+        let own =
+            [("core.hooksPath", "/dev/null"), ("core.fsync", "none"), ("gc.auto", "0"), ("push.gpgSign", "false")];
+        let own = own.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let configuration: Vec<_> = self.configuration.iter().cloned().chain(own).collect();
+        command.env("GIT_CONFIG_COUNT", configuration.len().to_string());
+        for (index, (name, value)) in configuration.into_iter().enumerate() {
+            command.env(format!("GIT_CONFIG_KEY_{index}"), name).env(format!("GIT_CONFIG_VALUE_{index}"), value);
         }
     }
 

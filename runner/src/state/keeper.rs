@@ -256,7 +256,7 @@ impl Keep {
                     continue;
                 }
                 Next::Taken(lease) => match version {
-                    Some(version) => (lease, version, root),
+                    Some(version) => (*lease, version, root),
                     None => continue,
                 },
                 Next::Write(lock) => {
@@ -264,7 +264,6 @@ impl Keep {
                         // Most of what is there comes before the lock is held: it may take long.
                         cache::pull(remote.as_mut(), &root, &folder, &place)?;
                         is_here = true;
-                        continue;
                     }
                     taker.sends(began.elapsed(), &lock);
                     let root = Root { lock, ..root };

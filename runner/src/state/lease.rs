@@ -103,7 +103,7 @@ pub enum Next {
     /// Read again, not before that moment.
     ReadAt(Moment),
     /// It is ours.
-    Taken(Lease),
+    Taken(Box<Lease>),
     /// Another holds it, for longer than we wait.
     GiveUp(LockRecord),
 }
@@ -120,7 +120,7 @@ impl Taker {
         if let Some((tried, sent)) = &self.tried
             && tried.is_same_holding(record)
         {
-            return Next::Taken(Lease::new(record.clone(), *sent));
+            return Next::Taken(Box::new(Lease::new(record.clone(), *sent)));
         }
         match self.watch.saw(now, Some(record)) {
             Sight::Free | Sight::RunOut => {

@@ -35,7 +35,7 @@ mod s3;
 
 pub use error::{LockError, StateError};
 pub use lease::Wait;
-pub use record::{Holder, LockRecord, Released, Token};
+pub use record::{Holder, LockRecord, Released, TOKEN, Token};
 
 use self::{
     keeper::{Keeper, Taking},
@@ -506,22 +506,4 @@ fn epoch_of(path: &Path) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn journals_come_in_epoch_order_and_other_files_are_passed_over() {
-        let root = tempfile::tempdir().unwrap();
-        let location = StateLocation::Dir(root.path().to_owned());
-        let store = Store::new(&location, &"shop".parse().unwrap(), &"test".parse().unwrap());
-        assert_eq!(store.journals().unwrap(), Vec::<PathBuf>::new());
-        fs::create_dir_all(store.folder()).unwrap();
-        for name in ["attempt-000010.journal", "attempt-1000000.journal", "attempt-000009.journal", "lock", "x.journal"]
-        {
-            fs::write(store.folder().join(name), "").unwrap();
-        }
-        let epochs: Vec<_> = store.journals().unwrap().iter().filter_map(|path| epoch_of(path)).collect();
-        assert_eq!(epochs, [9, 10, 1_000_000]);
-        assert_eq!(store.journal(9), store.folder().join("attempt-000009.journal"));
-    }
-}
+mod tests;

@@ -145,6 +145,9 @@ impl LockRecord {
     }
 }
 
+/// The variable of the environment in which a child process finds its [`Token`].
+pub const TOKEN: &str = "PAWL_LOCK";
+
 /// Proof that a process was started by the holder of a lock. It is checked against the record, never trusted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {

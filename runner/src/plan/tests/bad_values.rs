@@ -273,10 +273,55 @@ fn bad_values() {
 }
 
 #[test]
+fn places_for_state_that_are_none() {
+    let steps = "steps: { a: { uses: x } }\n";
+    check(
+        &format!("version: 1\napp: shop\nstate: \"s3://Ab\"\n{steps}"),
+        expect![[r#"
+        error[P0118]: `s3://Ab` is not a place for state: not the name of a bucket
+         --> deploy.yml:3:8
+          |
+        3 | state: "s3://Ab"
+          |        ^^^^^^^^^ not the name of a bucket
+          hint: write `state: dir:PATH`, `git:REMOTE` or `s3://BUCKET/PREFIX`
+    "#]],
+    );
+    check(
+        &format!("version: 1\napp: shop\nstate: \"git:-o x\"\n{steps}"),
+        expect![[r#"
+        error[P0118]: `git:-o x` is not a place for state: not the name or URL of a git repository
+         --> deploy.yml:3:8
+          |
+        3 | state: "git:-o x"
+          |        ^^^^^^^^^^ not the name or URL of a git repository
+          hint: write `state: dir:PATH`, `git:REMOTE` or `s3://BUCKET/PREFIX`
+    "#]],
+    );
+    check(
+        &format!("version: 1\napp: shop\nstate: git:origin\nlock: {{ ttl: 100ms }}\n{steps}"),
+        expect![[r#"
+        error[P0118]: `ttl` is no time that a lock can last
+         --> deploy.yml:4:14
+          |
+        4 | lock: { ttl: 100ms }
+          |              ^^^^^ not from 1s to 1h
+          hint: write `ttl: 30s`
+    "#]],
+    );
+}
+
+#[test]
 fn not_supported_yet() {
     check(
-        "version: 1\napp: shop\nstate: git:origin\nenvironments:\n  prod: { hosts: { web: [a@b] } }\nsteps:\n  a: { uses: \"oci://r/x@sha256:0\", on: web }\n",
+        "version: 1\napp: shop\nstate: gs://acme\nenvironments:\n  prod: { hosts: { web: [a@b] } }\nsteps:\n  a: { uses: \"oci://r/x@sha256:0\", on: web }\n",
         expect![[r#"
+            error[P0116]: `gs://acme` is not supported yet
+             --> deploy.yml:3:8
+              |
+            3 | state: gs://acme
+              |        ^^^^^^^^^ `dir:`, `git:` and `s3://` are
+              hint: write `state: dir:PATH`, `git:REMOTE` or `s3://BUCKET/PREFIX`
+
             error[P0116]: hosts are not supported yet
              --> deploy.yml:5:11
               |

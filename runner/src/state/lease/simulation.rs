@@ -38,6 +38,7 @@ impl Dice {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a few of them at a time")]
 enum Call {
     Read,
     Swap { expected: Option<LockRecord>, new: LockRecord },
@@ -80,6 +81,7 @@ enum Event {
     Operator,
 }
 
+#[expect(clippy::large_enum_variant, reason = "four of them")]
 enum Doing {
     Idle,
     Taking(Taker),
@@ -370,7 +372,7 @@ impl World {
                     }
                     Some(Reply::Swapped(true)) => {
                         let Call::Swap { new, .. } = call else { unreachable!() };
-                        taker.confirmed().map(|lease| (Next::Taken(lease), new))
+                        taker.confirmed().map(|lease| (Next::Taken(Box::new(lease)), new))
                     }
                     Some(Reply::Swapped(false)) | None => None,
                 };
@@ -378,7 +380,7 @@ impl World {
                     Some((Next::Taken(lease), known)) => {
                         self.seen.taken += 1;
                         let effects = 1 + self.dice.below(6) as u32;
-                        self.nodes[node].doing = Doing::Holding { lease, known, effects };
+                        self.nodes[node].doing = Doing::Holding { lease: *lease, known, effects };
                         self.turn_in(node, 0);
                     }
                     Some((Next::GiveUp(_), _)) => {
@@ -492,8 +494,9 @@ fn no_history_lets_two_act() {
         let mut world = World::new(seed);
         let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run()));
         if let Err(panic) = ran {
-            eprintln!("seed {seed}");
-            std::panic::resume_unwind(panic);
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+            panic!("seed {seed}: {text}");
         }
         let Seen { taken, effects, lost_replies, ran_out, robbed, released, forced, expired, steps, given_up } =
             world.seen;
