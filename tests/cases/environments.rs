@@ -331,3 +331,16 @@ fn keep_is_a_number() {
             .assert_says("error[P0118]: `keep` is the number");
     }
 }
+
+/// Epochs of one history are not those of another: nobody is fenced by a state that is gone.
+#[test]
+fn a_state_that_is_begun_anew_is_not_fenced_by_the_one_before() {
+    let environment = Environment::new();
+    for label in ["r1", "r2", "r3"] {
+        environment.pack(label);
+        environment.deploy(label, &[]).assert_exit(0);
+    }
+    std::fs::remove_dir_all(environment.path(".pawl")).unwrap();
+    environment.deploy("r1", &[]).assert_exit(0);
+    assert_eq!(version(&environment, "test"), "r1");
+}

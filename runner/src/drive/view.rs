@@ -20,10 +20,12 @@ use crate::{
     schedule::{self, Facts, Probing, Repeat},
 };
 
-/// Where epochs are counted: those of another state are no older and no newer. Short, and no path.
+/// Where epochs are counted: those of another history are no older and no newer, that of a state which was begun anew too. Short, and
+/// no path.
 #[must_use]
-pub fn lineage(plan: &Plan) -> String {
-    Hash::of(format!("{:?}", plan.state).as_bytes()).short(8)
+pub fn lineage(plan: &Plan, state: &State) -> String {
+    let first = state.attempts.first().map(|first| (&first.header.run, first.began));
+    Hash::of(format!("{:?} {first:?}", plan.state).as_bytes()).short(8)
 }
 
 /// The state of an attempt, as one step sees it.
@@ -89,7 +91,7 @@ impl<'a> View<'a> {
             "release": header.release,
             "outputs": upstream,
             "epoch": header.epoch,
-            "lineage": lineage(&self.prepared.plan),
+            "lineage": lineage(&self.prepared.plan, self.state),
             "head": { "live": self.state.live_before(&header.run, &header.release) },
         });
         Ok(Asked { ready, input, key, fingerprint, named })

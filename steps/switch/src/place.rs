@@ -289,11 +289,7 @@ impl Place {
                 self.path(),
                 self.epoch.number
             ))
-            .hint(format!(
-                "see `runner history`; if the state was begun anew on purpose, remove `{}` in `{}`",
-                self.hidden("switch"),
-                self.dir
-            ))),
+            .hint("see `runner history`: which deployment is it, and who released the lock of this one?")),
         }
     }
 
