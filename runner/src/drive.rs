@@ -28,7 +28,7 @@ pub use foresee::{Foreseen, foresee};
 pub use interrupt::Interrupt;
 pub use pins::{Listed, Pinning, Pins, differences};
 pub use prepare::{Prepared, Ready, Setting, Wanted, pins as pinned};
-pub use prune::{KEEP, PruneError, kept, prune};
+pub use prune::{KEEP, PruneError, prune_all};
 
 use self::{
     attempt::Attempt,

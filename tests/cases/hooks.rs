@@ -113,6 +113,14 @@ fn a_deployment_of_the_same_environment_is_refused_at_once_with_the_reason() {
     environment.deploy("r2", &[]).assert_exit(0);
     environment.run(&["rollback", "--local"]).assert_exit(0).assert_says("warning: hook `after-1`");
     assert!(log(&environment, "after-1").contains("error[P0219]"));
+    environment.edit("deploy.yml", "environments:\n", "environments:\n  pre: { vars: { root: ./deploy/pre } }\n");
+    let own = environment
+        .read("deploy.yml")
+        .replace("\"--local\",\"--release\"", "\"--local\",\"--env\",\"pre\",\"--release\"");
+    environment.write("deploy.yml", own);
+    let promoted = environment.run(&["promote", "--local", "--from", "test", "--to", "pre"]);
+    promoted.assert_exit(0).assert_says("warning: hook `after-1`");
+    assert!(environment.run(&["logs", "after-1", "--env", "pre"]).stdout.contains("error[P0219]"));
 }
 
 #[test]
@@ -232,4 +240,49 @@ fn with_state_elsewhere_the_token_is_checked_there() {
     assert!(!outer.stderr.contains("warning: hook `after-1`"), "{}", outer.stderr);
     assert!(log(&environment, "after-1").contains("deployed none to default"), "{}", log(&environment, "after-1"));
     assert!(log(&environment, "after-2").contains("error[P0219]"), "{}", log(&environment, "after-2"));
+}
+
+#[test]
+fn a_hook_that_fails_before_the_first_step_undoes_nothing() {
+    let environment = with_hooks(&json!({ "before": [shell("test ! -e down")] }));
+    environment.write("deploy.yml", environment.read("deploy.yml") + "on-failure: rollback\n");
+    environment.deploy("r1", &[]).assert_exit(0);
+    environment.deploy("r2", &["--until", "switch"]).assert_exit(0);
+    environment.write("down", "");
+    environment.run(&["--local", "--release", "r2"]).assert_exit(1).assert_says("step `before-1` failed");
+    assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r2");
+}
+
+#[test]
+fn neither_a_deployment_of_a_deployment_nor_a_release_of_the_lock_slips_through() {
+    let environment = Environment::new();
+    environment.pack("r1");
+    let plan = environment
+        .read("deploy.yml")
+        .replace("environments:\n", "environments:\n  pre: { vars: { root: ./deploy/pre } }\n");
+    let innermost = nested(&[
+        "deploy",
+        "--local",
+        "--plan",
+        "innermost.yml",
+        "--env",
+        "test",
+        "--release",
+        "r1",
+        "--lock-wait",
+        "30s",
+    ]);
+    let inner = nested(&["deploy", "--local", "--plan", "inner.yml", "--env", "pre", "--release", "r1"]);
+    let release = nested(&["lock", "release", "--local", "--env", "test", "--force", "--message", "mine"]);
+    environment.write("innermost.yml", &plan);
+    environment.write("inner.yml", format!("{plan}hooks: {{ after: [{innermost}] }}\n"));
+    environment.write("deploy.yml", format!("{plan}hooks: {{ after: [{inner}, {release}] }}\n"));
+    let began = std::time::Instant::now();
+    let outer = environment.run(&["--local", "--env", "test", "--release", "r1"]);
+    outer.assert_exit(0).assert_says("warning: hook `after-2`");
+    assert!(began.elapsed().as_secs() < 20, "it waited for itself");
+    let said = environment.run(&["logs", "after-1", "--env", "pre"]).stdout;
+    assert!(said.contains("error[P0219]"), "{said}");
+    let said = environment.run(&["logs", "after-2", "--env", "test"]).stdout;
+    assert!(said.contains("error[P0219]"), "{said}");
 }

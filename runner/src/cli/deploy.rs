@@ -120,7 +120,13 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
     if let Some(notice) = prepared.pins.add_new() {
         tell(notice);
     }
+    let neighbours = prepared.plan.keep.map(|_| {
+        let args = PlanArgs { plan: prepared.plan.source.path.clone(), environment: None };
+        args.neighbours(&prepared.plan.environment)
+    });
     let deployment = Deployment {
+        neighbours: neighbours.unwrap_or_default(),
+        within: permission::within(),
         prepared: &prepared,
         store: &store,
         orders,

@@ -82,6 +82,7 @@ fn release(args: &Release, form: Form) -> Result<String, Vec<Diagnostic>> {
         return Err(vec![error.hint("say why, for those who read the history")]);
     }
     let store = args.plan.store()?;
+    permission::nesting(&store).map_err(|error| vec![error])?;
     let released = store.release(&source::who(), message, args.force).map_err(|error| vec![said(&error)])?;
     Ok(match (form, released) {
         (Form::Json, released) => json::line(&json!({ "released": released.as_ref().map(public) })) + "\n",

@@ -87,14 +87,15 @@ pub(super) fn nesting(store: &Store) -> Result<(), Diagnostic> {
     let Some(text) = variable("PAWL_LOCK") else { return Ok(()) };
     let stale = |why: &'static str| Diagnostic::from(&LockError::Token { resource: text.clone(), why });
     let token: Token = text.parse().map_err(|_| stale("PAWL_LOCK is no token"))?;
-    let is_ours = token.resource == store.resource();
+    let is_ours = token.resource == store.resource() && variable("PAWL_STATE").is_none_or(|at| at == store.address());
     let outer = if is_ours {
         store.clone()
     } else {
         outer(&token).ok_or_else(|| stale("PAWL_STATE does not say where its lock is"))?
     };
     outer.adopt(token).map_err(|error| Diagnostic::from(&error))?;
-    if is_ours {
+    let ours = format!("{} {}", store.resource(), store.address());
+    if is_ours || within().contains(&ours) {
         let message =
             format!("this is a part of a deployment of {}, which can't contain another one", store.resource());
         return Err(Diagnostic::new(Code("P0219"), Exit::Refused, message)
@@ -102,6 +103,11 @@ pub(super) fn nesting(store: &Store) -> Result<(), Diagnostic> {
             .hint("in a hook, run a single step (`runner step …`), or deploy another environment"));
     }
     Ok(())
+}
+
+/// The deployments that this process is a part of, the outermost first.
+pub(super) fn within() -> Vec<String> {
+    variable("PAWL_WITHIN").iter().flat_map(|text| text.lines()).map(str::to_owned).collect()
 }
 
 /// The state that a token is of.

@@ -1,6 +1,6 @@
 //! `runner prune`: removes the content of releases that nobody will go back to.
 
-use std::io::Write;
+use std::{io::Write, time::Duration};
 
 use serde_json::json;
 
@@ -27,8 +27,8 @@ pub(super) struct Args {
     #[arg(long)]
     local: bool,
     /// How many verified releases stay, beside the live one; by default what the plan says, or 5
-    #[arg(long, value_name = "N")]
-    keep: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    keep: Option<u32>,
     #[command(flatten)]
     wait: WaitArgs,
 }
@@ -58,9 +58,13 @@ pub(super) async fn run(args: &Args, form: Form, out: &mut dyn Write) -> Result<
     let lock = lock.map_err(|error| one((&error).into()))?;
     let paths = store.journals().map_err(|error| one((&error).into()))?;
     let state = Loaded::read(&paths, |_| {}).map_err(|error| one((&error).into()))?.state;
-    let keep = args.keep.or(plan.keep).unwrap_or(drive::KEEP);
-    let removed = drive::prune(&plan, &drive::kept(&state, keep));
-    drop(lock);
+    let keep = args.keep.map(|keep| keep as usize).or(plan.keep).unwrap_or(drive::KEEP);
+    let newest = state.attempts.last().map_or(0, |attempt| attempt.header.epoch);
+    let mut lock = lock;
+    lock.next_epoch(newest).map_err(|error| one((&error).into()))?;
+    lock.confirm().await.map_err(|error| one((&error).into()))?;
+    let removed = drive::prune_all(&plan, &state, &args.plan.neighbours(&plan.environment), keep);
+    lock.close(Duration::from_secs(5)).await.map_err(|error| one((&error).into()))?;
     let removed = removed.map_err(|error| {
         let diagnostic = Diagnostic::new(Code("P0223"), Exit::Failed, error.to_string());
         one(diagnostic

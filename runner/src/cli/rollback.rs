@@ -5,6 +5,7 @@ use super::{
     deploy::{self, Job},
     permission, places,
     screen::Screen,
+    selection,
     source::PlanArgs,
     wait::WaitArgs,
 };
@@ -31,6 +32,8 @@ pub(super) struct Rollback {
     #[arg(long, value_name = "LABEL")]
     to: Option<Label>,
     #[command(flatten)]
+    selection: selection::Args,
+    #[command(flatten)]
     wait: WaitArgs,
 }
 
@@ -53,6 +56,8 @@ pub(super) struct Promote {
     #[arg(long, value_name = "LABEL")]
     release: Option<Label>,
     #[command(flatten)]
+    selection: selection::Args,
+    #[command(flatten)]
     wait: WaitArgs,
 }
 
@@ -70,7 +75,7 @@ pub(super) async fn rollback(args: &Rollback, screen: &Screen) -> Result<Exit, V
     let mut again = deploy::command("rollback", args.local, &args.plan);
     again += &format!(" --to {}", release.label);
     let seen = state.attempts.last().map_or(0, |attempt| attempt.header.epoch);
-    let orders = Orders { by: Some(ROLLBACK), seen: Some(seen), ..Orders::default() };
+    let orders = Orders { by: Some(ROLLBACK), seen: Some(seen), ..args.selection.orders() };
     deploy(&args.plan, (release, commit), orders, &args.wait, &again, screen).await
 }
 
@@ -93,13 +98,21 @@ pub(super) async fn promote(args: &Promote, screen: &Screen) -> Result<Exit, Vec
     let release = release.ok_or_else(|| one(unverified(args, head.live.as_ref())))?;
     let commit = state.commit_of(&release).map(str::to_owned);
     let again = format!(
-        "{} --from {} --to {}",
+        "{} --from {} --to {} --release {}",
         deploy::command("promote", args.local, &PlanArgs { environment: None, ..to.clone() }),
         args.from,
-        args.to
+        args.to,
+        release.label
     );
-    deploy(&to, (release, commit), Orders { by: Some("promote"), ..Orders::default() }, &args.wait, &again, screen)
-        .await
+    deploy(
+        &to,
+        (release, commit),
+        Orders { by: Some("promote"), ..args.selection.orders() },
+        &args.wait,
+        &again,
+        screen,
+    )
+    .await
 }
 
 async fn deploy(
@@ -145,6 +158,13 @@ fn earlier(state: &State, asked: Option<&Label>, store: &Store) -> Result<Releas
             Some(release) => Ok(release.clone()),
             None => none(format!("{label} was not verified in {}", store.resource())),
         };
+    }
+    // One that was broken off goes on to where it was going.
+    if let Some(last) = state.attempts.last()
+        && last.order.as_deref() == Some(ROLLBACK)
+        && matches!(last.exit, None | Some(Exit::Interrupted))
+    {
+        return Ok(last.header.release.clone());
     }
     match head.before_live() {
         Some(release) => Ok(release.clone()),

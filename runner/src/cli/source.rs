@@ -119,6 +119,13 @@ impl PlanArgs {
         Ok(Store::new(&location.state, &location.app, &location.environment))
     }
 
+    /// The states of the plan's other environments, as far as they can be found.
+    pub(super) fn neighbours(&self, environment: &EnvironmentName) -> Vec<Store> {
+        let others = PlanArgs { environment: None, ..self.clone() };
+        let all = others.stores().unwrap_or_default();
+        all.into_iter().filter(|(name, _)| name != environment).map(|(_, store)| store).collect()
+    }
+
     /// The states of the environment asked for, or of all.
     pub(super) fn stores(&self) -> Result<Vec<(EnvironmentName, Store)>, Vec<Diagnostic>> {
         let source = self.source().map_err(|error| vec![error])?;

@@ -131,7 +131,11 @@ impl<'a> View<'a> {
         if let Some(unfinished) = self.unfinished() {
             let Header { run, release, .. } = &unfinished.header;
             let stands = unfinished.stuck.as_ref().map(|place| format!(" stands at {place}")).unwrap_or_default();
-            row("unfinished", &format!("run {run}{stands}; deploying {} again continues it", release.label));
+            let way = match &unfinished.order {
+                Some(order) => format!("`runner {order}` again"),
+                None => format!("deploying {} again", release.label),
+            };
+            row("unfinished", &format!("run {run}{stands}; {way} continues it"));
         }
         if let Some(LockRecord { holder: Some(holder), since, .. }) = &self.lock {
             let how = match self.standing {

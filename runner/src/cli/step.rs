@@ -9,12 +9,12 @@ use super::{
     deploy::{self, Job},
     permission, places,
     screen::Screen,
-    source,
+    selection, source,
     wait::WaitArgs,
 };
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
-    drive::{Orders, Pinning, Setting, Wanted},
+    drive::{Pinning, Setting, Wanted},
     plan::{Label, Plan, Request, Source},
 };
 
@@ -54,6 +54,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "LABEL", default_value = "none")]
     release: Label,
     #[command(flatten)]
+    selection: selection::Args,
+    #[command(flatten)]
     wait: WaitArgs,
 }
 
@@ -74,8 +76,15 @@ pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagno
     // There is no file that a lock could lie beside.
     let setting = Setting { pinning: Pinning::Without, ..places::setting(screen.tell()) };
     let wanted = Wanted { label, digest: None };
-    let job =
-        Job { plan, wanted, commit: None, setting, orders: Orders::default(), wait: args.wait.wait(), again: &again };
+    let job = Job {
+        plan,
+        wanted,
+        commit: None,
+        setting,
+        orders: args.selection.orders(),
+        wait: args.wait.wait(),
+        again: &again,
+    };
     deploy::deploy(job, screen).await
 }
 

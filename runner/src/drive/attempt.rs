@@ -41,6 +41,10 @@ pub struct Deployment<'a> {
     pub wait: Wait,
     /// The command that continues this deployment, for hints.
     pub again: String,
+    /// The states of the plan's other environments, if old releases are to be removed.
+    pub neighbours: Vec<Store>,
+    /// The deployments that this one is a part of, the outermost first: `APP/ENVIRONMENT ADDRESS` each.
+    pub within: Vec<String>,
 }
 
 /// How an attempt ended.
@@ -108,7 +112,7 @@ impl Deployment<'_> {
         let mut journal = journal.map_err(|error| one((&error).into()))?;
         self.open(&mut journal, &lock.resource(), &lock.holder(), torn).map_err(|error| one((&error).into()))?;
 
-        let surroundings = Surroundings::new(self.store, &lock.token(), &header);
+        let surroundings = Surroundings::new(self.store, &lock.token(), &header, &self.within);
         let mut attempt = Attempt {
             surroundings,
             prepared: self.prepared,
@@ -201,11 +205,19 @@ impl Deployment<'_> {
         let (exit, error) = match result {
             Ok(()) => (Exit::Success, None),
             Err(halt) => {
-                let undone = if matches!(halt, Halt::Failed { .. } | Halt::Plan(_)) && !attempt.interrupt.is_asked() {
-                    Some(attempt.roll_back().await)
-                } else {
-                    None
+                // A hook that fails before the first step is no reason to undo what an earlier attempt did.
+                let is_of_step = match &halt {
+                    Halt::Failed { place, .. } => self.prepared.index(&place.step).is_some(),
+                    Halt::Plan(_) => true,
+                    Halt::InDoubt { .. }
+                    | Halt::NotUndone { .. }
+                    | Halt::Irreversible { .. }
+                    | Halt::Journal(_)
+                    | Halt::Lock(_)
+                    | Halt::Interrupted => false,
                 };
+                let undone =
+                    if is_of_step && !attempt.interrupt.is_asked() { Some(attempt.roll_back().await) } else { None };
                 // Said only now: a step that was undone will not be skipped.
                 let mut diagnostic = self.words(attempt, &halt);
                 match undone {
@@ -229,10 +241,15 @@ impl Deployment<'_> {
                 (diagnostic.exit, Some(diagnostic))
             }
         };
-        let warnings = attempt.closing_hooks(exit).await;
+        let mut warnings = attempt.closing_hooks(exit).await;
         let verified = exit == Exit::Success && self.orders.selection == Selection::All;
         match attempt.journal.end(exit, verified) {
-            Ok(()) => (exit, error, warnings),
+            Ok(()) => {
+                if verified {
+                    warnings.extend(attempt.prune(&self.neighbours).await);
+                }
+                (exit, error, warnings)
+            }
             Err(journal) if error.is_none() => {
                 let diagnostic = Diagnostic::from(&journal);
                 (diagnostic.exit, Some(diagnostic), warnings)

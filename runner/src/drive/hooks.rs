@@ -18,8 +18,11 @@ use crate::{
 pub(super) struct Surroundings(Vec<(&'static str, String)>);
 
 impl Surroundings {
-    pub(super) fn new(store: &Store, token: &Token, header: &Header) -> Self {
+    pub(super) fn new(store: &Store, token: &Token, header: &Header, within: &[String]) -> Self {
+        let ours = format!("{} {}", token.resource, store.address());
+        let within: Vec<_> = within.iter().cloned().chain([ours]).collect();
         Self(vec![
+            ("PAWL_WITHIN", within.join("\n")),
             ("PAWL_LOCK", token.to_string()),
             ("PAWL_STATE", store.address()),
             ("PAWL_APP", header.app.to_string()),
@@ -74,7 +77,7 @@ impl Attempt<'_> {
             let step = place.step.to_string();
             self.surroundings.set("PAWL_FAILED_STEP", step);
         }
-        let mut warnings: Vec<_> = self.prune(exit).into_iter().collect();
+        let mut warnings = Vec::new();
         for hook in hooks {
             if let Err(halt) = self.hook(hook).await {
                 warnings.push(Notice::warning(format!("hook {}: {}", hook.place, self.hook_words(&halt))));
@@ -83,12 +86,14 @@ impl Attempt<'_> {
         warnings
     }
 
-    /// Removes old releases, if the plan says how many stay. That it could not changes nothing.
-    fn prune(&self, exit: Exit) -> Option<Notice> {
-        let keep = self.prepared.plan.keep.filter(|_| exit == Exit::Success)?;
-        // This one is verified only in a moment, and counts.
-        let kept = prune::kept(self.journal.state(), keep.saturating_sub(1));
-        let failed = prune::prune(&self.prepared.plan, &kept).err()?;
+    /// Removes old releases once this one is verified, if the plan says how many stay, and while the lock is ours. That it could not
+    /// changes nothing. `neighbours` are the states of the plan's other environments, which may share a folder.
+    pub(super) async fn prune(&self, neighbours: &[Store]) -> Option<Notice> {
+        let keep = self.prepared.plan.keep?;
+        let failed = match self.confirmed().await {
+            Ok(()) => prune::prune_all(&self.prepared.plan, self.journal.state(), neighbours, keep).err()?.to_string(),
+            Err(halt) => format!("old releases stay: {}", self.hook_words(&halt)),
+        };
         Some(Notice::warning(format!("{failed}; the deployment stands")))
     }
 

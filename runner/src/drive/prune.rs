@@ -12,8 +12,9 @@ use std::{
 };
 
 use crate::{
-    journal::{State, event::Release},
+    journal::{Loaded, State, event::Release},
     plan::{Access, Digest, ModuleRef, Plan, Step},
+    state::Store,
 };
 
 /// How many verified releases are kept unless somebody says otherwise.
@@ -27,20 +28,40 @@ pub struct PruneError {
     source: io::Error,
 }
 
-/// The releases that stay: the live one, the last `keep` verified ones, and that of the last attempt.
+/// The releases that stay: the live one, the last `keep` verified ones (those that somebody went back from come last), where a
+/// rollback would lead, by command or at once, and that of the last attempt.
 #[must_use]
-pub fn kept(state: &State, keep: usize) -> Vec<Release> {
+fn kept(state: &State, keep: usize) -> Vec<Release> {
     let head = &state.head;
-    let verified = head.verified.iter().rev().take(keep);
+    let is_withdrawn = |release: &&Release| head.withdrawn.iter().any(|withdrawn| withdrawn.is_same(release));
+    let (withdrawn, good): (Vec<&Release>, Vec<&Release>) = head.verified.iter().rev().partition(is_withdrawn);
+    let verified = good.into_iter().chain(withdrawn).take(keep);
+    let back = state.records.values().filter_map(|record| record.live_before.as_ref());
     let last = state.attempts.last().map(|attempt| &attempt.header.release);
-    verified.chain(&head.live).chain(last).cloned().collect()
+    verified.chain(&head.live).chain(head.before_live()).chain(back).chain(last).cloned().collect()
+}
+
+/// Removes what neither this environment needs nor its `neighbours` do. Returns what was removed.
+///
+/// # Errors
+/// [`PruneError`]; what was removed until then stays so.
+pub fn prune_all(plan: &Plan, state: &State, neighbours: &[Store], keep: usize) -> Result<Vec<PathBuf>, PruneError> {
+    let mut needed = kept(state, keep);
+    for neighbour in neighbours {
+        let unread = |why: String| PruneError { path: neighbour.folder().to_owned(), source: io::Error::other(why) };
+        let paths = neighbour.journals().map_err(|error| unread(error.to_string()))?;
+        let state = Loaded::read(&paths, |_| {}).map_err(|error| unread(error.to_string()))?.state;
+        // How many that one keeps is its own affair.
+        needed.extend(kept(&state, usize::MAX));
+    }
+    prune(plan, &needed)
 }
 
 /// Removes the others. Returns what was removed.
 ///
 /// # Errors
 /// [`PruneError`]; what was removed until then stays so.
-pub fn prune(plan: &Plan, kept: &[Release]) -> Result<Vec<PathBuf>, PruneError> {
+fn prune(plan: &Plan, kept: &[Release]) -> Result<Vec<PathBuf>, PruneError> {
     let kept: BTreeSet<String> = kept.iter().filter_map(|release| release.digest.as_ref()).map(Digest::hex).collect();
     let folders: BTreeSet<&Path> = plan.steps.iter().filter_map(pulled_into).collect();
     let mut removed = Vec::new();

@@ -15,17 +15,17 @@ use crate::{
         Place, State,
         event::{Finding, Fingerprint, Hash, Header},
     },
-    plan::{Plan, Problem, StepId},
+    plan::{AppName, EnvironmentName, Problem, StepId},
     sandbox,
     schedule::{self, Facts, Probing, Repeat},
 };
 
-/// Where epochs are counted: those of another history are no older and no newer, that of a state which was begun anew too. Short, and
-/// no path.
+/// Where epochs are counted: those of another history are no older and no newer. A history is known by its first attempt, from
+/// whichever machine, and ends where the state is begun anew.
 #[must_use]
-pub fn lineage(plan: &Plan, state: &State) -> String {
+pub fn lineage(app: &AppName, environment: &EnvironmentName, state: &State) -> String {
     let first = state.attempts.first().map(|first| (&first.header.run, first.began));
-    Hash::of(format!("{:?} {first:?}", plan.state).as_bytes()).short(8)
+    Hash::of(format!("{app}/{environment} {first:?}").as_bytes()).short(8)
 }
 
 /// The state of an attempt, as one step sees it.
@@ -91,7 +91,7 @@ impl<'a> View<'a> {
             "release": header.release,
             "outputs": upstream,
             "epoch": header.epoch,
-            "lineage": lineage(&self.prepared.plan, self.state),
+            "lineage": lineage(&header.app, &header.environment, self.state),
             "head": { "live": self.state.live_before(&header.run, &header.release) },
         });
         Ok(Asked { ready, input, key, fingerprint, named })

@@ -315,7 +315,10 @@ impl State {
         let header = header.clone();
         // What an attempt before left open it can't end any more: that is the killed attempt.
         self.open.clear();
-        let (exit, verified, stuck, order) = (None, false, None, None);
+        // The order is the run's: a later attempt goes on with it, by whichever command.
+        let order =
+            self.attempts.last().filter(|last| last.header.run == header.run).and_then(|last| last.order.clone());
+        let (exit, verified, stuck) = (None, false, None);
         self.attempts.push(AttemptSummary { header, began: at, last: at, exit, verified, stuck, order });
         Ok(())
     }
