@@ -15,13 +15,14 @@ mod ending;
 mod fingerprint;
 mod foresee;
 mod interrupt;
+mod linted;
 pub mod pins;
 mod prepare;
 mod undo;
 mod view;
 
 pub use attempt::{Deployment, Ending};
-pub use ending::Halt;
+pub use ending::{Halt, of_migrations};
 pub use foresee::{Foreseen, foresee};
 pub use interrupt::Interrupt;
 pub use pins::{Listed, Pinning, Pins, differences};

@@ -70,6 +70,7 @@ impl Deployment<'_> {
         let paths = self.store.journals().map_err(|error| one((&error).into()))?;
         let loaded = Loaded::read(&paths, |_| {}).map_err(|error| one((&error).into()))?;
         self.prepared.resources()?;
+        self.prepared.migrations(Some(&loaded.state)).await?;
 
         let newest = loaded.state.attempts.last().map_or(0, |attempt| attempt.header.epoch);
         let epoch = lock.next_epoch(newest).map_err(|error| one((&error).into()))?;

@@ -43,6 +43,7 @@ pub struct Prepared {
     /// The modules against the lock file.
     pub pins: Pins,
     modules: Modules,
+    pub(super) tell: Tell,
 }
 
 /// Loaded modules with what they say of themselves, by [`sandbox::name_of`].
@@ -92,7 +93,7 @@ impl Prepared {
         if let Some(notice) = pins.notice() {
             (setting.tell)(notice);
         }
-        Ok(Self { plan, release, runtime, steps, pins, modules })
+        Ok(Self { plan, release, runtime, steps, pins, modules, tell: setting.tell })
     }
 
     /// The module of a step.
@@ -152,7 +153,7 @@ impl Prepared {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
-    fn unready(&self, step: &Step, message: &str) -> Diagnostic {
+    pub(super) fn unready(&self, step: &Step, message: &str) -> Diagnostic {
         let hint = Some("nothing was touched; mend it, and run again".to_owned());
         let mut diagnostic = self.plan.error_at(Code("P0202"), step.span.clone(), message, "this step needs it", hint);
         diagnostic.exit = Exit::Refused;

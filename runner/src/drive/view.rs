@@ -76,6 +76,7 @@ impl<'a> View<'a> {
             "environment": header.environment,
             "run": header.run,
             "attempt": header.attempt,
+            "epoch": header.epoch,
             "step": ready.place.step,
             "target": ready.place.target,
             "key": key,

@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    Access, AppName, EnvironmentName, Label, OnFailure, Plan, PlanErrors, Request, Secret, Source, StateLocation, Step,
+    Access, AppName, DatabaseGrant, EnvironmentName, Label, OnFailure, Plan, PlanErrors, Request, Secret, ServerUrl, Source,
+    StateLocation, Step,
     error::{PlanError, Problem, Problems, closest, listed},
     expression,
     fields::{self, Fields},
@@ -104,7 +105,8 @@ fn read(root: &Node, source: &Source, request: &Request<'_>, problems: &mut Prob
         .map(|node| step::drafts(node, &scope, source, problems))
         .unwrap_or_default();
     let steps = order::sort(drafts, problems).map(know_writable);
-    let secrets = scope.secrets.iter().filter_map(|(name, secret)| Some((name.clone(), secret.clone()?))).collect();
+    let secrets = scope.secrets.iter().filter_map(|(name, secret)| Some((name.clone(), secret.clone()?)));
+    let secrets = secrets.chain(passwords(steps.as_deref().unwrap_or_default())).collect();
     Some(Plan {
         app: app?,
         environment: chosen.name.clone(),
@@ -115,6 +117,18 @@ fn read(root: &Node, source: &Source, request: &Request<'_>, problems: &mut Prob
         secrets,
         source: source.clone(),
     })
+}
+
+/// The passwords of databases: what is written in a URL, or in a secret that is one, is to be hidden by itself too.
+fn passwords(steps: &[Step]) -> Vec<(String, Secret)> {
+    let of = |step: &Step| {
+        let grants = step.grants.databases.iter().map(|(name, grant)| (format!("{}.{name}", step.id), grant));
+        let password = |(name, grant): (String, &DatabaseGrant)| {
+            Some((name, ServerUrl::parse(grant.url.value.reveal())?.ok()?.password?))
+        };
+        grants.filter_map(password).collect::<Vec<_>>()
+    };
+    steps.iter().flat_map(of).collect()
 }
 
 fn top_level<'n>(root: &'n Node, problems: &mut Problems) -> Option<Fields<'n>> {
