@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{deploy, screen::Screen, source, source::PlanArgs};
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
-    drive::of_migrations,
+    drive::{lineage, of_migrations},
     journal::{Loaded, Redactor, event::Level},
     plan::{ModuleRef, Plan, Step},
     report::{self, Form, json},
@@ -168,7 +168,7 @@ fn fence(plan: &Plan, store: &Store) -> Result<Fence, Vec<Diagnostic>> {
     let state = Loaded::read(&paths, |_| {}).map_err(|error| vec![(&error).into()])?.state;
     let epoch = state.attempts.last().map_or(0, |attempt| attempt.header.epoch);
     Ok(Fence {
-        resource: format!("{}/{}", plan.app, plan.environment),
+        resource: Fence::resource(plan.app.as_str(), plan.environment.as_str(), &lineage(plan)),
         epoch,
         run: format!("operator {}", source::who()),
     })

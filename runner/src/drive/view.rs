@@ -15,7 +15,7 @@ use crate::{
         Place, State,
         event::{Finding, Fingerprint, Hash, Header},
     },
-    plan::{Problem, StepId},
+    plan::{Plan, Problem, StepId},
     sandbox,
     schedule::{self, Facts, Probing, Repeat},
 };
@@ -38,6 +38,12 @@ pub(super) struct Asked<'a> {
     pub(super) fingerprint: Fingerprint,
     /// The operator named it: it is not skipped.
     pub(super) named: bool,
+}
+
+/// Where epochs are counted: those of another state are no older and no newer. Short, and no path.
+#[must_use]
+pub fn lineage(plan: &Plan) -> String {
+    Hash::of(format!("{:?}", plan.state).as_bytes()).short(8)
 }
 
 impl<'a> View<'a> {
@@ -77,6 +83,7 @@ impl<'a> View<'a> {
             "run": header.run,
             "attempt": header.attempt,
             "epoch": header.epoch,
+            "lineage": lineage(&self.prepared.plan),
             "step": ready.place.step,
             "target": ready.place.target,
             "key": key,

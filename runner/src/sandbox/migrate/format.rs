@@ -289,9 +289,8 @@ impl Format for Dbmate {
     fn create(&self, engine: Engine, table: &str) -> String {
         match engine {
             Engine::Postgres => format!("create table if not exists {table} (version varchar not null primary key)"),
-            Engine::Sqlite => format!("create table if not exists {table} (version varchar(128) primary key)"),
-            Engine::Mysql => {
-                format!("create table if not exists {table} (version varchar(128) primary key) character set latin1 collate latin1_bin")
+            Engine::Sqlite | Engine::Mysql => {
+                format!("create table if not exists {table} (version varchar(128) primary key)")
             }
         }
     }
@@ -385,9 +384,6 @@ pub(super) fn detect(
         )
         .with_hint("name the one that counts: `with: { format: sqlx }` or `plain`")),
         (true, false) => Ok(&Sqlx),
-        (false, _) if raw.iter().any(|raw| raw.text.starts_with("-- no-transaction")) && !has_table(Plain.table()) => {
-            Ok(&Sqlx)
-        }
         (false, _) => Ok(&Plain),
     }
 }

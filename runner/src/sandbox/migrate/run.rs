@@ -44,12 +44,18 @@ pub struct Fence {
 }
 
 impl Fence {
+    /// Whose epochs are compared: an app's in an environment, as long as they are counted in one state.
+    #[must_use]
+    pub fn resource(app: &str, environment: &str, lineage: &str) -> String {
+        format!("{app}/{environment}@{lineage}")
+    }
+
     /// As a step's input tells it; the runner wrote that.
     #[must_use]
     pub fn of(input: &serde_json::Value) -> Self {
         let text = |name: &str| input[name].as_str().unwrap_or_default();
         Self {
-            resource: format!("{}/{}", text("app"), text("environment")),
+            resource: Self::resource(text("app"), text("environment"), text("lineage")),
             epoch: input["epoch"].as_u64().unwrap_or(0),
             run: text("run").to_owned(),
         }
@@ -150,7 +156,8 @@ impl Run<'_> {
     }
 
     fn fenced(&self, standing: u64) -> Failure {
-        let Fence { resource, epoch, .. } = self.fence;
+        let epoch = self.fence.epoch;
+        let resource = self.fence.resource.split('@').next().unwrap_or_default();
         failure(
             "conflict",
             format!("epoch {standing} of {resource} has migrated this database since; this attempt is epoch {epoch}, and stops"),
