@@ -31,13 +31,9 @@ fn object(names: &Names) -> u32 {
     u32::from_be_bytes([sum[0], sum[1], sum[2], sum[3]]) >> 1
 }
 
-/// Says whether this session still holds PostgreSQL's lock.
+/// A condition: that this session holds PostgreSQL's lock. It is taken once more, which is no matter to who has it.
 pub(super) fn check(names: &Names) -> String {
-    format!(
-        "SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND classid = {CLASS} AND objid = {} AND granted \
-         AND pid = pg_catalog.pg_backend_pid()",
-        object(names)
-    )
+    format!("pg_catalog.pg_try_advisory_lock({CLASS}, {})", object(names))
 }
 
 /// Takes the lock, within `patience`; `None` when others hold it all the time.

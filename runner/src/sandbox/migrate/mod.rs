@@ -287,9 +287,10 @@ impl Job {
             applied.sort_by(|one, other| other["ms"].as_f64().unwrap_or(0.0).total_cmp(&one["ms"].as_f64().unwrap_or(0.0)));
             applied.truncate(50);
         }
+        let names: Vec<_> = applied.iter().map(|file| file["file"].clone()).collect();
         let notes = json!({
-            "format": self.format.name(), "applied_now": count, "files": applied, "took_ms": millis(began.elapsed()),
-            "lock_ms": millis(held.waited),
+            "applied_now": names, "took_ms": millis(began.elapsed()),
+            "migrations": { "format": self.format.name(), "count": count, "lock_ms": millis(held.waited), "files": applied },
         });
         drop(held);
         Ok(json!({ "outputs": self.outputs(), "notes": notes }))

@@ -173,14 +173,10 @@ impl Run<'_> {
         let fence = self.names.read_fence(&self.fence.resource);
         let rows = match self.names.engine {
             Engine::Postgres => {
-                let rows = self.session.ask(&format!("BEGIN; {}; {fence}", lock::check(self.names))).await?;
+                let rows = self.session.ask(&format!("BEGIN; SELECT {}; {fence}", lock::check(self.names))).await?;
                 let mut rows = rows.into_iter();
-                if rows.next().and_then(|row| row.into_iter().next().flatten()).as_deref() != Some("1") {
-                    return Err(Trouble::Failure(
-                        failure("transient", "the lock of the migration was lost: the session is another one now")
-                            .with_hint("connect to the server itself, or to a pooler in session mode")
-                            .with_detail("code", "P0317"),
-                    ));
+                if rows.next().and_then(|row| row.into_iter().next().flatten()).as_deref() != Some("t") {
+                    return Err(Trouble::Failure(lock_lost()));
                 }
                 rows.collect()
             }
@@ -195,6 +191,38 @@ impl Run<'_> {
             return Err(Trouble::Failure(self.fenced(standing)));
         }
         Ok(())
+    }
+
+    /// A small file on PostgreSQL: transaction, check, file and record in one round trip. The check divides by zero where this is
+    /// not the one who may, so that nothing behind it is done.
+    async fn at_once(&self, part: &Part<'_>, statements: &[Statement], last: &[String]) -> Result<(), Trouble> {
+        let (Some(first), Some(end)) = (statements.first(), statements.last()) else {
+            self.begin().await?;
+            return self.record_and_commit(last).await;
+        };
+        let range = first.range.start..end.range.end;
+        let before = format!(
+            "BEGIN; SELECT 1 / CASE WHEN {} AND COALESCE(({}), 0) <= {} THEN 1 ELSE 0 END; ",
+            lock::check(self.names),
+            self.names.read_fence(&self.fence.resource),
+            self.fence.epoch
+        );
+        let sql = format!("{before}{}; {}; COMMIT", &part.text[range.clone()], last.join("; "));
+        let Err(fault) = self.session.run(&sql).await else { return Ok(()) };
+        if fault.completed == 1 && fault.has_code(&["22012"]) {
+            self.session.rollback();
+            self.begin().await?;
+            return Err(Trouble::Failure(lock_lost()));
+        }
+        let at = statements.get(fault.completed.saturating_sub(2)).map_or(range.start, |statement| statement.range.start);
+        Err(Trouble::Fault(match fault.position {
+            Some(Position { line: 1, column }) if column > before.len() as u64 => {
+                let position = Some(Position { line: 1, column: column - before.len() as u64 });
+                SqlFault { position, ..fault }.shifted(part.text, range.start)
+            }
+            Some(Position { line: 2.., .. }) => fault.shifted(part.text, range.start),
+            Some(_) | None => SqlFault { position: Some(Position::at(part.text, at)), ..fault },
+        }))
     }
 
     /// Writes what belongs to a transaction, and commits it.
@@ -288,7 +316,14 @@ impl Run<'_> {
         let what = part.file_name;
         if is_whole {
             let statements = unwrapped(self.names.engine, part, statements).map_err(|fault| located(fault.into()))?;
+            let size = statements.last().map_or(0, |last| last.range.end) - statements.first().map_or(0, |first| first.range.start);
+            let is_small = self.names.engine == Engine::Postgres
+                && size <= PIECE
+                && statements.iter().all(|statement| statement.data.is_none());
             let whole = async || {
+                if is_small {
+                    return self.at_once(part, &statements, &last()).await;
+                }
                 self.begin().await?;
                 self.pieces(part, &statements).await?;
                 self.record_and_commit(&last()).await
@@ -513,6 +548,14 @@ impl Run<'_> {
         };
         found.with_detail("file", format!("{}{}", self.place, part.file_name))
     }
+}
+
+fn lock_lost() -> Failure {
+    let mut failure = failure("transient", "the lock of the migration was lost to another session")
+        .with_hint("run again; a migration that lets go of all advisory locks lets go of the runner's too")
+        .with_detail("code", "P0317");
+    failure.retryable = true;
+    failure
 }
 
 /// What to do about a fault.
