@@ -26,8 +26,8 @@ pub use ending::{Halt, of_migrations};
 pub use foresee::{Foreseen, foresee};
 pub use interrupt::Interrupt;
 pub use pins::{Listed, Pinning, Pins, differences};
-pub use view::lineage;
 pub use prepare::{Prepared, Ready, Setting, pins as pinned};
+pub use view::lineage;
 
 use self::{
     attempt::Attempt,

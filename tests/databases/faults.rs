@@ -22,7 +22,9 @@ use crate::{
 fn slow(engine: Engine) -> &'static str {
     match engine {
         Engine::Postgres => "create table a (id integer);\nselect pg_sleep(20);\ncreate table b (id integer);\n",
-        Engine::Mariadb | Engine::Sqlite => "create table a (id integer);\nselect sleep(20);\ncreate table b (id integer);\n",
+        Engine::Mariadb | Engine::Sqlite => {
+            "create table a (id integer);\nselect sleep(20);\ncreate table b (id integer);\n"
+        }
     }
 }
 
@@ -33,8 +35,12 @@ fn quick() -> &'static str {
 /// The runner's session, as the server sees it.
 fn session(database: &Database) -> Option<String> {
     let sql = match database.engine {
-        Engine::Postgres => "select pid from pg_stat_activity where query like '%pg_sleep(20)%' and pid <> pg_backend_pid() and datname = current_database()",
-        Engine::Mariadb | Engine::Sqlite => "select id from information_schema.processlist where info = 'select sleep(20)' and db = database()",
+        Engine::Postgres => {
+            "select pid from pg_stat_activity where query like '%pg_sleep(20)%' and pid <> pg_backend_pid() and datname = current_database()"
+        }
+        Engine::Mariadb | Engine::Sqlite => {
+            "select id from information_schema.processlist where info = 'select sleep(20)' and db = database()"
+        }
     };
     database.ask(sql).ok().filter(|answer| !answer.is_empty())
 }
@@ -103,7 +109,8 @@ impl Cable {
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
-                for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
+                for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
+                {
                     let is_cut = Arc::clone(&is_cut);
                     thread::spawn(move || {
                         from.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
@@ -112,7 +119,11 @@ impl Cable {
                             match from.read(&mut buffer) {
                                 Ok(0) => break,
                                 Ok(count) => to.write_all(&buffer[..count]).unwrap_or_default(),
-                                Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+                                Err(error)
+                                    if matches!(
+                                        error.kind(),
+                                        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                                    ) => {}
                                 Err(_) => break,
                             }
                         }
@@ -189,12 +200,22 @@ fn a_pooler_in_transaction_mode_is_refused() {
         let mut pooler = Command::new("/usr/sbin/pgbouncer");
         if rustix::process::geteuid().is_root() {
             for path in [folder.path().to_owned(), folder.path().join("ini"), folder.path().join("users")] {
-                rustix::fs::chown(&path, Some(rustix::fs::Uid::from_raw(65534)), Some(rustix::fs::Gid::from_raw(65534))).unwrap();
+                rustix::fs::chown(
+                    &path,
+                    Some(rustix::fs::Uid::from_raw(65534)),
+                    Some(rustix::fs::Gid::from_raw(65534)),
+                )
+                .unwrap();
             }
             pooler = Command::new("setpriv");
             pooler.args(["--reuid=65534", "--regid=65534", "--clear-groups", "/usr/sbin/pgbouncer"]);
         }
-        pooler.arg("-q").arg(folder.path().join("ini")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        pooler
+            .arg("-q")
+            .arg(folder.path().join("ini"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let mut pooler = pooler.spawn().unwrap_or_else(|error| panic!("pgbouncer: {error}; run `cargo xtask setup`"));
         until("the pooler listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         let shop = Shop::at(&database.url_at(port, "${{ secrets.PASSWORD }}"), "", "");
@@ -218,7 +239,20 @@ fn writers(database: &Database, stop: &Arc<AtomicBool>, longest: &Arc<AtomicU64>
             thread::spawn(move || {
                 let (port, name) = url;
                 let mut psql = Command::new(crate::server::postgres_program("psql"))
-                    .args(["-X", "-q", "-A", "-t", "-h", "127.0.0.1", "-U", "postgres", "-p", &port.to_string(), "-d", &name])
+                    .args([
+                        "-X",
+                        "-q",
+                        "-A",
+                        "-t",
+                        "-h",
+                        "127.0.0.1",
+                        "-U",
+                        "postgres",
+                        "-p",
+                        &port.to_string(),
+                        "-d",
+                        &name,
+                    ])
                     .env("PGPASSWORD", PASSWORD)
                     .stdin(Stdio::piped())
                     .stdout(Stdio::piped())
@@ -257,7 +291,9 @@ fn a_holder_killed_while_it_builds_an_index() {
     // A transaction that stays open makes the build wait: so the kill meets it.
     let mut blocker = database.start("begin; insert into load (t) values ('x'); select pg_sleep(3); commit");
     until("the transaction is open", || {
-        database.sql("select count(*) from pg_stat_activity where query like '%pg_sleep(3)%' and pid <> pg_backend_pid()") != "0"
+        database
+            .sql("select count(*) from pg_stat_activity where query like '%pg_sleep(3)%' and pid <> pg_backend_pid()")
+            != "0"
     });
     let mut holder = shop.start("state");
     until("the index is being built", || {
@@ -295,8 +331,13 @@ fn ddl_gives_way_and_comes_again() {
         };
         let mut holder = database.start(hold);
         until("the row is written", || match engine {
-            Engine::Postgres => database.sql("select count(*) from pg_stat_activity where query like '%pg_sleep(3)%' and pid <> pg_backend_pid()") != "0",
-            Engine::Mariadb | Engine::Sqlite => database.sql("select count(*) from information_schema.processlist where info = 'select sleep(3)'") != "0",
+            Engine::Postgres => database.sql(
+                "select count(*) from pg_stat_activity where query like '%pg_sleep(3)%' and pid <> pg_backend_pid()",
+            ) != "0",
+            Engine::Mariadb | Engine::Sqlite => {
+                database.sql("select count(*) from information_schema.processlist where info = 'select sleep(3)'")
+                    != "0"
+            }
         });
         shop.run(&["--local", "--release", "r1", "--verbose"]).assert_exit(0).assert_says("waits for a lock of others");
         holder.wait().unwrap();

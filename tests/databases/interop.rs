@@ -10,7 +10,8 @@ use crate::{
 /// Where `cargo xtask setup` puts them.
 fn tool(name: &str) -> Command {
     let target = std::path::Path::new(env!("CARGO_BIN_EXE_runner")).parent().and_then(std::path::Path::parent).unwrap();
-    let places = [target.join("tools/bin").join(name), target.join("tools/node_modules/.bin").join(name), PathBuf::from(name)];
+    let places =
+        [target.join("tools/bin").join(name), target.join("tools/node_modules/.bin").join(name), PathBuf::from(name)];
     Command::new(places.into_iter().find(|place| place.is_file() || !place.is_absolute()).unwrap())
 }
 
@@ -91,7 +92,8 @@ fn dbmate_over_and_back() {
 fn tables_are_as_the_tools_make_them() {
     for form in ["sqlx", "dbmate"] {
         for engine in ALL {
-            let schema = |database: &Database| match engine {
+            let schema = |database: &Database| {
+                match engine {
                 Engine::Postgres => database.sql(
                     "select table_name, column_name, data_type, is_nullable, column_default, character_maximum_length from \
                      information_schema.columns where table_name in ('_sqlx_migrations', 'schema_migrations') order by 1, ordinal_position",
@@ -102,6 +104,7 @@ fn tables_are_as_the_tools_make_them() {
                 }
                 Engine::Sqlite => database.sql("select group_concat(name || type || \"notnull\" || pk) from pragma_table_info('_sqlx_migrations') \
                      union all select group_concat(name || type || \"notnull\" || pk) from pragma_table_info('schema_migrations')"),
+            }
             };
             let (ours, theirs) = (Database::new(engine), Database::new(engine));
             let shop = Shop::new(&ours, &format!(", format: {form}"));

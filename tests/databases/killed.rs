@@ -49,7 +49,10 @@ fn shop(database: &Database) -> Shop {
                  insert into new_users select id, name from users;\ndrop table users;\nalter table new_users rename to users;\ncommit;\n\
                  insert into users values (3, 'c');\n",
             );
-            shop.migration("3_more.sql", "create index users_name on users (name);\ninsert into users values (4, 'd');\n");
+            shop.migration(
+                "3_more.sql",
+                "create index users_name on users (name);\ninsert into users values (4, 'd');\n",
+            );
         }
     }
     shop.run(&["modules", "--accept"]).assert_exit(0);
@@ -139,7 +142,16 @@ fn kills(engine: Engine) {
         assert_eq!(second.code, Some(0), "{place}: stuck: {}\nfirst: {}", second.text, first.text);
         assert_eq!(world(&database), complete, "{place}\nfirst: {}", first.text);
     }
-    println!("{engine:?}: {wanted} points of {}, {killed} killed, seed {seed}", points.len());
+    let kinds: BTreeMap<&str, usize> = points.iter().fold(BTreeMap::new(), |mut kinds, (name, _)| {
+        *kinds.entry(name.as_str()).or_default() += 1;
+        kinds
+    });
+    let kinds: Vec<_> = kinds.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    eprintln!(
+        "kills of migrations on {engine:?}: {wanted} cases, {killed} killed, 0 stuck, PAWL_SEED={seed}; of {} points: {}",
+        points.len(),
+        kinds.join(", ")
+    );
     assert!(killed * 2 > wanted, "{engine:?}: only {killed} of {wanted} were killed");
 }
 

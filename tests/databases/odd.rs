@@ -25,94 +25,144 @@ fn two() -> Vec<(&'static str, Vec<u8>)> {
 
 #[test]
 fn an_edited_file() {
-    each(|_| two(), "", |_, _, shop| {
-        shop.deploy().assert_exit(0);
-        shop.migration("1_a.sql", "create table a (id integer, more integer);\n");
-        shop.deploy().assert_exit(1).assert_says("error[P0311]").assert_says("migrations/1_a.sql:1").assert_says("runner migrate bless 1");
-        shop.run(&["migrate", "status"]).assert_exit(1).assert_says("changed");
-        shop.run(&["migrate", "bless", "1", "--local"]).assert_exit(0);
-        shop.deploy().assert_exit(0);
-        shop.run(&["migrate", "status"]).assert_exit(0);
-    });
+    each(
+        |_| two(),
+        "",
+        |_, _, shop| {
+            shop.deploy().assert_exit(0);
+            shop.migration("1_a.sql", "create table a (id integer, more integer);\n");
+            shop.deploy()
+                .assert_exit(1)
+                .assert_says("error[P0311]")
+                .assert_says("migrations/1_a.sql:1")
+                .assert_says("runner migrate bless 1");
+            shop.run(&["migrate", "status"]).assert_exit(1).assert_says("changed");
+            shop.run(&["migrate", "bless", "1", "--local"]).assert_exit(0);
+            shop.deploy().assert_exit(0);
+            shop.run(&["migrate", "status"]).assert_exit(0);
+        },
+    );
 }
 
 #[test]
 fn a_missing_file() {
-    each(|_| two(), "", |_, _, shop| {
-        shop.deploy().assert_exit(0);
-        std::fs::remove_file(shop.path("migrations/1_a.sql")).unwrap();
-        shop.deploy().assert_exit(1).assert_says("error[P0312]").assert_says("1_a.sql");
-    });
+    each(
+        |_| two(),
+        "",
+        |_, _, shop| {
+            shop.deploy().assert_exit(0);
+            std::fs::remove_file(shop.path("migrations/1_a.sql")).unwrap();
+            shop.deploy().assert_exit(1).assert_says("error[P0312]").assert_says("1_a.sql");
+        },
+    );
 }
 
 #[test]
 fn a_database_that_is_ahead() {
-    each(|_| two(), "", |_, _, shop| {
-        shop.deploy().assert_exit(0);
-        std::fs::remove_file(shop.path("migrations/2_b.sql")).unwrap();
-        shop.deploy().assert_exit(1).assert_says("error[P0313]").assert_says("2_b.sql");
-    });
+    each(
+        |_| two(),
+        "",
+        |_, _, shop| {
+            shop.deploy().assert_exit(0);
+            std::fs::remove_file(shop.path("migrations/2_b.sql")).unwrap();
+            shop.deploy().assert_exit(1).assert_says("error[P0313]").assert_says("2_b.sql");
+        },
+    );
 }
 
 #[test]
 fn a_file_out_of_order() {
     for (with, exit) in [("", 1), (", out-of-order: allow", 0)] {
-        each(|_| vec![("2_b.sql", b"create table b (id integer);".to_vec())], with, |_, database, shop| {
-            shop.deploy().assert_exit(0);
-            shop.migration("1_a.sql", "create table a (id integer);\n");
-            let said = shop.deploy().assert_exit(exit);
-            if exit == 1 {
-                said.assert_says("error[P0314]").assert_says("migrations/1_a.sql:1");
-            } else {
-                assert_eq!(database.sql("select count(*) from a"), "0");
-            }
-        });
+        each(
+            |_| vec![("2_b.sql", b"create table b (id integer);".to_vec())],
+            with,
+            |_, database, shop| {
+                shop.deploy().assert_exit(0);
+                shop.migration("1_a.sql", "create table a (id integer);\n");
+                let said = shop.deploy().assert_exit(exit);
+                if exit == 1 {
+                    said.assert_says("error[P0314]").assert_says("migrations/1_a.sql:1");
+                } else {
+                    assert_eq!(database.sql("select count(*) from a"), "0");
+                }
+            },
+        );
     }
 }
 
 #[test]
 fn a_number_twice() {
-    each(|_| vec![("1_a.sql", Vec::new()), ("01_b.sql", Vec::new())], "", |_, _, shop| {
-        shop.deploy().assert_exit(1).assert_says("error[P0").assert_says("`01_b.sql` and `1_a.sql`");
-    });
+    each(
+        |_| vec![("1_a.sql", Vec::new()), ("01_b.sql", Vec::new())],
+        "",
+        |_, _, shop| {
+            shop.deploy().assert_exit(1).assert_says("error[P0").assert_says("`01_b.sql` and `1_a.sql`");
+        },
+    );
 }
 
 #[test]
 fn a_name_without_a_number() {
-    each(|_| vec![("orders.sql", Vec::new())], "", |_, _, shop| {
-        shop.deploy().assert_exit(1).assert_says("error[P0").assert_says("migrations/orders.sql");
-    });
+    each(
+        |_| vec![("orders.sql", Vec::new())],
+        "",
+        |_, _, shop| {
+            shop.deploy().assert_exit(1).assert_says("error[P0").assert_says("migrations/orders.sql");
+        },
+    );
 }
 
 #[test]
 fn other_line_ends_and_a_byte_order_mark_warn() {
-    each(|_| two(), "", |_, database, shop| {
-        shop.deploy().assert_exit(0);
-        shop.migration("1_a.sql", "\u{feff}create table a (id integer);\r\n");
-        shop.migration("3_c.sql", "\u{feff}create table c (id integer);\r\ninsert into c values (1);\r\n");
-        shop.run(&["--local", "--release", "r1", "--verbose"]).assert_exit(0).assert_says("1_a.sql: line ends or byte order mark changed");
-        assert_eq!(database.sql("select count(*) from c"), "1");
-        shop.run(&["migrate", "status"]).assert_exit(0).assert_says("line-ends");
-    });
+    each(
+        |_| two(),
+        "",
+        |_, database, shop| {
+            shop.deploy().assert_exit(0);
+            shop.migration("1_a.sql", "\u{feff}create table a (id integer);\r\n");
+            shop.migration("3_c.sql", "\u{feff}create table c (id integer);\r\ninsert into c values (1);\r\n");
+            shop.run(&["--local", "--release", "r1", "--verbose"])
+                .assert_exit(0)
+                .assert_says("1_a.sql: line ends or byte order mark changed");
+            assert_eq!(database.sql("select count(*) from c"), "1");
+            shop.run(&["migrate", "status"]).assert_exit(0).assert_says("line-ends");
+        },
+    );
 }
 
 #[test]
 fn an_empty_file_and_one_of_comments() {
     let files = vec![("1_a.sql", Vec::new()), ("2_b.sql", b"-- nothing; yet\n/* ; */ ;\n".to_vec())];
-    each(|_| files.clone(), "", |_, database, shop| {
-        shop.deploy().assert_exit(0);
-        assert_eq!(database.sql("select count(*) from _pawl_migrations"), "2");
-    });
+    each(
+        |_| files.clone(),
+        "",
+        |_, database, shop| {
+            shop.deploy().assert_exit(0);
+            assert_eq!(database.sql("select count(*) from _pawl_migrations"), "2");
+        },
+    );
 }
 
 #[test]
 fn bytes_that_are_no_text() {
-    each(|_| vec![("1_a.sql", b"create table a (id integer);\nselect '\0';\n".to_vec())], "", |_, _, shop| {
-        shop.deploy().assert_exit(1).assert_says("error[P0").assert_says("migrations/1_a.sql:2").assert_says("NUL");
-    });
-    each(|_| vec![("1_a.sql", b"select 1;\n\nselect '\xff';\n".to_vec())], "", |_, _, shop| {
-        shop.deploy().assert_exit(1).assert_says("error[P0").assert_says("migrations/1_a.sql:3").assert_says("UTF-8");
-    });
+    each(
+        |_| vec![("1_a.sql", b"create table a (id integer);\nselect '\0';\n".to_vec())],
+        "",
+        |_, _, shop| {
+            shop.deploy().assert_exit(1).assert_says("error[P0").assert_says("migrations/1_a.sql:2").assert_says("NUL");
+        },
+    );
+    each(
+        |_| vec![("1_a.sql", b"select 1;\n\nselect '\xff';\n".to_vec())],
+        "",
+        |_, _, shop| {
+            shop.deploy()
+                .assert_exit(1)
+                .assert_says("error[P0")
+                .assert_says("migrations/1_a.sql:3")
+                .assert_says("UTF-8");
+        },
+    );
 }
 
 #[test]
@@ -121,7 +171,9 @@ fn fifty_megabytes() {
         |_| {
             let mut text = String::from("create table big (id integer, t varchar(250));\n");
             let filler = "x".repeat(200);
-            let rows = |from: usize| (from..from + 500).map(|id| format!("({id}, '{filler}')")).collect::<Vec<_>>().join(",\n");
+            let rows = |from: usize| {
+                (from..from + 500).map(|id| format!("({id}, '{filler}')")).collect::<Vec<_>>().join(",\n")
+            };
             let mut id = 0;
             while text.len() < 50 << 20 {
                 text += &format!("insert into big values {};\n", rows(id));
@@ -219,7 +271,10 @@ fn transactions_of_a_files_own() {
 fn what_a_file_sets_does_not_reach_the_next() {
     let database = Database::new(Engine::Postgres);
     let shop = Shop::new(&database, "");
-    shop.migration("1_a.sql", "select pg_catalog.set_config('search_path', '', false);\ncreate table public.a (id integer);\n");
+    shop.migration(
+        "1_a.sql",
+        "select pg_catalog.set_config('search_path', '', false);\ncreate table public.a (id integer);\n",
+    );
     shop.migration("2_b.sql", "create table b (id integer);\n");
     shop.deploy().assert_exit(0);
     assert_eq!(database.sql("select count(*) from public._pawl_migrations"), "2");

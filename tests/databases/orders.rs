@@ -24,7 +24,9 @@ fn preview_shows_the_sql_and_executes_on_demand() {
         assert!(database.ask("select * from b").is_err(), "it was rolled back");
         shop.migration("3_c.sql", "insert into nowhere values (1);\n");
         if engine != Engine::Mariadb {
-            shop.run(&["migrate", "preview", "--execute", "--local"]).assert_exit(1).assert_says("migrations/3_c.sql:1");
+            shop.run(&["migrate", "preview", "--execute", "--local"])
+                .assert_exit(1)
+                .assert_says("migrations/3_c.sql:1");
         }
         shop.run(&["plan", "--release", "r1"]).assert_exit(0).assert_says("migrations/2_b.sql");
     }
@@ -38,13 +40,18 @@ fn unsafe_statements_warn_deny_and_are_allowed() {
         shop.migration("1_a.sql", "create table a (id integer, b integer);\n");
         shop.deploy().assert_exit(0);
         shop.migration("2_b.sql", "select 1;\nalter table a drop column b;\n");
-        shop.run(&["migrate", "lint"]).assert_exit(0).assert_says("migrations/2_b.sql:2").assert_says("ban-drop-column");
+        shop.run(&["migrate", "lint"])
+            .assert_exit(0)
+            .assert_says("migrations/2_b.sql:2")
+            .assert_says("ban-drop-column");
         let plan = std::fs::read_to_string(shop.path("deploy.yml")).unwrap();
         shop.write("deploy.yml", plan.replace("database: main }", "database: main, lint: deny }"));
         shop.deploy().assert_exit(2).assert_says("error[P0323]").assert_says("migrations/2_b.sql:2");
         let mut annotated = shop.command("state", &["--local", "--release", "r1"]);
         annotated.env("GITHUB_ACTIONS", "true");
-        crate::shop::said(annotated).assert_exit(2).assert_says("::warning file=migrations/2_b.sql,line=2,title=ban-drop-column::");
+        crate::shop::said(annotated)
+            .assert_exit(2)
+            .assert_says("::warning file=migrations/2_b.sql,line=2,title=ban-drop-column::");
         shop.migration("2_b.sql", "select 1;\n-- pawl: allow ban-drop-column\nalter table a drop column b;\n");
         shop.deploy().assert_exit(0);
         shop.migration("3_c.sql", "drop table a;\n");
@@ -77,7 +84,10 @@ fn down_undoes_what_brings_it_along() {
             for (number, table) in [(1, "a"), (2, "b"), (3, "c")] {
                 let (up, down) = (format!("create table {table} (id integer);"), format!("drop table {table};"));
                 if dbmate {
-                    shop.migration(&format!("{number}_{table}.sql"), format!("-- migrate:up\n{up}\n\n-- migrate:down\n{down}\n"));
+                    shop.migration(
+                        &format!("{number}_{table}.sql"),
+                        format!("-- migrate:up\n{up}\n\n-- migrate:down\n{down}\n"),
+                    );
                 } else {
                     shop.migration(&format!("{number}_{table}.up.sql"), up);
                     shop.migration(&format!("{number}_{table}.down.sql"), down);
@@ -118,7 +128,11 @@ fn in_doubt_stops_and_is_resolved() {
              ('statement', '2', 2, 'intent', 'x', '{\"about\": \"nothing\", \"before\": \"\"}', 1, '')",
         );
         if calls != "2" {
-            shop.deploy().assert_exit(3).assert_says("error[P0319]").assert_says("migrations/2_p.sql:2").assert_says("call p()");
+            shop.deploy()
+                .assert_exit(3)
+                .assert_says("error[P0319]")
+                .assert_says("migrations/2_p.sql:2")
+                .assert_says("call p()");
             database.sql("delete from called");
         }
         shop.run(&["migrate", "resolve", "2", word, "--local"]).assert_exit(0);
@@ -160,7 +174,8 @@ fn the_password_is_nowhere() {
                 said.push(format!("{}: {}", path.display(), String::from_utf8_lossy(&content)));
             }
             for text in said {
-                for word in [PASSWORD.to_owned(), PASSWORD.replace('/', "%2F").replace('@', "%40").replace('?', "%3F")] {
+                for word in [PASSWORD.to_owned(), PASSWORD.replace('/', "%2F").replace('@', "%40").replace('?', "%3F")]
+                {
                     assert!(!text.contains(&word), "{engine:?}: {text}");
                 }
             }

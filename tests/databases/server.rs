@@ -57,8 +57,12 @@ fn found(command: &mut Command) -> std::process::Output {
 
 /// Debian keeps PostgreSQL's programs away from the PATH.
 pub fn postgres_program(name: &str) -> PathBuf {
-    let mut versions: Vec<_> =
-        fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|entry| entry.path().join("bin").join(name)).collect();
+    let mut versions: Vec<_> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path().join("bin").join(name))
+        .collect();
     versions.sort();
     versions.pop().filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(name))
 }
@@ -125,19 +129,27 @@ impl Server {
             Engine::Postgres => {
                 let mut command = unprivileged(&postgres_program("postgres"));
                 command.arg("-D").arg(&data).arg("-k").arg(self.folder.path()).args(["-p", &self.port.to_string()]);
-                for setting in ["listen_addresses=127.0.0.1", "fsync=off", "shared_buffers=32MB", "max_connections=200"] {
+                for setting in ["listen_addresses=127.0.0.1", "fsync=off", "shared_buffers=32MB", "max_connections=200"]
+                {
                     command.args(["-c", setting]);
                 }
                 command
             }
             Engine::Mariadb | Engine::Sqlite => {
-                let program = ["/usr/sbin/mariadbd", "mariadbd"].into_iter().map(Path::new).find(|path| path.is_file() || !path.is_absolute());
+                let program = ["/usr/sbin/mariadbd", "mariadbd"]
+                    .into_iter()
+                    .map(Path::new)
+                    .find(|path| path.is_file() || !path.is_absolute());
                 let mut command = unprivileged(program.unwrap());
                 command.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
                 command.arg(format!("--socket={}", self.folder.path().join("s").display()));
                 command.arg(format!("--pid-file={}", self.folder.path().join("pid").display()));
                 command.arg(format!("--port={}", self.port));
-                command.args(["--bind-address=127.0.0.1", "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M"]);
+                command.args([
+                    "--bind-address=127.0.0.1",
+                    "--innodb-flush-log-at-trx-commit=0",
+                    "--innodb-buffer-pool-size=32M",
+                ]);
                 command.args(["--max-connections=300", "--skip-name-resolve"]);
                 command
             }
@@ -148,8 +160,14 @@ impl Server {
         let began = Instant::now();
         loop {
             let mut client = self.client(if self.engine == Engine::Postgres { "postgres" } else { "mysql" });
-            let asked = if self.engine == Engine::Postgres { client.args(["-c", "select 1"]) } else { client.args(["-e", "select 1"]) };
-            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() && asked.output().is_ok_and(|output| output.status.success()) {
+            let asked = if self.engine == Engine::Postgres {
+                client.args(["-c", "select 1"])
+            } else {
+                client.args(["-e", "select 1"])
+            };
+            if TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+                && asked.output().is_ok_and(|output| output.status.success())
+            {
                 return;
             }
             let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
@@ -160,7 +178,9 @@ impl Server {
 
     /// Stops the process: at once, as a crash would, or in good order.
     pub fn stop(&self, crash: bool) {
-        let Some(mut child) = self.process.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() else { return };
+        let Some(mut child) = self.process.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() else {
+            return;
+        };
         let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
         let signal = match (self.engine, crash) {
             // SIGQUIT is how PostgreSQL stops without an orderly end, and takes its backends along.
@@ -228,7 +248,9 @@ impl Database {
         let create = format!("create database {}", database.name);
         match (&database.server, engine) {
             (Some(server), Engine::Postgres) => drop(found(server.client("postgres").args(["-c", &create]))),
-            (Some(server), Engine::Mariadb | Engine::Sqlite) => drop(found(server.client("mysql").args(["-e", &create]))),
+            (Some(server), Engine::Mariadb | Engine::Sqlite) => {
+                drop(found(server.client("mysql").args(["-e", &create])))
+            }
             (None, _) => {}
         }
         database
@@ -247,7 +269,9 @@ impl Database {
 
     pub fn url_at(&self, port: u16, password: &str) -> String {
         match self.engine {
-            Engine::Postgres => format!("postgres://postgres:{password}@127.0.0.1:{port}/{}?sslmode=disable", self.name),
+            Engine::Postgres => {
+                format!("postgres://postgres:{password}@127.0.0.1:{port}/{}?sslmode=disable", self.name)
+            }
             Engine::Mariadb => format!("mysql://shop:{password}@127.0.0.1:{port}/{}", self.name),
             Engine::Sqlite => format!("sqlite:{}", self.file().display()),
         }

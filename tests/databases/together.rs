@@ -32,7 +32,10 @@ fn round(engine: Engine) {
         let output = run.wait_with_output().unwrap();
         assert!(output.status.success(), "{engine:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
-    assert_eq!(database.sql("select count(*), count(distinct version) from _pawl_migrations"), format!("{FILES}|{FILES}"));
+    assert_eq!(
+        database.sql("select count(*), count(distinct version) from _pawl_migrations"),
+        format!("{FILES}|{FILES}")
+    );
     for number in 1..=FILES {
         assert_eq!(database.sql(&format!("select count(*) from t{number}")), "1");
     }
@@ -73,7 +76,11 @@ fn an_older_attempt_gives_way() {
         std::fs::remove_dir_all(shop.root().join("state")).unwrap();
         copy("kept", "state");
         shop.migration("4_d.sql", "create table d (id integer);");
-        shop.deploy().assert_exit(1).assert_says("P0316").assert_says("epoch 3 of shop/default").assert_says("this attempt is epoch 2");
+        shop.deploy()
+            .assert_exit(1)
+            .assert_says("P0316")
+            .assert_says("epoch 3 of shop/default")
+            .assert_says("this attempt is epoch 2");
         assert!(database.ask("select * from d").is_err(), "{engine:?}: nothing was applied");
         shop.run(&["migrate", "resolve", "--fence", "--local"]).assert_exit(0);
         shop.deploy().assert_exit(0);

@@ -148,13 +148,14 @@ fn step<'p>(plan: &'p Plan, named: Option<&str>) -> Result<&'p Step, Diagnostic>
     let migrates = |step: &&Step| matches!(&step.uses, ModuleRef::Official(name) if name == "migrate");
     let steps: Vec<&Step> = plan.steps.iter().filter(migrates).collect();
     let names = || steps.iter().map(|step| format!("`{}`", step.id)).collect::<Vec<_>>().join(", ");
-    let refused = |message: String, hint: String| {
-        Err(Diagnostic::new(Code("P0205"), Exit::Refused, message).hint(hint))
-    };
+    let refused =
+        |message: String, hint: String| Err(Diagnostic::new(Code("P0205"), Exit::Refused, message).hint(hint));
     match (named, steps.as_slice()) {
         (_, []) => refused("no step of the plan migrates".to_owned(), "such a step has `uses: migrate`".to_owned()),
         (None, [only]) => Ok(*only),
-        (None, _) => refused("several steps of the plan migrate".to_owned(), format!("name one with `--step`: {}", names())),
+        (None, _) => {
+            refused("several steps of the plan migrate".to_owned(), format!("name one with `--step`: {}", names()))
+        }
         (Some(named), _) => match steps.iter().find(|step| step.id.as_str() == named) {
             Some(step) => Ok(*step),
             None => refused(format!("no step `{named}` of the plan migrates"), format!("these do: {}", names())),
@@ -212,7 +213,8 @@ async fn look(step: &Step, command: &Command) -> Outcome {
             let stand = desk.stand().await?;
             let mut text = format!("{} migrations on {}\n", stand.format, stand.engine);
             for file in &stand.files {
-                let more = file.statements.map_or_else(String::new, |count| format!("  ({count} statements on record)"));
+                let more =
+                    file.statements.map_or_else(String::new, |count| format!("  ({count} statements on record)"));
                 let _ = writeln!(text, "  {:<9}  {}{more}", file.state, file.file);
             }
             for problem in &stand.problems {
@@ -244,7 +246,10 @@ async fn change(step: &Step, command: &Command, fence: &Fence, screen: &Screen) 
         Command::Baseline { version, .. } => Ok(files("took as applied", desk.baseline(version, fence, &tell).await?)),
         Command::Resolve { fence: true, .. } => {
             desk.lower_fence(&tell).await?;
-            Ok(Answer::new("the database has forgotten which attempt migrated last\n".to_owned(), json!({ "did": "fence" })))
+            Ok(Answer::new(
+                "the database has forgotten which attempt migrated last\n".to_owned(),
+                json!({ "did": "fence" }),
+            ))
         }
         Command::Resolve { version, applied, retry_from, .. } => {
             let resolution = match (applied, retry_from) {

@@ -50,10 +50,12 @@ impl Prepared {
             return Vec::new();
         }
         let message = format!("step `{}`: its migrations have {} unsafe statements", step.id, found.len());
-        let hint = "change them; allow one by a comment before it, `-- pawl: allow <rule>`; or set `lint: warn`".to_owned();
+        let hint =
+            "change them; allow one by a comment before it, `-- pawl: allow <rule>`; or set `lint: warn`".to_owned();
         let mut diagnostic = self.plan.error_at(Code("P0323"), step.span.clone(), message, "`lint: deny`", Some(hint));
         diagnostic.exit = Exit::Refused;
-        diagnostic.causes = found.iter().map(|lint| format!("{}:{}: {} ({})", lint.file, lint.line, lint.message, lint.rule)).collect();
+        diagnostic.causes =
+            found.iter().map(|lint| format!("{}:{}: {} ({})", lint.file, lint.line, lint.message, lint.rule)).collect();
         vec![diagnostic]
     }
 }

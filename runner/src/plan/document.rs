@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Access, AppName, DatabaseGrant, EnvironmentName, Label, OnFailure, Plan, PlanErrors, Request, Secret, ServerUrl, Source,
-    StateLocation, Step,
+    Access, AppName, DatabaseGrant, EnvironmentName, Label, OnFailure, Plan, PlanErrors, Request, Secret, ServerUrl,
+    Source, StateLocation, Step,
     error::{PlanError, Problem, Problems, closest, listed},
     expression,
     fields::{self, Fields},

@@ -206,13 +206,15 @@ impl Reader<'_> {
         let value = url.value.reveal();
         if let Some(parsed) = ServerUrl::parse(value) {
             if let Err(why) = parsed {
-                let hint = "write `postgres://user:password@host/name`, or `mysql://…`; put the password in from a secret";
+                let hint =
+                    "write `postgres://user:password@host/name`, or `mysql://…`; put the password in from a secret";
                 return self.bad(&node.span, format!("{what} has a bad URL: {why}"), "not a URL", hint);
             }
             let written = server::masked(&url.written);
             return Some(DatabaseGrant { url: Confidential { written, value: url.value } });
         }
-        let hint = "write `sqlite:PATH` (relative to the plan), `postgres://user@host/name` or `mysql://user@host/name`";
+        let hint =
+            "write `sqlite:PATH` (relative to the plan), `postgres://user@host/name` or `mysql://user@host/name`";
         let Some(path) = value.strip_prefix("sqlite:") else {
             return self.bad(&node.span, format!("{what} is not a database URL"), "unknown kind of database", hint);
         };

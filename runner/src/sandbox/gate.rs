@@ -81,7 +81,15 @@ impl Gate {
         }
         let writable = step.writable.clone();
         let client = Arc::new(net::Client::new(step.grants.http.clone(), step.grants.tcp.clone()));
-        Ok(Self { step: step.id.clone(), purpose, grants: step.grants.clone(), writable, dirs, client, timeout: step.timeout })
+        Ok(Self {
+            step: step.id.clone(),
+            purpose,
+            grants: step.grants.clone(),
+            writable,
+            dirs,
+            client,
+            timeout: step.timeout,
+        })
     }
 
     pub(super) fn purpose(&self) -> Purpose {

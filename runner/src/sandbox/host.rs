@@ -35,7 +35,12 @@ pub(super) struct Host {
 impl Host {
     /// WASI is always linked, and empty but for the granted directories, each seen as `/<name>`. No environment, no
     /// arguments, no sockets; stdout and stderr go to the log.
-    pub(super) fn new(gate: Gate, limits: Limits, fence: Fence, progress: UnboundedSender<Progress>) -> Result<Self, Failure> {
+    pub(super) fn new(
+        gate: Gate,
+        limits: Limits,
+        fence: Fence,
+        progress: UnboundedSender<Progress>,
+    ) -> Result<Self, Failure> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES);
         let log = GuestLog::new(progress);

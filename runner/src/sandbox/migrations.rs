@@ -33,9 +33,15 @@ impl migrations::Host for Host {
         let (gate, log, fence) = (Arc::clone(&self.gate), self.log.clone(), self.fence.clone());
         let job = job(&gate, &database, &dir, &options).await?;
         // The host's own words are not counted as the guest's.
-        let tell = |level: Level, message: String| log.send(Progress::Log { level, message, fields: Default::default() });
+        let tell =
+            |level: Level, message: String| log.send(Progress::Log { level, message, fields: Default::default() });
         let progress = |done, total| {
-            log.send(Progress::Meter { task: "migrations".to_owned(), done, total: Some(total), unit: "files".to_owned() });
+            log.send(Progress::Meter {
+                task: "migrations".to_owned(),
+                done,
+                total: Some(total),
+                unit: "files".to_owned(),
+            });
         };
         Ok(job.apply(&fence, &tell, &progress).await?.to_string())
     }

@@ -41,8 +41,8 @@ use wasmtime::{Store, component::ResourceTableError};
 pub use description::{Capability, Description, DescriptionError, InputKind, Mismatch, Need};
 pub use engine::{LoadError, Module, Runtime, official};
 pub use gate::{Purpose, name_of};
-pub use migrate::{Desk, Fence, FileState, Lint, Resolution, Severity, Stand};
 pub use inputs::{InputError, release_digest, watched};
+pub use migrate::{Desk, Fence, FileState, Lint, Resolution, Severity, Stand};
 pub use modules::{Places, RegistryError, Tell};
 
 use self::{

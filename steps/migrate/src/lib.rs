@@ -8,7 +8,8 @@
 use pawl_step::migrations::{self, Answer};
 use pawl_step::serde_json::{Map, Value};
 use pawl_step::{
-    Access, Action, Capability, Change, Description, Failure, Finding, Input, Need, Phase, Probes, Receipt, Repeatable, Step,
+    Access, Action, Capability, Change, Description, Failure, Finding, Input, Need, Phase, Probes, Receipt, Repeatable,
+    Step,
 };
 
 /// The module.

@@ -88,9 +88,10 @@ impl Desk {
         let record = self.job.record().await?;
         let standing = self.job.stand(&record);
         let changed = |file: &Migration| {
-            standing.problems.iter().any(|problem| {
-                matches!(problem, history::Problem::Changed { version, .. } if *version == file.version)
-            })
+            standing
+                .problems
+                .iter()
+                .any(|problem| matches!(problem, history::Problem::Changed { version, .. } if *version == file.version))
         };
         let file = |(index, file): (usize, &Migration)| {
             let begun = record.statements(&file.version).len();
@@ -159,8 +160,11 @@ impl Desk {
     pub async fn rehearse(&mut self, tell: &Teller<'_>) -> Result<Vec<String>, Failure> {
         let engine = self.job.names.engine;
         if engine == Engine::Mysql {
-            return Err(failure("invalid-config", "MariaDB and MySQL keep what DDL does: nothing can be run and rolled back there")
-                .with_hint("rehearse on a copy"));
+            return Err(failure(
+                "invalid-config",
+                "MariaDB and MySQL keep what DDL does: nothing can be run and rolled back there",
+            )
+            .with_hint("rehearse on a copy"));
         }
         let record = self.job.record().await?;
         let standing = self.job.stand(&record);
@@ -178,11 +182,13 @@ impl Desk {
         for index in &standing.pending {
             let file = &self.job.files[*index];
             if file.alone {
-                tell(Level::Warn, format!("{}: not run, since it can't be rolled back; nor what follows it", file.file_name));
+                tell(
+                    Level::Warn,
+                    format!("{}: not run, since it can't be rolled back; nor what follows it", file.file_name),
+                );
                 break;
             }
-            let part =
-                Part { file_name: &file.file_name, text: &file.text, range: file.up.clone(), alone: file.alone };
+            let part = Part { file_name: &file.file_name, text: &file.text, range: file.up.clone(), alone: file.alone };
             outcome = run.rehearse(&part).await;
             if outcome.is_err() {
                 break;
@@ -203,8 +209,11 @@ impl Desk {
         let last = self.file(version)?;
         let (_held, record) = self.write(tell).await?;
         if let Some(row) = record.rows.first() {
-            return Err(failure("conflict", format!("{} is applied already; a baseline is for a database without a history", row.version))
-                .with_hint("`runner migrate resolve VERSION --applied` takes one more file as applied"));
+            return Err(failure(
+                "conflict",
+                format!("{} is applied already; a baseline is for a database without a history", row.version),
+            )
+            .with_hint("`runner migrate resolve VERSION --applied` takes one more file as applied"));
         }
         let mut done = Vec::new();
         for index in 0..=last {
@@ -256,7 +265,10 @@ impl Desk {
                 let statements = statements_of(names.engine, &part)?;
                 let units = super::unit::units(names.engine, &file.text, statements)?;
                 if number == 0 || number > units.len() + 1 {
-                    return Err(failure("invalid-config", format!("{} has {} statements, and no number {number}", file.file_name, units.len())));
+                    return Err(failure(
+                        "invalid-config",
+                        format!("{} has {} statements, and no number {number}", file.file_name, units.len()),
+                    ));
                 }
                 for unit in units.iter().take(number - 1) {
                     session
@@ -313,7 +325,8 @@ impl Desk {
     /// # Errors
     /// A file has nothing that undoes it; the database's.
     pub async fn down(&mut self, to: Option<&str>, fence: &Fence, tell: &Teller<'_>) -> Result<Vec<String>, Failure> {
-        let stays = to.map(|version| if version == "0" { Ok(None) } else { self.file(version).map(Some) }).transpose()?;
+        let stays =
+            to.map(|version| if version == "0" { Ok(None) } else { self.file(version).map(Some) }).transpose()?;
         let (_held, record) = self.write(tell).await?;
         let mut applied: Vec<&Migration> =
             self.job.files.iter().filter(|file| record.is_applied(&file.version)).collect();
@@ -379,9 +392,8 @@ impl Desk {
     }
 
     fn file(&self, version: &str) -> Result<usize, Failure> {
-        let found = self.job.files.iter().position(|file| {
-            history::same(&file.version, version) || file.file_name == version
-        });
+        let found =
+            self.job.files.iter().position(|file| history::same(&file.version, version) || file.file_name == version);
         found.ok_or_else(|| {
             failure("not-found", format!("there is no migration {version} in `{}`", self.job.place))
                 .with_hint("`runner migrate status` lists them")

@@ -99,9 +99,13 @@ impl Names {
             self.text(&crate::clock::now().to_string())
         );
         match self.engine {
-            Engine::Mysql => format!("REPLACE INTO {ledger} (kind, version, number, state, hash, note, epoch, at) VALUES {values}"),
+            Engine::Mysql => {
+                format!("REPLACE INTO {ledger} (kind, version, number, state, hash, note, epoch, at) VALUES {values}")
+            }
             Engine::Sqlite => {
-                format!("INSERT OR REPLACE INTO {ledger} (kind, version, number, state, hash, note, epoch, at) VALUES {values}")
+                format!(
+                    "INSERT OR REPLACE INTO {ledger} (kind, version, number, state, hash, note, epoch, at) VALUES {values}"
+                )
             }
             Engine::Postgres => format!(
                 "INSERT INTO {ledger} (kind, version, number, state, hash, note, epoch, at) VALUES {values} \

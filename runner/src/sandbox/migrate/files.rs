@@ -99,7 +99,8 @@ pub(super) fn order(version: &str) -> (u128, String) {
 /// The `.sql` files of a directory, by name.
 pub(super) fn read(dir: &Dir, place: &str) -> Result<Vec<Raw>, Failure> {
     let unreadable = |name: &str, error: &std::io::Error| {
-        failure("permanent", format!("`{place}{name}` can't be read: {error}")).with_detail("file", format!("{place}{name}"))
+        failure("permanent", format!("`{place}{name}` can't be read: {error}"))
+            .with_detail("file", format!("{place}{name}"))
     };
     let mut names = Vec::new();
     for entry in dir.entries().map_err(|error| unreadable("", &error))? {
@@ -141,7 +142,9 @@ fn text(bytes: Vec<u8>) -> Result<String, (String, u64)> {
         (format!("the file is no UTF-8 text: byte {} is invalid", at + 1), Position::at(&before, before.len()).line)
     })?;
     match text.find('\0') {
-        Some(at) => Err(("the file has a NUL character, which no SQL text has".to_owned(), Position::at(&text, at).line)),
+        Some(at) => {
+            Err(("the file has a NUL character, which no SQL text has".to_owned(), Position::at(&text, at).line))
+        }
         None => Ok(text),
     }
 }

@@ -2,10 +2,7 @@
 //! team can go over and back: sqlx, dbmate, and plain numbered files.
 
 use super::{
-    super::{
-        failure,
-        sql::Engine,
-    },
+    super::{failure, sql::Engine},
     dialect::Names,
     files::{Down, Migration, Raw},
 };
@@ -320,7 +317,8 @@ impl Format for Dbmate {
                     .with_detail("file", format!("{place}{}", raw.name))
                     .with_detail("line", line)
             };
-            let (up, options) = mark(&raw.text, "migrate:up").ok_or_else(|| file(1, "the file has no line `-- migrate:up`"))?;
+            let (up, options) =
+                mark(&raw.text, "migrate:up").ok_or_else(|| file(1, "the file has no line `-- migrate:up`"))?;
             let down = mark(&raw.text[up.end..], "migrate:down");
             let before = raw.text[..up.start].lines().position(|line| {
                 let line = line.trim_start_matches('\u{feff}').trim();
@@ -400,7 +398,11 @@ mod tests {
     fn names_as_sqlx_reads_them() {
         let found = Sqlx
             .migrations(
-                vec![raw("1_add_users.up.sql", "a"), raw("1_add_users.down.sql", "b"), raw("20240101_x_y.sql", "-- no-transaction\nc")],
+                vec![
+                    raw("1_add_users.up.sql", "a"),
+                    raw("1_add_users.down.sql", "b"),
+                    raw("20240101_x_y.sql", "-- no-transaction\nc"),
+                ],
                 "m/",
             )
             .unwrap();
@@ -424,7 +426,9 @@ mod tests {
     #[test]
     fn the_form_is_told_by_files_and_tables() {
         let none = |_: &str| false;
-        let name = |named, files: &[Raw], tables: &dyn Fn(&str) -> bool| detect(named, files, tables).map(|format| format.name());
+        let name = |named, files: &[Raw], tables: &dyn Fn(&str) -> bool| {
+            detect(named, files, tables).map(|format| format.name())
+        };
         let plain = [raw("1_x.sql", "select 1")];
         assert_eq!(name(None, &plain, &none).unwrap(), "plain");
         assert_eq!(name(None, &plain, &|table| table == "_sqlx_migrations").unwrap(), "sqlx");

@@ -121,8 +121,12 @@ pub(super) fn stand(format: &dyn Format, files: &[Migration], record: &Record, r
     let mut standing = Standing::default();
     let by_number: BTreeMap<u128, &Migration> = files.iter().map(|file| (order(&file.version).0, file)).collect();
     let newest_file = files.last().map(|file| order(&file.version).0);
-    let blessed: BTreeMap<&str, &Entry> =
-        record.ledger.iter().filter(|entry| entry.kind == "file").map(|entry| (entry.version.as_str(), entry)).collect();
+    let blessed: BTreeMap<&str, &Entry> = record
+        .ledger
+        .iter()
+        .filter(|entry| entry.kind == "file")
+        .map(|entry| (entry.version.as_str(), entry))
+        .collect();
     for row in &record.rows {
         let number = order(&row.version).0;
         let name = || row.name.clone().unwrap_or_else(|| row.version.clone());

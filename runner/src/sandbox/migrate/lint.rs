@@ -5,13 +5,13 @@
 
 use std::path::PathBuf;
 
-use squawk_linter::{Linter, Rule};
-use squawk_syntax::SourceFile;
 use sqlparser::{
     ast::{AlterTableOperation, ColumnOption, ObjectType, Statement as Ast, TableConstraint},
     dialect::{Dialect, MySqlDialect, SQLiteDialect},
     parser::Parser,
 };
+use squawk_linter::{Linter, Rule};
+use squawk_syntax::SourceFile;
 
 use super::{
     super::sql::{Engine, Position},
@@ -80,7 +80,8 @@ pub(super) fn lint(engine: Engine, migration: &Migration, place: &str, skips: &[
     };
     let allowed = Allowed::read(&migration.text);
     let file = format!("{place}{}", migration.file_name);
-    let kept = found.into_iter().filter(|found| !skips.contains(&found.rule) && !allowed.covers(found.line, &found.rule));
+    let kept =
+        found.into_iter().filter(|found| !skips.contains(&found.rule) && !allowed.covers(found.line, &found.rule));
     kept.map(|found| Lint { file: file.clone(), ..found }).collect()
 }
 
@@ -103,14 +104,17 @@ impl Allowed {
             let number = index as u64 + 1;
             // The statement behind it may go over lines, up to the first that ends one.
             let end = all.iter().enumerate().skip(index + 1).find(|(_, line)| line.trim_end().ends_with(';'));
-            let (from, to) = if is_file { (0, u64::MAX) } else { (number, end.map_or(u64::MAX, |(end, _)| end as u64 + 1)) };
+            let (from, to) =
+                if is_file { (0, u64::MAX) } else { (number, end.map_or(u64::MAX, |(end, _)| end as u64 + 1)) };
             lines.push((from, to, rules));
         }
         Self { lines }
     }
 
     fn covers(&self, line: u64, rule: &str) -> bool {
-        self.lines.iter().any(|(from, to, rules)| (*from..=*to).contains(&line) && (rules.is_empty() || rules.iter().any(|one| one == rule)))
+        self.lines.iter().any(|(from, to, rules)| {
+            (*from..=*to).contains(&line) && (rules.is_empty() || rules.iter().any(|one| one == rule))
+        })
     }
 }
 
@@ -172,8 +176,11 @@ fn parsed(engine: Engine, dialect: &dyn Dialect, migration: &Migration) -> Vec<L
 
 type Judgement = (&'static str, &'static str, &'static str);
 
-const DROP_TABLE: Judgement =
-    ("ban-drop-table", "Dropping a table may break the release that is live.", "Drop it once no release uses it any more.");
+const DROP_TABLE: Judgement = (
+    "ban-drop-table",
+    "Dropping a table may break the release that is live.",
+    "Drop it once no release uses it any more.",
+);
 
 /// What is unsafe about a statement; what touches only tables that the same file makes is not.
 fn judge(ast: &Ast, made: &[String]) -> Vec<Judgement> {
@@ -186,10 +193,18 @@ fn judge(ast: &Ast, made: &[String]) -> Vec<Judgement> {
             vec![("ban-truncate", "Truncating a table destroys its rows.", "Delete what is to go, with a condition.")]
         }
         Ast::Delete(delete) if delete.selection.is_none() && delete.limit.is_none() => {
-            vec![("unbounded-delete", "A DELETE without WHERE takes every row.", "Say which rows, or write WHERE 1 = 1.")]
+            vec![(
+                "unbounded-delete",
+                "A DELETE without WHERE takes every row.",
+                "Say which rows, or write WHERE 1 = 1.",
+            )]
         }
         Ast::Update(update) if update.selection.is_none() => {
-            vec![("unbounded-update", "An UPDATE without WHERE rewrites every row.", "Say which rows, or write WHERE 1 = 1.")]
+            vec![(
+                "unbounded-update",
+                "An UPDATE without WHERE rewrites every row.",
+                "Say which rows, or write WHERE 1 = 1.",
+            )]
         }
         Ast::AlterTable(alter) if !made.contains(&alter.name.to_string()) => {
             alter.operations.iter().filter_map(operation).collect()
@@ -221,7 +236,8 @@ fn operation(operation: &AlterTableOperation) -> Option<Judgement> {
             "Add a new one, fill it in parts, and drop the old one later.",
         )),
         AlterTableOperation::AddColumn { column_def, .. } => {
-            let has = |wanted: fn(&ColumnOption) -> bool| column_def.options.iter().any(|option| wanted(&option.option));
+            let has =
+                |wanted: fn(&ColumnOption) -> bool| column_def.options.iter().any(|option| wanted(&option.option));
             let is_required = has(|option| matches!(option, ColumnOption::NotNull));
             (is_required && !has(|option| matches!(option, ColumnOption::Default(_)))).then_some((
                 "adding-required-field",

@@ -63,7 +63,8 @@ pub(super) async fn take(
                 Err(fault) => return Err(fault),
             },
             (Engine::Postgres, _) => {
-                let rows = session.ask(&format!("SELECT pg_catalog.pg_try_advisory_lock({CLASS}, {})", object(names))).await?;
+                let rows =
+                    session.ask(&format!("SELECT pg_catalog.pg_try_advisory_lock({CLASS}, {})", object(names))).await?;
                 rows.first().and_then(|row| row.first()) == Some(&Some("t".to_owned()))
             }
             (Engine::Mysql, _) => {

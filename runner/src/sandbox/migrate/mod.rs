@@ -7,8 +7,8 @@
 //! The way of a file: [`files`] reads, a [`format`] tells its parts, [`split`] cuts statements, [`run`] applies them, [`unit`] and
 //! [`probe`] see to what no transaction can hold. Deliberately absent: what the plan decides about the step.
 
-mod dialect;
 mod desk;
+mod dialect;
 mod files;
 mod format;
 mod history;
@@ -45,12 +45,12 @@ use crate::{
     plan::{Access, ServerUrl},
 };
 
+pub(super) use self::split::skip_blank;
 pub use self::{
     desk::{Desk, FileState, Resolution, Stand},
     lint::{Lint, Severity},
     run::Fence,
 };
-pub(super) use self::split::skip_blank;
 
 /// Where messages go.
 pub(super) type Teller<'a> = dyn Fn(Level, String) + Send + Sync + 'a;
@@ -204,7 +204,8 @@ impl Job {
 
     async fn locked(&self, session: &Session, tell: &Teller<'_>) -> Result<lock::Held, Failure> {
         let Self { names, file, database, options, .. } = self;
-        let waits = || tell(Level::Info, format!("another migration of `{database}` is under way; waiting for its lock"));
+        let waits =
+            || tell(Level::Info, format!("another migration of `{database}` is under way; waiting for its lock"));
         let held = lock::take(session, names, file.as_deref(), options.lock_patience, waits).await?;
         held.ok_or_else(|| {
             let mut failure =
@@ -263,7 +264,10 @@ impl Job {
             return Err(problem.failure(&self.place, &self.database));
         }
         for name in &standing.line_ends {
-            tell(Level::Warn, format!("{name}: line ends or byte order mark changed since it was applied; its SQL did not"));
+            tell(
+                Level::Warn,
+                format!("{name}: line ends or byte order mark changed since it was applied; its SQL did not"),
+            );
         }
         let Self { names, format, place, options, .. } = &self;
         let run = Run { session, names, format: *format, place, options, fence, tell };
@@ -284,7 +288,9 @@ impl Job {
         let count = applied.len();
         // A receipt has its bounds; the slowest are worth knowing.
         if count > 50 {
-            applied.sort_by(|one, other| other["ms"].as_f64().unwrap_or(0.0).total_cmp(&one["ms"].as_f64().unwrap_or(0.0)));
+            applied.sort_by(|one, other| {
+                other["ms"].as_f64().unwrap_or(0.0).total_cmp(&one["ms"].as_f64().unwrap_or(0.0))
+            });
             applied.truncate(50);
         }
         let names: Vec<_> = applied.iter().map(|file| file["file"].clone()).collect();
@@ -312,7 +318,9 @@ async fn open_session(
         let path = gate.file(Path::new(path))?;
         return match Session::open(&path, access).await {
             Ok(session) => Ok((Some(session), Some(path))),
-            Err(fault) if access == Access::ReadOnly && fault.kind == super::sql::Kind::NotFound => Ok((None, Some(path))),
+            Err(fault) if access == Access::ReadOnly && fault.kind == super::sql::Kind::NotFound => {
+                Ok((None, Some(path)))
+            }
             Err(fault) => Err(fault.into()),
         };
     }
@@ -323,8 +331,15 @@ async fn open_session(
 pub(super) async fn server_session(database: &str, url: &str, access: Access) -> Result<Session, Failure> {
     let url = match ServerUrl::parse(url) {
         Some(Ok(url)) => url,
-        Some(Err(why)) => return Err(failure("invalid-config", format!("database `{database}`: its URL can't be used: {why}"))),
-        None => return Err(failure("invalid-config", format!("database `{database}`: its URL is of no kind that this runner speaks"))),
+        Some(Err(why)) => {
+            return Err(failure("invalid-config", format!("database `{database}`: its URL can't be used: {why}")));
+        }
+        None => {
+            return Err(failure(
+                "invalid-config",
+                format!("database `{database}`: its URL is of no kind that this runner speaks"),
+            ));
+        }
     };
     Session::connect(&url, access).await.map_err(|fault| {
         let mut failure = Failure::from(fault);
@@ -343,8 +358,11 @@ async fn names_of(session: &Session, database: &str) -> Result<Names, Failure> {
     let rows = session.ask(sql).await?;
     match rows.first().and_then(|row| row.first().cloned().flatten()) {
         Some(schema) => Ok(Names { engine, schema: Some(schema) }),
-        None => Err(failure("invalid-config", format!("the search path of database `{database}` has no schema that is there"))
-            .with_hint("create the schema, or correct `search_path` in the URL")),
+        None => Err(failure(
+            "invalid-config",
+            format!("the search path of database `{database}` has no schema that is there"),
+        )
+        .with_hint("create the schema, or correct `search_path` in the URL")),
     }
 }
 
@@ -376,7 +394,9 @@ async fn refuse_pooler(session: &Session, url: &ServerUrl, database: &str) -> Re
     }
     Err(failure(
         "invalid-config",
-        format!("the URL of database `{database}` leads to a pooler in transaction mode, where no lock of a session holds"),
+        format!(
+            "the URL of database `{database}` leads to a pooler in transaction mode, where no lock of a session holds"
+        ),
     )
     .with_hint("give the step the address of the server itself, or of a pooler in session mode")
     .with_detail("code", "P0322"))

@@ -117,7 +117,12 @@ async fn drop_remains(session: &Session, names: &Names, index: &[String]) -> Res
     Ok(())
 }
 
-async fn attachment(session: &Session, names: &Names, table: &[String], partition: &[String]) -> Result<String, SqlFault> {
+async fn attachment(
+    session: &Session,
+    names: &Names,
+    table: &[String],
+    partition: &[String],
+) -> Result<String, SqlFault> {
     let (table, partition) = (names.text(&qualified(names, table)), names.text(&qualified(names, partition)));
     let rows = session
         .ask(&format!(
@@ -152,7 +157,9 @@ async fn shown(session: &Session, names: &Names, what: &str, name: &[String]) ->
             Ok(hex(&sum.finalize())[..32].to_owned())
         }
         // No such table, database, routine, trigger, event, view.
-        Err(fault) if fault.has_code(&["1146", "1049", "1305", "1360", "1539", "4089", "1347"]) => Ok("absent".to_owned()),
+        Err(fault) if fault.has_code(&["1146", "1049", "1305", "1360", "1539", "4089", "1347"]) => {
+            Ok("absent".to_owned())
+        }
         Err(fault) => Err(fault),
     }
 }

@@ -127,7 +127,10 @@ impl Run<'_> {
                     .await?;
                 if statement > 0 {
                     // MariaDB's; MySQL has none for what writes.
-                    self.session.run(&format!("SET SESSION max_statement_time = {}", statement as f64 / 1000.0)).await.ok();
+                    self.session
+                        .run(&format!("SET SESSION max_statement_time = {}", statement as f64 / 1000.0))
+                        .await
+                        .ok();
                 }
                 Ok(())
             }
@@ -214,7 +217,8 @@ impl Run<'_> {
             self.begin().await?;
             return Err(Trouble::Failure(lock_lost()));
         }
-        let at = statements.get(fault.completed.saturating_sub(2)).map_or(range.start, |statement| statement.range.start);
+        let at =
+            statements.get(fault.completed.saturating_sub(2)).map_or(range.start, |statement| statement.range.start);
         Err(Trouble::Fault(match fault.position {
             Some(Position { line: 1, column }) if column > before.len() as u64 => {
                 let position = Some(Position { line: 1, column: column - before.len() as u64 });
@@ -316,7 +320,8 @@ impl Run<'_> {
         let what = part.file_name;
         if is_whole {
             let statements = unwrapped(self.names.engine, part, statements).map_err(|fault| located(fault.into()))?;
-            let size = statements.last().map_or(0, |last| last.range.end) - statements.first().map_or(0, |first| first.range.start);
+            let size = statements.last().map_or(0, |last| last.range.end)
+                - statements.first().map_or(0, |first| first.range.start);
             let is_small = self.names.engine == Engine::Postgres
                 && size <= PIECE
                 && statements.iter().all(|statement| statement.data.is_none());
@@ -357,7 +362,9 @@ impl Run<'_> {
             let mut count = 1;
             while !one_by_one
                 && first.data.is_none()
-                && left.get(count).is_some_and(|next| next.data.is_none() && next.range.end - first.range.start <= PIECE)
+                && left
+                    .get(count)
+                    .is_some_and(|next| next.data.is_none() && next.range.end - first.range.start <= PIECE)
             {
                 count += 1;
             }
@@ -412,7 +419,10 @@ impl Run<'_> {
                                 let line = Position::at(part.text, start).line;
                                 (self.tell)(
                                     Level::Info,
-                                    format!("{}:{line}: the statement was done before the last attempt ended; adopted", part.file_name),
+                                    format!(
+                                        "{}:{line}: the statement was done before the last attempt ended; adopted",
+                                        part.file_name
+                                    ),
                                 );
                                 self.session.run(&self.done(version, unit, "adopted")).await?;
                                 continue;
@@ -424,7 +434,8 @@ impl Run<'_> {
                             Verdict::Unknown => return Err(Trouble::Failure(self.in_doubt(part, version, unit))),
                         }
                     }
-                    self.patiently(part.file_name, async || self.outside(part, version, unit, about, is_again).await).await?;
+                    self.patiently(part.file_name, async || self.outside(part, version, unit, about, is_again).await)
+                        .await?;
                 }
             }
         }
@@ -476,14 +487,17 @@ impl Run<'_> {
         let outcome = match about {
             // Some of them may be gone already.
             About::TablesGone { names } if is_again => {
-                let tables = names.iter().map(|name| {
-                    name.iter().map(|part| self.names.quoted(part)).collect::<Vec<_>>().join(".")
-                });
+                let tables = names
+                    .iter()
+                    .map(|name| name.iter().map(|part| self.names.quoted(part)).collect::<Vec<_>>().join("."));
                 let sql = format!("DROP TABLE IF EXISTS {}", tables.collect::<Vec<_>>().join(", "));
                 self.session.run(&sql).await.map_err(|fault| fault.shifted(part.text, start).into())
             }
             // These wait for transactions, not for tables: nobody queues behind them.
-            About::IndexBuilt { .. } | About::IndexGone { .. } | About::IndexRebuilt { .. } | About::Detached { .. } => {
+            About::IndexBuilt { .. }
+            | About::IndexGone { .. }
+            | About::IndexRebuilt { .. }
+            | About::Detached { .. } => {
                 self.session.run("SET lock_timeout = 0").await?;
                 let outcome = self.pieces(part, &unit.statements).await;
                 if !matches!(&outcome, Err(Trouble::Fault(fault)) if fault.lost) {
@@ -492,9 +506,11 @@ impl Run<'_> {
                 }
                 outcome
             }
-            About::Database { .. } | About::Shown { .. } | About::TablesGone { .. } | About::Repeatable | About::Nothing => {
-                self.pieces(part, &unit.statements).await
-            }
+            About::Database { .. }
+            | About::Shown { .. }
+            | About::TablesGone { .. }
+            | About::Repeatable
+            | About::Nothing => self.pieces(part, &unit.statements).await,
         };
         match outcome {
             Ok(()) => Ok(self.session.run(&self.done(version, unit, "")).await?),
@@ -566,7 +582,10 @@ fn hint(engine: Engine, part: &Part<'_>, fault: &SqlFault) -> Option<String> {
         "correct the file: nothing of it was kept, and the files before it will not be applied again"
     };
     if fault.has_code(&["25001"]) {
-        return Some("it can't run inside of a transaction: put it into a file of its own that begins with `-- no-transaction`".to_owned());
+        return Some(
+            "it can't run inside of a transaction: put it into a file of its own that begins with `-- no-transaction`"
+                .to_owned(),
+        );
     }
     match fault.kind {
         Kind::Denied if fault.code.is_none() => Some(
@@ -596,7 +615,11 @@ pub(super) fn statements_of(engine: Engine, part: &Part<'_>) -> Result<Vec<State
 }
 
 /// Without the BEGIN and COMMIT around all of it, which the runner has of its own.
-pub(super) fn unwrapped(engine: Engine, part: &Part<'_>, mut statements: Vec<Statement>) -> Result<Vec<Statement>, SqlFault> {
+pub(super) fn unwrapped(
+    engine: Engine,
+    part: &Part<'_>,
+    mut statements: Vec<Statement>,
+) -> Result<Vec<Statement>, SqlFault> {
     let controls: Vec<(usize, Control)> = statements
         .iter()
         .enumerate()

@@ -31,7 +31,8 @@ pub(super) struct Token {
 
 impl Token {
     pub(super) fn is_name(&self) -> bool {
-        !self.word.is_empty() || self.text.chars().next().is_some_and(|c| c.is_alphanumeric() || c == '_') && self.text.len() > 1
+        !self.word.is_empty()
+            || self.text.chars().next().is_some_and(|c| c.is_alphanumeric() || c == '_') && self.text.len() > 1
     }
 }
 
@@ -156,7 +157,9 @@ impl Splitter<'_> {
         match self.engine {
             Engine::Mysql if rest.get(..9).is_some_and(|word| word.eq_ignore_ascii_case("delimiter")) => {
                 let line = rest.lines().next().unwrap_or_default();
-                let Some(delimiter) = line[9..].strip_prefix([' ', '\t']).map(str::trim).filter(|text| !text.is_empty()) else {
+                let Some(delimiter) =
+                    line[9..].strip_prefix([' ', '\t']).map(str::trim).filter(|text| !text.is_empty())
+                else {
                     return Ok(false);
                 };
                 self.delimiter = delimiter.to_owned();
@@ -165,7 +168,8 @@ impl Splitter<'_> {
             }
             Engine::Postgres if rest.starts_with('\\') => {
                 let command = rest.split_whitespace().next().unwrap_or_default();
-                Err(self.fault(format!("{command} is a command of psql's, which no server knows"), self.at)
+                Err(self
+                    .fault(format!("{command} is a command of psql's, which no server knows"), self.at)
                     .hint("leave it out: a migration is SQL"))
             }
             Engine::Sqlite | Engine::Postgres | Engine::Mysql => Ok(false),
@@ -178,7 +182,9 @@ impl Splitter<'_> {
             "BEGIN" if is_routine => seen.depth += 1,
             "CASE" if seen.depth > 0 && !seen.after_end => seen.depth += 1,
             // `END IF` and its like close what was not counted.
-            "IF" | "LOOP" | "WHILE" | "REPEAT" | "FOR" if seen.after_end && self.engine == Engine::Mysql => seen.depth += 1,
+            "IF" | "LOOP" | "WHILE" | "REPEAT" | "FOR" if seen.after_end && self.engine == Engine::Mysql => {
+                seen.depth += 1
+            }
             "END" if seen.depth > 0 => {
                 seen.depth -= 1;
                 seen.after_end = true;
@@ -208,7 +214,16 @@ impl Splitter<'_> {
                 .find(|word| {
                     matches!(
                         *word,
-                        "PROCEDURE" | "FUNCTION" | "TRIGGER" | "EVENT" | "PACKAGE" | "TABLE" | "VIEW" | "INDEX" | "DATABASE" | "USER"
+                        "PROCEDURE"
+                            | "FUNCTION"
+                            | "TRIGGER"
+                            | "EVENT"
+                            | "PACKAGE"
+                            | "TABLE"
+                            | "VIEW"
+                            | "INDEX"
+                            | "DATABASE"
+                            | "USER"
                     )
                 })
                 .is_some_and(|word| !matches!(word, "TABLE" | "VIEW" | "INDEX" | "DATABASE" | "USER")),
@@ -284,7 +299,9 @@ fn lexeme(engine: Engine, text: &str, at: usize) -> Result<(Lexeme, usize), SqlF
             let tag = rest.iter().take_while(|byte| in_word(**byte) && **byte != b'$').count();
             let is_tag = rest.get(tag) == Some(&b'$') && !rest.first().is_some_and(u8::is_ascii_digit);
             match is_tag {
-                true => (Lexeme::Other, until(&bytes[..tag + 2], tag + 2).ok_or_else(|| endless("a dollar-quoted string"))?),
+                true => {
+                    (Lexeme::Other, until(&bytes[..tag + 2], tag + 2).ok_or_else(|| endless("a dollar-quoted string"))?)
+                }
                 false => (Lexeme::Other, 1),
             }
         }
@@ -364,14 +381,14 @@ mod tests {
             ("", vec![]),
             (" ; -- ; \n /* ; /* ; */ ; */ ;", vec![]),
             ("select 1; select 2", vec!["select 1", "select 2"]),
-            ("select ';', \";\", $$;$$, $a$ ; $$ ; $a$, E'\\';', 'x\\'; y", vec![
-                "select ';', \";\", $$;$$, $a$ ; $$ ; $a$, E'\\';', 'x\\'",
-                "y",
-            ]),
-            ("create rule r as on insert to t do (select 1; select 2); x", vec![
-                "create rule r as on insert to t do (select 1; select 2)",
-                "x",
-            ]),
+            (
+                "select ';', \";\", $$;$$, $a$ ; $$ ; $a$, E'\\';', 'x\\'; y",
+                vec!["select ';', \";\", $$;$$, $a$ ; $$ ; $a$, E'\\';', 'x\\'", "y"],
+            ),
+            (
+                "create rule r as on insert to t do (select 1; select 2); x",
+                vec!["create rule r as on insert to t do (select 1; select 2)", "x"],
+            ),
             (
                 "create or replace function f() returns int begin atomic select 1; select case when true then 1 else 2 end; end; x",
                 vec![
@@ -399,10 +416,10 @@ mod tests {
     fn mysql() {
         for (text, expected) in [
             ("select 1--2; # ;\nselect '\\';' ; -- ;\n", vec!["select 1--2", "select '\\';'"]),
-            ("DELIMITER //\ncreate procedure p() begin select 1; end//\ndelimiter ;\nselect 2;", vec![
-                "create procedure p() begin select 1; end",
-                "select 2",
-            ]),
+            (
+                "DELIMITER //\ncreate procedure p() begin select 1; end//\ndelimiter ;\nselect 2;",
+                vec!["create procedure p() begin select 1; end", "select 2"],
+            ),
             (
                 "create trigger t before insert on a for each row begin if new.b then set new.c = case when 1 then 2 end; end if; end; x",
                 vec![

@@ -148,7 +148,10 @@ fn has(words: &[Token], word: &str) -> Option<usize> {
 /// A name with what it belongs to, `a.b`, from a token on.
 fn name(words: &[Token], mut at: usize) -> Option<Vec<String>> {
     for skipped in [["IF", "NOT", "EXISTS"].as_slice(), &["IF", "EXISTS"], &["ONLY"]] {
-        if words.get(at..at + skipped.len()).is_some_and(|found| found.iter().zip(skipped).all(|(token, word)| token.word == *word)) {
+        if words
+            .get(at..at + skipped.len())
+            .is_some_and(|found| found.iter().zip(skipped).all(|(token, word)| token.word == *word))
+        {
             at += skipped.len();
         }
     }
@@ -233,7 +236,19 @@ fn mysql(words: &[Token]) -> Way {
     let object = words.iter().map(|token| token.word.as_str()).find(|word| {
         matches!(
             *word,
-            "TABLE" | "TABLES" | "INDEX" | "VIEW" | "PROCEDURE" | "FUNCTION" | "TRIGGER" | "EVENT" | "SEQUENCE" | "DATABASE" | "SCHEMA" | "USER" | "ROLE"
+            "TABLE"
+                | "TABLES"
+                | "INDEX"
+                | "VIEW"
+                | "PROCEDURE"
+                | "FUNCTION"
+                | "TRIGGER"
+                | "EVENT"
+                | "SEQUENCE"
+                | "DATABASE"
+                | "SCHEMA"
+                | "USER"
+                | "ROLE"
         )
     });
     let about = match (word(0), object) {
@@ -267,7 +282,9 @@ fn mysql(words: &[Token]) -> Way {
             Some(name) => About::Database { name: name[0].clone(), made: word(0) == "CREATE" },
             None => About::Nothing,
         },
-        ("TRUNCATE" | "GRANT" | "REVOKE" | "ANALYZE" | "OPTIMIZE" | "REPAIR" | "CHECK" | "FLUSH" | "ALTER", _) => About::Repeatable,
+        ("TRUNCATE" | "GRANT" | "REVOKE" | "ANALYZE" | "OPTIMIZE" | "REPAIR" | "CHECK" | "FLUSH" | "ALTER", _) => {
+            About::Repeatable
+        }
         _ => About::Nothing,
     };
     Way::Outside(about)
@@ -288,12 +305,21 @@ mod tests {
     #[test]
     fn postgres() {
         for (sql, expected) in [
-            ("create unique index concurrently if not exists Idx on shop.t (a)", Way::Outside(About::IndexBuilt { index: names(&["shop", "idx"]) })),
-            ("create index concurrently \"Idx\" on only t (a)", Way::Outside(About::IndexBuilt { index: names(&["Idx"]) })),
+            (
+                "create unique index concurrently if not exists Idx on shop.t (a)",
+                Way::Outside(About::IndexBuilt { index: names(&["shop", "idx"]) }),
+            ),
+            (
+                "create index concurrently \"Idx\" on only t (a)",
+                Way::Outside(About::IndexBuilt { index: names(&["Idx"]) }),
+            ),
             ("create index concurrently on t (a)", Way::Outside(About::Nothing)),
             ("drop index concurrently if exists s.i", Way::Outside(About::IndexGone { index: names(&["s", "i"]) })),
             ("reindex index concurrently i", Way::Outside(About::IndexRebuilt { index: names(&["i"]) })),
-            ("alter table t detach partition p concurrently", Way::Outside(About::Detached { table: names(&["t"]), partition: names(&["p"]) })),
+            (
+                "alter table t detach partition p concurrently",
+                Way::Outside(About::Detached { table: names(&["t"]), partition: names(&["p"]) }),
+            ),
             ("vacuum t", Way::Outside(About::Repeatable)),
             ("alter type mood add value 'x'", Way::Inside),
             ("set lock_timeout = 0", Way::Setting),
@@ -313,7 +339,10 @@ mod tests {
             ("alter table t add column a int", shown("TABLE", &["t"])),
             ("create index i on t (a)", shown("TABLE", &["t"])),
             ("create or replace view v as select 1", shown("VIEW", &["v"])),
-            ("drop table if exists a, b", Way::Outside(About::TablesGone { names: vec![names(&["a"]), names(&["b"])] })),
+            (
+                "drop table if exists a, b",
+                Way::Outside(About::TablesGone { names: vec![names(&["a"]), names(&["b"])] }),
+            ),
             ("insert into t values (1)", Way::Inside),
             ("set names utf8mb4", Way::Setting),
             ("call p()", Way::Outside(About::Nothing)),
@@ -324,7 +353,8 @@ mod tests {
 
     #[test]
     fn a_transaction_of_the_files_own_is_one_unit() {
-        let text = "pragma foreign_keys = off; begin; create table a (b); drop table c; commit; pragma foreign_keys = on;";
+        let text =
+            "pragma foreign_keys = off; begin; create table a (b); drop table c; commit; pragma foreign_keys = on;";
         assert_eq!(ways(Engine::Sqlite, text), [Way::Setting, Way::Inside, Way::Setting]);
         for bad in ["begin; select 1", "select 1; commit", "begin; begin; commit", "rollback"] {
             assert!(units(Engine::Postgres, bad, split(Engine::Postgres, bad).unwrap()).is_err(), "{bad}");

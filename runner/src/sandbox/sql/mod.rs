@@ -114,7 +114,7 @@ pub(super) type TextRow = Vec<Option<String>>;
 /// A session.
 pub(super) enum Session {
     Sqlite(sqlite::Session),
-    Postgres(postgres::Session),
+    Postgres(Box<postgres::Session>),
     Mysql(mysql::Session),
 }
 
@@ -123,7 +123,7 @@ impl Session {
     pub(super) async fn connect(url: &ServerUrl, access: Access) -> Result<Self, SqlFault> {
         let session = async {
             Ok(match url.server {
-                Server::Postgres => Self::Postgres(postgres::Session::open(url, access).await?),
+                Server::Postgres => Self::Postgres(Box::new(postgres::Session::open(url, access).await?)),
                 Server::Mysql => Self::Mysql(mysql::Session::open(url, access).await?),
             })
         };

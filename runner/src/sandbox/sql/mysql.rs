@@ -22,7 +22,8 @@ use crate::{
 };
 
 /// What every session says first. DDL must not queue for hours before everybody else.
-const SETTINGS: &str = "SET SESSION lock_wait_timeout = 2, SESSION innodb_lock_wait_timeout = 2, SESSION autocommit = 1";
+const SETTINGS: &str =
+    "SET SESSION lock_wait_timeout = 2, SESSION innodb_lock_wait_timeout = 2, SESSION autocommit = 1";
 
 /// A session.
 pub(in super::super) struct Session {
@@ -46,7 +47,7 @@ impl Session {
             Tls::Prefer | Tls::Disable => connect(url, false).await,
             Tls::Require | Tls::VerifyCa | Tls::VerifyFull => connect(url, true).await,
         }
-        .map_err(|error| fault(error))?;
+        .map_err(fault)?;
         let session = Self {
             id: connection.id(),
             connection: Mutex::new(Some(connection)),
@@ -72,10 +73,11 @@ impl Session {
                 }
                 let mut values = Vec::new();
                 for (index, value) in row.unwrap().into_iter().enumerate() {
-                    bytes += 16 + match &value {
-                        mysql_async::Value::Bytes(bytes) => bytes.len(),
-                        _ => 0,
-                    };
+                    bytes += 16
+                        + match &value {
+                            mysql_async::Value::Bytes(bytes) => bytes.len(),
+                            _ => 0,
+                        };
                     values.push(value_of(value, kinds[index], binary[index]));
                 }
                 if bytes > MAX_BYTES {
@@ -128,7 +130,9 @@ impl Session {
         let rows: Vec<mysql_async::Row> = self.with(async |connection| connection.query(sql).await).await?;
         let text = |value: mysql_async::Value| match value {
             mysql_async::Value::NULL => None,
-            mysql_async::Value::Bytes(bytes) => Some(String::from_utf8(bytes).unwrap_or_else(|error| hex(error.as_bytes()))),
+            mysql_async::Value::Bytes(bytes) => {
+                Some(String::from_utf8(bytes).unwrap_or_else(|error| hex(error.as_bytes())))
+            }
             other => Some(other.as_sql(true).trim_matches('\'').to_owned()),
         };
         Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(text).collect()).collect())
@@ -170,7 +174,7 @@ impl Session {
             Err(error) if !matches!(error, Error::Server(_)) && connection.is_disconnected() => Err(fault(error)),
             outcome => {
                 *place = Some(connection);
-                outcome.map_err(|error| fault(error))
+                outcome.map_err(fault)
             }
         }
     }

@@ -79,7 +79,8 @@ impl Session {
             (client, tokio::spawn(serve(connection, Arc::clone(&notices))).abort_handle())
         } else {
             let connector = Connector::new(url, &host)?;
-            let (client, connection) = config.connect_raw(stream, connector).await.map_err(|error| fault(&error, ""))?;
+            let (client, connection) =
+                config.connect_raw(stream, connector).await.map_err(|error| fault(&error, ""))?;
             (client, tokio::spawn(serve(connection, Arc::clone(&notices))).abort_handle())
         };
         let cancel = client.cancel_token();
@@ -394,7 +395,8 @@ fn fault(error: &tokio_postgres::Error, sql: &str) -> SqlFault {
     let kind = if ["57014", "55006", "55000", "55P04"].contains(&code.as_str()) { Kind::Permanent } else { kind };
     let position = match server.position() {
         Some(ErrorPosition::Original(at)) => {
-            let offset = sql.char_indices().nth((*at as usize).saturating_sub(1)).map_or(sql.len(), |(offset, _)| offset);
+            let offset =
+                sql.char_indices().nth((*at as usize).saturating_sub(1)).map_or(sql.len(), |(offset, _)| offset);
             Some(Position::at(sql, offset))
         }
         Some(ErrorPosition::Internal { .. }) | None => None,
@@ -441,8 +443,22 @@ impl<'a> FromSql<'a> for Taken {
 
     fn accepts(kind: &Type) -> bool {
         let known = [
-            Type::BOOL, Type::INT2, Type::INT4, Type::INT8, Type::OID, Type::FLOAT4, Type::FLOAT8, Type::BYTEA,
-            Type::JSON, Type::JSONB, Type::CHAR, Type::TEXT, Type::VARCHAR, Type::BPCHAR, Type::NAME, Type::UNKNOWN,
+            Type::BOOL,
+            Type::INT2,
+            Type::INT4,
+            Type::INT8,
+            Type::OID,
+            Type::FLOAT4,
+            Type::FLOAT8,
+            Type::BYTEA,
+            Type::JSON,
+            Type::JSONB,
+            Type::CHAR,
+            Type::TEXT,
+            Type::VARCHAR,
+            Type::BPCHAR,
+            Type::NAME,
+            Type::UNKNOWN,
             Type::VOID,
         ];
         known.contains(kind) || matches!(kind.kind(), tokio_postgres::types::Kind::Enum(_))
@@ -471,7 +487,10 @@ impl ToSql for Value {
                 out.extend_from_slice(text.as_bytes());
                 Ok(IsNull::No)
             }
-            _ => Err(format!("a parameter does not fit the type {}; cast it: `$1::text::{}`", kind.name(), kind.name()).into()),
+            _ => {
+                Err(format!("a parameter does not fit the type {}; cast it: `$1::text::{}`", kind.name(), kind.name())
+                    .into())
+            }
         }
     }
 

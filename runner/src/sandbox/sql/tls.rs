@@ -40,7 +40,10 @@ pub(super) enum Plain {
 pub(super) fn authorities(named: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, SqlFault> {
     let Some(path) = named else { return Ok(rustls_native_certs::load_native_certs().certs) };
     let bad = |why: &dyn std::fmt::Display| {
-        SqlFault::new(Kind::InvalidConfig, format!("the file of the authorities ({}) can't be used: {why}", path.display()))
+        SqlFault::new(
+            Kind::InvalidConfig,
+            format!("the file of the authorities ({}) can't be used: {why}", path.display()),
+        )
     };
     let found: Vec<_> = CertificateDer::pem_file_iter(path)
         .map_err(|error| bad(&error))?
@@ -91,7 +94,11 @@ struct Judge {
 }
 
 impl Judge {
-    fn new(url: &ServerUrl, certificates: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Result<Self, SqlFault> {
+    fn new(
+        url: &ServerUrl,
+        certificates: Vec<CertificateDer<'static>>,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Self, SqlFault> {
         let inner = if verifies(url) {
             let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates(certificates);
