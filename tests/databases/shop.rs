@@ -59,7 +59,7 @@ impl Shop {
         let shop = Self { folder };
         shop.write(
             "deploy.yml",
-            &format!(
+            format!(
                 "version: 1\napp: shop\nstate: \"dir:${{{{ env.STATE }}}}\"\nsecrets: {{ PASSWORD: env:PASSWORD }}\nsteps:\n  migrate:\n    \
                  uses: migrate\n    with: {{ dir: migrations, database: main{with} }}\n    grants:\n      \
                  dirs: {{ migrations: \"./migrations:ro\" }}\n      databases: {{ main: \"{url}\" }}\n{more}"
