@@ -13,10 +13,12 @@ mod cases {
     mod denials;
     mod doubt;
     mod downloads;
+    mod environments;
     mod escapes;
     mod foreign;
     mod handles;
     mod hangs;
+    mod hooks;
     mod hostile;
     mod kept_modules;
     mod leaks;
@@ -33,5 +35,7 @@ mod cases {
     mod rollback;
     mod secrets;
     mod selection;
+    mod shared_lock;
+    mod shared_state;
     mod verify;
 }

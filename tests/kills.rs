@@ -31,6 +31,8 @@ use world::World;
 const POINTS: usize = 60;
 /// How many runs are killed, and killed again while they recover.
 const PAIRS: usize = 20;
+/// How many points of a rollback are killed twice.
+const ROLLBACK_POINTS: usize = 30;
 /// How many points of the other deployments.
 const FEWER_POINTS: usize = 15;
 
@@ -65,7 +67,13 @@ fn a_deployment_killed_twice_ends_as_an_undisturbed_one() -> Result<()> {
 fn a_killed_rollback_ends_as_an_undisturbed_one() -> Result<()> {
     let bench = Bench::new(Scenario::Sick)?;
     let check = bench.calls.iter().find(|call| call.name == "connect").context("verify connects")?.index;
-    bench.survives_kills("kills of a rollback", FEWER_POINTS, check)
+    // Each point alone; then again, with a second kill while the next run recovers, until there are enough.
+    let (seed, points) = (dice::seed()?, check..bench.calls.len());
+    let mut dice = Dice::new(seed);
+    let mut cases: Vec<Vec<usize>> = points.clone().map(|point| vec![point]).collect();
+    cases.extend(points.cycle().take(ROLLBACK_POINTS).map(|point| vec![point, dice.below(bench.calls.len())]));
+    ensure!(cases.len() >= 50, "a rollback has only {} points", cases.len());
+    bench.survives("kills of a rollback", seed, &cases)
 }
 
 /// Acceptance 8 of the first issue: killed between the symlink and its record, the switch is adopted, and undoing it leads

@@ -24,7 +24,9 @@ async fn main() -> Result<()> {
     let request = Request { environment: None, release: &label, env: &|_| None };
     let plan = Plan::parse(source, &request).map_err(|errors| anyhow!("{errors:?}"))?;
     let setting = Setting { places: Places::default(), tell: std::sync::Arc::new(|_| {}), pinning: Pinning::Without };
-    let prepared = Prepared::new(plan, label, setting).await.map_err(|problems| anyhow!("{problems:?}"))?;
+    let prepared = Prepared::new(plan, Wanted { label, digest: None }, setting)
+        .await
+        .map_err(|problems| anyhow!("{problems:?}"))?;
     let [ready] = &prepared.steps[..] else { return Err(anyhow!("the plan has one step")) };
     let input = serde_json::json!({
         "app": "bench", "environment": "default", "run": "1-abcdef", "attempt": 1, "step": "check", "target": "local",

@@ -14,10 +14,12 @@ mod call;
 mod ending;
 mod fingerprint;
 mod foresee;
+mod hooks;
 mod interrupt;
 mod linted;
 pub mod pins;
 mod prepare;
+mod prune;
 mod undo;
 mod view;
 
@@ -26,7 +28,8 @@ pub use ending::{Halt, of_migrations};
 pub use foresee::{Foreseen, foresee};
 pub use interrupt::Interrupt;
 pub use pins::{Listed, Pinning, Pins, differences};
-pub use prepare::{Prepared, Ready, Setting, pins as pinned};
+pub use prepare::{Prepared, Ready, Setting, Wanted, pins as pinned};
+pub use prune::{KEEP, PruneError, kept, prune};
 pub use view::lineage;
 
 use self::{
@@ -35,8 +38,8 @@ use self::{
 };
 use crate::{
     journal::{
-        Status,
-        event::{Decision, Failure, Finding, Outcome, Question, Reason, Receipt},
+        Intent, Status,
+        event::{Decision, Failure, Finding, Outcome, Phase, Question, Reason, Receipt},
     },
     plan::StepId,
     schedule::{self, Selected, Verdict},
@@ -144,6 +147,7 @@ impl Attempt<'_> {
         for left in (0..=ready.step.retry).rev() {
             let effect = ready.description.effect();
             let intent = self.journal.intend(&ready.place, key, fingerprint.clone(), input.clone(), effect)?;
+            let intent = self.permitted(ready, intent).await?;
             match self.call_apply(ready, intent).await? {
                 Outcome::Succeeded { receipt } => return Ok(receipt),
                 Outcome::Failed { failure: Failure { retryable: true, .. } } if left > 0 => {
@@ -160,6 +164,31 @@ impl Attempt<'_> {
         }
         unreachable!("the last round returns: its failure is not retried")
     }
+
+    /// Asked between the intent of a commit step and its effect: the lock is ours, and where state is remote, the intent is
+    /// there. If not, the step is settled as not begun.
+    async fn permitted(&mut self, ready: &Ready, intent: Intent) -> Result<Intent, Halt> {
+        if ready.description.phase != Phase::Commit {
+            return Ok(intent);
+        }
+        match self.confirmed().await {
+            Ok(()) => Ok(intent),
+            Err(halt) => {
+                let failure = Failure::new("not-begun", "it was not begun: the lock was not confirmed right before it");
+                self.journal.settle(intent.ended(Outcome::Failed { failure }, Duration::ZERO))?;
+                Err(halt)
+            }
+        }
+    }
+
+    /// Confirms the lock, unless interrupted meanwhile for longer than a call may go on.
+    pub(in crate::drive) async fn confirmed(&self) -> Result<(), Halt> {
+        tokio::select! {
+            biased;
+            confirmed = self.lock.confirm() => Ok(confirmed?),
+            () = self.interrupt.grace_over() => Err(Halt::Interrupted),
+        }
+    }
 }
 
 /// What the operator ordered.
@@ -171,4 +200,8 @@ pub struct Orders {
     pub fresh: bool,
     /// `--accept-drift`, of these steps.
     pub accept_drift: BTreeSet<StepId>,
+    /// The command, if it was not `deploy`: for the record.
+    pub by: Option<&'static str>,
+    /// The newest epoch that this was decided on; if there is a newer one now, it must be decided again.
+    pub seen: Option<u64>,
 }

@@ -49,7 +49,9 @@ fn files_outside_are_not_reached_by_any_path() {
             "app/./../outside/secret.txt",
         ] {
             let ended = kept(json!({ "do": what, "path": path }));
-            ended.assert("denied", "not-permitted");
+            ended
+                .assert("denied", "not-permitted")
+                .assert_hints("add to step `call` in the plan: grants: { dirs: { <name>:");
         }
     }
 }
@@ -216,7 +218,9 @@ fn databases_are_held_to_the_grant() {
     };
     query("other", "SELECT 1").assert_denied("database `other`", "databases: { other: \"sqlite:<path>\" }");
     for sql in ["ATTACH 'other.db' AS o", "VACUUM INTO 'other.db'"] {
-        query("main", sql).assert("denied", "a step reaches the granted database and no other file");
+        let ended = query("main", sql);
+        ended.assert("denied", "a step reaches the granted database and no other file");
+        ended.assert("denied", "grants: { databases: { <name>: \"sqlite:<path>\" } }");
     }
     query("main", "SELECT load_extension('x')").assert("denied", "it loads code");
     query("main", "PRAGMA hard_heap_limit = 0").assert("denied", "the runner bounds the memory");

@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{
+    dice::{self, Dice},
     shop::{Shop, deploy},
     world,
 };
@@ -51,6 +52,56 @@ fn sigterm_ends_a_long_step_in_time() -> Result<()> {
     finishes(&shop)?;
     ensure!(intents(&self::events(&shop)?, "slow") == 2, "the step that was cut off did not run again");
     Ok(())
+}
+
+/// Main property: whenever the signal comes, no lock is left behind, the end comes in time, and the next run deploys. Every other run
+/// is told to stop by SIGINT, the others by SIGTERM; the moments are spread over a run that nobody disturbs.
+#[test]
+fn a_signal_at_any_moment_leaves_no_lock_and_ends_in_time() -> Result<()> {
+    const MOMENTS: usize = 100;
+    let seed = dice::seed()?;
+    let mut dice = Dice::new(seed);
+    let folder = tempfile::tempdir()?;
+    // A few steps of some milliseconds each.
+    let shop = slow_shop(folder.path(), "sleep 0.05; echo done > slow.txt")?;
+    let began = Instant::now();
+    shop.ends(&deploy("r0"), 0)?;
+    let undisturbed = began.elapsed();
+    let mut ends = std::collections::BTreeMap::new();
+    for moment in 0..MOMENTS {
+        let release = format!("r{}", moment + 1);
+        for made in ["slow.txt", "after.txt"] {
+            fs::remove_file(shop.folder().join("app").join(made)).or_else(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            })?;
+        }
+        let words = ["--local", "--release", release.as_str()];
+        let mut child = shop.runner(&words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        // The one wait that is no condition: what is tested is that no moment is a bad one.
+        thread::sleep(undisturbed.mul_f64(dice.below(1200) as f64 / 1000.0));
+        let signal = if moment % 2 == 0 { Signal::INT } else { Signal::TERM };
+        let asked = Instant::now();
+        // It may have ended by itself in this moment.
+        let _ = kill_process(Pid::from_child(&child), signal);
+        wait_until(PATIENCE, || Ok(child.try_wait()?.is_some()))
+            .with_context(|| format!("seed {seed}, {release}: it did not end"))?;
+        let (took, status) = (asked.elapsed(), child.wait()?);
+        ensure!(took < LONGEST, "seed {seed}, {release}: it took {took:?} to end");
+        // Before it listens for signals, nothing was begun, and the signal ends it.
+        let end = status.code().map_or_else(|| format!("{status}"), |code| code.to_string());
+        ensure!(
+            status.code().is_none_or(|code| code == 0 || code == 130),
+            "seed {seed}, {release}: it ended with {status}"
+        );
+        *ends.entry(end).or_insert(0) += 1;
+        let lock = fs::read_to_string(shop.state().join("lock"))?;
+        let lock: Value = serde_json::from_str(&lock)?;
+        ensure!(lock["holder"].is_null(), "seed {seed}, {release}: the lock is still held: {lock}");
+    }
+    eprintln!("signals: {MOMENTS} moments, PAWL_SEED={seed}; exit codes {ends:?}");
+    ensure!(ends.get("130").is_some_and(|count| *count >= MOMENTS / 4), "too few came in time: {ends:?}");
+    shop.ends(&deploy("last"), 0).map(drop)
 }
 
 /// A plan of a slow step, which runs `script`, and one after it.

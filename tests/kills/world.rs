@@ -197,7 +197,11 @@ fn walk(folder: &Path, inside: &str, files: &mut BTreeMap<String, Item>) -> Resu
 /// The note without the key of its run: a kill before the run is on record makes the next one another run.
 fn without_key(note: &[u8]) -> Result<Vec<u8>> {
     let mut note: Value = serde_json::from_slice(note)?;
-    note.as_object_mut().and_then(|members| members.remove("key")).context("a note of a switch without a key")?;
+    // Which attempt did it, and where it was counted, differ.
+    for member in ["key", "epoch", "lineage"] {
+        let found = note.as_object_mut().and_then(|members| members.remove(member));
+        found.with_context(|| format!("a note of a switch without {member}"))?;
+    }
     Ok(serde_json::to_vec(&note)?)
 }
 

@@ -3,11 +3,14 @@
 mod answer;
 mod archive;
 pub mod crafted;
+mod git_http;
 mod guest;
+mod moto;
 mod nginx;
 mod normal;
 mod proxy;
 mod registry;
+mod relay;
 mod server;
 mod trial;
 
@@ -26,9 +29,12 @@ use tempfile::TempDir;
 pub use self::{
     answer::Answer,
     archive::{Format, sha256},
+    git_http::{GitHttp, bare},
+    moto::{Moto, aws},
     nginx::{Nginx, TOKEN},
     proxy::{Fault, Proxy},
     registry::{ANN, Door, Registry},
+    relay::Relay,
     server::{Reply, Server},
     trial::{Ended, Trial},
 };
@@ -84,6 +90,14 @@ impl Environment {
     /// Sets a variable for all runs to come.
     pub fn set(&mut self, name: &str, value: &str) {
         self.variables.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Another machine with the same plan and content, and nothing of what this one did.
+    pub fn another(&self) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("home")).unwrap();
+        copy(&self.path(""), &root.path().join("shop"));
+        Self { root, variables: self.variables.clone() }
     }
 
     /// A path in the folder of the plan.
@@ -266,7 +280,8 @@ impl Environment {
         assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// The runner, ready to be started.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
         self.confine(&mut command);
         command.args(arguments);

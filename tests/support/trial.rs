@@ -117,6 +117,13 @@ impl Ended {
         self
     }
 
+    /// Fails unless its hint says so.
+    #[track_caller]
+    pub fn assert_hints(&self, what: &str) -> &Self {
+        assert!(self.hint.contains(what), "{what}: {self:#?}");
+        self
+    }
+
     /// Fails unless it was denied and told this line to add to the plan.
     #[track_caller]
     pub fn assert_denied(&self, what: &str, line: &str) -> &Self {

@@ -23,6 +23,8 @@ pub(crate) enum Need {
     Program(&'static str),
     /// Python 3 that can make virtual environments with pip in them.
     PythonVenv,
+    /// moto, an S3 server, in a virtual environment of the target directory.
+    Moto,
     /// `cargo deny`.
     CargoDeny,
     /// `cargo fuzz`.
@@ -56,6 +58,8 @@ pub(crate) const DATABASES: [Need; 6] = [
 ];
 /// For `test` as well: what docs/steps.md asks of those who write steps in JavaScript and Python.
 pub(crate) const AUTHORS: [Need; 3] = [Need::Program("node"), Need::Program("npm"), Need::PythonVenv];
+/// For `test` as well: what keeps state. It needs the ones before.
+pub(crate) const STATE: [Need; 1] = [Need::Moto];
 /// For `bench`: what is compared with.
 pub(crate) const PEERS: [Need; 4] =
     [Need::Program("curl"), Need::Program("sqlite3"), Need::Program("zstd"), Need::RustTool("refinery_cli")];
@@ -78,6 +82,7 @@ pub(crate) fn run() -> Result<()> {
         .chain(TOOLS)
         .chain(DATABASES)
         .chain(AUTHORS)
+        .chain(STATE)
         .chain(PEERS)
         .collect();
     if missing(&all).is_empty() {
@@ -108,6 +113,8 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
                     packages.push(package);
                 }
             }
+            // After the packages, which bring Python.
+            Need::Moto => {}
             Need::CargoDeny => {
                 println!("setup: installing cargo-deny with cargo (some minutes)");
                 run_command(cargo().args(["install", "--locked", "cargo-deny", "--version", "^0.20"]))?;
@@ -121,6 +128,9 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     if !packages.is_empty() {
         install_packages(&packages)?;
     }
+    if missing(needs).contains(&Need::Moto) {
+        install_moto()?;
+    }
     // These need npm or a C library, which may have come with the packages.
     for need in missing(needs) {
         match need {
@@ -131,6 +141,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
             | Need::PythonVenv
             | Need::CargoDeny
             | Need::CargoFuzz
+            | Need::Moto
             | Need::Postgres => {}
         }
     }
@@ -158,6 +169,7 @@ fn missing(needs: &[Need]) -> Vec<Need> {
         // Debian keeps servers where an ordinary user's PATH does not look.
         Need::Program(name) => find_program(name).is_some() || Path::new("/usr/sbin").join(name).is_file(),
         Need::PythonVenv => output(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_ok(),
+        Need::Moto => moto().is_ok_and(|folder| folder.join("bin/moto_server").is_file()),
         Need::CargoDeny => output(cargo().args(["deny", "--version"])).is_ok(),
         Need::CargoFuzz => output(cargo().args(["fuzz", "--version"])).is_ok(),
         Need::Postgres => {
@@ -226,6 +238,25 @@ fn add_target_with_rustup() -> bool {
     }
     guest_build::toolchain().is_ok()
 }
+
+/// Where the tests look for it: `tools/moto` in the target directory.
+fn moto() -> Result<PathBuf> {
+    Ok(target_dir()?.join("tools/moto"))
+}
+
+fn install_moto() -> Result<()> {
+    println!("setup: installing moto, an S3 server for the tests, with pip (half a minute)");
+    let folder = moto()?;
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    output(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    output(Command::new(folder.join("bin/python")).args(pip).args(MOTO)).map(drop)
+}
+
+/// moto with what its S3 needs, and the server for it.
+const MOTO: [&str; 3] = ["moto[s3]==5.2.5", "flask==3.1.3", "flask-cors==6.0.5"];
 
 /// Which linker there is can only be told by current lists; a new machine has none.
 fn refresh_package_lists() {

@@ -73,6 +73,7 @@ pub(super) fn summary_json(attempt: &AttemptSummary) -> Value {
         "exit": attempt.exit,
         "verified": attempt.verified,
         "stuck": attempt.stuck,
+        "order": attempt.order,
     })
 }
 

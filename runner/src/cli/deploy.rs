@@ -3,18 +3,19 @@
 use std::{cell::RefCell, mem::ManuallyDrop, rc::Rc, sync::Arc};
 
 use super::{
-    places,
+    permission, places,
     screen::Screen,
     selection,
     source::{self, PlanArgs, ReleaseArgs},
+    wait::WaitArgs,
 };
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
-    drive::{Deployment, Interrupt, Orders, Prepared, Setting},
-    journal::{State, event::Header, file::Observer},
-    plan::{Attempt, Label, Plan},
+    drive::{Deployment, Interrupt, Orders, Prepared, Setting, Wanted},
+    journal::{State, event::Header, file::Observer, state::ROLLBACK},
+    plan::{Attempt, Plan},
     report::{Conclusion, words},
-    state::Store,
+    state::{Store, Wait},
 };
 
 /// Arguments of `deploy`.
@@ -29,59 +30,102 @@ pub(super) struct Args {
     release: ReleaseArgs,
     #[command(flatten)]
     selection: selection::Args,
+    #[command(flatten)]
+    wait: WaitArgs,
 }
 
-/// Deploys.
+/// What to deploy, and how.
+pub(super) struct Job<'a> {
+    pub(super) plan: Plan,
+    pub(super) wanted: Wanted,
+    /// The commit that the release is of, if it is known.
+    pub(super) commit: Option<String>,
+    pub(super) setting: Setting,
+    pub(super) orders: Orders,
+    pub(super) wait: Wait,
+    /// The command that continues this deployment.
+    pub(super) again: &'a str,
+}
+
+/// Deploys, after what is done once for an environment if that is asked for.
 ///
 /// # Errors
 /// What keeps an attempt from beginning. One that began is told of by its report, and ends with an exit code.
-pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
-    allowed(args.local, "deploy")?;
+pub(super) async fn run(args: &Args, setup: Setup, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
+    let (name, by) = match setup {
+        Setup::Done => ("deploy", None),
+        Setup::First => ("setup", Some("setup")),
+    };
+    permission::local(args.local, name)?;
     let (plan, label) = args.plan.plan(&args.release)?;
-    deploy(plan, label, places::setting(screen.tell()), args.selection.orders(), &again(args), screen).await
-}
-
-/// Outside a CI, a command that changes something says so: no accident from a laptop.
-pub(super) fn allowed(local: bool, command: &str) -> Result<(), Vec<Diagnostic>> {
-    if local || source::is_ci() {
-        return Ok(());
+    let plan = match setup {
+        Setup::Done => plan,
+        Setup::First => plan.for_setup(),
+    };
+    let mut again = command(name, args.local, &args.plan);
+    if let Some(release) = &args.release.release {
+        again += &format!(" --release {release}");
     }
-    let message = format!("`runner {command}` changes things, and this is no CI");
-    Err(vec![Diagnostic::new(Code("P0208"), Exit::Refused, message).hint("if you mean it, add `--local`")])
+    let job = Job {
+        plan,
+        wanted: Wanted { label, digest: None },
+        commit: source::commit(&args.plan, &args.release),
+        setting: places::setting(screen.tell()),
+        orders: Orders { by, ..args.selection.orders() },
+        wait: args.wait.wait(),
+        again: &again,
+    };
+    deploy(job, screen).await
 }
 
-/// Deploys a plan and tells of it on the screen.
-pub(super) async fn deploy(
-    plan: Plan,
-    label: Label,
-    setting: Setting,
-    orders: Orders,
-    again: &str,
-    screen: &Screen,
-) -> Result<Exit, Vec<Diagnostic>> {
+/// Whether what is done once for an environment is part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Setup {
+    /// `runner setup`.
+    First,
+    /// `runner deploy`.
+    Done,
+}
+
+/// The one way to change an environment: deploys a plan and tells of it on the screen.
+pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
+    let Job { plan, wanted, commit, setting, orders, wait, again } = job;
+    let one = |diagnostic: Diagnostic| vec![diagnostic];
+    let store = Store::new(&plan.state, &plan.app, &plan.environment);
+    permission::person(&plan).map_err(one)?;
+    permission::nesting(&store).map_err(one)?;
     let interrupt = Interrupt::listen().map_err(|error| {
-        vec![
-            Diagnostic::new(Code("P0701"), Exit::Bug, "signals can't be handled")
-                .because(error)
-                .hint("please report this"),
-        ]
+        one(Diagnostic::new(Code("P0701"), Exit::Bug, "signals can't be handled")
+            .because(error)
+            .hint("please report this"))
     })?;
     let tell = Arc::clone(&setting.tell);
-    let store = Store::new(&plan.state, &plan.app, &plan.environment);
     let prepared = tokio::select! {
-        prepared = Prepared::new(plan, label, setting) => prepared?,
+        prepared = Prepared::new(plan, wanted, setting) => prepared?,
         _ = interrupt.asked() => {
             let message = "interrupted before anything was begun";
-            return Err(vec![Diagnostic::new(Code("P0303"), Exit::Interrupted, message).hint(format!("run `{again}` again"))]);
+            return Err(one(Diagnostic::new(Code("P0303"), Exit::Interrupted, message).hint(format!("run `{again}` again"))));
         }
     };
+    // What goes back was verified here already.
+    if orders.by != Some(ROLLBACK) {
+        permission::order(&prepared.plan, &prepared.release).map_err(one)?;
+    }
     // The process ends soon after; taking an engine apart takes longer than a small step.
     let prepared = ManuallyDrop::new(prepared);
     if let Some(notice) = prepared.pins.add_new() {
         tell(notice);
     }
-    let deployment =
-        Deployment { prepared: &prepared, store: &store, orders, by: source::who(), again: again.to_owned() };
+    let deployment = Deployment {
+        prepared: &prepared,
+        store: &store,
+        orders,
+        by: source::who(),
+        commit,
+        url: source::job(),
+        wait,
+        again: again.to_owned(),
+    };
     let report = Rc::new(RefCell::new(None));
     let observe = |before: &State, header: &Header| -> Observer {
         let report = Rc::clone(&report);
@@ -94,26 +138,25 @@ pub(super) async fn deploy(
     if let Some(report) = report.borrow_mut().as_mut() {
         report.finish(&Conclusion { exit: ending.exit, error: ending.error.as_ref() });
     }
+    ending.warnings.into_iter().for_each(|warning| tell(warning));
     if let Some(error) = &ending.error {
         screen.error(error);
     }
     Ok(ending.exit)
 }
 
-/// The command that continues this deployment, as the user would type it.
-fn again(args: &Args) -> String {
-    let mut command = "runner".to_owned();
-    if args.local {
+/// A command that changes things, as the user would type it again.
+pub(super) fn command(name: &str, local: bool, plan: &PlanArgs) -> String {
+    // `runner --local` is short for `runner deploy --local`.
+    let mut command = if name == "deploy" { "runner".to_owned() } else { format!("runner {name}") };
+    if local {
         command += " --local";
     }
-    if args.plan.plan.as_os_str() != "deploy.yml" {
-        command += &format!(" --plan {}", args.plan.plan.display());
+    if plan.plan.as_os_str() != "deploy.yml" {
+        command += &format!(" --plan {}", plan.plan.display());
     }
-    if let Some(environment) = &args.plan.environment {
+    if let Some(environment) = &plan.environment {
         command += &format!(" --env {environment}");
-    }
-    if let Some(release) = &args.release.release {
-        command += &format!(" --release {release}");
     }
     command
 }

@@ -8,15 +8,15 @@ use serde_json::json;
 use super::{
     places,
     screen::Screen,
-    source::{PlanArgs, ReleaseArgs},
+    source::{self, PlanArgs, ReleaseArgs},
 };
 use crate::{
     diagnose::{Diagnostic, Exit},
-    drive::Prepared,
+    drive::{Prepared, Wanted},
     journal::Loaded,
     report::{self, Form, json},
     sandbox,
-    state::Store,
+    state::{Claim, Store},
 };
 
 /// Arguments of `doctor`.
@@ -39,7 +39,7 @@ pub(super) async fn run(args: &Args, screen: &Screen, out: &mut dyn Write) -> Re
     let (plan, label) = args.plan.plan(&args.release)?;
     findings.push(("plan", format!("{} is valid for {}", args.plan.plan.display(), plan.environment)));
     let store = Store::new(&plan.state, &plan.app, &plan.environment);
-    let prepared = Prepared::new(plan, label, places::setting(screen.tell_beside())).await?;
+    let prepared = Prepared::new(plan, Wanted { label, digest: None }, places::setting(screen.tell_beside())).await?;
     let digest = prepared.release.digest.as_ref().map_or_else(|| "no digest".to_owned(), ToString::to_string);
     findings.push(("release", format!("{} is {digest}", prepared.release.label)));
     findings.push(("steps", format!("{} load, and have what they need", prepared.steps.len())));
@@ -49,7 +49,8 @@ pub(super) async fn run(args: &Args, screen: &Screen, out: &mut dyn Write) -> Re
     let paths = store.journals().map_err(|error| vec![(&error).into()])?;
     let loaded = Loaded::read(&paths, |_| {}).map_err(|error| vec![(&error).into()])?;
     findings.push(("journals", format!("{} attempts are on record and sound", loaded.state.attempts.len())));
-    drop(store.lock("doctor").map_err(|error| vec![(&error).into()])?);
+    let lock = store.claim(Claim::by(&source::who())).await.map_err(|error| vec![(&error).into()])?;
+    lock.close(std::time::Duration::from_secs(10)).await.map_err(|error| vec![(&error).into()])?;
     findings.push(("lock", "free".to_owned()));
     let answer = match screen.form() {
         Form::Json => {

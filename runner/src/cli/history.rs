@@ -11,10 +11,10 @@ use crate::{
     report::{
         self, Form, json,
         table::table,
-        text::{between, cut, moment, took},
+        text::{WIDTH, between, cut, moment, took, wrap},
         words,
     },
-    state::Store,
+    state::{Released, Store},
 };
 
 /// Arguments of `history`.
@@ -26,20 +26,40 @@ pub(super) struct Args {
 }
 
 /// Lists attempts, as a table, or as a JSON array of `{epoch, run, attempt, release, by, began, last, took-ms, exit,
-/// verified, stuck}`.
+/// verified, stuck, lock-released: {by, at, message}}`.
 ///
 /// # Errors
 /// P06xx when a journal can't be read.
 pub(super) fn run(args: &Args, store: &Store, form: Form, out: &mut dyn Write) -> Result<Exit, Diagnostic> {
     let paths = store.journals().map_err(|error| Diagnostic::from(&error))?;
     let state = Loaded::read(&paths, |_| ()).map_err(|error| Diagnostic::from(&error))?.state;
+    let released = store.released().map_err(|error| Diagnostic::from(&error))?;
     let attempts: Vec<_> = state.attempts.iter().rev().take(args.limit).collect();
     let answer = match form {
-        Form::Json => json::line(&attempts.iter().map(|attempt| summary_json(attempt)).collect::<Value>()) + "\n",
+        Form::Json => {
+            let entry = |attempt: &&AttemptSummary| {
+                let mut entry = summary_json(attempt);
+                let lost = released.iter().find(|one| one.epoch == attempt.header.epoch);
+                entry["lock-released"] = lost.map_or(
+                    Value::Null,
+                    |one| serde_json::json!({ "by": one.by, "at": one.at, "message": one.message }),
+                );
+                entry
+            };
+            json::line(&attempts.iter().map(entry).collect::<Value>()) + "\n"
+        }
         Form::Text if state.attempts.is_empty() => "no attempts yet\n".to_owned(),
         Form::Text => {
             let rows: Vec<_> = attempts.iter().map(|attempt| row(attempt)).collect();
-            table(0, ["EPOCH", "RELEASE", "BEGAN", "TOOK", "RESULT", "RUN", "BY"], &rows)
+            let mut answer = table(0, ["EPOCH", "RELEASE", "BEGAN", "TOOK", "RESULT", "RUN", "BY"], &rows);
+            let shown = |one: &&Released| attempts.iter().any(|attempt| attempt.header.epoch == one.epoch);
+            for Released { epoch, holder, by, at, message } in released.iter().rev().filter(shown) {
+                let line =
+                    format!("lock of epoch {epoch}, held by {holder}: released by {by} at {}: {message}", moment(*at));
+                let lines = wrap(&line, WIDTH, WIDTH - 2).join("\n  ");
+                answer.push_str(&format!("\n{lines}\n"));
+            }
+            answer
         }
     };
     report::emit(out, &answer)?;
@@ -53,7 +73,10 @@ fn row(attempt: &AttemptSummary) -> [String; 7] {
         cut(header.release.label.as_str(), 20),
         moment(attempt.began),
         took(between(attempt.began, attempt.last)),
-        words::result(attempt.exit, attempt.verified).to_owned(),
+        match &attempt.order {
+            Some(order) => format!("{} ({order})", words::result(attempt.exit, attempt.verified)),
+            None => words::result(attempt.exit, attempt.verified).to_owned(),
+        },
         cut(&format!("{}/{}", header.run, header.attempt), 20),
         header.by.clone(),
     ]
@@ -133,8 +156,8 @@ mod tests {
             1,
             Form::Json,
             expect![[r#"
-            [{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"}}]
-        "#]],
+                [{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"order":null,"lock-released":null}]
+            "#]],
         );
     }
 }

@@ -268,16 +268,16 @@ mod tests {
             "",
             Exit::Success,
             expect![[r#"
-            attempt-000001.journal
-              sound
-              format 1.0, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
-            attempt-000002.journal
-              sound
-              format 1.0, 11 lines; shop r2 to test, epoch 2, run 2-bbbbbb, attempt 1
-            attempt-000003.journal
-              sound
-              format 1.0, 14 lines; shop r2 to test, epoch 3, run 2-bbbbbb, attempt 2
-        "#]],
+                attempt-000001.journal
+                  sound
+                  format 1.1, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
+                attempt-000002.journal
+                  sound
+                  format 1.1, 11 lines; shop r2 to test, epoch 2, run 2-bbbbbb, attempt 1
+                attempt-000003.journal
+                  sound
+                  format 1.1, 14 lines; shop r2 to test, epoch 3, run 2-bbbbbb, attempt 2
+            "#]],
         );
     }
 
@@ -289,11 +289,11 @@ mod tests {
             "attempt-000003.journal",
             Exit::Success,
             expect![[r#"
-            attempt-000003.journal
-              sound
-              format 1.0, 15 lines; shop r2 to test, epoch 3, run 2-bbbbbb, attempt 2
-              the attempts before it were not given: checked from its first line on
-        "#]],
+                attempt-000003.journal
+                  sound
+                  format 1.1, 15 lines; shop r2 to test, epoch 3, run 2-bbbbbb, attempt 2
+                  the attempts before it were not given: checked from its first line on
+            "#]],
         );
     }
 
@@ -306,13 +306,13 @@ mod tests {
             "",
             Exit::Success,
             expect![[r#"
-            attempt-000001.journal
-              sound
-              format 1.0, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
-            attempt-000002.journal
-              sound, but for a torn last line of 465 bytes that is passed over
-              format 1.0, 6 lines; shop r2 to test, epoch 2, run 2-bbbbbb, attempt 1
-        "#]],
+                attempt-000001.journal
+                  sound
+                  format 1.1, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
+                attempt-000002.journal
+                  sound, but for a torn last line of 465 bytes that is passed over
+                  format 1.1, 6 lines; shop r2 to test, epoch 2, run 2-bbbbbb, attempt 1
+            "#]],
         );
     }
 
@@ -325,12 +325,12 @@ mod tests {
             "",
             Exit::Success,
             expect![[r#"
-            attempt-000001.journal
-              sound
-              format 1.0, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
-            attempt-000002.journal
-              empty: its attempt never began
-        "#]],
+                attempt-000001.journal
+                  sound
+                  format 1.1, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
+                attempt-000002.journal
+                  empty: its attempt never began
+            "#]],
         );
     }
 
@@ -345,12 +345,12 @@ mod tests {
             "",
             Exit::Journal,
             expect![[r#"
-            attempt-000001.journal
-              CORRUPT at line 2: its checksum is eb2da42c, its content has 39294920 (P0602)
-              format 1.0, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
-            attempt-000002.journal
-              NOT CHECKED: it follows a corrupt one
-        "#]],
+                attempt-000001.journal
+                  CORRUPT at line 2: its checksum is cabb8a12, its content has a5932998 (P0602)
+                  format 1.1, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
+                attempt-000002.journal
+                  NOT CHECKED: it follows a corrupt one
+            "#]],
         );
     }
 
@@ -368,10 +368,10 @@ mod tests {
             "attempt-000001.journal",
             Exit::Journal,
             expect![[r#"
-            attempt-000001.journal
-              CORRUPT at line 2: line 2 stands where line 1 should (P0603)
-              format 1.0, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
-        "#]],
+                attempt-000001.journal
+                  CORRUPT at line 2: line 2 stands where line 1 should (P0603)
+                  format 1.1, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
+            "#]],
         );
     }
 

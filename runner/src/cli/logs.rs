@@ -185,11 +185,11 @@ mod tests {
             None,
             Form::Json,
             expect![[r#"
-            {"seq":6,"prev":"9f79cea1a360523dafc5c676157a3c73884df05c8c5169ee05d4e20c9eac96e9","at":"2025-11-23T03:20:01.317Z","event":{"type":"intent","step":"migrate","target":"local","key":"00c0ffee","fingerprint":{"config":"813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d","input:migrations":"be4866389dcc6f074d57c3f5e8affe8328f9dbebd37f34359ff220c153c8d2c0","module":"83d9dab06011479163c7c4d5fa735f911bac86729f56aaa115b7eed2eb66e022","release":"4ada45911158a94766c4c59466d11516490433c4d7501e569581fd9823524e20"},"input":{},"exposes":false}}
-            {"seq":7,"prev":"e02cf69034a5af28bffbc7d1e98de4eb6e0cea7b5f648b590fddeeba7d70df71","at":"2025-11-23T03:20:01.318Z","event":{"type":"progress","step":"migrate","target":"local","progress":"log","level":"debug","message":"reading","fields":{"rows":7,"table":"orders"}}}
-            {"seq":8,"prev":"69379032ce6dd965718dfa0cede8e4d7cdb679acbf5dd1be88a60841cb61e9f9","at":"2025-11-23T03:20:01.319Z","event":{"type":"progress","step":"migrate","target":"local","progress":"log","level":"warn","message":"slow lock","fields":{"rows":7,"table":"orders"}}}
-            {"seq":9,"prev":"f1507013f75b2b35f62280a035806349387157f62f07ad1c7d880d8756bfc0e7","at":"2025-11-23T03:20:01.36Z","event":{"type":"outcome","step":"migrate","target":"local","took-ms":41,"result":"failed","failure":{"kind":"permanent","message":"relation \"order\" does not exist","hint":"fix the file and run again","retryable":false,"details":{"file":"migrations/0007_orders.sql","line":3}}}}
-        "#]],
+                {"seq":6,"prev":"7db8f59f0678194c1241a5bef50188b5441a0cbfc76b890a5e501f8f07568eaa","at":"2025-11-23T03:20:01.317Z","event":{"type":"intent","step":"migrate","target":"local","key":"00c0ffee","fingerprint":{"config":"813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d","input:migrations":"be4866389dcc6f074d57c3f5e8affe8328f9dbebd37f34359ff220c153c8d2c0","module":"83d9dab06011479163c7c4d5fa735f911bac86729f56aaa115b7eed2eb66e022","release":"4ada45911158a94766c4c59466d11516490433c4d7501e569581fd9823524e20"},"input":{},"exposes":false}}
+                {"seq":7,"prev":"165454d7d607a72e45d728a6ff646faba899e31e2bfc09a5b31133d936c6e30e","at":"2025-11-23T03:20:01.318Z","event":{"type":"progress","step":"migrate","target":"local","progress":"log","level":"debug","message":"reading","fields":{"rows":7,"table":"orders"}}}
+                {"seq":8,"prev":"2b78b0b76f60bfab06d3166ade135e819614f15d0709eb2bedf84d94bc209512","at":"2025-11-23T03:20:01.319Z","event":{"type":"progress","step":"migrate","target":"local","progress":"log","level":"warn","message":"slow lock","fields":{"rows":7,"table":"orders"}}}
+                {"seq":9,"prev":"2860c82a2e1937e0a986fa3aecf51ac38f71eaa81337d8766e70f763af40bb25","at":"2025-11-23T03:20:01.36Z","event":{"type":"outcome","step":"migrate","target":"local","took-ms":41,"result":"failed","failure":{"kind":"permanent","message":"relation \"order\" does not exist","hint":"fix the file and run again","retryable":false,"details":{"file":"migrations/0007_orders.sql","line":3}}}}
+            "#]],
         );
     }
 

@@ -7,7 +7,7 @@ use std::{fmt::Write as _, io::Write};
 
 use serde_json::{Value, json};
 
-use super::{deploy, screen::Screen, source, source::PlanArgs};
+use super::{permission, screen::Screen, source, source::PlanArgs};
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
     drive::{lineage, of_migrations},
@@ -15,7 +15,7 @@ use crate::{
     plan::{ModuleRef, Plan, Step},
     report::{self, Form, json},
     sandbox::{Desk, Fence, Purpose, Resolution},
-    state::Store,
+    state::{Claim, Store},
 };
 
 /// Arguments of `migrate`.
@@ -112,9 +112,12 @@ pub(super) async fn run(args: &Args, screen: &Screen, out: &mut dyn Write) -> Re
         | Command::Resolve { local, .. }
         | Command::Bless { local, .. }
         | Command::Down { local, .. } => {
-            deploy::allowed(*local, "migrate")?;
+            permission::local(*local, "migrate")?;
             let store = Store::new(&plan.state, &plan.app, &plan.environment);
-            let lock = store.lock(&source::who()).map_err(|error| vec![(&error).into()])?;
+            permission::person(&plan).map_err(|error| vec![error])?;
+            permission::nesting(&store).map_err(|error| vec![error])?;
+            let claim = Claim { url: source::job(), ..Claim::by(&source::who()) };
+            let lock = store.claim(claim).await.map_err(|error| vec![(&error).into()])?;
             let fence = fence(&plan, &store)?;
             let changed = change(step, &args.command, &fence, screen).await;
             drop(lock);

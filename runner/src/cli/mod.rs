@@ -12,21 +12,26 @@ mod deploy;
 mod doctor;
 mod history;
 mod journal;
+mod lock;
 mod logs;
 mod migrate;
 mod modules;
 mod new_step;
+mod permission;
 mod places;
 mod plan;
+mod prune;
+mod rollback;
 mod schema;
 mod screen;
 mod selection;
 mod source;
 mod status;
 mod step;
+mod wait;
 mod why;
 
-use self::{screen::Screen, source::PlanArgs};
+use self::{deploy::Setup, screen::Screen, source::PlanArgs};
 use crate::{
     diagnose::{Diagnostic, Exit},
     report::{Conclusion, json},
@@ -49,6 +54,14 @@ struct Cli {
 enum Command {
     /// Deploy a release; `runner --local` is short for `runner deploy --local`
     Deploy(deploy::Args),
+    /// Do what is done once for an environment, and deploy
+    Setup(deploy::Args),
+    /// Deploy again the verified release before the live one
+    Rollback(rollback::Rollback),
+    /// Deploy to one environment what is live and verified in another
+    Promote(rollback::Promote),
+    /// Remove releases that nobody will go back to
+    Prune(prune::Args),
     /// Show what a deployment would do, without doing it
     Plan(plan::Args),
     /// Show what is live, and where an unfinished run stands
@@ -95,6 +108,9 @@ enum Command {
     /// Check journals
     #[command(subcommand)]
     Journal(journal::Command),
+    /// Show who holds the lock of an environment, or release it
+    #[command(subcommand)]
+    Lock(lock::Command),
     /// Print the JSON Schema of deploy.yml
     Schema,
     /// See whether this machine and this plan are fit for a deployment
@@ -123,7 +139,11 @@ fn dispatch(cli: Cli, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
     let out: &mut dyn Write = &mut std::io::stdout().lock();
     let form = screen.form();
     match cli.command.unwrap_or(Command::Deploy(cli.deploy)) {
-        Command::Deploy(args) => block_on(deploy::run(&args, screen)),
+        Command::Deploy(args) => block_on(deploy::run(&args, Setup::Done, screen)),
+        Command::Setup(args) => block_on(deploy::run(&args, Setup::First, screen)),
+        Command::Rollback(args) => block_on(rollback::rollback(&args, screen)),
+        Command::Promote(args) => block_on(rollback::promote(&args, screen)),
+        Command::Prune(args) => block_on(prune::run(&args, form, out)),
         Command::Plan(args) => block_on(plan::run(&args, screen, out)),
         Command::Step(args) => block_on(step::run(&args, screen)),
         Command::Doctor(args) => block_on(doctor::run(&args, screen, out)),
@@ -135,6 +155,7 @@ fn dispatch(cli: Cli, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
         Command::Modules { plan, args } => block_on(modules::run(&args, &plan, screen, out)),
         Command::NewStep(args) => new_step::run(&args, form, out).map_err(one),
         Command::Journal(command) => journal::run(&command, form, out).map_err(one),
+        Command::Lock(command) => lock::run(&command, form, out),
         Command::Schema => schema::run(out).map_err(one),
     }
 }

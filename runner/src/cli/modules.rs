@@ -117,7 +117,7 @@ fn is_settled(pins: &Pins) -> bool {
 
 /// Where a module comes from.
 fn origin(plan: &Plan, name: &str) -> &'static str {
-    let uses = plan.steps.iter().map(|step| &step.uses).find(|uses| uses.lock_name(&plan.source.folder) == name);
+    let uses = plan.all_steps().map(|step| &step.uses).find(|uses| uses.lock_name(&plan.source.folder) == name);
     match uses {
         Some(ModuleRef::Official(_)) | None => "of this runner",
         Some(ModuleRef::File(_)) => "a file",

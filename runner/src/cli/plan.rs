@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     diagnose::{Diagnostic, Exit},
-    drive::{Foreseen, Prepared, Ready, foresee},
+    drive::{Foreseen, Prepared, Ready, Wanted, foresee},
     journal::{
         Redactor,
         event::{Decision, Header},
@@ -41,7 +41,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: &Args, screen: &Screen, out: &mut dyn Write) -> Result<Exit, Vec<Diagnostic>> {
     let (plan, label) = args.plan.plan(&args.release)?;
     let store = Store::new(&plan.state, &plan.app, &plan.environment);
-    let prepared = Prepared::new(plan, label, places::setting(screen.tell_beside())).await?;
+    let prepared = Prepared::new(plan, Wanted { label, digest: None }, places::setting(screen.tell_beside())).await?;
     let (header, foreseen) = foresee(&prepared, &store, &args.selection.orders()).await?;
     // A probe may repeat what a program printed.
     let redactor = Redactor::new(prepared.plan.secrets.values());

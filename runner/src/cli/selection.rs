@@ -32,6 +32,6 @@ impl Args {
             (None, None, None) => Selection::All,
         };
         let accept_drift: BTreeSet<_> = self.accept_drift.iter().cloned().collect();
-        Orders { selection, fresh: self.fresh, accept_drift }
+        Orders { selection, fresh: self.fresh, accept_drift, ..Orders::default() }
     }
 }

@@ -53,6 +53,31 @@ pub(super) fn who() -> String {
     format!("{user}@{host}")
 }
 
+/// The commit that a CI builds; where the release is not named, the one that git names it by.
+pub(super) fn commit(plan: &PlanArgs, release: &ReleaseArgs) -> Option<String> {
+    let ci = ["GITHUB_SHA", "CI_COMMIT_SHA", "BUILDKITE_COMMIT"].iter().find_map(|name| variable(name));
+    if release.release.is_some() || ci.is_some() {
+        return ci.filter(|commit| !commit.is_empty());
+    }
+    let git = Command::new("git").arg("-C").arg(folder_of(&plan.plan)).args(["rev-parse", "HEAD"]).output().ok()?;
+    let commit = String::from_utf8(git.stdout).ok().filter(|_| git.status.success())?;
+    Some(commit.trim().to_owned())
+}
+
+/// The folder of a plan, for other programs.
+fn folder_of(plan: &Path) -> &Path {
+    plan.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The page of this job, if a CI says where it is.
+pub(super) fn job() -> Option<String> {
+    let full = ["CI_JOB_URL", "BUILD_URL", "BUILDKITE_BUILD_URL"].iter().find_map(|name| variable(name));
+    full.or_else(|| {
+        let [server, repository, run] = ["GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID"].map(variable);
+        Some(format!("{}/{}/actions/runs/{}", server?, repository?, run?))
+    })
+}
+
 impl PlanArgs {
     /// The text of the plan.
     pub(super) fn source(&self) -> Result<Source, Diagnostic> {
@@ -128,7 +153,7 @@ impl ReleaseArgs {
 }
 
 fn describe(plan: &Path) -> Result<String, Diagnostic> {
-    let folder = plan.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(plan);
     let unknown = |why: String| {
         Diagnostic::new(Code("P0207"), Exit::Refused, "which release is to be deployed is not known")
             .because(why)

@@ -1,9 +1,9 @@
 //! `runner status`: for each environment, what is live, how the last attempt ended, and what is unfinished.
 //!
-//! It takes no lock. Of an attempt without an end it can't be told whether it was killed or still runs; the lock's record
-//! tells who to ask.
+//! It takes no lock. Of an attempt without an end it can't be told whether it was killed or still runs; the lock tells, and
+//! who to ask.
 
-use std::{collections::BTreeMap, fs, io::Write};
+use std::{collections::BTreeMap, io::Write};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ use crate::{
         text::{self, WIDTH, between, cut, moment, took},
         words,
     },
-    state::{Store, lock::LockRecord},
+    state::{LockRecord, Standing, Store},
 };
 
 /// Where the answers stand.
@@ -39,7 +39,7 @@ pub(super) struct Args {
 
 /// Tells the state of environments, each with the store of its journals.
 ///
-/// As JSON, an array of `{environment, live: {release, verified, since}, last, unfinished: {run, release, stuck},
+/// As JSON, an array of `{environment, live: {release, verified, since}, lock: {holder, epoch, since, standing}, last, unfinished: {run, release, stuck},
 /// steps: [{step, target, status, release, run, attempt, epoch}]}`, `last` as in `history`. What there is not is null.
 ///
 /// # Errors
@@ -65,9 +65,12 @@ struct View<'a> {
     state: State,
     /// Since when the live release is live.
     since: Option<Timestamp>,
+    /// Who made it so.
+    by: Option<String>,
     /// Steps in the order of the last plan, then others that have a record.
     places: Vec<Place>,
     lock: Option<LockRecord>,
+    standing: Standing,
 }
 
 impl<'a> View<'a> {
@@ -82,9 +85,16 @@ impl<'a> View<'a> {
         });
         let state = loaded.map_err(|error| Diagnostic::from(&error))?.state;
         let others: Vec<_> = state.records.keys().filter(|place| !planned.contains(place)).cloned().collect();
-        // The record of a lock is a hint for people: without one, nothing is said of it.
-        let lock = fs::read(store.folder().join("lock")).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        Ok(Self { environment, state, since: exposure.since, places: [planned, others].concat(), lock })
+        let (lock, standing) = store.look(false).map_err(|error| Diagnostic::from(&error))?;
+        Ok(Self {
+            environment,
+            state,
+            since: exposure.since,
+            by: exposure.by,
+            places: [planned, others].concat(),
+            lock,
+            standing,
+        })
     }
 
     /// The attempt that a next one would continue.
@@ -122,9 +132,15 @@ impl<'a> View<'a> {
             let Header { run, release, .. } = &unfinished.header;
             let stands = unfinished.stuck.as_ref().map(|place| format!(" stands at {place}")).unwrap_or_default();
             row("unfinished", &format!("run {run}{stands}; deploying {} again continues it", release.label));
-            if let (None, Some(LockRecord { holder: Some(holder), since, .. })) = (unfinished.exit, &self.lock) {
-                row("lock", &format!("taken by {holder} at {}", moment(*since)));
-            }
+        }
+        if let Some(LockRecord { holder: Some(holder), since, .. }) = &self.lock {
+            let how = match self.standing {
+                Standing::Lives => Some("held by"),
+                Standing::Free | Standing::Unknown => Some("taken by"),
+                // Of interest only while it is the last that is known.
+                Standing::Ended => self.unfinished().and_then(|last| last.exit.is_none().then_some("left behind by")),
+            };
+            how.iter().for_each(|how| row("lock", &format!("{how} {holder} at {}", moment(*since))));
         }
         if args.steps && !self.places.is_empty() {
             let rows: Vec<_> = self.places.iter().map(|place| self.step(place)).collect();
@@ -139,7 +155,9 @@ impl<'a> View<'a> {
         let Some(release) = &head.live else { return "nothing yet".to_owned() };
         let verified = if head.is_verified(release) { "verified" } else { "not verified" };
         let since = self.since.map(|since| format!(", since {}", moment(since))).unwrap_or_default();
-        format!("{}, {verified}{since}", release.label)
+        let by = self.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+        let commit = self.state.commit_of(release).map(|commit| format!(", commit {}", cut(commit, 12)));
+        format!("{}, {verified}{since}{by}{}", release.label, commit.unwrap_or_default())
     }
 
     fn step(&self, place: &Place) -> [String; 5] {
@@ -180,6 +198,14 @@ impl<'a> View<'a> {
                 "release": release,
                 "verified": head.is_verified(release),
                 "since": self.since,
+                "by": self.by,
+                "commit": self.state.commit_of(release),
+            })),
+            "lock": self.lock.as_ref().filter(|lock| lock.holder.is_some()).map(|lock| json!({
+                "holder": lock.holder,
+                "epoch": lock.epoch,
+                "since": lock.since,
+                "standing": self.standing,
             })),
             "last": self.state.attempts.last().map(summary_json),
             "unfinished": self.unfinished().map(|attempt| json!({
@@ -208,15 +234,21 @@ fn last(attempt: &AttemptSummary) -> String {
 #[derive(Default)]
 struct Exposure {
     release: Option<Release>,
+    /// Who runs the attempt.
+    actor: Option<String>,
     exposing: BTreeMap<Place, Release>,
     live: Option<Release>,
     since: Option<Timestamp>,
+    by: Option<String>,
 }
 
 impl Exposure {
     fn note(&mut self, entry: &Entry) {
         match &entry.event {
-            Event::Started(header) => self.release = Some(header.release.clone()),
+            Event::Started(header) => {
+                self.release = Some(header.release.clone());
+                self.actor = Some(header.by.clone());
+            }
             Event::Intent { place, exposes, .. } => {
                 match &self.release {
                     Some(release) if *exposes => self.exposing.insert(place.clone(), release.clone()),
@@ -230,11 +262,13 @@ impl Exposure {
                 {
                     self.live = Some(release.clone());
                     self.since = Some(entry.at);
+                    self.by = self.actor.clone();
                 }
             }
             Event::UndoOutcome { place, failure: None } if self.exposing.contains_key(place) => {
                 self.live = None;
                 self.since = Some(entry.at);
+                self.by = self.actor.clone();
             }
             Event::Plan { .. }
             | Event::Lock { .. }
@@ -254,6 +288,8 @@ impl Exposure {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use expect_test::{Expect, expect};
 
     use super::*;
@@ -288,15 +324,15 @@ mod tests {
             &Args { steps: false },
             Form::Text,
             expect![[r#"
-            test
-              live        r1, verified, since 2025-11-23 03:10:01Z
-              last        r1: deployed; epoch 2, run 2-bbbbbb, attempt 1, begun 2025-11-23
-                          03:20:01Z by ann@host, took 14 ms
+                test
+                  live        r1, verified, since 2025-11-23 03:10:01Z by ann@host
+                  last        r1: deployed; epoch 2, run 2-bbbbbb, attempt 1, begun 2025-11-23
+                              03:20:01Z by ann@host, took 14 ms
 
-            prod
-              live        nothing yet
-              last        no attempts yet
-        "#]],
+                prod
+                  live        nothing yet
+                  last        no attempts yet
+            "#]],
         );
     }
 
@@ -307,30 +343,30 @@ mod tests {
             &Args { steps: true },
             Form::Text,
             expect![[r#"
-            test
-              live        r1, verified, since 2025-11-23 03:10:01Z
-              last        r2: failed at `migrate`; epoch 2, run 2-bbbbbb, attempt 1, begun
-                          2025-11-23 03:20:01Z by ann@host, took 55 ms
-              unfinished  run 2-bbbbbb stands at `migrate`; deploying r2 again continues it
+                test
+                  live        r1, verified, since 2025-11-23 03:10:01Z by ann@host
+                  last        r2: failed at `migrate`; epoch 2, run 2-bbbbbb, attempt 1, begun
+                              2025-11-23 03:20:01Z by ann@host, took 55 ms
+                  unfinished  run 2-bbbbbb stands at `migrate`; deploying r2 again continues it
 
-              STEP     STATE      RELEASE  EPOCH  RUN
-              pull     succeeded  r2       2      2-bbbbbb/1
-              migrate  failed     r2       2      2-bbbbbb/1
-              switch   succeeded  r1       1      1-aaaaaa/1
-              verify   succeeded  r1       1      1-aaaaaa/1
+                  STEP     STATE      RELEASE  EPOCH  RUN
+                  pull     succeeded  r2       2      2-bbbbbb/1
+                  migrate  failed     r2       2      2-bbbbbb/1
+                  switch   succeeded  r1       1      1-aaaaaa/1
+                  verify   succeeded  r1       1      1-aaaaaa/1
 
-            prod
-              live        nothing yet
-              last        no attempts yet
-        "#]],
+                prod
+                  live        nothing yet
+                  last        no attempts yet
+            "#]],
         );
         check(
             &fixture::failed(),
             &Args { steps: false },
             Form::Json,
             expect![[r#"
-            [{"environment":"test","live":{"release":{"label":"r1","digest":null},"verified":true,"since":"2025-11-23T03:10:01.299Z"},"last":{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"}},"unfinished":{"run":"2-bbbbbb","release":{"label":"r2","digest":null},"stuck":{"step":"migrate","target":"local"}},"steps":[{"step":"pull","target":"local","status":"succeeded","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"migrate","target":"local","status":"failed","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"switch","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1},{"step":"verify","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1}]},{"environment":"prod","live":null,"last":null,"unfinished":null,"steps":[]}]
-        "#]],
+                [{"environment":"test","live":{"release":{"label":"r1","digest":null},"verified":true,"since":"2025-11-23T03:10:01.299Z","by":"ann@host","commit":null},"lock":{"holder":{"who":"ann@host, process 7"},"epoch":2,"since":"2025-11-23T03:20:00Z","standing":"ended"},"last":{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"order":null},"unfinished":{"run":"2-bbbbbb","release":{"label":"r2","digest":null},"stuck":{"step":"migrate","target":"local"}},"steps":[{"step":"pull","target":"local","status":"succeeded","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"migrate","target":"local","status":"failed","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"switch","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1},{"step":"verify","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1}]},{"environment":"prod","live":null,"lock":null,"last":null,"unfinished":null,"steps":[]}]
+            "#]],
         );
     }
 
@@ -341,18 +377,18 @@ mod tests {
             &Args { steps: false },
             Form::Text,
             expect![[r#"
-            test
-              live        r1, verified, since 2025-11-23 03:10:01Z
-              last        r2: interrupted at `migrate` (killed, or still running); epoch 2,
-                          run 2-bbbbbb, attempt 1, begun 2025-11-23 03:20:01Z by ann@host,
-                          took 11 ms
-              unfinished  run 2-bbbbbb stands at `migrate`; deploying r2 again continues it
-              lock        taken by ann@host, process 7 at 2025-11-23 03:20:00Z
+                test
+                  live        r1, verified, since 2025-11-23 03:10:01Z by ann@host
+                  last        r2: interrupted at `migrate` (killed, or still running); epoch 2,
+                              run 2-bbbbbb, attempt 1, begun 2025-11-23 03:20:01Z by ann@host,
+                              took 11 ms
+                  unfinished  run 2-bbbbbb stands at `migrate`; deploying r2 again continues it
+                  lock        left behind by ann@host, process 7 at 2025-11-23 03:20:00Z
 
-            prod
-              live        nothing yet
-              last        no attempts yet
-        "#]],
+                prod
+                  live        nothing yet
+                  last        no attempts yet
+            "#]],
         );
     }
 
@@ -363,21 +399,21 @@ mod tests {
             &Args { steps: true },
             Form::Text,
             expect![[r#"
-            test
-              live        r2, verified, since 2025-11-23 03:30:01Z
-              last        r2: deployed; epoch 3, run 2-bbbbbb, attempt 2, begun 2025-11-23
-                          03:30:01Z by ann@host, took 21 ms
+                test
+                  live        r2, verified, since 2025-11-23 03:30:01Z by ann@host
+                  last        r2: deployed; epoch 3, run 2-bbbbbb, attempt 2, begun 2025-11-23
+                              03:30:01Z by ann@host, took 21 ms
 
-              STEP     STATE      RELEASE  EPOCH  RUN
-              pull     succeeded  r2       2      2-bbbbbb/1
-              migrate  succeeded  r2       2      2-bbbbbb/1
-              switch   succeeded  r2       3      2-bbbbbb/2
-              verify   succeeded  r2       3      2-bbbbbb/2
+                  STEP     STATE      RELEASE  EPOCH  RUN
+                  pull     succeeded  r2       2      2-bbbbbb/1
+                  migrate  succeeded  r2       2      2-bbbbbb/1
+                  switch   succeeded  r2       3      2-bbbbbb/2
+                  verify   succeeded  r2       3      2-bbbbbb/2
 
-            prod
-              live        nothing yet
-              last        no attempts yet
-        "#]],
+                prod
+                  live        nothing yet
+                  last        no attempts yet
+            "#]],
         );
     }
 
@@ -388,21 +424,21 @@ mod tests {
             &Args { steps: true },
             Form::Text,
             expect![[r#"
-            test
-              live        r1, verified, since 2025-11-23 03:20:06Z
-              last        r2: rolled back after `verify` failed; epoch 2, run 2-bbbbbb,
-                          attempt 1, begun 2025-11-23 03:20:01Z by ann@host, took 5.0 s
+                test
+                  live        r1, verified, since 2025-11-23 03:20:06Z by ann@host
+                  last        r2: rolled back after `verify` failed; epoch 2, run 2-bbbbbb,
+                              attempt 1, begun 2025-11-23 03:20:01Z by ann@host, took 5.0 s
 
-              STEP     STATE      RELEASE  EPOCH  RUN
-              pull     succeeded  r2       2      2-bbbbbb/1
-              migrate  succeeded  r2       2      2-bbbbbb/1
-              switch   undone     r2       2      2-bbbbbb/1
-              verify   failed     r2       2      2-bbbbbb/1
+                  STEP     STATE      RELEASE  EPOCH  RUN
+                  pull     succeeded  r2       2      2-bbbbbb/1
+                  migrate  succeeded  r2       2      2-bbbbbb/1
+                  switch   undone     r2       2      2-bbbbbb/1
+                  verify   failed     r2       2      2-bbbbbb/1
 
-            prod
-              live        nothing yet
-              last        no attempts yet
-        "#]],
+                prod
+                  live        nothing yet
+                  last        no attempts yet
+            "#]],
         );
     }
 }

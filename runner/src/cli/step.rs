@@ -5,10 +5,16 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{deploy, places, screen::Screen, source};
+use super::{
+    deploy::{self, Job},
+    permission, places,
+    screen::Screen,
+    source,
+    wait::WaitArgs,
+};
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
-    drive::{Orders, Pinning, Setting},
+    drive::{Orders, Pinning, Setting, Wanted},
     plan::{Label, Plan, Request, Source},
 };
 
@@ -47,6 +53,8 @@ pub(super) struct Args {
     /// What it works on is called so
     #[arg(long, value_name = "LABEL", default_value = "none")]
     release: Label,
+    #[command(flatten)]
+    wait: WaitArgs,
 }
 
 /// Runs one module.
@@ -55,7 +63,7 @@ pub(super) struct Args {
 /// As `deploy`.
 pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
-    deploy::allowed(args.local, "step")?;
+    permission::local(args.local, "step")?;
     let label = args.release.clone();
     let text = format!("{:#}", plan(args).map_err(one)?);
     let folder = std::path::absolute(".").map_err(|error| one(bad("the current folder", &error.to_string())))?;
@@ -65,7 +73,10 @@ pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagno
     let again = std::iter::once("runner".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ");
     // There is no file that a lock could lie beside.
     let setting = Setting { pinning: Pinning::Without, ..places::setting(screen.tell()) };
-    deploy::deploy(plan, label, setting, Orders::default(), &again, screen).await
+    let wanted = Wanted { label, digest: None };
+    let job =
+        Job { plan, wanted, commit: None, setting, orders: Orders::default(), wait: args.wait.wait(), again: &again };
+    deploy::deploy(job, screen).await
 }
 
 /// The plan: JSON is YAML.

@@ -7,9 +7,9 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::{Halt, Interrupt, Orders, Prepared, ending::WayOn, undo::Rollback};
+use super::{Halt, Interrupt, Orders, Prepared, ending::WayOn, hooks::Surroundings, undo::Rollback};
 use crate::{
-    diagnose::{Code, Diagnostic, Excerpt, Exit},
+    diagnose::{Code, Diagnostic, Excerpt, Exit, Notice},
     journal::{
         Journal, Loaded, Place, Redactor, State, Status,
         event::{FORMAT, Hash, Header, MAGIC, Release},
@@ -18,8 +18,13 @@ use crate::{
     plan::{Attempt as Number, RunId, StepId},
     sandbox,
     schedule::Selection,
-    state::Store,
+    state::{Claim, Lock, LockError, Store, Wait},
 };
+
+/// What is left to write to the state's place at the end may take so long.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The same from a signal on: everything must be over within 7 s of it.
+const HASTE: Duration = Duration::from_secs(6);
 
 /// What is to be deployed, where, and on whose order.
 pub struct Deployment<'a> {
@@ -28,6 +33,12 @@ pub struct Deployment<'a> {
     pub orders: Orders,
     /// `user@host`.
     pub by: String,
+    /// The commit, if it is known.
+    pub commit: Option<String>,
+    /// The page of the CI job, if it is one.
+    pub url: Option<String>,
+    /// How long to wait for another deployment.
+    pub wait: Wait,
     /// The command that continues this deployment, for hints.
     pub again: String,
 }
@@ -40,6 +51,8 @@ pub struct Ending {
     pub took: Duration,
     /// What stopped it.
     pub error: Option<Diagnostic>,
+    /// What failed without changing how it ended.
+    pub warnings: Vec<Notice>,
 }
 
 /// An attempt that is under way.
@@ -48,9 +61,12 @@ pub(super) struct Attempt<'a> {
     pub(super) orders: &'a Orders,
     pub(super) interrupt: Interrupt,
     pub(super) header: Header,
+    pub(super) lock: &'a Lock,
     pub(super) journal: Journal,
     /// What the steps so far returned.
     pub(super) outputs: BTreeMap<StepId, Map<String, Value>>,
+    /// What programs that steps start find in their environment.
+    pub(super) surroundings: Surroundings,
 }
 
 impl Deployment<'_> {
@@ -66,37 +82,66 @@ impl Deployment<'_> {
         let one = |diagnostic: Diagnostic| vec![diagnostic];
         let began = Instant::now();
         self.selected_steps_exist()?;
-        let mut lock = self.store.lock(&self.by).map_err(|error| one((&error).into()))?;
+        let mut lock = tokio::select! {
+            lock = self.store.claim(self.claim()) => lock.map_err(|error| one((&error).into()))?,
+            _ = interrupt.asked() => {
+                let message = "interrupted while it waited for the lock; nothing was begun";
+                return Err(one(Diagnostic::new(Code("P0303"), Exit::Interrupted, message).hint(format!("run `{}` again", self.again))));
+            }
+        };
         let paths = self.store.journals().map_err(|error| one((&error).into()))?;
         let loaded = Loaded::read(&paths, |_| {}).map_err(|error| one((&error).into()))?;
+        if self.orders.seen.is_some_and(|seen| seen != newest(&loaded.state)) {
+            let message = "another deployment went on here since this one was decided on; nothing was begun";
+            let hint = format!("see `runner history`, then run `{}` again", self.again);
+            return Err(one(Diagnostic::new(Code("P0221"), Exit::Refused, message).hint(hint)));
+        }
         self.prepared.resources()?;
         self.prepared.migrations(Some(&loaded.state)).await?;
 
-        let newest = loaded.state.attempts.last().map_or(0, |attempt| attempt.header.epoch);
-        let epoch = lock.next_epoch(newest).map_err(|error| one((&error).into()))?;
-        let header = header(self.prepared, &loaded.state, epoch, &self.by);
+        let epoch = lock.next_epoch(newest(&loaded.state)).map_err(|error| one((&error).into()))?;
+        let header = Header { commit: self.commit.clone(), ..header(self.prepared, &loaded.state, epoch, &self.by) };
         let path = self.store.journal(epoch);
         let redactor = Redactor::new(self.prepared.plan.secrets.values());
         let torn = loaded.torn.iter().rfind(|(torn, _)| paths.last() == Some(torn)).cloned();
         let observer = observe(&loaded.state, &header);
         let journal = Journal::begin(&path, header.clone(), loaded, redactor, observer);
         let mut journal = journal.map_err(|error| one((&error).into()))?;
-        self.open(&mut journal, lock.resource(), lock.holder(), torn).map_err(|error| one((&error).into()))?;
+        self.open(&mut journal, &lock.resource(), &lock.holder(), torn).map_err(|error| one((&error).into()))?;
 
+        let surroundings = Surroundings::new(self.store, &lock.token(), &header);
         let mut attempt = Attempt {
+            surroundings,
             prepared: self.prepared,
             orders: &self.orders,
             interrupt,
             header: header.clone(),
+            lock: &lock,
             journal,
             outputs: BTreeMap::new(),
         };
-        let result = attempt.steps().await;
-        let (exit, error) = self.end(&mut attempt, result).await;
+        let result = match attempt.announce(&path).await {
+            Ok(()) => attempt.procedure().await,
+            Err(halt) => Err(halt),
+        };
+        let (exit, error, warnings) = self.end(&mut attempt, result).await;
+        let patience = if attempt.interrupt.is_asked() {
+            (attempt.interrupt.asked().await + HASTE).saturating_duration_since(tokio::time::Instant::now())
+        } else {
+            PATIENCE
+        };
+        drop(attempt);
         // Nothing of ours may still work when the lock goes.
         sandbox::settle_down().await;
-        drop(lock);
-        Ok(Ending { exit, header, took: began.elapsed(), error })
+        let (exit, error) = told(exit, error, lock.close(patience).await);
+        Ok(Ending { exit, header, took: began.elapsed(), error, warnings })
+    }
+
+    fn claim(&self) -> Claim {
+        let release = &self.prepared.release;
+        let digest = release.digest.as_ref().map_or_else(String::new, |digest| format!(" {digest}"));
+        let purpose = Some(format!("{}{digest}", release.label));
+        Claim { by: self.by.clone(), url: self.url.clone(), purpose, wait: self.wait }
     }
 
     /// A typing error must not run nothing and end well.
@@ -136,6 +181,9 @@ impl Deployment<'_> {
         if self.orders.fresh {
             journal.note(Note::Override { option: "fresh".to_owned(), step: None })?;
         }
+        if let Some(order) = self.orders.by {
+            journal.note(Note::Override { option: order.to_owned(), step: None })?;
+        }
         if let Some((option, step)) = self.orders.selection.option() {
             journal.note(Note::Override { option: option.to_owned(), step: Some(step.clone()) })?;
         }
@@ -146,7 +194,11 @@ impl Deployment<'_> {
     }
 
     /// The last record, after a rollback if one is due.
-    async fn end(&self, attempt: &mut Attempt<'_>, result: Result<(), Halt>) -> (Exit, Option<Diagnostic>) {
+    async fn end(
+        &self,
+        attempt: &mut Attempt<'_>,
+        result: Result<(), Halt>,
+    ) -> (Exit, Option<Diagnostic>, Vec<Notice>) {
         let (exit, error) = match result {
             Ok(()) => (Exit::Success, None),
             Err(halt) => {
@@ -178,14 +230,15 @@ impl Deployment<'_> {
                 (diagnostic.exit, Some(diagnostic))
             }
         };
+        let warnings = attempt.closing_hooks(exit).await;
         let verified = exit == Exit::Success && self.orders.selection == Selection::All;
         match attempt.journal.end(exit, verified) {
-            Ok(()) => (exit, error),
+            Ok(()) => (exit, error, warnings),
             Err(journal) if error.is_none() => {
                 let diagnostic = Diagnostic::from(&journal);
-                (diagnostic.exit, Some(diagnostic))
+                (diagnostic.exit, Some(diagnostic), warnings)
             }
-            Err(_) => (exit, error),
+            Err(_) => (exit, error, warnings),
         }
     }
 
@@ -199,13 +252,42 @@ impl Deployment<'_> {
             .filter(|ready| attempt.outputs.contains_key(&ready.step.id) && is_done(&ready.place));
         let done: Vec<_> = done.map(|ready| ready.step.id.to_string()).collect();
         let halted = match halt {
-            Halt::Failed { place, .. } | Halt::InDoubt { place, .. } | Halt::NotUndone { place, .. } => Some(place),
-            Halt::Plan(_) | Halt::Journal(_) | Halt::Interrupted => None,
+            Halt::Failed { place, .. }
+            | Halt::InDoubt { place, .. }
+            | Halt::NotUndone { place, .. }
+            | Halt::Irreversible { place, .. } => Some(place),
+            Halt::Plan(_) | Halt::Journal(_) | Halt::Lock(_) | Halt::Interrupted => None,
         };
         let next =
             halted.and_then(|place| self.prepared.index(&place.step)).and_then(|at| self.prepared.steps.get(at + 1));
         let way = WayOn { again: &self.again, done: &done, next: next.map(|ready| &ready.step.id) };
         redacted(halt.diagnostic(attempt.header.attempt, &way), attempt.journal.redactor())
+    }
+}
+
+impl Attempt<'_> {
+    /// Tells the state's place of this attempt. One that nobody else knows of would be a fork, if this machine were lost and
+    /// another went on.
+    async fn announce(&self, journal: &std::path::Path) -> Result<(), Halt> {
+        tokio::select! {
+            biased;
+            told = self.lock.follow(journal) => Ok(told?),
+            () = self.interrupt.grace_over() => Err(Halt::Interrupted),
+        }
+    }
+}
+
+/// How it ends, where the end could not be told to the state's place, or the lock was lost.
+fn told(exit: Exit, error: Option<Diagnostic>, closed: Result<(), LockError>) -> (Exit, Option<Diagnostic>) {
+    match (closed, error) {
+        (Ok(()), error) => (exit, error),
+        (Err(closed), None) => {
+            let diagnostic = Diagnostic::from(&closed);
+            (diagnostic.exit, Some(diagnostic))
+        }
+        // That the lock is lost was said already, or is said now, beside what is worse.
+        (Err(LockError::Lost { .. }), Some(error)) if error.code == Code("P0503") => (exit, Some(error)),
+        (Err(closed), Some(error)) => (exit, Some(error.because(format!("and {closed}")))),
     }
 }
 
@@ -218,6 +300,11 @@ fn redacted(diagnostic: Diagnostic, redactor: &Redactor) -> Diagnostic {
         hint: diagnostic.hint.map(|hint| redactor.text(&hint)),
         ..diagnostic
     }
+}
+
+/// The epoch of the newest attempt; 0 if there is none.
+fn newest(state: &State) -> u64 {
+    state.attempts.last().map_or(0, |attempt| attempt.header.epoch)
 }
 
 /// The same release and the newest run unfinished: its next attempt. Otherwise a new run.
@@ -239,6 +326,7 @@ pub(super) fn header(prepared: &Prepared, state: &State, epoch: u64, by: &str) -
         release: prepared.release.clone(),
         runner: env!("CARGO_PKG_VERSION").to_owned(),
         by: by.to_owned(),
+        commit: None,
     }
 }
 

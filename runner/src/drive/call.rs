@@ -40,7 +40,8 @@ impl Attempt<'_> {
 
     pub(super) async fn call_apply(&mut self, ready: &Ready, intent: Intent) -> Result<Outcome, Halt> {
         let (messages, arriving) = unbounded_channel();
-        let apply = self.prepared.runtime.apply(self.prepared.module(ready), &ready.step, intent, messages);
+        let step = self.surroundings.around(&ready.step);
+        let apply = self.prepared.runtime.apply(self.prepared.module(ready), &step, intent, messages);
         let interrupt = self.interrupt.clone();
         let ended = attend(&mut self.journal, &ready.place, arriving, apply, interrupt.grace_over()).await?;
         let outcome = ended.result().clone();

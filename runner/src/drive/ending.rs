@@ -7,6 +7,7 @@ use crate::{
         event::{Failure, Reason},
     },
     plan::{Attempt, StepId},
+    state::LockError,
 };
 
 /// Why an attempt ends early.
@@ -20,8 +21,12 @@ pub enum Halt {
     Plan(Diagnostic),
     /// A step could not be undone.
     NotUndone { place: Place, failure: Failure },
+    /// A rollback would pass over a step that the plan calls irreversible.
+    Irreversible { place: Place, left: Vec<Place> },
     /// The journal can't be written: nothing more may be done.
     Journal(JournalError),
+    /// The lock is not ours, or that can't be told: nothing more may be done.
+    Lock(LockError),
     /// SIGINT or SIGTERM.
     Interrupted,
 }
@@ -40,6 +45,12 @@ pub struct WayOn<'a> {
 impl From<JournalError> for Halt {
     fn from(error: JournalError) -> Self {
         Self::Journal(error)
+    }
+}
+
+impl From<LockError> for Halt {
+    fn from(error: LockError) -> Self {
+        Self::Lock(error)
     }
 }
 
@@ -109,7 +120,18 @@ impl Halt {
                     .because(cause(failure))
                     .hint(format!("mend it, then run `{again}` again: it finishes the undo first"))
             }
+            Self::Irreversible { place, left } => {
+                let left: Vec<_> = left.iter().map(ToString::to_string).collect();
+                let message = format!("step {place} can't be taken back, so nothing was undone");
+                Diagnostic::new(Code("P0405"), Exit::InDoubt, message)
+                    .because("the plan says `irreversible: true` of it, and it ran since the release was exposed")
+                    .because(format!("left as they are, last first: {}", left.join(", ")))
+                    .hint(format!(
+                        "look, then decide: mend it and run `{again}` again, or go back with `runner rollback`"
+                    ))
+            }
             Self::Journal(error) => error.into(),
+            Self::Lock(error) => error.into(),
             Self::Interrupted => {
                 Diagnostic::new(Code("P0303"), Exit::Interrupted, "interrupted; the state is saved".to_owned())
                     .hint(format!("run `{again}` again to go on{skips}"))

@@ -59,7 +59,7 @@ impl Pins {
             Pinning::Without => None,
             Pinning::Grows | Pinning::Fixed => read(&path)?,
         };
-        let loaded = plan.steps.iter().filter_map(|step| {
+        let loaded = plan.all_steps().filter_map(|step| {
             let (module, description) = module(step)?;
             Some((step.uses.lock_name(&plan.source.folder), pin(module, description)))
         });
@@ -70,7 +70,7 @@ impl Pins {
     pub(super) fn problems(&self, plan: &Plan) -> Vec<Diagnostic> {
         let Some(found) = &self.found else { return Vec::new() };
         let mut first_use: BTreeMap<String, &Step> = BTreeMap::new();
-        for step in &plan.steps {
+        for step in plan.all_steps() {
             first_use.entry(step.uses.lock_name(&plan.source.folder)).or_insert(step);
         }
         let problem = |(name, step): (String, &Step)| match found.standing(&name, self.now.modules.get(&name)?) {

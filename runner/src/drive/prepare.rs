@@ -16,7 +16,7 @@ use crate::{
         Place,
         event::{Phase, Planned, Release},
     },
-    plan::{Access, Label, ModuleRef, Plan, Problem, Step, StepId, TargetName},
+    plan::{Access, Digest, Label, ModuleRef, Plan, Problem, Step, StepId, TargetName},
     sandbox::{self, Capability, Description, LoadError, Module, Need, Places, Runtime, Tell},
 };
 
@@ -33,6 +33,14 @@ pub struct Setting {
     pub pinning: Pinning,
 }
 
+/// The release that is asked for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub label: Label,
+    /// What it was where it was verified: it must be that and nothing else.
+    pub digest: Option<Digest>,
+}
+
 /// A plan whose modules are loaded and fit it.
 pub struct Prepared {
     pub plan: Plan,
@@ -40,6 +48,8 @@ pub struct Prepared {
     pub runtime: Runtime,
     /// In the order in which they run.
     pub steps: Vec<Ready>,
+    /// What runs around them.
+    pub hooks: ReadyHooks,
     /// The modules against the lock file.
     pub pins: Pins,
     modules: Modules,
@@ -48,6 +58,14 @@ pub struct Prepared {
 
 /// Loaded modules with what they say of themselves, by [`sandbox::name_of`].
 type Modules = BTreeMap<String, (Module, Description)>;
+
+/// Steps around a deployment, with what their modules say.
+#[derive(Default)]
+pub struct ReadyHooks {
+    pub before: Vec<Ready>,
+    pub after: Vec<Ready>,
+    pub on_failure: Vec<Ready>,
+}
 
 /// A step with what its module says.
 pub struct Ready {
@@ -64,7 +82,7 @@ impl Prepared {
     ///
     /// # Errors
     /// All that is wrong, each with its place in the plan.
-    pub async fn new(plan: Plan, label: Label, setting: Setting) -> Result<Self, Vec<Diagnostic>> {
+    pub async fn new(plan: Plan, wanted: Wanted, setting: Setting) -> Result<Self, Vec<Diagnostic>> {
         let runtime = Runtime::new(setting.places, Arc::clone(&setting.tell));
         let runtime = runtime.map_err(|error| vec![engine_fault(&error)])?;
         let (modules, mut problems) = load_all(&runtime, &plan).await;
@@ -73,27 +91,27 @@ impl Prepared {
         problems.extend(pins.problems(&plan));
         let mut steps: Vec<Ready> = Vec::new();
         for step in &plan.steps {
-            let name = sandbox::name_of(&step.uses);
-            let Some((_, description)) = modules.get(&name) else { continue };
-            problems.extend(mismatches(&plan, step, description));
-            problems.extend(missing_grants(&plan, step, description));
-            let mut upstream: BTreeSet<StepId> = step.needs.iter().cloned().collect();
+            let Some(mut ready) = ready(&plan, &modules, step, &mut problems) else { continue };
+            ready.upstream = step.needs.iter().cloned().collect();
             for earlier in steps.iter().filter(|earlier| step.needs.contains(&earlier.step.id)) {
-                upstream.extend(earlier.upstream.iter().cloned());
+                ready.upstream.extend(earlier.upstream.iter().cloned());
             }
-            let place = Place { step: step.id.clone(), target: TargetName::local() };
-            let description = description.clone();
-            steps.push(Ready { step: step.clone(), place, description, upstream, module: name });
+            steps.push(ready);
         }
+        let mut hooks = |steps: &[Step]| -> Vec<Ready> {
+            steps.iter().filter_map(|step| hook(&plan, &modules, step, &mut problems)).collect()
+        };
+        let before = hooks(&plan.hooks.before);
+        let hooks = ReadyHooks { before, after: hooks(&plan.hooks.after), on_failure: hooks(&plan.hooks.on_failure) };
         problems.extend(out_of_phase(&plan, &steps));
         if !problems.is_empty() {
             return Err(problems);
         }
-        let release = release(&plan, &steps, label).await.map_err(|diagnostic| vec![diagnostic])?;
+        let release = release(&plan, &steps, wanted).await.map_err(|diagnostic| vec![diagnostic])?;
         if let Some(notice) = pins.notice() {
             (setting.tell)(notice);
         }
-        Ok(Self { plan, release, runtime, steps, pins, modules, tell: setting.tell })
+        Ok(Self { plan, release, runtime, steps, hooks, pins, modules, tell: setting.tell })
     }
 
     /// The module of a step.
@@ -129,7 +147,8 @@ impl Prepared {
     /// What can't be, with its place in the plan.
     pub fn resources(&self) -> Result<(), Vec<Diagnostic>> {
         let mut problems = Vec::new();
-        for ready in &self.steps {
+        let hooks = [&self.hooks.before, &self.hooks.after, &self.hooks.on_failure];
+        for ready in std::iter::once(&self.steps).chain(hooks).flatten() {
             let step = &ready.step;
             for (name, grant) in &step.grants.dirs {
                 let what = format!("directory `{name}` of step `{}` ({})", step.id, grant.path.display());
@@ -178,7 +197,7 @@ pub async fn pins(plan: &Plan, setting: Setting) -> Result<Pins, Vec<Diagnostic>
 /// Each module once. One that can't be loaded is an error at each step that uses it.
 async fn load_all(runtime: &Runtime, plan: &Plan) -> (Modules, Vec<Diagnostic>) {
     let (mut modules, mut problems) = (Modules::new(), Vec::new());
-    for step in &plan.steps {
+    for step in plan.all_steps() {
         let name = sandbox::name_of(&step.uses);
         if let Entry::Vacant(place) = modules.entry(name) {
             match load(runtime, plan, step).await {
@@ -200,6 +219,35 @@ async fn load(runtime: &Runtime, plan: &Plan, step: &Step) -> Result<(Module, De
         error.said().iter().fold(diagnostic, Diagnostic::because)
     })?;
     Ok((module, description))
+}
+
+/// A step with its module, and what is wrong with the two.
+fn ready(plan: &Plan, modules: &Modules, step: &Step, problems: &mut Vec<Diagnostic>) -> Option<Ready> {
+    let name = sandbox::name_of(&step.uses);
+    let (_, description) = modules.get(&name)?;
+    problems.extend(mismatches(plan, step, description));
+    problems.extend(missing_grants(plan, step, description));
+    let place = Place { step: step.id.clone(), target: TargetName::local() };
+    let description = description.clone();
+    Some(Ready { step: step.clone(), place, description, upstream: BTreeSet::new(), module: name })
+}
+
+/// A step of a hook: one that shows a release to users, or brings one, is a part of the deployment and no hook.
+fn hook(plan: &Plan, modules: &Modules, step: &Step, problems: &mut Vec<Diagnostic>) -> Option<Ready> {
+    let mut ready = ready(plan, modules, step, problems)?;
+    let why = match ready.description.phase {
+        _ if ready.description.exposes => "shows a release to users",
+        Phase::Prepare => "prepares a release",
+        Phase::Commit | Phase::Check => {
+            // It may look up what any step returned, and is told what there is.
+            ready.upstream = plan.steps.iter().map(|step| step.id.clone()).collect();
+            return Some(ready);
+        }
+    };
+    let message = format!("step `{}` of a hook uses `{}`, which {why}", step.id, ready.description.name);
+    let hint = Some("write it under `steps`, where it is recorded, resumed and rolled back".to_owned());
+    problems.push(plan.error_at(Code("P0131"), step.span.clone(), message, "not in a hook", hint));
+    None
 }
 
 fn engine_fault(error: &LoadError) -> Diagnostic {
@@ -290,6 +338,9 @@ fn missing_grants(plan: &Plan, step: &Step, description: &Description) -> Vec<Di
 
 /// Prepare steps must come before commit steps: everything is pulled and checked before anything is touched.
 fn out_of_phase(plan: &Plan, steps: &[Ready]) -> Option<Diagnostic> {
+    // What is done once for an environment is touched by no deployment after.
+    let is_setup = |ready: &&Ready| plan.setup.iter().any(|setup| setup.id == ready.step.id);
+    let steps = &steps[steps.iter().take_while(is_setup).count()..];
     let first_commit = steps.iter().position(|ready| ready.description.phase == Phase::Commit)?;
     let late = steps[first_commit..].iter().find(|ready| ready.description.phase == Phase::Prepare)?;
     let commit = &steps[first_commit].step.id;
@@ -299,18 +350,30 @@ fn out_of_phase(plan: &Plan, steps: &[Ready]) -> Option<Diagnostic> {
     Some(plan.error_at(code, late.step.span.clone(), message, "a prepare step", Some(hint)))
 }
 
-/// The digest of what is deployed, by the first step that pulls something.
-async fn release(plan: &Plan, steps: &[Ready], label: Label) -> Result<Release, Diagnostic> {
+/// What is deployed: its digest by the first step that pulls something.
+async fn release(plan: &Plan, steps: &[Ready], wanted: Wanted) -> Result<Release, Diagnostic> {
+    let Wanted { label, digest: known } = wanted;
     for ready in steps {
-        let digest = sandbox::release_digest(&ready.step, &ready.description, &ready.step.with).await;
-        let digest = digest.map_err(|failure| {
-            let span = span_of(&ready.step, "/from");
-            let message = format!("the digest of release {label} can't be found out");
-            plan.error_at(Code("P0203"), span, message, "its source", failure.hint).because(failure.message)
-        })?;
-        if digest.is_some() {
-            return Ok(Release { label, digest });
-        }
+        let found = sandbox::release_digest(&ready.step, &ready.description, &ready.step.with).await;
+        let span = span_of(&ready.step, "/from");
+        let digest = match (found, &known) {
+            (Ok(None), _) => continue,
+            (Ok(Some(found)), Some(known)) if found != *known => {
+                let message = format!("release {label} is not what was verified under that name");
+                let hint = format!("the verified one has the digest {known}; find it, or verify this one first");
+                let label = format!("this is {found}");
+                return Err(plan.error_at(Code("P0215"), span, message, label, Some(hint)));
+            }
+            (Ok(found), _) => found,
+            // Its archive may be gone, and what was pulled still be there: the step looks for it by the digest.
+            (Err(_), Some(known)) => Some(known.clone()),
+            (Err(failure), None) => {
+                let message = format!("the digest of release {label} can't be found out");
+                let diagnostic = plan.error_at(Code("P0203"), span, message, "its source", failure.hint);
+                return Err(diagnostic.because(failure.message));
+            }
+        };
+        return Ok(Release { label, digest });
     }
     Ok(Release { label, digest: None })
 }

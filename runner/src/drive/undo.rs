@@ -3,7 +3,7 @@
 use super::{Halt, Ready, attempt::Attempt};
 use crate::{
     journal::{
-        Status,
+        Place, Status,
         event::{Decision, Failure, Finding, Phase, Question, Reason, Receipt},
     },
     plan::OnFailure,
@@ -49,11 +49,26 @@ impl Attempt<'_> {
             }
             Some(_) => {}
         }
+        if let Some(place) = self.irreversible(exposing) {
+            return Err(Halt::Irreversible { place, left: undo });
+        }
         for place in &undo {
             let ready = prepared.steps.iter().find(|ready| ready.place == *place);
             self.undo(ready.expect("a rollback names steps of the plan")).await?;
         }
         Ok(Rollback::Done)
+    }
+
+    /// A step from the exposing one on that may have had its effect in this run, and that the plan says can't be taken back.
+    fn irreversible(&self, exposing: &Place) -> Option<Place> {
+        let after = self.prepared.steps.iter().skip_while(|ready| ready.place != *exposing);
+        let has_run = |ready: &&Ready| {
+            let record = self.journal.state().records.get(&ready.place);
+            record.is_some_and(|record| {
+                record.intent.run == self.header.run && !matches!(record.status, Status::Failed(_) | Status::Reverted)
+            })
+        };
+        after.filter(|ready| ready.step.irreversible).find(has_run).map(|ready| ready.place.clone())
     }
 
     /// Undoes one step by its record.
@@ -68,8 +83,13 @@ impl Attempt<'_> {
             Status::Succeeded(receipt) | Status::Undoing(Some(receipt)) => receipt.clone(),
             Status::Undoing(None) | Status::Intended | Status::Failed(_) | Status::Reverted => Receipt::default(),
         };
+        // It is this attempt that undoes it: what fences older ones must not take it for one.
+        let mut input = record.intent.input.clone();
+        input["epoch"] = self.header.epoch.into();
         let intent = self.journal.intend_undo(&ready.place)?;
-        match self.call_revert(ready, intent, &record.intent.input, &receipt).await? {
+        // What is undone was done in the commit phase. An undo that was not begun is finished by the next attempt.
+        self.confirmed().await?;
+        match self.call_revert(ready, intent, &input, &receipt).await? {
             None => Ok(()),
             Some(failure) => Err(Halt::NotUndone { place: ready.place.clone(), failure }),
         }

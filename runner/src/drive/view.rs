@@ -82,14 +82,14 @@ impl<'a> View<'a> {
             "environment": header.environment,
             "run": header.run,
             "attempt": header.attempt,
-            "epoch": header.epoch,
-            "lineage": lineage(&self.prepared.plan),
             "step": ready.place.step,
             "target": ready.place.target,
             "key": key,
             "config": config,
             "release": header.release,
             "outputs": upstream,
+            "epoch": header.epoch,
+            "lineage": lineage(&self.prepared.plan),
             "head": { "live": self.state.live_before(&header.run, &header.release) },
         });
         Ok(Asked { ready, input, key, fingerprint, named })

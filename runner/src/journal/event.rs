@@ -17,7 +17,9 @@ use crate::{
 /// The format that this runner writes.
 ///
 /// - 1.0: the first.
-pub const FORMAT: Format = Format { major: 1, minor: 0 };
+/// - 1.1: `commit` in the header; `rollback`, `promote` and `setup` among the overrides, of which the first changes what a later
+///   rollback goes back to.
+pub const FORMAT: Format = Format { major: 1, minor: 1 };
 
 /// The magic word of a header.
 pub const MAGIC: &str = "pawl-journal";
@@ -261,6 +263,9 @@ pub struct Header {
     pub runner: String,
     /// Who runs it, and where: `user@host`.
     pub by: String,
+    /// The commit that it was run for, if a CI or git told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
 }
 
 /// Immutable content with a digest, and the label people say.

@@ -25,7 +25,11 @@ impl Event {
     pub(super) fn sanitized(self, redactor: &Redactor) -> Self {
         let clean = Sanitizer(redactor);
         match self {
-            Self::Started(header) => Self::Started(Header { by: clean.word(header.by), ..header }),
+            Self::Started(header) => Self::Started(Header {
+                by: clean.word(header.by),
+                commit: header.commit.map(|commit| clean.word(commit)),
+                ..header
+            }),
             Self::Plan { digest, path, steps } => {
                 let steps = steps.into_iter().map(|step| Planned { uses: clean.word(step.uses), ..step });
                 Self::Plan { digest, path: clean.word(path), steps: steps.collect() }

@@ -39,9 +39,33 @@ pub struct Head {
     pub live: Option<Release>,
     /// The releases that were live with every check held, oldest first, each once.
     pub verified: Vec<Release>,
+    /// Those of them that an operator went back from, and that were not deployed again since.
+    pub withdrawn: Vec<Release>,
 }
 
 impl Head {
+    /// The last verified release before the live one: where a rollback lands. Not one that an operator went back from.
+    #[must_use]
+    pub fn before_live(&self) -> Option<&Release> {
+        let is_live = |release: &Release| self.live.as_ref().is_some_and(|live| live.is_same(release));
+        let is_withdrawn = |release: &Release| self.withdrawn.iter().any(|withdrawn| withdrawn.is_same(release));
+        let until = self.verified.iter().position(is_live).unwrap_or(self.verified.len());
+        self.verified[..until].iter().rev().find(|release| !is_withdrawn(release))
+    }
+
+    /// A release was live, and every check held.
+    fn verify(&mut self, release: Release, is_rollback: bool) {
+        let place = self.verified.iter().position(|verified| verified.is_same(&release));
+        match place {
+            Some(place) if is_rollback => self.withdrawn.extend_from_slice(&self.verified[place + 1..]),
+            Some(_) | None => {
+                self.withdrawn.retain(|withdrawn| !withdrawn.is_same(&release));
+                self.verified.retain(|verified| !verified.is_same(&release));
+                self.verified.push(release);
+            }
+        }
+    }
+
     /// Whether a release was verified here.
     #[must_use]
     pub fn is_verified(&self, release: &Release) -> bool {
@@ -64,7 +88,14 @@ pub struct AttemptSummary {
     pub verified: bool,
     /// The step that failed, was stopped or was interrupted.
     pub stuck: Option<Place>,
+    /// The command, if it was not `deploy`: `rollback`, `promote`, `setup`.
+    pub order: Option<String>,
 }
+
+/// How a rollback's order is recorded.
+pub const ROLLBACK: &str = "rollback";
+/// The orders on record that are commands, and no options of one.
+pub const ORDERS: &[&str] = &[ROLLBACK, "promote", "setup"];
 
 /// The last word on a step.
 #[derive(Clone, Debug, PartialEq)]
@@ -180,26 +211,23 @@ impl State {
                 let live_before = self.live_before(&intent.run, &intent.release).cloned();
                 self.records.insert(place.clone(), Record { status: Status::Intended, intent, live_before });
                 self.open.insert(place.clone());
-                self.set_stuck(Some(place.clone()));
+                self.get_stuck(place);
                 Ok(())
             }
             Event::Outcome { place, result, .. } => {
                 let is_open = self.open.contains(place);
                 let record =
                     self.record(place, "an outcome", |record| matches!(record.status, Status::Intended) && is_open)?;
-                let stuck = match result {
-                    Outcome::Succeeded { receipt } => {
-                        record.status = Status::Succeeded(receipt.clone());
-                        None
-                    }
-                    Outcome::Failed { failure } => {
-                        record.status = Status::Failed(failure.clone());
-                        Some(place.clone())
-                    }
-                    Outcome::Unknown { .. } => Some(place.clone()),
-                };
+                match result {
+                    Outcome::Succeeded { receipt } => record.status = Status::Succeeded(receipt.clone()),
+                    Outcome::Failed { failure } => record.status = Status::Failed(failure.clone()),
+                    Outcome::Unknown { .. } => {}
+                }
                 self.open.remove(place);
-                self.set_stuck(stuck);
+                match result {
+                    Outcome::Succeeded { .. } => self.get_going(place),
+                    Outcome::Failed { .. } | Outcome::Unknown { .. } => self.get_stuck(place),
+                }
                 self.expose(place);
                 Ok(())
             }
@@ -213,7 +241,7 @@ impl State {
                     Ok(())
                 }
                 Decision::Stop { .. } => {
-                    self.set_stuck(Some(place.clone()));
+                    self.get_stuck(place);
                     Ok(())
                 }
                 Decision::Skip { .. } | Decision::Run { .. } => Ok(()),
@@ -248,9 +276,9 @@ impl State {
                 attempt.exit = Some(*exit);
                 attempt.verified = *verified;
                 let release = attempt.header.release.clone();
+                let is_rollback = attempt.order.as_deref() == Some(ROLLBACK);
                 if *verified {
-                    self.head.verified.retain(|earlier| !earlier.is_same(&release));
-                    self.head.verified.push(release);
+                    self.head.verify(release, is_rollback);
                 }
                 Ok(())
             }
@@ -258,8 +286,13 @@ impl State {
             | Event::Lock { .. }
             | Event::Torn { .. }
             | Event::Progress { .. }
-            | Event::Probe { .. }
-            | Event::Override { .. } => Ok(()),
+            | Event::Probe { .. } => Ok(()),
+            Event::Override { option, .. } => {
+                if let (Some(attempt), true) = (self.attempts.last_mut(), ORDERS.contains(&option.as_str())) {
+                    attempt.order = Some(option.clone());
+                }
+                Ok(())
+            }
             Event::Unrecognized if self.newer_minor.is_some() => Ok(()),
             Event::Unrecognized => Err(Illegal::Foreign(format!("line {} has an event of no known type", entry.seq))),
         }
@@ -286,8 +319,16 @@ impl State {
         let header = header.clone();
         // What an attempt before left open it can't end any more: that is the killed attempt.
         self.open.clear();
-        self.attempts.push(AttemptSummary { header, began: at, last: at, exit: None, verified: false, stuck: None });
+        let (exit, verified, stuck, order) = (None, false, None, None);
+        self.attempts.push(AttemptSummary { header, began: at, last: at, exit, verified, stuck, order });
         Ok(())
+    }
+
+    /// The commit that a release was deployed for last, if that is known.
+    #[must_use]
+    pub fn commit_of(&self, release: &Release) -> Option<&str> {
+        let of_it = self.attempts.iter().rev().filter(|attempt| attempt.header.release.is_same(release));
+        of_it.filter_map(|attempt| attempt.header.commit.as_deref()).next()
     }
 
     /// How far a step got, by its last record.
@@ -332,9 +373,16 @@ impl State {
         self.attempts.last().ok_or(Illegal::Header { seq })
     }
 
-    fn set_stuck(&mut self, place: Option<Place>) {
+    /// The first place that an attempt gets stuck at is the one: what runs after it, such as a hook, is not.
+    fn get_stuck(&mut self, place: &Place) {
         if let Some(attempt) = self.attempts.last_mut() {
-            attempt.stuck = place;
+            attempt.stuck.get_or_insert_with(|| place.clone());
+        }
+    }
+
+    fn get_going(&mut self, place: &Place) {
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.stuck.take_if(|stuck| stuck == place);
         }
     }
 }

@@ -58,6 +58,7 @@ fn header(epoch: u64, attempt: Attempt) -> Header {
         release: Release { label: "1.4.0".parse().unwrap(), digest: Some("ab".repeat(32).parse().unwrap()) },
         runner: "0.1.0".to_owned(),
         by: "ada@build-7".to_owned(),
+        commit: None,
     }
 }
 

@@ -9,19 +9,32 @@ use std::{
 };
 
 use super::{
-    Access, AppName, DatabaseGrant, EnvironmentName, Label, OnFailure, Plan, PlanErrors, Request, Secret, ServerUrl,
-    Source, StateLocation, Step,
+    Access, Allowed, AppName, DatabaseGrant, EnvironmentName, Label, OnFailure, Plan, PlanErrors, Request, Secret,
+    ServerUrl, Source, StateLocation, Step,
     error::{PlanError, Problem, Problems, closest, listed},
     expression,
     fields::{self, Fields},
-    order, paths,
-    scope::{Place, Scope},
-    step,
+    hooks, order,
+    scope::Scope,
+    state, step,
     yaml::{self, Key, Kind, Node},
 };
 
-const KEYS: &[&str] = &["version", "app", "state", "secrets", "vars", "environments", "steps", "on-failure"];
-const ENVIRONMENT_KEYS: &[&str] = &["vars", "after", "hosts"];
+const KEYS: &[&str] = &[
+    "version",
+    "app",
+    "state",
+    "lock",
+    "secrets",
+    "vars",
+    "environments",
+    "setup",
+    "steps",
+    "hooks",
+    "keep",
+    "on-failure",
+];
+const ENVIRONMENT_KEYS: &[&str] = &["vars", "after", "allow", "hosts"];
 const DEFAULT_ENVIRONMENT: &str = "default";
 
 /// Where the history of an app and environment lies: what `status` needs, without release and secrets.
@@ -69,7 +82,7 @@ pub fn locate(
         let chosen = chosen?;
         // A variable that cannot be looked up now matters only if `state` uses it.
         let scope = scope(source, &release, env, &fields, &environments, chosen, &mut later);
-        let state = state(&fields, &scope, source, &mut problems);
+        let state = state::read(&fields, &scope, source, env, &mut problems);
         Some(Location { app: app?, environment: chosen.name.clone(), state: state? })
     });
     let problems = if found.is_none() && problems.is_empty() { later } else { problems };
@@ -99,20 +112,29 @@ fn read(root: &Node, source: &Source, request: &Request<'_>, problems: &mut Prob
     let chosen = choose(&environments, request.environment, problems)?;
     let mut scope = scope(source, request.release, request.env, &fields, &environments, chosen, problems);
     scope.secrets = secrets(&fields, request.env, problems);
-    let state = state(&fields, &scope, source, problems);
+    let state = state::read(&fields, &scope, source, request.env, problems);
     let drafts = fields
         .require("steps", "{ … }", problems)
         .map(|node| step::drafts(node, &scope, source, problems))
         .unwrap_or_default();
-    let steps = order::sort(drafts, problems).map(know_writable);
+    let keep = keep(&fields, problems)?;
+    let mut steps = order::sort(drafts, problems)?;
+    let mut setup = hooks::setup(&fields, &steps, &scope, source, problems)?;
+    let mut hooks = hooks::read(&fields, &[&steps, &setup], &scope, source, problems);
+    know_writable([&mut steps, &mut setup, &mut hooks.before, &mut hooks.after, &mut hooks.on_failure]);
     let secrets = scope.secrets.iter().filter_map(|(name, secret)| Some((name.clone(), secret.clone()?)));
-    let secrets = secrets.chain(passwords(steps.as_deref().unwrap_or_default())).collect();
+    let all = [&steps, &setup, &hooks.before, &hooks.after, &hooks.on_failure];
+    let secrets = secrets.chain(all.into_iter().flat_map(|steps| passwords(steps))).collect();
     Some(Plan {
         app: app?,
         environment: chosen.name.clone(),
         after: chosen.after.clone(),
         state: state?,
-        steps: steps?,
+        allow: chosen.allow.clone(),
+        setup,
+        steps,
+        hooks,
+        keep,
         on_failure: on_failure?,
         secrets,
         source: source.clone(),
@@ -149,37 +171,12 @@ fn app(fields: &Fields<'_>, problems: &mut Problems) -> Option<AppName> {
     fields::name(node, "`app`", problems)
 }
 
-fn state(fields: &Fields<'_>, scope: &Scope<'_>, source: &Source, problems: &mut Problems) -> Option<StateLocation> {
-    let Some(node) = fields.get("state") else {
-        return Some(StateLocation::Dir(paths::resolve(&source.folder, ".pawl")));
-    };
-    let text = scope.text(node, "`state`", Place::State, problems)?;
-    let Some(path) = text.strip_prefix("dir:") else {
-        let known = ["git:", "s3:", "gs:", "az:", "artifact"].iter().any(|scheme| text.starts_with(scheme));
-        problems.push(if known {
-            PlanError::new(Problem::NotSupported, "remote state is not supported yet")
-                .at(&node.span, "only `dir:` is")
-                .hint("use `state: dir:.pawl`")
-        } else {
-            PlanError::new(Problem::BadValue, format!("`{text}` is not a place for state"))
-                .at(&node.span, "unknown kind of state")
-                .hint("write `state: dir:PATH`")
-        });
-        return None;
-    };
-    if let Some(why) = paths::refuse(path) {
-        let error = PlanError::new(Problem::BadValue, format!("`state` has a bad path: {why}"));
-        problems.push(error.at(&node.span, "not a path").hint("write `state: dir:.pawl`"));
-        return None;
-    }
-    Some(StateLocation::Dir(paths::resolve(&source.folder, path)))
-}
-
 /// An environment as written.
 struct Environment<'n> {
     name: EnvironmentName,
     variables: &'n [(Key, Node)],
     after: Option<EnvironmentName>,
+    allow: Vec<Allowed>,
 }
 
 fn declared<'n>(fields: &Fields<'n>, problems: &mut Problems) -> Vec<Environment<'n>> {
@@ -187,6 +184,7 @@ fn declared<'n>(fields: &Fields<'n>, problems: &mut Problems) -> Vec<Environment
         name: DEFAULT_ENVIRONMENT.parse().expect("`default` is an environment name"),
         variables: &[],
         after: None,
+        allow: Vec::new(),
     };
     let Some((key, node)) = fields.entry("environments") else { return vec![default()] };
     let Some(entries) = fields::mapping(node, "`environments`", problems) else { return Vec::new() };
@@ -199,7 +197,7 @@ fn declared<'n>(fields: &Fields<'n>, problems: &mut Problems) -> Vec<Environment
     let mut afters = Vec::new();
     for (key, node) in entries {
         let Some(name) = fields::parse_name::<EnvironmentName>(&key.text, &key.span, problems) else { continue };
-        let mut environment = Environment { name, variables: &[], after: None };
+        let mut environment = Environment { name, variables: &[], after: None, allow: Vec::new() };
         if !matches!(node.kind, Kind::Null) {
             let what = format!("environment `{}`", key.text);
             if let Some(fields) = Fields::read(node, &what, &key.span, ENVIRONMENT_KEYS, problems) {
@@ -207,6 +205,9 @@ fn declared<'n>(fields: &Fields<'n>, problems: &mut Problems) -> Vec<Environment
                 if let Some(after) = fields.get("after") {
                     environment.after = fields::name(after, "`after`", problems);
                     afters.push((environments.len(), after.span.clone()));
+                }
+                if let Some(allow) = fields.get("allow") {
+                    environment.allow = allowed(allow, &what, problems);
                 }
                 if let Some((key, _)) = fields.entry("hosts") {
                     let error = PlanError::new(Problem::NotSupported, "hosts are not supported yet");
@@ -367,12 +368,55 @@ fn check_word(text: &str, kind: &str, span: &Range<usize>, problems: &mut Proble
 }
 
 /// Tells each step which directories the steps of the plan may write to.
-fn know_writable(mut steps: Vec<Step>) -> Vec<Step> {
-    let dirs = steps.iter().flat_map(|step| step.grants.dirs.values());
+fn know_writable(mut groups: [&mut Vec<Step>; 5]) {
+    let dirs = groups.iter().flat_map(|steps| steps.iter()).flat_map(|step| step.grants.dirs.values());
     let writable: BTreeSet<_> =
         dirs.filter(|grant| grant.access == Access::ReadWrite).map(|grant| grant.path.clone()).collect();
-    for step in &mut steps {
+    for step in groups.iter_mut().flat_map(|steps| steps.iter_mut()) {
         step.writable = writable.iter().cloned().collect();
     }
-    steps
+}
+
+/// `keep:`, at least 1.
+fn keep(fields: &Fields<'_>, problems: &mut Problems) -> Option<Option<usize>> {
+    let Some(node) = fields.get("keep") else { return Some(None) };
+    let number = match &node.kind {
+        Kind::Number { value, .. } => {
+            value.as_u64().and_then(|keep| usize::try_from(keep).ok()).filter(|keep| *keep > 0)
+        }
+        Kind::Null | Kind::Bool(_) | Kind::Text(_) | Kind::List(_) | Kind::Map(_) => None,
+    };
+    if number.is_none() {
+        let error = PlanError::new(Problem::BadValue, "`keep` is the number of verified releases that stay");
+        problems.push(error.at(&node.span, "not a number from 1 on").hint("write `keep: 5`"));
+    }
+    number.map(Some)
+}
+
+/// `allow:` of an environment.
+fn allowed(node: &Node, what: &str, problems: &mut Problems) -> Vec<Allowed> {
+    let items = fields::list(node, &format!("`allow` of {what}"), problems).unwrap_or_default();
+    if items.is_empty() {
+        let error = PlanError::new(Problem::BadValue, format!("`allow` of {what} names nobody"));
+        problems.push(error.at(&node.span, "empty").hint("name somebody, or leave it out: then everybody may"));
+    }
+    let one = |node: &Node, problems: &mut Problems| {
+        let text = fields::literal(node, "an item of `allow`", problems)?;
+        let named = |name: &str| !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control());
+        match text.split_once(':') {
+            Some(("github", name)) if named(name) => Some(Allowed::GitHub(name.to_owned())),
+            Some(("user", name)) if named(name) => Some(Allowed::User(name.to_owned())),
+            Some(("team", _)) => {
+                let error = PlanError::new(Problem::NotSupported, "teams are not supported yet");
+                problems.push(error.at(&node.span, "not yet").hint("name people: `github:LOGIN`"));
+                None
+            }
+            Some(_) | None => {
+                let error = PlanError::new(Problem::BadValue, format!("`{text}` names nobody"));
+                problems.push(error.at(&node.span, "unknown").hint("write `github:LOGIN` or `user:NAME`"));
+                None
+            }
+        }
+    };
+    items.iter().filter_map(|node| one(node, problems)).collect()
 }

@@ -22,6 +22,7 @@ mod fields;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod grants;
+mod hooks;
 pub mod lockfile;
 pub mod names;
 mod order;
@@ -31,6 +32,7 @@ mod scalar;
 mod schema;
 mod scope;
 mod server;
+mod state;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -69,8 +71,16 @@ pub struct Plan {
     pub after: Option<EnvironmentName>,
     /// Where journals, head and lock live.
     pub state: StateLocation,
+    /// Who may change that environment; empty: everybody.
+    pub allow: Vec<Allowed>,
+    /// What `runner setup` runs before the steps.
+    pub setup: Vec<Step>,
     /// The steps in the order in which they run: a stable topological order of the order written.
     pub steps: Vec<Step>,
+    /// What runs around them.
+    pub hooks: Hooks,
+    /// How many verified releases stay when a deployment has succeeded; none: all.
+    pub keep: Option<usize>,
     /// What happens when a step fails after the point of no return.
     pub on_failure: OnFailure,
     /// Every secret that the plan names, by name: what the redactor must know.
@@ -88,11 +98,39 @@ pub struct Source {
     pub text: Arc<str>,
 }
 
-/// Where journals, head and lock live.
+/// Where journals and lock live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StateLocation {
     /// A folder, absolute. `dir:.pawl` by default.
     Dir(PathBuf),
+    /// A place that several machines reach.
+    Remote(RemoteState),
+}
+
+/// State in a place that several machines reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteState {
+    /// As written, for messages: `git:origin`, `s3://bucket/prefix`.
+    pub written: String,
+    /// Where.
+    pub place: RemotePlace,
+    /// The plan's folder, absolute: where git finds the remote that is meant.
+    pub folder: PathBuf,
+    /// A folder of this machine for what was read from there, and is not yet there; this user's, and of this plan alone.
+    pub cache: PathBuf,
+    /// How long a holder of the lock may be silent.
+    pub ttl: Duration,
+    /// Variables of the environment that say how to get there.
+    pub settings: BTreeMap<String, Secret>,
+}
+
+/// A place that several machines reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RemotePlace {
+    /// A git repository: the name of a remote, a URL, or a path.
+    Git(String),
+    /// A bucket of an object store that speaks S3, and what the names in it begin with.
+    S3 { bucket: String, prefix: String },
 }
 
 /// `on-failure:`, the reaction to a failure after the point of no return.
@@ -103,6 +141,33 @@ pub enum OnFailure {
     Hold,
     /// Undo back to the step that exposed the release.
     Rollback,
+}
+
+/// Who may change an environment, as `allow:` names them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    /// `github:LOGIN`.
+    GitHub(String),
+    /// `user:NAME`, a user of the operating system.
+    User(String),
+}
+
+/// Steps around a deployment: run in each attempt, never skipped.
+#[derive(Clone, Debug, Default)]
+pub struct Hooks {
+    /// Before the first step; a failure ends the attempt, with nothing touched.
+    pub before: Vec<Step>,
+    /// Once all steps have succeeded; a failure is said, and changes nothing.
+    pub after: Vec<Step>,
+    /// Once a step has failed, and was rolled back if the plan says so.
+    pub on_failure: Vec<Step>,
+}
+
+impl Hooks {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Step> {
+        self.before.iter().chain(&self.after).chain(&self.on_failure)
+    }
 }
 
 /// A named node of the plan.
@@ -129,6 +194,8 @@ pub struct Step {
     pub retry: u32,
     /// Whether the plan says that this step is as strong as the host.
     pub trust: Trust,
+    /// `irreversible: true`: what it did can't be taken back, so a rollback that would pass over it stops.
+    pub irreversible: bool,
     /// Byte range of the step's name in the source, for errors.
     pub span: Range<usize>,
     /// Byte ranges of `with` and what is in it, by JSON pointer (`` for `with` itself), for errors.
@@ -142,6 +209,18 @@ impl Plan {
     /// Everything that is wrong with it, as far as it can be found at once (at most 20 errors).
     pub fn parse(source: Source, request: &Request<'_>) -> Result<Self, PlanErrors> {
         document::parse(source, request)
+    }
+
+    /// The steps, and those of the hooks.
+    pub fn all_steps(&self) -> impl Iterator<Item = &Step> {
+        self.steps.iter().chain(self.hooks.iter())
+    }
+
+    /// The plan with what `runner setup` runs first.
+    #[must_use]
+    pub fn for_setup(mut self) -> Self {
+        self.steps.splice(0..0, self.setup.iter().cloned());
+        self
     }
 
     /// An error found later than parsing that points into the plan: an unknown module, a missing grant.

@@ -20,9 +20,24 @@ pub fn schema() -> Value {
             "app": { "$ref": "#/$defs/name", "description": "The name of the application; its history is kept under it." },
             "state": {
                 "type": "string",
-                "pattern": r"^(dir:.+|.*\$\{\{.*)",
+                "pattern": r"^(dir:.+|git:.+|s3://.+|.*\$\{\{.*)",
                 "default": "dir:.pawl",
-                "description": "Where journals, the lock and the record of live releases are kept: `dir:PATH`, relative to the plan's folder."
+                "description": "Where journals, the lock and the record of live releases are kept: `dir:PATH`, relative to the plan's folder; `git:REMOTE` or `s3://BUCKET/PREFIX` where several machines deploy.",
+                "examples": ["dir:.pawl", "git:origin", "s3://acme-deployments/shop"]
+            },
+            "lock": {
+                "type": ["object", "null"],
+                "additionalProperties": false,
+                "description": "The lock of a remote `state`.",
+                "properties": {
+                    "ttl": {
+                        "type": ["string", "null"],
+                        "pattern": "^[0-9]+(ms|s|m|h)$",
+                        "default": "30s",
+                        "description": "How long its holder may be silent: 1s to 1h.",
+                        "examples": ["30s"]
+                    }
+                }
             },
             "secrets": {
                 "type": ["object", "null"],
@@ -46,6 +61,13 @@ pub fn schema() -> Value {
                     "additionalProperties": false,
                     "properties": {
                         "vars": { "$ref": "#/$defs/vars", "description": "Variables of this environment." },
+                        "allow": {
+                            "type": ["array", "null"],
+                            "minItems": 1,
+                            "items": { "type": "string", "pattern": "^(github|user):[^ ]+$" },
+                            "description": "Who may change this environment. Left out: everybody.",
+                            "examples": [["github:ada", "user:deploy"]]
+                        },
                         "after": { "$ref": "#/$defs/name", "description": "The environment where a release must have been verified before it comes here." }
                     }
                 }
@@ -56,6 +78,27 @@ pub fn schema() -> Value {
                 "description": "The steps, in the order in which they run unless `needs` says otherwise.",
                 "propertyNames": { "$ref": "#/$defs/name" },
                 "additionalProperties": { "$ref": "#/$defs/step" }
+            },
+            "setup": {
+                "type": ["object", "null"],
+                "description": "Steps that `runner setup` runs before the others: what is done once for an environment.",
+                "propertyNames": { "$ref": "#/$defs/name" },
+                "additionalProperties": { "$ref": "#/$defs/step" }
+            },
+            "hooks": {
+                "type": ["object", "null"],
+                "additionalProperties": false,
+                "description": "What runs around the steps, in each attempt, under the lock.",
+                "properties": {
+                    "before": { "$ref": "#/$defs/hook", "description": "Before the first step; a failure ends the attempt." },
+                    "after": { "$ref": "#/$defs/hook", "description": "Once all steps have succeeded; a failure is said." },
+                    "on-failure": { "$ref": "#/$defs/hook", "description": "Once a step has failed, and was rolled back; a failure is said." }
+                }
+            },
+            "keep": {
+                "type": ["integer", "null"],
+                "minimum": 1,
+                "description": "How many verified releases stay when a deployment has succeeded. Left out: all; `runner prune` removes them then."
             },
             "on-failure": {
                 "enum": ["hold", "rollback", null],
@@ -73,6 +116,24 @@ pub fn schema() -> Value {
                 "additionalProperties": {
                     "$ref": "#/$defs/scalar",
                     "description": "A text, a number or a boolean. A text may look up `env` and `release`."
+                }
+            },
+            "hook": {
+                "type": ["array", "null"],
+                "items": {
+                    "type": "object",
+                    "minProperties": 1,
+                    "maxProperties": 1,
+                    "properties": {
+                        "program": {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": { "$ref": "#/$defs/scalar" },
+                            "description": "A program and its arguments; it can do whatever the host can.",
+                            "examples": [["./notify.sh", "deployed"]]
+                        }
+                    },
+                    "additionalProperties": { "$ref": "#/$defs/step" }
                 }
             },
             "step": step(),
@@ -120,6 +181,11 @@ fn step() -> Value {
                 "maximum": 10,
                 "default": 0,
                 "description": "How many times more a failure is tried that the module calls retryable."
+            },
+            "irreversible": {
+                "type": ["boolean", "null"],
+                "default": false,
+                "description": "What it does can't be taken back: a rollback that would pass over it stops and says so."
             },
             "trust": {
                 "enum": ["host", null],

@@ -8,14 +8,14 @@ use super::{
     Grants, ModuleRef, Source, Step, StepId, Trust,
     error::{PlanError, Problem, Problems},
     fields::{self, Fields},
-    grants, paths,
+    grants, hooks, paths,
     registry::{BadReference, RegistryRef},
     scope::{Config, Scope},
     yaml::{Key, Kind, Node},
 };
 
-const KEYS: &[&str] = &["uses", "with", "grants", "needs", "on", "timeout", "retry", "trust"];
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
+const KEYS: &[&str] = &["uses", "with", "grants", "needs", "on", "timeout", "retry", "trust", "irreversible"];
+pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 const MOST_RETRIES: u64 = 10;
 
 /// A step as written. It takes its place in the graph even when something in it is wrong.
@@ -45,7 +45,13 @@ pub(super) fn drafts(node: &Node, scope: &Scope<'_>, source: &Source, problems: 
     entries.iter().filter_map(|(key, node)| draft(key, node, scope, source, problems)).collect()
 }
 
-fn draft(key: &Key, node: &Node, scope: &Scope<'_>, source: &Source, problems: &mut Problems) -> Option<Draft> {
+pub(super) fn draft(
+    key: &Key,
+    node: &Node,
+    scope: &Scope<'_>,
+    source: &Source,
+    problems: &mut Problems,
+) -> Option<Draft> {
     let id: StepId = fields::parse_name(&key.text, &key.span, problems)?;
     let what = format!("step `{id}`");
     let before = problems.count();
@@ -74,12 +80,15 @@ fn draft(key: &Key, node: &Node, scope: &Scope<'_>, source: &Source, problems: &
     }
     let timeout = fields.get("timeout").map_or(Some(DEFAULT_TIMEOUT), |node| timeout(node, problems));
     let retry = fields.get("retry").map_or(Some(0), |node| retry(node, problems));
+    let irreversible = hooks::flag(&fields, "irreversible", problems);
     if let Some(node) = fields.get("on") {
         target(node, problems);
     }
     let needs = fields.get("needs").map_or(Needs::Before, |node| needs(node, problems));
-    let step = match (uses, config, trust, timeout, retry) {
-        (Some(uses), Some(config), Some(trust), Some(timeout), Some(retry)) if problems.count() == before => {
+    let step = match (uses, config, trust, timeout, retry, irreversible) {
+        (Some(uses), Some(config), Some(trust), Some(timeout), Some(retry), Some(irreversible))
+            if problems.count() == before =>
+        {
             Some(Step {
                 id: id.clone(),
                 uses,
@@ -91,6 +100,7 @@ fn draft(key: &Key, node: &Node, scope: &Scope<'_>, source: &Source, problems: &
                 timeout,
                 retry,
                 trust,
+                irreversible,
                 span: key.span.clone(),
                 with_spans: config.spans,
             })
@@ -166,7 +176,7 @@ fn timeout(node: &Node, problems: &mut Problems) -> Option<Duration> {
     duration
 }
 
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let unit = text.find(|c: char| !c.is_ascii_digit())?;
     let factor = match &text[unit..] {
         "ms" => 1,

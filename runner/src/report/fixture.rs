@@ -69,6 +69,7 @@ impl Tape {
             release: Release { label: release.parse().unwrap(), digest: None },
             runner: "0.1.0".to_owned(),
             by: "ann@host".to_owned(),
+            commit: None,
         };
         let steps =
             [("pull", Phase::Prepare), ("migrate", Phase::Commit), ("switch", Phase::Commit), ("verify", Phase::Check)];

@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     diagnose::Exit,
-    journal::event::{Decision, Entry, Event, Header, Level, Outcome, Place, Progress, Question},
+    journal::{
+        event::{Decision, Entry, Event, Header, Level, Outcome, Place, Progress, Question},
+        state::ORDERS,
+    },
 };
 
 /// Something to be shown.
@@ -122,8 +125,11 @@ impl Story {
             }
             Event::Lock { resource, holder } => vec![aside("lock", format!("{resource} is held by {holder}"))],
             Event::Override { option, step } => {
-                let step = step.as_ref().map(|step| format!(" {step}")).unwrap_or_default();
-                let text = format!("--{option}{step}");
+                let text = match step {
+                    Some(step) => format!("--{option} {step}"),
+                    None if ORDERS.contains(&option.as_str()) => format!("runner {option}"),
+                    None => format!("--{option}"),
+                };
                 vec![line(Verbosity::Normal, Tone::Plain, "order", String::new(), text, None)]
             }
             Event::Decision { place, decision } => self.decision(place, decision),

@@ -285,7 +285,7 @@ impl Runtime {
         };
         match answer {
             Ok(Ok(Ok(value))) => Ok(value),
-            Ok(Ok(Err(failure))) => Err(Broken::Failed(bounded(failure))),
+            Ok(Ok(Err(failure))) => Err(Broken::Failed(granting(step, bounded(failure)))),
             Ok(Err(trap)) => Err(Broken::Ended(trapped(&trap))),
             Err(_) => {
                 let limit = humane(step.timeout);
@@ -311,6 +311,16 @@ fn bounded(failure: types::Failure) -> Failure {
     let hint = failure.hint.as_ref().map_or(0, String::len);
     let bytes = failure.kind.len() + failure.message.len() + hint + failure.details.len();
     within("failure", LONGEST_WORDS, bytes).err().unwrap_or_else(|| failure.into())
+}
+
+/// WASI denies a path with a bare code, `not-permitted`, which modules pass on: the line that would grant it is added here.
+fn granting(step: &Step, mut failure: Failure) -> Failure {
+    if failure.kind == "denied" && failure.message.replace('-', " ").contains("not permitted") {
+        let line = "grants: { dirs: { <name>: \"<path>\" } }";
+        let line = format!("to grant what lies elsewhere, add to step `{}` in the plan: {line}", step.id);
+        failure.hint = Some(failure.hint.map_or_else(|| line.clone(), |hint| format!("{hint}; {line}")));
+    }
+    failure
 }
 
 /// A receipt, if it is what the contract says.

@@ -17,6 +17,10 @@ pub struct Input<C> {
     pub run: String,
     /// The attempt within the run, from 1.
     pub attempt: u32,
+    /// The number of this attempt among all of the environment; it only grows, and the lock gives it once.
+    pub epoch: u64,
+    /// Where epochs are counted; those of another lineage can't be compared.
+    pub lineage: String,
     /// The step's name in the plan.
     pub step: String,
     /// Where it runs: `local`, or a host of a group.
@@ -85,8 +89,8 @@ impl<C> Input<C> {
 
 /// Reads the input text of a call.
 pub(crate) fn parse<C: DeserializeOwned>(text: &str) -> Result<Input<C>> {
-    let Input { app, environment, run, attempt, step, target, key, config, release, outputs, head } = parse_frame(text)
-        .map_err(|error| {
+    let Input { app, environment, run, attempt, epoch, lineage, step, target, key, config, release, outputs, head } =
+        parse_frame(text).map_err(|error| {
             Failure::invalid_config(format!("the runner's input is not what this step knows: {error}"))
                 .hint("runner and step are of different versions: update the older one")
         })?;
@@ -94,7 +98,7 @@ pub(crate) fn parse<C: DeserializeOwned>(text: &str) -> Result<Input<C>> {
         Failure::invalid_config(format!("`with:` of step `{step}`: {error}"))
             .hint("`runner schema` shows what the module can be given")
     })?;
-    Ok(Input { app, environment, run, attempt, step, target, key, config, release, outputs, head })
+    Ok(Input { app, environment, run, attempt, epoch, lineage, step, target, key, config, release, outputs, head })
 }
 
 /// All but the configuration, which is the step's own. Read by hand, member by member: a derived reader would be a
@@ -108,6 +112,8 @@ fn parse_frame(text: &str) -> core::result::Result<Input<Value>, String> {
         environment: String::new(),
         run: String::new(),
         attempt: 0,
+        epoch: 0,
+        lineage: String::new(),
         step: String::new(),
         target: String::new(),
         key: String::new(),
@@ -124,6 +130,8 @@ fn parse_frame(text: &str) -> core::result::Result<Input<Value>, String> {
             ("step", Value::String(text)) => frame.step = text,
             ("target", Value::String(text)) => frame.target = text,
             ("key", Value::String(text)) => frame.key = text,
+            ("lineage", Value::String(text)) => frame.lineage = text,
+            ("epoch", Value::Number(number)) => frame.epoch = number.as_u64().unwrap_or(0),
             ("attempt", Value::Number(number)) => {
                 frame.attempt = number.as_u64().and_then(|number| u32::try_from(number).ok()).unwrap_or(0);
             }
@@ -133,7 +141,8 @@ fn parse_frame(text: &str) -> core::result::Result<Input<Value>, String> {
             ("head", Value::Object(head)) => frame.head = Some(Head { live: live(head)? }),
             ("head" | "outputs", Value::Null) => {}
             (
-                "app" | "environment" | "run" | "step" | "target" | "key" | "attempt" | "config" | "outputs" | "head",
+                "app" | "environment" | "run" | "step" | "target" | "key" | "attempt" | "epoch" | "lineage" | "config"
+                | "outputs" | "head",
                 _,
             ) => {
                 return Err(format!("`{name}` is of another type"));

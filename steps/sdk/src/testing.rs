@@ -94,6 +94,8 @@ pub fn input<C>(step: &str, config: C) -> Input<C> {
         environment: "test".to_owned(),
         run: "1".to_owned(),
         attempt: 1,
+        epoch: 1,
+        lineage: "0123456789abcdef".to_owned(),
         step: step.to_owned(),
         target: "local".to_owned(),
         key: "0123456789abcdef".to_owned(),

@@ -13,7 +13,7 @@ use pawl_step::{
 };
 use serde::Deserialize;
 
-use place::{From, Live, Place};
+use place::{Epoch, From, Live, Place};
 
 /// The module.
 #[derive(Debug)]
@@ -124,7 +124,8 @@ fn resolve(input: &Input<Config>) -> Result<(Place, String), Failure> {
         Some(to) => fs::relative("to", to)?,
         None => fs::relative("to", upstream(input, &dir)?)?,
     };
-    Ok((Place::new(dir, link), to))
+    let epoch = Epoch { number: input.epoch, lineage: input.lineage.clone() };
+    Ok((Place::new(dir, link, epoch), to))
 }
 
 /// The `path` that one earlier step returned for this directory.

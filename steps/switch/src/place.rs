@@ -1,24 +1,36 @@
 //! The link, the note beside it, and the order of writes that makes every kill tell its own story.
 //!
 //! The link is `<link>`. Beside it lie, hidden:
-//! - `.<link>.switch`, the note: what the last switch replaced, and by what. It stays. JSON,
-//!   `{"key": "…", "from": "releases/…" or null, "to": "releases/…"}`.
+//! - `.<link>.switch`, the note: what the last switch replaced, by what, and in which attempt. It stays. JSON,
+//!   `{"key": "…", "from": "releases/…" or null, "to": "releases/…", "epoch": 7, "lineage": "…"}`.
 //! - `.<link>.new`, the new link before its rename. It exists only while a switch is under way.
 //!
 //! A switch writes in this order: the new link under its temporary name, the note (temporary file, sync, rename, sync of the
 //! folder), then the one rename over `<link>`, which takes the temporary name away with it. So a note that names our
 //! target, with the link still at the old one, means *not yet* while `.<link>.new` is there, and *moved back by hand* when it
 //! is not. No second write after the rename is needed to tell the two apart, and so no kill can fall between them.
+//!
+//! The note is a fence too: a switch of an attempt that is older than the note's does nothing. It is read once more right before
+//! the rename, so that a deployment which lost its lock and sleeps until then finds it. Between that reading and the rename
+//! there is a window of some microseconds that no file system closes.
 
 use pawl_step::fs::{self, FileType};
 use pawl_step::{Failure, Kind, blobs, json, log};
 use serde_json::{Value, json};
 
-/// Where a link lives.
+/// Where a link lives, and for which attempt it is moved.
 #[derive(Debug)]
 pub(crate) struct Place {
     dir: String,
     link: String,
+    epoch: Epoch,
+}
+
+/// The number of an attempt, and where it was counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Epoch {
+    pub(crate) number: u64,
+    pub(crate) lineage: String,
 }
 
 /// What the link leads to, relative to the directory.
@@ -59,17 +71,26 @@ struct Note {
     key: String,
     from: Option<String>,
     to: String,
+    /// None in notes of 0.1.0.
+    epoch: Option<Epoch>,
 }
 
 impl Note {
     fn parse(text: &str) -> Option<Self> {
         let members = json::object(text);
         let member = |name| members.get(name).and_then(Value::as_str).map(str::to_owned);
-        Some(Self { key: member("key")?, from: member("from"), to: member("to")? })
+        let number = members.get("epoch").and_then(Value::as_u64);
+        let epoch = number.zip(member("lineage")).map(|(number, lineage)| Epoch { number, lineage });
+        Some(Self { key: member("key")?, from: member("from"), to: member("to")?, epoch })
     }
 
     fn text(&self) -> String {
-        json::text(&json!({ "key": self.key, "from": self.from, "to": self.to }))
+        let mut note = json!({ "key": self.key, "from": self.from, "to": self.to });
+        if let Some(Epoch { number, lineage }) = &self.epoch {
+            note["epoch"] = (*number).into();
+            note["lineage"] = lineage.as_str().into();
+        }
+        json::text(&note)
     }
 
     fn from(&self) -> From {
@@ -78,8 +99,8 @@ impl Note {
 }
 
 impl Place {
-    pub(crate) fn new(dir: String, link: String) -> Self {
-        Self { dir, link }
+    pub(crate) fn new(dir: String, link: String, epoch: Epoch) -> Self {
+        Self { dir, link, epoch }
     }
 
     /// The link, relative to the directory.
@@ -123,7 +144,7 @@ impl Place {
 
     /// Makes the link lead to `to`; returns what was live before, also when an earlier call with this target did the work.
     pub(crate) fn switch(&self, key: &str, to: &str, is_live_already: bool) -> Result<From, Failure> {
-        let note = self.note()?.filter(|note| note.to == to);
+        let note = self.unfenced()?.filter(|note| note.to == to);
         let from = match self.live()? {
             Live::NoLink => return Err(self.no_link()),
             Live::Outside => return Err(self.outside()),
@@ -134,7 +155,7 @@ impl Place {
             Live::At(now) => Some(now),
             Live::Nothing => note.and_then(|note| note.from),
         };
-        let note = Note { key: key.to_owned(), from, to: to.to_owned() };
+        let note = Note { key: key.to_owned(), from, to: to.to_owned(), epoch: Some(self.epoch.clone()) };
         if self.live()? == Live::At(to.to_owned()) {
             self.write_note(&note)?;
             self.remove_new()?;
@@ -190,6 +211,7 @@ impl Place {
                 .hint(format!("choose a folder in `{}/releases` and deploy its release again", self.dir)));
             }
         };
+        self.unfenced()?;
         let live = match self.live()? {
             Live::At(path) => Some(path),
             Live::Nothing => None,
@@ -209,6 +231,7 @@ impl Place {
             )));
         }
         let Some(back) = back else {
+            self.unfenced()?;
             fs::remove(&self.path())?;
             fs::remove(&self.note_path())?;
             fs::remove(&format!("{}.new", self.note_path()))?;
@@ -216,7 +239,8 @@ impl Place {
         };
         self.target_exists(back)?;
         // What was live before `back` is of no use to anybody now: switching to it again starts a new story.
-        let note = Note { key: key.to_owned(), from: Some(back.to_owned()), to: back.to_owned() };
+        let epoch = Some(self.epoch.clone());
+        let note = Note { key: key.to_owned(), from: Some(back.to_owned()), to: back.to_owned(), epoch };
         if live.as_deref() == Some(back) {
             self.write_note(&note)?;
             return self.remove_new();
@@ -250,7 +274,27 @@ impl Place {
             fs::symlink(&text, &new)?;
         }
         self.write_note(note)?;
+        self.unfenced()?;
         fs::rename(&new, &self.path())
+    }
+
+    /// The note, unless an attempt after this one wrote it.
+    fn unfenced(&self) -> Result<Option<Note>, Failure> {
+        let note = self.note()?;
+        let newer = note.as_ref().and_then(|note| note.epoch.as_ref());
+        match newer.filter(|epoch| epoch.lineage == self.epoch.lineage && epoch.number > self.epoch.number) {
+            None => Ok(note),
+            Some(Epoch { number, .. }) => Err(Failure::conflict(format!(
+                "a newer deployment, epoch {number}, has switched `{}` since; this one, epoch {}, is over",
+                self.path(),
+                self.epoch.number
+            ))
+            .hint(format!(
+                "see `runner history`; if the state was begun anew on purpose, remove `{}` in `{}`",
+                self.hidden("switch"),
+                self.dir
+            ))),
+        }
     }
 
     fn remove_new(&self) -> Result<(), Failure> {

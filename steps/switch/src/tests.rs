@@ -300,3 +300,27 @@ fn nested_links_and_named_targets() {
     let failure = Switch::apply(&nested).unwrap_err();
     assert_eq!(failure.message, "no earlier step put a release into `app`, so there is nothing to switch to");
 }
+
+/// A deployment that lost its lock and slept: whatever it does then, the newer one's link stays.
+#[test]
+fn an_older_deployment_switches_nothing_after_a_newer_one() {
+    let (_sandbox, app) = sandbox();
+    let at = |name: char, epoch: u64, lineage: &str| {
+        let mut input = input(name, &format!("key{epoch}"));
+        (input.epoch, input.lineage) = (epoch, lineage.to_owned());
+        input
+    };
+    let old = at('a', 5, "here");
+    let receipt = Switch::apply(&old).unwrap();
+    Switch::apply(&at('b', 6, "here")).unwrap();
+    let failure = Switch::apply(&old).unwrap_err();
+    assert_eq!(failure.kind, Kind::Conflict);
+    assert!(failure.message.contains("epoch 6") && failure.message.contains("epoch 5"), "{}", failure.message);
+    assert!(Switch::revert(&old, &receipt).unwrap_err().message.contains("epoch 6"));
+    assert_eq!(live(&app), Some(path('b')));
+    // Those of another state can't be compared, and newer ones go on.
+    Switch::apply(&at('c', 1, "elsewhere")).unwrap();
+    assert_eq!(live(&app), Some(path('c')));
+    Switch::apply(&at('a', 7, "here")).unwrap();
+    assert_eq!(live(&app), Some(path('a')));
+}

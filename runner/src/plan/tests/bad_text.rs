@@ -331,13 +331,13 @@ fn control_characters_are_escaped() {
     check(
         "version: 1\napp: shop\n\u{1b}[2J\u{9b}x\u{202e}: \"\u{7}\"\nsteps: { a: { uses: x } }\n",
         expect![[r#"
-        error[P0104]: the plan has no key `\u{1b}[2J\u{9b}x\u{202e}`
-         --> deploy.yml:3:1
-          |
-        3 | \u{1b}[2J\u{9b}x\u{202e}: "\u{7}"
-          | ^^^^^^^^^^^^^^^^^^^^^^^^ unknown key
-          hint: it has `version`, `app`, `state`, `secrets`, `vars`, `environments`, `steps`, `on-failure`
-    "#]],
+            error[P0104]: the plan has no key `\u{1b}[2J\u{9b}x\u{202e}`
+             --> deploy.yml:3:1
+              |
+            3 | \u{1b}[2J\u{9b}x\u{202e}: "\u{7}"
+              | ^^^^^^^^^^^^^^^^^^^^^^^^ unknown key
+              hint: it has `version`, `app`, `state`, `lock`, `secrets`, `vars`, `environments`, `setup`, `steps`, `hooks`, `keep`, `on-failure`
+        "#]],
     );
 }
 

@@ -10,20 +10,20 @@ fn unknown_keys() {
     check(
         "version: 1\napp: shop\nstep:\n  a: { uses: x }\nsteps:\n  a: { uses: x, hooks: {} }\n",
         expect![[r#"
-        error[P0104]: the plan has no key `step`
-         --> deploy.yml:3:1
-          |
-        3 | step:
-          | ^^^^ unknown key
-          hint: did you mean `steps`?
+            error[P0104]: the plan has no key `step`
+             --> deploy.yml:3:1
+              |
+            3 | step:
+              | ^^^^ unknown key
+              hint: did you mean `steps`?
 
-        error[P0104]: step `a` has no key `hooks`
-         --> deploy.yml:6:17
-          |
-        6 |   a: { uses: x, hooks: {} }
-          |                 ^^^^^ unknown key
-          hint: it has `uses`, `with`, `grants`, `needs`, `on`, `timeout`, `retry`, `trust`
-    "#]],
+            error[P0104]: step `a` has no key `hooks`
+             --> deploy.yml:6:17
+              |
+            6 |   a: { uses: x, hooks: {} }
+              |                 ^^^^^ unknown key
+              hint: it has `uses`, `with`, `grants`, `needs`, `on`, `timeout`, `retry`, `trust`, `irreversible`
+        "#]],
     );
 }
 
@@ -273,16 +273,54 @@ fn bad_values() {
 }
 
 #[test]
+fn places_for_state_that_are_none() {
+    let steps = "steps: { a: { uses: x } }\n";
+    check(
+        &format!("version: 1\napp: shop\nstate: \"s3://Ab\"\n{steps}"),
+        expect![[r#"
+        error[P0118]: `s3://Ab` is not a place for state: not the name of a bucket
+         --> deploy.yml:3:8
+          |
+        3 | state: "s3://Ab"
+          |        ^^^^^^^^^ not the name of a bucket
+          hint: write `state: dir:PATH`, `git:REMOTE` or `s3://BUCKET/PREFIX`
+    "#]],
+    );
+    check(
+        &format!("version: 1\napp: shop\nstate: \"git:-o x\"\n{steps}"),
+        expect![[r#"
+        error[P0118]: `git:-o x` is not a place for state: not the name or URL of a git repository
+         --> deploy.yml:3:8
+          |
+        3 | state: "git:-o x"
+          |        ^^^^^^^^^^ not the name or URL of a git repository
+          hint: write `state: dir:PATH`, `git:REMOTE` or `s3://BUCKET/PREFIX`
+    "#]],
+    );
+    check(
+        &format!("version: 1\napp: shop\nstate: git:origin\nlock: {{ ttl: 100ms }}\n{steps}"),
+        expect![[r#"
+        error[P0118]: `ttl` is no time that a lock can last
+         --> deploy.yml:4:14
+          |
+        4 | lock: { ttl: 100ms }
+          |              ^^^^^ not from 1s to 1h
+          hint: write `ttl: 30s`
+    "#]],
+    );
+}
+
+#[test]
 fn not_supported_yet() {
     check(
-        "version: 1\napp: shop\nstate: git:origin\nenvironments:\n  prod: { hosts: { web: [a@b] } }\nsteps:\n  a: { uses: \"oci://r/x@sha256:0\", on: web }\n",
+        "version: 1\napp: shop\nstate: gs://acme\nenvironments:\n  prod: { hosts: { web: [a@b] } }\nsteps:\n  a: { uses: \"oci://r/x@sha256:0\", on: web }\n",
         expect![[r#"
-            error[P0116]: remote state is not supported yet
+            error[P0116]: `gs://acme` is not supported yet
              --> deploy.yml:3:8
               |
-            3 | state: git:origin
-              |        ^^^^^^^^^^ only `dir:` is
-              hint: use `state: dir:.pawl`
+            3 | state: gs://acme
+              |        ^^^^^^^^^ `dir:`, `git:` and `s3://` are
+              hint: write `state: dir:PATH`, `git:REMOTE` or `s3://BUCKET/PREFIX`
 
             error[P0116]: hosts are not supported yet
              --> deploy.yml:5:11
@@ -309,13 +347,13 @@ fn not_supported_yet() {
     check(
         "version: 1\napp: shop\nstate: here\nsteps: { a: { uses: x } }\n",
         expect![[r#"
-        error[P0118]: `here` is not a place for state
-         --> deploy.yml:3:8
-          |
-        3 | state: here
-          |        ^^^^ unknown kind of state
-          hint: write `state: dir:PATH`
-    "#]],
+            error[P0118]: `here` is not a place for state
+             --> deploy.yml:3:8
+              |
+            3 | state: here
+              |        ^^^^ unknown kind of state
+              hint: write `state: dir:PATH`, `git:REMOTE` or `s3://BUCKET/PREFIX`
+        "#]],
     );
 }
 

@@ -523,3 +523,31 @@ fn sockets_and_secrets_are_granted_by_name() {
     assert_eq!(a.grants.secrets["A"].value.reveal(), "s3cr3t");
     assert!(!format!("{plan:?}").contains("s3cr3t"));
 }
+
+#[test]
+fn places_for_state() {
+    use crate::plan::{RemotePlace, RemoteState};
+    let remote = |state: &str| {
+        let text =
+            format!("version: 1\napp: shop\nstate: \"{state}\"\nlock: {{ ttl: 45s }}\nsteps: {{ a: {{ uses: x }} }}\n");
+        match good(&text).state {
+            StateLocation::Remote(remote) => remote,
+            StateLocation::Dir(folder) => panic!("{state} is {folder:?}"),
+        }
+    };
+    let git = |text: &str| RemotePlace::Git(text.to_owned());
+    let s3 = |bucket: &str, prefix: &str| RemotePlace::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() };
+    for (state, place) in [
+        ("git:origin", git("origin")),
+        ("git:../state.git", git("/plans/state.git")),
+        ("git:deploy/state.git", git("/plans/shop/deploy/state.git")),
+        ("git:/srv/state.git", git("/srv/state.git")),
+        ("git:git@git.example.com:acme/state.git", git("git@git.example.com:acme/state.git")),
+        ("git:https://git.example.com/acme/state.git", git("https://git.example.com/acme/state.git")),
+        ("s3://acme", s3("acme", "")),
+        ("s3://acme/deployments/shop/", s3("acme", "deployments/shop")),
+    ] {
+        let RemoteState { written, place: found, ttl, .. } = remote(state);
+        assert_eq!((written.as_str(), found, ttl), (state, place, std::time::Duration::from_secs(45)));
+    }
+}

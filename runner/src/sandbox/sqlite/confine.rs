@@ -73,7 +73,9 @@ impl Confinement {
 fn denied(action: &AuthAction<'_>, in_transaction: bool) -> Option<String> {
     match action {
         AuthAction::Attach { .. } | AuthAction::Detach { .. } => Some(
-            "ATTACH, DETACH and VACUUM are denied: a step reaches the granted database and no other file".to_owned(),
+            "ATTACH, DETACH and VACUUM are denied: a step reaches the granted database and no other file; another one is \
+             granted by a name of its own: grants: { databases: { <name>: \"sqlite:<path>\" } }"
+                .to_owned(),
         ),
         AuthAction::Transaction { operation } => {
             let name = match operation {

@@ -1,0 +1,113 @@
+//! What is refused before anything happens: a change from a laptop by accident, by somebody who may not, out of order, or
+//! from inside a deployment of the same environment.
+//!
+//! Who somebody is comes from the CI or the operating system, and can be pretended: `allow:` is a guard-rail, no wall
+//! (docs/environments.md). Deliberately absent: the lock itself.
+
+use std::process::Command;
+
+use super::source::{self, variable};
+use crate::{
+    diagnose::{Code, Diagnostic, Exit},
+    journal::{Loaded, event::Release},
+    plan::{self, Allowed, AppName, EnvironmentName, Plan, StateLocation},
+    state::{LockError, Store, Token},
+};
+
+/// Outside a CI, a command that changes something says so: no accident from a laptop.
+pub(super) fn local(local: bool, command: &str) -> Result<(), Vec<Diagnostic>> {
+    if local || source::is_ci() {
+        return Ok(());
+    }
+    let message = format!("`runner {command}` changes things, and this is no CI");
+    Err(vec![Diagnostic::new(Code("P0208"), Exit::Refused, message).hint("if you mean it, add `--local`")])
+}
+
+/// Whether the plan lets whoever this is change its environment.
+pub(super) fn person(plan: &Plan) -> Result<(), Diagnostic> {
+    if plan.allow.is_empty() {
+        return Ok(());
+    }
+    // Who asked for this attempt: of a re-run, not who pushed.
+    let actor = ["GITHUB_TRIGGERING_ACTOR", "GITHUB_ACTOR"].iter().find_map(|name| variable(name));
+    let actor = actor.filter(|actor| !actor.is_empty() && source::is_ci());
+    let is_user = |allowed: &Allowed| matches!(allowed, Allowed::User(_));
+    let user = if plan.allow.iter().any(is_user) { user() } else { None };
+    let is_allowed = |allowed: &Allowed| match allowed {
+        Allowed::GitHub(login) => actor.as_ref().is_some_and(|actor| actor.eq_ignore_ascii_case(login)),
+        Allowed::User(name) => user.as_ref() == Some(name),
+    };
+    if plan.allow.iter().any(is_allowed) {
+        return Ok(());
+    }
+    let names = plan.allow.iter().map(|allowed| match allowed {
+        Allowed::GitHub(login) => format!("`github:{login}`"),
+        Allowed::User(name) => format!("`user:{name}`"),
+    });
+    let names = names.collect::<Vec<_>>().join(", ");
+    let who = actor.or(user).unwrap_or_else(source::who);
+    let message = format!("{who} may not change environment `{}`", plan.environment);
+    let diagnostic = Diagnostic::new(Code("P0218"), Exit::Refused, message).because(format!("`allow` names {names}"));
+    Err(diagnostic.hint("ask one of them; or add to `allow` of that environment in the plan, and have that reviewed"))
+}
+
+/// The name of the user that this process runs as, as the operating system has it.
+fn user() -> Option<String> {
+    let id = Command::new("id").arg("-un").output().ok().filter(|id| id.status.success())?;
+    String::from_utf8(id.stdout).ok().map(|name| name.trim().to_owned())
+}
+
+/// Whether a release was verified where the plan wants it to be verified first.
+pub(super) fn order(plan: &Plan, release: &Release) -> Result<(), Diagnostic> {
+    let Some(after) = &plan.after else { return Ok(()) };
+    let location = plan::locate(&plan.source, Some(after.as_str()), &variable);
+    let refused = |why: String| {
+        let message = format!("{} may not go to `{}` before `{after}`", release.label, plan.environment);
+        Diagnostic::new(Code("P0216"), Exit::Refused, message).because(why).hint(format!(
+            "deploy it to `{after}` and have it verified there, then `runner promote --from {after} --to {}`",
+            plan.environment
+        ))
+    };
+    let location = location.map_err(|_| refused(format!("the state of `{after}` can't be found from here")))?;
+    let store = Store::new(&location.state, &location.app, &location.environment);
+    let paths = store.journals().map_err(|error| Diagnostic::from(&error))?;
+    let head = Loaded::read(&paths, |_| {}).map_err(|error| Diagnostic::from(&error))?.state.head;
+    if head.is_verified(release) {
+        return Ok(());
+    }
+    Err(refused(match head.verified.iter().find(|verified| verified.label == release.label) {
+        Some(_) => "what was verified there under this label is not the same content".to_owned(),
+        None => "it was not verified there".to_owned(),
+    }))
+}
+
+/// What a process that a deployment started may do: no deployment of the same environment; anything else, if that
+/// deployment still holds its lock.
+pub(super) fn nesting(store: &Store) -> Result<(), Diagnostic> {
+    let Some(text) = variable("PAWL_LOCK") else { return Ok(()) };
+    let stale = |why: &'static str| Diagnostic::from(&LockError::Token { resource: text.clone(), why });
+    let token: Token = text.parse().map_err(|_| stale("PAWL_LOCK is no token"))?;
+    let is_ours = token.resource == store.resource();
+    let outer = if is_ours {
+        store.clone()
+    } else {
+        outer(&token).ok_or_else(|| stale("PAWL_STATE does not say where its lock is"))?
+    };
+    outer.adopt(token).map_err(|error| Diagnostic::from(&error))?;
+    if is_ours {
+        let message =
+            format!("this is a part of a deployment of {}, which can't contain another one", store.resource());
+        return Err(Diagnostic::new(Code("P0219"), Exit::Refused, message)
+            .because("that deployment holds the lock until this ends, and each would wait for the other")
+            .hint("in a hook, run a single step (`runner step …`), or deploy another environment"));
+    }
+    Ok(())
+}
+
+/// The state that a token is of.
+fn outer(token: &Token) -> Option<Store> {
+    let (app, environment) = token.resource.split_once('/')?;
+    let (app, environment): (AppName, EnvironmentName) = (app.parse().ok()?, environment.parse().ok()?);
+    let location = StateLocation::at(&variable("PAWL_STATE")?, &variable)?;
+    Some(Store::new(&location, &app, &environment))
+}

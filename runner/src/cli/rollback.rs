@@ -1,0 +1,167 @@
+//! `runner rollback`: a verified release of before is deployed again; `runner promote`: what is live and verified in one
+//! environment is deployed to another. Both are deployments, with a release that is known by its digest already.
+
+use super::{
+    deploy::{self, Job},
+    permission, places,
+    screen::Screen,
+    source::PlanArgs,
+    wait::WaitArgs,
+};
+use crate::{
+    diagnose::{Code, Diagnostic, Exit},
+    drive::{Orders, Wanted},
+    journal::{Loaded, State, event::Release, state::ROLLBACK},
+    plan::Label,
+    state::Store,
+};
+
+/// Arguments of `rollback`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Rollback {
+    #[command(flatten)]
+    plan: PlanArgs,
+    /// Do it from here, outside a CI
+    #[arg(long)]
+    local: bool,
+    /// The verified release to go back to; by default the last one before what is live
+    #[arg(long, value_name = "LABEL")]
+    to: Option<Label>,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+/// Arguments of `promote`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Promote {
+    /// The plan
+    #[arg(long = "plan", value_name = "FILE", default_value = "deploy.yml")]
+    plan: std::path::PathBuf,
+    /// Do it from here, outside a CI
+    #[arg(long)]
+    local: bool,
+    /// The environment where the release is live and verified
+    #[arg(long, value_name = "NAME")]
+    from: String,
+    /// The environment to deploy it to
+    #[arg(long, value_name = "NAME")]
+    to: String,
+    /// A release verified there; by default the one that is live there
+    #[arg(long, value_name = "LABEL")]
+    release: Option<Label>,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+/// Goes back to a verified release.
+///
+/// # Errors
+/// P0217 when there is none to go back to; else as `deploy`.
+pub(super) async fn rollback(args: &Rollback, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
+    let one = |diagnostic: Diagnostic| vec![diagnostic];
+    permission::local(args.local, "rollback")?;
+    let store = args.plan.store()?;
+    let state = read(&store).map_err(one)?;
+    let release = earlier(&state, args.to.as_ref(), &store).map_err(one)?;
+    let commit = state.commit_of(&release).map(str::to_owned);
+    let mut again = deploy::command("rollback", args.local, &args.plan);
+    again += &format!(" --to {}", release.label);
+    let seen = state.attempts.last().map_or(0, |attempt| attempt.header.epoch);
+    let orders = Orders { by: Some(ROLLBACK), seen: Some(seen), ..Orders::default() };
+    deploy(&args.plan, (release, commit), orders, &args.wait, &again, screen).await
+}
+
+/// Deploys to one environment what was verified in another.
+///
+/// # Errors
+/// P0222 when it was not verified there; else as `deploy`.
+pub(super) async fn promote(args: &Promote, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
+    let one = |diagnostic: Diagnostic| vec![diagnostic];
+    permission::local(args.local, "promote")?;
+    let of = |environment: &str| PlanArgs { plan: args.plan.clone(), environment: Some(environment.to_owned()) };
+    let (from, to) = (of(&args.from), of(&args.to));
+    let state = read(&from.store()?).map_err(one)?;
+    let head = &state.head;
+    let verified = head.verified.iter();
+    let release = match &args.release {
+        Some(label) => verified.rev().find(|release| release.label == *label).cloned(),
+        None => head.live.clone().filter(|live| head.is_verified(live)),
+    };
+    let release = release.ok_or_else(|| one(unverified(args, head.live.as_ref())))?;
+    let commit = state.commit_of(&release).map(str::to_owned);
+    let again = format!(
+        "{} --from {} --to {}",
+        deploy::command("promote", args.local, &PlanArgs { environment: None, ..to.clone() }),
+        args.from,
+        args.to
+    );
+    deploy(&to, (release, commit), Orders { by: Some("promote"), ..Orders::default() }, &args.wait, &again, screen)
+        .await
+}
+
+async fn deploy(
+    args: &PlanArgs,
+    (release, commit): (Release, Option<String>),
+    orders: Orders,
+    wait: &WaitArgs,
+    again: &str,
+    screen: &Screen,
+) -> Result<Exit, Vec<Diagnostic>> {
+    let Release { label, digest } = release;
+    let plan = args.plan_for(&label)?;
+    let job = Job {
+        plan,
+        wanted: Wanted { label, digest },
+        commit,
+        setting: places::setting(screen.tell()),
+        orders,
+        wait: wait.wait(),
+        again,
+    };
+    deploy::deploy(job, screen).await
+}
+
+fn read(store: &Store) -> Result<State, Diagnostic> {
+    let paths = store.journals().map_err(|error| Diagnostic::from(&error))?;
+    Ok(Loaded::read(&paths, |_| {}).map_err(|error| Diagnostic::from(&error))?.state)
+}
+
+/// The verified release asked for, or the last one that is not the one to get away from.
+fn earlier(state: &State, asked: Option<&Label>, store: &Store) -> Result<Release, Diagnostic> {
+    let head = &state.head;
+    let names = || match head.verified.iter().map(|release| format!("`{}`", release.label)).collect::<Vec<_>>() {
+        names if names.is_empty() => "none was verified here yet".to_owned(),
+        names => format!("verified here, oldest first: {}", names.join(", ")),
+    };
+    let none = |message: String| {
+        let hint = "deploy a release that passes its checks: `runner deploy --release LABEL`";
+        Err(Diagnostic::new(Code("P0217"), Exit::Refused, message).because(names()).hint(hint))
+    };
+    if let Some(label) = asked {
+        return match head.verified.iter().rfind(|release| release.label == *label) {
+            Some(release) => Ok(release.clone()),
+            None => none(format!("{label} was not verified in {}", store.resource())),
+        };
+    }
+    match head.before_live() {
+        Some(release) => Ok(release.clone()),
+        None => none(format!("there is no verified release to go back to in {}", store.resource())),
+    }
+}
+
+fn unverified(args: &Promote, live: Option<&Release>) -> Diagnostic {
+    let from = &args.from;
+    let (message, why) = match (&args.release, live) {
+        (Some(label), _) => (
+            format!("{label} is not verified in `{from}`"),
+            "no deployment of it there passed all its checks".to_owned(),
+        ),
+        (None, Some(live)) => (
+            format!("{} is live in `{from}`, but not verified", live.label),
+            "its deployment did not pass all its checks".to_owned(),
+        ),
+        (None, None) => (format!("nothing is live in `{from}`"), "so there is nothing to promote".to_owned()),
+    };
+    let again = format!("deploy to `{from}` until it passes, then promote");
+    Diagnostic::new(Code("P0222"), Exit::Refused, message).because(why).hint(again)
+}

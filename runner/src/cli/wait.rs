@@ -1,0 +1,51 @@
+//! `--lock-wait`, for every command that changes something.
+
+use std::time::Duration;
+
+use crate::state::Wait;
+
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct WaitArgs {
+    /// How long to wait for another deployment of the same environment, such as `90s` or `10m`
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    lock_wait: Option<Duration>,
+}
+
+impl WaitArgs {
+    pub(super) fn wait(&self) -> Wait {
+        self.lock_wait.map_or(Wait::Default, Wait::For)
+    }
+}
+
+/// A whole number with its unit; 0 needs none.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "a whole number and `ms`, `s`, `m` or `h`, such as `10m`".to_owned();
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let unit = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let factor = match &text[unit..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    let number: u32 = text[..unit].parse().map_err(|_| wrong())?;
+    Ok(Duration::from_millis(u64::from(number) * factor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, expected) in [("0", 0), ("500ms", 500), ("90s", 90_000), ("10m", 600_000), ("1h", 3_600_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(expected)));
+        }
+        for bad in ["", "10", "m", "1d", "-1s", "1.5s", "99999999999s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

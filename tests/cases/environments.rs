@@ -1,0 +1,333 @@
+//! Several environments: what was verified in one goes to the next, the same content and in order; and the way back.
+
+use crate::support::{Environment, until};
+
+/// Three environments, each with a folder and a database of its own, and three releases.
+fn three() -> Environment {
+    let environment = Environment::new();
+    environment.edit(
+        "deploy.yml",
+        "environments:\n",
+        "environments:\n  pre: { after: test, vars: { root: ./deploy/pre } }\n  prod: { after: pre, vars: { root: ./deploy/prod } }\n",
+    );
+    for label in ["r1", "r2", "r3"] {
+        environment.pack(label);
+    }
+    environment
+}
+
+fn live(environment: &Environment, name: &str) -> String {
+    std::fs::read_link(environment.path(format!("deploy/{name}/current"))).unwrap().to_string_lossy().into_owned()
+}
+
+fn version(environment: &Environment, name: &str) -> String {
+    environment.read(&format!("deploy/{name}/current/VERSION")).trim().to_owned()
+}
+
+/// Makes `verify` fail where a file `broken` lies.
+fn breakable(environment: &Environment) {
+    environment.edit("deploy.yml", "      files:\n", "      files:\n        - { path: broken, exists: false }\n");
+}
+
+#[test]
+fn the_same_content_goes_from_test_to_pre_to_prod_and_in_that_order() {
+    let environment = three();
+    environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
+    for release in [&["--env", "prod", "--release", "r1"], &["--env", "prod", "--release", "r2"]] {
+        let refused = environment.run(&[&["--local"], release.as_slice()].concat());
+        refused.assert_exit(2).assert_says("error[P0216]").assert_says("may not go to `prod` before `pre`");
+    }
+    let early = environment.run(&["promote", "--local", "--from", "test", "--to", "prod"]);
+    early.assert_exit(2).assert_says("error[P0216]").assert_says("runner promote --from pre --to prod");
+    assert!(!environment.exists("deploy/prod"), "nothing was touched");
+
+    environment.run(&["promote", "--local", "--from", "test", "--to", "pre"]).assert_exit(0);
+    environment.run(&["promote", "--local", "--from", "pre", "--to", "prod"]).assert_exit(0);
+    let lives = ["test", "pre", "prod"].map(|name| live(&environment, name));
+    assert!(lives.iter().all(|live| *live == lives[0]), "{lives:?}");
+    let status = environment.run(&["status", "--json"]).json();
+    let digests: Vec<_> =
+        status.as_array().unwrap().iter().map(|one| one["live"]["release"]["digest"].clone()).collect();
+    assert!(digests.len() == 3 && digests.iter().all(|digest| *digest == digests[0] && digest.is_string()), "{status}");
+    for name in ["test", "pre", "prod"] {
+        assert!(environment.exists(&format!("deploy/{name}/shop.db")), "{name} has a database of its own");
+    }
+    assert!(environment.run(&["history", "--env", "prod"]).stdout.contains("promote"), "the history tells how it came");
+}
+
+#[test]
+fn the_same_label_with_other_content_is_not_promoted() {
+    let environment = three();
+    environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
+    environment.write("app/index.html", "Release r1, built again\n");
+    environment.pack("r1");
+    let rebuilt = environment.run(&["promote", "--local", "--from", "test", "--to", "pre"]);
+    rebuilt.assert_exit(2).assert_says("error[P0215]").assert_says("is not what was verified under that name");
+    let deployed = environment.run(&["--local", "--env", "pre", "--release", "r1"]);
+    deployed.assert_exit(2).assert_says("error[P0216]").assert_says("is not the same content");
+    assert!(!environment.exists("deploy/pre"));
+}
+
+#[test]
+fn what_is_not_verified_is_not_promoted() {
+    let environment = three();
+    breakable(&environment);
+    let promote =
+        |more: &[&str]| environment.run(&[&["promote", "--local", "--from", "test", "--to", "pre"], more].concat());
+    promote(&[]).assert_exit(2).assert_says("error[P0222]: nothing is live in `test`");
+    environment.write("deploy/test/broken", "");
+    environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(1);
+    promote(&[]).assert_exit(2).assert_says("r1 is live in `test`, but not verified");
+    promote(&["--release", "r2"]).assert_exit(2).assert_says("r2 is not verified in `test`");
+    // A part of a deployment verifies nothing.
+    std::fs::remove_file(environment.path("deploy/test/broken")).unwrap();
+    environment.run(&["--local", "--env", "test", "--release", "r1", "--only", "verify"]).assert_exit(0);
+    promote(&[]).assert_exit(2).assert_says("not verified");
+    environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
+    promote(&[]).assert_exit(0);
+}
+
+#[test]
+fn a_rollback_lands_on_the_last_good_release_whatever_came_after() {
+    let environment = Environment::new();
+    breakable(&environment);
+    for label in ["r1", "r2", "r3"] {
+        environment.pack(label);
+    }
+    let none = environment.run(&["rollback", "--local"]);
+    none.assert_exit(2).assert_says("error[P0217]").assert_says("none was verified here yet");
+    environment.deploy("r1", &[]).assert_exit(0);
+    let good = environment.live();
+    environment.run(&["rollback", "--local"]).assert_exit(2).assert_says("there is no verified release to go back to");
+
+    // One that fails its check, and one that is cancelled while it runs.
+    environment.write("deploy/test/broken", "");
+    environment.deploy("r2", &[]).assert_exit(1);
+    assert_ne!(environment.live(), good);
+    std::fs::remove_file(environment.path("deploy/test/broken")).unwrap();
+    environment.deploy("r3", &["--until", "switch"]).assert_exit(0);
+    let back = environment.run(&["rollback", "--local"]);
+    back.assert_exit(0);
+    assert_eq!((environment.live(), version(&environment, "test").as_str()), (good.clone(), "r1"));
+    let history = environment.run(&["history"]).stdout;
+    assert!(history.contains("rollback"), "{history}");
+
+    // Good ones: each time one further back, and never to one that was gone back from.
+    environment.deploy("r2", &[]).assert_exit(0);
+    environment.deploy("r3", &[]).assert_exit(0);
+    environment.run(&["rollback", "--local"]).assert_exit(0);
+    assert_eq!(version(&environment, "test"), "r2");
+    environment.run(&["rollback", "--local"]).assert_exit(0);
+    assert_eq!(version(&environment, "test"), "r1");
+    environment.run(&["rollback", "--local"]).assert_exit(2).assert_says("error[P0217]");
+    // By name, forward too; and what is not verified, not at all.
+    environment.run(&["rollback", "--local", "--to", "r3"]).assert_exit(0);
+    assert_eq!(version(&environment, "test"), "r3");
+    environment
+        .run(&["rollback", "--local", "--to", "r9"])
+        .assert_exit(2)
+        .assert_says("r9 was not verified in shop/test");
+}
+
+#[test]
+fn a_rollback_needs_no_archive_while_the_content_is_there() {
+    let environment = Environment::new();
+    for label in ["r1", "r2"] {
+        environment.pack(label);
+        environment.deploy(label, &[]).assert_exit(0);
+    }
+    std::fs::remove_dir_all(environment.path("dist")).unwrap();
+    std::fs::create_dir(environment.path("dist")).unwrap();
+    environment.run(&["rollback", "--local"]).assert_exit(0);
+    assert_eq!(version(&environment, "test"), "r1");
+}
+
+#[test]
+fn a_rollback_that_is_killed_goes_on() {
+    let environment = Environment::new();
+    for label in ["r1", "r2"] {
+        environment.pack(label);
+        environment.deploy(label, &[]).assert_exit(0);
+    }
+    // It hangs before its first step, is killed there, and then not.
+    let script = "test -e go || exec sleep 60";
+    let hook = serde_json::json!({ "before": [{ "program": ["/bin/sh", "-c", script] }] });
+    environment.write("deploy.yml", environment.read("deploy.yml") + &format!("hooks: {hook}\n"));
+    let mut child = environment.start(&["rollback", "--local"]);
+    until("the hook has begun", || {
+        let history = environment.run(&["history", "--json"]).json();
+        history[0]["order"] == "rollback" && history[0]["stuck"]["step"] == "before-1"
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    environment.write("go", "");
+    assert_eq!(version(&environment, "test"), "r2");
+    environment.run(&["rollback", "--local"]).assert_exit(0);
+    assert_eq!(version(&environment, "test"), "r1");
+    let history = environment.run(&["history", "--json"]).json();
+    assert_eq!((&history[0]["run"], &history[0]["attempt"]), (&history[1]["run"], &2.into()), "{history}");
+}
+
+#[test]
+fn what_can_not_be_taken_back_stops_a_rollback_and_says_what_is_left() {
+    let environment = Environment::new();
+    environment.edit(
+        "deploy.yml",
+        "  verify:\n",
+        "  mail:\n    uses: run\n    with: { program: /bin/true, repeatable: true }\n    grants: { programs: [[/bin/true]] }\n    \
+         trust: host\n    irreversible: true\n  verify:\n",
+    );
+    breakable(&environment);
+    environment.write("deploy.yml", environment.read("deploy.yml") + "on-failure: rollback\n");
+    for label in ["r1", "r2"] {
+        environment.pack(label);
+    }
+    environment.deploy("r1", &[]).assert_exit(0);
+    environment.write("deploy/test/broken", "");
+    let stopped = environment.run(&["--local", "--release", "r2"]);
+    stopped
+        .assert_exit(3)
+        .assert_says("error[P0405]: step `mail` can't be taken back")
+        .assert_says("left as they are, last first: `switch`");
+    assert_eq!(version(&environment, "test"), "r2", "nothing was undone");
+    std::fs::remove_file(environment.path("deploy/test/broken")).unwrap();
+    environment.run(&["rollback", "--local"]).assert_exit(0);
+    assert_eq!(version(&environment, "test"), "r1");
+}
+
+#[test]
+fn setup_does_what_is_done_once_and_deploys() {
+    let environment = Environment::new();
+    environment.edit(
+        "deploy.yml",
+        "steps:\n",
+        "setup:\n  folder:\n    uses: run\n    with: { program: /bin/mkdir, args: [made], creates: app/../made, dir: here }\n    \
+         grants: { dirs: { here: . }, programs: [[/bin/mkdir, made]] }\n    trust: host\nsteps:\n",
+    );
+    environment.edit("deploy.yml", "creates: app/../made", "creates: here/made");
+    environment.pack("r1");
+    environment.pack("r2");
+    let first = environment.run(&["setup", "--local", "--release", "r1", "--json"]);
+    first.assert_exit(0);
+    assert_eq!(first.decisions().first().map(String::as_str), Some("folder run never-ran"), "{:?}", first.decisions());
+    assert!(environment.exists("made") && environment.exists("deploy/test/current"));
+    let second = environment.deploy("r2", &[]);
+    second.assert_exit(0);
+    assert!(second.decisions().iter().all(|decision| !decision.starts_with("folder")), "{:?}", second.decisions());
+    let again = environment.run(&["setup", "--local", "--release", "r2", "--json"]);
+    again.assert_exit(0);
+    assert!(
+        again.decisions().contains(&"folder run changed".to_owned()) || again.decisions()[0].starts_with("folder skip"),
+        "{:?}",
+        again.decisions()
+    );
+}
+
+#[test]
+fn who_may_change_an_environment_is_asked_before_anything() {
+    let mut environment = Environment::new();
+    environment.pack("r1");
+    let allow = |environment: &Environment, who: &str| {
+        let plan = environment.read("deploy.yml");
+        let line = plan.lines().find(|line| line.starts_with("  test:")).unwrap().to_owned();
+        environment.write(
+            "deploy.yml",
+            plan.replace(&line, &format!("  test: {{ allow: {who}, vars: {{ root: ./deploy/test }} }}")),
+        );
+    };
+    allow(&environment, "[\"github:Ada\", \"user:nobody-of-that-name\"]");
+    let deploy = ["deploy", "--local", "--release", "r1"];
+    let refused = environment.run(&deploy);
+    refused.assert_exit(2).assert_says("error[P0218]").assert_says("`github:Ada`, `user:nobody-of-that-name`");
+    assert!(!environment.exists("deploy") && !environment.exists(".pawl"), "something happened");
+    // A name in a variable counts in a CI only, and there who asked for the re-run.
+    environment.set("GITHUB_ACTOR", "ada");
+    environment.run(&deploy).assert_exit(2);
+    environment.set("GITHUB_ACTIONS", "true");
+    environment.set("GITHUB_TRIGGERING_ACTOR", "eve");
+    environment.run(&deploy).assert_exit(2).assert_says("eve may not change environment `test`");
+    environment.set("GITHUB_TRIGGERING_ACTOR", "ada");
+    environment.run(&deploy).assert_exit(0);
+    allow(&environment, "[\"team:acme/ops\"]");
+    environment.run(&deploy).assert_exit(2).assert_says("error[P0116]: teams are not supported yet");
+    let me = std::process::Command::new("id").arg("-un").output().unwrap();
+    allow(&environment, &format!("[\"user:{}\"]", String::from_utf8(me.stdout).unwrap().trim()));
+    environment.run(&deploy).assert_exit(0);
+}
+
+/// The folders of releases, with those that were begun.
+fn releases(environment: &Environment) -> Vec<String> {
+    environment.list("deploy/test/releases")
+}
+
+#[test]
+fn old_releases_are_removed_and_never_one_that_is_needed() {
+    let environment = Environment::new();
+    let digests: Vec<_> = ["r1", "r2", "r3", "r4"].iter().map(|label| environment.pack(label)).collect();
+    for label in ["r1", "r2", "r3", "r4"] {
+        environment.deploy(label, &[]).assert_exit(0);
+    }
+    environment.run(&["rollback", "--local", "--to", "r2"]).assert_exit(0);
+    environment.run(&["prune"]).assert_exit(2).assert_says("error[P0208]");
+    let nothing = environment.run(&["prune", "--local"]);
+    nothing.assert_exit(0);
+    assert_eq!((nothing.stdout.as_str(), releases(&environment).len()), ("nothing to remove\n", 4));
+    let removed = environment.run(&["prune", "--local", "--keep", "1", "--json"]);
+    removed.assert_exit(0);
+    assert_eq!(removed.json()["removed"].as_array().unwrap().len(), 2, "{}", removed.stdout);
+    // The last verified one in the order of their verification, and the live one.
+    let mut left = vec![digests[1].clone(), digests[3].clone()];
+    left.sort();
+    assert_eq!(releases(&environment), left);
+    assert_eq!(version(&environment, "test"), "r2");
+    // What is gone is pulled again.
+    environment.run(&["rollback", "--local", "--to", "r1"]).assert_exit(0);
+    assert_eq!(version(&environment, "test"), "r1");
+}
+
+#[test]
+fn a_deployment_keeps_as_many_as_the_plan_says_and_its_failure_to_is_a_warning() {
+    let environment = Environment::new();
+    environment.write("deploy.yml", environment.read("deploy.yml") + "keep: 2\n");
+    for label in ["r1", "r2", "r3"] {
+        environment.pack(label);
+        environment.deploy(label, &[]).assert_exit(0);
+    }
+    assert_eq!(releases(&environment).len(), 2);
+    assert_eq!(version(&environment, "test"), "r3");
+    environment.run(&["rollback", "--local"]).assert_exit(0);
+    assert_eq!(version(&environment, "test"), "r2");
+
+    // Something lies where what is to be removed is renamed to.
+    let environment = Environment::new();
+    environment.write("deploy.yml", environment.read("deploy.yml") + "keep: 1\n");
+    let digest = environment.pack("r1");
+    environment.pack("r2");
+    environment.deploy("r1", &[]).assert_exit(0);
+    let blocked = format!("deploy/test/releases/.tmp-pruned-{digest}/full");
+    let argv = format!("[/bin/mkdir, -p, {blocked}]");
+    environment.edit(
+        "deploy.yml",
+        "  verify:\n",
+        &format!(
+            "  block:\n    uses: run\n    with: {{ program: /bin/mkdir, args: [-p, {blocked}], repeatable: true }}\n    \
+             grants: {{ programs: [{argv}] }}\n    trust: host\n  verify:\n"
+        ),
+    );
+    let deployed = environment.run(&["--local", "--release", "r2"]);
+    deployed.assert_exit(0).assert_says("warning: can't remove old releases in").assert_says("the deployment stands");
+    assert_eq!(version(&environment, "test"), "r2");
+    assert!(releases(&environment).contains(&digest));
+}
+
+#[test]
+fn keep_is_a_number() {
+    for bad in ["0", "many", "-1", "1.5"] {
+        let environment = Environment::new();
+        environment.write("deploy.yml", environment.read("deploy.yml") + &format!("keep: {bad}\n"));
+        environment
+            .run(&["--local", "--release", "r1"])
+            .assert_exit(2)
+            .assert_says("error[P0118]: `keep` is the number");
+    }
+}

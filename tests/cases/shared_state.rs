@@ -1,0 +1,141 @@
+//! State that several machines share: what one began, another goes on with.
+
+use std::{path::Path, process::Command};
+
+use crate::support::{Environment, GitHttp, Moto, Reply, Server, aws, bare};
+
+/// The example, whose state is elsewhere, and whose target is a folder that all machines reach.
+fn machine(state: &str, target: &Path) -> Environment {
+    let environment = Environment::new();
+    environment.edit("deploy.yml", "app: shop\n", &format!("app: shop\nstate: {state}\n"));
+    environment.edit("deploy.yml", "root: ./deploy/test", &format!("root: {}", target.display()));
+    environment.pack("r1");
+    environment
+}
+
+/// Two machines, one after the other; the second resumes, and sees what the first did.
+fn the_second_resumes(first: &Environment) {
+    let good = first.read("migrations/0002_first_products.sql");
+    first.write("migrations/0002_first_products.sql", "INSERT INTO nothing_of_this_name VALUES (1);\n");
+    let second = first.another();
+    let failed = first.deploy("r1", &[]);
+    failed.assert_exit(1).assert_decisions(&["pull run never-ran", "migrate run never-ran"]);
+
+    second.write("migrations/0002_first_products.sql", good);
+    let history = second.run(&["history", "--json"]).json();
+    assert_eq!((history[0]["epoch"].as_u64(), history[0]["exit"].as_str()), (Some(1), Some("failed")));
+    let why = second.run(&["why", "migrate"]);
+    why.assert_exit(0);
+    assert!(why.stdout.contains("nothing_of_this_name"), "{}", why.stdout);
+    let resumed = second.deploy("r1", &[]);
+    resumed.assert_exit(0);
+    assert_eq!(resumed.decisions()[0], "pull skip held", "what the first machine pulled is there");
+
+    for machine in [first, &second] {
+        let history = machine.run(&["history", "--json"]).json();
+        assert_eq!(history.as_array().unwrap().len(), 2, "{history}");
+        assert_eq!(history[0]["run"], history[1]["run"], "it is one run");
+        assert_eq!((history[0]["attempt"].as_u64(), history[0]["verified"].as_bool()), (Some(2), Some(true)));
+        let lock = machine.run(&["lock", "status", "--json"]).json();
+        assert_eq!((lock[0]["standing"].as_str(), lock[0]["epoch"].as_u64()), (Some("free"), Some(2)));
+    }
+    // And back: the first has less than what is there, and goes on all the same.
+    first.write("migrations/0002_first_products.sql", second.read("migrations/0002_first_products.sql"));
+    let again = first.deploy("r1", &[]);
+    again.assert_exit(0);
+    assert!(again.decisions().iter().all(|decision| decision.ends_with("skip held")), "{:?}", again.decisions());
+}
+
+#[test]
+fn two_machines_share_a_git_repository_and_its_branches_and_work_tree_see_nothing() {
+    let remote = tempfile::tempdir().unwrap();
+    bare(remote.path());
+    let target = tempfile::tempdir().unwrap();
+    let first = machine("git:origin", target.path());
+    first.write(".gitignore", "dist/\n");
+    first.git(&["init", "--quiet", "--initial-branch", "main"]);
+    first.git(&["remote", "add", "origin", &remote.path().to_string_lossy()]);
+    // The lock file of modules is made by the first deployment, and belongs into the repository.
+    first.run(&["modules", "--accept"]).assert_exit(0);
+    first.git(&["add", "."]);
+    first.git(&["commit", "--quiet", "--message", "all"]);
+    first.git(&["push", "--quiet", "origin", "main"]);
+    the_second_resumes(&first);
+
+    let git = |folder: &Path, words: &[&str]| {
+        let output = Command::new("git").arg("-C").arg(folder).args(words).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(git(&first.path(""), &["status", "--porcelain", "--ignored"]), "!! dist/\n");
+    assert_eq!(
+        git(&first.path(""), &["for-each-ref", "--format=%(refname)"]),
+        "refs/heads/main\nrefs/remotes/origin/main\n"
+    );
+    let refs = git(remote.path(), &["for-each-ref", "--format=%(refname)"]);
+    assert_eq!(refs, "refs/heads/main\nrefs/pawl/shop/test\n");
+    assert_eq!(git(remote.path(), &["rev-list", "--count", "refs/pawl/shop/test"]), "1\n", "no history of records");
+    let files = git(remote.path(), &["ls-tree", "--name-only", "refs/pawl/shop/test"]);
+    assert_eq!(files.lines().count(), 4, "three journals and the record: {files}");
+}
+
+#[test]
+fn two_machines_share_a_git_repository_over_http() {
+    let (server, target) = (GitHttp::start(), tempfile::tempdir().unwrap());
+    the_second_resumes(&machine(&format!("git:http://{}/state.git", server.address()), target.path()));
+    assert!(server.repository().join("HEAD").exists());
+}
+
+#[test]
+fn two_machines_share_a_bucket() {
+    let (moto, target) = (Moto::start(), tempfile::tempdir().unwrap());
+    let mut first = machine("s3://acme-state/deployments", target.path());
+    aws(&moto.address()).iter().for_each(|(name, value)| first.set(name, value));
+    the_second_resumes(&first);
+}
+
+#[test]
+fn a_store_that_ignores_conditions_is_refused_before_anything_is_done() {
+    // It says yes to every write, as some that look like S3 do.
+    let server = Server::new(|_, _| Reply { headers: vec![("ETag".to_owned(), "\"1\"".to_owned())], ..Reply::ok("") });
+    let target = tempfile::tempdir().unwrap();
+    let mut machine = machine("s3://acme-state", target.path());
+    aws(&server.address()).iter().for_each(|(name, value)| machine.set(name, value));
+    let refused = machine.run(&["--local", "--release", "r1"]);
+    refused.assert_exit(2).assert_says("P0608").assert_says("If-None-Match");
+    assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 0, "nothing was deployed");
+}
+
+#[test]
+fn a_place_that_is_not_there_is_told_with_the_reason() {
+    let target = tempfile::tempdir().unwrap();
+    let machine = machine("git:./no-such.git", target.path());
+    machine.run(&["--local", "--release", "r1"]).assert_exit(2).assert_says("P0607").assert_says("no-such.git");
+    machine.run(&["status"]).assert_exit(2).assert_says("P0607");
+}
+
+#[test]
+fn what_one_machine_did_while_it_was_cut_off_is_not_lost_and_not_mixed() {
+    let remote = tempfile::tempdir().unwrap();
+    bare(remote.path());
+    let target = tempfile::tempdir().unwrap();
+    let first = machine(&format!("git:{}", remote.path().display()), target.path());
+    let second = first.another();
+    first.deploy("r1", &[]).assert_exit(0);
+    // What is there is forgotten; this machine still knows, and brings it back.
+    let forgotten =
+        Command::new("git").arg("-C").arg(remote.path()).args(["update-ref", "-d", "refs/pawl/shop/test"]).status();
+    assert!(forgotten.unwrap().success());
+    first.deploy("r1", &[]).assert_exit(0);
+    assert_eq!(second.run(&["history", "--json"]).json().as_array().unwrap().len(), 2, "both attempts are there again");
+    // Another history in the same place is not mixed with it.
+    let forgotten =
+        Command::new("git").arg("-C").arg(remote.path()).args(["update-ref", "-d", "refs/pawl/shop/test"]).status();
+    assert!(forgotten.unwrap().success());
+    let third = machine(&format!("git:{}", remote.path().display()), target.path());
+    third.deploy("r1", &[]).assert_exit(0);
+    first
+        .run(&["--local", "--release", "r1"])
+        .assert_exit(65)
+        .assert_says("P0610")
+        .assert_says("attempt-000001.journal");
+}

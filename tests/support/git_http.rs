@@ -1,0 +1,128 @@
+//! Git's own `http-backend` behind a small server: a remote that is reached by HTTP, as at any git host.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use tempfile::TempDir;
+
+/// A bare repository, served until it is dropped.
+pub struct GitHttp {
+    folder: TempDir,
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl GitHttp {
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        bare(&folder.path().join("state.git"));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (over, root) = (Arc::clone(&stop), folder.path().to_owned());
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if over.load(Ordering::SeqCst) {
+                    return;
+                }
+                let root = root.clone();
+                // Who went away needs no answer.
+                std::thread::spawn(move || stream.and_then(|stream| serve(&stream, &root)));
+            }
+        });
+        Self { folder, address, stop, thread: Some(thread) }
+    }
+
+    /// `127.0.0.1:<port>`.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// The repository on disk.
+    pub fn repository(&self) -> PathBuf {
+        self.folder.path().join("state.git")
+    }
+}
+
+impl Drop for GitHttp {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// Makes a bare repository.
+pub fn bare(path: &Path) {
+    let made = Command::new("git").args(["init", "--quiet", "--bare"]).arg(path).status();
+    assert!(made.expect("git can't be run; `cargo xtask setup` installs it").success());
+}
+
+fn serve(stream: &TcpStream, root: &Path) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let mut words = line.split_whitespace();
+    let (method, target) = (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned());
+    let mut headers = BTreeMap::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        match line.trim_end().split_once(':') {
+            Some((name, value)) => headers.insert(name.to_ascii_lowercase(), value.trim().to_owned()),
+            None => break,
+        };
+    }
+    let mut body = Vec::new();
+    if headers.get("transfer-encoding").is_some_and(|encoding| encoding == "chunked") {
+        loop {
+            let mut size = String::new();
+            reader.read_line(&mut size)?;
+            let size = u64::from_str_radix(size.trim(), 16).unwrap_or(0);
+            (&mut reader).take(size).read_to_end(&mut body)?;
+            reader.read_line(&mut String::new())?;
+            if size == 0 {
+                break;
+            }
+        }
+    } else {
+        let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        (&mut reader).take(length).read_to_end(&mut body)?;
+    }
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let mut backend = Command::new("git");
+    backend.arg("http-backend").env("GIT_PROJECT_ROOT", root).env("GIT_HTTP_EXPORT_ALL", "1").env("REMOTE_USER", "ann");
+    backend.env("REQUEST_METHOD", method).env("PATH_INFO", path).env("QUERY_STRING", query);
+    backend.env("CONTENT_LENGTH", body.len().to_string());
+    for (header, variable) in [
+        ("content-type", "CONTENT_TYPE"),
+        ("content-encoding", "HTTP_CONTENT_ENCODING"),
+        ("git-protocol", "GIT_PROTOCOL"),
+    ] {
+        headers.get(header).map(|value| backend.env(variable, value));
+    }
+    let mut backend = backend.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut stdin = backend.stdin.take().unwrap();
+    let writing = std::thread::spawn(move || stdin.write_all(&body));
+    let answer = backend.wait_with_output()?.stdout;
+    let _ = writing.join();
+    let head = answer.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
+    let text = String::from_utf8_lossy(&answer[..head]).into_owned();
+    let status = text.lines().find_map(|line| line.strip_prefix("Status: ")).unwrap_or("200 OK");
+    let mut stream = stream;
+    write!(stream, "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n{text}", answer.len() - head)?;
+    stream.write_all(&answer[head..])
+}

@@ -1,0 +1,59 @@
+//! moto, an S3 server that keeps conditions, on a free port.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use super::until;
+
+/// A server with the bucket `acme-state`, which ends with its value.
+pub struct Moto {
+    port: u16,
+    process: Child,
+}
+
+impl Moto {
+    pub fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let target = Path::new(env!("CARGO_BIN_EXE_runner")).parent().and_then(Path::parent).unwrap();
+        let mut command = Command::new(target.join("tools/moto/bin/moto_server"));
+        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = command.spawn().expect("moto_server can't be started; `cargo xtask setup` installs it");
+        let moto = Self { port, process };
+        until("moto answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let head = "PUT /acme-state HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        moto
+    }
+
+    /// `127.0.0.1:<port>`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What the environment of a runner says of an S3 server.
+pub fn aws(address: &str) -> [(&'static str, String); 5] {
+    [
+        ("AWS_ENDPOINT_URL", format!("http://{address}")),
+        ("AWS_ALLOW_HTTP", "true".to_owned()),
+        ("AWS_ACCESS_KEY_ID", "ann".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "not-a-real-key".to_owned()),
+        ("AWS_REGION", "eu-central-1".to_owned()),
+    ]
+}

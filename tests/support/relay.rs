@@ -1,0 +1,91 @@
+//! A way to a server that can be cut off, and mended.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+/// Passes on until it is dropped.
+pub struct Relay {
+    address: SocketAddr,
+    is_cut: Arc<AtomicBool>,
+    is_deaf: Arc<AtomicBool>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Relay {
+    /// A way to `upstream`, `host:port`.
+    pub fn new(upstream: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let [is_cut, is_deaf, stop] = std::array::from_fn(|_| Arc::new(AtomicBool::new(false)));
+        let open = Arc::new(Mutex::new(Vec::new()));
+        let (cut, over, streams) = (Arc::clone(&is_cut), Arc::clone(&stop), Arc::clone(&open));
+        let deaf = Arc::clone(&is_deaf);
+        let thread = std::thread::spawn(move || {
+            for client in listener.incoming() {
+                if over.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (Ok(client), false) = (client, cut.load(Ordering::SeqCst)) else { continue };
+                let Ok(server) = TcpStream::connect(&upstream) else { continue };
+                for (from, to, is_answer) in [(&client, &server, false), (&server, &client, true)] {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    streams.lock().unwrap().push(from.try_clone().unwrap());
+                    let deaf = Arc::clone(&deaf);
+                    std::thread::spawn(move || {
+                        let mut buffer = [0; 16 * 1024];
+                        while let Ok(some @ 1..) = from.read(&mut buffer) {
+                            let is_lost = is_answer && deaf.load(Ordering::SeqCst);
+                            if is_lost || to.write_all(&buffer[..some]).is_err() {
+                                break;
+                            }
+                        }
+                        let _ = to.shutdown(Shutdown::Write);
+                    });
+                }
+            }
+        });
+        Self { address, is_cut, is_deaf, open, stop, thread: Some(thread) }
+    }
+
+    /// `127.0.0.1:<port>`.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// What is under way breaks off, and nothing gets through.
+    pub fn cut(&self) {
+        self.is_cut.store(true, Ordering::SeqCst);
+        for stream in self.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// What is asked gets there, and no answer gets back.
+    pub fn lose_answers(&self) {
+        self.is_deaf.store(true, Ordering::SeqCst);
+    }
+
+    pub fn mend(&self) {
+        self.is_deaf.store(false, Ordering::SeqCst);
+        self.is_cut.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
