@@ -16,7 +16,8 @@ use super::{
     files::{Migration, order},
     history::{self, Record},
     lint::{self, Lint, Severity},
-    run::{Fence, Part, Run, statements_of, unwrapped},
+    part::{Part, statements_of, unwrapped},
+    run::{Fence, Run},
 };
 use crate::{
     journal::event::{Failure, Level},

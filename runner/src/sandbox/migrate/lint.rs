@@ -16,7 +16,7 @@ use squawk_syntax::SourceFile;
 use super::{
     super::sql::{Engine, Position},
     files::Migration,
-    run::{Part, statements_of},
+    part::{Part, statements_of},
 };
 
 /// What a finding does.

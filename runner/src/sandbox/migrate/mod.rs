@@ -14,6 +14,7 @@ mod format;
 mod history;
 mod lint;
 mod lock;
+mod part;
 mod probe;
 mod run;
 mod split;
