@@ -33,6 +33,7 @@ fn main() -> Result<()> {
         release: Release { label: "r1".parse()?, digest: None },
         runner: "bench".to_owned(),
         by: "bench@host".to_owned(),
+        commit: None,
     };
     let path = folder.path().join("attempt-000001.journal");
     let mut journal = Journal::begin(&path, header, Loaded::default(), Redactor::default(), Box::new(|_| {}))?;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use runner::{
-    drive::{Pinning, Prepared, Setting},
+    drive::{Pinning, Prepared, Setting, Wanted},
     plan::{Label, Plan, Request, Source},
     sandbox::Places,
 };

@@ -11,7 +11,7 @@ fn status_says_what_is_live() {
     let environment = Environment::deployed();
     expect![[r#"
         test
-          live        r1, verified, since [DATE] [DATE]
+          live        r1, verified, since [DATE] [DATE] by [WHO]
           last        r1: deployed; epoch 1, run [RUN 1], attempt 1, begun [DATE]
                       [DATE] by [WHO], took [TIME]
 
@@ -94,7 +94,7 @@ fn a_sound_journal_is_told_from_one_with_a_flipped_byte() {
     expect![[r#"
         .pawl/shop/test/attempt-000001.journal
           sound
-          format 1.0, 21 lines; shop r1 to test, epoch 1, run [RUN 1], attempt 1
+          format 1.1, 21 lines; shop r1 to test, epoch 1, run [RUN 1], attempt 1
     "#]]
     .assert_eq(&good.printed());
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Answer, Environment, Reply, Server};
+use crate::support::{Answer, Environment, Reply, Server, bare};
 
 const RUNNER: &str = env!("CARGO_BIN_EXE_runner");
 
@@ -205,4 +205,31 @@ fn a_webhook_is_told() {
     let environment = with_hooks(&json!({ "after": [call] }));
     environment.run(&["--local", "--release", "r1"]).assert_exit(0);
     assert_eq!(server.asked(), ["/hook?text=shop-r1-is-live"]);
+}
+
+#[test]
+fn a_preview_shows_what_hooks_may_reach() {
+    let environment = with_hooks(&json!({ "after": [shell("true")] }));
+    let plan = environment.run(&["plan", "--release", "r1"]);
+    plan.assert_exit(0);
+    let shown = plan.stdout.split("  hook   after-1  after\n").nth(1).expect("the hook is shown");
+    assert!(shown.contains("may reach program") && shown.contains("TRUST: HOST"), "{shown}");
+    let json = environment.run(&["plan", "--release", "r1", "--json"]).json();
+    assert_eq!((&json["hooks"][0]["hook"], &json["hooks"][0]["trust"]), (&"after".into(), &"host".into()));
+}
+
+/// The token is checked where the lock is, also when that is elsewhere.
+#[test]
+fn with_state_elsewhere_the_token_is_checked_there() {
+    let remote = tempfile::tempdir().unwrap();
+    bare(remote.path());
+    let nested_deploy = nested(&["deploy", "--local", "--release", "r1"]);
+    let environment = with_hooks(&json!({ "after": [nested(STEP), nested_deploy] }));
+    let state = format!("app: shop\nstate: git:{}\n", remote.path().display());
+    environment.edit("deploy.yml", "app: shop\n", &state);
+    let outer = environment.run(&["--local", "--release", "r1"]);
+    outer.assert_exit(0).assert_says("warning: hook `after-2`");
+    assert!(!outer.stderr.contains("warning: hook `after-1`"), "{}", outer.stderr);
+    assert!(log(&environment, "after-1").contains("deployed none to default"), "{}", log(&environment, "after-1"));
+    assert!(log(&environment, "after-2").contains("error[P0219]"), "{}", log(&environment, "after-2"));
 }

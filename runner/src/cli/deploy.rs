@@ -12,7 +12,11 @@ use super::{
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
     drive::{Deployment, Interrupt, Orders, Prepared, Setting, Wanted},
-    journal::{State, event::Header, file::Observer, state::ROLLBACK},
+    journal::{
+        State,
+        event::{Header, ROLLBACK},
+        file::Observer,
+    },
     plan::{Attempt, Plan},
     report::{Conclusion, words},
     state::{Store, Wait},

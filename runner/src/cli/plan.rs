@@ -78,17 +78,39 @@ fn as_text(header: &Header, foreseen: &[Foreseen], prepared: &Prepared) -> Strin
         if let Some(unknown) = &one.unknown {
             let _ = writeln!(lines, "           not known yet: {}", text::visible(unknown));
         }
-        for need in needs(ready) {
-            let _ = writeln!(lines, "           needs {}", text::visible(&need));
-        }
-        for grant in reach(&ready.step.grants) {
-            let _ = writeln!(lines, "           may reach {}", text::visible(&grant));
-        }
-        if ready.step.trust == Trust::Host {
-            let _ = writeln!(lines, "           TRUST: HOST — what it is granted is as strong as this machine's user");
+        lines += &reaches(ready);
+    }
+    for (hook, steps) in hooks(prepared) {
+        for ready in steps {
+            let _ = writeln!(lines, "  hook   {}  {hook}", report::label(&ready.place));
+            lines += &reaches(ready);
         }
     }
     lines
+}
+
+/// What a step needs and may reach, a line each.
+fn reaches(ready: &Ready) -> String {
+    let mut lines = String::new();
+    for need in needs(ready) {
+        let _ = writeln!(lines, "           needs {}", text::visible(&need));
+    }
+    for grant in reach(&ready.step.grants) {
+        let _ = writeln!(lines, "           may reach {}", text::visible(&grant));
+    }
+    if ready.step.trust == Trust::Host {
+        let _ = writeln!(lines, "           TRUST: HOST — what it is granted is as strong as this machine's user");
+    }
+    lines
+}
+
+fn hooks(prepared: &Prepared) -> [(&'static str, &[Ready]); 3] {
+    let hooks = &prepared.hooks;
+    [("before", &hooks.before), ("after", &hooks.after), ("on-failure", &hooks.on_failure)]
+}
+
+fn trust(ready: &Ready) -> &'static str {
+    if ready.step.trust == Trust::Host { "host" } else { "sandbox" }
 }
 
 fn as_json(header: &Header, foreseen: &[Foreseen], prepared: &Prepared) -> Value {
@@ -107,13 +129,19 @@ fn as_json(header: &Header, foreseen: &[Foreseen], prepared: &Prepared) -> Value
                 "unknown": one.unknown,
                 "needs": needs(ready),
                 "reaches": reach(&ready.step.grants),
-                "trust": if ready.step.trust == Trust::Host { "host" } else { "sandbox" },
+                "trust": trust(ready),
             })
         })
         .collect();
+    let hook = |(hook, ready): (&str, &Ready)| json!({ "hook": hook, "step": ready.place.step, "needs": needs(ready), "reaches": reach(&ready.step.grants), "trust": trust(ready) });
+    let hooks: Vec<_> = hooks(prepared)
+        .into_iter()
+        .flat_map(|(name, steps)| steps.iter().map(move |ready| (name, ready)))
+        .map(hook)
+        .collect();
     json!({
         "app": header.app, "environment": header.environment, "release": header.release,
-        "run": header.run, "attempt": header.attempt, "steps": steps,
+        "run": header.run, "attempt": header.attempt, "steps": steps, "hooks": hooks,
     })
 }
 

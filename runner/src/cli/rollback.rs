@@ -11,7 +11,10 @@ use super::{
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
     drive::{Orders, Wanted},
-    journal::{Loaded, State, event::Release, state::ROLLBACK},
+    journal::{
+        Loaded, State,
+        event::{ROLLBACK, Release},
+    },
     plan::Label,
     state::Store,
 };

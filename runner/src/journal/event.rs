@@ -24,6 +24,12 @@ pub const FORMAT: Format = Format { major: 1, minor: 1 };
 /// The magic word of a header.
 pub const MAGIC: &str = "pawl-journal";
 
+/// The command `rollback`, as an [`Event::Override`].
+pub const ROLLBACK: &str = "rollback";
+
+/// The overrides that are commands, and no options of one.
+pub const ORDERS: &[&str] = &[ROLLBACK, "promote", "setup"];
+
 /// A version of the journal's format. Unknown major: refused. Newer minor: read only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Format {

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::event::{
-    Decision, Entry, Event, FORMAT, Failure, Fingerprint, Format, Hash, Header, MAGIC, Outcome, Place, Receipt, Release,
+    Decision, Entry, Event, FORMAT, Failure, Fingerprint, Format, Hash, Header, MAGIC, ORDERS, Outcome, Place,
+    ROLLBACK, Receipt, Release,
 };
 use crate::{
     diagnose::Exit,
@@ -91,11 +92,6 @@ pub struct AttemptSummary {
     /// The command, if it was not `deploy`: `rollback`, `promote`, `setup`.
     pub order: Option<String>,
 }
-
-/// How a rollback's order is recorded.
-pub const ROLLBACK: &str = "rollback";
-/// The orders on record that are commands, and no options of one.
-pub const ORDERS: &[&str] = &[ROLLBACK, "promote", "setup"];
 
 /// The last word on a step.
 #[derive(Clone, Debug, PartialEq)]

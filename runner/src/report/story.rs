@@ -15,10 +15,7 @@ use super::{
 };
 use crate::{
     diagnose::Exit,
-    journal::{
-        event::{Decision, Entry, Event, Header, Level, Outcome, Place, Progress, Question},
-        state::ORDERS,
-    },
+    journal::event::{Decision, Entry, Event, Header, Level, ORDERS, Outcome, Place, Progress, Question},
 };
 
 /// Something to be shown.
