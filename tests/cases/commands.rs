@@ -76,7 +76,7 @@ fn logs_show_what_the_steps_said() {
         [DATE] [DATE]  info   migrate  applied 0001_products.sql in [TIME]
         [DATE] [DATE]  meter  migrate  migrations 1 file of 2 files
         [DATE] [DATE]  info   migrate  applied 0002_first_products.sql in [TIME]
-        [DATE] [DATE]  end    migrate  succeeded after [TIME]: 2 applied now, format plain, lock ms 7.2
+        [DATE] [DATE]  end    migrate  succeeded after [TIME]
         [DATE] [DATE]  begin  switch
         [DATE] [DATE]  end    switch   succeeded after [TIME]
         [DATE] [DATE]  begin  verify

@@ -26,7 +26,7 @@ fn a_release_that_fails_its_check_is_undone() {
           start  pull     its configuration and the release changed
           ran    pull     295 B, 3 files [TIME]
           start  migrate  the release and what earlier steps gave it changed
-          ran    migrate  0 applied now, format plain, lock ms 0.3 [TIME]
+          ran    migrate [TIME]
           start  switch   the release and what earlier steps gave it changed
           ran    switch   from
                           releases/[HASH] [TIME]

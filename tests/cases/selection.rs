@@ -156,7 +156,7 @@ fn the_screen_says_as_much_as_is_asked_for() {
           start  pull     it never ran here
           ran    pull     295 B, 3 files [TIME]
           start  migrate  it never ran here
-          ran    migrate  2 applied now, format plain, lock ms 0.5 [TIME]
+          ran    migrate [TIME]
           start  switch   it never ran here
           ran    switch [TIME]
           start  verify   it never ran here
