@@ -117,6 +117,19 @@ pub struct Notice {
     pub weight: Weight,
     /// What is to be said, one line.
     pub message: String,
+    /// Where in the user's files.
+    pub spot: Option<Spot>,
+}
+
+/// A line of a file, for editors and CIs that show things there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spot {
+    /// The file, absolute.
+    pub path: std::path::PathBuf,
+    /// From 1.
+    pub line: u64,
+    /// A few words above the message.
+    pub title: String,
 }
 
 /// How much a [`Notice`] matters.
@@ -132,11 +145,11 @@ pub enum Weight {
 impl Notice {
     /// Good to know.
     pub fn note(message: impl Into<String>) -> Self {
-        Self { weight: Weight::Note, message: message.into() }
+        Self { weight: Weight::Note, message: message.into(), spot: None }
     }
 
     /// Something is not as it should be, and the runner goes on.
     pub fn warning(message: impl Into<String>) -> Self {
-        Self { weight: Weight::Warning, message: message.into() }
+        Self { weight: Weight::Warning, message: message.into(), spot: None }
     }
 }

@@ -16,6 +16,7 @@ mod fingerprint;
 mod foresee;
 mod hooks;
 mod interrupt;
+mod linted;
 pub mod pins;
 mod prepare;
 mod prune;
@@ -23,12 +24,13 @@ mod undo;
 mod view;
 
 pub use attempt::{Deployment, Ending};
-pub use ending::Halt;
+pub use ending::{Halt, of_migrations};
 pub use foresee::{Foreseen, foresee};
 pub use interrupt::Interrupt;
 pub use pins::{Listed, Pinning, Pins, differences};
 pub use prepare::{Prepared, Ready, Setting, Wanted, pins as pinned};
 pub use prune::{KEEP, PruneError, prune_all};
+pub use view::lineage;
 
 use self::{
     attempt::Attempt,

@@ -73,9 +73,9 @@ fn logs_show_what_the_steps_said() {
         [DATE] [DATE]  end    pull     succeeded after [TIME]: 295 B, 3 files
         [DATE] [DATE]  begin  migrate
         [DATE] [DATE]  meter  migrate  migrations 0 files of 2 files
-        [DATE] [DATE]  info   migrate  applied 0001_products.sql
+        [DATE] [DATE]  info   migrate  applied 0001_products.sql in [TIME]
         [DATE] [DATE]  meter  migrate  migrations 1 file of 2 files
-        [DATE] [DATE]  info   migrate  applied 0002_first_products.sql
+        [DATE] [DATE]  info   migrate  applied 0002_first_products.sql in [TIME]
         [DATE] [DATE]  end    migrate  succeeded after [TIME]
         [DATE] [DATE]  begin  switch
         [DATE] [DATE]  end    switch   succeeded after [TIME]

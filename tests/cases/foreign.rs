@@ -203,7 +203,7 @@ fn interfaces_that_no_step_has() {
         expect![[r#"
             error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
             caused by: it needs `wasi:keyvalue/store@0.2.0-draft`, which this runner does not have
-            hint: a step imports pawl:step 0.1.1 (types, log, blobs, database, secrets, process, http, tcp) and WASI 0.2 alone; see docs/steps.md
+            hint: a step imports pawl:step 0.1.1 (types, log, blobs, database, migrations, secrets, process, http, tcp) and WASI 0.2 alone; see docs/steps.md
         "#]],
     );
     check(
@@ -211,7 +211,7 @@ fn interfaces_that_no_step_has() {
         expect![[r#"
             error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
             caused by: it needs `acme:host/api`, which this runner does not have
-            hint: a step imports pawl:step 0.1.1 (types, log, blobs, database, secrets, process, http, tcp) and WASI 0.2 alone; see docs/steps.md
+            hint: a step imports pawl:step 0.1.1 (types, log, blobs, database, migrations, secrets, process, http, tcp) and WASI 0.2 alone; see docs/steps.md
         "#]],
     );
 }

@@ -163,11 +163,12 @@ fn a_migration_that_was_applied_must_not_be_edited() {
         shop r1 to test (run [RUN 2], attempt 1)
           skip   pull     its effect still holds [TIME]
           start  migrate  migrations changed
-          FAIL   migrate  0002_first_products.sql was changed after it was applied
+          FAIL   migrate  migrations/0002_first_products.sql:1:
+                          0002_first_products.sql was changed after it was applied
                           to the database `main` [TIME]
-        error[P0301]: step `migrate` failed on attempt 1
-          caused by: 0002_first_products.sql was changed after it was applied to the database `main`
-          hint: restore its old content, and put the change into a new migration; then run `runner --local --release r1` again (skips: pull)
+        error[P0311]: step `migrate` failed on attempt 1
+          caused by: migrations/0002_first_products.sql:1: 0002_first_products.sql was changed after it was applied to the database `main`
+          hint: restore its old content, and put the change into a new migration; if the change does no harm, say so: `runner migrate bless 2`; then run `runner --local --release r1` again (skips: pull)
     "#]].assert_eq(&refused.said());
     assert_eq!(environment.sql("SELECT price_cents FROM product WHERE name = 'ratchet'"), "1900");
 }

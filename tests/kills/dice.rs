@@ -46,9 +46,3 @@ pub(crate) fn seed() -> Result<u64> {
         Err(_) => Ok(getrandom::u64()?),
     }
 }
-
-/// Whether PAWL_POINTS asks for every point.
-#[expect(clippy::disallowed_methods, reason = "nothing stands outside of a test to pass the environment on")]
-pub(crate) fn wants_every_point() -> bool {
-    std::env::var("PAWL_POINTS").is_ok_and(|points| points == "all")
-}

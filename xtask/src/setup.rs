@@ -29,6 +29,12 @@ pub(crate) enum Need {
     CargoDeny,
     /// `cargo fuzz`.
     CargoFuzz,
+    /// PostgreSQL's server and clients, which Debian keeps away from the PATH.
+    Postgres,
+    /// A program of Rust's that tests compare with, by its crate, in the target directory.
+    RustTool(&'static str),
+    /// dbmate, from npm, in the target directory.
+    Dbmate,
 }
 
 /// For `test`: what kills the runner, what tests compare with, and what lets names lie to it.
@@ -41,12 +47,22 @@ pub(crate) const TOOLS: [Need; 7] = [
     Need::Program("unshare"),
     Need::Program("wasm-opt"),
 ];
+/// For `test` as well: the databases, and the tools whose migrations are taken over and given back.
+pub(crate) const DATABASES: [Need; 6] = [
+    Need::Postgres,
+    Need::Program("mariadbd"),
+    Need::Program("mariadb"),
+    Need::Program("pgbouncer"),
+    Need::RustTool("sqlx-cli"),
+    Need::Dbmate,
+];
 /// For `test` as well: what docs/steps.md asks of those who write steps in JavaScript and Python.
 pub(crate) const AUTHORS: [Need; 3] = [Need::Program("node"), Need::Program("npm"), Need::PythonVenv];
 /// For `test` as well: what keeps state. It needs the ones before.
 pub(crate) const STATE: [Need; 1] = [Need::Moto];
 /// For `bench`: what is compared with.
-pub(crate) const PEERS: [Need; 3] = [Need::Program("curl"), Need::Program("sqlite3"), Need::Program("zstd")];
+pub(crate) const PEERS: [Need; 4] =
+    [Need::Program("curl"), Need::Program("sqlite3"), Need::Program("zstd"), Need::RustTool("refinery_cli")];
 
 /// Only the operator can go on: the message has the exact command.
 #[derive(Debug)]
@@ -64,6 +80,7 @@ pub(crate) fn run() -> Result<()> {
     let all: Vec<Need> = [Need::GuestToolchain, Need::CargoDeny]
         .into_iter()
         .chain(TOOLS)
+        .chain(DATABASES)
         .chain(AUTHORS)
         .chain(STATE)
         .chain(PEERS)
@@ -88,6 +105,8 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
                 packages.extend(debian_toolchain());
             }
             Need::PythonVenv => packages.extend(["python3".to_owned(), "python3-venv".to_owned()]),
+            Need::Postgres => packages.push("postgresql".to_owned()),
+            Need::RustTool(_) | Need::Dbmate => {}
             Need::Program(name) => {
                 let package = package(name).to_owned();
                 if !packages.contains(&package) {
@@ -112,6 +131,20 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     if missing(needs).contains(&Need::Moto) {
         install_moto()?;
     }
+    // These need npm or a C library, which may have come with the packages.
+    for need in missing(needs) {
+        match need {
+            Need::RustTool(name) => install_tool(name)?,
+            Need::Dbmate => install_dbmate()?,
+            Need::GuestToolchain
+            | Need::Program(_)
+            | Need::PythonVenv
+            | Need::CargoDeny
+            | Need::CargoFuzz
+            | Need::Moto
+            | Need::Postgres => {}
+        }
+    }
     match missing(needs).as_slice() {
         [] => Ok(()),
         still => bail!("still missing after the installation: {still:?}"),
@@ -121,6 +154,8 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
 /// The Debian package of a program.
 fn package(program: &str) -> &str {
     match program {
+        "mariadb" => "mariadb-client",
+        "mariadbd" => "mariadb-server",
         "node" => "nodejs",
         "unshare" => "util-linux",
         "wasm-opt" => "binaryen",
@@ -137,8 +172,50 @@ fn missing(needs: &[Need]) -> Vec<Need> {
         Need::Moto => moto().is_ok_and(|folder| folder.join("bin/moto_server").is_file()),
         Need::CargoDeny => output(cargo().args(["deny", "--version"])).is_ok(),
         Need::CargoFuzz => output(cargo().args(["fuzz", "--version"])).is_ok(),
+        Need::Postgres => {
+            let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+            versions.map(|entry| entry.path().join("bin/initdb")).any(|path| path.is_file())
+                || find_program("initdb").is_some()
+        }
+        Need::RustTool(name) => tool(&Path::new("bin").join(program(name))),
+        Need::Dbmate => tool(Path::new("node_modules/.bin/dbmate")),
     };
     needs.iter().copied().filter(|need| !is_there(need)).collect()
+}
+
+/// What a crate's program is called.
+fn program(name: &str) -> &str {
+    name.trim_end_matches("-cli").trim_end_matches("_cli")
+}
+
+fn tool(path: &Path) -> bool {
+    tools().is_ok_and(|tools| tools.join(path).is_file())
+}
+
+/// Where tools of other people's go that are no packages of the system.
+pub(crate) fn tools() -> Result<PathBuf> {
+    Ok(target_dir()?.join("tools"))
+}
+
+fn install_tool(name: &str) -> Result<()> {
+    println!("setup: installing {name} with cargo (some minutes)");
+    let mut install = cargo();
+    install.args(["install", "--locked", name, "--root"]).arg(tools()?);
+    match name {
+        "sqlx-cli" => {
+            install.args(["--version", "^0.9", "--no-default-features", "--features", "rustls,postgres,mysql,sqlite"])
+        }
+        _ => install.args(["--version", "^0.10"]),
+    };
+    run_command(&mut install)
+}
+
+fn install_dbmate() -> Result<()> {
+    println!("setup: installing dbmate with npm");
+    let tools = tools()?;
+    fs::create_dir_all(&tools)?;
+    let install = ["install", "--no-audit", "--no-fund", "--no-save", "dbmate@2"];
+    output(Command::new("npm").args(install).arg("--prefix").arg(&tools)).map(drop)
 }
 
 /// Whether rustup could. Not every machine with rustup may or can download a target, and then Debian's packages do.

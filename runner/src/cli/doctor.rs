@@ -44,6 +44,7 @@ pub(super) async fn run(args: &Args, screen: &Screen, out: &mut dyn Write) -> Re
     findings.push(("release", format!("{} is {digest}", prepared.release.label)));
     findings.push(("steps", format!("{} load, and have what they need", prepared.steps.len())));
     prepared.resources()?;
+    prepared.migrations(None).await?;
     findings.push(("resources", "directories can be written and have room".to_owned()));
     let paths = store.journals().map_err(|error| vec![(&error).into()])?;
     let loaded = Loaded::read(&paths, |_| {}).map_err(|error| vec![(&error).into()])?;

@@ -14,6 +14,7 @@ mod history;
 mod journal;
 mod lock;
 mod logs;
+mod migrate;
 mod modules;
 mod new_step;
 mod permission;
@@ -100,6 +101,8 @@ enum Command {
         #[command(flatten)]
         args: modules::Args,
     },
+    /// See how migrations stand, what would run, and say what became of them
+    Migrate(migrate::Args),
     /// Make a step of your own, ready to be built
     NewStep(new_step::Args),
     /// Check journals
@@ -148,6 +151,7 @@ fn dispatch(cli: Cli, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
         Command::History { plan, args } => history::run(&args, &plan.store()?, form, out).map_err(one),
         Command::Why { plan, args } => why::run(&args, &plan.store()?, form, out).map_err(one),
         Command::Logs { plan, args } => logs::run(&args, &plan.store()?, form, out).map_err(one),
+        Command::Migrate(args) => block_on(migrate::run(&args, screen, out)),
         Command::Modules { plan, args } => block_on(modules::run(&args, &plan, screen, out)),
         Command::NewStep(args) => new_step::run(&args, form, out).map_err(one),
         Command::Journal(command) => journal::run(&command, form, out).map_err(one),

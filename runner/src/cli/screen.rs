@@ -3,7 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 
 use crate::{
-    diagnose::{Diagnostic, Weight},
+    diagnose::{Diagnostic, Notice, Weight},
     report::{self, Color, Form, Interactive, JsonLines, Report, Terminal, Verbosity, json},
     sandbox::Tell,
 };
@@ -90,6 +90,7 @@ impl Screen {
         match self.form {
             Form::Text => self.tell_beside(),
             Form::Json => std::sync::Arc::new(|notice| {
+                annotate(&notice);
                 // A reader that went away is no reason to stop.
                 let _ = writeln!(std::io::stdout(), "{}", json::line(&json::notice(&notice)));
             }),
@@ -100,6 +101,7 @@ impl Screen {
     pub(super) fn tell_beside(&self) -> Tell {
         let (verbosity, color) = (self.verbosity, self.color);
         std::sync::Arc::new(move |notice| {
+            annotate(&notice);
             if verbosity == Verbosity::Quiet && notice.weight == Weight::Note {
                 return;
             }
@@ -114,4 +116,23 @@ impl Screen {
         // Without a standard error there is only the exit code.
         let _ = std::io::stderr().write_all(text.as_bytes());
     }
+}
+
+/// On GitHub, what has a place is shown there: a workflow command, which is read from standard error too.
+fn annotate(notice: &Notice) {
+    let Some(spot) = &notice.spot else { return };
+    if super::source::variable("GITHUB_ACTIONS").as_deref() != Some("true") {
+        return;
+    }
+    let here = std::path::absolute(".").unwrap_or_default();
+    let path = spot.path.strip_prefix(here).unwrap_or(&spot.path).display().to_string();
+    let message = notice.message.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+    let property = |text: &str| {
+        let text = text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+        text.replace(':', "%3A").replace(',', "%2C")
+    };
+    let level = if notice.weight == Weight::Warning { "warning" } else { "notice" };
+    let (path, title) = (property(&path), property(&spot.title));
+    // Without a standard error nobody is told.
+    let _ = writeln!(std::io::stderr(), "::{level} file={path},line={},title={title}::{message}", spot.line);
 }

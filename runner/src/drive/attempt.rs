@@ -101,6 +101,7 @@ impl Deployment<'_> {
             return Err(one(Diagnostic::new(Code("P0221"), Exit::Refused, message).hint(hint)));
         }
         self.prepared.resources()?;
+        self.prepared.migrations(Some(&loaded.state)).await?;
 
         let epoch = lock.next_epoch(newest(&loaded.state)).map_err(|error| one((&error).into()))?;
         let header = Header { commit: self.commit.clone(), ..header(self.prepared, &loaded.state, epoch, &self.by) };

@@ -62,9 +62,13 @@ impl Halt {
         let skips = if done.is_empty() { String::new() } else { format!(" (skips: {})", done.join(", ")) };
         match self {
             Self::Failed { place, failure, known } => {
-                let code = if *known { Code("P0301") } else { Code("P0302") };
+                let (code, exit) = match (known, told(failure)) {
+                    (true, Some(told)) => told,
+                    (true, None) => (Code("P0301"), Exit::Failed),
+                    (false, _) => (Code("P0302"), Exit::Failed),
+                };
                 let message = format!("step {place} failed on attempt {attempt}");
-                let mut diagnostic = Diagnostic::new(code, Exit::Failed, message).because(cause(failure));
+                let mut diagnostic = Diagnostic::new(code, exit, message).because(cause(failure));
                 if !known {
                     diagnostic =
                         diagnostic.because("how far it got is not known; the next attempt looks before it acts");
@@ -133,6 +137,39 @@ impl Halt {
                     .hint(format!("run `{again}` again to go on{skips}"))
             }
         }
+    }
+}
+
+/// The codes that migrations give their failures; in doubt, where only an operator can tell what is done.
+const MIGRATIONS: [(&str, Exit); 12] = [
+    ("P0311", Exit::Failed),
+    ("P0312", Exit::Failed),
+    ("P0313", Exit::Failed),
+    ("P0314", Exit::Failed),
+    ("P0315", Exit::InDoubt),
+    ("P0316", Exit::Failed),
+    ("P0317", Exit::Failed),
+    ("P0318", Exit::Failed),
+    ("P0319", Exit::InDoubt),
+    ("P0320", Exit::Locked),
+    ("P0321", Exit::Failed),
+    ("P0322", Exit::Refused),
+];
+
+/// The code that a failure has of its own.
+pub(super) fn told(failure: &Failure) -> Option<(Code, Exit)> {
+    let told = failure.details.get("code")?.as_str()?;
+    MIGRATIONS.iter().find(|(code, _)| *code == told).map(|(code, exit)| (Code(code), *exit))
+}
+
+/// What a failure of migrations is to an operator who asked for something.
+#[must_use]
+pub fn of_migrations(failure: &Failure) -> Diagnostic {
+    let (code, exit) = told(failure).unwrap_or((Code("P0301"), Exit::Failed));
+    let diagnostic = Diagnostic::new(code, exit, cause(failure));
+    match &failure.hint {
+        Some(hint) => diagnostic.hint(hint.clone()),
+        None => diagnostic,
     }
 }
 

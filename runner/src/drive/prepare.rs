@@ -53,6 +53,7 @@ pub struct Prepared {
     /// The modules against the lock file.
     pub pins: Pins,
     modules: Modules,
+    pub(super) tell: Tell,
 }
 
 /// Loaded modules with what they say of themselves, by [`sandbox::name_of`].
@@ -110,7 +111,7 @@ impl Prepared {
         if let Some(notice) = pins.notice() {
             (setting.tell)(notice);
         }
-        Ok(Self { plan, release, runtime, steps, hooks, pins, modules })
+        Ok(Self { plan, release, runtime, steps, hooks, pins, modules, tell: setting.tell })
     }
 
     /// The module of a step.
@@ -171,7 +172,7 @@ impl Prepared {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
-    fn unready(&self, step: &Step, message: &str) -> Diagnostic {
+    pub(super) fn unready(&self, step: &Step, message: &str) -> Diagnostic {
         let hint = Some("nothing was touched; mend it, and run again".to_owned());
         let mut diagnostic = self.plan.error_at(Code("P0202"), step.span.clone(), message, "this step needs it", hint);
         diagnostic.exit = Exit::Refused;

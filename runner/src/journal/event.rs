@@ -386,6 +386,13 @@ impl Failure {
         self.hint = Some(hint.into());
         self
     }
+
+    /// Adds a detail; `file` and `line` are shown.
+    #[must_use]
+    pub fn with_detail(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.details.insert(name.to_owned(), value.into());
+        self
+    }
 }
 
 /// How an action ended.

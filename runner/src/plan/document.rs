@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Access, Allowed, AppName, EnvironmentName, Label, OnFailure, Plan, PlanErrors, Request, Secret, Source,
-    StateLocation, Step,
+    Access, Allowed, AppName, DatabaseGrant, EnvironmentName, Label, OnFailure, Plan, PlanErrors, Request, Secret,
+    ServerUrl, Source, StateLocation, Step,
     error::{PlanError, Problem, Problems, closest, listed},
     expression,
     fields::{self, Fields},
@@ -122,7 +122,9 @@ fn read(root: &Node, source: &Source, request: &Request<'_>, problems: &mut Prob
     let mut setup = hooks::setup(&fields, &steps, &scope, source, problems)?;
     let mut hooks = hooks::read(&fields, &[&steps, &setup], &scope, source, problems);
     know_writable([&mut steps, &mut setup, &mut hooks.before, &mut hooks.after, &mut hooks.on_failure]);
-    let secrets = scope.secrets.iter().filter_map(|(name, secret)| Some((name.clone(), secret.clone()?))).collect();
+    let secrets = scope.secrets.iter().filter_map(|(name, secret)| Some((name.clone(), secret.clone()?)));
+    let all = [&steps, &setup, &hooks.before, &hooks.after, &hooks.on_failure];
+    let secrets = secrets.chain(all.into_iter().flat_map(|steps| passwords(steps))).collect();
     Some(Plan {
         app: app?,
         environment: chosen.name.clone(),
@@ -137,6 +139,18 @@ fn read(root: &Node, source: &Source, request: &Request<'_>, problems: &mut Prob
         secrets,
         source: source.clone(),
     })
+}
+
+/// The passwords of databases: what is written in a URL, or in a secret that is one, is to be hidden by itself too.
+fn passwords(steps: &[Step]) -> Vec<(String, Secret)> {
+    let of = |step: &Step| {
+        let grants = step.grants.databases.iter().map(|(name, grant)| (format!("{}.{name}", step.id), grant));
+        let password = |(name, grant): (String, &DatabaseGrant)| {
+            Some((name, ServerUrl::parse(grant.url.value.reveal())?.ok()?.password?))
+        };
+        grants.filter_map(password).collect::<Vec<_>>()
+    };
+    steps.iter().flat_map(of).collect()
 }
 
 fn top_level<'n>(root: &'n Node, problems: &mut Problems) -> Option<Fields<'n>> {

@@ -7,12 +7,13 @@ use std::{collections::BTreeMap, ops::Range};
 
 use super::{
     Access, ArgumentPattern, Confidential, DatabaseGrant, DirGrant, EnvGrant, Grants, HttpGrant, Network, ProgramGrant,
-    Secret, SecretAccess, SecretGrant, Source,
+    Secret, SecretAccess, SecretGrant, ServerUrl, Source,
     address::{self, Refused},
     error::{PlanError, Problem, Problems, closest},
     fields::{self, Fields},
     paths,
     scope::{Place, Scope},
+    server,
     yaml::{Key, Kind, Node},
 };
 
@@ -203,12 +204,17 @@ impl Reader<'_> {
         let url = self.scope.confidential(node, &what, self.problems)?;
         // Judged by the value, which may be a secret as a whole; so it is never shown.
         let value = url.value.reveal();
-        if ["postgres:", "postgresql:", "mysql:", "mariadb:"].iter().any(|scheme| value.starts_with(scheme)) {
-            let error = PlanError::new(Problem::NotSupported, format!("{what}: only SQLite is supported so far"));
-            self.problems.push(error.at(&node.span, "not yet").hint("write `sqlite:PATH`"));
-            return None;
+        if let Some(parsed) = ServerUrl::parse(value) {
+            if let Err(why) = parsed {
+                let hint =
+                    "write `postgres://user:password@host/name`, or `mysql://…`; put the password in from a secret";
+                return self.bad(&node.span, format!("{what} has a bad URL: {why}"), "not a URL", hint);
+            }
+            let written = server::masked(&url.written);
+            return Some(DatabaseGrant { url: Confidential { written, value: url.value } });
         }
-        let hint = "write `sqlite:PATH`; the path may be relative to the plan";
+        let hint =
+            "write `sqlite:PATH` (relative to the plan), `postgres://user@host/name` or `mysql://user@host/name`";
         let Some(path) = value.strip_prefix("sqlite:") else {
             return self.bad(&node.span, format!("{what} is not a database URL"), "unknown kind of database", hint);
         };

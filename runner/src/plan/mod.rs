@@ -31,6 +31,7 @@ mod registry;
 mod scalar;
 mod schema;
 mod scope;
+mod server;
 mod state;
 mod step;
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub use names::{
 };
 pub use registry::RegistryRef;
 pub use schema::schema;
+pub use server::{Listens, Server, ServerUrl, Tls};
 
 /// What a plan is parsed for.
 pub struct Request<'a> {
@@ -348,7 +350,7 @@ pub enum Network {
 /// A granted database.
 #[derive(Clone, Debug)]
 pub struct DatabaseGrant {
-    /// Its URL; `sqlite:<absolute path>` is resolved against the plan's folder.
+    /// Its URL; `sqlite:<absolute path>` is resolved against the plan's folder. A server's is well formed.
     pub url: Confidential,
 }
 

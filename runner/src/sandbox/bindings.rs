@@ -21,7 +21,7 @@ bindgen!({
 
 pub(super) use self::{
     exports::pawl::step::step as exported,
-    pawl::step::{blobs, database, http, log, process, secrets, tcp, types},
+    pawl::step::{blobs, database, http, log, migrations, process, secrets, tcp, types},
 };
 
 /// How a host call ends when it does not succeed.

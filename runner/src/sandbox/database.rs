@@ -1,7 +1,7 @@
 //! The capability `database`: granted names become sessions; URL and password stay here.
 //!
 //! Invariant: a transaction that is dropped without a commit rolls back, after a trap and a time-out too. Deliberately
-//! absent: what engines can do; SQLite is in [`sqlite`](super::sqlite), others come beside it.
+//! absent: what engines can do; that is in [`sql`](super::sql).
 
 use std::{path::Path, sync::Arc};
 
@@ -9,9 +9,10 @@ use wasmtime::component::Resource;
 
 use super::{
     bindings::{HostError, database},
-    failure,
     host::Host,
-    sqlite::{self, Mode, Session, SqlError},
+    migrate,
+    sql::{Mode, Session},
+    sqlite::{self, SqlError},
 };
 use crate::journal::event::Failure;
 
@@ -42,13 +43,7 @@ impl Drop for Transaction {
 
 impl From<SqlError> for Failure {
     fn from(error: SqlError) -> Self {
-        let mut failure = failure(error.kind().as_str(), error.to_string());
-        failure.retryable = error.retryable();
-        if let Some(position) = error.position {
-            failure.details.insert("line".to_owned(), position.line.into());
-            failure.details.insert("column".to_owned(), position.column.into());
-        }
-        failure
+        super::sql::SqlFault::from(error).into()
     }
 }
 
@@ -82,16 +77,18 @@ impl database::Host for Host {}
 impl database::HostConnection for Host {
     async fn open(&mut self, name: String) -> Result<Resource<Connection>, HostError> {
         let (url, access) = self.gate.database(&name)?;
-        let path = url.value.reveal().strip_prefix("sqlite:").ok_or_else(|| {
-            failure("invalid-config", format!("database `{name}`: this runner speaks `sqlite:<path>` only"))
-        })?;
-        let path = self.gate.file(Path::new(path))?;
-        let session = Session::open(&path, access).await.map_err(Failure::from)?;
+        let session = match url.value.reveal().strip_prefix("sqlite:") {
+            Some(path) => {
+                let path = self.gate.file(Path::new(path))?;
+                Session::open(&path, access).await.map_err(Failure::from)?
+            }
+            None => migrate::server_session(&name, url.value.reveal(), access).await?,
+        };
         Ok(self.table.push(Connection { session: Arc::new(session) })?)
     }
 
-    async fn engine(&mut self, _: Resource<Connection>) -> wasmtime::Result<String> {
-        Ok("sqlite".to_owned())
+    async fn engine(&mut self, connection: Resource<Connection>) -> wasmtime::Result<String> {
+        Ok(self.table.get(&connection)?.session.engine().as_str().to_owned())
     }
 
     async fn query(

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use cap_std::fs::Dir;
@@ -37,6 +38,8 @@ pub(super) struct Gate {
     writable: Vec<PathBuf>,
     dirs: BTreeMap<String, (Dir, Access)>,
     client: Arc<net::Client>,
+    /// How long the call may take.
+    timeout: Duration,
 }
 
 /// Where content comes from.
@@ -78,7 +81,23 @@ impl Gate {
         }
         let writable = step.writable.clone();
         let client = Arc::new(net::Client::new(step.grants.http.clone(), step.grants.tcp.clone()));
-        Ok(Self { step: step.id.clone(), purpose, grants: step.grants.clone(), writable, dirs, client })
+        Ok(Self {
+            step: step.id.clone(),
+            purpose,
+            grants: step.grants.clone(),
+            writable,
+            dirs,
+            client,
+            timeout: step.timeout,
+        })
+    }
+
+    pub(super) fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     pub(super) fn client(&self) -> &Arc<net::Client> {

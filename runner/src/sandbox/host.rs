@@ -10,6 +10,7 @@ use super::{
     gate::Gate,
     limits::Limits,
     log::{GuestLog, Stream},
+    migrate::Fence,
     places,
 };
 use crate::{
@@ -25,6 +26,8 @@ pub(super) struct Host {
     pub(super) gate: Arc<Gate>,
     pub(super) limits: Limits,
     pub(super) log: GuestLog,
+    /// Whose call it is, for databases that remember it.
+    pub(super) fence: Fence,
     pub(super) table: ResourceTable,
     wasi: WasiCtx,
 }
@@ -32,7 +35,12 @@ pub(super) struct Host {
 impl Host {
     /// WASI is always linked, and empty but for the granted directories, each seen as `/<name>`. No environment, no
     /// arguments, no sockets; stdout and stderr go to the log.
-    pub(super) fn new(gate: Gate, limits: Limits, progress: UnboundedSender<Progress>) -> Result<Self, Failure> {
+    pub(super) fn new(
+        gate: Gate,
+        limits: Limits,
+        fence: Fence,
+        progress: UnboundedSender<Progress>,
+    ) -> Result<Self, Failure> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES);
         let log = GuestLog::new(progress);
@@ -47,7 +55,7 @@ impl Host {
             wasi.preopened_dir(places::path_of(dir), format!("/{name}"), permissions)
                 .map_err(|error| super::failure("permanent", format!("directory `{name}` can't be opened: {error}")))?;
         }
-        Ok(Self { gate: Arc::new(gate), limits, log, table, wasi: wasi.build() })
+        Ok(Self { gate: Arc::new(gate), limits, log, fence, table, wasi: wasi.build() })
     }
 }
 

@@ -20,6 +20,8 @@ mod http;
 mod inputs;
 mod limits;
 mod log;
+mod migrate;
+mod migrations;
 mod misfit;
 mod modules;
 mod native;
@@ -27,6 +29,7 @@ mod net;
 mod places;
 mod process;
 mod secrets;
+mod sql;
 mod sqlite;
 
 use std::time::{Duration, Instant};
@@ -39,6 +42,7 @@ pub use description::{Capability, Description, DescriptionError, InputKind, Mism
 pub use engine::{LoadError, Module, Runtime, official};
 pub use gate::{Purpose, name_of};
 pub use inputs::{InputError, release_digest, watched};
+pub use migrate::{Desk, Fence, FileState, Lint, Resolution, Severity, Stand};
 pub use modules::{Places, RegistryError, Tell};
 
 use self::{
@@ -208,7 +212,8 @@ impl Runtime {
     pub async fn apply(&self, module: &Module, step: &Step, intent: Intent, messages: Messages) -> Ended {
         let began = Instant::now();
         let input = intent.input().to_string();
-        let done = self.call(module, step, Purpose::Act, messages, async |instance, store| {
+        let fence = Fence::of(intent.input());
+        let done = self.call_fenced(module, step, Purpose::Act, fence, messages, async |instance, store| {
             instance.pawl_step_step().call_apply(store, &input).await
         });
         let outcome = match done.await.map(receipt) {
@@ -237,7 +242,6 @@ impl Runtime {
         intent.ended(undone.await.err().map(Broken::into_failure))
     }
 
-    /// One call: an own store, an own instance, the step's grants and its time.
     async fn call<T>(
         &self,
         module: &Module,
@@ -246,10 +250,23 @@ impl Runtime {
         messages: Messages,
         export: impl AsyncFnOnce(&Instance, &mut Store<Host>) -> wasmtime::Result<Result<T, types::Failure>>,
     ) -> Result<T, Broken> {
+        self.call_fenced(module, step, purpose, Fence::default(), messages, export).await
+    }
+
+    /// One call: an own store, an own instance, the step's grants and its time.
+    async fn call_fenced<T>(
+        &self,
+        module: &Module,
+        step: &Step,
+        purpose: Purpose,
+        fence: Fence,
+        messages: Messages,
+        export: impl AsyncFnOnce(&Instance, &mut Store<Host>) -> wasmtime::Result<Result<T, types::Failure>>,
+    ) -> Result<T, Broken> {
         // What a call before this one was given up on must not work beside it.
         settle_down().await;
         let gate = Gate::open(step, purpose).map_err(Broken::Failed)?;
-        let host = Host::new(gate, Limits::default(), messages).map_err(Broken::Failed)?;
+        let host = Host::new(gate, Limits::default(), fence, messages).map_err(Broken::Failed)?;
         let log = host.log.clone();
         let mut store = Store::new(self.engine(), host);
         store.set_hostcall_fuel(HANDED_OVER);

@@ -38,6 +38,7 @@ pub mod http;
 mod input;
 pub mod json;
 pub mod log;
+pub mod migrations;
 mod outcome;
 pub mod process;
 pub mod secrets;

@@ -5,7 +5,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -16,17 +16,22 @@ use crate::workspace::{self, cargo, shown};
 pub(super) fn run(write: bool) -> Result<()> {
     let mut command = cargo();
     command.args(["test", "--release", "--package", "runner", "--test", "kills", "--", "ends_as_an_undisturbed_one"]);
-    let mut child = command.env("PAWL_POINTS", "all").stderr(Stdio::piped()).spawn()?;
-    let stderr = child.stderr.take().context("the pipe was asked for above")?;
-    let mut summaries = Vec::new();
-    for line in BufReader::new(stderr).lines() {
-        let line = line?;
-        eprintln!("{line}");
-        summaries.extend(summary(&line));
-    }
-    let status = child.wait()?;
-    ensure!(status.success(), "`{}`: {status}", shown(&command));
-    ensure!(!summaries.is_empty(), "`{}` killed nothing", shown(&command));
+    let mut summaries = summaries(command.env("PAWL_POINTS", "all"))?;
+    // One after the other: they wait for servers, and are not to wait for each other too.
+    let mut command = cargo();
+    command.args([
+        "test",
+        "--release",
+        "--package",
+        "runner",
+        "--test",
+        "databases",
+        "--",
+        "kills_on",
+        "--nocapture",
+        "--test-threads=1",
+    ]);
+    summaries.extend(self::summaries(command.env("PAWL_POINTS", "300"))?);
     summaries.sort();
     if write {
         let path = workspace::root().join("docs/benchmarks.md");
@@ -35,6 +40,22 @@ pub(super) fn run(write: bool) -> Result<()> {
         println!("\nwrote {}", path.display());
     }
     Ok(())
+}
+
+/// Runs the tests, and returns what they say of the kills.
+fn summaries(command: &mut Command) -> Result<Vec<String>> {
+    let mut child = command.stderr(Stdio::piped()).spawn()?;
+    let stderr = child.stderr.take().context("the pipe was asked for above")?;
+    let mut summaries = Vec::new();
+    for line in BufReader::new(stderr).lines() {
+        let line = line?;
+        eprintln!("{line}");
+        summaries.extend(summary(&line));
+    }
+    let status = child.wait()?;
+    ensure!(status.success(), "`{}`: {status}", shown(command));
+    ensure!(!summaries.is_empty(), "`{}` killed nothing", shown(command));
+    Ok(summaries)
 }
 
 /// The line that a kill test ends with, without its seed: all points need none.

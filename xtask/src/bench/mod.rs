@@ -4,6 +4,7 @@
 //! binaries are started as users start them. Deliberately absent: absolute promises, except for the resume's wall time.
 
 mod append;
+mod databases;
 mod faults;
 mod migrate;
 mod pull;
@@ -21,7 +22,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::{
-    setup::{self, Need, PEERS, TOOLS},
+    setup::{self, DATABASES, Need, PEERS, TOOLS},
     workspace::{self, run as run_command},
 };
 
@@ -38,7 +39,9 @@ pub(crate) enum Name {
     Migrate,
     /// What a module costs: processes, calls, other people's modules cold and warm, sizes
     Steps,
-    /// Kills at every point of a deployment
+    /// 1,000 migrations on PostgreSQL, and runs at once, beside psql, sqlx-cli, dbmate and refinery
+    Databases,
+    /// Kills at every point of a deployment, and at 300 of the migrations of each database
     Faults,
 }
 
@@ -61,7 +64,7 @@ enum Aim {
 }
 
 pub(crate) fn run(names: &[Name], write: bool) -> Result<()> {
-    let needs: Vec<Need> = [Need::GuestToolchain].into_iter().chain(PEERS).chain(TOOLS).collect();
+    let needs: Vec<Need> = [Need::GuestToolchain].into_iter().chain(PEERS).chain(TOOLS).chain(DATABASES).collect();
     setup::ensure(&needs)?;
     let runner = workspace::build_runner()?;
     let mut rows = Vec::new();
@@ -72,6 +75,7 @@ pub(crate) fn run(names: &[Name], write: bool) -> Result<()> {
             Name::Append => append::rows()?,
             Name::Pull => pull::rows(&runner)?,
             Name::Migrate => migrate::rows(&runner)?,
+            Name::Databases => databases::rows(&runner)?,
             Name::Steps => steps::rows(&runner)?,
             Name::Faults => {
                 faults::run(write)?;

@@ -202,40 +202,33 @@ fn databases() {
     check_step(
         "    grants: { databases: { a: \"postgres://h/d\", b: \"shop.db\", c: \"sqlite:\", d: \"sqlite:x?mode=ro\", e: \"sqlite::memory:\" } }",
         expect![[r#"
-            error[P0116]: database `a`: only SQLite is supported so far
-             --> deploy.yml:6:31
-              |
-            6 |     grants: { databases: { a: "postgres://h/d", b: "shop.db", c: "sqlite:", d: "sqlite:x?mode=ro", e: "sqlite::memory:" } }
-              |                               ^^^^^^^^^^^^^^^^ not yet
-              hint: write `sqlite:PATH`
-
             error[P0115]: database `b` is not a database URL
              --> deploy.yml:6:52
               |
             6 |     grants: { databases: { a: "postgres://h/d", b: "shop.db", c: "sqlite:", d: "sqlite:x?mode=ro", e: "sqlite::memory:" } }
               |                                                    ^^^^^^^^^ unknown kind of database
-              hint: write `sqlite:PATH`; the path may be relative to the plan
+              hint: write `sqlite:PATH` (relative to the plan), `postgres://user@host/name` or `mysql://user@host/name`
 
             error[P0115]: database `c` has a bad path: it is empty
              --> deploy.yml:6:66
               |
             6 |     grants: { databases: { a: "postgres://h/d", b: "shop.db", c: "sqlite:", d: "sqlite:x?mode=ro", e: "sqlite::memory:" } }
               |                                                                  ^^^^^^^^^ not a path
-              hint: write `sqlite:PATH`; the path may be relative to the plan
+              hint: write `sqlite:PATH` (relative to the plan), `postgres://user@host/name` or `mysql://user@host/name`
 
             error[P0115]: database `d` has a bad path: options after `?` are not supported
              --> deploy.yml:6:80
               |
             6 |     grants: { databases: { a: "postgres://h/d", b: "shop.db", c: "sqlite:", d: "sqlite:x?mode=ro", e: "sqlite::memory:" } }
               |                                                                                ^^^^^^^^^^^^^^^^^^ not a path
-              hint: write `sqlite:PATH`; the path may be relative to the plan
+              hint: write `sqlite:PATH` (relative to the plan), `postgres://user@host/name` or `mysql://user@host/name`
 
             error[P0115]: database `e` has a bad path: in memory nothing lasts until the next step
              --> deploy.yml:6:103
               |
             6 |     grants: { databases: { a: "postgres://h/d", b: "shop.db", c: "sqlite:", d: "sqlite:x?mode=ro", e: "sqlite::memory:" } }
               |                                                                                                       ^^^^^^^^^^^^^^^^^ not a path
-              hint: write `sqlite:PATH`; the path may be relative to the plan
+              hint: write `sqlite:PATH` (relative to the plan), `postgres://user@host/name` or `mysql://user@host/name`
         "#]],
     );
 }
@@ -321,7 +314,7 @@ fn a_bad_secret_is_not_shown() {
           |
         5 |   a: { uses: x, grants: { databases: { m: "${{ secrets.DB }}" } } }
           |                                           ^^^^^^^^^^^^^^^^^^^ unknown kind of database
-          hint: write `sqlite:PATH`; the path may be relative to the plan
+          hint: write `sqlite:PATH` (relative to the plan), `postgres://user@host/name` or `mysql://user@host/name`
     "#]]
     .assert_eq(&told);
 }

@@ -172,7 +172,8 @@ impl SqlError {
 
 impl Position {
     /// The place of a byte.
-    pub(super) fn at(text: &str, offset: usize) -> Self {
+    #[must_use]
+    pub fn at(text: &str, offset: usize) -> Self {
         let before = &text[..text.floor_char_boundary(offset)];
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         Self {

@@ -25,7 +25,8 @@ use std::{
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use tokio::sync::oneshot;
 
-pub use error::{Fault, SqlError};
+pub use error::{Fault, Kind, Position, SqlError};
+pub use script::{Piece, pieces};
 
 use crate::plan::Access;
 use control::{Control, Job};

@@ -7,14 +7,15 @@
 
 /// One statement, from its first token to its `;`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Piece<'a> {
+pub struct Piece<'a> {
     /// Byte offset of its first token.
-    pub(super) start: usize,
-    pub(super) text: &'a str,
+    pub start: usize,
+    /// From its first token to its `;`.
+    pub text: &'a str,
 }
 
 /// The statements of a text, in order; comments and empty statements between them are left out.
-pub(super) fn pieces(text: &str) -> impl Iterator<Item = Piece<'_>> {
+pub fn pieces(text: &str) -> impl Iterator<Item = Piece<'_>> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let piece = next(text, at)?;

@@ -1,0 +1,255 @@
+//! What is unsafe in a migration, found before anything runs: squawk's rules on PostgreSQL, and a few over sqlparser for the others.
+//!
+//! Invariant: a finding never stops anything by itself; the plan says whether it does. What a rule can't read it passes over: the
+//! database says what is wrong with it. Deliberately absent: rules of style.
+
+use std::path::PathBuf;
+
+use sqlparser::{
+    ast::{AlterTableOperation, ColumnOption, ObjectType, Statement as Ast, TableConstraint},
+    dialect::{Dialect, MySqlDialect, SQLiteDialect},
+    parser::Parser,
+};
+use squawk_linter::{Linter, Rule};
+use squawk_syntax::SourceFile;
+
+use super::{
+    super::sql::{Engine, Position},
+    files::Migration,
+    part::{Part, statements_of},
+};
+
+/// What a finding does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// It is said.
+    #[default]
+    Warn,
+    /// It stops the deployment before the first step.
+    Deny,
+    /// Nothing is looked for.
+    Off,
+}
+
+/// A finding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lint {
+    /// `migrations/0007_orders.sql`.
+    pub file: String,
+    /// Where that lies on this machine.
+    pub path: PathBuf,
+    /// From 1.
+    pub line: u64,
+    /// `ban-drop-column`.
+    pub rule: String,
+    /// What is unsafe.
+    pub message: String,
+    /// What to do instead.
+    pub help: Option<String>,
+}
+
+/// The rules of squawk's that are about harm, not about taste.
+const HARM: [Rule; 18] = [
+    Rule::RequireConcurrentIndexCreation,
+    Rule::RequireConcurrentIndexDeletion,
+    Rule::ConstraintMissingNotValid,
+    Rule::AddingFieldWithDefault,
+    Rule::AddingForeignKeyConstraint,
+    Rule::ChangingColumnType,
+    Rule::AddingNotNullableField,
+    Rule::AddingSerialPrimaryKeyField,
+    Rule::RenamingColumn,
+    Rule::RenamingTable,
+    Rule::DisallowedUniqueConstraint,
+    Rule::BanDropDatabase,
+    Rule::BanDropColumn,
+    Rule::BanDropTable,
+    Rule::BanDropNotNull,
+    Rule::AddingRequiredField,
+    Rule::BanConcurrentIndexCreationInTransaction,
+    Rule::BanTruncateCascade,
+];
+
+/// Looks a file through.
+pub(super) fn lint(engine: Engine, migration: &Migration, place: &str, skips: &[String]) -> Vec<Lint> {
+    let found = match engine {
+        Engine::Postgres => squawk(migration),
+        Engine::Mysql => parsed(engine, &MySqlDialect {}, migration),
+        Engine::Sqlite => parsed(engine, &SQLiteDialect {}, migration),
+    };
+    let allowed = Allowed::read(&migration.text);
+    let file = format!("{place}{}", migration.file_name);
+    let kept =
+        found.into_iter().filter(|found| !skips.contains(&found.rule) && !allowed.covers(found.line, &found.rule));
+    kept.map(|found| Lint { file: file.clone(), ..found }).collect()
+}
+
+/// What comments allow: `-- pawl: allow <rule>, …` for the statement that follows, or the line it stands on; with `allow-file` for
+/// the whole file.
+struct Allowed {
+    /// Line, and the last line that it is for.
+    lines: Vec<(u64, u64, Vec<String>)>,
+}
+
+impl Allowed {
+    fn read(text: &str) -> Self {
+        let mut lines = Vec::new();
+        let all: Vec<&str> = text.lines().collect();
+        for (index, line) in all.iter().enumerate() {
+            let Some((_, rest)) = line.split_once("-- pawl: allow") else { continue };
+            let is_file = rest.starts_with("-file");
+            let rules = rest.trim_start_matches("-file").split(|c: char| c == ',' || c.is_whitespace());
+            let rules: Vec<String> = rules.filter(|rule| !rule.is_empty()).map(str::to_owned).collect();
+            let number = index as u64 + 1;
+            // The statement behind it may go over lines, up to the first that ends one.
+            let end = all.iter().enumerate().skip(index + 1).find(|(_, line)| line.trim_end().ends_with(';'));
+            let (from, to) =
+                if is_file { (0, u64::MAX) } else { (number, end.map_or(u64::MAX, |(end, _)| end as u64 + 1)) };
+            lines.push((from, to, rules));
+        }
+        Self { lines }
+    }
+
+    fn covers(&self, line: u64, rule: &str) -> bool {
+        self.lines.iter().any(|(from, to, rules)| {
+            (*from..=*to).contains(&line) && (rules.is_empty() || rules.iter().any(|one| one == rule))
+        })
+    }
+}
+
+fn squawk(migration: &Migration) -> Vec<Lint> {
+    // A parser is no server: a file that it can't take must not end the deployment.
+    let sql = migration.sql();
+    let looked = std::panic::catch_unwind(|| {
+        let mut linter = Linter::from(HARM);
+        linter.settings.assume_in_transaction = !migration.alone;
+        linter.lint(&SourceFile::parse(sql), sql)
+    });
+    let found = looked.unwrap_or_default();
+    let one = |violation: squawk_linter::Violation| {
+        let at = migration.up.start + usize::from(violation.text_range.start());
+        Lint {
+            file: String::new(),
+            path: PathBuf::new(),
+            line: Position::at(&migration.text, at).line,
+            rule: violation.code.to_string(),
+            message: violation.message,
+            help: violation.help,
+        }
+    };
+    found.into_iter().map(one).collect()
+}
+
+fn parsed(engine: Engine, dialect: &dyn Dialect, migration: &Migration) -> Vec<Lint> {
+    let part = Part {
+        file_name: &migration.file_name,
+        text: &migration.text,
+        range: migration.up.clone(),
+        alone: migration.alone,
+    };
+    let Ok(statements) = statements_of(engine, &part) else { return Vec::new() };
+    let mut found = Vec::new();
+    let mut made: Vec<String> = Vec::new();
+    for statement in statements {
+        let sql = &migration.text[statement.range.clone()];
+        let Ok(asts) = Parser::parse_sql(dialect, sql) else { continue };
+        let line = Position::at(&migration.text, statement.range.start).line;
+        for ast in &asts {
+            if let Ast::CreateTable(table) = ast {
+                made.push(table.name.to_string());
+            }
+            for (rule, message, help) in judge(ast, &made) {
+                found.push(Lint {
+                    file: String::new(),
+                    path: PathBuf::new(),
+                    line,
+                    rule: rule.to_owned(),
+                    message: message.to_owned(),
+                    help: Some(help.to_owned()),
+                });
+            }
+        }
+    }
+    found
+}
+
+type Judgement = (&'static str, &'static str, &'static str);
+
+const DROP_TABLE: Judgement = (
+    "ban-drop-table",
+    "Dropping a table may break the release that is live.",
+    "Drop it once no release uses it any more.",
+);
+
+/// What is unsafe about a statement; what touches only tables that the same file makes is not.
+fn judge(ast: &Ast, made: &[String]) -> Vec<Judgement> {
+    match ast {
+        Ast::Drop { object_type: ObjectType::Table, .. } => vec![DROP_TABLE],
+        Ast::Drop { object_type: ObjectType::Database | ObjectType::Schema, .. } => {
+            vec![("ban-drop-database", "Dropping a database destroys all that is in it.", "Leave that to people.")]
+        }
+        Ast::Truncate { .. } => {
+            vec![("ban-truncate", "Truncating a table destroys its rows.", "Delete what is to go, with a condition.")]
+        }
+        Ast::Delete(delete) if delete.selection.is_none() && delete.limit.is_none() => {
+            vec![(
+                "unbounded-delete",
+                "A DELETE without WHERE takes every row.",
+                "Say which rows, or write WHERE 1 = 1.",
+            )]
+        }
+        Ast::Update(update) if update.selection.is_none() => {
+            vec![(
+                "unbounded-update",
+                "An UPDATE without WHERE rewrites every row.",
+                "Say which rows, or write WHERE 1 = 1.",
+            )]
+        }
+        Ast::AlterTable(alter) if !made.contains(&alter.name.to_string()) => {
+            alter.operations.iter().filter_map(operation).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn operation(operation: &AlterTableOperation) -> Option<Judgement> {
+    match operation {
+        AlterTableOperation::DropColumn { .. } => Some((
+            "ban-drop-column",
+            "Dropping a column may break the release that is live.",
+            "Drop it once no release uses it any more.",
+        )),
+        AlterTableOperation::RenameColumn { .. } => Some((
+            "renaming-column",
+            "Renaming a column breaks the release that is live.",
+            "Add a new one, fill it, and drop the old one later.",
+        )),
+        AlterTableOperation::RenameTable { .. } => Some((
+            "renaming-table",
+            "Renaming a table breaks the release that is live.",
+            "Make a view of the old name, or copy.",
+        )),
+        AlterTableOperation::ModifyColumn { .. } | AlterTableOperation::ChangeColumn { .. } => Some((
+            "changing-column-type",
+            "Changing a column rewrites the table, and writers wait meanwhile.",
+            "Add a new one, fill it in parts, and drop the old one later.",
+        )),
+        AlterTableOperation::AddColumn { column_def, .. } => {
+            let has =
+                |wanted: fn(&ColumnOption) -> bool| column_def.options.iter().any(|option| wanted(&option.option));
+            let is_required = has(|option| matches!(option, ColumnOption::NotNull));
+            (is_required && !has(|option| matches!(option, ColumnOption::Default(_)))).then_some((
+                "adding-required-field",
+                "A new column that is NOT NULL and has no default breaks the inserts of the release that is live.",
+                "Give it a default, or make it nullable first.",
+            ))
+        }
+        AlterTableOperation::AddConstraint { constraint: TableConstraint::ForeignKey(_), .. } => Some((
+            "adding-foreign-key-constraint",
+            "A new foreign key reads the whole table, and writers wait meanwhile.",
+            "Add it when there is little traffic.",
+        )),
+        _ => None,
+    }
+}

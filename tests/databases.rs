@@ -1,0 +1,26 @@
+//! Migrations on real servers: PostgreSQL, MariaDB, and SQLite's file. Each test has a database of its own; the servers are started
+//! here, on free ports in temporary folders, and stopped with the last test that uses them. Beside the runner stand the clients
+//! of the servers, so that nothing is believed that the runner says of itself.
+//!
+//! `PAWL_SEED=…` repeats the points of the kills, `PAWL_POINTS=300` takes as many (`cargo xtask bench faults`).
+
+#![expect(clippy::unwrap_used, reason = "what a test is made of is well formed, or it fails")]
+
+#[path = "kills/dice.rs"]
+mod dice;
+#[path = "databases/faults.rs"]
+mod faults;
+#[path = "databases/interop.rs"]
+mod interop;
+#[path = "databases/killed.rs"]
+mod killed;
+#[path = "databases/odd.rs"]
+mod odd;
+#[path = "databases/orders.rs"]
+mod orders;
+#[path = "databases/server.rs"]
+mod server;
+#[path = "databases/shop.rs"]
+mod shop;
+#[path = "databases/together.rs"]
+mod together;

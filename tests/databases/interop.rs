@@ -1,0 +1,120 @@
+//! Other tools' databases are taken over with nothing run again, and given back.
+
+use std::{path::PathBuf, process::Command};
+
+use crate::{
+    server::{ALL, Database, Engine},
+    shop::{Said, Shop, said},
+};
+
+/// Where `cargo xtask setup` puts them.
+fn tool(name: &str) -> Command {
+    let target = std::path::Path::new(env!("CARGO_BIN_EXE_runner")).parent().and_then(std::path::Path::parent).unwrap();
+    let places =
+        [target.join("tools/bin").join(name), target.join("tools/node_modules/.bin").join(name), PathBuf::from(name)];
+    Command::new(places.into_iter().find(|place| place.is_file() || !place.is_absolute()).unwrap())
+}
+
+fn sqlx(database: &Database, shop: &Shop, what: &[&str]) -> Said {
+    let mut command = tool("sqlx");
+    command.arg("migrate").args(what).arg("--source").arg(shop.path("migrations"));
+    let url = database.plain_url().replace("sqlite:", "sqlite://");
+    let url = if database.engine == Engine::Sqlite { format!("{url}?mode=rwc") } else { url };
+    command.arg("--database-url").arg(url);
+    said(command)
+}
+
+fn dbmate(database: &Database, shop: &Shop, what: &str) -> Said {
+    let mut command = tool("dbmate");
+    command.arg("--no-dump-schema").arg("--migrations-dir").arg(shop.path("migrations"));
+    command.arg("--url").arg(database.plain_url()).arg(what);
+    said(command)
+}
+
+fn write(shop: &Shop, form: &str, number: u32) {
+    let up = format!("create table t{number} (id integer);\ninsert into t{number} values (1);\n");
+    let name = format!("2024010100000{number}_make_t{number}.sql");
+    match form {
+        "dbmate" => shop.migration(&name, format!("-- migrate:up\n{up}\n-- migrate:down\ndrop table t{number};\n")),
+        _ => shop.migration(&name, up),
+    }
+}
+
+fn over_and_back(form: &str, other: impl Fn(&Database, &Shop) -> Said) {
+    for engine in ALL {
+        let database = Database::new(engine);
+        let shop = Shop::new(&database, "");
+        write(&shop, form, 1);
+        write(&shop, form, 2);
+        other(&database, &shop).assert_exit(0);
+        // Taken over: the table tells the form, and nothing runs again.
+        shop.run(&["migrate", "status"]).assert_exit(0).assert_says(&format!("{form} migrations"));
+        shop.deploy().assert_exit(0);
+        write(&shop, form, 3);
+        shop.deploy().assert_exit(0);
+        // Given back.
+        write(&shop, form, 4);
+        other(&database, &shop).assert_exit(0);
+        // And taken over again.
+        write(&shop, form, 5);
+        shop.deploy().assert_exit(0);
+        other(&database, &shop).assert_exit(0);
+        for number in 1..=5 {
+            assert_eq!(database.sql(&format!("select count(*) from t{number}")), "1", "{engine:?} {form} t{number}");
+        }
+
+        // The other way round: begun by the runner.
+        let database = Database::new(engine);
+        let shop = Shop::new(&database, &format!(", format: {form}"));
+        write(&shop, form, 1);
+        shop.deploy().assert_exit(0);
+        write(&shop, form, 2);
+        other(&database, &shop).assert_exit(0);
+        shop.deploy().assert_exit(0);
+        for number in 1..=2 {
+            assert_eq!(database.sql(&format!("select count(*) from t{number}")), "1", "{engine:?} {form} t{number}");
+        }
+    }
+}
+
+#[test]
+fn sqlx_over_and_back() {
+    over_and_back("sqlx", |database, shop| sqlx(database, shop, &["run"]));
+}
+
+#[test]
+fn dbmate_over_and_back() {
+    over_and_back("dbmate", |database, shop| dbmate(database, shop, "migrate"));
+}
+
+/// The history tables are those that the tools make, to the letter of the schema.
+#[test]
+fn tables_are_as_the_tools_make_them() {
+    for form in ["sqlx", "dbmate"] {
+        for engine in ALL {
+            let schema = |database: &Database| {
+                match engine {
+                Engine::Postgres => database.sql(
+                    "select table_name, column_name, data_type, is_nullable, column_default, character_maximum_length from \
+                     information_schema.columns where table_name in ('_sqlx_migrations', 'schema_migrations') order by 1, ordinal_position",
+                ),
+                Engine::Mariadb => {
+                    let table = if form == "sqlx" { "_sqlx_migrations" } else { "schema_migrations" };
+                    database.sql(&format!("show create table {table}"))
+                }
+                Engine::Sqlite => database.sql("select group_concat(name || type || \"notnull\" || pk) from pragma_table_info('_sqlx_migrations') \
+                     union all select group_concat(name || type || \"notnull\" || pk) from pragma_table_info('schema_migrations')"),
+            }
+            };
+            let (ours, theirs) = (Database::new(engine), Database::new(engine));
+            let shop = Shop::new(&ours, &format!(", format: {form}"));
+            write(&shop, form, 1);
+            shop.deploy().assert_exit(0);
+            match form {
+                "sqlx" => sqlx(&theirs, &shop, &["run"]).assert_exit(0),
+                _ => dbmate(&theirs, &shop, "migrate").assert_exit(0),
+            };
+            assert_eq!(schema(&ours), schema(&theirs), "{engine:?} {form}");
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! The servers: started as a user who is not root, which they insist on, and stopped when nobody needs them any more.
+
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// What the tests' accounts are let in with; it must appear nowhere.
+pub const PASSWORD: &str = "pw-k3ep/Me@Hidden?";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    Postgres,
+    Mariadb,
+    Sqlite,
+}
+
+pub const ALL: [Engine; 3] = [Engine::Postgres, Engine::Mariadb, Engine::Sqlite];
+
+pub struct Server {
+    engine: Engine,
+    folder: TempDir,
+    port: u16,
+    process: Mutex<Option<Child>>,
+}
+
+static POSTGRES: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+static MARIADB: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+static NAMES: AtomicUsize = AtomicUsize::new(0);
+
+/// Runs a program as somebody who is not root.
+fn unprivileged(program: &Path) -> Command {
+    if !rustix::process::geteuid().is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program);
+    command
+}
+
+fn found(command: &mut Command) -> std::process::Output {
+    let output = command.output();
+    let output = output.unwrap_or_else(|error| panic!("{command:?}: {error}; run `cargo xtask setup`"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// Debian keeps PostgreSQL's programs away from the PATH.
+pub fn postgres_program(name: &str) -> PathBuf {
+    let mut versions: Vec<_> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path().join("bin").join(name))
+        .collect();
+    versions.sort();
+    versions.pop().filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(name))
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Server {
+    /// The server that all tests share.
+    pub fn shared(engine: Engine) -> Arc<Self> {
+        let place = match engine {
+            Engine::Postgres => &POSTGRES,
+            Engine::Mariadb => &MARIADB,
+            Engine::Sqlite => panic!("SQLite has no server"),
+        };
+        let mut place = place.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        place.upgrade().unwrap_or_else(|| {
+            let server = Arc::new(Self::start(engine));
+            *place = Arc::downgrade(&server);
+            server
+        })
+    }
+
+    /// A server of one test's own, which may be harmed.
+    pub fn start(engine: Engine) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        if rustix::process::geteuid().is_root() {
+            let nobody = (rustix::fs::Uid::from_raw(65534), rustix::fs::Gid::from_raw(65534));
+            rustix::fs::chown(folder.path(), Some(nobody.0), Some(nobody.1)).unwrap();
+        }
+        let data = folder.path().join("data");
+        match engine {
+            Engine::Postgres => {
+                let word = folder.path().join("word");
+                fs::write(&word, PASSWORD).unwrap();
+                let mut initdb = unprivileged(&postgres_program("initdb"));
+                initdb.args(["-U", "postgres", "--auth=scram-sha-256", "-E", "UTF8", "--no-sync", "-D"]).arg(&data);
+                found(initdb.arg(format!("--pwfile={}", word.display())));
+            }
+            Engine::Mariadb => {
+                let mut install = unprivileged(Path::new("mariadb-install-db"));
+                install.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
+                found(install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]));
+            }
+            Engine::Sqlite => panic!("SQLite has no server"),
+        }
+        let server = Self { engine, folder, port: free_port(), process: Mutex::new(None) };
+        server.run();
+        if engine == Engine::Mariadb {
+            let users = format!(
+                "CREATE USER shop@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'; GRANT ALL ON *.* TO shop@'127.0.0.1' WITH GRANT OPTION"
+            );
+            found(server.client("mysql").args(["-e", &users]));
+        }
+        server
+    }
+
+    /// Starts the process, and waits until it answers.
+    pub fn run(&self) {
+        let data = self.folder.path().join("data");
+        let log = fs::File::create(self.folder.path().join("log")).unwrap();
+        let mut command = match self.engine {
+            Engine::Postgres => {
+                let mut command = unprivileged(&postgres_program("postgres"));
+                command.arg("-D").arg(&data).arg("-k").arg(self.folder.path()).args(["-p", &self.port.to_string()]);
+                for setting in ["listen_addresses=127.0.0.1", "fsync=off", "shared_buffers=32MB", "max_connections=200"]
+                {
+                    command.args(["-c", setting]);
+                }
+                command
+            }
+            Engine::Mariadb | Engine::Sqlite => {
+                let program = ["/usr/sbin/mariadbd", "mariadbd"]
+                    .into_iter()
+                    .map(Path::new)
+                    .find(|path| path.is_file() || !path.is_absolute());
+                let mut command = unprivileged(program.unwrap());
+                command.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
+                command.arg(format!("--socket={}", self.folder.path().join("s").display()));
+                command.arg(format!("--pid-file={}", self.folder.path().join("pid").display()));
+                command.arg(format!("--port={}", self.port));
+                command.args([
+                    "--bind-address=127.0.0.1",
+                    "--innodb-flush-log-at-trx-commit=0",
+                    "--innodb-buffer-pool-size=32M",
+                ]);
+                command.args(["--max-connections=300", "--skip-name-resolve"]);
+                command
+            }
+        };
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).current_dir(self.folder.path());
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}; run `cargo xtask setup`"));
+        *self.process.lock().unwrap() = Some(child);
+        let began = Instant::now();
+        loop {
+            let mut client = self.client(if self.engine == Engine::Postgres { "postgres" } else { "mysql" });
+            let asked = if self.engine == Engine::Postgres {
+                client.args(["-c", "select 1"])
+            } else {
+                client.args(["-e", "select 1"])
+            };
+            if TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+                && asked.output().is_ok_and(|output| output.status.success())
+            {
+                return;
+            }
+            let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            assert!(began.elapsed() < PATIENCE, "{:?} does not answer: {log}", self.engine);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Stops the process: at once, as a crash would, or in good order.
+    pub fn stop(&self, crash: bool) {
+        let Some(mut child) = self.process.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() else {
+            return;
+        };
+        let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        let signal = match (self.engine, crash) {
+            // SIGQUIT is how PostgreSQL stops without an orderly end, and takes its backends along.
+            (Engine::Postgres, true) => rustix::process::Signal::QUIT,
+            (Engine::Postgres, false) => rustix::process::Signal::INT,
+            (Engine::Mariadb | Engine::Sqlite, true) => rustix::process::Signal::KILL,
+            (Engine::Mariadb | Engine::Sqlite, false) => rustix::process::Signal::TERM,
+        };
+        rustix::process::kill_process(pid, signal).ok();
+        let began = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            if began.elapsed() > Duration::from_secs(20) {
+                child.kill().ok();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A client of the server's own, on its socket.
+    fn client(&self, database: &str) -> Command {
+        match self.engine {
+            Engine::Postgres => {
+                let mut command = Command::new(postgres_program("psql"));
+                command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-U", "postgres"]);
+                command.args(["-p", &self.port.to_string(), "-d", database]).env("PGPASSWORD", PASSWORD);
+                command
+            }
+            Engine::Mariadb | Engine::Sqlite => {
+                let mut command = Command::new("mariadb");
+                command.args(["--no-defaults", "-N", "-B", "-u", "root"]);
+                command.arg(format!("--socket={}", self.folder.path().join("s").display())).args(["-D", database]);
+                command
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop(false);
+    }
+}
+
+/// A database of one test.
+pub struct Database {
+    pub engine: Engine,
+    pub server: Option<Arc<Server>>,
+    pub name: String,
+    folder: TempDir,
+}
+
+impl Database {
+    pub fn new(engine: Engine) -> Self {
+        let server = (engine != Engine::Sqlite).then(|| Server::shared(engine));
+        Self::on(engine, server)
+    }
+
+    pub fn on(engine: Engine, server: Option<Arc<Server>>) -> Self {
+        let name = format!("shop{}", NAMES.fetch_add(1, Ordering::Relaxed));
+        let database = Self { engine, server, name, folder: tempfile::tempdir().unwrap() };
+        let create = format!("create database {}", database.name);
+        match (&database.server, engine) {
+            (Some(server), Engine::Postgres) => drop(found(server.client("postgres").args(["-c", &create]))),
+            (Some(server), Engine::Mariadb | Engine::Sqlite) => {
+                drop(found(server.client("mysql").args(["-e", &create])))
+            }
+            (None, _) => {}
+        }
+        database
+    }
+
+    /// As the plan has it, with the password as a look-up.
+    pub fn url(&self) -> String {
+        self.url_at(self.server.as_ref().map_or(0, |server| server.port()), "${{ secrets.PASSWORD }}")
+    }
+
+    /// As other tools take it.
+    pub fn plain_url(&self) -> String {
+        let escaped = PASSWORD.replace('/', "%2F").replace('@', "%40").replace('?', "%3F");
+        self.url_at(self.server.as_ref().map_or(0, |server| server.port()), &escaped)
+    }
+
+    pub fn url_at(&self, port: u16, password: &str) -> String {
+        match self.engine {
+            Engine::Postgres => {
+                format!("postgres://postgres:{password}@127.0.0.1:{port}/{}?sslmode=disable", self.name)
+            }
+            Engine::Mariadb => format!("mysql://shop:{password}@127.0.0.1:{port}/{}", self.name),
+            Engine::Sqlite => format!("sqlite:{}", self.file().display()),
+        }
+    }
+
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("shop.db")
+    }
+
+    /// What the engine's own client says: rows in lines, columns by `|`.
+    pub fn ask(&self, sql: &str) -> Result<String, String> {
+        let mut command = match &self.server {
+            Some(server) => server.client(&self.name),
+            None => Command::new("sqlite3"),
+        };
+        match self.engine {
+            Engine::Postgres => command.args(["-c", sql]),
+            Engine::Mariadb => command.args(["-e", sql]),
+            Engine::Sqlite => command.arg("-bail").arg(self.file()).arg(sql),
+        };
+        let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; run `cargo xtask setup`"));
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim_end().replace('\t', "|"))
+    }
+
+    #[track_caller]
+    pub fn sql(&self, sql: &str) -> String {
+        self.ask(sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// A client that is left running.
+    pub fn start(&self, sql: &str) -> Child {
+        let mut command = match &self.server {
+            Some(server) => server.client(&self.name),
+            None => Command::new("sqlite3"),
+        };
+        match self.engine {
+            Engine::Postgres => command.args(["-c", sql]),
+            Engine::Mariadb => command.args(["-e", sql]),
+            Engine::Sqlite => command.arg(self.file()).arg(sql),
+        };
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+}

@@ -1,0 +1,264 @@
+//! 1,000 small migrations on PostgreSQL beside one psql session with the same statements, sqlx-cli and dbmate; a directory of which all is
+//! applied; and eight runs at once on a fresh database, with the number of those that failed.
+//!
+//! The server is the bench's own, with its usual settings: what is compared is dominated by its syncs.
+
+use std::{
+    fmt::Write,
+    fs,
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+use super::{Aim, Row, interleaved, median, timed};
+use crate::{setup, workspace};
+
+const FILES: usize = 1000;
+const ROUNDS: usize = 3;
+const AT_ONCE: usize = 8;
+const TIMES: usize = 5;
+const WORD: &str = "bench-word";
+
+struct Server {
+    folder: TempDir,
+    process: Child,
+    port: u16,
+    programs: PathBuf,
+}
+
+impl Server {
+    fn start() -> Result<Self> {
+        let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        let programs = versions.map(|entry| entry.path().join("bin")).find(|path| path.join("initdb").is_file());
+        let programs = programs.context("PostgreSQL is not installed: run `cargo xtask setup`")?;
+        let folder = tempfile::tempdir_in(workspace::target_dir()?)?;
+        // The server refuses to run as root; whoever it runs as must get to its folder.
+        let data = Path::new("/var/tmp").join(format!("pawl-bench-{}", std::process::id()));
+        fs::create_dir_all(&data)?;
+        fs::write(data.join("word"), WORD)?;
+        workspace::output(Command::new("chown").args(["-R", "65534:65534"]).arg(&data)).ok();
+        let as_other = |program: &str| {
+            let mut command = Command::new("setpriv");
+            command
+                .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+                .arg(programs.join(program))
+                .current_dir(&data);
+            command
+        };
+        let mut init = as_other("initdb");
+        init.args(["-U", "postgres", "--auth=scram-sha-256", "-E", "UTF8", "--pwfile=word", "-D", "data"]);
+        workspace::output(&mut init)?;
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut server = as_other("postgres");
+        server.args(["-D", "data", "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]);
+        server
+            .arg("-k")
+            .arg(&data)
+            .args(["-p", &port.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let process = server.spawn()?;
+        let server = Self { folder, process, port, programs };
+        let began = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() || server.psql("postgres", &["-c", "select 1"]).is_err()
+        {
+            ensure!(began.elapsed() < Duration::from_secs(60), "PostgreSQL does not answer");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(server)
+    }
+
+    fn client(&self, database: &str) -> Command {
+        let mut psql = Command::new(self.programs.join("psql"));
+        psql.args(["-X", "-q", "-h", "127.0.0.1", "-U", "postgres", "-v", "ON_ERROR_STOP=1"]);
+        psql.args(["-p", &self.port.to_string(), "-d", database]).env("PGPASSWORD", WORD);
+        psql
+    }
+
+    fn psql(&self, database: &str, arguments: &[&str]) -> Result<String> {
+        workspace::output(self.client(database).args(arguments))
+    }
+
+    fn fresh(&self) -> Result<()> {
+        self.psql("postgres", &["-c", "drop database if exists bench", "-c", "create database bench"]).map(drop)
+    }
+
+    fn url(&self) -> String {
+        format!("postgres://postgres:{WORD}@127.0.0.1:{}/bench?sslmode=disable", self.port)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let pid = self.process.id().to_string();
+        // SIGINT: it stops without waiting for its clients.
+        Command::new("kill").args(["-INT", &pid]).status().ok();
+        self.process.wait().ok();
+        fs::remove_dir_all(Path::new("/var/tmp").join(format!("pawl-bench-{}", std::process::id()))).ok();
+    }
+}
+
+/// The same migrations in each tool's form.
+struct Folders {
+    root: PathBuf,
+}
+
+impl Folders {
+    fn write(root: &Path, files: usize) -> Result<Self> {
+        let folders = Self { root: root.to_owned() };
+        for form in ["plain", "dbmate", "refinery"] {
+            fs::create_dir_all(folders.of(form))?;
+        }
+        let mut script =
+            "create table history (name text primary key, checksum text, at timestamptz default now());\n".to_owned();
+        for number in 1..=files {
+            let text = format!(
+                "CREATE TABLE t{number} (id integer PRIMARY KEY, name text NOT NULL);\nCREATE INDEX t{number}_name ON t{number} (name);\n\
+                 INSERT INTO t{number} (id, name) VALUES (1, 'first'), (2, 'second');\n"
+            );
+            let name = format!("{number:04}_t{number}.sql");
+            fs::write(folders.of("plain").join(&name), &text)?;
+            fs::write(folders.of("dbmate").join(&name), format!("-- migrate:up\n{text}\n-- migrate:down\n"))?;
+            fs::write(folders.of("refinery").join(format!("V{number}__t{number}.sql")), &text)?;
+            writeln!(
+                script,
+                "BEGIN;\n{text}INSERT INTO history (name, checksum) VALUES ('{name}', md5('{name}'));\nCOMMIT;"
+            )?;
+        }
+        fs::write(root.join("all.sql"), script)?;
+        Ok(folders)
+    }
+
+    fn of(&self, form: &str) -> PathBuf {
+        self.root.join(form)
+    }
+}
+
+fn plan(folders: &Folders, server: &Server, state: &str) -> Result<PathBuf> {
+    let folder = folders.root.join(state);
+    fs::remove_dir_all(&folder).ok();
+    fs::create_dir_all(&folder)?;
+    let text = format!(
+        "version: 1\napp: bench\nsteps:\n  migrate:\n    uses: migrate\n    timeout: 30m\n    with: {{ dir: migrations, database: main, lint: off }}\n    \
+         grants:\n      dirs: {{ migrations: \"{}:ro\" }}\n      databases: {{ main: \"{}\" }}\n",
+        folders.of("plain").display(),
+        server.url()
+    );
+    fs::write(folder.join("deploy.yml"), text)?;
+    Ok(folder)
+}
+
+fn tools(folders: &Folders, server: &Server) -> Result<Vec<(&'static str, Command)>> {
+    let tools = setup::tools()?;
+    let mut sqlx = Command::new(tools.join("bin/sqlx"));
+    sqlx.args(["migrate", "run", "--source"]).arg(folders.of("plain")).arg("--database-url").arg(server.url());
+    let mut dbmate = Command::new(tools.join("node_modules/.bin/dbmate"));
+    dbmate
+        .args(["--no-dump-schema", "--url"])
+        .arg(server.url())
+        .arg("--migrations-dir")
+        .arg(folders.of("dbmate"))
+        .arg("migrate");
+    let mut refinery = Command::new(tools.join("bin/refinery"));
+    refinery.args(["migrate", "-e", "BENCH_URL", "-p"]).arg(folders.of("refinery")).env("BENCH_URL", server.url());
+    let mut all = vec![("sqlx-cli", sqlx), ("dbmate", dbmate), ("refinery", refinery)];
+    for (_, command) in &mut all {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    }
+    Ok(all)
+}
+
+pub(super) fn rows(runner: &Path) -> Result<Vec<Row>> {
+    let server = Server::start()?;
+    let folders = Folders::write(server.folder.path(), FILES)?;
+    let mut rows = Vec::new();
+    let ours = || {
+        server.fresh()?;
+        let folder = plan(&folders, &server, "ours")?;
+        timed(Command::new(runner).args(["--local", "--release", "r1"]).current_dir(folder))
+    };
+    let script = folders.root.join("all.sql");
+    let psql = || {
+        server.fresh()?;
+        let mut command = server.client("bench");
+        command.arg("-f").arg(&script);
+        timed(&mut command)
+    };
+    let (time, theirs) = interleaved(ROUNDS, ours, psql)?;
+    rows.push(Row {
+        name: format!("migrate, {FILES} files on PostgreSQL · `psql`"),
+        ours: time,
+        theirs,
+        aim: Aim::Ratio(1.3),
+    });
+    // All is applied now: what it costs to find that out, start of the process included.
+    let folder = folders.root.join("ours");
+    ours()?;
+    let looks: Result<Vec<_>> =
+        (0..9).map(|_| timed(Command::new(runner).args(["--local", "--release", "r1"]).current_dir(&folder))).collect();
+    let mut nothing = Command::new("sh");
+    nothing.args(["-c", "true"]);
+    rows.push(Row {
+        name: format!("migrate, {FILES} files, all applied, whole process · `sh -c true`"),
+        ours: median(looks?),
+        theirs: timed(&mut nothing)?,
+        aim: Aim::Wall(Duration::from_millis(10)),
+    });
+    for (name, mut command) in tools(&folders, &server)?.into_iter().filter(|(name, _)| *name != "refinery") {
+        let theirs = || {
+            server.fresh()?;
+            timed(&mut command)
+        };
+        let (ours, theirs) = interleaved(ROUNDS, ours, theirs)?;
+        rows.push(Row {
+            name: format!("migrate, {FILES} files on PostgreSQL · {name}"),
+            ours,
+            theirs,
+            aim: Aim::Ratio(1.0),
+        });
+    }
+    at_once(runner, &server)?;
+    Ok(rows)
+}
+
+/// Eight runs at once on a fresh database, five times: how many of the forty fail.
+fn at_once(runner: &Path, server: &Server) -> Result<()> {
+    let root = server.folder.path().join("at-once");
+    let folders = Folders::write(&root, 10)?;
+    let ours = |run: usize| -> Result<Command> {
+        let mut command = Command::new(runner);
+        command.args(["--local", "--release", "r1"]).current_dir(plan(&folders, server, &format!("run{run}"))?);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(command)
+    };
+    let mut lines = Vec::new();
+    for name in ["ours", "sqlx-cli", "dbmate", "refinery"] {
+        let mut failed = 0;
+        for _ in 0..TIMES {
+            server.fresh()?;
+            let mut runs = Vec::new();
+            for run in 0..AT_ONCE {
+                let mut command = match name {
+                    "ours" => ours(run)?,
+                    _ => tools(&folders, server)?.into_iter().find(|(tool, _)| *tool == name).context("a tool")?.1,
+                };
+                runs.push(command.spawn()?);
+            }
+            for mut run in runs {
+                failed += usize::from(!run.wait()?.success());
+            }
+        }
+        lines.push(format!(
+            "{AT_ONCE} runs at once on a fresh PostgreSQL database, {TIMES} times, {name}: {failed} of {} failed",
+            AT_ONCE * TIMES
+        ));
+    }
+    println!("{}", lines.join("\n"));
+    Ok(())
+}
