@@ -60,7 +60,7 @@ pub(crate) const DATABASES: [Need; 6] = [
 pub(crate) const AUTHORS: [Need; 3] = [Need::Program("node"), Need::Program("npm"), Need::PythonVenv];
 /// For `test` as well: what keeps state. It needs the ones before.
 pub(crate) const STATE: [Need; 1] = [Need::Moto];
-/// For `bench`: what is compared with.
+/// For `bench`, which installs it itself: what is compared with.
 pub(crate) const PEERS: [Need; 4] =
     [Need::Program("curl"), Need::Program("sqlite3"), Need::Program("zstd"), Need::RustTool("refinery_cli")];
 
@@ -83,7 +83,6 @@ pub(crate) fn run() -> Result<()> {
         .chain(DATABASES)
         .chain(AUTHORS)
         .chain(STATE)
-        .chain(PEERS)
         .collect();
     if missing(&all).is_empty() {
         println!("setup: nothing to do, everything is installed");
