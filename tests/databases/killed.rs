@@ -69,7 +69,8 @@ fn world(database: &Database) -> String {
         ],
         Engine::Mariadb => &[
             "select id, name, mail from users order by id",
-            "select id, user, price from orders order by id",
+            // Not `id`: an insert that was broken off and rolled back has used a number up.
+            "select user, price from orders order by id",
             "select table_name from information_schema.tables where table_schema = database() and table_name <> '_pawl_ledger' order by 1",
             "select distinct index_name from information_schema.statistics where table_schema = database() and table_name = 'orders' order by 1",
             "select trigger_name from information_schema.triggers where trigger_schema = database()",

@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::shop::Shop;
 
 const DATABASE: &str = "shop.db";
+const LOCK_JOURNAL: &str = "shop.db-migrating-journal";
 /// What `switch` remembers beside the link.
 const SWITCH_NOTE: &str = ".current.switch";
 
@@ -172,6 +173,10 @@ fn list(folder: &Path) -> Result<Vec<fs::DirEntry>> {
 fn walk(folder: &Path, inside: &str, files: &mut BTreeMap<String, Item>) -> Result<()> {
     for entry in list(folder)? {
         let name = format!("{inside}{}", entry.file_name().to_string_lossy());
+        // A holder of the migrations' lock that was killed leaves this; the next one that takes it removes it.
+        if name == LOCK_JOURNAL {
+            continue;
+        }
         let metadata = entry.metadata()?;
         let mode = metadata.permissions().mode() & 0o7777;
         let item = if metadata.is_symlink() {
@@ -220,8 +225,15 @@ fn rows(deployed: &Path) -> Result<BTreeSet<String>> {
     lines.extend(schema.iter().map(|row| format!("schema {row:?}")));
     for table in tables.iter().flatten() {
         let Cell::Text(name) = table else { bail!("a table's name is no text: {table:?}") };
-        let columns = if name == "_pawl_migrations" { "version, name, checksum" } else { "*" };
-        let found = query(&database, &format!("SELECT {columns} FROM \"{name}\""))?;
+        // Times differ, and which attempt it was.
+        let what = match name.as_str() {
+            "_pawl_migrations" => "version, name, checksum FROM _pawl_migrations".to_owned(),
+            "_pawl_ledger" => {
+                "kind, version, number, state, hash, note FROM _pawl_ledger WHERE kind <> 'fence'".to_owned()
+            }
+            name => format!("* FROM \"{name}\""),
+        };
+        let found = query(&database, &format!("SELECT {what}"))?;
         // Numbered, so that a row that is there twice counts twice.
         lines.extend(found.iter().enumerate().map(|(number, row)| format!("{name} {number}: {row:?}")));
     }
