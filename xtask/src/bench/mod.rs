@@ -121,6 +121,8 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 /// The wall time of a whole process, start to exit. Its output is dropped; its errors are shown.
 fn timed(command: &mut Command) -> Result<Duration> {
+    // Cargo sets it for its own; nobody else's programs look for libraries in a dozen folders.
+    command.env_remove("LD_LIBRARY_PATH");
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let began = Instant::now();
     run_command(command)?;

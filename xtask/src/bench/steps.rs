@@ -47,12 +47,18 @@ fn first_run(runner: &Path, steps: u32, most: u64) -> Result<Row> {
         forget(folder.path())?;
         timed(deployment(runner, folder.path()).env("HOME", folder.path()))
     };
+    settle()?;
     let name = if steps == 1 { "a no-op official step".to_owned() } else { format!("{steps} official steps") };
     Ok(wall(
         format!("{name}, first run, whole process · `sh -c true`"),
         interleaved(ROUNDS, deploy, shell)?,
         Duration::from_millis(most),
     ))
+}
+
+/// Has the disk write what builds before left in memory: a sync of ours would wait for it.
+fn settle() -> Result<()> {
+    output(&mut Command::new("sync")).map(drop)
 }
 
 /// Removes what earlier deployments left beside a plan.
@@ -99,6 +105,7 @@ fn foreign(runner: &Path, language: &str, cold: u64, warm: u64) -> Result<Vec<Ro
         }
         _ => drop(output(Command::new("./build.sh").current_dir(&project))?),
     }
+    settle()?;
     let home = tempfile::tempdir()?;
     let deploy = |home: &Path| {
         forget(&project)?;
@@ -117,6 +124,7 @@ fn foreign(runner: &Path, language: &str, cold: u64, warm: u64) -> Result<Vec<Ro
         interleaved(rounds, fresh, shell)?,
         Duration::from_millis(cold),
     );
+    settle()?;
     let again = wall(
         format!("a step in {language}, kept · `sh -c true`"),
         interleaved(ROUNDS, || deploy(home.path()), shell)?,
