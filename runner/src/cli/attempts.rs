@@ -58,6 +58,15 @@ impl Reading {
     }
 }
 
+/// What all attempts on record come to.
+///
+/// # Errors
+/// P06xx when a journal can't be read.
+pub(super) fn state(store: &Store) -> Result<State, Diagnostic> {
+    let paths = store.journals().map_err(|error| Diagnostic::from(&error))?;
+    Ok(Loaded::read(&paths, |_| {}).map_err(|error| Diagnostic::from(&error))?.state)
+}
+
 /// An attempt for programs. `exit` is null when it was killed, or still runs.
 pub(super) fn summary_json(attempt: &AttemptSummary) -> Value {
     let Header { epoch, run, attempt: number, release, by, .. } = &attempt.header;

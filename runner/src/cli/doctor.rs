@@ -6,14 +6,13 @@ use std::{fmt::Write as _, io::Write};
 use serde_json::json;
 
 use super::{
-    places,
+    attempts, places,
     screen::Screen,
     source::{self, PlanArgs, ReleaseArgs},
 };
 use crate::{
     diagnose::{Diagnostic, Exit},
     drive::{Prepared, Wanted},
-    journal::Loaded,
     report::{self, Form, json},
     sandbox,
     state::{Claim, Store},
@@ -46,9 +45,8 @@ pub(super) async fn run(args: &Args, screen: &Screen, out: &mut dyn Write) -> Re
     prepared.resources()?;
     prepared.migrations(None).await?;
     findings.push(("resources", "directories can be written and have room".to_owned()));
-    let paths = store.journals().map_err(|error| vec![(&error).into()])?;
-    let loaded = Loaded::read(&paths, |_| {}).map_err(|error| vec![(&error).into()])?;
-    findings.push(("journals", format!("{} attempts are on record and sound", loaded.state.attempts.len())));
+    let state = attempts::state(&store).map_err(|error| vec![error])?;
+    findings.push(("journals", format!("{} attempts are on record and sound", state.attempts.len())));
     let lock = store.claim(Claim::by(&source::who())).await.map_err(|error| vec![(&error).into()])?;
     lock.close(std::time::Duration::from_secs(10)).await.map_err(|error| vec![(&error).into()])?;
     findings.push(("lock", "free".to_owned()));

@@ -7,11 +7,11 @@ use std::{fmt::Write as _, io::Write};
 
 use serde_json::{Value, json};
 
-use super::{permission, screen::Screen, source, source::PlanArgs};
+use super::{attempts, permission, screen::Screen, source, source::PlanArgs};
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
     drive::{lineage, of_migrations},
-    journal::{Loaded, Redactor, event::Level},
+    journal::{Redactor, event::Level},
     plan::{ModuleRef, Plan, Step},
     report::{self, Form, json},
     sandbox::{Desk, Fence, Purpose, Resolution},
@@ -168,16 +168,14 @@ fn step<'p>(plan: &'p Plan, named: Option<&str>) -> Result<&'p Step, Diagnostic>
 
 /// The newest attempt: an operator's word is not newer than it, nor older.
 fn fence(plan: &Plan, store: &Store) -> Result<Fence, Vec<Diagnostic>> {
-    let paths = store.journals().map_err(|error| vec![(&error).into()])?;
-    let state = Loaded::read(&paths, |_| {}).map_err(|error| vec![(&error).into()])?.state;
-    let epoch = state.attempts.last().map_or(0, |attempt| attempt.header.epoch);
+    let state = attempts::state(store).map_err(|error| vec![error])?;
     Ok(Fence {
         resource: Fence::resource(
             plan.app.as_str(),
             plan.environment.as_str(),
             &lineage(&plan.app, &plan.environment, &state),
         ),
-        epoch,
+        epoch: state.epoch(),
         run: format!("operator {}", source::who()),
     })
 }

@@ -6,10 +6,13 @@
 
 use std::process::Command;
 
-use super::source::{self, variable};
+use super::{
+    attempts,
+    source::{self, variable},
+};
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
-    journal::{Loaded, event::Release},
+    journal::event::Release,
     plan::{self, Allowed, AppName, EnvironmentName, Plan, StateLocation},
     state::{LockError, Store, Token},
 };
@@ -70,8 +73,7 @@ pub(super) fn order(plan: &Plan, release: &Release) -> Result<(), Diagnostic> {
     };
     let location = location.map_err(|_| refused(format!("the state of `{after}` can't be found from here")))?;
     let store = Store::new(&location.state, &location.app, &location.environment);
-    let paths = store.journals().map_err(|error| Diagnostic::from(&error))?;
-    let head = Loaded::read(&paths, |_| {}).map_err(|error| Diagnostic::from(&error))?.state.head;
+    let head = attempts::state(&store)?.head;
     if head.is_verified(release) {
         return Ok(());
     }

@@ -5,14 +5,13 @@ use std::{io::Write, time::Duration};
 use serde_json::json;
 
 use super::{
-    permission,
+    attempts, permission,
     source::{self, PlanArgs},
     wait::WaitArgs,
 };
 use crate::{
     diagnose::{Code, Diagnostic, Exit},
     drive::{self, Interrupt},
-    journal::Loaded,
     plan::Label,
     report::{self, Form, json as lines},
     state::{Claim, Store},
@@ -55,13 +54,10 @@ pub(super) async fn run(args: &Args, form: Form, out: &mut dyn Write) -> Result<
         },
         None => store.claim(claim).await,
     };
-    let lock = lock.map_err(|error| one((&error).into()))?;
-    let paths = store.journals().map_err(|error| one((&error).into()))?;
-    let state = Loaded::read(&paths, |_| {}).map_err(|error| one((&error).into()))?.state;
+    let mut lock = lock.map_err(|error| one((&error).into()))?;
+    let state = attempts::state(&store).map_err(one)?;
     let keep = args.keep.map(|keep| keep as usize).or(plan.keep).unwrap_or(drive::KEEP);
-    let newest = state.attempts.last().map_or(0, |attempt| attempt.header.epoch);
-    let mut lock = lock;
-    lock.next_epoch(newest).map_err(|error| one((&error).into()))?;
+    lock.next_epoch(state.epoch()).map_err(|error| one((&error).into()))?;
     lock.confirm().await.map_err(|error| one((&error).into()))?;
     let removed = drive::prune_all(&plan, &state, &args.plan.neighbours(&plan.environment), keep);
     lock.close(Duration::from_secs(5)).await.map_err(|error| one((&error).into()))?;

@@ -2,6 +2,7 @@
 //! environment is deployed to another. Both are deployments, with a release that is known by its digest already.
 
 use super::{
+    attempts,
     deploy::{self, Job},
     permission, places,
     screen::Screen,
@@ -13,7 +14,7 @@ use crate::{
     diagnose::{Code, Diagnostic, Exit},
     drive::{Orders, Wanted},
     journal::{
-        Loaded, State,
+        State,
         event::{ROLLBACK, Release},
     },
     plan::Label,
@@ -69,13 +70,12 @@ pub(super) async fn rollback(args: &Rollback, screen: &Screen) -> Result<Exit, V
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     permission::local(args.local, "rollback")?;
     let store = args.plan.store()?;
-    let state = read(&store).map_err(one)?;
+    let state = attempts::state(&store).map_err(one)?;
     let release = earlier(&state, args.to.as_ref(), &store).map_err(one)?;
     let commit = state.commit_of(&release).map(str::to_owned);
     let mut again = deploy::command("rollback", args.local, &args.plan);
     again += &format!(" --to {}", release.label);
-    let seen = state.attempts.last().map_or(0, |attempt| attempt.header.epoch);
-    let orders = Orders { by: Some(ROLLBACK), seen: Some(seen), ..args.selection.orders() };
+    let orders = Orders { by: Some(ROLLBACK), seen: Some(state.epoch()), ..args.selection.orders() };
     deploy(&args.plan, (release, commit), orders, &args.wait, &again, screen).await
 }
 
@@ -88,7 +88,7 @@ pub(super) async fn promote(args: &Promote, screen: &Screen) -> Result<Exit, Vec
     permission::local(args.local, "promote")?;
     let of = |environment: &str| PlanArgs { plan: args.plan.clone(), environment: Some(environment.to_owned()) };
     let (from, to) = (of(&args.from), of(&args.to));
-    let state = read(&from.store()?).map_err(one)?;
+    let state = attempts::state(&from.store()?).map_err(one)?;
     let head = &state.head;
     let verified = head.verified.iter();
     let release = match &args.release {
@@ -135,11 +135,6 @@ async fn deploy(
         again,
     };
     deploy::deploy(job, screen).await
-}
-
-fn read(store: &Store) -> Result<State, Diagnostic> {
-    let paths = store.journals().map_err(|error| Diagnostic::from(&error))?;
-    Ok(Loaded::read(&paths, |_| {}).map_err(|error| Diagnostic::from(&error))?.state)
 }
 
 /// The verified release asked for, or the last one that is not the one to get away from.

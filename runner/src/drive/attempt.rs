@@ -95,7 +95,7 @@ impl Deployment<'_> {
         };
         let paths = self.store.journals().map_err(|error| one((&error).into()))?;
         let loaded = Loaded::read(&paths, |_| {}).map_err(|error| one((&error).into()))?;
-        if self.orders.seen.is_some_and(|seen| seen != newest(&loaded.state)) {
+        if self.orders.seen.is_some_and(|seen| seen != loaded.state.epoch()) {
             let message = "another deployment went on here since this one was decided on; nothing was begun";
             let hint = format!("see `runner history`, then run `{}` again", self.again);
             return Err(one(Diagnostic::new(Code("P0221"), Exit::Refused, message).hint(hint)));
@@ -103,7 +103,7 @@ impl Deployment<'_> {
         self.prepared.resources()?;
         self.prepared.migrations(Some(&loaded.state)).await?;
 
-        let epoch = lock.next_epoch(newest(&loaded.state)).map_err(|error| one((&error).into()))?;
+        let epoch = lock.next_epoch(loaded.state.epoch()).map_err(|error| one((&error).into()))?;
         let header = Header { commit: self.commit.clone(), ..header(self.prepared, &loaded.state, epoch, &self.by) };
         let path = self.store.journal(epoch);
         let redactor = Redactor::new(self.prepared.plan.secrets.values());
@@ -317,11 +317,6 @@ fn redacted(diagnostic: Diagnostic, redactor: &Redactor) -> Diagnostic {
         hint: diagnostic.hint.map(|hint| redactor.text(&hint)),
         ..diagnostic
     }
-}
-
-/// The epoch of the newest attempt; 0 if there is none.
-fn newest(state: &State) -> u64 {
-    state.attempts.last().map_or(0, |attempt| attempt.header.epoch)
 }
 
 /// The same release and the newest run unfinished: its next attempt. Otherwise a new run.

@@ -43,7 +43,7 @@ pub async fn foresee(
 ) -> Result<(Header, Vec<Foreseen>), Vec<Diagnostic>> {
     let paths = store.journals().map_err(|error| vec![(&error).into()])?;
     let state = Loaded::read(&paths, |_| {}).map_err(|error| vec![(&error).into()])?.state;
-    let epoch = state.attempts.last().map_or(0, |last| last.header.epoch) + 1;
+    let epoch = state.epoch() + 1;
     let header = attempt::header(prepared, &state, epoch, "preview");
     let named = orders.selection.option().and_then(|(_, step)| prepared.index(step));
     let mut outputs = BTreeMap::new();

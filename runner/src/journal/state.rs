@@ -323,6 +323,12 @@ impl State {
         Ok(())
     }
 
+    /// The number of the newest attempt; 0 if there is none.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.attempts.last().map_or(0, |attempt| attempt.header.epoch)
+    }
+
     /// The commit that a release was deployed for last, if that is known.
     #[must_use]
     pub fn commit_of(&self, release: &Release) -> Option<&str> {
