@@ -29,7 +29,7 @@ pub use foresee::{Foreseen, foresee};
 pub use interrupt::Interrupt;
 pub use pins::{Listed, Pinning, Pins, differences};
 pub use prepare::{Prepared, Ready, Setting, Wanted, pins as pinned};
-pub use prune::{KEEP, PruneError, prune_all};
+pub use prune::{KEEP, PruneError, prune};
 pub use view::lineage;
 
 use self::{

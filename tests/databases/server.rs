@@ -105,6 +105,8 @@ impl Server {
             }
             Engine::Mariadb => {
                 let mut install = unprivileged(Path::new("mariadb-install-db"));
+                // A server that starts removes what it finds there of temporary tables, those of another too.
+                install.env("TMPDIR", folder.path());
                 install.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
                 found(install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]));
             }
@@ -154,7 +156,8 @@ impl Server {
                 command
             }
         };
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).current_dir(self.folder.path());
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command.current_dir(self.folder.path()).env("TMPDIR", self.folder.path());
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}; run `cargo xtask setup`"));
         *self.process.lock().unwrap() = Some(child);
         let began = Instant::now();
@@ -281,8 +284,8 @@ impl Database {
         self.folder.path().join("shop.db")
     }
 
-    /// What the engine's own client says: rows in lines, columns by `|`.
-    pub fn ask(&self, sql: &str) -> Result<String, String> {
+    /// The engine's own client, about to run this.
+    fn client(&self, sql: &str) -> Command {
         let mut command = match &self.server {
             Some(server) => server.client(&self.name),
             None => Command::new("sqlite3"),
@@ -292,6 +295,12 @@ impl Database {
             Engine::Mariadb => command.args(["-e", sql]),
             Engine::Sqlite => command.arg("-bail").arg(self.file()).arg(sql),
         };
+        command
+    }
+
+    /// What the engine's own client says: rows in lines, columns by `|`.
+    pub fn ask(&self, sql: &str) -> Result<String, String> {
+        let mut command = self.client(sql);
         let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; run `cargo xtask setup`"));
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
@@ -306,15 +315,7 @@ impl Database {
 
     /// A client that is left running.
     pub fn start(&self, sql: &str) -> Child {
-        let mut command = match &self.server {
-            Some(server) => server.client(&self.name),
-            None => Command::new("sqlite3"),
-        };
-        match self.engine {
-            Engine::Postgres => command.args(["-c", sql]),
-            Engine::Mariadb => command.args(["-e", sql]),
-            Engine::Sqlite => command.arg(self.file()).arg(sql),
-        };
+        let mut command = self.client(sql);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 }

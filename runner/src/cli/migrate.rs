@@ -12,7 +12,7 @@ use crate::{
     diagnose::{Code, Diagnostic, Exit},
     drive::{lineage, of_migrations},
     journal::{Redactor, event::Level},
-    plan::{ModuleRef, Plan, Step},
+    plan::{Plan, Step},
     report::{self, Form, json},
     sandbox::{Desk, Fence, Purpose, Resolution},
     state::{Claim, Store},
@@ -148,7 +148,7 @@ impl Answer {
 type Outcome = Result<Answer, crate::journal::event::Failure>;
 
 fn step<'p>(plan: &'p Plan, named: Option<&str>) -> Result<&'p Step, Diagnostic> {
-    let migrates = |step: &&Step| matches!(&step.uses, ModuleRef::Official(name) if name == "migrate");
+    let migrates = |step: &&Step| step.uses.is_official("migrate");
     let steps: Vec<&Step> = plan.steps.iter().filter(migrates).collect();
     let names = || steps.iter().map(|step| format!("`{}`", step.id)).collect::<Vec<_>>().join(", ");
     let refused =

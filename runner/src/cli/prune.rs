@@ -59,7 +59,7 @@ pub(super) async fn run(args: &Args, form: Form, out: &mut dyn Write) -> Result<
     let keep = args.keep.map(|keep| keep as usize).or(plan.keep).unwrap_or(drive::KEEP);
     lock.next_epoch(state.epoch()).map_err(|error| one((&error).into()))?;
     lock.confirm().await.map_err(|error| one((&error).into()))?;
-    let removed = drive::prune_all(&plan, &state, &args.plan.neighbours(&plan.environment), keep);
+    let removed = drive::prune(&plan, &state, &args.plan.neighbours(&plan.environment), keep);
     lock.close(Duration::from_secs(5)).await.map_err(|error| one((&error).into()))?;
     let removed = removed.map_err(|error| {
         let diagnostic = Diagnostic::new(Code("P0223"), Exit::Failed, error.to_string());

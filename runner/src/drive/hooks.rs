@@ -2,7 +2,7 @@
 //!
 //! Invariant: `before` ends the attempt if it fails, while nothing is touched; `after` and `on-failure` change nothing about how
 //! an attempt ends. Programs that steps and hooks start are told whose deployment they are part of, so that a `runner` among
-//! them neither waits for our lock nor takes part without it. Deliberately absent: what that runner does with it (`cli::nested`).
+//! them neither waits for our lock nor takes part without it. Deliberately absent: what that runner does with it (`cli::permission`).
 
 use std::borrow::Cow;
 
@@ -91,7 +91,7 @@ impl Attempt<'_> {
     pub(super) async fn prune(&self, neighbours: &[Store]) -> Option<Notice> {
         let keep = self.prepared.plan.keep?;
         let failed = match self.confirmed().await {
-            Ok(()) => prune::prune_all(&self.prepared.plan, self.journal.state(), neighbours, keep).err()?.to_string(),
+            Ok(()) => prune::prune(&self.prepared.plan, self.journal.state(), neighbours, keep).err()?.to_string(),
             Err(halt) => format!("old releases stay: {}", self.hook_words(&halt)),
         };
         Some(Notice::warning(format!("{failed}; the deployment stands")))

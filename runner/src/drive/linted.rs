@@ -1,13 +1,12 @@
 //! The preflight of migrations: their databases answer, and what is unsafe in what would run is said before anything runs.
 //!
 //! Only steps of the official module are looked at, and only where files changed since they succeeded: a deployment with nothing to do
-//! pays nothing. Deliberately absent: rules, which are the sandbox's.
+//! reads the files once more, and asks no database. Deliberately absent: rules, which are the sandbox's.
 
 use super::{Prepared, Ready};
 use crate::{
     diagnose::{Code, Diagnostic, Exit, Notice, Spot},
     journal::{State, Status, event::Failure},
-    plan::ModuleRef,
     sandbox::{self, Desk, Purpose, Severity},
 };
 
@@ -19,7 +18,7 @@ impl Prepared {
     pub async fn migrations(&self, state: Option<&State>) -> Result<(), Vec<Diagnostic>> {
         let mut problems = Vec::new();
         for ready in &self.steps {
-            let is_migrate = matches!(&ready.step.uses, ModuleRef::Official(name) if name == "migrate");
+            let is_migrate = ready.step.uses.is_official("migrate");
             // What waits for outputs of other steps can't be known yet.
             if is_migrate && ready.step.pending.is_empty() && !state.is_some_and(|state| is_known(ready, state)) {
                 problems.extend(self.look(ready).await);

@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     journal::{Loaded, State, event::Release},
-    plan::{Access, Digest, ModuleRef, Plan, Step},
+    plan::{Access, Digest, Plan, Step},
     state::Store,
 };
 
@@ -30,7 +30,6 @@ pub struct PruneError {
 
 /// The releases that stay: the live one, the last `keep` verified ones (those that somebody went back from come last), where a
 /// rollback would lead, by command or at once, and that of the last attempt.
-#[must_use]
 fn kept(state: &State, keep: usize) -> Vec<Release> {
     let head = &state.head;
     let is_withdrawn = |release: &&Release| head.withdrawn.iter().any(|withdrawn| withdrawn.is_same(release));
@@ -45,7 +44,7 @@ fn kept(state: &State, keep: usize) -> Vec<Release> {
 ///
 /// # Errors
 /// [`PruneError`]; what was removed until then stays so.
-pub fn prune_all(plan: &Plan, state: &State, neighbours: &[Store], keep: usize) -> Result<Vec<PathBuf>, PruneError> {
+pub fn prune(plan: &Plan, state: &State, neighbours: &[Store], keep: usize) -> Result<Vec<PathBuf>, PruneError> {
     let mut needed = kept(state, keep);
     for neighbour in neighbours {
         let unread = |why: String| PruneError { path: neighbour.folder().to_owned(), source: io::Error::other(why) };
@@ -54,15 +53,7 @@ pub fn prune_all(plan: &Plan, state: &State, neighbours: &[Store], keep: usize) 
         // How many that one keeps is its own affair.
         needed.extend(kept(&state, usize::MAX));
     }
-    prune(plan, &needed)
-}
-
-/// Removes the others. Returns what was removed.
-///
-/// # Errors
-/// [`PruneError`]; what was removed until then stays so.
-fn prune(plan: &Plan, kept: &[Release]) -> Result<Vec<PathBuf>, PruneError> {
-    let kept: BTreeSet<String> = kept.iter().filter_map(|release| release.digest.as_ref()).map(Digest::hex).collect();
+    let kept: BTreeSet<String> = needed.iter().filter_map(|release| release.digest.as_ref()).map(Digest::hex).collect();
     let folders: BTreeSet<&Path> = plan.steps.iter().filter_map(pulled_into).collect();
     let mut removed = Vec::new();
     for folder in folders {
@@ -74,7 +65,7 @@ fn prune(plan: &Plan, kept: &[Release]) -> Result<Vec<PathBuf>, PruneError> {
 
 /// The directory that a step pulls into.
 fn pulled_into(step: &Step) -> Option<&Path> {
-    if !matches!(&step.uses, ModuleRef::Official(name) if name == "pull") {
+    if !step.uses.is_official("pull") {
         return None;
     }
     let into = step.with.get("into").and_then(serde_json::Value::as_str);

@@ -189,7 +189,7 @@ impl Desk {
                 );
                 break;
             }
-            let part = Part { file_name: &file.file_name, text: &file.text, range: file.up.clone(), alone: file.alone };
+            let part = Part::up(file);
             outcome = run.rehearse(&part).await;
             if outcome.is_err() {
                 break;
@@ -261,8 +261,7 @@ impl Desk {
                 session.run(&forget(0)).await?;
             }
             Resolution::RetryFrom(number) => {
-                let part =
-                    Part { file_name: &file.file_name, text: &file.text, range: file.up.clone(), alone: file.alone };
+                let part = Part::up(file);
                 let statements = statements_of(names.engine, &part)?;
                 let units = super::unit::units(names.engine, &file.text, statements)?;
                 if number == 0 || number > units.len() + 1 {
@@ -352,8 +351,7 @@ impl Desk {
         let mut done = Vec::new();
         for file in undone {
             let Some(down) = &file.down else { continue };
-            let part =
-                Part { file_name: &down.file_name, text: &down.text, range: down.range.clone(), alone: down.alone };
+            let part = Part::down(down);
             let table = names.table(self.job.format.table());
             let last = || {
                 vec![

@@ -142,12 +142,7 @@ fn squawk(migration: &Migration) -> Vec<Lint> {
 }
 
 fn parsed(engine: Engine, dialect: &dyn Dialect, migration: &Migration) -> Vec<Lint> {
-    let part = Part {
-        file_name: &migration.file_name,
-        text: &migration.text,
-        range: migration.up.clone(),
-        alone: migration.alone,
-    };
+    let part = Part::up(migration);
     let Ok(statements) = statements_of(engine, &part) else { return Vec::new() };
     let mut found = Vec::new();
     let mut made: Vec<String> = Vec::new();

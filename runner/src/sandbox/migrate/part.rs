@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{
     super::sql::{Engine, Kind, Position, SqlFault},
+    files::{Down, Migration},
     split::{self, Statement, tokens},
     unit::{self, Control},
 };
@@ -14,6 +15,18 @@ pub(super) struct Part<'a> {
     pub(super) text: &'a str,
     pub(super) range: Range<usize>,
     pub(super) alone: bool,
+}
+
+impl<'a> Part<'a> {
+    /// What of a migration is run.
+    pub(super) fn up(file: &'a Migration) -> Self {
+        Self { file_name: &file.file_name, text: &file.text, range: file.up.clone(), alone: file.alone }
+    }
+
+    /// What undoes one.
+    pub(super) fn down(down: &'a Down) -> Self {
+        Self { file_name: &down.file_name, text: &down.text, range: down.range.clone(), alone: down.alone }
+    }
 }
 
 /// What to do about a fault.

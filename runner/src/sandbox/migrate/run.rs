@@ -269,12 +269,7 @@ impl Run<'_> {
     /// Applies one file. Returns how long it took.
     pub(super) async fn apply(&self, migration: &Migration, record: &Record) -> Result<Duration, Failure> {
         let began = Instant::now();
-        let part = Part {
-            file_name: &migration.file_name,
-            text: &migration.text,
-            range: migration.up.clone(),
-            alone: migration.alone,
-        };
+        let part = Part::up(migration);
         let took = || began.elapsed();
         let last = || {
             let (normal, raw) = (migration.normal(), migration.raw());
