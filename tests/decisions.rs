@@ -15,7 +15,7 @@ use oracle::{Asked, Past};
 use proptest::{prelude::*, test_runner::TestCaseResult};
 use runner::{
     journal::{
-        Place, State,
+        Place, State, Trust,
         event::{Decision, Entry, Finding, Phase, Question, Reason, Receipt},
     },
     plan::RunId,
@@ -42,7 +42,7 @@ proptest! {
                 let ran = upstream_ran(&state, place, upstream.clone());
                 let begun = oracle::begun_in(prefix, place);
                 prop_assert_eq!(ran, upstream.clone().any(|above| oracle::begun_in(prefix, above) > begun));
-                let past = oracle::past(prefix, place);
+                let past = oracle::past(prefix, &history.hearsay, place);
                 let record = state.records.get(place);
                 let record = record.map(|record| (std::mem::discriminant(&record.status), record.intent.epoch));
                 let question = (past, record, run.clone(), ran);
@@ -102,6 +102,7 @@ proptest! {
 }
 
 fn fold(state: &mut State, entry: &Entry, history: &History, index: usize) {
+    state.trust = if history.hearsay[index] { Trust::Suggested } else { Trust::Believed };
     state.apply(entry, history.hashes[index], entry.seq).expect("the oracle says that it may follow");
 }
 
@@ -149,7 +150,12 @@ fn compare(
 }
 
 fn all_orders() -> impl Iterator<Item = Orders> {
-    (0..8).map(|bits| Orders { accept_drift: bits & 1 != 0, fresh: bits & 2 != 0, named: bits & 4 != 0 })
+    (0..16).map(|bits| Orders {
+        accept_drift: bits & 1 != 0,
+        fresh: bits & 2 != 0,
+        named: bits & 4 != 0,
+        unrecorded: bits & 8 != 0,
+    })
 }
 
 /// A verdict in the words of the oracle.
@@ -184,6 +190,7 @@ fn because(reason: &Reason) -> &'static str {
         Reason::Trusted => "trusted",
         Reason::NoProbe => "no-probe",
         Reason::Interrupted { .. } => "interrupted",
+        Reason::Unconfirmed { .. } => "unconfirmed",
         Reason::UpstreamRan => "upstream-ran",
         Reason::CheckFailed { .. } => "check-failed",
         Reason::Fresh => "fresh",

@@ -38,7 +38,7 @@ use self::{
 };
 use crate::{
     journal::{
-        Intent, Status,
+        Intent,
         event::{Decision, Failure, Finding, Outcome, Phase, Question, Reason, Receipt},
     },
     plan::StepId,
@@ -79,12 +79,7 @@ impl Attempt<'_> {
 
     /// A step before the one that the operator starts from: taken as done, with the outputs on record.
     fn take_word(&mut self, ready: &Ready) -> Result<Map<String, Value>, Halt> {
-        let receipt = match self.journal.state().status(&ready.place) {
-            Some(Status::Succeeded(receipt)) => receipt.clone(),
-            Some(Status::Intended | Status::Failed(_) | Status::Undoing(_) | Status::Reverted) | None => {
-                Receipt::default()
-            }
-        };
+        let receipt = self.journal.state().done(&ready.place).cloned().unwrap_or_default();
         let outputs = receipt.outputs.clone();
         self.journal.decide(&ready.place, Decision::Skip { reason: Reason::OperatorWord, receipt })?;
         Ok(outputs)
@@ -104,9 +99,17 @@ impl Attempt<'_> {
                     finding = None;
                 }
                 Verdict::Decided(decision) => {
+                    let is_new = matches!(decision, Decision::Adopt { reason: Reason::Unconfirmed { .. }, .. });
+                    if is_new {
+                        let Asked { ready, input, key, fingerprint, .. } = &question;
+                        let effect = ready.description.effect();
+                        self.journal.vouch(&ready.place, key, fingerprint.clone(), input.clone(), effect)?;
+                    }
                     self.journal.decide(&ready.place, decision.clone())?;
                     match decision {
                         Decision::Skip { receipt, .. } => return Ok(receipt),
+                        // The probe was asked about the input of now already.
+                        Decision::Adopt { .. } if is_new => {}
                         Decision::Adopt { .. } => finding = None,
                         Decision::Run { .. } => return self.act(&question).await,
                         Decision::Stop { reason } => return Err(Halt::InDoubt { place: ready.place.clone(), reason }),
@@ -200,6 +203,8 @@ pub struct Orders {
     pub fresh: bool,
     /// `--accept-drift`, of these steps.
     pub accept_drift: BTreeSet<StepId>,
+    /// The journals of earlier attempts should be here and are not: every step may have been begun.
+    pub unrecorded: bool,
     /// The command, if it was not `deploy`: for the record.
     pub by: Option<&'static str>,
     /// The newest epoch that this was decided on; if there is a newer one now, it must be decided again.

@@ -6,7 +6,7 @@
 
 use crate::{
     journal::{
-        Place, Record, State, Status,
+        Place, Record, State, Status, Trust,
         event::{Decision, Failure, Finding, Fingerprint, Phase, Question, Reason, Receipt},
     },
     plan::{RunId, StepId},
@@ -39,6 +39,8 @@ pub struct Orders {
     pub fresh: bool,
     /// It is named by `--start-from` or `--only`: it is not skipped.
     pub named: bool,
+    /// The journals of earlier attempts are missing: a step without a record may have been begun.
+    pub unrecorded: bool,
 }
 
 /// All that the decision about one step hangs on.
@@ -78,14 +80,21 @@ pub enum Verdict {
 /// Decides about one step.
 #[must_use]
 pub fn decide(facts: &Facts<'_>) -> Verdict {
-    if matches!(facts.record.map(|record| &record.status), Some(Status::Undoing(_))) {
+    let is_confirmed = match facts.record {
+        Some(record) => record.trust == Trust::Believed,
+        None => !facts.orders.unrecorded,
+    };
+    if is_confirmed && matches!(facts.record.map(|record| &record.status), Some(Status::Undoing(_))) {
         return Verdict::FinishUndo;
     }
     if facts.orders.fresh {
         return fresh(facts);
     }
     if facts.phase == Phase::Check {
-        return check(facts);
+        return if is_confirmed { check(facts) } else { unconfirmed_check(facts) };
+    }
+    if !is_confirmed {
+        return unconfirmed(facts);
     }
     let Some(record) = facts.record else { return run(Reason::NeverRan) };
     match &record.status {
@@ -137,24 +146,62 @@ fn interrupted(facts: &Facts<'_>) -> Verdict {
         (Probing::Available, Some(finding)) => Some(finding),
         (Probing::Missing, _) => None,
     };
+    begun(facts, finding, |finding| Reason::Interrupted { finding })
+}
+
+/// It was begun, or may have been, and nothing but the probe tells how it ended.
+fn begun(facts: &Facts<'_>, finding: Option<&Finding>, reason: fn(Option<String>) -> Reason) -> Verdict {
     let in_doubt = |what: Option<String>| match facts.repeat {
-        Repeat::Safe => run(Reason::Interrupted { finding: what }),
+        Repeat::Safe => run(reason(what)),
         Repeat::Unsafe if facts.orders.accept_drift => run(Reason::DriftAccepted {
             why: what.unwrap_or_else(|| "it was begun, and nothing tells how it ended".into()),
         }),
-        Repeat::Unsafe => stop(Reason::Interrupted { finding: what }),
+        Repeat::Unsafe => stop(reason(what)),
     };
     match finding {
-        Some(Finding::Held { receipt }) => Verdict::Decided(Decision::Adopt {
-            reason: Reason::Interrupted { finding: Some("held".to_owned()) },
-            receipt: receipt.clone(),
-        }),
-        Some(Finding::Absent) => run(Reason::Interrupted { finding: Some("absent".to_owned()) }),
+        Some(Finding::Held { receipt }) => {
+            Verdict::Decided(Decision::Adopt { reason: reason(Some("held".to_owned())), receipt: receipt.clone() })
+        }
+        Some(Finding::Absent) => run(reason(Some("absent".to_owned()))),
         Some(Finding::Drifted { why }) => in_doubt(Some(format!("drifted: {why}"))),
         Some(Finding::Unknown { why }) => in_doubt(Some(format!("unknown: {why}"))),
         Some(Finding::Failed { failure }) => stop(probe_failed(failure)),
         None => in_doubt(None),
     }
+}
+
+/// What is on record is only suggested, or missing. Nothing of it is used but what makes a step run: the probe is asked about
+/// the input of now, and what it finds counts.
+fn unconfirmed(facts: &Facts<'_>) -> Verdict {
+    let is_changed = facts
+        .record
+        .map(|record| record.intent.fingerprint.difference(facts.fingerprint))
+        .filter(|some| !some.is_empty());
+    match (facts.record.map(|record| &record.status), &is_changed) {
+        (Some(Status::Reverted), _) => return run(Reason::Reverted),
+        (Some(Status::Failed(_)), _) => return run(Reason::FailedBefore),
+        (Some(Status::Succeeded(_)), Some(components)) => {
+            return run(Reason::Changed { components: components.clone() });
+        }
+        (Some(Status::Succeeded(_)), None) if facts.orders.named => return run(Reason::OperatorWord),
+        (Some(Status::Succeeded(_) | Status::Intended | Status::Undoing(_)) | None, _) => {}
+    }
+    let is_done = matches!(facts.record.map(|record| &record.status), Some(Status::Succeeded(_)));
+    match (facts.probing, facts.finding, is_changed) {
+        (Probing::Available, None, _) => Verdict::Probe(Question::Current),
+        // What holds may be the effect of what was begun, which is not what is wanted now.
+        (Probing::Available, Some(Finding::Held { .. }), Some(components)) => run(Reason::Changed { components }),
+        (Probing::Available, Some(finding), _) if is_done && !matches!(finding, Finding::Held { .. }) => {
+            not_held(facts, finding)
+        }
+        (Probing::Available, finding, _) => begun(facts, finding, |finding| Reason::Unconfirmed { finding }),
+        (Probing::Missing, ..) => begun(facts, None, |finding| Reason::Unconfirmed { finding }),
+    }
+}
+
+/// A check harms nothing: where its record is not believed, it runs.
+fn unconfirmed_check(facts: &Facts<'_>) -> Verdict {
+    if facts.record.is_some() { run(Reason::Unconfirmed { finding: None }) } else { run(Reason::NeverRan) }
 }
 
 /// A check is never skipped on record. It harms nothing, so it runs wherever another step would stop.
@@ -295,7 +342,9 @@ pub enum Undoing {
 /// the first step on that exposes it, as far as it can be undone. Nothing when users saw nothing of it.
 #[must_use]
 pub fn rollback<'a>(state: &State, run: &RunId, order: impl IntoIterator<Item = (&'a Place, Undoing)>) -> Vec<Place> {
-    let of_this_run = |place: &Place| state.records.get(place).filter(|record| record.intent.run == *run);
+    // What is only suggested drives nothing back.
+    let is_ours = |record: &&Record| record.intent.run == *run && record.trust == Trust::Believed;
+    let of_this_run = |place: &Place| state.records.get(place).filter(is_ours);
     let mut undo: Vec<Place> = order
         .into_iter()
         .skip_while(|(place, _)| {

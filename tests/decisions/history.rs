@@ -31,6 +31,8 @@ pub(crate) enum Move {
     Begin {
         new_run: bool,
         release: u8,
+        /// Its journal is one that anybody could have written.
+        hearsay: bool,
     },
     Intend {
         place: usize,
@@ -62,7 +64,8 @@ pub(crate) enum Move {
 pub(crate) fn moves() -> impl Strategy<Value = Vec<Move>> {
     let place = || 0..STEPS.len() * TARGETS.len();
     let one = prop_oneof![
-        3 => (any::<bool>(), 0..3u8).prop_map(|(new_run, release)| Move::Begin { new_run, release }),
+        3 => (any::<bool>(), 0..3u8, prop::bool::weighted(0.3))
+            .prop_map(|(new_run, release, hearsay)| Move::Begin { new_run, release, hearsay }),
         8 => (place(), 0..2u8).prop_map(|(place, fingerprint)| Move::Intend { place, fingerprint }),
         9 => (place(), 0..6u8).prop_map(|(place, how)| Move::Settle { place, how }),
         2 => (place(), 0..5u8).prop_map(|(place, how)| Move::Probe { place, how }),
@@ -100,6 +103,8 @@ pub(crate) struct History {
     pub(crate) entries: Vec<Entry>,
     /// The hash of the line of each entry.
     pub(crate) hashes: Vec<Hash>,
+    /// Of each entry, whether it stands in a journal that anybody could have written.
+    pub(crate) hearsay: Vec<bool>,
     /// (length of the prefix, an entry that must not follow it).
     pub(crate) illegal: Vec<(usize, Entry)>,
 }
@@ -108,15 +113,19 @@ impl History {
     /// Plays the moves.
     pub(crate) fn of(moves: &[Move], places: &[(Place, Phase)]) -> Self {
         let mut history = Self::default();
-        history.push(Event::Started(header(None, true, 0)));
+        let mut hearsay = false;
+        history.push(Event::Started(header(None, true, 0)), hearsay);
         for one in moves {
+            if let Move::Begin { hearsay: new, .. } = one {
+                hearsay = *new;
+            }
             let event = history.event(one, places);
-            history.push(event);
+            history.push(event, hearsay);
         }
         history
     }
 
-    fn push(&mut self, event: Event) {
+    fn push(&mut self, event: Event, hearsay: bool) {
         let seq = match (&event, self.entries.last()) {
             (Event::Started(_), _) | (_, None) => 0,
             (_, Some(last)) => last.seq + 1,
@@ -126,6 +135,7 @@ impl History {
         if oracle::may_follow(&self.entries, &entry.event) {
             self.hashes.push(line::encode(&entry).hash);
             self.entries.push(entry);
+            self.hearsay.push(hearsay);
         } else {
             self.illegal.push((self.entries.len(), entry));
         }
@@ -135,7 +145,7 @@ impl History {
         let place = |index: &usize| places[*index].0.clone();
         let number = self.entries.len() as u64;
         match one {
-            Move::Begin { new_run, release } => Event::Started(header(self.last_header(), *new_run, *release)),
+            Move::Begin { new_run, release, .. } => Event::Started(header(self.last_header(), *new_run, *release)),
             Move::Intend { place: index, fingerprint: changed } => Event::Intent {
                 place: place(index),
                 key: format!("key-{number}"),

@@ -31,11 +31,13 @@ pub(crate) struct Past<'a> {
     pub(crate) run: Option<&'a RunId>,
     /// Of the success, if that is the last word.
     pub(crate) receipt: Option<&'a Receipt>,
+    /// Whether the last word is of a journal that anybody could have written.
+    pub(crate) is_hearsay: bool,
 }
 
 /// Reads a history backwards.
-pub(crate) fn past<'a>(history: &'a [Entry], place: &Place) -> Past<'a> {
-    let mut past = Past { last: Last::Nothing, fingerprint: None, run: None, receipt: None };
+pub(crate) fn past<'a>(history: &'a [Entry], hearsay: &[bool], place: &Place) -> Past<'a> {
+    let mut past = Past { last: Last::Nothing, fingerprint: None, run: None, receipt: None, is_hearsay: false };
     for (index, entry) in history.iter().enumerate().rev() {
         if about(&entry.event) != Some(place) {
             continue;
@@ -51,7 +53,7 @@ pub(crate) fn past<'a>(history: &'a [Entry], place: &Place) -> Past<'a> {
             _ => continue,
         };
         if past.last == Last::Nothing {
-            (past.last, past.receipt) = (says, receipt);
+            (past.last, past.receipt, past.is_hearsay) = (says, receipt, hearsay[index]);
         }
         if let Event::Intent { fingerprint, .. } = &entry.event {
             past.fingerprint = Some(fingerprint);
@@ -78,7 +80,7 @@ pub(crate) fn may_follow(history: &[Entry], event: &Event) -> bool {
     if history.is_empty() {
         return matches!(event, Event::Started(_));
     }
-    let last = |place| past(history, place).last;
+    let last = |place| past(history, &vec![false; history.len()], place).last;
     // The newest step of the protocol that this attempt wrote about it.
     let open = |place: &Place| {
         let this_attempt = history.iter().rev().take_while(|entry| !matches!(entry.event, Event::Started(_)));
@@ -95,7 +97,7 @@ pub(crate) fn may_follow(history: &[Entry], event: &Event) -> bool {
         })
     };
     match event {
-        Event::Intent { place, .. } => last(place) != Last::HalfUndone,
+        Event::Intent { place, .. } => !matches!(open(place), Some(Event::UndoIntent { .. })),
         Event::Outcome { place, .. } => matches!(open(place), Some(Event::Intent { .. })),
         Event::Decision { place, decision: Decision::Adopt { .. } } => last(place) == Last::Begun,
         Event::UndoIntent { place } => !matches!(last(place), Last::Nothing | Last::Undone),
@@ -153,7 +155,8 @@ fn stop(why: &'static str) -> Answer {
 pub(crate) fn answer(asked: &Asked<'_>) -> Answer {
     let has_probe = asked.probing == Probing::Available;
     let repeatable = asked.repeat == Repeat::Safe;
-    let Orders { accept_drift, fresh, named } = asked.orders;
+    let Orders { accept_drift, fresh, named, unrecorded } = asked.orders;
+    let is_hearsay = asked.past.is_hearsay || (unrecorded && asked.past.last == Last::Nothing);
     let same = asked.past.fingerprint == Some(asked.now);
     let found = asked.finding.filter(|_| has_probe).map(|finding| match finding {
         Finding::Held { .. } => "held",
@@ -163,7 +166,7 @@ pub(crate) fn answer(asked: &Asked<'_>) -> Answer {
         Finding::Failed { .. } => "failed",
     });
 
-    if asked.past.last == Last::HalfUndone {
+    if asked.past.last == Last::HalfUndone && !is_hearsay {
         return ("finish undo", "", NONE);
     }
     if fresh {
@@ -179,6 +182,34 @@ pub(crate) fn answer(asked: &Asked<'_>) -> Answer {
             Some("drifted") => stop("drifted"),
             Some("unknown") => stop("unknown"),
             Some(_) => stop("probe-failed"),
+        };
+    }
+    if is_hearsay {
+        let is_new = asked.past.last == Last::Nothing;
+        let in_doubt = match (repeatable, accept_drift) {
+            (true, _) => run("unconfirmed"),
+            (false, true) => run("drift-accepted"),
+            (false, false) => stop("unconfirmed"),
+        };
+        return match (asked.past.last, found) {
+            (Last::Nothing, _) if asked.is_check => run("never-ran"),
+            _ if asked.is_check => run("unconfirmed"),
+            (Last::Undone, _) => run("reverted"),
+            (Last::Failed, _) => run("failed-before"),
+            (Last::Done, _) if !same => run("changed"),
+            (Last::Done, _) if named => run("operator-word"),
+            _ if !has_probe => in_doubt,
+            (_, None) => ASK_CURRENT,
+            (_, Some("held")) if same || is_new => ("adopt", "unconfirmed", FOUND),
+            (_, Some("held")) => run("changed"),
+            (_, Some("failed")) => stop("probe-failed"),
+            (Last::Done, Some("absent")) => run("absent"),
+            (Last::Done, Some("unknown")) if repeatable => run("unknown"),
+            (Last::Done, Some(_)) if accept_drift => run("drift-accepted"),
+            (Last::Done, Some("drifted")) => stop("drifted"),
+            (Last::Done, Some(_)) => stop("unknown"),
+            (_, Some("absent")) => run("unconfirmed"),
+            (_, Some(_)) => in_doubt,
         };
     }
     match asked.past.last {

@@ -98,6 +98,18 @@ impl Halt {
                             None => format!("look at what it did; {accept}"),
                         },
                     ),
+                    Reason::Unconfirmed { finding } => (
+                        Code("P0406"),
+                        match finding {
+                            Some(finding) => {
+                                format!("what is known of it is not confirmed, and its probe says: {finding}")
+                            }
+                            None => "what is known of it is not confirmed, and it has no probe to tell".to_owned(),
+                        },
+                        format!(
+                            "give the job a `key`, so that its journal is believed; or look at what it did, {accept}"
+                        ),
+                    ),
                     Reason::Unknown { why } => (
                         Code("P0402"),
                         format!("it can't be told whether it still holds: {why}"),

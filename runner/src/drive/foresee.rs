@@ -10,7 +10,7 @@ use super::{Halt, Orders, Prepared, Ready, attempt, ending::WayOn, view::View};
 use crate::{
     diagnose::Diagnostic,
     journal::{
-        Loaded, Place, State, Status,
+        Loaded, Place, State,
         event::{Decision, Failure, Finding, Header, Phase, Question, Reason},
     },
     plan::StepId,
@@ -128,12 +128,9 @@ fn listed(steps: &[&StepId]) -> String {
 /// What later steps would see: what is on record, if the step would be skipped.
 fn known_outputs(state: &State, ready: &Ready, decision: Option<&Decision>) -> Option<Map<String, Value>> {
     match decision {
-        Some(Decision::Skip { reason: Reason::OperatorWord, .. }) => match state.status(&ready.place) {
-            Some(Status::Succeeded(receipt)) => Some(receipt.outputs.clone()),
-            Some(Status::Intended | Status::Failed(_) | Status::Undoing(_) | Status::Reverted) | None => {
-                Some(Map::new())
-            }
-        },
+        Some(Decision::Skip { reason: Reason::OperatorWord, .. }) => {
+            Some(state.done(&ready.place).map(|receipt| receipt.outputs.clone()).unwrap_or_default())
+        }
         Some(Decision::Skip { receipt, .. } | Decision::Adopt { receipt, .. }) => Some(receipt.outputs.clone()),
         Some(Decision::Run { .. } | Decision::Stop { .. }) | None => None,
     }

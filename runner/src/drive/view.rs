@@ -137,6 +137,7 @@ impl<'a> View<'a> {
                 accept_drift: self.orders.accept_drift.contains(&ready.step.id),
                 fresh: self.orders.fresh,
                 named: asked.named,
+                unrecorded: self.orders.unrecorded,
             },
             finding,
         }

@@ -19,7 +19,8 @@ use crate::{
 /// - 1.0: the first.
 /// - 1.1: `commit` in the header; `rollback`, `promote` and `setup` among the overrides, of which the first changes what a later
 ///   rollback goes back to.
-pub const FORMAT: Format = Format { major: 1, minor: 1 };
+/// - 1.2: the reason `unconfirmed`; an intent may follow an undo that an earlier attempt left unfinished.
+pub const FORMAT: Format = Format { major: 1, minor: 2 };
 
 /// The magic word of a header.
 pub const MAGIC: &str = "pawl-journal";
@@ -479,6 +480,8 @@ pub enum Reason {
     NoProbe,
     /// It was begun and has no outcome; what the probe said of it, if it has one.
     Interrupted { finding: Option<String> },
+    /// Its record is only suggested, or missing; what the probe said of it now, if it has one.
+    Unconfirmed { finding: Option<String> },
     /// A check: something before it ran.
     UpstreamRan,
     /// A check: its live round did not hold.

@@ -25,7 +25,7 @@ use super::{
     line,
     load::Loaded,
     redact::Redactor,
-    state::State,
+    state::{State, Trust},
 };
 use crate::{clock, diagnose::Exit, plan::StepId};
 
@@ -173,7 +173,7 @@ impl Journal {
         // Meanwhile there is other work to do; the first sync waits for it.
         let naming = thread::Builder::new().spawn(move || File::open(folder)?.sync_all());
         let naming = Some(naming.map_err(|source| io_error("sync the folder of", &path, source))?);
-        let state = loaded.state;
+        let state = State { trust: Trust::Believed, ..loaded.state };
         let mut journal = Self { file, path, naming, state, next: 0, size: 0, poisoned: false, redactor, observer };
         journal.append(Event::Started(header))?;
         Ok(journal)
@@ -214,6 +214,22 @@ impl Journal {
         self.append(Event::Intent { place: place.clone(), key, fingerprint, input: input.clone(), exposes })?;
         self.sync_for(effect)?;
         Ok(Intent { place, input, effect })
+    }
+
+    /// Writes what a step would act on, for a step that does not act: what is there already is adopted next.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn vouch(
+        &mut self,
+        place: &Place,
+        key: &str,
+        fingerprint: Fingerprint,
+        input: Value,
+        effect: Effect,
+    ) -> Result<(), JournalError> {
+        // Nothing acts on this intent; killed before the adoption, the next attempt looks again.
+        self.intend(place, key, fingerprint, input, effect).map(drop)
     }
 
     /// Writes how an action ended; on disk when it returns, if it had an effect.

@@ -12,7 +12,7 @@ use super::{
     error::{JournalError, io_error},
     event::{Entry, FORMAT},
     line::{self, Corrupt},
-    state::{Illegal, State},
+    state::{Illegal, State, Trust},
 };
 
 /// What all journals of (app, environment) say.
@@ -30,6 +30,16 @@ pub struct Loaded {
     pub lines: u64,
 }
 
+/// What the end of a journal's file name is when it is only suggested.
+pub const SUGGESTED: &str = ".suggested.journal";
+
+/// How far a journal is believed, by its file's name.
+#[must_use]
+pub fn trust(path: &Path) -> Trust {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if name.ends_with(SUGGESTED) { Trust::Suggested } else { Trust::Believed }
+}
+
 impl Loaded {
     /// Reads and folds journals in epoch order, calling `each` with every entry.
     ///
@@ -39,6 +49,7 @@ impl Loaded {
         let mut loaded = Self::default();
         for (index, path) in paths.iter().enumerate() {
             let bytes = fs::read(path).map_err(|source| io_error("read", path, source))?;
+            loaded.state.trust = trust(path);
             if bytes.contains(&b'\n') {
                 loaded.lines(path, &bytes, 0, &mut each)?;
             } else if index + 1 == paths.len() {

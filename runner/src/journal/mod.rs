@@ -20,9 +20,9 @@ mod trail;
 pub use error::JournalError;
 pub use event::{Event, Place};
 pub use file::{Ended, Intent, Journal, UndoEnded, UndoIntent};
-pub use load::Loaded;
+pub use load::{Loaded, SUGGESTED};
 pub use redact::Redactor;
-pub use state::{Record, State, Status};
+pub use state::{Record, State, Status, Trust};
 pub use trail::Trail;
 
 #[cfg(test)]

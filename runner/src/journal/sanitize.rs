@@ -136,6 +136,9 @@ impl Sanitizer<'_> {
             Reason::Interrupted { finding } => {
                 Reason::Interrupted { finding: finding.map(|finding| self.message(finding)) }
             }
+            Reason::Unconfirmed { finding } => {
+                Reason::Unconfirmed { finding: finding.map(|finding| self.message(finding)) }
+            }
             Reason::CheckFailed { why } => Reason::CheckFailed { why: self.message(why) },
             Reason::ProbeFailed { message } => Reason::ProbeFailed { message: self.message(message) },
             Reason::NeverRan

@@ -16,9 +16,21 @@ use crate::{
     plan::{Attempt, RunId},
 };
 
+/// How far a journal is believed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// This machine, the state's place or whoever has the key wrote it.
+    #[default]
+    Believed,
+    /// Anybody could have written it: it only suggests what to probe (docs/adr/0010).
+    Suggested,
+}
+
 /// What the journals of (app, environment) say, folded.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
+    /// How far the journal that is being folded is believed.
+    pub trust: Trust,
     /// The last record of each step on each target, whatever its release.
     pub records: BTreeMap<Place, Record>,
     /// All attempts, oldest first.
@@ -91,6 +103,8 @@ pub struct AttemptSummary {
     pub stuck: Option<Place>,
     /// The command, if it was not `deploy`: `rollback`, `promote`, `setup`.
     pub order: Option<String>,
+    /// How far its journal is believed.
+    pub trust: Trust,
 }
 
 /// The last word on a step.
@@ -98,6 +112,8 @@ pub struct AttemptSummary {
 pub struct Record {
     /// How far it got.
     pub status: Status,
+    /// How far what was written last about it is believed.
+    pub trust: Trust,
     /// The intent that this is about.
     pub intent: Intended,
     /// What was live before this step exposed its release; undoing it brings that back.
@@ -190,7 +206,8 @@ impl State {
         match &entry.event {
             Event::Started(header) => self.start(header, entry.at),
             Event::Intent { place, key, fingerprint, input, exposes } => {
-                if matches!(self.status(place), Some(Status::Undoing(_))) {
+                // An undo of an earlier attempt that is only suggested is not finished; its step is looked at anew.
+                if matches!(self.status(place), Some(Status::Undoing(_))) && self.open.contains(place) {
                     return Err(Illegal::Transition { place: place.clone(), what: "an intent" });
                 }
                 let header = &self.current(entry.seq)?.header;
@@ -205,7 +222,8 @@ impl State {
                     exposes: *exposes,
                 };
                 let live_before = self.live_before(&intent.run, &intent.release).cloned();
-                self.records.insert(place.clone(), Record { status: Status::Intended, intent, live_before });
+                let trust = self.trust;
+                self.records.insert(place.clone(), Record { status: Status::Intended, trust, intent, live_before });
                 self.open.insert(place.clone());
                 self.get_stuck(place);
                 Ok(())
@@ -260,7 +278,7 @@ impl State {
                 })?;
                 if failure.is_none() {
                     record.status = Status::Reverted;
-                    if record.intent.exposes {
+                    if record.intent.exposes && record.trust == Trust::Believed {
                         self.head.live = record.live_before.clone();
                     }
                 }
@@ -273,7 +291,7 @@ impl State {
                 attempt.verified = *verified;
                 let release = attempt.header.release.clone();
                 let is_rollback = attempt.order.as_deref() == Some(ROLLBACK);
-                if *verified {
+                if *verified && self.trust == Trust::Believed {
                     self.head.verify(release, is_rollback);
                 }
                 Ok(())
@@ -284,7 +302,8 @@ impl State {
             | Event::Progress { .. }
             | Event::Probe { .. } => Ok(()),
             Event::Override { option, .. } => {
-                if let (Some(attempt), true) = (self.attempts.last_mut(), ORDERS.contains(&option.as_str())) {
+                let is_order = ORDERS.contains(&option.as_str()) && self.trust == Trust::Believed;
+                if let (Some(attempt), true) = (self.attempts.last_mut(), is_order) {
                     attempt.order = Some(option.clone());
                 }
                 Ok(())
@@ -319,7 +338,8 @@ impl State {
         let order =
             self.attempts.last().filter(|last| last.header.run == header.run).and_then(|last| last.order.clone());
         let (exit, verified, stuck) = (None, false, None);
-        self.attempts.push(AttemptSummary { header, began: at, last: at, exit, verified, stuck, order });
+        let trust = self.trust;
+        self.attempts.push(AttemptSummary { header, began: at, last: at, exit, verified, stuck, order, trust });
         Ok(())
     }
 
@@ -336,6 +356,16 @@ impl State {
         of_it.filter_map(|attempt| attempt.header.commit.as_deref()).next()
     }
 
+    /// What a step returned, if it is done and its record is believed.
+    #[must_use]
+    pub fn done(&self, place: &Place) -> Option<&Receipt> {
+        let record = self.records.get(place).filter(|record| record.trust == Trust::Believed)?;
+        match &record.status {
+            Status::Succeeded(receipt) => Some(receipt),
+            Status::Intended | Status::Failed(_) | Status::Undoing(_) | Status::Reverted => None,
+        }
+    }
+
     /// How far a step got, by its last record.
     #[must_use]
     pub fn status(&self, place: &Place) -> Option<&Status> {
@@ -346,6 +376,7 @@ impl State {
     fn expose(&mut self, place: &Place) {
         if let Some(Record { status: Status::Succeeded(_), intent, .. }) = self.records.get(place)
             && intent.exposes
+            && self.trust == Trust::Believed
         {
             self.head.live = Some(intent.release.clone());
         }
@@ -369,7 +400,10 @@ impl State {
         allows: impl FnOnce(&Record) -> bool,
     ) -> Result<&mut Record, Illegal> {
         match self.records.get_mut(place) {
-            Some(record) if allows(record) => Ok(record),
+            Some(record) if allows(record) => {
+                record.trust = self.trust;
+                Ok(record)
+            }
             Some(_) | None => Err(Illegal::Transition { place: place.clone(), what }),
         }
     }

@@ -61,7 +61,8 @@ pub fn reason(reason: &Reason) -> String {
         Reason::Unknown { why } => format!("it can't be told whether its effect holds: {why}"),
         Reason::Trusted => "it is done in this run, and has no probe to ask".to_owned(),
         Reason::NoProbe => "it has no probe that could tell whether its effect holds".to_owned(),
-        Reason::Interrupted { finding } => interrupted(finding.as_deref()),
+        Reason::Interrupted { finding } => begun("it was begun and did not end", finding.as_deref()),
+        Reason::Unconfirmed { finding } => begun("what is known of it is not confirmed", finding.as_deref()),
         Reason::UpstreamRan => "a step before it ran".to_owned(),
         Reason::CheckFailed { why } => format!("its check did not hold: {why}"),
         Reason::Fresh => "--fresh ignores what is on record".to_owned(),
@@ -248,8 +249,7 @@ fn changed(components: &[String]) -> String {
     }
 }
 
-fn interrupted(finding: Option<&str>) -> String {
-    let begun = "it was begun and did not end";
+fn begun(begun: &str, finding: Option<&str>) -> String {
     match finding {
         None => format!("{begun}, and nothing tells how far it got"),
         Some("held") => format!("{begun}, and its probe finds it done"),
