@@ -194,6 +194,18 @@ impl Attempt<'_> {
     }
 }
 
+/// What it means that the journals of earlier attempts of a CI run are missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MissingJournal {
+    /// Every step may have been begun: its probe is asked.
+    #[default]
+    Probe,
+    /// Nothing is done.
+    Fail,
+    /// Nothing was begun.
+    Restart,
+}
+
 /// What the operator ordered.
 #[derive(Clone, Debug, Default)]
 pub struct Orders {
@@ -203,7 +215,9 @@ pub struct Orders {
     pub fresh: bool,
     /// `--accept-drift`, of these steps.
     pub accept_drift: BTreeSet<StepId>,
-    /// The journals of earlier attempts should be here and are not: every step may have been begun.
+    /// What it means that the journals of earlier attempts of a CI run are missing.
+    pub missing_journal: MissingJournal,
+    /// They are, and every step may have been begun.
     pub unrecorded: bool,
     /// The command, if it was not `deploy`: for the record.
     pub by: Option<&'static str>,

@@ -217,6 +217,7 @@ fn header(before: Option<&Header>, new_run: bool, release: u8) -> Header {
         runner: "0.1.0".to_owned(),
         by: "ada@build-7".to_owned(),
         commit: None,
+        url: None,
     }
 }
 

@@ -3,15 +3,15 @@
 use std::{cell::RefCell, mem::ManuallyDrop, rc::Rc, sync::Arc};
 
 use super::{
-    permission, places,
+    ci, permission, places,
     screen::Screen,
     selection,
     source::{self, PlanArgs, ReleaseArgs},
     wait::WaitArgs,
 };
 use crate::{
-    diagnose::{Code, Diagnostic, Exit},
-    drive::{Deployment, Interrupt, Orders, Prepared, Setting, Wanted},
+    diagnose::{Code, Diagnostic, Exit, Notice},
+    drive::{Deployment, Interrupt, MissingJournal, Orders, Prepared, Setting, Wanted},
     journal::{
         State,
         event::{Header, ROLLBACK},
@@ -36,6 +36,20 @@ pub(super) struct Args {
     selection: selection::Args,
     #[command(flatten)]
     wait: WaitArgs,
+    /// In a CI's re-run, what it means that the journal of the attempts before is not found
+    #[arg(long, value_name = "POLICY", env = "PAWL_MISSING_JOURNAL", hide_env = true, default_value = "probe")]
+    missing_journal: Missing,
+}
+
+/// What a missing journal means.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Missing {
+    /// Every step may have been begun: its probe is asked
+    Probe,
+    /// Nothing is done
+    Fail,
+    /// Nothing was begun
+    Restart,
 }
 
 /// What to deploy, and how.
@@ -75,11 +89,21 @@ pub(super) async fn run(args: &Args, setup: Setup, screen: &Screen) -> Result<Ex
         wanted: Wanted { label, digest: None },
         commit: source::commit(&args.plan, &args.release),
         setting: places::setting(screen.tell()),
-        orders: Orders { by, ..args.selection.orders() },
+        orders: Orders { by, missing_journal: args.missing_journal.into(), ..args.selection.orders() },
         wait: args.wait.wait(),
         again: &again,
     };
     deploy(job, screen).await
+}
+
+impl From<Missing> for MissingJournal {
+    fn from(missing: Missing) -> Self {
+        match missing {
+            Missing::Probe => Self::Probe,
+            Missing::Fail => Self::Fail,
+            Missing::Restart => Self::Restart,
+        }
+    }
 }
 
 /// Whether what is done once for an environment is part of it.
@@ -96,6 +120,9 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
     let Job { plan, wanted, commit, setting, orders, wait, again } = job;
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     let store = Store::new(&plan.state, &plan.app, &plan.environment);
+    let store =
+        ci::checkpointed(store, &plan.source.path, &plan.app, &plan.environment, &|notice| (setting.tell)(notice));
+    let store = store.map_err(one)?;
     permission::person(&plan).map_err(one)?;
     permission::nesting(&store).map_err(one)?;
     let interrupt = Interrupt::listen().map_err(|error| {
@@ -142,9 +169,21 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
         let last = before.attempts.last().filter(|_| header.attempt != Attempt::FIRST);
         let continues = last.map(|last| words::continues_after(last.exit, last.stuck.as_ref()));
         *report.borrow_mut() = Some(screen.report(continues));
-        Box::new(move |entry| report.borrow_mut().iter_mut().for_each(|report| report.event(entry)))
+        let checkpoints = store.checkpoints().cloned();
+        Box::new(move |entry| {
+            checkpoints.iter().for_each(|checkpoints| checkpoints.observe(entry));
+            report.borrow_mut().iter_mut().for_each(|report| report.event(entry));
+        })
     };
-    let ending = deployment.run(interrupt, observe).await?;
+    let ending = deployment.run(interrupt, observe).await;
+    let kept = store.checkpoints().map(|checkpoints| checkpoints.shown()).unwrap_or_default();
+    for name in &kept.passed_over {
+        tell(Notice::warning(format!("passed over an artifact of this run: {name}")));
+    }
+    if let Some(trouble) = &kept.trouble {
+        tell(Notice::warning(format!("the end of the journal is not among the artifacts of this run: {trouble}")));
+    }
+    let ending = ending?;
     if let Some(report) = report.borrow_mut().as_mut() {
         report.finish(&Conclusion { exit: ending.exit, error: ending.error.as_ref() });
     }

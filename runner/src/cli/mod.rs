@@ -8,6 +8,7 @@ use std::{io::Write, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 mod attempts;
+mod ci;
 mod deploy;
 mod doctor;
 mod history;
@@ -20,6 +21,7 @@ mod new_step;
 mod permission;
 mod places;
 mod plan;
+mod post;
 mod prune;
 mod rollback;
 mod schema;
@@ -60,6 +62,8 @@ enum Command {
     Rollback(rollback::Rollback),
     /// Deploy to one environment what is live and verified in another
     Promote(rollback::Promote),
+    /// In a CI, after a deployment: bring up what is left of its journal, and give up its lock
+    Post(post::Args),
     /// Remove releases that nobody will go back to
     Prune(prune::Args),
     /// Show what a deployment would do, without doing it
@@ -143,6 +147,7 @@ fn dispatch(cli: Cli, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
         Command::Setup(args) => block_on(deploy::run(&args, Setup::First, screen)),
         Command::Rollback(args) => block_on(rollback::rollback(&args, screen)),
         Command::Promote(args) => block_on(rollback::promote(&args, screen)),
+        Command::Post(args) => block_on(post::run(&args, screen)),
         Command::Prune(args) => block_on(prune::run(&args, form, out)),
         Command::Plan(args) => block_on(plan::run(&args, screen, out)),
         Command::Step(args) => block_on(step::run(&args, screen)),

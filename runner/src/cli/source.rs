@@ -16,10 +16,10 @@ use crate::{
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct PlanArgs {
     /// The plan
-    #[arg(long = "plan", value_name = "FILE", default_value = "deploy.yml")]
+    #[arg(long = "plan", value_name = "FILE", default_value = "deploy.yml", env = "PAWL_PLAN", hide_env = true)]
     pub(super) plan: PathBuf,
     /// The environment; may be left out when the plan has only one
-    #[arg(long = "env", value_name = "NAME")]
+    #[arg(long = "env", value_name = "NAME", env = "PAWL_ENVIRONMENT", hide_env = true)]
     pub(super) environment: Option<String>,
 }
 
@@ -27,7 +27,7 @@ pub(super) struct PlanArgs {
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ReleaseArgs {
     /// The label of the release; by default what `git describe` says
-    #[arg(long, value_name = "LABEL")]
+    #[arg(long, value_name = "LABEL", env = "PAWL_RELEASE", hide_env = true)]
     pub(super) release: Option<String>,
 }
 
@@ -113,10 +113,14 @@ impl PlanArgs {
 
     /// The state of the environment.
     pub(super) fn store(&self) -> Result<Store, Vec<Diagnostic>> {
-        let source = self.source().map_err(|error| vec![error])?;
-        let found = plan::locate(&source, self.environment.as_deref(), &variable);
-        let location = found.map_err(|errors| errors.diagnostics())?;
+        let location = self.location()?;
         Ok(Store::new(&location.state, &location.app, &location.environment))
+    }
+
+    /// Whose state it is, and where.
+    pub(super) fn location(&self) -> Result<plan::Location, Vec<Diagnostic>> {
+        let source = self.source().map_err(|error| vec![error])?;
+        plan::locate(&source, self.environment.as_deref(), &variable).map_err(|errors| errors.diagnostics())
     }
 
     /// The states of the plan's other environments, as far as they can be found.

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::{Halt, Interrupt, Orders, Prepared, ending::WayOn, hooks::Surroundings, undo::Rollback};
+use super::{Halt, Interrupt, MissingJournal, Orders, Prepared, ending::WayOn, hooks::Surroundings, undo::Rollback};
 use crate::{
     diagnose::{Code, Diagnostic, Excerpt, Exit, Notice},
     journal::{
@@ -79,7 +79,7 @@ impl Deployment<'_> {
     /// # Errors
     /// What keeps an attempt from beginning. Once it has begun, every end is an [`Ending`].
     pub async fn run(
-        self,
+        mut self,
         interrupt: Interrupt,
         observe: impl FnOnce(&State, &Header) -> Observer,
     ) -> Result<Ending, Vec<Diagnostic>> {
@@ -100,11 +100,13 @@ impl Deployment<'_> {
             let hint = format!("see `runner history`, then run `{}` again", self.again);
             return Err(one(Diagnostic::new(Code("P0221"), Exit::Refused, message).hint(hint)));
         }
+        self.orders.unrecorded = self.is_unrecorded(&loaded.state).map_err(one)?;
         self.prepared.resources()?;
         self.prepared.migrations(Some(&loaded.state)).await?;
 
         let epoch = lock.next_epoch(loaded.state.epoch()).map_err(|error| one((&error).into()))?;
-        let header = Header { commit: self.commit.clone(), ..header(self.prepared, &loaded.state, epoch, &self.by) };
+        let (commit, url) = (self.commit.clone(), self.url.clone());
+        let header = Header { commit, url, ..header(self.prepared, &loaded.state, epoch, &self.by) };
         let path = self.store.journal(epoch);
         let redactor = Redactor::new(self.prepared.plan.secrets.values());
         let torn = loaded.torn.iter().rfind(|(torn, _)| paths.last() == Some(torn)).cloned();
@@ -139,6 +141,23 @@ impl Deployment<'_> {
         sandbox::settle_down().await;
         let (exit, error) = told(exit, error, lock.close(patience).await);
         Ok(Ending { exit, header, took: began.elapsed(), error, warnings })
+    }
+
+    /// Whether earlier attempts of this CI run may have begun what is not on record here.
+    fn is_unrecorded(&self, state: &State) -> Result<bool, Diagnostic> {
+        let is_missing = self.store.checkpoints().is_some_and(|checkpoints| checkpoints.shown().is_missing);
+        let is_here =
+            state.attempts.iter().any(|attempt| attempt.header.url.is_some() && attempt.header.url == self.url);
+        match self.orders.missing_journal {
+            MissingJournal::Probe => Ok(is_missing && !is_here),
+            MissingJournal::Fail if is_missing && !is_here => {
+                let message = "the journal of the attempts before is not among the artifacts of this run";
+                Err(Diagnostic::new(Code("P0521"), Exit::InDoubt, message)
+                    .because("`missing_journal: fail` lets nothing be done without it")
+                    .hint("\"Re-run failed jobs\" keeps it, \"re-run all jobs\" does not; or say `missing_journal: probe`"))
+            }
+            MissingJournal::Fail | MissingJournal::Restart => Ok(false),
+        }
     }
 
     fn claim(&self) -> Claim {
@@ -339,6 +358,7 @@ pub(super) fn header(prepared: &Prepared, state: &State, epoch: u64, by: &str) -
         runner: env!("CARGO_PKG_VERSION").to_owned(),
         by: by.to_owned(),
         commit: None,
+        url: None,
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
 /// - 1.0: the first.
 /// - 1.1: `commit` in the header; `rollback`, `promote` and `setup` among the overrides, of which the first changes what a later
 ///   rollback goes back to.
-/// - 1.2: the reason `unconfirmed`; an intent may follow an undo that an earlier attempt left unfinished.
+/// - 1.2: `url` in the header; the reason `unconfirmed`; an intent may follow an undo that an earlier attempt left unfinished.
 pub const FORMAT: Format = Format { major: 1, minor: 2 };
 
 /// The magic word of a header.
@@ -50,6 +50,12 @@ impl Hash {
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// The hash of some bytes under a key: who does not have it can't make it.
+    #[must_use]
+    pub fn keyed(key: &[u8; 32], bytes: &[u8]) -> Self {
+        Self(*blake3::keyed_hash(key, bytes).as_bytes())
     }
 
     /// The hash of a JSON value in its canonical form: object keys sorted, no white space.
@@ -273,6 +279,9 @@ pub struct Header {
     /// The commit that it was run for, if a CI or git told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
+    /// The page of the CI run, if it was one: all attempts of that have the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
 }
 
 /// Immutable content with a digest, and the label people say.

@@ -20,7 +20,7 @@ mod trail;
 pub use error::JournalError;
 pub use event::{Event, Place};
 pub use file::{Ended, Intent, Journal, UndoEnded, UndoIntent};
-pub use load::{Loaded, SUGGESTED};
+pub use load::{Loaded, SUGGESTED, trust};
 pub use redact::Redactor;
 pub use state::{Record, State, Status, Trust};
 pub use trail::Trail;

@@ -59,6 +59,7 @@ fn header(epoch: u64, attempt: Attempt) -> Header {
         runner: "0.1.0".to_owned(),
         by: "ada@build-7".to_owned(),
         commit: None,
+        url: None,
     }
 }
 

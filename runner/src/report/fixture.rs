@@ -70,6 +70,7 @@ impl Tape {
             runner: "0.1.0".to_owned(),
             by: "ann@host".to_owned(),
             commit: None,
+            url: None,
         };
         let steps =
             [("pull", Phase::Prepare), ("migrate", Phase::Commit), ("switch", Phase::Commit), ("verify", Phase::Check)];

@@ -5,7 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::record::{Holder, LockRecord};
+use super::{
+    artifacts::ArtifactError,
+    bundle::BundleError,
+    record::{Holder, LockRecord},
+};
 use crate::diagnose::{Code, Diagnostic, Exit};
 
 /// Why the state can't be used.
@@ -26,6 +30,15 @@ pub enum StateError {
     /// What this machine has is not what the remote place has.
     #[error("{} and the journal in {place} went different ways", path.display())]
     Fork { path: PathBuf, place: String, why: &'static str },
+    /// The artifacts of the CI run can't be read.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// A journal among them can't be continued.
+    #[error("the journal in artifact {name} can't be continued")]
+    Checkpoint { name: String, source: BundleError },
+    /// A journal did not get there.
+    #[error("the journal could not be brought to the artifacts of this run")]
+    Unsaved { why: String },
 }
 
 /// Why the lock was not taken, or is not ours any more.
@@ -65,6 +78,9 @@ impl StateError {
             Self::Io { source, .. } => format!("{self}: {source}"),
             Self::Remote { why, .. } | Self::Unconditional { why, .. } | Self::Record { why, .. } => why.clone(),
             Self::Fork { why, .. } => (*why).to_owned(),
+            Self::Unsaved { why } => why.clone(),
+            Self::Artifact(error) => error.to_string(),
+            Self::Checkpoint { source, .. } => source.to_string(),
         }
     }
 }
@@ -72,6 +88,22 @@ impl StateError {
 impl From<&StateError> for Diagnostic {
     fn from(error: &StateError) -> Self {
         let (code, exit, hint) = match error {
+            StateError::Artifact(error) => return error.into(),
+            StateError::Unsaved { .. } => (
+                "P0520",
+                Exit::InDoubt,
+                "nothing was done after that; re-run the failed jobs when the service is well again".to_owned(),
+            ),
+            StateError::Checkpoint { source: BundleError::Forged, .. } => (
+                "P0522",
+                Exit::Journal,
+                "see that `key` is the same in every attempt; if it is, some job of this run wrote that artifact: find out which".to_owned(),
+            ),
+            StateError::Checkpoint { .. } => (
+                "P0523",
+                Exit::Journal,
+                "look at it; delete it on the run's page if nothing can be made of it: the next attempt looks before it acts".to_owned(),
+            ),
             StateError::Io { .. } => (
                 "P0606",
                 Exit::Refused,
@@ -102,7 +134,10 @@ impl From<&StateError> for Diagnostic {
         let diagnostic = Self::new(Code(code), exit, error.to_string()).hint(hint);
         match error {
             StateError::Io { source, .. } => diagnostic.because(source),
-            StateError::Remote { .. }
+            StateError::Artifact(_)
+            | StateError::Checkpoint { .. }
+            | StateError::Unsaved { .. }
+            | StateError::Remote { .. }
             | StateError::Unconditional { .. }
             | StateError::Record { .. }
             | StateError::Fork { .. } => diagnostic.because(error.why()),

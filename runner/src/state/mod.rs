@@ -21,23 +21,32 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::plan::{AppName, EnvironmentName, RemotePlace, RemoteState, StateLocation};
+use crate::{
+    journal::SUGGESTED,
+    plan::{AppName, EnvironmentName, RemotePlace, RemoteState, StateLocation},
+};
 
+pub mod artifacts;
+pub mod bundle;
 mod cache;
+pub mod checkpoints;
 mod error;
 mod folder;
 mod git;
+mod http;
 mod keeper;
 pub mod lease;
 pub mod record;
 pub mod remote;
 mod s3;
 
+pub use checkpoints::Checkpoints;
 pub use error::{LockError, StateError};
 pub use lease::Wait;
 pub use record::{Holder, LockRecord, Released, TOKEN, Token};
 
 use self::{
+    checkpoints::Duty,
     keeper::{Keeper, Taking},
     lease::{Sight, Watch, patience},
     record::Root,
@@ -55,6 +64,8 @@ pub struct Store {
     resource: String,
     /// None for a folder, which needs nothing else.
     remote: Option<Arc<Far>>,
+    /// In a CI: journals among the artifacts of its run.
+    checkpoints: Option<Arc<Checkpoints>>,
 }
 
 /// What is known of a remote place.
@@ -98,6 +109,7 @@ impl Claim {
 pub struct Lock {
     kind: Kind,
     place: String,
+    checkpoints: Option<Arc<Checkpoints>>,
 }
 
 #[derive(Debug)]
@@ -143,7 +155,30 @@ impl Store {
                 (cache, Some(Arc::new(far)))
             }
         };
-        Self { folder: root.join(app.as_str()).join(environment.as_str()), resource, remote }
+        Self { folder: root.join(app.as_str()).join(environment.as_str()), resource, remote, checkpoints: None }
+    }
+
+    /// The same, with journals among the artifacts of a CI run as well.
+    ///
+    /// # Errors
+    /// [`StateError`] when the thread for that can't be started.
+    pub fn checkpointed(mut self, job: checkpoints::Job) -> Result<Self, StateError> {
+        let duty = if self.remote.is_some() { Duty::End } else { Duty::Each };
+        let started = Checkpoints::start(job, self.folder.clone(), duty);
+        self.checkpoints = Some(started.map_err(|source| StateError::io("watch", &self.folder, source))?);
+        Ok(self)
+    }
+
+    /// The checkpoints among the artifacts of a CI run, if this is one.
+    #[must_use]
+    pub fn checkpoints(&self) -> Option<&Arc<Checkpoints>> {
+        self.checkpoints.as_ref()
+    }
+
+    /// Whether it is a folder of this machine alone.
+    #[must_use]
+    pub fn is_folder(&self) -> bool {
+        self.remote.is_none()
     }
 
     /// `<app>/<environment>`.
@@ -205,7 +240,7 @@ impl Store {
     /// # Errors
     /// [`LockError`] when another holds it, or it can't be taken.
     pub async fn claim(&self, claim: Claim) -> Result<Lock, LockError> {
-        let place = self.place();
+        let (place, checkpoints) = (self.place(), self.checkpoints.clone());
         let Some(far) = &self.remote else {
             let until = match claim.wait {
                 Wait::Default => Duration::ZERO,
@@ -216,7 +251,12 @@ impl Store {
                 match folder::Held::take(&self.folder, &self.resource, &claim) {
                     Err(LockError::Held { .. }) if began.elapsed() < until => tokio::time::sleep(FOLDER_PACE).await,
                     Err(error) => return Err(error),
-                    Ok(held) => return Ok(Lock { kind: Kind::Folder(held), place }),
+                    Ok(held) => {
+                        if let Some(checkpoints) = &checkpoints {
+                            checkpoints.fetch().await?;
+                        }
+                        return Ok(Lock { kind: Kind::Folder(held), place, checkpoints });
+                    }
                 }
             }
         };
@@ -230,7 +270,7 @@ impl Store {
         let (connecting, resource) = (Arc::clone(far), self.resource.clone());
         let keeper = Keeper::take(move || connecting.connect(&resource), taking).await?;
         far.is_here.store(true, Ordering::Relaxed);
-        Ok(Lock { kind: Kind::Remote(keeper), place })
+        Ok(Lock { kind: Kind::Remote(keeper), place, checkpoints })
     }
 
     /// Verifies that the process that started this one holds the lock.
@@ -428,12 +468,15 @@ impl Lock {
         }
     }
 
-    /// Asked right before every effect of the commit phase: the lock is ours, and where state is remote, everything in the
-    /// journal is there.
+    /// Asked right before every effect of the commit phase: the lock is ours, and where the next attempt may be on another
+    /// machine, everything in the journal is where that one reads it.
     ///
     /// # Errors
     /// [`LockError::Lost`], with the epoch; then the effect must not be. The same when it can't be told.
     pub async fn confirm(&self) -> Result<(), LockError> {
+        if let Some(checkpoints) = &self.checkpoints {
+            checkpoints.confirm().await?;
+        }
         match &self.kind {
             Kind::Folder(held) => held.check(),
             Kind::Remote(keeper) => keeper.confirm().await,
@@ -445,13 +488,19 @@ impl Lock {
     /// # Errors
     /// [`LockError`] when it was lost before, or the end did not get there; the lock then runs out by itself.
     pub async fn close(self, within: Duration) -> Result<(), LockError> {
+        let saved = async {
+            if let Some(checkpoints) = &self.checkpoints {
+                checkpoints.close(within).await;
+            }
+        };
         match self.kind {
             Kind::Folder(held) => {
+                saved.await;
                 let standing = held.check();
                 drop(held);
                 standing
             }
-            Kind::Remote(keeper) => keeper.close(within, &self.place).await,
+            Kind::Remote(keeper) => tokio::join!(keeper.close(within, &self.place), saved).0,
         }
     }
 }
@@ -481,6 +530,11 @@ fn journal_name(epoch: u64) -> String {
     format!("attempt-{epoch:06}.journal")
 }
 
+/// The same for one that anybody could have written.
+fn suggested_name(epoch: u64) -> String {
+    format!("attempt-{epoch:06}{SUGGESTED}")
+}
+
 /// Journals in a folder, in epoch order; none when there is no folder.
 fn journals_in(folder: &Path) -> Result<Vec<(u64, PathBuf)>, StateError> {
     let error = |source| StateError::io("read", folder, source);
@@ -497,12 +551,23 @@ fn journals_in(folder: &Path) -> Result<Vec<(u64, PathBuf)>, StateError> {
         }
     }
     journals.sort();
+    // Both are there only if whoever put the longer one in its place was killed before it removed the other.
+    journals.reverse();
+    journals.dedup_by_key(|(epoch, _)| *epoch);
+    journals.reverse();
     Ok(journals)
 }
 
 /// The epoch in a journal's file name.
 fn epoch_of(path: &Path) -> Option<u64> {
-    path.file_name()?.to_str()?.strip_prefix("attempt-")?.strip_suffix(".journal")?.parse().ok()
+    path.file_name()?
+        .to_str()?
+        .strip_prefix("attempt-")?
+        .split_once('.')
+        .filter(|(_, end)| matches!(*end, "journal" | "suggested.journal"))?
+        .0
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]

@@ -1,0 +1,83 @@
+//! `runner post`: what the `post` of an action does, after the step itself ended or was killed.
+//!
+//! Brings up what is left of the journal, and gives up a lock whose holder was killed on this machine. Both are done again by the
+//! next attempt where this can't be: a failure is a warning, so that `post` never fails a job that went well.
+
+use std::{path::Path, time::Duration};
+
+use super::{
+    ci,
+    screen::Screen,
+    source::{self, PlanArgs},
+};
+use crate::{
+    diagnose::{Diagnostic, Exit, Notice},
+    state::{Standing, Store},
+};
+
+/// How long the journal may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Arguments of `post`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    plan: PlanArgs,
+}
+
+/// Brings up what is left, and gives up the lock.
+///
+/// # Errors
+/// P02xx when the plan can't be read.
+pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
+    let one = |diagnostic: Diagnostic| vec![diagnostic];
+    let tell = screen.tell();
+    if !ci::is_github() {
+        tell(Notice::note("nothing to do: this is no job of GitHub's"));
+        return Ok(Exit::Success);
+    }
+    let location = args.plan.location()?;
+    let store = Store::new(&location.state, &location.app, &location.environment);
+    if !is_begun(store.folder()) {
+        return Ok(Exit::Success);
+    }
+    if !store.is_folder() {
+        give_up(&store, &|notice| tell(notice));
+    }
+    let store = ci::checkpointed(store, &args.plan.plan, &location.app, &location.environment, &|_| {}).map_err(one)?;
+    if let Some(checkpoints) = store.checkpoints() {
+        checkpoints.finish(PATIENCE).await;
+        let shown = checkpoints.shown();
+        if let Some(trouble) = shown.trouble {
+            tell(Notice::warning(format!("the journal is not among the artifacts of this run: {trouble}")));
+        } else if let Some(name) = shown.newest {
+            tell(Notice::note(format!("the journal is in artifact {name}")));
+        }
+    }
+    Ok(Exit::Success)
+}
+
+/// Whether there is a journal here.
+fn is_begun(folder: &Path) -> bool {
+    folder.read_dir().is_ok_and(|mut entries| {
+        entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().ends_with(".journal")))
+    })
+}
+
+/// A lease of a process of this machine that does not live any more need not run out.
+fn give_up(store: &Store, tell: &dyn Fn(Notice)) {
+    let by = source::who();
+    let Ok((Some(record), Standing::Unknown | Standing::Lives)) = store.look(false) else { return };
+    let Some(process) = record.holder.as_ref().and_then(|holder| holder.who.strip_prefix(&format!("{by}, process ")))
+    else {
+        return;
+    };
+    if process.parse::<u32>().is_err() || Path::new("/proc").join(process).exists() {
+        return;
+    }
+    match store.release(&by, "its process was killed", true) {
+        Ok(Some(_)) => tell(Notice::note(format!("gave up the lock of {}", store.resource()))),
+        Ok(None) => {}
+        Err(error) => tell(Notice::warning(format!("the lock of {} was not given up: {error}", store.resource()))),
+    }
+}
