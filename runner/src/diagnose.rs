@@ -49,7 +49,7 @@ impl Exit {
 
 /// An error code such as `P0301`; each has a page in docs/errors/.
 ///
-/// Ranges: 01 plan, 02 usage and preflight, 03 steps, 04 in doubt, 05 lock, 06 journal and state, 07 our bugs.
+/// Ranges: 01 plan, 02 usage and preflight, 03 steps, 04 in doubt, 05 lock and artifacts, 06 journal and state, 07 our bugs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Code(pub &'static str);
 

@@ -35,6 +35,8 @@ pub(crate) enum Need {
     RustTool(&'static str),
     /// dbmate, from npm, in the target directory.
     Dbmate,
+    /// GitHub's client of its artifact service, from npm, in the target directory.
+    ArtifactClient,
 }
 
 /// For `test`: what kills the runner, what tests compare with, and what lets names lie to it.
@@ -60,6 +62,8 @@ pub(crate) const DATABASES: [Need; 6] = [
 pub(crate) const AUTHORS: [Need; 3] = [Need::Program("node"), Need::Program("npm"), Need::PythonVenv];
 /// For `test` as well: what keeps state. It needs the ones before.
 pub(crate) const STATE: [Need; 1] = [Need::Moto];
+/// For `test` as well: what is at GitHub's services beside us. It needs npm.
+pub(crate) const GITHUB: [Need; 1] = [Need::ArtifactClient];
 /// For `bench`, which installs it itself: what is compared with.
 pub(crate) const PEERS: [Need; 4] =
     [Need::Program("curl"), Need::Program("sqlite3"), Need::Program("zstd"), Need::RustTool("refinery_cli")];
@@ -83,6 +87,7 @@ pub(crate) fn run() -> Result<()> {
         .chain(DATABASES)
         .chain(AUTHORS)
         .chain(STATE)
+        .chain(GITHUB)
         .collect();
     if missing(&all).is_empty() {
         println!("setup: nothing to do, everything is installed");
@@ -105,7 +110,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
             }
             Need::PythonVenv => packages.extend(["python3".to_owned(), "python3-venv".to_owned()]),
             Need::Postgres => packages.push("postgresql".to_owned()),
-            Need::RustTool(_) | Need::Dbmate => {}
+            Need::RustTool(_) | Need::Dbmate | Need::ArtifactClient => {}
             Need::Program(name) => {
                 let package = package(name).to_owned();
                 if !packages.contains(&package) {
@@ -134,7 +139,9 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     for need in missing(needs) {
         match need {
             Need::RustTool(name) => install_tool(name)?,
-            Need::Dbmate => install_dbmate()?,
+            Need::Dbmate => install_from_npm("dbmate@2", &tools()?)?,
+            // That version is known to take any origin for GitHub's.
+            Need::ArtifactClient => install_from_npm("@actions/artifact@6.2.1", &tools()?.join("official"))?,
             Need::GuestToolchain
             | Need::Program(_)
             | Need::PythonVenv
@@ -178,6 +185,7 @@ fn missing(needs: &[Need]) -> Vec<Need> {
         }
         Need::RustTool(name) => tool(&Path::new("bin").join(program(name))),
         Need::Dbmate => tool(Path::new("node_modules/.bin/dbmate")),
+        Need::ArtifactClient => tool(Path::new("official/node_modules/@actions/artifact/package.json")),
     };
     needs.iter().copied().filter(|need| !is_there(need)).collect()
 }
@@ -209,12 +217,12 @@ fn install_tool(name: &str) -> Result<()> {
     run_command(&mut install)
 }
 
-fn install_dbmate() -> Result<()> {
-    println!("setup: installing dbmate with npm");
-    let tools = tools()?;
-    fs::create_dir_all(&tools)?;
-    let install = ["install", "--no-audit", "--no-fund", "--no-save", "dbmate@2"];
-    output(Command::new("npm").args(install).arg("--prefix").arg(&tools)).map(drop)
+/// `folder` is one for each: npm takes away what it is not asked for.
+fn install_from_npm(package: &str, folder: &Path) -> Result<()> {
+    println!("setup: installing {package} with npm");
+    fs::create_dir_all(folder)?;
+    let install = ["install", "--no-audit", "--no-fund", "--no-save", package];
+    output(Command::new("npm").args(install).arg("--prefix").arg(folder)).map(drop)
 }
 
 /// Whether rustup could. Not every machine with rustup may or can download a target, and then Debian's packages do.

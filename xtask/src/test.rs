@@ -12,13 +12,19 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    setup::{self, AUTHORS, DATABASES, Need, STATE, TOOLS},
+    setup::{self, AUTHORS, DATABASES, GITHUB, Need, STATE, TOOLS},
     workspace::{self, GUESTS, cargo, shown},
 };
 
 pub(crate) fn run() -> Result<Tally> {
-    let needs: Vec<Need> =
-        [Need::GuestToolchain].into_iter().chain(TOOLS).chain(DATABASES).chain(AUTHORS).chain(STATE).collect();
+    let needs: Vec<Need> = [Need::GuestToolchain]
+        .into_iter()
+        .chain(TOOLS)
+        .chain(DATABASES)
+        .chain(AUTHORS)
+        .chain(STATE)
+        .chain(GITHUB)
+        .collect();
     setup::ensure(&needs)?;
     let began = Instant::now();
     let mut sum = counted(cargo().args(["build", "--release", "--workspace"]))?;

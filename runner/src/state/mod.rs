@@ -6,6 +6,8 @@
 //!                         └─ Remote   one record by compare-and-swap, and files: git, s3
 //! ```
 //!
+//! [`artifacts`] is beside that: what a CI keeps from one run of a job to the next, as journals travel where no place is shared.
+//!
 //! Readers find journals in a folder of this machine, wherever they come from. A folder needs no thread, no runtime and no
 //! network, and starts none. What is deliberately absent: what journals say. The head (live release, verified releases)
 //! is folded from them (docs/adr/0002), so it can't disagree with them.

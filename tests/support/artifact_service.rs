@@ -1,0 +1,323 @@
+//! GitHub's artifact service with its storage, and the part of GitHub's REST API about artifacts, in this process.
+//!
+//! It does what docs and the official client show: ids that say nothing about order, names that are used once, a Finalize that
+//! fails and burns its name, content in blocks, URLs that are good by their signature alone. The official client is tried against
+//! it as well as ours (`tests/github/official.rs`), so that it is not made to fit ours. Each kind of call can be made to fail, by its
+//! number. Deliberately absent: expiry, and the rights of the REST token.
+
+#[path = "artifact_service/blobs.rs"]
+mod blobs;
+#[path = "artifact_service/rest.rs"]
+mod rest;
+#[path = "artifact_service/twirp.rs"]
+mod twirp;
+#[path = "artifact_service/wire.rs"]
+mod wire;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    ops::RangeBounds,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::json;
+
+use self::wire::{Request, Wire};
+use crate::support::{Reply, sha256};
+
+/// The run, as the service calls it.
+const RUN: &str = "ce7f54c7-61c7-4aae-887f-30da475f5f1a";
+/// A job of it.
+const JOB: &str = "ca395085-040a-526b-2ce8-bdc85f692774";
+/// The repository and the run, as GitHub calls them.
+pub const REPOSITORY: &str = "acme/shop";
+pub const RUN_ID: u64 = 4711;
+/// What the REST API takes.
+pub const REST_TOKEN: &str = "ghs_not-a-real-token";
+/// What signed URLs end with, and no message may have.
+pub const SIGNATURE: &str = "c2lnbmF0dXJlLXRoYXQtbm9ib2R5LXNlZXM";
+
+/// Kinds of calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Call {
+    Create,
+    Finalize,
+    List,
+    Sign,
+    Delete,
+    Block,
+    BlockList,
+    /// The content, by a signed URL of the service.
+    Content,
+    RestList,
+    RestZip,
+    /// The content, by a redirect of the REST API.
+    RestContent,
+    RestDelete,
+}
+
+/// What goes wrong with a call.
+#[derive(Clone, Debug)]
+pub enum Mishap {
+    /// It is not done.
+    Status(u16),
+    /// It is not done, and better asked again in so many seconds.
+    Later(u16, u64),
+    /// It is not done, and this is said about it.
+    Says(u16, String),
+    /// The connection breaks off after so many bytes of the request's body.
+    Cut(usize),
+    /// It is done, and the connection breaks off before the answer.
+    LostAnswer,
+    /// No answer, and the connection stays.
+    Silence,
+}
+
+/// An artifact, or what is left of one.
+struct Artifact {
+    id: u64,
+    run: String,
+    job: String,
+    /// Uploaded, and not yet named by a block list.
+    blocks: BTreeMap<String, Vec<u8>>,
+    /// How many blocks the content came in.
+    block_count: usize,
+    kind: String,
+    content: Vec<u8>,
+    digest: Option<String>,
+    size: usize,
+    is_final: bool,
+}
+
+/// What the service knows.
+struct World {
+    origin: String,
+    artifacts: BTreeMap<String, Artifact>,
+    /// How many artifacts were begun.
+    begun: u64,
+    calls: BTreeMap<Call, usize>,
+    mishaps: Vec<(Call, Vec<usize>, Mishap)>,
+    is_camel: bool,
+    is_expired: bool,
+    latency: Duration,
+}
+
+/// The service, until it is dropped.
+pub struct ArtifactService {
+    origin: String,
+    world: Arc<Mutex<World>>,
+    _wire: Wire,
+}
+
+impl ArtifactService {
+    pub fn start() -> Self {
+        let listener = Wire::bind();
+        let origin = format!("http://{}", listener.local_addr().unwrap());
+        let world = Arc::new(Mutex::new(World {
+            origin: origin.clone(),
+            artifacts: BTreeMap::new(),
+            begun: 0,
+            calls: BTreeMap::new(),
+            mishaps: Vec::new(),
+            is_camel: false,
+            is_expired: false,
+            latency: Duration::ZERO,
+        }));
+        let shared = Arc::clone(&world);
+        let wire = Wire::new(listener, move |request| answer(&shared, request));
+        Self { origin, world, _wire: wire }
+    }
+
+    /// What a job sees of the service in its environment.
+    pub fn variables(&self) -> [(&'static str, String); 5] {
+        [
+            ("ACTIONS_RESULTS_URL", format!("{}/", self.origin)),
+            ("ACTIONS_RUNTIME_TOKEN", token()),
+            ("GITHUB_API_URL", self.api_url()),
+            ("GITHUB_REPOSITORY", REPOSITORY.to_owned()),
+            ("GITHUB_RUN_ID", RUN_ID.to_string()),
+        ]
+    }
+
+    pub fn url(&self) -> String {
+        self.origin.clone()
+    }
+
+    pub fn api_url(&self) -> String {
+        format!("{}/api/v3", self.origin)
+    }
+
+    /// Calls of a kind fail by their numbers, from 0.
+    pub fn fail(&self, call: Call, numbers: impl RangeBounds<usize>, mishap: Mishap) {
+        let numbers = (0..1000).filter(|number| numbers.contains(number)).collect();
+        self.world().mishaps.push((call, numbers, mishap));
+    }
+
+    /// Replies are in camelCase.
+    pub fn speak_camel_case(&self) {
+        self.world().is_camel = true;
+    }
+
+    /// The runtime token has expired.
+    pub fn expire(&self) {
+        self.world().is_expired = true;
+    }
+
+    /// Each answer takes so much longer.
+    pub fn slow_down(&self, latency: Duration) {
+        self.world().latency = latency;
+    }
+
+    /// How many calls of a kind there were.
+    pub fn count(&self, call: Call) -> usize {
+        self.world().calls.get(&call).copied().unwrap_or_default()
+    }
+
+    /// The names of all artifacts that are complete.
+    pub fn names(&self) -> Vec<String> {
+        let world = self.world();
+        world.artifacts.iter().filter(|(_, artifact)| artifact.is_final).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The content of an artifact.
+    pub fn content(&self, name: &str) -> Vec<u8> {
+        self.world().artifacts[name].content.clone()
+    }
+
+    /// How many blocks the content of an artifact came in.
+    pub fn blocks(&self, name: &str) -> usize {
+        self.world().artifacts[name].block_count
+    }
+
+    /// Changes the content behind the service's back.
+    pub fn tamper(&self, name: &str, content: Vec<u8>) {
+        self.world().artifacts.get_mut(name).unwrap().content = content;
+    }
+
+    /// An artifact of another job of the run.
+    pub fn plant(&self, name: &str, content: &[u8]) {
+        let mut world = self.world();
+        let mut artifact = world.begin(RUN, "0d9b4c1a-0000-4000-8000-another-job0");
+        (artifact.content, artifact.size) = (content.to_vec(), content.len());
+        artifact.digest = Some(format!("sha256:{}", sha256(content)));
+        artifact.is_final = true;
+        world.artifacts.insert(name.to_owned(), artifact);
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+}
+
+/// A token as a job gets it: a JWT with the ids of run and job.
+pub fn token() -> String {
+    let payload = json!({
+        "aud": "app", "exp": 4_000_000_000_u64,
+        "scp": format!("Actions.GenericRead:0000 Actions.Results:{RUN}:{JOB} Actions.UploadArtifacts:0000"),
+    });
+    let parts = [json!({"alg": "RS256", "typ": "JWT"}), payload].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+    format!("{}.bm90LWEtcmVhbC1zaWduYXR1cmU", parts.join("."))
+}
+
+impl World {
+    /// A new artifact. Its id is less than that of most before it.
+    fn begin(&mut self, run: &str, job: &str) -> Artifact {
+        self.begun += 1;
+        let id = 5_000_000_000 - self.begun * 37 + self.begun % 3 * 1000;
+        Artifact {
+            id,
+            run: run.to_owned(),
+            job: job.to_owned(),
+            blocks: BTreeMap::new(),
+            block_count: 0,
+            kind: "application/zip".to_owned(),
+            content: Vec::new(),
+            digest: None,
+            size: 0,
+            is_final: false,
+        }
+    }
+
+    fn signed(&self, id: u64, via: &str) -> String {
+        format!("{}/devstore/artifacts/{id}.zip?se=2030-01-01T00%3A00%3A00Z&via={via}&sig={SIGNATURE}", self.origin)
+    }
+
+    fn by_id(&mut self, id: u64) -> Option<&mut Artifact> {
+        self.artifacts.values_mut().find(|artifact| artifact.id == id)
+    }
+
+    /// Counts a call, and says what goes wrong with it.
+    fn mishap(&mut self, call: Call) -> Option<Mishap> {
+        let count = self.calls.entry(call).or_default();
+        let number = *count;
+        *count += 1;
+        let is_hit = |(of, numbers, _): &&(Call, Vec<usize>, Mishap)| *of == call && numbers.contains(&number);
+        self.mishaps.iter().find(is_hit).map(|(_, _, mishap)| mishap.clone())
+    }
+}
+
+/// Which call a request is.
+fn call_of(request: &Request) -> Option<Call> {
+    let path = request.path.as_str();
+    if let Some(method) = path.strip_prefix(twirp::PREFIX) {
+        return twirp::call_of(method);
+    }
+    if path.starts_with(blobs::PREFIX) {
+        return blobs::call_of(request);
+    }
+    rest::call_of(&request.method, path.strip_prefix("/api/v3")?)
+}
+
+fn answer(world: &Mutex<World>, request: &mut Request) -> io::Result<Option<Reply>> {
+    let Some(call) = call_of(request) else { return Ok(Some(Reply::status(404))) };
+    let (mishap, latency) = {
+        let mut world = world.lock().unwrap();
+        (world.mishap(call), world.latency)
+    };
+    std::thread::sleep(latency);
+    let failed = |status, headers, body| Ok(Some(Reply { status, headers, body }));
+    let mut is_told = true;
+    match mishap {
+        Some(Mishap::Status(status)) => {
+            fail(&mut world.lock().unwrap(), call, request)?;
+            return failed(status, Vec::new(), br#"{"code":"internal","msg":"not today"}"#.to_vec());
+        }
+        Some(Mishap::Later(status, seconds)) => {
+            return failed(status, vec![("retry-after".to_owned(), seconds.to_string())], Vec::new());
+        }
+        Some(Mishap::Says(status, text)) => return failed(status, Vec::new(), text.into_bytes()),
+        Some(Mishap::Cut(bytes)) => return request.body(bytes).map(|_| None),
+        Some(Mishap::Silence) => {
+            request.wait();
+            return Ok(None);
+        }
+        Some(Mishap::LostAnswer) => is_told = false,
+        None => {}
+    }
+    let body = request.body(usize::MAX)?;
+    let world = &mut world.lock().unwrap();
+    let reply = match call {
+        Call::Create | Call::Finalize | Call::List | Call::Sign | Call::Delete => {
+            twirp::answer(world, call, request, &body)
+        }
+        Call::Block | Call::BlockList | Call::Content | Call::RestContent => blobs::answer(world, call, request, body),
+        Call::RestList | Call::RestZip | Call::RestDelete => rest::answer(world, call, request),
+    };
+    Ok(is_told.then_some(reply))
+}
+
+/// What fails and is not without effect: a name stays, and can't be used.
+fn fail(world: &mut World, call: Call, request: &mut Request) -> io::Result<()> {
+    if call == Call::Finalize {
+        let body = request.body(usize::MAX)?;
+        let fields: serde_json::Value = serde_json::from_slice(&body)?;
+        if let Some(artifact) = world.artifacts.get_mut(fields["name"].as_str().unwrap_or_default()) {
+            artifact.blocks.clear();
+            artifact.content.clear();
+        }
+    }
+    Ok(())
+}
