@@ -3,7 +3,7 @@
 use std::{cell::RefCell, mem::ManuallyDrop, rc::Rc, sync::Arc};
 
 use super::{
-    permission, places,
+    github, permission, places,
     screen::Screen,
     selection,
     source::{self, PlanArgs, ReleaseArgs},
@@ -17,8 +17,8 @@ use crate::{
         event::{Header, ROLLBACK},
         file::Observer,
     },
-    plan::{Attempt, Plan},
-    report::{Conclusion, words},
+    plan::Plan,
+    report::Conclusion,
     state::{Store, Wait},
 };
 
@@ -94,6 +94,7 @@ pub(super) enum Setup {
 /// The one way to change an environment: deploys a plan and tells of it on the screen.
 pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
     let Job { plan, wanted, commit, setting, orders, wait, again } = job;
+    screen.mask(plan.secrets.values());
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     let store = Store::new(&plan.state, &plan.app, &plan.environment);
     permission::person(&plan).map_err(one)?;
@@ -139,9 +140,7 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
     let report = Rc::new(RefCell::new(None));
     let observe = |before: &State, header: &Header| -> Observer {
         let report = Rc::clone(&report);
-        let last = before.attempts.last().filter(|_| header.attempt != Attempt::FIRST);
-        let continues = last.map(|last| words::continues_after(last.exit, last.stuck.as_ref()));
-        *report.borrow_mut() = Some(screen.report(continues));
+        *report.borrow_mut() = Some(screen.report(before, header, again));
         Box::new(move |entry| report.borrow_mut().iter_mut().for_each(|report| report.event(entry)))
     };
     let ending = deployment.run(interrupt, observe).await?;
@@ -152,6 +151,11 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
     if let Some(error) = &ending.error {
         screen.error(error);
     }
+    screen.outputs(&[
+        ("result", &github::result(ending.exit)),
+        ("run", ending.header.run.as_str()),
+        ("release", ending.header.release.label.as_str()),
+    ]);
     Ok(ending.exit)
 }
 

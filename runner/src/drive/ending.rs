@@ -1,12 +1,14 @@
 //! Why an attempt ends before its plan does, in words for the user.
 
+use std::path::{Component, Path};
+
 use crate::{
-    diagnose::{Code, Diagnostic, Exit},
+    diagnose::{Code, Diagnostic, Exit, Spot},
     journal::{
         JournalError, Place,
         event::{Failure, Reason},
     },
-    plan::{Attempt, StepId},
+    plan::{Attempt, Step, StepId},
     state::LockError,
 };
 
@@ -171,6 +173,19 @@ pub fn of_migrations(failure: &Failure) -> Diagnostic {
         Some(hint) => diagnostic.hint(hint.clone()),
         None => diagnostic,
     }
+}
+
+/// Where a failure is in the user's files: a module names a file as `<granted directory>/<path>`, with its line and column.
+pub(super) fn spot(failure: &Failure, step: &Step) -> Option<Spot> {
+    let (directory, inside) = failure.details.get("file")?.as_str()?.split_once('/')?;
+    let is_inside = |part: Component<'_>| matches!(part, Component::Normal(_));
+    if !Path::new(inside).components().all(is_inside) {
+        return None;
+    }
+    let (_, grant) = step.grants.dirs.iter().find(|(name, _)| name.as_str() == directory)?;
+    let number =
+        |name: &str| failure.details.get(name).and_then(serde_json::Value::as_u64).filter(|number| *number > 0);
+    Some(Spot { path: grant.path.join(inside), line: number("line"), column: number("column") })
 }
 
 /// A failure in one line: place, message.
