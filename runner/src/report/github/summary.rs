@@ -69,6 +69,8 @@ struct Row {
     phase: Option<Phase>,
     decision: &'static str,
     why: String,
+    /// The first word of the result.
+    word: &'static str,
     result: String,
     took_ms: Option<u64>,
     fate: Fate,
@@ -119,24 +121,17 @@ impl Summary {
 
     fn decided(&mut self, place: &Place, decision: &Decision) {
         let row = self.row(place);
-        row.decision = words::decision(decision);
-        row.why = words::because(decision);
-        row.fate = match decision {
-            Decision::Skip { .. } => match row.fate {
-                Fate::Adopted => Fate::Adopted,
-                Fate::NotReached
-                | Fate::Skipped
-                | Fate::Begun
-                | Fate::Ran
-                | Fate::Failed
-                | Fate::Unknown
-                | Fate::Stopped
-                | Fate::Undone => Fate::Skipped,
-            },
+        let fate = match decision {
+            // What was adopted is skipped then: the news is that it was adopted.
+            Decision::Skip { .. } if row.fate == Fate::Adopted => return,
+            Decision::Skip { .. } => Fate::Skipped,
             Decision::Adopt { .. } => Fate::Adopted,
             Decision::Run { .. } => row.fate,
             Decision::Stop { .. } => Fate::Stopped,
         };
+        row.fate = fate;
+        row.decision = words::decision(decision);
+        row.why = words::because(decision);
     }
 
     /// The page.
@@ -187,23 +182,23 @@ impl Summary {
 
     /// What the next attempt will do about each step, as far as this one's records tell.
     fn retry(&self, exit: Exit) -> String {
-        let mut plans: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        let mut plans: BTreeMap<(u8, &str), Vec<String>> = BTreeMap::new();
         for row in self.rows.iter().filter(|row| row.phase.is_some()) {
-            let step = inline(&label(&row.place), CELL);
             let (what, why) = match row.fate {
                 Fate::Ran | Fate::Skipped | Fate::Adopted if row.phase == Some(Phase::Check) => {
-                    ("3 looks again", "a check is never skipped on record")
+                    ((2, "looks again at"), "a check is never skipped on record")
                 }
-                Fate::Ran => ("1 skips, while its effect holds", "it ran"),
-                Fate::Skipped => ("1 skips, while its effect holds", "it was skipped"),
-                Fate::Adopted => ("1 skips, while its effect holds", "it was adopted"),
-                Fate::Begun | Fate::Unknown => ("2 looks before it acts", "how far it got is not known"),
-                Fate::Stopped => ("2 looks before it acts", "an operator must say"),
-                Fate::Failed => ("4 runs", "it failed"),
-                Fate::Undone => ("4 runs", "it was undone"),
-                Fate::NotReached => ("4 runs, unless it is done already", "this attempt did not come to it"),
+                Fate::Ran => ((0, "skips, while its effect holds,"), "it ran"),
+                Fate::Skipped => ((0, "skips, while its effect holds,"), "it was skipped"),
+                Fate::Adopted => ((0, "skips, while its effect holds,"), "it was adopted"),
+                Fate::Begun | Fate::Unknown => ((1, "looks before it acts at"), "how far it got is not known"),
+                Fate::Stopped => ((1, "looks before it acts at"), "an operator must say"),
+                Fate::Failed => ((3, "runs"), "it failed"),
+                Fate::Undone => ((3, "runs"), "it was undone"),
+                Fate::NotReached => ((4, "comes to what this attempt did not:"), ""),
             };
-            plans.entry(what).or_default().push(format!("{step} ({why})"));
+            let step = inline(&label(&row.place), CELL);
+            plans.entry(what).or_default().push(if why.is_empty() { step } else { format!("{step} ({why})") });
         }
         let begins = match exit {
             Exit::RolledBack => "begins a new run",
@@ -217,9 +212,8 @@ impl Summary {
             | Exit::Interrupted => "goes on with this run",
         };
         let mut text = format!("**A retry** {begins}. It\n\n");
-        for (what, steps) in plans {
-            // The digit is for the order only.
-            text.push_str(&format!("- {}: {}\n", &what[2..], steps.join(", ")));
+        for ((_, what), steps) in plans {
+            text.push_str(&format!("- {what} {}\n", steps.join(", ")));
         }
         text.push('\n');
         text
@@ -251,7 +245,9 @@ impl Summary {
                     Fate::NotReached | Fate::Begun | Fate::Unknown | Fate::Stopped => Mood::Open,
                 };
                 let ended = ended.unwrap_or(last);
-                Some(Bar { section: section.clone(), label: label(&row.place), mood, began, ended })
+                // The word comes first: some names of steps mean something to Mermaid.
+                let label = format!("{} {}", row.word, label(&row.place));
+                Some(Bar { section: section.clone(), label, mood, began, ended })
             })
             .collect();
         if steps.is_empty() {
@@ -287,6 +283,7 @@ impl Report for Summary {
             Event::Intent { place, .. } => {
                 let row = self.row(place);
                 row.fate = Fate::Begun;
+                row.word = "begun";
                 "begun, and not ended".clone_into(&mut row.result);
                 row.acted = Some((row.acted.map_or(entry.at, |(began, _)| began), None));
             }
@@ -333,6 +330,7 @@ impl Row {
             phase,
             decision: "",
             why: String::new(),
+            word: "",
             result: String::new(),
             took_ms: None,
             fate: Fate::NotReached,
@@ -342,6 +340,7 @@ impl Row {
 
     fn ended(&mut self, line: Option<Line>) {
         let Some(line) = line else { return };
+        self.word = line.word;
         self.result = match line.text.as_str() {
             "" => line.word.to_owned(),
             text => format!("{}; {text}", line.word),

@@ -149,7 +149,11 @@ fn hostile() -> Tape {
 
 #[test]
 fn a_clean_deployment() {
-    check_log(&fixture::clean(), Exit::Success, None, expect![[r#"
+    check_log(
+        &fixture::clean(),
+        Exit::Success,
+        None,
+        expect![[r#"
         shop r1 to test (run 1-aaaaaa, attempt 1)
         ::group::pull: it never ran here
           intent pull     fingerprint 9c88dbf7, key 00c0ffee
@@ -175,12 +179,17 @@ fn a_clean_deployment() {
         ::endgroup::
           ran    verify   it never ran here                                         5 ms
         deployed r1 to test in 1.3 s (4 ran)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_failure_and_what_was_said_before_it() {
-    check_log(&fixture::failed(), Exit::Failed, None, expect![[r#"
+    check_log(
+        &fixture::failed(),
+        Exit::Failed,
+        None,
+        expect![[r#"
         shop r2 to test (run 2-bbbbbb, attempt 1)
         ::group::pull: the release changed
           intent pull     fingerprint cd65dbb5, key 00c0ffee
@@ -198,12 +207,17 @@ fn a_failure_and_what_was_said_before_it() {
           FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not
                           exist                                                    41 ms
         FAILED r2 to test at `migrate` after 55 ms (1 ran, 1 failed)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_retry_skips_and_adopts() {
-    check_log(&fixture::adopted(), Exit::Success, Some("`migrate` was interrupted"), expect![[r#"
+    check_log(
+        &fixture::adopted(),
+        Exit::Success,
+        Some("`migrate` was interrupted"),
+        expect![[r#"
         shop r2 to test (run 2-bbbbbb, attempt 2)
           resume after `migrate` was interrupted
         ::group::pull
@@ -230,12 +244,17 @@ fn a_retry_skips_and_adopts() {
         ::endgroup::
           ran    verify   a step before it ran                                      5 ms
         deployed r2 to test in 21 ms (2 ran, 1 skipped, 1 adopted)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_rollback() {
-    check_log(&fixture::rolled_back(), Exit::RolledBack, None, expect![[r#"
+    check_log(
+        &fixture::rolled_back(),
+        Exit::RolledBack,
+        None,
+        expect![[r#"
         shop r2 to test (run 2-bbbbbb, attempt 1)
         ::group::pull: the release changed
           intent pull     fingerprint cd65dbb5, key 00c0ffee
@@ -262,7 +281,8 @@ fn a_rollback() {
         ::endgroup::
           undid  switch
         ROLLED BACK r2 in test after `verify` failed (2 ran, 1 failed, 1 undone)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -272,7 +292,8 @@ fn quiet_has_no_groups() {
           FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not
                           exist                                                    41 ms
         FAILED r2 to test at `migrate` after 55 ms (1 ran, 1 failed)
-    "#]].assert_eq(&text);
+    "#]]
+    .assert_eq(&text);
 }
 
 #[test]
@@ -498,7 +519,8 @@ fn the_page_of_a_clean_deployment() {
             switch :done, 1763867401297, 1763867401299
             verify :done, 1763867401300, 1763867401305
         ```
-    "#]].assert_eq(&page(&fixture::clean(), &conclusion, Vec::new(), 1 << 20));
+    "#]]
+    .assert_eq(&page(&fixture::clean(), &conclusion, Vec::new(), 1 << 20));
 }
 
 #[test]
@@ -583,7 +605,8 @@ fn the_page_of_a_retry_has_the_attempts_before_it() {
             switch :done, 1763868601329, 1763868601331
             verify :done, 1763868601332, 1763868601337
         ```
-    "#]].assert_eq(&page(&fixture::adopted(), &conclusion, earlier, 1 << 20));
+    "#]]
+    .assert_eq(&page(&fixture::adopted(), &conclusion, earlier, 1 << 20));
 }
 
 #[test]
@@ -623,7 +646,8 @@ fn the_page_of_a_rollback_and_of_an_interruption() {
             switch :crit, 1763868001327, 1763868001329
             verify :crit, 1763868001330, 1763868006350
         ```
-    "#]].assert_eq(&page(&fixture::rolled_back(), &rolled_back, Vec::new(), 1 << 20));
+    "#]]
+    .assert_eq(&page(&fixture::rolled_back(), &rolled_back, Vec::new(), 1 << 20));
     let interrupted = Conclusion { exit: Exit::Interrupted, error: None };
     expect![[r#"
         ## shop r2 → test: interrupted at \`migrate\`
@@ -662,6 +686,13 @@ fn the_page_of_a_rollback_and_of_an_interruption() {
 }
 
 #[test]
+fn no_name_of_a_step_means_something_to_mermaid() {
+    let tape = Tape::new().attempt(1, "1-aaaaaa", 1, "r1").run("call", Reason::NeverRan, 1, json!({}));
+    let page = page(&tape, &Conclusion { exit: Exit::Interrupted, error: None }, Vec::new(), 1 << 20);
+    assert!(page.contains("\n    ran call :done, "), "{page}");
+}
+
+#[test]
 fn the_page_where_nothing_was_begun() {
     let problems = [
         Diagnostic::new(Code("P0104"), Exit::Refused, "the plan has no key `a`").hint("leave it out"),
@@ -679,7 +710,8 @@ fn the_page_where_nothing_was_begun() {
         error[P0105]: ``` </details>
         ````
 
-    "#]].assert_eq(&of_problems(Exit::Refused, &problems, 1 << 20));
+    "#]]
+    .assert_eq(&of_problems(Exit::Refused, &problems, 1 << 20));
 }
 
 #[test]
