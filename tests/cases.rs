@@ -16,6 +16,7 @@ mod cases {
     mod environments;
     mod escapes;
     mod foreign;
+    mod github_deployments;
     mod github_log;
     mod handles;
     mod hangs;

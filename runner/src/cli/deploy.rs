@@ -3,6 +3,7 @@
 use std::{cell::RefCell, mem::ManuallyDrop, rc::Rc, sync::Arc};
 
 use super::{
+    deployments::Deployments,
     github, permission, places,
     screen::Screen,
     selection,
@@ -125,6 +126,7 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
         let args = PlanArgs { plan: prepared.plan.source.path.clone(), environment: None };
         args.neighbours(&prepared.plan.environment)
     });
+    let listed = Deployments::begin(&prepared.plan, &prepared.release.label, commit.as_deref());
     let deployment = Deployment {
         neighbours: neighbours.unwrap_or_default(),
         within: permission::within(),
@@ -143,7 +145,20 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
         *report.borrow_mut() = Some(screen.report(before, header, again));
         Box::new(move |entry| report.borrow_mut().iter_mut().for_each(|report| report.event(entry)))
     };
-    let ending = deployment.run(interrupt, observe).await?;
+    let ending = deployment.run(interrupt, observe).await;
+    let told = match listed {
+        Some(Ok(listed)) => {
+            let (exit, error) = match &ending {
+                Ok(ending) => (ending.exit, ending.error.as_ref()),
+                Err(problems) => (problems.first().map_or(Exit::Bug, |first| first.exit), problems.first()),
+            };
+            listed.end(exit, error).await
+        }
+        Some(Err(notice)) => Some(notice),
+        None => None,
+    };
+    told.into_iter().for_each(|notice| tell(notice));
+    let ending = ending?;
     if let Some(report) = report.borrow_mut().as_mut() {
         report.finish(&Conclusion { exit: ending.exit, error: ending.error.as_ref() });
     }
@@ -155,6 +170,7 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
         ("result", &github::result(ending.exit)),
         ("run", ending.header.run.as_str()),
         ("release", ending.header.release.label.as_str()),
+        ("url", prepared.plan.url.as_deref().unwrap_or_default()),
     ]);
     Ok(ending.exit)
 }

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 mod attempts;
 mod deploy;
+mod deployments;
 mod doctor;
 mod github;
 mod history;

@@ -27,6 +27,7 @@ mod cache;
 mod error;
 mod folder;
 mod git;
+pub(crate) mod http;
 mod keeper;
 pub mod lease;
 pub mod record;

@@ -5,7 +5,7 @@
 //! find out. Requests of `object_store` go through this runner's own HTTP and TLS, so that there is one of each. Deliberately absent:
 //! listing; what there is stands in the record.
 
-use std::{error::Error, str::FromStr as _, sync::Arc, time::Duration};
+use std::{error::Error, str::FromStr as _};
 
 use async_trait::async_trait;
 use object_store::{
@@ -184,17 +184,7 @@ struct Client(reqwest::Client);
 impl HttpConnector for Connector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
         let generic = |source: Box<dyn Error + Send + Sync>| object_store::Error::Generic { store: "S3", source };
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let tls = tls.map_err(|error| generic(error.into()))?.with_root_certificates(roots).with_no_client_auth();
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(Duration::from_secs(5))
-            .timeout(CALL)
-            .build();
+        let client = super::http::client().map_err(|error| generic(error.into()))?.timeout(CALL).build();
         Ok(HttpClient::new(Client(client.map_err(|error| generic(error.into()))?)))
     }
 }
