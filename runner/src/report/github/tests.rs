@@ -514,10 +514,10 @@ fn the_page_of_a_clean_deployment() {
             dateFormat x
             axisFormat %H:%M:%S
             section attempt 1
-            pull :done, 1763867400002, 1763867401254
-            migrate :done, 1763867401255, 1763867401296
-            switch :done, 1763867401297, 1763867401299
-            verify :done, 1763867401300, 1763867401305
+            ran pull :done, 1763867400002, 1763867401254
+            ran migrate :done, 1763867401255, 1763867401296
+            ran switch :done, 1763867401297, 1763867401299
+            ran verify :done, 1763867401300, 1763867401305
         ```
     "#]]
     .assert_eq(&page(&fixture::clean(), &conclusion, Vec::new(), 1 << 20));
@@ -547,9 +547,9 @@ fn the_page_of_a_failure() {
 
         **A retry** goes on with this run. It
 
-        - skips, while its effect holds: pull (it ran)
-        - runs: migrate (it failed)
-        - runs, unless it is done already: switch (this attempt did not come to it), verify (this attempt did not come to it)
+        - skips, while its effect holds, pull (it ran)
+        - runs migrate (it failed)
+        - comes to what this attempt did not: switch, verify
 
         **By hand**, in the plan's folder:
 
@@ -563,8 +563,8 @@ fn the_page_of_a_failure() {
             dateFormat x
             axisFormat %H:%M:%S
             section attempt 1
-            pull :done, 1763868001308, 1763868001316
-            migrate :crit, 1763868001317, 1763868001360
+            ran pull :done, 1763868001308, 1763868001316
+            FAIL migrate :crit, 1763868001317, 1763868001360
         ```
     "###]].assert_eq(&page(&fixture::failed(), &conclusion, Vec::new(), 1 << 20));
 }
@@ -589,7 +589,7 @@ fn the_page_of_a_retry_has_the_attempts_before_it() {
         | Step | Decision | Why | Result | Time |
         |---|---|---|---|---:|
         | pull | skip | its effect still holds |  | 3 ms |
-        | migrate | skip | its effect still holds |  | 3 ms |
+        | migrate | adopt | it was begun and did not end, and its probe finds it done |  | 3 ms |
         | switch | run | the release changed | ran | 2 ms |
         | verify | run | a step before it ran | ran | 5 ms |
 
@@ -602,8 +602,8 @@ fn the_page_of_a_retry_has_the_attempts_before_it() {
             failed at migrate :crit, 1763866800000, 1763866890000
             section attempt 2
             interrupted at pull :active, 1763866920000, 1763866921000
-            switch :done, 1763868601329, 1763868601331
-            verify :done, 1763868601332, 1763868601337
+            ran switch :done, 1763868601329, 1763868601331
+            ran verify :done, 1763868601332, 1763868601337
         ```
     "#]]
     .assert_eq(&page(&fixture::adopted(), &conclusion, earlier, 1 << 20));
@@ -626,8 +626,8 @@ fn the_page_of_a_rollback_and_of_an_interruption() {
 
         **A retry** begins a new run. It
 
-        - skips, while its effect holds: pull (it ran), migrate (it ran)
-        - runs: switch (it was undone), verify (it failed)
+        - skips, while its effect holds, pull (it ran), migrate (it ran)
+        - runs switch (it was undone), verify (it failed)
 
         **By hand**, in the plan's folder:
 
@@ -641,10 +641,10 @@ fn the_page_of_a_rollback_and_of_an_interruption() {
             dateFormat x
             axisFormat %H:%M:%S
             section attempt 1
-            pull :done, 1763868001308, 1763868001316
-            migrate :done, 1763868001317, 1763868001326
-            switch :crit, 1763868001327, 1763868001329
-            verify :crit, 1763868001330, 1763868006350
+            ran pull :done, 1763868001308, 1763868001316
+            ran migrate :done, 1763868001317, 1763868001326
+            undid switch :crit, 1763868001327, 1763868001329
+            FAIL verify :crit, 1763868001330, 1763868006350
         ```
     "#]]
     .assert_eq(&page(&fixture::rolled_back(), &rolled_back, Vec::new(), 1 << 20));
@@ -663,9 +663,9 @@ fn the_page_of_a_rollback_and_of_an_interruption() {
 
         **A retry** goes on with this run. It
 
-        - skips, while its effect holds: pull (it ran)
-        - looks before it acts: migrate (how far it got is not known)
-        - runs, unless it is done already: switch (this attempt did not come to it), verify (this attempt did not come to it)
+        - skips, while its effect holds, pull (it ran)
+        - looks before it acts at migrate (how far it got is not known)
+        - comes to what this attempt did not: switch, verify
 
         **By hand**, in the plan's folder:
 
@@ -679,10 +679,11 @@ fn the_page_of_a_rollback_and_of_an_interruption() {
             dateFormat x
             axisFormat %H:%M:%S
             section attempt 1
-            pull :done, 1763868001308, 1763868001316
-            migrate :active, 1763868001317, 1763868001318
+            ran pull :done, 1763868001308, 1763868001316
+            begun migrate :active, 1763868001317, 1763868001318
         ```
-    "#]].assert_eq(&page(&fixture::killed(), &interrupted, Vec::new(), 1 << 20));
+    "#]]
+    .assert_eq(&page(&fixture::killed(), &interrupted, Vec::new(), 1 << 20));
 }
 
 #[test]
@@ -740,9 +741,9 @@ fn the_page_of_a_hostile_guest_is_text() {
 
         **A retry** goes on with this run. It
 
-        - looks before it acts: migrate (an operator must say)
-        - runs: pull (it failed)
-        - runs, unless it is done already: switch (this attempt did not come to it), verify (this attempt did not come to it)
+        - looks before it acts at migrate (an operator must say)
+        - runs pull (it failed)
+        - comes to what this attempt did not: switch, verify
 
         **By hand**, in the plan's folder:
 
@@ -756,7 +757,7 @@ fn the_page_of_a_hostile_guest_is_text() {
             dateFormat x
             axisFormat %H:%M:%S
             section attempt 1
-            pull :crit, 1763867400002, 1763867400012
+            FAIL pull :crit, 1763867400002, 1763867400012
         ```
     "#]].assert_eq(&page);
     let mut fence = None::<String>;
