@@ -16,6 +16,8 @@ mod cases {
     mod environments;
     mod escapes;
     mod foreign;
+    mod github_deployments;
+    mod github_log;
     mod handles;
     mod hangs;
     mod hooks;

@@ -83,6 +83,8 @@ pub struct Diagnostic {
     pub causes: Vec<String>,
     /// Where in the user's text.
     pub excerpt: Option<Excerpt>,
+    /// Where in a file that is not at hand, such as a migration; for editors and CIs.
+    pub spot: Option<Box<Spot>>,
     /// The next command, or what to change.
     pub hint: Option<String>,
     /// How the process ends.
@@ -92,7 +94,7 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// An error with nothing but its message.
     pub fn new(code: Code, exit: Exit, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), causes: Vec::new(), excerpt: None, hint: None, exit }
+        Self { code, message: message.into(), causes: Vec::new(), excerpt: None, spot: None, hint: None, exit }
     }
 
     /// Adds a cause.
@@ -117,19 +119,21 @@ pub struct Notice {
     pub weight: Weight,
     /// What is to be said, one line.
     pub message: String,
+    /// A few words to stand above the message, where there is room for a heading.
+    pub title: Option<String>,
     /// Where in the user's files.
     pub spot: Option<Spot>,
 }
 
-/// A line of a file, for editors and CIs that show things there.
+/// A place in a file, for editors and CIs that show things there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spot {
     /// The file, absolute.
     pub path: std::path::PathBuf,
-    /// From 1.
-    pub line: u64,
-    /// A few words above the message.
-    pub title: String,
+    /// From 1; none where it is about the whole file.
+    pub line: Option<u64>,
+    /// From 1, if it is known.
+    pub column: Option<u64>,
 }
 
 /// How much a [`Notice`] matters.
@@ -145,11 +149,11 @@ pub enum Weight {
 impl Notice {
     /// Good to know.
     pub fn note(message: impl Into<String>) -> Self {
-        Self { weight: Weight::Note, message: message.into(), spot: None }
+        Self { weight: Weight::Note, message: message.into(), title: None, spot: None }
     }
 
     /// Something is not as it should be, and the runner goes on.
     pub fn warning(message: impl Into<String>) -> Self {
-        Self { weight: Weight::Warning, message: message.into(), spot: None }
+        Self { weight: Weight::Warning, message: message.into(), title: None, spot: None }
     }
 }

@@ -239,7 +239,7 @@ fn who_may_change_an_environment_is_asked_before_anything() {
     // A name in a variable counts in a CI only, and there who asked for the re-run.
     environment.set("GITHUB_ACTOR", "ada");
     environment.run(&deploy).assert_exit(2);
-    environment.set("GITHUB_ACTIONS", "true");
+    environment.set("CI", "true");
     environment.set("GITHUB_TRIGGERING_ACTOR", "eve");
     environment.run(&deploy).assert_exit(2).assert_says("eve may not change environment `test`");
     environment.set("GITHUB_TRIGGERING_ACTOR", "ada");

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::source::variable;
+use super::{github, source::variable};
 use crate::{
     diagnose::{Code, Diagnostic, Exit, Notice},
     plan::{AppName, EnvironmentName, Secret},
@@ -21,11 +21,6 @@ fn said(name: &str) -> Option<String> {
     variable(name).filter(|value| !value.trim().is_empty())
 }
 
-/// Whether this is a job of GitHub, or of one who speaks as it does.
-pub(super) fn is_github() -> bool {
-    variable("GITHUB_ACTIONS").as_deref() == Some("true")
-}
-
 /// The same state with its journals among the artifacts of this job, if it is one that can keep them; otherwise as it is, and why.
 ///
 /// # Errors
@@ -38,7 +33,7 @@ pub(super) fn checkpointed(
     tell: &dyn Fn(Notice),
 ) -> Result<Store, Diagnostic> {
     // A deployment that another started is told of by that one.
-    if !is_github() || said("PAWL_LOCK").is_some() {
+    if !github::is_job() || said("PAWL_LOCK").is_some() {
         return Ok(store);
     }
     let Some(job) = job(plan, app, environment)? else {

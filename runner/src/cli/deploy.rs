@@ -3,7 +3,9 @@
 use std::{cell::RefCell, mem::ManuallyDrop, rc::Rc, sync::Arc};
 
 use super::{
-    ci, permission, places,
+    ci,
+    deployments::Deployments,
+    github, permission, places,
     screen::Screen,
     selection,
     source::{self, PlanArgs, ReleaseArgs},
@@ -17,9 +19,9 @@ use crate::{
         event::{Header, ROLLBACK},
         file::Observer,
     },
-    plan::{Attempt, Plan},
-    report::{Conclusion, words},
-    state::{Store, Wait},
+    plan::Plan,
+    report::Conclusion,
+    state::{Store, Wait, checkpoints::Shown},
 };
 
 /// Arguments of `deploy`.
@@ -118,6 +120,7 @@ pub(super) enum Setup {
 /// The one way to change an environment: deploys a plan and tells of it on the screen.
 pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
     let Job { plan, wanted, commit, setting, orders, wait, again } = job;
+    screen.mask(plan.secrets.values());
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     let store = Store::new(&plan.state, &plan.app, &plan.environment);
     let store =
@@ -151,6 +154,8 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
         let args = PlanArgs { plan: prepared.plan.source.path.clone(), environment: None };
         args.neighbours(&prepared.plan.environment)
     });
+    let listed = Deployments::begin(&prepared.plan, &prepared.release.label, commit.as_deref());
+    let orders_missing = orders.missing_journal;
     let deployment = Deployment {
         neighbours: neighbours.unwrap_or_default(),
         within: permission::within(),
@@ -166,10 +171,11 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
     let report = Rc::new(RefCell::new(None));
     let observe = |before: &State, header: &Header| -> Observer {
         let report = Rc::clone(&report);
-        let last = before.attempts.last().filter(|_| header.attempt != Attempt::FIRST);
-        let continues = last.map(|last| words::continues_after(last.exit, last.stuck.as_ref()));
-        *report.borrow_mut() = Some(screen.report(continues));
+        *report.borrow_mut() = Some(screen.report(before, header, again));
         let checkpoints = store.checkpoints().cloned();
+        if let Some(shown) = checkpoints.as_ref().map(|checkpoints| checkpoints.shown()) {
+            whence(&shown, orders_missing).into_iter().for_each(|notice| tell(notice));
+        }
         Box::new(move |entry| {
             checkpoints.iter().for_each(|checkpoints| checkpoints.observe(entry));
             report.borrow_mut().iter_mut().for_each(|report| report.event(entry));
@@ -177,13 +183,35 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
     };
     let ending = deployment.run(interrupt, observe).await;
     let kept = store.checkpoints().map(|checkpoints| checkpoints.shown()).unwrap_or_default();
-    for name in &kept.passed_over {
-        tell(Notice::warning(format!("passed over an artifact of this run: {name}")));
-    }
     if let Some(trouble) = &kept.trouble {
         tell(Notice::warning(format!("the end of the journal is not among the artifacts of this run: {trouble}")));
     }
-    let ending = ending?;
+    let told = match listed {
+        Some(Ok(listed)) => {
+            let (exit, error) = match &ending {
+                Ok(ending) => (ending.exit, ending.error.as_ref()),
+                Err(problems) => (problems.first().map_or(Exit::Bug, |first| first.exit), problems.first()),
+            };
+            listed.end(exit, error).await
+        }
+        Some(Err(notice)) => Some(notice),
+        None => None,
+    };
+    told.into_iter().for_each(|notice| tell(notice));
+    let (journal, resumed_from) = (kept.newest.unwrap_or_default(), kept.resumed_from.unwrap_or_default());
+    let outputs = |exit: Exit, run: &str, release: &str| {
+        screen.outputs(&[
+            ("result", &github::result(exit)),
+            ("run", run),
+            ("release", release),
+            ("url", prepared.plan.url.as_deref().unwrap_or_default()),
+            ("journal", &journal),
+            ("resumed-from", &resumed_from),
+        ]);
+    };
+    let ending = ending.inspect_err(|problems| {
+        outputs(problems.first().map_or(Exit::Bug, |first| first.exit), "", prepared.release.label.as_str());
+    })?;
     if let Some(report) = report.borrow_mut().as_mut() {
         report.finish(&Conclusion { exit: ending.exit, error: ending.error.as_ref() });
     }
@@ -191,7 +219,26 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
     if let Some(error) = &ending.error {
         screen.error(error);
     }
+    outputs(ending.exit, ending.header.run.as_str(), ending.header.release.label.as_str());
     Ok(ending.exit)
+}
+
+/// Where what is known of earlier attempts of this CI run comes from.
+fn whence(shown: &Shown, missing: MissingJournal) -> Vec<Notice> {
+    let passed_over = shown.passed_over.iter();
+    let mut notices: Vec<Notice> =
+        passed_over.map(|why| Notice::warning(format!("passed over an artifact of this run: {why}"))).collect();
+    if let Some(name) = &shown.resumed_from {
+        notices.push(Notice::note(format!("goes on from the journal in artifact {name}")));
+    }
+    if shown.is_missing {
+        let then = match missing {
+            MissingJournal::Probe | MissingJournal::Fail => "what is not on record here is probed before it runs",
+            MissingJournal::Restart => "it starts from the beginning, as `missing_journal: restart` says",
+        };
+        notices.push(Notice::warning(format!("the attempts before left no journal among the artifacts of this run; {then}")));
+    }
+    notices
 }
 
 /// A command that changes things, as the user would type it again.

@@ -36,6 +36,7 @@ pub(super) async fn run(args: &Args, screen: &Screen, out: &mut dyn Write) -> Re
     let modules: Vec<_> = sandbox::official().collect();
     findings.push(("runner", format!("{} with modules {}", env!("CARGO_PKG_VERSION"), modules.join(", "))));
     let (plan, label) = args.plan.plan(&args.release)?;
+    screen.mask(plan.secrets.values());
     findings.push(("plan", format!("{} is valid for {}", args.plan.plan.display(), plan.environment)));
     let store = Store::new(&plan.state, &plan.app, &plan.environment);
     let prepared = Prepared::new(plan, Wanted { label, digest: None }, places::setting(screen.tell_beside())).await?;

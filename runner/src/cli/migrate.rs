@@ -98,6 +98,7 @@ enum Command {
 pub(super) async fn run(args: &Args, screen: &Screen, out: &mut dyn Write) -> Result<Exit, Vec<Diagnostic>> {
     let label = "none".parse().expect("`none` is a label");
     let plan = args.plan.plan_for(&label)?;
+    screen.mask(plan.secrets.values());
     let redactor = Redactor::new(plan.secrets.values());
     let hidden = |mut diagnostic: Diagnostic| {
         diagnostic.message = redactor.text(&diagnostic.message);

@@ -1,7 +1,7 @@
 //! The command line: one small file a command.
 //!
 //! This is the only place that reads the environment, knows the terminal, and exits. Each command returns an exit code or what
-//! is wrong; [`main`] renders that.
+//! is wrong; [`main`] has it rendered.
 
 use std::{io::Write, process::ExitCode};
 
@@ -10,7 +10,9 @@ use clap::{Parser, Subcommand};
 mod attempts;
 mod ci;
 mod deploy;
+mod deployments;
 mod doctor;
+mod github;
 mod history;
 mod journal;
 mod lock;
@@ -33,10 +35,13 @@ mod step;
 mod wait;
 mod why;
 
-use self::{deploy::Setup, screen::Screen, source::PlanArgs};
+use self::{
+    deploy::Setup,
+    screen::{Purpose, Screen},
+    source::PlanArgs,
+};
 use crate::{
     diagnose::{Diagnostic, Exit},
-    report::{Conclusion, json},
     sandbox,
 };
 
@@ -132,15 +137,40 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { Exit::Refused.status() } else { 0 });
         }
     };
-    let screen = Screen::new(&cli.screen);
-    let result = dispatch(cli, &screen);
-    ExitCode::from(conclude(result, &screen).status())
+    let screen = Screen::new(&cli.screen, purpose(&cli));
+    let exit = dispatch(cli, &screen).unwrap_or_else(|problems| screen.refuse(&problems));
+    screen.close();
+    ExitCode::from(exit.status())
+}
+
+fn purpose(cli: &Cli) -> Purpose {
+    match cli.command {
+        None
+        | Some(
+            Command::Deploy(_) | Command::Setup(_) | Command::Rollback(_) | Command::Promote(_) | Command::Step(_),
+        ) => Purpose::Deployment,
+        Some(
+            Command::Prune(_)
+            | Command::Plan(_)
+            | Command::Status { .. }
+            | Command::History { .. }
+            | Command::Why { .. }
+            | Command::Logs { .. }
+            | Command::Modules { .. }
+            | Command::Migrate(_)
+            | Command::NewStep(_)
+            | Command::Journal(_)
+            | Command::Lock(_)
+            | Command::Schema
+            | Command::Doctor(_),
+        ) => Purpose::Answer,
+    }
 }
 
 /// Everything that a command needs of the outside. A current-thread runtime: work that blocks has threads of its own.
 fn dispatch(cli: Cli, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
-    let out: &mut dyn Write = &mut std::io::stdout().lock();
+    let out: &mut dyn Write = &mut std::io::stdout();
     let form = screen.form();
     match cli.command.unwrap_or(Command::Deploy(cli.deploy)) {
         Command::Deploy(args) => block_on(deploy::run(&args, Setup::Done, screen)),
@@ -148,7 +178,7 @@ fn dispatch(cli: Cli, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
         Command::Rollback(args) => block_on(rollback::rollback(&args, screen)),
         Command::Promote(args) => block_on(rollback::promote(&args, screen)),
         Command::Post(args) => block_on(post::run(&args, screen)),
-        Command::Prune(args) => block_on(prune::run(&args, form, out)),
+        Command::Prune(args) => block_on(prune::run(&args, screen, out)),
         Command::Plan(args) => block_on(plan::run(&args, screen, out)),
         Command::Step(args) => block_on(step::run(&args, screen)),
         Command::Doctor(args) => block_on(doctor::run(&args, screen, out)),
@@ -180,23 +210,4 @@ fn block_on<T>(work: impl Future<Output = Result<T, Vec<Diagnostic>>>) -> Result
     // What is left are idle threads, and reads that nothing ends.
     runtime.shutdown_background();
     result
-}
-
-/// Says what is wrong, if something is. The first error decides how the process ends.
-fn conclude(result: Result<Exit, Vec<Diagnostic>>, screen: &Screen) -> Exit {
-    let problems = match result {
-        Ok(exit) => return exit,
-        Err(problems) => problems,
-    };
-    for problem in &problems {
-        screen.error(problem);
-    }
-    let Some(first) = problems.first() else { return Exit::Bug };
-    if screen.is_json() {
-        let conclusion = Conclusion { exit: first.exit, error: Some(first) };
-        let mut out = std::io::stdout().lock();
-        // A reader that went away is told by the exit code.
-        let _ = writeln!(out, "{}", json::line(&json::result(&conclusion)));
-    }
-    first.exit
 }

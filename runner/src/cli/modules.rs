@@ -36,6 +36,7 @@ pub(super) async fn run(
     // No module hangs on the release.
     let label: Label = "none".parse().expect("it is a label");
     let plan = plan.plan_for(&label)?;
+    screen.mask(plan.secrets.values());
     let pins = drive::pinned(&plan, places::setting(screen.tell_beside())).await?;
     if args.accept {
         pins.accept().map_err(|error| vec![error])?;

@@ -40,6 +40,7 @@ pub(super) struct Args {
 /// What keeps a deployment from beginning.
 pub(super) async fn run(args: &Args, screen: &Screen, out: &mut dyn Write) -> Result<Exit, Vec<Diagnostic>> {
     let (plan, label) = args.plan.plan(&args.release)?;
+    screen.mask(plan.secrets.values());
     let store = Store::new(&plan.state, &plan.app, &plan.environment);
     let prepared = Prepared::new(plan, Wanted { label, digest: None }, places::setting(screen.tell_beside())).await?;
     let (header, foreseen) = foresee(&prepared, &store, &args.selection.orders()).await?;

@@ -6,7 +6,7 @@
 use std::{path::Path, time::Duration};
 
 use super::{
-    ci,
+    ci, github,
     screen::Screen,
     source::{self, PlanArgs},
 };
@@ -32,7 +32,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     let tell = screen.tell();
-    if !ci::is_github() {
+    if !github::is_job() {
         tell(Notice::note("nothing to do: this is no job of GitHub's"));
         return Ok(Exit::Success);
     }

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::{
     attempts, permission,
+    screen::Screen,
     source::{self, PlanArgs},
     wait::WaitArgs,
 };
@@ -36,12 +37,13 @@ pub(super) struct Args {
 ///
 /// # Errors
 /// P0223 when one can't be removed; P05xx when the environment is being deployed.
-pub(super) async fn run(args: &Args, form: Form, out: &mut dyn Write) -> Result<Exit, Vec<Diagnostic>> {
+pub(super) async fn run(args: &Args, screen: &Screen, out: &mut dyn Write) -> Result<Exit, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     permission::local(args.local, "prune")?;
     // Where content goes does not depend on the release.
     let label: Label = "none".parse().expect("`none` is a label");
     let plan = args.plan.plan_for(&label)?;
+    screen.mask(plan.secrets.values());
     let store = Store::new(&plan.state, &plan.app, &plan.environment);
     permission::person(&plan).map_err(one)?;
     permission::nesting(&store).map_err(one)?;
@@ -66,7 +68,7 @@ pub(super) async fn run(args: &Args, form: Form, out: &mut dyn Write) -> Result<
         one(diagnostic
             .hint("the live release and the verified ones that stay were not touched; see why, and run it again"))
     })?;
-    let answer = match form {
+    let answer = match screen.form() {
         Form::Json => lines::line(&json!({ "removed": removed })) + "\n",
         Form::Text if removed.is_empty() => "nothing to remove\n".to_owned(),
         Form::Text => removed.iter().map(|path| format!("removed {}\n", path.display())).collect(),

@@ -1,10 +1,23 @@
-//! What the process writes to: standard output and standard error, with colours or without.
+//! What the process writes to: standard output and standard error, with colours or without; in a job on GitHub, its log.
+//!
+//! A command that changes something tells of it in that log, all on standard output, so that lines stay in order. What
+//! belongs beside an answer goes to standard error, which GitHub reads too.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::{
+    io::{IsTerminal as _, Write},
+    sync::Arc,
+};
 
+use super::github::{self, Page};
 use crate::{
-    diagnose::{Diagnostic, Notice, Weight},
-    report::{self, Color, Form, Interactive, JsonLines, Report, Terminal, Verbosity, json},
+    diagnose::{Diagnostic, Exit, Weight},
+    journal::{State, event::Header},
+    plan::{Attempt, Secret},
+    report::{
+        self, Color, Conclusion, Form, Interactive, JsonLines, Report, Terminal, Verbosity,
+        github::{Log, Summary, Workflow},
+        json, words,
+    },
     sandbox::Tell,
 };
 
@@ -38,10 +51,22 @@ pub(super) struct Screen {
     verbosity: Verbosity,
     color: Color,
     interactive: Interactive,
+    /// The log of the job, if this is one.
+    workflow: Option<Workflow>,
+    purpose: Purpose,
+}
+
+/// What a command is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Its answer, on standard output.
+    Answer,
+    /// To deploy: what goes on is the output, and a job has a page and outputs of it.
+    Deployment,
 }
 
 impl Screen {
-    pub(super) fn new(args: &Args) -> Self {
+    pub(super) fn new(args: &Args, purpose: Purpose) -> Self {
         let is_terminal = std::io::stderr().is_terminal() && super::source::variable("TERM").as_deref() != Some("dumb");
         let no_color = super::source::variable("NO_COLOR").is_some_and(|value| !value.is_empty());
         let color = match args.color {
@@ -49,9 +74,19 @@ impl Screen {
             When::Auto if is_terminal && !no_color => Color::On,
             When::Auto | When::Never => Color::Off,
         };
+        let form = if args.json { Form::Json } else { Form::Text };
+        let workflow = github::is_job().then(|| {
+            let out: Box<dyn Write + Send> = match (form, purpose) {
+                (Form::Text, Purpose::Deployment) => Box::new(std::io::stdout()),
+                (Form::Json, _) | (_, Purpose::Answer) => Box::new(std::io::stderr()),
+            };
+            github::workflow(out)
+        });
         Self {
-            form: if args.json { Form::Json } else { Form::Text },
-            verbosity: match (args.quiet, args.verbose) {
+            form,
+            workflow,
+            purpose,
+            verbosity: match (args.quiet, args.verbose || github::is_debug()) {
                 (true, _) => Verbosity::Quiet,
                 (false, true) => Verbosity::Verbose,
                 (false, false) => Verbosity::Normal,
@@ -69,70 +104,110 @@ impl Screen {
         self.form == Form::Json
     }
 
-    /// A report of an attempt that continues after something, or begins anew.
-    pub(super) fn report(&self, continues: Option<String>) -> Box<dyn Report> {
-        match self.form {
-            Form::Json => Box::new(JsonLines::new(Box::new(std::io::stdout()))),
-            Form::Text => {
-                let options = report::Options {
-                    verbosity: self.verbosity,
-                    color: self.color,
-                    interactive: self.interactive,
-                    continues,
-                };
+    /// Has the job hide secrets, before anything else is said.
+    pub(super) fn mask<'a>(&self, secrets: impl IntoIterator<Item = &'a Secret>) {
+        if let Some(workflow) = &self.workflow {
+            workflow.mask(secrets);
+        }
+    }
+
+    /// A report of an attempt that begins after what is on record; `again` is the command that continues it.
+    pub(super) fn report(&self, before: &State, header: &Header, again: &str) -> Box<dyn Report> {
+        let last = before.attempts.last().filter(|_| header.attempt != Attempt::FIRST);
+        let options = report::Options {
+            verbosity: self.verbosity,
+            color: self.color,
+            interactive: self.interactive,
+            continues: last.map(|last| words::continues_after(last.exit, last.stuck.as_ref())),
+        };
+        let told: Box<dyn Report> = match (self.form, &self.workflow) {
+            (Form::Json, _) => Box::new(JsonLines::new(Box::new(std::io::stdout()))),
+            (Form::Text, Some(workflow)) => Box::new(Log::new(workflow.clone(), options)),
+            (Form::Text, None) => {
                 Box::new(Terminal::new(Box::new(std::io::stderr()), Box::new(std::io::stdout()), options))
             }
-        }
+        };
+        let Some(page) = Page::of_job() else { return told };
+        let (room, tell) = (page.room(), self.tell());
+        let write = Box::new(move |text: &str| page.write(text).into_iter().for_each(|notice| tell(notice)));
+        let earlier = github::earlier(&before.attempts, header);
+        Box::new((told, Summary::new(earlier, github::by_hand(again), room, write)))
     }
 
     /// Tells what is worth knowing and no error while a deployment goes on: with `--json`, as a line like any other.
     pub(super) fn tell(&self) -> Tell {
         match self.form {
             Form::Text => self.tell_beside(),
-            Form::Json => std::sync::Arc::new(|notice| {
-                annotate(&notice);
-                // A reader that went away is no reason to stop.
-                let _ = writeln!(std::io::stdout(), "{}", json::line(&json::notice(&notice)));
-            }),
+            Form::Json => {
+                let workflow = self.workflow.clone();
+                Arc::new(move |notice| {
+                    workflow.iter().for_each(|workflow| workflow.annotate(&notice));
+                    // A reader that went away is no reason to stop.
+                    let _ = writeln!(std::io::stdout(), "{}", json::line(&json::notice(&notice)));
+                })
+            }
         }
     }
 
     /// The same beside a command's answer: on standard error.
     pub(super) fn tell_beside(&self) -> Tell {
-        let (verbosity, color) = (self.verbosity, self.color);
-        std::sync::Arc::new(move |notice| {
-            annotate(&notice);
-            if verbosity == Verbosity::Quiet && notice.weight == Weight::Note {
-                return;
+        let (verbosity, color, workflow) = (self.verbosity, self.color, self.workflow.clone());
+        Arc::new(move |notice| {
+            let is_shown = verbosity > Verbosity::Quiet || notice.weight != Weight::Note;
+            match &workflow {
+                Some(workflow) => {
+                    workflow.annotate(&notice);
+                    if is_shown {
+                        workflow.notice(&notice, color);
+                    }
+                }
+                None if is_shown => {
+                    // Without a standard error nobody is told.
+                    let _ = std::io::stderr().write_all(report::diagnostic::notice(&notice, color).as_bytes());
+                }
+                None => {}
             }
-            // Without a standard error nobody is told.
-            let _ = std::io::stderr().write_all(report::diagnostic::notice(&notice, color).as_bytes());
         })
     }
 
     /// Shows an error.
     pub(super) fn error(&self, diagnostic: &Diagnostic) {
-        let text = report::diagnostic::render(diagnostic, self.color);
-        // Without a standard error there is only the exit code.
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        match &self.workflow {
+            Some(workflow) => workflow.error(diagnostic, self.color),
+            None => {
+                let text = report::diagnostic::render(diagnostic, self.color);
+                // Without a standard error there is only the exit code.
+                let _ = std::io::stderr().write_all(text.as_bytes());
+            }
+        }
     }
-}
 
-/// On GitHub, what has a place is shown there: a workflow command, which is read from standard error too.
-fn annotate(notice: &Notice) {
-    let Some(spot) = &notice.spot else { return };
-    if super::source::variable("GITHUB_ACTIONS").as_deref() != Some("true") {
-        return;
+    /// Shows why a command did nothing. The first error says how the process ends.
+    pub(super) fn refuse(&self, problems: &[Diagnostic]) -> Exit {
+        problems.iter().for_each(|problem| self.error(problem));
+        let Some(first) = problems.first() else { return Exit::Bug };
+        if self.is_json() {
+            let conclusion = Conclusion { exit: first.exit, error: Some(first) };
+            // A reader that went away is told by the exit code.
+            let _ = writeln!(std::io::stdout(), "{}", json::line(&json::result(&conclusion)));
+        }
+        if self.purpose == Purpose::Deployment {
+            if let Some(page) = Page::of_job() {
+                let text = report::github::of_problems(first.exit, problems, page.room());
+                page.write(&text).into_iter().for_each(|notice| self.tell()(notice));
+            }
+            self.outputs(&[("result", &github::result(first.exit))]);
+        }
+        first.exit
     }
-    let here = std::path::absolute(".").unwrap_or_default();
-    let path = spot.path.strip_prefix(here).unwrap_or(&spot.path).display().to_string();
-    let message = notice.message.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
-    let property = |text: &str| {
-        let text = text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
-        text.replace(':', "%3A").replace(',', "%2C")
-    };
-    let level = if notice.weight == Weight::Warning { "warning" } else { "notice" };
-    let (path, title) = (property(&path), property(&spot.title));
-    // Without a standard error nobody is told.
-    let _ = writeln!(std::io::stderr(), "::{level} file={path},line={},title={title}::{message}", spot.line);
+
+    /// Sets outputs of the job, if this is one.
+    pub(super) fn outputs(&self, outputs: &[(&str, &str)]) {
+        github::outputs(outputs).into_iter().for_each(|notice| self.tell()(notice));
+    }
+
+    /// Called once, last.
+    pub(super) fn close(&self) {
+        self.workflow.iter().for_each(Workflow::close);
+    }
 }

@@ -7,7 +7,12 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::{Halt, Interrupt, MissingJournal, Orders, Prepared, ending::WayOn, hooks::Surroundings, undo::Rollback};
+use super::{
+    Halt, Interrupt, MissingJournal, Orders, Prepared,
+    ending::{self, WayOn},
+    hooks::Surroundings,
+    undo::Rollback,
+};
 use crate::{
     diagnose::{Code, Diagnostic, Excerpt, Exit, Notice},
     journal::{
@@ -297,7 +302,12 @@ impl Deployment<'_> {
         let next =
             halted.and_then(|place| self.prepared.index(&place.step)).and_then(|at| self.prepared.steps.get(at + 1));
         let way = WayOn { again: &self.again, done: &done, next: next.map(|ready| &ready.step.id) };
-        redacted(halt.diagnostic(attempt.header.attempt, &way), attempt.journal.redactor())
+        let mut diagnostic = halt.diagnostic(attempt.header.attempt, &way);
+        if let Halt::Failed { place, failure, .. } | Halt::NotUndone { place, failure } = halt {
+            let step = self.prepared.plan.all_steps().find(|step| step.id == place.step);
+            diagnostic.spot = step.and_then(|step| ending::spot(failure, step)).map(Box::new);
+        }
+        redacted(diagnostic, attempt.journal.redactor())
     }
 }
 

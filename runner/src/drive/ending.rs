@@ -1,12 +1,14 @@
 //! Why an attempt ends before its plan does, in words for the user.
 
+use std::path::{Component, Path};
+
 use crate::{
-    diagnose::{Code, Diagnostic, Exit},
+    diagnose::{Code, Diagnostic, Exit, Spot},
     journal::{
         JournalError, Place,
         event::{Failure, Reason},
     },
-    plan::{Attempt, StepId},
+    plan::{Attempt, Step, StepId},
     state::LockError,
 };
 
@@ -185,6 +187,19 @@ pub fn of_migrations(failure: &Failure) -> Diagnostic {
     }
 }
 
+/// Where a failure is in the user's files: a module names a file as `<granted directory>/<path>`, with its line and column.
+pub(super) fn spot(failure: &Failure, step: &Step) -> Option<Spot> {
+    let (directory, inside) = failure.details.get("file")?.as_str()?.split_once('/')?;
+    let is_inside = |part: Component<'_>| matches!(part, Component::Normal(_));
+    if inside.is_empty() || !Path::new(inside).components().all(is_inside) {
+        return None;
+    }
+    let (_, grant) = step.grants.dirs.iter().find(|(name, _)| name.as_str() == directory)?;
+    let number =
+        |name: &str| failure.details.get(name).and_then(serde_json::Value::as_u64).filter(|number| *number > 0);
+    Some(Spot { path: grant.path.join(inside), line: number("line"), column: number("column") })
+}
+
 /// A failure in one line: place, message.
 fn cause(failure: &Failure) -> String {
     let text = |name: &str| failure.details.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
@@ -197,5 +212,30 @@ fn cause(failure: &Failure) -> String {
         }
         (Some(_), None) => failure.message.clone(),
         (None, _) => failure.message.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plan::{Plan, Request, Source};
+
+    #[test]
+    fn a_failure_is_in_a_file_of_a_granted_directory_or_nowhere() {
+        let text = "version: 1\napp: shop\nsteps:\n  a: { uses: pull, grants: { dirs: { db: ./migrations } } }\n";
+        let source = Source { path: "deploy.yml".into(), folder: "/plans/shop".into(), text: text.into() };
+        let request = Request { environment: None, release: &"r1".parse().unwrap(), env: &|_| None };
+        let plan = Plan::parse(source, &request).unwrap();
+        let spot = |file: &str| {
+            let failure = Failure::new("permanent", "no").with_detail("file", file).with_detail("line", json!(3));
+            super::spot(&failure.with_detail("column", json!(0)), &plan.steps[0])
+        };
+        let path = "/plans/shop/migrations/new/7.sql".into();
+        assert_eq!(spot("db/new/7.sql"), Some(Spot { path, line: Some(3), column: None }));
+        for file in ["7.sql", "other/7.sql", "db/../../etc/passwd", "db//etc/passwd", "/etc/passwd", "db/", ""] {
+            assert_eq!(spot(file), None, "{file}");
+        }
     }
 }

@@ -42,8 +42,9 @@ impl Prepared {
         for lint in &found {
             let help = lint.help.as_ref().map_or_else(String::new, |help| format!(" {help}"));
             let message = format!("{}:{}: {} ({}){help}", lint.file, lint.line, lint.message, lint.rule);
-            let spot = Spot { path: lint.path.clone(), line: lint.line, title: lint.rule.clone() };
-            (self.tell)(Notice { spot: Some(spot), ..Notice::warning(message) });
+            let spot = Spot { path: lint.path.clone(), line: Some(lint.line), column: None };
+            let title = Some(lint.rule.clone());
+            (self.tell)(Notice { title, spot: Some(spot), ..Notice::warning(message) });
         }
         if severity != Severity::Deny || found.is_empty() {
             return Vec::new();

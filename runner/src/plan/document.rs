@@ -15,7 +15,7 @@ use super::{
     expression,
     fields::{self, Fields},
     hooks, order,
-    scope::Scope,
+    scope::{Place, Scope},
     state, step,
     yaml::{self, Key, Kind, Node},
 };
@@ -34,7 +34,7 @@ const KEYS: &[&str] = &[
     "keep",
     "on-failure",
 ];
-const ENVIRONMENT_KEYS: &[&str] = &["vars", "after", "allow", "hosts"];
+const ENVIRONMENT_KEYS: &[&str] = &["vars", "after", "allow", "url", "hosts"];
 const DEFAULT_ENVIRONMENT: &str = "default";
 
 /// Where the history of an app and environment lies: what `status` needs, without release and secrets.
@@ -117,6 +117,10 @@ fn read(root: &Node, source: &Source, request: &Request<'_>, problems: &mut Prob
         .require("steps", "{ … }", problems)
         .map(|node| step::drafts(node, &scope, source, problems))
         .unwrap_or_default();
+    let url = match chosen.url {
+        Some(node) => Some(url(node, &chosen.name, &scope, problems)?),
+        None => None,
+    };
     let keep = keep(&fields, problems)?;
     let mut steps = order::sort(drafts, problems)?;
     let mut setup = hooks::setup(&fields, &steps, &scope, source, problems)?;
@@ -129,6 +133,7 @@ fn read(root: &Node, source: &Source, request: &Request<'_>, problems: &mut Prob
         app: app?,
         environment: chosen.name.clone(),
         after: chosen.after.clone(),
+        url,
         state: state?,
         allow: chosen.allow.clone(),
         setup,
@@ -177,6 +182,7 @@ struct Environment<'n> {
     variables: &'n [(Key, Node)],
     after: Option<EnvironmentName>,
     allow: Vec<Allowed>,
+    url: Option<&'n Node>,
 }
 
 fn declared<'n>(fields: &Fields<'n>, problems: &mut Problems) -> Vec<Environment<'n>> {
@@ -185,6 +191,7 @@ fn declared<'n>(fields: &Fields<'n>, problems: &mut Problems) -> Vec<Environment
         variables: &[],
         after: None,
         allow: Vec::new(),
+        url: None,
     };
     let Some((key, node)) = fields.entry("environments") else { return vec![default()] };
     let Some(entries) = fields::mapping(node, "`environments`", problems) else { return Vec::new() };
@@ -197,7 +204,7 @@ fn declared<'n>(fields: &Fields<'n>, problems: &mut Problems) -> Vec<Environment
     let mut afters = Vec::new();
     for (key, node) in entries {
         let Some(name) = fields::parse_name::<EnvironmentName>(&key.text, &key.span, problems) else { continue };
-        let mut environment = Environment { name, variables: &[], after: None, allow: Vec::new() };
+        let mut environment = Environment { name, variables: &[], after: None, allow: Vec::new(), url: None };
         if !matches!(node.kind, Kind::Null) {
             let what = format!("environment `{}`", key.text);
             if let Some(fields) = Fields::read(node, &what, &key.span, ENVIRONMENT_KEYS, problems) {
@@ -209,6 +216,7 @@ fn declared<'n>(fields: &Fields<'n>, problems: &mut Problems) -> Vec<Environment
                 if let Some(allow) = fields.get("allow") {
                     environment.allow = allowed(allow, &what, problems);
                 }
+                environment.url = fields.get("url");
                 if let Some((key, _)) = fields.entry("hosts") {
                     let error = PlanError::new(Problem::NotSupported, "hosts are not supported yet");
                     problems
@@ -391,6 +399,19 @@ fn keep(fields: &Fields<'_>, problems: &mut Problems) -> Option<Option<usize>> {
         problems.push(error.at(&node.span, "not a number from 1 on").hint("write `keep: 5`"));
     }
     number.map(Some)
+}
+
+/// `url:` of an environment.
+fn url(node: &Node, name: &EnvironmentName, scope: &Scope<'_>, problems: &mut Problems) -> Option<String> {
+    let what = format!("`url` of environment `{name}`");
+    let text = scope.text(node, &what, Place::Grant, problems)?;
+    let is_page = url::Url::parse(&text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+    if !is_page || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        let error = PlanError::new(Problem::BadValue, format!("{what} is no address of a page: {text:?}"));
+        problems.push(error.at(&node.span, "not a URL").hint("write it in full: `https://shop.example.com`"));
+        return None;
+    }
+    Some(text)
 }
 
 /// `allow:` of an environment.

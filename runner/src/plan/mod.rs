@@ -69,6 +69,8 @@ pub struct Plan {
     pub environment: EnvironmentName,
     /// `after:` of that environment: where a release must have been verified before.
     pub after: Option<EnvironmentName>,
+    /// Where what is deployed can be seen, for links.
+    pub url: Option<String>,
     /// Where journals, head and lock live.
     pub state: StateLocation,
     /// Who may change that environment; empty: everybody.

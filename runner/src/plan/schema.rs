@@ -68,6 +68,11 @@ pub fn schema() -> Value {
                             "description": "Who may change this environment. Left out: everybody.",
                             "examples": [["github:ada", "user:deploy"]]
                         },
+                        "url": {
+                            "type": ["string", "null"],
+                            "description": "Where what is deployed can be seen: for the output `url`, and GitHub's list of deployments. May hold look-ups.",
+                            "examples": ["https://shop.example.com"]
+                        },
                         "after": { "$ref": "#/$defs/name", "description": "The environment where a release must have been verified before it comes here." }
                     }
                 }

@@ -9,6 +9,7 @@ use std::fmt::Write;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use anstyle::{AnsiColor, Style};
 
+use super::text;
 use crate::diagnose::{Diagnostic, Excerpt, Notice, Weight};
 
 /// Whether the output has ANSI colours.
@@ -53,7 +54,7 @@ pub fn render(diagnostic: &Diagnostic, color: Color) -> String {
     if let Some(hint) = &diagnostic.hint {
         out.push_str(&format!("  {} {}\n", paint(HINT, "hint:"), visible(hint)));
     }
-    out
+    text::disarmed(&out)
 }
 
 /// Renders a notice, `warning: …`, with a line break at its end.
@@ -63,10 +64,41 @@ pub fn notice(notice: &Notice, color: Color) -> String {
         Weight::Note => (HINT, "note"),
         Weight::Warning => (WARNING, "warning"),
     };
+    let message = text::disarmed(&visible(&notice.message));
     match color {
-        Color::On => format!("{style}{word}:{style:#} {}\n", visible(&notice.message)),
-        Color::Off => format!("{word}: {}\n", visible(&notice.message)),
+        Color::On => format!("{style}{word}:{style:#} {message}\n"),
+        Color::Off => format!("{word}: {message}\n"),
     }
+}
+
+/// Where a marked text begins and ends: lines and columns from 1, the last column included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extent {
+    pub(super) line: usize,
+    pub(super) column: usize,
+    pub(super) last_line: usize,
+    pub(super) last_column: usize,
+}
+
+/// Where the mark of an excerpt is.
+pub(super) fn extent(excerpt: &Excerpt) -> Extent {
+    let text = &*excerpt.text;
+    let first = floor(text, excerpt.span.start);
+    // A mark that ends with its line does not reach into the next one.
+    let marked = text[first..floor(text, excerpt.span.end).max(first)].trim_end_matches(['\r', '\n']);
+    let last = marked.char_indices().next_back().map_or(first, |(at, _)| first + at);
+    let ((line, column), (last_line, last_column)) = (position(text, first), position(text, last));
+    Extent { line, column, last_line, last_column }
+}
+
+/// The line and the column of a byte, in characters, both from 1.
+fn position(text: &str, at: usize) -> (usize, usize) {
+    let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+    let line = text[..start].bytes().filter(|byte| *byte == b'\n').count() + 1;
+    let column = text[start..at].chars().count() + 1;
+    // A byte-order mark takes no column of what an editor shows.
+    let has_mark = start == 0 && text[..at].starts_with('\u{feff}');
+    (line, if has_mark { column - 1 } else { column })
 }
 
 fn render_excerpt(excerpt: &Excerpt, color: Color, paint: impl Fn(Style, &str) -> String) -> String {
@@ -105,9 +137,7 @@ impl Line {
         let stop = if text[at..stop].ends_with('\r') { stop - 1 } else { stop };
 
         let (before, marked) = (&text[start..at], &text[at..end.min(stop).max(at)]);
-        let column = before.chars().count() + 1;
-        // A byte-order mark takes no column of what an editor shows.
-        let column = if start == 0 && before.starts_with('\u{feff}') { column - 1 } else { column };
+        let (number, column) = position(text, at);
 
         let mut shown = String::new();
         let short = text[start..stop.max(at)].char_indices().nth(BEFORE + AFTER).is_none();
@@ -127,7 +157,6 @@ impl Line {
         if tail.len() < rest.len() {
             shown.push('…');
         }
-        let number = text[..start].bytes().filter(|byte| *byte == b'\n').count() + 1;
         Self { number, column, shown, mark: mark_start..mark_end }
     }
 }

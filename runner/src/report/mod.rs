@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   Entry ──► story (what is worth a line) ──► terminal (where and how it is written)
-//!     └─────► json (every entry as it is)
+//!     ├─────► json (every entry as it is)
+//!     └─────► github (groups, annotations, and a page)
 //! ```
 //!
 //! [`words`] says decisions and reasons in English, [`text`] makes foreign text harmless, [`table`] lines up columns. A
@@ -20,6 +21,7 @@ use crate::{
 pub mod diagnostic;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod github;
 pub mod json;
 mod live;
 mod story;
@@ -41,6 +43,29 @@ pub trait Report {
 
     /// Tells how it ended. Called once, after the last entry; the error itself is rendered by the caller.
     fn finish(&mut self, conclusion: &Conclusion<'_>);
+}
+
+/// One after the other.
+impl<A: Report, B: Report> Report for (A, B) {
+    fn event(&mut self, entry: &Entry) {
+        self.0.event(entry);
+        self.1.event(entry);
+    }
+
+    fn finish(&mut self, conclusion: &Conclusion<'_>) {
+        self.0.finish(conclusion);
+        self.1.finish(conclusion);
+    }
+}
+
+impl Report for Box<dyn Report> {
+    fn event(&mut self, entry: &Entry) {
+        (**self).event(entry);
+    }
+
+    fn finish(&mut self, conclusion: &Conclusion<'_>) {
+        (**self).finish(conclusion);
+    }
 }
 
 /// How a command ended.

@@ -25,6 +25,8 @@ pub(super) enum Telling {
     Heading(String),
     /// A whole line.
     Line(Line),
+    /// The same; what the step itself said.
+    Said(Line),
     /// A step begins to act, or to be undone.
     Begun { word: &'static str, label: String, why: String },
     /// The running step is so far.
@@ -50,6 +52,17 @@ pub(super) struct Line {
     pub(super) text: String,
     /// How long it took, if that is known.
     pub(super) took_ms: Option<u64>,
+}
+
+impl Line {
+    /// Why the step ran, and the rest: for who was not told when it began.
+    pub(super) fn with_why(&self) -> String {
+        match &self.why {
+            Some(why) if self.text.is_empty() => why.clone(),
+            Some(why) => format!("{why}; {}", self.text),
+            None => self.text.clone(),
+        }
+    }
 }
 
 /// How a line looks.
@@ -289,7 +302,8 @@ fn told(place: &Place, progress: &Progress) -> Telling {
                 Level::Error => (Verbosity::Normal, Tone::Bad),
             };
             let text = format!("{message}{}", words::fields(fields));
-            line(needs, tone, words::level(*level), label(place), text, None)
+            let (word, label) = (words::level(*level), label(place));
+            Telling::Said(Line { needs, tone, word, label, why: None, text, took_ms: None })
         }
         Progress::Meter { task, done, total, unit } => {
             Telling::Meter { label: label(place), task: task.clone(), done: *done, total: *total, unit: unit.clone() }

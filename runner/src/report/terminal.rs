@@ -105,7 +105,7 @@ impl Terminal {
                     self.write(&format!("{}\n", text::wrap(&heading, WIDTH, WIDTH).join("\n")));
                 }
             }
-            Telling::Line(line) => self.line(&line),
+            Telling::Line(line) | Telling::Said(line) => self.line(&line),
             Telling::Begun { word, label, why } => match &mut self.live {
                 Some(live) => live.begin(&label),
                 None => self.line(&Line {
@@ -141,11 +141,7 @@ impl Terminal {
     fn line(&mut self, line: &Line) {
         if line.needs <= self.options.verbosity {
             // Without a moving line, the line that the step began with has said why.
-            let text = match (&self.live, &line.why) {
-                (Some(_), Some(why)) if line.text.is_empty() => why.clone(),
-                (Some(_), Some(why)) => format!("{why}; {}", line.text),
-                (None, _) | (_, None) => line.text.clone(),
-            };
+            let text = if self.live.is_some() { line.with_why() } else { line.text.clone() };
             self.write(&laid_out(line, &text, self.story.width(), self.options.color));
         }
     }
@@ -177,7 +173,7 @@ impl Report for Terminal {
 }
 
 /// A line as it is written, its end included. The time stands at the right edge of the last of its lines.
-fn laid_out(line: &Line, text: &str, label_width: usize, color: Color) -> String {
+pub(super) fn laid_out(line: &Line, text: &str, label_width: usize, color: Color) -> String {
     let label_width = label_width.max(columns(&line.label));
     let indent = BEFORE_LABEL + label_width + 2;
     let took = line.took_ms.map(text::took);

@@ -24,8 +24,13 @@ pub fn visible(text: &str) -> String {
             char => shown.push(char),
         }
     }
-    // GitHub's older form of a command is obeyed anywhere in a line.
-    shown.replace("##[", "#\\#[")
+    disarmed(&shown)
+}
+
+/// The text without GitHub's older form of a command, which is obeyed anywhere in a line.
+#[must_use]
+pub fn disarmed(text: &str) -> String {
+    text.replace("##[", "#\\#[")
 }
 
 /// A foreign text as lines: the first of at most `first` columns, the others of at most `rest`, [`GUTTER`] included. A

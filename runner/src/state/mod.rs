@@ -35,7 +35,7 @@ pub mod checkpoints;
 mod error;
 mod folder;
 mod git;
-mod http;
+pub(crate) mod http;
 mod keeper;
 pub mod lease;
 pub mod record;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use expect_test::expect;
 use serde_json::{Map, Value, json};
 
-use super::{super::*, env, good, label, parse_for, source};
+use super::{super::*, SMALL, env, good, label, parse_for, rendered, source};
 
 /// The example of DESIGN §5, without `hosts`.
 pub(super) const EXAMPLE: &str = r#"version: 1
@@ -550,4 +550,20 @@ fn places_for_state() {
         let RemoteState { written, place: found, ttl, .. } = remote(state);
         assert_eq!((written.as_str(), found, ttl), (state, place, std::time::Duration::from_secs(45)));
     }
+}
+
+#[test]
+fn an_environment_says_where_it_can_be_seen() {
+    let text = |url: &str| {
+        SMALL.replace("steps:", &format!("environments: {{ pre: {{ url: {url}, vars: {{ host: pre }} }} }}\nsteps:"))
+    };
+    let plan = good(&text("\"https://${{ release }}.${{ vars.host }}.example.com/x\""));
+    assert_eq!(plan.url.as_deref(), Some("https://v1.10.pre.example.com/x"));
+    assert_eq!(good(SMALL).url, None);
+    for url in ["shop.example.com", "\"javascript:alert(1)\"", "\"https://a b\"", "\"https://\""] {
+        let told = rendered(&parse_for(&text(url), None).unwrap_err());
+        assert!(told.contains("error[P0118]: `url` of environment `pre` is no address of a page"), "{url}: {told}");
+    }
+    let secret = text("\"https://${{ secrets.TOKEN }}.example.com\"");
+    assert!(rendered(&parse_for(&secret, None).unwrap_err()).contains("secrets"));
 }

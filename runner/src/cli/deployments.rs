@@ -1,0 +1,170 @@
+//! A deployment on GitHub's own list: made when ours begins, with a state for how it goes on and ends.
+//!
+//! It is told beside ours and never delays it: making it goes on in the background, and the end waits a bounded time for both.
+//! What can't be told is a warning. The forms are those of GitHub's REST API, "Deployments". Deliberately absent: reading what
+//! is on the list; nothing is decided by it.
+
+use std::time::Duration;
+
+use octocrab::Octocrab;
+use serde_json::{Value, json};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
+
+use super::source::{self, variable};
+use crate::{
+    diagnose::{Diagnostic, Exit, Notice},
+    plan::{EnvironmentName, Label, Plan},
+    report::{text, words},
+    state,
+};
+
+/// A call takes no longer, and neither does all that is left to tell at the end.
+const CALL: Duration = Duration::from_secs(10);
+/// The same where the process was asked to stop: everything must be over within 7 s of it.
+const HASTE: Duration = Duration::from_secs(1);
+/// The longest description that GitHub takes, in characters.
+const DESCRIPTION: usize = 140;
+
+/// One deployment on the list, being made or made.
+pub(super) struct Deployments {
+    list: List,
+    /// Its number, or why it has none.
+    made: JoinHandle<Result<u64, String>>,
+}
+
+/// Where it is written.
+#[derive(Clone)]
+struct List {
+    crab: Octocrab,
+    /// `/repos/OWNER/NAME/deployments`.
+    route: String,
+    /// The page of what is deployed.
+    url: Option<String>,
+    /// The page of this job.
+    log: Option<String>,
+    release: Label,
+}
+
+impl Deployments {
+    /// Begins to tell, where the job asks for it. Needs a tokio runtime.
+    pub(super) fn begin(plan: &Plan, release: &Label, commit: Option<&str>) -> Option<Result<Self, Notice>> {
+        let is_asked = variable("PAWL_DEPLOYMENTS").as_deref() == Some("true");
+        is_asked.then(|| Self::make(plan, release, commit).map_err(|why| warning(&why)))
+    }
+
+    fn make(plan: &Plan, release: &Label, commit: Option<&str>) -> Result<Self, String> {
+        let set = |name: &str| {
+            let value = variable(name).filter(|value| !value.is_empty());
+            value.ok_or_else(|| format!("{name} is not set"))
+        };
+        let (token, repository) = (set("PAWL_TOKEN")?, set("GITHUB_REPOSITORY")?);
+        let api = set("GITHUB_API_URL").unwrap_or_else(|_| "https://api.github.com".to_owned());
+        let is_name = |name: &str| {
+            let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            !name.trim_matches('.').is_empty() && name.chars().all(fits)
+        };
+        if !repository.split_once('/').is_some_and(|(owner, name)| is_name(owner) && is_name(name)) {
+            return Err("GITHUB_REPOSITORY is not OWNER/NAME".to_owned());
+        }
+        if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("PAWL_TOKEN has characters that no token has".to_owned());
+        }
+        let commit = commit.map_or_else(|| set("GITHUB_SHA"), |commit| Ok(commit.to_owned()));
+        let commit = commit.map_err(|_| "the commit of the release is not known".to_owned())?;
+        let client = state::http::client().map_err(|error| error.to_string())?.timeout(CALL).build();
+        let crab = Octocrab::builder().personal_token(token).base_uri(api).map_err(|error| reasons(&error))?;
+        let crab = crab.build_with_reqwest(client.map_err(|error| error.to_string())?);
+        let list = List {
+            crab: crab.map_err(|error| reasons(&error))?,
+            route: format!("/repos/{repository}/deployments"),
+            url: plan.url.clone(),
+            log: source::job(),
+            release: release.clone(),
+        };
+        let wanted = wanted(&plan.environment, &format!("{} {release}", plan.app), &commit);
+        let made = tokio::spawn(list.clone().make(wanted));
+        Ok(Self { list, made })
+    }
+
+    /// Tells how it ended. Returns what could not be told.
+    pub(super) async fn end(mut self, exit: Exit, error: Option<&Diagnostic>) -> Option<Notice> {
+        let until = Instant::now() + if exit == Exit::Interrupted { HASTE } else { CALL };
+        let told = timeout_at(until, async {
+            let id = (&mut self.made).await.map_err(|error| error.to_string())??;
+            let (state, words) = self.list.words(exit, error);
+            self.list.state(id, state, &words).await
+        });
+        let told = told.await.unwrap_or_else(|_| Err("GitHub did not answer in time".to_owned()));
+        self.made.abort();
+        told.err().map(|why| warning(&why))
+    }
+}
+
+impl List {
+    async fn make(self, wanted: Value) -> Result<u64, String> {
+        let made: Value = self.crab.post(&self.route, Some(&wanted)).await.map_err(|error| reasons(&error))?;
+        let id = made.get("id").and_then(Value::as_u64);
+        let id = id.ok_or_else(|| "GitHub's answer has no number for it".to_owned())?;
+        self.state(id, "in_progress", &format!("{} is being deployed", self.release)).await?;
+        Ok(id)
+    }
+
+    async fn state(&self, id: u64, state: &str, words: &str) -> Result<(), String> {
+        let mut body = json!({"state": state, "description": text::cut(words, DESCRIPTION)});
+        for (name, value) in [("log_url", &self.log), ("environment_url", &self.url)] {
+            if let Some(value) = value {
+                body[name] = json!(value);
+            }
+        }
+        let route = format!("{}/{id}/statuses", self.route);
+        self.crab.post::<_, Value>(route, Some(&body)).await.map(drop).map_err(|error| reasons(&error))
+    }
+
+    /// The state of one that ended so, and its description.
+    fn words(&self, exit: Exit, error: Option<&Diagnostic>) -> (&'static str, String) {
+        let release = &self.release;
+        match (exit, error) {
+            (Exit::Success, _) => ("success", format!("{release} is deployed")),
+            (_, Some(error)) => {
+                ("failure", format!("{release}: {}; {}", words::result(Some(exit), false), error.message))
+            }
+            (_, None) => ("failure", format!("{release}: {}", words::result(Some(exit), false))),
+        }
+    }
+}
+
+/// What is asked for: no merge, and no waiting for checks, since this job is past them.
+fn wanted(environment: &EnvironmentName, description: &str, commit: &str) -> Value {
+    let name = environment.as_str();
+    let is_transient = ["pr-", "preview", "review"].iter().any(|start| name.starts_with(start));
+    json!({
+        "ref": commit,
+        "environment": name,
+        "description": text::cut(description, DESCRIPTION),
+        "auto_merge": false,
+        "required_contexts": [],
+        "transient_environment": is_transient,
+        "production_environment": matches!(name, "prod" | "production"),
+    })
+}
+
+fn warning(why: &str) -> Notice {
+    Notice::warning(format!("GitHub's list of deployments does not have this as it should: {}", text::visible(why)))
+}
+
+/// An error and what is behind it, in one line. octocrab's own words say little more than that there is one.
+fn reasons(error: &octocrab::Error) -> String {
+    if let octocrab::Error::GitHub { source, .. } = error {
+        return format!("{}: {}", source.status_code, text::cut(&source.message, 300));
+    }
+    let mut reasons = Vec::new();
+    let mut next: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = next {
+        reasons.push(error.to_string());
+        next = error.source();
+    }
+    text::cut(&reasons.join(": "), 300)
+}

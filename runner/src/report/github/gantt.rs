@@ -1,0 +1,91 @@
+//! The attempts of a run as a Mermaid gantt chart: what took how long, and how it ended.
+//!
+//! Invariant: a label is plain words, so that nothing in it ends a task, begins a section or is taken for HTML. A chart is small:
+//! Mermaid draws none of more than 50,000 characters.
+
+use jiff::Timestamp;
+
+/// A bar.
+pub(super) struct Bar {
+    pub(super) section: String,
+    pub(super) label: String,
+    pub(super) mood: Mood,
+    pub(super) began: Timestamp,
+    pub(super) ended: Timestamp,
+}
+
+/// How it looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mood {
+    Good,
+    Bad,
+    Open,
+}
+
+/// More bars than this nobody reads.
+const MOST: usize = 120;
+/// The longest label.
+const LABEL: usize = 80;
+
+/// The chart, without a fence; nothing where there are no bars.
+pub(super) fn gantt(title: &str, bars: &[Bar]) -> Option<String> {
+    let bars = &bars[bars.len().saturating_sub(MOST)..];
+    if bars.is_empty() {
+        return None;
+    }
+    let title = plain(title);
+    let mut chart = format!("gantt\n    title {title}\n    dateFormat x\n    axisFormat %H:%M:%S\n");
+    let mut section = None;
+    for bar in bars {
+        if section != Some(&bar.section) {
+            chart.push_str(&format!("    section {}\n", plain(&bar.section)));
+            section = Some(&bar.section);
+        }
+        let mood = match bar.mood {
+            Mood::Good => "done",
+            Mood::Bad => "crit",
+            Mood::Open => "active",
+        };
+        let began = bar.began.as_millisecond();
+        // A bar without length is not drawn.
+        let ended = bar.ended.as_millisecond().max(began + 1);
+        chart.push_str(&format!("    {} :{mood}, {began}, {ended}\n", plain(&bar.label)));
+    }
+    Some(chart)
+}
+
+/// Letters, digits and what Mermaid gives no meaning; of a bounded length.
+fn plain(text: &str) -> String {
+    let fits = |char: char| char.is_alphanumeric() || matches!(char, ' ' | '.' | '_' | '+' | '-' | '@' | '(' | ')');
+    let plain: String = text.chars().map(|char| if fits(char) { char } else { ' ' }).take(LABEL).collect();
+    plain.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_label_is_more_than_words() {
+        let at: Timestamp = "2025-11-23T03:00:00Z".parse().unwrap();
+        let hostile = "a:crit, 0\n    section x %%{init}%% <b>;#quot; `b`";
+        let bar =
+            Bar { section: hostile.to_owned(), label: hostile.to_owned(), mood: Mood::Open, began: at, ended: at };
+        let chart = gantt(hostile, &[bar]).unwrap();
+        let words = "a crit 0 section x init b quot b";
+        let lines: Vec<_> = chart.lines().map(str::trim).collect();
+        let task = format!("{words} :active, 1763866800000, 1763866800001");
+        assert_eq!(
+            lines,
+            [
+                "gantt",
+                &format!("title {words}"),
+                "dateFormat x",
+                "axisFormat %H:%M:%S",
+                &format!("section {words}"),
+                &task
+            ]
+        );
+        assert_eq!(gantt("nothing", &[]), None);
+    }
+}

@@ -1,0 +1,802 @@
+//! What is written, to the letter; and what GitHub would obey of it.
+
+use std::{
+    cell::RefCell,
+    io::{self, Write},
+    path::PathBuf,
+    rc::Rc,
+    sync::{Arc, Mutex},
+};
+
+use expect_test::{Expect, expect};
+use serde_json::json;
+
+use super::{Earlier, Log, Summary, Token, Workflow, of_problems};
+use crate::{
+    diagnose::{Code, Diagnostic, Excerpt, Exit, Notice, Spot},
+    journal::event::{Decision, Event, Level, Outcome, Reason},
+    plan::names::Secret,
+    report::{
+        Color, Conclusion, Interactive, Options, Report, Verbosity,
+        fixture::{self, Tape, place},
+    },
+};
+
+/// What a guest that means ill writes.
+const HOSTILE: &[&str] = &[
+    "::set-output name=x::y",
+    "  ::error::forged",
+    "::stop-commands::x",
+    "::add-mask::a",
+    "fine ##[error]forged",
+    "##[add-path]/tmp",
+    "one\n::set-env name=PATH::/tmp\r\n::endgroup::",
+    "a long line of many words until it must be wrapped and then a command ::add-path::/tmp and more of it",
+    "| a | `b` </details> <script>x</script> %0A::error::y [x](javascript:y) $a$ @ann\n```\n# head",
+];
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Shared {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn workflow(out: &Shared) -> Workflow {
+    let mut count = 0;
+    let token: Token = Box::new(move || {
+        count += 1;
+        Some(format!("token-{count}"))
+    });
+    let repository = PathBuf::from("/work/shop");
+    Workflow::new(Box::new(out.clone()), token, repository.join("ops"), vec![repository])
+}
+
+fn options(verbosity: Verbosity, continues: Option<&str>) -> Options {
+    Options { verbosity, color: Color::Off, interactive: Interactive::No, continues: continues.map(str::to_owned) }
+}
+
+fn logged(tape: &Tape, options: Options, exit: Exit) -> String {
+    let out = Shared::default();
+    let workflow = workflow(&out);
+    let mut log = Log::new(workflow.clone(), options);
+    for entry in tape.last() {
+        log.event(entry);
+    }
+    log.finish(&Conclusion { exit, error: None });
+    workflow.close();
+    out.text()
+}
+
+fn check_log(tape: &Tape, exit: Exit, continues: Option<&str>, expected: Expect) {
+    expected.assert_eq(&logged(tape, options(Verbosity::Normal, continues), exit));
+}
+
+/// The commands that GitHub would obey, in order; fails where a stop or a group is left open.
+#[track_caller]
+fn obeyed(text: &str) -> Vec<String> {
+    let (mut stop, mut depth) = (None::<String>, 0);
+    let mut obeyed = Vec::new();
+    for line in text.lines() {
+        // The older form is obeyed wherever it stands in a line.
+        assert!(!line.contains("##["), "{line}");
+        let Some((head, data)) = line.trim_start().strip_prefix("::").and_then(|line| line.split_once("::")) else {
+            continue;
+        };
+        let name = head.split(' ').next().unwrap_or_default();
+        match (&stop, name) {
+            (Some(token), name) if token == name => stop = None,
+            (Some(_), _) => {}
+            (None, "stop-commands") => stop = Some(data.to_owned()),
+            (None, name) => {
+                depth += i32::from(name == "group") - i32::from(name == "endgroup");
+                obeyed.push(name.to_owned());
+            }
+        }
+        assert!((0..=1).contains(&depth), "{text}");
+    }
+    assert_eq!((stop, depth), (None, 0), "something is left open\n{text}");
+    obeyed
+}
+
+/// The page of the last attempt of a tape.
+fn page(tape: &Tape, conclusion: &Conclusion<'_>, earlier: Vec<Earlier>, room: usize) -> String {
+    let page = Rc::new(RefCell::new(String::new()));
+    let written = Rc::clone(&page);
+    let write = Box::new(move |text: &str| written.borrow_mut().push_str(text));
+    let mut summary = Summary::new(earlier, "runner --local --release r2".to_owned(), room, write);
+    for entry in tape.last() {
+        summary.event(entry);
+    }
+    summary.finish(conclusion);
+    page.take()
+}
+
+fn failed_error() -> Diagnostic {
+    let mut error = Diagnostic::new(Code("P0301"), Exit::Failed, "step `migrate` failed on attempt 1")
+        .because("migrations/0007_orders.sql:3: relation \"order\" does not exist")
+        .hint("fix it; then run `runner --release r2` again (skips: pull)");
+    let path = PathBuf::from("/work/shop/ops/../db/migrations/0007_orders.sql");
+    error.spot = Some(Box::new(Spot { path, line: Some(3), column: Some(9) }));
+    error
+}
+
+/// Every line of a hostile guest, as a message, a failure, a reason and a probe's answer.
+fn hostile() -> Tape {
+    let all = HOSTILE.join("\n");
+    let mut tape = Tape::new().attempt(1, "1-aaaaaa", 1, "r1");
+    tape = tape.begin("pull", Reason::Drifted { why: all.clone() }, &[]);
+    for line in HOSTILE {
+        tape = tape.log("pull", Level::Info, line);
+    }
+    let failure = fixture::failure(&all, json!({"file": "::error::x", "line": 3}));
+    tape.end("pull", 1, Outcome::Failed { failure })
+        .decide("migrate", Decision::Stop { reason: Reason::Unknown { why: all.clone() } })
+        .ended(Exit::InDoubt)
+}
+
+#[test]
+fn a_clean_deployment() {
+    check_log(
+        &fixture::clean(),
+        Exit::Success,
+        None,
+        expect![[r#"
+        shop r1 to test (run 1-aaaaaa, attempt 1)
+        ::group::pull: it never ran here
+          intent pull     fingerprint 9c88dbf7, key 00c0ffee
+          start  pull     it never ran here
+        ::stop-commands::token-1
+          info   pull     fetched rows=7 table=orders
+        ::token-1::
+        ::endgroup::
+          ran    pull     it never ran here; 2.0 KiB                               1.2 s
+        ::group::migrate: it never ran here
+          intent migrate  fingerprint 9c88dbf7, key 00c0ffee
+          start  migrate  it never ran here
+        ::endgroup::
+          ran    migrate  it never ran here; 2 files                               41 ms
+        ::group::switch: it never ran here
+          intent switch   fingerprint 9c88dbf7, key 00c0ffee
+          start  switch   it never ran here
+        ::endgroup::
+          ran    switch   it never ran here                                         2 ms
+        ::group::verify: it never ran here
+          intent verify   fingerprint 9c88dbf7, key 00c0ffee
+          start  verify   it never ran here
+        ::endgroup::
+          ran    verify   it never ran here                                         5 ms
+        deployed r1 to test in 1.3 s (4 ran)
+    "#]],
+    );
+}
+
+#[test]
+fn a_failure_and_what_was_said_before_it() {
+    check_log(
+        &fixture::failed(),
+        Exit::Failed,
+        None,
+        expect![[r#"
+        shop r2 to test (run 2-bbbbbb, attempt 1)
+        ::group::pull: the release changed
+          intent pull     fingerprint cd65dbb5, key 00c0ffee
+          start  pull     the release changed
+        ::endgroup::
+          ran    pull     the release changed; 1.5 KiB                              8 ms
+        ::group::migrate: its configuration, migrations and the release changed
+          intent migrate  fingerprint c8fff71d, key 00c0ffee
+          start  migrate  its configuration, migrations and the release changed
+        ::stop-commands::token-1
+          debug  migrate  reading rows=7 table=orders
+          warn   migrate  slow lock rows=7 table=orders
+        ::token-1::
+        ::endgroup::
+          FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not
+                          exist                                                    41 ms
+        FAILED r2 to test at `migrate` after 55 ms (1 ran, 1 failed)
+    "#]],
+    );
+}
+
+#[test]
+fn a_retry_skips_and_adopts() {
+    check_log(
+        &fixture::adopted(),
+        Exit::Success,
+        Some("`migrate` was interrupted"),
+        expect![[r#"
+        shop r2 to test (run 2-bbbbbb, attempt 2)
+          resume after `migrate` was interrupted
+        ::group::pull
+          probe  pull     its effect holds                                          3 ms
+        ::endgroup::
+          skip   pull     its effect still holds                                    3 ms
+        ::group::migrate
+          probe  migrate  its effect holds, asked about the input on record         4 ms
+        ::endgroup::
+          adopt  migrate  it was begun and did not end, and its probe finds it
+                          done                                                      4 ms
+        ::group::migrate
+          probe  migrate  its effect holds                                          3 ms
+        ::endgroup::
+          skip   migrate  its effect still holds                                    3 ms
+        ::group::switch: the release changed
+          intent switch   fingerprint cd65dbb5, key 00c0ffee
+          start  switch   the release changed
+        ::endgroup::
+          ran    switch   the release changed                                       2 ms
+        ::group::verify: a step before it ran
+          intent verify   fingerprint cd65dbb5, key 00c0ffee
+          start  verify   a step before it ran
+        ::endgroup::
+          ran    verify   a step before it ran                                      5 ms
+        deployed r2 to test in 21 ms (2 ran, 1 skipped, 1 adopted)
+    "#]],
+    );
+}
+
+#[test]
+fn a_rollback() {
+    check_log(
+        &fixture::rolled_back(),
+        Exit::RolledBack,
+        None,
+        expect![[r#"
+        shop r2 to test (run 2-bbbbbb, attempt 1)
+        ::group::pull: the release changed
+          intent pull     fingerprint cd65dbb5, key 00c0ffee
+          start  pull     the release changed
+        ::endgroup::
+          ran    pull     the release changed                                       8 ms
+        ::group::migrate: the release changed
+          intent migrate  fingerprint cd65dbb5, key 00c0ffee
+          start  migrate  the release changed
+        ::endgroup::
+          ran    migrate  the release changed                                       9 ms
+        ::group::switch: the release changed
+          intent switch   fingerprint cd65dbb5, key 00c0ffee
+          start  switch   the release changed
+        ::endgroup::
+          ran    switch   the release changed                                       2 ms
+        ::group::verify: a step before it ran
+          intent verify   fingerprint c2a699f3, key 00c0ffee
+          start  verify   a step before it ran
+        ::endgroup::
+          FAIL   verify   GET /health gave 500, not 200                            5.0 s
+        ::group::switch: undo
+          undo   switch
+        ::endgroup::
+          undid  switch
+        ROLLED BACK r2 in test after `verify` failed (2 ran, 1 failed, 1 undone)
+    "#]],
+    );
+}
+
+#[test]
+fn quiet_has_no_groups() {
+    let text = logged(&fixture::failed(), options(Verbosity::Quiet, None), Exit::Failed);
+    expect![[r#"
+          FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not
+                          exist                                                    41 ms
+        FAILED r2 to test at `migrate` after 55 ms (1 ran, 1 failed)
+    "#]]
+    .assert_eq(&text);
+}
+
+#[test]
+fn a_log_that_breaks_off_leaves_nothing_open() {
+    for entries in 0..fixture::failed().last().len() {
+        let out = Shared::default();
+        let workflow = workflow(&out);
+        let mut log = Log::new(workflow.clone(), options(Verbosity::Normal, None));
+        fixture::failed().last().iter().take(entries).for_each(|entry| log.event(entry));
+        drop(log);
+        obeyed(&out.text());
+        workflow.error(&failed_error(), Color::Off);
+        assert_eq!(obeyed(&out.text()).last().map(String::as_str), Some("error"));
+    }
+}
+
+#[test]
+fn nothing_that_a_guest_says_is_obeyed() {
+    for verbosity in [Verbosity::Quiet, Verbosity::Normal, Verbosity::Verbose] {
+        let text = logged(&hostile(), options(verbosity, Some("::error::x")), Exit::InDoubt);
+        let commands = obeyed(&text);
+        assert!(commands.iter().all(|name| name == "group" || name == "endgroup"), "{commands:?}\n{text}");
+        // Without the stop nothing would be obeyed either.
+        let unguarded: String =
+            text.lines().filter(|line| !line.contains("token-")).map(|line| format!("{line}\n")).collect();
+        assert_eq!(obeyed(&unguarded), commands, "{text}");
+    }
+    let text = logged(&hostile(), options(Verbosity::Normal, None), Exit::InDoubt);
+    expect![[r#"
+        shop r1 to test (run 1-aaaaaa, attempt 1)
+        ::group::pull: something else is there: ::set-output name=x::y\n  ::error::forged\n::stop-commands::x\n::add-mask::a\nfine #\#[error]forged\n#\#[add-path]/tmp\none\n::s…
+          intent pull     fingerprint 1bc722be, key 00c0ffee
+          start  pull     something else is there: ::set-output name=x::y
+                          |   ::error::forged
+                          | ::stop-commands::x
+                          | ::add-mask::a
+                          | fine #\#[error]forged
+                          | #\#[add-path]/tmp
+                          | one
+                          | ::set-env name=PATH::/tmp
+                          | ::endgroup::
+                          | a long line of many words until it must be wrapped and then
+                          | a command ::add-path::/tmp and more of it
+                          | | a | `b` </details> <script>x</script> %0A::error::y
+                          | [x](javascript:y) $a$ @ann
+                          | ```
+                          | # head
+        ::stop-commands::token-1
+          info   pull     ::set-output name=x::y rows=7 table=orders
+          info   pull       ::error::forged rows=7 table=orders
+          info   pull     ::stop-commands::x rows=7 table=orders
+          info   pull     ::add-mask::a rows=7 table=orders
+          info   pull     fine #\#[error]forged rows=7 table=orders
+          info   pull     #\#[add-path]/tmp rows=7 table=orders
+          info   pull     one
+                          | ::set-env name=PATH::/tmp
+                          | ::endgroup:: rows=7 table=orders
+          info   pull     a long line of many words until it must be wrapped and then a
+                          command ::add-path::/tmp and more of it rows=7 table=orders
+          info   pull     | a | `b` </details> <script>x</script> %0A::error::y
+                          [x](javascript:y) $a$ @ann
+                          | ```
+                          | # head rows=7 table=orders
+        ::token-1::
+        ::endgroup::
+          FAIL   pull     ::error::x:3: ::set-output name=x::y
+                          |   ::error::forged
+                          | ::stop-commands::x
+                          | ::add-mask::a
+                          | fine #\#[error]forged
+                          | #\#[add-path]/tmp
+                          | one
+                          | ::set-env name=PATH::/tmp
+                          | ::endgroup::
+                          | a long line of many words until it must be wrapped and
+                          | then a command ::add-path::/tmp and more of it
+                          | | a | `b` </details> <script>x</script> %0A::error::y
+                          | [x](javascript:y) $a$ @ann
+                          | ```
+                          | # head                                                  1 ms
+          STOP   migrate  it can't be told whether its effect holds: ::set-output
+                          name=x::y
+                          |   ::error::forged
+                          | ::stop-commands::x
+                          | ::add-mask::a
+                          | fine #\#[error]forged
+                          | #\#[add-path]/tmp
+                          | one
+                          | ::set-env name=PATH::/tmp
+                          | ::endgroup::
+                          | a long line of many words until it must be wrapped and then
+                          | a command ::add-path::/tmp and more of it
+                          | | a | `b` </details> <script>x</script> %0A::error::y
+                          | [x](javascript:y) $a$ @ann
+                          | ```
+                          | # head
+        STOPPED r1 to test at `migrate` after 13 ms (1 failed, 1 in doubt)
+    "#]].assert_eq(&text);
+}
+
+#[test]
+fn a_notice_in_the_middle_is_obeyed() {
+    let out = Shared::default();
+    let workflow = workflow(&out);
+    let mut log = Log::new(workflow.clone(), options(Verbosity::Normal, None));
+    let tape = Tape::new().attempt(1, "1-aaaaaa", 1, "r1").begin("pull", Reason::NeverRan, &[]).log(
+        "pull",
+        Level::Info,
+        "::stop-commands::x",
+    );
+    tape.last().iter().for_each(|entry| log.event(entry));
+    let spot = Spot { path: "/work/shop/a.sql".into(), line: Some(2), column: None };
+    workflow.annotate(&Notice { spot: Some(spot), title: Some("a-rule".to_owned()), ..Notice::warning("careful") });
+    drop(log);
+    assert_eq!(obeyed(&out.text()), ["group", "warning", "endgroup"]);
+    assert!(out.text().contains("\n::warning file=a.sql,line=2,title=a-rule::careful\n"), "{}", out.text());
+}
+
+#[test]
+fn errors_point_to_their_line() {
+    let out = Shared::default();
+    let workflow = workflow(&out);
+    workflow.error(&failed_error(), Color::Off);
+    let text: Arc<str> = "version: 1\nstpes:\n  a:\n".into();
+    let excerpt = Excerpt { path: "deploy.yml".to_owned(), text, span: 11..16, label: "means nothing".to_owned() };
+    let mut error = Diagnostic::new(Code("P0104"), Exit::Refused, "the plan has no key `stpes`: what, then");
+    error.excerpt = Some(excerpt.clone());
+    workflow.error(&error, Color::Off);
+    error.excerpt = Some(Excerpt { span: 11..24, ..excerpt.clone() });
+    workflow.error(&error.clone().hint("did you mean `steps`?"), Color::Off);
+    error.excerpt = Some(Excerpt { path: "(command line)".to_owned(), ..excerpt });
+    workflow.error(&error, Color::Off);
+    workflow.error(&Diagnostic::new(Code("P0501"), Exit::Locked, "locked by ann\n100%"), Color::Off);
+    let text = out.text();
+    let commands: Vec<_> = text.lines().filter(|line| line.starts_with("::")).map(|line| format!("{line}\n")).collect();
+    expect![[r#"
+        ::error file=db/migrations/0007_orders.sql,line=3,col=9,title=P0301 step `migrate` failed on attempt 1::migrations/0007_orders.sql:3: relation "order" does not exist%0Ahint: fix it; then run `runner --release r2` again (skips: pull)
+        ::error file=ops/deploy.yml,line=2,col=1,endLine=2,endColumn=5,title=P0104 the plan has no key `stpes`%3A what%2C then::means nothing
+        ::error file=ops/deploy.yml,line=2,col=1,endLine=3,title=P0104 the plan has no key `stpes`%3A what%2C then::means nothing%0Ahint: did you mean `steps`?
+        ::error title=P0104 the plan has no key `stpes`%3A what%2C then::means nothing
+        ::error title=P0501 locked by ann\n100%25::locked by ann%0A100%25
+    "#]].assert_eq(&commands.concat());
+}
+
+#[test]
+fn errors_of_a_guest_are_one_command_each() {
+    let out = Shared::default();
+    let workflow = workflow(&out);
+    for line in HOSTILE {
+        let mut error = Diagnostic::new(Code("P0301"), Exit::Failed, *line).because(line).hint(*line);
+        error.spot = Some(Box::new(Spot { path: PathBuf::from(line), line: None, column: None }));
+        workflow.error(&error, Color::Off);
+        workflow.notice(&Notice::warning(*line), Color::Off);
+    }
+    workflow.close();
+    assert_eq!(obeyed(&out.text()), vec!["error"; HOSTILE.len()]);
+}
+
+#[test]
+fn no_more_are_shown_than_github_shows() {
+    for (count, told) in [(9, None), (10, None), (13, Some("(and 3 more, see the log)%0A"))] {
+        let out = Shared::default();
+        let workflow = workflow(&out);
+        for number in 0..count {
+            workflow.error(&Diagnostic::new(Code("P0101"), Exit::Refused, format!("wrong {number}")), Color::Off);
+        }
+        workflow.close();
+        let text = out.text();
+        let lines: Vec<_> = text.lines().filter(|line| line.starts_with("::error")).collect();
+        assert_eq!(lines.len(), count.min(10));
+        assert!(lines[8].ends_with("::wrong 8"), "{}", lines[8]);
+        if let Some(last) = lines.get(9) {
+            assert_eq!(*last, format!("::error title=P0101 wrong 9::{}wrong 9", told.unwrap_or_default()));
+        }
+        assert!(
+            (0..count).all(|number| text.contains(&format!("error[P0101]: wrong {number}\n"))),
+            "all are in the log"
+        );
+    }
+}
+
+#[test]
+fn a_long_message_is_cut() {
+    let out = Shared::default();
+    workflow(&out).error(&Diagnostic::new(Code("P0101"), Exit::Refused, "é".repeat(5_000)), Color::Off);
+    let text = out.text();
+    let line = text.lines().find(|line| line.starts_with("::error")).unwrap();
+    let message = line.rsplit_once("::").unwrap().1;
+    assert!(message.len() <= 4096 && message.ends_with("é…"), "{}", message.len());
+}
+
+#[test]
+fn masks_come_through_a_stop() {
+    let out = Shared::default();
+    let workflow = workflow(&out);
+    workflow.mask(&[Secret::new("hunter2".to_owned())]);
+    assert_eq!(out.text(), "::add-mask::hunter2\n::add-mask::aHVudGVyMg\n");
+}
+
+#[test]
+fn the_page_of_a_clean_deployment() {
+    let conclusion = Conclusion { exit: Exit::Success, error: None };
+    expect![[r#"
+        ## shop r1 → test: deployed
+
+        deployed r1 to test in 1.3 s \(4 ran\) (run 1\-aaaaaa, attempt 1)
+
+        | Step | Decision | Why | Result | Time |
+        |---|---|---|---|---:|
+        | pull | run | it never ran here | ran; 2.0 KiB | 1.2 s |
+        | migrate | run | it never ran here | ran; 2 files | 41 ms |
+        | switch | run | it never ran here | ran | 2 ms |
+        | verify | run | it never ran here | ran | 5 ms |
+
+        ```mermaid
+        gantt
+            title Run 1-aaaaaa
+            dateFormat x
+            axisFormat %H:%M:%S
+            section attempt 1
+            ran pull :done, 1763867400002, 1763867401254
+            ran migrate :done, 1763867401255, 1763867401296
+            ran switch :done, 1763867401297, 1763867401299
+            ran verify :done, 1763867401300, 1763867401305
+        ```
+    "#]]
+    .assert_eq(&page(&fixture::clean(), &conclusion, Vec::new(), 1 << 20));
+}
+
+#[test]
+fn the_page_of_a_failure() {
+    let error = failed_error();
+    let conclusion = Conclusion { exit: Exit::Failed, error: Some(&error) };
+    expect![[r###"
+        ## shop r2 → test: failed at \`migrate\`
+
+        FAILED r2 to test at \`migrate\` after 55 ms \(1 ran, 1 failed\) (run 2\-bbbbbb, attempt 1)
+
+        | Step | Decision | Why | Result | Time |
+        |---|---|---|---|---:|
+        | pull | run | the release changed | ran; 1.5 KiB | 8 ms |
+        | migrate | run | its configuration, migrations and the release changed | FAIL; migrations/0007\_orders.sql\:3\: relation "order" does not exist | 41 ms |
+        | switch |  |  | not reached |  |
+        | verify |  |  | not reached |  |
+
+        ```text
+        error[P0301]: step `migrate` failed on attempt 1
+          caused by: migrations/0007_orders.sql:3: relation "order" does not exist
+          hint: fix it; then run `runner --release r2` again (skips: pull)
+        ```
+
+        **A retry** goes on with this run. It
+
+        - skips, while its effect holds, pull (it ran)
+        - runs migrate (it failed)
+        - comes to what this attempt did not: switch, verify
+
+        **By hand**, in the plan's folder:
+
+        ```sh
+        runner --local --release r2
+        ```
+
+        ```mermaid
+        gantt
+            title Run 2-bbbbbb
+            dateFormat x
+            axisFormat %H:%M:%S
+            section attempt 1
+            ran pull :done, 1763868001308, 1763868001316
+            FAIL migrate :crit, 1763868001317, 1763868001360
+        ```
+    "###]].assert_eq(&page(&fixture::failed(), &conclusion, Vec::new(), 1 << 20));
+}
+
+#[test]
+fn the_page_of_a_retry_has_the_attempts_before_it() {
+    let at = |time: &str| format!("2025-11-23T03:{time}Z").parse().unwrap();
+    let earlier = |number, began, ended, exit, stuck: Option<&str>| {
+        let (began, ended) = (at(began), at(ended));
+        Earlier { number, began, ended, exit, verified: false, stuck: stuck.map(place) }
+    };
+    let earlier = vec![
+        earlier(1, "00:00", "01:30", Some(Exit::Failed), Some("migrate")),
+        earlier(2, "02:00", "02:01", None, Some("pull")),
+    ];
+    let conclusion = Conclusion { exit: Exit::Success, error: None };
+    expect![[r#"
+        ## shop r2 → test: deployed
+
+        deployed r2 to test in 21 ms \(2 ran, 1 skipped, 1 adopted\) (run 2\-bbbbbb, attempt 2)
+
+        | Step | Decision | Why | Result | Time |
+        |---|---|---|---|---:|
+        | pull | skip | its effect still holds |  | 3 ms |
+        | migrate | adopt | it was begun and did not end, and its probe finds it done |  | 3 ms |
+        | switch | run | the release changed | ran | 2 ms |
+        | verify | run | a step before it ran | ran | 5 ms |
+
+        ```mermaid
+        gantt
+            title Run 2-bbbbbb
+            dateFormat x
+            axisFormat %H:%M:%S
+            section attempt 1
+            failed at migrate :crit, 1763866800000, 1763866890000
+            section attempt 2
+            interrupted at pull :active, 1763866920000, 1763866921000
+            ran switch :done, 1763868601329, 1763868601331
+            ran verify :done, 1763868601332, 1763868601337
+        ```
+    "#]]
+    .assert_eq(&page(&fixture::adopted(), &conclusion, earlier, 1 << 20));
+}
+
+#[test]
+fn the_page_of_a_rollback_and_of_an_interruption() {
+    let rolled_back = Conclusion { exit: Exit::RolledBack, error: None };
+    expect![[r#"
+        ## shop r2 → test: rolled back after \`verify\` failed
+
+        ROLLED BACK r2 in test after \`verify\` failed \(2 ran, 1 failed, 1 undone\) (run 2\-bbbbbb, attempt 1)
+
+        | Step | Decision | Why | Result | Time |
+        |---|---|---|---|---:|
+        | pull | run | the release changed | ran | 8 ms |
+        | migrate | run | the release changed | ran | 9 ms |
+        | switch | run | the release changed | undid | 2 ms |
+        | verify | run | a step before it ran | FAIL; GET /health gave 500, not 200 | 5.0 s |
+
+        **A retry** begins a new run. It
+
+        - skips, while its effect holds, pull (it ran), migrate (it ran)
+        - runs switch (it was undone), verify (it failed)
+
+        **By hand**, in the plan's folder:
+
+        ```sh
+        runner --local --release r2
+        ```
+
+        ```mermaid
+        gantt
+            title Run 2-bbbbbb
+            dateFormat x
+            axisFormat %H:%M:%S
+            section attempt 1
+            ran pull :done, 1763868001308, 1763868001316
+            ran migrate :done, 1763868001317, 1763868001326
+            undid switch :crit, 1763868001327, 1763868001329
+            FAIL verify :crit, 1763868001330, 1763868006350
+        ```
+    "#]]
+    .assert_eq(&page(&fixture::rolled_back(), &rolled_back, Vec::new(), 1 << 20));
+    let interrupted = Conclusion { exit: Exit::Interrupted, error: None };
+    expect![[r#"
+        ## shop r2 → test: interrupted at \`migrate\`
+
+        INTERRUPTED r2 to test at \`migrate\` after 11 ms \(1 ran\) (run 2\-bbbbbb, attempt 1)
+
+        | Step | Decision | Why | Result | Time |
+        |---|---|---|---|---:|
+        | pull | run | the release changed | ran | 8 ms |
+        | migrate | run | the release changed | begun, and not ended |  |
+        | switch |  |  | not reached |  |
+        | verify |  |  | not reached |  |
+
+        **A retry** goes on with this run. It
+
+        - skips, while its effect holds, pull (it ran)
+        - looks before it acts at migrate (how far it got is not known)
+        - comes to what this attempt did not: switch, verify
+
+        **By hand**, in the plan's folder:
+
+        ```sh
+        runner --local --release r2
+        ```
+
+        ```mermaid
+        gantt
+            title Run 2-bbbbbb
+            dateFormat x
+            axisFormat %H:%M:%S
+            section attempt 1
+            ran pull :done, 1763868001308, 1763868001316
+            begun migrate :active, 1763868001317, 1763868001318
+        ```
+    "#]]
+    .assert_eq(&page(&fixture::killed(), &interrupted, Vec::new(), 1 << 20));
+}
+
+#[test]
+fn no_name_of_a_step_means_something_to_mermaid() {
+    let tape = Tape::new().attempt(1, "1-aaaaaa", 1, "r1").run("call", Reason::NeverRan, 1, json!({}));
+    let page = page(&tape, &Conclusion { exit: Exit::Interrupted, error: None }, Vec::new(), 1 << 20);
+    assert!(page.contains("\n    ran call :done, "), "{page}");
+}
+
+#[test]
+fn the_page_where_nothing_was_begun() {
+    let problems = [
+        Diagnostic::new(Code("P0104"), Exit::Refused, "the plan has no key `a`").hint("leave it out"),
+        Diagnostic::new(Code("P0105"), Exit::Refused, "``` </details>"),
+    ];
+    expect![[r#"
+        ## Nothing was begun: refused
+
+        ```text
+        error[P0104]: the plan has no key `a`
+          hint: leave it out
+        ```
+
+        ````text
+        error[P0105]: ``` </details>
+        ````
+
+    "#]]
+    .assert_eq(&of_problems(Exit::Refused, &problems, 1 << 20));
+}
+
+#[test]
+fn the_page_of_a_hostile_guest_is_text() {
+    let all = HOSTILE.join("\n");
+    let error = Diagnostic::new(Code("P0301"), Exit::InDoubt, all.clone()).because(&all).hint(all);
+    let conclusion = Conclusion { exit: Exit::InDoubt, error: Some(&error) };
+    let page = page(&hostile(), &conclusion, Vec::new(), 1 << 20);
+    expect![[r#"
+        ## shop r1 → test: stopped at \`migrate\`
+
+        STOPPED r1 to test at \`migrate\` after 13 ms \(1 failed, 1 in doubt\) (run 1\-aaaaaa, attempt 1)
+
+        | Step | Decision | Why | Result | Time |
+        |---|---|---|---|---:|
+        | pull | run | something else is there\: \:\:set\-output name\=x\:\:y\\n  \:\:error\:\:forged\\n\:\:stop\-commands\:\:x\\n\:\:add\-mask\:\:a\\nfine \#\\\#\[error\]forged\\n\#\\\#\[add\-path\]/tmp\\none\\n\:\:set\-env name\=PATH\:\:/tmp\\r\\n\:\:endgroup\:\:\\na long line of many words until it must be wrapped and then a command \:\:add\-path\:\:/tmp and more of it\\n\| a \| \`b\` &lt;/details&gt; &lt;script&gt;x&lt;/script&gt; %0A\:\:error\:\:y \[x\]\(javascript\:y\) \$a\$ \@ann\\n\`\`\`\\n\# head | FAIL; \:\:error\:\:x\:3\: \:\:set\-output name\=x\:\:y\\n  \:\:error\:\:forged\\n\:\:stop\-commands\:\:x\\n\:\:add\-mask\:\:a\\nfine \#\\\#\[error\]forged\\n\#\\\#\[add\-path\]/tmp\\none\\n\:\:set\-env name\=PATH\:\:/tmp\\r\\n\:\:endgroup\:\:\\na long line of many words until it must be wrapped and then a command \:\:add\-path\:\:/tmp and more of it\\n\| a \| \`b\` &lt;/details&gt; &lt;script&gt;x&lt;/script&gt; %0A\:\:error\:\:y \[x\]\(javascript\:y\) \$a\$ \@ann\\n\`\`\`\\n\# head | 1 ms |
+        | migrate | stop | it can't be told whether its effect holds\: \:\:set\-output name\=x\:\:y\\n  \:\:error\:\:forged\\n\:\:stop\-commands\:\:x\\n\:\:add\-mask\:\:a\\nfine \#\\\#\[error\]forged\\n\#\\\#\[add\-path\]/tmp\\none\\n\:\:set\-env name\=PATH\:\:/tmp\\r\\n\:\:endgroup\:\:\\na long line of many words until it must be wrapped and then a command \:\:add\-path\:\:/tmp and more of it\\n\| a \| \`b\` &lt;/details&gt; &lt;script&gt;x&lt;/script&gt; %0A\:\:error\:\:y \[x\]\(javascript\:y\) \$a\$ \@ann\\n\`\`\`… |  |  |
+        | switch |  |  | not reached |  |
+        | verify |  |  | not reached |  |
+
+        ````text
+        error[P0301]: ::set-output name=x::y\n  ::error::forged\n::stop-commands::x\n::add-mask::a\nfine #\#[error]forged\n#\#[add-path]/tmp\none\n::set-env name=PATH::/tmp\r\n::endgroup::\na long line of many words until it must be wrapped and then a command ::add-path::/tmp and more of it\n| a | `b` </details> <script>x</script> %0A::error::y [x](javascript:y) $a$ @ann\n```\n# head
+          caused by: ::set-output name=x::y\n  ::error::forged\n::stop-commands::x\n::add-mask::a\nfine #\#[error]forged\n#\#[add-path]/tmp\none\n::set-env name=PATH::/tmp\r\n::endgroup::\na long line of many words until it must be wrapped and then a command ::add-path::/tmp and more of it\n| a | `b` </details> <script>x</script> %0A::error::y [x](javascript:y) $a$ @ann\n```\n# head
+          hint: ::set-output name=x::y\n  ::error::forged\n::stop-commands::x\n::add-mask::a\nfine #\#[error]forged\n#\#[add-path]/tmp\none\n::set-env name=PATH::/tmp\r\n::endgroup::\na long line of many words until it must be wrapped and then a command ::add-path::/tmp and more of it\n| a | `b` </details> <script>x</script> %0A::error::y [x](javascript:y) $a$ @ann\n```\n# head
+        ````
+
+        **A retry** goes on with this run. It
+
+        - looks before it acts at migrate (an operator must say)
+        - runs pull (it failed)
+        - comes to what this attempt did not: switch, verify
+
+        **By hand**, in the plan's folder:
+
+        ```sh
+        runner --local --release r2
+        ```
+
+        ```mermaid
+        gantt
+            title Run 1-aaaaaa
+            dateFormat x
+            axisFormat %H:%M:%S
+            section attempt 1
+            FAIL pull :crit, 1763867400002, 1763867400012
+        ```
+    "#]].assert_eq(&page);
+    let mut fence = None::<String>;
+    for line in page.lines() {
+        let ticks: String = line.chars().take_while(|char| *char == '`').collect();
+        match &fence {
+            Some(open) if line == open => fence = None,
+            Some(_) => continue,
+            None if ticks.len() >= 3 => fence = Some(ticks),
+            None => {
+                assert!(!line.contains('<'), "{line}");
+                if line.starts_with('|') {
+                    let bare = line.replace("\\\\", "").replace("\\|", "");
+                    assert_eq!(bare.matches('|').count(), 6, "{line}");
+                }
+            }
+        }
+    }
+    assert_eq!(fence, None, "a block is open");
+}
+
+#[test]
+fn a_page_is_cut_between_rows() {
+    let mut tape = Tape::new().attempt(1, "1-aaaaaa", 1, "r1");
+    let long = "word ".repeat(60);
+    for number in 0..3_000 {
+        let place = place(&format!("step-{number}"));
+        let decision = Decision::Stop { reason: Reason::Unknown { why: long.clone() } };
+        tape = tape.push(1, Event::Decision { place, decision });
+    }
+    let error = failed_error();
+    let conclusion = Conclusion { exit: Exit::InDoubt, error: Some(&error) };
+    let full = page(&tape, &conclusion, Vec::new(), super::SUMMARY_LIMIT);
+    assert!(full.len() <= super::SUMMARY_LIMIT && full.len() > super::SUMMARY_LIMIT - 2_000, "{}", full.len());
+    assert!(full.contains("more steps; the log has them._") && full.contains("error[P0301]"), "the end is there");
+    for room in [0, 10, 100, 500, 1_000, 2_000, 5_000] {
+        let cut = page(&tape, &conclusion, Vec::new(), room);
+        assert!(cut.len() <= room, "{room}: {}", cut.len());
+        assert!(cut.lines().filter(|line| line.starts_with('|')).all(|line| line.ends_with('|')), "{cut}");
+        assert_eq!(cut.matches("```").count() % 2, 0, "{cut}");
+    }
+}

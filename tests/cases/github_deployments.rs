@@ -1,0 +1,203 @@
+//! GitHub's list of deployments, as a small server in this process hears of it.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::support::Environment;
+
+const TOKEN: &str = "ghs_0123456789abcdef";
+const LIST: &str = "/repos/acme/shop/deployments";
+
+/// What was asked: method and path, the token, the body.
+#[derive(Clone, Debug)]
+struct Asked {
+    line: String,
+    token: String,
+    body: Value,
+}
+
+/// Answers until the test ends; the thread ends with the process.
+struct Api {
+    origin: String,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+impl Api {
+    /// None: no answer at all, and the connection stays.
+    fn new(reply: impl Fn(&Asked) -> Option<(u16, Value)> + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let origin = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&asked);
+        std::thread::spawn(move || {
+            let mut kept = Vec::new();
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let Some(one) = read(&stream) else { continue };
+                let answer = reply(&one);
+                log.lock().unwrap().push(one);
+                match answer {
+                    Some((status, body)) => {
+                        let body = body.to_string();
+                        let head =
+                            format!("HTTP/1.1 {status} x\r\ncontent-type: application/json\r\nconnection: close");
+                        let _ = write!(stream, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                    }
+                    None => kept.push(stream),
+                }
+            }
+        });
+        Self { origin, asked }
+    }
+
+    /// One that does as GitHub does.
+    fn good() -> Self {
+        Self::new(|asked| Some((201, if asked.line == format!("POST {LIST}") { json!({"id": 42}) } else { json!({}) })))
+    }
+
+    fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+fn read(stream: &TcpStream) -> Option<Asked> {
+    let mut reader = BufReader::new(stream);
+    let (mut line, mut token, mut length) = (String::new(), String::new(), 0);
+    loop {
+        let mut header = String::new();
+        if reader.read_line(&mut header).ok()? == 0 {
+            return None;
+        }
+        match header.trim().split_once(": ") {
+            Some((name, value)) if name.eq_ignore_ascii_case("authorization") => value.clone_into(&mut token),
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => length = value.parse().unwrap(),
+            Some(_) => {}
+            None if header.trim().is_empty() => break,
+            None => line = header.trim().trim_end_matches(" HTTP/1.1").to_owned(),
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    Some(Asked { line, token, body: serde_json::from_slice(&body).unwrap() })
+}
+
+fn job(api: &str) -> Environment {
+    let mut environment = Environment::new();
+    environment.pack("r1");
+    environment.edit(
+        "deploy.yml",
+        "vars: { root: ./deploy/test }",
+        "url: \"https://${{ release }}.example.com\", vars: { root: ./deploy/test }",
+    );
+    for (name, value) in [
+        ("GITHUB_ACTIONS", "true"),
+        ("GITHUB_API_URL", api),
+        ("GITHUB_REPOSITORY", "acme/shop"),
+        ("GITHUB_RUN_ID", "7"),
+        ("GITHUB_SERVER_URL", "https://github.example.com"),
+        ("GITHUB_SHA", "0123456789012345678901234567890123456789"),
+        ("PAWL_DEPLOYMENTS", "true"),
+        ("PAWL_TOKEN", TOKEN),
+    ] {
+        environment.set(name, value);
+    }
+    environment
+}
+
+#[test]
+fn a_deployment_is_listed_as_it_begins_and_as_it_ends() {
+    let api = Api::good();
+    let mut environment = job(&api.origin);
+    environment.set("GITHUB_OUTPUT", environment.home("outputs").to_str().unwrap());
+    environment.run(&["deploy", "--release", "r1"]).assert_exit(0);
+    let asked = api.asked();
+    let lines: Vec<_> = asked.iter().map(|one| one.line.as_str()).collect();
+    let (list, states) = (format!("POST {LIST}"), format!("POST {LIST}/42/statuses"));
+    assert_eq!(lines, [&list, &states, &states]);
+    assert!(asked.iter().all(|one| one.token.ends_with(TOKEN)));
+    assert_eq!(
+        asked[0].body,
+        json!({
+            "ref": "0123456789012345678901234567890123456789",
+            "environment": "test",
+            "description": "shop r1",
+            "auto_merge": false,
+            "required_contexts": [],
+            "transient_environment": false,
+            "production_environment": false,
+        })
+    );
+    let state = |state: &str, words: &str| {
+        json!({
+            "state": state,
+            "description": words,
+            "log_url": "https://github.example.com/acme/shop/actions/runs/7",
+            "environment_url": "https://r1.example.com",
+        })
+    };
+    assert_eq!(asked[1].body, state("in_progress", "r1 is being deployed"));
+    assert_eq!(asked[2].body, state("success", "r1 is deployed"));
+    let outputs = std::fs::read_to_string(environment.home("outputs")).unwrap();
+    assert!(outputs.contains("\nhttps://r1.example.com\n"), "{outputs}");
+
+    // Without being asked for, nothing is told.
+    environment.set("PAWL_DEPLOYMENTS", "");
+    environment.run(&["deploy", "--release", "r1"]).assert_exit(0);
+    assert_eq!(api.asked().len(), 3);
+}
+
+#[test]
+fn a_failure_is_listed_with_its_words() {
+    let api = Api::good();
+    let environment = job(&api.origin);
+    environment.write("migrations/0003_orders.sql", "INSERT INTO ordr (id) VALUES (1);\n");
+    environment.run(&["deploy", "--release", "r1"]).assert_exit(1);
+    let last = api.asked().pop().unwrap();
+    assert_eq!(last.body["state"], "failure");
+    assert_eq!(last.body["description"], "r1: failed; step `migrate` failed on attempt 1");
+    // One that does not begin is listed too.
+    environment.run(&["deploy", "--release", "r1", "--only", "nothing"]).assert_exit(2);
+    let last = api.asked().pop().unwrap();
+    assert_eq!(last.body["description"], "r1: refused; `--only nothing` names no step of the plan");
+}
+
+#[test]
+fn what_github_refuses_is_a_warning() {
+    let api = Api::new(|_| Some((403, json!({"message": "Resource not accessible\n::error::by integration"}))));
+    let mut environment = job(&api.origin);
+    let deployed = environment.run(&["deploy", "--release", "r1"]);
+    deployed.assert_exit(0);
+    assert!(deployed.stdout.contains("warning: GitHub's list of deployments"), "{}", deployed.stdout);
+    assert!(deployed.stdout.contains("403"), "{}", deployed.stdout);
+    assert!(deployed.stdout.contains("Resource not accessible\\n::error::by integration"), "{}", deployed.stdout);
+    assert!(!deployed.stdout.contains(TOKEN));
+    for (name, value) in [("GITHUB_REPOSITORY", "acme"), ("PAWL_TOKEN", "")] {
+        environment.set(name, value);
+        let deployed = environment.run(&["deploy", "--release", "r1"]);
+        deployed.assert_exit(0);
+        assert!(deployed.stdout.contains(&format!("as it should: {name} is not")), "{}", deployed.stdout);
+    }
+    // Where nobody listens.
+    let environment = job("http://127.0.0.1:1");
+    let deployed = environment.run(&["deploy", "--release", "r1"]);
+    deployed.assert_exit(0);
+    assert!(deployed.stdout.contains("warning: GitHub's list of deployments"), "{}", deployed.stdout);
+}
+
+#[test]
+fn a_github_that_is_silent_delays_the_end_and_nothing_else() {
+    let api = Api::new(|_| None);
+    let environment = job(&api.origin);
+    let began = Instant::now();
+    let deployed = environment.run(&["deploy", "--release", "r1"]);
+    deployed.assert_exit(0);
+    assert!(began.elapsed() < Duration::from_secs(16), "{:?}", began.elapsed());
+    assert!(deployed.stdout.contains("did not answer in time"), "{}", deployed.stdout);
+    assert_eq!(environment.live(), "releases/r1");
+}

@@ -1,0 +1,311 @@
+//! In a job on GitHub: what its log, its annotations, its page and its outputs hold, and what they never do.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use base64::Engine as _;
+use expect_test::expect;
+
+use crate::support::{Answer, Environment};
+
+/// Lines that a program prints to be obeyed.
+const HOSTILE: &str = r"cat <<'END'
+::set-output name=x::y
+  ::error::forged
+::stop-commands::x
+::add-mask::a
+fine ##[error]forged
+| `b` </details> %0A::error::y
+::endgroup::
+END
+";
+
+/// A secret of several lines, one too short to be hidden.
+const SECRET: &str = "-----BEGIN KEY-----\nhunter2-correct-horse\n  YmF0dGVyeTEyMw==\nend\n-----END KEY-----\n";
+
+/// A job: the files of its step lie beside the plan's folder.
+fn job(mut environment: Environment) -> Environment {
+    let workspace = environment.path("").canonicalize().unwrap();
+    environment.set("GITHUB_ACTIONS", "true");
+    environment.set("GITHUB_WORKSPACE", workspace.to_str().unwrap());
+    for (name, file) in [("GITHUB_STEP_SUMMARY", "summary.md"), ("GITHUB_OUTPUT", "outputs")] {
+        environment.set(name, environment.home(file).to_str().unwrap());
+    }
+    environment
+}
+
+fn summary(environment: &Environment) -> String {
+    fs::read_to_string(environment.home("summary.md")).unwrap()
+}
+
+/// The outputs as a later step reads them.
+fn outputs(environment: &Environment) -> BTreeMap<String, String> {
+    let text = fs::read_to_string(environment.home("outputs")).unwrap();
+    let mut lines = text.lines();
+    let mut found = BTreeMap::new();
+    while let Some(line) = lines.next() {
+        let (name, end) = line.split_once("<<").unwrap();
+        assert!(end.len() > 32, "nobody guesses {end}");
+        let value: Vec<_> = lines.by_ref().take_while(|line| *line != end).collect();
+        found.insert(name.to_owned(), value.join("\n"));
+    }
+    found
+}
+
+/// The commands that GitHub obeys, whole lines.
+fn obeyed(log: &str) -> Vec<&str> {
+    let mut stop: Option<&str> = None;
+    let mut found = Vec::new();
+    for line in log.lines() {
+        assert!(!line.contains("##["), "{line}");
+        let Some((head, data)) = line.trim_start().strip_prefix("::").and_then(|line| line.split_once("::")) else {
+            continue;
+        };
+        match stop {
+            Some(token) if token == head => stop = None,
+            Some(_) => {}
+            None if head == "stop-commands" => stop = Some(data),
+            None => found.push(line),
+        }
+    }
+    assert_eq!(stop, None, "a stop is open in\n{log}");
+    found
+}
+
+/// Commands but those that fold.
+fn telling(answer: &Answer) -> Vec<&str> {
+    let commands = obeyed(&answer.stdout).into_iter();
+    commands.filter(|line| !line.starts_with("::group::") && !line.starts_with("::endgroup::")).collect()
+}
+
+fn shell(script: &str, more: &str) -> Environment {
+    let environment = Environment::with_plan(&format!(
+        r#"version: 1
+app: shop
+{more}steps:
+  show:
+    uses: run
+    trust: host
+    with: {{ program: /bin/sh, args: [show.sh], dir: work }}
+    grants:
+      dirs: {{ work: "./work:ro" }}
+      programs: [[/bin/sh, show.sh]]
+      env: {{ PATH: /usr/bin:/bin{} }}
+"#,
+        if more.contains("secrets") { r#", SECRET: "${{ secrets.KEY }}""# } else { "" }
+    ));
+    environment.write("work/show.sh", script);
+    environment
+}
+
+#[test]
+fn a_failing_migration_is_shown_at_its_line_and_a_retry_goes_on() {
+    let environment = job(Environment::new());
+    environment.pack("r1");
+    environment.write("migrations/0003_orders.sql", "-- Orders.\nSELECT 1;\nINSERT INTO ordr (id) VALUES (1);\n");
+    let failed = environment.run(&["deploy", "--release", "r1"]);
+    failed.assert_exit(1);
+    assert_eq!(failed.stderr, "", "all is on one stream, in order");
+    expect![[r#"
+        warning: modules are not pinned, there is no deploy.lock; make it with `runner modules --accept`, and commit it
+        shop r1 to test (run [RUN 1], attempt 1)
+        ::group::pull: it never ran here
+          intent pull     fingerprint [HASH], key [HASH]
+          start  pull     it never ran here
+        ::endgroup::
+          ran    pull     it never ran here; 295 B, 3 files [TIME]
+        ::group::migrate: it never ran here
+          intent migrate  fingerprint [HASH], key [HASH]
+          start  migrate  it never ran here
+        ::stop-commands::a2dc6025924d4ba9e88494ecac121c13
+          info   migrate  applied 0001_products.sql in [TIME]
+          info   migrate  applied 0002_first_products.sql in [TIME]
+        ::a2dc6025924d4ba9e88494ecac121c13::
+        ::endgroup::
+          FAIL   migrate  migrations/0003_orders.sql:3:1: no such table: ordr [TIME]
+        FAILED r1 to test at `migrate` after [TIME] (1 ran, 1 failed)
+        error[P0301]: step `migrate` failed on attempt 1
+          caused by: migrations/0003_orders.sql:3: no such table: ordr
+          hint: correct the file: nothing of it was kept, and the files before it will not be applied again; then run `runner --release r1` again (skips: pull)
+        ::error file=migrations/0003_orders.sql,line=3,col=1,title=P0301 step `migrate` failed on attempt 1::migrations/0003_orders.sql:3: no such table: ordr%0Ahint: correct the file: nothing of it was kept, and the files before it will not be applied again; then run `runner --release r1` again (skips: pull)
+    "#]].assert_eq(&failed.printed());
+    let [error] = telling(&failed)[..] else { panic!("{}", failed.stdout) };
+    assert!(error.starts_with("::error file=migrations/0003_orders.sql,line=3,col="), "{error}");
+    assert!(error.contains(",title=P0301 step `migrate` failed on attempt 1::"), "{error}");
+    let page = summary(&environment);
+    for part in [
+        "## shop r1 → test: failed at \\`migrate\\`\n",
+        "| pull | run | it never ran here | ran; ",
+        "| migrate | run | it never ran here | FAIL; migrations/0003\\_orders.sql\\:3",
+        "| switch |  |  | not reached |  |\n",
+        "error[P0301]: step `migrate` failed on attempt 1\n",
+        "- skips, while its effect holds, pull (it ran)\n- runs migrate (it failed)\n",
+        "\nrunner --release r1 --local\n",
+        "```mermaid\ngantt\n",
+        "section attempt 1\n",
+    ] {
+        assert!(page.contains(part), "{part:?} is not in\n{page}");
+    }
+    let told = outputs(&environment);
+    assert_eq!((told["result"].as_str(), told["release"].as_str()), ("failed", "r1"));
+
+    environment.write("migrations/0003_orders.sql", "SELECT 1;\n");
+    let fixed = environment.run(&["deploy", "--release", "r1"]);
+    fixed.assert_exit(0);
+    assert_eq!(telling(&fixed), Vec::<&str>::new());
+    let page = summary(&environment);
+    let (first, second) = page.split_once("## shop r1 → test: deployed\n").expect("the second page follows the first");
+    assert!(first.contains("failed at") && second.contains("| pull | skip | its effect still holds |"), "{page}");
+    assert!(second.contains("section attempt 1\n    failed at migrate :crit, "), "{second}");
+    assert!(second.contains("section attempt 2\n    ran migrate :done, "), "{second}");
+    let again = outputs(&environment);
+    assert_eq!((again["result"].as_str(), &again["run"]), ("success", &told["run"]));
+}
+
+#[test]
+fn a_bad_plan_is_shown_at_its_line() {
+    let environment = job(Environment::new());
+    environment.pack("r1");
+    environment.edit("deploy.yml", "  pull:\n", "  pull:\n    nonsense: 1\n");
+    fs::create_dir(environment.path("ops")).unwrap();
+    let refused = environment.run_in("ops", &["deploy", "--plan", "../deploy.yml", "--release", "r1"]);
+    refused.assert_exit(2);
+    let [error] = telling(&refused)[..] else { panic!("{}", refused.stdout) };
+    let line = environment.read("deploy.yml").lines().position(|line| line.contains("nonsense")).unwrap() + 1;
+    assert!(
+        error.starts_with(&format!(
+            "::error file=deploy.yml,line={line},col=5,endLine={line},endColumn=12,title=P0104 "
+        )),
+        "{error}"
+    );
+    let page = summary(&environment);
+    assert!(page.starts_with("## Nothing was begun: refused\n") && page.contains("error[P0104]"), "{page}");
+    assert_eq!(outputs(&environment), BTreeMap::from([("result".to_owned(), "refused".to_owned())]));
+    // Beside an answer, and beside JSON, the same is on standard error.
+    let preview = environment.run(&["plan", "--release", "r1"]);
+    preview.assert_exit(2).assert_says("::error file=deploy.yml,");
+    let json = environment.run(&["deploy", "--release", "r1", "--json"]);
+    json.assert_exit(2).assert_says("::error file=deploy.yml,");
+    assert_eq!(json.result()["code"], "P0104");
+}
+
+#[test]
+fn an_error_without_a_place_is_shown_too_and_only_ten_are() {
+    let environment = job(Environment::new());
+    environment.pack("r1");
+    let unknown = environment.run(&["deploy", "--release", "r1", "--only", "nothing"]);
+    unknown.assert_exit(2);
+    let [error] = telling(&unknown)[..] else { panic!("{}", unknown.stdout) };
+    assert!(error.starts_with("::error title=P0205 "), "{error}");
+    let wrong: String = (0..13).map(|number| format!("    wrong{number}: 1\n")).collect();
+    environment.edit("deploy.yml", "  pull:\n", &format!("  pull:\n{wrong}"));
+    let refused = environment.run(&["deploy", "--release", "r1"]);
+    let errors = telling(&refused);
+    assert_eq!(errors.len(), 10, "{}", refused.stdout);
+    assert!(errors[9].contains("::(and 3 more, see the log)%0A"), "{}", errors[9]);
+}
+
+#[test]
+fn what_a_program_prints_is_not_obeyed() {
+    for (end, exit) in [("exit 0", 0), ("exit 1", 1)] {
+        let environment = job(shell(&format!("{HOSTILE}{end}\n"), ""));
+        for more in [&[][..], &["-v"], &["-q"]] {
+            let shown = environment.run(&[&["deploy", "--release", "r1", "--fresh"], more].concat());
+            shown.assert_exit(exit);
+            let told = telling(&shown);
+            assert!(told.iter().all(|line| exit == 1 && line.starts_with("::error title=P0301 ")), "{told:#?}");
+            assert_eq!(told.len(), usize::try_from(exit).unwrap(), "{}", shown.stdout);
+        }
+        let log = environment.run(&["deploy", "--release", "r1", "--fresh"]).stdout;
+        let said = log.lines().position(|line| line.contains("::set-output")).expect("it is in the log");
+        let before: Vec<_> = log.lines().take(said).collect();
+        assert!(before.iter().any(|line| line.starts_with("::stop-commands::")), "{log}");
+        let page = summary(&environment);
+        let outside = page.split("```").step_by(2);
+        assert!(outside.into_iter().all(|text| !text.contains('<') && !text.contains("`b`")), "{page}");
+    }
+}
+
+#[test]
+fn a_secret_of_several_lines_is_masked_first_and_is_nowhere_else() {
+    for (end, exit) in [("exit 0", 0), ("exit 1", 1)] {
+        let script =
+            format!("printf %s \"$SECRET\"\nprintf %s \"$SECRET\" >&2\nprintf %s \"$SECRET\" | base64 -w0\n{end}\n");
+        let mut environment = job(shell(&script, "secrets: { KEY: env:DEPLOY_KEY }\n"));
+        environment.set("DEPLOY_KEY", SECRET);
+        let deployed = environment.run(&["deploy", "--release", "r1", "-v"]);
+        deployed.assert_exit(exit);
+        let encoded = base64::engine::general_purpose::STANDARD_NO_PAD.encode(SECRET);
+        let parts = ["-----BEGIN KEY-----", "hunter2-correct-horse", "YmF0dGVyeTEyMw==", "-----END KEY-----", &encoded];
+        let masks: Vec<_> = parts.iter().map(|part| format!("::add-mask::{part}")).collect();
+        let lines: Vec<_> = deployed.stdout.lines().collect();
+        assert_eq!(lines[..masks.len()], masks, "first of all, and the short line is not among them");
+        let rest = lines[masks.len()..].join("\n");
+        assert!(rest.contains("***"), "it was printed, and hidden\n{rest}");
+
+        let json = environment.run(&["deploy", "--release", "r1", "--json", "--fresh"]);
+        json.assert_exit(exit);
+        assert_eq!(json.stderr.lines().take(masks.len()).collect::<Vec<_>>(), masks);
+        let beside = json.stderr.lines().skip(masks.len()).collect::<Vec<_>>().join("\n");
+        let journals: BTreeMap<PathBuf, Vec<u8>> =
+            environment.tree().into_iter().filter(|(path, _)| path.starts_with(environment.path(".pawl"))).collect();
+        assert!(journals.keys().any(|path| path.extension().is_some_and(|end| end == "journal")));
+        let mut texts: Vec<_> = journals.into_values().map(|bytes| String::from_utf8(bytes).unwrap()).collect();
+        texts.extend([rest, json.stdout, beside, summary(&environment)]);
+        texts.push(fs::read_to_string(environment.home("outputs")).unwrap());
+        for text in &texts {
+            for part in parts {
+                assert!(!text.contains(part), "{part} is in\n{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_page_that_cannot_be_written_changes_nothing() {
+    let mut environment = job(Environment::new());
+    environment.pack("r1");
+    let folder = environment.home("");
+    environment.set("GITHUB_STEP_SUMMARY", folder.to_str().unwrap());
+    environment.set("GITHUB_OUTPUT", folder.to_str().unwrap());
+    let deployed = environment.run(&["deploy", "--release", "r1"]);
+    deployed.assert_exit(0);
+    assert!(deployed.stdout.contains("warning: the summary of the job can't be written: "), "{}", deployed.stdout);
+    assert!(deployed.stdout.contains("warning: the outputs of the job can't be written: "), "{}", deployed.stdout);
+    environment.set("GITHUB_STEP_SUMMARY", "");
+    environment.set("GITHUB_OUTPUT", "");
+    let quiet = environment.run(&["deploy", "--release", "r1"]);
+    quiet.assert_exit(0);
+    assert!(!quiet.stdout.contains("can't be written"), "{}", quiet.stdout);
+}
+
+#[test]
+fn a_page_that_is_full_stays_as_it_is() {
+    let environment = job(Environment::new());
+    environment.pack("r1");
+    let full = "x".repeat((1 << 20) - 300);
+    fs::write(environment.home("summary.md"), &full).unwrap();
+    environment.run(&["deploy", "--release", "r1"]).assert_exit(0);
+    let page = summary(&environment);
+    assert!(page.starts_with(&full) && page.len() <= 1 << 20, "{}", page.len());
+    assert!(page[full.len()..].starts_with("## shop r1 → test: deployed\n"), "{}", &page[full.len()..]);
+}
+
+#[test]
+fn an_interrupted_deployment_has_its_page() {
+    let environment = job(shell("echo waiting\ntouch \"$MARK\"\nsleep 60\n", ""));
+    let mark = environment.home("mark");
+    environment.edit(
+        "deploy.yml",
+        "PATH: /usr/bin:/bin",
+        &format!("PATH: \"/usr/bin:/bin\", MARK: \"{}\"", mark.display()),
+    );
+    let child = environment.start(&["deploy", "--release", "r1"]);
+    crate::support::until("the step runs", || mark.exists());
+    let id = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    assert_eq!(environment.wait(child), Some(130));
+    let page = summary(&environment);
+    assert!(page.starts_with("## shop r1 → default: interrupted at \\`show\\`\n"), "{page}");
+    assert!(page.contains("error[P0303]") && page.contains("- looks before it acts at show"), "{page}");
+    assert_eq!(outputs(&environment)["result"], "interrupted");
+}
