@@ -8,7 +8,6 @@ const fs = require("node:fs");
 const os = require("node:os");
 const path = require("node:path");
 const { run } = require("./child.js");
-const { download, Unreachable } = require("./download.js");
 const { flag, input } = require("./inputs.js");
 const { Trouble, warn } = require("./say.js");
 
@@ -33,6 +32,8 @@ async function find(env, digests = read()) {
   }
   const cached = cachePath(env, digests.version, file);
   if (isFile(cached)) return cached;
+  // Loaded when needed: most jobs have their binary, and wait for the launcher.
+  const { download, Unreachable } = require("./download.js");
   try {
     await download(address(env, digests.version, file), file.sha256, cached);
     return cached;

@@ -3,7 +3,6 @@
 // Whatever comes from outside is escaped, so that no path and no error text can become a command.
 "use strict";
 
-const crypto = require("node:crypto");
 const fs = require("node:fs");
 
 /** A failure that the user can do something about. `code` is the exit code; `next` says what to do. */
@@ -47,7 +46,8 @@ function mask(secret) {
 function keep(name, value) {
   const file = process.env.GITHUB_STATE;
   if (!file) return;
-  const end = `end-${crypto.randomUUID()}`;
+  let end = "end";
+  while (value.includes(end)) end += "-";
   fs.appendFileSync(file, `${name}<<${end}\n${value}\n${end}\n`);
 }
 

@@ -1,0 +1,8 @@
+//! GitHub's side: the action's launcher, and the action under `act`, which runs workflows without GitHub.
+//!
+//! Deliberately absent: GitHub itself. What only it can show is marked as untested in docs/github.md.
+
+#[path = "github/act.rs"]
+mod act;
+#[path = "github/launcher.rs"]
+mod launcher;
