@@ -4,5 +4,7 @@
 
 #[path = "github/act.rs"]
 mod act;
+#[path = "github/cancel.rs"]
+mod cancel;
 #[path = "github/launcher.rs"]
 mod launcher;

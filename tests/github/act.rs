@@ -122,10 +122,17 @@ impl World {
         fs::create_dir(&home).unwrap();
         let act = Path::new(env!("CARGO_BIN_EXE_runner")).parent().and_then(Path::parent).unwrap();
         let mut act = hermetic(act.join("tools/act/bin/act"), &home);
-        act.args(["push", "-P", "ubuntu-latest=-self-hosted", "--no-cache-server", "--artifact-server-addr", "127.0.0.1"])
-            .args(["--artifact-server-port", &free_port().to_string(), "--artifact-server-path"])
-            .arg(self.path("artifacts"))
-            .args(["--env", &format!("GITHUB_RUN_ATTEMPT={number}"), "--secret", &format!("PAWL_KEY={KEY}")]);
+        act.args([
+            "push",
+            "-P",
+            "ubuntu-latest=-self-hosted",
+            "--no-cache-server",
+            "--artifact-server-addr",
+            "127.0.0.1",
+        ])
+        .args(["--artifact-server-port", &free_port().to_string(), "--artifact-server-path"])
+        .arg(self.path("artifacts"))
+        .args(["--env", &format!("GITHUB_RUN_ATTEMPT={number}"), "--secret", &format!("PAWL_KEY={KEY}")]);
         let output = act.current_dir(self.path("repository")).output();
         let output = output.expect("act can't be started; `cargo xtask setup` installs it");
         let log = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
@@ -164,7 +171,7 @@ impl World {
             let mut entry = archive.by_index(index).unwrap();
             let mut text = String::new();
             entry.read_to_string(&mut text).unwrap();
-            found.insert(entry.name().to_owned(), text);
+            found.insert(entry.name().unwrap().into_owned(), text);
         }
         found
     }
@@ -192,14 +199,19 @@ impl Attempt {
         let (log, names) = (&self.log, self.journals.keys());
         let journal = self.journals.get(&name).unwrap_or_else(|| panic!("no {name} among {names:?}\n{log}"));
         // After the checksum.
-        let events = journal.lines().map(|line| serde_json::from_str::<Value>(line.split_once(' ').unwrap().1).unwrap());
+        let events =
+            journal.lines().map(|line| serde_json::from_str::<Value>(line.split_once(' ').unwrap().1).unwrap());
         let told = events.filter_map(|line| {
             let event = &line["event"];
             let text = match event["type"].as_str().unwrap() {
                 "probe" => format!("probed {}", event["finding"]["finding"].as_str().unwrap()),
                 "decision" => {
                     let decision = &event["decision"];
-                    format!("{} {}", decision["action"].as_str().unwrap(), decision["reason"]["because"].as_str().unwrap())
+                    format!(
+                        "{} {}",
+                        decision["action"].as_str().unwrap(),
+                        decision["reason"]["because"].as_str().unwrap()
+                    )
                 }
                 _ => return None,
             };

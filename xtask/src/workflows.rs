@@ -33,7 +33,8 @@ fn lint(action: &Path, workflows: &[PathBuf]) -> Result<()> {
     let mut check = |command: &mut Command| -> Result<()> {
         let output = command.output().with_context(|| format!("start {}", shown(command)))?;
         if !output.status.success() {
-            let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+            let said =
+                [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
             eprintln!("{}", said.trim_end());
             failed.push(shown(command).chars().take(80).collect::<String>());
         }
