@@ -26,7 +26,11 @@ class Passing extends Error {}
 
 async function download(url, sha256, target, { pause = 1000 } = {}) {
   const folder = path.dirname(target);
-  fs.mkdirSync(folder, { recursive: true });
+  try {
+    fs.mkdirSync(folder, { recursive: true });
+  } catch (error) {
+    throw new Unreachable("the tool cache can't be written to", error.message, "Look at RUNNER_TOOL_CACHE on that machine.");
+  }
   const packed = path.join(folder, `.download-${process.pid}-${crypto.randomUUID()}`);
   try {
     await fetched(url, packed, pause);

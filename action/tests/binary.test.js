@@ -91,6 +91,14 @@ test("redirects are followed within the server, and not from there to another on
   assert.equal(circle.seen.length, 6);
 });
 
+test("a tool cache that can't be written to is said", async (t) => {
+  const at = folder(t);
+  fs.writeFileSync(path.join(at, "tools"), "a file in its place");
+  const result = await launch("main.js", {}, environment(at), released(at));
+  assert.equal(result.code, 2);
+  assert.match(result.stdout, /^::error title=Pawl%3A the tool cache can't be written to::.*ENOTDIR/m);
+});
+
 test("a release that is not there is not asked for again", async (t) => {
   const at = folder(t);
   const server = await serve(t, status(404));

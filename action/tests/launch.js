@@ -42,6 +42,15 @@ function start(script, inputs, env = {}, action = ACTION) {
   const child = spawn(process.execPath, [path.join(action, script)], {
     env: { PATH: process.env.PATH, ...Object.fromEntries(given), ...env },
     stdio: ["ignore", "pipe", "pipe"],
+    detached: true,
+  });
+  // A runner that a launcher left behind must not keep the test waiting.
+  child.once("exit", () => {
+    try {
+      process.kill(-child.pid, "SIGKILL");
+    } catch {
+      // Nothing was left.
+    }
   });
   const seen = { stdout: "", stderr: "" };
   for (const name of ["stdout", "stderr"]) child[name].setEncoding("utf8").on("data", (text) => (seen[name] += text));
