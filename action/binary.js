@@ -71,11 +71,13 @@ function address(env, version, file) {
 }
 
 function checked(given) {
-  try {
-    fs.accessSync(given, fs.constants.X_OK);
-    if (isFile(given)) return given;
-  } catch {
-    // Told below.
+  if (isFile(given)) {
+    try {
+      fs.accessSync(given, fs.constants.X_OK);
+      return given;
+    } catch {
+      // Told below.
+    }
   }
   throw new Trouble(
     `\`runner: ${given}\` is no program`,
@@ -84,7 +86,13 @@ function checked(given) {
   );
 }
 
-const isFile = (name) => fs.statSync(name, { throwIfNoEntry: false })?.isFile() ?? false;
+function isFile(name) {
+  try {
+    return fs.statSync(name).isFile();
+  } catch {
+    return false;
+  }
+}
 
 /** Cargo says where it put the program, whatever target directory is configured. */
 async function build(env) {
