@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: GitHub itself. What only it can show is marked as untested in docs/github.md.
 
+#![expect(clippy::unwrap_used, reason = "what a test is made of is well formed, or it fails")]
+
 #[path = "github/act.rs"]
 mod act;
 #[path = "github/cancel.rs"]

@@ -1,13 +1,14 @@
 "use strict";
 
 const assert = require("node:assert/strict");
+const { execFileSync } = require("node:child_process");
 const crypto = require("node:crypto");
 const fs = require("node:fs");
 const http = require("node:http");
 const path = require("node:path");
 const { test } = require("node:test");
 const zlib = require("node:zlib");
-const { ECHO, copy, echoed, folder, launch, program } = require("./launch.js");
+const { ACTION, ECHO, copy, echoed, folder, launch, program } = require("./launch.js");
 
 const MACHINE = `${process.platform}-${process.arch}`;
 const PACKED = zlib.gzipSync(`#!${process.execPath}\n${ECHO}`);
@@ -71,6 +72,21 @@ test("another digest is refused, and nothing is left; `build: true` does not pas
     const left = fs.readdirSync(path.join(at, "tools"), { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
     assert.deepEqual(left, []);
   }
+});
+
+test("what release.js writes is what the launcher reads", async (t) => {
+  const at = folder(t);
+  fs.mkdirSync(path.join(at, "release"));
+  fs.writeFileSync(path.join(at, "release", `runner-${MACHINE}.gz`), PACKED);
+  const script = path.join(ACTION, "release.js");
+  const digests = JSON.parse(execFileSync(process.execPath, [script, path.join(at, "release")], { encoding: "utf8" }));
+  assert.deepEqual(digests.files, { [MACHINE]: { name: `runner-${MACHINE}.gz`, sha256: SHA256 } });
+  const server = await serve(t, good);
+  const result = await launch("main.js", {}, environment(at, server), copy(at, digests));
+  assert.equal(result.code, 0, result.stdout + result.stderr);
+  assert.deepEqual(server.seen, [`/pawl/pawl/releases/download/v${digests.version}/runner-${MACHINE}.gz`]);
+  fs.writeFileSync(path.join(at, "release", "notes.txt"), "");
+  assert.throws(() => execFileSync(process.execPath, [script, path.join(at, "release")], { stdio: "pipe" }), /notes.txt is no released binary/);
 });
 
 test("redirects are followed within the server, and not from there to another one without TLS", async (t) => {
