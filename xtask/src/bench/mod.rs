@@ -6,6 +6,7 @@
 mod append;
 mod databases;
 mod faults;
+mod launcher;
 mod migrate;
 mod pull;
 mod resume;
@@ -22,7 +23,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::{
-    setup::{self, DATABASES, Need, PEERS, TOOLS},
+    setup::{self, AUTHORS, DATABASES, Need, PEERS, TOOLS},
     workspace::{self, run as run_command},
 };
 
@@ -43,6 +44,8 @@ pub(crate) enum Name {
     Databases,
     /// Kills at every point of a deployment, and at 300 of the migrations of each database
     Faults,
+    /// The action's launcher, beside the binary that it starts
+    Launcher,
 }
 
 /// One line of the table.
@@ -59,12 +62,15 @@ enum Aim {
     Ratio(f64),
     /// Ours at most this, whatever theirs takes.
     Wall(Duration),
+    /// Ours at most so much more than theirs.
+    Over(Duration),
     /// No time: the largest of some files has so many bytes, and may have `most`.
     Bytes { largest: u64, most: u64 },
 }
 
 pub(crate) fn run(names: &[Name], write: bool) -> Result<()> {
-    let needs: Vec<Need> = [Need::GuestToolchain].into_iter().chain(PEERS).chain(TOOLS).chain(DATABASES).collect();
+    let needs: Vec<Need> =
+        [Need::GuestToolchain].into_iter().chain(PEERS).chain(TOOLS).chain(DATABASES).chain(AUTHORS).collect();
     setup::ensure(&needs)?;
     let runner = workspace::build_runner()?;
     let mut rows = Vec::new();
@@ -77,6 +83,7 @@ pub(crate) fn run(names: &[Name], write: bool) -> Result<()> {
             Name::Migrate => migrate::rows(&runner)?,
             Name::Databases => databases::rows(&runner)?,
             Name::Steps => steps::rows(&runner)?,
+            Name::Launcher => launcher::rows(&runner)?,
             Name::Faults => {
                 faults::run(write)?;
                 Vec::new()
@@ -140,6 +147,7 @@ impl Row {
         match self.aim {
             Aim::Ratio(most) => self.ratio() <= most,
             Aim::Wall(most) => self.ours <= most,
+            Aim::Over(most) => self.ours.saturating_sub(self.theirs) <= most,
             Aim::Bytes { largest, most } => largest <= most,
         }
     }
@@ -155,6 +163,7 @@ impl fmt::Display for Row {
         let aim = match self.aim {
             Aim::Ratio(most) => format!("≤ {most:.1}×"),
             Aim::Wall(most) => format!("≤ {} ms", most.as_secs_f64() * 1000.0),
+            Aim::Over(most) => format!("≤ {} ms more", most.as_secs_f64() * 1000.0),
             Aim::Bytes { largest, most } => {
                 return write!(
                     f,
@@ -218,6 +227,8 @@ mod tests {
         assert_eq!(shown, "| a | 12.0 ms | 10.0 ms | 1.20× | ≤ 1.3× | yes |");
         let shown = row("b", 26, 1, Aim::Wall(Duration::from_millis(25))).to_string();
         assert_eq!(shown, "| b | 26.0 ms | 1.000 ms | 26.00× | ≤ 25 ms | no |");
+        let shown = row("c", 90, 10, Aim::Over(Duration::from_millis(80))).to_string();
+        assert_eq!(shown, "| c | 90.0 ms | 10.0 ms | 9.00× | ≤ 80 ms more | yes |");
     }
 
     #[test]

@@ -1,0 +1,50 @@
+// Runs a program and waits for it, whatever happens to us: a cancelled job signals the launcher alone.
+//
+// GitHub sends SIGINT, 7.5 s later SIGTERM, and kills 2.5 s after that. Both are handed on; the program decides how it ends.
+"use strict";
+
+const { spawn } = require("node:child_process");
+const os = require("node:os");
+const { Trouble, warn } = require("./say.js");
+
+const FORWARDED = ["SIGINT", "SIGTERM"];
+
+/** Resolves to the program's exit code. Its output goes where ours goes; `onLine` gets its standard output instead. */
+function run(program, args, { env, cwd, onLine } = {}) {
+  return new Promise((resolve, reject) => {
+    // No signal is handled between these lines, so none ends us and leaves the child alone.
+    const child = spawn(program, args, { env, cwd, shell: false, stdio: ["ignore", onLine ? "pipe" : "inherit", "inherit"] });
+    const forward = (signal) => child.kill(signal);
+    for (const signal of FORWARDED) process.on(signal, forward);
+    const done = () => FORWARDED.forEach((signal) => process.off(signal, forward));
+    if (onLine) lines(child.stdout, onLine);
+    child.once("error", (error) => {
+      done();
+      reject(new Trouble(`${program} does not start`, error.message, "Check that the file is there, may be executed, and is made for this machine."));
+    });
+    child.once("close", (code, signal) => {
+      done();
+      resolve(signal === null ? code : ended(program, signal));
+    });
+  });
+}
+
+/** The exit code of a program that a signal ended. Interrupted is 130, as when it ends by itself. */
+function ended(program, signal) {
+  if (FORWARDED.includes(signal)) return 130;
+  warn("killed", `${program} was ended by ${signal}, maybe for want of memory.`, "A later attempt resumes from the last checkpoint.");
+  return 128 + (os.constants.signals[signal] ?? 0);
+}
+
+function lines(stream, onLine) {
+  let rest = "";
+  stream.setEncoding("utf8");
+  stream.on("data", (text) => {
+    const parts = (rest + text).split("\n");
+    rest = parts.pop();
+    parts.forEach(onLine);
+  });
+  stream.on("end", () => rest && onLine(rest));
+}
+
+module.exports = { run };

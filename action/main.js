@@ -1,0 +1,27 @@
+// The action's main step: find the runner, tell `post` where it is, and run `runner deploy` with our environment.
+//
+// The exit code is the runner's. Deliberately absent: any knowledge of plans, journals and artifacts; that is the runner's.
+"use strict";
+
+const { find } = require("./binary.js");
+const { run } = require("./child.js");
+const { environment, maskSecrets } = require("./inputs.js");
+const { Trouble, keep, report } = require("./say.js");
+
+async function main() {
+  maskSecrets(process.env);
+  const settings = environment(process.env);
+  const runner = await find(process.env);
+  keep("binary", runner);
+  return run(runner, ["deploy"], { env: settings });
+}
+
+main().then(
+  (code) => {
+    process.exitCode = code;
+  },
+  (error) => {
+    report(error);
+    process.exitCode = error instanceof Trouble ? error.code : 70;
+  },
+);

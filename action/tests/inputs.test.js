@@ -1,0 +1,68 @@
+"use strict";
+
+const assert = require("node:assert/strict");
+const fs = require("node:fs");
+const path = require("node:path");
+const { test } = require("node:test");
+const { ACTION, ECHO, echoed, folder, launch, program } = require("./launch.js");
+
+const NASTY = "a b'c\"d-e$(touch INJECTED)`touch INJECTED`;\n$HOME && touch INJECTED %0A::error::x";
+
+test("values reach the runner as they are, and no shell sees them", async (t) => {
+  const at = folder(t);
+  // The path of the binary is no better.
+  const runner = program(path.join(at, "my runner's $(touch INJECTED)", "run ner"), `process.chdir(${JSON.stringify(at)});${ECHO}`);
+  const names = ["plan", "environment", "release", "missing_journal", "key", "token"];
+  const inputs = Object.fromEntries(names.map((name) => [name, NASTY]));
+  const result = await launch("main.js", { runner, ...inputs, matrix: '{\n  "os": "it\'s"\n}' }, { KEPT: "1" });
+  assert.equal(result.code, 0, result.stdout + result.stderr);
+  const { args, env } = echoed(result);
+  assert.deepEqual(args, ["deploy"]);
+  for (const name of names) assert.equal(env[`PAWL_${name.toUpperCase()}`], NASTY);
+  assert.equal(env.PAWL_MATRIX, '{\n  "os": "it\'s"\n}');
+  assert.equal(env.KEPT, "1");
+  assert.deepEqual(Object.keys(env).filter((name) => name.startsWith("INPUT_")), []);
+  assert.equal(fs.existsSync(path.join(at, "INJECTED")) || fs.existsSync("INJECTED"), false);
+});
+
+test("empty inputs are left out, and what the job set itself stays", async (t) => {
+  const runner = program(path.join(folder(t), "runner"), ECHO);
+  const inputs = { runner, plan: "", environment: " ", release: "", missing_journal: "", key: "", token: "", deployments: "false" };
+  for (const matrix of ["null", "{}", ""]) {
+    const result = await launch("main.js", { ...inputs, matrix }, { PAWL_PLAN: "from the job" });
+    const { env } = echoed(result);
+    assert.deepEqual(Object.entries(env).filter(([name]) => name.startsWith("PAWL_")), [["PAWL_PLAN", "from the job"]]);
+  }
+});
+
+test("deployments is true or false", async (t) => {
+  const runner = program(path.join(folder(t), "runner"), ECHO);
+  const yes = await launch("main.js", { runner, deployments: "True" });
+  assert.equal(echoed(yes).env.PAWL_DEPLOYMENTS, "true");
+  const maybe = await launch("main.js", { runner, deployments: "maybe" });
+  assert.equal(maybe.code, 2);
+  assert.match(maybe.stdout, /^::error title=Pawl%3A `deployments%3A maybe` is neither true nor false::.*%0AWrite /m);
+});
+
+test("each line of a secret is masked before anything else is said", async (t) => {
+  const runner = program(path.join(folder(t), "runner"), ECHO);
+  const result = await launch("main.js", { runner, key: "first line\r\n}\nsecond 100%\n", token: "ghs_x" });
+  const lines = result.stdout.split("\n");
+  assert.deepEqual(lines.slice(0, 3), ["::add-mask::first line", "::add-mask::second 100%25", "::add-mask::ghs_x"]);
+  assert.equal(lines.length, 5, result.stdout);
+});
+
+test("action.yml declares what the launcher reads", () => {
+  const manifest = fs.readFileSync(path.join(ACTION, "..", "action.yml"), "utf8");
+  const section = manifest.slice(manifest.indexOf("inputs:"), manifest.indexOf("outputs:"));
+  const declared = [...section.matchAll(/^ {2}([\w-]+):$/gm)].map((match) => match[1]);
+  const read = ["plan", "environment", "release", "runner", "build", "deployments", "missing_journal", "key", "token", "matrix"];
+  assert.deepEqual(declared, read);
+});
+
+test("the digests are of this version", () => {
+  const { version, files } = JSON.parse(fs.readFileSync(path.join(ACTION, "digests.json"), "utf8"));
+  const cargo = fs.readFileSync(path.join(ACTION, "..", "Cargo.toml"), "utf8");
+  assert.equal(version, /^\[workspace\.package\]\nversion = "([^"]+)"/m.exec(cargo)[1]);
+  for (const file of Object.values(files)) assert.match(file.sha256, /^[0-9a-f]{64}$/);
+});

@@ -1,0 +1,67 @@
+"use strict";
+
+const assert = require("node:assert/strict");
+const fs = require("node:fs");
+const path = require("node:path");
+const { test } = require("node:test");
+const { folder, launch, program, start } = require("./launch.js");
+
+for (const signal of ["SIGINT", "SIGTERM"]) {
+  test(`${signal} to the launcher alone reaches the runner, which is waited for`, async (t) => {
+    const at = folder(t);
+    const saved = path.join(at, "saved");
+    const source = `
+      process.once("${signal}", () => {
+        console.log("asked");
+        const { execFileSync } = require("node:child_process");
+        // Longer than a launcher that does not wait would take to end.
+        execFileSync(process.execPath, ["-e", ""]);
+        require("node:fs").writeFileSync(${JSON.stringify(saved)}, "");
+        process.exit(130);
+      });
+      console.log("ready");
+      setInterval(() => {}, 1000);`;
+    const running = start("main.js", { runner: program(path.join(at, "runner"), source) });
+    await running.shows("ready");
+    running.child.kill(signal);
+    const result = await running.ended;
+    assert.equal(result.code, 130, JSON.stringify(result));
+    assert.ok(fs.existsSync(saved));
+  });
+}
+
+test("SIGTERM after an ignored SIGINT is handed on too, and a second SIGINT does not end the launcher", async (t) => {
+  const source = `
+    let asked = 0;
+    process.on("SIGINT", () => console.log("ignored " + (asked += 1)));
+    process.on("SIGTERM", () => process.exit(130));
+    console.log("ready");
+    setInterval(() => {}, 1000);`;
+  const running = start("main.js", { runner: program(path.join(folder(t), "runner"), source) });
+  await running.shows("ready");
+  running.child.kill("SIGINT");
+  await running.shows("ignored 1");
+  running.child.kill("SIGINT");
+  await running.shows("ignored 2");
+  running.child.kill("SIGTERM");
+  assert.equal((await running.ended).code, 130);
+});
+
+test("the exit code is the runner's", async (t) => {
+  const at = folder(t);
+  for (const code of [0, 1, 2, 3, 4, 5, 65, 70, 130]) {
+    const runner = program(path.join(at, `exits-${code}`), `process.exit(${code});`);
+    assert.equal((await launch("main.js", { runner })).code, code);
+    assert.equal((await launch("post.js", {}, { STATE_binary: runner })).code, code);
+  }
+});
+
+test("a runner that a signal ended is 130 when it was asked to end, and said when it was killed", async (t) => {
+  const at = folder(t);
+  const ends = (signal) => program(path.join(at, signal), `process.kill(process.pid, "${signal}"); setInterval(() => {}, 1000);`);
+  assert.equal((await launch("main.js", { runner: ends("SIGINT") })).code, 130);
+  assert.equal((await launch("main.js", { runner: ends("SIGTERM") })).code, 130);
+  const killed = await launch("main.js", { runner: ends("SIGKILL") });
+  assert.equal(killed.code, 137);
+  assert.match(killed.stdout, /^::warning title=Pawl%3A killed::.*SIGKILL/m);
+});

@@ -1,0 +1,298 @@
+//! The action under `act`, on this machine and without containers: a workflow fails at a migration, is re-run with nothing but
+//! its artifacts, and resumes there.
+//!
+//! `act` hands over a copy of the repository in a new folder each time, as a new machine would. What a kept machine would
+//! still have lies outside of it. What is believed is the journal that went up, and the deployed files; not the log's wording.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Read as _,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const MIGRATION: &str = "migrations/0003_orders.sql";
+const BROKEN: &str = "CREATE TABLE order (id INTEGER PRIMARY KEY);\n";
+const MENDED: &str = "CREATE TABLE orders (id INTEGER PRIMARY KEY);\n";
+/// How `resumed-from` begins at the first attempt, and at the second.
+const NOTHING: &str = ">";
+const FIRST: &str = "pawl-shop-test-deploy-a01-s";
+/// What must be nowhere to be read.
+const KEY: &str = "a-key-of-the-journal";
+
+#[test]
+fn a_rerun_on_a_new_machine_resumes_where_it_failed() {
+    let world = World::new();
+    let first = world.attempt(1);
+    first.assert(1, "failure", NOTHING);
+    assert_eq!(first.decisions(), [("pull", "run never-ran"), ("migrate", "run never-ran")]);
+
+    // "Re-run failed jobs" on another machine, with the commit that mends it.
+    world.lose_the_machine();
+    world.write(MIGRATION, MENDED);
+    let second = world.attempt(2);
+    second.assert(0, "success", FIRST);
+    let expected = [
+        // Asked, and not there: that, and no other reason, has it run again.
+        ("pull", "probed absent"),
+        ("pull", "run absent"),
+        ("migrate", "run failed-before"),
+        ("switch", "run never-ran"),
+        ("verify", "run never-ran"),
+    ];
+    assert_eq!(second.decisions(), expected);
+    assert_eq!(world.live(), "r1");
+}
+
+#[test]
+fn what_survived_is_skipped() {
+    let world = World::new();
+    world.attempt(1).assert(1, "failure", NOTHING);
+    let pulled = world.pulled();
+    world.write(MIGRATION, MENDED);
+    let second = world.attempt(2);
+    second.assert(0, "success", FIRST);
+    let pull: Vec<_> = second.decisions().into_iter().filter(|(step, _)| *step == "pull").collect();
+    assert_eq!(pull, [("pull", "probed held"), ("pull", "skip held")]);
+    // The very same files, not made again.
+    assert_eq!(world.pulled(), pulled);
+    assert_eq!(world.live(), "r1");
+}
+
+/// A repository with the action and the example in it, the store of artifacts, and a machine.
+struct World {
+    root: TempDir,
+}
+
+/// What one attempt left.
+struct Attempt {
+    number: u32,
+    exit: Option<i32>,
+    log: String,
+    /// The journals in the newest artifact.
+    journals: BTreeMap<String, String>,
+}
+
+impl World {
+    fn new() -> Self {
+        let world = Self { root: tempfile::tempdir().unwrap() };
+        let from = Path::new(REPOSITORY);
+        let to = world.path("repository");
+        copy(&from.join("examples/shop/migrations"), &to.join("shop/migrations"));
+        copy(&from.join("action"), &to.join("action"));
+        fs::copy(from.join("action.yml"), to.join("action.yml")).unwrap();
+        let plan = fs::read_to_string(from.join("examples/shop/deploy.yml")).unwrap();
+        let machine = world.path("machine");
+        let plan = plan.replace("./deploy/test", machine.to_str().unwrap());
+        assert!(plan.contains(machine.to_str().unwrap()), "{plan}");
+        world.write("deploy.yml", &plan);
+        world.write(MIGRATION, BROKEN);
+        world.write("dist/shop-r1.tar.zst", release("r1"));
+        world.write("../.github/workflows/deploy.yml", WORKFLOW.replace("RUNNER", env!("CARGO_BIN_EXE_runner")));
+        world.git(&["init", "--quiet", "--initial-branch=main"]);
+        world
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.root.path().join(path)
+    }
+
+    /// Writes a file of the app.
+    fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+        let path = self.path("repository/shop").join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    fn git(&self, arguments: &[&str]) {
+        let mut git = hermetic("git", self.root.path());
+        git.args(["-c", "user.name=ann", "-c", "user.email=ann@example.com"]).args(arguments);
+        let output = git.current_dir(self.path("repository")).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    /// Commits what there is, and runs the workflow with nothing of earlier attempts but the artifacts.
+    fn attempt(&self, number: u32) -> Attempt {
+        self.git(&["add", "--all"]);
+        self.git(&["commit", "--quiet", "--message", "as it is now"]);
+        let home = self.path(&format!("home-{number}"));
+        fs::create_dir(&home).unwrap();
+        let act = Path::new(env!("CARGO_BIN_EXE_runner")).parent().and_then(Path::parent).unwrap();
+        let mut act = hermetic(act.join("tools/act/bin/act"), &home);
+        act.args([
+            "push",
+            "-P",
+            "ubuntu-latest=-self-hosted",
+            "--no-cache-server",
+            "--artifact-server-addr",
+            "127.0.0.1",
+        ])
+        .args(["--artifact-server-port", &free_port().to_string(), "--artifact-server-path"])
+        .arg(self.path("artifacts"))
+        .args(["--env", &format!("GITHUB_RUN_ATTEMPT={number}"), "--secret", &format!("PAWL_KEY={KEY}")]);
+        let output = act.current_dir(self.path("repository")).output();
+        let output = output.expect("act can't be started; `cargo xtask setup` installs it");
+        let log = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        Attempt { number, exit: output.status.code(), log, journals: self.newest_artifact() }
+    }
+
+    /// What a new machine has not.
+    fn lose_the_machine(&self) {
+        fs::remove_dir_all(self.path("machine")).unwrap();
+    }
+
+    /// The release's folder and its inode.
+    fn pulled(&self) -> (PathBuf, u64) {
+        use std::os::unix::fs::MetadataExt as _;
+        let mut entries = fs::read_dir(self.path("machine/releases")).unwrap();
+        let path = entries.next().unwrap().unwrap().path();
+        let inode = path.metadata().unwrap().ino();
+        (path, inode)
+    }
+
+    fn live(&self) -> String {
+        fs::read_to_string(self.path("machine/current/VERSION")).unwrap()
+    }
+
+    /// The files in the artifact with the highest attempt and sequence.
+    fn newest_artifact(&self) -> BTreeMap<String, String> {
+        let Ok(entries) = fs::read_dir(self.path("artifacts/1")) else { return BTreeMap::new() };
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| name.starts_with("pawl-shop-test-"));
+        names.sort_by_key(|name| order(name));
+        let Some(name) = names.pop() else { return BTreeMap::new() };
+        let file = fs::File::open(self.path("artifacts/1").join(&name).join(format!("{name}.zip"))).unwrap();
+        let mut archive = zip::ZipArchive::new(file).unwrap();
+        let mut found = BTreeMap::new();
+        for index in 0..archive.len() {
+            let mut entry = archive.by_index(index).unwrap();
+            let mut text = String::new();
+            entry.read_to_string(&mut text).unwrap();
+            found.insert(entry.name().unwrap().into_owned(), text);
+        }
+        found
+    }
+}
+
+impl Attempt {
+    /// How the workflow ended, the action's step in it, and what the action says it went on from.
+    #[track_caller]
+    fn assert(&self, exit: i32, outcome: &str, resumed_from: &str) {
+        let log = &self.log;
+        assert_eq!(self.exit, Some(exit), "{log}");
+        assert!(log.contains(&format!("outcome=<{outcome}> resumed-from=<{resumed_from}")), "{log}");
+        assert!(log.contains("Success - Post Deploy"), "post did not run, or failed:\n{log}");
+        assert!(!log.contains("main found no runner"), "post had no runner:\n{log}");
+        assert!(!log.contains(KEY), "the key is in the log:\n{log}");
+        for (name, text) in &self.journals {
+            assert!(!text.contains(KEY), "the key is in {name}");
+        }
+    }
+
+    /// What this attempt asked and decided, in order.
+    #[track_caller]
+    fn decisions(&self) -> Vec<(&'static str, &'static str)> {
+        let name = format!("attempt-{:06}.journal", self.number);
+        let (log, names) = (&self.log, self.journals.keys());
+        let journal = self.journals.get(&name).unwrap_or_else(|| panic!("no {name} among {names:?}\n{log}"));
+        // After the checksum.
+        let events =
+            journal.lines().map(|line| serde_json::from_str::<Value>(line.split_once(' ').unwrap().1).unwrap());
+        let told = events.filter_map(|line| {
+            let event = &line["event"];
+            let text = match event["type"].as_str().unwrap() {
+                "probe" => format!("probed {}", event["finding"]["finding"].as_str().unwrap()),
+                "decision" => {
+                    let decision = &event["decision"];
+                    format!(
+                        "{} {}",
+                        decision["action"].as_str().unwrap(),
+                        decision["reason"]["because"].as_str().unwrap()
+                    )
+                }
+                _ => return None,
+            };
+            let step = event["step"].as_str().unwrap().to_owned();
+            Some((&*step.leak(), &*text.leak()))
+        });
+        told.collect()
+    }
+}
+
+/// `pawl-…-a02-s0007-<nonce>` as (2, 7).
+fn order(name: &str) -> (u32, u32) {
+    let mut parts = name.rsplit('-').skip(1);
+    let mut number = |letter: char| parts.next()?.strip_prefix(letter)?.parse().ok();
+    let sequence = number('s').unwrap_or_else(|| panic!("{name} has no sequence"));
+    let attempt = number('a').unwrap_or_else(|| panic!("{name} has no attempt"));
+    (attempt, sequence)
+}
+
+/// An archive of an app.
+fn release(label: &str) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, text) in [("VERSION", label.to_owned()), ("index.html", format!("<p>Release {label}</p>\n"))] {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_size(text.len() as u64);
+        builder.append_data(&mut header, name, text.as_bytes()).unwrap();
+    }
+    zstd::encode_all(&builder.into_inner().unwrap()[..], 0).unwrap()
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A program with nothing from this machine but `PATH`.
+fn hermetic(program: impl AsRef<std::ffi::OsStr>, home: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("HOME", home).env("XDG_CACHE_HOME", home.join("cache"));
+    #[expect(clippy::disallowed_methods, reason = "tests pass on where programs are")]
+    command.env("PATH", std::env::var_os("PATH").unwrap());
+    command
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// The last step prints what later steps would get.
+const WORKFLOW: &str = "name: deploy
+on: push
+permissions: { contents: read }
+jobs:
+  deploy:
+    runs-on: ubuntu-latest
+    steps:
+      - uses: actions/checkout@08c6903cd8c0fde910a37f88322edcfb5dd907a8 # v5.0.0
+        with: { persist-credentials: false }
+      - name: Deploy
+        id: deploy
+        uses: ./
+        with:
+          plan: shop/deploy.yml
+          release: r1
+          runner: RUNNER
+          key: ${{ secrets.PAWL_KEY }}
+      - if: always()
+        env:
+          OUTCOME: ${{ steps.deploy.outcome }}
+          RESUMED_FROM: ${{ steps.deploy.outputs.resumed-from }}
+        run: echo \"outcome=<$OUTCOME> resumed-from=<$RESUMED_FROM>\"
+";
