@@ -1,10 +1,12 @@
 //! The forms of migration directories, each with the history table of its own tool, read and written as that tool does, so that a
 //! team can go over and back: sqlx, dbmate, and plain numbered files.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use super::{
     super::{failure, sql::Engine},
     dialect::Names,
-    files::{Down, Migration, Raw},
+    files::{Down, Migration, Raw, Sums},
 };
 use crate::journal::event::Failure;
 
@@ -40,6 +42,8 @@ pub(super) trait Format: Sync {
     /// Version, name, checksum, finished; ordered by version is not needed.
     fn select(&self, engine: Engine, table: &str) -> String;
     fn insert(&self, names: &Names, migration: &Migration, took_ns: u128, run: &str) -> String;
+    /// Whether the tool's own checksum does not tell the file as it is.
+    fn needs_note(&self, migration: &Migration) -> bool;
     /// Sets the checksum to what the file has now; empty where there is none.
     fn bless(&self, names: &Names, migration: &Migration) -> String;
     fn migrations(&self, raw: Vec<Raw>, place: &str) -> Result<Vec<Migration>, Failure>;
@@ -127,6 +131,10 @@ impl Format for Plain {
         )
     }
 
+    fn needs_note(&self, migration: &Migration) -> bool {
+        migration.raw() != migration.normal()
+    }
+
     fn bless(&self, names: &Names, migration: &Migration) -> String {
         let checksum = names.text(&format!("sha256:{}", migration.normal()));
         let table = names.table(self.table());
@@ -144,6 +152,7 @@ impl Format for Plain {
                 alone: begins_with(&raw.text, "-- no-transaction"),
                 file_name: raw.name,
                 text: raw.text,
+                sums: Sums::default(),
             })
         };
         raw.into_iter().map(one).collect()
@@ -151,7 +160,9 @@ impl Format for Plain {
 
     fn likeness(&self, row: &Row, migration: &Migration) -> Likeness {
         match row.checksum.as_deref().and_then(|sum| sum.strip_prefix("sha256:")) {
-            Some(sum) if sum == migration.normal() => Likeness::Same,
+            // What was applied with other line ends has a note of that beside it.
+            Some(sum) if sum == migration.raw() => Likeness::Same,
+            Some(sum) if sum == migration.normal() => Likeness::LineEnds,
             Some(_) | None => Likeness::Changed,
         }
     }
@@ -196,15 +207,19 @@ impl Format for Sqlx {
             names.table(self.table()),
             migration.version,
             names.text(&migration.description),
-            names.bytes(&migration.sha384())
+            names.bytes(migration.sha384())
         )
+    }
+
+    fn needs_note(&self, _: &Migration) -> bool {
+        false
     }
 
     fn bless(&self, names: &Names, migration: &Migration) -> String {
         let table = names.table(self.table());
         format!(
             "UPDATE {table} SET checksum = {} WHERE version = {}",
-            names.bytes(&migration.sha384()),
+            names.bytes(migration.sha384()),
             migration.version
         )
     }
@@ -227,11 +242,15 @@ impl Format for Sqlx {
                     alone,
                     file_name: raw.name,
                     text: raw.text,
+                    sums: Sums::default(),
                 });
             }
         }
+        // The last of those with one number is as good as the first: two of them are refused later.
+        let places: BTreeMap<i64, usize> =
+            ups.iter().enumerate().filter_map(|(at, up)| Some((up.version.parse().ok()?, at))).collect();
         for (number, down) in downs {
-            let up = ups.iter_mut().find(|up| up.version == number.to_string()).ok_or_else(|| {
+            let up = places.get(&number).and_then(|at| ups.get_mut(*at)).ok_or_else(|| {
                 failure("invalid-config", format!("`{}` undoes a migration that is not there", down.file_name))
                     .with_hint("add its `.up.sql`, or remove it")
                     .with_detail("file", format!("{place}{}", down.file_name))
@@ -300,6 +319,10 @@ impl Format for Dbmate {
         format!("INSERT INTO {} (version) VALUES ({})", names.table(self.table()), names.text(&migration.version))
     }
 
+    fn needs_note(&self, _: &Migration) -> bool {
+        true
+    }
+
     fn bless(&self, _: &Names, _: &Migration) -> String {
         String::new()
     }
@@ -331,7 +354,7 @@ impl Format for Dbmate {
             let alone = |options: &str| options.split_whitespace().any(|option| option == "transaction:false");
             let down = down.map(|(line, options)| Down {
                 file_name: raw.name.clone(),
-                text: raw.text.clone(),
+                text: Arc::clone(&raw.text),
                 range: up.end + line.end..raw.text.len(),
                 alone: alone(&options),
             });
@@ -343,6 +366,7 @@ impl Format for Dbmate {
                 alone: alone(&options),
                 file_name: raw.name,
                 text: raw.text,
+                sums: Sums::default(),
             })
         };
         raw.into_iter().map(one).collect()
@@ -391,7 +415,7 @@ mod tests {
     use super::*;
 
     fn raw(name: &str, text: &str) -> Raw {
-        Raw { name: name.to_owned(), text: text.to_owned() }
+        Raw { name: name.to_owned(), text: Arc::new(text.to_owned()) }
     }
 
     #[test]
@@ -407,7 +431,7 @@ mod tests {
             )
             .unwrap();
         assert_eq!((found[0].version.as_str(), found[0].description.as_str()), ("1", "add users"));
-        assert_eq!(found[0].down.as_ref().unwrap().text, "b");
+        assert_eq!(found[0].down.as_ref().unwrap().text.as_str(), "b");
         assert!(found[1].alone && !found[0].alone);
         assert!(Sqlx.migrations(vec![raw("2_x.down.sql", "")], "m/").is_err());
     }

@@ -53,6 +53,12 @@ pub use self::{
     run::Fence,
 };
 
+/// More files than these are not told of one by one, unless one takes long: every later deployment reads the journal.
+const MANY: usize = 50;
+
+/// How often progress is shown, and what is long for a file.
+const SHOWN_EVERY: Duration = Duration::from_millis(100);
+
 /// Where messages go.
 pub(super) type Teller<'a> = dyn Fn(Level, String) + Send + Sync + 'a;
 
@@ -150,7 +156,7 @@ impl Job {
     pub(super) async fn open(gate: &Gate, database: &str, dir: &str, options: Options) -> Result<Self, Failure> {
         let place = format!("{dir}/");
         let (url, access) = gate.database(database)?;
-        let raw = files::read(gate.dir(dir)?, &place)?;
+        let raw = files::read(gate, dir, &place)?;
         let (session, file) = open_session(gate, database, url.value.reveal(), access).await?;
         let mut names = Names { engine: Engine::Sqlite, schema: None };
         let mut tables = BTreeSet::new();
@@ -276,23 +282,35 @@ impl Job {
         if !standing.pending.is_empty() {
             run.settings().await?;
         }
-        let total = standing.pending.len() as u64;
-        let mut applied = Vec::new();
+        let total = standing.pending.len();
+        let (mut applied, mut quiet) = (Vec::new(), 0);
         let began = Instant::now();
+        let mut shown: Option<Instant> = None;
         for (done, index) in standing.pending.iter().enumerate() {
-            progress(done as u64, total);
+            if shown.is_none_or(|shown| shown.elapsed() >= SHOWN_EVERY) {
+                progress(done as u64, total as u64);
+                shown = Some(Instant::now());
+            }
             let file = &self.files[*index];
             let took = run.apply(file, &record).await?;
-            tell(Level::Info, format!("applied {} in {} ms", file.file_name, took.as_millis()));
+            if total <= MANY || took >= SHOWN_EVERY {
+                tell(Level::Info, format!("applied {} in {} ms", file.file_name, took.as_millis()));
+            } else {
+                quiet += 1;
+            }
             applied.push(json!({ "file": file.file_name, "ms": millis(took) }));
+        }
+        if quiet > 0 {
+            let took = began.elapsed().as_millis();
+            tell(Level::Info, format!("applied {total} files in {took} ms, {quiet} of them in no time worth a line"));
         }
         let count = applied.len();
         // A receipt has its bounds; the slowest are worth knowing.
-        if count > 50 {
+        if count > MANY {
             applied.sort_by(|one, other| {
                 other["ms"].as_f64().unwrap_or(0.0).total_cmp(&one["ms"].as_f64().unwrap_or(0.0))
             });
-            applied.truncate(50);
+            applied.truncate(MANY);
         }
         let names: Vec<_> = applied.iter().map(|file| file["file"].clone()).collect();
         let notes = json!({
