@@ -7,9 +7,11 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     io::{self, Read as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    thread,
 };
 
 use cap_std::fs::Dir;
@@ -19,6 +21,9 @@ use crate::journal::event::Hash;
 
 /// The largest file whose text is kept, in bytes.
 pub(super) const LARGEST: u64 = 256 << 20;
+
+/// So many files are worth more than one thread.
+const MANY: usize = 128;
 
 /// What is known of directories; clones know the same.
 #[derive(Clone, Default)]
@@ -102,7 +107,7 @@ impl Folder {
 
     /// One hash of all paths and contents.
     pub(super) fn hash(&self) -> Hash {
-        listed(self.files.iter().map(|file| (file.path.as_str(), file.hash)))
+        hash_of(self.files.iter().map(|file| (file.path.as_str(), file.hash)))
     }
 
     fn add(
@@ -112,77 +117,116 @@ impl Folder {
         wanted: &dyn Fn(&str) -> bool,
         with_folders: bool,
     ) -> Result<(), Unread> {
-        walk(dir, prefix, wanted, with_folders, &mut |path, file| {
-            let Some(file) = file else {
-                self.odd.push(path);
-                return Ok(());
-            };
-            let (size, bytes) = slurp(file)?;
-            let hash = Hash::of(&bytes);
-            let content = match String::from_utf8(bytes) {
-                _ if size > LARGEST || path.contains('/') => Content::Gone,
-                Ok(text) => Content::Text(Arc::new(text)),
-                Err(error) => Content::Bytes(Arc::new(error.into_bytes())),
-            };
-            self.files.push(File { path, size, content, hash });
-            Ok(())
-        })
+        let listed = list(dir, prefix)?;
+        let names: Vec<&Entry> = listed.files.iter().filter(|entry| wanted(&entry.path)).collect();
+        self.files.extend(read_all(dir, &names)?);
+        self.odd.extend(listed.odd);
+        for (path, inner) in listed.folders.into_iter().filter(|_| with_folders) {
+            self.add(&inner.map_err(|error| (path.clone(), error))?, &format!("{path}/"), wanted, with_folders)?;
+        }
+        Ok(())
     }
+}
+
+impl File {
+    fn read(dir: &Dir, entry: &Entry) -> Result<Self, Unread> {
+        let path = entry.path.clone();
+        let bytes = places::regular_sized(dir, &entry.name).and_then(|(file, size)| slurp(file, size));
+        let bytes = bytes.map_err(|error| (path.clone(), error))?;
+        let (size, hash) = (bytes.len() as u64, Hash::of(&bytes));
+        let content = match String::from_utf8(bytes) {
+            _ if size > LARGEST || path.contains('/') => Content::Gone,
+            Ok(text) => Content::Text(Arc::new(text)),
+            Err(error) => Content::Bytes(Arc::new(error.into_bytes())),
+        };
+        Ok(Self { path, size, content, hash })
+    }
+}
+
+/// Reads files, by a few threads where they are many: most of the time goes to calls of the system.
+fn read_all(dir: &Dir, entries: &[&Entry]) -> Result<Vec<File>, Unread> {
+    let threads = if entries.len() < MANY { 1 } else { thread::available_parallelism().map_or(1, usize::from).min(4) };
+    let read = |entries: &[&Entry]| entries.iter().map(|entry| File::read(dir, entry)).collect::<Result<Vec<_>, _>>();
+    if threads == 1 {
+        return read(entries);
+    }
+    thread::scope(|scope| {
+        let shares = entries.chunks(entries.len().div_ceil(threads));
+        let parts: Vec<_> = shares.map(|share| scope.spawn(move || read(share))).collect();
+        let mut files = Vec::with_capacity(entries.len());
+        for part in parts {
+            files.extend(part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(files)
+    })
 }
 
 /// The hash of a directory of which nothing is kept.
 pub(super) fn hash(dir: &Dir) -> Result<Hash, Unread> {
     let mut lines = Vec::new();
-    walk(dir, "", &|_| true, true, &mut |path, file| {
-        if let Some(file) = file {
-            lines.push((path, Hash::of(&slurp(file)?.1)));
-        }
-        Ok(())
-    })?;
+    add_hashes(dir, "", &mut lines)?;
     lines.sort();
-    Ok(listed(lines.iter().map(|(path, hash)| (path.as_str(), *hash))))
+    Ok(hash_of(lines.iter().map(|(path, hash)| (path.as_str(), *hash))))
 }
 
-fn listed<'a>(files: impl Iterator<Item = (&'a str, Hash)>) -> Hash {
+fn add_hashes(dir: &Dir, prefix: &str, lines: &mut Vec<(String, Hash)>) -> Result<(), Unread> {
+    let listed = list(dir, prefix)?;
+    for entry in listed.files {
+        let bytes = places::regular_sized(dir, &entry.name).and_then(|(file, size)| slurp(file, size));
+        let hash = Hash::of(&bytes.map_err(|error| (entry.path.clone(), error))?);
+        lines.push((entry.path, hash));
+    }
+    for (path, inner) in listed.folders {
+        add_hashes(&inner.map_err(|error| (path.clone(), error))?, &format!("{path}/"), lines)?;
+    }
+    Ok(())
+}
+
+fn hash_of<'a>(files: impl Iterator<Item = (&'a str, Hash)>) -> Hash {
     let all: String = files.map(|(path, hash)| format!("{hash} {path}\n")).collect();
     Hash::of(all.as_bytes())
 }
 
-/// Every file below a directory that is wanted, also through links to files; nothing for what is no file.
-fn walk(
-    dir: &Dir,
-    prefix: &str,
-    wanted: &dyn Fn(&str) -> bool,
-    with_folders: bool,
-    take: &mut dyn FnMut(String, Option<cap_std::fs::File>) -> io::Result<()>,
-) -> Result<(), Unread> {
+/// A file right in a directory.
+struct Entry {
+    name: OsString,
+    /// Below the directory where one began.
+    path: String,
+}
+
+/// What lies right in a directory.
+#[derive(Default)]
+struct Listed {
+    /// Links to files too.
+    files: Vec<Entry>,
+    folders: Vec<(String, io::Result<Dir>)>,
+    odd: Vec<String>,
+}
+
+fn list(dir: &Dir, prefix: &str) -> Result<Listed, Unread> {
     let error = |path: &str| {
         let path = path.to_owned();
         move |source| (path, source)
     };
+    let mut listed = Listed::default();
     for entry in dir.entries().map_err(error(prefix))? {
         let entry = entry.map_err(error(prefix))?;
         let name = entry.file_name();
         let path = format!("{prefix}{}", name.to_string_lossy());
         let kind = entry.file_type().map_err(error(&path))?;
         if kind.is_dir() {
-            if with_folders {
-                let inner = entry.open_dir().map_err(error(&path))?;
-                walk(&inner, &format!("{path}/"), wanted, with_folders, take)?;
-            }
-        } else if wanted(&path) {
-            let is_file =
-                kind.is_file() || kind.is_symlink() && dir.metadata(&name).is_ok_and(|target| target.is_file());
-            let opened = is_file.then(|| places::regular(dir, &name)).transpose();
-            opened.and_then(|file| take(path.clone(), file)).map_err(error(&path))?;
+            listed.folders.push((path, entry.open_dir()));
+        } else if kind.is_file() || kind.is_symlink() && dir.metadata(&name).is_ok_and(|target| target.is_file()) {
+            listed.files.push(Entry { name, path });
+        } else {
+            listed.odd.push(path);
         }
     }
-    Ok(())
+    Ok(listed)
 }
 
-/// A file's length and bytes, with no more calls than that takes.
-pub(super) fn slurp(mut file: cap_std::fs::File) -> io::Result<(u64, Vec<u8>)> {
-    let expected = file.metadata()?.len();
+/// A file's bytes, with no more calls than that takes.
+pub(super) fn slurp(mut file: cap_std::fs::File, expected: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(expected).unwrap_or(0) + 1];
     let mut length = 0;
     loop {
@@ -201,7 +245,7 @@ pub(super) fn slurp(mut file: cap_std::fs::File) -> io::Result<(u64, Vec<u8>)> {
         }
     }
     bytes.truncate(length);
-    Ok((length as u64, bytes))
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::{
     description::{Description, InputKind},
     folders::{self, Folders},
     gate::{Gate, Purpose, Source},
-    places::regular,
+    places::regular_sized,
 };
 use crate::{
     journal::event::{Failure, Hash},
@@ -103,7 +103,7 @@ pub async fn release_digest(step: &Step, description: &Description, config: &Val
 }
 
 fn file(dir: &Dir, path: &str, shown: &str) -> Result<Hash, InputError> {
-    let read = regular(dir, path).and_then(folders::slurp);
-    let (_, bytes) = read.map_err(|source| InputError::Read { path: shown.to_owned(), source })?;
+    let read = regular_sized(dir, path).and_then(|(file, size)| folders::slurp(file, size));
+    let bytes = read.map_err(|source| InputError::Read { path: shown.to_owned(), source })?;
     Ok(Hash::of(&bytes))
 }

@@ -32,6 +32,14 @@ pub(super) struct Row {
     pub(super) unfinished: bool,
 }
 
+/// A tool's own lock, in SQL. It is the session's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lock {
+    /// Takes it, or says at once that others have it.
+    pub(super) take: String,
+    pub(super) release: String,
+}
+
 /// A form of migration directories.
 pub(super) trait Format: Sync {
     /// As in `format:`.
@@ -46,6 +54,10 @@ pub(super) trait Format: Sync {
     fn needs_note(&self, migration: &Migration) -> bool;
     /// Sets the checksum to what the file has now; empty where there is none.
     fn bless(&self, names: &Names, migration: &Migration) -> String;
+    /// The lock that the tool takes itself, in a database of this name.
+    fn lock(&self, _engine: Engine, _database: &str) -> Option<Lock> {
+        None
+    }
     fn migrations(&self, raw: Vec<Raw>, place: &str) -> Result<Vec<Migration>, Failure>;
     fn likeness(&self, row: &Row, migration: &Migration) -> Likeness;
     /// Whether the files look like this tool's and no other's.
@@ -275,6 +287,25 @@ impl Format for Sqlx {
     fn recognises(&self, raw: &[Raw]) -> bool {
         raw.iter().any(|raw| raw.name.ends_with(".up.sql") || raw.name.ends_with(".down.sql"))
     }
+
+    /// What a program takes that migrates when it starts (`sqlx::migrate!`); sqlx-cli takes none.
+    fn lock(&self, engine: Engine, database: &str) -> Option<Lock> {
+        let mut sum = flate2::Crc::new();
+        sum.update(database.as_bytes());
+        // As sqlx-postgres and sqlx-mysql 0.9 make it, in `migrate.rs`.
+        let key = 0x3d32_ad9e * i64::from(sum.sum());
+        match engine {
+            Engine::Postgres => Some(Lock {
+                take: format!("SELECT pg_catalog.pg_try_advisory_lock({key})"),
+                release: format!("SELECT pg_catalog.pg_advisory_unlock({key})"),
+            }),
+            Engine::Mysql => Some(Lock {
+                take: format!("SELECT GET_LOCK('{key:x}', 0)"),
+                release: format!("SELECT RELEASE_LOCK('{key:x}')"),
+            }),
+            Engine::Sqlite => None,
+        }
+    }
 }
 
 /// A line of dbmate's, its options, and where what follows begins.
@@ -434,6 +465,14 @@ mod tests {
         assert_eq!(found[0].down.as_ref().unwrap().text.as_str(), "b");
         assert!(found[1].alone && !found[0].alone);
         assert!(Sqlx.migrations(vec![raw("2_x.down.sql", "")], "m/").is_err());
+    }
+
+    #[test]
+    fn the_lock_is_sqlxs() {
+        // The check value of this CRC is 0xcbf43926.
+        let lock = Sqlx.lock(Engine::Mysql, "123456789").unwrap();
+        assert_eq!(lock.take, format!("SELECT GET_LOCK('{:x}', 0)", 0x3d32_ad9e_i64 * 0xcbf4_3926));
+        assert!(Plain.lock(Engine::Postgres, "x").is_none());
     }
 
     #[test]
