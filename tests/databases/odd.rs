@@ -312,7 +312,7 @@ fn files_that_an_earlier_step_writes() {
     let plan = std::fs::read_to_string(shop.path("deploy.yml")).unwrap();
     let (from, to) = (shop.path("next.sql"), shop.path("migrations/2_b.sql"));
     let writes = format!(
-        "steps:\n  write:\n    uses: run\n    with: {{ program: /bin/cp, args: [\"{0}\", \"{1}\"] }}\n    \
+        "steps:\n  write:\n    uses: run\n    trust: host\n    with: {{ program: /bin/cp, args: [\"{0}\", \"{1}\"] }}\n    \
          grants: {{ programs: [[/bin/cp, \"{0}\", \"{1}\"]] }}\n",
         from.display(),
         to.display()

@@ -48,7 +48,7 @@ fn the_password_is_nowhere() {
             for line in [
                 "plan --release r1",
                 "plan --release r1 --json",
-                "doctor",
+                "doctor --release r1",
                 "--local --release r1 --verbose",
                 "--local --release r1 --json --fresh",
                 "migrate status",
@@ -126,7 +126,7 @@ fn nor_in_what_is_said_of_a_connection_that_fails() {
                 "--local --release r1 --verbose",
                 "--local --release r1 --json",
                 "plan --release r1",
-                "doctor",
+                "doctor --release r1",
                 "migrate status",
                 "migrate preview --json",
                 "migrate baseline 1 --local",

@@ -56,6 +56,9 @@ pub use self::{
 /// More files than these are not told of one by one, unless one takes long: every later deployment reads the journal.
 const MANY: usize = 50;
 
+/// Of many files, how many are kept on record with their times.
+const SLOWEST: usize = 10;
+
 /// How often progress is shown, and what is long for a file.
 const SHOWN_EVERY: Duration = Duration::from_millis(100);
 
@@ -358,12 +361,12 @@ impl Job {
             tell(Level::Info, format!("applied {total} files in {took} ms, {quiet} of them in no time worth a line"));
         }
         let count = applied.len();
-        // A receipt has its bounds; the slowest are worth knowing.
+        // A receipt has its bounds, and every later attempt repeats it; the slowest are worth knowing.
         if count > MANY {
             applied.sort_by(|one, other| {
                 other["ms"].as_f64().unwrap_or(0.0).total_cmp(&one["ms"].as_f64().unwrap_or(0.0))
             });
-            applied.truncate(MANY);
+            applied.truncate(SLOWEST);
         }
         let names: Vec<_> = applied.iter().map(|file| file["file"].clone()).collect();
         let notes = json!({

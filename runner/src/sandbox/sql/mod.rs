@@ -68,6 +68,14 @@ impl SqlFault {
         Self { lost: true, ..Self::new(Kind::Transient, message) }
     }
 
+    /// What reading or writing the socket failed with; TLS answers there too, and comes to no other answer later.
+    pub(super) fn of_stream(error: &std::io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(tls) => Self::new(Kind::Permanent, format!("TLS: {tls}")),
+            None => Self::lost(error),
+        }
+    }
+
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
