@@ -10,6 +10,8 @@
 mod dice;
 #[path = "databases/faults.rs"]
 mod faults;
+#[path = "support/guest.rs"]
+mod guest;
 #[path = "databases/interop.rs"]
 mod interop;
 #[path = "databases/killed.rs"]
@@ -18,9 +20,13 @@ mod killed;
 mod odd;
 #[path = "databases/orders.rs"]
 mod orders;
+#[path = "databases/secrecy.rs"]
+mod secrecy;
 #[path = "databases/server.rs"]
 mod server;
 #[path = "databases/shop.rs"]
 mod shop;
+#[path = "databases/tls.rs"]
+mod tls;
 #[path = "databases/together.rs"]
 mod together;

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Command};
 
 use crate::{
     server::{ALL, Database, Engine},
-    shop::{Said, Shop, said},
+    shop::{Said, Shop, said, until},
 };
 
 /// Where `cargo xtask setup` puts them.
@@ -115,6 +115,101 @@ fn tables_are_as_the_tools_make_them() {
                 _ => dbmate(&theirs, &shop, "migrate").assert_exit(0),
             };
             assert_eq!(schema(&ours), schema(&theirs), "{engine:?} {form}");
+        }
+    }
+}
+
+/// The lock that `sqlx::migrate!` takes, computed by somebody else's CRC-32.
+fn key_of_sqlx(database: &Database) -> (i64, String) {
+    let other = Database::new(Engine::Mariadb);
+    let sum: i64 = other.sql(&format!("select crc32('{}')", database.name)).parse().unwrap();
+    let key = 0x3d32_ad9e * sum;
+    (key, format!("{key:x}"))
+}
+
+/// A program that migrates by sqlx when it starts has its own lock: the runner waits for it, and holds it.
+#[test]
+fn sqlxs_own_lock_is_waited_for_and_held() {
+    for engine in [Engine::Postgres, Engine::Mariadb] {
+        let database = Database::new(engine);
+        let (number, name) = key_of_sqlx(&database);
+        let (hold, polls, other, slow) = match engine {
+            Engine::Postgres => (
+                format!("select pg_advisory_lock({number}), pg_sleep(60)"),
+                format!(
+                    "select count(*) from pg_stat_activity where query like '%pg_try_advisory_lock({number})%' and pid <> pg_backend_pid()"
+                ),
+                format!("select pg_try_advisory_lock({number})::text"),
+                "select pg_sleep(60)",
+            ),
+            Engine::Mariadb | Engine::Sqlite => (
+                // sqlx says -1, for ever, which MariaDB takes for a mistake: there sqlx has no lock. MySQL's is this one.
+                format!("select get_lock('{name}', 60), sleep(60)"),
+                format!(
+                    "select count(*) from information_schema.processlist where id <> connection_id() and db = '{}' and command = 'Sleep'",
+                    database.name
+                ),
+                format!("select get_lock('{name}', 0)"),
+                "select sleep(60)",
+            ),
+        };
+        let asleep = match engine {
+            Engine::Postgres => {
+                "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'"
+            }
+            Engine::Mariadb | Engine::Sqlite => {
+                "select count(*) from information_schema.processlist where db = database() and state = 'User sleep'"
+            }
+        };
+        let mut holder = database.start(&hold);
+        until("sqlx's lock is held", || database.sql(asleep) == "1");
+        let shop = Shop::new(&database, ", format: sqlx");
+        shop.migration("1_a.sql", "create table a (id integer);\n");
+        shop.migration("2_slow.sql", format!("{slow};\n"));
+        let mut run = shop.start("state");
+        until("the runner asks for it", || database.sql(&polls) != "0");
+        assert!(database.ask("select * from _sqlx_migrations").is_err(), "{engine:?}: nothing is made without it");
+        let end = match engine {
+            Engine::Postgres => {
+                "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'".to_owned()
+            }
+            Engine::Mariadb | Engine::Sqlite => {
+                let id = database.sql("select id from information_schema.processlist where db = database() and state = 'User sleep'");
+                format!("kill {id}")
+            }
+        };
+        database.sql(&end);
+        holder.wait().unwrap();
+        until("the slow file runs", || database.ask("select * from a").is_ok() && database.sql(asleep) == "1");
+        let answer = database.sql(&other);
+        assert!(["f", "false", "0"].contains(&answer.as_str()), "{engine:?}: the runner holds it: {answer}");
+        run.kill().unwrap();
+        run.wait().unwrap();
+    }
+}
+
+/// sqlx-cli takes no lock, and may fail for that; the runner does not, and nothing is applied twice.
+#[test]
+fn sqlx_at_the_same_time() {
+    for _ in 0..5 {
+        let database = Database::new(Engine::Postgres);
+        let shop = Shop::new(&database, ", format: sqlx");
+        for number in 1..=6 {
+            write(&shop, "sqlx", number);
+        }
+        shop.run(&["modules", "--accept"]).assert_exit(0);
+        let mut other = tool("sqlx");
+        other.args(["migrate", "run", "--source"]).arg(shop.path("migrations"));
+        other.arg("--database-url").arg(database.plain_url());
+        other.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let mut other = other.spawn().unwrap();
+        let ours = shop.deploy();
+        other.wait().unwrap();
+        ours.assert_exit(0);
+        sqlx(&database, &shop, &["run"]).assert_exit(0);
+        assert_eq!(database.sql("select count(*) from _sqlx_migrations where success"), "6");
+        for number in 1..=6 {
+            assert_eq!(database.sql(&format!("select count(*) from t{number}")), "1");
         }
     }
 }

@@ -280,3 +280,45 @@ fn what_a_file_sets_does_not_reach_the_next() {
     assert_eq!(database.sql("select count(*) from public._pawl_migrations"), "2");
     assert_eq!(database.sql("select count(*) from public.b"), "0");
 }
+
+/// What is compared, looked through, fingerprinted and applied is one reading of a file.
+#[test]
+fn a_file_is_read_once_by_a_run() {
+    let database = Database::new(Engine::Sqlite);
+    let shop = Shop::new(&database, "");
+    for (name, content) in two() {
+        shop.migration(name, content);
+    }
+    let trace = shop.root().join("trace");
+    for what in ["everything runs", "nothing runs"] {
+        let mut strace = std::process::Command::new("strace");
+        strace.args(["-f", "-qq", "-e", "trace=open,openat,openat2", "-o"]).arg(&trace);
+        strace.arg(env!("CARGO_BIN_EXE_runner"));
+        crate::shop::said(shop.confined(strace, "state", &["--local", "--release", "r1"])).assert_exit(0);
+        let trace = std::fs::read_to_string(&trace).unwrap();
+        for (name, _) in two() {
+            assert_eq!(trace.lines().filter(|line| line.contains(name)).count(), 1, "{what}: {name} in {trace}");
+        }
+    }
+}
+
+/// A step before may have written the files: they are read again behind it.
+#[test]
+fn files_that_an_earlier_step_writes() {
+    let database = Database::new(Engine::Sqlite);
+    let shop = Shop::new(&database, "");
+    shop.migration("1_a.sql", "create table a (id integer);\n");
+    shop.deploy().assert_exit(0);
+    let plan = std::fs::read_to_string(shop.path("deploy.yml")).unwrap();
+    let (from, to) = (shop.path("next.sql"), shop.path("migrations/2_b.sql"));
+    let writes = format!(
+        "steps:\n  write:\n    uses: run\n    trust: host\n    with: {{ program: /bin/cp, args: [\"{0}\", \"{1}\"] }}\n    \
+         grants: {{ programs: [[/bin/cp, \"{0}\", \"{1}\"]] }}\n",
+        from.display(),
+        to.display()
+    );
+    shop.write("deploy.yml", plan.replace("steps:\n", &writes));
+    shop.write("next.sql", "create table b (id integer);\n");
+    shop.deploy().assert_exit(0);
+    assert_eq!(database.sql("select count(*) from b"), "0");
+}

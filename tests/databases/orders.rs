@@ -1,7 +1,7 @@
-//! What an operator asks and says: preview, lint, baseline, down, resolve; and that a password is seen nowhere.
+//! What an operator asks and says: preview, lint, baseline, down, resolve.
 
 use crate::{
-    server::{ALL, Database, Engine, PASSWORD},
+    server::{ALL, Database, Engine},
     shop::Shop,
 };
 
@@ -138,47 +138,5 @@ fn in_doubt_stops_and_is_resolved() {
         shop.run(&["migrate", "resolve", "2", word, "--local"]).assert_exit(0);
         shop.deploy().assert_exit(0);
         assert_eq!(database.sql("select count(*) from called"), calls, "{word}");
-    }
-}
-
-#[test]
-fn the_password_is_nowhere() {
-    for engine in [Engine::Postgres, Engine::Mariadb] {
-        let database = Database::new(engine);
-        // By a look-up, and written into the plan.
-        for url in [database.url(), database.plain_url()] {
-            let shop = Shop::at(&url, "", "");
-            shop.migration("1_a.sql", "create table if not exists a (id integer);\n");
-            let mut said = Vec::new();
-            for arguments in [
-                &["plan", "--release", "r1"][..],
-                &["--local", "--release", "r1", "--verbose"],
-                &["--local", "--release", "r1", "--json"],
-                &["migrate", "status"],
-                &["why", "migrate"],
-                &["logs"],
-            ] {
-                said.push(shop.run(arguments).assert_exit(0).text);
-            }
-            shop.migration("2_b.sql", "select broken from nowhere;\n");
-            said.push(shop.deploy().assert_exit(1).text);
-            // A wrong password, and a server that is not there.
-            for other in [url.replace("3306", "1"), url.replace("shop:", "nobody:").replace("postgres:$", "nobody:$")] {
-                let plan = std::fs::read_to_string(shop.path("deploy.yml")).unwrap();
-                shop.write("deploy.yml", plan.replace(&url, &other));
-                said.push(shop.run(&["migrate", "status"]).text);
-                shop.write("deploy.yml", plan);
-            }
-            let plan = shop.path("deploy.yml");
-            for (path, content) in shop.files().into_iter().filter(|(path, _)| *path != plan) {
-                said.push(format!("{}: {}", path.display(), String::from_utf8_lossy(&content)));
-            }
-            for text in said {
-                for word in [PASSWORD.to_owned(), PASSWORD.replace('/', "%2F").replace('@', "%40").replace('?', "%3F")]
-                {
-                    assert!(!text.contains(&word), "{engine:?}: {text}");
-                }
-            }
-        }
     }
 }

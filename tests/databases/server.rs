@@ -32,6 +32,8 @@ pub struct Server {
     folder: TempDir,
     port: u16,
     process: Mutex<Option<Child>>,
+    /// More arguments of the process.
+    more: Vec<String>,
 }
 
 static POSTGRES: Mutex<Weak<Server>> = Mutex::new(Weak::new());
@@ -89,6 +91,11 @@ impl Server {
 
     /// A server of one test's own, which may be harmed.
     pub fn start(engine: Engine) -> Self {
+        Self::start_with(engine, Vec::new())
+    }
+
+    /// The same with more arguments.
+    pub fn start_with(engine: Engine, more: Vec<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         if rustix::process::geteuid().is_root() {
             let nobody = (rustix::fs::Uid::from_raw(65534), rustix::fs::Gid::from_raw(65534));
@@ -112,7 +119,7 @@ impl Server {
             }
             Engine::Sqlite => panic!("SQLite has no server"),
         }
-        let server = Self { engine, folder, port: free_port(), process: Mutex::new(None) };
+        let server = Self { engine, folder, port: free_port(), process: Mutex::new(None), more };
         server.run();
         if engine == Engine::Mariadb {
             let users = format!(
@@ -156,7 +163,7 @@ impl Server {
                 command
             }
         };
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command.args(&self.more).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         command.current_dir(self.folder.path()).env("TMPDIR", self.folder.path());
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}; run `cargo xtask setup`"));
         *self.process.lock().unwrap() = Some(child);

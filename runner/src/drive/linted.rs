@@ -1,13 +1,13 @@
 //! The preflight of migrations: their databases answer, and what is unsafe in what would run is said before anything runs.
 //!
 //! Only steps of the official module are looked at, and only where files changed since they succeeded: a deployment with nothing to do
-//! reads the files once more, and asks no database. Deliberately absent: rules, which are the sandbox's.
+//! asks no database. Deliberately absent: rules, which are the sandbox's.
 
 use super::{Prepared, Ready};
 use crate::{
     diagnose::{Code, Diagnostic, Exit, Notice, Spot},
     journal::{State, Status, event::Failure},
-    sandbox::{self, Desk, Purpose, Severity},
+    sandbox::Severity,
 };
 
 impl Prepared {
@@ -20,16 +20,28 @@ impl Prepared {
         for ready in &self.steps {
             let is_migrate = ready.step.uses.is_official("migrate");
             // What waits for outputs of other steps can't be known yet.
-            if is_migrate && ready.step.pending.is_empty() && !state.is_some_and(|state| is_known(ready, state)) {
+            if is_migrate && ready.step.pending.is_empty() && !self.is_known(ready, state) {
                 problems.extend(self.look(ready).await);
             }
         }
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
+    /// Whether the step succeeded with these very files. They are read here, and then are what the step gets.
+    fn is_known(&self, ready: &Ready, state: Option<&State>) -> bool {
+        let inputs = self.runtime.watched(&ready.step, &ready.description, &ready.step.with);
+        let Some(record) = state.and_then(|state| state.records.get(&ready.place)) else { return false };
+        if !matches!(state.and_then(|state| state.status(&ready.place)), Some(Status::Succeeded(_))) {
+            return false;
+        }
+        let recorded = &record.intent.fingerprint.0;
+        inputs
+            .is_ok_and(|inputs| inputs.iter().all(|(name, hash)| recorded.get(&format!("input:{name}")) == Some(hash)))
+    }
+
     async fn look(&self, ready: &Ready) -> Vec<Diagnostic> {
         let step = &ready.step;
-        let looked = async { Desk::open(step, &step.with, Purpose::Probe).await?.lint().await };
+        let looked = async { self.runtime.migrations(step).await?.lint().await };
         let (found, severity) = match looked.await {
             Ok(found) => found,
             // A directory that a step before this one makes, and what is wrong with a file: the step says so in its turn.
@@ -62,15 +74,4 @@ impl Prepared {
 
 fn is_unreachable(failure: &Failure) -> bool {
     failure.details.get("code").and_then(serde_json::Value::as_str) == Some("P0321")
-}
-
-/// Whether the step succeeded with these very files.
-fn is_known(ready: &Ready, state: &State) -> bool {
-    let Some(record) = state.records.get(&ready.place) else { return false };
-    if !matches!(state.status(&ready.place), Some(Status::Succeeded(_))) {
-        return false;
-    }
-    let Ok(inputs) = sandbox::watched(&ready.step, &ready.description, &ready.step.with) else { return false };
-    let recorded = &record.intent.fingerprint.0;
-    inputs.iter().all(|(name, hash)| recorded.get(&format!("input:{name}")) == Some(hash))
 }

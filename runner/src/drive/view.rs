@@ -16,7 +16,6 @@ use crate::{
         event::{Finding, Fingerprint, Hash, Header},
     },
     plan::{AppName, EnvironmentName, Problem, StepId},
-    sandbox,
     schedule::{self, Facts, Probing, Repeat},
 };
 
@@ -60,7 +59,7 @@ impl<'a> View<'a> {
             .map(|(id, outputs)| (id.clone(), outputs.clone()))
             .collect();
         let plan = &self.prepared.plan;
-        let inputs = sandbox::watched(step, &ready.description, &config).map_err(|error| {
+        let inputs = self.prepared.runtime.watched(step, &ready.description, &config).map_err(|error| {
             let message = format!("what step `{}` depends on can't be read", step.id);
             let hint = Some(error.hint());
             let label = "this step depends on it";

@@ -7,7 +7,7 @@ use std::{fmt, ops::Range};
 
 use crate::diagnose::{Code, Diagnostic, Excerpt, Exit};
 
-use super::{NameError, Source};
+use super::{NameError, Source, server};
 
 /// More errors than this are not shown at once.
 const MOST: usize = 20;
@@ -164,7 +164,7 @@ impl Source {
         let mut diagnostic = Diagnostic::new(code, Exit::Refused, message);
         diagnostic.excerpt = span.map(|span| Excerpt {
             path: self.path.display().to_string(),
-            text: self.text.clone(),
+            text: server::veiled(&self.text).map_or_else(|| self.text.clone(), Into::into),
             span,
             label: label.into(),
         });

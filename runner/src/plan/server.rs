@@ -96,6 +96,29 @@ pub(super) fn masked(written: &str) -> String {
     }
 }
 
+/// A text of many lines with a star for each byte of a password that is written into a URL, so that places in it stay.
+pub(super) fn veiled(text: &str) -> Option<String> {
+    let (mut shown, mut at) = (String::new(), 0);
+    for (found, mark) in text.match_indices("://") {
+        let begin = found + mark.len();
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+        let quote = text[..found].trim_end_matches(is_name).chars().next_back().filter(|c| matches!(c, '"' | '\''));
+        let ends = |c: char| c == '\n' || quote.map_or_else(|| c.is_whitespace(), |quote| c == quote);
+        let end = text[begin..].find(ends).map_or(text.len(), |length| begin + length);
+        // A look-up may have spaces in it; the token ends before the `@` then, and there is nothing to veil.
+        let Some((account, _)) = text[begin..end].rsplit_once('@') else { continue };
+        let Some((user, password)) = account.split_once(':') else { continue };
+        if begin < at || password.is_empty() || password.starts_with("${{") && password.ends_with("}}") {
+            continue;
+        }
+        let start = begin + user.len() + 1;
+        shown.push_str(&text[at..start]);
+        shown.push_str(&"*".repeat(password.len()));
+        at = start + password.len();
+    }
+    (at > 0).then(|| shown + &text[at..])
+}
+
 /// A `?` may stand in a password; what follows the last one is a query only if it looks like one.
 fn split_query(rest: &str) -> (&str, &str) {
     match rest.rsplit_once('?') {
@@ -293,6 +316,21 @@ mod tests {
             assert!(!why.clone().unwrap_or_else(|why| why).contains("secret") || why.is_ok(), "{url}: {why:?}");
         }
         assert!(ServerUrl::parse("sqlite:x").is_none() && ServerUrl::parse("oracle://h/d").is_none());
+    }
+
+    #[test]
+    fn a_password_in_a_plan_is_veiled_and_places_stay() {
+        let cases = [
+            ("main: \"postgres://u:p@ss wörd?@h/n\"  # c@d", "main: \"postgres://u:***********@h/n\"  # c@d"),
+            ("a: mysql://u:x@h/n # c@d\nb: 'https://u:y@h'", "a: mysql://u:*@h/n # c@d\nb: 'https://u:*@h'"),
+        ];
+        for (text, shown) in cases {
+            assert_eq!(veiled(text).as_deref(), Some(shown));
+            assert_eq!(text.len(), shown.len());
+        }
+        for text in ["a: \"postgres://u:${{ secrets.A }}@h/n\"", "a: postgres://h:1/n", "a: https://u@h", "a: b@c"] {
+            assert_eq!(veiled(text), None);
+        }
     }
 
     #[test]

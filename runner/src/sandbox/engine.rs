@@ -21,6 +21,7 @@ use super::{
     code::{self, Native, OFFICIAL},
     component::{self, NotAComponent},
     config,
+    folders::Folders,
     host::Host,
     misfit::{self, Misfit},
     modules::{Cache, Places, RegistryError, Tell},
@@ -43,6 +44,8 @@ pub struct Runtime {
     engine: Engine,
     linker: Linker<Host>,
     cache: Cache,
+    /// What was read of granted directories.
+    pub(super) folders: Folders,
 }
 
 /// Code that can be instantiated, and its digest.
@@ -131,7 +134,7 @@ impl Runtime {
                 }
             })
             .map_err(|error| LoadError::Engine(error.to_string()))?;
-        Ok(Self { engine, linker, cache: Cache::new(places, tell) })
+        Ok(Self { engine, linker, cache: Cache::new(places, tell), folders: Folders::default() })
     }
 
     pub(super) fn engine(&self) -> &Engine {

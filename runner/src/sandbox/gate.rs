@@ -13,7 +13,11 @@ use std::{
 use cap_std::fs::Dir;
 use url::Url;
 
-use super::{failure, net, places};
+use super::{
+    failure,
+    folders::{Folder, Folders, Unread},
+    net, places,
+};
 use crate::{
     journal::event::Failure,
     plan::{Access, ArgumentPattern, Confidential, EnvGrant, Grants, ModuleRef, SecretGrant, Step, StepId},
@@ -38,6 +42,7 @@ pub(super) struct Gate {
     writable: Vec<PathBuf>,
     dirs: BTreeMap<String, (Dir, Access)>,
     client: Arc<net::Client>,
+    folders: Folders,
     /// How long the call may take.
     timeout: Duration,
 }
@@ -55,7 +60,7 @@ impl Gate {
     /// Opens what is granted to a step, for one purpose.
     ///
     /// Writable directories are made when the step acts. One that is missing for a probe is not there to the step.
-    pub(super) fn open(step: &Step, purpose: Purpose) -> Result<Self, Failure> {
+    pub(super) fn open(step: &Step, purpose: Purpose, folders: &Folders) -> Result<Self, Failure> {
         let mut dirs = BTreeMap::new();
         for (name, grant) in &step.grants.dirs {
             let access = if purpose == Purpose::Act { grant.access } else { Access::ReadOnly };
@@ -88,6 +93,7 @@ impl Gate {
             writable,
             dirs,
             client,
+            folders: folders.clone(),
             timeout: step.timeout,
         })
     }
@@ -107,6 +113,24 @@ impl Gate {
     /// The granted directories that are there, with the access that this call has.
     pub(super) fn dirs(&self) -> impl Iterator<Item = (&str, &Dir, Access)> {
         self.dirs.iter().map(|(name, (dir, access))| (name.as_str(), dir, *access))
+    }
+
+    /// Whether this call may write a file somewhere.
+    pub(super) fn may_write_files(&self) -> bool {
+        let programs = self.purpose != Purpose::Preview && !self.grants.programs.is_empty();
+        programs || self.dirs.values().any(|(_, access)| *access == Access::ReadWrite)
+    }
+
+    /// A granted directory as it is read once.
+    pub(super) fn folder(&self, name: &str) -> Result<Result<Arc<Folder>, Unread>, Failure> {
+        let dir = self.dir(name)?;
+        let path = self.host_path(name).map(PathBuf::as_path).unwrap_or(Path::new(""));
+        Ok(self.folders.read(path, dir))
+    }
+
+    /// The same, if it was read already.
+    pub(super) fn known_folder(&self, name: &str) -> Option<Arc<Folder>> {
+        self.folders.known(self.host_path(name)?)
     }
 
     /// The host's path of a granted directory.

@@ -14,6 +14,7 @@ mod config;
 mod database;
 mod description;
 mod engine;
+mod folders;
 mod gate;
 mod host;
 mod http;
@@ -41,7 +42,7 @@ use wasmtime::{Store, component::ResourceTableError};
 pub use description::{Capability, Description, DescriptionError, InputKind, Mismatch, Need};
 pub use engine::{LoadError, Module, Runtime, official};
 pub use gate::{Purpose, name_of};
-pub use inputs::{InputError, release_digest, watched};
+pub use inputs::{InputError, release_digest};
 pub use migrate::{Desk, Fence, FileState, Lint, Resolution, Severity, Stand};
 pub use modules::{Places, RegistryError, Tell};
 
@@ -265,7 +266,24 @@ impl Runtime {
     ) -> Result<T, Broken> {
         // What a call before this one was given up on must not work beside it.
         settle_down().await;
-        let gate = Gate::open(step, purpose).map_err(Broken::Failed)?;
+        let gate = Gate::open(step, purpose, &self.folders).map_err(Broken::Failed)?;
+        let writes = gate.may_write_files();
+        let answer = self.call_gated(module, step, gate, fence, messages, export).await;
+        if writes {
+            self.folders.forget();
+        }
+        answer
+    }
+
+    async fn call_gated<T>(
+        &self,
+        module: &Module,
+        step: &Step,
+        gate: Gate,
+        fence: Fence,
+        messages: Messages,
+        export: impl AsyncFnOnce(&Instance, &mut Store<Host>) -> wasmtime::Result<Result<T, types::Failure>>,
+    ) -> Result<T, Broken> {
         let host = Host::new(gate, Limits::default(), fence, messages).map_err(Broken::Failed)?;
         let log = host.log.clone();
         let mut store = Store::new(self.engine(), host);

@@ -62,9 +62,15 @@ pub(super) fn resolve(path: &Path, writable: &[PathBuf]) -> io::Result<PathBuf> 
 
 /// Opens what is a file. Opening a pipe would wait for somebody to write to it, and reading a device might never end.
 pub(super) fn regular(dir: &Dir, path: impl AsRef<Path>) -> io::Result<File> {
+    regular_sized(dir, path).map(|(file, _)| file)
+}
+
+/// The same, and how large it is.
+pub(super) fn regular_sized(dir: &Dir, path: impl AsRef<Path>) -> io::Result<(File, u64)> {
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = dir.open_with(path, OpenOptions::new().read(true).custom_flags(nonblocking))?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file")) }
+    let metadata = file.metadata()?;
+    if metadata.is_file() { Ok((file, metadata.len())) } else { Err(io::Error::other("it is no regular file")) }
 }
 
 /// Whether that is how cap-std says that a path leads out of its directory; the system's own refusal has a number.

@@ -15,11 +15,13 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use super::{Aim, Row, interleaved, median, timed};
+use super::{Aim, Row, interleaved, timed};
 use crate::{setup, workspace};
 
 const FILES: usize = 1000;
 const ROUNDS: usize = 3;
+/// Rounds of a process that finds nothing to do.
+const LOOKS: usize = 21;
 const AT_ONCE: usize = 8;
 const TIMES: usize = 5;
 const WORD: &str = "bench-word";
@@ -197,19 +199,7 @@ pub(super) fn rows(runner: &Path) -> Result<Vec<Row>> {
         theirs,
         aim: Aim::Ratio(1.3),
     });
-    // All is applied now: what it costs to find that out, start of the process included.
-    let folder = folders.root.join("ours");
-    ours()?;
-    let looks: Result<Vec<_>> =
-        (0..9).map(|_| timed(Command::new(runner).args(["--local", "--release", "r1"]).current_dir(&folder))).collect();
-    let mut nothing = Command::new("sh");
-    nothing.args(["-c", "true"]);
-    rows.push(Row {
-        name: format!("migrate, {FILES} files, all applied, whole process · `sh -c true`"),
-        ours: median(looks?),
-        theirs: timed(&mut nothing)?,
-        aim: Aim::Wall(Duration::from_millis(10)),
-    });
+    rows.push(all_applied(runner, &server, &folders)?);
     for (name, mut command) in tools(&folders, &server)?.into_iter().filter(|(name, _)| *name != "refinery") {
         let theirs = || {
             server.fresh()?;
@@ -225,6 +215,29 @@ pub(super) fn rows(runner: &Path) -> Result<Vec<Row>> {
     }
     at_once(runner, &server)?;
     Ok(rows)
+}
+
+/// What a directory costs of which all is applied: a whole process that finds that out, less the same with one file. The rest
+/// (the start of the process, the session, the journal) is what any deployment costs.
+fn all_applied(runner: &Path, server: &Server, folders: &Folders) -> Result<Row> {
+    let few = Folders::write(&folders.root.join("one"), 1)?;
+    let deploy = |folder: &Path| timed(Command::new(runner).args(["--local", "--release", "r1"]).current_dir(folder));
+    let mut plans = Vec::new();
+    for (folders, name) in [(folders, "bench_many"), (&few, "bench_one")] {
+        server.psql("postgres", &["-c", &format!("create database {name}")])?;
+        let folder = plan(folders, server, name)?;
+        let text = fs::read_to_string(folder.join("deploy.yml"))?;
+        fs::write(folder.join("deploy.yml"), text.replace("/bench?", &format!("/{name}?")))?;
+        deploy(&folder)?;
+        plans.push(folder);
+    }
+    let (many, one) = interleaved(LOOKS, || deploy(&plans[0]), || deploy(&plans[1]))?;
+    Ok(Row {
+        name: format!("{FILES} applied files, more than one costs · the same process with one"),
+        ours: many.saturating_sub(one),
+        theirs: one,
+        aim: Aim::Wall(Duration::from_millis(10)),
+    })
 }
 
 /// Eight runs at once on a fresh database, five times: how many of the forty fail.

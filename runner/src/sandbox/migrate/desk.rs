@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::{
     super::{
-        failure,
+        Runtime, failure,
+        folders::Folders,
         gate::{Gate, Purpose},
         sql::{Engine, Mode, Session},
     },
@@ -74,7 +75,11 @@ impl Desk {
     /// # Errors
     /// What can't be read or reached.
     pub async fn open(step: &Step, config: &Value, purpose: Purpose) -> Result<Self, Failure> {
-        let gate = Gate::open(step, purpose)?;
+        Self::open_with(step, config, purpose, &Folders::default()).await
+    }
+
+    async fn open_with(step: &Step, config: &Value, purpose: Purpose, folders: &Folders) -> Result<Self, Failure> {
+        let gate = Gate::open(step, purpose, folders)?;
         let text = |name: &str| config[name].as_str().unwrap_or_default().to_owned();
         let options = Options::read(config, step.timeout)?;
         let folder = gate.host_path(&text("dir")).cloned().unwrap_or_default();
@@ -316,7 +321,7 @@ impl Desk {
         if !bless.is_empty() {
             session.run(&bless).await?;
         }
-        session.run(&self.noted(file, fence)).await?;
+        session.run(&self.job.names.note(file, fence.epoch)).await?;
         Ok(file.file_name.clone())
     }
 
@@ -399,24 +404,23 @@ impl Desk {
         })
     }
 
-    fn noted(&self, file: &Migration, fence: &Fence) -> String {
-        let (normal, raw) = (file.normal(), file.raw());
-        self.job.names.record(&Write {
-            kind: "file",
-            version: &file.version,
-            number: 0,
-            state: "done",
-            hash: &normal,
-            note: &raw,
-            epoch: fence.epoch,
-        })
-    }
-
     async fn insert(&self, file: &Migration, fence: &Fence) -> Result<(), Failure> {
         let session = self.session()?;
         session.run(&self.job.format.insert(&self.job.names, file, 0, &fence.run)).await?;
-        session.run(&self.noted(file, fence)).await?;
+        if self.job.format.needs_note(file) {
+            session.run(&self.job.names.note(file, fence.epoch)).await?;
+        }
         Ok(())
+    }
+}
+
+impl Runtime {
+    /// A step's migrations as the step will find them, to look at.
+    ///
+    /// # Errors
+    /// What can't be read or reached.
+    pub async fn migrations(&self, step: &Step) -> Result<Desk, Failure> {
+        Desk::open_with(step, &step.with, Purpose::Probe, &self.folders).await
     }
 }
 

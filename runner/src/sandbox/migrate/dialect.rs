@@ -3,7 +3,10 @@
 //! Invariant: every table is named with its schema, so that what a migration does to the search path is of no matter; every
 //! text is quoted here. Deliberately absent: parameters, since on a server several statements go in one round trip.
 
-use super::super::sql::{Engine, hex};
+use super::{
+    super::sql::{Engine, hex},
+    files::Migration,
+};
 
 /// The runner's own table: the fence, what was said of each file, and how far a file without a transaction has come.
 pub(super) const LEDGER: &str = "_pawl_ledger";
@@ -113,6 +116,19 @@ impl Names {
                  note = excluded.note, epoch = excluded.epoch, at = excluded.at"
             ),
         }
+    }
+
+    /// What a file was when it was applied, in the ledger.
+    pub(super) fn note(&self, file: &Migration, epoch: u64) -> String {
+        self.record(&Entry {
+            kind: "file",
+            version: &file.version,
+            number: 0,
+            state: "done",
+            hash: file.normal(),
+            note: file.raw(),
+            epoch,
+        })
     }
 
     pub(super) fn forget(&self, kind: &str, version: &str, from: usize) -> String {

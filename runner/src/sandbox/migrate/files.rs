@@ -3,28 +3,29 @@
 //! Invariant: a file's identity is what its tool says it is (its version), and so is its checksum. A further form is one more
 //! [`Format`]. Pure but for [`read`]. Deliberately absent: what is applied.
 
-use std::{borrow::Cow, io::Read as _, ops::Range};
+use std::{
+    borrow::Cow,
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
-use cap_std::fs::Dir;
 use sha2::{Digest as _, Sha256, Sha384};
 
 use super::{
     super::{
         failure,
-        places::regular,
+        folders::{Content, File, Folder, LARGEST},
+        gate::Gate,
         sql::{Position, hex},
     },
     format::Format,
 };
 use crate::journal::event::Failure;
 
-/// The largest file that is read, bytes.
-const LARGEST: u64 = 256 << 20;
-
 /// A file as it lies there.
 pub(super) struct Raw {
     pub(super) name: String,
-    pub(super) text: String,
+    pub(super) text: Arc<String>,
 }
 
 /// One migration.
@@ -37,20 +38,29 @@ pub(super) struct Migration {
     /// `0002_add_stock.sql`.
     pub(super) file_name: String,
     /// The whole file.
-    pub(super) text: String,
+    pub(super) text: Arc<String>,
     /// What of it is run.
     pub(super) up: Range<usize>,
     /// What undoes it: in the same text, or another file's.
     pub(super) down: Option<Down>,
     /// Whether it asks to be run outside of a transaction.
     pub(super) alone: bool,
+    pub(super) sums: Sums,
+}
+
+/// Hashes of a file, in hex; each is made once, when it is asked for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sums {
+    normal: OnceLock<String>,
+    raw: OnceLock<String>,
+    sha384: OnceLock<String>,
 }
 
 /// What undoes a migration.
 #[derive(Clone, Debug)]
 pub(super) struct Down {
     pub(super) file_name: String,
-    pub(super) text: String,
+    pub(super) text: Arc<String>,
     pub(super) range: Range<usize>,
     pub(super) alone: bool,
 }
@@ -61,18 +71,23 @@ impl Migration {
     }
 
     /// SHA-256 of the file, line ends and byte order mark taken out.
-    pub(super) fn normal(&self) -> String {
-        hex(&Sha256::digest(normal(&self.text).as_bytes()))
+    pub(super) fn normal(&self) -> &str {
+        self.sums.normal.get_or_init(|| hex(&Sha256::digest(normal(&self.text).as_bytes())))
     }
 
     /// SHA-256 of the file as it is.
-    pub(super) fn raw(&self) -> String {
-        hex(&Sha256::digest(self.text.as_bytes()))
+    pub(super) fn raw(&self) -> &str {
+        match normal(&self.text) {
+            Cow::Borrowed(text) if text.len() == self.text.len() => self.normal(),
+            Cow::Borrowed(_) | Cow::Owned(_) => {
+                self.sums.raw.get_or_init(|| hex(&Sha256::digest(self.text.as_bytes())))
+            }
+        }
     }
 
     /// SHA-384 of the file as it is.
-    pub(super) fn sha384(&self) -> String {
-        hex(&Sha384::digest(self.text.as_bytes()))
+    pub(super) fn sha384(&self) -> &str {
+        self.sums.sha384.get_or_init(|| hex(&Sha384::digest(self.text.as_bytes())))
     }
 
     /// What SHA-384 would be with other line ends, or another byte order mark.
@@ -93,60 +108,67 @@ pub(super) fn normal(text: &str) -> Cow<'_, str> {
 
 /// Versions by number; texts of equal numbers by themselves.
 pub(super) fn order(version: &str) -> (u128, String) {
-    (version.parse().unwrap_or(u128::MAX), version.to_owned())
+    (number(version), version.to_owned())
 }
 
-/// The `.sql` files of a directory, by name.
-pub(super) fn read(dir: &Dir, place: &str) -> Result<Vec<Raw>, Failure> {
-    let unreadable = |name: &str, error: &std::io::Error| {
+/// A version as a number; the largest for one that is none.
+pub(super) fn number(version: &str) -> u128 {
+    // The short ones are by far the most, and parse faster.
+    version.parse::<u64>().map(u128::from).or_else(|_| version.parse()).unwrap_or(u128::MAX)
+}
+
+/// The `.sql` files of a granted directory, by name: as they were when its fingerprint was made, if it was.
+pub(super) fn read(gate: &Gate, name: &str, place: &str) -> Result<Vec<Raw>, Failure> {
+    let unreadable = |(name, error): (String, std::io::Error)| {
         failure("permanent", format!("`{place}{name}` can't be read: {error}"))
             .with_detail("file", format!("{place}{name}"))
     };
-    let mut names = Vec::new();
-    for entry in dir.entries().map_err(|error| unreadable("", &error))? {
-        let entry = entry.map_err(|error| unreadable("", &error))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let is_folder = || entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if name.to_ascii_lowercase().ends_with(".sql") && !name.starts_with('.') && !is_folder() {
-            names.push(name);
-        }
+    let folder = match gate.known_folder(name) {
+        Some(folder) => folder,
+        None => Arc::new(Folder::flat(gate.dir(name)?, &is_sql).map_err(unreadable)?),
+    };
+    if let Some(odd) = folder.odd().find(|name| is_sql(name)) {
+        return Err(unreadable((odd.to_owned(), std::io::Error::other("it is no regular file, and leads to none"))));
     }
-    names.sort();
-    let mut found = Vec::with_capacity(names.len());
-    for name in names {
-        let file = regular(dir, &name).map_err(|error| unreadable(&name, &error))?;
-        let size = file.metadata().map_err(|error| unreadable(&name, &error))?.len();
-        if size > LARGEST {
-            let message = format!("the file is {} MiB large; {} are read", size >> 20, LARGEST >> 20);
-            return Err(failure("limit", message)
-                .with_detail("file", format!("{place}{name}"))
-                .with_hint("load that much data by a program of its own, not by a migration"));
-        }
-        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
-        file.take(LARGEST).read_to_end(&mut bytes).map_err(|error| unreadable(&name, &error))?;
-        let text = text(bytes).map_err(|(why, line)| {
+    let one = |file: &File| {
+        let size = file.size;
+        let text = match &file.content {
+            Content::Text(text) => has_nul(text).map_or_else(|| Ok(Arc::clone(text)), Err),
+            Content::Bytes(bytes) => Err(no_text(bytes)),
+            Content::Gone => {
+                let message = format!("the file is {} MiB large; {} are read", size >> 20, LARGEST >> 20);
+                return Err(failure("limit", message)
+                    .with_detail("file", format!("{place}{}", file.path))
+                    .with_hint("load that much data by a program of its own, not by a migration"));
+            }
+        };
+        let text = text.map_err(|(why, line)| {
             failure("bad-content", why)
                 .with_hint("save the file as UTF-8 text")
-                .with_detail("file", format!("{place}{name}"))
+                .with_detail("file", format!("{place}{}", file.path))
                 .with_detail("line", line)
         })?;
-        found.push(Raw { name, text });
-    }
-    Ok(found)
+        Ok(Raw { name: file.path.clone(), text })
+    };
+    folder.files(is_sql).map(one).collect()
 }
 
-fn text(bytes: Vec<u8>) -> Result<String, (String, u64)> {
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let before = String::from_utf8_lossy(&error.as_bytes()[..at]).into_owned();
-        (format!("the file is no UTF-8 text: byte {} is invalid", at + 1), Position::at(&before, before.len()).line)
-    })?;
-    match text.find('\0') {
-        Some(at) => {
-            Err(("the file has a NUL character, which no SQL text has".to_owned(), Position::at(&text, at).line))
-        }
-        None => Ok(text),
-    }
+fn is_sql(name: &str) -> bool {
+    let (name, ending) = (name.as_bytes(), b".sql");
+    name.first() != Some(&b'.')
+        && name.len() >= ending.len()
+        && name[name.len() - ending.len()..].eq_ignore_ascii_case(ending)
+}
+
+fn no_text(bytes: &[u8]) -> (String, u64) {
+    let valid = std::str::from_utf8(bytes).map_or_else(|error| error.valid_up_to(), str::len);
+    let before = String::from_utf8_lossy(&bytes[..valid]);
+    (format!("the file is no UTF-8 text: byte {} is invalid", valid + 1), Position::at(&before, before.len()).line)
+}
+
+fn has_nul(text: &str) -> Option<(String, u64)> {
+    let at = text.find('\0')?;
+    Some(("the file has a NUL character, which no SQL text has".to_owned(), Position::at(text, at).line))
 }
 
 /// The migrations of a directory, in order.
@@ -157,7 +179,7 @@ pub(super) fn migrations(format: &dyn Format, raw: Vec<Raw>, place: &str) -> Res
     let mut found = format.migrations(raw, place)?;
     found.sort_by_cached_key(|migration| order(&migration.version));
     for pair in found.windows(2) {
-        if order(&pair[0].version).0 == order(&pair[1].version).0 {
+        if number(&pair[0].version) == number(&pair[1].version) {
             let (one, other) = (&pair[0].file_name, &pair[1].file_name);
             let message = format!("`{one}` and `{other}` have the same number {}", pair[1].version);
             return Err(failure("invalid-config", message)

@@ -1,10 +1,12 @@
 //! The forms of migration directories, each with the history table of its own tool, read and written as that tool does, so that a
 //! team can go over and back: sqlx, dbmate, and plain numbered files.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use super::{
     super::{failure, sql::Engine},
     dialect::Names,
-    files::{Down, Migration, Raw},
+    files::{Down, Migration, Raw, Sums},
 };
 use crate::journal::event::Failure;
 
@@ -30,6 +32,14 @@ pub(super) struct Row {
     pub(super) unfinished: bool,
 }
 
+/// A tool's own lock, in SQL. It is the session's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lock {
+    /// Takes it, or says at once that others have it.
+    pub(super) take: String,
+    pub(super) release: String,
+}
+
 /// A form of migration directories.
 pub(super) trait Format: Sync {
     /// As in `format:`.
@@ -40,8 +50,14 @@ pub(super) trait Format: Sync {
     /// Version, name, checksum, finished; ordered by version is not needed.
     fn select(&self, engine: Engine, table: &str) -> String;
     fn insert(&self, names: &Names, migration: &Migration, took_ns: u128, run: &str) -> String;
+    /// Whether the tool's own checksum does not tell the file as it is.
+    fn needs_note(&self, migration: &Migration) -> bool;
     /// Sets the checksum to what the file has now; empty where there is none.
     fn bless(&self, names: &Names, migration: &Migration) -> String;
+    /// The lock that the tool takes itself, in a database of this name.
+    fn lock(&self, _engine: Engine, _database: &str) -> Option<Lock> {
+        None
+    }
     fn migrations(&self, raw: Vec<Raw>, place: &str) -> Result<Vec<Migration>, Failure>;
     fn likeness(&self, row: &Row, migration: &Migration) -> Likeness;
     /// Whether the files look like this tool's and no other's.
@@ -127,6 +143,10 @@ impl Format for Plain {
         )
     }
 
+    fn needs_note(&self, migration: &Migration) -> bool {
+        migration.raw() != migration.normal()
+    }
+
     fn bless(&self, names: &Names, migration: &Migration) -> String {
         let checksum = names.text(&format!("sha256:{}", migration.normal()));
         let table = names.table(self.table());
@@ -144,6 +164,7 @@ impl Format for Plain {
                 alone: begins_with(&raw.text, "-- no-transaction"),
                 file_name: raw.name,
                 text: raw.text,
+                sums: Sums::default(),
             })
         };
         raw.into_iter().map(one).collect()
@@ -151,7 +172,9 @@ impl Format for Plain {
 
     fn likeness(&self, row: &Row, migration: &Migration) -> Likeness {
         match row.checksum.as_deref().and_then(|sum| sum.strip_prefix("sha256:")) {
-            Some(sum) if sum == migration.normal() => Likeness::Same,
+            // What was applied with other line ends has a note of that beside it.
+            Some(sum) if sum == migration.raw() => Likeness::Same,
+            Some(sum) if sum == migration.normal() => Likeness::LineEnds,
             Some(_) | None => Likeness::Changed,
         }
     }
@@ -196,15 +219,19 @@ impl Format for Sqlx {
             names.table(self.table()),
             migration.version,
             names.text(&migration.description),
-            names.bytes(&migration.sha384())
+            names.bytes(migration.sha384())
         )
+    }
+
+    fn needs_note(&self, _: &Migration) -> bool {
+        false
     }
 
     fn bless(&self, names: &Names, migration: &Migration) -> String {
         let table = names.table(self.table());
         format!(
             "UPDATE {table} SET checksum = {} WHERE version = {}",
-            names.bytes(&migration.sha384()),
+            names.bytes(migration.sha384()),
             migration.version
         )
     }
@@ -227,11 +254,15 @@ impl Format for Sqlx {
                     alone,
                     file_name: raw.name,
                     text: raw.text,
+                    sums: Sums::default(),
                 });
             }
         }
+        // The last of those with one number is as good as the first: two of them are refused later.
+        let places: BTreeMap<i64, usize> =
+            ups.iter().enumerate().filter_map(|(at, up)| Some((up.version.parse().ok()?, at))).collect();
         for (number, down) in downs {
-            let up = ups.iter_mut().find(|up| up.version == number.to_string()).ok_or_else(|| {
+            let up = places.get(&number).and_then(|at| ups.get_mut(*at)).ok_or_else(|| {
                 failure("invalid-config", format!("`{}` undoes a migration that is not there", down.file_name))
                     .with_hint("add its `.up.sql`, or remove it")
                     .with_detail("file", format!("{place}{}", down.file_name))
@@ -255,6 +286,25 @@ impl Format for Sqlx {
 
     fn recognises(&self, raw: &[Raw]) -> bool {
         raw.iter().any(|raw| raw.name.ends_with(".up.sql") || raw.name.ends_with(".down.sql"))
+    }
+
+    /// What a program takes that migrates when it starts (`sqlx::migrate!`); sqlx-cli takes none.
+    fn lock(&self, engine: Engine, database: &str) -> Option<Lock> {
+        let mut sum = flate2::Crc::new();
+        sum.update(database.as_bytes());
+        // As sqlx-postgres and sqlx-mysql 0.9 make it, in `migrate.rs`.
+        let key = 0x3d32_ad9e * i64::from(sum.sum());
+        match engine {
+            Engine::Postgres => Some(Lock {
+                take: format!("SELECT pg_catalog.pg_try_advisory_lock({key})"),
+                release: format!("SELECT pg_catalog.pg_advisory_unlock({key})"),
+            }),
+            Engine::Mysql => Some(Lock {
+                take: format!("SELECT GET_LOCK('{key:x}', 0)"),
+                release: format!("SELECT RELEASE_LOCK('{key:x}')"),
+            }),
+            Engine::Sqlite => None,
+        }
     }
 }
 
@@ -300,6 +350,10 @@ impl Format for Dbmate {
         format!("INSERT INTO {} (version) VALUES ({})", names.table(self.table()), names.text(&migration.version))
     }
 
+    fn needs_note(&self, _: &Migration) -> bool {
+        true
+    }
+
     fn bless(&self, _: &Names, _: &Migration) -> String {
         String::new()
     }
@@ -331,7 +385,7 @@ impl Format for Dbmate {
             let alone = |options: &str| options.split_whitespace().any(|option| option == "transaction:false");
             let down = down.map(|(line, options)| Down {
                 file_name: raw.name.clone(),
-                text: raw.text.clone(),
+                text: Arc::clone(&raw.text),
                 range: up.end + line.end..raw.text.len(),
                 alone: alone(&options),
             });
@@ -343,6 +397,7 @@ impl Format for Dbmate {
                 alone: alone(&options),
                 file_name: raw.name,
                 text: raw.text,
+                sums: Sums::default(),
             })
         };
         raw.into_iter().map(one).collect()
@@ -391,7 +446,7 @@ mod tests {
     use super::*;
 
     fn raw(name: &str, text: &str) -> Raw {
-        Raw { name: name.to_owned(), text: text.to_owned() }
+        Raw { name: name.to_owned(), text: Arc::new(text.to_owned()) }
     }
 
     #[test]
@@ -407,9 +462,17 @@ mod tests {
             )
             .unwrap();
         assert_eq!((found[0].version.as_str(), found[0].description.as_str()), ("1", "add users"));
-        assert_eq!(found[0].down.as_ref().unwrap().text, "b");
+        assert_eq!(found[0].down.as_ref().unwrap().text.as_str(), "b");
         assert!(found[1].alone && !found[0].alone);
         assert!(Sqlx.migrations(vec![raw("2_x.down.sql", "")], "m/").is_err());
+    }
+
+    #[test]
+    fn the_lock_is_sqlxs() {
+        // The check value of this CRC is 0xcbf43926.
+        let lock = Sqlx.lock(Engine::Mysql, "123456789").unwrap();
+        assert_eq!(lock.take, format!("SELECT GET_LOCK('{:x}', 0)", 0x3d32_ad9e_i64 * 0xcbf4_3926));
+        assert!(Plain.lock(Engine::Postgres, "x").is_none());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     super::{failure, sql::TextRow},
-    files::{Migration, order},
+    files::{Migration, number, order},
     format::{Format, Likeness, Row},
 };
 use crate::journal::event::Failure;
@@ -80,7 +80,7 @@ impl Record {
 
 /// Versions are numbers; one tool writes zeros before them.
 pub(super) fn same(one: &str, other: &str) -> bool {
-    order(one).0 == order(other).0 && (one == other || order(one).0 != u128::MAX)
+    number(one) == number(other) && (one == other || number(one) != u128::MAX)
 }
 
 /// How files and record stand to each other.
@@ -119,8 +119,8 @@ pub(super) struct Rules {
 /// Compares.
 pub(super) fn stand(format: &dyn Format, files: &[Migration], record: &Record, rules: Rules) -> Standing {
     let mut standing = Standing::default();
-    let by_number: BTreeMap<u128, &Migration> = files.iter().map(|file| (order(&file.version).0, file)).collect();
-    let newest_file = files.last().map(|file| order(&file.version).0);
+    let by_number: BTreeMap<u128, &Migration> = files.iter().map(|file| (number(&file.version), file)).collect();
+    let newest_file = files.last().map(|file| number(&file.version));
     let blessed: BTreeMap<&str, &Entry> = record
         .ledger
         .iter()
@@ -128,7 +128,7 @@ pub(super) fn stand(format: &dyn Format, files: &[Migration], record: &Record, r
         .map(|entry| (entry.version.as_str(), entry))
         .collect();
     for row in &record.rows {
-        let number = order(&row.version).0;
+        let number = number(&row.version);
         let name = || row.name.clone().unwrap_or_else(|| row.version.clone());
         if row.unfinished {
             standing.problems.push(Problem::Unfinished { name: name(), version: row.version.clone() });
@@ -149,15 +149,15 @@ pub(super) fn stand(format: &dyn Format, files: &[Migration], record: &Record, r
             None => {}
         }
     }
-    let applied: std::collections::BTreeSet<u128> = record.rows.iter().map(|row| order(&row.version).0).collect();
+    let applied: std::collections::BTreeSet<u128> = record.rows.iter().map(|row| number(&row.version)).collect();
     for (index, file) in files.iter().enumerate() {
-        if !applied.contains(&order(&file.version).0) {
+        if !applied.contains(&number(&file.version)) {
             standing.pending.push(index);
         }
     }
     let newest = record.rows.last().map(|row| row.version.clone());
     if let (Some(first), Some(newest)) = (standing.pending.first().map(|index| &files[*index]), newest)
-        && order(&first.version).0 < order(&newest).0
+        && number(&first.version) < number(&newest)
         && rules.out_of_order == Strictness::Refuse
     {
         standing.problems.push(Problem::OutOfOrder { file_name: first.file_name.clone(), newest });
@@ -168,7 +168,9 @@ pub(super) fn stand(format: &dyn Format, files: &[Migration], record: &Record, r
 /// By the tool's own checksum, and by what the runner noted beside it.
 fn liken(format: &dyn Format, row: &Row, file: &Migration, noted: Option<&Entry>) -> Likeness {
     match (format.likeness(row, file), noted) {
-        (Likeness::Same | Likeness::Unknown, Some(noted)) if noted.note == file.raw() => Likeness::Same,
+        (Likeness::Same | Likeness::LineEnds | Likeness::Unknown, Some(noted)) if noted.note == file.raw() => {
+            Likeness::Same
+        }
         (Likeness::Same | Likeness::Unknown, Some(noted)) if noted.hash == file.normal() => Likeness::LineEnds,
         (Likeness::Unknown, Some(_)) => Likeness::Changed,
         (likeness, _) => likeness,

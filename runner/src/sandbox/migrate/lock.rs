@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     super::sql::{Engine, Mode, Session, SqlFault, hex},
     dialect::Names,
+    format::Lock,
 };
 use crate::plan::Access;
 
@@ -22,6 +23,8 @@ const CLASS: u32 = 0x7061_776c;
 pub(super) struct Held {
     /// Of SQLite: a transaction on a file beside the database.
     _side: Option<Session>,
+    /// The tool's own lock, if it has one.
+    pub(super) theirs: Option<Lock>,
     pub(super) waited: Duration,
 }
 
@@ -75,7 +78,7 @@ pub(super) async fn take(
             (Engine::Sqlite, None) => true,
         };
         if is_held {
-            return Ok(Some(Held { _side: side, waited: began.elapsed() }));
+            return Ok(Some(Held { _side: side, theirs: None, waited: began.elapsed() }));
         }
         if began.elapsed() + pause > patience {
             return Ok(None);
@@ -83,6 +86,23 @@ pub(super) async fn take(
         if !told && began.elapsed() > Duration::from_secs(1) {
             told = true;
             tell();
+        }
+        tokio::time::sleep(jittered(pause)).await;
+        pause = (pause * 2).min(Duration::from_millis(250));
+    }
+}
+
+/// Takes a tool's own lock too, within `patience`. Ours comes first, always: nobody has the one and waits for the other.
+pub(super) async fn take_theirs(session: &Session, lock: &Lock, patience: Duration) -> Result<bool, SqlFault> {
+    let began = Instant::now();
+    let mut pause = Duration::from_millis(20);
+    loop {
+        let rows = session.ask(&lock.take).await?;
+        if matches!(rows.first().and_then(|row| row.first()?.as_deref()), Some("t" | "1")) {
+            return Ok(true);
+        }
+        if began.elapsed() + pause > patience {
+            return Ok(false);
         }
         tokio::time::sleep(jittered(pause)).await;
         pause = (pause * 2).min(Duration::from_millis(250));

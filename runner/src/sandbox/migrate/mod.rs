@@ -32,7 +32,7 @@ use serde_json::{Map, Value, json};
 use self::{
     dialect::{LEDGER, Names},
     files::Migration,
-    format::Format,
+    format::{Format, Likeness},
     history::{Record, Rules, Standing, Strictness},
     run::Run,
 };
@@ -52,6 +52,15 @@ pub use self::{
     lint::{Lint, Severity},
     run::Fence,
 };
+
+/// More files than these are not told of one by one, unless one takes long: every later deployment reads the journal.
+const MANY: usize = 50;
+
+/// Of many files, how many are kept on record with their times.
+const SLOWEST: usize = 10;
+
+/// How often progress is shown, and what is long for a file.
+const SHOWN_EVERY: Duration = Duration::from_millis(100);
 
 /// Where messages go.
 pub(super) type Teller<'a> = dyn Fn(Level, String) + Send + Sync + 'a;
@@ -150,7 +159,7 @@ impl Job {
     pub(super) async fn open(gate: &Gate, database: &str, dir: &str, options: Options) -> Result<Self, Failure> {
         let place = format!("{dir}/");
         let (url, access) = gate.database(database)?;
-        let raw = files::read(gate.dir(dir)?, &place)?;
+        let raw = files::read(gate, dir, &place)?;
         let (session, file) = open_session(gate, database, url.value.reveal(), access).await?;
         let mut names = Names { engine: Engine::Sqlite, schema: None };
         let mut tables = BTreeSet::new();
@@ -194,7 +203,11 @@ impl Job {
         self.tables = existing(session, &self.names).await?;
         let table = self.format.table();
         if !self.tables.contains(table) {
-            session.run(&self.format.create(self.names.engine, &self.names.table(table))).await?;
+            let made = session.run(&self.format.create(self.names.engine, &self.names.table(table))).await;
+            // A tool without a lock may make it at the same time; `IF NOT EXISTS` does not see that.
+            if made.is_err() && !existing(session, &self.names).await?.contains(table) {
+                made?;
+            }
         }
         if !self.tables.contains(LEDGER) {
             session.run(&self.names.create_ledger()).await?;
@@ -208,14 +221,42 @@ impl Job {
         let waits =
             || tell(Level::Info, format!("another migration of `{database}` is under way; waiting for its lock"));
         let held = lock::take(session, names, file.as_deref(), options.lock_patience, waits).await?;
-        held.ok_or_else(|| {
-            let mut failure =
-                failure("transient", format!("another migration of the database `{database}` holds its lock"))
-                    .with_hint("wait for it, and run again; the lock goes with the session that holds it")
-                    .with_detail("code", "P0320");
-            failure.retryable = true;
-            failure
-        })
+        let mut held = held.ok_or_else(|| self.busy("another migration"))?;
+        let name = match names.engine {
+            Engine::Postgres => session.ask("SELECT pg_catalog.current_database()").await?.pop(),
+            Engine::Mysql | Engine::Sqlite => None,
+        };
+        let name = name.and_then(|row| row.into_iter().next().flatten()).or_else(|| names.schema.clone());
+        if let Some(theirs) = name.and_then(|name| self.format.lock(names.engine, &name)) {
+            self.take_theirs(session, &theirs).await?;
+            held.theirs = Some(theirs);
+        }
+        Ok(held)
+    }
+
+    async fn take_theirs(&self, session: &Session, theirs: &format::Lock) -> Result<(), Failure> {
+        match lock::take_theirs(session, theirs, self.options.lock_patience).await? {
+            true => Ok(()),
+            false => Err(self.busy(&format!("a program that migrates by {}", self.format.name()))),
+        }
+    }
+
+    fn busy(&self, who: &str) -> Failure {
+        let mut failure = failure("transient", format!("{who} of the database `{}` holds its lock", self.database))
+            .with_hint("wait for it, and run again; the lock goes with the session that holds it")
+            .with_detail("code", "P0320");
+        failure.retryable = true;
+        failure
+    }
+
+    /// Whether another tool, which takes no lock, has applied a file meanwhile: it is on record then, and ours was rolled back.
+    async fn is_done_by_others(&self, file: &Migration) -> bool {
+        if file.alone || self.names.engine == Engine::Mysql || self.format.name() == "plain" {
+            return false;
+        }
+        let Ok(record) = self.record().await else { return false };
+        let row = record.rows.iter().find(|row| history::same(&row.version, &file.version));
+        row.is_some_and(|row| !row.unfinished && self.format.likeness(row, file) != Likeness::Changed)
     }
 
     /// How things stand, for a module.
@@ -258,7 +299,8 @@ impl Job {
         let held = self.locked(&session, tell).await?;
         self.make_tables(&session).await?;
         self.session = Some(session);
-        let record = self.record().await?;
+        let mut record = self.record().await?;
+        let mut changed = false;
         let standing = self.stand(&record);
         let session = self.session.as_ref().ok_or_else(|| failure("permanent", "no session"))?;
         if let Some(problem) = standing.problems.first() {
@@ -276,23 +318,55 @@ impl Job {
         if !standing.pending.is_empty() {
             run.settings().await?;
         }
-        let total = standing.pending.len() as u64;
-        let mut applied = Vec::new();
+        let total = standing.pending.len();
+        let (mut applied, mut quiet) = (Vec::new(), 0);
         let began = Instant::now();
+        let mut shown: Option<Instant> = None;
         for (done, index) in standing.pending.iter().enumerate() {
-            progress(done as u64, total);
+            if shown.is_none_or(|shown| shown.elapsed() >= SHOWN_EVERY) {
+                progress(done as u64, total as u64);
+                shown = Some(Instant::now());
+            }
             let file = &self.files[*index];
-            let took = run.apply(file, &record).await?;
-            tell(Level::Info, format!("applied {} in {} ms", file.file_name, took.as_millis()));
+            if changed && record.is_applied(&file.version) {
+                continue;
+            }
+            // Who waits in the server for this lock has a snapshot there, for which `CONCURRENTLY` would wait.
+            let lent = held.theirs.as_ref().filter(|_| file.alone && names.engine == Engine::Postgres);
+            if let Some(theirs) = lent {
+                session.run(&theirs.release).await?;
+            }
+            let took = match run.apply(file, &record).await {
+                Ok(took) => took,
+                Err(_) if self.is_done_by_others(file).await => {
+                    tell(Level::Warn, format!("{}: another tool applied it meanwhile", file.file_name));
+                    continue;
+                }
+                Err(failure) => return Err(failure),
+            };
+            if let Some(theirs) = lent {
+                self.take_theirs(session, theirs).await?;
+                record = self.record().await?;
+                changed = true;
+            }
+            if total <= MANY || took >= SHOWN_EVERY {
+                tell(Level::Info, format!("applied {} in {} ms", file.file_name, took.as_millis()));
+            } else {
+                quiet += 1;
+            }
             applied.push(json!({ "file": file.file_name, "ms": millis(took) }));
         }
+        if quiet > 0 {
+            let took = began.elapsed().as_millis();
+            tell(Level::Info, format!("applied {total} files in {took} ms, {quiet} of them in no time worth a line"));
+        }
         let count = applied.len();
-        // A receipt has its bounds; the slowest are worth knowing.
-        if count > 50 {
+        // A receipt has its bounds, and every later attempt repeats it; the slowest are worth knowing.
+        if count > MANY {
             applied.sort_by(|one, other| {
                 other["ms"].as_f64().unwrap_or(0.0).total_cmp(&one["ms"].as_f64().unwrap_or(0.0))
             });
-            applied.truncate(50);
+            applied.truncate(SLOWEST);
         }
         let names: Vec<_> = applied.iter().map(|file| file["file"].clone()).collect();
         let notes = json!({

@@ -272,20 +272,9 @@ impl Run<'_> {
         let part = Part::up(migration);
         let took = || began.elapsed();
         let last = || {
-            let (normal, raw) = (migration.normal(), migration.raw());
-            let file = Write {
-                kind: "file",
-                version: &migration.version,
-                number: 0,
-                state: "done",
-                hash: &normal,
-                note: &raw,
-                epoch: self.fence.epoch,
-            };
             let mut last = vec![self.format.insert(self.names, migration, took().as_nanos(), &self.fence.run)];
-            // The tool's own checksum tells enough, where there is one of the file as it is.
-            if self.format.name() != "sqlx" {
-                last.push(self.names.record(&file));
+            if self.format.needs_note(migration) {
+                last.push(self.names.note(migration, self.fence.epoch));
             }
             last
         };

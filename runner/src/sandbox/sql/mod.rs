@@ -68,6 +68,14 @@ impl SqlFault {
         Self { lost: true, ..Self::new(Kind::Transient, message) }
     }
 
+    /// What reading or writing the socket failed with; TLS answers there too, and comes to no other answer later.
+    pub(super) fn of_stream(error: &std::io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(tls) => Self::new(Kind::Permanent, format!("TLS: {tls}")),
+            None => Self::lost(error),
+        }
+    }
+
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
@@ -242,11 +250,8 @@ fn text_of(value: Value) -> Option<String> {
 
 /// Bytes in lower-case hex.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// Whether a statement begins with a word by which a step would take the transaction away from the runner.

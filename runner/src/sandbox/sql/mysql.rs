@@ -316,7 +316,7 @@ fn fault(error: Error) -> SqlFault {
             Error::Io(mysql_async::IoError::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 SqlFault::new(Kind::Transient, "the database server can't be reached: connection refused")
             }
-            Error::Io(mysql_async::IoError::Io(error)) => SqlFault::lost(error),
+            Error::Io(mysql_async::IoError::Io(error)) => SqlFault::of_stream(&error),
             Error::Io(error) => SqlFault::new(Kind::Permanent, format!("TLS: {error}")),
             Error::Driver(mysql_async::DriverError::ConnectionClosed) => SqlFault::lost("the server closed it"),
             // The driver's words for options and URLs could repeat what is in them.

@@ -376,7 +376,7 @@ fn fault(error: &tokio_postgres::Error, sql: &str) -> SqlFault {
             cause = inner;
         }
         return match cause.downcast_ref::<std::io::Error>() {
-            Some(io) => SqlFault::lost(io),
+            Some(io) => SqlFault::of_stream(io),
             None if error.to_string().contains("TLS") => SqlFault::new(Kind::Permanent, format!("TLS: {cause}")),
             None => SqlFault::new(Kind::Permanent, cause.to_string()),
         };

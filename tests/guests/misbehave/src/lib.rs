@@ -5,6 +5,7 @@
 
 #![cfg(target_arch = "wasm32")]
 
+mod databases;
 mod files;
 mod floods;
 mod hangs;
@@ -155,6 +156,7 @@ fn act(config: &Config) -> Done {
         "hand-over" => floods::hand_over(config),
         "network" => sockets::all(),
         "surroundings" => sockets::surroundings(),
+        "look-for-password" => databases::look(config),
         "nothing" => found("nothing", true),
         _ => files::act(config),
     }

@@ -1,0 +1,164 @@
+//! TLS to servers: who is believed, and who is not. The authorities are made here.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tempfile::TempDir;
+
+use crate::{
+    server::{Database, Engine, Server},
+    shop::{Said, Shop},
+};
+
+/// Two authorities, and a certificate of the first one for `localhost`.
+struct Papers(TempDir);
+
+impl Papers {
+    fn new() -> Self {
+        let papers = Self(tempfile::tempdir().unwrap());
+        let authority = |file: &str| {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.distinguished_name.push(rcgen::DnType::CommonName, file);
+            let made = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+            fs::write(papers.path(file), made.pem()).unwrap();
+            made
+        };
+        let ours = authority("authority.pem");
+        authority("other.pem");
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        fs::write(papers.path("server.pem"), params.signed_by(&key, &ours).unwrap().pem()).unwrap();
+        fs::write(papers.path("key.pem"), key.serialize_pem()).unwrap();
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(papers.path("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
+        if rustix::process::geteuid().is_root() {
+            for path in [papers.0.path().to_owned(), papers.path("server.pem"), papers.path("key.pem")] {
+                let nobody = (rustix::fs::Uid::from_raw(65534), rustix::fs::Gid::from_raw(65534));
+                rustix::fs::chown(&path, Some(nobody.0), Some(nobody.1)).unwrap();
+            }
+        }
+        papers
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.0.path().join(file)
+    }
+
+    fn server(&self, engine: Engine) -> Server {
+        let (cert, key) = (self.path("server.pem"), self.path("key.pem"));
+        let (cert, key) = (cert.display(), key.display());
+        let more = match engine {
+            Engine::Postgres => vec![
+                "-c".to_owned(),
+                "ssl=on".to_owned(),
+                "-c".to_owned(),
+                format!("ssl_cert_file={cert}"),
+                "-c".to_owned(),
+                format!("ssl_key_file={key}"),
+            ],
+            Engine::Mariadb | Engine::Sqlite => vec![format!("--ssl-cert={cert}"), format!("--ssl-key={key}")],
+        };
+        Server::start_with(engine, more)
+    }
+}
+
+/// A migration that writes down what the session is protected by.
+fn note(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Postgres => {
+            "create table tls as select ssl::text as version from pg_stat_ssl where pid = pg_backend_pid();\n"
+        }
+        Engine::Mariadb | Engine::Sqlite => {
+            "create table tls as select variable_value as version from information_schema.session_status where variable_name = 'ssl_version';\n"
+        }
+    }
+}
+
+fn deploy(database: &Database, host: &str, query: &str) -> Said {
+    let port = database.server.as_ref().unwrap().port();
+    let (scheme, user) = match database.engine {
+        Engine::Postgres => ("postgres", "postgres"),
+        Engine::Mariadb | Engine::Sqlite => ("mysql", "shop"),
+    };
+    let url = format!("{scheme}://{user}:${{{{ secrets.PASSWORD }}}}@{host}:{port}/{}?{query}", database.name);
+    let shop = Shop::at(&url, "", "");
+    shop.migration("1_tls.sql", note(database.engine));
+    shop.deploy()
+}
+
+/// The words of the documentation: `sslmode` and `sslrootcert`, or `ssl-mode` and `ssl-ca`.
+fn words(engine: Engine) -> (&'static str, &'static str) {
+    match engine {
+        Engine::Postgres => ("sslmode", "sslrootcert"),
+        Engine::Mariadb | Engine::Sqlite => ("ssl-mode", "ssl-ca"),
+    }
+}
+
+#[test]
+fn whom_a_session_believes() {
+    let papers = Papers::new();
+    let (ours, other) = (papers.path("authority.pem"), papers.path("other.pem"));
+    let (ours, other) = (ours.display(), other.display());
+    for engine in [Engine::Postgres, Engine::Mariadb] {
+        let server = Arc::new(papers.server(engine));
+        let (mode, ca) = words(engine);
+        // With TLS, without, or refused with these words.
+        let cases: Vec<(&str, String, Result<bool, &str>)> = vec![
+            ("localhost", format!("{mode}=verify-full&{ca}={ours}"), Ok(true)),
+            ("127.0.0.1", format!("{mode}=verify-full&{ca}={ours}"), Err("certificate")),
+            // MariaDB's driver looks at the name there too.
+            (
+                "127.0.0.1",
+                format!("{mode}=verify-ca&{ca}={ours}"),
+                if engine == Engine::Postgres { Ok(true) } else { Err("certificate") },
+            ),
+            ("localhost", format!("{mode}=verify-ca&{ca}={ours}"), Ok(true)),
+            ("localhost", format!("{mode}=require&{ca}={ours}"), Ok(true)),
+            ("localhost", format!("{mode}=verify-full&{ca}={other}"), Err("certificate")),
+            ("localhost", format!("{mode}=verify-ca&{ca}={other}"), Err("certificate")),
+            ("localhost", format!("{mode}=require&{ca}={other}"), Err("certificate")),
+            // The machine's own authorities do not know it.
+            ("localhost", format!("{mode}=verify-full"), Err("certificate")),
+            ("localhost", format!("{mode}=verify-full&{ca}=/nowhere.pem"), Err("/nowhere.pem")),
+            ("127.0.0.1", format!("{mode}=require"), Ok(true)),
+            ("127.0.0.1", String::new(), Ok(true)),
+            ("127.0.0.1", format!("{mode}=disable"), Ok(false)),
+        ];
+        for (host, query, expected) in cases {
+            let database = Database::on(engine, Some(Arc::clone(&server)));
+            let said = deploy(&database, host, &query);
+            match expected {
+                Ok(is_protected) => {
+                    let said = said.assert_exit(0);
+                    let version = database.sql("select version from tls");
+                    let is = version == "true" || version.starts_with("TLS");
+                    assert_eq!(is, is_protected, "{engine:?} {host} {query}: {version}: {}", said.text);
+                }
+                Err(words) => {
+                    assert_ne!(said.code, Some(0), "{engine:?} {host} {query}: {}", said.text);
+                    assert!(said.text.contains(words), "{engine:?} {host} {query}: {}", said.text);
+                    assert!(database.ask("select * from tls").is_err(), "{engine:?} {host} {query}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_server_without_tls_is_refused_where_it_is_asked_for() {
+    for engine in [Engine::Postgres, Engine::Mariadb] {
+        // MariaDB 11.4 and newer make a certificate of their own.
+        let off = if engine == Engine::Mariadb { vec!["--skip-ssl".to_owned()] } else { Vec::new() };
+        let database = Database::on(engine, Some(Arc::new(Server::start_with(engine, off))));
+        let (mode, _) = words(engine);
+        for query in [format!("{mode}=require"), format!("{mode}=verify-ca"), format!("{mode}=verify-full")] {
+            let said = deploy(&database, "localhost", &query);
+            assert_ne!(said.code, Some(0), "{engine:?} {query}: {}", said.text);
+            assert!(said.text.contains("TLS") || said.text.contains("SSL"), "{engine:?} {query}: {}", said.text);
+            assert!(database.ask("select * from tls").is_err(), "{engine:?} {query}");
+        }
+        deploy(&database, "127.0.0.1", "").assert_exit(0);
+        assert_ne!(database.sql("select version from tls"), "true");
+    }
+}
