@@ -150,7 +150,8 @@ fn purpose(cli: &Cli) -> Purpose {
             Command::Deploy(_) | Command::Setup(_) | Command::Rollback(_) | Command::Promote(_) | Command::Step(_),
         ) => Purpose::Deployment,
         Some(
-            Command::Prune(_)
+            Command::Post(_)
+            | Command::Prune(_)
             | Command::Plan(_)
             | Command::Status { .. }
             | Command::History { .. }

@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 /// A client to be finished. Reads the machine's authorities: blocking, some milliseconds.
-pub(super) fn client() -> Result<reqwest::ClientBuilder, rustls::Error> {
+pub(crate) fn client() -> Result<reqwest::ClientBuilder, rustls::Error> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
