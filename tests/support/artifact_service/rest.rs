@@ -8,8 +8,8 @@ use crate::support::Reply;
 /// `path` is what follows the API's URL.
 pub(super) fn call_of(method: &str, path: &str) -> Option<Call> {
     let path = path.strip_prefix("/repos/")?.strip_prefix(REPOSITORY)?.strip_prefix("/actions/")?;
-    match (method, path.split('/').collect::<Vec<_>>()[..]) {
-        ("GET", ["runs", run, "artifacts"]) if run == RUN_ID.to_string() => Some(Call::RestList),
+    match (method, &path.split('/').collect::<Vec<_>>()[..]) {
+        ("GET", ["runs", run, "artifacts"]) if *run == RUN_ID.to_string() => Some(Call::RestList),
         ("GET", ["artifacts", _, "zip"]) => Some(Call::RestZip),
         ("DELETE", ["artifacts", _]) => Some(Call::RestDelete),
         _ => None,
