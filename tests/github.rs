@@ -17,4 +17,5 @@ mod github {
     mod faults;
     mod launcher;
     mod official;
+    mod resume;
 }

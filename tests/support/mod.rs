@@ -330,7 +330,10 @@ fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_dir() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_symlink() {
+            std::os::unix::fs::symlink(fs::read_link(entry.path()).unwrap(), to.join(entry.file_name())).unwrap();
+        } else if kind.is_dir() {
             copy(&entry.path(), &to.join(entry.file_name()));
         } else {
             fs::copy(entry.path(), to.join(entry.file_name())).unwrap();

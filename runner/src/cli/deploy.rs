@@ -236,7 +236,9 @@ fn whence(shown: &Shown, missing: MissingJournal) -> Vec<Notice> {
             MissingJournal::Probe | MissingJournal::Fail => "what is not on record here is probed before it runs",
             MissingJournal::Restart => "it starts from the beginning, as `missing_journal: restart` says",
         };
-        notices.push(Notice::warning(format!("the attempts before left no journal among the artifacts of this run; {then}")));
+        notices.push(Notice::warning(format!(
+            "the attempts before left no journal among the artifacts of this run; {then}"
+        )));
     }
     notices
 }

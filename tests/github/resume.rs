@@ -1,0 +1,515 @@
+//! Resume from the artifacts of a CI run: what is believed, what is only asked about, and what is refused.
+//!
+//! A machine is a folder; what goes from one to the next is in the artifact service alone. Kept content stands for a service that
+//! the plan deploys to, which outlives the machine.
+
+use std::{
+    io::{Cursor, Read as _, Write as _},
+    time::{Duration, Instant},
+};
+
+use runner::journal::{
+    Event,
+    event::{Entry, Outcome},
+    line,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    artifact_service::{ArtifactService, Call, Mishap, REST_TOKEN, SIGNATURE},
+    support::{Answer, Environment, until},
+};
+
+const BROKEN: &str = "CREATE TABLE order (id INTEGER PRIMARY KEY);\n";
+const MENDED: &str = "CREATE TABLE orders (id INTEGER PRIMARY KEY);\n";
+const KEY: &str = "correct horse battery staple";
+
+/// A machine of the CI with the example on it.
+fn machine(service: &ArtifactService) -> Environment {
+    let mut environment = Environment::new();
+    environment.pack("r1");
+    enrol(&mut environment, service);
+    environment
+}
+
+fn enrol(environment: &mut Environment, service: &ArtifactService) {
+    for (name, value) in service.variables() {
+        environment.set(name, &value);
+    }
+    environment.set("PAWL_TOKEN", REST_TOKEN);
+    environment.set("GITHUB_ACTIONS", "true");
+    environment.set("GITHUB_SERVER_URL", "https://github.example");
+    environment.set("GITHUB_JOB", "deploy");
+    let workspace = environment.path("").to_str().unwrap().trim_end_matches('/').to_owned();
+    environment.set("GITHUB_WORKSPACE", &workspace);
+}
+
+/// Another machine with the same repository, on which nothing was done yet.
+fn fresh(before: &Environment) -> Environment {
+    let mut other = before.another();
+    for folder in [".pawl", "deploy"] {
+        let _ = std::fs::remove_dir_all(other.path(folder));
+    }
+    let workspace = other.path("").to_str().unwrap().trim_end_matches('/').to_owned();
+    other.set("GITHUB_WORKSPACE", &workspace);
+    other
+}
+
+fn attempt(environment: &mut Environment, number: u32) -> Answer {
+    environment.set("GITHUB_RUN_ATTEMPT", &number.to_string());
+    environment.deploy("r1", &[])
+}
+
+/// Attempt 1, which fails at migrate.
+fn failed(service: &ArtifactService, key: Option<&str>) -> Environment {
+    let mut first = machine(service);
+    if let Some(key) = key {
+        first.set("PAWL_KEY", key);
+    }
+    first.write("migrations/0003_orders.sql", BROKEN);
+    attempt(&mut first, 1).assert_exit(1);
+    first.write("migrations/0003_orders.sql", MENDED);
+    first
+}
+
+/// The files of a zip.
+fn files(zip: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let mut zip = zip::ZipArchive::new(Cursor::new(zip)).unwrap();
+    let mut all = Vec::new();
+    for index in 0..zip.len() {
+        let mut file = zip.by_index(index).unwrap();
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).unwrap();
+        all.push((file.name().unwrap().into_owned(), bytes));
+    }
+    all
+}
+
+fn zipped(files: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, bytes) in files {
+        zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+/// A checkpoint whose journal was written anew, line by line, with hashes that fit; `None` ends it there.
+fn forged(zip: &[u8], mut change: impl FnMut(&mut Event) -> Option<()>, manifest: impl Fn(&mut Value)) -> Vec<u8> {
+    let mut all = files(zip);
+    let (_, journal) = all.iter_mut().find(|(name, _)| name.ends_with(".journal")).unwrap();
+    let (mut prev, mut written) = (None, Vec::new());
+    for line in journal.split_inclusive(|byte| *byte == b'\n') {
+        let (mut entry, _) = line::decode(line.strip_suffix(b"\n").unwrap()).unwrap();
+        if change(&mut entry.event).is_none() {
+            break;
+        }
+        let line = line::encode(&Entry { prev, ..entry });
+        prev = Some(line.hash);
+        written.extend_from_slice(&line.bytes);
+    }
+    *journal = written;
+    let (bytes, hash) = (journal.len(), runner::journal::event::Hash::of(journal));
+    let (_, text) = all.iter_mut().find(|(name, _)| name == "pawl.json").unwrap();
+    let mut value: Value = serde_json::from_slice(text).unwrap();
+    value["journals"][0]["bytes"] = json!(bytes);
+    value["journals"][0]["hash"] = json!(hash);
+    manifest(&mut value);
+    *text = serde_json::to_vec(&value).unwrap();
+    zipped(&all)
+}
+
+fn without_mac(manifest: &mut Value) {
+    manifest.as_object_mut().unwrap().remove("mac");
+}
+
+#[track_caller]
+fn only(service: &ArtifactService) -> String {
+    let names = service.names();
+    assert_eq!(names.len(), 1, "{names:?}");
+    names[0].clone()
+}
+
+#[test]
+fn with_a_key_the_journal_is_believed_on_a_new_machine() {
+    let service = ArtifactService::start();
+    let first = failed(&service, Some(KEY));
+    let name = only(&service);
+    assert!(name.starts_with("pawl-shop-test-deploy-a01-s"), "{name}");
+    let mut second = fresh(&first);
+    let answer = attempt(&mut second, 2);
+    answer.assert_exit(0);
+    let expected = ["pull run absent", "migrate run failed-before", "switch run never-ran", "verify run never-ran"];
+    assert_eq!(answer.decisions(), expected);
+    assert!(only(&service).starts_with("pawl-shop-test-deploy-a02-s"), "what is superseded is deleted");
+}
+
+#[test]
+fn what_survived_on_the_same_machine_is_skipped() {
+    let service = ArtifactService::start();
+    let mut machine = failed(&service, None);
+    let answer = attempt(&mut machine, 2);
+    answer.assert_exit(0);
+    let expected = ["pull skip held", "migrate run failed-before", "switch run never-ran", "verify run never-ran"];
+    assert_eq!(answer.decisions(), expected, "what this machine wrote itself is believed without a key");
+}
+
+#[test]
+fn without_a_key_records_only_suggest_what_to_probe() {
+    let service = ArtifactService::start();
+    let mut first = machine(&service);
+    // Everything is done but the last check.
+    first.edit("deploy.yml", "contains: \"Release", "contains: \"Never");
+    attempt(&mut first, 1).assert_exit(1);
+    // The machine is new, and what was deployed is there.
+    let mut second = first.another();
+    std::fs::remove_dir_all(second.path(".pawl")).unwrap();
+    second.edit("deploy.yml", "contains: \"Never", "contains: \"Release");
+    let live = second.live();
+    let answer = attempt(&mut second, 2);
+    answer.assert_exit(0);
+    let expected = [
+        "pull adopt unconfirmed",
+        "pull skip held",
+        "migrate adopt unconfirmed",
+        "migrate skip held",
+        "switch adopt unconfirmed",
+        "switch skip held",
+        "verify run unconfirmed",
+    ];
+    let decided = answer.decisions();
+    // `switch` depends on what it finds in its folder, which its note names: where that changed it runs, and finds itself done.
+    assert_eq!(decided[..4], expected[..4], "{decided:?}");
+    assert!(decided.last().unwrap().starts_with("verify run"), "{decided:?}");
+    assert_eq!(second.live(), live);
+}
+
+#[test]
+fn a_step_without_a_probe_needs_the_key() {
+    let plan = r#"
+version: 1
+app: shop
+steps:
+  count:
+    uses: run
+    trust: host
+    with: { program: /bin/sh, args: [count.sh], dir: here }
+    grants: { dirs: { here: "./here" }, programs: [[/bin/sh, count.sh]] }
+  last:
+    uses: run
+    trust: host
+    with: { program: /bin/sh, args: [last.sh], dir: here, repeatable: true }
+    grants: { dirs: { here: "./here" }, programs: [[/bin/sh, last.sh]] }
+"#;
+    for key in [None, Some(KEY)] {
+        let service = ArtifactService::start();
+        let mut first = Environment::with_plan(plan);
+        enrol(&mut first, &service);
+        first.write("here/count.sh", "echo once >> count");
+        first.write("here/last.sh", "[ -e go ]");
+        if let Some(key) = key {
+            first.set("PAWL_KEY", key);
+        }
+        let answer = attempt(&mut first, 1);
+        assert_eq!(answer.code, Some(1), "{}\n{}", answer.stdout, answer.stderr);
+        let mut second = first.another();
+        std::fs::remove_dir_all(second.path(".pawl")).unwrap();
+        second.write("here/go", "");
+        let answer = attempt(&mut second, 2);
+        match key {
+            None => {
+                answer.assert_exit(3);
+                assert!(answer.stdout.contains("P0406"), "{}", answer.stdout);
+            }
+            Some(_) => {
+                answer.assert_exit(0);
+                assert_eq!(answer.decisions()[0], "count skip trusted");
+            }
+        }
+        assert_eq!(second.read("here/count"), "once\n", "never twice");
+    }
+}
+
+#[test]
+fn a_forged_journal_is_passed_over_with_a_key() {
+    let service = ArtifactService::start();
+    let first = failed(&service, Some(KEY));
+    let genuine = only(&service);
+    // It leaves out all that was done, and says that it is newer.
+    let forgery =
+        forged(&service.content(&genuine), |event| (!matches!(event, Event::Intent { .. })).then_some(()), without_mac);
+    service.plant("pawl-shop-test-deploy-a01-s9999-forged", &forgery);
+    let mut second = fresh(&first);
+    let answer = attempt(&mut second, 2);
+    answer.assert_exit(0);
+    assert!(answer.stdout.contains("passed over an artifact of this run: pawl-shop-test-deploy-a01-s9999-forged"));
+    assert_eq!(answer.decisions()[1], "migrate run failed-before");
+    // With nothing else there, it is refused.
+    let service = ArtifactService::start();
+    service.plant("pawl-shop-test-deploy-a01-s9999-forged", &forgery);
+    let mut third = fresh(&first);
+    enrol(&mut third, &service);
+    let answer = attempt(&mut third, 2);
+    answer.assert_exit(65);
+    assert!(answer.stdout.contains("P0522"), "{}", answer.stdout);
+    assert!(!third.exists("deploy/test/shop.db"), "nothing was done");
+    // The wrong key is no key.
+    let service = ArtifactService::start();
+    let first = failed(&service, Some("another key"));
+    let mut fourth = fresh(&first);
+    fourth.set("PAWL_KEY", KEY);
+    attempt(&mut fourth, 2).assert_exit(65);
+}
+
+#[test]
+fn a_forged_journal_harms_nothing_without_a_key() {
+    let service = ArtifactService::start();
+    let first = failed(&service, None);
+    let genuine = only(&service);
+    // Says that everything is done, and that the release lies somewhere else.
+    let mut fingerprints = 0;
+    let forgery = forged(
+        &service.content(&genuine),
+        |event| {
+            match event {
+                Event::Outcome { result, .. } => {
+                    let mut receipt = runner::journal::event::Receipt::default();
+                    receipt.outputs.insert("path".to_owned(), json!("releases/evil"));
+                    *result = Outcome::Succeeded { receipt };
+                    fingerprints += 1;
+                }
+                Event::Ended { verified, .. } => *verified = true,
+                _ => {}
+            }
+            Some(())
+        },
+        |_| {},
+    );
+    assert!(fingerprints > 0);
+    service.plant("pawl-shop-test-deploy-a01-s9999-forged", &forgery);
+    let mut second = fresh(&first);
+    second.write("deploy/test/releases/evil/VERSION", "r1");
+    let answer = attempt(&mut second, 2);
+    answer.assert_exit(0);
+    assert!(second.live().ends_with("releases/r1") || !second.live().contains("evil"), "{}", second.live());
+    assert_eq!(second.sql("SELECT count(*) FROM orders"), "0", "what it said is done was done");
+    assert!(
+        !answer.decisions().iter().any(|decision| decision == "migrate skip held") || second.sql("SELECT 1") == "1"
+    );
+}
+
+#[test]
+fn a_journal_of_something_else_is_refused() {
+    let service = ArtifactService::start();
+    let first = failed(&service, None);
+    let genuine = service.content(&only(&service));
+    for (what, value) in [
+        ("repository", "acme/other"),
+        ("workflow-run", "1"),
+        ("environment", "prod"),
+        ("plan", "other.yml"),
+        ("app", "other"),
+        ("job", "other"),
+    ] {
+        let service = ArtifactService::start();
+        let other = forged(&genuine, |_| Some(()), |manifest| manifest[what] = json!(value));
+        service.plant("pawl-shop-test-deploy-a01-s9999-other", &other);
+        let mut second = fresh(&first);
+        enrol(&mut second, &service);
+        let answer = attempt(&mut second, 2);
+        answer.assert_exit(65);
+        assert!(answer.stdout.contains("P0523") && answer.stdout.contains(value), "{what}: {}", answer.stdout);
+        assert!(
+            !second.exists("deploy/test/shop.db")
+                && second.list(".pawl/shop/test").iter().all(|name| !name.ends_with(".journal"))
+        );
+    }
+    // Nor is one that does not keep its own word.
+    let mut damaged = files(&genuine);
+    damaged.iter_mut().find(|(name, _)| name.ends_with(".journal")).unwrap().1[40] ^= 1;
+    let service = ArtifactService::start();
+    service.plant("pawl-shop-test-deploy-a01-s9999-damaged", &zipped(&damaged));
+    let mut second = fresh(&first);
+    enrol(&mut second, &service);
+    attempt(&mut second, 2).assert_exit(65);
+}
+
+#[test]
+fn a_missing_journal_is_probed_refused_or_forgotten() {
+    for (policy, exit, about_pull) in
+        [("probe", 0, "pull run unconfirmed"), ("fail", 3, ""), ("restart", 0, "pull run never-ran")]
+    {
+        let service = ArtifactService::start();
+        let mut machine = machine(&service);
+        machine.set("PAWL_MISSING_JOURNAL", policy);
+        let answer = attempt(&mut machine, 2);
+        answer.assert_exit(exit);
+        match exit {
+            0 => assert_eq!(answer.decisions()[0], about_pull),
+            _ => {
+                assert!(answer.stdout.contains("P0521") && !machine.exists("deploy/test/shop.db"), "{}", answer.stdout)
+            }
+        }
+    }
+}
+
+#[test]
+fn a_journal_that_cannot_be_read_is_not_a_missing_one() {
+    let service = ArtifactService::start();
+    let first = failed(&service, None);
+    service.fail(Call::List, .., Mishap::Status(403));
+    service.fail(Call::RestList, .., Mishap::Status(404));
+    let mut second = fresh(&first);
+    let answer = attempt(&mut second, 2);
+    answer.assert_exit(3);
+    assert!(answer.stdout.contains("P051"), "{}", answer.stdout);
+    assert!(!second.exists("deploy/test/shop.db"), "nothing was done");
+    // By REST, where the service fails.
+    let service = ArtifactService::start();
+    let first = failed(&service, None);
+    service.fail(Call::Content, .., Mishap::Status(404));
+    let mut second = fresh(&first);
+    let answer = attempt(&mut second, 2);
+    answer.assert_exit(0);
+    assert_eq!(answer.decisions()[1], "migrate run failed-before");
+    assert!(service.count(Call::RestContent) > 0);
+}
+
+#[test]
+fn no_effect_of_the_commit_phase_before_its_intent_is_there() {
+    let service = ArtifactService::start();
+    service.fail(Call::Create, .., Mishap::Status(403));
+    let mut machine = machine(&service);
+    let answer = attempt(&mut machine, 1);
+    answer.assert_exit(3);
+    assert!(answer.stdout.contains("P0520"), "{}", answer.stdout);
+    assert!(!machine.exists("deploy/test/shop.db") || machine.sql("SELECT count(*) FROM sqlite_master") == "0");
+    // And the next attempt, with a service that is well, does it all.
+    let service = ArtifactService::start();
+    enrol(&mut machine, &service);
+    attempt(&mut machine, 2).assert_exit(0);
+}
+
+#[test]
+fn killed_between_intent_and_outcome_it_goes_on_elsewhere() {
+    let service = ArtifactService::start();
+    let mut first = machine(&service);
+    first.set("PAWL_KEY", KEY);
+    first.set("GITHUB_RUN_ATTEMPT", "1");
+    // The lock of the database keeps the migration from its end.
+    std::fs::create_dir_all(first.path("deploy/test")).unwrap();
+    let database = rusqlite::Connection::open(first.path("deploy/test/shop.db")).unwrap();
+    database.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let mut child = first.start(&["--local", "--release", "r1"]);
+    let intended = |zip: &[u8]| {
+        let journal = files(zip).into_iter().find(|(name, _)| name.ends_with(".journal")).unwrap().1;
+        String::from_utf8(journal)
+            .unwrap()
+            .lines()
+            .any(|line| line.contains(r#""intent""#) && line.contains(r#""step":"migrate""#))
+    };
+    until("the intent of migrate is there", || service.names().iter().any(|name| intended(&service.content(name))));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(database);
+    let mut second = fresh(&first);
+    let answer = attempt(&mut second, 2);
+    answer.assert_exit(0);
+    assert_eq!(answer.decisions()[1], "migrate run interrupted");
+    // What was done and not told: killed again, after the effect and before the outcome.
+    assert_eq!(
+        second.sql("SELECT count(*) FROM _pawl_migrations"),
+        second.sql("SELECT count(DISTINCT name) FROM _pawl_migrations")
+    );
+}
+
+#[test]
+fn a_checkpoint_that_was_cut_off_is_passed_over() {
+    let service = ArtifactService::start();
+    let first = failed(&service, None);
+    let genuine = only(&service);
+    let content = service.content(&genuine);
+    service.plant("pawl-shop-test-deploy-a01-s9999-cut", &content[..content.len() / 2]);
+    service.forget_digests();
+    let mut second = fresh(&first);
+    let answer = attempt(&mut second, 2);
+    answer.assert_exit(0);
+    assert_eq!(answer.decisions()[1], "migrate run failed-before");
+}
+
+#[test]
+fn legs_of_a_matrix_do_not_meet() {
+    let service = ArtifactService::start();
+    let mut eu = machine(&service);
+    eu.set("PAWL_MATRIX", r#"{"region": "eu"}"#);
+    eu.write("migrations/0003_orders.sql", BROKEN);
+    attempt(&mut eu, 1).assert_exit(1);
+    let mut us = fresh(&eu);
+    us.write("migrations/0003_orders.sql", MENDED);
+    us.set("PAWL_MATRIX", r#"{"region": "us"}"#);
+    let answer = attempt(&mut us, 2);
+    answer.assert_exit(0);
+    assert_eq!(answer.decisions()[1], "migrate run unconfirmed", "the other leg's journal is none of its own");
+}
+
+#[test]
+fn post_brings_up_what_a_kill_left() {
+    let service = ArtifactService::start();
+    // Nothing gets there from the step itself.
+    service.fail(Call::Finalize, .., Mishap::Silence);
+    let mut first = machine(&service);
+    first.set("GITHUB_RUN_ATTEMPT", "1");
+    let mut child = first.start(&["--local", "--release", "r1"]);
+    until("a journal is begun", || first.list(".pawl/shop/test").iter().any(|name| name.ends_with(".journal")));
+    until("pull is done", || first.list("deploy/test/releases").iter().any(|name| !name.starts_with('.')));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let other = ArtifactService::start();
+    enrol(&mut first, &other);
+    first.run(&["post"]).assert_exit(0);
+    let name = only(&other);
+    first.run(&["post"]).assert_exit(0);
+    assert_eq!(only(&other), name, "what is there is not brought again");
+    let mut second = fresh(&first);
+    let answer = attempt(&mut second, 2);
+    answer.assert_exit(0);
+    assert!(answer.decisions()[0].starts_with("pull run"), "{:?}", answer.decisions());
+}
+
+#[test]
+fn an_interrupt_saves_everything_within_seven_seconds() {
+    let service = ArtifactService::start();
+    let mut first = machine(&service);
+    first.set("GITHUB_RUN_ATTEMPT", "1");
+    std::fs::create_dir_all(first.path("deploy/test")).unwrap();
+    let database = rusqlite::Connection::open(first.path("deploy/test/shop.db")).unwrap();
+    database.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let child = first.start(&["--local", "--release", "r1"]);
+    until("the intent of migrate is written", || {
+        let journal = std::fs::read_to_string(first.path(".pawl/shop/test/attempt-000001.journal")).unwrap_or_default();
+        journal.lines().any(|line| line.contains(r#""intent""#) && line.contains(r#""step":"migrate""#))
+    });
+    let began = Instant::now();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+    assert_eq!(first.wait(child), Some(130));
+    assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
+    let journal = String::from_utf8(files(&service.content(&only(&service))).pop().unwrap().1).unwrap();
+    assert!(journal.lines().last().unwrap().contains(r#""ended""#), "{journal}");
+}
+
+#[test]
+fn no_secret_reaches_artifacts_or_log() {
+    let service = ArtifactService::start();
+    let mut first = failed(&service, Some(KEY));
+    let answer = attempt(&mut first, 2);
+    answer.assert_exit(0);
+    let artifact = files(&service.content(&only(&service)));
+    let mut all: Vec<u8> = artifact.into_iter().flat_map(|(_, bytes)| bytes).collect();
+    all.extend_from_slice(answer.stdout.as_bytes());
+    all.extend_from_slice(answer.stderr.as_bytes());
+    let text = String::from_utf8_lossy(&all);
+    let text: String = text.lines().filter(|line| !line.starts_with("::add-mask::")).collect();
+    for secret in [KEY, SIGNATURE, REST_TOKEN, &crate::artifact_service::token()] {
+        assert!(!text.contains(secret), "{secret}");
+    }
+}
