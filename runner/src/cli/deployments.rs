@@ -160,11 +160,10 @@ fn reasons(error: &octocrab::Error) -> String {
     if let octocrab::Error::GitHub { source, .. } = error {
         return format!("{}: {}", source.status_code, text::cut(&source.message, 300));
     }
-    let mut reasons = Vec::new();
-    let mut next: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = next {
-        reasons.push(error.to_string());
-        next = error.source();
+    // The innermost says what happened; each of those around it says it again, with the URL.
+    let mut inner: &dyn std::error::Error = error;
+    while let Some(source) = inner.source() {
+        inner = source;
     }
-    text::cut(&reasons.join(": "), 300)
+    text::cut(&inner.to_string(), 300)
 }
