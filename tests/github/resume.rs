@@ -46,10 +46,15 @@ fn enrol(environment: &mut Environment, service: &ArtifactService) {
 
 /// Another machine with the same repository, on which nothing was done yet.
 fn fresh(before: &Environment) -> Environment {
+    let other = moved(before);
+    let _ = std::fs::remove_dir_all(other.path("deploy"));
+    other
+}
+
+/// Another machine that reaches what was deployed.
+fn moved(before: &Environment) -> Environment {
     let mut other = before.another();
-    for folder in [".pawl", "deploy"] {
-        let _ = std::fs::remove_dir_all(other.path(folder));
-    }
+    let _ = std::fs::remove_dir_all(other.path(".pawl"));
     let workspace = other.path("").to_str().unwrap().trim_end_matches('/').to_owned();
     other.set("GITHUB_WORKSPACE", &workspace);
     other
@@ -162,8 +167,7 @@ fn without_a_key_records_only_suggest_what_to_probe() {
     first.edit("deploy.yml", "contains: \"Release", "contains: \"Never");
     attempt(&mut first, 1).assert_exit(1);
     // The machine is new, and what was deployed is there.
-    let mut second = first.another();
-    std::fs::remove_dir_all(second.path(".pawl")).unwrap();
+    let mut second = moved(&first);
     second.edit("deploy.yml", "contains: \"Never", "contains: \"Release");
     let live = second.live();
     let answer = attempt(&mut second, 2);
@@ -212,8 +216,7 @@ steps:
         }
         let answer = attempt(&mut first, 1);
         assert_eq!(answer.code, Some(1), "{}\n{}", answer.stdout, answer.stderr);
-        let mut second = first.another();
-        std::fs::remove_dir_all(second.path(".pawl")).unwrap();
+        let mut second = moved(&first);
         second.write("here/go", "");
         let answer = attempt(&mut second, 2);
         match key {

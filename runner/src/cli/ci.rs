@@ -21,6 +21,11 @@ fn said(name: &str) -> Option<String> {
     variable(name).filter(|value| !value.trim().is_empty())
 }
 
+/// What the job gives this process and nobody else may read.
+pub(super) fn secrets() -> Vec<Secret> {
+    ["PAWL_KEY", "PAWL_TOKEN", "ACTIONS_RUNTIME_TOKEN"].iter().filter_map(|name| said(name)).map(Secret::new).collect()
+}
+
 /// The same state with its journals among the artifacts of this job, if it is one that can keep them; otherwise as it is, and why.
 ///
 /// # Errors

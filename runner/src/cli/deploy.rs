@@ -120,7 +120,7 @@ pub(super) enum Setup {
 /// The one way to change an environment: deploys a plan and tells of it on the screen.
 pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
     let Job { plan, wanted, commit, setting, orders, wait, again } = job;
-    screen.mask(plan.secrets.values());
+    screen.mask(plan.secrets.values().chain(&ci::secrets()));
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     let store = Store::new(&plan.state, &plan.app, &plan.environment);
     let store =
