@@ -270,13 +270,13 @@ mod tests {
             expect![[r#"
                 attempt-000001.journal
                   sound
-                  format 1.1, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
+                  format 1.2, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
                 attempt-000002.journal
                   sound
-                  format 1.1, 11 lines; shop r2 to test, epoch 2, run 2-bbbbbb, attempt 1
+                  format 1.2, 11 lines; shop r2 to test, epoch 2, run 2-bbbbbb, attempt 1
                 attempt-000003.journal
                   sound
-                  format 1.1, 14 lines; shop r2 to test, epoch 3, run 2-bbbbbb, attempt 2
+                  format 1.2, 14 lines; shop r2 to test, epoch 3, run 2-bbbbbb, attempt 2
             "#]],
         );
     }
@@ -291,7 +291,7 @@ mod tests {
             expect![[r#"
                 attempt-000003.journal
                   sound
-                  format 1.1, 15 lines; shop r2 to test, epoch 3, run 2-bbbbbb, attempt 2
+                  format 1.2, 15 lines; shop r2 to test, epoch 3, run 2-bbbbbb, attempt 2
                   the attempts before it were not given: checked from its first line on
             "#]],
         );
@@ -308,10 +308,10 @@ mod tests {
             expect![[r#"
                 attempt-000001.journal
                   sound
-                  format 1.1, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
+                  format 1.2, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
                 attempt-000002.journal
                   sound, but for a torn last line of 465 bytes that is passed over
-                  format 1.1, 6 lines; shop r2 to test, epoch 2, run 2-bbbbbb, attempt 1
+                  format 1.2, 6 lines; shop r2 to test, epoch 2, run 2-bbbbbb, attempt 1
             "#]],
         );
     }
@@ -327,7 +327,7 @@ mod tests {
             expect![[r#"
                 attempt-000001.journal
                   sound
-                  format 1.1, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
+                  format 1.2, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
                 attempt-000002.journal
                   empty: its attempt never began
             "#]],
@@ -346,8 +346,8 @@ mod tests {
             Exit::Journal,
             expect![[r#"
                 attempt-000001.journal
-                  CORRUPT at line 2: its checksum is cabb8a12, its content has a5932998 (P0602)
-                  format 1.1, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
+                  CORRUPT at line 2: its checksum is 5b1230f1, its content has 5562dbcc (P0602)
+                  format 1.2, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
                 attempt-000002.journal
                   NOT CHECKED: it follows a corrupt one
             "#]],
@@ -370,7 +370,7 @@ mod tests {
             expect![[r#"
                 attempt-000001.journal
                   CORRUPT at line 2: line 2 stands where line 1 should (P0603)
-                  format 1.1, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
+                  format 1.2, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
             "#]],
         );
     }
