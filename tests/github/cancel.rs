@@ -1,74 +1,137 @@
-//! A cancelled job: GitHub signals the launcher alone, and the runner behind it must have its state saved before it is killed.
+//! A job that is cancelled, and one that is killed with everything. GitHub signals the launcher alone; the runner behind it must have
+//! its state saved before it is killed. The next attempt is on a machine that has nothing but the artifacts.
 
 use std::{
     fs,
-    path::Path,
+    io::{Cursor, Read as _},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tempfile::TempDir;
+
+use crate::{
+    artifact_service::{ArtifactService, Call},
+    support::until,
+};
 
 /// GitHub sends SIGTERM after 7.5 s, and kills 2.5 s later.
 const IN_TIME: Duration = Duration::from_secs(7);
-const PATIENCE: Duration = Duration::from_secs(20);
+/// What each answer of the service takes: it is far away.
+const LATENCY: Duration = Duration::from_millis(200);
 
-/// One step that takes as long as it is told.
+/// One step, which is over long after the tests are.
 const PLAN: &str = "version: 1
 app: shop
 environments: { test: {} }
 steps:
   wait:
     uses: run
-    with: { program: /bin/sleep, args: [\"SECONDS\"], repeatable: true }
+    with: { program: /bin/sleep, args: [\"SECONDS\"], repeatable: REPEATABLE }
     grants: { programs: [[/bin/sleep, \"SECONDS\"]] }
     trust: host
 ";
 
 #[test]
 fn a_cancelled_job_has_its_state_saved_and_the_lock_freed() {
-    let folder = tempfile::tempdir().unwrap();
-    let plan = |seconds: &str| fs::write(folder.path().join("deploy.yml"), PLAN.replace("SECONDS", seconds)).unwrap();
-    plan("600");
-    let mut launcher = launcher(folder.path()).spawn().unwrap();
-    until("the step begins", || journal(folder.path(), 1).contains("\"type\":\"intent\""));
+    let service = ArtifactService::start();
+    service.slow_down(LATENCY);
+    let first = Machine::new("60", true);
+    let mut launcher = first.launcher(&service, 1).spawn().unwrap();
+    until("the step begins, and is known elsewhere", || first.begun() && service.count(Call::Finalize) > 0);
     let asked = Instant::now();
     kill_process(Pid::from_child(&launcher), Signal::INT).unwrap();
     let status = launcher.wait().unwrap();
-    assert_eq!(status.code(), Some(130));
     assert!(asked.elapsed() < IN_TIME, "{:?}", asked.elapsed());
-    let saved = journal(folder.path(), 1);
-    assert!(
-        saved.trim_end().lines().last().unwrap().contains("\"type\":\"ended\",\"exit\":\"interrupted\""),
-        "{saved}"
-    );
+    assert_eq!(status.code(), Some(130));
+    let here = fs::read_to_string(first.journal(1)).unwrap();
+    assert!(here.trim_end().lines().last().unwrap().contains("\"type\":\"ended\",\"exit\":\"interrupted\""), "{here}");
+    // All of it is there, and nothing was left for `post`.
+    assert_eq!(newest(&service), here);
 
-    // Not locked, and not lost.
-    plan("0");
-    let again = self::launcher(folder.path()).status().unwrap();
-    assert_eq!(again.code(), Some(0));
-    assert!(journal(folder.path(), 2).contains("\"attempt\":2"));
+    // Not locked: the same machine goes on at once.
+    first.plan("0", true);
+    assert_eq!(first.launcher(&service, 2).status().unwrap().code(), Some(0));
+    // Not lost: so does another one.
+    let second = Machine::new("0", true);
+    assert_eq!(second.launcher(&service, 2).status().unwrap().code(), Some(0));
+    assert!(fs::read_to_string(second.journal(2)).unwrap().contains("\"attempt\":2"));
 }
 
-fn launcher(folder: &Path) -> Command {
-    let mut node = Command::new("node");
-    node.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../action/main.js")).current_dir(folder);
-    node.env_clear().env("GITHUB_ACTIONS", "true").env("HOME", folder);
-    #[expect(clippy::disallowed_methods, reason = "tests pass on where programs are")]
-    node.env("PATH", std::env::var_os("PATH").unwrap());
-    node.env("INPUT_RUNNER", env!("CARGO_BIN_EXE_runner")).env("INPUT_RELEASE", "r1");
-    node.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    node
-}
+/// Between a step's intent and its outcome. Whether it may be done again is for the step to say.
+#[test]
+fn a_job_that_is_killed_with_everything_leaves_a_step_in_doubt() {
+    for (repeatable, exit, decision) in [(true, 0, "\"action\":\"run\""), (false, 3, "\"action\":\"stop\"")] {
+        let service = ArtifactService::start();
+        let first = Machine::new("60", repeatable);
+        let mut launcher = first.launcher(&service, 1).process_group(0).spawn().unwrap();
+        // The intent is where the next machine finds it, before the effect.
+        until("the intent is known elsewhere", || first.begun() && newest(&service).contains("\"type\":\"intent\""));
+        kill_process_group(Pid::from_child(&launcher), Signal::KILL).unwrap();
+        launcher.wait().unwrap();
 
-fn journal(folder: &Path, epoch: u32) -> String {
-    fs::read_to_string(folder.join(format!(".pawl/shop/test/attempt-{epoch:06}.journal"))).unwrap_or_default()
-}
-
-fn until(what: &str, condition: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !condition() {
-        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(5));
+        let second = Machine::new(if repeatable { "0" } else { "60" }, repeatable);
+        let status = second.launcher(&service, 2).status().unwrap();
+        let journal = fs::read_to_string(second.journal(2)).unwrap();
+        assert_eq!(status.code(), Some(exit), "{journal}");
+        assert!(journal.contains(decision), "{journal}");
     }
+}
+
+/// A machine with the plan and nothing else. Its workspace goes with it.
+struct Machine {
+    folder: TempDir,
+}
+
+impl Machine {
+    fn new(seconds: &str, repeatable: bool) -> Self {
+        let machine = Self { folder: tempfile::tempdir().unwrap() };
+        machine.plan(seconds, repeatable);
+        machine
+    }
+
+    fn plan(&self, seconds: &str, repeatable: bool) {
+        let plan = PLAN.replace("SECONDS", seconds).replace("REPEATABLE", &repeatable.to_string());
+        fs::write(self.folder.path().join("deploy.yml"), plan).unwrap();
+    }
+
+    /// The launcher as a job starts it.
+    fn launcher(&self, service: &ArtifactService, attempt: u32) -> Command {
+        let folder = self.folder.path();
+        let mut node = Command::new("node");
+        node.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../action/main.js")).current_dir(folder);
+        node.env_clear().envs(service.variables()).env("GITHUB_ACTIONS", "true").env("HOME", folder);
+        node.env("GITHUB_JOB", "deploy").env("GITHUB_RUN_ATTEMPT", attempt.to_string());
+        node.env("GITHUB_WORKSPACE", folder);
+        #[expect(clippy::disallowed_methods, reason = "tests pass on where programs are")]
+        node.env("PATH", std::env::var_os("PATH").unwrap());
+        node.env("INPUT_RUNNER", env!("CARGO_BIN_EXE_runner")).env("INPUT_RELEASE", "r1");
+        node.env("INPUT_KEY", "a-key-of-the-journal");
+        node.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        node
+    }
+
+    fn journal(&self, epoch: u32) -> PathBuf {
+        self.folder.path().join(format!(".pawl/shop/test/attempt-{epoch:06}.journal"))
+    }
+
+    /// Whether the step's intent is on record here.
+    fn begun(&self) -> bool {
+        fs::read_to_string(self.journal(1)).is_ok_and(|journal| journal.contains("\"type\":\"intent\""))
+    }
+}
+
+/// The first journal in the newest artifact; nothing while there is none.
+fn newest(service: &ArtifactService) -> String {
+    let mut names = service.names();
+    // `…-s<lines>-<nonce>`: one attempt only.
+    names.sort_by_key(|name| name.rsplit('-').nth(1).and_then(|part| part[1..].parse::<u64>().ok()));
+    let Some(name) = names.last() else { return String::new() };
+    let mut archive = zip::ZipArchive::new(Cursor::new(service.content(name))).unwrap();
+    let mut text = String::new();
+    archive.by_name("attempt-000001.journal").unwrap().read_to_string(&mut text).unwrap();
+    text
 }
