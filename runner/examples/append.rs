@@ -34,6 +34,7 @@ fn main() -> Result<()> {
         runner: "bench".to_owned(),
         by: "bench@host".to_owned(),
         commit: None,
+        url: None,
     };
     let path = folder.path().join("attempt-000001.journal");
     let mut journal = Journal::begin(&path, header, Loaded::default(), Redactor::default(), Box::new(|_| {}))?;

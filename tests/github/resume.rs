@@ -512,3 +512,30 @@ fn no_secret_reaches_artifacts_or_log() {
         assert!(!text.contains(secret), "{secret}");
     }
 }
+
+/// What must be waited for: that the intents of migrate and switch are there, and that the end is. Each is four calls: create, block,
+/// block list, finalize.
+#[test]
+fn a_deployment_waits_for_no_more_acknowledgements_than_it_must() {
+    const LATENCY: Duration = Duration::from_millis(200);
+    const DEMANDED: u32 = 3 * 4;
+    let took = |service: Option<&ArtifactService>| {
+        let mut machine = Environment::new();
+        machine.pack("r1");
+        if let Some(service) = service {
+            enrol(&mut machine, service);
+            machine.set("GITHUB_RUN_ATTEMPT", "1");
+        }
+        let began = Instant::now();
+        machine.deploy("r1", &[]).assert_exit(0);
+        began.elapsed()
+    };
+    let service = ArtifactService::start();
+    service.slow_down(LATENCY);
+    let (ours, alone) = (took(Some(&service)), took(None));
+    // Nothing is left over but the newest.
+    assert_eq!(service.names().len(), 1);
+    println!("checkpoints: {} ms with the service, {} ms alone", ours.as_millis(), alone.as_millis());
+    assert!(ours >= LATENCY * DEMANDED, "{ours:?}: something was not waited for");
+    assert!(ours < LATENCY * (DEMANDED + 4) + alone, "{ours:?}: something was waited for that need not be");
+}

@@ -4,6 +4,7 @@
 //! binaries are started as users start them. Deliberately absent: absolute promises, except for the resume's wall time.
 
 mod append;
+mod checkpoints;
 mod databases;
 mod faults;
 mod launcher;
@@ -46,6 +47,8 @@ pub(crate) enum Name {
     Faults,
     /// The action's launcher, beside the binary that it starts
     Launcher,
+    /// A deployment with an artifact service 200 ms away, beside one without
+    Checkpoints,
 }
 
 /// One line of the table.
@@ -84,6 +87,7 @@ pub(crate) fn run(names: &[Name], write: bool) -> Result<()> {
             Name::Databases => databases::rows(&runner)?,
             Name::Steps => steps::rows(&runner)?,
             Name::Launcher => launcher::rows(&runner)?,
+            Name::Checkpoints => checkpoints::rows()?,
             Name::Faults => {
                 faults::run(write)?;
                 Vec::new()

@@ -1,0 +1,42 @@
+//! What checkpoints among the artifacts cost: a deployment of four steps with the artifact service 200 ms away, beside one without.
+//!
+//! The service is a fake in the tests, so a test measures; this reads what it says. Deliberately absent: the service of GitHub.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::{Aim, Row};
+use crate::workspace::{cargo, output};
+
+const TEST: &str = "a_deployment_waits_for_no_more_acknowledgements_than_it_must";
+/// Two intents of the commit phase and the end, each four calls, and one call's time for what is between.
+const AIM: Duration = Duration::from_millis(200 * (3 * 4 + 1));
+
+pub(super) fn rows() -> Result<Vec<Row>> {
+    let mut command = cargo();
+    command.args(["test", "--release", "--package", "runner", "--test", "github", "--", TEST, "--nocapture"]);
+    let said = output(&mut command)?;
+    let (ours, theirs) = said.lines().find_map(times).with_context(|| format!("`{TEST}` did not run:\n{said}"))?;
+    let name = "four steps, artifact service 200 ms away · without one".to_owned();
+    Ok(vec![Row { name, ours, theirs, aim: Aim::Over(AIM) }])
+}
+
+/// Both times, of the line that the test prints.
+fn times(line: &str) -> Option<(Duration, Duration)> {
+    let (ours, theirs) =
+        line.split_once("checkpoints: ")?.1.strip_suffix(" ms alone")?.split_once(" ms with the service, ")?;
+    Some((Duration::from_millis(ours.parse().ok()?), Duration::from_millis(theirs.parse().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_from_other_lines() {
+        let line = "test x ... checkpoints: 2431 ms with the service, 31 ms alone";
+        assert_eq!(times(line), Some((Duration::from_millis(2431), Duration::from_millis(31))));
+        assert_eq!(times("test result: ok. 1 passed"), None);
+    }
+}
