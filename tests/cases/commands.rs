@@ -74,7 +74,6 @@ fn logs_show_what_the_steps_said() {
         [DATE] [DATE]  begin  migrate
         [DATE] [DATE]  meter  migrate  migrations 0 files of 2 files
         [DATE] [DATE]  info   migrate  applied 0001_products.sql in [TIME]
-        [DATE] [DATE]  meter  migrate  migrations 1 file of 2 files
         [DATE] [DATE]  info   migrate  applied 0002_first_products.sql in [TIME]
         [DATE] [DATE]  end    migrate  succeeded after [TIME]
         [DATE] [DATE]  begin  switch
@@ -94,7 +93,7 @@ fn a_sound_journal_is_told_from_one_with_a_flipped_byte() {
     expect![[r#"
         .pawl/shop/test/attempt-000001.journal
           sound
-          format 1.1, 21 lines; shop r1 to test, epoch 1, run [RUN 1], attempt 1
+          format 1.2, 20 lines; shop r1 to test, epoch 1, run [RUN 1], attempt 1
     "#]]
     .assert_eq(&good.printed());
 

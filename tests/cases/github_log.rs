@@ -111,6 +111,7 @@ fn a_failing_migration_is_shown_at_its_line_and_a_retry_goes_on() {
     failed.assert_exit(1);
     assert_eq!(failed.stderr, "", "all is on one stream, in order");
     expect![[r#"
+        warning: the journal is not kept for a re-run: this step of the workflow has no access to the artifacts of its run (only a `uses:` step has)
         warning: modules are not pinned, there is no deploy.lock; make it with `runner modules --accept`, and commit it
         shop r1 to test (run [RUN 1], attempt 1)
         ::group::pull: it never ran here

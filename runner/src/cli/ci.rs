@@ -42,8 +42,10 @@ pub(super) fn checkpointed(
         return Ok(store);
     }
     let Some(job) = job(plan, app, environment)? else {
-        let why = "this step of the workflow has no access to the artifacts of its run (only a `uses:` step has)";
-        tell(Notice::warning(format!("the journal is not kept for a re-run: {why}")));
+        if store.is_folder() {
+            let why = "this step of the workflow has no access to the artifacts of its run (only a `uses:` step has)";
+            tell(Notice::warning(format!("the journal is not kept for a re-run: {why}")));
+        }
         return Ok(store);
     };
     if store.is_folder()
