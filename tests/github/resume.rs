@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::{
     artifact_service::{ArtifactService, Call, Mishap, REST_TOKEN, SIGNATURE},
-    support::{Answer, Environment, until},
+    support::{Answer, Environment, bare, until},
 };
 
 const BROKEN: &str = "CREATE TABLE order (id INTEGER PRIMARY KEY);\n";
@@ -128,6 +128,13 @@ fn without_mac(manifest: &mut Value) {
     manifest.as_object_mut().unwrap().remove("mac");
 }
 
+/// The one that is there after `post`, which removes what the runner had no time for.
+#[track_caller]
+fn settled(machine: &Environment, service: &ArtifactService) -> String {
+    machine.run(&["post"]).assert_exit(0);
+    only(service)
+}
+
 #[track_caller]
 fn only(service: &ArtifactService) -> String {
     let names = service.names();
@@ -139,14 +146,14 @@ fn only(service: &ArtifactService) -> String {
 fn with_a_key_the_journal_is_believed_on_a_new_machine() {
     let service = ArtifactService::start();
     let first = failed(&service, Some(KEY));
-    let name = only(&service);
+    let name = settled(&first, &service);
     assert!(name.starts_with("pawl-shop-test-deploy-a01-s"), "{name}");
     let mut second = fresh(&first);
     let answer = attempt(&mut second, 2);
     answer.assert_exit(0);
     let expected = ["pull run absent", "migrate run failed-before", "switch run never-ran", "verify run never-ran"];
     assert_eq!(answer.decisions(), expected);
-    assert!(only(&service).starts_with("pawl-shop-test-deploy-a02-s"), "what is superseded is deleted");
+    assert!(settled(&second, &service).starts_with("pawl-shop-test-deploy-a02-s"), "what is superseded is deleted");
 }
 
 #[test]
@@ -233,7 +240,7 @@ steps:
 fn a_forged_journal_is_passed_over_with_a_key() {
     let service = ArtifactService::start();
     let first = failed(&service, Some(KEY));
-    let genuine = only(&service);
+    let genuine = settled(&first, &service);
     // It leaves out all that was done, and says that it is newer.
     let forgery =
         forged(&service.content(&genuine), |event| (!matches!(event, Event::Intent { .. })).then_some(()), without_mac);
@@ -264,7 +271,7 @@ fn a_forged_journal_is_passed_over_with_a_key() {
 fn a_forged_journal_harms_nothing_without_a_key() {
     let service = ArtifactService::start();
     let first = failed(&service, None);
-    let genuine = only(&service);
+    let genuine = settled(&first, &service);
     // Says that everything is done, and that the release lies somewhere else.
     let mut fingerprints = 0;
     let forgery = forged(
@@ -301,7 +308,7 @@ fn a_forged_journal_harms_nothing_without_a_key() {
 fn a_journal_of_something_else_is_refused() {
     let service = ArtifactService::start();
     let first = failed(&service, None);
-    let genuine = service.content(&only(&service));
+    let genuine = service.content(&settled(&first, &service));
     for (what, value) in [
         ("repository", "acme/other"),
         ("workflow-run", "1"),
@@ -426,7 +433,7 @@ fn killed_between_intent_and_outcome_it_goes_on_elsewhere() {
 fn a_checkpoint_that_was_cut_off_is_passed_over() {
     let service = ArtifactService::start();
     let first = failed(&service, None);
-    let genuine = only(&service);
+    let genuine = settled(&first, &service);
     let content = service.content(&genuine);
     service.plant("pawl-shop-test-deploy-a01-s9999-cut", &content[..content.len() / 2]);
     service.forget_digests();
@@ -469,10 +476,21 @@ fn post_brings_up_what_a_kill_left() {
     let name = only(&other);
     first.run(&["post"]).assert_exit(0);
     assert_eq!(only(&other), name, "what is there is not brought again");
+    // Nor is the plan needed to be there any more.
+    let mut gone = first.another();
+    std::fs::remove_file(gone.path("deploy.yml")).unwrap();
+    gone.set("GITHUB_RUN_ATTEMPT", "1");
+    gone.run(&["post"]).assert_exit(0);
     let mut second = fresh(&first);
     let answer = attempt(&mut second, 2);
     answer.assert_exit(0);
     assert!(answer.decisions()[0].starts_with("pull run"), "{:?}", answer.decisions());
+    // A name is not believed: another job of the run can give it to anything, and post brings up what it has all the same.
+    let third = ArtifactService::start();
+    third.plant("pawl-shop-test-deploy-a02-s999999-forged", b"no journal");
+    enrol(&mut second, &third);
+    second.run(&["post"]).assert_exit(0);
+    assert!(third.names().iter().any(|name| name.starts_with("pawl-shop-test-deploy-a02-s00")), "{:?}", third.names());
 }
 
 #[test]
@@ -492,7 +510,7 @@ fn an_interrupt_saves_everything_within_seven_seconds() {
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
     assert_eq!(first.wait(child), Some(130));
     assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
-    let journal = String::from_utf8(files(&service.content(&only(&service))).pop().unwrap().1).unwrap();
+    let journal = String::from_utf8(files(&service.content(&settled(&first, &service))).pop().unwrap().1).unwrap();
     assert!(journal.lines().last().unwrap().contains(r#""ended""#), "{journal}");
 }
 
@@ -502,7 +520,7 @@ fn no_secret_reaches_artifacts_or_log() {
     let mut first = failed(&service, Some(KEY));
     let answer = attempt(&mut first, 2);
     answer.assert_exit(0);
-    let artifact = files(&service.content(&only(&service)));
+    let artifact = files(&service.content(&settled(&first, &service)));
     let mut all: Vec<u8> = artifact.into_iter().flat_map(|(_, bytes)| bytes).collect();
     all.extend_from_slice(answer.stdout.as_bytes());
     all.extend_from_slice(answer.stderr.as_bytes());
@@ -533,9 +551,31 @@ fn a_deployment_waits_for_no_more_acknowledgements_than_it_must() {
     let service = ArtifactService::start();
     service.slow_down(LATENCY);
     let (ours, alone) = (took(Some(&service)), took(None));
-    // Nothing is left over but the newest.
-    assert_eq!(service.names().len(), 1);
     println!("checkpoints: {} ms with the service, {} ms alone", ours.as_millis(), alone.as_millis());
     assert!(ours >= LATENCY * DEMANDED, "{ours:?}: something was not waited for");
-    assert!(ours < LATENCY * (DEMANDED + 4) + alone, "{ours:?}: something was waited for that need not be");
+    assert!(ours < LATENCY * (DEMANDED + 1) + alone, "{ours:?}: something was waited for that need not be");
+}
+
+#[test]
+fn post_gives_up_the_lock_of_a_killed_runner_and_of_no_living_one() {
+    let service = ArtifactService::start();
+    let mut machine = machine(&service);
+    let place = tempfile::tempdir().unwrap();
+    bare(place.path());
+    machine.edit("deploy.yml", "app: shop", &format!("app: shop\nstate: git:{}", place.path().display()));
+    machine.set("GITHUB_RUN_ATTEMPT", "1");
+    std::fs::create_dir_all(machine.path("deploy/test")).unwrap();
+    let database = rusqlite::Connection::open(machine.path("deploy/test/shop.db")).unwrap();
+    database.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let mut child = machine.start(&["--local", "--release", "r1"]);
+    until("pull is done", || machine.list("deploy/test/releases").iter().any(|name| !name.starts_with('.')));
+    let standing = |machine: &Environment| machine.run(&["lock", "status", "--json"]).json()[0]["standing"].clone();
+    assert_eq!(standing(&machine), "unknown", "held, by a lease");
+    machine.run(&["post"]).assert_exit(0);
+    assert_eq!(standing(&machine), "unknown", "its holder lives");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let post = machine.run(&["post"]);
+    post.assert_exit(0);
+    assert_eq!(standing(&machine), "free", "{}{}", post.stdout, post.stderr);
 }

@@ -154,7 +154,8 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
         let args = PlanArgs { plan: prepared.plan.source.path.clone(), environment: None };
         args.neighbours(&prepared.plan.environment)
     });
-    let listed = Deployments::begin(&prepared.plan, &prepared.release.label, commit.as_deref());
+    let listed = RefCell::new(None);
+    let released_of = commit.clone();
     let orders_missing = orders.missing_journal;
     let deployment = Deployment {
         neighbours: neighbours.unwrap_or_default(),
@@ -172,6 +173,7 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
     let observe = |before: &State, header: &Header| -> Observer {
         let report = Rc::clone(&report);
         *report.borrow_mut() = Some(screen.report(before, header, again));
+        *listed.borrow_mut() = Deployments::begin(&prepared.plan, &prepared.release.label, released_of.as_deref());
         let checkpoints = store.checkpoints().cloned();
         if let Some(shown) = checkpoints.as_ref().map(|checkpoints| checkpoints.shown()) {
             whence(&shown, orders_missing).into_iter().for_each(|notice| tell(notice));
@@ -186,7 +188,7 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
     if let Some(trouble) = &kept.trouble {
         tell(Notice::warning(format!("the end of the journal is not among the artifacts of this run: {trouble}")));
     }
-    let told = match listed {
+    let told = match listed.take() {
         Some(Ok(listed)) => {
             let (exit, error) = match &ending {
                 Ok(ending) => (ending.exit, ending.error.as_ref()),
@@ -199,9 +201,8 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
     };
     told.into_iter().for_each(|notice| tell(notice));
     let (journal, resumed_from) = (kept.newest.unwrap_or_default(), kept.resumed_from.unwrap_or_default());
-    let outputs = |exit: Exit, run: &str, release: &str| {
+    let outputs = |run: &str, release: &str| {
         screen.outputs(&[
-            ("result", &github::result(exit)),
             ("run", run),
             ("release", release),
             ("url", prepared.plan.url.as_deref().unwrap_or_default()),
@@ -209,9 +210,8 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
             ("resumed-from", &resumed_from),
         ]);
     };
-    let ending = ending.inspect_err(|problems| {
-        outputs(problems.first().map_or(Exit::Bug, |first| first.exit), "", prepared.release.label.as_str());
-    })?;
+    // How it ended is said by whoever is told of the problems.
+    let ending = ending.inspect_err(|_| outputs("", prepared.release.label.as_str()))?;
     if let Some(report) = report.borrow_mut().as_mut() {
         report.finish(&Conclusion { exit: ending.exit, error: ending.error.as_ref() });
     }
@@ -219,7 +219,8 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
     if let Some(error) = &ending.error {
         screen.error(error);
     }
-    outputs(ending.exit, ending.header.run.as_str(), ending.header.release.label.as_str());
+    screen.outputs(&[("result", &github::result(ending.exit))]);
+    outputs(ending.header.run.as_str(), ending.header.release.label.as_str());
     Ok(ending.exit)
 }
 

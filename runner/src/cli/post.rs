@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     diagnose::{Diagnostic, Exit, Notice},
-    state::{Standing, Store},
+    state::Store,
 };
 
 /// How long the journal may take.
@@ -28,15 +28,22 @@ pub(super) struct Args {
 /// Brings up what is left, and gives up the lock.
 ///
 /// # Errors
-/// P02xx when the plan can't be read.
+/// None: what can't be done is a warning.
 pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
-    let one = |diagnostic: Diagnostic| vec![diagnostic];
     let tell = screen.tell();
     if !github::is_job() {
         tell(Notice::note("nothing to do: this is no job of GitHub's"));
         return Ok(Exit::Success);
     }
-    let location = args.plan.location()?;
+    let location = match args.plan.location() {
+        Ok(location) => location,
+        // A later step may have changed the work tree. A plan that was never right was told of by the step itself.
+        Err(problems) => {
+            let why = problems.first().map_or_else(String::new, |problem| problem.message.clone());
+            tell(Notice::warning(format!("nothing could be brought up after the deployment: {why}")));
+            return Ok(Exit::Success);
+        }
+    };
     let store = Store::new(&location.state, &location.app, &location.environment);
     if !is_begun(store.folder()) {
         return Ok(Exit::Success);
@@ -44,7 +51,13 @@ pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagno
     if !store.is_folder() {
         give_up(&store, &|notice| tell(notice));
     }
-    let store = ci::checkpointed(store, &args.plan.plan, &location.app, &location.environment, &|_| {}).map_err(one)?;
+    let store = match ci::checkpointed(store, &args.plan.plan, &location.app, &location.environment, &|_| {}) {
+        Ok(store) => store,
+        Err(problem) => {
+            tell(Notice::warning(format!("nothing could be brought up after the deployment: {}", problem.message)));
+            return Ok(Exit::Success);
+        }
+    };
     if let Some(checkpoints) = store.checkpoints() {
         checkpoints.finish(PATIENCE).await;
         let shown = checkpoints.shown();
@@ -64,18 +77,9 @@ fn is_begun(folder: &Path) -> bool {
     })
 }
 
-/// A lease of a process of this machine that does not live any more need not run out.
+/// A lease of a process of this machine that was killed need not run out.
 fn give_up(store: &Store, tell: &dyn Fn(Notice)) {
-    let by = source::who();
-    let Ok((Some(record), Standing::Unknown | Standing::Lives)) = store.look(false) else { return };
-    let Some(process) = record.holder.as_ref().and_then(|holder| holder.who.strip_prefix(&format!("{by}, process ")))
-    else {
-        return;
-    };
-    if process.parse::<u32>().is_err() || Path::new("/proc").join(process).exists() {
-        return;
-    }
-    match store.release(&by, "its process was killed", true) {
+    match store.give_up(&source::who(), "its process was killed") {
         Ok(Some(_)) => tell(Notice::note(format!("gave up the lock of {}", store.resource()))),
         Ok(None) => {}
         Err(error) => tell(Notice::warning(format!("the lock of {} was not given up: {error}", store.resource()))),

@@ -131,7 +131,7 @@ impl Screen {
         let (room, tell) = (page.room(), self.tell());
         let write = Box::new(move |text: &str| page.write(text).into_iter().for_each(|notice| tell(notice)));
         let earlier = github::earlier(&before.attempts, header);
-        Box::new((told, Summary::new(earlier, github::by_hand(again), room, write)))
+        Box::new((told, Summary::new(earlier, github::by_hand(again), super::ci::is_believed(), room, write)))
     }
 
     /// Tells what is worth knowing and no error while a deployment goes on: with `--json`, as a line like any other.

@@ -38,6 +38,11 @@ pub fn disarmed(text: &str) -> String {
 #[must_use]
 pub fn wrap(text: &str, first: usize, rest: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
+    // GitHub passes over white space before a command, more kinds of it than the one that lines are broken at.
+    let end = |lines: &mut Vec<String>, line: String| {
+        let is_command = !lines.is_empty() && line.trim_start().starts_with("::");
+        lines.push(if is_command { format!("{GUTTER}{line}") } else { line });
+    };
     for (index, paragraph) in text.trim_end().split('\n').enumerate() {
         let mut line = String::new();
         let mut is_empty = true;
@@ -45,7 +50,7 @@ pub fn wrap(text: &str, first: usize, rest: usize) -> Vec<String> {
             let room = if lines.is_empty() { first } else { rest };
             let is_full = !is_empty && columns(&line) + 1 + columns(word) > room;
             if is_full {
-                lines.push(std::mem::take(&mut line));
+                end(&mut lines, std::mem::take(&mut line));
             }
             if index > 0 && (is_empty || is_full) || is_full && word.starts_with("::") {
                 line.push_str(GUTTER);
@@ -55,7 +60,7 @@ pub fn wrap(text: &str, first: usize, rest: usize) -> Vec<String> {
             line.push_str(word);
             is_empty = false;
         }
-        lines.push(line);
+        end(&mut lines, line);
     }
     lines
 }
@@ -136,7 +141,18 @@ fn in_unit(count: u64, unit: u64, name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Whatever the text and the room: no line but the first, which stands behind words of ours, is a command.
+        #[test]
+        fn no_wrapped_line_is_a_command(text in "([a-z]{1,9}|[ \u{a0}\u{2003}]{1,3}|::[a-z]{1,9}::|\n){1,40}", first in 1..40_usize, rest in 1..40_usize) {
+            let lines = wrap(&text, first, rest);
+            prop_assert!(lines.iter().skip(1).all(|line| !line.trim_start().starts_with("::")), "{lines:?}");
+        }
+    }
 
     #[test]
     fn nothing_that_a_terminal_or_a_ci_obeys_gets_through() {

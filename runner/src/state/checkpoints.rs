@@ -75,7 +75,8 @@ enum Command {
     Survey(Answer<()>),
     Nudge,
     Confirm(Answer<()>),
-    Close(Answer<()>),
+    /// Everything up; answered when it is there, or with `true` when what is superseded is gone as well.
+    Close(bool, Answer<()>),
 }
 
 /// The checkpoints of a job.
@@ -172,7 +173,12 @@ impl Checkpoints {
 
     /// Brings up what is left, in so much time. What could not be is told by [`shown`](Self::shown).
     pub(super) async fn close(&self, within: Duration) {
-        let trouble = match tokio::time::timeout(within, self.ask(Command::Close)).await {
+        self.end(within, false).await;
+    }
+
+    async fn end(&self, within: Duration, tidies: bool) {
+        let closed = self.ask(|answer| Command::Close(tidies, answer));
+        let trouble = match tokio::time::timeout(within, closed).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.why(),
             Err(_) => format!("it took longer than {} s", within.as_secs()),
@@ -183,7 +189,7 @@ impl Checkpoints {
     /// Brings up what the artifacts do not have yet, of this attempt or a later one, after the process that wrote it ended.
     pub async fn finish(&self, within: Duration) {
         let trouble = match tokio::time::timeout(within, self.ask(Command::Survey)).await {
-            Ok(Ok(())) => return self.close(within).await,
+            Ok(Ok(())) => return self.end(within, true).await,
             Ok(Err(error)) => error.why(),
             Err(_) => format!("it took longer than {} s", within.as_secs()),
         };
@@ -235,10 +241,10 @@ impl Worker {
                     Some(Command::Survey(answer)) => drop(answer.send(self.survey(&artifacts).await)),
                     Some(Command::Nudge) => self.is_behind = true,
                     Some(Command::Confirm(answer)) => self.want(answer, &artifacts, &mut uploads),
-                    Some(Command::Close(answer)) => {
+                    Some(Command::Close(tidies, answer)) => {
                         let (last, there) = oneshot::channel();
                         self.want(last, &artifacts, &mut uploads);
-                        closing = Some((there, answer));
+                        closing = Some((tidies, there, answer));
                     }
                     None => return,
                 },
@@ -252,12 +258,13 @@ impl Worker {
                 // One that stays takes room until it expires, no more.
                 removals.spawn(async move { drop(artifacts.delete(&superseded).await) });
             }
-            if uploads.is_empty()
-                && removals.is_empty()
-                && let Some((mut there, answer)) = closing.take()
-            {
+            let is_over =
+                uploads.is_empty() && closing.as_ref().is_some_and(|(tidies, ..)| removals.is_empty() || !tidies);
+            if is_over && let Some((_, mut there, answer)) = closing.take() {
                 let result = there.try_recv().unwrap_or_else(|_| Err(unsaved("it was given up")));
                 let _ = answer.send(result);
+                // What is superseded goes as long as this process has other things to do; `post` removes the rest.
+                while removals.join_next().await.is_some() {}
                 return;
             }
         }
@@ -331,22 +338,28 @@ impl Worker {
 
     /// What another process of this job has brought there.
     async fn survey(&mut self, artifacts: &Artifacts) -> Result<(), StateError> {
-        let identity = &self.job.identity;
+        let job = Arc::clone(&self.job);
+        let identity = &job.identity;
         let listed = artifacts.list(&identity.prefix()).await?;
         let of_this_job = |listed: Listed| Some((identity.place_of(&listed.name)?, listed));
         let mut found: Vec<((u32, u64), Listed)> = listed.into_iter().filter_map(of_this_job).collect();
         found.retain(|((of, _), _)| *of >= self.job.attempt);
         found.sort_by_key(|(place, _)| std::cmp::Reverse(*place));
         for ((_, lines), listed) in found {
-            // Some services list what was not stored to its end.
-            let is_whole = listed.digest.is_some() || {
-                let content = artifacts.download(&listed).await?;
-                bundle::unpack(&content, identity, self.job.key.as_ref()).is_ok()
-            };
-            if is_whole {
-                self.acknowledged = lines;
-                lock(&self.shown).newest = Some(listed.name);
-                break;
+            if self.acknowledged > 0 {
+                // All of it is in the newest.
+                self.kept.insert(0, listed);
+                continue;
+            }
+            // What was not stored to its end, or by somebody else, is not ours.
+            let content = artifacts.download(&listed).await?;
+            match bundle::unpack(&content, identity, self.job.key.as_ref()) {
+                Ok(_) => {
+                    self.acknowledged = lines;
+                    lock(&self.shown).newest = Some(listed.name.clone());
+                    self.kept.push(listed);
+                }
+                Err(why) => self.pass_over(&listed.name, &why),
             }
         }
         Ok(())
@@ -400,7 +413,7 @@ impl Worker {
 async fn refuse(mut orders: UnboundedReceiver<Command>, error: &ArtifactError) {
     while let Some(order) = orders.recv().await {
         match order {
-            Command::Fetch(answer) | Command::Survey(answer) | Command::Confirm(answer) | Command::Close(answer) => {
+            Command::Fetch(answer) | Command::Survey(answer) | Command::Confirm(answer) | Command::Close(_, answer) => {
                 let _ = answer.send(Err(unsaved(&chain(error))));
             }
             Command::Nudge => {}

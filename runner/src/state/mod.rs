@@ -55,6 +55,9 @@ use self::{
     remote::{Change, Remote},
 };
 
+/// The file in the folder here that says which process of this machine holds a remote lock: `PID TOKEN`.
+const NOTE: &str = "held-by";
+
 /// Between two tries for the lock of a folder.
 const FOLDER_PACE: Duration = Duration::from_millis(20);
 
@@ -111,6 +114,8 @@ impl Claim {
 pub struct Lock {
     kind: Kind,
     place: String,
+    /// Where it is written that this machine holds it.
+    note: PathBuf,
     checkpoints: Option<Arc<Checkpoints>>,
 }
 
@@ -257,7 +262,8 @@ impl Store {
                         if let Some(checkpoints) = &checkpoints {
                             checkpoints.fetch().await?;
                         }
-                        return Ok(Lock { kind: Kind::Folder(held), place, checkpoints });
+                        let note = self.note();
+                        return Ok(Lock { kind: Kind::Folder(held), place, note, checkpoints });
                     }
                 }
             }
@@ -272,7 +278,33 @@ impl Store {
         let (connecting, resource) = (Arc::clone(far), self.resource.clone());
         let keeper = Keeper::take(move || connecting.connect(&resource), taking).await?;
         far.is_here.store(true, Ordering::Relaxed);
-        Ok(Lock { kind: Kind::Remote(keeper), place, checkpoints })
+        Ok(Lock { kind: Kind::Remote(keeper), place, note: self.note(), checkpoints })
+    }
+
+    fn note(&self) -> PathBuf {
+        self.folder.join(NOTE)
+    }
+
+    /// Releases a lock of a remote place that a process of this machine held, and was killed: nobody else's, and no living one's.
+    /// Returns what was released.
+    ///
+    /// # Errors
+    /// [`LockError`] when it can't be read or released.
+    pub fn give_up(&self, by: &str, message: &str) -> Result<Option<LockRecord>, LockError> {
+        let Some((token, process)) = fs::read_to_string(self.note()).ok().and_then(|note| {
+            let (process, token) = note.split_once(' ')?;
+            Some((token.parse::<Token>().ok()?, process.parse::<u32>().ok()?))
+        }) else {
+            return Ok(None);
+        };
+        let is_ours = |record: &LockRecord| record.holder.is_some() && record.token() == token;
+        if self.remote.is_none()
+            || Path::new("/proc").join(process.to_string()).exists()
+            || !is_ours(&self.root()?.lock)
+        {
+            return Ok(None);
+        }
+        self.release(by, message, true)
     }
 
     /// Verifies that the process that started this one holds the lock.
@@ -454,6 +486,8 @@ impl Lock {
                 if keeper.record().epoch <= newest {
                     keeper.raise(newest)?;
                 }
+                // Without it, a lock whose holder was killed runs out by itself.
+                let _ = fs::write(&self.note, format!("{} {}", std::process::id(), keeper.record().token()));
                 Ok(keeper.record().epoch)
             }
         }
@@ -502,7 +536,11 @@ impl Lock {
                 drop(held);
                 standing
             }
-            Kind::Remote(keeper) => tokio::join!(keeper.close(within, &self.place), saved).0,
+            Kind::Remote(keeper) => {
+                let closed = tokio::join!(keeper.close(within, &self.place), saved).0;
+                let _ = fs::remove_file(&self.note);
+                closed
+            }
         }
     }
 }

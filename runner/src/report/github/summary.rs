@@ -53,6 +53,7 @@ pub struct Earlier {
 pub struct Summary {
     earlier: Vec<Earlier>,
     by_hand: String,
+    is_believed: bool,
     room: usize,
     write: Box<dyn FnMut(&str)>,
     story: Story,
@@ -95,10 +96,17 @@ enum Fate {
 impl Summary {
     /// A page of at most `room` bytes, given to `write`. `by_hand` is the command that goes on from a terminal.
     #[must_use]
-    pub fn new(earlier: Vec<Earlier>, by_hand: String, room: usize, write: Box<dyn FnMut(&str)>) -> Self {
+    pub fn new(
+        earlier: Vec<Earlier>,
+        by_hand: String,
+        is_believed: bool,
+        room: usize,
+        write: Box<dyn FnMut(&str)>,
+    ) -> Self {
         Self {
             earlier,
             by_hand,
+            is_believed,
             room,
             write,
             story: Story::default(),
@@ -161,7 +169,7 @@ impl Summary {
         }
         if conclusion.exit != Exit::Success {
             after.add(&self.retry(conclusion.exit));
-            after.add(&format!("**By hand**, in the plan's folder:\n\n{}\n", block("sh", &self.by_hand)));
+            after.add(&format!("**By hand**, in the folder that the job ran in:\n\n{}\n", block("sh", &self.by_hand)));
         }
         if let Some(chart) = gantt(&format!("Run {}", header.run), &self.bars(conclusion.exit)) {
             after.add(&block("mermaid", &chart));
@@ -183,14 +191,18 @@ impl Summary {
     /// What the next attempt will do about each step, as far as this one's records tell.
     fn retry(&self, exit: Exit) -> String {
         let mut plans: BTreeMap<(u8, &str), Vec<String>> = BTreeMap::new();
+        let skips = (
+            0,
+            if self.is_believed { "skips, while its effect holds," } else { "probes, and skips if its effect holds," },
+        );
         for row in self.rows.iter().filter(|row| row.phase.is_some()) {
             let (what, why) = match row.fate {
                 Fate::Ran | Fate::Skipped | Fate::Adopted if row.phase == Some(Phase::Check) => {
                     ((2, "looks again at"), "a check is never skipped on record")
                 }
-                Fate::Ran => ((0, "skips, while its effect holds,"), "it ran"),
-                Fate::Skipped => ((0, "skips, while its effect holds,"), "it was skipped"),
-                Fate::Adopted => ((0, "skips, while its effect holds,"), "it was adopted"),
+                Fate::Ran => (skips, "it ran"),
+                Fate::Skipped => (skips, "it was skipped"),
+                Fate::Adopted => (skips, "it was adopted"),
                 Fate::Begun | Fate::Unknown => ((1, "looks before it acts at"), "how far it got is not known"),
                 Fate::Stopped => ((1, "looks before it acts at"), "an operator must say"),
                 Fate::Failed => ((3, "runs"), "it failed"),

@@ -118,7 +118,7 @@ fn page(tape: &Tape, conclusion: &Conclusion<'_>, earlier: Vec<Earlier>, room: u
     let page = Rc::new(RefCell::new(String::new()));
     let written = Rc::clone(&page);
     let write = Box::new(move |text: &str| written.borrow_mut().push_str(text));
-    let mut summary = Summary::new(earlier, "runner --local --release r2".to_owned(), room, write);
+    let mut summary = Summary::new(earlier, "runner --local --release r2".to_owned(), true, room, write);
     for entry in tape.last() {
         summary.event(entry);
     }

@@ -61,7 +61,7 @@ fn the_page_of_a_failure() {
         - runs migrate (it failed)
         - comes to what this attempt did not: switch, verify
 
-        **By hand**, in the plan's folder:
+        **By hand**, in the folder that the job ran in:
 
         ```sh
         runner --local --release r2
@@ -139,7 +139,7 @@ fn the_page_of_a_rollback_and_of_an_interruption() {
         - skips, while its effect holds, pull (it ran), migrate (it ran)
         - runs switch (it was undone), verify (it failed)
 
-        **By hand**, in the plan's folder:
+        **By hand**, in the folder that the job ran in:
 
         ```sh
         runner --local --release r2
@@ -177,7 +177,7 @@ fn the_page_of_a_rollback_and_of_an_interruption() {
         - looks before it acts at migrate (how far it got is not known)
         - comes to what this attempt did not: switch, verify
 
-        **By hand**, in the plan's folder:
+        **By hand**, in the folder that the job ran in:
 
         ```sh
         runner --local --release r2
@@ -255,7 +255,7 @@ fn the_page_of_a_hostile_guest_is_text() {
         - runs pull (it failed)
         - comes to what this attempt did not: switch, verify
 
-        **By hand**, in the plan's folder:
+        **By hand**, in the folder that the job ran in:
 
         ```sh
         runner --local --release r2
