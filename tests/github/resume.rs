@@ -250,6 +250,18 @@ fn a_forged_journal_is_passed_over_with_a_key() {
     answer.assert_exit(0);
     assert!(answer.stdout.contains("passed over an artifact of this run: pawl-shop-test-deploy-a01-s9999-forged"));
     assert_eq!(answer.decisions()[1], "migrate run failed-before");
+    // An older one under a newer name, which has its MAC, is not the newest.
+    let service = ArtifactService::start();
+    let mut late = failed(&service, Some(KEY));
+    let older = service.content(&settled(&late, &service));
+    attempt(&mut late, 2).assert_exit(0);
+    service.plant("pawl-shop-test-deploy-a02-s9999-replayed", &older);
+    let answer = attempt(&mut late, 3);
+    answer.assert_exit(0);
+    assert!(answer.stdout.contains("passed over an artifact of this run: pawl-shop-test-deploy-a02-s9999-replayed"));
+    // Nor is what is no checkpoint at all.
+    service.plant("pawl-shop-test-deploy-a03-s9999-junk", b"junk");
+    attempt(&mut late, 4).assert_exit(0);
     // With nothing else there, it is refused.
     let service = ArtifactService::start();
     service.plant("pawl-shop-test-deploy-a01-s9999-forged", &forgery);
@@ -292,7 +304,9 @@ fn a_forged_journal_harms_nothing_without_a_key() {
         |_| {},
     );
     assert!(fingerprints > 0);
-    service.plant("pawl-shop-test-deploy-a01-s9999-forged", &forgery);
+    let lines = files(&forgery).pop().unwrap().1.iter().filter(|byte| **byte == b'\n').count();
+    // Of two with the same number of lines, it is the first by its name.
+    service.plant(&format!("pawl-shop-test-deploy-a01-s{lines:04}-0000000forged"), &forgery);
     let mut second = fresh(&first);
     second.write("deploy/test/releases/evil/VERSION", "r1");
     let answer = attempt(&mut second, 2);
@@ -357,6 +371,38 @@ fn a_missing_journal_is_probed_refused_or_forgotten() {
             }
         }
     }
+}
+
+#[test]
+fn a_journal_that_was_missing_once_stays_so() {
+    let service = ArtifactService::start();
+    let mut second = machine(&service);
+    second.write("migrations/0003_orders.sql", BROKEN);
+    attempt(&mut second, 2).assert_exit(1);
+    second.write("migrations/0003_orders.sql", MENDED);
+    for mut third in [fresh(&second), second] {
+        let answer = attempt(&mut third, 3);
+        answer.assert_exit(0);
+        let switch = answer.decisions().into_iter().find(|decision| decision.starts_with("switch")).unwrap();
+        assert_eq!(switch, "switch run unconfirmed", "the first attempt may have begun it");
+    }
+}
+
+#[test]
+fn post_hides_nothing_behind_an_older_history() {
+    let service = ArtifactService::start();
+    let first = failed(&service, None);
+    let name = settled(&first, &service);
+    // A machine with a history of its own, on which this run never began.
+    let mut other = Environment::deployed();
+    enrol(&mut other, &service);
+    other.set("GITHUB_RUN_ATTEMPT", "2");
+    other.run(&["post"]).assert_exit(0);
+    assert_eq!(only(&service), name);
+    let empty = ArtifactService::start();
+    enrol(&mut other, &empty);
+    other.run(&["post"]).assert_exit(0);
+    assert!(empty.names().is_empty(), "{:?}", empty.names());
 }
 
 #[test]

@@ -94,6 +94,7 @@ fn job(plan: &Path, app: &AppName, environment: &EnvironmentName) -> Result<Opti
             plan: in_repository(plan),
         },
         attempt,
+        url: super::source::job(),
         commit: said("GITHUB_SHA"),
         key: said("PAWL_KEY").map(|key| Key::new(&Secret::new(key))),
         access: Access { results_url, runtime_token: Secret::new(runtime_token), rest },

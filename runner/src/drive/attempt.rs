@@ -17,8 +17,9 @@ use crate::{
     diagnose::{Code, Diagnostic, Excerpt, Exit, Notice},
     journal::{
         Journal, Loaded, Place, Redactor, State, Status,
-        event::{FORMAT, Hash, Header, MAGIC, Release},
+        event::{FORMAT, Hash, Header, MAGIC, Release, UNRECORDED},
         file::{Note, Observer},
+        state::AttemptSummary,
     },
     plan::{Attempt as Number, RunId, StepId},
     sandbox,
@@ -151,10 +152,12 @@ impl Deployment<'_> {
     /// Whether earlier attempts of this CI run may have begun what is not on record here.
     fn is_unrecorded(&self, state: &State) -> Result<bool, Diagnostic> {
         let is_missing = self.store.checkpoints().is_some_and(|checkpoints| checkpoints.shown().is_missing);
-        let is_here =
-            state.attempts.iter().any(|attempt| attempt.header.url.is_some() && attempt.header.url == self.url);
+        let of_this_run = |attempt: &&AttemptSummary| attempt.header.url.is_some() && attempt.header.url == self.url;
+        let is_here = state.attempts.iter().any(|attempt| of_this_run(&attempt));
+        // It stays missing, though what was done since is on record.
+        let was_missing = state.attempts.iter().filter(of_this_run).any(|attempt| attempt.unrecorded);
         match self.orders.missing_journal {
-            MissingJournal::Probe => Ok(is_missing && !is_here),
+            MissingJournal::Probe => Ok(is_missing && !is_here || was_missing),
             MissingJournal::Fail if is_missing && !is_here => {
                 let message = "the journal of the attempts before is not among the artifacts of this run";
                 Err(Diagnostic::new(Code("P0521"), Exit::InDoubt, message)
@@ -205,6 +208,9 @@ impl Deployment<'_> {
         if let Some((path, bytes)) = torn {
             let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             journal.note(Note::Torn { file, bytes: bytes as u64 })?;
+        }
+        if self.orders.unrecorded {
+            journal.note(Note::Override { option: UNRECORDED.to_owned(), step: None })?;
         }
         if self.orders.fresh {
             journal.note(Note::Override { option: "fresh".to_owned(), step: None })?;

@@ -19,7 +19,7 @@ use crate::{
 /// - 1.0: the first.
 /// - 1.1: `commit` in the header; `rollback`, `promote` and `setup` among the overrides, of which the first changes what a later
 ///   rollback goes back to.
-/// - 1.2: `url` in the header; the reason `unconfirmed`; an intent may follow an undo that an earlier attempt left unfinished.
+/// - 1.2: `url` in the header; `missing-journal` among the overrides; the reason `unconfirmed`; an intent may follow an undo that an earlier attempt left unfinished.
 pub const FORMAT: Format = Format { major: 1, minor: 2 };
 
 /// The magic word of a header.
@@ -27,6 +27,9 @@ pub const MAGIC: &str = "pawl-journal";
 
 /// The command `rollback`, as an [`Event::Override`].
 pub const ROLLBACK: &str = "rollback";
+
+/// As an [`Event::Override`]: the journals of the attempts before were missing, and each step counts as begun.
+pub const UNRECORDED: &str = "missing-journal";
 
 /// The overrides that are commands, and no options of one.
 pub const ORDERS: &[&str] = &[ROLLBACK, "promote", "setup"];

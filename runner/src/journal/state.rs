@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::event::{
     Decision, Entry, Event, FORMAT, Failure, Fingerprint, Format, Hash, Header, MAGIC, ORDERS, Outcome, Place,
-    ROLLBACK, Receipt, Release,
+    ROLLBACK, Receipt, Release, UNRECORDED,
 };
 use crate::{
     diagnose::Exit,
@@ -105,6 +105,8 @@ pub struct AttemptSummary {
     pub order: Option<String>,
     /// How far its journal is believed.
     pub trust: Trust,
+    /// The journals before it were missing: what is not on record may have been begun.
+    pub unrecorded: bool,
 }
 
 /// The last word on a step.
@@ -302,6 +304,9 @@ impl State {
             | Event::Progress { .. }
             | Event::Probe { .. } => Ok(()),
             Event::Override { option, .. } => {
+                if let (Some(attempt), UNRECORDED) = (self.attempts.last_mut(), option.as_str()) {
+                    attempt.unrecorded = true;
+                }
                 let is_order = ORDERS.contains(&option.as_str()) && self.trust == Trust::Believed;
                 if let (Some(attempt), true) = (self.attempts.last_mut(), is_order) {
                     attempt.order = Some(option.clone());
@@ -339,7 +344,17 @@ impl State {
             self.attempts.last().filter(|last| last.header.run == header.run).and_then(|last| last.order.clone());
         let (exit, verified, stuck) = (None, false, None);
         let trust = self.trust;
-        self.attempts.push(AttemptSummary { header, began: at, last: at, exit, verified, stuck, order, trust });
+        self.attempts.push(AttemptSummary {
+            header,
+            began: at,
+            last: at,
+            exit,
+            verified,
+            stuck,
+            order,
+            trust,
+            unrecorded: false,
+        });
         Ok(())
     }
 

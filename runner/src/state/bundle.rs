@@ -39,6 +39,9 @@ const MANIFEST: &str = "pawl.json";
 /// The most bytes that all journals of a checkpoint may have.
 const MOST: u64 = 256 << 20;
 
+/// No honest state counts so far.
+const LAST_EPOCH: u64 = 1 << 40;
+
 /// What keys of MACs are derived for.
 const CONTEXT: &str = "pawl 2026-11 checkpoint of journals";
 
@@ -106,6 +109,17 @@ pub struct Kept {
     pub trust: Trust,
 }
 
+/// How the journals here stand to those of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// All of what is here is there.
+    Covered,
+    /// All of what is there is here, and more.
+    Ahead,
+    /// Something is there that is not here.
+    Apart,
+}
+
 /// What is wrong with a checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
@@ -121,6 +135,9 @@ pub enum BundleError {
     /// Of something else.
     #[error("it is of another {what}: {theirs}, not {ours}")]
     Foreign { what: &'static str, theirs: String, ours: String },
+    /// Not what its name says.
+    #[error("its name is not that of what is in it")]
+    Misnamed,
     /// Its MAC is not what this key gives, or it has none.
     #[error("it has no MAC that was made with this key")]
     Forged,
@@ -202,19 +219,39 @@ impl Snapshot {
     /// # Errors
     /// [`StateError`] when one can't be read.
     pub fn of(folder: &Path) -> Result<Self, StateError> {
-        let (mut members, mut lines) = (Vec::new(), 0);
+        let (mut members, mut lines, mut room) = (Vec::new(), 0, MOST);
         for (epoch, path) in journals_in(folder)? {
             let mut bytes = std::fs::read(&path).map_err(|source| StateError::io("read", &path, source))?;
             bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1));
             if bytes.is_empty() {
                 continue;
             }
+            room = room.checked_sub(bytes.len() as u64).ok_or_else(|| StateError::Unsaved {
+                why: format!("the journals in {} are more than {} MiB", folder.display(), MOST >> 20),
+            })?;
             lines += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
             let believed = trust(&path) == Trust::Believed;
             let member = Member { epoch, bytes: bytes.len() as u64, hash: Hash::of(&bytes), believed };
             members.push((member, bytes));
         }
         Ok(Self { members, lines })
+    }
+
+    /// How it stands to what a checkpoint holds.
+    #[must_use]
+    pub fn beside(&self, kept: &[Kept]) -> Beside {
+        let there = |epoch: u64| kept.iter().find(|one| one.epoch == epoch).map_or(&[][..], |one| one.bytes.as_slice());
+        let here = |epoch: u64| {
+            let known = self.members.iter().find(|(member, _)| member.epoch == epoch);
+            known.map_or(&[][..], |(_, bytes)| bytes.as_slice())
+        };
+        if self.members.iter().all(|(member, bytes)| there(member.epoch).starts_with(bytes)) {
+            Beside::Covered
+        } else if kept.iter().all(|one| here(one.epoch).starts_with(&one.bytes)) {
+            Beside::Ahead
+        } else {
+            Beside::Apart
+        }
     }
 
     /// The zip.
@@ -235,11 +272,16 @@ impl Snapshot {
     }
 }
 
-/// The journals of a checkpoint, if it is one of this job.
+/// The journals of a checkpoint, if it is one of this job, and what the attempt and the number of lines in its name say.
 ///
 /// # Errors
 /// [`BundleError`]: then nothing of it may be used.
-pub fn unpack(zip: &[u8], identity: &Identity, key: Option<&Key>) -> Result<Vec<Kept>, BundleError> {
+pub fn unpack(
+    zip: &[u8],
+    (attempt, lines): (u32, u64),
+    identity: &Identity,
+    key: Option<&Key>,
+) -> Result<Vec<Kept>, BundleError> {
     let damaged = |why: &dyn fmt::Display| BundleError::Damaged(why.to_string());
     let mut zip = ZipArchive::new(Cursor::new(zip)).map_err(|_| BundleError::Cut)?;
     let mut room = MOST;
@@ -251,36 +293,48 @@ pub fn unpack(zip: &[u8], identity: &Identity, key: Option<&Key>) -> Result<Vec<
         room = room.checked_sub(read as u64).ok_or_else(|| damaged(&"it is too large"))?;
         Ok::<_, BundleError>(bytes)
     };
-    let text = file(MANIFEST)?;
-    let stated: serde_json::Value = serde_json::from_slice(&text).map_err(|error| damaged(&error))?;
-    match stated["version"].as_u64().and_then(|version| u32::try_from(version).ok()) {
-        Some(VERSION) => {}
-        Some(version) => return Err(BundleError::Version(version)),
-        None => return Err(damaged(&"its manifest has no version")),
-    }
-    let manifest: Manifest = serde_json::from_value(stated).map_err(|error| damaged(&error))?;
-    // With a key, nothing without its MAC is used: leaving records out is forging, too.
-    if key.is_some_and(|key| manifest.mac != Some(key.mac(&manifest))) {
-        return Err(BundleError::Forged);
-    }
+    let manifest = file(MANIFEST).and_then(|text| parse(&text));
+    // With a key, nothing without its MAC is used: leaving records out is forging, too. What has none can be anything.
+    let manifest = match (manifest, key) {
+        (Ok(manifest), None) => manifest,
+        (Ok(manifest), Some(key)) if manifest.mac == Some(key.mac(&manifest)) => manifest,
+        (Err(error), None) => return Err(error),
+        (Ok(_) | Err(_), Some(_)) => return Err(BundleError::Forged),
+    };
     identity.matches(&manifest.identity)?;
+    // The name is anybody's: an older checkpoint under a newer name would hide what came after it.
+    if manifest.attempt != attempt {
+        return Err(BundleError::Misnamed);
+    }
+    let mut counted = 0;
     let mut kept: Vec<Kept> = Vec::new();
     for Member { epoch, bytes, hash, believed } in manifest.journals {
         let content = file(&journal_name(epoch))?;
         if content.len() as u64 != bytes || Hash::of(&content) != hash {
             return Err(damaged(&format!("the journal of epoch {epoch} is not what the manifest says")));
         }
-        if content.last() != Some(&b'\n') || kept.last().is_some_and(|last| last.epoch >= epoch) {
+        if epoch > LAST_EPOCH || content.last() != Some(&b'\n') || kept.last().is_some_and(|last| last.epoch >= epoch) {
             return Err(damaged(&format!("the journal of epoch {epoch} is cut off, or out of order")));
         }
         let trust = if key.is_some() && believed { Trust::Believed } else { Trust::Suggested };
+        counted += content.iter().filter(|byte| **byte == b'\n').count() as u64;
         kept.push(Kept { epoch, bytes: content, trust });
     }
-    Ok(kept)
+    if counted == lines { Ok(kept) } else { Err(BundleError::Misnamed) }
+}
+
+fn parse(text: &[u8]) -> Result<Manifest, BundleError> {
+    let damaged = |error: serde_json::Error| BundleError::Damaged(error.to_string());
+    let stated: serde_json::Value = serde_json::from_slice(text).map_err(damaged)?;
+    match stated["version"].as_u64().and_then(|version| u32::try_from(version).ok()) {
+        Some(VERSION) => serde_json::from_value(stated).map_err(damaged),
+        Some(version) => Err(BundleError::Version(version)),
+        None => Err(BundleError::Damaged("its manifest has no version".to_owned())),
+    }
 }
 
 /// What was brought to a folder and is not yet part of it.
-struct Beside {
+struct New {
     from: PathBuf,
     to: PathBuf,
     replaced: Option<PathBuf>,
@@ -294,12 +348,17 @@ struct Beside {
 pub fn merge(folder: &Path, kept: &[Kept], place: &str) -> Result<(), StateError> {
     std::fs::create_dir_all(folder).map_err(|source| StateError::io("make", folder, source))?;
     let here = journals_in(folder)?;
-    let mut new: Vec<Beside> = Vec::new();
+    let mut new: Vec<New> = Vec::new();
     for Kept { epoch, bytes, trust } in kept {
         let known = here.iter().find(|(known, _)| known == epoch).map(|(_, path)| path.clone());
         if let Some(path) = &known {
             let ours = std::fs::read(path).map_err(|source| StateError::io("read", path, source))?;
-            if ours.starts_with(bytes) {
+            let (known, is_same) = (crate::journal::trust(path), ours == *bytes);
+            if ours.starts_with(bytes) && !(is_same && known == Trust::Suggested && *trust == Trust::Believed) {
+                continue;
+            }
+            // Nobody but a process of this machine goes on with what it wrote.
+            if known == Trust::Believed && *trust == Trust::Suggested && bytes.starts_with(&ours) {
                 continue;
             }
             let whole = &ours[..ours.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1)];
@@ -314,9 +373,9 @@ pub fn merge(folder: &Path, kept: &[Kept], place: &str) -> Result<(), StateError
         });
         let from = to.with_extension(format!("journal.{}.tmp", std::process::id()));
         std::fs::write(&from, bytes).map_err(|source| StateError::io("write", &from, source))?;
-        new.push(Beside { replaced: known.filter(|known| *known != to), from, to });
+        new.push(New { replaced: known.filter(|known| *known != to), from, to });
     }
-    let put = fold(&here, &new, place).and_then(|()| new.iter().try_for_each(Beside::put));
+    let put = fold(&here, &new, place).and_then(|()| new.iter().try_for_each(New::put));
     if put.is_err() {
         // Those that were put are gone from there already.
         new.iter().for_each(|beside| drop(std::fs::remove_file(&beside.from)));
@@ -325,7 +384,7 @@ pub fn merge(folder: &Path, kept: &[Kept], place: &str) -> Result<(), StateError
 }
 
 /// Whether what is here and what is new can be read as one history.
-fn fold(here: &[(u64, PathBuf)], new: &[Beside], place: &str) -> Result<(), StateError> {
+fn fold(here: &[(u64, PathBuf)], new: &[New], place: &str) -> Result<(), StateError> {
     let mut all: Vec<(u64, PathBuf)> =
         new.iter().filter_map(|beside| Some((epoch_of(&beside.to)?, beside.from.clone()))).collect();
     let is_new = |epoch: u64| new.iter().any(|beside| epoch_of(&beside.to) == Some(epoch));
@@ -333,6 +392,10 @@ fn fold(here: &[(u64, PathBuf)], new: &[Beside], place: &str) -> Result<(), Stat
     all.sort();
     let paths: Vec<PathBuf> = all.into_iter().map(|(_, path)| path).collect();
     match crate::journal::Loaded::read(&paths, |_| ()) {
+        Ok(loaded) if loaded.newer.is_some() => {
+            let why = "a newer runner wrote it".to_owned();
+            Err(StateError::Checkpoint { name: place.to_owned(), source: BundleError::Damaged(why) })
+        }
         Ok(_) => Ok(()),
         Err(error) => {
             let why = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
@@ -341,7 +404,7 @@ fn fold(here: &[(u64, PathBuf)], new: &[Beside], place: &str) -> Result<(), Stat
     }
 }
 
-impl Beside {
+impl New {
     fn put(&self) -> Result<(), StateError> {
         let put = std::fs::rename(&self.from, &self.to);
         put.map_err(|source| StateError::io("write", &self.to, source))?;

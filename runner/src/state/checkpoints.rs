@@ -26,10 +26,11 @@ use tokio::{
 use super::{
     StateError,
     artifacts::{Access, ArtifactError, Artifacts, Listed},
-    bundle::{self, BundleError, Identity, Key, Snapshot},
+    bundle::{self, Beside, BundleError, Identity, Key, Snapshot},
+    journals_in,
 };
 use crate::journal::{
-    Event, Place,
+    Event, Loaded, Place,
     event::{Decision, Entry, Phase},
 };
 
@@ -39,10 +40,15 @@ pub struct Job {
     pub identity: Identity,
     /// The attempt of the workflow run. From the second on, there is something to resume from.
     pub attempt: u32,
+    /// The page of the workflow run, as headers of journals have it.
+    pub url: Option<String>,
     pub commit: Option<String>,
     pub key: Option<Key>,
     pub access: Access,
 }
+
+/// After an upload that failed for good, so long until the next, if no record calls for one before.
+const LATER: Duration = Duration::from_secs(20);
 
 /// When they must be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +116,7 @@ impl Checkpoints {
             on_the_way: Vec::new(),
             waiting: Vec::new(),
             is_behind: false,
+            is_owed: false,
         };
         let runtime = super::runtime()?;
         thread::Builder::new()
@@ -219,6 +226,8 @@ struct Worker {
     waiting: Vec<(u64, Answer<()>)>,
     /// Something was written since the last upload began.
     is_behind: bool,
+    /// An upload failed, and is tried again later.
+    is_owed: bool,
 }
 
 type Uploaded = (u64, Result<Listed, ArtifactError>);
@@ -248,6 +257,7 @@ impl Worker {
                     }
                     None => return,
                 },
+                () = tokio::time::sleep(LATER), if self.is_owed && closing.is_none() => (self.is_owed, self.is_behind) = (false, true),
                 else => {}
             }
             if self.is_behind && self.on_the_way.is_empty() && closing.is_none() {
@@ -332,52 +342,86 @@ impl Worker {
                     }
                 }
                 shown.trouble = Some(why);
+                self.is_owed = true;
             }
         }
     }
 
-    /// What another process of this job has brought there.
+    /// What another process of this job has brought there. Nothing goes up that would hide something which is not here.
     async fn survey(&mut self, artifacts: &Artifacts) -> Result<(), StateError> {
         let job = Arc::clone(&self.job);
-        let identity = &job.identity;
-        let listed = artifacts.list(&identity.prefix()).await?;
-        let of_this_job = |listed: Listed| Some((identity.place_of(&listed.name)?, listed));
-        let mut found: Vec<((u32, u64), Listed)> = listed.into_iter().filter_map(of_this_job).collect();
-        found.retain(|((of, _), _)| *of >= self.job.attempt);
-        found.sort_by_key(|(place, _)| std::cmp::Reverse(*place));
-        for ((_, lines), listed) in found {
-            if self.acknowledged > 0 {
-                // All of it is in the newest.
-                self.kept.insert(0, listed);
+        let here = Snapshot::of(&self.folder)?;
+        let found = self.found(artifacts).await?;
+        let mut newest = None;
+        for (place, listed) in found {
+            if newest.is_some() {
+                // All of it is in the newest, since that has all that is here.
+                if place.0 == job.attempt {
+                    self.kept.insert(0, listed);
+                }
                 continue;
             }
-            // What was not stored to its end, or by somebody else, is not ours.
-            let content = artifacts.download(&listed).await?;
-            match bundle::unpack(&content, identity, self.job.key.as_ref()) {
-                Ok(_) => {
-                    self.acknowledged = lines;
+            // What can't be read was not stored to its end, or by somebody else: at worst one is stored too many.
+            let unpacked = match artifacts.download(&listed).await {
+                Ok(content) => {
+                    bundle::unpack(&content, place, &job.identity, job.key.as_ref()).map_err(|error| error.to_string())
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            match unpacked.map(|kept| here.beside(&kept)) {
+                Ok(Beside::Covered) => {
+                    self.acknowledged = here.lines;
                     lock(&self.shown).newest = Some(listed.name.clone());
-                    self.kept.push(listed);
+                    newest = Some(listed);
+                }
+                Ok(Beside::Ahead) => break,
+                Ok(Beside::Apart) => {
+                    return Err(unsaved(&format!("artifact {} has what this machine has not", listed.name)));
                 }
                 Err(why) => self.pass_over(&listed.name, &why),
             }
         }
+        match newest {
+            Some(newest) => self.kept.push(newest),
+            None if self.is_begun()? => {}
+            // Nothing of this workflow run is here.
+            None => self.acknowledged = here.lines,
+        }
         Ok(())
+    }
+
+    /// Whether an attempt of this workflow run is on record here.
+    fn is_begun(&self) -> Result<bool, StateError> {
+        let paths: Vec<PathBuf> = journals_in(&self.folder)?.into_iter().map(|(_, path)| path).collect();
+        let loaded = Loaded::read(&paths, |_| ()).map_err(|error| unsaved(&chain(&error)))?;
+        Ok(loaded
+            .state
+            .attempts
+            .iter()
+            .any(|attempt| attempt.header.url.is_some() && attempt.header.url == self.job.url))
+    }
+
+    /// The checkpoints of this job, of this attempt and those before, as their names say; the newest first.
+    async fn found(&self, artifacts: &Artifacts) -> Result<Vec<((u32, u64), Listed)>, StateError> {
+        let Job { identity, attempt, .. } = &*self.job;
+        let listed = artifacts.list(&identity.prefix()).await?;
+        let of_this_job = |listed: Listed| Some((identity.place_of(&listed.name)?, listed));
+        let mut found: Vec<_> =
+            listed.into_iter().filter_map(of_this_job).filter(|((of, _), _)| of <= attempt).collect();
+        found.sort_by(|(a, one), (b, other)| b.cmp(a).then_with(|| one.name.cmp(&other.name)));
+        Ok(found)
     }
 
     /// The newest checkpoint of this job, brought to the folder. A read that fails is no checkpoint missing.
     async fn fetch(&mut self, artifacts: &Artifacts) -> Result<(), StateError> {
-        let Job { identity, attempt, key, .. } = &*self.job;
-        let listed = artifacts.list(&identity.prefix()).await?;
-        let of_this_job = |listed: Listed| Some((identity.place_of(&listed.name)?, listed));
-        let mut found: Vec<((u32, u64), Listed)> = listed.into_iter().filter_map(of_this_job).collect();
-        found.retain(|((of, _), _)| of <= attempt);
-        found.sort_by(|(a, one), (b, other)| b.cmp(a).then_with(|| one.name.cmp(&other.name)));
+        let job = Arc::clone(&self.job);
+        let Job { identity, key, .. } = &*job;
+        let found = self.found(artifacts).await?;
         let mut refused = None;
-        for (_, listed) in found {
+        for (place, listed) in found {
             let content = artifacts.download(&listed).await?;
             let name = listed.name.clone();
-            match bundle::unpack(&content, identity, key.as_ref()) {
+            match bundle::unpack(&content, place, identity, key.as_ref()) {
                 Ok(kept) => {
                     bundle::merge(&self.folder, &kept, &name)?;
                     lock(&self.shown).resumed_from = Some(name);
@@ -386,10 +430,12 @@ impl Worker {
                     return Ok(());
                 }
                 // Its upload was not acknowledged to anybody: nothing hangs on it. One with a digest was.
-                Err(BundleError::Cut) if listed.digest.is_none() => self.pass_over(&name, &BundleError::Cut),
-                // One of those before it may have the MAC.
-                Err(error @ BundleError::Forged) => {
-                    self.pass_over(&name, &error);
+                Err(BundleError::Cut) if listed.digest.is_none() => {
+                    self.pass_over(&name, &BundleError::Cut.to_string())
+                }
+                // One of those before it may have the MAC, and be what its name says.
+                Err(error @ (BundleError::Forged | BundleError::Misnamed | BundleError::Cut)) if key.is_some() => {
+                    self.pass_over(&name, &error.to_string());
                     refused.get_or_insert(StateError::Checkpoint { name, source: error });
                 }
                 Err(source) => return Err(StateError::Checkpoint { name, source }),
@@ -404,7 +450,7 @@ impl Worker {
         }
     }
 
-    fn pass_over(&self, name: &str, why: &BundleError) {
+    fn pass_over(&self, name: &str, why: &str) {
         lock(&self.shown).passed_over.push(format!("{name}: {why}"));
     }
 }

@@ -94,7 +94,7 @@ impl From<&StateError> for Diagnostic {
                 Exit::InDoubt,
                 "nothing was done after that; re-run the failed jobs when the service is well again".to_owned(),
             ),
-            StateError::Checkpoint { source: BundleError::Forged, .. } => (
+            StateError::Checkpoint { source: BundleError::Forged | BundleError::Misnamed, .. } => (
                 "P0522",
                 Exit::Journal,
                 "see that `key` is the same in every attempt; if it is, some job of this run wrote that artifact: find out which".to_owned(),

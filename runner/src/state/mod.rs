@@ -592,9 +592,14 @@ fn journals_in(folder: &Path) -> Result<Vec<(u64, PathBuf)>, StateError> {
     }
     journals.sort();
     // Both are there only if whoever put the longer one in its place was killed before it removed the other.
-    journals.reverse();
-    journals.dedup_by_key(|(epoch, _)| *epoch);
-    journals.reverse();
+    let length = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
+    journals.dedup_by(|later: &mut (u64, PathBuf), kept| {
+        let is_twin = later.0 == kept.0;
+        if is_twin && length(&later.1) > length(&kept.1) {
+            std::mem::swap(&mut later.1, &mut kept.1);
+        }
+        is_twin
+    });
     Ok(journals)
 }
 

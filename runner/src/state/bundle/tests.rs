@@ -2,6 +2,11 @@
 
 use super::*;
 
+/// Unpacks what was packed for an attempt from a snapshot.
+fn unpacked(zip: &[u8], (attempt, lines): (u32, u64), key: Option<&Key>) -> Result<Vec<Kept>, BundleError> {
+    unpack(zip, (attempt, lines), &identity(), key)
+}
+
 fn identity() -> Identity {
     Identity {
         repository: "acme/shop".to_owned(),
@@ -56,14 +61,14 @@ fn what_was_packed_is_unpacked_and_no_more_than_whole_lines() {
     assert!(snapshot.lines > 3);
     for (ours, trust) in [(None, Trust::Suggested), (Some(key("k")), Trust::Believed)] {
         let zip = snapshot.pack(&identity(), 1, None, ours.as_ref());
-        let kept = unpack(&zip, &identity(), ours.as_ref()).unwrap();
+        let kept = unpacked(&zip, (1, snapshot.lines), ours.as_ref()).unwrap();
         assert_eq!((kept.len(), kept[0].epoch, kept[0].trust), (1, 1, trust));
         merge(other.path(), &kept, "artifact").unwrap();
         assert_eq!(Snapshot::of(other.path()).unwrap().lines, snapshot.lines);
     }
-    // What was suggested first is there once, and still only suggested: it was longer than nothing.
+    // What was only suggested first is there once, and believed now.
     let there = journals_in(other.path()).unwrap();
-    assert_eq!(there.iter().map(|(epoch, path)| (*epoch, trust(path))).collect::<Vec<_>>(), [(1, Trust::Suggested)]);
+    assert_eq!(there.iter().map(|(epoch, path)| (*epoch, trust(path))).collect::<Vec<_>>(), [(1, Trust::Believed)]);
     assert_eq!(std::fs::read_dir(other.path()).unwrap().count(), 1);
 }
 
@@ -72,23 +77,29 @@ fn what_was_only_suggested_stays_so_under_a_key() {
     let (folder, key) = (folder(), key("k"));
     let suggested = folder.path().join(super::super::suggested_name(1));
     std::fs::rename(folder.path().join(journal_name(1)), suggested).unwrap();
-    let zip = Snapshot::of(folder.path()).unwrap().pack(&identity(), 2, None, Some(&key));
-    assert_eq!(unpack(&zip, &identity(), Some(&key)).unwrap()[0].trust, Trust::Suggested);
+    let snapshot = Snapshot::of(folder.path()).unwrap();
+    let zip = snapshot.pack(&identity(), 2, None, Some(&key));
+    assert_eq!(unpacked(&zip, (2, snapshot.lines), Some(&key)).unwrap()[0].trust, Trust::Suggested);
 }
 
 #[test]
 fn every_changed_byte_is_found() {
     let key = key("k");
-    let zip = Snapshot::of(folder().path()).unwrap().pack(&identity(), 1, Some("abc".to_owned()), Some(&key));
-    let genuine = unpack(&zip, &identity(), Some(&key)).unwrap();
+    let snapshot = Snapshot::of(folder().path()).unwrap();
+    let (zip, place) = (snapshot.pack(&identity(), 1, Some("abc".to_owned()), Some(&key)), (1, snapshot.lines));
+    let genuine = unpacked(&zip, place, Some(&key)).unwrap();
+    // Nor is it taken for another than it is.
+    for other in [(2, snapshot.lines), (1, snapshot.lines + 1), (1, snapshot.lines - 1)] {
+        assert!(matches!(unpacked(&zip, other, Some(&key)), Err(BundleError::Misnamed)), "{other:?}");
+    }
     for at in 0..zip.len() {
         let mut changed = zip.clone();
         changed[at] ^= 0x10;
         // A byte that means nothing, such as one of a file's date, may change.
-        if let Ok(kept) = unpack(&changed, &identity(), Some(&key)) {
+        if let Ok(kept) = unpacked(&changed, place, Some(&key)) {
             assert!(kept.iter().zip(&genuine).all(|(one, other)| one.bytes == other.bytes && one.trust == other.trust));
         }
-        assert!(unpack(&zip[..at], &identity(), Some(&key)).is_err(), "cut at {at}");
+        assert!(unpacked(&zip[..at], place, Some(&key)).is_err(), "cut at {at}");
     }
 }
 
@@ -97,7 +108,7 @@ fn another_key_and_no_mac_are_refused() {
     let snapshot = Snapshot::of(folder().path()).unwrap();
     for theirs in [None, Some(key("theirs"))] {
         let zip = snapshot.pack(&identity(), 1, None, theirs.as_ref());
-        assert!(matches!(unpack(&zip, &identity(), Some(&key("ours"))), Err(BundleError::Forged)));
+        assert!(matches!(unpacked(&zip, (1, snapshot.lines), Some(&key("ours"))), Err(BundleError::Forged)));
     }
 }
 
@@ -111,12 +122,24 @@ fn the_longer_of_two_wins_and_two_ways_are_refused() {
     // Shorter than what is here: nothing changes, the trust neither.
     merge(here.path(), &kept(&whole[..cut]), "artifact").unwrap();
     assert_eq!(journals_in(here.path()).unwrap(), [(1, path.clone())]);
-    // Longer than what is here: it takes its place, and is what it is.
+    // Longer than what this machine wrote itself: anybody could have added to it.
     std::fs::write(&path, &whole[..cut]).unwrap();
     merge(here.path(), &kept(&whole), "artifact").unwrap();
+    assert_eq!(journals_in(here.path()).unwrap(), [(1, path.clone())]);
+    assert_eq!(std::fs::read(&path).unwrap(), &whole[..cut]);
+    // Longer than what was suggested: it takes its place.
     let suggested = here.path().join(super::super::suggested_name(1));
+    std::fs::rename(&path, &suggested).unwrap();
+    merge(here.path(), &kept(&whole), "artifact").unwrap();
     assert_eq!(journals_in(here.path()).unwrap(), [(1, suggested.clone())]);
-    assert!(!path.exists());
+    assert_eq!(std::fs::read(&suggested).unwrap(), whole);
+    // Of two that a kill left, the longer one counts.
+    std::fs::write(&path, &whole[..cut]).unwrap();
+    assert_eq!(journals_in(here.path()).unwrap(), [(1, suggested.clone())]);
+    std::fs::write(&suggested, &whole[..cut]).unwrap();
+    std::fs::write(&path, &whole).unwrap();
+    assert_eq!(journals_in(here.path()).unwrap(), [(1, path.clone())]);
+    std::fs::rename(&path, &suggested).unwrap();
     // Something else: both stay as they are.
     let mut other = whole.clone();
     other[9] ^= 1;
@@ -136,6 +159,6 @@ fn a_newer_form_is_said_to_be_one() {
         zip.write_all(br#"{"version": 2, "new": true}"#).unwrap();
         zip.finish().unwrap().into_inner()
     };
-    assert!(matches!(unpack(&zip, &identity(), None), Err(BundleError::Version(2))));
-    assert!(matches!(unpack(b"no zip", &identity(), None), Err(BundleError::Cut)));
+    assert!(matches!(unpacked(&zip, (1, 1), None), Err(BundleError::Version(2))));
+    assert!(matches!(unpacked(b"no zip", (1, 1), None), Err(BundleError::Cut)));
 }
