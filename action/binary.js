@@ -1,7 +1,8 @@
 // Finds the runner's binary: the input `runner`, the tool cache, the release of this very version, or a build from source.
 //
 // What is downloaded is checked against the digest that lies in digests.json, in the tree that the user pinned, before it can be
-// run. Deliberately absent: "latest", and any digest that comes from where the file comes from.
+// run; what the tool cache has is checked each time too, since any job of the machine may write there. Deliberately absent: "latest",
+// and any digest that comes from where the file comes from.
 "use strict";
 
 const fs = require("node:fs");
@@ -31,11 +32,21 @@ async function find(env, digests = read()) {
     );
   }
   const cached = cachePath(env, digests.version, file);
-  if (isFile(cached)) return cached;
-  // Loaded when needed: most jobs have their binary, and wait for the launcher.
-  const { download, Unreachable } = require("./download.js");
+  // Loaded when needed: a job that brings its binary waits for the launcher.
+  const { digest, download, Unreachable } = require("./download.js");
+  if (isFile(cached)) {
+    const found = await digest(cached);
+    if (found === file.program) return cached;
+    warn(
+      "the runner in the tool cache is another one",
+      `${cached} has SHA-256 ${found}; action/digests.json says ${file.program}.`,
+      "It was not run, and is replaced. Look who else may write there.",
+    );
+  }
+  // As with `uses: ./`: there is nobody to ask for a release.
+  if (mayBuild && !env.GITHUB_ACTION_REPOSITORY) return build(env);
   try {
-    await download(address(env, digests.version, file), file.sha256, cached);
+    await download(address(env, digests.version, file), file, cached);
     return cached;
   } catch (error) {
     // Only for want of a connection: a file with another digest is never passed over.
@@ -51,9 +62,13 @@ function read() {
   return JSON.parse(fs.readFileSync(path.join(__dirname, "digests.json"), "utf8"));
 }
 
-/** By digest too: forks may share a machine, and a version. */
+/**
+ * By digest too: forks may share a machine, and a version. Without a folder of the job's, a new one that is ours alone: in a
+ * shared one, others could make the path before us.
+ */
 function cachePath(env, version, file) {
-  const cache = env.RUNNER_TOOL_CACHE || path.join(env.RUNNER_TEMP || os.tmpdir(), "tools");
+  const own = () => (env.RUNNER_TEMP ? path.join(env.RUNNER_TEMP, "tools") : fs.mkdtempSync(path.join(os.tmpdir(), "pawl-")));
+  const cache = env.RUNNER_TOOL_CACHE || own();
   return path.join(cache, "pawl", `${version}-${file.sha256.slice(0, 16)}`, process.arch, "runner");
 }
 

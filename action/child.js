@@ -12,11 +12,12 @@ const FORWARDED = ["SIGINT", "SIGTERM"];
 /** Resolves to the program's exit code. Its output goes where ours goes; `onLine` gets its standard output instead. */
 function run(program, args, { env, cwd, onLine } = {}) {
   return new Promise((resolve, reject) => {
-    // No signal is handled between these lines, so none ends us and leaves the child alone.
-    const child = spawn(program, args, { env, cwd, shell: false, stdio: ["ignore", onLine ? "pipe" : "inherit", "inherit"] });
+    // Before the child is there: a signal without a handler ends Node at once, wherever it is. With one, it waits for the event
+    // loop, so it is handed on when `spawn` is done.
     const forward = (signal) => child.kill(signal);
-    for (const signal of FORWARDED) process.on(signal, forward);
     const done = () => FORWARDED.forEach((signal) => process.off(signal, forward));
+    for (const signal of FORWARDED) process.on(signal, forward);
+    const child = spawn(program, args, { env, cwd, shell: false, stdio: ["ignore", onLine ? "pipe" : "inherit", "inherit"] });
     if (onLine) lines(child.stdout, onLine);
     child.once("error", (error) => {
       done();

@@ -1,4 +1,4 @@
-// Fetches a gzipped program, checks its digest, and puts it in place in one rename: a half one is never found there.
+// Fetches a gzipped program, checks its digests, packed and unpacked, and puts it in place in one rename: a half one is never found there.
 //
 // Bounded in size, time and tries. An https address leads to https alone; no credential is sent anywhere.
 "use strict";
@@ -24,7 +24,8 @@ class Unreachable extends Trouble {}
 /** A failure that another try may mend. */
 class Passing extends Error {}
 
-async function download(url, sha256, target, { pause = 1000 } = {}) {
+/** `sha256` is the digest of the file, `program` that of what is in it. */
+async function download(url, { sha256, program }, target, { pause = 1000 } = {}) {
   const folder = path.dirname(target);
   try {
     fs.mkdirSync(folder, { recursive: true });
@@ -34,19 +35,24 @@ async function download(url, sha256, target, { pause = 1000 } = {}) {
   const packed = path.join(folder, `.download-${process.pid}-${crypto.randomUUID()}`);
   try {
     await fetched(url, packed, pause);
-    const found = await digest(packed);
-    if (found !== sha256) {
-      throw new Trouble(
-        "the released runner is not the one this version was released with",
-        `${url} has SHA-256 ${found}; action/digests.json says ${sha256}.`,
-        "Do not use it. Report it, and pin another version meanwhile.",
-      );
-    }
+    await check(packed, sha256, url);
     await unpack(packed, `${packed}.program`);
+    // Follows from the first one, unless digests.json is wrong: then each job would fetch it anew.
+    await check(`${packed}.program`, program, `the program in ${url}`);
     fs.renameSync(`${packed}.program`, target);
   } finally {
     for (const left of [packed, `${packed}.program`]) fs.rmSync(left, { force: true });
   }
+}
+
+async function check(file, sha256, what) {
+  const found = await digest(file);
+  if (found === sha256) return;
+  throw new Trouble(
+    "the released runner is not the one this version was released with",
+    `${what} has SHA-256 ${found}; action/digests.json says ${sha256}.`,
+    "Do not use it. Report it, and pin another version meanwhile.",
+  );
 }
 
 async function fetched(url, file, pause) {
@@ -131,4 +137,4 @@ async function unpack(packed, program) {
   await pipeline(fs.createReadStream(packed), zlib.createGunzip(), limited(MOST_UNPACKED, packed), out);
 }
 
-module.exports = { Unreachable, download };
+module.exports = { Unreachable, digest, download };

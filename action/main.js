@@ -6,7 +6,10 @@
 const { find } = require("./binary.js");
 const { run } = require("./child.js");
 const { environment, maskSecrets } = require("./inputs.js");
-const { Trouble, keep, report } = require("./say.js");
+const { Trouble, keep, output, report } = require("./say.js");
+
+/** The output `result`, by exit code, where the runner was not started; the words are its own. */
+const RESULTS = { 2: "refused", 130: "interrupted" };
 
 async function main() {
   maskSecrets(process.env);
@@ -23,5 +26,6 @@ main().then(
   (error) => {
     report(error);
     process.exitCode = error instanceof Trouble ? error.code : 70;
+    output("result", RESULTS[process.exitCode] ?? "bug");
   },
 );

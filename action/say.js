@@ -43,12 +43,23 @@ function mask(secret) {
 }
 
 /** Leaves a value for post, which finds it as STATE_<name>. */
-function keep(name, value) {
-  const file = process.env.GITHUB_STATE;
+const keep = (name, value) => append(process.env.GITHUB_STATE, name, value);
+
+/** Sets an output of the action. The runner sets its own; this is for when it was never started. */
+function output(name, value) {
+  try {
+    append(process.env.GITHUB_OUTPUT, name, value);
+  } catch (error) {
+    // Said beside what went wrong before, and never instead of it.
+    warn("the outputs of the job can't be written", error.message);
+  }
+}
+
+function append(file, name, value) {
   if (!file) return;
   let end = "end";
   while (value.includes(end)) end += "-";
   fs.appendFileSync(file, `${name}<<${end}\n${value}\n${end}\n`);
 }
 
-module.exports = { Trouble, escapeData, keep, mask, report, warn };
+module.exports = { Trouble, keep, mask, output, report, warn };

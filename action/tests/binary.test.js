@@ -11,12 +11,20 @@ const zlib = require("node:zlib");
 const { ACTION, ECHO, copy, echoed, folder, launch, program } = require("./launch.js");
 
 const MACHINE = `${process.platform}-${process.arch}`;
-const PACKED = zlib.gzipSync(`#!${process.execPath}\n${ECHO}`);
-const SHA256 = crypto.createHash("sha256").update(PACKED).digest("hex");
+const PROGRAM = `#!${process.execPath}\n${ECHO}`;
+const PACKED = zlib.gzipSync(PROGRAM);
+const digest = (bytes) => crypto.createHash("sha256").update(bytes).digest("hex");
+const SHA256 = digest(PACKED);
 
 /** A launcher of version 9.9.9 whose release has one file. */
-function released(at, sha256 = SHA256) {
-  return copy(at, { version: "9.9.9", files: { [MACHINE]: { name: "runner.gz", sha256 } } });
+function released(at, sha256 = SHA256, inside = digest(PROGRAM)) {
+  return copy(at, { version: "9.9.9", files: { [MACHINE]: { name: "runner.gz", sha256, program: inside } } });
+}
+
+/** A folder for PATH with a cargo that says it made that program. */
+function cargoOf(at, built) {
+  const line = JSON.stringify({ reason: "compiler-artifact", target: { name: "runner" }, executable: built });
+  return path.dirname(program(path.join(at, "bin", "cargo"), `console.log(${JSON.stringify(line)});`));
 }
 
 /** A server that answers as told, one answer a request; the last one goes on. */
@@ -64,8 +72,8 @@ test("a released binary is downloaded, in spite of a broken first try, and then 
 test("another digest is refused, and nothing is left; `build: true` does not pass it over", async (t) => {
   const at = folder(t);
   const server = await serve(t, good);
-  const action = released(at, "0".repeat(64));
-  for (const build of ["false", "true"]) {
+  for (const [build, packed, inside] of [["false", "0".repeat(64)], ["true", "0".repeat(64)], ["true", SHA256, "0".repeat(64)]]) {
+    const action = released(at, packed, inside);
     const result = await launch("main.js", { build }, environment(at, server), action);
     assert.equal(result.code, 2);
     assert.match(result.stdout, /^::error title=Pawl%3A the released runner is not the one .*::.* has SHA-256 [0-9a-f]{64}; .*%0ADo not use it/m);
@@ -74,13 +82,45 @@ test("another digest is refused, and nothing is left; `build: true` does not pas
   }
 });
 
+test("another program in the tool cache is not run, and is replaced", async (t) => {
+  const at = folder(t);
+  const server = await serve(t, good);
+  const ran = path.join(at, "ran");
+  program(cached(at), `require("node:fs").writeFileSync(${JSON.stringify(ran)}, "");`);
+  const result = await launch("main.js", { plan: "x.yml" }, environment(at, server), released(at));
+  assert.equal(result.code, 0, result.stdout + result.stderr);
+  assert.match(result.stdout, /^::warning title=Pawl%3A the runner in the tool cache is another one::.* has SHA-256 [0-9a-f]{64}; .*It was not run/m);
+  assert.equal(echoed(result).env.PAWL_PLAN, "x.yml");
+  assert.equal(fs.existsSync(ran), false);
+  assert.equal(fs.readFileSync(cached(at), "utf8"), PROGRAM);
+  assert.equal(server.seen.length, 1);
+});
+
+test("without folders of the job's, each job has a new one that is its user's alone", async (t) => {
+  const at = folder(t);
+  const server = await serve(t, good);
+  const env = { ...environment(at, server), RUNNER_TOOL_CACHE: "", TMPDIR: at };
+  const action = released(at);
+  for (const time of [1, 2]) {
+    const result = await launch("main.js", {}, env, action);
+    assert.equal(result.code, 0, result.stdout + result.stderr);
+    const made = fs.readdirSync(at).filter((name) => name.startsWith("pawl-"));
+    assert.equal(made.length, time);
+    for (const name of made) assert.equal(fs.statSync(path.join(at, name)).mode & 0o777, 0o700);
+    assert.equal(server.seen.length, time);
+  }
+  // The job's own is found again.
+  for (const _ of [1, 2]) await launch("main.js", {}, { ...env, RUNNER_TEMP: path.join(at, "job") }, action);
+  assert.equal(server.seen.length, 3);
+});
+
 test("what release.js writes is what the launcher reads", async (t) => {
   const at = folder(t);
   fs.mkdirSync(path.join(at, "release"));
   fs.writeFileSync(path.join(at, "release", `runner-${MACHINE}.gz`), PACKED);
   const script = path.join(ACTION, "release.js");
   const digests = JSON.parse(execFileSync(process.execPath, [script, path.join(at, "release")], { encoding: "utf8" }));
-  assert.deepEqual(digests.files, { [MACHINE]: { name: `runner-${MACHINE}.gz`, sha256: SHA256 } });
+  assert.deepEqual(digests.files, { [MACHINE]: { name: `runner-${MACHINE}.gz`, sha256: SHA256, program: digest(PROGRAM) } });
   const server = await serve(t, good);
   const result = await launch("main.js", {}, environment(at, server), copy(at, digests));
   assert.equal(result.code, 0, result.stdout + result.stderr);
@@ -172,13 +212,20 @@ test("`build: true` runs cargo in the action's folder and uses what it made", as
 test("`build: true` builds when the server does not answer", async (t) => {
   const at = folder(t);
   const server = await serve(t, status(404));
-  const built = program(path.join(at, "runner"), ECHO);
-  const line = JSON.stringify({ reason: "compiler-artifact", target: { name: "runner" }, executable: built });
-  program(path.join(at, "bin", "cargo"), `console.log(${JSON.stringify(line)});`);
-  const env = { ...environment(at, server), PATH: `${path.join(at, "bin")}:${process.env.PATH}` };
+  const bin = cargoOf(at, program(path.join(at, "runner"), ECHO));
+  const env = { ...environment(at, server), PATH: `${bin}:${process.env.PATH}` };
   const result = await launch("main.js", { build: "true" }, env, released(at));
   assert.equal(result.code, 0, result.stdout + result.stderr);
   assert.match(result.stdout, /^::warning title=Pawl%3A there is no such released runner::/m);
+});
+
+test("`build: true` builds when nobody can be asked for a release, as with `uses: ./`", async (t) => {
+  const at = folder(t);
+  const bin = cargoOf(at, program(path.join(at, "runner"), ECHO));
+  const env = { ...environment(at), GITHUB_ACTION_REPOSITORY: "", PATH: `${bin}:${process.env.PATH}` };
+  const result = await launch("main.js", { build: "true", plan: "x.yml" }, env, released(at));
+  assert.equal(result.code, 0, result.stdout + result.stderr);
+  assert.equal(echoed(result).env.PAWL_PLAN, "x.yml");
 });
 
 test("`runner` names a program", async (t) => {

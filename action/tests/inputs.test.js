@@ -12,7 +12,7 @@ test("values reach the runner as they are, and no shell sees them", async (t) =>
   const at = folder(t);
   // The path of the binary is no better.
   const runner = program(path.join(at, "my runner's $(touch INJECTED)", "run ner"), `process.chdir(${JSON.stringify(at)});${ECHO}`);
-  const names = ["plan", "environment", "release", "missing_journal", "key", "token"];
+  const names = ["plan", "environment", "release", "key", "token"];
   const inputs = Object.fromEntries(names.map((name) => [name, NASTY]));
   const result = await launch("main.js", { runner, ...inputs, matrix: '{\n  "os": "it\'s"\n}' }, { KEPT: "1" });
   assert.equal(result.code, 0, result.stdout + result.stderr);
@@ -44,6 +44,32 @@ test("deployments is true or false", async (t) => {
   assert.match(maybe.stdout, /^::error title=Pawl%3A `deployments%3A maybe` is neither true nor false::.*%0AWrite /m);
 });
 
+test("blanks around a token and a word are cut off", async (t) => {
+  const runner = program(path.join(folder(t), "runner"), ECHO);
+  for (const word of ["probe", "fail", "restart"]) {
+    const { env } = echoed(await launch("main.js", { runner, missing_journal: `${word}\n`, token: " ghs_x\n", key: "k\n" }));
+    assert.equal(env.PAWL_MISSING_JOURNAL, word);
+    assert.equal(env.PAWL_TOKEN, "ghs_x");
+    // Signs journals as it is: a shorter one would be another key.
+    assert.equal(env.PAWL_KEY, "k\n");
+  }
+});
+
+test("a wrong word for missing_journal is refused before a runner starts, with the right ones", async (t) => {
+  const at = folder(t);
+  const output = path.join(at, "output");
+  fs.writeFileSync(output, "");
+  const result = await launch("main.js", { runner: program(path.join(at, "runner"), ECHO), missing_journal: "prove" }, { GITHUB_OUTPUT: output });
+  assert.equal(result.code, 2);
+  assert.match(result.stdout, /^::error title=Pawl%3A `missing_journal%3A prove` is none of probe%2C fail%2C restart::.*Write one/);
+  assert.equal(result.stdout.trim().split("\n").length, 1);
+  assert.equal(fs.readFileSync(output, "utf8"), "result<<end\nrefused\nend\n");
+  // Where the output can't be written, the error is still there.
+  const unwritten = await launch("main.js", { missing_journal: "prove" }, { GITHUB_OUTPUT: at });
+  assert.equal(unwritten.code, 2);
+  assert.match(unwritten.stdout, /^::error title=Pawl%3A `missing_journal.*\n::warning title=Pawl%3A the outputs of the job can't be written::/);
+});
+
 test("each line of a secret is masked before anything else is said", async (t) => {
   const runner = program(path.join(folder(t), "runner"), ECHO);
   const result = await launch("main.js", { runner, key: "first line\r\n}\nsecond 100%\n", token: "ghs_x" });
@@ -64,5 +90,7 @@ test("the digests are of this version", () => {
   const { version, files } = JSON.parse(fs.readFileSync(path.join(ACTION, "digests.json"), "utf8"));
   const cargo = fs.readFileSync(path.join(ACTION, "..", "Cargo.toml"), "utf8");
   assert.equal(version, /^\[workspace\.package\]\nversion = "([^"]+)"/m.exec(cargo)[1]);
-  for (const file of Object.values(files)) assert.match(file.sha256, /^[0-9a-f]{64}$/);
+  for (const { sha256, program: inside } of Object.values(files)) {
+    for (const digest of [sha256, inside]) assert.match(digest, /^[0-9a-f]{64}$/);
+  }
 });

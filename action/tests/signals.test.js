@@ -47,6 +47,38 @@ test("SIGTERM after an ignored SIGINT is handed on too, and a second SIGINT does
   assert.equal((await running.ended).code, 130);
 });
 
+test("a signal that comes while the runner is started is handed on to it", async (t) => {
+  const at = folder(t);
+  const [ready, asked] = ["ready", "asked"].map((name) => path.join(at, name));
+  const runner = program(
+    path.join(at, "runner"),
+    `const { writeFileSync } = require("node:fs");
+    process.once("SIGINT", () => {
+      writeFileSync(${JSON.stringify(asked)}, "");
+      process.exit(130);
+    });
+    writeFileSync(${JSON.stringify(ready)}, "");
+    setInterval(() => {}, 1000);`,
+  );
+  // The launcher's `spawn`, with the signal before it, and with an end only when the runner can hear one.
+  const early = path.join(at, "early.js");
+  fs.writeFileSync(
+    early,
+    `const processes = require("node:child_process");
+    const { spawn } = processes;
+    processes.spawn = (...call) => {
+      process.kill(process.pid, "SIGINT");
+      const child = spawn(...call);
+      const late = Date.now() + 20_000;
+      while (!require("node:fs").existsSync(${JSON.stringify(ready)}) && Date.now() < late);
+      return child;
+    };`,
+  );
+  const result = await launch("main.js", { runner }, { NODE_OPTIONS: `--require ${early}` });
+  assert.equal(result.code, 130, JSON.stringify(result));
+  assert.ok(fs.existsSync(asked));
+});
+
 test("the exit code is the runner's", async (t) => {
   const at = folder(t);
   for (const code of [0, 1, 2, 3, 4, 5, 65, 70, 130]) {
