@@ -15,6 +15,7 @@ mod github {
     mod artifacts;
     mod cancel;
     mod faults;
+    mod forged;
     mod launcher;
     mod official;
     mod resume;

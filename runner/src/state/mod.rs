@@ -23,16 +23,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    journal::SUGGESTED,
-    plan::{AppName, EnvironmentName, RemotePlace, RemoteState, StateLocation},
-};
+use crate::plan::{AppName, EnvironmentName, RemotePlace, RemoteState, StateLocation};
 
 pub mod artifacts;
 pub mod bundle;
 mod cache;
 pub mod checkpoints;
 mod error;
+mod files;
 mod folder;
 mod git;
 pub(crate) mod http;
@@ -49,6 +47,7 @@ pub use record::{Holder, LockRecord, Released, TOKEN, Token};
 
 use self::{
     checkpoints::Duty,
+    files::{epoch_of, journal_name, journals_in, suggested_name},
     keeper::{Keeper, Taking},
     lease::{Sight, Watch, patience},
     record::Root,
@@ -564,55 +563,6 @@ impl Adopted {
 /// For calls that block on what can only be awaited. Small: one thread, the caller's.
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
-}
-
-fn journal_name(epoch: u64) -> String {
-    format!("attempt-{epoch:06}.journal")
-}
-
-/// The same for one that anybody could have written.
-fn suggested_name(epoch: u64) -> String {
-    format!("attempt-{epoch:06}{SUGGESTED}")
-}
-
-/// Journals in a folder, in epoch order; none when there is no folder.
-fn journals_in(folder: &Path) -> Result<Vec<(u64, PathBuf)>, StateError> {
-    let error = |source| StateError::io("read", folder, source);
-    let listing = match fs::read_dir(folder) {
-        Ok(listing) => listing,
-        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(error(source)),
-    };
-    let mut journals = Vec::new();
-    for entry in listing {
-        let path = entry.map_err(error)?.path();
-        if let Some(epoch) = epoch_of(&path) {
-            journals.push((epoch, path));
-        }
-    }
-    journals.sort();
-    // Both are there only if whoever put the longer one in its place was killed before it removed the other.
-    let length = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
-    journals.dedup_by(|later: &mut (u64, PathBuf), kept| {
-        let is_twin = later.0 == kept.0;
-        if is_twin && length(&later.1) > length(&kept.1) {
-            std::mem::swap(&mut later.1, &mut kept.1);
-        }
-        is_twin
-    });
-    Ok(journals)
-}
-
-/// The epoch in a journal's file name.
-fn epoch_of(path: &Path) -> Option<u64> {
-    path.file_name()?
-        .to_str()?
-        .strip_prefix("attempt-")?
-        .split_once('.')
-        .filter(|(_, end)| matches!(*end, "journal" | "suggested.journal"))?
-        .0
-        .parse()
-        .ok()
 }
 
 #[cfg(test)]
