@@ -24,7 +24,7 @@ use crate::{
 /// A call takes no longer, and neither does all that is left to tell at the end.
 const CALL: Duration = Duration::from_secs(10);
 /// The same where the process was asked to stop: everything must be over within 7 s of it.
-const HASTE: Duration = Duration::from_secs(1);
+const HASTE: Duration = Duration::from_millis(500);
 /// The longest description that GitHub takes, in characters.
 const DESCRIPTION: usize = 140;
 

@@ -27,6 +27,7 @@ use super::{
     StateError,
     artifacts::{Access, ArtifactError, Artifacts, Listed},
     bundle::{self, Beside, BundleError, Identity, Key, Snapshot},
+    error::reasons,
     journals_in,
 };
 use crate::journal::{
@@ -333,7 +334,7 @@ impl Worker {
                 }
             }
             Err(error) => {
-                let why = chain(&error);
+                let why = reasons(&error);
                 for (needed, answer) in std::mem::take(&mut self.waiting) {
                     if self.on_the_way.iter().any(|other| *other >= needed) {
                         self.waiting.push((needed, answer));
@@ -393,7 +394,7 @@ impl Worker {
     /// Whether an attempt of this workflow run is on record here.
     fn is_begun(&self) -> Result<bool, StateError> {
         let paths: Vec<PathBuf> = journals_in(&self.folder)?.into_iter().map(|(_, path)| path).collect();
-        let loaded = Loaded::read(&paths, |_| ()).map_err(|error| unsaved(&chain(&error)))?;
+        let loaded = Loaded::read(&paths, |_| ()).map_err(|error| unsaved(&reasons(&error)))?;
         Ok(loaded
             .state
             .attempts
@@ -460,7 +461,7 @@ async fn refuse(mut orders: UnboundedReceiver<Command>, error: &ArtifactError) {
     while let Some(order) = orders.recv().await {
         match order {
             Command::Fetch(answer) | Command::Survey(answer) | Command::Confirm(answer) | Command::Close(_, answer) => {
-                let _ = answer.send(Err(unsaved(&chain(error))));
+                let _ = answer.send(Err(unsaved(&reasons(error))));
             }
             Command::Nudge => {}
         }
@@ -469,12 +470,6 @@ async fn refuse(mut orders: UnboundedReceiver<Command>, error: &ArtifactError) {
 
 fn unsaved(why: &str) -> StateError {
     StateError::Unsaved { why: why.to_owned() }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -18,6 +18,7 @@ use tokio::runtime::Runtime;
 
 use super::{
     StateError,
+    error::reasons,
     remote::{CALL, Change, RECORD, Remote, Seen, Version},
 };
 use crate::plan::RemoteState;
@@ -216,18 +217,4 @@ impl HttpService for Client {
         let bytes = answer.bytes().await.map_err(|error| HttpError::new(kind(&error), error.without_url()))?;
         response.body(bytes.into()).map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))
     }
-}
-
-/// An error and what is behind it, in one line.
-fn reasons(error: &object_store::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let said = inner.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        source = inner.source();
-    }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

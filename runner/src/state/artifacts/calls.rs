@@ -4,7 +4,7 @@
 //! varies, or that the service asks for. Nothing waits without end: each try has a limit, the pauses have one, and the whole has a
 //! deadline. Invariant: what goes into an error is [`Calls::harmless`]. Deliberately absent: what an answer means.
 
-use std::{error::Error, time::Duration};
+use std::time::Duration;
 
 use reqwest::{
     Response, StatusCode,
@@ -13,7 +13,7 @@ use reqwest::{
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ArtifactError;
-use crate::plan::Secret;
+use crate::{plan::Secret, state::error::reasons};
 
 /// How long is waited, and how often tried.
 #[derive(Clone, Copy, Debug)]
@@ -228,20 +228,6 @@ fn may_pass(status: StatusCode, asked_for: Option<Duration>) -> bool {
 /// What `Retry-After` says, in seconds. Its other form, a date, is not used by these services.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
-}
-
-/// An error and what is behind it, in one line.
-fn reasons(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let said = inner.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        source = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]
