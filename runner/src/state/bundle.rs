@@ -333,6 +333,13 @@ fn parse(text: &[u8]) -> Result<Manifest, BundleError> {
     }
 }
 
+/// Whether one checkpoint has all that another has.
+#[must_use]
+pub fn holds(newer: &[Kept], older: &[Kept]) -> bool {
+    let there = |epoch: u64| newer.iter().find(|one| one.epoch == epoch);
+    older.iter().all(|one| there(one.epoch).is_some_and(|new| new.bytes.starts_with(&one.bytes)))
+}
+
 /// What was brought to a folder and is not yet part of it.
 struct New {
     from: PathBuf,

@@ -26,7 +26,7 @@ use tokio::{
 use super::{
     StateError,
     artifacts::{Access, ArtifactError, Artifacts, Listed},
-    bundle::{self, Beside, BundleError, Identity, Key, Snapshot},
+    bundle::{self, Beside, BundleError, Identity, Kept, Key, Snapshot},
     error::reasons,
     journals_in,
 };
@@ -353,37 +353,35 @@ impl Worker {
         let job = Arc::clone(&self.job);
         let here = Snapshot::of(&self.folder)?;
         let found = self.found(artifacts).await?;
-        let mut newest = None;
+        let mut newest: Option<(Listed, Vec<Kept>)> = None;
         for (place, listed) in found {
-            if newest.is_some() {
-                // All of it is in the newest, since that has all that is here.
-                if place.0 == job.attempt {
-                    self.kept.insert(0, listed);
-                }
-                continue;
-            }
             // What can't be read was not stored to its end, or by somebody else: at worst one is stored too many.
             let unpacked = match artifacts.download(&listed).await {
                 Ok(content) => {
-                    bundle::unpack(&content, place, &job.identity, job.key.as_ref()).map_err(|error| error.to_string())
+                    let unpacked = bundle::unpack(&content, place, &job.identity, job.key.as_ref());
+                    unpacked.map_err(|error| error.to_string())
                 }
                 Err(error) => Err(error.to_string()),
             };
-            match unpacked.map(|kept| here.beside(&kept)) {
-                Ok(Beside::Covered) => {
-                    self.acknowledged = here.lines;
-                    lock(&self.shown).newest = Some(listed.name.clone());
-                    newest = Some(listed);
-                }
-                Ok(Beside::Ahead) => break,
-                Ok(Beside::Apart) => {
-                    return Err(unsaved(&format!("artifact {} has what this machine has not", listed.name)));
-                }
-                Err(why) => self.pass_over(&listed.name, &why),
+            match (unpacked, &newest) {
+                (Err(why), _) => self.pass_over(&listed.name, &why),
+                (Ok(kept), Some((_, newest))) if bundle::holds(newest, &kept) => self.kept.insert(0, listed),
+                (Ok(_), Some(_)) => {}
+                (Ok(kept), None) => match here.beside(&kept) {
+                    Beside::Covered => {
+                        self.acknowledged = here.lines;
+                        lock(&self.shown).newest = Some(listed.name.clone());
+                        newest = Some((listed, kept));
+                    }
+                    Beside::Ahead => break,
+                    Beside::Apart => {
+                        return Err(unsaved(&format!("artifact {} has what this machine has not", listed.name)));
+                    }
+                },
             }
         }
         match newest {
-            Some(newest) => self.kept.push(newest),
+            Some((newest, _)) => self.kept.push(newest),
             None if self.is_begun()? => {}
             // Nothing of this workflow run is here.
             None => self.acknowledged = here.lines,
