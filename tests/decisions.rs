@@ -10,17 +10,18 @@ mod oracle;
 
 use std::collections::BTreeMap;
 
+use contract::{
+    RunId,
+    step::{Finding, Phase, Receipt},
+};
 use history::{History, findings, fingerprint, moves, places};
+use journal::{
+    Place, State, Trust,
+    decision::{Facts, Orders, Probing, Repeat, Verdict, decide, upstream_ran},
+    event::{Decision, Entry, Question, Reason},
+};
 use oracle::{Asked, Past};
 use proptest::{prelude::*, test_runner::TestCaseResult};
-use runner::{
-    journal::{
-        Place, State, Trust,
-        event::{Decision, Entry, Finding, Phase, Question, Reason, Receipt},
-    },
-    plan::RunId,
-    schedule::{Facts, Orders, Probing, Repeat, Verdict, decide, upstream_ran},
-};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
@@ -86,7 +87,7 @@ proptest! {
                 prop_assert!(state.apply(refused, hash, refused.seq).is_err(), "{refused:?}");
             }
             prop_assert!(state.apply(entry, hash, entry.seq + 1).is_err(), "out of sequence");
-            let unchained = Entry { prev: Some(runner::journal::event::Hash::of(b"another line")), ..entry.clone() };
+            let unchained = Entry { prev: Some(contract::hash::Hash::of(b"another line")), ..entry.clone() };
             prop_assert!(state.apply(&unchained, hash, entry.seq).is_err(), "out of the chain");
             let header_or_not = Entry { seq: u64::from(entry.seq == 0), ..entry.clone() };
             prop_assert!(state.apply(&header_or_not, hash, header_or_not.seq).is_err(), "the header is the first line");

@@ -8,13 +8,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use runner::{
-    journal::{
-        Journal, Loaded, Place, Redactor,
-        event::{FORMAT, Fingerprint, Header, MAGIC, Outcome, Receipt, Release},
-        file::Effect,
-    },
-    plan::{Attempt, TargetName},
+use contract::{
+    Attempt, TargetName,
+    step::{Outcome, Receipt},
+};
+use journal::{
+    Journal, Loaded, Place, Redactor,
+    event::{FORMAT, Fingerprint, Header, MAGIC, Release},
+    file::Effect,
 };
 
 const ROUNDS: usize = 200;

@@ -4,11 +4,10 @@
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
-use runner::{
-    drive::{Pinning, Prepared, Setting, Wanted},
-    plan::{Label, Plan, Request, Source},
-    sandbox::Places,
-};
+use contract::Label;
+use plan::{Plan, Request, Source};
+use runner::deploy::{Pinning, Prepared, Setting, Wanted};
+use sandbox::Places;
 
 const ROUNDS: usize = 500;
 

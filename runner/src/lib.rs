@@ -12,14 +12,5 @@
 //! `report` reads `journal::event` only; nothing imports `cli`. docs/architecture.md has the whole picture.
 
 pub mod cli;
-pub mod clock;
-#[cfg(test)]
-mod corpus;
-pub mod diagnose;
-pub mod drive;
-pub mod journal;
-pub mod plan;
+pub mod deploy;
 pub mod report;
-pub mod sandbox;
-pub mod schedule;
-pub mod state;

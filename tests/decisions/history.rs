@@ -1,19 +1,18 @@
 //! Generated histories: attempts of several runs that work on three steps (one of each phase) on two targets, and stop
 //! anywhere. Legal by construction: a move that may not come next is kept apart, as something the fold must refuse.
 
-use proptest::prelude::*;
-use runner::{
-    diagnose::Exit,
-    journal::{
-        Event, Place,
-        event::{
-            Decision, Entry, FORMAT, Failure, Finding, Fingerprint, Hash, Header, MAGIC, Outcome, Phase, Question,
-            Reason, Receipt, Release,
-        },
-        line,
-    },
-    plan::Attempt,
+use contract::{
+    Attempt,
+    diagnostic::Exit,
+    hash::Hash,
+    step::{Failure, Finding, Outcome, Phase, Receipt},
 };
+use journal::{
+    Event, Place,
+    event::{Decision, Entry, FORMAT, Fingerprint, Header, MAGIC, Question, Reason, Release},
+    line,
+};
+use proptest::prelude::*;
 
 use super::oracle;
 

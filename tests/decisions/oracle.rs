@@ -1,13 +1,14 @@
 //! The table of DESIGN §6, written a second time and in another way: over the raw events of a history, scanned backwards,
 //! with answers in words. It shares no code with `schedule` or with the fold; where the two differ, one of them is wrong.
 
-use runner::{
-    journal::{
-        Event, Place,
-        event::{Decision, Entry, Finding, Fingerprint, Outcome, Receipt},
-    },
-    plan::RunId,
-    schedule::{Orders, Probing, Repeat},
+use contract::{
+    RunId,
+    step::{Finding, Outcome, Receipt},
+};
+use journal::{
+    Event, Place,
+    decision::{Orders, Probing, Repeat},
+    event::{Decision, Entry, Fingerprint},
 };
 
 /// What the newest event of a step that says anything about it says.

@@ -3,10 +3,8 @@
 use std::{future::Future, time::Duration};
 
 use bytes::Bytes;
-use runner::{
-    plan::Secret,
-    state::artifacts::{Access, ArtifactError, Artifacts, Listed, Patience, RestAccess},
-};
+use contract::Secret;
+use state::artifacts::{Access, ArtifactError, Artifacts, Listed, Patience, RestAccess};
 
 use crate::artifact_service::{ArtifactService, Call, REPOSITORY, REST_TOKEN, RUN_ID, token};
 

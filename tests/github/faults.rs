@@ -6,11 +6,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use runner::{
-    diagnose::{Diagnostic, Exit},
-    plan::Secret,
-    state::artifacts::{Access, ArtifactError, Artifacts, Listed, Patience},
+use contract::{
+    Secret,
+    diagnostic::{Diagnostic, Exit},
 };
+use state::artifacts::{Access, ArtifactError, Artifacts, Listed, Patience};
 
 use super::artifacts::{QUICK, Ways, access, client, names, noise, run};
 use crate::artifact_service::{ArtifactService, Call, Mishap, REST_TOKEN, SIGNATURE, token};

@@ -2,11 +2,8 @@
 
 use std::io::{Cursor, Write as _};
 
-use runner::journal::{
-    Event,
-    event::{Entry, Outcome},
-    line,
-};
+use contract::step::Outcome;
+use journal::{Event, event::Entry, line};
 use serde_json::{Value, json};
 
 use super::resume::{KEY, attempt, enrol, failed, files, fresh, settled};
@@ -36,7 +33,7 @@ fn forged(zip: &[u8], mut change: impl FnMut(&mut Event) -> Option<()>, manifest
         written.extend_from_slice(&line.bytes);
     }
     *journal = written;
-    let (bytes, hash) = (journal.len(), runner::journal::event::Hash::of(journal));
+    let (bytes, hash) = (journal.len(), contract::hash::Hash::of(journal));
     let (_, text) = all.iter_mut().find(|(name, _)| name == "pawl.json").unwrap();
     let mut value: Value = serde_json::from_slice(text).unwrap();
     value["journals"][0]["bytes"] = json!(bytes);
@@ -105,7 +102,7 @@ fn a_forged_journal_harms_nothing_without_a_key() {
         |event| {
             match event {
                 Event::Outcome { result, .. } => {
-                    let mut receipt = runner::journal::event::Receipt::default();
+                    let mut receipt = contract::step::Receipt::default();
                     receipt.outputs.insert("path".to_owned(), json!("releases/evil"));
                     *result = Outcome::Succeeded { receipt };
                     fingerprints += 1;

@@ -3,16 +3,14 @@
 
 use serde_json::{Value, json};
 
-use crate::{
-    diagnose::{Code, Diagnostic, Exit},
-    journal::{
-        Event, Loaded, State,
-        event::{Entry, Header},
-        state::AttemptSummary,
-    },
-    report::text::between,
-    state::Store,
+use contract::diagnostic::{Code, Diagnostic, Exit};
+use contract::text::between;
+use journal::{
+    Event, Loaded, State,
+    event::{Entry, Header},
+    state::AttemptSummary,
 };
+use state::Store;
 
 /// One attempt with all of its entries, and what was known before it.
 pub(super) struct Reading {

@@ -5,15 +5,15 @@
 use std::path::{Path, PathBuf};
 
 use super::{github, source::variable};
-use crate::{
-    diagnose::{Code, Diagnostic, Exit, Notice},
-    plan::{AppName, EnvironmentName, Secret},
-    state::{
-        Store,
-        artifacts::{Access, RestAccess},
-        bundle::{Identity, Key},
-        checkpoints::Job,
-    },
+use contract::{
+    AppName, EnvironmentName, Secret,
+    diagnostic::{Code, Diagnostic, Exit, Notice},
+};
+use state::{
+    Store,
+    artifacts::{Access, RestAccess},
+    bundle::{Identity, Key},
+    checkpoints::Job,
 };
 
 /// A variable that says something.
@@ -111,7 +111,7 @@ fn leg(job: &str, matrix: Option<&str>) -> Result<String, Diagnostic> {
     if is_alone {
         return Ok(job.to_owned());
     }
-    Ok(format!("{job}-{}", crate::journal::event::Hash::of_json(&matrix).short(8)))
+    Ok(format!("{job}-{}", contract::hash::Hash::of_json(&matrix).short(8)))
 }
 
 /// The plan's path in the repository: the same on every machine.

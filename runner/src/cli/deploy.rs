@@ -12,17 +12,17 @@ use super::{
     wait::WaitArgs,
 };
 use crate::{
-    diagnose::{Code, Diagnostic, Exit, Notice},
-    drive::{Deployment, Interrupt, MissingJournal, Orders, Prepared, Setting, Wanted},
-    journal::{
-        State,
-        event::{Header, ROLLBACK},
-        file::Observer,
-    },
-    plan::Plan,
+    deploy::{Deployment, Interrupt, MissingJournal, Orders, Prepared, Setting, Wanted},
     report::Conclusion,
-    state::{Store, Wait, checkpoints::Shown},
 };
+use contract::diagnostic::{Code, Diagnostic, Exit, Notice};
+use journal::{
+    State,
+    event::{Header, ROLLBACK},
+    file::Observer,
+};
+use plan::Plan;
+use state::{Store, Wait, checkpoints::Shown};
 
 /// Arguments of `deploy`.
 #[derive(Debug, clap::Args)]

@@ -14,12 +14,14 @@ use tokio::{
 };
 
 use super::source::{self, variable};
-use crate::{
-    diagnose::{Diagnostic, Exit, Notice},
-    plan::{EnvironmentName, Label, Plan},
-    report::{text, words},
-    state,
+use crate::report::words;
+use contract::text;
+use contract::{
+    EnvironmentName, Label,
+    diagnostic::{Diagnostic, Exit, Notice},
 };
+use plan::Plan;
+use state;
 
 /// A call takes no longer, and neither does all that is left to tell at the end.
 const CALL: Duration = Duration::from_secs(10);

@@ -11,12 +11,12 @@ use super::{
     source::{self, PlanArgs, ReleaseArgs},
 };
 use crate::{
-    diagnose::{Diagnostic, Exit},
-    drive::{Prepared, Wanted},
+    deploy::{Prepared, Wanted},
     report::{self, Form, json},
-    sandbox,
-    state::{Claim, Store},
 };
+use contract::diagnostic::{Diagnostic, Exit};
+use sandbox;
+use state::{Claim, Store};
 
 /// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]

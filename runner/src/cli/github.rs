@@ -10,12 +10,12 @@ use std::{
 };
 
 use super::source::variable;
-use crate::{
-    diagnose::{Exit, Notice},
-    journal::{event::Header, state::AttemptSummary},
-    plan::Attempt,
-    report::github::{Earlier, SUMMARY_LIMIT, Token, Workflow},
+use crate::report::github::{Earlier, SUMMARY_LIMIT, Token, Workflow};
+use contract::{
+    Attempt,
+    diagnostic::{Exit, Notice},
 };
+use journal::{event::Header, state::AttemptSummary};
 
 /// GitHub takes so many bytes of outputs of a job.
 const OUTPUT_LIMIT: usize = 1_000_000;

@@ -5,17 +5,11 @@ use std::io::Write;
 use serde_json::Value;
 
 use super::attempts::summary_json;
-use crate::{
-    diagnose::{Diagnostic, Exit},
-    journal::{Loaded, state::AttemptSummary},
-    report::{
-        self, Form, json,
-        table::table,
-        text::{WIDTH, between, cut, moment, took, wrap},
-        words,
-    },
-    state::{Released, Store},
-};
+use crate::report::{self, Form, json, table::table, words};
+use contract::diagnostic::{Diagnostic, Exit};
+use contract::text::{WIDTH, between, cut, moment, took, wrap};
+use journal::{Loaded, state::AttemptSummary};
+use state::{Released, Store};
 
 /// Arguments of `history`.
 #[derive(Debug, clap::Args)]
@@ -87,10 +81,8 @@ mod tests {
     use expect_test::{Expect, expect};
 
     use super::*;
-    use crate::{
-        plan::StateLocation,
-        report::fixture::{self, Tape},
-    };
+    use crate::report::fixture::{self, Tape};
+    use plan::StateLocation;
 
     fn check(tape: &Tape, limit: usize, form: Form, expected: Expect) {
         let root = tempfile::tempdir().unwrap();

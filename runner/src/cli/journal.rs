@@ -11,14 +11,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::{
-    diagnose::{Code, Diagnostic, Exit},
-    journal::{JournalError, State, event::Header, line, state::Illegal},
-    report::{
-        self, Form, json,
-        text::{self, WIDTH, visible},
-    },
-};
+use crate::report::{self, Form, json};
+use contract::diagnostic::{Code, Diagnostic, Exit};
+use contract::text::{self, WIDTH, visible};
+use journal::{JournalError, State, event::Header, line, state::Illegal};
 
 /// What to do with journals.
 #[derive(Debug, clap::Subcommand)]

@@ -8,16 +8,14 @@ use super::{
     permission,
     source::{self, PlanArgs},
 };
-use crate::{
-    clock,
-    diagnose::{Code, Diagnostic, Exit},
-    plan::EnvironmentName,
-    report::{
-        self, Form, json,
-        text::{self, WIDTH, between, moment, took},
-    },
-    state::{LockError, LockRecord, Standing, Store},
+use crate::report::{self, Form, json};
+use contract::text::{self, WIDTH, between, moment, took};
+use contract::{
+    EnvironmentName,
+    diagnostic::{Code, Diagnostic, Exit},
 };
+use journal::clock;
+use state::{LockError, LockRecord, Standing, Store};
 
 /// Where the answers stand.
 const INDENT: usize = 12;
@@ -175,7 +173,7 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
-    use crate::state::Holder;
+    use state::Holder;
 
     #[test]
     fn a_lock_is_readable_at_80_columns() {

@@ -3,19 +3,14 @@
 use std::io::Write;
 
 use super::attempts::Reading;
-use crate::{
-    diagnose::{Diagnostic, Exit},
-    journal::{
-        Event, Place,
-        event::{Entry, Outcome, Progress},
-    },
-    report::{
-        self, Form, json,
-        text::{self, GUTTER, took},
-        words,
-    },
-    state::Store,
+use crate::report::{self, Form, json, words};
+use contract::text::{self, GUTTER, took};
+use contract::{
+    diagnostic::{Diagnostic, Exit},
+    step::{Outcome, Progress},
 };
+use journal::{Event, Place, event::Entry};
+use state::Store;
 
 /// Arguments of `logs`.
 #[derive(Debug, clap::Args)]
@@ -117,12 +112,10 @@ mod tests {
     use expect_test::{Expect, expect};
 
     use super::*;
-    use crate::{
-        diagnose::Code,
-        journal::event::{Level, Reason},
-        plan::StateLocation,
-        report::fixture::{self, Tape},
-    };
+    use crate::report::fixture::{self, Tape};
+    use contract::{diagnostic::Code, step::Level};
+    use journal::event::Reason;
+    use plan::StateLocation;
 
     fn answer(tape: &Tape, step: Option<&str>, attempt: Option<u64>, form: Form) -> Result<String, Diagnostic> {
         let root = tempfile::tempdir().unwrap();

@@ -9,14 +9,18 @@ use serde_json::{Value, json};
 
 use super::{attempts, permission, screen::Screen, source, source::PlanArgs};
 use crate::{
-    diagnose::{Code, Diagnostic, Exit},
-    drive::{lineage, of_migrations},
-    journal::{Redactor, event::Level},
-    plan::{Plan, Step},
+    deploy::{lineage, of_migrations},
     report::{self, Form, json},
-    sandbox::{Desk, Fence, Purpose, Resolution},
-    state::{Claim, Store},
 };
+use contract::{
+    diagnostic::{Code, Diagnostic, Exit},
+    step::Level,
+};
+use db::migrate::{Fence, Resolution};
+use journal::Redactor;
+use plan::{Plan, Step};
+use sandbox::{Purpose, open_migrations};
+use state::{Claim, Store};
 
 /// Arguments of `migrate`.
 #[derive(Debug, clap::Args)]
@@ -146,7 +150,7 @@ impl Answer {
     }
 }
 
-type Outcome = Result<Answer, crate::journal::event::Failure>;
+type Outcome = Result<Answer, contract::step::Failure>;
 
 fn step<'p>(plan: &'p Plan, named: Option<&str>) -> Result<&'p Step, Diagnostic> {
     let migrates = |step: &&Step| step.uses.is_official("migrate");
@@ -182,7 +186,7 @@ fn fence(plan: &Plan, store: &Store) -> Result<Fence, Vec<Diagnostic>> {
 }
 
 async fn look(step: &Step, command: &Command) -> Outcome {
-    let desk = Desk::open(step, &step.with, Purpose::Probe).await?;
+    let desk = open_migrations(step, &step.with, Purpose::Probe).await?;
     match command {
         Command::Lint => {
             let (found, _) = desk.lint().await?;
@@ -234,10 +238,10 @@ async fn look(step: &Step, command: &Command) -> Outcome {
 }
 
 async fn change(step: &Step, command: &Command, fence: &Fence, screen: &Screen) -> Outcome {
-    let mut desk = Desk::open(step, &step.with, Purpose::Act).await?;
+    let mut desk = open_migrations(step, &step.with, Purpose::Act).await?;
     let notices = screen.tell_beside();
     let tell = move |level: Level, message: String| match level {
-        Level::Error | Level::Warn => notices(crate::diagnose::Notice::warning(message)),
+        Level::Error | Level::Warn => notices(contract::diagnostic::Notice::warning(message)),
         Level::Info | Level::Debug | Level::Trace => {}
     };
     let files = |verb: &str, files: Vec<String>| {

@@ -40,10 +40,8 @@ use self::{
     screen::{Purpose, Screen},
     source::PlanArgs,
 };
-use crate::{
-    diagnose::{Diagnostic, Exit},
-    sandbox,
-};
+use contract::diagnostic::{Diagnostic, Exit};
+use sandbox;
 
 /// Deploys step by step, and resumes from the step that failed.
 #[derive(Debug, Parser)]
@@ -199,7 +197,7 @@ fn dispatch(cli: Cli, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
 fn block_on<T>(work: impl Future<Output = Result<T, Vec<Diagnostic>>>) -> Result<T, Vec<Diagnostic>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| {
-        let code = crate::diagnose::Code("P0701");
+        let code = contract::diagnostic::Code("P0701");
         vec![Diagnostic::new(code, Exit::Bug, "the runtime can't be set up").because(error).hint("please report this")]
     })?;
     let result = runtime.block_on(async {

@@ -6,13 +6,17 @@ use serde_json::{Value, json};
 
 use super::{places, screen::Screen, source::PlanArgs};
 use crate::{
-    diagnose::{Diagnostic, Exit},
-    drive::{self, Listed, Pins},
-    plan::{
-        Label, ModuleRef, Plan,
-        lockfile::{Ask, Standing},
-    },
-    report::{self, Form, json, text},
+    deploy::{self, Listed, Pins},
+    report::{self, Form, json},
+};
+use contract::text;
+use contract::{
+    Label,
+    diagnostic::{Diagnostic, Exit},
+};
+use plan::{
+    ModuleRef, Plan,
+    lockfile::{Ask, Standing},
 };
 
 /// Arguments of `modules`.
@@ -37,7 +41,7 @@ pub(super) async fn run(
     let label: Label = "none".parse().expect("it is a label");
     let plan = plan.plan_for(&label)?;
     screen.mask(plan.secrets.values());
-    let pins = drive::pinned(&plan, places::setting(screen.tell_beside())).await?;
+    let pins = deploy::pinned(&plan, places::setting(screen.tell_beside())).await?;
     if args.accept {
         pins.accept().map_err(|error| vec![error])?;
     }
@@ -66,7 +70,7 @@ fn as_text(pins: &Pins, plan: &Plan, accepted: bool) -> String {
             let _ = writeln!(lines, "         asks for {}", text::visible(&ask.words()));
         }
         if let Standing::Changed(change) = standing {
-            for line in drive::differences(change, pin) {
+            for line in deploy::differences(change, pin) {
                 let _ = writeln!(lines, "         ! {}", text::visible(&line));
             }
         }

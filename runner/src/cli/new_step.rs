@@ -12,10 +12,8 @@ use std::{
 
 use serde_json::json;
 
-use crate::{
-    diagnose::{Code, Diagnostic, Exit},
-    report::{self, Form, json},
-};
+use crate::report::{self, Form, json};
+use contract::diagnostic::{Code, Diagnostic, Exit};
 
 /// `(path, text)`: `runner/templates`, `sdk/` as in steps/sdk, and `wit/`; build.rs lists them.
 static EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/templates.rs"));

@@ -10,12 +10,14 @@ use super::{
     attempts,
     source::{self, variable},
 };
-use crate::{
-    diagnose::{Code, Diagnostic, Exit},
-    journal::event::Release,
-    plan::{self, Allowed, AppName, EnvironmentName, Plan, StateLocation},
-    state::{LockError, Store, Token},
+use contract::{
+    AppName, EnvironmentName,
+    diagnostic::{Code, Diagnostic, Exit},
 };
+use journal::event::Release;
+use plan;
+use plan::{Allowed, Plan, StateLocation};
+use state::{LockError, Store, Token};
 
 /// Outside a CI, a command that changes something says so: no accident from a laptop.
 pub(super) fn local(local: bool, command: &str) -> Result<(), Vec<Diagnostic>> {

@@ -3,10 +3,8 @@
 use std::path::PathBuf;
 
 use super::source::{is_ci, variable};
-use crate::{
-    drive::{Pinning, Setting},
-    sandbox::{Places, Tell},
-};
+use crate::deploy::{Pinning, Setting};
+use sandbox::{Places, Tell};
 
 /// What a preflight stands on, where modules are compared with a lock file beside the plan.
 pub(super) fn setting(tell: Tell) -> Setting {

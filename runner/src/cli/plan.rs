@@ -11,17 +11,18 @@ use super::{
     source::{PlanArgs, ReleaseArgs},
 };
 use crate::{
-    diagnose::{Diagnostic, Exit},
-    drive::{Foreseen, Prepared, Ready, Wanted, foresee},
-    journal::{
-        Redactor,
-        event::{Decision, Header},
-    },
-    plan::{Access, ArgumentPattern, EnvGrant, Grants, SecretAccess, Trust},
-    report::{self, Form, json, text, words},
-    sandbox::Need,
-    state::Store,
+    deploy::{Foreseen, Prepared, Ready, Wanted, foresee},
+    report::{self, Form, json, words},
 };
+use contract::diagnostic::{Diagnostic, Exit};
+use contract::text;
+use journal::{
+    Redactor,
+    event::{Decision, Header},
+};
+use plan::{Access, ArgumentPattern, EnvGrant, Grants, SecretAccess, Trust};
+use sandbox::Need;
+use state::Store;
 
 /// Arguments of `plan`.
 #[derive(Debug, clap::Args)]

@@ -10,10 +10,8 @@ use super::{
     screen::Screen,
     source::{self, PlanArgs},
 };
-use crate::{
-    diagnose::{Diagnostic, Exit, Notice},
-    state::Store,
-};
+use contract::diagnostic::{Diagnostic, Exit, Notice};
+use state::Store;
 
 /// How long the journal may take.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -11,12 +11,14 @@ use super::{
     wait::WaitArgs,
 };
 use crate::{
-    diagnose::{Code, Diagnostic, Exit},
-    drive::{self, Interrupt},
-    plan::Label,
+    deploy::{self, Interrupt},
     report::{self, Form, json as lines},
-    state::{Claim, Store},
 };
+use contract::{
+    Label,
+    diagnostic::{Code, Diagnostic, Exit},
+};
+use state::{Claim, Store};
 
 /// Arguments of `prune`.
 #[derive(Debug, clap::Args)]
@@ -58,10 +60,10 @@ pub(super) async fn run(args: &Args, screen: &Screen, out: &mut dyn Write) -> Re
     };
     let mut lock = lock.map_err(|error| one((&error).into()))?;
     let state = attempts::state(&store).map_err(one)?;
-    let keep = args.keep.map(|keep| keep as usize).or(plan.keep).unwrap_or(drive::KEEP);
+    let keep = args.keep.map(|keep| keep as usize).or(plan.keep).unwrap_or(deploy::KEEP);
     lock.next_epoch(state.epoch()).map_err(|error| one((&error).into()))?;
     lock.confirm().await.map_err(|error| one((&error).into()))?;
-    let removed = drive::prune(&plan, &state, &args.plan.neighbours(&plan.environment), keep);
+    let removed = deploy::prune(&plan, &state, &args.plan.neighbours(&plan.environment), keep);
     lock.close(Duration::from_secs(5)).await.map_err(|error| one((&error).into()))?;
     let removed = removed.map_err(|error| {
         let diagnostic = Diagnostic::new(Code("P0223"), Exit::Failed, error.to_string());

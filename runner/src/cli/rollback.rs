@@ -10,16 +10,16 @@ use super::{
     source::PlanArgs,
     wait::WaitArgs,
 };
-use crate::{
-    diagnose::{Code, Diagnostic, Exit},
-    drive::{Orders, Wanted},
-    journal::{
-        State,
-        event::{ROLLBACK, Release},
-    },
-    plan::Label,
-    state::Store,
+use crate::deploy::{Orders, Wanted};
+use contract::{
+    Label,
+    diagnostic::{Code, Diagnostic, Exit},
 };
+use journal::{
+    State,
+    event::{ROLLBACK, Release},
+};
+use state::Store;
 
 /// Arguments of `rollback`.
 #[derive(Debug, clap::Args)]

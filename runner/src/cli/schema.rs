@@ -2,10 +2,9 @@
 
 use std::io::Write;
 
-use crate::{
-    diagnose::{Diagnostic, Exit},
-    plan, report,
-};
+use crate::report;
+use contract::diagnostic::{Diagnostic, Exit};
+use plan;
 
 /// Writes the schema of plans.
 ///

@@ -9,17 +9,17 @@ use std::{
 };
 
 use super::github::{self, Page};
-use crate::{
-    diagnose::{Diagnostic, Exit, Weight},
-    journal::{State, event::Header},
-    plan::{Attempt, Secret},
-    report::{
-        self, Color, Conclusion, Form, Interactive, JsonLines, Report, Terminal, Verbosity,
-        github::{Log, Summary, Workflow},
-        json, words,
-    },
-    sandbox::Tell,
+use crate::report::{
+    self, Color, Conclusion, Form, Interactive, JsonLines, Report, Terminal, Verbosity,
+    github::{Log, Summary, Workflow},
+    json, words,
 };
+use contract::{
+    Attempt, Secret,
+    diagnostic::{Diagnostic, Exit, Weight},
+};
+use journal::{State, event::Header};
+use sandbox::Tell;
 
 /// How much is shown, and how.
 #[derive(Debug, clap::Args)]
@@ -163,7 +163,7 @@ impl Screen {
                 }
                 None if is_shown => {
                     // Without a standard error nobody is told.
-                    let _ = std::io::stderr().write_all(report::diagnostic::notice(&notice, color).as_bytes());
+                    let _ = std::io::stderr().write_all(contract::render::notice(&notice, color).as_bytes());
                 }
                 None => {}
             }
@@ -175,7 +175,7 @@ impl Screen {
         match &self.workflow {
             Some(workflow) => workflow.error(diagnostic, self.color),
             None => {
-                let text = report::diagnostic::render(diagnostic, self.color);
+                let text = contract::render::render(diagnostic, self.color);
                 // Without a standard error there is only the exit code.
                 let _ = std::io::stderr().write_all(text.as_bytes());
             }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::{drive::Orders, plan::StepId, schedule::Selection};
+use crate::deploy::Orders;
+use contract::StepId;
+use journal::decision::Selection;
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct Args {

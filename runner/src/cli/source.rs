@@ -6,11 +6,13 @@ use std::{
     process::Command,
 };
 
-use crate::{
-    diagnose::{Code, Diagnostic, Exit},
-    plan::{self, EnvironmentName, Label, Plan, Request, Source},
-    state::Store,
+use contract::{
+    EnvironmentName, Label,
+    diagnostic::{Code, Diagnostic, Exit},
 };
+use plan;
+use plan::{Plan, Request, Source};
+use state::Store;
 
 /// Which plan, and for which environment.
 #[derive(Clone, Debug, clap::Args)]
@@ -156,7 +158,7 @@ impl ReleaseArgs {
             Some(text) => text.clone(),
             None => describe(plan)?,
         };
-        text.parse().map_err(|error: plan::NameError| {
+        text.parse().map_err(|error: contract::NameError| {
             Diagnostic::new(Code("P0206"), Exit::Refused, error.to_string())
                 .hint("a label names a release in paths and pages, such as `--release v1.4.2`")
         })

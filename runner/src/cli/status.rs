@@ -9,22 +9,19 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{attempts::summary_json, why};
-use crate::{
-    diagnose::{Diagnostic, Exit},
-    journal::{
-        Event, Loaded, Place, Record, State,
-        event::{Decision, Entry, Header, Outcome, Release},
-        state::AttemptSummary,
-    },
-    plan::EnvironmentName,
-    report::{
-        self, Form, json,
-        table::table,
-        text::{self, WIDTH, between, cut, moment, took},
-        words,
-    },
-    state::{LockRecord, Standing, Store},
+use crate::report::{self, Form, json, table::table, words};
+use contract::text::{self, WIDTH, between, cut, moment, took};
+use contract::{
+    EnvironmentName,
+    diagnostic::{Diagnostic, Exit},
+    step::Outcome,
 };
+use journal::{
+    Event, Loaded, Place, Record, State,
+    event::{Decision, Entry, Header, Release},
+    state::AttemptSummary,
+};
+use state::{LockRecord, Standing, Store};
 
 /// Where the answers stand.
 const INDENT: usize = 14;
@@ -297,10 +294,8 @@ mod tests {
     use expect_test::{Expect, expect};
 
     use super::*;
-    use crate::{
-        plan::StateLocation,
-        report::fixture::{self, Tape},
-    };
+    use crate::report::fixture::{self, Tape};
+    use plan::StateLocation;
 
     fn check(tape: &Tape, args: &Args, form: Form, expected: Expect) {
         let root = tempfile::tempdir().unwrap();

@@ -12,11 +12,12 @@ use super::{
     selection, source,
     wait::WaitArgs,
 };
-use crate::{
-    diagnose::{Code, Diagnostic, Exit},
-    drive::{Pinning, Setting, Wanted},
-    plan::{Label, Plan, Request, Source},
+use crate::deploy::{Pinning, Setting, Wanted};
+use contract::{
+    Label,
+    diagnostic::{Code, Diagnostic, Exit},
 };
+use plan::{Plan, Request, Source};
 
 /// Arguments of `step`.
 #[derive(Debug, clap::Args)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::state::Wait;
+use state::Wait;
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct WaitArgs {

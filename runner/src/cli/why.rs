@@ -7,20 +7,19 @@ use std::{collections::BTreeSet, io::Write};
 use serde_json::{Value, json};
 
 use super::attempts::Reading;
-use crate::{
-    diagnose::{Code, Diagnostic, Exit},
-    journal::{
-        Event, Place, Record, Status,
-        event::{Decision, Entry, Failure, Finding, Fingerprint, Hash, Header, Outcome, Question},
-        state::AttemptSummary,
-    },
-    report::{
-        self, Form, json,
-        text::{self, WIDTH, moment, took},
-        words,
-    },
-    state::Store,
+use crate::report::{self, Form, json, words};
+use contract::text::{self, WIDTH, moment, took};
+use contract::{
+    diagnostic::{Code, Diagnostic, Exit},
+    hash::Hash,
+    step::{Failure, Finding, Outcome},
 };
+use journal::{
+    Event, Place, Record, Status,
+    event::{Decision, Entry, Fingerprint, Header, Question},
+    state::AttemptSummary,
+};
+use state::Store;
 
 /// How many hex digits of a hash people are shown.
 const SHORT: usize = 8;

@@ -5,17 +5,16 @@ use std::{collections::BTreeMap, fs, num::NonZeroU32, path::Path};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::{
-    diagnose::Exit,
-    journal::{
-        Event, Place,
-        event::{
-            Decision, Entry, FORMAT, Failure, Finding, Fingerprint, Hash, Header, Level, MAGIC, Outcome, Phase,
-            Planned, Progress, Question, Reason, Receipt, Release,
-        },
-        line,
-    },
-    plan::{Attempt, TargetName},
+use contract::{
+    Attempt, TargetName,
+    diagnostic::Exit,
+    hash::Hash,
+    step::{Failure, Finding, Level, Outcome, Phase, Progress, Receipt},
+};
+use journal::{
+    Event, Place,
+    event::{Decision, Entry, FORMAT, Fingerprint, Header, MAGIC, Planned, Question, Reason, Release},
+    line,
 };
 
 /// Journals as they grow: entries with their chain.

@@ -5,7 +5,8 @@ use std::io::Write;
 use serde_json::{Value, json};
 
 use super::{Conclusion, Report};
-use crate::{diagnose::Notice, journal::event::Entry};
+use contract::diagnostic::Notice;
+use journal::event::Entry;
 
 /// Writes JSON lines.
 ///

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::text;
+use contract::text;
 
 /// How often the line moves.
 const TICK: Duration = Duration::from_millis(100);

@@ -12,13 +12,12 @@
 
 use std::io::{self, Write};
 
-use crate::{
-    diagnose::{Code, Diagnostic, Exit},
-    journal::event::{Entry, Place},
-    plan::names::TargetName,
+use contract::{
+    TargetName,
+    diagnostic::{Code, Diagnostic, Exit},
 };
+use journal::event::{Entry, Place};
 
-pub mod diagnostic;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod github;
@@ -29,10 +28,9 @@ pub mod table;
 pub mod terminal;
 #[cfg(test)]
 mod tests;
-pub mod text;
 pub mod words;
 
-pub use diagnostic::Color;
+pub use contract::render::Color;
 pub use json::JsonLines;
 pub use terminal::{Interactive, Options, Terminal, Verbosity};
 

@@ -7,16 +7,13 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{
-    label,
-    terminal::Verbosity,
-    text::{self, between, took},
-    words,
+use super::{label, terminal::Verbosity, words};
+use contract::text::{self, between, took};
+use contract::{
+    diagnostic::Exit,
+    step::{Level, Outcome, Progress},
 };
-use crate::{
-    diagnose::Exit,
-    journal::event::{Decision, Entry, Event, Header, Level, ORDERS, Outcome, Place, Progress, Question},
-};
+use journal::event::{Decision, Entry, Event, Header, ORDERS, Place, Question};
 
 /// Something to be shown.
 #[derive(Debug, PartialEq)]

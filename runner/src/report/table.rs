@@ -1,6 +1,6 @@
 //! Columns that line up, for the answers of commands.
 
-use super::text::{WIDTH, columns, cut, visible};
+use contract::text::{WIDTH, columns, cut, visible};
 
 /// Lays out rows under a head, two spaces between columns, each line indented by `indent`. The last column is cut where
 /// the line would be wider than [`WIDTH`], but never below eight columns; the others are as wide as their widest cell.

@@ -17,12 +17,12 @@ use indicatif::ProgressDrawTarget;
 
 use super::{
     Conclusion, Report,
-    diagnostic::Color,
     live::Live,
     story::{Line, Story, Telling, Tone},
-    text::{self, WIDTH, columns},
 };
-use crate::journal::event::Entry;
+use contract::render::Color;
+use contract::text::{self, WIDTH, columns};
+use journal::event::Entry;
 
 /// Columns before the step: the indent, the word, a gap.
 const BEFORE_LABEL: usize = 9;

@@ -15,12 +15,13 @@ use super::{
     Color, Conclusion, Interactive, JsonLines, Options, Report, Terminal, Verbosity,
     fixture::{self, Tape},
 };
-use crate::{
-    diagnose::{Code, Diagnostic, Exit},
-    journal::{
-        Event, Place,
-        event::{Decision, Level, Outcome, Reason, Receipt},
-    },
+use contract::{
+    diagnostic::{Code, Diagnostic, Exit},
+    step::{Level, Outcome, Receipt},
+};
+use journal::{
+    Event, Place,
+    event::{Decision, Reason},
 };
 
 /// A stream whose content can be looked at.
@@ -373,8 +374,7 @@ fn json_lines_are_the_journal_and_the_result() {
     let text = stream.text();
     let mut lines: Vec<_> = text.lines().collect();
     let result = lines.pop().unwrap();
-    let entries: Vec<crate::journal::event::Entry> =
-        lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let entries: Vec<journal::event::Entry> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(entries, tape.last());
     expect![[r#"{"type":"result","exit":"failed","status":1,"code":"P0301","message":"step `migrate` failed #\u0023[error]","causes":[],"hint":"fix it"}"#]].assert_eq(result);
 }

@@ -1,15 +1,16 @@
 //! Decisions, reasons, findings and endings in plain English: one wording for the terminal, `why`, `status` and `history`.
 //!
 //! A phrase has no capital and no full stop, so that it can stand after "because". It may hold foreign text: whoever
-//! writes it out passes it through [`super::text`]. Deliberately absent: anything decided from these words.
+//! writes it out passes it through [`contract::text`]. Deliberately absent: anything decided from these words.
 
 use serde_json::{Map, Value};
 
-use super::text;
-use crate::{
-    diagnose::Exit,
-    journal::event::{Decision, Failure, Finding, Level, Outcome, Phase, Place, Reason},
+use contract::text;
+use contract::{
+    diagnostic::Exit,
+    step::{Failure, Finding, Level, Outcome, Phase},
 };
+use journal::event::{Decision, Place, Reason};
 
 /// How many changed components are named in a phrase; `why` lists all.
 const NAMED: usize = 3;
@@ -312,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_word_of_the_operator_means_what_was_decided() {
-        let skip = Decision::Skip { reason: Reason::OperatorWord, receipt: crate::journal::event::Receipt::default() };
+        let skip = Decision::Skip { reason: Reason::OperatorWord, receipt: contract::step::Receipt::default() };
         assert_eq!(because(&skip), "you say that it is done");
         assert_eq!(because(&Decision::Run { reason: Reason::OperatorWord }), "you named it");
     }
@@ -350,7 +351,7 @@ mod tests {
 
     #[test]
     fn endings_name_the_step() {
-        let place = Place { step: "migrate".parse().unwrap(), target: crate::plan::TargetName::local() };
+        let place = Place { step: "migrate".parse().unwrap(), target: contract::TargetName::local() };
         assert_eq!(ending(Some(Exit::Failed), false, Some(&place)), "failed at `migrate`");
         assert_eq!(ending(Some(Exit::RolledBack), false, Some(&place)), "rolled back after `migrate` failed");
         assert_eq!(ending(None, false, Some(&place)), "interrupted at `migrate`");

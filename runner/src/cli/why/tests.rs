@@ -3,10 +3,8 @@
 use expect_test::{Expect, expect};
 
 use super::*;
-use crate::{
-    plan::StateLocation,
-    report::fixture::{self, Tape},
-};
+use crate::report::fixture::{self, Tape};
+use plan::StateLocation;
 
 fn answer(tape: &Tape, step: &str, attempt: Option<u64>, form: Form) -> Result<String, Diagnostic> {
     let root = tempfile::tempdir().unwrap();

@@ -5,11 +5,9 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::{super::diagnostic, command::command};
-use crate::{
-    diagnose::{Diagnostic, Notice, Spot, Weight},
-    report::text,
-};
+use super::command::command;
+use contract::diagnostic::{Diagnostic, Notice, Spot, Weight};
+use contract::{render, text};
 
 /// So many of a kind GitHub shows of one step of a job.
 const MOST: usize = 10;
@@ -48,7 +46,7 @@ impl Annotation {
             (Some(spot), _) => Some(Where::of(spot)),
             // What was given on the command line is no file.
             (None, Some(excerpt)) if !excerpt.path.starts_with('(') => {
-                let extent = diagnostic::extent(excerpt);
+                let extent = render::extent(excerpt);
                 Some(Where {
                     path: PathBuf::from(&excerpt.path),
                     line: Some(extent.line as u64),

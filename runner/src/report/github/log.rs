@@ -16,11 +16,11 @@ use super::{
         Conclusion, Report,
         story::{Line, Story, Telling, Tone},
         terminal::{self, Options, Verbosity},
-        text,
     },
     Workflow,
 };
-use crate::journal::event::{Decision, Entry, Event, Place};
+use contract::text;
+use journal::event::{Decision, Entry, Event, Place};
 
 /// The longest title of a group, in columns.
 const TITLE: usize = 160;

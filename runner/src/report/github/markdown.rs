@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: what a page says.
 
-use super::super::text;
+use contract::text;
 
 /// What Markdown, its extensions and its tables would take for something else than text.
 const SPECIAL: &[char] =

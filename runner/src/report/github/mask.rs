@@ -6,7 +6,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 
 use super::command::command;
-use crate::plan::names::Secret;
+use contract::Secret;
 
 /// Lines up to this many characters are not hidden.
 const SHORT: usize = 3;

@@ -34,10 +34,11 @@ use self::{
     annotation::{Annotation, Annotations},
     stream::Stream,
 };
-use super::{Color, diagnostic};
-use crate::{
-    diagnose::{Diagnostic, Notice},
-    plan::names::Secret,
+use super::Color;
+use contract::render;
+use contract::{
+    Secret,
+    diagnostic::{Diagnostic, Notice},
 };
 
 /// A word that nobody can guess; none if there is no randomness.
@@ -72,7 +73,7 @@ impl Workflow {
     /// Tells of an error, in the log and at its place.
     pub fn error(&self, error: &Diagnostic, color: Color) {
         let mut inner = self.inner();
-        inner.stream.own(&diagnostic::render(error, color));
+        inner.stream.own(&render::render(error, color));
         inner.annotate(Annotation::of(error));
     }
 
@@ -85,7 +86,7 @@ impl Workflow {
 
     /// Tells of a notice in the log.
     pub fn notice(&self, notice: &Notice, color: Color) {
-        self.inner().stream.own(&diagnostic::notice(notice, color));
+        self.inner().stream.own(&render::notice(notice, color));
     }
 
     /// Writes what was held back. Called once, last.

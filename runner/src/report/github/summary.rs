@@ -10,17 +10,20 @@ use jiff::Timestamp;
 
 use super::{
     super::{
-        Color, Conclusion, Report, diagnostic, label,
+        Color, Conclusion, Report, label,
         story::{Line, Story, Telling},
-        text, words,
+        words,
     },
     gantt::{Bar, Mood, gantt},
     markdown::{block, inline},
 };
-use crate::{
-    diagnose::{Diagnostic, Exit},
-    journal::event::{Decision, Entry, Event, Header, Outcome, Phase, Place},
+use contract::render;
+use contract::text;
+use contract::{
+    diagnostic::{Diagnostic, Exit},
+    step::{Outcome, Phase},
 };
+use journal::event::{Decision, Entry, Event, Header, Place};
 
 /// GitHub takes so many bytes of one step of a job.
 pub const SUMMARY_LIMIT: usize = 1024 * 1024;
@@ -401,7 +404,7 @@ impl Page {
     }
 
     fn error(&mut self, error: &Diagnostic) -> bool {
-        self.add(&format!("{}\n", block("text", &diagnostic::render(error, Color::Off))))
+        self.add(&format!("{}\n", block("text", &render::render(error, Color::Off))))
     }
 
     fn problems(&mut self, exit: Exit, problems: &[&Diagnostic]) {

@@ -14,15 +14,16 @@ use expect_test::{Expect, expect};
 use serde_json::json;
 
 use super::{Earlier, Log, Summary, Token, Workflow, of_problems};
-use crate::{
-    diagnose::{Code, Diagnostic, Excerpt, Exit, Notice, Spot},
-    journal::event::{Decision, Event, Level, Outcome, Reason},
-    plan::names::Secret,
-    report::{
-        Color, Conclusion, Interactive, Options, Report, Verbosity,
-        fixture::{self, Tape, place},
-    },
+use crate::report::{
+    Color, Conclusion, Interactive, Options, Report, Verbosity,
+    fixture::{self, Tape, place},
 };
+use contract::{
+    Secret,
+    diagnostic::{Code, Diagnostic, Excerpt, Exit, Notice, Spot},
+    step::{Level, Outcome},
+};
+use journal::event::{Decision, Event, Reason};
 
 /// What a guest that means ill writes.
 const HOSTILE: &[&str] = &[

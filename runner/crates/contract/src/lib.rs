@@ -1,0 +1,14 @@
+//! The words that all parts of the runner share: names, digests, the values of the step contract, diagnostics, exit codes.
+//!
+//! Invariant: no IO, no clock, no environment. Deliberately absent: anything that decides.
+
+pub mod diagnostic;
+pub mod hash;
+mod names;
+pub mod render;
+pub mod step;
+pub mod text;
+
+pub use names::{
+    AppName, Attempt, Digest, EnvironmentName, GrantName, Label, NameError, RunId, Secret, StepId, TargetName,
+};

@@ -1,0 +1,216 @@
+//! Names that must not be mixed up. Each is parsed once, at the edge, and is well formed from then on.
+
+use std::{fmt, num::NonZeroU32, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::diagnostic::{Code, Diagnostic, Exit};
+
+/// Why a text is not a name of its kind.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a valid {kind}: {rule}")]
+pub struct NameError {
+    /// What was to be named.
+    pub kind: &'static str,
+    /// The text.
+    pub text: String,
+    /// The rule it breaks.
+    pub rule: &'static str,
+}
+
+const IDENTIFIER: &str = "a letter or digit, then up to 63 of letters, digits, `_` and `-`";
+const LABEL: &str = "a letter or digit, then up to 127 of letters, digits and `._+-`";
+
+fn is_word(text: &str, longest: usize, more: &[u8]) -> bool {
+    let bytes = text.as_bytes();
+    bytes.len() <= longest
+        && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || more.contains(b))
+}
+
+macro_rules! names {
+    ($($(#[$doc:meta])* $name:ident, $kind:literal, $longest:literal, $more:literal, $rule:expr;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                if is_word(text, $longest, $more) {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    Err(NameError { kind: $kind, text: text.to_owned(), rule: $rule })
+                }
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(text: String) -> Result<Self, NameError> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+    )*};
+}
+
+names! {
+    /// The name of a step in the plan.
+    StepId, "step name", 64, b"_-", IDENTIFIER;
+    /// The name of the application.
+    AppName, "app name", 64, b"_-", IDENTIFIER;
+    /// The name of an environment.
+    EnvironmentName, "environment name", 64, b"_-", IDENTIFIER;
+    /// The name that a grant gives to a directory or a database.
+    GrantName, "grant name", 64, b"_-", IDENTIFIER;
+    /// Where a step runs: `local`, or a host of a group.
+    TargetName, "target name", 128, b"_-.@:", "a letter or digit, then letters, digits and `_-.@:`";
+    /// What people call a release.
+    Label, "release label", 128, b"._+-", LABEL;
+    /// One deployment of a release to an environment.
+    RunId, "run id", 64, b"-", IDENTIFIER;
+}
+
+impl TargetName {
+    /// The runner's own machine.
+    #[must_use]
+    pub fn local() -> Self {
+        Self("local".to_owned())
+    }
+}
+
+/// The how-manieth invocation works on a run, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Attempt(pub NonZeroU32);
+
+impl Attempt {
+    /// The first one.
+    pub const FIRST: Self = Self(NonZeroU32::MIN);
+
+    /// The one after.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The content digest of an archive or an OCI manifest, `sha256:` and 64 lower-case hex digits.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// A SHA-256 sum.
+    #[must_use]
+    pub fn from_bytes(sum: [u8; 32]) -> Self {
+        Self(sum)
+    }
+
+    /// The 64 hex digits without the algorithm.
+    #[must_use]
+    pub fn hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl FromStr for Digest {
+    type Err = NameError;
+    /// Accepts the hex digits with or without `sha256:`, in either case.
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let error = || NameError { kind: "digest", text: text.to_owned(), rule: "`sha256:` and 64 hex digits" };
+        let hex = text.strip_prefix("sha256:").unwrap_or(text).as_bytes();
+        if hex.len() != 64 || !hex.iter().all(u8::is_ascii_hexdigit) {
+            return Err(error());
+        }
+        let mut sum = [0; 32];
+        for (byte, pair) in sum.iter_mut().zip(hex.chunks_exact(2)) {
+            let pair = std::str::from_utf8(pair).map_err(|_| error())?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| error())?;
+        }
+        Ok(Self(sum))
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", self.hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A secret's value. It has no `Display`, and its `Debug` shows nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes the value in.
+    #[must_use]
+    pub fn new(value: String) -> Self {
+        Self(value)
+    }
+
+    /// The value. Whoever calls this answers for where it goes.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl From<NameError> for Diagnostic {
+    /// A bad name from outside the plan, such as `--release ../x`.
+    fn from(error: NameError) -> Self {
+        Self::new(Code("P0107"), Exit::Refused, format!("{:?} is not a valid {}", error.text, error.kind))
+            .hint(format!("write {}", error.rule))
+    }
+}

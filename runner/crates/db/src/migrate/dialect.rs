@@ -1,0 +1,175 @@
+//! How the runner's own statements are written for each engine. Pure.
+//!
+//! Invariant: every table is named with its schema, so that what a migration does to the search path is of no matter; every
+//! text is quoted here. Deliberately absent: parameters, since on a server several statements go in one round trip.
+
+use super::{
+    super::sql::{Engine, hex},
+    files::Migration,
+};
+
+/// The runner's own table: the fence, what was said of each file, and how far a file without a transaction has come.
+pub(super) const LEDGER: &str = "_pawl_ledger";
+
+/// How things are named and quoted.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    pub(super) engine: Engine,
+    /// The schema that new tables go to; of MySQL the database.
+    pub(super) schema: Option<String>,
+}
+
+impl Names {
+    /// A name in quotes.
+    pub(super) fn quoted(&self, name: &str) -> String {
+        let quote = if self.engine == Engine::Mysql { "`" } else { "\"" };
+        format!("{quote}{}{quote}", name.replace(quote, &quote.repeat(2)))
+    }
+
+    /// A table with its schema. Plain names stay as they are: that is how the tools write them.
+    pub(super) fn table(&self, name: &str) -> String {
+        match &self.schema {
+            Some(schema) => format!("{}.{name}", self.quoted(schema)),
+            None => name.to_owned(),
+        }
+    }
+
+    pub(super) fn text(&self, text: &str) -> String {
+        match self.engine {
+            Engine::Sqlite => format!("'{}'", text.replace('\'', "''")),
+            Engine::Postgres if text.contains('\\') => {
+                format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+            }
+            Engine::Postgres => format!("'{}'", text.replace('\'', "''")),
+            Engine::Mysql if text.is_empty() => "''".to_owned(),
+            // Whatever the mode says of backslashes.
+            Engine::Mysql => format!("_utf8mb4 0x{}", hex(text.as_bytes())),
+        }
+    }
+
+    /// Bytes that are given in hex.
+    pub(super) fn bytes(&self, hex: &str) -> String {
+        match self.engine {
+            Engine::Sqlite | Engine::Mysql => format!("x'{hex}'"),
+            Engine::Postgres => format!("'\\x{hex}'::bytea"),
+        }
+    }
+
+    /// Which of the tables there are, as one row of a query.
+    pub(super) fn existing(&self, tables: &[&str]) -> String {
+        let list: Vec<_> = tables.iter().map(|table| self.text(table)).collect();
+        let list = list.join(", ");
+        match (self.engine, &self.schema) {
+            (Engine::Sqlite, _) => format!("SELECT name FROM sqlite_master WHERE type = 'table' AND name IN ({list})"),
+            (Engine::Postgres, Some(schema)) => format!(
+                "SELECT relname FROM pg_catalog.pg_class WHERE relkind IN ('r', 'p') AND relname IN ({list}) AND relnamespace = \
+                 (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = {})",
+                self.text(schema)
+            ),
+            (Engine::Mysql | Engine::Postgres, schema) => format!(
+                "SELECT table_name FROM information_schema.tables WHERE table_schema = {} AND table_name IN ({list})",
+                self.text(schema.as_deref().unwrap_or_default())
+            ),
+        }
+    }
+
+    pub(super) fn create_ledger(&self) -> String {
+        let (key, text) = match self.engine {
+            Engine::Sqlite | Engine::Postgres => ("TEXT", "TEXT"),
+            Engine::Mysql => ("VARCHAR(190)", "LONGTEXT"),
+        };
+        let ledger = self.table(LEDGER);
+        let engine = if self.engine == Engine::Mysql { " ENGINE = InnoDB DEFAULT CHARSET = utf8mb4" } else { "" };
+        format!(
+            "CREATE TABLE IF NOT EXISTS {ledger} (kind {key} NOT NULL, version {key} NOT NULL, number INTEGER NOT NULL, \
+             state {key} NOT NULL, hash {key} NOT NULL, note {text} NOT NULL, epoch BIGINT NOT NULL, at {key} NOT NULL, \
+             PRIMARY KEY (kind, version, number)){engine}"
+        )
+    }
+
+    /// Puts a row into the ledger, in the place of the one with the same key.
+    pub(super) fn record(&self, row: &Entry<'_>) -> String {
+        let ledger = self.table(LEDGER);
+        let values = format!(
+            "({}, {}, {}, {}, {}, {}, {}, {})",
+            self.text(row.kind),
+            self.text(row.version),
+            row.number,
+            self.text(row.state),
+            self.text(row.hash),
+            self.text(row.note),
+            row.epoch,
+            self.text(&journal::clock::now().to_string())
+        );
+        match self.engine {
+            Engine::Mysql => {
+                format!("REPLACE INTO {ledger} (kind, version, number, state, hash, note, epoch, at) VALUES {values}")
+            }
+            Engine::Sqlite => {
+                format!(
+                    "INSERT OR REPLACE INTO {ledger} (kind, version, number, state, hash, note, epoch, at) VALUES {values}"
+                )
+            }
+            Engine::Postgres => format!(
+                "INSERT INTO {ledger} (kind, version, number, state, hash, note, epoch, at) VALUES {values} \
+                 ON CONFLICT (kind, version, number) DO UPDATE SET state = excluded.state, hash = excluded.hash, \
+                 note = excluded.note, epoch = excluded.epoch, at = excluded.at"
+            ),
+        }
+    }
+
+    /// What a file was when it was applied, in the ledger.
+    pub(super) fn note(&self, file: &Migration, epoch: u64) -> String {
+        self.record(&Entry {
+            kind: "file",
+            version: &file.version,
+            number: 0,
+            state: "done",
+            hash: file.normal(),
+            note: file.raw(),
+            epoch,
+        })
+    }
+
+    pub(super) fn forget(&self, kind: &str, version: &str, from: usize) -> String {
+        format!(
+            "DELETE FROM {} WHERE kind = {} AND version = {} AND number >= {from}",
+            self.table(LEDGER),
+            self.text(kind),
+            self.text(version)
+        )
+    }
+
+    pub(super) fn read_ledger(&self) -> String {
+        format!("SELECT kind, version, number, state, hash, note, epoch FROM {}", self.table(LEDGER))
+    }
+
+    /// The epoch in the fence, held until the transaction ends.
+    pub(super) fn read_fence(&self, resource: &str) -> String {
+        let lock = match self.engine {
+            Engine::Sqlite => "",
+            Engine::Postgres => " FOR UPDATE",
+            Engine::Mysql => " FOR UPDATE",
+        };
+        format!(
+            "SELECT epoch FROM {} WHERE kind = 'fence' AND version = {} AND number = 0{lock}",
+            self.table(LEDGER),
+            self.text(resource)
+        )
+    }
+}
+
+/// A row of the ledger.
+pub(super) struct Entry<'a> {
+    /// `fence`, `file` or `statement`.
+    pub(super) kind: &'a str,
+    /// Of a fence, whose it is.
+    pub(super) version: &'a str,
+    /// Of a statement, which; else 0.
+    pub(super) number: usize,
+    /// `intent` or `done`.
+    pub(super) state: &'a str,
+    pub(super) hash: &'a str,
+    pub(super) note: &'a str,
+    pub(super) epoch: u64,
+}

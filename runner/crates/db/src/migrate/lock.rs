@@ -1,0 +1,116 @@
+//! One migration of a database at a time, by a lock that ends with its session.
+//!
+//! Invariant: nobody waits inside of the server. A waiting statement would hold a snapshot, and `CREATE INDEX CONCURRENTLY`
+//! waits for those: it and the waiter would wait for each other. So the lock is asked for again and again, in short statements.
+//! Deliberately absent: a lease; the server, or the kernel, knows when a session has ended.
+
+use std::{path::Path, time::Duration};
+
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
+
+use super::{
+    super::sql::{Engine, Mode, Session, SqlFault, hex},
+    dialect::Names,
+    format::Lock,
+};
+use plan::Access;
+
+/// "pawl", as the first half of PostgreSQL's keys.
+const CLASS: u32 = 0x7061_776c;
+
+/// A lock that is held.
+pub(super) struct Held {
+    /// Of SQLite: a transaction on a file beside the database.
+    _side: Option<Session>,
+    /// The tool's own lock, if it has one.
+    pub(super) theirs: Option<Lock>,
+    pub(super) waited: Duration,
+}
+
+/// The second half of PostgreSQL's key, of this schema.
+fn object(names: &Names) -> u32 {
+    let sum = Sha256::digest(names.schema.as_deref().unwrap_or_default().as_bytes());
+    u32::from_be_bytes([sum[0], sum[1], sum[2], sum[3]]) >> 1
+}
+
+/// A condition: that this session holds PostgreSQL's lock. It is taken once more, which is no matter to who has it.
+pub(super) fn check(names: &Names) -> String {
+    format!("pg_catalog.pg_try_advisory_lock({CLASS}, {})", object(names))
+}
+
+/// Takes the lock, within `patience`; `None` when others hold it all the time.
+pub(super) async fn take(
+    session: &Session,
+    names: &Names,
+    file: Option<&Path>,
+    patience: Duration,
+    mut tell: impl FnMut(),
+) -> Result<Option<Held>, SqlFault> {
+    let began = Instant::now();
+    let side = match (session.engine(), file) {
+        (Engine::Sqlite, Some(file)) => {
+            let mut name = file.as_os_str().to_owned();
+            name.push("-migrating");
+            Some(Session::open(Path::new(&name), Access::ReadWrite).await?)
+        }
+        (Engine::Sqlite | Engine::Postgres | Engine::Mysql, _) => None,
+    };
+    let mut pause = Duration::from_millis(20);
+    let mut told = false;
+    loop {
+        let is_held = match (session.engine(), &side) {
+            (Engine::Sqlite, Some(side)) => match side.begin(Mode::Immediate).await {
+                Ok(()) => true,
+                Err(fault) if fault.is_contention() => false,
+                Err(fault) => return Err(fault),
+            },
+            (Engine::Postgres, _) => {
+                let rows =
+                    session.ask(&format!("SELECT pg_catalog.pg_try_advisory_lock({CLASS}, {})", object(names))).await?;
+                rows.first().and_then(|row| row.first()) == Some(&Some("t".to_owned()))
+            }
+            (Engine::Mysql, _) => {
+                let sum = hex(&Sha256::digest(names.schema.as_deref().unwrap_or_default().as_bytes()));
+                let rows = session.ask(&format!("SELECT GET_LOCK('pawl:{}', 0)", &sum[..32])).await?;
+                rows.first().and_then(|row| row.first()) == Some(&Some("1".to_owned()))
+            }
+            (Engine::Sqlite, None) => true,
+        };
+        if is_held {
+            return Ok(Some(Held { _side: side, theirs: None, waited: began.elapsed() }));
+        }
+        if began.elapsed() + pause > patience {
+            return Ok(None);
+        }
+        if !told && began.elapsed() > Duration::from_secs(1) {
+            told = true;
+            tell();
+        }
+        tokio::time::sleep(jittered(pause)).await;
+        pause = (pause * 2).min(Duration::from_millis(250));
+    }
+}
+
+/// Takes a tool's own lock too, within `patience`. Ours comes first, always: nobody has the one and waits for the other.
+pub(super) async fn take_theirs(session: &Session, lock: &Lock, patience: Duration) -> Result<bool, SqlFault> {
+    let began = Instant::now();
+    let mut pause = Duration::from_millis(20);
+    loop {
+        let rows = session.ask(&lock.take).await?;
+        if matches!(rows.first().and_then(|row| row.first()?.as_deref()), Some("t" | "1")) {
+            return Ok(true);
+        }
+        if began.elapsed() + pause > patience {
+            return Ok(false);
+        }
+        tokio::time::sleep(jittered(pause)).await;
+        pause = (pause * 2).min(Duration::from_millis(250));
+    }
+}
+
+/// Between half of it and all of it: those who wait should not come all at once.
+pub(super) fn jittered(pause: Duration) -> Duration {
+    let share = getrandom::u32().map_or(1.0, |dice| f64::from(dice) / f64::from(u32::MAX));
+    pause.mul_f64(0.5 + share / 2.0)
+}

@@ -1,0 +1,498 @@
+//! A session with PostgreSQL.
+//!
+//! Invariants: a call whose future is dropped sends a cancel request and closes the socket; so does a dropped session with a
+//! statement under way. The server looks every quarter of a second whether we are still there
+//! (`client_connection_check_interval`), so that what a killed runner left lets go of its locks. Deliberately absent: prepared
+//! statements in what migrations run, which a pooler might lose.
+
+use std::{
+    pin::pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    task::AbortHandle,
+};
+use tokio_postgres::{
+    AsyncMessage, CancelToken, Client, Config, NoTls, SimpleQueryMessage,
+    config::SslMode,
+    error::ErrorPosition,
+    types::{FromSql, IsNull, ToSql, Type, private::BytesMut},
+};
+
+use super::{
+    Kind, Position, SqlFault, TextRow, ends_transaction, keeps_transaction,
+    tls::{Connector, Plain},
+};
+use crate::sqlite::{MAX_BYTES, MAX_ROWS, Rows, Value};
+use hostio::blocking::Working;
+use plan::{Access, Listens, ServerUrl, Tls};
+
+/// What every session says first. The check of the connection is there since version 14.
+const SETTINGS: &str = "SET client_encoding = 'UTF8'; \
+    DO $$BEGIN PERFORM set_config('client_connection_check_interval', '250ms', false); EXCEPTION WHEN OTHERS THEN NULL; END$$";
+
+/// A session.
+pub struct Session {
+    client: Client,
+    task: AbortHandle,
+    cancel: CancelToken,
+    url: ServerUrl,
+    access: Access,
+    /// A statement was given up: nothing more is said on this session.
+    given_up: AtomicBool,
+    notices: Arc<Mutex<Vec<String>>>,
+    /// Of our end; what the server sees is compared with it. None on a unix socket.
+    local_port: Option<u16>,
+}
+
+impl Session {
+    pub(super) async fn open(url: &ServerUrl, access: Access) -> Result<Self, SqlFault> {
+        let (stream, host, local_port) = stream(url).await?;
+        let mut config = Config::new();
+        config.dbname(&url.name).application_name("pawl");
+        config.user(url.user.clone().unwrap_or_else(|| "postgres".to_owned()));
+        if let Some(password) = &url.password {
+            config.password(password.reveal());
+        }
+        if let Some(options) = &url.options {
+            config.options(options);
+        }
+        let tls = if matches!(url.listens, Listens::Unix(_)) { Tls::Disable } else { url.tls };
+        config.ssl_mode(match tls {
+            Tls::Disable => SslMode::Disable,
+            Tls::Prefer => SslMode::Prefer,
+            Tls::Require | Tls::VerifyCa | Tls::VerifyFull => SslMode::Require,
+        });
+        let notices: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (client, task) = if tls == Tls::Disable {
+            let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(|error| fault(&error, ""))?;
+            (client, tokio::spawn(serve(connection, Arc::clone(&notices))).abort_handle())
+        } else {
+            let connector = Connector::new(url, &host)?;
+            let (client, connection) =
+                config.connect_raw(stream, connector).await.map_err(|error| fault(&error, ""))?;
+            (client, tokio::spawn(serve(connection, Arc::clone(&notices))).abort_handle())
+        };
+        let cancel = client.cancel_token();
+        let given_up = AtomicBool::new(false);
+        let session = Self { client, task, cancel, url: url.clone(), access, given_up, notices, local_port };
+        session.run(SETTINGS).await?;
+        session.notices();
+        Ok(session)
+    }
+
+    /// Whether something stands between us and the server, as far as can be told by the port that it sees.
+    pub async fn has_proxy(&self) -> Result<bool, SqlFault> {
+        let Some(local_port) = self.local_port else { return Ok(false) };
+        let seen = self.ask("SELECT inet_client_port()").await?;
+        Ok(first(&seen) != Some(local_port.to_string().as_str()))
+    }
+
+    pub fn url(&self) -> &ServerUrl {
+        &self.url
+    }
+
+    pub(super) fn notices(&self) -> Vec<String> {
+        std::mem::take(&mut *self.notices.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A statement of a step. A reader's runs in a transaction that can't write.
+    pub(super) async fn query(&self, sql: &str, parameters: Vec<Value>) -> Result<Rows, SqlFault> {
+        self.refuse_control(sql)?;
+        self.reading(async {
+            let guard = self.guard()?;
+            let statement = self.client.prepare(sql).await.map_err(|error| fault(&error, sql))?;
+            expect_parameters(statement.params().len(), parameters.len())?;
+            let columns: Vec<String> = statement.columns().iter().map(|column| column.name().to_owned()).collect();
+            for column in statement.columns() {
+                if !Taken::accepts(column.type_()) {
+                    let (name, kind) = (column.name(), column.type_().name());
+                    let message = format!("the column `{name}` is of type {kind}, which is not read");
+                    return Err(SqlFault::new(Kind::InvalidConfig, message).hint("cast it: `(…)::text`"));
+                }
+            }
+            let rows = self.client.query_raw(&statement, parameters).await.map_err(|error| fault(&error, sql))?;
+            let mut rows = pin!(rows);
+            let (mut taken, mut bytes) = (Vec::new(), 0);
+            while let Some(row) = rows.next().await {
+                let row = row.map_err(|error| fault(&error, sql))?;
+                if taken.len() == MAX_ROWS {
+                    return Err(SqlFault::new(Kind::Limit, format!("the result has more than {MAX_ROWS} rows")));
+                }
+                let mut values = Vec::with_capacity(columns.len());
+                for index in 0..columns.len() {
+                    let value: Taken = row.try_get(index).map_err(|error| fault(&error, sql))?;
+                    bytes += 16 + weight(&value.0);
+                    values.push(value.0);
+                }
+                if bytes > MAX_BYTES {
+                    return Err(SqlFault::new(Kind::Limit, format!("the result is larger than {MAX_BYTES} bytes")));
+                }
+                taken.push(values);
+            }
+            guard.done();
+            Ok(Rows { columns, rows: taken })
+        })
+        .await
+    }
+
+    pub(super) async fn execute(&self, sql: &str, parameters: Vec<Value>) -> Result<u64, SqlFault> {
+        self.refuse_control(sql)?;
+        self.reading(async {
+            let guard = self.guard()?;
+            let statement = self.client.prepare(sql).await.map_err(|error| fault(&error, sql))?;
+            expect_parameters(statement.params().len(), parameters.len())?;
+            let count = self.client.execute_raw(&statement, parameters).await;
+            guard.done();
+            count.map_err(|error| fault(&error, sql))
+        })
+        .await
+    }
+
+    pub(super) async fn script(&self, sql: &str) -> Result<(), SqlFault> {
+        for statement in crate::migrate::statements(super::Engine::Postgres, sql)? {
+            self.refuse_control(&sql[statement.clone()])?;
+        }
+        self.reading(self.run(sql)).await
+    }
+
+    fn refuse_control(&self, sql: &str) -> Result<(), SqlFault> {
+        match ends_transaction(crate::migrate::skip_blank(super::Engine::Postgres, sql)) {
+            Some(word) => Err(keeps_transaction(word)),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs work inside a transaction that can't write, if this is a reader.
+    async fn reading<T>(&self, work: impl Future<Output = Result<T, SqlFault>>) -> Result<T, SqlFault> {
+        if self.access == Access::ReadWrite {
+            return work.await;
+        }
+        // With the first query the mode is settled: no `SET TRANSACTION` can change it back.
+        self.run("BEGIN READ ONLY; SELECT 1").await?;
+        let outcome = work.await;
+        self.run("ROLLBACK").await?;
+        outcome
+    }
+
+    /// The rows of all statements of a text.
+    pub(super) async fn ask(&self, sql: &str) -> Result<Vec<TextRow>, SqlFault> {
+        let guard = self.guard()?;
+        let mut completed = 0;
+        let outcome = async {
+            let mut stream = pin!(self.client.simple_query_raw(sql).await?);
+            let mut rows = Vec::new();
+            while let Some(message) = stream.next().await {
+                match message? {
+                    SimpleQueryMessage::Row(row) => {
+                        rows.push((0..row.len()).map(|index| row.get(index).map(str::to_owned)).collect());
+                    }
+                    SimpleQueryMessage::CommandComplete(_) => completed += 1,
+                    _ => {}
+                }
+            }
+            Ok(rows)
+        };
+        let outcome: Result<_, tokio_postgres::Error> = outcome.await;
+        guard.done();
+        outcome.map_err(|error| SqlFault { completed, ..fault(&error, sql) })
+    }
+
+    /// Runs a text; rows are thrown away as they come.
+    pub(super) async fn run(&self, sql: &str) -> Result<(), SqlFault> {
+        let guard = self.guard()?;
+        let mut completed = 0;
+        let outcome = async {
+            let mut stream = pin!(self.client.simple_query_raw(sql).await?);
+            while let Some(message) = stream.next().await {
+                if let SimpleQueryMessage::CommandComplete(_) = message? {
+                    completed += 1;
+                }
+            }
+            Ok(())
+        };
+        let outcome: Result<_, tokio_postgres::Error> = outcome.await;
+        guard.done();
+        outcome.map_err(|error| SqlFault { completed, ..fault(&error, sql) })
+    }
+
+    /// `COPY … FROM STDIN` with its data.
+    pub async fn copy(&self, sql: &str, data: &str) -> Result<(), SqlFault> {
+        let guard = self.guard()?;
+        let outcome = async {
+            let mut sink = pin!(self.client.copy_in::<_, bytes::Bytes>(sql).await?);
+            for chunk in data.as_bytes().chunks(64 << 10) {
+                sink.send(bytes::Bytes::copy_from_slice(chunk)).await?;
+            }
+            sink.finish().await.map(drop)
+        };
+        let outcome: Result<(), tokio_postgres::Error> = outcome.await;
+        guard.done();
+        outcome.map_err(|error| fault(&error, sql))
+    }
+
+    pub(super) async fn begin(&self) -> Result<(), SqlFault> {
+        self.run(if self.access == Access::ReadOnly { "BEGIN READ ONLY; SELECT 1" } else { "BEGIN" }).await
+    }
+
+    pub(super) async fn commit(&self) -> Result<(), SqlFault> {
+        // In a transaction that failed, COMMIT answers well and keeps nothing.
+        self.run("SELECT 1; COMMIT").await
+    }
+
+    pub(super) fn rollback(&self) {
+        self.client.__private_api_rollback(None);
+    }
+
+    fn guard(&self) -> Result<Guard<'_>, SqlFault> {
+        if self.given_up.load(Ordering::Relaxed) || self.client.is_closed() {
+            return Err(SqlFault::lost("it was closed"));
+        }
+        Ok(Guard { session: self, armed: true })
+    }
+
+    /// Tells the server to stop what runs, then closes.
+    fn give_up(&self) {
+        if self.given_up.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (cancel, url, task) = (self.cancel.clone(), self.url.clone(), self.task.clone());
+        let working = Working::begin();
+        tokio::spawn(async move {
+            let request = async {
+                let Ok((stream, host, _)) = stream(&url).await else { return };
+                // An old server may not know it any more; closing the socket is enough then.
+                if url.tls == Tls::Disable || matches!(url.listens, Listens::Unix(_)) {
+                    cancel.cancel_query_raw(stream, NoTls).await.ok();
+                } else if let Ok(connector) = Connector::new(&url, &host) {
+                    cancel.cancel_query_raw(stream, connector).await.ok();
+                }
+            };
+            tokio::time::timeout(std::time::Duration::from_secs(1), request).await.ok();
+            task.abort();
+            drop(working);
+        });
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if !self.given_up.load(Ordering::Relaxed) {
+            self.task.abort();
+        }
+    }
+}
+
+/// Gives the session up when dropped before the answer came.
+struct Guard<'a> {
+    session: &'a Session,
+    armed: bool,
+}
+
+impl Guard<'_> {
+    fn done(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if self.armed && !std::thread::panicking() {
+            self.session.give_up();
+        }
+    }
+}
+
+async fn serve<S, T>(mut connection: tokio_postgres::Connection<S, T>, notices: Arc<Mutex<Vec<String>>>)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+        if let AsyncMessage::Notice(notice) = message {
+            let mut notices = notices.lock().unwrap_or_else(PoisonError::into_inner);
+            if notices.len() < 1000 {
+                notices.push(format!("{}: {}", notice.severity(), notice.message()));
+            }
+        }
+    }
+}
+
+async fn stream(url: &ServerUrl) -> Result<(Plain, String, Option<u16>), SqlFault> {
+    let unreachable = |error: std::io::Error| {
+        SqlFault::new(Kind::Transient, format!("the database server can't be reached: {}", error.kind()))
+    };
+    match &url.listens {
+        Listens::Tcp(host, port) => {
+            let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
+            stream.set_nodelay(true).map_err(unreachable)?;
+            let local = stream.local_addr().ok().map(|address| address.port());
+            Ok((Plain::Tcp(stream), host.clone(), local))
+        }
+        Listens::Unix(file) => {
+            let stream = UnixStream::connect(file).await.map_err(unreachable)?;
+            Ok((Plain::Unix(stream), "localhost".to_owned(), None))
+        }
+    }
+}
+
+fn expect_parameters(expected: usize, given: usize) -> Result<(), SqlFault> {
+    if expected == given {
+        return Ok(());
+    }
+    Err(SqlFault::new(Kind::InvalidConfig, format!("{given} values were given for {expected} parameters")))
+}
+
+fn weight(value: &Value) -> usize {
+    match value {
+        Value::Text(text) => text.len(),
+        Value::Blob(bytes) => bytes.len(),
+        Value::Null | Value::Boolean(_) | Value::Integer(_) | Value::Real(_) => 0,
+    }
+}
+
+/// The first value of the first row.
+pub fn first(rows: &[TextRow]) -> Option<&str> {
+    rows.first()?.first()?.as_deref()
+}
+
+fn fault(error: &tokio_postgres::Error, sql: &str) -> SqlFault {
+    let Some(server) = error.as_db_error() else {
+        if error.is_closed() {
+            return SqlFault::lost("the server closed it");
+        }
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(inner) = cause.source() {
+            cause = inner;
+        }
+        return match cause.downcast_ref::<std::io::Error>() {
+            Some(io) => SqlFault::of_stream(io),
+            None if error.to_string().contains("TLS") => SqlFault::new(Kind::Permanent, format!("TLS: {cause}")),
+            None => SqlFault::new(Kind::Permanent, cause.to_string()),
+        };
+    };
+    let code = server.code().code().to_owned();
+    let kind = match &code[..2.min(code.len())] {
+        "08" | "40" | "53" | "55" | "57" | "58" => Kind::Transient,
+        "23" => Kind::Conflict,
+        "28" | "25" => Kind::Denied,
+        "3D" => Kind::NotFound,
+        "54" => Kind::Limit,
+        _ if code == "42501" => Kind::Denied,
+        _ => Kind::Permanent,
+    };
+    // Nothing of these is mended by waiting: disk_full and the like may be, a cancelled statement is not.
+    let kind = if ["57014", "55006", "55000", "55P04"].contains(&code.as_str()) { Kind::Permanent } else { kind };
+    let position = match server.position() {
+        Some(ErrorPosition::Original(at)) => {
+            let offset =
+                sql.char_indices().nth((*at as usize).saturating_sub(1)).map_or(sql.len(), |(offset, _)| offset);
+            Some(Position::at(sql, offset))
+        }
+        Some(ErrorPosition::Internal { .. }) | None => None,
+    };
+    let lost = ["57P01", "57P02", "57P03", "25P03", "57P05"].contains(&code.as_str());
+    let detail = server.detail().map_or_else(String::new, |detail| format!(" ({detail})"));
+    let mut found = SqlFault::new(kind, format!("{}{detail}", server.message()));
+    found.hint = server.hint().map(str::to_owned);
+    SqlFault { code: Some(code), position, lost, ..found }
+}
+
+/// A value as it was read.
+struct Taken(Value);
+
+type Fault = Box<dyn std::error::Error + Sync + Send>;
+
+impl Taken {
+    fn accepts(kind: &Type) -> bool {
+        <Self as FromSql>::accepts(kind)
+    }
+}
+
+impl<'a> FromSql<'a> for Taken {
+    fn from_sql(kind: &Type, raw: &'a [u8]) -> Result<Self, Fault> {
+        Ok(Self(match *kind {
+            Type::BOOL => Value::Boolean(bool::from_sql(kind, raw)?),
+            Type::INT2 => Value::Integer(i16::from_sql(kind, raw)?.into()),
+            Type::INT4 => Value::Integer(i32::from_sql(kind, raw)?.into()),
+            Type::INT8 => Value::Integer(i64::from_sql(kind, raw)?),
+            Type::OID => Value::Integer(u32::from_sql(kind, raw)?.into()),
+            Type::FLOAT4 => Value::Real(f32::from_sql(kind, raw)?.into()),
+            Type::FLOAT8 => Value::Real(f64::from_sql(kind, raw)?),
+            Type::BYTEA => Value::Blob(raw.to_vec()),
+            Type::JSONB => Value::Text(String::from_utf8(raw.get(1..).unwrap_or_default().to_vec())?),
+            Type::CHAR => Value::Text(String::from_utf8_lossy(raw).into_owned()),
+            Type::VOID => Value::Null,
+            _ => Value::Text(String::from_utf8(raw.to_vec())?),
+        }))
+    }
+
+    fn from_sql_null(_: &Type) -> Result<Self, Fault> {
+        Ok(Self(Value::Null))
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        let known = [
+            Type::BOOL,
+            Type::INT2,
+            Type::INT4,
+            Type::INT8,
+            Type::OID,
+            Type::FLOAT4,
+            Type::FLOAT8,
+            Type::BYTEA,
+            Type::JSON,
+            Type::JSONB,
+            Type::CHAR,
+            Type::TEXT,
+            Type::VARCHAR,
+            Type::BPCHAR,
+            Type::NAME,
+            Type::UNKNOWN,
+            Type::VOID,
+        ];
+        known.contains(kind) || matches!(kind.kind(), tokio_postgres::types::Kind::Enum(_))
+    }
+}
+
+impl ToSql for Value {
+    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Fault> {
+        match (self, kind) {
+            (Self::Null, _) => Ok(IsNull::Yes),
+            (Self::Boolean(value), &Type::BOOL) => value.to_sql(kind, out),
+            (Self::Integer(value), &Type::INT2) => i16::try_from(*value)?.to_sql(kind, out),
+            (Self::Integer(value), &Type::INT4) => i32::try_from(*value)?.to_sql(kind, out),
+            (Self::Integer(value), &Type::INT8) => value.to_sql(kind, out),
+            (Self::Integer(value), &Type::OID) => u32::try_from(*value)?.to_sql(kind, out),
+            (Self::Integer(value), &Type::FLOAT8) => (*value as f64).to_sql(kind, out),
+            (Self::Real(value), &Type::FLOAT8) => value.to_sql(kind, out),
+            (Self::Real(value), &Type::FLOAT4) => (*value as f32).to_sql(kind, out),
+            (Self::Blob(bytes), &Type::BYTEA) => bytes.to_sql(kind, out),
+            (Self::Text(text), &Type::JSONB) => {
+                out.extend_from_slice(&[1]);
+                out.extend_from_slice(text.as_bytes());
+                Ok(IsNull::No)
+            }
+            (Self::Text(text), _) if <Taken as FromSql>::accepts(kind) => {
+                out.extend_from_slice(text.as_bytes());
+                Ok(IsNull::No)
+            }
+            _ => {
+                Err(format!("a parameter does not fit the type {}; cast it: `$1::text::{}`", kind.name(), kind.name())
+                    .into())
+            }
+        }
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    tokio_postgres::types::to_sql_checked!();
+}

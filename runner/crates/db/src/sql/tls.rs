@@ -1,0 +1,228 @@
+//! TLS for database servers, as libpq's `sslmode` words it: rustls with ring.
+//!
+//! Invariant: `verify-ca` and `verify-full` believe nobody without a certificate of a known authority. Deliberately absent:
+//! client certificates.
+
+use std::{
+    future::Future,
+    io,
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use rustls::{
+    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
+
+use super::{Kind, SqlFault};
+use plan::{ServerUrl, Tls};
+
+/// A stream of bytes to a server.
+pub(super) enum Plain {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// The authorities that a URL names, else the machine's; in DER.
+pub(super) fn authorities(named: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, SqlFault> {
+    let Some(path) = named else { return Ok(rustls_native_certs::load_native_certs().certs) };
+    let bad = |why: &dyn std::fmt::Display| {
+        SqlFault::new(
+            Kind::InvalidConfig,
+            format!("the file of the authorities ({}) can't be used: {why}", path.display()),
+        )
+    };
+    let found: Vec<_> = CertificateDer::pem_file_iter(path)
+        .map_err(|error| bad(&error))?
+        .collect::<Result<_, _>>()
+        .map_err(|error| bad(&error))?;
+    if found.is_empty() { Err(bad(&"it has no certificate")) } else { Ok(found) }
+}
+
+/// Whether whoever answers must show a certificate of a known authority.
+pub(super) fn verifies(url: &ServerUrl) -> bool {
+    match url.tls {
+        Tls::VerifyCa | Tls::VerifyFull => true,
+        Tls::Require => url.authorities.is_some(),
+        Tls::Disable | Tls::Prefer => false,
+    }
+}
+
+/// How a stream becomes one with TLS.
+pub(super) struct Connector {
+    config: Arc<ClientConfig>,
+    host: String,
+}
+
+impl Connector {
+    /// For a URL; reads the authorities only where they are asked for.
+    pub(super) fn new(url: &ServerUrl, host: &str) -> Result<Self, SqlFault> {
+        let provider = Arc::new(ring::default_provider());
+        let roots = if verifies(url) { authorities(url.authorities.as_deref())? } else { Vec::new() };
+        let verifier = Judge::new(url, roots, Arc::clone(&provider))?;
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let mut config = config
+            .map_err(|error| SqlFault::new(Kind::Permanent, format!("TLS: {error}")))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"postgresql".to_vec()];
+        Ok(Self { config: Arc::new(config), host: host.to_owned() })
+    }
+}
+
+/// Who is believed.
+#[derive(Debug)]
+struct Judge {
+    provider: Arc<CryptoProvider>,
+    /// None: everybody.
+    inner: Option<Arc<WebPkiServerVerifier>>,
+    checks_name: bool,
+}
+
+impl Judge {
+    fn new(
+        url: &ServerUrl,
+        certificates: Vec<CertificateDer<'static>>,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Self, SqlFault> {
+        let inner = if verifies(url) {
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates(certificates);
+            let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
+            Some(built.map_err(|error| SqlFault::new(Kind::Permanent, format!("TLS: {error}")))?)
+        } else {
+            None
+        };
+        Ok(Self { provider, inner, checks_name: url.tls == Tls::VerifyFull })
+    }
+}
+
+impl ServerCertVerifier for Judge {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let Some(inner) = &self.inner else { return Ok(ServerCertVerified::assertion()) };
+        match inner.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
+            // The chain is judged before the name.
+            Err(Error::InvalidCertificate(
+                rustls::CertificateError::NotValidForName | rustls::CertificateError::NotValidForNameContext { .. },
+            )) if !self.checks_name => Ok(ServerCertVerified::assertion()),
+            judged => judged,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A stream with TLS on it.
+pub(super) struct Secured(tokio_rustls::client::TlsStream<Plain>);
+
+impl TlsConnect<Plain> for Connector {
+    type Stream = Secured;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Secured>> + Send>>;
+
+    fn connect(self, stream: Plain) -> Self::Future {
+        Box::pin(async move {
+            let name = ServerName::try_from(self.host).map_err(io::Error::other)?;
+            Ok(Secured(tokio_rustls::TlsConnector::from(self.config).connect(name, stream).await?))
+        })
+    }
+}
+
+impl TlsStream for Secured {
+    fn channel_binding(&self) -> ChannelBinding {
+        ChannelBinding::none()
+    }
+}
+
+impl AsyncRead for Secured {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Secured {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(context)
+    }
+}
+
+impl AsyncRead for Plain {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Plain {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}

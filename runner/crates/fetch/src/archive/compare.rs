@@ -1,0 +1,129 @@
+//! Compares an unpacked folder with the list of files in it: one `stat` an entry, no content is read.
+//!
+//! Not reported: what was added since, modes, owners, and times of directories and links.
+
+use std::os::fd::AsFd as _;
+
+use cap_std::fs::Dir;
+use rustix::{
+    fd::BorrowedFd,
+    fs::{AtFlags, FileType},
+    io::Errno,
+};
+
+use super::{
+    entry::{self, Kind},
+    error::ArchiveError,
+    folders::{self, Folders},
+    list::{self, Listed},
+};
+
+/// Most lines that are returned.
+const MAX_LINES: usize = 20;
+
+/// Compares the folder `path` of `dir` with the list that `unpack` left in it.
+///
+/// Returns what differs, a line each (`missing: bin/app`, `changed: config.toml (size 12, was 20)`), at most 20;
+/// nothing when it holds. A missing folder, and a missing or damaged list, are differences.
+///
+/// # Errors
+/// [`ArchiveError::Disk`] when the system does not let us look.
+pub fn compare(dir: &Dir, path: &str) -> Result<Vec<String>, ArchiveError> {
+    let folder = folders::parent(dir, path)
+        .and_then(|(parent, name)| folders::open(parent.as_fd(), name).map_err(ArchiveError::disk("opened", path)));
+    let folder = match folder {
+        Ok(folder) => folder,
+        Err(ArchiveError::Disk { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(vec![format!("missing: {path}")]);
+        }
+        Err(ArchiveError::Disk { source, .. }) if is_no_directory(&source) => {
+            return Ok(vec![format!("changed: {path} (not a directory any more)")]);
+        }
+        Err(error) => return Err(error),
+    };
+    let entries = match list::read(folder.as_fd())? {
+        Ok(entries) => entries,
+        Err(unusable) => return Ok(vec![unusable.to_string()]),
+    };
+    let mut folders = Folders::new(folder);
+    let mut lines = Vec::new();
+    let mut more = 0;
+    for entry in &entries {
+        let Some(line) = difference(entry, &mut folders)? else { continue };
+        if lines.len() < MAX_LINES {
+            lines.push(line);
+        } else {
+            more += 1;
+        }
+    }
+    if more > 0
+        && let Some(last) = lines.last_mut()
+    {
+        *last = format!("and {} more", more + 1);
+    }
+    Ok(lines)
+}
+
+fn difference(listed: &Listed, folders: &mut Folders) -> Result<Option<String>, ArchiveError> {
+    let (above, name) = entry::split(&listed.path);
+    let parent = match folders.at(above) {
+        Ok(parent) => parent,
+        // Parents are listed before what is in them: that this one is gone was said there.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound || is_no_directory(&error) => return Ok(None),
+        Err(error) => return Err(ArchiveError::disk("opened", above)(error)),
+    };
+    let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(Some(format!("missing: {}", listed.path))),
+        Err(error) => return Err(ArchiveError::disk("examined", &listed.path)(error)),
+    };
+    let changed = |what: String| Ok(Some(format!("changed: {} ({what})", listed.path)));
+    let (is, was) = (words(FileType::from_raw_mode(stat.st_mode)), words(file_type(listed.kind)));
+    if is != was {
+        return changed(format!("{is}, was {was}"));
+    }
+    match listed.kind {
+        Kind::Directory => Ok(None),
+        Kind::File if stat.st_size.cast_unsigned() != listed.size => {
+            changed(format!("size {}, was {}", stat.st_size, listed.size))
+        }
+        Kind::File if list::modified(&stat) != listed.modified => changed("modified since".to_owned()),
+        Kind::File => Ok(None),
+        Kind::Link => {
+            let target = target(parent, name).map_err(ArchiveError::disk("read", &listed.path))?;
+            if target == listed.target {
+                Ok(None)
+            } else {
+                changed(format!("leads to {target}, was {}", listed.target))
+            }
+        }
+    }
+}
+
+fn target(parent: BorrowedFd<'_>, name: &str) -> rustix::io::Result<String> {
+    let target = rustix::fs::readlinkat(parent, name, Vec::new())?;
+    Ok(String::from_utf8_lossy(target.to_bytes()).into_owned())
+}
+
+fn is_no_directory(error: &std::io::Error) -> bool {
+    [Errno::NOTDIR, Errno::LOOP].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::Directory => FileType::Directory,
+        Kind::File => FileType::RegularFile,
+        Kind::Link => FileType::Symlink,
+    }
+}
+
+fn words(kind: FileType) -> &'static str {
+    match kind {
+        FileType::Directory => "a directory",
+        FileType::RegularFile => "a file",
+        FileType::Symlink => "a link",
+        FileType::Fifo | FileType::Socket | FileType::CharacterDevice | FileType::BlockDevice | FileType::Unknown => {
+            "a special file"
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Why an archive was not extracted, or a folder not compared or removed. Every text is complete without its source.
+
+use std::io;
+
+use rustix::io::Errno;
+
+use contract::Digest;
+
+/// Longest part of an entry's name that an error shows, in characters.
+const SHOWN: usize = 200;
+
+/// Why work on an archive, or on a folder made from one, did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// The source gave an error while it was read.
+    #[error("the archive can't be read from its source: {0}")]
+    Source(#[source] io::Error),
+    /// The content is not the one that was asked for.
+    #[error("the archive has the digest {actual}, not {expected}")]
+    WrongDigest {
+        /// The one asked for.
+        expected: Digest,
+        /// That of the bytes read.
+        actual: Digest,
+    },
+    /// Neither the name nor the first bytes tell a format, or they contradict each other.
+    #[error("{name:?} is not a tar.gz, tar.zst, tar or zip archive: {reason}")]
+    UnknownFormat {
+        /// As given by the caller.
+        name: String,
+        /// What was seen.
+        reason: &'static str,
+    },
+    /// The archive ends before its format says so.
+    #[error("the archive is truncated: it ends too early")]
+    Truncated,
+    /// Bytes follow the end of the archive.
+    #[error("something else follows after the end of the archive")]
+    TrailingBytes,
+    /// The archive contradicts its format or its own check sums.
+    #[error("the archive is damaged: {0}")]
+    Damaged(String),
+    /// An entry is refused.
+    #[error("the archive's entry {entry:?} is refused: {refusal}")]
+    Refused {
+        /// Its name in the archive; a long one is cut.
+        entry: String,
+        /// The rule it breaks.
+        refusal: Refusal,
+    },
+    /// The archive is larger than it may be.
+    #[error("the archive has more than {most} {limit}{}", at(.entry))]
+    Limit {
+        /// What is limited.
+        limit: Limit,
+        /// The limit.
+        most: u64,
+        /// The entry at which it was noticed, when it is one.
+        entry: Option<String>,
+    },
+    /// The caller asked to stop.
+    #[error("stopped before the archive was extracted")]
+    Stopped,
+    /// The folder to extract into is there already.
+    #[error("the folder {0:?} exists already")]
+    Exists(String),
+    /// The folder has no name of its own: it is empty, or ends in `.` or `..`.
+    #[error("{0:?} does not name a folder")]
+    NoFolder(String),
+    /// The filesystem gave an error.
+    #[error("{path:?} can't be {action}: {}", cause(.source))]
+    Disk {
+        /// A past participle: `created`, `written`, …
+        action: &'static str,
+        /// The path, below the granted directory or the unpacked folder.
+        path: String,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// Extraction failed, and then the folder could not be removed either.
+    #[error("{failure}; and the unfinished folder is still there: {removal}")]
+    NotRemoved {
+        /// Why extraction failed.
+        failure: Box<Self>,
+        /// Why the folder stayed.
+        removal: Box<Self>,
+    },
+}
+
+/// What is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Files, links and directories.
+    Files,
+    /// Bytes of content, and bytes of the archive itself.
+    Bytes,
+    /// Bytes of content for one byte of the archive.
+    Ratio,
+    /// Bytes of a path, or of a link's target.
+    Path,
+    /// Directories inside one another.
+    Depth,
+    /// Bytes of an entry's extended header.
+    Header,
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Files => "entries",
+            Self::Bytes => "bytes",
+            Self::Ratio => "bytes of content for each of its own",
+            Self::Path => "bytes in a path",
+            Self::Depth => "levels of directories",
+            Self::Header => "bytes in an extended header",
+        })
+    }
+}
+
+/// Why an entry is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No name is left once `.` and `/` are dropped, and it is not a directory.
+    #[error("it has no name")]
+    NoName,
+    /// The name is not UTF-8.
+    #[error("its name is not UTF-8")]
+    NotUtf8,
+    /// The name or the link's target holds a control character.
+    #[error("its name or target holds a control character")]
+    ControlCharacter,
+    /// A name of a zip with `\`, which only some programs take for `/`.
+    #[error("its name holds a backslash")]
+    Backslash,
+    /// The path begins with `/`.
+    #[error("its path is absolute")]
+    Absolute,
+    /// A component of the path is `..`.
+    #[error("its path holds `..`")]
+    Parent,
+    /// It would replace the list of files that is kept in the folder.
+    #[error("the name is reserved for the list of files")]
+    Reserved,
+    /// There was an entry of the same name.
+    #[error("there is another entry of that name")]
+    Duplicate,
+    /// There was an entry whose name differs by case only.
+    #[error("its name differs from {0:?} by case only")]
+    CaseCollision(String),
+    /// There was an entry whose name differs by the encoding of its characters only.
+    #[error("its name differs from {0:?} only by how its characters are encoded (see Unicode normalization)")]
+    FormCollision(String),
+    /// A parent is a symlink of the same archive.
+    #[error("it lies behind the link {0:?}")]
+    BehindLink(String),
+    /// A parent is a file of the same archive.
+    #[error("it lies below {0:?}, which is a file")]
+    BelowFile(String),
+    /// The target of a link is an absolute path.
+    #[error("it links to the absolute path {0:?}")]
+    AbsoluteTarget(String),
+    /// The target of a link is not in the folder.
+    #[error("it links to {0:?}, outside of the folder")]
+    TargetOutside(String),
+    /// The target of a hard link is no file that came before.
+    #[error("it is a hard link to {0:?}, which is not a file earlier in the archive")]
+    NoLinkTarget(String),
+    /// The target of a link is empty.
+    #[error("it links to nothing")]
+    NoTarget,
+    /// A device, a pipe, a socket, …
+    #[error("it is neither file, directory nor link but {0}")]
+    Special(&'static str),
+    /// Mode bits above `777`.
+    #[error("its mode {0:o} has the setuid, setgid or sticky bit")]
+    SpecialMode(u32),
+    /// A sparse file.
+    #[error("it is a sparse file, which is not supported; pack it without `--sparse`")]
+    Sparse,
+    /// A feature of the format that is not supported.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+impl Refusal {
+    /// Of a name that is the same as an earlier one on some filesystem, and spelled otherwise.
+    pub fn collision(earlier: &str, name: &str) -> Self {
+        match earlier.to_lowercase() == name.to_lowercase() {
+            true => Self::CaseCollision(earlier.to_owned()),
+            false => Self::FormCollision(earlier.to_owned()),
+        }
+    }
+}
+
+impl ArchiveError {
+    /// The failure kind for a step, one of those in the WIT contract.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Source(_) | Self::Stopped => "transient",
+            Self::WrongDigest { .. }
+            | Self::UnknownFormat { .. }
+            | Self::Truncated
+            | Self::TrailingBytes
+            | Self::Damaged(_)
+            | Self::Refused { .. } => "bad-content",
+            Self::Limit { .. } => "limit",
+            Self::Exists(_) => "conflict",
+            Self::NoFolder(_) => "invalid-config",
+            Self::Disk { source, .. } if source.kind() == io::ErrorKind::NotFound => "not-found",
+            Self::Disk { .. } => "permanent",
+            Self::NotRemoved { failure, .. } => failure.kind(),
+        }
+    }
+
+    /// What to do next, when there is something to say.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::WrongDigest { actual, .. } => Some(format!(
+                "if the archive was published anew, publish its digest too ({actual}); otherwise do not use it"
+            )),
+            Self::UnknownFormat { .. } => Some("pack the release as tar.zst, tar.gz, tar or zip".to_owned()),
+            Self::Truncated | Self::TrailingBytes | Self::Damaged(_) => {
+                Some("pack the archive again, or download it again".to_owned())
+            }
+            Self::Refused { .. } => Some("pack the archive without this entry".to_owned()),
+            Self::Limit { limit, .. } => match limit {
+                Limit::Files => Some("raise `max-files` if that is right".to_owned()),
+                Limit::Bytes => Some("raise `max-bytes` if that is right".to_owned()),
+                Limit::Ratio => Some("raise `max-ratio` if that is right".to_owned()),
+                Limit::Path => Some("raise `max-path` if that is right".to_owned()),
+                Limit::Depth | Limit::Header => None,
+            },
+            Self::Exists(_) => Some("remove the folder, or choose another".to_owned()),
+            Self::NotRemoved { failure, .. } => failure.hint(),
+            Self::Disk { source, .. } if is_full(source) => Some("make room on the disk".to_owned()),
+            Self::Source(_) | Self::Stopped | Self::NoFolder(_) | Self::Disk { .. } => None,
+        }
+    }
+
+    pub fn refused(entry: &str, refusal: Refusal) -> Self {
+        Self::Refused { entry: shown(entry), refusal }
+    }
+
+    /// What a library says is wrong, which may quote the archive: on one line, whatever that holds.
+    pub fn damaged(why: &dyn std::fmt::Display) -> Self {
+        Self::Damaged(why.to_string().replace(char::is_control, " "))
+    }
+
+    pub fn limit(limit: Limit, most: u64, entry: &str) -> Self {
+        Self::Limit { limit, most, entry: Some(shown(entry)) }
+    }
+
+    /// For `map_err`: an error of the filesystem at `path`.
+    pub fn disk<E: Into<io::Error>>(action: &'static str, path: &str) -> impl FnOnce(E) -> Self {
+        move |error| Self::Disk { action, path: path.to_owned(), source: error.into() }
+    }
+}
+
+fn shown(entry: &str) -> String {
+    match entry.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &entry[..end]),
+        None => entry.to_owned(),
+    }
+}
+
+fn at(entry: &Option<String>) -> String {
+    entry.as_ref().map(|entry| format!(", at {entry:?}")).unwrap_or_default()
+}
+
+fn is_full(error: &io::Error) -> bool {
+    [Errno::NOSPC, Errno::DQUOT].iter().any(|full| error.raw_os_error() == Some(full.raw_os_error()))
+}
+
+fn cause(error: &io::Error) -> String {
+    if is_full(error) { "the disk is full".to_owned() } else { error.to_string() }
+}
+
+impl From<ArchiveError> for contract::step::Failure {
+    fn from(error: ArchiveError) -> Self {
+        let kind = error.kind();
+        let mut failure = contract::step::Failure::new(kind, error.to_string());
+        failure.hint = error.hint();
+        failure.retryable = kind == "transient";
+        failure
+    }
+}

@@ -1,0 +1,107 @@
+//! Entry point for the fuzz target (`fuzz/`): what must hold for any archive. Compiled for it and for tests only.
+
+use std::{fs, io::Write as _, path::Path, sync::atomic::AtomicBool};
+
+use cap_std::fs::Dir;
+
+use super::{Job, Limits, compare, digest, remove, unpack};
+
+const PRECIOUS: &str = "precious";
+
+/// A granted directory, and something outside of it to lose.
+pub struct Room {
+    temp: tempfile::TempDir,
+    dir: Dir,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Room {
+    /// In memory, where there is such a place: every unpacking syncs its filesystem.
+    ///
+    /// # Panics
+    /// When there is no place for temporary files.
+    #[must_use]
+    pub fn new() -> Self {
+        let memory = Path::new("/dev/shm");
+        let temp = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let temp = temp.expect("a temporary folder can be made");
+        let grant = temp.path().join("grant");
+        fs::create_dir(&grant).expect("the folder is writable");
+        fs::write(temp.path().join("outside"), PRECIOUS).expect("the folder is writable");
+        let dir = Dir::open_ambient_dir(grant, cap_std::ambient_authority()).expect("the folder can be opened");
+        Self { temp, dir }
+    }
+
+    /// Unpacks all but the first of `bytes`, which says what they are.
+    ///
+    /// # Panics
+    /// When anything is left in the directory, or changed outside of it; when what was unpacked is not as it should be.
+    pub fn archive(&self, bytes: &[u8]) {
+        let Some((what, content)) = bytes.split_first() else { return };
+        let (name, archive) = match what % 7 {
+            0 => ("a.tar", with_check_sums(content)),
+            1 => ("a.tar", content.to_owned()),
+            2 => ("a.tar.gz", content.to_owned()),
+            3 => ("a.tar.zst", content.to_owned()),
+            4 => ("a.zip", content.to_owned()),
+            5 => ("a.tar.gz", gzip(&with_check_sums(content))),
+            _ => ("a.tar.zst", zstd(&with_check_sums(content))),
+        };
+        let limits = Limits { max_files: 64, max_bytes: 4 << 20, max_ratio: 50, max_path: 300 };
+        let expected = digest(archive.as_slice()).expect("memory can be read");
+        let stop = AtomicBool::new(false);
+        let job = Job { name, expected: &expected, limits: &limits, stop: &stop, progress: &|_| {} };
+        match unpack(archive.as_slice(), &job, &self.dir, "new") {
+            Ok(unpacked) => {
+                assert!(unpacked.files <= limits.max_files && unpacked.bytes <= limits.max_bytes, "{unpacked:?}");
+                let differences = compare(&self.dir, "new").expect("what was unpacked is compared");
+                assert!(differences.is_empty(), "{differences:?}");
+                remove(&self.dir, "new").expect("what was unpacked is removed");
+            }
+            Err(error) => {
+                assert!(!error.to_string().is_empty() && !error.to_string().contains('\n'), "{error}");
+                assert!(matches!(error.kind(), "bad-content" | "limit"), "{}: {error}", error.kind());
+            }
+        }
+        let outside = fs::read_to_string(self.temp.path().join("outside"));
+        assert_eq!(outside.expect("it is still there"), PRECIOUS);
+        let names = |folder: &Path| fs::read_dir(folder).expect("it is still there").count();
+        assert_eq!((names(self.temp.path()), names(&self.temp.path().join("grant"))), (2, 0), "something is left");
+    }
+}
+
+/// The same tar, with the check sums of its headers right: else hardly anything passes them.
+fn with_check_sums(tar: &[u8]) -> Vec<u8> {
+    let mut tar = tar.to_owned();
+    for block in tar.chunks_exact_mut(512).filter(|block| block.get(257..262) == Some(b"ustar")) {
+        let mut header = tar::Header::new_old();
+        header.as_mut_bytes().copy_from_slice(block);
+        header.set_cksum();
+        block.copy_from_slice(header.as_bytes());
+    }
+    tar
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let written = encoder.write_all(content).and_then(|()| encoder.finish());
+    written.expect("memory takes everything")
+}
+
+fn zstd(content: &[u8]) -> Vec<u8> {
+    zstd::encode_all(content, 1).expect("memory takes everything")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_corpus_holds() {
+        let room = super::Room::new();
+        testing::corpus::replay("archive", |bytes| room.archive(bytes));
+    }
+}

@@ -1,0 +1,107 @@
+//! Credentials for registries, as `docker login`, `podman login` and CI actions leave them in Docker's `config.json`. Pure.
+//!
+//! Deliberately absent: credential helpers. They are programs that the file names, and a file must not decide what runs.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde::Deserialize;
+
+use contract::Secret;
+
+/// Who asks a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    pub user: String,
+    pub password: Secret,
+}
+
+/// Why credentials that are there can't be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CredentialsError {
+    /// Not the file that it should be.
+    #[error("the credentials in config.json can't be read: {0}")]
+    Form(String),
+    /// They are kept by another program.
+    #[error("the credentials for it are kept by the credential helper `{0}`, which the runner does not start")]
+    Helper(String),
+    /// An OAuth token for Docker Hub's own clients.
+    #[error("config.json has an identity token for it, which the runner can't use")]
+    IdentityToken,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Config {
+    auths: BTreeMap<String, Auth>,
+    cred_helpers: BTreeMap<String, String>,
+    creds_store: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Auth {
+    auth: Option<String>,
+    identitytoken: Option<String>,
+}
+
+/// The credentials for a registry in the text of a `config.json`; none if it has none.
+pub fn find(config: &str, authority: &str) -> Result<Option<Credentials>, CredentialsError> {
+    let config: Config = serde_json::from_str(config).map_err(|error| CredentialsError::Form(error.to_string()))?;
+    if let Some(helper) = config.cred_helpers.get(authority) {
+        return Err(CredentialsError::Helper(helper.clone()));
+    }
+    let Some((_, auth)) = config.auths.iter().find(|(name, _)| bare(name) == authority) else { return Ok(None) };
+    if auth.identitytoken.as_ref().is_some_and(|token| !token.is_empty()) {
+        return Err(CredentialsError::IdentityToken);
+    }
+    let Some(text) = auth.auth.as_ref().filter(|text| !text.is_empty()) else {
+        // An empty entry says: ask the store.
+        return config.creds_store.map_or(Ok(None), |store| Err(CredentialsError::Helper(store)));
+    };
+    let form = || CredentialsError::Form(format!("`auth` of {authority} is not the base64 of user:password"));
+    let decoded = BASE64_STANDARD.decode(text).map_err(|_| form())?;
+    let decoded = String::from_utf8(decoded).map_err(|_| form())?;
+    let (user, password) = decoded.split_once(':').ok_or_else(form)?;
+    // Docker has written a NUL behind the password.
+    let password = Secret::new(password.trim_end_matches('\0').to_owned());
+    Ok(Some(Credentials { user: user.to_owned(), password }))
+}
+
+/// `https://host:port/v1/` → `host:port`.
+fn bare(name: &str) -> &str {
+    let name = name.strip_prefix("https://").or_else(|| name.strip_prefix("http://")).unwrap_or(name);
+    name.split('/').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_are_found_by_host_and_port() {
+        let config = r#"{
+            "auths": {
+                "r.example.com": {"auth": "YW5uOnNlY3I6ZXQ="},
+                "https://old.example.com:5000/v1/": {"auth": "YW5uOng="},
+                "stored.example.com": {},
+                "hub.example.com": {"auth": "YW5uOng=", "identitytoken": "t"},
+                "bad.example.com": {"auth": "%"}
+            },
+            "credHelpers": {"helped.example.com": "ecr-login"},
+            "credsStore": "desktop", "HttpHeaders": {}
+        }"#;
+        let found = |authority: &str| find(config, authority);
+        let ann =
+            |password: &str| Ok(Some(Credentials { user: "ann".into(), password: Secret::new(password.to_owned()) }));
+        assert_eq!(found("r.example.com"), ann("secr:et"));
+        assert_eq!(found("old.example.com:5000"), ann("x"));
+        assert_eq!(found("old.example.com"), Ok(None));
+        assert_eq!(found("stored.example.com"), Err(CredentialsError::Helper("desktop".into())));
+        assert_eq!(found("helped.example.com"), Err(CredentialsError::Helper("ecr-login".into())));
+        assert_eq!(found("hub.example.com"), Err(CredentialsError::IdentityToken));
+        assert!(matches!(found("bad.example.com"), Err(CredentialsError::Form(_))));
+        assert!(matches!(find("{", "r"), Err(CredentialsError::Form(_))));
+        assert_eq!(find("{}", "r"), Ok(None));
+    }
+}

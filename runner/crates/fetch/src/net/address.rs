@@ -1,0 +1,187 @@
+//! What an IP address is, and whether a granted name may lead to it. Pure.
+//!
+//! Invariant: an address that a name resolves to is used only after [`permit`] allowed it, and the connection goes to that very
+//! address; so a name that changes its mind between check and connection gains nothing. The ranges are those of the
+//! IANA special-purpose registries (RFC 6890), with the metadata services of the large clouds added.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use plan::Network;
+
+/// What an address reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The internet.
+    Public,
+    /// This machine.
+    Loopback,
+    /// A private network: RFC 1918, carrier-grade NAT, unique local, or an IPv4 address embedded in an IPv6 one.
+    Private,
+    /// The local link.
+    LinkLocal,
+    /// A cloud's metadata service, which hands out credentials.
+    Metadata,
+    /// Multicast, unspecified, reserved or documentation: nothing that a server answers on.
+    Special,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Public => "a public address",
+            Self::Loopback => "this machine",
+            Self::Private => "a private address",
+            Self::LinkLocal => "a link-local address",
+            Self::Metadata => "a cloud's metadata service",
+            Self::Special => "a reserved address",
+        })
+    }
+}
+
+/// Whether the DNS name `host` may lead to `address`. An IP literal is not asked about here: a grant that matches it names it.
+pub(super) fn permit(host: &str, address: IpAddr, network: Network) -> Result<(), Scope> {
+    let scope = scope(address);
+    let allowed = match scope {
+        Scope::Public => true,
+        Scope::Loopback => host == "localhost" || network == Network::Private,
+        Scope::Private => network == Network::Private,
+        Scope::LinkLocal | Scope::Metadata | Scope::Special => false,
+    };
+    if allowed { Ok(()) } else { Err(scope) }
+}
+
+/// What an address reaches.
+pub(super) fn scope(address: IpAddr) -> Scope {
+    match address {
+        IpAddr::V4(address) => scope_v4(address),
+        IpAddr::V6(address) => scope_v6(address),
+    }
+}
+
+fn scope_v4(address: Ipv4Addr) -> Scope {
+    match address.octets() {
+        // Amazon, Azure, Google and others; Alibaba; Azure's wire server; Oracle.
+        [169, 254, 169, 254] | [100, 100, 100, 200] | [168, 63, 129, 16] | [192, 0, 0, 192] => Scope::Metadata,
+        [127, ..] => Scope::Loopback,
+        [10, ..] | [192, 168, ..] | [192, 0, 0, _] => Scope::Private,
+        [172, second, ..] if second & 0xf0 == 16 => Scope::Private,
+        [100, second, ..] if second & 0xc0 == 64 => Scope::Private,
+        [198, 18 | 19, ..] => Scope::Private,
+        [169, 254, ..] => Scope::LinkLocal,
+        [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] => Scope::Special,
+        [0, ..] | [224..=255, ..] => Scope::Special,
+        _ => Scope::Public,
+    }
+}
+
+fn scope_v6(address: Ipv6Addr) -> Scope {
+    if address.is_loopback() {
+        return Scope::Loopback;
+    }
+    match address.segments() {
+        // Amazon's and Google's metadata services.
+        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254] => Scope::Metadata,
+        // IPv4-mapped, NAT64 (RFC 6052), 6to4 (RFC 3056).
+        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+            embedded(high, low)
+        }
+        // IPv4-compatible and unspecified, NAT64 with a local prefix, Teredo, discard, documentation, multicast.
+        [0, 0, 0, 0, 0, 0, ..]
+        | [0x64, 0xff9b, 1, ..]
+        | [0x2001, 0, ..]
+        | [0x100, 0, 0, 0, ..]
+        | [0x2001, 0xdb8, ..]
+        | [0x3fff, 0..=0xfff, ..]
+        | [0xff00..=0xffff, ..] => Scope::Special,
+        [first, ..] if first & 0xffc0 == 0xfe80 => Scope::LinkLocal,
+        [first, ..] if first & 0xfe00 == 0xfc00 || first & 0xffc0 == 0xfec0 => Scope::Private,
+        _ => Scope::Public,
+    }
+}
+
+/// An IPv4 address inside an IPv6 one is at best private: a resolver that answers so hides where it leads.
+fn embedded(high: u16, low: u16) -> Scope {
+    let [[a, b], [c, d]] = [high.to_be_bytes(), low.to_be_bytes()];
+    match scope_v4(Ipv4Addr::new(a, b, c, d)) {
+        Scope::Public | Scope::Loopback | Scope::Private => Scope::Private,
+        scope @ (Scope::LinkLocal | Scope::Metadata | Scope::Special) => scope,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_special_range_is_known() {
+        for (text, expected) in [
+            ("1.1.1.1", Scope::Public),
+            ("172.15.255.255", Scope::Public),
+            ("172.32.0.0", Scope::Public),
+            ("100.63.255.255", Scope::Public),
+            ("2606:4700::1111", Scope::Public),
+            ("127.0.0.1", Scope::Loopback),
+            ("127.255.255.254", Scope::Loopback),
+            ("::1", Scope::Loopback),
+            ("10.0.0.7", Scope::Private),
+            ("172.16.0.1", Scope::Private),
+            ("172.31.255.255", Scope::Private),
+            ("192.168.1.1", Scope::Private),
+            ("100.64.0.1", Scope::Private),
+            ("100.127.255.255", Scope::Private),
+            ("fd12:3456::1", Scope::Private),
+            ("fec0::1", Scope::Private),
+            ("::ffff:1.1.1.1", Scope::Private),
+            ("::ffff:127.0.0.1", Scope::Private),
+            ("64:ff9b::10.0.0.1", Scope::Private),
+            ("2002:0a00:0001::", Scope::Private),
+            ("169.254.1.1", Scope::LinkLocal),
+            ("fe80::1", Scope::LinkLocal),
+            ("febf::1", Scope::LinkLocal),
+            ("::ffff:169.254.1.1", Scope::LinkLocal),
+            ("169.254.169.254", Scope::Metadata),
+            ("64:ff9b::169.254.169.254", Scope::Metadata),
+            ("2002:a9fe:a9fe::1", Scope::Metadata),
+            ("100.100.100.200", Scope::Metadata),
+            ("168.63.129.16", Scope::Metadata),
+            ("fd00:ec2::254", Scope::Metadata),
+            ("0.0.0.0", Scope::Special),
+            ("224.0.0.1", Scope::Special),
+            ("255.255.255.255", Scope::Special),
+            ("203.0.113.9", Scope::Special),
+            ("::", Scope::Special),
+            ("::7f00:1", Scope::Special),
+            ("2001::1", Scope::Special),
+            ("64:ff9b:1::a00:1", Scope::Special),
+            ("ff02::1", Scope::Special),
+        ] {
+            assert_eq!(scope(text.parse().unwrap()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_leads_only_where_its_grant_lets_it() {
+        let cases = [
+            ("shop.example", "1.1.1.1", true, true),
+            ("shop.example", "127.0.0.1", false, true),
+            ("localhost", "127.0.0.1", true, true),
+            ("localhost", "::1", true, true),
+            ("localhost", "10.0.0.1", false, true),
+            ("shop.example", "10.0.0.1", false, true),
+            ("shop.example", "::ffff:1.1.1.1", false, true),
+            ("shop.example", "169.254.169.254", false, false),
+            ("localhost", "169.254.169.254", false, false),
+            ("shop.example", "fe80::1", false, false),
+            ("shop.example", "0.0.0.0", false, false),
+            ("shop.example", "ff02::1", false, false),
+        ];
+        for (host, address, public, private) in cases {
+            let address = address.parse().unwrap();
+            assert_eq!(permit(host, address, Network::Public).is_ok(), public, "{host} {address} public");
+            assert_eq!(permit(host, address, Network::Private).is_ok(), private, "{host} {address} private");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The grants, and whether a URL or an address is among them. Pure.
+//!
+//! Invariant: nothing is resolved, connected to or sent before it passed here; that holds for each redirect as for the first URL.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use reqwest::Method;
+use url::{Host, Url};
+
+use super::error::{NetError, shown};
+use plan::HttpGrant;
+
+/// What a step may reach.
+#[derive(Debug)]
+pub(super) struct Gate {
+    http: Vec<HttpGrant>,
+    tcp: Vec<Endpoint>,
+}
+
+/// A host and a port. The host is a lower-case name or an IP literal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    pub(super) host: Host,
+    pub(super) port: u16,
+}
+
+impl Gate {
+    /// Takes the grants in. A TCP grant that is no `host:port` matches nothing; the plan's validation reports it.
+    pub(super) fn new(http: Vec<HttpGrant>, tcp: &[String]) -> Self {
+        Self { http, tcp: tcp.iter().filter_map(|address| Endpoint::parse(address)).collect() }
+    }
+
+    /// The grant under which `url` may be asked with `method`. `from` is the URL that redirected there.
+    pub(super) fn http(&self, method: &Method, url: &Url, from: Option<&Url>) -> Result<&HttpGrant, NetError> {
+        let of_origin: Vec<_> = self.http.iter().filter(|grant| names(grant, url)).collect();
+        let origin = || url.origin().ascii_serialization();
+        if of_origin.is_empty() {
+            return Err(NetError::OriginNotGranted { origin: origin(), from: from.map(shown) });
+        }
+        let listed = |grant: &HttpGrant| grant.methods.clone().unwrap_or_default();
+        let allows = |grant: &HttpGrant| {
+            grant.methods.is_none() || listed(grant).iter().any(|name| name.eq_ignore_ascii_case(method.as_str()))
+        };
+        of_origin.iter().copied().find(|grant| allows(grant)).ok_or_else(|| NetError::MethodNotGranted {
+            method: method.clone(),
+            origin: origin(),
+            granted: of_origin.iter().flat_map(|grant| listed(grant)).collect(),
+        })
+    }
+
+    /// The granted endpoint that `address` names.
+    pub(super) fn tcp(&self, address: &str) -> Result<&Endpoint, NetError> {
+        let asked = Endpoint::parse(address).ok_or_else(|| NetError::InvalidAddress { address: address.to_owned() })?;
+        self.tcp
+            .iter()
+            .find(|granted| **granted == asked)
+            .ok_or_else(|| NetError::PeerNotGranted { peer: asked.to_string() })
+    }
+}
+
+impl Endpoint {
+    /// Parses `host:port`; an IPv6 literal stands in brackets.
+    fn parse(text: &str) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        let host = if host.contains(':') && !host.starts_with('[') { None } else { Host::parse(host).ok() }?;
+        let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        let port = if digits { port.parse().ok()? } else { return None };
+        Some(Self { host, port })
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+fn names(grant: &HttpGrant, url: &Url) -> bool {
+    let same_host = match url.host() {
+        Some(Host::Domain(name)) => grant.host == name,
+        Some(Host::Ipv4(address)) => grant.host.parse() == Ok(IpAddr::V4(address)),
+        Some(Host::Ipv6(address)) => grant.host.parse::<Ipv6Addr>() == Ok(address),
+        None => false,
+    };
+    same_host && grant.scheme == url.scheme() && Some(grant.port) == url.port_or_known_default()
+}

@@ -1,0 +1,257 @@
+//! HTTP and TCP for steps: a client that reaches what is granted and nothing else.
+//!
+//! Invariant: every hop, the first URL and each redirect, passes [`gate`] before a name is resolved, and every address that a
+//! name resolves to passes [`address`] before it is connected to. Credentials of a grant go to requests of that grant's
+//! origin only; headers of the step that look like credentials stay with the origin they were given for.
+//!
+//! Deliberately absent: retries (`drive` does that, by [`NetError::retryable`]; after a request with a body broke off the
+//! outcome is unknown; only a [`Download`] asks again, for what is missing), proxies (`http_proxy` and its like are ignored: a proxy would resolve names itself, past the
+//! check), cookies, decompression, HTTP/2, and kept-alive connections: after a switch an old worker goes on answering on
+//! a connection it already has, and a check over it would see the old release.
+//!
+//! The library is reqwest without its defaults: `rustls-no-provider` since we hand it a TLS configuration (see [`tls`]),
+//! `stream` for downloads. Its redirects, proxies, pool and resolver are replaced or turned off below.
+
+mod address;
+mod download;
+mod error;
+mod gate;
+mod request;
+mod resolve;
+#[cfg(test)]
+pub mod tests;
+mod tls;
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use reqwest::{
+    header::{HeaderMap, LOCATION},
+    redirect::Policy,
+};
+use tokio::{
+    net::TcpStream,
+    sync::OnceCell,
+    time::{Instant, timeout_at},
+};
+use url::{Host, Url};
+
+pub use download::Download;
+pub use error::{Kind, NetError};
+pub use request::{Request, Response};
+
+use download::Patience;
+use error::{peer, shown};
+use gate::Gate;
+use plan::{HttpGrant, Network};
+use request::Hop;
+use resolve::{Guarded, Purpose, Resolve, System};
+use tls::Authorities;
+
+/// A longer time-out than this is none.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The network of one step, as far as it is granted.
+pub struct Client {
+    gate: Gate,
+    names: Arc<dyn Resolve>,
+    authorities: Authorities,
+    /// Set up at the first https URL.
+    trusting: OnceCell<rustls::ClientConfig>,
+    patience: Patience,
+}
+
+impl Client {
+    /// A client for these grants; `tcp` are `host:port`. Costs nothing: no file is read and no thread started.
+    #[must_use]
+    pub fn new(grants: Vec<HttpGrant>, tcp: Vec<String>) -> Self {
+        Self::with(grants, &tcp, Arc::new(System), Authorities::Machine, Patience::DEFAULT)
+    }
+
+    fn with(
+        grants: Vec<HttpGrant>,
+        tcp: &[String],
+        names: Arc<dyn Resolve>,
+        authorities: Authorities,
+        patience: Patience,
+    ) -> Self {
+        Self { gate: Gate::new(grants, tcp), names, authorities, trusting: OnceCell::new(), patience }
+    }
+
+    /// Asks, follows redirects, and reads the whole answer.
+    ///
+    /// Any status is an answer. If a request with a body fails after it was begun, what the server did is unknown.
+    pub async fn send(&self, request: Request) -> Result<Response, NetError> {
+        let within = request.timeout.min(LONGEST);
+        let deadline = Instant::now() + within;
+        let (redirects, max) = (request.redirects, request.max_bytes);
+        let answered = self.follow(Hop::first(request)?, redirects, |_| (deadline, within)).await?;
+        whole(answered, max, deadline, within).await
+    }
+
+    /// Asks a server behind a unix socket, whose grant the caller has seen. A redirect is an answer like any other.
+    pub async fn send_to_socket(&self, socket: &Path, request: Request) -> Result<Response, NetError> {
+        let within = request.timeout.min(LONGEST);
+        let deadline = Instant::now() + within;
+        let max = request.max_bytes;
+        let hop = Hop::first(request)?;
+        let peer = || format!("unix:{}", socket.display());
+        let fault = |error: reqwest::Error| NetError::from_library(&error, peer());
+        let client = plain(tls::untrusting()?).unix_socket(socket).build().map_err(fault)?;
+        let mut asked = client.request(hop.method.clone(), hop.url.clone()).headers(hop.headers());
+        if let Some(body) = &hop.body {
+            asked = asked.body(body.clone());
+        }
+        let late = |_| NetError::NoAnswer { peer: peer(), within };
+        let answered = timeout_at(deadline, asked.send()).await.map_err(late)?.map_err(fault)?;
+        whole(answered, max, deadline, within).await
+    }
+
+    /// Connects to a granted `host:port` and hangs up.
+    ///
+    /// The plan names this host and port and nothing is sent, so the name may resolve to a private address; link-local ones
+    /// and metadata services must be named by their address here too.
+    pub async fn connect(&self, address: &str, timeout: Duration) -> Result<(), NetError> {
+        let endpoint = self.gate.tcp(address)?;
+        let peer = endpoint.to_string();
+        let within = timeout.min(LONGEST);
+        let deadline = Instant::now() + within;
+        let no_answer = || NetError::NoAnswer { peer: peer.clone(), within };
+
+        let found = match &endpoint.host {
+            Host::Ipv4(address) => vec![(*address).into()],
+            Host::Ipv6(address) => vec![(*address).into()],
+            Host::Domain(name) => {
+                let guarded = Guarded {
+                    names: Arc::clone(&self.names),
+                    network: Network::Private,
+                    purpose: Purpose::Tcp(endpoint.port),
+                };
+                timeout_at(deadline, guarded.addresses(name)).await.map_err(|_| no_answer())??
+            }
+        };
+        let mut last = no_answer();
+        for (tried, address) in found.iter().enumerate() {
+            // An address that swallows packets must not use up the time of those after it.
+            let left = u32::try_from(found.len() - tried).unwrap_or(u32::MAX);
+            let now = Instant::now();
+            let share = now + deadline.saturating_duration_since(now) / left;
+            match timeout_at(share, TcpStream::connect(SocketAddr::new(*address, endpoint.port))).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(fault)) => last = NetError::from_io(&fault, peer.clone()),
+                Err(_) => last = no_answer(),
+            }
+        }
+        Err(last)
+    }
+
+    /// Follows redirects to the answer whose body is still to be read. `time` says, from now, until when a hop must have
+    /// answered, and how a late one is worded.
+    async fn follow(
+        &self,
+        first: Hop,
+        redirects: u32,
+        time: impl Fn(Instant) -> (Instant, Duration),
+    ) -> Result<reqwest::Response, NetError> {
+        let mut hop = first;
+        let mut followed = 0;
+        loop {
+            let (deadline, within) = time(Instant::now());
+            let late = |_| NetError::NoAnswer { peer: peer(&hop.url), within };
+            let response = timeout_at(deadline, self.exchange(&hop)).await.map_err(late)??;
+            let location = match response.headers().get(LOCATION) {
+                Some(location) if redirects > 0 && request::redirects(response.status()) => location,
+                Some(_) | None => return Ok(response),
+            };
+            let next = hop.follow(location, response.status())?;
+            if followed == redirects {
+                return Err(NetError::TooManyRedirects { url: shown(&next.url), max: redirects });
+            }
+            followed += 1;
+            hop = next;
+        }
+    }
+
+    /// One question and the head of its answer, on a connection of its own.
+    async fn exchange(&self, hop: &Hop) -> Result<reqwest::Response, NetError> {
+        let grant = self.gate.http(&hop.method, &hop.url, hop.from.as_ref())?;
+        let headers = hop.headers_with(grant)?;
+        let fault = |error: reqwest::Error| NetError::from_reqwest(&error, &hop.url);
+        let mut request =
+            self.library(grant.network, &hop.url).await?.request(hop.method.clone(), hop.url.clone()).headers(headers);
+        if let Some(body) = &hop.body {
+            request = request.body(body.clone());
+        }
+        request.send().await.map_err(fault)
+    }
+
+    /// The HTTP library set up for one hop. An own one each: it pools nothing, and its resolver knows this grant alone.
+    async fn library(&self, network: Network, url: &Url) -> Result<reqwest::Client, NetError> {
+        let tls = if url.scheme() == "https" {
+            self.trusting
+                .get_or_try_init(|| async {
+                    let authorities = self.authorities.clone();
+                    tokio::task::spawn_blocking(move || tls::trusting(&authorities))
+                        .await
+                        .map_err(|fault| NetError::Roots { why: fault.to_string() })?
+                })
+                .await?
+                .clone()
+        } else {
+            tls::untrusting()?
+        };
+        let guarded = Guarded { names: Arc::clone(&self.names), network, purpose: Purpose::Http(url.clone()) };
+        plain(tls).dns_resolver(guarded).build().map_err(|error| NetError::from_reqwest(&error, url))
+    }
+}
+
+/// The HTTP library without anything that it does by itself.
+fn plain(tls: rustls::ClientConfig) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!("pawl/", env!("CARGO_PKG_VERSION")))
+        .redirect(Policy::none())
+        .no_proxy()
+        .referer(false)
+        .retry(reqwest::retry::never())
+        .pool_max_idle_per_host(0)
+        .http1_only()
+        .tls_backend_preconfigured(tls)
+}
+
+/// An answer with its whole body, if it ends in time.
+async fn whole(
+    answered: reqwest::Response,
+    max: u64,
+    deadline: Instant,
+    within: Duration,
+) -> Result<Response, NetError> {
+    let url = answered.url().clone();
+    let unfinished = || NetError::Unfinished { peer: peer(&url), within };
+    let body = read(answered, max);
+    let (status, headers, body) = timeout_at(deadline, body).await.map_err(|_| unfinished())??;
+    Ok(Response { status, headers, body, url })
+}
+
+type Answer = (u16, Vec<(String, String)>, Vec<u8>);
+
+async fn read(mut response: reqwest::Response, max: u64) -> Result<Answer, NetError> {
+    let too_large = |url: &Url| NetError::TooLarge { url: shown(url), max };
+    let announced = response.content_length().unwrap_or_default();
+    if announced > max {
+        return Err(too_large(response.url()));
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| NetError::from_reqwest(&error, response.url()))? {
+        if (body.len() + chunk.len()) as u64 > max {
+            return Err(too_large(response.url()));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok((response.status().as_u16(), texts(response.headers()), body))
+}
+
+fn texts(headers: &HeaderMap) -> Vec<(String, String)> {
+    headers
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .collect()
+}

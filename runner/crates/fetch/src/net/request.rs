@@ -1,0 +1,224 @@
+//! What is asked and what is answered, and how a redirect turns one question into the next. Pure.
+
+use std::time::Duration;
+
+use reqwest::{
+    Method, StatusCode,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
+};
+use url::{Host, Url};
+
+use super::error::{NetError, shown};
+use contract::Secret;
+use plan::HttpGrant;
+
+/// One request. [`Request::new`] fills in the defaults.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The method.
+    pub method: Method,
+    /// An absolute `http` or `https` URL.
+    pub url: Url,
+    /// Headers given by the step: name, value.
+    pub headers: Vec<(String, String)>,
+    /// Headers whose values the step does not know: name, value. They stay with the first origin.
+    pub secrets: Vec<(String, Secret)>,
+    /// The body.
+    pub body: Option<Vec<u8>>,
+    /// The time for everything together, redirects and body included. 30 s.
+    pub timeout: Duration,
+    /// The longest body that is taken. 1 MiB.
+    pub max_bytes: u64,
+    /// How many redirects are followed. 5. With 0 a redirect is an answer like any other.
+    pub redirects: u32,
+}
+
+impl Request {
+    /// A request without headers and body. `method` is taken in either case.
+    pub fn new(method: &str, url: &str) -> Result<Self, NetError> {
+        let name = method.to_ascii_uppercase();
+        let invalid = |why| NetError::InvalidMethod { method: method.to_owned(), why };
+        let method = Method::from_bytes(name.as_bytes()).map_err(|_| invalid("it is not an HTTP method"))?;
+        // TRACE answers with the headers it was sent, granted credentials among them; CONNECT makes a tunnel to elsewhere.
+        if method == Method::TRACE || method == Method::CONNECT {
+            return Err(invalid("it is never sent for a step"));
+        }
+        Ok(Self {
+            method,
+            url: parse_url(url)?,
+            headers: Vec::new(),
+            secrets: Vec::new(),
+            body: None,
+            timeout: Duration::from_secs(30),
+            max_bytes: 1 << 20,
+            redirects: 5,
+        })
+    }
+}
+
+/// An answer with its whole body.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// The status.
+    pub status: u16,
+    /// Names in lower case, in the order received; bytes that are not UTF-8 are replaced.
+    pub headers: Vec<(String, String)>,
+    /// The body as sent: nothing is decompressed.
+    pub body: Vec<u8>,
+    /// The address that answered, after redirects.
+    pub url: Url,
+}
+
+/// Parses a URL that can be asked.
+pub fn parse_url(text: &str) -> Result<Url, NetError> {
+    let before_query = text.split(['?', '#']).next().unwrap_or_default();
+    // What stands before an @ may be a password.
+    let before_query = before_query.rsplit_once('@').map_or(before_query, |(_, after)| after);
+    let invalid = |why: String| NetError::InvalidUrl { url: before_query.to_owned(), why };
+    let url = Url::parse(text).map_err(|fault| invalid(fault.to_string()))?;
+    usable(&url).map_err(|why| invalid(why.to_owned()))?;
+    Ok(url)
+}
+
+pub(super) fn usable(url: &Url) -> Result<(), &'static str> {
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("only http and https can be asked");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("a user or password in a URL is refused; grant a header instead");
+    }
+    Ok(())
+}
+
+/// One question on the way from the first URL to the answer.
+#[derive(Debug)]
+pub(super) struct Hop {
+    pub(super) method: Method,
+    pub(super) url: Url,
+    /// Headers given by the step; those of the grant come on top in [`Hop::headers_with`].
+    headers: HeaderMap,
+    pub(super) body: Option<Vec<u8>>,
+    /// The URL that redirected here.
+    pub(super) from: Option<Url>,
+}
+
+impl Hop {
+    pub(super) fn first(request: Request) -> Result<Self, NetError> {
+        let Request { method, url, body, .. } = request;
+        usable(&url).map_err(|why| NetError::InvalidUrl { url: shown(&url), why: why.to_owned() })?;
+        let mut headers = step_headers(&request.headers, &url)?;
+        for (name, value) in &request.secrets {
+            for (name, mut value) in step_headers(&[(name.clone(), value.reveal().to_owned())], &url)? {
+                let name = name.expect("each of one header's values has its name");
+                value.set_sensitive(true);
+                headers.insert(name, value);
+            }
+        }
+        Ok(Self { headers, method, url, body, from: None })
+    }
+
+    /// The step's headers alone: for what no HTTP grant names.
+    pub(super) fn headers(&self) -> HeaderMap {
+        self.headers.clone()
+    }
+
+    /// The step's headers and the grant's; the grant's win.
+    pub(super) fn headers_with(&self, grant: &HttpGrant) -> Result<HeaderMap, NetError> {
+        let mut headers = self.headers.clone();
+        for (name, value) in &grant.headers {
+            let (name, mut value) = parse_header(name, value.value.reveal())?;
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+        Ok(headers)
+    }
+
+    /// The next question, if `status` and `location` are a redirect (Fetch standard, HTTP-redirect fetch).
+    pub(super) fn follow(self, location: &HeaderValue, status: StatusCode) -> Result<Self, NetError> {
+        let bad = |why: String| NetError::BadRedirect { from: shown(&self.url), why };
+        let location = std::str::from_utf8(location.as_bytes()).map_err(|_| bad("it is not UTF-8".to_owned()))?;
+        let next = self.url.join(location).map_err(|fault| bad(fault.to_string()))?;
+        usable(&next).map_err(|why| bad(why.to_owned()))?;
+
+        let Self { mut method, url, mut headers, mut body, .. } = self;
+        let becomes_get = match status {
+            StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND => method == Method::POST,
+            StatusCode::SEE_OTHER => method != Method::HEAD,
+            _ => false,
+        };
+        if becomes_get {
+            method = Method::GET;
+            body = None;
+            remove(&mut headers, |name, _| name.as_str().starts_with("content-"));
+        }
+        if next.origin() != url.origin() {
+            remove(&mut headers, |name, value| {
+                *name == header::HOST || looks_like_credential(name) || value.is_sensitive()
+            });
+        }
+        Ok(Self { method, url: next, headers, body, from: Some(url) })
+    }
+}
+
+/// Whether a response with this status is a redirect that can be followed.
+pub(super) fn redirects(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// Headers that belong to the connection, which the host makes.
+const OF_THE_HOST: [&str; 10] = [
+    "connection",
+    "content-length",
+    "expect",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+fn step_headers(given: &[(String, String)], url: &Url) -> Result<HeaderMap, NetError> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in given {
+        let (name, value) = parse_header(name, value)?;
+        let invalid = |why| NetError::InvalidHeader { name: name.to_string(), why };
+        if OF_THE_HOST.contains(&name.as_str()) {
+            return Err(invalid("the host sets it"));
+        }
+        // Behind one granted name many sites may be served; a machine named by its address is granted as a whole, and asking
+        // it for one of its sites is what a check before a switch of DNS does.
+        let names_machine = match url.host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(_) | Host::Ipv6(_)) => true,
+            None => false,
+        };
+        if name == header::HOST && !names_machine {
+            return Err(invalid("it may differ from the URL's only for an IP address or localhost"));
+        }
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+fn parse_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), NetError> {
+    let invalid = |why| NetError::InvalidHeader { name: name.to_owned(), why };
+    let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid("its name is not a header name"))?;
+    let value = HeaderValue::from_str(value).map_err(|_| invalid("its value has characters that can't be sent"))?;
+    Ok((parsed, value))
+}
+
+fn looks_like_credential(name: &HeaderName) -> bool {
+    const PARTS: [&str; 10] =
+        ["auth", "cookie", "token", "secret", "api-key", "apikey", "password", "session", "credential", "signature"];
+    PARTS.iter().any(|part| name.as_str().contains(part))
+}
+
+fn remove(headers: &mut HeaderMap, dropped: impl Fn(&HeaderName, &HeaderValue) -> bool) {
+    let names: Vec<HeaderName> =
+        headers.iter().filter(|(name, value)| dropped(name, value)).map(|(name, _)| name.clone()).collect();
+    for name in names {
+        headers.remove(name);
+    }
+}

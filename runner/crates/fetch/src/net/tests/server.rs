@@ -1,0 +1,167 @@
+//! A server of a few lines on a free port of this machine. It remembers what it was asked, and answers as told.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+/// What came in: the head as sent, and the body.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub head: String,
+    pub body: String,
+}
+
+impl Seen {
+    pub fn line(&self) -> &str {
+        self.head.lines().next().unwrap()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (given, value) = line.split_once(": ")?;
+            given.eq_ignore_ascii_case(name).then_some(value)
+        })
+    }
+}
+
+/// What goes out: bytes, each piece after a pause; then the connection is closed, or held open until the server ends.
+pub struct Reply {
+    pub pieces: Vec<Vec<u8>>,
+    pub pause: Duration,
+    pub hold: bool,
+}
+
+/// A whole answer.
+pub fn reply(status: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+    let mut text = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n", body.len());
+    for (name, value) in headers {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    text.push_str("\r\n");
+    raw(&(text + body))
+}
+
+/// These bytes, whatever they are.
+pub fn raw(text: &str) -> Reply {
+    Reply { pieces: vec![text.as_bytes().to_vec()], pause: Duration::ZERO, hold: false }
+}
+
+/// These bytes, and then nothing, on an open connection.
+pub fn hanging(text: &str) -> Reply {
+    Reply { hold: true, ..raw(text) }
+}
+
+pub struct Server {
+    pub address: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<Mutex<usize>>,
+    stopped: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Both sides of a connection, plain or TLS.
+pub trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
+impl Server {
+    pub fn start(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        Self::on("127.0.0.1:0", |tcp| Some(Box::new(tcp)), answer)
+    }
+
+    pub fn on(
+        address: &str,
+        wrap: impl Fn(TcpStream) -> Option<Box<dyn Stream>> + Send + 'static,
+        answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let connections = Arc::new(Mutex::new(0));
+        let stopped = Arc::new(AtomicBool::new(false));
+        let answer = Arc::new(answer);
+        let shared = (Arc::clone(&seen), Arc::clone(&connections), Arc::clone(&stopped));
+        let thread = std::thread::spawn(move || {
+            let (seen, connections, stopped) = shared;
+            let mut workers = Vec::new();
+            for tcp in listener.incoming() {
+                if stopped.load(Ordering::SeqCst) {
+                    break;
+                }
+                *connections.lock().unwrap() += 1;
+                let Some(stream) = wrap(tcp.unwrap()) else { continue };
+                let (seen, answer, stopped) = (Arc::clone(&seen), Arc::clone(&answer), Arc::clone(&stopped));
+                workers.push(std::thread::spawn(move || serve(stream, &seen, &*answer, &stopped)));
+            }
+            for worker in workers {
+                worker.join().unwrap();
+            }
+        });
+        Self { address, seen, connections, stopped, thread: Some(thread) }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    pub fn connections(&self) -> usize {
+        *self.connections.lock().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        // Wakes the thread that waits in accept.
+        let woken = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take()
+            && woken.is_ok()
+        {
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking(), "the server panicked");
+        }
+    }
+}
+
+fn serve(mut stream: Box<dyn Stream>, seen: &Mutex<Vec<Seen>>, answer: &dyn Fn(&Seen) -> Reply, stopped: &AtomicBool) {
+    let Some(asked) = read(&mut *stream) else { return };
+    seen.lock().unwrap().push(asked.clone());
+    let reply = answer(&asked);
+    for piece in &reply.pieces {
+        std::thread::sleep(reply.pause);
+        // The client may have hung up, as it should when it was told too much.
+        if stream.write_all(piece).and_then(|()| stream.flush()).is_err() {
+            return;
+        }
+    }
+    while reply.hold && !stopped.load(Ordering::SeqCst) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn read(stream: &mut dyn Stream) -> Option<Seen> {
+    let mut bytes = Vec::new();
+    let mut byte = [0];
+    while !bytes.ends_with(b"\r\n\r\n") {
+        if stream.read(&mut byte).ok()? == 0 {
+            return None;
+        }
+        bytes.push(byte[0]);
+    }
+    let mut seen = Seen { head: String::from_utf8(bytes).unwrap(), body: String::new() };
+    let length = seen.header("content-length").map_or(0, |text| text.parse().unwrap());
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).ok()?;
+    seen.body = String::from_utf8(body).unwrap();
+    Some(seen)
+}

@@ -1,0 +1,126 @@
+//! Opening what the plan grants by its path.
+//!
+//! Invariant: below a directory that some step may write to, no link is followed out of it. A step could have put it there, and
+//! lead the runner, or a later step, to where it may not go itself. Links further up are the operator's, and are followed.
+//! Deliberately absent: what is granted.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::fd::AsRawFd as _,
+    path::{Path, PathBuf},
+};
+
+use cap_std::{
+    ambient_authority,
+    fs::{Dir, File, OpenOptions, OpenOptionsExt as _},
+};
+
+use plan::Access;
+
+/// Opens a granted directory; makes it first, if it may be written to.
+pub fn open(path: &Path, access: Access, writable: &[PathBuf]) -> io::Result<Dir> {
+    let Some((outer, rest)) = split(path, writable) else {
+        if access == Access::ReadWrite {
+            fs::create_dir_all(path)?;
+        }
+        return Dir::open_ambient_dir(path, ambient_authority());
+    };
+    if access == Access::ReadWrite {
+        fs::create_dir_all(outer)?;
+    }
+    let outer = Dir::open_ambient_dir(outer, ambient_authority())?;
+    match outer.open_dir(rest) {
+        Err(error) if error.kind() == ErrorKind::NotFound && access == Access::ReadWrite => {
+            outer.create_dir_all(rest)?;
+            outer.open_dir(rest)
+        }
+        opened => opened,
+    }
+}
+
+/// The path of a granted file that need not be there, without links below a directory that a step may write to.
+pub fn resolve(path: &Path, writable: &[PathBuf]) -> io::Result<PathBuf> {
+    let Some((outer, rest)) = split(path, writable) else { return Ok(path.to_owned()) };
+    let dir = match Dir::open_ambient_dir(outer, ambient_authority()) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(path.to_owned()),
+        opened => opened?,
+    };
+    match dir.canonicalize(rest) {
+        Ok(inside) => Ok(outer.join(inside)),
+        Err(error) if error.kind() == ErrorKind::NotFound && dir.symlink_metadata(rest).is_err() => {
+            let folder = rest.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            match (dir.canonicalize(folder), rest.file_name()) {
+                (Ok(inside), Some(name)) => Ok(outer.join(inside).join(name)),
+                (Err(error), _) if error.kind() != ErrorKind::NotFound => Err(error),
+                _ => Ok(path.to_owned()),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens what is a file. Opening a pipe would wait for somebody to write to it, and reading a device might never end.
+pub fn regular(dir: &Dir, path: impl AsRef<Path>) -> io::Result<File> {
+    regular_sized(dir, path).map(|(file, _)| file)
+}
+
+/// The same, and how large it is.
+pub fn regular_sized(dir: &Dir, path: impl AsRef<Path>) -> io::Result<(File, u64)> {
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = dir.open_with(path, OpenOptions::new().read(true).custom_flags(nonblocking))?;
+    let metadata = file.metadata()?;
+    if metadata.is_file() { Ok((file, metadata.len())) } else { Err(io::Error::other("it is no regular file")) }
+}
+
+/// Whether that is how cap-std says that a path leads out of its directory; the system's own refusal has a number.
+pub fn leads_out(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::PermissionDenied && error.raw_os_error().is_none()
+}
+
+/// A path to the very directory that is open, whatever its name leads to by now.
+pub fn path_of(dir: &Dir) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()))
+}
+
+/// The outermost writable directory that the path lies in, and the rest of it.
+fn split<'p>(path: &'p Path, writable: &'p [PathBuf]) -> Option<(&'p Path, &'p Path)> {
+    let outer = writable.iter().filter(|outer| path != outer.as_path() && path.starts_with(outer));
+    let outer = outer.min_by_key(|outer| outer.components().count())?;
+    Some((outer, path.strip_prefix(outer).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_link_below_a_writable_directory_leads_nowhere_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("deploy/app")).unwrap();
+        fs::create_dir(root.join("elsewhere")).unwrap();
+        fs::write(root.join("elsewhere/shop.db"), "").unwrap();
+        symlink("../elsewhere", root.join("deploy/out")).unwrap();
+        symlink("../elsewhere/shop.db", root.join("deploy/out.db")).unwrap();
+        symlink("app", root.join("deploy/in")).unwrap();
+        symlink("deploy", root.join("link")).unwrap();
+        let writable = [root.join("deploy"), root.join("link")];
+        let opens = |path: &str, access| open(&root.join(path), access, &writable).map_err(|error| error.kind());
+        for access in [Access::ReadOnly, Access::ReadWrite] {
+            assert!(opens("deploy", access).is_ok() && opens("deploy/in", access).is_ok());
+            assert!(opens("link/app", access).is_ok(), "the operator's own link");
+            assert_eq!(opens("deploy/out", access).unwrap_err(), ErrorKind::PermissionDenied);
+        }
+        assert_eq!(opens("deploy/out/new", Access::ReadWrite).unwrap_err(), ErrorKind::PermissionDenied);
+        assert!(!root.join("elsewhere/new").exists());
+
+        let resolves = |path: &str| resolve(&root.join(path), &writable).map_err(|error| error.kind());
+        assert_eq!(resolves("deploy/in/new.db"), Ok(root.join("deploy/app/new.db")));
+        assert_eq!(resolves("elsewhere/shop.db"), Ok(root.join("elsewhere/shop.db")));
+        assert_eq!(resolves("deploy/out.db"), Err(ErrorKind::PermissionDenied));
+        assert_eq!(resolves("deploy/out/shop.db"), Err(ErrorKind::PermissionDenied));
+    }
+}

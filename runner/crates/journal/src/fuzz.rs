@@ -1,0 +1,103 @@
+//! Entry point for the fuzz target (`fuzz/`): what must hold for any journals. Compiled for it and for tests only.
+
+use std::{fs, path::Path};
+
+use super::{
+    Journal, JournalError, Loaded, Redactor,
+    event::{Entry, Event},
+    line,
+};
+use contract::hash::Hash;
+use contract::{Attempt, diagnostic::Exit};
+
+/// An empty folder, in memory where there is such a place.
+#[must_use]
+pub fn room() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.expect("a temporary folder can be made")
+}
+
+/// Reads `bytes` as the journals of an app, in an empty `folder`. A line that is the JSON of an event becomes a line with its number,
+/// chain and check sum; every other line is taken as it stands.
+///
+/// # Panics
+/// When what was read can't be written again, or when an attempt can't follow.
+pub fn journal(bytes: &[u8], folder: &Path) {
+    let mut paths = Vec::new();
+    for (index, content) in files(bytes).iter().enumerate() {
+        let path = folder.join(format!("attempt-{index:06}.journal"));
+        fs::write(&path, content).expect("the folder is writable");
+        paths.push(path);
+    }
+    let read = |paths: &[std::path::PathBuf]| {
+        Loaded::read(paths, |entry| {
+            let again = line::encode(entry);
+            let (decoded, hash) = line::decode(&again.bytes[..again.bytes.len() - 1]).expect("what is written is read");
+            assert_eq!((&decoded, hash), (entry, again.hash));
+        })
+    };
+    let Ok(loaded) = read(&paths) else { return };
+    let Some(last) = loaded.state.attempts.last() else { return };
+    let before = loaded.state.clone();
+    let mut header = last.header.clone();
+    let Some(epoch) = header.epoch.checked_add(1) else { return };
+    header.epoch = epoch;
+    header.attempt = Attempt::FIRST;
+    let (is_newer, path) = (loaded.newer.is_some(), folder.join("next.journal"));
+    match Journal::begin(&path, header, loaded, Redactor::default(), Box::new(|_| {})) {
+        Ok(mut journal) => {
+            assert!(!is_newer, "a journal of a newer format was continued");
+            journal.end(Exit::Failed, false).expect("an attempt can end");
+            let state = journal.state().clone();
+            drop(journal);
+            paths.retain(|path| path.exists());
+            paths.push(path);
+            let after = read(&paths).expect("what was continued is read");
+            assert_eq!(after.state, state);
+            assert_eq!(after.state.records, before.records);
+            assert_eq!(after.state.attempts.len(), before.attempts.len() + 1);
+        }
+        Err(JournalError::Newer { .. }) => assert!(is_newer, "it is not newer"),
+        // A header of that length was read, but is not ours.
+        Err(JournalError::TooLong { .. }) => {}
+        Err(other) => panic!("nothing can follow: {other}"),
+    }
+}
+
+/// The content of each file.
+fn files(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut files = vec![Vec::new()];
+    let (mut seq, mut prev): (u64, Option<Hash>) = (0, None);
+    for raw in bytes.split_inclusive(|byte| *byte == b'\n') {
+        let event = raw.strip_suffix(b"\n").and_then(|line| serde_json::from_slice::<Event>(line).ok());
+        let line = match event {
+            Some(event) => {
+                if matches!(event, Event::Started(_)) && files.last().is_some_and(|file| !file.is_empty()) {
+                    files.push(Vec::new());
+                    seq = 0;
+                }
+                line::encode(&Entry { seq, prev, at: jiff::Timestamp::UNIX_EPOCH, event }).bytes
+            }
+            None => raw.to_owned(),
+        };
+        if let Some((entry, hash)) = line.strip_suffix(b"\n").and_then(|line| line::decode(line).ok()) {
+            if entry.seq == 0 && files.last().is_some_and(|file| !file.is_empty()) {
+                files.push(Vec::new());
+            }
+            (seq, prev) = (entry.seq.wrapping_add(1), Some(hash));
+        }
+        if let Some(file) = files.last_mut() {
+            file.extend_from_slice(&line);
+        }
+    }
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_corpus_holds() {
+        testing::corpus::replay("journal", |bytes| super::journal(bytes, super::room().path()));
+    }
+}

@@ -1,0 +1,252 @@
+//! The journal as a whole: what is written is read back, by this version and by the first one's files.
+
+mod corruption;
+mod limits;
+mod redaction;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use expect_test::expect;
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::{
+    Journal, JournalError, Loaded, Place, Redactor, State, Status,
+    event::{Decision, Entry, Event, FORMAT, Fingerprint, Header, MAGIC, Planned, Question, Reason, Release},
+    file::{Effect, Note},
+    line,
+};
+use contract::{
+    Attempt,
+    diagnostic::{Diagnostic, Exit},
+};
+use contract::{
+    hash::Hash,
+    step::{Failure, Finding, Level, Outcome, Phase, Progress, Receipt},
+};
+
+/// One place as the tests name it: `step`, or `step@target`.
+fn place(name: &str) -> Place {
+    let (step, target) = name.split_once('@').unwrap_or((name, "local"));
+    Place { step: step.parse().unwrap(), target: target.parse().unwrap() }
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    value.as_object().unwrap().clone()
+}
+
+fn receipt(outputs: Value) -> Receipt {
+    Receipt { outputs: object(outputs), notes: object(json!({ "took": 12 })) }
+}
+
+fn fingerprint(text: &str) -> Fingerprint {
+    Fingerprint([("config".to_owned(), Hash::of(text.as_bytes()))].into())
+}
+
+fn header(epoch: u64, attempt: Attempt) -> Header {
+    Header {
+        magic: MAGIC.to_owned(),
+        format: FORMAT,
+        app: "shop".parse().unwrap(),
+        environment: "prod".parse().unwrap(),
+        run: "r1-k3x9".parse().unwrap(),
+        attempt,
+        epoch,
+        release: Release { label: "1.4.0".parse().unwrap(), digest: Some("ab".repeat(32).parse().unwrap()) },
+        runner: "0.1.0".to_owned(),
+        by: "ada@build-7".to_owned(),
+        commit: None,
+        url: None,
+    }
+}
+
+fn path(folder: &Path, epoch: u64) -> PathBuf {
+    folder.join(format!("attempt-{epoch:06}.journal"))
+}
+
+fn load(paths: &[PathBuf]) -> Result<Loaded, JournalError> {
+    Loaded::read(paths, |_| {})
+}
+
+/// A new attempt after what the folder has.
+fn begin(folder: &Path, epoch: u64, attempt: Attempt, redactor: Redactor) -> Journal {
+    let before: Vec<_> = (1..=epoch).map(|epoch| path(folder, epoch)).filter(|path| path.exists()).collect();
+    let loaded = load(&before).unwrap();
+    Journal::begin(&path(folder, epoch), header(epoch, attempt), loaded, redactor, Box::new(|_| {})).unwrap()
+}
+
+fn act(journal: &mut Journal, name: &str, effect: Effect, result: Outcome) {
+    let intent = journal.intend(&place(name), "key", fingerprint(name), json!({ "step": name }), effect).unwrap();
+    journal.settle(intent.ended(result, Duration::from_millis(40))).unwrap();
+}
+
+fn say(journal: &mut Journal, name: &str, message: &str) {
+    let progress = Progress::Log { level: Level::Info, message: message.to_owned(), fields: Map::new() };
+    journal.note(Note::Progress { place: place(name), progress }).unwrap();
+}
+
+/// Two attempts, at least 50 lines: the first is killed while `migrate` runs, the second adopts it, fails its check and
+/// undoes the switch.
+fn two_attempts(folder: &Path) -> [PathBuf; 2] {
+    let mut journal = begin(folder, 1, Attempt::FIRST, Redactor::default());
+    journal.note(Note::Lock { resource: "shop/prod".to_owned(), holder: "ada@build-7".to_owned() }).unwrap();
+    for host in ["local", "web-1", "web-2"] {
+        let name = format!("pull@{host}");
+        journal.decide(&place(&name), Decision::Run { reason: Reason::NeverRan }).unwrap();
+        say(&mut journal, &name, "downloading");
+        act(
+            &mut journal,
+            &name,
+            Effect::Acts,
+            Outcome::Succeeded { receipt: receipt(json!({ "path": "/srv/1.4.0" })) },
+        );
+    }
+    for line in 0..12 {
+        say(&mut journal, "migrate", &format!("{line}.sql"));
+    }
+    let _killed = journal.intend(&place("migrate"), "key", fingerprint("migrate"), json!({}), Effect::Acts).unwrap();
+
+    let mut journal = begin(folder, 2, Attempt::FIRST.next(), Redactor::default());
+    let found = receipt(json!({ "applied": 12 }));
+    let finding = Finding::Held { receipt: found.clone() };
+    let took = Duration::from_millis(3);
+    journal.note(Note::Probe { place: place("migrate"), question: Question::Recorded, took, finding }).unwrap();
+    let reason = Reason::Interrupted { finding: Some("held".to_owned()) };
+    journal.decide(&place("migrate"), Decision::Adopt { reason, receipt: found }).unwrap();
+    for host in ["local", "web-1", "web-2"] {
+        say(&mut journal, &format!("switch@{host}"), "switching");
+        act(
+            &mut journal,
+            &format!("switch@{host}"),
+            Effect::Exposes,
+            Outcome::Succeeded { receipt: receipt(json!({})) },
+        );
+        act(
+            &mut journal,
+            &format!("verify@{host}"),
+            Effect::Looks,
+            Outcome::Failed { failure: Failure::new("conflict", "502") },
+        );
+    }
+    for host in ["web-2", "web-1", "local"] {
+        let undo = journal.intend_undo(&place(&format!("switch@{host}"))).unwrap();
+        journal.settle_undo(undo.ended(None)).unwrap();
+    }
+    journal.end(Exit::RolledBack, false).unwrap();
+    [path(folder, 1), path(folder, 2)]
+}
+
+/// The last word on each step, one a line.
+fn words(state: &State) -> String {
+    let word = |status: &Status| match status {
+        Status::Intended => "intended".to_owned(),
+        Status::Succeeded(receipt) => format!("succeeded {}", Value::Object(receipt.outputs.clone())),
+        Status::Failed(failure) => format!("failed: {}", failure.message),
+        Status::Undoing(receipt) => format!("undoing, {} receipt", if receipt.is_some() { "with" } else { "without" }),
+        Status::Reverted => "reverted".to_owned(),
+    };
+    state.records.iter().map(|(place, record)| format!("{place}: {}\n", word(&record.status))).collect()
+}
+
+#[test]
+fn what_was_written_is_read_back_as_the_writer_knew_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = two_attempts(folder.path());
+    let loaded = load(&paths).unwrap();
+    assert!(loaded.lines >= 50 && loaded.torn.is_empty() && loaded.stillborn.is_none(), "{loaded:?}");
+    let next = begin(folder.path(), 3, Attempt::FIRST, Redactor::default());
+    assert_eq!(next.state().records, loaded.state.records);
+    expect![[r#"
+        `migrate`: succeeded {"applied":12}
+        `pull`: succeeded {"path":"/srv/1.4.0"}
+        `pull` on web-1: succeeded {"path":"/srv/1.4.0"}
+        `pull` on web-2: succeeded {"path":"/srv/1.4.0"}
+        `switch`: reverted
+        `switch` on web-1: reverted
+        `switch` on web-2: reverted
+        `verify`: failed: 502
+        `verify` on web-1: failed: 502
+        `verify` on web-2: failed: 502
+    "#]]
+    .assert_eq(&words(&loaded.state));
+}
+
+#[test]
+fn an_observer_sees_every_entry_that_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let seen = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let sink = std::rc::Rc::clone(&seen);
+    let observer = Box::new(move |entry: &Entry| sink.borrow_mut().push(entry.clone()));
+    let path = path(folder.path(), 1);
+    let header = header(1, Attempt::FIRST);
+    let mut journal = Journal::begin(&path, header, Loaded::default(), Redactor::default(), observer).unwrap();
+    act(&mut journal, "pull", Effect::Acts, Outcome::Succeeded { receipt: receipt(json!({})) });
+    let mut read = Vec::new();
+    Loaded::read(&[path], |entry| read.push(entry.clone())).unwrap();
+    assert_eq!(*seen.borrow(), read);
+    assert_eq!(read.len(), 3);
+}
+
+#[test]
+fn a_file_that_is_there_is_never_written_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = two_attempts(folder.path());
+    let before = fs::read(&paths[1]).unwrap();
+    let again = Journal::begin(
+        &paths[1],
+        header(3, Attempt::FIRST),
+        load(&paths).unwrap(),
+        Redactor::default(),
+        Box::new(|_| {}),
+    );
+    assert!(matches!(again, Err(JournalError::Io { .. })));
+    assert_eq!(fs::read(&paths[1]).unwrap(), before);
+}
+
+fn fixture() -> [PathBuf; 2] {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/fixtures/journal-1.0");
+    [path(&folder, 1), path(&folder, 2)]
+}
+
+/// The files of format 1.0 are frozen; they have every event, outcome, finding, decision and reason of it.
+#[test]
+fn format_1_0_is_read_and_written_as_it_was() {
+    let loaded = load(&fixture()).unwrap();
+    expect![[r#"
+        `migrate`: undoing, with receipt
+        `pull` on deploy@10.0.0.7: intended
+        `pull`: succeeded {"path":"/srv/shop/releases/1.4.0"}
+        `switch`: reverted
+        `verify`: failed: http://127.0.0.1:8080/health answered 502
+    "#]]
+    .assert_eq(&words(&loaded.state));
+    let exits: Vec<_> = loaded.state.attempts.iter().map(|attempt| attempt.exit).collect();
+    assert_eq!(exits, [None, Some(Exit::RolledBack)]);
+    for path in fixture() {
+        for text in fs::read_to_string(path).unwrap().lines() {
+            let (entry, hash) = line::decode(text.as_bytes()).unwrap();
+            let again = line::encode(&entry);
+            assert_eq!(String::from_utf8(again.bytes).unwrap().trim_end(), text);
+            assert_eq!(again.hash, hash);
+        }
+    }
+}
+
+proptest! {
+    /// What a step returned is the same after it was read back; otherwise the steps that use it would run for nothing.
+    #[test]
+    fn every_receipt_survives(number in any::<f64>().prop_filter("JSON", |n| n.is_finite()), big in any::<u64>(), text in ".*") {
+        let outputs = object(json!({ "number": number, "big": big, "nested": [{ text.clone(): text }, null, true] }));
+        let result = Outcome::Succeeded { receipt: Receipt { outputs, notes: Map::new() } };
+        let event = Event::Outcome { place: place("pull"), took_ms: big, result };
+        let entry = Entry { seq: big, prev: Some(Hash::of(b"before")), at: crate::clock::now(), event };
+        let line = line::encode(&entry);
+        let (read, hash) = line::decode(line.bytes.strip_suffix(b"\n").unwrap()).unwrap();
+        prop_assert_eq!(read, entry);
+        prop_assert_eq!(hash, line.hash);
+    }
+}

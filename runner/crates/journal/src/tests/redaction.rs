@@ -1,0 +1,151 @@
+//! No secret reaches the file, whatever record it is in and however it is spelled; and the file stays readable.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+use super::*;
+use contract::{Secret, hash::canonical};
+
+const VALUE: &str = "s3cr€t \"pa/ss\"+word\\end";
+
+/// The value in every spelling, in the midst of other text.
+fn spelled() -> String {
+    let json = Value::String(VALUE.to_owned()).to_string();
+    let url: String = url::form_urlencoded::byte_serialize(VALUE.as_bytes()).collect();
+    let base64: Vec<_> =
+        ["", "a", "ab"].iter().map(|before| STANDARD.encode(format!("{before}{VALUE}after"))).collect();
+    format!("{VALUE} {json} {url} {}", base64.join(" "))
+}
+
+/// Writes an event of every kind with `text` wherever free text may stand, and gives the file.
+fn everywhere(folder: &Path, text: &str, redactor: Redactor) -> String {
+    let text = || text.to_owned();
+    let map = || object(json!({ "a": { text(): [text(), 1] } }));
+    let receipt = || Receipt { outputs: map(), notes: map() };
+    let failure = || Failure { kind: text(), message: text(), hint: Some(text()), retryable: true, details: map() };
+    let by = Header { by: text(), ..header(1, Attempt::FIRST) };
+    let (pull, took) = (place("pull"), Duration::ZERO);
+    let mut journal = Journal::begin(&path(folder, 1), by, Loaded::default(), redactor, Box::new(|_| {})).unwrap();
+    let planned = Planned { place: pull.clone(), uses: text(), phase: Phase::Prepare };
+    journal.note(Note::Plan { digest: Hash::of(b"plan"), path: text(), steps: vec![planned] }).unwrap();
+    journal.note(Note::Lock { resource: text(), holder: text() }).unwrap();
+    journal.note(Note::Override { option: "only".to_owned(), step: Some("pull".parse().unwrap()) }).unwrap();
+    for progress in [
+        Progress::Log { level: Level::Info, message: text(), fields: map() },
+        Progress::Meter { task: text(), done: 1, total: Some(2), unit: text() },
+    ] {
+        journal.note(Note::Progress { place: pull.clone(), progress }).unwrap();
+    }
+    for finding in [
+        Finding::Held { receipt: receipt() },
+        Finding::Drifted { why: text() },
+        Finding::Unknown { why: text() },
+        Finding::Failed { failure: failure() },
+    ] {
+        journal.note(Note::Probe { place: pull.clone(), question: Question::Current, took, finding }).unwrap();
+    }
+    for reason in [
+        Reason::Drifted { why: text() },
+        Reason::DriftAccepted { why: text() },
+        Reason::Unknown { why: text() },
+        Reason::Interrupted { finding: Some(text()) },
+        Reason::CheckFailed { why: text() },
+        Reason::ProbeFailed { message: text() },
+    ] {
+        journal.decide(&pull, Decision::Run { reason: reason.clone() }).unwrap();
+        journal.decide(&pull, Decision::Stop { reason: reason.clone() }).unwrap();
+        journal.decide(&pull, Decision::Skip { reason, receipt: receipt() }).unwrap();
+    }
+    for result in [
+        Outcome::Failed { failure: failure() },
+        Outcome::Succeeded { receipt: receipt() },
+        Outcome::Unknown { failure: failure() },
+    ] {
+        let intent = journal.intend(&pull, "key", fingerprint("pull"), Value::Object(map()), Effect::Acts).unwrap();
+        journal.settle(intent.ended(result, took)).unwrap();
+    }
+    let reason = Reason::Interrupted { finding: Some(text()) };
+    journal.decide(&pull, Decision::Adopt { reason, receipt: receipt() }).unwrap();
+    let undo = journal.intend_undo(&pull).unwrap();
+    journal.settle_undo(undo.ended(Some(failure()))).unwrap();
+    journal.end(Exit::Failed, false).unwrap();
+    let read = load(&[path(folder, 1)]).unwrap();
+    assert_eq!(&read.state, journal.state());
+    fs::read_to_string(path(folder, 1)).unwrap()
+}
+
+/// Every text of a JSON value, keys included.
+fn texts(value: &Value, into: &mut Vec<String>) {
+    match value {
+        Value::String(text) => into.push(text.clone()),
+        Value::Array(items) => items.iter().for_each(|item| texts(item, into)),
+        Value::Object(map) => map.iter().for_each(|(key, value)| {
+            into.push(key.clone());
+            texts(value, into);
+        }),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[test]
+fn no_record_of_any_kind_holds_a_secret_in_any_spelling() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = everywhere(folder.path(), &spelled(), Redactor::new([&Secret::new(VALUE.to_owned())]));
+    let mut all = vec![file.clone()];
+    for line in file.lines() {
+        texts(&serde_json::from_str(&line[9..]).unwrap(), &mut all);
+    }
+    // Pieces that only the value has, in every spelling that the text has.
+    let base64 = ["", "a", "ab"].map(|before| STANDARD.encode(format!("{before}{VALUE}"))[4..16].to_owned());
+    for piece in ["s3cr", "pa/ss", "pa%2Fss", "word"].into_iter().chain(base64.iter().map(String::as_str)) {
+        assert!(spelled().contains(piece), "{piece} tests nothing");
+        for text in &all {
+            assert!(!text.contains(piece), "{piece} is in {text}");
+        }
+    }
+    // The test would see it: without the secret known, it is there.
+    let bare = tempfile::tempdir().unwrap();
+    assert!(everywhere(bare.path(), &spelled(), Redactor::default()).contains("pa%2Fss"));
+}
+
+#[test]
+fn words_of_the_journal_survive_a_secret_that_equals_them() {
+    let words =
+        ["intent", "local", "pull", "shop", "prod", "started", "outcome", "succeeded", "failed", "pawl-journal"];
+    let secrets: Vec<_> = words.map(|word| Secret::new(word.to_owned())).into();
+    let (folder, bare) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let redacted = everywhere(folder.path(), "of intent in prod", Redactor::new(&secrets));
+    let plain = everywhere(bare.path(), "of intent in prod", Redactor::default());
+    // But for the texts, and what hangs on them and on the clock, both say the same.
+    let strip = |file: &str, text: &str| -> Vec<Value> {
+        let parse = |line: &str| {
+            let mut entry: Value = serde_json::from_str(&line[9..].replace(text, "TEXT")).unwrap();
+            for member in ["prev", "at"] {
+                entry[member].take();
+            }
+            canonical(&entry)
+        };
+        file.lines().map(parse).collect()
+    };
+    assert_eq!(strip(&redacted, "of *** in ***"), strip(&plain, "of intent in prod"));
+    assert!(redacted.contains("of *** in ***") && !redacted.contains("of intent"));
+}
+
+#[test]
+fn a_secret_across_a_cut_leaves_no_half() {
+    let secret = "0123456789abcdefghijklmnopqrstuvwxyz";
+    for before in 4040..4110 {
+        let folder = tempfile::tempdir().unwrap();
+        let redactor = Redactor::new([&Secret::new(secret.to_owned())]);
+        let mut journal = begin(folder.path(), 1, Attempt::FIRST, redactor);
+        let dots = |count| ".".repeat(count);
+        let message = format!("{}{secret}{}{secret}{}", dots(before), dots(9000), dots(before));
+        say(&mut journal, "pull", &message);
+        let text = fs::read_to_string(path(folder.path(), 1)).unwrap();
+        let line = text.lines().last().unwrap();
+        assert!(line.contains(" bytes …]"), "it was cut");
+        for piece in ["0123", "efgh", "wxyz"] {
+            let message = line.split_once("\"message\"").unwrap().1;
+            assert!(!message.contains(piece), "{piece} is left at {before}");
+        }
+    }
+}

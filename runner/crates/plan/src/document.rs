@@ -1,0 +1,443 @@
+//! The top level of a plan: environments, secrets, variables, state; then the steps.
+//!
+//! The whole text is checked for every environment; values are looked up for the chosen one only, so that a variable of
+//! `prod` need not be set when `test` is deployed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
+
+use super::{
+    Access, Allowed, DatabaseGrant, OnFailure, Plan, PlanErrors, Request, ServerUrl, Source, StateLocation, Step,
+    error::{PlanError, Problem, Problems, closest, listed},
+    expression,
+    fields::{self, Fields},
+    hooks, order,
+    scope::{Place, Scope},
+    state, step,
+    yaml::{self, Key, Kind, Node},
+};
+use contract::{AppName, EnvironmentName, Label, Secret};
+
+const KEYS: &[&str] = &[
+    "version",
+    "app",
+    "state",
+    "lock",
+    "secrets",
+    "vars",
+    "environments",
+    "setup",
+    "steps",
+    "hooks",
+    "keep",
+    "on-failure",
+];
+const ENVIRONMENT_KEYS: &[&str] = &["vars", "after", "allow", "url", "hosts"];
+const DEFAULT_ENVIRONMENT: &str = "default";
+
+/// Where the history of an app and environment lies: what `status` needs, without release and secrets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The application.
+    pub app: AppName,
+    /// The environment chosen.
+    pub environment: EnvironmentName,
+    /// Where journals, head and lock live.
+    pub state: StateLocation,
+}
+
+/// The environments of a plan in the order written; `default` when it names none.
+///
+/// # Errors
+/// What is wrong with the text, its top-level keys or its environments.
+pub fn environments(source: &Source) -> Result<Vec<EnvironmentName>, PlanErrors> {
+    let mut problems = Problems::default();
+    let found = yaml::parse(&source.text, &mut problems).and_then(|root| {
+        let fields = top_level(&root, &mut problems)?;
+        Some(declared(&fields, &mut problems).into_iter().map(|environment| environment.name).collect())
+    });
+    finish(found, problems, source.clone())
+}
+
+/// Finds the state of an app and environment, without a release and without its secrets.
+///
+/// # Errors
+/// What is wrong with the text, its environments, or what `state` looks up.
+pub fn locate(
+    source: &Source,
+    environment: Option<&str>,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Location, PlanErrors> {
+    let mut problems = Problems::default();
+    let mut later = Problems::default();
+    // `state` cannot depend on the release, so any label will do.
+    let release: Label = "none".parse().expect("`none` is a label");
+    let found = yaml::parse(&source.text, &mut problems).and_then(|root| {
+        let fields = top_level(&root, &mut problems)?;
+        let environments = declared(&fields, &mut problems);
+        let chosen = choose(&environments, environment, &mut problems);
+        let app = app(&fields, &mut problems);
+        let chosen = chosen?;
+        // A variable that cannot be looked up now matters only if `state` uses it.
+        let scope = scope(source, &release, env, &fields, &environments, chosen, &mut later);
+        let state = state::read(&fields, &scope, source, env, &mut problems);
+        Some(Location { app: app?, environment: chosen.name.clone(), state: state? })
+    });
+    let problems = if found.is_none() && problems.is_empty() { later } else { problems };
+    finish(found, problems, source.clone())
+}
+
+pub(super) fn parse(source: Source, request: &Request<'_>) -> Result<Plan, PlanErrors> {
+    let mut problems = Problems::default();
+    let plan = yaml::parse(&source.text, &mut problems).and_then(|root| read(&root, &source, request, &mut problems));
+    finish(plan, problems, source)
+}
+
+fn finish<T>(found: Option<T>, problems: Problems, source: Source) -> Result<T, PlanErrors> {
+    match found {
+        Some(found) if problems.is_empty() => Ok(found),
+        Some(_) | None => Err(problems.into_errors(source)),
+    }
+}
+
+fn read(root: &Node, source: &Source, request: &Request<'_>, problems: &mut Problems) -> Option<Plan> {
+    let fields = top_level(root, problems)?;
+    let app = app(&fields, problems);
+    let on_failure = fields.get("on-failure").map_or(Some(OnFailure::Hold), |node| {
+        fields::choice(node, "`on-failure`", &[("hold", OnFailure::Hold), ("rollback", OnFailure::Rollback)], problems)
+    });
+    let environments = declared(&fields, problems);
+    let chosen = choose(&environments, request.environment, problems)?;
+    let mut scope = scope(source, request.release, request.env, &fields, &environments, chosen, problems);
+    scope.secrets = secrets(&fields, request.env, problems);
+    let state = state::read(&fields, &scope, source, request.env, problems);
+    let drafts = fields
+        .require("steps", "{ … }", problems)
+        .map(|node| step::drafts(node, &scope, source, problems))
+        .unwrap_or_default();
+    let url = match chosen.url {
+        Some(node) => Some(url(node, &chosen.name, &scope, problems)?),
+        None => None,
+    };
+    let keep = keep(&fields, problems)?;
+    let mut steps = order::sort(drafts, problems)?;
+    let mut setup = hooks::setup(&fields, &steps, &scope, source, problems)?;
+    let mut hooks = hooks::read(&fields, &[&steps, &setup], &scope, source, problems);
+    know_writable([&mut steps, &mut setup, &mut hooks.before, &mut hooks.after, &mut hooks.on_failure]);
+    let secrets = scope.secrets.iter().filter_map(|(name, secret)| Some((name.clone(), secret.clone()?)));
+    let all = [&steps, &setup, &hooks.before, &hooks.after, &hooks.on_failure];
+    let secrets = secrets.chain(all.into_iter().flat_map(|steps| passwords(steps))).collect();
+    Some(Plan {
+        app: app?,
+        environment: chosen.name.clone(),
+        after: chosen.after.clone(),
+        url,
+        state: state?,
+        allow: chosen.allow.clone(),
+        setup,
+        steps,
+        hooks,
+        keep,
+        on_failure: on_failure?,
+        secrets,
+        source: source.clone(),
+    })
+}
+
+/// The passwords of databases: what is written in a URL, or in a secret that is one, is to be hidden by itself too.
+fn passwords(steps: &[Step]) -> Vec<(String, Secret)> {
+    let of = |step: &Step| {
+        let grants = step.grants.databases.iter().map(|(name, grant)| (format!("{}.{name}", step.id), grant));
+        let password = |(name, grant): (String, &DatabaseGrant)| {
+            Some((name, ServerUrl::parse(grant.url.value.reveal())?.ok()?.password?))
+        };
+        grants.filter_map(password).collect::<Vec<_>>()
+    };
+    steps.iter().flat_map(of).collect()
+}
+
+fn top_level<'n>(root: &'n Node, problems: &mut Problems) -> Option<Fields<'n>> {
+    let start = root.span.start..root.span.start;
+    let fields = Fields::read(root, "the plan", &start, KEYS, problems)?;
+    let version = fields.require("version", "1", problems);
+    if let Some(node) = version
+        && !matches!(&node.kind, Kind::Number { value, .. } if value.as_u64() == Some(1))
+    {
+        let error = PlanError::new(Problem::BadValue, "this runner reads plans of `version: 1` only");
+        problems.push(error.at(&node.span, "unknown version").hint("write `version: 1`, or use a newer runner"));
+    }
+    Some(fields)
+}
+
+fn app(fields: &Fields<'_>, problems: &mut Problems) -> Option<AppName> {
+    let node = fields.require("app", "shop", problems)?;
+    fields::name(node, "`app`", problems)
+}
+
+/// An environment as written.
+struct Environment<'n> {
+    name: EnvironmentName,
+    variables: &'n [(Key, Node)],
+    after: Option<EnvironmentName>,
+    allow: Vec<Allowed>,
+    url: Option<&'n Node>,
+}
+
+fn declared<'n>(fields: &Fields<'n>, problems: &mut Problems) -> Vec<Environment<'n>> {
+    let default = || Environment {
+        name: DEFAULT_ENVIRONMENT.parse().expect("`default` is an environment name"),
+        variables: &[],
+        after: None,
+        allow: Vec::new(),
+        url: None,
+    };
+    let Some((key, node)) = fields.entry("environments") else { return vec![default()] };
+    let Some(entries) = fields::mapping(node, "`environments`", problems) else { return Vec::new() };
+    if entries.is_empty() {
+        let error = PlanError::new(Problem::BadValue, "`environments` names none");
+        problems
+            .push(error.at(&key.span, "empty").hint("name one, or leave `environments` out: then there is `default`"));
+    }
+    let mut environments = Vec::new();
+    let mut afters = Vec::new();
+    for (key, node) in entries {
+        let Some(name) = fields::parse_name::<EnvironmentName>(&key.text, &key.span, problems) else { continue };
+        let mut environment = Environment { name, variables: &[], after: None, allow: Vec::new(), url: None };
+        if !matches!(node.kind, Kind::Null) {
+            let what = format!("environment `{}`", key.text);
+            if let Some(fields) = Fields::read(node, &what, &key.span, ENVIRONMENT_KEYS, problems) {
+                environment.variables = variables(fields.get("vars"), &format!("`vars` of {what}"), problems);
+                if let Some(after) = fields.get("after") {
+                    environment.after = fields::name(after, "`after`", problems);
+                    afters.push((environments.len(), after.span.clone()));
+                }
+                if let Some(allow) = fields.get("allow") {
+                    environment.allow = allowed(allow, &what, problems);
+                }
+                environment.url = fields.get("url");
+                if let Some((key, _)) = fields.entry("hosts") {
+                    let error = PlanError::new(Problem::NotSupported, "hosts are not supported yet");
+                    problems
+                        .push(error.at(&key.span, "not yet").hint("leave it out: steps run on the runner's machine"));
+                }
+            }
+        }
+        environments.push(environment);
+    }
+    for (index, span) in afters {
+        check_after(&environments, index, &span, problems);
+    }
+    environments
+}
+
+/// `after` names another environment, and following it comes to an end.
+fn check_after(environments: &[Environment<'_>], index: usize, span: &Range<usize>, problems: &mut Problems) {
+    let find = |name: &EnvironmentName| environments.iter().find(|environment| environment.name == *name);
+    let first = &environments[index];
+    let Some(after) = &first.after else { return };
+    if find(after).is_none() {
+        problems.push(unknown_environment(after.as_str(), environments).at(span, "no such environment"));
+        return;
+    }
+    let mut at = find(after);
+    for _ in environments {
+        match at {
+            Some(environment) if environment.name == first.name => {
+                let message = format!("environment `{}` comes after itself", first.name);
+                problems.push(PlanError::new(Problem::BadValue, message).at(span, "leads back to it"));
+                return;
+            }
+            Some(environment) => at = environment.after.as_ref().and_then(find),
+            None => return,
+        }
+    }
+}
+
+fn choose<'e, 'n>(
+    environments: &'e [Environment<'n>],
+    asked: Option<&str>,
+    problems: &mut Problems,
+) -> Option<&'e Environment<'n>> {
+    match (asked, environments) {
+        (Some(asked), _) => {
+            let found = environments.iter().find(|environment| environment.name.as_str() == asked);
+            if found.is_none() && !environments.is_empty() {
+                problems.push(unknown_environment(asked, environments));
+            }
+            found
+        }
+        (None, [only]) => Some(only),
+        (None, []) => None,
+        (None, [first, ..]) => {
+            let names = listed(environments.iter().map(|environment| environment.name.as_str()));
+            let error = PlanError::new(Problem::UnknownEnvironment, "the plan has several environments; say which");
+            problems.push(error.hint(format!("there are {names}: add `--env {}`", first.name)));
+            None
+        }
+    }
+}
+
+fn unknown_environment(name: &str, environments: &[Environment<'_>]) -> PlanError {
+    let names = || environments.iter().map(|environment| environment.name.as_str());
+    let hint = match closest(name, names()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("there are {}", listed(names())),
+    };
+    PlanError::new(Problem::UnknownEnvironment, format!("the plan has no environment `{name}`")).hint(hint)
+}
+
+/// The entries of a `vars`, checked as far as that needs no values.
+fn variables<'n>(node: Option<&'n Node>, what: &str, problems: &mut Problems) -> &'n [(Key, Node)] {
+    let entries = node.and_then(|node| fields::mapping(node, what, problems)).unwrap_or_default();
+    for (key, _) in entries {
+        check_word(&key.text, "variable name", &key.span, problems);
+    }
+    entries
+}
+
+fn scope<'a>(
+    source: &'a Source,
+    release: &'a Label,
+    env: &'a dyn Fn(&str) -> Option<String>,
+    fields: &Fields<'_>,
+    environments: &[Environment<'_>],
+    chosen: &'a Environment<'_>,
+    problems: &mut Problems,
+) -> Scope<'a> {
+    let mut scope = Scope {
+        text: &source.text,
+        environment: &chosen.name,
+        release,
+        env,
+        variables: BTreeMap::new(),
+        elsewhere: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+    };
+    let shared = variables(fields.get("vars"), "`vars`", problems);
+    let overridden = |key: &Key| chosen.variables.iter().any(|(own, _)| own.text == key.text);
+    let effective = shared.iter().filter(|(key, _)| !overridden(key)).chain(chosen.variables);
+    let mut values = BTreeMap::new();
+    for (key, node) in effective {
+        values.insert(key.text.clone(), scope.variable(node, &format!("variable `{}`", key.text), problems));
+    }
+    for other in environments.iter().filter(|other| other.name != chosen.name) {
+        for (key, node) in other.variables {
+            scope.elsewhere.entry(key.text.clone()).or_default().push(other.name.to_string());
+            // Its values are not looked up, but its syntax is checked.
+            if let Kind::Text(text) = &node.kind
+                && let Err(error) = expression::parse(text, &source.text[node.span.clone()], node.span.start)
+            {
+                problems.push(error);
+            }
+        }
+    }
+    scope.variables = values;
+    scope
+}
+
+fn secrets(
+    fields: &Fields<'_>,
+    env: &dyn Fn(&str) -> Option<String>,
+    problems: &mut Problems,
+) -> BTreeMap<String, Option<Secret>> {
+    let entries = fields.get("secrets").and_then(|node| fields::mapping(node, "`secrets`", problems));
+    let entries = entries.unwrap_or_default().iter();
+    entries.map(|(key, node)| (key.text.clone(), secret(key, node, env, problems))).collect()
+}
+
+fn secret(key: &Key, node: &Node, env: &dyn Fn(&str) -> Option<String>, problems: &mut Problems) -> Option<Secret> {
+    check_word(&key.text, "secret name", &key.span, problems);
+    let text = fields::literal(node, &format!("secret `{}`", key.text), problems)?;
+    let variable = text.strip_prefix("env:").filter(|name| !name.is_empty() && !name.contains(['=', '\0']));
+    let Some(variable) = variable else {
+        // Neither the text nor its line is shown: it may be the secret itself.
+        let error = PlanError::new(Problem::BadValue, format!("secret `{}` does not say where its value is", key.text));
+        problems.push(error.hint(format!("write `{}: env:VARIABLE`", key.text)));
+        return None;
+    };
+    // CI systems set a variable to nothing when the secret behind it does not exist.
+    let value = env(variable).filter(|value| !value.is_empty());
+    if value.is_none() {
+        let message = format!("secret `{}`: the environment variable `{variable}` is not set, or empty", key.text);
+        let hint = format!("set it: `{variable}=… runner …`, or in CI under `env:` of the job");
+        problems.push(PlanError::new(Problem::MissingSecret, message).at(&node.span, "no value").hint(hint));
+    }
+    value.map(Secret::new)
+}
+
+fn check_word(text: &str, kind: &str, span: &Range<usize>, problems: &mut Problems) {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if text.is_empty() || text.len() > 64 || !text.bytes().all(fits) {
+        let error = PlanError::new(Problem::BadName, format!("{text:?} is not a valid {kind}"));
+        problems.push(error.at(span, "cannot be looked up").hint("write 1 to 64 letters, digits, `_` and `-`"));
+    }
+}
+
+/// Tells each step which directories the steps of the plan may write to.
+fn know_writable(mut groups: [&mut Vec<Step>; 5]) {
+    let dirs = groups.iter().flat_map(|steps| steps.iter()).flat_map(|step| step.grants.dirs.values());
+    let writable: BTreeSet<_> =
+        dirs.filter(|grant| grant.access == Access::ReadWrite).map(|grant| grant.path.clone()).collect();
+    for step in groups.iter_mut().flat_map(|steps| steps.iter_mut()) {
+        step.writable = writable.iter().cloned().collect();
+    }
+}
+
+/// `keep:`, at least 1.
+fn keep(fields: &Fields<'_>, problems: &mut Problems) -> Option<Option<usize>> {
+    let Some(node) = fields.get("keep") else { return Some(None) };
+    let number = match &node.kind {
+        Kind::Number { value, .. } => {
+            value.as_u64().and_then(|keep| usize::try_from(keep).ok()).filter(|keep| *keep > 0)
+        }
+        Kind::Null | Kind::Bool(_) | Kind::Text(_) | Kind::List(_) | Kind::Map(_) => None,
+    };
+    if number.is_none() {
+        let error = PlanError::new(Problem::BadValue, "`keep` is the number of verified releases that stay");
+        problems.push(error.at(&node.span, "not a number from 1 on").hint("write `keep: 5`"));
+    }
+    number.map(Some)
+}
+
+/// `url:` of an environment.
+fn url(node: &Node, name: &EnvironmentName, scope: &Scope<'_>, problems: &mut Problems) -> Option<String> {
+    let what = format!("`url` of environment `{name}`");
+    let text = scope.text(node, &what, Place::Grant, problems)?;
+    let is_page = url::Url::parse(&text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+    if !is_page || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        let error = PlanError::new(Problem::BadValue, format!("{what} is no address of a page: {text:?}"));
+        problems.push(error.at(&node.span, "not a URL").hint("write it in full: `https://shop.example.com`"));
+        return None;
+    }
+    Some(text)
+}
+
+/// `allow:` of an environment.
+fn allowed(node: &Node, what: &str, problems: &mut Problems) -> Vec<Allowed> {
+    let items = fields::list(node, &format!("`allow` of {what}"), problems).unwrap_or_default();
+    if items.is_empty() {
+        let error = PlanError::new(Problem::BadValue, format!("`allow` of {what} names nobody"));
+        problems.push(error.at(&node.span, "empty").hint("name somebody, or leave it out: then everybody may"));
+    }
+    let one = |node: &Node, problems: &mut Problems| {
+        let text = fields::literal(node, "an item of `allow`", problems)?;
+        let named = |name: &str| !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control());
+        match text.split_once(':') {
+            Some(("github", name)) if named(name) => Some(Allowed::GitHub(name.to_owned())),
+            Some(("user", name)) if named(name) => Some(Allowed::User(name.to_owned())),
+            Some(("team", _)) => {
+                let error = PlanError::new(Problem::NotSupported, "teams are not supported yet");
+                problems.push(error.at(&node.span, "not yet").hint("name people: `github:LOGIN`"));
+                None
+            }
+            Some(_) | None => {
+                let error = PlanError::new(Problem::BadValue, format!("`{text}` names nobody"));
+                problems.push(error.at(&node.span, "unknown").hint("write `github:LOGIN` or `user:NAME`"));
+                None
+            }
+        }
+    };
+    items.iter().filter_map(|node| one(node, problems)).collect()
+}

@@ -1,0 +1,155 @@
+//! Reading mappings, lists and texts out of the tree, with the errors that every reader needs.
+//!
+//! Invariant: each `None` has an error in [`Problems`], or the value was absent. Deliberately absent: look-ups; a text that
+//! may hold one goes through `scope`.
+
+use std::{ops::Range, str::FromStr};
+
+use super::{
+    error::{PlanError, Problem, Problems, closest, listed},
+    yaml::{Key, Kind, Node},
+};
+use contract::NameError;
+
+/// A mapping whose keys are known.
+pub(super) struct Fields<'n> {
+    /// What it is, for messages: "the plan", "step `pull`".
+    what: String,
+    /// Where errors about what is missing point.
+    at: Range<usize>,
+    entries: &'n [(Key, Node)],
+}
+
+impl<'n> Fields<'n> {
+    /// Reads a mapping and reports the keys that are not known.
+    pub(super) fn read(
+        node: &'n Node,
+        what: impl Into<String>,
+        at: &Range<usize>,
+        known: &[&str],
+        problems: &mut Problems,
+    ) -> Option<Self> {
+        let what = what.into();
+        let entries = mapping(node, &what, problems)?;
+        for (key, _) in entries.iter().filter(|(key, _)| !known.contains(&key.text.as_str())) {
+            let error = PlanError::new(Problem::UnknownKey, format!("{what} has no key `{}`", key.text));
+            let hint = match closest(&key.text, known.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("it has {}", listed(known.iter().copied())),
+            };
+            problems.push(error.at(&key.span, "unknown key").hint(hint));
+        }
+        Some(Self { what, at: at.clone(), entries })
+    }
+
+    /// The value of a key; a key with nothing after it counts as absent.
+    pub(super) fn get(&self, key: &str) -> Option<&'n Node> {
+        self.entry(key).map(|(_, value)| value)
+    }
+
+    /// The key as written, with its value.
+    pub(super) fn entry(&self, key: &str) -> Option<(&'n Key, &'n Node)> {
+        let (key, value) = self.entries.iter().find(|(other, _)| other.text == key)?;
+        (!matches!(value.kind, Kind::Null)).then_some((key, value))
+    }
+
+    /// The value of a key that must be there.
+    pub(super) fn require(&self, key: &str, example: &str, problems: &mut Problems) -> Option<&'n Node> {
+        let value = self.get(key);
+        if value.is_none() {
+            let error = PlanError::new(Problem::MissingKey, format!("{} has no `{key}`", self.what));
+            problems.push(error.at(&self.at, format!("`{key}` is missing")).hint(format!("add `{key}: {example}`")));
+        }
+        value
+    }
+}
+
+/// The entries of a mapping.
+pub(super) fn mapping<'n>(node: &'n Node, what: &str, problems: &mut Problems) -> Option<&'n [(Key, Node)]> {
+    match &node.kind {
+        Kind::Map(entries) => Some(entries),
+        Kind::Null | Kind::Bool(_) | Kind::Number { .. } | Kind::Text(_) | Kind::List(_) => {
+            problems.push(wrong_type(node, what, "a mapping"));
+            None
+        }
+    }
+}
+
+/// The items of a list.
+pub(super) fn list<'n>(node: &'n Node, what: &str, problems: &mut Problems) -> Option<&'n [Node]> {
+    match &node.kind {
+        Kind::List(items) => Some(items),
+        Kind::Null | Kind::Bool(_) | Kind::Number { .. } | Kind::Text(_) | Kind::Map(_) => {
+            problems.push(wrong_type(node, what, "a list"));
+            None
+        }
+    }
+}
+
+/// A text in a place where look-ups are not substituted.
+pub(super) fn literal<'n>(node: &'n Node, what: &str, problems: &mut Problems) -> Option<&'n str> {
+    match &node.kind {
+        Kind::Text(text) if text.contains("${{") => {
+            let message = format!("{what} cannot hold a look-up");
+            let hint = "look-ups are substituted in `state`, `vars`, `with` and `grants`";
+            problems.push(PlanError::new(Problem::LookupNotAllowed, message).at(&node.span, "not here").hint(hint));
+            None
+        }
+        Kind::Text(text) => Some(text),
+        Kind::Null | Kind::Bool(_) | Kind::Number { .. } | Kind::List(_) | Kind::Map(_) => {
+            problems.push(wrong_type(node, what, "a text"));
+            None
+        }
+    }
+}
+
+/// A name; a number is read as the text it was written as.
+pub(super) fn name<T: FromStr<Err = NameError>>(node: &Node, what: &str, problems: &mut Problems) -> Option<T> {
+    match &node.kind {
+        Kind::Number { written, .. } => parse_name(written, &node.span, problems),
+        Kind::Null | Kind::Bool(_) | Kind::Text(_) | Kind::List(_) | Kind::Map(_) => {
+            parse_name(literal(node, what, problems)?, &node.span, problems)
+        }
+    }
+}
+
+/// A name out of a text that stands at `span`.
+pub(super) fn parse_name<T: FromStr<Err = NameError>>(
+    text: &str,
+    span: &Range<usize>,
+    problems: &mut Problems,
+) -> Option<T> {
+    text.parse().map_err(|error| problems.push(bad_name(&error, span))).ok()
+}
+
+/// One of a few words.
+pub(super) fn choice<T: Copy>(
+    node: &Node,
+    what: &str,
+    choices: &[(&'static str, T)],
+    problems: &mut Problems,
+) -> Option<T> {
+    let text = literal(node, what, problems)?;
+    let found = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+    if found.is_none() {
+        let error = PlanError::new(Problem::BadValue, format!("{what} cannot be `{text}`"));
+        let hint = format!("it can be {}", listed(choices.iter().map(|(word, _)| *word)));
+        problems.push(error.at(&node.span, "unknown value").hint(hint));
+    }
+    found
+}
+
+/// The error for a value of the wrong type.
+pub(super) fn wrong_type(node: &Node, what: &str, wanted: &str) -> PlanError {
+    let message = format!("{what} must be {wanted}, not {}", node.kind.name());
+    PlanError::new(Problem::WrongType, message)
+        .at(&node.span, format!("this is {}", node.kind.name()))
+        .hint(format!("write {wanted}; docs/plan.md shows how"))
+}
+
+/// The error for a name that breaks the rule of its kind.
+pub(super) fn bad_name(error: &NameError, span: &Range<usize>) -> PlanError {
+    PlanError::new(Problem::BadName, format!("{:?} is not a valid {}", error.text, error.kind))
+        .at(span, format!("not a valid {}", error.kind))
+        .hint(format!("write {}", error.rule))
+}

@@ -1,0 +1,110 @@
+//! Entry points for the fuzz targets (`fuzz/`): what must hold for any text. Compiled for them and for tests only.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::{
+    Plan, Request, Source, environments,
+    error::PlanErrors,
+    expression::{self, Part},
+    locate,
+};
+use contract::Attempt;
+use contract::diagnostic::Diagnostic;
+
+/// Reads `bytes` as a plan: for the only environment, and for one called `test`. Returns what a user would be told.
+///
+/// # Panics
+/// When an error points outside of the text, or a step's name is not where it is said to be.
+#[must_use]
+pub fn plan(bytes: &[u8]) -> Vec<Diagnostic> {
+    let Ok(text) = str::from_utf8(bytes) else { return Vec::new() };
+    let source =
+        Source { path: PathBuf::from("deploy.yml"), folder: PathBuf::from("/plans/shop"), text: Arc::from(text) };
+    let env = |name: &str| match name {
+        "EMPTY" => Some(String::new()),
+        "TRICK" => Some("${{ secrets.TOKEN }}".to_owned()),
+        name => (name.len() % 3 != 0).then(|| format!("sqlite:{name}.db")),
+    };
+    let release = "v1.10".parse().expect("it is a label");
+    let mut told = Vec::new();
+    let mut failed = |errors: &PlanErrors| {
+        assert!(!errors.errors.is_empty(), "refused without a reason");
+        for span in errors.errors.iter().filter_map(|error| error.span.clone()) {
+            assert!(text.get(span.clone()).is_some(), "{span:?} is no range of the text");
+        }
+        told.extend(errors.diagnostics());
+    };
+    for environment in [None, Some("test")] {
+        match Plan::parse(source.clone(), &Request { environment, release: &release, env: &env }) {
+            Ok(plan) => {
+                for step in &plan.steps {
+                    assert_eq!(text[step.span.clone()].trim_matches(['"', '\'']), step.id.to_string());
+                    let run = "r1-k3x9".parse().expect("it is a run");
+                    // Whatever it says, it must say it.
+                    let _ = step.config(&[].into(), &run, Attempt::FIRST);
+                }
+                assert!(locate(&source, environment, &env).is_ok(), "a good plan whose state can't be found");
+            }
+            Err(errors) => failed(&errors),
+        }
+    }
+    if let Err(errors) = environments(&source) {
+        failed(&errors);
+    }
+    told
+}
+
+/// Reads `bytes` as a text with look-ups; after a NUL, as its source stands in the plan.
+///
+/// # Panics
+/// When a place is outside of the source, or when the parts, written again, mean something else.
+pub fn expression(bytes: &[u8]) {
+    const START: usize = 7;
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let (text, written) = text.split_once('\0').unwrap_or((text, text));
+    let is_within = |span: &std::ops::Range<usize>| {
+        span.start >= START && written.get(span.start - START..span.end - START).is_some()
+    };
+    match expression::parse(text, written, START) {
+        Ok(parts) => {
+            let mut again = String::new();
+            for part in &parts {
+                match part {
+                    Part::Text(literal) => again.push_str(&literal.replace("${{", "$${{")),
+                    Part::Lookup { lookup, span } => {
+                        assert!(is_within(span), "{span:?} is not in the source");
+                        again.push_str(&format!("${{{{ {lookup} }}}}"));
+                    }
+                }
+            }
+            let bare = |parts: Vec<Part>| -> Vec<_> {
+                let bare = |part| match part {
+                    Part::Text(literal) => (None, literal),
+                    Part::Lookup { lookup, .. } => (Some(lookup), String::new()),
+                };
+                parts.into_iter().map(bare).collect()
+            };
+            let reparsed = expression::parse(&again, &again, 0).expect("look-ups that were read are look-ups");
+            assert_eq!(bare(reparsed), bare(parts), "of {again:?}");
+        }
+        Err(error) => {
+            let spans = error.span.iter();
+            assert!(spans.clone().all(is_within), "{error:?} does not point into the source");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::render::{Color, render};
+
+    #[test]
+    fn the_corpus_holds() {
+        testing::corpus::replay("expression", super::expression);
+        testing::corpus::replay("plan", |bytes| {
+            for diagnostic in super::plan(bytes) {
+                assert!(render(&diagnostic, Color::Off).starts_with("error[P01"));
+            }
+        });
+    }
+}

@@ -1,0 +1,287 @@
+//! `deploy.lock`: the digest of every module that a plan uses, and what each asked for, as it was accepted. Pure.
+//!
+//! Invariant: what is written is sorted and has a line a value, so that a change is a small diff. Deliberately absent: files,
+//! modules, and what a change leads to.
+
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::ModuleRef;
+use contract::Digest;
+
+/// The version of the form.
+///
+/// - 1: `{"version": 1, "modules": {NAME: {"version", "digest", "needs": [{"capability", "access"?, "config"?, "reason"}]}}}`.
+pub const VERSION: u64 = 1;
+
+/// The content of a lock file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lockfile {
+    /// By [`ModuleRef::lock_name`].
+    pub modules: BTreeMap<String, Pin>,
+}
+
+/// One module, as it was accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pin {
+    /// The module's own version, for people.
+    pub version: String,
+    /// SHA-256 of its bytes.
+    pub digest: Digest,
+    /// The capabilities that it asks for.
+    pub needs: Vec<Ask>,
+}
+
+/// A capability that a module asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ask {
+    /// A kind of grant: `dirs`, `http`, …
+    pub capability: String,
+    /// `ro` or `rw`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<String>,
+    /// Where in the configuration its name stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+    /// What for, in the module's words. Not compared.
+    pub reason: String,
+}
+
+/// Why a text is no lock file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LockfileError {
+    /// Not JSON, or not of the form.
+    #[error("{0}")]
+    Form(String),
+    /// Written by a newer runner.
+    #[error("it is of version {0}; this runner reads up to {VERSION}")]
+    Newer(u64),
+}
+
+/// How a module stands to the lock file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// As it was accepted.
+    Locked,
+    /// Not as it was accepted.
+    Changed(Change),
+    /// Not in the file.
+    New,
+}
+
+/// What is different from what was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// What was accepted.
+    pub locked: Pin,
+    /// What it asks for now and did not before.
+    pub more: Vec<Ask>,
+    /// What it does not ask for any more.
+    pub less: Vec<Ask>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    version: u64,
+    modules: BTreeMap<String, Pin>,
+}
+
+impl Lockfile {
+    /// Reads the text of a lock file.
+    ///
+    /// # Errors
+    /// [`LockfileError`].
+    pub fn parse(text: &str) -> Result<Self, LockfileError> {
+        let form = |error: serde_json::Error| LockfileError::Form(error.to_string());
+        // A newer form is told from a broken one before anything else of it is read.
+        let value: Value = serde_json::from_str(text).map_err(form)?;
+        if let Some(version) = value.get("version").and_then(Value::as_u64).filter(|version| *version > VERSION) {
+            return Err(LockfileError::Newer(version));
+        }
+        let written: Written = serde_json::from_str(text).map_err(form)?;
+        if written.version != VERSION {
+            return Err(LockfileError::Form(format!("there is no version {}", written.version)));
+        }
+        Ok(Self { modules: written.modules })
+    }
+
+    /// The text of the lock file.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let written = Written { version: VERSION, modules: self.modules.clone() };
+        let text = serde_json::to_string_pretty(&written).expect("text keys and texts alone");
+        text + "\n"
+    }
+
+    /// How a module stands.
+    #[must_use]
+    pub fn standing(&self, name: &str, now: &Pin) -> Standing {
+        let Some(locked) = self.modules.get(name) else { return Standing::New };
+        let without = |asks: &[Ask], others: &[Ask]| -> Vec<Ask> {
+            asks.iter().filter(|ask| !others.iter().any(|other| ask.is_same(other))).cloned().collect()
+        };
+        let (more, less) = (without(&now.needs, &locked.needs), without(&locked.needs, &now.needs));
+        match locked.digest == now.digest && more.is_empty() && less.is_empty() {
+            true => Standing::Locked,
+            false => Standing::Changed(Change { locked: locked.clone(), more, less }),
+        }
+    }
+}
+
+impl Pin {
+    /// A module as it is now; what it asks for comes in a fixed order.
+    #[must_use]
+    pub fn new(version: String, digest: Digest, mut needs: Vec<Ask>) -> Self {
+        needs.sort_by(|one, other| one.key().cmp(&other.key()));
+        Self { version, digest, needs }
+    }
+}
+
+impl Ask {
+    fn key(&self) -> (&str, Option<&str>, Option<&str>) {
+        (&self.capability, self.config.as_deref(), self.access.as_deref())
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+
+    /// `dirs rw (/into): it holds the releases`.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let access = self.access.as_ref().map_or_else(String::new, |access| format!(" {access}"));
+        let config = self.config.as_ref().map_or_else(String::new, |config| format!(" ({config})"));
+        format!("{}{access}{config}: {}", self.capability, self.reason)
+    }
+}
+
+impl ModuleRef {
+    /// The module's name in a lock file beside the plan: the same in every checkout, wherever it lies.
+    #[must_use]
+    pub fn lock_name(&self, folder: &Path) -> String {
+        match self {
+            Self::Official(name) => name.clone(),
+            Self::File(path) => relative(folder, path).display().to_string(),
+            Self::Registry(reference) => reference.to_string(),
+        }
+    }
+}
+
+/// A path as seen from a folder. One that has nothing but the root in common with it stays as it is.
+fn relative(folder: &Path, path: &Path) -> PathBuf {
+    let common = folder.components().zip(path.components()).take_while(|(one, other)| one == other).count();
+    if common <= 1 {
+        return path.to_owned();
+    }
+    let up = folder.components().count() - common;
+    let start = if up == 0 { Component::CurDir } else { Component::ParentDir };
+    let ups = std::iter::repeat_n(start, up.max(1));
+    ups.chain(path.components().skip(common)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(capability: &str, access: Option<&str>, reason: &str) -> Ask {
+        Ask {
+            capability: capability.into(),
+            access: access.map(str::to_owned),
+            config: Some("/in".into()),
+            reason: reason.into(),
+        }
+    }
+
+    fn pin(digit: u8, needs: Vec<Ask>) -> Pin {
+        Pin::new("1.2.3".into(), Digest::from_bytes([digit; 32]), needs)
+    }
+
+    #[test]
+    fn it_is_written_in_one_way_and_read_again() {
+        let needs = vec![ask("http", None, "asks"), ask("dirs", Some("rw"), "writes")];
+        let modules = [("b", pin(2, needs)), ("a", pin(1, Vec::new()))];
+        let file = Lockfile { modules: modules.into_iter().map(|(name, pin)| (name.to_owned(), pin)).collect() };
+        let expected = format!(
+            r#"{{
+  "version": 1,
+  "modules": {{
+    "a": {{
+      "version": "1.2.3",
+      "digest": "sha256:{}",
+      "needs": []
+    }},
+    "b": {{
+      "version": "1.2.3",
+      "digest": "sha256:{}",
+      "needs": [
+        {{
+          "capability": "dirs",
+          "access": "rw",
+          "config": "/in",
+          "reason": "writes"
+        }},
+        {{
+          "capability": "http",
+          "config": "/in",
+          "reason": "asks"
+        }}
+      ]
+    }}
+  }}
+}}
+"#,
+            "01".repeat(32),
+            "02".repeat(32)
+        );
+        assert_eq!(file.text(), expected);
+        assert_eq!(Lockfile::parse(&expected), Ok(file));
+    }
+
+    #[test]
+    fn other_texts_are_refused() {
+        assert_eq!(Lockfile::parse(r#"{"version": 2, "packages": []}"#), Err(LockfileError::Newer(2)));
+        for text in [
+            "",
+            "<<<<<<< ours",
+            "[]",
+            "{}",
+            r#"{"version": 0, "modules": {}}"#,
+            r#"{"version": "1", "modules": {}}"#,
+            r#"{"version": 1, "modules": {}, "more": 1}"#,
+            r#"{"version": 1, "modules": {"a": {"version": "1", "digest": "sha256:12", "needs": []}}}"#,
+        ] {
+            assert!(matches!(Lockfile::parse(text), Err(LockfileError::Form(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_module_stands_by_digest_and_by_what_it_asks_for() {
+        let (reads, writes) = (ask("dirs", Some("ro"), "reads"), ask("dirs", Some("rw"), "writes"));
+        let locked = pin(1, vec![reads.clone()]);
+        let file = Lockfile { modules: [("a".to_owned(), locked.clone())].into() };
+        let change = |more, less| Standing::Changed(Change { locked: locked.clone(), more, less });
+        assert_eq!(file.standing("b", &locked), Standing::New);
+        assert_eq!(file.standing("a", &locked), Standing::Locked);
+        assert_eq!(file.standing("a", &pin(1, vec![ask("dirs", Some("ro"), "in other words")])), Standing::Locked);
+        assert_eq!(file.standing("a", &pin(2, vec![reads.clone()])), change(vec![], vec![]));
+        assert_eq!(file.standing("a", &pin(1, vec![writes.clone()])), change(vec![writes], vec![reads.clone()]));
+        assert_eq!(file.standing("a", &pin(1, vec![])), change(vec![], vec![reads]));
+    }
+
+    #[test]
+    fn names_are_the_same_in_every_checkout() {
+        let name = |path: &str| ModuleRef::File(path.into()).lock_name(Path::new("/srv/shop"));
+        assert_eq!(name("/srv/shop/steps/x.wasm"), "./steps/x.wasm");
+        assert_eq!(name("/srv/x.wasm"), "../x.wasm");
+        assert_eq!(name("/opt/x.wasm"), "/opt/x.wasm");
+        assert_eq!(ModuleRef::Official("pull".into()).lock_name(Path::new("/work")), "pull");
+    }
+}

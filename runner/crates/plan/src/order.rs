@@ -1,0 +1,180 @@
+//! The graph of `needs`: the order in which steps run, and whether look-ups of outputs go backwards in it.
+//!
+//! Invariant: the order is a stable topological one; of the steps that may run next, the one written first does.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::{
+    Step,
+    error::{PlanError, Problem, Problems, closest, listed},
+    expression::Later,
+    step::{Draft, Needs},
+};
+use contract::StepId;
+
+/// Puts steps in the order in which they run. `None` when something is wrong with any of them.
+pub(super) fn sort(drafts: Vec<Draft>, problems: &mut Problems) -> Option<Vec<Step>> {
+    let before = problems.count();
+    let graph = Graph::new(&drafts, problems);
+    if problems.count() > before {
+        return None;
+    }
+    let order = graph.order().or_else(|| {
+        problems.push(graph.cycle_error(&drafts));
+        None
+    })?;
+    for (index, draft) in drafts.iter().enumerate() {
+        graph.check_lookups(index, draft, &drafts, problems);
+    }
+    let ids: Vec<StepId> = drafts.iter().map(|draft| draft.id.clone()).collect();
+    let mut steps: Vec<Option<Step>> = drafts.into_iter().map(|draft| draft.step).collect();
+    order
+        .into_iter()
+        .map(|index| {
+            let step = steps[index].take()?;
+            Some(Step { needs: graph.needs[index].iter().map(|need| ids[*need].clone()).collect(), ..step })
+        })
+        .collect()
+}
+
+struct Graph {
+    /// For each step, by its place in the text, what it needs; sorted, each once.
+    needs: Vec<Vec<usize>>,
+}
+
+impl Graph {
+    fn new(drafts: &[Draft], problems: &mut Problems) -> Self {
+        let index: HashMap<&StepId, usize> =
+            drafts.iter().enumerate().map(|(index, draft)| (&draft.id, index)).collect();
+        let mut needs = Vec::with_capacity(drafts.len());
+        for (place, draft) in drafts.iter().enumerate() {
+            needs.push(match &draft.needs {
+                Needs::Before => place.checked_sub(1).into_iter().collect(),
+                Needs::Listed(listed) => {
+                    let mut found = BTreeSet::new();
+                    for (id, span) in listed {
+                        match index.get(id) {
+                            Some(need) => {
+                                found.insert(*need);
+                            }
+                            None => {
+                                problems.push(unknown_step(Problem::UnknownStep, id, drafts).at(span, "no such step"))
+                            }
+                        }
+                    }
+                    found.into_iter().collect()
+                }
+            });
+        }
+        Self { needs }
+    }
+
+    /// `None` when there is a cycle.
+    fn order(&self) -> Option<Vec<usize>> {
+        let mut waiting: Vec<usize> = self.needs.iter().map(Vec::len).collect();
+        let mut dependents = vec![Vec::new(); self.needs.len()];
+        for (index, needs) in self.needs.iter().enumerate() {
+            for need in needs {
+                dependents[*need].push(index);
+            }
+        }
+        let mut ready: BTreeSet<usize> = (0..waiting.len()).filter(|index| waiting[*index] == 0).collect();
+        let mut order = Vec::with_capacity(waiting.len());
+        while let Some(next) = ready.pop_first() {
+            order.push(next);
+            for dependent in &dependents[next] {
+                waiting[*dependent] -= 1;
+                if waiting[*dependent] == 0 {
+                    ready.insert(*dependent);
+                }
+            }
+        }
+        (order.len() == self.needs.len()).then_some(order)
+    }
+
+    /// Names one cycle. Called when there is one.
+    fn cycle_error(&self, drafts: &[Draft]) -> PlanError {
+        // Taking away what leads into no cycle leaves steps that each need another that is left: following them repeats.
+        let mut left: BTreeSet<usize> = (0..drafts.len()).collect();
+        loop {
+            let free: BTreeSet<usize> = left
+                .iter()
+                .copied()
+                .filter(|index| !self.needs[*index].iter().any(|need| left.contains(need)))
+                .collect();
+            if free.is_empty() {
+                break;
+            }
+            left.retain(|index| !free.contains(index));
+        }
+        let mut path: Vec<usize> = left.first().copied().into_iter().collect();
+        let start = loop {
+            let last = *path.last().expect("a cycle leaves steps");
+            let next = self.needs[last].iter().copied().find(|need| left.contains(need)).expect("each needs another");
+            match path.iter().position(|index| *index == next) {
+                Some(start) => break start,
+                None => path.push(next),
+            }
+        };
+        let cycle = &path[start..];
+        let names: Vec<&str> = cycle.iter().chain(&cycle[..1]).map(|index| drafts[*index].id.as_str()).collect();
+        let first = &drafts[cycle[0]];
+        let (at, hint) = match &first.needs {
+            Needs::Listed(listed) => {
+                let next = &drafts[*cycle.get(1).unwrap_or(&cycle[0])].id;
+                let at = listed.iter().find(|(id, _)| id == next).map_or(&first.span, |(_, span)| span);
+                (at, "take one of these out of `needs`".to_owned())
+            }
+            Needs::Before => (
+                &first.span,
+                format!("`{}` has no `needs`, so it needs the step before it; write `needs: []`", first.id),
+            ),
+        };
+        PlanError::new(Problem::NeedsCycle, format!("steps need each other: {}", names.join(" → ")))
+            .at(at, "part of the cycle")
+            .hint(hint)
+    }
+
+    /// A step may look up the outputs of steps that surely ran before it.
+    fn check_lookups(&self, index: usize, draft: &Draft, drafts: &[Draft], problems: &mut Problems) {
+        let Some(step) = &draft.step else { return };
+        let mut ancestors = None;
+        for (lookup, span) in step.pending.values().flat_map(|pending| pending.spanned()) {
+            let Later::Output { step: named, .. } = lookup else { continue };
+            let Some(place) = drafts.iter().position(|other| other.id == *named) else {
+                problems.push(unknown_step(Problem::UndefinedLookup, named, drafts).at(span, "no such step"));
+                continue;
+            };
+            if !ancestors.get_or_insert_with(|| self.ancestors(index))[place] {
+                let message =
+                    format!("step `{}` looks up an output of `{named}`, which does not come before it", step.id);
+                let error = PlanError::new(Problem::LookupNotAllowed, message).at(span, "not known yet");
+                problems.push(error.hint(match place == index {
+                    true => "a step cannot use its own outputs".to_owned(),
+                    false => format!("let it wait for it: add `{named}` to `needs` of `{}`", step.id),
+                }));
+            }
+        }
+    }
+
+    /// For each step, whether this one waits for it, directly or not.
+    fn ancestors(&self, index: usize) -> Vec<bool> {
+        let mut found = vec![false; self.needs.len()];
+        let mut open = self.needs[index].clone();
+        while let Some(next) = open.pop() {
+            if !std::mem::replace(&mut found[next], true) {
+                open.extend(&self.needs[next]);
+            }
+        }
+        found
+    }
+}
+
+fn unknown_step(problem: Problem, id: &StepId, drafts: &[Draft]) -> PlanError {
+    let names = || drafts.iter().map(|draft| draft.id.as_str());
+    let hint = match closest(id.as_str(), names()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("there are {}", listed(names())),
+    };
+    PlanError::new(problem, format!("there is no step `{id}`")).hint(hint)
+}

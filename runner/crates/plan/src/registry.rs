@@ -1,0 +1,179 @@
+//! `oci://host[:port]/repository@sha256:…`: a module in a registry, by the digest of its manifest.
+//!
+//! The parts are those of the OCI distribution specification. Deliberately absent: tags, since what they mean changes.
+
+use std::fmt;
+
+use super::address;
+use contract::Digest;
+
+/// A module in a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistryRef {
+    /// `https`, or `http` for this very machine.
+    pub scheme: &'static str,
+    /// A lower-case DNS name or an IP literal (an IPv6 one without brackets).
+    pub host: String,
+    /// The port, the scheme's default filled in.
+    pub port: u16,
+    /// `team/steps/warm`.
+    pub repository: String,
+    /// Of the manifest.
+    pub digest: Digest,
+}
+
+/// Why a text is no such reference, and what to write.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BadReference {
+    pub(super) why: String,
+    pub(super) hint: String,
+}
+
+const EXAMPLE: &str = "write `oci://registry.example.com/steps/warm@sha256:…`";
+/// The longest name of a repository.
+const LONGEST: usize = 255;
+
+impl RegistryRef {
+    /// Parses what follows `oci://`.
+    pub fn parse(text: &str) -> Result<Self, BadReference> {
+        let bad = |why: &str, hint: &str| BadReference { why: why.to_owned(), hint: hint.to_owned() };
+        let Some((place, digest)) = text.split_once('@') else {
+            let image = text.to_owned();
+            let hint =
+                format!("pin it by digest, `oci://{}@sha256:…`; `crane digest {image}` tells it", untagged(text));
+            return Err(bad("it does not say which content is meant", &hint));
+        };
+        let digest = digest
+            .strip_prefix("sha256:")
+            .filter(|hex| !hex.bytes().any(|byte| byte.is_ascii_uppercase()))
+            .and_then(|_| digest.parse().ok())
+            .ok_or_else(|| bad("its digest is not `sha256:` and 64 hex digits in lower case", EXAMPLE))?;
+        let (authority, repository) = place.split_once('/').ok_or_else(|| bad("it names no repository", EXAMPLE))?;
+        if untagged(place) != place {
+            return Err(bad("it has a tag beside the digest", "leave the tag out: the digest says it all"));
+        }
+        if repository.len() > LONGEST || !repository.split('/').all(is_component) {
+            return Err(bad("its repository has a name that no registry takes", EXAMPLE));
+        }
+        let ask = |scheme| {
+            let refused = |refused: address::Refused| bad(&format!("it can't be asked: {}", refused.why), EXAMPLE);
+            address::origin(&format!("{scheme}://{authority}")).map_err(refused)
+        };
+        let (_, host, port) = ask("https")?;
+        // What does not leave this machine needs no TLS.
+        let (scheme, port) = match host.as_str() {
+            "localhost" | "127.0.0.1" | "::1" => ("http", ask("http")?.2),
+            _ => ("https", port),
+        };
+        Ok(Self { scheme, host, port, repository: repository.to_owned(), digest })
+    }
+
+    /// `host[:port]`, as credentials are kept for it.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        match (self.scheme, self.port) {
+            ("https", 443) | ("http", 80) => host,
+            (_, port) => format!("{host}:{port}"),
+        }
+    }
+}
+
+impl fmt::Display for RegistryRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "oci://{}/{}@{}", self.authority(), self.repository, self.digest)
+    }
+}
+
+/// Without the tag: a colon after the last slash.
+fn untagged(text: &str) -> &str {
+    match text.rsplit_once(':') {
+        Some((before, tag)) if !tag.contains('/') && before.contains('/') => before,
+        Some(_) | None => text,
+    }
+}
+
+/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
+fn is_component(text: &str) -> bool {
+    let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let mut rest = text;
+    loop {
+        let word = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+        if word == 0 {
+            return false;
+        }
+        rest = &rest[word..];
+        if rest.is_empty() {
+            return true;
+        }
+        let between = rest.find(is_word).unwrap_or(rest.len());
+        let separator = &rest[..between];
+        if !matches!(separator, "." | "_" | "__") && !separator.bytes().all(|byte| byte == b'-') {
+            return false;
+        }
+        rest = &rest[between..];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest() -> String {
+        format!("sha256:{}", "0a".repeat(32))
+    }
+
+    #[test]
+    fn a_reference_has_parts() {
+        for (text, scheme, host, port, authority) in [
+            ("registry.example.com/steps/warm", "https", "registry.example.com", 443, "registry.example.com"),
+            (
+                "Registry.Example.com:5000/steps/warm",
+                "https",
+                "registry.example.com",
+                5000,
+                "registry.example.com:5000",
+            ),
+            ("localhost:5000/steps/warm", "http", "localhost", 5000, "localhost:5000"),
+            ("localhost/steps/warm", "http", "localhost", 80, "localhost"),
+            ("127.0.0.1:5000/steps/warm", "http", "127.0.0.1", 5000, "127.0.0.1:5000"),
+            ("[::1]:5000/steps/warm", "http", "::1", 5000, "[::1]:5000"),
+            ("[::1]/steps/warm", "http", "::1", 80, "[::1]"),
+            ("10.0.0.7:5000/steps/warm", "https", "10.0.0.7", 5000, "10.0.0.7:5000"),
+            ("localhost.example.com/steps/warm", "https", "localhost.example.com", 443, "localhost.example.com"),
+        ] {
+            let parsed = RegistryRef::parse(&format!("{text}@{}", digest())).unwrap();
+            let parts = (parsed.scheme, parsed.host.as_str(), parsed.port, parsed.repository.as_str());
+            assert_eq!(parts, (scheme, host, port, "steps/warm"), "{text}");
+            assert_eq!(parsed.to_string(), format!("oci://{authority}/steps/warm@{}", digest()));
+        }
+    }
+
+    #[test]
+    fn others_are_refused() {
+        let digest = digest();
+        for (text, why) in [
+            ("r.example.com/warm".to_owned(), "it does not say which content is meant"),
+            ("r.example.com/warm:1.2".to_owned(), "it does not say which content is meant"),
+            (format!("r.example.com/warm:1.2@{digest}"), "it has a tag beside the digest"),
+            (format!("r.example.com@{digest}"), "it names no repository"),
+            (format!("r.example.com/Warm@{digest}"), "its repository has a name that no registry takes"),
+            (format!("r.example.com/a//b@{digest}"), "its repository has a name that no registry takes"),
+            (format!("r.example.com/../b@{digest}"), "its repository has a name that no registry takes"),
+            (format!("r.example.com/a?b@{digest}"), "its repository has a name that no registry takes"),
+            (format!("ann@r.example.com/a@{digest}"), "its digest is not `sha256:` and 64 hex digits in lower case"),
+            ("r.example.com/a@sha256:12".to_owned(), "its digest is not `sha256:` and 64 hex digits in lower case"),
+            (
+                format!("r.example.com/a@{}", digest.to_uppercase()),
+                "its digest is not `sha256:` and 64 hex digits in lower case",
+            ),
+        ] {
+            assert_eq!(RegistryRef::parse(&text).unwrap_err().why, why, "{text}");
+        }
+        let tagged = RegistryRef::parse("r.example.com/warm:1.2").unwrap_err();
+        assert_eq!(
+            tagged.hint,
+            "pin it by digest, `oci://r.example.com/warm@sha256:…`; `crane digest r.example.com/warm:1.2` tells it"
+        );
+    }
+}

@@ -1,0 +1,348 @@
+//! URLs of database servers: `postgres://user:password@host:port/name?sslmode=…`, `mysql://…`.
+//!
+//! Invariant: what is wrong is said without any part of the URL, which may be a secret as a whole. A password that was put
+//! in from a secret may hold any character: the user part ends at the last `@`. Deliberately absent: connecting.
+
+use std::path::PathBuf;
+
+use contract::Secret;
+
+/// The kind of a database server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// PostgreSQL.
+    Postgres,
+    /// MariaDB or MySQL.
+    Mysql,
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listens {
+    /// A name or an address (IPv6 without brackets), and a port.
+    Tcp(String, u16),
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+/// How much TLS is asked for; the words are libpq's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tls {
+    /// Never.
+    Disable,
+    /// Where the server has it; whoever answers is believed.
+    #[default]
+    Prefer,
+    /// Always; whoever answers is believed, unless authorities are named.
+    Require,
+    /// The certificate must be of a known authority.
+    VerifyCa,
+    /// It must be of this host too.
+    VerifyFull,
+}
+
+/// A server's URL, taken apart.
+#[derive(Clone, Debug)]
+pub struct ServerUrl {
+    /// What speaks there.
+    pub server: Server,
+    /// Where.
+    pub listens: Listens,
+    /// As whom.
+    pub user: Option<String>,
+    /// The password, as it is sent.
+    pub password: Option<Secret>,
+    /// The database.
+    pub name: String,
+    /// TLS.
+    pub tls: Tls,
+    /// A file with the authorities to believe, instead of the machine's.
+    pub authorities: Option<PathBuf>,
+    /// PostgreSQL's settings for the session: `-c name=value`.
+    pub options: Option<String>,
+}
+
+/// The engine that a URL's scheme names, and what follows the scheme; none for other schemes.
+fn scheme(url: &str) -> Option<(Server, &str)> {
+    let (scheme, rest) = url.split_once("://")?;
+    match scheme {
+        "postgres" | "postgresql" => Some((Server::Postgres, rest)),
+        "mysql" | "mariadb" => Some((Server::Mysql, rest)),
+        _ => None,
+    }
+}
+
+impl ServerUrl {
+    /// Takes a URL apart; none if it is not of a server's scheme.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words without any part of it.
+    pub fn parse(url: &str) -> Option<Result<Self, String>> {
+        scheme(url).map(|(server, rest)| parse(server, rest))
+    }
+}
+
+/// The URL as reports see it: without what stands between the user's name and `@`, unless that is a look-up.
+pub(super) fn masked(written: &str) -> String {
+    let Some((_, rest)) = scheme(written) else { return written.to_owned() };
+    let (main, _) = split_query(rest);
+    let Some((account, _)) = main.rsplit_once('@') else { return written.to_owned() };
+    match account.split_once(':') {
+        Some((user, password)) if !(password.starts_with("${{") && password.ends_with("}}")) => {
+            let start = written.len() - rest.len() + user.len() + 1;
+            format!("{}***{}", &written[..start], &written[start + password.len()..])
+        }
+        Some(_) | None => written.to_owned(),
+    }
+}
+
+/// A text of many lines with a star for each byte of a password that is written into a URL, so that places in it stay.
+pub(super) fn veiled(text: &str) -> Option<String> {
+    let (mut shown, mut at) = (String::new(), 0);
+    for (found, mark) in text.match_indices("://") {
+        let begin = found + mark.len();
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+        let quote = text[..found].trim_end_matches(is_name).chars().next_back().filter(|c| matches!(c, '"' | '\''));
+        let ends = |c: char| c == '\n' || quote.map_or_else(|| c.is_whitespace(), |quote| c == quote);
+        let end = text[begin..].find(ends).map_or(text.len(), |length| begin + length);
+        // A look-up may have spaces in it; the token ends before the `@` then, and there is nothing to veil.
+        let Some((account, _)) = text[begin..end].rsplit_once('@') else { continue };
+        let Some((user, password)) = account.split_once(':') else { continue };
+        if begin < at || password.is_empty() || password.starts_with("${{") && password.ends_with("}}") {
+            continue;
+        }
+        let start = begin + user.len() + 1;
+        shown.push_str(&text[at..start]);
+        shown.push_str(&"*".repeat(password.len()));
+        at = start + password.len();
+    }
+    (at > 0).then(|| shown + &text[at..])
+}
+
+/// A `?` may stand in a password; what follows the last one is a query only if it looks like one.
+fn split_query(rest: &str) -> (&str, &str) {
+    match rest.rsplit_once('?') {
+        Some((main, query)) if query.is_empty() || !query.contains('@') || is_query(query) => (main, query),
+        Some(_) | None => (rest, ""),
+    }
+}
+
+fn is_query(query: &str) -> bool {
+    query.split('&').all(|pair| {
+        pair.split_once('=').is_some_and(|(key, _)| {
+            !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        })
+    })
+}
+
+fn parse(server: Server, rest: &str) -> Result<ServerUrl, String> {
+    let (main, query) = split_query(rest);
+    let (account, place) = main.rsplit_once('@').map_or((None, main), |(account, place)| (Some(account), place));
+    let (authority, name) = place.split_once('/').unwrap_or((place, ""));
+    let (user, password) = match account {
+        Some(account) => account.split_once(':').map_or((Some(account), None), |(user, word)| (Some(user), Some(word))),
+        None => (None, None),
+    };
+    let default_port = match server {
+        Server::Postgres => 5432,
+        Server::Mysql => 3306,
+    };
+    let (host, mut port) = host_and_port(authority)?;
+    let mut url = ServerUrl {
+        server,
+        listens: Listens::Tcp(host.unwrap_or_else(|| "localhost".to_owned()), port.unwrap_or(default_port)),
+        user: user.map(decoded).filter(|user| !user.is_empty()),
+        password: password.map(|word| Secret::new(decoded(word))),
+        name: decoded(name),
+        tls: Tls::default(),
+        authorities: None,
+        options: None,
+    };
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if (server, key) == (Server::Postgres, "port") {
+            port = Some(value.parse().map_err(|_| "its port is no number".to_owned())?);
+        }
+        option(&mut url, key, decoded(value))?;
+    }
+    if let (Server::Postgres, Listens::Unix(folder)) = (server, &url.listens) {
+        url.listens = Listens::Unix(folder.join(format!(".s.PGSQL.{}", port.unwrap_or(default_port))));
+    }
+    if url.name.is_empty() {
+        return Err("it names no database".to_owned());
+    }
+    if [Some(url.name.as_str()), url.user.as_deref(), url.password.as_ref().map(Secret::reveal)]
+        .iter()
+        .flatten()
+        .any(|text| text.contains('\0'))
+    {
+        return Err("it holds a NUL character".to_owned());
+    }
+    if server == Server::Mysql && url.user.is_none() {
+        return Err("it names no user".to_owned());
+    }
+    Ok(url)
+}
+
+fn host_and_port(authority: &str) -> Result<(Option<String>, Option<u16>), String> {
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest.split_once(']').ok_or("an IPv6 address has no `]`")?;
+            (host, rest.strip_prefix(':'))
+        }
+        None => authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
+    };
+    if host.contains([',', ':']) && !authority.starts_with('[') {
+        return Err("it names more than one host".to_owned());
+    }
+    let port = match port {
+        Some(port) => Some(port.parse().ok().filter(|port| *port > 0).ok_or("its port is no number")?),
+        None => None,
+    };
+    let host = decoded(host);
+    Ok(((!host.is_empty()).then_some(host), port))
+}
+
+fn option(url: &mut ServerUrl, key: &str, value: String) -> Result<(), String> {
+    match (url.server, key) {
+        (Server::Postgres, "sslmode") | (Server::Mysql, "ssl-mode" | "sslmode") => {
+            url.tls = match value.to_ascii_lowercase().as_str() {
+                "disable" | "disabled" => Tls::Disable,
+                "allow" | "prefer" | "preferred" => Tls::Prefer,
+                "require" | "required" => Tls::Require,
+                "verify-ca" | "verify_ca" => Tls::VerifyCa,
+                "verify-full" | "verify_identity" => Tls::VerifyFull,
+                _ => return Err(format!("its `{key}` is none of disable, prefer, require, verify-ca, verify-full")),
+            };
+        }
+        (Server::Postgres, "sslrootcert") | (Server::Mysql, "ssl-ca") => url.authorities = Some(PathBuf::from(value)),
+        (Server::Postgres, "host") | (Server::Mysql, "socket") if value.starts_with('/') => {
+            url.listens = Listens::Unix(PathBuf::from(value));
+        }
+        (Server::Postgres, "host") => {
+            let port = match &url.listens {
+                Listens::Tcp(_, port) => *port,
+                Listens::Unix(_) => 5432,
+            };
+            url.listens = Listens::Tcp(value, port);
+        }
+        (Server::Postgres, "port") => {
+            let port = value.parse().map_err(|_| "its port is no number".to_owned())?;
+            if let Listens::Tcp(_, old) = &mut url.listens {
+                *old = port;
+            }
+        }
+        (Server::Postgres, "user") => url.user = Some(value),
+        (Server::Postgres, "password") => url.password = Some(Secret::new(value)),
+        (Server::Postgres, "dbname") => url.name = value,
+        (Server::Postgres, "options") => url.options = Some(join(url.options.take(), &value)),
+        (Server::Postgres, "search_path") => {
+            let setting = format!("-c search_path={}", value.replace('\\', "\\\\").replace(' ', "\\ "));
+            url.options = Some(join(url.options.take(), &setting));
+        }
+        (Server::Postgres, "application_name" | "connect_timeout") | (Server::Mysql, "charset" | "parseTime") => {}
+        (Server::Postgres | Server::Mysql, _) => {
+            let known = match url.server {
+                Server::Postgres => "sslmode, sslrootcert, host, port, user, password, dbname, options, search_path",
+                Server::Mysql => "ssl-mode, ssl-ca, socket",
+            };
+            // The key is not shown: the whole URL may be a secret.
+            return Err(format!("it has an option that is not known; there are {known}"));
+        }
+    }
+    Ok(())
+}
+
+fn join(before: Option<String>, more: &str) -> String {
+    before.map_or_else(|| more.to_owned(), |before| format!("{before} {more}"))
+}
+
+/// Percent-decoded where that gives a text; else as it is, since a secret may hold a bare `%`.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let digits = tail.get(..2).and_then(|two| std::str::from_utf8(two).ok());
+        match digits.filter(|_| *first == b'%').and_then(|two| u8::from_str_radix(two, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good(url: &str) -> ServerUrl {
+        ServerUrl::parse(url).unwrap().unwrap()
+    }
+
+    #[test]
+    fn takes_urls_apart() {
+        let url = good("postgres://ann:s3c%40ret@db.example.com:5433/shop?sslmode=verify-full&sslrootcert=/ca.pem");
+        assert_eq!(url.listens, Listens::Tcp("db.example.com".into(), 5433));
+        assert_eq!((url.user.as_deref(), url.password.unwrap().reveal()), (Some("ann"), "s3c@ret"));
+        assert_eq!((url.name.as_str(), url.tls), ("shop", Tls::VerifyFull));
+        assert_eq!(good("postgres:///shop?host=/run/pg").listens, Listens::Unix("/run/pg/.s.PGSQL.5432".into()));
+        assert_eq!(good("mysql://ann@[::1]/shop").listens, Listens::Tcp("::1".into(), 3306));
+    }
+
+    #[test]
+    fn a_password_may_hold_any_character() {
+        let url = good("postgres://ann:p@ss/w:rd?100%@h/shop?sslmode=disable");
+        assert_eq!((url.password.unwrap().reveal(), url.name.as_str()), ("p@ss/w:rd?100%", "shop"));
+        assert_eq!(url.tls, Tls::Disable);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_the_url() {
+        for url in [
+            "postgres://ann:secret@h:port/secret",
+            "postgres://ann:secret@h",
+            "postgres://ann:secret@h/d?sslmode=secret",
+            "postgres://ann:secret@h/d?secret=secret",
+            "mysql://h/secret",
+            "postgres://a,secret/d,b:1,c/d",
+        ] {
+            let why = ServerUrl::parse(url).unwrap().map(|url| format!("{url:?}"));
+            assert!(!why.clone().unwrap_or_else(|why| why).contains("secret") || why.is_ok(), "{url}: {why:?}");
+        }
+        assert!(ServerUrl::parse("sqlite:x").is_none() && ServerUrl::parse("oracle://h/d").is_none());
+    }
+
+    #[test]
+    fn a_password_in_a_plan_is_veiled_and_places_stay() {
+        let cases = [
+            ("main: \"postgres://u:p@ss wörd?@h/n\"  # c@d", "main: \"postgres://u:***********@h/n\"  # c@d"),
+            ("a: mysql://u:x@h/n # c@d\nb: 'https://u:y@h'", "a: mysql://u:*@h/n # c@d\nb: 'https://u:*@h'"),
+        ];
+        for (text, shown) in cases {
+            assert_eq!(veiled(text).as_deref(), Some(shown));
+            assert_eq!(text.len(), shown.len());
+        }
+        for text in ["a: \"postgres://u:${{ secrets.A }}@h/n\"", "a: postgres://h:1/n", "a: https://u@h", "a: b@c"] {
+            assert_eq!(veiled(text), None);
+        }
+    }
+
+    #[test]
+    fn reports_see_no_password() {
+        for (written, seen) in [
+            ("postgres://ann:secret@h/d", "postgres://ann:***@h/d"),
+            ("mysql://ann:se@cret@h/d?ssl-mode=require", "mysql://ann:***@h/d?ssl-mode=require"),
+            ("postgres://ann:${{ secrets.DB }}@h/d", "postgres://ann:${{ secrets.DB }}@h/d"),
+            ("postgres://ann@h/d", "postgres://ann@h/d"),
+            ("${{ secrets.URL }}", "${{ secrets.URL }}"),
+        ] {
+            assert_eq!(masked(written), seen);
+        }
+    }
+}

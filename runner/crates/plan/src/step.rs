@@ -1,0 +1,227 @@
+//! One step of the plan as written, before the graph is known.
+
+use std::{collections::BTreeMap, ops::Range, time::Duration};
+
+use serde_json::{Map, Value};
+
+use super::{
+    Grants, ModuleRef, Source, Step, Trust,
+    error::{PlanError, Problem, Problems},
+    fields::{self, Fields},
+    grants, hooks, paths,
+    registry::{BadReference, RegistryRef},
+    scope::{Config, Scope},
+    yaml::{Key, Kind, Node},
+};
+use contract::StepId;
+
+const KEYS: &[&str] = &["uses", "with", "grants", "needs", "on", "timeout", "retry", "trust", "irreversible"];
+pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
+const MOST_RETRIES: u64 = 10;
+
+/// A step as written. It takes its place in the graph even when something in it is wrong.
+pub(super) struct Draft {
+    pub(super) id: StepId,
+    pub(super) span: Range<usize>,
+    pub(super) needs: Needs,
+    /// `None` when an error has been reported.
+    pub(super) step: Option<Step>,
+}
+
+/// `needs:` as written.
+pub(super) enum Needs {
+    /// Left out: the step before.
+    Before,
+    /// These.
+    Listed(Vec<(StepId, Range<usize>)>),
+}
+
+/// Reads the mapping under `steps`.
+pub(super) fn drafts(node: &Node, scope: &Scope<'_>, source: &Source, problems: &mut Problems) -> Vec<Draft> {
+    let Some(entries) = fields::mapping(node, "`steps`", problems) else { return Vec::new() };
+    if entries.is_empty() {
+        let error = PlanError::new(Problem::MissingKey, "the plan has no step");
+        problems.push(error.at(&node.span, "empty").hint("add one: `pull: { uses: pull, … }`"));
+    }
+    entries.iter().filter_map(|(key, node)| draft(key, node, scope, source, problems)).collect()
+}
+
+pub(super) fn draft(
+    key: &Key,
+    node: &Node,
+    scope: &Scope<'_>,
+    source: &Source,
+    problems: &mut Problems,
+) -> Option<Draft> {
+    let id: StepId = fields::parse_name(&key.text, &key.span, problems)?;
+    let what = format!("step `{id}`");
+    let before = problems.count();
+    let Some(fields) = Fields::read(node, &what, &key.span, KEYS, problems) else {
+        return Some(Draft { id, span: key.span.clone(), needs: Needs::Before, step: None });
+    };
+    let uses = fields.require("uses", "pull", problems).and_then(|node| module(node, source, problems));
+    let config = config(&fields, &what, &key.span, scope, problems);
+    let trust = fields
+        .get("trust")
+        .map_or(Some(Trust::Sandbox), |node| fields::choice(node, "`trust`", &[("host", Trust::Host)], problems));
+    let grants = match fields.get("grants") {
+        Some(node) => grants::read(node, &what, scope, source, problems),
+        None => Grants::default(),
+    };
+    let strong = match (grants.programs.is_empty(), grants.sockets.is_empty()) {
+        (false, _) => Some("programs"),
+        (true, false) => Some("sockets"),
+        (true, true) => None,
+    };
+    if let (Some(strong), Some(Trust::Sandbox)) = (strong, trust) {
+        let error =
+            PlanError::new(Problem::NeedsTrust, format!("{what} is granted {strong}, which can do what the host can"));
+        let hint = format!("say so with `trust: host`, or use a module that needs no {strong}");
+        problems.push(error.at(&key.span, "needs `trust: host`").hint(hint));
+    }
+    let timeout = fields.get("timeout").map_or(Some(DEFAULT_TIMEOUT), |node| timeout(node, problems));
+    let retry = fields.get("retry").map_or(Some(0), |node| retry(node, problems));
+    let irreversible = hooks::flag(&fields, "irreversible", problems);
+    if let Some(node) = fields.get("on") {
+        target(node, problems);
+    }
+    let needs = fields.get("needs").map_or(Needs::Before, |node| needs(node, problems));
+    let step = match (uses, config, trust, timeout, retry, irreversible) {
+        (Some(uses), Some(config), Some(trust), Some(timeout), Some(retry), Some(irreversible))
+            if problems.count() == before =>
+        {
+            Some(Step {
+                id: id.clone(),
+                uses,
+                with: config.value,
+                pending: config.pending,
+                grants,
+                writable: Vec::new(),
+                needs: Vec::new(),
+                timeout,
+                retry,
+                trust,
+                irreversible,
+                span: key.span.clone(),
+                with_spans: config.spans,
+            })
+        }
+        _ => None,
+    };
+    Some(Draft { id, span: key.span.clone(), needs, step })
+}
+
+fn module(node: &Node, source: &Source, problems: &mut Problems) -> Option<ModuleRef> {
+    let text = fields::literal(node, "`uses`", problems)?;
+    if let Some(reference) = text.strip_prefix("oci://") {
+        let parsed = RegistryRef::parse(reference);
+        return parsed
+            .map(ModuleRef::Registry)
+            .map_err(|BadReference { why, hint }| {
+                let error = PlanError::new(Problem::BadValue, format!("`{text}` names no module: {why}"));
+                problems.push(error.at(&node.span, "not a pinned module").hint(hint));
+            })
+            .ok();
+    }
+    let path = text.starts_with("./") || text.starts_with("../") || text.starts_with('/');
+    if path && text.ends_with(".wasm") && paths::refuse(text).is_none() {
+        return Some(ModuleRef::File(paths::resolve(&source.folder, text)));
+    }
+    // Names of modules follow the rule of step names.
+    if text.parse::<StepId>().is_ok() {
+        return Some(ModuleRef::Official(text.to_owned()));
+    }
+    let error = PlanError::new(Problem::BadValue, format!("`{text}` is not a module"));
+    let hint = match text.ends_with(".wasm") && !path {
+        true => format!("a file starts with `./`: `uses: ./{text}`"),
+        false => {
+            "name one (`uses: pull`), a file (`uses: ./steps/x.wasm`) or one in a registry (`uses: oci://…@sha256:…`)"
+                .to_owned()
+        }
+    };
+    problems.push(error.at(&node.span, "neither a name nor a file").hint(hint));
+    None
+}
+
+fn config(
+    fields: &Fields<'_>,
+    what: &str,
+    at: &Range<usize>,
+    scope: &Scope<'_>,
+    problems: &mut Problems,
+) -> Option<Config> {
+    let Some(node) = fields.get("with") else {
+        let spans = BTreeMap::from([(String::new(), at.clone())]);
+        return Some(Config { value: Value::Object(Map::new()), pending: BTreeMap::new(), spans });
+    };
+    fields::mapping(node, &format!("`with` of {what}"), problems)?;
+    scope.config(node, problems)
+}
+
+fn timeout(node: &Node, problems: &mut Problems) -> Option<Duration> {
+    let text = match &node.kind {
+        Kind::Number { written, .. } => written,
+        Kind::Null | Kind::Bool(_) | Kind::Text(_) | Kind::List(_) | Kind::Map(_) => {
+            fields::literal(node, "`timeout`", problems)?
+        }
+    };
+    let duration = duration(text);
+    if duration.is_none() {
+        let error = PlanError::new(Problem::BadValue, format!("`{text}` is not a time"));
+        let hint = match text.parse::<u32>() {
+            Ok(number) if number > 0 => format!("add a unit: `{number}s` or `{number}m`"),
+            Ok(_) | Err(_) => "write a whole number above 0 and `ms`, `s`, `m` or `h`: `30s`, `5m`".to_owned(),
+        };
+        problems.push(error.at(&node.span, "not a time").hint(hint));
+    }
+    duration
+}
+
+pub(super) fn duration(text: &str) -> Option<Duration> {
+    let unit = text.find(|c: char| !c.is_ascii_digit())?;
+    let factor = match &text[unit..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    let milliseconds = text[..unit].parse::<u32>().ok().filter(|number| *number > 0)?;
+    Some(Duration::from_millis(u64::from(milliseconds) * factor))
+}
+
+fn retry(node: &Node, problems: &mut Problems) -> Option<u32> {
+    let Kind::Number { value, .. } = &node.kind else {
+        problems.push(fields::wrong_type(node, "`retry`", "a number"));
+        return None;
+    };
+    let retry = value.as_u64().filter(|retry| *retry <= MOST_RETRIES).and_then(|retry| u32::try_from(retry).ok());
+    if retry.is_none() {
+        let error = PlanError::new(Problem::BadValue, format!("`retry` cannot be {value}"));
+        problems.push(error.at(&node.span, "out of range").hint(format!("a whole number from 0 to {MOST_RETRIES}")));
+    }
+    retry
+}
+
+fn target(node: &Node, problems: &mut Problems) {
+    if let Some(group) = fields::literal(node, "`on`", problems)
+        && group != "local"
+    {
+        let error = PlanError::new(Problem::NotSupported, "hosts are not supported yet");
+        problems.push(error.at(&node.span, "not yet").hint("leave `on` out: the step runs on the runner's machine"));
+    }
+}
+
+fn needs(node: &Node, problems: &mut Problems) -> Needs {
+    let one = |node: &Node, problems: &mut Problems| {
+        Some((fields::name::<StepId>(node, "`needs`", problems)?, node.span.clone()))
+    };
+    Needs::Listed(match &node.kind {
+        Kind::List(items) => items.iter().filter_map(|item| one(item, problems)).collect(),
+        Kind::Text(_) | Kind::Number { .. } => one(node, problems).into_iter().collect(),
+        Kind::Null | Kind::Bool(_) | Kind::Map(_) => {
+            problems.push(fields::wrong_type(node, "`needs`", "a step name or a list of them"));
+            Vec::new()
+        }
+    })
+}

@@ -1,0 +1,569 @@
+//! Plans that parse, and what they mean.
+
+use std::{collections::BTreeMap, path::Path};
+
+use expect_test::expect;
+use serde_json::{Map, Value, json};
+
+use super::{super::*, SMALL, env, good, label, parse_for, rendered, source};
+
+/// The example of DESIGN §5, without `hosts`.
+pub(super) const EXAMPLE: &str = r#"version: 1
+app: shop
+state: dir:.pawl                 # default; or git:origin, s3://bucket/prefix
+secrets: { DB: env:DATABASE_URL }
+environments:
+  test: { vars: { root: ./deploy/test } }
+  prod: { after: test, vars: { root: /srv/shop } }
+steps:
+  pull:
+    uses: pull
+    with: { from: "file:dist/shop-${{ release }}.tar.zst", into: app }
+    grants: { dirs: { app: "${{ vars.root }}", dist: "./dist:ro" } }
+    timeout: 5m
+    retry: 3
+  migrate:
+    uses: migrate
+    with: { dir: migrations, database: main }
+    grants:
+      dirs: { migrations: "./migrations:ro" }
+      databases: { main: "sqlite:${{ vars.root }}/shop.db" }
+  switch:
+    uses: switch
+    with: { link: current }
+    grants: { dirs: { app: "${{ vars.root }}" } }
+  verify:
+    uses: verify
+    with: { http: [{ url: "http://127.0.0.1:8080/health", status: 200 }] }
+    grants: { http: ["http://127.0.0.1:8080"] }
+on-failure: rollback             # default: hold
+"#;
+
+fn id(text: &str) -> StepId {
+    text.parse().unwrap()
+}
+
+#[test]
+fn the_example_means_what_the_design_says() {
+    let plan = parse_for(EXAMPLE, Some("test")).unwrap();
+    expect![[r#"
+        shop to test after None, Dir("/plans/shop/.pawl"), Rollback, secrets {"DB": Secret(…)}
+
+        pull = Official("pull") needs [], 300s, retry 3, Sandbox
+        with {"from":"file:dist/shop-v1.10.tar.zst","into":"app"}
+        pending {}
+        Grants {
+            dirs: {
+                GrantName(
+                    "app",
+                ): DirGrant {
+                    path: "/plans/shop/deploy/test",
+                    access: ReadWrite,
+                },
+                GrantName(
+                    "dist",
+                ): DirGrant {
+                    path: "/plans/shop/dist",
+                    access: ReadOnly,
+                },
+            },
+            http: [],
+            tcp: [],
+            databases: {},
+            programs: [],
+            env: {},
+            sockets: {},
+            secrets: {},
+        }
+
+        migrate = Official("migrate") needs ["pull"], 600s, retry 0, Sandbox
+        with {"dir":"migrations","database":"main"}
+        pending {}
+        Grants {
+            dirs: {
+                GrantName(
+                    "migrations",
+                ): DirGrant {
+                    path: "/plans/shop/migrations",
+                    access: ReadOnly,
+                },
+            },
+            http: [],
+            tcp: [],
+            databases: {
+                GrantName(
+                    "main",
+                ): DatabaseGrant {
+                    url: Confidential {
+                        written: "sqlite:/plans/shop/deploy/test/shop.db",
+                        value: Secret(…),
+                    },
+                },
+            },
+            programs: [],
+            env: {},
+            sockets: {},
+            secrets: {},
+        }
+
+        switch = Official("switch") needs ["migrate"], 600s, retry 0, Sandbox
+        with {"link":"current"}
+        pending {}
+        Grants {
+            dirs: {
+                GrantName(
+                    "app",
+                ): DirGrant {
+                    path: "/plans/shop/deploy/test",
+                    access: ReadWrite,
+                },
+            },
+            http: [],
+            tcp: [],
+            databases: {},
+            programs: [],
+            env: {},
+            sockets: {},
+            secrets: {},
+        }
+
+        verify = Official("verify") needs ["switch"], 600s, retry 0, Sandbox
+        with {"http":[{"url":"http://127.0.0.1:8080/health","status":200}]}
+        pending {}
+        Grants {
+            dirs: {},
+            http: [
+                HttpGrant {
+                    scheme: "http",
+                    host: "127.0.0.1",
+                    port: 8080,
+                    methods: None,
+                    network: Public,
+                    headers: [],
+                },
+            ],
+            tcp: [],
+            databases: {},
+            programs: [],
+            env: {},
+            sockets: {},
+            secrets: {},
+        }
+    "#]]
+    .assert_eq(&overview(&plan));
+}
+
+#[test]
+fn the_environment_decides_the_variables() {
+    let plan = parse_for(EXAMPLE, Some("prod")).unwrap();
+    assert_eq!(plan.after.as_ref().map(EnvironmentName::as_str), Some("test"));
+    let app: GrantName = "app".parse().unwrap();
+    assert_eq!(plan.steps[0].grants.dirs[&app].path, Path::new("/srv/shop"));
+}
+
+/// Everything in a plan but the text and the spans.
+fn overview(plan: &Plan) -> String {
+    let mut out = format!(
+        "{} to {} after {:?}, {:?}, {:?}, secrets {:?}\n",
+        plan.app, plan.environment, plan.after, plan.state, plan.on_failure, plan.secrets
+    );
+    for step in &plan.steps {
+        out.push_str(&format!(
+            "\n{} = {:?} needs {:?}, {:?}, retry {}, {:?}\nwith {}\npending {:?}\n{:#?}\n",
+            step.id,
+            step.uses,
+            step.needs.iter().map(StepId::as_str).collect::<Vec<_>>(),
+            step.timeout,
+            step.retry,
+            step.trust,
+            step.with,
+            step.pending,
+            step.grants
+        ));
+    }
+    out
+}
+
+#[test]
+fn a_small_plan_has_defaults() {
+    let plan = good(super::SMALL);
+    assert_eq!(plan.environment.as_str(), "default");
+    assert_eq!(plan.state, StateLocation::Dir("/plans/shop/.pawl".into()));
+    assert_eq!(plan.on_failure, OnFailure::Hold);
+    let step = &plan.steps[0];
+    assert_eq!((step.timeout.as_secs(), step.retry, step.trust), (600, 0, Trust::Sandbox));
+    assert_eq!((step.with.clone(), step.needs.len()), (json!({}), 0));
+    assert_eq!(&plan.source.text[step.span.clone()], "pull");
+}
+
+#[test]
+fn every_grant_in_its_normal_form() {
+    let plan = good(
+        r#"
+version: 1
+app: shop
+secrets: { TOKEN: env:TOKEN, DB: env:DATABASE_URL }
+vars: { star: "*", port: 8080 }
+steps:
+  a:
+    uses: ../x/./module.wasm
+    trust: host
+    grants:
+      dirs: { up: "../../other/x:rw", root: /, odd: "/a:b:ro" }
+      http:
+        - https://EXAMPLE.com
+        - { origin: "http://[::1]:${{ vars.port }}/", methods: [get, POST], private: true, headers: { Authorization: "Bearer ${{ secrets.TOKEN }}" } }
+        - http://0x7f.1
+      tcp: ["DB.example.com:5432", "[0:0::1]:80"]
+      databases: { one: "sqlite:///var/x.db", two: "${{ secrets.DB }}" }
+      programs:
+        - systemctl
+        - [/usr/sbin/nginx, -s, "*", "**"]
+        - [echo, "${{ vars.star }}", 5]
+      env: { PATH: /usr/bin, WORD: , PORT: 80 }
+"#,
+    );
+    assert_eq!(plan.steps[0].uses, ModuleRef::File("/plans/x/module.wasm".into()));
+    expect![[r#"
+        Grants {
+            dirs: {
+                GrantName(
+                    "odd",
+                ): DirGrant {
+                    path: "/a:b",
+                    access: ReadOnly,
+                },
+                GrantName(
+                    "root",
+                ): DirGrant {
+                    path: "/",
+                    access: ReadWrite,
+                },
+                GrantName(
+                    "up",
+                ): DirGrant {
+                    path: "/other/x",
+                    access: ReadWrite,
+                },
+            },
+            http: [
+                HttpGrant {
+                    scheme: "https",
+                    host: "example.com",
+                    port: 443,
+                    methods: None,
+                    network: Public,
+                    headers: [],
+                },
+                HttpGrant {
+                    scheme: "http",
+                    host: "::1",
+                    port: 8080,
+                    methods: Some(
+                        [
+                            "GET",
+                            "POST",
+                        ],
+                    ),
+                    network: Private,
+                    headers: [
+                        (
+                            "authorization",
+                            Confidential {
+                                written: "Bearer ${{ secrets.TOKEN }}",
+                                value: Secret(…),
+                            },
+                        ),
+                    ],
+                },
+                HttpGrant {
+                    scheme: "http",
+                    host: "127.0.0.1",
+                    port: 80,
+                    methods: None,
+                    network: Public,
+                    headers: [],
+                },
+            ],
+            tcp: [
+                "db.example.com:5432",
+                "[::1]:80",
+            ],
+            databases: {
+                GrantName(
+                    "one",
+                ): DatabaseGrant {
+                    url: Confidential {
+                        written: "sqlite:/var/x.db",
+                        value: Secret(…),
+                    },
+                },
+                GrantName(
+                    "two",
+                ): DatabaseGrant {
+                    url: Confidential {
+                        written: "${{ secrets.DB }}",
+                        value: Secret(…),
+                    },
+                },
+            },
+            programs: [
+                ProgramGrant {
+                    arguments: [
+                        Exact(
+                            "systemctl",
+                        ),
+                    ],
+                },
+                ProgramGrant {
+                    arguments: [
+                        Exact(
+                            "/usr/sbin/nginx",
+                        ),
+                        Exact(
+                            "-s",
+                        ),
+                        AnyOne,
+                        AnyRest,
+                    ],
+                },
+                ProgramGrant {
+                    arguments: [
+                        Exact(
+                            "echo",
+                        ),
+                        Exact(
+                            "*",
+                        ),
+                        Exact(
+                            "5",
+                        ),
+                    ],
+                },
+            ],
+            env: {
+                "PATH": Set(
+                    Confidential {
+                        written: "/usr/bin",
+                        value: Secret(…),
+                    },
+                ),
+                "PORT": Set(
+                    Confidential {
+                        written: "80",
+                        value: Secret(…),
+                    },
+                ),
+                "WORD": Open,
+            },
+            sockets: {},
+            secrets: {},
+        }"#]]
+    .assert_eq(&format!("{:#?}", plan.steps[0].grants));
+    let database = |name: &str| &plan.steps[0].grants.databases[&name.parse::<GrantName>().unwrap()].url;
+    assert_eq!(database("two").value.reveal(), "sqlite:/plans/shop/secret.db");
+    let (_, header) = &plan.steps[0].grants.http[1].headers[0];
+    assert_eq!((header.written.as_str(), header.value.reveal()), ("Bearer ${{ secrets.TOKEN }}", "Bearer s3cr3t"));
+}
+
+#[test]
+fn a_lone_look_up_keeps_its_type() {
+    let plan = good(
+        r#"
+version: 1
+app: shop
+vars: { number: 1.10, yes: true, no: "no", trick: "${{ env.TRICK }}", tag: "r-${{ release }}" }
+steps:
+  a:
+    uses: x
+    with:
+      number: ${{ vars.number }}
+      text: v${{ vars.number }}
+      flag: ${{ vars.yes }}
+      no: ${{ vars.no }}
+      tag: ${{ vars.tag }}
+      "${{ key }}": $${{ vars.no }} $5 $$
+      trick: ${{ vars.trick }}
+      nothing: ~
+      list: [on, off, 0x10, 1e3]
+"#,
+    );
+    expect![[r#"
+        {
+          "number": 1.1,
+          "text": "v1.10",
+          "flag": true,
+          "no": "no",
+          "tag": "r-v1.10",
+          "${{ key }}": "${{ vars.no }} $5 $$",
+          "trick": "${{ secrets.TOKEN }}",
+          "nothing": null,
+          "list": [
+            "on",
+            "off",
+            16,
+            1000.0
+          ]
+        }"#]]
+    .assert_eq(&format!("{:#}", plan.steps[0].with));
+    assert!(plan.steps[0].pending.is_empty());
+}
+
+#[test]
+fn outputs_and_the_run_are_filled_in_later() {
+    let plan = good(
+        r#"
+version: 1
+app: shop
+vars: { dollar: "${{ env.TRICK }}$" }
+steps:
+  pull: { uses: pull }
+  a:
+    uses: x
+    with: { "p/~": ["${{ steps.pull.port }}"], url: "http://h:${{ steps.pull.port }}/${{ vars.dollar }}${{ run.id }}", n: "${{ run.attempt }}" }
+"#,
+    );
+    let step = &plan.steps[1];
+    assert_eq!(step.pending.keys().collect::<Vec<_>>(), ["/n", "/p~1~0/0", "/url"]);
+    assert_eq!(&plan.source.text[step.with_spans["/n"].clone()], "\"${{ run.attempt }}\"");
+    let run: RunId = "r1".parse().unwrap();
+    let outputs = |value: Value| BTreeMap::from([(id("pull"), Map::from_iter([("port".to_owned(), value)]))]);
+
+    let config = step.config(&outputs(json!(8080)), &run, Attempt::FIRST.next()).unwrap();
+    expect![[r#"{"p/~":[8080],"url":"http://h:8080/${{ secrets.TOKEN }}$r1","n":2}"#]].assert_eq(&config.to_string());
+
+    let told = |outputs| {
+        let error = step.config(&outputs, &run, Attempt::FIRST).unwrap_err();
+        super::render(&error.diagnostic(&plan.source), super::Color::Off)
+    };
+    expect![[r#"
+        error[P0105]: `steps.pull.port` does not fit inside a text
+         --> deploy.yml:9:63
+          |
+        9 | …  with: { "p/~": ["${{ steps.pull.port }}"], url: "http://h:${{ steps.pull.port }}/${{ vars.dollar }}${{ run.id }}", n: "${{ run.attempt }}"…
+          |                                                              ^^^^^^^^^^^^^^^^^^^^^^ a list, a mapping or null
+          hint: let the look-up stand alone, without text around it
+    "#]].assert_eq(&told(outputs(json!([1]))));
+    expect![[r#"
+        error[P0108]: step `pull` has no output `port`
+         --> deploy.yml:9:22
+          |
+        9 |     with: { "p/~": ["${{ steps.pull.port }}"], url: "http://h:${{ steps.pull.port }}/${{ vars.dollar …
+          |                      ^^^^^^^^^^^^^^^^^^^^^^ no such output
+          hint: it has `path`
+    "#]]
+    .assert_eq(&told(BTreeMap::from([(id("pull"), Map::from_iter([("path".to_owned(), json!(1))]))])));
+    expect![[r#"
+        error[P0108]: step `pull` has no recorded outputs
+         --> deploy.yml:9:22
+          |
+        9 |     with: { "p/~": ["${{ steps.pull.port }}"], url: "http://h:${{ steps.pull.port }}/${{ vars.dollar …
+          |                      ^^^^^^^^^^^^^^^^^^^^^^ no such output
+          hint: run it first: leave out --only and --start-from, or start from `pull`
+    "#]]
+    .assert_eq(&told(BTreeMap::new()));
+}
+
+#[test]
+fn needs_make_a_stable_order() {
+    let order = |steps: &str| {
+        let plan = good(&format!("version: 1\napp: shop\nsteps:\n{steps}"));
+        plan.steps.iter().map(|step| step.id.to_string()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(order("  c: { uses: x }\n  a: { uses: x }\n  b: { uses: x }\n"), "c a b");
+    assert_eq!(
+        order("  c: { uses: x, needs: b }\n  a: { uses: x, needs: [] }\n  b: { uses: x, needs: [a, a] }\n"),
+        "a b c"
+    );
+    assert_eq!(order("  d: { uses: x }\n  c: { uses: x, needs: [] }\n  b: { uses: x, needs: [d] }\n"), "d c b");
+}
+
+#[test]
+fn aliases_are_expanded() {
+    let plan = good(
+        "version: 1\napp: shop\nvars: { a: &a 5 }\nsteps:\n  x: { uses: &u pull, with: &w { n: *a } }\n  y: { uses: *u, with: *w }\n",
+    );
+    assert_eq!(plan.steps[1].with, json!({ "n": 5 }));
+}
+
+#[test]
+fn environments_are_listed_and_located_without_secrets() {
+    let names = environments(&source(EXAMPLE)).unwrap();
+    assert_eq!(names.iter().map(EnvironmentName::as_str).collect::<Vec<_>>(), ["test", "prod"]);
+    let location = locate(&source(EXAMPLE), Some("prod"), &|_| None).unwrap();
+    assert_eq!((location.app.as_str(), location.environment.as_str()), ("shop", "prod"));
+    assert_eq!(location.state, StateLocation::Dir("/plans/shop/.pawl".into()));
+
+    let text = "version: 1\napp: shop\nvars: { at: \"${{ env.UNSET }}\" }\nstate: dir:${{ vars.at }}\n";
+    let errors = locate(&source(text), None, &env).unwrap_err();
+    assert_eq!(errors.errors[0].problem, Problem::UndefinedLookup);
+}
+
+#[test]
+fn windows_line_ends_and_a_byte_order_mark_are_fine() {
+    let text = format!("\u{feff}{}", EXAMPLE.replace('\n', "\r\n"));
+    let request = Request { environment: Some("test"), release: &label(), env: &env };
+    let plan = Plan::parse(source(&text), &request).unwrap();
+    assert_eq!(&text[plan.steps[3].span.clone()], "verify");
+}
+
+#[test]
+fn sockets_and_secrets_are_granted_by_name() {
+    let plan = good(
+        "version: 1\napp: shop\nsecrets: { A: env:TOKEN, B: env:HOME }\nsteps:\n  a:\n    uses: x\n    trust: host\n    grants:\n      sockets: { engine: unix:engine.sock }\n      secrets: { A: use, B: reveal }\n  b: { uses: x, grants: { secrets: [B] } }\n",
+    );
+    let [a, b] = &plan.steps[..] else { panic!("two steps") };
+    let engine = a.grants.sockets.iter().map(|(name, path)| (name.as_str(), path.to_str().unwrap()));
+    assert_eq!(engine.collect::<Vec<_>>(), [("engine", "/plans/shop/engine.sock")]);
+    let access = |step: &Step| -> Vec<(String, SecretAccess)> {
+        step.grants.secrets.iter().map(|(name, grant)| (name.clone(), grant.access)).collect()
+    };
+    assert_eq!(access(a), [("A".to_owned(), SecretAccess::Use), ("B".to_owned(), SecretAccess::Reveal)]);
+    assert_eq!(access(b), [("B".to_owned(), SecretAccess::Use)]);
+    assert_eq!(a.grants.secrets["A"].value.reveal(), "s3cr3t");
+    assert!(!format!("{plan:?}").contains("s3cr3t"));
+}
+
+#[test]
+fn places_for_state() {
+    use crate::{RemotePlace, RemoteState};
+    let remote = |state: &str| {
+        let text =
+            format!("version: 1\napp: shop\nstate: \"{state}\"\nlock: {{ ttl: 45s }}\nsteps: {{ a: {{ uses: x }} }}\n");
+        match good(&text).state {
+            StateLocation::Remote(remote) => remote,
+            StateLocation::Dir(folder) => panic!("{state} is {folder:?}"),
+        }
+    };
+    let git = |text: &str| RemotePlace::Git(text.to_owned());
+    let s3 = |bucket: &str, prefix: &str| RemotePlace::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() };
+    for (state, place) in [
+        ("git:origin", git("origin")),
+        ("git:../state.git", git("/plans/state.git")),
+        ("git:deploy/state.git", git("/plans/shop/deploy/state.git")),
+        ("git:/srv/state.git", git("/srv/state.git")),
+        ("git:git@git.example.com:acme/state.git", git("git@git.example.com:acme/state.git")),
+        ("git:https://git.example.com/acme/state.git", git("https://git.example.com/acme/state.git")),
+        ("s3://acme", s3("acme", "")),
+        ("s3://acme/deployments/shop/", s3("acme", "deployments/shop")),
+    ] {
+        let RemoteState { written, place: found, ttl, .. } = remote(state);
+        assert_eq!((written.as_str(), found, ttl), (state, place, std::time::Duration::from_secs(45)));
+    }
+}
+
+#[test]
+fn an_environment_says_where_it_can_be_seen() {
+    let text = |url: &str| {
+        SMALL.replace("steps:", &format!("environments: {{ pre: {{ url: {url}, vars: {{ host: pre }} }} }}\nsteps:"))
+    };
+    let plan = good(&text("\"https://${{ release }}.${{ vars.host }}.example.com/x\""));
+    assert_eq!(plan.url.as_deref(), Some("https://v1.10.pre.example.com/x"));
+    assert_eq!(good(SMALL).url, None);
+    for url in ["shop.example.com", "\"javascript:alert(1)\"", "\"https://a b\"", "\"https://\""] {
+        let told = rendered(&parse_for(&text(url), None).unwrap_err());
+        assert!(told.contains("error[P0118]: `url` of environment `pre` is no address of a page"), "{url}: {told}");
+    }
+    let secret = text("\"https://${{ secrets.TOKEN }}.example.com\"");
+    assert!(rendered(&parse_for(&secret, None).unwrap_err()).contains("secrets"));
+}

@@ -1,0 +1,67 @@
+//! What is parsed, and how each bad plan is told. Snapshots are what users see.
+
+mod bad_grants;
+mod bad_lookups;
+mod bad_text;
+mod bad_values;
+mod good;
+mod pages;
+mod property;
+mod schema;
+
+use std::{path::PathBuf, sync::Arc};
+
+use expect_test::Expect;
+
+use super::{Plan, PlanErrors, Request, Source};
+use contract::Label;
+use contract::render::{Color, render};
+
+/// The shortest good plan; tests change it.
+const SMALL: &str = "version: 1\napp: shop\nsteps:\n  pull: { uses: pull }\n";
+
+fn source(text: &str) -> Source {
+    Source { path: PathBuf::from("deploy.yml"), folder: PathBuf::from("/plans/shop"), text: Arc::from(text) }
+}
+
+/// Environment variables that are set in tests.
+fn env(name: &str) -> Option<String> {
+    match name {
+        "HOME" => Some("/home/ada".to_owned()),
+        "DATABASE_URL" => Some("sqlite:secret.db".to_owned()),
+        "TOKEN" | "DEPLOY_TOKEN" => Some("s3cr3t".to_owned()),
+        "EMPTY" => Some(String::new()),
+        "TRICK" => Some("${{ secrets.TOKEN }}".to_owned()),
+        _ => None,
+    }
+}
+
+fn label() -> Label {
+    "v1.10".parse().unwrap()
+}
+
+fn parse_for(text: &str, environment: Option<&str>) -> Result<Plan, PlanErrors> {
+    Plan::parse(source(text), &Request { environment, release: &label(), env: &env })
+}
+
+fn parse(text: &str) -> Result<Plan, PlanErrors> {
+    parse_for(text, None)
+}
+
+fn good(text: &str) -> Plan {
+    parse(text).unwrap_or_else(|errors| panic!("{}", rendered(&errors)))
+}
+
+fn rendered(errors: &PlanErrors) -> String {
+    errors.diagnostics().iter().map(|diagnostic| render(diagnostic, Color::Off)).collect::<Vec<_>>().join("\n")
+}
+
+/// Compares what users see of a bad plan.
+fn check(text: &str, expect: Expect) {
+    expect.assert_eq(&rendered(&parse(text).expect_err("the plan is bad")));
+}
+
+/// As [`check`], for one step `a` whose entries are given, in flow or block style (indented by four).
+fn check_step(entries: &str, expect: Expect) {
+    check(&format!("version: 1\napp: shop\nsteps:\n  a:\n    uses: pull\n{entries}\n"), expect);
+}

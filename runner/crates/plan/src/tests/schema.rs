@@ -1,0 +1,100 @@
+//! The JSON Schema agrees with the parser.
+
+use serde_json::{Map, Value};
+
+use super::{
+    super::yaml::{self, Kind, Node},
+    good::EXAMPLE,
+    parse, parse_for,
+};
+use crate::{error::Problems, schema};
+
+/// The plan as an editor's validator sees it.
+fn json(text: &str) -> Value {
+    fn value(node: Node) -> Value {
+        match node.kind {
+            Kind::Null => Value::Null,
+            Kind::Bool(value) => Value::Bool(value),
+            Kind::Number { value, .. } => Value::Number(value),
+            Kind::Text(text) => Value::String(text),
+            Kind::List(items) => Value::Array(items.into_iter().map(value).collect()),
+            Kind::Map(entries) => {
+                Value::Object(entries.into_iter().map(|(key, node)| (key.text, value(node))).collect::<Map<_, _>>())
+            }
+        }
+    }
+    value(yaml::parse(text, &mut Problems::default()).expect("YAML"))
+}
+
+fn accepts(text: &str) -> bool {
+    jsonschema::draft202012::new(&schema()).unwrap().is_valid(&json(text))
+}
+
+#[test]
+fn it_is_a_schema_with_a_description_of_each_key() {
+    let schema = schema();
+    assert!(jsonschema::draft202012::meta::is_valid(&schema));
+    for properties in ["/properties", "/$defs/step/properties", "/$defs/grants/properties"] {
+        for (key, property) in schema.pointer(properties).unwrap().as_object().unwrap() {
+            assert!(property.get("description").is_some_and(Value::is_string), "{properties}/{key}");
+        }
+    }
+}
+
+#[test]
+fn it_accepts_what_the_parser_accepts() {
+    let many = r#"
+version: 1
+app: shop
+state: "dir:${{ env.HOME }}/state"
+secrets: { T: env:TOKEN }
+vars: { a: 1, b: true, c: x }
+environments: { e: }
+steps:
+  5: { uses: ./x.wasm, needs: , with: , grants: , timeout: 500ms, retry: 10, on: local, trust: host }
+  b:
+    uses: /x.wasm
+    needs: 5
+    trust: host
+    grants:
+      dirs: { a: ./x }
+      http: ["https://x.org", { origin: "https://y.org", methods: [GET], private: true, headers: { A: "${{ secrets.T }}" } }]
+      tcp: ["x:1"]
+      databases: { d: "sqlite:x" }
+      programs: [ls, [cat, "*"]]
+      env: { A: , B: 1, C: x }
+  c: { uses: x, needs: [5, b] }
+"#;
+    assert!(parse_for(EXAMPLE, Some("test")).is_ok());
+    assert!(accepts(EXAMPLE));
+    super::good(many);
+    assert!(accepts(many));
+}
+
+#[test]
+fn it_rejects_what_it_can_see() {
+    let bad = [
+        "version: 2\napp: shop\nsteps: { a: { uses: x } }",
+        "app: shop\nsteps: { a: { uses: x } }",
+        "version: 1\napp: ../shop\nsteps: { a: { uses: x } }",
+        "version: 1\napp: shop\nsteps: {}",
+        "version: 1\napp: shop\nsteps: [a]",
+        "version: 1\napp: shop\nstep: {}\nsteps: { a: { uses: x } }",
+        "version: 1\napp: shop\nstate: here\nsteps: { a: { uses: x } }",
+        "version: 1\napp: shop\non-failure: undo\nsteps: { a: { uses: x } }",
+        "version: 1\napp: shop\nsecrets: { A: hunter2 }\nsteps: { a: { uses: x } }",
+        "version: 1\napp: shop\nvars: { a: [1] }\nsteps: { a: { uses: x } }",
+        "version: 1\napp: shop\nenvironments: { a: { hosts: {} , x: 1 } }\nsteps: { a: { uses: x } }",
+        "version: 1\napp: shop\nsteps: { a: { with: {} } }",
+        "version: 1\napp: shop\nsteps: { a: { uses: x, timeout: 30 } }",
+        "version: 1\napp: shop\nsteps: { a: { uses: x, retry: 11 } }",
+        "version: 1\napp: shop\nsteps: { a: { uses: x, on: web } }",
+        "version: 1\napp: shop\nsteps: { a: { uses: oci://x } }",
+        "version: 1\napp: shop\nsteps: { a: { uses: x, grants: { net: [] } } }",
+        "version: 1\napp: shop\nsteps: { a: { uses: x, grants: { http: [{ methods: [GET] }] } } }",
+    ];
+    for text in bad {
+        assert!(parse(text).is_err(), "the parser accepts {text}");
+        assert!(!accepts(text), "the schema accepts {text}");
+    }
+}

@@ -1,0 +1,95 @@
+//! The contract in Rust, generated from wit/, and the conversions of its records. Conversions only: nothing is checked here.
+
+use wasmtime::component::{HasSelf, Linker, bindgen};
+
+use super::host::Host;
+use contract::step::{Failure, Receipt};
+
+bindgen!({
+    path: "../../../wit",
+    world: "pawl:step/module",
+    imports: { default: async | trappable },
+    exports: { default: async },
+    with: {
+        "pawl:step/blobs.blob": super::blobs::Blob,
+        "pawl:step/database.connection": super::database::Connection,
+        "pawl:step/database.transaction": super::database::Transaction,
+        "pawl:step/secrets.secret": super::secrets::Handle,
+    },
+    trappable_error_type: { "pawl:step/types.failure" => HostError },
+});
+
+pub(super) use self::{
+    exports::pawl::step::step as exported,
+    pawl::step::{blobs, database, http, log, migrations, process, secrets, tcp, types},
+};
+
+/// How a host call ends when it does not succeed.
+#[derive(Debug)]
+pub enum HostError {
+    /// The guest is told.
+    Failed(Failure),
+    /// The guest ends here.
+    Trap(wasmtime::Error),
+}
+
+impl From<Failure> for HostError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<wasmtime::component::ResourceTableError> for HostError {
+    fn from(error: wasmtime::component::ResourceTableError) -> Self {
+        Self::Trap(error.into())
+    }
+}
+
+impl types::Host for Host {
+    fn convert_failure(&mut self, error: HostError) -> wasmtime::Result<types::Failure> {
+        match error {
+            HostError::Failed(failure) => Ok(failure.into()),
+            HostError::Trap(trap) => Err(trap),
+        }
+    }
+}
+
+/// Adds our imports; WASI is added beside.
+pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    Module::add_to_linker::<_, HasSelf<_>>(linker, |host| host)
+}
+
+fn object(text: &str) -> serde_json::Map<String, serde_json::Value> {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+impl From<Failure> for types::Failure {
+    fn from(failure: Failure) -> Self {
+        Self {
+            kind: failure.kind,
+            message: failure.message,
+            hint: failure.hint,
+            retryable: failure.retryable,
+            details: serde_json::Value::Object(failure.details).to_string(),
+        }
+    }
+}
+
+impl From<types::Failure> for Failure {
+    fn from(failure: types::Failure) -> Self {
+        Self {
+            kind: failure.kind,
+            message: failure.message,
+            hint: failure.hint,
+            retryable: failure.retryable,
+            details: object(&failure.details),
+        }
+    }
+}
+
+impl From<&Receipt> for types::Receipt {
+    fn from(receipt: &Receipt) -> Self {
+        let text = |map: &serde_json::Map<_, _>| serde_json::Value::Object(map.clone()).to_string();
+        Self { outputs: text(&receipt.outputs), notes: text(&receipt.notes) }
+    }
+}

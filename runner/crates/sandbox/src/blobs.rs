@@ -1,0 +1,314 @@
+//! The capability `blobs`: sources are opened here, and read by the native pipeline in [`archive`].
+//!
+//! Invariants: bytes never cross the sandbox; a source without an expected digest is not opened; when a call is given up,
+//! its native work is told to stop and cleans up. Deliberately absent: formats and limits, which are the archive's.
+
+use std::{
+    io::{self, Read},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use cap_std::fs::Dir;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use url::Url;
+use wasmtime::component::Resource;
+
+use super::{
+    bindings::{HostError, blobs},
+    failure,
+    gate::{Gate, Source},
+    host::Host,
+    log::GuestLog,
+};
+use contract::{
+    Digest,
+    step::{Failure, Level, Progress},
+};
+use fetch::{
+    archive::{self, ArchiveError, Job, Limits},
+    net::{self, Download, Request},
+};
+use hostio::{blocking::native, confined_path::regular};
+
+/// How often progress of an archive is told.
+const PULSE: Duration = Duration::from_millis(100);
+
+/// How many interruptions of one download are told.
+const MOST_INTERRUPTIONS: u32 = 20;
+
+/// How much of a list of digests is read, in bytes.
+const LONGEST_LIST: u64 = 1 << 20;
+
+/// A source that was opened and not yet read.
+pub struct Blob {
+    content: Content,
+    /// The last part of the path: it may name the format.
+    name: String,
+    digest: Digest,
+    size: Option<u64>,
+}
+
+enum Content {
+    File(cap_std::fs::File),
+    Web(Box<Download>),
+}
+
+/// What a failed extraction is to a step. The network knows better than the archive what became of its bytes.
+fn broken_off(gate: &Gate, error: ArchiveError) -> Failure {
+    if let ArchiveError::Source(source) = &error
+        && let Some(fault) = source.get_ref().and_then(|inner| inner.downcast_ref::<net::NetError>())
+    {
+        return gate.network(fault.clone());
+    }
+    error.into()
+}
+
+/// The digest that is published for a source, or of its content if it is a file and none is.
+pub(super) async fn resolve(gate: &Gate, source: &str) -> Result<Digest, Failure> {
+    match gate.source(source)? {
+        Source::File { dir, path } => {
+            let (folder, name) = path.rsplit_once('/').unwrap_or((".", &path));
+            for (list, is_of_one) in [(format!("{path}.sha256"), true), (format!("{folder}/SHA256SUMS"), false)] {
+                match open_text(dir, &list) {
+                    Ok(text) => {
+                        if let Some(digest) = stated(&text, name, is_of_one, &list)? {
+                            return Ok(digest);
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(gate.unopened(source, &error)),
+                }
+            }
+            let file = regular(dir, &path).map_err(|error| gate.unopened(source, &error))?;
+            let digest = native(move |_| archive::digest(file)).await?;
+            digest.map_err(|error| failure("transient", format!("can't read {path}: {error}")))
+        }
+        Source::Web(url) => {
+            let name = url.path_segments().and_then(Iterator::last).unwrap_or_default().to_owned();
+            let mut beside = url.clone();
+            beside.set_path(&format!("{}.sha256", url.path()));
+            let sums = url.join("SHA256SUMS").map_err(|error| failure("invalid-config", error.to_string()))?;
+            for (list, is_of_one) in [(beside, true), (sums, false)] {
+                let network = |error| gate.network(error);
+                let request = Request::new("GET", list.as_str()).map_err(network)?;
+                let response = gate.client().send(request).await.map_err(network)?;
+                match response.status {
+                    200 => {
+                        let text = String::from_utf8_lossy(&response.body);
+                        if let Some(digest) = stated(&text, &name, is_of_one, list.as_str())? {
+                            return Ok(digest);
+                        }
+                    }
+                    404 | 403 | 410 => {}
+                    status => {
+                        let mut failure = failure("transient", format!("{list} answered with status {status}"));
+                        failure.retryable = status >= 500 || status == 429;
+                        return Err(failure);
+                    }
+                }
+            }
+            Err(failure("invalid-config", format!("no digest is known for {}", shown(&url)))
+                .with_hint("write `digest: sha256:…` beside `from`, or publish it as `<file>.sha256`"))
+        }
+    }
+}
+
+/// The text of a list of digests, as far as such a list is ever long.
+fn open_text(dir: &Dir, path: &str) -> io::Result<String> {
+    let mut text = String::new();
+    regular(dir, path)?.take(LONGEST_LIST).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// The digest of `name` in the text of a `.sha256` file or of a list as `sha256sum` writes it.
+fn stated(text: &str, name: &str, is_of_one: bool, list: &str) -> Result<Option<Digest>, Failure> {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let entry = lines.find_map(|line| {
+        let (digest, file) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let file = file.trim_start().trim_start_matches('*').trim_start_matches("./");
+        (is_of_one || file == name).then_some(digest)
+    });
+    match entry {
+        Some(digest) => digest.parse().map(Some).map_err(|error| failure("bad-content", format!("{list}: {error}"))),
+        None if is_of_one => Err(failure("bad-content", format!("{list} is empty"))),
+        None => Ok(None),
+    }
+}
+
+/// A URL for people, without its query: it may be signed.
+fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.to_string()
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct Options {
+    max_files: Option<u64>,
+    max_bytes: Option<u64>,
+    max_ratio: Option<u64>,
+    max_path: Option<usize>,
+}
+
+impl Options {
+    fn limits(text: &str) -> Result<Limits, Failure> {
+        let options: Self = super::options("an archive", text)?;
+        let stock = Limits::default();
+        Ok(Limits {
+            max_files: options.max_files.unwrap_or(stock.max_files),
+            max_bytes: options.max_bytes.unwrap_or(stock.max_bytes),
+            max_ratio: options.max_ratio.unwrap_or(stock.max_ratio),
+            max_path: options.max_path.unwrap_or(stock.max_path),
+        })
+    }
+}
+
+/// Hands chunks that arrive in a task to a thread that reads.
+struct Arriving {
+    /// `None` is the end. A channel that closes without it belonged to a call that was given up.
+    chunks: mpsc::Receiver<io::Result<Option<Vec<u8>>>>,
+    chunk: io::Cursor<Vec<u8>>,
+    is_over: bool,
+}
+
+impl Read for Arriving {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let read = self.chunk.read(buffer)?;
+            if read > 0 || self.is_over {
+                return Ok(read);
+            }
+            match self.chunks.blocking_recv() {
+                Some(chunk) => match chunk? {
+                    Some(chunk) => self.chunk = io::Cursor::new(chunk),
+                    None => self.is_over = true,
+                },
+                None => return Err(io::ErrorKind::ConnectionAborted.into()),
+            }
+        }
+    }
+}
+
+/// A task that ends with the call it works for: whoever reads from it must not wait for a server in vain.
+struct Arrival(tokio::task::JoinHandle<()>);
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn arriving(mut download: Box<Download>, name: String, log: GuestLog) -> (Arrival, Arriving) {
+    let (sender, chunks) = mpsc::channel(16);
+    let task = tokio::spawn(async move {
+        let mut told = 0;
+        loop {
+            let chunk = match download.next().await {
+                Ok(chunk) => Ok(chunk.map(|bytes| bytes.to_vec())),
+                Err(error) => Err(io::Error::other(error)),
+            };
+            if let Some(why) = download.interruption()
+                && told < MOST_INTERRUPTIONS
+            {
+                told += 1;
+                let message = format!("the download of {name} broke off, and goes on: {why}");
+                log.send(Progress::Log { level: Level::Warn, message, fields: serde_json::Map::new() });
+            }
+            let is_last = !matches!(chunk, Ok(Some(_)));
+            if sender.send(chunk).await.is_err() || is_last {
+                return;
+            }
+        }
+    });
+    (Arrival(task), Arriving { chunks, chunk: io::Cursor::default(), is_over: false })
+}
+
+fn meter(log: GuestLog, name: String, total: Option<u64>) -> impl Fn(u64) + Sync {
+    let last = Mutex::new(None::<Instant>);
+    move |done| {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| last.elapsed() >= PULSE) {
+            *last = Some(Instant::now());
+            log.send(Progress::Meter { task: name.clone(), done, total, unit: "bytes".to_owned() });
+        }
+    }
+}
+
+impl blobs::Host for Host {
+    async fn resolve(&mut self, source: String) -> Result<String, HostError> {
+        Ok(resolve(&self.gate, &source).await?.to_string())
+    }
+
+    async fn fetch(&mut self, source: String, digest: String) -> Result<Resource<Blob>, HostError> {
+        let digest = digest.parse().map_err(|error| failure("invalid-config", format!("{error}")))?;
+        let blob = match self.gate.source(&source)? {
+            Source::File { dir, path } => {
+                let file = regular(dir, &path).map_err(|error| self.gate.unopened(&source, &error))?;
+                let size = file.metadata().ok().map(|metadata| metadata.len());
+                Blob { content: Content::File(file), name: path, digest, size }
+            }
+            Source::Web(url) => {
+                let download = self.gate.client().open(&url).await.map_err(|error| self.gate.network(error))?;
+                let size = download.size();
+                Blob { content: Content::Web(Box::new(download)), name: url.path().to_owned(), digest, size }
+            }
+        };
+        Ok(self.table.push(blob)?)
+    }
+
+    async fn unpack(
+        &mut self,
+        blob: Resource<Blob>,
+        dir: String,
+        path: String,
+        options: String,
+    ) -> Result<String, HostError> {
+        let limits = Options::limits(&options)?;
+        let into = self.gate.writable(&dir)?.try_clone();
+        let into = into.map_err(|error| failure("permanent", format!("directory `{dir}`: {error}")))?;
+        let Blob { content, name, digest, size } = self.table.delete(blob)?;
+        let (_arrival, source): (_, Box<dyn Read + Send>) = match content {
+            Content::File(file) => (None, Box::new(file)),
+            Content::Web(download) => {
+                let (arrival, source) = arriving(download, name.clone(), self.log.clone());
+                (Some(arrival), Box::new(source))
+            }
+        };
+        let progress = meter(self.log.clone(), name.clone(), size);
+        let unpacked = native(move |stop| {
+            let job = Job { name: &name, expected: &digest, limits: &limits, stop: &stop, progress: &progress };
+            archive::unpack(source, &job, &into, &path)
+        });
+        let unpacked = unpacked.await?.map_err(|error| broken_off(&self.gate, error))?;
+        let counts = serde_json::json!({
+            "files": unpacked.files, "bytes": unpacked.bytes, "archive-bytes": unpacked.archive_bytes,
+        });
+        Ok(counts.to_string())
+    }
+
+    async fn compare(&mut self, dir: String, path: String) -> Result<Vec<String>, HostError> {
+        let within = self.gate.dir(&dir)?.try_clone();
+        let within = within.map_err(|error| failure("permanent", format!("directory `{dir}`: {error}")))?;
+        Ok(native(move |_| archive::compare(&within, &path)).await?.map_err(Failure::from)?)
+    }
+
+    async fn remove(&mut self, dir: String, path: String) -> Result<(), HostError> {
+        let within = self.gate.writable(&dir)?.try_clone();
+        let within = within.map_err(|error| failure("permanent", format!("directory `{dir}`: {error}")))?;
+        Ok(native(move |_| archive::remove(&within, &path)).await?.map_err(Failure::from)?)
+    }
+}
+
+impl blobs::HostBlob for Host {
+    async fn digest(&mut self, blob: Resource<Blob>) -> wasmtime::Result<String> {
+        Ok(self.table.get(&blob)?.digest.to_string())
+    }
+
+    async fn drop(&mut self, blob: Resource<Blob>) -> wasmtime::Result<()> {
+        self.table.delete(blob)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,330 @@
+//! What a module says of itself, and whether a configuration fits it. The JSON that `describe` returns can grow: members
+//! that are not known are passed over.
+
+use std::sync::Arc;
+
+use jsonschema::error::ValidationErrorKind;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use contract::step::{Failure, Phase};
+use journal::file::Effect;
+
+/// A module's own description.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Description {
+    pub name: String,
+    pub version: String,
+    pub summary: String,
+    /// JSON Schema of the step's `with`.
+    pub config: Value,
+    #[serde(default)]
+    pub needs: Vec<Need>,
+    pub phase: Phase,
+    #[serde(default)]
+    pub exposes: bool,
+    #[serde(default)]
+    repeatable: bool,
+    /// A pointer into the configuration; where it is true, the step is repeatable although the module is not.
+    #[serde(default)]
+    repeatable_config: Option<String>,
+    /// Whether it can be undone.
+    #[serde(default)]
+    pub reverts: bool,
+    #[serde(default)]
+    probes: bool,
+    /// Pointers into the configuration; where there are any, it has a probe only if one of them has a value.
+    #[serde(default)]
+    probes_config: Vec<String>,
+    /// The schema, compiled once.
+    #[serde(skip)]
+    validator: Option<Arc<jsonschema::Validator>>,
+}
+
+/// A capability that a module needs.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Need {
+    pub capability: Capability,
+    /// A JSON pointer to the value of the configuration that names the grant. Without it, or where the configuration
+    /// has no such value, any grant of the kind will do.
+    #[serde(default)]
+    pub config: Option<String>,
+    /// `ro` or `rw`, of directories.
+    #[serde(default)]
+    pub access: Option<String>,
+    pub reason: String,
+}
+
+impl Need {
+    /// Whether a configuration makes it one. A need that is named by a value which is not there is none.
+    #[must_use]
+    pub fn applies(&self, config: &Value) -> bool {
+        self.config.as_deref().is_none_or(|pointer| config.pointer(pointer).is_some())
+    }
+
+    /// The grant that a configuration names.
+    #[must_use]
+    pub fn name<'c>(&self, config: &'c Value) -> Option<&'c str> {
+        config.pointer(self.config.as_deref()?)?.as_str()
+    }
+
+    /// Whether it is a directory to write to.
+    #[must_use]
+    pub fn wants_write(&self) -> bool {
+        self.access.as_deref() == Some("rw")
+    }
+
+    /// It in words: "a writable directory `app`".
+    #[must_use]
+    pub fn words(&self, config: &Value) -> String {
+        let what = match self.capability {
+            Capability::Dirs if self.wants_write() => "a writable directory",
+            Capability::Dirs => "a directory",
+            Capability::Databases => "a database",
+            Capability::Http => "an HTTP origin",
+            Capability::Tcp => "a TCP address",
+            Capability::Programs => "a program",
+            Capability::Sockets => "a socket",
+            Capability::Secrets => "a secret",
+        };
+        self.name(config).map_or_else(|| what.to_owned(), |name| format!("{what} `{name}`"))
+    }
+}
+
+/// What can be granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Capability {
+    Dirs,
+    Http,
+    Tcp,
+    Databases,
+    Programs,
+    Sockets,
+    Secrets,
+}
+
+impl Capability {
+    /// As descriptions and plans write it.
+    #[must_use]
+    pub fn name(self) -> String {
+        serde_json::to_value(self).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+}
+
+/// What `x-pawl-input` in a schema says of a value: which files it makes an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputKind {
+    /// A source: `file:<dir>/<path>`, or an address, whose content the release's digest stands for.
+    Source,
+    /// A granted directory, with all its files.
+    Dir,
+    /// A path `<dir>/<path>`.
+    Path,
+}
+
+/// Why a description can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DescriptionError {
+    /// With what it said meanwhile.
+    #[error("its `describe` failed: {}", .0.message)]
+    Call(Failure, Vec<String>),
+    #[error("its `describe` returned what is no description: {0}")]
+    Form(String),
+    #[error("the `config` in its description is no JSON Schema: {0}")]
+    Schema(String),
+}
+
+impl DescriptionError {
+    /// What the module said before it ended, a line each.
+    #[must_use]
+    pub fn said(&self) -> &[String] {
+        match self {
+            Self::Call(_, said) => said,
+            Self::Form(_) | Self::Schema(_) => &[],
+        }
+    }
+
+    /// What to do.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Call(..) => "`describe` has no grants and no input, and always answers the same; see docs/steps.md",
+            Self::Form(_) => {
+                "`describe` returns the JSON object that docs/steps.md shows; the SDK and the templates write it"
+            }
+            Self::Schema(_) => "`config` is a JSON Schema of the step's `with:`; docs/steps.md shows one",
+        }
+    }
+}
+
+/// A value of the configuration that its schema does not allow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mismatch {
+    /// JSON pointer to the value.
+    pub pointer: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl Description {
+    pub(super) fn parse(text: &str) -> Result<Self, DescriptionError> {
+        let mut description: Self =
+            serde_json::from_str(text).map_err(|error| DescriptionError::Form(error.to_string()))?;
+        let validator = jsonschema::validator_for(&description.config);
+        let validator = validator.map_err(|error| DescriptionError::Schema(error.to_string()))?;
+        description.validator = Some(Arc::new(validator));
+        Ok(description)
+    }
+
+    /// What running it does.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        match self.phase {
+            _ if self.exposes => Effect::Exposes,
+            Phase::Check => Effect::Looks,
+            Phase::Prepare | Phase::Commit => Effect::Acts,
+        }
+    }
+
+    /// Whether it can tell if an effect holds, with this configuration.
+    #[must_use]
+    pub fn has_probe(&self, config: &Value) -> bool {
+        let is_set = |pointer: &String| config.pointer(pointer).is_some();
+        self.probes && (self.probes_config.is_empty() || self.probes_config.iter().any(is_set))
+    }
+
+    /// Whether it may run again after an unknown outcome, with this configuration.
+    #[must_use]
+    pub fn may_repeat(&self, config: &Value) -> bool {
+        let configured = self.repeatable_config.as_deref().and_then(|pointer| config.pointer(pointer));
+        self.repeatable || configured == Some(&Value::Bool(true))
+    }
+
+    /// What the schema does not allow in a configuration. `is_open` tells of values that are only known later.
+    #[must_use]
+    pub fn mismatches(&self, config: &Value, is_open: impl Fn(&str) -> bool) -> Vec<Mismatch> {
+        let validator = self.validator.as_ref().expect("parse compiles the schema");
+        let is_known = |error: &jsonschema::ValidationError<'_>| !is_open(&error.instance_path().to_string());
+        validator.iter_errors(config).filter(is_known).flat_map(mismatch).collect()
+    }
+
+    /// The values of a configuration that name input files.
+    #[must_use]
+    pub fn inputs(&self, config: &Value) -> Vec<(InputKind, String)> {
+        let kinds = [("source", InputKind::Source), ("dir", InputKind::Dir), ("path", InputKind::Path)];
+        let mut found = Vec::new();
+        annotated(&self.config, config, "x-pawl-input", &mut |word, value| {
+            let kind = kinds.iter().find(|(name, _)| word == *name);
+            if let (Some((_, kind)), Some(text)) = (kind, value.as_str()) {
+                found.push((*kind, text.to_owned()));
+            }
+        });
+        found
+    }
+
+    /// The values that tell the release: its source, and its digest if the plan states it.
+    #[must_use]
+    pub fn release(&self, config: &Value) -> (Option<String>, Option<String>) {
+        let (mut source, mut digest) = (None, None);
+        annotated(&self.config, config, "x-pawl-release", &mut |word, value| match word {
+            "source" => source = value.as_str().map(str::to_owned),
+            "digest" => digest = value.as_str().map(str::to_owned),
+            _ => {}
+        });
+        (source, digest)
+    }
+}
+
+/// What an error of the schema means to who wrote the configuration: keys that are not known each have their own place.
+fn mismatch(error: jsonschema::ValidationError<'_>) -> Vec<Mismatch> {
+    let pointer = error.instance_path().to_string();
+    match error.kind() {
+        ValidationErrorKind::AdditionalProperties { unexpected } => {
+            let unknown = |name: &String| Mismatch {
+                pointer: format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1")),
+                message: "unknown setting".to_owned(),
+            };
+            unexpected.iter().map(unknown).collect()
+        }
+        ValidationErrorKind::Required { property } => {
+            let name = property.as_str().map_or_else(|| property.to_string(), str::to_owned);
+            vec![Mismatch { pointer, message: format!("`{name}` is missing") }]
+        }
+        // The library's own words say the rest well enough.
+        _ => vec![Mismatch { pointer, message: error.to_string() }],
+    }
+}
+
+/// Calls `each` with every annotation of a schema and the value of the configuration that it stands at.
+fn annotated(schema: &Value, config: &Value, annotation: &str, each: &mut impl FnMut(&str, &Value)) {
+    if let Some(word) = schema.get(annotation).and_then(Value::as_str) {
+        each(word, config);
+    }
+    if let (Some(properties), Value::Object(config)) = (schema.get("properties").and_then(Value::as_object), config) {
+        for (name, value) in config {
+            if let Some(schema) = properties.get(name).or_else(|| schema.get("additionalProperties")) {
+                annotated(schema, value, annotation, each);
+            }
+        }
+    } else if let (Some(schema), Value::Object(config)) = (schema.get("additionalProperties"), config) {
+        for value in config.values() {
+            annotated(schema, value, annotation, each);
+        }
+    }
+    if let (Some(schema), Value::Array(items)) = (schema.get("items"), config) {
+        for item in items {
+            annotated(schema, item, annotation, each);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn description() -> Description {
+        let text = json!({
+            "name": "x", "version": "1", "summary": "s", "phase": "commit", "repeatable-config": "/again", "future": 1,
+            "config": {
+                "type": "object", "required": ["from"], "additionalProperties": false,
+                "properties": {
+                    "from": {"type": "string", "x-pawl-input": "source", "x-pawl-release": "source"},
+                    "digest": {"type": "string", "x-pawl-release": "digest"},
+                    "again": {"type": "boolean"},
+                    "templates": {"type": "object", "additionalProperties": {"type": "string", "x-pawl-input": "path"}},
+                },
+            },
+        });
+        Description::parse(&text.to_string()).unwrap()
+    }
+
+    #[test]
+    fn annotations_find_values_at_any_depth() {
+        let config = json!({"from": "file:dist/a", "digest": "sha256:00", "templates": {"a": "t/a", "b": "t/b"}});
+        let found = description().inputs(&config);
+        let expected = [(InputKind::Source, "file:dist/a"), (InputKind::Path, "t/a"), (InputKind::Path, "t/b")];
+        assert_eq!(found, expected.map(|(kind, text)| (kind, text.to_owned())));
+        assert_eq!(description().release(&config), (Some("file:dist/a".into()), Some("sha256:00".into())));
+    }
+
+    #[test]
+    fn a_mismatch_names_its_place() {
+        let found = description().mismatches(&json!({"from": 7}), |_| false);
+        assert_eq!(found, [Mismatch { pointer: "/from".into(), message: "7 is not of type \"string\"".into() }]);
+        assert_eq!(description().mismatches(&json!({"from": 7}), |pointer| pointer == "/from"), []);
+        let found = description().mismatches(&json!({"form": "x"}), |_| false);
+        let expected = [("/form", "unknown setting"), ("", "`from` is missing")];
+        let expected = expected.map(|(pointer, message)| Mismatch { pointer: pointer.into(), message: message.into() });
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_configuration_can_make_a_step_repeatable() {
+        assert!(!description().may_repeat(&json!({})));
+        assert!(description().may_repeat(&json!({"again": true})));
+    }
+}

@@ -1,0 +1,173 @@
+//! The guest's log: `log.write`, `log.progress`, stdout and stderr, all bounded.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::AsyncWrite,
+    sync::{Notify, mpsc::UnboundedSender},
+};
+use wasmtime::{Error, Result};
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+
+use super::{bindings::log, host::Host, limits::Exceeded};
+use contract::step::{Level, Progress};
+
+/// How many bytes of messages one call may log.
+const MOST_BYTES: usize = 4 << 20;
+
+/// How many messages and progress marks one call may log.
+const MOST_MESSAGES: usize = 20_000;
+
+/// Where a guest's messages go.
+#[derive(Clone)]
+pub(super) struct GuestLog {
+    sink: UnboundedSender<Progress>,
+    spent: Arc<Spent>,
+}
+
+#[derive(Default)]
+struct Spent {
+    bytes: AtomicUsize,
+    messages: AtomicUsize,
+    over: Notify,
+}
+
+impl GuestLog {
+    pub(super) fn new(sink: UnboundedSender<Progress>) -> Self {
+        Self { sink, spent: Arc::default() }
+    }
+
+    /// Passes a message on.
+    pub(super) fn write(&self, level: Level, message: String, fields: &str) -> Result<(), Exceeded> {
+        self.spend(message.len() + fields.len(), 1)?;
+        let fields = serde_json::from_str(fields).unwrap_or_default();
+        self.send(Progress::Log { level, message, fields });
+        Ok(())
+    }
+
+    /// Passes progress on. That of the host's own work is not counted.
+    pub(super) fn send(&self, progress: Progress) {
+        // Nobody listens any more when the attempt is over; then the message is of no use.
+        let _ = self.sink.send(progress);
+    }
+
+    /// Returns when the guest has logged more than it may.
+    pub(super) async fn flooded(&self) -> Exceeded {
+        self.spent.over.notified().await;
+        self.spend(0, 0).err().unwrap_or_else(Exceeded::log)
+    }
+
+    fn spend(&self, bytes: usize, messages: usize) -> Result<(), Exceeded> {
+        let bytes = self.spent.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        let messages = self.spent.messages.fetch_add(messages, Ordering::Relaxed).saturating_add(messages);
+        let exceeded = if bytes > MOST_BYTES {
+            Exceeded::log()
+        } else if messages > MOST_MESSAGES {
+            Exceeded { what: "log messages", limit: MOST_MESSAGES.to_string() }
+        } else {
+            return Ok(());
+        };
+        self.spent.over.notify_one();
+        Err(exceeded)
+    }
+}
+
+impl Exceeded {
+    fn log() -> Self {
+        Self { what: "log", limit: format!("{} MiB", MOST_BYTES >> 20) }
+    }
+}
+
+impl log::Host for Host {
+    async fn write(&mut self, level: String, message: String, fields: String) -> Result<()> {
+        let level = match level.as_str() {
+            "error" => Level::Error,
+            "warn" => Level::Warn,
+            "debug" => Level::Debug,
+            "trace" => Level::Trace,
+            _ => Level::Info,
+        };
+        self.log.write(level, message, &fields).map_err(Error::new)
+    }
+
+    async fn progress(&mut self, task: String, done: u64, total: Option<u64>, unit: String) -> Result<()> {
+        self.log.spend(task.len() + unit.len(), 1).map_err(Error::new)?;
+        self.log.send(Progress::Meter { task, done, total, unit });
+        Ok(())
+    }
+}
+
+/// A guest's stdout or stderr, line by line into its log.
+#[derive(Clone)]
+pub(super) struct Stream {
+    log: GuestLog,
+    level: Level,
+    line: Vec<u8>,
+}
+
+impl Stream {
+    pub(super) fn new(log: GuestLog, level: Level) -> Self {
+        Self { log, level, line: Vec::new() }
+    }
+
+    fn end_line(&mut self) -> io::Result<()> {
+        let line = std::mem::take(&mut self.line);
+        let message = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
+        // Its bytes were counted as they came: lines that never end count too.
+        self.log.spend(0, 1).map_err(io::Error::other)?;
+        self.log.send(Progress::Log { level: self.level, message, fields: Default::default() });
+        Ok(())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if !self.line.is_empty() {
+            // Past its limit the guest has ended already.
+            let _ = self.end_line();
+        }
+    }
+}
+
+impl IsTerminal for Stream {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Stream {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(Self::new(self.log.clone(), self.level))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.log.spend(bytes.len(), 0).map_err(io::Error::other)?;
+        for byte in bytes {
+            if *byte == b'\n' {
+                self.end_line()?;
+            } else {
+                // A line is never cut before it is redacted; it is as long as the whole log may be.
+                self.line.push(*byte);
+            }
+        }
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,306 @@
+//! Why a component can't be linked or is no step, in words: found by its types, once linking has failed.
+//!
+//! The contract's own text tells what this runner offers. Deliberately absent: any say in whether a module is taken; that is
+//! the linker's, and costs nothing here while all is well.
+
+use wasmtime::{
+    Engine,
+    component::{
+        Component, Type,
+        types::{ComponentFunc, ComponentItem},
+    },
+};
+use wit_parser::{PackageId, Resolve, WorldItem};
+
+const CONTRACT: &str = include_str!("../../../../wit/step.wit");
+
+/// The packages of WASI 0.2 that are linked, if empty.
+const WASI: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
+
+/// What a step exports.
+const EXPORTS: [&str; 5] = ["describe", "preview", "apply", "probe", "revert"];
+
+/// Why it does not fit, and what to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Misfit {
+    pub(super) why: String,
+    pub(super) hint: String,
+}
+
+/// What does not fit; the first thing. `linker` is what wasmtime says, for what is left.
+pub(super) fn explain(engine: &Engine, component: &Component, linker: &wasmtime::Error) -> Misfit {
+    let kind = component.component_type();
+    let offer = Offer::new();
+    let exports: Vec<_> = kind.exports(engine).map(|(name, export)| (name, export.ty)).collect();
+    if let Some(misfit) = export_misfit(engine, &offer, &exports) {
+        return misfit;
+    }
+    for (name, import) in kind.imports(engine) {
+        if let Some(misfit) = import_misfit(engine, &offer, name, &import.ty) {
+            return misfit;
+        }
+    }
+    Misfit {
+        why: format!("it does not fit pawl:step {}: {:#}", offer.version, linker),
+        hint: "build it again with the contract of this runner: `runner new-step` writes it".to_owned(),
+    }
+}
+
+/// What wasmtime would notice when the module is called, and not when it is linked: a function of another type.
+pub(super) fn of_types(engine: &Engine, component: &Component) -> Option<Misfit> {
+    let kind = component.component_type();
+    let (_, step) = kind.exports(engine).find(|(name, _)| name.starts_with("pawl:step/step@"))?;
+    let ComponentItem::ComponentInstance(step) = step.ty else { return None };
+    let (name, found, expected) = step.exports(engine).find_map(|(name, export)| {
+        let ComponentItem::ComponentFunc(function) = export.ty else { return None };
+        let (name, expected) = SIGNATURES.iter().find(|(known, _)| *known == name)?;
+        let found = signature(&function);
+        (found != *expected).then_some((*name, found, *expected))
+    })?;
+    Some(Misfit {
+        why: format!("its `{name}` is of type `{found}`; the contract has `{expected}`"),
+        hint: "build it with the contract of this runner: `runner new-step` writes it".to_owned(),
+    })
+}
+
+macro_rules! failure {
+    () => {
+        "record { kind: string, message: string, hint: option<string>, retryable: bool, details: string }"
+    };
+}
+
+macro_rules! receipt {
+    () => {
+        "record { outputs: string, notes: string }"
+    };
+}
+
+/// The types of the exports. They are frozen: another type of one of them would be another contract.
+const SIGNATURES: [(&str, &str); 5] = [
+    ("describe", "func() -> string"),
+    (
+        "preview",
+        concat!(
+            "func(string) -> result<list<record { action: string, subject: string, detail: string }>, ",
+            failure!(),
+            ">"
+        ),
+    ),
+    ("apply", concat!("func(string) -> result<", receipt!(), ", ", failure!(), ">")),
+    (
+        "probe",
+        concat!(
+            "func(string) -> result<variant { held(",
+            receipt!(),
+            "), absent, drifted(string), unknown(string) }, ",
+            failure!(),
+            ">"
+        ),
+    ),
+    ("revert", concat!("func(string, ", receipt!(), ") -> result<_, ", failure!(), ">")),
+];
+
+fn signature(function: &ComponentFunc) -> String {
+    let parameters: Vec<_> = function.params().map(|(_, kind)| shape(&kind)).collect();
+    let results: Vec<_> = function.results().map(|kind| shape(&kind)).collect();
+    let arrow = if results.is_empty() { "" } else { " -> " };
+    format!("func({}){arrow}{}", parameters.join(", "), results.join(", "))
+}
+
+/// A type as WIT writes it, without the names of types.
+fn shape(kind: &Type) -> String {
+    let or_nothing = |kind: Option<Type>| kind.map_or_else(|| "_".to_owned(), |kind| shape(&kind));
+    match kind {
+        Type::List(list) => format!("list<{}>", shape(&list.ty())),
+        Type::Option(option) => format!("option<{}>", shape(&option.ty())),
+        Type::Result(result) => format!("result<{}, {}>", or_nothing(result.ok()), or_nothing(result.err())),
+        Type::Record(record) => {
+            let fields: Vec<_> = record.fields().map(|field| format!("{}: {}", field.name, shape(&field.ty))).collect();
+            format!("record {{ {} }}", fields.join(", "))
+        }
+        Type::Variant(variant) => {
+            let case = |name: &str, kind: Option<Type>| match kind {
+                Some(kind) => format!("{name}({})", shape(&kind)),
+                None => name.to_owned(),
+            };
+            let cases: Vec<_> = variant.cases().map(|case_of| case(case_of.name, case_of.ty)).collect();
+            format!("variant {{ {} }}", cases.join(", "))
+        }
+        // The contract has no others but simple ones, and those are called like this.
+        other => format!("{other:?}").split('(').next().unwrap_or_default().to_lowercase(),
+    }
+}
+
+fn export_misfit(engine: &Engine, offer: &Offer, exports: &[(&str, ComponentItem)]) -> Option<Misfit> {
+    let named = |start: &str| exports.iter().find(|(name, _)| name.starts_with(start));
+    let Some((name, export)) = named("pawl:step/step@") else {
+        let what = if named("wasi:cli/run@").is_some() {
+            "it is a program (`wasi:cli/run`), no step".to_owned()
+        } else if named("wasi:http/").is_some() {
+            "it is an HTTP server (`wasi:http`), no step".to_owned()
+        } else {
+            let names: Vec<_> = exports.iter().take(5).map(|(name, _)| format!("`{name}`")).collect();
+            let instead = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+            format!("it does not export `pawl:step/step`, but {instead}")
+        };
+        let hint = "a step exports the five functions of the contract: begin with `runner new-step`, see docs/steps.md";
+        return Some(Misfit { why: what, hint: hint.to_owned() });
+    };
+    let version = Name::parse(name).version;
+    if !compatible(version, &offer.version) {
+        return Some(offer.other_version(version));
+    }
+    let ComponentItem::ComponentInstance(instance) = export else { return None };
+    let has: Vec<_> = instance.exports(engine).map(|(name, _)| name).collect();
+    let missing: Vec<_> = EXPORTS.iter().filter(|name| !has.contains(name)).map(|name| format!("`{name}`")).collect();
+    (!missing.is_empty()).then(|| Misfit {
+        why: format!("its `pawl:step/step` lacks {}", missing.join(", ")),
+        hint: "a step exports all five functions; one that can't tell answers `unknown`, see docs/steps.md".to_owned(),
+    })
+}
+
+fn import_misfit(engine: &Engine, offer: &Offer, import: &str, kind: &ComponentItem) -> Option<Misfit> {
+    let name = Name::parse(import);
+    match (name.package, name.interface) {
+        ("pawl:step", interface) => {
+            if !compatible(name.version, &offer.version) {
+                return Some(offer.other_version(name.version));
+            }
+            let Some(functions) = offer.functions(interface) else { return Some(offer.lacks(name.version, interface)) };
+            let ComponentItem::ComponentInstance(instance) = kind else { return None };
+            let mut wanted =
+                instance.exports(engine).filter(|(_, item)| matches!(item.ty, ComponentItem::ComponentFunc(_)));
+            let (missing, _) = wanted.find(|(name, _)| !functions.iter().any(|function| function == name))?;
+            // `[method]connection.query` is for machines.
+            let shown = missing.split_once(']').map_or(missing, |(_, name)| name);
+            Some(offer.lacks(name.version, &format!("{interface}.{shown}")))
+        }
+        ("wasi:http", interface) => Some(Misfit {
+            why: format!("it needs `wasi:http/{interface}`, which no step has"),
+            hint: "ask through `pawl:step/http`, where grants and credentials are; in JavaScript, build with \
+                   `disableFeatures: ['http', 'fetch-event']`"
+                .to_owned(),
+        }),
+        (package, _) if package.strip_prefix("wasi:").is_some_and(|package| WASI.contains(&package)) => {
+            (!compatible(name.version, "0.2.0")).then(|| Misfit {
+                why: format!("it needs {package} {}; this runner offers WASI 0.2", name.version),
+                hint: "build it with tools that make components of WASI 0.2".to_owned(),
+            })
+        }
+        (_, _) => Some(Misfit {
+            why: format!("it needs `{import}`, which this runner does not have"),
+            hint: format!(
+                "a step imports pawl:step {} ({}) and WASI 0.2 alone; see docs/steps.md",
+                offer.version,
+                offer.interfaces().join(", "),
+            ),
+        }),
+    }
+}
+
+/// What the contract has.
+struct Offer {
+    resolve: Resolve,
+    package: PackageId,
+    version: String,
+}
+
+impl Offer {
+    fn new() -> Self {
+        let mut resolve = Resolve::default();
+        let package = resolve.push_str("step.wit", CONTRACT).expect("the contract was parsed when this was built");
+        let version = resolve.packages[package].name.version.as_ref().map(ToString::to_string).unwrap_or_default();
+        Self { resolve, package, version }
+    }
+
+    /// What may be imported.
+    fn interfaces(&self) -> Vec<&str> {
+        let worlds = self.resolve.packages[self.package].worlds.values();
+        let imports = worlds.flat_map(|world| self.resolve.worlds[*world].imports.values());
+        let interface = |item| match item {
+            &WorldItem::Interface { id, .. } => self.resolve.interfaces[id].name.as_deref(),
+            WorldItem::Function(_) | WorldItem::Type { .. } => None,
+        };
+        imports.filter_map(interface).collect()
+    }
+
+    fn functions(&self, interface: &str) -> Option<Vec<&str>> {
+        let id = self.resolve.packages[self.package].interfaces.get(interface)?;
+        Some(self.resolve.interfaces[*id].functions.keys().map(String::as_str).collect())
+    }
+
+    fn lacks(&self, version: &str, what: &str) -> Misfit {
+        Misfit {
+            why: format!("it needs pawl:step {version} `{what}`; this runner offers {}", self.version),
+            hint: format!("take a newer runner, or build it for pawl:step {}", self.version),
+        }
+    }
+
+    fn other_version(&self, version: &str) -> Misfit {
+        let version = if version.is_empty() { "without a version" } else { version };
+        let why = format!("it was built for pawl:step {version}; this runner offers {}", self.version);
+        let hint = "build it with the contract of this runner (`runner new-step` writes it), or take the runner that has its own";
+        Misfit { why, hint: hint.to_owned() }
+    }
+}
+
+/// `package/interface@version`.
+struct Name<'a> {
+    package: &'a str,
+    interface: &'a str,
+    version: &'a str,
+}
+
+impl<'a> Name<'a> {
+    fn parse(name: &'a str) -> Self {
+        let (path, version) = name.split_once('@').unwrap_or((name, ""));
+        let (package, interface) = path.split_once('/').unwrap_or((path, ""));
+        Self { package, interface, version }
+    }
+}
+
+/// Whether the linker takes one for the other: what is left of the first number that is not 0 must be equal.
+fn compatible(wanted: &str, offered: &str) -> bool {
+    fn track(version: &str) -> Vec<&str> {
+        let version = version.split(['-', '+']).next().unwrap_or_default();
+        let mut parts = version.split('.');
+        let mut track = Vec::new();
+        for part in parts.by_ref() {
+            track.push(part);
+            if part != "0" {
+                break;
+            }
+        }
+        track
+    }
+    track(wanted) == track(offered)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_one_track_are_taken_for_each_other() {
+        for (wanted, offered, expected) in [
+            ("0.1.0", "0.1.1", true),
+            ("0.1.2", "0.1.1", true),
+            ("0.2.0", "0.1.1", false),
+            ("1.0.0", "1.4.2", true),
+            ("2.0.0", "1.4.2", false),
+            ("0.0.1", "0.0.2", false),
+            ("", "0.1.1", false),
+        ] {
+            assert_eq!(compatible(wanted, offered), expected, "{wanted} {offered}");
+        }
+    }
+
+    #[test]
+    fn the_contract_says_what_is_offered() {
+        let offer = Offer::new();
+        assert!(compatible(&offer.version, "0.1.0"), "{}", offer.version);
+        assert!(offer.interfaces().contains(&"database"));
+        assert!(offer.functions("database").unwrap().contains(&"[method]connection.query"));
+        assert_eq!(offer.functions("metrics"), None);
+    }
+}

@@ -1,0 +1,158 @@
+//! The capability `process`: granted argument vectors, no shell.
+//!
+//! Invariants: the environment is empty but for what the plan grants; a program that outlives its call's deadline is killed
+//! with everything it started (its process group). Deliberately absent: live output; a step logs what it wants known.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    os::unix::process::ExitStatusExt as _,
+    process::Stdio,
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Deserialize;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
+    process::Command,
+};
+use wasmtime::component::Resource;
+
+use super::{
+    bindings::{HostError, process},
+    failure,
+    host::Host,
+    secrets::Handle,
+};
+use contract::step::Failure;
+
+/// How much of stdout and of stderr is kept, in bytes: half of it head, half tail.
+const KEPT: usize = 1 << 20;
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Options {
+    env: BTreeMap<String, String>,
+    dir: Option<String>,
+}
+
+/// How long the pipes of a program that has ended are read.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Kills a process group unless it was disarmed.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0 {
+            // It may have ended in this moment; then there is nothing to kill.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+}
+
+impl process::Host for Host {
+    async fn run(&mut self, command: process::Command) -> Result<process::Completion, HostError> {
+        self.run_with(command, Vec::new()).await
+    }
+
+    async fn run_with(
+        &mut self,
+        command: process::Command,
+        secrets: Vec<(String, Resource<Handle>)>,
+    ) -> Result<process::Completion, HostError> {
+        let mut options: Options = super::options("a program", &command.options)?;
+        for (name, handle) in secrets {
+            options.env.insert(name, self.secret(&handle)?.reveal().to_owned());
+        }
+        let mut argv = vec![command.program.as_str()];
+        argv.extend(command.arguments.iter().map(String::as_str));
+        self.gate.program(&argv)?;
+
+        let mut program = Command::new(&command.program);
+        program.args(&command.arguments).env_clear().envs(self.gate.environment(&options.env)?);
+        if let Some(place) = &options.dir {
+            program.current_dir(self.folder(place)?);
+        }
+        program.stdin(if command.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+        program.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+        let mut child = program.spawn().map_err(|error| {
+            let kind = if error.kind() == std::io::ErrorKind::NotFound { "not-found" } else { "permanent" };
+            failure(kind, format!("can't start `{}`: {error}", command.program)).with_hint(
+                "a granted program has an empty environment: name it by its whole path, or grant `env: { PATH: … }`",
+            )
+        })?;
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let mut group = Group(pid);
+
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (mut output, mut errors) = (Kept::default(), Kept::default());
+        let status = {
+            let feed = async {
+                if let (Some(mut pipe), Some(bytes)) = (stdin, &command.stdin) {
+                    // A program may close its stdin early; that is its affair.
+                    let _ = pipe.write_all(bytes).await;
+                }
+            };
+            let pipes = async { tokio::join!(feed, output.read(stdout), errors.read(stderr)) };
+            tokio::pin!(pipes);
+            tokio::select! {
+                _ = &mut pipes => child.wait().await,
+                status = child.wait() => {
+                    // It may have left one behind that holds its pipes: they are read a moment longer, and no more.
+                    let _ = tokio::time::timeout(LINGER, &mut pipes).await;
+                    status
+                }
+            }
+        };
+        let status =
+            status.map_err(|error| failure("permanent", format!("can't wait for `{}`: {error}", command.program)))?;
+        group.0 = None;
+        let status = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
+        Ok(process::Completion { status, stdout: output.into_bytes(), stderr: errors.into_bytes() })
+    }
+}
+
+impl Host {
+    /// The host's folder of `<dir>/<path>`; it must not lead out of the directory.
+    fn folder(&self, place: &str) -> Result<std::path::PathBuf, Failure> {
+        let (dir, path) = self.gate.place(place)?;
+        let inside = dir.canonicalize(path).map_err(|error| self.gate.unopened(place, &error))?;
+        Ok(hostio::confined_path::path_of(dir).join(inside))
+    }
+}
+
+/// What is kept of a stream: all of it, or head and tail.
+#[derive(Default)]
+struct Kept {
+    head: Vec<u8>,
+    tail: VecDeque<u8>,
+    cut: u64,
+}
+
+impl Kept {
+    /// Reads to the end.
+    async fn read(&mut self, pipe: Option<impl AsyncRead + Unpin>) {
+        let Some(mut pipe) = pipe else { return };
+        let mut buffer = vec![0; 16 << 10];
+        while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
+            let room = (KEPT / 2).saturating_sub(self.head.len()).min(read);
+            self.head.extend_from_slice(&buffer[..room]);
+            self.tail.extend(&buffer[room..read]);
+            let over = self.tail.len().saturating_sub(KEPT / 2);
+            self.tail.drain(..over);
+            self.cut += over as u64;
+        }
+    }
+
+    /// Cut between lines: a secret that was cut in two could not be redacted.
+    fn into_bytes(mut self) -> Vec<u8> {
+        if self.cut > 0 {
+            let is_end = |byte: &u8| *byte == b'\n';
+            self.head.truncate(self.head.iter().rposition(is_end).map_or(0, |end| end + 1));
+            self.tail.drain(..self.tail.iter().position(is_end).map_or(self.tail.len(), |end| end + 1));
+            self.head.extend_from_slice(format!("[… over {} bytes …]\n", self.cut).as_bytes());
+        }
+        self.head.extend(self.tail);
+        self.head
+    }
+}

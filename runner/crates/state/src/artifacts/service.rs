@@ -1,0 +1,257 @@
+//! GitHub's artifact service, version 4: twirp, JSON by POST.
+//!
+//! There is no page about it; this is what the official client does (npm `@actions/artifact`). Fields go out in snake_case, and come
+//! back in that or in camelCase; 64-bit numbers come as strings. Deliberately absent: what to do when a call fails.
+
+use reqwest::{StatusCode, header::CONTENT_TYPE};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use url::Url;
+
+use super::{
+    Access, ArtifactError, Listed, Whence,
+    calls::{Call, Calls, Repeats},
+    token::{self, Backend},
+};
+use contract::{Digest, Secret};
+
+/// Who gives the token, for people.
+const TOKEN: &str = "ACTIONS_RUNTIME_TOKEN";
+/// Of the artifacts that this client makes.
+const VERSION: u32 = 4;
+
+/// The service, as one job sees it.
+#[derive(Debug)]
+pub(super) struct Service {
+    origin: String,
+    token: Secret,
+    own: Backend,
+}
+
+#[derive(Deserialize)]
+struct Created {
+    #[serde(default)]
+    ok: bool,
+    #[serde(default, alias = "signedUploadUrl")]
+    signed_upload_url: String,
+}
+
+#[derive(Deserialize)]
+struct Finalized {
+    #[serde(default)]
+    ok: bool,
+    #[serde(default, alias = "artifactId")]
+    artifact_id: Number,
+}
+
+#[derive(Deserialize)]
+struct Found {
+    #[serde(default)]
+    artifacts: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(alias = "workflowRunBackendId")]
+    workflow_run_backend_id: String,
+    #[serde(alias = "workflowJobRunBackendId")]
+    workflow_job_run_backend_id: String,
+    #[serde(default, alias = "databaseId")]
+    database_id: Number,
+    name: String,
+    #[serde(default)]
+    size: Number,
+    digest: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Signed {
+    #[serde(alias = "signedUrl")]
+    signed_url: String,
+}
+
+#[derive(Deserialize)]
+struct Deleted {
+    #[serde(default)]
+    ok: bool,
+}
+
+/// What twirp says of an error.
+#[derive(Default, Deserialize)]
+struct Fault {
+    #[serde(default)]
+    msg: String,
+}
+
+/// A 64-bit number, as JSON of protocol buffers has it, or as people would.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(try_from = "Value")]
+struct Number(u64);
+
+impl TryFrom<Value> for Number {
+    type Error = &'static str;
+    fn try_from(value: Value) -> Result<Self, Self::Error> {
+        let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
+        number.map(Self).ok_or("not a number")
+    }
+}
+
+impl Service {
+    pub(super) fn new(access: &Access) -> Result<Self, ArtifactError> {
+        let wrong = |why: &str| ArtifactError::Access { what: "ACTIONS_RESULTS_URL", why: why.to_owned() };
+        let url = Url::parse(&access.results_url).map_err(|error| wrong(&error.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err(wrong("it is no http or https URL"));
+        }
+        let wrong = |why: &str| ArtifactError::Access { what: TOKEN, why: why.to_owned() };
+        if !access.runtime_token.reveal().bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(wrong("it has characters that no token has"));
+        }
+        let own = token::backend(&access.runtime_token).map_err(wrong)?;
+        Ok(Self { origin: url.origin().ascii_serialization(), token: access.runtime_token.clone(), own })
+    }
+
+    /// Begins an artifact; where its content goes. What was left of the same name is a 409.
+    pub(super) async fn create(&self, calls: &Calls, until: Instant, name: &str) -> Result<Url, ArtifactError> {
+        let call = calls.call("store an artifact", until);
+        let fields = json!({ "name": name, "version": VERSION });
+        let created: Created = self.ask(calls, call, "CreateArtifact", &self.own, fields).await?;
+        is_ok(call, created.ok)?;
+        parse(call, &created.signed_upload_url)
+    }
+
+    /// Ends an artifact; its id. Asked once, since what it did is not known after no answer.
+    pub(super) async fn finalize(
+        &self,
+        calls: &Calls,
+        until: Instant,
+        name: &str,
+        size: usize,
+        digest: &Digest,
+    ) -> Result<Listed, ArtifactError> {
+        let call = Call { repeats: Repeats::IfUndone, ..calls.call("store an artifact", until) };
+        let fields = json!({ "name": name, "size": size.to_string(), "hash": digest });
+        let finalized: Finalized = self.ask(calls, call, "FinalizeArtifact", &self.own, fields).await?;
+        is_ok(call, finalized.ok)?;
+        Ok(Listed {
+            name: name.to_owned(),
+            id: finalized.artifact_id.0,
+            size: size as u64,
+            digest: Some(digest.clone()),
+            whence: Whence::Service(self.own.clone()),
+        })
+    }
+
+    /// All artifacts that this job sees, or the one of a name.
+    pub(super) async fn list(
+        &self,
+        calls: &Calls,
+        until: Instant,
+        name: Option<&str>,
+    ) -> Result<Vec<Listed>, ArtifactError> {
+        let call = calls.call("list artifacts", until);
+        let fields = name.map_or_else(|| json!({}), |name| json!({ "name_filter": name }));
+        let found: Found = self.ask(calls, call, "ListArtifacts", &self.own, fields).await?;
+        let listed = |entry: Entry| Listed {
+            name: entry.name,
+            id: entry.database_id.0,
+            size: entry.size.0,
+            // Another algorithm, should there ever be one, can't be checked.
+            digest: entry.digest.and_then(|digest| digest.parse().ok()),
+            whence: Whence::Service(Backend {
+                run: entry.workflow_run_backend_id,
+                job: entry.workflow_job_run_backend_id,
+            }),
+        };
+        Ok(found.artifacts.into_iter().map(listed).collect())
+    }
+
+    /// Where the content of an artifact is, for some minutes.
+    pub(super) async fn signed(
+        &self,
+        calls: &Calls,
+        until: Instant,
+        of: &Backend,
+        name: &str,
+    ) -> Result<Url, ArtifactError> {
+        let call = calls.call("read an artifact", until);
+        let signed: Signed = self.ask(calls, call, "GetSignedArtifactURL", of, json!({ "name": name })).await?;
+        parse(call, &signed.signed_url)
+    }
+
+    pub(super) async fn delete(
+        &self,
+        calls: &Calls,
+        until: Instant,
+        of: &Backend,
+        name: &str,
+    ) -> Result<(), ArtifactError> {
+        let call = calls.call("delete an artifact", until);
+        let deleted: Deleted = self.ask(calls, call, "DeleteArtifact", of, json!({ "name": name })).await?;
+        is_ok(call, deleted.ok)
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        calls: &Calls,
+        call: Call,
+        method: &str,
+        of: &Backend,
+        mut fields: Value,
+    ) -> Result<T, ArtifactError> {
+        fields["workflow_run_backend_id"] = of.run.clone().into();
+        fields["workflow_job_run_backend_id"] = of.job.clone().into();
+        let body = fields.to_string();
+        let url = format!("{}/twirp/github.actions.results.api.v1.ArtifactService/{method}", self.origin);
+        let request = || {
+            let request = calls.client.post(&url).bearer_auth(self.token.reveal());
+            request.header(CONTENT_TYPE, "application/json").body(body.clone()).send()
+        };
+        let answer = calls.ask(call, request).await?;
+        match answer.status {
+            StatusCode::OK => serde_json::from_slice(&answer.body).map_err(|_| {
+                let why = format!("the answer to {method} is not what the protocol says");
+                ArtifactError::Refused { action: call.action, status: answer.status, why }
+            }),
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                Err(ArtifactError::Unauthorized { action: call.action, token: TOKEN, status })
+            }
+            status => {
+                let said: Fault = serde_json::from_slice(&answer.body).unwrap_or_default();
+                Err(ArtifactError::Refused { action: call.action, status, why: calls.harmless(&said.msg) })
+            }
+        }
+    }
+}
+
+fn is_ok(call: Call, ok: bool) -> Result<(), ArtifactError> {
+    let why = "it says that this is not ok".to_owned();
+    if ok { Ok(()) } else { Err(ArtifactError::Refused { action: call.action, status: StatusCode::OK, why }) }
+}
+
+fn parse(call: Call, url: &str) -> Result<Url, ArtifactError> {
+    // What is no URL is not shown: it may be half of one.
+    let why = "it gives no URL for the content".to_owned();
+    Url::parse(url).map_err(|_| ArtifactError::Refused { action: call.action, status: StatusCode::OK, why })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_spellings_and_both_numbers_are_read() {
+        for text in [
+            r#"{"artifacts":[{"workflow_run_backend_id":"r","workflow_job_run_backend_id":"j","database_id":"7","name":"n","size":"8"}]}"#,
+            r#"{"artifacts":[{"workflowRunBackendId":"r","workflowJobRunBackendId":"j","databaseId":7,"name":"n","size":8,"digest":null,"x":1}]}"#,
+        ] {
+            let found: Found = serde_json::from_str(text).unwrap();
+            let [entry] = &found.artifacts[..] else { panic!("{text}") };
+            assert_eq!((entry.database_id.0, entry.size.0, entry.workflow_job_run_backend_id.as_str()), (7, 8, "j"));
+        }
+        assert!(serde_json::from_str::<Found>("{}").unwrap().artifacts.is_empty());
+        let text = r#"{"ok":true,"artifactId":"99999999999999999999"}"#;
+        assert!(serde_json::from_str::<Finalized>(text).is_err(), "more than 64 bits");
+    }
+}

@@ -1,0 +1,75 @@
+//! What the runtime token says about the job: the ids that the service wants with each call.
+//!
+//! The token is a JWT; nothing is verified here, since who made it is whom it is sent to. Deliberately absent: its expiry, which
+//! the service's clock decides.
+
+use base64::{Engine as _, alphabet, engine::GeneralPurpose, engine::general_purpose};
+use serde::Deserialize;
+
+use contract::Secret;
+
+/// A job of a workflow run, in the service's own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Backend {
+    pub(super) run: String,
+    pub(super) job: String,
+}
+
+/// URL-safe, with or without padding.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::URL_SAFE,
+    general_purpose::NO_PAD.with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
+);
+
+/// The ids in `Actions.Results:<run>:<job>`, one of the scopes in the payload's `scp`.
+pub(super) fn backend(token: &Secret) -> Result<Backend, &'static str> {
+    #[derive(Deserialize)]
+    struct Payload {
+        scp: String,
+    }
+    let payload = token.reveal().split('.').nth(1).ok_or("it is no JWT")?;
+    let payload = BASE64.decode(payload).map_err(|_| "its payload is no base64")?;
+    let payload: Payload = serde_json::from_slice(&payload).map_err(|_| "its payload has no `scp`")?;
+    let ids = payload.scp.split(' ').find_map(|scope| scope.strip_prefix("Actions.Results:"));
+    let ids = ids.ok_or("it has no scope `Actions.Results`, so it is not for artifacts")?;
+    match ids.split(':').collect::<Vec<_>>()[..] {
+        [run, job] if !run.is_empty() && !job.is_empty() => Ok(Backend { run: run.to_owned(), job: job.to_owned() }),
+        [..] => Err("its scope `Actions.Results` does not have two ids"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(payload: &str, engine: &GeneralPurpose) -> Secret {
+        Secret::new(format!("e30.{}.c2ln", engine.encode(payload)))
+    }
+
+    #[test]
+    fn the_ids_are_in_one_of_the_scopes() {
+        let payload = r#"{"scp":"Actions.GenericRead:x Actions.Results:run-1:job-2","iat":1,"x":"???>>>"}"#;
+        let ids = Backend { run: "run-1".to_owned(), job: "job-2".to_owned() };
+        for engine in [general_purpose::URL_SAFE_NO_PAD, general_purpose::URL_SAFE] {
+            assert_eq!(backend(&token(payload, &engine)), Ok(ids.clone()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_token_is_told() {
+        for (payload, why) in [
+            (r#"{"scp":"Actions.Results:only-one"}"#, "two ids"),
+            (r#"{"scp":"Actions.Results:a:b:c"}"#, "two ids"),
+            (r#"{"scp":"Actions.Results::b"}"#, "two ids"),
+            (r#"{"scp":"Actions.ResultsX:a:b"}"#, "no scope"),
+            (r#"{"sub":"x"}"#, "no `scp`"),
+        ] {
+            assert!(
+                backend(&token(payload, &general_purpose::URL_SAFE_NO_PAD)).unwrap_err().contains(why),
+                "{payload}"
+            );
+        }
+        assert_eq!(backend(&Secret::new("ghs_plain".to_owned())), Err("it is no JWT"));
+        assert_eq!(backend(&Secret::new("a.%%%.c".to_owned())), Err("its payload is no base64"));
+    }
+}

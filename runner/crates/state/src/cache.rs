@@ -1,0 +1,115 @@
+//! Journals of a remote place on this machine: what is there is brought here, and what is here and not there yet is found.
+//!
+//! Invariant: a journal here is never made shorter, and never changed but by what follows it there. The longer chain with the
+//! same beginning wins; two that went different ways are an error, for an operator. Deliberately absent: what journals
+//! say, beyond where their lines end.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    StateError, epoch_of, journal_name, journals_in,
+    record::{Kept, Root},
+    remote::Remote,
+};
+use contract::hash::Hash;
+
+/// Brings here what the record names and is not here yet.
+pub(super) fn pull(remote: &mut dyn Remote, root: &Root, folder: &Path, place: &str) -> Result<(), StateError> {
+    fs::create_dir_all(folder).map_err(|source| StateError::io("make", folder, source))?;
+    let newest = root.journals.last().map(|kept| kept.epoch);
+    for kept in &root.journals {
+        let path = folder.join(journal_name(kept.epoch));
+        let fork = |why| StateError::Fork { path: path.clone(), place: place.to_owned(), why };
+        let here = read(&path)?.unwrap_or_default();
+        let length = usize::try_from(kept.bytes).unwrap_or(usize::MAX);
+        match whole_lines(&here).get(..length) {
+            None => {
+                let there = fetch(remote, kept, place)?;
+                if !there.starts_with(whole_lines(&here)) {
+                    return Err(fork("this machine wrote something else than what is there"));
+                }
+                write(&path, &there)?;
+            }
+            Some(same) if Hash::of(same) != kept.hash => {
+                return Err(fork("this machine wrote something else than what is there"));
+            }
+            Some(_) if Some(kept.epoch) == newest || here.len() == length => {}
+            Some(same) if whole_lines(&here).len() == length => write(&path, same)?,
+            Some(_) => return Err(fork("it goes on here, and another deployment followed without that")),
+        }
+    }
+    for (epoch, path) in journals_in(folder)? {
+        if newest.is_some_and(|newest| epoch < newest) && !root.journals.iter().any(|kept| kept.epoch == epoch) {
+            if read(&path)?.is_some_and(|here| whole_lines(&here).is_empty()) {
+                fs::remove_file(&path).map_err(|source| StateError::io("remove", &path, source))?;
+            } else {
+                let why = "that attempt never got there, and another deployment followed without it";
+                return Err(StateError::Fork { path, place: place.to_owned(), why });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives the newest journal a new file with the same content. A process of this machine that wrote to it, was stopped, and
+/// lost its lock, goes on writing to the old one, which nobody reads.
+pub(super) fn seal(folder: &Path) -> Result<(), StateError> {
+    let Some((_, path)) = journals_in(folder)?.pop() else { return Ok(()) };
+    match read(&path)? {
+        Some(content) => write(&path, &content),
+        None => Ok(()),
+    }
+}
+
+/// What this machine has and the record has not: a part for each journal that is longer here.
+pub(super) fn ahead(root: &Root, path: &Path) -> Result<Option<(Kept, Vec<u8>)>, StateError> {
+    let (Some(epoch), Some(here)) = (epoch_of(path), read(path)?) else { return Ok(None) };
+    let here = whole_lines(&here);
+    let known = root.journals.iter().find(|kept| kept.epoch == epoch);
+    let (bytes, parts) = known.map_or((0, Vec::new()), |kept| (kept.bytes, kept.parts.clone()));
+    let Some(more) = usize::try_from(bytes).ok().and_then(|bytes| here.get(bytes..)).filter(|more| !more.is_empty())
+    else {
+        return Ok(None);
+    };
+    Ok(Some((Kept { epoch, bytes: here.len() as u64, hash: Hash::of(here), parts }, more.to_vec())))
+}
+
+fn fetch(remote: &mut dyn Remote, kept: &Kept, place: &str) -> Result<Vec<u8>, StateError> {
+    let mut there = Vec::new();
+    for part in &kept.parts {
+        there.extend_from_slice(&remote.file(part)?);
+    }
+    if there.len() as u64 != kept.bytes || Hash::of(&there) != kept.hash {
+        let why = format!("the journal of epoch {} is not what the record says of it", kept.epoch);
+        return Err(StateError::Record { place: place.to_owned(), why });
+    }
+    Ok(there)
+}
+
+/// Without the line that was not finished.
+fn whole_lines(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+    &bytes[..end]
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(StateError::io("read", path, source)),
+    }
+}
+
+fn write(path: &Path, content: &[u8]) -> Result<(), StateError> {
+    let beside = beside(path);
+    let written = fs::write(&beside, content).and_then(|()| fs::rename(&beside, path));
+    written.map_err(|source| StateError::io("write", path, source))
+}
+
+/// A name that no other process uses, and that is no journal's.
+fn beside(path: &Path) -> PathBuf {
+    path.with_extension(format!("{}.tmp", std::process::id()))
+}

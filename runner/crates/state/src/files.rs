@@ -1,0 +1,60 @@
+//! The names of journals' files, and which of them are in a folder.
+//!
+//! Deliberately absent: what is in them, beyond how long they are.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::StateError;
+use journal::SUGGESTED;
+
+pub(super) fn journal_name(epoch: u64) -> String {
+    format!("attempt-{epoch:06}.journal")
+}
+
+/// The same for one that anybody could have written.
+pub(super) fn suggested_name(epoch: u64) -> String {
+    format!("attempt-{epoch:06}{SUGGESTED}")
+}
+
+/// Journals in a folder, in epoch order; none when there is no folder.
+pub(super) fn journals_in(folder: &Path) -> Result<Vec<(u64, PathBuf)>, StateError> {
+    let error = |source| StateError::io("read", folder, source);
+    let listing = match fs::read_dir(folder) {
+        Ok(listing) => listing,
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(error(source)),
+    };
+    let mut journals = Vec::new();
+    for entry in listing {
+        let path = entry.map_err(error)?.path();
+        if let Some(epoch) = epoch_of(&path) {
+            journals.push((epoch, path));
+        }
+    }
+    journals.sort();
+    // Both are there only if whoever put the longer one in its place was killed before it removed the other.
+    let length = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
+    journals.dedup_by(|later: &mut (u64, PathBuf), kept| {
+        let is_twin = later.0 == kept.0;
+        if is_twin && length(&later.1) > length(&kept.1) {
+            std::mem::swap(&mut later.1, &mut kept.1);
+        }
+        is_twin
+    });
+    Ok(journals)
+}
+
+/// The epoch in a journal's file name.
+pub(super) fn epoch_of(path: &Path) -> Option<u64> {
+    path.file_name()?
+        .to_str()?
+        .strip_prefix("attempt-")?
+        .split_once('.')
+        .filter(|(_, end)| matches!(*end, "journal" | "suggested.journal"))?
+        .0
+        .parse()
+        .ok()
+}

@@ -1,0 +1,282 @@
+//! The lock of a state folder.
+//!
+//! A kernel lock (`flock`) on the file `lock` dies with its holder, so a killed run never blocks the next. Beside it stands
+//! the record of who holds it, and the epoch, which only grows: it numbers attempts. An operator takes the lock from a
+//! living holder by putting another file in the place of the locked one: whoever holds the old one finds that out before its
+//! next effect. Deliberately absent: leases and renewal, which only remote states need.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Seek as _, Write as _},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::{
+    Claim, LockError, Standing, StateError, cache, journals_in,
+    record::{LockRecord, Released, Token, nonce, released},
+};
+use journal::clock;
+
+/// The lock's file.
+const LOCK: &str = "lock";
+/// Forced releases, one a line.
+const RELEASED: &str = "released";
+
+/// A lock that is had for longer than so many of these moments is held.
+const GLANCES: u32 = 5;
+const GLANCE: Duration = Duration::from_millis(2);
+
+/// The lock, held until dropped.
+#[derive(Debug)]
+pub(super) struct Held {
+    file: File,
+    path: PathBuf,
+    record: LockRecord,
+}
+
+impl Held {
+    /// Takes the lock, or says who has it.
+    pub(super) fn take(folder: &Path, resource: &str, claim: &Claim) -> Result<Self, LockError> {
+        let path = folder.join(LOCK);
+        let error = |source| LockError::Io { path: path.clone(), source };
+        fs::create_dir_all(folder).map_err(error)?;
+        let mut tries = 0;
+        let file = loop {
+            let mut file =
+                OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(error)?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                // Replaced between the two calls: then this is the lock of nothing.
+                Ok(()) if !is_same(&file, &path) => {}
+                Ok(()) => break file,
+                // Whoever looks at a lock has it for a moment.
+                Err(rustix::io::Errno::WOULDBLOCK) if tries < GLANCES => {
+                    tries += 1;
+                    std::thread::sleep(GLANCE);
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    let record = read(&mut file).map_err(error)?;
+                    return Err(LockError::Held { resource: resource.to_owned(), record });
+                }
+                Err(errno) => return Err(error(errno.into())),
+            }
+        };
+        let mut file = file;
+        // A record that was torn by a crash says nothing; the journals know the epoch then.
+        let before = read(&mut file).map_err(error)?.unwrap_or_else(|| LockRecord::untaken(resource, clock::now()));
+        let nonce = nonce().map_err(|failed| error(io::Error::other(failed)))?;
+        let record = LockRecord {
+            resource: resource.to_owned(),
+            nonce,
+            holder: Some(claim.holder()),
+            since: clock::now(),
+            ..before
+        };
+        Ok(Self { file, path, record })
+    }
+
+    pub(super) fn record(&self) -> &LockRecord {
+        &self.record
+    }
+
+    /// Takes the next epoch after all that the lock and the journals (`newest`) know, and writes who holds it.
+    pub(super) fn next_epoch(&mut self, newest: u64) -> Result<u64, LockError> {
+        self.check()?;
+        self.record.epoch = self.record.epoch.max(newest) + 1;
+        self.write().map_err(|source| LockError::Io { path: self.path.clone(), source })?;
+        Ok(self.record.epoch)
+    }
+
+    /// Whether it is still the lock that others meet.
+    pub(super) fn check(&self) -> Result<(), LockError> {
+        if is_same(&self.file, &self.path) {
+            return Ok(());
+        }
+        let LockRecord { resource, epoch, .. } = &self.record;
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let by = released_in(folder).ok().and_then(|all| all.into_iter().rfind(|one| one.epoch == *epoch));
+        let why = by.map_or_else(
+            || format!("{} was replaced", self.path.display()),
+            |one| format!("{} released it at {}: {}", one.by, one.at, one.message),
+        );
+        Err(LockError::Lost { resource: resource.clone(), epoch: *epoch, why })
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        let mut text = serde_json::to_vec(&self.record)?;
+        text.push(b'\n');
+        self.file.rewind()?;
+        self.file.write_all(&text)?;
+        // Not synced: after a crash of the machine the kernel's lock is gone, and the journals know the epoch.
+        self.file.set_len(text.len() as u64)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.record = self.record.tombstone(clock::now());
+        // The kernel lock goes with the file; a record that still names us is only out of date.
+        let _ = self.write();
+    }
+}
+
+/// Who has the lock, and whether they live.
+pub(super) fn look(folder: &Path) -> Result<(Option<LockRecord>, Standing), LockError> {
+    let path = folder.join(LOCK);
+    let error = |source| LockError::Io { path: path.clone(), source };
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok((None, Standing::Free)),
+        Err(source) => return Err(error(source)),
+    };
+    let is_held = match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => false,
+        Err(rustix::io::Errno::WOULDBLOCK) => true,
+        Err(errno) => return Err(error(errno.into())),
+    };
+    let record = read(&mut file).map_err(error)?;
+    let standing = match (is_held, &record) {
+        (true, _) => Standing::Lives,
+        (false, Some(LockRecord { holder: Some(_), .. })) => Standing::Ended,
+        (false, _) => Standing::Free,
+    };
+    Ok((record, standing))
+}
+
+/// Compares a token with the lock that is held.
+pub(super) fn verify(folder: &Path, token: &Token) -> Result<LockRecord, LockError> {
+    let refused = |why| LockError::Token { resource: token.resource.clone(), why };
+    match look(folder)? {
+        (Some(record), Standing::Lives) if record.token() == *token && !token.nonce.is_empty() => Ok(record),
+        (_, Standing::Lives) => Err(refused("another deployment holds the lock now, or this is not its token")),
+        (_, Standing::Free | Standing::Ended | Standing::Unknown) => {
+            Err(refused("nobody holds the lock: the deployment that gave the token has ended"))
+        }
+    }
+}
+
+/// Puts a free lock in the place of one that is held. Its holder is not asked, and loses it.
+pub(super) fn release(folder: &Path, resource: &str, by: &str, message: &str) -> Result<(), LockError> {
+    let path = folder.join(LOCK);
+    let error = |source| LockError::Io { path: path.clone(), source };
+    let record = look(folder)?.0.unwrap_or_else(|| LockRecord::untaken(resource, clock::now()));
+    let written = released(&record, by, message);
+    let mut line = serde_json::to_vec(&written).map_err(|failed| error(failed.into()))?;
+    line.push(b'\n');
+    // First the record that it was done, then the deed.
+    let kept = OpenOptions::new().append(true).create(true).open(folder.join(RELEASED));
+    kept.and_then(|mut file| file.write_all(&line).and_then(|()| file.sync_data())).map_err(error)?;
+    let mut text = serde_json::to_vec(&record.tombstone(clock::now())).map_err(|failed| error(failed.into()))?;
+    text.push(b'\n');
+    let beside = folder.join(format!("lock.{}.tmp", std::process::id()));
+    let replaced = fs::write(&beside, &text)
+        .and_then(|()| File::open(&beside)?.sync_all())
+        .and_then(|()| fs::rename(&beside, &path))
+        .and_then(|()| File::open(folder)?.sync_all());
+    replaced.map_err(error)?;
+    // What the old holder still writes must not change what the next one reads.
+    if !journals_in(folder)?.is_empty() {
+        cache::seal(folder)?;
+    }
+    Ok(())
+}
+
+/// Forced releases, oldest first.
+pub(super) fn released_in(folder: &Path) -> Result<Vec<Released>, StateError> {
+    let path = folder.join(RELEASED);
+    match fs::read(&path) {
+        // A line that was torn by a crash was not said to be done.
+        Ok(text) => {
+            Ok(text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+        }
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(StateError::io("read", &path, source)),
+    }
+}
+
+fn is_same(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+        (Ok(_) | Err(_), _) => false,
+    }
+}
+
+fn read(file: &mut File) -> io::Result<Option<LockRecord>> {
+    let mut text = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(folder: &Path, who: &str) -> Result<Held, LockError> {
+        Held::take(folder, "shop/test", &Claim::by(who))
+    }
+
+    #[test]
+    fn a_second_holder_is_told_who_the_first_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = take(folder.path(), "ann@host").unwrap();
+        assert_eq!(first.next_epoch(0).unwrap(), 1);
+        let Err(LockError::Held { record: Some(record), .. }) = take(folder.path(), "bob@host") else {
+            panic!("the lock is held");
+        };
+        assert!(record.holder.unwrap().to_string().starts_with("ann@host, process "));
+    }
+
+    #[test]
+    fn the_epoch_only_grows() {
+        let folder = tempfile::tempdir().unwrap();
+        for (newest, expected) in [(0, 1), (0, 2), (7, 8), (3, 9)] {
+            assert_eq!(take(folder.path(), "ann@host").unwrap().next_epoch(newest).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_torn_record_does_not_block() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("lock"), "{\"resou").unwrap();
+        assert_eq!(take(folder.path(), "ann@host").unwrap().next_epoch(4).unwrap(), 5);
+    }
+
+    #[test]
+    fn a_holder_whose_lock_was_released_finds_out_and_disturbs_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = take(folder.path(), "ann@host").unwrap();
+        assert_eq!(first.next_epoch(0).unwrap(), 1);
+        let token = first.record().token();
+        verify(folder.path(), &token).unwrap();
+        release(folder.path(), "shop/test", "bob@host", "it hangs").unwrap();
+        assert!(matches!(look(folder.path()).unwrap(), (Some(_), Standing::Free)));
+        let mut second = take(folder.path(), "bob@host").unwrap();
+        assert_eq!(second.next_epoch(0).unwrap(), 2);
+        let lost = first.check().unwrap_err();
+        let LockError::Lost { epoch: 1, why, .. } = &lost else { panic!("{lost:?}") };
+        assert!(why.contains("bob@host released it") && why.contains("it hangs"), "{why}");
+        assert!(matches!(first.next_epoch(0), Err(LockError::Lost { .. })));
+        assert!(matches!(verify(folder.path(), &token), Err(LockError::Token { .. })));
+        drop(first);
+        second.check().unwrap();
+        assert_eq!(look(folder.path()).unwrap().0.unwrap().epoch, 2, "the old holder's end is not written here");
+        assert_eq!(released_in(folder.path()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_token_is_worth_nothing_once_the_lock_is_free() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut held = take(folder.path(), "ann@host").unwrap();
+        held.next_epoch(0).unwrap();
+        let token = held.record().token();
+        let forged = Token { nonce: "0".repeat(32), ..token.clone() };
+        assert!(matches!(verify(folder.path(), &forged), Err(LockError::Token { .. })));
+        verify(folder.path(), &token).unwrap();
+        drop(held);
+        assert!(matches!(verify(folder.path(), &token), Err(LockError::Token { .. })));
+    }
+}

@@ -1,0 +1,402 @@
+//! State in a git repository: one ref, `refs/pawl/<app>/<environment>`, whose commit holds the record and the journals.
+//!
+//! Any git host will do. The system's git is run as a program, with argument vectors: it knows the user's credentials and
+//! proxies. What it needs on this machine lies in a bare repository of the cache; neither branches nor work tree of the plan's
+//! repository see anything. Commits have no parents: who wants history reads the journals.
+//!
+//! A swap is a push with `--force-with-lease=<ref>:<old>`, which the host decides under its own lock. Deliberately absent:
+//! reading git's messages. Whether a push that failed did arrive is told by reading back.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{io::AsyncWriteExt as _, process::Command, runtime::Runtime};
+
+use super::{
+    StateError,
+    remote::{CALL, Change, RECORD, Remote, Seen, Version},
+};
+use journal::clock;
+use plan::RemoteState;
+
+/// Configuration of the plan's repository that says how a remote is reached. A job of a CI has its token there.
+const INHERITED: &str = r"^(http|credential|url|ssh|protocol|core\.(sshcommand|gitproxy))\b";
+
+/// What git takes from the environment to find a repository: ours is another.
+const FOREIGN: [&str; 9] = [
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_DIR",
+    "GIT_GRAFT_FILE",
+    "GIT_INDEX_FILE",
+    "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_WORK_TREE",
+];
+
+/// Where git is run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In the plan's folder, as the user would: configuration from the environment included.
+    Plan,
+    /// Wherever its arguments say.
+    Anywhere,
+    /// In our repository.
+    Ours,
+}
+
+/// A read that finds the ref moved under it begins again, so often.
+const ROUNDS: usize = 10;
+
+/// State in a git repository.
+#[derive(Debug)]
+pub struct Git {
+    /// As the plan has it, for messages.
+    written: String,
+    url: String,
+    reference: String,
+    /// The bare repository of the cache.
+    repository: PathBuf,
+    configuration: Vec<(String, String)>,
+    /// Sets a command for ssh that asks nothing, where the user has set none.
+    is_ssh_ours: bool,
+    /// What was read or written last: commit, its tree, the record.
+    last: Option<(String, String, Vec<u8>)>,
+    /// The name of a ref that only this process uses.
+    scratch: String,
+    runtime: Runtime,
+}
+
+impl Git {
+    /// `remote` as the plan at `state.folder` means it; `cache` is a folder for us alone.
+    pub(super) fn new(state: &RemoteState, remote: &str, resource: &str, cache: &Path) -> Result<Self, StateError> {
+        let failed = |why: String| StateError::Remote { action: "reach", place: state.written.clone(), why };
+        let runtime = super::runtime().map_err(|error| failed(error.to_string()))?;
+        let mut git = Self {
+            written: state.written.clone(),
+            url: remote.to_owned(),
+            reference: format!("refs/pawl/{resource}"),
+            repository: cache.join("repository.git"),
+            configuration: Vec::new(),
+            is_ssh_ours: !state.settings.contains_key("GIT_SSH_COMMAND"),
+            last: None,
+            scratch: super::record::nonce().map_err(|error| failed(error.to_string()))?,
+            runtime,
+        };
+        git.inherit(&state.folder)?;
+        if !remote.contains([':', '/']) {
+            let folder = state.folder.to_string_lossy();
+            let url = git.run(&["-C", &folder, "remote", "get-url", remote], Place::Plan, Vec::new(), "reach")?;
+            let url = git.judged(url, "reach")?;
+            String::from_utf8_lossy(&url).trim_end().clone_into(&mut git.url);
+            // A path in a repository's configuration is relative to that repository.
+            if git.url.starts_with('.') {
+                git.url = state.folder.join(&git.url).to_string_lossy().into_owned();
+            }
+        }
+        if !git.repository.join("HEAD").exists() {
+            git.prepare(cache)?;
+        }
+        Ok(git)
+    }
+
+    /// Makes the bare repository. Beside its place and then renamed: another process may do the same.
+    fn prepare(&self, cache: &Path) -> Result<(), StateError> {
+        std::fs::create_dir_all(cache).map_err(|source| StateError::io("make", cache, source))?;
+        let beside = cache.join(format!("{}.tmp", self.scratch));
+        self.plain(&["init", "--quiet", "--bare", "--template=", &beside.to_string_lossy()], "prepare")?;
+        match std::fs::rename(&beside, &self.repository) {
+            Ok(()) => Ok(()),
+            Err(_) if self.repository.join("HEAD").exists() => {
+                std::fs::remove_dir_all(&beside).map_err(|source| StateError::io("remove", &beside, source))
+            }
+            Err(source) => Err(StateError::io("make", &self.repository, source)),
+        }
+    }
+
+    /// Takes over how the plan's repository reaches its remotes. It may be none: then there is nothing to take over.
+    fn inherit(&mut self, folder: &Path) -> Result<(), StateError> {
+        let folder = folder.to_string_lossy();
+        let arguments = ["-C", &folder, "config", "--null", "--show-scope", "--includes", "--get-regexp", INHERITED];
+        let output = self.run(&arguments, Place::Plan, Vec::new(), "reach")?;
+        if !output.status.success() {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        let mut fields = text.split_terminator('\0');
+        while let (Some(scope), Some(entry)) = (fields.next(), fields.next()) {
+            // What is set for the user or the machine applies to our repository anyway.
+            if matches!(scope, "local" | "worktree" | "command")
+                && let Some((name, value)) = entry.split_once('\n')
+            {
+                if name == "core.sshcommand" {
+                    self.is_ssh_ours = false;
+                }
+                self.configuration.push((name.to_owned(), value.to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs git in our repository.
+    fn git(&self, arguments: &[&str], input: Vec<u8>, action: &'static str) -> Result<Vec<u8>, StateError> {
+        let output = self.run(arguments, Place::Ours, input, action)?;
+        self.judged(output, action)
+    }
+
+    /// Runs git anywhere.
+    fn plain(&self, arguments: &[&str], action: &'static str) -> Result<Vec<u8>, StateError> {
+        let output = self.run(arguments, Place::Anywhere, Vec::new(), action)?;
+        self.judged(output, action)
+    }
+
+    fn judged(&self, output: Output, action: &'static str) -> Result<Vec<u8>, StateError> {
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<_> = said.lines().map(str::trim).filter(|line| !line.is_empty()).take(4).collect();
+        let why = if lines.is_empty() { format!("git: {}", output.status) } else { lines.join("; ") };
+        Err(self.failed(action, why))
+    }
+
+    fn failed(&self, action: &'static str, why: impl Into<String>) -> StateError {
+        StateError::Remote { action, place: self.written.clone(), why: why.into() }
+    }
+
+    fn run(
+        &self,
+        arguments: &[&str],
+        place: Place,
+        input: Vec<u8>,
+        action: &'static str,
+    ) -> Result<Output, StateError> {
+        let mut command = Command::new("git");
+        for name in FOREIGN {
+            command.env_remove(name);
+        }
+        if place == Place::Ours {
+            command.arg("--git-dir").arg(&self.repository);
+        }
+        if place != Place::Plan {
+            self.configure(&mut command);
+        }
+        if self.is_ssh_ours {
+            command.env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes");
+        }
+        command.env("GIT_TERMINAL_PROMPT", "0").args(arguments);
+        // A group of its own: what interrupts the runner must not interrupt the write that releases the lock.
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let ended = self.runtime.block_on(async {
+            let mut child = command.spawn()?;
+            let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+            let stdin = child.stdin.take();
+            let work = async {
+                if let Some(mut stdin) = stdin {
+                    // Who does not read it ends early, and says why.
+                    let _ = stdin.write_all(&input).await;
+                }
+                child.wait_with_output().await
+            };
+            match tokio::time::timeout(CALL, work).await {
+                Ok(output) => output.map(Some),
+                Err(_) => {
+                    group.map(|group| kill_process_group(group, Signal::KILL));
+                    Ok(None)
+                }
+            }
+        });
+        match ended {
+            Ok(Some(output)) => Ok(output),
+            Ok(None) => Err(self.failed(action, format!("git took longer than {} s", CALL.as_secs()))),
+            Err(error) => Err(self.failed(action, format!("git can't be run: {error}"))),
+        }
+    }
+
+    /// By the environment, not by arguments: a token in them is nobody's business. What the user set there was inherited.
+    fn configure(&self, command: &mut Command) {
+        command.env_remove("GIT_CONFIG").env_remove("GIT_CONFIG_PARAMETERS");
+        let own =
+            [("core.hooksPath", "/dev/null"), ("core.fsync", "none"), ("gc.auto", "0"), ("push.gpgSign", "false")];
+        let own = own.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let configuration: Vec<_> = self.configuration.iter().cloned().chain(own).collect();
+        command.env("GIT_CONFIG_COUNT", configuration.len().to_string());
+        for (index, (name, value)) in configuration.into_iter().enumerate() {
+            command.env(format!("GIT_CONFIG_KEY_{index}"), name).env(format!("GIT_CONFIG_VALUE_{index}"), value);
+        }
+    }
+
+    /// The commit that the ref names there.
+    fn tip(&self) -> Result<Option<String>, StateError> {
+        let listed = self.git(&["ls-remote", "--quiet", "--", &self.url, &self.reference], Vec::new(), "read")?;
+        let listed = String::from_utf8_lossy(&listed).into_owned();
+        let ours = listed.lines().filter_map(|line| line.split_once('\t')).find(|(_, name)| *name == self.reference);
+        Ok(ours.map(|(commit, _)| commit.to_owned()))
+    }
+
+    /// Tree and record of a commit; none if it is not here.
+    fn open(&self, commit: &str) -> Result<Option<(String, Vec<u8>)>, StateError> {
+        let input = format!("{commit}\n{commit}:{RECORD}\n").into_bytes();
+        let answer = self.git(&["cat-file", "--batch"], input, "read")?;
+        let mut rest = answer.as_slice();
+        let Some(text) = object(&mut rest) else { return Ok(None) };
+        let tree = text.split(|byte| *byte == b'\n').next().and_then(|line| line.strip_prefix(b"tree "));
+        let record = object(&mut rest);
+        match (tree, record) {
+            (Some(tree), Some(record)) => Ok(Some((String::from_utf8_lossy(tree).into_owned(), record.to_vec()))),
+            (None, _) | (_, None) => Err(StateError::Record {
+                place: self.written.clone(),
+                why: format!("{} is a commit without {RECORD}", self.reference),
+            }),
+        }
+    }
+}
+
+impl Remote for Git {
+    /// Git's own locking answers for conditions: nothing is to be asked.
+    fn probe(&mut self) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<Option<Seen>, StateError> {
+        for _ in 0..ROUNDS {
+            let Some(commit) = self.tip()? else {
+                self.last = None;
+                return Ok(None);
+            };
+            if let Some((last, _, record)) = &self.last
+                && *last == commit
+            {
+                return Ok(Some(Seen { version: Version(commit), bytes: record.clone() }));
+            }
+            let refspec = format!("+{0}:{0}", self.reference);
+            let words = [
+                "fetch",
+                "--quiet",
+                "--no-tags",
+                "--no-write-fetch-head",
+                "--no-recurse-submodules",
+                "--no-auto-maintenance",
+            ];
+            let fetched = self.git(&[&words[..], &["--", &self.url, &refspec]].concat(), Vec::new(), "read");
+            // Another process may have fetched at once, or the ref have moved: then the commit is here, or another is there.
+            match (self.open(&commit)?, fetched) {
+                (Some((tree, record)), _) => {
+                    self.last = Some((commit.clone(), tree, record.clone()));
+                    return Ok(Some(Seen { version: Version(commit), bytes: record }));
+                }
+                (None, Ok(_)) => {}
+                (None, Err(error)) => {
+                    if self.tip()?.as_ref() == Some(&commit) {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Err(self.failed("read", "it moved whenever it was read"))
+    }
+
+    fn swap(&mut self, change: &Change<'_>) -> Result<Version, StateError> {
+        let base = match (change.expected, &self.last) {
+            (None, _) => None,
+            (Some(Version(expected)), Some((last, tree, _))) if last == expected => Some(tree.clone()),
+            (Some(Version(expected)), _) => self.open(expected)?.map(|(tree, _)| tree),
+        };
+        let answer =
+            self.git(&["fast-import", "--quiet", "--done"], import(change, base.as_deref(), &self.scratch), "write")?;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let mut lines = answer.lines();
+        let commit = lines.next().unwrap_or_default().to_owned();
+        let tree = lines.next().and_then(|line| line.split_whitespace().nth(2)).unwrap_or_default().to_owned();
+        let expected = change.expected.map_or("", |Version(version)| version.as_str());
+        let lease = format!("--force-with-lease={}:{expected}", self.reference);
+        let refspec = format!("{commit}:{}", self.reference);
+        let words = ["push", "--quiet", "--no-verify", "--no-recurse-submodules", &lease, "--", &self.url, &refspec];
+        self.git(&words, Vec::new(), "write")?;
+        self.last = Some((commit.clone(), tree, change.record.to_vec()));
+        Ok(Version(commit))
+    }
+
+    fn file(&mut self, name: &str) -> Result<Vec<u8>, StateError> {
+        let Some((commit, ..)) = &self.last else { return Err(self.failed("read", "nothing was read yet")) };
+        self.git(&["cat-file", "blob", &format!("{commit}:{name}")], Vec::new(), "read")
+    }
+
+    fn tidy(&mut self) {
+        let Some((commit, ..)) = &self.last else { return };
+        // The ref keeps what the next fetch builds on; the rest may go. Git knows when that is worth its while.
+        let _ = self.git(&["update-ref", &self.reference, commit], Vec::new(), "tidy");
+        let _ = self.git(
+            &[
+                "-c",
+                "gc.auto=2000",
+                "-c",
+                "gc.autoDetach=false",
+                "-c",
+                "gc.pruneExpire=1.hour.ago",
+                "gc",
+                "--auto",
+                "--quiet",
+            ],
+            Vec::new(),
+            "tidy",
+        );
+    }
+}
+
+/// The next object of `cat-file --batch`; none if it is missing.
+fn object<'a>(answer: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let end = answer.iter().position(|byte| *byte == b'\n')?;
+    let (head, rest) = answer.split_at(end);
+    *answer = &rest[1..];
+    let head = std::str::from_utf8(head).ok()?;
+    let mut words = head.split(' ');
+    let (_, kind, size) = (words.next()?, words.next()?, words.next());
+    let size: usize = match (kind, size) {
+        ("missing", _) | (_, None) => return None,
+        (_, Some(size)) => size.parse().ok()?,
+    };
+    let content = answer.get(..size)?;
+    *answer = answer.get(size + 1..)?;
+    Some(content)
+}
+
+/// A stream for `git fast-import`: one commit without a parent, whose name and tree it prints.
+fn import(change: &Change<'_>, base: Option<&str>, scratch: &str) -> Vec<u8> {
+    fn data(stream: &mut Vec<u8>, bytes: &[u8]) {
+        stream.extend_from_slice(format!("data {}\n", bytes.len()).as_bytes());
+        stream.extend_from_slice(bytes);
+        stream.push(b'\n');
+    }
+    let mut stream = Vec::new();
+    let files = change.files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
+    let files: Vec<_> = files.chain([(RECORD, change.record)]).collect();
+    for (index, (_, bytes)) in files.iter().enumerate() {
+        stream.extend_from_slice(format!("blob\nmark :{}\n", index + 1).as_bytes());
+        data(&mut stream, bytes);
+    }
+    let commit = files.len() + 1;
+    let at = clock::now().as_second();
+    // Git wants a ref while it imports; it is gone again at the end.
+    let head = format!("commit refs/import/{scratch}\nmark :{commit}\ncommitter Pawl <pawl@localhost> {at} +0000\n");
+    stream.extend_from_slice(head.as_bytes());
+    data(&mut stream, change.message.as_bytes());
+    if let Some(tree) = base {
+        stream.extend_from_slice(format!("M 040000 {tree} \n").as_bytes());
+    }
+    for name in change.dropped {
+        stream.extend_from_slice(format!("D {name}\n").as_bytes());
+    }
+    for (index, (name, _)) in files.iter().enumerate() {
+        stream.extend_from_slice(format!("M 100644 :{} {name}\n", index + 1).as_bytes());
+    }
+    let nothing = "0".repeat(40);
+    let tail =
+        format!("\nget-mark :{commit}\nls :{commit} \"\"\nreset refs/import/{scratch}\nfrom {nothing}\n\ndone\n");
+    stream.extend_from_slice(tail.as_bytes());
+    stream
+}

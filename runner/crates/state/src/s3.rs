@@ -1,0 +1,220 @@
+//! State in a bucket of an object store that speaks S3: the record and the journals are objects under one prefix.
+//!
+//! A swap is a conditional put, `If-None-Match: *` for the first and `If-Match` later; a store that ignores either is found out
+//! by [`Remote::probe`] and refused. What was given up by a time-out may still arrive: that is for the reader of the record to
+//! find out. Requests of `object_store` go through this runner's own HTTP and TLS, so that there is one of each. Deliberately absent:
+//! listing; what there is stands in the record.
+
+use std::{error::Error, str::FromStr as _};
+
+use async_trait::async_trait;
+use object_store::{
+    ClientOptions, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, RetryConfig, UpdateVersion,
+    aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut},
+    client::{HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService},
+    path::Path,
+};
+use tokio::runtime::Runtime;
+
+use super::{
+    StateError,
+    error::reasons,
+    remote::{CALL, Change, RECORD, Remote, Seen, Version},
+};
+use plan::RemoteState;
+
+/// A region for stores that have none.
+const REGION: &str = "us-east-1";
+
+/// State in a bucket.
+#[derive(Debug)]
+pub struct S3 {
+    written: String,
+    store: AmazonS3,
+    /// What the names of our objects begin with.
+    prefix: String,
+    runtime: Runtime,
+}
+
+impl S3 {
+    pub(super) fn new(state: &RemoteState, bucket: &str, prefix: &str, resource: &str) -> Result<Self, StateError> {
+        let failed = |why: String| StateError::Remote { action: "reach", place: state.written.clone(), why };
+        let runtime = super::runtime().map_err(|error| failed(error.to_string()))?;
+        let mut builder = AmazonS3Builder::new()
+            .with_region(REGION)
+            .with_bucket_name(bucket)
+            .with_conditional_put(S3ConditionalPut::ETagMatch)
+            .with_http_connector(Connector)
+            // Whoever calls tries again, and knows whether it may.
+            .with_retry(RetryConfig { max_retries: 0, retry_timeout: CALL, ..RetryConfig::default() });
+        for (name, value) in &state.settings {
+            // The names of AWS for an endpoint of one service; the more exact one comes later in the order.
+            let name =
+                if name.starts_with("AWS_ENDPOINT_URL") && !name.ends_with("STS") { "AWS_ENDPOINT" } else { name };
+            if let Ok(key) = AmazonS3ConfigKey::from_str(&name.to_ascii_lowercase()) {
+                builder = builder.with_config(key, value.reveal());
+            }
+        }
+        let store = builder.build().map_err(|error| failed(reasons(&error)))?;
+        let prefix = if prefix.is_empty() { resource.to_owned() } else { format!("{prefix}/{resource}") };
+        Ok(Self { written: state.written.clone(), store, prefix, runtime })
+    }
+
+    fn object(&self, name: &str) -> Path {
+        Path::from(format!("{}/{name}", self.prefix))
+    }
+
+    fn wait<T>(
+        &self,
+        action: &'static str,
+        work: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<Result<T, object_store::Error>, StateError> {
+        let answer = self.runtime.block_on(async { tokio::time::timeout(CALL, work).await });
+        answer.map_err(|_| self.failed(action, format!("no answer in {} s", CALL.as_secs())))
+    }
+
+    fn failed(&self, action: &'static str, why: impl Into<String>) -> StateError {
+        StateError::Remote { action, place: self.written.clone(), why: why.into() }
+    }
+
+    fn put(
+        &self,
+        action: &'static str,
+        name: &str,
+        bytes: &[u8],
+        mode: PutMode,
+    ) -> Result<Result<Version, object_store::Error>, StateError> {
+        let payload = PutPayload::from(bytes.to_vec());
+        let options = PutOptions::from(mode);
+        let (store, path) = (&self.store, self.object(name));
+        let put = self.wait(action, async { store.put_opts(&path, payload, options).await })?;
+        match put {
+            Ok(result) => match result.e_tag {
+                Some(tag) => Ok(Ok(Version(tag))),
+                None => Err(self.failed(action, "the store gives no ETag")),
+            },
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    fn get(&self, name: &str) -> Result<Option<Seen>, StateError> {
+        let (store, path) = (&self.store, self.object(name));
+        let got = self.wait("read", async {
+            let got = store.get(&path).await?;
+            let tag = got.meta.e_tag.clone();
+            Ok((tag, got.bytes().await?))
+        })?;
+        match got {
+            Ok((Some(tag), bytes)) => Ok(Some(Seen { version: Version(tag), bytes: bytes.to_vec() })),
+            Ok((None, _)) => Err(self.failed("read", "the store gives no ETag")),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("read", reasons(&error))),
+        }
+    }
+
+    fn delete(&self, name: &str) {
+        let (store, path) = (&self.store, self.object(name));
+        // What stays behind is named by nothing, and costs a few bytes.
+        let _ = self.wait("tidy", async { store.delete(&path).await });
+    }
+}
+
+impl Remote for S3 {
+    fn probe(&mut self) -> Result<(), StateError> {
+        let nonce = super::record::nonce().map_err(|error| self.failed("probe", error.to_string()))?;
+        let name = format!("probe-{nonce}");
+        let refused = |put: Result<Version, object_store::Error>, what: &str| match put {
+            Err(object_store::Error::Precondition { .. } | object_store::Error::AlreadyExists { .. }) => Ok(()),
+            Ok(_) => Err(StateError::Unconditional {
+                place: self.written.clone(),
+                why: format!("it took a write that `{what}` forbids"),
+            }),
+            Err(error) => Err(StateError::Unconditional {
+                place: self.written.clone(),
+                why: format!("it does not know `{what}`: {}", reasons(&error)),
+            }),
+        };
+        let first = self.put("write", &name, b"1", PutMode::Create)?;
+        let first = first.map_err(|error| self.failed("write", reasons(&error)))?;
+        let outcome = (|| {
+            refused(self.put("write", &name, b"2", PutMode::Create)?, "If-None-Match: *")?;
+            let update =
+                |version: &Version| PutMode::Update(UpdateVersion { e_tag: Some(version.0.clone()), version: None });
+            let second = self.put("write", &name, b"3", update(&first))?;
+            second.map_err(|error| self.failed("write", reasons(&error)))?;
+            refused(self.put("write", &name, b"4", update(&first))?, "If-Match")
+        })();
+        self.delete(&name);
+        outcome
+    }
+
+    fn read(&mut self) -> Result<Option<Seen>, StateError> {
+        self.get(RECORD)
+    }
+
+    fn swap(&mut self, change: &Change<'_>) -> Result<Version, StateError> {
+        for (name, bytes) in change.files {
+            let put = self.put("write", name, bytes, PutMode::Overwrite)?;
+            put.map_err(|error| self.failed("write", reasons(&error)))?;
+        }
+        let mode = match change.expected {
+            None => PutMode::Create,
+            Some(Version(tag)) => PutMode::Update(UpdateVersion { e_tag: Some(tag.clone()), version: None }),
+        };
+        let put = self.put("write", RECORD, change.record, mode)?;
+        let version = put.map_err(|error| self.failed("write", reasons(&error)))?;
+        change.dropped.iter().for_each(|name| self.delete(name));
+        Ok(version)
+    }
+
+    fn file(&mut self, name: &str) -> Result<Vec<u8>, StateError> {
+        match self.get(name)? {
+            Some(seen) => Ok(seen.bytes),
+            None => Err(self.failed("read", format!("{name} is not there"))),
+        }
+    }
+}
+
+/// Our HTTP for `object_store`.
+#[derive(Debug)]
+struct Connector;
+
+#[derive(Debug)]
+struct Client(reqwest::Client);
+
+impl HttpConnector for Connector {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        let generic = |source: Box<dyn Error + Send + Sync>| object_store::Error::Generic { store: "S3", source };
+        let client = super::http::client().map_err(|error| generic(error.into()))?.timeout(CALL).build();
+        Ok(HttpClient::new(Client(client.map_err(|error| generic(error.into()))?)))
+    }
+}
+
+#[async_trait]
+impl HttpService for Client {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let (parts, body) = request.into_parts();
+        let url = parts.uri.to_string().parse::<url::Url>();
+        let url = url.map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
+        let mut request = reqwest::Request::new(parts.method, url);
+        *request.headers_mut() = parts.headers;
+        *request.body_mut() = Some(reqwest::Body::wrap(body));
+        let kind = |error: &reqwest::Error| {
+            if error.is_timeout() {
+                HttpErrorKind::Timeout
+            } else if error.is_connect() {
+                HttpErrorKind::Connect
+            } else {
+                HttpErrorKind::Unknown
+            }
+        };
+        let answer =
+            self.0.execute(request).await.map_err(|error| HttpError::new(kind(&error), error.without_url()))?;
+        let mut response = http::Response::builder().status(answer.status());
+        if let Some(headers) = response.headers_mut() {
+            answer.headers().clone_into(headers);
+        }
+        let bytes = answer.bytes().await.map_err(|error| HttpError::new(kind(&error), error.without_url()))?;
+        response.body(bytes.into()).map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))
+    }
+}

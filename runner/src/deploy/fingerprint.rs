@@ -1,0 +1,133 @@
+//! The fingerprint of a step: what it depends on, hashed component by component (DESIGN §6).
+//!
+//! Secrets enter by name, databases by scheme, host, port and name, files by content. Paths inside the plan's folder enter
+//! relative to it, so that another checkout on another machine has the same fingerprint.
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde_json::{Map, Value, json};
+use url::Url;
+
+use super::prepare::within;
+use contract::{Digest, StepId, TargetName, hash::Hash};
+use journal::event::{Fingerprint, Release};
+use plan::{Access, ArgumentPattern, Confidential, EnvGrant, Grants, Network, SecretAccess};
+
+/// The contract that modules are built for.
+const CONTRACT: &str = "pawl:step@0.1.1";
+
+/// What a fingerprint is made of.
+pub(super) struct Parts<'a> {
+    pub(super) module: &'a Digest,
+    pub(super) config: &'a Value,
+    pub(super) inputs: BTreeMap<String, Hash>,
+    pub(super) grants: &'a Grants,
+    pub(super) folder: &'a Path,
+    pub(super) target: &'a TargetName,
+    pub(super) upstream: &'a BTreeMap<StepId, Map<String, Value>>,
+    pub(super) release: &'a Release,
+}
+
+pub(super) fn fingerprint(parts: Parts<'_>) -> Fingerprint {
+    let release = match &parts.release.digest {
+        Some(digest) => digest.to_string(),
+        None => parts.release.label.to_string(),
+    };
+    let upstream: Map<String, Value> =
+        parts.upstream.iter().map(|(step, outputs)| (step.to_string(), Value::Object(outputs.clone()))).collect();
+    let mut components = BTreeMap::from([
+        ("module".to_owned(), Hash::of(parts.module.to_string().as_bytes())),
+        ("contract".to_owned(), Hash::of(CONTRACT.as_bytes())),
+        ("config".to_owned(), Hash::of_json(parts.config)),
+        ("grants".to_owned(), Hash::of_json(&grants(parts.grants, parts.folder))),
+        ("target".to_owned(), Hash::of(parts.target.as_str().as_bytes())),
+        ("upstream".to_owned(), Hash::of_json(&Value::Object(upstream))),
+        ("release".to_owned(), Hash::of(release.as_bytes())),
+    ]);
+    components.extend(parts.inputs.into_iter().map(|(name, hash)| (format!("input:{name}"), hash)));
+    Fingerprint(components)
+}
+
+fn grants(grants: &Grants, folder: &Path) -> Value {
+    let written = |text: &Confidential| Value::String(text.written.clone());
+    let dirs: Map<_, _> = grants
+        .dirs
+        .iter()
+        .map(|(name, grant)| {
+            let access = match grant.access {
+                Access::ReadOnly => "ro",
+                Access::ReadWrite => "rw",
+            };
+            (name.to_string(), json!([within(folder, &grant.path), access]))
+        })
+        .collect();
+    let http: Vec<_> = grants
+        .http
+        .iter()
+        .map(|grant| {
+            let headers: Map<_, _> = grant.headers.iter().map(|(name, value)| (name.clone(), written(value))).collect();
+            json!({
+                "origin": format!("{}://{}:{}", grant.scheme, grant.host, grant.port),
+                "methods": grant.methods,
+                "private": grant.network == Network::Private,
+                "headers": headers,
+            })
+        })
+        .collect();
+    let databases: Map<_, _> = grants
+        .databases
+        .iter()
+        .map(|(name, grant)| (name.to_string(), Value::String(database(grant.url.value.reveal(), folder))))
+        .collect();
+    let programs: Vec<Vec<&str>> = grants
+        .programs
+        .iter()
+        .map(|grant| {
+            let word = |pattern| match pattern {
+                &ArgumentPattern::AnyOne => "*",
+                &ArgumentPattern::AnyRest => "**",
+                ArgumentPattern::Exact(text) => text.as_str(),
+            };
+            grant.arguments.iter().map(word).collect()
+        })
+        .collect();
+    let env: Map<_, _> = grants
+        .env
+        .iter()
+        .map(|(name, grant)| {
+            let value = match grant {
+                EnvGrant::Set(value) => written(value),
+                EnvGrant::Open => Value::Null,
+            };
+            (name.clone(), value)
+        })
+        .collect();
+    let sockets: Map<_, _> =
+        grants.sockets.iter().map(|(name, path)| (name.to_string(), json!(within(folder, path)))).collect();
+    let secrets: Map<_, _> = grants
+        .secrets
+        .iter()
+        .map(|(name, grant)| (name.clone(), json!(grant.access == SecretAccess::Reveal)))
+        .collect();
+    json!({
+        "dirs": dirs, "http": http, "tcp": grants.tcp, "databases": databases, "programs": programs, "env": env,
+        "sockets": sockets, "secrets": secrets,
+    })
+}
+
+/// Which database a URL means, without user, password and options.
+fn database(url: &str, folder: &Path) -> String {
+    if let Some(path) = url.strip_prefix("sqlite:") {
+        return format!("sqlite:{}", within(folder, Path::new(path)));
+    }
+    match Url::parse(url) {
+        Ok(url) => format!(
+            "{}://{}:{}{}",
+            url.scheme(),
+            url.host_str().unwrap_or_default(),
+            url.port().map_or_else(String::new, |port| port.to_string()),
+            url.path()
+        ),
+        Err(_) => "unreadable".to_owned(),
+    }
+}

@@ -1,0 +1,403 @@
+//! The preflight: everything that can be known to be wrong before anything is touched.
+//!
+//! Modules load and describe themselves, configurations fit, needs are granted, phases are in order, the release has its
+//! digest; then ([`Prepared::resources`]) directories, databases and disk answer. Nothing but a granted directory is made.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    path::Path,
+    sync::Arc,
+};
+
+use super::{Pinning, Pins};
+use contract::{
+    Digest, Label, StepId, TargetName,
+    diagnostic::{Code, Diagnostic, Exit},
+    step::Phase,
+};
+use journal::{
+    Place,
+    event::{Planned, Release},
+};
+use plan::{Access, ModuleRef, Plan, Problem, Step};
+use sandbox;
+use sandbox::{Capability, Description, LoadError, Module, Need, Places, Runtime, Tell};
+
+/// A writable directory must have this much room, in bytes.
+const ROOM: u64 = 32 << 20;
+
+/// What a preflight stands on, besides the plan.
+pub struct Setting {
+    /// Where modules are kept.
+    pub places: Places,
+    /// Hears what is worth knowing and no error.
+    pub tell: Tell,
+    /// What the lock file is for.
+    pub pinning: Pinning,
+}
+
+/// The release that is asked for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub label: Label,
+    /// What it was where it was verified: it must be that and nothing else.
+    pub digest: Option<Digest>,
+}
+
+/// A plan whose modules are loaded and fit it.
+pub struct Prepared {
+    pub plan: Plan,
+    pub release: Release,
+    pub runtime: Runtime,
+    /// In the order in which they run.
+    pub steps: Vec<Ready>,
+    /// What runs around them.
+    pub hooks: ReadyHooks,
+    /// The modules against the lock file.
+    pub pins: Pins,
+    modules: Modules,
+    pub(super) tell: Tell,
+}
+
+/// Loaded modules with what they say of themselves, by [`sandbox::name_of`].
+type Modules = BTreeMap<String, (Module, Description)>;
+
+/// Steps around a deployment, with what their modules say.
+#[derive(Default)]
+pub struct ReadyHooks {
+    pub before: Vec<Ready>,
+    pub after: Vec<Ready>,
+    pub on_failure: Vec<Ready>,
+}
+
+/// A step with what its module says.
+pub struct Ready {
+    pub step: Step,
+    pub place: Place,
+    pub description: Description,
+    /// All steps that it depends on, over any number of others.
+    pub upstream: BTreeSet<StepId>,
+    module: String,
+}
+
+impl Prepared {
+    /// Loads what a plan needs and checks that it fits together.
+    ///
+    /// # Errors
+    /// All that is wrong, each with its place in the plan.
+    pub async fn new(plan: Plan, wanted: Wanted, setting: Setting) -> Result<Self, Vec<Diagnostic>> {
+        let runtime = Runtime::new(setting.places, Arc::clone(&setting.tell));
+        let runtime = runtime.map_err(|error| vec![engine_fault(&error)])?;
+        let (modules, mut problems) = load_all(&runtime, &plan).await;
+        let pins = Pins::read(&plan, setting.pinning, |step| modules.get(&sandbox::name_of(&step.uses)));
+        let pins = pins.map_err(|diagnostic| vec![diagnostic])?;
+        problems.extend(pins.problems(&plan));
+        let mut steps: Vec<Ready> = Vec::new();
+        for step in &plan.steps {
+            let Some(mut ready) = ready(&plan, &modules, step, &mut problems) else { continue };
+            ready.upstream = step.needs.iter().cloned().collect();
+            for earlier in steps.iter().filter(|earlier| step.needs.contains(&earlier.step.id)) {
+                ready.upstream.extend(earlier.upstream.iter().cloned());
+            }
+            steps.push(ready);
+        }
+        let mut hooks = |steps: &[Step]| -> Vec<Ready> {
+            steps.iter().filter_map(|step| hook(&plan, &modules, step, &mut problems)).collect()
+        };
+        let before = hooks(&plan.hooks.before);
+        let hooks = ReadyHooks { before, after: hooks(&plan.hooks.after), on_failure: hooks(&plan.hooks.on_failure) };
+        problems.extend(out_of_phase(&plan, &steps));
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let release = release(&plan, &steps, wanted).await.map_err(|diagnostic| vec![diagnostic])?;
+        if let Some(notice) = pins.notice() {
+            (setting.tell)(notice);
+        }
+        Ok(Self { plan, release, runtime, steps, hooks, pins, modules, tell: setting.tell })
+    }
+
+    /// The module of a step.
+    #[must_use]
+    pub fn module(&self, ready: &Ready) -> &Module {
+        &self.modules.get(&ready.module).expect("every ready step's module was loaded").0
+    }
+
+    /// Where a step stands in the order; none if the plan has no such step.
+    #[must_use]
+    pub fn index(&self, step: &StepId) -> Option<usize> {
+        self.steps.iter().position(|ready| ready.step.id == *step)
+    }
+
+    /// The steps, as the journal records them.
+    #[must_use]
+    pub fn planned(&self) -> Vec<Planned> {
+        let planned = |ready: &Ready| Planned {
+            place: ready.place.clone(),
+            uses: match &ready.step.uses {
+                ModuleRef::Official(name) => name.clone(),
+                ModuleRef::File(path) => within(&self.plan.source.folder, path),
+                ModuleRef::Registry(reference) => reference.to_string(),
+            },
+            phase: ready.description.phase,
+        };
+        self.steps.iter().map(planned).collect()
+    }
+
+    /// Whether directories can be written, have room, and databases can be reached.
+    ///
+    /// # Errors
+    /// What can't be, with its place in the plan.
+    pub fn resources(&self) -> Result<(), Vec<Diagnostic>> {
+        let mut problems = Vec::new();
+        let hooks = [&self.hooks.before, &self.hooks.after, &self.hooks.on_failure];
+        for ready in std::iter::once(&self.steps).chain(hooks).flatten() {
+            let step = &ready.step;
+            for (name, grant) in &step.grants.dirs {
+                let what = format!("directory `{name}` of step `{}` ({})", step.id, grant.path.display());
+                let problem = match grant.access {
+                    Access::ReadWrite => writable(&grant.path),
+                    Access::ReadOnly => readable(&grant.path),
+                };
+                if let Err(why) = problem {
+                    problems.push(self.unready(step, &format!("{what} {why}")));
+                }
+            }
+            for (name, grant) in &step.grants.databases {
+                let parent = grant.url.value.reveal().strip_prefix("sqlite:").and_then(|path| Path::new(path).parent());
+                if let Some(Err(why)) = parent.map(writable) {
+                    problems.push(
+                        self.unready(step, &format!("the folder of database `{name}` of step `{}` {why}", step.id)),
+                    );
+                }
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    pub(super) fn unready(&self, step: &Step, message: &str) -> Diagnostic {
+        let hint = Some("nothing was touched; mend it, and run again".to_owned());
+        let mut diagnostic = self.plan.error_at(Code("P0202"), step.span.clone(), message, "this step needs it", hint);
+        diagnostic.exit = Exit::Refused;
+        diagnostic
+    }
+}
+
+/// The modules of a plan against its lock file, and no more than that.
+///
+/// # Errors
+/// The modules that can't be loaded, or the lock file that can't be read.
+pub async fn pins(plan: &Plan, setting: Setting) -> Result<Pins, Vec<Diagnostic>> {
+    let runtime = Runtime::new(setting.places, setting.tell).map_err(|error| vec![engine_fault(&error)])?;
+    let (modules, problems) = load_all(&runtime, plan).await;
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let pins = Pins::read(plan, setting.pinning, |step| modules.get(&sandbox::name_of(&step.uses)));
+    pins.map_err(|diagnostic| vec![diagnostic])
+}
+
+/// Each module once. One that can't be loaded is an error at each step that uses it.
+async fn load_all(runtime: &Runtime, plan: &Plan) -> (Modules, Vec<Diagnostic>) {
+    let (mut modules, mut problems) = (Modules::new(), Vec::new());
+    for step in plan.all_steps() {
+        let name = sandbox::name_of(&step.uses);
+        if let Entry::Vacant(place) = modules.entry(name) {
+            match load(runtime, plan, step).await {
+                Ok(module) => _ = place.insert(module),
+                Err(diagnostic) => problems.push(diagnostic),
+            }
+        }
+    }
+    (modules, problems)
+}
+
+async fn load(runtime: &Runtime, plan: &Plan, step: &Step) -> Result<(Module, Description), Diagnostic> {
+    let module = runtime.load(&step.uses).await.map_err(|error| error.diagnostic(plan, step))?;
+    let description = runtime.describe(&module, step).await.map_err(|error| {
+        let message = format!("the module of step `{}` does not describe itself as the contract says", step.id);
+        let hint = Some(error.hint().to_owned());
+        let diagnostic =
+            plan.error_at(Code("P0125"), step.span.clone(), message, "it is used here", hint).because(&error);
+        error.said().iter().fold(diagnostic, Diagnostic::because)
+    })?;
+    Ok((module, description))
+}
+
+/// A step with its module, and what is wrong with the two.
+fn ready(plan: &Plan, modules: &Modules, step: &Step, problems: &mut Vec<Diagnostic>) -> Option<Ready> {
+    let name = sandbox::name_of(&step.uses);
+    let (_, description) = modules.get(&name)?;
+    problems.extend(mismatches(plan, step, description));
+    problems.extend(missing_grants(plan, step, description));
+    let place = Place { step: step.id.clone(), target: TargetName::local() };
+    let description = description.clone();
+    Some(Ready { step: step.clone(), place, description, upstream: BTreeSet::new(), module: name })
+}
+
+/// A step of a hook: one that shows a release to users, or brings one, is a part of the deployment and no hook.
+fn hook(plan: &Plan, modules: &Modules, step: &Step, problems: &mut Vec<Diagnostic>) -> Option<Ready> {
+    let mut ready = ready(plan, modules, step, problems)?;
+    let why = match ready.description.phase {
+        _ if ready.description.exposes => "shows a release to users",
+        Phase::Prepare => "prepares a release",
+        Phase::Commit | Phase::Check => {
+            // It may look up what any step returned, and is told what there is.
+            ready.upstream = plan.steps.iter().map(|step| step.id.clone()).collect();
+            return Some(ready);
+        }
+    };
+    let message = format!("step `{}` of a hook uses `{}`, which {why}", step.id, ready.description.name);
+    let hint = Some("write it under `steps`, where it is recorded, resumed and rolled back".to_owned());
+    problems.push(plan.error_at(Code("P0131"), step.span.clone(), message, "not in a hook", hint));
+    None
+}
+
+fn engine_fault(error: &LoadError) -> Diagnostic {
+    Diagnostic::new(Code("P0701"), Exit::Bug, error.to_string()).hint("please report this")
+}
+
+/// What the module's schema does not allow.
+fn mismatches(plan: &Plan, step: &Step, description: &Description) -> Vec<Diagnostic> {
+    let known_later = |pointer: &str| step.pending.contains_key(pointer);
+    let diagnostic = |mismatch: sandbox::Mismatch| {
+        let span = span_of(step, &mismatch.pointer);
+        let place =
+            if mismatch.pointer.is_empty() { String::new() } else { format!(" at `{}`", &mismatch.pointer[1..]) };
+        let message = format!("`with` of step `{}` does not fit module `{}`{place}", step.id, description.name);
+        let keys: Vec<_> =
+            description.config["properties"].as_object().into_iter().flat_map(|map| map.keys()).collect();
+        let keys = keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
+        let hint = format!("`{}` takes {keys}; docs/plan.md tells what they mean", description.name);
+        plan.error_at(Problem::BadConfig.code(), span, message, mismatch.message, Some(hint))
+    };
+    description.mismatches(&step.with, known_later).into_iter().map(diagnostic).collect()
+}
+
+/// The byte range of a value of `with`, or of the nearest one around it that stands in the text.
+fn span_of(step: &Step, pointer: &str) -> std::ops::Range<usize> {
+    let mut pointer = pointer;
+    loop {
+        if let Some(span) = step.with_spans.get(pointer) {
+            return span.clone();
+        }
+        match pointer.rfind('/') {
+            Some(end) => pointer = &pointer[..end],
+            None => return step.span.clone(),
+        }
+    }
+}
+
+/// What the module needs and the plan does not grant.
+fn missing_grants(plan: &Plan, step: &Step, description: &Description) -> Vec<Diagnostic> {
+    let mut said = Vec::new();
+    let missing = |need: &Need| -> Option<Diagnostic> {
+        let pointer = need.config.as_deref();
+        if !need.applies(&step.with) || pointer.is_some_and(|pointer| step.pending.contains_key(pointer)) {
+            return None;
+        }
+        let name = need.name(&step.with);
+        let grants = &step.grants;
+        let wants_write = need.wants_write();
+        let (granted, line) = match need.capability {
+            Capability::Dirs => (
+                grants.dirs.iter().any(|(granted, grant)| {
+                    name.is_none_or(|name| name == granted.as_str())
+                        && (!wants_write || grant.access == Access::ReadWrite)
+                }),
+                format!("dirs: {{ {}: \"<path>{}\" }}", name.unwrap_or("<name>"), if wants_write { "" } else { ":ro" }),
+            ),
+            Capability::Databases => (
+                grants.databases.keys().any(|granted| name.is_none_or(|name| name == granted.as_str())),
+                format!("databases: {{ {}: \"sqlite:<path>\" }}", name.unwrap_or("<name>")),
+            ),
+            Capability::Http => (!grants.http.is_empty(), "http: [\"http://<host>:<port>\"]".to_owned()),
+            Capability::Tcp => (!grants.tcp.is_empty(), "tcp: [\"<host>:<port>\"]".to_owned()),
+            Capability::Programs => {
+                (!grants.programs.is_empty(), "programs: [[\"<program>\", \"<argument>\"]]".to_owned())
+            }
+            Capability::Sockets => (
+                grants.sockets.keys().any(|granted| name.is_none_or(|name| name == granted.as_str())),
+                format!("sockets: {{ {}: \"unix:<path>\" }}", name.unwrap_or("<name>")),
+            ),
+            Capability::Secrets => (
+                grants.secrets.keys().any(|granted| name.is_none_or(|name| name == granted)),
+                format!("secrets: [{}]", name.unwrap_or("<name>")),
+            ),
+        };
+        // One line a kind: what a module needs by name, it also needs at all.
+        if granted || said.contains(&need.capability) {
+            return None;
+        }
+        said.push(need.capability);
+        let span = pointer.map_or_else(|| step.span.clone(), |pointer| span_of(step, pointer));
+        let what = need.words(&step.with);
+        let message = format!("step `{}` needs {what} that it is not granted", step.id);
+        let hint = format!("add to the step: grants: {{ {line} }}; it {}", need.reason);
+        Some(plan.error_at(Problem::MissingGrant.code(), span, message, "not granted", Some(hint)))
+    };
+    description.needs.iter().filter_map(missing).collect()
+}
+
+/// Prepare steps must come before commit steps: everything is pulled and checked before anything is touched.
+fn out_of_phase(plan: &Plan, steps: &[Ready]) -> Option<Diagnostic> {
+    // What is done once for an environment is touched by no deployment after.
+    let is_setup = |ready: &&Ready| plan.setup.iter().any(|setup| setup.id == ready.step.id);
+    let steps = &steps[steps.iter().take_while(is_setup).count()..];
+    let first_commit = steps.iter().position(|ready| ready.description.phase == Phase::Commit)?;
+    let late = steps[first_commit..].iter().find(|ready| ready.description.phase == Phase::Prepare)?;
+    let commit = &steps[first_commit].step.id;
+    let message = format!("step `{}` prepares, but comes after `{commit}`, which changes what runs", late.step.id);
+    let hint = format!("write `{}` before `{commit}`: everything is prepared before anything is touched", late.step.id);
+    let code = Problem::PrepareAfterCommit.code();
+    Some(plan.error_at(code, late.step.span.clone(), message, "a prepare step", Some(hint)))
+}
+
+/// What is deployed: its digest by the first step that pulls something.
+async fn release(plan: &Plan, steps: &[Ready], wanted: Wanted) -> Result<Release, Diagnostic> {
+    let Wanted { label, digest: known } = wanted;
+    for ready in steps {
+        let found = sandbox::release_digest(&ready.step, &ready.description, &ready.step.with).await;
+        let span = span_of(&ready.step, "/from");
+        let digest = match (found, &known) {
+            (Ok(None), _) => continue,
+            (Ok(Some(found)), Some(known)) if found != *known => {
+                let message = format!("release {label} is not what was verified under that name");
+                let hint = format!("the verified one has the digest {known}; find it, or verify this one first");
+                let label = format!("this is {found}");
+                return Err(plan.error_at(Code("P0215"), span, message, label, Some(hint)));
+            }
+            (Ok(found), _) => found,
+            // Its archive may be gone, and what was pulled still be there: the step looks for it by the digest.
+            (Err(_), Some(known)) => Some(known.clone()),
+            (Err(failure), None) => {
+                let message = format!("the digest of release {label} can't be found out");
+                let diagnostic = plan.error_at(Code("P0203"), span, message, "its source", failure.hint);
+                return Err(diagnostic.because(failure.message));
+            }
+        };
+        return Ok(Release { label, digest });
+    }
+    Ok(Release { label, digest: None })
+}
+
+fn writable(path: &Path) -> Result<(), String> {
+    std::fs::create_dir_all(path).map_err(|error| format!("can't be made: {error}"))?;
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+        .map_err(|error| format!("can't be written: {error}"))?;
+    let room = rustix::fs::statvfs(path).map_err(|error| format!("can't be looked at: {error}"))?;
+    let free = room.f_bavail.saturating_mul(room.f_frsize);
+    if free < ROOM {
+        return Err(format!("has only {} MiB left", free >> 20));
+    }
+    Ok(())
+}
+
+fn readable(path: &Path) -> Result<(), String> {
+    std::fs::read_dir(path).map(drop).map_err(|error| format!("can't be read: {error}"))
+}
+
+/// A path as seen from a folder, if it lies there.
+pub(super) fn within(folder: &Path, path: &Path) -> String {
+    path.strip_prefix(folder).unwrap_or(path).display().to_string()
+}

@@ -1,0 +1,121 @@
+//! Removes what was pulled and is of no use any more: releases that are neither live, nor among the last verified ones, nor
+//! deployed just now.
+//!
+//! Invariant: only folders `releases/<digest>` of directories that a `pull` step of the plan may write to are removed, none
+//! that a link beside `releases` leads to, and one that is removed half only is called `.tmp-…`, as an unfinished pull is. It needs the
+//! lock. Deliberately absent: journals, which hold the chain and stay; and a record: what is gone is pulled again when it is needed.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use contract::Digest;
+use journal::{Loaded, State, event::Release};
+use plan::{Access, Plan, Step};
+use state::Store;
+
+/// How many verified releases are kept unless somebody says otherwise.
+pub const KEEP: usize = 5;
+
+/// Where a release could not be removed.
+#[derive(Debug, thiserror::Error)]
+#[error("can't remove old releases in {}: {source}", path.display())]
+pub struct PruneError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// The releases that stay: the live one, the last `keep` verified ones (those that somebody went back from come last), where a
+/// rollback would lead, by command or at once, and that of the last attempt.
+fn kept(state: &State, keep: usize) -> Vec<Release> {
+    let head = &state.head;
+    let is_withdrawn = |release: &&Release| head.withdrawn.iter().any(|withdrawn| withdrawn.is_same(release));
+    let (withdrawn, good): (Vec<&Release>, Vec<&Release>) = head.verified.iter().rev().partition(is_withdrawn);
+    let verified = good.into_iter().chain(withdrawn).take(keep);
+    let back = state.records.values().filter_map(|record| record.live_before.as_ref());
+    let last = state.attempts.last().map(|attempt| &attempt.header.release);
+    verified.chain(&head.live).chain(head.before_live()).chain(back).chain(last).cloned().collect()
+}
+
+/// Removes what neither this environment needs nor its `neighbours` do. Returns what was removed.
+///
+/// # Errors
+/// [`PruneError`]; what was removed until then stays so.
+pub fn prune(plan: &Plan, state: &State, neighbours: &[Store], keep: usize) -> Result<Vec<PathBuf>, PruneError> {
+    let mut needed = kept(state, keep);
+    for neighbour in neighbours {
+        let unread = |why: String| PruneError { path: neighbour.folder().to_owned(), source: io::Error::other(why) };
+        let paths = neighbour.journals().map_err(|error| unread(error.to_string()))?;
+        let state = Loaded::read(&paths, |_| {}).map_err(|error| unread(error.to_string()))?.state;
+        // How many that one keeps is its own affair.
+        needed.extend(kept(&state, usize::MAX));
+    }
+    let kept: BTreeSet<String> = needed.iter().filter_map(|release| release.digest.as_ref()).map(Digest::hex).collect();
+    let folders: BTreeSet<&Path> = plan.steps.iter().filter_map(pulled_into).collect();
+    let mut removed = Vec::new();
+    for folder in folders {
+        let error = |source| PruneError { path: folder.to_owned(), source };
+        removed.extend(prune_folder(folder, &kept).map_err(error)?);
+    }
+    Ok(removed)
+}
+
+/// The directory that a step pulls into.
+fn pulled_into(step: &Step) -> Option<&Path> {
+    if !step.uses.is_official("pull") {
+        return None;
+    }
+    let into = step.with.get("into").and_then(serde_json::Value::as_str);
+    let mut writable = step
+        .grants
+        .dirs
+        .iter()
+        .filter(|(name, grant)| grant.access == Access::ReadWrite && into.is_none_or(|into| into == name.as_str()));
+    // Where it is not said which, and there are several, nothing is removed.
+    match (writable.next(), writable.next()) {
+        (Some((_, grant)), None) => Some(&grant.path),
+        _ => None,
+    }
+}
+
+fn prune_folder(folder: &Path, kept: &BTreeSet<String>) -> io::Result<Vec<PathBuf>> {
+    let releases = folder.join("releases");
+    let entries = match fs::read_dir(&releases) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let linked = linked(folder)?;
+    let mut removed = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_release =
+            name.to_str().is_some_and(|name| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let is_kept = name.to_str().is_some_and(|name| kept.contains(name));
+        if !is_release || is_kept || !entry.file_type()?.is_dir() || linked.contains(&entry.path().canonicalize()?) {
+            continue;
+        }
+        let doomed = releases.join(format!(".tmp-pruned-{}", name.to_string_lossy()));
+        fs::rename(entry.path(), &doomed)?;
+        fs::remove_dir_all(&doomed)?;
+        removed.push(entry.path());
+    }
+    Ok(removed)
+}
+
+/// Where the links beside `releases` lead to.
+fn linked(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let mut targets = BTreeSet::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_symlink()
+            && let Ok(target) = entry.path().canonicalize()
+        {
+            targets.insert(target);
+        }
+    }
+    Ok(targets)
+}
