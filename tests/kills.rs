@@ -20,17 +20,17 @@ mod world;
 use std::{collections::BTreeMap, io::Write as _, time::Instant};
 
 use anyhow::{Context, Result, ensure};
-use dice::Dice;
+use dice::SplitMix64;
 use serde_json::{Value, json};
-use server::{Health, Server};
-use shop::{Shop, deploy};
-use strace::{Call, Traced};
-use world::World;
+use server::{HealthServer, ServerHealth};
+use shop::{ExampleShop, deploy_arguments};
+use strace::{TracedCall, TracedRun};
+use world::DeploymentSnapshot;
 
 /// How many points are taken when not every one is.
 const POINTS: usize = 60;
 /// How many runs are killed, and killed again while they recover.
-const PAIRS: usize = 20;
+const DOUBLE_KILLS: usize = 20;
 /// How many points of a rollback are killed twice.
 const ROLLBACK_POINTS: usize = 30;
 /// How many points of the other deployments.
@@ -40,63 +40,66 @@ const FEWER_POINTS: usize = 15;
 /// does.
 #[test]
 fn a_killed_deployment_ends_as_an_undisturbed_one() -> Result<()> {
-    let bench = Bench::new(Scenario::Next)?;
-    bench.survives_kills("kills", POINTS, 0)
+    let bench = KillHarness::new(KillScenario::SecondDeployment)?;
+    bench.check_random_kills("kills", POINTS, 0)
 }
 
 /// The first deployment of all, which makes folders, database and state.
 #[test]
 fn a_killed_first_deployment_ends_as_an_undisturbed_one() -> Result<()> {
-    let bench = Bench::new(Scenario::First)?;
-    bench.survives_kills("kills of a first deployment", FEWER_POINTS, 0)
+    let bench = KillHarness::new(KillScenario::FirstDeployment)?;
+    bench.check_random_kills("kills of a first deployment", FEWER_POINTS, 0)
 }
 
 /// The run that recovers is killed as well.
 #[test]
 fn a_deployment_killed_twice_ends_as_an_undisturbed_one() -> Result<()> {
-    let bench = Bench::new(Scenario::Next)?;
-    let seed = dice::seed()?;
-    let mut dice = Dice::new(seed);
-    let first = dice.choose(PAIRS, bench.calls.len());
+    let bench = KillHarness::new(KillScenario::SecondDeployment)?;
+    let seed = dice::seed_from_env()?;
+    let mut dice = SplitMix64::new(seed);
+    let first = dice.choose_distinct(DOUBLE_KILLS, bench.calls.len());
     let cases: Vec<_> = first.into_iter().map(|first| vec![first, dice.below(bench.calls.len() - first)]).collect();
-    bench.survives("double kills", seed, &cases)
+    bench.check_kills("double kills", seed, &cases)
 }
 
 /// Killed from the check that fails to the end of the rollback: the next run ends where an undisturbed rollback does.
 #[test]
 fn a_killed_rollback_ends_as_an_undisturbed_one() -> Result<()> {
-    let bench = Bench::new(Scenario::Sick)?;
+    let bench = KillHarness::new(KillScenario::FailedVerify)?;
     let check = bench.calls.iter().find(|call| call.name == "connect").context("verify connects")?.index;
     // Each point alone; then again, with a second kill while the next run recovers, until there are enough.
-    let (seed, points) = (dice::seed()?, check..bench.calls.len());
-    let mut dice = Dice::new(seed);
+    let (seed, points) = (dice::seed_from_env()?, check..bench.calls.len());
+    let mut dice = SplitMix64::new(seed);
     let mut cases: Vec<Vec<usize>> = points.clone().map(|point| vec![point]).collect();
     cases.extend(points.cycle().take(ROLLBACK_POINTS).map(|point| vec![point, dice.below(bench.calls.len())]));
     ensure!(cases.len() >= 50, "a rollback has only {} points", cases.len());
-    bench.survives("kills of a rollback", seed, &cases)
+    bench.check_kills("kills of a rollback", seed, &cases)
 }
 
 /// Acceptance 8 of the first issue: killed between the symlink and its record, the switch is adopted, and undoing it leads
 /// back to what was live before.
 #[test]
-fn a_switch_killed_before_its_record_is_adopted_and_can_be_reverted() -> Result<()> {
-    let bench = Bench::new(Scenario::Next)?;
-    let words = deploy("r2");
+fn switch_killed_before_its_record_is_adopted_and_can_be_reverted() -> Result<()> {
+    let bench = KillHarness::new(KillScenario::SecondDeployment)?;
+    let words = deploy_arguments("r2");
     let folder = tempfile::tempdir()?;
-    let shop = bench.start.copied(&folder.path().join("shop"))?;
-    let before = World::of(&shop)?.current().context("r1 is live")?.to_owned();
+    let shop = bench.initial.copy_to(&folder.path().join("shop"))?;
+    let before = DeploymentSnapshot::capture(&shop)?.live_release().context("r1 is live")?.to_owned();
 
-    let is_the_rename = |call: &Call| call.name.starts_with("rename") && call.text.contains("\".current.new\"");
-    let traced = strace::run(&shop, &words, is_the_rename)?;
-    ensure!(traced.killed.is_some(), "no call was the rename of the link: {:?}", traced.status);
-    ensure!(World::of(&shop)?.current() == bench.deployed.current(), "the link was moved before the kill");
+    let is_the_rename = |call: &TracedCall| call.name.starts_with("rename") && call.text.contains("\".current.new\"");
+    let traced = strace::run_traced(&shop, &words, is_the_rename)?;
+    ensure!(traced.killed_after.is_some(), "no call was the rename of the link: {:?}", traced.status);
+    ensure!(
+        DeploymentSnapshot::capture(&shop)?.live_release() == bench.undisturbed.live_release(),
+        "the link was moved before the kill"
+    );
     let records = world::events_after(&shop, bench.scenario.attempts_before())?;
-    ensure!(!world::successes(&records).contains("switch"), "the switch was recorded before the kill");
+    ensure!(!world::succeeded_steps(&records).contains("switch"), "the switch was recorded before the kill");
     let intended = records.iter().any(|event| event["type"] == "intent" && event["step"] == "switch");
     ensure!(intended, "the link was moved without an intent on record");
 
-    bench.server.set(Health::Sick);
-    shop.ends(&words, 4)?;
+    bench.server.set_health(ServerHealth::Failing);
+    shop.run_expecting(&words, 4)?;
     let records = world::events_after(&shop, bench.scenario.attempts_before())?;
     let of_switch = |kind: &str| -> Vec<&Value> {
         records.iter().filter(|event| event["type"] == kind && event["step"] == "switch").collect()
@@ -109,111 +112,118 @@ fn a_switch_killed_before_its_record_is_adopted_and_can_be_reverted() -> Result<
     ensure!(of_switch("intent").len() == 1, "the switch ran a second time");
     let undone = of_switch("undo-outcome");
     ensure!(undone.len() == 1 && undone[0]["failure"].is_null(), "not undone: {undone:?}");
-    ensure!(World::of(&shop)?.current() == Some(&before), "r1 is not live again");
+    ensure!(DeploymentSnapshot::capture(&shop)?.live_release() == Some(&before), "r1 is not live again");
 
-    bench.server.set(Health::Well);
-    shop.ends(&words, 0)?;
-    ensure!(World::of(&shop)?.current() == bench.deployed.current(), "r2 is not live after all");
+    bench.server.set_health(ServerHealth::Healthy);
+    shop.run_expecting(&words, 0)?;
+    ensure!(
+        DeploymentSnapshot::capture(&shop)?.live_release() == bench.undisturbed.live_release(),
+        "r2 is not live after all"
+    );
     Ok(())
 }
 
 /// What is deployed, and how it goes undisturbed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scenario {
+enum KillScenario {
     /// r1, where nothing was before.
-    First,
+    FirstDeployment,
     /// r2 over r1.
-    Next,
+    SecondDeployment,
     /// r2 over r1; `verify` finds it sick, so that r1 is live again.
-    Sick,
+    FailedVerify,
 }
 
-impl Scenario {
-    fn words(self) -> [&'static str; 3] {
-        deploy(match self {
-            Self::First => "r1",
-            Self::Next | Self::Sick => "r2",
+impl KillScenario {
+    fn arguments(self) -> [&'static str; 3] {
+        deploy_arguments(match self {
+            Self::FirstDeployment => "r1",
+            Self::SecondDeployment | Self::FailedVerify => "r2",
         })
     }
 
     fn exit_code(self) -> i32 {
         match self {
-            Self::First | Self::Next => 0,
-            Self::Sick => 4,
+            Self::FirstDeployment | Self::SecondDeployment => 0,
+            Self::FailedVerify => 4,
         }
     }
 
     /// How many attempts were before.
     fn attempts_before(self) -> usize {
         match self {
-            Self::First => 0,
-            Self::Next | Self::Sick => 1,
+            Self::FirstDeployment => 0,
+            Self::SecondDeployment | Self::FailedVerify => 1,
         }
     }
 }
 
 /// What all points start from, and the end that they must come to.
-struct Bench {
-    scenario: Scenario,
-    server: Server,
-    start: Shop,
+struct KillHarness {
+    scenario: KillScenario,
+    server: HealthServer,
+    initial: ExampleShop,
     /// The release is live, and nothing has disturbed it.
-    deployed: World,
+    undisturbed: DeploymentSnapshot,
     /// Where an undisturbed run ends.
-    end: World,
+    expected: DeploymentSnapshot,
     /// What it calls.
-    calls: Vec<Call>,
+    calls: Vec<TracedCall>,
     _folder: tempfile::TempDir,
 }
 
-impl Bench {
-    fn new(scenario: Scenario) -> Result<Self> {
-        let server = Server::start()?;
+impl KillHarness {
+    fn new(scenario: KillScenario) -> Result<Self> {
+        let server = HealthServer::start()?;
         let folder = tempfile::tempdir()?;
         let start = folder.path().join("start");
         std::fs::create_dir(&start)?;
-        let start = Shop::new(&start, &server.origin())?;
+        let start = ExampleShop::new(&start, &server.origin())?;
         match scenario {
-            Scenario::First => {}
-            Scenario::Next | Scenario::Sick => start.deploy_first()?,
+            KillScenario::FirstDeployment => {}
+            KillScenario::SecondDeployment | KillScenario::FailedVerify => start.deploy_first()?,
         }
-        let plain = start.copied(&folder.path().join("plain"))?;
-        plain.ends(&scenario.words(), 0)?;
-        let deployed = World::of(&plain)?;
+        let plain = start.copy_to(&folder.path().join("plain"))?;
+        plain.run_expecting(&scenario.arguments(), 0)?;
+        let deployed = DeploymentSnapshot::capture(&plain)?;
 
-        server.set(if scenario == Scenario::Sick { Health::Sick } else { Health::Well });
-        let traced = start.copied(&folder.path().join("traced"))?;
-        let Traced { calls, status, .. } = strace::run(&traced, &scenario.words(), |_| false)?;
+        server.set_health(if scenario == KillScenario::FailedVerify {
+            ServerHealth::Failing
+        } else {
+            ServerHealth::Healthy
+        });
+        let traced = start.copy_to(&folder.path().join("traced"))?;
+        let TracedRun { calls, status, .. } = strace::run_traced(&traced, &scenario.arguments(), |_| false)?;
         ensure!(status.code() == Some(scenario.exit_code()), "undisturbed, it ended with {status}");
-        let end = World::of(&traced)?;
-        if scenario != Scenario::Sick {
+        let end = DeploymentSnapshot::capture(&traced)?;
+        if scenario != KillScenario::FailedVerify {
             let differences = end.differences(&deployed);
             ensure!(differences.is_empty(), "two undisturbed runs differ: {differences:#?}");
         }
-        Ok(Self { scenario, server, start, deployed, end, calls, _folder: folder })
+        Ok(Self { scenario, server, initial: start, undisturbed: deployed, expected: end, calls, _folder: folder })
     }
 
     /// Kills at `count` points from the call `from` on, or at all of them.
-    fn survives_kills(&self, what: &str, count: usize, from: usize) -> Result<()> {
-        let seed = dice::seed()?;
+    fn check_random_kills(&self, what: &str, count: usize, from: usize) -> Result<()> {
+        let seed = dice::seed_from_env()?;
         let all = self.calls.len() - from;
         let count = if wants_every_point() { all } else { count };
-        let points = Dice::new(seed).choose(count, all);
+        let points = SplitMix64::new(seed).choose_distinct(count, all);
         let cases: Vec<_> = points.into_iter().map(|point| vec![from + point]).collect();
-        self.survives(what, seed, &cases)
+        self.check_kills(what, seed, &cases)
     }
 
     /// Kills at each point of each case, in turn, then runs to the end. All cases are tried before it fails.
-    fn survives(&self, what: &str, seed: u64, cases: &[Vec<usize>]) -> Result<()> {
+    fn check_kills(&self, what: &str, seed: u64, cases: &[Vec<usize>]) -> Result<()> {
         let began = Instant::now();
         let mut failures = Vec::new();
         let mut kinds = BTreeMap::new();
         for case in cases {
             let folder = tempfile::tempdir()?;
-            let shop = self.start.copied(&folder.path().join("shop"))?;
+            let shop = self.initial.copy_to(&folder.path().join("shop"))?;
             let mut kills = Vec::new();
-            if let Err(error) = self.survives_one(&shop, case, &mut kills) {
-                failures.push(self.failure(&shop, &kills, &error)?);
+            if let Err(error) = self.check_kill_case(&shop, case, &mut kills) {
+                failures.push(self.describe_failure(&shop, &kills, &error)?);
             }
             for call in kills {
                 *kinds.entry(call.name).or_insert(0) += 1;
@@ -233,11 +243,11 @@ impl Bench {
         Ok(())
     }
 
-    fn survives_one(&self, shop: &Shop, case: &[usize], kills: &mut Vec<Call>) -> Result<()> {
+    fn check_kill_case(&self, shop: &ExampleShop, case: &[usize], kills: &mut Vec<TracedCall>) -> Result<()> {
         let asked = self.server.healthy_answers();
         for point in case {
-            let traced = strace::run(shop, &self.scenario.words(), |call| call.index == *point)?;
-            match traced.killed {
+            let traced = strace::run_traced(shop, &self.scenario.arguments(), |call| call.index == *point)?;
+            match traced.killed_after {
                 Some(call) => kills.push(call),
                 // The run that recovers has less to do and may end before its point.
                 None => ensure!(
@@ -246,31 +256,31 @@ impl Bench {
                     traced.status
                 ),
             }
-            self.records_hold(shop, asked)?;
+            self.check_recorded_effects(shop, asked)?;
         }
-        shop.ends(&self.scenario.words(), self.scenario.exit_code())?;
-        let differences = World::of(shop)?.differences(&self.end);
+        shop.run_expecting(&self.scenario.arguments(), self.scenario.exit_code())?;
+        let differences = DeploymentSnapshot::capture(shop)?.differences(&self.expected);
         ensure!(differences.is_empty(), "the end is another than undisturbed (+ found, - missing): {differences:#?}");
-        shop.ends(&["journal", "check", &shop.state().display().to_string()], 0)?;
+        shop.run_expecting(&["journal", "check", &shop.state_dir().display().to_string()], 0)?;
         Ok(())
     }
 
     /// No recorded success lacks its effect. `asked`: the answers of the server before all runs.
-    fn records_hold(&self, shop: &Shop, asked: usize) -> Result<()> {
-        let world = World::of(shop)?;
-        for step in world::successes(&world::events_after(shop, self.scenario.attempts_before())?) {
+    fn check_recorded_effects(&self, shop: &ExampleShop, asked: usize) -> Result<()> {
+        let world = DeploymentSnapshot::capture(shop)?;
+        for step in world::succeeded_steps(&world::events_after(shop, self.scenario.attempts_before())?) {
             let holds = match step {
                 "verify" => self.server.healthy_answers() > asked,
-                step => world.has_effect(step, &self.deployed)?,
+                step => world.has_effect(step, &self.undisturbed)?,
             };
             ensure!(holds, "`{step}` is on record as a success, but its effect is not there");
         }
         Ok(())
     }
 
-    fn failure(&self, shop: &Shop, kills: &[Call], error: &anyhow::Error) -> Result<String> {
+    fn describe_failure(&self, shop: &ExampleShop, kills: &[TracedCall], error: &anyhow::Error) -> Result<String> {
         let kills: String = kills.iter().map(|call| format!("killed behind {call}\n")).collect();
-        Ok(format!("{kills}{error:#}\n{}", world::scene(shop, self.scenario.attempts_before())?))
+        Ok(format!("{kills}{error:#}\n{}", world::failure_report(shop, self.scenario.attempts_before())?))
     }
 }
 

@@ -17,14 +17,14 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use wit_component::ComponentEncoder;
 
-pub use toolchain::{MissingToolchain, Toolchain, toolchain};
+pub use toolchain::{MissingWasmToolchain, WasmToolchain, find_toolchain};
 
 /// The target that modules are built for.
 pub const TARGET: &str = "wasm32-unknown-unknown";
 
 /// A step module, ready to be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Component {
+pub struct BuiltComponent {
     /// What a plan's `uses:` says, such as `pull`.
     pub name: String,
     /// The component, `<target_dir>/components/<name>.wasm`.
@@ -38,9 +38,9 @@ pub struct Component {
 ///
 /// # Errors
 /// No toolchain, a compiler's error (with all it wrote), or a module that is not a valid component.
-pub fn build(manifest_dir: &Path, target_dir: &Path) -> Result<Vec<Component>> {
-    let toolchain = toolchain()?;
-    let modules = modules(&toolchain, manifest_dir)?;
+pub fn build(manifest_dir: &Path, target_dir: &Path) -> Result<Vec<BuiltComponent>> {
+    let toolchain = find_toolchain()?;
+    let modules = find_modules(&toolchain, manifest_dir)?;
     ensure!(!modules.is_empty(), "no member of {} is a cdylib", manifest_dir.display());
     compile(&toolchain, manifest_dir, target_dir)?;
     let folder = target_dir.join("components");
@@ -51,27 +51,27 @@ pub fn build(manifest_dir: &Path, target_dir: &Path) -> Result<Vec<Component>> {
             let core = target_dir.join(TARGET).join("release").join(module.file);
             let path = folder.join(format!("{}.wasm", module.name));
             componentize(&core, &path).with_context(|| format!("make a component of {}", core.display()))?;
-            Ok(Component { name: module.name, path })
+            Ok(BuiltComponent { name: module.name, path })
         })
         .collect()
 }
 
 /// A member of the workspace that is a module.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Module {
+struct GuestModule {
     /// The package's name without `pawl-`.
     name: String,
     /// The core module's file name.
     file: String,
 }
 
-fn modules(toolchain: &Toolchain, manifest_dir: &Path) -> Result<Vec<Module>> {
+fn find_modules(toolchain: &WasmToolchain, manifest_dir: &Path) -> Result<Vec<GuestModule>> {
     let mut cargo = toolchain.cargo(manifest_dir);
     cargo.args(["metadata", "--no-deps", "--format-version", "1"]);
     parse_modules(&serde_json::from_slice(&run(&mut cargo)?)?)
 }
 
-fn parse_modules(metadata: &Value) -> Result<Vec<Module>> {
+fn parse_modules(metadata: &Value) -> Result<Vec<GuestModule>> {
     let packages = metadata["packages"].as_array().context("cargo metadata has no packages")?;
     let mut modules = Vec::new();
     for package in packages {
@@ -81,14 +81,14 @@ fn parse_modules(metadata: &Value) -> Result<Vec<Module>> {
             |target: &&Value| target["crate_types"].as_array().is_some_and(|t| t.contains(&"cdylib".into()));
         if let Some(target) = targets.iter().find(is_cdylib) {
             let file = target["name"].as_str().context("a target without a name")?.replace('-', "_") + ".wasm";
-            modules.push(Module { name: name.strip_prefix("pawl-").unwrap_or(name).to_owned(), file });
+            modules.push(GuestModule { name: name.strip_prefix("pawl-").unwrap_or(name).to_owned(), file });
         }
     }
     modules.sort();
     Ok(modules)
 }
 
-fn compile(toolchain: &Toolchain, manifest_dir: &Path, target_dir: &Path) -> Result<()> {
+fn compile(toolchain: &WasmToolchain, manifest_dir: &Path, target_dir: &Path) -> Result<()> {
     let mut cargo = toolchain.cargo(manifest_dir);
     cargo.args(["build", "--workspace", "--release", "--target", TARGET, "--target-dir"]).arg(target_dir);
     cargo.args(toolchain.build_flags());
@@ -102,7 +102,7 @@ fn componentize(core: &Path, path: &Path) -> Result<()> {
     if path.exists() && fs::read(&seen).is_ok_and(|old| old == module) {
         return Ok(());
     }
-    let small = shrink::shrunk(core, &path.with_extension("small"))?;
+    let small = shrink::optimize_module(core, &path.with_extension("small"))?;
     let component = ComponentEncoder::default().validate(true).module(small.as_deref().unwrap_or(&module))?.encode()?;
     write_if_changed(path, &component)?;
     // What could not be made smaller is tried again: the tool may come later.
@@ -143,13 +143,13 @@ mod tests {
                 { "name": "custom_step", "crate_types": ["cdylib"] },
             ] },
         ] });
-        let module = |name: &str, file: &str| Module { name: name.to_owned(), file: file.to_owned() };
+        let module = |name: &str, file: &str| GuestModule { name: name.to_owned(), file: file.to_owned() };
         let expected = vec![module("custom", "custom_step.wasm"), module("dry-run", "pawl_dry_run.wasm")];
         assert_eq!(parse_modules(&metadata).unwrap(), expected);
     }
 
     #[test]
-    fn an_unchanged_component_keeps_its_time() {
+    fn write_if_changed_preserves_mtime_of_identical_content() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.wasm");
         write_if_changed(&path, b"one").unwrap();

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 /// What rustc's code for the target may use. All features that a newer one knows would be too many: what it then writes,
 /// others might not read.
-const FEATURES: [&str; 6] = [
+const WASM_FEATURES: [&str; 6] = [
     "--enable-bulk-memory",
     "--enable-multivalue",
     "--enable-mutable-globals",
@@ -18,9 +18,9 @@ const FEATURES: [&str; 6] = [
 
 /// The module in the file `core`, made smaller by way of the file `work`. Nothing without `wasm-opt`, or when it can't
 /// read the module; that is said.
-pub(crate) fn shrunk(core: &Path, work: &Path) -> Result<Option<Vec<u8>>> {
+pub(crate) fn optimize_module(core: &Path, work: &Path) -> Result<Option<Vec<u8>>> {
     let mut command = Command::new("wasm-opt");
-    command.arg("-Oz").args(FEATURES).arg(core).arg("-o").arg(work);
+    command.arg("-Oz").args(WASM_FEATURES).arg(core).arg("-o").arg(work);
     let output = match command.output() {
         Ok(output) => output,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -15,7 +15,7 @@ use crate::TARGET;
 
 /// A Rust that can build step modules.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Toolchain {
+pub enum WasmToolchain {
     /// `cargo` and `rustc` of the PATH, with the target's standard library installed.
     Installed,
     /// Debian's packages: the standard library is built from source, once per target directory.
@@ -27,17 +27,17 @@ pub enum Toolchain {
 
 /// Neither toolchain is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MissingToolchain;
+pub struct MissingWasmToolchain;
 
-impl fmt::Display for MissingToolchain {
+impl fmt::Display for MissingWasmToolchain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "no Rust toolchain here builds for {TARGET}: run `cargo xtask setup`")
     }
 }
 
-impl std::error::Error for MissingToolchain {}
+impl std::error::Error for MissingWasmToolchain {}
 
-impl fmt::Display for Toolchain {
+impl fmt::Display for WasmToolchain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Installed => write!(f, "the installed Rust, with {TARGET}"),
@@ -57,26 +57,26 @@ const DEBIAN_SOURCE: &str = "/usr/lib/rustlib/src/rust";
 ///
 /// # Errors
 /// When there is none. The message names the command that installs one.
-pub fn toolchain() -> Result<Toolchain, MissingToolchain> {
+pub fn find_toolchain() -> Result<WasmToolchain, MissingWasmToolchain> {
     if has_installed_target() {
-        return Ok(Toolchain::Installed);
+        return Ok(WasmToolchain::Installed);
     }
     let source = Path::new(DEBIAN_SOURCE).join("library/Cargo.lock");
     if [Path::new(DEBIAN_CARGO), Path::new(DEBIAN_RUSTC), &source].into_iter().all(Path::exists)
         && let Some(linker) = newest_linker(Path::new("/usr/bin"))
     {
-        return Ok(Toolchain::Debian { linker });
+        return Ok(WasmToolchain::Debian { linker });
     }
-    Err(MissingToolchain)
+    Err(MissingWasmToolchain)
 }
 
-impl Toolchain {
+impl WasmToolchain {
     /// A cargo of this toolchain that works in `folder` and has nothing of an outer cargo in its environment.
     pub(crate) fn cargo(&self, folder: &Path) -> Command {
         let mut cargo = match self {
-            Self::Installed => clean(Command::new("cargo")),
+            Self::Installed => without_outer_cargo_env(Command::new("cargo")),
             Self::Debian { linker } => {
-                let mut cargo = clean(Command::new(DEBIAN_CARGO));
+                let mut cargo = without_outer_cargo_env(Command::new(DEBIAN_CARGO));
                 // `-Zbuild-std` is not stable yet; the pair of compiler and source package is Debian's own.
                 cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
                 cargo.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
@@ -117,7 +117,7 @@ impl Toolchain {
 }
 
 fn has_installed_target() -> bool {
-    let mut rustc = clean(Command::new("rustc"));
+    let mut rustc = without_outer_cargo_env(Command::new("rustc"));
     let Ok(output) = rustc.args(["--print", "target-libdir", "--target", TARGET]).output() else { return false };
     let folder = String::from_utf8_lossy(&output.stdout);
     output.status.success()
@@ -140,9 +140,9 @@ fn cargo_home() -> Option<PathBuf> {
     set.or_else(|| env::home_dir().map(|home| home.join(".cargo")))
 }
 
-fn clean(mut command: Command) -> Command {
+fn without_outer_cargo_env(mut command: Command) -> Command {
     for (name, _) in env::vars_os() {
-        if name.to_str().is_some_and(belongs_to_outer_cargo) {
+        if name.to_str().is_some_and(is_set_by_outer_cargo) {
             command.env_remove(name);
         }
     }
@@ -150,7 +150,7 @@ fn clean(mut command: Command) -> Command {
 }
 
 /// Kept is what says where cargo, its toolchain and its registry are, and how they are reached.
-fn belongs_to_outer_cargo(name: &str) -> bool {
+fn is_set_by_outer_cargo(name: &str) -> bool {
     const KEPT: [&str; 5] = ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "RUSTUP_"];
     const OTHERS: [&str; 9] =
         ["TARGET", "HOST", "OUT_DIR", "PROFILE", "OPT_LEVEL", "DEBUG", "NUM_JOBS", "MAKEFLAGS", "MFLAGS"];
@@ -163,19 +163,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_outer_cargo_is_not_seen_by_the_inner_one() {
+    fn outer_cargo_variables_are_recognized() {
         for name in
             ["CARGO", "CARGO_MANIFEST_DIR", "CARGO_TARGET_DIR", "CARGO_MAKEFLAGS", "RUSTFLAGS", "RUSTC", "OUT_DIR"]
         {
-            assert!(belongs_to_outer_cargo(name), "{name}");
+            assert!(is_set_by_outer_cargo(name), "{name}");
         }
         for name in ["CARGO_HOME", "CARGO_HTTP_PROXY", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "PATH", "HOME"] {
-            assert!(!belongs_to_outer_cargo(name), "{name}");
+            assert!(!is_set_by_outer_cargo(name), "{name}");
         }
     }
 
     #[test]
-    fn the_newest_linker_is_taken() {
+    fn newest_linker_picks_the_highest_version() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(newest_linker(folder.path()), None);
         for name in ["wasm-ld", "wasm-ld-9", "wasm-ld-22", "wasm-ld-next", "wasm2wat"] {
@@ -186,7 +186,8 @@ mod tests {
 
     #[test]
     fn the_longer_prefix_is_remapped_last() {
-        let flags = Toolchain::Installed.rustc_flags(Path::new("/nowhere/app"), Path::new("/nowhere/app/target/guest"));
+        let flags =
+            WasmToolchain::Installed.rustc_flags(Path::new("/nowhere/app"), Path::new("/nowhere/app/target/guest"));
         let position = |text: &str| flags.iter().position(|flag| flag.ends_with(text)).unwrap();
         assert!(position("=/steps") < position("=/target"));
     }

@@ -9,13 +9,13 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use contract::{
-    Attempt, TargetName,
-    step::{Outcome, Receipt},
+    AttemptNumber, TargetName,
+    step::{Receipt, StepOutcome},
 };
 use journal::{
-    Journal, Loaded, Place, Redactor,
-    event::{FORMAT, Fingerprint, Header, MAGIC, Release},
-    file::Effect,
+    Journal, LoadedJournals, Redactor, StepTarget,
+    event::{FORMAT, Fingerprint, JournalHeader, MAGIC, Release},
+    file::StepEffect,
 };
 
 const ROUNDS: usize = 200;
@@ -23,13 +23,13 @@ const ROUNDS: usize = 200;
 fn main() -> Result<()> {
     let folder = std::env::args().nth(1).context("usage: append FOLDER")?;
     let folder = tempfile::tempdir_in(folder)?;
-    let header = Header {
+    let header = JournalHeader {
         magic: MAGIC.to_owned(),
         format: FORMAT,
         app: "shop".parse()?,
         environment: "test".parse()?,
         run: "1-abcdef".parse()?,
-        attempt: Attempt::FIRST,
+        attempt: AttemptNumber::FIRST,
         epoch: 1,
         release: Release { label: "r1".parse()?, digest: None },
         runner: "bench".to_owned(),
@@ -38,8 +38,8 @@ fn main() -> Result<()> {
         url: None,
     };
     let path = folder.path().join("attempt-000001.journal");
-    let mut journal = Journal::begin(&path, header, Loaded::default(), Redactor::default(), Box::new(|_| {}))?;
-    let place = Place { step: "migrate".parse()?, target: TargetName::local() };
+    let mut journal = Journal::create(&path, header, LoadedJournals::default(), Redactor::default(), Box::new(|_| {}))?;
+    let place = StepTarget { step: "migrate".parse()?, target: TargetName::local() };
     let input = serde_json::json!({"config": {"dir": "migrations", "database": "main"}, "key": "0123456789abcdef"});
     let bare_path = folder.path().join("bare");
     let mut bare_file = OpenOptions::new().append(true).create_new(true).open(&bare_path)?;
@@ -48,8 +48,15 @@ fn main() -> Result<()> {
     for _ in 0..ROUNDS {
         let size = std::fs::metadata(&path)?.len();
         let began = Instant::now();
-        let intent = journal.intend(&place, "0123456789abcdef", Fingerprint::default(), input.clone(), Effect::Acts)?;
-        journal.settle(intent.ended(Outcome::Succeeded { receipt: Receipt::default() }, Duration::ZERO))?;
+        let intent = journal.record_intent(
+            &place,
+            "0123456789abcdef",
+            Fingerprint::default(),
+            input.clone(),
+            StepEffect::Mutating,
+        )?;
+        journal
+            .record_outcome(intent.complete(StepOutcome::Succeeded { receipt: Receipt::default() }, Duration::ZERO))?;
         ours.push(began.elapsed() / 2);
 
         let line = vec![b'x'; usize::try_from((std::fs::metadata(&path)?.len() - size) / 2)?];

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use contract::Label;
-use plan::{Plan, Request, Source};
-use runner::deploy::{Pinning, Prepared, Setting, Wanted};
-use sandbox::Places;
+use plan::{Plan, PlanRequest, PlanSource};
+use runner::deploy::{PinPolicy, PreflightOptions, PreparedPlan, RequestedRelease};
+use sandbox::UserPaths;
 
 const ROUNDS: usize = 500;
 
@@ -19,11 +19,15 @@ const PLAN: &str = r#"{"version": 1, "app": "bench", "steps": {"check": {
 async fn main() -> Result<()> {
     let label: Label = "r1".parse()?;
     let folder = std::env::temp_dir();
-    let source = Source { path: "(bench)".into(), folder, text: PLAN.into() };
-    let request = Request { environment: None, release: &label, env: &|_| None };
+    let source = PlanSource { path: "(bench)".into(), folder, text: PLAN.into() };
+    let request = PlanRequest { environment: None, release: &label, env: &|_| None };
     let plan = Plan::parse(source, &request).map_err(|errors| anyhow!("{errors:?}"))?;
-    let setting = Setting { places: Places::default(), tell: std::sync::Arc::new(|_| {}), pinning: Pinning::Without };
-    let prepared = Prepared::new(plan, Wanted { label, digest: None }, setting)
+    let setting = PreflightOptions {
+        cache_dirs: UserPaths::default(),
+        notify: std::sync::Arc::new(|_| {}),
+        pin_policy: PinPolicy::Disabled,
+    };
+    let prepared = PreparedPlan::new(plan, RequestedRelease { label, digest: None }, setting)
         .await
         .map_err(|problems| anyhow!("{problems:?}"))?;
     let [ready] = &prepared.steps[..] else { return Err(anyhow!("the plan has one step")) };

@@ -23,55 +23,55 @@ mod prune;
 mod undo;
 mod view;
 
-pub use attempt::{Deployment, Ending};
-pub use ending::{Halt, of_migrations};
-pub use foresee::{Foreseen, foresee};
+pub use attempt::{AttemptResult, DeploymentRequest};
+pub use ending::{AttemptError, migration_diagnostic};
+pub use foresee::{StepPreview, preview_deployment};
 pub use interrupt::Interrupt;
-pub use pins::{Listed, Pinning, Pins, differences};
-pub use prepare::{Prepared, Ready, Setting, Wanted, pins as pinned};
-pub use prune::{KEEP, PruneError, prune};
+pub use pins::{ModulePins, PinPolicy, PinnedModule, describe_change};
+pub use prepare::{PlannedStep, PreflightOptions, PreparedPlan, RequestedRelease, load_pins as pinned};
+pub use prune::{DEFAULT_KEPT_RELEASES, PruneError, prune};
 pub use view::lineage;
 
 use self::{
-    attempt::Attempt,
-    view::{Asked, View},
+    attempt::RunningAttempt,
+    view::{AttemptView, ResolvedStep},
 };
 use contract::{
     StepId,
-    step::{Failure, Finding, Outcome, Phase, Receipt},
+    step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase},
 };
 use journal::{
-    Intent,
-    decision::{self, Selected, Verdict},
-    event::{Decision, Question, Reason},
+    StepIntent,
+    decision::{self, NextAction, StepDisposition},
+    event::{Decision, DecisionReason, ProbeInput},
 };
 
 /// A probe that fails is asked this many times in all.
-const PROBE_TRIES: u32 = 2;
+const MAX_PROBE_CALLS: u32 = 2;
 
 /// Between two tries of a retryable failure: this long, then twice as long, up to the second.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+const RETRY_BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
-impl Attempt<'_> {
+impl RunningAttempt<'_> {
     /// Works through the plan.
-    async fn steps(&mut self) -> Result<(), Halt> {
+    async fn run_steps(&mut self) -> Result<(), AttemptError> {
         let prepared = self.prepared;
-        let named = self.orders.selection.option().and_then(|(_, step)| prepared.index(step));
+        let named = self.overrides.selection.option().and_then(|(_, step)| prepared.index(step));
         for (index, ready) in prepared.steps.iter().enumerate() {
-            let outputs = match self.orders.selection.of(index, named) {
-                Selected::Leave => continue,
-                Selected::Word => self.take_word(ready)?,
-                Selected::Act { named } => self.step(ready, named).await?.outputs,
+            let outputs = match self.overrides.selection.disposition_of(index, named) {
+                StepDisposition::Exclude => continue,
+                StepDisposition::AssumeDone => self.assume_done(ready)?,
+                StepDisposition::Evaluate { selected_by_name: named } => self.run_step(ready, named).await?.outputs,
             };
             self.outputs.insert(ready.step.id.clone(), outputs);
         }
         Ok(())
     }
 
-    fn view(&self) -> View<'_> {
-        View {
+    fn view(&self) -> AttemptView<'_> {
+        AttemptView {
             prepared: self.prepared,
-            orders: self.orders,
+            overrides: self.overrides,
             header: &self.header,
             state: self.journal.state(),
             outputs: &self.outputs,
@@ -79,41 +79,52 @@ impl Attempt<'_> {
     }
 
     /// A step before the one that the operator starts from: taken as done, with the outputs on record.
-    fn take_word(&mut self, ready: &Ready) -> Result<Map<String, Value>, Halt> {
-        let receipt = self.journal.state().done(&ready.place).cloned().unwrap_or_default();
+    fn assume_done(&mut self, ready: &PlannedStep) -> Result<Map<String, Value>, AttemptError> {
+        let receipt = self.journal.state().authenticated_receipt(&ready.step_target).cloned().unwrap_or_default();
         let outputs = receipt.outputs.clone();
-        self.journal.decide(&ready.place, Decision::Skip { reason: Reason::OperatorWord, receipt })?;
+        self.journal.record_decision(
+            &ready.step_target,
+            Decision::Skip { reason: DecisionReason::RequestedByOperator, receipt },
+        )?;
         Ok(outputs)
     }
 
     /// Decides about one step and does what was decided.
-    async fn step(&mut self, ready: &Ready, named: bool) -> Result<Receipt, Halt> {
-        let question = self.view().ask(ready, named)?;
+    async fn run_step(&mut self, ready: &PlannedStep, named: bool) -> Result<Receipt, AttemptError> {
+        let question = self.view().evaluate_input(ready, named)?;
         let mut finding = None;
         loop {
             self.interrupt.check()?;
-            let verdict = decision::decide(&self.view().facts(&question, finding.as_ref()));
+            let verdict = decision::decide(&self.view().decision_input(&question, finding.as_ref()));
             match verdict {
-                Verdict::Probe(about) => finding = Some(self.probe(&question, about).await?),
-                Verdict::FinishUndo => {
-                    self.undo(ready).await?;
+                NextAction::Probe(about) => finding = Some(self.probe_with_retries(&question, about).await?),
+                NextAction::FinishUndo => {
+                    self.undo_step(ready).await?;
                     finding = None;
                 }
-                Verdict::Decided(decision) => {
-                    let is_new = matches!(decision, Decision::Adopt { reason: Reason::Unconfirmed { .. }, .. });
+                NextAction::Decided(decision) => {
+                    let is_new = matches!(decision, Decision::Adopt { reason: DecisionReason::Unconfirmed { .. }, .. });
                     if is_new {
-                        let Asked { ready, input, key, fingerprint, .. } = &question;
+                        let ResolvedStep { planned: ready, input, key, fingerprint, .. } = &question;
                         let effect = ready.description.effect();
-                        self.journal.vouch(&ready.place, key, fingerprint.clone(), input.clone(), effect)?;
+                        self.journal.record_adoption_intent(
+                            &ready.step_target,
+                            key,
+                            fingerprint.clone(),
+                            input.clone(),
+                            effect,
+                        )?;
                     }
-                    self.journal.decide(&ready.place, decision.clone())?;
+                    self.journal.record_decision(&ready.step_target, decision.clone())?;
                     match decision {
                         Decision::Skip { receipt, .. } => return Ok(receipt),
                         // The probe was asked about the input of now already.
                         Decision::Adopt { .. } if is_new => {}
                         Decision::Adopt { .. } => finding = None,
-                        Decision::Run { .. } => return self.act(&question).await,
-                        Decision::Stop { reason } => return Err(Halt::InDoubt { place: ready.place.clone(), reason }),
+                        Decision::Run { .. } => return self.apply_with_retries(&question).await,
+                        Decision::Stop { reason } => {
+                            return Err(AttemptError::InDoubt { step_target: ready.step_target.clone(), reason });
+                        }
                     }
                 }
             }
@@ -121,48 +132,61 @@ impl Attempt<'_> {
     }
 
     /// Asks the module whether an effect holds. A probe that fails is asked again.
-    async fn probe(&mut self, question: &Asked<'_>, about: Question) -> Result<Finding, Halt> {
-        let place = &question.ready.place;
+    async fn probe_with_retries(
+        &mut self,
+        question: &ResolvedStep<'_>,
+        about: ProbeInput,
+    ) -> Result<ProbeFinding, AttemptError> {
+        let place = &question.planned.step_target;
         let input = match (about, self.journal.state().records.get(place)) {
-            (Question::Recorded, Some(record)) => record.intent.input.clone(),
-            (Question::Recorded, None) | (Question::Current, _) => question.input.clone(),
+            (ProbeInput::Recorded, Some(record)) => record.intent.input.clone(),
+            (ProbeInput::Recorded, None) | (ProbeInput::Current, _) => question.input.clone(),
         };
         let mut tries = 1;
         loop {
-            let finding = self.call_probe(question.ready, &input, about).await?;
+            let finding = self.call_probe(question.planned, &input, about).await?;
             match finding {
-                Finding::Failed { .. } if tries < PROBE_TRIES => {
+                ProbeFinding::Failed { .. } if tries < MAX_PROBE_CALLS => {
                     tries += 1;
-                    self.interrupt.pause(BACK_OFF.0).await?;
+                    self.interrupt.pause(RETRY_BACKOFF.0).await?;
                 }
-                Finding::Failed { .. }
-                | Finding::Held { .. }
-                | Finding::Absent
-                | Finding::Drifted { .. }
-                | Finding::Unknown { .. } => return Ok(finding),
+                ProbeFinding::Failed { .. }
+                | ProbeFinding::Held { .. }
+                | ProbeFinding::Absent
+                | ProbeFinding::Drifted { .. }
+                | ProbeFinding::Unknown { .. } => return Ok(finding),
             }
         }
     }
 
     /// Acts, with an intent before and an outcome after, and again while the failure is retryable and the plan allows it.
-    async fn act(&mut self, question: &Asked<'_>) -> Result<Receipt, Halt> {
-        let Asked { ready, input, key, fingerprint, .. } = question;
-        let mut pause = BACK_OFF.0;
+    async fn apply_with_retries(&mut self, question: &ResolvedStep<'_>) -> Result<Receipt, AttemptError> {
+        let ResolvedStep { planned: ready, input, key, fingerprint, .. } = question;
+        let mut pause = RETRY_BACKOFF.0;
         for left in (0..=ready.step.retry).rev() {
             let effect = ready.description.effect();
-            let intent = self.journal.intend(&ready.place, key, fingerprint.clone(), input.clone(), effect)?;
-            let intent = self.permitted(ready, intent).await?;
+            let intent =
+                self.journal.record_intent(&ready.step_target, key, fingerprint.clone(), input.clone(), effect)?;
+            let intent = self.ensure_lock_for_commit(ready, intent).await?;
             match self.call_apply(ready, intent).await? {
-                Outcome::Succeeded { receipt } => return Ok(receipt),
-                Outcome::Failed { failure: Failure { retryable: true, .. } } if left > 0 => {
+                StepOutcome::Succeeded { receipt } => return Ok(receipt),
+                StepOutcome::Failed { failure: StepFailure { retryable: true, .. } } if left > 0 => {
                     self.interrupt.pause(pause).await?;
-                    pause = (pause * 2).min(BACK_OFF.1);
+                    pause = (pause * 2).min(RETRY_BACKOFF.1);
                 }
-                Outcome::Failed { failure } => {
-                    return Err(Halt::Failed { place: ready.place.clone(), failure, known: true });
+                StepOutcome::Failed { failure } => {
+                    return Err(AttemptError::Failed {
+                        step_target: ready.step_target.clone(),
+                        failure,
+                        outcome_known: true,
+                    });
                 }
-                Outcome::Unknown { failure } => {
-                    return Err(Halt::Failed { place: ready.place.clone(), failure, known: false });
+                StepOutcome::Unknown { failure } => {
+                    return Err(AttemptError::Failed {
+                        step_target: ready.step_target.clone(),
+                        failure,
+                        outcome_known: false,
+                    });
                 }
             }
         }
@@ -171,33 +195,38 @@ impl Attempt<'_> {
 
     /// Asked between the intent of a commit step and its effect: the lock is ours, and where state is remote, the intent is
     /// there. If not, the step is settled as not begun.
-    async fn permitted(&mut self, ready: &Ready, intent: Intent) -> Result<Intent, Halt> {
-        if ready.description.phase != Phase::Commit {
+    async fn ensure_lock_for_commit(
+        &mut self,
+        ready: &PlannedStep,
+        intent: StepIntent,
+    ) -> Result<StepIntent, AttemptError> {
+        if ready.description.phase != StepPhase::Commit {
             return Ok(intent);
         }
-        match self.confirmed().await {
+        match self.confirm_lock().await {
             Ok(()) => Ok(intent),
             Err(halt) => {
-                let failure = Failure::new("not-begun", "it was not begun: the lock was not confirmed right before it");
-                self.journal.settle(intent.ended(Outcome::Failed { failure }, Duration::ZERO))?;
+                let failure =
+                    StepFailure::new("not-begun", "it was not begun: the lock was not confirmed right before it");
+                self.journal.record_outcome(intent.complete(StepOutcome::Failed { failure }, Duration::ZERO))?;
                 Err(halt)
             }
         }
     }
 
     /// Confirms the lock, unless interrupted meanwhile for longer than a call may go on.
-    pub(in crate::deploy) async fn confirmed(&self) -> Result<(), Halt> {
+    pub(in crate::deploy) async fn confirm_lock(&self) -> Result<(), AttemptError> {
         tokio::select! {
             biased;
-            confirmed = self.lock.confirm() => Ok(confirmed?),
-            () = self.interrupt.grace_over() => Err(Halt::Interrupted),
+            confirmed = self.lock.ensure_held() => Ok(confirmed?),
+            () = self.interrupt.grace_period_over() => Err(AttemptError::Interrupted),
         }
     }
 }
 
 /// What it means that the journals of earlier attempts of a CI run are missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MissingJournal {
+pub enum MissingJournalPolicy {
     /// Every step may have been begun: its probe is asked.
     #[default]
     Probe,
@@ -209,7 +238,7 @@ pub enum MissingJournal {
 
 /// What the operator ordered.
 #[derive(Clone, Debug, Default)]
-pub struct Orders {
+pub struct DeployOverrides {
     /// Which steps.
     pub selection: decision::Selection,
     /// `--fresh`.
@@ -217,11 +246,11 @@ pub struct Orders {
     /// `--accept-drift`, of these steps.
     pub accept_drift: BTreeSet<StepId>,
     /// What it means that the journals of earlier attempts of a CI run are missing.
-    pub missing_journal: MissingJournal,
+    pub missing_journal: MissingJournalPolicy,
     /// They are, and every step may have been begun.
-    pub unrecorded: bool,
+    pub journal_missing: bool,
     /// The command, if it was not `deploy`: for the record.
-    pub by: Option<&'static str>,
+    pub command: Option<&'static str>,
     /// The newest epoch that this was decided on; if there is a newer one now, it must be decided again.
-    pub seen: Option<u64>,
+    pub expected_epoch: Option<u64>,
 }

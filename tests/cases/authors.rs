@@ -12,36 +12,51 @@ use std::{
 const GUIDE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/steps.md");
 
 /// A language of the guide.
-struct Language {
+struct GuideLanguage {
     /// The heading of its section.
     heading: &'static str,
     /// What the section calls its step.
     step: &'static str,
     /// What is kept of a project from one test to the next, all of it or nothing.
-    kept: &'static [&'static str],
+    cached_paths: &'static [&'static str],
     /// What must be installed.
-    programs: &'static [&'static str],
+    required_programs: &'static [&'static str],
 }
 
 #[test]
-fn a_step_in_rust() {
-    follow(&Language { heading: "### Rust", step: "warm", kept: &["target"], programs: &["cargo"] });
+fn guide_builds_a_step_in_rust() {
+    follow_guide(&GuideLanguage {
+        heading: "### Rust",
+        step: "warm",
+        cached_paths: &["target"],
+        required_programs: &["cargo"],
+    });
 }
 
 #[test]
-fn a_step_in_javascript() {
+fn guide_builds_a_step_in_javascript() {
     let programs = &["node", "npm"];
     let kept = &["node_modules", "package-lock.json"];
-    follow(&Language { heading: "### JavaScript", step: "warm-js", kept, programs });
+    follow_guide(&GuideLanguage {
+        heading: "### JavaScript",
+        step: "warm-js",
+        cached_paths: kept,
+        required_programs: programs,
+    });
 }
 
 #[test]
-fn a_step_in_python() {
-    follow(&Language { heading: "### Python", step: "warm-py", kept: &[".venv"], programs: &["python3"] });
+fn guide_builds_a_step_in_python() {
+    follow_guide(&GuideLanguage {
+        heading: "### Python",
+        step: "warm-py",
+        cached_paths: &[".venv"],
+        required_programs: &["python3"],
+    });
 }
 
 #[test]
-fn the_step_in_the_guide_is_the_example() {
+fn guide_shows_the_example_step() {
     let guide = fs::read_to_string(GUIDE).unwrap();
     let shown = guide.split_once("```rust\nuse pawl_step").unwrap().1.split_once("```").unwrap().0;
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/hello-step/src/lib.rs");
@@ -49,37 +64,37 @@ fn the_step_in_the_guide_is_the_example() {
 }
 
 #[expect(clippy::disallowed_methods, reason = "nothing stands outside of a test to pass the environment on")]
-fn follow(language: &Language) {
-    for program in language.programs {
+fn follow_guide(language: &GuideLanguage) {
+    for program in language.required_programs {
         let found = env::split_paths(&env::var_os("PATH").unwrap()).any(|folder| folder.join(program).is_file());
         assert!(found, "{program} is missing: run `cargo xtask setup`");
     }
-    let commands = commands(language.heading);
+    let commands = guide_commands(language.heading);
     let [make, enter, build @ .., first, second] = &commands[..] else { panic!("too few commands: {commands:?}") };
     assert!(make.starts_with("runner new-step ") && enter == &format!("cd {}", language.step), "{commands:?}");
     let room = Path::new(env!("CARGO_TARGET_TMPDIR")).join("authors").join(language.step);
     let (project, kept) = (room.join(language.step), room.join("kept"));
     fs::create_dir_all(&kept).unwrap();
     let move_all = |from: &Path, to: &Path| {
-        if language.kept.iter().all(|name| from.join(name).exists() && !to.join(name).exists()) {
-            language.kept.iter().for_each(|name| fs::rename(from.join(name), to.join(name)).unwrap());
+        if language.cached_paths.iter().all(|name| from.join(name).exists() && !to.join(name).exists()) {
+            language.cached_paths.iter().for_each(|name| fs::rename(from.join(name), to.join(name)).unwrap());
         }
     };
     move_all(&project, &kept);
     if project.exists() {
         fs::remove_dir_all(&project).unwrap();
     }
-    assert_eq!(shell(&room, make).0, 0);
+    assert_eq!(run_in_shell(&room, make).0, 0);
     move_all(&kept, &project);
     for command in build {
-        let (code, said) = shell(&project, command);
+        let (code, said) = run_in_shell(&project, command);
         assert_eq!(code, 0, "{command}\n{said}");
     }
 
-    let (code, said) = shell(&project, first);
+    let (code, said) = run_in_shell(&project, first);
     assert!(code == 0 && said.contains("(1 ran)"), "{said}");
     assert_eq!(fs::read_to_string(project.join("deploy/hello.txt")).unwrap(), "Hello, Ada, from v1\n");
-    let (code, said) = shell(&project, second);
+    let (code, said) = run_in_shell(&project, second);
     assert!(code == 0 && said.contains("(1 skipped)"), "{said}");
 
     // A link out of the grant, and a directory that is not granted: as the guide says, by an edit of the plan.
@@ -91,14 +106,14 @@ fn follow(language: &Language) {
         ("other/hello.txt", "the directory `other` is not granted to this step"),
     ] {
         fs::write(project.join("deploy.yml"), plan.replace("app/hello.txt", file)).unwrap();
-        let (code, said) = shell(&project, "runner --local --release v2");
+        let (code, said) = run_in_shell(&project, "runner --local --release v2");
         assert!(code == 1 && said.contains(&format!("caused by: {why}")), "{code} {said}");
     }
     assert!(!room.join("hello.txt").exists() && !project.join("hello.txt").exists());
 }
 
 /// The commands of a section of the guide, those apart that install what is needed.
-fn commands(heading: &str) -> Vec<String> {
+fn guide_commands(heading: &str) -> Vec<String> {
     let guide = fs::read_to_string(GUIDE).unwrap();
     let section = guide.split_once(&format!("\n{heading}\n")).unwrap().1;
     let section = section.split("\n##").next().unwrap();
@@ -108,7 +123,7 @@ fn commands(heading: &str) -> Vec<String> {
 
 /// The exit code and all that was said. The author's own environment, with the runner on the PATH.
 #[expect(clippy::disallowed_methods, reason = "nothing stands outside of a test to pass the environment on")]
-fn shell(folder: &Path, command: &str) -> (i32, String) {
+fn run_in_shell(folder: &Path, command: &str) -> (i32, String) {
     let runner = PathBuf::from(env!("CARGO_BIN_EXE_runner"));
     let found = env::var_os("PATH").unwrap();
     let path = [runner.parent().unwrap().to_owned()].into_iter().chain(env::split_paths(&found));

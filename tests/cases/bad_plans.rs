@@ -2,24 +2,24 @@
 
 use expect_test::{Expect, expect};
 
-use crate::support::Environment;
+use crate::support::TestEnvironment;
 
-const HEAD: &str = "version: 1\napp: shop\nsteps:\n  hello:\n    uses: verify\n";
+const PLAN_HEAD: &str = "version: 1\napp: shop\nsteps:\n  hello:\n    uses: verify\n";
 
 /// What a deployment with this plan says; it must end with 2 and leave nothing.
-fn check(plan: &str, expected: Expect) {
-    let environment = Environment::with_plan(plan);
+fn check_rejected_plan(plan: &str, expected: Expect) {
+    let environment = TestEnvironment::with_plan(plan);
     let refused = environment.run(&["--local", "--release", "r1"]);
-    refused.assert_exit(2).assert_says("error[P0");
+    refused.assert_exit(2).assert_stderr_contains("error[P0");
     assert!(refused.stderr.contains("hint: ") || refused.stderr.contains("help: "), "{}", refused.stderr);
     assert!(!environment.exists(".pawl"), "nothing was begun");
-    expected.assert_eq(&refused.said());
+    expected.assert_eq(&refused.stderr_snapshot());
 }
 
 #[test]
-fn an_unknown_key() {
-    check(
-        &format!("{HEAD}    timout: 5m\n"),
+fn unknown_key_is_rejected() {
+    check_rejected_plan(
+        &format!("{PLAN_HEAD}    timout: 5m\n"),
         expect![[r#"
         error[P0104]: step `hello` has no key `timout`
          --> deploy.yml:6:5
@@ -32,9 +32,9 @@ fn an_unknown_key() {
 }
 
 #[test]
-fn a_wrong_type() {
-    check(
-        &format!("{HEAD}    with: [files]\n"),
+fn wrong_type_is_rejected() {
+    check_rejected_plan(
+        &format!("{PLAN_HEAD}    with: [files]\n"),
         expect![[r#"
         error[P0105]: `with` of step `hello` must be a mapping, not a list
          --> deploy.yml:6:11
@@ -47,8 +47,8 @@ fn a_wrong_type() {
 }
 
 #[test]
-fn a_missing_grant() {
-    check(
+fn missing_grant_is_rejected() {
+    check_rejected_plan(
         "version: 1\napp: shop\nsteps:\n  pull:\n    uses: pull\n    with: { from: \"file:dist/x.tar.gz\", into: app }\n    grants: { dirs: { dist: ./dist:ro } }\n",
         expect![[r#"
             error[P0122]: step `pull` needs a writable directory `app` that it is not granted
@@ -62,8 +62,8 @@ fn a_missing_grant() {
 }
 
 #[test]
-fn a_cycle_in_needs() {
-    check(
+fn cycle_in_needs_is_rejected() {
+    check_rejected_plan(
         "version: 1\napp: shop\nsteps:\n  a:\n    uses: verify\n    needs: b\n  b:\n    uses: verify\n    needs: [a]\n",
         expect![[r#"
             error[P0111]: steps need each other: a → b → a
@@ -77,8 +77,8 @@ fn a_cycle_in_needs() {
 }
 
 #[test]
-fn an_unknown_module() {
-    check(
+fn unknown_module_is_rejected() {
+    check_rejected_plan(
         "version: 1\napp: shop\nsteps:\n  pull:\n    uses: pul\n",
         expect![[r#"
         error[P0120]: there is no official module `pul`
@@ -92,8 +92,8 @@ fn an_unknown_module() {
 }
 
 #[test]
-fn a_module_file_that_is_not_there() {
-    check(
+fn missing_module_file_is_rejected() {
+    check_rejected_plan(
         "version: 1\napp: shop\nsteps:\n  mine:\n    uses: ./steps/mine.wasm\n",
         expect![[r#"
         error[P0120]: can't read [ROOT]/shop/steps/mine.wasm
@@ -108,8 +108,8 @@ fn a_module_file_that_is_not_there() {
 }
 
 #[test]
-fn an_undefined_variable() {
-    check(
+fn undefined_variable_is_rejected() {
+    check_rejected_plan(
         "version: 1\napp: shop\nvars: { root: . }\nsteps:\n  hello:\n    uses: verify\n    grants: { dirs: { app: \"${{ vars.rot }}\" } }\n",
         expect![[r#"
             error[P0108]: environment `default` has no variable `rot`
@@ -123,8 +123,8 @@ fn an_undefined_variable() {
 }
 
 #[test]
-fn a_tab() {
-    check(
+fn tab_indentation_is_rejected() {
+    check_rejected_plan(
         "version: 1\napp: shop\nsteps:\n\thello:\n\t\tuses: verify\n",
         expect![[r#"
         error[P0101]: a tab in the indentation
@@ -138,13 +138,13 @@ fn a_tab() {
 }
 
 #[test]
-fn a_yaml_bomb() {
+fn yaml_bomb_is_rejected() {
     let mut bomb = "version: 1\napp: shop\nvars:\n  a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..10 {
         let before = format!("*a{}", level - 1);
         bomb.push_str(&format!("  a{level}: &a{level} [{}]\n", vec![before; 10].join(", ")));
     }
-    check(
+    check_rejected_plan(
         &bomb,
         expect![[r#"
         error[P0103]: the plan is too complex: more than 20000 values, aliases expanded
@@ -158,32 +158,32 @@ fn a_yaml_bomb() {
 }
 
 #[test]
-fn an_empty_file() {
-    let environment = Environment::with_plan("");
+fn empty_plan_is_rejected() {
+    let environment = TestEnvironment::with_plan("");
     let refused = environment.run(&["--local", "--release", "r1"]);
     refused.assert_exit(2);
     expect![[r#"
         error[P0102]: the plan is empty
           hint: docs/plan.md has a plan to start from
     "#]]
-    .assert_eq(&refused.said());
+    .assert_eq(&refused.stderr_snapshot());
 }
 
 #[test]
-fn ten_megabytes() {
-    let environment = Environment::with_plan(&"# a comment\n".repeat(10 << 20 >> 3));
+fn oversized_plan_is_rejected() {
+    let environment = TestEnvironment::with_plan(&"# a comment\n".repeat(10 << 20 >> 3));
     let refused = environment.run(&["--local", "--release", "r1"]);
     refused.assert_exit(2);
     expect![[r#"
         error[P0103]: the plan has 15728640 bytes; at most 1048576 (1 MiB) are read
           hint: is this the right file? a plan is a page or two
     "#]]
-    .assert_eq(&refused.said());
+    .assert_eq(&refused.stderr_snapshot());
 }
 
 #[test]
-fn a_file_that_is_not_there_and_one_that_is_no_text() {
-    let environment = Environment::new();
+fn missing_and_binary_plan_files_are_rejected() {
+    let environment = TestEnvironment::new();
     let refused = environment.run(&["--local", "--release", "r1", "--plan", "deploi.yml"]);
     refused.assert_exit(2);
     expect![[r#"
@@ -191,7 +191,7 @@ fn a_file_that_is_not_there_and_one_that_is_no_text() {
           caused by: No such file or directory (os error 2)
           hint: name it with `--plan FILE`, or go to the folder of your deploy.yml
     "#]]
-    .assert_eq(&refused.said());
+    .assert_eq(&refused.stderr_snapshot());
     environment.write("deploy.yml", [0xff, 0xfe, 0]);
     let refused = environment.run(&["--local", "--release", "r1"]);
     refused.assert_exit(2);
@@ -200,35 +200,35 @@ fn a_file_that_is_not_there_and_one_that_is_no_text() {
           caused by: it is not UTF-8: invalid utf-8 sequence of 1 bytes from index 0
           hint: name it with `--plan FILE`, or go to the folder of your deploy.yml
     "#]]
-    .assert_eq(&refused.said());
+    .assert_eq(&refused.stderr_snapshot());
 }
 
 #[test]
-fn a_label_that_is_a_path() {
-    let environment = Environment::new();
+fn label_with_a_path_is_rejected() {
+    let environment = TestEnvironment::new();
     let refused = environment.run(&["--local", "--release", "../x"]);
     refused.assert_exit(2);
     expect![[r#"
         error[P0206]: "../x" is not a valid release label: a letter or digit, then up to 127 of letters, digits and `._+-`
           hint: a label names a release in paths and pages, such as `--release v1.4.2`
-    "#]].assert_eq(&refused.said());
+    "#]].assert_eq(&refused.stderr_snapshot());
 }
 
 #[test]
-fn an_environment_that_does_not_exist() {
-    let environment = Environment::new();
+fn unknown_environment_is_rejected() {
+    let environment = TestEnvironment::new();
     let refused = environment.run(&["--local", "--release", "r1", "--env", "tset"]);
     refused.assert_exit(2);
     expect![[r#"
         error[P0113]: the plan has no environment `tset`
           hint: did you mean `test`?
     "#]]
-    .assert_eq(&refused.said());
+    .assert_eq(&refused.stderr_snapshot());
 }
 
 #[test]
-fn an_option_that_does_not_exist() {
-    let environment = Environment::new();
+fn unknown_option_is_rejected() {
+    let environment = TestEnvironment::new();
     let refused = environment.run(&["--local", "--relase", "r1"]);
     refused.assert_exit(2);
     expect![[r#"
@@ -240,5 +240,5 @@ fn an_option_that_does_not_exist() {
 
         For more information, try '--help'.
     "#]]
-    .assert_eq(&refused.said());
+    .assert_eq(&refused.stderr_snapshot());
 }

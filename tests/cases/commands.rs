@@ -4,11 +4,11 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use expect_test::expect;
 
-use crate::support::Environment;
+use crate::support::TestEnvironment;
 
 #[test]
-fn status_says_what_is_live() {
-    let environment = Environment::deployed();
+fn status_shows_the_live_release() {
+    let environment = TestEnvironment::deployed();
     expect![[r#"
         test
           live        r1, verified, since [DATE] [DATE] by [WHO]
@@ -21,39 +21,39 @@ fn status_says_what_is_live() {
           switch   succeeded  r1       1      [RUN 1]/1
           verify   succeeded  r1       1      [RUN 1]/1
     "#]]
-    .assert_eq(&environment.run(&["status", "--steps"]).assert_exit(0).printed());
+    .assert_eq(&environment.run(&["status", "--steps"]).assert_exit(0).stdout_snapshot());
 }
 
 #[test]
-fn status_and_history_before_anything_was_deployed() {
-    let environment = Environment::new();
+fn status_and_history_are_empty_before_the_first_deployment() {
+    let environment = TestEnvironment::new();
     expect![[r#"
         test
           live        nothing yet
           last        no attempts yet
     "#]]
-    .assert_eq(&environment.run(&["status"]).assert_exit(0).printed());
+    .assert_eq(&environment.run(&["status"]).assert_exit(0).stdout_snapshot());
     expect![[r#"
         no attempts yet
     "#]]
-    .assert_eq(&environment.run(&["history"]).assert_exit(0).printed());
-    environment.run(&["why", "pull"]).assert_exit(2).assert_says("nothing was deployed here yet");
+    .assert_eq(&environment.run(&["history"]).assert_exit(0).stdout_snapshot());
+    environment.run(&["why", "pull"]).assert_exit(2).assert_stderr_contains("nothing was deployed here yet");
     assert!(!environment.exists(".pawl"));
 }
 
 #[test]
 fn history_lists_the_attempts() {
-    let environment = Environment::deployed();
+    let environment = TestEnvironment::deployed();
     environment.deploy("r1", &[]).assert_exit(0);
-    let history = environment.run(&["history"]).assert_exit(0).printed();
+    let history = environment.run(&["history"]).assert_exit(0).stdout_snapshot();
     let rows: Vec<_> = history.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
     assert_eq!(rows.len(), 3, "{history}");
     assert_eq!((rows[1][0], rows[1][1], rows[2][0]), ("2", "r1", "1"), "the newest comes first");
 }
 
 #[test]
-fn why_of_an_unknown_step_names_the_known_ones() {
-    let environment = Environment::deployed();
+fn why_lists_the_known_steps_for_an_unknown_one() {
+    let environment = TestEnvironment::deployed();
     let refused = environment.run(&["why", "swich"]);
     refused.assert_exit(2);
     expect![[r#"
@@ -61,12 +61,12 @@ fn why_of_an_unknown_step_names_the_known_ones() {
           caused by: its steps are migrate, pull, switch, verify
           hint: name one of its steps, or another attempt by `--attempt EPOCH`; `runner history` lists them
     "#]]
-    .assert_eq(&refused.said());
+    .assert_eq(&refused.stderr_snapshot());
 }
 
 #[test]
-fn logs_show_what_the_steps_said() {
-    let environment = Environment::deployed();
+fn logs_show_step_messages() {
+    let environment = TestEnvironment::deployed();
     expect![[r#"
         [DATE] [DATE]  begin  pull
         [DATE] [DATE]  meter  pull     shop-r1.tar.zst 336 B of 336 B
@@ -81,12 +81,12 @@ fn logs_show_what_the_steps_said() {
         [DATE] [DATE]  begin  verify
         [DATE] [DATE]  end    verify   succeeded after [TIME]: 1 round
     "#]]
-    .assert_eq(&environment.run(&["logs"]).assert_exit(0).printed());
+    .assert_eq(&environment.run(&["logs"]).assert_exit(0).stdout_snapshot());
 }
 
 #[test]
-fn a_sound_journal_is_told_from_one_with_a_flipped_byte() {
-    let environment = Environment::deployed();
+fn journal_check_detects_a_flipped_byte() {
+    let environment = TestEnvironment::deployed();
     let journal = ".pawl/shop/test/attempt-000001.journal";
     let good = environment.run(&["journal", "check", journal]);
     good.assert_exit(0);
@@ -95,7 +95,7 @@ fn a_sound_journal_is_told_from_one_with_a_flipped_byte() {
           sound
           format 1.2, 20 lines; shop r1 to test, epoch 1, run [RUN 1], attempt 1
     "#]]
-    .assert_eq(&good.printed());
+    .assert_eq(&good.stdout_snapshot());
 
     let mut bytes = fs::read(environment.path(journal)).unwrap();
     let middle = bytes.len() / 2;
@@ -110,8 +110,8 @@ fn a_sound_journal_is_told_from_one_with_a_flipped_byte() {
 }
 
 #[test]
-fn the_schema_takes_a_plan_and_refuses_a_misspelling() {
-    let environment = Environment::new();
+fn schema_accepts_a_plan_and_rejects_a_misspelled_key() {
+    let environment = TestEnvironment::new();
     let schema = environment.run(&["schema"]).assert_exit(0).json();
     let validator = jsonschema::validator_for(&schema).unwrap();
     let mut plan = serde_json::json!({
@@ -126,8 +126,8 @@ fn the_schema_takes_a_plan_and_refuses_a_misspelling() {
 }
 
 #[test]
-fn the_doctor_finds_a_healthy_environment() {
-    let environment = Environment::new();
+fn doctor_reports_a_healthy_environment() {
+    let environment = TestEnvironment::new();
     environment.pack("r1");
     let doctor = environment.run(&["doctor", "--release", "r1"]);
     doctor.assert_exit(0);
@@ -141,13 +141,13 @@ fn the_doctor_finds_a_healthy_environment() {
           ok  journals   0 attempts are on record and sound
           ok  lock       free
     "#]]
-    .assert_eq(&format!("healthy:\n{}", doctor.printed()));
+    .assert_eq(&format!("healthy:\n{}", doctor.stdout_snapshot()));
     assert!(!environment.exists("deploy/test/current"));
 }
 
 #[test]
-fn the_doctor_finds_what_is_missing() {
-    let environment = Environment::new();
+fn doctor_reports_missing_files_and_folders() {
+    let environment = TestEnvironment::new();
     let no_archive = environment.run(&["doctor", "--release", "r1"]);
     no_archive.assert_exit(2);
     expect![[r#"
@@ -159,7 +159,7 @@ fn the_doctor_finds_what_is_missing() {
           caused by: directory `dist` ([ROOT]/shop/dist) can't be opened: No such file or directory (os error 2)
           hint: make it, or correct its path in `grants`
     "#]]
-    .assert_eq(&no_archive.said());
+    .assert_eq(&no_archive.stderr_snapshot());
     environment.pack("r1");
     // A file where a folder must be, since root may write into any folder.
     environment.write("deploy/test", "");
@@ -174,7 +174,7 @@ fn the_doctor_finds_what_is_missing() {
           caused by: directory `app` ([ROOT]/shop/deploy/test) can't be opened: Not a directory (os error 20)
           hint: make it, or correct its path in `grants`
     "#]]
-    .assert_eq(&no_folder.said());
+    .assert_eq(&no_folder.stderr_snapshot());
     fs::remove_file(environment.path("deploy/test")).unwrap();
     fs::create_dir_all(environment.path("deploy/test")).unwrap();
     fs::set_permissions(environment.path("deploy/test"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -182,8 +182,8 @@ fn the_doctor_finds_what_is_missing() {
 }
 
 #[test]
-fn one_module_runs_alone() {
-    let environment = Environment::new();
+fn step_command_runs_one_module() {
+    let environment = TestEnvironment::new();
     environment.pack("r1");
     let pull = [
         "step",
@@ -209,7 +209,7 @@ fn one_module_runs_alone() {
         environment.run(&["step", "verify", "--local", "--with", &files, "--with", "tries=1", "--dir", "app=app"])
     };
     verify("@VERSION@").assert_exit(0);
-    verify("nothing").assert_exit(1).assert_says("expected a content with `nothing`, found `@VERSION@`");
-    environment.run(&["step", "pull", "--with", "from=x"]).assert_exit(2).assert_says("--local");
-    environment.run(&["step", "pull", "--local", "--with", "from"]).assert_exit(2).assert_says("NAME=VALUE");
+    verify("nothing").assert_exit(1).assert_stderr_contains("expected a content with `nothing`, found `@VERSION@`");
+    environment.run(&["step", "pull", "--with", "from=x"]).assert_exit(2).assert_stderr_contains("--local");
+    environment.run(&["step", "pull", "--local", "--with", "from"]).assert_exit(2).assert_stderr_contains("NAME=VALUE");
 }

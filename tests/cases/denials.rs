@@ -12,10 +12,10 @@ use wit_parser::{
     abi::{AbiVariant, FlatTypes, WasmSignature, WasmType},
 };
 
-use crate::support::Trial;
+use crate::support::GuestFixture;
 
 /// What a text that is passed must be to get as far as the grants: function and parameter, or field of a record.
-const TEXTS: &[(&str, &str, &str)] = &[
+const ARGUMENT_TEXTS: &[(&str, &str, &str)] = &[
     ("blobs.resolve", "source", "http://127.0.0.1:1/a.tar"),
     ("blobs.fetch", "source", "file:app/a.tar"),
     ("blobs.fetch", "digest", "sha256:0000000000000000000000000000000000000000000000000000000000000000"),
@@ -45,7 +45,7 @@ const TEXTS: &[(&str, &str, &str)] = &[
 ];
 
 /// What is never denied, and why.
-const HARMLESS: &[(&str, &str)] = &[
+const NEVER_DENIED: &[(&str, &str)] = &[
     ("log.write", "it says something; what it says is bounded and redacted"),
     ("log.progress", "it says something; what it says is bounded and redacted"),
 ];
@@ -66,7 +66,7 @@ const NEEDS_HANDLE: &[&str] = &[
 ];
 
 /// The interfaces of WASI that are linked, and what of the machine can be reached by each without a grant.
-const WASI: &[(&str, &str)] = &[
+const WASI_INTERFACES: &[(&str, &str)] = &[
     ("wasi:cli/environment", "nothing: no variables, no arguments"),
     ("wasi:cli/exit", "nothing: it ends the module, as a failure"),
     ("wasi:cli/stdin", "nothing: it is at its end"),
@@ -96,14 +96,14 @@ const WASI: &[(&str, &str)] = &[
     ("wasi:sockets/udp-create-socket", "nothing: denied, as tests/cases/escapes.rs shows"),
 ];
 
-fn repository(path: &str) -> PathBuf {
+fn repository_path(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
 /// Each version of the contract: its number and its text.
-fn contracts() -> BTreeMap<String, String> {
-    let mut files = vec![repository("wit/step.wit")];
-    for entry in fs::read_dir(repository("wit/frozen")).unwrap() {
+fn contract_texts() -> BTreeMap<String, String> {
+    let mut files = vec![repository_path("wit/step.wit")];
+    for entry in fs::read_dir(repository_path("wit/frozen")).unwrap() {
         files.push(entry.unwrap().path().join("step.wit"));
     }
     let versioned = files.into_iter().map(|file| {
@@ -116,7 +116,7 @@ fn contracts() -> BTreeMap<String, String> {
 }
 
 /// One version, read.
-struct Contract {
+struct WitContract {
     version: String,
     resolve: Resolve,
     sizes: SizeAlign,
@@ -124,8 +124,8 @@ struct Contract {
 }
 
 /// A function that a version imports.
-struct Import<'c> {
-    contract: &'c Contract,
+struct ContractImport<'c> {
+    contract: &'c WitContract,
     /// `database`.
     interface: String,
     /// `database.connection.open`.
@@ -133,7 +133,7 @@ struct Import<'c> {
     function: &'c Function,
 }
 
-impl Contract {
+impl WitContract {
     fn read(version: &str, text: &str) -> Self {
         let mut resolve = Resolve::default();
         let package = resolve.push_str("step.wit", text).unwrap();
@@ -143,7 +143,7 @@ impl Contract {
         Self { version: version.to_owned(), resolve, sizes, world }
     }
 
-    fn imports(&self) -> Vec<Import<'_>> {
+    fn imports(&self) -> Vec<ContractImport<'_>> {
         let mut imports = Vec::new();
         for (key, item) in &self.resolve.worlds[self.world].imports {
             let (WorldKey::Interface(id), WorldItem::Interface { .. }) = (key, item) else {
@@ -160,16 +160,16 @@ impl Contract {
                     }
                     _ => panic!("{}: this test can't call such a function yet", function.name),
                 };
-                imports.push(Import { contract: self, interface: short.clone(), name, function });
+                imports.push(ContractImport { contract: self, interface: short.clone(), name, function });
             }
         }
         imports
     }
 
     /// A type without its other names.
-    fn kind(&self, id: TypeId) -> &TypeDefKind {
+    fn resolved_kind(&self, id: TypeId) -> &TypeDefKind {
         match &self.resolve.types[id].kind {
-            TypeDefKind::Type(Type::Id(other)) => self.kind(*other),
+            TypeDefKind::Type(Type::Id(other)) => self.resolved_kind(*other),
             kind => kind,
         }
     }
@@ -177,15 +177,15 @@ impl Contract {
 
 /// Constants for the core module: texts in memory, and the instructions that push them.
 #[derive(Default)]
-struct Constants {
+struct WatConstants {
     memory: String,
     code: String,
 }
 
 /// Where texts begin in memory; what a call returns lies below.
-const TEXTS_AT: usize = 4096;
+const TEXTS_OFFSET: usize = 4096;
 
-impl Constants {
+impl WatConstants {
     fn push(&mut self, kind: WasmType, value: usize) {
         let kind = match kind {
             WasmType::I32 | WasmType::Pointer | WasmType::Length => "i32",
@@ -197,23 +197,24 @@ impl Constants {
     }
 
     fn text(&mut self, text: &str) {
-        self.push(WasmType::Pointer, TEXTS_AT + self.memory.len());
+        self.push(WasmType::Pointer, TEXTS_OFFSET + self.memory.len());
         self.push(WasmType::Length, text.len());
         self.memory += text;
     }
 }
 
-impl Import<'_> {
+impl ContractImport<'_> {
     /// Pushes a plausible value. `name` is what it is called.
-    fn push(&self, name: &str, of: &Type, constants: &mut Constants) {
+    fn push(&self, name: &str, of: &Type, constants: &mut WatConstants) {
         let contract = self.contract;
         match of {
             Type::String => {
-                let known = TEXTS.iter().find(|(function, parameter, _)| *function == self.name && *parameter == name);
+                let known =
+                    ARGUMENT_TEXTS.iter().find(|(function, parameter, _)| *function == self.name && *parameter == name);
                 let (_, _, text) = known.unwrap_or_else(|| panic!("{}: which text is `{name}`?", self.name));
                 constants.text(text);
             }
-            Type::Id(id) => match contract.kind(*id) {
+            Type::Id(id) => match contract.resolved_kind(*id) {
                 TypeDefKind::Type(other) => self.push(name, other, constants),
                 TypeDefKind::Record(record) => {
                     for field in &record.fields {
@@ -222,7 +223,7 @@ impl Import<'_> {
                 }
                 // None at all, and nothing.
                 TypeDefKind::List(_) | TypeDefKind::Option(_) => {
-                    for kind in self.flat(of) {
+                    for kind in self.flat_types(of) {
                         constants.push(kind, 0);
                     }
                 }
@@ -240,11 +241,11 @@ impl Import<'_> {
             | Type::F32
             | Type::F64
             | Type::Char
-            | Type::ErrorContext => constants.push(self.flat(of)[0], 1),
+            | Type::ErrorContext => constants.push(self.flat_types(of)[0], 1),
         }
     }
 
-    fn flat(&self, of: &Type) -> Vec<WasmType> {
+    fn flat_types(&self, of: &Type) -> Vec<WasmType> {
         let mut storage = [WasmType::I32; 16];
         let mut flat = FlatTypes::new(&mut storage);
         assert!(self.contract.resolve.push_flat(of, &mut flat), "{}: too large", self.name);
@@ -252,9 +253,9 @@ impl Import<'_> {
     }
 
     /// The result's failure, if it has one: where it is in what the call returns.
-    fn failure(&self) -> Option<usize> {
+    fn failure_offset(&self) -> Option<usize> {
         let Some(Type::Id(id)) = self.function.result else { return None };
-        let TypeDefKind::Result(result) = self.contract.kind(id) else { return None };
+        let TypeDefKind::Result(result) = self.contract.resolved_kind(id) else { return None };
         let failure = result.err?;
         let Type::Id(error) = failure else { return None };
         let is_failure = |id: TypeId| self.contract.resolve.types[id].name.as_deref() == Some("failure");
@@ -264,11 +265,11 @@ impl Import<'_> {
     }
 
     /// A module that calls it in `apply`, and fails as it does. With `handles`, every handle is made up.
-    fn module(&self, handles: bool) -> Vec<u8> {
+    fn module_bytes(&self, handles: bool) -> Vec<u8> {
         let WasmSignature { params, results, indirect_params, retptr } =
             self.contract.resolve.wasm_signature(AbiVariant::GuestImport, self.function);
         assert!(!indirect_params, "{}: too many parameters for this test", self.name);
-        let mut constants = Constants::default();
+        let mut constants = WatConstants::default();
         if handles {
             for kind in &params {
                 constants.push(*kind, 0);
@@ -295,26 +296,26 @@ impl Import<'_> {
         let (interface, function) = (&self.interface, &self.function.name);
         let drops = "(drop)".repeat(results.len());
         // The failure in what `apply` returns is at 4; a record of four texts, an option and a bool has 40 bytes.
-        let copy = self.failure().map_or(String::new(), |at| {
+        let copy = self.failure_offset().map_or(String::new(), |at| {
             format!(
                 "(i32.store8 (i32.const 2048) (i32.load8_u (i32.const 1024)))
                  (memory.copy (i32.const 2052) (i32.const {}) (i32.const 40))",
                 1024 + at
             )
         });
-        let Constants { memory, code } = constants;
+        let WatConstants { memory, code } = constants;
         let describe = json!({
             "name": "generated", "version": "1", "summary": "calls one function", "config": {}, "phase": "prepare",
         });
         let describe = describe.to_string();
-        let at = TEXTS_AT + memory.len();
+        let at = TEXTS_OFFSET + memory.len();
         let data: String = (memory + &describe).bytes().map(|byte| format!("\\{byte:02x}")).collect();
         let exported = format!("pawl:step/step@{version}");
         let text = format!(
             r#"(module
               (import "pawl:step/{interface}@{version}" "{function}" (func $call {} {}))
               (memory (export "memory") 4)
-              (data (i32.const {TEXTS_AT}) "{data}")
+              (data (i32.const {TEXTS_OFFSET}) "{data}")
               (global $free (mut i32) (i32.const 131072))
               (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
                 (local $at i32)
@@ -347,31 +348,31 @@ impl Import<'_> {
     }
 
     /// Runs it without any grant.
-    fn run(&self, handles: bool) -> crate::support::Ended {
+    fn run(&self, handles: bool) -> crate::support::GuestOutcome {
         let folder = tempfile::tempdir().unwrap();
         let module = folder.path().join("generated.wasm");
-        fs::write(&module, self.module(handles)).unwrap();
-        Trial::of(&module, json!({}), json!({})).run()
+        fs::write(&module, self.module_bytes(handles)).unwrap();
+        GuestFixture::with_module(&module, json!({}), json!({})).run()
     }
 }
 
 #[test]
 fn every_import_of_every_version_is_denied_without_a_grant() {
-    let contracts = contracts();
+    let contracts = contract_texts();
     assert!(contracts.contains_key("0.1.0"), "{:?}", contracts.keys());
     let mut tried = 0;
     for (version, text) in &contracts {
-        let contract = Contract::read(version, text);
+        let contract = WitContract::read(version, text);
         for import in contract.imports() {
             let name = format!("{} of {version}", import.name);
-            if HARMLESS.iter().any(|(harmless, _)| *harmless == import.name) {
+            if NEVER_DENIED.iter().any(|(harmless, _)| *harmless == import.name) {
                 continue;
             }
             if NEEDS_HANDLE.contains(&import.name.as_str()) {
                 let ended = import.run(true);
                 assert!(ended.kind == "trap" && ended.message.contains("handle"), "{name}: {ended:#?}");
             } else {
-                assert!(import.failure().is_some(), "{name}: it can't say that it is denied");
+                assert!(import.failure_offset().is_some(), "{name}: it can't say that it is denied");
                 let ended = import.run(false);
                 assert_eq!((ended.result.as_str(), ended.kind.as_str()), ("failed", "denied"), "{name}: {ended:#?}");
                 assert!(ended.message.contains("`call`") && ended.hint.contains("grants: {"), "{name}: {ended:#?}");
@@ -383,11 +384,11 @@ fn every_import_of_every_version_is_denied_without_a_grant() {
 }
 
 #[test]
-fn every_linked_interface_of_wasi_is_known_and_leads_nowhere() {
+fn every_linked_wasi_interface_is_listed() {
     // The linker can't be asked, but it is filled from this world.
     let metadata = std::process::Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--offline", "--locked", "--manifest-path"])
-        .arg(repository("Cargo.toml"))
+        .arg(repository_path("Cargo.toml"))
         .output()
         .unwrap();
     let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).unwrap();
@@ -401,10 +402,10 @@ fn every_linked_interface_of_wasi_is_known_and_leads_nowhere() {
     for key in resolve.worlds[world].imports.keys() {
         let name = resolve.name_world_key(key);
         let (name, _) = name.split_once('@').unwrap();
-        assert!(WASI.iter().any(|(known, _)| *known == name), "{name}: what can be reached by it?");
+        assert!(WASI_INTERFACES.iter().any(|(known, _)| *known == name), "{name}: what can be reached by it?");
         found.push(name.to_owned());
     }
-    for (known, _) in WASI {
+    for (known, _) in WASI_INTERFACES {
         assert!(found.iter().any(|name| name == known), "{known} is not linked any more");
     }
 }

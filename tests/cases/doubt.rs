@@ -4,20 +4,20 @@ use std::{fs, os::unix::fs::symlink};
 
 use expect_test::expect;
 
-use crate::support::Environment;
+use crate::support::TestEnvironment;
 
-fn point(environment: &Environment, to: &str) {
+fn point_link_to(environment: &TestEnvironment, to: &str) {
     let link = environment.path("deploy/test/current");
     fs::remove_file(&link).unwrap();
     symlink(to, link).unwrap();
 }
 
 #[test]
-fn a_link_moved_by_hand_stops_the_deployment() {
-    let environment = Environment::deployed();
-    let live = environment.live();
+fn link_moved_by_hand_stops_the_deployment() {
+    let environment = TestEnvironment::deployed();
+    let live = environment.live_target();
     fs::create_dir(environment.path("deploy/test/elsewhere")).unwrap();
-    point(&environment, "elsewhere");
+    point_link_to(&environment, "elsewhere");
     let stopped = environment.run(&["--local", "--release", "r1"]);
     stopped.assert_exit(3);
     expect![[r#"
@@ -30,8 +30,8 @@ fn a_link_moved_by_hand_stops_the_deployment() {
         error[P0401]: step `switch` is in doubt; nothing was done about it
           caused by: drifted: `app/current` leads to `elsewhere`, but this step made it lead to `releases/[HASH]`
           hint: put it back as it was, or run `runner --local --release r1 --accept-drift switch` to have step `switch` run over it
-    "#]].assert_eq(&stopped.said());
-    assert_eq!(environment.live(), "elsewhere", "nothing was done about it");
+    "#]].assert_eq(&stopped.stderr_snapshot());
+    assert_eq!(environment.live_target(), "elsewhere", "nothing was done about it");
     environment.deploy("r1", &[]).assert_exit(3).assert_decisions(&[
         "pull skip held",
         "migrate skip held",
@@ -43,28 +43,28 @@ fn a_link_moved_by_hand_stops_the_deployment() {
         "switch run drift-accepted",
         "verify run upstream-ran",
     ]);
-    assert_eq!(environment.live(), live);
+    assert_eq!(environment.live_target(), live);
 }
 
 #[test]
-fn a_link_put_back_to_the_release_before_stops_it_too() {
-    let environment = Environment::deployed();
-    let first = environment.live();
+fn link_moved_back_to_the_previous_release_stops_the_deployment() {
+    let environment = TestEnvironment::deployed();
+    let first = environment.live_target();
     environment.pack("r2");
     environment.deploy("r2", &[]).assert_exit(0);
-    let second = environment.live();
-    point(&environment, &first);
+    let second = environment.live_target();
+    point_link_to(&environment, &first);
     let stopped = environment.deploy("r2", &[]);
-    stopped.assert_exit(3).assert_says("drifted");
-    assert_eq!(environment.live(), first);
+    stopped.assert_exit(3).assert_stderr_contains("drifted");
+    assert_eq!(environment.live_target(), first);
     environment.deploy("r2", &["--accept-drift", "switch"]).assert_exit(0);
-    assert_eq!(environment.live(), second);
+    assert_eq!(environment.live_target(), second);
 }
 
 #[test]
-fn a_file_changed_in_the_release_stops_it() {
-    let environment = Environment::deployed();
-    environment.write(&format!("deploy/test/{}/index.html", environment.live()), "defaced");
+fn changed_release_file_stops_the_deployment() {
+    let environment = TestEnvironment::deployed();
+    environment.write(&format!("deploy/test/{}/index.html", environment.live_target()), "defaced");
     let stopped = environment.run(&["--local", "--release", "r1"]);
     stopped.assert_exit(3);
     expect![[r#"
@@ -76,7 +76,7 @@ fn a_file_changed_in_the_release_stops_it() {
         error[P0401]: step `pull` is in doubt; nothing was done about it
           caused by: drifted: app/releases/[HASH] is not as it was unpacked: changed: index.html (size 7, was 222)
           hint: put it back as it was, or run `runner --local --release r1 --accept-drift pull` to have step `pull` run over it
-    "#]].assert_eq(&stopped.said());
+    "#]].assert_eq(&stopped.stderr_snapshot());
     environment.deploy("r1", &["--accept-drift", "pull"]).assert_exit(0).assert_decisions(&[
         "pull run drift-accepted",
         "migrate skip held",

@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use crate::support::{Environment, Fault, Format, Nginx, Proxy, sha256, until};
+use crate::support::{FaultyProxy, NginxServer, ProxyFault, TestArchiveFormat, TestEnvironment, sha256, wait_until};
 
 /// A release that does not pack well, so that its way takes some time.
-fn noisy() -> (Vec<u8>, String) {
-    let environment = Environment::new();
+fn incompressible_release() -> (Vec<u8>, String) {
+    let environment = TestEnvironment::new();
     let noise: String = (0..20_000_u32).map(|number| sha256(&number.to_le_bytes())).collect();
     environment.write("app/noise", noise);
-    let archive = environment.archive("r1", Format::TarZst);
+    let archive = environment.archive("r1", TestArchiveFormat::TarZst);
     let digest = sha256(&archive);
     assert!(archive.len() > 500_000, "{} bytes", archive.len());
     (archive, digest)
@@ -31,7 +31,7 @@ steps:
 }
 
 /// All that lies in the folder that was pulled into, but the empty folder of the releases.
-fn leftovers(environment: &Environment) -> Vec<String> {
+fn leftovers(environment: &TestEnvironment) -> Vec<String> {
     let mut names = environment.list("deploy");
     names.retain(|name| name != "releases");
     names.extend(environment.list("deploy/releases"));
@@ -39,46 +39,46 @@ fn leftovers(environment: &Environment) -> Vec<String> {
 }
 
 #[test]
-fn a_download_that_breaks_off_goes_on_where_it_was() {
-    let (archive, digest) = noisy();
-    let nginx = Nginx::new(&[("r1.tar.zst", &archive)]);
-    let proxy = Proxy::new(nginx.address(), Fault::Cut(200_000));
-    let environment = Environment::with_plan(&plan(&proxy.origin(), &digest, "1m"));
+fn interrupted_download_resumes_where_it_stopped() {
+    let (archive, digest) = incompressible_release();
+    let nginx = NginxServer::new(&[("r1.tar.zst", &archive)]);
+    let proxy = FaultyProxy::new(nginx.address(), ProxyFault::Cut(200_000));
+    let environment = TestEnvironment::with_plan(&plan(&proxy.origin(), &digest, "1m"));
     let answer = environment.deploy("r1", &[]);
     answer.assert_exit(0);
-    assert_eq!(answer.events().iter().filter(|kind| *kind == "intent").count(), 1, "no retry of the step");
+    assert_eq!(answer.event_types().iter().filter(|kind| *kind == "intent").count(), 1, "no retry of the step");
     assert_eq!(environment.list("deploy/releases"), [digest]);
     assert!(answer.stdout.contains("broke off, and goes on"), "{}", answer.stdout);
 
     let connections = proxy.connections();
-    assert_eq!(connections, archive.len().div_ceil(199_000), "{:?}", nginx.answered());
-    until("nginx has logged all", || nginx.answered().len() >= connections);
-    let answered: Vec<_> = nginx.answered().into_iter().filter(|line| line.starts_with('2')).collect();
+    assert_eq!(connections, archive.len().div_ceil(199_000), "{:?}", nginx.access_log());
+    wait_until("nginx has logged all", || nginx.access_log().len() >= connections);
+    let answered: Vec<_> = nginx.access_log().into_iter().filter(|line| line.starts_with('2')).collect();
     assert_eq!(answered[0], "200 -");
     assert!(answered[1..].iter().all(|line| line.starts_with("206 bytes=")), "{answered:?}");
 }
 
 #[test]
-fn a_server_that_trickles_or_hangs_is_bounded_by_the_time_out_of_the_step() {
-    let (archive, digest) = noisy();
-    let nginx = Nginx::new(&[("r1.tar.zst", &archive)]);
-    for fault in [Fault::Trickle(300_000, Duration::from_millis(20)), Fault::Stall(300_000)] {
-        let proxy = Proxy::new(nginx.address(), fault);
-        let environment = Environment::with_plan(&plan(&proxy.origin(), &digest, "1s"));
+fn step_timeout_bounds_a_slow_or_hanging_server() {
+    let (archive, digest) = incompressible_release();
+    let nginx = NginxServer::new(&[("r1.tar.zst", &archive)]);
+    for fault in [ProxyFault::Trickle(300_000, Duration::from_millis(20)), ProxyFault::Stall(300_000)] {
+        let proxy = FaultyProxy::new(nginx.address(), fault);
+        let environment = TestEnvironment::with_plan(&plan(&proxy.origin(), &digest, "1s"));
         let answer = environment.run(&["--local", "--release", "r1"]);
-        answer.assert_exit(1).assert_says("did not end within its time-out of 1s");
+        answer.assert_exit(1).assert_stderr_contains("did not end within its time-out of 1s");
         assert_eq!(leftovers(&environment), [""; 0]);
     }
 }
 
 #[test]
-fn what_a_killed_pull_leaves_the_next_one_removes() {
-    let (archive, digest) = noisy();
-    let nginx = Nginx::new(&[("r1.tar.zst", &archive)]);
-    let proxy = Proxy::new(nginx.address(), Fault::Stall(300_000));
-    let environment = Environment::with_plan(&plan(&proxy.origin(), &digest, "1m"));
+fn next_pull_removes_leftovers_of_a_killed_pull() {
+    let (archive, digest) = incompressible_release();
+    let nginx = NginxServer::new(&[("r1.tar.zst", &archive)]);
+    let proxy = FaultyProxy::new(nginx.address(), ProxyFault::Stall(300_000));
+    let environment = TestEnvironment::with_plan(&plan(&proxy.origin(), &digest, "1m"));
     let mut killed = environment.start(&["--local", "--release", "r1"]);
-    until("it unpacks", || environment.list("deploy/releases").iter().any(|name| name.starts_with(".tmp-")));
+    wait_until("it unpacks", || environment.list("deploy/releases").iter().any(|name| name.starts_with(".tmp-")));
     killed.kill().unwrap();
     killed.wait().unwrap();
     assert!(!environment.exists(&format!("deploy/releases/{digest}")), "half a release has no name of its own");
@@ -89,14 +89,14 @@ fn what_a_killed_pull_leaves_the_next_one_removes() {
 }
 
 #[test]
-fn a_release_that_is_another_version_is_refused_before_anything_is_switched() {
+fn wrong_version_is_rejected_before_the_switch() {
     for (version, message) in [
         ("version-file: VERSION", "the release says in `VERSION` that it is `r1`, not `r2`"),
         ("version: \"2.0\"", "the release says in `VERSION` that it is `r1`, not `2.0`"),
         ("version-file: build/VERSION", "the release has no file `build/VERSION`, which should say `r2`"),
     ] {
-        let environment = Environment::new();
-        environment.write("dist/app.zip", environment.archive("r1", Format::Zip));
+        let environment = TestEnvironment::new();
+        environment.write("dist/app.zip", environment.archive("r1", TestArchiveFormat::Zip));
         environment.write(
             "deploy.yml",
             format!(
@@ -115,7 +115,7 @@ steps:
             ),
         );
         let answer = environment.run(&["--local", "--release", "r2"]);
-        answer.assert_exit(1).assert_says(&format!("caused by: {message}"));
+        answer.assert_exit(1).assert_stderr_contains(&format!("caused by: {message}"));
         assert_eq!(leftovers(&environment), [""; 0], "{version}");
         assert!(!environment.exists("deploy/current"));
         // The same archive under its own name is fine.

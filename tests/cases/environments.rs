@@ -1,10 +1,10 @@
 //! Several environments: what was verified in one goes to the next, the same content and in order; and the way back.
 
-use crate::support::{Environment, until};
+use crate::support::{TestEnvironment, wait_until};
 
 /// Three environments, each with a folder and a database of its own, and three releases.
-fn three() -> Environment {
-    let environment = Environment::new();
+fn three_environments() -> TestEnvironment {
+    let environment = TestEnvironment::new();
     environment.edit(
         "deploy.yml",
         "environments:\n",
@@ -16,34 +16,40 @@ fn three() -> Environment {
     environment
 }
 
-fn live(environment: &Environment, name: &str) -> String {
+fn live_target(environment: &TestEnvironment, name: &str) -> String {
     std::fs::read_link(environment.path(format!("deploy/{name}/current"))).unwrap().to_string_lossy().into_owned()
 }
 
-fn version(environment: &Environment, name: &str) -> String {
+fn live_version(environment: &TestEnvironment, name: &str) -> String {
     environment.read(&format!("deploy/{name}/current/VERSION")).trim().to_owned()
 }
 
 /// Makes `verify` fail where a file `broken` lies.
-fn breakable(environment: &Environment) {
+fn add_breakable_check(environment: &TestEnvironment) {
     environment.edit("deploy.yml", "      files:\n", "      files:\n        - { path: broken, exists: false }\n");
 }
 
 #[test]
-fn the_same_content_goes_from_test_to_pre_to_prod_and_in_that_order() {
-    let environment = three();
+fn promotion_moves_the_same_content_through_environments_in_order() {
+    let environment = three_environments();
     environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
     for release in [&["--env", "prod", "--release", "r1"], &["--env", "prod", "--release", "r2"]] {
         let refused = environment.run(&[&["--local"], release.as_slice()].concat());
-        refused.assert_exit(2).assert_says("error[P0216]").assert_says("may not go to `prod` before `pre`");
+        refused
+            .assert_exit(2)
+            .assert_stderr_contains("error[P0216]")
+            .assert_stderr_contains("may not go to `prod` before `pre`");
     }
     let early = environment.run(&["promote", "--local", "--from", "test", "--to", "prod"]);
-    early.assert_exit(2).assert_says("error[P0216]").assert_says("runner promote --from pre --to prod");
+    early
+        .assert_exit(2)
+        .assert_stderr_contains("error[P0216]")
+        .assert_stderr_contains("runner promote --from pre --to prod");
     assert!(!environment.exists("deploy/prod"), "nothing was touched");
 
     environment.run(&["promote", "--local", "--from", "test", "--to", "pre"]).assert_exit(0);
     environment.run(&["promote", "--local", "--from", "pre", "--to", "prod"]).assert_exit(0);
-    let lives = ["test", "pre", "prod"].map(|name| live(&environment, name));
+    let lives = ["test", "pre", "prod"].map(|name| live_target(&environment, name));
     assert!(lives.iter().all(|live| *live == lives[0]), "{lives:?}");
     let status = environment.run(&["status", "--json"]).json();
     let digests: Vec<_> =
@@ -56,59 +62,65 @@ fn the_same_content_goes_from_test_to_pre_to_prod_and_in_that_order() {
 }
 
 #[test]
-fn the_same_label_with_other_content_is_not_promoted() {
-    let environment = three();
+fn label_with_other_content_is_not_promoted() {
+    let environment = three_environments();
     environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
     environment.write("app/index.html", "Release r1, built again\n");
     environment.pack("r1");
     let rebuilt = environment.run(&["promote", "--local", "--from", "test", "--to", "pre"]);
-    rebuilt.assert_exit(2).assert_says("error[P0215]").assert_says("is not what was verified under that name");
+    rebuilt
+        .assert_exit(2)
+        .assert_stderr_contains("error[P0215]")
+        .assert_stderr_contains("is not what was verified under that name");
     let deployed = environment.run(&["--local", "--env", "pre", "--release", "r1"]);
-    deployed.assert_exit(2).assert_says("error[P0216]").assert_says("is not the same content");
+    deployed.assert_exit(2).assert_stderr_contains("error[P0216]").assert_stderr_contains("is not the same content");
     assert!(!environment.exists("deploy/pre"));
 }
 
 #[test]
-fn what_is_not_verified_is_not_promoted() {
-    let environment = three();
-    breakable(&environment);
+fn unverified_release_is_not_promoted() {
+    let environment = three_environments();
+    add_breakable_check(&environment);
     let promote =
         |more: &[&str]| environment.run(&[&["promote", "--local", "--from", "test", "--to", "pre"], more].concat());
-    promote(&[]).assert_exit(2).assert_says("error[P0222]: nothing is live in `test`");
+    promote(&[]).assert_exit(2).assert_stderr_contains("error[P0222]: nothing is live in `test`");
     environment.write("deploy/test/broken", "");
     environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(1);
-    promote(&[]).assert_exit(2).assert_says("r1 is live in `test`, but not verified");
-    promote(&["--release", "r2"]).assert_exit(2).assert_says("r2 is not verified in `test`");
+    promote(&[]).assert_exit(2).assert_stderr_contains("r1 is live in `test`, but not verified");
+    promote(&["--release", "r2"]).assert_exit(2).assert_stderr_contains("r2 is not verified in `test`");
     // A part of a deployment verifies nothing.
     std::fs::remove_file(environment.path("deploy/test/broken")).unwrap();
     environment.run(&["--local", "--env", "test", "--release", "r1", "--only", "verify"]).assert_exit(0);
-    promote(&[]).assert_exit(2).assert_says("not verified");
+    promote(&[]).assert_exit(2).assert_stderr_contains("not verified");
     environment.run(&["--local", "--env", "test", "--release", "r1"]).assert_exit(0);
     promote(&[]).assert_exit(0);
 }
 
 #[test]
-fn a_rollback_lands_on_the_last_good_release_whatever_came_after() {
-    let environment = Environment::new();
-    breakable(&environment);
+fn rollback_returns_to_the_last_verified_release() {
+    let environment = TestEnvironment::new();
+    add_breakable_check(&environment);
     for label in ["r1", "r2", "r3"] {
         environment.pack(label);
     }
     let none = environment.run(&["rollback", "--local"]);
-    none.assert_exit(2).assert_says("error[P0217]").assert_says("none was verified here yet");
+    none.assert_exit(2).assert_stderr_contains("error[P0217]").assert_stderr_contains("none was verified here yet");
     environment.deploy("r1", &[]).assert_exit(0);
-    let good = environment.live();
-    environment.run(&["rollback", "--local"]).assert_exit(2).assert_says("there is no verified release to go back to");
+    let good = environment.live_target();
+    environment
+        .run(&["rollback", "--local"])
+        .assert_exit(2)
+        .assert_stderr_contains("there is no verified release to go back to");
 
     // One that fails its check, and one that is not deployed to its end.
     environment.write("deploy/test/broken", "");
     environment.deploy("r2", &[]).assert_exit(1);
-    assert_ne!(environment.live(), good);
+    assert_ne!(environment.live_target(), good);
     std::fs::remove_file(environment.path("deploy/test/broken")).unwrap();
     environment.deploy("r3", &["--until", "switch"]).assert_exit(0);
     let back = environment.run(&["rollback", "--local"]);
     back.assert_exit(0);
-    assert_eq!((environment.live(), version(&environment, "test").as_str()), (good.clone(), "r1"));
+    assert_eq!((environment.live_target(), live_version(&environment, "test").as_str()), (good.clone(), "r1"));
     let history = environment.run(&["history"]).stdout;
     assert!(history.contains("rollback"), "{history}");
 
@@ -116,22 +128,22 @@ fn a_rollback_lands_on_the_last_good_release_whatever_came_after() {
     environment.deploy("r2", &[]).assert_exit(0);
     environment.deploy("r3", &[]).assert_exit(0);
     environment.run(&["rollback", "--local"]).assert_exit(0);
-    assert_eq!(version(&environment, "test"), "r2");
+    assert_eq!(live_version(&environment, "test"), "r2");
     environment.run(&["rollback", "--local"]).assert_exit(0);
-    assert_eq!(version(&environment, "test"), "r1");
-    environment.run(&["rollback", "--local"]).assert_exit(2).assert_says("error[P0217]");
+    assert_eq!(live_version(&environment, "test"), "r1");
+    environment.run(&["rollback", "--local"]).assert_exit(2).assert_stderr_contains("error[P0217]");
     // By name, forward too; and what is not verified, not at all.
     environment.run(&["rollback", "--local", "--to", "r3"]).assert_exit(0);
-    assert_eq!(version(&environment, "test"), "r3");
+    assert_eq!(live_version(&environment, "test"), "r3");
     environment
         .run(&["rollback", "--local", "--to", "r9"])
         .assert_exit(2)
-        .assert_says("r9 was not verified in shop/test");
+        .assert_stderr_contains("r9 was not verified in shop/test");
 }
 
 #[test]
-fn a_rollback_needs_no_archive_while_the_content_is_there() {
-    let environment = Environment::new();
+fn rollback_needs_no_archive_while_the_content_exists() {
+    let environment = TestEnvironment::new();
     for label in ["r1", "r2"] {
         environment.pack(label);
         environment.deploy(label, &[]).assert_exit(0);
@@ -139,12 +151,12 @@ fn a_rollback_needs_no_archive_while_the_content_is_there() {
     std::fs::remove_dir_all(environment.path("dist")).unwrap();
     std::fs::create_dir(environment.path("dist")).unwrap();
     environment.run(&["rollback", "--local"]).assert_exit(0);
-    assert_eq!(version(&environment, "test"), "r1");
+    assert_eq!(live_version(&environment, "test"), "r1");
 }
 
 #[test]
-fn a_rollback_that_is_killed_goes_on() {
-    let environment = Environment::new();
+fn killed_rollback_resumes() {
+    let environment = TestEnvironment::new();
     for label in ["r1", "r2"] {
         environment.pack(label);
         environment.deploy(label, &[]).assert_exit(0);
@@ -154,30 +166,30 @@ fn a_rollback_that_is_killed_goes_on() {
     let hook = serde_json::json!({ "before": [{ "program": ["/bin/sh", "-c", script] }] });
     environment.write("deploy.yml", environment.read("deploy.yml") + &format!("hooks: {hook}\n"));
     let mut child = environment.start(&["rollback", "--local"]);
-    until("the hook has begun", || {
+    wait_until("the hook has begun", || {
         let history = environment.run(&["history", "--json"]).json();
         history[0]["order"] == "rollback" && history[0]["stuck"]["step"] == "before-1"
     });
     child.kill().unwrap();
     child.wait().unwrap();
     environment.write("go", "");
-    assert_eq!(version(&environment, "test"), "r2");
+    assert_eq!(live_version(&environment, "test"), "r2");
     environment.run(&["rollback", "--local"]).assert_exit(0);
-    assert_eq!(version(&environment, "test"), "r1");
+    assert_eq!(live_version(&environment, "test"), "r1");
     let history = environment.run(&["history", "--json"]).json();
     assert_eq!((&history[0]["run"], &history[0]["attempt"]), (&history[1]["run"], &2.into()), "{history}");
 }
 
 #[test]
-fn what_can_not_be_taken_back_stops_a_rollback_and_says_what_is_left() {
-    let environment = Environment::new();
+fn irreversible_step_stops_a_rollback_and_lists_the_rest() {
+    let environment = TestEnvironment::new();
     environment.edit(
         "deploy.yml",
         "  verify:\n",
         "  mail:\n    uses: run\n    with: { program: /bin/true, repeatable: true }\n    grants: { programs: [[/bin/true]] }\n    \
          trust: host\n    irreversible: true\n  verify:\n",
     );
-    breakable(&environment);
+    add_breakable_check(&environment);
     environment.write("deploy.yml", environment.read("deploy.yml") + "on-failure: rollback\n");
     for label in ["r1", "r2"] {
         environment.pack(label);
@@ -187,17 +199,17 @@ fn what_can_not_be_taken_back_stops_a_rollback_and_says_what_is_left() {
     let stopped = environment.run(&["--local", "--release", "r2"]);
     stopped
         .assert_exit(3)
-        .assert_says("error[P0405]: step `mail` can't be taken back")
-        .assert_says("left as they are, last first: `switch`");
-    assert_eq!(version(&environment, "test"), "r2", "nothing was undone");
+        .assert_stderr_contains("error[P0405]: step `mail` can't be taken back")
+        .assert_stderr_contains("left as they are, last first: `switch`");
+    assert_eq!(live_version(&environment, "test"), "r2", "nothing was undone");
     std::fs::remove_file(environment.path("deploy/test/broken")).unwrap();
     environment.run(&["rollback", "--local"]).assert_exit(0);
-    assert_eq!(version(&environment, "test"), "r1");
+    assert_eq!(live_version(&environment, "test"), "r1");
 }
 
 #[test]
-fn setup_does_what_is_done_once_and_deploys() {
-    let environment = Environment::new();
+fn setup_runs_its_steps_and_deploys() {
+    let environment = TestEnvironment::new();
     environment.edit(
         "deploy.yml",
         "steps:\n",
@@ -220,10 +232,10 @@ fn setup_does_what_is_done_once_and_deploys() {
 }
 
 #[test]
-fn who_may_change_an_environment_is_asked_before_anything() {
-    let mut environment = Environment::new();
+fn allow_list_is_checked_before_any_change() {
+    let mut environment = TestEnvironment::new();
     environment.pack("r1");
-    let allow = |environment: &Environment, who: &str| {
+    let allow = |environment: &TestEnvironment, who: &str| {
         let plan = environment.read("deploy.yml");
         let line = plan.lines().find(|line| line.starts_with("  test:")).unwrap().to_owned();
         environment.write(
@@ -234,68 +246,71 @@ fn who_may_change_an_environment_is_asked_before_anything() {
     allow(&environment, "[\"github:Ada\", \"user:nobody-of-that-name\"]");
     let deploy = ["deploy", "--local", "--release", "r1"];
     let refused = environment.run(&deploy);
-    refused.assert_exit(2).assert_says("error[P0218]").assert_says("`github:Ada`, `user:nobody-of-that-name`");
+    refused
+        .assert_exit(2)
+        .assert_stderr_contains("error[P0218]")
+        .assert_stderr_contains("`github:Ada`, `user:nobody-of-that-name`");
     assert!(!environment.exists("deploy") && !environment.exists(".pawl"), "something happened");
     // A name in a variable counts in a CI only, and there who asked for the re-run.
-    environment.set("GITHUB_ACTOR", "ada");
+    environment.set_variable("GITHUB_ACTOR", "ada");
     environment.run(&deploy).assert_exit(2);
-    environment.set("CI", "true");
-    environment.set("GITHUB_TRIGGERING_ACTOR", "eve");
-    environment.run(&deploy).assert_exit(2).assert_says("eve may not change environment `test`");
-    environment.set("GITHUB_TRIGGERING_ACTOR", "ada");
+    environment.set_variable("CI", "true");
+    environment.set_variable("GITHUB_TRIGGERING_ACTOR", "eve");
+    environment.run(&deploy).assert_exit(2).assert_stderr_contains("eve may not change environment `test`");
+    environment.set_variable("GITHUB_TRIGGERING_ACTOR", "ada");
     environment.run(&deploy).assert_exit(0);
     allow(&environment, "[\"team:acme/ops\"]");
-    environment.run(&deploy).assert_exit(2).assert_says("error[P0116]: teams are not supported yet");
+    environment.run(&deploy).assert_exit(2).assert_stderr_contains("error[P0116]: teams are not supported yet");
     let me = std::process::Command::new("id").arg("-un").output().unwrap();
     allow(&environment, &format!("[\"user:{}\"]", String::from_utf8(me.stdout).unwrap().trim()));
     environment.run(&deploy).assert_exit(0);
 }
 
 /// The folders of releases, with those that were begun.
-fn releases(environment: &Environment) -> Vec<String> {
+fn release_folders(environment: &TestEnvironment) -> Vec<String> {
     environment.list("deploy/test/releases")
 }
 
 #[test]
-fn old_releases_are_removed_and_never_one_that_is_needed() {
-    let environment = Environment::new();
+fn prune_removes_old_releases_but_keeps_needed_ones() {
+    let environment = TestEnvironment::new();
     let digests: Vec<_> = ["r1", "r2", "r3", "r4"].iter().map(|label| environment.pack(label)).collect();
     for label in ["r1", "r2", "r3", "r4"] {
         environment.deploy(label, &[]).assert_exit(0);
     }
     environment.run(&["rollback", "--local", "--to", "r2"]).assert_exit(0);
-    environment.run(&["prune"]).assert_exit(2).assert_says("error[P0208]");
+    environment.run(&["prune"]).assert_exit(2).assert_stderr_contains("error[P0208]");
     let nothing = environment.run(&["prune", "--local"]);
     nothing.assert_exit(0);
-    assert_eq!((nothing.stdout.as_str(), releases(&environment).len()), ("nothing to remove\n", 4));
+    assert_eq!((nothing.stdout.as_str(), release_folders(&environment).len()), ("nothing to remove\n", 4));
     let removed = environment.run(&["prune", "--local", "--keep", "1", "--json"]);
     removed.assert_exit(0);
     assert_eq!(removed.json()["removed"].as_array().unwrap().len(), 1, "{}", removed.stdout);
     // r2 is live and the last that nobody went back from; a rollback would lead to r1, and undoing r2's switch to r4.
     let mut left = vec![digests[0].clone(), digests[1].clone(), digests[3].clone()];
     left.sort();
-    assert_eq!(releases(&environment), left);
-    assert_eq!(version(&environment, "test"), "r2");
+    assert_eq!(release_folders(&environment), left);
+    assert_eq!(live_version(&environment, "test"), "r2");
     // What is gone is pulled again.
     environment.run(&["rollback", "--local", "--to", "r3"]).assert_exit(0);
-    assert_eq!(version(&environment, "test"), "r3");
+    assert_eq!(live_version(&environment, "test"), "r3");
 }
 
 #[test]
-fn a_deployment_keeps_as_many_as_the_plan_says_and_its_failure_to_is_a_warning() {
-    let environment = Environment::new();
+fn deployment_prunes_to_keep_and_only_warns_on_failure() {
+    let environment = TestEnvironment::new();
     environment.write("deploy.yml", environment.read("deploy.yml") + "keep: 2\n");
     for label in ["r1", "r2", "r3"] {
         environment.pack(label);
         environment.deploy(label, &[]).assert_exit(0);
     }
-    assert_eq!(releases(&environment).len(), 2);
-    assert_eq!(version(&environment, "test"), "r3");
+    assert_eq!(release_folders(&environment).len(), 2);
+    assert_eq!(live_version(&environment, "test"), "r3");
     environment.run(&["rollback", "--local"]).assert_exit(0);
-    assert_eq!(version(&environment, "test"), "r2");
+    assert_eq!(live_version(&environment, "test"), "r2");
 
     // Something lies where what is to be removed is renamed to.
-    let environment = Environment::new();
+    let environment = TestEnvironment::new();
     environment.write("deploy.yml", environment.read("deploy.yml") + "keep: 1\n");
     let digest = environment.pack("r1");
     for label in ["r2", "r3"] {
@@ -315,40 +330,43 @@ fn a_deployment_keeps_as_many_as_the_plan_says_and_its_failure_to_is_a_warning()
         ),
     );
     let deployed = environment.run(&["--local", "--release", "r3"]);
-    deployed.assert_exit(0).assert_says("warning: can't remove old releases in").assert_says("the deployment stands");
-    assert_eq!(version(&environment, "test"), "r3");
-    assert!(releases(&environment).contains(&digest));
+    deployed
+        .assert_exit(0)
+        .assert_stderr_contains("warning: can't remove old releases in")
+        .assert_stderr_contains("the deployment stands");
+    assert_eq!(live_version(&environment, "test"), "r3");
+    assert!(release_folders(&environment).contains(&digest));
 }
 
 #[test]
-fn keep_is_a_number() {
+fn keep_must_be_a_positive_number() {
     for bad in ["0", "many", "-1", "1.5"] {
-        let environment = Environment::new();
+        let environment = TestEnvironment::new();
         environment.write("deploy.yml", environment.read("deploy.yml") + &format!("keep: {bad}\n"));
         environment
             .run(&["--local", "--release", "r1"])
             .assert_exit(2)
-            .assert_says("error[P0118]: `keep` is the number");
+            .assert_stderr_contains("error[P0118]: `keep` is the number");
     }
 }
 
 /// Epochs of one history are not those of another: nobody is fenced by a state that is gone.
 #[test]
-fn a_state_that_is_begun_anew_is_not_fenced_by_the_one_before() {
-    let environment = Environment::new();
+fn new_state_is_not_fenced_by_the_deleted_one() {
+    let environment = TestEnvironment::new();
     for label in ["r1", "r2", "r3"] {
         environment.pack(label);
         environment.deploy(label, &[]).assert_exit(0);
     }
     std::fs::remove_dir_all(environment.path(".pawl")).unwrap();
     environment.deploy("r1", &[]).assert_exit(0);
-    assert_eq!(version(&environment, "test"), "r1");
+    assert_eq!(live_version(&environment, "test"), "r1");
 }
 
 /// The example with three environments, as it is.
 #[test]
 fn the_example_of_three_environments_runs() {
-    let environment = Environment::new();
+    let environment = TestEnvironment::new();
     environment.write("environments.yml", include_str!("../../examples/shop/environments.yml"));
     environment.pack("r1");
     let run = |arguments: &[&str]| {
@@ -359,13 +377,13 @@ fn the_example_of_three_environments_runs() {
     run(&["setup", "--env", "test", "--release", "r1"]);
     run(&["promote", "--from", "test", "--to", "pre"]);
     run(&["promote", "--from", "pre", "--to", "prod"]);
-    let lives = ["test", "pre", "prod"].map(|name| live(&environment, name));
+    let lives = ["test", "pre", "prod"].map(|name| live_target(&environment, name));
     assert!(lives.iter().all(|live| *live == lives[0]), "{lives:?}");
 }
 
 /// r1 to r3 deployed, then a rollback that hangs behind the switch until a file `go` is there, and ends by a signal or a kill.
-fn broken_off(signal: rustix::process::Signal) -> Environment {
-    let environment = Environment::new();
+fn interrupted_rollback(signal: rustix::process::Signal) -> TestEnvironment {
+    let environment = TestEnvironment::new();
     for label in ["r1", "r2", "r3"] {
         environment.pack(label);
         environment.deploy(label, &[]).assert_exit(0);
@@ -380,41 +398,41 @@ fn broken_off(signal: rustix::process::Signal) -> Environment {
         ),
     );
     let mut child = environment.start(&["rollback", "--local"]);
-    until("it has switched", || {
+    wait_until("it has switched", || {
         let history = environment.run(&["history", "--json"]).json();
         history[0]["order"] == "rollback" && history[0]["stuck"]["step"] == "slow"
     });
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
     child.wait().unwrap();
     environment.write("go", "");
-    assert_eq!(version(&environment, "test"), "r2");
+    assert_eq!(live_version(&environment, "test"), "r2");
     environment
 }
 
 #[test]
-fn a_rollback_that_was_broken_off_behind_the_switch_goes_on_to_where_it_went() {
+fn rollback_interrupted_after_the_switch_resumes_to_its_target() {
     for signal in [rustix::process::Signal::KILL, rustix::process::Signal::INT] {
-        let environment = broken_off(signal);
+        let environment = interrupted_rollback(signal);
         let status = environment.run(&["status"]).stdout;
         assert!(status.contains("`runner rollback` again continues"), "{status}");
         environment.run(&["rollback", "--local"]).assert_exit(0);
-        assert_eq!(version(&environment, "test"), "r2", "not one further");
+        assert_eq!(live_version(&environment, "test"), "r2", "not one further");
         environment.run(&["rollback", "--local"]).assert_exit(0);
-        assert_eq!(version(&environment, "test"), "r1");
+        assert_eq!(live_version(&environment, "test"), "r1");
     }
 }
 
 #[test]
-fn a_rollback_that_a_deployment_ends_is_one_all_the_same() {
-    let environment = broken_off(rustix::process::Signal::KILL);
+fn rollback_finished_by_a_deployment_counts_as_rollback() {
+    let environment = interrupted_rollback(rustix::process::Signal::KILL);
     environment.deploy("r2", &[]).assert_exit(0);
     environment.run(&["rollback", "--local"]).assert_exit(0);
-    assert_eq!(version(&environment, "test"), "r1", "r3 was gone back from");
+    assert_eq!(live_version(&environment, "test"), "r1", "r3 was gone back from");
 }
 
 #[test]
-fn a_cancelled_deployment_is_gone_back_from() {
-    let environment = Environment::new();
+fn rollback_after_a_cancelled_deployment_returns_to_the_verified_release() {
+    let environment = TestEnvironment::new();
     for label in ["r1", "r2"] {
         environment.pack(label);
     }
@@ -422,19 +440,19 @@ fn a_cancelled_deployment_is_gone_back_from() {
     environment.edit("deploy.yml", "      tries: 1\n", "      tries: 100\n");
     environment.edit("deploy.yml", "      files:\n", "      files:\n        - { path: go }\n");
     let mut child = environment.start(&["--local", "--release", "r2"]);
-    until("its check runs", || environment.run(&["history", "--json"]).json()[0]["stuck"]["step"] == "verify");
+    wait_until("its check runs", || environment.run(&["history", "--json"]).json()[0]["stuck"]["step"] == "verify");
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert_eq!(version(&environment, "test"), "r2");
+    assert_eq!(live_version(&environment, "test"), "r2");
     environment.write("deploy/test/go", "");
     environment.run(&["rollback", "--local"]).assert_exit(0);
-    assert_eq!(version(&environment, "test"), "r1");
+    assert_eq!(live_version(&environment, "test"), "r1");
 }
 
 #[test]
-fn what_a_rollback_may_need_is_not_removed() {
-    let environment = Environment::new();
-    breakable(&environment);
+fn prune_keeps_releases_that_a_rollback_may_need() {
+    let environment = TestEnvironment::new();
+    add_breakable_check(&environment);
     environment.write("deploy.yml", environment.read("deploy.yml") + "keep: 1\non-failure: rollback\n");
     for label in ["r1", "r2"] {
         environment.pack(label);
@@ -442,16 +460,16 @@ fn what_a_rollback_may_need_is_not_removed() {
     environment.deploy("r1", &[]).assert_exit(0);
     // A part of a deployment succeeds and verifies nothing: what was live before is still needed.
     environment.deploy("r2", &["--until", "switch"]).assert_exit(0);
-    assert_eq!(releases(&environment).len(), 2);
+    assert_eq!(release_folders(&environment).len(), 2);
     environment.run(&["prune", "--local", "--keep", "0"]).assert_exit(2);
     environment.run(&["prune", "--local", "--keep", "1"]).assert_exit(0);
     environment.write("deploy/test/broken", "");
     environment.deploy("r2", &[]).assert_exit(4);
-    assert_eq!(version(&environment, "test"), "r1");
+    assert_eq!(live_version(&environment, "test"), "r1");
 }
 
 #[test]
-fn environments_that_share_a_folder_keep_what_each_needs() {
+fn prune_keeps_releases_of_environments_that_share_a_folder() {
     let plan = r#"
 version: 1
 app: shop
@@ -462,7 +480,7 @@ steps:
   pull: { uses: pull, with: { from: "file:dist/shop-${{ release }}.tar.zst", into: app }, grants: { dirs: { app: ./deploy/test, dist: "./dist:ro" } } }
   switch: { uses: switch, with: { link: "${{ vars.link }}" }, grants: { dirs: { app: ./deploy/test } } }
 "#;
-    let environment = Environment::with_plan(plan);
+    let environment = TestEnvironment::with_plan(plan);
     for folder in ["test", "pre"] {
         std::fs::create_dir_all(environment.path(format!("deploy/test/{folder}"))).unwrap();
     }

@@ -4,15 +4,15 @@ use std::os::unix::fs::symlink;
 
 use serde_json::{Value, json};
 
-use crate::support::{Ended, Reply, Server, Trial};
+use crate::support::{GuestFixture, GuestOutcome, HttpReply, HttpTestServer};
 
 /// A folder with a granted directory `app` that may be written, `data` that may be read, and something outside of them.
-fn folder(with: Value) -> Trial {
+fn guest_with_two_dirs(with: Value) -> GuestFixture {
     let trial =
-        Trial::new(with, json!({ "dirs": { "app": "./app", "data": "./data:ro" }, "programs": [["/bin/pwd"]] }))
-            .file("outside/secret.txt", "not yours")
-            .file("app/own.txt", "own")
-            .file("data/own.txt", "read me");
+        GuestFixture::new(with, json!({ "dirs": { "app": "./app", "data": "./data:ro" }, "programs": [["/bin/pwd"]] }))
+            .with_file("outside/secret.txt", "not yours")
+            .with_file("app/own.txt", "own")
+            .with_file("data/own.txt", "read me");
     for dir in ["app", "data"] {
         symlink("../outside/secret.txt", trial.environment.path(dir).join("link")).unwrap();
         symlink(trial.environment.path("outside"), trial.environment.path(dir).join("absolute")).unwrap();
@@ -22,8 +22,8 @@ fn folder(with: Value) -> Trial {
 
 /// Fails unless it fails, and everything outside of `app` is as before, and `app` has at most one file more.
 #[track_caller]
-fn kept(with: Value) -> Ended {
-    let trial = folder(with);
+fn run_contained(with: Value) -> GuestOutcome {
+    let trial = guest_with_two_dirs(with);
     let before = trial.environment.tree();
     let ended = trial.run();
     assert_eq!(ended.result, "failed", "{ended:#?}");
@@ -38,7 +38,7 @@ fn kept(with: Value) -> Ended {
 }
 
 #[test]
-fn files_outside_are_not_reached_by_any_path() {
+fn no_path_reaches_files_outside_a_grant() {
     let absolute = "app//etc/passwd";
     for what in ["read", "write"] {
         for path in [
@@ -48,104 +48,105 @@ fn files_outside_are_not_reached_by_any_path() {
             "app/absolute/secret.txt",
             "app/./../outside/secret.txt",
         ] {
-            let ended = kept(json!({ "do": what, "path": path }));
+            let ended = run_contained(json!({ "do": what, "path": path }));
             ended
-                .assert("denied", "not-permitted")
-                .assert_hints("add to step `call` in the plan: grants: { dirs: { <name>:");
+                .assert_failure("denied", "not-permitted")
+                .assert_hint("add to step `call` in the plan: grants: { dirs: { <name>:");
         }
     }
 }
 
 #[test]
-fn a_link_that_the_module_makes_leads_nowhere() {
+fn link_made_by_a_module_cannot_escape() {
     for target in ["../outside/secret.txt", "../../../../../../etc/passwd", "/etc/passwd"] {
-        kept(json!({ "do": "link", "path": "app/planted", "text": target, "to": "planted" }))
-            .assert("denied", "not-permitted");
+        run_contained(json!({ "do": "link", "path": "app/planted", "text": target, "to": "planted" }))
+            .assert_failure("denied", "not-permitted");
     }
 }
 
 #[test]
-fn sources_and_folders_are_held_to_their_directory() {
+fn sources_and_folders_stay_inside_their_grant() {
     for path in ["app/../outside/secret.txt", "app/link", "app/absolute/secret.txt"] {
-        let ended = kept(json!({ "do": "resolve", "url": format!("file:{path}") }));
+        let ended = run_contained(json!({ "do": "resolve", "url": format!("file:{path}") }));
         ended.assert_denied("it is outside of the directory", "grants: { dirs: { <name>: \"<path>:ro\" } }");
     }
     for path in ["app/..", "app/../outside", "app/absolute"] {
-        let ended = kept(json!({ "do": "run", "program": "/bin/pwd", "path": path }));
+        let ended = run_contained(json!({ "do": "run", "program": "/bin/pwd", "path": path }));
         ended.assert_denied("it is outside of the directory", "grants: { dirs: { <name>: \"<path>:ro\" } }");
     }
     let digest = format!("sha256:{}", "0".repeat(64));
     for to in ["../new", "/tmp/new", "absolute/new"] {
         let with = json!({ "do": "unpack", "url": "file:data/own.txt", "text": digest, "path": "app", "to": to });
-        kept(with);
+        run_contained(with);
     }
-    kept(json!({ "do": "resolve", "url": "file:other/x" }))
+    run_contained(json!({ "do": "resolve", "url": "file:other/x" }))
         .assert_denied("directory `other`", "dirs: { other: \"<path>:ro\" }");
 }
 
 #[test]
-fn what_is_granted_for_reading_is_not_changed() {
+fn read_only_grant_cannot_be_changed() {
     for what in ["write", "delete", "times"] {
-        kept(json!({ "do": what, "path": "data/own.txt" })).assert("denied", "");
+        run_contained(json!({ "do": what, "path": "data/own.txt" })).assert_failure("denied", "");
     }
-    kept(json!({ "do": "write", "path": "data/new.txt" })).assert("denied", "");
-    kept(json!({ "do": "folder", "path": "data/new" })).assert("denied", "");
-    kept(json!({ "do": "plant", "path": "data/new", "text": "own.txt" })).assert("denied", "");
+    run_contained(json!({ "do": "write", "path": "data/new.txt" })).assert_failure("denied", "");
+    run_contained(json!({ "do": "folder", "path": "data/new" })).assert_failure("denied", "");
+    run_contained(json!({ "do": "plant", "path": "data/new", "text": "own.txt" })).assert_failure("denied", "");
     // By another name of the same file, in a directory that may be written.
     for what in ["hardlink", "rename"] {
-        kept(json!({ "do": what, "path": "data/own.txt", "to": "app/planted" })).assert("denied", "not-permitted");
+        run_contained(json!({ "do": what, "path": "data/own.txt", "to": "app/planted" }))
+            .assert_failure("denied", "not-permitted");
     }
     let digest = format!("sha256:{}", "0".repeat(64));
     let with = json!({ "do": "unpack", "url": "file:data/own.txt", "text": digest, "path": "data", "to": "new" });
-    kept(with).assert_denied("writing to directory `data`", "dirs: { data: \"<path>\" }");
+    run_contained(with).assert_denied("writing to directory `data`", "dirs: { data: \"<path>\" }");
 }
 
 #[test]
-fn a_link_in_a_directory_that_a_step_may_write_to_does_not_lead_the_runner_out() {
+fn link_in_a_writable_grant_does_not_lead_the_runner_outside() {
     let trial = |grants: Value| {
         let with = json!({ "do": "query", "name": "main", "sql": "CREATE TABLE owned (x)" });
-        let trial = Trial::new(with, grants).file("outside/other.db", "").file("app/own.txt", "own");
+        let trial = GuestFixture::new(with, grants).with_file("outside/other.db", "").with_file("app/own.txt", "own");
         symlink("../outside/other.db", trial.environment.path("app/main.db")).unwrap();
         symlink("../outside", trial.environment.path("app/sub")).unwrap();
         trial
     };
-    let untouched = |trial: &Trial| {
+    let untouched = |trial: &GuestFixture| {
         assert_eq!(trial.environment.list("outside"), ["other.db"]);
         assert_eq!(trial.environment.read("outside/other.db"), "");
     };
     for path in ["app/main.db", "app/sub/other.db", "app/sub/new.db"] {
         let grants = json!({ "dirs": { "app": "./app" }, "databases": { "main": format!("sqlite:./{path}") } });
         let trial = trial(grants);
-        trial.run().assert("denied", "it is outside of the directory");
+        trial.run().assert_failure("denied", "it is outside of the directory");
         untouched(&trial);
     }
     let trial = trial(json!({ "dirs": { "app": "./app", "sub": "./app/sub" } }));
     let refused = trial.environment.run(&["--local", "--release", "r1"]);
-    refused.assert_exit(2).assert_says("a link in a directory that a step may write to leads out of it");
+    refused.assert_exit(2).assert_stderr_contains("a link in a directory that a step may write to leads out of it");
     untouched(&trial);
 }
 
 #[test]
-fn origins_and_methods_that_are_not_granted_are_not_asked() {
-    let server = Server::new(|_, _| Reply::ok("secret"));
+fn ungranted_origins_and_methods_are_not_requested() {
+    let server = HttpTestServer::new(|_, _| HttpReply::ok("secret"));
     let request = |method: &str, grants: Value| {
-        Trial::new(json!({ "do": "request", "method": method, "url": server.origin() }), grants).run()
+        GuestFixture::new(json!({ "do": "request", "method": method, "url": server.origin() }), grants).run()
     };
     let line = format!("grants: {{ http: [\"{}\"] }}", server.origin());
     request("GET", json!({})).assert_denied("is not granted", &line);
     let granted = json!({ "http": [{ "origin": server.origin(), "methods": ["GET"] }] });
     let line = format!("grants: {{ http: [{{ origin: \"{}\", methods: [GET, POST] }}] }}", server.origin());
     request("POST", granted).assert_denied("the method POST is not granted", &line);
-    let connect = Trial::new(json!({ "do": "connect", "url": server.address() }), json!({})).run();
+    let connect = GuestFixture::new(json!({ "do": "connect", "url": server.address() }), json!({})).run();
     connect.assert_denied("is not granted", &format!("grants: {{ tcp: [\"{}\"] }}", server.address()));
-    assert_eq!(server.asked(), [""; 0]);
+    assert_eq!(server.requested_paths(), [""; 0]);
 }
 
 #[test]
-fn a_redirect_leads_nowhere_that_is_not_granted() {
-    let hidden = Server::new(|_, _| Reply::ok("secret"));
+fn redirect_to_an_ungranted_origin_is_denied() {
+    let hidden = HttpTestServer::new(|_, _| HttpReply::ok("secret"));
     let target = hidden.origin();
-    let open = Server::new(move |_, _| Reply {
+    let open = HttpTestServer::new(move |_, _| HttpReply {
         status: 302,
         headers: vec![("location".to_owned(), format!("{target}/x"))],
         body: Vec::new(),
@@ -156,15 +157,15 @@ fn a_redirect_leads_nowhere_that_is_not_granted() {
         json!({ "do": "unpack", "url": open.origin() + "/a.tar", "text": digest, "path": "app", "to": "new" }),
     ] {
         let grants = json!({ "http": [open.origin()], "dirs": { "app": "./app" } });
-        let ended = Trial::new(with, grants).run();
+        let ended = GuestFixture::new(with, grants).run();
         ended.assert_denied("redirects there", &format!("grants: {{ http: [\"{}\"] }}", hidden.origin()));
     }
-    assert_eq!(hidden.asked(), [""; 0]);
+    assert_eq!(hidden.requested_paths(), [""; 0]);
 }
 
 #[test]
-fn a_name_that_leads_to_a_private_address_is_not_asked() {
-    let server = Server::new(|_, _| Reply::ok("secret"));
+fn host_name_of_a_private_address_is_not_requested() {
+    let server = HttpTestServer::new(|_, _| HttpReply::ok("secret"));
     let port = server.origin().rsplit(':').next().unwrap().to_owned();
     let hosts = [
         ("127.0.0.1", "loop.example"),
@@ -178,18 +179,18 @@ fn a_name_that_leads_to_a_private_address_is_not_asked() {
             "metadata.example" => format!("grants: {{ http: [\"http://169.254.169.254:{port}\"] }}"),
             _ => format!("grants: {{ http: [{{ origin: \"{origin}\", private: true }}] }}"),
         };
-        let trial = Trial::new(json!({ "do": "request", "url": &origin }), json!({ "http": [&origin] }));
+        let trial = GuestFixture::new(json!({ "do": "request", "url": &origin }), json!({ "http": [&origin] }));
         let answer = trial.environment.run_with_hosts(&hosts, &["--local", "--release", "r1", "--json"]);
-        trial.ended(&answer).assert_denied(&format!("{name} resolves to {address}"), &line);
+        trial.outcome_of(&answer).assert_denied(&format!("{name} resolves to {address}"), &line);
     }
-    assert_eq!(server.asked(), [""; 0]);
+    assert_eq!(server.requested_paths(), [""; 0]);
 }
 
 #[test]
-fn programs_arguments_and_variables_are_held_to_the_grant() {
+fn programs_arguments_and_variables_must_match_the_grant() {
     let run = |with: Value| {
         let grants = json!({ "programs": [["/usr/bin/touch", "allowed"]], "dirs": { "app": "./app" } });
-        let trial = Trial::new(with, grants);
+        let trial = GuestFixture::new(with, grants);
         let ended = trial.run();
         assert_eq!(trial.environment.list("app"), [""; 0], "nothing was run");
         ended
@@ -208,10 +209,10 @@ fn programs_arguments_and_variables_are_held_to_the_grant() {
 }
 
 #[test]
-fn databases_are_held_to_the_grant() {
+fn databases_must_match_the_grant() {
     let query = |name: &str, sql: &str| {
         let grants = json!({ "databases": { "main": "sqlite:./main.db" } });
-        let trial = Trial::new(json!({ "do": "query", "name": name, "sql": sql }), grants);
+        let trial = GuestFixture::new(json!({ "do": "query", "name": name, "sql": sql }), grants);
         let ended = trial.run();
         assert!(!trial.environment.exists("other.db"));
         ended
@@ -219,20 +220,20 @@ fn databases_are_held_to_the_grant() {
     query("other", "SELECT 1").assert_denied("database `other`", "databases: { other: \"sqlite:<path>\" }");
     for sql in ["ATTACH 'other.db' AS o", "VACUUM INTO 'other.db'"] {
         let ended = query("main", sql);
-        ended.assert("denied", "a step reaches the granted database and no other file");
-        ended.assert("denied", "grants: { databases: { <name>: \"sqlite:<path>\" } }");
+        ended.assert_failure("denied", "a step reaches the granted database and no other file");
+        ended.assert_failure("denied", "grants: { databases: { <name>: \"sqlite:<path>\" } }");
     }
-    query("main", "SELECT load_extension('x')").assert("denied", "it loads code");
-    query("main", "PRAGMA hard_heap_limit = 0").assert("denied", "the runner bounds the memory");
-    query("main", "BEGIN").assert("denied", "the runner keeps the transaction");
+    query("main", "SELECT load_extension('x')").assert_failure("denied", "it loads code");
+    query("main", "PRAGMA hard_heap_limit = 0").assert_failure("denied", "the runner bounds the memory");
+    query("main", "BEGIN").assert_failure("denied", "the runner keeps the transaction");
 }
 
 #[test]
-fn secrets_are_held_to_the_grant() {
+fn secrets_must_match_the_grant() {
     let reveal = |grants: Value| {
-        let mut trial = Trial::new(json!({ "do": "reveal", "name": "TOKEN" }), grants)
-            .plan("secrets", json!({ "TOKEN": "env:TOKEN" }));
-        trial.environment.set("TOKEN", "hunter2-correct-horse");
+        let mut trial = GuestFixture::new(json!({ "do": "reveal", "name": "TOKEN" }), grants)
+            .with_plan_field("secrets", json!({ "TOKEN": "env:TOKEN" }));
+        trial.environment.set_variable("TOKEN", "hunter2-correct-horse");
         trial.run()
     };
     reveal(json!({})).assert_denied("secret `TOKEN`", "secrets: [TOKEN]");
@@ -242,17 +243,17 @@ fn secrets_are_held_to_the_grant() {
 }
 
 #[test]
-fn the_sockets_and_surroundings_of_wasi_are_empty() {
-    let mut trial = Trial::new(json!({ "do": "network" }), json!({}));
-    trial.environment.set("VISIBLE", "not to a step");
+fn wasi_sockets_and_environment_are_empty() {
+    let mut trial = GuestFixture::new(json!({ "do": "network" }), json!({}));
+    trial.environment.set_variable("VISIBLE", "not to a step");
     assert_eq!(trial.run().outputs["open"], json!([]));
-    let mut trial = Trial::new(json!({ "do": "surroundings" }), json!({}));
-    trial.environment.set("VISIBLE", "not to a step");
+    let mut trial = GuestFixture::new(json!({ "do": "surroundings" }), json!({}));
+    trial.environment.set_variable("VISIBLE", "not to a step");
     assert_eq!(trial.run().outputs["seen"], json!([]));
 }
 
 #[test]
-fn a_preview_reads_and_runs_nothing() {
+fn preview_writes_and_runs_nothing() {
     for (what, with) in [
         ("write", json!({ "path": "app/new.txt" })),
         ("delete", json!({ "path": "app/own.txt" })),
@@ -264,7 +265,7 @@ fn a_preview_reads_and_runs_nothing() {
         with["text"] = json!(what);
         let databases = json!({ "main": "sqlite:./main.db" });
         let grants = json!({ "dirs": { "app": "./app" }, "programs": [["/bin/pwd"]], "databases": databases });
-        let trial = folder(with).step("grants", grants);
+        let trial = guest_with_two_dirs(with).with_step_field("grants", grants);
         rusqlite::Connection::open(trial.environment.path("main.db"))
             .unwrap()
             .execute("CREATE TABLE kept (x)", ())

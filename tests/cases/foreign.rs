@@ -4,19 +4,19 @@ use expect_test::{Expect, expect};
 use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-use crate::support::Environment;
+use crate::support::TestEnvironment;
 
 const PLAN: &str = "version: 1\napp: shop\nsteps:\n  warm:\n    uses: ./warm.wasm\n";
 
 /// What is said of a file that a plan uses.
-fn check(file: impl AsRef<[u8]>, expected: Expect) {
-    let environment = Environment::with_plan(PLAN);
+fn check_rejected_module(file: impl AsRef<[u8]>, expected: Expect) {
+    let environment = TestEnvironment::with_plan(PLAN);
     environment.write("warm.wasm", file);
     let refused = environment.run(&["--local", "--release", "r1"]);
-    refused.assert_exit(2).assert_says("--> deploy.yml:4:3");
+    refused.assert_exit(2).assert_stderr_contains("--> deploy.yml:4:3");
     assert!(!environment.exists(".pawl"), "nothing was begun");
     // Only the error itself: the excerpt is the same each time.
-    let said = refused.said();
+    let said = refused.stderr_snapshot();
     let lines = said.lines().filter(|line| line.contains(": ")).map(|line| format!("{}\n", line.trim()));
     expected.assert_eq(&lines.collect::<String>());
 }
@@ -35,16 +35,16 @@ fn component(imports: &str, interface: &str, functions: &[&str]) -> Vec<u8> {
     wat::parse_str(text).unwrap()
 }
 
-const FIVE: [&str; 5] = ["describe", "preview", "apply", "probe", "revert"];
+const STEP_FUNCTIONS: [&str; 5] = ["describe", "preview", "apply", "probe", "revert"];
 
-fn importing(import: &str, function: &str) -> Vec<u8> {
+fn component_importing(import: &str, function: &str) -> Vec<u8> {
     let imports = format!("(import \"{import}\" (instance (export \"{function}\" (func))))");
-    component(&imports, "pawl:step/step@0.1.0", &FIVE)
+    component(&imports, "pawl:step/step@0.1.0", &STEP_FUNCTIONS)
 }
 
 #[test]
-fn an_empty_file() {
-    check(
+fn empty_file_is_rejected() {
+    check_rejected_module(
         "",
         expect![[r#"
         error[P0125]: [ROOT]/shop/warm.wasm is not a step module
@@ -55,8 +55,8 @@ fn an_empty_file() {
 }
 
 #[test]
-fn a_source_text() {
-    check(
+fn source_text_is_rejected() {
+    check_rejected_module(
         "export const step = {};\n",
         expect![[r#"
         error[P0125]: [ROOT]/shop/warm.wasm is not a step module
@@ -67,8 +67,8 @@ fn a_source_text() {
 }
 
 #[test]
-fn a_core_module_without_the_contract() {
-    check(
+fn core_module_without_the_contract_is_rejected() {
+    check_rejected_module(
         wat::parse_str("(module (func (export \"apply\")))").unwrap(),
         expect![[r#"
         error[P0125]: [ROOT]/shop/warm.wasm is not a step module
@@ -79,10 +79,10 @@ fn a_core_module_without_the_contract() {
 }
 
 #[test]
-fn a_program_of_the_old_wasi() {
+fn wasi_preview1_program_is_rejected() {
     let text =
         "(module (import \"wasi_snapshot_preview1\" \"proc_exit\" (func (param i32))) (func (export \"_start\")))";
-    check(
+    check_rejected_module(
         wat::parse_str(text).unwrap(),
         expect![[r#"
         error[P0125]: [ROOT]/shop/warm.wasm is not a step module
@@ -93,8 +93,8 @@ fn a_program_of_the_old_wasi() {
 }
 
 #[test]
-fn a_program() {
-    check(
+fn command_component_is_rejected() {
+    check_rejected_module(
         component("", "wasi:cli/run@0.2.6", &["run"]),
         expect![[r#"
         error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
@@ -105,8 +105,8 @@ fn a_program() {
 }
 
 #[test]
-fn a_component_of_something_else() {
-    check(
+fn component_with_another_export_is_rejected() {
+    check_rejected_module(
         component("", "acme:plugin/render@1.0.0", &["draw"]),
         expect![[r#"
         error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
@@ -117,8 +117,8 @@ fn a_component_of_something_else() {
 }
 
 #[test]
-fn a_missing_export() {
-    check(
+fn missing_export_is_rejected() {
+    check_rejected_module(
         component("", "pawl:step/step@0.1.0", &["describe", "apply"]),
         expect![[r#"
             error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
@@ -129,9 +129,9 @@ fn a_missing_export() {
 }
 
 #[test]
-fn an_export_of_the_wrong_type() {
-    check(
-        component("", "pawl:step/step@0.1.0", &FIVE),
+fn export_of_the_wrong_type_is_rejected() {
+    check_rejected_module(
+        component("", "pawl:step/step@0.1.0", &STEP_FUNCTIONS),
         expect![[r#"
         error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
         caused by: its `describe` is of type `func()`; the contract has `func() -> string`
@@ -141,17 +141,17 @@ fn an_export_of_the_wrong_type() {
 }
 
 #[test]
-fn a_contract_that_this_runner_does_not_have() {
-    check(
-        component("", "pawl:step/step@0.2.0", &FIVE),
+fn unsupported_contract_version_is_rejected() {
+    check_rejected_module(
+        component("", "pawl:step/step@0.2.0", &STEP_FUNCTIONS),
         expect![[r#"
             error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
             caused by: it was built for pawl:step 0.2.0; this runner offers 0.1.1
             hint: build it with the contract of this runner (`runner new-step` writes it), or take the runner that has its own
         "#]],
     );
-    check(
-        importing("pawl:step/report@0.2.0", "metric"),
+    check_rejected_module(
+        component_importing("pawl:step/report@0.2.0", "metric"),
         expect![[r#"
             error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
             caused by: it was built for pawl:step 0.2.0; this runner offers 0.1.1
@@ -161,17 +161,17 @@ fn a_contract_that_this_runner_does_not_have() {
 }
 
 #[test]
-fn a_newer_contract_of_which_this_runner_lacks_a_function() {
-    check(
-        importing("pawl:step/log@0.1.9", "metric"),
+fn newer_contract_with_a_missing_function_is_rejected() {
+    check_rejected_module(
+        component_importing("pawl:step/log@0.1.9", "metric"),
         expect![[r#"
             error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
             caused by: it needs pawl:step 0.1.9 `log.metric`; this runner offers 0.1.1
             hint: take a newer runner, or build it for pawl:step 0.1.1
         "#]],
     );
-    check(
-        importing("pawl:step/report@0.1.9", "metric"),
+    check_rejected_module(
+        component_importing("pawl:step/report@0.1.9", "metric"),
         expect![[r#"
             error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
             caused by: it needs pawl:step 0.1.9 `report`; this runner offers 0.1.1
@@ -181,33 +181,33 @@ fn a_newer_contract_of_which_this_runner_lacks_a_function() {
 }
 
 #[test]
-fn interfaces_that_no_step_has() {
-    check(
-        importing("wasi:http/outgoing-handler@0.2.6", "handle"),
+fn unsupported_imports_are_rejected() {
+    check_rejected_module(
+        component_importing("wasi:http/outgoing-handler@0.2.6", "handle"),
         expect![[r#"
             error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
             caused by: it needs `wasi:http/outgoing-handler`, which no step has
             hint: ask through `pawl:step/http`, where grants and credentials are; in JavaScript, build with `disableFeatures: ['http', 'fetch-event']`
         "#]],
     );
-    check(
-        importing("wasi:clocks/monotonic-clock@0.3.0", "now"),
+    check_rejected_module(
+        component_importing("wasi:clocks/monotonic-clock@0.3.0", "now"),
         expect![[r#"
             error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
             caused by: it needs wasi:clocks 0.3.0; this runner offers WASI 0.2
             hint: build it with tools that make components of WASI 0.2
         "#]],
     );
-    check(
-        importing("wasi:keyvalue/store@0.2.0-draft", "open"),
+    check_rejected_module(
+        component_importing("wasi:keyvalue/store@0.2.0-draft", "open"),
         expect![[r#"
             error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
             caused by: it needs `wasi:keyvalue/store@0.2.0-draft`, which this runner does not have
             hint: a step imports pawl:step 0.1.1 (types, log, blobs, database, migrations, secrets, process, http, tcp) and WASI 0.2 alone; see docs/steps.md
         "#]],
     );
-    check(
-        importing("acme:host/api", "call"),
+    check_rejected_module(
+        component_importing("acme:host/api", "call"),
         expect![[r#"
             error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
             caused by: it needs `acme:host/api`, which this runner does not have
@@ -217,7 +217,7 @@ fn interfaces_that_no_step_has() {
 }
 
 /// A module whose `describe` does this.
-fn describing(body: &str, text: &str) -> Vec<u8> {
+fn module_describing(body: &str, text: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let package = resolve.push_str("step.wit", include_str!("../../wit/step.wit")).unwrap();
     let world = resolve.packages[package].worlds["module"];
@@ -243,9 +243,9 @@ fn describing(body: &str, text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_description_that_is_no_json() {
-    check(
-        describing("", "a step"),
+fn description_that_is_not_json_is_rejected() {
+    check_rejected_module(
+        module_describing("", "a step"),
         expect![[r#"
         error[P0125]: the module of step `warm` does not describe itself as the contract says
         caused by: its `describe` returned what is no description: expected value at line 1 column 1
@@ -255,10 +255,10 @@ fn a_description_that_is_no_json() {
 }
 
 #[test]
-fn a_description_without_a_phase() {
+fn description_without_a_phase_is_rejected() {
     let text = r#"{"name": "warm", "version": "1", "summary": "warms", "config": {}}"#;
-    check(
-        describing("", text),
+    check_rejected_module(
+        module_describing("", text),
         expect![[r#"
         error[P0125]: the module of step `warm` does not describe itself as the contract says
         caused by: its `describe` returned what is no description: missing field `phase` at line 1 column 66
@@ -268,10 +268,10 @@ fn a_description_without_a_phase() {
 }
 
 #[test]
-fn a_description_whose_schema_is_none() {
+fn description_with_an_invalid_schema_is_rejected() {
     let text = r#"{"name": "warm", "version": "1", "summary": "warms", "phase": "commit", "config": {"type": 5}}"#;
-    check(
-        describing("", text),
+    check_rejected_module(
+        module_describing("", text),
         expect![[r#"
         error[P0125]: the module of step `warm` does not describe itself as the contract says
         caused by: the `config` in its description is no JSON Schema: 5 is not valid under any of the schemas listed in the 'anyOf' keyword
@@ -281,9 +281,9 @@ fn a_description_whose_schema_is_none() {
 }
 
 #[test]
-fn a_describe_that_ends_abnormally() {
-    check(
-        describing("unreachable", ""),
+fn describe_that_traps_is_rejected() {
+    check_rejected_module(
+        module_describing("unreachable", ""),
         expect![[r#"
         error[P0125]: the module of step `warm` does not describe itself as the contract says
         caused by: its `describe` failed: the module ended abnormally: it panicked

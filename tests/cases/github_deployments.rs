@@ -9,28 +9,28 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::Environment;
+use crate::support::TestEnvironment;
 
 const TOKEN: &str = "ghs_0123456789abcdef";
-const LIST: &str = "/repos/acme/shop/deployments";
+const DEPLOYMENTS_PATH: &str = "/repos/acme/shop/deployments";
 
 /// What was asked: method and path, the token, the body.
 #[derive(Clone, Debug)]
-struct Asked {
-    line: String,
+struct DeploymentsRequest {
+    request_line: String,
     token: String,
     body: Value,
 }
 
 /// Answers until the test ends; the thread ends with the process.
-struct Api {
+struct FakeDeploymentsApi {
     origin: String,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    requests: Arc<Mutex<Vec<DeploymentsRequest>>>,
 }
 
-impl Api {
+impl FakeDeploymentsApi {
     /// None: no answer at all, and the connection stays.
-    fn new(reply: impl Fn(&Asked) -> Option<(u16, Value)> + Send + 'static) -> Self {
+    fn new(reply: impl Fn(&DeploymentsRequest) -> Option<(u16, Value)> + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -39,7 +39,7 @@ impl Api {
             let mut kept = Vec::new();
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
-                let Some(one) = read(&stream) else { continue };
+                let Some(one) = read_request(&stream) else { continue };
                 let answer = reply(&one);
                 log.lock().unwrap().push(one);
                 match answer {
@@ -53,20 +53,25 @@ impl Api {
                 }
             }
         });
-        Self { origin, asked }
+        Self { origin, requests: asked }
     }
 
     /// One that does as GitHub does.
-    fn good() -> Self {
-        Self::new(|asked| Some((201, if asked.line == format!("POST {LIST}") { json!({"id": 42}) } else { json!({}) })))
+    fn accepting() -> Self {
+        Self::new(|asked| {
+            Some((
+                201,
+                if asked.request_line == format!("POST {DEPLOYMENTS_PATH}") { json!({"id": 42}) } else { json!({}) },
+            ))
+        })
     }
 
-    fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
+    fn requests(&self) -> Vec<DeploymentsRequest> {
+        self.requests.lock().unwrap().clone()
     }
 }
 
-fn read(stream: &TcpStream) -> Option<Asked> {
+fn read_request(stream: &TcpStream) -> Option<DeploymentsRequest> {
     let mut reader = BufReader::new(stream);
     let (mut line, mut token, mut length) = (String::new(), String::new(), 0);
     loop {
@@ -84,11 +89,11 @@ fn read(stream: &TcpStream) -> Option<Asked> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    Some(Asked { line, token, body: serde_json::from_slice(&body).unwrap() })
+    Some(DeploymentsRequest { request_line: line, token, body: serde_json::from_slice(&body).unwrap() })
 }
 
-fn job(api: &str) -> Environment {
-    let mut environment = Environment::new();
+fn github_job(api: &str) -> TestEnvironment {
+    let mut environment = TestEnvironment::new();
     environment.pack("r1");
     environment.edit(
         "deploy.yml",
@@ -105,20 +110,20 @@ fn job(api: &str) -> Environment {
         ("PAWL_DEPLOYMENTS", "true"),
         ("PAWL_TOKEN", TOKEN),
     ] {
-        environment.set(name, value);
+        environment.set_variable(name, value);
     }
     environment
 }
 
 #[test]
-fn a_deployment_is_listed_as_it_begins_and_as_it_ends() {
-    let api = Api::good();
-    let mut environment = job(&api.origin);
-    environment.set("GITHUB_OUTPUT", environment.home("outputs").to_str().unwrap());
+fn deployment_is_listed_at_its_start_and_its_end() {
+    let api = FakeDeploymentsApi::accepting();
+    let mut environment = github_job(&api.origin);
+    environment.set_variable("GITHUB_OUTPUT", environment.home("outputs").to_str().unwrap());
     environment.run(&["deploy", "--release", "r1"]).assert_exit(0);
-    let asked = api.asked();
-    let lines: Vec<_> = asked.iter().map(|one| one.line.as_str()).collect();
-    let (list, states) = (format!("POST {LIST}"), format!("POST {LIST}/42/statuses"));
+    let asked = api.requests();
+    let lines: Vec<_> = asked.iter().map(|one| one.request_line.as_str()).collect();
+    let (list, states) = (format!("POST {DEPLOYMENTS_PATH}"), format!("POST {DEPLOYMENTS_PATH}/42/statuses"));
     assert_eq!(lines, [&list, &states, &states]);
     assert!(asked.iter().all(|one| one.token.ends_with(TOKEN)));
     assert_eq!(
@@ -147,30 +152,32 @@ fn a_deployment_is_listed_as_it_begins_and_as_it_ends() {
     assert!(outputs.contains("\nhttps://r1.example.com\n"), "{outputs}");
 
     // Without being asked for, nothing is told.
-    environment.set("PAWL_DEPLOYMENTS", "");
+    environment.set_variable("PAWL_DEPLOYMENTS", "");
     environment.run(&["deploy", "--release", "r1"]).assert_exit(0);
-    assert_eq!(api.asked().len(), 3);
+    assert_eq!(api.requests().len(), 3);
 }
 
 #[test]
-fn a_failure_is_listed_with_its_words() {
-    let api = Api::good();
-    let environment = job(&api.origin);
+fn failure_is_listed_with_its_message() {
+    let api = FakeDeploymentsApi::accepting();
+    let environment = github_job(&api.origin);
     environment.write("migrations/0003_orders.sql", "INSERT INTO ordr (id) VALUES (1);\n");
     environment.run(&["deploy", "--release", "r1"]).assert_exit(1);
-    let last = api.asked().pop().unwrap();
+    let last = api.requests().pop().unwrap();
     assert_eq!(last.body["state"], "failure");
     assert_eq!(last.body["description"], "r1: failed; step `migrate` failed on attempt 1");
     // One that does not begin touched nothing, and is not the newest of its environment.
-    let listed = api.asked().len();
+    let listed = api.requests().len();
     environment.run(&["deploy", "--release", "r1", "--only", "nothing"]).assert_exit(2);
-    assert_eq!(api.asked().len(), listed);
+    assert_eq!(api.requests().len(), listed);
 }
 
 #[test]
-fn what_github_refuses_is_a_warning() {
-    let api = Api::new(|_| Some((403, json!({"message": "Resource not accessible\n::error::by integration"}))));
-    let mut environment = job(&api.origin);
+fn rejection_by_github_is_a_warning() {
+    let api = FakeDeploymentsApi::new(|_| {
+        Some((403, json!({"message": "Resource not accessible\n::error::by integration"})))
+    });
+    let mut environment = github_job(&api.origin);
     let deployed = environment.run(&["deploy", "--release", "r1"]);
     deployed.assert_exit(0);
     assert!(deployed.stdout.contains("warning: GitHub's list of deployments"), "{}", deployed.stdout);
@@ -179,22 +186,22 @@ fn what_github_refuses_is_a_warning() {
     let is_shown = |line: &str| line.contains(TOKEN) && !line.starts_with("::add-mask::");
     assert!(!deployed.stdout.lines().any(is_shown), "{}", deployed.stdout);
     for (name, value) in [("GITHUB_REPOSITORY", "acme"), ("PAWL_TOKEN", "")] {
-        environment.set(name, value);
+        environment.set_variable(name, value);
         let deployed = environment.run(&["deploy", "--release", "r1"]);
         deployed.assert_exit(0);
         assert!(deployed.stdout.contains(&format!("as it should: {name} is not")), "{}", deployed.stdout);
     }
     // Where nobody listens.
-    let environment = job("http://127.0.0.1:1");
+    let environment = github_job("http://127.0.0.1:1");
     let deployed = environment.run(&["deploy", "--release", "r1"]);
     deployed.assert_exit(0);
     assert!(deployed.stdout.contains("warning: GitHub's list of deployments"), "{}", deployed.stdout);
 }
 
 #[test]
-fn a_github_that_is_silent_delays_the_end_and_nothing_else() {
-    let api = Api::new(|_| None);
-    let environment = job(&api.origin);
+fn unresponsive_github_only_delays_the_end() {
+    let api = FakeDeploymentsApi::new(|_| None);
+    let environment = github_job(&api.origin);
     let began = Instant::now();
     let deployed = environment.run(&["deploy", "--release", "r1"]);
     deployed.assert_exit(0);

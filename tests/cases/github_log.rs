@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 use base64::Engine as _;
 use expect_test::expect;
 
-use crate::support::{Answer, Environment};
+use crate::support::{RunnerOutput, TestEnvironment};
 
 /// Lines that a program prints to be obeyed.
-const HOSTILE: &str = r"cat <<'END'
+const INJECTION_SCRIPT: &str = r"cat <<'END'
 ::set-output name=x::y
   ::error::forged
 ::stop-commands::x
@@ -23,22 +23,22 @@ END
 const SECRET: &str = "-----BEGIN KEY-----\nhunter2-correct-horse\n  YmF0dGVyeTEyMw==\nend\n-----END KEY-----\n";
 
 /// A job: the files of its step lie beside the plan's folder.
-fn job(mut environment: Environment) -> Environment {
+fn github_job(mut environment: TestEnvironment) -> TestEnvironment {
     let workspace = environment.path("").canonicalize().unwrap();
-    environment.set("GITHUB_ACTIONS", "true");
-    environment.set("GITHUB_WORKSPACE", workspace.to_str().unwrap());
+    environment.set_variable("GITHUB_ACTIONS", "true");
+    environment.set_variable("GITHUB_WORKSPACE", workspace.to_str().unwrap());
     for (name, file) in [("GITHUB_STEP_SUMMARY", "summary.md"), ("GITHUB_OUTPUT", "outputs")] {
-        environment.set(name, environment.home(file).to_str().unwrap());
+        environment.set_variable(name, environment.home(file).to_str().unwrap());
     }
     environment
 }
 
-fn summary(environment: &Environment) -> String {
+fn summary(environment: &TestEnvironment) -> String {
     fs::read_to_string(environment.home("summary.md")).unwrap()
 }
 
 /// The outputs as a later step reads them.
-fn outputs(environment: &Environment) -> BTreeMap<String, String> {
+fn outputs(environment: &TestEnvironment) -> BTreeMap<String, String> {
     let text = fs::read_to_string(environment.home("outputs")).unwrap();
     let mut lines = text.lines();
     let mut found = BTreeMap::new();
@@ -52,7 +52,7 @@ fn outputs(environment: &Environment) -> BTreeMap<String, String> {
 }
 
 /// The commands that GitHub obeys, whole lines.
-fn obeyed(log: &str) -> Vec<&str> {
+fn executed_commands(log: &str) -> Vec<&str> {
     let mut stop: Option<&str> = None;
     let mut found = Vec::new();
     for line in log.lines() {
@@ -72,18 +72,18 @@ fn obeyed(log: &str) -> Vec<&str> {
 }
 
 /// What ends the first stop.
-fn token(log: &str) -> &str {
+fn stop_token(log: &str) -> &str {
     log.lines().find_map(|line| line.strip_prefix("::stop-commands::")).expect("a step said something")
 }
 
 /// Commands but those that fold.
-fn telling(answer: &Answer) -> Vec<&str> {
-    let commands = obeyed(&answer.stdout).into_iter();
+fn reporting_commands(answer: &RunnerOutput) -> Vec<&str> {
+    let commands = executed_commands(&answer.stdout).into_iter();
     commands.filter(|line| !line.starts_with("::group::") && !line.starts_with("::endgroup::")).collect()
 }
 
-fn shell(script: &str, more: &str) -> Environment {
-    let environment = Environment::with_plan(&format!(
+fn shell_plan(script: &str, more: &str) -> TestEnvironment {
+    let environment = TestEnvironment::with_plan(&format!(
         r#"version: 1
 app: shop
 {more}steps:
@@ -103,8 +103,8 @@ app: shop
 }
 
 #[test]
-fn a_failing_migration_is_shown_at_its_line_and_a_retry_goes_on() {
-    let environment = job(Environment::new());
+fn failed_migration_is_annotated_at_its_line_and_a_retry_resumes() {
+    let environment = github_job(TestEnvironment::new());
     environment.pack("r1");
     environment.write("migrations/0003_orders.sql", "-- Orders.\nSELECT 1;\nINSERT INTO ordr (id) VALUES (1);\n");
     let failed = environment.run(&["deploy", "--release", "r1"]);
@@ -133,8 +133,8 @@ fn a_failing_migration_is_shown_at_its_line_and_a_retry_goes_on() {
           caused by: migrations/0003_orders.sql:3: no such table: ordr
           hint: correct the file: nothing of it was kept, and the files before it will not be applied again; then run `runner --release r1` again (skips: pull)
         ::error file=migrations/0003_orders.sql,line=3,col=1,title=P0301 step `migrate` failed on attempt 1::migrations/0003_orders.sql:3: no such table: ordr%0Ahint: correct the file: nothing of it was kept, and the files before it will not be applied again; then run `runner --release r1` again (skips: pull)
-    "#]].assert_eq(&failed.printed().replace(token(&failed.stdout), "[TOKEN]"));
-    let [error] = telling(&failed)[..] else { panic!("{}", failed.stdout) };
+    "#]].assert_eq(&failed.stdout_snapshot().replace(stop_token(&failed.stdout), "[TOKEN]"));
+    let [error] = reporting_commands(&failed)[..] else { panic!("{}", failed.stdout) };
     assert!(error.starts_with("::error file=migrations/0003_orders.sql,line=3,col="), "{error}");
     assert!(error.contains(",title=P0301 step `migrate` failed on attempt 1::"), "{error}");
     let page = summary(&environment);
@@ -157,7 +157,7 @@ fn a_failing_migration_is_shown_at_its_line_and_a_retry_goes_on() {
     environment.write("migrations/0003_orders.sql", "SELECT 1;\n");
     let fixed = environment.run(&["deploy", "--release", "r1"]);
     fixed.assert_exit(0);
-    assert_eq!(telling(&fixed), Vec::<&str>::new());
+    assert_eq!(reporting_commands(&fixed), Vec::<&str>::new());
     let page = summary(&environment);
     let (first, second) = page.split_once("## shop r1 → test: deployed\n").expect("the second page follows the first");
     assert!(first.contains("failed at") && second.contains("| pull | skip | its effect still holds |"), "{page}");
@@ -168,14 +168,14 @@ fn a_failing_migration_is_shown_at_its_line_and_a_retry_goes_on() {
 }
 
 #[test]
-fn a_bad_plan_is_shown_at_its_line() {
-    let environment = job(Environment::new());
+fn invalid_plan_is_annotated_at_its_line() {
+    let environment = github_job(TestEnvironment::new());
     environment.pack("r1");
     environment.edit("deploy.yml", "  pull:\n", "  pull:\n    nonsense: 1\n");
     fs::create_dir(environment.path("ops")).unwrap();
     let refused = environment.run_in("ops", &["deploy", "--plan", "../deploy.yml", "--release", "r1"]);
     refused.assert_exit(2);
-    let [error] = telling(&refused)[..] else { panic!("{}", refused.stdout) };
+    let [error] = reporting_commands(&refused)[..] else { panic!("{}", refused.stdout) };
     let line = environment.read("deploy.yml").lines().position(|line| line.contains("nonsense")).unwrap() + 1;
     assert!(
         error.starts_with(&format!(
@@ -188,36 +188,36 @@ fn a_bad_plan_is_shown_at_its_line() {
     assert_eq!(outputs(&environment), BTreeMap::from([("result".to_owned(), "refused".to_owned())]));
     // Beside an answer, and beside JSON, the same is on standard error.
     let preview = environment.run(&["plan", "--release", "r1"]);
-    preview.assert_exit(2).assert_says("::error file=deploy.yml,");
+    preview.assert_exit(2).assert_stderr_contains("::error file=deploy.yml,");
     let json = environment.run(&["deploy", "--release", "r1", "--json"]);
-    json.assert_exit(2).assert_says("::error file=deploy.yml,");
-    assert_eq!(json.result()["code"], "P0104");
+    json.assert_exit(2).assert_stderr_contains("::error file=deploy.yml,");
+    assert_eq!(json.result_line()["code"], "P0104");
 }
 
 #[test]
-fn an_error_without_a_place_is_shown_too_and_only_ten_are() {
-    let environment = job(Environment::new());
+fn errors_without_a_location_are_annotated_up_to_ten() {
+    let environment = github_job(TestEnvironment::new());
     environment.pack("r1");
     let unknown = environment.run(&["deploy", "--release", "r1", "--only", "nothing"]);
     unknown.assert_exit(2);
-    let [error] = telling(&unknown)[..] else { panic!("{}", unknown.stdout) };
+    let [error] = reporting_commands(&unknown)[..] else { panic!("{}", unknown.stdout) };
     assert!(error.starts_with("::error title=P0205 "), "{error}");
     let wrong: String = (0..13).map(|number| format!("    wrong{number}: 1\n")).collect();
     environment.edit("deploy.yml", "  pull:\n", &format!("  pull:\n{wrong}"));
     let refused = environment.run(&["deploy", "--release", "r1"]);
-    let errors = telling(&refused);
+    let errors = reporting_commands(&refused);
     assert_eq!(errors.len(), 10, "{}", refused.stdout);
     assert!(errors[9].contains("::(and 3 more, see the log)%0A"), "{}", errors[9]);
 }
 
 #[test]
-fn what_a_program_prints_is_not_obeyed() {
+fn printed_workflow_commands_are_not_executed() {
     for (end, exit) in [("exit 0", 0), ("exit 1", 1)] {
-        let environment = job(shell(&format!("{HOSTILE}{end}\n"), ""));
+        let environment = github_job(shell_plan(&format!("{INJECTION_SCRIPT}{end}\n"), ""));
         for more in [&[][..], &["-v"], &["-q"]] {
             let shown = environment.run(&[&["deploy", "--release", "r1", "--fresh"], more].concat());
             shown.assert_exit(exit);
-            let told = telling(&shown);
+            let told = reporting_commands(&shown);
             assert!(told.iter().all(|line| exit == 1 && line.starts_with("::error title=P0301 ")), "{told:#?}");
             assert_eq!(told.len(), usize::try_from(exit).unwrap(), "{}", shown.stdout);
         }
@@ -232,12 +232,12 @@ fn what_a_program_prints_is_not_obeyed() {
 }
 
 #[test]
-fn a_secret_of_several_lines_is_masked_first_and_is_nowhere_else() {
+fn multi_line_secret_is_masked_first_and_appears_nowhere_else() {
     for (end, exit) in [("exit 0", 0), ("exit 1", 1)] {
         let script =
             format!("printf %s \"$SECRET\"\nprintf %s \"$SECRET\" >&2\nprintf %s \"$SECRET\" | base64 -w0\n{end}\n");
-        let mut environment = job(shell(&script, "secrets: { KEY: env:DEPLOY_KEY }\n"));
-        environment.set("DEPLOY_KEY", SECRET);
+        let mut environment = github_job(shell_plan(&script, "secrets: { KEY: env:DEPLOY_KEY }\n"));
+        environment.set_variable("DEPLOY_KEY", SECRET);
         let deployed = environment.run(&["deploy", "--release", "r1", "-v"]);
         deployed.assert_exit(exit);
         let encoded = base64::engine::general_purpose::STANDARD_NO_PAD.encode(SECRET);
@@ -267,26 +267,26 @@ fn a_secret_of_several_lines_is_masked_first_and_is_nowhere_else() {
 }
 
 #[test]
-fn a_page_that_cannot_be_written_changes_nothing() {
-    let mut environment = job(Environment::new());
+fn unwritable_summary_is_only_a_warning() {
+    let mut environment = github_job(TestEnvironment::new());
     environment.pack("r1");
     let folder = environment.home("");
-    environment.set("GITHUB_STEP_SUMMARY", folder.to_str().unwrap());
-    environment.set("GITHUB_OUTPUT", folder.to_str().unwrap());
+    environment.set_variable("GITHUB_STEP_SUMMARY", folder.to_str().unwrap());
+    environment.set_variable("GITHUB_OUTPUT", folder.to_str().unwrap());
     let deployed = environment.run(&["deploy", "--release", "r1"]);
     deployed.assert_exit(0);
     assert!(deployed.stdout.contains("warning: the summary of the job can't be written: "), "{}", deployed.stdout);
     assert!(deployed.stdout.contains("warning: the outputs of the job can't be written: "), "{}", deployed.stdout);
-    environment.set("GITHUB_STEP_SUMMARY", "");
-    environment.set("GITHUB_OUTPUT", "");
+    environment.set_variable("GITHUB_STEP_SUMMARY", "");
+    environment.set_variable("GITHUB_OUTPUT", "");
     let quiet = environment.run(&["deploy", "--release", "r1"]);
     quiet.assert_exit(0);
     assert!(!quiet.stdout.contains("can't be written"), "{}", quiet.stdout);
 }
 
 #[test]
-fn a_page_that_is_full_stays_as_it_is() {
-    let environment = job(Environment::new());
+fn full_summary_is_kept() {
+    let environment = github_job(TestEnvironment::new());
     environment.pack("r1");
     let full = "x".repeat((1 << 20) - 300);
     fs::write(environment.home("summary.md"), &full).unwrap();
@@ -297,8 +297,8 @@ fn a_page_that_is_full_stays_as_it_is() {
 }
 
 #[test]
-fn an_interrupted_deployment_has_its_page() {
-    let environment = job(shell("echo waiting\ntouch \"$MARK\"\nsleep 60\n", ""));
+fn interrupted_deployment_writes_its_summary() {
+    let environment = github_job(shell_plan("echo waiting\ntouch \"$MARK\"\nsleep 60\n", ""));
     let mark = environment.home("mark");
     environment.edit(
         "deploy.yml",
@@ -306,7 +306,7 @@ fn an_interrupted_deployment_has_its_page() {
         &format!("PATH: \"/usr/bin:/bin\", MARK: \"{}\"", mark.display()),
     );
     let child = environment.start(&["deploy", "--release", "r1"]);
-    crate::support::until("the step runs", || mark.exists());
+    crate::support::wait_until("the step runs", || mark.exists());
     let id = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
     rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
     assert_eq!(environment.wait(child), Some(130));

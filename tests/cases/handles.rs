@@ -2,38 +2,48 @@
 
 use serde_json::json;
 
-use crate::support::{Nginx, TOKEN, Trial};
+use crate::support::{GuestFixture, NGINX_TOKEN, NginxServer};
 
 /// A step with the secret `TOKEN`, granted as told.
-fn trial(with: serde_json::Value, mut grants: serde_json::Value, access: serde_json::Value) -> Trial {
+fn guest_with_secret(
+    with: serde_json::Value,
+    mut grants: serde_json::Value,
+    access: serde_json::Value,
+) -> GuestFixture {
     grants["secrets"] = access;
-    let mut trial = Trial::new(with, grants).plan("secrets", json!({ "TOKEN": "env:DEPLOY_TOKEN" }));
-    trial.environment.set("DEPLOY_TOKEN", TOKEN);
+    let mut trial = GuestFixture::new(with, grants).with_plan_field("secrets", json!({ "TOKEN": "env:DEPLOY_TOKEN" }));
+    trial.environment.set_variable("DEPLOY_TOKEN", NGINX_TOKEN);
     trial
 }
 
 #[test]
-fn a_server_gets_the_secret_and_the_step_does_not() {
-    let nginx = Nginx::new(&[]);
+fn server_receives_the_secret_and_the_step_does_not() {
+    let nginx = NginxServer::new(&[]);
     let url = format!("http://{}/private", nginx.address());
     let grants = json!({ "http": [format!("http://{}", nginx.address())] });
-    let without = trial(json!({ "do": "request", "url": url }), grants.clone(), json!([])).run();
+    let without = guest_with_secret(json!({ "do": "request", "url": url }), grants.clone(), json!([])).run();
     assert_eq!(without.outputs["status"], 403, "{without:#?}");
-    let with =
-        trial(json!({ "do": "request-with", "url": url, "name": "TOKEN" }), grants.clone(), json!(["TOKEN"])).run();
+    let with = guest_with_secret(
+        json!({ "do": "request-with", "url": url, "name": "TOKEN" }),
+        grants.clone(),
+        json!(["TOKEN"]),
+    )
+    .run();
     assert_eq!(with.outputs["status"], 204, "{with:#?}");
-    let seen = trial(json!({ "do": "reveal", "name": "TOKEN" }), grants.clone(), json!({ "TOKEN": "use" })).run();
+    let seen =
+        guest_with_secret(json!({ "do": "reveal", "name": "TOKEN" }), grants.clone(), json!({ "TOKEN": "use" })).run();
     seen.assert_denied("see the value of secret `TOKEN`", "secrets: { TOKEN: reveal }");
-    let revealed = trial(json!({ "do": "reveal", "name": "TOKEN" }), grants, json!({ "TOKEN": "reveal" })).run();
-    assert_eq!(revealed.outputs["length"], TOKEN.len(), "{revealed:#?}");
+    let revealed =
+        guest_with_secret(json!({ "do": "reveal", "name": "TOKEN" }), grants, json!({ "TOKEN": "reveal" })).run();
+    assert_eq!(revealed.outputs["length"], NGINX_TOKEN.len(), "{revealed:#?}");
 }
 
 #[test]
-fn a_socket_is_asked_by_its_name() {
-    let nginx = Nginx::new(&[("index.html", b"hello")]);
+fn socket_is_requested_by_its_granted_name() {
+    let nginx = NginxServer::new(&[("index.html", b"hello")]);
     let grants = json!({ "sockets": { "engine": format!("unix:{}", nginx.socket()) } });
     let ask = |url: &str, access| {
-        trial(json!({ "do": "request-with", "url": url, "name": "TOKEN" }), grants.clone(), access).run()
+        guest_with_secret(json!({ "do": "request-with", "url": url, "name": "TOKEN" }), grants.clone(), access).run()
     };
     assert_eq!(ask("unix://engine/private", json!(["TOKEN"])).outputs["status"], 204);
     assert_eq!(ask("unix://engine/index.html?all=1", json!(["TOKEN"])).outputs["status"], 200);
@@ -44,13 +54,15 @@ fn a_socket_is_asked_by_its_name() {
 }
 
 #[test]
-fn a_program_gets_the_secret_in_a_variable_that_is_granted() {
-    let script = format!("test \"$TOKEN\" = {TOKEN}");
+fn program_receives_the_secret_in_a_granted_variable() {
+    let script = format!("test \"$TOKEN\" = {NGINX_TOKEN}");
     let with = json!({ "do": "run-with", "program": "/bin/sh", "args": ["-c", script], "name": "TOKEN" });
     let grants = json!({ "programs": [["/bin/sh", "-c", "**"]] });
     let mut open = grants.clone();
     open["env"] = json!({ "TOKEN": null });
-    let run = trial(with.clone(), open, json!(["TOKEN"])).run();
+    let run = guest_with_secret(with.clone(), open, json!(["TOKEN"])).run();
     assert_eq!(run.outputs["status"], 0, "{run:#?}");
-    trial(with, grants, json!(["TOKEN"])).run().assert_denied("environment variable `TOKEN`", "env: { TOKEN: }");
+    guest_with_secret(with, grants, json!(["TOKEN"]))
+        .run()
+        .assert_denied("environment variable `TOKEN`", "env: { TOKEN: }");
 }

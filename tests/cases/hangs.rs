@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{Ended, Trial, sha256, until};
+use crate::support::{GuestFixture, GuestOutcome, sha256, wait_until};
 
 /// The time that each of them gets.
 const DEADLINE: Duration = Duration::from_millis(200);
@@ -17,15 +17,15 @@ const DEADLINE: Duration = Duration::from_millis(200);
 const OVERRUN: Duration = Duration::from_millis(50);
 
 /// A query without end.
-const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+const ENDLESS_QUERY: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
 
 /// A replacement that takes for ever, inside a single instruction of SQLite, where no interrupt is seen.
-const REPLACEMENT: &str = "SELECT length(replace(hex(zeroblob(2000000)), hex(zeroblob(1000000)) || '1', ''))";
+const SLOW_REPLACE_QUERY: &str = "SELECT length(replace(hex(zeroblob(2000000)), hex(zeroblob(1000000)) || '1', ''))";
 
 /// A server that accepts, sends a few bytes of an answer or none, and then nothing.
-struct Silent(TcpListener);
+struct SilentServer(TcpListener);
 
-impl Silent {
+impl SilentServer {
     fn new(beginning: &'static [u8]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let clone = listener.try_clone().unwrap();
@@ -51,15 +51,15 @@ impl Silent {
 /// Fails unless it ends by its time-out, soon after its deadline. On a busy machine the best of a few tries counts: an overrun of
 /// the sandbox's own is in all of them.
 #[track_caller]
-fn assert_stopped(with: Value, grants: Value) -> Trial {
+fn assert_stopped(with: Value, grants: Value) -> GuestFixture {
     let mut overruns = Vec::new();
     let name = with.to_string();
     for _ in 0..5 {
-        let trial = Trial::new(with.clone(), grants.clone()).step("timeout", json!("200ms"));
+        let trial = GuestFixture::new(with.clone(), grants.clone()).with_step_field("timeout", json!("200ms"));
         std::fs::create_dir_all(trial.environment.path("app")).unwrap();
         trial.environment.write("app/archive.tar", "no archive");
         let ended = trial.run_alone();
-        ended.assert("time-out", "it did not end within its time-out of 200ms, and was stopped");
+        ended.assert_failure("time-out", "it did not end within its time-out of 200ms, and was stopped");
         assert_eq!(ended.result, "unknown", "{name}");
         assert!(ended.hint.contains("`timeout:`"), "{ended:?}");
         let overrun = ended.took.saturating_sub(DEADLINE);
@@ -72,22 +72,22 @@ fn assert_stopped(with: Value, grants: Value) -> Trial {
 }
 
 #[test]
-fn a_loop_and_a_sleep_end_at_their_deadline() {
+fn loop_and_sleep_stop_at_their_deadline() {
     assert_stopped(json!({ "do": "loop" }), json!({}));
     assert_stopped(json!({ "do": "sleep" }), json!({}));
 }
 
 #[test]
-fn a_server_that_never_answers_is_not_waited_for() {
-    let silent = Silent::new(b"");
+fn unresponsive_server_does_not_delay_the_deadline() {
+    let silent = SilentServer::new(b"");
     let grants = json!({ "http": [silent.origin()] });
     assert_stopped(json!({ "do": "request", "url": silent.origin() }), grants.clone());
     assert_stopped(json!({ "do": "resolve", "url": silent.origin() + "/a.tar" }), grants);
 }
 
 #[test]
-fn a_download_that_stalls_leaves_nothing() {
-    let stalled = Silent::new(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\nhalf");
+fn stalled_download_leaves_no_files() {
+    let stalled = SilentServer::new(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\nhalf");
     let digest = format!("sha256:{}", sha256(b"whatever"));
     let with =
         json!({ "do": "unpack", "url": stalled.origin() + "/a.tar", "text": digest, "path": "app", "to": "new" });
@@ -96,15 +96,15 @@ fn a_download_that_stalls_leaves_nothing() {
 }
 
 #[test]
-fn a_program_that_sleeps_is_killed() {
+fn sleeping_program_is_killed() {
     let with = json!({ "do": "run", "program": "/bin/sh", "args": ["-c", "echo $$ > pid; sleep 600 & wait"], "path": "app/." });
     let trial = assert_stopped(with, json!({ "programs": [["/bin/sh", "**"]], "dirs": { "app": "./app" } }));
     let group = trial.environment.read("app/pid").trim().to_owned();
-    until("nothing of the program is left", || running(&group).is_empty());
+    wait_until("nothing of the program is left", || processes_in_group(&group).is_empty());
 }
 
 /// The processes of a group that have not ended.
-fn running(group: &str) -> Vec<String> {
+fn processes_in_group(group: &str) -> Vec<String> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let stats = processes.filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok());
     let is_alive = |stat: &String| {
@@ -116,31 +116,31 @@ fn running(group: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_pipe_in_the_place_of_a_file_is_not_waited_for() {
+fn named_pipe_instead_of_a_file_is_rejected() {
     let pipe = |with: Value| {
-        let trial = Trial::new(with, json!({ "dirs": { "app": "./app" } })).file("app/x", "");
+        let trial = GuestFixture::new(with, json!({ "dirs": { "app": "./app" } })).with_file("app/x", "");
         let made = std::process::Command::new("mkfifo").arg(trial.environment.path("app/a.tar")).status().unwrap();
         assert!(made.success());
         trial.run()
     };
     let digest = format!("sha256:{}", sha256(b"whatever"));
     let unpack = json!({ "do": "unpack", "url": "file:app/a.tar", "text": digest, "path": "app", "to": "new" });
-    pipe(unpack).assert("permanent", "it is no regular file");
-    pipe(json!({ "do": "resolve", "url": "file:app/a.tar" })).assert("permanent", "it is no regular file");
+    pipe(unpack).assert_failure("permanent", "it is no regular file");
+    pipe(json!({ "do": "resolve", "url": "file:app/a.tar" })).assert_failure("permanent", "it is no regular file");
 }
 
 #[test]
-fn a_query_without_end_is_interrupted() {
+fn endless_query_is_interrupted() {
     let grants = json!({ "databases": { "main": "sqlite:./main.db" } });
-    assert_stopped(json!({ "do": "query", "name": "main", "sql": ENDLESS }), grants.clone());
-    assert_stopped(json!({ "do": "query", "name": "main", "sql": REPLACEMENT }), grants);
+    assert_stopped(json!({ "do": "query", "name": "main", "sql": ENDLESS_QUERY }), grants.clone());
+    assert_stopped(json!({ "do": "query", "name": "main", "sql": SLOW_REPLACE_QUERY }), grants);
 }
 
 /// How a step ended that left a transaction open.
-fn left(end: &str, sql: &str, timeout: &str) -> Ended {
+fn outcome_with_open_transaction(end: &str, sql: &str, timeout: &str) -> GuestOutcome {
     let with = json!({ "do": "transaction", "name": "main", "end": end, "sql": sql });
     let grants = json!({ "databases": { "main": "sqlite:./main.db" } });
-    let trial = Trial::new(with, grants).step("timeout", json!(timeout));
+    let trial = GuestFixture::new(with, grants).with_step_field("timeout", json!(timeout));
     let ended = trial.run();
     let other = rusqlite::Connection::open(trial.environment.path("main.db")).unwrap();
     other.busy_timeout(Duration::ZERO).unwrap();
@@ -151,16 +151,16 @@ fn left(end: &str, sql: &str, timeout: &str) -> Ended {
 }
 
 #[test]
-fn an_open_transaction_is_rolled_back_however_the_step_ends() {
-    left("trap", "", "5s").assert("trap", "the module ended abnormally");
-    let panicked = left("panic", "", "5s");
-    panicked.assert("trap", "it panicked");
+fn open_transaction_is_rolled_back_however_the_step_ends() {
+    outcome_with_open_transaction("trap", "", "5s").assert_failure("trap", "the module ended abnormally");
+    let panicked = outcome_with_open_transaction("panic", "", "5s");
+    panicked.assert_failure("trap", "it panicked");
     assert!(panicked.log.iter().any(|line| line.contains("with an open transaction")), "{panicked:?}");
-    left("loop", "", "200ms").assert("time-out", "200ms");
-    left("sleep", "", "200ms").assert("time-out", "200ms");
-    left("query", ENDLESS, "200ms").assert("time-out", "200ms");
-    left("query", REPLACEMENT, "200ms").assert("time-out", "200ms");
-    left("fail", "", "5s").assert("permanent", "left open");
-    assert_eq!(left("drop", "", "5s").result, "succeeded");
-    assert_eq!(left("forget", "", "5s").result, "succeeded");
+    outcome_with_open_transaction("loop", "", "200ms").assert_failure("time-out", "200ms");
+    outcome_with_open_transaction("sleep", "", "200ms").assert_failure("time-out", "200ms");
+    outcome_with_open_transaction("query", ENDLESS_QUERY, "200ms").assert_failure("time-out", "200ms");
+    outcome_with_open_transaction("query", SLOW_REPLACE_QUERY, "200ms").assert_failure("time-out", "200ms");
+    outcome_with_open_transaction("fail", "", "5s").assert_failure("permanent", "left open");
+    assert_eq!(outcome_with_open_transaction("drop", "", "5s").result, "succeeded");
+    assert_eq!(outcome_with_open_transaction("forget", "", "5s").result, "succeeded");
 }

@@ -2,13 +2,13 @@
 
 use serde_json::json;
 
-use crate::support::{Answer, Environment, Reply, Server, bare};
+use crate::support::{HttpReply, HttpTestServer, RunnerOutput, TestEnvironment, init_bare_repository};
 
 const RUNNER: &str = env!("CARGO_BIN_EXE_runner");
 
 /// The example with these lists of hooks, each as JSON.
-fn with_hooks(hooks: &serde_json::Value) -> Environment {
-    let environment = Environment::new();
+fn with_hooks(hooks: &serde_json::Value) -> TestEnvironment {
+    let environment = TestEnvironment::new();
     environment.write("deploy.yml", environment.read("deploy.yml") + &format!("hooks: {hooks}\n"));
     for label in ["r1", "r2", "r3"] {
         environment.pack(label);
@@ -17,21 +17,21 @@ fn with_hooks(hooks: &serde_json::Value) -> Environment {
 }
 
 /// What each program of the journals' steps printed, by the log.
-fn log(environment: &Environment, step: &str) -> String {
+fn step_log(environment: &TestEnvironment, step: &str) -> String {
     environment.run(&["logs", step]).assert_exit(0).stdout.clone()
 }
 
-fn shell(script: &str) -> serde_json::Value {
+fn shell_hook(script: &str) -> serde_json::Value {
     json!({ "program": ["/bin/sh", "-c", script] })
 }
 
 /// A nested `runner` with these arguments.
-fn nested(arguments: &[&str]) -> serde_json::Value {
+fn runner_hook(arguments: &[&str]) -> serde_json::Value {
     let program = [&[RUNNER], arguments].concat();
     json!({ "program": program })
 }
 
-const STEP: &[&str] = &[
+const NESTED_STEP: &[&str] = &[
     "step",
     "run",
     "--local",
@@ -44,10 +44,10 @@ const STEP: &[&str] = &[
 ];
 
 #[test]
-fn they_run_around_the_steps_in_each_attempt_and_know_what_happened() {
+fn hooks_run_around_the_steps_and_receive_the_result() {
     let script =
         "echo $PAWL_APP $PAWL_ENVIRONMENT $PAWL_RELEASE ${PAWL_RESULT:-begins} ${PAWL_FAILED_STEP:-none} >> told";
-    let hook = json!([shell(script)]);
+    let hook = json!([shell_hook(script)]);
     let environment = with_hooks(&json!({ "before": hook, "after": hook, "on-failure": hook }));
     environment.deploy("r1", &[]).assert_exit(0);
     environment.edit("deploy.yml", "      files:\n", "      files:\n        - { path: no-r2, exists: false }\n");
@@ -67,27 +67,36 @@ fn they_run_around_the_steps_in_each_attempt_and_know_what_happened() {
 }
 
 #[test]
-fn a_failure_before_touches_nothing_and_one_after_changes_nothing() {
-    let environment = with_hooks(&json!({ "before": [shell("exit 3")] }));
+fn failed_before_hook_stops_and_failed_after_hook_only_warns() {
+    let environment = with_hooks(&json!({ "before": [shell_hook("exit 3")] }));
     let stopped = environment.run(&["--local", "--release", "r1"]);
-    stopped.assert_exit(1).assert_says("step `before-1` failed").assert_says("ended with status 3");
+    stopped
+        .assert_exit(1)
+        .assert_stderr_contains("step `before-1` failed")
+        .assert_stderr_contains("ended with status 3");
     assert!(!environment.exists("deploy/test/releases"), "nothing was pulled");
 
-    let environment = with_hooks(&json!({ "after": [shell("echo no; exit 3"), shell("echo second >> told")] }));
+    let environment =
+        with_hooks(&json!({ "after": [shell_hook("echo no; exit 3"), shell_hook("echo second >> told")] }));
     let done = environment.run(&["--local", "--release", "r1"]);
-    done.assert_exit(0).assert_says("warning: hook `after-1`: `/bin/sh -c 'echo no; exit 3'` ended with status 3");
+    done.assert_exit(0)
+        .assert_stderr_contains("warning: hook `after-1`: `/bin/sh -c 'echo no; exit 3'` ended with status 3");
     assert_eq!(environment.read("told"), "second\n", "the hooks after it run all the same");
     let status = environment.run(&["status", "--json"]).json();
     assert_eq!(status[0]["live"]["verified"], true);
 }
 
 #[test]
-fn a_step_of_its_own_works_under_every_command() {
-    let environment = with_hooks(&json!({ "after": [nested(STEP)] }));
-    let works = |answer: Answer| {
+fn nested_step_runs_under_every_command() {
+    let environment = with_hooks(&json!({ "after": [runner_hook(NESTED_STEP)] }));
+    let works = |answer: RunnerOutput| {
         answer.assert_exit(0);
         assert!(!answer.stderr.contains("warning: hook"), "{}", answer.stderr);
-        assert!(log(&environment, "after-1").contains("deployed none to default"), "{}", log(&environment, "after-1"));
+        assert!(
+            step_log(&environment, "after-1").contains("deployed none to default"),
+            "{}",
+            step_log(&environment, "after-1")
+        );
     };
     works(environment.run(&["setup", "--local", "--release", "r1"]));
     works(environment.run(&["deploy", "--local", "--release", "r2"]));
@@ -99,37 +108,37 @@ fn a_step_of_its_own_works_under_every_command() {
 }
 
 #[test]
-fn a_deployment_of_the_same_environment_is_refused_at_once_with_the_reason() {
-    let inner = nested(&["deploy", "--local", "--release", "r1", "--lock-wait", "10m"]);
+fn nested_deployment_of_the_same_environment_is_rejected() {
+    let inner = runner_hook(&["deploy", "--local", "--release", "r1", "--lock-wait", "10m"]);
     let environment = with_hooks(&json!({ "after": [inner] }));
     for command in [&["setup"], &["deploy"]] {
         let began = std::time::Instant::now();
         let outer = environment.run(&[command.as_slice(), &["--local", "--release", "r1"]].concat());
-        outer.assert_exit(0).assert_says("warning: hook `after-1`");
+        outer.assert_exit(0).assert_stderr_contains("warning: hook `after-1`");
         assert!(began.elapsed().as_secs() < 10, "it waited for itself");
-        let said = log(&environment, "after-1");
+        let said = step_log(&environment, "after-1");
         assert!(said.contains("error[P0219]: this is a part of a deployment of shop/test"), "{said}");
     }
     environment.deploy("r2", &[]).assert_exit(0);
-    environment.run(&["rollback", "--local"]).assert_exit(0).assert_says("warning: hook `after-1`");
-    assert!(log(&environment, "after-1").contains("error[P0219]"));
+    environment.run(&["rollback", "--local"]).assert_exit(0).assert_stderr_contains("warning: hook `after-1`");
+    assert!(step_log(&environment, "after-1").contains("error[P0219]"));
     environment.edit("deploy.yml", "environments:\n", "environments:\n  pre: { vars: { root: ./deploy/pre } }\n");
     let own = environment
         .read("deploy.yml")
         .replace("\"--local\",\"--release\"", "\"--local\",\"--env\",\"pre\",\"--release\"");
     environment.write("deploy.yml", own);
     let promoted = environment.run(&["promote", "--local", "--from", "test", "--to", "pre"]);
-    promoted.assert_exit(0).assert_says("warning: hook `after-1`");
+    promoted.assert_exit(0).assert_stderr_contains("warning: hook `after-1`");
     assert!(environment.run(&["logs", "after-1", "--env", "pre"]).stdout.contains("error[P0219]"));
 }
 
 #[test]
-fn another_environment_may_be_deployed_from_a_hook() {
-    let environment = Environment::new();
+fn hook_may_deploy_another_environment() {
+    let environment = TestEnvironment::new();
     environment.edit("deploy.yml", "environments:\n", "environments:\n  pre: { vars: { root: ./deploy/pre } }\n");
     environment.pack("r1");
     environment.write("other.yml", environment.read("deploy.yml"));
-    let inner = nested(&["deploy", "--local", "--plan", "other.yml", "--env", "pre", "--release", "r1"]);
+    let inner = runner_hook(&["deploy", "--local", "--plan", "other.yml", "--env", "pre", "--release", "r1"]);
     environment.write("deploy.yml", environment.read("deploy.yml") + &format!("hooks: {{ after: [{inner}] }}\n"));
     let outer = environment.run(&["--local", "--env", "test", "--release", "r1"]);
     outer.assert_exit(0);
@@ -138,59 +147,67 @@ fn another_environment_may_be_deployed_from_a_hook() {
 }
 
 #[test]
-fn a_forged_or_stale_token_is_refused() {
+fn forged_or_stale_lock_token_is_rejected() {
     let mut environment =
-        with_hooks(&json!({ "after": [shell("echo \"$PAWL_LOCK\" > token; echo \"$PAWL_STATE\" > state")] }));
+        with_hooks(&json!({ "after": [shell_hook("echo \"$PAWL_LOCK\" > token; echo \"$PAWL_STATE\" > state")] }));
     environment.deploy("r1", &[]).assert_exit(0);
     let (stale, state) = (environment.read("token").trim().to_owned(), environment.read("state").trim().to_owned());
     let forged = format!("{}:{}", stale.rsplit_once(':').unwrap().0, "0".repeat(32));
-    environment.set("PAWL_STATE", &state);
+    environment.set_variable("PAWL_STATE", &state);
     for token in [stale.as_str(), &forged, "shop/test:1:", "nonsense", ""] {
-        environment.set("PAWL_LOCK", token);
-        for command in [&["--local", "--release", "r2"], STEP] {
-            environment.run(command).assert_exit(2).assert_says("error[P0505]");
+        environment.set_variable("PAWL_LOCK", token);
+        for command in [&["--local", "--release", "r2"], NESTED_STEP] {
+            environment.run(command).assert_exit(2).assert_stderr_contains("error[P0505]");
         }
     }
-    environment.set("PAWL_LOCK", &stale);
-    environment.set("PAWL_STATE", "");
-    environment.run(STEP).assert_exit(2).assert_says("PAWL_STATE does not say where its lock is");
+    environment.set_variable("PAWL_LOCK", &stale);
+    environment.set_variable("PAWL_STATE", "");
+    environment.run(NESTED_STEP).assert_exit(2).assert_stderr_contains("PAWL_STATE does not say where its lock is");
     assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r1");
 }
 
 #[test]
-fn the_lock_is_held_through_all_hooks() {
-    let other = nested(&["lock", "status", "--json"]);
+fn lock_is_held_during_all_hooks() {
+    let other = runner_hook(&["lock", "status", "--json"]);
     let environment = with_hooks(&json!({ "before": [other], "after": [other] }));
     environment.deploy("r1", &[]).assert_exit(0);
     for hook in ["before-1", "after-1"] {
-        assert!(log(&environment, hook).contains("\"standing\":\"lives\""), "{}", log(&environment, hook));
+        assert!(step_log(&environment, hook).contains("\"standing\":\"lives\""), "{}", step_log(&environment, hook));
     }
     let free = environment.run(&["lock", "status", "--json"]).json();
     assert_eq!(free[0]["standing"], "free");
 }
 
 #[test]
-fn what_is_part_of_the_deployment_is_no_hook() {
+fn exposing_and_preparing_modules_are_rejected_as_hooks() {
     for (uses, why) in [
         ("switch, with: { link: x }", "shows a release to users"),
         ("pull, with: { from: \"file:dist/x\" }", "prepares a release"),
     ] {
-        let environment = Environment::new();
+        let environment = TestEnvironment::new();
         let step = format!("{{ uses: {uses}, grants: {{ dirs: {{ app: ./deploy/test, dist: ./dist }} }} }}");
         environment
             .write("deploy.yml", environment.read("deploy.yml") + &format!("hooks: {{ after: [ sneaky: {step} ] }}\n"));
         environment.pack("r1");
-        environment.run(&["--local", "--release", "r1"]).assert_exit(2).assert_says("error[P0131]").assert_says(why);
+        environment
+            .run(&["--local", "--release", "r1"])
+            .assert_exit(2)
+            .assert_stderr_contains("error[P0131]")
+            .assert_stderr_contains(why);
     }
 }
 
 #[test]
-fn hooks_that_are_none_are_refused_where_they_stand() {
+fn malformed_hooks_are_rejected_at_their_line() {
     let check = |hooks: &str, code: &str, says: &str| {
-        let environment = Environment::new();
+        let environment = TestEnvironment::new();
         environment.write("deploy.yml", environment.read("deploy.yml") + &format!("hooks: {hooks}\n"));
         environment.pack("r1");
-        environment.run(&["--local", "--release", "r1"]).assert_exit(2).assert_says(code).assert_says(says);
+        environment
+            .run(&["--local", "--release", "r1"])
+            .assert_exit(2)
+            .assert_stderr_contains(code)
+            .assert_stderr_contains(says);
     };
     check("{ later: [] }", "P0104", "`hooks` has no key `later`");
     check("{ after: notify }", "P0105", "hook `after` must be a list");
@@ -206,18 +223,18 @@ fn hooks_that_are_none_are_refused_where_they_stand() {
 
 /// A webhook, as docs/environments.md shows it.
 #[test]
-fn a_webhook_is_told() {
-    let server = Server::new(|_, _| Reply::ok("thanks"));
+fn hook_calls_a_webhook() {
+    let server = HttpTestServer::new(|_, _| HttpReply::ok("thanks"));
     let url = format!("{}/hook?text=shop-${{{{ release }}}}-is-live", server.origin());
     let call = json!({ "program": ["/usr/bin/curl", "--silent", "--fail", "--max-time", "10", url] });
     let environment = with_hooks(&json!({ "after": [call] }));
     environment.run(&["--local", "--release", "r1"]).assert_exit(0);
-    assert_eq!(server.asked(), ["/hook?text=shop-r1-is-live"]);
+    assert_eq!(server.requested_paths(), ["/hook?text=shop-r1-is-live"]);
 }
 
 #[test]
-fn a_preview_shows_what_hooks_may_reach() {
-    let environment = with_hooks(&json!({ "after": [shell("true")] }));
+fn preview_shows_hook_grants() {
+    let environment = with_hooks(&json!({ "after": [shell_hook("true")] }));
     let plan = environment.run(&["plan", "--release", "r1"]);
     plan.assert_exit(0);
     let shown = plan.stdout.split("  hook   after-1  after\n").nth(1).expect("the hook is shown");
@@ -228,39 +245,43 @@ fn a_preview_shows_what_hooks_may_reach() {
 
 /// The token is checked where the lock is, also when that is elsewhere.
 #[test]
-fn with_state_elsewhere_the_token_is_checked_there() {
+fn lock_token_is_checked_in_remote_state() {
     let remote = tempfile::tempdir().unwrap();
-    bare(remote.path());
-    let nested_deploy = nested(&["deploy", "--local", "--release", "r1"]);
-    let environment = with_hooks(&json!({ "after": [nested(STEP), nested_deploy] }));
+    init_bare_repository(remote.path());
+    let nested_deploy = runner_hook(&["deploy", "--local", "--release", "r1"]);
+    let environment = with_hooks(&json!({ "after": [runner_hook(NESTED_STEP), nested_deploy] }));
     let state = format!("app: shop\nstate: git:{}\n", remote.path().display());
     environment.edit("deploy.yml", "app: shop\n", &state);
     let outer = environment.run(&["--local", "--release", "r1"]);
-    outer.assert_exit(0).assert_says("warning: hook `after-2`");
+    outer.assert_exit(0).assert_stderr_contains("warning: hook `after-2`");
     assert!(!outer.stderr.contains("warning: hook `after-1`"), "{}", outer.stderr);
-    assert!(log(&environment, "after-1").contains("deployed none to default"), "{}", log(&environment, "after-1"));
-    assert!(log(&environment, "after-2").contains("error[P0219]"), "{}", log(&environment, "after-2"));
+    assert!(
+        step_log(&environment, "after-1").contains("deployed none to default"),
+        "{}",
+        step_log(&environment, "after-1")
+    );
+    assert!(step_log(&environment, "after-2").contains("error[P0219]"), "{}", step_log(&environment, "after-2"));
 }
 
 #[test]
-fn a_hook_that_fails_before_the_first_step_undoes_nothing() {
-    let environment = with_hooks(&json!({ "before": [shell("test ! -e down")] }));
+fn failed_before_hook_rolls_nothing_back() {
+    let environment = with_hooks(&json!({ "before": [shell_hook("test ! -e down")] }));
     environment.write("deploy.yml", environment.read("deploy.yml") + "on-failure: rollback\n");
     environment.deploy("r1", &[]).assert_exit(0);
     environment.deploy("r2", &["--until", "switch"]).assert_exit(0);
     environment.write("down", "");
-    environment.run(&["--local", "--release", "r2"]).assert_exit(1).assert_says("step `before-1` failed");
+    environment.run(&["--local", "--release", "r2"]).assert_exit(1).assert_stderr_contains("step `before-1` failed");
     assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r2");
 }
 
 #[test]
-fn neither_a_deployment_of_a_deployment_nor_a_release_of_the_lock_slips_through() {
-    let environment = Environment::new();
+fn deeply_nested_deployment_and_lock_release_are_rejected() {
+    let environment = TestEnvironment::new();
     environment.pack("r1");
     let plan = environment
         .read("deploy.yml")
         .replace("environments:\n", "environments:\n  pre: { vars: { root: ./deploy/pre } }\n");
-    let innermost = nested(&[
+    let innermost = runner_hook(&[
         "deploy",
         "--local",
         "--plan",
@@ -272,14 +293,14 @@ fn neither_a_deployment_of_a_deployment_nor_a_release_of_the_lock_slips_through(
         "--lock-wait",
         "30s",
     ]);
-    let inner = nested(&["deploy", "--local", "--plan", "inner.yml", "--env", "pre", "--release", "r1"]);
-    let release = nested(&["lock", "release", "--local", "--env", "test", "--force", "--message", "mine"]);
+    let inner = runner_hook(&["deploy", "--local", "--plan", "inner.yml", "--env", "pre", "--release", "r1"]);
+    let release = runner_hook(&["lock", "release", "--local", "--env", "test", "--force", "--message", "mine"]);
     environment.write("innermost.yml", &plan);
     environment.write("inner.yml", format!("{plan}hooks: {{ after: [{innermost}] }}\n"));
     environment.write("deploy.yml", format!("{plan}hooks: {{ after: [{inner}, {release}] }}\n"));
     let began = std::time::Instant::now();
     let outer = environment.run(&["--local", "--env", "test", "--release", "r1"]);
-    outer.assert_exit(0).assert_says("warning: hook `after-2`");
+    outer.assert_exit(0).assert_stderr_contains("warning: hook `after-2`");
     assert!(began.elapsed().as_secs() < 20, "it waited for itself");
     let said = environment.run(&["logs", "after-1", "--env", "pre"]).stdout;
     assert!(said.contains("error[P0219]"), "{said}");

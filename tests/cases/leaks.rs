@@ -6,7 +6,7 @@ use base64::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Trial};
+use crate::support::{GuestFixture, RunnerOutput};
 
 /// Secrets, each with what must not be seen of it. In halves too: each half was printed in a message of its own.
 fn secrets() -> Vec<(&'static str, Vec<&'static str>)> {
@@ -21,7 +21,7 @@ fn secrets() -> Vec<(&'static str, Vec<&'static str>)> {
 }
 
 /// What no text may hold.
-fn forbidden(secret: &str, parts: &[&str]) -> Vec<String> {
+fn forbidden_texts(secret: &str, parts: &[&str]) -> Vec<String> {
     let quoted = Value::from(secret).to_string();
     let json = quoted[1..quoted.len() - 1].to_owned();
     let mut forms = vec![secret.to_owned(), json.clone(), json.replace('\\', "\\\\")];
@@ -44,13 +44,13 @@ fn forbidden(secret: &str, parts: &[&str]) -> Vec<String> {
 }
 
 /// The step says it all and ends so; then everything there is to read is read.
-fn check(secret: &str, parts: &[&str], end: &str, exit: i32) {
+fn check_nothing_leaks(secret: &str, parts: &[&str], end: &str, exit: i32) {
     let with = json!({ "do": "print-secret", "name": "TOKEN", "end": end });
-    let mut trial =
-        Trial::new(with, json!({ "secrets": { "TOKEN": "reveal" } })).plan("secrets", json!({ "TOKEN": "env:TOKEN" }));
-    trial.environment.set("TOKEN", secret);
+    let mut trial = GuestFixture::new(with, json!({ "secrets": { "TOKEN": "reveal" } }))
+        .with_plan_field("secrets", json!({ "TOKEN": "env:TOKEN" }));
+    trial.environment.set_variable("TOKEN", secret);
     let environment = &trial.environment;
-    let mut said: Vec<Answer> =
+    let mut said: Vec<RunnerOutput> =
         vec![environment.run(&["plan", "--release", "r1"]), environment.run(&["plan", "--release", "r1", "--json"])];
     assert!(said[0].stdout.contains("***"), "the preview said it: {}", said[0].stdout);
     said.push(environment.run(&["--local", "--release", "r1", "-v"]));
@@ -82,7 +82,7 @@ fn check(secret: &str, parts: &[&str], end: &str, exit: i32) {
         texts.push(("stdout".to_owned(), answer.stdout));
         texts.push(("stderr".to_owned(), answer.stderr));
     }
-    for form in forbidden(secret, parts) {
+    for form in forbidden_texts(secret, parts) {
         for (place, text) in &texts {
             if let Some(at) = text.find(&form) {
                 let around = text.get(at.saturating_sub(200)..(at + 200).min(text.len())).unwrap_or(text);
@@ -93,17 +93,17 @@ fn check(secret: &str, parts: &[&str], end: &str, exit: i32) {
 }
 
 #[test]
-fn a_secret_that_a_step_says_is_nowhere() {
+fn secret_in_step_output_appears_nowhere() {
     for (secret, parts) in secrets() {
-        check(secret, &parts, "succeed", 0);
+        check_nothing_leaks(secret, &parts, "succeed", 0);
     }
 }
 
 #[test]
-fn a_secret_in_how_a_step_fails_is_nowhere() {
+fn secret_in_a_step_failure_appears_nowhere() {
     for (secret, parts) in secrets() {
-        check(secret, &parts, "fail", 1);
+        check_nothing_leaks(secret, &parts, "fail", 1);
     }
     let (secret, parts) = &secrets()[0];
-    check(secret, parts, "panic", 1);
+    check_nothing_leaks(secret, parts, "panic", 1);
 }

@@ -2,41 +2,41 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Ended, Trial};
+use crate::support::{GuestFixture, GuestOutcome};
 
-fn run(with: Value) -> Ended {
-    Trial::new(with, json!({})).run()
+fn run_guest(with: Value) -> GuestOutcome {
+    GuestFixture::new(with, json!({})).run()
 }
 
 #[test]
 fn memory_is_bounded() {
-    let ended = run(json!({ "do": "memory" }));
-    ended.assert("limit", "it was stopped: it asked for more than 256 MiB of memory");
+    let ended = run_guest(json!({ "do": "memory" }));
+    ended.assert_failure("limit", "it was stopped: it asked for more than 256 MiB of memory");
     assert_eq!(ended.result, "unknown");
 }
 
 #[test]
 fn recursion_is_bounded() {
-    run(json!({ "do": "recurse" })).assert("trap", "its stack overflowed: it recurses too deep");
+    run_guest(json!({ "do": "recurse" })).assert_failure("trap", "its stack overflowed: it recurses too deep");
 }
 
 #[test]
-fn a_panic_says_why_in_the_log() {
-    let ended = run(json!({ "do": "panic", "text": "the reason why" }));
-    ended.assert("trap", "it panicked");
+fn panic_message_is_logged() {
+    let ended = run_guest(json!({ "do": "panic", "text": "the reason why" }));
+    ended.assert_failure("trap", "it panicked");
     assert!(ended.log.iter().any(|line| line.contains("the reason why")), "{ended:?}");
     assert!(ended.hint.contains("runner logs"));
 }
 
 #[test]
-fn leaving_by_wasi_is_no_success() {
-    run(json!({ "do": "exit" })).assert("trap", "the module ended abnormally");
+fn wasi_exit_is_not_a_success() {
+    run_guest(json!({ "do": "exit" })).assert_failure("trap", "the module ended abnormally");
 }
 
 /// Ends by the limit of the log, and what is kept of it is bounded.
-fn flooded(with: Value) {
-    let trial = Trial::new(with, json!({}));
-    trial.run().assert("limit", "it was stopped: it asked for more than");
+fn assert_flood_is_stopped(with: Value) {
+    let trial = GuestFixture::new(with, json!({}));
+    trial.run().assert_failure("limit", "it was stopped: it asked for more than");
     let size: usize = trial
         .environment
         .tree()
@@ -48,43 +48,43 @@ fn flooded(with: Value) {
 }
 
 #[test]
-fn a_flood_of_messages_is_stopped() {
-    flooded(json!({ "do": "log", "text": "x" }));
-    flooded(json!({ "do": "log", "text": "\u{1}" }));
-    flooded(json!({ "do": "progress" }));
+fn message_flood_is_stopped() {
+    assert_flood_is_stopped(json!({ "do": "log", "text": "x" }));
+    assert_flood_is_stopped(json!({ "do": "log", "text": "\u{1}" }));
+    assert_flood_is_stopped(json!({ "do": "progress" }));
 }
 
 #[test]
-fn a_flood_of_output_is_stopped_though_the_module_passes_over_errors() {
-    flooded(json!({ "do": "stdout", "text": "a line\n" }));
-    flooded(json!({ "do": "endless-line", "text": "no line" }));
+fn output_flood_is_stopped_although_the_module_ignores_errors() {
+    assert_flood_is_stopped(json!({ "do": "stdout", "text": "a line\n" }));
+    assert_flood_is_stopped(json!({ "do": "endless-line", "text": "no line" }));
 }
 
 #[test]
 fn handles_are_bounded() {
-    let ended = run(json!({ "do": "handles" }));
-    ended.assert("limit", "it was stopped: it asked for more than 256 of open handles");
+    let ended = run_guest(json!({ "do": "handles" }));
+    ended.assert_failure("limit", "it was stopped: it asked for more than 256 of open handles");
     let with = json!({ "do": "connections", "name": "main" });
-    let ended = Trial::new(with, json!({ "databases": { "main": "sqlite:./main.db" } })).run();
-    ended.assert("limit", "open handles");
+    let ended = GuestFixture::new(with, json!({ "databases": { "main": "sqlite:./main.db" } })).run();
+    ended.assert_failure("limit", "open handles");
 }
 
 #[test]
-fn random_bytes_without_end_are_refused() {
-    run(json!({ "do": "random" })).assert("trap", "exceeds limit");
+fn unbounded_random_bytes_are_denied() {
+    run_guest(json!({ "do": "random" })).assert_failure("trap", "exceeds limit");
 }
 
 #[test]
-fn what_is_handed_over_and_returned_is_bounded() {
-    run(json!({ "do": "receipt" })).assert("limit", "its outputs are");
-    run(json!({ "do": "failure" })).assert("limit", "its failure is");
-    run(json!({ "do": "kind" })).assert("limit", "its failure is");
-    run(json!({ "do": "hand-over", "program": "/bin/true" })).assert("trap", "fuel");
+fn arguments_and_results_are_bounded() {
+    run_guest(json!({ "do": "receipt" })).assert_failure("limit", "its outputs are");
+    run_guest(json!({ "do": "failure" })).assert_failure("limit", "its failure is");
+    run_guest(json!({ "do": "kind" })).assert_failure("limit", "its failure is");
+    run_guest(json!({ "do": "hand-over", "program": "/bin/true" })).assert_failure("trap", "fuel");
 }
 
 #[test]
-fn a_long_list_of_changes_is_not_shown() {
-    let trial = Trial::new(json!({ "do": "many-changes" }), json!({}));
+fn oversized_change_list_is_not_shown() {
+    let trial = GuestFixture::new(json!({ "do": "many-changes" }), json!({}));
     let preview = trial.environment.run(&["plan", "--release", "r1"]);
     preview.assert_exit(0);
     assert!(preview.stdout.contains("its list of changes is"), "{}", preview.stdout);
@@ -92,17 +92,18 @@ fn a_long_list_of_changes_is_not_shown() {
 }
 
 #[test]
-fn the_output_of_a_program_is_bounded() {
+fn program_output_is_bounded() {
     let with = json!({ "do": "run", "program": "/bin/sh", "args": ["-c", "head -c 1073741824 /dev/zero"] });
-    let ended = Trial::new(with, json!({ "programs": [["/bin/sh", "**"]], "env": { "PATH": "/usr/bin:/bin" } })).run();
+    let ended =
+        GuestFixture::new(with, json!({ "programs": [["/bin/sh", "**"]], "env": { "PATH": "/usr/bin:/bin" } })).run();
     assert_eq!(ended.result, "succeeded", "{ended:?}");
     assert!(ended.outputs["stdout"].as_u64().unwrap() <= (1 << 20) + 100, "{ended:?}");
 }
 
 #[test]
-fn a_database_does_not_take_the_memory_of_the_machine() {
+fn database_memory_is_bounded() {
     let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000) \
                SELECT length(group_concat(b)) FROM (SELECT hex(zeroblob(500000)) AS b FROM n ORDER BY b)";
     let grants = json!({ "databases": { "main": "sqlite:./main.db" } });
-    Trial::new(json!({ "do": "query", "name": "main", "sql": sql }), grants).run().assert("limit", "");
+    GuestFixture::new(json!({ "do": "query", "name": "main", "sql": sql }), grants).run().assert_failure("limit", "");
 }

@@ -3,10 +3,10 @@
 use expect_test::expect;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Environment, until};
+use crate::support::{TestEnvironment, wait_until};
 
 /// A step that makes `began` and then takes a minute, unless it is told not to by the file `quick`.
-const SLOW: &str = r#"version: 1
+const SLOW_PLAN: &str = r#"version: 1
 app: shop
 steps:
   slow:
@@ -17,14 +17,14 @@ steps:
 "#;
 const SCRIPT: &str = "test -e quick && exit 0\necho $$ > began.tmp && mv began.tmp began\nexec sleep 60\n";
 
-fn slow() -> Environment {
-    let environment = Environment::with_plan(SLOW);
+fn slow_environment() -> TestEnvironment {
+    let environment = TestEnvironment::with_plan(SLOW_PLAN);
     environment.write("slow.sh", SCRIPT);
     environment
 }
 
 /// Ends the program, which outlives a runner that was killed.
-fn end_program(environment: &Environment) {
+fn kill_program(environment: &TestEnvironment) {
     let program: i32 = environment.read("began").trim().parse().unwrap();
     let program = Pid::from_raw(program).unwrap();
     // It may have ended with the runner.
@@ -32,15 +32,15 @@ fn end_program(environment: &Environment) {
 }
 
 #[test]
-fn a_second_run_is_told_who_holds_the_lock_and_a_killed_one_holds_nothing() {
-    let environment = slow();
+fn lock_names_its_holder_and_is_free_after_a_kill() {
+    let environment = slow_environment();
     let mut first = environment.start(&["--local", "--release", "r1"]);
-    until("the step began", || environment.exists("began"));
+    wait_until("the step began", || environment.exists("began"));
     let second = environment.run(&["--local", "--release", "r1"]);
     let holder = format!("process {}", first.id());
     first.kill().unwrap();
     first.wait().unwrap();
-    second.assert_exit(5).assert_says("is being deployed by another");
+    second.assert_exit(5).assert_stderr_contains("is being deployed by another");
     assert!(second.stderr.contains(&holder), "{}", second.stderr);
     assert_eq!(environment.list(".pawl/shop/default"), ["attempt-000001.journal", "lock"]);
 
@@ -49,33 +49,33 @@ fn a_second_run_is_told_who_holds_the_lock_and_a_killed_one_holds_nothing() {
     next.assert_exit(0).assert_decisions(&["slow run interrupted"]);
     let history = environment.run(&["history", "--json"]).json();
     assert!(history[1]["exit"].is_null(), "the first never ended: {history}");
-    end_program(&environment);
+    kill_program(&environment);
 }
 
 #[test]
-fn what_cannot_be_repeated_and_not_be_probed_is_in_doubt_after_a_kill() {
-    let environment = slow();
+fn killed_step_that_cannot_rerun_or_be_probed_is_in_doubt() {
+    let environment = slow_environment();
     environment.edit("deploy.yml", ", repeatable: true", "");
     let mut first = environment.start(&["--local", "--release", "r1"]);
-    until("the step began", || environment.exists("began"));
+    wait_until("the step began", || environment.exists("began"));
     first.kill().unwrap();
     first.wait().unwrap();
     environment.write("quick", "");
     let next = environment.deploy("r1", &[]);
     next.assert_exit(3).assert_decisions(&["slow stop interrupted"]);
     environment.deploy("r1", &["--accept-drift", "slow"]).assert_exit(0).assert_decisions(&["slow run drift-accepted"]);
-    end_program(&environment);
+    kill_program(&environment);
 }
 
 #[test]
-fn what_a_killed_run_had_done_is_adopted() {
-    let environment = slow();
+fn finished_effect_of_a_killed_run_is_adopted() {
+    let environment = slow_environment();
     environment.edit("deploy.yml", ", repeatable: true", ", creates: work/began");
     let mut first = environment.start(&["--local", "--release", "r1"]);
-    until("the step began", || environment.exists("began"));
+    wait_until("the step began", || environment.exists("began"));
     first.kill().unwrap();
     first.wait().unwrap();
-    end_program(&environment);
+    kill_program(&environment);
     let next = environment.deploy("r1", &[]);
     next.assert_exit(0).assert_decisions(&["slow adopt interrupted", "slow skip held"]);
     expect![[r#"
@@ -88,14 +88,14 @@ fn what_a_killed_run_had_done_is_adopted() {
                     attempt 1)
           probe     its effect holds ([TIME])
     "#]]
-    .assert_eq(&environment.run(&["why", "slow"]).printed());
+    .assert_eq(&environment.run(&["why", "slow"]).stdout_snapshot());
 }
 
 #[test]
-fn a_signal_ends_the_run_with_its_state_saved() {
-    let environment = slow();
+fn signal_ends_the_run_with_its_state_saved() {
+    let environment = slow_environment();
     let first = environment.start(&["--local", "--release", "r1"]);
-    until("the step began", || environment.exists("began"));
+    wait_until("the step began", || environment.exists("began"));
     let pid = Pid::from_child(&first);
     kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(environment.wait(first), Some(130));

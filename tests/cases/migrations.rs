@@ -2,11 +2,11 @@
 
 use expect_test::expect;
 
-use crate::support::Environment;
+use crate::support::TestEnvironment;
 
 /// r1 is live; r2 brings a migration whose third line is wrong.
-fn broken() -> Environment {
-    let environment = Environment::deployed();
+fn with_broken_migration() -> TestEnvironment {
+    let environment = TestEnvironment::deployed();
     environment.pack("r2");
     environment.write(
         "migrations/0003_orders.sql",
@@ -17,8 +17,8 @@ fn broken() -> Environment {
 
 #[test]
 fn an_sql_error_names_file_line_and_message() {
-    let environment = broken();
-    let before = environment.live();
+    let environment = with_broken_migration();
+    let before = environment.live_target();
     let failed = environment.run(&["--local", "--release", "r2"]);
     failed.assert_exit(1);
     expect![[r#"
@@ -30,8 +30,8 @@ fn an_sql_error_names_file_line_and_message() {
         error[P0301]: step `migrate` failed on attempt 1
           caused by: migrations/0003_orders.sql:3: no such table: ordr
           hint: correct the file: nothing of it was kept, and the files before it will not be applied again; then run `runner --local --release r2` again (skips: pull)
-    "#]].assert_eq(&failed.said());
-    assert_eq!(environment.live(), before, "r1 is still live");
+    "#]].assert_eq(&failed.stderr_snapshot());
+    assert_eq!(environment.live_target(), before, "r1 is still live");
     assert_eq!(
         environment.sql("SELECT count(*) FROM purchase"),
         "no such table: purchase",
@@ -40,8 +40,8 @@ fn an_sql_error_names_file_line_and_message() {
 }
 
 #[test]
-fn after_the_fix_only_what_is_left_runs() {
-    let environment = broken();
+fn after_the_fix_only_the_remaining_steps_run() {
+    let environment = with_broken_migration();
     environment.deploy("r2", &[]).assert_exit(1);
     environment.deploy("r2", &[]).assert_exit(1).assert_decisions(&["pull skip held", "migrate run failed-before"]);
     environment.edit("migrations/0003_orders.sql", "ordr", "purchase");
@@ -57,11 +57,11 @@ fn after_the_fix_only_what_is_left_runs() {
 }
 
 #[test]
-fn why_tells_in_words() {
-    let environment = broken();
+fn why_explains_as_text() {
+    let environment = with_broken_migration();
     environment.deploy("r2", &[]).assert_exit(1);
     environment.deploy("r2", &[]).assert_exit(1);
-    let why = |step: &str| environment.run(&["why", step]).assert_exit(0).printed();
+    let why = |step: &str| environment.run(&["why", step]).assert_exit(0).stdout_snapshot();
     expect![[r#"
         `pull`, epoch 3: r2 to test (run [RUN 2], attempt 2)
 
@@ -96,8 +96,8 @@ fn why_tells_in_words() {
 }
 
 #[test]
-fn why_tells_in_json() {
-    let environment = broken();
+fn why_explains_as_json() {
+    let environment = with_broken_migration();
     environment.deploy("r2", &[]).assert_exit(1);
     environment.deploy("r2", &[]).assert_exit(1);
     let pull = environment.run(&["why", "pull", "--json"]).json();
@@ -110,8 +110,8 @@ fn why_tells_in_json() {
 }
 
 #[test]
-fn another_configuration_runs_the_step_again_and_not_those_before_it() {
-    let environment = Environment::deployed();
+fn changed_configuration_reruns_the_step_but_no_earlier_one() {
+    let environment = TestEnvironment::deployed();
     environment.edit("deploy.yml", "database: main }", "database: main, ahead: allow }");
     let changed = environment.deploy("r1", &[]);
     changed.assert_exit(0).assert_decisions(&[
@@ -127,8 +127,8 @@ fn another_configuration_runs_the_step_again_and_not_those_before_it() {
 }
 
 #[test]
-fn another_grant_runs_the_step_again() {
-    let environment = Environment::deployed();
+fn changed_grant_reruns_the_step() {
+    let environment = TestEnvironment::deployed();
     environment.edit("deploy.yml", r#"dirs: { migrations: "./migrations:ro" }"#, "dirs: { migrations: ./migrations }");
     environment.deploy("r1", &[]).assert_exit(0).assert_decisions(&[
         "pull skip held",
@@ -141,8 +141,8 @@ fn another_grant_runs_the_step_again() {
 }
 
 #[test]
-fn a_new_migration_of_the_same_release_is_applied() {
-    let environment = Environment::deployed();
+fn new_migration_of_the_same_release_is_applied() {
+    let environment = TestEnvironment::deployed();
     environment.write("migrations/0003_purchase.sql", "CREATE TABLE purchase (id INTEGER PRIMARY KEY);\n");
     environment.deploy("r1", &[]).assert_exit(0).assert_decisions(&[
         "pull skip held",
@@ -154,8 +154,8 @@ fn a_new_migration_of_the_same_release_is_applied() {
 }
 
 #[test]
-fn a_migration_that_was_applied_must_not_be_edited() {
-    let environment = Environment::deployed();
+fn edited_applied_migration_is_rejected() {
+    let environment = TestEnvironment::deployed();
     environment.edit("migrations/0002_first_products.sql", "1900", "2000");
     let refused = environment.run(&["--local", "--release", "r1"]);
     refused.assert_exit(1);
@@ -169,6 +169,6 @@ fn a_migration_that_was_applied_must_not_be_edited() {
         error[P0311]: step `migrate` failed on attempt 1
           caused by: migrations/0002_first_products.sql:1: 0002_first_products.sql was changed after it was applied to the database `main`
           hint: restore its old content, and put the change into a new migration; if the change does no harm, say so: `runner migrate bless 2`; then run `runner --local --release r1` again (skips: pull)
-    "#]].assert_eq(&refused.said());
+    "#]].assert_eq(&refused.stderr_snapshot());
     assert_eq!(environment.sql("SELECT price_cents FROM product WHERE name = 'ratchet'"), "1900");
 }

@@ -2,22 +2,22 @@
 
 use expect_test::{Expect, expect};
 
-use crate::support::Environment;
+use crate::support::TestEnvironment;
 
 /// What is said of the example after one edit.
-fn check(from: &str, to: &str, expected: Expect) {
-    let environment = Environment::new();
+fn check_rejected_edit(from: &str, to: &str, expected: Expect) {
+    let environment = TestEnvironment::new();
     environment.pack("r1");
     environment.edit("deploy.yml", from, to);
     let refused = environment.run(&["--local", "--release", "r1"]);
-    refused.assert_exit(2).assert_says("error[P0").assert_says("deploy.yml:");
+    refused.assert_exit(2).assert_stderr_contains("error[P0").assert_stderr_contains("deploy.yml:");
     assert!(!environment.exists(".pawl") && !environment.exists("deploy"), "nothing was begun");
-    expected.assert_eq(&refused.said());
+    expected.assert_eq(&refused.stderr_snapshot());
 }
 
 #[test]
-fn a_misspelt_setting() {
-    check(
+fn misspelled_setting_is_rejected() {
+    check_rejected_edit(
         "from: \"file:dist",
         "form: \"file:dist",
         expect![[r#"
@@ -38,8 +38,8 @@ fn a_misspelt_setting() {
 }
 
 #[test]
-fn a_setting_that_is_missing() {
-    check(
+fn missing_setting_is_rejected() {
+    check_rejected_edit(
         "with: { link: current }",
         "with: {}",
         expect![[r#"
@@ -54,8 +54,8 @@ fn a_setting_that_is_missing() {
 }
 
 #[test]
-fn a_setting_of_the_wrong_kind() {
-    check(
+fn setting_of_the_wrong_type_is_rejected() {
+    check_rejected_edit(
         "tries: 1",
         "tries: often",
         expect![[r#"
@@ -70,8 +70,8 @@ fn a_setting_of_the_wrong_kind() {
 }
 
 #[test]
-fn a_read_only_directory_where_one_must_be_written() {
-    check(
+fn read_only_grant_is_rejected_where_a_writable_one_is_needed() {
+    check_rejected_edit(
         "grants: { dirs: { app: \"${{ vars.root }}\" } }",
         "grants: { dirs: { app: \"${{ vars.root }}:ro\" } }",
         expect![[r#"
@@ -86,8 +86,8 @@ fn a_read_only_directory_where_one_must_be_written() {
 }
 
 #[test]
-fn a_program_without_trust() {
-    check(
+fn program_grant_without_trust_is_rejected() {
+    check_rejected_edit(
         "  verify:\n    uses: verify\n",
         "  reload:\n    uses: run\n    with: { program: /bin/true }\n    grants: { programs: [/bin/true] }\n  verify:\n    uses: verify\n",
         expect![[r#"
@@ -102,8 +102,8 @@ fn a_program_without_trust() {
 }
 
 #[test]
-fn a_prepare_step_after_a_commit_step() {
-    let environment = Environment::new();
+fn prepare_step_after_a_commit_step_is_rejected() {
+    let environment = TestEnvironment::new();
     environment.pack("r1");
     let plan = environment.read("deploy.yml");
     let (pull, migrate) = (plan.find("  pull:").unwrap(), plan.find("  migrate:").unwrap());
@@ -121,5 +121,5 @@ fn a_prepare_step_after_a_commit_step() {
            |   ^^^^ a prepare step
           hint: write `pull` before `migrate`: everything is prepared before anything is touched
     "#]]
-    .assert_eq(&refused.said());
+    .assert_eq(&refused.stderr_snapshot());
 }

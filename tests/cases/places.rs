@@ -4,11 +4,11 @@ use std::fs;
 
 use expect_test::expect;
 
-use crate::support::Environment;
+use crate::support::TestEnvironment;
 
 /// The example with a second environment.
-fn two() -> Environment {
-    let environment = Environment::new();
+fn two_environments() -> TestEnvironment {
+    let environment = TestEnvironment::new();
     let test = "  test: { vars: { root: ./deploy/test } }\n";
     environment.edit("deploy.yml", test, &format!("{test}  prod: {{ vars: {{ root: ./deploy/prod }} }}\n"));
     environment.pack("r1");
@@ -17,7 +17,7 @@ fn two() -> Environment {
 
 #[test]
 fn paths_are_relative_to_the_plan() {
-    let environment = Environment::new();
+    let environment = TestEnvironment::new();
     environment.pack("r1");
     environment.write("below/x", "");
     let answer = environment.run_in("below", &["--local", "--release", "r1", "--plan", "../deploy.yml"]);
@@ -26,19 +26,19 @@ fn paths_are_relative_to_the_plan() {
     assert!(environment.exists(".pawl/shop/test") && !environment.exists("below/.pawl"));
     fs::write(environment.path("migrations/0003_wrong.sql"), "SELEC 1;\n").unwrap();
     let failed = environment.run_in("below", &["--local", "--release", "r1", "--plan", "../deploy.yml"]);
-    failed.assert_exit(1).assert_says("run `runner --local --plan ../deploy.yml --release r1` again");
+    failed.assert_exit(1).assert_stderr_contains("run `runner --local --plan ../deploy.yml --release r1` again");
 }
 
 #[test]
-fn of_several_environments_one_must_be_named() {
-    let environment = two();
+fn environment_must_be_named_when_there_are_several() {
+    let environment = two_environments();
     let refused = environment.run(&["--local", "--release", "r1"]);
     refused.assert_exit(2);
     expect![[r#"
         error[P0113]: the plan has several environments; say which
           hint: there are `test`, `prod`: add `--env test`
     "#]]
-    .assert_eq(&refused.said());
+    .assert_eq(&refused.stderr_snapshot());
     environment.deploy("r1", &["--env", "prod"]).assert_exit(0);
     assert_eq!(environment.list("deploy"), ["prod"]);
     let status = environment.run(&["status", "--json"]).json();
@@ -49,8 +49,8 @@ fn of_several_environments_one_must_be_named() {
 }
 
 #[test]
-fn the_state_may_be_kept_elsewhere() {
-    let environment = Environment::new();
+fn state_dir_is_configurable() {
+    let environment = TestEnvironment::new();
     environment.edit("deploy.yml", "app: shop\n", "app: shop\nstate: dir:state/here\n");
     environment.pack("r1");
     environment.deploy("r1", &[]).assert_exit(0);
@@ -59,17 +59,17 @@ fn the_state_may_be_kept_elsewhere() {
 }
 
 #[test]
-fn without_its_state_a_deployment_runs_anew_and_changes_nothing() {
-    let environment = Environment::deployed();
+fn deployment_without_state_reruns_and_changes_nothing() {
+    let environment = TestEnvironment::deployed();
     fs::remove_dir_all(environment.path(".pawl")).unwrap();
-    let before = environment.live();
+    let before = environment.live_target();
     environment.deploy("r1", &[]).assert_exit(0).assert_decisions(&[
         "pull run never-ran",
         "migrate run never-ran",
         "switch run never-ran",
         "verify run never-ran",
     ]);
-    assert_eq!(environment.live(), before);
+    assert_eq!(environment.live_target(), before);
     assert_eq!(environment.sql("SELECT count(*) FROM product"), "2", "no migration was applied twice");
     assert_eq!(environment.list("deploy/test/releases").len(), 1);
 }

@@ -2,11 +2,11 @@
 
 use expect_test::expect;
 
-use crate::support::Environment;
+use crate::support::TestEnvironment;
 
 #[test]
-fn a_preview_of_the_first_deployment_writes_nothing() {
-    let environment = Environment::new();
+fn preview_of_the_first_deployment_writes_nothing() {
+    let environment = TestEnvironment::new();
     environment.pack("r1");
     let before = environment.tree();
     let preview = environment.run(&["plan", "--release", "r1"]);
@@ -35,12 +35,12 @@ fn a_preview_of_the_first_deployment_writes_nothing() {
                    needs a directory: it reads files
                    may reach directory `app` = [ROOT]/shop/deploy/test (read only)
     "#]]
-    .assert_eq(&preview.printed());
+    .assert_eq(&preview.stdout_snapshot());
 }
 
 #[test]
-fn a_preview_shows_pending_migrations() {
-    let environment = Environment::deployed();
+fn preview_shows_pending_migrations() {
+    let environment = TestEnvironment::deployed();
     environment.pack("r2");
     environment.write("migrations/0003_purchase.sql", "CREATE TABLE purchase (id INTEGER PRIMARY KEY);\n");
     let before = environment.tree();
@@ -70,12 +70,12 @@ fn a_preview_shows_pending_migrations() {
                    needs a directory: it reads files
                    may reach directory `app` = [ROOT]/shop/deploy/test (read only)
     "#]]
-    .assert_eq(&preview.printed());
+    .assert_eq(&preview.stdout_snapshot());
 }
 
 #[test]
-fn a_preview_shows_where_the_link_will_lead_once_the_release_is_there() {
-    let environment = Environment::deployed();
+fn preview_shows_the_new_link_target_once_the_release_is_pulled() {
+    let environment = TestEnvironment::deployed();
     let digest = environment.pack("r2");
     environment.deploy("r2", &["--until", "migrate"]).assert_exit(0);
     let preview = environment.run(&["plan", "--release", "r2", "--json"]).json();
@@ -85,8 +85,8 @@ fn a_preview_shows_where_the_link_will_lead_once_the_release_is_there() {
 }
 
 #[test]
-fn a_preview_of_nothing_to_do_agrees_with_the_deployment() {
-    let environment = Environment::deployed();
+fn preview_of_a_deployed_release_skips_every_step() {
+    let environment = TestEnvironment::deployed();
     let preview = environment.run(&["plan", "--release", "r1", "--json"]).json();
     let steps = preview["steps"].as_array().unwrap();
     let decided: Vec<_> = steps.iter().map(|step| format!("{} {}", step["decision"], step["because"])).collect();
@@ -94,8 +94,8 @@ fn a_preview_of_nothing_to_do_agrees_with_the_deployment() {
 }
 
 #[test]
-fn a_preview_says_what_is_as_strong_as_the_machine() {
-    let environment = Environment::with_plan(
+fn preview_marks_trusted_steps() {
+    let environment = TestEnvironment::with_plan(
         "version: 1\napp: shop\nsteps:\n  hello:\n    uses: run\n    trust: host\n    with: { program: /bin/echo, args: [hi] }\n    grants: { programs: [[/bin/echo, \"*\"]] }\n",
     );
     let preview = environment.run(&["plan", "--release", "r1"]);
@@ -108,6 +108,6 @@ fn a_preview_says_what_is_as_strong_as_the_machine() {
                    may reach program /bin/echo *
                    TRUST: HOST — what it is granted is as strong as this machine's user
     "#]]
-    .assert_eq(&preview.printed());
+    .assert_eq(&preview.stdout_snapshot());
     assert!(!environment.exists(".pawl"));
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 #[test]
-fn the_plan_in_the_readme_is_the_example() {
+fn readme_shows_the_example_plan() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     let read = |path: &str| fs::read_to_string(format!("{root}/{path}")).unwrap();
     let block = format!("```yaml\n{}```", read("examples/shop/deploy.yml"));

@@ -2,35 +2,35 @@
 
 use std::{fs, time::Duration};
 
-use crate::support::Environment;
+use crate::support::TestEnvironment;
 
 /// What a whole process that has nothing to do may take.
-const NOTHING_TO_DO: Duration = Duration::from_millis(25);
+const MAX_NOOP_TIME: Duration = Duration::from_millis(25);
 
 /// So many times it is measured at most.
 const ROUNDS: u32 = 15;
 
-const FIRST: [&str; 4] =
+const FIRST_DECISIONS: [&str; 4] =
     ["pull run never-ran", "migrate run never-ran", "switch run never-ran", "verify run never-ran"];
-const AGAIN: [&str; 4] = ["pull skip held", "migrate skip held", "switch skip held", "verify skip held"];
+const REPEAT_DECISIONS: [&str; 4] = ["pull skip held", "migrate skip held", "switch skip held", "verify skip held"];
 
 #[test]
-fn the_first_deployment_makes_the_release_live() {
-    let environment = Environment::new();
+fn first_deployment_makes_the_release_live() {
+    let environment = TestEnvironment::new();
     let digest = environment.pack("r1");
-    environment.deploy("r1", &[]).assert_exit(0).assert_decisions(&FIRST);
-    assert_eq!(environment.live(), format!("releases/{digest}"));
+    environment.deploy("r1", &[]).assert_exit(0).assert_decisions(&FIRST_DECISIONS);
+    assert_eq!(environment.live_target(), format!("releases/{digest}"));
     assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r1");
     assert_eq!(environment.sql("SELECT count(*) FROM product"), "2");
 }
 
 #[test]
-fn the_second_probes_each_step_and_skips_it() {
-    let environment = Environment::deployed();
+fn second_deployment_probes_and_skips_each_step() {
+    let environment = TestEnvironment::deployed();
     let before = environment.tree();
     let again = environment.deploy("r1", &[]);
-    again.assert_exit(0).assert_decisions(&AGAIN);
-    assert_eq!(again.events().iter().filter(|kind| *kind == "probe").count(), 4, "verify does its live round");
+    again.assert_exit(0).assert_decisions(&REPEAT_DECISIONS);
+    assert_eq!(again.event_types().iter().filter(|kind| *kind == "probe").count(), 4, "verify does its live round");
     let new: Vec<_> =
         environment.tree().into_iter().filter(|(path, content)| before.get(path) != Some(content)).collect();
     let new: Vec<_> =
@@ -39,29 +39,29 @@ fn the_second_probes_each_step_and_skips_it() {
 }
 
 #[test]
-fn with_nothing_to_do_the_process_ends_at_once() {
+fn deployment_with_nothing_to_do_is_fast() {
     // Each round has a history of its own. The best counts: a machine that is busy with something else says nothing about
     // the runner.
     let median = || {
-        let environment = Environment::deployed();
-        let median = environment.times(20, &["--local", "--release", "r1", "--quiet"])[10];
-        environment.deploy("r1", &[]).assert_exit(0).assert_decisions(&AGAIN);
+        let environment = TestEnvironment::deployed();
+        let median = environment.wall_times(20, &["--local", "--release", "r1", "--quiet"])[10];
+        environment.deploy("r1", &[]).assert_exit(0).assert_decisions(&REPEAT_DECISIONS);
         median
     };
     let mut best = median();
     for _ in 1..ROUNDS {
-        if best < NOTHING_TO_DO {
+        if best < MAX_NOOP_TIME {
             break;
         }
         best = best.min(median());
     }
-    assert!(cfg!(debug_assertions) || best < NOTHING_TO_DO, "the median is {best:?}");
+    assert!(cfg!(debug_assertions) || best < MAX_NOOP_TIME, "the median is {best:?}");
 }
 
 #[test]
-fn a_release_that_is_gone_is_pulled_again_and_nothing_else_runs() {
-    let environment = Environment::deployed();
-    let release = environment.path("deploy/test").join(environment.live());
+fn missing_release_is_pulled_again_and_nothing_else_runs() {
+    let environment = TestEnvironment::deployed();
+    let release = environment.path("deploy/test").join(environment.live_target());
     fs::remove_dir_all(&release).unwrap();
     environment.deploy("r1", &[]).assert_exit(0).assert_decisions(&[
         "pull run absent",
@@ -73,9 +73,9 @@ fn a_release_that_is_gone_is_pulled_again_and_nothing_else_runs() {
 }
 
 #[test]
-fn a_link_that_is_gone_is_made_again() {
-    let environment = Environment::deployed();
-    let live = environment.live();
+fn missing_link_is_recreated() {
+    let environment = TestEnvironment::deployed();
+    let live = environment.live_target();
     fs::remove_file(environment.path("deploy/test/current")).unwrap();
     environment.deploy("r1", &[]).assert_exit(0).assert_decisions(&[
         "pull skip held",
@@ -83,26 +83,26 @@ fn a_link_that_is_gone_is_made_again() {
         "switch run absent",
         "verify run upstream-ran",
     ]);
-    assert_eq!(environment.live(), live);
+    assert_eq!(environment.live_target(), live);
 }
 
 #[test]
-fn a_journal_that_ends_in_a_torn_line_is_read_as_far_as_it_is_whole() {
-    let environment = Environment::deployed();
+fn journal_with_a_torn_last_line_is_read_up_to_it() {
+    let environment = TestEnvironment::deployed();
     let journal = ".pawl/shop/test/attempt-000001.journal";
     let text = environment.read(journal);
     environment.write(journal, &text[..text.len() - 20]);
     let again = environment.deploy("r1", &[]);
-    again.assert_exit(0).assert_decisions(&AGAIN);
-    assert!(again.events().contains(&"torn".to_owned()), "it is said");
-    assert_eq!(again.lines()[0]["event"]["attempt"], 2, "the end of the first attempt is not known");
+    again.assert_exit(0).assert_decisions(&REPEAT_DECISIONS);
+    assert!(again.event_types().contains(&"torn".to_owned()), "it is said");
+    assert_eq!(again.json_lines()[0]["event"]["attempt"], 2, "the end of the first attempt is not known");
     assert_eq!(environment.read(journal), text[..text.len() - 20], "what is written stays");
 }
 
 #[test]
-fn releases_follow_each_other_in_any_order() {
-    let environment = Environment::deployed();
-    let first = environment.live();
+fn releases_may_be_deployed_in_any_order() {
+    let environment = TestEnvironment::deployed();
+    let first = environment.live_target();
     environment.pack("r2");
     environment
         .write("migrations/0003_third_product.sql", "INSERT INTO product (name, price_cents) VALUES ('spring', 80);\n");
@@ -113,11 +113,11 @@ fn releases_follow_each_other_in_any_order() {
         "switch run changed",
         "verify run changed",
     ]);
-    assert_ne!(environment.live(), first);
+    assert_ne!(environment.live_target(), first);
     let back = environment.deploy("r1", &[]);
     back.assert_exit(0);
-    assert!(back.events().iter().all(|kind| kind != "override"));
-    assert_eq!(environment.live(), first);
+    assert!(back.event_types().iter().all(|kind| kind != "override"));
+    assert_eq!(environment.live_target(), first);
     assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r1");
 
     let history = environment.run(&["history", "--json"]);
@@ -126,5 +126,5 @@ fn releases_follow_each_other_in_any_order() {
     let status = environment.run(&["status", "--json"]).json();
     assert_eq!(status[0]["live"]["release"]["label"], "r1");
     assert_eq!(status[0]["live"]["verified"], true);
-    environment.deploy("r1", &[]).assert_exit(0).assert_decisions(&AGAIN);
+    environment.deploy("r1", &[]).assert_exit(0).assert_decisions(&REPEAT_DECISIONS);
 }

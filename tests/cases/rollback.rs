@@ -2,21 +2,21 @@
 
 use expect_test::expect;
 
-use crate::support::Environment;
+use crate::support::TestEnvironment;
 
 /// The example, whose `verify` fails while the release is r2.
-fn broken_r2(environment: &Environment) {
+fn fail_verify_of_r2(environment: &TestEnvironment) {
     environment.edit("deploy.yml", "      files:\n", "      files:\n        - { path: no-r2, exists: false }\n");
     environment.write("deploy.yml", environment.read("deploy.yml") + "on-failure: rollback\n");
 }
 
 #[test]
-fn a_release_that_fails_its_check_is_undone() {
-    let environment = Environment::new();
-    broken_r2(&environment);
+fn release_that_fails_verification_is_rolled_back() {
+    let environment = TestEnvironment::new();
+    fail_verify_of_r2(&environment);
     environment.pack("r1");
     environment.deploy("r1", &[]).assert_exit(0);
-    let verified = environment.live();
+    let verified = environment.live_target();
     environment.pack("r2");
     environment.write("deploy/test/no-r2", "");
     let undone = environment.run(&["--local", "--release", "r2"]);
@@ -39,12 +39,12 @@ fn a_release_that_fails_its_check_is_undone() {
         error[P0301]: step `verify` failed on attempt 1
           caused by: 1 of 3 checks fail after 1 round: file app/no-r2: expected no such file, found one
           hint: r1 is live again; look into the application's own log; if it needs longer to start, raise `tries` or `interval`; then run `runner --local --release r2` again (skips: pull, migrate)
-    "#]].assert_eq(&undone.said());
+    "#]].assert_eq(&undone.stderr_snapshot());
     expect![[r#"
         ROLLED BACK r2 in test after `verify` failed (2 ran, 1 failed, 1 undone)
     "#]]
-    .assert_eq(&undone.printed());
-    assert_eq!(environment.live(), verified);
+    .assert_eq(&undone.stdout_snapshot());
+    assert_eq!(environment.live_target(), verified);
     let status = environment.run(&["status", "--json"]).json();
     assert_eq!((&status[0]["live"]["release"]["label"], &status[0]["live"]["verified"]), (&"r1".into(), &true.into()));
 
@@ -59,32 +59,32 @@ fn a_release_that_fails_its_check_is_undone() {
 }
 
 #[test]
-fn with_nothing_verified_before_it_holds_and_says_why() {
-    let environment = Environment::new();
-    broken_r2(&environment);
+fn without_a_verified_release_nothing_is_rolled_back() {
+    let environment = TestEnvironment::new();
+    fail_verify_of_r2(&environment);
     environment.pack("r1");
     environment.write("deploy/test/no-r2", "");
     let held = environment.run(&["--local", "--release", "r1"]);
-    held.assert_exit(1).assert_says("not rolled back: nothing was live before");
+    held.assert_exit(1).assert_stderr_contains("not rolled back: nothing was live before");
     assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r1");
     environment.pack("r2");
     environment
         .run(&["--local", "--release", "r2"])
         .assert_exit(1)
-        .assert_says("r1 was live before, but was never verified");
+        .assert_stderr_contains("r1 was live before, but was never verified");
     std::fs::remove_file(environment.path("deploy/test/no-r2")).unwrap();
     environment.deploy("r2", &[]).assert_exit(0);
 }
 
 #[test]
-fn a_failure_before_users_saw_anything_undoes_nothing() {
-    let environment = Environment::new();
-    broken_r2(&environment);
+fn failure_before_exposure_rolls_nothing_back() {
+    let environment = TestEnvironment::new();
+    fail_verify_of_r2(&environment);
     environment.pack("r1");
     environment.deploy("r1", &[]).assert_exit(0);
     environment.pack("r2");
     environment.write("migrations/0003_wrong.sql", "SELEC 1;\n");
     let held = environment.deploy("r2", &[]);
     held.assert_exit(1);
-    assert!(!held.events().contains(&"undo-intent".to_owned()));
+    assert!(!held.event_types().contains(&"undo-intent".to_owned()));
 }

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 
-use crate::support::{Answer, Environment};
+use crate::support::{RunnerOutput, TestEnvironment};
 
 const SECRET: &str = "hunter2-correct-horse";
 
@@ -15,7 +15,7 @@ printf 'user:%s' "$SECRET" | base64
 exit "$1"
 "#;
 
-fn forms() -> Vec<String> {
+fn secret_encodings() -> Vec<String> {
     let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
     vec![SECRET.to_owned(), encode(SECRET).trim_end_matches('=').to_owned()]
 }
@@ -39,22 +39,22 @@ steps:
 }
 
 #[test]
-fn a_secret_that_a_program_prints_is_nowhere() {
+fn printed_secret_appears_nowhere() {
     for (status, exit) in [("0", 0), ("1", 1)] {
-        let mut environment = Environment::with_plan(&plan(status));
+        let mut environment = TestEnvironment::with_plan(&plan(status));
         environment.write("work/show.sh", SCRIPT);
-        environment.set("DEPLOY_PASSWORD", SECRET);
+        environment.set_variable("DEPLOY_PASSWORD", SECRET);
         let text = environment.run(&["--local", "--release", "r1", "-v"]);
         text.assert_exit(exit);
         let json = environment.run(&["--local", "--release", "r1", "--json", "--fresh"]);
         let more = ["plan --release r1", "why show", "why show --json", "logs", "logs --json", "status --json"];
-        let mut said: Vec<Answer> = vec![text, json];
+        let mut said: Vec<RunnerOutput> = vec![text, json];
         said.extend(more.map(|line| environment.run(&line.split(' ').collect::<Vec<_>>())));
         let journals = environment.tree().into_iter().filter(|(path, _)| path.starts_with(environment.path(".pawl")));
         let mut texts: Vec<_> = journals.map(|(_, bytes)| String::from_utf8(bytes).unwrap()).collect();
         assert!(texts.iter().any(|text| text.contains("raw ")), "what the program said is on record");
         texts.extend(said.into_iter().flat_map(|answer| [answer.stdout, answer.stderr]));
-        for form in forms() {
+        for form in secret_encodings() {
             for text in &texts {
                 assert!(!text.contains(&form), "{form} is in\n{text}");
             }
@@ -63,16 +63,16 @@ fn a_secret_that_a_program_prints_is_nowhere() {
 }
 
 #[test]
-fn a_secret_in_the_words_of_a_probe_is_not_shown() {
+fn secret_in_a_probe_message_is_redacted() {
     let text = plan("0").replace("dir: work }", "dir: work, probe: [/bin/sh, probe.sh] }");
     let text = text.replace(r#"show.sh, "*"]]"#, r#"show.sh, "*"], [/bin/sh, probe.sh]]"#);
-    let mut environment = Environment::with_plan(&text);
+    let mut environment = TestEnvironment::with_plan(&text);
     environment.write("work/show.sh", SCRIPT);
     environment.write("work/probe.sh", "echo \"can't tell $SECRET\" >&2\nexit 2\n");
-    environment.set("DEPLOY_PASSWORD", SECRET);
+    environment.set_variable("DEPLOY_PASSWORD", SECRET);
     environment.deploy("r1", &[]).assert_exit(0);
     let stopped = environment.run(&["--local", "--release", "r1"]);
-    stopped.assert_exit(3).assert_says("can't tell ***");
+    stopped.assert_exit(3).assert_stderr_contains("can't tell ***");
     let preview = environment.run(&["plan", "--release", "r1"]);
     preview.assert_exit(0);
     assert!(preview.stdout.contains("can't tell ***"), "{}", preview.stdout);
@@ -83,15 +83,15 @@ fn a_secret_in_the_words_of_a_probe_is_not_shown() {
 }
 
 #[test]
-fn a_secret_that_is_not_set_is_an_error_of_the_plan() {
-    let environment = Environment::with_plan(&plan("0"));
+fn unset_secret_is_a_plan_error() {
+    let environment = TestEnvironment::with_plan(&plan("0"));
     environment.write("work/show.sh", SCRIPT);
-    environment.run(&["--local", "--release", "r1"]).assert_exit(2).assert_says("error[P0114]");
+    environment.run(&["--local", "--release", "r1"]).assert_exit(2).assert_stderr_contains("error[P0114]");
 }
 
 #[test]
-fn escapes_of_a_program_are_shown_and_not_obeyed() {
-    let environment = Environment::with_plan(
+fn terminal_escapes_of_a_program_are_neutralized() {
+    let environment = TestEnvironment::with_plan(
         r#"version: 1
 app: shop
 steps:
@@ -104,7 +104,7 @@ steps:
     );
     environment.write("work/shout.sh", "printf '\\033[2J\\033]0;owned\\007red \\033[31mtext\\r\\n::error::forged\\n'\nprintf '\\033[31mfatal\\n' >&2\nexit 1\n");
     let failed = environment.run(&["--local", "--release", "r1", "-v"]);
-    failed.assert_exit(1).assert_says("fatal");
+    failed.assert_exit(1).assert_stderr_contains("fatal");
     let logs = environment.run(&["logs", "-v"]);
     let json = environment.run(&["logs", "--json"]);
     for text in [&failed.stdout, &failed.stderr, &logs.stdout, &json.stdout] {

@@ -2,16 +2,16 @@
 
 use expect_test::expect;
 
-use crate::support::Environment;
+use crate::support::TestEnvironment;
 
-fn verified(environment: &Environment) -> bool {
+fn is_verified(environment: &TestEnvironment) -> bool {
     let status = environment.run(&["status", "--json"]).json();
     status[0]["live"]["verified"] == true
 }
 
 #[test]
-fn starting_later_takes_the_steps_before_on_the_operators_word() {
-    let environment = Environment::deployed();
+fn start_from_assumes_earlier_steps_are_done() {
+    let environment = TestEnvironment::deployed();
     let begun = environment.deploy("r1", &["--start-from", "switch"]);
     begun.assert_exit(0).assert_decisions(&[
         "pull skip operator-word",
@@ -19,26 +19,26 @@ fn starting_later_takes_the_steps_before_on_the_operators_word() {
         "switch run operator-word",
         "verify run upstream-ran",
     ]);
-    assert!(begun.events().contains(&"override".to_owned()), "it is on record");
+    assert!(begun.event_types().contains(&"override".to_owned()), "it is on record");
     assert_eq!(environment.run(&["history", "--json"]).json()[0]["verified"], false);
 }
 
 #[test]
-fn a_part_of_the_plan_never_marks_a_release_verified() {
+fn partial_deployment_never_marks_a_release_verified() {
     for (option, step) in [("--until", "switch"), ("--start-from", "verify"), ("--only", "verify")] {
-        let environment = Environment::new();
+        let environment = TestEnvironment::new();
         environment.pack("r1");
         environment.deploy("r1", &["--until", "switch"]).assert_exit(0);
         environment.deploy("r1", &[option, step]).assert_exit(0);
-        assert!(!verified(&environment), "{option} {step}");
+        assert!(!is_verified(&environment), "{option} {step}");
         environment.deploy("r1", &[]).assert_exit(0);
-        assert!(verified(&environment), "the whole plan");
+        assert!(is_verified(&environment), "the whole plan");
     }
 }
 
 #[test]
-fn until_stops_after_the_step_and_only_runs_no_other() {
-    let environment = Environment::new();
+fn until_stops_after_the_step_and_only_runs_one_step() {
+    let environment = TestEnvironment::new();
     environment.pack("r1");
     let until = environment.deploy("r1", &["--until", "migrate"]);
     until.assert_exit(0).assert_decisions(&["pull run never-ran", "migrate run never-ran"]);
@@ -50,23 +50,26 @@ fn until_stops_after_the_step_and_only_runs_no_other() {
 }
 
 #[test]
-fn a_step_that_does_not_exist_is_an_error() {
-    let environment = Environment::deployed();
+fn unknown_step_is_an_error() {
+    let environment = TestEnvironment::deployed();
     for option in ["--start-from", "--until", "--only", "--accept-drift"] {
-        environment.run(&["--local", "--release", "r1", option, "swich"]).assert_exit(2).assert_says("names no step");
+        environment
+            .run(&["--local", "--release", "r1", option, "swich"])
+            .assert_exit(2)
+            .assert_stderr_contains("names no step");
     }
     let refused = environment.run(&["--local", "--release", "r1", "--start-from", "swich"]);
     expect![[r#"
         error[P0205]: `--start-from swich` names no step of the plan
           hint: its steps are `pull`, `migrate`, `switch`, `verify`
     "#]]
-    .assert_eq(&refused.said());
+    .assert_eq(&refused.stderr_snapshot());
     assert_eq!(environment.list(".pawl/shop/test"), ["attempt-000001.journal", "lock"], "there was no attempt");
 }
 
 #[test]
-fn what_an_earlier_step_returned_must_be_there_to_start_later() {
-    let environment = Environment::new();
+fn only_fails_without_the_outputs_of_earlier_steps() {
+    let environment = TestEnvironment::new();
     environment.pack("r1");
     environment.write("deploy/test/releases/x", "");
     let refused = environment.run(&["--local", "--release", "r1", "--only", "switch"]);
@@ -83,29 +86,29 @@ fn what_an_earlier_step_returned_must_be_there_to_start_later() {
         error[P0301]: step `switch` failed on attempt 1
           caused by: no earlier step put a release into `app`, so there is nothing to switch to
           hint: put a pull step with `into: app` before `switch`, or name the folder: `to: releases/…`; then run `runner --local --release r1` again
-    "#]].assert_eq(&refused.said());
+    "#]].assert_eq(&refused.stderr_snapshot());
     assert!(!environment.exists("deploy/test/current"));
 }
 
 #[test]
-fn fresh_runs_everything_again() {
-    let environment = Environment::deployed();
-    let live = environment.live();
+fn fresh_reruns_every_step() {
+    let environment = TestEnvironment::deployed();
+    let live = environment.live_target();
     environment.deploy("r1", &["--fresh"]).assert_exit(0).assert_decisions(&[
         "pull run fresh",
         "migrate run fresh",
         "switch run fresh",
         "verify run fresh",
     ]);
-    assert_eq!(environment.live(), live);
+    assert_eq!(environment.live_target(), live);
     assert_eq!(environment.sql("SELECT count(*) FROM product"), "2");
 }
 
 #[test]
-fn the_release_is_what_git_describes() {
-    let environment = Environment::new();
+fn release_defaults_to_git_describe() {
+    let environment = TestEnvironment::new();
     let unknown = environment.run(&["--local"]);
-    unknown.assert_exit(2).assert_says("name it with `--release LABEL`");
+    unknown.assert_exit(2).assert_stderr_contains("name it with `--release LABEL`");
     environment.git(&["init", "--quiet"]);
     environment.git(&["commit", "--quiet", "--allow-empty", "--message", "first"]);
     environment.git(&["tag", "v1.4.2"]);
@@ -115,23 +118,26 @@ fn the_release_is_what_git_describes() {
 }
 
 #[test]
-fn json_is_one_object_a_line_and_ends_with_the_result() {
-    let environment = Environment::new();
+fn json_output_is_one_object_a_line_and_ends_with_the_result() {
+    let environment = TestEnvironment::new();
     environment.pack("r1");
     let answer = environment.deploy("r1", &[]);
-    assert_eq!(answer.events().first().map(String::as_str), Some("started"));
-    assert_eq!(answer.events().last().map(String::as_str), Some("ended"));
-    assert_eq!(answer.result()["type"], "result");
-    assert_eq!(answer.result()["status"], 0);
+    assert_eq!(answer.event_types().first().map(String::as_str), Some("started"));
+    assert_eq!(answer.event_types().last().map(String::as_str), Some("ended"));
+    assert_eq!(answer.result_line()["type"], "result");
+    assert_eq!(answer.result_line()["status"], 0);
     assert_eq!(answer.stderr, "");
     let refused = environment.run(&["--local", "--json", "--release", "../x"]);
     refused.assert_exit(2);
-    assert_eq!((refused.result()["type"].as_str(), refused.result()["status"].as_i64()), (Some("result"), Some(2)));
+    assert_eq!(
+        (refused.result_line()["type"].as_str(), refused.result_line()["status"].as_i64()),
+        (Some("result"), Some(2))
+    );
 }
 
 #[test]
-fn outside_a_ci_a_deployment_is_meant_only_with_local() {
-    let mut environment = Environment::new();
+fn deployment_outside_ci_requires_local() {
+    let mut environment = TestEnvironment::new();
     environment.pack("r1");
     let refused = environment.run(&["--release", "r1"]);
     refused.assert_exit(2);
@@ -139,15 +145,15 @@ fn outside_a_ci_a_deployment_is_meant_only_with_local() {
         error[P0208]: `runner deploy` changes things, and this is no CI
           hint: if you mean it, add `--local`
     "#]]
-    .assert_eq(&refused.said());
+    .assert_eq(&refused.stderr_snapshot());
     assert!(!environment.exists(".pawl") && !environment.exists("deploy"));
-    environment.set("CI", "true");
+    environment.set_variable("CI", "true");
     environment.run(&["--release", "r1"]).assert_exit(0);
 }
 
 #[test]
-fn the_screen_says_as_much_as_is_asked_for() {
-    let environment = Environment::new();
+fn verbosity_options_control_the_output() {
+    let environment = TestEnvironment::new();
     environment.pack("r1");
     let plain = environment.run(&["--local", "--release", "r1"]);
     expect![[r#"
@@ -162,17 +168,17 @@ fn the_screen_says_as_much_as_is_asked_for() {
           start  verify   it never ran here
           ran    verify   1 round [TIME]
     "#]]
-    .assert_eq(&plain.said());
+    .assert_eq(&plain.stderr_snapshot());
     expect![[r#"
         deployed r1 to test in [TIME] (4 ran)
     "#]]
-    .assert_eq(&plain.printed());
+    .assert_eq(&plain.stdout_snapshot());
     let quiet = environment.run(&["--local", "--release", "r1", "-q"]);
-    assert_eq!(quiet.said(), "");
+    assert_eq!(quiet.stderr_snapshot(), "");
     expect![[r#"
         r1 is deployed to test already; looked in [TIME] (4 skipped)
     "#]]
-    .assert_eq(&quiet.printed());
+    .assert_eq(&quiet.stdout_snapshot());
     let verbose = environment.run(&["--local", "--release", "r1", "-v"]);
     expect![[r#"
         shop r1 to test (run [RUN 3], attempt 1)
@@ -187,20 +193,20 @@ fn the_screen_says_as_much_as_is_asked_for() {
           probe  verify   its effect holds [TIME]
           skip   verify   its effect still holds [TIME]
     "#]]
-    .assert_eq(&verbose.said());
+    .assert_eq(&verbose.stderr_snapshot());
 }
 
 #[test]
-fn colours_are_only_where_they_are_wanted() {
-    let mut environment = Environment::deployed();
-    let is_colored = |environment: &Environment, more: &[&str]| {
+fn colors_follow_the_option_and_no_color() {
+    let mut environment = TestEnvironment::deployed();
+    let is_colored = |environment: &TestEnvironment, more: &[&str]| {
         let answer = environment.run(&[&["--local", "--release", "r1"], more].concat());
         answer.assert_exit(0);
         answer.stderr.contains('\u{1b}')
     };
     assert!(!is_colored(&environment, &[]), "this is no terminal");
     assert!(is_colored(&environment, &["--color", "always"]));
-    environment.set("NO_COLOR", "1");
+    environment.set_variable("NO_COLOR", "1");
     assert!(!is_colored(&environment, &[]));
     assert!(is_colored(&environment, &["--color", "always"]), "the option is nearer than the variable");
 }

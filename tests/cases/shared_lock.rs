@@ -9,7 +9,9 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::support::{Environment, GitHttp, Moto, Relay, aws, bare, until};
+use crate::support::{
+    GitHttpServer, MotoServer, TcpRelay, TestEnvironment, aws_variables, init_bare_repository, wait_until,
+};
 
 const RACERS: usize = 16;
 const ROUNDS: usize = 20;
@@ -35,17 +37,17 @@ const WAIT: &str = "echo $$ > began.tmp && mv began.tmp began\nuntil test -e go;
 const ACT: &str = "echo acted >> acted\n";
 
 /// Where state is, with what serves it.
-enum Backend {
+enum TestStateBackend {
     Dir,
     GitFile(TempDir),
-    GitHttp(GitHttp),
-    S3(Moto),
+    GitHttp(GitHttpServer),
+    S3(MotoServer),
 }
 
-impl Backend {
+impl TestStateBackend {
     fn git_file() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        bare(&folder.path().join("state.git"));
+        init_bare_repository(&folder.path().join("state.git"));
         Self::GitFile(folder)
     }
 
@@ -58,46 +60,46 @@ impl Backend {
         }
     }
 
-    fn machine(&self, ttl: &str) -> Environment {
+    fn machine(&self, ttl: &str) -> TestEnvironment {
         let mut machine = machine(&self.state(), ttl);
         if let Self::S3(moto) = self {
-            aws(&moto.address()).iter().for_each(|(name, value)| machine.set(name, value));
+            aws_variables(&moto.address()).iter().for_each(|(name, value)| machine.set_variable(name, value));
         }
         machine
     }
 
     /// Another machine; for a folder, the same.
-    fn another(&self, first: &Environment) -> Option<Environment> {
+    fn another_machine(&self, first: &TestEnvironment) -> Option<TestEnvironment> {
         match self {
             Self::Dir => None,
-            Self::GitFile(_) | Self::GitHttp(_) | Self::S3(_) => Some(first.another()),
+            Self::GitFile(_) | Self::GitHttp(_) | Self::S3(_) => Some(first.another_machine()),
         }
     }
 }
 
-fn machine(state: &str, ttl: &str) -> Environment {
-    let machine = Environment::with_plan(&PLAN.replace("STATE", state).replace("TTL", ttl));
+fn machine(state: &str, ttl: &str) -> TestEnvironment {
+    let machine = TestEnvironment::with_plan(&PLAN.replace("STATE", state).replace("TTL", ttl));
     machine.write("wait.sh", WAIT);
     machine.write("act.sh", ACT);
     machine
 }
 
-fn forget(machine: &Environment) {
+fn reset_files(machine: &TestEnvironment) {
     for file in ["began", "go", "acted"] {
         let _ = std::fs::remove_file(machine.path(file));
     }
 }
 
 /// Starts a deployment and waits until it holds the lock.
-fn hold(machine: &Environment, release: &str) -> Child {
-    forget(machine);
+fn start_and_hold_lock(machine: &TestEnvironment, release: &str) -> Child {
+    reset_files(machine);
     let holder = machine.start(&["--local", "--release", release]);
-    until("the step began", || machine.exists("began"));
+    wait_until("the step began", || machine.exists("began"));
     holder
 }
 
 /// Kills a runner, and the program that it left.
-fn kill(machine: &Environment, mut holder: Child) {
+fn kill_holder(machine: &TestEnvironment, mut holder: Child) {
     holder.kill().unwrap();
     holder.wait().unwrap();
     let program = Pid::from_raw(machine.read("began").trim().parse().unwrap()).unwrap();
@@ -105,19 +107,19 @@ fn kill(machine: &Environment, mut holder: Child) {
 }
 
 /// Sixteen at once, again and again: one wins, fifteen are told so, and what the winner let go is free.
-fn race(backend: &Backend) {
+fn check_race(backend: &TestStateBackend) {
     let first = backend.machine("30s");
     first.run(&["modules", "--accept"]).assert_exit(0);
-    let others: Vec<_> = (1..RACERS).map(|_| backend.another(&first)).collect();
-    let machines: Vec<&Environment> =
+    let others: Vec<_> = (1..RACERS).map(|_| backend.another_machine(&first)).collect();
+    let machines: Vec<&TestEnvironment> =
         std::iter::once(&first).chain(others.iter().map(|other| other.as_ref().unwrap_or(&first))).collect();
     for round in 0..ROUNDS {
-        machines.iter().for_each(|machine| forget(machine));
+        machines.iter().for_each(|machine| reset_files(machine));
         let release = format!("r{round}");
         let words = ["--local", "--release", &release, "--lock-wait", "0"];
         let mut racers: Vec<Child> = machines.iter().map(|machine| machine.start(&words)).collect();
         let mut ended = vec![None; RACERS];
-        until("all but one have ended", || {
+        wait_until("all but one have ended", || {
             for (racer, ended) in racers.iter_mut().zip(&mut ended) {
                 *ended = ended.or_else(|| racer.try_wait().unwrap().map(|status| status.code()));
             }
@@ -131,7 +133,7 @@ fn race(backend: &Backend) {
                 "racer {racer} of round {round} was to be told that another holds the lock"
             );
         }
-        until("the winner began", || machines[winner].exists("began"));
+        wait_until("the winner began", || machines[winner].exists("began"));
         machines[winner].write("go", "");
         assert_eq!(racers[winner].wait().unwrap().code(), Some(0), "the winner of round {round}");
     }
@@ -143,14 +145,14 @@ fn race(backend: &Backend) {
 }
 
 /// Every holder is killed while it holds the lock; the next gets it, not before it may.
-fn kills(backend: &Backend, least: Duration) {
+fn check_killed_holders(backend: &TestStateBackend, least: Duration) {
     let first = backend.machine("1s");
-    let other = backend.another(&first);
+    let other = backend.another_machine(&first);
     for round in 0..3 {
-        let holder = hold(&first, &format!("r{round}"));
-        kill(&first, holder);
+        let holder = start_and_hold_lock(&first, &format!("r{round}"));
+        kill_holder(&first, holder);
         let next = other.as_ref().unwrap_or(&first);
-        forget(next);
+        reset_files(next);
         next.write("go", "");
         // The same release may wait by default; in the last round it is another, and must be told to.
         let (release, wait): (_, &[&str]) =
@@ -166,62 +168,62 @@ fn kills(backend: &Backend, least: Duration) {
     }
 }
 
-const LEASE: Duration = Duration::from_secs(1);
+const LEASE_TIME: Duration = Duration::from_secs(1);
 
 #[test]
-fn sixteen_race_for_a_folder() {
-    race(&Backend::Dir);
+fn one_of_sixteen_gets_the_folder_lock() {
+    check_race(&TestStateBackend::Dir);
 }
 
 #[test]
-fn sixteen_race_for_a_git_repository() {
-    race(&Backend::git_file());
+fn one_of_sixteen_gets_the_git_lock() {
+    check_race(&TestStateBackend::git_file());
 }
 
 #[test]
-fn sixteen_race_for_a_git_repository_over_http() {
-    race(&Backend::GitHttp(GitHttp::start()));
+fn one_of_sixteen_gets_the_git_http_lock() {
+    check_race(&TestStateBackend::GitHttp(GitHttpServer::start()));
 }
 
 #[test]
-fn sixteen_race_for_a_bucket() {
-    race(&Backend::S3(Moto::start()));
+fn one_of_sixteen_gets_the_bucket_lock() {
+    check_race(&TestStateBackend::S3(MotoServer::start()));
 }
 
 #[test]
-fn a_killed_holder_of_a_folder_holds_nothing() {
-    kills(&Backend::Dir, Duration::ZERO);
+fn killed_holder_frees_the_folder_lock() {
+    check_killed_holders(&TestStateBackend::Dir, Duration::ZERO);
 }
 
 #[test]
-fn a_killed_holder_in_a_git_repository_is_believed_in_for_a_lease() {
-    kills(&Backend::git_file(), LEASE);
+fn killed_holder_blocks_the_git_lock_for_a_lease() {
+    check_killed_holders(&TestStateBackend::git_file(), LEASE_TIME);
 }
 
 #[test]
-fn a_killed_holder_in_a_git_repository_over_http_is_believed_in_for_a_lease() {
-    kills(&Backend::GitHttp(GitHttp::start()), LEASE);
+fn killed_holder_blocks_the_git_http_lock_for_a_lease() {
+    check_killed_holders(&TestStateBackend::GitHttp(GitHttpServer::start()), LEASE_TIME);
 }
 
 #[test]
-fn a_killed_holder_in_a_bucket_is_believed_in_for_a_lease() {
-    kills(&Backend::S3(Moto::start()), LEASE);
+fn killed_holder_blocks_the_bucket_lock_for_a_lease() {
+    check_killed_holders(&TestStateBackend::S3(MotoServer::start()), LEASE_TIME);
 }
 
 /// Starts a deployment whose words can be read at its end.
-fn told(machine: &Environment, release: &str) -> (Child, PathBuf) {
-    forget(machine);
+fn start_with_output(machine: &TestEnvironment, release: &str) -> (Child, PathBuf) {
+    reset_files(machine);
     let said = machine.path("said");
     let mut command = machine.command(&["--local", "--release", release]);
     command.stdout(std::process::Stdio::null()).stderr(std::fs::File::create(&said).unwrap());
     let holder = command.spawn().unwrap();
-    until("the step began", || machine.exists("began"));
+    wait_until("the step began", || machine.exists("began"));
     (holder, said)
 }
 
 /// The deployment refused to go on, and said of which epoch.
 #[track_caller]
-fn refused(machine: &Environment, mut holder: Child, said: &std::path::Path) {
+fn assert_lock_lost(machine: &TestEnvironment, mut holder: Child, said: &std::path::Path) {
     let code = holder.wait().unwrap().code();
     let said = std::fs::read_to_string(said).unwrap();
     assert_eq!(code, Some(5), "{said}");
@@ -230,19 +232,19 @@ fn refused(machine: &Environment, mut holder: Child, said: &std::path::Path) {
 }
 
 /// A holder that was stopped for longer than its lease does nothing more, whether another came or not.
-fn stops(backend: &Backend) {
+fn check_stopped_holders(backend: &TestStateBackend) {
     for is_taken in [true, false] {
         let release = if is_taken { "r1" } else { "r2" };
         let mut first = backend.machine("1s");
         if !is_taken {
             // A place of its own, so that epochs begin anew.
             first.edit("deploy.yml", "app: shop", "app: shop2");
-            if let Backend::S3(moto) = backend {
-                aws(&moto.address()).iter().for_each(|(name, value)| first.set(name, value));
+            if let TestStateBackend::S3(moto) = backend {
+                aws_variables(&moto.address()).iter().for_each(|(name, value)| first.set_variable(name, value));
             }
         }
-        let second = first.another();
-        let (holder, said) = told(&first, release);
+        let second = first.another_machine();
+        let (holder, said) = start_with_output(&first, release);
         let pid = Pid::from_child(&holder);
         kill_process(pid, Signal::STOP).unwrap();
         if is_taken {
@@ -254,64 +256,64 @@ fn stops(backend: &Backend) {
         }
         kill_process(pid, Signal::CONT).unwrap();
         first.write("go", "");
-        refused(&first, holder, &said);
+        assert_lock_lost(&first, holder, &said);
     }
 }
 
 #[test]
-fn a_holder_that_was_stopped_beyond_its_lease_in_git_does_nothing_more() {
-    stops(&Backend::git_file());
+fn holder_stopped_beyond_its_git_lease_does_nothing_more() {
+    check_stopped_holders(&TestStateBackend::git_file());
 }
 
 #[test]
-fn a_holder_that_was_stopped_beyond_its_lease_in_a_bucket_does_nothing_more() {
-    stops(&Backend::S3(Moto::start()));
+fn holder_stopped_beyond_its_bucket_lease_does_nothing_more() {
+    check_stopped_holders(&TestStateBackend::S3(MotoServer::start()));
 }
 
 #[test]
-fn a_holder_that_was_cut_off_for_5_s_goes_on_and_one_cut_off_beyond_its_lease_does_not() {
-    let moto = Moto::start();
+fn disconnected_holder_continues_only_within_its_lease() {
+    let moto = MotoServer::start();
     for (ttl, goes_on) in [("9s", true), ("2s", false)] {
-        let relay = Relay::new(moto.address());
+        let relay = TcpRelay::new(moto.address());
         let mut first = machine(&format!("s3://acme-state/{ttl}"), ttl);
-        aws(&relay.address()).iter().for_each(|(name, value)| first.set(name, value));
-        let mut second = first.another();
-        aws(&moto.address()).iter().for_each(|(name, value)| second.set(name, value));
-        let (mut holder, said) = told(&first, "r1");
+        aws_variables(&relay.address()).iter().for_each(|(name, value)| first.set_variable(name, value));
+        let mut second = first.another_machine();
+        aws_variables(&moto.address()).iter().for_each(|(name, value)| second.set_variable(name, value));
+        let (mut holder, said) = start_with_output(&first, "r1");
         relay.cut();
         let began = Instant::now();
         if goes_on {
-            until("5 s have passed", || began.elapsed() > Duration::from_secs(5));
+            wait_until("5 s have passed", || began.elapsed() > Duration::from_secs(5));
         } else {
             let lock = second.run(&["lock", "status", "--watch", "--json"]).json();
             assert_eq!(lock[0]["standing"], "ended", "{lock}");
         }
-        relay.mend();
+        relay.restore();
         first.write("go", "");
         if goes_on {
             assert_eq!(holder.wait().unwrap().code(), Some(0), "{}", std::fs::read_to_string(&said).unwrap());
             assert!(first.exists("acted"));
         } else {
-            refused(&first, holder, &said);
+            assert_lock_lost(&first, holder, &said);
         }
     }
 }
 
 /// Writes arrive whose answers do not: each counts once.
 #[test]
-fn lost_answers_are_found_out_by_reading_back() {
-    let (moto, server) = (Moto::start(), GitHttp::start());
+fn lost_responses_are_resolved_by_reading_back() {
+    let (moto, server) = (MotoServer::start(), GitHttpServer::start());
     for (address, state) in [(moto.address(), "s3://acme-state/deaf"), (server.address(), "git:http://RELAY/state.git")]
     {
-        let relay = Relay::new(address);
+        let relay = TcpRelay::new(address);
         let mut first = machine(&state.replace("RELAY", &relay.address()), "6s");
-        aws(&relay.address()).iter().for_each(|(name, value)| first.set(name, value));
-        let (mut holder, said) = told(&first, "r1");
-        relay.lose_answers();
+        aws_variables(&relay.address()).iter().for_each(|(name, value)| first.set_variable(name, value));
+        let (mut holder, said) = start_with_output(&first, "r1");
+        relay.drop_responses();
         // Long enough for a renewal, which is due after 2 s.
         let began = Instant::now();
-        until("3 s have passed", || began.elapsed() > Duration::from_secs(3));
-        relay.mend();
+        wait_until("3 s have passed", || began.elapsed() > Duration::from_secs(3));
+        relay.restore();
         first.write("go", "");
         assert_eq!(holder.wait().unwrap().code(), Some(0), "{}", std::fs::read_to_string(&said).unwrap());
         assert_eq!(first.run(&["history", "--json"]).json().as_array().unwrap().len(), 1);
@@ -321,10 +323,10 @@ fn lost_answers_are_found_out_by_reading_back() {
 
 #[test]
 fn signals_leave_no_lock_behind() {
-    for backend in [Backend::git_file(), Backend::Dir] {
+    for backend in [TestStateBackend::git_file(), TestStateBackend::Dir] {
         let first = backend.machine("30s");
         for (round, signal) in [Signal::INT, Signal::TERM].into_iter().enumerate() {
-            let mut holder = hold(&first, &format!("r{round}"));
+            let mut holder = start_and_hold_lock(&first, &format!("r{round}"));
             let began = Instant::now();
             kill_process(Pid::from_child(&holder), signal).unwrap();
             assert_eq!(holder.wait().unwrap().code(), Some(130));
@@ -336,15 +338,15 @@ fn signals_leave_no_lock_behind() {
 }
 
 #[test]
-fn who_waits_for_the_lock_gets_it_when_it_is_free_and_can_be_interrupted() {
-    for backend in [Backend::git_file(), Backend::Dir] {
+fn waiter_gets_the_free_lock_and_can_be_interrupted() {
+    for backend in [TestStateBackend::git_file(), TestStateBackend::Dir] {
         let first = backend.machine("30s");
-        let other = backend.another(&first);
+        let other = backend.another_machine(&first);
         let next = other.as_ref().unwrap_or(&first);
-        let mut holder = hold(&first, "r1");
+        let mut holder = start_and_hold_lock(&first, "r1");
         let mut waits = next.start(&["--local", "--release", "r2", "--lock-wait", "1m"]);
         let gives_up = next.run(&["--local", "--release", "r3", "--lock-wait", "300ms"]);
-        gives_up.assert_exit(5).assert_says("P0501");
+        gives_up.assert_exit(5).assert_stderr_contains("P0501");
         kill_process(Pid::from_child(&waits), Signal::INT).unwrap();
         assert_eq!(waits.wait().unwrap().code(), Some(130), "waiting can be interrupted");
         let mut waits = next.start(&["--local", "--release", "r2", "--lock-wait", "1m"]);
@@ -356,23 +358,23 @@ fn who_waits_for_the_lock_gets_it_when_it_is_free_and_can_be_interrupted() {
 }
 
 #[test]
-fn an_operator_takes_the_lock_from_one_who_lives_and_it_is_told() {
-    for backend in [Backend::Dir, Backend::git_file(), Backend::S3(Moto::start())] {
+fn forced_release_takes_the_lock_from_a_running_deployment() {
+    for backend in [TestStateBackend::Dir, TestStateBackend::git_file(), TestStateBackend::S3(MotoServer::start())] {
         let first = backend.machine("3s");
-        let other = backend.another(&first);
+        let other = backend.another_machine(&first);
         let operator = other.as_ref().unwrap_or(&first);
-        let (holder, said) = told(&first, "r1");
-        operator.run(&["lock", "release"]).assert_exit(2).assert_says("P0208");
-        operator.run(&["lock", "release", "--local", "--force"]).assert_exit(2).assert_says("--message");
+        let (holder, said) = start_with_output(&first, "r1");
+        operator.run(&["lock", "release"]).assert_exit(2).assert_stderr_contains("P0208");
+        operator.run(&["lock", "release", "--local", "--force"]).assert_exit(2).assert_stderr_contains("--message");
         let living = operator.run(&["lock", "release", "--local"]);
-        living.assert_exit(5).assert_says("P0504").assert_says("--force --message");
+        living.assert_exit(5).assert_stderr_contains("P0504").assert_stderr_contains("--force --message");
         let words = ["lock", "release", "--local", "--force", "--message", "it hangs, says ann"];
         operator.run(&words).assert_exit(0);
         assert_eq!(operator.run(&["lock", "status", "--json"]).json()[0]["standing"], "free");
         // A folder of its own, where this machine is the operator too.
         operator.write("go", "");
         first.write("go", "");
-        refused(&first, holder, &said);
+        assert_lock_lost(&first, holder, &said);
         let _ = std::fs::remove_file(operator.path("acted"));
         operator.run(&["--local", "--release", "r2"]).assert_exit(0);
         assert!(operator.exists("acted"));

@@ -2,11 +2,13 @@
 
 use std::{path::Path, process::Command};
 
-use crate::support::{Environment, GitHttp, Moto, Reply, Server, aws, bare};
+use crate::support::{
+    GitHttpServer, HttpReply, HttpTestServer, MotoServer, TestEnvironment, aws_variables, init_bare_repository,
+};
 
 /// The example, whose state is elsewhere, and whose target is a folder that all machines reach.
-fn machine(state: &str, target: &Path) -> Environment {
-    let environment = Environment::new();
+fn machine(state: &str, target: &Path) -> TestEnvironment {
+    let environment = TestEnvironment::new();
     environment.edit("deploy.yml", "app: shop\n", &format!("app: shop\nstate: {state}\n"));
     environment.edit("deploy.yml", "root: ./deploy/test", &format!("root: {}", target.display()));
     environment.pack("r1");
@@ -14,10 +16,10 @@ fn machine(state: &str, target: &Path) -> Environment {
 }
 
 /// Two machines, one after the other; the second resumes, and sees what the first did.
-fn the_second_resumes(first: &Environment) {
+fn check_second_machine_resumes(first: &TestEnvironment) {
     let good = first.read("migrations/0002_first_products.sql");
     first.write("migrations/0002_first_products.sql", "INSERT INTO nothing_of_this_name VALUES (1);\n");
-    let second = first.another();
+    let second = first.another_machine();
     let failed = first.deploy("r1", &[]);
     failed.assert_exit(1).assert_decisions(&["pull run never-ran", "migrate run never-ran"]);
 
@@ -47,9 +49,9 @@ fn the_second_resumes(first: &Environment) {
 }
 
 #[test]
-fn two_machines_share_a_git_repository_and_its_branches_and_work_tree_see_nothing() {
+fn machines_share_a_git_repository_without_touching_branches_or_work_tree() {
     let remote = tempfile::tempdir().unwrap();
-    bare(remote.path());
+    init_bare_repository(remote.path());
     let target = tempfile::tempdir().unwrap();
     let first = machine("git:origin", target.path());
     first.write(".gitignore", "dist/\n");
@@ -60,7 +62,7 @@ fn two_machines_share_a_git_repository_and_its_branches_and_work_tree_see_nothin
     first.git(&["add", "."]);
     first.git(&["commit", "--quiet", "--message", "all"]);
     first.git(&["push", "--quiet", "origin", "main"]);
-    the_second_resumes(&first);
+    check_second_machine_resumes(&first);
 
     let git = |folder: &Path, words: &[&str]| {
         let output = Command::new("git").arg("-C").arg(folder).args(words).output().unwrap();
@@ -79,47 +81,54 @@ fn two_machines_share_a_git_repository_and_its_branches_and_work_tree_see_nothin
 }
 
 #[test]
-fn two_machines_share_a_git_repository_over_http() {
-    let (server, target) = (GitHttp::start(), tempfile::tempdir().unwrap());
-    the_second_resumes(&machine(&format!("git:http://{}/state.git", server.address()), target.path()));
+fn machines_share_a_git_repository_over_http() {
+    let (server, target) = (GitHttpServer::start(), tempfile::tempdir().unwrap());
+    check_second_machine_resumes(&machine(&format!("git:http://{}/state.git", server.address()), target.path()));
     assert!(server.repository().join("HEAD").exists());
 }
 
 #[test]
-fn two_machines_share_a_bucket() {
-    let (moto, target) = (Moto::start(), tempfile::tempdir().unwrap());
+fn machines_share_a_bucket() {
+    let (moto, target) = (MotoServer::start(), tempfile::tempdir().unwrap());
     let mut first = machine("s3://acme-state/deployments", target.path());
-    aws(&moto.address()).iter().for_each(|(name, value)| first.set(name, value));
-    the_second_resumes(&first);
+    aws_variables(&moto.address()).iter().for_each(|(name, value)| first.set_variable(name, value));
+    check_second_machine_resumes(&first);
 }
 
 #[test]
-fn a_store_that_ignores_conditions_is_refused_before_anything_is_done() {
+fn store_without_conditional_writes_is_rejected() {
     // It says yes to every write, as some that look like S3 do.
-    let server = Server::new(|_, _| Reply { headers: vec![("ETag".to_owned(), "\"1\"".to_owned())], ..Reply::ok("") });
+    let server = HttpTestServer::new(|_, _| HttpReply {
+        headers: vec![("ETag".to_owned(), "\"1\"".to_owned())],
+        ..HttpReply::ok("")
+    });
     let target = tempfile::tempdir().unwrap();
     let mut machine = machine("s3://acme-state", target.path());
-    aws(&server.address()).iter().for_each(|(name, value)| machine.set(name, value));
+    aws_variables(&server.address()).iter().for_each(|(name, value)| machine.set_variable(name, value));
     let refused = machine.run(&["--local", "--release", "r1"]);
-    refused.assert_exit(2).assert_says("P0608").assert_says("If-None-Match");
+    refused.assert_exit(2).assert_stderr_contains("P0608").assert_stderr_contains("If-None-Match");
     assert_eq!(std::fs::read_dir(target.path()).unwrap().count(), 0, "nothing was deployed");
 }
 
 #[test]
-fn a_place_that_is_not_there_is_told_with_the_reason() {
+fn missing_repository_is_reported_with_the_reason() {
     let target = tempfile::tempdir().unwrap();
     let machine = machine("git:./no-such.git", target.path());
-    machine.run(&["--local", "--release", "r1"]).assert_exit(2).assert_says("P0607").assert_says("no-such.git");
-    machine.run(&["status"]).assert_exit(2).assert_says("P0607");
+    machine
+        .run(&["--local", "--release", "r1"])
+        .assert_exit(2)
+        .assert_stderr_contains("P0607")
+        .assert_stderr_contains("no-such.git");
+    machine.run(&["status"]).assert_exit(2).assert_stderr_contains("P0607");
 }
 
 #[test]
-fn what_one_machine_did_while_it_was_cut_off_is_not_lost_and_not_mixed() {
+fn local_history_is_restored_and_diverged_histories_are_rejected() {
     let remote = tempfile::tempdir().unwrap();
-    bare(remote.path());
+    init_bare_repository(remote.path());
     let target = tempfile::tempdir().unwrap();
     let first = machine(&format!("git:{}", remote.path().display()), target.path());
-    let second = first.another();
+    let second = first.another_machine();
     first.deploy("r1", &[]).assert_exit(0);
     // What is there is forgotten; this machine still knows, and brings it back.
     let forgotten =
@@ -136,6 +145,6 @@ fn what_one_machine_did_while_it_was_cut_off_is_not_lost_and_not_mixed() {
     first
         .run(&["--local", "--release", "r1"])
         .assert_exit(65)
-        .assert_says("P0610")
-        .assert_says("attempt-000001.journal");
+        .assert_stderr_contains("P0610")
+        .assert_stderr_contains("attempt-000001.journal");
 }

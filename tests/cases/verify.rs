@@ -2,17 +2,17 @@
 
 use std::net::TcpListener;
 
-use crate::support::{Answer, Environment, Reply, Server};
+use crate::support::{HttpReply, HttpTestServer, RunnerOutput, TestEnvironment};
 
 /// Verifies with this `with`, against a server and a database with one row.
-fn verify(server: &Server, with: &str) -> Answer {
+fn run_verify(server: &HttpTestServer, with: &str) -> RunnerOutput {
     let origin = server.origin();
     let with = with.replace("ORIGIN", &origin).replace("ADDRESS", &server.address());
     let plan = format!(
         "version: 1\napp: shop\nsteps:\n  verify:\n    uses: verify\n    with: {{ tries: 1, {with} }}\n    grants:\n      dirs: {{ app: ./app:ro }}\n      databases: {{ main: \"sqlite:./shop.db\" }}\n      http: [\"{origin}\"]\n      tcp: [\"{}\"]\n",
         server.address(),
     );
-    let environment = Environment::with_plan(&plan);
+    let environment = TestEnvironment::with_plan(&plan);
     let database = rusqlite::Connection::open(environment.path("shop.db")).unwrap();
     database.execute_batch("CREATE TABLE product (name TEXT); INSERT INTO product VALUES ('pawl')").unwrap();
     drop(database);
@@ -20,17 +20,19 @@ fn verify(server: &Server, with: &str) -> Answer {
 }
 
 /// A service that is up, but has no page.
-fn service() -> Server {
-    Server::new(|path, _| match path {
-        "/health" => Reply::ok(r#"{"status":"up","db":{"ready":true},"orders":3}"#),
-        "/old" => Reply { status: 302, headers: vec![("location".to_owned(), "/health".to_owned())], body: Vec::new() },
-        _ => Reply { status: 404, headers: Vec::new(), body: b"nothing here".to_vec() },
+fn healthy_service() -> HttpTestServer {
+    HttpTestServer::new(|path, _| match path {
+        "/health" => HttpReply::ok(r#"{"status":"up","db":{"ready":true},"orders":3}"#),
+        "/old" => {
+            HttpReply { status: 302, headers: vec![("location".to_owned(), "/health".to_owned())], body: Vec::new() }
+        }
+        _ => HttpReply { status: 404, headers: Vec::new(), body: b"nothing here".to_vec() },
     })
 }
 
 #[test]
-fn everything_holds() {
-    let server = service();
+fn passing_checks_succeed() {
+    let server = healthy_service();
     for with in [
         r#"http: [{ url: "ORIGIN/health" }]"#,
         r#"http: [{ url: "ORIGIN/nothing", status: 404, contains: nothing }]"#,
@@ -42,13 +44,13 @@ fn everything_holds() {
         r#"sql: [{ database: main, query: "SELECT count(*) FROM product", equals: 1 }]"#,
         r#"sql: [{ database: main, query: "SELECT name FROM product", equals: pawl }]"#,
     ] {
-        verify(&server, with).assert_exit(0);
+        run_verify(&server, with).assert_exit(0);
     }
 }
 
 #[test]
-fn what_does_not_hold_is_named_with_what_was_found() {
-    let server = service();
+fn failed_check_is_reported_with_expected_and_found() {
+    let server = healthy_service();
     for (with, says) in [
         (r#"http: [{ url: "ORIGIN/no" }]"#, "expected status 200, found status 404 with `nothing here`"),
         (
@@ -64,17 +66,17 @@ fn what_does_not_hold_is_named_with_what_was_found() {
         (r#"files: [{ path: VERSION, exists: false }]"#, "expected no such file, found"),
         (r#"sql: [{ database: main, query: "SELECT count(*) FROM product", equals: 2 }]"#, "expected 2, found 1"),
     ] {
-        let answer = verify(&server, with);
+        let answer = run_verify(&server, with);
         answer.assert_exit(1);
         assert!(answer.stderr.contains(says), "{says:?} is not in\n{}", answer.stderr);
     }
 }
 
 #[test]
-fn of_several_checks_only_those_that_fail_are_named() {
-    let server = service();
+fn only_failed_checks_are_reported() {
+    let server = healthy_service();
     let with = r#"files: [{ path: VERSION }, { path: gone }], tcp: ["ADDRESS"]"#;
-    let answer = verify(&server, with);
+    let answer = run_verify(&server, with);
     answer.assert_exit(1);
     assert!(
         answer
@@ -86,42 +88,43 @@ fn of_several_checks_only_those_that_fail_are_named() {
 }
 
 #[test]
-fn a_port_that_nobody_listens_on() {
-    let server = service();
+fn closed_port_fails_verification() {
+    let server = healthy_service();
     // Bound and dropped at once: free, as far as anyone knows.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let plan = format!(
         "version: 1\napp: shop\nsteps:\n  verify:\n    uses: verify\n    with: {{ tries: 1, tcp: [\"{free}\"] }}\n    grants: {{ tcp: [\"{free}\"] }}\n"
     );
-    let environment = Environment::with_plan(&plan);
-    environment.run(&["--local", "--release", "r1"]).assert_exit(1).assert_says("connection");
+    let environment = TestEnvironment::with_plan(&plan);
+    environment.run(&["--local", "--release", "r1"]).assert_exit(1).assert_stderr_contains("connection");
     drop(server);
 }
 
 #[test]
-fn a_service_that_needs_a_while_is_waited_for() {
-    let server = Server::new(|_, before| if before < 2 { Reply::status(503) } else { Reply::ok("up") });
+fn slow_service_is_retried() {
+    let server = HttpTestServer::new(|_, before| if before < 2 { HttpReply::status(503) } else { HttpReply::ok("up") });
     let with = r#"http: [{ url: "ORIGIN/health" }], interval: 10ms"#;
     let patient = with.replace("interval", "consecutive: 2, interval");
-    verify(&server, with).assert_exit(1);
+    run_verify(&server, with).assert_exit(1);
     let plan = patient.replace("ORIGIN", &server.origin());
     let plan = format!(
         "version: 1\napp: shop\nsteps:\n  verify:\n    uses: verify\n    with: {{ tries: 5, {plan} }}\n    grants: {{ http: [\"{}\"] }}\n",
         server.origin(),
     );
-    let environment = Environment::with_plan(&plan);
+    let environment = TestEnvironment::with_plan(&plan);
     environment.run(&["--local", "--release", "r1"]).assert_exit(0);
-    assert_eq!(server.asked().len(), 4, "one try, one more that fails, two in a row that succeed");
+    assert_eq!(server.requested_paths().len(), 4, "one try, one more that fails, two in a row that succeed");
 }
 
 #[test]
-fn a_service_that_flaps_never_succeeds_twice_in_a_row() {
-    let server = Server::new(|_, before| if before % 2 == 0 { Reply::ok("up") } else { Reply::status(503) });
+fn flapping_service_fails_consecutive_rounds() {
+    let server =
+        HttpTestServer::new(|_, before| if before % 2 == 0 { HttpReply::ok("up") } else { HttpReply::status(503) });
     let origin = server.origin();
     let plan = format!(
         "version: 1\napp: shop\nsteps:\n  verify:\n    uses: verify\n    with: {{ tries: 4, interval: 10ms, consecutive: 2, http: [{{ url: \"{origin}/\" }}] }}\n    grants: {{ http: [\"{origin}\"] }}\n"
     );
-    let environment = Environment::with_plan(&plan);
+    let environment = TestEnvironment::with_plan(&plan);
     environment.run(&["--local", "--release", "r1"]).assert_exit(1);
-    assert_eq!(server.asked().len(), 4);
+    assert_eq!(server.requested_paths().len(), 4);
 }

@@ -15,52 +15,52 @@ use std::{
 };
 
 use crate::{
-    server::{Database, Engine, PASSWORD, Server},
-    shop::{Shop, said, until},
+    server::{PASSWORD, TestDatabase, TestDbEngine, TestDbServer},
+    shop::{MigrationFixture, run_process, wait_until},
 };
 
-fn slow(engine: Engine) -> &'static str {
+fn slow_migration(engine: TestDbEngine) -> &'static str {
     match engine {
-        Engine::Postgres => "create table a (id integer);\nselect pg_sleep(20);\ncreate table b (id integer);\n",
-        Engine::Mariadb | Engine::Sqlite => {
+        TestDbEngine::Postgres => "create table a (id integer);\nselect pg_sleep(20);\ncreate table b (id integer);\n",
+        TestDbEngine::Mariadb | TestDbEngine::Sqlite => {
             "create table a (id integer);\nselect sleep(20);\ncreate table b (id integer);\n"
         }
     }
 }
 
-fn quick() -> &'static str {
+fn fast_migration() -> &'static str {
     "create table a (id integer);\nselect 1;\ncreate table b (id integer);\n"
 }
 
 /// The runner's session, as the server sees it.
-fn session(database: &Database) -> Option<String> {
+fn migration_session(database: &TestDatabase) -> Option<String> {
     let sql = match database.engine {
-        Engine::Postgres => {
+        TestDbEngine::Postgres => {
             "select pid from pg_stat_activity where query like '%pg_sleep(20)%' and pid <> pg_backend_pid() and datname = current_database()"
         }
-        Engine::Mariadb | Engine::Sqlite => {
+        TestDbEngine::Mariadb | TestDbEngine::Sqlite => {
             "select id from information_schema.processlist where info = 'select sleep(20)' and db = database()"
         }
     };
-    database.ask(sql).ok().filter(|answer| !answer.is_empty())
+    database.try_sql(sql).ok().filter(|answer| !answer.is_empty())
 }
 
 /// Begins a migration that takes long, disturbs it, and says how it ended; then it is run again, and is complete.
-fn disturbed(engine: Engine, database: &Database, disturb: impl FnOnce(&str)) {
-    let shop = Shop::new(database, "");
-    shop.migration("1_slow.sql", slow(engine));
+fn check_disturbed_migration(engine: TestDbEngine, database: &TestDatabase, disturb: impl FnOnce(&str)) {
+    let shop = MigrationFixture::new(database, "");
+    shop.write_migration("1_slow.sql", slow_migration(engine));
     let mut child = shop.start("state");
-    until("the migration is under way", || session(database).is_some());
-    disturb(&session(database).unwrap_or_default());
+    wait_until("the migration is under way", || migration_session(database).is_some());
+    disturb(&migration_session(database).unwrap_or_default());
     let began = Instant::now();
     let status = child.wait().unwrap();
     assert_eq!(status.code(), Some(1), "{engine:?}: it ends as a failure");
     assert!(began.elapsed() < Duration::from_secs(10), "{engine:?}: it noticed after {:?}", began.elapsed());
     // What was done of a file may not change, so the slow statement stays where it would be looked for.
-    if engine == Engine::Postgres {
-        shop.migration("1_slow.sql", quick());
+    if engine == TestDbEngine::Postgres {
+        shop.write_migration("1_slow.sql", fast_migration());
     } else {
-        shop.migration("1_slow.sql", slow(engine).replace("sleep(20)", "sleep(0)"));
+        shop.write_migration("1_slow.sql", slow_migration(engine).replace("sleep(20)", "sleep(0)"));
     }
     shop.deploy().assert_exit(0);
     assert_eq!(database.sql("select count(*) from a"), "0");
@@ -69,13 +69,13 @@ fn disturbed(engine: Engine, database: &Database, disturb: impl FnOnce(&str)) {
 }
 
 #[test]
-fn a_session_that_an_administrator_ends() {
-    for engine in [Engine::Postgres, Engine::Mariadb] {
-        let database = Database::new(engine);
-        disturbed(engine, &database, |session| {
+fn migration_recovers_from_a_terminated_session() {
+    for engine in [TestDbEngine::Postgres, TestDbEngine::Mariadb] {
+        let database = TestDatabase::new(engine);
+        check_disturbed_migration(engine, &database, |session| {
             let sql = match engine {
-                Engine::Postgres => format!("select pg_terminate_backend({session})"),
-                Engine::Mariadb | Engine::Sqlite => format!("kill {session}"),
+                TestDbEngine::Postgres => format!("select pg_terminate_backend({session})"),
+                TestDbEngine::Mariadb | TestDbEngine::Sqlite => format!("kill {session}"),
             };
             database.sql(&sql);
         });
@@ -83,11 +83,11 @@ fn a_session_that_an_administrator_ends() {
 }
 
 #[test]
-fn a_server_that_restarts() {
-    for engine in [Engine::Postgres, Engine::Mariadb] {
-        let server = Arc::new(Server::start(engine));
-        let database = Database::on(engine, Some(Arc::clone(&server)));
-        disturbed(engine, &database, |_| {
+fn migration_recovers_from_a_server_restart() {
+    for engine in [TestDbEngine::Postgres, TestDbEngine::Mariadb] {
+        let server = Arc::new(TestDbServer::start(engine));
+        let database = TestDatabase::on_server(engine, Some(Arc::clone(&server)));
+        check_disturbed_migration(engine, &database, |_| {
             server.stop(true);
             server.run();
         });
@@ -95,13 +95,13 @@ fn a_server_that_restarts() {
 }
 
 /// A way to the server that can be cut.
-struct Cable {
+struct CuttableTcpProxy {
     port: u16,
     cut: Arc<AtomicBool>,
 }
 
-impl Cable {
-    fn to(port: u16) -> Self {
+impl CuttableTcpProxy {
+    fn to_port(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let own = listener.local_addr().unwrap().port();
         let cut = Arc::new(AtomicBool::new(false));
@@ -138,51 +138,52 @@ impl Cable {
 }
 
 #[test]
-fn a_connection_that_is_cut() {
-    for engine in [Engine::Postgres, Engine::Mariadb] {
-        let database = Database::new(engine);
-        let cable = Cable::to(database.server.as_ref().unwrap().port());
-        let shop = Shop::at(&database.url_at(cable.port, "${{ secrets.PASSWORD }}"), "", "");
-        shop.migration("1_slow.sql", slow(engine));
+fn migration_recovers_from_a_cut_connection() {
+    for engine in [TestDbEngine::Postgres, TestDbEngine::Mariadb] {
+        let database = TestDatabase::new(engine);
+        let cable = CuttableTcpProxy::to_port(database.server.as_ref().unwrap().port());
+        let shop = MigrationFixture::with_url(&database.url_at(cable.port, "${{ secrets.PASSWORD }}"), "", "");
+        shop.write_migration("1_slow.sql", slow_migration(engine));
         let mut child = shop.start("state");
-        until("the migration is under way", || session(&database).is_some());
+        wait_until("the migration is under way", || migration_session(&database).is_some());
         cable.cut.store(true, Ordering::Relaxed);
         assert_eq!(child.wait().unwrap().code(), Some(1), "{engine:?}");
-        if engine == Engine::Mariadb {
+        if engine == TestDbEngine::Mariadb {
             // It goes on with the statement, and holds the lock until then; nobody needs to wait for the whole of it.
-            database.sql(&format!("kill query {}", session(&database).unwrap()));
+            database.sql(&format!("kill query {}", migration_session(&database).unwrap()));
         }
         cable.cut.store(false, Ordering::Relaxed);
-        let (from, to) = if engine == Engine::Postgres { ("pg_sleep(20)", "1") } else { ("sleep(20)", "sleep(0)") };
-        shop.migration("1_slow.sql", slow(engine).replace(from, to));
+        let (from, to) =
+            if engine == TestDbEngine::Postgres { ("pg_sleep(20)", "1") } else { ("sleep(20)", "sleep(0)") };
+        shop.write_migration("1_slow.sql", slow_migration(engine).replace(from, to));
         shop.deploy().assert_exit(0);
         assert_eq!(database.sql("select count(*) from _pawl_migrations"), "1");
     }
 }
 
 #[test]
-fn a_full_disk_under_sqlite() {
-    let database = Database::new(Engine::Sqlite);
+fn migration_recovers_from_a_full_disk() {
+    let database = TestDatabase::new(TestDbEngine::Sqlite);
     let folder = tempfile::tempdir().unwrap();
-    let shop = Shop::at(&format!("sqlite:{}/shop.db", folder.path().display()), "", "");
-    shop.migration("1_a.sql", "create table a (id integer);\ninsert into a values (1);\n");
+    let shop = MigrationFixture::with_url(&format!("sqlite:{}/shop.db", folder.path().display()), "", "");
+    shop.write_migration("1_a.sql", "create table a (id integer);\ninsert into a values (1);\n");
     // The runner wants 32 MiB of room before it begins; the rows need more than there is then.
     let rows = "insert into big values (zeroblob(1000000));\n".repeat(50);
-    shop.migration("2_big.sql", format!("create table big (t blob);\n{rows}"));
+    shop.write_migration("2_big.sql", format!("create table big (t blob);\n{rows}"));
     drop(database);
     let script = r#"mount -t tmpfs -o size=36m tmpfs "$1" && "$2" --local --release r1; echo "first $?"; mount -o remount,size=300m "$1"
         "$2" --local --release r1; echo "second $?"; sqlite3 "$1/shop.db" "select count(*) from big; select count(*) from a; select count(*) from _pawl_migrations""#;
     let mut command = Command::new("unshare");
     let namespaces: &[&str] = if rustix::process::geteuid().is_root() { &["--mount"] } else { &["--mount", "-Ur"] };
     command.args(namespaces).args(["sh", "-c", script, "sh"]).arg(folder.path()).arg(env!("CARGO_BIN_EXE_runner"));
-    let said = said(shop.confined(command, "state", &[]));
+    let said = run_process(shop.command_under(command, "state", &[]));
     assert!(said.text.contains("first 1") && said.text.contains("second 0"), "{}", said.text);
     assert!(said.text.contains("disk is full") && said.text.contains("50\n1\n2"), "{}", said.text);
 }
 
 #[test]
-fn a_pooler_in_transaction_mode_is_refused() {
-    let database = Database::new(Engine::Postgres);
+fn transaction_pooler_is_rejected() {
+    let database = TestDatabase::new(TestDbEngine::Postgres);
     let folder = tempfile::tempdir().unwrap();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let server = database.server.as_ref().unwrap().port();
@@ -217,21 +218,25 @@ fn a_pooler_in_transaction_mode_is_refused() {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let mut pooler = pooler.spawn().unwrap_or_else(|error| panic!("pgbouncer: {error}; run `cargo xtask setup`"));
-        until("the pooler listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        let shop = Shop::at(&database.url_at(port, "${{ secrets.PASSWORD }}"), "", "");
-        shop.migration("1_a.sql", "create table if not exists a (id integer);\n");
+        wait_until("the pooler listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let shop = MigrationFixture::with_url(&database.url_at(port, "${{ secrets.PASSWORD }}"), "", "");
+        shop.write_migration("1_a.sql", "create table if not exists a (id integer);\n");
         let said = shop.deploy();
         pooler.kill().unwrap();
         pooler.wait().unwrap();
         let said = said.assert_exit(exit);
         if exit == 2 {
-            said.assert_says("error[P0322]");
+            said.assert_contains("error[P0322]");
         }
     }
 }
 
 /// Writes rows until it is told to stop; the longest that one took.
-fn writers(database: &Database, stop: &Arc<AtomicBool>, longest: &Arc<AtomicU64>) -> Vec<thread::JoinHandle<()>> {
+fn start_writers(
+    database: &TestDatabase,
+    stop: &Arc<AtomicBool>,
+    longest: &Arc<AtomicU64>,
+) -> Vec<thread::JoinHandle<()>> {
     let url = (database.server.as_ref().unwrap().port(), database.name.clone());
     (0..2)
         .map(|_| {
@@ -278,31 +283,31 @@ fn writers(database: &Database, stop: &Arc<AtomicBool>, longest: &Arc<AtomicU64>
 
 /// Acceptance: a holder killed while it builds an index under write load.
 #[test]
-fn a_holder_killed_while_it_builds_an_index() {
-    let server = Arc::new(Server::start(Engine::Postgres));
-    let database = Database::on(Engine::Postgres, Some(server));
+fn killed_index_build_frees_the_lock_and_is_repeated() {
+    let server = Arc::new(TestDbServer::start(TestDbEngine::Postgres));
+    let database = TestDatabase::on_server(TestDbEngine::Postgres, Some(server));
     database.sql("create table load (id bigserial primary key, t text)");
     database.sql("insert into load (t) select md5(i::text) from generate_series(1, 600000) i");
-    let shop = Shop::new(&database, "");
-    shop.migration("1_i.sql", "-- no-transaction\ncreate index concurrently load_t on load (t);\n");
-    shop.migration("2_c.sql", "alter table load add column more integer;\n");
+    let shop = MigrationFixture::new(&database, "");
+    shop.write_migration("1_i.sql", "-- no-transaction\ncreate index concurrently load_t on load (t);\n");
+    shop.write_migration("2_c.sql", "alter table load add column more integer;\n");
     let (stop, longest) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let threads = writers(&database, &stop, &longest);
+    let threads = start_writers(&database, &stop, &longest);
     // A transaction that stays open makes the build wait: so the kill meets it.
-    let mut blocker = database.start("begin; insert into load (t) values ('x'); select pg_sleep(3); commit");
-    until("the transaction is open", || {
+    let mut blocker = database.start_client("begin; insert into load (t) values ('x'); select pg_sleep(3); commit");
+    wait_until("the transaction is open", || {
         database
             .sql("select count(*) from pg_stat_activity where query like '%pg_sleep(3)%' and pid <> pg_backend_pid()")
             != "0"
     });
     let mut holder = shop.start("state");
-    until("the index is being built", || {
+    wait_until("the index is being built", || {
         database.sql("select count(*) from pg_index where indexrelid = to_regclass('load_t')") == "1"
     });
     holder.kill().unwrap();
     holder.wait().unwrap();
     let killed = Instant::now();
-    until("the lock is free", || database.sql("select count(*) from pg_locks where locktype = 'advisory'") == "0");
+    wait_until("the lock is free", || database.sql("select count(*) from pg_locks where locktype = 'advisory'") == "0");
     let freed = killed.elapsed();
     assert!(freed < Duration::from_secs(1), "the lock was held for {freed:?}");
     let valid = "select indisvalid from pg_index where indexrelid = to_regclass('load_t')";
@@ -319,27 +324,31 @@ fn a_holder_killed_while_it_builds_an_index() {
 
 /// DDL that can't have its lock gives way to those behind it, and is tried again.
 #[test]
-fn ddl_gives_way_and_comes_again() {
-    for engine in [Engine::Postgres, Engine::Mariadb] {
-        let database = Database::new(engine);
+fn ddl_yields_to_other_sessions_and_is_retried() {
+    for engine in [TestDbEngine::Postgres, TestDbEngine::Mariadb] {
+        let database = TestDatabase::new(engine);
         database.sql("create table stock (id integer)");
-        let shop = Shop::new(&database, ", lock-timeout: 1s");
-        shop.migration("1_c.sql", "alter table stock add column more integer;\n");
+        let shop = MigrationFixture::new(&database, ", lock-timeout: 1s");
+        shop.write_migration("1_c.sql", "alter table stock add column more integer;\n");
         let hold = match engine {
-            Engine::Postgres => "begin; insert into stock values (1); select pg_sleep(3); commit",
-            Engine::Mariadb | Engine::Sqlite => "begin; insert into stock values (1); select sleep(3); commit",
+            TestDbEngine::Postgres => "begin; insert into stock values (1); select pg_sleep(3); commit",
+            TestDbEngine::Mariadb | TestDbEngine::Sqlite => {
+                "begin; insert into stock values (1); select sleep(3); commit"
+            }
         };
-        let mut holder = database.start(hold);
-        until("the row is written", || match engine {
-            Engine::Postgres => database.sql(
+        let mut holder = database.start_client(hold);
+        wait_until("the row is written", || match engine {
+            TestDbEngine::Postgres => database.sql(
                 "select count(*) from pg_stat_activity where query like '%pg_sleep(3)%' and pid <> pg_backend_pid()",
             ) != "0",
-            Engine::Mariadb | Engine::Sqlite => {
+            TestDbEngine::Mariadb | TestDbEngine::Sqlite => {
                 database.sql("select count(*) from information_schema.processlist where info = 'select sleep(3)'")
                     != "0"
             }
         });
-        shop.run(&["--local", "--release", "r1", "--verbose"]).assert_exit(0).assert_says("waits for a lock of others");
+        shop.run(&["--local", "--release", "r1", "--verbose"])
+            .assert_exit(0)
+            .assert_contains("waits for a lock of others");
         holder.wait().unwrap();
         assert_eq!(database.sql("select count(more) from stock"), "0");
     }

@@ -3,60 +3,62 @@
 use std::{path::PathBuf, process::Command};
 
 use crate::{
-    server::{ALL, Database, Engine},
-    shop::{Said, Shop, said, until},
+    server::{ALL_ENGINES, TestDatabase, TestDbEngine},
+    shop::{MigrationFixture, ProcessOutput, run_process, wait_until},
 };
 
 /// Where `cargo xtask setup` puts them.
-fn tool(name: &str) -> Command {
+fn tool_command(name: &str) -> Command {
     let target = std::path::Path::new(env!("CARGO_BIN_EXE_runner")).parent().and_then(std::path::Path::parent).unwrap();
     let places =
         [target.join("tools/bin").join(name), target.join("tools/node_modules/.bin").join(name), PathBuf::from(name)];
     Command::new(places.into_iter().find(|place| place.is_file() || !place.is_absolute()).unwrap())
 }
 
-fn sqlx(database: &Database, shop: &Shop, what: &[&str]) -> Said {
-    let mut command = tool("sqlx");
+fn run_sqlx(database: &TestDatabase, shop: &MigrationFixture, what: &[&str]) -> ProcessOutput {
+    let mut command = tool_command("sqlx");
     command.arg("migrate").args(what).arg("--source").arg(shop.path("migrations"));
     let url = database.plain_url().replace("sqlite:", "sqlite://");
-    let url = if database.engine == Engine::Sqlite { format!("{url}?mode=rwc") } else { url };
+    let url = if database.engine == TestDbEngine::Sqlite { format!("{url}?mode=rwc") } else { url };
     command.arg("--database-url").arg(url);
-    said(command)
+    run_process(command)
 }
 
-fn dbmate(database: &Database, shop: &Shop, what: &str) -> Said {
-    let mut command = tool("dbmate");
+fn run_dbmate(database: &TestDatabase, shop: &MigrationFixture, what: &str) -> ProcessOutput {
+    let mut command = tool_command("dbmate");
     command.arg("--no-dump-schema").arg("--migrations-dir").arg(shop.path("migrations"));
     command.arg("--url").arg(database.plain_url()).arg(what);
-    said(command)
+    run_process(command)
 }
 
-fn write(shop: &Shop, form: &str, number: u32) {
+fn write_migration(shop: &MigrationFixture, form: &str, number: u32) {
     let up = format!("create table t{number} (id integer);\ninsert into t{number} values (1);\n");
     let name = format!("2024010100000{number}_make_t{number}.sql");
     match form {
-        "dbmate" => shop.migration(&name, format!("-- migrate:up\n{up}\n-- migrate:down\ndrop table t{number};\n")),
-        _ => shop.migration(&name, up),
+        "dbmate" => {
+            shop.write_migration(&name, format!("-- migrate:up\n{up}\n-- migrate:down\ndrop table t{number};\n"))
+        }
+        _ => shop.write_migration(&name, up),
     }
 }
 
-fn over_and_back(form: &str, other: impl Fn(&Database, &Shop) -> Said) {
-    for engine in ALL {
-        let database = Database::new(engine);
-        let shop = Shop::new(&database, "");
-        write(&shop, form, 1);
-        write(&shop, form, 2);
+fn check_takeover_and_return(form: &str, other: impl Fn(&TestDatabase, &MigrationFixture) -> ProcessOutput) {
+    for engine in ALL_ENGINES {
+        let database = TestDatabase::new(engine);
+        let shop = MigrationFixture::new(&database, "");
+        write_migration(&shop, form, 1);
+        write_migration(&shop, form, 2);
         other(&database, &shop).assert_exit(0);
         // Taken over: the table tells the form, and nothing runs again.
-        shop.run(&["migrate", "status"]).assert_exit(0).assert_says(&format!("{form} migrations"));
+        shop.run(&["migrate", "status"]).assert_exit(0).assert_contains(&format!("{form} migrations"));
         shop.deploy().assert_exit(0);
-        write(&shop, form, 3);
+        write_migration(&shop, form, 3);
         shop.deploy().assert_exit(0);
         // Given back.
-        write(&shop, form, 4);
+        write_migration(&shop, form, 4);
         other(&database, &shop).assert_exit(0);
         // And taken over again.
-        write(&shop, form, 5);
+        write_migration(&shop, form, 5);
         shop.deploy().assert_exit(0);
         other(&database, &shop).assert_exit(0);
         for number in 1..=5 {
@@ -64,11 +66,11 @@ fn over_and_back(form: &str, other: impl Fn(&Database, &Shop) -> Said) {
         }
 
         // The other way round: begun by the runner.
-        let database = Database::new(engine);
-        let shop = Shop::new(&database, &format!(", format: {form}"));
-        write(&shop, form, 1);
+        let database = TestDatabase::new(engine);
+        let shop = MigrationFixture::new(&database, &format!(", format: {form}"));
+        write_migration(&shop, form, 1);
         shop.deploy().assert_exit(0);
-        write(&shop, form, 2);
+        write_migration(&shop, form, 2);
         other(&database, &shop).assert_exit(0);
         shop.deploy().assert_exit(0);
         for number in 1..=2 {
@@ -78,41 +80,41 @@ fn over_and_back(form: &str, other: impl Fn(&Database, &Shop) -> Said) {
 }
 
 #[test]
-fn sqlx_over_and_back() {
-    over_and_back("sqlx", |database, shop| sqlx(database, shop, &["run"]));
+fn sqlx_database_is_taken_over_and_returned() {
+    check_takeover_and_return("sqlx", |database, shop| run_sqlx(database, shop, &["run"]));
 }
 
 #[test]
-fn dbmate_over_and_back() {
-    over_and_back("dbmate", |database, shop| dbmate(database, shop, "migrate"));
+fn dbmate_database_is_taken_over_and_returned() {
+    check_takeover_and_return("dbmate", |database, shop| run_dbmate(database, shop, "migrate"));
 }
 
 /// The history tables are those that the tools make, to the letter of the schema.
 #[test]
-fn tables_are_as_the_tools_make_them() {
+fn history_tables_match_the_tools_schema() {
     for form in ["sqlx", "dbmate"] {
-        for engine in ALL {
-            let schema = |database: &Database| {
+        for engine in ALL_ENGINES {
+            let schema = |database: &TestDatabase| {
                 match engine {
-                Engine::Postgres => database.sql(
+                TestDbEngine::Postgres => database.sql(
                     "select table_name, column_name, data_type, is_nullable, column_default, character_maximum_length from \
                      information_schema.columns where table_name in ('_sqlx_migrations', 'schema_migrations') order by 1, ordinal_position",
                 ),
-                Engine::Mariadb => {
+                TestDbEngine::Mariadb => {
                     let table = if form == "sqlx" { "_sqlx_migrations" } else { "schema_migrations" };
                     database.sql(&format!("show create table {table}"))
                 }
-                Engine::Sqlite => database.sql("select group_concat(name || type || \"notnull\" || pk) from pragma_table_info('_sqlx_migrations') \
+                TestDbEngine::Sqlite => database.sql("select group_concat(name || type || \"notnull\" || pk) from pragma_table_info('_sqlx_migrations') \
                      union all select group_concat(name || type || \"notnull\" || pk) from pragma_table_info('schema_migrations')"),
             }
             };
-            let (ours, theirs) = (Database::new(engine), Database::new(engine));
-            let shop = Shop::new(&ours, &format!(", format: {form}"));
-            write(&shop, form, 1);
+            let (ours, theirs) = (TestDatabase::new(engine), TestDatabase::new(engine));
+            let shop = MigrationFixture::new(&ours, &format!(", format: {form}"));
+            write_migration(&shop, form, 1);
             shop.deploy().assert_exit(0);
             match form {
-                "sqlx" => sqlx(&theirs, &shop, &["run"]).assert_exit(0),
-                _ => dbmate(&theirs, &shop, "migrate").assert_exit(0),
+                "sqlx" => run_sqlx(&theirs, &shop, &["run"]).assert_exit(0),
+                _ => run_dbmate(&theirs, &shop, "migrate").assert_exit(0),
             };
             assert_eq!(schema(&ours), schema(&theirs), "{engine:?} {form}");
         }
@@ -120,8 +122,8 @@ fn tables_are_as_the_tools_make_them() {
 }
 
 /// The lock that `sqlx::migrate!` takes, computed by somebody else's CRC-32.
-fn key_of_sqlx(database: &Database) -> (i64, String) {
-    let other = Database::new(Engine::Mariadb);
+fn sqlx_lock_key(database: &TestDatabase) -> (i64, String) {
+    let other = TestDatabase::new(TestDbEngine::Mariadb);
     let sum: i64 = other.sql(&format!("select crc32('{}')", database.name)).parse().unwrap();
     let key = 0x3d32_ad9e * sum;
     (key, format!("{key:x}"))
@@ -129,12 +131,12 @@ fn key_of_sqlx(database: &Database) -> (i64, String) {
 
 /// A program that migrates by sqlx when it starts has its own lock: the runner waits for it, and holds it.
 #[test]
-fn sqlxs_own_lock_is_waited_for_and_held() {
-    for engine in [Engine::Postgres, Engine::Mariadb] {
-        let database = Database::new(engine);
-        let (number, name) = key_of_sqlx(&database);
+fn runner_waits_for_and_holds_the_sqlx_lock() {
+    for engine in [TestDbEngine::Postgres, TestDbEngine::Mariadb] {
+        let database = TestDatabase::new(engine);
+        let (number, name) = sqlx_lock_key(&database);
         let (hold, polls, other, slow) = match engine {
-            Engine::Postgres => (
+            TestDbEngine::Postgres => (
                 format!("select pg_advisory_lock({number}), pg_sleep(60)"),
                 format!(
                     "select count(*) from pg_stat_activity where query like '%pg_try_advisory_lock({number})%' and pid <> pg_backend_pid()"
@@ -142,7 +144,7 @@ fn sqlxs_own_lock_is_waited_for_and_held() {
                 format!("select pg_try_advisory_lock({number})::text"),
                 "select pg_sleep(60)",
             ),
-            Engine::Mariadb | Engine::Sqlite => (
+            TestDbEngine::Mariadb | TestDbEngine::Sqlite => (
                 // sqlx says -1, for ever, which MariaDB takes for a mistake: there sqlx has no lock. MySQL's is this one.
                 format!("select get_lock('{name}', 60), sleep(60)"),
                 format!(
@@ -154,33 +156,33 @@ fn sqlxs_own_lock_is_waited_for_and_held() {
             ),
         };
         let asleep = match engine {
-            Engine::Postgres => {
+            TestDbEngine::Postgres => {
                 "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'"
             }
-            Engine::Mariadb | Engine::Sqlite => {
+            TestDbEngine::Mariadb | TestDbEngine::Sqlite => {
                 "select count(*) from information_schema.processlist where db = database() and state = 'User sleep'"
             }
         };
-        let mut holder = database.start(&hold);
-        until("sqlx's lock is held", || database.sql(asleep) == "1");
-        let shop = Shop::new(&database, ", format: sqlx");
-        shop.migration("1_a.sql", "create table a (id integer);\n");
-        shop.migration("2_slow.sql", format!("{slow};\n"));
+        let mut holder = database.start_client(&hold);
+        wait_until("sqlx's lock is held", || database.sql(asleep) == "1");
+        let shop = MigrationFixture::new(&database, ", format: sqlx");
+        shop.write_migration("1_a.sql", "create table a (id integer);\n");
+        shop.write_migration("2_slow.sql", format!("{slow};\n"));
         let mut run = shop.start("state");
-        until("the runner asks for it", || database.sql(&polls) != "0");
-        assert!(database.ask("select * from _sqlx_migrations").is_err(), "{engine:?}: nothing is made without it");
+        wait_until("the runner asks for it", || database.sql(&polls) != "0");
+        assert!(database.try_sql("select * from _sqlx_migrations").is_err(), "{engine:?}: nothing is made without it");
         let end = match engine {
-            Engine::Postgres => {
+            TestDbEngine::Postgres => {
                 "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'".to_owned()
             }
-            Engine::Mariadb | Engine::Sqlite => {
+            TestDbEngine::Mariadb | TestDbEngine::Sqlite => {
                 let id = database.sql("select id from information_schema.processlist where db = database() and state = 'User sleep'");
                 format!("kill {id}")
             }
         };
         database.sql(&end);
         holder.wait().unwrap();
-        until("the slow file runs", || database.ask("select * from a").is_ok() && database.sql(asleep) == "1");
+        wait_until("the slow file runs", || database.try_sql("select * from a").is_ok() && database.sql(asleep) == "1");
         let answer = database.sql(&other);
         assert!(["f", "false", "0"].contains(&answer.as_str()), "{engine:?}: the runner holds it: {answer}");
         run.kill().unwrap();
@@ -190,15 +192,15 @@ fn sqlxs_own_lock_is_waited_for_and_held() {
 
 /// sqlx-cli takes no lock, and may fail for that; the runner does not, and nothing is applied twice.
 #[test]
-fn sqlx_at_the_same_time() {
+fn concurrent_sqlx_run_applies_nothing_twice() {
     for _ in 0..5 {
-        let database = Database::new(Engine::Postgres);
-        let shop = Shop::new(&database, ", format: sqlx");
+        let database = TestDatabase::new(TestDbEngine::Postgres);
+        let shop = MigrationFixture::new(&database, ", format: sqlx");
         for number in 1..=6 {
-            write(&shop, "sqlx", number);
+            write_migration(&shop, "sqlx", number);
         }
         shop.run(&["modules", "--accept"]).assert_exit(0);
-        let mut other = tool("sqlx");
+        let mut other = tool_command("sqlx");
         other.args(["migrate", "run", "--source"]).arg(shop.path("migrations"));
         other.arg("--database-url").arg(database.plain_url());
         other.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
@@ -206,7 +208,7 @@ fn sqlx_at_the_same_time() {
         let ours = shop.deploy();
         other.wait().unwrap();
         ours.assert_exit(0);
-        sqlx(&database, &shop, &["run"]).assert_exit(0);
+        run_sqlx(&database, &shop, &["run"]).assert_exit(0);
         assert_eq!(database.sql("select count(*) from _sqlx_migrations where success"), "6");
         for number in 1..=6 {
             assert_eq!(database.sql(&format!("select count(*) from t{number}")), "1");

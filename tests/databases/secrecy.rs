@@ -6,44 +6,44 @@ use std::fs;
 use serde_json::json;
 
 use crate::{
-    guest::misbehave,
-    server::{Database, Engine, PASSWORD},
-    shop::{Shop, said, until},
+    guest::misbehave_component,
+    server::{PASSWORD, TestDatabase, TestDbEngine},
+    shop::{MigrationFixture, run_process, wait_until},
 };
 
-const SERVERS: [Engine; 2] = [Engine::Postgres, Engine::Mariadb];
+const SERVER_ENGINES: [TestDbEngine; 2] = [TestDbEngine::Postgres, TestDbEngine::Mariadb];
 
 /// The spellings that must not be seen.
-fn spellings(word: &str) -> Vec<String> {
+fn encodings(word: &str) -> Vec<String> {
     let percent = word.replace('/', "%2F").replace('@', "%40").replace('?', "%3F");
     vec![word.to_owned(), percent, word.replace('/', "\\/")]
 }
 
 #[track_caller]
-fn assert_unseen(engine: Engine, words: &[&str], texts: &[String]) {
+fn assert_absent(engine: TestDbEngine, words: &[&str], texts: &[String]) {
     for text in texts {
-        for word in words.iter().flat_map(|word| spellings(word)) {
+        for word in words.iter().flat_map(|word| encodings(word)) {
             assert!(!text.contains(&word), "{engine:?}: {word} is in {text}");
         }
     }
 }
 
 /// Everything that lies beside the plan.
-fn kept(shop: &Shop) -> Vec<String> {
+fn files_besides_plan(shop: &MigrationFixture) -> Vec<String> {
     let plan = shop.path("deploy.yml");
     let files = shop.files().into_iter().filter(|(path, _)| *path != plan);
     files.map(|(path, content)| format!("{}: {}", path.display(), String::from_utf8_lossy(&content))).collect()
 }
 
 #[test]
-fn the_password_is_nowhere() {
-    for engine in SERVERS {
+fn password_appears_in_no_output_or_file() {
+    for engine in SERVER_ENGINES {
         // By a look-up, and written into the plan.
         for is_written in [false, true] {
-            let database = Database::new(engine);
+            let database = TestDatabase::new(engine);
             let url = if is_written { database.plain_url() } else { database.url() };
-            let shop = Shop::at(&url, "", "");
-            shop.migration("1_a.sql", "create table if not exists a (id integer);\n");
+            let shop = MigrationFixture::with_url(&url, "", "");
+            shop.write_migration("1_a.sql", "create table if not exists a (id integer);\n");
             let mut texts = Vec::new();
             for line in [
                 "plan --release r1",
@@ -74,30 +74,30 @@ fn the_password_is_nowhere() {
             ] {
                 texts.push(shop.run(&line.split(' ').collect::<Vec<_>>()).assert_exit(exit).text);
             }
-            shop.migration("2_b.sql", "select broken from nowhere;\n");
+            shop.write_migration("2_b.sql", "select broken from nowhere;\n");
             for line in ["--local --release r1 --verbose", "--local --release r1 --json", "why migrate", "logs"] {
                 texts.push(shop.run(&line.split(' ').collect::<Vec<_>>()).text);
             }
-            texts.extend(kept(&shop));
+            texts.extend(files_besides_plan(&shop));
             assert!(texts.len() > 25 && texts.iter().any(|text| text.contains("nowhere")));
-            assert_unseen(engine, &[PASSWORD], &texts);
+            assert_absent(engine, &[PASSWORD], &texts);
         }
     }
 }
 
 /// A server that refuses, is not there, has no name, or no TLS: what is said of it has neither the right nor the wrong password.
 #[test]
-fn nor_in_what_is_said_of_a_connection_that_fails() {
+fn password_is_absent_from_connection_errors() {
     const WRONG: &str = "wr0ng/W@rd?";
-    for engine in SERVERS {
-        let database = Database::new(engine);
+    for engine in SERVER_ENGINES {
+        let database = TestDatabase::new(engine);
         let port = database.server.as_ref().unwrap().port();
         let (scheme, user, option) = match engine {
-            Engine::Postgres => ("postgres", "postgres", "sslmode"),
-            Engine::Mariadb | Engine::Sqlite => ("mysql", "shop", "ssl-mode"),
+            TestDbEngine::Postgres => ("postgres", "postgres", "sslmode"),
+            TestDbEngine::Mariadb | TestDbEngine::Sqlite => ("mysql", "shop", "ssl-mode"),
         };
         let name = &database.name;
-        let escaped = |word: &str| spellings(word)[1].clone();
+        let escaped = |word: &str| encodings(word)[1].clone();
         let url =
             |user: &str, word: &str, place: &str, query: &str| format!("{scheme}://{user}:{word}@{place}/{query}");
         let here = format!("127.0.0.1:{port}");
@@ -119,8 +119,8 @@ fn nor_in_what_is_said_of_a_connection_that_fails() {
         }
         cases.push(("password", url(user, &escaped(WRONG), &here, &format!("{name}?{option}=disable"))));
         for (what, url) in cases {
-            let shop = Shop::at(&url, "", "");
-            shop.migration("1_a.sql", "create table if not exists a (id integer);\n");
+            let shop = MigrationFixture::with_url(&url, "", "");
+            shop.write_migration("1_a.sql", "create table if not exists a (id integer);\n");
             let mut texts = Vec::new();
             for line in [
                 "--local --release r1 --verbose",
@@ -140,40 +140,41 @@ fn nor_in_what_is_said_of_a_connection_that_fails() {
                 }
                 texts.push(said.text);
             }
-            texts.extend(kept(&shop));
-            assert_unseen(engine, &[PASSWORD, WRONG], &texts);
+            texts.extend(files_besides_plan(&shop));
+            assert_absent(engine, &[PASSWORD, WRONG], &texts);
         }
         // A secret that is wrong is one too.
-        let shop = Shop::at(&url(user, looked_up, &here, &format!("{name}?{option}=disable")), "", "");
-        shop.migration("1_a.sql", "select 1;\n");
+        let shop =
+            MigrationFixture::with_url(&url(user, looked_up, &here, &format!("{name}?{option}=disable")), "", "");
+        shop.write_migration("1_a.sql", "select 1;\n");
         let mut command = shop.command("state", &["--local", "--release", "r1", "--verbose"]);
         command.env("PASSWORD", WRONG);
-        let said = said(command);
+        let said = run_process(command);
         assert_ne!(said.code, Some(0));
         let mut texts = vec![said.text];
-        texts.extend(kept(&shop));
-        assert_unseen(engine, &[WRONG], &texts);
+        texts.extend(files_besides_plan(&shop));
+        assert_absent(engine, &[WRONG], &texts);
     }
 }
 
 #[test]
-fn nor_in_the_arguments_of_a_process() {
-    for engine in SERVERS {
-        let database = Database::new(engine);
-        let shop = Shop::new(&database, "");
+fn password_is_absent_from_process_arguments() {
+    for engine in SERVER_ENGINES {
+        let database = TestDatabase::new(engine);
+        let shop = MigrationFixture::new(&database, "");
         let (slow, seen) = match engine {
-            Engine::Postgres => (
+            TestDbEngine::Postgres => (
                 "select pg_sleep(30)",
                 "select count(*) from pg_stat_activity where query like '%pg_sleep(30)%' and pid <> pg_backend_pid()",
             ),
-            Engine::Mariadb | Engine::Sqlite => (
+            TestDbEngine::Mariadb | TestDbEngine::Sqlite => (
                 "select sleep(30)",
                 "select count(*) from information_schema.processlist where info = 'select sleep(30)'",
             ),
         };
-        shop.migration("1_slow.sql", format!("{slow};\n"));
+        shop.write_migration("1_slow.sql", format!("{slow};\n"));
         let mut child = shop.start("state");
-        until("the migration is under way", || database.sql(seen) != "0");
+        wait_until("the migration is under way", || database.sql(seen) != "0");
         // Its own, and those of what it started.
         let mut family = vec![child.id()];
         let mut at = 0;
@@ -194,16 +195,16 @@ fn nor_in_the_arguments_of_a_process() {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(texts[0].contains("--local"), "{texts:?}");
-        assert_unseen(engine, &[PASSWORD], &texts);
+        assert_absent(engine, &[PASSWORD], &texts);
     }
 }
 
 /// A module that was granted the database looks for its URL: in the catalogues, in what fails, in what the host answers, in its
 /// surroundings. It is the module that tells what it saw, before anything is taken out of its words.
 #[test]
-fn a_guest_that_looks_for_the_password_sees_none() {
+fn guest_that_searches_for_the_password_finds_nothing() {
     let catalogues = |engine| match engine {
-        Engine::Postgres => vec![
+        TestDbEngine::Postgres => vec![
             "select name, setting from pg_settings",
             "select pid::text, usename::text, application_name, query from pg_stat_activity",
             "select rolname::text, rolpassword from pg_authid",
@@ -218,7 +219,7 @@ fn a_guest_that_looks_for_the_password_sees_none() {
             "select 1 /",
             "set password to default",
         ],
-        Engine::Mariadb | Engine::Sqlite => vec![
+        TestDbEngine::Mariadb | TestDbEngine::Sqlite => vec![
             "show variables",
             "show full processlist",
             "select user, host, authentication_string from mysql.user",
@@ -233,17 +234,17 @@ fn a_guest_that_looks_for_the_password_sees_none() {
             "set password = default",
         ],
     };
-    for engine in SERVERS {
-        let database = Database::new(engine);
+    for engine in SERVER_ENGINES {
+        let database = TestDatabase::new(engine);
         let port = database.server.as_ref().unwrap().port();
         let down = database.url_at(1, "${{ secrets.PASSWORD }}");
         let refused = database.url().replace("postgres:$", "nobody:$").replace("shop:$", "nobody:$");
         for (url, rows) in [(database.url(), true), (database.plain_url(), true), (down, false), (refused, false)] {
-            let shop = Shop::at(&url, "", "");
-            shop.migration("1_a.sql", "create table if not exists a (id integer);\n");
-            fs::copy(misbehave(), shop.path("module.wasm")).unwrap();
+            let shop = MigrationFixture::with_url(&url, "", "");
+            shop.write_migration("1_a.sql", "create table if not exists a (id integer);\n");
+            fs::copy(misbehave_component(), shop.path("module.wasm")).unwrap();
             let place = format!("127.0.0.1:{port}/{}", database.name);
-            let words: Vec<String> = spellings(PASSWORD).into_iter().chain([place]).collect();
+            let words: Vec<String> = encodings(PASSWORD).into_iter().chain([place]).collect();
             let backwards: Vec<String> = words.iter().map(|word| word.chars().rev().collect()).collect();
             let plan = json!({
                 "version": 1, "app": "shop", "state": "dir:${{ env.STATE }}", "secrets": { "PASSWORD": "env:PASSWORD" },
@@ -256,14 +257,15 @@ fn a_guest_that_looks_for_the_password_sees_none() {
                 } },
             });
             shop.write("deploy.yml", plan.to_string());
-            let said = shop.run(&["--local", "--release", "r1", "--verbose"]).assert_exit(0).assert_says("looked at ");
+            let said =
+                shop.run(&["--local", "--release", "r1", "--verbose"]).assert_exit(0).assert_contains("looked at ");
             assert_eq!(!said.text.contains(", 0 rows"), rows, "{engine:?}: {}", said.text);
             let journal = fs::read_to_string(shop.root().join("state/shop/default/attempt-000001.journal")).unwrap();
             assert!(journal.contains(r#""seen":"""#), "{engine:?}: it saw something: {journal}");
-            let mut texts = kept(&shop);
+            let mut texts = files_besides_plan(&shop);
             texts.retain(|text| !text.contains("module.wasm: "));
             texts.push(said.text);
-            assert_unseen(engine, &[PASSWORD], &texts);
+            assert_absent(engine, &[PASSWORD], &texts);
         }
     }
 }

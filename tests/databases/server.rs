@@ -16,29 +16,29 @@ use tempfile::TempDir;
 
 /// What the tests' accounts are let in with; it must appear nowhere.
 pub const PASSWORD: &str = "pw-k3ep/Me@Hidden?";
-const PATIENCE: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Engine {
+pub enum TestDbEngine {
     Postgres,
     Mariadb,
     Sqlite,
 }
 
-pub const ALL: [Engine; 3] = [Engine::Postgres, Engine::Mariadb, Engine::Sqlite];
+pub const ALL_ENGINES: [TestDbEngine; 3] = [TestDbEngine::Postgres, TestDbEngine::Mariadb, TestDbEngine::Sqlite];
 
-pub struct Server {
-    engine: Engine,
+pub struct TestDbServer {
+    engine: TestDbEngine,
     folder: TempDir,
     port: u16,
     process: Mutex<Option<Child>>,
     /// More arguments of the process.
-    more: Vec<String>,
+    extra_arguments: Vec<String>,
 }
 
-static POSTGRES: Mutex<Weak<Server>> = Mutex::new(Weak::new());
-static MARIADB: Mutex<Weak<Server>> = Mutex::new(Weak::new());
-static NAMES: AtomicUsize = AtomicUsize::new(0);
+static POSTGRES: Mutex<Weak<TestDbServer>> = Mutex::new(Weak::new());
+static MARIADB: Mutex<Weak<TestDbServer>> = Mutex::new(Weak::new());
+static NEXT_DATABASE: AtomicUsize = AtomicUsize::new(0);
 
 /// Runs a program as somebody who is not root.
 fn unprivileged(program: &Path) -> Command {
@@ -50,7 +50,7 @@ fn unprivileged(program: &Path) -> Command {
     command
 }
 
-fn found(command: &mut Command) -> std::process::Output {
+fn run_checked(command: &mut Command) -> std::process::Output {
     let output = command.output();
     let output = output.unwrap_or_else(|error| panic!("{command:?}: {error}; run `cargo xtask setup`"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -73,13 +73,13 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-impl Server {
+impl TestDbServer {
     /// The server that all tests share.
-    pub fn shared(engine: Engine) -> Arc<Self> {
+    pub fn shared(engine: TestDbEngine) -> Arc<Self> {
         let place = match engine {
-            Engine::Postgres => &POSTGRES,
-            Engine::Mariadb => &MARIADB,
-            Engine::Sqlite => panic!("SQLite has no server"),
+            TestDbEngine::Postgres => &POSTGRES,
+            TestDbEngine::Mariadb => &MARIADB,
+            TestDbEngine::Sqlite => panic!("SQLite has no server"),
         };
         let mut place = place.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         place.upgrade().unwrap_or_else(|| {
@@ -90,12 +90,12 @@ impl Server {
     }
 
     /// A server of one test's own, which may be harmed.
-    pub fn start(engine: Engine) -> Self {
+    pub fn start(engine: TestDbEngine) -> Self {
         Self::start_with(engine, Vec::new())
     }
 
     /// The same with more arguments.
-    pub fn start_with(engine: Engine, more: Vec<String>) -> Self {
+    pub fn start_with(engine: TestDbEngine, more: Vec<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         if rustix::process::geteuid().is_root() {
             let nobody = (rustix::fs::Uid::from_raw(65534), rustix::fs::Gid::from_raw(65534));
@@ -103,29 +103,29 @@ impl Server {
         }
         let data = folder.path().join("data");
         match engine {
-            Engine::Postgres => {
+            TestDbEngine::Postgres => {
                 let word = folder.path().join("word");
                 fs::write(&word, PASSWORD).unwrap();
                 let mut initdb = unprivileged(&postgres_program("initdb"));
                 initdb.args(["-U", "postgres", "--auth=scram-sha-256", "-E", "UTF8", "--no-sync", "-D"]).arg(&data);
-                found(initdb.arg(format!("--pwfile={}", word.display())));
+                run_checked(initdb.arg(format!("--pwfile={}", word.display())));
             }
-            Engine::Mariadb => {
+            TestDbEngine::Mariadb => {
                 let mut install = unprivileged(Path::new("mariadb-install-db"));
                 // A server that starts removes what it finds there of temporary tables, those of another too.
                 install.env("TMPDIR", folder.path());
                 install.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
-                found(install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]));
+                run_checked(install.args(["--auth-root-authentication-method=normal", "--skip-test-db"]));
             }
-            Engine::Sqlite => panic!("SQLite has no server"),
+            TestDbEngine::Sqlite => panic!("SQLite has no server"),
         }
-        let server = Self { engine, folder, port: free_port(), process: Mutex::new(None), more };
+        let server = Self { engine, folder, port: free_port(), process: Mutex::new(None), extra_arguments: more };
         server.run();
-        if engine == Engine::Mariadb {
+        if engine == TestDbEngine::Mariadb {
             let users = format!(
                 "CREATE USER shop@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'; GRANT ALL ON *.* TO shop@'127.0.0.1' WITH GRANT OPTION"
             );
-            found(server.client("mysql").args(["-e", &users]));
+            run_checked(server.client("mysql").args(["-e", &users]));
         }
         server
     }
@@ -135,7 +135,7 @@ impl Server {
         let data = self.folder.path().join("data");
         let log = fs::File::create(self.folder.path().join("log")).unwrap();
         let mut command = match self.engine {
-            Engine::Postgres => {
+            TestDbEngine::Postgres => {
                 let mut command = unprivileged(&postgres_program("postgres"));
                 command.arg("-D").arg(&data).arg("-k").arg(self.folder.path()).args(["-p", &self.port.to_string()]);
                 for setting in ["listen_addresses=127.0.0.1", "fsync=off", "shared_buffers=32MB", "max_connections=200"]
@@ -144,7 +144,7 @@ impl Server {
                 }
                 command
             }
-            Engine::Mariadb | Engine::Sqlite => {
+            TestDbEngine::Mariadb | TestDbEngine::Sqlite => {
                 let program = ["/usr/sbin/mariadbd", "mariadbd"]
                     .into_iter()
                     .map(Path::new)
@@ -163,14 +163,14 @@ impl Server {
                 command
             }
         };
-        command.args(&self.more).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command.args(&self.extra_arguments).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         command.current_dir(self.folder.path()).env("TMPDIR", self.folder.path());
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}; run `cargo xtask setup`"));
         *self.process.lock().unwrap() = Some(child);
         let began = Instant::now();
         loop {
-            let mut client = self.client(if self.engine == Engine::Postgres { "postgres" } else { "mysql" });
-            let asked = if self.engine == Engine::Postgres {
+            let mut client = self.client(if self.engine == TestDbEngine::Postgres { "postgres" } else { "mysql" });
+            let asked = if self.engine == TestDbEngine::Postgres {
                 client.args(["-c", "select 1"])
             } else {
                 client.args(["-e", "select 1"])
@@ -181,7 +181,7 @@ impl Server {
                 return;
             }
             let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-            assert!(began.elapsed() < PATIENCE, "{:?} does not answer: {log}", self.engine);
+            assert!(began.elapsed() < START_TIMEOUT, "{:?} does not answer: {log}", self.engine);
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -194,10 +194,10 @@ impl Server {
         let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
         let signal = match (self.engine, crash) {
             // SIGQUIT is how PostgreSQL stops without an orderly end, and takes its backends along.
-            (Engine::Postgres, true) => rustix::process::Signal::QUIT,
-            (Engine::Postgres, false) => rustix::process::Signal::INT,
-            (Engine::Mariadb | Engine::Sqlite, true) => rustix::process::Signal::KILL,
-            (Engine::Mariadb | Engine::Sqlite, false) => rustix::process::Signal::TERM,
+            (TestDbEngine::Postgres, true) => rustix::process::Signal::QUIT,
+            (TestDbEngine::Postgres, false) => rustix::process::Signal::INT,
+            (TestDbEngine::Mariadb | TestDbEngine::Sqlite, true) => rustix::process::Signal::KILL,
+            (TestDbEngine::Mariadb | TestDbEngine::Sqlite, false) => rustix::process::Signal::TERM,
         };
         rustix::process::kill_process(pid, signal).ok();
         let began = Instant::now();
@@ -216,13 +216,13 @@ impl Server {
     /// A client of the server's own, on its socket.
     fn client(&self, database: &str) -> Command {
         match self.engine {
-            Engine::Postgres => {
+            TestDbEngine::Postgres => {
                 let mut command = Command::new(postgres_program("psql"));
                 command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-U", "postgres"]);
                 command.args(["-p", &self.port.to_string(), "-d", database]).env("PGPASSWORD", PASSWORD);
                 command
             }
-            Engine::Mariadb | Engine::Sqlite => {
+            TestDbEngine::Mariadb | TestDbEngine::Sqlite => {
                 let mut command = Command::new("mariadb");
                 command.args(["--no-defaults", "-N", "-B", "-u", "root"]);
                 command.arg(format!("--socket={}", self.folder.path().join("s").display())).args(["-D", database]);
@@ -232,34 +232,36 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for TestDbServer {
     fn drop(&mut self) {
         self.stop(false);
     }
 }
 
 /// A database of one test.
-pub struct Database {
-    pub engine: Engine,
-    pub server: Option<Arc<Server>>,
+pub struct TestDatabase {
+    pub engine: TestDbEngine,
+    pub server: Option<Arc<TestDbServer>>,
     pub name: String,
     folder: TempDir,
 }
 
-impl Database {
-    pub fn new(engine: Engine) -> Self {
-        let server = (engine != Engine::Sqlite).then(|| Server::shared(engine));
-        Self::on(engine, server)
+impl TestDatabase {
+    pub fn new(engine: TestDbEngine) -> Self {
+        let server = (engine != TestDbEngine::Sqlite).then(|| TestDbServer::shared(engine));
+        Self::on_server(engine, server)
     }
 
-    pub fn on(engine: Engine, server: Option<Arc<Server>>) -> Self {
-        let name = format!("shop{}", NAMES.fetch_add(1, Ordering::Relaxed));
+    pub fn on_server(engine: TestDbEngine, server: Option<Arc<TestDbServer>>) -> Self {
+        let name = format!("shop{}", NEXT_DATABASE.fetch_add(1, Ordering::Relaxed));
         let database = Self { engine, server, name, folder: tempfile::tempdir().unwrap() };
         let create = format!("create database {}", database.name);
         match (&database.server, engine) {
-            (Some(server), Engine::Postgres) => drop(found(server.client("postgres").args(["-c", &create]))),
-            (Some(server), Engine::Mariadb | Engine::Sqlite) => {
-                drop(found(server.client("mysql").args(["-e", &create])))
+            (Some(server), TestDbEngine::Postgres) => {
+                drop(run_checked(server.client("postgres").args(["-c", &create])))
+            }
+            (Some(server), TestDbEngine::Mariadb | TestDbEngine::Sqlite) => {
+                drop(run_checked(server.client("mysql").args(["-e", &create])))
             }
             (None, _) => {}
         }
@@ -279,11 +281,11 @@ impl Database {
 
     pub fn url_at(&self, port: u16, password: &str) -> String {
         match self.engine {
-            Engine::Postgres => {
+            TestDbEngine::Postgres => {
                 format!("postgres://postgres:{password}@127.0.0.1:{port}/{}?sslmode=disable", self.name)
             }
-            Engine::Mariadb => format!("mysql://shop:{password}@127.0.0.1:{port}/{}", self.name),
-            Engine::Sqlite => format!("sqlite:{}", self.file().display()),
+            TestDbEngine::Mariadb => format!("mysql://shop:{password}@127.0.0.1:{port}/{}", self.name),
+            TestDbEngine::Sqlite => format!("sqlite:{}", self.file().display()),
         }
     }
 
@@ -298,15 +300,15 @@ impl Database {
             None => Command::new("sqlite3"),
         };
         match self.engine {
-            Engine::Postgres => command.args(["-c", sql]),
-            Engine::Mariadb => command.args(["-e", sql]),
-            Engine::Sqlite => command.arg("-bail").arg(self.file()).arg(sql),
+            TestDbEngine::Postgres => command.args(["-c", sql]),
+            TestDbEngine::Mariadb => command.args(["-e", sql]),
+            TestDbEngine::Sqlite => command.arg("-bail").arg(self.file()).arg(sql),
         };
         command
     }
 
     /// What the engine's own client says: rows in lines, columns by `|`.
-    pub fn ask(&self, sql: &str) -> Result<String, String> {
+    pub fn try_sql(&self, sql: &str) -> Result<String, String> {
         let mut command = self.client(sql);
         let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; run `cargo xtask setup`"));
         if !output.status.success() {
@@ -317,11 +319,11 @@ impl Database {
 
     #[track_caller]
     pub fn sql(&self, sql: &str) -> String {
-        self.ask(sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
+        self.try_sql(sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
     /// A client that is left running.
-    pub fn start(&self, sql: &str) -> Child {
+    pub fn start_client(&self, sql: &str) -> Child {
         let mut command = self.client(sql);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }

@@ -10,19 +10,19 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::server::{Database, PASSWORD};
+use crate::server::{PASSWORD, TestDatabase};
 
-pub struct Shop {
+pub struct MigrationFixture {
     folder: TempDir,
 }
 
 #[derive(Debug)]
-pub struct Said {
+pub struct ProcessOutput {
     pub code: Option<i32>,
     pub text: String,
 }
 
-impl Said {
+impl ProcessOutput {
     #[track_caller]
     pub fn assert_exit(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{}", self.text);
@@ -30,7 +30,7 @@ impl Said {
     }
 
     #[track_caller]
-    pub fn assert_says(self, words: &str) -> Self {
+    pub fn assert_contains(self, words: &str) -> Self {
         assert!(self.text.contains(words), "it does not say {words:?}: {}", self.text);
         self
     }
@@ -38,7 +38,7 @@ impl Said {
 
 /// Waits until something is so.
 #[track_caller]
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let began = Instant::now();
     while !condition() {
         assert!(began.elapsed() < Duration::from_secs(30), "it did not come true: {what}");
@@ -46,13 +46,13 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-impl Shop {
+impl MigrationFixture {
     /// A plan for a database; `with` is more of the step's configuration.
-    pub fn new(database: &Database, with: &str) -> Self {
-        Self::at(&database.url(), with, "")
+    pub fn new(database: &TestDatabase, with: &str) -> Self {
+        Self::with_url(&database.url(), with, "")
     }
 
-    pub fn at(url: &str, with: &str, more: &str) -> Self {
+    pub fn with_url(url: &str, with: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("home")).unwrap();
         fs::create_dir_all(folder.path().join("plan/migrations")).unwrap();
@@ -80,17 +80,17 @@ impl Shop {
         fs::write(self.path(path), content).unwrap();
     }
 
-    pub fn migration(&self, name: &str, content: impl AsRef<[u8]>) {
+    pub fn write_migration(&self, name: &str, content: impl AsRef<[u8]>) {
         self.write(&format!("migrations/{name}"), content);
     }
 
     /// A command of the runner, with a state of its own.
     pub fn command(&self, state: &str, arguments: &[&str]) -> Command {
-        self.confined(Command::new(env!("CARGO_BIN_EXE_runner")), state, arguments)
+        self.command_under(Command::new(env!("CARGO_BIN_EXE_runner")), state, arguments)
     }
 
     /// The same under a program that comes before it.
-    pub fn confined(&self, mut command: Command, state: &str, arguments: &[&str]) -> Command {
+    pub fn command_under(&self, mut command: Command, state: &str, arguments: &[&str]) -> Command {
         #[expect(clippy::disallowed_methods, reason = "all that a run gets of this process")]
         let path = std::env::var_os("PATH").unwrap_or_default();
         command.args(arguments).env_clear().env("PATH", path).env("HOME", self.folder.path().join("home"));
@@ -99,11 +99,11 @@ impl Shop {
         command
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Said {
-        said(self.command("state", arguments))
+    pub fn run(&self, arguments: &[&str]) -> ProcessOutput {
+        run_process(self.command("state", arguments))
     }
 
-    pub fn deploy(&self) -> Said {
+    pub fn deploy(&self) -> ProcessOutput {
         self.run(&["--local", "--release", "r1"])
     }
 
@@ -129,8 +129,8 @@ impl Shop {
     }
 }
 
-pub fn said(mut command: Command) -> Said {
+pub fn run_process(mut command: Command) -> ProcessOutput {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; run `cargo xtask setup`"));
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    Said { code: output.status.code(), text }
+    ProcessOutput { code: output.status.code(), text }
 }

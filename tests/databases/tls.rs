@@ -6,14 +6,14 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use tempfile::TempDir;
 
 use crate::{
-    server::{Database, Engine, Server},
-    shop::{Said, Shop},
+    server::{TestDatabase, TestDbEngine, TestDbServer},
+    shop::{MigrationFixture, ProcessOutput},
 };
 
 /// Two authorities, and a certificate of the first one for `localhost`.
-struct Papers(TempDir);
+struct TestCertificates(TempDir);
 
-impl Papers {
+impl TestCertificates {
     fn new() -> Self {
         let papers = Self(tempfile::tempdir().unwrap());
         let authority = |file: &str| {
@@ -45,11 +45,11 @@ impl Papers {
         self.0.path().join(file)
     }
 
-    fn server(&self, engine: Engine) -> Server {
+    fn server(&self, engine: TestDbEngine) -> TestDbServer {
         let (cert, key) = (self.path("server.pem"), self.path("key.pem"));
         let (cert, key) = (cert.display(), key.display());
         let more = match engine {
-            Engine::Postgres => vec![
+            TestDbEngine::Postgres => vec![
                 "-c".to_owned(),
                 "ssl=on".to_owned(),
                 "-c".to_owned(),
@@ -57,52 +57,54 @@ impl Papers {
                 "-c".to_owned(),
                 format!("ssl_key_file={key}"),
             ],
-            Engine::Mariadb | Engine::Sqlite => vec![format!("--ssl-cert={cert}"), format!("--ssl-key={key}")],
+            TestDbEngine::Mariadb | TestDbEngine::Sqlite => {
+                vec![format!("--ssl-cert={cert}"), format!("--ssl-key={key}")]
+            }
         };
-        Server::start_with(engine, more)
+        TestDbServer::start_with(engine, more)
     }
 }
 
 /// A migration that writes down what the session is protected by.
-fn note(engine: Engine) -> &'static str {
+fn tls_version_migration(engine: TestDbEngine) -> &'static str {
     match engine {
-        Engine::Postgres => {
+        TestDbEngine::Postgres => {
             "create table tls as select ssl::text as version from pg_stat_ssl where pid = pg_backend_pid();\n"
         }
-        Engine::Mariadb | Engine::Sqlite => {
+        TestDbEngine::Mariadb | TestDbEngine::Sqlite => {
             "create table tls as select variable_value as version from information_schema.session_status where variable_name = 'ssl_version';\n"
         }
     }
 }
 
-fn deploy(database: &Database, host: &str, query: &str) -> Said {
+fn deploy_with_tls(database: &TestDatabase, host: &str, query: &str) -> ProcessOutput {
     let port = database.server.as_ref().unwrap().port();
     let (scheme, user) = match database.engine {
-        Engine::Postgres => ("postgres", "postgres"),
-        Engine::Mariadb | Engine::Sqlite => ("mysql", "shop"),
+        TestDbEngine::Postgres => ("postgres", "postgres"),
+        TestDbEngine::Mariadb | TestDbEngine::Sqlite => ("mysql", "shop"),
     };
     let url = format!("{scheme}://{user}:${{{{ secrets.PASSWORD }}}}@{host}:{port}/{}?{query}", database.name);
-    let shop = Shop::at(&url, "", "");
-    shop.migration("1_tls.sql", note(database.engine));
+    let shop = MigrationFixture::with_url(&url, "", "");
+    shop.write_migration("1_tls.sql", tls_version_migration(database.engine));
     shop.deploy()
 }
 
 /// The words of the documentation: `sslmode` and `sslrootcert`, or `ssl-mode` and `ssl-ca`.
-fn words(engine: Engine) -> (&'static str, &'static str) {
+fn tls_option_names(engine: TestDbEngine) -> (&'static str, &'static str) {
     match engine {
-        Engine::Postgres => ("sslmode", "sslrootcert"),
-        Engine::Mariadb | Engine::Sqlite => ("ssl-mode", "ssl-ca"),
+        TestDbEngine::Postgres => ("sslmode", "sslrootcert"),
+        TestDbEngine::Mariadb | TestDbEngine::Sqlite => ("ssl-mode", "ssl-ca"),
     }
 }
 
 #[test]
-fn whom_a_session_believes() {
-    let papers = Papers::new();
+fn tls_modes_accept_or_reject_certificates() {
+    let papers = TestCertificates::new();
     let (ours, other) = (papers.path("authority.pem"), papers.path("other.pem"));
     let (ours, other) = (ours.display(), other.display());
-    for engine in [Engine::Postgres, Engine::Mariadb] {
+    for engine in [TestDbEngine::Postgres, TestDbEngine::Mariadb] {
         let server = Arc::new(papers.server(engine));
-        let (mode, ca) = words(engine);
+        let (mode, ca) = tls_option_names(engine);
         // With TLS, without, or refused with these words.
         let cases: Vec<(&str, String, Result<bool, &str>)> = vec![
             ("localhost", format!("{mode}=verify-full&{ca}={ours}"), Ok(true)),
@@ -111,7 +113,7 @@ fn whom_a_session_believes() {
             (
                 "127.0.0.1",
                 format!("{mode}=verify-ca&{ca}={ours}"),
-                if engine == Engine::Postgres { Ok(true) } else { Err("certificate") },
+                if engine == TestDbEngine::Postgres { Ok(true) } else { Err("certificate") },
             ),
             ("localhost", format!("{mode}=verify-ca&{ca}={ours}"), Ok(true)),
             ("localhost", format!("{mode}=require&{ca}={ours}"), Ok(true)),
@@ -126,8 +128,8 @@ fn whom_a_session_believes() {
             ("127.0.0.1", format!("{mode}=disable"), Ok(false)),
         ];
         for (host, query, expected) in cases {
-            let database = Database::on(engine, Some(Arc::clone(&server)));
-            let said = deploy(&database, host, &query);
+            let database = TestDatabase::on_server(engine, Some(Arc::clone(&server)));
+            let said = deploy_with_tls(&database, host, &query);
             match expected {
                 Ok(is_protected) => {
                     let said = said.assert_exit(0);
@@ -138,7 +140,7 @@ fn whom_a_session_believes() {
                 Err(words) => {
                     assert_ne!(said.code, Some(0), "{engine:?} {host} {query}: {}", said.text);
                     assert!(said.text.contains(words), "{engine:?} {host} {query}: {}", said.text);
-                    assert!(database.ask("select * from tls").is_err(), "{engine:?} {host} {query}");
+                    assert!(database.try_sql("select * from tls").is_err(), "{engine:?} {host} {query}");
                 }
             }
         }
@@ -146,19 +148,19 @@ fn whom_a_session_believes() {
 }
 
 #[test]
-fn a_server_without_tls_is_refused_where_it_is_asked_for() {
-    for engine in [Engine::Postgres, Engine::Mariadb] {
+fn server_without_tls_is_rejected_when_tls_is_required() {
+    for engine in [TestDbEngine::Postgres, TestDbEngine::Mariadb] {
         // MariaDB 11.4 and newer make a certificate of their own.
-        let off = if engine == Engine::Mariadb { vec!["--skip-ssl".to_owned()] } else { Vec::new() };
-        let database = Database::on(engine, Some(Arc::new(Server::start_with(engine, off))));
-        let (mode, _) = words(engine);
+        let off = if engine == TestDbEngine::Mariadb { vec!["--skip-ssl".to_owned()] } else { Vec::new() };
+        let database = TestDatabase::on_server(engine, Some(Arc::new(TestDbServer::start_with(engine, off))));
+        let (mode, _) = tls_option_names(engine);
         for query in [format!("{mode}=require"), format!("{mode}=verify-ca"), format!("{mode}=verify-full")] {
-            let said = deploy(&database, "localhost", &query);
+            let said = deploy_with_tls(&database, "localhost", &query);
             assert_ne!(said.code, Some(0), "{engine:?} {query}: {}", said.text);
             assert!(said.text.contains("TLS") || said.text.contains("SSL"), "{engine:?} {query}: {}", said.text);
-            assert!(database.ask("select * from tls").is_err(), "{engine:?} {query}");
+            assert!(database.try_sql("select * from tls").is_err(), "{engine:?} {query}");
         }
-        deploy(&database, "127.0.0.1", "").assert_exit(0);
+        deploy_with_tls(&database, "127.0.0.1", "").assert_exit(0);
         assert_ne!(database.sql("select version from tls"), "true");
     }
 }

@@ -3,20 +3,20 @@
 use std::process::{Child, Stdio};
 
 use crate::{
-    server::{ALL, Database, Engine},
-    shop::Shop,
+    server::{ALL_ENGINES, TestDatabase, TestDbEngine},
+    shop::MigrationFixture,
 };
 
 const ROUNDS: usize = 5;
-const RUNS: usize = 8;
-const FILES: usize = 6;
+const CONCURRENT_RUNS: usize = 8;
+const MIGRATION_FILES: usize = 6;
 
-fn round(engine: Engine) {
-    let database = Database::new(engine);
-    let shop = Shop::new(&database, "");
-    for number in 1..=FILES {
+fn run_concurrently(engine: TestDbEngine) {
+    let database = TestDatabase::new(engine);
+    let shop = MigrationFixture::new(&database, "");
+    for number in 1..=MIGRATION_FILES {
         // What is run twice fails, or leaves two rows.
-        shop.migration(
+        shop.write_migration(
             &format!("{number:04}_t.sql"),
             format!("create table t{number} (id integer);\ninsert into t{number} values ({number});\n"),
         );
@@ -27,42 +27,42 @@ fn round(engine: Engine) {
         let mut command = shop.command(&format!("state{run}"), &["--local", "--release", "r1"]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
-    let runs: Vec<Child> = (0..RUNS).map(start).collect();
+    let runs: Vec<Child> = (0..CONCURRENT_RUNS).map(start).collect();
     for run in runs {
         let output = run.wait_with_output().unwrap();
         assert!(output.status.success(), "{engine:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
     assert_eq!(
         database.sql("select count(*), count(distinct version) from _pawl_migrations"),
-        format!("{FILES}|{FILES}")
+        format!("{MIGRATION_FILES}|{MIGRATION_FILES}")
     );
-    for number in 1..=FILES {
+    for number in 1..=MIGRATION_FILES {
         assert_eq!(database.sql(&format!("select count(*) from t{number}")), "1");
     }
 }
 
 #[test]
-fn eight_runs_on_postgres() {
-    (0..ROUNDS).for_each(|_| round(Engine::Postgres));
+fn concurrent_runs_apply_each_file_once_on_postgres() {
+    (0..ROUNDS).for_each(|_| run_concurrently(TestDbEngine::Postgres));
 }
 
 #[test]
-fn eight_runs_on_mariadb() {
-    (0..ROUNDS).for_each(|_| round(Engine::Mariadb));
+fn concurrent_runs_apply_each_file_once_on_mariadb() {
+    (0..ROUNDS).for_each(|_| run_concurrently(TestDbEngine::Mariadb));
 }
 
 #[test]
-fn eight_runs_on_sqlite() {
-    (0..ROUNDS).for_each(|_| round(Engine::Sqlite));
+fn concurrent_runs_apply_each_file_once_on_sqlite() {
+    (0..ROUNDS).for_each(|_| run_concurrently(TestDbEngine::Sqlite));
 }
 
 /// A state that was put back as it was counts epochs that the database has seen already.
 #[test]
-fn an_older_attempt_gives_way() {
-    for engine in ALL {
-        let database = Database::new(engine);
-        let shop = Shop::new(&database, "");
-        shop.migration("1_a.sql", "create table a (id integer);");
+fn older_epoch_is_fenced_off() {
+    for engine in ALL_ENGINES {
+        let database = TestDatabase::new(engine);
+        let shop = MigrationFixture::new(&database, "");
+        shop.write_migration("1_a.sql", "create table a (id integer);");
         shop.deploy().assert_exit(0);
         let copy = |from: &str, to: &str| {
             let mut cp = std::process::Command::new("cp");
@@ -70,21 +70,21 @@ fn an_older_attempt_gives_way() {
         };
         copy("state", "kept");
         for (number, name) in [(2, "b"), (3, "c")] {
-            shop.migration(&format!("{number}_{name}.sql"), format!("create table {name} (id integer);"));
+            shop.write_migration(&format!("{number}_{name}.sql"), format!("create table {name} (id integer);"));
             shop.deploy().assert_exit(0);
         }
         std::fs::remove_dir_all(shop.root().join("state")).unwrap();
         copy("kept", "state");
-        shop.migration("4_d.sql", "create table d (id integer);");
+        shop.write_migration("4_d.sql", "create table d (id integer);");
         shop.deploy()
             .assert_exit(1)
-            .assert_says("P0316")
-            .assert_says("epoch 3 of shop/default")
-            .assert_says("this attempt is epoch 2");
-        assert!(database.ask("select * from d").is_err(), "{engine:?}: nothing was applied");
+            .assert_contains("P0316")
+            .assert_contains("epoch 3 of shop/default")
+            .assert_contains("this attempt is epoch 2");
+        assert!(database.try_sql("select * from d").is_err(), "{engine:?}: nothing was applied");
         shop.run(&["migrate", "resolve", "--fence", "--local"]).assert_exit(0);
         shop.deploy().assert_exit(0);
         // Another state counts for itself.
-        crate::shop::said(shop.command("other", &["--local", "--release", "r1"])).assert_exit(0);
+        crate::shop::run_process(shop.command("other", &["--local", "--release", "r1"])).assert_exit(0);
     }
 }

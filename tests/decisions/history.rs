@@ -2,14 +2,14 @@
 //! anywhere. Legal by construction: a move that may not come next is kept apart, as something the fold must refuse.
 
 use contract::{
-    Attempt,
-    diagnostic::Exit,
-    hash::Hash,
-    step::{Failure, Finding, Outcome, Phase, Receipt},
+    AttemptNumber,
+    diagnostic::ExitKind,
+    hash::Blake3Hash,
+    step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase},
 };
 use journal::{
-    Event, Place,
-    event::{Decision, Entry, FORMAT, Fingerprint, Header, MAGIC, Question, Reason, Release},
+    JournalEvent, StepTarget,
+    event::{Decision, DecisionReason, FORMAT, Fingerprint, JournalEntry, JournalHeader, MAGIC, ProbeInput, Release},
     line,
 };
 use proptest::prelude::*;
@@ -17,73 +17,73 @@ use proptest::prelude::*;
 use super::oracle;
 
 /// The steps, upstream first.
-pub(crate) const STEPS: [(&str, Phase); 3] =
-    [("pull", Phase::Prepare), ("switch", Phase::Commit), ("verify", Phase::Check)];
+pub(crate) const STEPS: [(&str, StepPhase); 3] =
+    [("pull", StepPhase::Prepare), ("switch", StepPhase::Commit), ("verify", StepPhase::Check)];
 
 /// Where they run.
 pub(crate) const TARGETS: [&str; 2] = ["local", "deploy@10.0.0.7"];
 
 /// One generated move. What it becomes hangs on what came before.
 #[derive(Clone, Debug)]
-pub(crate) enum Move {
+pub(crate) enum HistoryOp {
     /// The attempt before simply stops, as by a kill.
-    Begin {
+    StartAttempt {
         new_run: bool,
         release: u8,
         /// Its journal is one that anybody could have written.
-        hearsay: bool,
+        untrusted: bool,
     },
-    Intend {
-        place: usize,
+    RecordIntent {
+        target: usize,
         fingerprint: u8,
     },
-    Settle {
-        place: usize,
-        how: u8,
+    RecordOutcome {
+        target: usize,
+        choice: u8,
     },
-    Probe {
-        place: usize,
-        how: u8,
+    RecordProbe {
+        target: usize,
+        choice: u8,
     },
-    Decide {
-        place: usize,
-        how: u8,
+    RecordDecision {
+        target: usize,
+        choice: u8,
     },
-    Undo {
-        place: usize,
+    RecordUndoIntent {
+        target: usize,
     },
-    SettleUndo {
-        place: usize,
-        well: bool,
+    RecordUndoOutcome {
+        target: usize,
+        succeeded: bool,
     },
-    End,
+    EndAttempt,
 }
 
 /// Moves in the proportion in which they make long histories.
-pub(crate) fn moves() -> impl Strategy<Value = Vec<Move>> {
-    let place = || 0..STEPS.len() * TARGETS.len();
+pub(crate) fn arb_ops() -> impl Strategy<Value = Vec<HistoryOp>> {
+    let target = || 0..STEPS.len() * TARGETS.len();
     let one = prop_oneof![
         3 => (any::<bool>(), 0..3u8, prop::bool::weighted(0.3))
-            .prop_map(|(new_run, release, hearsay)| Move::Begin { new_run, release, hearsay }),
-        8 => (place(), 0..2u8).prop_map(|(place, fingerprint)| Move::Intend { place, fingerprint }),
-        9 => (place(), 0..6u8).prop_map(|(place, how)| Move::Settle { place, how }),
-        2 => (place(), 0..5u8).prop_map(|(place, how)| Move::Probe { place, how }),
-        5 => (place(), 0..6u8).prop_map(|(place, how)| Move::Decide { place, how }),
-        3 => place().prop_map(|place| Move::Undo { place }),
-        4 => (place(), any::<bool>()).prop_map(|(place, well)| Move::SettleUndo { place, well }),
-        1 => Just(Move::End),
+            .prop_map(|(new_run, release, untrusted)| HistoryOp::StartAttempt { new_run, release, untrusted }),
+        8 => (target(), 0..2u8).prop_map(|(target, fingerprint)| HistoryOp::RecordIntent { target, fingerprint }),
+        9 => (target(), 0..6u8).prop_map(|(target, choice)| HistoryOp::RecordOutcome { target, choice }),
+        2 => (target(), 0..5u8).prop_map(|(target, choice)| HistoryOp::RecordProbe { target, choice }),
+        5 => (target(), 0..6u8).prop_map(|(target, choice)| HistoryOp::RecordDecision { target, choice }),
+        3 => target().prop_map(|target| HistoryOp::RecordUndoIntent { target }),
+        4 => (target(), any::<bool>()).prop_map(|(target, succeeded)| HistoryOp::RecordUndoOutcome { target, succeeded }),
+        1 => Just(HistoryOp::EndAttempt),
     ];
     // Few places are busy in one history, so that their events meet.
     (prop::collection::vec(one, 1..48), 1..=STEPS.len() * TARGETS.len()).prop_map(|(mut moves, busy)| {
         for one in &mut moves {
             match one {
-                Move::Intend { place, .. }
-                | Move::Settle { place, .. }
-                | Move::Probe { place, .. }
-                | Move::Decide { place, .. }
-                | Move::Undo { place }
-                | Move::SettleUndo { place, .. } => *place %= busy,
-                Move::Begin { .. } | Move::End => {}
+                HistoryOp::RecordIntent { target: place, .. }
+                | HistoryOp::RecordOutcome { target: place, .. }
+                | HistoryOp::RecordProbe { target: place, .. }
+                | HistoryOp::RecordDecision { target: place, .. }
+                | HistoryOp::RecordUndoIntent { target: place }
+                | HistoryOp::RecordUndoOutcome { target: place, .. } => *place %= busy,
+                HistoryOp::StartAttempt { .. } | HistoryOp::EndAttempt => {}
             }
         }
         moves
@@ -91,120 +91,122 @@ pub(crate) fn moves() -> impl Strategy<Value = Vec<Move>> {
 }
 
 /// Every (step, target), in the order of the plan.
-pub(crate) fn places() -> Vec<(Place, Phase)> {
-    let on = |target: &str, step: &str| Place { step: step.parse().unwrap(), target: target.parse().unwrap() };
+pub(crate) fn step_targets() -> Vec<(StepTarget, StepPhase)> {
+    let on = |target: &str, step: &str| StepTarget { step: step.parse().unwrap(), target: target.parse().unwrap() };
     TARGETS.iter().flat_map(|target| STEPS.iter().map(move |(step, phase)| (on(target, step), *phase))).collect()
 }
 
 /// A history, and what may not come after which of its prefixes.
 #[derive(Debug, Default)]
-pub(crate) struct History {
-    pub(crate) entries: Vec<Entry>,
+pub(crate) struct GeneratedHistory {
+    pub(crate) entries: Vec<JournalEntry>,
     /// The hash of the line of each entry.
-    pub(crate) hashes: Vec<Hash>,
+    pub(crate) hashes: Vec<Blake3Hash>,
     /// Of each entry, whether it stands in a journal that anybody could have written.
-    pub(crate) hearsay: Vec<bool>,
+    pub(crate) untrusted: Vec<bool>,
     /// (length of the prefix, an entry that must not follow it).
-    pub(crate) illegal: Vec<(usize, Entry)>,
+    pub(crate) rejected: Vec<(usize, JournalEntry)>,
 }
 
-impl History {
+impl GeneratedHistory {
     /// Plays the moves.
-    pub(crate) fn of(moves: &[Move], places: &[(Place, Phase)]) -> Self {
+    pub(crate) fn from_ops(moves: &[HistoryOp], places: &[(StepTarget, StepPhase)]) -> Self {
         let mut history = Self::default();
         let mut hearsay = false;
-        history.push(Event::Started(header(None, true, 0)), hearsay);
+        history.push(JournalEvent::Started(header(None, true, 0)), hearsay);
         for one in moves {
-            if let Move::Begin { hearsay: new, .. } = one {
+            if let HistoryOp::StartAttempt { untrusted: new, .. } = one {
                 hearsay = *new;
             }
-            let event = history.event(one, places);
+            let event = history.event_of(one, places);
             history.push(event, hearsay);
         }
         history
     }
 
-    fn push(&mut self, event: Event, hearsay: bool) {
+    fn push(&mut self, event: JournalEvent, hearsay: bool) {
         let seq = match (&event, self.entries.last()) {
-            (Event::Started(_), _) | (_, None) => 0,
+            (JournalEvent::Started(_), _) | (_, None) => 0,
             (_, Some(last)) => last.seq + 1,
         };
         let at = jiff::Timestamp::from_second(1_767_225_600 + self.entries.len() as i64).unwrap();
-        let entry = Entry { seq, prev: self.hashes.last().copied(), at, event };
+        let entry = JournalEntry { seq, prev: self.hashes.last().copied(), at, event };
         if oracle::may_follow(&self.entries, &entry.event) {
             self.hashes.push(line::encode(&entry).hash);
             self.entries.push(entry);
-            self.hearsay.push(hearsay);
+            self.untrusted.push(hearsay);
         } else {
-            self.illegal.push((self.entries.len(), entry));
+            self.rejected.push((self.entries.len(), entry));
         }
     }
 
-    fn event(&self, one: &Move, places: &[(Place, Phase)]) -> Event {
+    fn event_of(&self, one: &HistoryOp, places: &[(StepTarget, StepPhase)]) -> JournalEvent {
         let place = |index: &usize| places[*index].0.clone();
         let number = self.entries.len() as u64;
         match one {
-            Move::Begin { new_run, release, .. } => Event::Started(header(self.last_header(), *new_run, *release)),
-            Move::Intend { place: index, fingerprint: changed } => Event::Intent {
-                place: place(index),
+            HistoryOp::StartAttempt { new_run, release, .. } => {
+                JournalEvent::Started(header(self.last_header(), *new_run, *release))
+            }
+            HistoryOp::RecordIntent { target: index, fingerprint: changed } => JournalEvent::Intent {
+                step_target: place(index),
                 key: format!("key-{number}"),
                 fingerprint: fingerprint(*changed),
                 input: serde_json::json!({ "number": number }),
-                exposes: STEPS[index % STEPS.len()].1 == Phase::Commit,
+                exposes: STEPS[index % STEPS.len()].1 == StepPhase::Commit,
             },
-            Move::Settle { place: index, how } => Event::Outcome {
-                place: place(index),
+            HistoryOp::RecordOutcome { target: index, choice: how } => JournalEvent::Outcome {
+                step_target: place(index),
                 took_ms: number,
-                result: match how {
-                    0..=3 => Outcome::Succeeded { receipt: receipt("recorded", number) },
-                    4 => Outcome::Failed { failure: failure() },
-                    _ => Outcome::Unknown { failure: failure() },
+                outcome: match how {
+                    0..=3 => StepOutcome::Succeeded { receipt: receipt("recorded", number) },
+                    4 => StepOutcome::Failed { failure: failure() },
+                    _ => StepOutcome::Unknown { failure: failure() },
                 },
             },
-            Move::Probe { place: index, how } => Event::Probe {
-                place: place(index),
-                question: if how % 2 == 0 { Question::Current } else { Question::Recorded },
+            HistoryOp::RecordProbe { target: index, choice: how } => JournalEvent::Probe {
+                step_target: place(index),
+                probed_input: if how % 2 == 0 { ProbeInput::Current } else { ProbeInput::Recorded },
                 took_ms: number,
                 finding: findings()[usize::from(*how)].clone(),
             },
-            Move::Decide { place: index, how } => Event::Decision {
-                place: place(index),
+            HistoryOp::RecordDecision { target: index, choice: how } => JournalEvent::Decision {
+                step_target: place(index),
                 decision: match how {
-                    0 => Decision::Skip { reason: Reason::Held, receipt: receipt("skipped", number) },
-                    1 => Decision::Run { reason: Reason::Absent },
-                    2 => Decision::Stop { reason: Reason::Drifted { why: "edited by hand".to_owned() } },
+                    0 => Decision::Skip { reason: DecisionReason::Held, receipt: receipt("skipped", number) },
+                    1 => Decision::Run { reason: DecisionReason::Absent },
+                    2 => Decision::Stop { reason: DecisionReason::Drifted { why: "edited by hand".to_owned() } },
                     _ => Decision::Adopt {
-                        reason: Reason::Interrupted { finding: Some("held".to_owned()) },
+                        reason: DecisionReason::Interrupted { finding: Some("held".to_owned()) },
                         receipt: receipt("recorded", number),
                     },
                 },
             },
-            Move::Undo { place: index } => Event::UndoIntent { place: place(index) },
-            Move::SettleUndo { place: index, well } => {
-                Event::UndoOutcome { place: place(index), failure: (!well).then(failure) }
+            HistoryOp::RecordUndoIntent { target: index } => JournalEvent::UndoIntent { step_target: place(index) },
+            HistoryOp::RecordUndoOutcome { target: index, succeeded: well } => {
+                JournalEvent::UndoOutcome { step_target: place(index), failure: (!well).then(failure) }
             }
-            Move::End => Event::Ended { exit: Exit::Failed, verified: false },
+            HistoryOp::EndAttempt => JournalEvent::Ended { exit: ExitKind::Failed, verified: false },
         }
     }
 
-    fn last_header(&self) -> Option<&Header> {
+    fn last_header(&self) -> Option<&JournalHeader> {
         self.entries.iter().rev().find_map(|entry| match &entry.event {
-            Event::Started(header) => Some(header),
+            JournalEvent::Started(header) => Some(header),
             _ => None,
         })
     }
 }
 
-fn header(before: Option<&Header>, new_run: bool, release: u8) -> Header {
+fn header(before: Option<&JournalHeader>, new_run: bool, release: u8) -> JournalHeader {
     let epoch = before.map_or(1, |header| header.epoch + 1);
     let (run, attempt, release) = match before.filter(|_| !new_run) {
         Some(header) => (header.run.clone(), header.attempt.next(), header.release.clone()),
         None => {
             let release = Release { label: format!("r{release}").parse().unwrap(), digest: None };
-            (format!("run-{epoch}").parse().unwrap(), Attempt::FIRST, release)
+            (format!("run-{epoch}").parse().unwrap(), AttemptNumber::FIRST, release)
         }
     };
-    Header {
+    JournalHeader {
         magic: MAGIC.to_owned(),
         format: FORMAT,
         app: "shop".parse().unwrap(),
@@ -223,7 +225,9 @@ fn header(before: Option<&Header>, new_run: bool, release: u8) -> Header {
 /// What a step depends on; different numbers differ in one component.
 pub(crate) fn fingerprint(number: u8) -> Fingerprint {
     Fingerprint(
-        [("config", Hash::of(&[number])), ("module", Hash::of(b"module"))].map(|(k, v)| (k.to_owned(), v)).into(),
+        [("config", Blake3Hash::of(&[number])), ("module", Blake3Hash::of(b"module"))]
+            .map(|(k, v)| (k.to_owned(), v))
+            .into(),
     )
 }
 
@@ -234,17 +238,17 @@ pub(crate) fn receipt(from: &str, number: u64) -> Receipt {
 }
 
 /// Every kind of finding.
-pub(crate) fn findings() -> [Finding; 5] {
+pub(crate) fn findings() -> [ProbeFinding; 5] {
     [
-        Finding::Held { receipt: receipt("found", 0) },
-        Finding::Absent,
-        Finding::Drifted { why: "edited by hand".to_owned() },
-        Finding::Unknown { why: "no answer".to_owned() },
-        Finding::Failed { failure: failure() },
+        ProbeFinding::Held { receipt: receipt("found", 0) },
+        ProbeFinding::Absent,
+        ProbeFinding::Drifted { why: "edited by hand".to_owned() },
+        ProbeFinding::Unknown { why: "no answer".to_owned() },
+        ProbeFinding::Failed { failure: failure() },
     ]
 }
 
-fn failure() -> Failure {
+fn failure() -> StepFailure {
     let (kind, message) = ("transient".to_owned(), "no route to host".to_owned());
-    Failure { kind, message, hint: None, retryable: true, details: serde_json::Map::default() }
+    StepFailure { kind, message, hint: None, retryable: true, details: serde_json::Map::default() }
 }

@@ -3,29 +3,29 @@
 
 use contract::{
     RunId,
-    step::{Finding, Outcome, Receipt},
+    step::{ProbeFinding, Receipt, StepOutcome},
 };
 use journal::{
-    Event, Place,
-    decision::{Orders, Probing, Repeat},
-    event::{Decision, Entry, Fingerprint},
+    JournalEvent, StepTarget,
+    decision::{ProbeSupport, RerunSafety, StepOverrides},
+    event::{Decision, Fingerprint, JournalEntry},
 };
 
 /// What the newest event of a step that says anything about it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Last {
-    Nothing,
-    Begun,
-    Done,
+pub(crate) enum OracleStatus {
+    NoRecord,
+    Started,
+    Succeeded,
     Failed,
-    HalfUndone,
-    Undone,
+    UndoUnfinished,
+    Reverted,
 }
 
 /// All that a history tells about one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Past<'a> {
-    pub(crate) last: Last,
+pub(crate) struct OracleRecord<'a> {
+    pub(crate) status: OracleStatus,
     /// Of the newest intent.
     pub(crate) fingerprint: Option<&'a Fingerprint>,
     /// The run of the newest intent.
@@ -33,33 +33,43 @@ pub(crate) struct Past<'a> {
     /// Of the success, if that is the last word.
     pub(crate) receipt: Option<&'a Receipt>,
     /// Whether the last word is of a journal that anybody could have written.
-    pub(crate) is_hearsay: bool,
+    pub(crate) is_untrusted: bool,
 }
 
 /// Reads a history backwards.
-pub(crate) fn past<'a>(history: &'a [Entry], hearsay: &[bool], place: &Place) -> Past<'a> {
-    let mut past = Past { last: Last::Nothing, fingerprint: None, run: None, receipt: None, is_hearsay: false };
+pub(crate) fn read_record<'a>(history: &'a [JournalEntry], hearsay: &[bool], place: &StepTarget) -> OracleRecord<'a> {
+    let mut past = OracleRecord {
+        status: OracleStatus::NoRecord,
+        fingerprint: None,
+        run: None,
+        receipt: None,
+        is_untrusted: false,
+    };
     for (index, entry) in history.iter().enumerate().rev() {
-        if about(&entry.event) != Some(place) {
+        if step_target_of(&entry.event) != Some(place) {
             continue;
         }
         let (says, receipt) = match &entry.event {
-            Event::UndoOutcome { failure: None, .. } => (Last::Undone, None),
-            Event::UndoOutcome { failure: Some(_), .. } | Event::UndoIntent { .. } => (Last::HalfUndone, None),
-            Event::Outcome { result: Outcome::Succeeded { receipt }, .. }
-            | Event::Decision { decision: Decision::Adopt { receipt, .. }, .. } => (Last::Done, Some(receipt)),
-            Event::Outcome { result: Outcome::Failed { .. }, .. } => (Last::Failed, None),
-            Event::Intent { .. } => (Last::Begun, None),
+            JournalEvent::UndoOutcome { failure: None, .. } => (OracleStatus::Reverted, None),
+            JournalEvent::UndoOutcome { failure: Some(_), .. } | JournalEvent::UndoIntent { .. } => {
+                (OracleStatus::UndoUnfinished, None)
+            }
+            JournalEvent::Outcome { outcome: StepOutcome::Succeeded { receipt }, .. }
+            | JournalEvent::Decision { decision: Decision::Adopt { receipt, .. }, .. } => {
+                (OracleStatus::Succeeded, Some(receipt))
+            }
+            JournalEvent::Outcome { outcome: StepOutcome::Failed { .. }, .. } => (OracleStatus::Failed, None),
+            JournalEvent::Intent { .. } => (OracleStatus::Started, None),
             // A trap says nothing: the intent before it is the last word.
             _ => continue,
         };
-        if past.last == Last::Nothing {
-            (past.last, past.receipt, past.is_hearsay) = (says, receipt, hearsay[index]);
+        if past.status == OracleStatus::NoRecord {
+            (past.status, past.receipt, past.is_untrusted) = (says, receipt, hearsay[index]);
         }
-        if let Event::Intent { fingerprint, .. } = &entry.event {
+        if let JournalEvent::Intent { fingerprint, .. } = &entry.event {
             past.fingerprint = Some(fingerprint);
             past.run = history[..index].iter().rev().find_map(|entry| match &entry.event {
-                Event::Started(header) => Some(&header.run),
+                JournalEvent::Started(header) => Some(&header.run),
                 _ => None,
             });
             break;
@@ -69,198 +79,207 @@ pub(crate) fn past<'a>(history: &'a [Entry], hearsay: &[bool], place: &Place) ->
 }
 
 /// The index of the attempt in which a step was begun last.
-pub(crate) fn begun_in(history: &[Entry], place: &Place) -> Option<usize> {
-    let intent =
-        history.iter().rposition(|entry| matches!(&entry.event, Event::Intent { place: p, .. } if p == place))?;
-    Some(history[..intent].iter().filter(|entry| matches!(entry.event, Event::Started(_))).count())
+pub(crate) fn last_started_attempt(history: &[JournalEntry], place: &StepTarget) -> Option<usize> {
+    let intent = history
+        .iter()
+        .rposition(|entry| matches!(&entry.event, JournalEvent::Intent { step_target: p, .. } if p == place))?;
+    Some(history[..intent].iter().filter(|entry| matches!(entry.event, JournalEvent::Started(_))).count())
 }
 
 /// Whether an event may come next: no outcome without its intent in the same attempt, nothing begun while an undo is
 /// open, nothing undone that never was.
-pub(crate) fn may_follow(history: &[Entry], event: &Event) -> bool {
+pub(crate) fn may_follow(history: &[JournalEntry], event: &JournalEvent) -> bool {
     if history.is_empty() {
-        return matches!(event, Event::Started(_));
+        return matches!(event, JournalEvent::Started(_));
     }
-    let last = |place| past(history, &vec![false; history.len()], place).last;
+    let last = |place| read_record(history, &vec![false; history.len()], place).status;
     // The newest step of the protocol that this attempt wrote about it.
-    let open = |place: &Place| {
-        let this_attempt = history.iter().rev().take_while(|entry| !matches!(entry.event, Event::Started(_)));
+    let open = |place: &StepTarget| {
+        let this_attempt = history.iter().rev().take_while(|entry| !matches!(entry.event, JournalEvent::Started(_)));
         this_attempt.map(|entry| &entry.event).find(|event| {
-            about(event) == Some(place)
+            step_target_of(event) == Some(place)
                 && match event {
-                    Event::Intent { .. }
-                    | Event::Outcome { .. }
-                    | Event::UndoIntent { .. }
-                    | Event::UndoOutcome { .. } => true,
-                    Event::Decision { decision, .. } => matches!(decision, Decision::Adopt { .. }),
+                    JournalEvent::Intent { .. }
+                    | JournalEvent::Outcome { .. }
+                    | JournalEvent::UndoIntent { .. }
+                    | JournalEvent::UndoOutcome { .. } => true,
+                    JournalEvent::Decision { decision, .. } => matches!(decision, Decision::Adopt { .. }),
                     _ => false,
                 }
         })
     };
     match event {
-        Event::Intent { place, .. } => !matches!(open(place), Some(Event::UndoIntent { .. })),
-        Event::Outcome { place, .. } => matches!(open(place), Some(Event::Intent { .. })),
-        Event::Decision { place, decision: Decision::Adopt { .. } } => last(place) == Last::Begun,
-        Event::UndoIntent { place } => !matches!(last(place), Last::Nothing | Last::Undone),
-        Event::UndoOutcome { place, .. } => matches!(open(place), Some(Event::UndoIntent { .. })),
+        JournalEvent::Intent { step_target: place, .. } => {
+            !matches!(open(place), Some(JournalEvent::UndoIntent { .. }))
+        }
+        JournalEvent::Outcome { step_target: place, .. } => matches!(open(place), Some(JournalEvent::Intent { .. })),
+        JournalEvent::Decision { step_target: place, decision: Decision::Adopt { .. } } => {
+            last(place) == OracleStatus::Started
+        }
+        JournalEvent::UndoIntent { step_target: place } => {
+            !matches!(last(place), OracleStatus::NoRecord | OracleStatus::Reverted)
+        }
+        JournalEvent::UndoOutcome { step_target: place, .. } => {
+            matches!(open(place), Some(JournalEvent::UndoIntent { .. }))
+        }
         _ => true,
     }
 }
 
-fn about(event: &Event) -> Option<&Place> {
+fn step_target_of(event: &JournalEvent) -> Option<&StepTarget> {
     match event {
-        Event::Decision { place, .. }
-        | Event::Intent { place, .. }
-        | Event::Progress { place, .. }
-        | Event::Outcome { place, .. }
-        | Event::Probe { place, .. }
-        | Event::UndoIntent { place }
-        | Event::UndoOutcome { place, .. } => Some(place),
+        JournalEvent::Decision { step_target: place, .. }
+        | JournalEvent::Intent { step_target: place, .. }
+        | JournalEvent::Progress { step_target: place, .. }
+        | JournalEvent::Outcome { step_target: place, .. }
+        | JournalEvent::Probe { step_target: place, .. }
+        | JournalEvent::UndoIntent { step_target: place }
+        | JournalEvent::UndoOutcome { step_target: place, .. } => Some(place),
         _ => None,
     }
 }
 
 /// What the table is asked.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked<'a> {
-    pub(crate) past: Past<'a>,
+pub(crate) struct OracleInput<'a> {
+    pub(crate) record: OracleRecord<'a>,
     pub(crate) is_check: bool,
-    pub(crate) probing: Probing,
-    pub(crate) repeat: Repeat,
-    pub(crate) now: &'a Fingerprint,
+    pub(crate) probing: ProbeSupport,
+    pub(crate) repeat: RerunSafety,
+    pub(crate) current: &'a Fingerprint,
     pub(crate) run: &'a RunId,
     pub(crate) upstream_ran: bool,
-    pub(crate) orders: Orders,
-    pub(crate) finding: Option<&'a Finding>,
+    pub(crate) overrides: StepOverrides,
+    pub(crate) finding: Option<&'a ProbeFinding>,
 }
 
 /// The answer: what to do, why, and whose receipt goes with it.
-pub(crate) type Answer = (&'static str, &'static str, &'static str);
+pub(crate) type OracleAnswer = (&'static str, &'static str, &'static str);
 
-const NONE: &str = "no receipt";
-const RECORDED: &str = "recorded receipt";
-const FOUND: &str = "found receipt";
+const NO_RECEIPT: &str = "no receipt";
+const RECORDED_RECEIPT: &str = "recorded receipt";
+const PROBED_RECEIPT: &str = "found receipt";
 
-const ASK_CURRENT: Answer = ("probe", "current", NONE);
-const ASK_RECORDED: Answer = ("probe", "recorded", NONE);
+const PROBE_CURRENT: OracleAnswer = ("probe", "current", NO_RECEIPT);
+const PROBE_RECORDED: OracleAnswer = ("probe", "recorded", NO_RECEIPT);
 
-fn run(why: &'static str) -> Answer {
-    ("run", why, NONE)
+fn answer_run(why: &'static str) -> OracleAnswer {
+    ("run", why, NO_RECEIPT)
 }
 
-fn stop(why: &'static str) -> Answer {
-    ("stop", why, NONE)
+fn answer_stop(why: &'static str) -> OracleAnswer {
+    ("stop", why, NO_RECEIPT)
 }
 
 /// The rows of the table, from the top; the first that fits answers.
-pub(crate) fn answer(asked: &Asked<'_>) -> Answer {
-    let has_probe = asked.probing == Probing::Available;
-    let repeatable = asked.repeat == Repeat::Safe;
-    let Orders { accept_drift, fresh, named, unrecorded } = asked.orders;
-    let is_hearsay = asked.past.is_hearsay || (unrecorded && asked.past.last == Last::Nothing);
-    let same = asked.past.fingerprint == Some(asked.now);
+pub(crate) fn oracle_answer(asked: &OracleInput<'_>) -> OracleAnswer {
+    let has_probe = asked.probing == ProbeSupport::Available;
+    let repeatable = asked.repeat == RerunSafety::Safe;
+    let StepOverrides { accept_drift, fresh, selected_by_name: named, journal_missing: unrecorded } = asked.overrides;
+    let is_hearsay = asked.record.is_untrusted || (unrecorded && asked.record.status == OracleStatus::NoRecord);
+    let same = asked.record.fingerprint == Some(asked.current);
     let found = asked.finding.filter(|_| has_probe).map(|finding| match finding {
-        Finding::Held { .. } => "held",
-        Finding::Absent => "absent",
-        Finding::Drifted { .. } => "drifted",
-        Finding::Unknown { .. } => "unknown",
-        Finding::Failed { .. } => "failed",
+        ProbeFinding::Held { .. } => "held",
+        ProbeFinding::Absent => "absent",
+        ProbeFinding::Drifted { .. } => "drifted",
+        ProbeFinding::Unknown { .. } => "unknown",
+        ProbeFinding::Failed { .. } => "failed",
     });
 
-    if asked.past.last == Last::HalfUndone && !is_hearsay {
-        return ("finish undo", "", NONE);
+    if asked.record.status == OracleStatus::UndoUnfinished && !is_hearsay {
+        return ("finish undo", "", NO_RECEIPT);
     }
     if fresh {
         if repeatable || asked.is_check || !has_probe {
-            return run("fresh");
+            return answer_run("fresh");
         }
         return match found {
-            None => ASK_CURRENT,
-            Some("held") if named => run("operator-word"),
-            Some("held") => ("skip", "held", FOUND),
-            Some("absent") => run("absent"),
-            Some("drifted" | "unknown") if accept_drift => run("drift-accepted"),
-            Some("drifted") => stop("drifted"),
-            Some("unknown") => stop("unknown"),
-            Some(_) => stop("probe-failed"),
+            None => PROBE_CURRENT,
+            Some("held") if named => answer_run("operator-word"),
+            Some("held") => ("skip", "held", PROBED_RECEIPT),
+            Some("absent") => answer_run("absent"),
+            Some("drifted" | "unknown") if accept_drift => answer_run("drift-accepted"),
+            Some("drifted") => answer_stop("drifted"),
+            Some("unknown") => answer_stop("unknown"),
+            Some(_) => answer_stop("probe-failed"),
         };
     }
     if is_hearsay {
-        let is_new = asked.past.last == Last::Nothing;
+        let is_new = asked.record.status == OracleStatus::NoRecord;
         let in_doubt = match (repeatable, accept_drift) {
-            (true, _) => run("unconfirmed"),
-            (false, true) => run("drift-accepted"),
-            (false, false) => stop("unconfirmed"),
+            (true, _) => answer_run("unconfirmed"),
+            (false, true) => answer_run("drift-accepted"),
+            (false, false) => answer_stop("unconfirmed"),
         };
-        return match (asked.past.last, found) {
-            (Last::Nothing, _) if asked.is_check => run("never-ran"),
-            _ if asked.is_check => run("unconfirmed"),
-            (Last::Undone, _) => run("reverted"),
-            (Last::Failed, _) => run("failed-before"),
-            (Last::Done, _) if !same => run("changed"),
-            (Last::Done, _) if named => run("operator-word"),
+        return match (asked.record.status, found) {
+            (OracleStatus::NoRecord, _) if asked.is_check => answer_run("never-ran"),
+            _ if asked.is_check => answer_run("unconfirmed"),
+            (OracleStatus::Reverted, _) => answer_run("reverted"),
+            (OracleStatus::Failed, _) => answer_run("failed-before"),
+            (OracleStatus::Succeeded, _) if !same => answer_run("changed"),
+            (OracleStatus::Succeeded, _) if named => answer_run("operator-word"),
             _ if !has_probe => in_doubt,
-            (_, None) => ASK_CURRENT,
-            (_, Some("held")) if same || is_new => ("adopt", "unconfirmed", FOUND),
-            (_, Some("held")) => run("changed"),
-            (_, Some("failed")) => stop("probe-failed"),
-            (Last::Done, Some("absent")) => run("absent"),
-            (Last::Done, Some("unknown")) if repeatable => run("unknown"),
-            (Last::Done, Some(_)) if accept_drift => run("drift-accepted"),
-            (Last::Done, Some("drifted")) => stop("drifted"),
-            (Last::Done, Some(_)) => stop("unknown"),
-            (_, Some("absent")) => run("unconfirmed"),
+            (_, None) => PROBE_CURRENT,
+            (_, Some("held")) if same || is_new => ("adopt", "unconfirmed", PROBED_RECEIPT),
+            (_, Some("held")) => answer_run("changed"),
+            (_, Some("failed")) => answer_stop("probe-failed"),
+            (OracleStatus::Succeeded, Some("absent")) => answer_run("absent"),
+            (OracleStatus::Succeeded, Some("unknown")) if repeatable => answer_run("unknown"),
+            (OracleStatus::Succeeded, Some(_)) if accept_drift => answer_run("drift-accepted"),
+            (OracleStatus::Succeeded, Some("drifted")) => answer_stop("drifted"),
+            (OracleStatus::Succeeded, Some(_)) => answer_stop("unknown"),
+            (_, Some("absent")) => answer_run("unconfirmed"),
             (_, Some(_)) => in_doubt,
         };
     }
-    match asked.past.last {
-        Last::Nothing => return run("never-ran"),
-        Last::Undone => return run("reverted"),
-        Last::Failed => return run("failed-before"),
-        Last::Begun if asked.is_check => return run("interrupted"),
-        Last::Begun => {
+    match asked.record.status {
+        OracleStatus::NoRecord => return answer_run("never-ran"),
+        OracleStatus::Reverted => return answer_run("reverted"),
+        OracleStatus::Failed => return answer_run("failed-before"),
+        OracleStatus::Started if asked.is_check => return answer_run("interrupted"),
+        OracleStatus::Started => {
             let in_doubt = match (repeatable, accept_drift) {
-                (true, _) => run("interrupted"),
-                (false, true) => run("drift-accepted"),
-                (false, false) => stop("interrupted"),
+                (true, _) => answer_run("interrupted"),
+                (false, true) => answer_run("drift-accepted"),
+                (false, false) => answer_stop("interrupted"),
             };
             return match found {
                 _ if !has_probe => in_doubt,
-                None => ASK_RECORDED,
-                Some("held") => ("adopt", "interrupted", FOUND),
-                Some("absent") => run("interrupted"),
+                None => PROBE_RECORDED,
+                Some("held") => ("adopt", "interrupted", PROBED_RECEIPT),
+                Some("absent") => answer_run("interrupted"),
                 Some("drifted" | "unknown") => in_doubt,
-                Some(_) => stop("probe-failed"),
+                Some(_) => answer_stop("probe-failed"),
             };
         }
-        Last::Done | Last::HalfUndone => {}
+        OracleStatus::Succeeded | OracleStatus::UndoUnfinished => {}
     }
     if !same {
-        return run("changed");
+        return answer_run("changed");
     }
     if asked.is_check {
         return match found {
-            _ if asked.upstream_ran => run("upstream-ran"),
-            _ if named => run("operator-word"),
-            _ if !has_probe => run("no-probe"),
-            None => ASK_CURRENT,
-            Some("held") => ("skip", "held", RECORDED),
-            Some("absent") => run("absent"),
-            Some(_) => run("check-failed"),
+            _ if asked.upstream_ran => answer_run("upstream-ran"),
+            _ if named => answer_run("operator-word"),
+            _ if !has_probe => answer_run("no-probe"),
+            None => PROBE_CURRENT,
+            Some("held") => ("skip", "held", RECORDED_RECEIPT),
+            Some("absent") => answer_run("absent"),
+            Some(_) => answer_run("check-failed"),
         };
     }
-    let same_run = asked.past.run == Some(asked.run);
+    let same_run = asked.record.run == Some(asked.run);
     match found {
-        _ if named => run("operator-word"),
-        _ if !has_probe && same_run => ("skip", "trusted", RECORDED),
-        _ if !has_probe => run("no-probe"),
-        None => ASK_CURRENT,
-        Some("held") => ("skip", "held", RECORDED),
-        Some("absent") => run("absent"),
-        Some("unknown") if repeatable => run("unknown"),
-        Some("drifted" | "unknown") if accept_drift => run("drift-accepted"),
-        Some("drifted") => stop("drifted"),
-        Some("unknown") => stop("unknown"),
-        Some(_) => stop("probe-failed"),
+        _ if named => answer_run("operator-word"),
+        _ if !has_probe && same_run => ("skip", "trusted", RECORDED_RECEIPT),
+        _ if !has_probe => answer_run("no-probe"),
+        None => PROBE_CURRENT,
+        Some("held") => ("skip", "held", RECORDED_RECEIPT),
+        Some("absent") => answer_run("absent"),
+        Some("unknown") if repeatable => answer_run("unknown"),
+        Some("drifted" | "unknown") if accept_drift => answer_run("drift-accepted"),
+        Some("drifted") => answer_stop("drifted"),
+        Some("unknown") => answer_stop("unknown"),
+        Some(_) => answer_stop("probe-failed"),
     }
 }

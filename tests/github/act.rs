@@ -19,25 +19,25 @@ use tempfile::TempDir;
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const MIGRATION: &str = "migrations/0003_orders.sql";
 const BROKEN: &str = "CREATE TABLE order (id INTEGER PRIMARY KEY);\n";
-const MENDED: &str = "CREATE TABLE orders (id INTEGER PRIMARY KEY);\n";
+const FIXED: &str = "CREATE TABLE orders (id INTEGER PRIMARY KEY);\n";
 /// How `resumed-from` begins at the first attempt, and at the second.
-const NOTHING: &str = ">";
-const FIRST: &str = "pawl-shop-test-deploy-a01-s";
+const NO_ARTIFACT: &str = ">";
+const FIRST_ARTIFACT_PREFIX: &str = "pawl-shop-test-deploy-a01-s";
 /// What must be nowhere to be read.
 const KEY: &str = "a-key-of-the-journal";
 
 #[test]
-fn a_rerun_on_a_new_machine_resumes_where_it_failed() {
-    let world = World::new();
-    let first = world.attempt(1);
-    first.assert(1, "failure", NOTHING);
+fn rerun_on_a_new_machine_resumes_where_it_failed() {
+    let world = ActFixture::new();
+    let first = world.run_attempt(1);
+    first.assert_ended(1, "failure", NO_ARTIFACT);
     assert_eq!(first.decisions(), [("pull", "run never-ran"), ("migrate", "run never-ran")]);
 
     // "Re-run failed jobs" on another machine, with the commit that mends it.
-    world.lose_the_machine();
-    world.write(MIGRATION, MENDED);
-    let second = world.attempt(2);
-    second.assert(0, "success", FIRST);
+    world.delete_machine();
+    world.write(MIGRATION, FIXED);
+    let second = world.run_attempt(2);
+    second.assert_ended(0, "success", FIRST_ARTIFACT_PREFIX);
     let expected = [
         // Asked, and not there: that, and no other reason, has it run again.
         ("pull", "probed absent"),
@@ -47,31 +47,31 @@ fn a_rerun_on_a_new_machine_resumes_where_it_failed() {
         ("verify", "run never-ran"),
     ];
     assert_eq!(second.decisions(), expected);
-    assert_eq!(world.live(), "r1");
+    assert_eq!(world.live_version(), "r1");
 }
 
 #[test]
-fn what_survived_is_skipped() {
-    let world = World::new();
-    world.attempt(1).assert(1, "failure", NOTHING);
-    let pulled = world.pulled();
-    world.write(MIGRATION, MENDED);
-    let second = world.attempt(2);
-    second.assert(0, "success", FIRST);
+fn surviving_effects_are_skipped() {
+    let world = ActFixture::new();
+    world.run_attempt(1).assert_ended(1, "failure", NO_ARTIFACT);
+    let pulled = world.pulled_release();
+    world.write(MIGRATION, FIXED);
+    let second = world.run_attempt(2);
+    second.assert_ended(0, "success", FIRST_ARTIFACT_PREFIX);
     let pull: Vec<_> = second.decisions().into_iter().filter(|(step, _)| *step == "pull").collect();
     assert_eq!(pull, [("pull", "probed held"), ("pull", "skip held")]);
     // The very same files, not made again.
-    assert_eq!(world.pulled(), pulled);
-    assert_eq!(world.live(), "r1");
+    assert_eq!(world.pulled_release(), pulled);
+    assert_eq!(world.live_version(), "r1");
 }
 
 /// A repository with the action and the example in it, the store of artifacts, and a machine.
-struct World {
+struct ActFixture {
     root: TempDir,
 }
 
 /// What one attempt left.
-struct Attempt {
+struct ActAttempt {
     number: u32,
     exit: Option<i32>,
     log: String,
@@ -79,13 +79,13 @@ struct Attempt {
     journals: BTreeMap<String, String>,
 }
 
-impl World {
+impl ActFixture {
     fn new() -> Self {
         let world = Self { root: tempfile::tempdir().unwrap() };
         let from = Path::new(REPOSITORY);
         let to = world.path("repository");
-        copy(&from.join("examples/shop/migrations"), &to.join("shop/migrations"));
-        copy(&from.join("action"), &to.join("action"));
+        copy_dir(&from.join("examples/shop/migrations"), &to.join("shop/migrations"));
+        copy_dir(&from.join("action"), &to.join("action"));
         fs::copy(from.join("action.yml"), to.join("action.yml")).unwrap();
         let plan = fs::read_to_string(from.join("examples/shop/deploy.yml")).unwrap();
         let machine = world.path("machine");
@@ -93,7 +93,7 @@ impl World {
         assert!(plan.contains(machine.to_str().unwrap()), "{plan}");
         world.write("deploy.yml", &plan);
         world.write(MIGRATION, BROKEN);
-        world.write("dist/shop-r1.tar.zst", release("r1"));
+        world.write("dist/shop-r1.tar.zst", release_archive("r1"));
         world.write("../.github/workflows/deploy.yml", WORKFLOW.replace("RUNNER", env!("CARGO_BIN_EXE_runner")));
         world.git(&["init", "--quiet", "--initial-branch=main"]);
         world
@@ -111,20 +111,20 @@ impl World {
     }
 
     fn git(&self, arguments: &[&str]) {
-        let mut git = hermetic("git", self.root.path());
+        let mut git = hermetic_command("git", self.root.path());
         git.args(["-c", "user.name=ann", "-c", "user.email=ann@example.com"]).args(arguments);
         let output = git.current_dir(self.path("repository")).output().unwrap();
         assert!(output.status.success(), "{output:?}");
     }
 
     /// Commits what there is, and runs the workflow with nothing of earlier attempts but the artifacts.
-    fn attempt(&self, number: u32) -> Attempt {
+    fn run_attempt(&self, number: u32) -> ActAttempt {
         self.git(&["add", "--all"]);
         self.git(&["commit", "--quiet", "--message", "as it is now"]);
         let home = self.path(&format!("home-{number}"));
         fs::create_dir(&home).unwrap();
         let act = Path::new(env!("CARGO_BIN_EXE_runner")).parent().and_then(Path::parent).unwrap();
-        let mut act = hermetic(act.join("tools/act/bin/act"), &home);
+        let mut act = hermetic_command(act.join("tools/act/bin/act"), &home);
         act.args([
             "push",
             "-P",
@@ -139,16 +139,16 @@ impl World {
         let output = act.current_dir(self.path("repository")).output();
         let output = output.expect("act can't be started; `cargo xtask setup` installs it");
         let log = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-        Attempt { number, exit: output.status.code(), log, journals: self.newest_artifact() }
+        ActAttempt { number, exit: output.status.code(), log, journals: self.newest_artifact() }
     }
 
     /// What a new machine has not.
-    fn lose_the_machine(&self) {
+    fn delete_machine(&self) {
         fs::remove_dir_all(self.path("machine")).unwrap();
     }
 
     /// The release's folder and its inode.
-    fn pulled(&self) -> (PathBuf, u64) {
+    fn pulled_release(&self) -> (PathBuf, u64) {
         use std::os::unix::fs::MetadataExt as _;
         let mut entries = fs::read_dir(self.path("machine/releases")).unwrap();
         let path = entries.next().unwrap().unwrap().path();
@@ -156,7 +156,7 @@ impl World {
         (path, inode)
     }
 
-    fn live(&self) -> String {
+    fn live_version(&self) -> String {
         fs::read_to_string(self.path("machine/current/VERSION")).unwrap()
     }
 
@@ -165,7 +165,7 @@ impl World {
         let Ok(entries) = fs::read_dir(self.path("artifacts/1")) else { return BTreeMap::new() };
         let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.retain(|name| name.starts_with("pawl-shop-test-"));
-        names.sort_by_key(|name| order(name));
+        names.sort_by_key(|name| attempt_and_sequence(name));
         let Some(name) = names.pop() else { return BTreeMap::new() };
         let file = fs::File::open(self.path("artifacts/1").join(&name).join(format!("{name}.zip"))).unwrap();
         let mut archive = zip::ZipArchive::new(file).unwrap();
@@ -180,10 +180,10 @@ impl World {
     }
 }
 
-impl Attempt {
+impl ActAttempt {
     /// How the workflow ended, the action's step in it, and what the action says it went on from.
     #[track_caller]
-    fn assert(&self, exit: i32, outcome: &str, resumed_from: &str) {
+    fn assert_ended(&self, exit: i32, outcome: &str, resumed_from: &str) {
         let log = &self.log;
         assert_eq!(self.exit, Some(exit), "{log}");
         assert!(log.contains(&format!("outcome=<{outcome}> resumed-from=<{resumed_from}")), "{log}");
@@ -226,7 +226,7 @@ impl Attempt {
 }
 
 /// `pawl-…-a02-s0007-<nonce>` as (2, 7).
-fn order(name: &str) -> (u32, u32) {
+fn attempt_and_sequence(name: &str) -> (u32, u32) {
     let mut parts = name.rsplit('-').skip(1);
     let mut number = |letter: char| parts.next()?.strip_prefix(letter)?.parse().ok();
     let sequence = number('s').unwrap_or_else(|| panic!("{name} has no sequence"));
@@ -235,7 +235,7 @@ fn order(name: &str) -> (u32, u32) {
 }
 
 /// An archive of an app.
-fn release(label: &str) -> Vec<u8> {
+fn release_archive(label: &str) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, text) in [("VERSION", label.to_owned()), ("index.html", format!("<p>Release {label}</p>\n"))] {
         let mut header = tar::Header::new_ustar();
@@ -251,7 +251,7 @@ fn free_port() -> u16 {
 }
 
 /// A program with nothing from this machine but `PATH`.
-fn hermetic(program: impl AsRef<std::ffi::OsStr>, home: &Path) -> Command {
+fn hermetic_command(program: impl AsRef<std::ffi::OsStr>, home: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("HOME", home).env("XDG_CACHE_HOME", home.join("cache"));
     #[expect(clippy::disallowed_methods, reason = "tests pass on where programs are")]
@@ -259,13 +259,13 @@ fn hermetic(program: impl AsRef<std::ffi::OsStr>, home: &Path) -> Command {
     command
 }
 
-fn copy(from: &Path, to: &Path) {
+fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
         if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
+            copy_dir(&entry.path(), &target);
         } else {
             fs::copy(entry.path(), target).unwrap();
         }

@@ -14,12 +14,12 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 
 use crate::{
-    artifact_service::{ArtifactService, Call},
-    support::until,
+    artifact_service::{FakeArtifactService, FakeServiceCall},
+    support::wait_until,
 };
 
 /// GitHub sends SIGTERM after 7.5 s, and kills 2.5 s later.
-const IN_TIME: Duration = Duration::from_secs(7);
+const CANCEL_DEADLINE: Duration = Duration::from_secs(7);
 /// What each answer of the service takes: it is far away.
 const LATENCY: Duration = Duration::from_millis(200);
 
@@ -36,70 +36,74 @@ steps:
 ";
 
 #[test]
-fn a_cancelled_job_has_its_state_saved_and_the_lock_freed() {
-    let service = ArtifactService::start();
-    service.slow_down(LATENCY);
-    let first = Machine::new("60", true);
-    let mut launcher = first.launcher(&service, 1).spawn().unwrap();
-    until("the step begins, and is known elsewhere", || first.begun() && service.count(Call::Finalize) > 0);
+fn cancelled_job_saves_its_state_and_frees_the_lock() {
+    let service = FakeArtifactService::start();
+    service.set_latency(LATENCY);
+    let first = CiMachine::new("60", true);
+    let mut launcher = first.launcher_command(&service, 1).spawn().unwrap();
+    wait_until("the step begins, and is known elsewhere", || {
+        first.has_intent() && service.call_count(FakeServiceCall::Finalize) > 0
+    });
     let asked = Instant::now();
     kill_process(Pid::from_child(&launcher), Signal::INT).unwrap();
     let status = launcher.wait().unwrap();
-    assert!(asked.elapsed() < IN_TIME, "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < CANCEL_DEADLINE, "{:?}", asked.elapsed());
     assert_eq!(status.code(), Some(130));
-    let here = fs::read_to_string(first.journal(1)).unwrap();
+    let here = fs::read_to_string(first.journal_path(1)).unwrap();
     assert!(here.trim_end().lines().last().unwrap().contains("\"type\":\"ended\",\"exit\":\"interrupted\""), "{here}");
     // All of it is there, and nothing was left for `post`.
-    assert_eq!(newest(&service), here);
+    assert_eq!(newest_journal(&service), here);
 
     // Not locked: the same machine goes on at once.
-    first.plan("0", true);
-    assert_eq!(first.launcher(&service, 2).status().unwrap().code(), Some(0));
+    first.write_plan("0", true);
+    assert_eq!(first.launcher_command(&service, 2).status().unwrap().code(), Some(0));
     // Not lost: so does another one.
-    let second = Machine::new("0", true);
-    assert_eq!(second.launcher(&service, 2).status().unwrap().code(), Some(0));
-    assert!(fs::read_to_string(second.journal(2)).unwrap().contains("\"attempt\":2"));
+    let second = CiMachine::new("0", true);
+    assert_eq!(second.launcher_command(&service, 2).status().unwrap().code(), Some(0));
+    assert!(fs::read_to_string(second.journal_path(2)).unwrap().contains("\"attempt\":2"));
 }
 
 /// Between a step's intent and its outcome. Whether it may be done again is for the step to say.
 #[test]
-fn a_job_that_is_killed_with_everything_leaves_a_step_in_doubt() {
+fn killed_job_leaves_its_step_in_doubt() {
     for (repeatable, exit, decision) in [(true, 0, "\"action\":\"run\""), (false, 3, "\"action\":\"stop\"")] {
-        let service = ArtifactService::start();
-        let first = Machine::new("60", repeatable);
-        let mut launcher = first.launcher(&service, 1).process_group(0).spawn().unwrap();
+        let service = FakeArtifactService::start();
+        let first = CiMachine::new("60", repeatable);
+        let mut launcher = first.launcher_command(&service, 1).process_group(0).spawn().unwrap();
         // The intent is where the next machine finds it, before the effect.
-        until("the intent is known elsewhere", || first.begun() && newest(&service).contains("\"type\":\"intent\""));
+        wait_until("the intent is known elsewhere", || {
+            first.has_intent() && newest_journal(&service).contains("\"type\":\"intent\"")
+        });
         kill_process_group(Pid::from_child(&launcher), Signal::KILL).unwrap();
         launcher.wait().unwrap();
 
-        let second = Machine::new(if repeatable { "0" } else { "60" }, repeatable);
-        let status = second.launcher(&service, 2).status().unwrap();
-        let journal = fs::read_to_string(second.journal(2)).unwrap();
+        let second = CiMachine::new(if repeatable { "0" } else { "60" }, repeatable);
+        let status = second.launcher_command(&service, 2).status().unwrap();
+        let journal = fs::read_to_string(second.journal_path(2)).unwrap();
         assert_eq!(status.code(), Some(exit), "{journal}");
         assert!(journal.contains(decision), "{journal}");
     }
 }
 
 /// A machine with the plan and nothing else. Its workspace goes with it.
-struct Machine {
+struct CiMachine {
     folder: TempDir,
 }
 
-impl Machine {
+impl CiMachine {
     fn new(seconds: &str, repeatable: bool) -> Self {
         let machine = Self { folder: tempfile::tempdir().unwrap() };
-        machine.plan(seconds, repeatable);
+        machine.write_plan(seconds, repeatable);
         machine
     }
 
-    fn plan(&self, seconds: &str, repeatable: bool) {
+    fn write_plan(&self, seconds: &str, repeatable: bool) {
         let plan = PLAN.replace("SECONDS", seconds).replace("REPEATABLE", &repeatable.to_string());
         fs::write(self.folder.path().join("deploy.yml"), plan).unwrap();
     }
 
     /// The launcher as a job starts it.
-    fn launcher(&self, service: &ArtifactService, attempt: u32) -> Command {
+    fn launcher_command(&self, service: &FakeArtifactService, attempt: u32) -> Command {
         let folder = self.folder.path();
         let mut node = Command::new("node");
         node.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../action/main.js")).current_dir(folder);
@@ -114,19 +118,19 @@ impl Machine {
         node
     }
 
-    fn journal(&self, epoch: u32) -> PathBuf {
+    fn journal_path(&self, epoch: u32) -> PathBuf {
         self.folder.path().join(format!(".pawl/shop/test/attempt-{epoch:06}.journal"))
     }
 
     /// Whether the step's intent is on record here.
-    fn begun(&self) -> bool {
-        fs::read_to_string(self.journal(1)).is_ok_and(|journal| journal.contains("\"type\":\"intent\""))
+    fn has_intent(&self) -> bool {
+        fs::read_to_string(self.journal_path(1)).is_ok_and(|journal| journal.contains("\"type\":\"intent\""))
     }
 }
 
 /// The first journal in the newest artifact; nothing while there is none.
-fn newest(service: &ArtifactService) -> String {
-    let mut names = service.names();
+fn newest_journal(service: &FakeArtifactService) -> String {
+    let mut names = service.artifact_names();
     // `…-s<lines>-<nonce>`: one attempt only.
     names.sort_by_key(|name| name.rsplit('-').nth(1).and_then(|part| part[1..].parse::<u64>().ok()));
     let Some(name) = names.last() else { return String::new() };

@@ -12,11 +12,11 @@ use bytes::Bytes;
 use serde_json::Value;
 use zip::{CompressionMethod, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
-use super::artifacts::{Ways, client, noise, run};
-use crate::artifact_service::ArtifactService;
+use super::artifacts::{ArtifactApis, block_on, client, pseudo_random_bytes};
+use crate::artifact_service::FakeArtifactService;
 
 /// Runs the official client; its answer.
-fn official(service: &ArtifactService, words: &[&str]) -> Value {
+fn run_official_client(service: &FakeArtifactService, words: &[&str]) -> Value {
     let target = Path::new(env!("CARGO_BIN_EXE_runner")).parent().and_then(Path::parent).unwrap();
     let module = target.join("tools/official/node_modules/@actions/artifact/lib/artifact.js");
     assert!(module.is_file(), "@actions/artifact is missing: run `cargo xtask setup`");
@@ -31,7 +31,7 @@ fn official(service: &ArtifactService, words: &[&str]) -> Value {
     serde_json::from_str(said.lines().last().unwrap()).unwrap_or_else(|error| panic!("{error}: {said}"))
 }
 
-fn zipped(name: &str, content: &[u8]) -> Bytes {
+fn zip_file(name: &str, content: &[u8]) -> Bytes {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     zip.start_file(name, SimpleFileOptions::default().compression_method(CompressionMethod::Stored)).unwrap();
     zip.write_all(content).unwrap();
@@ -39,41 +39,46 @@ fn zipped(name: &str, content: &[u8]) -> Bytes {
 }
 
 #[test]
-fn the_official_client_reads_what_ours_stored() {
-    let service = ArtifactService::start();
-    let client = client(&service, Ways::Service);
-    let contents = [noise(1000), noise(25 << 20)];
+fn official_client_reads_our_artifacts() {
+    let service = FakeArtifactService::start();
+    let client = client(&service, ArtifactApis::ServiceOnly);
+    let contents = [pseudo_random_bytes(1000), pseudo_random_bytes(25 << 20)];
     for (content, blocks) in contents.iter().zip([1, 4]) {
-        let stored = run(client.upload("pawl-shop-prod-a01-s0001", zipped("a.journal", content))).unwrap();
-        assert_eq!(service.blocks(&stored.name), blocks);
+        let stored = block_on(client.upload("pawl-shop-prod-a01-s0001", zip_file("a.journal", content))).unwrap();
+        assert_eq!(service.block_count(&stored.name), blocks);
         let digest = stored.digest.as_ref().unwrap().to_string();
-        let listed = official(&service, &["list"]);
+        let listed = run_official_client(&service, &["list"]);
         let listed =
             listed["artifacts"].as_array().unwrap().iter().find(|listed| listed["name"] == stored.name).unwrap();
         assert_eq!((&listed["id"], &listed["digest"]), (&stored.id.into(), &digest.clone().into()));
         let folder = tempfile::tempdir().unwrap();
-        let read = official(&service, &["download", &stored.id.to_string(), folder.path().to_str().unwrap(), &digest]);
+        let read = run_official_client(
+            &service,
+            &["download", &stored.id.to_string(), folder.path().to_str().unwrap(), &digest],
+        );
         assert_eq!(read["digestMismatch"], false);
         assert!(fs::read(folder.path().join("a.journal")).unwrap() == content[..]);
     }
 }
 
 #[test]
-fn ours_reads_what_the_official_client_stored() {
-    let service = ArtifactService::start();
-    let client = client(&service, Ways::Service);
+fn our_client_reads_official_artifacts() {
+    let service = FakeArtifactService::start();
+    let client = client(&service, ArtifactApis::ServiceOnly);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.journal");
-    for (name, content, blocks) in [("small", noise(1000), 1), ("large", noise(25 << 20), 4)] {
+    for (name, content, blocks) in
+        [("small", pseudo_random_bytes(1000), 1), ("large", pseudo_random_bytes(25 << 20), 4)]
+    {
         fs::write(&file, &content).unwrap();
         let [folder, file] = [folder.path(), &file].map(|path| path.to_str().unwrap());
-        let stored = official(&service, &["upload", name, folder, file]);
-        assert_eq!(service.blocks(name), blocks);
-        let listed = run(client.list(name)).unwrap().remove(0);
+        let stored = run_official_client(&service, &["upload", name, folder, file]);
+        assert_eq!(service.block_count(name), blocks);
+        let listed = block_on(client.list(name)).unwrap().remove(0);
         let digest = listed.digest.as_ref().unwrap().hex();
         assert_eq!((&stored["id"], &stored["digest"]), (&listed.id.into(), &digest.into()));
         assert_eq!(stored["size"], listed.size);
-        let zip = run(client.download(&listed)).unwrap();
+        let zip = block_on(client.download(&listed)).unwrap();
         let mut read = Vec::new();
         ZipArchive::new(Cursor::new(zip)).unwrap().by_name("a.journal").unwrap().read_to_end(&mut read).unwrap();
         assert!(read == content);

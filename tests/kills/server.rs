@@ -15,35 +15,35 @@ use anyhow::Result;
 
 /// What the server answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Health {
+pub(crate) enum ServerHealth {
     /// 200.
-    Well,
+    Healthy,
     /// 500.
-    Sick,
+    Failing,
 }
 
 /// A running server; it ends when dropped.
-pub(crate) struct Server {
+pub(crate) struct HealthServer {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    state: Arc<HealthServerState>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct Shared {
-    is_sick: AtomicBool,
+struct HealthServerState {
+    is_failing: AtomicBool,
     is_stopping: AtomicBool,
     healthy_answers: AtomicUsize,
 }
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-impl Server {
+impl HealthServer {
     /// Serves on a free port.
     pub(crate) fn start() -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(HealthServerState::default());
         let own = Arc::clone(&shared);
         let thread = thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -52,10 +52,10 @@ impl Server {
                 }
                 let own = Arc::clone(&own);
                 // A runner that was killed hangs up: no business of the server's.
-                thread::spawn(move || drop(answer(stream, &own)));
+                thread::spawn(move || drop(respond(stream, &own)));
             }
         });
-        Ok(Self { address, shared, thread: Some(thread) })
+        Ok(Self { address, state: shared, thread: Some(thread) })
     }
 
     /// Without a slash at the end.
@@ -63,19 +63,19 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    pub(crate) fn set(&self, health: Health) {
-        self.shared.is_sick.store(health == Health::Sick, SeqCst);
+    pub(crate) fn set_health(&self, health: ServerHealth) {
+        self.state.is_failing.store(health == ServerHealth::Failing, SeqCst);
     }
 
     /// How many requests were answered with 200.
     pub(crate) fn healthy_answers(&self) -> usize {
-        self.shared.healthy_answers.load(SeqCst)
+        self.state.healthy_answers.load(SeqCst)
     }
 }
 
-impl Drop for Server {
+impl Drop for HealthServer {
     fn drop(&mut self) {
-        self.shared.is_stopping.store(true, SeqCst);
+        self.state.is_stopping.store(true, SeqCst);
         // One last connection wakes the listener up.
         if TcpStream::connect(self.address).is_ok()
             && let Some(thread) = self.thread.take()
@@ -85,15 +85,15 @@ impl Drop for Server {
     }
 }
 
-fn answer(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn respond(stream: TcpStream, shared: &HealthServerState) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     // Up to the empty line: closing with unread bytes would reset the connection.
     while reader.read_line(&mut line)? > 2 {
         line.clear();
     }
-    let status = if shared.is_sick.load(SeqCst) {
+    let status = if shared.is_failing.load(SeqCst) {
         "500 Internal Server Error"
     } else {
         shared.healthy_answers.fetch_add(1, SeqCst);

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use tar::{Builder, Header};
 
 /// The migrations that come with r2. The first fails when it is applied twice; of the second, rows and prices tell.
-const FURTHER: [(&str, &str); 2] = [
+const R2_MIGRATIONS: [(&str, &str); 2] = [
     ("0003_stock.sql", "ALTER TABLE product ADD COLUMN stock INTEGER NOT NULL DEFAULT 0;\n"),
     (
         "0004_spares.sql",
@@ -20,15 +20,15 @@ const FURTHER: [(&str, &str); 2] = [
 ];
 
 /// A folder with a plan.
-pub(crate) struct Shop {
+pub(crate) struct ExampleShop {
     folder: PathBuf,
 }
 
-impl Shop {
+impl ExampleShop {
     /// The example with an HTTP check against `origin`; its releases are r1 and r2. Nothing is deployed yet.
     pub(crate) fn new(folder: &Path, origin: &str) -> Result<Self> {
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop");
-        copy(&example.join("migrations"), &folder.join("migrations"))?;
+        copy_dir(&example.join("migrations"), &folder.join("migrations"))?;
         let plan = fs::read_to_string(example.join("deploy.yml"))?;
         let grants = "    grants: { dirs: { app: \"${{ vars.root }}:ro\" } }\n";
         ensure!(plan.ends_with(grants), "the example's plan ends with another step than the kill tests know");
@@ -41,26 +41,26 @@ impl Shop {
         for release in ["r1", "r2"] {
             pack(&example.join("app"), release, &folder.join(format!("dist/shop-{release}.tar.zst")))?;
         }
-        Ok(Self::at(folder))
+        Ok(Self::open(folder))
     }
 
     /// Deploys r1, which is verified then, and adds the migrations of r2.
     pub(crate) fn deploy_first(&self) -> Result<()> {
-        self.ends(&deploy("r1"), 0)?;
-        for (name, sql) in FURTHER {
+        self.run_expecting(&deploy_arguments("r1"), 0)?;
+        for (name, sql) in R2_MIGRATIONS {
             fs::write(self.folder.join("migrations").join(name), sql)?;
         }
         Ok(())
     }
 
     /// A folder that has a plan already.
-    pub(crate) fn at(folder: &Path) -> Self {
+    pub(crate) fn open(folder: &Path) -> Self {
         Self { folder: folder.to_owned() }
     }
 
     /// The same again, with modes, links and times, in a folder that is not there yet.
-    pub(crate) fn copied(&self, to: &Path) -> Result<Self> {
-        copy(&self.folder, to)?;
+    pub(crate) fn copy_to(&self, to: &Path) -> Result<Self> {
+        copy_dir(&self.folder, to)?;
         Ok(Self { folder: to.to_owned() })
     }
 
@@ -69,31 +69,31 @@ impl Shop {
     }
 
     /// The folder that the releases go to.
-    pub(crate) fn deployed(&self) -> PathBuf {
+    pub(crate) fn deployed_dir(&self) -> PathBuf {
         self.folder.join("deploy/test")
     }
 
     /// The folder of journals and lock.
-    pub(crate) fn state(&self) -> PathBuf {
+    pub(crate) fn state_dir(&self) -> PathBuf {
         self.folder.join(".pawl/shop/test")
     }
 
     /// The runner, in the folder, with nothing in its environment but a PATH.
-    pub(crate) fn runner(&self, words: &[&str]) -> Command {
+    pub(crate) fn runner_command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
-        self.hermetic(&mut command);
+        self.make_hermetic(&mut command);
         command.args(words);
         command
     }
 
     /// Cuts a command off from whatever the environment of the test is.
-    pub(crate) fn hermetic(&self, command: &mut Command) {
+    pub(crate) fn make_hermetic(&self, command: &mut Command) {
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").current_dir(&self.folder);
     }
 
     /// Runs the runner to its end, and expects an exit code.
-    pub(crate) fn ends(&self, words: &[&str], code: i32) -> Result<Output> {
-        let output = self.runner(words).output().context("start the runner")?;
+    pub(crate) fn run_expecting(&self, words: &[&str], code: i32) -> Result<Output> {
+        let output = self.runner_command(words).output().context("start the runner")?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(
             output.status.code() == Some(code),
@@ -106,11 +106,11 @@ impl Shop {
 }
 
 /// The words that deploy a release.
-pub(crate) fn deploy(release: &str) -> [&str; 3] {
+pub(crate) fn deploy_arguments(release: &str) -> [&str; 3] {
     ["--local", "--release", release]
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
+fn copy_dir(from: &Path, to: &Path) -> Result<()> {
     let status = Command::new("cp").arg("-a").args([from, to]).status().context("start cp")?;
     ensure!(status.success(), "cp -a {} {}: {status}", from.display(), to.display());
     Ok(())

@@ -12,33 +12,33 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{
-    dice::{self, Dice},
-    shop::{Shop, deploy},
+    dice::{self, SplitMix64},
+    shop::{ExampleShop, deploy_arguments},
     world,
 };
 
 /// From the signal to the end of the process.
-const LONGEST: Duration = Duration::from_secs(7);
-const PATIENCE: Duration = Duration::from_secs(20);
+const MAX_SHUTDOWN_TIME: Duration = Duration::from_secs(7);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A step that ends by itself within the grace is finished and recorded; the next run goes on behind it.
 #[test]
-fn sigint_lets_a_short_step_finish() -> Result<()> {
+fn sigint_lets_a_short_step_finish_and_stops() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let shop = slow_shop(folder.path(), "sleep 2; echo done > slow.txt")?;
     interrupt(&shop, Signal::INT)?;
     ensure!(fs::read_to_string(shop.folder().join("app/slow.txt"))? == "done\n", "the step was not let finish");
-    let events = events(&shop)?;
-    ensure!(world::successes(&events).contains("slow"), "the step's success is not on record");
+    let events = all_events(&shop)?;
+    ensure!(world::succeeded_steps(&events).contains("slow"), "the step's success is not on record");
     ensure!(!events.iter().any(|event| event["step"] == "after"), "the next step was begun");
-    finishes(&shop)?;
-    ensure!(intents(&self::events(&shop)?, "slow") == 1, "the step that had succeeded ran again");
+    check_next_run_finishes(&shop)?;
+    ensure!(intent_count(&self::all_events(&shop)?, "slow") == 1, "the step that had succeeded ran again");
     Ok(())
 }
 
 /// A step that takes longer is cut off, its intent left without an outcome; the next run looks, and runs it again.
 #[test]
-fn sigterm_ends_a_long_step_in_time() -> Result<()> {
+fn sigterm_stops_a_long_step_in_time() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let shop =
         slow_shop(folder.path(), "test -e again.txt || { echo $$ > again.txt; exec sleep 60; }; echo done > slow.txt")?;
@@ -46,26 +46,26 @@ fn sigterm_ends_a_long_step_in_time() -> Result<()> {
     let program = fs::read_to_string(shop.folder().join("app/again.txt"))?;
     let command = fs::read_to_string(format!("/proc/{}/cmdline", program.trim())).unwrap_or_default();
     ensure!(!command.starts_with("sleep"), "the program of the step outlives the runner");
-    let events = events(&shop)?;
-    let outcome = of(&events, "outcome", "slow").next();
+    let events = all_events(&shop)?;
+    let outcome = events_of_step(&events, "outcome", "slow").next();
     ensure!(outcome.is_none(), "nobody can know how the step ended, but on record is {outcome:?}");
-    finishes(&shop)?;
-    ensure!(intents(&self::events(&shop)?, "slow") == 2, "the step that was cut off did not run again");
+    check_next_run_finishes(&shop)?;
+    ensure!(intent_count(&self::all_events(&shop)?, "slow") == 2, "the step that was cut off did not run again");
     Ok(())
 }
 
 /// Main property: whenever the signal comes, no lock is left behind, the end comes in time, and the next run deploys. Every other run
 /// is told to stop by SIGINT, the others by SIGTERM; the moments are spread over a run that nobody disturbs.
 #[test]
-fn a_signal_at_any_moment_leaves_no_lock_and_ends_in_time() -> Result<()> {
+fn signal_at_any_moment_frees_the_lock_and_ends_in_time() -> Result<()> {
     const MOMENTS: usize = 100;
-    let seed = dice::seed()?;
-    let mut dice = Dice::new(seed);
+    let seed = dice::seed_from_env()?;
+    let mut dice = SplitMix64::new(seed);
     let folder = tempfile::tempdir()?;
     // A few steps of some milliseconds each.
     let shop = slow_shop(folder.path(), "sleep 0.05; echo done > slow.txt")?;
     let began = Instant::now();
-    shop.ends(&deploy("r0"), 0)?;
+    shop.run_expecting(&deploy_arguments("r0"), 0)?;
     let undisturbed = began.elapsed();
     let mut ends = std::collections::BTreeMap::new();
     for moment in 0..MOMENTS {
@@ -77,17 +77,18 @@ fn a_signal_at_any_moment_leaves_no_lock_and_ends_in_time() -> Result<()> {
             })?;
         }
         let words = ["--local", "--release", release.as_str()];
-        let mut child = shop.runner(&words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let mut child =
+            shop.runner_command(&words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         // The one wait that is no condition: what is tested is that no moment is a bad one.
         thread::sleep(undisturbed.mul_f64(dice.below(1200) as f64 / 1000.0));
         let signal = if moment % 2 == 0 { Signal::INT } else { Signal::TERM };
         let asked = Instant::now();
         // It may have ended by itself in this moment.
         let _ = kill_process(Pid::from_child(&child), signal);
-        wait_until(PATIENCE, || Ok(child.try_wait()?.is_some()))
+        wait_until(WAIT_TIMEOUT, || Ok(child.try_wait()?.is_some()))
             .with_context(|| format!("seed {seed}, {release}: it did not end"))?;
         let (took, status) = (asked.elapsed(), child.wait()?);
-        ensure!(took < LONGEST, "seed {seed}, {release}: it took {took:?} to end");
+        ensure!(took < MAX_SHUTDOWN_TIME, "seed {seed}, {release}: it took {took:?} to end");
         // Before it listens for signals, nothing was begun, and the signal ends it.
         let end = status.code().map_or_else(|| format!("{status}"), |code| code.to_string());
         ensure!(
@@ -95,17 +96,17 @@ fn a_signal_at_any_moment_leaves_no_lock_and_ends_in_time() -> Result<()> {
             "seed {seed}, {release}: it ended with {status}"
         );
         *ends.entry(end).or_insert(0) += 1;
-        let lock = fs::read_to_string(shop.state().join("lock"))?;
+        let lock = fs::read_to_string(shop.state_dir().join("lock"))?;
         let lock: Value = serde_json::from_str(&lock)?;
         ensure!(lock["holder"].is_null(), "seed {seed}, {release}: the lock is still held: {lock}");
     }
     eprintln!("signals: {MOMENTS} moments, PAWL_SEED={seed}; exit codes {ends:?}");
     ensure!(ends.get("130").is_some_and(|count| *count >= MOMENTS / 4), "too few came in time: {ends:?}");
-    shop.ends(&deploy("last"), 0).map(drop)
+    shop.run_expecting(&deploy_arguments("last"), 0).map(drop)
 }
 
 /// A plan of a slow step, which runs `script`, and one after it.
-fn slow_shop(folder: &std::path::Path, script: &str) -> Result<Shop> {
+fn slow_shop(folder: &std::path::Path, script: &str) -> Result<ExampleShop> {
     let plan = format!(
         "version: 1\napp: shop\nenvironments: {{ test: }}\nsteps:\n  slow:\n    uses: run\n    trust: host\n    with:\n      \
          program: /bin/sh\n      args: [-c, {script}]\n      dir: app\n      creates: app/slow.txt\n      repeatable: true\n    \
@@ -115,14 +116,18 @@ fn slow_shop(folder: &std::path::Path, script: &str) -> Result<Shop> {
         script = serde_json::to_string(script)?
     );
     fs::write(folder.join("deploy.yml"), plan)?;
-    Ok(Shop::at(folder))
+    Ok(ExampleShop::open(folder))
 }
 
 /// Signals a run while its slow step is under way; it must end in time, with 130.
-fn interrupt(shop: &Shop, signal: Signal) -> Result<()> {
-    let mut child =
-        shop.runner(&deploy("r1")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-    let result = signalled(shop, &mut child, signal);
+fn interrupt(shop: &ExampleShop, signal: Signal) -> Result<()> {
+    let mut child = shop
+        .runner_command(&deploy_arguments("r1"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let result = signal_and_wait(shop, &mut child, signal);
     // However it went, nothing is left running.
     if child.try_wait()?.is_none() {
         child.kill()?;
@@ -131,42 +136,42 @@ fn interrupt(shop: &Shop, signal: Signal) -> Result<()> {
     result
 }
 
-fn signalled(shop: &Shop, child: &mut Child, signal: Signal) -> Result<()> {
-    wait_until(PATIENCE, || Ok(shop.state().exists() && intents(&events(shop)?, "slow") == 1))
+fn signal_and_wait(shop: &ExampleShop, child: &mut Child, signal: Signal) -> Result<()> {
+    wait_until(WAIT_TIMEOUT, || Ok(shop.state_dir().exists() && intent_count(&all_events(shop)?, "slow") == 1))
         .context("the slow step was not begun")?;
     let began = Instant::now();
     kill_process(Pid::from_child(child), signal)?;
-    wait_until(PATIENCE, || Ok(child.try_wait()?.is_some())).context("it did not end")?;
+    wait_until(WAIT_TIMEOUT, || Ok(child.try_wait()?.is_some())).context("it did not end")?;
     let (took, status) = (began.elapsed(), child.wait()?);
-    ensure!(took < LONGEST, "it took {took:?} to end");
+    ensure!(took < MAX_SHUTDOWN_TIME, "it took {took:?} to end");
     ensure!(status.code() == Some(130), "it ended with {status}");
-    let events = events(shop)?;
+    let events = all_events(shop)?;
     let last = events.last().context("no events")?;
     ensure!(last["type"] == "ended" && last["exit"] == "interrupted", "the last record is {last}");
-    let lock: Value = serde_json::from_str(&fs::read_to_string(shop.state().join("lock"))?)?;
+    let lock: Value = serde_json::from_str(&fs::read_to_string(shop.state_dir().join("lock"))?)?;
     ensure!(lock["holder"].is_null(), "the lock is still held: {lock}");
     Ok(())
 }
 
 /// The next run, at once, deploys.
-fn finishes(shop: &Shop) -> Result<()> {
-    shop.ends(&deploy("r1"), 0)?;
+fn check_next_run_finishes(shop: &ExampleShop) -> Result<()> {
+    shop.run_expecting(&deploy_arguments("r1"), 0)?;
     for (name, text) in [("slow.txt", "done\n"), ("after.txt", "after\n")] {
         ensure!(fs::read_to_string(shop.folder().join("app").join(name))? == text, "{name}");
     }
     Ok(())
 }
 
-fn events(shop: &Shop) -> Result<Vec<Value>> {
+fn all_events(shop: &ExampleShop) -> Result<Vec<Value>> {
     world::events_after(shop, 0)
 }
 
-fn of<'a>(events: &'a [Value], kind: &'a str, step: &'a str) -> impl Iterator<Item = &'a Value> {
+fn events_of_step<'a>(events: &'a [Value], kind: &'a str, step: &'a str) -> impl Iterator<Item = &'a Value> {
     events.iter().filter(move |event| event["type"] == kind && event["step"] == step)
 }
 
-fn intents(events: &[Value], step: &str) -> usize {
-    of(events, "intent", step).count()
+fn intent_count(events: &[Value], step: &str) -> usize {
+    events_of_step(events, "intent", step).count()
 }
 
 fn wait_until(patience: Duration, mut is_met: impl FnMut() -> Result<bool>) -> Result<()> {

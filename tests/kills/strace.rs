@@ -14,15 +14,15 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::shop::Shop;
+use crate::shop::ExampleShop;
 
 /// Calls that change something outside of the process.
-const CALLS: &str = "write,pwrite64,writev,pwritev,fsync,fdatasync,syncfs,ftruncate,rename,renameat,renameat2,symlink,\
+const TRACED_CALLS: &str = "write,pwrite64,writev,pwritev,fsync,fdatasync,syncfs,ftruncate,rename,renameat,renameat2,symlink,\
                      symlinkat,mkdir,mkdirat,unlink,unlinkat,rmdir,connect";
 
 /// One call, as strace shows it.
 #[derive(Clone, Debug)]
-pub(crate) struct Call {
+pub(crate) struct TracedCall {
     /// Its place among all calls of the run, from 0.
     pub(crate) index: usize,
     pub(crate) name: String,
@@ -31,29 +31,33 @@ pub(crate) struct Call {
     pub(crate) text: String,
 }
 
-impl std::fmt::Display for Call {
+impl std::fmt::Display for TracedCall {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} number {} (call {} of the run): {}", self.name, self.nth, self.index, self.text)
     }
 }
 
 /// A run under strace.
-pub(crate) struct Traced {
-    pub(crate) calls: Vec<Call>,
+pub(crate) struct TracedRun {
+    pub(crate) calls: Vec<TracedCall>,
     /// The call it was killed behind.
-    pub(crate) killed: Option<Call>,
+    pub(crate) killed_after: Option<TracedCall>,
     /// Of the runner, where it was not killed.
     pub(crate) status: ExitStatus,
 }
 
 /// Runs the runner until `is_last` says of a call that it is killed behind it, or to its end.
-pub(crate) fn run(shop: &Shop, words: &[&str], is_last: impl Fn(&Call) -> bool) -> Result<Traced> {
+pub(crate) fn run_traced(
+    shop: &ExampleShop,
+    words: &[&str],
+    is_last: impl Fn(&TracedCall) -> bool,
+) -> Result<TracedRun> {
     let (trace, its_end) = io::pipe()?;
-    let inject = format!("inject={CALLS}:signal=SIGSTOP");
+    let inject = format!("inject={TRACED_CALLS}:signal=SIGSTOP");
     let mut command = Command::new("strace");
-    shop.hermetic(&mut command);
+    shop.make_hermetic(&mut command);
     command.args(["-f", "-qq", "-y", "-s", "96", "-o", "/proc/self/fd/0"]);
-    command.args(["-e", &format!("trace={CALLS}"), "-e", &inject, env!("CARGO_BIN_EXE_runner")]).args(words);
+    command.args(["-e", &format!("trace={TRACED_CALLS}"), "-e", &inject, env!("CARGO_BIN_EXE_runner")]).args(words);
     // The trace leaves by what would be the standard input, so that the runner keeps its output for itself.
     command.stdin(its_end).stdout(Stdio::null()).stderr(File::create(shop.folder().join("said.txt"))?);
     let child = command.spawn().map_err(|error| match error.kind() {
@@ -63,32 +67,32 @@ pub(crate) fn run(shop: &Shop, words: &[&str], is_last: impl Fn(&Call) -> bool) 
     // It holds the other end of the pipe: without this, the trace would never end.
     drop(command);
     let mut child = child?;
-    let mut tracer = Tracer { calls: Vec::new(), killed: None, is_kill_sent: false, process: None };
+    let mut tracer = StraceParser { calls: Vec::new(), killed_after: None, is_kill_sent: false, process: None };
     let mut lines = BufReader::new(trace);
     let mut line = Vec::new();
     while lines.read_until(b'\n', &mut line)? > 0 {
-        tracer.line(&String::from_utf8_lossy(&line), &is_last)?;
+        tracer.parse_line(&String::from_utf8_lossy(&line), &is_last)?;
         line.clear();
     }
     let status = child.wait()?;
-    let Tracer { calls, killed, is_kill_sent, .. } = tracer;
+    let StraceParser { calls, killed_after: killed, is_kill_sent, .. } = tracer;
     ensure!(!calls.is_empty(), "strace showed no call; it may not be allowed to trace ({status})");
     // The pipe has ended, so the runner, which held it too, is gone. strace's own status says less: it is not always
     // the signal.
     ensure!(killed.is_none() || is_kill_sent, "the runner was not stopped behind {killed:?}, and ended with {status}");
-    Ok(Traced { calls, killed, status })
+    Ok(TracedRun { calls, killed_after: killed, status })
 }
 
-struct Tracer {
-    calls: Vec<Call>,
-    killed: Option<Call>,
+struct StraceParser {
+    calls: Vec<TracedCall>,
+    killed_after: Option<TracedCall>,
     is_kill_sent: bool,
     process: Option<Pid>,
 }
 
-impl Tracer {
+impl StraceParser {
     /// Takes a line: `<thread> <name>(…`, `<thread> <... name resumed>…`, or `<thread> --- <signal> …`.
-    fn line(&mut self, line: &str, is_last: impl Fn(&Call) -> bool) -> Result<()> {
+    fn parse_line(&mut self, line: &str, is_last: impl Fn(&TracedCall) -> bool) -> Result<()> {
         let (thread, what) = line.trim_end().split_once(' ').context("a line of strace's without a thread")?;
         let what = what.trim_start();
         if what.starts_with("--- SIGSTOP") {
@@ -96,12 +100,12 @@ impl Tracer {
                 Some(process) => process,
                 None => *self.process.insert(process_of(thread)?),
             };
-            let signal = if self.killed.is_some() { Signal::KILL } else { Signal::CONT };
+            let signal = if self.killed_after.is_some() { Signal::KILL } else { Signal::CONT };
             kill_process(process, signal).with_context(|| format!("{signal:?} to the runner"))?;
             self.is_kill_sent |= signal == Signal::KILL;
-        } else if let Some(call) = self.call(what) {
-            if self.killed.is_none() && is_last(&call) {
-                self.killed = Some(call.clone());
+        } else if let Some(call) = self.parse_call(what) {
+            if self.killed_after.is_none() && is_last(&call) {
+                self.killed_after = Some(call.clone());
             }
             self.calls.push(call);
         }
@@ -109,14 +113,14 @@ impl Tracer {
     }
 
     /// A call that begins on the line; wake-ups between threads are none.
-    fn call(&self, what: &str) -> Option<Call> {
+    fn parse_call(&self, what: &str) -> Option<TracedCall> {
         let (name, _) = what.split_once('(')?;
         let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if !is_name || what.contains("<anon_inode:") || what.contains("</memfd:") {
             return None;
         }
         let nth = self.calls.iter().filter(|call| call.name == name).count() + 1;
-        Some(Call { index: self.calls.len(), name: name.to_owned(), nth, text: what.to_owned() })
+        Some(TracedCall { index: self.calls.len(), name: name.to_owned(), nth, text: what.to_owned() })
     }
 }
 

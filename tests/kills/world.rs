@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use rusqlite::{Connection, types::Value as Cell};
 use serde_json::Value;
 
-use crate::shop::Shop;
+use crate::shop::ExampleShop;
 
 const DATABASE: &str = "shop.db";
 const LOCK_JOURNAL: &str = "shop.db-migrating-journal";
@@ -21,9 +21,9 @@ const SWITCH_NOTE: &str = ".current.switch";
 
 /// Everything but times.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct World {
+pub(crate) struct DeploymentSnapshot {
     /// By path in the deployed folder; the database only with its mode.
-    files: BTreeMap<String, Item>,
+    files: BTreeMap<String, SnapshotEntry>,
     /// A line for each row and each object of the schema.
     rows: BTreeSet<String>,
     /// What is in the state's folder beside journals.
@@ -31,13 +31,13 @@ pub(crate) struct World {
 }
 
 #[derive(Clone, PartialEq, Eq)]
-enum Item {
+enum SnapshotEntry {
     Folder { mode: u32 },
     Link(String),
     File { mode: u32, bytes: Vec<u8> },
 }
 
-impl fmt::Debug for Item {
+impl fmt::Debug for SnapshotEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder { mode } => write!(f, "folder {mode:o}"),
@@ -47,25 +47,25 @@ impl fmt::Debug for Item {
     }
 }
 
-impl World {
-    pub(crate) fn of(shop: &Shop) -> Result<Self> {
+impl DeploymentSnapshot {
+    pub(crate) fn capture(shop: &ExampleShop) -> Result<Self> {
         let mut files = BTreeMap::new();
-        walk(&shop.deployed(), "", &mut files)?;
+        walk(&shop.deployed_dir(), "", &mut files)?;
         let mut state = BTreeSet::new();
-        for entry in list(&shop.state())? {
+        for entry in list_dir(&shop.state_dir())? {
             let name = entry.file_name().to_string_lossy().into_owned();
             if !(name.starts_with("attempt-") && name.ends_with(".journal")) {
                 state.insert(name);
             }
         }
-        Ok(Self { files, rows: rows(&shop.deployed())?, state })
+        Ok(Self { files, rows: database_rows(&shop.deployed_dir())?, state })
     }
 
     /// Where `current` leads to.
-    pub(crate) fn current(&self) -> Option<&str> {
+    pub(crate) fn live_release(&self) -> Option<&str> {
         match self.files.get("current") {
-            Some(Item::Link(to)) => Some(to),
-            Some(Item::Folder { .. } | Item::File { .. }) | None => None,
+            Some(SnapshotEntry::Link(to)) => Some(to),
+            Some(SnapshotEntry::Folder { .. } | SnapshotEntry::File { .. }) | None => None,
         }
     }
 
@@ -92,22 +92,22 @@ impl World {
     pub(crate) fn has_effect(&self, step: &str, complete: &Self) -> Result<bool> {
         Ok(match step {
             "pull" => {
-                let release = complete.current().context("the complete world has no live release")?;
+                let release = complete.live_release().context("the complete world has no live release")?;
                 let is_of_release = |path: &str| path.strip_prefix(release).is_some_and(|rest| rest.starts_with('/'));
                 let expected: Vec<_> = complete.files.iter().filter(|(path, _)| is_of_release(path)).collect();
                 !expected.is_empty() && expected.iter().all(|(path, item)| self.files.get(*path) == Some(item))
             }
             "migrate" => self.rows == complete.rows,
-            "switch" => self.current() == complete.current(),
+            "switch" => self.live_release() == complete.live_release(),
             other => bail!("`{other}` leaves nothing that can be looked at"),
         })
     }
 }
 
 /// All events but those of the first `skipped` attempts; torn last lines are left out.
-pub(crate) fn events_after(shop: &Shop, skipped: usize) -> Result<Vec<Value>> {
+pub(crate) fn events_after(shop: &ExampleShop, skipped: usize) -> Result<Vec<Value>> {
     let mut events = Vec::new();
-    for (_, text) in journals(shop)?.into_iter().skip(skipped) {
+    for (_, text) in read_journals(shop)?.into_iter().skip(skipped) {
         for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
             let (_, json) = line.split_once(' ').context("a line without a checksum")?;
             let mut line: Value = serde_json::from_str(json)?;
@@ -118,7 +118,7 @@ pub(crate) fn events_after(shop: &Shop, skipped: usize) -> Result<Vec<Value>> {
 }
 
 /// The steps of which the events say that they succeeded, or were found done, and that nothing undoes.
-pub(crate) fn successes(events: &[Value]) -> BTreeSet<&str> {
+pub(crate) fn succeeded_steps(events: &[Value]) -> BTreeSet<&str> {
     let mut steps = BTreeSet::new();
     for event in events {
         let Some(step) = event["step"].as_str() else { continue };
@@ -132,14 +132,14 @@ pub(crate) fn successes(events: &[Value]) -> BTreeSet<&str> {
 }
 
 /// For failure messages: what lies where, and what the journals after the `skipped` ones say last.
-pub(crate) fn scene(shop: &Shop, skipped: usize) -> Result<String> {
+pub(crate) fn failure_report(shop: &ExampleShop, skipped: usize) -> Result<String> {
     let mut text = String::new();
     let mut files = BTreeMap::new();
-    walk(&shop.deployed(), "", &mut files)?;
+    walk(&shop.deployed_dir(), "", &mut files)?;
     for path in files.keys() {
         text += &format!("    {path}\n");
     }
-    for (name, journal) in journals(shop)?.into_iter().skip(skipped) {
+    for (name, journal) in read_journals(shop)?.into_iter().skip(skipped) {
         text += &format!("  {name}\n");
         let lines: Vec<&str> = journal.lines().collect();
         for line in &lines[lines.len().saturating_sub(4)..] {
@@ -150,9 +150,9 @@ pub(crate) fn scene(shop: &Shop, skipped: usize) -> Result<String> {
 }
 
 /// File name and text, in the order of epochs.
-fn journals(shop: &Shop) -> Result<BTreeMap<String, String>> {
+fn read_journals(shop: &ExampleShop) -> Result<BTreeMap<String, String>> {
     let mut journals = BTreeMap::new();
-    for entry in list(&shop.state())? {
+    for entry in list_dir(&shop.state_dir())? {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.ends_with(".journal") {
             journals.insert(name, fs::read_to_string(entry.path())?);
@@ -162,7 +162,7 @@ fn journals(shop: &Shop) -> Result<BTreeMap<String, String>> {
 }
 
 /// Nothing where there is no folder yet.
-fn list(folder: &Path) -> Result<Vec<fs::DirEntry>> {
+fn list_dir(folder: &Path) -> Result<Vec<fs::DirEntry>> {
     match fs::read_dir(folder) {
         Ok(entries) => Ok(entries.collect::<Result<_, _>>()?),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
@@ -170,8 +170,8 @@ fn list(folder: &Path) -> Result<Vec<fs::DirEntry>> {
     }
 }
 
-fn walk(folder: &Path, inside: &str, files: &mut BTreeMap<String, Item>) -> Result<()> {
-    for entry in list(folder)? {
+fn walk(folder: &Path, inside: &str, files: &mut BTreeMap<String, SnapshotEntry>) -> Result<()> {
+    for entry in list_dir(folder)? {
         let name = format!("{inside}{}", entry.file_name().to_string_lossy());
         // A holder of the migrations' lock that was killed leaves this; the next one that takes it removes it.
         if name == LOCK_JOURNAL {
@@ -180,19 +180,19 @@ fn walk(folder: &Path, inside: &str, files: &mut BTreeMap<String, Item>) -> Resu
         let metadata = entry.metadata()?;
         let mode = metadata.permissions().mode() & 0o7777;
         let item = if metadata.is_symlink() {
-            Item::Link(fs::read_link(entry.path())?.to_string_lossy().into_owned())
+            SnapshotEntry::Link(fs::read_link(entry.path())?.to_string_lossy().into_owned())
         } else if metadata.is_dir() {
             walk(&entry.path(), &format!("{name}/"), files)?;
-            Item::Folder { mode }
+            SnapshotEntry::Folder { mode }
         } else {
             let bytes = match name.as_str() {
                 // Its bytes depend on times; its rows are compared.
                 DATABASE => Vec::new(),
-                SWITCH_NOTE => without_key(&fs::read(entry.path())?)?,
+                SWITCH_NOTE => without_attempt_members(&fs::read(entry.path())?)?,
                 _ => fs::read(entry.path())?,
             };
             anyhow::ensure!(metadata.nlink() == 1, "{name} has {} names", metadata.nlink());
-            Item::File { mode, bytes }
+            SnapshotEntry::File { mode, bytes }
         };
         files.insert(name, item);
     }
@@ -200,7 +200,7 @@ fn walk(folder: &Path, inside: &str, files: &mut BTreeMap<String, Item>) -> Resu
 }
 
 /// The note without the key of its run: a kill before the run is on record makes the next one another run.
-fn without_key(note: &[u8]) -> Result<Vec<u8>> {
+fn without_attempt_members(note: &[u8]) -> Result<Vec<u8>> {
     let mut note: Value = serde_json::from_slice(note)?;
     // Which attempt did it, and where it was counted, differ.
     for member in ["key", "epoch", "lineage"] {
@@ -211,7 +211,7 @@ fn without_key(note: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// The rows of all tables but for times. A copy is read, since reading a database after a kill repairs it.
-fn rows(deployed: &Path) -> Result<BTreeSet<String>> {
+fn database_rows(deployed: &Path) -> Result<BTreeSet<String>> {
     let copy = tempfile::tempdir()?;
     for name in [DATABASE, "shop.db-journal", "shop.db-wal"] {
         if deployed.join(name).exists() {

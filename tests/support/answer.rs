@@ -7,17 +7,17 @@ use std::{
 
 use serde_json::Value;
 
-use super::normal::normal;
+use super::normal::normalize;
 
 /// What the runner answered.
-pub struct Answer {
+pub struct RunnerOutput {
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
     root: PathBuf,
 }
 
-impl Answer {
+impl RunnerOutput {
     /// `root` is left out of snapshots.
     pub(super) fn new(output: Output, root: &Path) -> Self {
         Self {
@@ -44,8 +44,8 @@ impl Answer {
 
     /// Fails unless this text is in what was said to people.
     #[track_caller]
-    pub fn assert_says(&self, text: &str) -> &Self {
-        let said = self.said();
+    pub fn assert_stderr_contains(&self, text: &str) -> &Self {
+        let said = self.stderr_snapshot();
         assert!(said.contains(text), "{text:?} is not in\n{said}");
         self
     }
@@ -58,22 +58,22 @@ impl Answer {
             let decision = &event["decision"];
             Some([&event["step"], &decision["action"], &decision["reason"]["because"]].map(text).join(" "))
         };
-        self.lines().iter().filter_map(decided).collect()
+        self.json_lines().iter().filter_map(decided).collect()
     }
 
     /// The types of all events, in order.
-    pub fn events(&self) -> Vec<String> {
+    pub fn event_types(&self) -> Vec<String> {
         let kind = |line: &Value| line["event"]["type"].as_str().map(str::to_owned);
-        self.lines().iter().filter_map(kind).collect()
+        self.json_lines().iter().filter_map(kind).collect()
     }
 
     /// The last line of a run with `--json`.
-    pub fn result(&self) -> Value {
-        self.lines().pop().unwrap()
+    pub fn result_line(&self) -> Value {
+        self.json_lines().pop().unwrap()
     }
 
     /// Standard output as one JSON value a line.
-    pub fn lines(&self) -> Vec<Value> {
+    pub fn json_lines(&self) -> Vec<Value> {
         self.stdout
             .lines()
             .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
@@ -86,12 +86,12 @@ impl Answer {
     }
 
     /// Standard error for a snapshot: without paths, times, hashes and names of this machine.
-    pub fn said(&self) -> String {
-        normal(&self.stderr, &self.root)
+    pub fn stderr_snapshot(&self) -> String {
+        normalize(&self.stderr, &self.root)
     }
 
     /// Standard output for a snapshot.
-    pub fn printed(&self) -> String {
-        normal(&self.stdout, &self.root)
+    pub fn stdout_snapshot(&self) -> String {
+        normalize(&self.stdout, &self.root)
     }
 }

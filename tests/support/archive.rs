@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 /// What an archive is.
 #[derive(Clone, Copy, Debug)]
-pub enum Format {
+pub enum TestArchiveFormat {
     TarZst,
     TarGz,
     Zip,
@@ -23,17 +23,17 @@ pub fn sha256(bytes: &[u8]) -> String {
 }
 
 /// The bytes of an archive of a folder.
-pub(super) fn pack(folder: &Path, label: &str, format: Format) -> Vec<u8> {
+pub(super) fn pack_folder(folder: &Path, label: &str, format: TestArchiveFormat) -> Vec<u8> {
     let mut files = Vec::new();
-    read(folder, "", label, &mut files);
+    read_files(folder, "", label, &mut files);
     match format {
-        Format::TarZst => zstd::encode_all(&tar(&files)[..], 0).unwrap(),
-        Format::TarGz => {
+        TestArchiveFormat::TarZst => zstd::encode_all(&tar_bytes(&files)[..], 0).unwrap(),
+        TestArchiveFormat::TarGz => {
             let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-            encoder.write_all(&tar(&files)).unwrap();
+            encoder.write_all(&tar_bytes(&files)).unwrap();
             encoder.finish().unwrap()
         }
-        Format::Zip => {
+        TestArchiveFormat::Zip => {
             let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
             for (name, content) in &files {
                 writer.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
@@ -44,7 +44,7 @@ pub(super) fn pack(folder: &Path, label: &str, format: Format) -> Vec<u8> {
     }
 }
 
-fn tar(files: &[(String, Vec<u8>)]) -> Vec<u8> {
+fn tar_bytes(files: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, content) in files {
         let mut header = tar::Header::new_ustar();
@@ -55,13 +55,13 @@ fn tar(files: &[(String, Vec<u8>)]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-fn read(folder: &Path, inside: &str, label: &str, files: &mut Vec<(String, Vec<u8>)>) {
+fn read_files(folder: &Path, inside: &str, label: &str, files: &mut Vec<(String, Vec<u8>)>) {
     let mut entries: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort();
     for path in entries {
         let name = format!("{inside}{}", path.file_name().unwrap().to_string_lossy());
         if path.is_dir() {
-            read(&path, &format!("{name}/"), label, files);
+            read_files(&path, &format!("{name}/"), label, files);
         } else {
             let text = fs::read_to_string(&path).unwrap().replace("@VERSION@", label);
             files.push((name, text.into_bytes()));

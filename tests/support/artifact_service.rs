@@ -25,13 +25,13 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::json;
 
-use self::wire::{Request, Wire};
-use crate::support::{Reply, sha256};
+use self::wire::{FakeServiceRequest, RawHttpServer};
+use crate::support::{HttpReply, sha256};
 
 /// The run, as the service calls it.
-const RUN: &str = "ce7f54c7-61c7-4aae-887f-30da475f5f1a";
+const BACKEND_RUN_ID: &str = "ce7f54c7-61c7-4aae-887f-30da475f5f1a";
 /// A job of it.
-const JOB: &str = "ca395085-040a-526b-2ce8-bdc85f692774";
+const BACKEND_JOB_ID: &str = "ca395085-040a-526b-2ce8-bdc85f692774";
 /// The repository and the run, as GitHub calls them.
 pub const REPOSITORY: &str = "acme/shop";
 pub const RUN_ID: u64 = 4711;
@@ -42,7 +42,7 @@ pub const SIGNATURE: &str = "c2lnbmF0dXJlLXRoYXQtbm9ib2R5LXNlZXM";
 
 /// Kinds of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Call {
+pub enum FakeServiceCall {
     Create,
     Finalize,
     List,
@@ -61,23 +61,23 @@ pub enum Call {
 
 /// What goes wrong with a call.
 #[derive(Clone, Debug)]
-pub enum Mishap {
+pub enum InjectedFault {
     /// It is not done.
     Status(u16),
     /// It is not done, and better asked again in so many seconds.
-    Later(u16, u64),
+    RetryAfter(u16, u64),
     /// It is not done, and this is said about it.
-    Says(u16, String),
+    StatusWithBody(u16, String),
     /// The connection breaks off after so many bytes of the request's body.
-    Cut(usize),
+    CutRequest(usize),
     /// It is done, and the connection breaks off before the answer.
-    LostAnswer,
+    LostResponse,
     /// No answer, and the connection stays.
-    Silence,
+    NoResponse,
 }
 
 /// An artifact, or what is left of one.
-struct Artifact {
+struct FakeArtifact {
     id: u64,
     run: String,
     job: String,
@@ -93,49 +93,49 @@ struct Artifact {
 }
 
 /// What the service knows.
-struct World {
+struct FakeServiceState {
     origin: String,
-    artifacts: BTreeMap<String, Artifact>,
+    artifacts: BTreeMap<String, FakeArtifact>,
     /// How many artifacts were begun.
-    begun: u64,
-    calls: BTreeMap<Call, usize>,
-    mishaps: Vec<(Call, Vec<usize>, Mishap)>,
-    is_camel: bool,
-    is_expired: bool,
+    created_count: u64,
+    calls: BTreeMap<FakeServiceCall, usize>,
+    faults: Vec<(FakeServiceCall, Vec<usize>, InjectedFault)>,
+    uses_camel_case: bool,
+    is_token_expired: bool,
     latency: Duration,
 }
 
 /// The service, until it is dropped.
-pub struct ArtifactService {
+pub struct FakeArtifactService {
     origin: String,
-    world: Arc<Mutex<World>>,
-    _wire: Wire,
+    state: Arc<Mutex<FakeServiceState>>,
+    _server: RawHttpServer,
 }
 
-impl ArtifactService {
+impl FakeArtifactService {
     pub fn start() -> Self {
-        let listener = Wire::bind();
+        let listener = RawHttpServer::bind();
         let origin = format!("http://{}", listener.local_addr().unwrap());
-        let world = Arc::new(Mutex::new(World {
+        let world = Arc::new(Mutex::new(FakeServiceState {
             origin: origin.clone(),
             artifacts: BTreeMap::new(),
-            begun: 0,
+            created_count: 0,
             calls: BTreeMap::new(),
-            mishaps: Vec::new(),
-            is_camel: false,
-            is_expired: false,
+            faults: Vec::new(),
+            uses_camel_case: false,
+            is_token_expired: false,
             latency: Duration::ZERO,
         }));
         let shared = Arc::clone(&world);
-        let wire = Wire::new(listener, move |request| answer(&shared, request));
-        Self { origin, world, _wire: wire }
+        let wire = RawHttpServer::new(listener, move |request| respond(&shared, request));
+        Self { origin, state: world, _server: wire }
     }
 
     /// What a job sees of the service in its environment.
     pub fn variables(&self) -> [(&'static str, String); 5] {
         [
             ("ACTIONS_RESULTS_URL", format!("{}/", self.origin)),
-            ("ACTIONS_RUNTIME_TOKEN", token()),
+            ("ACTIONS_RUNTIME_TOKEN", runtime_token()),
             ("GITHUB_API_URL", self.api_url()),
             ("GITHUB_REPOSITORY", REPOSITORY.to_owned()),
             ("GITHUB_RUN_ID", RUN_ID.to_string()),
@@ -151,88 +151,88 @@ impl ArtifactService {
     }
 
     /// Calls of a kind fail by their numbers, from 0.
-    pub fn fail(&self, call: Call, numbers: impl RangeBounds<usize>, mishap: Mishap) {
+    pub fn inject_fault(&self, call: FakeServiceCall, numbers: impl RangeBounds<usize>, mishap: InjectedFault) {
         let numbers = (0..1000).filter(|number| numbers.contains(number)).collect();
-        self.world().mishaps.push((call, numbers, mishap));
+        self.lock_state().faults.push((call, numbers, mishap));
     }
 
     /// Replies are in camelCase.
-    pub fn speak_camel_case(&self) {
-        self.world().is_camel = true;
+    pub fn use_camel_case(&self) {
+        self.lock_state().uses_camel_case = true;
     }
 
     /// The runtime token has expired.
-    pub fn expire(&self) {
-        self.world().is_expired = true;
+    pub fn expire_token(&self) {
+        self.lock_state().is_token_expired = true;
     }
 
     /// Each answer takes so much longer.
-    pub fn slow_down(&self, latency: Duration) {
-        self.world().latency = latency;
+    pub fn set_latency(&self, latency: Duration) {
+        self.lock_state().latency = latency;
     }
 
     /// How many calls of a kind there were.
-    pub fn count(&self, call: Call) -> usize {
-        self.world().calls.get(&call).copied().unwrap_or_default()
+    pub fn call_count(&self, call: FakeServiceCall) -> usize {
+        self.lock_state().calls.get(&call).copied().unwrap_or_default()
     }
 
     /// The names of all artifacts that are complete.
-    pub fn names(&self) -> Vec<String> {
-        let world = self.world();
+    pub fn artifact_names(&self) -> Vec<String> {
+        let world = self.lock_state();
         world.artifacts.iter().filter(|(_, artifact)| artifact.is_final).map(|(name, _)| name.clone()).collect()
     }
 
     /// The content of an artifact.
     pub fn content(&self, name: &str) -> Vec<u8> {
-        self.world().artifacts[name].content.clone()
+        self.lock_state().artifacts[name].content.clone()
     }
 
     /// How many blocks the content of an artifact came in.
-    pub fn blocks(&self, name: &str) -> usize {
-        self.world().artifacts[name].block_count
+    pub fn block_count(&self, name: &str) -> usize {
+        self.lock_state().artifacts[name].block_count
     }
 
     /// Changes the content behind the service's back.
-    pub fn tamper(&self, name: &str, content: Vec<u8>) {
-        self.world().artifacts.get_mut(name).unwrap().content = content;
+    pub fn replace_content(&self, name: &str, content: Vec<u8>) {
+        self.lock_state().artifacts.get_mut(name).unwrap().content = content;
     }
 
     /// Listings have no digests, as those of other services.
-    pub fn forget_digests(&self) {
-        self.world().artifacts.values_mut().for_each(|artifact| artifact.digest = None);
+    pub fn remove_digests(&self) {
+        self.lock_state().artifacts.values_mut().for_each(|artifact| artifact.digest = None);
     }
 
     /// An artifact of another job of the run.
-    pub fn plant(&self, name: &str, content: &[u8]) {
-        let mut world = self.world();
-        let mut artifact = world.begin(RUN, "0d9b4c1a-0000-4000-8000-another-job0");
+    pub fn add_artifact(&self, name: &str, content: &[u8]) {
+        let mut world = self.lock_state();
+        let mut artifact = world.new_artifact(BACKEND_RUN_ID, "0d9b4c1a-0000-4000-8000-another-job0");
         (artifact.content, artifact.size) = (content.to_vec(), content.len());
         artifact.digest = Some(format!("sha256:{}", sha256(content)));
         artifact.is_final = true;
         world.artifacts.insert(name.to_owned(), artifact);
     }
 
-    fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap()
+    fn lock_state(&self) -> MutexGuard<'_, FakeServiceState> {
+        self.state.lock().unwrap()
     }
 }
 
 /// A token as a job gets it: a JWT with the ids of run and job.
-pub fn token() -> String {
+pub fn runtime_token() -> String {
     let payload = json!({
         "aud": "app", "exp": 4_000_000_000_u64,
-        "scp": format!("Actions.GenericRead:0000 Actions.Results:{RUN}:{JOB} Actions.UploadArtifacts:0000"),
+        "scp": format!("Actions.GenericRead:0000 Actions.Results:{BACKEND_RUN_ID}:{BACKEND_JOB_ID} Actions.UploadArtifacts:0000"),
     });
     let parts = [json!({"alg": "RS256", "typ": "JWT"}), payload].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
     format!("{}.bm90LWEtcmVhbC1zaWduYXR1cmU", parts.join("."))
 }
 
-impl World {
+impl FakeServiceState {
     /// A new artifact. Its id is less than that of most before it.
-    fn begin(&mut self, run: &str, job: &str) -> Artifact {
-        self.begun += 1;
-        let id = 5_000_000_000 - self.begun * 37 + self.begun % 3 * 1000;
-        Artifact {
+    fn new_artifact(&mut self, run: &str, job: &str) -> FakeArtifact {
+        self.created_count += 1;
+        let id = 5_000_000_000 - self.created_count * 37 + self.created_count % 3 * 1000;
+        FakeArtifact {
             id,
             run: run.to_owned(),
             job: job.to_owned(),
@@ -246,26 +246,27 @@ impl World {
         }
     }
 
-    fn signed(&self, id: u64, via: &str) -> String {
+    fn signed_url(&self, id: u64, via: &str) -> String {
         format!("{}/devstore/artifacts/{id}.zip?se=2030-01-01T00%3A00%3A00Z&via={via}&sig={SIGNATURE}", self.origin)
     }
 
-    fn by_id(&mut self, id: u64) -> Option<&mut Artifact> {
+    fn artifact_by_id(&mut self, id: u64) -> Option<&mut FakeArtifact> {
         self.artifacts.values_mut().find(|artifact| artifact.id == id)
     }
 
     /// Counts a call, and says what goes wrong with it.
-    fn mishap(&mut self, call: Call) -> Option<Mishap> {
+    fn next_fault(&mut self, call: FakeServiceCall) -> Option<InjectedFault> {
         let count = self.calls.entry(call).or_default();
         let number = *count;
         *count += 1;
-        let is_hit = |(of, numbers, _): &&(Call, Vec<usize>, Mishap)| *of == call && numbers.contains(&number);
-        self.mishaps.iter().find(is_hit).map(|(_, _, mishap)| mishap.clone())
+        let is_hit =
+            |(of, numbers, _): &&(FakeServiceCall, Vec<usize>, InjectedFault)| *of == call && numbers.contains(&number);
+        self.faults.iter().find(is_hit).map(|(_, _, mishap)| mishap.clone())
     }
 }
 
 /// Which call a request is.
-fn call_of(request: &Request) -> Option<Call> {
+fn call_of(request: &FakeServiceRequest) -> Option<FakeServiceCall> {
     let path = request.path.as_str();
     if let Some(method) = path.strip_prefix(twirp::PREFIX) {
         return twirp::call_of(method);
@@ -276,47 +277,58 @@ fn call_of(request: &Request) -> Option<Call> {
     rest::call_of(&request.method, path.strip_prefix("/api/v3")?)
 }
 
-fn answer(world: &Mutex<World>, request: &mut Request) -> io::Result<Option<Reply>> {
-    let Some(call) = call_of(request) else { return Ok(Some(Reply::status(404))) };
+fn respond(world: &Mutex<FakeServiceState>, request: &mut FakeServiceRequest) -> io::Result<Option<HttpReply>> {
+    let Some(call) = call_of(request) else { return Ok(Some(HttpReply::status(404))) };
     let (mishap, latency) = {
         let mut world = world.lock().unwrap();
-        (world.mishap(call), world.latency)
+        (world.next_fault(call), world.latency)
     };
     std::thread::sleep(latency);
-    let failed = |status, headers, body| Ok(Some(Reply { status, headers, body }));
+    let failed = |status, headers, body| Ok(Some(HttpReply { status, headers, body }));
     let mut is_told = true;
     match mishap {
-        Some(Mishap::Status(status)) => {
-            fail(&mut world.lock().unwrap(), call, request)?;
+        Some(InjectedFault::Status(status)) => {
+            apply_failed_call(&mut world.lock().unwrap(), call, request)?;
             return failed(status, Vec::new(), br#"{"code":"internal","msg":"not today"}"#.to_vec());
         }
-        Some(Mishap::Later(status, seconds)) => {
+        Some(InjectedFault::RetryAfter(status, seconds)) => {
             return failed(status, vec![("retry-after".to_owned(), seconds.to_string())], Vec::new());
         }
-        Some(Mishap::Says(status, text)) => return failed(status, Vec::new(), text.into_bytes()),
-        Some(Mishap::Cut(bytes)) => return request.body(bytes).map(|_| None),
-        Some(Mishap::Silence) => {
-            request.wait();
+        Some(InjectedFault::StatusWithBody(status, text)) => return failed(status, Vec::new(), text.into_bytes()),
+        Some(InjectedFault::CutRequest(bytes)) => return request.body(bytes).map(|_| None),
+        Some(InjectedFault::NoResponse) => {
+            request.wait_for_hangup();
             return Ok(None);
         }
-        Some(Mishap::LostAnswer) => is_told = false,
+        Some(InjectedFault::LostResponse) => is_told = false,
         None => {}
     }
     let body = request.body(usize::MAX)?;
     let world = &mut world.lock().unwrap();
     let reply = match call {
-        Call::Create | Call::Finalize | Call::List | Call::Sign | Call::Delete => {
-            twirp::answer(world, call, request, &body)
+        FakeServiceCall::Create
+        | FakeServiceCall::Finalize
+        | FakeServiceCall::List
+        | FakeServiceCall::Sign
+        | FakeServiceCall::Delete => twirp::answer(world, call, request, &body),
+        FakeServiceCall::Block
+        | FakeServiceCall::BlockList
+        | FakeServiceCall::Content
+        | FakeServiceCall::RestContent => blobs::answer(world, call, request, body),
+        FakeServiceCall::RestList | FakeServiceCall::RestZip | FakeServiceCall::RestDelete => {
+            rest::answer(world, call, request)
         }
-        Call::Block | Call::BlockList | Call::Content | Call::RestContent => blobs::answer(world, call, request, body),
-        Call::RestList | Call::RestZip | Call::RestDelete => rest::answer(world, call, request),
     };
     Ok(is_told.then_some(reply))
 }
 
 /// What fails and is not without effect: a name stays, and can't be used.
-fn fail(world: &mut World, call: Call, request: &mut Request) -> io::Result<()> {
-    if call == Call::Finalize {
+fn apply_failed_call(
+    world: &mut FakeServiceState,
+    call: FakeServiceCall,
+    request: &mut FakeServiceRequest,
+) -> io::Result<()> {
+    if call == FakeServiceCall::Finalize {
         let body = request.body(usize::MAX)?;
         let fields: serde_json::Value = serde_json::from_slice(&body)?;
         if let Some(artifact) = world.artifacts.get_mut(fields["name"].as_str().unwrap_or_default()) {

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 /// An entry of a tar, all of it as it shall be.
 #[derive(Clone)]
-pub struct Entry {
+pub struct CraftedTarEntry {
     pub name: Vec<u8>,
     pub kind: u8,
     pub mode: u32,
@@ -15,39 +15,46 @@ pub struct Entry {
 }
 
 /// A regular file.
-pub fn file(name: &str, content: &[u8]) -> Entry {
-    Entry { name: name.into(), kind: b'0', mode: 0o644, link: Vec::new(), content: content.to_vec(), size: None }
+pub fn file(name: &str, content: &[u8]) -> CraftedTarEntry {
+    CraftedTarEntry {
+        name: name.into(),
+        kind: b'0',
+        mode: 0o644,
+        link: Vec::new(),
+        content: content.to_vec(),
+        size: None,
+    }
 }
 
 /// A folder.
-pub fn folder(name: &str) -> Entry {
-    Entry { kind: b'5', mode: 0o755, ..file(name, b"") }
+pub fn folder(name: &str) -> CraftedTarEntry {
+    CraftedTarEntry { kind: b'5', mode: 0o755, ..file(name, b"") }
 }
 
 /// A symbolic link.
-pub fn symlink(name: &str, target: &str) -> Entry {
-    Entry { kind: b'2', mode: 0o777, link: target.into(), ..file(name, b"") }
+pub fn symlink(name: &str, target: &str) -> CraftedTarEntry {
+    CraftedTarEntry { kind: b'2', mode: 0o777, link: target.into(), ..file(name, b"") }
 }
 
 /// A hard link.
-pub fn hard_link(name: &str, target: &str) -> Entry {
-    Entry { kind: b'1', link: target.into(), ..file(name, b"") }
+pub fn hard_link(name: &str, target: &str) -> CraftedTarEntry {
+    CraftedTarEntry { kind: b'1', link: target.into(), ..file(name, b"") }
 }
 
 /// An extended header of pax with one record.
-pub fn pax(key: &str, value: &str) -> Entry {
+pub fn pax(key: &str, value: &str) -> CraftedTarEntry {
     let rest = format!(" {key}={value}\n");
     let length = (1..).find(|length: &usize| length.to_string().len() + rest.len() == *length).unwrap();
-    Entry { kind: b'x', ..file("pax", format!("{length}{rest}").as_bytes()) }
+    CraftedTarEntry { kind: b'x', ..file("pax", format!("{length}{rest}").as_bytes()) }
 }
 
 /// A header of GNU's with a name longer than its field.
-pub fn gnu_name(name: &str) -> Entry {
-    Entry { kind: b'L', ..file("././@LongLink", format!("{name}\0").as_bytes()) }
+pub fn gnu_name(name: &str) -> CraftedTarEntry {
+    CraftedTarEntry { kind: b'L', ..file("././@LongLink", format!("{name}\0").as_bytes()) }
 }
 
 /// A tar of POSIX.1-1988 headers.
-pub fn tar(entries: &[Entry]) -> Vec<u8> {
+pub fn tar(entries: &[CraftedTarEntry]) -> Vec<u8> {
     let mut tar = Vec::new();
     for entry in entries {
         let mut header = [0; 512];
@@ -72,12 +79,12 @@ pub fn tar(entries: &[Entry]) -> Vec<u8> {
 }
 
 /// An entry of a zip: name, Unix mode with its type, content. It is stored.
-pub struct Zipped<'a>(pub &'a [u8], pub u32, pub &'a [u8]);
+pub struct CraftedZipEntry<'a>(pub &'a [u8], pub u32, pub &'a [u8]);
 
 /// A zip as Unix makes it.
-pub fn zip(entries: &[Zipped<'_>]) -> Vec<u8> {
+pub fn zip(entries: &[CraftedZipEntry<'_>]) -> Vec<u8> {
     let (mut archive, mut directory) = (Vec::new(), Vec::new());
-    for Zipped(name, mode, content) in entries {
+    for CraftedZipEntry(name, mode, content) in entries {
         let mut crc = flate2::Crc::new();
         crc.update(content);
         let (at, size) = (archive.len() as u32, (content.len() as u32).to_le_bytes());

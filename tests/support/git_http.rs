@@ -16,17 +16,17 @@ use std::{
 use tempfile::TempDir;
 
 /// A bare repository, served until it is dropped.
-pub struct GitHttp {
+pub struct GitHttpServer {
     folder: TempDir,
     address: SocketAddr,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl GitHttp {
+impl GitHttpServer {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        bare(&folder.path().join("state.git"));
+        init_bare_repository(&folder.path().join("state.git"));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
@@ -55,7 +55,7 @@ impl GitHttp {
     }
 }
 
-impl Drop for GitHttp {
+impl Drop for GitHttpServer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address);
@@ -66,7 +66,7 @@ impl Drop for GitHttp {
 }
 
 /// Makes a bare repository.
-pub fn bare(path: &Path) {
+pub fn init_bare_repository(path: &Path) {
     let made = Command::new("git").args(["init", "--quiet", "--bare"]).arg(path).status();
     assert!(made.expect("git can't be run; `cargo xtask setup` installs it").success());
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// The component of `tests/guests/misbehave`.
-pub fn misbehave() -> &'static Path {
+pub fn misbehave_component() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests/misbehave").canonicalize().unwrap();

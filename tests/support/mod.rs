@@ -27,34 +27,34 @@ use std::{
 use tempfile::TempDir;
 
 pub use self::{
-    answer::Answer,
-    archive::{Format, sha256},
-    git_http::{GitHttp, bare},
-    moto::{Moto, aws},
-    nginx::{Nginx, TOKEN},
-    proxy::{Fault, Proxy},
-    registry::{ANN, Door, Registry},
-    relay::Relay,
-    server::{Reply, Server},
-    trial::{Ended, Trial},
+    answer::RunnerOutput,
+    archive::{TestArchiveFormat, sha256},
+    git_http::{GitHttpServer, init_bare_repository},
+    moto::{MotoServer, aws_variables},
+    nginx::{NGINX_TOKEN, NginxServer},
+    proxy::{FaultyProxy, ProxyFault},
+    registry::{ANN_CREDENTIALS, DockerRegistry, TestRegistryAuth},
+    relay::TcpRelay,
+    server::{HttpReply, HttpTestServer},
+    trial::{GuestFixture, GuestOutcome},
 };
 
 /// Where the plan, the app and the migrations are copied from.
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/shop");
 
 /// A condition that is waited for must come true within this time.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Whoever measures time is alone: every other run waits.
-static MACHINE: RwLock<()> = RwLock::new(());
+static MEASUREMENT_LOCK: RwLock<()> = RwLock::new(());
 
 /// A folder with the example in it, and nothing from this machine but `PATH`.
-pub struct Environment {
+pub struct TestEnvironment {
     root: TempDir,
     variables: BTreeMap<String, String>,
 }
 
-impl Environment {
+impl TestEnvironment {
     /// The example, with nothing deployed and nothing packed.
     pub fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
@@ -65,7 +65,7 @@ impl Environment {
         let example = Path::new(EXAMPLE);
         fs::copy(example.join("deploy.yml"), environment.path("deploy.yml")).unwrap();
         for folder in ["app", "migrations"] {
-            copy(&example.join(folder), &environment.path(folder));
+            copy_dir(&example.join(folder), &environment.path(folder));
         }
         // Where the example waits for a service, a test that expects a failure should not.
         environment.edit("deploy.yml", "    with:\n      files:", "    with:\n      tries: 1\n      files:");
@@ -88,15 +88,15 @@ impl Environment {
     }
 
     /// Sets a variable for all runs to come.
-    pub fn set(&mut self, name: &str, value: &str) {
+    pub fn set_variable(&mut self, name: &str, value: &str) {
         self.variables.insert(name.to_owned(), value.to_owned());
     }
 
     /// Another machine with the same plan and content, and nothing of what this one did.
-    pub fn another(&self) -> Self {
+    pub fn another_machine(&self) -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("home")).unwrap();
-        copy(&self.path(""), &root.path().join("shop"));
+        copy_dir(&self.path(""), &root.path().join("shop"));
         Self { root, variables: self.variables.clone() }
     }
 
@@ -175,7 +175,7 @@ impl Environment {
 
     /// Makes `dist/shop-<label>.tar.zst` and its `.sha256` out of `app/`. Returns the digest in hex.
     pub fn pack(&self, label: &str) -> String {
-        let bytes = archive::pack(&self.path("app"), label, Format::TarZst);
+        let bytes = archive::pack_folder(&self.path("app"), label, TestArchiveFormat::TarZst);
         let name = format!("shop-{label}.tar.zst");
         let digest = sha256(&bytes);
         self.write(&format!("dist/{name}"), bytes);
@@ -184,12 +184,12 @@ impl Environment {
     }
 
     /// The bytes of a release, to be served by something else than the folder `dist`.
-    pub fn archive(&self, label: &str, format: Format) -> Vec<u8> {
-        archive::pack(&self.path("app"), label, format)
+    pub fn archive(&self, label: &str, format: TestArchiveFormat) -> Vec<u8> {
+        archive::pack_folder(&self.path("app"), label, format)
     }
 
     /// Where `current` leads to.
-    pub fn live(&self) -> String {
+    pub fn live_target(&self) -> String {
         fs::read_link(self.path("deploy/test/current")).unwrap().to_string_lossy().into_owned()
     }
 
@@ -207,20 +207,20 @@ impl Environment {
     }
 
     /// Runs `runner --local --release <label> --json` with more arguments.
-    pub fn deploy(&self, label: &str, more: &[&str]) -> Answer {
+    pub fn deploy(&self, label: &str, more: &[&str]) -> RunnerOutput {
         self.run(&[&["--local", "--release", label, "--json"], more].concat())
     }
 
     /// Runs the runner and waits for its end.
-    pub fn run(&self, arguments: &[&str]) -> Answer {
-        let _shared = shared();
-        self.answer(self.command(arguments).output().unwrap())
+    pub fn run(&self, arguments: &[&str]) -> RunnerOutput {
+        let _shared = lock_for_run();
+        self.runner_output(self.command(arguments).output().unwrap())
     }
 
     /// Runs the runner in another folder.
-    pub fn run_in(&self, folder: &str, arguments: &[&str]) -> Answer {
-        let _shared = shared();
-        self.answer(self.command(arguments).current_dir(self.path(folder)).output().unwrap())
+    pub fn run_in(&self, folder: &str, arguments: &[&str]) -> RunnerOutput {
+        let _shared = lock_for_run();
+        self.runner_output(self.command(arguments).current_dir(self.path(folder)).output().unwrap())
     }
 
     /// Starts the runner and lets it run.
@@ -234,8 +234,8 @@ impl Environment {
     }
 
     /// The wall times of a process that is run again and again while no other case runs, sorted.
-    pub fn times(&self, rounds: usize, arguments: &[&str]) -> Vec<Duration> {
-        let _alone = MACHINE.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+    pub fn wall_times(&self, rounds: usize, arguments: &[&str]) -> Vec<Duration> {
+        let _alone = MEASUREMENT_LOCK.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut times: Vec<_> = (0..rounds)
             .map(|_| {
                 let began = Instant::now();
@@ -250,31 +250,31 @@ impl Environment {
     }
 
     /// Runs the runner while no other case runs.
-    pub fn alone(&self, arguments: &[&str]) -> Answer {
-        let _alone = MACHINE.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        self.answer(self.command(arguments).output().unwrap())
+    pub fn run_alone(&self, arguments: &[&str]) -> RunnerOutput {
+        let _alone = MEASUREMENT_LOCK.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.runner_output(self.command(arguments).output().unwrap())
     }
 
     /// Runs the runner where a name of another machine leads to `addresses`: with an `/etc/hosts` of its own, in a mount
     /// namespace.
-    pub fn run_with_hosts(&self, addresses: &[(&str, &str)], arguments: &[&str]) -> Answer {
+    pub fn run_with_hosts(&self, addresses: &[(&str, &str)], arguments: &[&str]) -> RunnerOutput {
         let hosts: String = addresses.iter().map(|(address, name)| format!("{address} {name}\n")).collect();
         fs::write(self.root.path().join("hosts"), hosts).unwrap();
         let mut command = Command::new("unshare");
-        self.confine(&mut command);
+        self.make_hermetic(&mut command);
         // Who is not root is root in a user namespace of its own.
         let namespaces: &[&str] = if rustix::process::geteuid().is_root() { &["--mount"] } else { &["--mount", "-Ur"] };
         command.args(namespaces).args(["sh", "-c", r#"mount --bind "$1" /etc/hosts && shift && exec "$@""#, "sh"]);
         command.arg(self.root.path().join("hosts")).arg(env!("CARGO_BIN_EXE_runner")).args(arguments);
-        let _shared = shared();
+        let _shared = lock_for_run();
         let output = command.output().unwrap_or_else(|error| panic!("unshare: {error}; run `cargo xtask setup`"));
-        self.answer(output)
+        self.runner_output(output)
     }
 
     /// Runs git in the plan's folder.
     pub fn git(&self, arguments: &[&str]) {
         let mut command = Command::new("git");
-        self.confine(&mut command);
+        self.make_hermetic(&mut command);
         let output = command.args(["-c", "user.name=Ann", "-c", "user.email=ann@example.com"]).args(arguments).output();
         let output = output.unwrap();
         assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -283,12 +283,12 @@ impl Environment {
     /// The runner, ready to be started.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_runner"));
-        self.confine(&mut command);
+        self.make_hermetic(&mut command);
         command.args(arguments);
         command
     }
 
-    fn confine(&self, command: &mut Command) {
+    fn make_hermetic(&self, command: &mut Command) {
         #[expect(clippy::disallowed_methods, reason = "all that a run gets of this process")]
         let path = std::env::var_os("PATH").unwrap_or_default();
         command.env_clear().env("PATH", path).env("HOME", self.root.path().join("home"));
@@ -296,12 +296,12 @@ impl Environment {
         command.current_dir(self.path("")).stdin(Stdio::null());
     }
 
-    fn answer(&self, output: std::process::Output) -> Answer {
-        Answer::new(output, self.root.path())
+    fn runner_output(&self, output: std::process::Output) -> RunnerOutput {
+        RunnerOutput::new(output, self.root.path())
     }
 }
 
-impl Drop for Environment {
+impl Drop for TestEnvironment {
     fn drop(&mut self) {
         // A folder that a case made read-only must not stay behind.
         if let Ok(entries) = fs::read_dir(self.path("deploy")) {
@@ -314,19 +314,19 @@ impl Drop for Environment {
 
 /// Waits until something is so.
 #[track_caller]
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let began = Instant::now();
     while !condition() {
-        assert!(began.elapsed() < PATIENCE, "it did not come true: {what}");
+        assert!(began.elapsed() < WAIT_TIMEOUT, "it did not come true: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-fn shared() -> RwLockReadGuard<'static, ()> {
-    MACHINE.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+fn lock_for_run() -> RwLockReadGuard<'static, ()> {
+    MEASUREMENT_LOCK.read().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn copy(from: &Path, to: &Path) {
+fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -334,7 +334,7 @@ fn copy(from: &Path, to: &Path) {
         if kind.is_symlink() {
             std::os::unix::fs::symlink(fs::read_link(entry.path()).unwrap(), to.join(entry.file_name())).unwrap();
         } else if kind.is_dir() {
-            copy(&entry.path(), &to.join(entry.file_name()));
+            copy_dir(&entry.path(), &to.join(entry.file_name()));
         } else {
             fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
         }

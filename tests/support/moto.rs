@@ -7,15 +7,15 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use super::until;
+use super::wait_until;
 
 /// A server with the bucket `acme-state`, which ends with its value.
-pub struct Moto {
+pub struct MotoServer {
     port: u16,
     process: Child,
 }
 
-impl Moto {
+impl MotoServer {
     pub fn start() -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let target = Path::new(env!("CARGO_BIN_EXE_runner")).parent().and_then(Path::parent).unwrap();
@@ -24,7 +24,7 @@ impl Moto {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let process = command.spawn().expect("moto_server can't be started; `cargo xtask setup` installs it");
         let moto = Self { port, process };
-        until("moto answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        wait_until("moto answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let head = "PUT /acme-state HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
         stream.write_all(head.as_bytes()).unwrap();
@@ -40,7 +40,7 @@ impl Moto {
     }
 }
 
-impl Drop for Moto {
+impl Drop for MotoServer {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
@@ -48,7 +48,7 @@ impl Drop for Moto {
 }
 
 /// What the environment of a runner says of an S3 server.
-pub fn aws(address: &str) -> [(&'static str, String); 5] {
+pub fn aws_variables(address: &str) -> [(&'static str, String); 5] {
     [
         ("AWS_ENDPOINT_URL", format!("http://{address}")),
         ("AWS_ALLOW_HTTP", "true".to_owned()),

@@ -10,16 +10,16 @@ use std::{
 use tempfile::TempDir;
 
 /// Who says this as a bearer token may see `/private`.
-pub const TOKEN: &str = "hunter2-correct-horse";
+pub const NGINX_TOKEN: &str = "hunter2-correct-horse";
 
 /// Serves until it is dropped, on a port and on a unix socket.
-pub struct Nginx {
+pub struct NginxServer {
     folder: TempDir,
     port: u16,
     child: Child,
 }
 
-impl Nginx {
+impl NginxServer {
     /// Serves these files.
     pub fn new(files: &[(&str, &[u8])]) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -39,18 +39,18 @@ impl Nginx {
                  server {{
                      listen 127.0.0.1:{port}; listen unix:{root}/nginx.sock; root {root}/www;
                      location = /private {{
-                         if ($http_authorization != \"Bearer {TOKEN}\") {{ return 403; }}
+                         if ($http_authorization != \"Bearer {NGINX_TOKEN}\") {{ return 403; }}
                          return 204;
                      }}
                  }}
              }}"
         );
         fs::write(folder.path().join("nginx.conf"), configuration).unwrap();
-        let mut command = Command::new(program());
+        let mut command = Command::new(nginx_program());
         command.arg("-c").arg(folder.path().join("nginx.conf")).arg("-p").arg(folder.path());
         command.arg("-e").arg(folder.path().join("error.log")).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap();
-        super::until("nginx listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        super::wait_until("nginx listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         Self { folder, port, child }
     }
 
@@ -65,13 +65,13 @@ impl Nginx {
     }
 
     /// Of each request it answered, the status and the range asked for.
-    pub fn answered(&self) -> Vec<String> {
+    pub fn access_log(&self) -> Vec<String> {
         let log = fs::read_to_string(self.folder.path().join("access.log")).unwrap();
         log.lines().map(str::to_owned).collect()
     }
 }
 
-impl Drop for Nginx {
+impl Drop for NginxServer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -79,7 +79,7 @@ impl Drop for Nginx {
 }
 
 /// Debian keeps it where only root's PATH looks.
-fn program() -> &'static Path {
+fn nginx_program() -> &'static Path {
     let places = ["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx", "/usr/local/bin/nginx"];
     let found = places.into_iter().map(Path::new).find(|path| path.exists());
     found.unwrap_or_else(|| panic!("nginx is missing: `cargo xtask setup` installs it"))

@@ -3,15 +3,15 @@
 use std::path::Path;
 
 /// From so many hex digits on, a word is a hash; one of digits alone is a number.
-const HASH: usize = 8;
+const MIN_HASH_DIGITS: usize = 8;
 
-pub(super) fn normal(text: &str, root: &Path) -> String {
+pub(super) fn normalize(text: &str, root: &Path) -> String {
     let text = text.replace(&root.display().to_string(), "[ROOT]");
-    text.split_inclusive('\n').map(|line| times(&processes(&words(line)))).collect()
+    text.split_inclusive('\n').map(|line| mask_times(&mask_process_ids(&mask_words(line)))).collect()
 }
 
 /// Replaces the number in `process 1234`.
-fn processes(line: &str) -> String {
+fn mask_process_ids(line: &str) -> String {
     match line.split_once("process ") {
         Some((before, after)) if after.starts_with(|c: char| c.is_ascii_digit()) => {
             format!("{before}process [PID]{}", after.trim_start_matches(|c: char| c.is_ascii_digit()))
@@ -21,7 +21,7 @@ fn processes(line: &str) -> String {
 }
 
 /// Replaces hashes, runs, dates and who works here.
-fn words(line: &str) -> String {
+fn mask_words(line: &str) -> String {
     let is_part = |c: char| c.is_ascii_alphanumeric() || "@-.:_".contains(c);
     let mut out = String::new();
     let mut rest = line;
@@ -43,7 +43,7 @@ fn words(line: &str) -> String {
 fn replacement(word: &str) -> Option<String> {
     let is_hash = |text: &str| {
         let is_hex = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        text.len() >= HASH && is_hex && text.bytes().any(|byte| byte.is_ascii_alphabetic())
+        text.len() >= MIN_HASH_DIGITS && is_hex && text.bytes().any(|byte| byte.is_ascii_alphabetic())
     };
     let has_date = |text: &str| text.len() >= 10 && text.as_bytes()[4] == b'-' && text.starts_with("20");
     if let Some(hash) = word.strip_prefix("sha256:") {
@@ -66,7 +66,7 @@ fn replacement(word: &str) -> Option<String> {
 }
 
 /// Replaces `   12 ms` and `1.3 s` by ` [TIME]`.
-fn times(line: &str) -> String {
+fn mask_times(line: &str) -> String {
     let mut out = String::new();
     let mut rest = line;
     while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {

@@ -13,7 +13,7 @@ use std::{
 
 /// What is done to each answer.
 #[derive(Clone, Copy)]
-pub enum Fault {
+pub enum ProxyFault {
     /// It is cut off after so many bytes.
     Cut(usize),
     /// After so many bytes nothing more comes, and the connection stays.
@@ -23,16 +23,16 @@ pub enum Fault {
 }
 
 /// Passes on until it is dropped.
-pub struct Proxy {
+pub struct FaultyProxy {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Proxy {
+impl FaultyProxy {
     /// A proxy to `upstream`, `host:port`.
-    pub fn new(upstream: String, fault: Fault) -> Self {
+    pub fn new(upstream: String, fault: ProxyFault) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (connections, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
@@ -47,7 +47,7 @@ impl Proxy {
                 let (client, upstream, over) = (client.unwrap(), upstream.clone(), Arc::clone(&over));
                 passing.push(std::thread::spawn(move || {
                     // One of both went away: that is what this is for.
-                    let _ = pass(client, &upstream, fault, &over);
+                    let _ = forward(client, &upstream, fault, &over);
                 }));
             }
             for thread in passing {
@@ -68,7 +68,7 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
+impl Drop for FaultyProxy {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         // Wakes the listener.
@@ -79,7 +79,7 @@ impl Drop for Proxy {
     }
 }
 
-fn pass(mut client: TcpStream, upstream: &str, fault: Fault, over: &AtomicBool) -> std::io::Result<()> {
+fn forward(mut client: TcpStream, upstream: &str, fault: ProxyFault, over: &AtomicBool) -> std::io::Result<()> {
     let mut server = TcpStream::connect(upstream)?;
     let (mut asking, mut asked) = (client.try_clone()?, server.try_clone()?);
     let up = std::thread::spawn(move || {
@@ -91,7 +91,7 @@ fn pass(mut client: TcpStream, upstream: &str, fault: Fault, over: &AtomicBool) 
     let mut buffer = [0; 4096];
     let mut passed = 0;
     let most = match fault {
-        Fault::Cut(most) | Fault::Stall(most) | Fault::Trickle(most, _) => most,
+        ProxyFault::Cut(most) | ProxyFault::Stall(most) | ProxyFault::Trickle(most, _) => most,
     };
     let passing = (|| {
         while passed < most {
@@ -103,13 +103,13 @@ fn pass(mut client: TcpStream, upstream: &str, fault: Fault, over: &AtomicBool) 
             passed += count;
         }
         match fault {
-            Fault::Cut(_) => {}
-            Fault::Stall(_) => {
+            ProxyFault::Cut(_) => {}
+            ProxyFault::Stall(_) => {
                 while !over.load(Ordering::SeqCst) {
                     std::thread::sleep(Duration::from_millis(5));
                 }
             }
-            Fault::Trickle(_, pause) => {
+            ProxyFault::Trickle(_, pause) => {
                 while !over.load(Ordering::SeqCst) && server.read(&mut buffer[..1])? == 1 {
                     client.write_all(&buffer[..1])?;
                     std::thread::sleep(pause);

@@ -11,30 +11,30 @@ use std::{
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{sha256, until};
+use super::{sha256, wait_until};
 
 /// User `ann`, password `secret`, as htpasswd writes them.
 const USERS: &str = "ann:$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW\n";
 /// The same for an Authorization header and for Docker's config.json.
-pub const ANN: &str = "YW5uOnNlY3JldA==";
+pub const ANN_CREDENTIALS: &str = "YW5uOnNlY3JldA==";
 
 /// Whom the registry answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Door {
-    Open,
+pub enum TestRegistryAuth {
+    Anonymous,
     /// Only ann.
-    Locked,
+    Basic,
 }
 
 /// A registry that ends with its value.
-pub struct Registry {
+pub struct DockerRegistry {
     folder: TempDir,
     port: u16,
     process: Child,
 }
 
-impl Registry {
-    pub fn start(door: Door) -> Self {
+impl DockerRegistry {
+    pub fn start(door: TestRegistryAuth) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let place = folder.path().display();
@@ -42,7 +42,7 @@ impl Registry {
             "version: 0.1\nlog: {{ level: error }}\nstorage: {{ filesystem: {{ rootdirectory: {place}/data }} }}\n\
              http: {{ addr: 127.0.0.1:{port} }}\n"
         );
-        if door == Door::Locked {
+        if door == TestRegistryAuth::Basic {
             fs::write(folder.path().join("users"), USERS).unwrap();
             config += &format!("auth: {{ htpasswd: {{ realm: test, path: {place}/users }} }}\n");
         }
@@ -52,7 +52,7 @@ impl Registry {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let process = command.spawn().expect("docker-registry can't be started; `cargo xtask setup` installs it");
         let registry = Self { folder, port, process };
-        until("the registry answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        wait_until("the registry answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         registry
     }
 
@@ -81,31 +81,31 @@ impl Registry {
         })
         .to_string();
         let kind = "application/vnd.oci.image.manifest.v1+json";
-        self.ask("PUT", &format!("/v2/{repository}/manifests/v1"), kind, manifest.as_bytes());
+        self.request("PUT", &format!("/v2/{repository}/manifests/v1"), kind, manifest.as_bytes());
         format!("oci://{}/{repository}@sha256:{}", self.authority(), sha256(manifest.as_bytes()))
     }
 
     /// Where the registry keeps a content.
-    pub fn blob(&self, bytes: &[u8]) -> PathBuf {
+    pub fn blob_path(&self, bytes: &[u8]) -> PathBuf {
         let hex = sha256(bytes);
         self.folder.path().join(format!("data/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
     }
 
     fn push_blob(&self, repository: &str, bytes: &[u8]) -> String {
         let digest = format!("sha256:{}", sha256(bytes));
-        let begun = self.ask("POST", &format!("/v2/{repository}/blobs/uploads/"), "application/json", b"");
+        let begun = self.request("POST", &format!("/v2/{repository}/blobs/uploads/"), "application/json", b"");
         let is_location = |line: &&str| line.to_ascii_lowercase().starts_with("location:");
         let location = begun.lines().find(is_location).unwrap().split_once(':').unwrap().1.trim();
         let path = location.find("/v2/").map(|start| &location[start..]).unwrap();
-        self.ask("PUT", &format!("{path}&digest={digest}"), "application/octet-stream", bytes);
+        self.request("PUT", &format!("{path}&digest={digest}"), "application/octet-stream", bytes);
         digest
     }
 
     /// The head of the answer, which must be a good one.
-    fn ask(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> String {
+    fn request(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\nauthorization: Basic {ANN}\r\ncontent-type: {kind}\r\n\
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\nauthorization: Basic {ANN_CREDENTIALS}\r\ncontent-type: {kind}\r\n\
              content-length: {}\r\nconnection: close\r\n\r\n",
             self.authority(),
             body.len()
@@ -119,7 +119,7 @@ impl Registry {
     }
 }
 
-impl Drop for Registry {
+impl Drop for DockerRegistry {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();

@@ -11,16 +11,16 @@ use std::{
 };
 
 /// Passes on until it is dropped.
-pub struct Relay {
+pub struct TcpRelay {
     address: SocketAddr,
     is_cut: Arc<AtomicBool>,
-    is_deaf: Arc<AtomicBool>,
+    drops_responses: Arc<AtomicBool>,
     open: Arc<Mutex<Vec<TcpStream>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Relay {
+impl TcpRelay {
     /// A way to `upstream`, `host:port`.
     pub fn new(upstream: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -53,7 +53,7 @@ impl Relay {
                 }
             }
         });
-        Self { address, is_cut, is_deaf, open, stop, thread: Some(thread) }
+        Self { address, is_cut, drops_responses: is_deaf, open, stop, thread: Some(thread) }
     }
 
     /// `127.0.0.1:<port>`.
@@ -70,17 +70,17 @@ impl Relay {
     }
 
     /// What is asked gets there, and no answer gets back.
-    pub fn lose_answers(&self) {
-        self.is_deaf.store(true, Ordering::SeqCst);
+    pub fn drop_responses(&self) {
+        self.drops_responses.store(true, Ordering::SeqCst);
     }
 
-    pub fn mend(&self) {
-        self.is_deaf.store(false, Ordering::SeqCst);
+    pub fn restore(&self) {
+        self.drops_responses.store(false, Ordering::SeqCst);
         self.is_cut.store(false, Ordering::SeqCst);
     }
 }
 
-impl Drop for Relay {
+impl Drop for TcpRelay {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address);

@@ -11,13 +11,13 @@ use std::{
 };
 
 /// What is answered.
-pub struct Reply {
+pub struct HttpReply {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
-impl Reply {
+impl HttpReply {
     /// 200 with a body.
     pub fn ok(body: impl Into<Vec<u8>>) -> Self {
         Self { status: 200, headers: Vec::new(), body: body.into() }
@@ -30,16 +30,16 @@ impl Reply {
 }
 
 /// Serves until it is dropped.
-pub struct Server {
+pub struct HttpTestServer {
     address: SocketAddr,
-    asked: Arc<Mutex<Vec<String>>>,
+    requested_paths: Arc<Mutex<Vec<String>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Server {
+impl HttpTestServer {
     /// Serves on a free port. The function gets a path and how often it was asked for before.
-    pub fn new(reply: impl Fn(&str, usize) -> Reply + Send + 'static) -> Self {
+    pub fn new(reply: impl Fn(&str, usize) -> HttpReply + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (asked, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
@@ -53,7 +53,7 @@ impl Server {
                 let _ = stream.and_then(|stream| serve(stream, &reply, &log));
             }
         });
-        Self { address, asked, stop, thread: Some(thread) }
+        Self { address, requested_paths: asked, stop, thread: Some(thread) }
     }
 
     /// `http://127.0.0.1:<port>`.
@@ -67,12 +67,12 @@ impl Server {
     }
 
     /// The paths that were asked for, in order.
-    pub fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
+    pub fn requested_paths(&self) -> Vec<String> {
+        self.requested_paths.lock().unwrap().clone()
     }
 }
 
-impl Drop for Server {
+impl Drop for HttpTestServer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         // Wakes the listener.
@@ -85,7 +85,7 @@ impl Drop for Server {
 
 fn serve(
     mut stream: TcpStream,
-    reply: &impl Fn(&str, usize) -> Reply,
+    reply: &impl Fn(&str, usize) -> HttpReply,
     asked: &Mutex<Vec<String>>,
 ) -> std::io::Result<()> {
     let mut request = Vec::new();
@@ -104,7 +104,7 @@ fn serve(
         asked.push(path.to_owned());
         before
     };
-    let Reply { status, headers, body } = reply(path, before);
+    let HttpReply { status, headers, body } = reply(path, before);
     let mut head = format!("HTTP/1.1 {status} x\r\ncontent-length: {}\r\nconnection: close\r\n", body.len());
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));

@@ -14,9 +14,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    http::Server,
+    http::LoopbackServer,
     pack::pack,
-    setup::{self, Need},
+    setup::{self, SetupNeed},
     workspace,
 };
 
@@ -26,7 +26,7 @@ const BROKEN: &str =
 
 /// `keep`: a folder to work in that is not there yet or empty; else a temporary one.
 pub(crate) fn run(keep: Option<PathBuf>) -> Result<()> {
-    setup::ensure(&[Need::GuestToolchain])?;
+    setup::ensure(&[SetupNeed::GuestToolchain])?;
     let runner = workspace::build_runner()?;
     let temporary;
     let folder = match &keep {
@@ -36,31 +36,31 @@ pub(crate) fn run(keep: Option<PathBuf>) -> Result<()> {
             temporary.path()
         }
     };
-    let shop = Shop::copy(folder, runner)?;
-    let app = shop.serve()?;
+    let shop = DemoShop::copy_example(folder, runner)?;
+    let app = shop.serve_live_release()?;
 
-    say("The first release goes live");
+    print_heading("The first release goes live");
     shop.pack("r1")?;
-    shop.runner(&["--local", "--env", "test", "--release", "r1"], 0)?;
-    expect_live(&app, "r1")?;
+    shop.run_expecting(&["--local", "--env", "test", "--release", "r1"], 0)?;
+    ensure_live(&app, "r1")?;
 
-    say("The second has a migration with an SQL error. The deployment stops there; users still see r1");
+    print_heading("The second has a migration with an SQL error. The deployment stops there; users still see r1");
     fs::write(shop.folder.join(MIGRATION), BROKEN)?;
     println!("wrote {MIGRATION}: CREATE TABLE order (…)");
     shop.pack("r2")?;
-    shop.runner(&["--local", "--env", "test", "--release", "r2"], 1)?;
-    expect_live(&app, "r1")?;
+    shop.run_expecting(&["--local", "--env", "test", "--release", "r2"], 1)?;
+    ensure_live(&app, "r1")?;
     let pulled = shop.releases()?;
     ensure!(pulled.len() == 2, "expected both releases in the folder, found {pulled:?}");
 
-    say("The migration is fixed, and the same command resumes: what was pulled stays");
+    print_heading("The migration is fixed, and the same command resumes: what was pulled stays");
     fs::write(shop.folder.join(MIGRATION), BROKEN.replace("TABLE order", "TABLE orders"))?;
     println!("wrote {MIGRATION}: CREATE TABLE orders (…)");
-    shop.runner(&["--local", "--env", "test", "--release", "r2"], 0)?;
+    shop.run_expecting(&["--local", "--env", "test", "--release", "r2"], 0)?;
     ensure!(shop.releases()? == pulled, "pull ran again: the release's folder is a new one");
-    shop.runner(&["why", "pull", "--env", "test"], 0)?;
-    shop.runner(&["why", "migrate", "--env", "test"], 0)?;
-    expect_live(&app, "r2")?;
+    shop.run_expecting(&["why", "pull", "--env", "test"], 0)?;
+    shop.run_expecting(&["why", "migrate", "--env", "test"], 0)?;
+    ensure_live(&app, "r2")?;
 
     println!("\ndemo: r1 was deployed, r2 failed in migrate, resumed without a second pull, and is live");
     if keep.is_some() {
@@ -70,13 +70,13 @@ pub(crate) fn run(keep: Option<PathBuf>) -> Result<()> {
 }
 
 /// A copy of the example app, and the runner that deploys it.
-struct Shop {
+struct DemoShop {
     folder: PathBuf,
     runner: PathBuf,
 }
 
-impl Shop {
-    fn copy(folder: &Path, runner: PathBuf) -> Result<Self> {
+impl DemoShop {
+    fn copy_example(folder: &Path, runner: PathBuf) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         ensure!(fs::read_dir(folder)?.next().is_none(), "{} is not empty", folder.display());
         let example = workspace::root().join("examples/shop");
@@ -88,9 +88,9 @@ impl Shop {
     }
 
     /// The app: a web server for the files of the live release. It says its release under `/health`.
-    fn serve(&self) -> Result<Server> {
+    fn serve_live_release(&self) -> Result<LoopbackServer> {
         let current = self.folder.join("deploy/test/current");
-        Server::start(move |path| {
+        LoopbackServer::start(move |path| {
             let file = match path {
                 "/" => "index.html",
                 "/health" => "VERSION",
@@ -109,7 +109,7 @@ impl Shop {
     }
 
     /// Runs `runner` in the shop's folder, with our terminal.
-    fn runner(&self, words: &[&str], expected: i32) -> Result<()> {
+    fn run_expecting(&self, words: &[&str], expected: i32) -> Result<()> {
         let line = format!("runner {}", words.join(" "));
         println!("\n$ {line}");
         let status = Command::new(&self.runner).args(words).current_dir(&self.folder).status()?;
@@ -128,7 +128,7 @@ impl Shop {
     }
 }
 
-fn expect_live(app: &Server, label: &str) -> Result<()> {
+fn ensure_live(app: &LoopbackServer, label: &str) -> Result<()> {
     let health = app.get("/health")?;
     println!("\n$ curl {}/health\n{health}", app.origin());
     ensure!(health == label, "the live app says {health:?}, expected {label:?}");
@@ -137,7 +137,7 @@ fn expect_live(app: &Server, label: &str) -> Result<()> {
     Ok(())
 }
 
-fn say(text: &str) {
+fn print_heading(text: &str) {
     println!("\n── {text}");
 }
 

@@ -9,7 +9,7 @@ use std::fs;
 use anyhow::{Result, bail};
 
 use crate::{
-    setup::{self, Need},
+    setup::{self, SetupNeed},
     workspace::{self, cargo, run as run_command},
 };
 
@@ -17,7 +17,7 @@ use crate::{
 const TARGETS: [(&str, u32); 4] = [("archive", 16_384), ("expression", 4096), ("journal", 65_536), ("plan", 4096)];
 
 pub(crate) fn run(target: Option<&str>, seconds: u32) -> Result<()> {
-    setup::ensure(&[Need::CargoFuzz])?;
+    setup::ensure(&[SetupNeed::CargoFuzz])?;
     let chosen: Vec<_> = TARGETS.iter().filter(|(name, _)| target.is_none_or(|wanted| wanted == *name)).collect();
     if chosen.is_empty() {
         bail!("there are {}", TARGETS.map(|(name, _)| name).join(", "));

@@ -16,24 +16,24 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 /// What is served for a path such as `/index.html`; `None` is answered with 404.
-type Content = dyn Fn(&str) -> Option<Arc<[u8]>> + Send + Sync;
+type ContentFn = dyn Fn(&str) -> Option<Arc<[u8]>> + Send + Sync;
 
 /// A running server.
-pub(crate) struct Server {
+pub(crate) struct LoopbackServer {
     address: SocketAddr,
     stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-impl Server {
+impl LoopbackServer {
     /// Serves on a free port.
     pub(crate) fn start(content: impl Fn(&str) -> Option<Arc<[u8]>> + Send + Sync + 'static) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listen on the loopback interface")?;
         let address = listener.local_addr()?;
         let stopping = Arc::new(AtomicBool::new(false));
-        let content: Arc<Content> = Arc::new(content);
+        let content: Arc<ContentFn> = Arc::new(content);
         let seen = Arc::clone(&stopping);
         let thread = thread::spawn(move || {
             for stream in listener.incoming() {
@@ -43,7 +43,7 @@ impl Server {
                 let Ok(stream) = stream else { continue };
                 let content = Arc::clone(&content);
                 // A client that hangs up is no business of ours.
-                thread::spawn(move || drop(answer(stream, &*content)));
+                thread::spawn(move || drop(respond(stream, &*content)));
             }
         });
         Ok(Self { address, stopping, thread: Some(thread) })
@@ -57,7 +57,7 @@ impl Server {
     /// The body of a GET that is answered with 200.
     pub(crate) fn get(&self, path: &str) -> Result<String> {
         let mut stream = TcpStream::connect(self.address)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(READ_TIMEOUT))?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address)?;
         let mut response = String::new();
         stream.read_to_string(&mut response)?;
@@ -67,7 +67,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for LoopbackServer {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::SeqCst);
         // One last connection wakes the listener up.
@@ -79,8 +79,8 @@ impl Drop for Server {
     }
 }
 
-fn answer(stream: TcpStream, content: &Content) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn respond(stream: TcpStream, content: &ContentFn) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
     let mut reader = BufReader::new(stream);
     let mut request = String::new();
     reader.read_line(&mut request)?;
@@ -109,16 +109,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_answers_what_it_has_and_404_for_the_rest() {
-        let server = Server::start(|path| (path == "/a").then(|| Arc::from(&b"here"[..]))).unwrap();
+    fn server_returns_content_or_404() {
+        let server = LoopbackServer::start(|path| (path == "/a").then(|| Arc::from(&b"here"[..]))).unwrap();
         assert_eq!(server.get("/a").unwrap(), "here");
         let error = server.get("/b").unwrap_err().to_string();
         assert_eq!(error, "GET /b: HTTP/1.1 404 Not Found");
     }
 
     #[test]
-    fn it_ends_when_dropped() {
-        let server = Server::start(|_| None).unwrap();
+    fn server_stops_when_dropped() {
+        let server = LoopbackServer::start(|_| None).unwrap();
         let address = server.address;
         drop(server);
         assert!(TcpStream::connect(address).is_err());

@@ -23,13 +23,13 @@ use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "The project's own commands")]
-struct Cli {
+struct XtaskCli {
     #[command(subcommand)]
-    command: Command,
+    command: XtaskCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum XtaskCommand {
     /// Install what building and testing need, and say what
     Setup,
     /// Build the step modules for wasm
@@ -67,7 +67,7 @@ enum Command {
     /// Measure side by side with the tools people use today
     Bench {
         /// Which ones; all when none is named
-        names: Vec<bench::Name>,
+        names: Vec<bench::BenchmarkName>,
         /// Put the figures into docs/benchmarks.md
         #[arg(long)]
         write: bool,
@@ -75,27 +75,27 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Setup => setup::run(),
-        Command::Steps => steps::run(),
-        Command::Pack { label, dir } => pack::run(&dir, &label),
-        Command::Demo { keep } => demo::run(keep),
-        Command::Test => match test::run() {
+    let result = match XtaskCli::parse().command {
+        XtaskCommand::Setup => setup::run(),
+        XtaskCommand::Steps => steps::run(),
+        XtaskCommand::Pack { label, dir } => pack::run(&dir, &label),
+        XtaskCommand::Demo { keep } => demo::run(keep),
+        XtaskCommand::Test => match test::run() {
             // The sum is the last line, so nothing more is said.
             Ok(sum) if sum.failed > 0 => return ExitCode::FAILURE,
             result => result.map(drop),
         },
-        Command::Check => check::run(),
-        Command::Tidy => tidy::run(workspace::root()),
-        Command::Workflows => setup::ensure(&setup::LINTERS).and_then(|()| workflows::run()),
-        Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
-        Command::Bench { names, write } => bench::run(&names, write),
+        XtaskCommand::Check => check::run(),
+        XtaskCommand::Tidy => tidy::run(workspace::root()),
+        XtaskCommand::Workflows => setup::ensure(&setup::LINTERS).and_then(|()| workflows::run()),
+        XtaskCommand::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
+        XtaskCommand::Bench { names, write } => bench::run(&names, write),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            if error.is::<setup::Blocked>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+            if error.is::<setup::ManualSetupRequired>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_label_is_rendered_and_the_digest_is_the_archives() {
+    fn pack_renders_the_label_and_publishes_the_digest() {
         let dir = app();
         let archive = pack(dir.path(), "r1").unwrap();
         let bytes = fs::read(&archive).unwrap();
@@ -104,13 +104,13 @@ mod tests {
     }
 
     #[test]
-    fn the_same_app_packs_to_the_same_bytes() {
+    fn pack_is_reproducible() {
         let read = || fs::read(pack(app().path(), "r1").unwrap()).unwrap();
         assert_eq!(read(), read());
     }
 
     #[test]
-    fn a_label_can_not_leave_dist() {
+    fn pack_rejects_labels_with_a_path() {
         let dir = app();
         for label in ["../x", "", ".x", "a/b", "a b"] {
             assert!(pack(dir.path(), label).is_err(), "{label:?}");

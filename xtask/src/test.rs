@@ -12,30 +12,30 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    setup::{self, AUTHORS, DATABASES, GITHUB, Need, STATE, TOOLS},
-    workspace::{self, GUESTS, cargo, shown},
+    setup::{self, DATABASES, GITHUB_CLIENTS, STATE_AND_ACT, STEP_AUTHORING, SetupNeed, TOOLS},
+    workspace::{self, GUESTS, cargo, command_line},
 };
 
-pub(crate) fn run() -> Result<Tally> {
-    let needs: Vec<Need> = [Need::GuestToolchain]
+pub(crate) fn run() -> Result<TestTally> {
+    let needs: Vec<SetupNeed> = [SetupNeed::GuestToolchain]
         .into_iter()
         .chain(TOOLS)
         .chain(DATABASES)
-        .chain(AUTHORS)
-        .chain(STATE)
-        .chain(GITHUB)
+        .chain(STEP_AUTHORING)
+        .chain(STATE_AND_ACT)
+        .chain(GITHUB_CLIENTS)
         .collect();
     setup::ensure(&needs)?;
     let began = Instant::now();
-    let mut sum = counted(cargo().args(["build", "--release", "--workspace"]))?;
+    let mut sum = run_and_count(cargo().args(["build", "--release", "--workspace"]))?;
     if sum.failed == 0 {
-        sum.add(counted(cargo().args(["test", "--release", "--workspace", "--no-fail-fast"]))?);
+        sum.add(run_and_count(cargo().args(["test", "--release", "--workspace", "--no-fail-fast"]))?);
         let native = workspace::native_guests_dir()?;
         for guests in GUESTS {
             // Guests are optimized for wasm; here the quick profile does.
             let mut cargo = cargo();
             cargo.current_dir(workspace::root().join(guests));
-            sum.add(counted(cargo.args(["test", "--workspace", "--no-fail-fast", "--target-dir"]).arg(&native))?);
+            sum.add(run_and_count(cargo.args(["test", "--workspace", "--no-fail-fast", "--target-dir"]).arg(&native))?);
         }
     }
     println!("tests took {} s", began.elapsed().as_secs());
@@ -45,19 +45,19 @@ pub(crate) fn run() -> Result<Tally> {
 
 /// How many tests did what.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
+pub(crate) struct TestTally {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
 }
 
-impl Tally {
+impl TestTally {
     fn add(&mut self, more: Self) {
         self.passed += more.passed;
         self.failed += more.failed;
     }
 
     /// What one line of output adds: libtest's `test result: ok. 3 passed; 0 failed; …`.
-    fn of_line(line: &str) -> Option<Self> {
+    fn parse_line(line: &str) -> Option<Self> {
         let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
         let count = |name: &str| counts.split("; ").find_map(|part| part.strip_suffix(name)?.trim_end().parse().ok());
         Some(Self { passed: count("passed")?, failed: count("failed")? })
@@ -65,21 +65,22 @@ impl Tally {
 }
 
 /// Shows the output as it comes, and counts.
-fn counted(command: &mut Command) -> Result<Tally> {
-    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("start {}", shown(command)))?;
-    let mut sum = Tally::default();
+fn run_and_count(command: &mut Command) -> Result<TestTally> {
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().with_context(|| format!("start {}", command_line(command)))?;
+    let mut sum = TestTally::default();
     let stdout = child.stdout.take().context("the pipe was asked for above")?;
     for line in BufReader::new(stdout).split(b'\n') {
         let line = line?;
         let line = String::from_utf8_lossy(&line);
         println!("{line}");
-        if let Some(more) = Tally::of_line(&line) {
+        if let Some(more) = TestTally::parse_line(&line) {
             sum.add(more);
         }
     }
     let status = child.wait()?;
     if !status.success() && sum.failed == 0 {
-        eprintln!("`{}`: {status}", shown(command));
+        eprintln!("`{}`: {status}", command_line(command));
         sum.failed = 1;
     }
     Ok(sum)
@@ -90,19 +91,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn result_lines_are_counted() {
+    fn tally_parses_result_lines() {
         let ok = "test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s";
-        assert_eq!(Tally::of_line(ok), Some(Tally { passed: 12, failed: 0 }));
+        assert_eq!(TestTally::parse_line(ok), Some(TestTally { passed: 12, failed: 0 }));
         let failed = "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out";
-        assert_eq!(Tally::of_line(failed), Some(Tally { passed: 3, failed: 2 }));
-        assert_eq!(Tally::of_line("test plan::tests::result ... ok"), None);
+        assert_eq!(TestTally::parse_line(failed), Some(TestTally { passed: 3, failed: 2 }));
+        assert_eq!(TestTally::parse_line("test plan::tests::result ... ok"), None);
     }
 
     #[test]
-    fn a_binary_that_dies_counts_as_a_failure() {
-        let died = counted(Command::new("sh").args(["-c", "echo running; exit 101"])).unwrap();
-        assert_eq!(died, Tally { passed: 0, failed: 1 });
+    fn crashed_test_binary_counts_as_one_failure() {
+        let died = run_and_count(Command::new("sh").args(["-c", "echo running; exit 101"])).unwrap();
+        assert_eq!(died, TestTally { passed: 0, failed: 1 });
         let line = "echo 'test result: FAILED. 1 passed; 1 failed; 0 ignored'; exit 101";
-        assert_eq!(counted(Command::new("sh").args(["-c", line])).unwrap(), Tally { passed: 1, failed: 1 });
+        assert_eq!(run_and_count(Command::new("sh").args(["-c", line])).unwrap(), TestTally { passed: 1, failed: 1 });
     }
 }

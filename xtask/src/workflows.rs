@@ -13,40 +13,40 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     setup,
-    workspace::{self, shown},
+    workspace::{self, command_line},
 };
 
 pub(crate) fn run() -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let root = workspace::root();
-    let mut workflows = files(&root.join(".github/workflows"), "yml")?;
+    let mut workflows = files_with_extension(&root.join(".github/workflows"), "yml")?;
     ensure!(!workflows.is_empty(), "no workflows in .github/workflows");
-    let shown = documents(&root.join("docs"), scratch.path())?;
+    let shown = extract_workflows(&root.join("docs"), scratch.path())?;
     ensure!(!shown.is_empty(), "no document shows a workflow");
     workflows.extend(shown);
-    lint(&root.join("action.yml"), &workflows)
+    run_linters(&root.join("action.yml"), &workflows)
 }
 
 /// All linters run; what each says is shown.
-fn lint(action: &Path, workflows: &[PathBuf]) -> Result<()> {
+fn run_linters(action: &Path, workflows: &[PathBuf]) -> Result<()> {
     let mut failed = Vec::new();
     let mut check = |command: &mut Command| -> Result<()> {
-        let output = command.output().with_context(|| format!("start {}", shown(command)))?;
+        let output = command.output().with_context(|| format!("start {}", command_line(command)))?;
         if !output.status.success() {
             let said =
                 [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
             eprintln!("{}", said.trim_end());
-            failed.push(shown(command).chars().take(80).collect::<String>());
+            failed.push(command_line(command).chars().take(80).collect::<String>());
         }
         Ok(())
     };
     let zizmor = ["--offline", "--no-progress", "--quiet", "--no-config", "--persona=pedantic"];
-    check(setup::linter("zizmor")?.args(zizmor).arg(action).args(workflows))?;
+    check(setup::linter_command("zizmor")?.args(zizmor).arg(action).args(workflows))?;
     let schema = ["--builtin-schema", "vendor.github-actions"];
-    check(setup::linter("check-jsonschema")?.args(schema).arg(action))?;
+    check(setup::linter_command("check-jsonschema")?.args(schema).arg(action))?;
     let schema = ["--builtin-schema", "vendor.github-workflows"];
-    check(setup::linter("check-jsonschema")?.args(schema).args(workflows))?;
-    check(setup::linter("actionlint")?.args(workflows))?;
+    check(setup::linter_command("check-jsonschema")?.args(schema).args(workflows))?;
+    check(setup::linter_command("actionlint")?.args(workflows))?;
     if failed.is_empty() {
         return Ok(());
     }
@@ -54,12 +54,13 @@ fn lint(action: &Path, workflows: &[PathBuf]) -> Result<()> {
 }
 
 /// Writes the workflows of a folder's documents as files.
-fn documents(folder: &Path, to: &Path) -> Result<Vec<PathBuf>> {
+fn extract_workflows(folder: &Path, to: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for document in files(folder, "md")? {
+    for document in files_with_extension(folder, "md")? {
         let name = document.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let text = fs::read_to_string(&document)?;
-        for (number, block) in blocks(&text).filter(|block| block.lines().any(|line| line == "jobs:")).enumerate() {
+        for (number, block) in yaml_blocks(&text).filter(|block| block.lines().any(|line| line == "jobs:")).enumerate()
+        {
             let file = to.join(format!("{name}-{}.yml", number + 1));
             fs::write(&file, block)?;
             found.push(file);
@@ -69,11 +70,11 @@ fn documents(folder: &Path, to: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// What stands between "```yaml" and "```".
-fn blocks(text: &str) -> impl Iterator<Item = &str> {
+fn yaml_blocks(text: &str) -> impl Iterator<Item = &str> {
     text.split("\n```yaml\n").skip(1).filter_map(|rest| Some(&rest[..=rest.find("\n```")?]))
 }
 
-fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+fn files_with_extension(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?;
     let mut found = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     found.retain(|path| path.extension().is_some_and(|found| found == extension));
@@ -86,9 +87,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_workflows_of_a_document_are_found() {
+    fn yaml_blocks_finds_every_block() {
         let text = "# Title\n\n```yaml\non: push\njobs:\n  a: {}\n```\ntext\n```sh\njobs:\n```\n```yaml\njobs:\n  b: {}\n```\n";
-        let found: Vec<_> = blocks(text).collect();
+        let found: Vec<_> = yaml_blocks(text).collect();
         assert_eq!(found, ["on: push\njobs:\n  a: {}\n", "jobs:\n  b: {}\n"]);
     }
 }

@@ -68,18 +68,18 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
 
 /// Runs a program with our terminal.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("start {}", shown(command)))?;
-    ensure!(status.success(), "`{}`: {status}", shown(command));
+    let status = command.status().with_context(|| format!("start {}", command_line(command)))?;
+    ensure!(status.success(), "`{}`: {status}", command_line(command));
     Ok(())
 }
 
 /// Runs a program quietly, for its stdout.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("start {}", shown(command)))?;
+    let output = command.output().with_context(|| format!("start {}", command_line(command)))?;
     ensure!(
         output.status.success(),
         "`{}`: {}\n{}",
-        shown(command),
+        command_line(command),
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
@@ -87,7 +87,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 }
 
 /// A command as one would type it, for messages.
-pub(crate) fn shown(command: &Command) -> String {
+pub(crate) fn command_line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }

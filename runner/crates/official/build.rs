@@ -25,7 +25,7 @@ fn main() -> Result<()> {
     let components = guest_build::build(&root.join("steps"), &guest)?;
 
     let fault = |error: wasmtime::Error| anyhow!("{error:#}");
-    let engine = wasmtime::Engine::new(&wasm_config::compiler().map_err(fault)?).map_err(fault)?;
+    let engine = wasmtime::Engine::new(&wasm_config::engine_config().map_err(fault)?).map_err(fault)?;
     let mut hasher = std::collections::hash_map::DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut hasher);
     let engine_hash = hasher.finish();
@@ -48,7 +48,7 @@ fn main() -> Result<()> {
         }
         let copy = out.join(format!("{}.cwasm", component.name));
         fs::copy(&compiled, &copy)?;
-        let description = describe(&engine, &fs::read(&compiled)?).with_context(|| component.name.clone())?;
+        let description = describe_module(&engine, &fs::read(&compiled)?).with_context(|| component.name.clone())?;
         table += &format!(
             "    Official {{ name: {:?}, digest: {:?}, description: {description:?}, compiled: &OnPages(*include_bytes!({copy:?})) }},\n",
             component.name, digest,
@@ -60,7 +60,7 @@ fn main() -> Result<()> {
 
 /// What a module says of itself. It imports nothing for that: every import would trap.
 #[expect(unsafe_code, reason = "loads what this script has just compiled")]
-fn describe(engine: &wasmtime::Engine, compiled: &[u8]) -> Result<String> {
+fn describe_module(engine: &wasmtime::Engine, compiled: &[u8]) -> Result<String> {
     let fault = |error: wasmtime::Error| anyhow!("{error:#}");
     // SAFETY: the bytes are the output of `precompile_component` of this engine, in our own target directory.
     let component = unsafe { Component::deserialize(engine, compiled) }.map_err(fault)?;

@@ -3,35 +3,35 @@
 
 use serde_json::{Value, json};
 
-use contract::diagnostic::{Code, Diagnostic, Exit};
-use contract::text::between;
+use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind};
+use contract::text::millis_between;
 use journal::{
-    Event, Loaded, State,
-    event::{Entry, Header},
+    JournalEvent, JournalState, LoadedJournals,
+    event::{JournalEntry, JournalHeader},
     state::AttemptSummary,
 };
-use state::Store;
+use state::StateStore;
 
 /// One attempt with all of its entries, and what was known before it.
-pub(super) struct Reading {
+pub(super) struct RecordedAttempt {
     /// The fold of all attempts before.
-    pub(super) before: State,
+    pub(super) before: JournalState,
     /// The attempt.
     pub(super) summary: AttemptSummary,
     /// Its entries, in order.
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<JournalEntry>,
 }
 
-impl Reading {
+impl RecordedAttempt {
     /// Reads the attempt with this epoch, or the last one.
     ///
     /// # Errors
     /// P0211 when there is no such attempt, P0212 when there is none at all; P06xx when a journal can't be read.
-    pub(super) fn of(store: &Store, epoch: Option<u64>) -> Result<Self, Diagnostic> {
-        let paths = store.journals().map_err(|error| Diagnostic::from(&error))?;
+    pub(super) fn read(store: &StateStore, epoch: Option<u64>) -> Result<Self, Diagnostic> {
+        let paths = store.journal_paths().map_err(|error| Diagnostic::from(&error))?;
         let (mut entries, mut is_wanted) = (Vec::new(), false);
-        let loaded = Loaded::read(&paths, |entry| {
-            if let Event::Started(header) = &entry.event {
+        let loaded = LoadedJournals::read(&paths, |entry| {
+            if let JournalEvent::Started(header) = &entry.event {
                 is_wanted = epoch.is_none_or(|epoch| epoch == header.epoch);
                 if is_wanted {
                     entries.clear();
@@ -43,15 +43,15 @@ impl Reading {
         });
         let mut attempts = loaded.map_err(|error| Diagnostic::from(&error))?.state.attempts;
         let index = match epoch {
-            None => attempts.len().checked_sub(1).ok_or_else(|| nothing_yet(store))?,
+            None => attempts.len().checked_sub(1).ok_or_else(|| no_attempts_error(store))?,
             Some(epoch) => attempts
                 .iter()
                 .position(|attempt| attempt.header.epoch == epoch)
-                .ok_or_else(|| no_such_attempt(store, epoch, &attempts))?,
+                .ok_or_else(|| no_such_attempt_error(store, epoch, &attempts))?,
         };
         let summary = attempts.swap_remove(index);
         // Every attempt has one file, and a file without an attempt can only be the last.
-        let before = Loaded::read(&paths[..index], |_| ()).map_err(|error| Diagnostic::from(&error))?.state;
+        let before = LoadedJournals::read(&paths[..index], |_| ()).map_err(|error| Diagnostic::from(&error))?.state;
         Ok(Self { before, summary, entries })
     }
 }
@@ -60,43 +60,45 @@ impl Reading {
 ///
 /// # Errors
 /// P06xx when a journal can't be read.
-pub(super) fn state(store: &Store) -> Result<State, Diagnostic> {
-    let paths = store.journals().map_err(|error| Diagnostic::from(&error))?;
-    Ok(Loaded::read(&paths, |_| {}).map_err(|error| Diagnostic::from(&error))?.state)
+pub(super) fn load_state(store: &StateStore) -> Result<JournalState, Diagnostic> {
+    let paths = store.journal_paths().map_err(|error| Diagnostic::from(&error))?;
+    Ok(LoadedJournals::read(&paths, |_| {}).map_err(|error| Diagnostic::from(&error))?.state)
 }
 
 /// An attempt for programs. `exit` is null when it was killed, or still runs.
 pub(super) fn summary_json(attempt: &AttemptSummary) -> Value {
-    let Header { epoch, run, attempt: number, release, by, .. } = &attempt.header;
+    let JournalHeader { epoch, run, attempt: number, release, by, .. } = &attempt.header;
     json!({
         "epoch": epoch,
         "run": run,
         "attempt": number,
         "release": release,
         "by": by,
-        "began": attempt.began,
-        "last": attempt.last,
-        "took-ms": between(attempt.began, attempt.last),
+        "began": attempt.started_at,
+        "last": attempt.last_entry_at,
+        "took-ms": millis_between(attempt.started_at, attempt.last_entry_at),
         "exit": attempt.exit,
         "verified": attempt.verified,
-        "stuck": attempt.stuck,
-        "order": attempt.order,
+        "stuck": attempt.failed_step,
+        "order": attempt.command,
     })
 }
 
-fn nothing_yet(store: &Store) -> Diagnostic {
-    Diagnostic::new(Code("P0212"), Exit::Refused, "nothing was deployed here yet")
-        .because(format!("there is no journal in {}", store.folder().display()))
-        .hint("see that --plan and --env name what you mean; `runner status` shows all environments")
+fn no_attempts_error(store: &StateStore) -> Diagnostic {
+    Diagnostic::new(ErrorCode("P0212"), ExitKind::Refused, "nothing was deployed here yet")
+        .with_cause(format!("there is no journal in {}", store.folder().display()))
+        .with_hint("see that --plan and --env name what you mean; `runner status` shows all environments")
 }
 
-fn no_such_attempt(store: &Store, epoch: u64, attempts: &[AttemptSummary]) -> Diagnostic {
+fn no_such_attempt_error(store: &StateStore, epoch: u64, attempts: &[AttemptSummary]) -> Diagnostic {
     match (attempts.first(), attempts.last()) {
-        (Some(first), Some(last)) => {
-            Diagnostic::new(Code("P0211"), Exit::Refused, format!("there is no attempt with the epoch {epoch}"))
-                .because(format!("the attempts on record go from {} to {}", first.header.epoch, last.header.epoch))
-                .hint("`runner history` lists them")
-        }
-        (None, _) | (_, None) => nothing_yet(store),
+        (Some(first), Some(last)) => Diagnostic::new(
+            ErrorCode("P0211"),
+            ExitKind::Refused,
+            format!("there is no attempt with the epoch {epoch}"),
+        )
+        .with_cause(format!("the attempts on record go from {} to {}", first.header.epoch, last.header.epoch))
+        .with_hint("`runner history` lists them"),
+        (None, _) | (_, None) => no_attempts_error(store),
     }
 }

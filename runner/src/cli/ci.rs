@@ -4,49 +4,53 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{github, source::variable};
+use super::{github, source::env_variable};
 use contract::{
     AppName, EnvironmentName, Secret,
-    diagnostic::{Code, Diagnostic, Exit, Notice},
+    diagnostic::{Diagnostic, ErrorCode, ExitKind, Notice},
 };
 use state::{
-    Store,
-    artifacts::{Access, RestAccess},
-    bundle::{Identity, Key},
-    checkpoints::Job,
+    StateStore,
+    artifacts::{ArtifactAccess, RestApiAccess},
+    bundle::{CheckpointIdentity, CheckpointKey},
+    checkpoints::CheckpointConfig,
 };
 
 /// A variable that says something.
-fn said(name: &str) -> Option<String> {
-    variable(name).filter(|value| !value.trim().is_empty())
+fn nonblank_variable(name: &str) -> Option<String> {
+    env_variable(name).filter(|value| !value.trim().is_empty())
 }
 
 /// Whether the next attempt believes what this one writes, on another machine too.
-pub(super) fn is_believed() -> bool {
-    said("ACTIONS_RESULTS_URL").is_none() || said("PAWL_KEY").is_some()
+pub(super) fn is_journal_authenticated() -> bool {
+    nonblank_variable("ACTIONS_RESULTS_URL").is_none() || nonblank_variable("PAWL_KEY").is_some()
 }
 
 /// What the job gives this process and nobody else may read.
-pub(super) fn secrets() -> Vec<Secret> {
-    ["PAWL_KEY", "PAWL_TOKEN", "ACTIONS_RUNTIME_TOKEN"].iter().filter_map(|name| said(name)).map(Secret::new).collect()
+pub(super) fn job_secrets() -> Vec<Secret> {
+    ["PAWL_KEY", "PAWL_TOKEN", "ACTIONS_RUNTIME_TOKEN"]
+        .iter()
+        .filter_map(|name| nonblank_variable(name))
+        .map(Secret::new)
+        .collect()
 }
 
 /// The same state with its journals among the artifacts of this job, if it is one that can keep them; otherwise as it is, and why.
 ///
 /// # Errors
 /// P0526 when the job's own variables make no sense.
-pub(super) fn checkpointed(
-    store: Store,
+pub(super) fn with_checkpoints(
+    store: StateStore,
     plan: &Path,
     app: &AppName,
     environment: &EnvironmentName,
     tell: &dyn Fn(Notice),
-) -> Result<Store, Diagnostic> {
+) -> Result<StateStore, Diagnostic> {
     // A deployment that another started is told of by that one.
-    if !github::is_job() || said("PAWL_LOCK").is_some() {
+    if !github::is_job() || nonblank_variable("PAWL_LOCK").is_some() {
         return Ok(store);
     }
-    let Some(job) = job(plan, app, environment)? else {
+    let Some(job) = checkpoint_config(plan, app, environment)? else {
         if store.is_folder() {
             let why = "this step of the workflow has no access to the artifacts of its run (only a `uses:` step has)";
             tell(Notice::warning(format!("the journal is not kept for a re-run: {why}")));
@@ -54,7 +58,7 @@ pub(super) fn checkpointed(
         return Ok(store);
     };
     if store.is_folder()
-        && let Some(workspace) = said("GITHUB_WORKSPACE")
+        && let Some(workspace) = nonblank_variable("GITHUB_WORKSPACE")
         && store.folder().starts_with(&workspace)
     {
         tell(Notice::warning(
@@ -62,62 +66,73 @@ pub(super) fn checkpointed(
              remembers what is live (docs/github.md)",
         ));
     }
-    store.checkpointed(job).map_err(|error| Diagnostic::from(&error))
+    store.with_checkpoints(job).map_err(|error| Diagnostic::from(&error))
 }
 
-fn job(plan: &Path, app: &AppName, environment: &EnvironmentName) -> Result<Option<Job>, Diagnostic> {
-    let (Some(results_url), Some(runtime_token)) = (said("ACTIONS_RESULTS_URL"), said("ACTIONS_RUNTIME_TOKEN")) else {
+fn checkpoint_config(
+    plan: &Path,
+    app: &AppName,
+    environment: &EnvironmentName,
+) -> Result<Option<CheckpointConfig>, Diagnostic> {
+    let (Some(results_url), Some(runtime_token)) =
+        (nonblank_variable("ACTIONS_RESULTS_URL"), nonblank_variable("ACTIONS_RUNTIME_TOKEN"))
+    else {
         return Ok(None);
     };
-    let needed = |name: &str| said(name).ok_or_else(|| wrong(name, "it is not set"));
+    let needed = |name: &str| nonblank_variable(name).ok_or_else(|| invalid_variable_error(name, "it is not set"));
     let number = |name: &str| {
         let text = needed(name)?;
-        text.parse::<u64>().map_err(|_| wrong(name, &format!("{text:?} is no number")))
+        text.parse::<u64>().map_err(|_| invalid_variable_error(name, &format!("{text:?} is no number")))
     };
     let (repository, run) = (needed("GITHUB_REPOSITORY")?, number("GITHUB_RUN_ID")?);
     let attempt = u32::try_from(number("GITHUB_RUN_ATTEMPT")?).ok().filter(|attempt| *attempt > 0);
-    let attempt = attempt.ok_or_else(|| wrong("GITHUB_RUN_ATTEMPT", "attempts are numbered from 1"))?;
-    let rest = said("PAWL_TOKEN").zip(said("GITHUB_API_URL")).map(|(token, api_url)| RestAccess {
-        api_url,
-        repository: repository.clone(),
-        run,
-        // A secret with a line break behind it is a common mistake.
-        token: Secret::new(token.trim().to_owned()),
+    let attempt =
+        attempt.ok_or_else(|| invalid_variable_error("GITHUB_RUN_ATTEMPT", "attempts are numbered from 1"))?;
+    let rest = nonblank_variable("PAWL_TOKEN").zip(nonblank_variable("GITHUB_API_URL")).map(|(token, api_url)| {
+        RestApiAccess {
+            api_url,
+            repository: repository.clone(),
+            run,
+            // A secret with a line break behind it is a common mistake.
+            token: Secret::new(token.trim().to_owned()),
+        }
     });
-    Ok(Some(Job {
-        identity: Identity {
+    Ok(Some(CheckpointConfig {
+        identity: CheckpointIdentity {
             repository,
             workflow_run: run.to_string(),
-            job: leg(&needed("GITHUB_JOB")?, said("PAWL_MATRIX").as_deref())?,
+            job: job_name_with_matrix(&needed("GITHUB_JOB")?, nonblank_variable("PAWL_MATRIX").as_deref())?,
             app: app.to_string(),
             environment: environment.to_string(),
-            plan: in_repository(plan),
+            plan: path_in_repository(plan),
         },
         attempt,
-        url: super::source::job(),
-        commit: said("GITHUB_SHA"),
-        key: said("PAWL_KEY").map(|key| Key::new(&Secret::new(key))),
-        access: Access { results_url, runtime_token: Secret::new(runtime_token), rest },
+        url: super::source::job_url(),
+        commit: nonblank_variable("GITHUB_SHA"),
+        key: nonblank_variable("PAWL_KEY").map(|key| CheckpointKey::new(&Secret::new(key))),
+        access: ArtifactAccess { results_url, runtime_token: Secret::new(runtime_token), rest },
     }))
 }
 
 /// The job's name, and eight digits for the leg of its matrix.
-fn leg(job: &str, matrix: Option<&str>) -> Result<String, Diagnostic> {
+fn job_name_with_matrix(job: &str, matrix: Option<&str>) -> Result<String, Diagnostic> {
     let matrix: serde_json::Value = match matrix {
-        Some(matrix) => serde_json::from_str(matrix).map_err(|error| wrong("PAWL_MATRIX", &error.to_string()))?,
+        Some(matrix) => {
+            serde_json::from_str(matrix).map_err(|error| invalid_variable_error("PAWL_MATRIX", &error.to_string()))?
+        }
         None => serde_json::Value::Null,
     };
     let is_alone = matrix.is_null() || matrix.as_object().is_some_and(serde_json::Map::is_empty);
     if is_alone {
         return Ok(job.to_owned());
     }
-    Ok(format!("{job}-{}", contract::hash::Hash::of_json(&matrix).short(8)))
+    Ok(format!("{job}-{}", contract::hash::Blake3Hash::of_json(&matrix).hex_prefix(8)))
 }
 
 /// The plan's path in the repository: the same on every machine.
-fn in_repository(plan: &Path) -> String {
+fn path_in_repository(plan: &Path) -> String {
     let absolute = std::path::absolute(plan).unwrap_or_else(|_| plan.to_owned());
-    let inside = said("GITHUB_WORKSPACE").map(PathBuf::from).and_then(|root| {
+    let inside = nonblank_variable("GITHUB_WORKSPACE").map(PathBuf::from).and_then(|root| {
         let root = root.canonicalize().unwrap_or(root);
         let absolute = absolute.canonicalize().unwrap_or_else(|_| absolute.clone());
         absolute.strip_prefix(root).ok().map(Path::to_owned)
@@ -125,10 +140,10 @@ fn in_repository(plan: &Path) -> String {
     inside.unwrap_or(absolute).display().to_string()
 }
 
-fn wrong(name: &str, why: &str) -> Diagnostic {
-    Diagnostic::new(Code("P0526"), Exit::Refused, format!("{name} of this CI job can't be used"))
-        .because(why)
-        .hint("the CI sets it for each job; see that no step overwrites it")
+fn invalid_variable_error(name: &str, why: &str) -> Diagnostic {
+    Diagnostic::new(ErrorCode("P0526"), ExitKind::Refused, format!("{name} of this CI job can't be used"))
+        .with_cause(why)
+        .with_hint("the CI sets it for each job; see that no step overwrites it")
 }
 
 #[cfg(test)]
@@ -137,7 +152,7 @@ mod tests {
 
     #[test]
     fn legs_of_a_matrix_keep_apart() {
-        let leg = |matrix| leg("deploy", matrix).unwrap();
+        let leg = |matrix| job_name_with_matrix("deploy", matrix).unwrap();
         assert_eq!(leg(None), "deploy");
         assert_eq!(leg(Some("null")), "deploy");
         assert_eq!(leg(Some("{}")), "deploy");

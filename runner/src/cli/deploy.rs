@@ -4,48 +4,51 @@ use std::{cell::RefCell, mem::ManuallyDrop, rc::Rc, sync::Arc};
 
 use super::{
     ci,
-    deployments::Deployments,
+    deployments::GithubDeployment,
     github, permission, places,
-    screen::Screen,
+    screen::CommandOutput,
     selection,
-    source::{self, PlanArgs, ReleaseArgs},
-    wait::WaitArgs,
+    source::{self, PlanSourceArgs, ReleaseArgs},
+    wait::LockWaitArgs,
 };
 use crate::{
-    deploy::{Deployment, Interrupt, MissingJournal, Orders, Prepared, Setting, Wanted},
-    report::Conclusion,
+    deploy::{
+        DeployOverrides, DeploymentRequest, Interrupt, MissingJournalPolicy, PreflightOptions, PreparedPlan,
+        RequestedRelease,
+    },
+    report::CommandConclusion,
 };
-use contract::diagnostic::{Code, Diagnostic, Exit, Notice};
+use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind, Notice};
 use journal::{
-    State,
-    event::{Header, ROLLBACK},
-    file::Observer,
+    JournalState,
+    event::{JournalHeader, ROLLBACK},
+    file::EntryObserver,
 };
 use plan::Plan;
-use state::{Store, Wait, checkpoints::Shown};
+use state::{LockWait, StateStore, checkpoints::CheckpointStatus};
 
 /// Arguments of `deploy`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct DeployArgs {
     /// Deploy from here, outside a CI
     #[arg(long)]
     local: bool,
     #[command(flatten)]
-    plan: PlanArgs,
+    plan: PlanSourceArgs,
     #[command(flatten)]
     release: ReleaseArgs,
     #[command(flatten)]
-    selection: selection::Args,
+    selection: selection::SelectionArgs,
     #[command(flatten)]
-    wait: WaitArgs,
+    wait: LockWaitArgs,
     /// In a CI's re-run, what it means that the journal of the attempts before is not found
     #[arg(long, value_name = "POLICY", env = "PAWL_MISSING_JOURNAL", hide_env = true, default_value = "probe")]
-    missing_journal: Missing,
+    missing_journal: MissingJournalArg,
 }
 
 /// What a missing journal means.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Missing {
+enum MissingJournalArg {
     /// Every step may have been begun: its probe is asked
     Probe,
     /// Nothing is done
@@ -55,95 +58,112 @@ enum Missing {
 }
 
 /// What to deploy, and how.
-pub(super) struct Job<'a> {
+pub(super) struct DeployRequest<'a> {
     pub(super) plan: Plan,
-    pub(super) wanted: Wanted,
+    pub(super) release: RequestedRelease,
     /// The commit that the release is of, if it is known.
     pub(super) commit: Option<String>,
-    pub(super) setting: Setting,
-    pub(super) orders: Orders,
-    pub(super) wait: Wait,
+    pub(super) preflight: PreflightOptions,
+    pub(super) overrides: DeployOverrides,
+    pub(super) wait: LockWait,
     /// The command that continues this deployment.
-    pub(super) again: &'a str,
+    pub(super) resume_command: &'a str,
 }
 
 /// Deploys, after what is done once for an environment if that is asked for.
 ///
 /// # Errors
 /// What keeps an attempt from beginning. One that began is told of by its report, and ends with an exit code.
-pub(super) async fn run(args: &Args, setup: Setup, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
+pub(super) async fn run(
+    args: &DeployArgs,
+    setup: SetupMode,
+    screen: &CommandOutput,
+) -> Result<ExitKind, Vec<Diagnostic>> {
     let (name, by) = match setup {
-        Setup::Done => ("deploy", None),
-        Setup::First => ("setup", Some("setup")),
+        SetupMode::WithoutSetup => ("deploy", None),
+        SetupMode::WithSetup => ("setup", Some("setup")),
     };
-    permission::local(args.local, name)?;
+    permission::require_local_flag(args.local, name)?;
     let (plan, label) = args.plan.plan(&args.release)?;
     let plan = match setup {
-        Setup::Done => plan,
-        Setup::First => plan.for_setup(),
+        SetupMode::WithoutSetup => plan,
+        SetupMode::WithSetup => plan.for_setup(),
     };
-    let mut again = command(name, args.local, &args.plan);
+    let mut again = command_line(name, args.local, &args.plan);
     if let Some(release) = &args.release.release {
         again += &format!(" --release {release}");
     }
-    let job = Job {
+    let job = DeployRequest {
         plan,
-        wanted: Wanted { label, digest: None },
-        commit: source::commit(&args.plan, &args.release),
-        setting: places::setting(screen.tell()),
-        orders: Orders { by, missing_journal: args.missing_journal.into(), ..args.selection.orders() },
+        release: RequestedRelease { label, digest: None },
+        commit: source::release_commit(&args.plan, &args.release),
+        preflight: places::preflight_options(screen.notifier()),
+        overrides: DeployOverrides {
+            command: by,
+            missing_journal: args.missing_journal.into(),
+            ..args.selection.overrides()
+        },
         wait: args.wait.wait(),
-        again: &again,
+        resume_command: &again,
     };
     deploy(job, screen).await
 }
 
-impl From<Missing> for MissingJournal {
-    fn from(missing: Missing) -> Self {
+impl From<MissingJournalArg> for MissingJournalPolicy {
+    fn from(missing: MissingJournalArg) -> Self {
         match missing {
-            Missing::Probe => Self::Probe,
-            Missing::Fail => Self::Fail,
-            Missing::Restart => Self::Restart,
+            MissingJournalArg::Probe => Self::Probe,
+            MissingJournalArg::Fail => Self::Fail,
+            MissingJournalArg::Restart => Self::Restart,
         }
     }
 }
 
 /// Whether what is done once for an environment is part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Setup {
+pub(super) enum SetupMode {
     /// `runner setup`.
-    First,
+    WithSetup,
     /// `runner deploy`.
-    Done,
+    WithoutSetup,
 }
 
 /// The one way to change an environment: deploys a plan and tells of it on the screen.
-pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
-    let Job { plan, wanted, commit, setting, orders, wait, again } = job;
-    screen.mask(plan.secrets.values().chain(&ci::secrets()));
+pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
+    let DeployRequest {
+        plan,
+        release: wanted,
+        commit,
+        preflight: setting,
+        overrides: orders,
+        wait,
+        resume_command: again,
+    } = job;
+    screen.mask(plan.secrets.values().chain(&ci::job_secrets()));
     let one = |diagnostic: Diagnostic| vec![diagnostic];
-    let store = Store::new(&plan.state, &plan.app, &plan.environment);
-    let store =
-        ci::checkpointed(store, &plan.source.path, &plan.app, &plan.environment, &|notice| (setting.tell)(notice));
+    let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
+    let store = ci::with_checkpoints(store, &plan.source.path, &plan.app, &plan.environment, &|notice| {
+        (setting.notify)(notice)
+    });
     let store = store.map_err(one)?;
-    permission::person(&plan).map_err(one)?;
-    permission::nesting(&store).map_err(one)?;
+    permission::check_allowed_user(&plan).map_err(one)?;
+    permission::check_nesting(&store).map_err(one)?;
     let interrupt = Interrupt::listen().map_err(|error| {
-        one(Diagnostic::new(Code("P0701"), Exit::Bug, "signals can't be handled")
-            .because(error)
-            .hint("please report this"))
+        one(Diagnostic::new(ErrorCode("P0701"), ExitKind::Bug, "signals can't be handled")
+            .with_cause(error)
+            .with_hint("please report this"))
     })?;
-    let tell = Arc::clone(&setting.tell);
+    let tell = Arc::clone(&setting.notify);
     let prepared = tokio::select! {
-        prepared = Prepared::new(plan, wanted, setting) => prepared?,
-        _ = interrupt.asked() => {
+        prepared = PreparedPlan::new(plan, wanted, setting) => prepared?,
+        _ = interrupt.requested() => {
             let message = "interrupted before anything was begun";
-            return Err(one(Diagnostic::new(Code("P0303"), Exit::Interrupted, message).hint(format!("run `{again}` again"))));
+            return Err(one(Diagnostic::new(ErrorCode("P0303"), ExitKind::Interrupted, message).with_hint(format!("run `{again}` again"))));
         }
     };
     // What goes back was verified here already.
-    if orders.by != Some(ROLLBACK) {
-        permission::order(&prepared.plan, &prepared.release).map_err(one)?;
+    if orders.command != Some(ROLLBACK) {
+        permission::check_promotion_order(&prepared.plan, &prepared.release).map_err(one)?;
     }
     // The process ends soon after; taking an engine apart takes longer than a small step.
     let prepared = ManuallyDrop::new(prepared);
@@ -151,50 +171,50 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
         tell(notice);
     }
     let neighbours = prepared.plan.keep.map(|_| {
-        let args = PlanArgs { plan: prepared.plan.source.path.clone(), environment: None };
-        args.neighbours(&prepared.plan.environment)
+        let args = PlanSourceArgs { plan: prepared.plan.source.path.clone(), environment: None };
+        args.other_environments(&prepared.plan.environment)
     });
     let listed = RefCell::new(None);
     let released_of = commit.clone();
     let orders_missing = orders.missing_journal;
-    let deployment = Deployment {
-        neighbours: neighbours.unwrap_or_default(),
-        within: permission::within(),
+    let deployment = DeploymentRequest {
+        sibling_stores: neighbours.unwrap_or_default(),
+        parent_deployments: permission::enclosing_deployments(),
         prepared: &prepared,
         store: &store,
-        orders,
-        by: source::who(),
+        overrides: orders,
+        operator: source::user_at_host(),
         commit,
-        url: source::job(),
+        url: source::job_url(),
         wait,
-        again: again.to_owned(),
+        resume_command: again.to_owned(),
     };
     let report = Rc::new(RefCell::new(None));
-    let observe = |before: &State, header: &Header| -> Observer {
+    let observe = |before: &JournalState, header: &JournalHeader| -> EntryObserver {
         let report = Rc::clone(&report);
-        *report.borrow_mut() = Some(screen.report(before, header, again));
-        *listed.borrow_mut() = Deployments::begin(&prepared.plan, &prepared.release.label, released_of.as_deref());
+        *report.borrow_mut() = Some(screen.deployment_reporter(before, header, again));
+        *listed.borrow_mut() = GithubDeployment::start(&prepared.plan, &prepared.release.label, released_of.as_deref());
         let checkpoints = store.checkpoints().cloned();
-        if let Some(shown) = checkpoints.as_ref().map(|checkpoints| checkpoints.shown()) {
-            whence(&shown, orders_missing).into_iter().for_each(|notice| tell(notice));
+        if let Some(shown) = checkpoints.as_ref().map(|checkpoints| checkpoints.status()) {
+            checkpoint_notices(&shown, orders_missing).into_iter().for_each(|notice| tell(notice));
         }
         Box::new(move |entry| {
             checkpoints.iter().for_each(|checkpoints| checkpoints.observe(entry));
-            report.borrow_mut().iter_mut().for_each(|report| report.event(entry));
+            report.borrow_mut().iter_mut().for_each(|report| report.on_event(entry));
         })
     };
     let ending = deployment.run(interrupt, observe).await;
-    let kept = store.checkpoints().map(|checkpoints| checkpoints.shown()).unwrap_or_default();
-    if let Some(trouble) = &kept.trouble {
+    let kept = store.checkpoints().map(|checkpoints| checkpoints.status()).unwrap_or_default();
+    if let Some(trouble) = &kept.last_error {
         tell(Notice::warning(format!("the end of the journal is not among the artifacts of this run: {trouble}")));
     }
     let told = match listed.take() {
         Some(Ok(listed)) => {
             let (exit, error) = match &ending {
                 Ok(ending) => (ending.exit, ending.error.as_ref()),
-                Err(problems) => (problems.first().map_or(Exit::Bug, |first| first.exit), problems.first()),
+                Err(problems) => (problems.first().map_or(ExitKind::Bug, |first| first.exit), problems.first()),
             };
-            listed.end(exit, error).await
+            listed.finish(exit, error).await
         }
         Some(Err(notice)) => Some(notice),
         None => None,
@@ -202,7 +222,7 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
     told.into_iter().for_each(|notice| tell(notice));
     let (journal, resumed_from) = (kept.newest.unwrap_or_default(), kept.resumed_from.unwrap_or_default());
     let outputs = |run: &str, release: &str| {
-        screen.outputs(&[
+        screen.set_job_outputs(&[
             ("run", run),
             ("release", release),
             ("url", prepared.plan.url.as_deref().unwrap_or_default()),
@@ -213,20 +233,20 @@ pub(super) async fn deploy(job: Job<'_>, screen: &Screen) -> Result<Exit, Vec<Di
     // How it ended is said by whoever is told of the problems.
     let ending = ending.inspect_err(|_| outputs("", prepared.release.label.as_str()))?;
     if let Some(report) = report.borrow_mut().as_mut() {
-        report.finish(&Conclusion { exit: ending.exit, error: ending.error.as_ref() });
+        report.finish(&CommandConclusion { exit: ending.exit, error: ending.error.as_ref() });
     }
     ending.warnings.into_iter().for_each(|warning| tell(warning));
     if let Some(error) = &ending.error {
-        screen.error(error);
+        screen.show_error(error);
     }
-    screen.outputs(&[("result", &github::result(ending.exit))]);
+    screen.set_job_outputs(&[("result", &github::result_output(ending.exit))]);
     outputs(ending.header.run.as_str(), ending.header.release.label.as_str());
     Ok(ending.exit)
 }
 
 /// Where what is known of earlier attempts of this CI run comes from.
-fn whence(shown: &Shown, missing: MissingJournal) -> Vec<Notice> {
-    let passed_over = shown.passed_over.iter();
+fn checkpoint_notices(shown: &CheckpointStatus, missing: MissingJournalPolicy) -> Vec<Notice> {
+    let passed_over = shown.skipped_artifacts.iter();
     let mut notices: Vec<Notice> =
         passed_over.map(|why| Notice::warning(format!("passed over an artifact of this run: {why}"))).collect();
     if let Some(name) = &shown.resumed_from {
@@ -234,8 +254,10 @@ fn whence(shown: &Shown, missing: MissingJournal) -> Vec<Notice> {
     }
     if shown.is_missing {
         let then = match missing {
-            MissingJournal::Probe | MissingJournal::Fail => "what is not on record here is probed before it runs",
-            MissingJournal::Restart => "it starts from the beginning, as `missing_journal: restart` says",
+            MissingJournalPolicy::Probe | MissingJournalPolicy::Fail => {
+                "what is not on record here is probed before it runs"
+            }
+            MissingJournalPolicy::Restart => "it starts from the beginning, as `missing_journal: restart` says",
         };
         notices.push(Notice::warning(format!(
             "the attempts before left no journal among the artifacts of this run; {then}"
@@ -245,7 +267,7 @@ fn whence(shown: &Shown, missing: MissingJournal) -> Vec<Notice> {
 }
 
 /// A command that changes things, as the user would type it again.
-pub(super) fn command(name: &str, local: bool, plan: &PlanArgs) -> String {
+pub(super) fn command_line(name: &str, local: bool, plan: &PlanSourceArgs) -> String {
     // `runner --local` is short for `runner deploy --local`.
     let mut command = if name == "deploy" { "runner".to_owned() } else { format!("runner {name}") };
     if local {

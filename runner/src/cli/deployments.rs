@@ -13,53 +13,53 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::source::{self, variable};
+use super::source::{self, env_variable};
 use crate::report::words;
 use contract::text;
 use contract::{
     EnvironmentName, Label,
-    diagnostic::{Diagnostic, Exit, Notice},
+    diagnostic::{Diagnostic, ExitKind, Notice},
 };
 use plan::Plan;
 use state;
 
 /// A call takes no longer, and neither does all that is left to tell at the end.
-const CALL: Duration = Duration::from_secs(10);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same where the process was asked to stop: everything must be over within 7 s of it.
-const HASTE: Duration = Duration::from_millis(500);
+const INTERRUPTED_TIMEOUT: Duration = Duration::from_millis(500);
 /// The longest description that GitHub takes, in characters.
-const DESCRIPTION: usize = 140;
+const MAX_DESCRIPTION_CHARS: usize = 140;
 
 /// One deployment on the list, being made or made.
-pub(super) struct Deployments {
-    list: List,
+pub(super) struct GithubDeployment {
+    api: GithubDeploymentApi,
     /// Its number, or why it has none.
-    made: JoinHandle<Result<u64, String>>,
+    creation: JoinHandle<Result<u64, String>>,
 }
 
 /// Where it is written.
 #[derive(Clone)]
-struct List {
+struct GithubDeploymentApi {
     crab: Octocrab,
     /// `/repos/OWNER/NAME/deployments`.
     route: String,
     /// The page of what is deployed.
-    url: Option<String>,
+    environment_url: Option<String>,
     /// The page of this job.
-    log: Option<String>,
+    log_url: Option<String>,
     release: Label,
 }
 
-impl Deployments {
+impl GithubDeployment {
     /// Begins to tell, where the job asks for it. Needs a tokio runtime.
-    pub(super) fn begin(plan: &Plan, release: &Label, commit: Option<&str>) -> Option<Result<Self, Notice>> {
-        let is_asked = variable("PAWL_DEPLOYMENTS").as_deref() == Some("true");
-        is_asked.then(|| Self::make(plan, release, commit).map_err(|why| warning(&why)))
+    pub(super) fn start(plan: &Plan, release: &Label, commit: Option<&str>) -> Option<Result<Self, Notice>> {
+        let is_asked = env_variable("PAWL_DEPLOYMENTS").as_deref() == Some("true");
+        is_asked.then(|| Self::create(plan, release, commit).map_err(|why| update_warning(&why)))
     }
 
-    fn make(plan: &Plan, release: &Label, commit: Option<&str>) -> Result<Self, String> {
+    fn create(plan: &Plan, release: &Label, commit: Option<&str>) -> Result<Self, String> {
         let set = |name: &str| {
-            let value = variable(name).filter(|value| !value.is_empty());
+            let value = env_variable(name).filter(|value| !value.is_empty());
             value.ok_or_else(|| format!("{name} is not set"))
         };
         let (token, repository) = (set("PAWL_TOKEN")?, set("GITHUB_REPOSITORY")?);
@@ -76,60 +76,60 @@ impl Deployments {
         }
         let commit = commit.map_or_else(|| set("GITHUB_SHA"), |commit| Ok(commit.to_owned()));
         let commit = commit.map_err(|_| "the commit of the release is not known".to_owned())?;
-        let client = state::http::client().map_err(|error| error.to_string())?.timeout(CALL).build();
-        let crab = Octocrab::builder().personal_token(token).base_uri(api).map_err(|error| reasons(&error))?;
+        let client = state::http::client().map_err(|error| error.to_string())?.timeout(CALL_TIMEOUT).build();
+        let crab = Octocrab::builder().personal_token(token).base_uri(api).map_err(|error| api_error_text(&error))?;
         let crab = crab.build_with_reqwest(client.map_err(|error| error.to_string())?);
-        let list = List {
-            crab: crab.map_err(|error| reasons(&error))?,
+        let list = GithubDeploymentApi {
+            crab: crab.map_err(|error| api_error_text(&error))?,
             route: format!("/repos/{repository}/deployments"),
-            url: plan.url.clone(),
-            log: source::job(),
+            environment_url: plan.url.clone(),
+            log_url: source::job_url(),
             release: release.clone(),
         };
-        let wanted = wanted(&plan.environment, &format!("{} {release}", plan.app), &commit);
-        let made = tokio::spawn(list.clone().make(wanted));
-        Ok(Self { list, made })
+        let wanted = create_request(&plan.environment, &format!("{} {release}", plan.app), &commit);
+        let made = tokio::spawn(list.clone().create(wanted));
+        Ok(Self { api: list, creation: made })
     }
 
     /// Tells how it ended. Returns what could not be told.
-    pub(super) async fn end(mut self, exit: Exit, error: Option<&Diagnostic>) -> Option<Notice> {
-        let until = Instant::now() + if exit == Exit::Interrupted { HASTE } else { CALL };
+    pub(super) async fn finish(mut self, exit: ExitKind, error: Option<&Diagnostic>) -> Option<Notice> {
+        let until = Instant::now() + if exit == ExitKind::Interrupted { INTERRUPTED_TIMEOUT } else { CALL_TIMEOUT };
         let told = timeout_at(until, async {
-            let id = (&mut self.made).await.map_err(|error| error.to_string())??;
-            let (state, words) = self.list.words(exit, error);
-            self.list.state(id, state, &words).await
+            let id = (&mut self.creation).await.map_err(|error| error.to_string())??;
+            let (state, words) = self.api.status_and_description(exit, error);
+            self.api.post_status(id, state, &words).await
         });
         let told = told.await.unwrap_or_else(|_| Err("GitHub did not answer in time".to_owned()));
-        self.made.abort();
-        told.err().map(|why| warning(&why))
+        self.creation.abort();
+        told.err().map(|why| update_warning(&why))
     }
 }
 
-impl List {
-    async fn make(self, wanted: Value) -> Result<u64, String> {
-        let made: Value = self.crab.post(&self.route, Some(&wanted)).await.map_err(|error| reasons(&error))?;
+impl GithubDeploymentApi {
+    async fn create(self, wanted: Value) -> Result<u64, String> {
+        let made: Value = self.crab.post(&self.route, Some(&wanted)).await.map_err(|error| api_error_text(&error))?;
         let id = made.get("id").and_then(Value::as_u64);
         let id = id.ok_or_else(|| "GitHub's answer has no number for it".to_owned())?;
-        self.state(id, "in_progress", &format!("{} is being deployed", self.release)).await?;
+        self.post_status(id, "in_progress", &format!("{} is being deployed", self.release)).await?;
         Ok(id)
     }
 
-    async fn state(&self, id: u64, state: &str, words: &str) -> Result<(), String> {
-        let mut body = json!({"state": state, "description": text::cut(words, DESCRIPTION)});
-        for (name, value) in [("log_url", &self.log), ("environment_url", &self.url)] {
+    async fn post_status(&self, id: u64, state: &str, words: &str) -> Result<(), String> {
+        let mut body = json!({"state": state, "description": text::truncate(words, MAX_DESCRIPTION_CHARS)});
+        for (name, value) in [("log_url", &self.log_url), ("environment_url", &self.environment_url)] {
             if let Some(value) = value {
                 body[name] = json!(value);
             }
         }
         let route = format!("{}/{id}/statuses", self.route);
-        self.crab.post::<_, Value>(route, Some(&body)).await.map(drop).map_err(|error| reasons(&error))
+        self.crab.post::<_, Value>(route, Some(&body)).await.map(drop).map_err(|error| api_error_text(&error))
     }
 
     /// The state of one that ended so, and its description.
-    fn words(&self, exit: Exit, error: Option<&Diagnostic>) -> (&'static str, String) {
+    fn status_and_description(&self, exit: ExitKind, error: Option<&Diagnostic>) -> (&'static str, String) {
         let release = &self.release;
         match (exit, error) {
-            (Exit::Success, _) => ("success", format!("{release} is deployed")),
+            (ExitKind::Success, _) => ("success", format!("{release} is deployed")),
             (_, Some(error)) => {
                 ("failure", format!("{release}: {}; {}", words::result(Some(exit), false), error.message))
             }
@@ -139,13 +139,13 @@ impl List {
 }
 
 /// What is asked for: no merge, and no waiting for checks, since this job is past them.
-fn wanted(environment: &EnvironmentName, description: &str, commit: &str) -> Value {
+fn create_request(environment: &EnvironmentName, description: &str, commit: &str) -> Value {
     let name = environment.as_str();
     let is_transient = ["pr-", "preview", "review"].iter().any(|start| name.starts_with(start));
     json!({
         "ref": commit,
         "environment": name,
-        "description": text::cut(description, DESCRIPTION),
+        "description": text::truncate(description, MAX_DESCRIPTION_CHARS),
         "auto_merge": false,
         "required_contexts": [],
         "transient_environment": is_transient,
@@ -153,19 +153,19 @@ fn wanted(environment: &EnvironmentName, description: &str, commit: &str) -> Val
     })
 }
 
-fn warning(why: &str) -> Notice {
-    Notice::warning(format!("GitHub's list of deployments does not have this as it should: {}", text::visible(why)))
+fn update_warning(why: &str) -> Notice {
+    Notice::warning(format!("GitHub's list of deployments does not have this as it should: {}", text::escape_line(why)))
 }
 
 /// An error and what is behind it, in one line. octocrab's own words say little more than that there is one.
-fn reasons(error: &octocrab::Error) -> String {
+fn api_error_text(error: &octocrab::Error) -> String {
     if let octocrab::Error::GitHub { source, .. } = error {
-        return format!("{}: {}", source.status_code, text::cut(&source.message, 300));
+        return format!("{}: {}", source.status_code, text::truncate(&source.message, 300));
     }
     // The innermost says what happened; each of those around it says it again, with the URL.
     let mut inner: &dyn std::error::Error = error;
     while let Some(source) = inner.source() {
         inner = source;
     }
-    text::cut(&inner.to_string(), 300)
+    text::truncate(&inner.to_string(), 300)
 }

@@ -7,22 +7,22 @@ use serde_json::json;
 
 use super::{
     attempts, places,
-    screen::Screen,
-    source::{self, PlanArgs, ReleaseArgs},
+    screen::CommandOutput,
+    source::{self, PlanSourceArgs, ReleaseArgs},
 };
 use crate::{
-    deploy::{Prepared, Wanted},
-    report::{self, Form, json},
+    deploy::{PreparedPlan, RequestedRelease},
+    report::{self, OutputFormat, json},
 };
-use contract::diagnostic::{Diagnostic, Exit};
+use contract::diagnostic::{Diagnostic, ExitKind};
 use sandbox;
-use state::{Claim, Store};
+use state::{LockRequest, StateStore};
 
 /// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct DoctorArgs {
     #[command(flatten)]
-    plan: PlanArgs,
+    plan: PlanSourceArgs,
     #[command(flatten)]
     release: ReleaseArgs,
 }
@@ -31,37 +31,47 @@ pub(super) struct Args {
 ///
 /// # Errors
 /// What is wrong.
-pub(super) async fn run(args: &Args, screen: &Screen, out: &mut dyn Write) -> Result<Exit, Vec<Diagnostic>> {
+pub(super) async fn run(
+    args: &DoctorArgs,
+    screen: &CommandOutput,
+    out: &mut dyn Write,
+) -> Result<ExitKind, Vec<Diagnostic>> {
     let mut findings: Vec<(&str, String)> = Vec::new();
-    let modules: Vec<_> = sandbox::official().collect();
+    let modules: Vec<_> = sandbox::official_module_names().collect();
     findings.push(("runner", format!("{} with modules {}", env!("CARGO_PKG_VERSION"), modules.join(", "))));
     let (plan, label) = args.plan.plan(&args.release)?;
     screen.mask(plan.secrets.values());
     findings.push(("plan", format!("{} is valid for {}", args.plan.plan.display(), plan.environment)));
-    let store = Store::new(&plan.state, &plan.app, &plan.environment);
-    let prepared = Prepared::new(plan, Wanted { label, digest: None }, places::setting(screen.tell_beside())).await?;
+    let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
+    let prepared = PreparedPlan::new(
+        plan,
+        RequestedRelease { label, digest: None },
+        places::preflight_options(screen.stderr_notifier()),
+    )
+    .await?;
     let digest = prepared.release.digest.as_ref().map_or_else(|| "no digest".to_owned(), ToString::to_string);
     findings.push(("release", format!("{} is {digest}", prepared.release.label)));
     findings.push(("steps", format!("{} load, and have what they need", prepared.steps.len())));
-    prepared.resources()?;
-    prepared.migrations(None).await?;
+    prepared.check_resources()?;
+    prepared.check_migrations(None).await?;
     findings.push(("resources", "directories can be written and have room".to_owned()));
-    let state = attempts::state(&store).map_err(|error| vec![error])?;
+    let state = attempts::load_state(&store).map_err(|error| vec![error])?;
     findings.push(("journals", format!("{} attempts are on record and sound", state.attempts.len())));
-    let lock = store.claim(Claim::by(&source::who())).await.map_err(|error| vec![(&error).into()])?;
+    let lock =
+        store.acquire_lock(LockRequest::new(&source::user_at_host())).await.map_err(|error| vec![(&error).into()])?;
     lock.close(std::time::Duration::from_secs(10)).await.map_err(|error| vec![(&error).into()])?;
     findings.push(("lock", "free".to_owned()));
-    let answer = match screen.form() {
-        Form::Json => {
+    let answer = match screen.format() {
+        OutputFormat::Json => {
             let object: serde_json::Map<_, _> =
                 findings.iter().map(|(what, finding)| ((*what).to_owned(), json!(finding))).collect();
             json::line(&object) + "\n"
         }
-        Form::Text => findings.iter().fold(String::new(), |mut text, (what, finding)| {
+        OutputFormat::Text => findings.iter().fold(String::new(), |mut text, (what, finding)| {
             let _ = writeln!(text, "  ok  {what:<10} {finding}");
             text
         }),
     };
-    report::emit(out, &answer).map_err(|error| vec![error])?;
-    Ok(Exit::Success)
+    report::write_answer(out, &answer).map_err(|error| vec![error])?;
+    Ok(ExitKind::Success)
 }

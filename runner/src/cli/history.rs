@@ -5,15 +5,15 @@ use std::io::Write;
 use serde_json::Value;
 
 use super::attempts::summary_json;
-use crate::report::{self, Form, json, table::table, words};
-use contract::diagnostic::{Diagnostic, Exit};
-use contract::text::{WIDTH, between, cut, moment, took, wrap};
-use journal::{Loaded, state::AttemptSummary};
-use state::{Released, Store};
+use crate::report::{self, OutputFormat, json, table::table, words};
+use contract::diagnostic::{Diagnostic, ExitKind};
+use contract::text::{WIDTH, format_duration, format_time, millis_between, truncate, wrap};
+use journal::{LoadedJournals, state::AttemptSummary};
+use state::{ForcedRelease, StateStore};
 
 /// Arguments of `history`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct HistoryArgs {
     /// How many attempts to show
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub(super) limit: usize,
@@ -24,13 +24,18 @@ pub(super) struct Args {
 ///
 /// # Errors
 /// P06xx when a journal can't be read.
-pub(super) fn run(args: &Args, store: &Store, form: Form, out: &mut dyn Write) -> Result<Exit, Diagnostic> {
-    let paths = store.journals().map_err(|error| Diagnostic::from(&error))?;
-    let state = Loaded::read(&paths, |_| ()).map_err(|error| Diagnostic::from(&error))?.state;
-    let released = store.released().map_err(|error| Diagnostic::from(&error))?;
+pub(super) fn run(
+    args: &HistoryArgs,
+    store: &StateStore,
+    form: OutputFormat,
+    out: &mut dyn Write,
+) -> Result<ExitKind, Diagnostic> {
+    let paths = store.journal_paths().map_err(|error| Diagnostic::from(&error))?;
+    let state = LoadedJournals::read(&paths, |_| ()).map_err(|error| Diagnostic::from(&error))?.state;
+    let released = store.forced_releases().map_err(|error| Diagnostic::from(&error))?;
     let attempts: Vec<_> = state.attempts.iter().rev().take(args.limit).collect();
     let answer = match form {
-        Form::Json => {
+        OutputFormat::Json => {
             let entry = |attempt: &&AttemptSummary| {
                 let mut entry = summary_json(attempt);
                 let lost = released.iter().find(|one| one.epoch == attempt.header.epoch);
@@ -42,36 +47,38 @@ pub(super) fn run(args: &Args, store: &Store, form: Form, out: &mut dyn Write) -
             };
             json::line(&attempts.iter().map(entry).collect::<Value>()) + "\n"
         }
-        Form::Text if state.attempts.is_empty() => "no attempts yet\n".to_owned(),
-        Form::Text => {
-            let rows: Vec<_> = attempts.iter().map(|attempt| row(attempt)).collect();
+        OutputFormat::Text if state.attempts.is_empty() => "no attempts yet\n".to_owned(),
+        OutputFormat::Text => {
+            let rows: Vec<_> = attempts.iter().map(|attempt| table_row(attempt)).collect();
             let mut answer = table(0, ["EPOCH", "RELEASE", "BEGAN", "TOOK", "RESULT", "RUN", "BY"], &rows);
-            let shown = |one: &&Released| attempts.iter().any(|attempt| attempt.header.epoch == one.epoch);
-            for Released { epoch, holder, by, at, message } in released.iter().rev().filter(shown) {
-                let line =
-                    format!("lock of epoch {epoch}, held by {holder}: released by {by} at {}: {message}", moment(*at));
+            let shown = |one: &&ForcedRelease| attempts.iter().any(|attempt| attempt.header.epoch == one.epoch);
+            for ForcedRelease { epoch, holder, by, at, message } in released.iter().rev().filter(shown) {
+                let line = format!(
+                    "lock of epoch {epoch}, held by {holder}: released by {by} at {}: {message}",
+                    format_time(*at)
+                );
                 let lines = wrap(&line, WIDTH, WIDTH - 2).join("\n  ");
                 answer.push_str(&format!("\n{lines}\n"));
             }
             answer
         }
     };
-    report::emit(out, &answer)?;
-    Ok(Exit::Success)
+    report::write_answer(out, &answer)?;
+    Ok(ExitKind::Success)
 }
 
-fn row(attempt: &AttemptSummary) -> [String; 7] {
+fn table_row(attempt: &AttemptSummary) -> [String; 7] {
     let header = &attempt.header;
     [
         header.epoch.to_string(),
-        cut(header.release.label.as_str(), 20),
-        moment(attempt.began),
-        took(between(attempt.began, attempt.last)),
-        match &attempt.order {
+        truncate(header.release.label.as_str(), 20),
+        format_time(attempt.started_at),
+        format_duration(millis_between(attempt.started_at, attempt.last_entry_at)),
+        match &attempt.command {
             Some(order) => format!("{} ({order})", words::result(attempt.exit, attempt.verified)),
             None => words::result(attempt.exit, attempt.verified).to_owned(),
         },
-        cut(&format!("{}/{}", header.run, header.attempt), 20),
+        truncate(&format!("{}/{}", header.run, header.attempt), 20),
         header.by.clone(),
     ]
 }
@@ -81,35 +88,35 @@ mod tests {
     use expect_test::{Expect, expect};
 
     use super::*;
-    use crate::report::fixture::{self, Tape};
+    use crate::report::fixture::{self, JournalFixture};
     use plan::StateLocation;
 
-    fn check(tape: &Tape, limit: usize, form: Form, expected: Expect) {
+    fn check(tape: &JournalFixture, limit: usize, form: OutputFormat, expected: Expect) {
         let root = tempfile::tempdir().unwrap();
         let location = StateLocation::Dir(root.path().to_owned());
-        let store = Store::new(&location, &"shop".parse().unwrap(), &"test".parse().unwrap());
+        let store = StateStore::new(&location, &"shop".parse().unwrap(), &"test".parse().unwrap());
         tape.write(store.folder());
         let mut out = Vec::new();
-        assert_eq!(run(&Args { limit }, &store, form, &mut out).unwrap(), Exit::Success);
+        assert_eq!(run(&HistoryArgs { limit }, &store, form, &mut out).unwrap(), ExitKind::Success);
         let text = String::from_utf8(out).unwrap();
-        assert!(form == Form::Json || text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(form == OutputFormat::Json || text.lines().all(|line| line.chars().count() <= 80), "{text}");
         expected.assert_eq(&text);
     }
 
     #[test]
     fn nothing_was_deployed_yet() {
         check(
-            &Tape::new(),
+            &JournalFixture::new(),
             20,
-            Form::Text,
+            OutputFormat::Text,
             expect![[r#"
             no attempts yet
         "#]],
         );
         check(
-            &Tape::new(),
+            &JournalFixture::new(),
             20,
-            Form::Json,
+            OutputFormat::Json,
             expect![[r#"
             []
         "#]],
@@ -121,7 +128,7 @@ mod tests {
         check(
             &fixture::adopted(),
             20,
-            Form::Text,
+            OutputFormat::Text,
             expect![[r#"
             EPOCH  RELEASE  BEGAN                 TOOK   RESULT       RUN         BY
             3      r2       2025-11-23 03:30:01Z  21 ms  deployed     2-bbbbbb/2  ann@host
@@ -132,7 +139,7 @@ mod tests {
         check(
             &fixture::rolled_back(),
             20,
-            Form::Text,
+            OutputFormat::Text,
             expect![[r#"
             EPOCH  RELEASE  BEGAN                 TOOK   RESULT       RUN         BY
             2      r2       2025-11-23 03:20:01Z  5.0 s  rolled back  2-bbbbbb/1  ann@host
@@ -146,7 +153,7 @@ mod tests {
         check(
             &fixture::failed(),
             1,
-            Form::Json,
+            OutputFormat::Json,
             expect![[r#"
                 [{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"order":null,"lock-released":null}]
             "#]],

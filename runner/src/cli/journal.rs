@@ -11,14 +11,14 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::report::{self, Form, json};
-use contract::diagnostic::{Code, Diagnostic, Exit};
-use contract::text::{self, WIDTH, visible};
-use journal::{JournalError, State, event::Header, line, state::Illegal};
+use crate::report::{self, OutputFormat, json};
+use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind};
+use contract::text::{self, WIDTH, escape_line};
+use journal::{JournalError, JournalState, event::JournalHeader, line, state::TransitionError};
 
 /// What to do with journals.
 #[derive(Debug, clap::Subcommand)]
-pub(super) enum Command {
+pub(super) enum JournalSubcommand {
     /// Check that journals are whole
     Check {
         /// Journals, or folders of them
@@ -35,162 +35,183 @@ pub(super) enum Command {
 ///
 /// # Errors
 /// P0213 when there is nothing to check at a path.
-pub(super) fn run(command: &Command, form: Form, out: &mut dyn Write) -> Result<Exit, Diagnostic> {
-    let Command::Check { files } = command;
+pub(super) fn run(
+    command: &JournalSubcommand,
+    form: OutputFormat,
+    out: &mut dyn Write,
+) -> Result<ExitKind, Diagnostic> {
+    let JournalSubcommand::Check { files } = command;
     let mut findings = Vec::new();
     for path in files {
-        findings.extend(check(&chain(path)?)?);
+        findings.extend(check_chain(&journals_at(path)?)?);
     }
     let answer = match form {
-        Form::Json => json::line(&findings.iter().map(Finding::json).collect::<Value>()) + "\n",
-        Form::Text => findings.iter().map(Finding::text).collect(),
+        OutputFormat::Json => json::line(&findings.iter().map(JournalCheck::json).collect::<Value>()) + "\n",
+        OutputFormat::Text => findings.iter().map(JournalCheck::text).collect(),
     };
-    report::emit(out, &answer)?;
-    let is_refused = findings.iter().any(|finding| matches!(finding.verdict, Verdict::Corrupt(_) | Verdict::Unchecked));
-    Ok(if is_refused { Exit::Journal } else { Exit::Success })
+    report::write_answer(out, &answer)?;
+    let is_refused = findings
+        .iter()
+        .any(|finding| matches!(finding.verdict, JournalVerdict::Corrupt(_) | JournalVerdict::Unchecked));
+    Ok(if is_refused { ExitKind::Journal } else { ExitKind::Success })
 }
 
 /// The journals at a path, in the order of their chain.
-fn chain(path: &Path) -> Result<Vec<PathBuf>, Diagnostic> {
-    let error = |cause: io::Error| nothing(path).because(cause);
+fn journals_at(path: &Path) -> Result<Vec<PathBuf>, Diagnostic> {
+    let error = |cause: io::Error| nothing_to_check(path).with_cause(cause);
     if !fs::metadata(path).map_err(error)?.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
     let mut journals = Vec::new();
     for entry in fs::read_dir(path).map_err(error)? {
         let path = entry.map_err(error)?.path();
-        if let Some(epoch) = epoch(&path) {
+        if let Some(epoch) = epoch_of(&path) {
             journals.push((epoch, path));
         }
     }
     journals.sort();
     if journals.is_empty() {
-        return Err(nothing(path).because("the folder has no attempt-*.journal"));
+        return Err(nothing_to_check(path).with_cause("the folder has no attempt-*.journal"));
     }
     Ok(journals.into_iter().map(|(_, path)| path).collect())
 }
 
-fn epoch(path: &Path) -> Option<u64> {
+fn epoch_of(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix("attempt-")?.strip_suffix(".journal")?.parse().ok()
 }
 
-fn nothing(path: &Path) -> Diagnostic {
-    Diagnostic::new(Code("P0213"), Exit::Refused, format!("there is no journal to check at {}", path.display()))
-        .hint("name a journal, or the folder <state>/<app>/<environment>")
+fn nothing_to_check(path: &Path) -> Diagnostic {
+    Diagnostic::new(
+        ErrorCode("P0213"),
+        ExitKind::Refused,
+        format!("there is no journal to check at {}", path.display()),
+    )
+    .with_hint("name a journal, or the folder <state>/<app>/<environment>")
 }
 
 /// What is known of one file.
-struct Finding {
+struct JournalCheck {
     path: PathBuf,
-    verdict: Verdict,
-    header: Option<Header>,
+    verdict: JournalVerdict,
+    header: Option<JournalHeader>,
     lines: u64,
-    follows: Follows,
+    preceding: PrecedingJournals,
 }
 
-enum Verdict {
+enum JournalVerdict {
     Sound,
     /// Bytes after the last newline were passed over.
     Torn(usize),
     /// It has no whole line: its attempt never began.
     Empty,
-    Corrupt(Problem),
+    Corrupt(JournalProblem),
     /// It follows a corrupt one.
     Unchecked,
 }
 
 /// Whether all that a file follows was given.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Follows {
+enum PrecedingJournals {
     Given,
     Missing,
 }
 
-struct Problem {
-    code: Code,
+struct JournalProblem {
+    code: ErrorCode,
     line: u64,
     message: String,
 }
 
 /// Checks a chain of journals; what follows a corrupt one is not checked.
-fn check(paths: &[PathBuf]) -> Result<Vec<Finding>, Diagnostic> {
-    let mut findings: Vec<Finding> = Vec::new();
-    let (mut state, mut follows) = (State::default(), Follows::Given);
+fn check_chain(paths: &[PathBuf]) -> Result<Vec<JournalCheck>, Diagnostic> {
+    let mut findings: Vec<JournalCheck> = Vec::new();
+    let (mut state, mut follows) = (JournalState::default(), PrecedingJournals::Given);
     for (index, path) in paths.iter().enumerate() {
-        let is_broken = findings.iter().any(|finding| matches!(finding.verdict, Verdict::Corrupt(_)));
+        let is_broken = findings.iter().any(|finding| matches!(finding.verdict, JournalVerdict::Corrupt(_)));
         if is_broken {
-            let (path, verdict) = (path.clone(), Verdict::Unchecked);
-            findings.push(Finding { path, verdict, header: None, lines: 0, follows });
+            let (path, verdict) = (path.clone(), JournalVerdict::Unchecked);
+            findings.push(JournalCheck { path, verdict, header: None, lines: 0, preceding: follows });
             continue;
         }
-        let bytes = fs::read(path).map_err(|cause| nothing(path).because(cause))?;
+        let bytes = fs::read(path).map_err(|cause| nothing_to_check(path).with_cause(cause))?;
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         if whole == 0 && index + 1 == paths.len() {
-            let (path, verdict) = (path.clone(), Verdict::Empty);
-            findings.push(Finding { path, verdict, header: None, lines: 0, follows });
+            let (path, verdict) = (path.clone(), JournalVerdict::Empty);
+            findings.push(JournalCheck { path, verdict, header: None, lines: 0, preceding: follows });
             continue;
         }
         let known = state.attempts.len();
         let mut lines = 0;
-        let mut verdict = if whole < bytes.len() { Verdict::Torn(bytes.len() - whole) } else { Verdict::Sound };
+        let mut verdict =
+            if whole < bytes.len() { JournalVerdict::Torn(bytes.len() - whole) } else { JournalVerdict::Sound };
         for line in bytes[..whole].strip_suffix(b"\n").unwrap_or_default().split(|byte| *byte == b'\n') {
-            if let Err(error) = fold(&mut state, &mut follows, path, lines, line) {
+            if let Err(error) = apply_line(&mut state, &mut follows, path, lines, line) {
                 let diagnostic = Diagnostic::from(&error);
                 let message = diagnostic.causes.join(": ");
-                verdict = Verdict::Corrupt(Problem { code: diagnostic.code, line: lines + 1, message });
+                verdict = JournalVerdict::Corrupt(JournalProblem { code: diagnostic.code, line: lines + 1, message });
                 break;
             }
             lines += 1;
         }
         let header = state.attempts.get(known).map(|attempt| attempt.header.clone());
-        findings.push(Finding { path: path.clone(), verdict, header, lines, follows });
+        findings.push(JournalCheck { path: path.clone(), verdict, header, lines, preceding: follows });
     }
     Ok(findings)
 }
 
 /// Folds one line. The very first line of a chain may follow one that was not given; then a step's event may follow one
 /// that is not known, too.
-fn fold(state: &mut State, follows: &mut Follows, path: &Path, seq: u64, line: &[u8]) -> Result<(), JournalError> {
+fn apply_line(
+    state: &mut JournalState,
+    follows: &mut PrecedingJournals,
+    path: &Path,
+    seq: u64,
+    line: &[u8],
+) -> Result<(), JournalError> {
     let (entry, hash) =
         line::decode(line).map_err(|source| JournalError::Corrupt { path: path.to_owned(), seq, source })?;
     if state.attempts.is_empty() && entry.prev.is_some() {
-        state.tail = entry.prev;
-        *follows = Follows::Missing;
+        state.last_line_hash = entry.prev;
+        *follows = PrecedingJournals::Missing;
     }
     match state.apply(&entry, hash, seq) {
-        Err(Illegal::Transition { place, .. })
-            if *follows == Follows::Missing && !state.records.contains_key(&place) =>
+        Err(TransitionError::Transition { step_target: place, .. })
+            if *follows == PrecedingJournals::Missing && !state.records.contains_key(&place) =>
         {
-            state.tail = Some(hash);
+            state.last_line_hash = Some(hash);
             Ok(())
         }
-        folded => folded.map_err(|source| JournalError::Illegal { path: path.to_owned(), seq, source }),
+        folded => folded.map_err(|source| JournalError::IllegalTransition { path: path.to_owned(), seq, source }),
     }
 }
 
-impl Finding {
+impl JournalCheck {
     fn text(&self) -> String {
         let verdict = match &self.verdict {
-            Verdict::Sound => "sound".to_owned(),
-            Verdict::Torn(bytes) => format!("sound, but for a torn last line of {bytes} bytes that is passed over"),
-            Verdict::Empty => "empty: its attempt never began".to_owned(),
-            Verdict::Corrupt(Problem { code, line, message }) => format!("CORRUPT at line {line}: {message} ({code})"),
-            Verdict::Unchecked => "NOT CHECKED: it follows a corrupt one".to_owned(),
+            JournalVerdict::Sound => "sound".to_owned(),
+            JournalVerdict::Torn(bytes) => {
+                format!("sound, but for a torn last line of {bytes} bytes that is passed over")
+            }
+            JournalVerdict::Empty => "empty: its attempt never began".to_owned(),
+            JournalVerdict::Corrupt(JournalProblem { code, line, message }) => {
+                format!("CORRUPT at line {line}: {message} ({code})")
+            }
+            JournalVerdict::Unchecked => "NOT CHECKED: it follows a corrupt one".to_owned(),
         };
-        let mut answer = format!("{}\n", visible(&self.path.display().to_string()));
+        let mut answer = format!("{}\n", escape_line(&self.path.display().to_string()));
         let mut row = |text: &str| {
             for line in text::wrap(text, WIDTH - 2, WIDTH - 2) {
                 answer.push_str(&format!("  {line}\n"));
             }
         };
         row(&verdict);
-        if let Some(Header { format, app, environment, run, attempt, epoch, release, .. }) = &self.header {
+        if let Some(JournalHeader { format, app, environment, run, attempt, epoch, release, .. }) = &self.header {
             row(&format!(
                 "format {}.{}, {} lines; {app} {} to {environment}, epoch {epoch}, run {run}, attempt {attempt}",
                 format.major, format.minor, self.lines, release.label
             ));
         }
-        if self.follows == Follows::Missing {
+        if self.preceding == PrecedingJournals::Missing {
             row("the attempts before it were not given: checked from its first line on");
         }
         answer
@@ -198,11 +219,11 @@ impl Finding {
 
     fn json(&self) -> Value {
         let (verdict, torn, problem) = match &self.verdict {
-            Verdict::Sound => ("sound", 0, None),
-            Verdict::Torn(bytes) => ("torn", *bytes, None),
-            Verdict::Empty => ("empty", 0, None),
-            Verdict::Corrupt(problem) => ("corrupt", 0, Some(problem)),
-            Verdict::Unchecked => ("unchecked", 0, None),
+            JournalVerdict::Sound => ("sound", 0, None),
+            JournalVerdict::Torn(bytes) => ("torn", *bytes, None),
+            JournalVerdict::Empty => ("empty", 0, None),
+            JournalVerdict::Corrupt(problem) => ("corrupt", 0, Some(problem)),
+            JournalVerdict::Unchecked => ("unchecked", 0, None),
         };
         let header = self.header.as_ref();
         json!({
@@ -217,11 +238,11 @@ impl Finding {
             "epoch": header.map(|header| header.epoch),
             "release": header.map(|header| &header.release),
             "torn-bytes": torn,
-            "follows": match self.follows {
-                Follows::Given => "given",
-                Follows::Missing => "missing",
+            "follows": match self.preceding {
+                PrecedingJournals::Given => "given",
+                PrecedingJournals::Missing => "missing",
             },
-            "problem": problem.map(|Problem { code, line, message }| json!({
+            "problem": problem.map(|JournalProblem { code, line, message }| json!({
                 "code": code.0,
                 "line": line,
                 "message": message,
@@ -235,16 +256,16 @@ mod tests {
     use expect_test::{Expect, expect};
 
     use super::*;
-    use crate::report::fixture::{self, Tape};
+    use crate::report::fixture::{self, JournalFixture};
 
     /// Writes the tape to a folder, lets `damage` change it, and checks the file or the folder.
-    fn check(tape: &Tape, damage: impl FnOnce(&Path), what: &str, exit: Exit, expected: Expect) {
+    fn check(tape: &JournalFixture, damage: impl FnOnce(&Path), what: &str, exit: ExitKind, expected: Expect) {
         let root = tempfile::tempdir().unwrap();
         tape.write(root.path());
         damage(root.path());
-        let command = Command::Check { files: vec![root.path().join(what)] };
+        let command = JournalSubcommand::Check { files: vec![root.path().join(what)] };
         let mut out = Vec::new();
-        let actual = run(&command, Form::Text, &mut out).unwrap();
+        let actual = run(&command, OutputFormat::Text, &mut out).unwrap();
         let folder = format!("{}/", root.path().display());
         expected.assert_eq(&String::from_utf8(out).unwrap().replace(&folder, ""));
         assert_eq!(actual, exit);
@@ -262,7 +283,7 @@ mod tests {
             &fixture::resumed(),
             |_| (),
             "",
-            Exit::Success,
+            ExitKind::Success,
             expect![[r#"
                 attempt-000001.journal
                   sound
@@ -283,7 +304,7 @@ mod tests {
             &fixture::adopted(),
             |_| (),
             "attempt-000003.journal",
-            Exit::Success,
+            ExitKind::Success,
             expect![[r#"
                 attempt-000003.journal
                   sound
@@ -300,7 +321,7 @@ mod tests {
             &fixture::killed(),
             tear,
             "",
-            Exit::Success,
+            ExitKind::Success,
             expect![[r#"
                 attempt-000001.journal
                   sound
@@ -319,7 +340,7 @@ mod tests {
             &fixture::clean(),
             tear,
             "",
-            Exit::Success,
+            ExitKind::Success,
             expect![[r#"
                 attempt-000001.journal
                   sound
@@ -339,7 +360,7 @@ mod tests {
             &fixture::failed(),
             flip,
             "",
-            Exit::Journal,
+            ExitKind::Journal,
             expect![[r#"
                 attempt-000001.journal
                   CORRUPT at line 2: its checksum is 5b1230f1, its content has 5562dbcc (P0602)
@@ -362,7 +383,7 @@ mod tests {
             &fixture::clean(),
             cut,
             "attempt-000001.journal",
-            Exit::Journal,
+            ExitKind::Journal,
             expect![[r#"
                 attempt-000001.journal
                   CORRUPT at line 2: line 2 stands where line 1 should (P0603)
@@ -378,7 +399,7 @@ mod tests {
         let path = root.path().join("attempt-000001.journal");
         change(&path, |text| *text = text.replacen("deploy.yml", "deploy.yaml", 1));
         let mut out = Vec::new();
-        run(&Command::Check { files: vec![path] }, Form::Json, &mut out).unwrap();
+        run(&JournalSubcommand::Check { files: vec![path] }, OutputFormat::Json, &mut out).unwrap();
         let answer: Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(answer[0]["verdict"], "corrupt");
         assert_eq!(answer[0]["problem"]["line"], 2);
@@ -389,8 +410,8 @@ mod tests {
     fn nothing_to_check_is_an_error() {
         let root = tempfile::tempdir().unwrap();
         for path in [root.path().to_owned(), root.path().join("gone.journal")] {
-            let command = Command::Check { files: vec![path] };
-            assert_eq!(run(&command, Form::Text, &mut Vec::new()).unwrap_err().code, Code("P0213"));
+            let command = JournalSubcommand::Check { files: vec![path] };
+            assert_eq!(run(&command, OutputFormat::Text, &mut Vec::new()).unwrap_err().code, ErrorCode("P0213"));
         }
     }
 }

@@ -6,40 +6,40 @@ use serde_json::{Value, json};
 
 use super::{
     permission,
-    source::{self, PlanArgs},
+    source::{self, PlanSourceArgs},
 };
-use crate::report::{self, Form, json};
-use contract::text::{self, WIDTH, between, moment, took};
+use crate::report::{self, OutputFormat, json};
+use contract::text::{self, WIDTH, format_duration, format_time, millis_between};
 use contract::{
     EnvironmentName,
-    diagnostic::{Code, Diagnostic, Exit},
+    diagnostic::{Diagnostic, ErrorCode, ExitKind},
 };
 use journal::clock;
-use state::{LockError, LockRecord, Standing, Store};
+use state::{LockError, LockRecord, LockStatus, StateStore};
 
 /// Where the answers stand.
 const INDENT: usize = 12;
 
 /// What to do about a lock.
 #[derive(Debug, clap::Subcommand)]
-pub(super) enum Command {
+pub(super) enum LockSubcommand {
     /// Show who holds the lock
     Status {
         #[command(flatten)]
-        plan: PlanArgs,
+        plan: PlanSourceArgs,
         /// Where only time tells whether the holder lives, watch it for one lease
         #[arg(long)]
         watch: bool,
     },
     /// Free a lock whose holder has ended; with --force, take it from one that lives
-    Release(Release),
+    Release(LockReleaseArgs),
 }
 
 /// Arguments of `lock release`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Release {
+pub(super) struct LockReleaseArgs {
     #[command(flatten)]
-    plan: PlanArgs,
+    plan: PlanSourceArgs,
     /// Release it from here, outside a CI
     #[arg(long)]
     local: bool,
@@ -56,48 +56,54 @@ pub(super) struct Release {
 ///
 /// # Errors
 /// P05xx when it lives, or can't be read.
-pub(super) fn run(command: &Command, form: Form, out: &mut dyn Write) -> Result<Exit, Vec<Diagnostic>> {
+pub(super) fn run(
+    command: &LockSubcommand,
+    form: OutputFormat,
+    out: &mut dyn Write,
+) -> Result<ExitKind, Vec<Diagnostic>> {
     let answer = match command {
-        Command::Status { plan, watch } => {
-            let locks = plan.stores()?.into_iter().map(|(name, store)| View::read(name, &store, *watch));
+        LockSubcommand::Status { plan, watch } => {
+            let locks = plan.stores()?.into_iter().map(|(name, store)| LockView::read(name, &store, *watch));
             let locks = locks.collect::<Result<Vec<_>, _>>().map_err(|error| vec![error])?;
             match form {
-                Form::Json => json::line(&locks.iter().map(View::json).collect::<Value>()) + "\n",
-                Form::Text => locks.iter().map(View::text).collect::<Vec<_>>().join("\n"),
+                OutputFormat::Json => json::line(&locks.iter().map(LockView::json).collect::<Value>()) + "\n",
+                OutputFormat::Text => locks.iter().map(LockView::text).collect::<Vec<_>>().join("\n"),
             }
         }
-        Command::Release(args) => release(args, form)?,
+        LockSubcommand::Release(args) => release_lock(args, form)?,
     };
-    report::emit(out, &answer).map_err(|error| vec![error])?;
-    Ok(Exit::Success)
+    report::write_answer(out, &answer).map_err(|error| vec![error])?;
+    Ok(ExitKind::Success)
 }
 
-fn release(args: &Release, form: Form) -> Result<String, Vec<Diagnostic>> {
-    permission::local(args.local, "lock release")?;
+fn release_lock(args: &LockReleaseArgs, form: OutputFormat) -> Result<String, Vec<Diagnostic>> {
+    permission::require_local_flag(args.local, "lock release")?;
     let message = args.message.as_deref().unwrap_or("its holder had ended").trim();
     if message.is_empty() {
-        let error = Diagnostic::new(Code("P0504"), Exit::Refused, "`--message` says nothing");
-        return Err(vec![error.hint("say why, for those who read the history")]);
+        let error = Diagnostic::new(ErrorCode("P0504"), ExitKind::Refused, "`--message` says nothing");
+        return Err(vec![error.with_hint("say why, for those who read the history")]);
     }
     let store = args.plan.store()?;
-    permission::nesting(&store).map_err(|error| vec![error])?;
-    let released = store.release(&source::who(), message, args.force).map_err(|error| vec![said(&error)])?;
+    permission::check_nesting(&store).map_err(|error| vec![error])?;
+    let released = store
+        .release_lock(&source::user_at_host(), message, args.force)
+        .map_err(|error| vec![lock_diagnostic(&error)])?;
     Ok(match (form, released) {
-        (Form::Json, released) => json::line(&json!({ "released": released.as_ref().map(public) })) + "\n",
-        (Form::Text, None) => "the lock was free\n".to_owned(),
-        (Form::Text, Some(record)) => {
+        (OutputFormat::Json, released) => json::line(&json!({ "released": released.as_ref().map(record_json) })) + "\n",
+        (OutputFormat::Text, None) => "the lock was free\n".to_owned(),
+        (OutputFormat::Text, Some(record)) => {
             let holder = record.holder.map_or_else(String::new, |holder| format!(", held by {holder}"));
             format!("released: {}, epoch {}{holder}\n", record.resource, record.epoch)
         }
     })
 }
 
-fn said(error: &LockError) -> Diagnostic {
+fn lock_diagnostic(error: &LockError) -> Diagnostic {
     error.into()
 }
 
 /// A record without its nonce: that is for the holder's own children.
-fn public(record: &LockRecord) -> Value {
+fn record_json(record: &LockRecord) -> Value {
     json!({
         "resource": record.resource,
         "epoch": record.epoch,
@@ -109,24 +115,24 @@ fn public(record: &LockRecord) -> Value {
 }
 
 /// A lock and what is known of its holder.
-struct View {
+struct LockView {
     environment: EnvironmentName,
-    place: String,
+    location: String,
     record: Option<LockRecord>,
-    standing: Standing,
+    status: LockStatus,
 }
 
-impl View {
-    fn read(environment: EnvironmentName, store: &Store, watches: bool) -> Result<Self, Diagnostic> {
-        let (record, standing) = store.look(watches).map_err(|error| said(&error))?;
-        Ok(Self { environment, place: store.place(), record, standing })
+impl LockView {
+    fn read(environment: EnvironmentName, store: &StateStore, watches: bool) -> Result<Self, Diagnostic> {
+        let (record, standing) = store.lock_status(watches).map_err(|error| lock_diagnostic(&error))?;
+        Ok(Self { environment, location: store.display_location(), record, status: standing })
     }
 
     fn json(&self) -> Value {
-        let mut object = self.record.as_ref().map_or_else(|| json!({ "holder": null, "epoch": 0 }), public);
+        let mut object = self.record.as_ref().map_or_else(|| json!({ "holder": null, "epoch": 0 }), record_json);
         object["environment"] = json!(self.environment);
-        object["place"] = json!(self.place);
-        object["standing"] = json!(self.standing);
+        object["place"] = json!(self.location);
+        object["standing"] = json!(self.status);
         object
     }
 
@@ -140,30 +146,30 @@ impl View {
             }
         };
         let record = self.record.as_ref();
-        let ttl = record.and_then(|record| record.ttl_ms).map(took);
+        let ttl = record.and_then(|record| record.ttl_ms).map(format_duration);
         row(
             "lock",
-            &match (self.standing, ttl) {
-                (Standing::Free, _) => "free".to_owned(),
-                (Standing::Lives, _) => "held by one who lives".to_owned(),
-                (Standing::Ended, _) => "its holder has ended; the next deployment takes it".to_owned(),
-                (Standing::Unknown, Some(ttl)) => {
+            &match (self.status, ttl) {
+                (LockStatus::Free, _) => "free".to_owned(),
+                (LockStatus::Held, _) => "held by one who lives".to_owned(),
+                (LockStatus::Stale, _) => "its holder has ended; the next deployment takes it".to_owned(),
+                (LockStatus::Unknown, Some(ttl)) => {
                     format!("held; renewed within {ttl}, or free after that (--watch tells)")
                 }
-                (Standing::Unknown, None) => "held".to_owned(),
+                (LockStatus::Unknown, None) => "held".to_owned(),
             },
         );
         if let Some(record) = record {
             if let Some(holder) = &record.holder {
                 row("holder", &holder.who);
                 holder.url.iter().for_each(|url| row("job", url));
-                holder.purpose.iter().for_each(|purpose| row("for", &text::cut(purpose, WIDTH - INDENT)));
-                let since = took(between(record.since, clock::now()));
-                row("since", &format!("{}, {since} ago", moment(record.since)));
+                holder.purpose.iter().for_each(|purpose| row("for", &text::truncate(purpose, WIDTH - INDENT)));
+                let since = format_duration(millis_between(record.since, clock::now()));
+                row("since", &format!("{}, {since} ago", format_time(record.since)));
             }
             row("epoch", &record.epoch.to_string());
         }
-        row("state", &self.place);
+        row("state", &self.location);
         answer
     }
 }
@@ -173,11 +179,11 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
-    use state::Holder;
+    use state::LockHolder;
 
     #[test]
     fn a_lock_is_readable_at_80_columns() {
-        let holder = Holder {
+        let holder = LockHolder {
             who: "ann@build-agent-17.internal.example.com, process 4711".to_owned(),
             url: Some("https://github.example.com/acme/shop/actions/runs/123456789012345".to_owned()),
             purpose: Some(format!("v1.4.2 sha256:{}", "ab".repeat(32))),
@@ -191,11 +197,11 @@ mod tests {
             holder: Some(holder),
             since: clock::now(),
         };
-        let view = View {
+        let view = LockView {
             environment: "prod".parse().unwrap(),
-            place: "git:origin".to_owned(),
+            location: "git:origin".to_owned(),
             record: Some(record),
-            standing: Standing::Unknown,
+            status: LockStatus::Unknown,
         };
         let text = view.text();
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");

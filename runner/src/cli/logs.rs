@@ -2,19 +2,19 @@
 
 use std::io::Write;
 
-use super::attempts::Reading;
-use crate::report::{self, Form, json, words};
-use contract::text::{self, GUTTER, took};
+use super::attempts::RecordedAttempt;
+use crate::report::{self, OutputFormat, json, words};
+use contract::text::{self, GUTTER, format_duration};
 use contract::{
-    diagnostic::{Diagnostic, Exit},
-    step::{Outcome, Progress},
+    diagnostic::{Diagnostic, ExitKind},
+    step::{StepOutcome, StepProgress},
 };
-use journal::{Event, Place, event::Entry};
-use state::Store;
+use journal::{JournalEvent, StepTarget, event::JournalEntry};
+use state::StateStore;
 
 /// Arguments of `logs`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct LogsArgs {
     /// Only this step
     pub(super) step: Option<String>,
     /// The attempt to look at, by its epoch in `history`; the last one by default
@@ -27,76 +27,81 @@ pub(super) struct Args {
 ///
 /// # Errors
 /// As [`Reading::of`].
-pub(super) fn run(args: &Args, store: &Store, form: Form, out: &mut dyn Write) -> Result<Exit, Diagnostic> {
-    let reading = Reading::of(store, args.attempt)?;
-    let is_wanted = |place: &Place| args.step.as_ref().is_none_or(|step| place.step.as_str() == step);
+pub(super) fn run(
+    args: &LogsArgs,
+    store: &StateStore,
+    form: OutputFormat,
+    out: &mut dyn Write,
+) -> Result<ExitKind, Diagnostic> {
+    let reading = RecordedAttempt::read(store, args.attempt)?;
+    let is_wanted = |place: &StepTarget| args.step.as_ref().is_none_or(|step| place.step.as_str() == step);
     let said: Vec<_> = reading
         .entries
         .iter()
-        .filter_map(|entry| Some((entry, said(&entry.event)?)))
+        .filter_map(|entry| Some((entry, step_log_line(&entry.event)?)))
         .filter(|(_, said)| is_wanted(said.place))
         .collect();
     let answer = match form {
-        Form::Json => said.iter().map(|(entry, _)| json::line(entry) + "\n").collect(),
-        Form::Text if said.is_empty() => "nothing was logged\n".to_owned(),
-        Form::Text => {
-            let width = said.iter().map(|(_, said)| report::label(said.place).len()).max().unwrap_or(0);
-            said.iter().map(|(entry, said)| line(entry, said, width)).collect()
+        OutputFormat::Json => said.iter().map(|(entry, _)| json::line(entry) + "\n").collect(),
+        OutputFormat::Text if said.is_empty() => "nothing was logged\n".to_owned(),
+        OutputFormat::Text => {
+            let width = said.iter().map(|(_, said)| report::step_label(said.place).len()).max().unwrap_or(0);
+            said.iter().map(|(entry, said)| format_log_line(entry, said, width)).collect()
         }
     };
-    report::emit(out, &answer)?;
-    Ok(Exit::Success)
+    report::write_answer(out, &answer)?;
+    Ok(ExitKind::Success)
 }
 
 /// What an event says about a running step.
-struct Said<'a> {
-    place: &'a Place,
+struct StepLogLine<'a> {
+    place: &'a StepTarget,
     level: &'static str,
     message: String,
 }
 
-fn said(event: &Event) -> Option<Said<'_>> {
+fn step_log_line(event: &JournalEvent) -> Option<StepLogLine<'_>> {
     let (place, level, message) = match event {
-        Event::Intent { place, .. } => (place, "begin", String::new()),
-        Event::Outcome { place, took_ms, result } => {
+        JournalEvent::Intent { step_target: place, .. } => (place, "begin", String::new()),
+        JournalEvent::Outcome { step_target: place, took_ms, outcome: result } => {
             let how = match result {
-                Outcome::Succeeded { receipt } => words::notes(&receipt.notes),
-                Outcome::Failed { failure } | Outcome::Unknown { failure } => words::failure(failure),
+                StepOutcome::Succeeded { receipt } => words::notes(&receipt.notes),
+                StepOutcome::Failed { failure } | StepOutcome::Unknown { failure } => words::failure(failure),
             };
             let separator = if how.is_empty() { "" } else { ": " };
-            (place, "end", format!("{} after {}{separator}{how}", words::outcome(result), took(*took_ms)))
+            (place, "end", format!("{} after {}{separator}{how}", words::outcome(result), format_duration(*took_ms)))
         }
-        Event::Progress { place, progress: Progress::Log { level, message, fields } } => {
+        JournalEvent::Progress { step_target: place, progress: StepProgress::Log { level, message, fields } } => {
             (place, words::level(*level), format!("{message}{}", words::fields(fields)))
         }
-        Event::Progress { place, progress: Progress::Meter { task, done, total, unit } } => {
-            (place, "meter", format!("{task} {}", text::amount(*done, *total, unit)))
+        JournalEvent::Progress { step_target: place, progress: StepProgress::Meter { task, done, total, unit } } => {
+            (place, "meter", format!("{task} {}", text::format_amount(*done, *total, unit)))
         }
-        Event::UndoIntent { place } => (place, "undo", String::new()),
-        Event::UndoOutcome { place, failure: None } => (place, "end", "undone".to_owned()),
-        Event::UndoOutcome { place, failure: Some(failure) } => {
+        JournalEvent::UndoIntent { step_target: place } => (place, "undo", String::new()),
+        JournalEvent::UndoOutcome { step_target: place, failure: None } => (place, "end", "undone".to_owned()),
+        JournalEvent::UndoOutcome { step_target: place, failure: Some(failure) } => {
             (place, "end", format!("not undone: {}", words::failure(failure)))
         }
-        Event::Started(_)
-        | Event::Plan { .. }
-        | Event::Lock { .. }
-        | Event::Torn { .. }
-        | Event::Decision { .. }
-        | Event::Probe { .. }
-        | Event::Override { .. }
-        | Event::Ended { .. }
-        | Event::Unrecognized => return None,
+        JournalEvent::Started(_)
+        | JournalEvent::Plan { .. }
+        | JournalEvent::Lock { .. }
+        | JournalEvent::Torn { .. }
+        | JournalEvent::Decision { .. }
+        | JournalEvent::Probe { .. }
+        | JournalEvent::Override { .. }
+        | JournalEvent::Ended { .. }
+        | JournalEvent::Unrecognized => return None,
     };
-    Some(Said { place, level, message })
+    Some(StepLogLine { place, level, message })
 }
 
 /// One message. Only its own line breaks break it, so that `grep` finds whole sentences.
-fn line(entry: &Entry, said: &Said<'_>, width: usize) -> String {
+fn format_log_line(entry: &JournalEntry, said: &StepLogLine<'_>, width: usize) -> String {
     let at = entry.at.strftime("%Y-%m-%d %H:%M:%S%.3fZ");
-    let head = format!("{at}  {:<5}  {:<width$}  ", said.level, report::label(said.place));
+    let head = format!("{at}  {:<5}  {:<width$}  ", said.level, report::step_label(said.place));
     let mut shown = String::new();
     for (index, part) in said.message.split('\n').enumerate() {
-        let part = text::visible(part.trim_end_matches('\r'));
+        let part = text::escape_line(part.trim_end_matches('\r'));
         let line = match index {
             0 => format!("{head}{part}"),
             _ => format!("{}{GUTTER}{part}", " ".repeat(head.len())),
@@ -112,22 +117,27 @@ mod tests {
     use expect_test::{Expect, expect};
 
     use super::*;
-    use crate::report::fixture::{self, Tape};
-    use contract::{diagnostic::Code, step::Level};
-    use journal::event::Reason;
+    use crate::report::fixture::{self, JournalFixture};
+    use contract::{diagnostic::ErrorCode, step::MessageLevel};
+    use journal::event::DecisionReason;
     use plan::StateLocation;
 
-    fn answer(tape: &Tape, step: Option<&str>, attempt: Option<u64>, form: Form) -> Result<String, Diagnostic> {
+    fn answer(
+        tape: &JournalFixture,
+        step: Option<&str>,
+        attempt: Option<u64>,
+        form: OutputFormat,
+    ) -> Result<String, Diagnostic> {
         let root = tempfile::tempdir().unwrap();
         let location = StateLocation::Dir(root.path().to_owned());
-        let store = Store::new(&location, &"shop".parse().unwrap(), &"test".parse().unwrap());
+        let store = StateStore::new(&location, &"shop".parse().unwrap(), &"test".parse().unwrap());
         tape.write(store.folder());
         let mut out = Vec::new();
-        run(&Args { step: step.map(str::to_owned), attempt }, &store, form, &mut out)?;
+        run(&LogsArgs { step: step.map(str::to_owned), attempt }, &store, form, &mut out)?;
         Ok(String::from_utf8(out).unwrap())
     }
 
-    fn check(tape: &Tape, step: Option<&str>, attempt: Option<u64>, form: Form, expected: Expect) {
+    fn check(tape: &JournalFixture, step: Option<&str>, attempt: Option<u64>, form: OutputFormat, expected: Expect) {
         expected.assert_eq(&answer(tape, step, attempt, form).unwrap());
     }
 
@@ -137,7 +147,7 @@ mod tests {
             &fixture::failed(),
             None,
             None,
-            Form::Text,
+            OutputFormat::Text,
             expect![[r#"
             2025-11-23 03:20:01.308Z  begin  pull
             2025-11-23 03:20:01.316Z  end    pull     succeeded after 8 ms: 1.5 KiB
@@ -155,7 +165,7 @@ mod tests {
             &fixture::failed(),
             Some("pull"),
             Some(1),
-            Form::Text,
+            OutputFormat::Text,
             expect![[r#"
             2025-11-23 03:10:00.002Z  begin  pull
             2025-11-23 03:10:00.003Z  meter  pull  fetch 512 B of 2.0 KiB
@@ -167,7 +177,7 @@ mod tests {
             &fixture::failed(),
             Some("verify"),
             None,
-            Form::Text,
+            OutputFormat::Text,
             expect![[r#"
             nothing was logged
         "#]],
@@ -176,7 +186,7 @@ mod tests {
             &fixture::failed(),
             Some("migrate"),
             None,
-            Form::Json,
+            OutputFormat::Json,
             expect![[r#"
                 {"seq":6,"prev":"104a2cce6f85f70af4e5caba90248f4e1036b46a2d16356cf23b5dfecf7b229f","at":"2025-11-23T03:20:01.317Z","event":{"type":"intent","step":"migrate","target":"local","key":"00c0ffee","fingerprint":{"config":"813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d","input:migrations":"be4866389dcc6f074d57c3f5e8affe8328f9dbebd37f34359ff220c153c8d2c0","module":"83d9dab06011479163c7c4d5fa735f911bac86729f56aaa115b7eed2eb66e022","release":"4ada45911158a94766c4c59466d11516490433c4d7501e569581fd9823524e20"},"input":{},"exposes":false}}
                 {"seq":7,"prev":"41610ad01780d71bfa3117b3b279a6ffd9bcb2811e67bc0eeedd06deddba75bc","at":"2025-11-23T03:20:01.318Z","event":{"type":"progress","step":"migrate","target":"local","progress":"log","level":"debug","message":"reading","fields":{"rows":7,"table":"orders"}}}
@@ -192,7 +202,7 @@ mod tests {
             &fixture::rolled_back(),
             Some("switch"),
             None,
-            Form::Text,
+            OutputFormat::Text,
             expect![[r#"
             2025-11-23 03:20:01.327Z  begin  switch
             2025-11-23 03:20:01.329Z  end    switch  succeeded after 2 ms
@@ -204,16 +214,15 @@ mod tests {
 
     #[test]
     fn a_message_of_many_lines_cannot_pass_for_others() {
-        let tape = Tape::new().attempt(1, "1-aaaaaa", 1, "r1").begin("pull", Reason::NeverRan, &[]).log(
-            "pull",
-            Level::Info,
-            "\u{1b}[2Jone\n::error::two",
-        );
+        let tape = JournalFixture::new()
+            .attempt(1, "1-aaaaaa", 1, "r1")
+            .begin("pull", DecisionReason::NeverRan, &[])
+            .log("pull", MessageLevel::Info, "\u{1b}[2Jone\n::error::two");
         check(
             &tape,
             None,
             None,
-            Form::Text,
+            OutputFormat::Text,
             expect![[r#"
             2025-11-23 03:10:00.002Z  begin  pull
             2025-11-23 03:10:00.003Z  info   pull  \u{1b}[2Jone
@@ -224,7 +233,10 @@ mod tests {
 
     #[test]
     fn an_attempt_that_is_not_there_is_an_error() {
-        assert_eq!(answer(&fixture::clean(), None, Some(7), Form::Text).unwrap_err().code, Code("P0211"));
-        assert_eq!(answer(&Tape::new(), None, None, Form::Text).unwrap_err().code, Code("P0212"));
+        assert_eq!(answer(&fixture::clean(), None, Some(7), OutputFormat::Text).unwrap_err().code, ErrorCode("P0211"));
+        assert_eq!(
+            answer(&JournalFixture::new(), None, None, OutputFormat::Text).unwrap_err().code,
+            ErrorCode("P0212")
+        );
     }
 }

@@ -7,35 +7,35 @@ use std::{fmt::Write as _, io::Write};
 
 use serde_json::{Value, json};
 
-use super::{attempts, permission, screen::Screen, source, source::PlanArgs};
+use super::{attempts, permission, screen::CommandOutput, source, source::PlanSourceArgs};
 use crate::{
-    deploy::{lineage, of_migrations},
-    report::{self, Form, json},
+    deploy::{lineage, migration_diagnostic},
+    report::{self, OutputFormat, json},
 };
 use contract::{
-    diagnostic::{Code, Diagnostic, Exit},
-    step::Level,
+    diagnostic::{Diagnostic, ErrorCode, ExitKind},
+    step::MessageLevel,
 };
-use db::migrate::{Fence, Resolution};
+use db::migrate::{MigrationFence, MigrationResolution};
 use journal::Redactor;
-use plan::{Plan, Step};
-use sandbox::{Purpose, open_migrations};
-use state::{Claim, Store};
+use plan::{Plan, PlanStep};
+use sandbox::{CallPurpose, open_migrations};
+use state::{LockRequest, StateStore};
 
 /// Arguments of `migrate`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct MigrateArgs {
     #[command(flatten)]
-    plan: PlanArgs,
+    plan: PlanSourceArgs,
     /// The step; may be left out when only one migrates
     #[arg(long, value_name = "STEP", global = true)]
     step: Option<String>,
     #[command(subcommand)]
-    command: Command,
+    command: MigrateSubcommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+enum MigrateSubcommand {
     /// List the files, and how each stands in the database
     Status,
     /// Show what would run, with its SQL
@@ -78,7 +78,7 @@ enum Command {
         local: bool,
     },
     /// Take a file that was changed after it was applied as what was applied
-    Bless {
+    Accept {
         version: String,
         /// Do it from here, outside a CI
         #[arg(long)]
@@ -99,65 +99,72 @@ enum Command {
 ///
 /// # Errors
 /// What is wrong with plan, files or database.
-pub(super) async fn run(args: &Args, screen: &Screen, out: &mut dyn Write) -> Result<Exit, Vec<Diagnostic>> {
+pub(super) async fn run(
+    args: &MigrateArgs,
+    screen: &CommandOutput,
+    out: &mut dyn Write,
+) -> Result<ExitKind, Vec<Diagnostic>> {
     let label = "none".parse().expect("`none` is a label");
     let plan = args.plan.plan_for(&label)?;
     screen.mask(plan.secrets.values());
     let redactor = Redactor::new(plan.secrets.values());
     let hidden = |mut diagnostic: Diagnostic| {
-        diagnostic.message = redactor.text(&diagnostic.message);
-        diagnostic.hint = diagnostic.hint.map(|hint| redactor.text(&hint));
+        diagnostic.message = redactor.redact(&diagnostic.message);
+        diagnostic.hint = diagnostic.hint.map(|hint| redactor.redact(&hint));
         vec![diagnostic]
     };
-    let step = step(&plan, args.step.as_deref()).map_err(|error| vec![error])?;
+    let step = migrate_step(&plan, args.step.as_deref()).map_err(|error| vec![error])?;
     let outcome = match &args.command {
-        Command::Status | Command::Lint | Command::Preview { execute: false, .. } => look(step, &args.command).await,
-        Command::Preview { local, .. }
-        | Command::Baseline { local, .. }
-        | Command::Resolve { local, .. }
-        | Command::Bless { local, .. }
-        | Command::Down { local, .. } => {
-            permission::local(*local, "migrate")?;
-            let store = Store::new(&plan.state, &plan.app, &plan.environment);
-            permission::person(&plan).map_err(|error| vec![error])?;
-            permission::nesting(&store).map_err(|error| vec![error])?;
-            let claim = Claim { url: source::job(), ..Claim::by(&source::who()) };
-            let lock = store.claim(claim).await.map_err(|error| vec![(&error).into()])?;
-            let fence = fence(&plan, &store)?;
-            let changed = change(step, &args.command, &fence, screen).await;
+        MigrateSubcommand::Status | MigrateSubcommand::Lint | MigrateSubcommand::Preview { execute: false, .. } => {
+            run_read_only(step, &args.command).await
+        }
+        MigrateSubcommand::Preview { local, .. }
+        | MigrateSubcommand::Baseline { local, .. }
+        | MigrateSubcommand::Resolve { local, .. }
+        | MigrateSubcommand::Accept { local, .. }
+        | MigrateSubcommand::Down { local, .. } => {
+            permission::require_local_flag(*local, "migrate")?;
+            let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
+            permission::check_allowed_user(&plan).map_err(|error| vec![error])?;
+            permission::check_nesting(&store).map_err(|error| vec![error])?;
+            let claim = LockRequest { url: source::job_url(), ..LockRequest::new(&source::user_at_host()) };
+            let lock = store.acquire_lock(claim).await.map_err(|error| vec![(&error).into()])?;
+            let fence = operator_fence(&plan, &store)?;
+            let changed = run_mutating(step, &args.command, &fence, screen).await;
             drop(lock);
             changed
         }
     };
-    let answer = outcome.map_err(|failure| hidden(of_migrations(&failure)))?;
-    let text = match screen.form() {
-        Form::Json => json::line(&redactor.json(answer.json)) + "\n",
-        Form::Text => redactor.text(&answer.text),
+    let answer = outcome.map_err(|failure| hidden(migration_diagnostic(&failure)))?;
+    let text = match screen.format() {
+        OutputFormat::Json => json::line(&redactor.redact_json(answer.json)) + "\n",
+        OutputFormat::Text => redactor.redact(&answer.text),
     };
-    report::emit(out, &text).map_err(|error| vec![error])?;
+    report::write_answer(out, &text).map_err(|error| vec![error])?;
     Ok(answer.exit)
 }
 
-struct Answer {
+struct MigrateAnswer {
     text: String,
     json: Value,
-    exit: Exit,
+    exit: ExitKind,
 }
 
-impl Answer {
+impl MigrateAnswer {
     fn new(text: String, json: Value) -> Self {
-        Self { text, json, exit: Exit::Success }
+        Self { text, json, exit: ExitKind::Success }
     }
 }
 
-type Outcome = Result<Answer, contract::step::Failure>;
+type MigrateResult = Result<MigrateAnswer, contract::step::StepFailure>;
 
-fn step<'p>(plan: &'p Plan, named: Option<&str>) -> Result<&'p Step, Diagnostic> {
-    let migrates = |step: &&Step| step.uses.is_official("migrate");
-    let steps: Vec<&Step> = plan.steps.iter().filter(migrates).collect();
+fn migrate_step<'p>(plan: &'p Plan, named: Option<&str>) -> Result<&'p PlanStep, Diagnostic> {
+    let migrates = |step: &&PlanStep| step.uses.is_official("migrate");
+    let steps: Vec<&PlanStep> = plan.steps.iter().filter(migrates).collect();
     let names = || steps.iter().map(|step| format!("`{}`", step.id)).collect::<Vec<_>>().join(", ");
-    let refused =
-        |message: String, hint: String| Err(Diagnostic::new(Code("P0205"), Exit::Refused, message).hint(hint));
+    let refused = |message: String, hint: String| {
+        Err(Diagnostic::new(ErrorCode("P0205"), ExitKind::Refused, message).with_hint(hint))
+    };
     match (named, steps.as_slice()) {
         (_, []) => refused("no step of the plan migrates".to_owned(), "such a step has `uses: migrate`".to_owned()),
         (None, [only]) => Ok(*only),
@@ -172,23 +179,23 @@ fn step<'p>(plan: &'p Plan, named: Option<&str>) -> Result<&'p Step, Diagnostic>
 }
 
 /// The newest attempt: an operator's word is not newer than it, nor older.
-fn fence(plan: &Plan, store: &Store) -> Result<Fence, Vec<Diagnostic>> {
-    let state = attempts::state(store).map_err(|error| vec![error])?;
-    Ok(Fence {
-        resource: Fence::resource(
+fn operator_fence(plan: &Plan, store: &StateStore) -> Result<MigrationFence, Vec<Diagnostic>> {
+    let state = attempts::load_state(store).map_err(|error| vec![error])?;
+    Ok(MigrationFence {
+        resource: MigrationFence::resource_key(
             plan.app.as_str(),
             plan.environment.as_str(),
             &lineage(&plan.app, &plan.environment, &state),
         ),
         epoch: state.epoch(),
-        run: format!("operator {}", source::who()),
+        run: format!("operator {}", source::user_at_host()),
     })
 }
 
-async fn look(step: &Step, command: &Command) -> Outcome {
-    let desk = open_migrations(step, &step.with, Purpose::Probe).await?;
+async fn run_read_only(step: &PlanStep, command: &MigrateSubcommand) -> MigrateResult {
+    let desk = open_migrations(step, &step.with, CallPurpose::Probe).await?;
     match command {
-        Command::Lint => {
+        MigrateSubcommand::Lint => {
             let (found, _) = desk.lint().await?;
             let mut text = String::new();
             for lint in &found {
@@ -201,9 +208,9 @@ async fn look(step: &Step, command: &Command) -> Outcome {
                 .iter()
                 .map(|lint| json!({ "file": lint.file, "line": lint.line, "rule": lint.rule, "message": lint.message, "help": lint.help }))
                 .collect();
-            Ok(Answer::new(text, json!({ "found": found })))
+            Ok(MigrateAnswer::new(text, json!({ "found": found })))
         }
-        Command::Preview { .. } => {
+        MigrateSubcommand::Preview { .. } => {
             let pending = desk.pending().await?;
             let mut text = String::new();
             for (file, sql) in &pending {
@@ -213,14 +220,14 @@ async fn look(step: &Step, command: &Command) -> Outcome {
                 text = "nothing would run\n".to_owned();
             }
             let files: Vec<_> = pending.iter().map(|(file, sql)| json!({ "file": file, "sql": sql })).collect();
-            Ok(Answer::new(text, json!({ "pending": files })))
+            Ok(MigrateAnswer::new(text, json!({ "pending": files })))
         }
-        Command::Status
-        | Command::Baseline { .. }
-        | Command::Resolve { .. }
-        | Command::Bless { .. }
-        | Command::Down { .. } => {
-            let stand = desk.stand().await?;
+        MigrateSubcommand::Status
+        | MigrateSubcommand::Baseline { .. }
+        | MigrateSubcommand::Resolve { .. }
+        | MigrateSubcommand::Accept { .. }
+        | MigrateSubcommand::Down { .. } => {
+            let stand = desk.status().await?;
             let mut text = format!("{} migrations on {}\n", stand.format, stand.engine);
             for file in &stand.files {
                 let more =
@@ -228,50 +235,59 @@ async fn look(step: &Step, command: &Command) -> Outcome {
                 let _ = writeln!(text, "  {:<9}  {}{more}", file.state, file.file);
             }
             for problem in &stand.problems {
-                let diagnostic = of_migrations(problem);
+                let diagnostic = migration_diagnostic(problem);
                 let _ = writeln!(text, "{}: {}", diagnostic.code, diagnostic.message);
             }
-            let exit = if stand.problems.is_empty() { Exit::Success } else { Exit::Failed };
-            Ok(Answer { exit, ..Answer::new(text, json!(stand)) })
+            let exit = if stand.problems.is_empty() { ExitKind::Success } else { ExitKind::Failed };
+            Ok(MigrateAnswer { exit, ..MigrateAnswer::new(text, json!(stand)) })
         }
     }
 }
 
-async fn change(step: &Step, command: &Command, fence: &Fence, screen: &Screen) -> Outcome {
-    let mut desk = open_migrations(step, &step.with, Purpose::Act).await?;
-    let notices = screen.tell_beside();
-    let tell = move |level: Level, message: String| match level {
-        Level::Error | Level::Warn => notices(contract::diagnostic::Notice::warning(message)),
-        Level::Info | Level::Debug | Level::Trace => {}
+async fn run_mutating(
+    step: &PlanStep,
+    command: &MigrateSubcommand,
+    fence: &MigrationFence,
+    screen: &CommandOutput,
+) -> MigrateResult {
+    let mut desk = open_migrations(step, &step.with, CallPurpose::Mutate).await?;
+    let notices = screen.stderr_notifier();
+    let tell = move |level: MessageLevel, message: String| match level {
+        MessageLevel::Error | MessageLevel::Warn => notices(contract::diagnostic::Notice::warning(message)),
+        MessageLevel::Info | MessageLevel::Debug | MessageLevel::Trace => {}
     };
     let files = |verb: &str, files: Vec<String>| {
         let text = match files.as_slice() {
             [] => format!("nothing was {verb}\n"),
             files => files.iter().fold(String::new(), |text, file| format!("{text}{verb} {file}\n")),
         };
-        Answer::new(text, json!({ "did": verb, "files": files }))
+        MigrateAnswer::new(text, json!({ "did": verb, "files": files }))
     };
     match command {
-        Command::Preview { .. } => Ok(files("ran and rolled back", desk.rehearse(&tell).await?)),
-        Command::Baseline { version, .. } => Ok(files("took as applied", desk.baseline(version, fence, &tell).await?)),
-        Command::Resolve { fence: true, .. } => {
-            desk.lower_fence(&tell).await?;
-            Ok(Answer::new(
+        MigrateSubcommand::Preview { .. } => Ok(files("ran and rolled back", desk.dry_run(&tell).await?)),
+        MigrateSubcommand::Baseline { version, .. } => {
+            Ok(files("took as applied", desk.baseline(version, fence, &tell).await?))
+        }
+        MigrateSubcommand::Resolve { fence: true, .. } => {
+            desk.reset_fence(&tell).await?;
+            Ok(MigrateAnswer::new(
                 "the database has forgotten which attempt migrated last\n".to_owned(),
                 json!({ "did": "fence" }),
             ))
         }
-        Command::Resolve { version, applied, retry_from, .. } => {
+        MigrateSubcommand::Resolve { version, applied, retry_from, .. } => {
             let resolution = match (applied, retry_from) {
-                (true, _) => Resolution::Applied,
-                (false, Some(number)) => Resolution::RetryFrom(*number),
-                (false, None) => Resolution::RolledBack,
+                (true, _) => MigrationResolution::Applied,
+                (false, Some(number)) => MigrationResolution::RetryFrom(*number),
+                (false, None) => MigrationResolution::RolledBack,
             };
             let version = version.as_deref().unwrap_or_default();
             Ok(files("resolved", vec![desk.resolve(version, resolution, fence, &tell).await?]))
         }
-        Command::Bless { version, .. } => Ok(files("blessed", vec![desk.bless(version, fence, &tell).await?])),
-        Command::Down { to, .. } => Ok(files("undone", desk.down(to.as_deref(), fence, &tell).await?)),
-        Command::Status | Command::Lint => look(step, command).await,
+        MigrateSubcommand::Accept { version, .. } => {
+            Ok(files("blessed", vec![desk.accept(version, fence, &tell).await?]))
+        }
+        MigrateSubcommand::Down { to, .. } => Ok(files("undone", desk.down(to.as_deref(), fence, &tell).await?)),
+        MigrateSubcommand::Status | MigrateSubcommand::Lint => run_read_only(step, command).await,
     }
 }

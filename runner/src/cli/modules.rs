@@ -4,24 +4,24 @@ use std::{fmt::Write as _, io::Write};
 
 use serde_json::{Value, json};
 
-use super::{places, screen::Screen, source::PlanArgs};
+use super::{places, screen::CommandOutput, source::PlanSourceArgs};
 use crate::{
-    deploy::{self, Listed, Pins},
-    report::{self, Form, json},
+    deploy::{self, ModulePins, PinnedModule},
+    report::{self, OutputFormat, json},
 };
 use contract::text;
 use contract::{
     Label,
-    diagnostic::{Diagnostic, Exit},
+    diagnostic::{Diagnostic, ExitKind},
 };
 use plan::{
     ModuleRef, Plan,
-    lockfile::{Ask, Standing},
+    lockfile::{PinStatus, PinnedNeed},
 };
 
 /// Arguments of `modules`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct ModulesArgs {
     /// Write deploy.lock as the modules are now
     #[arg(long)]
     accept: bool,
@@ -32,54 +32,54 @@ pub(super) struct Args {
 /// # Errors
 /// A plan, a module or a lock file that can't be read.
 pub(super) async fn run(
-    args: &Args,
-    plan: &PlanArgs,
-    screen: &Screen,
+    args: &ModulesArgs,
+    plan: &PlanSourceArgs,
+    screen: &CommandOutput,
     out: &mut dyn Write,
-) -> Result<Exit, Vec<Diagnostic>> {
+) -> Result<ExitKind, Vec<Diagnostic>> {
     // No module hangs on the release.
     let label: Label = "none".parse().expect("it is a label");
     let plan = plan.plan_for(&label)?;
     screen.mask(plan.secrets.values());
-    let pins = deploy::pinned(&plan, places::setting(screen.tell_beside())).await?;
+    let pins = deploy::pinned(&plan, places::preflight_options(screen.stderr_notifier())).await?;
     if args.accept {
         pins.accept().map_err(|error| vec![error])?;
     }
-    let answer = match screen.form() {
-        Form::Json => json::line(&as_json(&pins, &plan, args.accept)) + "\n",
-        Form::Text => as_text(&pins, &plan, args.accept),
+    let answer = match screen.format() {
+        OutputFormat::Json => json::line(&as_json(&pins, &plan, args.accept)) + "\n",
+        OutputFormat::Text => as_text(&pins, &plan, args.accept),
     };
-    report::emit(out, &answer).map_err(|error| vec![error])?;
-    Ok(Exit::Success)
+    report::write_answer(out, &answer).map_err(|error| vec![error])?;
+    Ok(ExitKind::Success)
 }
 
-fn as_text(pins: &Pins, plan: &Plan, accepted: bool) -> String {
+fn as_text(pins: &ModulePins, plan: &Plan, accepted: bool) -> String {
     let mut lines = String::new();
     for listed in pins.list() {
-        let Listed { name, pin, standing } = &listed;
+        let PinnedModule { name, pin, status: standing } = &listed;
         let _ = writeln!(
             lines,
             "{:<8} {} {}, {}",
-            word(standing),
-            text::visible(name),
-            text::visible(&pin.version),
+            status_word(standing),
+            text::escape_line(name),
+            text::escape_line(&pin.version),
             origin(plan, name)
         );
         let _ = writeln!(lines, "         {}", pin.digest);
         for ask in &pin.needs {
-            let _ = writeln!(lines, "         asks for {}", text::visible(&ask.words()));
+            let _ = writeln!(lines, "         asks for {}", text::escape_line(&ask.describe()));
         }
-        if let Standing::Changed(change) = standing {
-            for line in deploy::differences(change, pin) {
-                let _ = writeln!(lines, "         ! {}", text::visible(&line));
+        if let PinStatus::Changed(change) = standing {
+            for line in deploy::describe_change(change, pin) {
+                let _ = writeln!(lines, "         ! {}", text::escape_line(&line));
             }
         }
     }
     for name in pins.unused() {
-        let _ = writeln!(lines, "unused   {}", text::visible(name));
+        let _ = writeln!(lines, "unused   {}", text::escape_line(name));
     }
-    let file = pins.file();
-    let _ = match (accepted, is_settled(pins)) {
+    let file = pins.display_path();
+    let _ = match (accepted, is_lockfile_current(pins)) {
         (true, _) => writeln!(lines, "wrote {file}: commit it"),
         (false, true) => writeln!(lines, "{file} has them all, as they are"),
         (false, false) => writeln!(lines, "`runner modules --accept` writes {file} like this"),
@@ -87,37 +87,37 @@ fn as_text(pins: &Pins, plan: &Plan, accepted: bool) -> String {
     lines
 }
 
-fn as_json(pins: &Pins, plan: &Plan, accepted: bool) -> Value {
-    let asks = |asks: &[Ask]| -> Value { json!(asks) };
+fn as_json(pins: &ModulePins, plan: &Plan, accepted: bool) -> Value {
+    let asks = |asks: &[PinnedNeed]| -> Value { json!(asks) };
     let modules: Vec<_> = pins
         .list()
-        .map(|Listed { name, pin, standing }| {
+        .map(|PinnedModule { name, pin, status: standing }| {
             let change = match &standing {
-                Standing::Changed(change) => json!({
+                PinStatus::Changed(change) => json!({
                     "digest": change.locked.digest, "version": change.locked.version,
-                    "more": asks(&change.more), "less": asks(&change.less),
+                    "more": asks(&change.added), "less": asks(&change.removed),
                 }),
-                Standing::Locked | Standing::New => Value::Null,
+                PinStatus::Unchanged | PinStatus::New => Value::Null,
             };
             json!({
                 "module": name, "from": origin(plan, name), "version": pin.version, "digest": pin.digest,
-                "needs": asks(&pin.needs), "standing": word(&standing), "locked": change,
+                "needs": asks(&pin.needs), "standing": status_word(&standing), "locked": change,
             })
         })
         .collect();
-    json!({"file": pins.file(), "accepted": accepted, "modules": modules, "unused": pins.unused().collect::<Vec<_>>()})
+    json!({"file": pins.display_path(), "accepted": accepted, "modules": modules, "unused": pins.unused().collect::<Vec<_>>()})
 }
 
-fn word(standing: &Standing) -> &'static str {
+fn status_word(standing: &PinStatus) -> &'static str {
     match standing {
-        Standing::Locked => "locked",
-        Standing::Changed(_) => "changed",
-        Standing::New => "new",
+        PinStatus::Unchanged => "locked",
+        PinStatus::Changed(_) => "changed",
+        PinStatus::New => "new",
     }
 }
 
-fn is_settled(pins: &Pins) -> bool {
-    pins.unused().next().is_none() && pins.list().all(|listed| listed.standing == Standing::Locked)
+fn is_lockfile_current(pins: &ModulePins) -> bool {
+    pins.unused().next().is_none() && pins.list().all(|listed| listed.status == PinStatus::Unchanged)
 }
 
 /// Where a module comes from.

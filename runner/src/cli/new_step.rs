@@ -12,8 +12,8 @@ use std::{
 
 use serde_json::json;
 
-use crate::report::{self, Form, json};
-use contract::diagnostic::{Code, Diagnostic, Exit};
+use crate::report::{self, OutputFormat, json};
+use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind};
 
 /// `(path, text)`: `runner/templates`, `sdk/` as in steps/sdk, and `wit/`; build.rs lists them.
 static EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/templates.rs"));
@@ -23,28 +23,28 @@ const PLACEHOLDER: &str = "my-step";
 
 /// Arguments of `new-step`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct NewStepArgs {
     /// What it is called: lower-case letters, digits and `-`
-    #[arg(value_parser = name)]
+    #[arg(value_parser = parse_step_name)]
     name: String,
     /// The language to write it in
     #[arg(long, value_name = "LANGUAGE", default_value = "rust")]
-    lang: Language,
+    lang: TemplateLanguage,
     /// The folder to make; by default it is called like the step
     #[arg(long, value_name = "PATH")]
     dir: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Language {
+enum TemplateLanguage {
     Rust,
     Js,
     Python,
 }
 
-impl Language {
+impl TemplateLanguage {
     /// As in `--lang`, and as the folder of its template.
-    fn word(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Rust => "rust",
             Self::Js => "js",
@@ -52,7 +52,7 @@ impl Language {
         }
     }
 
-    fn build(self) -> &'static str {
+    fn build_command(self) -> &'static str {
         match self {
             Self::Rust | Self::Python => "./build.sh",
             Self::Js => "npm install && npm run build",
@@ -64,33 +64,33 @@ impl Language {
 ///
 /// # Errors
 /// P0220 when the folder is there already or can't be written; P0214.
-pub(super) fn run(args: &Args, form: Form, out: &mut dyn Write) -> Result<Exit, Diagnostic> {
+pub(super) fn run(args: &NewStepArgs, form: OutputFormat, out: &mut dyn Write) -> Result<ExitKind, Diagnostic> {
     let dir = args.dir.clone().unwrap_or_else(|| PathBuf::from(&args.name));
-    let files = files(args.lang, &args.name);
-    write(&dir, &files).map_err(|error| refused(&dir, &error))?;
+    let files = project_files(args.lang, &args.name);
+    write_project(&dir, &files).map_err(|error| cannot_create_error(&dir, &error))?;
     let folder = dir.display().to_string();
-    let (build, run) = (args.lang.build(), "runner --local --release v1");
+    let (build, run) = (args.lang.build_command(), "runner --local --release v1");
     let answer = match form {
-        Form::Json => {
+        OutputFormat::Json => {
             let names: Vec<_> = files.iter().map(|(path, _)| path).collect();
             let object = json!({
-                "name": args.name, "language": args.lang.word(), "dir": folder, "build": build, "run": run, "files": names,
+                "name": args.name, "language": args.lang.name(), "dir": folder, "build": build, "run": run, "files": names,
             });
             json::line(&object) + "\n"
         }
-        Form::Text => format!(
+        OutputFormat::Text => format!(
             "made {folder}, {} files; {}\n  go there   cd {folder}\n  build it   {build}\n  run it     {run}\n",
             files.len(),
             "docs/steps.md tells how steps are written",
         ),
     };
-    report::emit(out, &answer)?;
-    Ok(Exit::Success)
+    report::write_answer(out, &answer)?;
+    Ok(ExitKind::Success)
 }
 
 /// What a project consists of: path and text.
-fn files(language: Language, name: &str) -> Vec<(String, String)> {
-    let own = format!("{}/", language.word());
+fn project_files(language: TemplateLanguage, name: &str) -> Vec<(String, String)> {
+    let own = format!("{}/", language.name());
     let place = |path: &str| -> Option<String> {
         let common = path.strip_prefix("common/").map(|rest| if rest == "gitignore" { ".gitignore" } else { rest });
         if let Some(path) = path.strip_prefix(&own).or(common) {
@@ -98,12 +98,12 @@ fn files(language: Language, name: &str) -> Vec<(String, String)> {
         }
         match language {
             // Cargo finds the SDK's contract at ../../wit, as in the runner's repository.
-            Language::Rust => {
+            TemplateLanguage::Rust => {
                 let sdk = path.strip_prefix("rust-sdk/").or_else(|| path.strip_prefix("sdk/"));
                 sdk.map(|path| format!("vendor/pawl-step/{path}"))
                     .or_else(|| path.starts_with("wit/").then(|| path.into()))
             }
-            Language::Js | Language::Python => match path {
+            TemplateLanguage::Js | TemplateLanguage::Python => match path {
                 "wit/step.wit" => Some("wit/deps/pawl-step.wit".to_owned()),
                 _ => path.starts_with("wit/deps/").then(|| path.to_owned()),
             },
@@ -120,7 +120,7 @@ fn files(language: Language, name: &str) -> Vec<(String, String)> {
 }
 
 /// A folder that is there is taken only if it is empty.
-fn write(dir: &Path, files: &[(String, String)]) -> io::Result<()> {
+fn write_project(dir: &Path, files: &[(String, String)]) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     if fs::read_dir(dir)?.next().is_some() {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the folder is not empty"));
@@ -138,15 +138,15 @@ fn write(dir: &Path, files: &[(String, String)]) -> io::Result<()> {
     Ok(())
 }
 
-fn refused(dir: &Path, error: &io::Error) -> Diagnostic {
+fn cannot_create_error(dir: &Path, error: &io::Error) -> Diagnostic {
     let message = format!("{} can't be made", dir.display());
-    Diagnostic::new(Code("P0220"), Exit::Refused, message)
-        .because(error)
-        .hint("name another folder with `--dir`, or take away what is there")
+    Diagnostic::new(ErrorCode("P0220"), ExitKind::Refused, message)
+        .with_cause(error)
+        .with_hint("name another folder with `--dir`, or take away what is there")
 }
 
 /// What every language, and the plan, take as a name.
-fn name(text: &str) -> Result<String, String> {
+fn parse_step_name(text: &str) -> Result<String, String> {
     let is_name = text.starts_with(|c: char| c.is_ascii_lowercase())
         && text.len() <= 63
         && text.split('-').all(|part| !part.is_empty())
@@ -162,25 +162,25 @@ fn name(text: &str) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn paths(language: Language) -> Vec<String> {
-        files(language, "warm").into_iter().map(|(path, _)| path).collect()
+    fn paths(language: TemplateLanguage) -> Vec<String> {
+        project_files(language, "warm").into_iter().map(|(path, _)| path).collect()
     }
 
     #[test]
     fn a_project_is_whole_and_has_the_name() {
-        for language in [Language::Rust, Language::Js, Language::Python] {
-            let files = files(language, "warm");
+        for language in [TemplateLanguage::Rust, TemplateLanguage::Js, TemplateLanguage::Python] {
+            let files = project_files(language, "warm");
             let plan = &files.iter().find(|(path, _)| path == "deploy.yml").unwrap().1;
             assert!(plan.contains("uses: ./warm.wasm"), "{plan}");
             assert!(files.iter().all(|(_, text)| !text.contains(PLACEHOLDER)), "{language:?}");
         }
         for (language, path) in [
-            (Language::Rust, "vendor/pawl-step/src/fs/wasi.rs"),
-            (Language::Rust, "vendor/pawl-step/wit/world.wit"),
-            (Language::Rust, "wit/step.wit"),
-            (Language::Js, "wit/deps/pawl-step.wit"),
-            (Language::Js, "wit/deps/filesystem.wit"),
-            (Language::Python, "wit/world.wit"),
+            (TemplateLanguage::Rust, "vendor/pawl-step/src/fs/wasi.rs"),
+            (TemplateLanguage::Rust, "vendor/pawl-step/wit/world.wit"),
+            (TemplateLanguage::Rust, "wit/step.wit"),
+            (TemplateLanguage::Js, "wit/deps/pawl-step.wit"),
+            (TemplateLanguage::Js, "wit/deps/filesystem.wit"),
+            (TemplateLanguage::Python, "wit/world.wit"),
         ] {
             assert!(paths(language).contains(&path.to_owned()), "{path} of {:?}", paths(language));
         }
@@ -217,19 +217,20 @@ mod tests {
     fn what_is_there_stays() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("mine"), "").unwrap();
-        let args = Args { name: "warm".into(), lang: Language::Rust, dir: Some(folder.path().to_owned()) };
-        let refused = run(&args, Form::Text, &mut Vec::new()).unwrap_err();
-        assert_eq!(refused.code, Code("P0220"));
+        let args =
+            NewStepArgs { name: "warm".into(), lang: TemplateLanguage::Rust, dir: Some(folder.path().to_owned()) };
+        let refused = run(&args, OutputFormat::Text, &mut Vec::new()).unwrap_err();
+        assert_eq!(refused.code, ErrorCode("P0220"));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]
     fn names() {
         for good in ["warm", "warm-cache-2"] {
-            assert_eq!(name(good).as_deref(), Ok(good));
+            assert_eq!(parse_step_name(good).as_deref(), Ok(good));
         }
         for bad in ["", "Warm", "2warm", "warm--x", "warm-", "a/b", "pawl-step"] {
-            assert!(name(bad).is_err(), "{bad}");
+            assert!(parse_step_name(bad).is_err(), "{bad}");
         }
     }
 }

@@ -8,74 +8,78 @@ use std::process::Command;
 
 use super::{
     attempts,
-    source::{self, variable},
+    source::{self, env_variable},
 };
 use contract::{
     AppName, EnvironmentName,
-    diagnostic::{Code, Diagnostic, Exit},
+    diagnostic::{Diagnostic, ErrorCode, ExitKind},
 };
 use journal::event::Release;
 use plan;
-use plan::{Allowed, Plan, StateLocation};
-use state::{LockError, Store, Token};
+use plan::{AllowedOperator, Plan, StateLocation};
+use state::{LockError, LockToken, StateStore};
 
 /// Outside a CI, a command that changes something says so: no accident from a laptop.
-pub(super) fn local(local: bool, command: &str) -> Result<(), Vec<Diagnostic>> {
+pub(super) fn require_local_flag(local: bool, command: &str) -> Result<(), Vec<Diagnostic>> {
     if local || source::is_ci() {
         return Ok(());
     }
     let message = format!("`runner {command}` changes things, and this is no CI");
-    Err(vec![Diagnostic::new(Code("P0208"), Exit::Refused, message).hint("if you mean it, add `--local`")])
+    Err(vec![
+        Diagnostic::new(ErrorCode("P0208"), ExitKind::Refused, message).with_hint("if you mean it, add `--local`"),
+    ])
 }
 
 /// Whether the plan lets whoever this is change its environment.
-pub(super) fn person(plan: &Plan) -> Result<(), Diagnostic> {
+pub(super) fn check_allowed_user(plan: &Plan) -> Result<(), Diagnostic> {
     if plan.allow.is_empty() {
         return Ok(());
     }
     // Who asked for this attempt: of a re-run, not who pushed.
-    let actor = ["GITHUB_TRIGGERING_ACTOR", "GITHUB_ACTOR"].iter().find_map(|name| variable(name));
+    let actor = ["GITHUB_TRIGGERING_ACTOR", "GITHUB_ACTOR"].iter().find_map(|name| env_variable(name));
     let actor = actor.filter(|actor| !actor.is_empty() && source::is_ci());
-    let is_user = |allowed: &Allowed| matches!(allowed, Allowed::User(_));
-    let user = if plan.allow.iter().any(is_user) { user() } else { None };
-    let is_allowed = |allowed: &Allowed| match allowed {
-        Allowed::GitHub(login) => actor.as_ref().is_some_and(|actor| actor.eq_ignore_ascii_case(login)),
-        Allowed::User(name) => user.as_ref() == Some(name),
+    let is_user = |allowed: &AllowedOperator| matches!(allowed, AllowedOperator::User(_));
+    let user = if plan.allow.iter().any(is_user) { os_user() } else { None };
+    let is_allowed = |allowed: &AllowedOperator| match allowed {
+        AllowedOperator::GitHub(login) => actor.as_ref().is_some_and(|actor| actor.eq_ignore_ascii_case(login)),
+        AllowedOperator::User(name) => user.as_ref() == Some(name),
     };
     if plan.allow.iter().any(is_allowed) {
         return Ok(());
     }
     let names = plan.allow.iter().map(|allowed| match allowed {
-        Allowed::GitHub(login) => format!("`github:{login}`"),
-        Allowed::User(name) => format!("`user:{name}`"),
+        AllowedOperator::GitHub(login) => format!("`github:{login}`"),
+        AllowedOperator::User(name) => format!("`user:{name}`"),
     });
     let names = names.collect::<Vec<_>>().join(", ");
-    let who = actor.or(user).unwrap_or_else(source::who);
+    let who = actor.or(user).unwrap_or_else(source::user_at_host);
     let message = format!("{who} may not change environment `{}`", plan.environment);
-    let diagnostic = Diagnostic::new(Code("P0218"), Exit::Refused, message).because(format!("`allow` names {names}"));
-    Err(diagnostic.hint("ask one of them; or add to `allow` of that environment in the plan, and have that reviewed"))
+    let diagnostic =
+        Diagnostic::new(ErrorCode("P0218"), ExitKind::Refused, message).with_cause(format!("`allow` names {names}"));
+    Err(diagnostic
+        .with_hint("ask one of them; or add to `allow` of that environment in the plan, and have that reviewed"))
 }
 
 /// The name of the user that this process runs as, as the operating system has it.
-fn user() -> Option<String> {
+fn os_user() -> Option<String> {
     let id = Command::new("id").arg("-un").output().ok().filter(|id| id.status.success())?;
     String::from_utf8(id.stdout).ok().map(|name| name.trim().to_owned())
 }
 
 /// Whether a release was verified where the plan wants it to be verified first.
-pub(super) fn order(plan: &Plan, release: &Release) -> Result<(), Diagnostic> {
+pub(super) fn check_promotion_order(plan: &Plan, release: &Release) -> Result<(), Diagnostic> {
     let Some(after) = &plan.after else { return Ok(()) };
-    let location = plan::locate(&plan.source, Some(after.as_str()), &variable);
+    let location = plan::locate_history(&plan.source, Some(after.as_str()), &env_variable);
     let refused = |why: String| {
         let message = format!("{} may not go to `{}` before `{after}`", release.label, plan.environment);
-        Diagnostic::new(Code("P0216"), Exit::Refused, message).because(why).hint(format!(
+        Diagnostic::new(ErrorCode("P0216"), ExitKind::Refused, message).with_cause(why).with_hint(format!(
             "deploy it to `{after}` and have it verified there, then `runner promote --from {after} --to {}`",
             plan.environment
         ))
     };
     let location = location.map_err(|_| refused(format!("the state of `{after}` can't be found from here")))?;
-    let store = Store::new(&location.state, &location.app, &location.environment);
-    let head = attempts::state(&store)?.head;
+    let store = StateStore::new(&location.state, &location.app, &location.environment);
+    let head = attempts::load_state(&store)?.head;
     if head.is_verified(release) {
         return Ok(());
     }
@@ -87,37 +91,38 @@ pub(super) fn order(plan: &Plan, release: &Release) -> Result<(), Diagnostic> {
 
 /// What a process that a deployment started may do: no deployment of the same environment; anything else, if that
 /// deployment still holds its lock.
-pub(super) fn nesting(store: &Store) -> Result<(), Diagnostic> {
-    let Some(text) = variable("PAWL_LOCK") else { return Ok(()) };
-    let stale = |why: &'static str| Diagnostic::from(&LockError::Token { resource: text.clone(), why });
-    let token: Token = text.parse().map_err(|_| stale("PAWL_LOCK is no token"))?;
-    let is_ours = token.resource == store.resource() && variable("PAWL_STATE").is_none_or(|at| at == store.address());
+pub(super) fn check_nesting(store: &StateStore) -> Result<(), Diagnostic> {
+    let Some(text) = env_variable("PAWL_LOCK") else { return Ok(()) };
+    let stale = |why: &'static str| Diagnostic::from(&LockError::InvalidToken { resource: text.clone(), why });
+    let token: LockToken = text.parse().map_err(|_| stale("PAWL_LOCK is no token"))?;
+    let is_ours =
+        token.resource == store.resource() && env_variable("PAWL_STATE").is_none_or(|at| at == store.address());
     let outer = if is_ours {
         store.clone()
     } else {
-        outer(&token).ok_or_else(|| stale("PAWL_STATE does not say where its lock is"))?
+        enclosing_store(&token).ok_or_else(|| stale("PAWL_STATE does not say where its lock is"))?
     };
-    outer.adopt(token).map_err(|error| Diagnostic::from(&error))?;
+    outer.verify_inherited_lock(token).map_err(|error| Diagnostic::from(&error))?;
     let ours = format!("{} {}", store.resource(), store.address());
-    if is_ours || within().contains(&ours) {
+    if is_ours || enclosing_deployments().contains(&ours) {
         let message =
             format!("this is a part of a deployment of {}, which can't contain another one", store.resource());
-        return Err(Diagnostic::new(Code("P0219"), Exit::Refused, message)
-            .because("that deployment holds the lock until this ends, and each would wait for the other")
-            .hint("in a hook, run a single step (`runner step …`), or deploy another environment"));
+        return Err(Diagnostic::new(ErrorCode("P0219"), ExitKind::Refused, message)
+            .with_cause("that deployment holds the lock until this ends, and each would wait for the other")
+            .with_hint("in a hook, run a single step (`runner step …`), or deploy another environment"));
     }
     Ok(())
 }
 
 /// The deployments that this process is a part of, the outermost first.
-pub(super) fn within() -> Vec<String> {
-    variable("PAWL_WITHIN").iter().flat_map(|text| text.lines()).map(str::to_owned).collect()
+pub(super) fn enclosing_deployments() -> Vec<String> {
+    env_variable("PAWL_WITHIN").iter().flat_map(|text| text.lines()).map(str::to_owned).collect()
 }
 
 /// The state that a token is of.
-fn outer(token: &Token) -> Option<Store> {
+fn enclosing_store(token: &LockToken) -> Option<StateStore> {
     let (app, environment) = token.resource.split_once('/')?;
     let (app, environment): (AppName, EnvironmentName) = (app.parse().ok()?, environment.parse().ok()?);
-    let location = StateLocation::at(&variable("PAWL_STATE")?, &variable)?;
-    Some(Store::new(&location, &app, &environment))
+    let location = StateLocation::from_address(&env_variable("PAWL_STATE")?, &env_variable)?;
+    Some(StateStore::new(&location, &app, &environment))
 }

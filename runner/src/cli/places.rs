@@ -2,31 +2,32 @@
 
 use std::path::PathBuf;
 
-use super::source::{is_ci, variable};
-use crate::deploy::{Pinning, Setting};
-use sandbox::{Places, Tell};
+use super::source::{env_variable, is_ci};
+use crate::deploy::{PinPolicy, PreflightOptions};
+use sandbox::{NoticeHandler, UserPaths};
 
 /// What a preflight stands on, where modules are compared with a lock file beside the plan.
-pub(super) fn setting(tell: Tell) -> Setting {
-    let pinning = if is_ci() { Pinning::Fixed } else { Pinning::Grows };
-    Setting { places: places(), tell, pinning }
+pub(super) fn preflight_options(tell: NoticeHandler) -> PreflightOptions {
+    let pinning = if is_ci() { PinPolicy::Frozen } else { PinPolicy::AddNew };
+    PreflightOptions { cache_dirs: cache_dirs(), notify: tell, pin_policy: pinning }
 }
 
-fn places() -> Places {
-    let docker = absolute("DOCKER_CONFIG").or_else(|| Some(absolute("HOME")?.join(".docker")));
-    Places {
-        cache: base("XDG_CACHE_HOME", ".cache"),
-        state: base("XDG_STATE_HOME", ".local/state"),
-        credentials: docker.map(|folder| folder.join("config.json")),
+fn cache_dirs() -> UserPaths {
+    let docker =
+        absolute_path_variable("DOCKER_CONFIG").or_else(|| Some(absolute_path_variable("HOME")?.join(".docker")));
+    UserPaths {
+        cache_dir: base_dir("XDG_CACHE_HOME", ".cache"),
+        state_dir: base_dir("XDG_STATE_HOME", ".local/state"),
+        docker_config: docker.map(|folder| folder.join("config.json")),
     }
 }
 
 /// Our folder below a base directory. Relative ones don't count, the specification says.
-fn base(name: &str, at_home: &str) -> Option<PathBuf> {
-    let base = absolute(name).or_else(|| Some(absolute("HOME")?.join(at_home)))?;
+fn base_dir(name: &str, at_home: &str) -> Option<PathBuf> {
+    let base = absolute_path_variable(name).or_else(|| Some(absolute_path_variable("HOME")?.join(at_home)))?;
     Some(base.join("pawl"))
 }
 
-fn absolute(name: &str) -> Option<PathBuf> {
-    variable(name).map(PathBuf::from).filter(|path| path.is_absolute())
+fn absolute_path_variable(name: &str) -> Option<PathBuf> {
+    env_variable(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }

@@ -6,66 +6,75 @@ use serde_json::{Value, json};
 
 use super::{
     places,
-    screen::Screen,
+    screen::CommandOutput,
     selection,
-    source::{PlanArgs, ReleaseArgs},
+    source::{PlanSourceArgs, ReleaseArgs},
 };
 use crate::{
-    deploy::{Foreseen, Prepared, Ready, Wanted, foresee},
-    report::{self, Form, json, words},
+    deploy::{PlannedStep, PreparedPlan, RequestedRelease, StepPreview, preview_deployment},
+    report::{self, OutputFormat, json, words},
 };
-use contract::diagnostic::{Diagnostic, Exit};
+use contract::diagnostic::{Diagnostic, ExitKind};
 use contract::text;
 use journal::{
     Redactor,
-    event::{Decision, Header},
+    event::{Decision, JournalHeader},
 };
-use plan::{Access, ArgumentPattern, EnvGrant, Grants, SecretAccess, Trust};
-use sandbox::Need;
-use state::Store;
+use plan::{ArgumentPattern, DirAccess, EnvGrant, SecretAccess, StepGrants, StepTrust};
+use sandbox::CapabilityNeed;
+use state::StateStore;
 
 /// Arguments of `plan`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct PlanCommandArgs {
     #[command(flatten)]
-    plan: PlanArgs,
+    plan: PlanSourceArgs,
     #[command(flatten)]
     release: ReleaseArgs,
     #[command(flatten)]
-    selection: selection::Args,
+    selection: selection::SelectionArgs,
 }
 
 /// Shows for each step what would be decided, what it would change, and what it may reach.
 ///
 /// # Errors
 /// What keeps a deployment from beginning.
-pub(super) async fn run(args: &Args, screen: &Screen, out: &mut dyn Write) -> Result<Exit, Vec<Diagnostic>> {
+pub(super) async fn run(
+    args: &PlanCommandArgs,
+    screen: &CommandOutput,
+    out: &mut dyn Write,
+) -> Result<ExitKind, Vec<Diagnostic>> {
     let (plan, label) = args.plan.plan(&args.release)?;
     screen.mask(plan.secrets.values());
-    let store = Store::new(&plan.state, &plan.app, &plan.environment);
-    let prepared = Prepared::new(plan, Wanted { label, digest: None }, places::setting(screen.tell_beside())).await?;
-    let (header, foreseen) = foresee(&prepared, &store, &args.selection.orders()).await?;
+    let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
+    let prepared = PreparedPlan::new(
+        plan,
+        RequestedRelease { label, digest: None },
+        places::preflight_options(screen.stderr_notifier()),
+    )
+    .await?;
+    let (header, foreseen) = preview_deployment(&prepared, &store, &args.selection.overrides()).await?;
     // A probe may repeat what a program printed.
     let redactor = Redactor::new(prepared.plan.secrets.values());
-    let answer = match screen.form() {
-        Form::Json => json::line(&redactor.json(as_json(&header, &foreseen, &prepared))) + "\n",
-        Form::Text => redactor.text(&as_text(&header, &foreseen, &prepared)),
+    let answer = match screen.format() {
+        OutputFormat::Json => json::line(&redactor.redact_json(as_json(&header, &foreseen, &prepared))) + "\n",
+        OutputFormat::Text => redactor.redact(&as_text(&header, &foreseen, &prepared)),
     };
-    report::emit(out, &answer).map_err(|error| vec![error])?;
-    Ok(Exit::Success)
+    report::write_answer(out, &answer).map_err(|error| vec![error])?;
+    Ok(ExitKind::Success)
 }
 
-fn as_text(header: &Header, foreseen: &[Foreseen], prepared: &Prepared) -> String {
+fn as_text(header: &JournalHeader, foreseen: &[StepPreview], prepared: &PreparedPlan) -> String {
     let mut lines = format!("{} {} → {} (nothing is done)\n", header.app, header.release.label, header.environment);
-    let width = foreseen.iter().map(|one| text::columns(&report::label(&one.place))).max().unwrap_or(0);
+    let width = foreseen.iter().map(|one| text::column_count(&report::step_label(&one.step_target))).max().unwrap_or(0);
     for (one, ready) in foreseen.iter().zip(&prepared.steps) {
         let (word, why) = match &one.decision {
-            Some(decision) => (words::decision(decision), words::because(decision)),
+            Some(decision) => (words::decision(decision), words::decision_reason(decision)),
             None => ("?", String::new()),
         };
-        let label = report::label(&one.place);
+        let label = report::step_label(&one.step_target);
         let phase = words::phase(one.phase);
-        let line = format!("  {word:<6} {label:<width$}  {phase:<7}  {}", text::visible(&why));
+        let line = format!("  {word:<6} {label:<width$}  {phase:<7}  {}", text::escape_line(&why));
         let _ = writeln!(lines, "{}", line.trim_end());
         for change in &one.changes {
             let detail = if change.detail.is_empty() { String::new() } else { format!("  ({})", change.detail) };
@@ -73,70 +82,70 @@ fn as_text(header: &Header, foreseen: &[Foreseen], prepared: &Prepared) -> Strin
                 lines,
                 "           {} {}{}",
                 change.action,
-                text::visible(&change.subject),
-                text::visible(&detail)
+                text::escape_line(&change.subject),
+                text::escape_line(&detail)
             );
         }
-        if let Some(unknown) = &one.unknown {
-            let _ = writeln!(lines, "           not known yet: {}", text::visible(unknown));
+        if let Some(unknown) = &one.unknown_reason {
+            let _ = writeln!(lines, "           not known yet: {}", text::escape_line(unknown));
         }
-        lines += &reaches(ready);
+        lines += &needs_and_grants_text(ready);
     }
-    for (hook, steps) in hooks(prepared) {
+    for (hook, steps) in hook_steps(prepared) {
         for ready in steps {
-            let _ = writeln!(lines, "  hook   {}  {hook}", report::label(&ready.place));
-            lines += &reaches(ready);
+            let _ = writeln!(lines, "  hook   {}  {hook}", report::step_label(&ready.step_target));
+            lines += &needs_and_grants_text(ready);
         }
     }
     lines
 }
 
 /// What a step needs and may reach, a line each.
-fn reaches(ready: &Ready) -> String {
+fn needs_and_grants_text(ready: &PlannedStep) -> String {
     let mut lines = String::new();
-    for need in needs(ready) {
-        let _ = writeln!(lines, "           needs {}", text::visible(&need));
+    for need in need_lines(ready) {
+        let _ = writeln!(lines, "           needs {}", text::escape_line(&need));
     }
-    for grant in reach(&ready.step.grants) {
-        let _ = writeln!(lines, "           may reach {}", text::visible(&grant));
+    for grant in grant_lines(&ready.step.grants) {
+        let _ = writeln!(lines, "           may reach {}", text::escape_line(&grant));
     }
-    if ready.step.trust == Trust::Host {
+    if ready.step.trust == StepTrust::Host {
         let _ = writeln!(lines, "           TRUST: HOST — what it is granted is as strong as this machine's user");
     }
     lines
 }
 
-fn hooks(prepared: &Prepared) -> [(&'static str, &[Ready]); 3] {
+fn hook_steps(prepared: &PreparedPlan) -> [(&'static str, &[PlannedStep]); 3] {
     let hooks = &prepared.hooks;
     [("before", &hooks.before), ("after", &hooks.after), ("on-failure", &hooks.on_failure)]
 }
 
-fn trust(ready: &Ready) -> &'static str {
-    if ready.step.trust == Trust::Host { "host" } else { "sandbox" }
+fn trust_word(ready: &PlannedStep) -> &'static str {
+    if ready.step.trust == StepTrust::Host { "host" } else { "sandbox" }
 }
 
-fn as_json(header: &Header, foreseen: &[Foreseen], prepared: &Prepared) -> Value {
+fn as_json(header: &JournalHeader, foreseen: &[StepPreview], prepared: &PreparedPlan) -> Value {
     let steps: Vec<_> = foreseen
         .iter()
         .zip(&prepared.steps)
-        .map(|(one, ready): (&Foreseen, &Ready)| {
+        .map(|(one, ready): (&StepPreview, &PlannedStep)| {
             json!({
-                "step": one.place.step,
-                "target": one.place.target,
+                "step": one.step_target.step,
+                "target": one.step_target.target,
                 "phase": one.phase,
                 "decision": one.decision.as_ref().map(words::decision),
                 "because": one.decision.as_ref().map(|decision: &Decision| words::reason_name(words::reason_of(decision))),
-                "words": one.decision.as_ref().map(words::because),
+                "words": one.decision.as_ref().map(words::decision_reason),
                 "changes": one.changes,
-                "unknown": one.unknown,
-                "needs": needs(ready),
-                "reaches": reach(&ready.step.grants),
-                "trust": trust(ready),
+                "unknown": one.unknown_reason,
+                "needs": need_lines(ready),
+                "reaches": grant_lines(&ready.step.grants),
+                "trust": trust_word(ready),
             })
         })
         .collect();
-    let hook = |(hook, ready): (&str, &Ready)| json!({ "hook": hook, "step": ready.place.step, "needs": needs(ready), "reaches": reach(&ready.step.grants), "trust": trust(ready) });
-    let hooks: Vec<_> = hooks(prepared)
+    let hook = |(hook, ready): (&str, &PlannedStep)| json!({ "hook": hook, "step": ready.step_target.step, "needs": need_lines(ready), "reaches": grant_lines(&ready.step.grants), "trust": trust_word(ready) });
+    let hooks: Vec<_> = hook_steps(prepared)
         .into_iter()
         .flat_map(|(name, steps)| steps.iter().map(move |ready| (name, ready)))
         .map(hook)
@@ -148,23 +157,24 @@ fn as_json(header: &Header, foreseen: &[Foreseen], prepared: &Prepared) -> Value
 }
 
 /// What its module asks for, one line a need.
-fn needs(ready: &Ready) -> Vec<String> {
+fn need_lines(ready: &PlannedStep) -> Vec<String> {
     let config = &ready.step.with;
-    let needs: Vec<_> = ready.description.needs.iter().filter(|need| need.applies(config)).collect();
+    let needs: Vec<_> = ready.description.needs.iter().filter(|need| need.applies_to(config)).collect();
     // What is needed by name is not said again as needed at all.
-    let is_named =
-        |need: &Need| needs.iter().any(|other| other.capability == need.capability && other.name(config).is_some());
-    let told = needs.iter().filter(|need| need.name(config).is_some() || !is_named(need));
-    told.map(|need| format!("{}: it {}", need.words(config), need.reason)).collect()
+    let is_named = |need: &CapabilityNeed| {
+        needs.iter().any(|other| other.capability == need.capability && other.grant_name(config).is_some())
+    };
+    let told = needs.iter().filter(|need| need.grant_name(config).is_some() || !is_named(need));
+    told.map(|need| format!("{}: it {}", need.display_text(config), need.reason)).collect()
 }
 
 /// What a step may reach, one line a grant.
-fn reach(grants: &Grants) -> Vec<String> {
+fn grant_lines(grants: &StepGrants) -> Vec<String> {
     let mut lines = Vec::new();
     for (name, grant) in &grants.dirs {
         let access = match grant.access {
-            Access::ReadOnly => "read only",
-            Access::ReadWrite => "read and write",
+            DirAccess::ReadOnly => "read only",
+            DirAccess::ReadWrite => "read and write",
         };
         lines.push(format!("directory `{name}` = {} ({access})", grant.path.display()));
     }
@@ -184,7 +194,7 @@ fn reach(grants: &Grants) -> Vec<String> {
     }
     lines.extend(grants.env.iter().map(|(name, grant)| match grant {
         EnvGrant::Set(value) => format!("environment `{name}` = {}", value.written),
-        EnvGrant::Open => format!("environment `{name}`, which the step sets"),
+        EnvGrant::SetByStep => format!("environment `{name}`, which the step sets"),
     }));
     lines.extend(grants.sockets.iter().map(|(name, path)| format!("socket `{name}` = unix:{}", path.display())));
     lines.extend(grants.secrets.iter().map(|(name, grant)| match grant.access {

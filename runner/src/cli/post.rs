@@ -7,31 +7,31 @@ use std::{path::Path, time::Duration};
 
 use super::{
     ci, github,
-    screen::Screen,
-    source::{self, PlanArgs},
+    screen::CommandOutput,
+    source::{self, PlanSourceArgs},
 };
-use contract::diagnostic::{Diagnostic, Exit, Notice};
-use state::Store;
+use contract::diagnostic::{Diagnostic, ExitKind, Notice};
+use state::StateStore;
 
 /// How long the journal may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Arguments of `post`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct PostArgs {
     #[command(flatten)]
-    plan: PlanArgs,
+    plan: PlanSourceArgs,
 }
 
 /// Brings up what is left, and gives up the lock.
 ///
 /// # Errors
 /// None: what can't be done is a warning.
-pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
-    let tell = screen.tell();
+pub(super) async fn run(args: &PostArgs, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
+    let tell = screen.notifier();
     if !github::is_job() {
         tell(Notice::note("nothing to do: this is no job of GitHub's"));
-        return Ok(Exit::Success);
+        return Ok(ExitKind::Success);
     }
     let location = match args.plan.location() {
         Ok(location) => location,
@@ -39,45 +39,45 @@ pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagno
         Err(problems) => {
             let why = problems.first().map_or_else(String::new, |problem| problem.message.clone());
             tell(Notice::warning(format!("nothing could be brought up after the deployment: {why}")));
-            return Ok(Exit::Success);
+            return Ok(ExitKind::Success);
         }
     };
-    let store = Store::new(&location.state, &location.app, &location.environment);
-    if !is_begun(store.folder()) {
-        return Ok(Exit::Success);
+    let store = StateStore::new(&location.state, &location.app, &location.environment);
+    if !has_journal(store.folder()) {
+        return Ok(ExitKind::Success);
     }
     if !store.is_folder() {
-        give_up(&store, &|notice| tell(notice));
+        release_orphaned_lock(&store, &|notice| tell(notice));
     }
-    let store = match ci::checkpointed(store, &args.plan.plan, &location.app, &location.environment, &|_| {}) {
+    let store = match ci::with_checkpoints(store, &args.plan.plan, &location.app, &location.environment, &|_| {}) {
         Ok(store) => store,
         Err(problem) => {
             tell(Notice::warning(format!("nothing could be brought up after the deployment: {}", problem.message)));
-            return Ok(Exit::Success);
+            return Ok(ExitKind::Success);
         }
     };
     if let Some(checkpoints) = store.checkpoints() {
-        checkpoints.finish(PATIENCE).await;
-        let shown = checkpoints.shown();
-        if let Some(trouble) = shown.trouble {
+        checkpoints.upload_remaining(UPLOAD_TIMEOUT).await;
+        let shown = checkpoints.status();
+        if let Some(trouble) = shown.last_error {
             tell(Notice::warning(format!("the journal is not among the artifacts of this run: {trouble}")));
         } else if let Some(name) = shown.newest {
             tell(Notice::note(format!("the journal is in artifact {name}")));
         }
     }
-    Ok(Exit::Success)
+    Ok(ExitKind::Success)
 }
 
 /// Whether there is a journal here.
-fn is_begun(folder: &Path) -> bool {
+fn has_journal(folder: &Path) -> bool {
     folder.read_dir().is_ok_and(|mut entries| {
         entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().ends_with(".journal")))
     })
 }
 
 /// A lease of a process of this machine that was killed need not run out.
-fn give_up(store: &Store, tell: &dyn Fn(Notice)) {
-    match store.give_up(&source::who(), "its process was killed") {
+fn release_orphaned_lock(store: &StateStore, tell: &dyn Fn(Notice)) {
+    match store.release_orphaned_lock(&source::user_at_host(), "its process was killed") {
         Ok(Some(_)) => tell(Notice::note(format!("gave up the lock of {}", store.resource()))),
         Ok(None) => {}
         Err(error) => tell(Notice::warning(format!("the lock of {} was not given up: {error}", store.resource()))),

@@ -6,25 +6,25 @@ use serde_json::json;
 
 use super::{
     attempts, permission,
-    screen::Screen,
-    source::{self, PlanArgs},
-    wait::WaitArgs,
+    screen::CommandOutput,
+    source::{self, PlanSourceArgs},
+    wait::LockWaitArgs,
 };
 use crate::{
     deploy::{self, Interrupt},
-    report::{self, Form, json as lines},
+    report::{self, OutputFormat, json as lines},
 };
 use contract::{
     Label,
-    diagnostic::{Code, Diagnostic, Exit},
+    diagnostic::{Diagnostic, ErrorCode, ExitKind},
 };
-use state::{Claim, Store};
+use state::{LockRequest, StateStore};
 
 /// Arguments of `prune`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct PruneArgs {
     #[command(flatten)]
-    plan: PlanArgs,
+    plan: PlanSourceArgs,
     /// Do it from here, outside a CI
     #[arg(long)]
     local: bool,
@@ -32,49 +32,54 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keep: Option<u32>,
     #[command(flatten)]
-    wait: WaitArgs,
+    wait: LockWaitArgs,
 }
 
 /// Removes releases, and says which; as JSON, `{removed: [path]}`.
 ///
 /// # Errors
 /// P0223 when one can't be removed; P05xx when the environment is being deployed.
-pub(super) async fn run(args: &Args, screen: &Screen, out: &mut dyn Write) -> Result<Exit, Vec<Diagnostic>> {
+pub(super) async fn run(
+    args: &PruneArgs,
+    screen: &CommandOutput,
+    out: &mut dyn Write,
+) -> Result<ExitKind, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
-    permission::local(args.local, "prune")?;
+    permission::require_local_flag(args.local, "prune")?;
     // Where content goes does not depend on the release.
     let label: Label = "none".parse().expect("`none` is a label");
     let plan = args.plan.plan_for(&label)?;
     screen.mask(plan.secrets.values());
-    let store = Store::new(&plan.state, &plan.app, &plan.environment);
-    permission::person(&plan).map_err(one)?;
-    permission::nesting(&store).map_err(one)?;
+    let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
+    permission::check_allowed_user(&plan).map_err(one)?;
+    permission::check_nesting(&store).map_err(one)?;
     let interrupt = Interrupt::listen().ok();
-    let claim = Claim { wait: args.wait.wait(), url: source::job(), ..Claim::by(&source::who()) };
+    let claim =
+        LockRequest { wait: args.wait.wait(), url: source::job_url(), ..LockRequest::new(&source::user_at_host()) };
     let lock = match &interrupt {
         Some(interrupt) => tokio::select! {
-            lock = store.claim(claim) => lock,
-            _ = interrupt.asked() => return Ok(Exit::Interrupted),
+            lock = store.acquire_lock(claim) => lock,
+            _ = interrupt.requested() => return Ok(ExitKind::Interrupted),
         },
-        None => store.claim(claim).await,
+        None => store.acquire_lock(claim).await,
     };
     let mut lock = lock.map_err(|error| one((&error).into()))?;
-    let state = attempts::state(&store).map_err(one)?;
-    let keep = args.keep.map(|keep| keep as usize).or(plan.keep).unwrap_or(deploy::KEEP);
+    let state = attempts::load_state(&store).map_err(one)?;
+    let keep = args.keep.map(|keep| keep as usize).or(plan.keep).unwrap_or(deploy::DEFAULT_KEPT_RELEASES);
     lock.next_epoch(state.epoch()).map_err(|error| one((&error).into()))?;
-    lock.confirm().await.map_err(|error| one((&error).into()))?;
-    let removed = deploy::prune(&plan, &state, &args.plan.neighbours(&plan.environment), keep);
+    lock.ensure_held().await.map_err(|error| one((&error).into()))?;
+    let removed = deploy::prune(&plan, &state, &args.plan.other_environments(&plan.environment), keep);
     lock.close(Duration::from_secs(5)).await.map_err(|error| one((&error).into()))?;
     let removed = removed.map_err(|error| {
-        let diagnostic = Diagnostic::new(Code("P0223"), Exit::Failed, error.to_string());
+        let diagnostic = Diagnostic::new(ErrorCode("P0223"), ExitKind::Failed, error.to_string());
         one(diagnostic
-            .hint("the live release and the verified ones that stay were not touched; see why, and run it again"))
+            .with_hint("the live release and the verified ones that stay were not touched; see why, and run it again"))
     })?;
-    let answer = match screen.form() {
-        Form::Json => lines::line(&json!({ "removed": removed })) + "\n",
-        Form::Text if removed.is_empty() => "nothing to remove\n".to_owned(),
-        Form::Text => removed.iter().map(|path| format!("removed {}\n", path.display())).collect(),
+    let answer = match screen.format() {
+        OutputFormat::Json => lines::line(&json!({ "removed": removed })) + "\n",
+        OutputFormat::Text if removed.is_empty() => "nothing to remove\n".to_owned(),
+        OutputFormat::Text => removed.iter().map(|path| format!("removed {}\n", path.display())).collect(),
     };
-    report::emit(out, &answer).map_err(one)?;
-    Ok(Exit::Success)
+    report::write_answer(out, &answer).map_err(one)?;
+    Ok(ExitKind::Success)
 }

@@ -3,29 +3,29 @@
 
 use super::{
     attempts,
-    deploy::{self, Job},
+    deploy::{self, DeployRequest},
     permission, places,
-    screen::Screen,
+    screen::CommandOutput,
     selection,
-    source::PlanArgs,
-    wait::WaitArgs,
+    source::PlanSourceArgs,
+    wait::LockWaitArgs,
 };
-use crate::deploy::{Orders, Wanted};
+use crate::deploy::{DeployOverrides, RequestedRelease};
 use contract::{
     Label,
-    diagnostic::{Code, Diagnostic, Exit},
+    diagnostic::{Diagnostic, ErrorCode, ExitKind},
 };
 use journal::{
-    State,
+    JournalState,
     event::{ROLLBACK, Release},
 };
-use state::Store;
+use state::StateStore;
 
 /// Arguments of `rollback`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Rollback {
+pub(super) struct RollbackArgs {
     #[command(flatten)]
-    plan: PlanArgs,
+    plan: PlanSourceArgs,
     /// Do it from here, outside a CI
     #[arg(long)]
     local: bool,
@@ -33,14 +33,14 @@ pub(super) struct Rollback {
     #[arg(long, value_name = "LABEL")]
     to: Option<Label>,
     #[command(flatten)]
-    selection: selection::Args,
+    selection: selection::SelectionArgs,
     #[command(flatten)]
-    wait: WaitArgs,
+    wait: LockWaitArgs,
 }
 
 /// Arguments of `promote`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Promote {
+pub(super) struct PromoteArgs {
     /// The plan
     #[arg(long = "plan", value_name = "FILE", default_value = "deploy.yml")]
     plan: std::path::PathBuf,
@@ -57,57 +57,58 @@ pub(super) struct Promote {
     #[arg(long, value_name = "LABEL")]
     release: Option<Label>,
     #[command(flatten)]
-    selection: selection::Args,
+    selection: selection::SelectionArgs,
     #[command(flatten)]
-    wait: WaitArgs,
+    wait: LockWaitArgs,
 }
 
 /// Goes back to a verified release.
 ///
 /// # Errors
 /// P0217 when there is none to go back to; else as `deploy`.
-pub(super) async fn rollback(args: &Rollback, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
+pub(super) async fn rollback(args: &RollbackArgs, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
-    permission::local(args.local, "rollback")?;
+    permission::require_local_flag(args.local, "rollback")?;
     let store = args.plan.store()?;
-    let state = attempts::state(&store).map_err(one)?;
-    let release = earlier(&state, args.to.as_ref(), &store).map_err(one)?;
+    let state = attempts::load_state(&store).map_err(one)?;
+    let release = release_to_restore(&state, args.to.as_ref(), &store).map_err(one)?;
     let commit = state.commit_of(&release).map(str::to_owned);
-    let mut again = deploy::command("rollback", args.local, &args.plan);
+    let mut again = deploy::command_line("rollback", args.local, &args.plan);
     again += &format!(" --to {}", release.label);
-    let orders = Orders { by: Some(ROLLBACK), seen: Some(state.epoch()), ..args.selection.orders() };
-    deploy(&args.plan, (release, commit), orders, &args.wait, &again, screen).await
+    let orders =
+        DeployOverrides { command: Some(ROLLBACK), expected_epoch: Some(state.epoch()), ..args.selection.overrides() };
+    deploy_release(&args.plan, (release, commit), orders, &args.wait, &again, screen).await
 }
 
 /// Deploys to one environment what was verified in another.
 ///
 /// # Errors
 /// P0222 when it was not verified there; else as `deploy`.
-pub(super) async fn promote(args: &Promote, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
+pub(super) async fn promote(args: &PromoteArgs, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
-    permission::local(args.local, "promote")?;
-    let of = |environment: &str| PlanArgs { plan: args.plan.clone(), environment: Some(environment.to_owned()) };
+    permission::require_local_flag(args.local, "promote")?;
+    let of = |environment: &str| PlanSourceArgs { plan: args.plan.clone(), environment: Some(environment.to_owned()) };
     let (from, to) = (of(&args.from), of(&args.to));
-    let state = attempts::state(&from.store()?).map_err(one)?;
+    let state = attempts::load_state(&from.store()?).map_err(one)?;
     let head = &state.head;
     let verified = head.verified.iter();
     let release = match &args.release {
         Some(label) => verified.rev().find(|release| release.label == *label).cloned(),
         None => head.live.clone().filter(|live| head.is_verified(live)),
     };
-    let release = release.ok_or_else(|| one(unverified(args, head.live.as_ref())))?;
+    let release = release.ok_or_else(|| one(unverified_error(args, head.live.as_ref())))?;
     let commit = state.commit_of(&release).map(str::to_owned);
     let again = format!(
         "{} --from {} --to {} --release {}",
-        deploy::command("promote", args.local, &PlanArgs { environment: None, ..to.clone() }),
+        deploy::command_line("promote", args.local, &PlanSourceArgs { environment: None, ..to.clone() }),
         args.from,
         args.to,
         release.label
     );
-    deploy(
+    deploy_release(
         &to,
         (release, commit),
-        Orders { by: Some("promote"), ..args.selection.orders() },
+        DeployOverrides { command: Some("promote"), ..args.selection.overrides() },
         &args.wait,
         &again,
         screen,
@@ -115,30 +116,30 @@ pub(super) async fn promote(args: &Promote, screen: &Screen) -> Result<Exit, Vec
     .await
 }
 
-async fn deploy(
-    args: &PlanArgs,
+async fn deploy_release(
+    args: &PlanSourceArgs,
     (release, commit): (Release, Option<String>),
-    orders: Orders,
-    wait: &WaitArgs,
+    orders: DeployOverrides,
+    wait: &LockWaitArgs,
     again: &str,
-    screen: &Screen,
-) -> Result<Exit, Vec<Diagnostic>> {
+    screen: &CommandOutput,
+) -> Result<ExitKind, Vec<Diagnostic>> {
     let Release { label, digest } = release;
     let plan = args.plan_for(&label)?;
-    let job = Job {
+    let job = DeployRequest {
         plan,
-        wanted: Wanted { label, digest },
+        release: RequestedRelease { label, digest },
         commit,
-        setting: places::setting(screen.tell()),
-        orders,
+        preflight: places::preflight_options(screen.notifier()),
+        overrides: orders,
         wait: wait.wait(),
-        again,
+        resume_command: again,
     };
     deploy::deploy(job, screen).await
 }
 
 /// The verified release asked for, or the last one that is not the one to get away from.
-fn earlier(state: &State, asked: Option<&Label>, store: &Store) -> Result<Release, Diagnostic> {
+fn release_to_restore(state: &JournalState, asked: Option<&Label>, store: &StateStore) -> Result<Release, Diagnostic> {
     let head = &state.head;
     let names = || match head.verified.iter().map(|release| format!("`{}`", release.label)).collect::<Vec<_>>() {
         names if names.is_empty() => "none was verified here yet".to_owned(),
@@ -146,7 +147,7 @@ fn earlier(state: &State, asked: Option<&Label>, store: &Store) -> Result<Releas
     };
     let none = |message: String| {
         let hint = "deploy a release that passes its checks: `runner deploy --release LABEL`";
-        Err(Diagnostic::new(Code("P0217"), Exit::Refused, message).because(names()).hint(hint))
+        Err(Diagnostic::new(ErrorCode("P0217"), ExitKind::Refused, message).with_cause(names()).with_hint(hint))
     };
     if let Some(label) = asked {
         return match head.verified.iter().rfind(|release| release.label == *label) {
@@ -156,18 +157,18 @@ fn earlier(state: &State, asked: Option<&Label>, store: &Store) -> Result<Releas
     }
     // One that was broken off goes on to where it was going.
     if let Some(last) = state.attempts.last()
-        && last.order.as_deref() == Some(ROLLBACK)
-        && matches!(last.exit, None | Some(Exit::Interrupted))
+        && last.command.as_deref() == Some(ROLLBACK)
+        && matches!(last.exit, None | Some(ExitKind::Interrupted))
     {
         return Ok(last.header.release.clone());
     }
-    match head.before_live() {
+    match head.rollback_target() {
         Some(release) => Ok(release.clone()),
         None => none(format!("there is no verified release to go back to in {}", store.resource())),
     }
 }
 
-fn unverified(args: &Promote, live: Option<&Release>) -> Diagnostic {
+fn unverified_error(args: &PromoteArgs, live: Option<&Release>) -> Diagnostic {
     let from = &args.from;
     let (message, why) = match (&args.release, live) {
         (Some(label), _) => (
@@ -181,5 +182,5 @@ fn unverified(args: &Promote, live: Option<&Release>) -> Diagnostic {
         (None, None) => (format!("nothing is live in `{from}`"), "so there is nothing to promote".to_owned()),
     };
     let again = format!("deploy to `{from}` until it passes, then promote");
-    Diagnostic::new(Code("P0222"), Exit::Refused, message).because(why).hint(again)
+    Diagnostic::new(ErrorCode("P0222"), ExitKind::Refused, message).with_cause(why).with_hint(again)
 }

@@ -3,16 +3,16 @@
 use std::io::Write;
 
 use crate::report;
-use contract::diagnostic::{Diagnostic, Exit};
+use contract::diagnostic::{Diagnostic, ExitKind};
 use plan;
 
 /// Writes the schema of plans.
 ///
 /// # Errors
 /// P0214 when it can't be written.
-pub(super) fn run(out: &mut dyn Write) -> Result<Exit, Diagnostic> {
-    report::emit(out, &format!("{:#}\n", plan::schema()))?;
-    Ok(Exit::Success)
+pub(super) fn run(out: &mut dyn Write) -> Result<ExitKind, Diagnostic> {
+    report::write_answer(out, &format!("{:#}\n", plan::schema()))?;
+    Ok(ExitKind::Success)
 }
 
 #[cfg(test)]
@@ -22,7 +22,7 @@ mod tests {
     #[test]
     fn it_is_json_that_tools_can_read() {
         let mut out = Vec::new();
-        assert_eq!(run(&mut out).unwrap(), Exit::Success);
+        assert_eq!(run(&mut out).unwrap(), ExitKind::Success);
         let schema: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(schema["type"], "object");
     }

@@ -8,22 +8,23 @@ use std::{
     sync::Arc,
 };
 
-use super::github::{self, Page};
+use super::github::{self, JobSummaryFile};
 use crate::report::{
-    self, Color, Conclusion, Form, Interactive, JsonLines, Report, Terminal, Verbosity,
-    github::{Log, Summary, Workflow},
+    self, ColorMode, CommandConclusion, DeploymentReporter, InteractiveMode, JsonLinesReporter, OutputFormat,
+    TerminalReporter, Verbosity,
+    github::{GroupedLogReporter, JobSummaryReporter, WorkflowOutput},
     json, words,
 };
 use contract::{
-    Attempt, Secret,
-    diagnostic::{Diagnostic, Exit, Weight},
+    AttemptNumber, Secret,
+    diagnostic::{Diagnostic, ExitKind, NoticeSeverity},
 };
-use journal::{State, event::Header};
-use sandbox::Tell;
+use journal::{JournalState, event::JournalHeader};
+use sandbox::NoticeHandler;
 
 /// How much is shown, and how.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct OutputArgs {
     /// Write JSON, one object a line
     #[arg(long, global = true)]
     json: bool,
@@ -35,55 +36,56 @@ pub(super) struct Args {
     verbose: bool,
     /// When to use colours; `NO_COLOR` turns them off as well
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
-    color: When,
+    color: ColorChoice,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum When {
+enum ColorChoice {
     Auto,
     Always,
     Never,
 }
 
 /// The streams of this process, and how to write to them.
-pub(super) struct Screen {
-    form: Form,
+pub(super) struct CommandOutput {
+    format: OutputFormat,
     verbosity: Verbosity,
-    color: Color,
-    interactive: Interactive,
+    color: ColorMode,
+    interactive_mode: InteractiveMode,
     /// The log of the job, if this is one.
-    workflow: Option<Workflow>,
-    purpose: Purpose,
+    workflow: Option<WorkflowOutput>,
+    purpose: OutputPurpose,
 }
 
 /// What a command is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(super) enum OutputPurpose {
     /// Its answer, on standard output.
     Answer,
     /// To deploy: what goes on is the output, and a job has a page and outputs of it.
     Deployment,
 }
 
-impl Screen {
-    pub(super) fn new(args: &Args, purpose: Purpose) -> Self {
-        let is_terminal = std::io::stderr().is_terminal() && super::source::variable("TERM").as_deref() != Some("dumb");
-        let no_color = super::source::variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+impl CommandOutput {
+    pub(super) fn new(args: &OutputArgs, purpose: OutputPurpose) -> Self {
+        let is_terminal =
+            std::io::stderr().is_terminal() && super::source::env_variable("TERM").as_deref() != Some("dumb");
+        let no_color = super::source::env_variable("NO_COLOR").is_some_and(|value| !value.is_empty());
         let color = match args.color {
-            When::Always => Color::On,
-            When::Auto if is_terminal && !no_color => Color::On,
-            When::Auto | When::Never => Color::Off,
+            ColorChoice::Always => ColorMode::On,
+            ColorChoice::Auto if is_terminal && !no_color => ColorMode::On,
+            ColorChoice::Auto | ColorChoice::Never => ColorMode::Off,
         };
-        let form = if args.json { Form::Json } else { Form::Text };
+        let form = if args.json { OutputFormat::Json } else { OutputFormat::Text };
         let workflow = github::is_job().then(|| {
             let out: Box<dyn Write + Send> = match (form, purpose) {
-                (Form::Text, Purpose::Deployment) => Box::new(std::io::stdout()),
-                (Form::Json, _) | (_, Purpose::Answer) => Box::new(std::io::stderr()),
+                (OutputFormat::Text, OutputPurpose::Deployment) => Box::new(std::io::stdout()),
+                (OutputFormat::Json, _) | (_, OutputPurpose::Answer) => Box::new(std::io::stderr()),
             };
-            github::workflow(out)
+            github::workflow_output(out)
         });
         Self {
-            form,
+            format: form,
             workflow,
             purpose,
             verbosity: match (args.quiet, args.verbose || github::is_debug()) {
@@ -92,16 +94,16 @@ impl Screen {
                 (false, false) => Verbosity::Normal,
             },
             color,
-            interactive: if is_terminal { Interactive::Yes } else { Interactive::No },
+            interactive_mode: if is_terminal { InteractiveMode::Yes } else { InteractiveMode::No },
         }
     }
 
-    pub(super) fn form(&self) -> Form {
-        self.form
+    pub(super) fn format(&self) -> OutputFormat {
+        self.format
     }
 
     pub(super) fn is_json(&self) -> bool {
-        self.form == Form::Json
+        self.format == OutputFormat::Json
     }
 
     /// Has the job hide secrets, before anything else is said.
@@ -112,33 +114,47 @@ impl Screen {
     }
 
     /// A report of an attempt that begins after what is on record; `again` is the command that continues it.
-    pub(super) fn report(&self, before: &State, header: &Header, again: &str) -> Box<dyn Report> {
-        let last = before.attempts.last().filter(|_| header.attempt != Attempt::FIRST);
-        let options = report::Options {
+    pub(super) fn deployment_reporter(
+        &self,
+        before: &JournalState,
+        header: &JournalHeader,
+        again: &str,
+    ) -> Box<dyn DeploymentReporter> {
+        let last = before.attempts.last().filter(|_| header.attempt != AttemptNumber::FIRST);
+        let options = report::ReportOptions {
             verbosity: self.verbosity,
             color: self.color,
-            interactive: self.interactive,
-            continues: last.map(|last| words::continues_after(last.exit, last.stuck.as_ref())),
+            interactive: self.interactive_mode,
+            continues_after: last.map(|last| words::continues_after(last.exit, last.failed_step.as_ref())),
         };
-        let told: Box<dyn Report> = match (self.form, &self.workflow) {
-            (Form::Json, _) => Box::new(JsonLines::new(Box::new(std::io::stdout()))),
-            (Form::Text, Some(workflow)) => Box::new(Log::new(workflow.clone(), options)),
-            (Form::Text, None) => {
-                Box::new(Terminal::new(Box::new(std::io::stderr()), Box::new(std::io::stdout()), options))
+        let told: Box<dyn DeploymentReporter> = match (self.format, &self.workflow) {
+            (OutputFormat::Json, _) => Box::new(JsonLinesReporter::new(Box::new(std::io::stdout()))),
+            (OutputFormat::Text, Some(workflow)) => Box::new(GroupedLogReporter::new(workflow.clone(), options)),
+            (OutputFormat::Text, None) => {
+                Box::new(TerminalReporter::new(Box::new(std::io::stderr()), Box::new(std::io::stdout()), options))
             }
         };
-        let Some(page) = Page::of_job() else { return told };
-        let (room, tell) = (page.room(), self.tell());
-        let write = Box::new(move |text: &str| page.write(text).into_iter().for_each(|notice| tell(notice)));
-        let earlier = github::earlier(&before.attempts, header);
-        Box::new((told, Summary::new(earlier, github::by_hand(again), super::ci::is_believed(), room, write)))
+        let Some(page) = JobSummaryFile::of_job() else { return told };
+        let (room, tell) = (page.remaining_bytes(), self.notifier());
+        let write = Box::new(move |text: &str| page.append(text).into_iter().for_each(|notice| tell(notice)));
+        let earlier = github::previous_attempts(&before.attempts, header);
+        Box::new((
+            told,
+            JobSummaryReporter::new(
+                earlier,
+                github::local_command(again),
+                super::ci::is_journal_authenticated(),
+                room,
+                write,
+            ),
+        ))
     }
 
     /// Tells what is worth knowing and no error while a deployment goes on: with `--json`, as a line like any other.
-    pub(super) fn tell(&self) -> Tell {
-        match self.form {
-            Form::Text => self.tell_beside(),
-            Form::Json => {
+    pub(super) fn notifier(&self) -> NoticeHandler {
+        match self.format {
+            OutputFormat::Text => self.stderr_notifier(),
+            OutputFormat::Json => {
                 let workflow = self.workflow.clone();
                 Arc::new(move |notice| {
                     workflow.iter().for_each(|workflow| workflow.annotate(&notice));
@@ -150,10 +166,10 @@ impl Screen {
     }
 
     /// The same beside a command's answer: on standard error.
-    pub(super) fn tell_beside(&self) -> Tell {
+    pub(super) fn stderr_notifier(&self) -> NoticeHandler {
         let (verbosity, color, workflow) = (self.verbosity, self.color, self.workflow.clone());
         Arc::new(move |notice| {
-            let is_shown = verbosity > Verbosity::Quiet || notice.weight != Weight::Note;
+            let is_shown = verbosity > Verbosity::Quiet || notice.severity != NoticeSeverity::Note;
             match &workflow {
                 Some(workflow) => {
                     workflow.annotate(&notice);
@@ -163,7 +179,7 @@ impl Screen {
                 }
                 None if is_shown => {
                     // Without a standard error nobody is told.
-                    let _ = std::io::stderr().write_all(contract::render::notice(&notice, color).as_bytes());
+                    let _ = std::io::stderr().write_all(contract::render::render_notice(&notice, color).as_bytes());
                 }
                 None => {}
             }
@@ -171,11 +187,11 @@ impl Screen {
     }
 
     /// Shows an error.
-    pub(super) fn error(&self, diagnostic: &Diagnostic) {
+    pub(super) fn show_error(&self, diagnostic: &Diagnostic) {
         match &self.workflow {
             Some(workflow) => workflow.error(diagnostic, self.color),
             None => {
-                let text = contract::render::render(diagnostic, self.color);
+                let text = contract::render::render_diagnostic(diagnostic, self.color);
                 // Without a standard error there is only the exit code.
                 let _ = std::io::stderr().write_all(text.as_bytes());
             }
@@ -183,31 +199,31 @@ impl Screen {
     }
 
     /// Shows why a command did nothing. The first error says how the process ends.
-    pub(super) fn refuse(&self, problems: &[Diagnostic]) -> Exit {
-        problems.iter().for_each(|problem| self.error(problem));
-        let Some(first) = problems.first() else { return Exit::Bug };
+    pub(super) fn report_problems(&self, problems: &[Diagnostic]) -> ExitKind {
+        problems.iter().for_each(|problem| self.show_error(problem));
+        let Some(first) = problems.first() else { return ExitKind::Bug };
         if self.is_json() {
-            let conclusion = Conclusion { exit: first.exit, error: Some(first) };
+            let conclusion = CommandConclusion { exit: first.exit, error: Some(first) };
             // A reader that went away is told by the exit code.
             let _ = writeln!(std::io::stdout(), "{}", json::line(&json::result(&conclusion)));
         }
-        if self.purpose == Purpose::Deployment {
-            if let Some(page) = Page::of_job() {
-                let text = report::github::of_problems(first.exit, problems, page.room());
-                page.write(&text).into_iter().for_each(|notice| self.tell()(notice));
+        if self.purpose == OutputPurpose::Deployment {
+            if let Some(page) = JobSummaryFile::of_job() {
+                let text = report::github::render_problems_page(first.exit, problems, page.remaining_bytes());
+                page.append(&text).into_iter().for_each(|notice| self.notifier()(notice));
             }
-            self.outputs(&[("result", &github::result(first.exit))]);
+            self.set_job_outputs(&[("result", &github::result_output(first.exit))]);
         }
         first.exit
     }
 
     /// Sets outputs of the job, if this is one.
-    pub(super) fn outputs(&self, outputs: &[(&str, &str)]) {
-        github::outputs(outputs).into_iter().for_each(|notice| self.tell()(notice));
+    pub(super) fn set_job_outputs(&self, outputs: &[(&str, &str)]) {
+        github::set_job_outputs(outputs).into_iter().for_each(|notice| self.notifier()(notice));
     }
 
     /// Called once, last.
     pub(super) fn close(&self) {
-        self.workflow.iter().for_each(Workflow::close);
+        self.workflow.iter().for_each(WorkflowOutput::close);
     }
 }

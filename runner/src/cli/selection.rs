@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::deploy::Orders;
+use crate::deploy::DeployOverrides;
 use contract::StepId;
 use journal::decision::Selection;
 
 #[derive(Clone, Debug, Default, clap::Args)]
-pub(super) struct Args {
+pub(super) struct SelectionArgs {
     /// Run from this step on; what comes before is taken as done, on your word
     #[arg(long, value_name = "STEP", conflicts_with_all = ["until", "only"])]
     start_from: Option<StepId>,
@@ -25,8 +25,8 @@ pub(super) struct Args {
     accept_drift: Vec<StepId>,
 }
 
-impl Args {
-    pub(super) fn orders(&self) -> Orders {
+impl SelectionArgs {
+    pub(super) fn overrides(&self) -> DeployOverrides {
         let selection = match (&self.start_from, &self.until, &self.only) {
             (Some(step), _, _) => Selection::StartFrom(step.clone()),
             (_, Some(step), _) => Selection::Until(step.clone()),
@@ -34,6 +34,6 @@ impl Args {
             (None, None, None) => Selection::All,
         };
         let accept_drift: BTreeSet<_> = self.accept_drift.iter().cloned().collect();
-        Orders { selection, fresh: self.fresh, accept_drift, ..Orders::default() }
+        DeployOverrides { selection, fresh: self.fresh, accept_drift, ..DeployOverrides::default() }
     }
 }

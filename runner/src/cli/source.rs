@@ -8,15 +8,15 @@ use std::{
 
 use contract::{
     EnvironmentName, Label,
-    diagnostic::{Code, Diagnostic, Exit},
+    diagnostic::{Diagnostic, ErrorCode, ExitKind},
 };
 use plan;
-use plan::{Plan, Request, Source};
-use state::Store;
+use plan::{Plan, PlanRequest, PlanSource};
+use state::StateStore;
 
 /// Which plan, and for which environment.
 #[derive(Clone, Debug, clap::Args)]
-pub(super) struct PlanArgs {
+pub(super) struct PlanSourceArgs {
     /// The plan
     #[arg(long = "plan", value_name = "FILE", default_value = "deploy.yml", env = "PAWL_PLAN", hide_env = true)]
     pub(super) plan: PathBuf,
@@ -34,7 +34,7 @@ pub(super) struct ReleaseArgs {
 }
 
 /// An environment variable; none when it is not there or is no UTF-8.
-pub(super) fn variable(name: &str) -> Option<String> {
+pub(super) fn env_variable(name: &str) -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "the one home of the environment")]
     std::env::var(name).ok()
 }
@@ -43,57 +43,57 @@ pub(super) fn variable(name: &str) -> Option<String> {
 pub(super) fn is_ci() -> bool {
     ["CI", "GITHUB_ACTIONS"]
         .iter()
-        .any(|name| variable(name).is_some_and(|value| !value.is_empty() && value != "false"))
+        .any(|name| env_variable(name).is_some_and(|value| !value.is_empty() && value != "false"))
 }
 
 /// Who runs this, and where: `user@host`.
-pub(super) fn who() -> String {
+pub(super) fn user_at_host() -> String {
     let user =
-        ["GITHUB_ACTOR", "USER", "LOGNAME"].iter().find_map(|name| variable(name).filter(|user| !user.is_empty()));
+        ["GITHUB_ACTOR", "USER", "LOGNAME"].iter().find_map(|name| env_variable(name).filter(|user| !user.is_empty()));
     let user = user.unwrap_or_else(|| format!("uid-{}", rustix::process::getuid().as_raw()));
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     format!("{user}@{host}")
 }
 
 /// The commit that a CI builds; where the release is not named, the one that git names it by.
-pub(super) fn commit(plan: &PlanArgs, release: &ReleaseArgs) -> Option<String> {
-    let ci = ["GITHUB_SHA", "CI_COMMIT_SHA", "BUILDKITE_COMMIT"].iter().find_map(|name| variable(name));
+pub(super) fn release_commit(plan: &PlanSourceArgs, release: &ReleaseArgs) -> Option<String> {
+    let ci = ["GITHUB_SHA", "CI_COMMIT_SHA", "BUILDKITE_COMMIT"].iter().find_map(|name| env_variable(name));
     if release.release.is_some() || ci.is_some() {
         return ci.filter(|commit| !commit.is_empty());
     }
-    let git = Command::new("git").arg("-C").arg(folder_of(&plan.plan)).args(["rev-parse", "HEAD"]).output().ok()?;
+    let git = Command::new("git").arg("-C").arg(plan_folder(&plan.plan)).args(["rev-parse", "HEAD"]).output().ok()?;
     let commit = String::from_utf8(git.stdout).ok().filter(|_| git.status.success())?;
     Some(commit.trim().to_owned())
 }
 
 /// The folder of a plan, for other programs.
-fn folder_of(plan: &Path) -> &Path {
+fn plan_folder(plan: &Path) -> &Path {
     plan.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// The page of this job, if a CI says where it is.
-pub(super) fn job() -> Option<String> {
-    let full = ["CI_JOB_URL", "BUILD_URL", "BUILDKITE_BUILD_URL"].iter().find_map(|name| variable(name));
+pub(super) fn job_url() -> Option<String> {
+    let full = ["CI_JOB_URL", "BUILD_URL", "BUILDKITE_BUILD_URL"].iter().find_map(|name| env_variable(name));
     full.or_else(|| {
-        let [server, repository, run] = ["GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID"].map(variable);
+        let [server, repository, run] = ["GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID"].map(env_variable);
         Some(format!("{}/{}/actions/runs/{}", server?, repository?, run?))
     })
 }
 
-impl PlanArgs {
+impl PlanSourceArgs {
     /// The text of the plan.
-    pub(super) fn source(&self) -> Result<Source, Diagnostic> {
+    pub(super) fn source(&self) -> Result<PlanSource, Diagnostic> {
         let path = &self.plan;
         let unreadable = |why: &dyn std::fmt::Display| {
-            Diagnostic::new(Code("P0201"), Exit::Refused, format!("can't read the plan {}", path.display()))
-                .because(why)
-                .hint("name it with `--plan FILE`, or go to the folder of your deploy.yml")
+            Diagnostic::new(ErrorCode("P0201"), ExitKind::Refused, format!("can't read the plan {}", path.display()))
+                .with_cause(why)
+                .with_hint("name it with `--plan FILE`, or go to the folder of your deploy.yml")
         };
         let bytes = fs::read(path).map_err(|error| unreadable(&error))?;
         let text = String::from_utf8(bytes).map_err(|error| unreadable(&format!("it is not UTF-8: {error}")))?;
         let absolute = std::path::absolute(path).map_err(|error| unreadable(&error))?;
         let folder = absolute.parent().unwrap_or(Path::new("/")).to_owned();
-        Ok(Source { path: path.clone(), folder, text: text.into() })
+        Ok(PlanSource { path: path.clone(), folder, text: text.into() })
     }
 
     /// The plan for its environment, and the label of the release it is for.
@@ -108,40 +108,40 @@ impl PlanArgs {
         self.parse(self.source().map_err(|error| vec![error])?, label)
     }
 
-    fn parse(&self, source: Source, release: &Label) -> Result<Plan, Vec<Diagnostic>> {
-        let request = Request { environment: self.environment.as_deref(), release, env: &variable };
+    fn parse(&self, source: PlanSource, release: &Label) -> Result<Plan, Vec<Diagnostic>> {
+        let request = PlanRequest { environment: self.environment.as_deref(), release, env: &env_variable };
         Plan::parse(source, &request).map_err(|errors| errors.diagnostics())
     }
 
     /// The state of the environment.
-    pub(super) fn store(&self) -> Result<Store, Vec<Diagnostic>> {
+    pub(super) fn store(&self) -> Result<StateStore, Vec<Diagnostic>> {
         let location = self.location()?;
-        Ok(Store::new(&location.state, &location.app, &location.environment))
+        Ok(StateStore::new(&location.state, &location.app, &location.environment))
     }
 
     /// Whose state it is, and where.
-    pub(super) fn location(&self) -> Result<plan::Location, Vec<Diagnostic>> {
+    pub(super) fn location(&self) -> Result<plan::HistoryLocation, Vec<Diagnostic>> {
         let source = self.source().map_err(|error| vec![error])?;
-        plan::locate(&source, self.environment.as_deref(), &variable).map_err(|errors| errors.diagnostics())
+        plan::locate_history(&source, self.environment.as_deref(), &env_variable).map_err(|errors| errors.diagnostics())
     }
 
     /// The states of the plan's other environments, as far as they can be found.
-    pub(super) fn neighbours(&self, environment: &EnvironmentName) -> Vec<Store> {
-        let others = PlanArgs { environment: None, ..self.clone() };
+    pub(super) fn other_environments(&self, environment: &EnvironmentName) -> Vec<StateStore> {
+        let others = PlanSourceArgs { environment: None, ..self.clone() };
         let all = others.stores().unwrap_or_default();
         all.into_iter().filter(|(name, _)| name != environment).map(|(_, store)| store).collect()
     }
 
     /// The states of the environment asked for, or of all.
-    pub(super) fn stores(&self) -> Result<Vec<(EnvironmentName, Store)>, Vec<Diagnostic>> {
+    pub(super) fn stores(&self) -> Result<Vec<(EnvironmentName, StateStore)>, Vec<Diagnostic>> {
         let source = self.source().map_err(|error| vec![error])?;
         let all = plan::environments(&source).map_err(|errors| errors.diagnostics())?;
         let mut stores = Vec::new();
         for name in all {
             if self.environment.as_ref().is_none_or(|asked| asked == name.as_str()) {
-                let location = plan::locate(&source, Some(name.as_str()), &variable);
+                let location = plan::locate_history(&source, Some(name.as_str()), &env_variable);
                 let location = location.map_err(|errors| errors.diagnostics())?;
-                stores.push((name, Store::new(&location.state, &location.app, &location.environment)));
+                stores.push((name, StateStore::new(&location.state, &location.app, &location.environment)));
             }
         }
         if stores.is_empty() {
@@ -156,21 +156,21 @@ impl ReleaseArgs {
     pub(super) fn label(&self, plan: &Path) -> Result<Label, Diagnostic> {
         let text = match &self.release {
             Some(text) => text.clone(),
-            None => describe(plan)?,
+            None => git_describe(plan)?,
         };
         text.parse().map_err(|error: contract::NameError| {
-            Diagnostic::new(Code("P0206"), Exit::Refused, error.to_string())
-                .hint("a label names a release in paths and pages, such as `--release v1.4.2`")
+            Diagnostic::new(ErrorCode("P0206"), ExitKind::Refused, error.to_string())
+                .with_hint("a label names a release in paths and pages, such as `--release v1.4.2`")
         })
     }
 }
 
-fn describe(plan: &Path) -> Result<String, Diagnostic> {
-    let folder = folder_of(plan);
+fn git_describe(plan: &Path) -> Result<String, Diagnostic> {
+    let folder = plan_folder(plan);
     let unknown = |why: String| {
-        Diagnostic::new(Code("P0207"), Exit::Refused, "which release is to be deployed is not known")
-            .because(why)
-            .hint("name it with `--release LABEL`")
+        Diagnostic::new(ErrorCode("P0207"), ExitKind::Refused, "which release is to be deployed is not known")
+            .with_cause(why)
+            .with_hint("name it with `--release LABEL`")
     };
     let git = Command::new("git").arg("-C").arg(folder).args(["describe", "--tags", "--always", "--dirty"]).output();
     let git = git.map_err(|error| unknown(format!("git can't be started: {error}")))?;

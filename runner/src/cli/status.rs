@@ -9,26 +9,26 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{attempts::summary_json, why};
-use crate::report::{self, Form, json, table::table, words};
-use contract::text::{self, WIDTH, between, cut, moment, took};
+use crate::report::{self, OutputFormat, json, table::table, words};
+use contract::text::{self, WIDTH, format_duration, format_time, millis_between, truncate};
 use contract::{
     EnvironmentName,
-    diagnostic::{Diagnostic, Exit},
-    step::Outcome,
+    diagnostic::{Diagnostic, ExitKind},
+    step::StepOutcome,
 };
 use journal::{
-    Event, Loaded, Place, Record, State,
-    event::{Decision, Entry, Header, Release},
+    JournalEvent, JournalState, LoadedJournals, StepRecord, StepTarget,
+    event::{Decision, JournalEntry, JournalHeader, Release},
     state::AttemptSummary,
 };
-use state::{LockRecord, Standing, Store};
+use state::{LockRecord, LockStatus, StateStore};
 
 /// Where the answers stand.
 const INDENT: usize = 14;
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct StatusArgs {
     /// Show the last record of each step too
     #[arg(long)]
     pub(super) steps: bool,
@@ -42,55 +42,56 @@ pub(super) struct Args {
 /// # Errors
 /// P06xx when a journal can't be read.
 pub(super) fn run(
-    args: &Args,
-    environments: &[(EnvironmentName, Store)],
-    form: Form,
+    args: &StatusArgs,
+    environments: &[(EnvironmentName, StateStore)],
+    form: OutputFormat,
     out: &mut dyn Write,
-) -> Result<Exit, Diagnostic> {
-    let views = environments.iter().map(|(name, store)| View::read(name, store)).collect::<Result<Vec<_>, _>>()?;
+) -> Result<ExitKind, Diagnostic> {
+    let views =
+        environments.iter().map(|(name, store)| EnvironmentView::read(name, store)).collect::<Result<Vec<_>, _>>()?;
     let answer = match form {
-        Form::Json => json::line(&views.iter().map(View::json).collect::<Value>()) + "\n",
-        Form::Text => views.iter().map(|view| view.text(args)).collect::<Vec<_>>().join("\n"),
+        OutputFormat::Json => json::line(&views.iter().map(EnvironmentView::json).collect::<Value>()) + "\n",
+        OutputFormat::Text => views.iter().map(|view| view.text(args)).collect::<Vec<_>>().join("\n"),
     };
-    report::emit(out, &answer)?;
-    Ok(Exit::Success)
+    report::write_answer(out, &answer)?;
+    Ok(ExitKind::Success)
 }
 
 /// What is known of one environment.
-struct View<'a> {
+struct EnvironmentView<'a> {
     environment: &'a EnvironmentName,
-    state: State,
+    state: JournalState,
     /// Since when the live release is live.
-    since: Option<Timestamp>,
+    live_since: Option<Timestamp>,
     /// Who made it so.
-    by: Option<String>,
+    live_by: Option<String>,
     /// Steps in the order of the last plan, then others that have a record.
-    places: Vec<Place>,
+    step_targets: Vec<StepTarget>,
     lock: Option<LockRecord>,
-    standing: Standing,
+    lock_status: LockStatus,
 }
 
-impl<'a> View<'a> {
-    fn read(environment: &'a EnvironmentName, store: &Store) -> Result<Self, Diagnostic> {
-        let paths = store.journals().map_err(|error| Diagnostic::from(&error))?;
-        let (mut exposure, mut planned) = (Exposure::default(), Vec::new());
-        let loaded = Loaded::read(&paths, |entry| {
-            exposure.note(entry);
-            if let Event::Plan { steps, .. } = &entry.event {
-                planned = steps.iter().map(|step| step.place.clone()).collect();
+impl<'a> EnvironmentView<'a> {
+    fn read(environment: &'a EnvironmentName, store: &StateStore) -> Result<Self, Diagnostic> {
+        let paths = store.journal_paths().map_err(|error| Diagnostic::from(&error))?;
+        let (mut exposure, mut planned) = (LiveReleaseTracker::default(), Vec::new());
+        let loaded = LoadedJournals::read(&paths, |entry| {
+            exposure.observe(entry);
+            if let JournalEvent::Plan { steps, .. } = &entry.event {
+                planned = steps.iter().map(|step| step.step_target.clone()).collect();
             }
         });
         let state = loaded.map_err(|error| Diagnostic::from(&error))?.state;
         let others: Vec<_> = state.records.keys().filter(|place| !planned.contains(place)).cloned().collect();
-        let (lock, standing) = store.look(false).map_err(|error| Diagnostic::from(&error))?;
+        let (lock, standing) = store.lock_status(false).map_err(|error| Diagnostic::from(&error))?;
         Ok(Self {
             environment,
             state,
-            since: exposure.since,
-            by: exposure.by,
-            places: [planned, others].concat(),
+            live_since: exposure.live_since,
+            live_by: exposure.live_by,
+            step_targets: [planned, others].concat(),
             lock,
-            standing,
+            lock_status: standing,
         })
     }
 
@@ -98,23 +99,23 @@ impl<'a> View<'a> {
     fn unfinished(&self) -> Option<&AttemptSummary> {
         let last = self.state.attempts.last()?;
         match last.exit {
-            Some(Exit::RolledBack) => None,
+            Some(ExitKind::RolledBack) => None,
             _ if last.verified => None,
             Some(
-                Exit::Success
-                | Exit::Failed
-                | Exit::Refused
-                | Exit::InDoubt
-                | Exit::Locked
-                | Exit::Journal
-                | Exit::Bug
-                | Exit::Interrupted,
+                ExitKind::Success
+                | ExitKind::Failed
+                | ExitKind::Refused
+                | ExitKind::InDoubt
+                | ExitKind::Locked
+                | ExitKind::Journal
+                | ExitKind::Bug
+                | ExitKind::Interrupted,
             )
             | None => Some(last),
         }
     }
 
-    fn text(&self, args: &Args) -> String {
+    fn text(&self, args: &StatusArgs) -> String {
         let mut answer = format!("{}\n", self.environment);
         let mut row = |name: &str, value: &str| {
             for (index, line) in text::wrap(value, WIDTH - INDENT, WIDTH - INDENT).iter().enumerate() {
@@ -123,52 +124,52 @@ impl<'a> View<'a> {
                 answer.push('\n');
             }
         };
-        row("live", &self.live());
-        row("last", &self.state.attempts.last().map_or_else(|| "no attempts yet".to_owned(), last));
+        row("live", &self.live_text());
+        row("last", &self.state.attempts.last().map_or_else(|| "no attempts yet".to_owned(), last_attempt_text));
         if let Some(unfinished) = self.unfinished() {
-            let Header { run, release, .. } = &unfinished.header;
-            let stands = unfinished.stuck.as_ref().map(|place| format!(" stands at {place}")).unwrap_or_default();
-            let way = match &unfinished.order {
+            let JournalHeader { run, release, .. } = &unfinished.header;
+            let stands = unfinished.failed_step.as_ref().map(|place| format!(" stands at {place}")).unwrap_or_default();
+            let way = match &unfinished.command {
                 Some(order) => format!("`runner {order}` again"),
                 None => format!("deploying {} again", release.label),
             };
             row("unfinished", &format!("run {run}{stands}; {way} continues it"));
         }
         if let Some(LockRecord { holder: Some(holder), since, .. }) = &self.lock {
-            let how = match self.standing {
-                Standing::Lives => Some("held by"),
-                Standing::Free | Standing::Unknown => Some("taken by"),
+            let how = match self.lock_status {
+                LockStatus::Held => Some("held by"),
+                LockStatus::Free | LockStatus::Unknown => Some("taken by"),
                 // Of interest only while it is the last that is known.
-                Standing::Ended => self.unfinished().and_then(|last| last.exit.is_none().then_some("left behind by")),
+                LockStatus::Stale => self.unfinished().and_then(|last| last.exit.is_none().then_some("left behind by")),
             };
-            how.iter().for_each(|how| row("lock", &format!("{how} {holder} at {}", moment(*since))));
+            how.iter().for_each(|how| row("lock", &format!("{how} {holder} at {}", format_time(*since))));
         }
-        if args.steps && !self.places.is_empty() {
-            let rows: Vec<_> = self.places.iter().map(|place| self.step(place)).collect();
+        if args.steps && !self.step_targets.is_empty() {
+            let rows: Vec<_> = self.step_targets.iter().map(|place| self.step_row(place)).collect();
             answer.push('\n');
             answer.push_str(&table(2, ["STEP", "STATE", "RELEASE", "EPOCH", "RUN"], &rows));
         }
         answer
     }
 
-    fn live(&self) -> String {
+    fn live_text(&self) -> String {
         let head = &self.state.head;
         let Some(release) = &head.live else { return "nothing yet".to_owned() };
         let verified = if head.is_verified(release) { "verified" } else { "not verified" };
-        let since = self.since.map(|since| format!(", since {}", moment(since))).unwrap_or_default();
-        let by = self.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
-        let commit = self.state.commit_of(release).map(|commit| format!(", commit {}", cut(commit, 12)));
+        let since = self.live_since.map(|since| format!(", since {}", format_time(since))).unwrap_or_default();
+        let by = self.live_by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+        let commit = self.state.commit_of(release).map(|commit| format!(", commit {}", truncate(commit, 12)));
         format!("{}, {verified}{since}{by}{}", release.label, commit.unwrap_or_default())
     }
 
-    fn step(&self, place: &Place) -> [String; 5] {
-        let name = cut(&report::label(place), 24);
+    fn step_row(&self, place: &StepTarget) -> [String; 5] {
+        let name = truncate(&report::step_label(place), 24);
         match self.state.records.get(place) {
             None => [name, "never ran".to_owned(), String::new(), String::new(), String::new()],
-            Some(Record { status, intent, .. }) => [
+            Some(StepRecord { status, intent, .. }) => [
                 name,
-                why::status(status).to_owned(),
-                cut(intent.release.label.as_str(), 20),
+                why::status_word(status).to_owned(),
+                truncate(intent.release.label.as_str(), 20),
                 intent.epoch.to_string(),
                 format!("{}/{}", intent.run, intent.attempt),
             ],
@@ -178,14 +179,14 @@ impl<'a> View<'a> {
     fn json(&self) -> Value {
         let head = &self.state.head;
         let steps: Vec<_> = self
-            .places
+            .step_targets
             .iter()
             .map(|place| {
                 let record = self.state.records.get(place);
                 json!({
                     "step": place.step,
                     "target": place.target,
-                    "status": record.map(|record| why::status(&record.status)),
+                    "status": record.map(|record| why::status_word(&record.status)),
                     "release": record.map(|record| &record.intent.release),
                     "run": record.map(|record| &record.intent.run),
                     "attempt": record.map(|record| record.intent.attempt),
@@ -198,91 +199,93 @@ impl<'a> View<'a> {
             "live": head.live.as_ref().map(|release| json!({
                 "release": release,
                 "verified": head.is_verified(release),
-                "since": self.since,
-                "by": self.by,
+                "since": self.live_since,
+                "by": self.live_by,
                 "commit": self.state.commit_of(release),
             })),
             "lock": self.lock.as_ref().filter(|lock| lock.holder.is_some()).map(|lock| json!({
                 "holder": lock.holder,
                 "epoch": lock.epoch,
                 "since": lock.since,
-                "standing": self.standing,
+                "standing": self.lock_status,
             })),
             "last": self.state.attempts.last().map(summary_json),
             "unfinished": self.unfinished().map(|attempt| json!({
                 "run": attempt.header.run,
                 "release": attempt.header.release,
-                "stuck": attempt.stuck,
+                "stuck": attempt.failed_step,
             })),
             "steps": steps,
         })
     }
 }
 
-fn last(attempt: &AttemptSummary) -> String {
-    let Header { epoch, run, attempt: number, release, by, .. } = &attempt.header;
-    let ending = words::ending(attempt.exit, attempt.verified, attempt.stuck.as_ref());
+fn last_attempt_text(attempt: &AttemptSummary) -> String {
+    let JournalHeader { epoch, run, attempt: number, release, by, .. } = &attempt.header;
+    let ending = words::result_at_step(attempt.exit, attempt.verified, attempt.failed_step.as_ref());
     let doubt = if attempt.exit.is_none() { " (killed, or still running)" } else { "" };
     format!(
         "{}: {ending}{doubt}; epoch {epoch}, run {run}, attempt {number}, begun {} by {by}, took {}",
         release.label,
-        moment(attempt.began),
-        took(between(attempt.began, attempt.last))
+        format_time(attempt.started_at),
+        format_duration(millis_between(attempt.started_at, attempt.last_entry_at))
     )
 }
 
 /// Follows when the release that users see changed; which one it is, the fold knows.
 #[derive(Default)]
-struct Exposure {
+struct LiveReleaseTracker {
     release: Option<Release>,
     /// Who runs the attempt.
-    actor: Option<String>,
-    exposing: BTreeMap<Place, Release>,
+    attempt_by: Option<String>,
+    exposing_steps: BTreeMap<StepTarget, Release>,
     live: Option<Release>,
-    since: Option<Timestamp>,
-    by: Option<String>,
+    live_since: Option<Timestamp>,
+    live_by: Option<String>,
 }
 
-impl Exposure {
-    fn note(&mut self, entry: &Entry) {
+impl LiveReleaseTracker {
+    fn observe(&mut self, entry: &JournalEntry) {
         match &entry.event {
-            Event::Started(header) => {
+            JournalEvent::Started(header) => {
                 self.release = Some(header.release.clone());
-                self.actor = Some(header.by.clone());
+                self.attempt_by = Some(header.by.clone());
             }
-            Event::Intent { place, exposes, .. } => {
+            JournalEvent::Intent { step_target: place, exposes, .. } => {
                 match &self.release {
-                    Some(release) if *exposes => self.exposing.insert(place.clone(), release.clone()),
-                    Some(_) | None => self.exposing.remove(place),
+                    Some(release) if *exposes => self.exposing_steps.insert(place.clone(), release.clone()),
+                    Some(_) | None => self.exposing_steps.remove(place),
                 };
             }
-            Event::Outcome { place, result: Outcome::Succeeded { .. }, .. }
-            | Event::Decision { place, decision: Decision::Adopt { .. } } => {
-                if let Some(release) = self.exposing.get(place)
+            JournalEvent::Outcome { step_target: place, outcome: StepOutcome::Succeeded { .. }, .. }
+            | JournalEvent::Decision { step_target: place, decision: Decision::Adopt { .. } } => {
+                if let Some(release) = self.exposing_steps.get(place)
                     && !self.live.as_ref().is_some_and(|live| live.is_same(release))
                 {
                     self.live = Some(release.clone());
-                    self.since = Some(entry.at);
-                    self.by = self.actor.clone();
+                    self.live_since = Some(entry.at);
+                    self.live_by = self.attempt_by.clone();
                 }
             }
-            Event::UndoOutcome { place, failure: None } if self.exposing.contains_key(place) => {
+            JournalEvent::UndoOutcome { step_target: place, failure: None }
+                if self.exposing_steps.contains_key(place) =>
+            {
                 self.live = None;
-                self.since = Some(entry.at);
-                self.by = self.actor.clone();
+                self.live_since = Some(entry.at);
+                self.live_by = self.attempt_by.clone();
             }
-            Event::Plan { .. }
-            | Event::Lock { .. }
-            | Event::Torn { .. }
-            | Event::Decision { .. }
-            | Event::Progress { .. }
-            | Event::Outcome { .. }
-            | Event::Probe { .. }
-            | Event::UndoIntent { .. }
-            | Event::UndoOutcome { .. }
-            | Event::Override { .. }
-            | Event::Ended { .. }
-            | Event::Unrecognized => {}
+            JournalEvent::Plan { .. }
+            | JournalEvent::Lock { .. }
+            | JournalEvent::Torn { .. }
+            | JournalEvent::Decision { .. }
+            | JournalEvent::Progress { .. }
+            | JournalEvent::Outcome { .. }
+            | JournalEvent::Probe { .. }
+            | JournalEvent::UndoIntent { .. }
+            | JournalEvent::UndoOutcome { .. }
+            | JournalEvent::Override { .. }
+            | JournalEvent::Ended { .. }
+            | JournalEvent::Unrecognized => {}
         }
     }
 }
@@ -294,15 +297,15 @@ mod tests {
     use expect_test::{Expect, expect};
 
     use super::*;
-    use crate::report::fixture::{self, Tape};
+    use crate::report::fixture::{self, JournalFixture};
     use plan::StateLocation;
 
-    fn check(tape: &Tape, args: &Args, form: Form, expected: Expect) {
+    fn check(tape: &JournalFixture, args: &StatusArgs, form: OutputFormat, expected: Expect) {
         let root = tempfile::tempdir().unwrap();
         let location = StateLocation::Dir(root.path().to_owned());
         let environments = ["test", "prod"].map(|name| {
             let environment: EnvironmentName = name.parse().unwrap();
-            let store = Store::new(&location, &"shop".parse().unwrap(), &environment);
+            let store = StateStore::new(&location, &"shop".parse().unwrap(), &environment);
             (environment, store)
         });
         tape.write(environments[0].1.folder());
@@ -310,9 +313,9 @@ mod tests {
             r#"{"resource":"shop/test","epoch":2,"holder":"ann@host, process 7","since":"2025-11-23T03:20:00Z"}"#;
         fs::write(environments[0].1.folder().join("lock"), record).unwrap();
         let mut out = Vec::new();
-        assert_eq!(run(args, &environments, form, &mut out).unwrap(), Exit::Success);
+        assert_eq!(run(args, &environments, form, &mut out).unwrap(), ExitKind::Success);
         let text = String::from_utf8(out).unwrap();
-        assert!(form == Form::Json || text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(form == OutputFormat::Json || text.lines().all(|line| line.chars().count() <= 80), "{text}");
         expected.assert_eq(&text);
     }
 
@@ -320,8 +323,8 @@ mod tests {
     fn deployed() {
         check(
             &fixture::all_skipped(),
-            &Args { steps: false },
-            Form::Text,
+            &StatusArgs { steps: false },
+            OutputFormat::Text,
             expect![[r#"
                 test
                   live        r1, verified, since 2025-11-23 03:10:01Z by ann@host
@@ -339,8 +342,8 @@ mod tests {
     fn failed_before_users_saw_anything() {
         check(
             &fixture::failed(),
-            &Args { steps: true },
-            Form::Text,
+            &StatusArgs { steps: true },
+            OutputFormat::Text,
             expect![[r#"
                 test
                   live        r1, verified, since 2025-11-23 03:10:01Z by ann@host
@@ -361,8 +364,8 @@ mod tests {
         );
         check(
             &fixture::failed(),
-            &Args { steps: false },
-            Form::Json,
+            &StatusArgs { steps: false },
+            OutputFormat::Json,
             expect![[r#"
                 [{"environment":"test","live":{"release":{"label":"r1","digest":null},"verified":true,"since":"2025-11-23T03:10:01.299Z","by":"ann@host","commit":null},"lock":{"holder":{"who":"ann@host, process 7"},"epoch":2,"since":"2025-11-23T03:20:00Z","standing":"ended"},"last":{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"order":null},"unfinished":{"run":"2-bbbbbb","release":{"label":"r2","digest":null},"stuck":{"step":"migrate","target":"local"}},"steps":[{"step":"pull","target":"local","status":"succeeded","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"migrate","target":"local","status":"failed","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"switch","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1},{"step":"verify","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1}]},{"environment":"prod","live":null,"lock":null,"last":null,"unfinished":null,"steps":[]}]
             "#]],
@@ -373,8 +376,8 @@ mod tests {
     fn killed() {
         check(
             &fixture::killed(),
-            &Args { steps: false },
-            Form::Text,
+            &StatusArgs { steps: false },
+            OutputFormat::Text,
             expect![[r#"
                 test
                   live        r1, verified, since 2025-11-23 03:10:01Z by ann@host
@@ -395,8 +398,8 @@ mod tests {
     fn adopted() {
         check(
             &fixture::adopted(),
-            &Args { steps: true },
-            Form::Text,
+            &StatusArgs { steps: true },
+            OutputFormat::Text,
             expect![[r#"
                 test
                   live        r2, verified, since 2025-11-23 03:30:01Z by ann@host
@@ -420,8 +423,8 @@ mod tests {
     fn rolled_back() {
         check(
             &fixture::rolled_back(),
-            &Args { steps: true },
-            Form::Text,
+            &StatusArgs { steps: true },
+            OutputFormat::Text,
             expect![[r#"
                 test
                   live        r1, verified, since 2025-11-23 03:20:06Z by ann@host

@@ -6,22 +6,22 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{
-    deploy::{self, Job},
+    deploy::{self, DeployRequest},
     permission, places,
-    screen::Screen,
+    screen::CommandOutput,
     selection, source,
-    wait::WaitArgs,
+    wait::LockWaitArgs,
 };
-use crate::deploy::{Pinning, Setting, Wanted};
+use crate::deploy::{PinPolicy, PreflightOptions, RequestedRelease};
 use contract::{
     Label,
-    diagnostic::{Code, Diagnostic, Exit},
+    diagnostic::{Diagnostic, ErrorCode, ExitKind},
 };
-use plan::{Plan, Request, Source};
+use plan::{Plan, PlanRequest, PlanSource};
 
 /// Arguments of `step`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct StepArgs {
     /// The module: an official one (`pull`), a file (`./x.wasm`), or one in a registry (`oci://…@sha256:…`)
     module: String,
     /// Run it from here, outside a CI
@@ -55,60 +55,63 @@ pub(super) struct Args {
     #[arg(long, value_name = "LABEL", default_value = "none")]
     release: Label,
     #[command(flatten)]
-    selection: selection::Args,
+    selection: selection::SelectionArgs,
     #[command(flatten)]
-    wait: WaitArgs,
+    wait: LockWaitArgs,
 }
 
 /// Runs one module.
 ///
 /// # Errors
 /// As `deploy`.
-pub(super) async fn run(args: &Args, screen: &Screen) -> Result<Exit, Vec<Diagnostic>> {
+pub(super) async fn run(args: &StepArgs, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
-    permission::local(args.local, "step")?;
+    permission::require_local_flag(args.local, "step")?;
     let label = args.release.clone();
-    let text = format!("{:#}", plan(args).map_err(one)?);
-    let folder = std::path::absolute(".").map_err(|error| one(bad("the current folder", &error.to_string())))?;
-    let source = Source { path: "(command line)".into(), folder, text: text.into() };
-    let request = Request { environment: None, release: &label, env: &source::variable };
+    let text = format!("{:#}", plan_json(args).map_err(one)?);
+    let folder =
+        std::path::absolute(".").map_err(|error| one(invalid_argument("the current folder", &error.to_string())))?;
+    let source = PlanSource { path: "(command line)".into(), folder, text: text.into() };
+    let request = PlanRequest { environment: None, release: &label, env: &source::env_variable };
     let plan = Plan::parse(source, &request).map_err(|errors| errors.diagnostics())?;
     let again = std::iter::once("runner".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ");
     // There is no file that a lock could lie beside.
-    let setting = Setting { pinning: Pinning::Without, ..places::setting(screen.tell()) };
-    let wanted = Wanted { label, digest: None };
-    let job = Job {
+    let setting = PreflightOptions { pin_policy: PinPolicy::Disabled, ..places::preflight_options(screen.notifier()) };
+    let wanted = RequestedRelease { label, digest: None };
+    let job = DeployRequest {
         plan,
-        wanted,
+        release: wanted,
         commit: None,
-        setting,
-        orders: args.selection.orders(),
+        preflight: setting,
+        overrides: args.selection.overrides(),
         wait: args.wait.wait(),
-        again: &again,
+        resume_command: &again,
     };
     deploy::deploy(job, screen).await
 }
 
 /// The plan: JSON is YAML.
-fn plan(args: &Args) -> Result<Value, Diagnostic> {
-    let id: String = name_of(&args.module);
+fn plan_json(args: &StepArgs) -> Result<Value, Diagnostic> {
+    let id: String = step_id(&args.module);
     let value = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
     let text = |text: &str| Value::String(text.to_owned());
     let mut step = json!({
         "uses": args.module,
-        "with": pairs(&args.with, "--with", value)?,
+        "with": parse_pairs(&args.with, "--with", value)?,
         "grants": {
-            "dirs": pairs(&args.dir, "--dir", text)?,
-            "databases": pairs(&args.database, "--database", text)?,
+            "dirs": parse_pairs(&args.dir, "--dir", text)?,
+            "databases": parse_pairs(&args.database, "--database", text)?,
             "http": args.http,
             "tcp": args.tcp,
-            "sockets": pairs(&args.socket, "--socket", text)?,
+            "sockets": parse_pairs(&args.socket, "--socket", text)?,
         },
     });
-    let secrets = pairs(&args.secret, "--secret", text)?;
+    let secrets = parse_pairs(&args.secret, "--secret", text)?;
     step["grants"]["secrets"] = secrets.keys().cloned().collect();
     if !args.program.is_empty() {
-        let argv = |argv: &String| serde_json::from_str::<Vec<String>>(argv).map_err(|why| bad(argv, &why.to_string()));
+        let argv = |argv: &String| {
+            serde_json::from_str::<Vec<String>>(argv).map_err(|why| invalid_argument(argv, &why.to_string()))
+        };
         step["grants"]["programs"] = json!(args.program.iter().map(argv).collect::<Result<Vec<_>, _>>()?);
     }
     if !args.program.is_empty() || !args.socket.is_empty() {
@@ -117,25 +120,29 @@ fn plan(args: &Args) -> Result<Value, Diagnostic> {
     Ok(json!({"version": 1, "app": format!("step-{id}"), "secrets": secrets, "steps": {id: step}}))
 }
 
-fn name_of(module: &str) -> String {
+fn step_id(module: &str) -> String {
     // The digest of one in a registry would make it too long.
     let name = module.split_once('@').map_or(module, |(name, _)| name);
     let stem = Path::new(name).file_stem().unwrap_or_default().to_string_lossy();
     stem.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' }).collect()
 }
 
-fn pairs(texts: &[String], option: &str, value: impl Fn(&str) -> Value) -> Result<Map<String, Value>, Diagnostic> {
+fn parse_pairs(
+    texts: &[String],
+    option: &str,
+    value: impl Fn(&str) -> Value,
+) -> Result<Map<String, Value>, Diagnostic> {
     texts
         .iter()
         .map(|text| match text.split_once('=') {
             Some((name, text)) => Ok((name.to_owned(), value(text))),
-            None => Err(bad(text, &format!("`{option}` takes NAME=VALUE"))),
+            None => Err(invalid_argument(text, &format!("`{option}` takes NAME=VALUE"))),
         })
         .collect()
 }
 
-fn bad(what: &str, why: &str) -> Diagnostic {
-    Diagnostic::new(Code("P0209"), Exit::Refused, format!("{what:?} can't be used"))
-        .because(why)
-        .hint("see `runner step --help`")
+fn invalid_argument(what: &str, why: &str) -> Diagnostic {
+    Diagnostic::new(ErrorCode("P0209"), ExitKind::Refused, format!("{what:?} can't be used"))
+        .with_cause(why)
+        .with_hint("see `runner step --help`")
 }

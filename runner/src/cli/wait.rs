@@ -2,23 +2,23 @@
 
 use std::time::Duration;
 
-use state::Wait;
+use state::LockWait;
 
 #[derive(Clone, Debug, Default, clap::Args)]
-pub(super) struct WaitArgs {
+pub(super) struct LockWaitArgs {
     /// How long to wait for another deployment of the same environment, such as `90s` or `10m`
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     lock_wait: Option<Duration>,
 }
 
-impl WaitArgs {
-    pub(super) fn wait(&self) -> Wait {
-        self.lock_wait.map_or(Wait::Default, Wait::For)
+impl LockWaitArgs {
+    pub(super) fn wait(&self) -> LockWait {
+        self.lock_wait.map_or(LockWait::Default, LockWait::For)
     }
 }
 
 /// A whole number with its unit; 0 needs none.
-fn duration(text: &str) -> Result<Duration, String> {
+fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || "a whole number and `ms`, `s`, `m` or `h`, such as `10m`".to_owned();
     if text == "0" {
         return Ok(Duration::ZERO);
@@ -42,10 +42,10 @@ mod tests {
     #[test]
     fn durations() {
         for (text, expected) in [("0", 0), ("500ms", 500), ("90s", 90_000), ("10m", 600_000), ("1h", 3_600_000)] {
-            assert_eq!(duration(text), Ok(Duration::from_millis(expected)));
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(expected)));
         }
         for bad in ["", "10", "m", "1d", "-1s", "1.5s", "99999999999s"] {
-            assert!(duration(bad).is_err(), "{bad}");
+            assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }
 }

@@ -6,30 +6,30 @@ use std::{collections::BTreeSet, io::Write};
 
 use serde_json::{Value, json};
 
-use super::attempts::Reading;
-use crate::report::{self, Form, json, words};
-use contract::text::{self, WIDTH, moment, took};
+use super::attempts::RecordedAttempt;
+use crate::report::{self, OutputFormat, json, words};
+use contract::text::{self, WIDTH, format_duration, format_time};
 use contract::{
-    diagnostic::{Code, Diagnostic, Exit},
-    hash::Hash,
-    step::{Failure, Finding, Outcome},
+    diagnostic::{Diagnostic, ErrorCode, ExitKind},
+    hash::Blake3Hash,
+    step::{ProbeFinding, StepFailure, StepOutcome},
 };
 use journal::{
-    Event, Place, Record, Status,
-    event::{Decision, Entry, Fingerprint, Header, Question},
+    JournalEvent, RecordStatus, StepRecord, StepTarget,
+    event::{Decision, Fingerprint, JournalEntry, JournalHeader, ProbeInput},
     state::AttemptSummary,
 };
-use state::Store;
+use state::StateStore;
 
 /// How many hex digits of a hash people are shown.
-const SHORT: usize = 8;
+const HASH_DIGITS: usize = 8;
 
 /// Where the answers stand.
 const INDENT: usize = 12;
 
 /// Arguments of `why`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct WhyArgs {
     /// The step, as the plan names it
     pub(super) step: String,
     /// The attempt to look at, by its epoch in `history`; the last one by default
@@ -45,149 +45,166 @@ pub(super) struct Args {
 ///
 /// # Errors
 /// P0210 when the attempt has no such step; else as [`Reading::of`].
-pub(super) fn run(args: &Args, store: &Store, form: Form, out: &mut dyn Write) -> Result<Exit, Diagnostic> {
-    let reading = Reading::of(store, args.attempt)?;
-    let places = places(&reading.entries);
+pub(super) fn run(
+    args: &WhyArgs,
+    store: &StateStore,
+    form: OutputFormat,
+    out: &mut dyn Write,
+) -> Result<ExitKind, Diagnostic> {
+    let reading = RecordedAttempt::read(store, args.attempt)?;
+    let places = step_targets(&reading.entries);
     let asked: Vec<_> = places.iter().filter(|place| place.step.as_str() == args.step).collect();
     if asked.is_empty() {
-        return Err(no_such_step(&args.step, &reading.summary, &places));
+        return Err(no_such_step_error(&args.step, &reading.summary, &places));
     }
-    let evidence = asked.into_iter().map(|place| Evidence::gather(place, &reading));
+    let evidence = asked.into_iter().map(|place| StepEvidence::gather(place, &reading));
     let answer: String = match form {
-        Form::Text => evidence.map(|evidence| evidence.text()).collect::<Vec<_>>().join("\n"),
-        Form::Json => evidence.map(|evidence| json::line(&evidence.json()) + "\n").collect(),
+        OutputFormat::Text => evidence.map(|evidence| evidence.text()).collect::<Vec<_>>().join("\n"),
+        OutputFormat::Json => evidence.map(|evidence| json::line(&evidence.json()) + "\n").collect(),
     };
-    report::emit(out, &answer)?;
-    Ok(Exit::Success)
+    report::write_answer(out, &answer)?;
+    Ok(ExitKind::Success)
 }
 
 /// The steps of an attempt: those of its plan, in order, then others that it has events of.
-fn places(entries: &[Entry]) -> Vec<Place> {
-    let mut places: Vec<Place> = Vec::new();
-    let mut add = |place: &Place| {
+fn step_targets(entries: &[JournalEntry]) -> Vec<StepTarget> {
+    let mut places: Vec<StepTarget> = Vec::new();
+    let mut add = |place: &StepTarget| {
         if !places.contains(place) {
             places.push(place.clone());
         }
     };
     for entry in entries {
         match &entry.event {
-            Event::Plan { steps, .. } => steps.iter().for_each(|step| add(&step.place)),
-            Event::Decision { place, .. } | Event::Intent { place, .. } | Event::UndoIntent { place } => add(place),
-            Event::Started(_)
-            | Event::Lock { .. }
-            | Event::Torn { .. }
-            | Event::Progress { .. }
-            | Event::Outcome { .. }
-            | Event::Probe { .. }
-            | Event::UndoOutcome { .. }
-            | Event::Override { .. }
-            | Event::Ended { .. }
-            | Event::Unrecognized => {}
+            JournalEvent::Plan { steps, .. } => steps.iter().for_each(|step| add(&step.step_target)),
+            JournalEvent::Decision { step_target: place, .. }
+            | JournalEvent::Intent { step_target: place, .. }
+            | JournalEvent::UndoIntent { step_target: place } => add(place),
+            JournalEvent::Started(_)
+            | JournalEvent::Lock { .. }
+            | JournalEvent::Torn { .. }
+            | JournalEvent::Progress { .. }
+            | JournalEvent::Outcome { .. }
+            | JournalEvent::Probe { .. }
+            | JournalEvent::UndoOutcome { .. }
+            | JournalEvent::Override { .. }
+            | JournalEvent::Ended { .. }
+            | JournalEvent::Unrecognized => {}
         }
     }
     places
 }
 
-fn no_such_step(step: &str, summary: &AttemptSummary, places: &[Place]) -> Diagnostic {
+fn no_such_step_error(step: &str, summary: &AttemptSummary, places: &[StepTarget]) -> Diagnostic {
     let epoch = summary.header.epoch;
     let known: BTreeSet<_> = places.iter().map(|place| place.step.as_str()).collect();
     let known = match known.len() {
         0 => "it ended before its plan was written".to_owned(),
         _ => format!("its steps are {}", known.into_iter().collect::<Vec<_>>().join(", ")),
     };
-    Diagnostic::new(Code("P0210"), Exit::Refused, format!("the attempt with the epoch {epoch} has no step `{step}`"))
-        .because(known)
-        .hint("name one of its steps, or another attempt by `--attempt EPOCH`; `runner history` lists them")
+    Diagnostic::new(
+        ErrorCode("P0210"),
+        ExitKind::Refused,
+        format!("the attempt with the epoch {epoch} has no step `{step}`"),
+    )
+    .with_cause(known)
+    .with_hint("name one of its steps, or another attempt by `--attempt EPOCH`; `runner history` lists them")
 }
 
 /// All that one attempt says of a step, and what was on record before.
-struct Evidence<'a> {
-    place: &'a Place,
+struct StepEvidence<'a> {
+    step_target: &'a StepTarget,
     summary: &'a AttemptSummary,
     /// The last record before this attempt, and the attempt that made it.
-    record: Option<(&'a Record, Option<&'a AttemptSummary>)>,
+    record: Option<(&'a StepRecord, Option<&'a AttemptSummary>)>,
     decisions: Vec<&'a Decision>,
-    intent: Option<&'a Fingerprint>,
-    probe: Option<(Question, u64, &'a Finding)>,
-    outcome: Option<(u64, &'a Outcome)>,
-    undo: Undo<'a>,
+    fingerprint: Option<&'a Fingerprint>,
+    probe: Option<(ProbeInput, u64, &'a ProbeFinding)>,
+    outcome: Option<(u64, &'a StepOutcome)>,
+    undo: UndoEvidence<'a>,
 }
 
 /// Whether the attempt undid the step.
-enum Undo<'a> {
+enum UndoEvidence<'a> {
     None,
-    Begun,
+    Started,
     Done,
-    Failed(&'a Failure),
+    Failed(&'a StepFailure),
 }
 
 /// A component of the fingerprint that differs from the one on record.
-struct Change {
+struct FingerprintChange {
     component: String,
-    old: Option<Hash>,
-    new: Option<Hash>,
+    old: Option<Blake3Hash>,
+    new: Option<Blake3Hash>,
 }
 
-impl<'a> Evidence<'a> {
-    fn gather(place: &'a Place, reading: &'a Reading) -> Self {
+impl<'a> StepEvidence<'a> {
+    fn gather(place: &'a StepTarget, reading: &'a RecordedAttempt) -> Self {
         let record = reading.before.records.get(place).map(|record| {
             let maker = reading.before.attempts.iter().find(|attempt| attempt.header.epoch == record.intent.epoch);
             (record, maker)
         });
         let mut evidence = Self {
-            place,
+            step_target: place,
             summary: &reading.summary,
             record,
             decisions: Vec::new(),
-            intent: None,
+            fingerprint: None,
             probe: None,
             outcome: None,
-            undo: Undo::None,
+            undo: UndoEvidence::None,
         };
         for entry in &reading.entries {
-            evidence.note(&entry.event);
+            evidence.observe(&entry.event);
         }
         evidence
     }
 
-    fn note(&mut self, event: &'a Event) {
+    fn observe(&mut self, event: &'a JournalEvent) {
         match event {
-            Event::Decision { place, decision } if place == self.place => self.decisions.push(decision),
-            Event::Intent { place, fingerprint, .. } if place == self.place => {
-                self.intent = Some(fingerprint);
+            JournalEvent::Decision { step_target: place, decision } if place == self.step_target => {
+                self.decisions.push(decision)
+            }
+            JournalEvent::Intent { step_target: place, fingerprint, .. } if place == self.step_target => {
+                self.fingerprint = Some(fingerprint);
                 self.outcome = None;
             }
-            Event::Outcome { place, took_ms, result } if place == self.place => {
+            JournalEvent::Outcome { step_target: place, took_ms, outcome: result } if place == self.step_target => {
                 self.outcome = Some((*took_ms, result));
             }
-            Event::Probe { place, question, took_ms, finding } if place == self.place => {
+            JournalEvent::Probe { step_target: place, probed_input: question, took_ms, finding }
+                if place == self.step_target =>
+            {
                 self.probe = Some((*question, *took_ms, finding));
             }
-            Event::UndoIntent { place } if place == self.place => self.undo = Undo::Begun,
-            Event::UndoOutcome { place, failure } if place == self.place => {
-                self.undo = failure.as_ref().map_or(Undo::Done, Undo::Failed);
+            JournalEvent::UndoIntent { step_target: place } if place == self.step_target => {
+                self.undo = UndoEvidence::Started
             }
-            Event::Started(_)
-            | Event::Plan { .. }
-            | Event::Lock { .. }
-            | Event::Torn { .. }
-            | Event::Decision { .. }
-            | Event::Intent { .. }
-            | Event::Progress { .. }
-            | Event::Outcome { .. }
-            | Event::Probe { .. }
-            | Event::UndoIntent { .. }
-            | Event::UndoOutcome { .. }
-            | Event::Override { .. }
-            | Event::Ended { .. }
-            | Event::Unrecognized => {}
+            JournalEvent::UndoOutcome { step_target: place, failure } if place == self.step_target => {
+                self.undo = failure.as_ref().map_or(UndoEvidence::Done, UndoEvidence::Failed);
+            }
+            JournalEvent::Started(_)
+            | JournalEvent::Plan { .. }
+            | JournalEvent::Lock { .. }
+            | JournalEvent::Torn { .. }
+            | JournalEvent::Decision { .. }
+            | JournalEvent::Intent { .. }
+            | JournalEvent::Progress { .. }
+            | JournalEvent::Outcome { .. }
+            | JournalEvent::Probe { .. }
+            | JournalEvent::UndoIntent { .. }
+            | JournalEvent::UndoOutcome { .. }
+            | JournalEvent::Override { .. }
+            | JournalEvent::Ended { .. }
+            | JournalEvent::Unrecognized => {}
         }
     }
 
-    fn changes(&self) -> Vec<Change> {
-        let (Some((record, _)), Some(new)) = (self.record, self.intent) else { return Vec::new() };
+    fn changes(&self) -> Vec<FingerprintChange> {
+        let (Some((record, _)), Some(new)) = (self.record, self.fingerprint) else { return Vec::new() };
         let old = &record.intent.fingerprint;
-        let change = |component: String| Change {
+        let change = |component: String| FingerprintChange {
             old: old.0.get(&component).copied(),
             new: new.0.get(&component).copied(),
             component,
@@ -196,10 +213,10 @@ impl<'a> Evidence<'a> {
     }
 
     fn text(&self) -> String {
-        let Header { environment, run, attempt, epoch, release, .. } = &self.summary.header;
+        let JournalHeader { environment, run, attempt, epoch, release, .. } = &self.summary.header;
         let mut answer = format!(
             "{}, epoch {epoch}: {} to {environment} (run {run}, attempt {attempt})\n\n",
-            self.place, release.label
+            self.step_target, release.label
         );
         let mut row = |name: &str, value: &str| {
             for (index, line) in text::wrap(value, WIDTH - INDENT, WIDTH - INDENT).iter().enumerate() {
@@ -209,52 +226,58 @@ impl<'a> Evidence<'a> {
             }
         };
         match self.decisions.split_first() {
-            None => row("decision", &format!("none: {}", self.not_reached())),
+            None => row("decision", &format!("none: {}", self.not_reached_text())),
             Some((first, then)) => {
-                row("decision", &format!("{}, because {}", words::decision(first), words::because(first)));
+                row("decision", &format!("{}, because {}", words::decision(first), words::decision_reason(first)));
                 for decision in then {
-                    row("", &format!("then {}, because {}", words::decision(decision), words::because(decision)));
+                    row(
+                        "",
+                        &format!("then {}, because {}", words::decision(decision), words::decision_reason(decision)),
+                    );
                 }
             }
         }
         for (index, change) in self.changes().iter().enumerate() {
-            let short = |hash: Option<Hash>| hash.map_or_else(|| "none".to_owned(), |hash| hash.short(SHORT));
+            let short =
+                |hash: Option<Blake3Hash>| hash.map_or_else(|| "none".to_owned(), |hash| hash.hex_prefix(HASH_DIGITS));
             let change = format!("{}: {} to {}", change.component, short(change.old), short(change.new));
             row(if index == 0 { "changed" } else { "" }, &change);
         }
-        row("record", &self.record_words());
-        row("probe", &self.probe_words());
-        if let Some(outcome) = self.outcome_words() {
+        row("record", &self.record_text());
+        row("probe", &self.probe_text());
+        if let Some(outcome) = self.outcome_text() {
             row("outcome", &outcome);
         }
         if let Some(hint) = self.failure().and_then(|failure| failure.hint.as_ref()) {
             row("hint", hint);
         }
         match self.undo {
-            Undo::None => {}
-            Undo::Begun => row("undo", "begun, and not ended"),
-            Undo::Done => row("undo", "done"),
-            Undo::Failed(failure) => row("undo", &format!("failed: {}", words::failure(failure))),
+            UndoEvidence::None => {}
+            UndoEvidence::Started => row("undo", "begun, and not ended"),
+            UndoEvidence::Done => row("undo", "done"),
+            UndoEvidence::Failed(failure) => row("undo", &format!("failed: {}", words::failure(failure))),
         }
         answer
     }
 
-    fn not_reached(&self) -> String {
-        let ending = words::ending(self.summary.exit, self.summary.verified, self.summary.stuck.as_ref());
+    fn not_reached_text(&self) -> String {
+        let ending = words::result_at_step(self.summary.exit, self.summary.verified, self.summary.failed_step.as_ref());
         format!("the attempt did not come to it ({ending})")
     }
 
-    fn record_words(&self) -> String {
+    fn record_text(&self) -> String {
         let Some((record, maker)) = self.record else { return "none before this attempt".to_owned() };
         let intent = &record.intent;
-        let began = maker.map(|maker| format!(", {}", moment(maker.began))).unwrap_or_default();
+        let began = maker.map(|maker| format!(", {}", format_time(maker.started_at))).unwrap_or_default();
         let failure = match &record.status {
-            Status::Failed(failure) => format!("; it said: {}", words::failure(failure)),
-            Status::Intended | Status::Succeeded(_) | Status::Undoing(_) | Status::Reverted => String::new(),
+            RecordStatus::Failed(failure) => format!("; it said: {}", words::failure(failure)),
+            RecordStatus::Intended | RecordStatus::Succeeded(_) | RecordStatus::Undoing(_) | RecordStatus::Reverted => {
+                String::new()
+            }
         };
         format!(
             "{} in epoch {}{began} ({}, run {}, attempt {}){failure}",
-            status(&record.status),
+            status_word(&record.status),
             intent.epoch,
             intent.release.label,
             intent.run,
@@ -262,62 +285,62 @@ impl<'a> Evidence<'a> {
         )
     }
 
-    fn probe_words(&self) -> String {
+    fn probe_text(&self) -> String {
         match self.probe {
             None => "not asked".to_owned(),
             Some((question, ms, finding)) => {
                 let about = match question {
-                    Question::Current => "",
-                    Question::Recorded => ", asked about the input on record",
+                    ProbeInput::Current => "",
+                    ProbeInput::Recorded => ", asked about the input on record",
                 };
-                format!("{}{about} ({})", words::finding(finding), took(ms))
+                format!("{}{about} ({})", words::finding(finding), format_duration(ms))
             }
         }
     }
 
-    fn outcome_words(&self) -> Option<String> {
-        match (self.outcome, self.intent) {
+    fn outcome_text(&self) -> Option<String> {
+        match (self.outcome, self.fingerprint) {
             (None, None) => None,
             (None, Some(_)) => Some("none on record: it was killed while it ran, or still runs".to_owned()),
-            (Some((ms, Outcome::Succeeded { receipt })), _) => {
+            (Some((ms, StepOutcome::Succeeded { receipt })), _) => {
                 let notes = words::notes(&receipt.notes);
                 let notes = if notes.is_empty() { notes } else { format!(": {notes}") };
-                Some(format!("succeeded in {}{notes}", took(ms)))
+                Some(format!("succeeded in {}{notes}", format_duration(ms)))
             }
-            (Some((ms, Outcome::Failed { failure })), _) => {
-                Some(format!("failed after {}: {}", took(ms), words::failure(failure)))
+            (Some((ms, StepOutcome::Failed { failure })), _) => {
+                Some(format!("failed after {}: {}", format_duration(ms), words::failure(failure)))
             }
-            (Some((ms, Outcome::Unknown { failure })), _) => {
-                Some(format!("unknown after {}: {}", took(ms), words::failure(failure)))
+            (Some((ms, StepOutcome::Unknown { failure })), _) => {
+                Some(format!("unknown after {}: {}", format_duration(ms), words::failure(failure)))
             }
         }
     }
 
-    fn failure(&self) -> Option<&'a Failure> {
+    fn failure(&self) -> Option<&'a StepFailure> {
         match self.outcome {
-            Some((_, Outcome::Failed { failure } | Outcome::Unknown { failure })) => Some(failure),
-            Some((_, Outcome::Succeeded { .. })) | None => None,
+            Some((_, StepOutcome::Failed { failure } | StepOutcome::Unknown { failure })) => Some(failure),
+            Some((_, StepOutcome::Succeeded { .. })) | None => None,
         }
     }
 
     fn json(&self) -> Value {
-        let Header { run, attempt, epoch, release, .. } = &self.summary.header;
+        let JournalHeader { run, attempt, epoch, release, .. } = &self.summary.header;
         let decision = self.decisions.last();
         let changes = self.changes();
         let changed: Vec<_> = changes
             .iter()
-            .map(|Change { component, old, new }| json!({"component": component, "old": old, "new": new}))
+            .map(|FingerprintChange { component, old, new }| json!({"component": component, "old": old, "new": new}))
             .collect();
         json!({
-            "step": self.place.step,
-            "target": self.place.target,
+            "step": self.step_target.step,
+            "target": self.step_target.target,
             "epoch": epoch,
             "run": run,
             "attempt": attempt,
             "release": release,
             "decision": decision.map(|decision| words::decision(decision)),
             "because": decision.map(|decision| words::reason_name(words::reason_of(decision))),
-            "words": decision.map_or_else(|| self.not_reached(), |decision| words::because(decision)),
+            "words": decision.map_or_else(|| self.not_reached_text(), |decision| words::decision_reason(decision)),
             "changed": changed,
             "probe": self.probe.map(|(question, took_ms, finding)| json!({
                 "finding": words::finding_name(finding),
@@ -326,12 +349,12 @@ impl<'a> Evidence<'a> {
                 "words": words::finding(finding),
             })),
             "record": self.record.map(|(record, maker)| json!({
-                "status": status(&record.status),
+                "status": status_word(&record.status),
                 "run": record.intent.run,
                 "attempt": record.intent.attempt,
                 "epoch": record.intent.epoch,
                 "release": record.intent.release,
-                "began": maker.map(|maker| maker.began),
+                "began": maker.map(|maker| maker.started_at),
             })),
             "outcome": self.outcome.map(|(took_ms, outcome)| json!({
                 "result": words::outcome(outcome),
@@ -339,22 +362,22 @@ impl<'a> Evidence<'a> {
                 "failure": self.failure(),
             })),
             "undone": match self.undo {
-                Undo::None => Value::Null,
-                Undo::Done => Value::Bool(true),
-                Undo::Begun | Undo::Failed(_) => Value::Bool(false),
+                UndoEvidence::None => Value::Null,
+                UndoEvidence::Done => Value::Bool(true),
+                UndoEvidence::Started | UndoEvidence::Failed(_) => Value::Bool(false),
             },
         })
     }
 }
 
 /// The word for how far a step got; `status` uses it too.
-pub(super) fn status(status: &Status) -> &'static str {
+pub(super) fn status_word(status: &RecordStatus) -> &'static str {
     match status {
-        Status::Intended => "interrupted",
-        Status::Succeeded(_) => "succeeded",
-        Status::Failed(_) => "failed",
-        Status::Undoing(_) => "half undone",
-        Status::Reverted => "undone",
+        RecordStatus::Intended => "interrupted",
+        RecordStatus::Succeeded(_) => "succeeded",
+        RecordStatus::Failed(_) => "failed",
+        RecordStatus::Undoing(_) => "half undone",
+        RecordStatus::Reverted => "undone",
     }
 }
 

@@ -8,57 +8,57 @@ use std::{
 use serde_json::{Map, Value};
 
 use super::{
-    Halt, Interrupt, MissingJournal, Orders, Prepared,
-    ending::{self, WayOn},
-    hooks::Surroundings,
-    undo::Rollback,
+    AttemptError, DeployOverrides, Interrupt, MissingJournalPolicy, PreparedPlan,
+    ending::{self, ResumeHint},
+    hooks::StepEnvironment,
+    undo::RollbackResult,
 };
 use contract::{
-    Attempt as Number, RunId, StepId,
-    diagnostic::{Code, Diagnostic, Excerpt, Exit, Notice},
-    hash::Hash,
+    AttemptNumber as Number, RunId, StepId,
+    diagnostic::{Diagnostic, ErrorCode, ExitKind, Notice, SourceExcerpt},
+    hash::Blake3Hash,
 };
 use journal::{
-    Journal, Loaded, Place, Redactor, State, Status,
+    Journal, JournalState, LoadedJournals, RecordStatus, Redactor, StepTarget,
     decision::Selection,
-    event::{FORMAT, Header, MAGIC, Release, UNRECORDED},
-    file::{Note, Observer},
+    event::{FORMAT, JournalHeader, MAGIC, MISSING_JOURNAL, Release},
+    file::{EntryObserver, JournalNote},
     state::AttemptSummary,
 };
 use sandbox;
-use state::{Claim, Lock, LockError, Store, Wait};
+use state::{DeploymentLock, LockError, LockRequest, LockWait, StateStore};
 
 /// What is left to write to the state's place at the end may take so long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same from a signal on: everything must be over within 7 s of it.
-const HASTE: Duration = Duration::from_secs(6);
+const CLOSE_TIMEOUT_AFTER_SIGNAL: Duration = Duration::from_secs(6);
 
 /// What is to be deployed, where, and on whose order.
-pub struct Deployment<'a> {
-    pub prepared: &'a Prepared,
-    pub store: &'a Store,
-    pub orders: Orders,
+pub struct DeploymentRequest<'a> {
+    pub prepared: &'a PreparedPlan,
+    pub store: &'a StateStore,
+    pub overrides: DeployOverrides,
     /// `user@host`.
-    pub by: String,
+    pub operator: String,
     /// The commit, if it is known.
     pub commit: Option<String>,
     /// The page of the CI job, if it is one.
     pub url: Option<String>,
     /// How long to wait for another deployment.
-    pub wait: Wait,
+    pub wait: LockWait,
     /// The command that continues this deployment, for hints.
-    pub again: String,
+    pub resume_command: String,
     /// The states of the plan's other environments, if old releases are to be removed.
-    pub neighbours: Vec<Store>,
+    pub sibling_stores: Vec<StateStore>,
     /// The deployments that this one is a part of, the outermost first: `APP/ENVIRONMENT ADDRESS` each.
-    pub within: Vec<String>,
+    pub parent_deployments: Vec<String>,
 }
 
 /// How an attempt ended.
 #[derive(Debug)]
-pub struct Ending {
-    pub exit: Exit,
-    pub header: Header,
+pub struct AttemptResult {
+    pub exit: ExitKind,
+    pub header: JournalHeader,
     pub took: Duration,
     /// What stopped it.
     pub error: Option<Diagnostic>,
@@ -67,20 +67,20 @@ pub struct Ending {
 }
 
 /// An attempt that is under way.
-pub(super) struct Attempt<'a> {
-    pub(super) prepared: &'a Prepared,
-    pub(super) orders: &'a Orders,
+pub(super) struct RunningAttempt<'a> {
+    pub(super) prepared: &'a PreparedPlan,
+    pub(super) overrides: &'a DeployOverrides,
     pub(super) interrupt: Interrupt,
-    pub(super) header: Header,
-    pub(super) lock: &'a Lock,
+    pub(super) header: JournalHeader,
+    pub(super) lock: &'a DeploymentLock,
     pub(super) journal: Journal,
     /// What the steps so far returned.
     pub(super) outputs: BTreeMap<StepId, Map<String, Value>>,
     /// What programs that steps start find in their environment.
-    pub(super) surroundings: Surroundings,
+    pub(super) step_environment: StepEnvironment,
 }
 
-impl Deployment<'_> {
+impl DeploymentRequest<'_> {
     /// Deploys: takes the lock, begins an attempt, works through the plan.
     ///
     /// # Errors
@@ -88,98 +88,100 @@ impl Deployment<'_> {
     pub async fn run(
         mut self,
         interrupt: Interrupt,
-        observe: impl FnOnce(&State, &Header) -> Observer,
-    ) -> Result<Ending, Vec<Diagnostic>> {
+        observe: impl FnOnce(&JournalState, &JournalHeader) -> EntryObserver,
+    ) -> Result<AttemptResult, Vec<Diagnostic>> {
         let one = |diagnostic: Diagnostic| vec![diagnostic];
         let began = Instant::now();
-        self.selected_steps_exist()?;
+        self.check_named_steps()?;
         let mut lock = tokio::select! {
-            lock = self.store.claim(self.claim()) => lock.map_err(|error| one((&error).into()))?,
-            _ = interrupt.asked() => {
+            lock = self.store.acquire_lock(self.lock_claim()) => lock.map_err(|error| one((&error).into()))?,
+            _ = interrupt.requested() => {
                 let message = "interrupted while it waited for the lock; nothing was begun";
-                return Err(one(Diagnostic::new(Code("P0303"), Exit::Interrupted, message).hint(format!("run `{}` again", self.again))));
+                return Err(one(Diagnostic::new(ErrorCode("P0303"), ExitKind::Interrupted, message).with_hint(format!("run `{}` again", self.resume_command))));
             }
         };
-        let paths = self.store.journals().map_err(|error| one((&error).into()))?;
-        let loaded = Loaded::read(&paths, |_| {}).map_err(|error| one((&error).into()))?;
-        if self.orders.seen.is_some_and(|seen| seen != loaded.state.epoch()) {
+        let paths = self.store.journal_paths().map_err(|error| one((&error).into()))?;
+        let loaded = LoadedJournals::read(&paths, |_| {}).map_err(|error| one((&error).into()))?;
+        if self.overrides.expected_epoch.is_some_and(|seen| seen != loaded.state.epoch()) {
             let message = "another deployment went on here since this one was decided on; nothing was begun";
-            let hint = format!("see `runner history`, then run `{}` again", self.again);
-            return Err(one(Diagnostic::new(Code("P0221"), Exit::Refused, message).hint(hint)));
+            let hint = format!("see `runner history`, then run `{}` again", self.resume_command);
+            return Err(one(Diagnostic::new(ErrorCode("P0221"), ExitKind::Refused, message).with_hint(hint)));
         }
-        self.orders.unrecorded = self.is_unrecorded(&loaded.state).map_err(one)?;
-        self.prepared.resources()?;
-        self.prepared.migrations(Some(&loaded.state)).await?;
+        self.overrides.journal_missing = self.is_journal_missing(&loaded.state).map_err(one)?;
+        self.prepared.check_resources()?;
+        self.prepared.check_migrations(Some(&loaded.state)).await?;
 
         let epoch = lock.next_epoch(loaded.state.epoch()).map_err(|error| one((&error).into()))?;
         let (commit, url) = (self.commit.clone(), self.url.clone());
-        let header = Header { commit, url, ..header(self.prepared, &loaded.state, epoch, &self.by) };
-        let path = self.store.journal(epoch);
+        let header = JournalHeader { commit, url, ..next_header(self.prepared, &loaded.state, epoch, &self.operator) };
+        let path = self.store.journal_path(epoch);
         let redactor = Redactor::new(self.prepared.plan.secrets.values());
-        let torn = loaded.torn.iter().rfind(|(torn, _)| paths.last() == Some(torn)).cloned();
+        let torn = loaded.torn_files.iter().rfind(|(torn, _)| paths.last() == Some(torn)).cloned();
         let observer = observe(&loaded.state, &header);
-        let journal = Journal::begin(&path, header.clone(), loaded, redactor, observer);
+        let journal = Journal::create(&path, header.clone(), loaded, redactor, observer);
         let mut journal = journal.map_err(|error| one((&error).into()))?;
-        self.open(&mut journal, &lock.resource(), &lock.holder(), torn).map_err(|error| one((&error).into()))?;
+        self.record_start(&mut journal, &lock.resource(), &lock.holder(), torn)
+            .map_err(|error| one((&error).into()))?;
 
-        let surroundings = Surroundings::new(self.store, &lock.token(), &header, &self.within);
-        let mut attempt = Attempt {
-            surroundings,
+        let surroundings = StepEnvironment::new(self.store, &lock.token(), &header, &self.parent_deployments);
+        let mut attempt = RunningAttempt {
+            step_environment: surroundings,
             prepared: self.prepared,
-            orders: &self.orders,
+            overrides: &self.overrides,
             interrupt,
             header: header.clone(),
             lock: &lock,
             journal,
             outputs: BTreeMap::new(),
         };
-        let result = match attempt.announce(&path).await {
-            Ok(()) => attempt.procedure().await,
+        let result = match attempt.publish_journal(&path).await {
+            Ok(()) => attempt.run_hooks_and_steps().await,
             Err(halt) => Err(halt),
         };
-        let (exit, error, warnings) = self.end(&mut attempt, result).await;
-        let patience = if attempt.interrupt.is_asked() {
-            (attempt.interrupt.asked().await + HASTE).saturating_duration_since(tokio::time::Instant::now())
+        let (exit, error, warnings) = self.finish(&mut attempt, result).await;
+        let patience = if attempt.interrupt.is_requested() {
+            (attempt.interrupt.requested().await + CLOSE_TIMEOUT_AFTER_SIGNAL)
+                .saturating_duration_since(tokio::time::Instant::now())
         } else {
-            PATIENCE
+            CLOSE_TIMEOUT
         };
         drop(attempt);
         // Nothing of ours may still work when the lock goes.
-        sandbox::settle_down().await;
-        let (exit, error) = told(exit, error, lock.close(patience).await);
-        Ok(Ending { exit, header, took: began.elapsed(), error, warnings })
+        sandbox::wait_for_blocking_tasks().await;
+        let (exit, error) = with_close_error(exit, error, lock.close(patience).await);
+        Ok(AttemptResult { exit, header, took: began.elapsed(), error, warnings })
     }
 
     /// Whether earlier attempts of this CI run may have begun what is not on record here.
-    fn is_unrecorded(&self, state: &State) -> Result<bool, Diagnostic> {
-        let is_missing = self.store.checkpoints().is_some_and(|checkpoints| checkpoints.shown().is_missing);
+    fn is_journal_missing(&self, state: &JournalState) -> Result<bool, Diagnostic> {
+        let is_missing = self.store.checkpoints().is_some_and(|checkpoints| checkpoints.status().is_missing);
         let of_this_run = |attempt: &&AttemptSummary| attempt.header.url.is_some() && attempt.header.url == self.url;
         let is_here = state.attempts.iter().any(|attempt| of_this_run(&attempt));
         // It stays missing, though what was done since is on record.
-        let was_missing = state.attempts.iter().filter(of_this_run).any(|attempt| attempt.unrecorded);
-        match self.orders.missing_journal {
-            MissingJournal::Probe => Ok(is_missing && !is_here || was_missing),
-            MissingJournal::Fail if is_missing && !is_here => {
+        let was_missing = state.attempts.iter().filter(of_this_run).any(|attempt| attempt.journal_missing);
+        match self.overrides.missing_journal {
+            MissingJournalPolicy::Probe => Ok(is_missing && !is_here || was_missing),
+            MissingJournalPolicy::Fail if is_missing && !is_here => {
                 let message = "the journal of the attempts before is not among the artifacts of this run";
-                Err(Diagnostic::new(Code("P0521"), Exit::InDoubt, message)
-                    .because("`missing_journal: fail` lets nothing be done without it")
-                    .hint("\"Re-run failed jobs\" keeps it, \"re-run all jobs\" does not; or say `missing_journal: probe`"))
+                Err(Diagnostic::new(ErrorCode("P0521"), ExitKind::InDoubt, message)
+                    .with_cause("`missing_journal: fail` lets nothing be done without it")
+                    .with_hint("\"Re-run failed jobs\" keeps it, \"re-run all jobs\" does not; or say `missing_journal: probe`"))
             }
-            MissingJournal::Fail | MissingJournal::Restart => Ok(false),
+            MissingJournalPolicy::Fail | MissingJournalPolicy::Restart => Ok(false),
         }
     }
 
-    fn claim(&self) -> Claim {
+    fn lock_claim(&self) -> LockRequest {
         let release = &self.prepared.release;
         let digest = release.digest.as_ref().map_or_else(String::new, |digest| format!(" {digest}"));
         let purpose = Some(format!("{}{digest}", release.label));
-        Claim { by: self.by.clone(), url: self.url.clone(), purpose, wait: self.wait }
+        LockRequest { by: self.operator.clone(), url: self.url.clone(), purpose, wait: self.wait }
     }
 
     /// A typing error must not run nothing and end well.
-    fn selected_steps_exist(&self) -> Result<(), Vec<Diagnostic>> {
-        let named = self.orders.selection.option();
-        let accepted = self.orders.accept_drift.iter().map(|step| ("accept-drift", step));
+    fn check_named_steps(&self) -> Result<(), Vec<Diagnostic>> {
+        let named = self.overrides.selection.option();
+        let accepted = self.overrides.accept_drift.iter().map(|step| ("accept-drift", step));
         let unknown = |(option, step): (&str, &StepId)| {
             if self.prepared.index(step).is_some() {
                 return None;
@@ -187,14 +189,14 @@ impl Deployment<'_> {
             let known: Vec<_> = self.prepared.steps.iter().map(|ready| format!("`{}`", ready.step.id)).collect();
             let message = format!("`--{option} {step}` names no step of the plan");
             let hint = format!("its steps are {}", known.join(", "));
-            Some(Diagnostic::new(Code("P0205"), Exit::Refused, message).hint(hint))
+            Some(Diagnostic::new(ErrorCode("P0205"), ExitKind::Refused, message).with_hint(hint))
         };
         let problems: Vec<_> = named.into_iter().chain(accepted).filter_map(unknown).collect();
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
     /// The records before the first step: plan, lock, and what the operator ordered.
-    fn open(
+    fn record_start(
         &self,
         journal: &mut Journal,
         resource: &str,
@@ -202,83 +204,88 @@ impl Deployment<'_> {
         torn: Option<(std::path::PathBuf, usize)>,
     ) -> Result<(), journal::JournalError> {
         let plan = &self.prepared.plan;
-        let digest = Hash::of(plan.source.text.as_bytes());
+        let digest = Blake3Hash::of(plan.source.text.as_bytes());
         let path = plan.source.path.display().to_string();
-        journal.note(Note::Plan { digest, path, steps: self.prepared.planned() })?;
-        journal.note(Note::Lock { resource: resource.to_owned(), holder: holder.to_owned() })?;
+        journal.record_note(JournalNote::Plan { digest, path, steps: self.prepared.step_records() })?;
+        journal.record_note(JournalNote::Lock { resource: resource.to_owned(), holder: holder.to_owned() })?;
         if let Some((path, bytes)) = torn {
             let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            journal.note(Note::Torn { file, bytes: bytes as u64 })?;
+            journal.record_note(JournalNote::Torn { file, bytes: bytes as u64 })?;
         }
-        if self.orders.unrecorded {
-            journal.note(Note::Override { option: UNRECORDED.to_owned(), step: None })?;
+        if self.overrides.journal_missing {
+            journal.record_note(JournalNote::Override { option: MISSING_JOURNAL.to_owned(), step: None })?;
         }
-        if self.orders.fresh {
-            journal.note(Note::Override { option: "fresh".to_owned(), step: None })?;
+        if self.overrides.fresh {
+            journal.record_note(JournalNote::Override { option: "fresh".to_owned(), step: None })?;
         }
-        if let Some(order) = self.orders.by {
-            journal.note(Note::Override { option: order.to_owned(), step: None })?;
+        if let Some(order) = self.overrides.command {
+            journal.record_note(JournalNote::Override { option: order.to_owned(), step: None })?;
         }
-        if let Some((option, step)) = self.orders.selection.option() {
-            journal.note(Note::Override { option: option.to_owned(), step: Some(step.clone()) })?;
+        if let Some((option, step)) = self.overrides.selection.option() {
+            journal.record_note(JournalNote::Override { option: option.to_owned(), step: Some(step.clone()) })?;
         }
-        for step in &self.orders.accept_drift {
-            journal.note(Note::Override { option: "accept-drift".to_owned(), step: Some(step.clone()) })?;
+        for step in &self.overrides.accept_drift {
+            journal
+                .record_note(JournalNote::Override { option: "accept-drift".to_owned(), step: Some(step.clone()) })?;
         }
         Ok(())
     }
 
     /// The last record, after a rollback if one is due.
-    async fn end(
+    async fn finish(
         &self,
-        attempt: &mut Attempt<'_>,
-        result: Result<(), Halt>,
-    ) -> (Exit, Option<Diagnostic>, Vec<Notice>) {
+        attempt: &mut RunningAttempt<'_>,
+        result: Result<(), AttemptError>,
+    ) -> (ExitKind, Option<Diagnostic>, Vec<Notice>) {
         let (exit, error) = match result {
-            Ok(()) => (Exit::Success, None),
+            Ok(()) => (ExitKind::Success, None),
             Err(halt) => {
                 // A hook that fails before the first step is no reason to undo what an earlier attempt did.
                 let is_of_step = match &halt {
-                    Halt::Failed { place, .. } => self.prepared.index(&place.step).is_some(),
-                    Halt::Plan(_) => true,
-                    Halt::InDoubt { .. }
-                    | Halt::NotUndone { .. }
-                    | Halt::Irreversible { .. }
-                    | Halt::Journal(_)
-                    | Halt::Lock(_)
-                    | Halt::Interrupted => false,
+                    AttemptError::Failed { step_target: place, .. } => self.prepared.index(&place.step).is_some(),
+                    AttemptError::Plan(_) => true,
+                    AttemptError::InDoubt { .. }
+                    | AttemptError::UndoFailed { .. }
+                    | AttemptError::Irreversible { .. }
+                    | AttemptError::Journal(_)
+                    | AttemptError::Lock(_)
+                    | AttemptError::Interrupted => false,
                 };
-                let undone =
-                    if is_of_step && !attempt.interrupt.is_asked() { Some(attempt.roll_back().await) } else { None };
+                let undone = if is_of_step && !attempt.interrupt.is_requested() {
+                    Some(attempt.roll_back().await)
+                } else {
+                    None
+                };
                 // Said only now: a step that was undone will not be skipped.
-                let mut diagnostic = self.words(attempt, &halt);
+                let mut diagnostic = self.diagnostic_for(attempt, &halt);
                 match undone {
-                    Some(Ok(Rollback::Done)) => {
-                        diagnostic.exit = Exit::RolledBack;
+                    Some(Ok(RollbackResult::Done)) => {
+                        diagnostic.exit = ExitKind::RolledBack;
                         let live = attempt.journal.state().head.live.as_ref();
                         let live =
                             live.map_or_else(String::new, |release| format!("{} is live again; ", release.label));
                         let hint = diagnostic.hint.take().unwrap_or_default();
                         diagnostic.hint = Some(format!("{live}{hint}"));
                     }
-                    None | Some(Ok(Rollback::Held(None))) => {}
-                    Some(Ok(Rollback::Held(Some(why)))) => {
-                        diagnostic = diagnostic.because(format!("not rolled back: {why}"));
+                    None | Some(Ok(RollbackResult::NotRolledBack(None))) => {}
+                    Some(Ok(RollbackResult::NotRolledBack(Some(why)))) => {
+                        diagnostic = diagnostic.with_cause(format!("not rolled back: {why}"));
                     }
                     Some(Err(worse)) => {
                         let why = diagnostic.message;
-                        diagnostic = self.words(attempt, &worse).because(format!("it was being undone since {why}"));
+                        diagnostic =
+                            self.diagnostic_for(attempt, &worse).with_cause(format!("it was being undone since {why}"));
                     }
                 }
                 (diagnostic.exit, Some(diagnostic))
             }
         };
-        let mut warnings = attempt.closing_hooks(exit).await;
-        let verified = exit == Exit::Success && self.orders.selection == Selection::All;
-        match attempt.journal.end(exit, verified) {
+        let mut warnings = attempt.run_closing_hooks(exit).await;
+        let verified = exit == ExitKind::Success && self.overrides.selection == Selection::All;
+        match attempt.journal.record_end(exit, verified) {
             Ok(()) => {
                 if verified {
-                    warnings.extend(attempt.prune(&self.neighbours).await);
+                    warnings.extend(attempt.prune_releases(&self.sibling_stores).await);
                 }
                 (exit, error, warnings)
             }
@@ -290,48 +297,60 @@ impl Deployment<'_> {
         }
     }
 
-    fn words(&self, attempt: &Attempt<'_>, halt: &Halt) -> Diagnostic {
+    fn diagnostic_for(&self, attempt: &RunningAttempt<'_>, halt: &AttemptError) -> Diagnostic {
         let state = attempt.journal.state();
-        let is_done = |place: &Place| matches!(state.status(place), Some(Status::Succeeded(_)));
+        let is_done = |place: &StepTarget| matches!(state.status(place), Some(RecordStatus::Succeeded(_)));
         let done = self
             .prepared
             .steps
             .iter()
-            .filter(|ready| attempt.outputs.contains_key(&ready.step.id) && is_done(&ready.place));
+            .filter(|ready| attempt.outputs.contains_key(&ready.step.id) && is_done(&ready.step_target));
         let done: Vec<_> = done.map(|ready| ready.step.id.to_string()).collect();
         let halted = match halt {
-            Halt::Failed { place, .. }
-            | Halt::InDoubt { place, .. }
-            | Halt::NotUndone { place, .. }
-            | Halt::Irreversible { place, .. } => Some(place),
-            Halt::Plan(_) | Halt::Journal(_) | Halt::Lock(_) | Halt::Interrupted => None,
+            AttemptError::Failed { step_target: place, .. }
+            | AttemptError::InDoubt { step_target: place, .. }
+            | AttemptError::UndoFailed { step_target: place, .. }
+            | AttemptError::Irreversible { step_target: place, .. } => Some(place),
+            AttemptError::Plan(_) | AttemptError::Journal(_) | AttemptError::Lock(_) | AttemptError::Interrupted => {
+                None
+            }
         };
         let next =
             halted.and_then(|place| self.prepared.index(&place.step)).and_then(|at| self.prepared.steps.get(at + 1));
-        let way = WayOn { again: &self.again, done: &done, next: next.map(|ready| &ready.step.id) };
+        let way = ResumeHint {
+            resume_command: &self.resume_command,
+            skipped_steps: &done,
+            next_step: next.map(|ready| &ready.step.id),
+        };
         let mut diagnostic = halt.diagnostic(attempt.header.attempt, &way);
-        if let Halt::Failed { place, failure, .. } | Halt::NotUndone { place, failure } = halt {
+        if let AttemptError::Failed { step_target: place, failure, .. }
+        | AttemptError::UndoFailed { step_target: place, failure } = halt
+        {
             let step = self.prepared.plan.all_steps().find(|step| step.id == place.step);
-            diagnostic.spot = step.and_then(|step| ending::spot(failure, step)).map(Box::new);
+            diagnostic.location = step.and_then(|step| ending::failure_location(failure, step)).map(Box::new);
         }
-        redacted(diagnostic, attempt.journal.redactor())
+        redact_diagnostic(diagnostic, attempt.journal.redactor())
     }
 }
 
-impl Attempt<'_> {
+impl RunningAttempt<'_> {
     /// Tells the state's place of this attempt. One that nobody else knows of would be a fork, if this machine were lost and
     /// another went on.
-    async fn announce(&self, journal: &std::path::Path) -> Result<(), Halt> {
+    async fn publish_journal(&self, journal: &std::path::Path) -> Result<(), AttemptError> {
         tokio::select! {
             biased;
-            told = self.lock.follow(journal) => Ok(told?),
-            () = self.interrupt.grace_over() => Err(Halt::Interrupted),
+            told = self.lock.sync_journal(journal) => Ok(told?),
+            () = self.interrupt.grace_period_over() => Err(AttemptError::Interrupted),
         }
     }
 }
 
 /// How it ends, where the end could not be told to the state's place, or the lock was lost.
-fn told(exit: Exit, error: Option<Diagnostic>, closed: Result<(), LockError>) -> (Exit, Option<Diagnostic>) {
+fn with_close_error(
+    exit: ExitKind,
+    error: Option<Diagnostic>,
+    closed: Result<(), LockError>,
+) -> (ExitKind, Option<Diagnostic>) {
     match (closed, error) {
         (Ok(()), error) => (exit, error),
         (Err(closed), None) => {
@@ -339,31 +358,31 @@ fn told(exit: Exit, error: Option<Diagnostic>, closed: Result<(), LockError>) ->
             (diagnostic.exit, Some(diagnostic))
         }
         // That the lock is lost was said already, or is said now, beside what is worse.
-        (Err(LockError::Lost { .. }), Some(error)) if error.code == Code("P0503") => (exit, Some(error)),
-        (Err(closed), Some(error)) => (exit, Some(error.because(format!("and {closed}")))),
+        (Err(LockError::Lost { .. }), Some(error)) if error.code == ErrorCode("P0503") => (exit, Some(error)),
+        (Err(closed), Some(error)) => (exit, Some(error.with_cause(format!("and {closed}")))),
     }
 }
 
 /// A module may repeat what a program printed: what the journal hides, the error hides too.
-fn redacted(diagnostic: Diagnostic, redactor: &Redactor) -> Diagnostic {
+fn redact_diagnostic(diagnostic: Diagnostic, redactor: &Redactor) -> Diagnostic {
     Diagnostic {
-        message: redactor.text(&diagnostic.message),
-        causes: diagnostic.causes.iter().map(|cause| redactor.text(cause)).collect(),
-        excerpt: diagnostic.excerpt.map(|excerpt| Excerpt { label: redactor.text(&excerpt.label), ..excerpt }),
-        hint: diagnostic.hint.map(|hint| redactor.text(&hint)),
+        message: redactor.redact(&diagnostic.message),
+        causes: diagnostic.causes.iter().map(|cause| redactor.redact(cause)).collect(),
+        excerpt: diagnostic.excerpt.map(|excerpt| SourceExcerpt { label: redactor.redact(&excerpt.label), ..excerpt }),
+        hint: diagnostic.hint.map(|hint| redactor.redact(&hint)),
         ..diagnostic
     }
 }
 
 /// The same release and the newest run unfinished: its next attempt. Otherwise a new run.
-pub(super) fn header(prepared: &Prepared, state: &State, epoch: u64, by: &str) -> Header {
+pub(super) fn next_header(prepared: &PreparedPlan, state: &JournalState, epoch: u64, by: &str) -> JournalHeader {
     let (run, attempt) = match state.attempts.last() {
         Some(last) if last.header.release.is_same(&prepared.release) && !is_finished(last.exit, last.verified) => {
             (last.header.run.clone(), last.header.attempt.next())
         }
-        Some(_) | None => (new_run(epoch, &prepared.release), Number::FIRST),
+        Some(_) | None => (new_run_id(epoch, &prepared.release), Number::FIRST),
     };
-    Header {
+    JournalHeader {
         magic: MAGIC.to_owned(),
         format: FORMAT,
         app: prepared.plan.app.clone(),
@@ -380,13 +399,13 @@ pub(super) fn header(prepared: &Prepared, state: &State, epoch: u64, by: &str) -
 }
 
 /// Whether nothing is left to do of a run whose last attempt ended so.
-fn is_finished(exit: Option<Exit>, verified: bool) -> bool {
-    verified || exit == Some(Exit::RolledBack)
+fn is_finished(exit: Option<ExitKind>, verified: bool) -> bool {
+    verified || exit == Some(ExitKind::RolledBack)
 }
 
 /// Short, unique within (app, environment), and telling: the epoch at which the run began, and its release.
-fn new_run(epoch: u64, release: &Release) -> RunId {
+fn new_run_id(epoch: u64, release: &Release) -> RunId {
     let content = release.digest.as_ref().map_or_else(|| release.label.to_string(), ToString::to_string);
-    let run = format!("{epoch}-{}", Hash::of(content.as_bytes()).short(6));
+    let run = format!("{epoch}-{}", Blake3Hash::of(content.as_bytes()).hex_prefix(6));
     run.parse().expect("digits, a dash and hex digits are a run id")
 }

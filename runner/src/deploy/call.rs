@@ -8,75 +8,92 @@ use std::{
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::{Halt, Ready, attempt::Attempt};
-use contract::step::{Failure, Finding, Outcome, Progress, Receipt};
-use journal::{Intent, Journal, Place, Trail, UndoIntent, event::Question, file::Note};
+use super::{AttemptError, PlannedStep, attempt::RunningAttempt};
+use contract::step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress};
+use journal::{Journal, MessageRedactor, StepIntent, StepTarget, UndoIntent, event::ProbeInput, file::JournalNote};
 
 /// A message that may end in the midst of a secret waits so long for the next one.
-const QUIET: Duration = Duration::from_millis(100);
+const MESSAGE_FLUSH_DELAY: Duration = Duration::from_millis(100);
 
 /// So many messages are written before the call goes on.
-const BATCH: usize = 64;
+const MESSAGE_BATCH_SIZE: usize = 64;
 
-impl Attempt<'_> {
+impl RunningAttempt<'_> {
     pub(super) async fn call_probe(
         &mut self,
-        ready: &Ready,
+        ready: &PlannedStep,
         input: &Value,
-        question: Question,
-    ) -> Result<Finding, Halt> {
+        question: ProbeInput,
+    ) -> Result<ProbeFinding, AttemptError> {
         let (messages, arriving) = unbounded_channel();
         let began = Instant::now();
         let probe = self.prepared.runtime.probe(self.prepared.module(ready), &ready.step, input, messages);
         let interrupt = self.interrupt.clone();
-        let finding = attend(&mut self.journal, &ready.place, arriving, probe, interrupt.grace_over()).await?;
-        let (place, finding) = (ready.place.clone(), finding);
-        self.journal.note(Note::Probe { place, question, took: began.elapsed(), finding: finding.clone() })?;
+        let finding =
+            run_with_messages(&mut self.journal, &ready.step_target, arriving, probe, interrupt.grace_period_over())
+                .await?;
+        let (place, finding) = (ready.step_target.clone(), finding);
+        self.journal.record_note(JournalNote::Probe {
+            step_target: place,
+            probed_input: question,
+            took: began.elapsed(),
+            finding: finding.clone(),
+        })?;
         Ok(finding)
     }
 
-    pub(super) async fn call_apply(&mut self, ready: &Ready, intent: Intent) -> Result<Outcome, Halt> {
+    pub(super) async fn call_apply(
+        &mut self,
+        ready: &PlannedStep,
+        intent: StepIntent,
+    ) -> Result<StepOutcome, AttemptError> {
         let (messages, arriving) = unbounded_channel();
-        let step = self.surroundings.around(&ready.step);
+        let step = self.step_environment.apply_to(&ready.step);
         let apply = self.prepared.runtime.apply(self.prepared.module(ready), &step, intent, messages);
         let interrupt = self.interrupt.clone();
-        let ended = attend(&mut self.journal, &ready.place, arriving, apply, interrupt.grace_over()).await?;
-        let outcome = ended.result().clone();
-        self.journal.settle(ended)?;
+        let ended =
+            run_with_messages(&mut self.journal, &ready.step_target, arriving, apply, interrupt.grace_period_over())
+                .await?;
+        let outcome = ended.outcome().clone();
+        self.journal.record_outcome(ended)?;
         Ok(outcome)
     }
 
     pub(super) async fn call_revert(
         &mut self,
-        ready: &Ready,
+        ready: &PlannedStep,
         intent: UndoIntent,
         input: &Value,
         receipt: &Receipt,
-    ) -> Result<Option<Failure>, Halt> {
+    ) -> Result<Option<StepFailure>, AttemptError> {
         let (messages, arriving) = unbounded_channel();
         let module = self.prepared.module(ready);
         let revert = self.prepared.runtime.revert(module, &ready.step, intent, input, receipt, messages);
         let interrupt = self.interrupt.clone();
-        let ended = attend(&mut self.journal, &ready.place, arriving, revert, interrupt.grace_over()).await?;
+        let ended =
+            run_with_messages(&mut self.journal, &ready.step_target, arriving, revert, interrupt.grace_period_over())
+                .await?;
         let failure = ended.failure().cloned();
-        self.journal.settle_undo(ended)?;
+        self.journal.record_undo_outcome(ended)?;
         Ok(failure)
     }
 }
 
 /// Runs a call to its end, or until `enough`; its messages are written on the way. A call that is given up leaves its
 /// intent without an outcome: the next attempt looks before it acts.
-async fn attend<T>(
+async fn run_with_messages<T>(
     journal: &mut Journal,
-    place: &Place,
-    mut arriving: UnboundedReceiver<Progress>,
+    place: &StepTarget,
+    mut arriving: UnboundedReceiver<StepProgress>,
     call: impl Future<Output = T>,
     enough: impl Future<Output = ()>,
-) -> Result<T, Halt> {
-    let mut trail = Trail::new(journal.redactor());
-    let mut batch = Vec::with_capacity(BATCH);
-    let mut note = |some: Vec<Progress>| {
-        some.into_iter().try_for_each(|progress| journal.note(Note::Progress { place: place.clone(), progress }))
+) -> Result<T, AttemptError> {
+    let mut trail = MessageRedactor::new(journal.redactor());
+    let mut batch = Vec::with_capacity(MESSAGE_BATCH_SIZE);
+    let mut note = |some: Vec<StepProgress>| {
+        some.into_iter().try_for_each(|progress| {
+            journal.record_note(JournalNote::Progress { step_target: place.clone(), progress })
+        })
     };
     tokio::pin!(call, enough);
     let answer = loop {
@@ -84,21 +101,21 @@ async fn attend<T>(
             biased;
             // First, so that a flood of messages can't keep the call from its deadline.
             answer = &mut call => break answer,
-            1.. = arriving.recv_many(&mut batch, BATCH) => {
+            1.. = arriving.recv_many(&mut batch, MESSAGE_BATCH_SIZE) => {
                 for progress in batch.drain(..) {
-                    note(trail.take(progress))?;
+                    note(trail.push(progress))?;
                 }
             }
             () = &mut enough => {
-                note(trail.release())?;
-                return Err(Halt::Interrupted);
+                note(trail.flush())?;
+                return Err(AttemptError::Interrupted);
             }
-            () = tokio::time::sleep(QUIET), if trail.is_waiting() => note(trail.release())?,
+            () = tokio::time::sleep(MESSAGE_FLUSH_DELAY), if trail.has_pending() => note(trail.flush())?,
         }
     };
     while let Ok(progress) = arriving.try_recv() {
-        note(trail.take(progress))?;
+        note(trail.push(progress))?;
     }
-    note(trail.release())?;
+    note(trail.flush())?;
     Ok(answer)
 }

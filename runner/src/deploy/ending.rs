@@ -3,27 +3,27 @@
 use std::path::{Component, Path};
 
 use contract::{
-    Attempt, StepId,
-    diagnostic::{Code, Diagnostic, Exit, Spot},
-    step::Failure,
+    AttemptNumber, StepId,
+    diagnostic::{Diagnostic, ErrorCode, ExitKind, SourceLocation},
+    step::StepFailure,
 };
-use journal::{JournalError, Place, event::Reason};
-use plan::Step;
+use journal::{JournalError, StepTarget, event::DecisionReason};
+use plan::PlanStep;
 use state::LockError;
 
 /// Why an attempt ends early.
 #[derive(Debug)]
-pub enum Halt {
+pub enum AttemptError {
     /// A step failed; `known` unless its outcome can't be told.
-    Failed { place: Place, failure: Failure, known: bool },
+    Failed { step_target: StepTarget, failure: StepFailure, outcome_known: bool },
     /// An operator must say.
-    InDoubt { place: Place, reason: Reason },
+    InDoubt { step_target: StepTarget, reason: DecisionReason },
     /// Something in the plan, found out only now.
     Plan(Diagnostic),
     /// A step could not be undone.
-    NotUndone { place: Place, failure: Failure },
+    UndoFailed { step_target: StepTarget, failure: StepFailure },
     /// A rollback would pass over a step that the plan calls irreversible.
-    Irreversible { place: Place, left: Vec<Place> },
+    Irreversible { step_target: StepTarget, not_undone: Vec<StepTarget> },
     /// The journal can't be written: nothing more may be done.
     Journal(JournalError),
     /// The lock is not ours, or that can't be told: nothing more may be done.
@@ -34,58 +34,58 @@ pub enum Halt {
 
 /// How an operator goes on.
 #[derive(Clone, Copy, Debug)]
-pub struct WayOn<'a> {
+pub struct ResumeHint<'a> {
     /// The command that continues.
-    pub again: &'a str,
+    pub resume_command: &'a str,
     /// The steps that it will skip.
-    pub done: &'a [String],
+    pub skipped_steps: &'a [String],
     /// The step after the one that halted, if there is one.
-    pub next: Option<&'a StepId>,
+    pub next_step: Option<&'a StepId>,
 }
 
-impl From<JournalError> for Halt {
+impl From<JournalError> for AttemptError {
     fn from(error: JournalError) -> Self {
         Self::Journal(error)
     }
 }
 
-impl From<LockError> for Halt {
+impl From<LockError> for AttemptError {
     fn from(error: LockError) -> Self {
         Self::Lock(error)
     }
 }
 
-impl Halt {
+impl AttemptError {
     /// The error, with what an operator can do next.
     #[must_use]
-    pub fn diagnostic(&self, attempt: Attempt, way: &WayOn<'_>) -> Diagnostic {
-        let WayOn { again, done, next } = way;
+    pub fn diagnostic(&self, attempt: AttemptNumber, way: &ResumeHint<'_>) -> Diagnostic {
+        let ResumeHint { resume_command: again, skipped_steps: done, next_step: next } = way;
         let skips = if done.is_empty() { String::new() } else { format!(" (skips: {})", done.join(", ")) };
         match self {
-            Self::Failed { place, failure, known } => {
-                let (code, exit) = match (known, told(failure)) {
+            Self::Failed { step_target: place, failure, outcome_known: known } => {
+                let (code, exit) = match (known, migration_code(failure)) {
                     (true, Some(told)) => told,
-                    (true, None) => (Code("P0301"), Exit::Failed),
-                    (false, _) => (Code("P0302"), Exit::Failed),
+                    (true, None) => (ErrorCode("P0301"), ExitKind::Failed),
+                    (false, _) => (ErrorCode("P0302"), ExitKind::Failed),
                 };
                 let message = format!("step {place} failed on attempt {attempt}");
-                let mut diagnostic = Diagnostic::new(code, exit, message).because(cause(failure));
+                let mut diagnostic = Diagnostic::new(code, exit, message).with_cause(failure_summary(failure));
                 if !known {
                     diagnostic =
-                        diagnostic.because("how far it got is not known; the next attempt looks before it acts");
+                        diagnostic.with_cause("how far it got is not known; the next attempt looks before it acts");
                 }
                 let advice = failure.hint.as_deref().unwrap_or("fix it");
-                diagnostic.hint(format!("{advice}; then run `{again}` again{skips}"))
+                diagnostic.with_hint(format!("{advice}; then run `{again}` again{skips}"))
             }
-            Self::InDoubt { place, reason } => {
+            Self::InDoubt { step_target: place, reason } => {
                 let step = &place.step;
                 let accept = format!("or run `{again} --accept-drift {step}` to have step `{step}` run over it");
                 let (code, why, hint) = match reason {
-                    Reason::Drifted { why } => {
-                        (Code("P0401"), format!("drifted: {why}"), format!("put it back as it was, {accept}"))
+                    DecisionReason::Drifted { why } => {
+                        (ErrorCode("P0401"), format!("drifted: {why}"), format!("put it back as it was, {accept}"))
                     }
-                    Reason::Interrupted { finding } => (
-                        Code("P0402"),
+                    DecisionReason::Interrupted { finding } => (
+                        ErrorCode("P0402"),
                         match finding {
                             Some(finding) => format!("it was begun and never ended, and its probe says: {finding}"),
                             None => {
@@ -99,8 +99,8 @@ impl Halt {
                             None => format!("look at what it did; {accept}"),
                         },
                     ),
-                    Reason::Unconfirmed { finding } => (
-                        Code("P0406"),
+                    DecisionReason::Unconfirmed { finding } => (
+                        ErrorCode("P0406"),
                         match finding {
                             Some(finding) => {
                                 format!("what is known of it is not confirmed, and its probe says: {finding}")
@@ -111,83 +111,83 @@ impl Halt {
                             "give the job a `key`, so that its journal is believed; or look at what it did, {accept}"
                         ),
                     ),
-                    Reason::Unknown { why } => (
-                        Code("P0402"),
+                    DecisionReason::Unknown { why } => (
+                        ErrorCode("P0402"),
                         format!("it can't be told whether it still holds: {why}"),
                         format!("look, {accept}"),
                     ),
-                    Reason::ProbeFailed { message } => (
-                        Code("P0403"),
+                    DecisionReason::ProbeFailed { message } => (
+                        ErrorCode("P0403"),
                         format!("its probe failed: {message}"),
                         format!("see why, then run `{again}` again; `runner logs {step}` has more"),
                     ),
-                    other => (Code("P0402"), format!("{other:?}"), accept.clone()),
+                    other => (ErrorCode("P0402"), format!("{other:?}"), accept.clone()),
                 };
-                Diagnostic::new(code, Exit::InDoubt, format!("step {place} is in doubt; nothing was done about it"))
-                    .because(why)
-                    .hint(hint)
+                Diagnostic::new(code, ExitKind::InDoubt, format!("step {place} is in doubt; nothing was done about it"))
+                    .with_cause(why)
+                    .with_hint(hint)
             }
             Self::Plan(diagnostic) => diagnostic.clone(),
-            Self::NotUndone { place, failure } => {
-                Diagnostic::new(Code("P0404"), Exit::InDoubt, format!("step {place} could not be undone"))
-                    .because(cause(failure))
-                    .hint(format!("mend it, then run `{again}` again: it finishes the undo first"))
+            Self::UndoFailed { step_target: place, failure } => {
+                Diagnostic::new(ErrorCode("P0404"), ExitKind::InDoubt, format!("step {place} could not be undone"))
+                    .with_cause(failure_summary(failure))
+                    .with_hint(format!("mend it, then run `{again}` again: it finishes the undo first"))
             }
-            Self::Irreversible { place, left } => {
+            Self::Irreversible { step_target: place, not_undone: left } => {
                 let left: Vec<_> = left.iter().map(ToString::to_string).collect();
                 let message = format!("step {place} can't be taken back, so nothing was undone");
-                Diagnostic::new(Code("P0405"), Exit::InDoubt, message)
-                    .because("the plan says `irreversible: true` of it, and it ran since the release was exposed")
-                    .because(format!("left as they are, last first: {}", left.join(", ")))
-                    .hint(format!(
+                Diagnostic::new(ErrorCode("P0405"), ExitKind::InDoubt, message)
+                    .with_cause("the plan says `irreversible: true` of it, and it ran since the release was exposed")
+                    .with_cause(format!("left as they are, last first: {}", left.join(", ")))
+                    .with_hint(format!(
                         "look, then decide: mend it and run `{again}` again, or go back with `runner rollback`"
                     ))
             }
             Self::Journal(error) => error.into(),
             Self::Lock(error) => error.into(),
             Self::Interrupted => {
-                Diagnostic::new(Code("P0303"), Exit::Interrupted, "interrupted; the state is saved".to_owned())
-                    .hint(format!("run `{again}` again to go on{skips}"))
+                Diagnostic::new(ErrorCode("P0303"), ExitKind::Interrupted, "interrupted; the state is saved".to_owned())
+                    .with_hint(format!("run `{again}` again to go on{skips}"))
             }
         }
     }
 }
 
 /// The codes that migrations give their failures; in doubt, where only an operator can tell what is done.
-const MIGRATIONS: [(&str, Exit); 12] = [
-    ("P0311", Exit::Failed),
-    ("P0312", Exit::Failed),
-    ("P0313", Exit::Failed),
-    ("P0314", Exit::Failed),
-    ("P0315", Exit::InDoubt),
-    ("P0316", Exit::Failed),
-    ("P0317", Exit::Failed),
-    ("P0318", Exit::Failed),
-    ("P0319", Exit::InDoubt),
-    ("P0320", Exit::Locked),
-    ("P0321", Exit::Failed),
-    ("P0322", Exit::Refused),
+const MIGRATION_CODES: [(&str, ExitKind); 12] = [
+    ("P0311", ExitKind::Failed),
+    ("P0312", ExitKind::Failed),
+    ("P0313", ExitKind::Failed),
+    ("P0314", ExitKind::Failed),
+    ("P0315", ExitKind::InDoubt),
+    ("P0316", ExitKind::Failed),
+    ("P0317", ExitKind::Failed),
+    ("P0318", ExitKind::Failed),
+    ("P0319", ExitKind::InDoubt),
+    ("P0320", ExitKind::Locked),
+    ("P0321", ExitKind::Failed),
+    ("P0322", ExitKind::Refused),
 ];
 
 /// The code that a failure has of its own.
-pub(super) fn told(failure: &Failure) -> Option<(Code, Exit)> {
+pub(super) fn migration_code(failure: &StepFailure) -> Option<(ErrorCode, ExitKind)> {
     let told = failure.details.get("code")?.as_str()?;
-    MIGRATIONS.iter().find(|(code, _)| *code == told).map(|(code, exit)| (Code(code), *exit))
+    MIGRATION_CODES.iter().find(|(code, _)| *code == told).map(|(code, exit)| (ErrorCode(code), *exit))
 }
 
 /// What a failure of migrations is to an operator who asked for something.
 #[must_use]
-pub fn of_migrations(failure: &Failure) -> Diagnostic {
-    let (code, exit) = told(failure).unwrap_or((Code("P0301"), Exit::Failed));
-    let diagnostic = Diagnostic::new(code, exit, cause(failure));
+pub fn migration_diagnostic(failure: &StepFailure) -> Diagnostic {
+    let (code, exit) = migration_code(failure).unwrap_or((ErrorCode("P0301"), ExitKind::Failed));
+    let diagnostic = Diagnostic::new(code, exit, failure_summary(failure));
     match &failure.hint {
-        Some(hint) => diagnostic.hint(hint.clone()),
+        Some(hint) => diagnostic.with_hint(hint.clone()),
         None => diagnostic,
     }
 }
 
 /// Where a failure is in the user's files: a module names a file as `<granted directory>/<path>`, with its line and column.
-pub(super) fn spot(failure: &Failure, step: &Step) -> Option<Spot> {
+pub(super) fn failure_location(failure: &StepFailure, step: &PlanStep) -> Option<SourceLocation> {
     let (directory, inside) = failure.details.get("file")?.as_str()?.split_once('/')?;
     let is_inside = |part: Component<'_>| matches!(part, Component::Normal(_));
     if inside.is_empty() || !Path::new(inside).components().all(is_inside) {
@@ -196,11 +196,11 @@ pub(super) fn spot(failure: &Failure, step: &Step) -> Option<Spot> {
     let (_, grant) = step.grants.dirs.iter().find(|(name, _)| name.as_str() == directory)?;
     let number =
         |name: &str| failure.details.get(name).and_then(serde_json::Value::as_u64).filter(|number| *number > 0);
-    Some(Spot { path: grant.path.join(inside), line: number("line"), column: number("column") })
+    Some(SourceLocation { path: grant.path.join(inside), line: number("line"), column: number("column") })
 }
 
 /// A failure in one line: place, message.
-fn cause(failure: &Failure) -> String {
+fn failure_summary(failure: &StepFailure) -> String {
     let text = |name: &str| failure.details.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
     let line = failure.details.get("line").and_then(serde_json::Value::as_u64);
     match (text("file"), line) {
@@ -219,20 +219,20 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use plan::{Plan, Request, Source};
+    use plan::{Plan, PlanRequest, PlanSource};
 
     #[test]
     fn a_failure_is_in_a_file_of_a_granted_directory_or_nowhere() {
         let text = "version: 1\napp: shop\nsteps:\n  a: { uses: pull, grants: { dirs: { db: ./migrations } } }\n";
-        let source = Source { path: "deploy.yml".into(), folder: "/plans/shop".into(), text: text.into() };
-        let request = Request { environment: None, release: &"r1".parse().unwrap(), env: &|_| None };
+        let source = PlanSource { path: "deploy.yml".into(), folder: "/plans/shop".into(), text: text.into() };
+        let request = PlanRequest { environment: None, release: &"r1".parse().unwrap(), env: &|_| None };
         let plan = Plan::parse(source, &request).unwrap();
         let spot = |file: &str| {
-            let failure = Failure::new("permanent", "no").with_detail("file", file).with_detail("line", json!(3));
-            super::spot(&failure.with_detail("column", json!(0)), &plan.steps[0])
+            let failure = StepFailure::new("permanent", "no").with_detail("file", file).with_detail("line", json!(3));
+            super::failure_location(&failure.with_detail("column", json!(0)), &plan.steps[0])
         };
         let path = "/plans/shop/migrations/new/7.sql".into();
-        assert_eq!(spot("db/new/7.sql"), Some(Spot { path, line: Some(3), column: None }));
+        assert_eq!(spot("db/new/7.sql"), Some(SourceLocation { path, line: Some(3), column: None }));
         for file in ["7.sql", "other/7.sql", "db/../../etc/passwd", "db//etc/passwd", "/etc/passwd", "db/", ""] {
             assert_eq!(spot(file), None, "{file}");
         }

@@ -8,27 +8,27 @@ use std::{collections::BTreeMap, path::Path};
 use serde_json::{Map, Value, json};
 use url::Url;
 
-use super::prepare::within;
-use contract::{Digest, StepId, TargetName, hash::Hash};
+use super::prepare::relative_to;
+use contract::{Digest, StepId, TargetName, hash::Blake3Hash};
 use journal::event::{Fingerprint, Release};
-use plan::{Access, ArgumentPattern, Confidential, EnvGrant, Grants, Network, SecretAccess};
+use plan::{ArgumentPattern, ConfidentialText, DirAccess, EnvGrant, NetworkScope, SecretAccess, StepGrants};
 
 /// The contract that modules are built for.
-const CONTRACT: &str = "pawl:step@0.1.1";
+const CONTRACT_VERSION: &str = "pawl:step@0.1.1";
 
 /// What a fingerprint is made of.
-pub(super) struct Parts<'a> {
+pub(super) struct FingerprintParts<'a> {
     pub(super) module: &'a Digest,
     pub(super) config: &'a Value,
-    pub(super) inputs: BTreeMap<String, Hash>,
-    pub(super) grants: &'a Grants,
+    pub(super) inputs: BTreeMap<String, Blake3Hash>,
+    pub(super) grants: &'a StepGrants,
     pub(super) folder: &'a Path,
     pub(super) target: &'a TargetName,
     pub(super) upstream: &'a BTreeMap<StepId, Map<String, Value>>,
     pub(super) release: &'a Release,
 }
 
-pub(super) fn fingerprint(parts: Parts<'_>) -> Fingerprint {
+pub(super) fn compute_fingerprint(parts: FingerprintParts<'_>) -> Fingerprint {
     let release = match &parts.release.digest {
         Some(digest) => digest.to_string(),
         None => parts.release.label.to_string(),
@@ -36,29 +36,29 @@ pub(super) fn fingerprint(parts: Parts<'_>) -> Fingerprint {
     let upstream: Map<String, Value> =
         parts.upstream.iter().map(|(step, outputs)| (step.to_string(), Value::Object(outputs.clone()))).collect();
     let mut components = BTreeMap::from([
-        ("module".to_owned(), Hash::of(parts.module.to_string().as_bytes())),
-        ("contract".to_owned(), Hash::of(CONTRACT.as_bytes())),
-        ("config".to_owned(), Hash::of_json(parts.config)),
-        ("grants".to_owned(), Hash::of_json(&grants(parts.grants, parts.folder))),
-        ("target".to_owned(), Hash::of(parts.target.as_str().as_bytes())),
-        ("upstream".to_owned(), Hash::of_json(&Value::Object(upstream))),
-        ("release".to_owned(), Hash::of(release.as_bytes())),
+        ("module".to_owned(), Blake3Hash::of(parts.module.to_string().as_bytes())),
+        ("contract".to_owned(), Blake3Hash::of(CONTRACT_VERSION.as_bytes())),
+        ("config".to_owned(), Blake3Hash::of_json(parts.config)),
+        ("grants".to_owned(), Blake3Hash::of_json(&grants_json(parts.grants, parts.folder))),
+        ("target".to_owned(), Blake3Hash::of(parts.target.as_str().as_bytes())),
+        ("upstream".to_owned(), Blake3Hash::of_json(&Value::Object(upstream))),
+        ("release".to_owned(), Blake3Hash::of(release.as_bytes())),
     ]);
     components.extend(parts.inputs.into_iter().map(|(name, hash)| (format!("input:{name}"), hash)));
     Fingerprint(components)
 }
 
-fn grants(grants: &Grants, folder: &Path) -> Value {
-    let written = |text: &Confidential| Value::String(text.written.clone());
+fn grants_json(grants: &StepGrants, folder: &Path) -> Value {
+    let written = |text: &ConfidentialText| Value::String(text.written.clone());
     let dirs: Map<_, _> = grants
         .dirs
         .iter()
         .map(|(name, grant)| {
             let access = match grant.access {
-                Access::ReadOnly => "ro",
-                Access::ReadWrite => "rw",
+                DirAccess::ReadOnly => "ro",
+                DirAccess::ReadWrite => "rw",
             };
-            (name.to_string(), json!([within(folder, &grant.path), access]))
+            (name.to_string(), json!([relative_to(folder, &grant.path), access]))
         })
         .collect();
     let http: Vec<_> = grants
@@ -69,7 +69,7 @@ fn grants(grants: &Grants, folder: &Path) -> Value {
             json!({
                 "origin": format!("{}://{}:{}", grant.scheme, grant.host, grant.port),
                 "methods": grant.methods,
-                "private": grant.network == Network::Private,
+                "private": grant.network == NetworkScope::Private,
                 "headers": headers,
             })
         })
@@ -77,7 +77,7 @@ fn grants(grants: &Grants, folder: &Path) -> Value {
     let databases: Map<_, _> = grants
         .databases
         .iter()
-        .map(|(name, grant)| (name.to_string(), Value::String(database(grant.url.value.reveal(), folder))))
+        .map(|(name, grant)| (name.to_string(), Value::String(database_identity(grant.url.value.reveal(), folder))))
         .collect();
     let programs: Vec<Vec<&str>> = grants
         .programs
@@ -97,13 +97,13 @@ fn grants(grants: &Grants, folder: &Path) -> Value {
         .map(|(name, grant)| {
             let value = match grant {
                 EnvGrant::Set(value) => written(value),
-                EnvGrant::Open => Value::Null,
+                EnvGrant::SetByStep => Value::Null,
             };
             (name.clone(), value)
         })
         .collect();
     let sockets: Map<_, _> =
-        grants.sockets.iter().map(|(name, path)| (name.to_string(), json!(within(folder, path)))).collect();
+        grants.sockets.iter().map(|(name, path)| (name.to_string(), json!(relative_to(folder, path)))).collect();
     let secrets: Map<_, _> = grants
         .secrets
         .iter()
@@ -116,9 +116,9 @@ fn grants(grants: &Grants, folder: &Path) -> Value {
 }
 
 /// Which database a URL means, without user, password and options.
-fn database(url: &str, folder: &Path) -> String {
+fn database_identity(url: &str, folder: &Path) -> String {
     if let Some(path) = url.strip_prefix("sqlite:") {
-        return format!("sqlite:{}", within(folder, Path::new(path)));
+        return format!("sqlite:{}", relative_to(folder, Path::new(path)));
     }
     match Url::parse(url) {
         Ok(url) => format!(

@@ -6,20 +6,20 @@
 
 use std::borrow::Cow;
 
-use super::{Halt, Ready, attempt::Attempt, prune};
+use super::{AttemptError, PlannedStep, attempt::RunningAttempt, prune};
 use contract::{
     Secret,
-    diagnostic::{Exit, Notice},
+    diagnostic::{ExitKind, Notice},
 };
-use journal::event::Header;
-use plan::{Confidential, EnvGrant, Step};
-use state::{Store, Token};
+use journal::event::JournalHeader;
+use plan::{ConfidentialText, EnvGrant, PlanStep};
+use state::{LockToken, StateStore};
 
 /// Variables for the programs that a deployment starts, beside those that the plan grants.
-pub(super) struct Surroundings(Vec<(&'static str, String)>);
+pub(super) struct StepEnvironment(Vec<(&'static str, String)>);
 
-impl Surroundings {
-    pub(super) fn new(store: &Store, token: &Token, header: &Header, within: &[String]) -> Self {
+impl StepEnvironment {
+    pub(super) fn new(store: &StateStore, token: &LockToken, header: &JournalHeader, within: &[String]) -> Self {
         let ours = format!("{} {}", token.resource, store.address());
         let within: Vec<_> = within.iter().cloned().chain([ours]).collect();
         Self(vec![
@@ -39,49 +39,51 @@ impl Surroundings {
     }
 
     /// A step with them, if it can start programs. The fingerprint is not of this one.
-    pub(super) fn around<'s>(&self, step: &'s Step) -> Cow<'s, Step> {
+    pub(super) fn apply_to<'s>(&self, step: &'s PlanStep) -> Cow<'s, PlanStep> {
         if step.grants.programs.is_empty() {
             return Cow::Borrowed(step);
         }
         let mut step = step.clone();
         for (name, value) in &self.0 {
-            let confidential = Confidential { written: value.clone(), value: Secret::new(value.clone()) };
+            let confidential = ConfidentialText { written: value.clone(), value: Secret::new(value.clone()) };
             step.grants.env.insert((*name).to_owned(), EnvGrant::Set(confidential));
         }
         Cow::Owned(step)
     }
 }
 
-impl Attempt<'_> {
+impl RunningAttempt<'_> {
     /// Everything from the first hook to the last step.
-    pub(super) async fn procedure(&mut self) -> Result<(), Halt> {
+    pub(super) async fn run_hooks_and_steps(&mut self) -> Result<(), AttemptError> {
         let prepared = self.prepared;
         for hook in &prepared.hooks.before {
-            self.hook(hook).await?;
+            self.run_hook(hook).await?;
         }
-        self.steps().await
+        self.run_steps().await
     }
 
     /// What runs at the end, whichever end it is. Returns what went wrong there.
-    pub(super) async fn closing_hooks(&mut self, exit: Exit) -> Vec<Notice> {
+    pub(super) async fn run_closing_hooks(&mut self, exit: ExitKind) -> Vec<Notice> {
         let prepared = self.prepared;
         let (hooks, result) = match exit {
-            Exit::Success => (&prepared.hooks.after, "deployed"),
-            Exit::Failed => (&prepared.hooks.on_failure, "failed"),
-            Exit::RolledBack => (&prepared.hooks.on_failure, "rolled-back"),
-            Exit::InDoubt => (&prepared.hooks.on_failure, "in-doubt"),
-            Exit::Refused | Exit::Locked | Exit::Journal | Exit::Bug | Exit::Interrupted => return Vec::new(),
+            ExitKind::Success => (&prepared.hooks.after, "deployed"),
+            ExitKind::Failed => (&prepared.hooks.on_failure, "failed"),
+            ExitKind::RolledBack => (&prepared.hooks.on_failure, "rolled-back"),
+            ExitKind::InDoubt => (&prepared.hooks.on_failure, "in-doubt"),
+            ExitKind::Refused | ExitKind::Locked | ExitKind::Journal | ExitKind::Bug | ExitKind::Interrupted => {
+                return Vec::new();
+            }
         };
-        self.surroundings.set("PAWL_RESULT", result.to_owned());
-        let stuck = self.journal.state().attempts.last().and_then(|attempt| attempt.stuck.as_ref());
-        if let Some(place) = stuck.filter(|_| exit != Exit::Success) {
+        self.step_environment.set("PAWL_RESULT", result.to_owned());
+        let stuck = self.journal.state().attempts.last().and_then(|attempt| attempt.failed_step.as_ref());
+        if let Some(place) = stuck.filter(|_| exit != ExitKind::Success) {
             let step = place.step.to_string();
-            self.surroundings.set("PAWL_FAILED_STEP", step);
+            self.step_environment.set("PAWL_FAILED_STEP", step);
         }
         let mut warnings = Vec::new();
         for hook in hooks {
-            if let Err(halt) = self.hook(hook).await {
-                warnings.push(Notice::warning(format!("hook {}: {}", hook.place, self.hook_words(&halt))));
+            if let Err(halt) = self.run_hook(hook).await {
+                warnings.push(Notice::warning(format!("hook {}: {}", hook.step_target, self.hook_error_text(&halt))));
             }
         }
         warnings
@@ -89,30 +91,30 @@ impl Attempt<'_> {
 
     /// Removes old releases once this one is verified, if the plan says how many stay, and while the lock is ours. That it could not
     /// changes nothing. `neighbours` are the states of the plan's other environments, which may share a folder.
-    pub(super) async fn prune(&self, neighbours: &[Store]) -> Option<Notice> {
+    pub(super) async fn prune_releases(&self, neighbours: &[StateStore]) -> Option<Notice> {
         let keep = self.prepared.plan.keep?;
-        let failed = match self.confirmed().await {
+        let failed = match self.confirm_lock().await {
             Ok(()) => prune::prune(&self.prepared.plan, self.journal.state(), neighbours, keep).err()?.to_string(),
-            Err(halt) => format!("old releases stay: {}", self.hook_words(&halt)),
+            Err(halt) => format!("old releases stay: {}", self.hook_error_text(&halt)),
         };
         Some(Notice::warning(format!("{failed}; the deployment stands")))
     }
 
-    async fn hook(&mut self, hook: &Ready) -> Result<(), Halt> {
+    async fn run_hook(&mut self, hook: &PlannedStep) -> Result<(), AttemptError> {
         self.interrupt.check()?;
-        let question = self.view().ask(hook, true)?;
-        self.act(&question).await.map(drop)
+        let question = self.view().evaluate_input(hook, true)?;
+        self.apply_with_retries(&question).await.map(drop)
     }
 
-    fn hook_words(&self, halt: &Halt) -> String {
+    fn hook_error_text(&self, halt: &AttemptError) -> String {
         let redactor = self.journal.redactor();
         match halt {
-            Halt::Failed { failure, .. } => redactor.text(&failure.message),
-            Halt::Interrupted => "not run: interrupted".to_owned(),
-            Halt::Plan(diagnostic) => redactor.text(&diagnostic.message),
-            Halt::Lock(error) => error.to_string(),
-            Halt::Journal(error) => error.to_string(),
-            Halt::InDoubt { .. } | Halt::NotUndone { .. } | Halt::Irreversible { .. } => {
+            AttemptError::Failed { failure, .. } => redactor.redact(&failure.message),
+            AttemptError::Interrupted => "not run: interrupted".to_owned(),
+            AttemptError::Plan(diagnostic) => redactor.redact(&diagnostic.message),
+            AttemptError::Lock(error) => error.to_string(),
+            AttemptError::Journal(error) => error.to_string(),
+            AttemptError::InDoubt { .. } | AttemptError::UndoFailed { .. } | AttemptError::Irreversible { .. } => {
                 "it did not end well".to_owned()
             }
         }

@@ -3,36 +3,36 @@
 //! Only steps of the official module are looked at, and only where files changed since they succeeded: a deployment with nothing to do
 //! asks no database. Deliberately absent: rules, which are the sandbox's.
 
-use super::{Prepared, Ready};
+use super::{PlannedStep, PreparedPlan};
 use contract::{
-    diagnostic::{Code, Diagnostic, Exit, Notice, Spot},
-    step::Failure,
+    diagnostic::{Diagnostic, ErrorCode, ExitKind, Notice, SourceLocation},
+    step::StepFailure,
 };
-use db::migrate::Severity;
-use journal::{State, Status};
+use db::migrate::LintLevel;
+use journal::{JournalState, RecordStatus};
 
-impl Prepared {
+impl PreparedPlan {
     /// Looks at the migrations of all steps.
     ///
     /// # Errors
     /// A database that does not answer; unsafe statements, where the plan denies them.
-    pub async fn migrations(&self, state: Option<&State>) -> Result<(), Vec<Diagnostic>> {
+    pub async fn check_migrations(&self, state: Option<&JournalState>) -> Result<(), Vec<Diagnostic>> {
         let mut problems = Vec::new();
         for ready in &self.steps {
             let is_migrate = ready.step.uses.is_official("migrate");
             // What waits for outputs of other steps can't be known yet.
-            if is_migrate && ready.step.pending.is_empty() && !self.is_known(ready, state) {
-                problems.extend(self.look(ready).await);
+            if is_migrate && ready.step.pending.is_empty() && !self.has_succeeded_with_same_files(ready, state) {
+                problems.extend(self.lint_step(ready).await);
             }
         }
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
     /// Whether the step succeeded with these very files. They are read here, and then are what the step gets.
-    fn is_known(&self, ready: &Ready, state: Option<&State>) -> bool {
-        let inputs = self.runtime.watched(&ready.step, &ready.description, &ready.step.with);
-        let Some(record) = state.and_then(|state| state.records.get(&ready.place)) else { return false };
-        if !matches!(state.and_then(|state| state.status(&ready.place)), Some(Status::Succeeded(_))) {
+    fn has_succeeded_with_same_files(&self, ready: &PlannedStep, state: Option<&JournalState>) -> bool {
+        let inputs = self.runtime.input_hashes(&ready.step, &ready.description, &ready.step.with);
+        let Some(record) = state.and_then(|state| state.records.get(&ready.step_target)) else { return false };
+        if !matches!(state.and_then(|state| state.status(&ready.step_target)), Some(RecordStatus::Succeeded(_))) {
             return false;
         }
         let recorded = &record.intent.fingerprint.0;
@@ -40,7 +40,7 @@ impl Prepared {
             .is_ok_and(|inputs| inputs.iter().all(|(name, hash)| recorded.get(&format!("input:{name}")) == Some(hash)))
     }
 
-    async fn look(&self, ready: &Ready) -> Vec<Diagnostic> {
+    async fn lint_step(&self, ready: &PlannedStep) -> Vec<Diagnostic> {
         let step = &ready.step;
         let looked = async { self.runtime.migrations(step).await?.lint().await };
         let (found, severity) = match looked.await {
@@ -49,30 +49,31 @@ impl Prepared {
             Err(failure) if !is_unreachable(&failure) => return Vec::new(),
             Err(failure) => {
                 let message = format!("step `{}`: {}", step.id, failure.message);
-                return vec![self.unready(step, &message)];
+                return vec![self.resource_error(step, &message)];
             }
         };
         for lint in &found {
             let help = lint.help.as_ref().map_or_else(String::new, |help| format!(" {help}"));
             let message = format!("{}:{}: {} ({}){help}", lint.file, lint.line, lint.message, lint.rule);
-            let spot = Spot { path: lint.path.clone(), line: Some(lint.line), column: None };
+            let spot = SourceLocation { path: lint.path.clone(), line: Some(lint.line), column: None };
             let title = Some(lint.rule.clone());
-            (self.tell)(Notice { title, spot: Some(spot), ..Notice::warning(message) });
+            (self.notify)(Notice { title, location: Some(spot), ..Notice::warning(message) });
         }
-        if severity != Severity::Deny || found.is_empty() {
+        if severity != LintLevel::Deny || found.is_empty() {
             return Vec::new();
         }
         let message = format!("step `{}`: its migrations have {} unsafe statements", step.id, found.len());
         let hint =
             "change them; allow one by a comment before it, `-- pawl: allow <rule>`; or set `lint: warn`".to_owned();
-        let mut diagnostic = self.plan.error_at(Code("P0323"), step.span.clone(), message, "`lint: deny`", Some(hint));
-        diagnostic.exit = Exit::Refused;
+        let mut diagnostic =
+            self.plan.error_at(ErrorCode("P0323"), step.span.clone(), message, "`lint: deny`", Some(hint));
+        diagnostic.exit = ExitKind::Refused;
         diagnostic.causes =
             found.iter().map(|lint| format!("{}:{}: {} ({})", lint.file, lint.line, lint.message, lint.rule)).collect();
         vec![diagnostic]
     }
 }
 
-fn is_unreachable(failure: &Failure) -> bool {
+fn is_unreachable(failure: &StepFailure) -> bool {
     failure.details.get("code").and_then(serde_json::Value::as_str) == Some("P0321")
 }

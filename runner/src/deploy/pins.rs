@@ -5,87 +5,88 @@
 
 use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
-use contract::diagnostic::{Code, Diagnostic, Exit, Notice};
+use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind, Notice};
 use plan::{
-    Plan, Step,
-    lockfile::{Ask, Change, Lockfile, LockfileError, Pin, Standing},
+    Plan, PlanStep,
+    lockfile::{Lockfile, LockfileError, ModulePin, PinChange, PinStatus, PinnedNeed},
 };
-use sandbox::{Description, Module};
+use sandbox::{LoadedModule, ModuleDescription};
 
 /// Whether modules are compared with a lock file, and who may add to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pinning {
+pub enum PinPolicy {
     /// There is no plan file to lie beside: not at all.
-    Without,
+    Disabled,
     /// What the file does not have is added by the next deployment.
-    Grows,
+    AddNew,
     /// In a CI: the file has every module, or there is none.
-    Fixed,
+    Frozen,
 }
 
 /// The modules of a plan, and what the lock file says of them.
-pub struct Pins {
-    pinning: Pinning,
+pub struct ModulePins {
+    policy: PinPolicy,
     path: PathBuf,
     /// The file's content; none if there is no file.
-    found: Option<Lockfile>,
-    now: Lockfile,
+    lockfile: Option<Lockfile>,
+    current: Lockfile,
 }
 
 /// One module in the light of the lock file.
-pub struct Listed<'a> {
+pub struct PinnedModule<'a> {
     /// As the lock file calls it.
     pub name: &'a str,
     /// As it is now.
-    pub pin: &'a Pin,
+    pub pin: &'a ModulePin,
     /// How it stands.
-    pub standing: Standing,
+    pub status: PinStatus,
 }
 
-impl Pins {
+impl ModulePins {
     /// Reads the file beside a plan. `module` gives the loaded module of a step, if it could be loaded.
     ///
     /// # Errors
     /// P0128 when the file is there and can't be read.
     pub(super) fn read<'m>(
         plan: &Plan,
-        pinning: Pinning,
-        module: impl Fn(&Step) -> Option<&'m (Module, Description)>,
+        pinning: PinPolicy,
+        module: impl Fn(&PlanStep) -> Option<&'m (LoadedModule, ModuleDescription)>,
     ) -> Result<Self, Diagnostic> {
         let path = plan.source.path.with_extension("lock");
         let found = match pinning {
-            Pinning::Without => None,
-            Pinning::Grows | Pinning::Fixed => read(&path)?,
+            PinPolicy::Disabled => None,
+            PinPolicy::AddNew | PinPolicy::Frozen => read_lockfile(&path)?,
         };
         let loaded = plan.all_steps().filter_map(|step| {
             let (module, description) = module(step)?;
-            Some((step.uses.lock_name(&plan.source.folder), pin(module, description)))
+            Some((step.uses.lock_name(&plan.source.folder), module_pin(module, description)))
         });
-        Ok(Self { pinning, path, found, now: Lockfile { modules: loaded.collect() } })
+        Ok(Self { policy: pinning, path, lockfile: found, current: Lockfile { modules: loaded.collect() } })
     }
 
     /// What keeps a deployment from beginning, each with its place in the plan.
     pub(super) fn problems(&self, plan: &Plan) -> Vec<Diagnostic> {
-        let Some(found) = &self.found else { return Vec::new() };
-        let mut first_use: BTreeMap<String, &Step> = BTreeMap::new();
+        let Some(found) = &self.lockfile else { return Vec::new() };
+        let mut first_use: BTreeMap<String, &PlanStep> = BTreeMap::new();
         for step in plan.all_steps() {
             first_use.entry(step.uses.lock_name(&plan.source.folder)).or_insert(step);
         }
-        let problem = |(name, step): (String, &Step)| match found.standing(&name, self.now.modules.get(&name)?) {
-            Standing::Locked => None,
-            Standing::Changed(change) => Some(self.changed(plan, step, &name, &change)),
-            Standing::New => match self.pinning {
-                Pinning::Fixed => Some(self.missing(plan, step, &name)),
-                Pinning::Without | Pinning::Grows => None,
-            },
-        };
+        let problem =
+            |(name, step): (String, &PlanStep)| match found.pin_status(&name, self.current.modules.get(&name)?) {
+                PinStatus::Unchanged => None,
+                PinStatus::Changed(change) => Some(self.changed_error(plan, step, &name, &change)),
+                PinStatus::New => match self.policy {
+                    PinPolicy::Frozen => Some(self.missing_error(plan, step, &name)),
+                    PinPolicy::Disabled | PinPolicy::AddNew => None,
+                },
+            };
         first_use.into_iter().filter_map(problem).collect()
     }
 
     /// What should be known before a deployment, although it keeps none from beginning.
-    pub(super) fn notice(&self) -> Option<Notice> {
-        (self.pinning == Pinning::Fixed && self.found.is_none()).then(|| {
-            let file = self.file();
+    pub(super) fn missing_lockfile_notice(&self) -> Option<Notice> {
+        (self.policy == PinPolicy::Frozen && self.lockfile.is_none()).then(|| {
+            let file = self.display_path();
             Notice::warning(format!(
                 "modules are not pinned, there is no {file}; make it with `runner modules --accept`, and commit it"
             ))
@@ -93,37 +94,37 @@ impl Pins {
     }
 
     /// The modules, in the order of their names.
-    pub fn list(&self) -> impl Iterator<Item = Listed<'_>> {
-        self.now.modules.iter().map(|(name, pin)| Listed {
+    pub fn list(&self) -> impl Iterator<Item = PinnedModule<'_>> {
+        self.current.modules.iter().map(|(name, pin)| PinnedModule {
             name,
             pin,
-            standing: self.found.as_ref().map_or(Standing::New, |found| found.standing(name, pin)),
+            status: self.lockfile.as_ref().map_or(PinStatus::New, |found| found.pin_status(name, pin)),
         })
     }
 
     /// The names that the file has and the plan does not use.
     pub fn unused(&self) -> impl Iterator<Item = &str> {
-        let locked = self.found.iter().flat_map(|found| found.modules.keys());
-        locked.filter(|name| !self.now.modules.contains_key(*name)).map(String::as_str)
+        let locked = self.lockfile.iter().flat_map(|found| found.modules.keys());
+        locked.filter(|name| !self.current.modules.contains_key(*name)).map(String::as_str)
     }
 
     /// Adds modules that the file does not have, if it may grow. What was added is said, and also what could not be.
     #[must_use]
     pub fn add_new(&self) -> Option<Notice> {
-        if self.pinning != Pinning::Grows {
+        if self.policy != PinPolicy::AddNew {
             return None;
         }
-        let is_new = |listed: &Listed<'_>| listed.standing == Standing::New;
+        let is_new = |listed: &PinnedModule<'_>| listed.status == PinStatus::New;
         let new: Vec<_> =
             self.list().filter(is_new).map(|listed| (listed.name.to_owned(), listed.pin.clone())).collect();
         if new.is_empty() {
             return None;
         }
         let names = new.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        let mut grown = self.found.clone().unwrap_or_default();
+        let mut grown = self.lockfile.clone().unwrap_or_default();
         grown.modules.extend(new);
-        let file = self.file();
-        Some(match (self.write(&grown), &self.found) {
+        let file = self.display_path();
+        Some(match (self.write(&grown), &self.lockfile) {
             (Ok(()), None) => Notice::note(format!("wrote {file}, which pins the modules: commit it")),
             (Ok(()), Some(_)) => Notice::note(format!("added {names} to {file}: commit it")),
             (Err(error), _) => Notice::warning(format!("{names} not pinned: can't write {file}: {error}")),
@@ -135,16 +136,16 @@ impl Pins {
     /// # Errors
     /// P0128 when it can't be written.
     pub fn accept(&self) -> Result<(), Diagnostic> {
-        self.write(&self.now).map_err(|error| {
-            Diagnostic::new(Code("P0128"), Exit::Refused, format!("can't write {}", self.file()))
-                .because(error)
-                .hint("see that its folder can be written")
+        self.write(&self.current).map_err(|error| {
+            Diagnostic::new(ErrorCode("P0128"), ExitKind::Refused, format!("can't write {}", self.display_path()))
+                .with_cause(error)
+                .with_hint("see that its folder can be written")
         })
     }
 
     /// The path of the file, as the user would name it.
     #[must_use]
-    pub fn file(&self) -> String {
+    pub fn display_path(&self) -> String {
         self.path.display().to_string()
     }
 
@@ -158,52 +159,55 @@ impl Pins {
         done
     }
 
-    fn changed(&self, plan: &Plan, step: &Step, name: &str, change: &Change) -> Diagnostic {
-        let file = self.file();
+    fn changed_error(&self, plan: &Plan, step: &PlanStep, name: &str, change: &PinChange) -> Diagnostic {
+        let file = self.display_path();
         let message = format!("module `{name}` is not what {file} has");
         let hint = format!("if that is meant, run `runner modules --accept`, and commit {file}");
-        let mut diagnostic = plan.error_at(Code("P0130"), step.span.clone(), message, "it is used here", Some(hint));
-        if let Some(now) = self.now.modules.get(name) {
-            diagnostic.causes.extend(differences(change, now));
+        let mut diagnostic =
+            plan.error_at(ErrorCode("P0130"), step.span.clone(), message, "it is used here", Some(hint));
+        if let Some(now) = self.current.modules.get(name) {
+            diagnostic.causes.extend(describe_change(change, now));
         }
         diagnostic
     }
 
-    fn missing(&self, plan: &Plan, step: &Step, name: &str) -> Diagnostic {
-        let file = self.file();
+    fn missing_error(&self, plan: &Plan, step: &PlanStep, name: &str) -> Diagnostic {
+        let file = self.display_path();
         let message = format!("module `{name}` is not in {file}");
         let hint = format!("run `runner modules --accept` where you develop, and commit {file}");
-        plan.error_at(Code("P0127"), step.span.clone(), message, "it is used here", Some(hint))
+        plan.error_at(ErrorCode("P0127"), step.span.clone(), message, "it is used here", Some(hint))
     }
 }
 
 /// What is different, one line each.
 #[must_use]
-pub fn differences(change: &Change, now: &Pin) -> Vec<String> {
+pub fn describe_change(change: &PinChange, now: &ModulePin) -> Vec<String> {
     let mut lines = Vec::new();
     let locked = &change.locked;
     if locked.digest != now.digest {
         lines.push(format!("locked {} (version {})", locked.digest, locked.version));
         lines.push(format!("now    {} (version {})", now.digest, now.version));
     }
-    lines.extend(change.more.iter().map(|ask| format!("it asks for more: {}", ask.words())));
-    lines.extend(change.less.iter().map(|ask| format!("it no longer asks for {}", ask.words())));
+    lines.extend(change.added.iter().map(|ask| format!("it asks for more: {}", ask.describe())));
+    lines.extend(change.removed.iter().map(|ask| format!("it no longer asks for {}", ask.describe())));
     lines
 }
 
-fn pin(module: &Module, description: &Description) -> Pin {
-    let ask = |need: &sandbox::Need| Ask {
+fn module_pin(module: &LoadedModule, description: &ModuleDescription) -> ModulePin {
+    let ask = |need: &sandbox::CapabilityNeed| PinnedNeed {
         capability: need.capability.name(),
         access: need.access.clone(),
         config: need.config.clone(),
         reason: need.reason.clone(),
     };
-    Pin::new(description.version.clone(), module.digest.clone(), description.needs.iter().map(ask).collect())
+    ModulePin::new(description.version.clone(), module.digest.clone(), description.needs.iter().map(ask).collect())
 }
 
-fn read(path: &std::path::Path) -> Result<Option<Lockfile>, Diagnostic> {
+fn read_lockfile(path: &std::path::Path) -> Result<Option<Lockfile>, Diagnostic> {
     let unreadable = |why: &dyn std::fmt::Display, hint: &str| {
-        Diagnostic::new(Code("P0128"), Exit::Refused, format!("can't read {}", path.display())).because(why).hint(hint)
+        Diagnostic::new(ErrorCode("P0128"), ExitKind::Refused, format!("can't read {}", path.display()))
+            .with_cause(why)
+            .with_hint(hint)
     };
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -211,8 +215,8 @@ fn read(path: &std::path::Path) -> Result<Option<Lockfile>, Diagnostic> {
         Err(error) => return Err(unreadable(&error, "see that this user can read it")),
     };
     let hint = |error: &LockfileError| match error {
-        LockfileError::Form(_) => "restore it, or remove it and make it anew with `runner modules --accept`",
-        LockfileError::Newer(_) => "use the runner that wrote it, or a newer one",
+        LockfileError::Malformed(_) => "restore it, or remove it and make it anew with `runner modules --accept`",
+        LockfileError::NewerVersion(_) => "use the runner that wrote it, or a newer one",
     };
     Lockfile::parse(&text).map(Some).map_err(|error| unreadable(&error, hint(&error)))
 }

@@ -9,117 +9,121 @@ use std::{
     sync::Arc,
 };
 
-use super::{Pinning, Pins};
+use super::{ModulePins, PinPolicy};
 use contract::{
     Digest, Label, StepId, TargetName,
-    diagnostic::{Code, Diagnostic, Exit},
-    step::Phase,
+    diagnostic::{Diagnostic, ErrorCode, ExitKind},
+    step::StepPhase,
 };
 use journal::{
-    Place,
-    event::{Planned, Release},
+    StepTarget,
+    event::{PlanStepRecord, Release},
 };
-use plan::{Access, ModuleRef, Plan, Problem, Step};
+use plan::{DirAccess, ModuleRef, Plan, PlanStep, Problem};
 use sandbox;
-use sandbox::{Capability, Description, LoadError, Module, Need, Places, Runtime, Tell};
+use sandbox::{
+    CapabilityKind, CapabilityNeed, LoadedModule, ModuleDescription, ModuleLoadError, ModuleRuntime, NoticeHandler,
+    UserPaths,
+};
 
 /// A writable directory must have this much room, in bytes.
-const ROOM: u64 = 32 << 20;
+const MIN_FREE_BYTES: u64 = 32 << 20;
 
 /// What a preflight stands on, besides the plan.
-pub struct Setting {
+pub struct PreflightOptions {
     /// Where modules are kept.
-    pub places: Places,
+    pub cache_dirs: UserPaths,
     /// Hears what is worth knowing and no error.
-    pub tell: Tell,
+    pub notify: NoticeHandler,
     /// What the lock file is for.
-    pub pinning: Pinning,
+    pub pin_policy: PinPolicy,
 }
 
 /// The release that is asked for.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct RequestedRelease {
     pub label: Label,
     /// What it was where it was verified: it must be that and nothing else.
     pub digest: Option<Digest>,
 }
 
 /// A plan whose modules are loaded and fit it.
-pub struct Prepared {
+pub struct PreparedPlan {
     pub plan: Plan,
     pub release: Release,
-    pub runtime: Runtime,
+    pub runtime: ModuleRuntime,
     /// In the order in which they run.
-    pub steps: Vec<Ready>,
+    pub steps: Vec<PlannedStep>,
     /// What runs around them.
-    pub hooks: ReadyHooks,
+    pub hooks: PlannedHooks,
     /// The modules against the lock file.
-    pub pins: Pins,
-    modules: Modules,
-    pub(super) tell: Tell,
+    pub pins: ModulePins,
+    modules: LoadedModules,
+    pub(super) notify: NoticeHandler,
 }
 
 /// Loaded modules with what they say of themselves, by [`sandbox::name_of`].
-type Modules = BTreeMap<String, (Module, Description)>;
+type LoadedModules = BTreeMap<String, (LoadedModule, ModuleDescription)>;
 
 /// Steps around a deployment, with what their modules say.
 #[derive(Default)]
-pub struct ReadyHooks {
-    pub before: Vec<Ready>,
-    pub after: Vec<Ready>,
-    pub on_failure: Vec<Ready>,
+pub struct PlannedHooks {
+    pub before: Vec<PlannedStep>,
+    pub after: Vec<PlannedStep>,
+    pub on_failure: Vec<PlannedStep>,
 }
 
 /// A step with what its module says.
-pub struct Ready {
-    pub step: Step,
-    pub place: Place,
-    pub description: Description,
+pub struct PlannedStep {
+    pub step: PlanStep,
+    pub step_target: StepTarget,
+    pub description: ModuleDescription,
     /// All steps that it depends on, over any number of others.
     pub upstream: BTreeSet<StepId>,
     module: String,
 }
 
-impl Prepared {
+impl PreparedPlan {
     /// Loads what a plan needs and checks that it fits together.
     ///
     /// # Errors
     /// All that is wrong, each with its place in the plan.
-    pub async fn new(plan: Plan, wanted: Wanted, setting: Setting) -> Result<Self, Vec<Diagnostic>> {
-        let runtime = Runtime::new(setting.places, Arc::clone(&setting.tell));
+    pub async fn new(plan: Plan, wanted: RequestedRelease, setting: PreflightOptions) -> Result<Self, Vec<Diagnostic>> {
+        let runtime = ModuleRuntime::new(setting.cache_dirs, Arc::clone(&setting.notify));
         let runtime = runtime.map_err(|error| vec![engine_fault(&error)])?;
         let (modules, mut problems) = load_all(&runtime, &plan).await;
-        let pins = Pins::read(&plan, setting.pinning, |step| modules.get(&sandbox::name_of(&step.uses)));
+        let pins =
+            ModulePins::read(&plan, setting.pin_policy, |step| modules.get(&sandbox::module_display_name(&step.uses)));
         let pins = pins.map_err(|diagnostic| vec![diagnostic])?;
         problems.extend(pins.problems(&plan));
-        let mut steps: Vec<Ready> = Vec::new();
+        let mut steps: Vec<PlannedStep> = Vec::new();
         for step in &plan.steps {
-            let Some(mut ready) = ready(&plan, &modules, step, &mut problems) else { continue };
+            let Some(mut ready) = planned_step(&plan, &modules, step, &mut problems) else { continue };
             ready.upstream = step.needs.iter().cloned().collect();
             for earlier in steps.iter().filter(|earlier| step.needs.contains(&earlier.step.id)) {
                 ready.upstream.extend(earlier.upstream.iter().cloned());
             }
             steps.push(ready);
         }
-        let mut hooks = |steps: &[Step]| -> Vec<Ready> {
-            steps.iter().filter_map(|step| hook(&plan, &modules, step, &mut problems)).collect()
+        let mut hooks = |steps: &[PlanStep]| -> Vec<PlannedStep> {
+            steps.iter().filter_map(|step| planned_hook(&plan, &modules, step, &mut problems)).collect()
         };
         let before = hooks(&plan.hooks.before);
-        let hooks = ReadyHooks { before, after: hooks(&plan.hooks.after), on_failure: hooks(&plan.hooks.on_failure) };
-        problems.extend(out_of_phase(&plan, &steps));
+        let hooks = PlannedHooks { before, after: hooks(&plan.hooks.after), on_failure: hooks(&plan.hooks.on_failure) };
+        problems.extend(phase_order_error(&plan, &steps));
         if !problems.is_empty() {
             return Err(problems);
         }
-        let release = release(&plan, &steps, wanted).await.map_err(|diagnostic| vec![diagnostic])?;
-        if let Some(notice) = pins.notice() {
-            (setting.tell)(notice);
+        let release = resolve_release(&plan, &steps, wanted).await.map_err(|diagnostic| vec![diagnostic])?;
+        if let Some(notice) = pins.missing_lockfile_notice() {
+            (setting.notify)(notice);
         }
-        Ok(Self { plan, release, runtime, steps, hooks, pins, modules, tell: setting.tell })
+        Ok(Self { plan, release, runtime, steps, hooks, pins, modules, notify: setting.notify })
     }
 
     /// The module of a step.
     #[must_use]
-    pub fn module(&self, ready: &Ready) -> &Module {
+    pub fn module(&self, ready: &PlannedStep) -> &LoadedModule {
         &self.modules.get(&ready.module).expect("every ready step's module was loaded").0
     }
 
@@ -131,12 +135,12 @@ impl Prepared {
 
     /// The steps, as the journal records them.
     #[must_use]
-    pub fn planned(&self) -> Vec<Planned> {
-        let planned = |ready: &Ready| Planned {
-            place: ready.place.clone(),
+    pub fn step_records(&self) -> Vec<PlanStepRecord> {
+        let planned = |ready: &PlannedStep| PlanStepRecord {
+            step_target: ready.step_target.clone(),
             uses: match &ready.step.uses {
                 ModuleRef::Official(name) => name.clone(),
-                ModuleRef::File(path) => within(&self.plan.source.folder, path),
+                ModuleRef::File(path) => relative_to(&self.plan.source.folder, path),
                 ModuleRef::Registry(reference) => reference.to_string(),
             },
             phase: ready.description.phase,
@@ -148,7 +152,7 @@ impl Prepared {
     ///
     /// # Errors
     /// What can't be, with its place in the plan.
-    pub fn resources(&self) -> Result<(), Vec<Diagnostic>> {
+    pub fn check_resources(&self) -> Result<(), Vec<Diagnostic>> {
         let mut problems = Vec::new();
         let hooks = [&self.hooks.before, &self.hooks.after, &self.hooks.on_failure];
         for ready in std::iter::once(&self.steps).chain(hooks).flatten() {
@@ -156,18 +160,21 @@ impl Prepared {
             for (name, grant) in &step.grants.dirs {
                 let what = format!("directory `{name}` of step `{}` ({})", step.id, grant.path.display());
                 let problem = match grant.access {
-                    Access::ReadWrite => writable(&grant.path),
-                    Access::ReadOnly => readable(&grant.path),
+                    DirAccess::ReadWrite => check_writable(&grant.path),
+                    DirAccess::ReadOnly => check_readable(&grant.path),
                 };
                 if let Err(why) = problem {
-                    problems.push(self.unready(step, &format!("{what} {why}")));
+                    problems.push(self.resource_error(step, &format!("{what} {why}")));
                 }
             }
             for (name, grant) in &step.grants.databases {
                 let parent = grant.url.value.reveal().strip_prefix("sqlite:").and_then(|path| Path::new(path).parent());
-                if let Some(Err(why)) = parent.map(writable) {
+                if let Some(Err(why)) = parent.map(check_writable) {
                     problems.push(
-                        self.unready(step, &format!("the folder of database `{name}` of step `{}` {why}", step.id)),
+                        self.resource_error(
+                            step,
+                            &format!("the folder of database `{name}` of step `{}` {why}", step.id),
+                        ),
                     );
                 }
             }
@@ -175,10 +182,11 @@ impl Prepared {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
-    pub(super) fn unready(&self, step: &Step, message: &str) -> Diagnostic {
+    pub(super) fn resource_error(&self, step: &PlanStep, message: &str) -> Diagnostic {
         let hint = Some("nothing was touched; mend it, and run again".to_owned());
-        let mut diagnostic = self.plan.error_at(Code("P0202"), step.span.clone(), message, "this step needs it", hint);
-        diagnostic.exit = Exit::Refused;
+        let mut diagnostic =
+            self.plan.error_at(ErrorCode("P0202"), step.span.clone(), message, "this step needs it", hint);
+        diagnostic.exit = ExitKind::Refused;
         diagnostic
     }
 }
@@ -187,21 +195,22 @@ impl Prepared {
 ///
 /// # Errors
 /// The modules that can't be loaded, or the lock file that can't be read.
-pub async fn pins(plan: &Plan, setting: Setting) -> Result<Pins, Vec<Diagnostic>> {
-    let runtime = Runtime::new(setting.places, setting.tell).map_err(|error| vec![engine_fault(&error)])?;
+pub async fn load_pins(plan: &Plan, setting: PreflightOptions) -> Result<ModulePins, Vec<Diagnostic>> {
+    let runtime = ModuleRuntime::new(setting.cache_dirs, setting.notify).map_err(|error| vec![engine_fault(&error)])?;
     let (modules, problems) = load_all(&runtime, plan).await;
     if !problems.is_empty() {
         return Err(problems);
     }
-    let pins = Pins::read(plan, setting.pinning, |step| modules.get(&sandbox::name_of(&step.uses)));
+    let pins =
+        ModulePins::read(plan, setting.pin_policy, |step| modules.get(&sandbox::module_display_name(&step.uses)));
     pins.map_err(|diagnostic| vec![diagnostic])
 }
 
 /// Each module once. One that can't be loaded is an error at each step that uses it.
-async fn load_all(runtime: &Runtime, plan: &Plan) -> (Modules, Vec<Diagnostic>) {
-    let (mut modules, mut problems) = (Modules::new(), Vec::new());
+async fn load_all(runtime: &ModuleRuntime, plan: &Plan) -> (LoadedModules, Vec<Diagnostic>) {
+    let (mut modules, mut problems) = (LoadedModules::new(), Vec::new());
     for step in plan.all_steps() {
-        let name = sandbox::name_of(&step.uses);
+        let name = sandbox::module_display_name(&step.uses);
         if let Entry::Vacant(place) = modules.entry(name) {
             match load(runtime, plan, step).await {
                 Ok(module) => _ = place.insert(module),
@@ -212,36 +221,50 @@ async fn load_all(runtime: &Runtime, plan: &Plan) -> (Modules, Vec<Diagnostic>) 
     (modules, problems)
 }
 
-async fn load(runtime: &Runtime, plan: &Plan, step: &Step) -> Result<(Module, Description), Diagnostic> {
+async fn load(
+    runtime: &ModuleRuntime,
+    plan: &Plan,
+    step: &PlanStep,
+) -> Result<(LoadedModule, ModuleDescription), Diagnostic> {
     let module = runtime.load(&step.uses).await.map_err(|error| error.diagnostic(plan, step))?;
     let description = runtime.describe(&module, step).await.map_err(|error| {
         let message = format!("the module of step `{}` does not describe itself as the contract says", step.id);
         let hint = Some(error.hint().to_owned());
         let diagnostic =
-            plan.error_at(Code("P0125"), step.span.clone(), message, "it is used here", hint).because(&error);
-        error.said().iter().fold(diagnostic, Diagnostic::because)
+            plan.error_at(ErrorCode("P0125"), step.span.clone(), message, "it is used here", hint).with_cause(&error);
+        error.log_lines().iter().fold(diagnostic, Diagnostic::with_cause)
     })?;
     Ok((module, description))
 }
 
 /// A step with its module, and what is wrong with the two.
-fn ready(plan: &Plan, modules: &Modules, step: &Step, problems: &mut Vec<Diagnostic>) -> Option<Ready> {
-    let name = sandbox::name_of(&step.uses);
+fn planned_step(
+    plan: &Plan,
+    modules: &LoadedModules,
+    step: &PlanStep,
+    problems: &mut Vec<Diagnostic>,
+) -> Option<PlannedStep> {
+    let name = sandbox::module_display_name(&step.uses);
     let (_, description) = modules.get(&name)?;
     problems.extend(mismatches(plan, step, description));
     problems.extend(missing_grants(plan, step, description));
-    let place = Place { step: step.id.clone(), target: TargetName::local() };
+    let place = StepTarget { step: step.id.clone(), target: TargetName::local() };
     let description = description.clone();
-    Some(Ready { step: step.clone(), place, description, upstream: BTreeSet::new(), module: name })
+    Some(PlannedStep { step: step.clone(), step_target: place, description, upstream: BTreeSet::new(), module: name })
 }
 
 /// A step of a hook: one that shows a release to users, or brings one, is a part of the deployment and no hook.
-fn hook(plan: &Plan, modules: &Modules, step: &Step, problems: &mut Vec<Diagnostic>) -> Option<Ready> {
-    let mut ready = ready(plan, modules, step, problems)?;
+fn planned_hook(
+    plan: &Plan,
+    modules: &LoadedModules,
+    step: &PlanStep,
+    problems: &mut Vec<Diagnostic>,
+) -> Option<PlannedStep> {
+    let mut ready = planned_step(plan, modules, step, problems)?;
     let why = match ready.description.phase {
         _ if ready.description.exposes => "shows a release to users",
-        Phase::Prepare => "prepares a release",
-        Phase::Commit | Phase::Check => {
+        StepPhase::Prepare => "prepares a release",
+        StepPhase::Commit | StepPhase::Check => {
             // It may look up what any step returned, and is told what there is.
             ready.upstream = plan.steps.iter().map(|step| step.id.clone()).collect();
             return Some(ready);
@@ -249,18 +272,18 @@ fn hook(plan: &Plan, modules: &Modules, step: &Step, problems: &mut Vec<Diagnost
     };
     let message = format!("step `{}` of a hook uses `{}`, which {why}", step.id, ready.description.name);
     let hint = Some("write it under `steps`, where it is recorded, resumed and rolled back".to_owned());
-    problems.push(plan.error_at(Code("P0131"), step.span.clone(), message, "not in a hook", hint));
+    problems.push(plan.error_at(ErrorCode("P0131"), step.span.clone(), message, "not in a hook", hint));
     None
 }
 
-fn engine_fault(error: &LoadError) -> Diagnostic {
-    Diagnostic::new(Code("P0701"), Exit::Bug, error.to_string()).hint("please report this")
+fn engine_fault(error: &ModuleLoadError) -> Diagnostic {
+    Diagnostic::new(ErrorCode("P0701"), ExitKind::Bug, error.to_string()).with_hint("please report this")
 }
 
 /// What the module's schema does not allow.
-fn mismatches(plan: &Plan, step: &Step, description: &Description) -> Vec<Diagnostic> {
+fn mismatches(plan: &Plan, step: &PlanStep, description: &ModuleDescription) -> Vec<Diagnostic> {
     let known_later = |pointer: &str| step.pending.contains_key(pointer);
-    let diagnostic = |mismatch: sandbox::Mismatch| {
+    let diagnostic = |mismatch: sandbox::SchemaViolation| {
         let span = span_of(step, &mismatch.pointer);
         let place =
             if mismatch.pointer.is_empty() { String::new() } else { format!(" at `{}`", &mismatch.pointer[1..]) };
@@ -271,11 +294,11 @@ fn mismatches(plan: &Plan, step: &Step, description: &Description) -> Vec<Diagno
         let hint = format!("`{}` takes {keys}; docs/plan.md tells what they mean", description.name);
         plan.error_at(Problem::BadConfig.code(), span, message, mismatch.message, Some(hint))
     };
-    description.mismatches(&step.with, known_later).into_iter().map(diagnostic).collect()
+    description.schema_violations(&step.with, known_later).into_iter().map(diagnostic).collect()
 }
 
 /// The byte range of a value of `with`, or of the nearest one around it that stands in the text.
-fn span_of(step: &Step, pointer: &str) -> std::ops::Range<usize> {
+fn span_of(step: &PlanStep, pointer: &str) -> std::ops::Range<usize> {
     let mut pointer = pointer;
     loop {
         if let Some(span) = step.with_spans.get(pointer) {
@@ -289,38 +312,38 @@ fn span_of(step: &Step, pointer: &str) -> std::ops::Range<usize> {
 }
 
 /// What the module needs and the plan does not grant.
-fn missing_grants(plan: &Plan, step: &Step, description: &Description) -> Vec<Diagnostic> {
+fn missing_grants(plan: &Plan, step: &PlanStep, description: &ModuleDescription) -> Vec<Diagnostic> {
     let mut said = Vec::new();
-    let missing = |need: &Need| -> Option<Diagnostic> {
+    let missing = |need: &CapabilityNeed| -> Option<Diagnostic> {
         let pointer = need.config.as_deref();
-        if !need.applies(&step.with) || pointer.is_some_and(|pointer| step.pending.contains_key(pointer)) {
+        if !need.applies_to(&step.with) || pointer.is_some_and(|pointer| step.pending.contains_key(pointer)) {
             return None;
         }
-        let name = need.name(&step.with);
+        let name = need.grant_name(&step.with);
         let grants = &step.grants;
         let wants_write = need.wants_write();
         let (granted, line) = match need.capability {
-            Capability::Dirs => (
+            CapabilityKind::Dirs => (
                 grants.dirs.iter().any(|(granted, grant)| {
                     name.is_none_or(|name| name == granted.as_str())
-                        && (!wants_write || grant.access == Access::ReadWrite)
+                        && (!wants_write || grant.access == DirAccess::ReadWrite)
                 }),
                 format!("dirs: {{ {}: \"<path>{}\" }}", name.unwrap_or("<name>"), if wants_write { "" } else { ":ro" }),
             ),
-            Capability::Databases => (
+            CapabilityKind::Databases => (
                 grants.databases.keys().any(|granted| name.is_none_or(|name| name == granted.as_str())),
                 format!("databases: {{ {}: \"sqlite:<path>\" }}", name.unwrap_or("<name>")),
             ),
-            Capability::Http => (!grants.http.is_empty(), "http: [\"http://<host>:<port>\"]".to_owned()),
-            Capability::Tcp => (!grants.tcp.is_empty(), "tcp: [\"<host>:<port>\"]".to_owned()),
-            Capability::Programs => {
+            CapabilityKind::Http => (!grants.http.is_empty(), "http: [\"http://<host>:<port>\"]".to_owned()),
+            CapabilityKind::Tcp => (!grants.tcp.is_empty(), "tcp: [\"<host>:<port>\"]".to_owned()),
+            CapabilityKind::Programs => {
                 (!grants.programs.is_empty(), "programs: [[\"<program>\", \"<argument>\"]]".to_owned())
             }
-            Capability::Sockets => (
+            CapabilityKind::Sockets => (
                 grants.sockets.keys().any(|granted| name.is_none_or(|name| name == granted.as_str())),
                 format!("sockets: {{ {}: \"unix:<path>\" }}", name.unwrap_or("<name>")),
             ),
-            Capability::Secrets => (
+            CapabilityKind::Secrets => (
                 grants.secrets.keys().any(|granted| name.is_none_or(|name| name == granted)),
                 format!("secrets: [{}]", name.unwrap_or("<name>")),
             ),
@@ -331,7 +354,7 @@ fn missing_grants(plan: &Plan, step: &Step, description: &Description) -> Vec<Di
         }
         said.push(need.capability);
         let span = pointer.map_or_else(|| step.span.clone(), |pointer| span_of(step, pointer));
-        let what = need.words(&step.with);
+        let what = need.display_text(&step.with);
         let message = format!("step `{}` needs {what} that it is not granted", step.id);
         let hint = format!("add to the step: grants: {{ {line} }}; it {}", need.reason);
         Some(plan.error_at(Problem::MissingGrant.code(), span, message, "not granted", Some(hint)))
@@ -340,12 +363,12 @@ fn missing_grants(plan: &Plan, step: &Step, description: &Description) -> Vec<Di
 }
 
 /// Prepare steps must come before commit steps: everything is pulled and checked before anything is touched.
-fn out_of_phase(plan: &Plan, steps: &[Ready]) -> Option<Diagnostic> {
+fn phase_order_error(plan: &Plan, steps: &[PlannedStep]) -> Option<Diagnostic> {
     // What is done once for an environment is touched by no deployment after.
-    let is_setup = |ready: &&Ready| plan.setup.iter().any(|setup| setup.id == ready.step.id);
+    let is_setup = |ready: &&PlannedStep| plan.setup.iter().any(|setup| setup.id == ready.step.id);
     let steps = &steps[steps.iter().take_while(is_setup).count()..];
-    let first_commit = steps.iter().position(|ready| ready.description.phase == Phase::Commit)?;
-    let late = steps[first_commit..].iter().find(|ready| ready.description.phase == Phase::Prepare)?;
+    let first_commit = steps.iter().position(|ready| ready.description.phase == StepPhase::Commit)?;
+    let late = steps[first_commit..].iter().find(|ready| ready.description.phase == StepPhase::Prepare)?;
     let commit = &steps[first_commit].step.id;
     let message = format!("step `{}` prepares, but comes after `{commit}`, which changes what runs", late.step.id);
     let hint = format!("write `{}` before `{commit}`: everything is prepared before anything is touched", late.step.id);
@@ -354,8 +377,8 @@ fn out_of_phase(plan: &Plan, steps: &[Ready]) -> Option<Diagnostic> {
 }
 
 /// What is deployed: its digest by the first step that pulls something.
-async fn release(plan: &Plan, steps: &[Ready], wanted: Wanted) -> Result<Release, Diagnostic> {
-    let Wanted { label, digest: known } = wanted;
+async fn resolve_release(plan: &Plan, steps: &[PlannedStep], wanted: RequestedRelease) -> Result<Release, Diagnostic> {
+    let RequestedRelease { label, digest: known } = wanted;
     for ready in steps {
         let found = sandbox::release_digest(&ready.step, &ready.description, &ready.step.with).await;
         let span = span_of(&ready.step, "/from");
@@ -365,15 +388,15 @@ async fn release(plan: &Plan, steps: &[Ready], wanted: Wanted) -> Result<Release
                 let message = format!("release {label} is not what was verified under that name");
                 let hint = format!("the verified one has the digest {known}; find it, or verify this one first");
                 let label = format!("this is {found}");
-                return Err(plan.error_at(Code("P0215"), span, message, label, Some(hint)));
+                return Err(plan.error_at(ErrorCode("P0215"), span, message, label, Some(hint)));
             }
             (Ok(found), _) => found,
             // Its archive may be gone, and what was pulled still be there: the step looks for it by the digest.
             (Err(_), Some(known)) => Some(known.clone()),
             (Err(failure), None) => {
                 let message = format!("the digest of release {label} can't be found out");
-                let diagnostic = plan.error_at(Code("P0203"), span, message, "its source", failure.hint);
-                return Err(diagnostic.because(failure.message));
+                let diagnostic = plan.error_at(ErrorCode("P0203"), span, message, "its source", failure.hint);
+                return Err(diagnostic.with_cause(failure.message));
             }
         };
         return Ok(Release { label, digest });
@@ -381,23 +404,23 @@ async fn release(plan: &Plan, steps: &[Ready], wanted: Wanted) -> Result<Release
     Ok(Release { label, digest: None })
 }
 
-fn writable(path: &Path) -> Result<(), String> {
+fn check_writable(path: &Path) -> Result<(), String> {
     std::fs::create_dir_all(path).map_err(|error| format!("can't be made: {error}"))?;
     rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
         .map_err(|error| format!("can't be written: {error}"))?;
     let room = rustix::fs::statvfs(path).map_err(|error| format!("can't be looked at: {error}"))?;
     let free = room.f_bavail.saturating_mul(room.f_frsize);
-    if free < ROOM {
+    if free < MIN_FREE_BYTES {
         return Err(format!("has only {} MiB left", free >> 20));
     }
     Ok(())
 }
 
-fn readable(path: &Path) -> Result<(), String> {
+fn check_readable(path: &Path) -> Result<(), String> {
     std::fs::read_dir(path).map(drop).map_err(|error| format!("can't be read: {error}"))
 }
 
 /// A path as seen from a folder, if it lies there.
-pub(super) fn within(folder: &Path, path: &Path) -> String {
+pub(super) fn relative_to(folder: &Path, path: &Path) -> String {
     path.strip_prefix(folder).unwrap_or(path).display().to_string()
 }

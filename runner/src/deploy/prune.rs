@@ -12,12 +12,12 @@ use std::{
 };
 
 use contract::Digest;
-use journal::{Loaded, State, event::Release};
-use plan::{Access, Plan, Step};
-use state::Store;
+use journal::{JournalState, LoadedJournals, event::Release};
+use plan::{DirAccess, Plan, PlanStep};
+use state::StateStore;
 
 /// How many verified releases are kept unless somebody says otherwise.
-pub const KEEP: usize = 5;
+pub const DEFAULT_KEPT_RELEASES: usize = 5;
 
 /// Where a release could not be removed.
 #[derive(Debug, thiserror::Error)]
@@ -29,31 +29,36 @@ pub struct PruneError {
 
 /// The releases that stay: the live one, the last `keep` verified ones (those that somebody went back from come last), where a
 /// rollback would lead, by command or at once, and that of the last attempt.
-fn kept(state: &State, keep: usize) -> Vec<Release> {
+fn retained_releases(state: &JournalState, keep: usize) -> Vec<Release> {
     let head = &state.head;
     let is_withdrawn = |release: &&Release| head.withdrawn.iter().any(|withdrawn| withdrawn.is_same(release));
     let (withdrawn, good): (Vec<&Release>, Vec<&Release>) = head.verified.iter().rev().partition(is_withdrawn);
     let verified = good.into_iter().chain(withdrawn).take(keep);
     let back = state.records.values().filter_map(|record| record.live_before.as_ref());
     let last = state.attempts.last().map(|attempt| &attempt.header.release);
-    verified.chain(&head.live).chain(head.before_live()).chain(back).chain(last).cloned().collect()
+    verified.chain(&head.live).chain(head.rollback_target()).chain(back).chain(last).cloned().collect()
 }
 
 /// Removes what neither this environment needs nor its `neighbours` do. Returns what was removed.
 ///
 /// # Errors
 /// [`PruneError`]; what was removed until then stays so.
-pub fn prune(plan: &Plan, state: &State, neighbours: &[Store], keep: usize) -> Result<Vec<PathBuf>, PruneError> {
-    let mut needed = kept(state, keep);
+pub fn prune(
+    plan: &Plan,
+    state: &JournalState,
+    neighbours: &[StateStore],
+    keep: usize,
+) -> Result<Vec<PathBuf>, PruneError> {
+    let mut needed = retained_releases(state, keep);
     for neighbour in neighbours {
         let unread = |why: String| PruneError { path: neighbour.folder().to_owned(), source: io::Error::other(why) };
-        let paths = neighbour.journals().map_err(|error| unread(error.to_string()))?;
-        let state = Loaded::read(&paths, |_| {}).map_err(|error| unread(error.to_string()))?.state;
+        let paths = neighbour.journal_paths().map_err(|error| unread(error.to_string()))?;
+        let state = LoadedJournals::read(&paths, |_| {}).map_err(|error| unread(error.to_string()))?.state;
         // How many that one keeps is its own affair.
-        needed.extend(kept(&state, usize::MAX));
+        needed.extend(retained_releases(&state, usize::MAX));
     }
     let kept: BTreeSet<String> = needed.iter().filter_map(|release| release.digest.as_ref()).map(Digest::hex).collect();
-    let folders: BTreeSet<&Path> = plan.steps.iter().filter_map(pulled_into).collect();
+    let folders: BTreeSet<&Path> = plan.steps.iter().filter_map(pull_directory).collect();
     let mut removed = Vec::new();
     for folder in folders {
         let error = |source| PruneError { path: folder.to_owned(), source };
@@ -63,16 +68,15 @@ pub fn prune(plan: &Plan, state: &State, neighbours: &[Store], keep: usize) -> R
 }
 
 /// The directory that a step pulls into.
-fn pulled_into(step: &Step) -> Option<&Path> {
+fn pull_directory(step: &PlanStep) -> Option<&Path> {
     if !step.uses.is_official("pull") {
         return None;
     }
     let into = step.with.get("into").and_then(serde_json::Value::as_str);
-    let mut writable = step
-        .grants
-        .dirs
-        .iter()
-        .filter(|(name, grant)| grant.access == Access::ReadWrite && into.is_none_or(|into| into == name.as_str()));
+    let mut writable =
+        step.grants.dirs.iter().filter(|(name, grant)| {
+            grant.access == DirAccess::ReadWrite && into.is_none_or(|into| into == name.as_str())
+        });
     // Where it is not said which, and there are several, nothing is removed.
     match (writable.next(), writable.next()) {
         (Some((_, grant)), None) => Some(&grant.path),
@@ -87,7 +91,7 @@ fn prune_folder(folder: &Path, kept: &BTreeSet<String>) -> io::Result<Vec<PathBu
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let linked = linked(folder)?;
+    let linked = link_targets(folder)?;
     let mut removed = Vec::new();
     for entry in entries {
         let entry = entry?;
@@ -107,7 +111,7 @@ fn prune_folder(folder: &Path, kept: &BTreeSet<String>) -> io::Result<Vec<PathBu
 }
 
 /// Where the links beside `releases` lead to.
-fn linked(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
+fn link_targets(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
     let mut targets = BTreeSet::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;

@@ -1,120 +1,130 @@
 //! Undoing: what an earlier attempt began to undo, and the rollback after a failure past the point of no return.
 
-use super::{Halt, Ready, attempt::Attempt};
-use contract::step::{Failure, Finding, Phase, Receipt};
+use super::{AttemptError, PlannedStep, attempt::RunningAttempt};
+use contract::step::{ProbeFinding, Receipt, StepFailure, StepPhase};
 use journal::{
-    Place, Status,
-    decision::{self, Undoing},
-    event::{Decision, Question, Reason},
+    RecordStatus, StepTarget,
+    decision::{self, UndoSupport},
+    event::{Decision, DecisionReason, ProbeInput},
 };
 use plan::OnFailure;
 
 /// How a rollback ended.
-pub(super) enum Rollback {
+pub(super) enum RollbackResult {
     /// The release before is live again.
     Done,
     /// It does not apply: held where it is. Why, if that needs saying.
-    Held(Option<String>),
+    NotRolledBack(Option<String>),
 }
 
-impl Attempt<'_> {
+impl RunningAttempt<'_> {
     /// Undoes back to the first step that exposed the release, if the plan says so and what was live before is verified.
-    pub(super) async fn roll_back(&mut self) -> Result<Rollback, Halt> {
+    pub(super) async fn roll_back(&mut self) -> Result<RollbackResult, AttemptError> {
         let prepared = self.prepared;
         if prepared.plan.on_failure == OnFailure::Hold {
-            return Ok(Rollback::Held(None));
+            return Ok(RollbackResult::NotRolledBack(None));
         }
         let order = prepared.steps.iter().map(|ready| {
-            let commits = ready.description.phase == Phase::Commit;
+            let commits = ready.description.phase == StepPhase::Commit;
             let possible = commits && ready.description.reverts;
-            (&ready.place, if possible { Undoing::Possible } else { Undoing::Impossible })
+            (&ready.step_target, if possible { UndoSupport::Possible } else { UndoSupport::Impossible })
         });
-        let undo = decision::rollback(self.journal.state(), &self.header.run, order);
-        let Some(exposing) = undo.last() else { return Ok(Rollback::Held(None)) };
+        let undo = decision::steps_to_undo(self.journal.state(), &self.header.run, order);
+        let Some(exposing) = undo.last() else { return Ok(RollbackResult::NotRolledBack(None)) };
         let state = self.journal.state();
         let before = state.records.get(exposing).and_then(|record| record.live_before.as_ref());
         match before {
             None => {
-                return Ok(Rollback::Held(Some(
+                return Ok(RollbackResult::NotRolledBack(Some(
                     "nothing was live before, so there is nothing to go back to".to_owned(),
                 )));
             }
             Some(release) if release.is_same(&self.header.release) => {
-                return Ok(Rollback::Held(Some("this release was live before this run already".to_owned())));
+                return Ok(RollbackResult::NotRolledBack(Some(
+                    "this release was live before this run already".to_owned(),
+                )));
             }
             Some(release) if !state.head.is_verified(release) => {
                 let why = format!("{} was live before, but was never verified", release.label);
-                return Ok(Rollback::Held(Some(why)));
+                return Ok(RollbackResult::NotRolledBack(Some(why)));
             }
             Some(_) => {}
         }
-        if let Some(place) = self.irreversible(exposing) {
-            return Err(Halt::Irreversible { place, left: undo });
+        if let Some(place) = self.irreversible_step(exposing) {
+            return Err(AttemptError::Irreversible { step_target: place, not_undone: undo });
         }
         for place in &undo {
-            let ready = prepared.steps.iter().find(|ready| ready.place == *place);
-            self.undo(ready.expect("a rollback names steps of the plan")).await?;
+            let ready = prepared.steps.iter().find(|ready| ready.step_target == *place);
+            self.undo_step(ready.expect("a rollback names steps of the plan")).await?;
         }
-        Ok(Rollback::Done)
+        Ok(RollbackResult::Done)
     }
 
     /// A step from the exposing one on that may have had its effect in this run, and that the plan says can't be taken back.
-    fn irreversible(&self, exposing: &Place) -> Option<Place> {
-        let after = self.prepared.steps.iter().skip_while(|ready| ready.place != *exposing);
-        let has_run = |ready: &&Ready| {
-            let record = self.journal.state().records.get(&ready.place);
+    fn irreversible_step(&self, exposing: &StepTarget) -> Option<StepTarget> {
+        let after = self.prepared.steps.iter().skip_while(|ready| ready.step_target != *exposing);
+        let has_run = |ready: &&PlannedStep| {
+            let record = self.journal.state().records.get(&ready.step_target);
             record.is_some_and(|record| {
-                record.intent.run == self.header.run && !matches!(record.status, Status::Failed(_) | Status::Reverted)
+                record.intent.run == self.header.run
+                    && !matches!(record.status, RecordStatus::Failed(_) | RecordStatus::Reverted)
             })
         };
-        after.filter(|ready| ready.step.irreversible).find(has_run).map(|ready| ready.place.clone())
+        after.filter(|ready| ready.step.irreversible).find(has_run).map(|ready| ready.step_target.clone())
     }
 
     /// Undoes one step by its record.
-    pub(super) async fn undo(&mut self, ready: &Ready) -> Result<(), Halt> {
-        if let Some(Status::Intended) = self.journal.state().status(&ready.place)
+    pub(super) async fn undo_step(&mut self, ready: &PlannedStep) -> Result<(), AttemptError> {
+        if let Some(RecordStatus::Intended) = self.journal.state().status(&ready.step_target)
             && !self.adopt_before_undo(ready).await?
         {
             return Ok(());
         }
-        let Some(record) = self.journal.state().records.get(&ready.place).cloned() else { return Ok(()) };
+        let Some(record) = self.journal.state().records.get(&ready.step_target).cloned() else { return Ok(()) };
         let receipt = match &record.status {
-            Status::Succeeded(receipt) | Status::Undoing(Some(receipt)) => receipt.clone(),
-            Status::Undoing(None) | Status::Intended | Status::Failed(_) | Status::Reverted => Receipt::default(),
+            RecordStatus::Succeeded(receipt) | RecordStatus::Undoing(Some(receipt)) => receipt.clone(),
+            RecordStatus::Undoing(None) | RecordStatus::Intended | RecordStatus::Failed(_) | RecordStatus::Reverted => {
+                Receipt::default()
+            }
         };
         // It is this attempt that undoes it: what fences older ones must not take it for one.
         let mut input = record.intent.input.clone();
         input["epoch"] = self.header.epoch.into();
-        let intent = self.journal.intend_undo(&ready.place)?;
+        let intent = self.journal.record_undo_intent(&ready.step_target)?;
         // What is undone was done in the commit phase. An undo that was not begun is finished by the next attempt.
-        self.confirmed().await?;
+        self.confirm_lock().await?;
         match self.call_revert(ready, intent, &input, &receipt).await? {
             None => Ok(()),
-            Some(failure) => Err(Halt::NotUndone { place: ready.place.clone(), failure }),
+            Some(failure) => Err(AttemptError::UndoFailed { step_target: ready.step_target.clone(), failure }),
         }
     }
 
     /// A step whose outcome is not known: what is there is adopted, so that its receipt tells how to undo it. Returns whether
     /// there is anything to undo.
-    async fn adopt_before_undo(&mut self, ready: &Ready) -> Result<bool, Halt> {
-        let Some(record) = self.journal.state().records.get(&ready.place).cloned() else { return Ok(false) };
+    async fn adopt_before_undo(&mut self, ready: &PlannedStep) -> Result<bool, AttemptError> {
+        let Some(record) = self.journal.state().records.get(&ready.step_target).cloned() else { return Ok(false) };
         let finding = if ready.description.has_probe(&record.intent.input["config"]) {
-            self.call_probe(ready, &record.intent.input, Question::Recorded).await?
+            self.call_probe(ready, &record.intent.input, ProbeInput::Recorded).await?
         } else {
-            Finding::Unknown { why: "it has no probe".to_owned() }
+            ProbeFinding::Unknown { why: "it has no probe".to_owned() }
         };
         match finding {
-            Finding::Held { receipt } => {
-                let reason = Reason::Interrupted { finding: Some("held".to_owned()) };
-                self.journal.decide(&ready.place, Decision::Adopt { reason, receipt })?;
+            ProbeFinding::Held { receipt } => {
+                let reason = DecisionReason::Interrupted { finding: Some("held".to_owned()) };
+                self.journal.record_decision(&ready.step_target, Decision::Adopt { reason, receipt })?;
                 Ok(true)
             }
-            Finding::Absent => Ok(false),
-            Finding::Drifted { why } | Finding::Unknown { why } => {
+            ProbeFinding::Absent => Ok(false),
+            ProbeFinding::Drifted { why } | ProbeFinding::Unknown { why } => {
                 let message = format!("how far it got is not known: {why}");
-                Err(Halt::NotUndone { place: ready.place.clone(), failure: Failure::new("permanent", message) })
+                Err(AttemptError::UndoFailed {
+                    step_target: ready.step_target.clone(),
+                    failure: StepFailure::new("permanent", message),
+                })
             }
-            Finding::Failed { failure } => Err(Halt::NotUndone { place: ready.place.clone(), failure }),
+            ProbeFinding::Failed { failure } => {
+                Err(AttemptError::UndoFailed { step_target: ready.step_target.clone(), failure })
+            }
         }
     }
 }

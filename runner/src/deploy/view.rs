@@ -6,50 +6,54 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 use super::{
-    Halt, Orders, Prepared, Ready,
-    fingerprint::{Parts, fingerprint},
+    AttemptError, DeployOverrides, PlannedStep, PreparedPlan,
+    fingerprint::{FingerprintParts, compute_fingerprint},
 };
-use contract::{AppName, EnvironmentName, StepId, diagnostic::Code, hash::Hash, step::Finding};
+use contract::{AppName, EnvironmentName, StepId, diagnostic::ErrorCode, hash::Blake3Hash, step::ProbeFinding};
 use journal::{
-    Place, State,
-    decision::{self, Facts, Probing, Repeat},
-    event::{Fingerprint, Header},
+    JournalState, StepTarget,
+    decision::{self, DecisionInput, ProbeSupport, RerunSafety},
+    event::{Fingerprint, JournalHeader},
 };
 use plan::Problem;
 
 /// Where epochs are counted: those of another history are no older and no newer. A history is known by its first attempt, from
 /// whichever machine, and ends where the state is begun anew.
 #[must_use]
-pub fn lineage(app: &AppName, environment: &EnvironmentName, state: &State) -> String {
-    let first = state.attempts.first().map(|first| (&first.header.run, first.began));
-    Hash::of(format!("{app}/{environment} {first:?}").as_bytes()).short(8)
+pub fn lineage(app: &AppName, environment: &EnvironmentName, state: &JournalState) -> String {
+    let first = state.attempts.first().map(|first| (&first.header.run, first.started_at));
+    Blake3Hash::of(format!("{app}/{environment} {first:?}").as_bytes()).hex_prefix(8)
 }
 
 /// The state of an attempt, as one step sees it.
 #[derive(Clone, Copy)]
-pub(super) struct View<'a> {
-    pub(super) prepared: &'a Prepared,
-    pub(super) orders: &'a Orders,
-    pub(super) header: &'a Header,
-    pub(super) state: &'a State,
+pub(super) struct AttemptView<'a> {
+    pub(super) prepared: &'a PreparedPlan,
+    pub(super) overrides: &'a DeployOverrides,
+    pub(super) header: &'a JournalHeader,
+    pub(super) state: &'a JournalState,
     pub(super) outputs: &'a BTreeMap<StepId, Map<String, Value>>,
 }
 
 /// What one step is asked.
-pub(super) struct Asked<'a> {
-    pub(super) ready: &'a Ready,
+pub(super) struct ResolvedStep<'a> {
+    pub(super) planned: &'a PlannedStep,
     pub(super) input: Value,
     pub(super) key: String,
     pub(super) fingerprint: Fingerprint,
     /// The operator named it: it is not skipped.
-    pub(super) named: bool,
+    pub(super) selected_by_name: bool,
 }
 
-impl<'a> View<'a> {
+impl<'a> AttemptView<'a> {
     /// What a step depends on now, and the input that follows from it.
-    pub(super) fn ask<'r>(&self, ready: &'r Ready, named: bool) -> Result<Asked<'r>, Halt> {
+    pub(super) fn evaluate_input<'r>(
+        &self,
+        ready: &'r PlannedStep,
+        named: bool,
+    ) -> Result<ResolvedStep<'r>, AttemptError> {
         let step = &ready.step;
-        let config = self.config(ready)?;
+        let config = self.resolve_config(ready)?;
         let upstream: BTreeMap<StepId, Map<String, Value>> = self
             .outputs
             .iter()
@@ -57,32 +61,35 @@ impl<'a> View<'a> {
             .map(|(id, outputs)| (id.clone(), outputs.clone()))
             .collect();
         let plan = &self.prepared.plan;
-        let inputs = self.prepared.runtime.watched(step, &ready.description, &config).map_err(|error| {
+        let inputs = self.prepared.runtime.input_hashes(step, &ready.description, &config).map_err(|error| {
             let message = format!("what step `{}` depends on can't be read", step.id);
             let hint = Some(error.hint());
             let label = "this step depends on it";
-            Halt::Plan(plan.error_at(Code("P0204"), step.span.clone(), message, label, hint).because(error))
+            AttemptError::Plan(
+                plan.error_at(ErrorCode("P0204"), step.span.clone(), message, label, hint).with_cause(error),
+            )
         })?;
         let header = self.header;
-        let fingerprint = fingerprint(Parts {
+        let fingerprint = compute_fingerprint(FingerprintParts {
             module: &self.prepared.module(ready).digest,
             config: &config,
             inputs,
             grants: &step.grants,
             folder: &plan.source.folder,
-            target: &ready.place.target,
+            target: &ready.step_target.target,
             upstream: &upstream,
             release: &header.release,
         });
-        let key = format!("{} {} {} {}", header.run, ready.place.step, ready.place.target, fingerprint.digest());
-        let key = Hash::of(key.as_bytes()).short(16);
+        let key =
+            format!("{} {} {} {}", header.run, ready.step_target.step, ready.step_target.target, fingerprint.digest());
+        let key = Blake3Hash::of(key.as_bytes()).hex_prefix(16);
         let input = serde_json::json!({
             "app": header.app,
             "environment": header.environment,
             "run": header.run,
             "attempt": header.attempt,
-            "step": ready.place.step,
-            "target": ready.place.target,
+            "step": ready.step_target.step,
+            "target": ready.step_target.target,
             "key": key,
             "config": config,
             "release": header.release,
@@ -91,50 +98,54 @@ impl<'a> View<'a> {
             "lineage": lineage(&header.app, &header.environment, self.state),
             "head": { "live": self.state.live_before(&header.run, &header.release) },
         });
-        Ok(Asked { ready, input, key, fingerprint, named })
+        Ok(ResolvedStep { planned: ready, input, key, fingerprint, selected_by_name: named })
     }
 
     /// The configuration with earlier outputs filled in. Values that waited for them are checked only now.
-    fn config(&self, ready: &Ready) -> Result<Value, Halt> {
+    fn resolve_config(&self, ready: &PlannedStep) -> Result<Value, AttemptError> {
         let (plan, step) = (&self.prepared.plan, &ready.step);
         let config = step.config(self.outputs, &self.header.run, self.header.attempt);
-        let config = config.map_err(|error| Halt::Plan(error.diagnostic(&plan.source)))?;
+        let config = config.map_err(|error| AttemptError::Plan(error.diagnostic(&plan.source)))?;
         if step.pending.is_empty() {
             return Ok(config);
         }
-        match ready.description.mismatches(&config, |_| false).into_iter().next() {
+        match ready.description.schema_violations(&config, |_| false).into_iter().next() {
             None => Ok(config),
             Some(mismatch) => {
                 let span = step.with_spans.get(&mismatch.pointer).unwrap_or(&step.span).clone();
                 let message = format!("`with` of step `{}` does not fit module `{}`", step.id, ready.description.name);
-                Err(Halt::Plan(plan.error_at(Problem::BadConfig.code(), span, message, mismatch.message, None)))
+                Err(AttemptError::Plan(plan.error_at(Problem::BadConfig.code(), span, message, mismatch.message, None)))
             }
         }
     }
 
     /// What the decision about a step hangs on.
-    pub(super) fn facts<'f>(&self, asked: &'f Asked<'_>, finding: Option<&'f Finding>) -> Facts<'f>
+    pub(super) fn decision_input<'f>(
+        &self,
+        asked: &'f ResolvedStep<'_>,
+        finding: Option<&'f ProbeFinding>,
+    ) -> DecisionInput<'f>
     where
         'a: 'f,
     {
-        let ready = asked.ready;
+        let ready = asked.planned;
         let earlier = self.prepared.steps.iter().filter(|earlier| ready.upstream.contains(&earlier.step.id));
-        let upstream: BTreeSet<&Place> = earlier.map(|earlier| &earlier.place).collect();
+        let upstream: BTreeSet<&StepTarget> = earlier.map(|earlier| &earlier.step_target).collect();
         let config = &asked.input["config"];
-        let (has_probe, may_repeat) = (ready.description.has_probe(config), ready.description.may_repeat(config));
-        Facts {
+        let (has_probe, may_repeat) = (ready.description.has_probe(config), ready.description.is_repeatable(config));
+        DecisionInput {
             phase: ready.description.phase,
-            probing: if has_probe { Probing::Available } else { Probing::Missing },
-            repeat: if may_repeat { Repeat::Safe } else { Repeat::Unsafe },
-            record: self.state.records.get(&ready.place),
+            probe_support: if has_probe { ProbeSupport::Available } else { ProbeSupport::Missing },
+            rerun_safety: if may_repeat { RerunSafety::Safe } else { RerunSafety::Unsafe },
+            record: self.state.records.get(&ready.step_target),
             fingerprint: &asked.fingerprint,
             run: &self.header.run,
-            upstream_ran: decision::upstream_ran(self.state, &ready.place, upstream),
-            orders: decision::Orders {
-                accept_drift: self.orders.accept_drift.contains(&ready.step.id),
-                fresh: self.orders.fresh,
-                named: asked.named,
-                unrecorded: self.orders.unrecorded,
+            upstream_ran: decision::upstream_ran(self.state, &ready.step_target, upstream),
+            overrides: decision::StepOverrides {
+                accept_drift: self.overrides.accept_drift.contains(&ready.step.id),
+                fresh: self.overrides.fresh,
+                selected_by_name: asked.selected_by_name,
+                journal_missing: self.overrides.journal_missing,
             },
             finding,
         }

@@ -6,35 +6,38 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use contract::{
-    Attempt, TargetName,
-    diagnostic::Exit,
-    hash::Hash,
-    step::{Failure, Finding, Level, Outcome, Phase, Progress, Receipt},
+    AttemptNumber, TargetName,
+    diagnostic::ExitKind,
+    hash::Blake3Hash,
+    step::{MessageLevel, ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase, StepProgress},
 };
 use journal::{
-    Event, Place,
-    event::{Decision, Entry, FORMAT, Fingerprint, Header, MAGIC, Planned, Question, Reason, Release},
+    JournalEvent, StepTarget,
+    event::{
+        Decision, DecisionReason, FORMAT, Fingerprint, JournalEntry, JournalHeader, MAGIC, PlanStepRecord, ProbeInput,
+        Release,
+    },
     line,
 };
 
 /// Journals as they grow: entries with their chain.
-pub(crate) struct Tape {
-    pub(crate) attempts: Vec<Vec<Entry>>,
+pub(crate) struct JournalFixture {
+    pub(crate) attempts: Vec<Vec<JournalEntry>>,
     release: String,
-    tail: Option<Hash>,
+    tail: Option<Blake3Hash>,
     now: Timestamp,
 }
 
-pub(crate) fn place(step: &str) -> Place {
-    Place { step: step.parse().unwrap(), target: TargetName::local() }
+pub(crate) fn place(step: &str) -> StepTarget {
+    StepTarget { step: step.parse().unwrap(), target: TargetName::local() }
 }
 
 pub(crate) fn receipt(outputs: Value, notes: Value) -> Receipt {
     Receipt { outputs: map(outputs), notes: map(notes) }
 }
 
-pub(crate) fn failure(message: &str, details: Value) -> Failure {
-    Failure {
+pub(crate) fn failure(message: &str, details: Value) -> StepFailure {
+    StepFailure {
         kind: "permanent".to_owned(),
         message: message.to_owned(),
         hint: Some("fix the file and run again".to_owned()),
@@ -48,7 +51,7 @@ fn map(value: Value) -> Map<String, Value> {
     map
 }
 
-impl Tape {
+impl JournalFixture {
     pub(crate) fn new() -> Self {
         Self { attempts: Vec::new(), release: String::new(), tail: None, now: "2025-11-23T03:00:00Z".parse().unwrap() }
     }
@@ -57,13 +60,13 @@ impl Tape {
     pub(crate) fn attempt(mut self, epoch: u64, run: &str, attempt: u32, release: &str) -> Self {
         self.attempts.push(Vec::new());
         self.release = release.to_owned();
-        let header = Header {
+        let header = JournalHeader {
             magic: MAGIC.to_owned(),
             format: FORMAT,
             app: "shop".parse().unwrap(),
             environment: "test".parse().unwrap(),
             run: run.parse().unwrap(),
-            attempt: Attempt(NonZeroU32::new(attempt).unwrap()),
+            attempt: AttemptNumber(NonZeroU32::new(attempt).unwrap()),
             epoch,
             release: Release { label: release.parse().unwrap(), digest: None },
             runner: "0.1.0".to_owned(),
@@ -71,79 +74,93 @@ impl Tape {
             commit: None,
             url: None,
         };
+        let steps = [
+            ("pull", StepPhase::Prepare),
+            ("migrate", StepPhase::Commit),
+            ("switch", StepPhase::Commit),
+            ("verify", StepPhase::Check),
+        ];
         let steps =
-            [("pull", Phase::Prepare), ("migrate", Phase::Commit), ("switch", Phase::Commit), ("verify", Phase::Check)];
-        let steps = steps.map(|(step, phase)| Planned { place: place(step), uses: step.to_owned(), phase });
-        let plan = Event::Plan { digest: Hash::of(b"plan"), path: "deploy.yml".to_owned(), steps: steps.into() };
-        self.push(600_000, Event::Started(header)).push(1, plan)
+            steps.map(|(step, phase)| PlanStepRecord { step_target: place(step), uses: step.to_owned(), phase });
+        let plan =
+            JournalEvent::Plan { digest: Blake3Hash::of(b"plan"), path: "deploy.yml".to_owned(), steps: steps.into() };
+        self.push(600_000, JournalEvent::Started(header)).push(1, plan)
     }
 
     /// An event, so many milliseconds after the last.
-    pub(crate) fn push(mut self, ms: i64, event: Event) -> Self {
+    pub(crate) fn push(mut self, ms: i64, event: JournalEvent) -> Self {
         self.now = Timestamp::from_millisecond(self.now.as_millisecond() + ms).unwrap();
         let entries = self.attempts.last_mut().expect("an attempt was begun");
-        let entry = Entry { seq: entries.len() as u64, prev: self.tail, at: self.now, event };
+        let entry = JournalEntry { seq: entries.len() as u64, prev: self.tail, at: self.now, event };
         self.tail = Some(line::encode(&entry).hash);
         entries.push(entry);
         self
     }
 
     pub(crate) fn decide(self, step: &str, decision: Decision) -> Self {
-        self.push(0, Event::Decision { place: place(step), decision })
+        self.push(0, JournalEvent::Decision { step_target: place(step), decision })
     }
 
-    pub(crate) fn probe(self, step: &str, took_ms: u64, finding: Finding) -> Self {
-        let question = Question::Current;
+    pub(crate) fn probe(self, step: &str, took_ms: u64, finding: ProbeFinding) -> Self {
+        let question = ProbeInput::Current;
         let ms = i64::try_from(took_ms).unwrap();
-        self.push(ms, Event::Probe { place: place(step), question, took_ms, finding })
+        self.push(ms, JournalEvent::Probe { step_target: place(step), probed_input: question, took_ms, finding })
     }
 
     /// The step's effect holds.
     pub(crate) fn skip(self, step: &str) -> Self {
         let receipt = receipt(json!({}), json!({}));
-        let held = Finding::Held { receipt: receipt.clone() };
-        self.probe(step, 3, held).decide(step, Decision::Skip { reason: Reason::Held, receipt })
+        let held = ProbeFinding::Held { receipt: receipt.clone() };
+        self.probe(step, 3, held).decide(step, Decision::Skip { reason: DecisionReason::Held, receipt })
     }
 
     /// The step is about to act; `components` are what it depends on, besides the release.
-    pub(crate) fn begin(self, step: &str, reason: Reason, components: &[(&str, &str)]) -> Self {
+    pub(crate) fn begin(self, step: &str, reason: DecisionReason, components: &[(&str, &str)]) -> Self {
         let components = components.iter().copied().chain([("release", self.release.as_str())]);
-        let hashes = components.map(|(name, content)| (name.to_owned(), Hash::of(content.as_bytes())));
+        let hashes = components.map(|(name, content)| (name.to_owned(), Blake3Hash::of(content.as_bytes())));
         let fingerprint = Fingerprint(hashes.collect::<BTreeMap<_, _>>());
         let exposes = step == "switch";
-        let intent =
-            Event::Intent { place: place(step), key: "00c0ffee".to_owned(), fingerprint, input: json!({}), exposes };
+        let intent = JournalEvent::Intent {
+            step_target: place(step),
+            key: "00c0ffee".to_owned(),
+            fingerprint,
+            input: json!({}),
+            exposes,
+        };
         self.decide(step, Decision::Run { reason }).push(1, intent)
     }
 
-    pub(crate) fn end(self, step: &str, took_ms: u64, result: Outcome) -> Self {
+    pub(crate) fn end(self, step: &str, took_ms: u64, result: StepOutcome) -> Self {
         let ms = i64::try_from(took_ms).unwrap();
-        self.push(ms, Event::Outcome { place: place(step), took_ms, result })
+        self.push(ms, JournalEvent::Outcome { step_target: place(step), took_ms, outcome: result })
     }
 
     /// The step acts, and succeeds.
-    pub(crate) fn run(self, step: &str, reason: Reason, took_ms: u64, notes: Value) -> Self {
-        let done = Outcome::Succeeded { receipt: receipt(json!({}), notes) };
+    pub(crate) fn run(self, step: &str, reason: DecisionReason, took_ms: u64, notes: Value) -> Self {
+        let done = StepOutcome::Succeeded { receipt: receipt(json!({}), notes) };
         self.begin(step, reason, &[("config", "1"), ("module", "m")]).end(step, took_ms, done)
     }
 
-    pub(crate) fn log(self, step: &str, level: Level, message: &str) -> Self {
-        let progress =
-            Progress::Log { level, message: message.to_owned(), fields: map(json!({"rows": 7, "table": "orders"})) };
-        self.push(1, Event::Progress { place: place(step), progress })
+    pub(crate) fn log(self, step: &str, level: MessageLevel, message: &str) -> Self {
+        let progress = StepProgress::Log {
+            level,
+            message: message.to_owned(),
+            fields: map(json!({"rows": 7, "table": "orders"})),
+        };
+        self.push(1, JournalEvent::Progress { step_target: place(step), progress })
     }
 
     pub(crate) fn meter(self, step: &str, done: u64, total: Option<u64>) -> Self {
-        let progress = Progress::Meter { task: "fetch".to_owned(), done, total, unit: "bytes".to_owned() };
-        self.push(1, Event::Progress { place: place(step), progress })
+        let progress = StepProgress::Meter { task: "fetch".to_owned(), done, total, unit: "bytes".to_owned() };
+        self.push(1, JournalEvent::Progress { step_target: place(step), progress })
     }
 
-    pub(crate) fn ended(self, exit: Exit) -> Self {
-        self.push(1, Event::Ended { exit, verified: exit == Exit::Success })
+    pub(crate) fn ended(self, exit: ExitKind) -> Self {
+        self.push(1, JournalEvent::Ended { exit, verified: exit == ExitKind::Success })
     }
 
     /// The entries of the last attempt.
-    pub(crate) fn last(&self) -> &[Entry] {
+    pub(crate) fn last_attempt(&self) -> &[JournalEntry] {
         self.attempts.last().expect("an attempt was begun")
     }
 
@@ -151,44 +168,44 @@ impl Tape {
     pub(crate) fn write(&self, folder: &Path) {
         fs::create_dir_all(folder).unwrap();
         for entries in &self.attempts {
-            let Event::Started(header) = &entries[0].event else { panic!("an attempt starts with its header") };
+            let JournalEvent::Started(header) = &entries[0].event else { panic!("an attempt starts with its header") };
             let bytes: Vec<u8> = entries.iter().flat_map(|entry| line::encode(entry).bytes).collect();
             fs::write(folder.join(format!("attempt-{:06}.journal", header.epoch)), bytes).unwrap();
         }
     }
 }
 
-fn new_release() -> Reason {
-    Reason::Changed { components: vec!["release".to_owned()] }
+fn new_release() -> DecisionReason {
+    DecisionReason::Changed { components: vec!["release".to_owned()] }
 }
 
 /// Everything runs for the first time.
-pub(crate) fn clean() -> Tape {
-    Tape::new()
+pub(crate) fn clean() -> JournalFixture {
+    JournalFixture::new()
         .attempt(1, "1-aaaaaa", 1, "r1")
-        .begin("pull", Reason::NeverRan, &[("config", "1"), ("module", "m")])
+        .begin("pull", DecisionReason::NeverRan, &[("config", "1"), ("module", "m")])
         .meter("pull", 512, Some(2048))
-        .log("pull", Level::Info, "fetched")
-        .end("pull", 1_250, Outcome::Succeeded { receipt: receipt(json!({}), json!({"bytes": 2048})) })
-        .run("migrate", Reason::NeverRan, 41, json!({"files": 2}))
-        .run("switch", Reason::NeverRan, 2, json!({}))
-        .run("verify", Reason::NeverRan, 5, json!({}))
-        .ended(Exit::Success)
+        .log("pull", MessageLevel::Info, "fetched")
+        .end("pull", 1_250, StepOutcome::Succeeded { receipt: receipt(json!({}), json!({"bytes": 2048})) })
+        .run("migrate", DecisionReason::NeverRan, 41, json!({"files": 2}))
+        .run("switch", DecisionReason::NeverRan, 2, json!({}))
+        .run("verify", DecisionReason::NeverRan, 5, json!({}))
+        .ended(ExitKind::Success)
 }
 
 /// The same once more.
-pub(crate) fn all_skipped() -> Tape {
+pub(crate) fn all_skipped() -> JournalFixture {
     clean()
         .attempt(2, "2-bbbbbb", 1, "r1")
         .skip("pull")
         .skip("migrate")
         .skip("switch")
         .skip("verify")
-        .ended(Exit::Success)
+        .ended(ExitKind::Success)
 }
 
 /// A new release whose migration has a mistake.
-pub(crate) fn failed() -> Tape {
+pub(crate) fn failed() -> JournalFixture {
     let why = failure("relation \"order\" does not exist", json!({"file": "migrations/0007_orders.sql", "line": 3}));
     let changed = ["config", "input:migrations", "release"].map(str::to_owned).into();
     clean()
@@ -196,40 +213,44 @@ pub(crate) fn failed() -> Tape {
         .run("pull", new_release(), 8, json!({"bytes": 1536}))
         .begin(
             "migrate",
-            Reason::Changed { components: changed },
+            DecisionReason::Changed { components: changed },
             &[("config", "2"), ("input:migrations", "broken"), ("module", "m")],
         )
-        .log("migrate", Level::Debug, "reading")
-        .log("migrate", Level::Warn, "slow lock")
-        .end("migrate", 41, Outcome::Failed { failure: why })
-        .ended(Exit::Failed)
+        .log("migrate", MessageLevel::Debug, "reading")
+        .log("migrate", MessageLevel::Warn, "slow lock")
+        .end("migrate", 41, StepOutcome::Failed { failure: why })
+        .ended(ExitKind::Failed)
 }
 
 /// The mistake is fixed, and the run goes on.
-pub(crate) fn resumed() -> Tape {
-    let done = Outcome::Succeeded { receipt: receipt(json!({}), json!({"files": 1})) };
+pub(crate) fn resumed() -> JournalFixture {
+    let done = StepOutcome::Succeeded { receipt: receipt(json!({}), json!({"files": 1})) };
     failed()
         .attempt(3, "2-bbbbbb", 2, "r2")
         .skip("pull")
-        .begin("migrate", Reason::FailedBefore, &[("config", "2"), ("input:migrations", "good"), ("module", "m")])
+        .begin(
+            "migrate",
+            DecisionReason::FailedBefore,
+            &[("config", "2"), ("input:migrations", "good"), ("module", "m")],
+        )
         .end("migrate", 12, done)
         .run("switch", new_release(), 2, json!({}))
-        .run("verify", Reason::UpstreamRan, 5, json!({}))
-        .ended(Exit::Success)
+        .run("verify", DecisionReason::UpstreamRan, 5, json!({}))
+        .ended(ExitKind::Success)
 }
 
 /// Someone changed what was pulled.
-pub(crate) fn drifted() -> Tape {
+pub(crate) fn drifted() -> JournalFixture {
     let why = "releases/r1/app.js differs from the archive".to_owned();
     clean()
         .attempt(2, "2-bbbbbb", 1, "r1")
-        .probe("pull", 3, Finding::Drifted { why: why.clone() })
-        .decide("pull", Decision::Stop { reason: Reason::Drifted { why } })
-        .ended(Exit::InDoubt)
+        .probe("pull", 3, ProbeFinding::Drifted { why: why.clone() })
+        .decide("pull", Decision::Stop { reason: DecisionReason::Drifted { why } })
+        .ended(ExitKind::InDoubt)
 }
 
 /// The process died while it migrated.
-pub(crate) fn killed() -> Tape {
+pub(crate) fn killed() -> JournalFixture {
     clean().attempt(2, "2-bbbbbb", 1, "r2").run("pull", new_release(), 8, json!({})).begin(
         "migrate",
         new_release(),
@@ -238,11 +259,12 @@ pub(crate) fn killed() -> Tape {
 }
 
 /// The next attempt finds that the migration was done.
-pub(crate) fn adopted() -> Tape {
+pub(crate) fn adopted() -> JournalFixture {
     let held = receipt(json!({}), json!({}));
-    let interrupted = Reason::Interrupted { finding: Some("held".to_owned()) };
-    let finding = Finding::Held { receipt: held.clone() };
-    let asked = Event::Probe { place: place("migrate"), question: Question::Recorded, took_ms: 4, finding };
+    let interrupted = DecisionReason::Interrupted { finding: Some("held".to_owned()) };
+    let finding = ProbeFinding::Held { receipt: held.clone() };
+    let asked =
+        JournalEvent::Probe { step_target: place("migrate"), probed_input: ProbeInput::Recorded, took_ms: 4, finding };
     killed()
         .attempt(3, "2-bbbbbb", 2, "r2")
         .skip("pull")
@@ -250,21 +272,21 @@ pub(crate) fn adopted() -> Tape {
         .decide("migrate", Decision::Adopt { reason: interrupted, receipt: held })
         .skip("migrate")
         .run("switch", new_release(), 2, json!({}))
-        .run("verify", Reason::UpstreamRan, 5, json!({}))
-        .ended(Exit::Success)
+        .run("verify", DecisionReason::UpstreamRan, 5, json!({}))
+        .ended(ExitKind::Success)
 }
 
 /// The release does not answer, and the one before is live again.
-pub(crate) fn rolled_back() -> Tape {
+pub(crate) fn rolled_back() -> JournalFixture {
     let why = failure("GET /health gave 500, not 200", json!({}));
     clean()
         .attempt(2, "2-bbbbbb", 1, "r2")
         .run("pull", new_release(), 8, json!({}))
         .run("migrate", new_release(), 9, json!({}))
         .run("switch", new_release(), 2, json!({}))
-        .begin("verify", Reason::UpstreamRan, &[("config", "1")])
-        .end("verify", 5_020, Outcome::Failed { failure: why })
-        .push(1, Event::UndoIntent { place: place("switch") })
-        .push(2, Event::UndoOutcome { place: place("switch"), failure: None })
-        .ended(Exit::RolledBack)
+        .begin("verify", DecisionReason::UpstreamRan, &[("config", "1")])
+        .end("verify", 5_020, StepOutcome::Failed { failure: why })
+        .push(1, JournalEvent::UndoIntent { step_target: place("switch") })
+        .push(2, JournalEvent::UndoOutcome { step_target: place("switch"), failure: None })
+        .ended(ExitKind::RolledBack)
 }

@@ -4,38 +4,38 @@ use std::io::Write;
 
 use serde_json::{Value, json};
 
-use super::{Conclusion, Report};
+use super::{CommandConclusion, DeploymentReporter};
 use contract::diagnostic::Notice;
-use journal::event::Entry;
+use journal::event::JournalEntry;
 
 /// Writes JSON lines.
 ///
 /// Each line is an [`Entry`], `{"seq", "prev", "at", "event": {"type", …}}`; the last is `{"type": "result", …}`, see
 /// [`result`].
-pub struct JsonLines {
+pub struct JsonLinesReporter {
     out: Box<dyn Write>,
 }
 
-impl JsonLines {
+impl JsonLinesReporter {
     /// Writes to `out`.
     #[must_use]
     pub fn new(out: Box<dyn Write>) -> Self {
         Self { out }
     }
 
-    fn line(&mut self, value: &impl serde::Serialize) {
+    fn write_line(&mut self, value: &impl serde::Serialize) {
         // A reader that went away must not end the deployment: what happened is in the journal.
         let _ = writeln!(self.out, "{}", line(value)).and_then(|()| self.out.flush());
     }
 }
 
-impl Report for JsonLines {
-    fn event(&mut self, entry: &Entry) {
-        self.line(entry);
+impl DeploymentReporter for JsonLinesReporter {
+    fn on_event(&mut self, entry: &JournalEntry) {
+        self.write_line(entry);
     }
 
-    fn finish(&mut self, conclusion: &Conclusion<'_>) {
-        self.line(&result(conclusion));
+    fn finish(&mut self, conclusion: &CommandConclusion<'_>) {
+        self.write_line(&result(conclusion));
     }
 }
 
@@ -49,13 +49,13 @@ pub fn line(value: &impl serde::Serialize) -> String {
 /// `{"type": "notice", "weight": "warning", "message"}`: what was worth knowing before the attempt began.
 #[must_use]
 pub fn notice(notice: &Notice) -> Value {
-    json!({"type": "notice", "weight": notice.weight, "message": notice.message})
+    json!({"type": "notice", "weight": notice.severity, "message": notice.message})
 }
 
 /// `{"type": "result", "exit": "failed", "status": 1, "code": "P0301", "message", "causes": […], "hint"}`; without an error
 /// the last four are null, and there are no causes.
 #[must_use]
-pub fn result(conclusion: &Conclusion<'_>) -> Value {
+pub fn result(conclusion: &CommandConclusion<'_>) -> Value {
     let error = conclusion.error;
     json!({
         "type": "result",

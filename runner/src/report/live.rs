@@ -9,19 +9,19 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use contract::text;
 
 /// How often the line moves.
-const TICK: Duration = Duration::from_millis(100);
+const TICK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The longest step and message of a moving line, in columns, so that it fits on one line of 80.
-const STEP: usize = 20;
-const MESSAGE: usize = 30;
+const MAX_STEP_COLUMNS: usize = 20;
+const MAX_MESSAGE_COLUMNS: usize = 30;
 
 /// The line of the running step, if one runs.
-pub(super) struct Live {
+pub(super) struct ProgressLine {
     target: Box<dyn Fn() -> ProgressDrawTarget>,
     bar: Option<ProgressBar>,
 }
 
-impl Live {
+impl ProgressLine {
     /// Draws where `target` says; it is asked once a step.
     pub(super) fn new(target: Box<dyn Fn() -> ProgressDrawTarget>) -> Self {
         Self { target, bar: None }
@@ -31,13 +31,13 @@ impl Live {
     pub(super) fn begin(&mut self, place: &str) {
         let bar = ProgressBar::with_draw_target(None, (self.target)());
         bar.set_style(style("  {spinner} {prefix}  {msg} {elapsed}"));
-        bar.set_prefix(text::cut(place, STEP));
-        bar.enable_steady_tick(TICK);
+        bar.set_prefix(text::truncate(place, MAX_STEP_COLUMNS));
+        bar.enable_steady_tick(TICK_INTERVAL);
         self.bar = Some(bar);
     }
 
     /// It is at `done` of `total`.
-    pub(super) fn meter(&mut self, task: &str, done: u64, total: Option<u64>, unit: &str) {
+    pub(super) fn set_progress(&mut self, task: &str, done: u64, total: Option<u64>, unit: &str) {
         let Some(bar) = &self.bar else { return };
         if let Some(total) = total {
             if bar.length().is_none() {
@@ -46,7 +46,10 @@ impl Live {
             bar.set_length(total);
             bar.set_position(done.min(total));
         }
-        bar.set_message(text::cut(&format!("{task} {}", text::amount(done, total, unit)), MESSAGE));
+        bar.set_message(text::truncate(
+            &format!("{task} {}", text::format_amount(done, total, unit)),
+            MAX_MESSAGE_COLUMNS,
+        ));
     }
 
     /// It ended.
@@ -57,7 +60,7 @@ impl Live {
     }
 
     /// Takes the line away, writes something else, and puts it back.
-    pub(super) fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
+    pub(super) fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
         match &self.bar {
             Some(bar) => bar.suspend(write),
             None => write(),
@@ -65,7 +68,7 @@ impl Live {
     }
 }
 
-impl Drop for Live {
+impl Drop for ProgressLine {
     fn drop(&mut self) {
         self.end();
     }

@@ -14,9 +14,9 @@ use std::io::{self, Write};
 
 use contract::{
     TargetName,
-    diagnostic::{Code, Diagnostic, Exit},
+    diagnostic::{Diagnostic, ErrorCode, ExitKind},
 };
-use journal::event::{Entry, Place};
+use journal::event::{JournalEntry, StepTarget};
 
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -30,54 +30,54 @@ pub mod terminal;
 mod tests;
 pub mod words;
 
-pub use contract::render::Color;
-pub use json::JsonLines;
-pub use terminal::{Interactive, Options, Terminal, Verbosity};
+pub use contract::render::ColorMode;
+pub use json::JsonLinesReporter;
+pub use terminal::{InteractiveMode, ReportOptions, TerminalReporter, Verbosity};
 
 /// Something that tells of an attempt while it goes on.
-pub trait Report {
+pub trait DeploymentReporter {
     /// Tells of an entry that was just written to the journal.
-    fn event(&mut self, entry: &Entry);
+    fn on_event(&mut self, entry: &JournalEntry);
 
     /// Tells how it ended. Called once, after the last entry; the error itself is rendered by the caller.
-    fn finish(&mut self, conclusion: &Conclusion<'_>);
+    fn finish(&mut self, conclusion: &CommandConclusion<'_>);
 }
 
 /// One after the other.
-impl<A: Report, B: Report> Report for (A, B) {
-    fn event(&mut self, entry: &Entry) {
-        self.0.event(entry);
-        self.1.event(entry);
+impl<A: DeploymentReporter, B: DeploymentReporter> DeploymentReporter for (A, B) {
+    fn on_event(&mut self, entry: &JournalEntry) {
+        self.0.on_event(entry);
+        self.1.on_event(entry);
     }
 
-    fn finish(&mut self, conclusion: &Conclusion<'_>) {
+    fn finish(&mut self, conclusion: &CommandConclusion<'_>) {
         self.0.finish(conclusion);
         self.1.finish(conclusion);
     }
 }
 
-impl Report for Box<dyn Report> {
-    fn event(&mut self, entry: &Entry) {
-        (**self).event(entry);
+impl DeploymentReporter for Box<dyn DeploymentReporter> {
+    fn on_event(&mut self, entry: &JournalEntry) {
+        (**self).on_event(entry);
     }
 
-    fn finish(&mut self, conclusion: &Conclusion<'_>) {
+    fn finish(&mut self, conclusion: &CommandConclusion<'_>) {
         (**self).finish(conclusion);
     }
 }
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug)]
-pub struct Conclusion<'a> {
+pub struct CommandConclusion<'a> {
     /// How the process ends.
-    pub exit: Exit,
+    pub exit: ExitKind,
     /// What is wrong, if something is.
     pub error: Option<&'a Diagnostic>,
 }
 
 /// For whom a command writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Form {
+pub enum OutputFormat {
     /// For people: at most 80 columns where the content allows it.
     #[default]
     Text,
@@ -89,19 +89,19 @@ pub enum Form {
 ///
 /// # Errors
 /// P0214 when it can't be written.
-pub fn emit(out: &mut dyn Write, answer: &str) -> Result<(), Diagnostic> {
+pub fn write_answer(out: &mut dyn Write, answer: &str) -> Result<(), Diagnostic> {
     match out.write_all(answer.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(Diagnostic::new(Code("P0214"), Exit::Refused, "can't write the answer")
-            .because(error)
-            .hint("see that the file or the disk behind the standard output has room, then ask again")),
+        Err(error) => Err(Diagnostic::new(ErrorCode("P0214"), ExitKind::Refused, "can't write the answer")
+            .with_cause(error)
+            .with_hint("see that the file or the disk behind the standard output has room, then ask again")),
     }
 }
 
 /// How a step on a target is called in a column: `migrate`, or `migrate@web1`.
 #[must_use]
-pub fn label(place: &Place) -> String {
+pub fn step_label(place: &StepTarget) -> String {
     if place.target == TargetName::local() {
         place.step.to_string()
     } else {

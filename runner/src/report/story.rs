@@ -7,54 +7,54 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{label, terminal::Verbosity, words};
-use contract::text::{self, between, took};
+use super::{step_label, terminal::Verbosity, words};
+use contract::text::{self, format_duration, millis_between};
 use contract::{
-    diagnostic::Exit,
-    step::{Level, Outcome, Progress},
+    diagnostic::ExitKind,
+    step::{MessageLevel, StepOutcome, StepProgress},
 };
-use journal::event::{Decision, Entry, Event, Header, ORDERS, Place, Question};
+use journal::event::{COMMAND_OVERRIDES, Decision, JournalEntry, JournalEvent, JournalHeader, ProbeInput, StepTarget};
 
 /// Something to be shown.
 #[derive(Debug, PartialEq)]
-pub(super) enum Telling {
+pub(super) enum DisplayItem {
     /// What this attempt is.
     Heading(String),
     /// A whole line.
-    Line(Line),
+    Line(DisplayLine),
     /// The same; what the step itself said.
-    Said(Line),
+    StepMessage(DisplayLine),
     /// A step begins to act, or to be undone.
-    Begun { word: &'static str, label: String, why: String },
+    StepStarted { keyword: &'static str, label: String, reason: String },
     /// The running step is so far.
     Meter { label: String, task: String, done: u64, total: Option<u64>, unit: String },
     /// The running step ended; its line follows.
-    Over,
+    StepEnded,
 }
 
 /// One line about one step.
 #[derive(Debug, PartialEq)]
-pub(super) struct Line {
+pub(super) struct DisplayLine {
     /// How chatty the user must want it.
-    pub(super) needs: Verbosity,
+    pub(super) min_verbosity: Verbosity,
     /// How it looks.
-    pub(super) tone: Tone,
+    pub(super) style: LineStyle,
     /// The first word, for eyes and `grep`; at most six columns.
-    pub(super) word: &'static str,
+    pub(super) keyword: &'static str,
     /// The step, `migrate` or `migrate@web1`; empty when the line is about none.
     pub(super) label: String,
     /// Why the step ran, which the line that it began with may have said already; foreign.
-    pub(super) why: Option<String>,
+    pub(super) reason: Option<String>,
     /// The rest; foreign.
     pub(super) text: String,
     /// How long it took, if that is known.
     pub(super) took_ms: Option<u64>,
 }
 
-impl Line {
+impl DisplayLine {
     /// Why the step ran, and the rest: for who was not told when it began.
-    pub(super) fn with_why(&self) -> String {
-        match &self.why {
+    pub(super) fn text_with_reason(&self) -> String {
+        match &self.reason {
             Some(why) if self.text.is_empty() => why.clone(),
             Some(why) => format!("{why}; {}", self.text),
             None => self.text.clone(),
@@ -64,22 +64,22 @@ impl Line {
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tone {
+pub(super) enum LineStyle {
     /// Done.
-    Good,
+    Success,
     /// Nothing was to be done.
-    Calm,
+    Muted,
     /// Failed.
-    Bad,
+    Failure,
     /// An operator must look.
-    Doubt,
+    Attention,
     /// In between.
     Plain,
 }
 
 /// What became of a step, for the last line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Fate {
+enum StepStatus {
     Ran,
     Skipped,
     Adopted,
@@ -90,174 +90,233 @@ enum Fate {
 
 /// One attempt, as told so far.
 #[derive(Debug, Default)]
-pub(super) struct Story {
-    header: Option<Header>,
-    began: Option<Timestamp>,
-    last: Option<Timestamp>,
+pub(super) struct EventFormatter {
+    header: Option<JournalHeader>,
+    started_at: Option<Timestamp>,
+    last_entry_at: Option<Timestamp>,
     verified: bool,
-    reasons: BTreeMap<Place, String>,
-    probed: BTreeMap<Place, u64>,
-    fates: BTreeMap<Place, Fate>,
-    stuck: Option<Place>,
-    width: usize,
+    reasons: BTreeMap<StepTarget, String>,
+    probe_times: BTreeMap<StepTarget, u64>,
+    statuses: BTreeMap<StepTarget, StepStatus>,
+    failed_step: Option<StepTarget>,
+    label_width: usize,
 }
 
-impl Story {
+impl EventFormatter {
     /// The width of the column of steps.
-    pub(super) fn width(&self) -> usize {
-        self.width
+    pub(super) fn label_width(&self) -> usize {
+        self.label_width
     }
 
     /// What is to be shown of an entry. `continues` says after what this attempt goes on, if it does.
-    pub(super) fn tell(&mut self, entry: &Entry, continues: Option<&str>) -> Vec<Telling> {
-        self.began.get_or_insert(entry.at);
-        self.last = Some(entry.at);
+    pub(super) fn format_entry(&mut self, entry: &JournalEntry, continues: Option<&str>) -> Vec<DisplayItem> {
+        self.started_at.get_or_insert(entry.at);
+        self.last_entry_at = Some(entry.at);
         match &entry.event {
-            Event::Started(header) => {
+            JournalEvent::Started(header) => {
                 self.header = Some(header.clone());
                 let continues = continues.map(|after| {
                     let text = format!("after {after}");
-                    line(Verbosity::Normal, Tone::Plain, "resume", String::new(), text, None)
+                    line_item(Verbosity::Normal, LineStyle::Plain, "resume", String::new(), text, None)
                 });
-                [Telling::Heading(heading(header))].into_iter().chain(continues).collect()
+                [DisplayItem::Heading(heading(header))].into_iter().chain(continues).collect()
             }
-            Event::Plan { digest, path, steps } => {
-                self.width = steps.iter().map(|step| text::columns(&label(&step.place))).max().unwrap_or(0).min(24);
-                let text = format!("{path}, {}, {}", text::amount(steps.len() as u64, None, "steps"), digest.short(8));
-                vec![aside("plan", text)]
+            JournalEvent::Plan { digest, path, steps } => {
+                self.label_width = steps
+                    .iter()
+                    .map(|step| text::column_count(&step_label(&step.step_target)))
+                    .max()
+                    .unwrap_or(0)
+                    .min(24);
+                let text = format!(
+                    "{path}, {}, {}",
+                    text::format_amount(steps.len() as u64, None, "steps"),
+                    digest.hex_prefix(8)
+                );
+                vec![verbose_item("plan", text)]
             }
-            Event::Torn { file, bytes } => {
+            JournalEvent::Torn { file, bytes } => {
                 let text = format!("{file} ended in a torn line; its {bytes} bytes were dropped");
-                vec![line(Verbosity::Normal, Tone::Plain, "torn", String::new(), text, None)]
+                vec![line_item(Verbosity::Normal, LineStyle::Plain, "torn", String::new(), text, None)]
             }
-            Event::Lock { resource, holder } => vec![aside("lock", format!("{resource} is held by {holder}"))],
-            Event::Override { option, step } => {
+            JournalEvent::Lock { resource, holder } => {
+                vec![verbose_item("lock", format!("{resource} is held by {holder}"))]
+            }
+            JournalEvent::Override { option, step } => {
                 let text = match step {
                     Some(step) => format!("--{option} {step}"),
-                    None if ORDERS.contains(&option.as_str()) => format!("runner {option}"),
+                    None if COMMAND_OVERRIDES.contains(&option.as_str()) => format!("runner {option}"),
                     None => format!("--{option}"),
                 };
-                vec![line(Verbosity::Normal, Tone::Plain, "order", String::new(), text, None)]
+                vec![line_item(Verbosity::Normal, LineStyle::Plain, "order", String::new(), text, None)]
             }
-            Event::Decision { place, decision } => self.decision(place, decision),
-            Event::Intent { place, key, fingerprint, .. } => {
-                self.stuck = Some(place.clone());
+            JournalEvent::Decision { step_target: place, decision } => self.decision_items(place, decision),
+            JournalEvent::Intent { step_target: place, key, fingerprint, .. } => {
+                self.failed_step = Some(place.clone());
                 let why = self.reasons.get(place).cloned().unwrap_or_default();
-                let text = format!("fingerprint {}, key {key}", fingerprint.digest().short(8));
+                let text = format!("fingerprint {}, key {key}", fingerprint.digest().hex_prefix(8));
                 vec![
-                    line(Verbosity::Verbose, Tone::Calm, "intent", label(place), text, None),
-                    Telling::Begun { word: "start", label: label(place), why },
+                    line_item(Verbosity::Verbose, LineStyle::Muted, "intent", step_label(place), text, None),
+                    DisplayItem::StepStarted { keyword: "start", label: step_label(place), reason: why },
                 ]
             }
-            Event::Progress { place, progress } => vec![told(place, progress)],
-            Event::Outcome { place, took_ms, result } => self.outcome(place, *took_ms, result),
-            Event::Probe { place, question, took_ms, finding } => {
-                self.probed.insert(place.clone(), *took_ms);
+            JournalEvent::Progress { step_target: place, progress } => vec![progress_item(place, progress)],
+            JournalEvent::Outcome { step_target: place, took_ms, outcome: result } => {
+                self.outcome_items(place, *took_ms, result)
+            }
+            JournalEvent::Probe { step_target: place, probed_input: question, took_ms, finding } => {
+                self.probe_times.insert(place.clone(), *took_ms);
                 let about = match question {
-                    Question::Current => "",
-                    Question::Recorded => ", asked about the input on record",
+                    ProbeInput::Current => "",
+                    ProbeInput::Recorded => ", asked about the input on record",
                 };
                 let text = format!("{}{about}", words::finding(finding));
-                vec![line(Verbosity::Verbose, Tone::Calm, "probe", label(place), text, Some(*took_ms))]
+                vec![line_item(Verbosity::Verbose, LineStyle::Muted, "probe", step_label(place), text, Some(*took_ms))]
             }
-            Event::UndoIntent { place } => {
-                vec![Telling::Begun { word: "undo", label: label(place), why: String::new() }]
+            JournalEvent::UndoIntent { step_target: place } => {
+                vec![DisplayItem::StepStarted { keyword: "undo", label: step_label(place), reason: String::new() }]
             }
-            Event::UndoOutcome { place, failure } => {
+            JournalEvent::UndoOutcome { step_target: place, failure } => {
                 let told = match failure {
                     None => {
-                        self.fates.insert(place.clone(), Fate::Undone);
-                        line(Verbosity::Normal, Tone::Good, "undid", label(place), String::new(), None)
+                        self.statuses.insert(place.clone(), StepStatus::Undone);
+                        line_item(
+                            Verbosity::Normal,
+                            LineStyle::Success,
+                            "undid",
+                            step_label(place),
+                            String::new(),
+                            None,
+                        )
                     }
                     Some(failure) => {
-                        self.fates.insert(place.clone(), Fate::Failed);
+                        self.statuses.insert(place.clone(), StepStatus::Failed);
                         let text = format!("it could not be undone: {}", words::failure(failure));
-                        line(Verbosity::Quiet, Tone::Bad, "FAIL", label(place), text, None)
+                        line_item(Verbosity::Quiet, LineStyle::Failure, "FAIL", step_label(place), text, None)
                     }
                 };
-                vec![Telling::Over, told]
+                vec![DisplayItem::StepEnded, told]
             }
-            Event::Ended { verified, .. } => {
+            JournalEvent::Ended { verified, .. } => {
                 self.verified = *verified;
                 Vec::new()
             }
-            Event::Unrecognized => Vec::new(),
+            JournalEvent::Unrecognized => Vec::new(),
         }
     }
 
-    fn decision(&mut self, place: &Place, decision: &Decision) -> Vec<Telling> {
-        let why = words::because(decision);
+    fn decision_items(&mut self, place: &StepTarget, decision: &Decision) -> Vec<DisplayItem> {
+        let why = words::decision_reason(decision);
         match decision {
             Decision::Skip { .. } => {
-                self.fates.entry(place.clone()).or_insert(Fate::Skipped);
-                vec![line(Verbosity::Normal, Tone::Calm, "skip", label(place), why, self.probed.remove(place))]
+                self.statuses.entry(place.clone()).or_insert(StepStatus::Skipped);
+                vec![line_item(
+                    Verbosity::Normal,
+                    LineStyle::Muted,
+                    "skip",
+                    step_label(place),
+                    why,
+                    self.probe_times.remove(place),
+                )]
             }
             Decision::Adopt { .. } => {
-                self.fates.insert(place.clone(), Fate::Adopted);
-                vec![line(Verbosity::Normal, Tone::Good, "adopt", label(place), why, self.probed.remove(place))]
+                self.statuses.insert(place.clone(), StepStatus::Adopted);
+                vec![line_item(
+                    Verbosity::Normal,
+                    LineStyle::Success,
+                    "adopt",
+                    step_label(place),
+                    why,
+                    self.probe_times.remove(place),
+                )]
             }
             Decision::Run { .. } => {
                 self.reasons.insert(place.clone(), why);
                 Vec::new()
             }
             Decision::Stop { .. } => {
-                self.fates.insert(place.clone(), Fate::InDoubt);
-                self.stuck = Some(place.clone());
-                vec![line(Verbosity::Quiet, Tone::Doubt, "STOP", label(place), why, self.probed.remove(place))]
+                self.statuses.insert(place.clone(), StepStatus::InDoubt);
+                self.failed_step = Some(place.clone());
+                vec![line_item(
+                    Verbosity::Quiet,
+                    LineStyle::Attention,
+                    "STOP",
+                    step_label(place),
+                    why,
+                    self.probe_times.remove(place),
+                )]
             }
         }
     }
 
-    fn outcome(&mut self, place: &Place, took_ms: u64, result: &Outcome) -> Vec<Telling> {
-        let label = label(place);
+    fn outcome_items(&mut self, place: &StepTarget, took_ms: u64, result: &StepOutcome) -> Vec<DisplayItem> {
+        let label = step_label(place);
         let took_ms = Some(took_ms);
         let (fate, told) = match result {
-            Outcome::Succeeded { receipt } => {
-                let (needs, tone, word) = (Verbosity::Normal, Tone::Good, "ran");
+            StepOutcome::Succeeded { receipt } => {
+                let (needs, tone, word) = (Verbosity::Normal, LineStyle::Success, "ran");
                 let (why, text) = (self.reasons.get(place).cloned(), words::notes(&receipt.notes));
-                (Fate::Ran, Telling::Line(Line { needs, tone, word, label, why, text, took_ms }))
+                (
+                    StepStatus::Ran,
+                    DisplayItem::Line(DisplayLine {
+                        min_verbosity: needs,
+                        style: tone,
+                        keyword: word,
+                        label,
+                        reason: why,
+                        text,
+                        took_ms,
+                    }),
+                )
             }
-            Outcome::Failed { failure } => {
-                (Fate::Failed, line(Verbosity::Quiet, Tone::Bad, "FAIL", label, words::failure(failure), took_ms))
-            }
-            Outcome::Unknown { failure } => {
+            StepOutcome::Failed { failure } => (
+                StepStatus::Failed,
+                line_item(Verbosity::Quiet, LineStyle::Failure, "FAIL", label, words::failure(failure), took_ms),
+            ),
+            StepOutcome::Unknown { failure } => {
                 let text = format!("it can't be told how far it got: {}", words::failure(failure));
-                (Fate::InDoubt, line(Verbosity::Quiet, Tone::Doubt, "LOST", label, text, took_ms))
+                (StepStatus::InDoubt, line_item(Verbosity::Quiet, LineStyle::Attention, "LOST", label, text, took_ms))
             }
         };
-        self.stuck = match fate {
-            Fate::Ran => None,
-            Fate::Skipped | Fate::Adopted | Fate::Failed | Fate::InDoubt | Fate::Undone => Some(place.clone()),
+        self.failed_step = match fate {
+            StepStatus::Ran => None,
+            StepStatus::Skipped
+            | StepStatus::Adopted
+            | StepStatus::Failed
+            | StepStatus::InDoubt
+            | StepStatus::Undone => Some(place.clone()),
         };
-        self.fates.insert(place.clone(), fate);
-        vec![Telling::Over, told]
+        self.statuses.insert(place.clone(), fate);
+        vec![DisplayItem::StepEnded, told]
     }
 
     /// The last line; none when no attempt began.
-    pub(super) fn summary(&self, exit: Exit) -> Option<String> {
-        let (Some(header), Some(began), Some(last)) = (&self.header, self.began, self.last) else { return None };
+    pub(super) fn summary_line(&self, exit: ExitKind) -> Option<String> {
+        let (Some(header), Some(began), Some(last)) = (&self.header, self.started_at, self.last_entry_at) else {
+            return None;
+        };
         let (release, environment) = (&header.release.label, &header.environment);
-        let (took, counts) = (took(between(began, last)), self.counts());
-        let at = self.stuck.as_ref().map(|place| format!(" at {place}")).unwrap_or_default();
+        let (took, counts) = (format_duration(millis_between(began, last)), self.counts());
+        let at = self.failed_step.as_ref().map(|place| format!(" at {place}")).unwrap_or_default();
         Some(match exit {
-            Exit::Success if !self.verified => {
+            ExitKind::Success if !self.verified => {
                 format!("did a part of {release} in {environment} in {took}{counts}; it is not verified")
             }
-            Exit::Success if self.fates.values().all(|fate| *fate == Fate::Skipped) => {
+            ExitKind::Success if self.statuses.values().all(|fate| *fate == StepStatus::Skipped) => {
                 format!("{release} is deployed to {environment} already; looked in {took}{counts}")
             }
-            Exit::Success => format!("deployed {release} to {environment} in {took}{counts}"),
-            Exit::RolledBack => {
-                let after = self.stuck.as_ref().map(|place| format!(" after {place} failed")).unwrap_or_default();
+            ExitKind::Success => format!("deployed {release} to {environment} in {took}{counts}"),
+            ExitKind::RolledBack => {
+                let after = self.failed_step.as_ref().map(|place| format!(" after {place} failed")).unwrap_or_default();
                 format!("ROLLED BACK {release} in {environment}{after}{counts}")
             }
-            Exit::Failed
-            | Exit::Refused
-            | Exit::InDoubt
-            | Exit::Locked
-            | Exit::Journal
-            | Exit::Bug
-            | Exit::Interrupted => {
+            ExitKind::Failed
+            | ExitKind::Refused
+            | ExitKind::InDoubt
+            | ExitKind::Locked
+            | ExitKind::Journal
+            | ExitKind::Bug
+            | ExitKind::Interrupted => {
                 let result = words::result(Some(exit), false).to_uppercase();
                 format!("{result} {release} to {environment}{at} after {took}{counts}")
             }
@@ -266,17 +325,17 @@ impl Story {
 
     fn counts(&self) -> String {
         let mut counts = BTreeMap::new();
-        for fate in self.fates.values() {
+        for fate in self.statuses.values() {
             *counts.entry(*fate).or_insert(0) += 1;
         }
-        let phrase = |(fate, count): (&Fate, &u32)| {
+        let phrase = |(fate, count): (&StepStatus, &u32)| {
             let word = match fate {
-                Fate::Ran => "ran",
-                Fate::Skipped => "skipped",
-                Fate::Adopted => "adopted",
-                Fate::Failed => "failed",
-                Fate::InDoubt => "in doubt",
-                Fate::Undone => "undone",
+                StepStatus::Ran => "ran",
+                StepStatus::Skipped => "skipped",
+                StepStatus::Adopted => "adopted",
+                StepStatus::Failed => "failed",
+                StepStatus::InDoubt => "in doubt",
+                StepStatus::Undone => "undone",
             };
             format!("{count} {word}")
         };
@@ -285,40 +344,62 @@ impl Story {
     }
 }
 
-fn heading(header: &Header) -> String {
-    let Header { app, environment, run, attempt, release, .. } = header;
+fn heading(header: &JournalHeader) -> String {
+    let JournalHeader { app, environment, run, attempt, release, .. } = header;
     format!("{app} {} to {environment} (run {run}, attempt {attempt})", release.label)
 }
 
-fn told(place: &Place, progress: &Progress) -> Telling {
+fn progress_item(place: &StepTarget, progress: &StepProgress) -> DisplayItem {
     match progress {
-        Progress::Log { level, message, fields } => {
+        StepProgress::Log { level, message, fields } => {
             let (needs, tone) = match level {
-                Level::Trace | Level::Debug | Level::Info => (Verbosity::Verbose, Tone::Calm),
-                Level::Warn => (Verbosity::Normal, Tone::Doubt),
-                Level::Error => (Verbosity::Normal, Tone::Bad),
+                MessageLevel::Trace | MessageLevel::Debug | MessageLevel::Info => {
+                    (Verbosity::Verbose, LineStyle::Muted)
+                }
+                MessageLevel::Warn => (Verbosity::Normal, LineStyle::Attention),
+                MessageLevel::Error => (Verbosity::Normal, LineStyle::Failure),
             };
             let text = format!("{message}{}", words::fields(fields));
-            let (word, label) = (words::level(*level), label(place));
-            Telling::Said(Line { needs, tone, word, label, why: None, text, took_ms: None })
+            let (word, label) = (words::level(*level), step_label(place));
+            DisplayItem::StepMessage(DisplayLine {
+                min_verbosity: needs,
+                style: tone,
+                keyword: word,
+                label,
+                reason: None,
+                text,
+                took_ms: None,
+            })
         }
-        Progress::Meter { task, done, total, unit } => {
-            Telling::Meter { label: label(place), task: task.clone(), done: *done, total: *total, unit: unit.clone() }
-        }
+        StepProgress::Meter { task, done, total, unit } => DisplayItem::Meter {
+            label: step_label(place),
+            task: task.clone(),
+            done: *done,
+            total: *total,
+            unit: unit.clone(),
+        },
     }
 }
 
-fn aside(word: &'static str, text: String) -> Telling {
-    line(Verbosity::Verbose, Tone::Calm, word, String::new(), text, None)
+fn verbose_item(word: &'static str, text: String) -> DisplayItem {
+    line_item(Verbosity::Verbose, LineStyle::Muted, word, String::new(), text, None)
 }
 
-fn line(
+fn line_item(
     needs: Verbosity,
-    tone: Tone,
+    tone: LineStyle,
     word: &'static str,
     label: String,
     text: String,
     took_ms: Option<u64>,
-) -> Telling {
-    Telling::Line(Line { needs, tone, word, label, why: None, text, took_ms })
+) -> DisplayItem {
+    DisplayItem::Line(DisplayLine {
+        min_verbosity: needs,
+        style: tone,
+        keyword: word,
+        label,
+        reason: None,
+        text,
+        took_ms,
+    })
 }

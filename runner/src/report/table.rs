@@ -1,17 +1,17 @@
 //! Columns that line up, for the answers of commands.
 
-use contract::text::{WIDTH, columns, cut, visible};
+use contract::text::{WIDTH, column_count, escape_line, truncate};
 
 /// Lays out rows under a head, two spaces between columns, each line indented by `indent`. The last column is cut where
 /// the line would be wider than [`WIDTH`], but never below eight columns; the others are as wide as their widest cell.
 /// Cells may be foreign text.
 #[must_use]
 pub fn table<const N: usize>(indent: usize, head: [&str; N], rows: &[[String; N]]) -> String {
-    let rows: Vec<_> = rows.iter().map(|row| row.each_ref().map(|cell| visible(cell))).collect();
-    let mut widths = head.map(columns);
+    let rows: Vec<_> = rows.iter().map(|row| row.each_ref().map(|cell| escape_line(cell))).collect();
+    let mut widths = head.map(column_count);
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = columns(cell).max(*width);
+            *width = column_count(cell).max(*width);
         }
     }
     let before_last: usize = widths.iter().take(N.saturating_sub(1)).map(|width| width + 2).sum();
@@ -21,7 +21,7 @@ pub fn table<const N: usize>(indent: usize, head: [&str; N], rows: &[[String; N]
         let mut line = " ".repeat(indent);
         for (index, (cell, width)) in row.iter().zip(widths).enumerate() {
             if index + 1 == N {
-                line.push_str(&cut(cell, room));
+                line.push_str(&truncate(cell, room));
             } else {
                 line.push_str(&format!("{cell:<width$}  "));
             }

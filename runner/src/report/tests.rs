@@ -12,29 +12,30 @@ use indicatif::{ProgressDrawTarget, TermLike};
 use serde_json::json;
 
 use super::{
-    Color, Conclusion, Interactive, JsonLines, Options, Report, Terminal, Verbosity,
-    fixture::{self, Tape},
+    ColorMode, CommandConclusion, DeploymentReporter, InteractiveMode, JsonLinesReporter, ReportOptions,
+    TerminalReporter, Verbosity,
+    fixture::{self, JournalFixture},
 };
 use contract::{
-    diagnostic::{Code, Diagnostic, Exit},
-    step::{Level, Outcome, Receipt},
+    diagnostic::{Diagnostic, ErrorCode, ExitKind},
+    step::{MessageLevel, Receipt, StepOutcome},
 };
 use journal::{
-    Event, Place,
-    event::{Decision, Reason},
+    JournalEvent, StepTarget,
+    event::{Decision, DecisionReason},
 };
 
 /// A stream whose content can be looked at.
 #[derive(Clone, Default)]
-struct Shared(Rc<RefCell<Vec<u8>>>);
+struct SharedBuffer(Rc<RefCell<Vec<u8>>>);
 
-impl Shared {
+impl SharedBuffer {
     fn text(&self) -> String {
         String::from_utf8(self.0.borrow().clone()).unwrap()
     }
 }
 
-impl Write for Shared {
+impl Write for SharedBuffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.borrow_mut().write(bytes)
     }
@@ -45,22 +46,27 @@ impl Write for Shared {
 }
 
 /// Tells the last attempt of a tape without a terminal; both streams, one after the other.
-fn told(tape: &Tape, options: Options, exit: Exit) -> String {
-    let stream = Shared::default();
-    let mut terminal = Terminal::new(Box::new(stream.clone()), Box::new(stream.clone()), options);
-    for entry in tape.last() {
-        terminal.event(entry);
+fn render_attempt(tape: &JournalFixture, options: ReportOptions, exit: ExitKind) -> String {
+    let stream = SharedBuffer::default();
+    let mut terminal = TerminalReporter::new(Box::new(stream.clone()), Box::new(stream.clone()), options);
+    for entry in tape.last_attempt() {
+        terminal.on_event(entry);
     }
-    terminal.finish(&Conclusion { exit, error: None });
+    terminal.finish(&CommandConclusion { exit, error: None });
     stream.text()
 }
 
-fn plain(verbosity: Verbosity, continues: Option<&str>) -> Options {
-    Options { verbosity, color: Color::Off, interactive: Interactive::No, continues: continues.map(str::to_owned) }
+fn plain_options(verbosity: Verbosity, continues: Option<&str>) -> ReportOptions {
+    ReportOptions {
+        verbosity,
+        color: ColorMode::Off,
+        interactive: InteractiveMode::No,
+        continues_after: continues.map(str::to_owned),
+    }
 }
 
-fn check(tape: &Tape, exit: Exit, continues: Option<&str>, expected: Expect) {
-    let text = told(tape, plain(Verbosity::Normal, continues), exit);
+fn check(tape: &JournalFixture, exit: ExitKind, continues: Option<&str>, expected: Expect) {
+    let text = render_attempt(tape, plain_options(Verbosity::Normal, continues), exit);
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     expected.assert_eq(&text);
 }
@@ -69,7 +75,7 @@ fn check(tape: &Tape, exit: Exit, continues: Option<&str>, expected: Expect) {
 fn a_clean_deployment() {
     check(
         &fixture::clean(),
-        Exit::Success,
+        ExitKind::Success,
         None,
         expect![[r#"
         shop r1 to test (run 1-aaaaaa, attempt 1)
@@ -90,7 +96,7 @@ fn a_clean_deployment() {
 fn all_is_skipped() {
     check(
         &fixture::all_skipped(),
-        Exit::Success,
+        ExitKind::Success,
         None,
         expect![[r#"
         shop r1 to test (run 2-bbbbbb, attempt 1)
@@ -107,7 +113,7 @@ fn all_is_skipped() {
 fn a_failure_names_file_and_line() {
     check(
         &fixture::failed(),
-        Exit::Failed,
+        ExitKind::Failed,
         None,
         expect![[r#"
         shop r2 to test (run 2-bbbbbb, attempt 1)
@@ -126,7 +132,7 @@ fn a_failure_names_file_and_line() {
 fn a_run_is_resumed() {
     check(
         &fixture::resumed(),
-        Exit::Success,
+        ExitKind::Success,
         Some("`migrate` failed"),
         expect![[r#"
         shop r2 to test (run 2-bbbbbb, attempt 2)
@@ -147,7 +153,7 @@ fn a_run_is_resumed() {
 fn drift_stops() {
     check(
         &fixture::drifted(),
-        Exit::InDoubt,
+        ExitKind::InDoubt,
         None,
         expect![[r#"
         shop r1 to test (run 2-bbbbbb, attempt 1)
@@ -162,7 +168,7 @@ fn drift_stops() {
 fn an_interrupted_step_is_named_by_the_last_line() {
     check(
         &fixture::killed(),
-        Exit::Interrupted,
+        ExitKind::Interrupted,
         None,
         expect![[r#"
         shop r2 to test (run 2-bbbbbb, attempt 1)
@@ -178,7 +184,7 @@ fn an_interrupted_step_is_named_by_the_last_line() {
 fn an_effect_is_adopted() {
     check(
         &fixture::adopted(),
-        Exit::Success,
+        ExitKind::Success,
         Some("`migrate` was interrupted"),
         expect![[r#"
         shop r2 to test (run 2-bbbbbb, attempt 2)
@@ -200,7 +206,7 @@ fn an_effect_is_adopted() {
 fn a_release_is_rolled_back() {
     check(
         &fixture::rolled_back(),
-        Exit::RolledBack,
+        ExitKind::RolledBack,
         None,
         expect![[r#"
         shop r2 to test (run 2-bbbbbb, attempt 1)
@@ -221,7 +227,7 @@ fn a_release_is_rolled_back() {
 
 #[test]
 fn verbose_tells_all() {
-    let text = told(&fixture::failed(), plain(Verbosity::Verbose, None), Exit::Failed);
+    let text = render_attempt(&fixture::failed(), plain_options(Verbosity::Verbose, None), ExitKind::Failed);
     expect![[r#"
         shop r2 to test (run 2-bbbbbb, attempt 1)
           plan            deploy.yml, 4 steps, 29fde71e
@@ -241,7 +247,7 @@ fn verbose_tells_all() {
 
 #[test]
 fn verbose_tells_probes() {
-    let text = told(&fixture::adopted(), plain(Verbosity::Verbose, None), Exit::Success);
+    let text = render_attempt(&fixture::adopted(), plain_options(Verbosity::Verbose, None), ExitKind::Success);
     expect![[r#"
         shop r2 to test (run 2-bbbbbb, attempt 2)
           plan            deploy.yml, 4 steps, 29fde71e
@@ -265,21 +271,21 @@ fn verbose_tells_probes() {
 
 #[test]
 fn rare_events_have_their_line() {
-    let place = || Place { step: "pull".parse().unwrap(), target: "web1".parse().unwrap() };
-    let lost = Outcome::Unknown { failure: fixture::failure("the call took longer than 5 min", json!({})) };
+    let place = || StepTarget { step: "pull".parse().unwrap(), target: "web1".parse().unwrap() };
+    let lost = StepOutcome::Unknown { failure: fixture::failure("the call took longer than 5 min", json!({})) };
     let failure = Some(fixture::failure("the link is gone", json!({})));
-    let tape = Tape::new()
+    let tape = JournalFixture::new()
         .attempt(1, "1-aaaaaa", 1, "r1")
-        .push(1, Event::Lock { resource: "shop/test".to_owned(), holder: "ann@host, process 7".to_owned() })
-        .push(1, Event::Override { option: "start-from".to_owned(), step: Some(place().step) })
-        .decide("pull", Decision::Skip { reason: Reason::OperatorWord, receipt: Receipt::default() })
-        .begin("migrate", Reason::NeverRan, &[])
+        .push(1, JournalEvent::Lock { resource: "shop/test".to_owned(), holder: "ann@host, process 7".to_owned() })
+        .push(1, JournalEvent::Override { option: "start-from".to_owned(), step: Some(place().step) })
+        .decide("pull", Decision::Skip { reason: DecisionReason::RequestedByOperator, receipt: Receipt::default() })
+        .begin("migrate", DecisionReason::NeverRan, &[])
         .meter("migrate", 1536, None)
         .end("migrate", 300_000, lost)
-        .push(1, Event::UndoIntent { place: place() })
-        .push(1, Event::UndoOutcome { place: place(), failure })
-        .ended(Exit::InDoubt);
-    let text = told(&tape, plain(Verbosity::Verbose, None), Exit::InDoubt);
+        .push(1, JournalEvent::UndoIntent { step_target: place() })
+        .push(1, JournalEvent::UndoOutcome { step_target: place(), failure })
+        .ended(ExitKind::InDoubt);
+    let text = render_attempt(&tape, plain_options(Verbosity::Verbose, None), ExitKind::InDoubt);
     expect![[r#"
         shop r1 to test (run 1-aaaaaa, attempt 1)
           plan            deploy.yml, 4 steps, 29fde71e
@@ -300,14 +306,14 @@ fn rare_events_have_their_line() {
 
 #[test]
 fn quiet_tells_failures_and_the_end() {
-    let text = told(&fixture::failed(), plain(Verbosity::Quiet, None), Exit::Failed);
+    let text = render_attempt(&fixture::failed(), plain_options(Verbosity::Quiet, None), ExitKind::Failed);
     expect![[r#"
           FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not
                           exist                                                    41 ms
         FAILED r2 to test at `migrate` after 55 ms (1 ran, 1 failed)
     "#]]
     .assert_eq(&text);
-    let text = told(&fixture::clean(), plain(Verbosity::Quiet, None), Exit::Success);
+    let text = render_attempt(&fixture::clean(), plain_options(Verbosity::Quiet, None), ExitKind::Success);
     expect![[r#"
         deployed r1 to test in 1.3 s (4 ran)
     "#]]
@@ -316,23 +322,26 @@ fn quiet_tells_failures_and_the_end() {
 
 #[test]
 fn nothing_is_told_of_an_attempt_that_did_not_begin() {
-    let stream = Shared::default();
-    let mut terminal =
-        Terminal::new(Box::new(stream.clone()), Box::new(stream.clone()), plain(Verbosity::Normal, None));
-    terminal.finish(&Conclusion { exit: Exit::Locked, error: None });
+    let stream = SharedBuffer::default();
+    let mut terminal = TerminalReporter::new(
+        Box::new(stream.clone()),
+        Box::new(stream.clone()),
+        plain_options(Verbosity::Normal, None),
+    );
+    terminal.finish(&CommandConclusion { exit: ExitKind::Locked, error: None });
     assert_eq!(stream.text(), "");
 }
 
 #[test]
 fn escapes_of_a_guest_are_harmless() {
     let message = "\u{1b}[2J\u{1b}]0;pwned\u{7}fine\n::error::forged\r\nskip   pull";
-    let tape = Tape::new()
+    let tape = JournalFixture::new()
         .attempt(1, "1-aaaaaa", 1, "r1")
-        .begin("pull", Reason::NeverRan, &[])
-        .log("pull", Level::Error, message)
-        .end("pull", 1, Outcome::Failed { failure: fixture::failure(message, json!({})) })
-        .ended(Exit::Failed);
-    let text = told(&tape, plain(Verbosity::Normal, None), Exit::Failed);
+        .begin("pull", DecisionReason::NeverRan, &[])
+        .log("pull", MessageLevel::Error, message)
+        .end("pull", 1, StepOutcome::Failed { failure: fixture::failure(message, json!({})) })
+        .ended(ExitKind::Failed);
+    let text = render_attempt(&tape, plain_options(Verbosity::Normal, None), ExitKind::Failed);
     assert!(text.chars().all(|char| char == '\n' || !char.is_control()), "{text:?}");
     expect![[r#"
         shop r1 to test (run 1-aaaaaa, attempt 1)
@@ -350,8 +359,8 @@ fn escapes_of_a_guest_are_harmless() {
 
 #[test]
 fn colour_is_on_the_word_only() {
-    let options = Options { color: Color::On, ..plain(Verbosity::Normal, None) };
-    let text = told(&fixture::drifted(), options, Exit::InDoubt).replace('\u{1b}', "^");
+    let options = ReportOptions { color: ColorMode::On, ..plain_options(Verbosity::Normal, None) };
+    let text = render_attempt(&fixture::drifted(), options, ExitKind::InDoubt).replace('\u{1b}', "^");
     expect![[r#"
         shop r1 to test (run 2-bbbbbb, attempt 1)
           ^[1m^[33mSTOP^[0m   pull     something else is there: releases/r1/app.js differs from
@@ -363,34 +372,36 @@ fn colour_is_on_the_word_only() {
 
 #[test]
 fn json_lines_are_the_journal_and_the_result() {
-    let stream = Shared::default();
-    let mut report = JsonLines::new(Box::new(stream.clone()));
+    let stream = SharedBuffer::default();
+    let mut report = JsonLinesReporter::new(Box::new(stream.clone()));
     let tape = fixture::failed();
-    for entry in tape.last() {
-        report.event(entry);
+    for entry in tape.last_attempt() {
+        report.on_event(entry);
     }
-    let error = Diagnostic::new(Code("P0301"), Exit::Failed, "step `migrate` failed ##[error]").hint("fix it");
-    report.finish(&Conclusion { exit: Exit::Failed, error: Some(&error) });
+    let error =
+        Diagnostic::new(ErrorCode("P0301"), ExitKind::Failed, "step `migrate` failed ##[error]").with_hint("fix it");
+    report.finish(&CommandConclusion { exit: ExitKind::Failed, error: Some(&error) });
     let text = stream.text();
     let mut lines: Vec<_> = text.lines().collect();
     let result = lines.pop().unwrap();
-    let entries: Vec<journal::event::Entry> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(entries, tape.last());
+    let entries: Vec<journal::event::JournalEntry> =
+        lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(entries, tape.last_attempt());
     expect![[r#"{"type":"result","exit":"failed","status":1,"code":"P0301","message":"step `migrate` failed #\u0023[error]","causes":[],"hint":"fix it"}"#]].assert_eq(result);
 }
 
 /// What indicatif draws.
 #[derive(Clone, Debug, Default)]
-struct Screen(Arc<Mutex<Vec<String>>>);
+struct RecordingTerm(Arc<Mutex<Vec<String>>>);
 
-impl Screen {
-    fn note(&self, what: &str) -> io::Result<()> {
+impl RecordingTerm {
+    fn record(&self, what: &str) -> io::Result<()> {
         self.0.lock().unwrap().push(what.to_owned());
         Ok(())
     }
 }
 
-impl TermLike for Screen {
+impl TermLike for RecordingTerm {
     fn width(&self) -> u16 {
         80
     }
@@ -407,13 +418,13 @@ impl TermLike for Screen {
         Ok(())
     }
     fn write_line(&self, line: &str) -> io::Result<()> {
-        self.note(line)
+        self.record(line)
     }
     fn write_str(&self, text: &str) -> io::Result<()> {
-        self.note(text)
+        self.record(text)
     }
     fn clear_line(&self) -> io::Result<()> {
-        self.note("<clear>")
+        self.record("<clear>")
     }
     fn flush(&self) -> io::Result<()> {
         Ok(())
@@ -422,16 +433,17 @@ impl TermLike for Screen {
 
 #[test]
 fn on_a_terminal_a_step_has_one_final_line_and_a_moving_one() {
-    let (screen, stream) = (Screen::default(), Shared::default());
-    let options = Options { interactive: Interactive::Yes, ..plain(Verbosity::Normal, None) };
+    let (screen, stream) = (RecordingTerm::default(), SharedBuffer::default());
+    let options = ReportOptions { interactive: InteractiveMode::Yes, ..plain_options(Verbosity::Normal, None) };
     let target = screen.clone();
-    let mut terminal = Terminal::drawing(Box::new(stream.clone()), Box::new(stream.clone()), options, move || {
-        ProgressDrawTarget::term_like(Box::new(target.clone()))
-    });
-    for entry in fixture::clean().last() {
-        terminal.event(entry);
+    let mut terminal =
+        TerminalReporter::with_draw_target(Box::new(stream.clone()), Box::new(stream.clone()), options, move || {
+            ProgressDrawTarget::term_like(Box::new(target.clone()))
+        });
+    for entry in fixture::clean().last_attempt() {
+        terminal.on_event(entry);
     }
-    terminal.finish(&Conclusion { exit: Exit::Success, error: None });
+    terminal.finish(&CommandConclusion { exit: ExitKind::Success, error: None });
     expect![[r#"
         shop r1 to test (run 1-aaaaaa, attempt 1)
           ran    pull     it never ran here; 2.0 KiB                               1.2 s

@@ -7,13 +7,13 @@ use serde_json::{Map, Value};
 
 use contract::text;
 use contract::{
-    diagnostic::Exit,
-    step::{Failure, Finding, Level, Outcome, Phase},
+    diagnostic::ExitKind,
+    step::{MessageLevel, ProbeFinding, StepFailure, StepOutcome, StepPhase},
 };
-use journal::event::{Decision, Place, Reason};
+use journal::event::{Decision, DecisionReason, StepTarget};
 
 /// How many changed components are named in a phrase; `why` lists all.
-const NAMED: usize = 3;
+const MAX_NAMED_COMPONENTS: usize = 3;
 
 /// The word for a decision, in the present: what is done.
 #[must_use]
@@ -28,7 +28,7 @@ pub fn decision(decision: &Decision) -> &'static str {
 
 /// The reason of a decision.
 #[must_use]
-pub fn reason_of(decision: &Decision) -> &Reason {
+pub fn reason_of(decision: &Decision) -> &DecisionReason {
     match decision {
         Decision::Skip { reason, .. }
         | Decision::Adopt { reason, .. }
@@ -39,44 +39,48 @@ pub fn reason_of(decision: &Decision) -> &Reason {
 
 /// Why a decision was taken, as it stands after "because".
 #[must_use]
-pub fn because(decision: &Decision) -> String {
+pub fn decision_reason(decision: &Decision) -> String {
     match (decision, reason_of(decision)) {
-        (Decision::Skip { .. }, Reason::OperatorWord) => "you say that it is done".to_owned(),
-        (Decision::Run { .. }, Reason::OperatorWord) => "you named it".to_owned(),
+        (Decision::Skip { .. }, DecisionReason::RequestedByOperator) => "you say that it is done".to_owned(),
+        (Decision::Run { .. }, DecisionReason::RequestedByOperator) => "you named it".to_owned(),
         (_, because) => reason(because),
     }
 }
 
 /// A reason, as it stands after "because".
 #[must_use]
-pub fn reason(reason: &Reason) -> String {
+pub fn reason(reason: &DecisionReason) -> String {
     match reason {
-        Reason::NeverRan => "it never ran here".to_owned(),
-        Reason::Reverted => "it was undone".to_owned(),
-        Reason::FailedBefore => "it failed the last time".to_owned(),
-        Reason::Changed { components } => changed(components),
-        Reason::Held => "its effect still holds".to_owned(),
-        Reason::Absent => "its effect is not there".to_owned(),
-        Reason::Drifted { why } => format!("something else is there: {why}"),
-        Reason::DriftAccepted { why } => format!("you accept what is there: {why}"),
-        Reason::Unknown { why } => format!("it can't be told whether its effect holds: {why}"),
-        Reason::Trusted => "it is done in this run, and has no probe to ask".to_owned(),
-        Reason::NoProbe => "it has no probe that could tell whether its effect holds".to_owned(),
-        Reason::Interrupted { finding } => begun("it was begun and did not end", finding.as_deref()),
-        Reason::Unconfirmed { finding } => begun("what is known of it is not confirmed", finding.as_deref()),
-        Reason::UpstreamRan => "a step before it ran".to_owned(),
-        Reason::CheckFailed { why } => format!("its check did not hold: {why}"),
-        Reason::Fresh => "--fresh ignores what is on record".to_owned(),
-        Reason::OperatorWord => "you said so".to_owned(),
-        Reason::NotSelected => "it was not selected".to_owned(),
-        Reason::ProbeFailed { message } => format!("its probe failed: {message}"),
-        Reason::UndoUnfinished => "the release that it belongs to was being undone".to_owned(),
+        DecisionReason::NeverRan => "it never ran here".to_owned(),
+        DecisionReason::Reverted => "it was undone".to_owned(),
+        DecisionReason::FailedBefore => "it failed the last time".to_owned(),
+        DecisionReason::Changed { components } => changed_reason(components),
+        DecisionReason::Held => "its effect still holds".to_owned(),
+        DecisionReason::Absent => "its effect is not there".to_owned(),
+        DecisionReason::Drifted { why } => format!("something else is there: {why}"),
+        DecisionReason::DriftAccepted { why } => format!("you accept what is there: {why}"),
+        DecisionReason::Unknown { why } => format!("it can't be told whether its effect holds: {why}"),
+        DecisionReason::Trusted => "it is done in this run, and has no probe to ask".to_owned(),
+        DecisionReason::NoProbe => "it has no probe that could tell whether its effect holds".to_owned(),
+        DecisionReason::Interrupted { finding } => {
+            interrupted_reason("it was begun and did not end", finding.as_deref())
+        }
+        DecisionReason::Unconfirmed { finding } => {
+            interrupted_reason("what is known of it is not confirmed", finding.as_deref())
+        }
+        DecisionReason::UpstreamRan => "a step before it ran".to_owned(),
+        DecisionReason::CheckFailed { why } => format!("its check did not hold: {why}"),
+        DecisionReason::Fresh => "--fresh ignores what is on record".to_owned(),
+        DecisionReason::RequestedByOperator => "you said so".to_owned(),
+        DecisionReason::NotSelected => "it was not selected".to_owned(),
+        DecisionReason::ProbeFailed { message } => format!("its probe failed: {message}"),
+        DecisionReason::UndoUnfinished => "the release that it belongs to was being undone".to_owned(),
     }
 }
 
 /// The kebab-case name of a reason, as the journal has it.
 #[must_use]
-pub fn reason_name(reason: &Reason) -> String {
+pub fn reason_name(reason: &DecisionReason) -> String {
     let value = serde_json::to_value(reason).expect("a reason has only text keys");
     value.get("because").and_then(Value::as_str).expect("a reason is tagged with `because`").to_owned()
 }
@@ -101,43 +105,43 @@ pub fn component(name: &str) -> String {
 
 /// What a probe found.
 #[must_use]
-pub fn finding(finding: &Finding) -> String {
+pub fn finding(finding: &ProbeFinding) -> String {
     match finding {
-        Finding::Held { .. } => "its effect holds".to_owned(),
-        Finding::Absent => "its effect is not there".to_owned(),
-        Finding::Drifted { why } => format!("something else is there: {why}"),
-        Finding::Unknown { why } => format!("it can't be told: {why}"),
-        Finding::Failed { failure } => format!("the probe failed: {}", self::failure(failure)),
+        ProbeFinding::Held { .. } => "its effect holds".to_owned(),
+        ProbeFinding::Absent => "its effect is not there".to_owned(),
+        ProbeFinding::Drifted { why } => format!("something else is there: {why}"),
+        ProbeFinding::Unknown { why } => format!("it can't be told: {why}"),
+        ProbeFinding::Failed { failure } => format!("the probe failed: {}", self::failure(failure)),
     }
 }
 
 /// The word for a finding.
 #[must_use]
-pub fn finding_name(finding: &Finding) -> &'static str {
+pub fn finding_name(finding: &ProbeFinding) -> &'static str {
     match finding {
-        Finding::Held { .. } => "held",
-        Finding::Absent => "absent",
-        Finding::Drifted { .. } => "drifted",
-        Finding::Unknown { .. } => "unknown",
-        Finding::Failed { .. } => "failed",
+        ProbeFinding::Held { .. } => "held",
+        ProbeFinding::Absent => "absent",
+        ProbeFinding::Drifted { .. } => "drifted",
+        ProbeFinding::Unknown { .. } => "unknown",
+        ProbeFinding::Failed { .. } => "failed",
     }
 }
 
 /// The word for how an action ended.
 #[must_use]
-pub fn outcome(outcome: &Outcome) -> &'static str {
+pub fn outcome(outcome: &StepOutcome) -> &'static str {
     match outcome {
-        Outcome::Succeeded { .. } => "succeeded",
-        Outcome::Failed { .. } => "failed",
-        Outcome::Unknown { .. } => "unknown",
+        StepOutcome::Succeeded { .. } => "succeeded",
+        StepOutcome::Failed { .. } => "failed",
+        StepOutcome::Unknown { .. } => "unknown",
     }
 }
 
 /// A failure in one sentence, with the place in a file where it has one: `migrations/7.sql:3: no such table`.
 #[must_use]
-pub fn failure(failure: &Failure) -> String {
-    match position(failure) {
-        Some(position) if !failure.message.contains(name_in(&position)) => format!("{position}: {}", failure.message),
+pub fn failure(failure: &StepFailure) -> String {
+    match failure_position(failure) {
+        Some(position) if !failure.message.contains(file_name(&position)) => format!("{position}: {}", failure.message),
         Some(_) | None => failure.message.clone(),
     }
 }
@@ -150,7 +154,7 @@ pub fn notes(notes: &Map<String, Value>) -> String {
         let name = name.replace('_', " ");
         match value {
             Value::Number(number) => Some(match number.as_u64() {
-                Some(count) => text::amount(count, None, &name),
+                Some(count) => text::format_amount(count, None, &name),
                 None => format!("{name} {number}"),
             }),
             Value::String(value) => Some(format!("{name} {value}")),
@@ -176,71 +180,71 @@ pub fn fields(fields: &Map<String, Value>) -> String {
 
 /// The word for a level.
 #[must_use]
-pub fn level(level: Level) -> &'static str {
+pub fn level(level: MessageLevel) -> &'static str {
     match level {
-        Level::Trace => "trace",
-        Level::Debug => "debug",
-        Level::Info => "info",
-        Level::Warn => "warn",
-        Level::Error => "error",
+        MessageLevel::Trace => "trace",
+        MessageLevel::Debug => "debug",
+        MessageLevel::Info => "info",
+        MessageLevel::Warn => "warn",
+        MessageLevel::Error => "error",
     }
 }
 
 /// The word for a phase.
 #[must_use]
-pub fn phase(phase: Phase) -> &'static str {
+pub fn phase(phase: StepPhase) -> &'static str {
     match phase {
-        Phase::Prepare => "prepare",
-        Phase::Commit => "commit",
-        Phase::Check => "check",
+        StepPhase::Prepare => "prepare",
+        StepPhase::Commit => "commit",
+        StepPhase::Check => "check",
     }
 }
 
 /// How an attempt ended, in a word or two. None: it was killed, or still runs.
 #[must_use]
-pub fn result(exit: Option<Exit>, verified: bool) -> &'static str {
+pub fn result(exit: Option<ExitKind>, verified: bool) -> &'static str {
     match exit {
-        Some(Exit::Success) if verified => "deployed",
-        Some(Exit::Success) => "done in part",
-        Some(Exit::Failed) => "failed",
-        Some(Exit::Refused) => "refused",
-        Some(Exit::InDoubt) => "stopped",
-        Some(Exit::RolledBack) => "rolled back",
-        Some(Exit::Locked) => "locked",
-        Some(Exit::Journal) => "bad journal",
-        Some(Exit::Bug) => "broken off",
-        Some(Exit::Interrupted) | None => "interrupted",
+        Some(ExitKind::Success) if verified => "deployed",
+        Some(ExitKind::Success) => "done in part",
+        Some(ExitKind::Failed) => "failed",
+        Some(ExitKind::Refused) => "refused",
+        Some(ExitKind::InDoubt) => "stopped",
+        Some(ExitKind::RolledBack) => "rolled back",
+        Some(ExitKind::Locked) => "locked",
+        Some(ExitKind::Journal) => "bad journal",
+        Some(ExitKind::Bug) => "broken off",
+        Some(ExitKind::Interrupted) | None => "interrupted",
     }
 }
 
 /// How an attempt ended, and where: "failed at `migrate`".
 #[must_use]
-pub fn ending(exit: Option<Exit>, verified: bool, stuck: Option<&Place>) -> String {
+pub fn result_at_step(exit: Option<ExitKind>, verified: bool, stuck: Option<&StepTarget>) -> String {
     let result = result(exit, verified);
     match (exit, stuck) {
-        (Some(Exit::Success), _) | (_, None) => result.to_owned(),
-        (Some(Exit::RolledBack), Some(place)) => format!("{result} after {place} failed"),
+        (Some(ExitKind::Success), _) | (_, None) => result.to_owned(),
+        (Some(ExitKind::RolledBack), Some(place)) => format!("{result} after {place} failed"),
         (_, Some(place)) => format!("{result} at {place}"),
     }
 }
 
 /// What an attempt continues after, for its heading: "`migrate` failed".
 #[must_use]
-pub fn continues_after(exit: Option<Exit>, stuck: Option<&Place>) -> String {
+pub fn continues_after(exit: Option<ExitKind>, stuck: Option<&StepTarget>) -> String {
     match (exit, stuck) {
-        (Some(Exit::Failed | Exit::RolledBack), Some(place)) => format!("{place} failed"),
-        (Some(Exit::InDoubt), Some(place)) => format!("{place} was stopped"),
+        (Some(ExitKind::Failed | ExitKind::RolledBack), Some(place)) => format!("{place} failed"),
+        (Some(ExitKind::InDoubt), Some(place)) => format!("{place} was stopped"),
         (_, Some(place)) => format!("{place} was interrupted"),
-        (Some(Exit::Success), None) => "a part of it was done".to_owned(),
+        (Some(ExitKind::Success), None) => "a part of it was done".to_owned(),
         (_, None) => "it was interrupted".to_owned(),
     }
 }
 
-fn changed(components: &[String]) -> String {
+fn changed_reason(components: &[String]) -> String {
     let mut names: Vec<_> = components.iter().map(|name| component(name)).collect();
-    if names.len() > NAMED + 1 {
-        let more = names.len() - NAMED;
-        names.truncate(NAMED);
+    if names.len() > MAX_NAMED_COMPONENTS + 1 {
+        let more = names.len() - MAX_NAMED_COMPONENTS;
+        names.truncate(MAX_NAMED_COMPONENTS);
         names.push(format!("{more} more"));
     }
     match names.split_last() {
@@ -250,7 +254,7 @@ fn changed(components: &[String]) -> String {
     }
 }
 
-fn begun(begun: &str, finding: Option<&str>) -> String {
+fn interrupted_reason(begun: &str, finding: Option<&str>) -> String {
     match finding {
         None => format!("{begun}, and nothing tells how far it got"),
         Some("held") => format!("{begun}, and its probe finds it done"),
@@ -264,12 +268,12 @@ fn begun(begun: &str, finding: Option<&str>) -> String {
 }
 
 /// The last part of a path: a message that names the file needs no path before it.
-fn name_in(path: &str) -> &str {
+fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
 /// `file:line:column` of a failure, as far as it is known.
-fn position(failure: &Failure) -> Option<String> {
+fn failure_position(failure: &StepFailure) -> Option<String> {
     let mut position = failure.details.get("file")?.as_str()?.to_owned();
     for part in ["line", "column"] {
         match failure.details.get(part).and_then(Value::as_u64) {
@@ -286,9 +290,9 @@ mod tests {
 
     use super::*;
 
-    fn failing(message: &str, details: Value) -> Failure {
+    fn failing(message: &str, details: Value) -> StepFailure {
         let Value::Object(details) = details else { panic!("details are an object") };
-        Failure { kind: "permanent".to_owned(), message: message.to_owned(), hint: None, retryable: false, details }
+        StepFailure { kind: "permanent".to_owned(), message: message.to_owned(), hint: None, retryable: false, details }
     }
 
     #[test]
@@ -307,21 +311,22 @@ mod tests {
             ),
         ] {
             let components = components.iter().map(|name| (*name).to_owned()).collect();
-            assert_eq!(reason(&Reason::Changed { components }), words);
+            assert_eq!(reason(&DecisionReason::Changed { components }), words);
         }
     }
 
     #[test]
     fn a_word_of_the_operator_means_what_was_decided() {
-        let skip = Decision::Skip { reason: Reason::OperatorWord, receipt: contract::step::Receipt::default() };
-        assert_eq!(because(&skip), "you say that it is done");
-        assert_eq!(because(&Decision::Run { reason: Reason::OperatorWord }), "you named it");
+        let skip =
+            Decision::Skip { reason: DecisionReason::RequestedByOperator, receipt: contract::step::Receipt::default() };
+        assert_eq!(decision_reason(&skip), "you say that it is done");
+        assert_eq!(decision_reason(&Decision::Run { reason: DecisionReason::RequestedByOperator }), "you named it");
     }
 
     #[test]
     fn the_names_of_reasons_are_those_of_the_journal() {
-        assert_eq!(reason_name(&Reason::NeverRan), "never-ran");
-        assert_eq!(reason_name(&Reason::Drifted { why: "x".to_owned() }), "drifted");
+        assert_eq!(reason_name(&DecisionReason::NeverRan), "never-ran");
+        assert_eq!(reason_name(&DecisionReason::Drifted { why: "x".to_owned() }), "drifted");
     }
 
     #[test]
@@ -336,7 +341,8 @@ mod tests {
 
     #[test]
     fn an_interrupted_step_says_what_its_probe_found() {
-        let words = |finding: Option<&str>| reason(&Reason::Interrupted { finding: finding.map(str::to_owned) });
+        let words =
+            |finding: Option<&str>| reason(&DecisionReason::Interrupted { finding: finding.map(str::to_owned) });
         assert_eq!(words(None), "it was begun and did not end, and nothing tells how far it got");
         assert_eq!(words(Some("drifted: x: y")), "it was begun and did not end, and something else is there: x: y");
         assert_eq!(words(Some("held")), "it was begun and did not end, and its probe finds it done");
@@ -351,12 +357,15 @@ mod tests {
 
     #[test]
     fn endings_name_the_step() {
-        let place = Place { step: "migrate".parse().unwrap(), target: contract::TargetName::local() };
-        assert_eq!(ending(Some(Exit::Failed), false, Some(&place)), "failed at `migrate`");
-        assert_eq!(ending(Some(Exit::RolledBack), false, Some(&place)), "rolled back after `migrate` failed");
-        assert_eq!(ending(None, false, Some(&place)), "interrupted at `migrate`");
-        assert_eq!(ending(Some(Exit::Success), true, None), "deployed");
-        assert_eq!(continues_after(Some(Exit::Failed), Some(&place)), "`migrate` failed");
+        let place = StepTarget { step: "migrate".parse().unwrap(), target: contract::TargetName::local() };
+        assert_eq!(result_at_step(Some(ExitKind::Failed), false, Some(&place)), "failed at `migrate`");
+        assert_eq!(
+            result_at_step(Some(ExitKind::RolledBack), false, Some(&place)),
+            "rolled back after `migrate` failed"
+        );
+        assert_eq!(result_at_step(None, false, Some(&place)), "interrupted at `migrate`");
+        assert_eq!(result_at_step(Some(ExitKind::Success), true, None), "deployed");
+        assert_eq!(continues_after(Some(ExitKind::Failed), Some(&place)), "`migrate` failed");
         assert_eq!(continues_after(None, None), "it was interrupted");
     }
 }

@@ -1,25 +1,30 @@
 //! The storage: Azure's, as far as it is used.
 
-use super::{Call, SIGNATURE, World, wire::Request};
-use crate::support::Reply;
+use super::{FakeServiceCall, FakeServiceState, SIGNATURE, wire::FakeServiceRequest};
+use crate::support::HttpReply;
 
 pub(super) const PREFIX: &str = "/devstore/artifacts/";
 
-pub(super) fn call_of(request: &Request) -> Option<Call> {
+pub(super) fn call_of(request: &FakeServiceRequest) -> Option<FakeServiceCall> {
     match (request.method.as_str(), request.query("comp")) {
         // A single PUT leaves nothing under act, and is no call here.
-        ("PUT", "block") => Some(Call::Block),
-        ("PUT", "blocklist") => Some(Call::BlockList),
-        ("GET", "") if request.query("via") == "rest" => Some(Call::RestContent),
-        ("GET", "") => Some(Call::Content),
+        ("PUT", "block") => Some(FakeServiceCall::Block),
+        ("PUT", "blocklist") => Some(FakeServiceCall::BlockList),
+        ("GET", "") if request.query("via") == "rest" => Some(FakeServiceCall::RestContent),
+        ("GET", "") => Some(FakeServiceCall::Content),
         _ => None,
     }
 }
 
-pub(super) fn answer(world: &mut World, call: Call, request: &Request, body: Vec<u8>) -> Reply {
-    let fault = |status, code: &str| Reply {
+pub(super) fn answer(
+    world: &mut FakeServiceState,
+    call: FakeServiceCall,
+    request: &FakeServiceRequest,
+    body: Vec<u8>,
+) -> HttpReply {
+    let fault = |status, code: &str| HttpReply {
         headers: vec![("x-ms-error-code".to_owned(), code.to_owned())],
-        ..Reply::status(status)
+        ..HttpReply::status(status)
     };
     // What the signature allows, a token beside it forbids.
     if !request.header("authorization").is_empty() {
@@ -29,17 +34,17 @@ pub(super) fn answer(world: &mut World, call: Call, request: &Request, body: Vec
         return fault(403, "AuthenticationFailed");
     }
     let id = request.path[PREFIX.len()..].trim_end_matches(".zip").parse().unwrap_or_default();
-    let Some(artifact) = world.by_id(id) else { return fault(404, "BlobNotFound") };
+    let Some(artifact) = world.artifact_by_id(id) else { return fault(404, "BlobNotFound") };
     match call {
-        Call::Block => {
+        FakeServiceCall::Block => {
             let id = request.query("blockid").to_owned();
             if id.is_empty() || artifact.blocks.keys().any(|other| other.len() != id.len()) {
                 return fault(400, "InvalidBlobOrBlock");
             }
             artifact.blocks.insert(id, body);
-            Reply::status(201)
+            HttpReply::status(201)
         }
-        Call::BlockList => {
+        FakeServiceCall::BlockList => {
             let list = String::from_utf8(body).unwrap();
             let ids: Vec<_> = list
                 .split("<Latest>")
@@ -54,11 +59,11 @@ pub(super) fn answer(world: &mut World, call: Call, request: &Request, body: Vec
             (artifact.block_count, artifact.content) = (blocks.len(), blocks.concat());
             artifact.kind = request.header("x-ms-blob-content-type").to_owned();
             artifact.blocks.clear();
-            Reply::status(201)
+            HttpReply::status(201)
         }
-        Call::Content | Call::RestContent => Reply {
+        FakeServiceCall::Content | FakeServiceCall::RestContent => HttpReply {
             headers: vec![("content-type".to_owned(), artifact.kind.clone())],
-            ..Reply::ok(artifact.content.clone())
+            ..HttpReply::ok(artifact.content.clone())
         },
         other => unreachable!("{other:?} is no call of the storage"),
     }

@@ -2,22 +2,23 @@
 
 use serde_json::json;
 
-use super::{Call, REPOSITORY, REST_TOKEN, RUN_ID, World, wire::Request};
-use crate::support::Reply;
+use super::{FakeServiceCall, FakeServiceState, REPOSITORY, REST_TOKEN, RUN_ID, wire::FakeServiceRequest};
+use crate::support::HttpReply;
 
 /// `path` is what follows the API's URL.
-pub(super) fn call_of(method: &str, path: &str) -> Option<Call> {
+pub(super) fn call_of(method: &str, path: &str) -> Option<FakeServiceCall> {
     let path = path.strip_prefix("/repos/")?.strip_prefix(REPOSITORY)?.strip_prefix("/actions/")?;
     match (method, &path.split('/').collect::<Vec<_>>()[..]) {
-        ("GET", ["runs", run, "artifacts"]) if *run == RUN_ID.to_string() => Some(Call::RestList),
-        ("GET", ["artifacts", _, "zip"]) => Some(Call::RestZip),
-        ("DELETE", ["artifacts", _]) => Some(Call::RestDelete),
+        ("GET", ["runs", run, "artifacts"]) if *run == RUN_ID.to_string() => Some(FakeServiceCall::RestList),
+        ("GET", ["artifacts", _, "zip"]) => Some(FakeServiceCall::RestZip),
+        ("DELETE", ["artifacts", _]) => Some(FakeServiceCall::RestDelete),
         _ => None,
     }
 }
 
-pub(super) fn answer(world: &mut World, call: Call, request: &Request) -> Reply {
-    let fault = |status, message: &str| Reply { status, ..Reply::ok(json!({ "message": message }).to_string()) };
+pub(super) fn answer(world: &mut FakeServiceState, call: FakeServiceCall, request: &FakeServiceRequest) -> HttpReply {
+    let fault =
+        |status, message: &str| HttpReply { status, ..HttpReply::ok(json!({ "message": message }).to_string()) };
     if request.header("authorization") != format!("Bearer {REST_TOKEN}") {
         return fault(401, "Bad credentials");
     }
@@ -26,7 +27,7 @@ pub(super) fn answer(world: &mut World, call: Call, request: &Request) -> Reply 
     }
     let id = request.path.split('/').find_map(|part| part.parse::<u64>().ok()).unwrap_or_default();
     match call {
-        Call::RestList => {
+        FakeServiceCall::RestList => {
             let number = |name: &str, default: usize| request.query(name).parse().unwrap_or(default);
             let (size, page) = (number("per_page", 30).min(100), number("page", 1).max(1));
             let all: Vec<_> = world.artifacts.iter().filter(|(_, artifact)| artifact.is_final).collect();
@@ -37,18 +38,18 @@ pub(super) fn answer(world: &mut World, call: Call, request: &Request) -> Reply 
                 })
             });
             let shown: Vec<_> = shown.collect();
-            Reply::ok(json!({ "total_count": all.len(), "artifacts": shown }).to_string())
+            HttpReply::ok(json!({ "total_count": all.len(), "artifacts": shown }).to_string())
         }
-        Call::RestZip => {
-            if world.by_id(id).is_none() {
+        FakeServiceCall::RestZip => {
+            if world.artifact_by_id(id).is_none() {
                 return fault(404, "Not Found");
             }
-            Reply { headers: vec![("location".to_owned(), world.signed(id, "rest"))], ..Reply::status(302) }
+            HttpReply { headers: vec![("location".to_owned(), world.signed_url(id, "rest"))], ..HttpReply::status(302) }
         }
-        Call::RestDelete => {
+        FakeServiceCall::RestDelete => {
             let before = world.artifacts.len();
             world.artifacts.retain(|_, artifact| artifact.id != id);
-            if world.artifacts.len() < before { Reply::status(204) } else { fault(404, "Not Found") }
+            if world.artifacts.len() < before { HttpReply::status(204) } else { fault(404, "Not Found") }
         }
         other => unreachable!("{other:?} is no call of the REST API"),
     }

@@ -11,31 +11,31 @@ use std::{
     thread::JoinHandle,
 };
 
-use crate::support::Reply;
+use crate::support::HttpReply;
 
 /// A request whose body is still to come.
-pub(super) struct Request {
+pub(super) struct FakeServiceRequest {
     pub(super) method: String,
     /// Decoded neither here nor there; without the query.
     pub(super) path: String,
     pub(super) query: BTreeMap<String, String>,
     /// By lower-case names.
     pub(super) headers: BTreeMap<String, String>,
-    to_come: usize,
+    remaining: usize,
     stream: BufReader<TcpStream>,
 }
 
-impl Request {
+impl FakeServiceRequest {
     /// The next bytes of the body, at most so many.
     pub(super) fn body(&mut self, most: usize) -> io::Result<Vec<u8>> {
-        let mut body = vec![0; self.to_come.min(most)];
+        let mut body = vec![0; self.remaining.min(most)];
         self.stream.read_exact(&mut body)?;
-        self.to_come -= body.len();
+        self.remaining -= body.len();
         Ok(body)
     }
 
     /// Waits until the client hangs up.
-    pub(super) fn wait(&mut self) {
+    pub(super) fn wait_for_hangup(&mut self) {
         let _ = io::copy(&mut self.stream, &mut io::sink());
     }
 
@@ -49,13 +49,13 @@ impl Request {
 }
 
 /// Serves until it is dropped.
-pub(super) struct Wire {
+pub(super) struct RawHttpServer {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Wire {
+impl RawHttpServer {
     pub(super) fn bind() -> TcpListener {
         TcpListener::bind("127.0.0.1:0").unwrap()
     }
@@ -63,7 +63,7 @@ impl Wire {
     /// Without a reply, the connection is closed.
     pub(super) fn new(
         listener: TcpListener,
-        answer: impl Fn(&mut Request) -> io::Result<Option<Reply>> + Send + Sync + 'static,
+        answer: impl Fn(&mut FakeServiceRequest) -> io::Result<Option<HttpReply>> + Send + Sync + 'static,
     ) -> Self {
         let address = listener.local_addr().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
@@ -82,7 +82,7 @@ impl Wire {
     }
 }
 
-impl Drop for Wire {
+impl Drop for RawHttpServer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         // Wakes the listener.
@@ -93,10 +93,13 @@ impl Drop for Wire {
     }
 }
 
-fn serve(stream: TcpStream, answer: &impl Fn(&mut Request) -> io::Result<Option<Reply>>) -> io::Result<()> {
+fn serve(
+    stream: TcpStream,
+    answer: &impl Fn(&mut FakeServiceRequest) -> io::Result<Option<HttpReply>>,
+) -> io::Result<()> {
     let mut out = stream.try_clone()?;
-    let Some(mut request) = head(BufReader::new(stream))? else { return Ok(()) };
-    let Some(Reply { status, headers, body }) = answer(&mut request)? else { return Ok(()) };
+    let Some(mut request) = read_head(BufReader::new(stream))? else { return Ok(()) };
+    let Some(HttpReply { status, headers, body }) = answer(&mut request)? else { return Ok(()) };
     // Or the client would see a reset instead of the answer.
     request.body(usize::MAX)?;
     let mut head = format!("HTTP/1.1 {status} x\r\ncontent-length: {}\r\nconnection: close\r\n", body.len());
@@ -108,7 +111,7 @@ fn serve(stream: TcpStream, answer: &impl Fn(&mut Request) -> io::Result<Option<
 }
 
 /// None of a client that says nothing.
-fn head(mut stream: BufReader<TcpStream>) -> io::Result<Option<Request>> {
+fn read_head(mut stream: BufReader<TcpStream>) -> io::Result<Option<FakeServiceRequest>> {
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
@@ -127,11 +130,11 @@ fn head(mut stream: BufReader<TcpStream>) -> io::Result<Option<Request>> {
         .collect();
     assert!(!headers.contains_key("transfer-encoding"), "a body in chunks is not read here");
     let url = url::Url::parse(&format!("http://x{target}")).unwrap();
-    Ok(Some(Request {
+    Ok(Some(FakeServiceRequest {
         method: method.to_owned(),
         path: url.path().to_owned(),
         query: url.query_pairs().into_owned().collect(),
-        to_come: headers.get("content-length").map_or(0, |length| length.parse().unwrap()),
+        remaining: headers.get("content-length").map_or(0, |length| length.parse().unwrap()),
         headers,
         stream,
     }))

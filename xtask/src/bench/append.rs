@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Aim, Row};
+use super::{BenchRow, BenchTarget};
 use crate::workspace;
 
 /// Measured by an example of the runner's, since it is one call inside a process and no command.
-pub(super) fn rows() -> Result<Vec<Row>> {
+pub(super) fn append_rows() -> Result<Vec<BenchRow>> {
     let folder = workspace::target_dir()?;
     let output = workspace::cargo()
         .args(["run", "--release", "--quiet", "--package", "runner", "--example", "append", "--"])
@@ -19,10 +19,10 @@ pub(super) fn rows() -> Result<Vec<Row>> {
     let text = String::from_utf8(output.stdout)?;
     let mut medians = text.lines().map(|line| line.trim().parse().map(Duration::from_nanos));
     let mut median = || medians.next().context("the example prints two medians")?.context("a median in nanoseconds");
-    Ok(vec![Row {
+    Ok(vec![BenchRow {
         name: "append + sync, one record".to_owned(),
         ours: median()?,
         theirs: median()?,
-        aim: Aim::Ratio(1.3),
+        target: BenchTarget::Ratio(1.3),
     }])
 }

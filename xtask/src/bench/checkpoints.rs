@@ -6,24 +6,25 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Aim, Row};
+use super::{BenchRow, BenchTarget};
 use crate::workspace::{cargo, output};
 
 const TEST: &str = "a_deployment_waits_for_no_more_acknowledgements_than_it_must";
 /// Two intents of the commit phase and the end, each four calls, and one call's time for what is between.
-const AIM: Duration = Duration::from_millis(200 * (3 * 4 + 1));
+const MAX_OVERHEAD: Duration = Duration::from_millis(200 * (3 * 4 + 1));
 
-pub(super) fn rows() -> Result<Vec<Row>> {
+pub(super) fn rows() -> Result<Vec<BenchRow>> {
     let mut command = cargo();
     command.args(["test", "--release", "--package", "runner", "--test", "github", "--", TEST, "--nocapture"]);
     let said = output(&mut command)?;
-    let (ours, theirs) = said.lines().find_map(times).with_context(|| format!("`{TEST}` did not run:\n{said}"))?;
+    let (ours, theirs) =
+        said.lines().find_map(parse_times).with_context(|| format!("`{TEST}` did not run:\n{said}"))?;
     let name = "four steps, artifact service 200 ms away · without one".to_owned();
-    Ok(vec![Row { name, ours, theirs, aim: Aim::Over(AIM) }])
+    Ok(vec![BenchRow { name, ours, theirs, target: BenchTarget::Overhead(MAX_OVERHEAD) }])
 }
 
 /// Both times, of the line that the test prints.
-fn times(line: &str) -> Option<(Duration, Duration)> {
+fn parse_times(line: &str) -> Option<(Duration, Duration)> {
     let (ours, theirs) =
         line.split_once("checkpoints: ")?.1.strip_suffix(" ms alone")?.split_once(" ms with the service, ")?;
     Some((Duration::from_millis(ours.parse().ok()?), Duration::from_millis(theirs.parse().ok()?)))
@@ -34,9 +35,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_told_from_other_lines() {
+    fn times_are_parsed_from_the_summary_line_only() {
         let line = "test x ... checkpoints: 2431 ms with the service, 31 ms alone";
-        assert_eq!(times(line), Some((Duration::from_millis(2431), Duration::from_millis(31))));
-        assert_eq!(times("test result: ok. 1 passed"), None);
+        assert_eq!(parse_times(line), Some((Duration::from_millis(2431), Duration::from_millis(31))));
+        assert_eq!(parse_times("test result: ok. 1 passed"), None);
     }
 }

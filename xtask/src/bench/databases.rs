@@ -15,25 +15,25 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use super::{Aim, Row, interleaved, timed};
+use super::{BenchRow, BenchTarget, interleaved_medians, wall_time};
 use crate::{setup, workspace};
 
 const FILES: usize = 1000;
 const ROUNDS: usize = 3;
 /// Rounds of a process that finds nothing to do.
-const LOOKS: usize = 21;
-const AT_ONCE: usize = 8;
-const TIMES: usize = 5;
-const WORD: &str = "bench-word";
+const NOOP_ROUNDS: usize = 21;
+const CONCURRENT_RUNS: usize = 8;
+const REPETITIONS: usize = 5;
+const PASSWORD: &str = "bench-word";
 
-struct Server {
+struct BenchPostgres {
     folder: TempDir,
     process: Child,
     port: u16,
     programs: PathBuf,
 }
 
-impl Server {
+impl BenchPostgres {
     fn start() -> Result<Self> {
         let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
         let programs = versions.map(|entry| entry.path().join("bin")).find(|path| path.join("initdb").is_file());
@@ -42,7 +42,7 @@ impl Server {
         // The server refuses to run as root; whoever it runs as must get to its folder.
         let data = Path::new("/var/tmp").join(format!("pawl-bench-{}", std::process::id()));
         fs::create_dir_all(&data)?;
-        fs::write(data.join("word"), WORD)?;
+        fs::write(data.join("word"), PASSWORD)?;
         workspace::output(Command::new("chown").args(["-R", "65534:65534"]).arg(&data)).ok();
         let as_other = |program: &str| {
             let mut command = Command::new("setpriv");
@@ -79,7 +79,7 @@ impl Server {
     fn client(&self, database: &str) -> Command {
         let mut psql = Command::new(self.programs.join("psql"));
         psql.args(["-X", "-q", "-h", "127.0.0.1", "-U", "postgres", "-v", "ON_ERROR_STOP=1"]);
-        psql.args(["-p", &self.port.to_string(), "-d", database]).env("PGPASSWORD", WORD);
+        psql.args(["-p", &self.port.to_string(), "-d", database]).env("PGPASSWORD", PASSWORD);
         psql
     }
 
@@ -87,16 +87,16 @@ impl Server {
         workspace::output(self.client(database).args(arguments))
     }
 
-    fn fresh(&self) -> Result<()> {
+    fn recreate_database(&self) -> Result<()> {
         self.psql("postgres", &["-c", "drop database if exists bench", "-c", "create database bench"]).map(drop)
     }
 
     fn url(&self) -> String {
-        format!("postgres://postgres:{WORD}@127.0.0.1:{}/bench?sslmode=disable", self.port)
+        format!("postgres://postgres:{PASSWORD}@127.0.0.1:{}/bench?sslmode=disable", self.port)
     }
 }
 
-impl Drop for Server {
+impl Drop for BenchPostgres {
     fn drop(&mut self) {
         let pid = self.process.id().to_string();
         // SIGINT: it stops without waiting for its clients.
@@ -107,15 +107,15 @@ impl Drop for Server {
 }
 
 /// The same migrations in each tool's form.
-struct Folders {
+struct BenchMigrations {
     root: PathBuf,
 }
 
-impl Folders {
+impl BenchMigrations {
     fn write(root: &Path, files: usize) -> Result<Self> {
         let folders = Self { root: root.to_owned() };
         for form in ["plain", "dbmate", "refinery"] {
-            fs::create_dir_all(folders.of(form))?;
+            fs::create_dir_all(folders.folder_of(form))?;
         }
         let mut script =
             "create table history (name text primary key, checksum text, at timestamptz default now());\n".to_owned();
@@ -125,9 +125,9 @@ impl Folders {
                  INSERT INTO t{number} (id, name) VALUES (1, 'first'), (2, 'second');\n"
             );
             let name = format!("{number:04}_t{number}.sql");
-            fs::write(folders.of("plain").join(&name), &text)?;
-            fs::write(folders.of("dbmate").join(&name), format!("-- migrate:up\n{text}\n-- migrate:down\n"))?;
-            fs::write(folders.of("refinery").join(format!("V{number}__t{number}.sql")), &text)?;
+            fs::write(folders.folder_of("plain").join(&name), &text)?;
+            fs::write(folders.folder_of("dbmate").join(&name), format!("-- migrate:up\n{text}\n-- migrate:down\n"))?;
+            fs::write(folders.folder_of("refinery").join(format!("V{number}__t{number}.sql")), &text)?;
             writeln!(
                 script,
                 "BEGIN;\n{text}INSERT INTO history (name, checksum) VALUES ('{name}', md5('{name}'));\nCOMMIT;"
@@ -137,38 +137,41 @@ impl Folders {
         Ok(folders)
     }
 
-    fn of(&self, form: &str) -> PathBuf {
+    fn folder_of(&self, form: &str) -> PathBuf {
         self.root.join(form)
     }
 }
 
-fn plan(folders: &Folders, server: &Server, state: &str) -> Result<PathBuf> {
+fn write_plan(folders: &BenchMigrations, server: &BenchPostgres, state: &str) -> Result<PathBuf> {
     let folder = folders.root.join(state);
     fs::remove_dir_all(&folder).ok();
     fs::create_dir_all(&folder)?;
     let text = format!(
         "version: 1\napp: bench\nsteps:\n  migrate:\n    uses: migrate\n    timeout: 30m\n    with: {{ dir: migrations, database: main, lint: off }}\n    \
          grants:\n      dirs: {{ migrations: \"{}:ro\" }}\n      databases: {{ main: \"{}\" }}\n",
-        folders.of("plain").display(),
+        folders.folder_of("plain").display(),
         server.url()
     );
     fs::write(folder.join("deploy.yml"), text)?;
     Ok(folder)
 }
 
-fn tools(folders: &Folders, server: &Server) -> Result<Vec<(&'static str, Command)>> {
-    let tools = setup::tools()?;
+fn peer_commands(folders: &BenchMigrations, server: &BenchPostgres) -> Result<Vec<(&'static str, Command)>> {
+    let tools = setup::tools_dir()?;
     let mut sqlx = Command::new(tools.join("bin/sqlx"));
-    sqlx.args(["migrate", "run", "--source"]).arg(folders.of("plain")).arg("--database-url").arg(server.url());
+    sqlx.args(["migrate", "run", "--source"]).arg(folders.folder_of("plain")).arg("--database-url").arg(server.url());
     let mut dbmate = Command::new(tools.join("node_modules/.bin/dbmate"));
     dbmate
         .args(["--no-dump-schema", "--url"])
         .arg(server.url())
         .arg("--migrations-dir")
-        .arg(folders.of("dbmate"))
+        .arg(folders.folder_of("dbmate"))
         .arg("migrate");
     let mut refinery = Command::new(tools.join("bin/refinery"));
-    refinery.args(["migrate", "-e", "BENCH_URL", "-p"]).arg(folders.of("refinery")).env("BENCH_URL", server.url());
+    refinery
+        .args(["migrate", "-e", "BENCH_URL", "-p"])
+        .arg(folders.folder_of("refinery"))
+        .env("BENCH_URL", server.url());
     let mut all = vec![("sqlx-cli", sqlx), ("dbmate", dbmate), ("refinery", refinery)];
     for (_, command) in &mut all {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -176,90 +179,97 @@ fn tools(folders: &Folders, server: &Server) -> Result<Vec<(&'static str, Comman
     Ok(all)
 }
 
-pub(super) fn rows(runner: &Path) -> Result<Vec<Row>> {
-    let server = Server::start()?;
-    let folders = Folders::write(server.folder.path(), FILES)?;
+pub(super) fn rows(runner: &Path) -> Result<Vec<BenchRow>> {
+    let server = BenchPostgres::start()?;
+    let folders = BenchMigrations::write(server.folder.path(), FILES)?;
     let mut rows = Vec::new();
     let ours = || {
-        server.fresh()?;
-        let folder = plan(&folders, &server, "ours")?;
-        timed(Command::new(runner).args(["--local", "--release", "r1"]).current_dir(folder))
+        server.recreate_database()?;
+        let folder = write_plan(&folders, &server, "ours")?;
+        wall_time(Command::new(runner).args(["--local", "--release", "r1"]).current_dir(folder))
     };
     let script = folders.root.join("all.sql");
     let psql = || {
-        server.fresh()?;
+        server.recreate_database()?;
         let mut command = server.client("bench");
         command.arg("-f").arg(&script);
-        timed(&mut command)
+        wall_time(&mut command)
     };
-    let (time, theirs) = interleaved(ROUNDS, ours, psql)?;
-    rows.push(Row {
+    let (time, theirs) = interleaved_medians(ROUNDS, ours, psql)?;
+    rows.push(BenchRow {
         name: format!("migrate, {FILES} files on PostgreSQL · `psql`"),
         ours: time,
         theirs,
-        aim: Aim::Ratio(1.3),
+        target: BenchTarget::Ratio(1.3),
     });
-    rows.push(all_applied(runner, &server, &folders)?);
-    for (name, mut command) in tools(&folders, &server)?.into_iter().filter(|(name, _)| *name != "refinery") {
+    rows.push(all_applied_row(runner, &server, &folders)?);
+    for (name, mut command) in peer_commands(&folders, &server)?.into_iter().filter(|(name, _)| *name != "refinery") {
         let theirs = || {
-            server.fresh()?;
-            timed(&mut command)
+            server.recreate_database()?;
+            wall_time(&mut command)
         };
-        let (ours, theirs) = interleaved(ROUNDS, ours, theirs)?;
-        rows.push(Row {
+        let (ours, theirs) = interleaved_medians(ROUNDS, ours, theirs)?;
+        rows.push(BenchRow {
             name: format!("migrate, {FILES} files on PostgreSQL · {name}"),
             ours,
             theirs,
-            aim: Aim::Ratio(1.0),
+            target: BenchTarget::Ratio(1.0),
         });
     }
-    at_once(runner, &server)?;
+    report_concurrent_runs(runner, &server)?;
     Ok(rows)
 }
 
 /// What a directory costs of which all is applied: a whole process that finds that out, less the same with one file. The rest
 /// (the start of the process, the session, the journal) is what any deployment costs.
-fn all_applied(runner: &Path, server: &Server, folders: &Folders) -> Result<Row> {
-    let few = Folders::write(&folders.root.join("one"), 1)?;
-    let deploy = |folder: &Path| timed(Command::new(runner).args(["--local", "--release", "r1"]).current_dir(folder));
+fn all_applied_row(runner: &Path, server: &BenchPostgres, folders: &BenchMigrations) -> Result<BenchRow> {
+    let few = BenchMigrations::write(&folders.root.join("one"), 1)?;
+    let deploy =
+        |folder: &Path| wall_time(Command::new(runner).args(["--local", "--release", "r1"]).current_dir(folder));
     let mut plans = Vec::new();
     for (folders, name) in [(folders, "bench_many"), (&few, "bench_one")] {
         server.psql("postgres", &["-c", &format!("create database {name}")])?;
-        let folder = plan(folders, server, name)?;
+        let folder = write_plan(folders, server, name)?;
         let text = fs::read_to_string(folder.join("deploy.yml"))?;
         fs::write(folder.join("deploy.yml"), text.replace("/bench?", &format!("/{name}?")))?;
         deploy(&folder)?;
         plans.push(folder);
     }
-    let (many, one) = interleaved(LOOKS, || deploy(&plans[0]), || deploy(&plans[1]))?;
-    Ok(Row {
+    let (many, one) = interleaved_medians(NOOP_ROUNDS, || deploy(&plans[0]), || deploy(&plans[1]))?;
+    Ok(BenchRow {
         name: format!("{FILES} applied files, more than one costs · the same process with one"),
         ours: many.saturating_sub(one),
         theirs: one,
-        aim: Aim::Wall(Duration::from_millis(10)),
+        target: BenchTarget::WallTime(Duration::from_millis(10)),
     })
 }
 
 /// Eight runs at once on a fresh database, five times: how many of the forty fail.
-fn at_once(runner: &Path, server: &Server) -> Result<()> {
+fn report_concurrent_runs(runner: &Path, server: &BenchPostgres) -> Result<()> {
     let root = server.folder.path().join("at-once");
-    let folders = Folders::write(&root, 10)?;
+    let folders = BenchMigrations::write(&root, 10)?;
     let ours = |run: usize| -> Result<Command> {
         let mut command = Command::new(runner);
-        command.args(["--local", "--release", "r1"]).current_dir(plan(&folders, server, &format!("run{run}"))?);
+        command.args(["--local", "--release", "r1"]).current_dir(write_plan(&folders, server, &format!("run{run}"))?);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         Ok(command)
     };
     let mut lines = Vec::new();
     for name in ["ours", "sqlx-cli", "dbmate", "refinery"] {
         let mut failed = 0;
-        for _ in 0..TIMES {
-            server.fresh()?;
+        for _ in 0..REPETITIONS {
+            server.recreate_database()?;
             let mut runs = Vec::new();
-            for run in 0..AT_ONCE {
+            for run in 0..CONCURRENT_RUNS {
                 let mut command = match name {
                     "ours" => ours(run)?,
-                    _ => tools(&folders, server)?.into_iter().find(|(tool, _)| *tool == name).context("a tool")?.1,
+                    _ => {
+                        peer_commands(&folders, server)?
+                            .into_iter()
+                            .find(|(tool, _)| *tool == name)
+                            .context("a tool")?
+                            .1
+                    }
                 };
                 runs.push(command.spawn()?);
             }
@@ -268,8 +278,8 @@ fn at_once(runner: &Path, server: &Server) -> Result<()> {
             }
         }
         lines.push(format!(
-            "{AT_ONCE} runs at once on a fresh PostgreSQL database, {TIMES} times, {name}: {failed} of {} failed",
-            AT_ONCE * TIMES
+            "{CONCURRENT_RUNS} runs at once on a fresh PostgreSQL database, {REPETITIONS} times, {name}: {failed} of {} failed",
+            CONCURRENT_RUNS * REPETITIONS
         ));
     }
     println!("{}", lines.join("\n"));

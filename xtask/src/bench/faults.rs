@@ -10,13 +10,13 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::workspace::{self, cargo, shown};
+use crate::workspace::{self, cargo, command_line};
 
 /// Runs them, and shows the summaries; into docs/benchmarks.md too, if asked.
-pub(super) fn run(write: bool) -> Result<()> {
+pub(super) fn run_kill_tests(write: bool) -> Result<()> {
     let mut command = cargo();
     command.args(["test", "--release", "--package", "runner", "--test", "kills", "--", "ends_as_an_undisturbed_one"]);
-    let mut summaries = summaries(command.env("PAWL_POINTS", "all"))?;
+    let mut summaries = collect_summaries(command.env("PAWL_POINTS", "all"))?;
     // One after the other: they wait for servers, and are not to wait for each other too.
     let mut command = cargo();
     command.args([
@@ -31,35 +31,35 @@ pub(super) fn run(write: bool) -> Result<()> {
         "--nocapture",
         "--test-threads=1",
     ]);
-    summaries.extend(self::summaries(command.env("PAWL_POINTS", "300"))?);
+    summaries.extend(self::collect_summaries(command.env("PAWL_POINTS", "300"))?);
     summaries.sort();
     if write {
         let path = workspace::root().join("docs/benchmarks.md");
         let old = fs::read_to_string(&path).unwrap_or_default();
-        fs::write(&path, updated(&old, &summaries)).with_context(|| format!("write {}", path.display()))?;
+        fs::write(&path, update_summaries(&old, &summaries)).with_context(|| format!("write {}", path.display()))?;
         println!("\nwrote {}", path.display());
     }
     Ok(())
 }
 
 /// Runs the tests, and returns what they say of the kills.
-fn summaries(command: &mut Command) -> Result<Vec<String>> {
+fn collect_summaries(command: &mut Command) -> Result<Vec<String>> {
     let mut child = command.stderr(Stdio::piped()).spawn()?;
     let stderr = child.stderr.take().context("the pipe was asked for above")?;
     let mut summaries = Vec::new();
     for line in BufReader::new(stderr).lines() {
         let line = line?;
         eprintln!("{line}");
-        summaries.extend(summary(&line));
+        summaries.extend(parse_summary(&line));
     }
     let status = child.wait()?;
-    ensure!(status.success(), "`{}`: {status}", shown(command));
-    ensure!(!summaries.is_empty(), "`{}` killed nothing", shown(command));
+    ensure!(status.success(), "`{}`: {status}", command_line(command));
+    ensure!(!summaries.is_empty(), "`{}` killed nothing", command_line(command));
     Ok(summaries)
 }
 
 /// The line that a kill test ends with, without its seed: all points need none.
-fn summary(line: &str) -> Option<String> {
+fn parse_summary(line: &str) -> Option<String> {
     let (before, after) = line.split_once(", PAWL_SEED=")?;
     let (_, kinds) = after.split_once("; ")?;
     Some(format!("{before}; {kinds}"))
@@ -71,11 +71,11 @@ const INTRODUCTION: &str = "## Faults\n\nThe runner is killed behind every call 
                             again: the end must be\nan undisturbed run's. Double kills: 20 pairs by chance.";
 
 /// The document with new summaries; the text around them stays.
-fn updated(document: &str, summaries: &[String]) -> String {
+fn update_summaries(document: &str, summaries: &[String]) -> String {
     let parts = document.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
     let (before, after) = match parts {
         Some((before, after)) => (before.to_owned(), after),
-        None => (format!("{}\n\n{INTRODUCTION}\n\n", super::introduction(document)), "\n"),
+        None => (format!("{}\n\n{INTRODUCTION}\n\n", super::document_head(document)), "\n"),
     };
     format!("{before}{BEGIN}\n```text\n{}\n```\n{END}{after}", summaries.join("\n"))
 }
@@ -85,17 +85,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_summary_is_told_from_other_lines() {
+    fn summary_is_parsed_from_its_line_only() {
         let line = "kills: 2 cases of 2 calls, 0 failed, 0.3 s, PAWL_SEED=7; killed behind 1 fsync, 1 write";
         let shown = "kills: 2 cases of 2 calls, 0 failed, 0.3 s; killed behind 1 fsync, 1 write";
-        assert_eq!(summary(line).as_deref(), Some(shown));
-        assert_eq!(summary("     Running ../tests/kills.rs"), None);
+        assert_eq!(parse_summary(line).as_deref(), Some(shown));
+        assert_eq!(parse_summary("     Running ../tests/kills.rs"), None);
     }
 
     #[test]
-    fn the_text_around_stays() {
-        let first = updated("# Benchmarks\n\nText.\n", &["a".to_owned()]);
-        let second = updated(&(first.replace("## Faults", "## Kills") + "More.\n"), &["b".to_owned()]);
+    fn update_keeps_the_surrounding_text() {
+        let first = update_summaries("# Benchmarks\n\nText.\n", &["a".to_owned()]);
+        let second = update_summaries(&(first.replace("## Faults", "## Kills") + "More.\n"), &["b".to_owned()]);
         assert!(second.starts_with("# Benchmarks\n\nText.\n\n## Kills") && second.ends_with("More.\n"), "{second}");
         assert!(second.contains("\nb\n") && !second.contains("\na\n"), "{second}");
     }

@@ -12,12 +12,12 @@ use std::{
 use anyhow::{Result, ensure};
 use tempfile::TempDir;
 
-use super::{Aim, Row, interleaved, timed};
+use super::{BenchRow, BenchTarget, interleaved_medians, wall_time};
 use crate::workspace;
 
 const ROUNDS: usize = 5;
 const FILES: usize = 200;
-const AIM: f64 = 1.5;
+const MAX_RATIO: f64 = 1.5;
 
 const PLAN: &str = "version: 1
 app: bench
@@ -31,17 +31,17 @@ steps:
       databases: { main: \"sqlite:./bench.db\" }
 ";
 
-pub(super) fn rows(runner: &Path) -> Result<Vec<Row>> {
+pub(super) fn rows(runner: &Path) -> Result<Vec<BenchRow>> {
     let ours = || {
         let folder = fresh_folder()?;
         fs::write(folder.path().join("deploy.yml"), PLAN)?;
         fs::create_dir(folder.path().join("migrations"))?;
         for number in 1..=FILES {
-            fs::write(folder.path().join("migrations").join(file_name(number)), migration(number))?;
+            fs::write(folder.path().join("migrations").join(file_name(number)), migration_text(number))?;
         }
-        timed(Command::new(runner).args(["--local", "--release", "r1"]).current_dir(folder.path()))
+        wall_time(Command::new(runner).args(["--local", "--release", "r1"]).current_dir(folder.path()))
     };
-    let script = script()?;
+    let script = sqlite_script()?;
     let theirs = || {
         let folder = fresh_folder()?;
         fs::write(folder.path().join("all.sql"), &script)?;
@@ -54,8 +54,13 @@ pub(super) fn rows(runner: &Path) -> Result<Vec<Row>> {
         ensure!(status.success(), "sqlite3: {status}");
         Ok(took)
     };
-    let (ours, theirs) = interleaved(ROUNDS, ours, theirs)?;
-    Ok(vec![Row { name: format!("migrate, {FILES} files · `sqlite3`"), ours, theirs, aim: Aim::Ratio(AIM) }])
+    let (ours, theirs) = interleaved_medians(ROUNDS, ours, theirs)?;
+    Ok(vec![BenchRow {
+        name: format!("migrate, {FILES} files · `sqlite3`"),
+        ours,
+        theirs,
+        target: BenchTarget::Ratio(MAX_RATIO),
+    }])
 }
 
 /// On the disk of the target directory: what is compared is dominated by its syncs.
@@ -67,7 +72,7 @@ fn file_name(number: usize) -> String {
     format!("{number:04}_table.sql")
 }
 
-fn migration(number: usize) -> String {
+fn migration_text(number: usize) -> String {
     format!(
         "CREATE TABLE t{number} (id INTEGER PRIMARY KEY, name TEXT NOT NULL);\n\
          CREATE INDEX t{number}_name ON t{number} (name);\n\
@@ -75,10 +80,10 @@ fn migration(number: usize) -> String {
     )
 }
 
-fn script() -> Result<String> {
+fn sqlite_script() -> Result<String> {
     let mut script = "CREATE TABLE history (name TEXT PRIMARY KEY, checksum TEXT, at TEXT);\n".to_owned();
     for number in 1..=FILES {
-        let (name, text) = (file_name(number), migration(number));
+        let (name, text) = (file_name(number), migration_text(number));
         let sum = crate::pack::sha256(text.as_bytes());
         writeln!(script, "BEGIN;\n{text}INSERT INTO history VALUES ('{name}', '{sum}', datetime());\nCOMMIT;")?;
     }

@@ -24,13 +24,13 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::{
-    setup::{self, AUTHORS, DATABASES, Need, PEERS, TOOLS},
+    setup::{self, BENCH_PEERS, DATABASES, STEP_AUTHORING, SetupNeed, TOOLS},
     workspace::{self, run as run_command},
 };
 
 /// A benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Name {
+pub(crate) enum BenchmarkName {
     /// An all-skipped resume of the example, beside `sh -c true`
     Resume,
     /// A record of the journal, beside a bare write and `fdatasync`
@@ -52,49 +52,54 @@ pub(crate) enum Name {
 }
 
 /// One line of the table.
-struct Row {
+struct BenchRow {
     /// Its key in docs/benchmarks.md.
     name: String,
     ours: Duration,
     theirs: Duration,
-    aim: Aim,
+    target: BenchTarget,
 }
 
-enum Aim {
+enum BenchTarget {
     /// Ours at most so many times theirs.
     Ratio(f64),
     /// Ours at most this, whatever theirs takes.
-    Wall(Duration),
+    WallTime(Duration),
     /// Ours at most so much more than theirs.
-    Over(Duration),
+    Overhead(Duration),
     /// No time: the largest of some files has so many bytes, and may have `most`.
-    Bytes { largest: u64, most: u64 },
+    Bytes { largest: u64, limit: u64 },
 }
 
-pub(crate) fn run(names: &[Name], write: bool) -> Result<()> {
-    let needs: Vec<Need> =
-        [Need::GuestToolchain].into_iter().chain(PEERS).chain(TOOLS).chain(DATABASES).chain(AUTHORS).collect();
+pub(crate) fn run(names: &[BenchmarkName], write: bool) -> Result<()> {
+    let needs: Vec<SetupNeed> = [SetupNeed::GuestToolchain]
+        .into_iter()
+        .chain(BENCH_PEERS)
+        .chain(TOOLS)
+        .chain(DATABASES)
+        .chain(STEP_AUTHORING)
+        .collect();
     setup::ensure(&needs)?;
     let runner = workspace::build_runner()?;
     let mut rows = Vec::new();
-    for name in Name::value_variants().iter().filter(|name| names.is_empty() || names.contains(name)) {
+    for name in BenchmarkName::value_variants().iter().filter(|name| names.is_empty() || names.contains(name)) {
         println!("measuring {name:?}");
         rows.extend(match name {
-            Name::Resume => resume::rows(&runner)?,
-            Name::Append => append::rows()?,
-            Name::Pull => pull::rows(&runner)?,
-            Name::Migrate => migrate::rows(&runner)?,
-            Name::Databases => databases::rows(&runner)?,
-            Name::Steps => steps::rows(&runner)?,
-            Name::Launcher => launcher::rows(&runner)?,
-            Name::Checkpoints => checkpoints::rows()?,
-            Name::Faults => {
-                faults::run(write)?;
+            BenchmarkName::Resume => resume::rows(&runner)?,
+            BenchmarkName::Append => append::append_rows()?,
+            BenchmarkName::Pull => pull::rows(&runner)?,
+            BenchmarkName::Migrate => migrate::rows(&runner)?,
+            BenchmarkName::Databases => databases::rows(&runner)?,
+            BenchmarkName::Steps => steps::rows(&runner)?,
+            BenchmarkName::Launcher => launcher::rows(&runner)?,
+            BenchmarkName::Checkpoints => checkpoints::rows()?,
+            BenchmarkName::Faults => {
+                faults::run_kill_tests(write)?;
                 Vec::new()
             }
         });
     }
-    let table: Vec<String> = rows.iter().map(Row::to_string).collect();
+    let table: Vec<String> = rows.iter().map(BenchRow::to_string).collect();
     if table.is_empty() {
         return Ok(());
     }
@@ -102,14 +107,14 @@ pub(crate) fn run(names: &[Name], write: bool) -> Result<()> {
     if write {
         let path = workspace::root().join("docs/benchmarks.md");
         let old = fs::read_to_string(&path).unwrap_or_default();
-        fs::write(&path, updated(&old, &table)).with_context(|| format!("write {}", path.display()))?;
+        fs::write(&path, update_table(&old, &table)).with_context(|| format!("write {}", path.display()))?;
         println!("\nwrote {}", path.display());
     }
     Ok(())
 }
 
 /// The medians of `rounds` interleaved rounds, after one round that is not counted.
-fn interleaved(
+fn interleaved_medians(
     rounds: usize,
     mut ours: impl FnMut() -> Result<Duration>,
     mut theirs: impl FnMut() -> Result<Duration>,
@@ -131,7 +136,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 }
 
 /// The wall time of a whole process, start to exit. Its output is dropped; its errors are shown.
-fn timed(command: &mut Command) -> Result<Duration> {
+fn wall_time(command: &mut Command) -> Result<Duration> {
     // Cargo sets it for its own; nobody else's programs look for libraries in a dozen folders.
     command.env_remove("LD_LIBRARY_PATH");
     command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -142,33 +147,33 @@ fn timed(command: &mut Command) -> Result<Duration> {
 
 const HEADING: &str = "| What | Ours | Theirs | Ratio | Aim | Met |\n|---|---:|---:|---:|---:|---|";
 
-impl Row {
+impl BenchRow {
     fn ratio(&self) -> f64 {
         self.ours.as_secs_f64() / self.theirs.as_secs_f64()
     }
 
     fn is_met(&self) -> bool {
-        match self.aim {
-            Aim::Ratio(most) => self.ratio() <= most,
-            Aim::Wall(most) => self.ours <= most,
-            Aim::Over(most) => self.ours.saturating_sub(self.theirs) <= most,
-            Aim::Bytes { largest, most } => largest <= most,
+        match self.target {
+            BenchTarget::Ratio(most) => self.ratio() <= most,
+            BenchTarget::WallTime(most) => self.ours <= most,
+            BenchTarget::Overhead(most) => self.ours.saturating_sub(self.theirs) <= most,
+            BenchTarget::Bytes { largest, limit: most } => largest <= most,
         }
     }
 }
 
-impl fmt::Display for Row {
+impl fmt::Display for BenchRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let milliseconds = |time: Duration| match time.as_secs_f64() * 1000.0 {
             short @ ..10.0 => format!("{short:.3} ms"),
             long => format!("{long:.1} ms"),
         };
         let met = if self.is_met() { "yes" } else { "no" };
-        let aim = match self.aim {
-            Aim::Ratio(most) => format!("≤ {most:.1}×"),
-            Aim::Wall(most) => format!("≤ {} ms", most.as_secs_f64() * 1000.0),
-            Aim::Over(most) => format!("≤ {} ms more", most.as_secs_f64() * 1000.0),
-            Aim::Bytes { largest, most } => {
+        let aim = match self.target {
+            BenchTarget::Ratio(most) => format!("≤ {most:.1}×"),
+            BenchTarget::WallTime(most) => format!("≤ {} ms", most.as_secs_f64() * 1000.0),
+            BenchTarget::Overhead(most) => format!("≤ {} ms more", most.as_secs_f64() * 1000.0),
+            BenchTarget::Bytes { largest, limit: most } => {
                 return write!(
                     f,
                     "| {} | {} kB | – | – | ≤ {} kB | {met} |",
@@ -187,12 +192,12 @@ const BEGIN: &str = "<!-- cargo xtask bench --write: begin -->";
 const END: &str = "<!-- cargo xtask bench --write: end -->";
 
 /// The document with the new rows in its table. Rows that were not measured this time stay, and so does the text around.
-fn updated(document: &str, rows: &[String]) -> String {
+fn update_table(document: &str, rows: &[String]) -> String {
     let key = |row: &str| row.split('|').nth(1).unwrap_or_default().trim().to_owned();
     let parts = document.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?)));
     let (before, table, after) = match parts {
         Some((before, (table, after))) => (before.to_owned(), table, after),
-        None => (format!("{}\n\n", introduction(document)), "", "\n"),
+        None => (format!("{}\n\n", document_head(document)), "", "\n"),
     };
     let mut kept: Vec<String> =
         table.lines().filter(|line| line.starts_with("| ")).skip(1).map(str::to_owned).collect();
@@ -207,7 +212,7 @@ fn updated(document: &str, rows: &[String]) -> String {
     format!("{before}{BEGIN}\n{machine}\n\n{HEADING}\n{}\n{END}{after}", kept.join("\n"))
 }
 
-fn introduction(document: &str) -> &str {
+fn document_head(document: &str) -> &str {
     let document = document.trim_end();
     if document.is_empty() {
         "# Benchmarks\n\nMeasured by `cargo xtask bench`, side by side in one run."
@@ -220,33 +225,33 @@ fn introduction(document: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn row(name: &str, ours: u64, theirs: u64, aim: Aim) -> Row {
+    fn row(name: &str, ours: u64, theirs: u64, aim: BenchTarget) -> BenchRow {
         let (ours, theirs) = (Duration::from_millis(ours), Duration::from_millis(theirs));
-        Row { name: name.to_owned(), ours, theirs, aim }
+        BenchRow { name: name.to_owned(), ours, theirs, target: aim }
     }
 
     #[test]
-    fn a_row_says_whether_its_aim_is_met() {
-        let shown = row("a", 12, 10, Aim::Ratio(1.3)).to_string();
+    fn row_shows_whether_its_target_is_met() {
+        let shown = row("a", 12, 10, BenchTarget::Ratio(1.3)).to_string();
         assert_eq!(shown, "| a | 12.0 ms | 10.0 ms | 1.20× | ≤ 1.3× | yes |");
-        let shown = row("b", 26, 1, Aim::Wall(Duration::from_millis(25))).to_string();
+        let shown = row("b", 26, 1, BenchTarget::WallTime(Duration::from_millis(25))).to_string();
         assert_eq!(shown, "| b | 26.0 ms | 1.000 ms | 26.00× | ≤ 25 ms | no |");
-        let shown = row("c", 90, 10, Aim::Over(Duration::from_millis(80))).to_string();
+        let shown = row("c", 90, 10, BenchTarget::Overhead(Duration::from_millis(80))).to_string();
         assert_eq!(shown, "| c | 90.0 ms | 10.0 ms | 9.00× | ≤ 80 ms more | yes |");
     }
 
     #[test]
-    fn the_median_of_an_even_count_lies_between() {
+    fn median_of_an_even_count_is_the_mean_of_the_middle() {
         let times = [4, 1, 3, 2].map(Duration::from_millis).to_vec();
         assert_eq!(median(times), Duration::from_micros(2500));
     }
 
     #[test]
-    fn rows_that_were_not_measured_stay() {
-        let line = |name, ours| row(name, ours, 10, Aim::Ratio(1.0)).to_string();
-        let first = updated("", &[line("a", 1), line("b", 2)]);
+    fn update_keeps_rows_that_were_not_measured() {
+        let line = |name, ours| row(name, ours, 10, BenchTarget::Ratio(1.0)).to_string();
+        let first = update_table("", &[line("a", 1), line("b", 2)]);
         let edited = first.replace("side by side", "beside each other") + "More text.\n";
-        let second = updated(&edited, &[line("b", 3), line("c", 4)]);
+        let second = update_table(&edited, &[line("b", 3), line("c", 4)]);
         assert!(second.contains("beside each other") && second.ends_with("More text.\n"), "{second}");
         let rows: Vec<_> = second.lines().filter(|line| line.contains("×")).collect();
         assert_eq!(rows, [line("a", 1), line("b", 3), line("c", 4)]);

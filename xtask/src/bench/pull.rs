@@ -15,19 +15,19 @@ use flate2::{Compression, write::GzEncoder};
 use tar::{Builder, EntryType};
 use tempfile::TempDir;
 
-use super::{Aim, Row, interleaved, timed};
+use super::{BenchRow, BenchTarget, interleaved_medians, wall_time};
 use crate::{
-    http::Server,
+    http::LoopbackServer,
     pack::{header, sha256},
     workspace,
 };
 
 const ROUNDS: usize = 5;
 const FILES: u64 = 8_500;
-const AIM: f64 = 1.0;
+const MAX_RATIO: f64 = 1.0;
 
-pub(super) fn rows(runner: &Path) -> Result<Vec<Row>> {
-    let tar = tree()?;
+pub(super) fn rows(runner: &Path) -> Result<Vec<BenchRow>> {
+    let tar = text_files_tar()?;
     let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
     gzip.write_all(&tar)?;
     let archives = [("tar.gz", "--gzip", gzip.finish()?), ("tar.zst", "--zstd", zstd::encode_all(&tar[..], 0)?)];
@@ -39,7 +39,7 @@ pub(super) fn rows(runner: &Path) -> Result<Vec<Row>> {
             println!("{unpacked} MB as {extension}: {} MB", archive.len() / 1_000_000);
             let (ours, theirs) = measure(runner, extension, flag, archive)?;
             let name = format!("pull of {FILES} files from a {extension} · `curl` to `tee >(sha256sum)` to `tar x`");
-            Ok(Row { name, ours, theirs, aim: Aim::Ratio(AIM) })
+            Ok(BenchRow { name, ours, theirs, target: BenchTarget::Ratio(MAX_RATIO) })
         })
         .collect()
 }
@@ -49,21 +49,21 @@ fn measure(runner: &Path, extension: &str, flag: &str, archive: Vec<u8>) -> Resu
     let sum: Arc<[u8]> = format!("{}  {name}\n", sha256(&archive)).into_bytes().into();
     let archive: Arc<[u8]> = archive.into();
     let (path, sum_path) = (format!("/{name}"), format!("/{name}.sha256"));
-    let server = Server::start(move |asked| {
+    let server = LoopbackServer::start(move |asked| {
         if asked == path { Some(Arc::clone(&archive)) } else { (asked == sum_path).then(|| Arc::clone(&sum)) }
     })?;
     let plan = plan(&server.origin(), &name);
     let ours = || {
         let folder = fresh_folder()?;
         fs::write(folder.path().join("deploy.yml"), &plan)?;
-        timed(Command::new(runner).args(["--local", "--release", "r1"]).current_dir(folder.path()))
+        wall_time(Command::new(runner).args(["--local", "--release", "r1"]).current_dir(folder.path()))
     };
     let line = format!("set -euo pipefail; curl -s {}/{name} | tee >(sha256sum >sum) | tar x {flag}", server.origin());
     let theirs = || {
         let folder = fresh_folder()?;
-        timed(Command::new("bash").args(["-c", &line]).current_dir(folder.path()))
+        wall_time(Command::new("bash").args(["-c", &line]).current_dir(folder.path()))
     };
-    interleaved(ROUNDS, ours, theirs)
+    interleaved_medians(ROUNDS, ours, theirs)
 }
 
 fn plan(origin: &str, name: &str) -> String {
@@ -87,8 +87,8 @@ fn fresh_folder() -> Result<TempDir> {
 }
 
 /// A tar of text files, the same each time: words of a small vocabulary, which compress about as well as source code.
-fn tree() -> Result<Vec<u8>> {
-    let mut random = Xorshift(0x9E37_79B9_7F4A_7C15);
+fn text_files_tar() -> Result<Vec<u8>> {
+    let mut random = XorshiftRng(0x9E37_79B9_7F4A_7C15);
     let vocabulary: Vec<Vec<u8>> = (0..VOCABULARY)
         .map(|_| {
             let letters = (0..3 + random.below(9)).map(|_| b'a' + random.below(26) as u8);
@@ -113,9 +113,9 @@ const VOCABULARY: usize = 800;
 const MEAN_SIZE: usize = 20_800;
 
 /// Marsaglia's xorshift64 (2003): enough for filler, and the same everywhere.
-struct Xorshift(u64);
+struct XorshiftRng(u64);
 
-impl Xorshift {
+impl XorshiftRng {
     fn below(&mut self, limit: usize) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -129,9 +129,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sequence_is_the_published_one() {
+    fn xorshift_matches_the_published_sequence() {
         // xorshift64 with shifts 13, 7, 17 from state 1, by hand: 1 → 8193 → 8257 → 1082269761.
-        let mut random = Xorshift(1);
+        let mut random = XorshiftRng(1);
         assert_eq!(random.below(usize::MAX), 1_082_269_761);
     }
 }

@@ -10,33 +10,33 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Aim, Row, interleaved, timed};
+use super::{BenchRow, BenchTarget, interleaved_medians, wall_time};
 use crate::workspace::{self, cargo, output, run as run_command};
 
 const ROUNDS: usize = 30;
 /// So much slower are the languages that bring their own compiler.
 const COLD_ROUNDS: usize = 3;
 
-pub(super) fn rows(runner: &Path) -> Result<Vec<Row>> {
-    let mut rows = vec![first_run(runner, 1, 5)?, first_run(runner, 4, 10)?, call()?];
+pub(super) fn rows(runner: &Path) -> Result<Vec<BenchRow>> {
+    let mut rows = vec![first_run_row(runner, 1, 5)?, first_run_row(runner, 4, 10)?, call_row()?];
     for (language, cold, warm) in [("rust", 100, 6), ("js", 8000, 50), ("python", 8000, 50)] {
-        rows.extend(foreign(runner, language, cold, warm)?);
+        rows.extend(third_party_rows(runner, language, cold, warm)?);
     }
-    rows.extend(sizes()?);
-    rows.push(rebuild()?);
+    rows.extend(size_rows()?);
+    rows.push(rebuild_row()?);
     Ok(rows)
 }
 
-fn wall(name: impl Into<String>, (ours, theirs): (Duration, Duration), most: Duration) -> Row {
-    Row { name: name.into(), ours, theirs, aim: Aim::Wall(most) }
+fn wall_time_row(name: impl Into<String>, (ours, theirs): (Duration, Duration), most: Duration) -> BenchRow {
+    BenchRow { name: name.into(), ours, theirs, target: BenchTarget::WallTime(most) }
 }
 
-fn shell() -> Result<Duration> {
-    timed(Command::new("sh").args(["-c", "true"]))
+fn time_shell() -> Result<Duration> {
+    wall_time(Command::new("sh").args(["-c", "true"]))
 }
 
 /// A plan of `steps` official steps that find what they check; each round in a folder without a history.
-fn first_run(runner: &Path, steps: u32, most: u64) -> Result<Row> {
+fn first_run_row(runner: &Path, steps: u32, most: u64) -> Result<BenchRow> {
     let folder = tempfile::tempdir()?;
     fs::create_dir(folder.path().join("d"))?;
     fs::write(folder.path().join("d/f"), "x")?;
@@ -44,51 +44,51 @@ fn first_run(runner: &Path, steps: u32, most: u64) -> Result<Row> {
     let plan: String = (0..steps).map(|number| format!("  check{number}: {step}\n")).collect();
     fs::write(folder.path().join("deploy.yml"), format!("version: 1\napp: noop\nsteps:\n{plan}"))?;
     let deploy = || {
-        forget(folder.path())?;
-        timed(deployment(runner, folder.path()).env("HOME", folder.path()))
+        remove_deployment_state(folder.path())?;
+        wall_time(deploy_command(runner, folder.path()).env("HOME", folder.path()))
     };
-    settle()?;
+    sync_disks()?;
     let name = if steps == 1 { "a no-op official step".to_owned() } else { format!("{steps} official steps") };
-    Ok(wall(
+    Ok(wall_time_row(
         format!("{name}, first run, whole process · `sh -c true`"),
-        interleaved(ROUNDS, deploy, shell)?,
+        interleaved_medians(ROUNDS, deploy, time_shell)?,
         Duration::from_millis(most),
     ))
 }
 
 /// Has the disk write what builds before left in memory: a sync of ours would wait for it.
-fn settle() -> Result<()> {
+fn sync_disks() -> Result<()> {
     output(&mut Command::new("sync")).map(drop)
 }
 
 /// Removes what earlier deployments left beside a plan.
-fn forget(folder: &Path) -> Result<()> {
+fn remove_deployment_state(folder: &Path) -> Result<()> {
     for left in [".pawl", "deploy.lock"] {
         let path = folder.join(left);
-        if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.or_else(absent)?;
+        if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.or_else(ignore_not_found)?;
     }
     Ok(())
 }
 
-fn absent(error: std::io::Error) -> std::io::Result<()> {
+fn ignore_not_found(error: std::io::Error) -> std::io::Result<()> {
     if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
-fn deployment(runner: &Path, folder: &Path) -> Command {
+fn deploy_command(runner: &Path, folder: &Path) -> Command {
     let mut command = Command::new(runner);
     command.args(["--local", "--quiet", "--release", "r1"]).current_dir(folder);
     command
 }
 
 /// Measured by an example of the runner's, since it is one call inside a process and no command.
-fn call() -> Result<Row> {
+fn call_row() -> Result<BenchRow> {
     let text = output(cargo().args(["run", "--release", "--quiet", "--package", "runner", "--example", "call"]))?;
     let ours = Duration::from_nanos(text.trim().parse().context("the example prints a median in nanoseconds")?);
-    Ok(wall("instantiate + call, one step · `sh -c true`", (ours, shell()?), Duration::from_micros(100)))
+    Ok(wall_time_row("instantiate + call, one step · `sh -c true`", (ours, time_shell()?), Duration::from_micros(100)))
 }
 
 /// A step that `runner new-step` begins, built as it says, then deployed with nothing kept (cold) and again (warm).
-fn foreign(runner: &Path, language: &str, cold: u64, warm: u64) -> Result<Vec<Row>> {
+fn third_party_rows(runner: &Path, language: &str, cold: u64, warm: u64) -> Result<Vec<BenchRow>> {
     let folder = workspace::target_dir()?.join("bench-steps");
     fs::create_dir_all(&folder)?;
     let project = folder.join(format!("warm-{language}"));
@@ -105,11 +105,11 @@ fn foreign(runner: &Path, language: &str, cold: u64, warm: u64) -> Result<Vec<Ro
         }
         _ => drop(output(Command::new("./build.sh").current_dir(&project))?),
     }
-    settle()?;
+    sync_disks()?;
     let home = tempfile::tempdir()?;
     let deploy = |home: &Path| {
-        forget(&project)?;
-        timed(deployment(runner, &project).env("HOME", home))
+        remove_deployment_state(&project)?;
+        wall_time(deploy_command(runner, &project).env("HOME", home))
     };
     let mut kept = Vec::new();
     let fresh = || {
@@ -119,41 +119,41 @@ fn foreign(runner: &Path, language: &str, cold: u64, warm: u64) -> Result<Vec<Ro
         took
     };
     let rounds = if cold > 1000 { COLD_ROUNDS } else { ROUNDS };
-    let first = wall(
+    let first = wall_time_row(
         format!("a step in {language}, nothing kept · `sh -c true`"),
-        interleaved(rounds, fresh, shell)?,
+        interleaved_medians(rounds, fresh, time_shell)?,
         Duration::from_millis(cold),
     );
-    settle()?;
-    let again = wall(
+    sync_disks()?;
+    let again = wall_time_row(
         format!("a step in {language}, kept · `sh -c true`"),
-        interleaved(ROUNDS, || deploy(home.path()), shell)?,
+        interleaved_medians(ROUNDS, || deploy(home.path()), time_shell)?,
         Duration::from_millis(warm),
     );
     Ok(vec![first, again])
 }
 
 /// The largest official module, and the largest one compiled.
-fn sizes() -> Result<Vec<Row>> {
+fn size_rows() -> Result<Vec<BenchRow>> {
     let guest = workspace::target_dir()?.join("guest");
     let mut rows = Vec::new();
-    let components = workspace_components(&guest)?;
+    let components = official_components(&guest)?;
     let compiled: Vec<PathBuf> = components.iter().map(|path| newest_compiled(&guest, path)).collect::<Result<_>>()?;
     for (what, files, most) in [("official component", &components, 150), ("compiled", &compiled, 450)] {
         let sizes: Vec<u64> =
             files.iter().map(|path| Ok(fs::metadata(path)?.len())).collect::<Result<_, std::io::Error>>()?;
         let largest = sizes.into_iter().max().context("there are official modules")?;
-        rows.push(Row {
+        rows.push(BenchRow {
             name: format!("largest {what}"),
             ours: Duration::ZERO,
             theirs: Duration::ZERO,
-            aim: Aim::Bytes { largest, most: most * 1000 },
+            target: BenchTarget::Bytes { largest, limit: most * 1000 },
         });
     }
     Ok(rows)
 }
 
-fn workspace_components(guest: &Path) -> Result<Vec<PathBuf>> {
+fn official_components(guest: &Path) -> Result<Vec<PathBuf>> {
     let built = guest_build::build(&workspace::root().join("steps"), guest)?;
     Ok(built.into_iter().map(|component| component.path).collect())
 }
@@ -172,17 +172,17 @@ fn newest_compiled(guest: &Path, component: &Path) -> Result<PathBuf> {
 }
 
 /// From an edit of a step to its component.
-fn rebuild() -> Result<Row> {
+fn rebuild_row() -> Result<BenchRow> {
     let source = workspace::root().join("steps/switch/src/lib.rs");
     let guest = workspace::target_dir()?.join("guest");
     let build = || {
         // The same source gives the same core module, which would not be worked on again.
-        fs::remove_file(guest.join("components/switch.core")).or_else(absent)?;
+        fs::remove_file(guest.join("components/switch.core")).or_else(ignore_not_found)?;
         fs::write(&source, fs::read(&source)?)?;
         let began = Instant::now();
         guest_build::build(&workspace::root().join("steps"), &guest)?;
         Ok(began.elapsed())
     };
-    let times = interleaved(5, build, shell)?;
-    Ok(wall("a step's component, built after an edit · `sh -c true`", times, Duration::from_secs(3)))
+    let times = interleaved_medians(5, build, time_shell)?;
+    Ok(wall_time_row("a step's component, built after an edit · `sh -c true`", times, Duration::from_secs(3)))
 }

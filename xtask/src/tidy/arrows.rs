@@ -3,30 +3,30 @@
 //! Read are the paths that begin with `crate::`, in `use` groups too. What is compiled for tests only is free. Deliberately
 //! absent: Rust's name resolution; nobody reaches another module through `super::super::` by accident.
 
-use super::{Finding, Tree};
+use super::{SourceTree, TidyFinding};
 
-enum Allowed {
+enum AllowedModules {
     /// These, and itself.
     Only(&'static [&'static str]),
     /// Anything else.
-    NotThese(&'static [&'static str]),
+    AllExcept(&'static [&'static str]),
 }
 
 /// Paths below `crate`; a module stands for what is in it.
-const MODULES: [(&str, Allowed); 7] = [
-    ("diagnose", Allowed::Only(&[])),
-    ("plan", Allowed::Only(&["diagnose"])),
-    ("schedule", Allowed::Only(&["diagnose", "journal", "plan"])),
-    ("report", Allowed::Only(&["diagnose", "journal::event", "plan::names"])),
-    ("journal", Allowed::NotThese(&["cli", "drive", "hosts", "report", "sandbox", "schedule", "state"])),
-    ("sandbox", Allowed::NotThese(&["cli", "drive", "hosts", "report", "schedule"])),
-    ("state", Allowed::NotThese(&["cli", "drive", "hosts", "report", "sandbox", "schedule"])),
+const MODULE_RULES: [(&str, AllowedModules); 7] = [
+    ("diagnose", AllowedModules::Only(&[])),
+    ("plan", AllowedModules::Only(&["diagnose"])),
+    ("schedule", AllowedModules::Only(&["diagnose", "journal", "plan"])),
+    ("report", AllowedModules::Only(&["diagnose", "journal::event", "plan::names"])),
+    ("journal", AllowedModules::AllExcept(&["cli", "drive", "hosts", "report", "sandbox", "schedule", "state"])),
+    ("sandbox", AllowedModules::AllExcept(&["cli", "drive", "hosts", "report", "schedule"])),
+    ("state", AllowedModules::AllExcept(&["cli", "drive", "hosts", "report", "sandbox", "schedule"])),
 ];
 /// For every other module but `cli` itself.
-const OTHERS: Allowed = Allowed::NotThese(&["cli"]);
+const DEFAULT_RULE: AllowedModules = AllowedModules::AllExcept(&["cli"]);
 
 /// Which arrows point the wrong way.
-pub(super) fn arrows(tree: &Tree) -> Vec<Finding> {
+pub(super) fn layering(tree: &SourceTree) -> Vec<TidyFinding> {
     let mut found = Vec::new();
     let tests = test_modules(tree);
     for file in tree.with_extension(&["rs"]) {
@@ -37,13 +37,14 @@ pub(super) fn arrows(tree: &Tree) -> Vec<Finding> {
         if is_test || matches!(module, "cli" | "lib" | "main") {
             continue;
         }
-        let allowed = MODULES.iter().find(|(name, _)| *name == module).map_or(&OTHERS, |(_, allowed)| allowed);
+        let allowed =
+            MODULE_RULES.iter().find(|(name, _)| *name == module).map_or(&DEFAULT_RULE, |(_, allowed)| allowed);
         for (line, path) in references(without_tests(&file.text)) {
             let lies_in =
                 |module: &str| path.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
             let is_fine = match allowed {
-                Allowed::Only(modules) => lies_in(module) || modules.iter().any(|module| lies_in(module)),
-                Allowed::NotThese(modules) => !modules.iter().any(|module| lies_in(module)),
+                AllowedModules::Only(modules) => lies_in(module) || modules.iter().any(|module| lies_in(module)),
+                AllowedModules::AllExcept(modules) => !modules.iter().any(|module| lies_in(module)),
             };
             if !is_fine {
                 found.push(file.finding(line, format!("`{module}` must not depend on `crate::{path}`")));
@@ -53,15 +54,15 @@ pub(super) fn arrows(tree: &Tree) -> Vec<Finding> {
     found
 }
 
-const FOR_TESTS: &str = "#[cfg(test)]";
+const CFG_TEST: &str = "#[cfg(test)]";
 
 /// The files of modules that are compiled for tests only, without `.rs`.
-fn test_modules(tree: &Tree) -> Vec<String> {
+fn test_modules(tree: &SourceTree) -> Vec<String> {
     let mut found = Vec::new();
     for file in tree.with_extension(&["rs"]) {
         let path = file.path.trim_end_matches(".rs");
         let folder = ["/mod", "/lib", "/main"].iter().find_map(|name| path.strip_suffix(name)).unwrap_or(path);
-        let marked = file.text.split(FOR_TESTS).skip(1).filter_map(|rest| module_name(rest, ';'));
+        let marked = file.text.split(CFG_TEST).skip(1).filter_map(|rest| module_name(rest, ';'));
         found.extend(marked.map(|name| format!("{folder}/{name}")));
     }
     found
@@ -69,8 +70,7 @@ fn test_modules(tree: &Tree) -> Vec<String> {
 
 /// The text before the first `mod … {` that is compiled for tests only; it ends the file.
 fn without_tests(text: &str) -> &str {
-    let inline =
-        text.match_indices(FOR_TESTS).find(|(at, _)| module_name(&text[at + FOR_TESTS.len()..], '{').is_some());
+    let inline = text.match_indices(CFG_TEST).find(|(at, _)| module_name(&text[at + CFG_TEST.len()..], '{').is_some());
     inline.map_or(text, |(at, _)| &text[..at])
 }
 
@@ -95,7 +95,7 @@ fn references(source: &str) -> Vec<(usize, String)> {
             continue;
         }
         let mut paths = Vec::new();
-        walk(&code[at + text.len()..], "", &mut paths);
+        collect_paths(&code[at + text.len()..], "", &mut paths);
         let line = code[..at].matches('\n').count() + 1;
         found.extend(paths.into_iter().map(|path| (line, path)));
     }
@@ -103,7 +103,7 @@ fn references(source: &str) -> Vec<(usize, String)> {
 }
 
 /// Reads one path or `{group}` and returns what comes after it.
-fn walk<'a>(text: &'a str, prefix: &str, found: &mut Vec<String>) -> &'a str {
+fn collect_paths<'a>(text: &'a str, prefix: &str, found: &mut Vec<String>) -> &'a str {
     let mut path = prefix.to_owned();
     let mut rest = text.trim_start();
     loop {
@@ -113,7 +113,7 @@ fn walk<'a>(text: &'a str, prefix: &str, found: &mut Vec<String>) -> &'a str {
                 if let Some(after) = group.strip_prefix('}') {
                     return after;
                 }
-                let after = walk(group, &path, found);
+                let after = collect_paths(group, &path, found);
                 let after = after.trim_start();
                 let after = after.strip_prefix(',').unwrap_or(after);
                 if after.len() == group.len() {
@@ -142,12 +142,12 @@ fn walk<'a>(text: &'a str, prefix: &str, found: &mut Vec<String>) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{shown, tree},
+        super::{finding_texts, source_tree},
         *,
     };
 
     #[test]
-    fn use_groups_are_read_to_their_leaves() {
+    fn references_expand_use_groups() {
         let source = "use crate::{\n    diagnose::Code, // crate::no\n    journal::{self, event::{Event, Kind as K}},\n    plan::*,\n};\n\
                       fn f(x: crate::state::Head) -> my_crate::Y { crate::cli::run::<u8>(x) }\n";
         let expected = [
@@ -164,8 +164,8 @@ mod tests {
     }
 
     #[test]
-    fn arrows_point_one_way() {
-        let found = arrows(&tree(&[
+    fn layering_reports_forbidden_dependencies() {
+        let found = layering(&source_tree(&[
             ("runner/src/cli/run.rs", "use crate::drive;"),
             ("runner/src/drive.rs", "use crate::{cli::Options, schedule};"),
             ("runner/src/plan/names.rs", "use crate::{diagnose::Code, plan::Plan};"),
@@ -190,6 +190,6 @@ mod tests {
             "runner/src/state/mod.rs:3: `state` must not depend on `crate::report`",
             "runner/src/state/mod.rs:5: `state` must not depend on `crate::cli`",
         ];
-        assert_eq!(shown(&found), expected);
+        assert_eq!(finding_texts(&found), expected);
     }
 }

@@ -8,7 +8,7 @@ use std::{fmt, ops::Range, sync::Arc};
 /// The exit codes of `runner`, DESIGN §9.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Exit {
+pub enum ExitKind {
     /// Deployed, or nothing to do.
     Success,
     /// A step failed; held there.
@@ -29,7 +29,7 @@ pub enum Exit {
     Interrupted,
 }
 
-impl Exit {
+impl ExitKind {
     /// The process exit status.
     #[must_use]
     pub fn status(self) -> u8 {
@@ -51,9 +51,9 @@ impl Exit {
 ///
 /// Ranges: 01 plan, 02 usage and preflight, 03 steps, 04 in doubt, 05 lock and artifacts, 06 journal and state, 07 our bugs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Code(pub &'static str);
+pub struct ErrorCode(pub &'static str);
 
-impl fmt::Display for Code {
+impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
     }
@@ -61,7 +61,7 @@ impl fmt::Display for Code {
 
 /// A place in a text that the user wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Excerpt {
+pub struct SourceExcerpt {
     /// The file, as the user named it.
     pub path: String,
     /// The whole text of the file.
@@ -76,37 +76,37 @@ pub struct Excerpt {
 #[derive(Clone, Debug)]
 pub struct Diagnostic {
     /// The code.
-    pub code: Code,
+    pub code: ErrorCode,
     /// What went wrong, one line.
     pub message: String,
     /// Why, from the outer cause to the inner one.
     pub causes: Vec<String>,
     /// Where in the user's text.
-    pub excerpt: Option<Excerpt>,
+    pub excerpt: Option<SourceExcerpt>,
     /// Where in a file that is not at hand, such as a migration; for editors and CIs.
-    pub spot: Option<Box<Spot>>,
+    pub location: Option<Box<SourceLocation>>,
     /// The next command, or what to change.
     pub hint: Option<String>,
     /// How the process ends.
-    pub exit: Exit,
+    pub exit: ExitKind,
 }
 
 impl Diagnostic {
     /// An error with nothing but its message.
-    pub fn new(code: Code, exit: Exit, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), causes: Vec::new(), excerpt: None, spot: None, hint: None, exit }
+    pub fn new(code: ErrorCode, exit: ExitKind, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), causes: Vec::new(), excerpt: None, location: None, hint: None, exit }
     }
 
     /// Adds a cause.
     #[must_use]
-    pub fn because(mut self, cause: impl fmt::Display) -> Self {
+    pub fn with_cause(mut self, cause: impl fmt::Display) -> Self {
         self.causes.push(cause.to_string());
         self
     }
 
     /// Sets the hint.
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
@@ -116,18 +116,18 @@ impl Diagnostic {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     /// How much it matters.
-    pub weight: Weight,
+    pub severity: NoticeSeverity,
     /// What is to be said, one line.
     pub message: String,
     /// A few words to stand above the message, where there is room for a heading.
     pub title: Option<String>,
     /// Where in the user's files.
-    pub spot: Option<Spot>,
+    pub location: Option<SourceLocation>,
 }
 
 /// A place in a file, for editors and CIs that show things there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spot {
+pub struct SourceLocation {
     /// The file, absolute.
     pub path: std::path::PathBuf,
     /// From 1; none where it is about the whole file.
@@ -139,7 +139,7 @@ pub struct Spot {
 /// How much a [`Notice`] matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Weight {
+pub enum NoticeSeverity {
     /// Good to know.
     Note,
     /// Something is not as it should be.
@@ -149,11 +149,11 @@ pub enum Weight {
 impl Notice {
     /// Good to know.
     pub fn note(message: impl Into<String>) -> Self {
-        Self { weight: Weight::Note, message: message.into(), title: None, spot: None }
+        Self { severity: NoticeSeverity::Note, message: message.into(), title: None, location: None }
     }
 
     /// Something is not as it should be, and the runner goes on.
     pub fn warning(message: impl Into<String>) -> Self {
-        Self { weight: Weight::Warning, message: message.into(), title: None, spot: None }
+        Self { severity: NoticeSeverity::Warning, message: message.into(), title: None, location: None }
     }
 }

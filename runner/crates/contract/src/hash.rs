@@ -8,9 +8,9 @@ use serde_json::Value;
 /// A BLAKE3 hash, 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Hash([u8; 32]);
+pub struct Blake3Hash([u8; 32]);
 
-impl Hash {
+impl Blake3Hash {
     /// The hash of some bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
@@ -26,57 +26,57 @@ impl Hash {
     /// The hash of a JSON value in its canonical form: object keys sorted, no white space.
     #[must_use]
     pub fn of_json(value: &Value) -> Self {
-        Self::of(canonical(value).to_string().as_bytes())
+        Self::of(canonical_json(value).to_string().as_bytes())
     }
 
     /// The first `n` hex digits.
     #[must_use]
-    pub fn short(&self, n: usize) -> String {
+    pub fn hex_prefix(&self, n: usize) -> String {
         self.to_string().chars().take(n).collect()
     }
 }
 
 /// A value with the keys of every object sorted.
 #[must_use]
-pub fn canonical(value: &Value) -> Value {
+pub fn canonical_json(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
-            let sorted: BTreeMap<_, _> = map.iter().map(|(key, value)| (key.clone(), canonical(value))).collect();
+            let sorted: BTreeMap<_, _> = map.iter().map(|(key, value)| (key.clone(), canonical_json(value))).collect();
             sorted.into_iter().collect()
         }
-        Value::Array(items) => items.iter().map(canonical).collect(),
+        Value::Array(items) => items.iter().map(canonical_json).collect(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
     }
 }
 
-impl fmt::Display for Hash {
+impl fmt::Display for Blake3Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&blake3::Hash::from_bytes(self.0).to_hex())
     }
 }
 
-impl fmt::Debug for Hash {
+impl fmt::Debug for Blake3Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-impl FromStr for Hash {
+impl FromStr for Blake3Hash {
     type Err = blake3::HexError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(Self(*blake3::Hash::from_hex(text)?.as_bytes()))
     }
 }
 
-impl TryFrom<String> for Hash {
+impl TryFrom<String> for Blake3Hash {
     type Error = blake3::HexError;
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()
     }
 }
 
-impl From<Hash> for String {
-    fn from(hash: Hash) -> Self {
+impl From<Blake3Hash> for String {
+    fn from(hash: Blake3Hash) -> Self {
         hash.to_string()
     }
 }

@@ -10,5 +10,5 @@ pub mod step;
 pub mod text;
 
 pub use names::{
-    AppName, Attempt, Digest, EnvironmentName, GrantName, Label, NameError, RunId, Secret, StepId, TargetName,
+    AppName, AttemptNumber, Digest, EnvironmentName, GrantName, Label, NameError, RunId, Secret, StepId, TargetName,
 };

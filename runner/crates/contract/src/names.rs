@@ -4,7 +4,7 @@ use std::{fmt, num::NonZeroU32, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::diagnostic::{Code, Diagnostic, Exit};
+use crate::diagnostic::{Diagnostic, ErrorCode, ExitKind};
 
 /// Why a text is not a name of its kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +21,7 @@ pub struct NameError {
 const IDENTIFIER: &str = "a letter or digit, then up to 63 of letters, digits, `_` and `-`";
 const LABEL: &str = "a letter or digit, then up to 127 of letters, digits and `._+-`";
 
-fn is_word(text: &str, longest: usize, more: &[u8]) -> bool {
+fn is_identifier(text: &str, longest: usize, more: &[u8]) -> bool {
     let bytes = text.as_bytes();
     bytes.len() <= longest
         && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
@@ -46,7 +46,7 @@ macro_rules! names {
         impl FromStr for $name {
             type Err = NameError;
             fn from_str(text: &str) -> Result<Self, NameError> {
-                if is_word(text, $longest, $more) {
+                if is_identifier(text, $longest, $more) {
                     Ok(Self(text.to_owned()))
                 } else {
                     Err(NameError { kind: $kind, text: text.to_owned(), rule: $rule })
@@ -102,9 +102,9 @@ impl TargetName {
 
 /// The how-manieth invocation works on a run, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Attempt(pub NonZeroU32);
+pub struct AttemptNumber(pub NonZeroU32);
 
-impl Attempt {
+impl AttemptNumber {
     /// The first one.
     pub const FIRST: Self = Self(NonZeroU32::MIN);
 
@@ -115,7 +115,7 @@ impl Attempt {
     }
 }
 
-impl fmt::Display for Attempt {
+impl fmt::Display for AttemptNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
@@ -210,7 +210,7 @@ impl fmt::Debug for Secret {
 impl From<NameError> for Diagnostic {
     /// A bad name from outside the plan, such as `--release ../x`.
     fn from(error: NameError) -> Self {
-        Self::new(Code("P0107"), Exit::Refused, format!("{:?} is not a valid {}", error.text, error.kind))
-            .hint(format!("write {}", error.rule))
+        Self::new(ErrorCode("P0107"), ExitKind::Refused, format!("{:?} is not a valid {}", error.text, error.kind))
+            .with_hint(format!("write {}", error.rule))
     }
 }

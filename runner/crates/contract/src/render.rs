@@ -9,90 +9,90 @@ use std::fmt::Write;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use anstyle::{AnsiColor, Style};
 
-use crate::diagnostic::{Diagnostic, Excerpt, Notice, Weight};
+use crate::diagnostic::{Diagnostic, Notice, NoticeSeverity, SourceExcerpt};
 use crate::text;
 
 /// Whether the output has ANSI colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Color {
+pub enum ColorMode {
     /// Plain text.
     Off,
     /// With colours.
     On,
 }
 
-const ERROR: Style = AnsiColor::BrightRed.on_default().bold();
-const WARNING: Style = AnsiColor::BrightYellow.on_default().bold();
-const BOLD: Style = Style::new().bold();
-const DIM: Style = AnsiColor::BrightBlue.on_default().bold();
-const HINT: Style = AnsiColor::BrightCyan.on_default().bold();
+const ERROR_STYLE: Style = AnsiColor::BrightRed.on_default().bold();
+const WARNING_STYLE: Style = AnsiColor::BrightYellow.on_default().bold();
+const BOLD_STYLE: Style = Style::new().bold();
+const DIM_STYLE: Style = AnsiColor::BrightBlue.on_default().bold();
+const HINT_STYLE: Style = AnsiColor::BrightCyan.on_default().bold();
 
 /// Characters that are shown of a line longer than both together: before the mark, and of the mark with what follows.
-const BEFORE: usize = 60;
-const AFTER: usize = 80;
+const MAX_CHARS_BEFORE_MARK: usize = 60;
+const MAX_CHARS_FROM_MARK: usize = 80;
 /// The longest message, cause, label or hint, in characters.
-const LONGEST: usize = 2_000;
+const MAX_TEXT_CHARS: usize = 2_000;
 /// No excerpt reaches it; the renderer's own cut would hide the mark.
-const WIDTH: usize = 100_000;
+const RENDER_WIDTH: usize = 100_000;
 
 /// Renders an error, with a line break at its end.
 #[must_use]
-pub fn render(diagnostic: &Diagnostic, color: Color) -> String {
+pub fn render_diagnostic(diagnostic: &Diagnostic, color: ColorMode) -> String {
     let paint = |style: Style, text: &str| match color {
-        Color::On => format!("{style}{text}{style:#}"),
-        Color::Off => text.to_owned(),
+        ColorMode::On => format!("{style}{text}{style:#}"),
+        ColorMode::Off => text.to_owned(),
     };
-    let head = paint(ERROR, &format!("error[{}]", diagnostic.code));
-    let message = paint(BOLD, &format!(": {}", visible(&diagnostic.message)));
+    let head = paint(ERROR_STYLE, &format!("error[{}]", diagnostic.code));
+    let message = paint(BOLD_STYLE, &format!(": {}", escape_bounded(&diagnostic.message)));
     let mut out = format!("{head}{message}\n");
     if let Some(excerpt) = &diagnostic.excerpt {
         out.push_str(&render_excerpt(excerpt, color, paint));
     }
     for cause in &diagnostic.causes {
-        out.push_str(&format!("  {} {}\n", paint(BOLD, "caused by:"), visible(cause)));
+        out.push_str(&format!("  {} {}\n", paint(BOLD_STYLE, "caused by:"), escape_bounded(cause)));
     }
     if let Some(hint) = &diagnostic.hint {
-        out.push_str(&format!("  {} {}\n", paint(HINT, "hint:"), visible(hint)));
+        out.push_str(&format!("  {} {}\n", paint(HINT_STYLE, "hint:"), escape_bounded(hint)));
     }
-    text::disarmed(&out)
+    text::without_legacy_commands(&out)
 }
 
 /// Renders a notice, `warning: …`, with a line break at its end.
 #[must_use]
-pub fn notice(notice: &Notice, color: Color) -> String {
-    let (style, word) = match notice.weight {
-        Weight::Note => (HINT, "note"),
-        Weight::Warning => (WARNING, "warning"),
+pub fn render_notice(notice: &Notice, color: ColorMode) -> String {
+    let (style, word) = match notice.severity {
+        NoticeSeverity::Note => (HINT_STYLE, "note"),
+        NoticeSeverity::Warning => (WARNING_STYLE, "warning"),
     };
-    let message = text::disarmed(&visible(&notice.message));
+    let message = text::without_legacy_commands(&escape_bounded(&notice.message));
     match color {
-        Color::On => format!("{style}{word}:{style:#} {message}\n"),
-        Color::Off => format!("{word}: {message}\n"),
+        ColorMode::On => format!("{style}{word}:{style:#} {message}\n"),
+        ColorMode::Off => format!("{word}: {message}\n"),
     }
 }
 
 /// Where a marked text begins and ends: lines and columns from 1, the last column included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
+pub struct MarkExtent {
     pub line: usize,
     pub column: usize,
-    pub last_line: usize,
-    pub last_column: usize,
+    pub end_line: usize,
+    pub end_column: usize,
 }
 
 /// Where the mark of an excerpt is.
-pub fn extent(excerpt: &Excerpt) -> Extent {
+pub fn mark_extent(excerpt: &SourceExcerpt) -> MarkExtent {
     let text = &*excerpt.text;
-    let first = floor(text, excerpt.span.start);
+    let first = char_boundary_before(text, excerpt.span.start);
     // A mark that ends with its line does not reach into the next one.
-    let marked = text[first..floor(text, excerpt.span.end).max(first)].trim_end_matches(['\r', '\n']);
+    let marked = text[first..char_boundary_before(text, excerpt.span.end).max(first)].trim_end_matches(['\r', '\n']);
     let last = marked.char_indices().next_back().map_or(first, |(at, _)| first + at);
-    let ((line, column), (last_line, last_column)) = (position(text, first), position(text, last));
-    Extent { line, column, last_line, last_column }
+    let ((line, column), (last_line, last_column)) = (line_and_column(text, first), line_and_column(text, last));
+    MarkExtent { line, column, end_line: last_line, end_column: last_column }
 }
 
 /// The line and the column of a byte, in characters, both from 1.
-fn position(text: &str, at: usize) -> (usize, usize) {
+fn line_and_column(text: &str, at: usize) -> (usize, usize) {
     let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
     let line = text[..start].bytes().filter(|byte| *byte == b'\n').count() + 1;
     let column = text[start..at].chars().count() + 1;
@@ -101,23 +101,23 @@ fn position(text: &str, at: usize) -> (usize, usize) {
     (line, if has_mark { column - 1 } else { column })
 }
 
-fn render_excerpt(excerpt: &Excerpt, color: Color, paint: impl Fn(Style, &str) -> String) -> String {
-    let line = Line::cut(excerpt);
+fn render_excerpt(excerpt: &SourceExcerpt, color: ColorMode, paint: impl Fn(Style, &str) -> String) -> String {
+    let line = MarkedLine::cut(excerpt);
     let gutter = " ".repeat(line.number.to_string().len());
-    let place = format!("{}:{}:{}", visible(&excerpt.path), line.number, line.column);
-    let label = visible(&excerpt.label);
+    let place = format!("{}:{}:{}", escape_bounded(&excerpt.path), line.number, line.column);
+    let label = escape_bounded(&excerpt.label);
     let mark = AnnotationKind::Primary.span(line.mark.clone()).label(label.as_str());
     let snippet = Snippet::source(line.shown.as_str()).line_start(line.number).annotation(mark);
     let renderer = match color {
-        Color::On => Renderer::styled(),
-        Color::Off => Renderer::plain(),
+        ColorMode::On => Renderer::styled(),
+        ColorMode::Off => Renderer::plain(),
     };
-    let drawn = renderer.term_width(WIDTH).render(&[Group::with_level(Level::ERROR).element(snippet)]);
-    format!("{gutter}{} {place}\n{drawn}\n", paint(DIM, "-->"))
+    let drawn = renderer.term_width(RENDER_WIDTH).render(&[Group::with_level(Level::ERROR).element(snippet)]);
+    format!("{gutter}{} {place}\n{drawn}\n", paint(DIM_STYLE, "-->"))
 }
 
 /// The marked line, cut and made visible.
-struct Line {
+struct MarkedLine {
     /// From 1.
     number: usize,
     /// Of the mark's start, in characters from 1.
@@ -127,33 +127,34 @@ struct Line {
     mark: std::ops::Range<usize>,
 }
 
-impl Line {
-    fn cut(excerpt: &Excerpt) -> Self {
+impl MarkedLine {
+    fn cut(excerpt: &SourceExcerpt) -> Self {
         let text = &*excerpt.text;
-        let at = floor(text, excerpt.span.start);
-        let end = floor(text, excerpt.span.end).max(at);
+        let at = char_boundary_before(text, excerpt.span.start);
+        let end = char_boundary_before(text, excerpt.span.end).max(at);
         let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
         let stop = text[at..].find('\n').map_or(text.len(), |newline| at + newline);
         let stop = if text[at..stop].ends_with('\r') { stop - 1 } else { stop };
 
         let (before, marked) = (&text[start..at], &text[at..end.min(stop).max(at)]);
-        let (number, column) = position(text, at);
+        let (number, column) = line_and_column(text, at);
 
         let mut shown = String::new();
-        let short = text[start..stop.max(at)].char_indices().nth(BEFORE + AFTER).is_none();
-        let (earlier, later) = if short { (usize::MAX, usize::MAX) } else { (BEFORE, AFTER) };
+        let short = text[start..stop.max(at)].char_indices().nth(MAX_CHARS_BEFORE_MARK + MAX_CHARS_FROM_MARK).is_none();
+        let (earlier, later) =
+            if short { (usize::MAX, usize::MAX) } else { (MAX_CHARS_BEFORE_MARK, MAX_CHARS_FROM_MARK) };
         let from = before.char_indices().rev().nth(earlier - 1).map_or(0, |(from, _)| from);
         if from > 0 {
             shown.push('…');
         }
-        show(&before[from..], &mut shown);
+        push_escaped(&before[from..], &mut shown);
         let mark_start = shown.len();
-        let kept = first(marked, later);
-        show(kept, &mut shown);
+        let kept = prefix_chars(marked, later);
+        push_escaped(kept, &mut shown);
         let mark_end = shown.len();
         let rest = &text[at + kept.len()..stop.max(at + kept.len())];
-        let tail = first(rest, later - kept.chars().count());
-        show(tail, &mut shown);
+        let tail = prefix_chars(rest, later - kept.chars().count());
+        push_escaped(tail, &mut shown);
         if tail.len() < rest.len() {
             shown.push('…');
         }
@@ -162,19 +163,19 @@ impl Line {
 }
 
 /// The start of a text, at most `characters` long.
-fn first(text: &str, characters: usize) -> &str {
+fn prefix_chars(text: &str, characters: usize) -> &str {
     text.char_indices().nth(characters).map_or(text, |(end, _)| &text[..end])
 }
 
 /// The nearest character border at or before a byte.
-fn floor(text: &str, byte: usize) -> usize {
+fn char_boundary_before(text: &str, byte: usize) -> usize {
     text.floor_char_boundary(byte.min(text.len()))
 }
 
-fn visible(text: &str) -> String {
+fn escape_bounded(text: &str) -> String {
     let mut out = String::new();
-    let start = first(text, LONGEST);
-    show(start, &mut out);
+    let start = prefix_chars(text, MAX_TEXT_CHARS);
+    push_escaped(start, &mut out);
     if start.len() < text.len() {
         out.push('…');
     }
@@ -182,7 +183,7 @@ fn visible(text: &str) -> String {
 }
 
 /// Appends a text with control characters, and those that turn the direction of a line, written as escapes.
-fn show(text: &str, out: &mut String) {
+fn push_escaped(text: &str, out: &mut String) {
     for character in text.chars() {
         match character {
             '\t' => out.push_str("    "),

@@ -6,7 +6,7 @@ use serde_json::Value;
 /// When a step acts (DESIGN §4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Phase {
+pub enum StepPhase {
     /// Touches nothing that runs.
     Prepare,
     /// Changes what runs.
@@ -28,7 +28,7 @@ pub struct Receipt {
 
 /// Why a call did not succeed, as in the WIT.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Failure {
+pub struct StepFailure {
     /// `invalid-config`, `denied`, `transient`, …
     pub kind: String,
     /// One sentence.
@@ -44,7 +44,7 @@ pub struct Failure {
     pub details: serde_json::Map<String, Value>,
 }
 
-impl Failure {
+impl StepFailure {
     /// A failure that the same call would meet again.
     pub fn new(kind: &str, message: impl Into<String>) -> Self {
         Self {
@@ -74,19 +74,19 @@ impl Failure {
 /// How an action ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "kebab-case")]
-pub enum Outcome {
+pub enum StepOutcome {
     /// It is done.
     Succeeded { receipt: Receipt },
     /// The module said that it failed, and cleaned up.
-    Failed { failure: Failure },
+    Failed { failure: StepFailure },
     /// A trap, a time-out, a lost connection: it can't be told what was done.
-    Unknown { failure: Failure },
+    Unknown { failure: StepFailure },
 }
 
 /// What a probe found (DESIGN §4).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "finding", rename_all = "kebab-case")]
-pub enum Finding {
+pub enum ProbeFinding {
     /// The effect is there; the receipt is rebuilt from it.
     Held { receipt: Receipt },
     /// The effect is not there.
@@ -96,16 +96,16 @@ pub enum Finding {
     /// It can't be told.
     Unknown { why: String },
     /// The probe itself failed.
-    Failed { failure: Failure },
+    Failed { failure: StepFailure },
 }
 
 /// Progress of a running step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "progress", rename_all = "kebab-case")]
-pub enum Progress {
+pub enum StepProgress {
     /// A log message.
     Log {
-        level: Level,
+        level: MessageLevel,
         message: String,
         #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
         fields: serde_json::Map<String, Value>,
@@ -117,7 +117,7 @@ pub enum Progress {
 /// How important a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Level {
+pub enum MessageLevel {
     Trace,
     Debug,
     Info,

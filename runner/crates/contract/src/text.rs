@@ -13,7 +13,7 @@ pub const GUTTER: &str = "| ";
 
 /// The text on one line, harmless: control characters, line breaks and bidirectional overrides are shown escaped.
 #[must_use]
-pub fn visible(text: &str) -> String {
+pub fn escape_line(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for char in text.chars() {
         match char {
@@ -24,12 +24,12 @@ pub fn visible(text: &str) -> String {
             char => shown.push(char),
         }
     }
-    disarmed(&shown)
+    without_legacy_commands(&shown)
 }
 
 /// The text without GitHub's older form of a command, which is obeyed anywhere in a line.
 #[must_use]
-pub fn disarmed(text: &str) -> String {
+pub fn without_legacy_commands(text: &str) -> String {
     text.replace("##[", "#\\#[")
 }
 
@@ -46,9 +46,9 @@ pub fn wrap(text: &str, first: usize, rest: usize) -> Vec<String> {
     for (index, paragraph) in text.trim_end().split('\n').enumerate() {
         let mut line = String::new();
         let mut is_empty = true;
-        for word in visible(paragraph.trim_end_matches('\r')).split(' ') {
+        for word in escape_line(paragraph.trim_end_matches('\r')).split(' ') {
             let room = if lines.is_empty() { first } else { rest };
-            let is_full = !is_empty && columns(&line) + 1 + columns(word) > room;
+            let is_full = !is_empty && column_count(&line) + 1 + column_count(word) > room;
             if is_full {
                 end(&mut lines, std::mem::take(&mut line));
             }
@@ -67,9 +67,9 @@ pub fn wrap(text: &str, first: usize, rest: usize) -> Vec<String> {
 
 /// The text on one line, harmless, of at most `room` columns.
 #[must_use]
-pub fn cut(text: &str, room: usize) -> String {
-    let text = visible(text);
-    if columns(&text) <= room {
+pub fn truncate(text: &str, room: usize) -> String {
+    let text = escape_line(text);
+    if column_count(&text) <= room {
         return text;
     }
     let mut head: String = text.chars().take(room.saturating_sub(1)).collect();
@@ -79,13 +79,13 @@ pub fn cut(text: &str, room: usize) -> String {
 
 /// How many columns a text takes; every character counts as one.
 #[must_use]
-pub fn columns(text: &str) -> usize {
+pub fn column_count(text: &str) -> usize {
     text.chars().count()
 }
 
 /// A length of time given in milliseconds.
 #[must_use]
-pub fn took(ms: u64) -> String {
+pub fn format_duration(ms: u64) -> String {
     let seconds = ms / 1000;
     match ms {
         0..1_000 => format!("{ms} ms"),
@@ -97,7 +97,7 @@ pub fn took(ms: u64) -> String {
 
 /// `done` of `total` units; bytes in a larger unit.
 #[must_use]
-pub fn amount(done: u64, total: Option<u64>, unit: &str) -> String {
+pub fn format_amount(done: u64, total: Option<u64>, unit: &str) -> String {
     let count = |count| match (unit, unit.strip_suffix('s')) {
         ("byte" | "bytes" | "B", _) => bytes(count),
         (_, Some(one)) if count == 1 && !one.ends_with('s') => format!("1 {one}"),
@@ -115,26 +115,26 @@ pub fn bytes(count: u64) -> String {
     let mut unit = 1;
     for name in ["B", "KiB", "MiB"] {
         if count < unit * 1024 {
-            return in_unit(count, unit, name);
+            return format_in_unit(count, unit, name);
         }
         unit *= 1024;
     }
-    in_unit(count, unit, "GiB")
+    format_in_unit(count, unit, "GiB")
 }
 
 /// A time, to the second, in UTC.
 #[must_use]
-pub fn moment(at: jiff::Timestamp) -> String {
+pub fn format_time(at: jiff::Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
 /// The time from one entry to another in milliseconds; nothing when a clock was set back between them.
 #[must_use]
-pub fn between(from: jiff::Timestamp, to: jiff::Timestamp) -> u64 {
+pub fn millis_between(from: jiff::Timestamp, to: jiff::Timestamp) -> u64 {
     u64::try_from(to.as_millisecond() - from.as_millisecond()).unwrap_or(0)
 }
 
-fn in_unit(count: u64, unit: u64, name: &str) -> String {
+fn format_in_unit(count: u64, unit: u64, name: &str) -> String {
     let (whole, tenth) = (count / unit, count % unit * 10 / unit);
     if unit == 1 { format!("{whole} {name}") } else { format!("{whole}.{tenth} {name}") }
 }
@@ -164,7 +164,7 @@ mod tests {
             ("x ##[add-path]y", "x #\\#[add-path]y"),
             ("naïve → 日本", "naïve → 日本"),
         ] {
-            assert_eq!(visible(text), shown);
+            assert_eq!(escape_line(text), shown);
         }
     }
 
@@ -180,16 +180,16 @@ mod tests {
     fn lines_fit_and_long_words_stay_whole() {
         assert_eq!(wrap("one two three four", 9, 9), ["one two", "three", "four"]);
         assert_eq!(wrap("see /srv/shop/releases/r2/x now", 8, 8), ["see", "/srv/shop/releases/r2/x", "now"]);
-        assert_eq!(cut("abcdef", 4), "abc…");
+        assert_eq!(truncate("abcdef", 4), "abc…");
     }
 
     #[test]
     fn lengths_of_time_and_amounts_are_short() {
-        let times: Vec<_> = [0, 999, 1_000, 59_999, 60_000, 3_599_999, 3_600_000].map(took).into();
+        let times: Vec<_> = [0, 999, 1_000, 59_999, 60_000, 3_599_999, 3_600_000].map(format_duration).into();
         assert_eq!(times, ["0 ms", "999 ms", "1.0 s", "59.9 s", "1 min 0 s", "59 min 59 s", "1 h 0 min"]);
         let sizes: Vec<_> = [0, 1023, 1536, 1 << 20, 5 << 30].map(bytes).into();
         assert_eq!(sizes, ["0 B", "1023 B", "1.5 KiB", "1.0 MiB", "5.0 GiB"]);
-        assert_eq!(amount(1536, Some(1 << 20), "bytes"), "1.5 KiB of 1.0 MiB");
-        assert_eq!([1, 3].map(|count| amount(count, None, "files")), ["1 file", "3 files"]);
+        assert_eq!(format_amount(1536, Some(1 << 20), "bytes"), "1.5 KiB of 1.0 MiB");
+        assert_eq!([1, 3].map(|count| format_amount(count, None, "files")), ["1 file", "3 files"]);
     }
 }

@@ -6,8 +6,8 @@ pub mod migrate;
 pub mod sql;
 pub mod sqlite;
 
-use contract::step::Failure;
+use contract::step::StepFailure;
 
-fn failure(kind: &str, message: impl Into<String>) -> Failure {
-    Failure::new(kind, message)
+fn failure(kind: &str, message: impl Into<String>) -> StepFailure {
+    StepFailure::new(kind, message)
 }

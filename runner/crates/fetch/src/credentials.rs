@@ -11,20 +11,20 @@ use contract::Secret;
 
 /// Who asks a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credentials {
+pub struct RegistryCredentials {
     pub user: String,
     pub password: Secret,
 }
 
 /// Why credentials that are there can't be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CredentialsError {
+pub enum RegistryCredentialsError {
     /// Not the file that it should be.
     #[error("the credentials in config.json can't be read: {0}")]
-    Form(String),
+    InvalidConfig(String),
     /// They are kept by another program.
     #[error("the credentials for it are kept by the credential helper `{0}`, which the runner does not start")]
-    Helper(String),
+    HelperRequired(String),
     /// An OAuth token for Docker Hub's own clients.
     #[error("config.json has an identity token for it, which the runner can't use")]
     IdentityToken,
@@ -32,44 +32,51 @@ pub enum CredentialsError {
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Config {
-    auths: BTreeMap<String, Auth>,
+struct DockerConfig {
+    auths: BTreeMap<String, DockerConfigAuth>,
     cred_helpers: BTreeMap<String, String>,
     creds_store: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Auth {
+struct DockerConfigAuth {
     auth: Option<String>,
     identitytoken: Option<String>,
 }
 
 /// The credentials for a registry in the text of a `config.json`; none if it has none.
-pub fn find(config: &str, authority: &str) -> Result<Option<Credentials>, CredentialsError> {
-    let config: Config = serde_json::from_str(config).map_err(|error| CredentialsError::Form(error.to_string()))?;
+pub fn find_credentials(
+    config: &str,
+    authority: &str,
+) -> Result<Option<RegistryCredentials>, RegistryCredentialsError> {
+    let config: DockerConfig =
+        serde_json::from_str(config).map_err(|error| RegistryCredentialsError::InvalidConfig(error.to_string()))?;
     if let Some(helper) = config.cred_helpers.get(authority) {
-        return Err(CredentialsError::Helper(helper.clone()));
+        return Err(RegistryCredentialsError::HelperRequired(helper.clone()));
     }
-    let Some((_, auth)) = config.auths.iter().find(|(name, _)| bare(name) == authority) else { return Ok(None) };
+    let Some((_, auth)) = config.auths.iter().find(|(name, _)| registry_authority(name) == authority) else {
+        return Ok(None);
+    };
     if auth.identitytoken.as_ref().is_some_and(|token| !token.is_empty()) {
-        return Err(CredentialsError::IdentityToken);
+        return Err(RegistryCredentialsError::IdentityToken);
     }
     let Some(text) = auth.auth.as_ref().filter(|text| !text.is_empty()) else {
         // An empty entry says: ask the store.
-        return config.creds_store.map_or(Ok(None), |store| Err(CredentialsError::Helper(store)));
+        return config.creds_store.map_or(Ok(None), |store| Err(RegistryCredentialsError::HelperRequired(store)));
     };
-    let form = || CredentialsError::Form(format!("`auth` of {authority} is not the base64 of user:password"));
+    let form =
+        || RegistryCredentialsError::InvalidConfig(format!("`auth` of {authority} is not the base64 of user:password"));
     let decoded = BASE64_STANDARD.decode(text).map_err(|_| form())?;
     let decoded = String::from_utf8(decoded).map_err(|_| form())?;
     let (user, password) = decoded.split_once(':').ok_or_else(form)?;
     // Docker has written a NUL behind the password.
     let password = Secret::new(password.trim_end_matches('\0').to_owned());
-    Ok(Some(Credentials { user: user.to_owned(), password }))
+    Ok(Some(RegistryCredentials { user: user.to_owned(), password }))
 }
 
 /// `https://host:port/v1/` → `host:port`.
-fn bare(name: &str) -> &str {
+fn registry_authority(name: &str) -> &str {
     let name = name.strip_prefix("https://").or_else(|| name.strip_prefix("http://")).unwrap_or(name);
     name.split('/').next().unwrap_or_default()
 }
@@ -91,17 +98,18 @@ mod tests {
             "credHelpers": {"helped.example.com": "ecr-login"},
             "credsStore": "desktop", "HttpHeaders": {}
         }"#;
-        let found = |authority: &str| find(config, authority);
-        let ann =
-            |password: &str| Ok(Some(Credentials { user: "ann".into(), password: Secret::new(password.to_owned()) }));
+        let found = |authority: &str| find_credentials(config, authority);
+        let ann = |password: &str| {
+            Ok(Some(RegistryCredentials { user: "ann".into(), password: Secret::new(password.to_owned()) }))
+        };
         assert_eq!(found("r.example.com"), ann("secr:et"));
         assert_eq!(found("old.example.com:5000"), ann("x"));
         assert_eq!(found("old.example.com"), Ok(None));
-        assert_eq!(found("stored.example.com"), Err(CredentialsError::Helper("desktop".into())));
-        assert_eq!(found("helped.example.com"), Err(CredentialsError::Helper("ecr-login".into())));
-        assert_eq!(found("hub.example.com"), Err(CredentialsError::IdentityToken));
-        assert!(matches!(found("bad.example.com"), Err(CredentialsError::Form(_))));
-        assert!(matches!(find("{", "r"), Err(CredentialsError::Form(_))));
-        assert_eq!(find("{}", "r"), Ok(None));
+        assert_eq!(found("stored.example.com"), Err(RegistryCredentialsError::HelperRequired("desktop".into())));
+        assert_eq!(found("helped.example.com"), Err(RegistryCredentialsError::HelperRequired("ecr-login".into())));
+        assert_eq!(found("hub.example.com"), Err(RegistryCredentialsError::IdentityToken));
+        assert!(matches!(found("bad.example.com"), Err(RegistryCredentialsError::InvalidConfig(_))));
+        assert!(matches!(find_credentials("{", "r"), Err(RegistryCredentialsError::InvalidConfig(_))));
+        assert_eq!(find_credentials("{}", "r"), Ok(None));
     }
 }

@@ -12,23 +12,23 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
-use super::credentials::{self, Credentials, CredentialsError};
-use crate::net::{Client, NetError, Request, Response};
+use super::credentials::{self, RegistryCredentials, RegistryCredentialsError};
+use crate::net::{NetClient, NetError, NetRequest, NetResponse};
 use contract::{Digest, Secret};
-use plan::{HttpGrant, Network, RegistryRef};
+use plan::{HttpGrant, NetworkScope, RegistryRef};
 
-const MANIFESTS: &str =
+const MANIFEST_MEDIA_TYPES: &str =
     "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
-const MODULES: [&str; 2] = ["application/wasm", "application/vnd.wasm.content.layer.v1+wasm"];
+const MODULE_MEDIA_TYPES: [&str; 2] = ["application/wasm", "application/vnd.wasm.content.layer.v1+wasm"];
 /// The longest manifest or token, in bytes: what registries allow.
-const LONGEST: u64 = 4 << 20;
+const MAX_METADATA_BYTES: u64 = 4 << 20;
 /// A body of this length is always taken, in bytes.
-const SHORT: u64 = 64 << 10;
+const MIN_BODY_LIMIT_BYTES: u64 = 64 << 10;
 /// The largest module, in bytes.
-const LARGEST: u64 = 256 << 20;
+const MAX_MODULE_BYTES: u64 = 256 << 20;
 /// The longest time for one module.
-const TIMEOUT: Duration = Duration::from_secs(300);
-const REDIRECTS: u32 = 5;
+const REGISTRY_TIMEOUT: Duration = Duration::from_secs(300);
+const MAX_REDIRECTS: u32 = 5;
 
 /// Why a module can't be had from its registry.
 #[derive(Debug, thiserror::Error)]
@@ -44,19 +44,19 @@ pub enum RegistryError {
     #[error("the registry does not let `{user}` in")]
     Denied { user: String, authority: String },
     #[error(transparent)]
-    Credentials(#[from] CredentialsError),
+    Credentials(#[from] RegistryCredentialsError),
     #[error("the registry sends tokens from {0}, which is not https")]
-    TokensUnprotected(String),
+    InsecureTokenServer(String),
     #[error("the registry redirects to {0}, which is not https")]
-    RedirectUnprotected(String),
+    InsecureRedirect(String),
     #[error("the registry redirects too often")]
-    Redirects,
+    TooManyRedirects,
     #[error("the registry sent {what} with the digest {found}, not {expected}")]
-    Digest { what: &'static str, expected: Digest, found: Digest },
+    DigestMismatch { what: &'static str, expected: Digest, found: Digest },
     #[error("it is not the manifest of a module: {0}")]
-    Manifest(String),
+    InvalidManifest(String),
     #[error("the registry's answer about tokens can't be read")]
-    Token,
+    InvalidTokenResponse,
 }
 
 impl RegistryError {
@@ -64,7 +64,7 @@ impl RegistryError {
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
-            Self::Net(_) | Self::Status { .. } | Self::Token => {
+            Self::Net(_) | Self::Status { .. } | Self::InvalidTokenResponse => {
                 "see that the registry can be reached from here, then run it again".to_owned()
             }
             Self::NotFound { .. } => {
@@ -76,11 +76,11 @@ impl RegistryError {
             Self::Credentials(_) => "write user and password into config.json: `docker login` without a helper does, \
                                      with DOCKER_CONFIG naming another folder"
                 .to_owned(),
-            Self::TokensUnprotected(_) | Self::RedirectUnprotected(_) | Self::Redirects => {
+            Self::InsecureTokenServer(_) | Self::InsecureRedirect(_) | Self::TooManyRedirects => {
                 "ask whoever keeps the registry".to_owned()
             }
-            Self::Digest { .. } => "do not use this registry before you know why".to_owned(),
-            Self::Manifest(_) => "push the component as the one layer, of type application/wasm: \
+            Self::DigestMismatch { .. } => "do not use this registry before you know why".to_owned(),
+            Self::InvalidManifest(_) => "push the component as the one layer, of type application/wasm: \
                                   `oras push <registry>/<name>:<tag> x.wasm:application/wasm`"
                 .to_owned(),
         }
@@ -89,38 +89,38 @@ impl RegistryError {
 
 /// The layer of a manifest that is the module.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Layer {
+pub struct ModuleLayer {
     pub digest: Digest,
     size: u64,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Manifest {
+struct OciManifest {
     #[serde(default)]
-    layers: Option<Vec<Descriptor>>,
+    layers: Option<Vec<OciDescriptor>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Descriptor {
+struct OciDescriptor {
     media_type: String,
     digest: String,
     size: u64,
 }
 
-impl Layer {
+impl ModuleLayer {
     /// The one layer of a manifest.
-    pub fn of(manifest: &[u8]) -> Result<Self, RegistryError> {
-        let bad = |why: String| RegistryError::Manifest(why);
-        let manifest: Manifest = serde_json::from_slice(manifest).map_err(|error| bad(error.to_string()))?;
+    pub fn from_manifest(manifest: &[u8]) -> Result<Self, RegistryError> {
+        let bad = |why: String| RegistryError::InvalidManifest(why);
+        let manifest: OciManifest = serde_json::from_slice(manifest).map_err(|error| bad(error.to_string()))?;
         let layers = manifest.layers.ok_or_else(|| bad("it has no layers; is it an index of manifests?".to_owned()))?;
         let [layer] = layers.as_slice() else { return Err(bad(format!("it has {} layers, not one", layers.len()))) };
-        if !MODULES.contains(&layer.media_type.as_str()) {
-            return Err(bad(format!("its layer is {}, not {}", layer.media_type, MODULES[0])));
+        if !MODULE_MEDIA_TYPES.contains(&layer.media_type.as_str()) {
+            return Err(bad(format!("its layer is {}, not {}", layer.media_type, MODULE_MEDIA_TYPES[0])));
         }
-        if layer.size > LARGEST {
-            return Err(bad(format!("its module has {} bytes; at most {LARGEST} are taken", layer.size)));
+        if layer.size > MAX_MODULE_BYTES {
+            return Err(bad(format!("its module has {} bytes; at most {MAX_MODULE_BYTES} are taken", layer.size)));
         }
         let digest = layer.digest.strip_prefix("sha256:").and_then(|_| layer.digest.parse().ok());
         let digest = digest.ok_or_else(|| bad(format!("its layer has the digest {:?}", layer.digest)))?;
@@ -129,43 +129,46 @@ impl Layer {
 }
 
 /// A registry that is asked for one module.
-pub struct Registry<'a> {
+pub struct RegistryClient<'a> {
     reference: &'a RegistryRef,
-    config: Option<&'a Path>,
+    docker_config: Option<&'a Path>,
 }
 
-impl<'a> Registry<'a> {
+impl<'a> RegistryClient<'a> {
     /// `config` is the path of Docker's `config.json`; it is read when the registry wants to know who asks.
     pub fn new(reference: &'a RegistryRef, config: Option<&'a Path>) -> Self {
-        Self { reference, config }
+        Self { reference, docker_config: config }
     }
 
     /// The manifest that the plan names.
-    pub async fn manifest(&self) -> Result<Vec<u8>, RegistryError> {
+    pub async fn fetch_manifest(&self) -> Result<Vec<u8>, RegistryError> {
         let path = format!("manifests/{}", self.reference.digest);
-        let bytes = self.get(&path, MANIFESTS, LONGEST, "manifest").await?;
-        verified("a manifest", bytes, &self.reference.digest)
+        let bytes = self.fetch_body(&path, MANIFEST_MEDIA_TYPES, MAX_METADATA_BYTES, "manifest").await?;
+        verify_digest("a manifest", bytes, &self.reference.digest)
     }
 
     /// The module.
-    pub async fn layer(&self, layer: &Layer) -> Result<Vec<u8>, RegistryError> {
+    pub async fn fetch_layer(&self, layer: &ModuleLayer) -> Result<Vec<u8>, RegistryError> {
         let path = format!("blobs/{}", layer.digest);
         // Refusals have a body too.
-        let bytes = self.get(&path, "*/*", layer.size.max(SHORT), "content of the module").await?;
-        let bytes = verified("a module", bytes, &layer.digest)?;
+        let bytes =
+            self.fetch_body(&path, "*/*", layer.size.max(MIN_BODY_LIMIT_BYTES), "content of the module").await?;
+        let bytes = verify_digest("a module", bytes, &layer.digest)?;
         match bytes.len() as u64 == layer.size {
             true => Ok(bytes),
-            false => Err(RegistryError::Manifest(format!("its module has {} bytes, not {}", bytes.len(), layer.size))),
+            false => {
+                Err(RegistryError::InvalidManifest(format!("its module has {} bytes, not {}", bytes.len(), layer.size)))
+            }
         }
     }
 
-    async fn get(&self, path: &str, accept: &str, most: u64, what: &str) -> Result<Vec<u8>, RegistryError> {
+    async fn fetch_body(&self, path: &str, accept: &str, most: u64, what: &str) -> Result<Vec<u8>, RegistryError> {
         let RegistryRef { scheme, repository, .. } = self.reference;
         let url = format!("{scheme}://{}/v2/{repository}/{path}", self.reference.authority());
-        let mut answer = ask(&url, accept, most, None).await?;
+        let mut answer = send_get(&url, accept, most, None).await?;
         if answer.status == 401 {
             let (authorization, user) = self.authorization(&answer).await?;
-            answer = ask(&url, accept, most, Some(authorization)).await?;
+            answer = send_get(&url, accept, most, Some(authorization)).await?;
             if matches!(answer.status, 401 | 403) {
                 let authority = self.reference.authority();
                 return Err(match user {
@@ -175,16 +178,16 @@ impl<'a> Registry<'a> {
             }
         }
         let mut redirects = 0;
-        while let Some(next) = redirect(&answer)? {
+        while let Some(next) = redirect_target(&answer)? {
             redirects += 1;
-            if redirects > REDIRECTS {
-                return Err(RegistryError::Redirects);
+            if redirects > MAX_REDIRECTS {
+                return Err(RegistryError::TooManyRedirects);
             }
             if next.scheme() != "https" && *scheme == "https" {
-                return Err(RegistryError::RedirectUnprotected(next.origin().ascii_serialization()));
+                return Err(RegistryError::InsecureRedirect(next.origin().ascii_serialization()));
             }
             // Storage elsewhere: it is not told who asks.
-            answer = ask(next.as_str(), accept, most, None).await?;
+            answer = send_get(next.as_str(), accept, most, None).await?;
         }
         match answer.status {
             200 => Ok(answer.body),
@@ -194,53 +197,58 @@ impl<'a> Registry<'a> {
     }
 
     /// What to say of who asks, and who that is, as the registry's challenge wants it.
-    async fn authorization(&self, answer: &Response) -> Result<(Secret, Option<String>), RegistryError> {
+    async fn authorization(&self, answer: &NetResponse) -> Result<(Secret, Option<String>), RegistryError> {
         let authority = self.reference.authority();
         let credentials = self.credentials(&authority)?;
         let user = credentials.as_ref().map(|credentials| credentials.user.clone());
-        let basic = credentials.as_ref().map(|Credentials { user, password }| {
+        let basic = credentials.as_ref().map(|RegistryCredentials { user, password }| {
             Secret::new(format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{}", password.reveal()))))
         });
-        match challenge(answer) {
-            Some(Challenge::Bearer { realm, service }) => {
-                let mut url = Url::parse(&realm).map_err(|_| RegistryError::Token)?;
+        match parse_challenge(answer) {
+            Some(AuthChallenge::Bearer { realm, service }) => {
+                let mut url = Url::parse(&realm).map_err(|_| RegistryError::InvalidTokenResponse)?;
                 if url.scheme() != "https" && self.reference.scheme == "https" {
-                    return Err(RegistryError::TokensUnprotected(url.origin().ascii_serialization()));
+                    return Err(RegistryError::InsecureTokenServer(url.origin().ascii_serialization()));
                 }
                 let scope = format!("repository:{}:pull", self.reference.repository);
                 url.query_pairs_mut().extend_pairs(service.map(|service| ("service", service)));
                 url.query_pairs_mut().append_pair("scope", &scope);
-                let answer = ask(url.as_str(), "application/json", LONGEST, basic).await?;
+                let answer = send_get(url.as_str(), "application/json", MAX_METADATA_BYTES, basic).await?;
                 match (answer.status, user) {
-                    (200, user) => Ok((token(&answer.body)?, user)),
+                    (200, user) => Ok((parse_token(&answer.body)?, user)),
                     (401 | 403, Some(user)) => Err(RegistryError::Denied { user, authority }),
                     (401 | 403, None) => Err(RegistryError::Unauthorized { authority }),
                     (status, _) => Err(RegistryError::Status { status, what: "a token".to_owned() }),
                 }
             }
-            Some(Challenge::Basic) | None => match basic {
+            Some(AuthChallenge::Basic) | None => match basic {
                 Some(basic) => Ok((basic, user)),
                 None => Err(RegistryError::Unauthorized { authority }),
             },
         }
     }
 
-    fn credentials(&self, authority: &str) -> Result<Option<Credentials>, RegistryError> {
-        let Some(path) = self.config else { return Ok(None) };
+    fn credentials(&self, authority: &str) -> Result<Option<RegistryCredentials>, RegistryError> {
+        let Some(path) = self.docker_config else { return Ok(None) };
         match std::fs::read_to_string(path) {
-            Ok(text) => Ok(credentials::find(&text, authority)?),
+            Ok(text) => Ok(credentials::find_credentials(&text, authority)?),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(CredentialsError::Form(error.to_string()).into()),
+            Err(error) => Err(RegistryCredentialsError::InvalidConfig(error.to_string()).into()),
         }
     }
 }
 
 /// One question, and its answer, whatever it is.
-async fn ask(url: &str, accept: &str, most: u64, authorization: Option<Secret>) -> Result<Response, RegistryError> {
-    let mut request = Request::new("GET", url)?;
+async fn send_get(
+    url: &str,
+    accept: &str,
+    most: u64,
+    authorization: Option<Secret>,
+) -> Result<NetResponse, RegistryError> {
+    let mut request = NetRequest::new("GET", url)?;
     request.headers = vec![("accept".to_owned(), accept.to_owned())];
     request.secrets = authorization.map(|value| ("authorization".to_owned(), value)).into_iter().collect();
-    request.timeout = TIMEOUT;
+    request.timeout = REGISTRY_TIMEOUT;
     request.max_bytes = most;
     request.redirects = 0;
     // The plan names the registry, and what comes is compared with a digest: it may lie in a private network.
@@ -249,56 +257,56 @@ async fn ask(url: &str, accept: &str, most: u64, authorization: Option<Secret>) 
         host: request.url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned(),
         port: request.url.port_or_known_default().unwrap_or_default(),
         methods: None,
-        network: Network::Private,
+        network: NetworkScope::Private,
         headers: Vec::new(),
     };
-    Ok(Client::new(vec![grant], Vec::new()).send(request).await?)
+    Ok(NetClient::new(vec![grant], Vec::new()).send(request).await?)
 }
 
-fn header<'r>(answer: &'r Response, name: &str) -> impl Iterator<Item = &'r str> {
+fn header_values<'r>(answer: &'r NetResponse, name: &str) -> impl Iterator<Item = &'r str> {
     let name = name.to_owned();
     answer.headers.iter().filter(move |(header, _)| *header == name).map(|(_, value)| value.as_str())
 }
 
-fn redirect(answer: &Response) -> Result<Option<Url>, RegistryError> {
+fn redirect_target(answer: &NetResponse) -> Result<Option<Url>, RegistryError> {
     if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
         return Ok(None);
     }
-    let location = header(answer, "location").next().and_then(|location| answer.url.join(location).ok());
-    location.map(Some).ok_or(RegistryError::Redirects)
+    let location = header_values(answer, "location").next().and_then(|location| answer.url.join(location).ok());
+    location.map(Some).ok_or(RegistryError::TooManyRedirects)
 }
 
-fn verified(what: &'static str, bytes: Vec<u8>, expected: &Digest) -> Result<Vec<u8>, RegistryError> {
+fn verify_digest(what: &'static str, bytes: Vec<u8>, expected: &Digest) -> Result<Vec<u8>, RegistryError> {
     let found = Digest::from_bytes(Sha256::digest(&bytes).into());
     match found == *expected {
         true => Ok(bytes),
-        false => Err(RegistryError::Digest { what, expected: expected.clone(), found }),
+        false => Err(RegistryError::DigestMismatch { what, expected: expected.clone(), found }),
     }
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Challenge {
+enum AuthChallenge {
     Basic,
     Bearer { realm: String, service: Option<String> },
 }
 
 /// How a registry wants to know who asks (RFC 9110, section 11.6.1).
-fn challenge(answer: &Response) -> Option<Challenge> {
+fn parse_challenge(answer: &NetResponse) -> Option<AuthChallenge> {
     let parse = |value: &str| {
         let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
         if scheme.eq_ignore_ascii_case("basic") {
-            return Some(Challenge::Basic);
+            return Some(AuthChallenge::Basic);
         }
-        let realm = parameter(rest, "realm").filter(|_| scheme.eq_ignore_ascii_case("bearer"))?;
-        Some(Challenge::Bearer { realm, service: parameter(rest, "service") })
+        let realm = challenge_parameter(rest, "realm").filter(|_| scheme.eq_ignore_ascii_case("bearer"))?;
+        Some(AuthChallenge::Bearer { realm, service: challenge_parameter(rest, "service") })
     };
-    let all: Vec<Challenge> = header(answer, "www-authenticate").filter_map(parse).collect();
-    let bearer = all.iter().position(|challenge| matches!(challenge, Challenge::Bearer { .. }));
+    let all: Vec<AuthChallenge> = header_values(answer, "www-authenticate").filter_map(parse).collect();
+    let bearer = all.iter().position(|challenge| matches!(challenge, AuthChallenge::Bearer { .. }));
     all.into_iter().nth(bearer.unwrap_or(0))
 }
 
 /// A value of `a="x",b="y"`.
-fn parameter(text: &str, name: &str) -> Option<String> {
+fn challenge_parameter(text: &str, name: &str) -> Option<String> {
     let mut rest = text;
     loop {
         let (key, after) = rest.split_once('=')?;
@@ -313,25 +321,27 @@ fn parameter(text: &str, name: &str) -> Option<String> {
     }
 }
 
-fn token(body: &[u8]) -> Result<Secret, RegistryError> {
+fn parse_token(body: &[u8]) -> Result<Secret, RegistryError> {
     #[derive(Deserialize)]
-    struct Token {
+    struct RegistryTokenResponse {
         token: Option<String>,
         access_token: Option<String>,
     }
-    let Ok(Token { token, access_token }) = serde_json::from_slice(body) else { return Err(RegistryError::Token) };
-    let token = token.or(access_token).filter(|token| !token.is_empty()).ok_or(RegistryError::Token)?;
+    let Ok(RegistryTokenResponse { token, access_token }) = serde_json::from_slice(body) else {
+        return Err(RegistryError::InvalidTokenResponse);
+    };
+    let token = token.or(access_token).filter(|token| !token.is_empty()).ok_or(RegistryError::InvalidTokenResponse)?;
     Ok(Secret::new(format!("Bearer {token}")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::tests::server::{Seen, Server, reply};
+    use crate::net::tests::server::{NetTestRequest, NetTestServer, reply};
 
     /// A registry that gives ann a token, and sends who has one to `storage`.
-    fn answers(seen: &Seen, storage: &str) -> crate::net::tests::server::Reply {
-        let path = seen.line().split(' ').nth(1).unwrap();
+    fn registry_reply(seen: &NetTestRequest, storage: &str) -> crate::net::tests::server::NetTestReply {
+        let path = seen.request_line().split(' ').nth(1).unwrap();
         match (path, seen.header("authorization")) {
             ("/token?service=r&scope=repository%3Asteps%2Fwarm%3Apull", Some("Basic YW5uOnNlY3JldA==")) => {
                 reply("200 OK", &[], "{\"access_token\": \"abc\"}")
@@ -350,35 +360,38 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_is_fetched_and_storage_is_not_told_who_asks() {
-        let storage = Server::start(|seen| match seen.header("authorization") {
+        let storage = NetTestServer::start(|seen| match seen.header("authorization") {
             None => reply("200 OK", &[], "module"),
             Some(_) => reply("400 Bad Request", &[], ""),
         });
         let location = format!("http://{}/bucket/x?signature=y", storage.address);
-        let server = Server::start(move |seen| answers(seen, &location));
+        let server = NetTestServer::start(move |seen| registry_reply(seen, &location));
         let sum = Digest::from_bytes(Sha256::digest(b"module").into());
         let text = format!("{}/steps/warm@{sum}", server.address);
         let reference = RegistryRef::parse(&text).unwrap_or_else(|_| panic!("{text}"));
-        let layer = Layer { digest: sum, size: 6 };
+        let layer = ModuleLayer { digest: sum, size: 6 };
 
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("config.json");
         let auth = |auth: &str| format!("{{\"auths\": {{\"{}\": {{\"auth\": \"{auth}\"}}}}}}", server.address);
         std::fs::write(&config, auth("YW5uOnNlY3JldA==")).unwrap();
-        assert_eq!(Registry::new(&reference, Some(&config)).layer(&layer).await.unwrap(), b"module");
+        assert_eq!(RegistryClient::new(&reference, Some(&config)).fetch_layer(&layer).await.unwrap(), b"module");
 
         std::fs::write(&config, auth("YW5uOndyb25n")).unwrap();
-        let denied = Registry::new(&reference, Some(&config)).layer(&layer).await;
+        let denied = RegistryClient::new(&reference, Some(&config)).fetch_layer(&layer).await;
         assert!(matches!(denied, Err(RegistryError::Denied { user, .. }) if user == "ann"));
-        let nobody = Registry::new(&reference, None).layer(&layer).await;
+        let nobody = RegistryClient::new(&reference, None).fetch_layer(&layer).await;
         assert!(matches!(nobody, Err(RegistryError::Unauthorized { .. })));
-        let larger = Layer { size: 5, ..layer };
+        let larger = ModuleLayer { size: 5, ..layer };
         std::fs::write(&config, auth("YW5uOnNlY3JldA==")).unwrap();
-        assert!(Registry::new(&reference, Some(&config)).layer(&larger).await.is_err(), "it is larger than announced");
+        assert!(
+            RegistryClient::new(&reference, Some(&config)).fetch_layer(&larger).await.is_err(),
+            "it is larger than announced"
+        );
     }
 
-    fn answer(challenges: &[&str]) -> Response {
-        Response {
+    fn response_with_challenges(challenges: &[&str]) -> NetResponse {
+        NetResponse {
             status: 401,
             headers: challenges.iter().map(|value| ("www-authenticate".to_owned(), (*value).to_owned())).collect(),
             body: Vec::new(),
@@ -389,18 +402,24 @@ mod tests {
     #[test]
     fn a_challenge_says_where_tokens_are_made() {
         let bearer = |realm: &str, service: Option<&str>| {
-            Some(Challenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned) })
+            Some(AuthChallenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned) })
         };
         let full = "Bearer realm=\"https://a.example.com/token\",service=\"r, x\",scope=\"repository:a:pull,push\"";
-        assert_eq!(challenge(&answer(&[full])), bearer("https://a.example.com/token", Some("r, x")));
-        assert_eq!(challenge(&answer(&["bearer service=r, realm=\"https://a\""])), bearer("https://a", Some("r")));
         assert_eq!(
-            challenge(&answer(&["Basic realm=\"x\"", full])),
+            parse_challenge(&response_with_challenges(&[full])),
             bearer("https://a.example.com/token", Some("r, x"))
         );
-        assert_eq!(challenge(&answer(&["Basic realm=\"x\""])), Some(Challenge::Basic));
+        assert_eq!(
+            parse_challenge(&response_with_challenges(&["bearer service=r, realm=\"https://a\""])),
+            bearer("https://a", Some("r"))
+        );
+        assert_eq!(
+            parse_challenge(&response_with_challenges(&["Basic realm=\"x\"", full])),
+            bearer("https://a.example.com/token", Some("r, x"))
+        );
+        assert_eq!(parse_challenge(&response_with_challenges(&["Basic realm=\"x\""])), Some(AuthChallenge::Basic));
         for other in ["", "Digest realm=\"x\"", "Bearer", "Bearer realm=\"x", "Bearer service=\"x\""] {
-            assert_eq!(challenge(&answer(&[other])), None, "{other}");
+            assert_eq!(parse_challenge(&response_with_challenges(&[other])), None, "{other}");
         }
     }
 
@@ -409,21 +428,21 @@ mod tests {
         let digest = format!("sha256:{}", "0a".repeat(32));
         let layer = |kind: &str, digest: &str, size: u64| serde_json::json!({"mediaType": kind, "digest": digest, "size": size});
         let of = |layers: &[serde_json::Value]| {
-            Layer::of(serde_json::json!({"schemaVersion": 2, "layers": layers}).to_string().as_bytes())
+            ModuleLayer::from_manifest(serde_json::json!({"schemaVersion": 2, "layers": layers}).to_string().as_bytes())
         };
-        for kind in MODULES {
+        for kind in MODULE_MEDIA_TYPES {
             let found = of(&[layer(kind, &digest, 7)]).unwrap();
-            assert_eq!(found, Layer { digest: digest.parse().unwrap(), size: 7 });
+            assert_eq!(found, ModuleLayer { digest: digest.parse().unwrap(), size: 7 });
         }
-        let good = layer(MODULES[0], &digest, 7);
+        let good = layer(MODULE_MEDIA_TYPES[0], &digest, 7);
         for (found, why) in [
             (of(&[]), "0 layers"),
             (of(&[good.clone(), good]), "2 layers"),
             (of(&[layer("application/vnd.oci.image.layer.v1.tar+gzip", &digest, 7)]), "tar+gzip"),
-            (of(&[layer(MODULES[0], "sha512:12", 7)]), "sha512:12"),
-            (of(&[layer(MODULES[0], &digest, LARGEST + 1)]), "at most"),
-            (Layer::of(b"{\"manifests\": []}"), "index"),
-            (Layer::of(b"<html>"), "expected value"),
+            (of(&[layer(MODULE_MEDIA_TYPES[0], "sha512:12", 7)]), "sha512:12"),
+            (of(&[layer(MODULE_MEDIA_TYPES[0], &digest, MAX_MODULE_BYTES + 1)]), "at most"),
+            (ModuleLayer::from_manifest(b"{\"manifests\": []}"), "index"),
+            (ModuleLayer::from_manifest(b"<html>"), "expected value"),
         ] {
             let error = found.unwrap_err().to_string();
             assert!(error.contains(why), "{error}");

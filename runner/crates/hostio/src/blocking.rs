@@ -11,39 +11,41 @@ use std::{
     time::{Duration, Instant},
 };
 
-use contract::step::Failure;
+use contract::step::StepFailure;
 
 /// How many pieces of native work are under way in this process.
-static WORKING: AtomicUsize = AtomicUsize::new(0);
+static ACTIVE_TASKS: AtomicUsize = AtomicUsize::new(0);
 
 /// Waits until all native work has ended, that of calls which were given up too.
-pub async fn settle_down(within: Duration) {
+pub async fn wait_for_tasks(within: Duration) {
     let deadline = Instant::now() + within;
-    while WORKING.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+    while ACTIVE_TASKS.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
 /// Counts a piece of native work for as long as it goes on.
 #[derive(Debug)]
-pub struct Working;
+pub struct BlockingTaskGuard;
 
-impl Working {
+impl BlockingTaskGuard {
     pub fn begin() -> Self {
-        WORKING.fetch_add(1, Ordering::AcqRel);
+        ACTIVE_TASKS.fetch_add(1, Ordering::AcqRel);
         Self
     }
 }
 
-impl Drop for Working {
+impl Drop for BlockingTaskGuard {
     fn drop(&mut self) {
-        WORKING.fetch_sub(1, Ordering::AcqRel);
+        ACTIVE_TASKS.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 /// Runs blocking work on a thread of its own. If the call is given up, the work is told to stop; what does not listen is
 /// short, and [`settle_down`] waits for it.
-pub async fn native<T: Send + 'static>(work: impl FnOnce(Arc<AtomicBool>) -> T + Send + 'static) -> Result<T, Failure> {
+pub async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce(Arc<AtomicBool>) -> T + Send + 'static,
+) -> Result<T, StepFailure> {
     struct StopOnDrop(Arc<AtomicBool>);
     impl Drop for StopOnDrop {
         fn drop(&mut self) {
@@ -52,11 +54,11 @@ pub async fn native<T: Send + 'static>(work: impl FnOnce(Arc<AtomicBool>) -> T +
     }
     let stop = StopOnDrop(Arc::default());
     let seen = Arc::clone(&stop.0);
-    let working = Working::begin();
+    let working = BlockingTaskGuard::begin();
     let done = tokio::task::spawn_blocking(move || {
         let _working = working;
         work(seen)
     });
     let done = done.await;
-    done.map_err(|error| Failure::new("permanent", format!("native work broke off: {error}")))
+    done.map_err(|error| StepFailure::new("permanent", format!("native work broke off: {error}")))
 }

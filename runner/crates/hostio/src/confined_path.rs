@@ -16,22 +16,22 @@ use cap_std::{
     fs::{Dir, File, OpenOptions, OpenOptionsExt as _},
 };
 
-use plan::Access;
+use plan::DirAccess;
 
 /// Opens a granted directory; makes it first, if it may be written to.
-pub fn open(path: &Path, access: Access, writable: &[PathBuf]) -> io::Result<Dir> {
-    let Some((outer, rest)) = split(path, writable) else {
-        if access == Access::ReadWrite {
+pub fn open_dir(path: &Path, access: DirAccess, writable: &[PathBuf]) -> io::Result<Dir> {
+    let Some((outer, rest)) = split_at_writable_dir(path, writable) else {
+        if access == DirAccess::ReadWrite {
             fs::create_dir_all(path)?;
         }
         return Dir::open_ambient_dir(path, ambient_authority());
     };
-    if access == Access::ReadWrite {
+    if access == DirAccess::ReadWrite {
         fs::create_dir_all(outer)?;
     }
     let outer = Dir::open_ambient_dir(outer, ambient_authority())?;
     match outer.open_dir(rest) {
-        Err(error) if error.kind() == ErrorKind::NotFound && access == Access::ReadWrite => {
+        Err(error) if error.kind() == ErrorKind::NotFound && access == DirAccess::ReadWrite => {
             outer.create_dir_all(rest)?;
             outer.open_dir(rest)
         }
@@ -40,8 +40,8 @@ pub fn open(path: &Path, access: Access, writable: &[PathBuf]) -> io::Result<Dir
 }
 
 /// The path of a granted file that need not be there, without links below a directory that a step may write to.
-pub fn resolve(path: &Path, writable: &[PathBuf]) -> io::Result<PathBuf> {
-    let Some((outer, rest)) = split(path, writable) else { return Ok(path.to_owned()) };
+pub fn resolve_path(path: &Path, writable: &[PathBuf]) -> io::Result<PathBuf> {
+    let Some((outer, rest)) = split_at_writable_dir(path, writable) else { return Ok(path.to_owned()) };
     let dir = match Dir::open_ambient_dir(outer, ambient_authority()) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(path.to_owned()),
         opened => opened?,
@@ -61,12 +61,12 @@ pub fn resolve(path: &Path, writable: &[PathBuf]) -> io::Result<PathBuf> {
 }
 
 /// Opens what is a file. Opening a pipe would wait for somebody to write to it, and reading a device might never end.
-pub fn regular(dir: &Dir, path: impl AsRef<Path>) -> io::Result<File> {
-    regular_sized(dir, path).map(|(file, _)| file)
+pub fn open_regular_file(dir: &Dir, path: impl AsRef<Path>) -> io::Result<File> {
+    open_regular_file_with_size(dir, path).map(|(file, _)| file)
 }
 
 /// The same, and how large it is.
-pub fn regular_sized(dir: &Dir, path: impl AsRef<Path>) -> io::Result<(File, u64)> {
+pub fn open_regular_file_with_size(dir: &Dir, path: impl AsRef<Path>) -> io::Result<(File, u64)> {
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = dir.open_with(path, OpenOptions::new().read(true).custom_flags(nonblocking))?;
     let metadata = file.metadata()?;
@@ -74,17 +74,17 @@ pub fn regular_sized(dir: &Dir, path: impl AsRef<Path>) -> io::Result<(File, u64
 }
 
 /// Whether that is how cap-std says that a path leads out of its directory; the system's own refusal has a number.
-pub fn leads_out(error: &io::Error) -> bool {
+pub fn is_escape_error(error: &io::Error) -> bool {
     error.kind() == ErrorKind::PermissionDenied && error.raw_os_error().is_none()
 }
 
 /// A path to the very directory that is open, whatever its name leads to by now.
-pub fn path_of(dir: &Dir) -> PathBuf {
+pub fn fd_path(dir: &Dir) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()))
 }
 
 /// The outermost writable directory that the path lies in, and the rest of it.
-fn split<'p>(path: &'p Path, writable: &'p [PathBuf]) -> Option<(&'p Path, &'p Path)> {
+fn split_at_writable_dir<'p>(path: &'p Path, writable: &'p [PathBuf]) -> Option<(&'p Path, &'p Path)> {
     let outer = writable.iter().filter(|outer| path != outer.as_path() && path.starts_with(outer));
     let outer = outer.min_by_key(|outer| outer.components().count())?;
     Some((outer, path.strip_prefix(outer).ok()?))
@@ -108,16 +108,16 @@ mod tests {
         symlink("app", root.join("deploy/in")).unwrap();
         symlink("deploy", root.join("link")).unwrap();
         let writable = [root.join("deploy"), root.join("link")];
-        let opens = |path: &str, access| open(&root.join(path), access, &writable).map_err(|error| error.kind());
-        for access in [Access::ReadOnly, Access::ReadWrite] {
+        let opens = |path: &str, access| open_dir(&root.join(path), access, &writable).map_err(|error| error.kind());
+        for access in [DirAccess::ReadOnly, DirAccess::ReadWrite] {
             assert!(opens("deploy", access).is_ok() && opens("deploy/in", access).is_ok());
             assert!(opens("link/app", access).is_ok(), "the operator's own link");
             assert_eq!(opens("deploy/out", access).unwrap_err(), ErrorKind::PermissionDenied);
         }
-        assert_eq!(opens("deploy/out/new", Access::ReadWrite).unwrap_err(), ErrorKind::PermissionDenied);
+        assert_eq!(opens("deploy/out/new", DirAccess::ReadWrite).unwrap_err(), ErrorKind::PermissionDenied);
         assert!(!root.join("elsewhere/new").exists());
 
-        let resolves = |path: &str| resolve(&root.join(path), &writable).map_err(|error| error.kind());
+        let resolves = |path: &str| resolve_path(&root.join(path), &writable).map_err(|error| error.kind());
         assert_eq!(resolves("deploy/in/new.db"), Ok(root.join("deploy/app/new.db")));
         assert_eq!(resolves("elsewhere/shop.db"), Ok(root.join("elsewhere/shop.db")));
         assert_eq!(resolves("deploy/out.db"), Err(ErrorKind::PermissionDenied));

@@ -5,17 +5,17 @@
 //! (tests/decisions.rs). Deliberately absent: clock, IO, and the order of steps, which the plan fixes.
 
 use crate::{
-    Place, Record, State, Status, Trust,
-    event::{Decision, Fingerprint, Question, Reason},
+    JournalState, JournalTrust, RecordStatus, StepRecord, StepTarget,
+    event::{Decision, DecisionReason, Fingerprint, ProbeInput},
 };
 use contract::{
     RunId, StepId,
-    step::{Failure, Finding, Phase, Receipt},
+    step::{ProbeFinding, Receipt, StepFailure, StepPhase},
 };
 
 /// Whether a module can tell if an effect holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Probing {
+pub enum ProbeSupport {
     /// It has a probe.
     Available,
     /// It has none.
@@ -24,7 +24,7 @@ pub enum Probing {
 
 /// Whether a step may run again after an outcome that is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repeat {
+pub enum RerunSafety {
     /// Running it twice is as good as once.
     Safe,
     /// It must not run twice unasked.
@@ -33,28 +33,28 @@ pub enum Repeat {
 
 /// What the operator said about a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Orders {
+pub struct StepOverrides {
     /// `--accept-drift STEP`.
     pub accept_drift: bool,
     /// `--fresh`.
     pub fresh: bool,
     /// It is named by `--start-from` or `--only`: it is not skipped.
-    pub named: bool,
+    pub selected_by_name: bool,
     /// The journals of earlier attempts are missing: a step without a record may have been begun.
-    pub unrecorded: bool,
+    pub journal_missing: bool,
 }
 
 /// All that the decision about one step hangs on.
 #[derive(Clone, Debug)]
-pub struct Facts<'a> {
+pub struct DecisionInput<'a> {
     /// When it acts.
-    pub phase: Phase,
+    pub phase: StepPhase,
     /// Whether it can be probed.
-    pub probing: Probing,
+    pub probe_support: ProbeSupport,
     /// Whether it may be repeated.
-    pub repeat: Repeat,
+    pub rerun_safety: RerunSafety,
     /// Its last record.
-    pub record: Option<&'a Record>,
+    pub record: Option<&'a StepRecord>,
     /// What it depends on now.
     pub fingerprint: &'a Fingerprint,
     /// This run.
@@ -62,16 +62,16 @@ pub struct Facts<'a> {
     /// Something that it depends on acted after it did, see [`upstream_ran`].
     pub upstream_ran: bool,
     /// What the operator said.
-    pub orders: Orders,
+    pub overrides: StepOverrides,
     /// What the probe found, if [`decide`] has asked already.
-    pub finding: Option<&'a Finding>,
+    pub finding: Option<&'a ProbeFinding>,
 }
 
 /// What comes next for a step.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
+pub enum NextAction {
     /// Ask the module's probe this, and decide again with the finding.
-    Probe(Question),
+    Probe(ProbeInput),
     /// Finish an undo that was begun, and decide again.
     FinishUndo,
     /// Do this. After an adoption, decide again.
@@ -80,199 +80,227 @@ pub enum Verdict {
 
 /// Decides about one step.
 #[must_use]
-pub fn decide(facts: &Facts<'_>) -> Verdict {
+pub fn decide(facts: &DecisionInput<'_>) -> NextAction {
     let is_confirmed = match facts.record {
-        Some(record) => record.trust == Trust::Believed,
-        None => !facts.orders.unrecorded,
+        Some(record) => record.trust == JournalTrust::Authenticated,
+        None => !facts.overrides.journal_missing,
     };
-    if is_confirmed && matches!(facts.record.map(|record| &record.status), Some(Status::Undoing(_))) {
-        return Verdict::FinishUndo;
+    if is_confirmed && matches!(facts.record.map(|record| &record.status), Some(RecordStatus::Undoing(_))) {
+        return NextAction::FinishUndo;
     }
-    if facts.orders.fresh {
-        return fresh(facts);
+    if facts.overrides.fresh {
+        return decide_fresh(facts);
     }
-    if facts.phase == Phase::Check {
-        return if is_confirmed { check(facts) } else { unconfirmed_check(facts) };
+    if facts.phase == StepPhase::Check {
+        return if is_confirmed { decide_check(facts) } else { decide_untrusted_check(facts) };
     }
     if !is_confirmed {
-        return unconfirmed(facts);
+        return decide_untrusted_record(facts);
     }
-    let Some(record) = facts.record else { return run(Reason::NeverRan) };
+    let Some(record) = facts.record else { return run(DecisionReason::NeverRan) };
     match &record.status {
-        Status::Reverted => run(Reason::Reverted),
-        Status::Failed(_) => run(Reason::FailedBefore),
-        Status::Succeeded(receipt) => succeeded(facts, record, receipt),
-        Status::Intended => interrupted(facts),
-        Status::Undoing(_) => Verdict::FinishUndo,
+        RecordStatus::Reverted => run(DecisionReason::Reverted),
+        RecordStatus::Failed(_) => run(DecisionReason::FailedBefore),
+        RecordStatus::Succeeded(receipt) => decide_succeeded(facts, record, receipt),
+        RecordStatus::Intended => decide_interrupted(facts),
+        RecordStatus::Undoing(_) => NextAction::FinishUndo,
     }
 }
 
-fn succeeded(facts: &Facts<'_>, record: &Record, receipt: &Receipt) -> Verdict {
+fn decide_succeeded(facts: &DecisionInput<'_>, record: &StepRecord, receipt: &Receipt) -> NextAction {
     let components = record.intent.fingerprint.difference(facts.fingerprint);
     if !components.is_empty() {
-        return run(Reason::Changed { components });
+        return run(DecisionReason::Changed { components });
     }
-    if facts.orders.named {
-        return run(Reason::OperatorWord);
+    if facts.overrides.selected_by_name {
+        return run(DecisionReason::RequestedByOperator);
     }
-    match (facts.probing, facts.finding) {
-        (Probing::Missing, _) if record.intent.run == *facts.run => skip(Reason::Trusted, receipt),
-        (Probing::Missing, _) => run(Reason::NoProbe),
-        (Probing::Available, None) => Verdict::Probe(Question::Current),
-        (Probing::Available, Some(Finding::Held { .. })) => skip(Reason::Held, receipt),
-        (Probing::Available, Some(finding)) => not_held(facts, finding),
+    match (facts.probe_support, facts.finding) {
+        (ProbeSupport::Missing, _) if record.intent.run == *facts.run => skip(DecisionReason::Trusted, receipt),
+        (ProbeSupport::Missing, _) => run(DecisionReason::NoProbe),
+        (ProbeSupport::Available, None) => NextAction::Probe(ProbeInput::Current),
+        (ProbeSupport::Available, Some(ProbeFinding::Held { .. })) => skip(DecisionReason::Held, receipt),
+        (ProbeSupport::Available, Some(finding)) => decide_effect_not_held(facts, finding),
     }
 }
 
 /// The effect of the current input does not hold.
-fn not_held(facts: &Facts<'_>, finding: &Finding) -> Verdict {
+fn decide_effect_not_held(facts: &DecisionInput<'_>, finding: &ProbeFinding) -> NextAction {
     match finding {
-        Finding::Held { receipt } => skip(Reason::Held, receipt),
-        Finding::Absent => run(Reason::Absent),
-        Finding::Drifted { why } if facts.orders.accept_drift => run(Reason::DriftAccepted { why: why.clone() }),
-        Finding::Drifted { why } => stop(Reason::Drifted { why: why.clone() }),
-        Finding::Unknown { why } => match facts.repeat {
-            Repeat::Safe => run(Reason::Unknown { why: why.clone() }),
-            Repeat::Unsafe if facts.orders.accept_drift => run(Reason::DriftAccepted { why: why.clone() }),
-            Repeat::Unsafe => stop(Reason::Unknown { why: why.clone() }),
+        ProbeFinding::Held { receipt } => skip(DecisionReason::Held, receipt),
+        ProbeFinding::Absent => run(DecisionReason::Absent),
+        ProbeFinding::Drifted { why } if facts.overrides.accept_drift => {
+            run(DecisionReason::DriftAccepted { why: why.clone() })
+        }
+        ProbeFinding::Drifted { why } => stop(DecisionReason::Drifted { why: why.clone() }),
+        ProbeFinding::Unknown { why } => match facts.rerun_safety {
+            RerunSafety::Safe => run(DecisionReason::Unknown { why: why.clone() }),
+            RerunSafety::Unsafe if facts.overrides.accept_drift => {
+                run(DecisionReason::DriftAccepted { why: why.clone() })
+            }
+            RerunSafety::Unsafe => stop(DecisionReason::Unknown { why: why.clone() }),
         },
-        Finding::Failed { failure } => stop(probe_failed(failure)),
+        ProbeFinding::Failed { failure } => stop(probe_failed(failure)),
     }
 }
 
 /// There is an intent, and no outcome.
-fn interrupted(facts: &Facts<'_>) -> Verdict {
-    let finding = match (facts.probing, facts.finding) {
-        (Probing::Available, None) => return Verdict::Probe(Question::Recorded),
-        (Probing::Available, Some(finding)) => Some(finding),
-        (Probing::Missing, _) => None,
+fn decide_interrupted(facts: &DecisionInput<'_>) -> NextAction {
+    let finding = match (facts.probe_support, facts.finding) {
+        (ProbeSupport::Available, None) => return NextAction::Probe(ProbeInput::Recorded),
+        (ProbeSupport::Available, Some(finding)) => Some(finding),
+        (ProbeSupport::Missing, _) => None,
     };
-    begun(facts, finding, |finding| Reason::Interrupted { finding })
+    decide_unknown_outcome(facts, finding, |finding| DecisionReason::Interrupted { finding })
 }
 
 /// It was begun, or may have been, and nothing but the probe tells how it ended.
-fn begun(facts: &Facts<'_>, finding: Option<&Finding>, reason: fn(Option<String>) -> Reason) -> Verdict {
-    let in_doubt = |what: Option<String>| match facts.repeat {
-        Repeat::Safe => run(reason(what)),
-        Repeat::Unsafe if facts.orders.accept_drift => run(Reason::DriftAccepted {
+fn decide_unknown_outcome(
+    facts: &DecisionInput<'_>,
+    finding: Option<&ProbeFinding>,
+    reason: fn(Option<String>) -> DecisionReason,
+) -> NextAction {
+    let in_doubt = |what: Option<String>| match facts.rerun_safety {
+        RerunSafety::Safe => run(reason(what)),
+        RerunSafety::Unsafe if facts.overrides.accept_drift => run(DecisionReason::DriftAccepted {
             why: what.unwrap_or_else(|| "it was begun, and nothing tells how it ended".into()),
         }),
-        Repeat::Unsafe => stop(reason(what)),
+        RerunSafety::Unsafe => stop(reason(what)),
     };
     match finding {
-        Some(Finding::Held { receipt }) => {
-            Verdict::Decided(Decision::Adopt { reason: reason(Some("held".to_owned())), receipt: receipt.clone() })
+        Some(ProbeFinding::Held { receipt }) => {
+            NextAction::Decided(Decision::Adopt { reason: reason(Some("held".to_owned())), receipt: receipt.clone() })
         }
-        Some(Finding::Absent) => run(reason(Some("absent".to_owned()))),
-        Some(Finding::Drifted { why }) => in_doubt(Some(format!("drifted: {why}"))),
-        Some(Finding::Unknown { why }) => in_doubt(Some(format!("unknown: {why}"))),
-        Some(Finding::Failed { failure }) => stop(probe_failed(failure)),
+        Some(ProbeFinding::Absent) => run(reason(Some("absent".to_owned()))),
+        Some(ProbeFinding::Drifted { why }) => in_doubt(Some(format!("drifted: {why}"))),
+        Some(ProbeFinding::Unknown { why }) => in_doubt(Some(format!("unknown: {why}"))),
+        Some(ProbeFinding::Failed { failure }) => stop(probe_failed(failure)),
         None => in_doubt(None),
     }
 }
 
 /// What is on record is only suggested, or missing. Nothing of it is used but what makes a step run: the probe is asked about
 /// the input of now, and what it finds counts.
-fn unconfirmed(facts: &Facts<'_>) -> Verdict {
+fn decide_untrusted_record(facts: &DecisionInput<'_>) -> NextAction {
     let is_changed = facts
         .record
         .map(|record| record.intent.fingerprint.difference(facts.fingerprint))
         .filter(|some| !some.is_empty());
     match (facts.record.map(|record| &record.status), &is_changed) {
-        (Some(Status::Reverted), _) => return run(Reason::Reverted),
-        (Some(Status::Failed(_)), _) => return run(Reason::FailedBefore),
-        (Some(Status::Succeeded(_)), Some(components)) => {
-            return run(Reason::Changed { components: components.clone() });
+        (Some(RecordStatus::Reverted), _) => return run(DecisionReason::Reverted),
+        (Some(RecordStatus::Failed(_)), _) => return run(DecisionReason::FailedBefore),
+        (Some(RecordStatus::Succeeded(_)), Some(components)) => {
+            return run(DecisionReason::Changed { components: components.clone() });
         }
-        (Some(Status::Succeeded(_)), None) if facts.orders.named => return run(Reason::OperatorWord),
-        (Some(Status::Succeeded(_) | Status::Intended | Status::Undoing(_)) | None, _) => {}
+        (Some(RecordStatus::Succeeded(_)), None) if facts.overrides.selected_by_name => {
+            return run(DecisionReason::RequestedByOperator);
+        }
+        (Some(RecordStatus::Succeeded(_) | RecordStatus::Intended | RecordStatus::Undoing(_)) | None, _) => {}
     }
-    let is_done = matches!(facts.record.map(|record| &record.status), Some(Status::Succeeded(_)));
-    match (facts.probing, facts.finding, is_changed) {
-        (Probing::Available, None, _) => Verdict::Probe(Question::Current),
+    let is_done = matches!(facts.record.map(|record| &record.status), Some(RecordStatus::Succeeded(_)));
+    match (facts.probe_support, facts.finding, is_changed) {
+        (ProbeSupport::Available, None, _) => NextAction::Probe(ProbeInput::Current),
         // What holds may be the effect of what was begun, which is not what is wanted now.
-        (Probing::Available, Some(Finding::Held { .. }), Some(components)) => run(Reason::Changed { components }),
-        (Probing::Available, Some(finding), _) if is_done && !matches!(finding, Finding::Held { .. }) => {
-            not_held(facts, finding)
+        (ProbeSupport::Available, Some(ProbeFinding::Held { .. }), Some(components)) => {
+            run(DecisionReason::Changed { components })
         }
-        (Probing::Available, finding, _) => begun(facts, finding, |finding| Reason::Unconfirmed { finding }),
-        (Probing::Missing, ..) => begun(facts, None, |finding| Reason::Unconfirmed { finding }),
+        (ProbeSupport::Available, Some(finding), _) if is_done && !matches!(finding, ProbeFinding::Held { .. }) => {
+            decide_effect_not_held(facts, finding)
+        }
+        (ProbeSupport::Available, finding, _) => {
+            decide_unknown_outcome(facts, finding, |finding| DecisionReason::Unconfirmed { finding })
+        }
+        (ProbeSupport::Missing, ..) => {
+            decide_unknown_outcome(facts, None, |finding| DecisionReason::Unconfirmed { finding })
+        }
     }
 }
 
 /// A check harms nothing: where its record is not believed, it runs.
-fn unconfirmed_check(facts: &Facts<'_>) -> Verdict {
-    if facts.record.is_some() { run(Reason::Unconfirmed { finding: None }) } else { run(Reason::NeverRan) }
+fn decide_untrusted_check(facts: &DecisionInput<'_>) -> NextAction {
+    if facts.record.is_some() {
+        run(DecisionReason::Unconfirmed { finding: None })
+    } else {
+        run(DecisionReason::NeverRan)
+    }
 }
 
 /// A check is never skipped on record. It harms nothing, so it runs wherever another step would stop.
-fn check(facts: &Facts<'_>) -> Verdict {
-    let Some(record) = facts.record else { return run(Reason::NeverRan) };
+fn decide_check(facts: &DecisionInput<'_>) -> NextAction {
+    let Some(record) = facts.record else { return run(DecisionReason::NeverRan) };
     let receipt = match &record.status {
-        Status::Reverted => return run(Reason::Reverted),
-        Status::Failed(_) => return run(Reason::FailedBefore),
-        Status::Intended | Status::Undoing(_) => return run(Reason::Interrupted { finding: None }),
-        Status::Succeeded(receipt) => receipt,
+        RecordStatus::Reverted => return run(DecisionReason::Reverted),
+        RecordStatus::Failed(_) => return run(DecisionReason::FailedBefore),
+        RecordStatus::Intended | RecordStatus::Undoing(_) => return run(DecisionReason::Interrupted { finding: None }),
+        RecordStatus::Succeeded(receipt) => receipt,
     };
     let components = record.intent.fingerprint.difference(facts.fingerprint);
     if !components.is_empty() {
-        return run(Reason::Changed { components });
+        return run(DecisionReason::Changed { components });
     }
     if facts.upstream_ran {
-        return run(Reason::UpstreamRan);
+        return run(DecisionReason::UpstreamRan);
     }
-    if facts.orders.named {
-        return run(Reason::OperatorWord);
+    if facts.overrides.selected_by_name {
+        return run(DecisionReason::RequestedByOperator);
     }
-    match (facts.probing, facts.finding) {
-        (Probing::Missing, _) => run(Reason::NoProbe),
-        (Probing::Available, None) => Verdict::Probe(Question::Current),
-        (Probing::Available, Some(Finding::Held { .. })) => skip(Reason::Held, receipt),
-        (Probing::Available, Some(Finding::Absent)) => run(Reason::Absent),
-        (Probing::Available, Some(Finding::Drifted { why } | Finding::Unknown { why })) => {
-            run(Reason::CheckFailed { why: why.clone() })
+    match (facts.probe_support, facts.finding) {
+        (ProbeSupport::Missing, _) => run(DecisionReason::NoProbe),
+        (ProbeSupport::Available, None) => NextAction::Probe(ProbeInput::Current),
+        (ProbeSupport::Available, Some(ProbeFinding::Held { .. })) => skip(DecisionReason::Held, receipt),
+        (ProbeSupport::Available, Some(ProbeFinding::Absent)) => run(DecisionReason::Absent),
+        (ProbeSupport::Available, Some(ProbeFinding::Drifted { why } | ProbeFinding::Unknown { why })) => {
+            run(DecisionReason::CheckFailed { why: why.clone() })
         }
-        (Probing::Available, Some(Finding::Failed { failure })) => {
-            run(Reason::CheckFailed { why: failure.message.clone() })
+        (ProbeSupport::Available, Some(ProbeFinding::Failed { failure })) => {
+            run(DecisionReason::CheckFailed { why: failure.message.clone() })
         }
     }
 }
 
 /// `--fresh`: records are ignored, but what is not repeatable is still probed.
-fn fresh(facts: &Facts<'_>) -> Verdict {
-    match (facts.phase, facts.repeat, facts.probing, facts.finding) {
-        (Phase::Prepare | Phase::Commit, Repeat::Unsafe, Probing::Available, None) => Verdict::Probe(Question::Current),
-        (Phase::Prepare | Phase::Commit, Repeat::Unsafe, Probing::Available, Some(finding)) => {
-            if facts.orders.named && matches!(finding, Finding::Held { .. }) {
-                run(Reason::OperatorWord)
+fn decide_fresh(facts: &DecisionInput<'_>) -> NextAction {
+    match (facts.phase, facts.rerun_safety, facts.probe_support, facts.finding) {
+        (StepPhase::Prepare | StepPhase::Commit, RerunSafety::Unsafe, ProbeSupport::Available, None) => {
+            NextAction::Probe(ProbeInput::Current)
+        }
+        (StepPhase::Prepare | StepPhase::Commit, RerunSafety::Unsafe, ProbeSupport::Available, Some(finding)) => {
+            if facts.overrides.selected_by_name && matches!(finding, ProbeFinding::Held { .. }) {
+                run(DecisionReason::RequestedByOperator)
             } else {
-                not_held(facts, finding)
+                decide_effect_not_held(facts, finding)
             }
         }
-        (Phase::Check, ..) | (_, Repeat::Safe, ..) | (_, _, Probing::Missing, _) => run(Reason::Fresh),
+        (StepPhase::Check, ..) | (_, RerunSafety::Safe, ..) | (_, _, ProbeSupport::Missing, _) => {
+            run(DecisionReason::Fresh)
+        }
     }
 }
 
-fn probe_failed(failure: &Failure) -> Reason {
-    Reason::ProbeFailed { message: failure.message.clone() }
+fn probe_failed(failure: &StepFailure) -> DecisionReason {
+    DecisionReason::ProbeFailed { message: failure.message.clone() }
 }
 
-fn run(reason: Reason) -> Verdict {
-    Verdict::Decided(Decision::Run { reason })
+fn run(reason: DecisionReason) -> NextAction {
+    NextAction::Decided(Decision::Run { reason })
 }
 
-fn stop(reason: Reason) -> Verdict {
-    Verdict::Decided(Decision::Stop { reason })
+fn stop(reason: DecisionReason) -> NextAction {
+    NextAction::Decided(Decision::Stop { reason })
 }
 
-fn skip(reason: Reason, receipt: &Receipt) -> Verdict {
-    Verdict::Decided(Decision::Skip { reason, receipt: receipt.clone() })
+fn skip(reason: DecisionReason, receipt: &Receipt) -> NextAction {
+    NextAction::Decided(Decision::Skip { reason, receipt: receipt.clone() })
 }
 
 /// Whether anything that `place` depends on was begun in a later attempt than `place` itself was.
 #[must_use]
-pub fn upstream_ran<'a>(state: &State, place: &Place, upstream: impl IntoIterator<Item = &'a Place>) -> bool {
-    let epoch = |place: &Place| state.records.get(place).map(|record| record.intent.epoch);
+pub fn upstream_ran<'a>(
+    state: &JournalState,
+    place: &StepTarget,
+    upstream: impl IntoIterator<Item = &'a StepTarget>,
+) -> bool {
+    let epoch = |place: &StepTarget| state.records.get(place).map(|record| record.intent.epoch);
     upstream.into_iter().any(|above| epoch(above) > epoch(place))
 }
 
@@ -292,13 +320,13 @@ pub enum Selection {
 
 /// What the selection says of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Selected {
+pub enum StepDisposition {
     /// It is taken as done.
-    Word,
+    AssumeDone,
     /// It is decided as usual; `true` when it is the one that was named and must not be skipped.
-    Act { named: bool },
+    Evaluate { selected_by_name: bool },
     /// It is left alone.
-    Leave,
+    Exclude,
 }
 
 impl Selection {
@@ -315,24 +343,28 @@ impl Selection {
 
     /// What is said of the step at `index`, when the named one is at `named`.
     #[must_use]
-    pub fn of(&self, index: usize, named: Option<usize>) -> Selected {
+    pub fn disposition_of(&self, index: usize, named: Option<usize>) -> StepDisposition {
         let order = named.map(|named| index.cmp(&named));
         match (self, order) {
-            (Self::All, _) | (_, None) => Selected::Act { named: false },
-            (Self::StartFrom(_) | Self::Only(_), Some(std::cmp::Ordering::Less)) => Selected::Word,
-            (Self::StartFrom(_) | Self::Only(_), Some(std::cmp::Ordering::Equal)) => Selected::Act { named: true },
-            (Self::StartFrom(_), Some(std::cmp::Ordering::Greater)) => Selected::Act { named: false },
-            (Self::Until(_), Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal)) => {
-                Selected::Act { named: false }
+            (Self::All, _) | (_, None) => StepDisposition::Evaluate { selected_by_name: false },
+            (Self::StartFrom(_) | Self::Only(_), Some(std::cmp::Ordering::Less)) => StepDisposition::AssumeDone,
+            (Self::StartFrom(_) | Self::Only(_), Some(std::cmp::Ordering::Equal)) => {
+                StepDisposition::Evaluate { selected_by_name: true }
             }
-            (Self::Until(_) | Self::Only(_), Some(std::cmp::Ordering::Greater)) => Selected::Leave,
+            (Self::StartFrom(_), Some(std::cmp::Ordering::Greater)) => {
+                StepDisposition::Evaluate { selected_by_name: false }
+            }
+            (Self::Until(_), Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal)) => {
+                StepDisposition::Evaluate { selected_by_name: false }
+            }
+            (Self::Until(_) | Self::Only(_), Some(std::cmp::Ordering::Greater)) => StepDisposition::Exclude,
         }
     }
 }
 
 /// Whether a step can be undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Undoing {
+pub enum UndoSupport {
     /// Its module has a revert.
     Possible,
     /// It stays as it is: checks, and what can't be taken back.
@@ -342,22 +374,26 @@ pub enum Undoing {
 /// What must be undone, last first, so that the release before is live again: everything with an effect of this run from
 /// the first step on that exposes it, as far as it can be undone. Nothing when users saw nothing of it.
 #[must_use]
-pub fn rollback<'a>(state: &State, run: &RunId, order: impl IntoIterator<Item = (&'a Place, Undoing)>) -> Vec<Place> {
+pub fn steps_to_undo<'a>(
+    state: &JournalState,
+    run: &RunId,
+    order: impl IntoIterator<Item = (&'a StepTarget, UndoSupport)>,
+) -> Vec<StepTarget> {
     // What is only suggested drives nothing back.
-    let is_ours = |record: &&Record| record.intent.run == *run && record.trust == Trust::Believed;
-    let of_this_run = |place: &Place| state.records.get(place).filter(is_ours);
-    let mut undo: Vec<Place> = order
+    let is_ours = |record: &&StepRecord| record.intent.run == *run && record.trust == JournalTrust::Authenticated;
+    let of_this_run = |place: &StepTarget| state.records.get(place).filter(is_ours);
+    let mut undo: Vec<StepTarget> = order
         .into_iter()
         .skip_while(|(place, _)| {
             !of_this_run(place).is_some_and(|record| {
-                record.intent.exposes && !matches!(record.status, Status::Failed(_) | Status::Reverted)
+                record.intent.exposes && !matches!(record.status, RecordStatus::Failed(_) | RecordStatus::Reverted)
             })
         })
-        .filter(|(_, undoing)| *undoing == Undoing::Possible)
+        .filter(|(_, undoing)| *undoing == UndoSupport::Possible)
         .filter(|(place, _)| {
             of_this_run(place).is_some_and(|record| match record.status {
-                Status::Succeeded(_) | Status::Intended | Status::Undoing(_) => true,
-                Status::Failed(_) | Status::Reverted => false,
+                RecordStatus::Succeeded(_) | RecordStatus::Intended | RecordStatus::Undoing(_) => true,
+                RecordStatus::Failed(_) | RecordStatus::Reverted => false,
             })
         })
         .map(|(place, _)| place.clone())

@@ -5,8 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{event::Format, file::LARGEST, line, line::Corrupt, state::Illegal};
-use contract::diagnostic::{Code, Diagnostic, Exit};
+use super::{event::JournalFormat, file::MAX_JOURNAL_BYTES, line, line::LineError, state::TransitionError};
+use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind};
 
 /// Why a journal can't be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -14,14 +14,14 @@ pub enum JournalError {
     #[error("can't {action} {}", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error("{}:{}: the line is corrupt", path.display(), seq + 1)]
-    Corrupt { path: PathBuf, seq: u64, source: Corrupt },
+    Corrupt { path: PathBuf, seq: u64, source: LineError },
     #[error("{}:{}: the journal contradicts itself", path.display(), seq + 1)]
-    Illegal { path: PathBuf, seq: u64, source: Illegal },
+    IllegalTransition { path: PathBuf, seq: u64, source: TransitionError },
     #[error("{} was written by a newer runner (format {}.{})", path.display(), format.major, format.minor)]
-    Newer { path: PathBuf, format: Format },
-    #[error("a record of {bytes} bytes is longer than the {} that a journal takes", line::LONGEST)]
+    NewerFormat { path: PathBuf, format: JournalFormat },
+    #[error("a record of {bytes} bytes is longer than the {} that a journal takes", line::MAX_LINE_BYTES)]
     TooLong { bytes: usize },
-    #[error("the journal of this attempt is full ({LARGEST} bytes)")]
+    #[error("the journal of this attempt is full ({MAX_JOURNAL_BYTES} bytes)")]
     Full,
     #[error("an earlier write to {} failed; nothing more is written to it", path.display())]
     Poisoned { path: PathBuf },
@@ -32,30 +32,31 @@ impl From<&JournalError> for Diagnostic {
         let (code, exit, hint) = match error {
             JournalError::Io { .. } | JournalError::Poisoned { .. } => (
                 "P0601",
-                Exit::Failed,
+                ExitKind::Failed,
                 "see that the disk has room and that the state folder is writable, then run again",
             ),
             JournalError::Corrupt { .. } => (
                 "P0602",
-                Exit::Journal,
+                ExitKind::Journal,
                 "compare it with its copy among the artifacts; if there is none, move the file away and run with `--fresh`",
             ),
-            JournalError::Newer { .. } | JournalError::Illegal { source: Illegal::Format(_), .. } => {
-                ("P0604", Exit::Journal, "use that version of the runner, or a newer one")
+            JournalError::NewerFormat { .. }
+            | JournalError::IllegalTransition { source: TransitionError::Format(_), .. } => {
+                ("P0604", ExitKind::Journal, "use that version of the runner, or a newer one")
             }
-            JournalError::Illegal { .. } => (
+            JournalError::IllegalTransition { .. } => (
                 "P0603",
-                Exit::Journal,
+                ExitKind::Journal,
                 "two machines may have written to one state; keep the longer chain, move the other away, and run again",
             ),
             JournalError::TooLong { .. } | JournalError::Full => {
-                ("P0605", Exit::Failed, "make the step's configuration or its outputs smaller")
+                ("P0605", ExitKind::Failed, "make the step's configuration or its outputs smaller")
             }
         };
-        let mut diagnostic = Self::new(Code(code), exit, error.to_string()).hint(hint);
+        let mut diagnostic = Self::new(ErrorCode(code), exit, error.to_string()).with_hint(hint);
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
-            diagnostic = diagnostic.because(cause);
+            diagnostic = diagnostic.with_cause(cause);
             source = cause.source();
         }
         diagnostic

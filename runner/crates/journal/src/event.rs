@@ -9,9 +9,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use contract::hash::Hash;
-use contract::step::{Failure, Finding, Outcome, Phase, Progress, Receipt};
-use contract::{AppName, Attempt, Digest, EnvironmentName, Label, RunId, StepId, TargetName, diagnostic::Exit};
+use contract::hash::Blake3Hash;
+use contract::step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase, StepProgress};
+use contract::{
+    AppName, AttemptNumber, Digest, EnvironmentName, Label, RunId, StepId, TargetName, diagnostic::ExitKind,
+};
 
 /// The format that this runner writes.
 ///
@@ -19,7 +21,7 @@ use contract::{AppName, Attempt, Digest, EnvironmentName, Label, RunId, StepId, 
 /// - 1.1: `commit` in the header; `rollback`, `promote` and `setup` among the overrides, of which the first changes what a later
 ///   rollback goes back to.
 /// - 1.2: `url` in the header; `missing-journal` among the overrides; the reason `unconfirmed`; an intent may follow an undo that an earlier attempt left unfinished.
-pub const FORMAT: Format = Format { major: 1, minor: 2 };
+pub const FORMAT: JournalFormat = JournalFormat { major: 1, minor: 2 };
 
 /// The magic word of a header.
 pub const MAGIC: &str = "pawl-journal";
@@ -28,14 +30,14 @@ pub const MAGIC: &str = "pawl-journal";
 pub const ROLLBACK: &str = "rollback";
 
 /// As an [`Event::Override`]: the journals of the attempts before were missing, and each step counts as begun.
-pub const UNRECORDED: &str = "missing-journal";
+pub const MISSING_JOURNAL: &str = "missing-journal";
 
 /// The overrides that are commands, and no options of one.
-pub const ORDERS: &[&str] = &[ROLLBACK, "promote", "setup"];
+pub const COMMAND_OVERRIDES: &[&str] = &[ROLLBACK, "promote", "setup"];
 
 /// A version of the journal's format. Unknown major: refused. Newer minor: read only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Format {
+pub struct JournalFormat {
     /// Changes when an old reader would misunderstand.
     pub major: u16,
     /// Changes when something was added that an old reader may pass over.
@@ -44,27 +46,27 @@ pub struct Format {
 
 /// One line of a journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct JournalEntry {
     /// Its place in the attempt, from 0.
     pub seq: u64,
     /// The hash of the line before; in the first line, of the last line of the attempt before, if there is one.
-    pub prev: Option<Hash>,
+    pub prev: Option<Blake3Hash>,
     /// When it was written, by this machine's clock. For people: nothing is decided by it.
     pub at: Timestamp,
     /// What happened.
-    pub event: Event,
+    pub event: JournalEvent,
 }
 
 /// A step on a target: what records are keyed by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Place {
+pub struct StepTarget {
     /// The step.
     pub step: StepId,
     /// Where it ran.
     pub target: TargetName,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for StepTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.target == TargetName::local() {
             write!(f, "`{}`", self.step)
@@ -77,17 +79,17 @@ impl fmt::Display for Place {
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
-pub enum Event {
+pub enum JournalEvent {
     /// The header: the first line of every journal.
-    Started(Header),
+    Started(JournalHeader),
     /// The plan of this attempt.
     Plan {
         /// The hash of its text.
-        digest: Hash,
+        digest: Blake3Hash,
         /// Its path, as the user named it.
         path: String,
         /// Its steps, in order.
-        steps: Vec<Planned>,
+        steps: Vec<PlanStepRecord>,
     },
     /// The lock was taken.
     Lock {
@@ -106,13 +108,13 @@ pub enum Event {
     /// What was decided about a step, and why.
     Decision {
         #[serde(flatten)]
-        place: Place,
+        step_target: StepTarget,
         decision: Decision,
     },
     /// A step is about to act.
     Intent {
         #[serde(flatten)]
-        place: Place,
+        step_target: StepTarget,
         /// The same (run, step, target, fingerprint) has the same key.
         key: String,
         /// What the step depends on.
@@ -125,40 +127,40 @@ pub enum Event {
     /// A message or progress of a running step. Not synced on its own.
     Progress {
         #[serde(flatten)]
-        place: Place,
+        step_target: StepTarget,
         #[serde(flatten)]
-        progress: Progress,
+        progress: StepProgress,
     },
     /// How a step's action ended.
     Outcome {
         #[serde(flatten)]
-        place: Place,
+        step_target: StepTarget,
         /// Wall time of the call in milliseconds.
         took_ms: u64,
         #[serde(flatten)]
-        result: Outcome,
+        outcome: StepOutcome,
     },
     /// What a probe found.
     Probe {
         #[serde(flatten)]
-        place: Place,
+        step_target: StepTarget,
         /// Which input was asked about.
-        question: Question,
+        probed_input: ProbeInput,
         /// Wall time of the call in milliseconds.
         took_ms: u64,
-        finding: Finding,
+        finding: ProbeFinding,
     },
     /// A step is about to be undone.
     UndoIntent {
         #[serde(flatten)]
-        place: Place,
+        step_target: StepTarget,
     },
     /// How undoing a step ended.
     UndoOutcome {
         #[serde(flatten)]
-        place: Place,
+        step_target: StepTarget,
         /// Nothing when it is undone.
-        failure: Option<Failure>,
+        failure: Option<StepFailure>,
     },
     /// An operator's word, by an option of the command line.
     Override {
@@ -169,7 +171,7 @@ pub enum Event {
     },
     /// The attempt ended by itself.
     Ended {
-        exit: Exit,
+        exit: ExitKind,
         /// Whether the release is now live and every check held.
         verified: bool,
     },
@@ -181,11 +183,11 @@ pub enum Event {
 /// The first line of a journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Header {
+pub struct JournalHeader {
     /// [`MAGIC`].
     pub magic: String,
     /// The format of the whole file.
-    pub format: Format,
+    pub format: JournalFormat,
     /// The application.
     pub app: AppName,
     /// The environment.
@@ -193,7 +195,7 @@ pub struct Header {
     /// The run that this attempt works on.
     pub run: RunId,
     /// The how-manieth attempt of it.
-    pub attempt: Attempt,
+    pub attempt: AttemptNumber,
     /// The number of this attempt among all of (app, environment); it only grows.
     pub epoch: u64,
     /// What is deployed.
@@ -233,19 +235,19 @@ impl Release {
 
 /// A step as the plan has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Planned {
+pub struct PlanStepRecord {
     #[serde(flatten)]
-    pub place: Place,
+    pub step_target: StepTarget,
     /// The module, as written in the plan.
     pub uses: String,
     /// When it acts.
-    pub phase: Phase,
+    pub phase: StepPhase,
 }
 
 /// What a step depends on, each component with its hash, so that [`Fingerprint::difference`] can name what changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Fingerprint(pub BTreeMap<String, Hash>);
+pub struct Fingerprint(pub BTreeMap<String, Blake3Hash>);
 
 impl Fingerprint {
     /// The names of the components that differ, in order.
@@ -257,16 +259,16 @@ impl Fingerprint {
 
     /// One hash over all components.
     #[must_use]
-    pub fn digest(&self) -> Hash {
+    pub fn digest(&self) -> Blake3Hash {
         let lines: String = self.0.iter().map(|(name, hash)| format!("{name} {hash}\n")).collect();
-        Hash::of(lines.as_bytes())
+        Blake3Hash::of(lines.as_bytes())
     }
 }
 
 /// Which input a probe was asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Question {
+pub enum ProbeInput {
     /// That of this attempt.
     Current,
     /// That of the intent on record.
@@ -279,22 +281,22 @@ pub enum Question {
 pub enum Decision {
     /// Its effect holds.
     Skip {
-        reason: Reason,
+        reason: DecisionReason,
         /// What later steps see.
         receipt: Receipt,
     },
     /// An intent without outcome turned out to be done; then it is decided again.
-    Adopt { reason: Reason, receipt: Receipt },
+    Adopt { reason: DecisionReason, receipt: Receipt },
     /// It acts.
-    Run { reason: Reason },
+    Run { reason: DecisionReason },
     /// An operator must say.
-    Stop { reason: Reason },
+    Stop { reason: DecisionReason },
 }
 
 /// Why something was decided.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "because", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
-pub enum Reason {
+pub enum DecisionReason {
     /// There is no record of it.
     NeverRan,
     /// It was undone.
@@ -328,7 +330,7 @@ pub enum Reason {
     /// `--fresh`: records are ignored.
     Fresh,
     /// `--start-from`: the operator's word.
-    OperatorWord,
+    RequestedByOperator,
     /// Not selected by `--only`, `--until`.
     NotSelected,
     /// The probe itself failed.

@@ -18,72 +18,72 @@ use serde_json::Value;
 
 use super::{
     error::{JournalError, io_error},
-    event::{Decision, Entry, Event, Fingerprint, Header, Place, Planned, Question},
+    event::{Decision, Fingerprint, JournalEntry, JournalEvent, JournalHeader, PlanStepRecord, ProbeInput, StepTarget},
     line,
-    load::Loaded,
+    load::LoadedJournals,
     redact::Redactor,
-    state::{State, Trust},
+    state::{JournalState, JournalTrust},
 };
 use crate::clock;
-use contract::{StepId, diagnostic::Exit};
+use contract::{StepId, diagnostic::ExitKind};
 use contract::{
-    hash::Hash,
-    step::{Failure, Finding, Outcome, Progress},
+    hash::Blake3Hash,
+    step::{ProbeFinding, StepFailure, StepOutcome, StepProgress},
 };
 
 /// The largest journal of one attempt, in bytes.
-pub const LARGEST: u64 = 16 * 1024 * 1024;
+pub const MAX_JOURNAL_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Progress is no longer written beyond this many bytes, so that intents and outcomes always have room.
-const PROGRESS_ROOM: u64 = LARGEST / 2;
+const PROGRESS_LIMIT_BYTES: u64 = MAX_JOURNAL_BYTES / 2;
 
 /// Nothing is begun beyond this many bytes, so that what was begun has room for its outcome.
-const INTENT_ROOM: u64 = LARGEST - 16 * line::LONGEST as u64;
+const INTENT_LIMIT_BYTES: u64 = MAX_JOURNAL_BYTES - 16 * line::MAX_LINE_BYTES as u64;
 
 /// Called with every entry once it is written.
-pub type Observer = Box<dyn FnMut(&Entry)>;
+pub type EntryObserver = Box<dyn FnMut(&JournalEntry)>;
 
 /// The journal of the attempt that this process works on.
 pub struct Journal {
     file: File,
     path: PathBuf,
     /// Syncs the folder, so that the file's name lasts.
-    naming: Option<JoinHandle<io::Result<()>>>,
-    state: State,
-    next: u64,
+    folder_sync: Option<JoinHandle<io::Result<()>>>,
+    state: JournalState,
+    next_seq: u64,
     size: u64,
     poisoned: bool,
     redactor: Redactor,
-    observer: Observer,
+    observer: EntryObserver,
 }
 
 /// What a step does to the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
+pub enum StepEffect {
     /// Nothing: it is of phase check, and runs again whatever is on record.
-    Looks,
+    ReadOnly,
     /// Something that users don't see.
-    Acts,
+    Mutating,
     /// It shows the release to users.
-    Exposes,
+    Exposing,
 }
 
 /// Proof that an intent is on disk. Only [`Journal::intend`] makes one; acting consumes it.
 #[must_use]
 #[derive(Debug)]
-pub struct Intent {
-    place: Place,
+pub struct StepIntent {
+    step_target: StepTarget,
     input: Value,
-    effect: Effect,
+    effect: StepEffect,
 }
 
 /// Proof that an action ended; what [`Journal::settle`] takes.
 #[must_use]
 #[derive(Debug)]
-pub struct Ended {
-    place: Place,
-    effect: Effect,
-    result: Outcome,
+pub struct StepCompletion {
+    step_target: StepTarget,
+    effect: StepEffect,
+    outcome: StepOutcome,
     took: Duration,
 }
 
@@ -91,22 +91,22 @@ pub struct Ended {
 #[must_use]
 #[derive(Debug)]
 pub struct UndoIntent {
-    place: Place,
+    step_target: StepTarget,
 }
 
 /// Proof that undoing ended.
 #[must_use]
 #[derive(Debug)]
-pub struct UndoEnded {
-    place: Place,
-    failure: Option<Failure>,
+pub struct UndoCompletion {
+    step_target: StepTarget,
+    failure: Option<StepFailure>,
 }
 
-impl Intent {
+impl StepIntent {
     /// The step that may act now.
     #[must_use]
-    pub fn place(&self) -> &Place {
-        &self.place
+    pub fn step_target(&self) -> &StepTarget {
+        &self.step_target
     }
 
     /// The input that is on record.
@@ -116,36 +116,36 @@ impl Intent {
     }
 
     /// The action ended.
-    pub fn ended(self, result: Outcome, took: Duration) -> Ended {
-        Ended { place: self.place, effect: self.effect, result, took }
+    pub fn complete(self, result: StepOutcome, took: Duration) -> StepCompletion {
+        StepCompletion { step_target: self.step_target, effect: self.effect, outcome: result, took }
     }
 }
 
-impl Ended {
+impl StepCompletion {
     /// How.
     #[must_use]
-    pub fn result(&self) -> &Outcome {
-        &self.result
+    pub fn outcome(&self) -> &StepOutcome {
+        &self.outcome
     }
 }
 
 impl UndoIntent {
     /// The step that may be undone now.
     #[must_use]
-    pub fn place(&self) -> &Place {
-        &self.place
+    pub fn step_target(&self) -> &StepTarget {
+        &self.step_target
     }
 
     /// Undoing ended; well, without a failure.
-    pub fn ended(self, failure: Option<Failure>) -> UndoEnded {
-        UndoEnded { place: self.place, failure }
+    pub fn complete(self, failure: Option<StepFailure>) -> UndoCompletion {
+        UndoCompletion { step_target: self.step_target, failure }
     }
 }
 
-impl UndoEnded {
+impl UndoCompletion {
     /// Why it is not undone.
     #[must_use]
-    pub fn failure(&self) -> Option<&Failure> {
+    pub fn failure(&self) -> Option<&StepFailure> {
         self.failure.as_ref()
     }
 }
@@ -155,17 +155,20 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`] when the file is there already, can't be written, or must not follow what came before.
-    pub fn begin(
+    pub fn create(
         path: &Path,
-        header: Header,
-        loaded: Loaded,
+        header: JournalHeader,
+        loaded: LoadedJournals,
         redactor: Redactor,
-        observer: Observer,
+        observer: EntryObserver,
     ) -> Result<Self, JournalError> {
-        if let Some(format) = loaded.state.newer_minor {
-            return Err(JournalError::Newer { path: loaded.newer.unwrap_or_else(|| path.to_owned()), format });
+        if let Some(format) = loaded.state.newer_format {
+            return Err(JournalError::NewerFormat {
+                path: loaded.newer_format_file.unwrap_or_else(|| path.to_owned()),
+                format,
+            });
         }
-        if let Some(stillborn) = &loaded.stillborn {
+        if let Some(stillborn) = &loaded.headerless {
             fs::remove_file(stillborn).map_err(|source| io_error("remove the empty", stillborn, source))?;
         }
         let file = OpenOptions::new().append(true).create_new(true).open(path);
@@ -175,15 +178,16 @@ impl Journal {
         // Meanwhile there is other work to do; the first sync waits for it.
         let naming = thread::Builder::new().spawn(move || File::open(folder)?.sync_all());
         let naming = Some(naming.map_err(|source| io_error("sync the folder of", &path, source))?);
-        let state = State { trust: Trust::Believed, ..loaded.state };
-        let mut journal = Self { file, path, naming, state, next: 0, size: 0, poisoned: false, redactor, observer };
-        journal.append(Event::Started(header))?;
+        let state = JournalState { trust: JournalTrust::Authenticated, ..loaded.state };
+        let mut journal =
+            Self { file, path, folder_sync: naming, state, next_seq: 0, size: 0, poisoned: false, redactor, observer };
+        journal.append(JournalEvent::Started(header))?;
         Ok(journal)
     }
 
     /// What is known, this attempt included.
     #[must_use]
-    pub fn state(&self) -> &State {
+    pub fn state(&self) -> &JournalState {
         &self.state
     }
 
@@ -203,44 +207,50 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`]: then the step must not act.
-    pub fn intend(
+    pub fn record_intent(
         &mut self,
-        place: &Place,
+        place: &StepTarget,
         key: &str,
         fingerprint: Fingerprint,
         input: Value,
-        effect: Effect,
-    ) -> Result<Intent, JournalError> {
+        effect: StepEffect,
+    ) -> Result<StepIntent, JournalError> {
         let (place, key) = (place.clone(), key.to_owned());
-        let exposes = effect == Effect::Exposes;
-        self.append(Event::Intent { place: place.clone(), key, fingerprint, input: input.clone(), exposes })?;
+        let exposes = effect == StepEffect::Exposing;
+        self.append(JournalEvent::Intent {
+            step_target: place.clone(),
+            key,
+            fingerprint,
+            input: input.clone(),
+            exposes,
+        })?;
         self.sync_for(effect)?;
-        Ok(Intent { place, input, effect })
+        Ok(StepIntent { step_target: place, input, effect })
     }
 
     /// Writes what a step would act on, for a step that does not act: what is there already is adopted next.
     ///
     /// # Errors
     /// [`JournalError`].
-    pub fn vouch(
+    pub fn record_adoption_intent(
         &mut self,
-        place: &Place,
+        place: &StepTarget,
         key: &str,
         fingerprint: Fingerprint,
         input: Value,
-        effect: Effect,
+        effect: StepEffect,
     ) -> Result<(), JournalError> {
         // Nothing acts on this intent; killed before the adoption, the next attempt looks again.
-        self.intend(place, key, fingerprint, input, effect).map(drop)
+        self.record_intent(place, key, fingerprint, input, effect).map(drop)
     }
 
     /// Writes how an action ended; on disk when it returns, if it had an effect.
     ///
     /// # Errors
     /// [`JournalError`]: then the attempt must end; the next one finds the intent without an outcome.
-    pub fn settle(&mut self, ended: Ended) -> Result<(), JournalError> {
+    pub fn record_outcome(&mut self, ended: StepCompletion) -> Result<(), JournalError> {
         let took_ms = millis(ended.took);
-        self.append(Event::Outcome { place: ended.place, took_ms, result: ended.result })?;
+        self.append(JournalEvent::Outcome { step_target: ended.step_target, took_ms, outcome: ended.outcome })?;
         self.sync_for(ended.effect)
     }
 
@@ -248,18 +258,18 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`]: then nothing may be undone.
-    pub fn intend_undo(&mut self, place: &Place) -> Result<UndoIntent, JournalError> {
-        self.append(Event::UndoIntent { place: place.clone() })?;
+    pub fn record_undo_intent(&mut self, place: &StepTarget) -> Result<UndoIntent, JournalError> {
+        self.append(JournalEvent::UndoIntent { step_target: place.clone() })?;
         self.sync()?;
-        Ok(UndoIntent { place: place.clone() })
+        Ok(UndoIntent { step_target: place.clone() })
     }
 
     /// Writes how undoing ended; on disk when it returns.
     ///
     /// # Errors
     /// [`JournalError`]: then the attempt must end.
-    pub fn settle_undo(&mut self, ended: UndoEnded) -> Result<(), JournalError> {
-        self.append(Event::UndoOutcome { place: ended.place, failure: ended.failure })?;
+    pub fn record_undo_outcome(&mut self, ended: UndoCompletion) -> Result<(), JournalError> {
+        self.append(JournalEvent::UndoOutcome { step_target: ended.step_target, failure: ended.failure })?;
         self.sync()
     }
 
@@ -267,9 +277,9 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`].
-    pub fn decide(&mut self, place: &Place, decision: Decision) -> Result<(), JournalError> {
+    pub fn record_decision(&mut self, place: &StepTarget, decision: Decision) -> Result<(), JournalError> {
         let stands_for_outcome = matches!(decision, Decision::Adopt { .. });
-        self.append(Event::Decision { place: place.clone(), decision })?;
+        self.append(JournalEvent::Decision { step_target: place.clone(), decision })?;
         if stands_for_outcome { self.sync() } else { Ok(()) }
     }
 
@@ -277,20 +287,22 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`].
-    pub fn note(&mut self, note: Note) -> Result<(), JournalError> {
-        if let Note::Progress { .. } = &note
-            && self.size > PROGRESS_ROOM
+    pub fn record_note(&mut self, note: JournalNote) -> Result<(), JournalError> {
+        if let JournalNote::Progress { .. } = &note
+            && self.size > PROGRESS_LIMIT_BYTES
         {
             return Ok(());
         }
         self.append(match note {
-            Note::Plan { digest, path, steps } => Event::Plan { digest, path, steps },
-            Note::Lock { resource, holder } => Event::Lock { resource, holder },
-            Note::Torn { file, bytes } => Event::Torn { file, bytes },
-            Note::Override { option, step } => Event::Override { option, step },
-            Note::Progress { place, progress } => Event::Progress { place, progress },
-            Note::Probe { place, question, took, finding } => {
-                Event::Probe { place, question, took_ms: millis(took), finding }
+            JournalNote::Plan { digest, path, steps } => JournalEvent::Plan { digest, path, steps },
+            JournalNote::Lock { resource, holder } => JournalEvent::Lock { resource, holder },
+            JournalNote::Torn { file, bytes } => JournalEvent::Torn { file, bytes },
+            JournalNote::Override { option, step } => JournalEvent::Override { option, step },
+            JournalNote::Progress { step_target: place, progress } => {
+                JournalEvent::Progress { step_target: place, progress }
+            }
+            JournalNote::Probe { step_target: place, probed_input: question, took, finding } => {
+                JournalEvent::Probe { step_target: place, probed_input: question, took_ms: millis(took), finding }
             }
         })
     }
@@ -299,35 +311,35 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`].
-    pub fn end(&mut self, exit: Exit, verified: bool) -> Result<(), JournalError> {
-        self.append(Event::Ended { exit, verified })?;
+    pub fn record_end(&mut self, exit: ExitKind, verified: bool) -> Result<(), JournalError> {
+        self.append(JournalEvent::Ended { exit, verified })?;
         self.sync()
     }
 
-    fn append(&mut self, event: Event) -> Result<(), JournalError> {
+    fn append(&mut self, event: JournalEvent) -> Result<(), JournalError> {
         if self.poisoned {
             return Err(JournalError::Poisoned { path: self.path.clone() });
         }
-        let room = room(&event);
+        let room = size_limit_for(&event);
         let event = event.sanitized(&self.redactor);
-        let entry = Entry { seq: self.next, prev: self.state.tail, at: clock::now(), event };
+        let entry = JournalEntry { seq: self.next_seq, prev: self.state.last_line_hash, at: clock::now(), event };
         let line = line::encode(&entry);
-        if line.bytes.len() > line::LONGEST {
+        if line.bytes.len() > line::MAX_LINE_BYTES {
             return Err(JournalError::TooLong { bytes: line.bytes.len() });
         }
         let size = self.size + line.bytes.len() as u64;
         if size > room {
             return Err(JournalError::Full);
         }
-        self.state.apply(&entry, line.hash, self.next).map_err(|source| {
+        self.state.apply(&entry, line.hash, self.next_seq).map_err(|source| {
             self.poisoned = true;
-            JournalError::Illegal { path: self.path.clone(), seq: self.next, source }
+            JournalError::IllegalTransition { path: self.path.clone(), seq: self.next_seq, source }
         })?;
         if let Err(source) = self.file.write_all(&line.bytes) {
             self.poisoned = true;
             return Err(io_error("append to", &self.path, source));
         }
-        self.next += 1;
+        self.next_seq += 1;
         self.size = size;
         (self.observer)(&entry);
         Ok(())
@@ -339,15 +351,16 @@ impl Journal {
         self.file = file;
     }
 
-    fn sync_for(&mut self, effect: Effect) -> Result<(), JournalError> {
+    fn sync_for(&mut self, effect: StepEffect) -> Result<(), JournalError> {
         match effect {
-            Effect::Looks => Ok(()),
-            Effect::Acts | Effect::Exposes => self.sync(),
+            StepEffect::ReadOnly => Ok(()),
+            StepEffect::Mutating | StepEffect::Exposing => self.sync(),
         }
     }
 
     fn sync(&mut self) -> Result<(), JournalError> {
-        let named = self.naming.take().map_or(Ok(()), |naming| naming.join().expect("syncing a folder can't panic"));
+        let named =
+            self.folder_sync.take().map_or(Ok(()), |naming| naming.join().expect("syncing a folder can't panic"));
         let named = named.map_err(|source| io_error("sync", folder_of(&self.path), source));
         let synced = self.file.sync_data().map_err(|source| io_error("sync", &self.path, source));
         named.and(synced).inspect_err(|_| self.poisoned = true)
@@ -360,30 +373,32 @@ fn folder_of(journal: &Path) -> &Path {
 
 /// An event that nothing is decided by.
 #[derive(Debug)]
-pub enum Note {
-    Plan { digest: Hash, path: String, steps: Vec<Planned> },
+pub enum JournalNote {
+    Plan { digest: Blake3Hash, path: String, steps: Vec<PlanStepRecord> },
     Lock { resource: String, holder: String },
     Torn { file: String, bytes: u64 },
     Override { option: String, step: Option<StepId> },
-    Progress { place: Place, progress: Progress },
-    Probe { place: Place, question: Question, took: Duration, finding: Finding },
+    Progress { step_target: StepTarget, progress: StepProgress },
+    Probe { step_target: StepTarget, probed_input: ProbeInput, took: Duration, finding: ProbeFinding },
 }
 
 /// How large the file may become by such an event.
-fn room(event: &Event) -> u64 {
+fn size_limit_for(event: &JournalEvent) -> u64 {
     match event {
-        Event::Outcome { .. } | Event::UndoOutcome { .. } | Event::Ended { .. } => LARGEST,
-        Event::Started(_)
-        | Event::Plan { .. }
-        | Event::Lock { .. }
-        | Event::Torn { .. }
-        | Event::Decision { .. }
-        | Event::Intent { .. }
-        | Event::Progress { .. }
-        | Event::Probe { .. }
-        | Event::UndoIntent { .. }
-        | Event::Override { .. }
-        | Event::Unrecognized => INTENT_ROOM,
+        JournalEvent::Outcome { .. } | JournalEvent::UndoOutcome { .. } | JournalEvent::Ended { .. } => {
+            MAX_JOURNAL_BYTES
+        }
+        JournalEvent::Started(_)
+        | JournalEvent::Plan { .. }
+        | JournalEvent::Lock { .. }
+        | JournalEvent::Torn { .. }
+        | JournalEvent::Decision { .. }
+        | JournalEvent::Intent { .. }
+        | JournalEvent::Progress { .. }
+        | JournalEvent::Probe { .. }
+        | JournalEvent::UndoIntent { .. }
+        | JournalEvent::Override { .. }
+        | JournalEvent::Unrecognized => INTENT_LIMIT_BYTES,
     }
 }
 

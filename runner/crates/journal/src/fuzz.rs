@@ -3,16 +3,16 @@
 use std::{fs, path::Path};
 
 use super::{
-    Journal, JournalError, Loaded, Redactor,
-    event::{Entry, Event},
+    Journal, JournalError, LoadedJournals, Redactor,
+    event::{JournalEntry, JournalEvent},
     line,
 };
-use contract::hash::Hash;
-use contract::{Attempt, diagnostic::Exit};
+use contract::hash::Blake3Hash;
+use contract::{AttemptNumber, diagnostic::ExitKind};
 
 /// An empty folder, in memory where there is such a place.
 #[must_use]
-pub fn room() -> tempfile::TempDir {
+pub fn scratch_folder() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     made.expect("a temporary folder can be made")
@@ -31,7 +31,7 @@ pub fn journal(bytes: &[u8], folder: &Path) {
         paths.push(path);
     }
     let read = |paths: &[std::path::PathBuf]| {
-        Loaded::read(paths, |entry| {
+        LoadedJournals::read(paths, |entry| {
             let again = line::encode(entry);
             let (decoded, hash) = line::decode(&again.bytes[..again.bytes.len() - 1]).expect("what is written is read");
             assert_eq!((&decoded, hash), (entry, again.hash));
@@ -43,12 +43,12 @@ pub fn journal(bytes: &[u8], folder: &Path) {
     let mut header = last.header.clone();
     let Some(epoch) = header.epoch.checked_add(1) else { return };
     header.epoch = epoch;
-    header.attempt = Attempt::FIRST;
-    let (is_newer, path) = (loaded.newer.is_some(), folder.join("next.journal"));
-    match Journal::begin(&path, header, loaded, Redactor::default(), Box::new(|_| {})) {
+    header.attempt = AttemptNumber::FIRST;
+    let (is_newer, path) = (loaded.newer_format_file.is_some(), folder.join("next.journal"));
+    match Journal::create(&path, header, loaded, Redactor::default(), Box::new(|_| {})) {
         Ok(mut journal) => {
             assert!(!is_newer, "a journal of a newer format was continued");
-            journal.end(Exit::Failed, false).expect("an attempt can end");
+            journal.record_end(ExitKind::Failed, false).expect("an attempt can end");
             let state = journal.state().clone();
             drop(journal);
             paths.retain(|path| path.exists());
@@ -58,7 +58,7 @@ pub fn journal(bytes: &[u8], folder: &Path) {
             assert_eq!(after.state.records, before.records);
             assert_eq!(after.state.attempts.len(), before.attempts.len() + 1);
         }
-        Err(JournalError::Newer { .. }) => assert!(is_newer, "it is not newer"),
+        Err(JournalError::NewerFormat { .. }) => assert!(is_newer, "it is not newer"),
         // A header of that length was read, but is not ours.
         Err(JournalError::TooLong { .. }) => {}
         Err(other) => panic!("nothing can follow: {other}"),
@@ -68,16 +68,16 @@ pub fn journal(bytes: &[u8], folder: &Path) {
 /// The content of each file.
 fn files(bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut files = vec![Vec::new()];
-    let (mut seq, mut prev): (u64, Option<Hash>) = (0, None);
+    let (mut seq, mut prev): (u64, Option<Blake3Hash>) = (0, None);
     for raw in bytes.split_inclusive(|byte| *byte == b'\n') {
-        let event = raw.strip_suffix(b"\n").and_then(|line| serde_json::from_slice::<Event>(line).ok());
+        let event = raw.strip_suffix(b"\n").and_then(|line| serde_json::from_slice::<JournalEvent>(line).ok());
         let line = match event {
             Some(event) => {
-                if matches!(event, Event::Started(_)) && files.last().is_some_and(|file| !file.is_empty()) {
+                if matches!(event, JournalEvent::Started(_)) && files.last().is_some_and(|file| !file.is_empty()) {
                     files.push(Vec::new());
                     seq = 0;
                 }
-                line::encode(&Entry { seq, prev, at: jiff::Timestamp::UNIX_EPOCH, event }).bytes
+                line::encode(&JournalEntry { seq, prev, at: jiff::Timestamp::UNIX_EPOCH, event }).bytes
             }
             None => raw.to_owned(),
         };
@@ -98,6 +98,6 @@ fn files(bytes: &[u8]) -> Vec<Vec<u8>> {
 mod tests {
     #[test]
     fn the_corpus_holds() {
-        testing::corpus::replay("journal", |bytes| super::journal(bytes, super::room().path()));
+        testing::corpus::replay("journal", |bytes| super::journal(bytes, super::scratch_folder().path()));
     }
 }

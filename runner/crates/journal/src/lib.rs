@@ -20,12 +20,12 @@ pub mod state;
 mod trail;
 
 pub use error::JournalError;
-pub use event::{Event, Place};
-pub use file::{Ended, Intent, Journal, UndoEnded, UndoIntent};
-pub use load::{Loaded, SUGGESTED, trust};
+pub use event::{JournalEvent, StepTarget};
+pub use file::{Journal, StepCompletion, StepIntent, UndoCompletion, UndoIntent};
+pub use load::{LoadedJournals, UNTRUSTED_FILE_SUFFIX, trust_from_file_name};
 pub use redact::Redactor;
-pub use state::{Record, State, Status, Trust};
-pub use trail::Trail;
+pub use state::{JournalState, JournalTrust, RecordStatus, StepRecord};
+pub use trail::MessageRedactor;
 
 #[cfg(test)]
 mod tests;

@@ -10,64 +10,64 @@ use std::{
 
 use super::{
     error::{JournalError, io_error},
-    event::{Entry, FORMAT},
-    line::{self, Corrupt},
-    state::{Illegal, State, Trust},
+    event::{FORMAT, JournalEntry},
+    line::{self, LineError},
+    state::{JournalState, JournalTrust, TransitionError},
 };
 
 /// What all journals of (app, environment) say.
 #[derive(Debug, Default)]
-pub struct Loaded {
+pub struct LoadedJournals {
     /// The fold.
-    pub state: State,
+    pub state: JournalState,
     /// Files whose last line was torn, and how many bytes were dropped.
-    pub torn: Vec<(PathBuf, usize)>,
+    pub torn_files: Vec<(PathBuf, usize)>,
     /// A file without a whole header: its attempt never began.
-    pub stillborn: Option<PathBuf>,
+    pub headerless: Option<PathBuf>,
     /// The first file that has a newer minor format: then nothing may be continued.
-    pub newer: Option<PathBuf>,
+    pub newer_format_file: Option<PathBuf>,
     /// How many whole lines were read.
-    pub lines: u64,
+    pub line_count: u64,
 }
 
 /// What the end of a journal's file name is when it is only suggested.
-pub const SUGGESTED: &str = ".suggested.journal";
+pub const UNTRUSTED_FILE_SUFFIX: &str = ".suggested.journal";
 
 /// How far a journal is believed, by its file's name.
 #[must_use]
-pub fn trust(path: &Path) -> Trust {
+pub fn trust_from_file_name(path: &Path) -> JournalTrust {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    if name.ends_with(SUGGESTED) { Trust::Suggested } else { Trust::Believed }
+    if name.ends_with(UNTRUSTED_FILE_SUFFIX) { JournalTrust::Untrusted } else { JournalTrust::Authenticated }
 }
 
-impl Loaded {
+impl LoadedJournals {
     /// Reads and folds journals in epoch order, calling `each` with every entry.
     ///
     /// # Errors
     /// [`JournalError`] when one can't be read, is corrupt, or contradicts another.
-    pub fn read(paths: &[PathBuf], mut each: impl FnMut(&Entry)) -> Result<Self, JournalError> {
+    pub fn read(paths: &[PathBuf], mut each: impl FnMut(&JournalEntry)) -> Result<Self, JournalError> {
         let mut loaded = Self::default();
         for (index, path) in paths.iter().enumerate() {
             let bytes = fs::read(path).map_err(|source| io_error("read", path, source))?;
-            loaded.state.trust = trust(path);
+            loaded.state.trust = trust_from_file_name(path);
             if bytes.contains(&b'\n') {
-                loaded.lines(path, &bytes, 0, &mut each)?;
+                loaded.fold_lines(path, &bytes, 0, &mut each)?;
             } else if index + 1 == paths.len() {
-                loaded.stillborn = Some(path.clone());
+                loaded.headerless = Some(path.clone());
             } else {
-                return Err(JournalError::Corrupt { path: path.clone(), seq: 0, source: Corrupt::Form });
+                return Err(JournalError::Corrupt { path: path.clone(), seq: 0, source: LineError::Malformed });
             }
         }
         Ok(loaded)
     }
 
     /// Folds the lines of one file, or the rest of them from the line `first` on.
-    pub(super) fn lines(
+    pub(super) fn fold_lines(
         &mut self,
         path: &Path,
         bytes: &[u8],
         first: u64,
-        mut each: impl FnMut(&Entry),
+        mut each: impl FnMut(&JournalEntry),
     ) -> Result<(), JournalError> {
         let mut torn = 0;
         for (seq, line) in (first..).zip(bytes.split_inclusive(|byte| *byte == b'\n')) {
@@ -75,20 +75,20 @@ impl Loaded {
                 torn = line.len();
                 break;
             };
-            let illegal = |source| JournalError::Illegal { path: path.to_owned(), seq, source };
+            let illegal = |source| JournalError::IllegalTransition { path: path.to_owned(), seq, source };
             let (entry, hash) = line::decode(line).map_err(|source| match line::stated_format(line) {
-                Some(format) if seq == 0 && format.major != FORMAT.major => illegal(Illegal::Format(format)),
+                Some(format) if seq == 0 && format.major != FORMAT.major => illegal(TransitionError::Format(format)),
                 Some(_) | None => JournalError::Corrupt { path: path.to_owned(), seq, source },
             })?;
             self.state.apply(&entry, hash, seq).map_err(illegal)?;
-            if self.state.newer_minor.is_some() && self.newer.is_none() {
-                self.newer = Some(path.to_owned());
+            if self.state.newer_format.is_some() && self.newer_format_file.is_none() {
+                self.newer_format_file = Some(path.to_owned());
             }
-            self.lines += 1;
+            self.line_count += 1;
             each(&entry);
         }
         if torn > 0 {
-            self.torn.push((path.to_owned(), torn));
+            self.torn_files.push((path.to_owned(), torn));
         }
         Ok(())
     }

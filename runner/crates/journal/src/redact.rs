@@ -19,17 +19,17 @@ use contract::Secret;
 pub const MASK: &str = "***";
 
 /// Values shorter than this many bytes are not redacted: they would blank out ordinary words.
-pub const SHORTEST: usize = 4;
+pub const MIN_SECRET_BYTES: usize = 4;
 
 /// Replaces secret values in texts.
 #[derive(Clone, Debug, Default)]
 pub struct Redactor {
-    forms: Option<Forms>,
+    secrets: Option<SecretSpellings>,
 }
 
 /// All spellings of all secrets, without white space: that is how they are looked for.
 #[derive(Clone, Debug)]
-struct Forms {
+struct SecretSpellings {
     spellings: Vec<String>,
     automaton: AhoCorasick,
     longest: usize,
@@ -43,28 +43,28 @@ impl Redactor {
         for secret in secrets {
             let value = secret.reveal();
             for part in std::iter::once(value).chain(value.lines()).map(str::trim) {
-                if part.len() >= SHORTEST {
-                    forms.extend(spellings(part).iter().map(|form| compact(form)));
+                if part.len() >= MIN_SECRET_BYTES {
+                    forms.extend(spellings(part).iter().map(|form| without_whitespace(form)));
                 }
             }
         }
-        forms.retain(|form| form.len() >= SHORTEST);
+        forms.retain(|form| form.len() >= MIN_SECRET_BYTES);
         let Some(longest) = forms.iter().map(String::len).max() else { return Self::default() };
         let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&forms);
         let automaton = automaton.expect("a handful of short patterns");
-        Self { forms: Some(Forms { spellings: forms.into_iter().collect(), automaton, longest }) }
+        Self { secrets: Some(SecretSpellings { spellings: forms.into_iter().collect(), automaton, longest }) }
     }
 
     /// The text without secrets.
     #[must_use]
-    pub fn text(&self, text: &str) -> String {
-        self.texts(&[text]).pop().unwrap_or_default()
+    pub fn redact(&self, text: &str) -> String {
+        self.redact_all(&[text]).pop().unwrap_or_default()
     }
 
     /// Texts that follow each other, without the secrets in them or across their borders.
-    pub(super) fn texts(&self, texts: &[&str]) -> Vec<String> {
+    pub(super) fn redact_all(&self, texts: &[&str]) -> Vec<String> {
         let unchanged = || texts.iter().map(|&text| text.to_owned()).collect();
-        let Some(forms) = &self.forms else { return unchanged() };
+        let Some(forms) = &self.secrets else { return unchanged() };
         let dense: String = texts.iter().flat_map(|text| text.chars()).filter(|c| !is_space(*c)).collect();
         if !forms.automaton.is_match(&dense) {
             return unchanged();
@@ -103,8 +103,8 @@ impl Redactor {
     }
 
     /// Whether a secret may have begun at the end of this text and go on in another.
-    pub(super) fn is_open(&self, text: &str) -> bool {
-        let Some(forms) = &self.forms else { return false };
+    pub(super) fn may_end_in_secret(&self, text: &str) -> bool {
+        let Some(forms) = &self.secrets else { return false };
         let tail: String = text.chars().rev().filter(|c| !is_space(*c)).take(forms.longest).collect();
         let tail: String = tail.chars().rev().collect();
         let begins = |form: &String| {
@@ -116,17 +116,19 @@ impl Redactor {
 
     /// The value with every text in it redacted, keys included.
     #[must_use]
-    pub fn json(&self, value: Value) -> Value {
-        if self.forms.is_none() {
+    pub fn redact_json(&self, value: Value) -> Value {
+        if self.secrets.is_none() {
             return value;
         }
         match value {
-            Value::String(text) => Value::String(self.text(&text)),
-            Value::Array(items) => items.into_iter().map(|item| self.json(item)).collect(),
-            Value::Object(map) => map.into_iter().map(|(key, value)| (self.text(&key), self.json(value))).collect(),
+            Value::String(text) => Value::String(self.redact(&text)),
+            Value::Array(items) => items.into_iter().map(|item| self.redact_json(item)).collect(),
+            Value::Object(map) => {
+                map.into_iter().map(|(key, value)| (self.redact(&key), self.redact_json(value))).collect()
+            }
             Value::Number(number) => {
                 let text = number.to_string();
-                let redacted = self.text(&text);
+                let redacted = self.redact(&text);
                 if redacted == text { Value::Number(number) } else { Value::String(redacted) }
             }
             Value::Null | Value::Bool(_) => value,
@@ -138,18 +140,18 @@ fn is_space(c: char) -> bool {
     c.is_ascii_whitespace()
 }
 
-fn compact(text: &str) -> String {
+fn without_whitespace(text: &str) -> String {
     text.chars().filter(|c| !is_space(*c)).collect()
 }
 
 /// As it stands in a text of JSON.
-fn escaped(text: &str) -> String {
+fn json_escaped(text: &str) -> String {
     let quoted = Value::String(text.to_owned()).to_string();
     quoted[1..quoted.len() - 1].to_owned()
 }
 
 /// Every character beyond ASCII as `\uXXXX`.
-fn ascii(text: &str) -> String {
+fn ascii_escaped(text: &str) -> String {
     let one = |unit: u16| match u8::try_from(unit) {
         Ok(byte) if byte.is_ascii() => char::from(byte).to_string(),
         Ok(_) | Err(_) => format!("\\u{unit:04x}"),
@@ -159,23 +161,23 @@ fn ascii(text: &str) -> String {
 
 /// Every way in which a value is commonly spelled.
 fn spellings(value: &str) -> Vec<String> {
-    let json = escaped(value);
+    let json = json_escaped(value);
     let hex: String = value.bytes().map(|byte| format!("{byte:02x}")).collect();
     let every_byte: String = value.bytes().map(|byte| format!("%{byte:02X}")).collect();
     let url: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
     let mut forms = vec![
         value.to_owned(),
         json.replace('/', "\\/"),
-        escaped(&json),
-        ascii(&json),
+        json_escaped(&json),
+        ascii_escaped(&json),
         json,
         hex.to_uppercase(),
         hex,
         every_byte.to_ascii_lowercase(),
         every_byte,
         url.replace('+', "%20"),
-        percent(value),
-        percent(value).to_ascii_lowercase(),
+        percent_encoded(value),
+        percent_encoded(value).to_ascii_lowercase(),
         url,
     ];
     // Base64 of a longer text that holds the value: its bytes stand at one of three offsets in a group of three. The
@@ -189,12 +191,12 @@ fn spellings(value: &str) -> Vec<String> {
             forms.extend(digits.get(first..last).map(str::to_owned));
         }
     }
-    forms.retain(|form| form.len() >= SHORTEST);
+    forms.retain(|form| form.len() >= MIN_SECRET_BYTES);
     forms
 }
 
 /// Every byte but RFC 3986's unreserved ones as `%XX`.
-fn percent(value: &str) -> String {
+fn percent_encoded(value: &str) -> String {
     let mut text = String::new();
     for byte in value.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
@@ -219,10 +221,13 @@ mod tests {
     #[test]
     fn every_spelling_is_masked() {
         let json = Value::String(VALUE.to_owned()).to_string();
-        for text in
-            [VALUE.to_owned(), json, percent(VALUE), url::form_urlencoded::byte_serialize(VALUE.as_bytes()).collect()]
-        {
-            let redacted = redactor().text(&format!("before {text} after"));
+        for text in [
+            VALUE.to_owned(),
+            json,
+            percent_encoded(VALUE),
+            url::form_urlencoded::byte_serialize(VALUE.as_bytes()).collect(),
+        ] {
+            let redacted = redactor().redact(&format!("before {text} after"));
             assert!(redacted.contains(MASK) && !redacted.contains("pa/ss") && !redacted.contains("word"), "{redacted}");
         }
     }
@@ -232,7 +237,7 @@ mod tests {
         for prefix in ["", "a", "ab", "abc", "user:"] {
             for engine in [&STANDARD_NO_PAD, &URL_SAFE_NO_PAD] {
                 let text = engine.encode(format!("{prefix}{VALUE}tail"));
-                assert!(redactor().text(&text).contains(MASK), "{prefix:?} {text}");
+                assert!(redactor().redact(&text).contains(MASK), "{prefix:?} {text}");
             }
         }
     }
@@ -240,7 +245,7 @@ mod tests {
     #[test]
     fn lines_of_a_key_are_masked_one_by_one() {
         let key = Secret::new("-----BEGIN KEY-----\nQUJDREVGR0g=\n-----END KEY-----\n".to_owned());
-        assert_eq!(Redactor::new([&key]).text("log: QUJDREVGR0g="), "log: ***");
+        assert_eq!(Redactor::new([&key]).redact("log: QUJDREVGR0g="), "log: ***");
     }
 
     #[test]
@@ -249,27 +254,27 @@ mod tests {
         let redactor = Redactor::new([&Secret::new(long.clone())]);
         let base64 = STANDARD_NO_PAD.encode(&long);
         let (head, tail) = base64.split_at(76);
-        assert_eq!(redactor.text(&format!("key: |\n  {head}\r\n  {tail}\nend")), "key: |\n  ***\nend");
-        assert_eq!(redactor.text("on two\nlines"), "on two\nlines");
+        assert_eq!(redactor.redact(&format!("key: |\n  {head}\r\n  {tail}\nend")), "key: |\n  ***\nend");
+        assert_eq!(redactor.redact("on two\nlines"), "on two\nlines");
     }
 
     #[test]
     fn a_secret_across_texts_is_masked_in_each() {
         let redactor = redactor();
         let (head, tail) = VALUE.split_at(4);
-        assert_eq!(redactor.texts(&[&format!("a {head}"), &format!("{tail} b"), "c"]), ["a ***", "*** b", "c"]);
-        assert!(redactor.is_open("it ends with s3") && !redactor.is_open("it does not!"));
+        assert_eq!(redactor.redact_all(&[&format!("a {head}"), &format!("{tail} b"), "c"]), ["a ***", "*** b", "c"]);
+        assert!(redactor.may_end_in_secret("it ends with s3") && !redactor.may_end_in_secret("it does not!"));
     }
 
     #[test]
     fn a_short_value_leaves_words_alone() {
-        assert_eq!(Redactor::new([&Secret::new("on".to_owned())]).text("month"), "month");
+        assert_eq!(Redactor::new([&Secret::new("on".to_owned())]).redact("month"), "month");
     }
 
     #[test]
     fn numbers_and_keys_are_texts_too() {
         let redactor = Redactor::new([&Secret::new("123456".to_owned())]);
-        let value = redactor.json(serde_json::json!({"a123456": 123_456}));
+        let value = redactor.redact_json(serde_json::json!({"a123456": 123_456}));
         assert_eq!(value, serde_json::json!({"a***": "***"}));
     }
 }

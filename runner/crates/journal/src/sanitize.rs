@@ -7,112 +7,118 @@
 use serde_json::{Map, Value};
 
 use super::{
-    event::{Decision, Event, Header, Planned, Reason},
+    event::{Decision, DecisionReason, JournalEvent, JournalHeader, PlanStepRecord},
     redact::Redactor,
 };
-use contract::step::{Failure, Finding, Outcome, Progress, Receipt};
+use contract::step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress};
 
 /// The longest message, in bytes. Each byte may take six in JSON, and the record must stay under 64 KiB.
-const LONGEST_MESSAGE: usize = 8 * 1024;
+const MAX_MESSAGE_BYTES: usize = 8 * 1024;
 
 /// The longest of the other texts, in bytes.
-const LONGEST_WORD: usize = 512;
+const MAX_SHORT_TEXT_BYTES: usize = 512;
 
 /// The longest object of a message's fields or a failure's details, in bytes of JSON.
-const LONGEST_OBJECT: usize = 4 * 1024;
+const MAX_OBJECT_BYTES: usize = 4 * 1024;
 
-impl Event {
+impl JournalEvent {
     /// The event as it may be written.
     pub(super) fn sanitized(self, redactor: &Redactor) -> Self {
-        let clean = Sanitizer(redactor);
+        let clean = EventSanitizer(redactor);
         match self {
-            Self::Started(header) => Self::Started(Header {
-                by: clean.word(header.by),
-                commit: header.commit.map(|commit| clean.word(commit)),
+            Self::Started(header) => Self::Started(JournalHeader {
+                by: clean.short_text(header.by),
+                commit: header.commit.map(|commit| clean.short_text(commit)),
                 ..header
             }),
             Self::Plan { digest, path, steps } => {
-                let steps = steps.into_iter().map(|step| Planned { uses: clean.word(step.uses), ..step });
-                Self::Plan { digest, path: clean.word(path), steps: steps.collect() }
+                let steps = steps.into_iter().map(|step| PlanStepRecord { uses: clean.short_text(step.uses), ..step });
+                Self::Plan { digest, path: clean.short_text(path), steps: steps.collect() }
             }
             Self::Lock { resource, holder } => {
-                Self::Lock { resource: clean.word(resource), holder: clean.word(holder) }
+                Self::Lock { resource: clean.short_text(resource), holder: clean.short_text(holder) }
             }
             Self::Torn { file, bytes } => Self::Torn { file, bytes },
-            Self::Decision { place, decision } => Self::Decision { place, decision: clean.decision(decision) },
-            Self::Intent { place, key, fingerprint, input, exposes } => {
-                Self::Intent { place, key, fingerprint, input: redactor.json(input), exposes }
+            Self::Decision { step_target: place, decision } => {
+                Self::Decision { step_target: place, decision: clean.decision(decision) }
             }
-            Self::Progress { place, progress } => Self::Progress { place, progress: clean.progress(progress) },
-            Self::Outcome { place, took_ms, result } => Self::Outcome { place, took_ms, result: clean.outcome(result) },
-            Self::Probe { place, question, took_ms, finding } => {
-                Self::Probe { place, question, took_ms, finding: clean.finding(finding) }
+            Self::Intent { step_target: place, key, fingerprint, input, exposes } => {
+                Self::Intent { step_target: place, key, fingerprint, input: redactor.redact_json(input), exposes }
             }
-            Self::UndoOutcome { place, failure } => {
-                Self::UndoOutcome { place, failure: failure.map(|failure| clean.failure(failure)) }
+            Self::Progress { step_target: place, progress } => {
+                Self::Progress { step_target: place, progress: clean.progress(progress) }
+            }
+            Self::Outcome { step_target: place, took_ms, outcome: result } => {
+                Self::Outcome { step_target: place, took_ms, outcome: clean.outcome(result) }
+            }
+            Self::Probe { step_target: place, probed_input: question, took_ms, finding } => {
+                Self::Probe { step_target: place, probed_input: question, took_ms, finding: clean.finding(finding) }
+            }
+            Self::UndoOutcome { step_target: place, failure } => {
+                Self::UndoOutcome { step_target: place, failure: failure.map(|failure| clean.failure(failure)) }
             }
             Self::UndoIntent { .. } | Self::Override { .. } | Self::Ended { .. } | Self::Unrecognized => self,
         }
     }
 }
 
-struct Sanitizer<'a>(&'a Redactor);
+struct EventSanitizer<'a>(&'a Redactor);
 
-impl Sanitizer<'_> {
+impl EventSanitizer<'_> {
     fn message(&self, text: String) -> String {
-        head_and_tail(&self.0.text(&text), LONGEST_MESSAGE)
+        truncate_middle(&self.0.redact(&text), MAX_MESSAGE_BYTES)
     }
 
-    fn word(&self, text: String) -> String {
-        head_and_tail(&self.0.text(&text), LONGEST_WORD)
+    fn short_text(&self, text: String) -> String {
+        truncate_middle(&self.0.redact(&text), MAX_SHORT_TEXT_BYTES)
     }
 
-    fn whole(&self, map: Map<String, Value>) -> Map<String, Value> {
-        match self.0.json(Value::Object(map)) {
+    fn full_object(&self, map: Map<String, Value>) -> Map<String, Value> {
+        match self.0.redact_json(Value::Object(map)) {
             Value::Object(map) => map,
             other => unreachable!("an object stays an object, got {other}"),
         }
     }
 
     /// An object that nothing hangs on: left out when it is too large.
-    fn object(&self, map: Map<String, Value>) -> Map<String, Value> {
-        let map = self.whole(map);
+    fn bounded_object(&self, map: Map<String, Value>) -> Map<String, Value> {
+        let map = self.full_object(map);
         let bytes = serde_json::to_vec(&map).map_or(0, |json| json.len());
-        if bytes <= LONGEST_OBJECT {
+        if bytes <= MAX_OBJECT_BYTES {
             return map;
         }
         [("left-out".to_owned(), Value::String(format!("{bytes} bytes")))].into_iter().collect()
     }
 
     fn receipt(&self, receipt: Receipt) -> Receipt {
-        Receipt { outputs: self.whole(receipt.outputs), notes: self.whole(receipt.notes) }
+        Receipt { outputs: self.full_object(receipt.outputs), notes: self.full_object(receipt.notes) }
     }
 
-    fn failure(&self, failure: Failure) -> Failure {
-        Failure {
-            kind: self.word(failure.kind),
+    fn failure(&self, failure: StepFailure) -> StepFailure {
+        StepFailure {
+            kind: self.short_text(failure.kind),
             message: self.message(failure.message),
-            hint: failure.hint.map(|hint| self.word(hint)),
+            hint: failure.hint.map(|hint| self.short_text(hint)),
             retryable: failure.retryable,
-            details: self.object(failure.details),
+            details: self.bounded_object(failure.details),
         }
     }
 
-    fn outcome(&self, outcome: Outcome) -> Outcome {
+    fn outcome(&self, outcome: StepOutcome) -> StepOutcome {
         match outcome {
-            Outcome::Succeeded { receipt } => Outcome::Succeeded { receipt: self.receipt(receipt) },
-            Outcome::Failed { failure } => Outcome::Failed { failure: self.failure(failure) },
-            Outcome::Unknown { failure } => Outcome::Unknown { failure: self.failure(failure) },
+            StepOutcome::Succeeded { receipt } => StepOutcome::Succeeded { receipt: self.receipt(receipt) },
+            StepOutcome::Failed { failure } => StepOutcome::Failed { failure: self.failure(failure) },
+            StepOutcome::Unknown { failure } => StepOutcome::Unknown { failure: self.failure(failure) },
         }
     }
 
-    fn finding(&self, finding: Finding) -> Finding {
+    fn finding(&self, finding: ProbeFinding) -> ProbeFinding {
         match finding {
-            Finding::Held { receipt } => Finding::Held { receipt: self.receipt(receipt) },
-            Finding::Absent => Finding::Absent,
-            Finding::Drifted { why } => Finding::Drifted { why: self.message(why) },
-            Finding::Unknown { why } => Finding::Unknown { why: self.message(why) },
-            Finding::Failed { failure } => Finding::Failed { failure: self.failure(failure) },
+            ProbeFinding::Held { receipt } => ProbeFinding::Held { receipt: self.receipt(receipt) },
+            ProbeFinding::Absent => ProbeFinding::Absent,
+            ProbeFinding::Drifted { why } => ProbeFinding::Drifted { why: self.message(why) },
+            ProbeFinding::Unknown { why } => ProbeFinding::Unknown { why: self.message(why) },
+            ProbeFinding::Failed { failure } => ProbeFinding::Failed { failure: self.failure(failure) },
         }
     }
 
@@ -129,49 +135,49 @@ impl Sanitizer<'_> {
         }
     }
 
-    fn reason(&self, reason: Reason) -> Reason {
+    fn reason(&self, reason: DecisionReason) -> DecisionReason {
         match reason {
-            Reason::Drifted { why } => Reason::Drifted { why: self.message(why) },
-            Reason::DriftAccepted { why } => Reason::DriftAccepted { why: self.message(why) },
-            Reason::Unknown { why } => Reason::Unknown { why: self.message(why) },
-            Reason::Interrupted { finding } => {
-                Reason::Interrupted { finding: finding.map(|finding| self.message(finding)) }
+            DecisionReason::Drifted { why } => DecisionReason::Drifted { why: self.message(why) },
+            DecisionReason::DriftAccepted { why } => DecisionReason::DriftAccepted { why: self.message(why) },
+            DecisionReason::Unknown { why } => DecisionReason::Unknown { why: self.message(why) },
+            DecisionReason::Interrupted { finding } => {
+                DecisionReason::Interrupted { finding: finding.map(|finding| self.message(finding)) }
             }
-            Reason::Unconfirmed { finding } => {
-                Reason::Unconfirmed { finding: finding.map(|finding| self.message(finding)) }
+            DecisionReason::Unconfirmed { finding } => {
+                DecisionReason::Unconfirmed { finding: finding.map(|finding| self.message(finding)) }
             }
-            Reason::CheckFailed { why } => Reason::CheckFailed { why: self.message(why) },
-            Reason::ProbeFailed { message } => Reason::ProbeFailed { message: self.message(message) },
-            Reason::NeverRan
-            | Reason::Reverted
-            | Reason::FailedBefore
-            | Reason::Changed { .. }
-            | Reason::Held
-            | Reason::Absent
-            | Reason::Trusted
-            | Reason::NoProbe
-            | Reason::UpstreamRan
-            | Reason::Fresh
-            | Reason::OperatorWord
-            | Reason::NotSelected
-            | Reason::UndoUnfinished => reason,
+            DecisionReason::CheckFailed { why } => DecisionReason::CheckFailed { why: self.message(why) },
+            DecisionReason::ProbeFailed { message } => DecisionReason::ProbeFailed { message: self.message(message) },
+            DecisionReason::NeverRan
+            | DecisionReason::Reverted
+            | DecisionReason::FailedBefore
+            | DecisionReason::Changed { .. }
+            | DecisionReason::Held
+            | DecisionReason::Absent
+            | DecisionReason::Trusted
+            | DecisionReason::NoProbe
+            | DecisionReason::UpstreamRan
+            | DecisionReason::Fresh
+            | DecisionReason::RequestedByOperator
+            | DecisionReason::NotSelected
+            | DecisionReason::UndoUnfinished => reason,
         }
     }
 
-    fn progress(&self, progress: Progress) -> Progress {
+    fn progress(&self, progress: StepProgress) -> StepProgress {
         match progress {
-            Progress::Log { level, message, fields } => {
-                Progress::Log { level, message: self.message(message), fields: self.object(fields) }
+            StepProgress::Log { level, message, fields } => {
+                StepProgress::Log { level, message: self.message(message), fields: self.bounded_object(fields) }
             }
-            Progress::Meter { task, done, total, unit } => {
-                Progress::Meter { task: self.word(task), done, total, unit: self.word(unit) }
+            StepProgress::Meter { task, done, total, unit } => {
+                StepProgress::Meter { task: self.short_text(task), done, total, unit: self.short_text(unit) }
             }
         }
     }
 }
 
 /// A text of at most about `longest` bytes; of a longer one, its head and its tail.
-fn head_and_tail(text: &str, longest: usize) -> String {
+fn truncate_middle(text: &str, longest: usize) -> String {
     if text.len() <= longest {
         return text.to_owned();
     }

@@ -8,46 +8,47 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::event::{
-    Decision, Entry, Event, FORMAT, Fingerprint, Format, Header, MAGIC, ORDERS, Place, ROLLBACK, Release, UNRECORDED,
+    COMMAND_OVERRIDES, Decision, FORMAT, Fingerprint, JournalEntry, JournalEvent, JournalFormat, JournalHeader, MAGIC,
+    MISSING_JOURNAL, ROLLBACK, Release, StepTarget,
 };
-use contract::{Attempt, RunId, diagnostic::Exit};
+use contract::{AttemptNumber, RunId, diagnostic::ExitKind};
 use contract::{
-    hash::Hash,
-    step::{Failure, Outcome, Receipt},
+    hash::Blake3Hash,
+    step::{Receipt, StepFailure, StepOutcome},
 };
 
 /// How far a journal is believed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Trust {
+pub enum JournalTrust {
     /// This machine, the state's place or whoever has the key wrote it.
     #[default]
-    Believed,
+    Authenticated,
     /// Anybody could have written it: it only suggests what to probe (docs/adr/0010).
-    Suggested,
+    Untrusted,
 }
 
 /// What the journals of (app, environment) say, folded.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct State {
+pub struct JournalState {
     /// How far the journal that is being folded is believed.
-    pub trust: Trust,
+    pub trust: JournalTrust,
     /// The last record of each step on each target, whatever its release.
-    pub records: BTreeMap<Place, Record>,
+    pub records: BTreeMap<StepTarget, StepRecord>,
     /// All attempts, oldest first.
     pub attempts: Vec<AttemptSummary>,
     /// The live release and the verified ones.
-    pub head: Head,
+    pub head: EnvironmentHead,
     /// What the newest attempt has begun to do or to undo, and not ended.
-    pub open: BTreeSet<Place>,
+    pub in_progress: BTreeSet<StepTarget>,
     /// The hash of the last line.
-    pub tail: Option<Hash>,
+    pub last_line_hash: Option<Blake3Hash>,
     /// A journal has a newer minor format: it may be read, not continued.
-    pub newer_minor: Option<Format>,
+    pub newer_format: Option<JournalFormat>,
 }
 
 /// The environment's record, folded from its journals. "Live" and "verified" are separate facts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Head {
+pub struct EnvironmentHead {
     /// What users see: the release of the last step that exposed one and was not undone.
     pub live: Option<Release>,
     /// The releases that were live with every check held, oldest first, each once.
@@ -56,10 +57,10 @@ pub struct Head {
     pub withdrawn: Vec<Release>,
 }
 
-impl Head {
+impl EnvironmentHead {
     /// The last verified release before the live one: where a rollback lands. Not one that an operator went back from.
     #[must_use]
-    pub fn before_live(&self) -> Option<&Release> {
+    pub fn rollback_target(&self) -> Option<&Release> {
         let is_live = |release: &Release| self.live.as_ref().is_some_and(|live| live.is_same(release));
         let is_withdrawn = |release: &Release| self.withdrawn.iter().any(|withdrawn| withdrawn.is_same(release));
         let until = self.verified.iter().position(is_live).unwrap_or(self.verified.len());
@@ -67,7 +68,7 @@ impl Head {
     }
 
     /// A release was live, and every check held.
-    fn verify(&mut self, release: Release, is_rollback: bool) {
+    fn record_verified(&mut self, release: Release, is_rollback: bool) {
         let place = self.verified.iter().position(|verified| verified.is_same(&release));
         match place {
             Some(place) if is_rollback => self.withdrawn.extend_from_slice(&self.verified[place + 1..]),
@@ -90,45 +91,45 @@ impl Head {
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttemptSummary {
     /// Its first line.
-    pub header: Header,
+    pub header: JournalHeader,
     /// When it was begun.
-    pub began: jiff::Timestamp,
+    pub started_at: jiff::Timestamp,
     /// When its last line was written.
-    pub last: jiff::Timestamp,
+    pub last_entry_at: jiff::Timestamp,
     /// How it ended; none when it was killed, or still runs.
-    pub exit: Option<Exit>,
+    pub exit: Option<ExitKind>,
     /// Whether it left the release live and verified.
     pub verified: bool,
     /// The step that failed, was stopped or was interrupted.
-    pub stuck: Option<Place>,
+    pub failed_step: Option<StepTarget>,
     /// The command, if it was not `deploy`: `rollback`, `promote`, `setup`.
-    pub order: Option<String>,
+    pub command: Option<String>,
     /// How far its journal is believed.
-    pub trust: Trust,
+    pub trust: JournalTrust,
     /// The journals before it were missing: what is not on record may have been begun.
-    pub unrecorded: bool,
+    pub journal_missing: bool,
 }
 
 /// The last word on a step.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Record {
+pub struct StepRecord {
     /// How far it got.
-    pub status: Status,
+    pub status: RecordStatus,
     /// How far what was written last about it is believed.
-    pub trust: Trust,
+    pub trust: JournalTrust,
     /// The intent that this is about.
-    pub intent: Intended,
+    pub intent: IntentRecord,
     /// What was live before this step exposed its release; undoing it brings that back.
     pub live_before: Option<Release>,
 }
 
 /// What an intent said.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Intended {
+pub struct IntentRecord {
     /// The run it belongs to.
     pub run: RunId,
     /// The attempt of that run.
-    pub attempt: Attempt,
+    pub attempt: AttemptNumber,
     /// The number of the attempt among all.
     pub epoch: u64,
     /// What was deployed.
@@ -145,13 +146,13 @@ pub struct Intended {
 
 /// How far a step got.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Status {
+pub enum RecordStatus {
     /// Begun; how it ended is not known: killed, trapped, timed out.
     Intended,
     /// Done.
     Succeeded(Receipt),
     /// Failed cleanly.
-    Failed(Failure),
+    Failed(StepFailure),
     /// Undoing was begun and did not end well. The receipt, if it had one, tells what to undo.
     Undoing(Option<Receipt>),
     /// Undone.
@@ -160,7 +161,7 @@ pub enum Status {
 
 /// An event that can't follow what came before.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Illegal {
+pub enum TransitionError {
     /// The first line is no header, or a later one is.
     #[error("line {seq} should {}be the header", if *.seq == 0 { "" } else { "not " })]
     Header { seq: u64 },
@@ -175,45 +176,45 @@ pub enum Illegal {
     Foreign(String),
     /// Its major format is not the one that this runner knows.
     #[error("format {}.{} is not known to this runner, which knows {}.x", .0.major, .0.minor, FORMAT.major)]
-    Format(Format),
+    Format(JournalFormat),
     /// A step's event makes no sense after the one before.
-    #[error("{what} of {place} does not follow from what is recorded before")]
-    Transition { place: Place, what: &'static str },
+    #[error("{event} of {step_target} does not follow from event is recorded before")]
+    Transition { step_target: StepTarget, event: &'static str },
 }
 
-impl State {
+impl JournalState {
     /// Folds one entry whose line has the hash `line`.
     ///
     /// # Errors
     /// [`Illegal`] when the entry can't follow; the state is then as before.
-    pub fn apply(&mut self, entry: &Entry, line: Hash, expected_seq: u64) -> Result<(), Illegal> {
+    pub fn apply(&mut self, entry: &JournalEntry, line: Blake3Hash, expected_seq: u64) -> Result<(), TransitionError> {
         if entry.seq != expected_seq {
-            return Err(Illegal::Sequence { expected: expected_seq, found: entry.seq });
+            return Err(TransitionError::Sequence { expected: expected_seq, found: entry.seq });
         }
-        if entry.prev != self.tail {
-            return Err(Illegal::Chain { seq: entry.seq });
+        if entry.prev != self.last_line_hash {
+            return Err(TransitionError::Chain { seq: entry.seq });
         }
-        if (entry.seq == 0) != matches!(entry.event, Event::Started(_)) {
-            return Err(Illegal::Header { seq: entry.seq });
+        if (entry.seq == 0) != matches!(entry.event, JournalEvent::Started(_)) {
+            return Err(TransitionError::Header { seq: entry.seq });
         }
-        self.transition(entry)?;
+        self.apply_event(entry)?;
         if let Some(attempt) = self.attempts.last_mut() {
-            attempt.last = entry.at;
+            attempt.last_entry_at = entry.at;
         }
-        self.tail = Some(line);
+        self.last_line_hash = Some(line);
         Ok(())
     }
 
-    fn transition(&mut self, entry: &Entry) -> Result<(), Illegal> {
+    fn apply_event(&mut self, entry: &JournalEntry) -> Result<(), TransitionError> {
         match &entry.event {
-            Event::Started(header) => self.start(header, entry.at),
-            Event::Intent { place, key, fingerprint, input, exposes } => {
+            JournalEvent::Started(header) => self.apply_header(header, entry.at),
+            JournalEvent::Intent { step_target: place, key, fingerprint, input, exposes } => {
                 // An undo of an earlier attempt that is only suggested is not finished; its step is looked at anew.
-                if matches!(self.status(place), Some(Status::Undoing(_))) && self.open.contains(place) {
-                    return Err(Illegal::Transition { place: place.clone(), what: "an intent" });
+                if matches!(self.status(place), Some(RecordStatus::Undoing(_))) && self.in_progress.contains(place) {
+                    return Err(TransitionError::Transition { step_target: place.clone(), event: "an intent" });
                 }
-                let header = &self.current(entry.seq)?.header;
-                let intent = Intended {
+                let header = &self.current_attempt(entry.seq)?.header;
+                let intent = IntentRecord {
                     run: header.run.clone(),
                     attempt: header.attempt,
                     epoch: header.epoch,
@@ -225,135 +226,145 @@ impl State {
                 };
                 let live_before = self.live_before(&intent.run, &intent.release).cloned();
                 let trust = self.trust;
-                self.records.insert(place.clone(), Record { status: Status::Intended, trust, intent, live_before });
-                self.open.insert(place.clone());
-                self.get_stuck(place);
+                self.records
+                    .insert(place.clone(), StepRecord { status: RecordStatus::Intended, trust, intent, live_before });
+                self.in_progress.insert(place.clone());
+                self.mark_failed(place);
                 Ok(())
             }
-            Event::Outcome { place, result, .. } => {
-                let is_open = self.open.contains(place);
-                let record =
-                    self.record(place, "an outcome", |record| matches!(record.status, Status::Intended) && is_open)?;
+            JournalEvent::Outcome { step_target: place, outcome: result, .. } => {
+                let is_open = self.in_progress.contains(place);
+                let record = self.expect_record(place, "an outcome", |record| {
+                    matches!(record.status, RecordStatus::Intended) && is_open
+                })?;
                 match result {
-                    Outcome::Succeeded { receipt } => record.status = Status::Succeeded(receipt.clone()),
-                    Outcome::Failed { failure } => record.status = Status::Failed(failure.clone()),
-                    Outcome::Unknown { .. } => {}
+                    StepOutcome::Succeeded { receipt } => record.status = RecordStatus::Succeeded(receipt.clone()),
+                    StepOutcome::Failed { failure } => record.status = RecordStatus::Failed(failure.clone()),
+                    StepOutcome::Unknown { .. } => {}
                 }
-                self.open.remove(place);
+                self.in_progress.remove(place);
                 match result {
-                    Outcome::Succeeded { .. } => self.get_going(place),
-                    Outcome::Failed { .. } | Outcome::Unknown { .. } => self.get_stuck(place),
+                    StepOutcome::Succeeded { .. } => self.clear_failed(place),
+                    StepOutcome::Failed { .. } | StepOutcome::Unknown { .. } => self.mark_failed(place),
                 }
-                self.expose(place);
+                self.mark_live(place);
                 Ok(())
             }
-            Event::Decision { place, decision } => match decision {
+            JournalEvent::Decision { step_target: place, decision } => match decision {
                 Decision::Adopt { receipt, .. } => {
-                    let record =
-                        self.record(place, "an adoption", |record| matches!(record.status, Status::Intended))?;
-                    record.status = Status::Succeeded(receipt.clone());
-                    self.open.remove(place);
-                    self.expose(place);
+                    let record = self.expect_record(place, "an adoption", |record| {
+                        matches!(record.status, RecordStatus::Intended)
+                    })?;
+                    record.status = RecordStatus::Succeeded(receipt.clone());
+                    self.in_progress.remove(place);
+                    self.mark_live(place);
                     Ok(())
                 }
                 Decision::Stop { .. } => {
-                    self.get_stuck(place);
+                    self.mark_failed(place);
                     Ok(())
                 }
                 Decision::Skip { .. } | Decision::Run { .. } => Ok(()),
             },
-            Event::UndoIntent { place } => {
-                let record = self.record(place, "an undo", |record| !matches!(record.status, Status::Reverted))?;
+            JournalEvent::UndoIntent { step_target: place } => {
+                let record =
+                    self.expect_record(place, "an undo", |record| !matches!(record.status, RecordStatus::Reverted))?;
                 let receipt = match &record.status {
-                    Status::Succeeded(receipt) => Some(receipt.clone()),
-                    Status::Undoing(receipt) => receipt.clone(),
-                    Status::Intended | Status::Failed(_) | Status::Reverted => None,
+                    RecordStatus::Succeeded(receipt) => Some(receipt.clone()),
+                    RecordStatus::Undoing(receipt) => receipt.clone(),
+                    RecordStatus::Intended | RecordStatus::Failed(_) | RecordStatus::Reverted => None,
                 };
-                record.status = Status::Undoing(receipt);
-                self.open.insert(place.clone());
+                record.status = RecordStatus::Undoing(receipt);
+                self.in_progress.insert(place.clone());
                 Ok(())
             }
-            Event::UndoOutcome { place, failure } => {
-                let is_open = self.open.contains(place);
-                let record = self.record(place, "the end of an undo", |record| {
-                    matches!(record.status, Status::Undoing(_)) && is_open
+            JournalEvent::UndoOutcome { step_target: place, failure } => {
+                let is_open = self.in_progress.contains(place);
+                let record = self.expect_record(place, "the end of an undo", |record| {
+                    matches!(record.status, RecordStatus::Undoing(_)) && is_open
                 })?;
                 if failure.is_none() {
-                    record.status = Status::Reverted;
-                    if record.intent.exposes && record.trust == Trust::Believed {
+                    record.status = RecordStatus::Reverted;
+                    if record.intent.exposes && record.trust == JournalTrust::Authenticated {
                         self.head.live = record.live_before.clone();
                     }
                 }
-                self.open.remove(place);
+                self.in_progress.remove(place);
                 Ok(())
             }
-            Event::Ended { exit, verified } => {
-                let attempt = self.attempts.last_mut().ok_or(Illegal::Header { seq: entry.seq })?;
+            JournalEvent::Ended { exit, verified } => {
+                let attempt = self.attempts.last_mut().ok_or(TransitionError::Header { seq: entry.seq })?;
                 attempt.exit = Some(*exit);
                 attempt.verified = *verified;
                 let release = attempt.header.release.clone();
-                let is_rollback = attempt.order.as_deref() == Some(ROLLBACK);
-                if *verified && self.trust == Trust::Believed {
-                    self.head.verify(release, is_rollback);
+                let is_rollback = attempt.command.as_deref() == Some(ROLLBACK);
+                if *verified && self.trust == JournalTrust::Authenticated {
+                    self.head.record_verified(release, is_rollback);
                 }
                 Ok(())
             }
-            Event::Plan { .. }
-            | Event::Lock { .. }
-            | Event::Torn { .. }
-            | Event::Progress { .. }
-            | Event::Probe { .. } => Ok(()),
-            Event::Override { option, .. } => {
-                if let (Some(attempt), UNRECORDED) = (self.attempts.last_mut(), option.as_str()) {
-                    attempt.unrecorded = true;
+            JournalEvent::Plan { .. }
+            | JournalEvent::Lock { .. }
+            | JournalEvent::Torn { .. }
+            | JournalEvent::Progress { .. }
+            | JournalEvent::Probe { .. } => Ok(()),
+            JournalEvent::Override { option, .. } => {
+                if let (Some(attempt), MISSING_JOURNAL) = (self.attempts.last_mut(), option.as_str()) {
+                    attempt.journal_missing = true;
                 }
-                let is_order = ORDERS.contains(&option.as_str()) && self.trust == Trust::Believed;
+                let is_order =
+                    COMMAND_OVERRIDES.contains(&option.as_str()) && self.trust == JournalTrust::Authenticated;
                 if let (Some(attempt), true) = (self.attempts.last_mut(), is_order) {
-                    attempt.order = Some(option.clone());
+                    attempt.command = Some(option.clone());
                 }
                 Ok(())
             }
-            Event::Unrecognized if self.newer_minor.is_some() => Ok(()),
-            Event::Unrecognized => Err(Illegal::Foreign(format!("line {} has an event of no known type", entry.seq))),
+            JournalEvent::Unrecognized if self.newer_format.is_some() => Ok(()),
+            JournalEvent::Unrecognized => {
+                Err(TransitionError::Foreign(format!("line {} has an event of no known type", entry.seq)))
+            }
         }
     }
 
-    fn start(&mut self, header: &Header, at: jiff::Timestamp) -> Result<(), Illegal> {
+    fn apply_header(&mut self, header: &JournalHeader, at: jiff::Timestamp) -> Result<(), TransitionError> {
         if header.magic != MAGIC {
-            return Err(Illegal::Foreign("this is not a journal of Pawl".to_owned()));
+            return Err(TransitionError::Foreign("this is not a journal of Pawl".to_owned()));
         }
         if header.format.major != FORMAT.major {
-            return Err(Illegal::Format(header.format));
+            return Err(TransitionError::Format(header.format));
         }
         if let Some(last) = self.attempts.last()
             && (last.header.app != header.app || last.header.environment != header.environment)
         {
-            return Err(Illegal::Foreign(format!("it is a journal of {} in {}", header.app, header.environment)));
+            return Err(TransitionError::Foreign(format!(
+                "it is a journal of {} in {}",
+                header.app, header.environment
+            )));
         }
         if self.attempts.last().is_some_and(|last| header.epoch <= last.header.epoch) {
-            return Err(Illegal::Foreign(format!("epoch {} does not follow the one before", header.epoch)));
+            return Err(TransitionError::Foreign(format!("epoch {} does not follow the one before", header.epoch)));
         }
         if header.format.minor > FORMAT.minor {
-            self.newer_minor = self.newer_minor.max(Some(header.format));
+            self.newer_format = self.newer_format.max(Some(header.format));
         }
         let header = header.clone();
         // What an attempt before left open it can't end any more: that is the killed attempt.
-        self.open.clear();
+        self.in_progress.clear();
         // The order is the run's: a later attempt goes on with it, by whichever command.
         let order =
-            self.attempts.last().filter(|last| last.header.run == header.run).and_then(|last| last.order.clone());
+            self.attempts.last().filter(|last| last.header.run == header.run).and_then(|last| last.command.clone());
         let (exit, verified, stuck) = (None, false, None);
         let trust = self.trust;
         self.attempts.push(AttemptSummary {
             header,
-            began: at,
-            last: at,
+            started_at: at,
+            last_entry_at: at,
             exit,
             verified,
-            stuck,
-            order,
+            failed_step: stuck,
+            command: order,
             trust,
-            unrecorded: false,
+            journal_missing: false,
         });
         Ok(())
     }
@@ -373,25 +384,27 @@ impl State {
 
     /// What a step returned, if it is done and its record is believed.
     #[must_use]
-    pub fn done(&self, place: &Place) -> Option<&Receipt> {
-        let record = self.records.get(place).filter(|record| record.trust == Trust::Believed)?;
+    pub fn authenticated_receipt(&self, place: &StepTarget) -> Option<&Receipt> {
+        let record = self.records.get(place).filter(|record| record.trust == JournalTrust::Authenticated)?;
         match &record.status {
-            Status::Succeeded(receipt) => Some(receipt),
-            Status::Intended | Status::Failed(_) | Status::Undoing(_) | Status::Reverted => None,
+            RecordStatus::Succeeded(receipt) => Some(receipt),
+            RecordStatus::Intended | RecordStatus::Failed(_) | RecordStatus::Undoing(_) | RecordStatus::Reverted => {
+                None
+            }
         }
     }
 
     /// How far a step got, by its last record.
     #[must_use]
-    pub fn status(&self, place: &Place) -> Option<&Status> {
+    pub fn status(&self, place: &StepTarget) -> Option<&RecordStatus> {
         self.records.get(place).map(|record| &record.status)
     }
 
     /// A step that exposes its release and is done has made it live.
-    fn expose(&mut self, place: &Place) {
-        if let Some(Record { status: Status::Succeeded(_), intent, .. }) = self.records.get(place)
+    fn mark_live(&mut self, place: &StepTarget) {
+        if let Some(StepRecord { status: RecordStatus::Succeeded(_), intent, .. }) = self.records.get(place)
             && intent.exposes
-            && self.trust == Trust::Believed
+            && self.trust == JournalTrust::Authenticated
         {
             self.head.live = Some(intent.release.clone());
         }
@@ -408,35 +421,35 @@ impl State {
         }
     }
 
-    fn record(
+    fn expect_record(
         &mut self,
-        place: &Place,
+        place: &StepTarget,
         what: &'static str,
-        allows: impl FnOnce(&Record) -> bool,
-    ) -> Result<&mut Record, Illegal> {
+        allows: impl FnOnce(&StepRecord) -> bool,
+    ) -> Result<&mut StepRecord, TransitionError> {
         match self.records.get_mut(place) {
             Some(record) if allows(record) => {
                 record.trust = self.trust;
                 Ok(record)
             }
-            Some(_) | None => Err(Illegal::Transition { place: place.clone(), what }),
+            Some(_) | None => Err(TransitionError::Transition { step_target: place.clone(), event: what }),
         }
     }
 
-    fn current(&self, seq: u64) -> Result<&AttemptSummary, Illegal> {
-        self.attempts.last().ok_or(Illegal::Header { seq })
+    fn current_attempt(&self, seq: u64) -> Result<&AttemptSummary, TransitionError> {
+        self.attempts.last().ok_or(TransitionError::Header { seq })
     }
 
     /// The first place that an attempt gets stuck at is the one: what runs after it, such as a hook, is not.
-    fn get_stuck(&mut self, place: &Place) {
+    fn mark_failed(&mut self, place: &StepTarget) {
         if let Some(attempt) = self.attempts.last_mut() {
-            attempt.stuck.get_or_insert_with(|| place.clone());
+            attempt.failed_step.get_or_insert_with(|| place.clone());
         }
     }
 
-    fn get_going(&mut self, place: &Place) {
+    fn clear_failed(&mut self, place: &StepTarget) {
         if let Some(attempt) = self.attempts.last_mut() {
-            attempt.stuck.take_if(|stuck| stuck == place);
+            attempt.failed_step.take_if(|stuck| stuck == place);
         }
     }
 }

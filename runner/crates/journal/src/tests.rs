@@ -15,24 +15,27 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Journal, JournalError, Loaded, Place, Redactor, State, Status,
-    event::{Decision, Entry, Event, FORMAT, Fingerprint, Header, MAGIC, Planned, Question, Reason, Release},
-    file::{Effect, Note},
+    Journal, JournalError, JournalState, LoadedJournals, RecordStatus, Redactor, StepTarget,
+    event::{
+        Decision, DecisionReason, FORMAT, Fingerprint, JournalEntry, JournalEvent, JournalHeader, MAGIC,
+        PlanStepRecord, ProbeInput, Release,
+    },
+    file::{JournalNote, StepEffect},
     line,
 };
 use contract::{
-    Attempt,
-    diagnostic::{Diagnostic, Exit},
+    AttemptNumber,
+    diagnostic::{Diagnostic, ExitKind},
 };
 use contract::{
-    hash::Hash,
-    step::{Failure, Finding, Level, Outcome, Phase, Progress, Receipt},
+    hash::Blake3Hash,
+    step::{MessageLevel, ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase, StepProgress},
 };
 
 /// One place as the tests name it: `step`, or `step@target`.
-fn place(name: &str) -> Place {
+fn step_target(name: &str) -> StepTarget {
     let (step, target) = name.split_once('@').unwrap_or((name, "local"));
-    Place { step: step.parse().unwrap(), target: target.parse().unwrap() }
+    StepTarget { step: step.parse().unwrap(), target: target.parse().unwrap() }
 }
 
 fn object(value: Value) -> Map<String, Value> {
@@ -44,11 +47,11 @@ fn receipt(outputs: Value) -> Receipt {
 }
 
 fn fingerprint(text: &str) -> Fingerprint {
-    Fingerprint([("config".to_owned(), Hash::of(text.as_bytes()))].into())
+    Fingerprint([("config".to_owned(), Blake3Hash::of(text.as_bytes()))].into())
 }
 
-fn header(epoch: u64, attempt: Attempt) -> Header {
-    Header {
+fn header(epoch: u64, attempt: AttemptNumber) -> JournalHeader {
+    JournalHeader {
         magic: MAGIC.to_owned(),
         format: FORMAT,
         app: "shop".parse().unwrap(),
@@ -68,86 +71,100 @@ fn path(folder: &Path, epoch: u64) -> PathBuf {
     folder.join(format!("attempt-{epoch:06}.journal"))
 }
 
-fn load(paths: &[PathBuf]) -> Result<Loaded, JournalError> {
-    Loaded::read(paths, |_| {})
+fn load(paths: &[PathBuf]) -> Result<LoadedJournals, JournalError> {
+    LoadedJournals::read(paths, |_| {})
 }
 
 /// A new attempt after what the folder has.
-fn begin(folder: &Path, epoch: u64, attempt: Attempt, redactor: Redactor) -> Journal {
+fn begin(folder: &Path, epoch: u64, attempt: AttemptNumber, redactor: Redactor) -> Journal {
     let before: Vec<_> = (1..=epoch).map(|epoch| path(folder, epoch)).filter(|path| path.exists()).collect();
     let loaded = load(&before).unwrap();
-    Journal::begin(&path(folder, epoch), header(epoch, attempt), loaded, redactor, Box::new(|_| {})).unwrap()
+    Journal::create(&path(folder, epoch), header(epoch, attempt), loaded, redactor, Box::new(|_| {})).unwrap()
 }
 
-fn act(journal: &mut Journal, name: &str, effect: Effect, result: Outcome) {
-    let intent = journal.intend(&place(name), "key", fingerprint(name), json!({ "step": name }), effect).unwrap();
-    journal.settle(intent.ended(result, Duration::from_millis(40))).unwrap();
+fn act(journal: &mut Journal, name: &str, effect: StepEffect, result: StepOutcome) {
+    let intent =
+        journal.record_intent(&step_target(name), "key", fingerprint(name), json!({ "step": name }), effect).unwrap();
+    journal.record_outcome(intent.complete(result, Duration::from_millis(40))).unwrap();
 }
 
-fn say(journal: &mut Journal, name: &str, message: &str) {
-    let progress = Progress::Log { level: Level::Info, message: message.to_owned(), fields: Map::new() };
-    journal.note(Note::Progress { place: place(name), progress }).unwrap();
+fn log_message(journal: &mut Journal, name: &str, message: &str) {
+    let progress = StepProgress::Log { level: MessageLevel::Info, message: message.to_owned(), fields: Map::new() };
+    journal.record_note(JournalNote::Progress { step_target: step_target(name), progress }).unwrap();
 }
 
 /// Two attempts, at least 50 lines: the first is killed while `migrate` runs, the second adopts it, fails its check and
 /// undoes the switch.
 fn two_attempts(folder: &Path) -> [PathBuf; 2] {
-    let mut journal = begin(folder, 1, Attempt::FIRST, Redactor::default());
-    journal.note(Note::Lock { resource: "shop/prod".to_owned(), holder: "ada@build-7".to_owned() }).unwrap();
+    let mut journal = begin(folder, 1, AttemptNumber::FIRST, Redactor::default());
+    journal
+        .record_note(JournalNote::Lock { resource: "shop/prod".to_owned(), holder: "ada@build-7".to_owned() })
+        .unwrap();
     for host in ["local", "web-1", "web-2"] {
         let name = format!("pull@{host}");
-        journal.decide(&place(&name), Decision::Run { reason: Reason::NeverRan }).unwrap();
-        say(&mut journal, &name, "downloading");
+        journal.record_decision(&step_target(&name), Decision::Run { reason: DecisionReason::NeverRan }).unwrap();
+        log_message(&mut journal, &name, "downloading");
         act(
             &mut journal,
             &name,
-            Effect::Acts,
-            Outcome::Succeeded { receipt: receipt(json!({ "path": "/srv/1.4.0" })) },
+            StepEffect::Mutating,
+            StepOutcome::Succeeded { receipt: receipt(json!({ "path": "/srv/1.4.0" })) },
         );
     }
     for line in 0..12 {
-        say(&mut journal, "migrate", &format!("{line}.sql"));
+        log_message(&mut journal, "migrate", &format!("{line}.sql"));
     }
-    let _killed = journal.intend(&place("migrate"), "key", fingerprint("migrate"), json!({}), Effect::Acts).unwrap();
+    let _killed = journal
+        .record_intent(&step_target("migrate"), "key", fingerprint("migrate"), json!({}), StepEffect::Mutating)
+        .unwrap();
 
-    let mut journal = begin(folder, 2, Attempt::FIRST.next(), Redactor::default());
+    let mut journal = begin(folder, 2, AttemptNumber::FIRST.next(), Redactor::default());
     let found = receipt(json!({ "applied": 12 }));
-    let finding = Finding::Held { receipt: found.clone() };
+    let finding = ProbeFinding::Held { receipt: found.clone() };
     let took = Duration::from_millis(3);
-    journal.note(Note::Probe { place: place("migrate"), question: Question::Recorded, took, finding }).unwrap();
-    let reason = Reason::Interrupted { finding: Some("held".to_owned()) };
-    journal.decide(&place("migrate"), Decision::Adopt { reason, receipt: found }).unwrap();
+    journal
+        .record_note(JournalNote::Probe {
+            step_target: step_target("migrate"),
+            probed_input: ProbeInput::Recorded,
+            took,
+            finding,
+        })
+        .unwrap();
+    let reason = DecisionReason::Interrupted { finding: Some("held".to_owned()) };
+    journal.record_decision(&step_target("migrate"), Decision::Adopt { reason, receipt: found }).unwrap();
     for host in ["local", "web-1", "web-2"] {
-        say(&mut journal, &format!("switch@{host}"), "switching");
+        log_message(&mut journal, &format!("switch@{host}"), "switching");
         act(
             &mut journal,
             &format!("switch@{host}"),
-            Effect::Exposes,
-            Outcome::Succeeded { receipt: receipt(json!({})) },
+            StepEffect::Exposing,
+            StepOutcome::Succeeded { receipt: receipt(json!({})) },
         );
         act(
             &mut journal,
             &format!("verify@{host}"),
-            Effect::Looks,
-            Outcome::Failed { failure: Failure::new("conflict", "502") },
+            StepEffect::ReadOnly,
+            StepOutcome::Failed { failure: StepFailure::new("conflict", "502") },
         );
     }
     for host in ["web-2", "web-1", "local"] {
-        let undo = journal.intend_undo(&place(&format!("switch@{host}"))).unwrap();
-        journal.settle_undo(undo.ended(None)).unwrap();
+        let undo = journal.record_undo_intent(&step_target(&format!("switch@{host}"))).unwrap();
+        journal.record_undo_outcome(undo.complete(None)).unwrap();
     }
-    journal.end(Exit::RolledBack, false).unwrap();
+    journal.record_end(ExitKind::RolledBack, false).unwrap();
     [path(folder, 1), path(folder, 2)]
 }
 
 /// The last word on each step, one a line.
-fn words(state: &State) -> String {
-    let word = |status: &Status| match status {
-        Status::Intended => "intended".to_owned(),
-        Status::Succeeded(receipt) => format!("succeeded {}", Value::Object(receipt.outputs.clone())),
-        Status::Failed(failure) => format!("failed: {}", failure.message),
-        Status::Undoing(receipt) => format!("undoing, {} receipt", if receipt.is_some() { "with" } else { "without" }),
-        Status::Reverted => "reverted".to_owned(),
+fn status_lines(state: &JournalState) -> String {
+    let word = |status: &RecordStatus| match status {
+        RecordStatus::Intended => "intended".to_owned(),
+        RecordStatus::Succeeded(receipt) => format!("succeeded {}", Value::Object(receipt.outputs.clone())),
+        RecordStatus::Failed(failure) => format!("failed: {}", failure.message),
+        RecordStatus::Undoing(receipt) => {
+            format!("undoing, {} receipt", if receipt.is_some() { "with" } else { "without" })
+        }
+        RecordStatus::Reverted => "reverted".to_owned(),
     };
     state.records.iter().map(|(place, record)| format!("{place}: {}\n", word(&record.status))).collect()
 }
@@ -157,8 +174,8 @@ fn what_was_written_is_read_back_as_the_writer_knew_it() {
     let folder = tempfile::tempdir().unwrap();
     let paths = two_attempts(folder.path());
     let loaded = load(&paths).unwrap();
-    assert!(loaded.lines >= 50 && loaded.torn.is_empty() && loaded.stillborn.is_none(), "{loaded:?}");
-    let next = begin(folder.path(), 3, Attempt::FIRST, Redactor::default());
+    assert!(loaded.line_count >= 50 && loaded.torn_files.is_empty() && loaded.headerless.is_none(), "{loaded:?}");
+    let next = begin(folder.path(), 3, AttemptNumber::FIRST, Redactor::default());
     assert_eq!(next.state().records, loaded.state.records);
     expect![[r#"
         `migrate`: succeeded {"applied":12}
@@ -172,7 +189,7 @@ fn what_was_written_is_read_back_as_the_writer_knew_it() {
         `verify` on web-1: failed: 502
         `verify` on web-2: failed: 502
     "#]]
-    .assert_eq(&words(&loaded.state));
+    .assert_eq(&status_lines(&loaded.state));
 }
 
 #[test]
@@ -180,13 +197,13 @@ fn an_observer_sees_every_entry_that_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let seen = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
     let sink = std::rc::Rc::clone(&seen);
-    let observer = Box::new(move |entry: &Entry| sink.borrow_mut().push(entry.clone()));
+    let observer = Box::new(move |entry: &JournalEntry| sink.borrow_mut().push(entry.clone()));
     let path = path(folder.path(), 1);
-    let header = header(1, Attempt::FIRST);
-    let mut journal = Journal::begin(&path, header, Loaded::default(), Redactor::default(), observer).unwrap();
-    act(&mut journal, "pull", Effect::Acts, Outcome::Succeeded { receipt: receipt(json!({})) });
+    let header = header(1, AttemptNumber::FIRST);
+    let mut journal = Journal::create(&path, header, LoadedJournals::default(), Redactor::default(), observer).unwrap();
+    act(&mut journal, "pull", StepEffect::Mutating, StepOutcome::Succeeded { receipt: receipt(json!({})) });
     let mut read = Vec::new();
-    Loaded::read(&[path], |entry| read.push(entry.clone())).unwrap();
+    LoadedJournals::read(&[path], |entry| read.push(entry.clone())).unwrap();
     assert_eq!(*seen.borrow(), read);
     assert_eq!(read.len(), 3);
 }
@@ -196,9 +213,9 @@ fn a_file_that_is_there_is_never_written_over() {
     let folder = tempfile::tempdir().unwrap();
     let paths = two_attempts(folder.path());
     let before = fs::read(&paths[1]).unwrap();
-    let again = Journal::begin(
+    let again = Journal::create(
         &paths[1],
-        header(3, Attempt::FIRST),
+        header(3, AttemptNumber::FIRST),
         load(&paths).unwrap(),
         Redactor::default(),
         Box::new(|_| {}),
@@ -223,9 +240,9 @@ fn format_1_0_is_read_and_written_as_it_was() {
         `switch`: reverted
         `verify`: failed: http://127.0.0.1:8080/health answered 502
     "#]]
-    .assert_eq(&words(&loaded.state));
+    .assert_eq(&status_lines(&loaded.state));
     let exits: Vec<_> = loaded.state.attempts.iter().map(|attempt| attempt.exit).collect();
-    assert_eq!(exits, [None, Some(Exit::RolledBack)]);
+    assert_eq!(exits, [None, Some(ExitKind::RolledBack)]);
     for path in fixture() {
         for text in fs::read_to_string(path).unwrap().lines() {
             let (entry, hash) = line::decode(text.as_bytes()).unwrap();
@@ -241,9 +258,9 @@ proptest! {
     #[test]
     fn every_receipt_survives(number in any::<f64>().prop_filter("JSON", |n| n.is_finite()), big in any::<u64>(), text in ".*") {
         let outputs = object(json!({ "number": number, "big": big, "nested": [{ text.clone(): text }, null, true] }));
-        let result = Outcome::Succeeded { receipt: Receipt { outputs, notes: Map::new() } };
-        let event = Event::Outcome { place: place("pull"), took_ms: big, result };
-        let entry = Entry { seq: big, prev: Some(Hash::of(b"before")), at: crate::clock::now(), event };
+        let result = StepOutcome::Succeeded { receipt: Receipt { outputs, notes: Map::new() } };
+        let event = JournalEvent::Outcome { step_target: step_target("pull"), took_ms: big, outcome: result };
+        let entry = JournalEntry { seq: big, prev: Some(Blake3Hash::of(b"before")), at: crate::clock::now(), event };
         let line = line::encode(&entry);
         let (read, hash) = line::decode(line.bytes.strip_suffix(b"\n").unwrap()).unwrap();
         prop_assert_eq!(read, entry);

@@ -5,57 +5,60 @@
 //! other messages come between; a step that wants to give a secret away can always find a spelling that nobody knows.
 
 use super::redact::Redactor;
-use contract::step::Progress;
+use contract::step::StepProgress;
 
 /// The longest run of messages that wait, and their bytes.
-const MOST: usize = 1000;
-const MOST_BYTES: usize = 1 << 20;
+const MAX_PENDING_MESSAGES: usize = 1000;
+const MAX_PENDING_BYTES: usize = 1 << 20;
 
 /// Messages on their way to the journal.
 #[derive(Debug)]
-pub struct Trail {
+pub struct MessageRedactor {
     redactor: Redactor,
-    waiting: Vec<Progress>,
-    bytes: usize,
+    pending: Vec<StepProgress>,
+    pending_bytes: usize,
     /// The texts that wait, one after the other, as far as a secret may reach back.
-    joined: String,
+    joined_text: String,
 }
 
-impl Trail {
+impl MessageRedactor {
     /// A trail for one call.
     #[must_use]
     pub fn new(redactor: &Redactor) -> Self {
-        Self { redactor: redactor.clone(), waiting: Vec::new(), bytes: 0, joined: String::new() }
+        Self { redactor: redactor.clone(), pending: Vec::new(), pending_bytes: 0, joined_text: String::new() }
     }
 
     /// Takes a message and returns those that may be written now.
-    pub fn take(&mut self, progress: Progress) -> Vec<Progress> {
-        if let Progress::Log { message, .. } = &progress {
-            self.joined.push_str(message);
-            self.bytes += message.len();
+    pub fn push(&mut self, progress: StepProgress) -> Vec<StepProgress> {
+        if let StepProgress::Log { message, .. } = &progress {
+            self.joined_text.push_str(message);
+            self.pending_bytes += message.len();
         }
-        self.waiting.push(progress);
-        if self.waiting.len() < MOST && self.bytes < MOST_BYTES && self.redactor.is_open(&self.joined) {
+        self.pending.push(progress);
+        if self.pending.len() < MAX_PENDING_MESSAGES
+            && self.pending_bytes < MAX_PENDING_BYTES
+            && self.redactor.may_end_in_secret(&self.joined_text)
+        {
             return Vec::new();
         }
-        self.release()
+        self.flush()
     }
 
     /// Whether any wait.
     #[must_use]
-    pub fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     /// All that wait, without secrets.
-    pub fn release(&mut self) -> Vec<Progress> {
-        self.joined.clear();
-        self.bytes = 0;
-        let mut released = std::mem::take(&mut self.waiting);
-        let mut messages: Vec<&mut String> = released.iter_mut().filter_map(message).collect();
+    pub fn flush(&mut self) -> Vec<StepProgress> {
+        self.joined_text.clear();
+        self.pending_bytes = 0;
+        let mut released = std::mem::take(&mut self.pending);
+        let mut messages: Vec<&mut String> = released.iter_mut().filter_map(message_text_mut).collect();
         if messages.len() > 1 {
             let texts: Vec<&str> = messages.iter().map(|message| message.as_str()).collect();
-            let clean = self.redactor.texts(&texts);
+            let clean = self.redactor.redact_all(&texts);
             for (message, clean) in messages.iter_mut().zip(clean) {
                 **message = clean;
             }
@@ -64,46 +67,49 @@ impl Trail {
     }
 }
 
-fn message(progress: &mut Progress) -> Option<&mut String> {
+fn message_text_mut(progress: &mut StepProgress) -> Option<&mut String> {
     match progress {
-        Progress::Log { message, .. } => Some(message),
-        Progress::Meter { .. } => None,
+        StepProgress::Log { message, .. } => Some(message),
+        StepProgress::Meter { .. } => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use contract::{Secret, step::Level};
+    use contract::{Secret, step::MessageLevel};
 
     /// What is written of these messages, one line each time something is.
-    fn told(messages: &[&str]) -> Vec<String> {
-        let mut trail = Trail::new(&Redactor::new([&Secret::new("hunter2-correct-horse".to_owned())]));
-        let texts = |some: Vec<Progress>| {
-            some.into_iter().map(|mut one| message(&mut one).unwrap().clone()).collect::<Vec<_>>().join("|")
+    fn redact_each(messages: &[&str]) -> Vec<String> {
+        let mut trail = MessageRedactor::new(&Redactor::new([&Secret::new("hunter2-correct-horse".to_owned())]));
+        let texts = |some: Vec<StepProgress>| {
+            some.into_iter().map(|mut one| message_text_mut(&mut one).unwrap().clone()).collect::<Vec<_>>().join("|")
         };
-        let log =
-            |text: &str| Progress::Log { level: Level::Info, message: text.to_owned(), fields: Default::default() };
-        let mut told: Vec<String> = messages.iter().map(|text| texts(trail.take(log(text)))).collect();
-        told.push(texts(trail.release()));
+        let log = |text: &str| StepProgress::Log {
+            level: MessageLevel::Info,
+            message: text.to_owned(),
+            fields: Default::default(),
+        };
+        let mut told: Vec<String> = messages.iter().map(|text| texts(trail.push(log(text)))).collect();
+        told.push(texts(trail.flush()));
         told
     }
 
     #[test]
     fn a_secret_in_two_messages_is_masked_in_both() {
-        assert_eq!(told(&["it is hunter2-", "correct-horse!", "so!"]), ["", "it is ***|***!", "so!", ""]);
+        assert_eq!(redact_each(&["it is hunter2-", "correct-horse!", "so!"]), ["", "it is ***|***!", "so!", ""]);
     }
 
     #[test]
     fn a_secret_letter_by_letter_is_masked() {
         let letters: Vec<String> = "hunter2-correct-horse".chars().map(String::from).collect();
         let letters: Vec<&str> = letters.iter().map(String::as_str).collect();
-        assert!(told(&letters).concat().chars().all(|c| "*|".contains(c)));
+        assert!(redact_each(&letters).concat().chars().all(|c| "*|".contains(c)));
     }
 
     #[test]
     fn what_only_looks_like_a_beginning_is_told_unchanged() {
-        assert_eq!(told(&["gone to hunt", "in the wood!"]), ["", "gone to hunt|in the wood!", ""]);
-        assert_eq!(told(&["gone to hunt"]), ["", "gone to hunt"]);
+        assert_eq!(redact_each(&["gone to hunt", "in the wood!"]), ["", "gone to hunt|in the wood!", ""]);
+        assert_eq!(redact_each(&["gone to hunt"]), ["", "gone to hunt"]);
     }
 }

@@ -6,66 +6,66 @@
 use url::{Host, Url};
 
 /// Why a text is no address, and what to write.
-pub(super) struct Refused {
-    pub(super) why: String,
+pub(super) struct AddressError {
+    pub(super) reason: String,
     pub(super) hint: String,
 }
 
-fn refused<T>(why: impl Into<String>, hint: impl Into<String>) -> Result<T, Refused> {
-    Err(Refused { why: why.into(), hint: hint.into() })
+fn address_error<T>(why: impl Into<String>, hint: impl Into<String>) -> Result<T, AddressError> {
+    Err(AddressError { reason: why.into(), hint: hint.into() })
 }
 
 /// Scheme, host (IPv6 without brackets) and port of an origin.
-pub(super) fn origin(text: &str) -> Result<(String, String, u16), Refused> {
+pub(super) fn origin(text: &str) -> Result<(String, String, u16), AddressError> {
     const EXAMPLE: &str = "write `https://example.com`, with a port if it is not the usual one";
     if text.contains('*') {
-        return refused("there are no wildcards", "grant each origin by name");
+        return address_error("there are no wildcards", "grant each origin by name");
     }
     if !text.starts_with("http://") && !text.starts_with("https://") {
         let why = "it does not start with `http://` or `https://`";
         let bare = text.split(['/', '?', '#']).next().unwrap_or_default();
         return match text.contains("://") || bare.is_empty() || bare.contains(char::is_whitespace) {
-            true => refused(why, EXAMPLE),
-            false => refused(why, format!("write `https://{bare}`")),
+            true => address_error(why, EXAMPLE),
+            false => address_error(why, format!("write `https://{bare}`")),
         };
     }
     let url = match Url::parse(text) {
         Ok(url) => url,
-        Err(error) => return refused(error.to_string(), EXAMPLE),
+        Err(error) => return address_error(error.to_string(), EXAMPLE),
     };
     if !url.username().is_empty() || url.password().is_some() {
-        return refused("it holds a user name", "put credentials into `headers`, from a secret");
+        return address_error("it holds a user name", "put credentials into `headers`, from a secret");
     }
     if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return refused("it holds a path", format!("write `{}`", url.origin().ascii_serialization()));
+        return address_error("it holds a path", format!("write `{}`", url.origin().ascii_serialization()));
     }
     match (url.host(), url.port_or_known_default()) {
-        (Some(_), Some(0)) | (None, _) | (_, None) => refused("it has no host or port", EXAMPLE),
-        (Some(host), Some(port)) => Ok((url.scheme().to_owned(), bare(&host.to_owned()), port)),
+        (Some(_), Some(0)) | (None, _) | (_, None) => address_error("it has no host or port", EXAMPLE),
+        (Some(host), Some(port)) => Ok((url.scheme().to_owned(), host_without_brackets(&host.to_owned()), port)),
     }
 }
 
 /// `host:port` in its normal form; an IPv6 address keeps its brackets.
-pub(super) fn tcp(text: &str) -> Result<String, Refused> {
+pub(super) fn tcp(text: &str) -> Result<String, AddressError> {
     const EXAMPLE: &str = "write `db.example.com:5432` or `[::1]:5432`";
     let Some((host, port)) = text.rsplit_once(':') else {
-        return refused("it has no port", EXAMPLE);
+        return address_error("it has no port", EXAMPLE);
     };
     if host.contains(':') && !host.starts_with('[') {
-        return refused("an IPv6 address stands in brackets", EXAMPLE);
+        return address_error("an IPv6 address stands in brackets", EXAMPLE);
     }
     let port = match port.parse::<u16>() {
         Ok(number) if number > 0 && port.bytes().all(|byte| byte.is_ascii_digit()) => number,
-        Ok(_) | Err(_) => return refused(format!("`{port}` is not a port"), EXAMPLE),
+        Ok(_) | Err(_) => return address_error(format!("`{port}` is not a port"), EXAMPLE),
     };
     match Host::parse(host) {
         Ok(host) if !host.to_string().contains('*') => Ok(format!("{host}:{port}")),
-        Ok(_) => refused("there are no wildcards", "grant each address by name"),
-        Err(error) => refused(error.to_string(), EXAMPLE),
+        Ok(_) => address_error("there are no wildcards", "grant each address by name"),
+        Err(error) => address_error(error.to_string(), EXAMPLE),
     }
 }
 
-fn bare(host: &Host) -> String {
+fn host_without_brackets(host: &Host) -> String {
     match host {
         Host::Domain(name) => name.clone(),
         Host::Ipv4(address) => address.to_string(),

@@ -9,14 +9,15 @@ use std::{
 };
 
 use super::{
-    Access, Allowed, DatabaseGrant, OnFailure, Plan, PlanErrors, Request, ServerUrl, Source, StateLocation, Step,
-    error::{PlanError, Problem, Problems, closest, listed},
+    AllowedOperator, DatabaseGrant, DirAccess, OnFailure, Plan, PlanErrors, PlanRequest, PlanSource, PlanStep,
+    ServerUrl, StateLocation,
+    error::{PlanError, PlanErrorCollector, Problem, closest_match, quoted_list},
     expression,
-    fields::{self, Fields},
+    fields::{self, MappingFields},
     hooks, order,
-    scope::{Place, Scope},
+    scope::{LookupScope, LookupSite},
     state, step,
-    yaml::{self, Key, Kind, Node},
+    yaml::{self, YamlKey, YamlNode, YamlValue},
 };
 use contract::{AppName, EnvironmentName, Label, Secret};
 
@@ -39,7 +40,7 @@ const DEFAULT_ENVIRONMENT: &str = "default";
 
 /// Where the history of an app and environment lies: what `status` needs, without release and secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Location {
+pub struct HistoryLocation {
     /// The application.
     pub app: AppName,
     /// The environment chosen.
@@ -52,11 +53,11 @@ pub struct Location {
 ///
 /// # Errors
 /// What is wrong with the text, its top-level keys or its environments.
-pub fn environments(source: &Source) -> Result<Vec<EnvironmentName>, PlanErrors> {
-    let mut problems = Problems::default();
+pub fn environments(source: &PlanSource) -> Result<Vec<EnvironmentName>, PlanErrors> {
+    let mut problems = PlanErrorCollector::default();
     let found = yaml::parse(&source.text, &mut problems).and_then(|root| {
         let fields = top_level(&root, &mut problems)?;
-        Some(declared(&fields, &mut problems).into_iter().map(|environment| environment.name).collect())
+        Some(declared_environments(&fields, &mut problems).into_iter().map(|environment| environment.name).collect())
     });
     finish(found, problems, source.clone())
 }
@@ -65,51 +66,56 @@ pub fn environments(source: &Source) -> Result<Vec<EnvironmentName>, PlanErrors>
 ///
 /// # Errors
 /// What is wrong with the text, its environments, or what `state` looks up.
-pub fn locate(
-    source: &Source,
+pub fn locate_history(
+    source: &PlanSource,
     environment: Option<&str>,
     env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Location, PlanErrors> {
-    let mut problems = Problems::default();
-    let mut later = Problems::default();
+) -> Result<HistoryLocation, PlanErrors> {
+    let mut problems = PlanErrorCollector::default();
+    let mut later = PlanErrorCollector::default();
     // `state` cannot depend on the release, so any label will do.
     let release: Label = "none".parse().expect("`none` is a label");
     let found = yaml::parse(&source.text, &mut problems).and_then(|root| {
         let fields = top_level(&root, &mut problems)?;
-        let environments = declared(&fields, &mut problems);
-        let chosen = choose(&environments, environment, &mut problems);
+        let environments = declared_environments(&fields, &mut problems);
+        let chosen = choose_environment(&environments, environment, &mut problems);
         let app = app(&fields, &mut problems);
         let chosen = chosen?;
         // A variable that cannot be looked up now matters only if `state` uses it.
         let scope = scope(source, &release, env, &fields, &environments, chosen, &mut later);
         let state = state::read(&fields, &scope, source, env, &mut problems);
-        Some(Location { app: app?, environment: chosen.name.clone(), state: state? })
+        Some(HistoryLocation { app: app?, environment: chosen.name.clone(), state: state? })
     });
     let problems = if found.is_none() && problems.is_empty() { later } else { problems };
     finish(found, problems, source.clone())
 }
 
-pub(super) fn parse(source: Source, request: &Request<'_>) -> Result<Plan, PlanErrors> {
-    let mut problems = Problems::default();
+pub(super) fn parse(source: PlanSource, request: &PlanRequest<'_>) -> Result<Plan, PlanErrors> {
+    let mut problems = PlanErrorCollector::default();
     let plan = yaml::parse(&source.text, &mut problems).and_then(|root| read(&root, &source, request, &mut problems));
     finish(plan, problems, source)
 }
 
-fn finish<T>(found: Option<T>, problems: Problems, source: Source) -> Result<T, PlanErrors> {
+fn finish<T>(found: Option<T>, problems: PlanErrorCollector, source: PlanSource) -> Result<T, PlanErrors> {
     match found {
         Some(found) if problems.is_empty() => Ok(found),
         Some(_) | None => Err(problems.into_errors(source)),
     }
 }
 
-fn read(root: &Node, source: &Source, request: &Request<'_>, problems: &mut Problems) -> Option<Plan> {
+fn read(
+    root: &YamlNode,
+    source: &PlanSource,
+    request: &PlanRequest<'_>,
+    problems: &mut PlanErrorCollector,
+) -> Option<Plan> {
     let fields = top_level(root, problems)?;
     let app = app(&fields, problems);
     let on_failure = fields.get("on-failure").map_or(Some(OnFailure::Hold), |node| {
         fields::choice(node, "`on-failure`", &[("hold", OnFailure::Hold), ("rollback", OnFailure::Rollback)], problems)
     });
-    let environments = declared(&fields, problems);
-    let chosen = choose(&environments, request.environment, problems)?;
+    let environments = declared_environments(&fields, problems);
+    let chosen = choose_environment(&environments, request.environment, problems)?;
     let mut scope = scope(source, request.release, request.env, &fields, &environments, chosen, problems);
     scope.secrets = secrets(&fields, request.env, problems);
     let state = state::read(&fields, &scope, source, request.env, problems);
@@ -122,13 +128,13 @@ fn read(root: &Node, source: &Source, request: &Request<'_>, problems: &mut Prob
         None => None,
     };
     let keep = keep(&fields, problems)?;
-    let mut steps = order::sort(drafts, problems)?;
+    let mut steps = order::sort_steps(drafts, problems)?;
     let mut setup = hooks::setup(&fields, &steps, &scope, source, problems)?;
     let mut hooks = hooks::read(&fields, &[&steps, &setup], &scope, source, problems);
-    know_writable([&mut steps, &mut setup, &mut hooks.before, &mut hooks.after, &mut hooks.on_failure]);
+    set_writable_dirs([&mut steps, &mut setup, &mut hooks.before, &mut hooks.after, &mut hooks.on_failure]);
     let secrets = scope.secrets.iter().filter_map(|(name, secret)| Some((name.clone(), secret.clone()?)));
     let all = [&steps, &setup, &hooks.before, &hooks.after, &hooks.on_failure];
-    let secrets = secrets.chain(all.into_iter().flat_map(|steps| passwords(steps))).collect();
+    let secrets = secrets.chain(all.into_iter().flat_map(|steps| database_passwords(steps))).collect();
     Some(Plan {
         app: app?,
         environment: chosen.name.clone(),
@@ -147,8 +153,8 @@ fn read(root: &Node, source: &Source, request: &Request<'_>, problems: &mut Prob
 }
 
 /// The passwords of databases: what is written in a URL, or in a secret that is one, is to be hidden by itself too.
-fn passwords(steps: &[Step]) -> Vec<(String, Secret)> {
-    let of = |step: &Step| {
+fn database_passwords(steps: &[PlanStep]) -> Vec<(String, Secret)> {
+    let of = |step: &PlanStep| {
         let grants = step.grants.databases.iter().map(|(name, grant)| (format!("{}.{name}", step.id), grant));
         let password = |(name, grant): (String, &DatabaseGrant)| {
             Some((name, ServerUrl::parse(grant.url.value.reveal())?.ok()?.password?))
@@ -158,12 +164,12 @@ fn passwords(steps: &[Step]) -> Vec<(String, Secret)> {
     steps.iter().flat_map(of).collect()
 }
 
-fn top_level<'n>(root: &'n Node, problems: &mut Problems) -> Option<Fields<'n>> {
+fn top_level<'n>(root: &'n YamlNode, problems: &mut PlanErrorCollector) -> Option<MappingFields<'n>> {
     let start = root.span.start..root.span.start;
-    let fields = Fields::read(root, "the plan", &start, KEYS, problems)?;
+    let fields = MappingFields::read(root, "the plan", &start, KEYS, problems)?;
     let version = fields.require("version", "1", problems);
     if let Some(node) = version
-        && !matches!(&node.kind, Kind::Number { value, .. } if value.as_u64() == Some(1))
+        && !matches!(&node.kind, YamlValue::Number { value, .. } if value.as_u64() == Some(1))
     {
         let error = PlanError::new(Problem::BadValue, "this runner reads plans of `version: 1` only");
         problems.push(error.at(&node.span, "unknown version").hint("write `version: 1`, or use a newer runner"));
@@ -171,22 +177,25 @@ fn top_level<'n>(root: &'n Node, problems: &mut Problems) -> Option<Fields<'n>> 
     Some(fields)
 }
 
-fn app(fields: &Fields<'_>, problems: &mut Problems) -> Option<AppName> {
+fn app(fields: &MappingFields<'_>, problems: &mut PlanErrorCollector) -> Option<AppName> {
     let node = fields.require("app", "shop", problems)?;
     fields::name(node, "`app`", problems)
 }
 
 /// An environment as written.
-struct Environment<'n> {
+struct DeclaredEnvironment<'n> {
     name: EnvironmentName,
-    variables: &'n [(Key, Node)],
+    variables: &'n [(YamlKey, YamlNode)],
     after: Option<EnvironmentName>,
-    allow: Vec<Allowed>,
-    url: Option<&'n Node>,
+    allow: Vec<AllowedOperator>,
+    url: Option<&'n YamlNode>,
 }
 
-fn declared<'n>(fields: &Fields<'n>, problems: &mut Problems) -> Vec<Environment<'n>> {
-    let default = || Environment {
+fn declared_environments<'n>(
+    fields: &MappingFields<'n>,
+    problems: &mut PlanErrorCollector,
+) -> Vec<DeclaredEnvironment<'n>> {
+    let default = || DeclaredEnvironment {
         name: DEFAULT_ENVIRONMENT.parse().expect("`default` is an environment name"),
         variables: &[],
         after: None,
@@ -204,10 +213,10 @@ fn declared<'n>(fields: &Fields<'n>, problems: &mut Problems) -> Vec<Environment
     let mut afters = Vec::new();
     for (key, node) in entries {
         let Some(name) = fields::parse_name::<EnvironmentName>(&key.text, &key.span, problems) else { continue };
-        let mut environment = Environment { name, variables: &[], after: None, allow: Vec::new(), url: None };
-        if !matches!(node.kind, Kind::Null) {
+        let mut environment = DeclaredEnvironment { name, variables: &[], after: None, allow: Vec::new(), url: None };
+        if !matches!(node.kind, YamlValue::Null) {
             let what = format!("environment `{}`", key.text);
-            if let Some(fields) = Fields::read(node, &what, &key.span, ENVIRONMENT_KEYS, problems) {
+            if let Some(fields) = MappingFields::read(node, &what, &key.span, ENVIRONMENT_KEYS, problems) {
                 environment.variables = variables(fields.get("vars"), &format!("`vars` of {what}"), problems);
                 if let Some(after) = fields.get("after") {
                     environment.after = fields::name(after, "`after`", problems);
@@ -233,7 +242,12 @@ fn declared<'n>(fields: &Fields<'n>, problems: &mut Problems) -> Vec<Environment
 }
 
 /// `after` names another environment, and following it comes to an end.
-fn check_after(environments: &[Environment<'_>], index: usize, span: &Range<usize>, problems: &mut Problems) {
+fn check_after(
+    environments: &[DeclaredEnvironment<'_>],
+    index: usize,
+    span: &Range<usize>,
+    problems: &mut PlanErrorCollector,
+) {
     let find = |name: &EnvironmentName| environments.iter().find(|environment| environment.name == *name);
     let first = &environments[index];
     let Some(after) = &first.after else { return };
@@ -255,11 +269,11 @@ fn check_after(environments: &[Environment<'_>], index: usize, span: &Range<usiz
     }
 }
 
-fn choose<'e, 'n>(
-    environments: &'e [Environment<'n>],
+fn choose_environment<'e, 'n>(
+    environments: &'e [DeclaredEnvironment<'n>],
     asked: Option<&str>,
-    problems: &mut Problems,
-) -> Option<&'e Environment<'n>> {
+    problems: &mut PlanErrorCollector,
+) -> Option<&'e DeclaredEnvironment<'n>> {
     match (asked, environments) {
         (Some(asked), _) => {
             let found = environments.iter().find(|environment| environment.name.as_str() == asked);
@@ -271,7 +285,7 @@ fn choose<'e, 'n>(
         (None, [only]) => Some(only),
         (None, []) => None,
         (None, [first, ..]) => {
-            let names = listed(environments.iter().map(|environment| environment.name.as_str()));
+            let names = quoted_list(environments.iter().map(|environment| environment.name.as_str()));
             let error = PlanError::new(Problem::UnknownEnvironment, "the plan has several environments; say which");
             problems.push(error.hint(format!("there are {names}: add `--env {}`", first.name)));
             None
@@ -279,44 +293,48 @@ fn choose<'e, 'n>(
     }
 }
 
-fn unknown_environment(name: &str, environments: &[Environment<'_>]) -> PlanError {
+fn unknown_environment(name: &str, environments: &[DeclaredEnvironment<'_>]) -> PlanError {
     let names = || environments.iter().map(|environment| environment.name.as_str());
-    let hint = match closest(name, names()) {
+    let hint = match closest_match(name, names()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => format!("there are {}", listed(names())),
+        None => format!("there are {}", quoted_list(names())),
     };
     PlanError::new(Problem::UnknownEnvironment, format!("the plan has no environment `{name}`")).hint(hint)
 }
 
 /// The entries of a `vars`, checked as far as that needs no values.
-fn variables<'n>(node: Option<&'n Node>, what: &str, problems: &mut Problems) -> &'n [(Key, Node)] {
+fn variables<'n>(
+    node: Option<&'n YamlNode>,
+    what: &str,
+    problems: &mut PlanErrorCollector,
+) -> &'n [(YamlKey, YamlNode)] {
     let entries = node.and_then(|node| fields::mapping(node, what, problems)).unwrap_or_default();
     for (key, _) in entries {
-        check_word(&key.text, "variable name", &key.span, problems);
+        check_identifier(&key.text, "variable name", &key.span, problems);
     }
     entries
 }
 
 fn scope<'a>(
-    source: &'a Source,
+    source: &'a PlanSource,
     release: &'a Label,
     env: &'a dyn Fn(&str) -> Option<String>,
-    fields: &Fields<'_>,
-    environments: &[Environment<'_>],
-    chosen: &'a Environment<'_>,
-    problems: &mut Problems,
-) -> Scope<'a> {
-    let mut scope = Scope {
+    fields: &MappingFields<'_>,
+    environments: &[DeclaredEnvironment<'_>],
+    chosen: &'a DeclaredEnvironment<'_>,
+    problems: &mut PlanErrorCollector,
+) -> LookupScope<'a> {
+    let mut scope = LookupScope {
         text: &source.text,
         environment: &chosen.name,
         release,
         env,
         variables: BTreeMap::new(),
-        elsewhere: BTreeMap::new(),
+        defined_in: BTreeMap::new(),
         secrets: BTreeMap::new(),
     };
     let shared = variables(fields.get("vars"), "`vars`", problems);
-    let overridden = |key: &Key| chosen.variables.iter().any(|(own, _)| own.text == key.text);
+    let overridden = |key: &YamlKey| chosen.variables.iter().any(|(own, _)| own.text == key.text);
     let effective = shared.iter().filter(|(key, _)| !overridden(key)).chain(chosen.variables);
     let mut values = BTreeMap::new();
     for (key, node) in effective {
@@ -324,9 +342,9 @@ fn scope<'a>(
     }
     for other in environments.iter().filter(|other| other.name != chosen.name) {
         for (key, node) in other.variables {
-            scope.elsewhere.entry(key.text.clone()).or_default().push(other.name.to_string());
+            scope.defined_in.entry(key.text.clone()).or_default().push(other.name.to_string());
             // Its values are not looked up, but its syntax is checked.
-            if let Kind::Text(text) = &node.kind
+            if let YamlValue::Text(text) = &node.kind
                 && let Err(error) = expression::parse(text, &source.text[node.span.clone()], node.span.start)
             {
                 problems.push(error);
@@ -338,17 +356,22 @@ fn scope<'a>(
 }
 
 fn secrets(
-    fields: &Fields<'_>,
+    fields: &MappingFields<'_>,
     env: &dyn Fn(&str) -> Option<String>,
-    problems: &mut Problems,
+    problems: &mut PlanErrorCollector,
 ) -> BTreeMap<String, Option<Secret>> {
     let entries = fields.get("secrets").and_then(|node| fields::mapping(node, "`secrets`", problems));
     let entries = entries.unwrap_or_default().iter();
     entries.map(|(key, node)| (key.text.clone(), secret(key, node, env, problems))).collect()
 }
 
-fn secret(key: &Key, node: &Node, env: &dyn Fn(&str) -> Option<String>, problems: &mut Problems) -> Option<Secret> {
-    check_word(&key.text, "secret name", &key.span, problems);
+fn secret(
+    key: &YamlKey,
+    node: &YamlNode,
+    env: &dyn Fn(&str) -> Option<String>,
+    problems: &mut PlanErrorCollector,
+) -> Option<Secret> {
+    check_identifier(&key.text, "secret name", &key.span, problems);
     let text = fields::literal(node, &format!("secret `{}`", key.text), problems)?;
     let variable = text.strip_prefix("env:").filter(|name| !name.is_empty() && !name.contains(['=', '\0']));
     let Some(variable) = variable else {
@@ -367,7 +390,7 @@ fn secret(key: &Key, node: &Node, env: &dyn Fn(&str) -> Option<String>, problems
     value.map(Secret::new)
 }
 
-fn check_word(text: &str, kind: &str, span: &Range<usize>, problems: &mut Problems) {
+fn check_identifier(text: &str, kind: &str, span: &Range<usize>, problems: &mut PlanErrorCollector) {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     if text.is_empty() || text.len() > 64 || !text.bytes().all(fits) {
         let error = PlanError::new(Problem::BadName, format!("{text:?} is not a valid {kind}"));
@@ -376,23 +399,23 @@ fn check_word(text: &str, kind: &str, span: &Range<usize>, problems: &mut Proble
 }
 
 /// Tells each step which directories the steps of the plan may write to.
-fn know_writable(mut groups: [&mut Vec<Step>; 5]) {
+fn set_writable_dirs(mut groups: [&mut Vec<PlanStep>; 5]) {
     let dirs = groups.iter().flat_map(|steps| steps.iter()).flat_map(|step| step.grants.dirs.values());
     let writable: BTreeSet<_> =
-        dirs.filter(|grant| grant.access == Access::ReadWrite).map(|grant| grant.path.clone()).collect();
+        dirs.filter(|grant| grant.access == DirAccess::ReadWrite).map(|grant| grant.path.clone()).collect();
     for step in groups.iter_mut().flat_map(|steps| steps.iter_mut()) {
-        step.writable = writable.iter().cloned().collect();
+        step.writable_dirs = writable.iter().cloned().collect();
     }
 }
 
 /// `keep:`, at least 1.
-fn keep(fields: &Fields<'_>, problems: &mut Problems) -> Option<Option<usize>> {
+fn keep(fields: &MappingFields<'_>, problems: &mut PlanErrorCollector) -> Option<Option<usize>> {
     let Some(node) = fields.get("keep") else { return Some(None) };
     let number = match &node.kind {
-        Kind::Number { value, .. } => {
+        YamlValue::Number { value, .. } => {
             value.as_u64().and_then(|keep| usize::try_from(keep).ok()).filter(|keep| *keep > 0)
         }
-        Kind::Null | Kind::Bool(_) | Kind::Text(_) | Kind::List(_) | Kind::Map(_) => None,
+        YamlValue::Null | YamlValue::Bool(_) | YamlValue::Text(_) | YamlValue::List(_) | YamlValue::Map(_) => None,
     };
     if number.is_none() {
         let error = PlanError::new(Problem::BadValue, "`keep` is the number of verified releases that stay");
@@ -402,9 +425,14 @@ fn keep(fields: &Fields<'_>, problems: &mut Problems) -> Option<Option<usize>> {
 }
 
 /// `url:` of an environment.
-fn url(node: &Node, name: &EnvironmentName, scope: &Scope<'_>, problems: &mut Problems) -> Option<String> {
+fn url(
+    node: &YamlNode,
+    name: &EnvironmentName,
+    scope: &LookupScope<'_>,
+    problems: &mut PlanErrorCollector,
+) -> Option<String> {
     let what = format!("`url` of environment `{name}`");
-    let text = scope.text(node, &what, Place::Grant, problems)?;
+    let text = scope.text(node, &what, LookupSite::Grant, problems)?;
     let is_page = url::Url::parse(&text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
     if !is_page || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
         let error = PlanError::new(Problem::BadValue, format!("{what} is no address of a page: {text:?}"));
@@ -415,18 +443,18 @@ fn url(node: &Node, name: &EnvironmentName, scope: &Scope<'_>, problems: &mut Pr
 }
 
 /// `allow:` of an environment.
-fn allowed(node: &Node, what: &str, problems: &mut Problems) -> Vec<Allowed> {
+fn allowed(node: &YamlNode, what: &str, problems: &mut PlanErrorCollector) -> Vec<AllowedOperator> {
     let items = fields::list(node, &format!("`allow` of {what}"), problems).unwrap_or_default();
     if items.is_empty() {
         let error = PlanError::new(Problem::BadValue, format!("`allow` of {what} names nobody"));
         problems.push(error.at(&node.span, "empty").hint("name somebody, or leave it out: then everybody may"));
     }
-    let one = |node: &Node, problems: &mut Problems| {
+    let one = |node: &YamlNode, problems: &mut PlanErrorCollector| {
         let text = fields::literal(node, "an item of `allow`", problems)?;
         let named = |name: &str| !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control());
         match text.split_once(':') {
-            Some(("github", name)) if named(name) => Some(Allowed::GitHub(name.to_owned())),
-            Some(("user", name)) if named(name) => Some(Allowed::User(name.to_owned())),
+            Some(("github", name)) if named(name) => Some(AllowedOperator::GitHub(name.to_owned())),
+            Some(("user", name)) if named(name) => Some(AllowedOperator::User(name.to_owned())),
             Some(("team", _)) => {
                 let error = PlanError::new(Problem::NotSupported, "teams are not supported yet");
                 problems.push(error.at(&node.span, "not yet").hint("name people: `github:LOGIN`"));

@@ -5,14 +5,14 @@
 
 use std::{fmt, ops::Range};
 
-use contract::diagnostic::{Code, Diagnostic, Excerpt, Exit};
+use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind, SourceExcerpt};
 
-use super::{Source, server};
+use super::{PlanSource, server};
 
 /// More errors than this are not shown at once.
-const MOST: usize = 20;
+const MAX_SHOWN_ERRORS: usize = 20;
 /// More errors than this are not even kept: a text made to be wrong must not be slow.
-const MOST_KEPT: usize = 200;
+const MAX_KEPT_ERRORS: usize = 200;
 
 macro_rules! problems {
     ($($(#[$doc:meta])* $name:ident = $code:literal,)*) => {
@@ -28,9 +28,9 @@ macro_rules! problems {
 
             /// The code.
             #[must_use]
-            pub fn code(self) -> Code {
+            pub fn code(self) -> ErrorCode {
                 match self {
-                    $(Self::$name => Code($code),)*
+                    $(Self::$name => ErrorCode($code),)*
                 }
             }
         }
@@ -91,7 +91,7 @@ problems! {
 #[error("{message}")]
 pub struct PlanError {
     /// Its kind.
-    pub problem: Problem,
+    pub kind: Problem,
     /// What is wrong, one line.
     pub message: String,
     /// The byte range in the plan's text.
@@ -104,7 +104,7 @@ pub struct PlanError {
 
 impl PlanError {
     pub(super) fn new(problem: Problem, message: impl Into<String>) -> Self {
-        Self { problem, message: message.into(), span: None, label: String::new(), hint: None }
+        Self { kind: problem, message: message.into(), span: None, label: String::new(), hint: None }
     }
 
     pub(super) fn at(mut self, span: &Range<usize>, label: impl Into<String>) -> Self {
@@ -120,8 +120,8 @@ impl PlanError {
 
     /// The error as users see it.
     #[must_use]
-    pub fn diagnostic(&self, source: &Source) -> Diagnostic {
-        source.error_at(self.problem.code(), self.span.clone(), &self.message, &self.label, self.hint.clone())
+    pub fn diagnostic(&self, source: &PlanSource) -> Diagnostic {
+        source.error_at(self.kind.code(), self.span.clone(), &self.message, &self.label, self.hint.clone())
     }
 }
 
@@ -129,7 +129,7 @@ impl PlanError {
 #[derive(Clone, Debug)]
 pub struct PlanErrors {
     /// The text they point into.
-    pub source: Source,
+    pub source: PlanSource,
     /// The errors.
     pub errors: Vec<PlanError>,
 }
@@ -152,19 +152,19 @@ impl PlanErrors {
     }
 }
 
-impl Source {
+impl PlanSource {
     pub(super) fn error_at(
         &self,
-        code: Code,
+        code: ErrorCode,
         span: Option<Range<usize>>,
         message: impl Into<String>,
         label: impl Into<String>,
         hint: Option<String>,
     ) -> Diagnostic {
-        let mut diagnostic = Diagnostic::new(code, Exit::Refused, message);
-        diagnostic.excerpt = span.map(|span| Excerpt {
+        let mut diagnostic = Diagnostic::new(code, ExitKind::Refused, message);
+        diagnostic.excerpt = span.map(|span| SourceExcerpt {
             path: self.path.display().to_string(),
-            text: server::veiled(&self.text).map_or_else(|| self.text.clone(), Into::into),
+            text: server::blank_out_passwords(&self.text).map_or_else(|| self.text.clone(), Into::into),
             span,
             label: label.into(),
         });
@@ -175,9 +175,9 @@ impl Source {
 
 /// Where a parse puts what it finds.
 #[derive(Default)]
-pub(super) struct Problems(Vec<PlanError>);
+pub(super) struct PlanErrorCollector(Vec<PlanError>);
 
-impl Problems {
+impl PlanErrorCollector {
     /// Notes an error. An alias can lead to the same place twice; it is said once.
     pub(super) fn push(&mut self, error: PlanError) {
         if !self.is_full() && !self.0.contains(&error) {
@@ -187,7 +187,7 @@ impl Problems {
 
     /// Whether further errors are dropped.
     pub(super) fn is_full(&self) -> bool {
-        self.0.len() >= MOST_KEPT
+        self.0.len() >= MAX_KEPT_ERRORS
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -199,28 +199,28 @@ impl Problems {
         self.0.len()
     }
 
-    pub(super) fn into_errors(mut self, source: Source) -> PlanErrors {
+    pub(super) fn into_errors(mut self, source: PlanSource) -> PlanErrors {
         self.0.sort_by_key(|error| error.span.as_ref().map(|span| span.start));
-        self.0.truncate(MOST);
+        self.0.truncate(MAX_SHOWN_ERRORS);
         PlanErrors { source, errors: self.0 }
     }
 }
 
 /// The candidate that was most likely meant: the nearest by edit distance, if it is near.
-pub(super) fn closest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn closest_match<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // A third of the letters may be wrong; in a word of one letter none, or everything would be near.
     let letters = text.chars().count();
     let near = (letters / 3).max(usize::from(letters > 1));
     candidates
         .into_iter()
-        .map(|candidate| (distance(text, candidate), candidate))
+        .map(|candidate| (edit_distance(text, candidate), candidate))
         .filter(|(distance, _)| *distance <= near)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
 
 /// Names in backticks, `a`, `b` and so on; the tail of a long list is counted.
-pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+pub(super) fn quoted_list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     const SHOWN: usize = 12;
     let names: Vec<_> = names.into_iter().map(|name| format!("`{name}`")).collect();
     match names.len().checked_sub(SHOWN) {
@@ -231,7 +231,7 @@ pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 
 /// The edit distance with swaps of neighbours (optimal string alignment); texts of more than 64 characters are far from
 /// everything.
-fn distance(a: &str, b: &str) -> usize {
+fn edit_distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(65).collect(), b.chars().take(65).collect());
     if a.len() > 64 || b.len() > 64 {
         return usize::MAX;

@@ -7,12 +7,12 @@ use std::{collections::BTreeMap, ops::Range};
 
 use serde_json::{Map, Value};
 
-use super::error::{PlanError, Problem, closest, listed};
-use contract::{Attempt, RunId, StepId};
+use super::error::{PlanError, Problem, closest_match, quoted_list};
+use contract::{AttemptNumber, RunId, StepId};
 
 /// What stands in `${{ }}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Lookup {
+pub(super) enum PlanLookup {
     /// `release`: its label.
     Release,
     /// `vars.NAME`.
@@ -22,12 +22,12 @@ pub(super) enum Lookup {
     /// `secrets.NAME`.
     Secret(String),
     /// Something that is known only while steps run.
-    Later(Later),
+    Deferred(DeferredLookup),
 }
 
 /// A look-up whose value is known only while steps run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Later {
+pub enum DeferredLookup {
     /// `steps.STEP.OUTPUT`.
     Output {
         /// The step.
@@ -43,7 +43,7 @@ pub enum Later {
 
 /// A value of `with` that waits for look-ups.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pending {
+pub struct PendingValue {
     pub(super) parts: Vec<PendingPart>,
 }
 
@@ -51,41 +51,41 @@ pub struct Pending {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PendingPart {
     Text(String),
-    Later { lookup: Later, span: Range<usize> },
+    Deferred { lookup: DeferredLookup, span: Range<usize> },
 }
 
-impl Pending {
+impl PendingValue {
     /// What it waits for, in the order written.
-    pub fn lookups(&self) -> impl Iterator<Item = &Later> {
-        self.spanned().map(|(lookup, _)| lookup)
+    pub fn lookups(&self) -> impl Iterator<Item = &DeferredLookup> {
+        self.lookups_with_spans().map(|(lookup, _)| lookup)
     }
 
-    pub(super) fn spanned(&self) -> impl Iterator<Item = (&Later, &Range<usize>)> {
+    pub(super) fn lookups_with_spans(&self) -> impl Iterator<Item = (&DeferredLookup, &Range<usize>)> {
         self.parts.iter().filter_map(|part| match part {
             PendingPart::Text(_) => None,
-            PendingPart::Later { lookup, span } => Some((lookup, span)),
+            PendingPart::Deferred { lookup, span } => Some((lookup, span)),
         })
     }
 
-    pub(super) fn fill(
+    pub(super) fn resolve(
         &self,
         outputs: &BTreeMap<StepId, Map<String, Value>>,
         run: &RunId,
-        attempt: Attempt,
+        attempt: AttemptNumber,
     ) -> Result<Value, PlanError> {
-        let value = |lookup: &Later, span: &Range<usize>| match lookup {
-            Later::RunId => Ok(Value::from(run.as_str())),
-            Later::RunAttempt => Ok(Value::from(attempt.0.get())),
-            Later::Output { step, name } => output(outputs, step, name, span),
+        let value = |lookup: &DeferredLookup, span: &Range<usize>| match lookup {
+            DeferredLookup::RunId => Ok(Value::from(run.as_str())),
+            DeferredLookup::RunAttempt => Ok(Value::from(attempt.0.get())),
+            DeferredLookup::Output { step, name } => output(outputs, step, name, span),
         };
-        if let [PendingPart::Later { lookup, span }] = self.parts.as_slice() {
+        if let [PendingPart::Deferred { lookup, span }] = self.parts.as_slice() {
             return value(lookup, span);
         }
         let mut text = String::new();
         for part in &self.parts {
             match part {
                 PendingPart::Text(literal) => text.push_str(literal),
-                PendingPart::Later { lookup, span } => match value(lookup, span)? {
+                PendingPart::Deferred { lookup, span } => match value(lookup, span)? {
                     Value::String(inner) => text.push_str(&inner),
                     scalar @ (Value::Bool(_) | Value::Number(_)) => text.push_str(&scalar.to_string()),
                     Value::Null | Value::Array(_) | Value::Object(_) => {
@@ -118,11 +118,11 @@ fn output(
         if named.is_empty() {
             return error.hint("it has no outputs");
         }
-        error.hint(format!("it has {}", listed(named.keys().map(String::as_str))))
+        error.hint(format!("it has {}", quoted_list(named.keys().map(String::as_str))))
     })
 }
 
-impl std::fmt::Display for Later {
+impl std::fmt::Display for DeferredLookup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Output { step, name } => write!(f, "steps.{step}.{name}"),
@@ -132,30 +132,30 @@ impl std::fmt::Display for Later {
     }
 }
 
-impl std::fmt::Display for Lookup {
+impl std::fmt::Display for PlanLookup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Release => f.write_str("release"),
             Self::Variable(name) => write!(f, "vars.{name}"),
             Self::Environment(name) => write!(f, "env.{name}"),
             Self::Secret(name) => write!(f, "secrets.{name}"),
-            Self::Later(later) => later.fmt(f),
+            Self::Deferred(later) => later.fmt(f),
         }
     }
 }
 
 /// A piece of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum TemplatePart {
     Text(String),
-    Lookup { lookup: Lookup, span: Range<usize> },
+    Lookup { lookup: PlanLookup, span: Range<usize> },
 }
 
 /// Splits a text into literal pieces and look-ups.
 ///
 /// `written` is the source of the scalar and `start` its offset, to place carets: a scalar's value and its source differ by
 /// quotes, escapes and folds, but a look-up nearly always stands in the source as it is.
-pub(super) fn parse(text: &str, written: &str, start: usize) -> Result<Vec<Part>, PlanError> {
+pub(super) fn parse(text: &str, written: &str, start: usize) -> Result<Vec<TemplatePart>, PlanError> {
     let mut parts = Vec::new();
     let mut literal = String::new();
     let mut rest = text;
@@ -181,9 +181,9 @@ pub(super) fn parse(text: &str, written: &str, start: usize) -> Result<Vec<Part>
                 return Err(error.hint("write `${{ vars.name }}`, or `$${{` for a literal `${{`"));
             };
             if !literal.is_empty() {
-                parts.push(Part::Text(std::mem::take(&mut literal)));
+                parts.push(TemplatePart::Text(std::mem::take(&mut literal)));
             }
-            parts.push(Part::Lookup { lookup: lookup(inside[..end].trim(), &span)?, span });
+            parts.push(TemplatePart::Lookup { lookup: lookup(inside[..end].trim(), &span)?, span });
             rest = &inside[end + 2..];
         } else {
             literal.push('$');
@@ -192,14 +192,14 @@ pub(super) fn parse(text: &str, written: &str, start: usize) -> Result<Vec<Part>
     }
     literal.push_str(rest);
     if !literal.is_empty() || parts.is_empty() {
-        parts.push(Part::Text(literal));
+        parts.push(TemplatePart::Text(literal));
     }
     Ok(parts)
 }
 
 const ROOTS: &[&str] = &["release", "vars", "env", "steps", "run", "secrets"];
 
-fn lookup(inside: &str, span: &Range<usize>) -> Result<Lookup, PlanError> {
+fn lookup(inside: &str, span: &Range<usize>) -> Result<PlanLookup, PlanError> {
     let bad = |label: &str, hint: &str| {
         let error = PlanError::new(Problem::BadExpression, format!("`{inside}` is not a look-up"));
         Err(error.at(span, label).hint(hint))
@@ -214,14 +214,14 @@ fn lookup(inside: &str, span: &Range<usize>) -> Result<Lookup, PlanError> {
         return bad("only names and dots", "plans have look-ups only: no operators, functions or quotes");
     }
     Ok(match path.as_slice() {
-        ["release"] => Lookup::Release,
-        ["vars", name] => Lookup::Variable((*name).to_owned()),
-        ["env", name] => Lookup::Environment((*name).to_owned()),
-        ["secrets", name] => Lookup::Secret((*name).to_owned()),
-        ["run", "id"] => Lookup::Later(Later::RunId),
-        ["run", "attempt"] => Lookup::Later(Later::RunAttempt),
+        ["release"] => PlanLookup::Release,
+        ["vars", name] => PlanLookup::Variable((*name).to_owned()),
+        ["env", name] => PlanLookup::Environment((*name).to_owned()),
+        ["secrets", name] => PlanLookup::Secret((*name).to_owned()),
+        ["run", "id"] => PlanLookup::Deferred(DeferredLookup::RunId),
+        ["run", "attempt"] => PlanLookup::Deferred(DeferredLookup::RunAttempt),
         ["steps", step, name] => match step.parse() {
-            Ok(step) => Lookup::Later(Later::Output { step, name: (*name).to_owned() }),
+            Ok(step) => PlanLookup::Deferred(DeferredLookup::Output { step, name: (*name).to_owned() }),
             Err(_) => return bad("not a step name", "write `steps.STEP.OUTPUT`"),
         },
         ["release", ..] => return bad("the release is a text", "write `${{ release }}`: the label"),
@@ -232,9 +232,9 @@ fn lookup(inside: &str, span: &Range<usize>) -> Result<Lookup, PlanError> {
         ["run", ..] => return bad("`id` or `attempt` after `run`", "write `run.id` or `run.attempt`"),
         [root, ..] => {
             let error = PlanError::new(Problem::UndefinedLookup, format!("there is no `{root}` to look up"));
-            let hint = match closest(root, ROOTS.iter().copied()) {
+            let hint = match closest_match(root, ROOTS.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => format!("there are {}", listed(ROOTS.iter().copied())),
+                None => format!("there are {}", quoted_list(ROOTS.iter().copied())),
             };
             return Err(error.at(span, "undefined").hint(hint));
         }

@@ -6,36 +6,36 @@
 use std::{ops::Range, str::FromStr};
 
 use super::{
-    error::{PlanError, Problem, Problems, closest, listed},
-    yaml::{Key, Kind, Node},
+    error::{PlanError, PlanErrorCollector, Problem, closest_match, quoted_list},
+    yaml::{YamlKey, YamlNode, YamlValue},
 };
 use contract::NameError;
 
 /// A mapping whose keys are known.
-pub(super) struct Fields<'n> {
+pub(super) struct MappingFields<'n> {
     /// What it is, for messages: "the plan", "step `pull`".
     what: String,
     /// Where errors about what is missing point.
     at: Range<usize>,
-    entries: &'n [(Key, Node)],
+    entries: &'n [(YamlKey, YamlNode)],
 }
 
-impl<'n> Fields<'n> {
+impl<'n> MappingFields<'n> {
     /// Reads a mapping and reports the keys that are not known.
     pub(super) fn read(
-        node: &'n Node,
+        node: &'n YamlNode,
         what: impl Into<String>,
         at: &Range<usize>,
         known: &[&str],
-        problems: &mut Problems,
+        problems: &mut PlanErrorCollector,
     ) -> Option<Self> {
         let what = what.into();
         let entries = mapping(node, &what, problems)?;
         for (key, _) in entries.iter().filter(|(key, _)| !known.contains(&key.text.as_str())) {
             let error = PlanError::new(Problem::UnknownKey, format!("{what} has no key `{}`", key.text));
-            let hint = match closest(&key.text, known.iter().copied()) {
+            let hint = match closest_match(&key.text, known.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => format!("it has {}", listed(known.iter().copied())),
+                None => format!("it has {}", quoted_list(known.iter().copied())),
             };
             problems.push(error.at(&key.span, "unknown key").hint(hint));
         }
@@ -43,18 +43,18 @@ impl<'n> Fields<'n> {
     }
 
     /// The value of a key; a key with nothing after it counts as absent.
-    pub(super) fn get(&self, key: &str) -> Option<&'n Node> {
+    pub(super) fn get(&self, key: &str) -> Option<&'n YamlNode> {
         self.entry(key).map(|(_, value)| value)
     }
 
     /// The key as written, with its value.
-    pub(super) fn entry(&self, key: &str) -> Option<(&'n Key, &'n Node)> {
+    pub(super) fn entry(&self, key: &str) -> Option<(&'n YamlKey, &'n YamlNode)> {
         let (key, value) = self.entries.iter().find(|(other, _)| other.text == key)?;
-        (!matches!(value.kind, Kind::Null)).then_some((key, value))
+        (!matches!(value.kind, YamlValue::Null)).then_some((key, value))
     }
 
     /// The value of a key that must be there.
-    pub(super) fn require(&self, key: &str, example: &str, problems: &mut Problems) -> Option<&'n Node> {
+    pub(super) fn require(&self, key: &str, example: &str, problems: &mut PlanErrorCollector) -> Option<&'n YamlNode> {
         let value = self.get(key);
         if value.is_none() {
             let error = PlanError::new(Problem::MissingKey, format!("{} has no `{key}`", self.what));
@@ -65,10 +65,14 @@ impl<'n> Fields<'n> {
 }
 
 /// The entries of a mapping.
-pub(super) fn mapping<'n>(node: &'n Node, what: &str, problems: &mut Problems) -> Option<&'n [(Key, Node)]> {
+pub(super) fn mapping<'n>(
+    node: &'n YamlNode,
+    what: &str,
+    problems: &mut PlanErrorCollector,
+) -> Option<&'n [(YamlKey, YamlNode)]> {
     match &node.kind {
-        Kind::Map(entries) => Some(entries),
-        Kind::Null | Kind::Bool(_) | Kind::Number { .. } | Kind::Text(_) | Kind::List(_) => {
+        YamlValue::Map(entries) => Some(entries),
+        YamlValue::Null | YamlValue::Bool(_) | YamlValue::Number { .. } | YamlValue::Text(_) | YamlValue::List(_) => {
             problems.push(wrong_type(node, what, "a mapping"));
             None
         }
@@ -76,10 +80,10 @@ pub(super) fn mapping<'n>(node: &'n Node, what: &str, problems: &mut Problems) -
 }
 
 /// The items of a list.
-pub(super) fn list<'n>(node: &'n Node, what: &str, problems: &mut Problems) -> Option<&'n [Node]> {
+pub(super) fn list<'n>(node: &'n YamlNode, what: &str, problems: &mut PlanErrorCollector) -> Option<&'n [YamlNode]> {
     match &node.kind {
-        Kind::List(items) => Some(items),
-        Kind::Null | Kind::Bool(_) | Kind::Number { .. } | Kind::Text(_) | Kind::Map(_) => {
+        YamlValue::List(items) => Some(items),
+        YamlValue::Null | YamlValue::Bool(_) | YamlValue::Number { .. } | YamlValue::Text(_) | YamlValue::Map(_) => {
             problems.push(wrong_type(node, what, "a list"));
             None
         }
@@ -87,16 +91,16 @@ pub(super) fn list<'n>(node: &'n Node, what: &str, problems: &mut Problems) -> O
 }
 
 /// A text in a place where look-ups are not substituted.
-pub(super) fn literal<'n>(node: &'n Node, what: &str, problems: &mut Problems) -> Option<&'n str> {
+pub(super) fn literal<'n>(node: &'n YamlNode, what: &str, problems: &mut PlanErrorCollector) -> Option<&'n str> {
     match &node.kind {
-        Kind::Text(text) if text.contains("${{") => {
+        YamlValue::Text(text) if text.contains("${{") => {
             let message = format!("{what} cannot hold a look-up");
             let hint = "look-ups are substituted in `state`, `vars`, `with` and `grants`";
             problems.push(PlanError::new(Problem::LookupNotAllowed, message).at(&node.span, "not here").hint(hint));
             None
         }
-        Kind::Text(text) => Some(text),
-        Kind::Null | Kind::Bool(_) | Kind::Number { .. } | Kind::List(_) | Kind::Map(_) => {
+        YamlValue::Text(text) => Some(text),
+        YamlValue::Null | YamlValue::Bool(_) | YamlValue::Number { .. } | YamlValue::List(_) | YamlValue::Map(_) => {
             problems.push(wrong_type(node, what, "a text"));
             None
         }
@@ -104,10 +108,14 @@ pub(super) fn literal<'n>(node: &'n Node, what: &str, problems: &mut Problems) -
 }
 
 /// A name; a number is read as the text it was written as.
-pub(super) fn name<T: FromStr<Err = NameError>>(node: &Node, what: &str, problems: &mut Problems) -> Option<T> {
+pub(super) fn name<T: FromStr<Err = NameError>>(
+    node: &YamlNode,
+    what: &str,
+    problems: &mut PlanErrorCollector,
+) -> Option<T> {
     match &node.kind {
-        Kind::Number { written, .. } => parse_name(written, &node.span, problems),
-        Kind::Null | Kind::Bool(_) | Kind::Text(_) | Kind::List(_) | Kind::Map(_) => {
+        YamlValue::Number { written, .. } => parse_name(written, &node.span, problems),
+        YamlValue::Null | YamlValue::Bool(_) | YamlValue::Text(_) | YamlValue::List(_) | YamlValue::Map(_) => {
             parse_name(literal(node, what, problems)?, &node.span, problems)
         }
     }
@@ -117,33 +125,33 @@ pub(super) fn name<T: FromStr<Err = NameError>>(node: &Node, what: &str, problem
 pub(super) fn parse_name<T: FromStr<Err = NameError>>(
     text: &str,
     span: &Range<usize>,
-    problems: &mut Problems,
+    problems: &mut PlanErrorCollector,
 ) -> Option<T> {
     text.parse().map_err(|error| problems.push(bad_name(&error, span))).ok()
 }
 
 /// One of a few words.
 pub(super) fn choice<T: Copy>(
-    node: &Node,
+    node: &YamlNode,
     what: &str,
     choices: &[(&'static str, T)],
-    problems: &mut Problems,
+    problems: &mut PlanErrorCollector,
 ) -> Option<T> {
     let text = literal(node, what, problems)?;
     let found = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
     if found.is_none() {
         let error = PlanError::new(Problem::BadValue, format!("{what} cannot be `{text}`"));
-        let hint = format!("it can be {}", listed(choices.iter().map(|(word, _)| *word)));
+        let hint = format!("it can be {}", quoted_list(choices.iter().map(|(word, _)| *word)));
         problems.push(error.at(&node.span, "unknown value").hint(hint));
     }
     found
 }
 
 /// The error for a value of the wrong type.
-pub(super) fn wrong_type(node: &Node, what: &str, wanted: &str) -> PlanError {
-    let message = format!("{what} must be {wanted}, not {}", node.kind.name());
+pub(super) fn wrong_type(node: &YamlNode, what: &str, wanted: &str) -> PlanError {
+    let message = format!("{what} must be {wanted}, not {}", node.kind.type_name());
     PlanError::new(Problem::WrongType, message)
-        .at(&node.span, format!("this is {}", node.kind.name()))
+        .at(&node.span, format!("this is {}", node.kind.type_name()))
         .hint(format!("write {wanted}; docs/plan.md shows how"))
 }
 

@@ -3,12 +3,12 @@
 use std::{path::PathBuf, sync::Arc};
 
 use super::{
-    Plan, Request, Source, environments,
+    Plan, PlanRequest, PlanSource, environments,
     error::PlanErrors,
-    expression::{self, Part},
-    locate,
+    expression::{self, TemplatePart},
+    locate_history,
 };
-use contract::Attempt;
+use contract::AttemptNumber;
 use contract::diagnostic::Diagnostic;
 
 /// Reads `bytes` as a plan: for the only environment, and for one called `test`. Returns what a user would be told.
@@ -19,7 +19,7 @@ use contract::diagnostic::Diagnostic;
 pub fn plan(bytes: &[u8]) -> Vec<Diagnostic> {
     let Ok(text) = str::from_utf8(bytes) else { return Vec::new() };
     let source =
-        Source { path: PathBuf::from("deploy.yml"), folder: PathBuf::from("/plans/shop"), text: Arc::from(text) };
+        PlanSource { path: PathBuf::from("deploy.yml"), folder: PathBuf::from("/plans/shop"), text: Arc::from(text) };
     let env = |name: &str| match name {
         "EMPTY" => Some(String::new()),
         "TRICK" => Some("${{ secrets.TOKEN }}".to_owned()),
@@ -35,15 +35,15 @@ pub fn plan(bytes: &[u8]) -> Vec<Diagnostic> {
         told.extend(errors.diagnostics());
     };
     for environment in [None, Some("test")] {
-        match Plan::parse(source.clone(), &Request { environment, release: &release, env: &env }) {
+        match Plan::parse(source.clone(), &PlanRequest { environment, release: &release, env: &env }) {
             Ok(plan) => {
                 for step in &plan.steps {
                     assert_eq!(text[step.span.clone()].trim_matches(['"', '\'']), step.id.to_string());
                     let run = "r1-k3x9".parse().expect("it is a run");
                     // Whatever it says, it must say it.
-                    let _ = step.config(&[].into(), &run, Attempt::FIRST);
+                    let _ = step.config(&[].into(), &run, AttemptNumber::FIRST);
                 }
-                assert!(locate(&source, environment, &env).is_ok(), "a good plan whose state can't be found");
+                assert!(locate_history(&source, environment, &env).is_ok(), "a good plan whose state can't be found");
             }
             Err(errors) => failed(&errors),
         }
@@ -70,17 +70,17 @@ pub fn expression(bytes: &[u8]) {
             let mut again = String::new();
             for part in &parts {
                 match part {
-                    Part::Text(literal) => again.push_str(&literal.replace("${{", "$${{")),
-                    Part::Lookup { lookup, span } => {
+                    TemplatePart::Text(literal) => again.push_str(&literal.replace("${{", "$${{")),
+                    TemplatePart::Lookup { lookup, span } => {
                         assert!(is_within(span), "{span:?} is not in the source");
                         again.push_str(&format!("${{{{ {lookup} }}}}"));
                     }
                 }
             }
-            let bare = |parts: Vec<Part>| -> Vec<_> {
+            let bare = |parts: Vec<TemplatePart>| -> Vec<_> {
                 let bare = |part| match part {
-                    Part::Text(literal) => (None, literal),
-                    Part::Lookup { lookup, .. } => (Some(lookup), String::new()),
+                    TemplatePart::Text(literal) => (None, literal),
+                    TemplatePart::Lookup { lookup, .. } => (Some(lookup), String::new()),
                 };
                 parts.into_iter().map(bare).collect()
             };
@@ -96,14 +96,14 @@ pub fn expression(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use contract::render::{Color, render};
+    use contract::render::{ColorMode, render_diagnostic};
 
     #[test]
     fn the_corpus_holds() {
         testing::corpus::replay("expression", super::expression);
         testing::corpus::replay("plan", |bytes| {
             for diagnostic in super::plan(bytes) {
-                assert!(render(&diagnostic, Color::Off).starts_with("error[P01"));
+                assert!(render_diagnostic(&diagnostic, ColorMode::Off).starts_with("error[P01"));
             }
         });
     }

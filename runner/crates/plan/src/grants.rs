@@ -6,15 +6,15 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use super::{
-    Access, ArgumentPattern, Confidential, DatabaseGrant, DirGrant, EnvGrant, Grants, HttpGrant, Network, ProgramGrant,
-    SecretAccess, SecretGrant, ServerUrl, Source,
-    address::{self, Refused},
-    error::{PlanError, Problem, Problems, closest},
-    fields::{self, Fields},
+    ArgumentPattern, ConfidentialText, DatabaseGrant, DirAccess, DirGrant, EnvGrant, HttpGrant, NetworkScope,
+    PlanSource, ProgramGrant, SecretAccess, SecretGrant, ServerUrl, StepGrants,
+    address::{self, AddressError},
+    error::{PlanError, PlanErrorCollector, Problem, closest_match},
+    fields::{self, MappingFields},
     paths,
-    scope::{Place, Scope},
+    scope::{LookupScope, LookupSite},
     server,
-    yaml::{Key, Kind, Node},
+    yaml::{YamlKey, YamlNode, YamlValue},
 };
 use contract::Secret;
 
@@ -22,12 +22,18 @@ const KEYS: &[&str] = &["dirs", "http", "tcp", "databases", "programs", "env", "
 const HTTP_KEYS: &[&str] = &["origin", "methods", "private", "headers"];
 
 /// Reads the grants of a step; what is wrong is left out and reported.
-pub(super) fn read(node: &Node, what: &str, scope: &Scope<'_>, source: &Source, problems: &mut Problems) -> Grants {
-    let mut grants = Grants::default();
-    let Some(fields) = Fields::read(node, format!("`grants` of {what}"), &node.span, KEYS, problems) else {
+pub(super) fn read(
+    node: &YamlNode,
+    what: &str,
+    scope: &LookupScope<'_>,
+    source: &PlanSource,
+    problems: &mut PlanErrorCollector,
+) -> StepGrants {
+    let mut grants = StepGrants::default();
+    let Some(fields) = MappingFields::read(node, format!("`grants` of {what}"), &node.span, KEYS, problems) else {
         return grants;
     };
-    let mut reader = Reader { scope, source, problems };
+    let mut reader = GrantReader { scope, source, problems };
     for (key, node) in reader.mapping(&fields, "dirs") {
         if let (Some(name), Some(dir)) = (reader.name(key), reader.dir(key, node)) {
             grants.dirs.insert(name, dir);
@@ -61,67 +67,67 @@ pub(super) fn read(node: &Node, what: &str, scope: &Scope<'_>, source: &Source, 
     grants
 }
 
-struct Reader<'a> {
-    scope: &'a Scope<'a>,
-    source: &'a Source,
-    problems: &'a mut Problems,
+struct GrantReader<'a> {
+    scope: &'a LookupScope<'a>,
+    source: &'a PlanSource,
+    problems: &'a mut PlanErrorCollector,
 }
 
-impl Reader<'_> {
-    fn mapping<'n>(&mut self, fields: &Fields<'n>, key: &str) -> &'n [(Key, Node)] {
+impl GrantReader<'_> {
+    fn mapping<'n>(&mut self, fields: &MappingFields<'n>, key: &str) -> &'n [(YamlKey, YamlNode)] {
         let node = fields.get(key);
         node.and_then(|node| fields::mapping(node, &format!("`{key}`"), self.problems)).unwrap_or_default()
     }
 
-    fn list<'n>(&mut self, fields: &Fields<'n>, key: &str) -> &'n [Node] {
+    fn list<'n>(&mut self, fields: &MappingFields<'n>, key: &str) -> &'n [YamlNode] {
         let node = fields.get(key);
         node.and_then(|node| fields::list(node, &format!("`{key}`"), self.problems)).unwrap_or_default()
     }
 
-    fn name<T: std::str::FromStr<Err = contract::NameError>>(&mut self, key: &Key) -> Option<T> {
+    fn name<T: std::str::FromStr<Err = contract::NameError>>(&mut self, key: &YamlKey) -> Option<T> {
         fields::parse_name(&key.text, &key.span, self.problems)
     }
 
-    fn text(&mut self, node: &Node, what: &str) -> Option<String> {
-        self.scope.text(node, what, Place::Grant, self.problems)
+    fn text(&mut self, node: &YamlNode, what: &str) -> Option<String> {
+        self.scope.text(node, what, LookupSite::Grant, self.problems)
     }
 
-    fn bad<T>(&mut self, span: &Range<usize>, message: String, label: &str, hint: &str) -> Option<T> {
+    fn bad_grant<T>(&mut self, span: &Range<usize>, message: String, label: &str, hint: &str) -> Option<T> {
         self.problems.push(PlanError::new(Problem::BadGrant, message).at(span, label).hint(hint));
         None
     }
 
-    fn dir(&mut self, key: &Key, node: &Node) -> Option<DirGrant> {
+    fn dir(&mut self, key: &YamlKey, node: &YamlNode) -> Option<DirGrant> {
         let text = self.text(node, &format!("directory `{}`", key.text))?;
         let (path, access) = match text.strip_suffix(":ro") {
-            Some(path) => (path, Access::ReadOnly),
-            None => (text.strip_suffix(":rw").unwrap_or(&text), Access::ReadWrite),
+            Some(path) => (path, DirAccess::ReadOnly),
+            None => (text.strip_suffix(":rw").unwrap_or(&text), DirAccess::ReadWrite),
         };
-        if let Some(why) = paths::refuse(path) {
+        if let Some(why) = paths::path_error(path) {
             let message = format!("directory `{}` has a bad path: {why}", key.text);
-            return self.bad(&node.span, message, "not a path", "write `PATH`, or `PATH:ro` to read only");
+            return self.bad_grant(&node.span, message, "not a path", "write `PATH`, or `PATH:ro` to read only");
         }
         Some(DirGrant { path: paths::resolve(&self.source.folder, path), access })
     }
 
-    fn http(&mut self, node: &Node) -> Option<HttpGrant> {
+    fn http(&mut self, node: &YamlNode) -> Option<HttpGrant> {
         let mut grant = HttpGrant {
             scheme: String::new(),
             host: String::new(),
             port: 0,
             methods: None,
-            network: Network::Public,
+            network: NetworkScope::Public,
             headers: Vec::new(),
         };
         let origin = match &node.kind {
-            Kind::Map(_) => {
-                let fields = Fields::read(node, "an HTTP grant", &node.span, HTTP_KEYS, self.problems)?;
+            YamlValue::Map(_) => {
+                let fields = MappingFields::read(node, "an HTTP grant", &node.span, HTTP_KEYS, self.problems)?;
                 if let Some(methods) = fields.get("methods") {
                     grant.methods = self.methods(methods);
                 }
                 match fields.get("private").map(|node| (&node.kind, node)) {
-                    None | Some((Kind::Bool(false), _)) => {}
-                    Some((Kind::Bool(true), _)) => grant.network = Network::Private,
+                    None | Some((YamlValue::Bool(false), _)) => {}
+                    Some((YamlValue::Bool(true), _)) => grant.network = NetworkScope::Private,
                     Some((_, node)) => self.problems.push(fields::wrong_type(node, "`private`", "true or false")),
                 }
                 for (key, node) in self.mapping(&fields, "headers") {
@@ -129,24 +135,28 @@ impl Reader<'_> {
                 }
                 fields.require("origin", "https://example.com", self.problems)?
             }
-            Kind::Null | Kind::Bool(_) | Kind::Number { .. } | Kind::Text(_) | Kind::List(_) => node,
+            YamlValue::Null
+            | YamlValue::Bool(_)
+            | YamlValue::Number { .. }
+            | YamlValue::Text(_)
+            | YamlValue::List(_) => node,
         };
         let text = self.text(origin, "an HTTP origin")?;
         match address::origin(&text) {
             Ok((scheme, host, port)) => Some(HttpGrant { scheme, host, port, ..grant }),
-            Err(Refused { why, hint }) => {
-                self.bad(&origin.span, format!("`{text}` is not an HTTP origin: {why}"), "not an origin", &hint)
+            Err(AddressError { reason: why, hint }) => {
+                self.bad_grant(&origin.span, format!("`{text}` is not an HTTP origin: {why}"), "not an origin", &hint)
             }
         }
     }
 
-    fn methods(&mut self, node: &Node) -> Option<Vec<String>> {
+    fn methods(&mut self, node: &YamlNode) -> Option<Vec<String>> {
         let items = fields::list(node, "`methods`", self.problems)?;
         let mut methods = Vec::new();
         for item in items {
             let text = self.text(item, "a method")?;
             if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_alphabetic()) {
-                return self.bad(
+                return self.bad_grant(
                     &item.span,
                     format!("`{text}` is not a method"),
                     "not a method",
@@ -156,7 +166,7 @@ impl Reader<'_> {
             methods.push(text.to_ascii_uppercase());
         }
         if methods.is_empty() {
-            return self.bad(
+            return self.bad_grant(
                 &node.span,
                 "an HTTP grant without methods grants nothing".into(),
                 "empty",
@@ -166,11 +176,11 @@ impl Reader<'_> {
         Some(methods)
     }
 
-    fn header(&mut self, key: &Key, node: &Node) -> Option<(String, Confidential)> {
+    fn header(&mut self, key: &YamlKey, node: &YamlNode) -> Option<(String, ConfidentialText)> {
         let name = key.text.to_ascii_lowercase();
         let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         if name.is_empty() || !name.bytes().all(token) {
-            return self.bad(
+            return self.bad_grant(
                 &key.span,
                 format!("{:?} is not a header", key.text),
                 "not a header",
@@ -180,7 +190,7 @@ impl Reader<'_> {
         let value = self.scope.confidential(node, &format!("header `{name}`"), self.problems)?;
         if value.value.reveal().chars().any(|c| c.is_control() && c != '\t') {
             let message = format!("the value of header `{name}` holds a line break or another control character");
-            return self.bad(
+            return self.bad_grant(
                 &node.span,
                 message,
                 "not a header value",
@@ -190,17 +200,17 @@ impl Reader<'_> {
         Some((name, value))
     }
 
-    fn tcp(&mut self, node: &Node) -> Option<String> {
+    fn tcp(&mut self, node: &YamlNode) -> Option<String> {
         let text = self.text(node, "a TCP address")?;
         match address::tcp(&text) {
             Ok(address) => Some(address),
-            Err(Refused { why, hint }) => {
-                self.bad(&node.span, format!("`{text}` is not a TCP address: {why}"), "not an address", &hint)
+            Err(AddressError { reason: why, hint }) => {
+                self.bad_grant(&node.span, format!("`{text}` is not a TCP address: {why}"), "not an address", &hint)
             }
         }
     }
 
-    fn database(&mut self, key: &Key, node: &Node) -> Option<DatabaseGrant> {
+    fn database(&mut self, key: &YamlKey, node: &YamlNode) -> Option<DatabaseGrant> {
         let what = format!("database `{}`", key.text);
         let url = self.scope.confidential(node, &what, self.problems)?;
         // Judged by the value, which may be a secret as a whole; so it is never shown.
@@ -209,43 +219,50 @@ impl Reader<'_> {
             if let Err(why) = parsed {
                 let hint =
                     "write `postgres://user:password@host/name`, or `mysql://…`; put the password in from a secret";
-                return self.bad(&node.span, format!("{what} has a bad URL: {why}"), "not a URL", hint);
+                return self.bad_grant(&node.span, format!("{what} has a bad URL: {why}"), "not a URL", hint);
             }
-            let written = server::masked(&url.written);
-            return Some(DatabaseGrant { url: Confidential { written, value: url.value } });
+            let written = server::mask_password(&url.written);
+            return Some(DatabaseGrant { url: ConfidentialText { written, value: url.value } });
         }
         let hint =
             "write `sqlite:PATH` (relative to the plan), `postgres://user@host/name` or `mysql://user@host/name`";
         let Some(path) = value.strip_prefix("sqlite:") else {
-            return self.bad(&node.span, format!("{what} is not a database URL"), "unknown kind of database", hint);
+            return self.bad_grant(
+                &node.span,
+                format!("{what} is not a database URL"),
+                "unknown kind of database",
+                hint,
+            );
         };
         let path = path.strip_prefix("//").unwrap_or(path);
-        let why = paths::refuse(path)
+        let why = paths::path_error(path)
             .or_else(|| path.contains('?').then_some("options after `?` are not supported"))
             .or_else(|| path.starts_with(":memory:").then_some("in memory nothing lasts until the next step"));
         if let Some(why) = why {
-            return self.bad(&node.span, format!("{what} has a bad path: {why}"), "not a path", hint);
+            return self.bad_grant(&node.span, format!("{what} has a bad path: {why}"), "not a path", hint);
         }
         let resolved = format!("sqlite:{}", paths::resolve(&self.source.folder, path).display());
         let written = if url.written == value { resolved.clone() } else { url.written.clone() };
-        Some(DatabaseGrant { url: Confidential { written, value: Secret::new(resolved) } })
+        Some(DatabaseGrant { url: ConfidentialText { written, value: Secret::new(resolved) } })
     }
 
-    fn program(&mut self, node: &Node) -> Option<ProgramGrant> {
+    fn program(&mut self, node: &YamlNode) -> Option<ProgramGrant> {
         let hint = "write a list, the program first: `[/usr/sbin/nginx, -t]`";
         let items = match &node.kind {
-            Kind::List(items) => items.as_slice(),
-            Kind::Text(text) if text.contains(char::is_whitespace) && !text.contains("${{") => {
-                return self.bad(
+            YamlValue::List(items) => items.as_slice(),
+            YamlValue::Text(text) if text.contains(char::is_whitespace) && !text.contains("${{") => {
+                return self.bad_grant(
                     &node.span,
                     format!("`{text}` holds a space; no shell splits it"),
                     "not a program",
                     hint,
                 );
             }
-            Kind::Null | Kind::Bool(_) | Kind::Number { .. } | Kind::Text(_) | Kind::Map(_) => {
-                std::slice::from_ref(node)
-            }
+            YamlValue::Null
+            | YamlValue::Bool(_)
+            | YamlValue::Number { .. }
+            | YamlValue::Text(_)
+            | YamlValue::Map(_) => std::slice::from_ref(node),
         };
         let mut arguments = Vec::new();
         for (index, item) in items.iter().enumerate() {
@@ -254,7 +271,7 @@ impl Reader<'_> {
             match &pattern {
                 ArgumentPattern::Exact(program) if index == 0 => self.program_name(item, program)?,
                 ArgumentPattern::AnyOne | ArgumentPattern::AnyRest if index == 0 => {
-                    return self.bad(
+                    return self.bad_grant(
                         &item.span,
                         "any program at all cannot be granted".into(),
                         "a pattern",
@@ -262,7 +279,7 @@ impl Reader<'_> {
                     );
                 }
                 ArgumentPattern::AnyRest if !last => {
-                    return self.bad(
+                    return self.bad_grant(
                         &item.span,
                         "`**` stands for the rest, so it comes last".into(),
                         "not last",
@@ -274,58 +291,77 @@ impl Reader<'_> {
             arguments.push(pattern);
         }
         if arguments.is_empty() {
-            return self.bad(&node.span, "a program grant is empty".into(), "no program", hint);
+            return self.bad_grant(&node.span, "a program grant is empty".into(), "no program", hint);
         }
         Some(ProgramGrant { arguments })
     }
 
-    fn argument(&mut self, node: &Node) -> Option<ArgumentPattern> {
+    fn argument(&mut self, node: &YamlNode) -> Option<ArgumentPattern> {
         match &node.kind {
-            Kind::Text(text) if text == "*" => return Some(ArgumentPattern::AnyOne),
-            Kind::Text(text) if text == "**" => return Some(ArgumentPattern::AnyRest),
-            Kind::Null | Kind::Bool(_) | Kind::Number { .. } | Kind::Text(_) | Kind::List(_) | Kind::Map(_) => {}
+            YamlValue::Text(text) if text == "*" => return Some(ArgumentPattern::AnyOne),
+            YamlValue::Text(text) if text == "**" => return Some(ArgumentPattern::AnyRest),
+            YamlValue::Null
+            | YamlValue::Bool(_)
+            | YamlValue::Number { .. }
+            | YamlValue::Text(_)
+            | YamlValue::List(_)
+            | YamlValue::Map(_) => {}
         }
         let text = self.text(node, "an argument")?;
         if text.contains('\0') {
-            return self.bad(&node.span, "an argument holds a NUL character".into(), "not an argument", "take it out");
+            return self.bad_grant(
+                &node.span,
+                "an argument holds a NUL character".into(),
+                "not an argument",
+                "take it out",
+            );
         }
         Some(ArgumentPattern::Exact(text))
     }
 
-    fn program_name(&mut self, node: &Node, program: &str) -> Option<()> {
+    fn program_name(&mut self, node: &YamlNode, program: &str) -> Option<()> {
         let bare = !program.is_empty() && !program.contains('/') && program != "." && program != "..";
         if bare || (program.starts_with('/') && !program.ends_with('/')) {
             return Some(());
         }
         let message = format!("`{program}` is neither an absolute path nor a bare name");
-        self.bad(&node.span, message, "not a program", "write `/usr/sbin/nginx` or `nginx`")
+        self.bad_grant(&node.span, message, "not a program", "write `/usr/sbin/nginx` or `nginx`")
     }
 
-    fn socket(&mut self, key: &Key, node: &Node) -> Option<std::path::PathBuf> {
+    fn socket(&mut self, key: &YamlKey, node: &YamlNode) -> Option<std::path::PathBuf> {
         let text = self.text(node, &format!("socket `{}`", key.text))?;
         let hint = "write `unix:/run/podman/podman.sock`";
         let Some(path) = text.strip_prefix("unix:") else {
             let message = format!("socket `{}` is not a unix socket", key.text);
-            return self.bad(&node.span, message, "does not start with `unix:`", hint);
+            return self.bad_grant(&node.span, message, "does not start with `unix:`", hint);
         };
-        if let Some(why) = paths::refuse(path) {
-            return self.bad(&node.span, format!("socket `{}` has a bad path: {why}", key.text), "not a path", hint);
+        if let Some(why) = paths::path_error(path) {
+            return self.bad_grant(
+                &node.span,
+                format!("socket `{}` has a bad path: {why}", key.text),
+                "not a path",
+                hint,
+            );
         }
         Some(paths::resolve(&self.source.folder, path))
     }
 
     /// A list of names that may be used, or a mapping that says what each is for.
-    fn secrets(&mut self, node: &Node) -> BTreeMap<String, SecretGrant> {
+    fn secrets(&mut self, node: &YamlNode) -> BTreeMap<String, SecretGrant> {
         let mut granted = BTreeMap::new();
         match &node.kind {
-            Kind::Map(entries) => {
+            YamlValue::Map(entries) => {
                 let words = [("use", SecretAccess::Use), ("reveal", SecretAccess::Reveal)];
                 for (key, node) in entries {
                     let access = fields::choice(node, &format!("secret `{}`", key.text), &words, self.problems);
                     granted.extend(access.and_then(|access| self.secret(&key.text, &key.span, access)));
                 }
             }
-            Kind::Null | Kind::Bool(_) | Kind::Number { .. } | Kind::Text(_) | Kind::List(_) => {
+            YamlValue::Null
+            | YamlValue::Bool(_)
+            | YamlValue::Number { .. }
+            | YamlValue::Text(_)
+            | YamlValue::List(_) => {
                 for item in fields::list(node, "`secrets`", self.problems).unwrap_or_default() {
                     let name = fields::literal(item, "a secret's name", self.problems);
                     granted.extend(name.and_then(|name| self.secret(name, &item.span, SecretAccess::Use)));
@@ -342,7 +378,7 @@ impl Reader<'_> {
             Some(None) => None,
             None => {
                 let error = PlanError::new(Problem::UndefinedLookup, format!("there is no secret `{name}`"));
-                let hint = match closest(name, self.scope.secrets.keys().map(String::as_str)) {
+                let hint = match closest_match(name, self.scope.secrets.keys().map(String::as_str)) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("declare it at the top of the plan: `secrets: {{ {name}: env:VARIABLE }}`"),
                 };
@@ -352,19 +388,19 @@ impl Reader<'_> {
         }
     }
 
-    fn variable(&mut self, key: &Key, node: &Node) -> Option<EnvGrant> {
+    fn variable(&mut self, key: &YamlKey, node: &YamlNode) -> Option<EnvGrant> {
         let name = &key.text;
         let fits = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if name.is_empty() || !fits || name.as_bytes()[0].is_ascii_digit() {
             let message = format!("{name:?} is not the name of an environment variable");
-            return self.bad(&key.span, message, "not a name", "letters, digits and `_`, no digit first");
+            return self.bad_grant(&key.span, message, "not a name", "letters, digits and `_`, no digit first");
         }
-        if matches!(node.kind, Kind::Null) {
-            return Some(EnvGrant::Open);
+        if matches!(node.kind, YamlValue::Null) {
+            return Some(EnvGrant::SetByStep);
         }
         let value = self.scope.confidential(node, &format!("environment variable `{name}`"), self.problems)?;
         if value.value.reveal().contains('\0') {
-            return self.bad(
+            return self.bad_grant(
                 &node.span,
                 format!("the value of `{name}` holds a NUL character"),
                 "not a value",

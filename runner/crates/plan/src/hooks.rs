@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::{
-    ArgumentPattern, Grants, Hooks, ModuleRef, ProgramGrant, Source, Step, Trust,
-    error::{PlanError, Problem, Problems},
-    fields::{self, Fields},
+    ArgumentPattern, ModuleRef, PlanHooks, PlanSource, PlanStep, ProgramGrant, StepGrants, StepTrust,
+    error::{PlanError, PlanErrorCollector, Problem},
+    fields::{self, MappingFields},
     order, paths,
-    scope::{Place, Scope},
-    step::{self, Draft, Needs},
-    yaml::{Key, Kind, Node},
+    scope::{LookupScope, LookupSite},
+    step::{self, DeclaredNeeds, StepDraft},
+    yaml::{YamlKey, YamlNode, YamlValue},
 };
 use contract::StepId;
 
@@ -23,52 +23,54 @@ const PROGRAM: &str = "program";
 
 /// Reads `hooks`. The names of `others` are taken.
 pub(super) fn read(
-    fields: &Fields<'_>,
-    others: &[&[Step]],
-    scope: &Scope<'_>,
-    source: &Source,
-    problems: &mut Problems,
-) -> Hooks {
-    let Some((key, node)) = fields.entry("hooks") else { return Hooks::default() };
-    let Some(fields) = Fields::read(node, "`hooks`", &key.span, KEYS, problems) else { return Hooks::default() };
+    fields: &MappingFields<'_>,
+    others: &[&[PlanStep]],
+    scope: &LookupScope<'_>,
+    source: &PlanSource,
+    problems: &mut PlanErrorCollector,
+) -> PlanHooks {
+    let Some((key, node)) = fields.entry("hooks") else { return PlanHooks::default() };
+    let Some(fields) = MappingFields::read(node, "`hooks`", &key.span, KEYS, problems) else {
+        return PlanHooks::default();
+    };
     let mut taken: BTreeSet<StepId> =
         others.iter().flat_map(|steps| steps.iter().map(|step| step.id.clone())).collect();
     let [before, after, on_failure] = ["before", "after", "on-failure"].map(|hook| {
         let what = format!("hook `{hook}`");
         let items = fields.get(hook).and_then(|node| fields::list(node, &what, problems)).unwrap_or_default();
-        let read = |(index, node)| item(hook, index, node, &mut taken, scope, source, problems);
+        let read = |(index, node)| hook_step(hook, index, node, &mut taken, scope, source, problems);
         items.iter().enumerate().filter_map(read).collect()
     });
-    Hooks { before, after, on_failure }
+    PlanHooks { before, after, on_failure }
 }
 
 /// Reads `setup`, steps like those under `steps`.
 pub(super) fn setup(
-    fields: &Fields<'_>,
-    steps: &[Step],
-    scope: &Scope<'_>,
-    source: &Source,
-    problems: &mut Problems,
-) -> Option<Vec<Step>> {
+    fields: &MappingFields<'_>,
+    steps: &[PlanStep],
+    scope: &LookupScope<'_>,
+    source: &PlanSource,
+    problems: &mut PlanErrorCollector,
+) -> Option<Vec<PlanStep>> {
     let Some(node) = fields.get("setup") else { return Some(Vec::new()) };
-    let setup = order::sort(step::drafts(node, scope, source, problems), problems)?;
+    let setup = order::sort_steps(step::drafts(node, scope, source, problems), problems)?;
     for step in &setup {
         if let Some(other) = steps.iter().find(|other| other.id == step.id) {
-            problems.push(twice(&other.id, &step.span));
+            problems.push(duplicate_step_error(&other.id, &step.span));
         }
     }
     Some(setup)
 }
 
-fn item(
+fn hook_step(
     hook: &str,
     index: usize,
-    node: &Node,
+    node: &YamlNode,
     taken: &mut BTreeSet<StepId>,
-    scope: &Scope<'_>,
-    source: &Source,
-    problems: &mut Problems,
-) -> Option<Step> {
+    scope: &LookupScope<'_>,
+    source: &PlanSource,
+    problems: &mut PlanErrorCollector,
+) -> Option<PlanStep> {
     let what = format!("an item of hook `{hook}`");
     let [(key, node)] = fields::mapping(node, &what, problems)? else {
         let error = PlanError::new(Problem::BadValue, format!("{what} is one step under its name, or one `program`"));
@@ -78,37 +80,37 @@ fn item(
     };
     let step = if key.text == PROGRAM {
         let id = format!("{hook}-{}", index + 1).parse().expect("a hook's name and a number are a step's name");
-        program(id, key, node, scope, source, problems)
+        program_step(id, key, node, scope, source, problems)
     } else {
-        let Draft { needs, step, span, .. } = step::draft(key, node, scope, source, problems)?;
-        if let Needs::Listed(_) = needs {
+        let StepDraft { needs, step, span, .. } = step::draft(key, node, scope, source, problems)?;
+        if let DeclaredNeeds::Explicit(_) = needs {
             let error = PlanError::new(Problem::BadValue, "a step of a hook can't have `needs`");
             problems.push(error.at(&span, "this one has").hint("hooks run in the order written"));
         }
         step
     }?;
     if !taken.insert(step.id.clone()) {
-        problems.push(twice(&step.id, &step.span));
+        problems.push(duplicate_step_error(&step.id, &step.span));
     }
     Some(step)
 }
 
-fn twice(id: &StepId, span: &std::ops::Range<usize>) -> PlanError {
+fn duplicate_step_error(id: &StepId, span: &std::ops::Range<usize>) -> PlanError {
     let error = PlanError::new(Problem::DuplicateKey, format!("there are two steps `{id}`"));
     error.at(span, "the second one").hint("records are kept by the step's name: call one otherwise")
 }
 
-fn program(
+fn program_step(
     id: StepId,
-    key: &Key,
-    node: &Node,
-    scope: &Scope<'_>,
-    source: &Source,
-    problems: &mut Problems,
-) -> Option<Step> {
+    key: &YamlKey,
+    node: &YamlNode,
+    scope: &LookupScope<'_>,
+    source: &PlanSource,
+    problems: &mut PlanErrorCollector,
+) -> Option<PlanStep> {
     let what = format!("`program` of step `{id}`");
     let texts = fields::list(node, &what, problems)?.iter();
-    let argv: Option<Vec<String>> = texts.map(|node| scope.text(node, &what, Place::Grant, problems)).collect();
+    let argv: Option<Vec<String>> = texts.map(|node| scope.text(node, &what, LookupSite::Grant, problems)).collect();
     let mut argv = argv?;
     let Some(first) = argv.first_mut().filter(|first| !first.is_empty()) else {
         let error = PlanError::new(Problem::BadValue, format!("{what} names no program"));
@@ -121,18 +123,18 @@ fn program(
     let (program, args) = argv.split_first()?;
     let with = json!({ "program": program, "args": args, "repeatable": true });
     let arguments = argv.iter().map(|text| ArgumentPattern::Exact(text.clone())).collect();
-    let grants = Grants { programs: vec![ProgramGrant { arguments }], ..Grants::default() };
-    Some(Step {
+    let grants = StepGrants { programs: vec![ProgramGrant { arguments }], ..StepGrants::default() };
+    Some(PlanStep {
         id,
         uses: ModuleRef::Official("run".to_owned()),
         with,
         pending: BTreeMap::new(),
         grants,
-        writable: Vec::new(),
+        writable_dirs: Vec::new(),
         needs: Vec::new(),
         timeout: step::DEFAULT_TIMEOUT,
         retry: 0,
-        trust: Trust::Host,
+        trust: StepTrust::Host,
         irreversible: false,
         span: key.span.clone(),
         with_spans: BTreeMap::from([(String::new(), node.span.clone())]),
@@ -140,11 +142,11 @@ fn program(
 }
 
 /// Whether a value is `true`; left out, it is not.
-pub(super) fn flag(fields: &Fields<'_>, key: &str, problems: &mut Problems) -> Option<bool> {
+pub(super) fn flag(fields: &MappingFields<'_>, key: &str, problems: &mut PlanErrorCollector) -> Option<bool> {
     let Some(node) = fields.get(key) else { return Some(false) };
     match &node.kind {
-        Kind::Bool(value) => Some(*value),
-        Kind::Null | Kind::Number { .. } | Kind::Text(_) | Kind::List(_) | Kind::Map(_) => {
+        YamlValue::Bool(value) => Some(*value),
+        YamlValue::Null | YamlValue::Number { .. } | YamlValue::Text(_) | YamlValue::List(_) | YamlValue::Map(_) => {
             problems.push(fields::wrong_type(node, &format!("`{key}`"), "`true` or `false`"));
             None
         }

@@ -13,8 +13,8 @@ use std::{collections::BTreeMap, ops::Range, path::PathBuf, sync::Arc, time::Dur
 use serde_json::{Map, Value};
 
 use contract::{
-    AppName, Attempt, EnvironmentName, GrantName, Label, RunId, Secret, StepId,
-    diagnostic::{Code, Diagnostic},
+    AppName, AttemptNumber, EnvironmentName, GrantName, Label, RunId, Secret, StepId,
+    diagnostic::{Diagnostic, ErrorCode},
 };
 
 mod address;
@@ -40,15 +40,15 @@ mod step;
 mod tests;
 mod yaml;
 
-pub use document::{Location, environments, locate};
+pub use document::{HistoryLocation, environments, locate_history};
 pub use error::{PlanError, PlanErrors, Problem};
-pub use expression::{Later, Pending};
+pub use expression::{DeferredLookup, PendingValue};
 pub use registry::RegistryRef;
 pub use schema::schema;
-pub use server::{Listens, Server, ServerUrl, Tls};
+pub use server::{ServerEndpoint, ServerEngine, ServerTlsMode, ServerUrl};
 
 /// What a plan is parsed for.
-pub struct Request<'a> {
+pub struct PlanRequest<'a> {
     /// The environment asked for; may be left out when the plan has only one.
     pub environment: Option<&'a str>,
     /// The release to deploy.
@@ -61,7 +61,7 @@ pub struct Request<'a> {
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Where its text came from; positions in steps refer to it.
-    pub source: Source,
+    pub source: PlanSource,
     /// The application.
     pub app: AppName,
     /// The environment chosen.
@@ -73,13 +73,13 @@ pub struct Plan {
     /// Where journals, head and lock live.
     pub state: StateLocation,
     /// Who may change that environment; empty: everybody.
-    pub allow: Vec<Allowed>,
+    pub allow: Vec<AllowedOperator>,
     /// What `runner setup` runs before the steps.
-    pub setup: Vec<Step>,
+    pub setup: Vec<PlanStep>,
     /// The steps in the order in which they run: a stable topological order of the order written.
-    pub steps: Vec<Step>,
+    pub steps: Vec<PlanStep>,
     /// What runs around them.
-    pub hooks: Hooks,
+    pub hooks: PlanHooks,
     /// How many verified releases stay when a deployment has succeeded; none: all.
     pub keep: Option<usize>,
     /// What happens when a step fails after the point of no return.
@@ -90,7 +90,7 @@ pub struct Plan {
 
 /// The text of a plan and where it lies.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub struct PlanSource {
     /// As the user named it.
     pub path: PathBuf,
     /// The absolute folder against which relative paths resolve.
@@ -114,7 +114,7 @@ pub struct RemoteState {
     /// As written, for messages: `git:origin`, `s3://bucket/prefix`.
     pub written: String,
     /// Where.
-    pub place: RemotePlace,
+    pub location: RemoteLocation,
     /// The plan's folder, absolute: where git finds the remote that is meant.
     pub folder: PathBuf,
     /// A folder of this machine for what was read from there, and is not yet there; this user's, and of this plan alone.
@@ -127,7 +127,7 @@ pub struct RemoteState {
 
 /// A place that several machines reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RemotePlace {
+pub enum RemoteLocation {
     /// A git repository: the name of a remote, a URL, or a path.
     Git(String),
     /// A bucket of an object store that speaks S3, and what the names in it begin with.
@@ -146,7 +146,7 @@ pub enum OnFailure {
 
 /// Who may change an environment, as `allow:` names them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Allowed {
+pub enum AllowedOperator {
     /// `github:LOGIN`.
     GitHub(String),
     /// `user:NAME`, a user of the operating system.
@@ -155,25 +155,25 @@ pub enum Allowed {
 
 /// Steps around a deployment: run in each attempt, never skipped.
 #[derive(Clone, Debug, Default)]
-pub struct Hooks {
+pub struct PlanHooks {
     /// Before the first step; a failure ends the attempt, with nothing touched.
-    pub before: Vec<Step>,
+    pub before: Vec<PlanStep>,
     /// Once all steps have succeeded; a failure is said, and changes nothing.
-    pub after: Vec<Step>,
+    pub after: Vec<PlanStep>,
     /// Once a step has failed, and was rolled back if the plan says so.
-    pub on_failure: Vec<Step>,
+    pub on_failure: Vec<PlanStep>,
 }
 
-impl Hooks {
+impl PlanHooks {
     /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Step> {
+    pub fn iter(&self) -> impl Iterator<Item = &PlanStep> {
         self.before.iter().chain(&self.after).chain(&self.on_failure)
     }
 }
 
 /// A named node of the plan.
 #[derive(Clone, Debug)]
-pub struct Step {
+pub struct PlanStep {
     /// Its name.
     pub id: StepId,
     /// The module it uses.
@@ -181,12 +181,12 @@ pub struct Step {
     /// The configuration, a JSON object. Values listed in `pending` still stand as written: see [`Step::config`].
     pub with: Value,
     /// The values of `with` that hold look-ups of `steps` or `run`, by JSON pointer. Their type is not known yet.
-    pub pending: BTreeMap<String, Pending>,
+    pub pending: BTreeMap<String, PendingValue>,
     /// What it may reach.
-    pub grants: Grants,
+    pub grants: StepGrants,
     /// The directories that any step of the plan may write to: whoever opens something below one must not follow a link out of
     /// it, which a step may have put there.
-    pub writable: Vec<PathBuf>,
+    pub writable_dirs: Vec<PathBuf>,
     /// The steps it depends on directly.
     pub needs: Vec<StepId>,
     /// Longest time one call may take.
@@ -194,7 +194,7 @@ pub struct Step {
     /// How many times more a retryable failure is tried.
     pub retry: u32,
     /// Whether the plan says that this step is as strong as the host.
-    pub trust: Trust,
+    pub trust: StepTrust,
     /// `irreversible: true`: what it did can't be taken back, so a rollback that would pass over it stops.
     pub irreversible: bool,
     /// Byte range of the step's name in the source, for errors.
@@ -208,12 +208,12 @@ impl Plan {
     ///
     /// # Errors
     /// Everything that is wrong with it, as far as it can be found at once (at most 20 errors).
-    pub fn parse(source: Source, request: &Request<'_>) -> Result<Self, PlanErrors> {
+    pub fn parse(source: PlanSource, request: &PlanRequest<'_>) -> Result<Self, PlanErrors> {
         document::parse(source, request)
     }
 
     /// The steps, and those of the hooks.
-    pub fn all_steps(&self) -> impl Iterator<Item = &Step> {
+    pub fn all_steps(&self) -> impl Iterator<Item = &PlanStep> {
         self.steps.iter().chain(self.hooks.iter())
     }
 
@@ -228,7 +228,7 @@ impl Plan {
     #[must_use]
     pub fn error_at(
         &self,
-        code: Code,
+        code: ErrorCode,
         span: Range<usize>,
         message: impl Into<String>,
         label: impl Into<String>,
@@ -238,7 +238,7 @@ impl Plan {
     }
 }
 
-impl Step {
+impl PlanStep {
     /// `with`, with the look-ups of earlier steps' outputs and of the run substituted.
     ///
     /// A value that is one look-up and nothing else keeps the type of the output.
@@ -250,12 +250,12 @@ impl Step {
         &self,
         outputs: &BTreeMap<StepId, Map<String, Value>>,
         run: &RunId,
-        attempt: Attempt,
+        attempt: AttemptNumber,
     ) -> Result<Value, PlanError> {
         let mut config = self.with.clone();
         for (pointer, pending) in &self.pending {
             let place = config.pointer_mut(pointer).expect("`pending` is keyed by pointers into `with`");
-            *place = pending.fill(outputs, run, attempt)?;
+            *place = pending.resolve(outputs, run, attempt)?;
         }
         Ok(config)
     }
@@ -282,7 +282,7 @@ impl ModuleRef {
 
 /// Whether a step is held to its sandbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Trust {
+pub enum StepTrust {
     /// It reaches what is granted, and no more.
     #[default]
     Sandbox,
@@ -292,7 +292,7 @@ pub enum Trust {
 
 /// What a step may reach. Everything else is denied.
 #[derive(Clone, Debug, Default)]
-pub struct Grants {
+pub struct StepGrants {
     /// Directories, seen by the step as `/<name>`.
     pub dirs: BTreeMap<GrantName, DirGrant>,
     /// HTTP origins.
@@ -317,12 +317,12 @@ pub struct DirGrant {
     /// Its absolute path.
     pub path: PathBuf,
     /// Read, or read and write.
-    pub access: Access,
+    pub access: DirAccess,
 }
 
 /// How a directory may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub enum DirAccess {
     /// `path:ro`.
     ReadOnly,
     /// `path`, or `path:rw`.
@@ -341,14 +341,14 @@ pub struct HttpGrant {
     /// Upper-case methods; `None` for all.
     pub methods: Option<Vec<String>>,
     /// Whether a name may resolve to a private address.
-    pub network: Network,
+    pub network: NetworkScope,
     /// Headers that the host adds.
-    pub headers: Vec<(String, Confidential)>,
+    pub headers: Vec<(String, ConfidentialText)>,
 }
 
 /// Which addresses a granted name may resolve to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Network {
+pub enum NetworkScope {
     /// Public ones; a private one only if the grant names it: an IP literal or `localhost`.
     #[default]
     Public,
@@ -360,7 +360,7 @@ pub enum Network {
 #[derive(Clone, Debug)]
 pub struct DatabaseGrant {
     /// Its URL; `sqlite:<absolute path>` is resolved against the plan's folder. A server's is well formed.
-    pub url: Confidential,
+    pub url: ConfidentialText,
 }
 
 /// A granted argument vector, the program first.
@@ -385,9 +385,9 @@ pub enum ArgumentPattern {
 #[derive(Clone, Debug)]
 pub enum EnvGrant {
     /// The host sets it.
-    Set(Confidential),
+    Set(ConfidentialText),
     /// The step may set it: `NAME:` without a value.
-    Open,
+    SetByStep,
 }
 
 /// A granted secret.
@@ -410,7 +410,7 @@ pub enum SecretAccess {
 
 /// A text in which secrets may have been substituted.
 #[derive(Clone, Debug)]
-pub struct Confidential {
+pub struct ConfidentialText {
     /// The text with its look-ups of secrets left as written: what fingerprints and reports see.
     pub written: String,
     /// The text with them substituted.

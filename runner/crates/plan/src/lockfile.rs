@@ -17,31 +17,31 @@ use contract::Digest;
 /// The version of the form.
 ///
 /// - 1: `{"version": 1, "modules": {NAME: {"version", "digest", "needs": [{"capability", "access"?, "config"?, "reason"}]}}}`.
-pub const VERSION: u64 = 1;
+pub const LOCKFILE_VERSION: u64 = 1;
 
 /// The content of a lock file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lockfile {
     /// By [`ModuleRef::lock_name`].
-    pub modules: BTreeMap<String, Pin>,
+    pub modules: BTreeMap<String, ModulePin>,
 }
 
 /// One module, as it was accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Pin {
+pub struct ModulePin {
     /// The module's own version, for people.
     pub version: String,
     /// SHA-256 of its bytes.
     pub digest: Digest,
     /// The capabilities that it asks for.
-    pub needs: Vec<Ask>,
+    pub needs: Vec<PinnedNeed>,
 }
 
 /// A capability that a module asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Ask {
+pub struct PinnedNeed {
     /// A kind of grant: `dirs`, `http`, …
     pub capability: String,
     /// `ro` or `rw`.
@@ -59,39 +59,39 @@ pub struct Ask {
 pub enum LockfileError {
     /// Not JSON, or not of the form.
     #[error("{0}")]
-    Form(String),
+    Malformed(String),
     /// Written by a newer runner.
-    #[error("it is of version {0}; this runner reads up to {VERSION}")]
-    Newer(u64),
+    #[error("it is of version {0}; this runner reads up to {LOCKFILE_VERSION}")]
+    NewerVersion(u64),
 }
 
 /// How a module stands to the lock file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum PinStatus {
     /// As it was accepted.
-    Locked,
+    Unchanged,
     /// Not as it was accepted.
-    Changed(Change),
+    Changed(PinChange),
     /// Not in the file.
     New,
 }
 
 /// What is different from what was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct PinChange {
     /// What was accepted.
-    pub locked: Pin,
+    pub locked: ModulePin,
     /// What it asks for now and did not before.
-    pub more: Vec<Ask>,
+    pub added: Vec<PinnedNeed>,
     /// What it does not ask for any more.
-    pub less: Vec<Ask>,
+    pub removed: Vec<PinnedNeed>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct LockfileDocument {
     version: u64,
-    modules: BTreeMap<String, Pin>,
+    modules: BTreeMap<String, ModulePin>,
 }
 
 impl Lockfile {
@@ -100,15 +100,17 @@ impl Lockfile {
     /// # Errors
     /// [`LockfileError`].
     pub fn parse(text: &str) -> Result<Self, LockfileError> {
-        let form = |error: serde_json::Error| LockfileError::Form(error.to_string());
+        let form = |error: serde_json::Error| LockfileError::Malformed(error.to_string());
         // A newer form is told from a broken one before anything else of it is read.
         let value: Value = serde_json::from_str(text).map_err(form)?;
-        if let Some(version) = value.get("version").and_then(Value::as_u64).filter(|version| *version > VERSION) {
-            return Err(LockfileError::Newer(version));
+        if let Some(version) =
+            value.get("version").and_then(Value::as_u64).filter(|version| *version > LOCKFILE_VERSION)
+        {
+            return Err(LockfileError::NewerVersion(version));
         }
-        let written: Written = serde_json::from_str(text).map_err(form)?;
-        if written.version != VERSION {
-            return Err(LockfileError::Form(format!("there is no version {}", written.version)));
+        let written: LockfileDocument = serde_json::from_str(text).map_err(form)?;
+        if written.version != LOCKFILE_VERSION {
+            return Err(LockfileError::Malformed(format!("there is no version {}", written.version)));
         }
         Ok(Self { modules: written.modules })
     }
@@ -116,47 +118,47 @@ impl Lockfile {
     /// The text of the lock file.
     #[must_use]
     pub fn text(&self) -> String {
-        let written = Written { version: VERSION, modules: self.modules.clone() };
+        let written = LockfileDocument { version: LOCKFILE_VERSION, modules: self.modules.clone() };
         let text = serde_json::to_string_pretty(&written).expect("text keys and texts alone");
         text + "\n"
     }
 
     /// How a module stands.
     #[must_use]
-    pub fn standing(&self, name: &str, now: &Pin) -> Standing {
-        let Some(locked) = self.modules.get(name) else { return Standing::New };
-        let without = |asks: &[Ask], others: &[Ask]| -> Vec<Ask> {
+    pub fn pin_status(&self, name: &str, now: &ModulePin) -> PinStatus {
+        let Some(locked) = self.modules.get(name) else { return PinStatus::New };
+        let without = |asks: &[PinnedNeed], others: &[PinnedNeed]| -> Vec<PinnedNeed> {
             asks.iter().filter(|ask| !others.iter().any(|other| ask.is_same(other))).cloned().collect()
         };
         let (more, less) = (without(&now.needs, &locked.needs), without(&locked.needs, &now.needs));
         match locked.digest == now.digest && more.is_empty() && less.is_empty() {
-            true => Standing::Locked,
-            false => Standing::Changed(Change { locked: locked.clone(), more, less }),
+            true => PinStatus::Unchanged,
+            false => PinStatus::Changed(PinChange { locked: locked.clone(), added: more, removed: less }),
         }
     }
 }
 
-impl Pin {
+impl ModulePin {
     /// A module as it is now; what it asks for comes in a fixed order.
     #[must_use]
-    pub fn new(version: String, digest: Digest, mut needs: Vec<Ask>) -> Self {
-        needs.sort_by(|one, other| one.key().cmp(&other.key()));
+    pub fn new(version: String, digest: Digest, mut needs: Vec<PinnedNeed>) -> Self {
+        needs.sort_by(|one, other| one.identity().cmp(&other.identity()));
         Self { version, digest, needs }
     }
 }
 
-impl Ask {
-    fn key(&self) -> (&str, Option<&str>, Option<&str>) {
+impl PinnedNeed {
+    fn identity(&self) -> (&str, Option<&str>, Option<&str>) {
         (&self.capability, self.config.as_deref(), self.access.as_deref())
     }
 
     fn is_same(&self, other: &Self) -> bool {
-        self.key() == other.key()
+        self.identity() == other.identity()
     }
 
     /// `dirs rw (/into): it holds the releases`.
     #[must_use]
-    pub fn words(&self) -> String {
+    pub fn describe(&self) -> String {
         let access = self.access.as_ref().map_or_else(String::new, |access| format!(" {access}"));
         let config = self.config.as_ref().map_or_else(String::new, |config| format!(" ({config})"));
         format!("{}{access}{config}: {}", self.capability, self.reason)
@@ -191,8 +193,8 @@ fn relative(folder: &Path, path: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
-    fn ask(capability: &str, access: Option<&str>, reason: &str) -> Ask {
-        Ask {
+    fn pinned_need(capability: &str, access: Option<&str>, reason: &str) -> PinnedNeed {
+        PinnedNeed {
             capability: capability.into(),
             access: access.map(str::to_owned),
             config: Some("/in".into()),
@@ -200,13 +202,13 @@ mod tests {
         }
     }
 
-    fn pin(digit: u8, needs: Vec<Ask>) -> Pin {
-        Pin::new("1.2.3".into(), Digest::from_bytes([digit; 32]), needs)
+    fn pin(digit: u8, needs: Vec<PinnedNeed>) -> ModulePin {
+        ModulePin::new("1.2.3".into(), Digest::from_bytes([digit; 32]), needs)
     }
 
     #[test]
     fn it_is_written_in_one_way_and_read_again() {
-        let needs = vec![ask("http", None, "asks"), ask("dirs", Some("rw"), "writes")];
+        let needs = vec![pinned_need("http", None, "asks"), pinned_need("dirs", Some("rw"), "writes")];
         let modules = [("b", pin(2, needs)), ("a", pin(1, Vec::new()))];
         let file = Lockfile { modules: modules.into_iter().map(|(name, pin)| (name.to_owned(), pin)).collect() };
         let expected = format!(
@@ -247,7 +249,7 @@ mod tests {
 
     #[test]
     fn other_texts_are_refused() {
-        assert_eq!(Lockfile::parse(r#"{"version": 2, "packages": []}"#), Err(LockfileError::Newer(2)));
+        assert_eq!(Lockfile::parse(r#"{"version": 2, "packages": []}"#), Err(LockfileError::NewerVersion(2)));
         for text in [
             "",
             "<<<<<<< ours",
@@ -258,22 +260,25 @@ mod tests {
             r#"{"version": 1, "modules": {}, "more": 1}"#,
             r#"{"version": 1, "modules": {"a": {"version": "1", "digest": "sha256:12", "needs": []}}}"#,
         ] {
-            assert!(matches!(Lockfile::parse(text), Err(LockfileError::Form(_))), "{text}");
+            assert!(matches!(Lockfile::parse(text), Err(LockfileError::Malformed(_))), "{text}");
         }
     }
 
     #[test]
     fn a_module_stands_by_digest_and_by_what_it_asks_for() {
-        let (reads, writes) = (ask("dirs", Some("ro"), "reads"), ask("dirs", Some("rw"), "writes"));
+        let (reads, writes) = (pinned_need("dirs", Some("ro"), "reads"), pinned_need("dirs", Some("rw"), "writes"));
         let locked = pin(1, vec![reads.clone()]);
         let file = Lockfile { modules: [("a".to_owned(), locked.clone())].into() };
-        let change = |more, less| Standing::Changed(Change { locked: locked.clone(), more, less });
-        assert_eq!(file.standing("b", &locked), Standing::New);
-        assert_eq!(file.standing("a", &locked), Standing::Locked);
-        assert_eq!(file.standing("a", &pin(1, vec![ask("dirs", Some("ro"), "in other words")])), Standing::Locked);
-        assert_eq!(file.standing("a", &pin(2, vec![reads.clone()])), change(vec![], vec![]));
-        assert_eq!(file.standing("a", &pin(1, vec![writes.clone()])), change(vec![writes], vec![reads.clone()]));
-        assert_eq!(file.standing("a", &pin(1, vec![])), change(vec![], vec![reads]));
+        let change = |more, less| PinStatus::Changed(PinChange { locked: locked.clone(), added: more, removed: less });
+        assert_eq!(file.pin_status("b", &locked), PinStatus::New);
+        assert_eq!(file.pin_status("a", &locked), PinStatus::Unchanged);
+        assert_eq!(
+            file.pin_status("a", &pin(1, vec![pinned_need("dirs", Some("ro"), "in other words")])),
+            PinStatus::Unchanged
+        );
+        assert_eq!(file.pin_status("a", &pin(2, vec![reads.clone()])), change(vec![], vec![]));
+        assert_eq!(file.pin_status("a", &pin(1, vec![writes.clone()])), change(vec![writes], vec![reads.clone()]));
+        assert_eq!(file.pin_status("a", &pin(1, vec![])), change(vec![], vec![reads]));
     }
 
     #[test]

@@ -5,17 +5,17 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::{
-    Step,
-    error::{PlanError, Problem, Problems, closest, listed},
-    expression::Later,
-    step::{Draft, Needs},
+    PlanStep,
+    error::{PlanError, PlanErrorCollector, Problem, closest_match, quoted_list},
+    expression::DeferredLookup,
+    step::{DeclaredNeeds, StepDraft},
 };
 use contract::StepId;
 
 /// Puts steps in the order in which they run. `None` when something is wrong with any of them.
-pub(super) fn sort(drafts: Vec<Draft>, problems: &mut Problems) -> Option<Vec<Step>> {
+pub(super) fn sort_steps(drafts: Vec<StepDraft>, problems: &mut PlanErrorCollector) -> Option<Vec<PlanStep>> {
     let before = problems.count();
-    let graph = Graph::new(&drafts, problems);
+    let graph = NeedsGraph::new(&drafts, problems);
     if problems.count() > before {
         return None;
     }
@@ -27,30 +27,30 @@ pub(super) fn sort(drafts: Vec<Draft>, problems: &mut Problems) -> Option<Vec<St
         graph.check_lookups(index, draft, &drafts, problems);
     }
     let ids: Vec<StepId> = drafts.iter().map(|draft| draft.id.clone()).collect();
-    let mut steps: Vec<Option<Step>> = drafts.into_iter().map(|draft| draft.step).collect();
+    let mut steps: Vec<Option<PlanStep>> = drafts.into_iter().map(|draft| draft.step).collect();
     order
         .into_iter()
         .map(|index| {
             let step = steps[index].take()?;
-            Some(Step { needs: graph.needs[index].iter().map(|need| ids[*need].clone()).collect(), ..step })
+            Some(PlanStep { needs: graph.needs[index].iter().map(|need| ids[*need].clone()).collect(), ..step })
         })
         .collect()
 }
 
-struct Graph {
+struct NeedsGraph {
     /// For each step, by its place in the text, what it needs; sorted, each once.
     needs: Vec<Vec<usize>>,
 }
 
-impl Graph {
-    fn new(drafts: &[Draft], problems: &mut Problems) -> Self {
+impl NeedsGraph {
+    fn new(drafts: &[StepDraft], problems: &mut PlanErrorCollector) -> Self {
         let index: HashMap<&StepId, usize> =
             drafts.iter().enumerate().map(|(index, draft)| (&draft.id, index)).collect();
         let mut needs = Vec::with_capacity(drafts.len());
         for (place, draft) in drafts.iter().enumerate() {
             needs.push(match &draft.needs {
-                Needs::Before => place.checked_sub(1).into_iter().collect(),
-                Needs::Listed(listed) => {
+                DeclaredNeeds::PreviousStep => place.checked_sub(1).into_iter().collect(),
+                DeclaredNeeds::Explicit(listed) => {
                     let mut found = BTreeSet::new();
                     for (id, span) in listed {
                         match index.get(id) {
@@ -93,7 +93,7 @@ impl Graph {
     }
 
     /// Names one cycle. Called when there is one.
-    fn cycle_error(&self, drafts: &[Draft]) -> PlanError {
+    fn cycle_error(&self, drafts: &[StepDraft]) -> PlanError {
         // Taking away what leads into no cycle leaves steps that each need another that is left: following them repeats.
         let mut left: BTreeSet<usize> = (0..drafts.len()).collect();
         loop {
@@ -120,12 +120,12 @@ impl Graph {
         let names: Vec<&str> = cycle.iter().chain(&cycle[..1]).map(|index| drafts[*index].id.as_str()).collect();
         let first = &drafts[cycle[0]];
         let (at, hint) = match &first.needs {
-            Needs::Listed(listed) => {
+            DeclaredNeeds::Explicit(listed) => {
                 let next = &drafts[*cycle.get(1).unwrap_or(&cycle[0])].id;
                 let at = listed.iter().find(|(id, _)| id == next).map_or(&first.span, |(_, span)| span);
                 (at, "take one of these out of `needs`".to_owned())
             }
-            Needs::Before => (
+            DeclaredNeeds::PreviousStep => (
                 &first.span,
                 format!("`{}` has no `needs`, so it needs the step before it; write `needs: []`", first.id),
             ),
@@ -136,11 +136,11 @@ impl Graph {
     }
 
     /// A step may look up the outputs of steps that surely ran before it.
-    fn check_lookups(&self, index: usize, draft: &Draft, drafts: &[Draft], problems: &mut Problems) {
+    fn check_lookups(&self, index: usize, draft: &StepDraft, drafts: &[StepDraft], problems: &mut PlanErrorCollector) {
         let Some(step) = &draft.step else { return };
         let mut ancestors = None;
-        for (lookup, span) in step.pending.values().flat_map(|pending| pending.spanned()) {
-            let Later::Output { step: named, .. } = lookup else { continue };
+        for (lookup, span) in step.pending.values().flat_map(|pending| pending.lookups_with_spans()) {
+            let DeferredLookup::Output { step: named, .. } = lookup else { continue };
             let Some(place) = drafts.iter().position(|other| other.id == *named) else {
                 problems.push(unknown_step(Problem::UndefinedLookup, named, drafts).at(span, "no such step"));
                 continue;
@@ -170,11 +170,11 @@ impl Graph {
     }
 }
 
-fn unknown_step(problem: Problem, id: &StepId, drafts: &[Draft]) -> PlanError {
+fn unknown_step(problem: Problem, id: &StepId, drafts: &[StepDraft]) -> PlanError {
     let names = || drafts.iter().map(|draft| draft.id.as_str());
-    let hint = match closest(id.as_str(), names()) {
+    let hint = match closest_match(id.as_str(), names()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => format!("there are {}", listed(names())),
+        None => format!("there are {}", quoted_list(names())),
     };
     PlanError::new(problem, format!("there is no step `{id}`")).hint(hint)
 }

@@ -18,7 +18,7 @@ pub(super) fn resolve(folder: &Path, path: &str) -> PathBuf {
 }
 
 /// Why a text cannot be a path.
-pub(super) fn refuse(path: &str) -> Option<&'static str> {
+pub(super) fn path_error(path: &str) -> Option<&'static str> {
     if path.is_empty() {
         Some("it is empty")
     } else if path.contains('\0') {

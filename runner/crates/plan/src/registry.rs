@@ -24,23 +24,23 @@ pub struct RegistryRef {
 
 /// Why a text is no such reference, and what to write.
 #[derive(Debug, PartialEq, Eq)]
-pub struct BadReference {
-    pub(super) why: String,
+pub struct RegistryRefError {
+    pub(super) reason: String,
     pub(super) hint: String,
 }
 
 const EXAMPLE: &str = "write `oci://registry.example.com/steps/warm@sha256:…`";
 /// The longest name of a repository.
-const LONGEST: usize = 255;
+const MAX_REPOSITORY_BYTES: usize = 255;
 
 impl RegistryRef {
     /// Parses what follows `oci://`.
-    pub fn parse(text: &str) -> Result<Self, BadReference> {
-        let bad = |why: &str, hint: &str| BadReference { why: why.to_owned(), hint: hint.to_owned() };
+    pub fn parse(text: &str) -> Result<Self, RegistryRefError> {
+        let bad = |why: &str, hint: &str| RegistryRefError { reason: why.to_owned(), hint: hint.to_owned() };
         let Some((place, digest)) = text.split_once('@') else {
             let image = text.to_owned();
             let hint =
-                format!("pin it by digest, `oci://{}@sha256:…`; `crane digest {image}` tells it", untagged(text));
+                format!("pin it by digest, `oci://{}@sha256:…`; `crane digest {image}` tells it", without_tag(text));
             return Err(bad("it does not say which content is meant", &hint));
         };
         let digest = digest
@@ -49,14 +49,15 @@ impl RegistryRef {
             .and_then(|_| digest.parse().ok())
             .ok_or_else(|| bad("its digest is not `sha256:` and 64 hex digits in lower case", EXAMPLE))?;
         let (authority, repository) = place.split_once('/').ok_or_else(|| bad("it names no repository", EXAMPLE))?;
-        if untagged(place) != place {
+        if without_tag(place) != place {
             return Err(bad("it has a tag beside the digest", "leave the tag out: the digest says it all"));
         }
-        if repository.len() > LONGEST || !repository.split('/').all(is_component) {
+        if repository.len() > MAX_REPOSITORY_BYTES || !repository.split('/').all(is_component) {
             return Err(bad("its repository has a name that no registry takes", EXAMPLE));
         }
         let ask = |scheme| {
-            let refused = |refused: address::Refused| bad(&format!("it can't be asked: {}", refused.why), EXAMPLE);
+            let refused =
+                |refused: address::AddressError| bad(&format!("it can't be asked: {}", refused.reason), EXAMPLE);
             address::origin(&format!("{scheme}://{authority}")).map_err(refused)
         };
         let (_, host, port) = ask("https")?;
@@ -86,7 +87,7 @@ impl fmt::Display for RegistryRef {
 }
 
 /// Without the tag: a colon after the last slash.
-fn untagged(text: &str) -> &str {
+fn without_tag(text: &str) -> &str {
     match text.rsplit_once(':') {
         Some((before, tag)) if !tag.contains('/') && before.contains('/') => before,
         Some(_) | None => text,
@@ -168,7 +169,7 @@ mod tests {
                 "its digest is not `sha256:` and 64 hex digits in lower case",
             ),
         ] {
-            assert_eq!(RegistryRef::parse(&text).unwrap_err().why, why, "{text}");
+            assert_eq!(RegistryRef::parse(&text).unwrap_err().reason, why, "{text}");
         }
         let tagged = RegistryRef::parse("r.example.com/warm:1.2").unwrap_err();
         assert_eq!(

@@ -5,20 +5,20 @@
 
 use serde_json::Number;
 
-use super::yaml::Kind;
+use super::yaml::YamlValue;
 
 /// Resolves a plain scalar.
 ///
 /// # Errors
 /// Why the number is refused.
-pub(super) fn resolve(text: &str) -> Result<Kind, &'static str> {
+pub(super) fn resolve(text: &str) -> Result<YamlValue, &'static str> {
     Ok(match text {
-        "" | "~" | "null" | "Null" | "NULL" => Kind::Null,
-        "true" | "True" | "TRUE" => Kind::Bool(true),
-        "false" | "False" | "FALSE" => Kind::Bool(false),
+        "" | "~" | "null" | "Null" | "NULL" => YamlValue::Null,
+        "true" | "True" | "TRUE" => YamlValue::Bool(true),
+        "false" | "False" | "FALSE" => YamlValue::Bool(false),
         _ => match number(text)? {
-            Some(value) => Kind::Number { value, written: text.to_owned() },
-            None => Kind::Text(text.to_owned()),
+            Some(value) => YamlValue::Number { value, written: text.to_owned() },
+            None => YamlValue::Text(text.to_owned()),
         },
     })
 }

@@ -8,17 +8,17 @@ use std::{collections::BTreeMap, ops::Range};
 use serde_json::{Map, Value};
 
 use super::{
-    Confidential,
-    error::{PlanError, Problem, Problems, closest, listed},
-    expression::{self, Later, Lookup, Part, Pending, PendingPart},
+    ConfidentialText,
+    error::{PlanError, PlanErrorCollector, Problem, closest_match, quoted_list},
+    expression::{self, DeferredLookup, PendingPart, PendingValue, PlanLookup, TemplatePart},
     fields::wrong_type,
-    yaml::{Kind, Node},
+    yaml::{YamlNode, YamlValue},
 };
 use contract::{EnvironmentName, Label, Secret};
 
 /// A place in the plan that may hold look-ups; it decides which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum LookupSite {
     /// A value under `vars`.
     Variables,
     /// `state`.
@@ -33,66 +33,72 @@ pub(super) enum Place {
 
 /// A variable of the plan.
 #[derive(Clone, Debug)]
-pub(super) struct Variable {
+pub(super) struct PlanVariable {
     value: Value,
     /// As it is put inside a text: a number keeps the form in which it was written, `1.10`.
     written: String,
-    origin: Origin,
+    origin: ValueOrigin,
 }
 
 /// Whether a value changes from release to release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
+enum ValueOrigin {
     Fixed,
     Release,
 }
 
 /// Everything that can be looked up before the run.
-pub(super) struct Scope<'a> {
+pub(super) struct LookupScope<'a> {
     /// The plan's text, to place carets.
     pub(super) text: &'a str,
     pub(super) environment: &'a EnvironmentName,
     pub(super) release: &'a Label,
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
     /// `None` for a variable whose error has been reported.
-    pub(super) variables: BTreeMap<String, Option<Variable>>,
+    pub(super) variables: BTreeMap<String, Option<PlanVariable>>,
     /// Which other environments define a variable, for hints.
-    pub(super) elsewhere: BTreeMap<String, Vec<String>>,
+    pub(super) defined_in: BTreeMap<String, Vec<String>>,
     /// `None` for a secret whose error has been reported.
     pub(super) secrets: BTreeMap<String, Option<Secret>>,
 }
 
 /// A configuration with its look-ups substituted as far as possible.
-pub(super) struct Config {
+pub(super) struct SubstitutedConfig {
     pub(super) value: Value,
-    pub(super) pending: BTreeMap<String, Pending>,
+    pub(super) pending: BTreeMap<String, PendingValue>,
     pub(super) spans: BTreeMap<String, Range<usize>>,
 }
 
 /// A piece of a text after look-up.
-enum Piece {
+enum TemplatePiece {
     Text(String),
-    Known(Variable),
+    Known(PlanVariable),
     Secret { name: String, value: Secret },
-    Later { lookup: Later, span: Range<usize> },
+    Deferred { lookup: DeferredLookup, span: Range<usize> },
 }
 
-impl Scope<'_> {
+impl LookupScope<'_> {
     /// A value under `vars`.
-    pub(super) fn variable(&self, node: &Node, what: &str, problems: &mut Problems) -> Option<Variable> {
-        let fixed = |value: Value, written: String| Variable { value, written, origin: Origin::Fixed };
+    pub(super) fn variable(
+        &self,
+        node: &YamlNode,
+        what: &str,
+        problems: &mut PlanErrorCollector,
+    ) -> Option<PlanVariable> {
+        let fixed = |value: Value, written: String| PlanVariable { value, written, origin: ValueOrigin::Fixed };
         match &node.kind {
-            Kind::Bool(value) => Some(fixed(Value::Bool(*value), value.to_string())),
-            Kind::Number { value, written } => Some(fixed(Value::Number(value.clone()), written.clone())),
-            Kind::Text(text) => {
-                let pieces = self.pieces(text, &node.span, Place::Variables, problems)?;
-                let from_release =
-                    pieces.iter().any(|piece| matches!(piece, Piece::Known(Variable { origin: Origin::Release, .. })));
-                let written = joined(&pieces).written;
-                let origin = if from_release { Origin::Release } else { Origin::Fixed };
-                Some(Variable { value: Value::String(written.clone()), written, origin })
+            YamlValue::Bool(value) => Some(fixed(Value::Bool(*value), value.to_string())),
+            YamlValue::Number { value, written } => Some(fixed(Value::Number(value.clone()), written.clone())),
+            YamlValue::Text(text) => {
+                let pieces = self.pieces(text, &node.span, LookupSite::Variables, problems)?;
+                let from_release = pieces.iter().any(|piece| {
+                    matches!(piece, TemplatePiece::Known(PlanVariable { origin: ValueOrigin::Release, .. }))
+                });
+                let written = join_pieces(&pieces).written;
+                let origin = if from_release { ValueOrigin::Release } else { ValueOrigin::Fixed };
+                Some(PlanVariable { value: Value::String(written.clone()), written, origin })
             }
-            Kind::Null | Kind::List(_) | Kind::Map(_) => {
+            YamlValue::Null | YamlValue::List(_) | YamlValue::Map(_) => {
                 problems.push(wrong_type(node, what, "a text, a number or a boolean"));
                 None
             }
@@ -100,42 +106,61 @@ impl Scope<'_> {
     }
 
     /// A text outside `with`.
-    pub(super) fn text(&self, node: &Node, what: &str, place: Place, problems: &mut Problems) -> Option<String> {
-        self.joined(node, what, place, problems).map(|text| text.written)
+    pub(super) fn text(
+        &self,
+        node: &YamlNode,
+        what: &str,
+        place: LookupSite,
+        problems: &mut PlanErrorCollector,
+    ) -> Option<String> {
+        self.resolve_and_join(node, what, place, problems).map(|text| text.written)
     }
 
     /// A text that may hold secrets.
-    pub(super) fn confidential(&self, node: &Node, what: &str, problems: &mut Problems) -> Option<Confidential> {
-        self.joined(node, what, Place::Confidential, problems)
+    pub(super) fn confidential(
+        &self,
+        node: &YamlNode,
+        what: &str,
+        problems: &mut PlanErrorCollector,
+    ) -> Option<ConfidentialText> {
+        self.resolve_and_join(node, what, LookupSite::Confidential, problems)
     }
 
     /// The value of `with`: an object.
-    pub(super) fn config(&self, node: &Node, problems: &mut Problems) -> Option<Config> {
-        let mut config = Config { value: Value::Null, pending: BTreeMap::new(), spans: BTreeMap::new() };
+    pub(super) fn config(&self, node: &YamlNode, problems: &mut PlanErrorCollector) -> Option<SubstitutedConfig> {
+        let mut config = SubstitutedConfig { value: Value::Null, pending: BTreeMap::new(), spans: BTreeMap::new() };
         config.value = self.config_value(node, String::new(), &mut config, problems)?;
         Some(config)
     }
 
-    fn config_value(&self, node: &Node, pointer: String, into: &mut Config, problems: &mut Problems) -> Option<Value> {
+    fn config_value(
+        &self,
+        node: &YamlNode,
+        pointer: String,
+        into: &mut SubstitutedConfig,
+        problems: &mut PlanErrorCollector,
+    ) -> Option<Value> {
         into.spans.insert(pointer.clone(), node.span.clone());
         match &node.kind {
-            Kind::Null => Some(Value::Null),
-            Kind::Bool(value) => Some(Value::Bool(*value)),
-            Kind::Number { value, .. } => Some(Value::Number(value.clone())),
-            Kind::Text(text) => {
-                let mut pieces = self.pieces(text, &node.span, Place::Config, problems)?;
-                if let [Piece::Known(_)] = pieces.as_slice() {
+            YamlValue::Null => Some(Value::Null),
+            YamlValue::Bool(value) => Some(Value::Bool(*value)),
+            YamlValue::Number { value, .. } => Some(Value::Number(value.clone())),
+            YamlValue::Text(text) => {
+                let mut pieces = self.pieces(text, &node.span, LookupSite::Config, problems)?;
+                if let [TemplatePiece::Known(_)] = pieces.as_slice() {
                     return pieces.pop().map(|piece| match piece {
-                        Piece::Known(known) => known.value,
-                        Piece::Text(_) | Piece::Secret { .. } | Piece::Later { .. } => unreachable!("matched above"),
+                        TemplatePiece::Known(known) => known.value,
+                        TemplatePiece::Text(_) | TemplatePiece::Secret { .. } | TemplatePiece::Deferred { .. } => {
+                            unreachable!("matched above")
+                        }
                     });
                 }
-                if pieces.iter().any(|piece| matches!(piece, Piece::Later { .. })) {
-                    into.pending.insert(pointer, pending(&pieces));
+                if pieces.iter().any(|piece| matches!(piece, TemplatePiece::Deferred { .. })) {
+                    into.pending.insert(pointer, pending_value(&pieces));
                 }
-                Some(Value::String(joined(&pieces).written))
+                Some(Value::String(join_pieces(&pieces).written))
             }
-            Kind::List(items) => {
+            YamlValue::List(items) => {
                 let values: Vec<_> = items
                     .iter()
                     .enumerate()
@@ -143,7 +168,7 @@ impl Scope<'_> {
                     .collect();
                 values.into_iter().collect::<Option<Vec<_>>>().map(Value::Array)
             }
-            Kind::Map(entries) => {
+            YamlValue::Map(entries) => {
                 let mut object = Map::new();
                 let mut complete = Some(());
                 for (key, value) in entries {
@@ -160,12 +185,18 @@ impl Scope<'_> {
         }
     }
 
-    fn joined(&self, node: &Node, what: &str, place: Place, problems: &mut Problems) -> Option<Confidential> {
+    fn resolve_and_join(
+        &self,
+        node: &YamlNode,
+        what: &str,
+        place: LookupSite,
+        problems: &mut PlanErrorCollector,
+    ) -> Option<ConfidentialText> {
         match &node.kind {
-            Kind::Text(text) => Some(joined(&self.pieces(text, &node.span, place, problems)?)),
-            Kind::Number { written, .. } => Some(plain(written.clone())),
-            Kind::Bool(value) => Some(plain(value.to_string())),
-            Kind::Null | Kind::List(_) | Kind::Map(_) => {
+            YamlValue::Text(text) => Some(join_pieces(&self.pieces(text, &node.span, place, problems)?)),
+            YamlValue::Number { written, .. } => Some(public_text(written.clone())),
+            YamlValue::Bool(value) => Some(public_text(value.to_string())),
+            YamlValue::Null | YamlValue::List(_) | YamlValue::Map(_) => {
                 problems.push(wrong_type(node, what, "a text"));
                 None
             }
@@ -173,7 +204,13 @@ impl Scope<'_> {
     }
 
     /// Parses a text and looks everything up that can be known now.
-    fn pieces(&self, text: &str, span: &Range<usize>, place: Place, problems: &mut Problems) -> Option<Vec<Piece>> {
+    fn pieces(
+        &self,
+        text: &str,
+        span: &Range<usize>,
+        place: LookupSite,
+        problems: &mut PlanErrorCollector,
+    ) -> Option<Vec<TemplatePiece>> {
         let parts = match expression::parse(text, &self.text[span.clone()], span.start) {
             Ok(parts) => parts,
             Err(error) => {
@@ -184,41 +221,47 @@ impl Scope<'_> {
         let pieces: Vec<_> = parts
             .into_iter()
             .map(|part| match part {
-                Part::Text(text) => Some(Piece::Text(text)),
-                Part::Lookup { lookup, span } => self.look_up(lookup, span, place, problems),
+                TemplatePart::Text(text) => Some(TemplatePiece::Text(text)),
+                TemplatePart::Lookup { lookup, span } => self.look_up(lookup, span, place, problems),
             })
             .collect();
         pieces.into_iter().collect()
     }
 
-    fn look_up(&self, lookup: Lookup, span: Range<usize>, place: Place, problems: &mut Problems) -> Option<Piece> {
-        if let Some((why, hint)) = denied(&lookup, place) {
+    fn look_up(
+        &self,
+        lookup: PlanLookup,
+        span: Range<usize>,
+        place: LookupSite,
+        problems: &mut PlanErrorCollector,
+    ) -> Option<TemplatePiece> {
+        if let Some((why, hint)) = lookup_denial(&lookup, place) {
             let error =
                 PlanError::new(Problem::LookupNotAllowed, format!("`{lookup}` cannot be looked up here: {why}"));
             problems.push(error.at(&span, "not here").hint(hint));
             return None;
         }
         let known = |text: String, origin| {
-            Some(Piece::Known(Variable { value: Value::String(text.clone()), written: text, origin }))
+            Some(TemplatePiece::Known(PlanVariable { value: Value::String(text.clone()), written: text, origin }))
         };
         match lookup {
-            Lookup::Release => known(self.release.to_string(), Origin::Release),
-            Lookup::Variable(name) => match self.variables.get(&name) {
-                Some(Some(Variable { origin: Origin::Release, .. })) if place == Place::State => {
+            PlanLookup::Release => known(self.release.to_string(), ValueOrigin::Release),
+            PlanLookup::Variable(name) => match self.variables.get(&name) {
+                Some(Some(PlanVariable { origin: ValueOrigin::Release, .. })) if place == LookupSite::State => {
                     let message = format!("`vars.{name}` comes from the release, which `state` cannot depend on");
                     let error =
                         PlanError::new(Problem::LookupNotAllowed, message).at(&span, "changes with each release");
                     problems.push(error.hint("each release would have a history of its own"));
                     None
                 }
-                Some(variable) => variable.clone().map(Piece::Known),
+                Some(variable) => variable.clone().map(TemplatePiece::Known),
                 None => {
                     problems.push(self.undefined_variable(&name, &span));
                     None
                 }
             },
-            Lookup::Environment(name) => match (self.env)(&name) {
-                Some(value) => known(value, Origin::Fixed),
+            PlanLookup::Environment(name) => match (self.env)(&name) {
+                Some(value) => known(value, ValueOrigin::Fixed),
                 None => {
                     let error = PlanError::new(
                         Problem::UndefinedLookup,
@@ -228,43 +271,43 @@ impl Scope<'_> {
                     None
                 }
             },
-            Lookup::Secret(name) => match self.secrets.get(&name) {
-                Some(secret) => secret.clone().map(|value| Piece::Secret { name, value }),
+            PlanLookup::Secret(name) => match self.secrets.get(&name) {
+                Some(secret) => secret.clone().map(|value| TemplatePiece::Secret { name, value }),
                 None => {
                     problems.push(self.undefined_secret(&name, &span));
                     None
                 }
             },
-            Lookup::Later(lookup) => Some(Piece::Later { lookup, span }),
+            PlanLookup::Deferred(lookup) => Some(TemplatePiece::Deferred { lookup, span }),
         }
     }
 
     fn undefined_variable(&self, name: &str, span: &Range<usize>) -> PlanError {
         let message = format!("environment `{}` has no variable `{name}`", self.environment);
         let names = || self.variables.keys().map(String::as_str);
-        let hint = if let Some(others) = self.elsewhere.get(name) {
+        let hint = if let Some(others) = self.defined_in.get(name) {
             format!(
                 "{} has it: define it here too, or for all under `vars:`",
-                listed(others.iter().map(String::as_str))
+                quoted_list(others.iter().map(String::as_str))
             )
-        } else if let Some(near) = closest(name, names()) {
+        } else if let Some(near) = closest_match(name, names()) {
             format!("did you mean `vars.{near}`?")
         } else if self.variables.is_empty() {
             format!("define it under `vars:`, as in `vars: {{ {name}: … }}`")
         } else {
-            format!("there are {}", listed(names()))
+            format!("there are {}", quoted_list(names()))
         };
         PlanError::new(Problem::UndefinedLookup, message).at(span, "undefined").hint(hint)
     }
 
     fn undefined_secret(&self, name: &str, span: &Range<usize>) -> PlanError {
         let names = || self.secrets.keys().map(String::as_str);
-        let hint = if let Some(near) = closest(name, names()) {
+        let hint = if let Some(near) = closest_match(name, names()) {
             format!("did you mean `secrets.{near}`?")
         } else if self.secrets.is_empty() {
             format!("declare it: `secrets: {{ {name}: env:{name} }}`")
         } else {
-            format!("there are {}", listed(names()))
+            format!("there are {}", quoted_list(names()))
         };
         PlanError::new(Problem::UndefinedLookup, format!("the plan has no secret `{name}`"))
             .at(span, "undefined")
@@ -273,65 +316,77 @@ impl Scope<'_> {
 }
 
 /// Why a look-up may not stand in a place, and what to do instead.
-fn denied(lookup: &Lookup, place: Place) -> Option<(&'static str, &'static str)> {
+fn lookup_denial(lookup: &PlanLookup, place: LookupSite) -> Option<(&'static str, &'static str)> {
     match (lookup, place) {
-        (Lookup::Environment(_), _)
-        | (Lookup::Release, Place::Variables | Place::Config | Place::Grant | Place::Confidential)
-        | (Lookup::Variable(_), Place::State | Place::Config | Place::Grant | Place::Confidential)
-        | (Lookup::Secret(_), Place::Confidential)
-        | (Lookup::Later(_), Place::Config) => None,
-        (Lookup::Release, Place::State) => {
+        (PlanLookup::Environment(_), _)
+        | (
+            PlanLookup::Release,
+            LookupSite::Variables | LookupSite::Config | LookupSite::Grant | LookupSite::Confidential,
+        )
+        | (
+            PlanLookup::Variable(_),
+            LookupSite::State | LookupSite::Config | LookupSite::Grant | LookupSite::Confidential,
+        )
+        | (PlanLookup::Secret(_), LookupSite::Confidential)
+        | (PlanLookup::Deferred(_), LookupSite::Config) => None,
+        (PlanLookup::Release, LookupSite::State) => {
             Some(("the state belongs to all releases", "each release would have a history of its own"))
         }
-        (Lookup::Variable(_), Place::Variables) => {
+        (PlanLookup::Variable(_), LookupSite::Variables) => {
             Some(("a variable cannot use another one", "variables can use `env` and `release`"))
         }
-        (Lookup::Secret(_), Place::Variables | Place::State | Place::Config | Place::Grant) => Some((
-            "this value is written to the journal",
-            "secrets can stand in granted headers, database URLs and `env`",
-        )),
-        (Lookup::Later(_), Place::Variables | Place::State) => {
+        (PlanLookup::Secret(_), LookupSite::Variables | LookupSite::State | LookupSite::Config | LookupSite::Grant) => {
+            Some((
+                "this value is written to the journal",
+                "secrets can stand in granted headers, database URLs and `env`",
+            ))
+        }
+        (PlanLookup::Deferred(_), LookupSite::Variables | LookupSite::State) => {
             Some(("it is known only while steps run", "`steps` and `run` can be looked up in `with`"))
         }
-        (Lookup::Later(_), Place::Grant | Place::Confidential) => Some((
+        (PlanLookup::Deferred(_), LookupSite::Grant | LookupSite::Confidential) => Some((
             "what a step may reach is decided before any step runs",
             "`steps` and `run` can be looked up in `with`; use `vars` in grants",
         )),
     }
 }
 
-fn plain(text: String) -> Confidential {
-    Confidential { written: text.clone(), value: Secret::new(text) }
+fn public_text(text: String) -> ConfidentialText {
+    ConfidentialText { written: text.clone(), value: Secret::new(text) }
 }
 
 /// The text as reports see it, and with secrets.
-fn joined(pieces: &[Piece]) -> Confidential {
+fn join_pieces(pieces: &[TemplatePiece]) -> ConfidentialText {
     let (mut written, mut value) = (String::new(), String::new());
     for piece in pieces {
         match piece {
-            Piece::Text(text) | Piece::Known(Variable { written: text, .. }) => {
+            TemplatePiece::Text(text) | TemplatePiece::Known(PlanVariable { written: text, .. }) => {
                 written.push_str(text);
                 value.push_str(text);
             }
-            Piece::Secret { name, value: secret } => {
+            TemplatePiece::Secret { name, value: secret } => {
                 written.push_str(&format!("${{{{ secrets.{name} }}}}"));
                 value.push_str(secret.reveal());
             }
-            Piece::Later { lookup, .. } => {
+            TemplatePiece::Deferred { lookup, .. } => {
                 let text = format!("${{{{ {lookup} }}}}");
                 written.push_str(&text);
                 value.push_str(&text);
             }
         }
     }
-    Confidential { written, value: Secret::new(value) }
+    ConfidentialText { written, value: Secret::new(value) }
 }
 
-fn pending(pieces: &[Piece]) -> Pending {
+fn pending_value(pieces: &[TemplatePiece]) -> PendingValue {
     let parts = pieces.iter().map(|piece| match piece {
-        Piece::Text(text) | Piece::Known(Variable { written: text, .. }) => PendingPart::Text(text.clone()),
-        Piece::Secret { .. } => unreachable!("`denied` keeps secrets out of `with`"),
-        Piece::Later { lookup, span } => PendingPart::Later { lookup: lookup.clone(), span: span.clone() },
+        TemplatePiece::Text(text) | TemplatePiece::Known(PlanVariable { written: text, .. }) => {
+            PendingPart::Text(text.clone())
+        }
+        TemplatePiece::Secret { .. } => unreachable!("`denied` keeps secrets out of `with`"),
+        TemplatePiece::Deferred { lookup, span } => {
+            PendingPart::Deferred { lookup: lookup.clone(), span: span.clone() }
+        }
     });
-    Pending { parts: parts.collect() }
+    PendingValue { parts: parts.collect() }
 }

@@ -9,7 +9,7 @@ use contract::Secret;
 
 /// The kind of a database server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Server {
+pub enum ServerEngine {
     /// PostgreSQL.
     Postgres,
     /// MariaDB or MySQL.
@@ -18,7 +18,7 @@ pub enum Server {
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listens {
+pub enum ServerEndpoint {
     /// A name or an address (IPv6 without brackets), and a port.
     Tcp(String, u16),
     /// A unix socket.
@@ -27,7 +27,7 @@ pub enum Listens {
 
 /// How much TLS is asked for; the words are libpq's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Tls {
+pub enum ServerTlsMode {
     /// Never.
     Disable,
     /// Where the server has it; whoever answers is believed.
@@ -45,9 +45,9 @@ pub enum Tls {
 #[derive(Clone, Debug)]
 pub struct ServerUrl {
     /// What speaks there.
-    pub server: Server,
+    pub engine: ServerEngine,
     /// Where.
-    pub listens: Listens,
+    pub endpoint: ServerEndpoint,
     /// As whom.
     pub user: Option<String>,
     /// The password, as it is sent.
@@ -55,19 +55,19 @@ pub struct ServerUrl {
     /// The database.
     pub name: String,
     /// TLS.
-    pub tls: Tls,
+    pub tls: ServerTlsMode,
     /// A file with the authorities to believe, instead of the machine's.
-    pub authorities: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
     /// PostgreSQL's settings for the session: `-c name=value`.
     pub options: Option<String>,
 }
 
 /// The engine that a URL's scheme names, and what follows the scheme; none for other schemes.
-fn scheme(url: &str) -> Option<(Server, &str)> {
+fn split_scheme(url: &str) -> Option<(ServerEngine, &str)> {
     let (scheme, rest) = url.split_once("://")?;
     match scheme {
-        "postgres" | "postgresql" => Some((Server::Postgres, rest)),
-        "mysql" | "mariadb" => Some((Server::Mysql, rest)),
+        "postgres" | "postgresql" => Some((ServerEngine::Postgres, rest)),
+        "mysql" | "mariadb" => Some((ServerEngine::Mysql, rest)),
         _ => None,
     }
 }
@@ -78,13 +78,13 @@ impl ServerUrl {
     /// # Errors
     /// What is wrong with it, in words without any part of it.
     pub fn parse(url: &str) -> Option<Result<Self, String>> {
-        scheme(url).map(|(server, rest)| parse(server, rest))
+        split_scheme(url).map(|(server, rest)| parse_after_scheme(server, rest))
     }
 }
 
 /// The URL as reports see it: without what stands between the user's name and `@`, unless that is a look-up.
-pub(super) fn masked(written: &str) -> String {
-    let Some((_, rest)) = scheme(written) else { return written.to_owned() };
+pub(super) fn mask_password(written: &str) -> String {
+    let Some((_, rest)) = split_scheme(written) else { return written.to_owned() };
     let (main, _) = split_query(rest);
     let Some((account, _)) = main.rsplit_once('@') else { return written.to_owned() };
     match account.split_once(':') {
@@ -97,7 +97,7 @@ pub(super) fn masked(written: &str) -> String {
 }
 
 /// A text of many lines with a star for each byte of a password that is written into a URL, so that places in it stay.
-pub(super) fn veiled(text: &str) -> Option<String> {
+pub(super) fn blank_out_passwords(text: &str) -> Option<String> {
     let (mut shown, mut at) = (String::new(), 0);
     for (found, mark) in text.match_indices("://") {
         let begin = found + mark.len();
@@ -135,7 +135,7 @@ fn is_query(query: &str) -> bool {
     })
 }
 
-fn parse(server: Server, rest: &str) -> Result<ServerUrl, String> {
+fn parse_after_scheme(server: ServerEngine, rest: &str) -> Result<ServerUrl, String> {
     let (main, query) = split_query(rest);
     let (account, place) = main.rsplit_once('@').map_or((None, main), |(account, place)| (Some(account), place));
     let (authority, name) = place.split_once('/').unwrap_or((place, ""));
@@ -144,29 +144,29 @@ fn parse(server: Server, rest: &str) -> Result<ServerUrl, String> {
         None => (None, None),
     };
     let default_port = match server {
-        Server::Postgres => 5432,
-        Server::Mysql => 3306,
+        ServerEngine::Postgres => 5432,
+        ServerEngine::Mysql => 3306,
     };
     let (host, mut port) = host_and_port(authority)?;
     let mut url = ServerUrl {
-        server,
-        listens: Listens::Tcp(host.unwrap_or_else(|| "localhost".to_owned()), port.unwrap_or(default_port)),
-        user: user.map(decoded).filter(|user| !user.is_empty()),
-        password: password.map(|word| Secret::new(decoded(word))),
-        name: decoded(name),
-        tls: Tls::default(),
-        authorities: None,
+        engine: server,
+        endpoint: ServerEndpoint::Tcp(host.unwrap_or_else(|| "localhost".to_owned()), port.unwrap_or(default_port)),
+        user: user.map(percent_decoded).filter(|user| !user.is_empty()),
+        password: password.map(|word| Secret::new(percent_decoded(word))),
+        name: percent_decoded(name),
+        tls: ServerTlsMode::default(),
+        ca_file: None,
         options: None,
     };
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if (server, key) == (Server::Postgres, "port") {
+        if (server, key) == (ServerEngine::Postgres, "port") {
             port = Some(value.parse().map_err(|_| "its port is no number".to_owned())?);
         }
-        option(&mut url, key, decoded(value))?;
+        apply_option(&mut url, key, percent_decoded(value))?;
     }
-    if let (Server::Postgres, Listens::Unix(folder)) = (server, &url.listens) {
-        url.listens = Listens::Unix(folder.join(format!(".s.PGSQL.{}", port.unwrap_or(default_port))));
+    if let (ServerEngine::Postgres, ServerEndpoint::Unix(folder)) = (server, &url.endpoint) {
+        url.endpoint = ServerEndpoint::Unix(folder.join(format!(".s.PGSQL.{}", port.unwrap_or(default_port))));
     }
     if url.name.is_empty() {
         return Err("it names no database".to_owned());
@@ -178,7 +178,7 @@ fn parse(server: Server, rest: &str) -> Result<ServerUrl, String> {
     {
         return Err("it holds a NUL character".to_owned());
     }
-    if server == Server::Mysql && url.user.is_none() {
+    if server == ServerEngine::Mysql && url.user.is_none() {
         return Err("it names no user".to_owned());
     }
     Ok(url)
@@ -199,52 +199,57 @@ fn host_and_port(authority: &str) -> Result<(Option<String>, Option<u16>), Strin
         Some(port) => Some(port.parse().ok().filter(|port| *port > 0).ok_or("its port is no number")?),
         None => None,
     };
-    let host = decoded(host);
+    let host = percent_decoded(host);
     Ok(((!host.is_empty()).then_some(host), port))
 }
 
-fn option(url: &mut ServerUrl, key: &str, value: String) -> Result<(), String> {
-    match (url.server, key) {
-        (Server::Postgres, "sslmode") | (Server::Mysql, "ssl-mode" | "sslmode") => {
+fn apply_option(url: &mut ServerUrl, key: &str, value: String) -> Result<(), String> {
+    match (url.engine, key) {
+        (ServerEngine::Postgres, "sslmode") | (ServerEngine::Mysql, "ssl-mode" | "sslmode") => {
             url.tls = match value.to_ascii_lowercase().as_str() {
-                "disable" | "disabled" => Tls::Disable,
-                "allow" | "prefer" | "preferred" => Tls::Prefer,
-                "require" | "required" => Tls::Require,
-                "verify-ca" | "verify_ca" => Tls::VerifyCa,
-                "verify-full" | "verify_identity" => Tls::VerifyFull,
+                "disable" | "disabled" => ServerTlsMode::Disable,
+                "allow" | "prefer" | "preferred" => ServerTlsMode::Prefer,
+                "require" | "required" => ServerTlsMode::Require,
+                "verify-ca" | "verify_ca" => ServerTlsMode::VerifyCa,
+                "verify-full" | "verify_identity" => ServerTlsMode::VerifyFull,
                 _ => return Err(format!("its `{key}` is none of disable, prefer, require, verify-ca, verify-full")),
             };
         }
-        (Server::Postgres, "sslrootcert") | (Server::Mysql, "ssl-ca") => url.authorities = Some(PathBuf::from(value)),
-        (Server::Postgres, "host") | (Server::Mysql, "socket") if value.starts_with('/') => {
-            url.listens = Listens::Unix(PathBuf::from(value));
+        (ServerEngine::Postgres, "sslrootcert") | (ServerEngine::Mysql, "ssl-ca") => {
+            url.ca_file = Some(PathBuf::from(value))
         }
-        (Server::Postgres, "host") => {
-            let port = match &url.listens {
-                Listens::Tcp(_, port) => *port,
-                Listens::Unix(_) => 5432,
+        (ServerEngine::Postgres, "host") | (ServerEngine::Mysql, "socket") if value.starts_with('/') => {
+            url.endpoint = ServerEndpoint::Unix(PathBuf::from(value));
+        }
+        (ServerEngine::Postgres, "host") => {
+            let port = match &url.endpoint {
+                ServerEndpoint::Tcp(_, port) => *port,
+                ServerEndpoint::Unix(_) => 5432,
             };
-            url.listens = Listens::Tcp(value, port);
+            url.endpoint = ServerEndpoint::Tcp(value, port);
         }
-        (Server::Postgres, "port") => {
+        (ServerEngine::Postgres, "port") => {
             let port = value.parse().map_err(|_| "its port is no number".to_owned())?;
-            if let Listens::Tcp(_, old) = &mut url.listens {
+            if let ServerEndpoint::Tcp(_, old) = &mut url.endpoint {
                 *old = port;
             }
         }
-        (Server::Postgres, "user") => url.user = Some(value),
-        (Server::Postgres, "password") => url.password = Some(Secret::new(value)),
-        (Server::Postgres, "dbname") => url.name = value,
-        (Server::Postgres, "options") => url.options = Some(join(url.options.take(), &value)),
-        (Server::Postgres, "search_path") => {
+        (ServerEngine::Postgres, "user") => url.user = Some(value),
+        (ServerEngine::Postgres, "password") => url.password = Some(Secret::new(value)),
+        (ServerEngine::Postgres, "dbname") => url.name = value,
+        (ServerEngine::Postgres, "options") => url.options = Some(append_option(url.options.take(), &value)),
+        (ServerEngine::Postgres, "search_path") => {
             let setting = format!("-c search_path={}", value.replace('\\', "\\\\").replace(' ', "\\ "));
-            url.options = Some(join(url.options.take(), &setting));
+            url.options = Some(append_option(url.options.take(), &setting));
         }
-        (Server::Postgres, "application_name" | "connect_timeout") | (Server::Mysql, "charset" | "parseTime") => {}
-        (Server::Postgres | Server::Mysql, _) => {
-            let known = match url.server {
-                Server::Postgres => "sslmode, sslrootcert, host, port, user, password, dbname, options, search_path",
-                Server::Mysql => "ssl-mode, ssl-ca, socket",
+        (ServerEngine::Postgres, "application_name" | "connect_timeout")
+        | (ServerEngine::Mysql, "charset" | "parseTime") => {}
+        (ServerEngine::Postgres | ServerEngine::Mysql, _) => {
+            let known = match url.engine {
+                ServerEngine::Postgres => {
+                    "sslmode, sslrootcert, host, port, user, password, dbname, options, search_path"
+                }
+                ServerEngine::Mysql => "ssl-mode, ssl-ca, socket",
             };
             // The key is not shown: the whole URL may be a secret.
             return Err(format!("it has an option that is not known; there are {known}"));
@@ -253,12 +258,12 @@ fn option(url: &mut ServerUrl, key: &str, value: String) -> Result<(), String> {
     Ok(())
 }
 
-fn join(before: Option<String>, more: &str) -> String {
+fn append_option(before: Option<String>, more: &str) -> String {
     before.map_or_else(|| more.to_owned(), |before| format!("{before} {more}"))
 }
 
 /// Percent-decoded where that gives a text; else as it is, since a secret may hold a bare `%`.
-fn decoded(text: &str) -> String {
+fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {
@@ -288,18 +293,21 @@ mod tests {
     #[test]
     fn takes_urls_apart() {
         let url = good("postgres://ann:s3c%40ret@db.example.com:5433/shop?sslmode=verify-full&sslrootcert=/ca.pem");
-        assert_eq!(url.listens, Listens::Tcp("db.example.com".into(), 5433));
+        assert_eq!(url.endpoint, ServerEndpoint::Tcp("db.example.com".into(), 5433));
         assert_eq!((url.user.as_deref(), url.password.unwrap().reveal()), (Some("ann"), "s3c@ret"));
-        assert_eq!((url.name.as_str(), url.tls), ("shop", Tls::VerifyFull));
-        assert_eq!(good("postgres:///shop?host=/run/pg").listens, Listens::Unix("/run/pg/.s.PGSQL.5432".into()));
-        assert_eq!(good("mysql://ann@[::1]/shop").listens, Listens::Tcp("::1".into(), 3306));
+        assert_eq!((url.name.as_str(), url.tls), ("shop", ServerTlsMode::VerifyFull));
+        assert_eq!(
+            good("postgres:///shop?host=/run/pg").endpoint,
+            ServerEndpoint::Unix("/run/pg/.s.PGSQL.5432".into())
+        );
+        assert_eq!(good("mysql://ann@[::1]/shop").endpoint, ServerEndpoint::Tcp("::1".into(), 3306));
     }
 
     #[test]
     fn a_password_may_hold_any_character() {
         let url = good("postgres://ann:p@ss/w:rd?100%@h/shop?sslmode=disable");
         assert_eq!((url.password.unwrap().reveal(), url.name.as_str()), ("p@ss/w:rd?100%", "shop"));
-        assert_eq!(url.tls, Tls::Disable);
+        assert_eq!(url.tls, ServerTlsMode::Disable);
     }
 
     #[test]
@@ -325,11 +333,11 @@ mod tests {
             ("a: mysql://u:x@h/n # c@d\nb: 'https://u:y@h'", "a: mysql://u:*@h/n # c@d\nb: 'https://u:*@h'"),
         ];
         for (text, shown) in cases {
-            assert_eq!(veiled(text).as_deref(), Some(shown));
+            assert_eq!(blank_out_passwords(text).as_deref(), Some(shown));
             assert_eq!(text.len(), shown.len());
         }
         for text in ["a: \"postgres://u:${{ secrets.A }}@h/n\"", "a: postgres://h:1/n", "a: https://u@h", "a: b@c"] {
-            assert_eq!(veiled(text), None);
+            assert_eq!(blank_out_passwords(text), None);
         }
     }
 
@@ -342,7 +350,7 @@ mod tests {
             ("postgres://ann@h/d", "postgres://ann@h/d"),
             ("${{ secrets.URL }}", "${{ secrets.URL }}"),
         ] {
-            assert_eq!(masked(written), seen);
+            assert_eq!(mask_password(written), seen);
         }
     }
 }

@@ -5,39 +5,44 @@ use std::{collections::BTreeMap, ops::Range, time::Duration};
 use serde_json::{Map, Value};
 
 use super::{
-    Grants, ModuleRef, Source, Step, Trust,
-    error::{PlanError, Problem, Problems},
-    fields::{self, Fields},
+    ModuleRef, PlanSource, PlanStep, StepGrants, StepTrust,
+    error::{PlanError, PlanErrorCollector, Problem},
+    fields::{self, MappingFields},
     grants, hooks, paths,
-    registry::{BadReference, RegistryRef},
-    scope::{Config, Scope},
-    yaml::{Key, Kind, Node},
+    registry::{RegistryRef, RegistryRefError},
+    scope::{LookupScope, SubstitutedConfig},
+    yaml::{YamlKey, YamlNode, YamlValue},
 };
 use contract::StepId;
 
 const KEYS: &[&str] = &["uses", "with", "grants", "needs", "on", "timeout", "retry", "trust", "irreversible"];
 pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
-const MOST_RETRIES: u64 = 10;
+const MAX_RETRIES: u64 = 10;
 
 /// A step as written. It takes its place in the graph even when something in it is wrong.
-pub(super) struct Draft {
+pub(super) struct StepDraft {
     pub(super) id: StepId,
     pub(super) span: Range<usize>,
-    pub(super) needs: Needs,
+    pub(super) needs: DeclaredNeeds,
     /// `None` when an error has been reported.
-    pub(super) step: Option<Step>,
+    pub(super) step: Option<PlanStep>,
 }
 
 /// `needs:` as written.
-pub(super) enum Needs {
+pub(super) enum DeclaredNeeds {
     /// Left out: the step before.
-    Before,
+    PreviousStep,
     /// These.
-    Listed(Vec<(StepId, Range<usize>)>),
+    Explicit(Vec<(StepId, Range<usize>)>),
 }
 
 /// Reads the mapping under `steps`.
-pub(super) fn drafts(node: &Node, scope: &Scope<'_>, source: &Source, problems: &mut Problems) -> Vec<Draft> {
+pub(super) fn drafts(
+    node: &YamlNode,
+    scope: &LookupScope<'_>,
+    source: &PlanSource,
+    problems: &mut PlanErrorCollector,
+) -> Vec<StepDraft> {
     let Some(entries) = fields::mapping(node, "`steps`", problems) else { return Vec::new() };
     if entries.is_empty() {
         let error = PlanError::new(Problem::MissingKey, "the plan has no step");
@@ -47,33 +52,33 @@ pub(super) fn drafts(node: &Node, scope: &Scope<'_>, source: &Source, problems: 
 }
 
 pub(super) fn draft(
-    key: &Key,
-    node: &Node,
-    scope: &Scope<'_>,
-    source: &Source,
-    problems: &mut Problems,
-) -> Option<Draft> {
+    key: &YamlKey,
+    node: &YamlNode,
+    scope: &LookupScope<'_>,
+    source: &PlanSource,
+    problems: &mut PlanErrorCollector,
+) -> Option<StepDraft> {
     let id: StepId = fields::parse_name(&key.text, &key.span, problems)?;
     let what = format!("step `{id}`");
     let before = problems.count();
-    let Some(fields) = Fields::read(node, &what, &key.span, KEYS, problems) else {
-        return Some(Draft { id, span: key.span.clone(), needs: Needs::Before, step: None });
+    let Some(fields) = MappingFields::read(node, &what, &key.span, KEYS, problems) else {
+        return Some(StepDraft { id, span: key.span.clone(), needs: DeclaredNeeds::PreviousStep, step: None });
     };
     let uses = fields.require("uses", "pull", problems).and_then(|node| module(node, source, problems));
     let config = config(&fields, &what, &key.span, scope, problems);
-    let trust = fields
-        .get("trust")
-        .map_or(Some(Trust::Sandbox), |node| fields::choice(node, "`trust`", &[("host", Trust::Host)], problems));
+    let trust = fields.get("trust").map_or(Some(StepTrust::Sandbox), |node| {
+        fields::choice(node, "`trust`", &[("host", StepTrust::Host)], problems)
+    });
     let grants = match fields.get("grants") {
         Some(node) => grants::read(node, &what, scope, source, problems),
-        None => Grants::default(),
+        None => StepGrants::default(),
     };
     let strong = match (grants.programs.is_empty(), grants.sockets.is_empty()) {
         (false, _) => Some("programs"),
         (true, false) => Some("sockets"),
         (true, true) => None,
     };
-    if let (Some(strong), Some(Trust::Sandbox)) = (strong, trust) {
+    if let (Some(strong), Some(StepTrust::Sandbox)) = (strong, trust) {
         let error =
             PlanError::new(Problem::NeedsTrust, format!("{what} is granted {strong}, which can do what the host can"));
         let hint = format!("say so with `trust: host`, or use a module that needs no {strong}");
@@ -83,20 +88,20 @@ pub(super) fn draft(
     let retry = fields.get("retry").map_or(Some(0), |node| retry(node, problems));
     let irreversible = hooks::flag(&fields, "irreversible", problems);
     if let Some(node) = fields.get("on") {
-        target(node, problems);
+        check_target(node, problems);
     }
-    let needs = fields.get("needs").map_or(Needs::Before, |node| needs(node, problems));
+    let needs = fields.get("needs").map_or(DeclaredNeeds::PreviousStep, |node| needs(node, problems));
     let step = match (uses, config, trust, timeout, retry, irreversible) {
         (Some(uses), Some(config), Some(trust), Some(timeout), Some(retry), Some(irreversible))
             if problems.count() == before =>
         {
-            Some(Step {
+            Some(PlanStep {
                 id: id.clone(),
                 uses,
                 with: config.value,
                 pending: config.pending,
                 grants,
-                writable: Vec::new(),
+                writable_dirs: Vec::new(),
                 needs: Vec::new(),
                 timeout,
                 retry,
@@ -108,23 +113,23 @@ pub(super) fn draft(
         }
         _ => None,
     };
-    Some(Draft { id, span: key.span.clone(), needs, step })
+    Some(StepDraft { id, span: key.span.clone(), needs, step })
 }
 
-fn module(node: &Node, source: &Source, problems: &mut Problems) -> Option<ModuleRef> {
+fn module(node: &YamlNode, source: &PlanSource, problems: &mut PlanErrorCollector) -> Option<ModuleRef> {
     let text = fields::literal(node, "`uses`", problems)?;
     if let Some(reference) = text.strip_prefix("oci://") {
         let parsed = RegistryRef::parse(reference);
         return parsed
             .map(ModuleRef::Registry)
-            .map_err(|BadReference { why, hint }| {
+            .map_err(|RegistryRefError { reason: why, hint }| {
                 let error = PlanError::new(Problem::BadValue, format!("`{text}` names no module: {why}"));
                 problems.push(error.at(&node.span, "not a pinned module").hint(hint));
             })
             .ok();
     }
     let path = text.starts_with("./") || text.starts_with("../") || text.starts_with('/');
-    if path && text.ends_with(".wasm") && paths::refuse(text).is_none() {
+    if path && text.ends_with(".wasm") && paths::path_error(text).is_none() {
         return Some(ModuleRef::File(paths::resolve(&source.folder, text)));
     }
     // Names of modules follow the rule of step names.
@@ -144,28 +149,28 @@ fn module(node: &Node, source: &Source, problems: &mut Problems) -> Option<Modul
 }
 
 fn config(
-    fields: &Fields<'_>,
+    fields: &MappingFields<'_>,
     what: &str,
     at: &Range<usize>,
-    scope: &Scope<'_>,
-    problems: &mut Problems,
-) -> Option<Config> {
+    scope: &LookupScope<'_>,
+    problems: &mut PlanErrorCollector,
+) -> Option<SubstitutedConfig> {
     let Some(node) = fields.get("with") else {
         let spans = BTreeMap::from([(String::new(), at.clone())]);
-        return Some(Config { value: Value::Object(Map::new()), pending: BTreeMap::new(), spans });
+        return Some(SubstitutedConfig { value: Value::Object(Map::new()), pending: BTreeMap::new(), spans });
     };
     fields::mapping(node, &format!("`with` of {what}"), problems)?;
     scope.config(node, problems)
 }
 
-fn timeout(node: &Node, problems: &mut Problems) -> Option<Duration> {
+fn timeout(node: &YamlNode, problems: &mut PlanErrorCollector) -> Option<Duration> {
     let text = match &node.kind {
-        Kind::Number { written, .. } => written,
-        Kind::Null | Kind::Bool(_) | Kind::Text(_) | Kind::List(_) | Kind::Map(_) => {
+        YamlValue::Number { written, .. } => written,
+        YamlValue::Null | YamlValue::Bool(_) | YamlValue::Text(_) | YamlValue::List(_) | YamlValue::Map(_) => {
             fields::literal(node, "`timeout`", problems)?
         }
     };
-    let duration = duration(text);
+    let duration = parse_duration(text);
     if duration.is_none() {
         let error = PlanError::new(Problem::BadValue, format!("`{text}` is not a time"));
         let hint = match text.parse::<u32>() {
@@ -177,7 +182,7 @@ fn timeout(node: &Node, problems: &mut Problems) -> Option<Duration> {
     duration
 }
 
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     let unit = text.find(|c: char| !c.is_ascii_digit())?;
     let factor = match &text[unit..] {
         "ms" => 1,
@@ -190,20 +195,20 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     Some(Duration::from_millis(u64::from(milliseconds) * factor))
 }
 
-fn retry(node: &Node, problems: &mut Problems) -> Option<u32> {
-    let Kind::Number { value, .. } = &node.kind else {
+fn retry(node: &YamlNode, problems: &mut PlanErrorCollector) -> Option<u32> {
+    let YamlValue::Number { value, .. } = &node.kind else {
         problems.push(fields::wrong_type(node, "`retry`", "a number"));
         return None;
     };
-    let retry = value.as_u64().filter(|retry| *retry <= MOST_RETRIES).and_then(|retry| u32::try_from(retry).ok());
+    let retry = value.as_u64().filter(|retry| *retry <= MAX_RETRIES).and_then(|retry| u32::try_from(retry).ok());
     if retry.is_none() {
         let error = PlanError::new(Problem::BadValue, format!("`retry` cannot be {value}"));
-        problems.push(error.at(&node.span, "out of range").hint(format!("a whole number from 0 to {MOST_RETRIES}")));
+        problems.push(error.at(&node.span, "out of range").hint(format!("a whole number from 0 to {MAX_RETRIES}")));
     }
     retry
 }
 
-fn target(node: &Node, problems: &mut Problems) {
+fn check_target(node: &YamlNode, problems: &mut PlanErrorCollector) {
     if let Some(group) = fields::literal(node, "`on`", problems)
         && group != "local"
     {
@@ -212,14 +217,14 @@ fn target(node: &Node, problems: &mut Problems) {
     }
 }
 
-fn needs(node: &Node, problems: &mut Problems) -> Needs {
-    let one = |node: &Node, problems: &mut Problems| {
+fn needs(node: &YamlNode, problems: &mut PlanErrorCollector) -> DeclaredNeeds {
+    let one = |node: &YamlNode, problems: &mut PlanErrorCollector| {
         Some((fields::name::<StepId>(node, "`needs`", problems)?, node.span.clone()))
     };
-    Needs::Listed(match &node.kind {
-        Kind::List(items) => items.iter().filter_map(|item| one(item, problems)).collect(),
-        Kind::Text(_) | Kind::Number { .. } => one(node, problems).into_iter().collect(),
-        Kind::Null | Kind::Bool(_) | Kind::Map(_) => {
+    DeclaredNeeds::Explicit(match &node.kind {
+        YamlValue::List(items) => items.iter().filter_map(|item| one(item, problems)).collect(),
+        YamlValue::Text(_) | YamlValue::Number { .. } => one(node, problems).into_iter().collect(),
+        YamlValue::Null | YamlValue::Bool(_) | YamlValue::Map(_) => {
             problems.push(fields::wrong_type(node, "`needs`", "a step name or a list of them"));
             Vec::new()
         }

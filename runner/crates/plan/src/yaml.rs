@@ -13,47 +13,47 @@ use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 use serde_json::Number;
 
 use super::{
-    error::{PlanError, Problem, Problems},
+    error::{PlanError, PlanErrorCollector, Problem},
     scalar,
 };
 
 /// The longest text, in bytes.
-const MOST_BYTES: usize = 1 << 20;
+const MAX_PLAN_BYTES: usize = 1 << 20;
 /// The most values and keys, aliases expanded.
-const MOST_NODES: usize = 20_000;
+const MAX_NODES: usize = 20_000;
 /// The deepest nesting.
-const MOST_LEVELS: usize = 64;
+const MAX_LEVELS: usize = 64;
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
+pub(super) struct YamlNode {
     /// Its byte range. That of a block mapping or list begins with its first entry.
     pub(super) span: Range<usize>,
     /// What it is.
-    pub(super) kind: Kind,
+    pub(super) kind: YamlValue,
 }
 
 /// What a value is.
 #[derive(Clone, Debug)]
-pub(super) enum Kind {
+pub(super) enum YamlValue {
     Null,
     Bool(bool),
     Number { value: Number, written: String },
     Text(String),
-    List(Vec<Node>),
-    Map(Vec<(Key, Node)>),
+    List(Vec<YamlNode>),
+    Map(Vec<(YamlKey, YamlNode)>),
 }
 
 /// A key of a mapping, as text, whatever it looks like.
 #[derive(Clone, Debug)]
-pub(super) struct Key {
+pub(super) struct YamlKey {
     pub(super) text: String,
     pub(super) span: Range<usize>,
 }
 
-impl Kind {
+impl YamlValue {
     /// For "must be a text, not …".
-    pub(super) fn name(&self) -> &'static str {
+    pub(super) fn type_name(&self) -> &'static str {
         match self {
             Self::Null => "empty",
             Self::Bool(_) => "a boolean",
@@ -66,19 +66,19 @@ impl Kind {
 }
 
 /// Parses one document. `None` after an error that leaves no tree; lesser ones are noted, and the tree is still returned.
-pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
-    if text.len() > MOST_BYTES {
-        let message = format!("the plan has {} bytes; at most {MOST_BYTES} (1 MiB) are read", text.len());
+pub(super) fn parse(text: &str, problems: &mut PlanErrorCollector) -> Option<YamlNode> {
+    if text.len() > MAX_PLAN_BYTES {
+        let message = format!("the plan has {} bytes; at most {MAX_PLAN_BYTES} (1 MiB) are read", text.len());
         problems
             .push(PlanError::new(Problem::TooLarge, message).hint("is this the right file? a plan is a page or two"));
         return None;
     }
-    let mut builder = Builder {
+    let mut builder = YamlTreeBuilder {
         text,
-        bytes: byte_offsets(text),
-        open: Vec::new(),
+        char_offsets: byte_offsets(text),
+        open_collections: Vec::new(),
         anchors: HashMap::new(),
-        nodes: 0,
+        node_count: 0,
         root: None,
         problems,
     };
@@ -97,46 +97,46 @@ pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
 }
 
 /// A mapping or list whose end has not come yet.
-struct Open {
+struct OpenCollection {
     start: usize,
     anchor: usize,
-    content: Content,
+    content: CollectionContent,
 }
 
-enum Content {
-    List(Vec<Node>),
-    Map { entries: Vec<(Key, Node)>, seen: HashSet<String>, key: NextKey },
+enum CollectionContent {
+    List(Vec<YamlNode>),
+    Map { entries: Vec<(YamlKey, YamlNode)>, seen_keys: HashSet<String>, pending_key: PendingKey },
 }
 
 /// The key whose value comes next.
-enum NextKey {
+enum PendingKey {
     None,
-    First(Key),
+    New(YamlKey),
     /// One that was there before, reported already: its value is dropped.
     Repeated,
 }
 
-struct Anchored {
-    node: Node,
+struct AnchoredNode {
+    node: YamlNode,
     nodes: usize,
     levels: usize,
 }
 
-struct Builder<'a> {
+struct YamlTreeBuilder<'a> {
     text: &'a str,
     /// The byte offset of each character, when they differ.
-    bytes: Option<Vec<usize>>,
-    open: Vec<Open>,
-    anchors: HashMap<usize, Anchored>,
-    nodes: usize,
-    root: Option<Node>,
-    problems: &'a mut Problems,
+    char_offsets: Option<Vec<usize>>,
+    open_collections: Vec<OpenCollection>,
+    anchors: HashMap<usize, AnchoredNode>,
+    node_count: usize,
+    root: Option<YamlNode>,
+    problems: &'a mut PlanErrorCollector,
 }
 
-type Outcome = Result<(), Box<PlanError>>;
+type YamlResult = Result<(), Box<PlanError>>;
 
-impl Builder<'_> {
-    fn run(&mut self) -> Outcome {
+impl YamlTreeBuilder<'_> {
+    fn run(&mut self) -> YamlResult {
         let mut parser = Parser::new_from_str(self.text);
         let mut documents = 0;
         while let Some(next) = parser.next_event() {
@@ -152,17 +152,21 @@ impl Builder<'_> {
                     }
                 }
                 Event::Scalar(value, style, anchor, tag) => {
-                    no_tag(tag.is_some(), &span)?;
-                    let span = self.without_trail(self.without_anchor(span, anchor), style);
+                    reject_tag(tag.is_some(), &span)?;
+                    let span = self.without_trailing_text(self.without_anchor(span, anchor), style);
                     self.scalar(value.into_owned(), style, anchor, span)?;
                 }
                 Event::SequenceStart(anchor, tag) => {
-                    no_tag(tag.is_some(), &span)?;
-                    self.begin(Content::List(Vec::new()), anchor, &span)?;
+                    reject_tag(tag.is_some(), &span)?;
+                    self.begin(CollectionContent::List(Vec::new()), anchor, &span)?;
                 }
                 Event::MappingStart(anchor, tag) => {
-                    no_tag(tag.is_some(), &span)?;
-                    let map = Content::Map { entries: Vec::new(), seen: HashSet::new(), key: NextKey::None };
+                    reject_tag(tag.is_some(), &span)?;
+                    let map = CollectionContent::Map {
+                        entries: Vec::new(),
+                        seen_keys: HashSet::new(),
+                        pending_key: PendingKey::None,
+                    };
                     self.begin(map, anchor, &span)?;
                 }
                 Event::SequenceEnd | Event::MappingEnd => self.end(&span)?,
@@ -173,10 +177,12 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn scalar(&mut self, text: String, style: ScalarStyle, anchor: usize, span: Range<usize>) -> Outcome {
-        self.count(1, &span)?;
-        if let Some(Open { content: Content::Map { key: key @ NextKey::None, seen, entries }, .. }) =
-            self.open.last_mut()
+    fn scalar(&mut self, text: String, style: ScalarStyle, anchor: usize, span: Range<usize>) -> YamlResult {
+        self.count_nodes(1, &span)?;
+        if let Some(OpenCollection {
+            content: CollectionContent::Map { pending_key: key @ PendingKey::None, seen_keys: seen, entries },
+            ..
+        }) = self.open_collections.last_mut()
         {
             if text == "<<" && style == ScalarStyle::Plain {
                 return Err(not_yaml("merge keys (`<<`) are not supported", &span, "a merge key")
@@ -184,10 +190,10 @@ impl Builder<'_> {
                     .into());
             }
             if seen.insert(text.clone()) {
-                *key = NextKey::First(Key { text, span });
+                *key = PendingKey::New(YamlKey { text, span });
                 return Ok(());
             }
-            *key = NextKey::Repeated;
+            *key = PendingKey::Repeated;
             if !self.problems.is_full() {
                 let first =
                     entries.iter().find(|(other, _)| other.text == text).map_or(0, |(other, _)| other.span.start);
@@ -201,94 +207,96 @@ impl Builder<'_> {
             ScalarStyle::Plain => scalar::resolve(&text).unwrap_or_else(|why| {
                 let error = PlanError::new(Problem::BadValue, format!("the number `{text}` is ambiguous or too large"));
                 self.problems.push(error.at(&span, why).hint(format!("if it is a text, quote it: \"{text}\"")));
-                Kind::Text(text)
+                YamlValue::Text(text)
             }),
             ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted | ScalarStyle::Literal | ScalarStyle::Folded => {
-                Kind::Text(text)
+                YamlValue::Text(text)
             }
         };
-        self.place(Node { span, kind }, anchor)
+        self.add_node(YamlNode { span, kind }, anchor)
     }
 
-    fn begin(&mut self, content: Content, anchor: usize, span: &Range<usize>) -> Outcome {
-        self.count(1, span)?;
-        self.no_key_yet(span)?;
-        self.levels(1, span)?;
-        self.open.push(Open { start: span.start, anchor, content });
+    fn begin(&mut self, content: CollectionContent, anchor: usize, span: &Range<usize>) -> YamlResult {
+        self.count_nodes(1, span)?;
+        self.reject_collection_as_key(span)?;
+        self.check_levels(1, span)?;
+        self.open_collections.push(OpenCollection { start: span.start, anchor, content });
         Ok(())
     }
 
-    fn end(&mut self, span: &Range<usize>) -> Outcome {
-        let open = self.open.pop().expect("the parser pairs starts and ends");
+    fn end(&mut self, span: &Range<usize>) -> YamlResult {
+        let open = self.open_collections.pop().expect("the parser pairs starts and ends");
         let (kind, last) = match open.content {
-            Content::List(items) => {
+            CollectionContent::List(items) => {
                 let last = items.last().map(|item| item.span.end);
-                (Kind::List(items), last)
+                (YamlValue::List(items), last)
             }
-            Content::Map { entries, .. } => {
+            CollectionContent::Map { entries, .. } => {
                 let last = entries.last().map(|(key, value)| value.span.end.max(key.span.end));
-                (Kind::Map(entries), last)
+                (YamlValue::Map(entries), last)
             }
         };
         // A flow collection ends with its bracket, a block one with its last entry.
         let end = if span.is_empty() { last.unwrap_or(open.start) } else { span.end };
-        self.place(Node { span: open.start..end.max(open.start), kind }, open.anchor)
+        self.add_node(YamlNode { span: open.start..end.max(open.start), kind }, open.anchor)
     }
 
-    fn alias(&mut self, anchor: usize, span: &Range<usize>) -> Outcome {
-        self.no_key_yet(span)?;
+    fn alias(&mut self, anchor: usize, span: &Range<usize>) -> YamlResult {
+        self.reject_collection_as_key(span)?;
         let Some(anchored) = self.anchors.get(&anchor) else {
             return Err(not_yaml("an alias inside its own anchor", span, "this would never end").into());
         };
         let (node, nodes, levels) = (anchored.node.clone(), anchored.nodes, anchored.levels);
-        self.count(nodes, span)?;
-        self.levels(levels, span)?;
-        self.place(node, 0)
+        self.count_nodes(nodes, span)?;
+        self.check_levels(levels, span)?;
+        self.add_node(node, 0)
     }
 
-    fn place(&mut self, node: Node, anchor: usize) -> Outcome {
+    fn add_node(&mut self, node: YamlNode, anchor: usize) -> YamlResult {
         if anchor != 0 {
             let (nodes, levels) = measure(&node);
             // The copy kept for aliases costs memory even when no alias comes.
-            self.count(nodes, &node.span)?;
-            self.anchors.insert(anchor, Anchored { node: node.clone(), nodes, levels });
+            self.count_nodes(nodes, &node.span)?;
+            self.anchors.insert(anchor, AnchoredNode { node: node.clone(), nodes, levels });
         }
-        match self.open.last_mut().map(|open| &mut open.content) {
+        match self.open_collections.last_mut().map(|open| &mut open.content) {
             None => self.root = Some(node),
-            Some(Content::List(items)) => items.push(node),
-            Some(Content::Map { entries, key, .. }) => match std::mem::replace(key, NextKey::None) {
-                NextKey::First(key) => entries.push((key, node)),
-                NextKey::Repeated => {}
-                NextKey::None => unreachable!("`scalar` and `no_key_yet` put a key before each value"),
-            },
+            Some(CollectionContent::List(items)) => items.push(node),
+            Some(CollectionContent::Map { entries, pending_key: key, .. }) => {
+                match std::mem::replace(key, PendingKey::None) {
+                    PendingKey::New(key) => entries.push((key, node)),
+                    PendingKey::Repeated => {}
+                    PendingKey::None => unreachable!("`scalar` and `no_key_yet` put a key before each value"),
+                }
+            }
         }
         Ok(())
     }
 
-    fn no_key_yet(&self, span: &Range<usize>) -> Outcome {
-        match self.open.last().map(|open| &open.content) {
-            Some(Content::Map { key: NextKey::None, .. }) => {
+    fn reject_collection_as_key(&self, span: &Range<usize>) -> YamlResult {
+        match self.open_collections.last().map(|open| &open.content) {
+            Some(CollectionContent::Map { pending_key: PendingKey::None, .. }) => {
                 Err(not_yaml("a key must be a plain text", span, "not a key").into())
             }
-            Some(Content::Map { .. } | Content::List(_)) | None => Ok(()),
+            Some(CollectionContent::Map { .. } | CollectionContent::List(_)) | None => Ok(()),
         }
     }
 
-    fn count(&mut self, nodes: usize, span: &Range<usize>) -> Outcome {
-        self.nodes += nodes;
-        if self.nodes <= MOST_NODES {
+    fn count_nodes(&mut self, nodes: usize, span: &Range<usize>) -> YamlResult {
+        self.node_count += nodes;
+        if self.node_count <= MAX_NODES {
             return Ok(());
         }
-        let message = format!("the plan is too complex: more than {MOST_NODES} values, aliases expanded");
+        let message = format!("the plan is too complex: more than {MAX_NODES} values, aliases expanded");
         let error = PlanError::new(Problem::TooLarge, message).at(span, "one too many");
         Err(error.hint("write it with fewer aliases; a plan is a page or two").into())
     }
 
-    fn levels(&self, more: usize, span: &Range<usize>) -> Outcome {
-        if self.open.len() + more <= MOST_LEVELS {
+    fn check_levels(&self, more: usize, span: &Range<usize>) -> YamlResult {
+        if self.open_collections.len() + more <= MAX_LEVELS {
             return Ok(());
         }
-        let message = format!("the plan is nested too deeply: more than {MOST_LEVELS} levels");
+        let message = format!("the plan is nested too deeply: more than {MAX_LEVELS} levels");
         let error = PlanError::new(Problem::TooLarge, message).at(span, "one level too many");
         Err(error.hint("write it flatter; a plan has about six levels").into())
     }
@@ -301,7 +309,7 @@ impl Builder<'_> {
     }
 
     /// The parser's ranges of quoted scalars may run on to the end of the line.
-    fn without_trail(&self, span: Range<usize>, style: ScalarStyle) -> Range<usize> {
+    fn without_trailing_text(&self, span: Range<usize>, style: ScalarStyle) -> Range<usize> {
         let slice = &self.text[span.clone()];
         let mut rest = slice.char_indices().skip(1);
         let end = match style {
@@ -359,7 +367,7 @@ impl Builder<'_> {
 
     /// The parser counts characters.
     fn byte(&self, character: usize) -> usize {
-        match &self.bytes {
+        match &self.char_offsets {
             None => character.min(self.text.len()),
             Some(bytes) => bytes.get(character).copied().unwrap_or(self.text.len()),
         }
@@ -374,7 +382,7 @@ fn not_yaml(message: &str, span: &Range<usize>, label: &str) -> PlanError {
     PlanError::new(Problem::NotYaml, message).at(span, label)
 }
 
-fn no_tag(tagged: bool, span: &Range<usize>) -> Outcome {
+fn reject_tag(tagged: bool, span: &Range<usize>) -> YamlResult {
     if tagged {
         return Err(not_yaml("tags are not supported", span, "a tag").hint("quote a value to make it a text").into());
     }
@@ -382,11 +390,11 @@ fn no_tag(tagged: bool, span: &Range<usize>) -> Outcome {
 }
 
 /// Its values and keys, and its levels.
-fn measure(node: &Node) -> (usize, usize) {
+fn measure(node: &YamlNode) -> (usize, usize) {
     let inner: (usize, usize) = match &node.kind {
-        Kind::Null | Kind::Bool(_) | Kind::Number { .. } | Kind::Text(_) => return (1, 0),
-        Kind::List(items) => items.iter().map(measure).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1.max(one.1))),
-        Kind::Map(entries) => entries
+        YamlValue::Null | YamlValue::Bool(_) | YamlValue::Number { .. } | YamlValue::Text(_) => return (1, 0),
+        YamlValue::List(items) => items.iter().map(measure).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1.max(one.1))),
+        YamlValue::Map(entries) => entries
             .iter()
             .map(|(_, value)| measure(value))
             .fold((0, 0), |sum, one| (sum.0 + one.0 + 1, sum.1.max(one.1))),

@@ -2,8 +2,8 @@
 
 use wasmtime::component::{HasSelf, Linker, bindgen};
 
-use super::host::Host;
-use contract::step::{Failure, Receipt};
+use super::host::HostState;
+use contract::step::{Receipt, StepFailure};
 
 bindgen!({
     path: "../../../wit",
@@ -11,10 +11,10 @@ bindgen!({
     imports: { default: async | trappable },
     exports: { default: async },
     with: {
-        "pawl:step/blobs.blob": super::blobs::Blob,
-        "pawl:step/database.connection": super::database::Connection,
-        "pawl:step/database.transaction": super::database::Transaction,
-        "pawl:step/secrets.secret": super::secrets::Handle,
+        "pawl:step/blobs.blob": super::blobs::OpenBlob,
+        "pawl:step/database.connection": super::database::DatabaseConnection,
+        "pawl:step/database.transaction": super::database::DatabaseTransaction,
+        "pawl:step/secrets.secret": super::secrets::SecretHandle,
     },
     trappable_error_type: { "pawl:step/types.failure" => HostError },
 });
@@ -28,13 +28,13 @@ pub(super) use self::{
 #[derive(Debug)]
 pub enum HostError {
     /// The guest is told.
-    Failed(Failure),
+    Failed(StepFailure),
     /// The guest ends here.
     Trap(wasmtime::Error),
 }
 
-impl From<Failure> for HostError {
-    fn from(failure: Failure) -> Self {
+impl From<StepFailure> for HostError {
+    fn from(failure: StepFailure) -> Self {
         Self::Failed(failure)
     }
 }
@@ -45,7 +45,7 @@ impl From<wasmtime::component::ResourceTableError> for HostError {
     }
 }
 
-impl types::Host for Host {
+impl types::Host for HostState {
     fn convert_failure(&mut self, error: HostError) -> wasmtime::Result<types::Failure> {
         match error {
             HostError::Failed(failure) => Ok(failure.into()),
@@ -55,16 +55,16 @@ impl types::Host for Host {
 }
 
 /// Adds our imports; WASI is added beside.
-pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+pub(super) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     Module::add_to_linker::<_, HasSelf<_>>(linker, |host| host)
 }
 
-fn object(text: &str) -> serde_json::Map<String, serde_json::Value> {
+fn parse_json_object(text: &str) -> serde_json::Map<String, serde_json::Value> {
     serde_json::from_str(text).unwrap_or_default()
 }
 
-impl From<Failure> for types::Failure {
-    fn from(failure: Failure) -> Self {
+impl From<StepFailure> for types::Failure {
+    fn from(failure: StepFailure) -> Self {
         Self {
             kind: failure.kind,
             message: failure.message,
@@ -75,14 +75,14 @@ impl From<Failure> for types::Failure {
     }
 }
 
-impl From<types::Failure> for Failure {
+impl From<types::Failure> for StepFailure {
     fn from(failure: types::Failure) -> Self {
         Self {
             kind: failure.kind,
             message: failure.message,
             hint: failure.hint,
             retryable: failure.retryable,
-            details: object(&failure.details),
+            details: parse_json_object(&failure.details),
         }
     }
 }

@@ -18,86 +18,86 @@ use wasmtime::component::Resource;
 use super::{
     bindings::{HostError, blobs},
     failure,
-    gate::{Gate, Source},
-    host::Host,
+    gate::{CapabilityGate, ContentSource},
+    host::HostState,
     log::GuestLog,
 };
 use contract::{
     Digest,
-    step::{Failure, Level, Progress},
+    step::{MessageLevel, StepFailure, StepProgress},
 };
 use fetch::{
-    archive::{self, ArchiveError, Job, Limits},
-    net::{self, Download, Request},
+    archive::{self, ArchiveError, ArchiveLimits, UnpackJob},
+    net::{self, Download, NetRequest},
 };
-use hostio::{blocking::native, confined_path::regular};
+use hostio::{blocking::run_blocking, confined_path::open_regular_file};
 
 /// How often progress of an archive is told.
-const PULSE: Duration = Duration::from_millis(100);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How many interruptions of one download are told.
-const MOST_INTERRUPTIONS: u32 = 20;
+const MAX_REPORTED_INTERRUPTIONS: u32 = 20;
 
 /// How much of a list of digests is read, in bytes.
-const LONGEST_LIST: u64 = 1 << 20;
+const MAX_CHECKSUM_FILE_BYTES: u64 = 1 << 20;
 
 /// A source that was opened and not yet read.
-pub struct Blob {
-    content: Content,
+pub struct OpenBlob {
+    content: BlobContent,
     /// The last part of the path: it may name the format.
     name: String,
     digest: Digest,
     size: Option<u64>,
 }
 
-enum Content {
+enum BlobContent {
     File(cap_std::fs::File),
-    Web(Box<Download>),
+    Download(Box<Download>),
 }
 
 /// What a failed extraction is to a step. The network knows better than the archive what became of its bytes.
-fn broken_off(gate: &Gate, error: ArchiveError) -> Failure {
+fn unpack_failure(gate: &CapabilityGate, error: ArchiveError) -> StepFailure {
     if let ArchiveError::Source(source) = &error
         && let Some(fault) = source.get_ref().and_then(|inner| inner.downcast_ref::<net::NetError>())
     {
-        return gate.network(fault.clone());
+        return gate.network_failure(fault.clone());
     }
     error.into()
 }
 
 /// The digest that is published for a source, or of its content if it is a file and none is.
-pub(super) async fn resolve(gate: &Gate, source: &str) -> Result<Digest, Failure> {
-    match gate.source(source)? {
-        Source::File { dir, path } => {
+pub(super) async fn resolve_digest(gate: &CapabilityGate, source: &str) -> Result<Digest, StepFailure> {
+    match gate.parse_source(source)? {
+        ContentSource::File { dir, path } => {
             let (folder, name) = path.rsplit_once('/').unwrap_or((".", &path));
             for (list, is_of_one) in [(format!("{path}.sha256"), true), (format!("{folder}/SHA256SUMS"), false)] {
-                match open_text(dir, &list) {
+                match read_checksum_file(dir, &list) {
                     Ok(text) => {
-                        if let Some(digest) = stated(&text, name, is_of_one, &list)? {
+                        if let Some(digest) = find_checksum(&text, name, is_of_one, &list)? {
                             return Ok(digest);
                         }
                     }
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(gate.unopened(source, &error)),
+                    Err(error) => return Err(gate.open_failure(source, &error)),
                 }
             }
-            let file = regular(dir, &path).map_err(|error| gate.unopened(source, &error))?;
-            let digest = native(move |_| archive::digest(file)).await?;
+            let file = open_regular_file(dir, &path).map_err(|error| gate.open_failure(source, &error))?;
+            let digest = run_blocking(move |_| archive::digest(file)).await?;
             digest.map_err(|error| failure("transient", format!("can't read {path}: {error}")))
         }
-        Source::Web(url) => {
+        ContentSource::Url(url) => {
             let name = url.path_segments().and_then(Iterator::last).unwrap_or_default().to_owned();
             let mut beside = url.clone();
             beside.set_path(&format!("{}.sha256", url.path()));
             let sums = url.join("SHA256SUMS").map_err(|error| failure("invalid-config", error.to_string()))?;
             for (list, is_of_one) in [(beside, true), (sums, false)] {
-                let network = |error| gate.network(error);
-                let request = Request::new("GET", list.as_str()).map_err(network)?;
+                let network = |error| gate.network_failure(error);
+                let request = NetRequest::new("GET", list.as_str()).map_err(network)?;
                 let response = gate.client().send(request).await.map_err(network)?;
                 match response.status {
                     200 => {
                         let text = String::from_utf8_lossy(&response.body);
-                        if let Some(digest) = stated(&text, &name, is_of_one, list.as_str())? {
+                        if let Some(digest) = find_checksum(&text, &name, is_of_one, list.as_str())? {
                             return Ok(digest);
                         }
                     }
@@ -109,21 +109,21 @@ pub(super) async fn resolve(gate: &Gate, source: &str) -> Result<Digest, Failure
                     }
                 }
             }
-            Err(failure("invalid-config", format!("no digest is known for {}", shown(&url)))
+            Err(failure("invalid-config", format!("no digest is known for {}", display_url(&url)))
                 .with_hint("write `digest: sha256:…` beside `from`, or publish it as `<file>.sha256`"))
         }
     }
 }
 
 /// The text of a list of digests, as far as such a list is ever long.
-fn open_text(dir: &Dir, path: &str) -> io::Result<String> {
+fn read_checksum_file(dir: &Dir, path: &str) -> io::Result<String> {
     let mut text = String::new();
-    regular(dir, path)?.take(LONGEST_LIST).read_to_string(&mut text)?;
+    open_regular_file(dir, path)?.take(MAX_CHECKSUM_FILE_BYTES).read_to_string(&mut text)?;
     Ok(text)
 }
 
 /// The digest of `name` in the text of a `.sha256` file or of a list as `sha256sum` writes it.
-fn stated(text: &str, name: &str, is_of_one: bool, list: &str) -> Result<Option<Digest>, Failure> {
+fn find_checksum(text: &str, name: &str, is_of_one: bool, list: &str) -> Result<Option<Digest>, StepFailure> {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let entry = lines.find_map(|line| {
         let (digest, file) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
@@ -138,7 +138,7 @@ fn stated(text: &str, name: &str, is_of_one: bool, list: &str) -> Result<Option<
 }
 
 /// A URL for people, without its query: it may be signed.
-fn shown(url: &Url) -> String {
+fn display_url(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     url.to_string()
@@ -146,45 +146,45 @@ fn shown(url: &Url) -> String {
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-struct Options {
+struct UnpackOptions {
     max_files: Option<u64>,
     max_bytes: Option<u64>,
     max_ratio: Option<u64>,
     max_path: Option<usize>,
 }
 
-impl Options {
-    fn limits(text: &str) -> Result<Limits, Failure> {
-        let options: Self = super::options("an archive", text)?;
-        let stock = Limits::default();
-        Ok(Limits {
+impl UnpackOptions {
+    fn parse_limits(text: &str) -> Result<ArchiveLimits, StepFailure> {
+        let options: Self = super::parse_options("an archive", text)?;
+        let stock = ArchiveLimits::default();
+        Ok(ArchiveLimits {
             max_files: options.max_files.unwrap_or(stock.max_files),
             max_bytes: options.max_bytes.unwrap_or(stock.max_bytes),
             max_ratio: options.max_ratio.unwrap_or(stock.max_ratio),
-            max_path: options.max_path.unwrap_or(stock.max_path),
+            max_path_bytes: options.max_path.unwrap_or(stock.max_path_bytes),
         })
     }
 }
 
 /// Hands chunks that arrive in a task to a thread that reads.
-struct Arriving {
+struct DownloadReader {
     /// `None` is the end. A channel that closes without it belonged to a call that was given up.
     chunks: mpsc::Receiver<io::Result<Option<Vec<u8>>>>,
     chunk: io::Cursor<Vec<u8>>,
-    is_over: bool,
+    is_finished: bool,
 }
 
-impl Read for Arriving {
+impl Read for DownloadReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let read = self.chunk.read(buffer)?;
-            if read > 0 || self.is_over {
+            if read > 0 || self.is_finished {
                 return Ok(read);
             }
             match self.chunks.blocking_recv() {
                 Some(chunk) => match chunk? {
                     Some(chunk) => self.chunk = io::Cursor::new(chunk),
-                    None => self.is_over = true,
+                    None => self.is_finished = true,
                 },
                 None => return Err(io::ErrorKind::ConnectionAborted.into()),
             }
@@ -193,29 +193,29 @@ impl Read for Arriving {
 }
 
 /// A task that ends with the call it works for: whoever reads from it must not wait for a server in vain.
-struct Arrival(tokio::task::JoinHandle<()>);
+struct DownloadTask(tokio::task::JoinHandle<()>);
 
-impl Drop for Arrival {
+impl Drop for DownloadTask {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-fn arriving(mut download: Box<Download>, name: String, log: GuestLog) -> (Arrival, Arriving) {
+fn spawn_download_reader(mut download: Box<Download>, name: String, log: GuestLog) -> (DownloadTask, DownloadReader) {
     let (sender, chunks) = mpsc::channel(16);
     let task = tokio::spawn(async move {
         let mut told = 0;
         loop {
-            let chunk = match download.next().await {
+            let chunk = match download.next_chunk().await {
                 Ok(chunk) => Ok(chunk.map(|bytes| bytes.to_vec())),
                 Err(error) => Err(io::Error::other(error)),
             };
-            if let Some(why) = download.interruption()
-                && told < MOST_INTERRUPTIONS
+            if let Some(why) = download.take_interruption()
+                && told < MAX_REPORTED_INTERRUPTIONS
             {
                 told += 1;
                 let message = format!("the download of {name} broke off, and goes on: {why}");
-                log.send(Progress::Log { level: Level::Warn, message, fields: serde_json::Map::new() });
+                log.send(StepProgress::Log { level: MessageLevel::Warn, message, fields: serde_json::Map::new() });
             }
             let is_last = !matches!(chunk, Ok(Some(_)));
             if sender.send(chunk).await.is_err() || is_last {
@@ -223,37 +223,43 @@ fn arriving(mut download: Box<Download>, name: String, log: GuestLog) -> (Arriva
             }
         }
     });
-    (Arrival(task), Arriving { chunks, chunk: io::Cursor::default(), is_over: false })
+    (DownloadTask(task), DownloadReader { chunks, chunk: io::Cursor::default(), is_finished: false })
 }
 
-fn meter(log: GuestLog, name: String, total: Option<u64>) -> impl Fn(u64) + Sync {
+fn byte_progress_reporter(log: GuestLog, name: String, total: Option<u64>) -> impl Fn(u64) + Sync {
     let last = Mutex::new(None::<Instant>);
     move |done| {
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_none_or(|last| last.elapsed() >= PULSE) {
+        if last.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL) {
             *last = Some(Instant::now());
-            log.send(Progress::Meter { task: name.clone(), done, total, unit: "bytes".to_owned() });
+            log.send(StepProgress::Meter { task: name.clone(), done, total, unit: "bytes".to_owned() });
         }
     }
 }
 
-impl blobs::Host for Host {
+impl blobs::Host for HostState {
     async fn resolve(&mut self, source: String) -> Result<String, HostError> {
-        Ok(resolve(&self.gate, &source).await?.to_string())
+        Ok(resolve_digest(&self.gate, &source).await?.to_string())
     }
 
-    async fn fetch(&mut self, source: String, digest: String) -> Result<Resource<Blob>, HostError> {
+    async fn fetch(&mut self, source: String, digest: String) -> Result<Resource<OpenBlob>, HostError> {
         let digest = digest.parse().map_err(|error| failure("invalid-config", format!("{error}")))?;
-        let blob = match self.gate.source(&source)? {
-            Source::File { dir, path } => {
-                let file = regular(dir, &path).map_err(|error| self.gate.unopened(&source, &error))?;
+        let blob = match self.gate.parse_source(&source)? {
+            ContentSource::File { dir, path } => {
+                let file = open_regular_file(dir, &path).map_err(|error| self.gate.open_failure(&source, &error))?;
                 let size = file.metadata().ok().map(|metadata| metadata.len());
-                Blob { content: Content::File(file), name: path, digest, size }
+                OpenBlob { content: BlobContent::File(file), name: path, digest, size }
             }
-            Source::Web(url) => {
-                let download = self.gate.client().open(&url).await.map_err(|error| self.gate.network(error))?;
+            ContentSource::Url(url) => {
+                let download =
+                    self.gate.client().open_download(&url).await.map_err(|error| self.gate.network_failure(error))?;
                 let size = download.size();
-                Blob { content: Content::Web(Box::new(download)), name: url.path().to_owned(), digest, size }
+                OpenBlob {
+                    content: BlobContent::Download(Box::new(download)),
+                    name: url.path().to_owned(),
+                    digest,
+                    size,
+                }
             }
         };
         Ok(self.table.push(blob)?)
@@ -261,28 +267,28 @@ impl blobs::Host for Host {
 
     async fn unpack(
         &mut self,
-        blob: Resource<Blob>,
+        blob: Resource<OpenBlob>,
         dir: String,
         path: String,
         options: String,
     ) -> Result<String, HostError> {
-        let limits = Options::limits(&options)?;
-        let into = self.gate.writable(&dir)?.try_clone();
+        let limits = UnpackOptions::parse_limits(&options)?;
+        let into = self.gate.writable_dir(&dir)?.try_clone();
         let into = into.map_err(|error| failure("permanent", format!("directory `{dir}`: {error}")))?;
-        let Blob { content, name, digest, size } = self.table.delete(blob)?;
+        let OpenBlob { content, name, digest, size } = self.table.delete(blob)?;
         let (_arrival, source): (_, Box<dyn Read + Send>) = match content {
-            Content::File(file) => (None, Box::new(file)),
-            Content::Web(download) => {
-                let (arrival, source) = arriving(download, name.clone(), self.log.clone());
+            BlobContent::File(file) => (None, Box::new(file)),
+            BlobContent::Download(download) => {
+                let (arrival, source) = spawn_download_reader(download, name.clone(), self.log.clone());
                 (Some(arrival), Box::new(source))
             }
         };
-        let progress = meter(self.log.clone(), name.clone(), size);
-        let unpacked = native(move |stop| {
-            let job = Job { name: &name, expected: &digest, limits: &limits, stop: &stop, progress: &progress };
+        let progress = byte_progress_reporter(self.log.clone(), name.clone(), size);
+        let unpacked = run_blocking(move |stop| {
+            let job = UnpackJob { name: &name, expected: &digest, limits: &limits, stop: &stop, progress: &progress };
             archive::unpack(source, &job, &into, &path)
         });
-        let unpacked = unpacked.await?.map_err(|error| broken_off(&self.gate, error))?;
+        let unpacked = unpacked.await?.map_err(|error| unpack_failure(&self.gate, error))?;
         let counts = serde_json::json!({
             "files": unpacked.files, "bytes": unpacked.bytes, "archive-bytes": unpacked.archive_bytes,
         });
@@ -292,22 +298,22 @@ impl blobs::Host for Host {
     async fn compare(&mut self, dir: String, path: String) -> Result<Vec<String>, HostError> {
         let within = self.gate.dir(&dir)?.try_clone();
         let within = within.map_err(|error| failure("permanent", format!("directory `{dir}`: {error}")))?;
-        Ok(native(move |_| archive::compare(&within, &path)).await?.map_err(Failure::from)?)
+        Ok(run_blocking(move |_| archive::compare(&within, &path)).await?.map_err(StepFailure::from)?)
     }
 
     async fn remove(&mut self, dir: String, path: String) -> Result<(), HostError> {
-        let within = self.gate.writable(&dir)?.try_clone();
+        let within = self.gate.writable_dir(&dir)?.try_clone();
         let within = within.map_err(|error| failure("permanent", format!("directory `{dir}`: {error}")))?;
-        Ok(native(move |_| archive::remove(&within, &path)).await?.map_err(Failure::from)?)
+        Ok(run_blocking(move |_| archive::remove(&within, &path)).await?.map_err(StepFailure::from)?)
     }
 }
 
-impl blobs::HostBlob for Host {
-    async fn digest(&mut self, blob: Resource<Blob>) -> wasmtime::Result<String> {
+impl blobs::HostBlob for HostState {
+    async fn digest(&mut self, blob: Resource<OpenBlob>) -> wasmtime::Result<String> {
         Ok(self.table.get(&blob)?.digest.to_string())
     }
 
-    async fn drop(&mut self, blob: Resource<Blob>) -> wasmtime::Result<()> {
+    async fn drop(&mut self, blob: Resource<OpenBlob>) -> wasmtime::Result<()> {
         self.table.delete(blob)?;
         Ok(())
     }

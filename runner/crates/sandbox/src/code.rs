@@ -12,28 +12,28 @@ use memmap2::Mmap;
 use rustix::mm::{MprotectFlags, mprotect};
 use wasmtime::{Config, CustomCodeMemory, Engine, Result, component::Component};
 
-use super::modules::Verified;
+use super::modules::VerifiedCode;
 use official::Official;
 
 /// Precompiled code that may be run.
-pub(super) enum Native {
+pub(super) enum PrecompiledCode {
     /// A part of this executable.
     Official(&'static Official),
     /// Kept by this user's runner.
-    Kept(Verified),
+    Cached(VerifiedCode),
 }
 
 /// The settings of an engine that loads such code.
-pub(super) fn prepare(config: &mut Config) {
-    config.with_custom_code_memory(Some(Arc::new(Pages)));
+pub(super) fn set_code_memory(config: &mut Config) {
+    config.with_custom_code_memory(Some(Arc::new(ExecutablePages)));
 }
 
-impl Native {
+impl PrecompiledCode {
     /// The component that the code is of.
     ///
     /// # Errors
     /// When it was made by another version or for other settings.
-    pub(super) fn load(self, engine: &Engine) -> Result<Component> {
+    pub(super) fn into_component(self, engine: &Engine) -> Result<Component> {
         // SAFETY: each function runs the bytes as native code, so they must be what wasmtime made. `Official` ones are a
         // part of this executable, made by our own build.rs with the same engine settings; whoever can change them can
         // change the executable. `Kept` ones were copied into memory of this process before they were looked at (`Verified`), and
@@ -43,7 +43,7 @@ impl Native {
         unsafe {
             match self {
                 Self::Official(official) => Component::deserialize_raw(engine, NonNull::from(&official.compiled.0)),
-                Self::Kept(Verified(code)) => {
+                Self::Cached(VerifiedCode(code)) => {
                     let code: &'static Mmap = Box::leak(Box::new(code));
                     Component::deserialize_raw(engine, NonNull::from(&**code))
                 }
@@ -53,9 +53,9 @@ impl Native {
 }
 
 /// Makes pages executable, also those that wasmtime did not map itself.
-struct Pages;
+struct ExecutablePages;
 
-impl CustomCodeMemory for Pages {
+impl CustomCodeMemory for ExecutablePages {
     fn required_alignment(&self) -> usize {
         rustix::param::page_size()
     }

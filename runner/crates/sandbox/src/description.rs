@@ -7,21 +7,21 @@ use jsonschema::error::ValidationErrorKind;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use contract::step::{Failure, Phase};
-use journal::file::Effect;
+use contract::step::{StepFailure, StepPhase};
+use journal::file::StepEffect;
 
 /// A module's own description.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Description {
+pub struct ModuleDescription {
     pub name: String,
     pub version: String,
     pub summary: String,
     /// JSON Schema of the step's `with`.
     pub config: Value,
     #[serde(default)]
-    pub needs: Vec<Need>,
-    pub phase: Phase,
+    pub needs: Vec<CapabilityNeed>,
+    pub phase: StepPhase,
     #[serde(default)]
     pub exposes: bool,
     #[serde(default)]
@@ -44,8 +44,8 @@ pub struct Description {
 
 /// A capability that a module needs.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Need {
-    pub capability: Capability,
+pub struct CapabilityNeed {
+    pub capability: CapabilityKind,
     /// A JSON pointer to the value of the configuration that names the grant. Without it, or where the configuration
     /// has no such value, any grant of the kind will do.
     #[serde(default)]
@@ -56,16 +56,16 @@ pub struct Need {
     pub reason: String,
 }
 
-impl Need {
+impl CapabilityNeed {
     /// Whether a configuration makes it one. A need that is named by a value which is not there is none.
     #[must_use]
-    pub fn applies(&self, config: &Value) -> bool {
+    pub fn applies_to(&self, config: &Value) -> bool {
         self.config.as_deref().is_none_or(|pointer| config.pointer(pointer).is_some())
     }
 
     /// The grant that a configuration names.
     #[must_use]
-    pub fn name<'c>(&self, config: &'c Value) -> Option<&'c str> {
+    pub fn grant_name<'c>(&self, config: &'c Value) -> Option<&'c str> {
         config.pointer(self.config.as_deref()?)?.as_str()
     }
 
@@ -77,25 +77,25 @@ impl Need {
 
     /// It in words: "a writable directory `app`".
     #[must_use]
-    pub fn words(&self, config: &Value) -> String {
+    pub fn display_text(&self, config: &Value) -> String {
         let what = match self.capability {
-            Capability::Dirs if self.wants_write() => "a writable directory",
-            Capability::Dirs => "a directory",
-            Capability::Databases => "a database",
-            Capability::Http => "an HTTP origin",
-            Capability::Tcp => "a TCP address",
-            Capability::Programs => "a program",
-            Capability::Sockets => "a socket",
-            Capability::Secrets => "a secret",
+            CapabilityKind::Dirs if self.wants_write() => "a writable directory",
+            CapabilityKind::Dirs => "a directory",
+            CapabilityKind::Databases => "a database",
+            CapabilityKind::Http => "an HTTP origin",
+            CapabilityKind::Tcp => "a TCP address",
+            CapabilityKind::Programs => "a program",
+            CapabilityKind::Sockets => "a socket",
+            CapabilityKind::Secrets => "a secret",
         };
-        self.name(config).map_or_else(|| what.to_owned(), |name| format!("{what} `{name}`"))
+        self.grant_name(config).map_or_else(|| what.to_owned(), |name| format!("{what} `{name}`"))
     }
 }
 
 /// What can be granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Capability {
+pub enum CapabilityKind {
     Dirs,
     Http,
     Tcp,
@@ -105,7 +105,7 @@ pub enum Capability {
     Secrets,
 }
 
-impl Capability {
+impl CapabilityKind {
     /// As descriptions and plans write it.
     #[must_use]
     pub fn name(self) -> String {
@@ -129,20 +129,20 @@ pub enum InputKind {
 pub enum DescriptionError {
     /// With what it said meanwhile.
     #[error("its `describe` failed: {}", .0.message)]
-    Call(Failure, Vec<String>),
+    CallFailed(StepFailure, Vec<String>),
     #[error("its `describe` returned what is no description: {0}")]
-    Form(String),
+    InvalidJson(String),
     #[error("the `config` in its description is no JSON Schema: {0}")]
-    Schema(String),
+    InvalidSchema(String),
 }
 
 impl DescriptionError {
     /// What the module said before it ended, a line each.
     #[must_use]
-    pub fn said(&self) -> &[String] {
+    pub fn log_lines(&self) -> &[String] {
         match self {
-            Self::Call(_, said) => said,
-            Self::Form(_) | Self::Schema(_) => &[],
+            Self::CallFailed(_, said) => said,
+            Self::InvalidJson(_) | Self::InvalidSchema(_) => &[],
         }
     }
 
@@ -150,41 +150,43 @@ impl DescriptionError {
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Call(..) => "`describe` has no grants and no input, and always answers the same; see docs/steps.md",
-            Self::Form(_) => {
+            Self::CallFailed(..) => {
+                "`describe` has no grants and no input, and always answers the same; see docs/steps.md"
+            }
+            Self::InvalidJson(_) => {
                 "`describe` returns the JSON object that docs/steps.md shows; the SDK and the templates write it"
             }
-            Self::Schema(_) => "`config` is a JSON Schema of the step's `with:`; docs/steps.md shows one",
+            Self::InvalidSchema(_) => "`config` is a JSON Schema of the step's `with:`; docs/steps.md shows one",
         }
     }
 }
 
 /// A value of the configuration that its schema does not allow.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mismatch {
+pub struct SchemaViolation {
     /// JSON pointer to the value.
     pub pointer: String,
     /// What is wrong with it.
     pub message: String,
 }
 
-impl Description {
+impl ModuleDescription {
     pub(super) fn parse(text: &str) -> Result<Self, DescriptionError> {
         let mut description: Self =
-            serde_json::from_str(text).map_err(|error| DescriptionError::Form(error.to_string()))?;
+            serde_json::from_str(text).map_err(|error| DescriptionError::InvalidJson(error.to_string()))?;
         let validator = jsonschema::validator_for(&description.config);
-        let validator = validator.map_err(|error| DescriptionError::Schema(error.to_string()))?;
+        let validator = validator.map_err(|error| DescriptionError::InvalidSchema(error.to_string()))?;
         description.validator = Some(Arc::new(validator));
         Ok(description)
     }
 
     /// What running it does.
     #[must_use]
-    pub fn effect(&self) -> Effect {
+    pub fn effect(&self) -> StepEffect {
         match self.phase {
-            _ if self.exposes => Effect::Exposes,
-            Phase::Check => Effect::Looks,
-            Phase::Prepare | Phase::Commit => Effect::Acts,
+            _ if self.exposes => StepEffect::Exposing,
+            StepPhase::Check => StepEffect::ReadOnly,
+            StepPhase::Prepare | StepPhase::Commit => StepEffect::Mutating,
         }
     }
 
@@ -197,17 +199,17 @@ impl Description {
 
     /// Whether it may run again after an unknown outcome, with this configuration.
     #[must_use]
-    pub fn may_repeat(&self, config: &Value) -> bool {
+    pub fn is_repeatable(&self, config: &Value) -> bool {
         let configured = self.repeatable_config.as_deref().and_then(|pointer| config.pointer(pointer));
         self.repeatable || configured == Some(&Value::Bool(true))
     }
 
     /// What the schema does not allow in a configuration. `is_open` tells of values that are only known later.
     #[must_use]
-    pub fn mismatches(&self, config: &Value, is_open: impl Fn(&str) -> bool) -> Vec<Mismatch> {
+    pub fn schema_violations(&self, config: &Value, is_open: impl Fn(&str) -> bool) -> Vec<SchemaViolation> {
         let validator = self.validator.as_ref().expect("parse compiles the schema");
         let is_known = |error: &jsonschema::ValidationError<'_>| !is_open(&error.instance_path().to_string());
-        validator.iter_errors(config).filter(is_known).flat_map(mismatch).collect()
+        validator.iter_errors(config).filter(is_known).flat_map(schema_violations_of).collect()
     }
 
     /// The values of a configuration that name input files.
@@ -215,7 +217,7 @@ impl Description {
     pub fn inputs(&self, config: &Value) -> Vec<(InputKind, String)> {
         let kinds = [("source", InputKind::Source), ("dir", InputKind::Dir), ("path", InputKind::Path)];
         let mut found = Vec::new();
-        annotated(&self.config, config, "x-pawl-input", &mut |word, value| {
+        visit_annotations(&self.config, config, "x-pawl-input", &mut |word, value| {
             let kind = kinds.iter().find(|(name, _)| word == *name);
             if let (Some((_, kind)), Some(text)) = (kind, value.as_str()) {
                 found.push((*kind, text.to_owned()));
@@ -226,9 +228,9 @@ impl Description {
 
     /// The values that tell the release: its source, and its digest if the plan states it.
     #[must_use]
-    pub fn release(&self, config: &Value) -> (Option<String>, Option<String>) {
+    pub fn release_source_and_digest(&self, config: &Value) -> (Option<String>, Option<String>) {
         let (mut source, mut digest) = (None, None);
-        annotated(&self.config, config, "x-pawl-release", &mut |word, value| match word {
+        visit_annotations(&self.config, config, "x-pawl-release", &mut |word, value| match word {
             "source" => source = value.as_str().map(str::to_owned),
             "digest" => digest = value.as_str().map(str::to_owned),
             _ => {}
@@ -238,11 +240,11 @@ impl Description {
 }
 
 /// What an error of the schema means to who wrote the configuration: keys that are not known each have their own place.
-fn mismatch(error: jsonschema::ValidationError<'_>) -> Vec<Mismatch> {
+fn schema_violations_of(error: jsonschema::ValidationError<'_>) -> Vec<SchemaViolation> {
     let pointer = error.instance_path().to_string();
     match error.kind() {
         ValidationErrorKind::AdditionalProperties { unexpected } => {
-            let unknown = |name: &String| Mismatch {
+            let unknown = |name: &String| SchemaViolation {
                 pointer: format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1")),
                 message: "unknown setting".to_owned(),
             };
@@ -250,32 +252,32 @@ fn mismatch(error: jsonschema::ValidationError<'_>) -> Vec<Mismatch> {
         }
         ValidationErrorKind::Required { property } => {
             let name = property.as_str().map_or_else(|| property.to_string(), str::to_owned);
-            vec![Mismatch { pointer, message: format!("`{name}` is missing") }]
+            vec![SchemaViolation { pointer, message: format!("`{name}` is missing") }]
         }
         // The library's own words say the rest well enough.
-        _ => vec![Mismatch { pointer, message: error.to_string() }],
+        _ => vec![SchemaViolation { pointer, message: error.to_string() }],
     }
 }
 
 /// Calls `each` with every annotation of a schema and the value of the configuration that it stands at.
-fn annotated(schema: &Value, config: &Value, annotation: &str, each: &mut impl FnMut(&str, &Value)) {
+fn visit_annotations(schema: &Value, config: &Value, annotation: &str, each: &mut impl FnMut(&str, &Value)) {
     if let Some(word) = schema.get(annotation).and_then(Value::as_str) {
         each(word, config);
     }
     if let (Some(properties), Value::Object(config)) = (schema.get("properties").and_then(Value::as_object), config) {
         for (name, value) in config {
             if let Some(schema) = properties.get(name).or_else(|| schema.get("additionalProperties")) {
-                annotated(schema, value, annotation, each);
+                visit_annotations(schema, value, annotation, each);
             }
         }
     } else if let (Some(schema), Value::Object(config)) = (schema.get("additionalProperties"), config) {
         for value in config.values() {
-            annotated(schema, value, annotation, each);
+            visit_annotations(schema, value, annotation, each);
         }
     }
     if let (Some(schema), Value::Array(items)) = (schema.get("items"), config) {
         for item in items {
-            annotated(schema, item, annotation, each);
+            visit_annotations(schema, item, annotation, each);
         }
     }
 }
@@ -286,7 +288,7 @@ mod tests {
 
     use super::*;
 
-    fn description() -> Description {
+    fn description() -> ModuleDescription {
         let text = json!({
             "name": "x", "version": "1", "summary": "s", "phase": "commit", "repeatable-config": "/again", "future": 1,
             "config": {
@@ -299,7 +301,7 @@ mod tests {
                 },
             },
         });
-        Description::parse(&text.to_string()).unwrap()
+        ModuleDescription::parse(&text.to_string()).unwrap()
     }
 
     #[test]
@@ -308,23 +310,27 @@ mod tests {
         let found = description().inputs(&config);
         let expected = [(InputKind::Source, "file:dist/a"), (InputKind::Path, "t/a"), (InputKind::Path, "t/b")];
         assert_eq!(found, expected.map(|(kind, text)| (kind, text.to_owned())));
-        assert_eq!(description().release(&config), (Some("file:dist/a".into()), Some("sha256:00".into())));
+        assert_eq!(
+            description().release_source_and_digest(&config),
+            (Some("file:dist/a".into()), Some("sha256:00".into()))
+        );
     }
 
     #[test]
-    fn a_mismatch_names_its_place() {
-        let found = description().mismatches(&json!({"from": 7}), |_| false);
-        assert_eq!(found, [Mismatch { pointer: "/from".into(), message: "7 is not of type \"string\"".into() }]);
-        assert_eq!(description().mismatches(&json!({"from": 7}), |pointer| pointer == "/from"), []);
-        let found = description().mismatches(&json!({"form": "x"}), |_| false);
+    fn a_violation_has_the_pointer_of_its_value() {
+        let found = description().schema_violations(&json!({"from": 7}), |_| false);
+        assert_eq!(found, [SchemaViolation { pointer: "/from".into(), message: "7 is not of type \"string\"".into() }]);
+        assert_eq!(description().schema_violations(&json!({"from": 7}), |pointer| pointer == "/from"), []);
+        let found = description().schema_violations(&json!({"form": "x"}), |_| false);
         let expected = [("/form", "unknown setting"), ("", "`from` is missing")];
-        let expected = expected.map(|(pointer, message)| Mismatch { pointer: pointer.into(), message: message.into() });
+        let expected =
+            expected.map(|(pointer, message)| SchemaViolation { pointer: pointer.into(), message: message.into() });
         assert_eq!(found, expected);
     }
 
     #[test]
     fn the_configuration_can_make_a_step_repeatable() {
-        assert!(!description().may_repeat(&json!({})));
-        assert!(description().may_repeat(&json!({"again": true})));
+        assert!(!description().is_repeatable(&json!({})));
+        assert!(description().is_repeatable(&json!({"again": true})));
     }
 }

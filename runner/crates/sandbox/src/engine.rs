@@ -18,72 +18,72 @@ use wasmtime::{
 
 use super::{
     bindings::{self, ModulePre},
-    code::{self, Native},
-    component::{self, NotAComponent},
-    host::Host,
-    misfit::{self, Misfit},
-    modules::{Cache, Places, RegistryError, Tell},
+    code::{self, PrecompiledCode},
+    component::{self, ComponentError},
+    host::HostState,
+    misfit::{self, ContractMismatch},
+    modules::{ModuleCache, NoticeHandler, RegistryError, UserPaths},
 };
 use contract::{
     Digest,
-    diagnostic::{Code, Diagnostic, Exit},
+    diagnostic::{Diagnostic, ErrorCode, ExitKind},
 };
-use hostio::dir_snapshot::Folders;
+use hostio::dir_snapshot::DirSnapshotCache;
 use official::OFFICIAL;
-use plan::{ModuleRef, Plan, Step};
+use plan::{ModuleRef, Plan, PlanStep};
 
 /// How often a running guest can be interrupted.
-const TICK: Duration = Duration::from_millis(10);
+const EPOCH_TICK: Duration = Duration::from_millis(10);
 
 /// The names of the modules that the binary carries.
-pub fn official() -> impl Iterator<Item = &'static str> {
+pub fn official_module_names() -> impl Iterator<Item = &'static str> {
     OFFICIAL.iter().map(|module| module.name)
 }
 
 /// Compiles and links modules.
-pub struct Runtime {
+pub struct ModuleRuntime {
     engine: Engine,
-    linker: Linker<Host>,
-    cache: Cache,
+    linker: Linker<HostState>,
+    cache: ModuleCache,
     /// What was read of granted directories.
-    pub(super) folders: Folders,
+    pub(super) dir_snapshots: DirSnapshotCache,
 }
 
 /// Code that can be instantiated, and its digest.
-pub struct Module {
-    pub(super) code: ModulePre<Host>,
+pub struct LoadedModule {
+    pub(super) instance_pre: ModulePre<HostState>,
     /// SHA-256 of its bytes, as they lie in its file.
     pub digest: Digest,
     /// What it said of itself when this binary was built; others are asked.
-    pub(super) description: Option<&'static str>,
+    pub(super) built_in_description: Option<&'static str>,
 }
 
 /// Why a module can't be loaded.
 #[derive(Debug, thiserror::Error)]
-pub enum LoadError {
+pub enum ModuleLoadError {
     #[error("there is no official module `{name}`")]
-    Unknown { name: String },
+    UnknownOfficial { name: String },
     #[error("can't read {path}")]
     Read { path: String, source: std::io::Error },
-    #[error("can't get the module {what}")]
-    Registry { what: String, source: RegistryError },
-    #[error("{what} is not a step module")]
-    NotAComponent { what: String, source: NotAComponent },
-    #[error("{what} does not fit this runner")]
-    Misfit { what: String, why: String, hint: String },
-    #[error("{what} is not a step module")]
-    NotAModule { what: String, why: String },
+    #[error("can't get the module {module}")]
+    Registry { module: String, source: RegistryError },
+    #[error("{module} is not a step module")]
+    NotAComponent { module: String, source: ComponentError },
+    #[error("{module} does not fit this runner")]
+    ContractMismatch { module: String, reason: String, hint: String },
+    #[error("{module} is not a step module")]
+    InvalidComponent { module: String, reason: String },
     #[error("the sandbox can't be set up: {0}")]
-    Engine(String),
+    EngineSetup(String),
 }
 
-impl LoadError {
+impl ModuleLoadError {
     /// The error, pointing at the step in the plan.
     #[must_use]
-    pub fn diagnostic(&self, plan: &Plan, step: &Step) -> Diagnostic {
-        let known: Vec<_> = official().collect();
+    pub fn diagnostic(&self, plan: &Plan, step: &PlanStep) -> Diagnostic {
+        let known: Vec<_> = official_module_names().collect();
         let (code, hint) = match self {
-            Self::Unknown { .. } => (
+            Self::UnknownOfficial { .. } => (
                 "P0120",
                 format!("official modules are {}; a module of your own is `uses: ./path.wasm`", known.join(", ")),
             ),
@@ -92,34 +92,41 @@ impl LoadError {
             }
             Self::Registry { source, .. } => ("P0129", source.hint()),
             Self::NotAComponent { source, .. } => ("P0125", source.hint().to_owned()),
-            Self::Misfit { hint, .. } => ("P0126", hint.clone()),
-            Self::NotAModule { .. } => ("P0125", "build it as docs/steps.md says".to_owned()),
-            Self::Engine(_) => ("P0701", "please report this".to_owned()),
+            Self::ContractMismatch { hint, .. } => ("P0126", hint.clone()),
+            Self::InvalidComponent { .. } => ("P0125", "build it as docs/steps.md says".to_owned()),
+            Self::EngineSetup(_) => ("P0701", "please report this".to_owned()),
         };
-        let mut diagnostic =
-            plan.error_at(Code(code), step.span.clone(), self.to_string(), "this step uses it".to_owned(), Some(hint));
+        let mut diagnostic = plan.error_at(
+            ErrorCode(code),
+            step.span.clone(),
+            self.to_string(),
+            "this step uses it".to_owned(),
+            Some(hint),
+        );
         match self {
-            Self::Read { source, .. } => diagnostic = diagnostic.because(source),
-            Self::Registry { source, .. } => diagnostic = diagnostic.because(source),
-            Self::NotAComponent { source, .. } => diagnostic = diagnostic.because(source),
-            Self::NotAModule { why, .. } | Self::Misfit { why, .. } => diagnostic = diagnostic.because(why),
-            Self::Engine(_) => diagnostic.exit = Exit::Bug,
-            Self::Unknown { .. } => {}
+            Self::Read { source, .. } => diagnostic = diagnostic.with_cause(source),
+            Self::Registry { source, .. } => diagnostic = diagnostic.with_cause(source),
+            Self::NotAComponent { source, .. } => diagnostic = diagnostic.with_cause(source),
+            Self::InvalidComponent { reason: why, .. } | Self::ContractMismatch { reason: why, .. } => {
+                diagnostic = diagnostic.with_cause(why)
+            }
+            Self::EngineSetup(_) => diagnostic.exit = ExitKind::Bug,
+            Self::UnknownOfficial { .. } => {}
         }
         diagnostic
     }
 }
 
-impl Runtime {
+impl ModuleRuntime {
     /// An engine with everything that a module may import. A thread ticks as long as the engine is there. `tell` hears when
     /// kept code is not used.
     ///
     /// # Errors
     /// [`LoadError::Engine`].
-    pub fn new(places: Places, tell: Tell) -> Result<Self, LoadError> {
-        let fault = |error: wasmtime::Error| LoadError::Engine(format!("{error:#}"));
-        let mut config = wasm_config::compiler().map_err(fault)?;
-        code::prepare(&mut config);
+    pub fn new(places: UserPaths, tell: NoticeHandler) -> Result<Self, ModuleLoadError> {
+        let fault = |error: wasmtime::Error| ModuleLoadError::EngineSetup(format!("{error:#}"));
+        let mut config = wasm_config::engine_config().map_err(fault)?;
+        code::set_code_memory(&mut config);
         let engine = Engine::new(&config).map_err(fault)?;
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(fault)?;
@@ -131,11 +138,11 @@ impl Runtime {
                 while let Some(engine) = ticking.upgrade() {
                     engine.increment_epoch();
                     drop(engine);
-                    std::thread::sleep(TICK);
+                    std::thread::sleep(EPOCH_TICK);
                 }
             })
-            .map_err(|error| LoadError::Engine(error.to_string()))?;
-        Ok(Self { engine, linker, cache: Cache::new(places, tell), folders: Folders::default() })
+            .map_err(|error| ModuleLoadError::EngineSetup(error.to_string()))?;
+        Ok(Self { engine, linker, cache: ModuleCache::new(places, tell), dir_snapshots: DirSnapshotCache::default() })
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -146,70 +153,78 @@ impl Runtime {
     ///
     /// # Errors
     /// [`LoadError`].
-    pub async fn load(&self, uses: &ModuleRef) -> Result<Module, LoadError> {
+    pub async fn load(&self, uses: &ModuleRef) -> Result<LoadedModule, ModuleLoadError> {
         match uses {
             ModuleRef::Official(name) => {
                 let module = OFFICIAL.iter().find(|module| module.name == *name);
-                let module = module.ok_or_else(|| LoadError::Unknown { name: name.clone() })?;
-                let component = Native::Official(module).load(&self.engine);
-                let component = component.map_err(|error| LoadError::Engine(format!("{name}: {error:#}")))?;
-                let digest =
-                    module.digest.parse().map_err(|_| LoadError::Engine("a digest of ours is no digest".into()))?;
-                Ok(Module { description: Some(module.description), ..self.link(&component, digest, name)? })
+                let module = module.ok_or_else(|| ModuleLoadError::UnknownOfficial { name: name.clone() })?;
+                let component = PrecompiledCode::Official(module).into_component(&self.engine);
+                let component =
+                    component.map_err(|error| ModuleLoadError::EngineSetup(format!("{name}: {error:#}")))?;
+                let digest = module
+                    .digest
+                    .parse()
+                    .map_err(|_| ModuleLoadError::EngineSetup("a digest of ours is no digest".into()))?;
+                Ok(LoadedModule {
+                    built_in_description: Some(module.description),
+                    ..self.link(&component, digest, name)?
+                })
             }
             ModuleRef::File(path) => {
                 let name = path.display().to_string();
-                let digest = digest_of(path)?;
-                match self.kept(&digest, &name) {
+                let digest = file_digest(path)?;
+                match self.cached_component(&digest, &name) {
                     Some(component) => self.link(&component, digest, &name),
-                    None => self.made(&read(path)?, &name),
+                    None => self.compile_and_cache(&read_module_file(path)?, &name),
                 }
             }
             ModuleRef::Registry(reference) => {
                 let name = reference.to_string();
-                let error = |source| LoadError::Registry { what: name.clone(), source };
-                let layer = self.cache.find(reference).await.map_err(error)?;
-                match self.kept(&layer.digest, &name) {
+                let error = |source| ModuleLoadError::Registry { module: name.clone(), source };
+                let layer = self.cache.resolve_layer(reference).await.map_err(error)?;
+                match self.cached_component(&layer.digest, &name) {
                     Some(component) => self.link(&component, layer.digest, &name),
-                    None => self.made(&self.cache.fetch(reference, &layer).await.map_err(error)?, &name),
+                    None => {
+                        self.compile_and_cache(&self.cache.module_bytes(reference, &layer).await.map_err(error)?, &name)
+                    }
                 }
             }
         }
     }
 
     /// The kept code of a module that is none of ours, if there is some that can be trusted.
-    fn kept(&self, digest: &Digest, name: &str) -> Option<Component> {
-        let kept = self.cache.get(&self.entry(digest, "cwasm"), name)?;
-        let loaded = Native::Kept(kept).load(&self.engine);
-        loaded.map_err(|error| self.cache.say_unused(name, &format!("{error:#}"))).ok()
+    fn cached_component(&self, digest: &Digest, name: &str) -> Option<Component> {
+        let kept = self.cache.verified_code(&self.cache_entry_name(digest, "cwasm"), name)?;
+        let loaded = PrecompiledCode::Cached(kept).into_component(&self.engine);
+        loaded.map_err(|error| self.cache.warn_code_unused(name, &format!("{error:#}"))).ok()
     }
 
     /// A module that is none of ours, compiled. Its code is kept, if that can be.
-    fn made(&self, bytes: &[u8], name: &str) -> Result<Module, LoadError> {
+    fn compile_and_cache(&self, bytes: &[u8], name: &str) -> Result<LoadedModule, ModuleLoadError> {
         let digest = Digest::from_bytes(Sha256::digest(bytes).into());
         let component = self.compile(bytes, name)?;
         let module = self.link(&component, digest.clone(), name)?;
-        if let Some(Misfit { why, hint }) = misfit::of_types(&self.engine, &component) {
-            return Err(LoadError::Misfit { what: name.to_owned(), why, hint });
+        if let Some(ContractMismatch { reason: why, hint }) = misfit::signature_mismatch(&self.engine, &component) {
+            return Err(ModuleLoadError::ContractMismatch { module: name.to_owned(), reason: why, hint });
         }
         if let Ok(code) = component.serialize() {
-            self.cache.put(&self.entry(&digest, "cwasm"), &code);
+            self.cache.store_entry(&self.cache_entry_name(&digest, "cwasm"), &code);
         }
         Ok(module)
     }
 
     /// What such a module said of itself, if it was asked before. Always the same, the contract says; and asking one in
     /// Python takes longer than all the rest.
-    pub(super) fn kept_words(&self, module: &Module, name: &str) -> Option<String> {
-        self.cache.words(&self.entry(&module.digest, "description"), name)
+    pub(super) fn cached_description(&self, module: &LoadedModule, name: &str) -> Option<String> {
+        self.cache.description(&self.cache_entry_name(&module.digest, "description"), name)
     }
 
-    pub(super) fn keep_words(&self, module: &Module, words: &str) {
-        self.cache.put(&self.entry(&module.digest, "description"), words.as_bytes());
+    pub(super) fn cache_description(&self, module: &LoadedModule, words: &str) {
+        self.cache.store_entry(&self.cache_entry_name(&module.digest, "description"), words.as_bytes());
     }
 
     /// Names what is kept of a module by all that it depends on. Only plans with such modules pay for the hash.
-    fn entry(&self, digest: &Digest, kind: &str) -> String {
+    fn cache_entry_name(&self, digest: &Digest, kind: &str) -> String {
         let mut hasher = std::collections::hash_map::DefaultHasher::new();
         self.engine.precompile_compatibility_hash().hash(&mut hasher);
         // Another version of ours may make other code of the same module.
@@ -217,30 +232,32 @@ impl Runtime {
         format!("{}-{:016x}.{kind}", digest.hex(), hasher.finish())
     }
 
-    fn compile(&self, bytes: &[u8], name: &str) -> Result<Component, LoadError> {
-        let made =
-            component::component(bytes).map_err(|source| LoadError::NotAComponent { what: name.to_owned(), source })?;
-        Component::new(&self.engine, &made)
-            .map_err(|error| LoadError::NotAModule { what: name.to_owned(), why: format!("{error:#}") })
+    fn compile(&self, bytes: &[u8], name: &str) -> Result<Component, ModuleLoadError> {
+        let made = component::to_component(bytes)
+            .map_err(|source| ModuleLoadError::NotAComponent { module: name.to_owned(), source })?;
+        Component::new(&self.engine, &made).map_err(|error| ModuleLoadError::InvalidComponent {
+            module: name.to_owned(),
+            reason: format!("{error:#}"),
+        })
     }
 
-    fn link(&self, component: &Component, digest: Digest, name: &str) -> Result<Module, LoadError> {
+    fn link(&self, component: &Component, digest: Digest, name: &str) -> Result<LoadedModule, ModuleLoadError> {
         let code = self.linker.instantiate_pre(component).and_then(ModulePre::new);
         let code = code.map_err(|error| {
-            let Misfit { why, hint } = misfit::explain(&self.engine, component, &error);
-            LoadError::Misfit { what: name.to_owned(), why, hint }
+            let ContractMismatch { reason: why, hint } = misfit::explain_link_error(&self.engine, component, &error);
+            ModuleLoadError::ContractMismatch { module: name.to_owned(), reason: why, hint }
         })?;
-        Ok(Module { code, digest, description: None })
+        Ok(LoadedModule { instance_pre: code, digest, built_in_description: None })
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
-    fs::read(path).map_err(|source| LoadError::Read { path: path.display().to_string(), source })
+fn read_module_file(path: &Path) -> Result<Vec<u8>, ModuleLoadError> {
+    fs::read(path).map_err(|source| ModuleLoadError::Read { path: path.display().to_string(), source })
 }
 
 /// Without holding the whole file: it is only needed when it must be compiled.
-fn digest_of(path: &Path) -> Result<Digest, LoadError> {
-    let error = |source| LoadError::Read { path: path.display().to_string(), source };
+fn file_digest(path: &Path) -> Result<Digest, ModuleLoadError> {
+    let error = |source| ModuleLoadError::Read { path: path.display().to_string(), source };
     let mut file = fs::File::open(path).map_err(error)?;
     let (mut hasher, mut piece) = (Sha256::new(), vec![0; 64 << 10]);
     loop {

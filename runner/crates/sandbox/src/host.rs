@@ -7,57 +7,58 @@ use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 use super::{
-    gate::Gate,
-    limits::Limits,
-    log::{GuestLog, Stream},
+    gate::CapabilityGate,
+    limits::GuestLimits,
+    log::{GuestLog, GuestOutputStream},
 };
-use contract::step::{Failure, Level, Progress};
-use db::migrate::Fence;
+use contract::step::{MessageLevel, StepFailure, StepProgress};
+use db::migrate::MigrationFence;
 use hostio::confined_path;
-use plan::Access;
+use plan::DirAccess;
 
 /// How many handles one call may have open: files, directories, connections, streams.
-pub(super) const HANDLES: usize = 256;
+pub(super) const MAX_HANDLES: usize = 256;
 
 /// The state of a store: one call.
-pub(super) struct Host {
-    pub(super) gate: Arc<Gate>,
-    pub(super) limits: Limits,
+pub(super) struct HostState {
+    pub(super) gate: Arc<CapabilityGate>,
+    pub(super) limits: GuestLimits,
     pub(super) log: GuestLog,
     /// Whose call it is, for databases that remember it.
-    pub(super) fence: Fence,
+    pub(super) fence: MigrationFence,
     pub(super) table: ResourceTable,
     wasi: WasiCtx,
 }
 
-impl Host {
+impl HostState {
     /// WASI is always linked, and empty but for the granted directories, each seen as `/<name>`. No environment, no
     /// arguments, no sockets; stdout and stderr go to the log.
     pub(super) fn new(
-        gate: Gate,
-        limits: Limits,
-        fence: Fence,
-        progress: UnboundedSender<Progress>,
-    ) -> Result<Self, Failure> {
+        gate: CapabilityGate,
+        limits: GuestLimits,
+        fence: MigrationFence,
+        progress: UnboundedSender<StepProgress>,
+    ) -> Result<Self, StepFailure> {
         let mut table = ResourceTable::new();
-        table.set_max_capacity(HANDLES);
+        table.set_max_capacity(MAX_HANDLES);
         let log = GuestLog::new(progress);
         let mut wasi = WasiCtxBuilder::new();
         wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
-        wasi.stdout(Stream::new(log.clone(), Level::Info)).stderr(Stream::new(log.clone(), Level::Warn));
+        wasi.stdout(GuestOutputStream::new(log.clone(), MessageLevel::Info))
+            .stderr(GuestOutputStream::new(log.clone(), MessageLevel::Warn));
         for (name, dir, access) in gate.dirs() {
             let permissions = match access {
-                Access::ReadOnly => FsPerms::ReadOnly,
-                Access::ReadWrite => FsPerms::ReadWrite,
+                DirAccess::ReadOnly => FsPerms::ReadOnly,
+                DirAccess::ReadWrite => FsPerms::ReadWrite,
             };
-            wasi.preopened_dir(confined_path::path_of(dir), format!("/{name}"), permissions)
+            wasi.preopened_dir(confined_path::fd_path(dir), format!("/{name}"), permissions)
                 .map_err(|error| super::failure("permanent", format!("directory `{name}` can't be opened: {error}")))?;
         }
         Ok(Self { gate: Arc::new(gate), limits, log, fence, table, wasi: wasi.build() })
     }
 }
 
-impl WasiView for Host {
+impl WasiView for HostState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
     }

@@ -7,22 +7,22 @@ use cap_std::fs::Dir;
 use serde_json::Value;
 
 use super::{
-    Runtime, blobs,
-    description::{Description, InputKind},
-    gate::{Gate, Purpose, Source},
+    ModuleRuntime, blobs,
+    description::{InputKind, ModuleDescription},
+    gate::{CallPurpose, CapabilityGate, ContentSource},
 };
-use contract::{Digest, hash::Hash, step::Failure};
+use contract::{Digest, hash::Blake3Hash, step::StepFailure};
 use hostio::{
-    confined_path::regular_sized,
-    dir_snapshot::{self, Folders},
+    confined_path::open_regular_file_with_size,
+    dir_snapshot::{self, DirSnapshotCache},
 };
-use plan::Step;
+use plan::PlanStep;
 
 /// Why an input can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
     #[error("{}", .0.message)]
-    Refused(Failure),
+    Denied(StepFailure),
     #[error("can't read {path}: {source}")]
     Read { path: String, source: io::Error },
 }
@@ -32,32 +32,32 @@ impl InputError {
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
-            Self::Refused(failure) => failure.hint.clone(),
+            Self::Denied(failure) => failure.hint.clone(),
             Self::Read { .. } => None,
         }
         .unwrap_or_else(|| "see that the file is there and can be read".to_owned())
     }
 }
 
-impl From<Failure> for InputError {
-    fn from(failure: Failure) -> Self {
-        Self::Refused(failure)
+impl From<StepFailure> for InputError {
+    fn from(failure: StepFailure) -> Self {
+        Self::Denied(failure)
     }
 }
 
-impl Runtime {
+impl ModuleRuntime {
     /// The hashes of all files that a configuration makes inputs, by the name that the configuration has for them. What a migration
     /// is then given is what they are of.
     ///
     /// # Errors
     /// [`InputError`] when one can't be read.
-    pub fn watched(
+    pub fn input_hashes(
         &self,
-        step: &Step,
-        description: &Description,
+        step: &PlanStep,
+        description: &ModuleDescription,
         config: &Value,
-    ) -> Result<BTreeMap<String, Hash>, InputError> {
-        let gate = Gate::open(step, Purpose::Probe, &self.folders)?;
+    ) -> Result<BTreeMap<String, Blake3Hash>, InputError> {
+        let gate = CapabilityGate::open(step, CallPurpose::Probe, &self.dir_snapshots)?;
         let unread = |(path, source)| InputError::Read { path, source };
         let mut hashes = BTreeMap::new();
         for (kind, text) in description.inputs(config) {
@@ -65,11 +65,11 @@ impl Runtime {
                 // The release's digest, a component of its own, stands for the content.
                 InputKind::Source => continue,
                 InputKind::Path => {
-                    let (dir, path) = gate.place(&text)?;
-                    file(dir, path, &text)?
+                    let (dir, path) = gate.split_dir_path(&text)?;
+                    hash_file(dir, path, &text)?
                 }
-                InputKind::Dir if step.uses.is_official("migrate") => gate.folder(&text)?.map_err(unread)?.hash(),
-                InputKind::Dir => dir_snapshot::hash(gate.dir(&text)?).map_err(unread)?,
+                InputKind::Dir if step.uses.is_official("migrate") => gate.dir_snapshot(&text)?.map_err(unread)?.hash(),
+                InputKind::Dir => dir_snapshot::hash_dir(gate.dir(&text)?).map_err(unread)?,
             };
             hashes.insert(text, hash);
         }
@@ -81,29 +81,33 @@ impl Runtime {
 ///
 /// # Errors
 /// [`Failure`] when it is not stated and can't be found out.
-pub async fn release_digest(step: &Step, description: &Description, config: &Value) -> Result<Option<Digest>, Failure> {
-    match description.release(config) {
+pub async fn release_digest(
+    step: &PlanStep,
+    description: &ModuleDescription,
+    config: &Value,
+) -> Result<Option<Digest>, StepFailure> {
+    match description.release_source_and_digest(config) {
         (_, Some(stated)) => {
-            let digest = stated.parse().map_err(|error| Failure::new("invalid-config", format!("{error}")))?;
+            let digest = stated.parse().map_err(|error| StepFailure::new("invalid-config", format!("{error}")))?;
             Ok(Some(digest))
         }
         (Some(source), None) => {
-            let gate = Gate::open(step, Purpose::Probe, &Folders::default())?;
-            if let Source::File { dir, path } = gate.source(&source)?
+            let gate = CapabilityGate::open(step, CallPurpose::Probe, &DirSnapshotCache::default())?;
+            if let ContentSource::File { dir, path } = gate.parse_source(&source)?
                 && let Err(error) = dir.metadata(&path)
             {
                 let missing =
-                    Failure::new("not-found", format!("the release's archive {source} can't be read: {error}"));
+                    StepFailure::new("not-found", format!("the release's archive {source} can't be read: {error}"));
                 return Err(missing.with_hint("see that `--release` names what was packed, and that it lies there"));
             }
-            blobs::resolve(&gate, &source).await.map(Some)
+            blobs::resolve_digest(&gate, &source).await.map(Some)
         }
         (None, None) => Ok(None),
     }
 }
 
-fn file(dir: &Dir, path: &str, shown: &str) -> Result<Hash, InputError> {
-    let read = regular_sized(dir, path).and_then(|(file, size)| dir_snapshot::slurp(file, size));
+fn hash_file(dir: &Dir, path: &str, shown: &str) -> Result<Blake3Hash, InputError> {
+    let read = open_regular_file_with_size(dir, path).and_then(|(file, size)| dir_snapshot::read_sized(file, size));
     let bytes = read.map_err(|source| InputError::Read { path: shown.to_owned(), source })?;
-    Ok(Hash::of(&bytes))
+    Ok(Blake3Hash::of(&bytes))
 }

@@ -30,57 +30,59 @@ use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 use wasmtime::{Store, component::ResourceTableError};
 
-pub use description::{Capability, Description, DescriptionError, InputKind, Mismatch, Need};
-pub use engine::{LoadError, Module, Runtime, official};
-pub use gate::{Purpose, name_of};
+pub use description::{
+    CapabilityKind, CapabilityNeed, DescriptionError, InputKind, ModuleDescription, SchemaViolation,
+};
+pub use engine::{LoadedModule, ModuleLoadError, ModuleRuntime, official_module_names};
+pub use gate::{CallPurpose, module_display_name};
 pub use inputs::{InputError, release_digest};
 pub use migrations::open_migrations;
-pub use modules::{Places, RegistryError, Tell};
+pub use modules::{NoticeHandler, RegistryError, UserPaths};
 
 use self::{
     bindings::{Module as Instance, exported, types},
-    gate::Gate,
-    host::Host,
-    limits::{Exceeded, Limits},
+    gate::CapabilityGate,
+    host::HostState,
+    limits::{GuestLimitExceeded, GuestLimits},
 };
-use contract::step::{Failure, Finding, Level, Outcome, Progress, Receipt};
-use db::migrate::Fence;
-use journal::{Ended, Intent, UndoEnded, UndoIntent};
-use plan::Step;
+use contract::step::{MessageLevel, ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress};
+use db::migrate::MigrationFence;
+use journal::{StepCompletion, StepIntent, UndoCompletion, UndoIntent};
+use plan::PlanStep;
 
 /// The longest text of a receipt that a module may return, in bytes.
-const LONGEST: usize = 32 << 10;
+const MAX_RECEIPT_BYTES: usize = 32 << 10;
 
 /// How much of what a module said is shown when it can't describe itself.
-const LINES_OF_A_DESCRIPTION: usize = 8;
+const MAX_DESCRIBE_LOG_LINES: usize = 8;
 /// The longest texts of a failure or a finding together, and of a description, in bytes. What people get to see of them is
 /// cut later, once it is redacted.
-const LONGEST_WORDS: usize = 1 << 20;
+const MAX_TEXT_BYTES: usize = 1 << 20;
 
 /// The longest list of changes, all texts together, in bytes.
-const LONGEST_CHANGES: usize = 256 << 10;
+const MAX_CHANGES_BYTES: usize = 256 << 10;
 
 /// The longest `options` of a host call, in bytes.
-const LONGEST_OPTIONS: usize = 1 << 20;
+const MAX_OPTIONS_BYTES: usize = 1 << 20;
 
 /// How much a module may hand to the host in one call, in bytes. A list may name the same bytes again and again, so that its
 /// own memory is no bound.
-const HANDED_OVER: usize = 64 << 20;
+const MAX_HOSTCALL_BYTES: usize = 64 << 20;
 
 /// How long native work of a call that was given up is waited for.
-const SETTLING: Duration = Duration::from_secs(2);
+const BLOCKING_TASKS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A guest gives way this many ticks apart, so that its deadline is noticed.
 const YIELD_TICKS: u64 = 1;
 
-fn failure(kind: &str, message: impl Into<String>) -> Failure {
-    Failure::new(kind, message)
+fn failure(kind: &str, message: impl Into<String>) -> StepFailure {
+    StepFailure::new(kind, message)
 }
 
 /// The options of a host call.
-fn options<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T, Failure> {
-    if text.len() > LONGEST_OPTIONS {
-        let message = format!("options of {what} are {} bytes long; {LONGEST_OPTIONS} are allowed", text.len());
+fn parse_options<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T, StepFailure> {
+    if text.len() > MAX_OPTIONS_BYTES {
+        let message = format!("options of {what} are {} bytes long; {MAX_OPTIONS_BYTES} are allowed", text.len());
         return Err(failure("limit", message));
     }
     serde_json::from_str(text).map_err(|error| failure("invalid-config", format!("options of {what}: {error}")))
@@ -88,7 +90,7 @@ fn options<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T, 
 
 /// What `apply` would do, as a module tells it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Change {
+pub struct PreviewChange {
     /// `create`, `update`, `delete`, `run` or `check`.
     pub action: String,
     /// What it is done to.
@@ -98,59 +100,65 @@ pub struct Change {
 }
 
 /// How a call ended that was not answered well.
-enum Broken {
+enum ModuleCallError {
     /// The module said why.
-    Failed(Failure),
+    Failed(StepFailure),
     /// It trapped, or its time was up: what it did is not known.
-    Ended(Failure),
+    Aborted(StepFailure),
 }
 
-impl Broken {
-    fn into_failure(self) -> Failure {
+impl ModuleCallError {
+    fn into_failure(self) -> StepFailure {
         match self {
-            Self::Failed(failure) | Self::Ended(failure) => failure,
+            Self::Failed(failure) | Self::Aborted(failure) => failure,
         }
     }
 }
 
 /// Where a guest's messages go while a call runs.
-pub type Messages = UnboundedSender<Progress>;
+pub type ProgressSender = UnboundedSender<StepProgress>;
 
 /// Waits until the native work of calls that were given up has ended, and not for ever.
-pub async fn settle_down() {
-    hostio::blocking::settle_down(SETTLING).await;
+pub async fn wait_for_blocking_tasks() {
+    hostio::blocking::wait_for_tasks(BLOCKING_TASKS_TIMEOUT).await;
 }
 
-impl Runtime {
+impl ModuleRuntime {
     /// What a module says of itself.
     ///
     /// # Errors
     /// [`DescriptionError`].
-    pub async fn describe(&self, module: &Module, step: &Step) -> Result<Description, DescriptionError> {
-        if let Some(text) = module.description {
-            return Description::parse(text);
+    pub async fn describe(
+        &self,
+        module: &LoadedModule,
+        step: &PlanStep,
+    ) -> Result<ModuleDescription, DescriptionError> {
+        if let Some(text) = module.built_in_description {
+            return ModuleDescription::parse(text);
         }
-        if let Some(text) = self.kept_words(module, &name_of(&step.uses)) {
-            return Description::parse(&text);
+        if let Some(text) = self.cached_description(module, &module_display_name(&step.uses)) {
+            return ModuleDescription::parse(&text);
         }
         let (messages, mut said) = tokio::sync::mpsc::unbounded_channel();
-        let bare = Step { grants: Default::default(), timeout: Duration::from_secs(5), ..step.clone() };
+        let bare = PlanStep { grants: Default::default(), timeout: Duration::from_secs(5), ..step.clone() };
         let text = self
-            .call(module, &bare, Purpose::Preview, messages, async |instance, store| {
+            .call(module, &bare, CallPurpose::Preview, messages, async |instance, store| {
                 Ok(Ok(instance.pawl_step_step().call_describe(store).await?))
             })
             .await
-            .and_then(|text| within("description", LONGEST_WORDS, text.len()).map(|()| text).map_err(Broken::Failed))
+            .and_then(|text| {
+                check_length("description", MAX_TEXT_BYTES, text.len()).map(|()| text).map_err(ModuleCallError::Failed)
+            })
             .map_err(|broken| {
                 // What it wrote before it ended tells where, in every language.
                 let said = std::iter::from_fn(|| said.try_recv().ok()).filter_map(|said| match said {
-                    Progress::Log { level: Level::Error | Level::Warn, message, .. } => Some(message),
-                    Progress::Log { .. } | Progress::Meter { .. } => None,
+                    StepProgress::Log { level: MessageLevel::Error | MessageLevel::Warn, message, .. } => Some(message),
+                    StepProgress::Log { .. } | StepProgress::Meter { .. } => None,
                 });
-                DescriptionError::Call(broken.into_failure(), said.take(LINES_OF_A_DESCRIPTION).collect())
+                DescriptionError::CallFailed(broken.into_failure(), said.take(MAX_DESCRIBE_LOG_LINES).collect())
             })?;
-        let description = Description::parse(&text)?;
-        self.keep_words(module, &text);
+        let description = ModuleDescription::parse(&text)?;
+        self.cache_description(module, &text);
         Ok(description)
     }
 
@@ -160,143 +168,155 @@ impl Runtime {
     /// The module's [`Failure`], or how the call ended.
     pub async fn preview(
         &self,
-        module: &Module,
-        step: &Step,
+        module: &LoadedModule,
+        step: &PlanStep,
         input: &Value,
-        messages: Messages,
-    ) -> Result<Vec<Change>, Failure> {
+        messages: ProgressSender,
+    ) -> Result<Vec<PreviewChange>, StepFailure> {
         let input = input.to_string();
-        let changes = self.call(module, step, Purpose::Preview, messages, async |instance, store| {
+        let changes = self.call(module, step, CallPurpose::Preview, messages, async |instance, store| {
             instance.pawl_step_step().call_preview(store, &input).await
         });
-        let changes = changes.await.map_err(Broken::into_failure)?;
+        let changes = changes.await.map_err(ModuleCallError::into_failure)?;
         let bytes = changes.iter().map(|change| change.action.len() + change.subject.len() + change.detail.len() + 16);
-        within("list of changes", LONGEST_CHANGES, bytes.sum())?;
-        let change = |types::Change { action, subject, detail }| Change { action, subject, detail };
+        check_length("list of changes", MAX_CHANGES_BYTES, bytes.sum())?;
+        let change = |types::Change { action, subject, detail }| PreviewChange { action, subject, detail };
         Ok(changes.into_iter().map(change).collect())
     }
 
     /// Whether the effect of an input holds, here and now.
-    pub async fn probe(&self, module: &Module, step: &Step, input: &Value, messages: Messages) -> Finding {
+    pub async fn probe(
+        &self,
+        module: &LoadedModule,
+        step: &PlanStep,
+        input: &Value,
+        messages: ProgressSender,
+    ) -> ProbeFinding {
         let input = input.to_string();
-        let finding = self.call(module, step, Purpose::Probe, messages, async |instance, store| {
+        let finding = self.call(module, step, CallPurpose::Probe, messages, async |instance, store| {
             instance.pawl_step_step().call_probe(store, &input).await
         });
         match finding.await {
-            Ok(exported::Finding::Held(found)) => match receipt(found) {
-                Ok(receipt) => Finding::Held { receipt },
-                Err(failure) => Finding::Failed { failure },
+            Ok(exported::Finding::Held(found)) => match parse_receipt(found) {
+                Ok(receipt) => ProbeFinding::Held { receipt },
+                Err(failure) => ProbeFinding::Failed { failure },
             },
-            Ok(exported::Finding::Absent) => Finding::Absent,
-            Ok(exported::Finding::Drifted(why) | exported::Finding::Unknown(why)) if why.len() > LONGEST_WORDS => {
-                Finding::Failed { failure: too_long("finding", LONGEST_WORDS, why.len()) }
+            Ok(exported::Finding::Absent) => ProbeFinding::Absent,
+            Ok(exported::Finding::Drifted(why) | exported::Finding::Unknown(why)) if why.len() > MAX_TEXT_BYTES => {
+                ProbeFinding::Failed { failure: length_failure("finding", MAX_TEXT_BYTES, why.len()) }
             }
-            Ok(exported::Finding::Drifted(why)) => Finding::Drifted { why },
-            Ok(exported::Finding::Unknown(why)) => Finding::Unknown { why },
-            Err(broken) => Finding::Failed { failure: broken.into_failure() },
+            Ok(exported::Finding::Drifted(why)) => ProbeFinding::Drifted { why },
+            Ok(exported::Finding::Unknown(why)) => ProbeFinding::Unknown { why },
+            Err(broken) => ProbeFinding::Failed { failure: broken.into_failure() },
         }
     }
 
     /// Does it: only what is on record as intended.
-    pub async fn apply(&self, module: &Module, step: &Step, intent: Intent, messages: Messages) -> Ended {
+    pub async fn apply(
+        &self,
+        module: &LoadedModule,
+        step: &PlanStep,
+        intent: StepIntent,
+        messages: ProgressSender,
+    ) -> StepCompletion {
         let began = Instant::now();
         let input = intent.input().to_string();
-        let fence = Fence::of(intent.input());
-        let done = self.call_fenced(module, step, Purpose::Act, fence, messages, async |instance, store| {
+        let fence = MigrationFence::from_input(intent.input());
+        let done = self.call_fenced(module, step, CallPurpose::Mutate, fence, messages, async |instance, store| {
             instance.pawl_step_step().call_apply(store, &input).await
         });
-        let outcome = match done.await.map(receipt) {
-            Ok(Ok(receipt)) => Outcome::Succeeded { receipt },
+        let outcome = match done.await.map(parse_receipt) {
+            Ok(Ok(receipt)) => StepOutcome::Succeeded { receipt },
             // It says that it succeeded, in words that can't be understood.
-            Ok(Err(failure)) | Err(Broken::Ended(failure)) => Outcome::Unknown { failure },
-            Err(Broken::Failed(failure)) => Outcome::Failed { failure },
+            Ok(Err(failure)) | Err(ModuleCallError::Aborted(failure)) => StepOutcome::Unknown { failure },
+            Err(ModuleCallError::Failed(failure)) => StepOutcome::Failed { failure },
         };
-        intent.ended(outcome, began.elapsed())
+        intent.complete(outcome, began.elapsed())
     }
 
     /// Undoes it: only what is on record as to be undone.
     pub async fn revert(
         &self,
-        module: &Module,
-        step: &Step,
+        module: &LoadedModule,
+        step: &PlanStep,
         intent: UndoIntent,
         input: &Value,
         done: &Receipt,
-        messages: Messages,
-    ) -> UndoEnded {
+        messages: ProgressSender,
+    ) -> UndoCompletion {
         let (input, done) = (input.to_string(), types::Receipt::from(done));
-        let undone = self.call(module, step, Purpose::Act, messages, async |instance, store| {
+        let undone = self.call(module, step, CallPurpose::Mutate, messages, async |instance, store| {
             instance.pawl_step_step().call_revert(store, &input, &done).await
         });
-        intent.ended(undone.await.err().map(Broken::into_failure))
+        intent.complete(undone.await.err().map(ModuleCallError::into_failure))
     }
 
     async fn call<T>(
         &self,
-        module: &Module,
-        step: &Step,
-        purpose: Purpose,
-        messages: Messages,
-        export: impl AsyncFnOnce(&Instance, &mut Store<Host>) -> wasmtime::Result<Result<T, types::Failure>>,
-    ) -> Result<T, Broken> {
-        self.call_fenced(module, step, purpose, Fence::default(), messages, export).await
+        module: &LoadedModule,
+        step: &PlanStep,
+        purpose: CallPurpose,
+        messages: ProgressSender,
+        export: impl AsyncFnOnce(&Instance, &mut Store<HostState>) -> wasmtime::Result<Result<T, types::Failure>>,
+    ) -> Result<T, ModuleCallError> {
+        self.call_fenced(module, step, purpose, MigrationFence::default(), messages, export).await
     }
 
     /// One call: an own store, an own instance, the step's grants and its time.
     async fn call_fenced<T>(
         &self,
-        module: &Module,
-        step: &Step,
-        purpose: Purpose,
-        fence: Fence,
-        messages: Messages,
-        export: impl AsyncFnOnce(&Instance, &mut Store<Host>) -> wasmtime::Result<Result<T, types::Failure>>,
-    ) -> Result<T, Broken> {
+        module: &LoadedModule,
+        step: &PlanStep,
+        purpose: CallPurpose,
+        fence: MigrationFence,
+        messages: ProgressSender,
+        export: impl AsyncFnOnce(&Instance, &mut Store<HostState>) -> wasmtime::Result<Result<T, types::Failure>>,
+    ) -> Result<T, ModuleCallError> {
         // What a call before this one was given up on must not work beside it.
-        settle_down().await;
-        let gate = Gate::open(step, purpose, &self.folders).map_err(Broken::Failed)?;
+        wait_for_blocking_tasks().await;
+        let gate = CapabilityGate::open(step, purpose, &self.dir_snapshots).map_err(ModuleCallError::Failed)?;
         let writes = gate.may_write_files();
         let answer = self.call_gated(module, step, gate, fence, messages, export).await;
         if writes {
-            self.folders.forget();
+            self.dir_snapshots.clear();
         }
         answer
     }
 
     async fn call_gated<T>(
         &self,
-        module: &Module,
-        step: &Step,
-        gate: Gate,
-        fence: Fence,
-        messages: Messages,
-        export: impl AsyncFnOnce(&Instance, &mut Store<Host>) -> wasmtime::Result<Result<T, types::Failure>>,
-    ) -> Result<T, Broken> {
-        let host = Host::new(gate, Limits::default(), fence, messages).map_err(Broken::Failed)?;
+        module: &LoadedModule,
+        step: &PlanStep,
+        gate: CapabilityGate,
+        fence: MigrationFence,
+        messages: ProgressSender,
+        export: impl AsyncFnOnce(&Instance, &mut Store<HostState>) -> wasmtime::Result<Result<T, types::Failure>>,
+    ) -> Result<T, ModuleCallError> {
+        let host = HostState::new(gate, GuestLimits::default(), fence, messages).map_err(ModuleCallError::Failed)?;
         let log = host.log.clone();
         let mut store = Store::new(self.engine(), host);
-        store.set_hostcall_fuel(HANDED_OVER);
+        store.set_hostcall_fuel(MAX_HOSTCALL_BYTES);
         store.limiter(|host| &mut host.limits);
         // A deadline of epochs alone does not stop a host call: the guest gives way, and the timer does the rest.
         store.set_epoch_deadline(YIELD_TICKS);
         store.epoch_deadline_async_yield_and_update(YIELD_TICKS);
         let work = async {
-            let instance = module.code.instantiate_async(&mut store).await?;
+            let instance = module.instance_pre.instantiate_async(&mut store).await?;
             export(&instance, &mut store).await
         };
         let answer = tokio::select! {
             answer = tokio::time::timeout(step.timeout, work) => answer,
             // A guest may pass over the error that its output stream gives it.
-            exceeded = log.flooded() => return Err(Broken::Ended(stopped(&exceeded))),
+            exceeded = log.wait_for_limit_exceeded() => return Err(ModuleCallError::Aborted(limit_failure(&exceeded))),
         };
         match answer {
             Ok(Ok(Ok(value))) => Ok(value),
-            Ok(Ok(Err(failure))) => Err(Broken::Failed(granting(step, bounded(failure)))),
-            Ok(Err(trap)) => Err(Broken::Ended(trapped(&trap))),
+            Ok(Ok(Err(failure))) => Err(ModuleCallError::Failed(with_grant_hint(step, bounded_failure(failure)))),
+            Ok(Err(trap)) => Err(ModuleCallError::Aborted(trap_failure(&trap))),
             Err(_) => {
-                let limit = humane(step.timeout);
+                let limit = format_duration(step.timeout);
                 let message = format!("it did not end within its time-out of {limit}, and was stopped");
-                Err(Broken::Ended(
+                Err(ModuleCallError::Aborted(
                     failure("time-out", message).with_hint("if it needs longer, set `timeout:` on the step"),
                 ))
             }
@@ -304,23 +324,23 @@ impl Runtime {
     }
 }
 
-fn within(what: &str, most: usize, bytes: usize) -> Result<(), Failure> {
-    if bytes > most { Err(too_long(what, most, bytes)) } else { Ok(()) }
+fn check_length(what: &str, most: usize, bytes: usize) -> Result<(), StepFailure> {
+    if bytes > most { Err(length_failure(what, most, bytes)) } else { Ok(()) }
 }
 
-fn too_long(what: &str, most: usize, bytes: usize) -> Failure {
+fn length_failure(what: &str, most: usize, bytes: usize) -> StepFailure {
     failure("limit", format!("its {what} is {bytes} bytes long; {most} are allowed"))
 }
 
 /// A failure as a module words it, unless it words it without end.
-fn bounded(failure: types::Failure) -> Failure {
+fn bounded_failure(failure: types::Failure) -> StepFailure {
     let hint = failure.hint.as_ref().map_or(0, String::len);
     let bytes = failure.kind.len() + failure.message.len() + hint + failure.details.len();
-    within("failure", LONGEST_WORDS, bytes).err().unwrap_or_else(|| failure.into())
+    check_length("failure", MAX_TEXT_BYTES, bytes).err().unwrap_or_else(|| failure.into())
 }
 
 /// WASI denies a path with a bare code, `not-permitted`, which modules pass on: the line that would grant it is added here.
-fn granting(step: &Step, mut failure: Failure) -> Failure {
+fn with_grant_hint(step: &PlanStep, mut failure: StepFailure) -> StepFailure {
     if failure.kind == "denied" && failure.message.replace('-', " ").contains("not permitted") {
         let line = "grants: { dirs: { <name>: \"<path>\" } }";
         let line = format!("to grant what lies elsewhere, add to step `{}` in the plan: {line}", step.id);
@@ -330,10 +350,13 @@ fn granting(step: &Step, mut failure: Failure) -> Failure {
 }
 
 /// A receipt, if it is what the contract says.
-fn receipt(receipt: types::Receipt) -> Result<Receipt, Failure> {
+fn parse_receipt(receipt: types::Receipt) -> Result<Receipt, StepFailure> {
     let object = |what: &str, text: &str| {
-        if text.len() > LONGEST {
-            return Err(failure("limit", format!("its {what} are {} bytes long; {LONGEST} are allowed", text.len())));
+        if text.len() > MAX_RECEIPT_BYTES {
+            return Err(failure(
+                "limit",
+                format!("its {what} are {} bytes long; {MAX_RECEIPT_BYTES} are allowed", text.len()),
+            ));
         }
         serde_json::from_str(if text.is_empty() { "{}" } else { text })
             .map_err(|error| failure("permanent", format!("its {what} are no JSON object: {error}")))
@@ -341,26 +364,26 @@ fn receipt(receipt: types::Receipt) -> Result<Receipt, Failure> {
     let receipt = Receipt { outputs: object("outputs", &receipt.outputs)?, notes: object("notes", &receipt.notes)? };
     // Escaped, a text of control characters is six times as long: the record must still fit into a line of the journal.
     let written = serde_json::to_string(&receipt).map_or(usize::MAX, |text| text.len());
-    if written > LONGEST + LONGEST / 2 {
+    if written > MAX_RECEIPT_BYTES + MAX_RECEIPT_BYTES / 2 {
         return Err(failure("limit", format!("its receipt is {written} bytes long as a record; that is too much")));
     }
     Ok(receipt)
 }
 
-fn stopped(exceeded: &Exceeded) -> Failure {
+fn limit_failure(exceeded: &GuestLimitExceeded) -> StepFailure {
     failure("limit", format!("it was stopped: {exceeded}"))
 }
 
-fn is_full(error: &ResourceTableError) -> bool {
+fn is_table_full(error: &ResourceTableError) -> bool {
     matches!(error, ResourceTableError::Full)
 }
 
-fn trapped(error: &wasmtime::Error) -> Failure {
-    if let Some(exceeded) = error.chain().find_map(|cause| cause.downcast_ref::<Exceeded>()) {
-        return stopped(exceeded);
+fn trap_failure(error: &wasmtime::Error) -> StepFailure {
+    if let Some(exceeded) = error.chain().find_map(|cause| cause.downcast_ref::<GuestLimitExceeded>()) {
+        return limit_failure(exceeded);
     }
-    if error.chain().any(|cause| cause.downcast_ref::<ResourceTableError>().is_some_and(is_full)) {
-        return stopped(&Exceeded { what: "open handles", limit: host::HANDLES.to_string() });
+    if error.chain().any(|cause| cause.downcast_ref::<ResourceTableError>().is_some_and(is_table_full)) {
+        return limit_failure(&GuestLimitExceeded { resource: "open handles", limit: host::MAX_HANDLES.to_string() });
     }
     let why = match error.downcast_ref::<wasmtime::Trap>() {
         Some(wasmtime::Trap::StackOverflow) => "its stack overflowed: it recurses too deep".to_owned(),
@@ -375,7 +398,7 @@ fn trapped(error: &wasmtime::Error) -> Failure {
 
 /// A duration as the plan writes it.
 #[must_use]
-pub fn humane(duration: Duration) -> String {
+pub fn format_duration(duration: Duration) -> String {
     match duration.as_millis() {
         millis if millis % 60_000 == 0 && millis > 0 => format!("{}m", millis / 60_000),
         millis if millis % 1000 == 0 => format!("{}s", millis / 1000),

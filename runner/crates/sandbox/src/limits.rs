@@ -3,39 +3,45 @@
 use wasmtime::{Error, ResourceLimiter, Result};
 
 /// Linear memory of all of a module's memories together, in bytes.
-pub const MEMORY: usize = 256 << 20;
+pub const MAX_MEMORY_BYTES: usize = 256 << 20;
 
 /// Elements of all its tables together.
-const TABLE: usize = 200_000;
+const MAX_TABLE_ELEMENTS: usize = 200_000;
 
 /// The limiter of one call.
 #[derive(Debug, Default)]
-pub(super) struct Limits {
-    memory: usize,
-    table: usize,
+pub(super) struct GuestLimits {
+    memory_bytes: usize,
+    table_elements: usize,
 }
 
 /// A guest asked for more than it may have.
 #[derive(Debug, thiserror::Error)]
-#[error("it asked for more than {limit} of {what}")]
-pub(super) struct Exceeded {
-    pub(super) what: &'static str,
+#[error("it asked for more than {limit} of {resource}")]
+pub(super) struct GuestLimitExceeded {
+    pub(super) resource: &'static str,
     pub(super) limit: String,
 }
 
-impl ResourceLimiter for Limits {
+impl ResourceLimiter for GuestLimits {
     fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> Result<bool> {
-        self.memory += desired.saturating_sub(current);
-        if self.memory > MEMORY {
-            return Err(Error::new(Exceeded { what: "memory", limit: format!("{} MiB", MEMORY >> 20) }));
+        self.memory_bytes += desired.saturating_sub(current);
+        if self.memory_bytes > MAX_MEMORY_BYTES {
+            return Err(Error::new(GuestLimitExceeded {
+                resource: "memory",
+                limit: format!("{} MiB", MAX_MEMORY_BYTES >> 20),
+            }));
         }
         Ok(true)
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> Result<bool> {
-        self.table += desired.saturating_sub(current);
-        if self.table > TABLE {
-            return Err(Error::new(Exceeded { what: "table elements", limit: TABLE.to_string() }));
+        self.table_elements += desired.saturating_sub(current);
+        if self.table_elements > MAX_TABLE_ELEMENTS {
+            return Err(Error::new(GuestLimitExceeded {
+                resource: "table elements",
+                limit: MAX_TABLE_ELEMENTS.to_string(),
+            }));
         }
         Ok(true)
     }

@@ -17,104 +17,104 @@ use tokio::{
 use wasmtime::{Error, Result};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 
-use super::{bindings::log, host::Host, limits::Exceeded};
-use contract::step::{Level, Progress};
+use super::{bindings::log, host::HostState, limits::GuestLimitExceeded};
+use contract::step::{MessageLevel, StepProgress};
 
 /// How many bytes of messages one call may log.
-const MOST_BYTES: usize = 4 << 20;
+const MAX_LOG_BYTES: usize = 4 << 20;
 
 /// How many messages and progress marks one call may log.
-const MOST_MESSAGES: usize = 20_000;
+const MAX_LOG_MESSAGES: usize = 20_000;
 
 /// Where a guest's messages go.
 #[derive(Clone)]
 pub(super) struct GuestLog {
-    sink: UnboundedSender<Progress>,
-    spent: Arc<Spent>,
+    sink: UnboundedSender<StepProgress>,
+    usage: Arc<GuestLogUsage>,
 }
 
 #[derive(Default)]
-struct Spent {
+struct GuestLogUsage {
     bytes: AtomicUsize,
     messages: AtomicUsize,
-    over: Notify,
+    limit_exceeded: Notify,
 }
 
 impl GuestLog {
-    pub(super) fn new(sink: UnboundedSender<Progress>) -> Self {
-        Self { sink, spent: Arc::default() }
+    pub(super) fn new(sink: UnboundedSender<StepProgress>) -> Self {
+        Self { sink, usage: Arc::default() }
     }
 
     /// Passes a message on.
-    pub(super) fn write(&self, level: Level, message: String, fields: &str) -> Result<(), Exceeded> {
-        self.spend(message.len() + fields.len(), 1)?;
+    pub(super) fn write(&self, level: MessageLevel, message: String, fields: &str) -> Result<(), GuestLimitExceeded> {
+        self.charge(message.len() + fields.len(), 1)?;
         let fields = serde_json::from_str(fields).unwrap_or_default();
-        self.send(Progress::Log { level, message, fields });
+        self.send(StepProgress::Log { level, message, fields });
         Ok(())
     }
 
     /// Passes progress on. That of the host's own work is not counted.
-    pub(super) fn send(&self, progress: Progress) {
+    pub(super) fn send(&self, progress: StepProgress) {
         // Nobody listens any more when the attempt is over; then the message is of no use.
         let _ = self.sink.send(progress);
     }
 
     /// Returns when the guest has logged more than it may.
-    pub(super) async fn flooded(&self) -> Exceeded {
-        self.spent.over.notified().await;
-        self.spend(0, 0).err().unwrap_or_else(Exceeded::log)
+    pub(super) async fn wait_for_limit_exceeded(&self) -> GuestLimitExceeded {
+        self.usage.limit_exceeded.notified().await;
+        self.charge(0, 0).err().unwrap_or_else(GuestLimitExceeded::log_bytes)
     }
 
-    fn spend(&self, bytes: usize, messages: usize) -> Result<(), Exceeded> {
-        let bytes = self.spent.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-        let messages = self.spent.messages.fetch_add(messages, Ordering::Relaxed).saturating_add(messages);
-        let exceeded = if bytes > MOST_BYTES {
-            Exceeded::log()
-        } else if messages > MOST_MESSAGES {
-            Exceeded { what: "log messages", limit: MOST_MESSAGES.to_string() }
+    fn charge(&self, bytes: usize, messages: usize) -> Result<(), GuestLimitExceeded> {
+        let bytes = self.usage.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        let messages = self.usage.messages.fetch_add(messages, Ordering::Relaxed).saturating_add(messages);
+        let exceeded = if bytes > MAX_LOG_BYTES {
+            GuestLimitExceeded::log_bytes()
+        } else if messages > MAX_LOG_MESSAGES {
+            GuestLimitExceeded { resource: "log messages", limit: MAX_LOG_MESSAGES.to_string() }
         } else {
             return Ok(());
         };
-        self.spent.over.notify_one();
+        self.usage.limit_exceeded.notify_one();
         Err(exceeded)
     }
 }
 
-impl Exceeded {
-    fn log() -> Self {
-        Self { what: "log", limit: format!("{} MiB", MOST_BYTES >> 20) }
+impl GuestLimitExceeded {
+    fn log_bytes() -> Self {
+        Self { resource: "log", limit: format!("{} MiB", MAX_LOG_BYTES >> 20) }
     }
 }
 
-impl log::Host for Host {
+impl log::Host for HostState {
     async fn write(&mut self, level: String, message: String, fields: String) -> Result<()> {
         let level = match level.as_str() {
-            "error" => Level::Error,
-            "warn" => Level::Warn,
-            "debug" => Level::Debug,
-            "trace" => Level::Trace,
-            _ => Level::Info,
+            "error" => MessageLevel::Error,
+            "warn" => MessageLevel::Warn,
+            "debug" => MessageLevel::Debug,
+            "trace" => MessageLevel::Trace,
+            _ => MessageLevel::Info,
         };
         self.log.write(level, message, &fields).map_err(Error::new)
     }
 
     async fn progress(&mut self, task: String, done: u64, total: Option<u64>, unit: String) -> Result<()> {
-        self.log.spend(task.len() + unit.len(), 1).map_err(Error::new)?;
-        self.log.send(Progress::Meter { task, done, total, unit });
+        self.log.charge(task.len() + unit.len(), 1).map_err(Error::new)?;
+        self.log.send(StepProgress::Meter { task, done, total, unit });
         Ok(())
     }
 }
 
 /// A guest's stdout or stderr, line by line into its log.
 #[derive(Clone)]
-pub(super) struct Stream {
+pub(super) struct GuestOutputStream {
     log: GuestLog,
-    level: Level,
+    level: MessageLevel,
     line: Vec<u8>,
 }
 
-impl Stream {
-    pub(super) fn new(log: GuestLog, level: Level) -> Self {
+impl GuestOutputStream {
+    pub(super) fn new(log: GuestLog, level: MessageLevel) -> Self {
         Self { log, level, line: Vec::new() }
     }
 
@@ -122,13 +122,13 @@ impl Stream {
         let line = std::mem::take(&mut self.line);
         let message = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
         // Its bytes were counted as they came: lines that never end count too.
-        self.log.spend(0, 1).map_err(io::Error::other)?;
-        self.log.send(Progress::Log { level: self.level, message, fields: Default::default() });
+        self.log.charge(0, 1).map_err(io::Error::other)?;
+        self.log.send(StepProgress::Log { level: self.level, message, fields: Default::default() });
         Ok(())
     }
 }
 
-impl Drop for Stream {
+impl Drop for GuestOutputStream {
     fn drop(&mut self) {
         if !self.line.is_empty() {
             // Past its limit the guest has ended already.
@@ -137,21 +137,21 @@ impl Drop for Stream {
     }
 }
 
-impl IsTerminal for Stream {
+impl IsTerminal for GuestOutputStream {
     fn is_terminal(&self) -> bool {
         false
     }
 }
 
-impl StdoutStream for Stream {
+impl StdoutStream for GuestOutputStream {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
         Box::new(Self::new(self.log.clone(), self.level))
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for GuestOutputStream {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.log.spend(bytes.len(), 0).map_err(io::Error::other)?;
+        self.log.charge(bytes.len(), 0).map_err(io::Error::other)?;
         for byte in bytes {
             if *byte == b'\n' {
                 self.end_line()?;

@@ -5,42 +5,47 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    Runtime,
+    ModuleRuntime,
     bindings::{HostError, migrations},
     failure,
-    gate::{Gate, Purpose},
-    host::Host,
-    options,
+    gate::{CallPurpose, CapabilityGate},
+    host::HostState,
+    parse_options,
 };
 use contract::{
     Secret,
-    step::{Failure, Level, Progress},
+    step::{MessageLevel, StepFailure, StepProgress},
 };
-use db::migrate::{self, Address, Database, Desk, Directory, Job, Options};
-use hostio::dir_snapshot::{Folder, Folders};
-use plan::Step;
+use db::migrate::{self, Address, Database, Directory, MigrationAdmin, MigrationJob, MigrationOptions};
+use hostio::dir_snapshot::{DirSnapshot, DirSnapshotCache};
+use plan::PlanStep;
 use serde_json::Value;
 
-async fn job(gate: &Gate, database: &str, dir: &str, asked: &str) -> Result<Job, Failure> {
-    let asked: Value = options("migrations", asked)?;
-    open(gate, database, dir, Options::read(&asked, gate.timeout())?).await
+async fn open_job(gate: &CapabilityGate, database: &str, dir: &str, asked: &str) -> Result<MigrationJob, StepFailure> {
+    let asked: Value = parse_options("migrations", asked)?;
+    open(gate, database, dir, MigrationOptions::from_config(&asked, gate.timeout())?).await
 }
 
 /// Opens the database and reads the directory, both as granted.
-async fn open(gate: &Gate, database: &str, dir: &str, options: Options) -> Result<Job, Failure> {
-    let (url, access) = gate.database(database)?;
+async fn open(
+    gate: &CapabilityGate,
+    database: &str,
+    dir: &str,
+    options: MigrationOptions,
+) -> Result<MigrationJob, StepFailure> {
+    let (url, access) = gate.database_grant(database)?;
     // The directory is as it was when its fingerprint was made, if it was.
-    let files = match gate.known_folder(dir) {
+    let files = match gate.cached_dir_snapshot(dir) {
         Some(folder) => Ok(folder),
-        None => Folder::flat(gate.dir(dir)?, &migrate::is_sql).map(Arc::new),
+        None => DirSnapshot::read_top_level(gate.dir(dir)?, &migrate::is_sql_file).map(Arc::new),
     };
     let address = address(gate, &url.value)?;
-    Job::open(Database { name: database, address, access }, Directory { name: dir, files }, options).await
+    MigrationJob::open(Database { name: database, address, access }, Directory { name: dir, files }, options).await
 }
 
-fn address<'a>(gate: &Gate, url: &'a Secret) -> Result<Address<'a>, Failure> {
+fn address<'a>(gate: &CapabilityGate, url: &'a Secret) -> Result<Address<'a>, StepFailure> {
     match url.reveal().strip_prefix("sqlite:") {
-        Some(path) => Ok(Address::File(gate.file(Path::new(path))?)),
+        Some(path) => Ok(Address::File(gate.database_path(Path::new(path))?)),
         None => Ok(Address::Server(url)),
     }
 }
@@ -49,46 +54,56 @@ fn address<'a>(gate: &Gate, url: &'a Secret) -> Result<Address<'a>, Failure> {
 ///
 /// # Errors
 /// What can't be read or reached.
-pub async fn open_migrations(step: &Step, config: &Value, purpose: Purpose) -> Result<Desk, Failure> {
-    open_desk(step, config, purpose, &Folders::default()).await
+pub async fn open_migrations(
+    step: &PlanStep,
+    config: &Value,
+    purpose: CallPurpose,
+) -> Result<MigrationAdmin, StepFailure> {
+    open_desk(step, config, purpose, &DirSnapshotCache::default()).await
 }
 
-async fn open_desk(step: &Step, config: &Value, purpose: Purpose, folders: &Folders) -> Result<Desk, Failure> {
-    let gate = Gate::open(step, purpose, folders)?;
+async fn open_desk(
+    step: &PlanStep,
+    config: &Value,
+    purpose: CallPurpose,
+    folders: &DirSnapshotCache,
+) -> Result<MigrationAdmin, StepFailure> {
+    let gate = CapabilityGate::open(step, purpose, folders)?;
     let text = |name: &str| config[name].as_str().unwrap_or_default();
-    let options = Options::read(config, step.timeout)?;
-    let folder = gate.host_path(text("dir")).cloned().unwrap_or_default();
-    Ok(Desk::new(open(&gate, text("database"), text("dir"), options).await?, folder))
+    let options = MigrationOptions::from_config(config, step.timeout)?;
+    let folder = gate.granted_dir_path(text("dir")).cloned().unwrap_or_default();
+    Ok(MigrationAdmin::new(open(&gate, text("database"), text("dir"), options).await?, folder))
 }
 
-impl Runtime {
+impl ModuleRuntime {
     /// A step's migrations as the step will find them, to look at.
     ///
     /// # Errors
     /// What can't be read or reached.
-    pub async fn migrations(&self, step: &Step) -> Result<Desk, Failure> {
-        open_desk(step, &step.with, Purpose::Probe, &self.folders).await
+    pub async fn migrations(&self, step: &PlanStep) -> Result<MigrationAdmin, StepFailure> {
+        open_desk(step, &step.with, CallPurpose::Probe, &self.dir_snapshots).await
     }
 }
 
-impl migrations::Host for Host {
+impl migrations::Host for HostState {
     async fn status(&mut self, database: String, dir: String, options: String) -> Result<String, HostError> {
         let gate = Arc::clone(&self.gate);
-        Ok(job(&gate, &database, &dir, &options).await?.status().await?.to_string())
+        Ok(open_job(&gate, &database, &dir, &options).await?.status().await?.to_string())
     }
 
     async fn apply(&mut self, database: String, dir: String, options: String) -> Result<String, HostError> {
-        self.gate.database(&database)?;
-        if self.gate.purpose() != Purpose::Act {
+        self.gate.database_grant(&database)?;
+        if self.gate.purpose() != CallPurpose::Mutate {
             return Err(failure("denied", "a preview or a probe may not migrate: they only look").into());
         }
         let (gate, log, fence) = (Arc::clone(&self.gate), self.log.clone(), self.fence.clone());
-        let job = job(&gate, &database, &dir, &options).await?;
+        let job = open_job(&gate, &database, &dir, &options).await?;
         // The host's own words are not counted as the guest's.
-        let tell =
-            |level: Level, message: String| log.send(Progress::Log { level, message, fields: Default::default() });
+        let tell = |level: MessageLevel, message: String| {
+            log.send(StepProgress::Log { level, message, fields: Default::default() })
+        };
         let progress = |done, total| {
-            log.send(Progress::Meter {
+            log.send(StepProgress::Meter {
                 task: "migrations".to_owned(),
                 done,
                 total: Some(total),

@@ -12,53 +12,53 @@ use wasmtime::{
 };
 use wit_parser::{PackageId, Resolve, WorldItem};
 
-const CONTRACT: &str = include_str!("../../../../wit/step.wit");
+const CONTRACT_WIT: &str = include_str!("../../../../wit/step.wit");
 
 /// The packages of WASI 0.2 that are linked, if empty.
-const WASI: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
+const WASI_PACKAGES: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
 
 /// What a step exports.
-const EXPORTS: [&str; 5] = ["describe", "preview", "apply", "probe", "revert"];
+const STEP_EXPORTS: [&str; 5] = ["describe", "preview", "apply", "probe", "revert"];
 
 /// Why it does not fit, and what to do.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Misfit {
-    pub(super) why: String,
+pub(super) struct ContractMismatch {
+    pub(super) reason: String,
     pub(super) hint: String,
 }
 
 /// What does not fit; the first thing. `linker` is what wasmtime says, for what is left.
-pub(super) fn explain(engine: &Engine, component: &Component, linker: &wasmtime::Error) -> Misfit {
+pub(super) fn explain_link_error(engine: &Engine, component: &Component, linker: &wasmtime::Error) -> ContractMismatch {
     let kind = component.component_type();
-    let offer = Offer::new();
+    let offer = ContractDefinition::new();
     let exports: Vec<_> = kind.exports(engine).map(|(name, export)| (name, export.ty)).collect();
-    if let Some(misfit) = export_misfit(engine, &offer, &exports) {
+    if let Some(misfit) = export_mismatch(engine, &offer, &exports) {
         return misfit;
     }
     for (name, import) in kind.imports(engine) {
-        if let Some(misfit) = import_misfit(engine, &offer, name, &import.ty) {
+        if let Some(misfit) = import_mismatch(engine, &offer, name, &import.ty) {
             return misfit;
         }
     }
-    Misfit {
-        why: format!("it does not fit pawl:step {}: {:#}", offer.version, linker),
+    ContractMismatch {
+        reason: format!("it does not fit pawl:step {}: {:#}", offer.version, linker),
         hint: "build it again with the contract of this runner: `runner new-step` writes it".to_owned(),
     }
 }
 
 /// What wasmtime would notice when the module is called, and not when it is linked: a function of another type.
-pub(super) fn of_types(engine: &Engine, component: &Component) -> Option<Misfit> {
+pub(super) fn signature_mismatch(engine: &Engine, component: &Component) -> Option<ContractMismatch> {
     let kind = component.component_type();
     let (_, step) = kind.exports(engine).find(|(name, _)| name.starts_with("pawl:step/step@"))?;
     let ComponentItem::ComponentInstance(step) = step.ty else { return None };
     let (name, found, expected) = step.exports(engine).find_map(|(name, export)| {
         let ComponentItem::ComponentFunc(function) = export.ty else { return None };
-        let (name, expected) = SIGNATURES.iter().find(|(known, _)| *known == name)?;
-        let found = signature(&function);
+        let (name, expected) = EXPORT_SIGNATURES.iter().find(|(known, _)| *known == name)?;
+        let found = function_signature(&function);
         (found != *expected).then_some((*name, found, *expected))
     })?;
-    Some(Misfit {
-        why: format!("its `{name}` is of type `{found}`; the contract has `{expected}`"),
+    Some(ContractMismatch {
+        reason: format!("its `{name}` is of type `{found}`; the contract has `{expected}`"),
         hint: "build it with the contract of this runner: `runner new-step` writes it".to_owned(),
     })
 }
@@ -76,7 +76,7 @@ macro_rules! receipt {
 }
 
 /// The types of the exports. They are frozen: another type of one of them would be another contract.
-const SIGNATURES: [(&str, &str); 5] = [
+const EXPORT_SIGNATURES: [(&str, &str); 5] = [
     ("describe", "func() -> string"),
     (
         "preview",
@@ -100,27 +100,28 @@ const SIGNATURES: [(&str, &str); 5] = [
     ("revert", concat!("func(string, ", receipt!(), ") -> result<_, ", failure!(), ">")),
 ];
 
-fn signature(function: &ComponentFunc) -> String {
-    let parameters: Vec<_> = function.params().map(|(_, kind)| shape(&kind)).collect();
-    let results: Vec<_> = function.results().map(|kind| shape(&kind)).collect();
+fn function_signature(function: &ComponentFunc) -> String {
+    let parameters: Vec<_> = function.params().map(|(_, kind)| wit_type(&kind)).collect();
+    let results: Vec<_> = function.results().map(|kind| wit_type(&kind)).collect();
     let arrow = if results.is_empty() { "" } else { " -> " };
     format!("func({}){arrow}{}", parameters.join(", "), results.join(", "))
 }
 
 /// A type as WIT writes it, without the names of types.
-fn shape(kind: &Type) -> String {
-    let or_nothing = |kind: Option<Type>| kind.map_or_else(|| "_".to_owned(), |kind| shape(&kind));
+fn wit_type(kind: &Type) -> String {
+    let or_nothing = |kind: Option<Type>| kind.map_or_else(|| "_".to_owned(), |kind| wit_type(&kind));
     match kind {
-        Type::List(list) => format!("list<{}>", shape(&list.ty())),
-        Type::Option(option) => format!("option<{}>", shape(&option.ty())),
+        Type::List(list) => format!("list<{}>", wit_type(&list.ty())),
+        Type::Option(option) => format!("option<{}>", wit_type(&option.ty())),
         Type::Result(result) => format!("result<{}, {}>", or_nothing(result.ok()), or_nothing(result.err())),
         Type::Record(record) => {
-            let fields: Vec<_> = record.fields().map(|field| format!("{}: {}", field.name, shape(&field.ty))).collect();
+            let fields: Vec<_> =
+                record.fields().map(|field| format!("{}: {}", field.name, wit_type(&field.ty))).collect();
             format!("record {{ {} }}", fields.join(", "))
         }
         Type::Variant(variant) => {
             let case = |name: &str, kind: Option<Type>| match kind {
-                Some(kind) => format!("{name}({})", shape(&kind)),
+                Some(kind) => format!("{name}({})", wit_type(&kind)),
                 None => name.to_owned(),
             };
             let cases: Vec<_> = variant.cases().map(|case_of| case(case_of.name, case_of.ty)).collect();
@@ -131,7 +132,11 @@ fn shape(kind: &Type) -> String {
     }
 }
 
-fn export_misfit(engine: &Engine, offer: &Offer, exports: &[(&str, ComponentItem)]) -> Option<Misfit> {
+fn export_mismatch(
+    engine: &Engine,
+    offer: &ContractDefinition,
+    exports: &[(&str, ComponentItem)],
+) -> Option<ContractMismatch> {
     let named = |start: &str| exports.iter().find(|(name, _)| name.starts_with(start));
     let Some((name, export)) = named("pawl:step/step@") else {
         let what = if named("wasi:cli/run@").is_some() {
@@ -144,77 +149,85 @@ fn export_misfit(engine: &Engine, offer: &Offer, exports: &[(&str, ComponentItem
             format!("it does not export `pawl:step/step`, but {instead}")
         };
         let hint = "a step exports the five functions of the contract: begin with `runner new-step`, see docs/steps.md";
-        return Some(Misfit { why: what, hint: hint.to_owned() });
+        return Some(ContractMismatch { reason: what, hint: hint.to_owned() });
     };
-    let version = Name::parse(name).version;
-    if !compatible(version, &offer.version) {
-        return Some(offer.other_version(version));
+    let version = InterfaceName::parse(name).version;
+    if !versions_compatible(version, &offer.version) {
+        return Some(offer.version_mismatch(version));
     }
     let ComponentItem::ComponentInstance(instance) = export else { return None };
     let has: Vec<_> = instance.exports(engine).map(|(name, _)| name).collect();
-    let missing: Vec<_> = EXPORTS.iter().filter(|name| !has.contains(name)).map(|name| format!("`{name}`")).collect();
-    (!missing.is_empty()).then(|| Misfit {
-        why: format!("its `pawl:step/step` lacks {}", missing.join(", ")),
+    let missing: Vec<_> =
+        STEP_EXPORTS.iter().filter(|name| !has.contains(name)).map(|name| format!("`{name}`")).collect();
+    (!missing.is_empty()).then(|| ContractMismatch {
+        reason: format!("its `pawl:step/step` lacks {}", missing.join(", ")),
         hint: "a step exports all five functions; one that can't tell answers `unknown`, see docs/steps.md".to_owned(),
     })
 }
 
-fn import_misfit(engine: &Engine, offer: &Offer, import: &str, kind: &ComponentItem) -> Option<Misfit> {
-    let name = Name::parse(import);
+fn import_mismatch(
+    engine: &Engine,
+    offer: &ContractDefinition,
+    import: &str,
+    kind: &ComponentItem,
+) -> Option<ContractMismatch> {
+    let name = InterfaceName::parse(import);
     match (name.package, name.interface) {
         ("pawl:step", interface) => {
-            if !compatible(name.version, &offer.version) {
-                return Some(offer.other_version(name.version));
+            if !versions_compatible(name.version, &offer.version) {
+                return Some(offer.version_mismatch(name.version));
             }
-            let Some(functions) = offer.functions(interface) else { return Some(offer.lacks(name.version, interface)) };
+            let Some(functions) = offer.interface_functions(interface) else {
+                return Some(offer.missing_import(name.version, interface));
+            };
             let ComponentItem::ComponentInstance(instance) = kind else { return None };
             let mut wanted =
                 instance.exports(engine).filter(|(_, item)| matches!(item.ty, ComponentItem::ComponentFunc(_)));
             let (missing, _) = wanted.find(|(name, _)| !functions.iter().any(|function| function == name))?;
             // `[method]connection.query` is for machines.
             let shown = missing.split_once(']').map_or(missing, |(_, name)| name);
-            Some(offer.lacks(name.version, &format!("{interface}.{shown}")))
+            Some(offer.missing_import(name.version, &format!("{interface}.{shown}")))
         }
-        ("wasi:http", interface) => Some(Misfit {
-            why: format!("it needs `wasi:http/{interface}`, which no step has"),
+        ("wasi:http", interface) => Some(ContractMismatch {
+            reason: format!("it needs `wasi:http/{interface}`, which no step has"),
             hint: "ask through `pawl:step/http`, where grants and credentials are; in JavaScript, build with \
                    `disableFeatures: ['http', 'fetch-event']`"
                 .to_owned(),
         }),
-        (package, _) if package.strip_prefix("wasi:").is_some_and(|package| WASI.contains(&package)) => {
-            (!compatible(name.version, "0.2.0")).then(|| Misfit {
-                why: format!("it needs {package} {}; this runner offers WASI 0.2", name.version),
+        (package, _) if package.strip_prefix("wasi:").is_some_and(|package| WASI_PACKAGES.contains(&package)) => {
+            (!versions_compatible(name.version, "0.2.0")).then(|| ContractMismatch {
+                reason: format!("it needs {package} {}; this runner offers WASI 0.2", name.version),
                 hint: "build it with tools that make components of WASI 0.2".to_owned(),
             })
         }
-        (_, _) => Some(Misfit {
-            why: format!("it needs `{import}`, which this runner does not have"),
+        (_, _) => Some(ContractMismatch {
+            reason: format!("it needs `{import}`, which this runner does not have"),
             hint: format!(
                 "a step imports pawl:step {} ({}) and WASI 0.2 alone; see docs/steps.md",
                 offer.version,
-                offer.interfaces().join(", "),
+                offer.importable_interfaces().join(", "),
             ),
         }),
     }
 }
 
 /// What the contract has.
-struct Offer {
+struct ContractDefinition {
     resolve: Resolve,
     package: PackageId,
     version: String,
 }
 
-impl Offer {
+impl ContractDefinition {
     fn new() -> Self {
         let mut resolve = Resolve::default();
-        let package = resolve.push_str("step.wit", CONTRACT).expect("the contract was parsed when this was built");
+        let package = resolve.push_str("step.wit", CONTRACT_WIT).expect("the contract was parsed when this was built");
         let version = resolve.packages[package].name.version.as_ref().map(ToString::to_string).unwrap_or_default();
         Self { resolve, package, version }
     }
 
     /// What may be imported.
-    fn interfaces(&self) -> Vec<&str> {
+    fn importable_interfaces(&self) -> Vec<&str> {
         let worlds = self.resolve.packages[self.package].worlds.values();
         let imports = worlds.flat_map(|world| self.resolve.worlds[*world].imports.values());
         let interface = |item| match item {
@@ -224,34 +237,34 @@ impl Offer {
         imports.filter_map(interface).collect()
     }
 
-    fn functions(&self, interface: &str) -> Option<Vec<&str>> {
+    fn interface_functions(&self, interface: &str) -> Option<Vec<&str>> {
         let id = self.resolve.packages[self.package].interfaces.get(interface)?;
         Some(self.resolve.interfaces[*id].functions.keys().map(String::as_str).collect())
     }
 
-    fn lacks(&self, version: &str, what: &str) -> Misfit {
-        Misfit {
-            why: format!("it needs pawl:step {version} `{what}`; this runner offers {}", self.version),
+    fn missing_import(&self, version: &str, what: &str) -> ContractMismatch {
+        ContractMismatch {
+            reason: format!("it needs pawl:step {version} `{what}`; this runner offers {}", self.version),
             hint: format!("take a newer runner, or build it for pawl:step {}", self.version),
         }
     }
 
-    fn other_version(&self, version: &str) -> Misfit {
+    fn version_mismatch(&self, version: &str) -> ContractMismatch {
         let version = if version.is_empty() { "without a version" } else { version };
         let why = format!("it was built for pawl:step {version}; this runner offers {}", self.version);
         let hint = "build it with the contract of this runner (`runner new-step` writes it), or take the runner that has its own";
-        Misfit { why, hint: hint.to_owned() }
+        ContractMismatch { reason: why, hint: hint.to_owned() }
     }
 }
 
 /// `package/interface@version`.
-struct Name<'a> {
+struct InterfaceName<'a> {
     package: &'a str,
     interface: &'a str,
     version: &'a str,
 }
 
-impl<'a> Name<'a> {
+impl<'a> InterfaceName<'a> {
     fn parse(name: &'a str) -> Self {
         let (path, version) = name.split_once('@').unwrap_or((name, ""));
         let (package, interface) = path.split_once('/').unwrap_or((path, ""));
@@ -260,8 +273,8 @@ impl<'a> Name<'a> {
 }
 
 /// Whether the linker takes one for the other: what is left of the first number that is not 0 must be equal.
-fn compatible(wanted: &str, offered: &str) -> bool {
-    fn track(version: &str) -> Vec<&str> {
+fn versions_compatible(wanted: &str, offered: &str) -> bool {
+    fn compatible_prefix(version: &str) -> Vec<&str> {
         let version = version.split(['-', '+']).next().unwrap_or_default();
         let mut parts = version.split('.');
         let mut track = Vec::new();
@@ -273,7 +286,7 @@ fn compatible(wanted: &str, offered: &str) -> bool {
         }
         track
     }
-    track(wanted) == track(offered)
+    compatible_prefix(wanted) == compatible_prefix(offered)
 }
 
 #[cfg(test)]
@@ -291,16 +304,16 @@ mod tests {
             ("0.0.1", "0.0.2", false),
             ("", "0.1.1", false),
         ] {
-            assert_eq!(compatible(wanted, offered), expected, "{wanted} {offered}");
+            assert_eq!(versions_compatible(wanted, offered), expected, "{wanted} {offered}");
         }
     }
 
     #[test]
     fn the_contract_says_what_is_offered() {
-        let offer = Offer::new();
-        assert!(compatible(&offer.version, "0.1.0"), "{}", offer.version);
-        assert!(offer.interfaces().contains(&"database"));
-        assert!(offer.functions("database").unwrap().contains(&"[method]connection.query"));
-        assert_eq!(offer.functions("metrics"), None);
+        let offer = ContractDefinition::new();
+        assert!(versions_compatible(&offer.version, "0.1.0"), "{}", offer.version);
+        assert!(offer.importable_interfaces().contains(&"database"));
+        assert!(offer.interface_functions("database").unwrap().contains(&"[method]connection.query"));
+        assert_eq!(offer.interface_functions("metrics"), None);
     }
 }

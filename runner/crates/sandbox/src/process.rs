@@ -20,28 +20,28 @@ use wasmtime::component::Resource;
 use super::{
     bindings::{HostError, process},
     failure,
-    host::Host,
-    secrets::Handle,
+    host::HostState,
+    secrets::SecretHandle,
 };
-use contract::step::Failure;
+use contract::step::StepFailure;
 
 /// How much of stdout and of stderr is kept, in bytes: half of it head, half tail.
-const KEPT: usize = 1 << 20;
+const MAX_CAPTURED_BYTES: usize = 1 << 20;
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct Options {
+struct ProgramOptions {
     env: BTreeMap<String, String>,
     dir: Option<String>,
 }
 
 /// How long the pipes of a program that has ended are read.
-const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
+const PIPE_DRAIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Kills a process group unless it was disarmed.
-struct Group(Option<Pid>);
+struct ProcessGroupGuard(Option<Pid>);
 
-impl Drop for Group {
+impl Drop for ProcessGroupGuard {
     fn drop(&mut self) {
         if let Some(pid) = self.0 {
             // It may have ended in this moment; then there is nothing to kill.
@@ -50,7 +50,7 @@ impl Drop for Group {
     }
 }
 
-impl process::Host for Host {
+impl process::Host for HostState {
     async fn run(&mut self, command: process::Command) -> Result<process::Completion, HostError> {
         self.run_with(command, Vec::new()).await
     }
@@ -58,20 +58,20 @@ impl process::Host for Host {
     async fn run_with(
         &mut self,
         command: process::Command,
-        secrets: Vec<(String, Resource<Handle>)>,
+        secrets: Vec<(String, Resource<SecretHandle>)>,
     ) -> Result<process::Completion, HostError> {
-        let mut options: Options = super::options("a program", &command.options)?;
+        let mut options: ProgramOptions = super::parse_options("a program", &command.options)?;
         for (name, handle) in secrets {
-            options.env.insert(name, self.secret(&handle)?.reveal().to_owned());
+            options.env.insert(name, self.secret_value(&handle)?.reveal().to_owned());
         }
         let mut argv = vec![command.program.as_str()];
         argv.extend(command.arguments.iter().map(String::as_str));
-        self.gate.program(&argv)?;
+        self.gate.check_program(&argv)?;
 
         let mut program = Command::new(&command.program);
-        program.args(&command.arguments).env_clear().envs(self.gate.environment(&options.env)?);
+        program.args(&command.arguments).env_clear().envs(self.gate.program_environment(&options.env)?);
         if let Some(place) = &options.dir {
-            program.current_dir(self.folder(place)?);
+            program.current_dir(self.working_dir(place)?);
         }
         program.stdin(if command.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
         program.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
@@ -82,10 +82,10 @@ impl process::Host for Host {
             )
         })?;
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        let mut group = Group(pid);
+        let mut group = ProcessGroupGuard(pid);
 
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (mut output, mut errors) = (Kept::default(), Kept::default());
+        let (mut output, mut errors) = (CapturedOutput::default(), CapturedOutput::default());
         let status = {
             let feed = async {
                 if let (Some(mut pipe), Some(bytes)) = (stdin, &command.stdin) {
@@ -99,7 +99,7 @@ impl process::Host for Host {
                 _ = &mut pipes => child.wait().await,
                 status = child.wait() => {
                     // It may have left one behind that holds its pipes: they are read a moment longer, and no more.
-                    let _ = tokio::time::timeout(LINGER, &mut pipes).await;
+                    let _ = tokio::time::timeout(PIPE_DRAIN_TIMEOUT, &mut pipes).await;
                     status
                 }
             }
@@ -112,45 +112,45 @@ impl process::Host for Host {
     }
 }
 
-impl Host {
+impl HostState {
     /// The host's folder of `<dir>/<path>`; it must not lead out of the directory.
-    fn folder(&self, place: &str) -> Result<std::path::PathBuf, Failure> {
-        let (dir, path) = self.gate.place(place)?;
-        let inside = dir.canonicalize(path).map_err(|error| self.gate.unopened(place, &error))?;
-        Ok(hostio::confined_path::path_of(dir).join(inside))
+    fn working_dir(&self, place: &str) -> Result<std::path::PathBuf, StepFailure> {
+        let (dir, path) = self.gate.split_dir_path(place)?;
+        let inside = dir.canonicalize(path).map_err(|error| self.gate.open_failure(place, &error))?;
+        Ok(hostio::confined_path::fd_path(dir).join(inside))
     }
 }
 
 /// What is kept of a stream: all of it, or head and tail.
 #[derive(Default)]
-struct Kept {
+struct CapturedOutput {
     head: Vec<u8>,
     tail: VecDeque<u8>,
-    cut: u64,
+    omitted_bytes: u64,
 }
 
-impl Kept {
+impl CapturedOutput {
     /// Reads to the end.
     async fn read(&mut self, pipe: Option<impl AsyncRead + Unpin>) {
         let Some(mut pipe) = pipe else { return };
         let mut buffer = vec![0; 16 << 10];
         while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
-            let room = (KEPT / 2).saturating_sub(self.head.len()).min(read);
+            let room = (MAX_CAPTURED_BYTES / 2).saturating_sub(self.head.len()).min(read);
             self.head.extend_from_slice(&buffer[..room]);
             self.tail.extend(&buffer[room..read]);
-            let over = self.tail.len().saturating_sub(KEPT / 2);
+            let over = self.tail.len().saturating_sub(MAX_CAPTURED_BYTES / 2);
             self.tail.drain(..over);
-            self.cut += over as u64;
+            self.omitted_bytes += over as u64;
         }
     }
 
     /// Cut between lines: a secret that was cut in two could not be redacted.
     fn into_bytes(mut self) -> Vec<u8> {
-        if self.cut > 0 {
+        if self.omitted_bytes > 0 {
             let is_end = |byte: &u8| *byte == b'\n';
             self.head.truncate(self.head.iter().rposition(is_end).map_or(0, |end| end + 1));
             self.tail.drain(..self.tail.iter().position(is_end).map_or(self.tail.len(), |end| end + 1));
-            self.head.extend_from_slice(format!("[… over {} bytes …]\n", self.cut).as_bytes());
+            self.head.extend_from_slice(format!("[… over {} bytes …]\n", self.omitted_bytes).as_bytes());
         }
         self.head.extend(self.tail);
         self.head

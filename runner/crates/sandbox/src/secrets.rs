@@ -7,43 +7,43 @@ use wasmtime::component::Resource;
 
 use super::{
     bindings::{HostError, secrets},
-    host::Host,
+    host::HostState,
 };
-use contract::{Secret, step::Failure};
+use contract::{Secret, step::StepFailure};
 use plan::SecretAccess;
 
 /// What a handle stands for.
-pub struct Handle {
+pub struct SecretHandle {
     name: String,
     value: Secret,
     access: SecretAccess,
 }
 
-impl Host {
+impl HostState {
     /// The value behind a handle, for the host's own use.
-    pub(super) fn secret(&self, handle: &Resource<Handle>) -> Result<Secret, HostError> {
+    pub(super) fn secret_value(&self, handle: &Resource<SecretHandle>) -> Result<Secret, HostError> {
         Ok(self.table.get(handle)?.value.clone())
     }
 }
 
-impl secrets::Host for Host {}
+impl secrets::Host for HostState {}
 
-impl secrets::HostSecret for Host {
-    async fn open(&mut self, name: String) -> Result<Resource<Handle>, HostError> {
-        let grant = self.gate.secret(&name)?;
-        let handle = Handle { value: grant.value.clone(), access: grant.access, name };
+impl secrets::HostSecret for HostState {
+    async fn open(&mut self, name: String) -> Result<Resource<SecretHandle>, HostError> {
+        let grant = self.gate.secret_grant(&name)?;
+        let handle = SecretHandle { value: grant.value.clone(), access: grant.access, name };
         Ok(self.table.push(handle)?)
     }
 
-    async fn reveal(&mut self, handle: Resource<Handle>) -> Result<String, HostError> {
+    async fn reveal(&mut self, handle: Resource<SecretHandle>) -> Result<String, HostError> {
         let handle = self.table.get(&handle)?;
         match handle.access {
             SecretAccess::Reveal => Ok(handle.value.reveal().to_owned()),
-            SecretAccess::Use => Err(Failure::into(self.gate.not_revealed(&handle.name))),
+            SecretAccess::Use => Err(StepFailure::into(self.gate.reveal_denied_failure(&handle.name))),
         }
     }
 
-    async fn drop(&mut self, handle: Resource<Handle>) -> wasmtime::Result<()> {
+    async fn drop(&mut self, handle: Resource<SecretHandle>) -> wasmtime::Result<()> {
         self.table.delete(handle)?;
         Ok(())
     }

@@ -21,31 +21,31 @@ use zip::{ZipArchive, ZipWriter, write::SimpleFileOptions};
 use super::{StateError, epoch_of, journal_name, journals_in};
 use contract::{
     Secret,
-    hash::{Hash, canonical},
+    hash::{Blake3Hash, canonical_json},
 };
-use journal::{Trust, trust};
+use journal::{JournalTrust, trust_from_file_name};
 
 /// The version of [`Manifest`].
 ///
 /// - 1: the first.
-pub const VERSION: u32 = 1;
+pub const BUNDLE_VERSION: u32 = 1;
 
 /// The manifest's name in the zip.
-const MANIFEST: &str = "pawl.json";
+const MANIFEST_FILE: &str = "pawl.json";
 
 /// The most bytes that all journals of a checkpoint may have.
-const MOST: u64 = 256 << 20;
+const MAX_CHECKPOINT_BYTES: u64 = 256 << 20;
 
 /// No honest state counts so far.
-const LAST_EPOCH: u64 = 1 << 40;
+const MAX_EPOCH: u64 = 1 << 40;
 
 /// What keys of MACs are derived for.
-const CONTEXT: &str = "pawl 2026-11 checkpoint of journals";
+const MAC_KEY_CONTEXT: &str = "pawl 2026-11 checkpoint of journals";
 
 /// Whose journals they are. Another's are not continued.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Identity {
+pub struct CheckpointIdentity {
     /// `owner/name`.
     pub repository: String,
     /// The number of the workflow run. All its attempts have the same.
@@ -63,58 +63,58 @@ pub struct Identity {
 /// What a checkpoint says of itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Manifest {
+pub struct CheckpointManifest {
     /// [`VERSION`].
     pub version: u32,
     #[serde(flatten)]
-    pub identity: Identity,
+    pub identity: CheckpointIdentity,
     /// The attempt of the workflow run.
     pub attempt: u32,
     /// The commit of that attempt. For people: the fix may be a new one.
     pub commit: Option<String>,
     /// Oldest first.
-    pub journals: Vec<Member>,
+    pub journals: Vec<CheckpointEntry>,
     /// BLAKE3, keyed, of the manifest without this, in its canonical form. None without a key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mac: Option<Hash>,
+    pub mac: Option<Blake3Hash>,
 }
 
 /// A journal in a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Member {
+pub struct CheckpointEntry {
     pub epoch: u64,
     pub bytes: u64,
-    pub hash: Hash,
+    pub hash: Blake3Hash,
     /// Whether whoever made the checkpoint wrote it, or had it from one who has the key.
-    pub believed: bool,
+    pub is_authenticated: bool,
 }
 
 /// All journals of a folder at a moment.
 #[derive(Clone)]
-pub struct Snapshot {
-    members: Vec<(Member, Vec<u8>)>,
+pub struct JournalSnapshot {
+    journals: Vec<(CheckpointEntry, Vec<u8>)>,
     /// How many lines they have. It only grows.
     pub lines: u64,
 }
 
 /// A journal from a checkpoint.
 #[derive(Debug)]
-pub struct Kept {
+pub struct CheckpointJournal {
     pub epoch: u64,
     pub bytes: Vec<u8>,
-    pub trust: Trust,
+    pub trust: JournalTrust,
 }
 
 /// How the journals here stand to those of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beside {
+pub enum ChainComparison {
     /// All of what is here is there.
     Covered,
     /// All of what is there is here, and more.
     Ahead,
     /// Something is there that is not here.
-    Apart,
+    Diverged,
 }
 
 /// What is wrong with a checkpoint.
@@ -122,65 +122,65 @@ pub enum Beside {
 pub enum BundleError {
     /// Not a whole zip: its upload was cut, and it was never acknowledged.
     #[error("it is cut off")]
-    Cut,
+    Truncated,
     /// Not what its manifest says, or none.
     #[error("it is damaged: {0}")]
     Damaged(String),
     /// A newer runner's.
-    #[error("its form {0} is not known to this runner, which knows {VERSION}")]
-    Version(u32),
+    #[error("its form {0} is not known to this runner, which knows {BUNDLE_VERSION}")]
+    UnknownVersion(u32),
     /// Of something else.
     #[error("it is of another {what}: {theirs}, not {ours}")]
-    Foreign { what: &'static str, theirs: String, ours: String },
+    WrongIdentity { what: &'static str, theirs: String, ours: String },
     /// Not what its name says.
     #[error("its name is not that of what is in it")]
-    Misnamed,
+    NameMismatch,
     /// Its MAC is not what this key gives, or it has none.
     #[error("it has no MAC that was made with this key")]
-    Forged,
+    InvalidMac,
 }
 
 /// The key of MACs.
 #[derive(Clone)]
-pub struct Key([u8; 32]);
+pub struct CheckpointKey([u8; 32]);
 
-impl Key {
+impl CheckpointKey {
     /// From what a user chose as one, of any length.
     #[must_use]
     pub fn new(secret: &Secret) -> Self {
-        Self(blake3::derive_key(CONTEXT, secret.reveal().as_bytes()))
+        Self(blake3::derive_key(MAC_KEY_CONTEXT, secret.reveal().as_bytes()))
     }
 
-    fn mac(&self, manifest: &Manifest) -> Hash {
-        let bare = Manifest { mac: None, ..manifest.clone() };
+    fn mac(&self, manifest: &CheckpointManifest) -> Blake3Hash {
+        let bare = CheckpointManifest { mac: None, ..manifest.clone() };
         let value = serde_json::to_value(bare).expect("a manifest has only text keys");
-        Hash::keyed(&self.0, canonical(&value).to_string().as_bytes())
+        Blake3Hash::keyed(&self.0, canonical_json(&value).to_string().as_bytes())
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for CheckpointKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Key")
     }
 }
 
-impl Identity {
+impl CheckpointIdentity {
     /// What the names of its checkpoints begin with, up to the attempt.
     #[must_use]
-    pub fn prefix(&self) -> String {
+    pub fn artifact_prefix(&self) -> String {
         format!("pawl-{}-{}-{}-a", self.app, self.environment, self.job)
     }
 
     /// The name of a checkpoint, up to the nonce.
     #[must_use]
-    pub fn stem(&self, attempt: u32, lines: u64) -> String {
-        format!("{}{attempt:02}-s{lines:04}", self.prefix())
+    pub fn artifact_stem(&self, attempt: u32, lines: u64) -> String {
+        format!("{}{attempt:02}-s{lines:04}", self.artifact_prefix())
     }
 
     /// Attempt and number of lines, from a name; none if it is no checkpoint of this job.
     #[must_use]
-    pub fn place_of(&self, name: &str) -> Option<(u32, u64)> {
-        let (attempt, rest) = name.strip_prefix(&self.prefix())?.split_once("-s")?;
+    pub fn parse_artifact_name(&self, name: &str) -> Option<(u32, u64)> {
+        let (attempt, rest) = name.strip_prefix(&self.artifact_prefix())?.split_once("-s")?;
         let (lines, nonce) = rest.split_once('-')?;
         let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let is_nonce = !nonce.is_empty() && nonce.bytes().all(|byte| byte.is_ascii_alphanumeric());
@@ -190,7 +190,7 @@ impl Identity {
         Some((attempt.parse().ok()?, lines.parse().ok()?))
     }
 
-    fn matches(&self, theirs: &Self) -> Result<(), BundleError> {
+    fn ensure_matches(&self, theirs: &Self) -> Result<(), BundleError> {
         let Self { repository, workflow_run, job, app, environment, plan } = self;
         let all = [
             ("repository", repository, &theirs.repository),
@@ -204,64 +204,81 @@ impl Identity {
             None => Ok(()),
             Some((what, ours, theirs)) => {
                 let theirs = theirs.chars().take(100).collect();
-                Err(BundleError::Foreign { what, theirs, ours: ours.clone() })
+                Err(BundleError::WrongIdentity { what, theirs, ours: ours.clone() })
             }
         }
     }
 }
 
-impl Snapshot {
+impl JournalSnapshot {
     /// All journals of a folder, as far as their lines are whole.
     ///
     /// # Errors
     /// [`StateError`] when one can't be read.
-    pub fn of(folder: &Path) -> Result<Self, StateError> {
-        let (mut members, mut lines, mut room) = (Vec::new(), 0, MOST);
+    pub fn read(folder: &Path) -> Result<Self, StateError> {
+        let (mut members, mut lines, mut room) = (Vec::new(), 0, MAX_CHECKPOINT_BYTES);
         for (epoch, path) in journals_in(folder)? {
             let mut bytes = std::fs::read(&path).map_err(|source| StateError::io("read", &path, source))?;
             bytes.truncate(bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1));
             if bytes.is_empty() {
                 continue;
             }
-            room = room.checked_sub(bytes.len() as u64).ok_or_else(|| StateError::Unsaved {
-                why: format!("the journals in {} are more than {} MiB", folder.display(), MOST >> 20),
+            room = room.checked_sub(bytes.len() as u64).ok_or_else(|| StateError::NotUploaded {
+                why: format!("the journals in {} are more than {} MiB", folder.display(), MAX_CHECKPOINT_BYTES >> 20),
             })?;
             lines += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
-            let believed = trust(&path) == Trust::Believed;
-            let member = Member { epoch, bytes: bytes.len() as u64, hash: Hash::of(&bytes), believed };
+            let believed = trust_from_file_name(&path) == JournalTrust::Authenticated;
+            let member = CheckpointEntry {
+                epoch,
+                bytes: bytes.len() as u64,
+                hash: Blake3Hash::of(&bytes),
+                is_authenticated: believed,
+            };
             members.push((member, bytes));
         }
-        Ok(Self { members, lines })
+        Ok(Self { journals: members, lines })
     }
 
     /// How it stands to what a checkpoint holds.
     #[must_use]
-    pub fn beside(&self, kept: &[Kept]) -> Beside {
+    pub fn compare_with(&self, kept: &[CheckpointJournal]) -> ChainComparison {
         let there = |epoch: u64| kept.iter().find(|one| one.epoch == epoch).map_or(&[][..], |one| one.bytes.as_slice());
         let here = |epoch: u64| {
-            let known = self.members.iter().find(|(member, _)| member.epoch == epoch);
+            let known = self.journals.iter().find(|(member, _)| member.epoch == epoch);
             known.map_or(&[][..], |(_, bytes)| bytes.as_slice())
         };
-        if self.members.iter().all(|(member, bytes)| there(member.epoch).starts_with(bytes)) {
-            Beside::Covered
+        if self.journals.iter().all(|(member, bytes)| there(member.epoch).starts_with(bytes)) {
+            ChainComparison::Covered
         } else if kept.iter().all(|one| here(one.epoch).starts_with(&one.bytes)) {
-            Beside::Ahead
+            ChainComparison::Ahead
         } else {
-            Beside::Apart
+            ChainComparison::Diverged
         }
     }
 
     /// The zip.
     #[must_use]
-    pub fn pack(&self, identity: &Identity, attempt: u32, commit: Option<String>, key: Option<&Key>) -> Vec<u8> {
-        let journals = self.members.iter().map(|(member, _)| member.clone()).collect();
-        let mut manifest =
-            Manifest { version: VERSION, identity: identity.clone(), attempt, commit, journals, mac: None };
+    pub fn pack(
+        &self,
+        identity: &CheckpointIdentity,
+        attempt: u32,
+        commit: Option<String>,
+        key: Option<&CheckpointKey>,
+    ) -> Vec<u8> {
+        let journals = self.journals.iter().map(|(member, _)| member.clone()).collect();
+        let mut manifest = CheckpointManifest {
+            version: BUNDLE_VERSION,
+            identity: identity.clone(),
+            attempt,
+            commit,
+            journals,
+            mac: None,
+        };
         manifest.mac = key.map(|key| key.mac(&manifest));
         let text = serde_json::to_vec_pretty(&manifest).expect("a manifest has only text keys");
-        let files = self.members.iter().map(|(member, bytes)| (journal_name(member.epoch), bytes.as_slice()));
+        let files = self.journals.iter().map(|(member, bytes)| (journal_name(member.epoch), bytes.as_slice()));
         let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
-        for (name, bytes) in std::iter::once((MANIFEST.to_owned(), text.as_slice())).chain(files) {
+        for (name, bytes) in std::iter::once((MANIFEST_FILE.to_owned(), text.as_slice())).chain(files) {
             let written = zip.start_file(name, SimpleFileOptions::default());
             written.and_then(|()| Ok(zip.write_all(bytes)?)).expect("memory takes everything");
         }
@@ -276,12 +293,12 @@ impl Snapshot {
 pub fn unpack(
     zip: &[u8],
     (attempt, lines): (u32, u64),
-    identity: &Identity,
-    key: Option<&Key>,
-) -> Result<Vec<Kept>, BundleError> {
+    identity: &CheckpointIdentity,
+    key: Option<&CheckpointKey>,
+) -> Result<Vec<CheckpointJournal>, BundleError> {
     let damaged = |why: &dyn fmt::Display| BundleError::Damaged(why.to_string());
-    let mut zip = ZipArchive::new(Cursor::new(zip)).map_err(|_| BundleError::Cut)?;
-    let mut room = MOST;
+    let mut zip = ZipArchive::new(Cursor::new(zip)).map_err(|_| BundleError::Truncated)?;
+    let mut room = MAX_CHECKPOINT_BYTES;
     let mut file = |name: &str| {
         let entry = zip.by_name(name).map_err(|error| damaged(&format!("{name}: {error}")))?;
         let mut bytes = Vec::new();
@@ -290,58 +307,58 @@ pub fn unpack(
         room = room.checked_sub(read as u64).ok_or_else(|| damaged(&"it is too large"))?;
         Ok::<_, BundleError>(bytes)
     };
-    let manifest = file(MANIFEST).and_then(|text| parse(&text));
+    let manifest = file(MANIFEST_FILE).and_then(|text| parse_manifest(&text));
     // With a key, nothing without its MAC is used: leaving records out is forging, too. What has none can be anything.
     let manifest = match (manifest, key) {
         (Ok(manifest), None) => manifest,
         (Ok(manifest), Some(key)) if manifest.mac == Some(key.mac(&manifest)) => manifest,
         (Err(error), None) => return Err(error),
-        (Ok(_) | Err(_), Some(_)) => return Err(BundleError::Forged),
+        (Ok(_) | Err(_), Some(_)) => return Err(BundleError::InvalidMac),
     };
-    identity.matches(&manifest.identity)?;
+    identity.ensure_matches(&manifest.identity)?;
     // The name is anybody's: an older checkpoint under a newer name would hide what came after it.
     if manifest.attempt != attempt {
-        return Err(BundleError::Misnamed);
+        return Err(BundleError::NameMismatch);
     }
     let mut counted = 0;
-    let mut kept: Vec<Kept> = Vec::new();
-    for Member { epoch, bytes, hash, believed } in manifest.journals {
+    let mut kept: Vec<CheckpointJournal> = Vec::new();
+    for CheckpointEntry { epoch, bytes, hash, is_authenticated: believed } in manifest.journals {
         let content = file(&journal_name(epoch))?;
-        if content.len() as u64 != bytes || Hash::of(&content) != hash {
+        if content.len() as u64 != bytes || Blake3Hash::of(&content) != hash {
             return Err(damaged(&format!("the journal of epoch {epoch} is not what the manifest says")));
         }
-        if epoch > LAST_EPOCH || content.last() != Some(&b'\n') || kept.last().is_some_and(|last| last.epoch >= epoch) {
+        if epoch > MAX_EPOCH || content.last() != Some(&b'\n') || kept.last().is_some_and(|last| last.epoch >= epoch) {
             return Err(damaged(&format!("the journal of epoch {epoch} is cut off, or out of order")));
         }
-        let trust = if key.is_some() && believed { Trust::Believed } else { Trust::Suggested };
+        let trust = if key.is_some() && believed { JournalTrust::Authenticated } else { JournalTrust::Untrusted };
         counted += content.iter().filter(|byte| **byte == b'\n').count() as u64;
-        kept.push(Kept { epoch, bytes: content, trust });
+        kept.push(CheckpointJournal { epoch, bytes: content, trust });
     }
-    if counted == lines { Ok(kept) } else { Err(BundleError::Misnamed) }
+    if counted == lines { Ok(kept) } else { Err(BundleError::NameMismatch) }
 }
 
-fn parse(text: &[u8]) -> Result<Manifest, BundleError> {
+fn parse_manifest(text: &[u8]) -> Result<CheckpointManifest, BundleError> {
     let damaged = |error: serde_json::Error| BundleError::Damaged(error.to_string());
     let stated: serde_json::Value = serde_json::from_slice(text).map_err(damaged)?;
     match stated["version"].as_u64().and_then(|version| u32::try_from(version).ok()) {
-        Some(VERSION) => serde_json::from_value(stated).map_err(damaged),
-        Some(version) => Err(BundleError::Version(version)),
+        Some(BUNDLE_VERSION) => serde_json::from_value(stated).map_err(damaged),
+        Some(version) => Err(BundleError::UnknownVersion(version)),
         None => Err(BundleError::Damaged("its manifest has no version".to_owned())),
     }
 }
 
 /// Whether one checkpoint has all that another has.
 #[must_use]
-pub fn holds(newer: &[Kept], older: &[Kept]) -> bool {
+pub fn contains_all(newer: &[CheckpointJournal], older: &[CheckpointJournal]) -> bool {
     let there = |epoch: u64| newer.iter().find(|one| one.epoch == epoch);
     older.iter().all(|one| there(one.epoch).is_some_and(|new| new.bytes.starts_with(&one.bytes)))
 }
 
 /// What was brought to a folder and is not yet part of it.
-struct New {
-    from: PathBuf,
-    to: PathBuf,
-    replaced: Option<PathBuf>,
+struct StagedJournal {
+    staged_path: PathBuf,
+    final_path: PathBuf,
+    replaced_path: Option<PathBuf>,
 }
 
 /// Brings journals to a folder. The longer of two with the same beginning wins; all are read together before any is put in its
@@ -349,70 +366,77 @@ struct New {
 ///
 /// # Errors
 /// [`StateError`] when two went different ways, when they can't be read as one, or can't be written.
-pub fn merge(folder: &Path, kept: &[Kept], place: &str) -> Result<(), StateError> {
+pub fn merge_into_folder(folder: &Path, kept: &[CheckpointJournal], place: &str) -> Result<(), StateError> {
     std::fs::create_dir_all(folder).map_err(|source| StateError::io("make", folder, source))?;
     let here = journals_in(folder)?;
-    let mut new: Vec<New> = Vec::new();
-    for Kept { epoch, bytes, trust } in kept {
+    let mut new: Vec<StagedJournal> = Vec::new();
+    for CheckpointJournal { epoch, bytes, trust } in kept {
         let known = here.iter().find(|(known, _)| known == epoch).map(|(_, path)| path.clone());
         if let Some(path) = &known {
             let ours = std::fs::read(path).map_err(|source| StateError::io("read", path, source))?;
-            let (known, is_same) = (journal::trust(path), ours == *bytes);
-            if ours.starts_with(bytes) && !(is_same && known == Trust::Suggested && *trust == Trust::Believed) {
+            let (known, is_same) = (journal::trust_from_file_name(path), ours == *bytes);
+            if ours.starts_with(bytes)
+                && !(is_same && known == JournalTrust::Untrusted && *trust == JournalTrust::Authenticated)
+            {
                 continue;
             }
             // Nobody but a process of this machine goes on with what it wrote.
-            if known == Trust::Believed && *trust == Trust::Suggested && bytes.starts_with(&ours) {
+            if known == JournalTrust::Authenticated && *trust == JournalTrust::Untrusted && bytes.starts_with(&ours) {
                 continue;
             }
             let whole = &ours[..ours.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1)];
             if !bytes.starts_with(whole) {
                 let why = "this machine wrote something else than what is there";
-                return Err(StateError::Fork { path: path.clone(), place: place.to_owned(), why });
+                return Err(StateError::Diverged { path: path.clone(), location: place.to_owned(), why });
             }
         }
         let to = folder.join(match trust {
-            Trust::Believed => journal_name(*epoch),
-            Trust::Suggested => super::suggested_name(*epoch),
+            JournalTrust::Authenticated => journal_name(*epoch),
+            JournalTrust::Untrusted => super::suggested_name(*epoch),
         });
         let from = to.with_extension(format!("journal.{}.tmp", std::process::id()));
         std::fs::write(&from, bytes).map_err(|source| StateError::io("write", &from, source))?;
-        new.push(New { replaced: known.filter(|known| *known != to), from, to });
+        new.push(StagedJournal {
+            replaced_path: known.filter(|known| *known != to),
+            staged_path: from,
+            final_path: to,
+        });
     }
-    let put = fold(&here, &new, place).and_then(|()| new.iter().try_for_each(New::put));
+    let put = ensure_readable_together(&here, &new, place)
+        .and_then(|()| new.iter().try_for_each(StagedJournal::move_into_place));
     if put.is_err() {
         // Those that were put are gone from there already.
-        new.iter().for_each(|beside| drop(std::fs::remove_file(&beside.from)));
+        new.iter().for_each(|beside| drop(std::fs::remove_file(&beside.staged_path)));
     }
     put
 }
 
 /// Whether what is here and what is new can be read as one history.
-fn fold(here: &[(u64, PathBuf)], new: &[New], place: &str) -> Result<(), StateError> {
+fn ensure_readable_together(here: &[(u64, PathBuf)], new: &[StagedJournal], place: &str) -> Result<(), StateError> {
     let mut all: Vec<(u64, PathBuf)> =
-        new.iter().filter_map(|beside| Some((epoch_of(&beside.to)?, beside.from.clone()))).collect();
-    let is_new = |epoch: u64| new.iter().any(|beside| epoch_of(&beside.to) == Some(epoch));
+        new.iter().filter_map(|beside| Some((epoch_of(&beside.final_path)?, beside.staged_path.clone()))).collect();
+    let is_new = |epoch: u64| new.iter().any(|beside| epoch_of(&beside.final_path) == Some(epoch));
     all.extend(here.iter().filter(|(epoch, _)| !is_new(*epoch)).cloned());
     all.sort();
     let paths: Vec<PathBuf> = all.into_iter().map(|(_, path)| path).collect();
-    match journal::Loaded::read(&paths, |_| ()) {
-        Ok(loaded) if loaded.newer.is_some() => {
+    match journal::LoadedJournals::read(&paths, |_| ()) {
+        Ok(loaded) if loaded.newer_format_file.is_some() => {
             let why = "a newer runner wrote it".to_owned();
-            Err(StateError::Checkpoint { name: place.to_owned(), source: BundleError::Damaged(why) })
+            Err(StateError::InvalidCheckpoint { name: place.to_owned(), source: BundleError::Damaged(why) })
         }
         Ok(_) => Ok(()),
         Err(error) => {
             let why = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-            Err(StateError::Checkpoint { name: place.to_owned(), source: BundleError::Damaged(why) })
+            Err(StateError::InvalidCheckpoint { name: place.to_owned(), source: BundleError::Damaged(why) })
         }
     }
 }
 
-impl New {
-    fn put(&self) -> Result<(), StateError> {
-        let put = std::fs::rename(&self.from, &self.to);
-        put.map_err(|source| StateError::io("write", &self.to, source))?;
-        match &self.replaced {
+impl StagedJournal {
+    fn move_into_place(&self) -> Result<(), StateError> {
+        let put = std::fs::rename(&self.staged_path, &self.final_path);
+        put.map_err(|source| StateError::io("write", &self.final_path, source))?;
+        match &self.replaced_path {
             Some(replaced) => {
                 std::fs::remove_file(replaced).map_err(|source| StateError::io("remove", replaced, source))
             }

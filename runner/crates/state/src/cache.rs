@@ -11,43 +11,48 @@ use std::{
 
 use super::{
     StateError, epoch_of, journal_name, journals_in,
-    record::{Kept, Root},
-    remote::Remote,
+    record::{RemoteJournal, StateManifest},
+    remote::RemoteStorage,
 };
-use contract::hash::Hash;
+use contract::hash::Blake3Hash;
 
 /// Brings here what the record names and is not here yet.
-pub(super) fn pull(remote: &mut dyn Remote, root: &Root, folder: &Path, place: &str) -> Result<(), StateError> {
+pub(super) fn pull_journals(
+    remote: &mut dyn RemoteStorage,
+    root: &StateManifest,
+    folder: &Path,
+    place: &str,
+) -> Result<(), StateError> {
     fs::create_dir_all(folder).map_err(|source| StateError::io("make", folder, source))?;
     let newest = root.journals.last().map(|kept| kept.epoch);
     for kept in &root.journals {
         let path = folder.join(journal_name(kept.epoch));
-        let fork = |why| StateError::Fork { path: path.clone(), place: place.to_owned(), why };
-        let here = read(&path)?.unwrap_or_default();
+        let fork = |why| StateError::Diverged { path: path.clone(), location: place.to_owned(), why };
+        let here = read_if_present(&path)?.unwrap_or_default();
         let length = usize::try_from(kept.bytes).unwrap_or(usize::MAX);
         match whole_lines(&here).get(..length) {
             None => {
-                let there = fetch(remote, kept, place)?;
+                let there = read_remote_journal(remote, kept, place)?;
                 if !there.starts_with(whole_lines(&here)) {
                     return Err(fork("this machine wrote something else than what is there"));
                 }
-                write(&path, &there)?;
+                write_atomically(&path, &there)?;
             }
-            Some(same) if Hash::of(same) != kept.hash => {
+            Some(same) if Blake3Hash::of(same) != kept.hash => {
                 return Err(fork("this machine wrote something else than what is there"));
             }
             Some(_) if Some(kept.epoch) == newest || here.len() == length => {}
-            Some(same) if whole_lines(&here).len() == length => write(&path, same)?,
+            Some(same) if whole_lines(&here).len() == length => write_atomically(&path, same)?,
             Some(_) => return Err(fork("it goes on here, and another deployment followed without that")),
         }
     }
     for (epoch, path) in journals_in(folder)? {
         if newest.is_some_and(|newest| epoch < newest) && !root.journals.iter().any(|kept| kept.epoch == epoch) {
-            if read(&path)?.is_some_and(|here| whole_lines(&here).is_empty()) {
+            if read_if_present(&path)?.is_some_and(|here| whole_lines(&here).is_empty()) {
                 fs::remove_file(&path).map_err(|source| StateError::io("remove", &path, source))?;
             } else {
                 let why = "that attempt never got there, and another deployment followed without it";
-                return Err(StateError::Fork { path, place: place.to_owned(), why });
+                return Err(StateError::Diverged { path, location: place.to_owned(), why });
             }
         }
     }
@@ -56,17 +61,17 @@ pub(super) fn pull(remote: &mut dyn Remote, root: &Root, folder: &Path, place: &
 
 /// Gives the newest journal a new file with the same content. A process of this machine that wrote to it, was stopped, and
 /// lost its lock, goes on writing to the old one, which nobody reads.
-pub(super) fn seal(folder: &Path) -> Result<(), StateError> {
+pub(super) fn replace_newest_journal_file(folder: &Path) -> Result<(), StateError> {
     let Some((_, path)) = journals_in(folder)?.pop() else { return Ok(()) };
-    match read(&path)? {
-        Some(content) => write(&path, &content),
+    match read_if_present(&path)? {
+        Some(content) => write_atomically(&path, &content),
         None => Ok(()),
     }
 }
 
 /// What this machine has and the record has not: a part for each journal that is longer here.
-pub(super) fn ahead(root: &Root, path: &Path) -> Result<Option<(Kept, Vec<u8>)>, StateError> {
-    let (Some(epoch), Some(here)) = (epoch_of(path), read(path)?) else { return Ok(None) };
+pub(super) fn unsynced_part(root: &StateManifest, path: &Path) -> Result<Option<(RemoteJournal, Vec<u8>)>, StateError> {
+    let (Some(epoch), Some(here)) = (epoch_of(path), read_if_present(path)?) else { return Ok(None) };
     let here = whole_lines(&here);
     let known = root.journals.iter().find(|kept| kept.epoch == epoch);
     let (bytes, parts) = known.map_or((0, Vec::new()), |kept| (kept.bytes, kept.parts.clone()));
@@ -74,17 +79,21 @@ pub(super) fn ahead(root: &Root, path: &Path) -> Result<Option<(Kept, Vec<u8>)>,
     else {
         return Ok(None);
     };
-    Ok(Some((Kept { epoch, bytes: here.len() as u64, hash: Hash::of(here), parts }, more.to_vec())))
+    Ok(Some((RemoteJournal { epoch, bytes: here.len() as u64, hash: Blake3Hash::of(here), parts }, more.to_vec())))
 }
 
-fn fetch(remote: &mut dyn Remote, kept: &Kept, place: &str) -> Result<Vec<u8>, StateError> {
+fn read_remote_journal(
+    remote: &mut dyn RemoteStorage,
+    kept: &RemoteJournal,
+    place: &str,
+) -> Result<Vec<u8>, StateError> {
     let mut there = Vec::new();
     for part in &kept.parts {
-        there.extend_from_slice(&remote.file(part)?);
+        there.extend_from_slice(&remote.read_file(part)?);
     }
-    if there.len() as u64 != kept.bytes || Hash::of(&there) != kept.hash {
+    if there.len() as u64 != kept.bytes || Blake3Hash::of(&there) != kept.hash {
         let why = format!("the journal of epoch {} is not what the record says of it", kept.epoch);
-        return Err(StateError::Record { place: place.to_owned(), why });
+        return Err(StateError::InvalidManifest { location: place.to_owned(), why });
     }
     Ok(there)
 }
@@ -95,7 +104,7 @@ fn whole_lines(bytes: &[u8]) -> &[u8] {
     &bytes[..end]
 }
 
-fn read(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
+fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -103,13 +112,13 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
     }
 }
 
-fn write(path: &Path, content: &[u8]) -> Result<(), StateError> {
-    let beside = beside(path);
+fn write_atomically(path: &Path, content: &[u8]) -> Result<(), StateError> {
+    let beside = temporary_path(path);
     let written = fs::write(&beside, content).and_then(|()| fs::rename(&beside, path));
     written.map_err(|source| StateError::io("write", path, source))
 }
 
 /// A name that no other process uses, and that is no journal's.
-fn beside(path: &Path) -> PathBuf {
+fn temporary_path(path: &Path) -> PathBuf {
     path.with_extension(format!("{}.tmp", std::process::id()))
 }

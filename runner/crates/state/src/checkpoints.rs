@@ -25,45 +25,47 @@ use tokio::{
 
 use super::{
     StateError,
-    artifacts::{Access, ArtifactError, Artifacts, Listed},
-    bundle::{self, Beside, BundleError, Identity, Kept, Key, Snapshot},
-    error::reasons,
+    artifacts::{ArtifactAccess, ArtifactError, ArtifactInfo, ArtifactStore},
+    bundle::{
+        self, BundleError, ChainComparison, CheckpointIdentity, CheckpointJournal, CheckpointKey, JournalSnapshot,
+    },
+    error::error_chain_text,
     journals_in,
 };
-use contract::step::Phase;
+use contract::step::StepPhase;
 use journal::{
-    Event, Loaded, Place,
-    event::{Decision, Entry},
+    JournalEvent, LoadedJournals, StepTarget,
+    event::{Decision, JournalEntry},
 };
 
 /// How the journals of this job are kept.
 #[derive(Clone, Debug)]
-pub struct Job {
-    pub identity: Identity,
+pub struct CheckpointConfig {
+    pub identity: CheckpointIdentity,
     /// The attempt of the workflow run. From the second on, there is something to resume from.
     pub attempt: u32,
     /// The page of the workflow run, as headers of journals have it.
     pub url: Option<String>,
     pub commit: Option<String>,
-    pub key: Option<Key>,
-    pub access: Access,
+    pub key: Option<CheckpointKey>,
+    pub access: ArtifactAccess,
 }
 
 /// After an upload that failed for good, so long until the next, if no record calls for one before.
-const LATER: Duration = Duration::from_secs(20);
+const UPLOAD_RETRY_DELAY: Duration = Duration::from_secs(20);
 
 /// When they must be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Duty {
+pub(super) enum UploadPolicy {
     /// Before every effect of the commit phase: they are all that the next machine has.
-    Each,
+    BeforeEachEffect,
     /// At the end, as far as that can be: the state's place has them, these are for people.
-    End,
+    AtEnd,
 }
 
 /// What has become of them.
 #[derive(Clone, Debug, Default)]
-pub struct Shown {
+pub struct CheckpointStatus {
     /// The newest checkpoint that is there.
     pub newest: Option<String>,
     /// The one that this attempt goes on from.
@@ -71,142 +73,148 @@ pub struct Shown {
     /// There should have been one, and was not.
     pub is_missing: bool,
     /// Newer ones that were passed over, and why.
-    pub passed_over: Vec<String>,
+    pub skipped_artifacts: Vec<String>,
     /// Why something is not there that should be.
-    pub trouble: Option<String>,
+    pub last_error: Option<String>,
 }
 
-type Answer<T> = oneshot::Sender<Result<T, StateError>>;
+type CheckpointReply<T> = oneshot::Sender<Result<T, StateError>>;
 
-enum Command {
-    Fetch(Answer<()>),
-    Survey(Answer<()>),
-    Nudge,
-    Confirm(Answer<()>),
+enum CheckpointCommand {
+    DownloadNewest(CheckpointReply<()>),
+    InspectExisting(CheckpointReply<()>),
+    UploadSoon,
+    EnsureUploaded(CheckpointReply<()>),
     /// Everything up; answered when it is there, or with `true` when what is superseded is gone as well.
-    Close(bool, Answer<()>),
+    Close(bool, CheckpointReply<()>),
 }
 
 /// The checkpoints of a job.
-pub struct Checkpoints {
-    commands: UnboundedSender<Command>,
-    shown: Arc<Mutex<Shown>>,
+pub struct CheckpointUploader {
+    commands: UnboundedSender<CheckpointCommand>,
+    status: Arc<Mutex<CheckpointStatus>>,
     /// Steps that only look: nobody needs to know how far they got.
-    checks: Mutex<BTreeSet<Place>>,
-    duty: Duty,
+    check_steps: Mutex<BTreeSet<StepTarget>>,
+    policy: UploadPolicy,
     attempt: u32,
 }
 
-impl fmt::Debug for Checkpoints {
+impl fmt::Debug for CheckpointUploader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Checkpoints").field("duty", &self.duty).finish_non_exhaustive()
+        f.debug_struct("Checkpoints").field("duty", &self.policy).finish_non_exhaustive()
     }
 }
 
-impl Checkpoints {
+impl CheckpointUploader {
     /// Starts the thread. Nothing is asked yet.
-    pub(super) fn start(job: Job, folder: PathBuf, duty: Duty) -> io::Result<Arc<Self>> {
+    pub(super) fn start(job: CheckpointConfig, folder: PathBuf, duty: UploadPolicy) -> io::Result<Arc<Self>> {
         let (commands, orders) = unbounded_channel();
-        let shown = Arc::new(Mutex::new(Shown::default()));
+        let shown = Arc::new(Mutex::new(CheckpointStatus::default()));
         let attempt = job.attempt;
-        let worker = Worker {
-            job: Arc::new(job),
+        let worker = CheckpointWorker {
+            config: Arc::new(job),
             folder,
-            shown: Arc::clone(&shown),
-            acknowledged: 0,
-            kept: Vec::new(),
-            on_the_way: Vec::new(),
-            waiting: Vec::new(),
-            is_behind: false,
-            is_owed: false,
+            status: Arc::clone(&shown),
+            uploaded_lines: 0,
+            stored: Vec::new(),
+            uploading_lines: Vec::new(),
+            waiters: Vec::new(),
+            needs_upload: false,
+            needs_retry: false,
         };
         let runtime = super::runtime()?;
         thread::Builder::new()
             .name("pawl-checkpoints".to_owned())
-            .spawn(move || runtime.block_on(worker.serve(orders)))?;
-        Ok(Arc::new(Self { commands, shown, checks: Mutex::default(), duty, attempt }))
+            .spawn(move || runtime.block_on(worker.run(orders)))?;
+        Ok(Arc::new(Self { commands, status: shown, check_steps: Mutex::default(), policy: duty, attempt }))
     }
 
     /// What has become of them so far.
     #[must_use]
-    pub fn shown(&self) -> Shown {
-        lock(&self.shown).clone()
+    pub fn status(&self) -> CheckpointStatus {
+        lock_mutex(&self.status).clone()
     }
 
     /// Brings what earlier attempts of the workflow run left to this machine, if this is not the first one.
-    pub(super) async fn fetch(&self) -> Result<(), StateError> {
-        if self.attempt < 2 || self.duty == Duty::End {
+    pub(super) async fn download_newest(&self) -> Result<(), StateError> {
+        if self.attempt < 2 || self.policy == UploadPolicy::AtEnd {
             return Ok(());
         }
-        self.ask(Command::Fetch).await
+        self.send_command(CheckpointCommand::DownloadNewest).await
     }
 
     /// A record was written: what the next attempt needs of it goes up in the background.
-    pub fn observe(&self, entry: &Entry) {
-        let mut checks = lock(&self.checks);
+    pub fn observe(&self, entry: &JournalEntry) {
+        let mut checks = lock_mutex(&self.check_steps);
         let place = match &entry.event {
-            Event::Plan { steps, .. } => {
-                checks.extend(steps.iter().filter(|step| step.phase == Phase::Check).map(|step| step.place.clone()));
+            JournalEvent::Plan { steps, .. } => {
+                checks.extend(
+                    steps.iter().filter(|step| step.phase == StepPhase::Check).map(|step| step.step_target.clone()),
+                );
                 return;
             }
-            Event::Intent { place, .. }
-            | Event::Outcome { place, .. }
-            | Event::UndoIntent { place }
-            | Event::UndoOutcome { place, .. }
-            | Event::Decision { place, decision: Decision::Adopt { .. } } => place,
-            Event::Decision {
-                decision: Decision::Skip { .. } | Decision::Run { .. } | Decision::Stop { .. }, ..
+            JournalEvent::Intent { step_target: place, .. }
+            | JournalEvent::Outcome { step_target: place, .. }
+            | JournalEvent::UndoIntent { step_target: place }
+            | JournalEvent::UndoOutcome { step_target: place, .. }
+            | JournalEvent::Decision { step_target: place, decision: Decision::Adopt { .. } } => place,
+            JournalEvent::Decision {
+                decision: Decision::Skip { .. } | Decision::Run { .. } | Decision::Stop { .. },
+                ..
             }
-            | Event::Started(_)
-            | Event::Lock { .. }
-            | Event::Torn { .. }
-            | Event::Progress { .. }
-            | Event::Probe { .. }
-            | Event::Override { .. }
-            | Event::Ended { .. }
-            | Event::Unrecognized => return,
+            | JournalEvent::Started(_)
+            | JournalEvent::Lock { .. }
+            | JournalEvent::Torn { .. }
+            | JournalEvent::Progress { .. }
+            | JournalEvent::Probe { .. }
+            | JournalEvent::Override { .. }
+            | JournalEvent::Ended { .. }
+            | JournalEvent::Unrecognized => return,
         };
-        if self.duty == Duty::Each && !checks.contains(place) {
+        if self.policy == UploadPolicy::BeforeEachEffect && !checks.contains(place) {
             // A thread that has ended says so when it is asked.
-            let _ = self.commands.send(Command::Nudge);
+            let _ = self.commands.send(CheckpointCommand::UploadSoon);
         }
     }
 
     /// Returns when everything that the journals hold now is there, if it must be.
-    pub(super) async fn confirm(&self) -> Result<(), StateError> {
-        match self.duty {
-            Duty::Each => self.ask(Command::Confirm).await,
-            Duty::End => Ok(()),
+    pub(super) async fn ensure_uploaded(&self) -> Result<(), StateError> {
+        match self.policy {
+            UploadPolicy::BeforeEachEffect => self.send_command(CheckpointCommand::EnsureUploaded).await,
+            UploadPolicy::AtEnd => Ok(()),
         }
     }
 
     /// Brings up what is left, in so much time. What could not be is told by [`shown`](Self::shown).
     pub(super) async fn close(&self, within: Duration) {
-        self.end(within, false).await;
+        self.close_worker(within, false).await;
     }
 
-    async fn end(&self, within: Duration, tidies: bool) {
-        let closed = self.ask(|answer| Command::Close(tidies, answer));
+    async fn close_worker(&self, within: Duration, tidies: bool) {
+        let closed = self.send_command(|answer| CheckpointCommand::Close(tidies, answer));
         let trouble = match tokio::time::timeout(within, closed).await {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => error.why(),
+            Ok(Err(error)) => error.reason(),
             Err(_) => format!("it took longer than {} s", within.as_secs()),
         };
-        lock(&self.shown).trouble = Some(trouble);
+        lock_mutex(&self.status).last_error = Some(trouble);
     }
 
     /// Brings up what the artifacts do not have yet, of this attempt or a later one, after the process that wrote it ended.
-    pub async fn finish(&self, within: Duration) {
-        let trouble = match tokio::time::timeout(within, self.ask(Command::Survey)).await {
-            Ok(Ok(())) => return self.end(within, true).await,
-            Ok(Err(error)) => error.why(),
+    pub async fn upload_remaining(&self, within: Duration) {
+        let trouble = match tokio::time::timeout(within, self.send_command(CheckpointCommand::InspectExisting)).await {
+            Ok(Ok(())) => return self.close_worker(within, true).await,
+            Ok(Err(error)) => error.reason(),
             Err(_) => format!("it took longer than {} s", within.as_secs()),
         };
-        lock(&self.shown).trouble = Some(trouble);
+        lock_mutex(&self.status).last_error = Some(trouble);
     }
 
-    async fn ask(&self, command: impl FnOnce(Answer<()>) -> Command) -> Result<(), StateError> {
-        let gone = || StateError::Unsaved { why: "the thread that brings it there has ended".to_owned() };
+    async fn send_command(
+        &self,
+        command: impl FnOnce(CheckpointReply<()>) -> CheckpointCommand,
+    ) -> Result<(), StateError> {
+        let gone = || StateError::NotUploaded { why: "the thread that brings it there has ended".to_owned() };
         let (answer, answered) = oneshot::channel();
         self.commands.send(command(answer)).map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
@@ -214,66 +222,66 @@ impl Checkpoints {
 }
 
 /// What the thread has.
-struct Worker {
-    job: Arc<Job>,
+struct CheckpointWorker {
+    config: Arc<CheckpointConfig>,
     folder: PathBuf,
-    shown: Arc<Mutex<Shown>>,
+    status: Arc<Mutex<CheckpointStatus>>,
     /// So many lines are there.
-    acknowledged: u64,
+    uploaded_lines: u64,
     /// Checkpoints that are there, the newest last.
-    kept: Vec<Listed>,
+    stored: Vec<ArtifactInfo>,
     /// How many lines the uploads have that are under way.
-    on_the_way: Vec<u64>,
+    uploading_lines: Vec<u64>,
     /// Who waits until so many lines are there.
-    waiting: Vec<(u64, Answer<()>)>,
+    waiters: Vec<(u64, CheckpointReply<()>)>,
     /// Something was written since the last upload began.
-    is_behind: bool,
+    needs_upload: bool,
     /// An upload failed, and is tried again later.
-    is_owed: bool,
+    needs_retry: bool,
 }
 
-type Uploaded = (u64, Result<Listed, ArtifactError>);
+type UploadResult = (u64, Result<ArtifactInfo, ArtifactError>);
 
-impl Worker {
-    async fn serve(mut self, mut orders: UnboundedReceiver<Command>) {
-        let artifacts = match Artifacts::new(self.job.access.clone()) {
+impl CheckpointWorker {
+    async fn run(mut self, mut orders: UnboundedReceiver<CheckpointCommand>) {
+        let artifacts = match ArtifactStore::new(self.config.access.clone()) {
             Ok(artifacts) => Arc::new(artifacts),
-            Err(error) => return refuse(orders, &error).await,
+            Err(error) => return reject_all_commands(orders, &error).await,
         };
-        let (mut uploads, mut removals) = (JoinSet::<Uploaded>::new(), JoinSet::<()>::new());
+        let (mut uploads, mut removals) = (JoinSet::<UploadResult>::new(), JoinSet::<()>::new());
         let mut closing = None;
         loop {
             tokio::select! {
                 biased;
-                Some(Ok(done)) = uploads.join_next(), if !uploads.is_empty() => self.uploaded(done),
+                Some(Ok(done)) = uploads.join_next(), if !uploads.is_empty() => self.on_upload_finished(done),
                 Some(_) = removals.join_next(), if !removals.is_empty() => {}
                 order = orders.recv(), if closing.is_none() => match order {
-                    Some(Command::Fetch(answer)) => drop(answer.send(self.fetch(&artifacts).await)),
-                    Some(Command::Survey(answer)) => drop(answer.send(self.survey(&artifacts).await)),
-                    Some(Command::Nudge) => self.is_behind = true,
-                    Some(Command::Confirm(answer)) => self.want(answer, &artifacts, &mut uploads),
-                    Some(Command::Close(tidies, answer)) => {
+                    Some(CheckpointCommand::DownloadNewest(answer)) => drop(answer.send(self.download_newest(&artifacts).await)),
+                    Some(CheckpointCommand::InspectExisting(answer)) => drop(answer.send(self.inspect_existing(&artifacts).await)),
+                    Some(CheckpointCommand::UploadSoon) => self.needs_upload = true,
+                    Some(CheckpointCommand::EnsureUploaded(answer)) => self.reply_when_uploaded(answer, &artifacts, &mut uploads),
+                    Some(CheckpointCommand::Close(tidies, answer)) => {
                         let (last, there) = oneshot::channel();
-                        self.want(last, &artifacts, &mut uploads);
+                        self.reply_when_uploaded(last, &artifacts, &mut uploads);
                         closing = Some((tidies, there, answer));
                     }
                     None => return,
                 },
-                () = tokio::time::sleep(LATER), if self.is_owed && closing.is_none() => (self.is_owed, self.is_behind) = (false, true),
+                () = tokio::time::sleep(UPLOAD_RETRY_DELAY), if self.needs_retry && closing.is_none() => (self.needs_retry, self.needs_upload) = (false, true),
                 else => {}
             }
-            if self.is_behind && self.on_the_way.is_empty() && closing.is_none() {
-                self.begin(&artifacts, &mut uploads);
+            if self.needs_upload && self.uploading_lines.is_empty() && closing.is_none() {
+                self.start_upload(&artifacts, &mut uploads);
             }
-            while self.kept.len() > 1 {
-                let (artifacts, superseded) = (Arc::clone(&artifacts), self.kept.remove(0));
+            while self.stored.len() > 1 {
+                let (artifacts, superseded) = (Arc::clone(&artifacts), self.stored.remove(0));
                 // One that stays takes room until it expires, no more.
                 removals.spawn(async move { drop(artifacts.delete(&superseded).await) });
             }
             let is_over =
                 uploads.is_empty() && closing.as_ref().is_some_and(|(tidies, ..)| removals.is_empty() || !tidies);
             if is_over && let Some((_, mut there, answer)) = closing.take() {
-                let result = there.try_recv().unwrap_or_else(|_| Err(unsaved("it was given up")));
+                let result = there.try_recv().unwrap_or_else(|_| Err(not_uploaded_error("it was given up")));
                 let _ = answer.send(result);
                 // What is superseded goes as long as this process has other things to do; `post` removes the rest.
                 while removals.join_next().await.is_some() {}
@@ -283,78 +291,83 @@ impl Worker {
     }
 
     /// What is written goes up, unless it is there or on its way.
-    fn begin(&mut self, artifacts: &Arc<Artifacts>, uploads: &mut JoinSet<Uploaded>) -> Option<u64> {
-        self.is_behind = false;
-        let snapshot = match Snapshot::of(&self.folder) {
+    fn start_upload(&mut self, artifacts: &Arc<ArtifactStore>, uploads: &mut JoinSet<UploadResult>) -> Option<u64> {
+        self.needs_upload = false;
+        let snapshot = match JournalSnapshot::read(&self.folder) {
             Ok(snapshot) => snapshot,
             Err(error) => {
-                lock(&self.shown).trouble = Some(error.why());
+                lock_mutex(&self.status).last_error = Some(error.reason());
                 return None;
             }
         };
         let lines = snapshot.lines;
-        if lines > self.acknowledged && self.on_the_way.iter().all(|other| *other < lines) {
-            self.on_the_way.push(lines);
-            let (artifacts, job) = (Arc::clone(artifacts), Arc::clone(&self.job));
+        if lines > self.uploaded_lines && self.uploading_lines.iter().all(|other| *other < lines) {
+            self.uploading_lines.push(lines);
+            let (artifacts, job) = (Arc::clone(artifacts), Arc::clone(&self.config));
             uploads.spawn(async move {
-                let Job { identity, attempt, commit, key, .. } = &*job;
+                let CheckpointConfig { identity, attempt, commit, key, .. } = &*job;
                 let zip = snapshot.pack(identity, *attempt, commit.clone(), key.as_ref());
-                (lines, artifacts.upload(&identity.stem(*attempt, lines), zip.into()).await)
+                (lines, artifacts.upload(&identity.artifact_stem(*attempt, lines), zip.into()).await)
             });
         }
         Some(lines)
     }
 
-    fn want(&mut self, answer: Answer<()>, artifacts: &Arc<Artifacts>, uploads: &mut JoinSet<Uploaded>) {
-        match self.begin(artifacts, uploads) {
-            None => drop(answer.send(Err(unsaved("the journals here can't be read")))),
-            Some(lines) if lines <= self.acknowledged => drop(answer.send(Ok(()))),
-            Some(lines) => self.waiting.push((lines, answer)),
+    fn reply_when_uploaded(
+        &mut self,
+        answer: CheckpointReply<()>,
+        artifacts: &Arc<ArtifactStore>,
+        uploads: &mut JoinSet<UploadResult>,
+    ) {
+        match self.start_upload(artifacts, uploads) {
+            None => drop(answer.send(Err(not_uploaded_error("the journals here can't be read")))),
+            Some(lines) if lines <= self.uploaded_lines => drop(answer.send(Ok(()))),
+            Some(lines) => self.waiters.push((lines, answer)),
         }
     }
 
-    fn uploaded(&mut self, (lines, result): Uploaded) {
-        self.on_the_way.retain(|other| *other != lines);
-        let mut shown = lock(&self.shown);
+    fn on_upload_finished(&mut self, (lines, result): UploadResult) {
+        self.uploading_lines.retain(|other| *other != lines);
+        let mut shown = lock_mutex(&self.status);
         match result {
             Ok(stored) => {
-                shown.trouble = None;
-                if lines > self.acknowledged {
-                    self.acknowledged = lines;
+                shown.last_error = None;
+                if lines > self.uploaded_lines {
+                    self.uploaded_lines = lines;
                     shown.newest = Some(stored.name.clone());
-                    self.kept.push(stored);
+                    self.stored.push(stored);
                 } else {
-                    self.kept.insert(0, stored);
+                    self.stored.insert(0, stored);
                 }
-                for (needed, answer) in std::mem::take(&mut self.waiting) {
-                    if needed <= self.acknowledged {
+                for (needed, answer) in std::mem::take(&mut self.waiters) {
+                    if needed <= self.uploaded_lines {
                         let _ = answer.send(Ok(()));
                     } else {
-                        self.waiting.push((needed, answer));
+                        self.waiters.push((needed, answer));
                     }
                 }
             }
             Err(error) => {
-                let why = reasons(&error);
-                for (needed, answer) in std::mem::take(&mut self.waiting) {
-                    if self.on_the_way.iter().any(|other| *other >= needed) {
-                        self.waiting.push((needed, answer));
+                let why = error_chain_text(&error);
+                for (needed, answer) in std::mem::take(&mut self.waiters) {
+                    if self.uploading_lines.iter().any(|other| *other >= needed) {
+                        self.waiters.push((needed, answer));
                     } else {
-                        let _ = answer.send(Err(unsaved(&why)));
+                        let _ = answer.send(Err(not_uploaded_error(&why)));
                     }
                 }
-                shown.trouble = Some(why);
-                self.is_owed = true;
+                shown.last_error = Some(why);
+                self.needs_retry = true;
             }
         }
     }
 
     /// What another process of this job has brought there. Nothing goes up that would hide something which is not here.
-    async fn survey(&mut self, artifacts: &Artifacts) -> Result<(), StateError> {
-        let job = Arc::clone(&self.job);
-        let here = Snapshot::of(&self.folder)?;
-        let found = self.found(artifacts).await?;
-        let mut newest: Option<(Listed, Vec<Kept>)> = None;
+    async fn inspect_existing(&mut self, artifacts: &ArtifactStore) -> Result<(), StateError> {
+        let job = Arc::clone(&self.config);
+        let here = JournalSnapshot::read(&self.folder)?;
+        let found = self.list_checkpoints(artifacts).await?;
+        let mut newest: Option<(ArtifactInfo, Vec<CheckpointJournal>)> = None;
         for (place, listed) in found {
             // What can't be read was not stored to its end, or by somebody else: at worst one is stored too many.
             let unpacked = match artifacts.download(&listed).await {
@@ -365,47 +378,51 @@ impl Worker {
                 Err(error) => Err(error.to_string()),
             };
             match (unpacked, &newest) {
-                (Err(why), _) => self.pass_over(&listed.name, &why),
-                (Ok(kept), Some((_, newest))) if bundle::holds(newest, &kept) => self.kept.insert(0, listed),
+                (Err(why), _) => self.note_skipped(&listed.name, &why),
+                (Ok(kept), Some((_, newest))) if bundle::contains_all(newest, &kept) => self.stored.insert(0, listed),
                 (Ok(_), Some(_)) => {}
-                (Ok(kept), None) => match here.beside(&kept) {
-                    Beside::Covered => {
-                        self.acknowledged = here.lines;
-                        lock(&self.shown).newest = Some(listed.name.clone());
+                (Ok(kept), None) => match here.compare_with(&kept) {
+                    ChainComparison::Covered => {
+                        self.uploaded_lines = here.lines;
+                        lock_mutex(&self.status).newest = Some(listed.name.clone());
                         newest = Some((listed, kept));
                     }
-                    Beside::Ahead => break,
-                    Beside::Apart => {
-                        return Err(unsaved(&format!("artifact {} has what this machine has not", listed.name)));
+                    ChainComparison::Ahead => break,
+                    ChainComparison::Diverged => {
+                        return Err(not_uploaded_error(&format!(
+                            "artifact {} has what this machine has not",
+                            listed.name
+                        )));
                     }
                 },
             }
         }
         match newest {
-            Some((newest, _)) => self.kept.push(newest),
-            None if self.is_begun()? => {}
+            Some((newest, _)) => self.stored.push(newest),
+            None if self.has_attempt_of_run()? => {}
             // Nothing of this workflow run is here.
-            None => self.acknowledged = here.lines,
+            None => self.uploaded_lines = here.lines,
         }
         Ok(())
     }
 
     /// Whether an attempt of this workflow run is on record here.
-    fn is_begun(&self) -> Result<bool, StateError> {
+    fn has_attempt_of_run(&self) -> Result<bool, StateError> {
         let paths: Vec<PathBuf> = journals_in(&self.folder)?.into_iter().map(|(_, path)| path).collect();
-        let loaded = Loaded::read(&paths, |_| ()).map_err(|error| unsaved(&reasons(&error)))?;
+        let loaded =
+            LoadedJournals::read(&paths, |_| ()).map_err(|error| not_uploaded_error(&error_chain_text(&error)))?;
         Ok(loaded
             .state
             .attempts
             .iter()
-            .any(|attempt| attempt.header.url.is_some() && attempt.header.url == self.job.url))
+            .any(|attempt| attempt.header.url.is_some() && attempt.header.url == self.config.url))
     }
 
     /// The checkpoints of this job, of this attempt and those before, as their names say; the newest first.
-    async fn found(&self, artifacts: &Artifacts) -> Result<Vec<((u32, u64), Listed)>, StateError> {
-        let Job { identity, attempt, .. } = &*self.job;
-        let listed = artifacts.list(&identity.prefix()).await?;
-        let of_this_job = |listed: Listed| Some((identity.place_of(&listed.name)?, listed));
+    async fn list_checkpoints(&self, artifacts: &ArtifactStore) -> Result<Vec<((u32, u64), ArtifactInfo)>, StateError> {
+        let CheckpointConfig { identity, attempt, .. } = &*self.config;
+        let listed = artifacts.list(&identity.artifact_prefix()).await?;
+        let of_this_job = |listed: ArtifactInfo| Some((identity.parse_artifact_name(&listed.name)?, listed));
         let mut found: Vec<_> =
             listed.into_iter().filter_map(of_this_job).filter(|((of, _), _)| of <= attempt).collect();
         found.sort_by(|(a, one), (b, other)| b.cmp(a).then_with(|| one.name.cmp(&other.name)));
@@ -413,64 +430,69 @@ impl Worker {
     }
 
     /// The newest checkpoint of this job, brought to the folder. A read that fails is no checkpoint missing.
-    async fn fetch(&mut self, artifacts: &Artifacts) -> Result<(), StateError> {
-        let job = Arc::clone(&self.job);
-        let Job { identity, key, .. } = &*job;
-        let found = self.found(artifacts).await?;
+    async fn download_newest(&mut self, artifacts: &ArtifactStore) -> Result<(), StateError> {
+        let job = Arc::clone(&self.config);
+        let CheckpointConfig { identity, key, .. } = &*job;
+        let found = self.list_checkpoints(artifacts).await?;
         let mut refused = None;
         for (place, listed) in found {
             let content = artifacts.download(&listed).await?;
             let name = listed.name.clone();
             match bundle::unpack(&content, place, identity, key.as_ref()) {
                 Ok(kept) => {
-                    bundle::merge(&self.folder, &kept, &name)?;
-                    lock(&self.shown).resumed_from = Some(name);
+                    bundle::merge_into_folder(&self.folder, &kept, &name)?;
+                    lock_mutex(&self.status).resumed_from = Some(name);
                     // All of it is in the next one.
-                    self.kept.push(listed);
+                    self.stored.push(listed);
                     return Ok(());
                 }
                 // Its upload was not acknowledged to anybody: nothing hangs on it. One with a digest was.
-                Err(BundleError::Cut) if listed.digest.is_none() => {
-                    self.pass_over(&name, &BundleError::Cut.to_string())
+                Err(BundleError::Truncated) if listed.digest.is_none() => {
+                    self.note_skipped(&name, &BundleError::Truncated.to_string())
                 }
                 // One of those before it may have the MAC, and be what its name says.
-                Err(error @ (BundleError::Forged | BundleError::Misnamed | BundleError::Cut)) if key.is_some() => {
-                    self.pass_over(&name, &error.to_string());
-                    refused.get_or_insert(StateError::Checkpoint { name, source: error });
+                Err(error @ (BundleError::InvalidMac | BundleError::NameMismatch | BundleError::Truncated))
+                    if key.is_some() =>
+                {
+                    self.note_skipped(&name, &error.to_string());
+                    refused.get_or_insert(StateError::InvalidCheckpoint { name, source: error });
                 }
-                Err(source) => return Err(StateError::Checkpoint { name, source }),
+                Err(source) => return Err(StateError::InvalidCheckpoint { name, source }),
             }
         }
         match refused {
             Some(refused) => Err(refused),
             None => {
-                lock(&self.shown).is_missing = true;
+                lock_mutex(&self.status).is_missing = true;
                 Ok(())
             }
         }
     }
 
-    fn pass_over(&self, name: &str, why: &str) {
-        lock(&self.shown).passed_over.push(format!("{name}: {why}"));
+    fn note_skipped(&self, name: &str, why: &str) {
+        lock_mutex(&self.status).skipped_artifacts.push(format!("{name}: {why}"));
     }
 }
 
 /// Tells everybody that nothing can be brought anywhere.
-async fn refuse(mut orders: UnboundedReceiver<Command>, error: &ArtifactError) {
+async fn reject_all_commands(mut orders: UnboundedReceiver<CheckpointCommand>, error: &ArtifactError) {
     while let Some(order) = orders.recv().await {
         match order {
-            Command::Fetch(answer) | Command::Survey(answer) | Command::Confirm(answer) | Command::Close(_, answer) => {
-                let _ = answer.send(Err(unsaved(&reasons(error))));
+            CheckpointCommand::DownloadNewest(answer)
+            | CheckpointCommand::InspectExisting(answer)
+            | CheckpointCommand::EnsureUploaded(answer)
+            | CheckpointCommand::Close(_, answer) => {
+                let _ = answer.send(Err(not_uploaded_error(&error_chain_text(error))));
             }
-            Command::Nudge => {}
+            CheckpointCommand::UploadSoon => {}
         }
     }
 }
 
-fn unsaved(why: &str) -> StateError {
-    StateError::Unsaved { why: why.to_owned() }
+fn not_uploaded_error(why: &str) -> StateError {
+    StateError::NotUploaded { why: why.to_owned() }
 }
 
-fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock_mutex<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::StateError;
-use journal::SUGGESTED;
+use journal::UNTRUSTED_FILE_SUFFIX;
 
 pub(super) fn journal_name(epoch: u64) -> String {
     format!("attempt-{epoch:06}.journal")
@@ -16,7 +16,7 @@ pub(super) fn journal_name(epoch: u64) -> String {
 
 /// The same for one that anybody could have written.
 pub(super) fn suggested_name(epoch: u64) -> String {
-    format!("attempt-{epoch:06}{SUGGESTED}")
+    format!("attempt-{epoch:06}{UNTRUSTED_FILE_SUFFIX}")
 }
 
 /// Journals in a folder, in epoch order; none when there is no folder.

@@ -16,32 +16,32 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
-    Claim, LockError, Standing, StateError, cache, journals_in,
-    record::{LockRecord, Released, Token, nonce, released},
+    LockError, LockRequest, LockStatus, StateError, cache, journals_in,
+    record::{ForcedRelease, LockRecord, LockToken, forced_release, random_nonce},
 };
 use journal::clock;
 
 /// The lock's file.
-const LOCK: &str = "lock";
+const LOCK_FILE: &str = "lock";
 /// Forced releases, one a line.
-const RELEASED: &str = "released";
+const FORCED_RELEASES_FILE: &str = "released";
 
 /// A lock that is had for longer than so many of these moments is held.
-const GLANCES: u32 = 5;
-const GLANCE: Duration = Duration::from_millis(2);
+const MAX_LOCK_RETRIES: u32 = 5;
+const LOCK_RETRY_DELAY: Duration = Duration::from_millis(2);
 
 /// The lock, held until dropped.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct FolderLock {
     file: File,
     path: PathBuf,
     record: LockRecord,
 }
 
-impl Held {
+impl FolderLock {
     /// Takes the lock, or says who has it.
-    pub(super) fn take(folder: &Path, resource: &str, claim: &Claim) -> Result<Self, LockError> {
-        let path = folder.join(LOCK);
+    pub(super) fn acquire(folder: &Path, resource: &str, claim: &LockRequest) -> Result<Self, LockError> {
+        let path = folder.join(LOCK_FILE);
         let error = |source| LockError::Io { path: path.clone(), source };
         fs::create_dir_all(folder).map_err(error)?;
         let mut tries = 0;
@@ -50,15 +50,15 @@ impl Held {
                 OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(error)?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 // Replaced between the two calls: then this is the lock of nothing.
-                Ok(()) if !is_same(&file, &path) => {}
+                Ok(()) if !is_same_file(&file, &path) => {}
                 Ok(()) => break file,
                 // Whoever looks at a lock has it for a moment.
-                Err(rustix::io::Errno::WOULDBLOCK) if tries < GLANCES => {
+                Err(rustix::io::Errno::WOULDBLOCK) if tries < MAX_LOCK_RETRIES => {
                     tries += 1;
-                    std::thread::sleep(GLANCE);
+                    std::thread::sleep(LOCK_RETRY_DELAY);
                 }
                 Err(rustix::io::Errno::WOULDBLOCK) => {
-                    let record = read(&mut file).map_err(error)?;
+                    let record = read_record(&mut file).map_err(error)?;
                     return Err(LockError::Held { resource: resource.to_owned(), record });
                 }
                 Err(errno) => return Err(error(errno.into())),
@@ -66,8 +66,9 @@ impl Held {
         };
         let mut file = file;
         // A record that was torn by a crash says nothing; the journals know the epoch then.
-        let before = read(&mut file).map_err(error)?.unwrap_or_else(|| LockRecord::untaken(resource, clock::now()));
-        let nonce = nonce().map_err(|failed| error(io::Error::other(failed)))?;
+        let before =
+            read_record(&mut file).map_err(error)?.unwrap_or_else(|| LockRecord::never_held(resource, clock::now()));
+        let nonce = random_nonce().map_err(|failed| error(io::Error::other(failed)))?;
         let record = LockRecord {
             resource: resource.to_owned(),
             nonce,
@@ -84,20 +85,20 @@ impl Held {
 
     /// Takes the next epoch after all that the lock and the journals (`newest`) know, and writes who holds it.
     pub(super) fn next_epoch(&mut self, newest: u64) -> Result<u64, LockError> {
-        self.check()?;
+        self.ensure_held()?;
         self.record.epoch = self.record.epoch.max(newest) + 1;
-        self.write().map_err(|source| LockError::Io { path: self.path.clone(), source })?;
+        self.write_record().map_err(|source| LockError::Io { path: self.path.clone(), source })?;
         Ok(self.record.epoch)
     }
 
     /// Whether it is still the lock that others meet.
-    pub(super) fn check(&self) -> Result<(), LockError> {
-        if is_same(&self.file, &self.path) {
+    pub(super) fn ensure_held(&self) -> Result<(), LockError> {
+        if is_same_file(&self.file, &self.path) {
             return Ok(());
         }
         let LockRecord { resource, epoch, .. } = &self.record;
         let folder = self.path.parent().unwrap_or(Path::new("."));
-        let by = released_in(folder).ok().and_then(|all| all.into_iter().rfind(|one| one.epoch == *epoch));
+        let by = forced_releases_in(folder).ok().and_then(|all| all.into_iter().rfind(|one| one.epoch == *epoch));
         let why = by.map_or_else(
             || format!("{} was replaced", self.path.display()),
             |one| format!("{} released it at {}: {}", one.by, one.at, one.message),
@@ -105,7 +106,7 @@ impl Held {
         Err(LockError::Lost { resource: resource.clone(), epoch: *epoch, why })
     }
 
-    fn write(&mut self) -> io::Result<()> {
+    fn write_record(&mut self) -> io::Result<()> {
         let mut text = serde_json::to_vec(&self.record)?;
         text.push(b'\n');
         self.file.rewind()?;
@@ -115,21 +116,21 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for FolderLock {
     fn drop(&mut self) {
         self.record = self.record.tombstone(clock::now());
         // The kernel lock goes with the file; a record that still names us is only out of date.
-        let _ = self.write();
+        let _ = self.write_record();
     }
 }
 
 /// Who has the lock, and whether they live.
-pub(super) fn look(folder: &Path) -> Result<(Option<LockRecord>, Standing), LockError> {
-    let path = folder.join(LOCK);
+pub(super) fn lock_status(folder: &Path) -> Result<(Option<LockRecord>, LockStatus), LockError> {
+    let path = folder.join(LOCK_FILE);
     let error = |source| LockError::Io { path: path.clone(), source };
     let mut file = match File::open(&path) {
         Ok(file) => file,
-        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok((None, Standing::Free)),
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok((None, LockStatus::Free)),
         Err(source) => return Err(error(source)),
     };
     let is_held = match flock(&file, FlockOperation::NonBlockingLockShared) {
@@ -137,37 +138,37 @@ pub(super) fn look(folder: &Path) -> Result<(Option<LockRecord>, Standing), Lock
         Err(rustix::io::Errno::WOULDBLOCK) => true,
         Err(errno) => return Err(error(errno.into())),
     };
-    let record = read(&mut file).map_err(error)?;
+    let record = read_record(&mut file).map_err(error)?;
     let standing = match (is_held, &record) {
-        (true, _) => Standing::Lives,
-        (false, Some(LockRecord { holder: Some(_), .. })) => Standing::Ended,
-        (false, _) => Standing::Free,
+        (true, _) => LockStatus::Held,
+        (false, Some(LockRecord { holder: Some(_), .. })) => LockStatus::Stale,
+        (false, _) => LockStatus::Free,
     };
     Ok((record, standing))
 }
 
 /// Compares a token with the lock that is held.
-pub(super) fn verify(folder: &Path, token: &Token) -> Result<LockRecord, LockError> {
-    let refused = |why| LockError::Token { resource: token.resource.clone(), why };
-    match look(folder)? {
-        (Some(record), Standing::Lives) if record.token() == *token && !token.nonce.is_empty() => Ok(record),
-        (_, Standing::Lives) => Err(refused("another deployment holds the lock now, or this is not its token")),
-        (_, Standing::Free | Standing::Ended | Standing::Unknown) => {
+pub(super) fn verify_token(folder: &Path, token: &LockToken) -> Result<LockRecord, LockError> {
+    let refused = |why| LockError::InvalidToken { resource: token.resource.clone(), why };
+    match lock_status(folder)? {
+        (Some(record), LockStatus::Held) if record.token() == *token && !token.nonce.is_empty() => Ok(record),
+        (_, LockStatus::Held) => Err(refused("another deployment holds the lock now, or this is not its token")),
+        (_, LockStatus::Free | LockStatus::Stale | LockStatus::Unknown) => {
             Err(refused("nobody holds the lock: the deployment that gave the token has ended"))
         }
     }
 }
 
 /// Puts a free lock in the place of one that is held. Its holder is not asked, and loses it.
-pub(super) fn release(folder: &Path, resource: &str, by: &str, message: &str) -> Result<(), LockError> {
-    let path = folder.join(LOCK);
+pub(super) fn force_release(folder: &Path, resource: &str, by: &str, message: &str) -> Result<(), LockError> {
+    let path = folder.join(LOCK_FILE);
     let error = |source| LockError::Io { path: path.clone(), source };
-    let record = look(folder)?.0.unwrap_or_else(|| LockRecord::untaken(resource, clock::now()));
-    let written = released(&record, by, message);
+    let record = lock_status(folder)?.0.unwrap_or_else(|| LockRecord::never_held(resource, clock::now()));
+    let written = forced_release(&record, by, message);
     let mut line = serde_json::to_vec(&written).map_err(|failed| error(failed.into()))?;
     line.push(b'\n');
     // First the record that it was done, then the deed.
-    let kept = OpenOptions::new().append(true).create(true).open(folder.join(RELEASED));
+    let kept = OpenOptions::new().append(true).create(true).open(folder.join(FORCED_RELEASES_FILE));
     kept.and_then(|mut file| file.write_all(&line).and_then(|()| file.sync_data())).map_err(error)?;
     let mut text = serde_json::to_vec(&record.tombstone(clock::now())).map_err(|failed| error(failed.into()))?;
     text.push(b'\n');
@@ -179,14 +180,14 @@ pub(super) fn release(folder: &Path, resource: &str, by: &str, message: &str) ->
     replaced.map_err(error)?;
     // What the old holder still writes must not change what the next one reads.
     if !journals_in(folder)?.is_empty() {
-        cache::seal(folder)?;
+        cache::replace_newest_journal_file(folder)?;
     }
     Ok(())
 }
 
 /// Forced releases, oldest first.
-pub(super) fn released_in(folder: &Path) -> Result<Vec<Released>, StateError> {
-    let path = folder.join(RELEASED);
+pub(super) fn forced_releases_in(folder: &Path) -> Result<Vec<ForcedRelease>, StateError> {
+    let path = folder.join(FORCED_RELEASES_FILE);
     match fs::read(&path) {
         // A line that was torn by a crash was not said to be done.
         Ok(text) => {
@@ -197,14 +198,14 @@ pub(super) fn released_in(folder: &Path) -> Result<Vec<Released>, StateError> {
     }
 }
 
-fn is_same(file: &File, path: &Path) -> bool {
+fn is_same_file(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::metadata(path)) {
         (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
         (Ok(_) | Err(_), _) => false,
     }
 }
 
-fn read(file: &mut File) -> io::Result<Option<LockRecord>> {
+fn read_record(file: &mut File) -> io::Result<Option<LockRecord>> {
     let mut text = Vec::new();
     file.rewind()?;
     file.read_to_end(&mut text)?;
@@ -215,16 +216,16 @@ fn read(file: &mut File) -> io::Result<Option<LockRecord>> {
 mod tests {
     use super::*;
 
-    fn take(folder: &Path, who: &str) -> Result<Held, LockError> {
-        Held::take(folder, "shop/test", &Claim::by(who))
+    fn acquire(folder: &Path, who: &str) -> Result<FolderLock, LockError> {
+        FolderLock::acquire(folder, "shop/test", &LockRequest::new(who))
     }
 
     #[test]
     fn a_second_holder_is_told_who_the_first_is() {
         let folder = tempfile::tempdir().unwrap();
-        let mut first = take(folder.path(), "ann@host").unwrap();
+        let mut first = acquire(folder.path(), "ann@host").unwrap();
         assert_eq!(first.next_epoch(0).unwrap(), 1);
-        let Err(LockError::Held { record: Some(record), .. }) = take(folder.path(), "bob@host") else {
+        let Err(LockError::Held { record: Some(record), .. }) = acquire(folder.path(), "bob@host") else {
             panic!("the lock is held");
         };
         assert!(record.holder.unwrap().to_string().starts_with("ann@host, process "));
@@ -234,7 +235,7 @@ mod tests {
     fn the_epoch_only_grows() {
         let folder = tempfile::tempdir().unwrap();
         for (newest, expected) in [(0, 1), (0, 2), (7, 8), (3, 9)] {
-            assert_eq!(take(folder.path(), "ann@host").unwrap().next_epoch(newest).unwrap(), expected);
+            assert_eq!(acquire(folder.path(), "ann@host").unwrap().next_epoch(newest).unwrap(), expected);
         }
     }
 
@@ -242,41 +243,41 @@ mod tests {
     fn a_torn_record_does_not_block() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("lock"), "{\"resou").unwrap();
-        assert_eq!(take(folder.path(), "ann@host").unwrap().next_epoch(4).unwrap(), 5);
+        assert_eq!(acquire(folder.path(), "ann@host").unwrap().next_epoch(4).unwrap(), 5);
     }
 
     #[test]
     fn a_holder_whose_lock_was_released_finds_out_and_disturbs_nobody() {
         let folder = tempfile::tempdir().unwrap();
-        let mut first = take(folder.path(), "ann@host").unwrap();
+        let mut first = acquire(folder.path(), "ann@host").unwrap();
         assert_eq!(first.next_epoch(0).unwrap(), 1);
         let token = first.record().token();
-        verify(folder.path(), &token).unwrap();
-        release(folder.path(), "shop/test", "bob@host", "it hangs").unwrap();
-        assert!(matches!(look(folder.path()).unwrap(), (Some(_), Standing::Free)));
-        let mut second = take(folder.path(), "bob@host").unwrap();
+        verify_token(folder.path(), &token).unwrap();
+        force_release(folder.path(), "shop/test", "bob@host", "it hangs").unwrap();
+        assert!(matches!(lock_status(folder.path()).unwrap(), (Some(_), LockStatus::Free)));
+        let mut second = acquire(folder.path(), "bob@host").unwrap();
         assert_eq!(second.next_epoch(0).unwrap(), 2);
-        let lost = first.check().unwrap_err();
+        let lost = first.ensure_held().unwrap_err();
         let LockError::Lost { epoch: 1, why, .. } = &lost else { panic!("{lost:?}") };
         assert!(why.contains("bob@host released it") && why.contains("it hangs"), "{why}");
         assert!(matches!(first.next_epoch(0), Err(LockError::Lost { .. })));
-        assert!(matches!(verify(folder.path(), &token), Err(LockError::Token { .. })));
+        assert!(matches!(verify_token(folder.path(), &token), Err(LockError::InvalidToken { .. })));
         drop(first);
-        second.check().unwrap();
-        assert_eq!(look(folder.path()).unwrap().0.unwrap().epoch, 2, "the old holder's end is not written here");
-        assert_eq!(released_in(folder.path()).unwrap().len(), 1);
+        second.ensure_held().unwrap();
+        assert_eq!(lock_status(folder.path()).unwrap().0.unwrap().epoch, 2, "the old holder's end is not written here");
+        assert_eq!(forced_releases_in(folder.path()).unwrap().len(), 1);
     }
 
     #[test]
     fn a_token_is_worth_nothing_once_the_lock_is_free() {
         let folder = tempfile::tempdir().unwrap();
-        let mut held = take(folder.path(), "ann@host").unwrap();
+        let mut held = acquire(folder.path(), "ann@host").unwrap();
         held.next_epoch(0).unwrap();
         let token = held.record().token();
-        let forged = Token { nonce: "0".repeat(32), ..token.clone() };
-        assert!(matches!(verify(folder.path(), &forged), Err(LockError::Token { .. })));
-        verify(folder.path(), &token).unwrap();
+        let forged = LockToken { nonce: "0".repeat(32), ..token.clone() };
+        assert!(matches!(verify_token(folder.path(), &forged), Err(LockError::InvalidToken { .. })));
+        verify_token(folder.path(), &token).unwrap();
         drop(held);
-        assert!(matches!(verify(folder.path(), &token), Err(LockError::Token { .. })));
+        assert!(matches!(verify_token(folder.path(), &token), Err(LockError::InvalidToken { .. })));
     }
 }

@@ -17,16 +17,16 @@ use tokio::{io::AsyncWriteExt as _, process::Command, runtime::Runtime};
 
 use super::{
     StateError,
-    remote::{CALL, Change, RECORD, Remote, Seen, Version},
+    remote::{CALL_TIMEOUT, RECORD_FILE, RecordUpdate, RecordVersion, RemoteStorage, VersionedRecord},
 };
 use journal::clock;
 use plan::RemoteState;
 
 /// Configuration of the plan's repository that says how a remote is reached. A job of a CI has its token there.
-const INHERITED: &str = r"^(http|credential|url|ssh|protocol|core\.(sshcommand|gitproxy))\b";
+const INHERITED_CONFIG_KEYS: &str = r"^(http|credential|url|ssh|protocol|core\.(sshcommand|gitproxy))\b";
 
 /// What git takes from the environment to find a repository: ours is another.
-const FOREIGN: [&str; 9] = [
+const REPOSITORY_VARIABLES: [&str; 9] = [
     "GIT_ALTERNATE_OBJECT_DIRECTORIES",
     "GIT_COMMON_DIR",
     "GIT_DIR",
@@ -40,58 +40,63 @@ const FOREIGN: [&str; 9] = [
 
 /// Where git is run.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum GitContext {
     /// In the plan's folder, as the user would: configuration from the environment included.
-    Plan,
+    PlanFolder,
     /// Wherever its arguments say.
     Anywhere,
     /// In our repository.
-    Ours,
+    CacheRepository,
 }
 
 /// A read that finds the ref moved under it begins again, so often.
-const ROUNDS: usize = 10;
+const MAX_READ_ATTEMPTS: usize = 10;
 
 /// State in a git repository.
 #[derive(Debug)]
-pub struct Git {
+pub struct GitStorage {
     /// As the plan has it, for messages.
-    written: String,
+    location: String,
     url: String,
     reference: String,
     /// The bare repository of the cache.
     repository: PathBuf,
     configuration: Vec<(String, String)>,
     /// Sets a command for ssh that asks nothing, where the user has set none.
-    is_ssh_ours: bool,
+    sets_ssh_command: bool,
     /// What was read or written last: commit, its tree, the record.
-    last: Option<(String, String, Vec<u8>)>,
+    last_commit: Option<(String, String, Vec<u8>)>,
     /// The name of a ref that only this process uses.
-    scratch: String,
+    scratch_ref: String,
     runtime: Runtime,
 }
 
-impl Git {
+impl GitStorage {
     /// `remote` as the plan at `state.folder` means it; `cache` is a folder for us alone.
     pub(super) fn new(state: &RemoteState, remote: &str, resource: &str, cache: &Path) -> Result<Self, StateError> {
-        let failed = |why: String| StateError::Remote { action: "reach", place: state.written.clone(), why };
+        let failed = |why: String| StateError::Remote { action: "reach", location: state.written.clone(), why };
         let runtime = super::runtime().map_err(|error| failed(error.to_string()))?;
         let mut git = Self {
-            written: state.written.clone(),
+            location: state.written.clone(),
             url: remote.to_owned(),
             reference: format!("refs/pawl/{resource}"),
             repository: cache.join("repository.git"),
             configuration: Vec::new(),
-            is_ssh_ours: !state.settings.contains_key("GIT_SSH_COMMAND"),
-            last: None,
-            scratch: super::record::nonce().map_err(|error| failed(error.to_string()))?,
+            sets_ssh_command: !state.settings.contains_key("GIT_SSH_COMMAND"),
+            last_commit: None,
+            scratch_ref: super::record::random_nonce().map_err(|error| failed(error.to_string()))?,
             runtime,
         };
-        git.inherit(&state.folder)?;
+        git.inherit_config(&state.folder)?;
         if !remote.contains([':', '/']) {
             let folder = state.folder.to_string_lossy();
-            let url = git.run(&["-C", &folder, "remote", "get-url", remote], Place::Plan, Vec::new(), "reach")?;
-            let url = git.judged(url, "reach")?;
+            let url = git.run_git(
+                &["-C", &folder, "remote", "get-url", remote],
+                GitContext::PlanFolder,
+                Vec::new(),
+                "reach",
+            )?;
+            let url = git.successful_stdout(url, "reach")?;
             String::from_utf8_lossy(&url).trim_end().clone_into(&mut git.url);
             // A path in a repository's configuration is relative to that repository.
             if git.url.starts_with('.') {
@@ -99,16 +104,16 @@ impl Git {
             }
         }
         if !git.repository.join("HEAD").exists() {
-            git.prepare(cache)?;
+            git.init_repository(cache)?;
         }
         Ok(git)
     }
 
     /// Makes the bare repository. Beside its place and then renamed: another process may do the same.
-    fn prepare(&self, cache: &Path) -> Result<(), StateError> {
+    fn init_repository(&self, cache: &Path) -> Result<(), StateError> {
         std::fs::create_dir_all(cache).map_err(|source| StateError::io("make", cache, source))?;
-        let beside = cache.join(format!("{}.tmp", self.scratch));
-        self.plain(&["init", "--quiet", "--bare", "--template=", &beside.to_string_lossy()], "prepare")?;
+        let beside = cache.join(format!("{}.tmp", self.scratch_ref));
+        self.git_anywhere(&["init", "--quiet", "--bare", "--template=", &beside.to_string_lossy()], "prepare")?;
         match std::fs::rename(&beside, &self.repository) {
             Ok(()) => Ok(()),
             Err(_) if self.repository.join("HEAD").exists() => {
@@ -119,10 +124,11 @@ impl Git {
     }
 
     /// Takes over how the plan's repository reaches its remotes. It may be none: then there is nothing to take over.
-    fn inherit(&mut self, folder: &Path) -> Result<(), StateError> {
+    fn inherit_config(&mut self, folder: &Path) -> Result<(), StateError> {
         let folder = folder.to_string_lossy();
-        let arguments = ["-C", &folder, "config", "--null", "--show-scope", "--includes", "--get-regexp", INHERITED];
-        let output = self.run(&arguments, Place::Plan, Vec::new(), "reach")?;
+        let arguments =
+            ["-C", &folder, "config", "--null", "--show-scope", "--includes", "--get-regexp", INHERITED_CONFIG_KEYS];
+        let output = self.run_git(&arguments, GitContext::PlanFolder, Vec::new(), "reach")?;
         if !output.status.success() {
             return Ok(());
         }
@@ -134,7 +140,7 @@ impl Git {
                 && let Some((name, value)) = entry.split_once('\n')
             {
                 if name == "core.sshcommand" {
-                    self.is_ssh_ours = false;
+                    self.sets_ssh_command = false;
                 }
                 self.configuration.push((name.to_owned(), value.to_owned()));
             }
@@ -143,49 +149,49 @@ impl Git {
     }
 
     /// Runs git in our repository.
-    fn git(&self, arguments: &[&str], input: Vec<u8>, action: &'static str) -> Result<Vec<u8>, StateError> {
-        let output = self.run(arguments, Place::Ours, input, action)?;
-        self.judged(output, action)
+    fn git_in_cache(&self, arguments: &[&str], input: Vec<u8>, action: &'static str) -> Result<Vec<u8>, StateError> {
+        let output = self.run_git(arguments, GitContext::CacheRepository, input, action)?;
+        self.successful_stdout(output, action)
     }
 
     /// Runs git anywhere.
-    fn plain(&self, arguments: &[&str], action: &'static str) -> Result<Vec<u8>, StateError> {
-        let output = self.run(arguments, Place::Anywhere, Vec::new(), action)?;
-        self.judged(output, action)
+    fn git_anywhere(&self, arguments: &[&str], action: &'static str) -> Result<Vec<u8>, StateError> {
+        let output = self.run_git(arguments, GitContext::Anywhere, Vec::new(), action)?;
+        self.successful_stdout(output, action)
     }
 
-    fn judged(&self, output: Output, action: &'static str) -> Result<Vec<u8>, StateError> {
+    fn successful_stdout(&self, output: Output, action: &'static str) -> Result<Vec<u8>, StateError> {
         if output.status.success() {
             return Ok(output.stdout);
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let lines: Vec<_> = said.lines().map(str::trim).filter(|line| !line.is_empty()).take(4).collect();
         let why = if lines.is_empty() { format!("git: {}", output.status) } else { lines.join("; ") };
-        Err(self.failed(action, why))
+        Err(self.remote_error(action, why))
     }
 
-    fn failed(&self, action: &'static str, why: impl Into<String>) -> StateError {
-        StateError::Remote { action, place: self.written.clone(), why: why.into() }
+    fn remote_error(&self, action: &'static str, why: impl Into<String>) -> StateError {
+        StateError::Remote { action, location: self.location.clone(), why: why.into() }
     }
 
-    fn run(
+    fn run_git(
         &self,
         arguments: &[&str],
-        place: Place,
+        place: GitContext,
         input: Vec<u8>,
         action: &'static str,
     ) -> Result<Output, StateError> {
         let mut command = Command::new("git");
-        for name in FOREIGN {
+        for name in REPOSITORY_VARIABLES {
             command.env_remove(name);
         }
-        if place == Place::Ours {
+        if place == GitContext::CacheRepository {
             command.arg("--git-dir").arg(&self.repository);
         }
-        if place != Place::Plan {
-            self.configure(&mut command);
+        if place != GitContext::PlanFolder {
+            self.apply_config(&mut command);
         }
-        if self.is_ssh_ours {
+        if self.sets_ssh_command {
             command.env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes");
         }
         command.env("GIT_TERMINAL_PROMPT", "0").args(arguments);
@@ -202,7 +208,7 @@ impl Git {
                 }
                 child.wait_with_output().await
             };
-            match tokio::time::timeout(CALL, work).await {
+            match tokio::time::timeout(CALL_TIMEOUT, work).await {
                 Ok(output) => output.map(Some),
                 Err(_) => {
                     group.map(|group| kill_process_group(group, Signal::KILL));
@@ -212,13 +218,13 @@ impl Git {
         });
         match ended {
             Ok(Some(output)) => Ok(output),
-            Ok(None) => Err(self.failed(action, format!("git took longer than {} s", CALL.as_secs()))),
-            Err(error) => Err(self.failed(action, format!("git can't be run: {error}"))),
+            Ok(None) => Err(self.remote_error(action, format!("git took longer than {} s", CALL_TIMEOUT.as_secs()))),
+            Err(error) => Err(self.remote_error(action, format!("git can't be run: {error}"))),
         }
     }
 
     /// By the environment, not by arguments: a token in them is nobody's business. What the user set there was inherited.
-    fn configure(&self, command: &mut Command) {
+    fn apply_config(&self, command: &mut Command) {
         command.env_remove("GIT_CONFIG").env_remove("GIT_CONFIG_PARAMETERS");
         let own =
             [("core.hooksPath", "/dev/null"), ("core.fsync", "none"), ("gc.auto", "0"), ("push.gpgSign", "false")];
@@ -231,47 +237,48 @@ impl Git {
     }
 
     /// The commit that the ref names there.
-    fn tip(&self) -> Result<Option<String>, StateError> {
-        let listed = self.git(&["ls-remote", "--quiet", "--", &self.url, &self.reference], Vec::new(), "read")?;
+    fn remote_commit(&self) -> Result<Option<String>, StateError> {
+        let listed =
+            self.git_in_cache(&["ls-remote", "--quiet", "--", &self.url, &self.reference], Vec::new(), "read")?;
         let listed = String::from_utf8_lossy(&listed).into_owned();
         let ours = listed.lines().filter_map(|line| line.split_once('\t')).find(|(_, name)| *name == self.reference);
         Ok(ours.map(|(commit, _)| commit.to_owned()))
     }
 
     /// Tree and record of a commit; none if it is not here.
-    fn open(&self, commit: &str) -> Result<Option<(String, Vec<u8>)>, StateError> {
-        let input = format!("{commit}\n{commit}:{RECORD}\n").into_bytes();
-        let answer = self.git(&["cat-file", "--batch"], input, "read")?;
+    fn read_commit(&self, commit: &str) -> Result<Option<(String, Vec<u8>)>, StateError> {
+        let input = format!("{commit}\n{commit}:{RECORD_FILE}\n").into_bytes();
+        let answer = self.git_in_cache(&["cat-file", "--batch"], input, "read")?;
         let mut rest = answer.as_slice();
-        let Some(text) = object(&mut rest) else { return Ok(None) };
+        let Some(text) = next_object(&mut rest) else { return Ok(None) };
         let tree = text.split(|byte| *byte == b'\n').next().and_then(|line| line.strip_prefix(b"tree "));
-        let record = object(&mut rest);
+        let record = next_object(&mut rest);
         match (tree, record) {
             (Some(tree), Some(record)) => Ok(Some((String::from_utf8_lossy(tree).into_owned(), record.to_vec()))),
-            (None, _) | (_, None) => Err(StateError::Record {
-                place: self.written.clone(),
-                why: format!("{} is a commit without {RECORD}", self.reference),
+            (None, _) | (_, None) => Err(StateError::InvalidManifest {
+                location: self.location.clone(),
+                why: format!("{} is a commit without {RECORD_FILE}", self.reference),
             }),
         }
     }
 }
 
-impl Remote for Git {
+impl RemoteStorage for GitStorage {
     /// Git's own locking answers for conditions: nothing is to be asked.
-    fn probe(&mut self) -> Result<(), StateError> {
+    fn verify_conditional_writes(&mut self) -> Result<(), StateError> {
         Ok(())
     }
 
-    fn read(&mut self) -> Result<Option<Seen>, StateError> {
-        for _ in 0..ROUNDS {
-            let Some(commit) = self.tip()? else {
-                self.last = None;
+    fn read_record(&mut self) -> Result<Option<VersionedRecord>, StateError> {
+        for _ in 0..MAX_READ_ATTEMPTS {
+            let Some(commit) = self.remote_commit()? else {
+                self.last_commit = None;
                 return Ok(None);
             };
-            if let Some((last, _, record)) = &self.last
+            if let Some((last, _, record)) = &self.last_commit
                 && *last == commit
             {
-                return Ok(Some(Seen { version: Version(commit), bytes: record.clone() }));
+                return Ok(Some(VersionedRecord { version: RecordVersion(commit), bytes: record.clone() }));
             }
             let refspec = format!("+{0}:{0}", self.reference);
             let words = [
@@ -282,55 +289,60 @@ impl Remote for Git {
                 "--no-recurse-submodules",
                 "--no-auto-maintenance",
             ];
-            let fetched = self.git(&[&words[..], &["--", &self.url, &refspec]].concat(), Vec::new(), "read");
+            let fetched = self.git_in_cache(&[&words[..], &["--", &self.url, &refspec]].concat(), Vec::new(), "read");
             // Another process may have fetched at once, or the ref have moved: then the commit is here, or another is there.
-            match (self.open(&commit)?, fetched) {
+            match (self.read_commit(&commit)?, fetched) {
                 (Some((tree, record)), _) => {
-                    self.last = Some((commit.clone(), tree, record.clone()));
-                    return Ok(Some(Seen { version: Version(commit), bytes: record }));
+                    self.last_commit = Some((commit.clone(), tree, record.clone()));
+                    return Ok(Some(VersionedRecord { version: RecordVersion(commit), bytes: record }));
                 }
                 (None, Ok(_)) => {}
                 (None, Err(error)) => {
-                    if self.tip()?.as_ref() == Some(&commit) {
+                    if self.remote_commit()?.as_ref() == Some(&commit) {
                         return Err(error);
                     }
                 }
             }
         }
-        Err(self.failed("read", "it moved whenever it was read"))
+        Err(self.remote_error("read", "it moved whenever it was read"))
     }
 
-    fn swap(&mut self, change: &Change<'_>) -> Result<Version, StateError> {
-        let base = match (change.expected, &self.last) {
+    fn compare_and_swap(&mut self, change: &RecordUpdate<'_>) -> Result<RecordVersion, StateError> {
+        let base = match (change.expected, &self.last_commit) {
             (None, _) => None,
-            (Some(Version(expected)), Some((last, tree, _))) if last == expected => Some(tree.clone()),
-            (Some(Version(expected)), _) => self.open(expected)?.map(|(tree, _)| tree),
+            (Some(RecordVersion(expected)), Some((last, tree, _))) if last == expected => Some(tree.clone()),
+            (Some(RecordVersion(expected)), _) => self.read_commit(expected)?.map(|(tree, _)| tree),
         };
-        let answer =
-            self.git(&["fast-import", "--quiet", "--done"], import(change, base.as_deref(), &self.scratch), "write")?;
+        let answer = self.git_in_cache(
+            &["fast-import", "--quiet", "--done"],
+            fast_import_stream(change, base.as_deref(), &self.scratch_ref),
+            "write",
+        )?;
         let answer = String::from_utf8_lossy(&answer).into_owned();
         let mut lines = answer.lines();
         let commit = lines.next().unwrap_or_default().to_owned();
         let tree = lines.next().and_then(|line| line.split_whitespace().nth(2)).unwrap_or_default().to_owned();
-        let expected = change.expected.map_or("", |Version(version)| version.as_str());
+        let expected = change.expected.map_or("", |RecordVersion(version)| version.as_str());
         let lease = format!("--force-with-lease={}:{expected}", self.reference);
         let refspec = format!("{commit}:{}", self.reference);
         let words = ["push", "--quiet", "--no-verify", "--no-recurse-submodules", &lease, "--", &self.url, &refspec];
-        self.git(&words, Vec::new(), "write")?;
-        self.last = Some((commit.clone(), tree, change.record.to_vec()));
-        Ok(Version(commit))
+        self.git_in_cache(&words, Vec::new(), "write")?;
+        self.last_commit = Some((commit.clone(), tree, change.record.to_vec()));
+        Ok(RecordVersion(commit))
     }
 
-    fn file(&mut self, name: &str) -> Result<Vec<u8>, StateError> {
-        let Some((commit, ..)) = &self.last else { return Err(self.failed("read", "nothing was read yet")) };
-        self.git(&["cat-file", "blob", &format!("{commit}:{name}")], Vec::new(), "read")
+    fn read_file(&mut self, name: &str) -> Result<Vec<u8>, StateError> {
+        let Some((commit, ..)) = &self.last_commit else {
+            return Err(self.remote_error("read", "nothing was read yet"));
+        };
+        self.git_in_cache(&["cat-file", "blob", &format!("{commit}:{name}")], Vec::new(), "read")
     }
 
-    fn tidy(&mut self) {
-        let Some((commit, ..)) = &self.last else { return };
+    fn clean_local_cache(&mut self) {
+        let Some((commit, ..)) = &self.last_commit else { return };
         // The ref keeps what the next fetch builds on; the rest may go. Git knows when that is worth its while.
-        let _ = self.git(&["update-ref", &self.reference, commit], Vec::new(), "tidy");
-        let _ = self.git(
+        let _ = self.git_in_cache(&["update-ref", &self.reference, commit], Vec::new(), "tidy");
+        let _ = self.git_in_cache(
             &[
                 "-c",
                 "gc.auto=2000",
@@ -349,7 +361,7 @@ impl Remote for Git {
 }
 
 /// The next object of `cat-file --batch`; none if it is missing.
-fn object<'a>(answer: &mut &'a [u8]) -> Option<&'a [u8]> {
+fn next_object<'a>(answer: &mut &'a [u8]) -> Option<&'a [u8]> {
     let end = answer.iter().position(|byte| *byte == b'\n')?;
     let (head, rest) = answer.split_at(end);
     *answer = &rest[1..];
@@ -366,7 +378,7 @@ fn object<'a>(answer: &mut &'a [u8]) -> Option<&'a [u8]> {
 }
 
 /// A stream for `git fast-import`: one commit without a parent, whose name and tree it prints.
-fn import(change: &Change<'_>, base: Option<&str>, scratch: &str) -> Vec<u8> {
+fn fast_import_stream(change: &RecordUpdate<'_>, base: Option<&str>, scratch: &str) -> Vec<u8> {
     fn data(stream: &mut Vec<u8>, bytes: &[u8]) {
         stream.extend_from_slice(format!("data {}\n", bytes.len()).as_bytes());
         stream.extend_from_slice(bytes);
@@ -374,7 +386,7 @@ fn import(change: &Change<'_>, base: Option<&str>, scratch: &str) -> Vec<u8> {
     }
     let mut stream = Vec::new();
     let files = change.files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
-    let files: Vec<_> = files.chain([(RECORD, change.record)]).collect();
+    let files: Vec<_> = files.chain([(RECORD_FILE, change.record)]).collect();
     for (index, (_, bytes)) in files.iter().enumerate() {
         stream.extend_from_slice(format!("blob\nmark :{}\n", index + 1).as_bytes());
         data(&mut stream, bytes);
@@ -388,7 +400,7 @@ fn import(change: &Change<'_>, base: Option<&str>, scratch: &str) -> Vec<u8> {
     if let Some(tree) = base {
         stream.extend_from_slice(format!("M 040000 {tree} \n").as_bytes());
     }
-    for name in change.dropped {
+    for name in change.removed {
         stream.extend_from_slice(format!("D {name}\n").as_bytes());
     }
     for (index, (name, _)) in files.iter().enumerate() {

@@ -17,79 +17,80 @@ use std::{
 };
 
 use super::{
-    Claim, LockError, StateError, cache, journal_name, journals_in,
-    lease::{Lease, Lost, Moment, Next, Readback, Taker},
-    record::{Kept, LockRecord, Root, VERSION, nonce},
-    remote::{Change, Remote, Seen, Version},
+    LockError, LockRequest, StateError, cache, journal_name, journals_in,
+    lease::{AcquireAction, Lease, LockAcquirer, LockLossReason, MonotonicTime, ReadBackResult},
+    record::{LockRecord, MANIFEST_VERSION, RemoteJournal, StateManifest, random_nonce},
+    remote::{RecordUpdate, RecordVersion, RemoteStorage, VersionedRecord},
 };
 use journal::clock;
 
 /// So often a write is tried that nobody else's explains the failure of.
-const TRIES: u32 = 5;
+const MAX_WRITE_ATTEMPTS: u32 = 5;
 /// Between two tries.
-const PAUSE: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Whoever drops a lock without closing it waits so long at the most.
-const FAREWELL: Duration = Duration::from_secs(3);
+const DROP_TIMEOUT: Duration = Duration::from_secs(3);
 
-type Answer = Box<dyn FnOnce(Result<(), LockError>) + Send>;
+type LockReply = Box<dyn FnOnce(Result<(), LockError>) + Send>;
 
-enum Command {
+enum LockCommand {
     /// Write this journal there, as it grows. Answered when what it holds is there.
-    Follow(PathBuf, Answer),
+    SyncJournal(PathBuf, LockReply),
     /// Answered when all that the journal holds is there, and the lock still ours.
-    Confirm(Answer),
+    EnsureHeld(LockReply),
     /// Take an epoch after this one.
-    Raise(u64, Answer),
+    RaiseEpoch(u64, LockReply),
     /// Write everything there, and release.
-    Close(Answer),
+    Close(LockReply),
 }
 
 /// The lock of a remote place.
-pub(super) struct Keeper {
-    commands: Sender<Command>,
+pub(super) struct RemoteLock {
+    commands: Sender<LockCommand>,
     record: Arc<Mutex<LockRecord>>,
     is_closed: bool,
 }
 
-impl std::fmt::Debug for Keeper {
+impl std::fmt::Debug for RemoteLock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Keeper").field("record", &self.record()).finish_non_exhaustive()
     }
 }
 
 /// What is to be taken, from where, for whom.
-pub(super) struct Taking {
-    pub(super) place: String,
+pub(super) struct RemoteLockParams {
+    pub(super) location: String,
     pub(super) resource: String,
     pub(super) folder: PathBuf,
     pub(super) ttl: Duration,
-    pub(super) claim: Claim,
+    pub(super) request: LockRequest,
 }
 
-impl Keeper {
+impl RemoteLock {
     /// Starts the thread and waits until it has the lock, and the journals are here. Dropping the future ends the waiting.
-    pub(super) async fn take(
-        connect: impl FnOnce() -> Result<Box<dyn Remote>, StateError> + Send + 'static,
-        taking: Taking,
+    pub(super) async fn acquire(
+        connect: impl FnOnce() -> Result<Box<dyn RemoteStorage>, StateError> + Send + 'static,
+        taking: RemoteLockParams,
     ) -> Result<Self, LockError> {
         let (commands, orders) = channel();
         let (ready, taken) = tokio::sync::oneshot::channel();
         let cancelled = Arc::new(AtomicBool::new(false));
         let _cancel = CancelOnDrop(Arc::clone(&cancelled));
-        let record = Arc::new(Mutex::new(LockRecord::untaken(&taking.resource, clock::now())));
+        let record = Arc::new(Mutex::new(LockRecord::never_held(&taking.resource, clock::now())));
         let shown = Arc::clone(&record);
         let resource = taking.resource.clone();
         let spawned = thread::Builder::new().name("pawl-state".to_owned()).spawn(move || {
-            let taken = connect().map_err(LockError::from).and_then(|remote| Keep::take(remote, taking, &cancelled));
+            let taken =
+                connect().map_err(LockError::from).and_then(|remote| LockWorker::acquire(remote, taking, &cancelled));
             match taken {
                 Ok(mut keep) => {
-                    keep.shown = shown;
-                    keep.show();
+                    keep.published_record = shown;
+                    keep.publish_record();
                     // Nobody waits any more: then nobody must be kept waiting.
                     if cancelled.load(Ordering::Relaxed) || ready.send(Ok(())).is_err() {
                         let _ = keep.release();
                     } else {
-                        keep.serve(&orders);
+                        keep.run(&orders);
                     }
                 }
                 Err(error) => drop(ready.send(Err(error))),
@@ -99,7 +100,7 @@ impl Keeper {
         match taken.await {
             Ok(Ok(())) => Ok(Self { commands, record, is_closed: false }),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(gone(&resource, 0)),
+            Err(_) => Err(worker_stopped_error(&resource, 0)),
         }
     }
 
@@ -107,20 +108,20 @@ impl Keeper {
         self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) async fn follow(&self, journal: PathBuf) -> Result<(), LockError> {
-        self.ask(|answer| Command::Follow(journal, answer)).await
+    pub(super) async fn sync_journal(&self, journal: PathBuf) -> Result<(), LockError> {
+        self.send_command(|answer| LockCommand::SyncJournal(journal, answer)).await
     }
 
-    pub(super) async fn confirm(&self) -> Result<(), LockError> {
-        self.ask(Command::Confirm).await
+    pub(super) async fn ensure_held(&self) -> Result<(), LockError> {
+        self.send_command(LockCommand::EnsureHeld).await
     }
 
-    pub(super) fn raise(&self, newest: u64) -> Result<(), LockError> {
+    pub(super) fn raise_epoch(&self, newest: u64) -> Result<(), LockError> {
         let (answer, answered) = channel();
-        let answer: Answer = Box::new(move |result| drop(answer.send(result)));
+        let answer: LockReply = Box::new(move |result| drop(answer.send(result)));
         let record = self.record();
-        let lost = || gone(&record.resource, record.epoch);
-        self.commands.send(Command::Raise(newest, answer)).map_err(|_| lost())?;
+        let lost = || worker_stopped_error(&record.resource, record.epoch);
+        self.commands.send(LockCommand::RaiseEpoch(newest, answer)).map_err(|_| lost())?;
         answered.recv().map_err(|_| lost())?
     }
 
@@ -128,37 +129,37 @@ impl Keeper {
     pub(super) async fn close(mut self, within: Duration, place: &str) -> Result<(), LockError> {
         self.is_closed = true;
         let record = self.record();
-        match tokio::time::timeout(within, self.ask(Command::Close)).await {
+        match tokio::time::timeout(within, self.send_command(LockCommand::Close)).await {
             Ok(result) => result,
-            Err(_) => Err(LockError::Unacknowledged {
+            Err(_) => Err(LockError::FinalWriteFailed {
                 resource: record.resource,
                 epoch: record.epoch,
-                place: place.to_owned(),
+                location: place.to_owned(),
                 why: format!("it took longer than {} s", within.as_secs()),
             }),
         }
     }
 
-    async fn ask(&self, command: impl FnOnce(Answer) -> Command) -> Result<(), LockError> {
+    async fn send_command(&self, command: impl FnOnce(LockReply) -> LockCommand) -> Result<(), LockError> {
         let (answer, answered) = tokio::sync::oneshot::channel();
-        let answer: Answer = Box::new(move |result| drop(answer.send(result)));
+        let answer: LockReply = Box::new(move |result| drop(answer.send(result)));
         let record = self.record();
-        let lost = || gone(&record.resource, record.epoch);
+        let lost = || worker_stopped_error(&record.resource, record.epoch);
         self.commands.send(command(answer)).map_err(|_| lost())?;
         answered.await.map_err(|_| lost())?
     }
 }
 
-impl Drop for Keeper {
+impl Drop for RemoteLock {
     fn drop(&mut self) {
         if self.is_closed {
             return;
         }
         let (answer, answered) = channel();
-        let answer: Answer = Box::new(move |result| drop(answer.send(result)));
-        if self.commands.send(Command::Close(answer)).is_ok() {
+        let answer: LockReply = Box::new(move |result| drop(answer.send(result)));
+        if self.commands.send(LockCommand::Close(answer)).is_ok() {
             // What could not be released runs out.
-            let _ = answered.recv_timeout(FAREWELL);
+            let _ = answered.recv_timeout(DROP_TIMEOUT);
         }
     }
 }
@@ -171,39 +172,39 @@ impl Drop for CancelOnDrop {
     }
 }
 
-fn gone(resource: &str, epoch: u64) -> LockError {
+fn worker_stopped_error(resource: &str, epoch: u64) -> LockError {
     LockError::Lost { resource: resource.to_owned(), epoch, why: "the thread that holds it has ended".to_owned() }
 }
 
 /// What the thread has.
-struct Keep {
-    remote: Box<dyn Remote>,
-    place: String,
+struct LockWorker {
+    remote: Box<dyn RemoteStorage>,
+    location: String,
     folder: PathBuf,
-    began: Instant,
+    started_at: Instant,
     lease: Lease,
-    root: Root,
-    version: Version,
+    manifest: StateManifest,
+    version: RecordVersion,
     /// Journals that may be longer here than there.
-    followed: Vec<PathBuf>,
+    synced_journals: Vec<PathBuf>,
     /// Makes names of files unique.
-    written: u32,
-    shown: Arc<Mutex<LockRecord>>,
+    files_written: u32,
+    published_record: Arc<Mutex<LockRecord>>,
 }
 
 /// Why nothing was written.
-enum Failure {
-    Lost(Lost),
+enum LockWriteError {
+    Lost(LockLossReason),
     State(StateError),
 }
 
-impl From<Lost> for Failure {
-    fn from(lost: Lost) -> Self {
+impl From<LockLossReason> for LockWriteError {
+    fn from(lost: LockLossReason) -> Self {
         Self::Lost(lost)
     }
 }
 
-impl From<StateError> for Failure {
+impl From<StateError> for LockWriteError {
     fn from(error: StateError) -> Self {
         Self::State(error)
     }
@@ -211,70 +212,74 @@ impl From<StateError> for Failure {
 
 /// What becomes of the lock by a write.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Aim {
+enum LockWriteKind {
     Renew,
-    Raise(u64),
+    RaiseEpoch(u64),
     Release,
 }
 
-impl Keep {
-    fn take(mut remote: Box<dyn Remote>, taking: Taking, cancelled: &AtomicBool) -> Result<Self, LockError> {
-        let Taking { place, resource, folder, ttl, claim } = taking;
+impl LockWorker {
+    fn acquire(
+        mut remote: Box<dyn RemoteStorage>,
+        taking: RemoteLockParams,
+        cancelled: &AtomicBool,
+    ) -> Result<Self, LockError> {
+        let RemoteLockParams { location: place, resource, folder, ttl, request: claim } = taking;
         let began = Instant::now();
-        remote.probe()?;
-        let nonce = nonce().map_err(|error| StateError::Remote {
+        remote.verify_conditional_writes()?;
+        let nonce = random_nonce().map_err(|error| StateError::Remote {
             action: "lock",
-            place: place.clone(),
+            location: place.clone(),
             why: error.to_string(),
         })?;
-        let mut taker = Taker::new(began.elapsed(), claim.holder(), nonce, ttl, claim.wait, clock::now());
+        let mut taker = LockAcquirer::new(began.elapsed(), claim.holder(), nonce, ttl, claim.wait, clock::now());
         let (mut tries, mut is_here) = (0, false);
-        let mut failed: Option<(Option<Version>, StateError)> = None;
+        let mut failed: Option<(Option<RecordVersion>, StateError)> = None;
         loop {
             if cancelled.load(Ordering::Relaxed) {
                 return Err(LockError::Held { resource, record: None });
             }
-            let seen = remote.read()?;
-            let root = parse(seen.as_ref(), &resource, &place)?;
+            let seen = remote.read_record()?;
+            let root = parse_manifest(seen.as_ref(), &resource, &place)?;
             let version = seen.map(|seen| seen.version);
             // A write that failed while nobody else wrote: that is no race.
             if let Some((before, error)) = failed.take()
                 && before == version
             {
                 tries += 1;
-                if tries == TRIES {
+                if tries == MAX_WRITE_ATTEMPTS {
                     return Err(error.into());
                 }
-                thread::sleep(PAUSE * tries);
+                thread::sleep(RETRY_DELAY * tries);
             }
             let newest = journals_in(&folder)?.last().map_or(0, |(epoch, _)| *epoch);
             let newest = newest.max(root.journals.last().map_or(0, |kept| kept.epoch));
-            let (lease, version, root) = match taker.saw(began.elapsed(), &root.lock, newest) {
-                Next::GiveUp(record) => return Err(LockError::Held { resource, record: Some(record) }),
-                Next::ReadAt(at) => {
-                    wait_until(began, at, cancelled);
+            let (lease, version, root) = match taker.on_read(began.elapsed(), &root.lock, newest) {
+                AcquireAction::GiveUp(record) => return Err(LockError::Held { resource, record: Some(record) }),
+                AcquireAction::ReadAt(at) => {
+                    sleep_until(began, at, cancelled);
                     continue;
                 }
-                Next::Taken(lease) => match version {
+                AcquireAction::Acquired(lease) => match version {
                     Some(version) => (*lease, version, root),
                     None => continue,
                 },
-                Next::Write(lock) => {
+                AcquireAction::Write(lock) => {
                     if !is_here {
                         // Most of what is there comes before the lock is held: it may take long.
-                        cache::pull(remote.as_mut(), &root, &folder, &place)?;
+                        cache::pull_journals(remote.as_mut(), &root, &folder, &place)?;
                         is_here = true;
                     }
-                    taker.sends(began.elapsed(), &lock);
-                    let root = Root { lock, ..root };
-                    let change = Change {
+                    taker.on_write_sent(began.elapsed(), &lock);
+                    let root = StateManifest { lock, ..root };
+                    let change = RecordUpdate {
                         expected: version.as_ref(),
-                        record: &encode(&root),
+                        record: &encode_manifest(&root),
                         files: &[],
-                        dropped: &[],
+                        removed: &[],
                         message: &format!("{resource}: taken, epoch {}", root.lock.epoch),
                     };
-                    match (remote.swap(&change), taker.confirmed()) {
+                    match (remote.compare_and_swap(&change), taker.on_write_confirmed()) {
                         (Ok(version), Some(lease)) => (lease, version, root),
                         (Ok(_), None) => continue,
                         (Err(error), _) => {
@@ -284,42 +289,55 @@ impl Keep {
                     }
                 }
             };
-            cache::pull(remote.as_mut(), &root, &folder, &place)?;
-            cache::seal(&folder)?;
+            cache::pull_journals(remote.as_mut(), &root, &folder, &place)?;
+            cache::replace_newest_journal_file(&folder)?;
             let followed = journals_in(&folder)?.into_iter().map(|(_, path)| path).collect();
             let shown = Arc::new(Mutex::new(root.lock.clone()));
-            return Ok(Self { remote, place, folder, began, lease, root, version, followed, written: 0, shown });
+            return Ok(Self {
+                remote,
+                location: place,
+                folder,
+                started_at: began,
+                lease,
+                manifest: root,
+                version,
+                synced_journals: followed,
+                files_written: 0,
+                published_record: shown,
+            });
         }
     }
 
-    fn now(&self) -> Moment {
-        self.began.elapsed()
+    fn now(&self) -> MonotonicTime {
+        self.started_at.elapsed()
     }
 
     /// Does what is asked, and renews meanwhile; until it is released, or nobody can ask any more.
-    fn serve(&mut self, orders: &Receiver<Command>) {
+    fn run(&mut self, orders: &Receiver<LockCommand>) {
         loop {
-            let pause = self.next_turn().saturating_sub(self.now());
+            let pause = self.next_wakeup().saturating_sub(self.now());
             match orders.recv_timeout(pause) {
-                Ok(Command::Follow(path, answer)) => {
-                    if !self.followed.contains(&path) {
-                        self.followed.push(path);
+                Ok(LockCommand::SyncJournal(path, answer)) => {
+                    if !self.synced_journals.contains(&path) {
+                        self.synced_journals.push(path);
                     }
-                    answer(self.write(Aim::Renew));
+                    answer(self.write_manifest(LockWriteKind::Renew));
                 }
-                Ok(Command::Confirm(answer)) => answer(self.write(Aim::Renew)),
-                Ok(Command::Raise(newest, answer)) => answer(self.write(Aim::Raise(newest))),
-                Ok(Command::Close(answer)) => {
+                Ok(LockCommand::EnsureHeld(answer)) => answer(self.write_manifest(LockWriteKind::Renew)),
+                Ok(LockCommand::RaiseEpoch(newest, answer)) => {
+                    answer(self.write_manifest(LockWriteKind::RaiseEpoch(newest)))
+                }
+                Ok(LockCommand::Close(answer)) => {
                     let released = self.release();
                     answer(released);
-                    self.remote.tidy();
+                    self.remote.clean_local_cache();
                     return;
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     let is_due = self.now() >= self.lease.renewal_due();
                     // What fails now is tried again at the next turn; what is lost is told to who asks.
-                    if self.lease.check(self.now()).is_ok() && (is_due || self.has_grown()) {
-                        let _ = self.attempt(Aim::Renew, false);
+                    if self.lease.check(self.now()).is_ok() && (is_due || self.has_unsynced_lines()) {
+                        let _ = self.write_with_retries(LockWriteKind::Renew, false);
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => {
@@ -331,7 +349,7 @@ impl Keep {
     }
 
     /// When something is to be done, if nobody asks: twice between renewals the journal may have grown.
-    fn next_turn(&mut self) -> Moment {
+    fn next_wakeup(&mut self) -> MonotonicTime {
         let now = self.now();
         match self.lease.check(now) {
             Ok(()) => self.lease.renewal_due().clamp(now + self.lease.ttl() / 30, now + self.lease.ttl() / 6),
@@ -339,126 +357,128 @@ impl Keep {
         }
     }
 
-    fn has_grown(&self) -> bool {
-        self.followed.iter().any(|path| matches!(cache::ahead(&self.root, path), Ok(Some(_))))
+    fn has_unsynced_lines(&self) -> bool {
+        self.synced_journals.iter().any(|path| matches!(cache::unsynced_part(&self.manifest, path), Ok(Some(_))))
     }
 
     fn release(&mut self) -> Result<(), LockError> {
-        match self.attempt(Aim::Release, true) {
+        match self.write_with_retries(LockWriteKind::Release, true) {
             Ok(()) => Ok(()),
-            Err(Failure::Lost(lost)) => Err(self.lost(&lost)),
-            Err(Failure::State(error)) => Err(LockError::Unacknowledged {
+            Err(LockWriteError::Lost(lost)) => Err(self.lost_error(&lost)),
+            Err(LockWriteError::State(error)) => Err(LockError::FinalWriteFailed {
                 resource: self.lease.record().resource.clone(),
                 epoch: self.lease.record().epoch,
-                place: self.place.clone(),
-                why: error.why(),
+                location: self.location.clone(),
+                why: error.reason(),
             }),
         }
     }
 
-    fn write(&mut self, aim: Aim) -> Result<(), LockError> {
-        self.attempt(aim, true).map_err(|failure| match failure {
-            Failure::Lost(lost) => self.lost(&lost),
-            Failure::State(error) => error.into(),
+    fn write_manifest(&mut self, aim: LockWriteKind) -> Result<(), LockError> {
+        self.write_with_retries(aim, true).map_err(|failure| match failure {
+            LockWriteError::Lost(lost) => self.lost_error(&lost),
+            LockWriteError::State(error) => error.into(),
         })
     }
 
-    fn lost(&self, lost: &Lost) -> LockError {
+    fn lost_error(&self, lost: &LockLossReason) -> LockError {
         let record = self.lease.record();
         let why = match lost {
-            Lost::RanOut => format!(
+            LockLossReason::Expired => format!(
                 "it was not renewed for {} s: this process was stopped, or {} could not be reached",
                 self.lease.ttl().as_secs_f32(),
-                self.place
+                self.location
             ),
-            Lost::Taken(record) => {
+            LockLossReason::Taken(record) => {
                 let holder = record.holder.as_ref().map_or_else(String::new, ToString::to_string);
                 format!("{holder} has it since {}, with epoch {}", record.since, record.epoch)
             }
-            Lost::Released => "an operator released it".to_owned(),
+            LockLossReason::Released => "an operator released it".to_owned(),
         };
         LockError::Lost { resource: record.resource.clone(), epoch: record.epoch, why }
     }
 
     /// Writes what has grown, with the lock renewed or released; again and again while the lease lasts, if it `insists`.
-    fn attempt(&mut self, aim: Aim, insists: bool) -> Result<(), Failure> {
+    fn write_with_retries(&mut self, aim: LockWriteKind, insists: bool) -> Result<(), LockWriteError> {
         let mut tries = 0;
         loop {
-            let error = match self.once(aim) {
+            let error = match self.write_once(aim) {
                 Ok(()) => return Ok(()),
-                Err(Failure::Lost(lost)) => return Err(lost.into()),
-                Err(Failure::State(error)) => error,
+                Err(LockWriteError::Lost(lost)) => return Err(lost.into()),
+                Err(LockWriteError::State(error)) => error,
             };
             let before = self.version.clone();
-            if let Ok(seen) = self.remote.read() {
-                let root = parse(seen.as_ref(), &self.root.lock.resource, &self.place)?;
-                let readback = self.lease.read_back(self.now(), Some(&root.lock))?;
+            if let Ok(seen) = self.remote.read_record() {
+                let root = parse_manifest(seen.as_ref(), &self.manifest.lock.resource, &self.location)?;
+                let readback = self.lease.on_read_back(self.now(), Some(&root.lock))?;
                 if let Some(seen) = seen {
-                    (self.version, self.root) = (seen.version, root);
+                    (self.version, self.manifest) = (seen.version, root);
                 }
-                self.show();
-                if readback == Readback::Confirmed {
+                self.publish_record();
+                if readback == ReadBackResult::Confirmed {
                     return Ok(());
                 }
             }
             self.lease.check(self.now())?;
             // A place that answers reads and refuses writes will not change its mind.
             tries = if before == self.version { tries + 1 } else { 0 };
-            if !insists || tries == TRIES * 4 {
+            if !insists || tries == MAX_WRITE_ATTEMPTS * 4 {
                 return Err(error.into());
             }
-            thread::sleep((PAUSE * tries.max(1)).min(self.lease.ttl() / 10));
+            thread::sleep((RETRY_DELAY * tries.max(1)).min(self.lease.ttl() / 10));
         }
     }
 
-    fn once(&mut self, aim: Aim) -> Result<(), Failure> {
+    fn write_once(&mut self, aim: LockWriteKind) -> Result<(), LockWriteError> {
         let lock = match aim {
-            Aim::Renew => self.lease.next(),
-            Aim::Raise(newest) => {
-                let next = self.lease.next();
+            LockWriteKind::Renew => self.lease.next_record(),
+            LockWriteKind::RaiseEpoch(newest) => {
+                let next = self.lease.next_record();
                 LockRecord { epoch: next.epoch.max(newest + 1), ..next }
             }
-            Aim::Release => {
-                LockRecord { counter: self.lease.next().counter, ..self.lease.record().tombstone(clock::now()) }
+            LockWriteKind::Release => {
+                LockRecord { counter: self.lease.next_record().counter, ..self.lease.record().tombstone(clock::now()) }
             }
         };
-        let mut root = Root { version: VERSION, lock: lock.clone(), ..self.root.clone() };
+        let mut root = StateManifest { version: MANIFEST_VERSION, lock: lock.clone(), ..self.manifest.clone() };
         let (mut files, mut dropped) = (Vec::new(), Vec::new());
-        for path in &self.followed {
-            let Some((mut kept, more)) = cache::ahead(&root, path)? else { continue };
-            let name = format!("{}-{:04}-{}.part", journal_name(kept.epoch), self.written, self.tag());
-            self.written += 1;
+        for path in &self.synced_journals {
+            let Some((mut kept, more)) = cache::unsynced_part(&root, path)? else { continue };
+            let name = format!("{}-{:04}-{}.part", journal_name(kept.epoch), self.files_written, self.file_name_tag());
+            self.files_written += 1;
             kept.parts.push(name.clone());
             files.push((name, more));
-            place(&mut root.journals, kept);
+            insert_by_epoch(&mut root.journals, kept);
         }
-        if aim == Aim::Release {
-            self.join(&mut root, &mut files, &mut dropped)?;
+        if aim == LockWriteKind::Release {
+            self.merge_parts(&mut root, &mut files, &mut dropped)?;
         }
         let message = match aim {
-            Aim::Release => format!("{}: released, epoch {}", lock.resource, lock.epoch),
-            Aim::Renew | Aim::Raise(_) => format!("{}: epoch {}, {}", lock.resource, lock.epoch, lock.counter),
+            LockWriteKind::Release => format!("{}: released, epoch {}", lock.resource, lock.epoch),
+            LockWriteKind::Renew | LockWriteKind::RaiseEpoch(_) => {
+                format!("{}: epoch {}, {}", lock.resource, lock.epoch, lock.counter)
+            }
         };
-        self.lease.sends(self.now(), lock)?;
-        let record = encode(&root);
-        let change = Change {
+        self.lease.on_write_sent(self.now(), lock)?;
+        let record = encode_manifest(&root);
+        let change = RecordUpdate {
             expected: Some(&self.version),
             record: &record,
             files: &files,
-            dropped: &dropped,
+            removed: &dropped,
             message: &message,
         };
-        self.version = self.remote.swap(&change)?;
-        self.root = root;
-        self.lease.confirmed(self.now())?;
-        self.show();
+        self.version = self.remote.compare_and_swap(&change)?;
+        self.manifest = root;
+        self.lease.on_write_confirmed(self.now())?;
+        self.publish_record();
         Ok(())
     }
 
     /// Makes one file of the parts of each journal.
-    fn join(
+    fn merge_parts(
         &self,
-        root: &mut Root,
+        root: &mut StateManifest,
         files: &mut Vec<(String, Vec<u8>)>,
         dropped: &mut Vec<String>,
     ) -> Result<(), StateError> {
@@ -466,7 +486,7 @@ impl Keep {
             let path = self.folder.join(journal_name(kept.epoch));
             let mut whole = std::fs::read(&path).map_err(|source| StateError::io("read", &path, source))?;
             whole.truncate(usize::try_from(kept.bytes).unwrap_or(usize::MAX));
-            let name = format!("{}-{}", journal_name(kept.epoch), self.tag());
+            let name = format!("{}-{}", journal_name(kept.epoch), self.file_name_tag());
             for part in std::mem::replace(&mut kept.parts, vec![name.clone()]) {
                 let waiting = files.len();
                 files.retain(|(file, _)| *file != part);
@@ -480,12 +500,12 @@ impl Keep {
     }
 
     /// In names of files, so that no two holders write to one.
-    fn tag(&self) -> String {
+    fn file_name_tag(&self) -> String {
         self.lease.record().nonce.chars().take(8).collect()
     }
 
-    fn show(&self) {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+    fn publish_record(&self) {
+        let mut shown = self.published_record.lock().unwrap_or_else(PoisonError::into_inner);
         // A tombstone names nobody; who asks later asks who it was.
         if !self.lease.record().nonce.is_empty() {
             self.lease.record().clone_into(&mut shown);
@@ -494,7 +514,7 @@ impl Keep {
 }
 
 /// Puts a journal where it belongs in the order of epochs.
-fn place(journals: &mut Vec<Kept>, kept: Kept) {
+fn insert_by_epoch(journals: &mut Vec<RemoteJournal>, kept: RemoteJournal) {
     match journals.binary_search_by_key(&kept.epoch, |kept| kept.epoch) {
         Ok(at) => journals[at] = kept,
         Err(at) => journals.insert(at, kept),
@@ -502,12 +522,16 @@ fn place(journals: &mut Vec<Kept>, kept: Kept) {
 }
 
 /// The record as it was read; an empty one if there is none.
-pub(super) fn parse(seen: Option<&Seen>, resource: &str, place: &str) -> Result<Root, StateError> {
-    let Some(seen) = seen else { return Ok(Root::empty(resource)) };
-    let broken = |why: String| StateError::Record { place: place.to_owned(), why };
-    let root: Root = serde_json::from_slice(&seen.bytes).map_err(|error| broken(error.to_string()))?;
-    if root.version != VERSION {
-        return Err(broken(format!("it is of version {}, this runner knows {VERSION}", root.version)));
+pub(super) fn parse_manifest(
+    seen: Option<&VersionedRecord>,
+    resource: &str,
+    place: &str,
+) -> Result<StateManifest, StateError> {
+    let Some(seen) = seen else { return Ok(StateManifest::empty(resource)) };
+    let broken = |why: String| StateError::InvalidManifest { location: place.to_owned(), why };
+    let root: StateManifest = serde_json::from_slice(&seen.bytes).map_err(|error| broken(error.to_string()))?;
+    if root.version != MANIFEST_VERSION {
+        return Err(broken(format!("it is of version {}, this runner knows {MANIFEST_VERSION}", root.version)));
     }
     if root.lock.resource != resource {
         return Err(broken(format!("it is of {}, not of {resource}", root.lock.resource)));
@@ -515,14 +539,14 @@ pub(super) fn parse(seen: Option<&Seen>, resource: &str, place: &str) -> Result<
     Ok(root)
 }
 
-pub(super) fn encode(root: &Root) -> Vec<u8> {
+pub(super) fn encode_manifest(root: &StateManifest) -> Vec<u8> {
     let mut text = serde_json::to_vec_pretty(root).expect("records are JSON: their keys are texts");
     text.push(b'\n');
     text
 }
 
 /// Sleeps, in short turns, so that nobody who gave up is waited for.
-fn wait_until(began: Instant, at: Moment, cancelled: &AtomicBool) {
+fn sleep_until(began: Instant, at: MonotonicTime, cancelled: &AtomicBool) {
     while !cancelled.load(Ordering::Relaxed) {
         let left = at.saturating_sub(began.elapsed());
         if left.is_zero() {

@@ -17,64 +17,64 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::record::{Holder, LockRecord};
+use super::record::{LockHolder, LockRecord};
 
 /// Time since some moment of this process, by its monotonic clock.
-pub type Moment = Duration;
+pub type MonotonicTime = Duration;
 
 /// An observer waits this fraction of a lease longer than the holder believes in it: clocks do not run equally fast.
-const CAUTION: u32 = 20;
+const CLOCK_SKEW_DIVISOR: u32 = 20;
 
 /// How long an observer waits for a sign of life.
 #[must_use]
-pub fn patience(ttl: Duration) -> Duration {
-    ttl + ttl / CAUTION
+pub fn observer_timeout(ttl: Duration) -> Duration {
+    ttl + ttl / CLOCK_SKEW_DIVISOR
 }
 
 /// Watches a record, to tell whether its holder lives.
 #[derive(Clone, Debug, Default)]
-pub struct Watch {
-    seen: Option<(u64, String, u64, Moment)>,
+pub struct LockWatcher {
+    last_seen: Option<(u64, String, u64, MonotonicTime)>,
 }
 
 /// What is seen of a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sight {
+pub enum LockObservation {
     /// Nobody holds it.
     Free,
     /// Somebody does; if it does not move, it has run out at that moment.
-    Held(Moment),
+    Held(MonotonicTime),
     /// Somebody held it, and did not move it for a whole lease.
-    RunOut,
+    Expired,
 }
 
-impl Watch {
+impl LockWatcher {
     /// The record was read; the answer came `now`.
-    pub fn saw(&mut self, now: Moment, record: Option<&LockRecord>) -> Sight {
+    pub fn observe(&mut self, now: MonotonicTime, record: Option<&LockRecord>) -> LockObservation {
         let Some(record) = record.filter(|record| record.holder.is_some()) else {
-            self.seen = None;
-            return Sight::Free;
+            self.last_seen = None;
+            return LockObservation::Free;
         };
-        let since = match &self.seen {
+        let since = match &self.last_seen {
             Some((epoch, nonce, counter, since))
                 if (*epoch, nonce, *counter) == (record.epoch, &record.nonce, record.counter) =>
             {
                 *since
             }
             Some(_) | None => {
-                self.seen = Some((record.epoch, record.nonce.clone(), record.counter, now));
+                self.last_seen = Some((record.epoch, record.nonce.clone(), record.counter, now));
                 now
             }
         };
         // A record without a lease is a folder's; in a remote place nobody writes one.
-        let runs_out = since + patience(record.ttl().unwrap_or_default());
-        if now >= runs_out { Sight::RunOut } else { Sight::Held(runs_out) }
+        let runs_out = since + observer_timeout(record.ttl().unwrap_or_default());
+        if now >= runs_out { LockObservation::Expired } else { LockObservation::Held(runs_out) }
     }
 }
 
 /// How long to wait for a lock that another holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
+pub enum LockWait {
     /// One lease if the holder works on the same as we do: it may be our own attempt that was killed. Else not at all.
     Default,
     /// So long.
@@ -83,73 +83,80 @@ pub enum Wait {
 
 /// Who wants the lock.
 #[derive(Clone, Debug)]
-pub struct Taker {
-    holder: Holder,
+pub struct LockAcquirer {
+    holder: LockHolder,
     nonce: String,
     ttl: Duration,
-    wait: Wait,
-    began: Moment,
+    wait: LockWait,
+    started_at: MonotonicTime,
     since: Timestamp,
-    watch: Watch,
+    watch: LockWatcher,
     /// What was written and not answered yet, and when it was sent. The first time counts: an earlier write may have arrived.
-    tried: Option<(LockRecord, Moment)>,
+    pending_write: Option<(LockRecord, MonotonicTime)>,
 }
 
 /// What a [`Taker`] does next.
 #[derive(Clone, Debug)]
-pub enum Next {
+pub enum AcquireAction {
     /// Write this over what was read.
     Write(LockRecord),
     /// Read again, not before that moment.
-    ReadAt(Moment),
+    ReadAt(MonotonicTime),
     /// It is ours.
-    Taken(Box<Lease>),
+    Acquired(Box<Lease>),
     /// Another holds it, for longer than we wait.
     GiveUp(LockRecord),
 }
 
-impl Taker {
+impl LockAcquirer {
     /// Wants the lock from `now` on. The nonce must be new; `since` is what people are told.
     #[must_use]
-    pub fn new(now: Moment, holder: Holder, nonce: String, ttl: Duration, wait: Wait, since: Timestamp) -> Self {
-        Self { holder, nonce, ttl, wait, began: now, since, watch: Watch::default(), tried: None }
+    pub fn new(
+        now: MonotonicTime,
+        holder: LockHolder,
+        nonce: String,
+        ttl: Duration,
+        wait: LockWait,
+        since: Timestamp,
+    ) -> Self {
+        Self { holder, nonce, ttl, wait, started_at: now, since, watch: LockWatcher::default(), pending_write: None }
     }
 
     /// The record was read; `newest` is the newest epoch that anything else knows of.
-    pub fn saw(&mut self, now: Moment, record: &LockRecord, newest: u64) -> Next {
-        if let Some((tried, sent)) = &self.tried
+    pub fn on_read(&mut self, now: MonotonicTime, record: &LockRecord, newest: u64) -> AcquireAction {
+        if let Some((tried, sent)) = &self.pending_write
             && tried.is_same_holding(record)
         {
-            return Next::Taken(Box::new(Lease::new(record.clone(), *sent)));
+            return AcquireAction::Acquired(Box::new(Lease::new(record.clone(), *sent)));
         }
-        match self.watch.saw(now, Some(record)) {
-            Sight::Free | Sight::RunOut => {
+        match self.watch.observe(now, Some(record)) {
+            LockObservation::Free | LockObservation::Expired => {
                 let (holder, nonce) = (self.holder.clone(), self.nonce.clone());
-                Next::Write(record.taken(holder, nonce, Some(self.ttl), newest, self.since))
+                AcquireAction::Write(record.acquired_by(holder, nonce, Some(self.ttl), newest, self.since))
             }
-            Sight::Held(runs_out) => {
-                let waits_until = self.began
+            LockObservation::Held(runs_out) => {
+                let waits_until = self.started_at
                     + match self.wait {
-                        Wait::For(wait) => wait,
+                        LockWait::For(wait) => wait,
                         // From the first sight to the last moment of a lease that began with it.
-                        Wait::Default if self.is_ours_by_purpose(record) => {
-                            patience(record.ttl().unwrap_or_default()) + self.ttl / 2
+                        LockWait::Default if self.is_ours_by_purpose(record) => {
+                            observer_timeout(record.ttl().unwrap_or_default()) + self.ttl / 2
                         }
-                        Wait::Default => Duration::ZERO,
+                        LockWait::Default => Duration::ZERO,
                     };
                 if now >= waits_until {
-                    return Next::GiveUp(record.clone());
+                    return AcquireAction::GiveUp(record.clone());
                 }
-                let pace = (record.ttl().unwrap_or(self.ttl) / 8).clamp(MIN_PACE, MAX_PACE);
-                Next::ReadAt((now + pace).min(runs_out).min(waits_until))
+                let pace = (record.ttl().unwrap_or(self.ttl) / 8).clamp(MIN_POLL_INTERVAL, MAX_POLL_INTERVAL);
+                AcquireAction::ReadAt((now + pace).min(runs_out).min(waits_until))
             }
         }
     }
 
     /// A write is about to be sent.
-    pub fn sends(&mut self, now: Moment, record: &LockRecord) {
+    pub fn on_write_sent(&mut self, now: MonotonicTime, record: &LockRecord) {
         // A lost write of the same holding may yet arrive, or have arrived: what began first counts.
-        match &mut self.tried {
+        match &mut self.pending_write {
             Some((tried, _)) if tried.is_same_holding(record) => {}
             tried => *tried = Some((record.clone(), now)),
         }
@@ -157,8 +164,8 @@ impl Taker {
 
     /// It was confirmed.
     #[must_use]
-    pub fn confirmed(&self) -> Option<Lease> {
-        self.tried.as_ref().map(|(record, sent)| Lease::new(record.clone(), *sent))
+    pub fn on_write_confirmed(&self) -> Option<Lease> {
+        self.pending_write.as_ref().map(|(record, sent)| Lease::new(record.clone(), *sent))
     }
 
     fn is_ours_by_purpose(&self, record: &LockRecord) -> bool {
@@ -168,25 +175,25 @@ impl Taker {
 }
 
 /// Between two looks at a lock that is waited for.
-const MIN_PACE: Duration = Duration::from_millis(50);
-const MAX_PACE: Duration = Duration::from_secs(2);
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The lock, held.
 #[derive(Clone, Debug)]
 pub struct Lease {
     record: LockRecord,
     /// When the write was sent that was confirmed last.
-    confirmed: Moment,
+    confirmed_at: MonotonicTime,
     /// The write that is not answered yet.
-    sent: Option<(LockRecord, Moment)>,
-    lost: Option<Lost>,
+    pending_write: Option<(LockRecord, MonotonicTime)>,
+    loss_reason: Option<LockLossReason>,
 }
 
 /// Why a lock is no longer ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lost {
+pub enum LockLossReason {
     /// It was not renewed in time.
-    RanOut,
+    Expired,
     /// Another has it.
     Taken(LockRecord),
     /// An operator released it.
@@ -195,7 +202,7 @@ pub enum Lost {
 
 /// What a read tells the holder of a write without an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Readback {
+pub enum ReadBackResult {
     /// It arrived.
     Confirmed,
     /// It has not; it may be sent again.
@@ -203,8 +210,8 @@ pub enum Readback {
 }
 
 impl Lease {
-    fn new(record: LockRecord, confirmed: Moment) -> Self {
-        Self { record, confirmed, sent: None, lost: None }
+    fn new(record: LockRecord, confirmed: MonotonicTime) -> Self {
+        Self { record, confirmed_at: confirmed, pending_write: None, loss_reason: None }
     }
 
     /// The record as it was confirmed last.
@@ -221,41 +228,41 @@ impl Lease {
 
     /// From this moment on, the holder must not believe in it.
     #[must_use]
-    pub fn runs_out(&self) -> Moment {
-        self.confirmed + self.ttl()
+    pub fn expires_at(&self) -> MonotonicTime {
+        self.confirmed_at + self.ttl()
     }
 
     /// The record to write next: no two writes are alike, those that were lost neither.
     #[must_use]
-    pub fn next(&self) -> LockRecord {
-        let counter = self.sent.as_ref().map_or(0, |(sent, _)| sent.counter).max(self.record.counter);
+    pub fn next_record(&self) -> LockRecord {
+        let counter = self.pending_write.as_ref().map_or(0, |(sent, _)| sent.counter).max(self.record.counter);
         LockRecord { counter, ..self.record.clone() }.renewed()
     }
 
     /// When it should be renewed.
     #[must_use]
-    pub fn renewal_due(&self) -> Moment {
-        self.confirmed + self.ttl() / 3
+    pub fn renewal_due(&self) -> MonotonicTime {
+        self.confirmed_at + self.ttl() / 3
     }
 
     /// Whether it is still ours.
     ///
     /// # Errors
     /// [`Lost`], for good.
-    pub fn check(&mut self, now: Moment) -> Result<(), Lost> {
-        if self.lost.is_none() && now >= self.runs_out() {
-            self.lost = Some(Lost::RanOut);
+    pub fn check(&mut self, now: MonotonicTime) -> Result<(), LockLossReason> {
+        if self.loss_reason.is_none() && now >= self.expires_at() {
+            self.loss_reason = Some(LockLossReason::Expired);
         }
-        self.lost.clone().map_or(Ok(()), Err)
+        self.loss_reason.clone().map_or(Ok(()), Err)
     }
 
     /// `record`, a later one of this holding, is about to be written.
     ///
     /// # Errors
     /// [`Lost`]: then it must not.
-    pub fn sends(&mut self, now: Moment, record: LockRecord) -> Result<(), Lost> {
+    pub fn on_write_sent(&mut self, now: MonotonicTime, record: LockRecord) -> Result<(), LockLossReason> {
         self.check(now)?;
-        match &mut self.sent {
+        match &mut self.pending_write {
             // Sent again: the first time counts.
             Some((sent, _)) if *sent == record => {}
             sent => *sent = Some((record, now)),
@@ -267,11 +274,11 @@ impl Lease {
     ///
     /// # Errors
     /// [`Lost`], when the answer comes too late to be believed.
-    pub fn confirmed(&mut self, now: Moment) -> Result<(), Lost> {
+    pub fn on_write_confirmed(&mut self, now: MonotonicTime) -> Result<(), LockLossReason> {
         self.check(now)?;
-        if let Some((record, sent)) = self.sent.take() {
+        if let Some((record, sent)) = self.pending_write.take() {
             self.record = record;
-            self.confirmed = sent;
+            self.confirmed_at = sent;
         }
         Ok(())
     }
@@ -280,25 +287,29 @@ impl Lease {
     ///
     /// # Errors
     /// [`Lost`], when another holds the lock, or nobody.
-    pub fn read_back(&mut self, now: Moment, record: Option<&LockRecord>) -> Result<Readback, Lost> {
+    pub fn on_read_back(
+        &mut self,
+        now: MonotonicTime,
+        record: Option<&LockRecord>,
+    ) -> Result<ReadBackResult, LockLossReason> {
         self.check(now)?;
         match record {
-            Some(record) if self.sent.as_ref().is_some_and(|(sent, _)| is_same_write(sent, record)) => {
-                self.confirmed(now)?;
-                Ok(Readback::Confirmed)
+            Some(record) if self.pending_write.as_ref().is_some_and(|(sent, _)| is_same_write(sent, record)) => {
+                self.on_write_confirmed(now)?;
+                Ok(ReadBackResult::Confirmed)
             }
             Some(record) if self.record.nonce == record.nonce => {
                 // An earlier write of ours arrived late. What it confirmed is not known, so `confirmed` stays.
                 self.record = record.clone();
-                Ok(Readback::Unchanged)
+                Ok(ReadBackResult::Unchanged)
             }
-            Some(record) if record.holder.is_some() => self.lose(Lost::Taken(record.clone())),
-            Some(_) | None => self.lose(Lost::Released),
+            Some(record) if record.holder.is_some() => self.mark_lost(LockLossReason::Taken(record.clone())),
+            Some(_) | None => self.mark_lost(LockLossReason::Released),
         }
     }
 
-    fn lose(&mut self, lost: Lost) -> Result<Readback, Lost> {
-        self.lost = Some(lost.clone());
+    fn mark_lost(&mut self, lost: LockLossReason) -> Result<ReadBackResult, LockLossReason> {
+        self.loss_reason = Some(lost.clone());
         Err(lost)
     }
 }

@@ -24,7 +24,7 @@ use std::{
 };
 
 use contract::{AppName, EnvironmentName};
-use plan::{RemotePlace, RemoteState, StateLocation};
+use plan::{RemoteLocation, RemoteState, StateLocation};
 
 pub mod artifacts;
 pub mod bundle;
@@ -41,51 +41,51 @@ pub mod record;
 pub mod remote;
 mod s3;
 
-pub use checkpoints::Checkpoints;
+pub use checkpoints::CheckpointUploader;
 pub use error::{LockError, StateError};
-pub use lease::Wait;
-pub use record::{Holder, LockRecord, Released, TOKEN, Token};
+pub use lease::LockWait;
+pub use record::{ForcedRelease, LOCK_TOKEN_VARIABLE, LockHolder, LockRecord, LockToken};
 
 use self::{
-    checkpoints::Duty,
+    checkpoints::UploadPolicy,
     files::{epoch_of, journal_name, journals_in, suggested_name},
-    keeper::{Keeper, Taking},
-    lease::{Sight, Watch, patience},
-    record::Root,
-    remote::{Change, Remote},
+    keeper::{RemoteLock, RemoteLockParams},
+    lease::{LockObservation, LockWatcher, observer_timeout},
+    record::StateManifest,
+    remote::{RecordUpdate, RemoteStorage},
 };
 
 /// The file in the folder here that says which process of this machine holds a remote lock: `PID TOKEN`.
-const NOTE: &str = "held-by";
+const HELD_BY_FILE: &str = "held-by";
 
 /// Between two tries for the lock of a folder.
-const FOLDER_PACE: Duration = Duration::from_millis(20);
+const FOLDER_LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The state of (app, environment).
 #[derive(Clone, Debug)]
-pub struct Store {
+pub struct StateStore {
     /// Where its journals are on this machine.
     folder: PathBuf,
     resource: String,
     /// None for a folder, which needs nothing else.
-    remote: Option<Arc<Far>>,
+    remote: Option<Arc<RemoteBackend>>,
     /// In a CI: journals among the artifacts of its run.
-    checkpoints: Option<Arc<Checkpoints>>,
+    checkpoints: Option<Arc<CheckpointUploader>>,
 }
 
 /// What is known of a remote place.
 #[derive(Debug)]
-struct Far {
+struct RemoteBackend {
     state: RemoteState,
     /// The folder of this place on this machine.
     cache: PathBuf,
     /// Set once the lock was taken here: what is there is here then, and stays so.
-    is_here: AtomicBool,
+    is_cached: AtomicBool,
 }
 
 /// Who wants the lock, and for what.
 #[derive(Clone, Debug)]
-pub struct Claim {
+pub struct LockRequest {
     /// `user@host`.
     pub by: String,
     /// The page of the CI job, if it is one.
@@ -93,61 +93,61 @@ pub struct Claim {
     /// What for: the release. A later attempt of the same waits for a lease to run out.
     pub purpose: Option<String>,
     /// How long to wait for another.
-    pub wait: Wait,
+    pub wait: LockWait,
 }
 
-impl Claim {
+impl LockRequest {
     /// Of somebody who does not wait.
     #[must_use]
-    pub fn by(by: &str) -> Self {
-        Self { by: by.to_owned(), url: None, purpose: None, wait: Wait::Default }
+    pub fn new(by: &str) -> Self {
+        Self { by: by.to_owned(), url: None, purpose: None, wait: LockWait::Default }
     }
 
-    fn holder(&self) -> Holder {
+    fn holder(&self) -> LockHolder {
         let who = format!("{}, process {}", self.by, std::process::id());
-        Holder { who, url: self.url.clone(), purpose: self.purpose.clone() }
+        LockHolder { who, url: self.url.clone(), purpose: self.purpose.clone() }
     }
 }
 
 /// The lock, held. Dropped, it is released; [`close`](Self::close) says whether that went well.
 #[derive(Debug)]
-pub struct Lock {
-    kind: Kind,
-    place: String,
+pub struct DeploymentLock {
+    kind: LockKind,
+    location: String,
     /// Where it is written that this machine holds it.
-    note: PathBuf,
-    checkpoints: Option<Arc<Checkpoints>>,
+    held_by_path: PathBuf,
+    checkpoints: Option<Arc<CheckpointUploader>>,
 }
 
 #[derive(Debug)]
-enum Kind {
-    Folder(folder::Held),
-    Remote(Keeper),
+enum LockKind {
+    Folder(folder::FolderLock),
+    Remote(RemoteLock),
 }
 
 /// The lock of the deployment that started this process. It is not ours to release.
 #[derive(Debug)]
-pub struct Adopted {
-    store: Store,
-    token: Token,
+pub struct InheritedLock {
+    store: StateStore,
+    token: LockToken,
     record: LockRecord,
 }
 
 /// Whether somebody holds a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Standing {
+pub enum LockStatus {
     /// Nobody.
     Free,
     /// Somebody who lives.
-    Lives,
+    Held,
     /// Somebody who was killed, or was silent for a whole lease: the next deployment takes it.
-    Ended,
+    Stale,
     /// Somebody; whether they live shows in time.
     Unknown,
 }
 
-impl Store {
+impl StateStore {
     /// The state of an application in an environment. Nothing is made or asked yet.
     #[must_use]
     pub fn new(location: &StateLocation, app: &AppName, environment: &EnvironmentName) -> Self {
@@ -156,9 +156,10 @@ impl Store {
             StateLocation::Dir(root) => (root.clone(), None),
             StateLocation::Remote(state) => {
                 // One for each place and plan: two checkouts on one machine are as two machines.
-                let key = format!("{}\n{:?}\n{}", state.written, state.place, state.folder.display());
-                let cache = state.cache.join(contract::hash::Hash::of(key.as_bytes()).short(16));
-                let far = Far { state: state.clone(), cache: cache.clone(), is_here: AtomicBool::new(false) };
+                let key = format!("{}\n{:?}\n{}", state.written, state.location, state.folder.display());
+                let cache = state.cache.join(contract::hash::Blake3Hash::of(key.as_bytes()).hex_prefix(16));
+                let far =
+                    RemoteBackend { state: state.clone(), cache: cache.clone(), is_cached: AtomicBool::new(false) };
                 (cache, Some(Arc::new(far)))
             }
         };
@@ -169,16 +170,16 @@ impl Store {
     ///
     /// # Errors
     /// [`StateError`] when the thread for that can't be started.
-    pub fn checkpointed(mut self, job: checkpoints::Job) -> Result<Self, StateError> {
-        let duty = if self.remote.is_some() { Duty::End } else { Duty::Each };
-        let started = Checkpoints::start(job, self.folder.clone(), duty);
+    pub fn with_checkpoints(mut self, job: checkpoints::CheckpointConfig) -> Result<Self, StateError> {
+        let duty = if self.remote.is_some() { UploadPolicy::AtEnd } else { UploadPolicy::BeforeEachEffect };
+        let started = CheckpointUploader::start(job, self.folder.clone(), duty);
         self.checkpoints = Some(started.map_err(|source| StateError::io("watch", &self.folder, source))?);
         Ok(self)
     }
 
     /// The checkpoints among the artifacts of a CI run, if this is one.
     #[must_use]
-    pub fn checkpoints(&self) -> Option<&Arc<Checkpoints>> {
+    pub fn checkpoints(&self) -> Option<&Arc<CheckpointUploader>> {
         self.checkpoints.as_ref()
     }
 
@@ -202,7 +203,7 @@ impl Store {
 
     /// Where it is, for people.
     #[must_use]
-    pub fn place(&self) -> String {
+    pub fn display_location(&self) -> String {
         self.remote.as_ref().map_or_else(|| self.folder.display().to_string(), |far| far.state.written.clone())
     }
 
@@ -223,13 +224,13 @@ impl Store {
     ///
     /// # Errors
     /// [`StateError`] when they can't be read.
-    pub fn journals(&self) -> Result<Vec<PathBuf>, StateError> {
+    pub fn journal_paths(&self) -> Result<Vec<PathBuf>, StateError> {
         if let Some(far) = &self.remote
-            && !far.is_here.load(Ordering::Relaxed)
+            && !far.is_cached.load(Ordering::Relaxed)
         {
             self.with_remote(|remote, place| {
-                let root = keeper::parse(remote.read()?.as_ref(), &self.resource, place)?;
-                cache::pull(remote, &root, &self.folder, place)
+                let root = keeper::parse_manifest(remote.read_record()?.as_ref(), &self.resource, place)?;
+                cache::pull_journals(remote, &root, &self.folder, place)
             })?;
         }
         Ok(journals_in(&self.folder)?.into_iter().map(|(_, path)| path).collect())
@@ -237,7 +238,7 @@ impl Store {
 
     /// The path of the journal of one attempt.
     #[must_use]
-    pub fn journal(&self, epoch: u64) -> PathBuf {
+    pub fn journal_path(&self, epoch: u64) -> PathBuf {
         self.folder.join(journal_name(epoch))
     }
 
@@ -246,43 +247,55 @@ impl Store {
     ///
     /// # Errors
     /// [`LockError`] when another holds it, or it can't be taken.
-    pub async fn claim(&self, claim: Claim) -> Result<Lock, LockError> {
-        let (place, checkpoints) = (self.place(), self.checkpoints.clone());
+    pub async fn acquire_lock(&self, claim: LockRequest) -> Result<DeploymentLock, LockError> {
+        let (place, checkpoints) = (self.display_location(), self.checkpoints.clone());
         let Some(far) = &self.remote else {
             let until = match claim.wait {
-                Wait::Default => Duration::ZERO,
-                Wait::For(wait) => wait,
+                LockWait::Default => Duration::ZERO,
+                LockWait::For(wait) => wait,
             };
             let began = Instant::now();
             loop {
-                match folder::Held::take(&self.folder, &self.resource, &claim) {
-                    Err(LockError::Held { .. }) if began.elapsed() < until => tokio::time::sleep(FOLDER_PACE).await,
+                match folder::FolderLock::acquire(&self.folder, &self.resource, &claim) {
+                    Err(LockError::Held { .. }) if began.elapsed() < until => {
+                        tokio::time::sleep(FOLDER_LOCK_POLL_INTERVAL).await
+                    }
                     Err(error) => return Err(error),
                     Ok(held) => {
                         if let Some(checkpoints) = &checkpoints {
-                            checkpoints.fetch().await?;
+                            checkpoints.download_newest().await?;
                         }
-                        let note = self.note();
-                        return Ok(Lock { kind: Kind::Folder(held), place, note, checkpoints });
+                        let note = self.held_by_path();
+                        return Ok(DeploymentLock {
+                            kind: LockKind::Folder(held),
+                            location: place,
+                            held_by_path: note,
+                            checkpoints,
+                        });
                     }
                 }
             }
         };
-        let taking = Taking {
-            place: place.clone(),
+        let taking = RemoteLockParams {
+            location: place.clone(),
             resource: self.resource.clone(),
             folder: self.folder.clone(),
             ttl: far.state.ttl,
-            claim,
+            request: claim,
         };
         let (connecting, resource) = (Arc::clone(far), self.resource.clone());
-        let keeper = Keeper::take(move || connecting.connect(&resource), taking).await?;
-        far.is_here.store(true, Ordering::Relaxed);
-        Ok(Lock { kind: Kind::Remote(keeper), place, note: self.note(), checkpoints })
+        let keeper = RemoteLock::acquire(move || connecting.connect(&resource), taking).await?;
+        far.is_cached.store(true, Ordering::Relaxed);
+        Ok(DeploymentLock {
+            kind: LockKind::Remote(keeper),
+            location: place,
+            held_by_path: self.held_by_path(),
+            checkpoints,
+        })
     }
 
-    fn note(&self) -> PathBuf {
-        self.folder.join(NOTE)
+    fn held_by_path(&self) -> PathBuf {
+        self.folder.join(HELD_BY_FILE)
     }
 
     /// Releases a lock of a remote place that a process of this machine held, and was killed: nobody else's, and no living one's.
@@ -290,46 +303,46 @@ impl Store {
     ///
     /// # Errors
     /// [`LockError`] when it can't be read or released.
-    pub fn give_up(&self, by: &str, message: &str) -> Result<Option<LockRecord>, LockError> {
-        let Some((token, process)) = fs::read_to_string(self.note()).ok().and_then(|note| {
+    pub fn release_orphaned_lock(&self, by: &str, message: &str) -> Result<Option<LockRecord>, LockError> {
+        let Some((token, process)) = fs::read_to_string(self.held_by_path()).ok().and_then(|note| {
             let (process, token) = note.split_once(' ')?;
-            Some((token.parse::<Token>().ok()?, process.parse::<u32>().ok()?))
+            Some((token.parse::<LockToken>().ok()?, process.parse::<u32>().ok()?))
         }) else {
             return Ok(None);
         };
         let is_ours = |record: &LockRecord| record.holder.is_some() && record.token() == token;
         if self.remote.is_none()
             || Path::new("/proc").join(process.to_string()).exists()
-            || !is_ours(&self.root()?.lock)
+            || !is_ours(&self.read_manifest()?.lock)
         {
             return Ok(None);
         }
-        self.release(by, message, true)
+        self.release_lock(by, message, true)
     }
 
     /// Verifies that the process that started this one holds the lock.
     ///
     /// # Errors
     /// [`LockError::Token`] when it is of something else, forged or stale.
-    pub fn adopt(&self, token: Token) -> Result<Adopted, LockError> {
-        let record = self.verify(&token)?;
-        Ok(Adopted { store: self.clone(), token, record })
+    pub fn verify_inherited_lock(&self, token: LockToken) -> Result<InheritedLock, LockError> {
+        let record = self.verify_token(&token)?;
+        Ok(InheritedLock { store: self.clone(), token, record })
     }
 
-    fn verify(&self, token: &Token) -> Result<LockRecord, LockError> {
+    fn verify_token(&self, token: &LockToken) -> Result<LockRecord, LockError> {
         if token.resource != self.resource {
             let why = "it is of another application or environment";
-            return Err(LockError::Token { resource: self.resource.clone(), why });
+            return Err(LockError::InvalidToken { resource: self.resource.clone(), why });
         }
         if self.remote.is_none() {
-            return folder::verify(&self.folder, token);
+            return folder::verify_token(&self.folder, token);
         }
-        let root = self.root()?;
+        let root = self.read_manifest()?;
         if root.lock.holder.is_some() && root.lock.token() == *token && !token.nonce.is_empty() {
             return Ok(root.lock);
         }
         let why = "the lock is free, or another deployment holds it now, or this is not its token";
-        Err(LockError::Token { resource: self.resource.clone(), why })
+        Err(LockError::InvalidToken { resource: self.resource.clone(), why })
     }
 
     /// Who holds the lock, or held it last, and whether they live. Where only time tells, it is watched for a lease if
@@ -337,28 +350,33 @@ impl Store {
     ///
     /// # Errors
     /// [`LockError`] when it can't be read.
-    pub fn look(&self, watches: bool) -> Result<(Option<LockRecord>, Standing), LockError> {
+    pub fn lock_status(&self, watches: bool) -> Result<(Option<LockRecord>, LockStatus), LockError> {
         if self.remote.is_none() {
-            return folder::look(&self.folder);
+            return folder::lock_status(&self.folder);
         }
-        let (root, standing) = self.with_remote(|remote, place| self.watch(remote, place, watches))?;
+        let (root, standing) = self.with_remote(|remote, place| self.watch_lock(remote, place, watches))?;
         Ok(((root.lock.epoch > 0).then_some(root.lock), standing))
     }
 
-    fn watch(&self, remote: &mut dyn Remote, place: &str, watches: bool) -> Result<(Root, Standing), StateError> {
-        let (began, mut watch) = (Instant::now(), Watch::default());
+    fn watch_lock(
+        &self,
+        remote: &mut dyn RemoteStorage,
+        place: &str,
+        watches: bool,
+    ) -> Result<(StateManifest, LockStatus), StateError> {
+        let (began, mut watch) = (Instant::now(), LockWatcher::default());
         let mut first: Option<LockRecord> = None;
         loop {
-            let root = keeper::parse(remote.read()?.as_ref(), &self.resource, place)?;
-            let sight = watch.saw(began.elapsed(), Some(&root.lock));
+            let root = keeper::parse_manifest(remote.read_record()?.as_ref(), &self.resource, place)?;
+            let sight = watch.observe(began.elapsed(), Some(&root.lock));
             let has_moved = first.as_ref().is_some_and(|first| *first != root.lock);
             match sight {
-                Sight::Free => return Ok((root, Standing::Free)),
-                Sight::RunOut => return Ok((root, Standing::Ended)),
-                Sight::Held(_) if has_moved => return Ok((root, Standing::Lives)),
-                Sight::Held(_) if !watches => return Ok((root, Standing::Unknown)),
-                Sight::Held(runs_out) => {
-                    let pause = patience(root.lock.ttl().unwrap_or_default()) / 16;
+                LockObservation::Free => return Ok((root, LockStatus::Free)),
+                LockObservation::Expired => return Ok((root, LockStatus::Stale)),
+                LockObservation::Held(_) if has_moved => return Ok((root, LockStatus::Held)),
+                LockObservation::Held(_) if !watches => return Ok((root, LockStatus::Unknown)),
+                LockObservation::Held(runs_out) => {
+                    let pause = observer_timeout(root.lock.ttl().unwrap_or_default()) / 16;
                     first.get_or_insert(root.lock);
                     thread::sleep(pause.min(runs_out.saturating_sub(began.elapsed())));
                 }
@@ -371,38 +389,38 @@ impl Store {
     ///
     /// # Errors
     /// [`LockError::Living`] when the holder lives; what else keeps it from being released.
-    pub fn release(&self, by: &str, message: &str, force: bool) -> Result<Option<LockRecord>, LockError> {
-        let (record, standing) = self.look(!force)?;
+    pub fn release_lock(&self, by: &str, message: &str, force: bool) -> Result<Option<LockRecord>, LockError> {
+        let (record, standing) = self.lock_status(!force)?;
         let Some(record) = record.filter(|record| record.holder.is_some()) else { return Ok(None) };
         match standing {
-            Standing::Free => return Ok(None),
-            Standing::Lives | Standing::Unknown if !force => {
-                return Err(LockError::Living { resource: self.resource.clone(), holder: record.holder });
+            LockStatus::Free => return Ok(None),
+            LockStatus::Held | LockStatus::Unknown if !force => {
+                return Err(LockError::HolderRunning { resource: self.resource.clone(), holder: record.holder });
             }
-            Standing::Lives | Standing::Unknown | Standing::Ended => {}
+            LockStatus::Held | LockStatus::Unknown | LockStatus::Stale => {}
         }
         if self.remote.is_none() {
-            folder::release(&self.folder, &self.resource, by, message)?;
+            folder::force_release(&self.folder, &self.resource, by, message)?;
             return Ok(Some(record));
         }
         self.with_remote(|remote, place| {
             let mut failed = None;
             // Its holder renews it meanwhile: then it is read and written again.
             for _ in 0..10 {
-                let seen = remote.read()?;
-                let root = keeper::parse(seen.as_ref(), &self.resource, place)?;
+                let seen = remote.read_record()?;
+                let root = keeper::parse_manifest(seen.as_ref(), &self.resource, place)?;
                 if !root.lock.is_same_holding(&record) {
                     return Ok(Some(record.clone()));
                 }
-                let root = root.with_released(by, message);
-                let change = Change {
+                let root = root.with_forced_release(by, message);
+                let change = RecordUpdate {
                     expected: seen.as_ref().map(|seen| &seen.version),
-                    record: &keeper::encode(&root),
+                    record: &keeper::encode_manifest(&root),
                     files: &[],
-                    dropped: &[],
+                    removed: &[],
                     message: &format!("{}: epoch {} released by {by}", self.resource, root.lock.epoch),
                 };
-                match remote.swap(&change) {
+                match remote.compare_and_swap(&change) {
                     Ok(_) => return Ok(Some(record.clone())),
                     Err(error) => failed = Some(error),
                 }
@@ -416,18 +434,22 @@ impl Store {
     ///
     /// # Errors
     /// [`StateError`] when they can't be read.
-    pub fn released(&self) -> Result<Vec<Released>, StateError> {
-        if self.remote.is_none() { folder::released_in(&self.folder) } else { Ok(self.root()?.released) }
+    pub fn forced_releases(&self) -> Result<Vec<ForcedRelease>, StateError> {
+        if self.remote.is_none() {
+            folder::forced_releases_in(&self.folder)
+        } else {
+            Ok(self.read_manifest()?.released)
+        }
     }
 
-    fn root(&self) -> Result<Root, StateError> {
-        self.with_remote(|remote, place| keeper::parse(remote.read()?.as_ref(), &self.resource, place))
+    fn read_manifest(&self) -> Result<StateManifest, StateError> {
+        self.with_remote(|remote, place| keeper::parse_manifest(remote.read_record()?.as_ref(), &self.resource, place))
     }
 
     /// On a thread of its own, since it blocks, and this one may run the loop.
     fn with_remote<T: Send>(
         &self,
-        work: impl FnOnce(&mut dyn Remote, &str) -> Result<T, StateError> + Send,
+        work: impl FnOnce(&mut dyn RemoteStorage, &str) -> Result<T, StateError> + Send,
     ) -> Result<T, StateError> {
         let far = self.remote.as_ref().expect("only asked where state is remote");
         thread::scope(|scope| {
@@ -437,22 +459,24 @@ impl Store {
     }
 }
 
-impl Far {
-    fn connect(&self, resource: &str) -> Result<Box<dyn Remote>, StateError> {
-        Ok(match &self.state.place {
-            RemotePlace::Git(remote) => Box::new(git::Git::new(&self.state, remote, resource, &self.cache)?),
-            RemotePlace::S3 { bucket, prefix } => Box::new(s3::S3::new(&self.state, bucket, prefix, resource)?),
+impl RemoteBackend {
+    fn connect(&self, resource: &str) -> Result<Box<dyn RemoteStorage>, StateError> {
+        Ok(match &self.state.location {
+            RemoteLocation::Git(remote) => Box::new(git::GitStorage::new(&self.state, remote, resource, &self.cache)?),
+            RemoteLocation::S3 { bucket, prefix } => {
+                Box::new(s3::S3Storage::new(&self.state, bucket, prefix, resource)?)
+            }
         })
     }
 }
 
-impl Lock {
+impl DeploymentLock {
     /// The record as it was written last.
     #[must_use]
     pub fn record(&self) -> LockRecord {
         match &self.kind {
-            Kind::Folder(held) => held.record().clone(),
-            Kind::Remote(keeper) => keeper.record(),
+            LockKind::Folder(held) => held.record().clone(),
+            LockKind::Remote(keeper) => keeper.record(),
         }
     }
 
@@ -470,7 +494,7 @@ impl Lock {
 
     /// What a child process needs to prove that it runs for this deployment. Valid from [`next_epoch`](Self::next_epoch) on.
     #[must_use]
-    pub fn token(&self) -> Token {
+    pub fn token(&self) -> LockToken {
         self.record().token()
     }
 
@@ -480,14 +504,14 @@ impl Lock {
     /// [`LockError`] when it can't be written, or the lock was lost.
     pub fn next_epoch(&mut self, newest: u64) -> Result<u64, LockError> {
         match &mut self.kind {
-            Kind::Folder(held) => held.next_epoch(newest),
-            Kind::Remote(keeper) => {
+            LockKind::Folder(held) => held.next_epoch(newest),
+            LockKind::Remote(keeper) => {
                 // Taking it took an epoch already; the journals may know of a later one that never got there.
                 if keeper.record().epoch <= newest {
-                    keeper.raise(newest)?;
+                    keeper.raise_epoch(newest)?;
                 }
                 // Without it, a lock whose holder was killed runs out by itself.
-                let _ = fs::write(&self.note, format!("{} {}", std::process::id(), keeper.record().token()));
+                let _ = fs::write(&self.held_by_path, format!("{} {}", std::process::id(), keeper.record().token()));
                 Ok(keeper.record().epoch)
             }
         }
@@ -497,10 +521,10 @@ impl Lock {
     ///
     /// # Errors
     /// [`LockError`] when it can't be written, or the lock was lost.
-    pub async fn follow(&self, journal: &Path) -> Result<(), LockError> {
+    pub async fn sync_journal(&self, journal: &Path) -> Result<(), LockError> {
         match &self.kind {
-            Kind::Folder(_) => Ok(()),
-            Kind::Remote(keeper) => keeper.follow(journal.to_owned()).await,
+            LockKind::Folder(_) => Ok(()),
+            LockKind::Remote(keeper) => keeper.sync_journal(journal.to_owned()).await,
         }
     }
 
@@ -509,13 +533,13 @@ impl Lock {
     ///
     /// # Errors
     /// [`LockError::Lost`], with the epoch; then the effect must not be. The same when it can't be told.
-    pub async fn confirm(&self) -> Result<(), LockError> {
+    pub async fn ensure_held(&self) -> Result<(), LockError> {
         if let Some(checkpoints) = &self.checkpoints {
-            checkpoints.confirm().await?;
+            checkpoints.ensure_uploaded().await?;
         }
         match &self.kind {
-            Kind::Folder(held) => held.check(),
-            Kind::Remote(keeper) => keeper.confirm().await,
+            LockKind::Folder(held) => held.ensure_held(),
+            LockKind::Remote(keeper) => keeper.ensure_held().await,
         }
     }
 
@@ -530,22 +554,22 @@ impl Lock {
             }
         };
         match self.kind {
-            Kind::Folder(held) => {
+            LockKind::Folder(held) => {
                 saved.await;
-                let standing = held.check();
+                let standing = held.ensure_held();
                 drop(held);
                 standing
             }
-            Kind::Remote(keeper) => {
-                let closed = tokio::join!(keeper.close(within, &self.place), saved).0;
-                let _ = fs::remove_file(&self.note);
+            LockKind::Remote(keeper) => {
+                let closed = tokio::join!(keeper.close(within, &self.location), saved).0;
+                let _ = fs::remove_file(&self.held_by_path);
                 closed
             }
         }
     }
 }
 
-impl Adopted {
+impl InheritedLock {
     /// The record as it was when the token was verified.
     #[must_use]
     pub fn record(&self) -> &LockRecord {
@@ -556,8 +580,8 @@ impl Adopted {
     ///
     /// # Errors
     /// [`LockError::Token`] when it does not.
-    pub fn confirm(&self) -> Result<(), LockError> {
-        self.store.verify(&self.token).map(drop)
+    pub fn ensure_held(&self) -> Result<(), LockError> {
+        self.store.verify_token(&self.token).map(drop)
     }
 }
 

@@ -9,16 +9,16 @@ use std::{fmt, time::Duration};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use contract::hash::Hash;
+use contract::hash::Blake3Hash;
 use journal::clock;
 
 /// The version of [`Root`].
 ///
 /// - 1: the first.
-pub const VERSION: u32 = 1;
+pub const MANIFEST_VERSION: u32 = 1;
 
 /// At most so many forced releases are remembered.
-const REMEMBERED: usize = 100;
+const MAX_FORCED_RELEASES: usize = 100;
 
 /// Who holds the lock of (app, environment), or held it last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ pub struct LockRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_ms: Option<u64>,
     /// None once it was released.
-    pub holder: Option<Holder>,
+    pub holder: Option<LockHolder>,
     /// Since when.
     pub since: Timestamp,
 }
@@ -46,7 +46,7 @@ pub struct LockRecord {
 /// Who holds a lock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "HolderForm", rename_all = "kebab-case")]
-pub struct Holder {
+pub struct LockHolder {
     /// `user@host, process n`.
     pub who: String,
     /// The page of the CI job, if it is one.
@@ -70,7 +70,7 @@ enum HolderForm {
     },
 }
 
-impl From<HolderForm> for Holder {
+impl From<HolderForm> for LockHolder {
     fn from(form: HolderForm) -> Self {
         match form {
             HolderForm::Text(who) => Self { who, url: None, purpose: None },
@@ -79,7 +79,7 @@ impl From<HolderForm> for Holder {
     }
 }
 
-impl fmt::Display for Holder {
+impl fmt::Display for LockHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.who)?;
         self.url.iter().try_for_each(|url| write!(f, " ({url})"))
@@ -89,7 +89,7 @@ impl fmt::Display for Holder {
 impl LockRecord {
     /// Never taken.
     #[must_use]
-    pub fn untaken(resource: &str, since: Timestamp) -> Self {
+    pub fn never_held(resource: &str, since: Timestamp) -> Self {
         Self {
             resource: resource.to_owned(),
             epoch: 0,
@@ -109,7 +109,14 @@ impl LockRecord {
 
     /// Taken anew: the next epoch, after `newest` too.
     #[must_use]
-    pub fn taken(&self, by: Holder, nonce: String, ttl: Option<Duration>, newest: u64, since: Timestamp) -> Self {
+    pub fn acquired_by(
+        &self,
+        by: LockHolder,
+        nonce: String,
+        ttl: Option<Duration>,
+        newest: u64,
+        since: Timestamp,
+    ) -> Self {
         Self {
             resource: self.resource.clone(),
             epoch: self.epoch.max(newest) + 1,
@@ -141,17 +148,17 @@ impl LockRecord {
 
     /// What a child process is given to prove that it runs for the holder.
     #[must_use]
-    pub fn token(&self) -> Token {
-        Token { resource: self.resource.clone(), epoch: self.epoch, nonce: self.nonce.clone() }
+    pub fn token(&self) -> LockToken {
+        LockToken { resource: self.resource.clone(), epoch: self.epoch, nonce: self.nonce.clone() }
     }
 }
 
 /// The variable of the environment in which a child process finds its [`Token`].
-pub const TOKEN: &str = "PAWL_LOCK";
+pub const LOCK_TOKEN_VARIABLE: &str = "PAWL_LOCK";
 
 /// Proof that a process was started by the holder of a lock. It is checked against the record, never trusted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Token {
+pub struct LockToken {
     /// `<app>/<environment>`.
     pub resource: String,
     /// Of the holding.
@@ -160,7 +167,7 @@ pub struct Token {
     pub nonce: String,
 }
 
-impl fmt::Display for Token {
+impl fmt::Display for LockToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.resource, self.epoch, self.nonce)
     }
@@ -169,18 +176,18 @@ impl fmt::Display for Token {
 /// A text that is no token.
 #[derive(Debug, thiserror::Error)]
 #[error("it is not `APP/ENVIRONMENT:EPOCH:NONCE`")]
-pub struct NoToken;
+pub struct InvalidLockToken;
 
-impl std::str::FromStr for Token {
-    type Err = NoToken;
-    fn from_str(text: &str) -> Result<Self, NoToken> {
+impl std::str::FromStr for LockToken {
+    type Err = InvalidLockToken;
+    fn from_str(text: &str) -> Result<Self, InvalidLockToken> {
         let mut parts = text.rsplitn(3, ':');
         let (nonce, epoch, resource) = (parts.next(), parts.next(), parts.next());
         match (resource, epoch.and_then(|epoch| epoch.parse().ok()), nonce) {
             (Some(resource), Some(epoch), Some(nonce)) if !nonce.is_empty() && resource.contains('/') => {
                 Ok(Self { resource: resource.to_owned(), epoch, nonce: nonce.to_owned() })
             }
-            _ => Err(NoToken),
+            _ => Err(InvalidLockToken),
         }
     }
 }
@@ -188,7 +195,7 @@ impl std::str::FromStr for Token {
 /// A lock that an operator took from its holder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Released {
+pub struct ForcedRelease {
     /// The epoch that was ended.
     pub epoch: u64,
     /// Who held it.
@@ -205,39 +212,39 @@ pub struct Released {
 /// are listed in the record that holds the lock, who lost the lock can't add to them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Root {
+pub struct StateManifest {
     /// [`VERSION`].
     pub version: u32,
     /// The lock.
     pub lock: LockRecord,
     /// The journals, in epoch order.
-    pub journals: Vec<Kept>,
+    pub journals: Vec<RemoteJournal>,
     /// Forced releases, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub released: Vec<Released>,
+    pub released: Vec<ForcedRelease>,
 }
 
 /// A journal in a remote place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Kept {
+pub struct RemoteJournal {
     /// The attempt.
     pub epoch: u64,
     /// How long it is.
     pub bytes: u64,
     /// The BLAKE3 of all of it.
-    pub hash: Hash,
+    pub hash: Blake3Hash,
     /// The files that make it up, in order. One, once the attempt has ended.
     pub parts: Vec<String>,
 }
 
-impl Root {
+impl StateManifest {
     /// Of a place where nothing is yet.
     #[must_use]
     pub fn empty(resource: &str) -> Self {
         Self {
-            version: VERSION,
-            lock: LockRecord::untaken(resource, clock::now()),
+            version: MANIFEST_VERSION,
+            lock: LockRecord::never_held(resource, clock::now()),
             journals: Vec::new(),
             released: Vec::new(),
         }
@@ -245,18 +252,18 @@ impl Root {
 
     /// The lock is taken from its holder by an operator.
     #[must_use]
-    pub fn with_released(&self, by: &str, message: &str) -> Self {
+    pub fn with_forced_release(&self, by: &str, message: &str) -> Self {
         let mut root = self.clone();
-        root.released.push(released(&self.lock, by, message));
-        let surplus = root.released.len().saturating_sub(REMEMBERED);
+        root.released.push(forced_release(&self.lock, by, message));
+        let surplus = root.released.len().saturating_sub(MAX_FORCED_RELEASES);
         root.released.drain(..surplus);
         root.lock = self.lock.tombstone(clock::now());
         root
     }
 }
 
-pub(super) fn released(lock: &LockRecord, by: &str, message: &str) -> Released {
-    Released {
+pub(super) fn forced_release(lock: &LockRecord, by: &str, message: &str) -> ForcedRelease {
+    ForcedRelease {
         epoch: lock.epoch,
         holder: lock.holder.as_ref().map_or_else(String::new, ToString::to_string),
         by: by.to_owned(),
@@ -266,7 +273,7 @@ pub(super) fn released(lock: &LockRecord, by: &str, message: &str) -> Released {
 }
 
 /// A new nonce: 128 random bits.
-pub(super) fn nonce() -> Result<String, getrandom::Error> {
+pub(super) fn random_nonce() -> Result<String, getrandom::Error> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
@@ -288,10 +295,10 @@ mod tests {
 
     #[test]
     fn tokens_are_read_as_they_are_written() {
-        let token = Token { resource: "shop/test".to_owned(), epoch: 7, nonce: "00ff".to_owned() };
-        assert_eq!(token.to_string().parse::<Token>().unwrap(), token);
+        let token = LockToken { resource: "shop/test".to_owned(), epoch: 7, nonce: "00ff".to_owned() };
+        assert_eq!(token.to_string().parse::<LockToken>().unwrap(), token);
         for bad in ["", "shop/test:7:", "shop/test:x:00", "shop:7:00", "7:00"] {
-            assert!(bad.parse::<Token>().is_err(), "{bad}");
+            assert!(bad.parse::<LockToken>().is_err(), "{bad}");
         }
     }
 }

@@ -9,63 +9,63 @@ use std::{fmt, time::Duration};
 use super::StateError;
 
 /// How long one call may take.
-pub const CALL: Duration = Duration::from_secs(20);
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The name of the record's file where a place has files.
-pub const RECORD: &str = "state.json";
+pub const RECORD_FILE: &str = "state.json";
 
 /// A version of the record. Two records never have the same, since no two are alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Version(pub String);
+pub struct RecordVersion(pub String);
 
 /// The record as it was read.
 #[derive(Clone, Debug)]
-pub struct Seen {
-    pub version: Version,
+pub struct VersionedRecord {
+    pub version: RecordVersion,
     pub bytes: Vec<u8>,
 }
 
 /// A change of the record, with its files.
 #[derive(Clone, Debug)]
-pub struct Change<'a> {
+pub struct RecordUpdate<'a> {
     /// The version to replace; none when there must be no record yet.
-    pub expected: Option<&'a Version>,
+    pub expected: Option<&'a RecordVersion>,
     /// The new record.
     pub record: &'a [u8],
     /// New files. They are there before the record is.
     pub files: &'a [(String, Vec<u8>)],
     /// Files that the new record names no longer.
-    pub dropped: &'a [String],
+    pub removed: &'a [String],
     /// What this is, for people.
     pub message: &'a str,
 }
 
 /// A place for the state of one (app, environment).
-pub trait Remote: Send + fmt::Debug {
+pub trait RemoteStorage: Send + fmt::Debug {
     /// Refuses a place that does not keep its word on conditions. Asked before the lock is taken.
     ///
     /// # Errors
     /// [`StateError`] that says so, or that it can't be told.
-    fn probe(&mut self) -> Result<(), StateError>;
+    fn verify_conditional_writes(&mut self) -> Result<(), StateError>;
 
     /// The record; none when nothing was ever written.
     ///
     /// # Errors
     /// [`StateError`] when it can't be read.
-    fn read(&mut self) -> Result<Option<Seen>, StateError>;
+    fn read_record(&mut self) -> Result<Option<VersionedRecord>, StateError>;
 
     /// Replaces the record if it still has the expected version.
     ///
     /// # Errors
     /// [`StateError`] when it was not replaced, or when that is not known.
-    fn swap(&mut self, change: &Change<'_>) -> Result<Version, StateError>;
+    fn compare_and_swap(&mut self, change: &RecordUpdate<'_>) -> Result<RecordVersion, StateError>;
 
     /// A file that the record named when it was read last.
     ///
     /// # Errors
     /// [`StateError`] when it can't be read, or is not there any more.
-    fn file(&mut self, name: &str) -> Result<Vec<u8>, StateError>;
+    fn read_file(&mut self, name: &str) -> Result<Vec<u8>, StateError>;
 
     /// Tidies up what only this machine keeps. Nothing depends on it.
-    fn tidy(&mut self) {}
+    fn clean_local_cache(&mut self) {}
 }

@@ -18,35 +18,35 @@ use tokio::runtime::Runtime;
 
 use super::{
     StateError,
-    error::reasons,
-    remote::{CALL, Change, RECORD, Remote, Seen, Version},
+    error::error_chain_text,
+    remote::{CALL_TIMEOUT, RECORD_FILE, RecordUpdate, RecordVersion, RemoteStorage, VersionedRecord},
 };
 use plan::RemoteState;
 
 /// A region for stores that have none.
-const REGION: &str = "us-east-1";
+const DEFAULT_REGION: &str = "us-east-1";
 
 /// State in a bucket.
 #[derive(Debug)]
-pub struct S3 {
-    written: String,
+pub struct S3Storage {
+    location: String,
     store: AmazonS3,
     /// What the names of our objects begin with.
     prefix: String,
     runtime: Runtime,
 }
 
-impl S3 {
+impl S3Storage {
     pub(super) fn new(state: &RemoteState, bucket: &str, prefix: &str, resource: &str) -> Result<Self, StateError> {
-        let failed = |why: String| StateError::Remote { action: "reach", place: state.written.clone(), why };
+        let failed = |why: String| StateError::Remote { action: "reach", location: state.written.clone(), why };
         let runtime = super::runtime().map_err(|error| failed(error.to_string()))?;
         let mut builder = AmazonS3Builder::new()
-            .with_region(REGION)
+            .with_region(DEFAULT_REGION)
             .with_bucket_name(bucket)
             .with_conditional_put(S3ConditionalPut::ETagMatch)
-            .with_http_connector(Connector)
+            .with_http_connector(ReqwestConnector)
             // Whoever calls tries again, and knows whether it may.
-            .with_retry(RetryConfig { max_retries: 0, retry_timeout: CALL, ..RetryConfig::default() });
+            .with_retry(RetryConfig { max_retries: 0, retry_timeout: CALL_TIMEOUT, ..RetryConfig::default() });
         for (name, value) in &state.settings {
             // The names of AWS for an endpoint of one service; the more exact one comes later in the order.
             let name =
@@ -55,26 +55,26 @@ impl S3 {
                 builder = builder.with_config(key, value.reveal());
             }
         }
-        let store = builder.build().map_err(|error| failed(reasons(&error)))?;
+        let store = builder.build().map_err(|error| failed(error_chain_text(&error)))?;
         let prefix = if prefix.is_empty() { resource.to_owned() } else { format!("{prefix}/{resource}") };
-        Ok(Self { written: state.written.clone(), store, prefix, runtime })
+        Ok(Self { location: state.written.clone(), store, prefix, runtime })
     }
 
-    fn object(&self, name: &str) -> Path {
+    fn object_path(&self, name: &str) -> Path {
         Path::from(format!("{}/{name}", self.prefix))
     }
 
-    fn wait<T>(
+    fn block_with_timeout<T>(
         &self,
         action: &'static str,
         work: impl Future<Output = object_store::Result<T>>,
     ) -> Result<Result<T, object_store::Error>, StateError> {
-        let answer = self.runtime.block_on(async { tokio::time::timeout(CALL, work).await });
-        answer.map_err(|_| self.failed(action, format!("no answer in {} s", CALL.as_secs())))
+        let answer = self.runtime.block_on(async { tokio::time::timeout(CALL_TIMEOUT, work).await });
+        answer.map_err(|_| self.remote_error(action, format!("no answer in {} s", CALL_TIMEOUT.as_secs())))
     }
 
-    fn failed(&self, action: &'static str, why: impl Into<String>) -> StateError {
-        StateError::Remote { action, place: self.written.clone(), why: why.into() }
+    fn remote_error(&self, action: &'static str, why: impl Into<String>) -> StateError {
+        StateError::Remote { action, location: self.location.clone(), why: why.into() }
     }
 
     fn put(
@@ -83,115 +83,116 @@ impl S3 {
         name: &str,
         bytes: &[u8],
         mode: PutMode,
-    ) -> Result<Result<Version, object_store::Error>, StateError> {
+    ) -> Result<Result<RecordVersion, object_store::Error>, StateError> {
         let payload = PutPayload::from(bytes.to_vec());
         let options = PutOptions::from(mode);
-        let (store, path) = (&self.store, self.object(name));
-        let put = self.wait(action, async { store.put_opts(&path, payload, options).await })?;
+        let (store, path) = (&self.store, self.object_path(name));
+        let put = self.block_with_timeout(action, async { store.put_opts(&path, payload, options).await })?;
         match put {
             Ok(result) => match result.e_tag {
-                Some(tag) => Ok(Ok(Version(tag))),
-                None => Err(self.failed(action, "the store gives no ETag")),
+                Some(tag) => Ok(Ok(RecordVersion(tag))),
+                None => Err(self.remote_error(action, "the store gives no ETag")),
             },
             Err(error) => Ok(Err(error)),
         }
     }
 
-    fn get(&self, name: &str) -> Result<Option<Seen>, StateError> {
-        let (store, path) = (&self.store, self.object(name));
-        let got = self.wait("read", async {
+    fn get(&self, name: &str) -> Result<Option<VersionedRecord>, StateError> {
+        let (store, path) = (&self.store, self.object_path(name));
+        let got = self.block_with_timeout("read", async {
             let got = store.get(&path).await?;
             let tag = got.meta.e_tag.clone();
             Ok((tag, got.bytes().await?))
         })?;
         match got {
-            Ok((Some(tag), bytes)) => Ok(Some(Seen { version: Version(tag), bytes: bytes.to_vec() })),
-            Ok((None, _)) => Err(self.failed("read", "the store gives no ETag")),
+            Ok((Some(tag), bytes)) => Ok(Some(VersionedRecord { version: RecordVersion(tag), bytes: bytes.to_vec() })),
+            Ok((None, _)) => Err(self.remote_error("read", "the store gives no ETag")),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.failed("read", reasons(&error))),
+            Err(error) => Err(self.remote_error("read", error_chain_text(&error))),
         }
     }
 
     fn delete(&self, name: &str) {
-        let (store, path) = (&self.store, self.object(name));
+        let (store, path) = (&self.store, self.object_path(name));
         // What stays behind is named by nothing, and costs a few bytes.
-        let _ = self.wait("tidy", async { store.delete(&path).await });
+        let _ = self.block_with_timeout("tidy", async { store.delete(&path).await });
     }
 }
 
-impl Remote for S3 {
-    fn probe(&mut self) -> Result<(), StateError> {
-        let nonce = super::record::nonce().map_err(|error| self.failed("probe", error.to_string()))?;
+impl RemoteStorage for S3Storage {
+    fn verify_conditional_writes(&mut self) -> Result<(), StateError> {
+        let nonce = super::record::random_nonce().map_err(|error| self.remote_error("probe", error.to_string()))?;
         let name = format!("probe-{nonce}");
-        let refused = |put: Result<Version, object_store::Error>, what: &str| match put {
+        let refused = |put: Result<RecordVersion, object_store::Error>, what: &str| match put {
             Err(object_store::Error::Precondition { .. } | object_store::Error::AlreadyExists { .. }) => Ok(()),
-            Ok(_) => Err(StateError::Unconditional {
-                place: self.written.clone(),
+            Ok(_) => Err(StateError::NoConditionalWrites {
+                location: self.location.clone(),
                 why: format!("it took a write that `{what}` forbids"),
             }),
-            Err(error) => Err(StateError::Unconditional {
-                place: self.written.clone(),
-                why: format!("it does not know `{what}`: {}", reasons(&error)),
+            Err(error) => Err(StateError::NoConditionalWrites {
+                location: self.location.clone(),
+                why: format!("it does not know `{what}`: {}", error_chain_text(&error)),
             }),
         };
         let first = self.put("write", &name, b"1", PutMode::Create)?;
-        let first = first.map_err(|error| self.failed("write", reasons(&error)))?;
+        let first = first.map_err(|error| self.remote_error("write", error_chain_text(&error)))?;
         let outcome = (|| {
             refused(self.put("write", &name, b"2", PutMode::Create)?, "If-None-Match: *")?;
-            let update =
-                |version: &Version| PutMode::Update(UpdateVersion { e_tag: Some(version.0.clone()), version: None });
+            let update = |version: &RecordVersion| {
+                PutMode::Update(UpdateVersion { e_tag: Some(version.0.clone()), version: None })
+            };
             let second = self.put("write", &name, b"3", update(&first))?;
-            second.map_err(|error| self.failed("write", reasons(&error)))?;
+            second.map_err(|error| self.remote_error("write", error_chain_text(&error)))?;
             refused(self.put("write", &name, b"4", update(&first))?, "If-Match")
         })();
         self.delete(&name);
         outcome
     }
 
-    fn read(&mut self) -> Result<Option<Seen>, StateError> {
-        self.get(RECORD)
+    fn read_record(&mut self) -> Result<Option<VersionedRecord>, StateError> {
+        self.get(RECORD_FILE)
     }
 
-    fn swap(&mut self, change: &Change<'_>) -> Result<Version, StateError> {
+    fn compare_and_swap(&mut self, change: &RecordUpdate<'_>) -> Result<RecordVersion, StateError> {
         for (name, bytes) in change.files {
             let put = self.put("write", name, bytes, PutMode::Overwrite)?;
-            put.map_err(|error| self.failed("write", reasons(&error)))?;
+            put.map_err(|error| self.remote_error("write", error_chain_text(&error)))?;
         }
         let mode = match change.expected {
             None => PutMode::Create,
-            Some(Version(tag)) => PutMode::Update(UpdateVersion { e_tag: Some(tag.clone()), version: None }),
+            Some(RecordVersion(tag)) => PutMode::Update(UpdateVersion { e_tag: Some(tag.clone()), version: None }),
         };
-        let put = self.put("write", RECORD, change.record, mode)?;
-        let version = put.map_err(|error| self.failed("write", reasons(&error)))?;
-        change.dropped.iter().for_each(|name| self.delete(name));
+        let put = self.put("write", RECORD_FILE, change.record, mode)?;
+        let version = put.map_err(|error| self.remote_error("write", error_chain_text(&error)))?;
+        change.removed.iter().for_each(|name| self.delete(name));
         Ok(version)
     }
 
-    fn file(&mut self, name: &str) -> Result<Vec<u8>, StateError> {
+    fn read_file(&mut self, name: &str) -> Result<Vec<u8>, StateError> {
         match self.get(name)? {
             Some(seen) => Ok(seen.bytes),
-            None => Err(self.failed("read", format!("{name} is not there"))),
+            None => Err(self.remote_error("read", format!("{name} is not there"))),
         }
     }
 }
 
 /// Our HTTP for `object_store`.
 #[derive(Debug)]
-struct Connector;
+struct ReqwestConnector;
 
 #[derive(Debug)]
-struct Client(reqwest::Client);
+struct ReqwestHttpService(reqwest::Client);
 
-impl HttpConnector for Connector {
+impl HttpConnector for ReqwestConnector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
         let generic = |source: Box<dyn Error + Send + Sync>| object_store::Error::Generic { store: "S3", source };
-        let client = super::http::client().map_err(|error| generic(error.into()))?.timeout(CALL).build();
-        Ok(HttpClient::new(Client(client.map_err(|error| generic(error.into()))?)))
+        let client = super::http::client().map_err(|error| generic(error.into()))?.timeout(CALL_TIMEOUT).build();
+        Ok(HttpClient::new(ReqwestHttpService(client.map_err(|error| generic(error.into()))?)))
     }
 }
 
 #[async_trait]
-impl HttpService for Client {
+impl HttpService for ReqwestHttpService {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let (parts, body) = request.into_parts();
         let url = parts.uri.to_string().parse::<url::Url>();

@@ -3,31 +3,31 @@
 use std::{collections::BTreeMap, process::Command, sync::Mutex};
 
 use super::*;
-use contract::hash::Hash;
+use contract::hash::Blake3Hash;
 
-fn store(location: &StateLocation) -> Store {
-    Store::new(location, &"shop".parse().unwrap(), &"test".parse().unwrap())
+fn store(location: &StateLocation) -> StateStore {
+    StateStore::new(location, &"shop".parse().unwrap(), &"test".parse().unwrap())
 }
 
 #[test]
 fn journals_come_in_epoch_order_and_other_files_are_passed_over() {
     let root = tempfile::tempdir().unwrap();
     let store = store(&StateLocation::Dir(root.path().to_owned()));
-    assert_eq!(store.journals().unwrap(), Vec::<PathBuf>::new());
+    assert_eq!(store.journal_paths().unwrap(), Vec::<PathBuf>::new());
     fs::create_dir_all(store.folder()).unwrap();
     for name in ["attempt-000010.journal", "attempt-1000000.journal", "attempt-000009.journal", "lock", "x.journal"] {
         fs::write(store.folder().join(name), "").unwrap();
     }
-    let epochs: Vec<_> = store.journals().unwrap().iter().filter_map(|path| epoch_of(path)).collect();
+    let epochs: Vec<_> = store.journal_paths().unwrap().iter().filter_map(|path| epoch_of(path)).collect();
     assert_eq!(epochs, [9, 10, 1_000_000]);
-    assert_eq!(store.journal(9), store.folder().join("attempt-000009.journal"));
+    assert_eq!(store.journal_path(9), store.folder().join("attempt-000009.journal"));
 }
 
 /// A machine whose state is in that bare repository.
-fn machine(remote: &Path, cache: &Path) -> Store {
+fn git_store(remote: &Path, cache: &Path) -> StateStore {
     store(&StateLocation::Remote(RemoteState {
         written: format!("git:{}", remote.display()),
-        place: RemotePlace::Git(remote.to_string_lossy().into_owned()),
+        location: RemoteLocation::Git(remote.to_string_lossy().into_owned()),
         folder: cache.to_owned(),
         cache: cache.to_owned(),
         ttl: Duration::from_secs(30),
@@ -40,28 +40,28 @@ fn a_token_is_believed_while_its_lock_is_held_and_by_what_the_repository_says() 
     let (remote, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let made = Command::new("git").args(["init", "--quiet", "--bare"]).arg(remote.path()).status();
     assert!(made.expect("git can't be run; `cargo xtask setup` installs it").success());
-    let store = machine(remote.path(), cache.path());
+    let store = git_store(remote.path(), cache.path());
     runtime().unwrap().block_on(async {
-        let mut lock = store.claim(Claim::by("ann@host")).await.unwrap();
+        let mut lock = store.acquire_lock(LockRequest::new("ann@host")).await.unwrap();
         assert_eq!(lock.next_epoch(0).unwrap(), 1);
         let token = lock.token();
-        let adopted = store.adopt(token.clone()).unwrap();
-        adopted.confirm().unwrap();
+        let adopted = store.verify_inherited_lock(token.clone()).unwrap();
+        adopted.ensure_held().unwrap();
         for forged in [
-            Token { nonce: "0".repeat(32), ..token.clone() },
-            Token { epoch: 2, ..token.clone() },
-            Token { resource: "shop/prod".to_owned(), ..token.clone() },
-            Token { nonce: String::new(), ..token.clone() },
+            LockToken { nonce: "0".repeat(32), ..token.clone() },
+            LockToken { epoch: 2, ..token.clone() },
+            LockToken { resource: "shop/prod".to_owned(), ..token.clone() },
+            LockToken { nonce: String::new(), ..token.clone() },
         ] {
-            assert!(matches!(store.adopt(forged), Err(LockError::Token { .. })));
+            assert!(matches!(store.verify_inherited_lock(forged), Err(LockError::InvalidToken { .. })));
         }
         drop(adopted);
-        lock.confirm().await.expect("who adopts a lock does not release it");
+        lock.ensure_held().await.expect("who adopts a lock does not release it");
         lock.close(Duration::from_secs(20)).await.unwrap();
-        assert!(matches!(store.adopt(token), Err(LockError::Token { .. })), "a stale token");
+        assert!(matches!(store.verify_inherited_lock(token), Err(LockError::InvalidToken { .. })), "a stale token");
 
         // The journals may know of a later epoch than the lock.
-        let mut lock = store.claim(Claim::by("ann@host")).await.unwrap();
+        let mut lock = store.acquire_lock(LockRequest::new("ann@host")).await.unwrap();
         assert_eq!(lock.next_epoch(7).unwrap(), 8);
         lock.close(Duration::from_secs(20)).await.unwrap();
     });
@@ -69,80 +69,81 @@ fn a_token_is_believed_while_its_lock_is_held_and_by_what_the_repository_says() 
 
 /// A place in memory. What is written gets there, and the answer may not get back.
 #[derive(Debug, Default)]
-struct Memory {
+struct MemoryStorage {
     record: Option<Vec<u8>>,
     files: BTreeMap<String, Vec<u8>>,
     /// So many of the next answers are lost.
-    lost_answers: u32,
+    replies_to_lose: u32,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Shared(Arc<Mutex<Memory>>);
+struct SharedMemoryStorage(Arc<Mutex<MemoryStorage>>);
 
-impl Remote for Shared {
-    fn probe(&mut self) -> Result<(), StateError> {
+impl RemoteStorage for SharedMemoryStorage {
+    fn verify_conditional_writes(&mut self) -> Result<(), StateError> {
         Ok(())
     }
 
-    fn read(&mut self) -> Result<Option<remote::Seen>, StateError> {
+    fn read_record(&mut self) -> Result<Option<remote::VersionedRecord>, StateError> {
         let memory = self.0.lock().unwrap();
-        Ok(memory
-            .record
-            .as_ref()
-            .map(|bytes| remote::Seen { version: remote::Version(Hash::of(bytes).to_string()), bytes: bytes.clone() }))
+        Ok(memory.record.as_ref().map(|bytes| remote::VersionedRecord {
+            version: remote::RecordVersion(Blake3Hash::of(bytes).to_string()),
+            bytes: bytes.clone(),
+        }))
     }
 
-    fn swap(&mut self, change: &Change<'_>) -> Result<remote::Version, StateError> {
-        let version = self.read()?.map(|seen| seen.version);
+    fn compare_and_swap(&mut self, change: &RecordUpdate<'_>) -> Result<remote::RecordVersion, StateError> {
+        let version = self.read_record()?.map(|seen| seen.version);
         let mut memory = self.0.lock().unwrap();
         let failed =
-            |why: &str| StateError::Remote { action: "write", place: "memory".to_owned(), why: why.to_owned() };
+            |why: &str| StateError::Remote { action: "write", location: "memory".to_owned(), why: why.to_owned() };
         if version.as_ref() != change.expected {
             return Err(failed("another was faster"));
         }
         memory.record = Some(change.record.to_vec());
         memory.files.extend(change.files.iter().cloned());
-        change.dropped.iter().for_each(|name| drop(memory.files.remove(name)));
-        if memory.lost_answers > 0 {
-            memory.lost_answers -= 1;
+        change.removed.iter().for_each(|name| drop(memory.files.remove(name)));
+        if memory.replies_to_lose > 0 {
+            memory.replies_to_lose -= 1;
             return Err(failed("no answer"));
         }
-        Ok(remote::Version(Hash::of(change.record).to_string()))
+        Ok(remote::RecordVersion(Blake3Hash::of(change.record).to_string()))
     }
 
-    fn file(&mut self, name: &str) -> Result<Vec<u8>, StateError> {
+    fn read_file(&mut self, name: &str) -> Result<Vec<u8>, StateError> {
         self.0.lock().unwrap().files.get(name).cloned().ok_or_else(|| StateError::Remote {
             action: "read",
-            place: "memory".to_owned(),
+            location: "memory".to_owned(),
             why: format!("{name} is not there"),
         })
     }
 }
 
-impl Shared {
-    async fn take(&self, folder: &Path) -> Keeper {
-        let taking = Taking {
-            place: "memory".to_owned(),
+impl SharedMemoryStorage {
+    async fn acquire(&self, folder: &Path) -> RemoteLock {
+        let taking = RemoteLockParams {
+            location: "memory".to_owned(),
             resource: "shop/test".to_owned(),
             folder: folder.to_owned(),
             ttl: Duration::from_secs(30),
-            claim: Claim::by("ann@host"),
+            request: LockRequest::new("ann@host"),
         };
         let place = self.clone();
-        Keeper::take(move || Ok(Box::new(place)), taking).await.unwrap()
+        RemoteLock::acquire(move || Ok(Box::new(place)), taking).await.unwrap()
     }
 
-    fn root(&self) -> Root {
+    fn manifest(&self) -> StateManifest {
         serde_json::from_slice(self.0.lock().unwrap().record.as_ref().unwrap()).unwrap()
     }
 }
 
 #[test]
 fn every_write_whose_answer_is_lost_counts_once() {
-    let (place, here, there) = (Shared::default(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (place, here, there) =
+        (SharedMemoryStorage::default(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     runtime().unwrap().block_on(async {
-        place.0.lock().unwrap().lost_answers = 1;
-        let keeper = place.take(here.path()).await;
+        place.0.lock().unwrap().replies_to_lose = 1;
+        let keeper = place.acquire(here.path()).await;
         assert_eq!(keeper.record().epoch, 1);
         let journal = here.path().join(journal_name(1));
         let mut text = String::new();
@@ -150,33 +151,33 @@ fn every_write_whose_answer_is_lost_counts_once() {
             text.push_str(line);
             // A line that is not finished is not there yet.
             fs::write(&journal, format!("{text}half a li")).unwrap();
-            place.0.lock().unwrap().lost_answers = 1;
-            keeper.follow(journal.clone()).await.unwrap();
-            assert_eq!(place.root().journals[0].bytes, text.len() as u64);
+            place.0.lock().unwrap().replies_to_lose = 1;
+            keeper.sync_journal(journal.clone()).await.unwrap();
+            assert_eq!(place.manifest().journals[0].bytes, text.len() as u64);
         }
-        assert_eq!(place.root().journals[0].parts.len(), 3);
-        place.0.lock().unwrap().lost_answers = 1;
+        assert_eq!(place.manifest().journals[0].parts.len(), 3);
+        place.0.lock().unwrap().replies_to_lose = 1;
         keeper.close(Duration::from_secs(20), "memory").await.unwrap();
-        let root = place.root();
+        let root = place.manifest();
         assert!(root.lock.holder.is_none());
         assert_eq!((root.lock.epoch, root.journals[0].parts.len()), (1, 1), "one file, once the attempt has ended");
         assert_eq!(place.0.lock().unwrap().files.len(), 1, "the parts are gone");
-        cache::pull(&mut place.clone(), &root, there.path(), "memory").unwrap();
+        cache::pull_journals(&mut place.clone(), &root, there.path(), "memory").unwrap();
         assert_eq!(fs::read_to_string(there.path().join(journal_name(1))).unwrap(), text);
     });
 }
 
 #[test]
 fn the_longer_chain_wins_and_two_ways_are_an_error() {
-    let (place, first) = (Shared::default(), tempfile::tempdir().unwrap());
+    let (place, first) = (SharedMemoryStorage::default(), tempfile::tempdir().unwrap());
     let name = journal_name(1);
     let journal = first.path().join(&name);
-    let pull = |folder: &Path| cache::pull(&mut place.clone(), &place.root(), folder, "memory");
+    let pull = |folder: &Path| cache::pull_journals(&mut place.clone(), &place.manifest(), folder, "memory");
     let write = |text: &str| {
         runtime().unwrap().block_on(async {
-            let keeper = place.take(first.path()).await;
+            let keeper = place.acquire(first.path()).await;
             fs::write(&journal, text).unwrap();
-            keeper.follow(journal.clone()).await.unwrap();
+            keeper.sync_journal(journal.clone()).await.unwrap();
             keeper.close(Duration::from_secs(20), "memory").await.unwrap();
         });
     };
@@ -194,28 +195,28 @@ fn the_longer_chain_wins_and_two_ways_are_an_error() {
     pull(second.path()).unwrap();
     assert_eq!(fs::read_to_string(second.path().join(&name)).unwrap(), "a\nb\nc\n");
     runtime().unwrap().block_on(async {
-        let keeper = place.take(second.path()).await;
+        let keeper = place.acquire(second.path()).await;
         keeper.close(Duration::from_secs(20), "memory").await.unwrap();
     });
-    assert_eq!(place.root().journals[0].bytes, 6);
+    assert_eq!(place.manifest().journals[0].bytes, 6);
     // Another way: refused, whichever is longer.
     for here in ["x\n", "a\nx\nc\nd\ne\n"] {
         let third = tempfile::tempdir().unwrap();
         fs::write(third.path().join(&name), here).unwrap();
-        assert!(matches!(pull(third.path()), Err(StateError::Fork { .. })), "{here:?}");
+        assert!(matches!(pull(third.path()), Err(StateError::Diverged { .. })), "{here:?}");
         assert_eq!(fs::read_to_string(third.path().join(&name)).unwrap(), here, "what is here is not touched");
     }
     // Longer here, but another attempt followed without it; and an attempt that nobody there heard of.
     fs::write(first.path().join(journal_name(3)), "later\n").unwrap();
     pull(first.path()).unwrap();
     runtime().unwrap().block_on(async {
-        place.take(first.path()).await.close(Duration::from_secs(20), "memory").await.unwrap();
+        place.acquire(first.path()).await.close(Duration::from_secs(20), "memory").await.unwrap();
     });
-    assert_eq!(place.root().journals.len(), 2);
+    assert_eq!(place.manifest().journals.len(), 2);
     for (name, here) in [(name.clone(), "a\nb\nc\nd\n"), (journal_name(2), "unheard\n")] {
         let fourth = tempfile::tempdir().unwrap();
         fs::write(fourth.path().join(&name), here).unwrap();
-        assert!(matches!(pull(fourth.path()), Err(StateError::Fork { .. })), "{here:?}");
+        assert!(matches!(pull(fourth.path()), Err(StateError::Diverged { .. })), "{here:?}");
     }
     // One that never began is in nobody's way.
     let fifth = tempfile::tempdir().unwrap();
@@ -227,26 +228,26 @@ fn the_longer_chain_wins_and_two_ways_are_an_error() {
 #[test]
 fn a_process_that_goes_on_writing_after_its_lock_was_taken_changes_nothing() {
     use std::io::Write as _;
-    let (place, here) = (Shared::default(), tempfile::tempdir().unwrap());
+    let (place, here) = (SharedMemoryStorage::default(), tempfile::tempdir().unwrap());
     let journal = here.path().join(journal_name(1));
     runtime().unwrap().block_on(async {
-        let old = place.take(here.path()).await;
+        let old = place.acquire(here.path()).await;
         fs::write(&journal, "one\n").unwrap();
         let mut file = fs::OpenOptions::new().append(true).open(&journal).unwrap();
-        old.follow(journal.clone()).await.unwrap();
+        old.sync_journal(journal.clone()).await.unwrap();
         // An operator, and then another deployment in the same folder.
-        let released = place.root().with_released("bob@host", "it hangs");
-        place.0.lock().unwrap().record = Some(keeper::encode(&released));
-        let new = place.take(here.path()).await;
+        let released = place.manifest().with_forced_release("bob@host", "it hangs");
+        place.0.lock().unwrap().record = Some(keeper::encode_manifest(&released));
+        let new = place.acquire(here.path()).await;
         assert_eq!(new.record().epoch, 2);
         file.write_all(b"two\n").unwrap();
         assert_eq!(fs::read_to_string(&journal).unwrap(), "one\n");
-        assert!(matches!(old.confirm().await, Err(LockError::Lost { epoch: 1, .. })));
-        new.confirm().await.unwrap();
+        assert!(matches!(old.ensure_held().await, Err(LockError::Lost { epoch: 1, .. })));
+        new.ensure_held().await.unwrap();
         drop(old);
-        new.confirm().await.expect("the old holder's end is not the new one's");
-        assert_eq!(place.root().journals[0].bytes, 4);
-        assert_eq!(place.root().released[0].message, "it hangs");
+        new.ensure_held().await.expect("the old holder's end is not the new one's");
+        assert_eq!(place.manifest().journals[0].bytes, 4);
+        assert_eq!(place.manifest().released[0].message, "it hangs");
         new.close(Duration::from_secs(20), "memory").await.unwrap();
     });
 }

@@ -9,9 +9,9 @@ use wasmtime::{Config, Result};
 ///
 /// # Errors
 /// When this wasmtime was built without a compiler for the target.
-pub fn compiler() -> Result<Config> {
+pub fn engine_config() -> Result<Config> {
     let mut config = Config::new();
-    config.target(target())?;
+    config.target(target_triple())?;
     config.wasm_component_model(true);
     config.epoch_interruption(true);
     // Where in a module's text an instruction came from is never shown, and would be a tenth of the code.
@@ -25,7 +25,7 @@ pub fn compiler() -> Result<Config> {
     Ok(config)
 }
 
-fn target() -> &'static str {
+fn target_triple() -> &'static str {
     if cfg!(all(target_arch = "x86_64", target_os = "linux")) {
         "x86_64-unknown-linux-gnu"
     } else if cfg!(all(target_arch = "aarch64", target_os = "linux")) {

@@ -3,21 +3,21 @@
 use expect_test::{Expect, expect};
 
 use super::*;
-use crate::report::fixture::{self, Tape};
+use crate::report::fixture::{self, JournalFixture};
 use plan::StateLocation;
 
-fn answer(tape: &Tape, step: &str, attempt: Option<u64>, form: Form) -> Result<String, Diagnostic> {
+fn answer(tape: &JournalFixture, step: &str, attempt: Option<u64>, form: OutputFormat) -> Result<String, Diagnostic> {
     let root = tempfile::tempdir().unwrap();
     let location = StateLocation::Dir(root.path().to_owned());
-    let store = Store::new(&location, &"shop".parse().unwrap(), &"test".parse().unwrap());
+    let store = StateStore::new(&location, &"shop".parse().unwrap(), &"test".parse().unwrap());
     tape.write(store.folder());
     let mut out = Vec::new();
-    run(&Args { step: step.to_owned(), attempt }, &store, form, &mut out)?;
+    run(&WhyArgs { step: step.to_owned(), attempt }, &store, form, &mut out)?;
     Ok(String::from_utf8(out).unwrap())
 }
 
-fn check(tape: &Tape, step: &str, expected: Expect) {
-    let text = answer(tape, step, None, Form::Text).unwrap();
+fn check(tape: &JournalFixture, step: &str, expected: Expect) {
+    let text = answer(tape, step, None, OutputFormat::Text).unwrap();
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     expected.assert_eq(&text);
 }
@@ -188,10 +188,10 @@ fn it_was_undone() {
 fn programs_get_the_same() {
     expect![[r#"
         {"step":"migrate","target":"local","epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"decision":"run","because":"changed","words":"its configuration, migrations and the release changed","changed":[{"component":"config","old":"d63bd9a826af91c1fea371965a64e11ee20f13e46b5f52c59901136605b3a487","new":"813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d"},{"component":"input:migrations","old":null,"new":"be4866389dcc6f074d57c3f5e8affe8328f9dbebd37f34359ff220c153c8d2c0"},{"component":"release","old":"5966598b377ee4e39c81bb5c2496b1b33494d9dd089b72b8c4e350f51d95995c","new":"4ada45911158a94766c4c59466d11516490433c4d7501e569581fd9823524e20"}],"probe":null,"record":{"status":"succeeded","run":"1-aaaaaa","attempt":1,"epoch":1,"release":{"label":"r1","digest":null},"began":"2025-11-23T03:10:00Z"},"outcome":{"result":"failed","took-ms":41,"failure":{"kind":"permanent","message":"relation \"order\" does not exist","hint":"fix the file and run again","retryable":false,"details":{"file":"migrations/0007_orders.sql","line":3}}},"undone":null}
-    "#]].assert_eq(&answer(&fixture::failed(), "migrate", None, Form::Json).unwrap());
+    "#]].assert_eq(&answer(&fixture::failed(), "migrate", None, OutputFormat::Json).unwrap());
     expect![[r#"
         {"step":"verify","target":"local","epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"decision":null,"because":null,"words":"the attempt did not come to it (failed at `migrate`)","changed":[],"probe":null,"record":{"status":"succeeded","run":"1-aaaaaa","attempt":1,"epoch":1,"release":{"label":"r1","digest":null},"began":"2025-11-23T03:10:00Z"},"outcome":null,"undone":null}
-    "#]].assert_eq(&answer(&fixture::failed(), "verify", None, Form::Json).unwrap());
+    "#]].assert_eq(&answer(&fixture::failed(), "verify", None, OutputFormat::Json).unwrap());
 }
 
 #[test]
@@ -210,12 +210,12 @@ fn an_earlier_attempt_is_answered_by_what_was_known_then() {
                     does not exist
           hint      fix the file and run again
     "#]]
-    .assert_eq(&answer(&fixture::resumed(), "migrate", Some(2), Form::Text).unwrap());
+    .assert_eq(&answer(&fixture::resumed(), "migrate", Some(2), OutputFormat::Text).unwrap());
 }
 
 #[test]
 fn an_unknown_step_is_an_error_that_lists_the_known() {
-    let error = answer(&fixture::clean(), "migrat", None, Form::Text).unwrap_err();
-    assert_eq!(error.code, Code("P0210"));
+    let error = answer(&fixture::clean(), "migrat", None, OutputFormat::Text).unwrap_err();
+    assert_eq!(error.code, ErrorCode("P0210"));
     assert_eq!(error.causes, ["its steps are migrate, pull, switch, verify"]);
 }

@@ -5,53 +5,53 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::command::command;
-use contract::diagnostic::{Diagnostic, Notice, Spot, Weight};
+use super::command::workflow_command;
+use contract::diagnostic::{Diagnostic, Notice, NoticeSeverity, SourceLocation};
 use contract::{render, text};
 
 /// So many of a kind GitHub shows of one step of a job.
-const MOST: usize = 10;
+const MAX_PER_LEVEL: usize = 10;
 /// The longest message, in bytes.
-const LONGEST: usize = 4096;
+const MAX_MESSAGE_BYTES: usize = 4096;
 /// The longest title, in characters.
-const TITLE: usize = 120;
+const MAX_TITLE_CHARS: usize = 120;
 
 /// What to show, and where.
 #[derive(Clone, Debug)]
-pub(super) struct Annotation {
-    kind: Kind,
-    place: Option<Where>,
+pub(super) struct WorkflowAnnotation {
+    level: AnnotationLevel,
+    location: Option<AnnotationLocation>,
     title: Option<String>,
     message: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum AnnotationLevel {
     Error,
     Warning,
     Notice,
 }
 
 #[derive(Clone, Debug)]
-struct Where {
+struct AnnotationLocation {
     path: PathBuf,
     line: Option<u64>,
     column: Option<u64>,
-    last: Option<(u64, u64)>,
+    end: Option<(u64, u64)>,
 }
 
-impl Annotation {
-    pub(super) fn of(error: &Diagnostic) -> Self {
-        let place = match (&error.spot, &error.excerpt) {
-            (Some(spot), _) => Some(Where::of(spot)),
+impl WorkflowAnnotation {
+    pub(super) fn of_error(error: &Diagnostic) -> Self {
+        let place = match (&error.location, &error.excerpt) {
+            (Some(spot), _) => Some(AnnotationLocation::of(spot)),
             // What was given on the command line is no file.
             (None, Some(excerpt)) if !excerpt.path.starts_with('(') => {
-                let extent = render::extent(excerpt);
-                Some(Where {
+                let extent = render::mark_extent(excerpt);
+                Some(AnnotationLocation {
                     path: PathBuf::from(&excerpt.path),
                     line: Some(extent.line as u64),
                     column: Some(extent.column as u64),
-                    last: Some((extent.last_line as u64, extent.last_column as u64)),
+                    end: Some((extent.end_line as u64, extent.end_column as u64)),
                 })
             }
             (None, _) => None,
@@ -61,60 +61,65 @@ impl Annotation {
         let more: Vec<_> = label.chain(error.causes.iter().cloned()).chain(hint).collect();
         // The title says what is wrong already.
         let message = if more.is_empty() { error.message.clone() } else { more.join("\n") };
-        Self { kind: Kind::Error, place, title: Some(format!("{} {}", error.code, error.message)), message }
+        Self {
+            level: AnnotationLevel::Error,
+            location: place,
+            title: Some(format!("{} {}", error.code, error.message)),
+            message,
+        }
     }
 
     /// None where a notice has no place: it is in the log.
     pub(super) fn of_notice(notice: &Notice) -> Option<Self> {
-        let kind = match notice.weight {
-            Weight::Warning => Kind::Warning,
-            Weight::Note => Kind::Notice,
+        let kind = match notice.severity {
+            NoticeSeverity::Warning => AnnotationLevel::Warning,
+            NoticeSeverity::Note => AnnotationLevel::Notice,
         };
-        let place = Some(Where::of(notice.spot.as_ref()?));
-        Some(Self { kind, place, title: notice.title.clone(), message: notice.message.clone() })
+        let place = Some(AnnotationLocation::of(notice.location.as_ref()?));
+        Some(Self { level: kind, location: place, title: notice.title.clone(), message: notice.message.clone() })
     }
 
     /// The command; paths are told as they are below `roots`, the first that has them.
     fn command(&self, roots: &[PathBuf]) -> String {
         let mut properties = Vec::new();
-        if let Some(place) = &self.place {
-            properties.push(("file", text::visible(&shortest(&place.path, roots).to_string_lossy())));
+        if let Some(place) = &self.location {
+            properties.push(("file", text::escape_line(&path_below_root(&place.path, roots).to_string_lossy())));
             let mut number = |name, number: Option<u64>| properties.extend(number.map(|n| (name, n.to_string())));
             number("line", place.line);
             number("col", place.column);
-            number("endLine", place.last.map(|(line, _)| line));
+            number("endLine", place.end.map(|(line, _)| line));
             // GitHub takes columns of one line only.
-            number("endColumn", place.last.filter(|(line, _)| Some(*line) == place.line).map(|(_, column)| column));
+            number("endColumn", place.end.filter(|(line, _)| Some(*line) == place.line).map(|(_, column)| column));
         }
         if let Some(title) = &self.title {
-            properties.push(("title", text::cut(title, TITLE)));
+            properties.push(("title", text::truncate(title, MAX_TITLE_CHARS)));
         }
-        let name = match self.kind {
-            Kind::Error => "error",
-            Kind::Warning => "warning",
-            Kind::Notice => "notice",
+        let name = match self.level {
+            AnnotationLevel::Error => "error",
+            AnnotationLevel::Warning => "warning",
+            AnnotationLevel::Notice => "notice",
         };
-        command(name, &properties, &self.message())
+        workflow_command(name, &properties, &self.message())
     }
 
     fn message(&self) -> String {
-        let lines: Vec<_> = self.message.lines().map(text::visible).collect();
+        let lines: Vec<_> = self.message.lines().map(text::escape_line).collect();
         let message = lines.join("\n");
-        if message.len() <= LONGEST {
+        if message.len() <= MAX_MESSAGE_BYTES {
             return message;
         }
-        format!("{}…", &message[..message.floor_char_boundary(LONGEST - "…".len())])
+        format!("{}…", &message[..message.floor_char_boundary(MAX_MESSAGE_BYTES - "…".len())])
     }
 }
 
-impl Where {
-    fn of(spot: &Spot) -> Self {
-        Self { path: spot.path.clone(), line: spot.line, column: spot.column, last: None }
+impl AnnotationLocation {
+    fn of(spot: &SourceLocation) -> Self {
+        Self { path: spot.path.clone(), line: spot.line, column: spot.column, end: None }
     }
 }
 
 /// The path below the first root that has it, without `.` and `..`; else as it is.
-fn shortest(path: &Path, roots: &[PathBuf]) -> PathBuf {
+fn path_below_root(path: &Path, roots: &[PathBuf]) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {
         match part {
@@ -131,44 +136,44 @@ fn shortest(path: &Path, roots: &[PathBuf]) -> PathBuf {
 
 /// The annotations of this process.
 #[derive(Debug, Default)]
-pub(super) struct Annotations {
+pub(super) struct AnnotationLimiter {
     roots: Vec<PathBuf>,
-    here: PathBuf,
-    counts: [Count; 3],
+    working_dir: PathBuf,
+    counts: [AnnotationCount; 3],
 }
 
 #[derive(Debug, Default)]
-struct Count {
-    met: usize,
-    held: Option<Annotation>,
+struct AnnotationCount {
+    seen_count: usize,
+    held_back: Option<WorkflowAnnotation>,
 }
 
-impl Annotations {
+impl AnnotationLimiter {
     /// `here` is what relative paths are below of; `roots` are the names of the repository's folder.
     pub(super) fn new(here: PathBuf, roots: Vec<PathBuf>) -> Self {
-        Self { roots, here, counts: Default::default() }
+        Self { roots, working_dir: here, counts: Default::default() }
     }
 
     /// What is to be written for it now, if anything.
-    pub(super) fn add(&mut self, mut annotation: Annotation) -> Option<String> {
-        if let Some(place) = &mut annotation.place {
-            place.path = self.here.join(&place.path);
+    pub(super) fn add(&mut self, mut annotation: WorkflowAnnotation) -> Option<String> {
+        if let Some(place) = &mut annotation.location {
+            place.path = self.working_dir.join(&place.path);
         }
-        let count = &mut self.counts[annotation.kind as usize];
-        count.met += 1;
-        if count.met < MOST {
+        let count = &mut self.counts[annotation.level as usize];
+        count.seen_count += 1;
+        if count.seen_count < MAX_PER_LEVEL {
             return Some(annotation.command(&self.roots));
         }
-        count.held.get_or_insert(annotation);
+        count.held_back.get_or_insert(annotation);
         None
     }
 
     /// What was held back.
-    pub(super) fn rest(&mut self) -> Vec<String> {
+    pub(super) fn take_held_back(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         for count in &mut self.counts {
-            let Some(mut held) = count.held.take() else { continue };
-            let more = count.met.saturating_sub(MOST);
+            let Some(mut held) = count.held_back.take() else { continue };
+            let more = count.seen_count.saturating_sub(MAX_PER_LEVEL);
             if more > 0 {
                 // In front, where no cut takes it away.
                 held.message = format!("(and {more} more, see the log)\n{}", held.message);

@@ -3,8 +3,9 @@
 //! Invariant: whatever the texts hold, the result is one line, and one command. The escapes are those of GitHub's own toolkit.
 
 /// A command, without the end of its line.
-pub(super) fn command(name: &str, properties: &[(&str, String)], data: &str) -> String {
-    let properties: Vec<_> = properties.iter().map(|(key, value)| format!("{key}={}", property(value))).collect();
+pub(super) fn workflow_command(name: &str, properties: &[(&str, String)], data: &str) -> String {
+    let properties: Vec<_> =
+        properties.iter().map(|(key, value)| format!("{key}={}", escaped_property(value))).collect();
     let gap = if properties.is_empty() { "" } else { " " };
     format!("::{name}{gap}{}::{}", properties.join(","), escaped(data))
 }
@@ -13,7 +14,7 @@ fn escaped(text: &str) -> String {
     text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
 }
 
-fn property(text: &str) -> String {
+fn escaped_property(text: &str) -> String {
     escaped(text).replace(':', "%3A").replace(',', "%2C")
 }
 
@@ -24,8 +25,9 @@ mod tests {
     #[test]
     fn nothing_in_a_text_ends_the_command() {
         let file = "a,b:c%0A.sql\r\n::x".to_owned();
-        let line = command("error", &[("file", file), ("line", "3".to_owned())], "one\n::stop-commands::x\r%0A");
+        let line =
+            workflow_command("error", &[("file", file), ("line", "3".to_owned())], "one\n::stop-commands::x\r%0A");
         assert_eq!(line, "::error file=a%2Cb%3Ac%250A.sql%0D%0A%3A%3Ax,line=3::one%0A::stop-commands::x%0D%250A");
-        assert_eq!(command("endgroup", &[], ""), "::endgroup::");
+        assert_eq!(workflow_command("endgroup", &[], ""), "::endgroup::");
     }
 }

@@ -6,58 +6,58 @@
 use jiff::Timestamp;
 
 /// A bar.
-pub(super) struct Bar {
+pub(super) struct GanttBar {
     pub(super) section: String,
     pub(super) label: String,
-    pub(super) mood: Mood,
-    pub(super) began: Timestamp,
-    pub(super) ended: Timestamp,
+    pub(super) status: BarStatus,
+    pub(super) started_at: Timestamp,
+    pub(super) ended_at: Timestamp,
 }
 
 /// How it looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mood {
-    Good,
-    Bad,
-    Open,
+pub(super) enum BarStatus {
+    Done,
+    Failed,
+    Unfinished,
 }
 
 /// More bars than this nobody reads.
-const MOST: usize = 120;
+const MAX_BARS: usize = 120;
 /// The longest label.
-const LABEL: usize = 80;
+const MAX_LABEL_CHARS: usize = 80;
 
 /// The chart, without a fence; nothing where there are no bars.
-pub(super) fn gantt(title: &str, bars: &[Bar]) -> Option<String> {
-    let bars = &bars[bars.len().saturating_sub(MOST)..];
+pub(super) fn gantt_chart(title: &str, bars: &[GanttBar]) -> Option<String> {
+    let bars = &bars[bars.len().saturating_sub(MAX_BARS)..];
     if bars.is_empty() {
         return None;
     }
-    let title = plain(title);
+    let title = plain_label(title);
     let mut chart = format!("gantt\n    title {title}\n    dateFormat x\n    axisFormat %H:%M:%S\n");
     let mut section = None;
     for bar in bars {
         if section != Some(&bar.section) {
-            chart.push_str(&format!("    section {}\n", plain(&bar.section)));
+            chart.push_str(&format!("    section {}\n", plain_label(&bar.section)));
             section = Some(&bar.section);
         }
-        let mood = match bar.mood {
-            Mood::Good => "done",
-            Mood::Bad => "crit",
-            Mood::Open => "active",
+        let mood = match bar.status {
+            BarStatus::Done => "done",
+            BarStatus::Failed => "crit",
+            BarStatus::Unfinished => "active",
         };
-        let began = bar.began.as_millisecond();
+        let began = bar.started_at.as_millisecond();
         // A bar without length is not drawn.
-        let ended = bar.ended.as_millisecond().max(began + 1);
-        chart.push_str(&format!("    {} :{mood}, {began}, {ended}\n", plain(&bar.label)));
+        let ended = bar.ended_at.as_millisecond().max(began + 1);
+        chart.push_str(&format!("    {} :{mood}, {began}, {ended}\n", plain_label(&bar.label)));
     }
     Some(chart)
 }
 
 /// Letters, digits and what Mermaid gives no meaning; of a bounded length.
-fn plain(text: &str) -> String {
+fn plain_label(text: &str) -> String {
     let fits = |char: char| char.is_alphanumeric() || matches!(char, ' ' | '.' | '_' | '+' | '-' | '@' | '(' | ')');
-    let plain: String = text.chars().map(|char| if fits(char) { char } else { ' ' }).take(LABEL).collect();
+    let plain: String = text.chars().map(|char| if fits(char) { char } else { ' ' }).take(MAX_LABEL_CHARS).collect();
     plain.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -69,9 +69,14 @@ mod tests {
     fn no_label_is_more_than_words() {
         let at: Timestamp = "2025-11-23T03:00:00Z".parse().unwrap();
         let hostile = "a:crit, 0\n    section x %%{init}%% <b>;#quot; `b`";
-        let bar =
-            Bar { section: hostile.to_owned(), label: hostile.to_owned(), mood: Mood::Open, began: at, ended: at };
-        let chart = gantt(hostile, &[bar]).unwrap();
+        let bar = GanttBar {
+            section: hostile.to_owned(),
+            label: hostile.to_owned(),
+            status: BarStatus::Unfinished,
+            started_at: at,
+            ended_at: at,
+        };
+        let chart = gantt_chart(hostile, &[bar]).unwrap();
         let words = "a crit 0 section x init b quot b";
         let lines: Vec<_> = chart.lines().map(str::trim).collect();
         let task = format!("{words} :active, 1763866800000, 1763866800001");
@@ -86,6 +91,6 @@ mod tests {
                 &task
             ]
         );
-        assert_eq!(gantt("nothing", &[]), None);
+        assert_eq!(gantt_chart("nothing", &[]), None);
     }
 }

@@ -13,159 +13,180 @@
 
 use super::{
     super::{
-        Conclusion, Report,
-        story::{Line, Story, Telling, Tone},
-        terminal::{self, Options, Verbosity},
+        CommandConclusion, DeploymentReporter,
+        story::{DisplayItem, DisplayLine, EventFormatter, LineStyle},
+        terminal::{self, ReportOptions, Verbosity},
     },
-    Workflow,
+    WorkflowOutput,
 };
 use contract::text;
-use journal::event::{Decision, Entry, Event, Place};
+use journal::event::{Decision, JournalEntry, JournalEvent, StepTarget};
 
 /// The longest title of a group, in columns.
-const TITLE: usize = 160;
+const MAX_TITLE_COLUMNS: usize = 160;
 
 /// Tells the readers of a workflow of an attempt.
-pub struct Log {
-    workflow: Workflow,
-    options: Options,
-    story: Story,
+pub struct GroupedLogReporter {
+    workflow: WorkflowOutput,
+    options: ReportOptions,
+    formatter: EventFormatter,
     /// Whose group is open.
-    inside: Option<Place>,
+    open_group: Option<StepTarget>,
 }
 
 /// Where an entry is told of.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Side<'e> {
+enum LogPosition<'e> {
     /// In the group of its step.
-    Inside(&'e Place),
+    InGroup(&'e StepTarget),
     /// Below the group, which ends.
-    Below,
+    AfterGroup,
     /// Of no step.
-    Apart,
+    OutsideGroups,
 }
 
-impl Log {
+impl GroupedLogReporter {
     /// Writes to the log of a job. It never moves a line, whatever the options say.
     #[must_use]
-    pub fn new(workflow: Workflow, options: Options) -> Self {
-        Self { workflow, options, story: Story::default(), inside: None }
+    pub fn new(workflow: WorkflowOutput, options: ReportOptions) -> Self {
+        Self { workflow, options, formatter: EventFormatter::default(), open_group: None }
     }
 
-    fn enter(&mut self, place: &Place, title: &str) {
-        if self.inside.is_none() && self.options.verbosity > Verbosity::Quiet {
-            self.inside = Some(place.clone());
-            self.workflow.stream(|stream| stream.group(&text::cut(title, TITLE)));
+    fn open_group_for(&mut self, place: &StepTarget, title: &str) {
+        if self.open_group.is_none() && self.options.verbosity > Verbosity::Quiet {
+            self.open_group = Some(place.clone());
+            self.workflow.with_stream(|stream| stream.group(&text::truncate(title, MAX_TITLE_COLUMNS)));
         }
     }
 
-    fn leave(&mut self) {
-        if self.inside.take().is_some() {
-            self.workflow.stream(super::stream::Stream::end_group);
+    fn close_group(&mut self) {
+        if self.open_group.take().is_some() {
+            self.workflow.with_stream(super::stream::CommandStream::end_group);
         }
     }
 
-    fn show(&mut self, side: Side<'_>, telling: Telling) {
+    fn show_item(&mut self, side: LogPosition<'_>, telling: DisplayItem) {
         match telling {
-            Telling::Heading(heading) => {
+            DisplayItem::Heading(heading) => {
                 if self.options.verbosity > Verbosity::Quiet {
-                    let heading = format!("{}\n", text::visible(&heading));
-                    self.workflow.stream(|stream| stream.own(&heading));
+                    let heading = format!("{}\n", text::escape_line(&heading));
+                    self.workflow.with_stream(|stream| stream.write_own(&heading));
                 }
             }
-            Telling::Line(line) => {
-                let text = line.with_why();
-                self.line(side, &line, &text, false);
+            DisplayItem::Line(line) => {
+                let text = line.text_with_reason();
+                self.write_line(side, &line, &text, false);
             }
-            Telling::Said(line) => self.line(side, &line, &line.text, true),
-            Telling::Begun { word, label, why } => {
-                let line = Line {
-                    needs: Verbosity::Normal,
-                    tone: Tone::Plain,
-                    word,
+            DisplayItem::StepMessage(line) => self.write_line(side, &line, &line.text, true),
+            DisplayItem::StepStarted { keyword: word, label, reason: why } => {
+                let line = DisplayLine {
+                    min_verbosity: Verbosity::Normal,
+                    style: LineStyle::Plain,
+                    keyword: word,
                     label,
-                    why: None,
+                    reason: None,
                     text: why,
                     took_ms: None,
                 };
-                self.line(side, &line, &line.text, false);
+                self.write_line(side, &line, &line.text, false);
             }
-            Telling::Meter { label, task, done, total, unit } => {
+            DisplayItem::Meter { label, task, done, total, unit } => {
                 // There are many, and none of them is news to who reads it later.
                 if self.options.verbosity == Verbosity::Verbose {
-                    let text = format!("{task} {}", text::amount(done, total, &unit));
+                    let text = format!("{task} {}", text::format_amount(done, total, &unit));
                     let needs = Verbosity::Verbose;
-                    let (tone, word) = (Tone::Calm, "meter");
-                    let line = Line { needs, tone, word, label, why: None, text, took_ms: None };
-                    self.line(side, &line, &line.text, true);
+                    let (tone, word) = (LineStyle::Muted, "meter");
+                    let line = DisplayLine {
+                        min_verbosity: needs,
+                        style: tone,
+                        keyword: word,
+                        label,
+                        reason: None,
+                        text,
+                        took_ms: None,
+                    };
+                    self.write_line(side, &line, &line.text, true);
                 }
             }
-            Telling::Over => {}
+            DisplayItem::StepEnded => {}
         }
     }
 
-    fn line(&mut self, side: Side<'_>, line: &Line, text: &str, is_foreign: bool) {
+    fn write_line(&mut self, side: LogPosition<'_>, line: &DisplayLine, text: &str, is_foreign: bool) {
         match side {
-            Side::Inside(place) if self.options.verbosity > Verbosity::Quiet => self.enter(place, &line.label),
-            Side::Inside(_) | Side::Below | Side::Apart if line.needs > self.options.verbosity => return,
-            Side::Inside(_) | Side::Below | Side::Apart => {}
+            LogPosition::InGroup(place) if self.options.verbosity > Verbosity::Quiet => {
+                self.open_group_for(place, &line.label)
+            }
+            LogPosition::InGroup(_) | LogPosition::AfterGroup | LogPosition::OutsideGroups
+                if line.min_verbosity > self.options.verbosity =>
+            {
+                return;
+            }
+            LogPosition::InGroup(_) | LogPosition::AfterGroup | LogPosition::OutsideGroups => {}
         }
-        let lines = terminal::laid_out(line, text, self.story.width(), self.options.color);
-        self.workflow.stream(|stream| if is_foreign { stream.foreign(&lines) } else { stream.own(&lines) });
+        let lines = terminal::format_line(line, text, self.formatter.label_width(), self.options.color);
+        self.workflow
+            .with_stream(|stream| if is_foreign { stream.write_foreign(&lines) } else { stream.write_own(&lines) });
     }
 }
 
-impl Report for Log {
-    fn event(&mut self, entry: &Entry) {
-        let tellings = self.story.tell(entry, self.options.continues.as_deref());
-        let side = side(&entry.event);
+impl DeploymentReporter for GroupedLogReporter {
+    fn on_event(&mut self, entry: &JournalEntry) {
+        let tellings = self.formatter.format_entry(entry, self.options.continues_after.as_deref());
+        let side = log_position(&entry.event);
         match side {
-            Side::Inside(place) if self.inside.as_ref() == Some(place) => {}
-            Side::Inside(_) | Side::Below | Side::Apart => self.leave(),
+            LogPosition::InGroup(place) if self.open_group.as_ref() == Some(place) => {}
+            LogPosition::InGroup(_) | LogPosition::AfterGroup | LogPosition::OutsideGroups => self.close_group(),
         }
         let title = tellings.iter().find_map(|telling| match telling {
-            Telling::Begun { word: "start", label, why } if why.is_empty() => Some(label.clone()),
-            Telling::Begun { word: "start", label, why } => Some(format!("{label}: {why}")),
-            Telling::Begun { word, label, .. } => Some(format!("{label}: {word}")),
-            Telling::Heading(_) | Telling::Line(_) | Telling::Said(_) | Telling::Meter { .. } | Telling::Over => None,
+            DisplayItem::StepStarted { keyword: "start", label, reason: why } if why.is_empty() => Some(label.clone()),
+            DisplayItem::StepStarted { keyword: "start", label, reason: why } => Some(format!("{label}: {why}")),
+            DisplayItem::StepStarted { keyword: word, label, .. } => Some(format!("{label}: {word}")),
+            DisplayItem::Heading(_)
+            | DisplayItem::Line(_)
+            | DisplayItem::StepMessage(_)
+            | DisplayItem::Meter { .. }
+            | DisplayItem::StepEnded => None,
         });
-        if let (Side::Inside(place), Some(title)) = (side, title) {
-            self.enter(place, &title);
+        if let (LogPosition::InGroup(place), Some(title)) = (side, title) {
+            self.open_group_for(place, &title);
         }
         for telling in tellings {
-            self.show(side, telling);
+            self.show_item(side, telling);
         }
     }
 
-    fn finish(&mut self, conclusion: &Conclusion<'_>) {
-        self.leave();
-        if let Some(summary) = self.story.summary(conclusion.exit) {
-            let summary = format!("{}\n", text::visible(&summary));
-            self.workflow.stream(|stream| stream.own(&summary));
+    fn finish(&mut self, conclusion: &CommandConclusion<'_>) {
+        self.close_group();
+        if let Some(summary) = self.formatter.summary_line(conclusion.exit) {
+            let summary = format!("{}\n", text::escape_line(&summary));
+            self.workflow.with_stream(|stream| stream.write_own(&summary));
         }
     }
 }
 
-impl Drop for Log {
+impl Drop for GroupedLogReporter {
     fn drop(&mut self) {
-        self.workflow.stream(super::stream::Stream::rest);
+        self.workflow.with_stream(super::stream::CommandStream::close_all);
     }
 }
 
-fn side(event: &Event) -> Side<'_> {
+fn log_position(event: &JournalEvent) -> LogPosition<'_> {
     match event {
-        Event::Probe { place, .. }
-        | Event::Intent { place, .. }
-        | Event::Progress { place, .. }
-        | Event::UndoIntent { place }
-        | Event::Decision { place, decision: Decision::Run { .. } } => Side::Inside(place),
-        Event::Decision { .. } | Event::Outcome { .. } | Event::UndoOutcome { .. } => Side::Below,
-        Event::Started(_)
-        | Event::Plan { .. }
-        | Event::Lock { .. }
-        | Event::Torn { .. }
-        | Event::Override { .. }
-        | Event::Ended { .. }
-        | Event::Unrecognized => Side::Apart,
+        JournalEvent::Probe { step_target: place, .. }
+        | JournalEvent::Intent { step_target: place, .. }
+        | JournalEvent::Progress { step_target: place, .. }
+        | JournalEvent::UndoIntent { step_target: place }
+        | JournalEvent::Decision { step_target: place, decision: Decision::Run { .. } } => LogPosition::InGroup(place),
+        JournalEvent::Decision { .. } | JournalEvent::Outcome { .. } | JournalEvent::UndoOutcome { .. } => {
+            LogPosition::AfterGroup
+        }
+        JournalEvent::Started(_)
+        | JournalEvent::Plan { .. }
+        | JournalEvent::Lock { .. }
+        | JournalEvent::Torn { .. }
+        | JournalEvent::Override { .. }
+        | JournalEvent::Ended { .. }
+        | JournalEvent::Unrecognized => LogPosition::OutsideGroups,
     }
 }

@@ -5,22 +5,22 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 
-use super::command::command;
+use super::command::workflow_command;
 use contract::Secret;
 
 /// Lines up to this many characters are not hidden.
-const SHORT: usize = 3;
+const MAX_UNMASKED_CHARS: usize = 3;
 
 /// The commands that hide secrets, one a line; each once.
-pub(super) fn masks<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Vec<String> {
+pub(super) fn mask_commands<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Vec<String> {
     let mut masks = Vec::new();
     for secret in secrets {
         let value = secret.reveal();
         // GitHub masks a text of several lines line by line too, the shortest as well.
-        let lines = value.split(['\r', '\n']).map(str::trim).filter(|line| line.chars().count() > SHORT);
-        let whole = (value.chars().count() > SHORT).then(|| STANDARD_NO_PAD.encode(value));
+        let lines = value.split(['\r', '\n']).map(str::trim).filter(|line| line.chars().count() > MAX_UNMASKED_CHARS);
+        let whole = (value.chars().count() > MAX_UNMASKED_CHARS).then(|| STANDARD_NO_PAD.encode(value));
         for mask in lines.map(str::to_owned).chain(whole) {
-            let mask = command("add-mask", &[], &mask);
+            let mask = workflow_command("add-mask", &[], &mask);
             if !masks.contains(&mask) {
                 masks.push(mask);
             }
@@ -38,7 +38,7 @@ mod tests {
         let secrets =
             ["-----BEGIN\r\n  k%y,one\nabc\n-----END\n", "hunter2", "abc"].map(|text| Secret::new(text.to_owned()));
         assert_eq!(
-            masks(&secrets),
+            mask_commands(&secrets),
             [
                 "::add-mask::-----BEGIN",
                 "::add-mask::k%25y,one",

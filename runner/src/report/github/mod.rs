@@ -27,14 +27,14 @@ mod summary;
 #[cfg(test)]
 mod tests;
 
-pub use log::Log;
-pub use summary::{Earlier, SUMMARY_LIMIT, Summary, of_problems};
+pub use log::GroupedLogReporter;
+pub use summary::{JobSummaryReporter, MAX_SUMMARY_BYTES, PreviousAttempt, render_problems_page};
 
 use self::{
-    annotation::{Annotation, Annotations},
-    stream::Stream,
+    annotation::{AnnotationLimiter, WorkflowAnnotation},
+    stream::CommandStream,
 };
-use super::Color;
+use super::ColorMode;
 use contract::render;
 use contract::{
     Secret,
@@ -42,75 +42,78 @@ use contract::{
 };
 
 /// A word that nobody can guess; none if there is no randomness.
-pub type Token = Box<dyn FnMut() -> Option<String> + Send>;
+pub type StopTokenSource = Box<dyn FnMut() -> Option<String> + Send>;
 
 /// The job's log. Clones write to the same.
 #[derive(Clone)]
-pub struct Workflow(Arc<Mutex<Inner>>);
+pub struct WorkflowOutput(Arc<Mutex<WorkflowOutputState>>);
 
-struct Inner {
-    stream: Stream,
-    annotations: Annotations,
+struct WorkflowOutputState {
+    stream: CommandStream,
+    annotations: AnnotationLimiter,
 }
 
-impl Workflow {
+impl WorkflowOutput {
     /// Writes to `out`. `here` is the folder that relative paths are meant from, `roots` the repository's folder under all its
     /// names.
     #[must_use]
-    pub fn new(out: Box<dyn Write + Send>, token: Token, here: PathBuf, roots: Vec<PathBuf>) -> Self {
-        let inner = Inner { stream: Stream::new(out, token), annotations: Annotations::new(here, roots) };
+    pub fn new(out: Box<dyn Write + Send>, token: StopTokenSource, here: PathBuf, roots: Vec<PathBuf>) -> Self {
+        let inner = WorkflowOutputState {
+            stream: CommandStream::new(out, token),
+            annotations: AnnotationLimiter::new(here, roots),
+        };
         Self(Arc::new(Mutex::new(inner)))
     }
 
     /// Has GitHub hide secrets from now on.
     pub fn mask<'a>(&self, secrets: impl IntoIterator<Item = &'a Secret>) {
-        let mut inner = self.inner();
-        for mask in mask::masks(secrets) {
+        let mut inner = self.lock();
+        for mask in mask::mask_commands(secrets) {
             inner.stream.command(&mask);
         }
     }
 
     /// Tells of an error, in the log and at its place.
-    pub fn error(&self, error: &Diagnostic, color: Color) {
-        let mut inner = self.inner();
-        inner.stream.own(&render::render(error, color));
-        inner.annotate(Annotation::of(error));
+    pub fn error(&self, error: &Diagnostic, color: ColorMode) {
+        let mut inner = self.lock();
+        inner.stream.write_own(&render::render_diagnostic(error, color));
+        inner.annotate(WorkflowAnnotation::of_error(error));
     }
 
     /// Shows a notice at its place, if it has one.
     pub fn annotate(&self, notice: &Notice) {
-        if let Some(annotation) = Annotation::of_notice(notice) {
-            self.inner().annotate(annotation);
+        if let Some(annotation) = WorkflowAnnotation::of_notice(notice) {
+            self.lock().annotate(annotation);
         }
     }
 
     /// Tells of a notice in the log.
-    pub fn notice(&self, notice: &Notice, color: Color) {
-        self.inner().stream.own(&render::notice(notice, color));
+    pub fn notice(&self, notice: &Notice, color: ColorMode) {
+        self.lock().stream.write_own(&render::render_notice(notice, color));
     }
 
     /// Writes what was held back. Called once, last.
     pub fn close(&self) {
-        let mut inner = self.inner();
-        for line in inner.annotations.rest() {
+        let mut inner = self.lock();
+        for line in inner.annotations.take_held_back() {
             inner.stream.command(&line);
         }
-        inner.stream.rest();
+        inner.stream.close_all();
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, WorkflowOutputState> {
         // Whoever panicked wrote half a line at the worst.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes to the stream.
-    fn stream<T>(&self, write: impl FnOnce(&mut Stream) -> T) -> T {
-        write(&mut self.inner().stream)
+    fn with_stream<T>(&self, write: impl FnOnce(&mut CommandStream) -> T) -> T {
+        write(&mut self.lock().stream)
     }
 }
 
-impl Inner {
-    fn annotate(&mut self, annotation: Annotation) {
+impl WorkflowOutputState {
+    fn annotate(&mut self, annotation: WorkflowAnnotation) {
         if let Some(line) = self.annotations.add(annotation) {
             self.stream.command(&line);
         }

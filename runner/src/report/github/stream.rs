@@ -6,33 +6,33 @@
 
 use std::io::Write;
 
-use super::{Token, command::command};
+use super::{StopTokenSource, command::workflow_command};
 
-pub(super) struct Stream {
+pub(super) struct CommandStream {
     out: Box<dyn Write + Send>,
-    token: Token,
+    next_token: StopTokenSource,
     /// What ends the stop that is open.
-    stop: Option<String>,
+    open_stop: Option<String>,
     is_grouped: bool,
 }
 
-impl Stream {
-    pub(super) fn new(out: Box<dyn Write + Send>, token: Token) -> Self {
-        Self { out, token, stop: None, is_grouped: false }
+impl CommandStream {
+    pub(super) fn new(out: Box<dyn Write + Send>, token: StopTokenSource) -> Self {
+        Self { out, next_token: token, open_stop: None, is_grouped: false }
     }
 
     /// Lines of ours, with their ends.
-    pub(super) fn own(&mut self, lines: &str) {
+    pub(super) fn write_own(&mut self, lines: &str) {
         self.resume();
         self.write(lines);
     }
 
     /// Lines that hold what others wrote, with their ends.
-    pub(super) fn foreign(&mut self, lines: &str) {
-        if self.stop.is_none() {
-            self.stop = (self.token)();
-            if let Some(token) = self.stop.clone() {
-                self.write(&format!("{}\n", command("stop-commands", &[], &token)));
+    pub(super) fn write_foreign(&mut self, lines: &str) {
+        if self.open_stop.is_none() {
+            self.open_stop = (self.next_token)();
+            if let Some(token) = self.open_stop.clone() {
+                self.write(&format!("{}\n", workflow_command("stop-commands", &[], &token)));
             }
         }
         self.write(lines);
@@ -47,26 +47,26 @@ impl Stream {
     /// What follows is folded under a title.
     pub(super) fn group(&mut self, title: &str) {
         self.end_group();
-        self.command(&command("group", &[], title));
+        self.command(&workflow_command("group", &[], title));
         self.is_grouped = true;
     }
 
     /// What follows is not folded.
     pub(super) fn end_group(&mut self) {
         if std::mem::take(&mut self.is_grouped) {
-            self.command(&command("endgroup", &[], ""));
+            self.command(&workflow_command("endgroup", &[], ""));
         }
     }
 
     /// Leaves nothing open.
-    pub(super) fn rest(&mut self) {
+    pub(super) fn close_all(&mut self) {
         self.end_group();
         self.resume();
     }
 
     fn resume(&mut self) {
-        if let Some(token) = self.stop.take() {
-            self.write(&format!("{}\n", command(&token, &[], "")));
+        if let Some(token) = self.open_stop.take() {
+            self.write(&format!("{}\n", workflow_command(&token, &[], "")));
         }
     }
 
@@ -75,8 +75,8 @@ impl Stream {
     }
 }
 
-impl Drop for Stream {
+impl Drop for CommandStream {
     fn drop(&mut self) {
-        self.rest();
+        self.close_all();
     }
 }

@@ -10,85 +10,85 @@ use jiff::Timestamp;
 
 use super::{
     super::{
-        Color, Conclusion, Report, label,
-        story::{Line, Story, Telling},
+        ColorMode, CommandConclusion, DeploymentReporter, step_label,
+        story::{DisplayItem, DisplayLine, EventFormatter},
         words,
     },
-    gantt::{Bar, Mood, gantt},
-    markdown::{block, inline},
+    gantt::{BarStatus, GanttBar, gantt_chart},
+    markdown::{code_block, escape_inline},
 };
 use contract::render;
 use contract::text;
 use contract::{
-    diagnostic::{Diagnostic, Exit},
-    step::{Outcome, Phase},
+    diagnostic::{Diagnostic, ExitKind},
+    step::{StepOutcome, StepPhase},
 };
-use journal::event::{Decision, Entry, Event, Header, Place};
+use journal::event::{Decision, JournalEntry, JournalEvent, JournalHeader, StepTarget};
 
 /// GitHub takes so many bytes of one step of a job.
-pub const SUMMARY_LIMIT: usize = 1024 * 1024;
+pub const MAX_SUMMARY_BYTES: usize = 1024 * 1024;
 
 /// The longest text in a cell, in characters.
-const CELL: usize = 400;
+const MAX_CELL_CHARS: usize = 400;
 /// At most so many bytes come after the table of steps.
-const AFTER: usize = 256 * 1024;
+const MAX_AFTER_TABLE_BYTES: usize = 256 * 1024;
 
-const CUT: &str = "\n_The page is full; the log has the rest._\n";
+const TRUNCATED_NOTE: &str = "\n_The page is full; the log has the rest._\n";
 
 /// An attempt of the same run that ended before this one began.
 #[derive(Clone, Debug)]
-pub struct Earlier {
+pub struct PreviousAttempt {
     /// The how-manieth of the run.
     pub number: u32,
     /// When it was begun.
-    pub began: Timestamp,
+    pub started_at: Timestamp,
     /// When its last record was written.
-    pub ended: Timestamp,
+    pub ended_at: Timestamp,
     /// How it ended; none when it was killed.
-    pub exit: Option<Exit>,
+    pub exit: Option<ExitKind>,
     /// Whether the release was verified.
     pub verified: bool,
     /// Where it stopped, if it did.
-    pub stuck: Option<Place>,
+    pub failed_step: Option<StepTarget>,
 }
 
 /// Gathers what an attempt does, and writes the page at its end.
-pub struct Summary {
-    earlier: Vec<Earlier>,
-    by_hand: String,
-    is_believed: bool,
-    room: usize,
+pub struct JobSummaryReporter {
+    previous_attempts: Vec<PreviousAttempt>,
+    resume_command: String,
+    is_authenticated: bool,
+    max_bytes: usize,
     write: Box<dyn FnMut(&str)>,
-    story: Story,
-    header: Option<Header>,
-    began: Option<Timestamp>,
-    last: Option<Timestamp>,
+    formatter: EventFormatter,
+    header: Option<JournalHeader>,
+    started_at: Option<Timestamp>,
+    last_entry_at: Option<Timestamp>,
     verified: bool,
-    rows: Vec<Row>,
+    rows: Vec<SummaryRow>,
 }
 
 /// A step.
-struct Row {
-    place: Place,
-    phase: Option<Phase>,
+struct SummaryRow {
+    place: StepTarget,
+    phase: Option<StepPhase>,
     decision: &'static str,
-    why: String,
+    reason: String,
     /// The first word of the result.
-    word: &'static str,
+    keyword: &'static str,
     result: String,
     took_ms: Option<u64>,
-    fate: Fate,
+    status: StepRowStatus,
     /// When it began to act, and ended.
-    acted: Option<(Timestamp, Option<Timestamp>)>,
+    action_time: Option<(Timestamp, Option<Timestamp>)>,
 }
 
 /// What is known of a step at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum StepRowStatus {
     NotReached,
     Skipped,
     Adopted,
-    Begun,
+    Started,
     Ran,
     Failed,
     Unknown,
@@ -96,135 +96,147 @@ enum Fate {
     Undone,
 }
 
-impl Summary {
+impl JobSummaryReporter {
     /// A page of at most `room` bytes, given to `write`. `by_hand` is the command that goes on from a terminal.
     #[must_use]
     pub fn new(
-        earlier: Vec<Earlier>,
+        earlier: Vec<PreviousAttempt>,
         by_hand: String,
         is_believed: bool,
         room: usize,
         write: Box<dyn FnMut(&str)>,
     ) -> Self {
         Self {
-            earlier,
-            by_hand,
-            is_believed,
-            room,
+            previous_attempts: earlier,
+            resume_command: by_hand,
+            is_authenticated: is_believed,
+            max_bytes: room,
             write,
-            story: Story::default(),
+            formatter: EventFormatter::default(),
             header: None,
-            began: None,
-            last: None,
+            started_at: None,
+            last_entry_at: None,
             verified: false,
             rows: Vec::new(),
         }
     }
 
-    fn row(&mut self, place: &Place) -> &mut Row {
+    fn row(&mut self, place: &StepTarget) -> &mut SummaryRow {
         let at = self.rows.iter().position(|row| row.place == *place).unwrap_or_else(|| {
             // A hook is no step of the plan.
-            self.rows.push(Row::new(place.clone(), None));
+            self.rows.push(SummaryRow::new(place.clone(), None));
             self.rows.len() - 1
         });
         &mut self.rows[at]
     }
 
-    fn decided(&mut self, place: &Place, decision: &Decision) {
+    fn on_decision(&mut self, place: &StepTarget, decision: &Decision) {
         let row = self.row(place);
         let fate = match decision {
             // What was adopted is skipped then: the news is that it was adopted.
-            Decision::Skip { .. } if row.fate == Fate::Adopted => return,
-            Decision::Skip { .. } => Fate::Skipped,
-            Decision::Adopt { .. } => Fate::Adopted,
-            Decision::Run { .. } => row.fate,
-            Decision::Stop { .. } => Fate::Stopped,
+            Decision::Skip { .. } if row.status == StepRowStatus::Adopted => return,
+            Decision::Skip { .. } => StepRowStatus::Skipped,
+            Decision::Adopt { .. } => StepRowStatus::Adopted,
+            Decision::Run { .. } => row.status,
+            Decision::Stop { .. } => StepRowStatus::Stopped,
         };
-        row.fate = fate;
+        row.status = fate;
         row.decision = words::decision(decision);
-        row.why = words::because(decision);
+        row.reason = words::decision_reason(decision);
     }
 
     /// The page.
-    fn page(&self, conclusion: &Conclusion<'_>) -> String {
-        let mut page = Page { text: String::new(), room: self.room };
+    fn render_page(&self, conclusion: &CommandConclusion<'_>) -> String {
+        let mut page = BoundedPage { text: String::new(), max_bytes: self.max_bytes };
         let Some(header) = &self.header else {
-            page.problems(conclusion.exit, conclusion.error.as_slice());
+            page.push_problems(conclusion.exit, conclusion.error.as_slice());
             return page.text;
         };
         let (app, release, environment) = (&header.app, &header.release.label, &header.environment);
-        let stuck = self.rows.iter().rev().find(|row| row.is_stuck()).map(|row| &row.place);
-        let ending = inline(&words::ending(Some(conclusion.exit), self.verified, stuck), CELL);
-        let title = inline(&format!("{app} {release} → {environment}"), CELL);
-        page.add(&format!("## {title}: {ending}\n\n"));
-        if let Some(summary) = self.story.summary(conclusion.exit) {
+        let stuck = self.rows.iter().rev().find(|row| row.is_unfinished()).map(|row| &row.place);
+        let ending = escape_inline(&words::result_at_step(Some(conclusion.exit), self.verified, stuck), MAX_CELL_CHARS);
+        let title = escape_inline(&format!("{app} {release} → {environment}"), MAX_CELL_CHARS);
+        page.push_if_fits(&format!("## {title}: {ending}\n\n"));
+        if let Some(summary) = self.formatter.summary_line(conclusion.exit) {
             let (run, attempt) = (&header.run, header.attempt);
-            page.add(&format!(
+            page.push_if_fits(&format!(
                 "{} (run {}, attempt {attempt})\n\n",
-                inline(&summary, CELL),
-                inline(run.as_str(), CELL)
+                escape_inline(&summary, MAX_CELL_CHARS),
+                escape_inline(run.as_str(), MAX_CELL_CHARS)
             ));
         }
 
-        let mut after = Page { text: String::new(), room: AFTER.min(page.room / 2) };
+        let mut after = BoundedPage { text: String::new(), max_bytes: MAX_AFTER_TABLE_BYTES.min(page.max_bytes / 2) };
         if let Some(error) = conclusion.error {
-            after.error(error);
+            after.push_error(error);
         }
-        if conclusion.exit != Exit::Success {
-            after.add(&self.retry(conclusion.exit));
-            after.add(&format!("**By hand**, in the folder that the job ran in:\n\n{}\n", block("sh", &self.by_hand)));
+        if conclusion.exit != ExitKind::Success {
+            after.push_if_fits(&self.retry_plan(conclusion.exit));
+            after.push_if_fits(&format!(
+                "**By hand**, in the folder that the job ran in:\n\n{}\n",
+                code_block("sh", &self.resume_command)
+            ));
         }
-        if let Some(chart) = gantt(&format!("Run {}", header.run), &self.bars(conclusion.exit)) {
-            after.add(&block("mermaid", &chart));
+        if let Some(chart) = gantt_chart(&format!("Run {}", header.run), &self.gantt_bars(conclusion.exit)) {
+            after.push_if_fits(&code_block("mermaid", &chart));
         }
 
-        let room = page.room;
-        page.room = page.text.len() + room.saturating_sub(page.text.len() + after.text.len() + CUT.len());
-        page.add("| Step | Decision | Why | Result | Time |\n|---|---|---|---|---:|\n");
-        let fit = self.rows.iter().take_while(|row| page.add(&row.markdown())).count();
-        page.room = room;
+        let room = page.max_bytes;
+        page.max_bytes =
+            page.text.len() + room.saturating_sub(page.text.len() + after.text.len() + TRUNCATED_NOTE.len());
+        page.push_if_fits("| Step | Decision | Why | Result | Time |\n|---|---|---|---|---:|\n");
+        let fit = self.rows.iter().take_while(|row| page.push_if_fits(&row.markdown())).count();
+        page.max_bytes = room;
         if fit < self.rows.len() {
-            page.add(&format!("\n_{} more steps; the log has them._\n", self.rows.len() - fit));
+            page.push_if_fits(&format!("\n_{} more steps; the log has them._\n", self.rows.len() - fit));
         }
-        page.add("\n");
-        page.add(&after.text);
+        page.push_if_fits("\n");
+        page.push_if_fits(&after.text);
         page.text
     }
 
     /// What the next attempt will do about each step, as far as this one's records tell.
-    fn retry(&self, exit: Exit) -> String {
+    fn retry_plan(&self, exit: ExitKind) -> String {
         let mut plans: BTreeMap<(u8, &str), Vec<String>> = BTreeMap::new();
         let skips = (
             0,
-            if self.is_believed { "skips, while its effect holds," } else { "probes, and skips if its effect holds," },
+            if self.is_authenticated {
+                "skips, while its effect holds,"
+            } else {
+                "probes, and skips if its effect holds,"
+            },
         );
         for row in self.rows.iter().filter(|row| row.phase.is_some()) {
-            let (what, why) = match row.fate {
-                Fate::Ran | Fate::Skipped | Fate::Adopted if row.phase == Some(Phase::Check) => {
+            let (what, why) = match row.status {
+                StepRowStatus::Ran | StepRowStatus::Skipped | StepRowStatus::Adopted
+                    if row.phase == Some(StepPhase::Check) =>
+                {
                     ((2, "looks again at"), "a check is never skipped on record")
                 }
-                Fate::Ran => (skips, "it ran"),
-                Fate::Skipped => (skips, "it was skipped"),
-                Fate::Adopted => (skips, "it was adopted"),
-                Fate::Begun | Fate::Unknown => ((1, "looks before it acts at"), "how far it got is not known"),
-                Fate::Stopped => ((1, "looks before it acts at"), "an operator must say"),
-                Fate::Failed => ((3, "runs"), "it failed"),
-                Fate::Undone => ((3, "runs"), "it was undone"),
-                Fate::NotReached => ((4, "comes to what this attempt did not:"), ""),
+                StepRowStatus::Ran => (skips, "it ran"),
+                StepRowStatus::Skipped => (skips, "it was skipped"),
+                StepRowStatus::Adopted => (skips, "it was adopted"),
+                StepRowStatus::Started | StepRowStatus::Unknown => {
+                    ((1, "looks before it acts at"), "how far it got is not known")
+                }
+                StepRowStatus::Stopped => ((1, "looks before it acts at"), "an operator must say"),
+                StepRowStatus::Failed => ((3, "runs"), "it failed"),
+                StepRowStatus::Undone => ((3, "runs"), "it was undone"),
+                StepRowStatus::NotReached => ((4, "comes to what this attempt did not:"), ""),
             };
-            let step = inline(&label(&row.place), CELL);
+            let step = escape_inline(&step_label(&row.place), MAX_CELL_CHARS);
             plans.entry(what).or_default().push(if why.is_empty() { step } else { format!("{step} ({why})") });
         }
         let begins = match exit {
-            Exit::RolledBack => "begins a new run",
-            Exit::Success
-            | Exit::Failed
-            | Exit::Refused
-            | Exit::InDoubt
-            | Exit::Locked
-            | Exit::Journal
-            | Exit::Bug
-            | Exit::Interrupted => "goes on with this run",
+            ExitKind::RolledBack => "begins a new run",
+            ExitKind::Success
+            | ExitKind::Failed
+            | ExitKind::Refused
+            | ExitKind::InDoubt
+            | ExitKind::Locked
+            | ExitKind::Journal
+            | ExitKind::Bug
+            | ExitKind::Interrupted => "goes on with this run",
         };
         let mut text = format!("**A retry** {begins}. It\n\n");
         for ((_, what), steps) in plans {
@@ -235,39 +247,44 @@ impl Summary {
     }
 
     /// Earlier attempts as one bar each, this one as a bar a step.
-    fn bars(&self, exit: Exit) -> Vec<Bar> {
+    fn gantt_bars(&self, exit: ExitKind) -> Vec<GanttBar> {
         let mut bars: Vec<_> = self
-            .earlier
+            .previous_attempts
             .iter()
-            .map(|attempt| Bar {
+            .map(|attempt| GanttBar {
                 section: format!("attempt {}", attempt.number),
-                label: words::ending(attempt.exit, attempt.verified, attempt.stuck.as_ref()),
-                mood: mood(attempt.exit),
-                began: attempt.began,
-                ended: attempt.ended,
+                label: words::result_at_step(attempt.exit, attempt.verified, attempt.failed_step.as_ref()),
+                status: bar_status(attempt.exit),
+                started_at: attempt.started_at,
+                ended_at: attempt.ended_at,
             })
             .collect();
-        let (Some(header), Some(began), Some(last)) = (&self.header, self.began, self.last) else { return bars };
+        let (Some(header), Some(began), Some(last)) = (&self.header, self.started_at, self.last_entry_at) else {
+            return bars;
+        };
         let section = format!("attempt {}", header.attempt);
         let steps: Vec<_> = self
             .rows
             .iter()
             .filter_map(|row| {
-                let (began, ended) = row.acted?;
-                let mood = match row.fate {
-                    Fate::Ran | Fate::Skipped | Fate::Adopted => Mood::Good,
-                    Fate::Failed | Fate::Undone => Mood::Bad,
-                    Fate::NotReached | Fate::Begun | Fate::Unknown | Fate::Stopped => Mood::Open,
+                let (began, ended) = row.action_time?;
+                let mood = match row.status {
+                    StepRowStatus::Ran | StepRowStatus::Skipped | StepRowStatus::Adopted => BarStatus::Done,
+                    StepRowStatus::Failed | StepRowStatus::Undone => BarStatus::Failed,
+                    StepRowStatus::NotReached
+                    | StepRowStatus::Started
+                    | StepRowStatus::Unknown
+                    | StepRowStatus::Stopped => BarStatus::Unfinished,
                 };
                 let ended = ended.unwrap_or(last);
                 // The word comes first: some names of steps mean something to Mermaid.
-                let label = format!("{} {}", row.word, label(&row.place));
-                Some(Bar { section: section.clone(), label, mood, began, ended })
+                let label = format!("{} {}", row.keyword, step_label(&row.place));
+                Some(GanttBar { section: section.clone(), label, status: mood, started_at: began, ended_at: ended })
             })
             .collect();
         if steps.is_empty() {
-            let label = words::ending(Some(exit), self.verified, None);
-            bars.push(Bar { section, label, mood: mood(Some(exit)), began, ended: last });
+            let label = words::result_at_step(Some(exit), self.verified, None);
+            bars.push(GanttBar { section, label, status: bar_status(Some(exit)), started_at: began, ended_at: last });
         } else {
             bars.extend(steps);
         }
@@ -275,153 +292,167 @@ impl Summary {
     }
 }
 
-impl Report for Summary {
-    fn event(&mut self, entry: &Entry) {
-        self.began.get_or_insert(entry.at);
-        self.last = Some(entry.at);
-        let line = self.story.tell(entry, None).into_iter().find_map(|telling| match telling {
-            Telling::Line(line) => Some(line),
-            Telling::Heading(_) | Telling::Said(_) | Telling::Begun { .. } | Telling::Meter { .. } | Telling::Over => {
-                None
-            }
+impl DeploymentReporter for JobSummaryReporter {
+    fn on_event(&mut self, entry: &JournalEntry) {
+        self.started_at.get_or_insert(entry.at);
+        self.last_entry_at = Some(entry.at);
+        let line = self.formatter.format_entry(entry, None).into_iter().find_map(|telling| match telling {
+            DisplayItem::Line(line) => Some(line),
+            DisplayItem::Heading(_)
+            | DisplayItem::StepMessage(_)
+            | DisplayItem::StepStarted { .. }
+            | DisplayItem::Meter { .. }
+            | DisplayItem::StepEnded => None,
         });
         match &entry.event {
-            Event::Started(header) => self.header = Some(header.clone()),
-            Event::Plan { steps, .. } => {
-                self.rows = steps.iter().map(|step| Row::new(step.place.clone(), Some(step.phase))).collect();
+            JournalEvent::Started(header) => self.header = Some(header.clone()),
+            JournalEvent::Plan { steps, .. } => {
+                self.rows =
+                    steps.iter().map(|step| SummaryRow::new(step.step_target.clone(), Some(step.phase))).collect();
             }
-            Event::Decision { place, decision } => {
-                self.decided(place, decision);
+            JournalEvent::Decision { step_target: place, decision } => {
+                self.on_decision(place, decision);
                 // For one that runs, the time is that of the call.
                 self.row(place).took_ms = line.and_then(|line| line.took_ms);
             }
-            Event::Intent { place, .. } => {
+            JournalEvent::Intent { step_target: place, .. } => {
                 let row = self.row(place);
-                row.fate = Fate::Begun;
-                row.word = "begun";
+                row.status = StepRowStatus::Started;
+                row.keyword = "begun";
                 "begun, and not ended".clone_into(&mut row.result);
-                row.acted = Some((row.acted.map_or(entry.at, |(began, _)| began), None));
+                row.action_time = Some((row.action_time.map_or(entry.at, |(began, _)| began), None));
             }
-            Event::Outcome { place, result, .. } => {
+            JournalEvent::Outcome { step_target: place, outcome: result, .. } => {
                 let row = self.row(place);
-                row.fate = match result {
-                    Outcome::Succeeded { .. } => Fate::Ran,
-                    Outcome::Failed { .. } => Fate::Failed,
-                    Outcome::Unknown { .. } => Fate::Unknown,
+                row.status = match result {
+                    StepOutcome::Succeeded { .. } => StepRowStatus::Ran,
+                    StepOutcome::Failed { .. } => StepRowStatus::Failed,
+                    StepOutcome::Unknown { .. } => StepRowStatus::Unknown,
                 };
-                row.acted = row.acted.map(|(began, _)| (began, Some(entry.at)));
-                row.ended(line);
+                row.action_time = row.action_time.map(|(began, _)| (began, Some(entry.at)));
+                row.set_result(line);
             }
-            Event::UndoIntent { place } => {
-                self.row(place).fate = Fate::Begun;
+            JournalEvent::UndoIntent { step_target: place } => {
+                self.row(place).status = StepRowStatus::Started;
             }
-            Event::UndoOutcome { place, failure } => {
+            JournalEvent::UndoOutcome { step_target: place, failure } => {
                 let row = self.row(place);
-                row.fate = if failure.is_none() { Fate::Undone } else { Fate::Unknown };
+                row.status = if failure.is_none() { StepRowStatus::Undone } else { StepRowStatus::Unknown };
                 let took_ms = row.took_ms;
-                row.ended(line);
+                row.set_result(line);
                 row.took_ms = took_ms;
             }
-            Event::Ended { verified, .. } => self.verified = *verified,
-            Event::Lock { .. }
-            | Event::Torn { .. }
-            | Event::Override { .. }
-            | Event::Progress { .. }
-            | Event::Probe { .. }
-            | Event::Unrecognized => {}
+            JournalEvent::Ended { verified, .. } => self.verified = *verified,
+            JournalEvent::Lock { .. }
+            | JournalEvent::Torn { .. }
+            | JournalEvent::Override { .. }
+            | JournalEvent::Progress { .. }
+            | JournalEvent::Probe { .. }
+            | JournalEvent::Unrecognized => {}
         }
     }
 
-    fn finish(&mut self, conclusion: &Conclusion<'_>) {
-        let page = self.page(conclusion);
+    fn finish(&mut self, conclusion: &CommandConclusion<'_>) {
+        let page = self.render_page(conclusion);
         (self.write)(&page);
     }
 }
 
-impl Row {
-    fn new(place: Place, phase: Option<Phase>) -> Self {
+impl SummaryRow {
+    fn new(place: StepTarget, phase: Option<StepPhase>) -> Self {
         Self {
             place,
             phase,
             decision: "",
-            why: String::new(),
-            word: "",
+            reason: String::new(),
+            keyword: "",
             result: String::new(),
             took_ms: None,
-            fate: Fate::NotReached,
-            acted: None,
+            status: StepRowStatus::NotReached,
+            action_time: None,
         }
     }
 
-    fn ended(&mut self, line: Option<Line>) {
+    fn set_result(&mut self, line: Option<DisplayLine>) {
         let Some(line) = line else { return };
-        self.word = line.word;
+        self.keyword = line.keyword;
         self.result = match line.text.as_str() {
-            "" => line.word.to_owned(),
-            text => format!("{}; {text}", line.word),
+            "" => line.keyword.to_owned(),
+            text => format!("{}; {text}", line.keyword),
         };
         self.took_ms = line.took_ms;
     }
 
-    fn is_stuck(&self) -> bool {
-        match self.fate {
-            Fate::Begun | Fate::Failed | Fate::Unknown | Fate::Stopped => true,
-            Fate::NotReached | Fate::Skipped | Fate::Adopted | Fate::Ran | Fate::Undone => false,
+    fn is_unfinished(&self) -> bool {
+        match self.status {
+            StepRowStatus::Started | StepRowStatus::Failed | StepRowStatus::Unknown | StepRowStatus::Stopped => true,
+            StepRowStatus::NotReached
+            | StepRowStatus::Skipped
+            | StepRowStatus::Adopted
+            | StepRowStatus::Ran
+            | StepRowStatus::Undone => false,
         }
     }
 
     fn markdown(&self) -> String {
-        let cell = |text: &str| inline(text, CELL);
-        let result = if self.fate == Fate::NotReached { "not reached" } else { &self.result };
-        let took = self.took_ms.map(text::took).unwrap_or_default();
-        let cells = [&label(&self.place), self.decision, &self.why, result, &took].map(cell);
+        let cell = |text: &str| escape_inline(text, MAX_CELL_CHARS);
+        let result = if self.status == StepRowStatus::NotReached { "not reached" } else { &self.result };
+        let took = self.took_ms.map(text::format_duration).unwrap_or_default();
+        let cells = [&step_label(&self.place), self.decision, &self.reason, result, &took].map(cell);
         format!("| {} |\n", cells.join(" | "))
     }
 }
 
 /// The page of a job where no attempt began.
 #[must_use]
-pub fn of_problems(exit: Exit, problems: &[Diagnostic], room: usize) -> String {
-    let mut page = Page { text: String::new(), room };
-    page.problems(exit, &problems.iter().collect::<Vec<_>>());
+pub fn render_problems_page(exit: ExitKind, problems: &[Diagnostic], room: usize) -> String {
+    let mut page = BoundedPage { text: String::new(), max_bytes: room };
+    page.push_problems(exit, &problems.iter().collect::<Vec<_>>());
     page.text
 }
 
 /// Text of a bounded length.
-struct Page {
+struct BoundedPage {
     text: String,
-    room: usize,
+    max_bytes: usize,
 }
 
-impl Page {
+impl BoundedPage {
     /// Adds all of it or nothing.
-    fn add(&mut self, text: &str) -> bool {
-        let fits = self.text.len() + text.len() <= self.room;
+    fn push_if_fits(&mut self, text: &str) -> bool {
+        let fits = self.text.len() + text.len() <= self.max_bytes;
         if fits {
             self.text.push_str(text);
         }
         fits
     }
 
-    fn error(&mut self, error: &Diagnostic) -> bool {
-        self.add(&format!("{}\n", block("text", &render::render(error, Color::Off))))
+    fn push_error(&mut self, error: &Diagnostic) -> bool {
+        self.push_if_fits(&format!("{}\n", code_block("text", &render::render_diagnostic(error, ColorMode::Off))))
     }
 
-    fn problems(&mut self, exit: Exit, problems: &[&Diagnostic]) {
-        self.room = self.room.saturating_sub(CUT.len());
-        self.add(&format!("## Nothing was begun: {}\n\n", words::result(Some(exit), false)));
-        let fits = problems.iter().all(|problem| self.error(problem));
-        self.room += CUT.len();
+    fn push_problems(&mut self, exit: ExitKind, problems: &[&Diagnostic]) {
+        self.max_bytes = self.max_bytes.saturating_sub(TRUNCATED_NOTE.len());
+        self.push_if_fits(&format!("## Nothing was begun: {}\n\n", words::result(Some(exit), false)));
+        let fits = problems.iter().all(|problem| self.push_error(problem));
+        self.max_bytes += TRUNCATED_NOTE.len();
         if !fits {
-            self.add(CUT);
+            self.push_if_fits(TRUNCATED_NOTE);
         }
     }
 }
 
-fn mood(exit: Option<Exit>) -> Mood {
+fn bar_status(exit: Option<ExitKind>) -> BarStatus {
     match exit {
-        Some(Exit::Success) => Mood::Good,
-        Some(Exit::InDoubt | Exit::Interrupted) | None => Mood::Open,
-        Some(Exit::Failed | Exit::Refused | Exit::RolledBack | Exit::Locked | Exit::Journal | Exit::Bug) => Mood::Bad,
+        Some(ExitKind::Success) => BarStatus::Done,
+        Some(ExitKind::InDoubt | ExitKind::Interrupted) | None => BarStatus::Unfinished,
+        Some(
+            ExitKind::Failed
+            | ExitKind::Refused
+            | ExitKind::RolledBack
+            | ExitKind::Locked
+            | ExitKind::Journal
+            | ExitKind::Bug,
+        ) => BarStatus::Failed,
     }
 }

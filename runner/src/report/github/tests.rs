@@ -13,17 +13,19 @@ use std::{
 use expect_test::{Expect, expect};
 use serde_json::json;
 
-use super::{Earlier, Log, Summary, Token, Workflow, of_problems};
+use super::{
+    GroupedLogReporter, JobSummaryReporter, PreviousAttempt, StopTokenSource, WorkflowOutput, render_problems_page,
+};
 use crate::report::{
-    Color, Conclusion, Interactive, Options, Report, Verbosity,
-    fixture::{self, Tape, place},
+    ColorMode, CommandConclusion, DeploymentReporter, InteractiveMode, ReportOptions, Verbosity,
+    fixture::{self, JournalFixture, place},
 };
 use contract::{
     Secret,
-    diagnostic::{Code, Diagnostic, Excerpt, Exit, Notice, Spot},
-    step::{Level, Outcome},
+    diagnostic::{Diagnostic, ErrorCode, ExitKind, Notice, SourceExcerpt, SourceLocation},
+    step::{MessageLevel, StepOutcome},
 };
-use journal::event::{Decision, Event, Reason};
+use journal::event::{Decision, DecisionReason, JournalEvent};
 
 /// What a guest that means ill writes.
 const HOSTILE: &[&str] = &[
@@ -39,15 +41,15 @@ const HOSTILE: &[&str] = &[
 ];
 
 #[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
+struct SyncSharedBuffer(Arc<Mutex<Vec<u8>>>);
 
-impl Shared {
+impl SyncSharedBuffer {
     fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 }
 
-impl Write for Shared {
+impl Write for SyncSharedBuffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().write(bytes)
     }
@@ -57,39 +59,44 @@ impl Write for Shared {
     }
 }
 
-fn workflow(out: &Shared) -> Workflow {
+fn workflow(out: &SyncSharedBuffer) -> WorkflowOutput {
     let mut count = 0;
-    let token: Token = Box::new(move || {
+    let token: StopTokenSource = Box::new(move || {
         count += 1;
         Some(format!("token-{count}"))
     });
     let repository = PathBuf::from("/repo/shop");
-    Workflow::new(Box::new(out.clone()), token, repository.join("ops"), vec![repository])
+    WorkflowOutput::new(Box::new(out.clone()), token, repository.join("ops"), vec![repository])
 }
 
-fn options(verbosity: Verbosity, continues: Option<&str>) -> Options {
-    Options { verbosity, color: Color::Off, interactive: Interactive::No, continues: continues.map(str::to_owned) }
-}
-
-fn logged(tape: &Tape, options: Options, exit: Exit) -> String {
-    let out = Shared::default();
-    let workflow = workflow(&out);
-    let mut log = Log::new(workflow.clone(), options);
-    for entry in tape.last() {
-        log.event(entry);
+fn options(verbosity: Verbosity, continues: Option<&str>) -> ReportOptions {
+    ReportOptions {
+        verbosity,
+        color: ColorMode::Off,
+        interactive: InteractiveMode::No,
+        continues_after: continues.map(str::to_owned),
     }
-    log.finish(&Conclusion { exit, error: None });
+}
+
+fn render_log(tape: &JournalFixture, options: ReportOptions, exit: ExitKind) -> String {
+    let out = SyncSharedBuffer::default();
+    let workflow = workflow(&out);
+    let mut log = GroupedLogReporter::new(workflow.clone(), options);
+    for entry in tape.last_attempt() {
+        log.on_event(entry);
+    }
+    log.finish(&CommandConclusion { exit, error: None });
     workflow.close();
     out.text()
 }
 
-fn check_log(tape: &Tape, exit: Exit, continues: Option<&str>, expected: Expect) {
-    expected.assert_eq(&logged(tape, options(Verbosity::Normal, continues), exit));
+fn check_log(tape: &JournalFixture, exit: ExitKind, continues: Option<&str>, expected: Expect) {
+    expected.assert_eq(&render_log(tape, options(Verbosity::Normal, continues), exit));
 }
 
 /// The commands that GitHub would obey, in order; fails where a stop or a group is left open.
 #[track_caller]
-fn obeyed(text: &str) -> Vec<String> {
+fn obeyed_commands(text: &str) -> Vec<String> {
     let (mut stop, mut depth) = (None::<String>, 0);
     let mut obeyed = Vec::new();
     for line in text.lines() {
@@ -115,46 +122,51 @@ fn obeyed(text: &str) -> Vec<String> {
 }
 
 /// The page of the last attempt of a tape.
-fn page(tape: &Tape, conclusion: &Conclusion<'_>, earlier: Vec<Earlier>, room: usize) -> String {
+fn render_page(
+    tape: &JournalFixture,
+    conclusion: &CommandConclusion<'_>,
+    earlier: Vec<PreviousAttempt>,
+    room: usize,
+) -> String {
     let page = Rc::new(RefCell::new(String::new()));
     let written = Rc::clone(&page);
     let write = Box::new(move |text: &str| written.borrow_mut().push_str(text));
-    let mut summary = Summary::new(earlier, "runner --local --release r2".to_owned(), true, room, write);
-    for entry in tape.last() {
-        summary.event(entry);
+    let mut summary = JobSummaryReporter::new(earlier, "runner --local --release r2".to_owned(), true, room, write);
+    for entry in tape.last_attempt() {
+        summary.on_event(entry);
     }
     summary.finish(conclusion);
     page.take()
 }
 
 fn failed_error() -> Diagnostic {
-    let mut error = Diagnostic::new(Code("P0301"), Exit::Failed, "step `migrate` failed on attempt 1")
-        .because("migrations/0007_orders.sql:3: relation \"order\" does not exist")
-        .hint("fix it; then run `runner --release r2` again (skips: pull)");
+    let mut error = Diagnostic::new(ErrorCode("P0301"), ExitKind::Failed, "step `migrate` failed on attempt 1")
+        .with_cause("migrations/0007_orders.sql:3: relation \"order\" does not exist")
+        .with_hint("fix it; then run `runner --release r2` again (skips: pull)");
     let path = PathBuf::from("/repo/shop/ops/../db/migrations/0007_orders.sql");
-    error.spot = Some(Box::new(Spot { path, line: Some(3), column: Some(9) }));
+    error.location = Some(Box::new(SourceLocation { path, line: Some(3), column: Some(9) }));
     error
 }
 
 /// Every line of a hostile guest, as a message, a failure, a reason and a probe's answer.
-fn hostile() -> Tape {
+fn hostile_journal() -> JournalFixture {
     let all = HOSTILE.join("\n");
-    let mut tape = Tape::new().attempt(1, "1-aaaaaa", 1, "r1");
-    tape = tape.begin("pull", Reason::Drifted { why: all.clone() }, &[]);
+    let mut tape = JournalFixture::new().attempt(1, "1-aaaaaa", 1, "r1");
+    tape = tape.begin("pull", DecisionReason::Drifted { why: all.clone() }, &[]);
     for line in HOSTILE {
-        tape = tape.log("pull", Level::Info, line);
+        tape = tape.log("pull", MessageLevel::Info, line);
     }
     let failure = fixture::failure(&all, json!({"file": "::error::x", "line": 3}));
-    tape.end("pull", 1, Outcome::Failed { failure })
-        .decide("migrate", Decision::Stop { reason: Reason::Unknown { why: all.clone() } })
-        .ended(Exit::InDoubt)
+    tape.end("pull", 1, StepOutcome::Failed { failure })
+        .decide("migrate", Decision::Stop { reason: DecisionReason::Unknown { why: all.clone() } })
+        .ended(ExitKind::InDoubt)
 }
 
 #[test]
 fn a_clean_deployment() {
     check_log(
         &fixture::clean(),
-        Exit::Success,
+        ExitKind::Success,
         None,
         expect![[r#"
         shop r1 to test (run 1-aaaaaa, attempt 1)
@@ -190,7 +202,7 @@ fn a_clean_deployment() {
 fn a_failure_and_what_was_said_before_it() {
     check_log(
         &fixture::failed(),
-        Exit::Failed,
+        ExitKind::Failed,
         None,
         expect![[r#"
         shop r2 to test (run 2-bbbbbb, attempt 1)
@@ -218,7 +230,7 @@ fn a_failure_and_what_was_said_before_it() {
 fn a_retry_skips_and_adopts() {
     check_log(
         &fixture::adopted(),
-        Exit::Success,
+        ExitKind::Success,
         Some("`migrate` was interrupted"),
         expect![[r#"
         shop r2 to test (run 2-bbbbbb, attempt 2)
@@ -255,7 +267,7 @@ fn a_retry_skips_and_adopts() {
 fn a_rollback() {
     check_log(
         &fixture::rolled_back(),
-        Exit::RolledBack,
+        ExitKind::RolledBack,
         None,
         expect![[r#"
         shop r2 to test (run 2-bbbbbb, attempt 1)
@@ -290,7 +302,7 @@ fn a_rollback() {
 
 #[test]
 fn quiet_has_no_groups() {
-    let text = logged(&fixture::failed(), options(Verbosity::Quiet, None), Exit::Failed);
+    let text = render_log(&fixture::failed(), options(Verbosity::Quiet, None), ExitKind::Failed);
     expect![[r#"
           FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not
                           exist                                                    41 ms
@@ -301,30 +313,30 @@ fn quiet_has_no_groups() {
 
 #[test]
 fn a_log_that_breaks_off_leaves_nothing_open() {
-    for entries in 0..fixture::failed().last().len() {
-        let out = Shared::default();
+    for entries in 0..fixture::failed().last_attempt().len() {
+        let out = SyncSharedBuffer::default();
         let workflow = workflow(&out);
-        let mut log = Log::new(workflow.clone(), options(Verbosity::Normal, None));
-        fixture::failed().last().iter().take(entries).for_each(|entry| log.event(entry));
+        let mut log = GroupedLogReporter::new(workflow.clone(), options(Verbosity::Normal, None));
+        fixture::failed().last_attempt().iter().take(entries).for_each(|entry| log.on_event(entry));
         drop(log);
-        obeyed(&out.text());
-        workflow.error(&failed_error(), Color::Off);
-        assert_eq!(obeyed(&out.text()).last().map(String::as_str), Some("error"));
+        obeyed_commands(&out.text());
+        workflow.error(&failed_error(), ColorMode::Off);
+        assert_eq!(obeyed_commands(&out.text()).last().map(String::as_str), Some("error"));
     }
 }
 
 #[test]
 fn nothing_that_a_guest_says_is_obeyed() {
     for verbosity in [Verbosity::Quiet, Verbosity::Normal, Verbosity::Verbose] {
-        let text = logged(&hostile(), options(verbosity, Some("::error::x")), Exit::InDoubt);
-        let commands = obeyed(&text);
+        let text = render_log(&hostile_journal(), options(verbosity, Some("::error::x")), ExitKind::InDoubt);
+        let commands = obeyed_commands(&text);
         assert!(commands.iter().all(|name| name == "group" || name == "endgroup"), "{commands:?}\n{text}");
         // Without the stop nothing would be obeyed either.
         let unguarded: String =
             text.lines().filter(|line| !line.contains("token-")).map(|line| format!("{line}\n")).collect();
-        assert_eq!(obeyed(&unguarded), commands, "{text}");
+        assert_eq!(obeyed_commands(&unguarded), commands, "{text}");
     }
-    let text = logged(&hostile(), options(Verbosity::Normal, None), Exit::InDoubt);
+    let text = render_log(&hostile_journal(), options(Verbosity::Normal, None), ExitKind::InDoubt);
     expect![[r#"
         shop r1 to test (run 1-aaaaaa, attempt 1)
         ::group::pull: something else is there: ::set-output name=x::y\n  ::error::forged\n::stop-commands::x\n::add-mask::a\nfine #\#[error]forged\n#\#[add-path]/tmp\none\n::s…
@@ -399,37 +411,38 @@ fn nothing_that_a_guest_says_is_obeyed() {
 
 #[test]
 fn a_notice_in_the_middle_is_obeyed() {
-    let out = Shared::default();
+    let out = SyncSharedBuffer::default();
     let workflow = workflow(&out);
-    let mut log = Log::new(workflow.clone(), options(Verbosity::Normal, None));
-    let tape = Tape::new().attempt(1, "1-aaaaaa", 1, "r1").begin("pull", Reason::NeverRan, &[]).log(
+    let mut log = GroupedLogReporter::new(workflow.clone(), options(Verbosity::Normal, None));
+    let tape = JournalFixture::new().attempt(1, "1-aaaaaa", 1, "r1").begin("pull", DecisionReason::NeverRan, &[]).log(
         "pull",
-        Level::Info,
+        MessageLevel::Info,
         "::stop-commands::x",
     );
-    tape.last().iter().for_each(|entry| log.event(entry));
-    let spot = Spot { path: "/repo/shop/a.sql".into(), line: Some(2), column: None };
-    workflow.annotate(&Notice { spot: Some(spot), title: Some("a-rule".to_owned()), ..Notice::warning("careful") });
+    tape.last_attempt().iter().for_each(|entry| log.on_event(entry));
+    let spot = SourceLocation { path: "/repo/shop/a.sql".into(), line: Some(2), column: None };
+    workflow.annotate(&Notice { location: Some(spot), title: Some("a-rule".to_owned()), ..Notice::warning("careful") });
     drop(log);
-    assert_eq!(obeyed(&out.text()), ["group", "warning", "endgroup"]);
+    assert_eq!(obeyed_commands(&out.text()), ["group", "warning", "endgroup"]);
     assert!(out.text().contains("\n::warning file=a.sql,line=2,title=a-rule::careful\n"), "{}", out.text());
 }
 
 #[test]
 fn errors_point_to_their_line() {
-    let out = Shared::default();
+    let out = SyncSharedBuffer::default();
     let workflow = workflow(&out);
-    workflow.error(&failed_error(), Color::Off);
+    workflow.error(&failed_error(), ColorMode::Off);
     let text: Arc<str> = "version: 1\nstpes:\n  a:\n".into();
-    let excerpt = Excerpt { path: "deploy.yml".to_owned(), text, span: 11..16, label: "means nothing".to_owned() };
-    let mut error = Diagnostic::new(Code("P0104"), Exit::Refused, "the plan has no key `stpes`: what, then");
+    let excerpt =
+        SourceExcerpt { path: "deploy.yml".to_owned(), text, span: 11..16, label: "means nothing".to_owned() };
+    let mut error = Diagnostic::new(ErrorCode("P0104"), ExitKind::Refused, "the plan has no key `stpes`: what, then");
     error.excerpt = Some(excerpt.clone());
-    workflow.error(&error, Color::Off);
-    error.excerpt = Some(Excerpt { span: 11..24, ..excerpt.clone() });
-    workflow.error(&error.clone().hint("did you mean `steps`?"), Color::Off);
-    error.excerpt = Some(Excerpt { path: "(command line)".to_owned(), ..excerpt });
-    workflow.error(&error, Color::Off);
-    workflow.error(&Diagnostic::new(Code("P0501"), Exit::Locked, "locked by ann\n100%"), Color::Off);
+    workflow.error(&error, ColorMode::Off);
+    error.excerpt = Some(SourceExcerpt { span: 11..24, ..excerpt.clone() });
+    workflow.error(&error.clone().with_hint("did you mean `steps`?"), ColorMode::Off);
+    error.excerpt = Some(SourceExcerpt { path: "(command line)".to_owned(), ..excerpt });
+    workflow.error(&error, ColorMode::Off);
+    workflow.error(&Diagnostic::new(ErrorCode("P0501"), ExitKind::Locked, "locked by ann\n100%"), ColorMode::Off);
     let text = out.text();
     let commands: Vec<_> = text.lines().filter(|line| line.starts_with("::")).map(|line| format!("{line}\n")).collect();
     expect![[r#"
@@ -443,25 +456,28 @@ fn errors_point_to_their_line() {
 
 #[test]
 fn errors_of_a_guest_are_one_command_each() {
-    let out = Shared::default();
+    let out = SyncSharedBuffer::default();
     let workflow = workflow(&out);
     for line in HOSTILE {
-        let mut error = Diagnostic::new(Code("P0301"), Exit::Failed, *line).because(line).hint(*line);
-        error.spot = Some(Box::new(Spot { path: PathBuf::from(line), line: None, column: None }));
-        workflow.error(&error, Color::Off);
-        workflow.notice(&Notice::warning(*line), Color::Off);
+        let mut error = Diagnostic::new(ErrorCode("P0301"), ExitKind::Failed, *line).with_cause(line).with_hint(*line);
+        error.location = Some(Box::new(SourceLocation { path: PathBuf::from(line), line: None, column: None }));
+        workflow.error(&error, ColorMode::Off);
+        workflow.notice(&Notice::warning(*line), ColorMode::Off);
     }
     workflow.close();
-    assert_eq!(obeyed(&out.text()), vec!["error"; HOSTILE.len()]);
+    assert_eq!(obeyed_commands(&out.text()), vec!["error"; HOSTILE.len()]);
 }
 
 #[test]
 fn no_more_are_shown_than_github_shows() {
     for (count, told) in [(9, None), (10, None), (13, Some("(and 3 more, see the log)%0A"))] {
-        let out = Shared::default();
+        let out = SyncSharedBuffer::default();
         let workflow = workflow(&out);
         for number in 0..count {
-            workflow.error(&Diagnostic::new(Code("P0101"), Exit::Refused, format!("wrong {number}")), Color::Off);
+            workflow.error(
+                &Diagnostic::new(ErrorCode("P0101"), ExitKind::Refused, format!("wrong {number}")),
+                ColorMode::Off,
+            );
         }
         workflow.close();
         let text = out.text();
@@ -480,8 +496,8 @@ fn no_more_are_shown_than_github_shows() {
 
 #[test]
 fn a_long_message_is_cut() {
-    let out = Shared::default();
-    workflow(&out).error(&Diagnostic::new(Code("P0101"), Exit::Refused, "é".repeat(5_000)), Color::Off);
+    let out = SyncSharedBuffer::default();
+    workflow(&out).error(&Diagnostic::new(ErrorCode("P0101"), ExitKind::Refused, "é".repeat(5_000)), ColorMode::Off);
     let text = out.text();
     let line = text.lines().find(|line| line.starts_with("::error")).unwrap();
     let message = line.rsplit_once("::").unwrap().1;
@@ -490,7 +506,7 @@ fn a_long_message_is_cut() {
 
 #[test]
 fn masks_come_through_a_stop() {
-    let out = Shared::default();
+    let out = SyncSharedBuffer::default();
     let workflow = workflow(&out);
     workflow.mask(&[Secret::new("hunter2".to_owned())]);
     assert_eq!(out.text(), "::add-mask::hunter2\n::add-mask::aHVudGVyMg\n");

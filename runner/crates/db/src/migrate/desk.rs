@@ -4,27 +4,27 @@
 //! absent: the deployment's lock and journal, which are the caller's.
 
 use super::{
-    super::sql::{Engine, Mode, Session},
-    Job, Teller,
-    dialect::Entry as Write,
-    files::{Migration, order},
-    history::{self, Record},
-    lint::{self, Lint, Severity},
-    part::{Part, statements_of, unwrapped},
-    run::{Fence, Run},
+    super::sql::{SqlEngine, SqlSession, TransactionMode},
+    MigrationJob, MigrationLogFn,
+    dialect::LedgerWrite as Write,
+    files::{Migration, version_order},
+    history::{self, MigrationHistory},
+    lint::{self, LintFinding, LintLevel},
+    part::{MigrationSection, section_statements, without_outer_transaction},
+    run::{MigrationFence, MigrationRun},
 };
 use crate::failure;
-use contract::step::{Failure, Level};
+use contract::step::{MessageLevel, StepFailure};
 
 /// A step's migrations, and the database they are for.
-pub struct Desk {
-    job: Job,
+pub struct MigrationAdmin {
+    job: MigrationJob,
     folder: std::path::PathBuf,
 }
 
 /// One file.
 #[derive(Clone, Debug, serde::Serialize)]
-pub struct FileState {
+pub struct MigrationFileStatus {
     /// Its name.
     pub file: String,
     /// Its version.
@@ -38,20 +38,20 @@ pub struct FileState {
 
 /// How things stand.
 #[derive(Clone, Debug, serde::Serialize)]
-pub struct Stand {
+pub struct MigrationStatus {
     /// `sqlx`, `dbmate` or `plain`.
     pub format: &'static str,
     /// `postgres`, `mysql` or `sqlite`.
     pub engine: &'static str,
     /// In order.
-    pub files: Vec<FileState>,
+    pub files: Vec<MigrationFileStatus>,
     /// Why nothing would be applied.
-    pub problems: Vec<Failure>,
+    pub problems: Vec<StepFailure>,
 }
 
 /// What an operator says about a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resolution {
+pub enum MigrationResolution {
     /// All of it is done.
     Applied,
     /// None of it is there.
@@ -60,10 +60,10 @@ pub enum Resolution {
     RetryFrom(usize),
 }
 
-impl Desk {
+impl MigrationAdmin {
     /// A step's migrations, opened to look or to write. `folder` is the directory's path on this machine.
     #[must_use]
-    pub fn new(job: Job, folder: std::path::PathBuf) -> Self {
+    pub fn new(job: MigrationJob, folder: std::path::PathBuf) -> Self {
         Self { job, folder }
     }
 
@@ -71,35 +71,39 @@ impl Desk {
     ///
     /// # Errors
     /// The database's.
-    pub async fn stand(&self) -> Result<Stand, Failure> {
-        let record = self.job.record().await?;
-        let standing = self.job.stand(&record);
+    pub async fn status(&self) -> Result<MigrationStatus, StepFailure> {
+        let record = self.job.read_history().await?;
+        let standing = self.job.history_diff(&record);
         let changed = |file: &Migration| {
             standing
                 .problems
                 .iter()
-                .any(|problem| matches!(problem, history::Problem::Changed { version, .. } if *version == file.version))
+                .any(|problem| matches!(problem, history::HistoryProblem::Changed { version, .. } if *version == file.version))
         };
         let file = |(index, file): (usize, &Migration)| {
-            let begun = record.statements(&file.version).len();
+            let begun = record.recorded_statements(&file.version).len();
             let (state, statements) = if standing.pending.contains(&index) && begun > 0 {
                 ("partly", Some(begun))
             } else if standing.pending.contains(&index) {
                 ("pending", None)
             } else if changed(file) {
                 ("changed", None)
-            } else if standing.line_ends.contains(&file.file_name) {
+            } else if standing.line_endings_changed.contains(&file.file_name) {
                 ("line-ends", None)
             } else {
                 ("applied", None)
             };
-            FileState { file: file.file_name.clone(), version: file.version.clone(), state, statements }
+            MigrationFileStatus { file: file.file_name.clone(), version: file.version.clone(), state, statements }
         };
-        Ok(Stand {
+        Ok(MigrationStatus {
             format: self.job.format.name(),
-            engine: self.job.names.engine.as_str(),
+            engine: self.job.dialect.engine.as_str(),
             files: self.job.files.iter().enumerate().map(file).collect(),
-            problems: standing.problems.iter().map(|one| one.failure(&self.job.place, &self.job.database)).collect(),
+            problems: standing
+                .problems
+                .iter()
+                .map(|one| one.to_failure(&self.job.dir_prefix, &self.job.database_name))
+                .collect(),
         })
     }
 
@@ -107,15 +111,15 @@ impl Desk {
     ///
     /// # Errors
     /// The database's; why nothing would be applied.
-    pub async fn pending(&self) -> Result<Vec<(String, String)>, Failure> {
-        let record = self.job.record().await?;
-        let standing = self.job.stand(&record);
+    pub async fn pending(&self) -> Result<Vec<(String, String)>, StepFailure> {
+        let record = self.job.read_history().await?;
+        let standing = self.job.history_diff(&record);
         if let Some(problem) = standing.problems.first() {
-            return Err(problem.failure(&self.job.place, &self.job.database));
+            return Err(problem.to_failure(&self.job.dir_prefix, &self.job.database_name));
         }
         let one = |index: &usize| {
             let file = &self.job.files[*index];
-            (format!("{}{}", self.job.place, file.file_name), file.sql().trim_matches('\n').to_owned())
+            (format!("{}{}", self.job.dir_prefix, file.file_name), file.up_sql().trim_matches('\n').to_owned())
         };
         Ok(standing.pending.iter().map(one).collect())
     }
@@ -124,18 +128,18 @@ impl Desk {
     ///
     /// # Errors
     /// The database's.
-    pub async fn lint(&self) -> Result<(Vec<Lint>, Severity), Failure> {
-        let severity = self.job.options.lint;
-        if severity == Severity::Off {
+    pub async fn lint(&self) -> Result<(Vec<LintFinding>, LintLevel), StepFailure> {
+        let severity = self.job.options.lint_level;
+        if severity == LintLevel::Off {
             return Ok((Vec::new(), severity));
         }
-        let record = self.job.record().await?;
+        let record = self.job.read_history().await?;
         let job = &self.job;
-        let files = job.stand(&record).pending.into_iter().map(|index| &job.files[index]);
+        let files = job.history_diff(&record).pending.into_iter().map(|index| &job.files[index]);
         let found = files.flat_map(|file| {
             let path = self.folder.join(&file.file_name);
-            let found = lint::lint(job.names.engine, file, &job.place, &job.options.lint_skips);
-            found.into_iter().map(move |lint| Lint { path: path.clone(), ..lint })
+            let found = lint::lint_migration(job.dialect.engine, file, &job.dir_prefix, &job.options.lint_skips);
+            found.into_iter().map(move |lint| LintFinding { path: path.clone(), ..lint })
         });
         Ok((found.collect(), severity))
     }
@@ -144,39 +148,39 @@ impl Desk {
     ///
     /// # Errors
     /// What a migration would fail with.
-    pub async fn rehearse(&mut self, tell: &Teller<'_>) -> Result<Vec<String>, Failure> {
-        let engine = self.job.names.engine;
-        if engine == Engine::Mysql {
+    pub async fn dry_run(&mut self, tell: &MigrationLogFn<'_>) -> Result<Vec<String>, StepFailure> {
+        let engine = self.job.dialect.engine;
+        if engine == SqlEngine::Mysql {
             return Err(failure(
                 "invalid-config",
                 "MariaDB and MySQL keep what DDL does: nothing can be run and rolled back there",
             )
             .with_hint("rehearse on a copy"));
         }
-        let record = self.job.record().await?;
-        let standing = self.job.stand(&record);
+        let record = self.job.read_history().await?;
+        let standing = self.job.history_diff(&record);
         if let Some(problem) = standing.problems.first() {
-            return Err(problem.failure(&self.job.place, &self.job.database));
+            return Err(problem.to_failure(&self.job.dir_prefix, &self.job.database_name));
         }
-        let fence = Fence::default();
+        let fence = MigrationFence::default();
         let session = self.session()?;
-        let _held = self.job.locked(session, tell).await?;
-        let run = self.run(session, &fence, tell);
-        run.settings().await?;
-        session.begin(Mode::Immediate).await?;
+        let _held = self.job.acquire_lock(session, tell).await?;
+        let run = self.new_run(session, &fence, tell);
+        run.apply_session_settings().await?;
+        session.begin(TransactionMode::Immediate).await?;
         let mut done = Vec::new();
         let mut outcome = Ok(());
         for index in &standing.pending {
             let file = &self.job.files[*index];
-            if file.alone {
+            if file.no_transaction {
                 tell(
-                    Level::Warn,
+                    MessageLevel::Warn,
                     format!("{}: not run, since it can't be rolled back; nor what follows it", file.file_name),
                 );
                 break;
             }
-            let part = Part::up(file);
-            outcome = run.rehearse(&part).await;
+            let part = MigrationSection::up(file);
+            outcome = run.dry_run(&part).await;
             if outcome.is_err() {
                 break;
             }
@@ -184,7 +188,7 @@ impl Desk {
         }
         session.rollback();
         // The answer to this comes behind the rollback.
-        run.settings().await?;
+        run.apply_session_settings().await?;
         outcome.map(|()| done)
     }
 
@@ -192,9 +196,14 @@ impl Desk {
     ///
     /// # Errors
     /// There is no such file; something is applied already.
-    pub async fn baseline(&mut self, version: &str, fence: &Fence, tell: &Teller<'_>) -> Result<Vec<String>, Failure> {
-        let last = self.file(version)?;
-        let (_held, record) = self.write(tell).await?;
+    pub async fn baseline(
+        &mut self,
+        version: &str,
+        fence: &MigrationFence,
+        tell: &MigrationLogFn<'_>,
+    ) -> Result<Vec<String>, StepFailure> {
+        let last = self.file_index(version)?;
+        let (_held, record) = self.lock_and_read_history(tell).await?;
         if let Some(row) = record.rows.first() {
             return Err(failure(
                 "conflict",
@@ -205,7 +214,7 @@ impl Desk {
         let mut done = Vec::new();
         for index in 0..=last {
             let file = &self.job.files[index];
-            self.insert(file, fence).await?;
+            self.insert_history_row(file, fence).await?;
             done.push(file.file_name.clone());
         }
         Ok(done)
@@ -218,38 +227,39 @@ impl Desk {
     pub async fn resolve(
         &mut self,
         version: &str,
-        resolution: Resolution,
-        fence: &Fence,
-        tell: &Teller<'_>,
-    ) -> Result<String, Failure> {
-        let index = self.file(version)?;
-        let (_held, record) = self.write(tell).await?;
-        let (session, names) = (self.session()?, &self.job.names);
+        resolution: MigrationResolution,
+        fence: &MigrationFence,
+        tell: &MigrationLogFn<'_>,
+    ) -> Result<String, StepFailure> {
+        let index = self.file_index(version)?;
+        let (_held, record) = self.lock_and_read_history(tell).await?;
+        let (session, names) = (self.session()?, &self.job.dialect);
         let file = &self.job.files[index];
-        let is_applied = record.rows.iter().any(|row| history::same(&row.version, &file.version) && !row.unfinished);
-        if is_applied && resolution != Resolution::RolledBack {
+        let is_applied =
+            record.rows.iter().any(|row| history::same_version(&row.version, &file.version) && !row.is_unfinished);
+        if is_applied && resolution != MigrationResolution::RolledBack {
             return Err(failure("conflict", format!("{} is on record as applied", file.file_name)));
         }
         let delete = format!(
             "DELETE FROM {} WHERE version = {}",
-            names.table(self.job.format.table()),
-            names.text(&file.version)
+            names.qualified_table(self.job.format.history_table()),
+            names.text_literal(&file.version)
         );
-        let forget = |from| names.forget("statement", &file.version, from);
+        let forget = |from| names.delete_ledger_sql("statement", &file.version, from);
         match resolution {
-            Resolution::Applied => {
-                session.run(&delete).await?;
-                self.insert(file, fence).await?;
-                session.run(&forget(0)).await?;
+            MigrationResolution::Applied => {
+                session.run_batch(&delete).await?;
+                self.insert_history_row(file, fence).await?;
+                session.run_batch(&forget(0)).await?;
             }
-            Resolution::RolledBack => {
-                session.run(&delete).await?;
-                session.run(&forget(0)).await?;
+            MigrationResolution::RolledBack => {
+                session.run_batch(&delete).await?;
+                session.run_batch(&forget(0)).await?;
             }
-            Resolution::RetryFrom(number) => {
-                let part = Part::up(file);
-                let statements = statements_of(names.engine, &part)?;
-                let units = super::unit::units(names.engine, &file.text, statements)?;
+            MigrationResolution::RetryFrom(number) => {
+                let part = MigrationSection::up(file);
+                let statements = section_statements(names.engine, &part)?;
+                let units = super::unit::split_into_units(names.engine, &file.text, statements)?;
                 if number == 0 || number > units.len() + 1 {
                     return Err(failure(
                         "invalid-config",
@@ -258,7 +268,7 @@ impl Desk {
                 }
                 for unit in units.iter().take(number - 1) {
                     session
-                        .run(&names.record(&Write {
+                        .run_batch(&names.upsert_ledger_sql(&Write {
                             kind: "statement",
                             version: &file.version,
                             number: unit.number,
@@ -269,7 +279,7 @@ impl Desk {
                         }))
                         .await?;
                 }
-                session.run(&forget(number)).await?;
+                session.run_batch(&forget(number)).await?;
             }
         }
         Ok(file.file_name.clone())
@@ -279,10 +289,10 @@ impl Desk {
     ///
     /// # Errors
     /// The database's.
-    pub async fn lower_fence(&mut self, tell: &Teller<'_>) -> Result<(), Failure> {
-        let (_held, _) = self.write(tell).await?;
-        let sql = format!("DELETE FROM {} WHERE kind = 'fence'", self.job.names.table(super::LEDGER));
-        self.session()?.run(&sql).await?;
+    pub async fn reset_fence(&mut self, tell: &MigrationLogFn<'_>) -> Result<(), StepFailure> {
+        let (_held, _) = self.lock_and_read_history(tell).await?;
+        let sql = format!("DELETE FROM {} WHERE kind = 'fence'", self.job.dialect.qualified_table(super::LEDGER_TABLE));
+        self.session()?.run_batch(&sql).await?;
         Ok(())
     }
 
@@ -290,19 +300,24 @@ impl Desk {
     ///
     /// # Errors
     /// There is no such file, or it is not applied.
-    pub async fn bless(&mut self, version: &str, fence: &Fence, tell: &Teller<'_>) -> Result<String, Failure> {
-        let index = self.file(version)?;
-        let (_held, record) = self.write(tell).await?;
+    pub async fn accept(
+        &mut self,
+        version: &str,
+        fence: &MigrationFence,
+        tell: &MigrationLogFn<'_>,
+    ) -> Result<String, StepFailure> {
+        let index = self.file_index(version)?;
+        let (_held, record) = self.lock_and_read_history(tell).await?;
         let file = &self.job.files[index];
         if !record.is_applied(&file.version) {
             return Err(failure("conflict", format!("{} is not applied", file.file_name)));
         }
         let session = self.session()?;
-        let bless = self.job.format.bless(&self.job.names, file);
+        let bless = self.job.format.update_checksum_sql(&self.job.dialect, file);
         if !bless.is_empty() {
-            session.run(&bless).await?;
+            session.run_batch(&bless).await?;
         }
-        session.run(&self.job.names.note(file, fence.epoch)).await?;
+        session.run_batch(&self.job.dialect.file_note_sql(file, fence.epoch)).await?;
         Ok(file.file_name.clone())
     }
 
@@ -310,10 +325,15 @@ impl Desk {
     ///
     /// # Errors
     /// A file has nothing that undoes it; the database's.
-    pub async fn down(&mut self, to: Option<&str>, fence: &Fence, tell: &Teller<'_>) -> Result<Vec<String>, Failure> {
+    pub async fn down(
+        &mut self,
+        to: Option<&str>,
+        fence: &MigrationFence,
+        tell: &MigrationLogFn<'_>,
+    ) -> Result<Vec<String>, StepFailure> {
         let stays =
-            to.map(|version| if version == "0" { Ok(None) } else { self.file(version).map(Some) }).transpose()?;
-        let (_held, record) = self.write(tell).await?;
+            to.map(|version| if version == "0" { Ok(None) } else { self.file_index(version).map(Some) }).transpose()?;
+        let (_held, record) = self.lock_and_read_history(tell).await?;
         let mut applied: Vec<&Migration> =
             self.job.files.iter().filter(|file| record.is_applied(&file.version)).collect();
         applied.reverse();
@@ -321,86 +341,97 @@ impl Desk {
             None => applied.into_iter().take(1).collect(),
             Some(None) => applied,
             Some(Some(index)) => {
-                let floor = order(&self.job.files[index].version);
-                applied.into_iter().take_while(|file| order(&file.version) > floor).collect()
+                let floor = version_order(&self.job.files[index].version);
+                applied.into_iter().take_while(|file| version_order(&file.version) > floor).collect()
             }
         };
         if let Some(file) = undone.iter().find(|file| file.down.is_none()) {
             return Err(failure("not-found", format!("{} has nothing that undoes it", file.file_name))
                 .with_hint("write a new migration that undoes what it did")
-                .with_detail("file", format!("{}{}", self.job.place, file.file_name)));
+                .with_detail("file", format!("{}{}", self.job.dir_prefix, file.file_name)));
         }
-        let (session, names) = (self.session()?, &self.job.names);
-        let run = self.run(session, fence, tell);
+        let (session, names) = (self.session()?, &self.job.dialect);
+        let run = self.new_run(session, fence, tell);
         run.raise_fence(&record).await?;
-        run.settings().await?;
+        run.apply_session_settings().await?;
         let mut done = Vec::new();
         for file in undone {
             let Some(down) = &file.down else { continue };
-            let part = Part::down(down);
-            let table = names.table(self.job.format.table());
+            let part = MigrationSection::down(down);
+            let table = names.qualified_table(self.job.format.history_table());
             let last = || {
                 vec![
-                    format!("DELETE FROM {table} WHERE version = {}", names.text(&file.version)),
-                    names.forget("file", &file.version, 0),
+                    format!("DELETE FROM {table} WHERE version = {}", names.text_literal(&file.version)),
+                    names.delete_ledger_sql("file", &file.version, 0),
                 ]
             };
             // What is undone has statements of its own on record.
-            run.part(&part, &format!("down {}", file.version), &record, last).await?;
-            tell(Level::Info, format!("undid {}", file.file_name));
+            run.run_section(&part, &format!("down {}", file.version), &record, last).await?;
+            tell(MessageLevel::Info, format!("undid {}", file.file_name));
             done.push(file.file_name.clone());
         }
         Ok(done)
     }
 
     /// The lock, the tables, and what is on record.
-    async fn write(&mut self, tell: &Teller<'_>) -> Result<(super::lock::Held, Record), Failure> {
+    async fn lock_and_read_history(
+        &mut self,
+        tell: &MigrationLogFn<'_>,
+    ) -> Result<(super::lock::MigrationLock, MigrationHistory), StepFailure> {
         let session = self.job.session.take().ok_or_else(|| failure("not-found", "the database is not there yet"))?;
-        let held = self.job.locked(&session, tell).await;
+        let held = self.job.acquire_lock(&session, tell).await;
         let made = match &held {
-            Ok(_) => self.job.make_tables(&session).await,
+            Ok(_) => self.job.create_tables(&session).await,
             Err(_) => Ok(()),
         };
         self.job.session = Some(session);
         let held = held?;
         made?;
-        Ok((held, self.job.record().await?))
+        Ok((held, self.job.read_history().await?))
     }
 
-    fn session(&self) -> Result<&Session, Failure> {
+    fn session(&self) -> Result<&SqlSession, StepFailure> {
         self.job.session.as_ref().ok_or_else(|| failure("not-found", "the database is not there yet"))
     }
 
-    fn run<'a>(&'a self, session: &'a Session, fence: &'a Fence, tell: &'a Teller<'a>) -> Run<'a> {
-        let Job { names, format, place, options, .. } = &self.job;
-        Run { session, names, format: *format, place, options, fence, tell }
+    fn new_run<'a>(
+        &'a self,
+        session: &'a SqlSession,
+        fence: &'a MigrationFence,
+        tell: &'a MigrationLogFn<'a>,
+    ) -> MigrationRun<'a> {
+        let MigrationJob { dialect: names, format, dir_prefix: place, options, .. } = &self.job;
+        MigrationRun { session, dialect: names, format: *format, dir_prefix: place, options, fence, log: tell }
     }
 
-    fn file(&self, version: &str) -> Result<usize, Failure> {
-        let found =
-            self.job.files.iter().position(|file| history::same(&file.version, version) || file.file_name == version);
+    fn file_index(&self, version: &str) -> Result<usize, StepFailure> {
+        let found = self
+            .job
+            .files
+            .iter()
+            .position(|file| history::same_version(&file.version, version) || file.file_name == version);
         found.ok_or_else(|| {
-            failure("not-found", format!("there is no migration {version} in `{}`", self.job.place))
+            failure("not-found", format!("there is no migration {version} in `{}`", self.job.dir_prefix))
                 .with_hint("`runner migrate status` lists them")
         })
     }
 
-    async fn insert(&self, file: &Migration, fence: &Fence) -> Result<(), Failure> {
+    async fn insert_history_row(&self, file: &Migration, fence: &MigrationFence) -> Result<(), StepFailure> {
         let session = self.session()?;
-        session.run(&self.job.format.insert(&self.job.names, file, 0, &fence.run)).await?;
+        session.run_batch(&self.job.format.insert_sql(&self.job.dialect, file, 0, &fence.run)).await?;
         if self.job.format.needs_note(file) {
-            session.run(&self.job.names.note(file, fence.epoch)).await?;
+            session.run_batch(&self.job.dialect.file_note_sql(file, fence.epoch)).await?;
         }
         Ok(())
     }
 }
 
-impl Run<'_> {
+impl MigrationRun<'_> {
     /// Runs a part inside of the transaction that is open.
-    async fn rehearse(&self, part: &Part<'_>) -> Result<(), Failure> {
-        let statements = statements_of(self.names.engine, part)
-            .and_then(|statements| unwrapped(self.names.engine, part, statements))
-            .map_err(|fault| self.located(part, fault.into()))?;
-        self.pieces(part, &statements).await.map_err(|trouble| self.located(part, trouble))
+    async fn dry_run(&self, part: &MigrationSection<'_>) -> Result<(), StepFailure> {
+        let statements = section_statements(self.dialect.engine, part)
+            .and_then(|statements| without_outer_transaction(self.dialect.engine, part, statements))
+            .map_err(|fault| self.failure_in_file(part, fault.into()))?;
+        self.run_batches(part, &statements).await.map_err(|trouble| self.failure_in_file(part, trouble))
     }
 }

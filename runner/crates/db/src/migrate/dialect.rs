@@ -4,82 +4,84 @@
 //! text is quoted here. Deliberately absent: parameters, since on a server several statements go in one round trip.
 
 use super::{
-    super::sql::{Engine, hex},
+    super::sql::{SqlEngine, hex},
     files::Migration,
 };
 
 /// The runner's own table: the fence, what was said of each file, and how far a file without a transaction has come.
-pub(super) const LEDGER: &str = "_pawl_ledger";
+pub(super) const LEDGER_TABLE: &str = "_pawl_ledger";
 
 /// How things are named and quoted.
 #[derive(Clone, Debug)]
-pub(super) struct Names {
-    pub(super) engine: Engine,
+pub(super) struct SqlDialect {
+    pub(super) engine: SqlEngine,
     /// The schema that new tables go to; of MySQL the database.
     pub(super) schema: Option<String>,
 }
 
-impl Names {
+impl SqlDialect {
     /// A name in quotes.
-    pub(super) fn quoted(&self, name: &str) -> String {
-        let quote = if self.engine == Engine::Mysql { "`" } else { "\"" };
+    pub(super) fn quote_name(&self, name: &str) -> String {
+        let quote = if self.engine == SqlEngine::Mysql { "`" } else { "\"" };
         format!("{quote}{}{quote}", name.replace(quote, &quote.repeat(2)))
     }
 
     /// A table with its schema. Plain names stay as they are: that is how the tools write them.
-    pub(super) fn table(&self, name: &str) -> String {
+    pub(super) fn qualified_table(&self, name: &str) -> String {
         match &self.schema {
-            Some(schema) => format!("{}.{name}", self.quoted(schema)),
+            Some(schema) => format!("{}.{name}", self.quote_name(schema)),
             None => name.to_owned(),
         }
     }
 
-    pub(super) fn text(&self, text: &str) -> String {
+    pub(super) fn text_literal(&self, text: &str) -> String {
         match self.engine {
-            Engine::Sqlite => format!("'{}'", text.replace('\'', "''")),
-            Engine::Postgres if text.contains('\\') => {
+            SqlEngine::Sqlite => format!("'{}'", text.replace('\'', "''")),
+            SqlEngine::Postgres if text.contains('\\') => {
                 format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
             }
-            Engine::Postgres => format!("'{}'", text.replace('\'', "''")),
-            Engine::Mysql if text.is_empty() => "''".to_owned(),
+            SqlEngine::Postgres => format!("'{}'", text.replace('\'', "''")),
+            SqlEngine::Mysql if text.is_empty() => "''".to_owned(),
             // Whatever the mode says of backslashes.
-            Engine::Mysql => format!("_utf8mb4 0x{}", hex(text.as_bytes())),
+            SqlEngine::Mysql => format!("_utf8mb4 0x{}", hex(text.as_bytes())),
         }
     }
 
     /// Bytes that are given in hex.
-    pub(super) fn bytes(&self, hex: &str) -> String {
+    pub(super) fn bytes_literal(&self, hex: &str) -> String {
         match self.engine {
-            Engine::Sqlite | Engine::Mysql => format!("x'{hex}'"),
-            Engine::Postgres => format!("'\\x{hex}'::bytea"),
+            SqlEngine::Sqlite | SqlEngine::Mysql => format!("x'{hex}'"),
+            SqlEngine::Postgres => format!("'\\x{hex}'::bytea"),
         }
     }
 
     /// Which of the tables there are, as one row of a query.
-    pub(super) fn existing(&self, tables: &[&str]) -> String {
-        let list: Vec<_> = tables.iter().map(|table| self.text(table)).collect();
+    pub(super) fn existing_tables_sql(&self, tables: &[&str]) -> String {
+        let list: Vec<_> = tables.iter().map(|table| self.text_literal(table)).collect();
         let list = list.join(", ");
         match (self.engine, &self.schema) {
-            (Engine::Sqlite, _) => format!("SELECT name FROM sqlite_master WHERE type = 'table' AND name IN ({list})"),
-            (Engine::Postgres, Some(schema)) => format!(
+            (SqlEngine::Sqlite, _) => {
+                format!("SELECT name FROM sqlite_master WHERE type = 'table' AND name IN ({list})")
+            }
+            (SqlEngine::Postgres, Some(schema)) => format!(
                 "SELECT relname FROM pg_catalog.pg_class WHERE relkind IN ('r', 'p') AND relname IN ({list}) AND relnamespace = \
                  (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = {})",
-                self.text(schema)
+                self.text_literal(schema)
             ),
-            (Engine::Mysql | Engine::Postgres, schema) => format!(
+            (SqlEngine::Mysql | SqlEngine::Postgres, schema) => format!(
                 "SELECT table_name FROM information_schema.tables WHERE table_schema = {} AND table_name IN ({list})",
-                self.text(schema.as_deref().unwrap_or_default())
+                self.text_literal(schema.as_deref().unwrap_or_default())
             ),
         }
     }
 
-    pub(super) fn create_ledger(&self) -> String {
+    pub(super) fn create_ledger_sql(&self) -> String {
         let (key, text) = match self.engine {
-            Engine::Sqlite | Engine::Postgres => ("TEXT", "TEXT"),
-            Engine::Mysql => ("VARCHAR(190)", "LONGTEXT"),
+            SqlEngine::Sqlite | SqlEngine::Postgres => ("TEXT", "TEXT"),
+            SqlEngine::Mysql => ("VARCHAR(190)", "LONGTEXT"),
         };
-        let ledger = self.table(LEDGER);
-        let engine = if self.engine == Engine::Mysql { " ENGINE = InnoDB DEFAULT CHARSET = utf8mb4" } else { "" };
+        let ledger = self.qualified_table(LEDGER_TABLE);
+        let engine = if self.engine == SqlEngine::Mysql { " ENGINE = InnoDB DEFAULT CHARSET = utf8mb4" } else { "" };
         format!(
             "CREATE TABLE IF NOT EXISTS {ledger} (kind {key} NOT NULL, version {key} NOT NULL, number INTEGER NOT NULL, \
              state {key} NOT NULL, hash {key} NOT NULL, note {text} NOT NULL, epoch BIGINT NOT NULL, at {key} NOT NULL, \
@@ -88,29 +90,29 @@ impl Names {
     }
 
     /// Puts a row into the ledger, in the place of the one with the same key.
-    pub(super) fn record(&self, row: &Entry<'_>) -> String {
-        let ledger = self.table(LEDGER);
+    pub(super) fn upsert_ledger_sql(&self, row: &LedgerWrite<'_>) -> String {
+        let ledger = self.qualified_table(LEDGER_TABLE);
         let values = format!(
             "({}, {}, {}, {}, {}, {}, {}, {})",
-            self.text(row.kind),
-            self.text(row.version),
+            self.text_literal(row.kind),
+            self.text_literal(row.version),
             row.number,
-            self.text(row.state),
-            self.text(row.hash),
-            self.text(row.note),
+            self.text_literal(row.state),
+            self.text_literal(row.hash),
+            self.text_literal(row.note),
             row.epoch,
-            self.text(&journal::clock::now().to_string())
+            self.text_literal(&journal::clock::now().to_string())
         );
         match self.engine {
-            Engine::Mysql => {
+            SqlEngine::Mysql => {
                 format!("REPLACE INTO {ledger} (kind, version, number, state, hash, note, epoch, at) VALUES {values}")
             }
-            Engine::Sqlite => {
+            SqlEngine::Sqlite => {
                 format!(
                     "INSERT OR REPLACE INTO {ledger} (kind, version, number, state, hash, note, epoch, at) VALUES {values}"
                 )
             }
-            Engine::Postgres => format!(
+            SqlEngine::Postgres => format!(
                 "INSERT INTO {ledger} (kind, version, number, state, hash, note, epoch, at) VALUES {values} \
                  ON CONFLICT (kind, version, number) DO UPDATE SET state = excluded.state, hash = excluded.hash, \
                  note = excluded.note, epoch = excluded.epoch, at = excluded.at"
@@ -119,48 +121,48 @@ impl Names {
     }
 
     /// What a file was when it was applied, in the ledger.
-    pub(super) fn note(&self, file: &Migration, epoch: u64) -> String {
-        self.record(&Entry {
+    pub(super) fn file_note_sql(&self, file: &Migration, epoch: u64) -> String {
+        self.upsert_ledger_sql(&LedgerWrite {
             kind: "file",
             version: &file.version,
             number: 0,
             state: "done",
-            hash: file.normal(),
-            note: file.raw(),
+            hash: file.normalized_sha256(),
+            note: file.raw_sha256(),
             epoch,
         })
     }
 
-    pub(super) fn forget(&self, kind: &str, version: &str, from: usize) -> String {
+    pub(super) fn delete_ledger_sql(&self, kind: &str, version: &str, from: usize) -> String {
         format!(
             "DELETE FROM {} WHERE kind = {} AND version = {} AND number >= {from}",
-            self.table(LEDGER),
-            self.text(kind),
-            self.text(version)
+            self.qualified_table(LEDGER_TABLE),
+            self.text_literal(kind),
+            self.text_literal(version)
         )
     }
 
-    pub(super) fn read_ledger(&self) -> String {
-        format!("SELECT kind, version, number, state, hash, note, epoch FROM {}", self.table(LEDGER))
+    pub(super) fn read_ledger_sql(&self) -> String {
+        format!("SELECT kind, version, number, state, hash, note, epoch FROM {}", self.qualified_table(LEDGER_TABLE))
     }
 
     /// The epoch in the fence, held until the transaction ends.
-    pub(super) fn read_fence(&self, resource: &str) -> String {
+    pub(super) fn read_fence_sql(&self, resource: &str) -> String {
         let lock = match self.engine {
-            Engine::Sqlite => "",
-            Engine::Postgres => " FOR UPDATE",
-            Engine::Mysql => " FOR UPDATE",
+            SqlEngine::Sqlite => "",
+            SqlEngine::Postgres => " FOR UPDATE",
+            SqlEngine::Mysql => " FOR UPDATE",
         };
         format!(
             "SELECT epoch FROM {} WHERE kind = 'fence' AND version = {} AND number = 0{lock}",
-            self.table(LEDGER),
-            self.text(resource)
+            self.qualified_table(LEDGER_TABLE),
+            self.text_literal(resource)
         )
     }
 }
 
 /// A row of the ledger.
-pub(super) struct Entry<'a> {
+pub(super) struct LedgerWrite<'a> {
     /// `fence`, `file` or `statement`.
     pub(super) kind: &'a str,
     /// Of a fence, whose it is.

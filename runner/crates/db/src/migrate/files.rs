@@ -12,15 +12,15 @@ use std::{
 use sha2::{Digest as _, Sha256, Sha384};
 
 use super::{
-    super::sql::{Position, hex},
-    format::Format,
+    super::sql::{SqlPosition, hex},
+    format::MigrationFormat,
 };
 use crate::failure;
-use contract::step::Failure;
-use hostio::dir_snapshot::{Content, File, Folder, LARGEST, Unread};
+use contract::step::StepFailure;
+use hostio::dir_snapshot::{DirSnapshot, MAX_SNAPSHOT_TEXT_BYTES, PathReadError, SnapshotContent, SnapshotFile};
 
 /// A file as it lies there.
-pub(super) struct Raw {
+pub(super) struct MigrationSource {
     pub(super) name: String,
     pub(super) text: Arc<String>,
 }
@@ -37,59 +37,59 @@ pub(super) struct Migration {
     /// The whole file.
     pub(super) text: Arc<String>,
     /// What of it is run.
-    pub(super) up: Range<usize>,
+    pub(super) up_range: Range<usize>,
     /// What undoes it: in the same text, or another file's.
-    pub(super) down: Option<Down>,
+    pub(super) down: Option<DownMigration>,
     /// Whether it asks to be run outside of a transaction.
-    pub(super) alone: bool,
-    pub(super) sums: Sums,
+    pub(super) no_transaction: bool,
+    pub(super) checksums: MigrationChecksums,
 }
 
 /// Hashes of a file, in hex; each is made once, when it is asked for.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Sums {
-    normal: OnceLock<String>,
-    raw: OnceLock<String>,
+pub(super) struct MigrationChecksums {
+    normalized_sha256: OnceLock<String>,
+    raw_sha256: OnceLock<String>,
     sha384: OnceLock<String>,
 }
 
 /// What undoes a migration.
 #[derive(Clone, Debug)]
-pub(super) struct Down {
+pub(super) struct DownMigration {
     pub(super) file_name: String,
     pub(super) text: Arc<String>,
     pub(super) range: Range<usize>,
-    pub(super) alone: bool,
+    pub(super) no_transaction: bool,
 }
 
 impl Migration {
-    pub(super) fn sql(&self) -> &str {
-        &self.text[self.up.clone()]
+    pub(super) fn up_sql(&self) -> &str {
+        &self.text[self.up_range.clone()]
     }
 
     /// SHA-256 of the file, line ends and byte order mark taken out.
-    pub(super) fn normal(&self) -> &str {
-        self.sums.normal.get_or_init(|| hex(&Sha256::digest(normal(&self.text).as_bytes())))
+    pub(super) fn normalized_sha256(&self) -> &str {
+        self.checksums.normalized_sha256.get_or_init(|| hex(&Sha256::digest(normalize_text(&self.text).as_bytes())))
     }
 
     /// SHA-256 of the file as it is.
-    pub(super) fn raw(&self) -> &str {
-        match normal(&self.text) {
-            Cow::Borrowed(text) if text.len() == self.text.len() => self.normal(),
+    pub(super) fn raw_sha256(&self) -> &str {
+        match normalize_text(&self.text) {
+            Cow::Borrowed(text) if text.len() == self.text.len() => self.normalized_sha256(),
             Cow::Borrowed(_) | Cow::Owned(_) => {
-                self.sums.raw.get_or_init(|| hex(&Sha256::digest(self.text.as_bytes())))
+                self.checksums.raw_sha256.get_or_init(|| hex(&Sha256::digest(self.text.as_bytes())))
             }
         }
     }
 
     /// SHA-384 of the file as it is.
     pub(super) fn sha384(&self) -> &str {
-        self.sums.sha384.get_or_init(|| hex(&Sha384::digest(self.text.as_bytes())))
+        self.checksums.sha384.get_or_init(|| hex(&Sha384::digest(self.text.as_bytes())))
     }
 
     /// What SHA-384 would be with other line ends, or another byte order mark.
-    pub(super) fn sha384_of_kin(&self) -> Vec<String> {
-        let plain = normal(&self.text);
+    pub(super) fn sha384_variants(&self) -> Vec<String> {
+        let plain = normalize_text(&self.text);
         let crlf = plain.replace('\n', "\r\n");
         let with_mark = |text: &str| format!("\u{feff}{text}");
         let kin = [with_mark(&plain), with_mark(&crlf), crlf, plain.into_owned()];
@@ -98,39 +98,43 @@ impl Migration {
 }
 
 /// The text without byte order mark, with line feeds only.
-pub(super) fn normal(text: &str) -> Cow<'_, str> {
+pub(super) fn normalize_text(text: &str) -> Cow<'_, str> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.contains('\r') { Cow::Owned(text.replace("\r\n", "\n")) } else { Cow::Borrowed(text) }
 }
 
 /// Versions by number; texts of equal numbers by themselves.
-pub(super) fn order(version: &str) -> (u128, String) {
-    (number(version), version.to_owned())
+pub(super) fn version_order(version: &str) -> (u128, String) {
+    (version_number(version), version.to_owned())
 }
 
 /// A version as a number; the largest for one that is none.
-pub(super) fn number(version: &str) -> u128 {
+pub(super) fn version_number(version: &str) -> u128 {
     // The short ones are by far the most, and parse faster.
     version.parse::<u64>().map(u128::from).or_else(|_| version.parse()).unwrap_or(u128::MAX)
 }
 
 /// The `.sql` files of a granted directory, by name: as they were when its fingerprint was made, if it was.
-pub(super) fn read(folder: Result<Arc<Folder>, Unread>, place: &str) -> Result<Vec<Raw>, Failure> {
+pub(super) fn read_sql_files(
+    folder: Result<Arc<DirSnapshot>, PathReadError>,
+    place: &str,
+) -> Result<Vec<MigrationSource>, StepFailure> {
     let unreadable = |(name, error): (String, std::io::Error)| {
         failure("permanent", format!("`{place}{name}` can't be read: {error}"))
             .with_detail("file", format!("{place}{name}"))
     };
     let folder = folder.map_err(unreadable)?;
-    if let Some(odd) = folder.odd().find(|name| is_sql(name)) {
+    if let Some(odd) = folder.irregular_entries().find(|name| is_sql_file(name)) {
         return Err(unreadable((odd.to_owned(), std::io::Error::other("it is no regular file, and leads to none"))));
     }
-    let one = |file: &File| {
+    let one = |file: &SnapshotFile| {
         let size = file.size;
         let text = match &file.content {
-            Content::Text(text) => has_nul(text).map_or_else(|| Ok(Arc::clone(text)), Err),
-            Content::Bytes(bytes) => Err(no_text(bytes)),
-            Content::Gone => {
-                let message = format!("the file is {} MiB large; {} are read", size >> 20, LARGEST >> 20);
+            SnapshotContent::Text(text) => nul_error(text).map_or_else(|| Ok(Arc::clone(text)), Err),
+            SnapshotContent::Bytes(bytes) => Err(utf8_error(bytes)),
+            SnapshotContent::NotKept => {
+                let message =
+                    format!("the file is {} MiB large; {} are read", size >> 20, MAX_SNAPSHOT_TEXT_BYTES >> 20);
                 return Err(failure("limit", message)
                     .with_detail("file", format!("{place}{}", file.path))
                     .with_hint("load that much data by a program of its own, not by a migration"));
@@ -142,40 +146,44 @@ pub(super) fn read(folder: Result<Arc<Folder>, Unread>, place: &str) -> Result<V
                 .with_detail("file", format!("{place}{}", file.path))
                 .with_detail("line", line)
         })?;
-        Ok(Raw { name: file.path.clone(), text })
+        Ok(MigrationSource { name: file.path.clone(), text })
     };
-    folder.files(is_sql).map(one).collect()
+    folder.top_level_files(is_sql_file).map(one).collect()
 }
 
 /// Whether a file of that name is taken for a migration.
 #[must_use]
-pub fn is_sql(name: &str) -> bool {
+pub fn is_sql_file(name: &str) -> bool {
     let (name, ending) = (name.as_bytes(), b".sql");
     name.first() != Some(&b'.')
         && name.len() >= ending.len()
         && name[name.len() - ending.len()..].eq_ignore_ascii_case(ending)
 }
 
-fn no_text(bytes: &[u8]) -> (String, u64) {
+fn utf8_error(bytes: &[u8]) -> (String, u64) {
     let valid = std::str::from_utf8(bytes).map_or_else(|error| error.valid_up_to(), str::len);
     let before = String::from_utf8_lossy(&bytes[..valid]);
-    (format!("the file is no UTF-8 text: byte {} is invalid", valid + 1), Position::at(&before, before.len()).line)
+    (format!("the file is no UTF-8 text: byte {} is invalid", valid + 1), SqlPosition::at(&before, before.len()).line)
 }
 
-fn has_nul(text: &str) -> Option<(String, u64)> {
+fn nul_error(text: &str) -> Option<(String, u64)> {
     let at = text.find('\0')?;
-    Some(("the file has a NUL character, which no SQL text has".to_owned(), Position::at(text, at).line))
+    Some(("the file has a NUL character, which no SQL text has".to_owned(), SqlPosition::at(text, at).line))
 }
 
 /// The migrations of a directory, in order.
 ///
 /// # Errors
 /// A name without a version, a version twice, an up without its file.
-pub(super) fn migrations(format: &dyn Format, raw: Vec<Raw>, place: &str) -> Result<Vec<Migration>, Failure> {
-    let mut found = format.migrations(raw, place)?;
-    found.sort_by_cached_key(|migration| order(&migration.version));
+pub(super) fn parse_migrations(
+    format: &dyn MigrationFormat,
+    raw: Vec<MigrationSource>,
+    place: &str,
+) -> Result<Vec<Migration>, StepFailure> {
+    let mut found = format.parse_files(raw, place)?;
+    found.sort_by_cached_key(|migration| version_order(&migration.version));
     for pair in found.windows(2) {
-        if number(&pair[0].version) == number(&pair[1].version) {
+        if version_number(&pair[0].version) == version_number(&pair[1].version) {
             let (one, other) = (&pair[0].file_name, &pair[1].file_name);
             let message = format!("`{one}` and `{other}` have the same number {}", pair[1].version);
             return Err(failure("invalid-config", message)

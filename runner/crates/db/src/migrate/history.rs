@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use super::{
     super::sql::TextRow,
-    files::{Migration, number, order},
-    format::{Format, Likeness, Row},
+    files::{Migration, version_number, version_order},
+    format::{ChecksumMatch, HistoryRow, MigrationFormat},
 };
 use crate::failure;
-use contract::step::Failure;
+use contract::step::StepFailure;
 
 /// What to do with what is not as it should be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Strictness {
+pub enum HistoryMismatchPolicy {
     /// Stop.
     #[default]
     Refuse,
@@ -23,7 +23,7 @@ pub enum Strictness {
 
 /// A row of the ledger.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(super) struct LedgerRow {
     pub(super) kind: String,
     pub(super) version: String,
     pub(super) number: usize,
@@ -35,21 +35,21 @@ pub(super) struct Entry {
 
 /// Everything that is on record in the database.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Record {
-    pub(super) rows: Vec<Row>,
-    pub(super) ledger: Vec<Entry>,
+pub(super) struct MigrationHistory {
+    pub(super) rows: Vec<HistoryRow>,
+    pub(super) ledger: Vec<LedgerRow>,
 }
 
-impl Record {
+impl MigrationHistory {
     pub(super) fn new(rows: Vec<TextRow>, ledger: Vec<TextRow>) -> Self {
         let text = |row: &TextRow, at: usize| row.get(at).cloned().flatten();
-        let rows = rows.iter().map(|row| Row {
+        let rows = rows.iter().map(|row| HistoryRow {
             version: text(row, 0).unwrap_or_default(),
             name: text(row, 1),
             checksum: text(row, 2),
-            unfinished: matches!(text(row, 3).as_deref(), Some("0" | "f")),
+            is_unfinished: matches!(text(row, 3).as_deref(), Some("0" | "f")),
         });
-        let ledger = ledger.iter().map(|row| Entry {
+        let ledger = ledger.iter().map(|row| LedgerRow {
             kind: text(row, 0).unwrap_or_default(),
             version: text(row, 1).unwrap_or_default(),
             number: text(row, 2).and_then(|number| number.parse().ok()).unwrap_or(0),
@@ -59,45 +59,45 @@ impl Record {
             epoch: text(row, 6).and_then(|epoch| epoch.parse().ok()).unwrap_or(0),
         });
         let mut rows: Vec<_> = rows.collect();
-        rows.sort_by_cached_key(|row| order(&row.version));
+        rows.sort_by_cached_key(|row| version_order(&row.version));
         Self { rows, ledger: ledger.collect() }
     }
 
-    pub(super) fn fence(&self, resource: &str) -> u64 {
+    pub(super) fn fence_epoch(&self, resource: &str) -> u64 {
         let own = self.ledger.iter().find(|entry| entry.kind == "fence" && entry.version == resource);
         own.map_or(0, |entry| entry.epoch)
     }
 
     /// How far a file without a transaction has come.
-    pub(super) fn statements(&self, version: &str) -> BTreeMap<usize, &Entry> {
+    pub(super) fn recorded_statements(&self, version: &str) -> BTreeMap<usize, &LedgerRow> {
         let own = self.ledger.iter().filter(|entry| entry.kind == "statement" && entry.version == version);
         own.map(|entry| (entry.number, entry)).collect()
     }
 
     pub(super) fn is_applied(&self, version: &str) -> bool {
-        self.rows.iter().any(|row| same(&row.version, version))
+        self.rows.iter().any(|row| same_version(&row.version, version))
     }
 }
 
 /// Versions are numbers; one tool writes zeros before them.
-pub(super) fn same(one: &str, other: &str) -> bool {
-    number(one) == number(other) && (one == other || number(one) != u128::MAX)
+pub(super) fn same_version(one: &str, other: &str) -> bool {
+    version_number(one) == version_number(other) && (one == other || version_number(one) != u128::MAX)
 }
 
 /// How files and record stand to each other.
 #[derive(Debug, Default)]
-pub(super) struct Standing {
+pub(super) struct HistoryDiff {
     /// The files that are not applied, by index, in order.
     pub(super) pending: Vec<usize>,
     /// Files of which only line ends changed.
-    pub(super) line_ends: Vec<String>,
+    pub(super) line_endings_changed: Vec<String>,
     /// Why nothing may be applied.
-    pub(super) problems: Vec<Problem>,
+    pub(super) problems: Vec<HistoryProblem>,
 }
 
 /// Why files and history do not fit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Problem {
+pub(super) enum HistoryProblem {
     /// An applied file has other content now.
     Changed { file_name: String, version: String },
     /// An applied file is not there.
@@ -112,79 +112,100 @@ pub(super) enum Problem {
 
 /// How strict a step is.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Rules {
-    pub(super) ahead: Strictness,
-    pub(super) out_of_order: Strictness,
+pub(super) struct HistoryRules {
+    pub(super) ahead: HistoryMismatchPolicy,
+    pub(super) out_of_order: HistoryMismatchPolicy,
 }
 
 /// Compares.
-pub(super) fn stand(format: &dyn Format, files: &[Migration], record: &Record, rules: Rules) -> Standing {
-    let mut standing = Standing::default();
-    let by_number: BTreeMap<u128, &Migration> = files.iter().map(|file| (number(&file.version), file)).collect();
-    let newest_file = files.last().map(|file| number(&file.version));
-    let blessed: BTreeMap<&str, &Entry> = record
+pub(super) fn diff_history(
+    format: &dyn MigrationFormat,
+    files: &[Migration],
+    record: &MigrationHistory,
+    rules: HistoryRules,
+) -> HistoryDiff {
+    let mut standing = HistoryDiff::default();
+    let by_number: BTreeMap<u128, &Migration> =
+        files.iter().map(|file| (version_number(&file.version), file)).collect();
+    let newest_file = files.last().map(|file| version_number(&file.version));
+    let blessed: BTreeMap<&str, &LedgerRow> = record
         .ledger
         .iter()
         .filter(|entry| entry.kind == "file")
         .map(|entry| (entry.version.as_str(), entry))
         .collect();
     for row in &record.rows {
-        let number = number(&row.version);
+        let number = version_number(&row.version);
         let name = || row.name.clone().unwrap_or_else(|| row.version.clone());
-        if row.unfinished {
-            standing.problems.push(Problem::Unfinished { name: name(), version: row.version.clone() });
+        if row.is_unfinished {
+            standing.problems.push(HistoryProblem::Unfinished { name: name(), version: row.version.clone() });
         }
         match by_number.get(&number) {
-            Some(file) => match liken(format, row, file, blessed.get(file.version.as_str()).copied()) {
-                Likeness::Same | Likeness::Unknown => {}
-                Likeness::LineEnds => standing.line_ends.push(file.file_name.clone()),
-                Likeness::Changed if row.unfinished => {}
-                Likeness::Changed => standing
-                    .problems
-                    .push(Problem::Changed { file_name: file.file_name.clone(), version: file.version.clone() }),
-            },
-            None if newest_file.is_some_and(|newest| newest > number) => {
-                standing.problems.push(Problem::Missing { name: name(), version: row.version.clone() });
+            Some(file) => {
+                match match_checksum_with_note(format, row, file, blessed.get(file.version.as_str()).copied()) {
+                    ChecksumMatch::Same | ChecksumMatch::NoChecksum => {}
+                    ChecksumMatch::LineEndingsDiffer => standing.line_endings_changed.push(file.file_name.clone()),
+                    ChecksumMatch::Different if row.is_unfinished => {}
+                    ChecksumMatch::Different => standing.problems.push(HistoryProblem::Changed {
+                        file_name: file.file_name.clone(),
+                        version: file.version.clone(),
+                    }),
+                }
             }
-            None if rules.ahead == Strictness::Refuse => standing.problems.push(Problem::Ahead { name: name() }),
+            None if newest_file.is_some_and(|newest| newest > number) => {
+                standing.problems.push(HistoryProblem::Missing { name: name(), version: row.version.clone() });
+            }
+            None if rules.ahead == HistoryMismatchPolicy::Refuse => {
+                standing.problems.push(HistoryProblem::Ahead { name: name() })
+            }
             None => {}
         }
     }
-    let applied: std::collections::BTreeSet<u128> = record.rows.iter().map(|row| number(&row.version)).collect();
+    let applied: std::collections::BTreeSet<u128> =
+        record.rows.iter().map(|row| version_number(&row.version)).collect();
     for (index, file) in files.iter().enumerate() {
-        if !applied.contains(&number(&file.version)) {
+        if !applied.contains(&version_number(&file.version)) {
             standing.pending.push(index);
         }
     }
     let newest = record.rows.last().map(|row| row.version.clone());
     if let (Some(first), Some(newest)) = (standing.pending.first().map(|index| &files[*index]), newest)
-        && number(&first.version) < number(&newest)
-        && rules.out_of_order == Strictness::Refuse
+        && version_number(&first.version) < version_number(&newest)
+        && rules.out_of_order == HistoryMismatchPolicy::Refuse
     {
-        standing.problems.push(Problem::OutOfOrder { file_name: first.file_name.clone(), newest });
+        standing.problems.push(HistoryProblem::OutOfOrder { file_name: first.file_name.clone(), newest });
     }
     standing
 }
 
 /// By the tool's own checksum, and by what the runner noted beside it.
-fn liken(format: &dyn Format, row: &Row, file: &Migration, noted: Option<&Entry>) -> Likeness {
-    match (format.likeness(row, file), noted) {
-        (Likeness::Same | Likeness::LineEnds | Likeness::Unknown, Some(noted)) if noted.note == file.raw() => {
-            Likeness::Same
+fn match_checksum_with_note(
+    format: &dyn MigrationFormat,
+    row: &HistoryRow,
+    file: &Migration,
+    noted: Option<&LedgerRow>,
+) -> ChecksumMatch {
+    match (format.match_checksum(row, file), noted) {
+        (ChecksumMatch::Same | ChecksumMatch::LineEndingsDiffer | ChecksumMatch::NoChecksum, Some(noted))
+            if noted.note == file.raw_sha256() =>
+        {
+            ChecksumMatch::Same
         }
-        (Likeness::Same | Likeness::Unknown, Some(noted)) if noted.hash == file.normal() => Likeness::LineEnds,
-        (Likeness::Unknown, Some(_)) => Likeness::Changed,
+        (ChecksumMatch::Same | ChecksumMatch::NoChecksum, Some(noted)) if noted.hash == file.normalized_sha256() => {
+            ChecksumMatch::LineEndingsDiffer
+        }
+        (ChecksumMatch::NoChecksum, Some(_)) => ChecksumMatch::Different,
         (likeness, _) => likeness,
     }
 }
 
-impl Problem {
+impl HistoryProblem {
     /// Whether the effect is there all the same, so that a probe need not call it drift.
-    pub(super) fn is_order(&self) -> bool {
+    pub(super) fn is_out_of_order(&self) -> bool {
         matches!(self, Self::OutOfOrder { .. })
     }
 
-    pub(super) fn failure(&self, place: &str, database: &str) -> Failure {
+    pub(super) fn to_failure(&self, place: &str, database: &str) -> StepFailure {
         let dir = place.trim_end_matches('/');
         let (code, failure) = match self {
             Self::Changed { file_name, version } => (

@@ -14,15 +14,15 @@ use squawk_linter::{Linter, Rule};
 use squawk_syntax::SourceFile;
 
 use super::{
-    super::sql::{Engine, Position},
+    super::sql::{SqlEngine, SqlPosition},
     files::Migration,
-    part::{Part, statements_of},
+    part::{MigrationSection, section_statements},
 };
 
 /// What a finding does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Severity {
+pub enum LintLevel {
     /// It is said.
     #[default]
     Warn,
@@ -34,7 +34,7 @@ pub enum Severity {
 
 /// A finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lint {
+pub struct LintFinding {
     /// `migrations/0007_orders.sql`.
     pub file: String,
     /// Where that lies on this machine.
@@ -50,7 +50,7 @@ pub struct Lint {
 }
 
 /// The rules of squawk's that are about harm, not about taste.
-const HARM: [Rule; 18] = [
+const SQUAWK_RULES: [Rule; 18] = [
     Rule::RequireConcurrentIndexCreation,
     Rule::RequireConcurrentIndexDeletion,
     Rule::ConstraintMissingNotValid,
@@ -72,28 +72,33 @@ const HARM: [Rule; 18] = [
 ];
 
 /// Looks a file through.
-pub(super) fn lint(engine: Engine, migration: &Migration, place: &str, skips: &[String]) -> Vec<Lint> {
+pub(super) fn lint_migration(
+    engine: SqlEngine,
+    migration: &Migration,
+    place: &str,
+    skips: &[String],
+) -> Vec<LintFinding> {
     let found = match engine {
-        Engine::Postgres => squawk(migration),
-        Engine::Mysql => parsed(engine, &MySqlDialect {}, migration),
-        Engine::Sqlite => parsed(engine, &SQLiteDialect {}, migration),
+        SqlEngine::Postgres => lint_with_squawk(migration),
+        SqlEngine::Mysql => lint_with_sqlparser(engine, &MySqlDialect {}, migration),
+        SqlEngine::Sqlite => lint_with_sqlparser(engine, &SQLiteDialect {}, migration),
     };
-    let allowed = Allowed::read(&migration.text);
+    let allowed = LintSuppressions::parse(&migration.text);
     let file = format!("{place}{}", migration.file_name);
     let kept =
         found.into_iter().filter(|found| !skips.contains(&found.rule) && !allowed.covers(found.line, &found.rule));
-    kept.map(|found| Lint { file: file.clone(), ..found }).collect()
+    kept.map(|found| LintFinding { file: file.clone(), ..found }).collect()
 }
 
 /// What comments allow: `-- pawl: allow <rule>, …` for the statement that follows, or the line it stands on; with `allow-file` for
 /// the whole file.
-struct Allowed {
+struct LintSuppressions {
     /// Line, and the last line that it is for.
-    lines: Vec<(u64, u64, Vec<String>)>,
+    ranges: Vec<(u64, u64, Vec<String>)>,
 }
 
-impl Allowed {
-    fn read(text: &str) -> Self {
+impl LintSuppressions {
+    fn parse(text: &str) -> Self {
         let mut lines = Vec::new();
         let all: Vec<&str> = text.lines().collect();
         for (index, line) in all.iter().enumerate() {
@@ -108,31 +113,31 @@ impl Allowed {
                 if is_file { (0, u64::MAX) } else { (number, end.map_or(u64::MAX, |(end, _)| end as u64 + 1)) };
             lines.push((from, to, rules));
         }
-        Self { lines }
+        Self { ranges: lines }
     }
 
     fn covers(&self, line: u64, rule: &str) -> bool {
-        self.lines.iter().any(|(from, to, rules)| {
+        self.ranges.iter().any(|(from, to, rules)| {
             (*from..=*to).contains(&line) && (rules.is_empty() || rules.iter().any(|one| one == rule))
         })
     }
 }
 
-fn squawk(migration: &Migration) -> Vec<Lint> {
+fn lint_with_squawk(migration: &Migration) -> Vec<LintFinding> {
     // A parser is no server: a file that it can't take must not end the deployment.
-    let sql = migration.sql();
+    let sql = migration.up_sql();
     let looked = std::panic::catch_unwind(|| {
-        let mut linter = Linter::from(HARM);
-        linter.settings.assume_in_transaction = !migration.alone;
+        let mut linter = Linter::from(SQUAWK_RULES);
+        linter.settings.assume_in_transaction = !migration.no_transaction;
         linter.lint(&SourceFile::parse(sql), sql)
     });
     let found = looked.unwrap_or_default();
     let one = |violation: squawk_linter::Violation| {
-        let at = migration.up.start + usize::from(violation.text_range.start());
-        Lint {
+        let at = migration.up_range.start + usize::from(violation.text_range.start());
+        LintFinding {
             file: String::new(),
             path: PathBuf::new(),
-            line: Position::at(&migration.text, at).line,
+            line: SqlPosition::at(&migration.text, at).line,
             rule: violation.code.to_string(),
             message: violation.message,
             help: violation.help,
@@ -141,21 +146,21 @@ fn squawk(migration: &Migration) -> Vec<Lint> {
     found.into_iter().map(one).collect()
 }
 
-fn parsed(engine: Engine, dialect: &dyn Dialect, migration: &Migration) -> Vec<Lint> {
-    let part = Part::up(migration);
-    let Ok(statements) = statements_of(engine, &part) else { return Vec::new() };
+fn lint_with_sqlparser(engine: SqlEngine, dialect: &dyn Dialect, migration: &Migration) -> Vec<LintFinding> {
+    let part = MigrationSection::up(migration);
+    let Ok(statements) = section_statements(engine, &part) else { return Vec::new() };
     let mut found = Vec::new();
     let mut made: Vec<String> = Vec::new();
     for statement in statements {
         let sql = &migration.text[statement.range.clone()];
         let Ok(asts) = Parser::parse_sql(dialect, sql) else { continue };
-        let line = Position::at(&migration.text, statement.range.start).line;
+        let line = SqlPosition::at(&migration.text, statement.range.start).line;
         for ast in &asts {
             if let Ast::CreateTable(table) = ast {
                 made.push(table.name.to_string());
             }
-            for (rule, message, help) in judge(ast, &made) {
-                found.push(Lint {
+            for (rule, message, help) in check_statement(ast, &made) {
+                found.push(LintFinding {
                     file: String::new(),
                     path: PathBuf::new(),
                     line,
@@ -169,16 +174,16 @@ fn parsed(engine: Engine, dialect: &dyn Dialect, migration: &Migration) -> Vec<L
     found
 }
 
-type Judgement = (&'static str, &'static str, &'static str);
+type LintRuleHit = (&'static str, &'static str, &'static str);
 
-const DROP_TABLE: Judgement = (
+const DROP_TABLE: LintRuleHit = (
     "ban-drop-table",
     "Dropping a table may break the release that is live.",
     "Drop it once no release uses it any more.",
 );
 
 /// What is unsafe about a statement; what touches only tables that the same file makes is not.
-fn judge(ast: &Ast, made: &[String]) -> Vec<Judgement> {
+fn check_statement(ast: &Ast, made: &[String]) -> Vec<LintRuleHit> {
     match ast {
         Ast::Drop { object_type: ObjectType::Table, .. } => vec![DROP_TABLE],
         Ast::Drop { object_type: ObjectType::Database | ObjectType::Schema, .. } => {
@@ -202,13 +207,13 @@ fn judge(ast: &Ast, made: &[String]) -> Vec<Judgement> {
             )]
         }
         Ast::AlterTable(alter) if !made.contains(&alter.name.to_string()) => {
-            alter.operations.iter().filter_map(operation).collect()
+            alter.operations.iter().filter_map(check_alter_operation).collect()
         }
         _ => Vec::new(),
     }
 }
 
-fn operation(operation: &AlterTableOperation) -> Option<Judgement> {
+fn check_alter_operation(operation: &AlterTableOperation) -> Option<LintRuleHit> {
     match operation {
         AlterTableOperation::DropColumn { .. } => Some((
             "ban-drop-column",

@@ -10,75 +10,79 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::{
-    super::sql::{Engine, Mode, Session, SqlFault, hex},
-    dialect::Names,
-    format::Lock,
+    super::sql::{SqlEngine, SqlSession, SqlSessionError, TransactionMode, hex},
+    dialect::SqlDialect,
+    format::ToolLock,
 };
-use plan::Access;
+use plan::DirAccess;
 
 /// "pawl", as the first half of PostgreSQL's keys.
-const CLASS: u32 = 0x7061_776c;
+const ADVISORY_LOCK_CLASS: u32 = 0x7061_776c;
 
 /// A lock that is held.
-pub(super) struct Held {
+pub(super) struct MigrationLock {
     /// Of SQLite: a transaction on a file beside the database.
-    _side: Option<Session>,
+    _lock_file_session: Option<SqlSession>,
     /// The tool's own lock, if it has one.
-    pub(super) theirs: Option<Lock>,
-    pub(super) waited: Duration,
+    pub(super) tool_lock: Option<ToolLock>,
+    pub(super) wait_time: Duration,
 }
 
 /// The second half of PostgreSQL's key, of this schema.
-fn object(names: &Names) -> u32 {
+fn schema_lock_key(names: &SqlDialect) -> u32 {
     let sum = Sha256::digest(names.schema.as_deref().unwrap_or_default().as_bytes());
     u32::from_be_bytes([sum[0], sum[1], sum[2], sum[3]]) >> 1
 }
 
 /// A condition: that this session holds PostgreSQL's lock. It is taken once more, which is no matter to who has it.
-pub(super) fn check(names: &Names) -> String {
-    format!("pg_catalog.pg_try_advisory_lock({CLASS}, {})", object(names))
+pub(super) fn lock_held_condition(names: &SqlDialect) -> String {
+    format!("pg_catalog.pg_try_advisory_lock({ADVISORY_LOCK_CLASS}, {})", schema_lock_key(names))
 }
 
 /// Takes the lock, within `patience`; `None` when others hold it all the time.
-pub(super) async fn take(
-    session: &Session,
-    names: &Names,
+pub(super) async fn acquire(
+    session: &SqlSession,
+    names: &SqlDialect,
     file: Option<&Path>,
     patience: Duration,
     mut tell: impl FnMut(),
-) -> Result<Option<Held>, SqlFault> {
+) -> Result<Option<MigrationLock>, SqlSessionError> {
     let began = Instant::now();
     let side = match (session.engine(), file) {
-        (Engine::Sqlite, Some(file)) => {
+        (SqlEngine::Sqlite, Some(file)) => {
             let mut name = file.as_os_str().to_owned();
             name.push("-migrating");
-            Some(Session::open(Path::new(&name), Access::ReadWrite).await?)
+            Some(SqlSession::open(Path::new(&name), DirAccess::ReadWrite).await?)
         }
-        (Engine::Sqlite | Engine::Postgres | Engine::Mysql, _) => None,
+        (SqlEngine::Sqlite | SqlEngine::Postgres | SqlEngine::Mysql, _) => None,
     };
     let mut pause = Duration::from_millis(20);
     let mut told = false;
     loop {
         let is_held = match (session.engine(), &side) {
-            (Engine::Sqlite, Some(side)) => match side.begin(Mode::Immediate).await {
+            (SqlEngine::Sqlite, Some(side)) => match side.begin(TransactionMode::Immediate).await {
                 Ok(()) => true,
                 Err(fault) if fault.is_contention() => false,
                 Err(fault) => return Err(fault),
             },
-            (Engine::Postgres, _) => {
-                let rows =
-                    session.ask(&format!("SELECT pg_catalog.pg_try_advisory_lock({CLASS}, {})", object(names))).await?;
+            (SqlEngine::Postgres, _) => {
+                let rows = session
+                    .query_text(&format!(
+                        "SELECT pg_catalog.pg_try_advisory_lock({ADVISORY_LOCK_CLASS}, {})",
+                        schema_lock_key(names)
+                    ))
+                    .await?;
                 rows.first().and_then(|row| row.first()) == Some(&Some("t".to_owned()))
             }
-            (Engine::Mysql, _) => {
+            (SqlEngine::Mysql, _) => {
                 let sum = hex(&Sha256::digest(names.schema.as_deref().unwrap_or_default().as_bytes()));
-                let rows = session.ask(&format!("SELECT GET_LOCK('pawl:{}', 0)", &sum[..32])).await?;
+                let rows = session.query_text(&format!("SELECT GET_LOCK('pawl:{}', 0)", &sum[..32])).await?;
                 rows.first().and_then(|row| row.first()) == Some(&Some("1".to_owned()))
             }
-            (Engine::Sqlite, None) => true,
+            (SqlEngine::Sqlite, None) => true,
         };
         if is_held {
-            return Ok(Some(Held { _side: side, theirs: None, waited: began.elapsed() }));
+            return Ok(Some(MigrationLock { _lock_file_session: side, tool_lock: None, wait_time: began.elapsed() }));
         }
         if began.elapsed() + pause > patience {
             return Ok(None);
@@ -93,11 +97,15 @@ pub(super) async fn take(
 }
 
 /// Takes a tool's own lock too, within `patience`. Ours comes first, always: nobody has the one and waits for the other.
-pub(super) async fn take_theirs(session: &Session, lock: &Lock, patience: Duration) -> Result<bool, SqlFault> {
+pub(super) async fn acquire_tool_lock(
+    session: &SqlSession,
+    lock: &ToolLock,
+    patience: Duration,
+) -> Result<bool, SqlSessionError> {
     let began = Instant::now();
     let mut pause = Duration::from_millis(20);
     loop {
-        let rows = session.ask(&lock.take).await?;
+        let rows = session.query_text(&lock.acquire_sql).await?;
         if matches!(rows.first().and_then(|row| row.first()?.as_deref()), Some("t" | "1")) {
             return Ok(true);
         }

@@ -31,78 +31,78 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use self::{
-    dialect::{LEDGER, Names},
+    dialect::{LEDGER_TABLE, SqlDialect},
     files::Migration,
-    format::{Format, Likeness},
-    history::{Record, Rules, Standing, Strictness},
-    run::Run,
+    format::{ChecksumMatch, MigrationFormat},
+    history::{HistoryDiff, HistoryMismatchPolicy, HistoryRules, MigrationHistory},
+    run::MigrationRun,
 };
-use super::sql::{Engine, Session, SqlFault};
+use super::sql::{SqlEngine, SqlSession, SqlSessionError};
 use crate::failure;
 use contract::Secret;
-use contract::step::{Failure, Level};
-use hostio::dir_snapshot::{Folder, Unread};
-use plan::{Access, ServerUrl};
+use contract::step::{MessageLevel, StepFailure};
+use hostio::dir_snapshot::{DirSnapshot, PathReadError};
+use plan::{DirAccess, ServerUrl};
 
 pub use self::split::skip_blank;
 pub use self::{
-    desk::{Desk, FileState, Resolution, Stand},
-    lint::{Lint, Severity},
-    run::Fence,
+    desk::{MigrationAdmin, MigrationFileStatus, MigrationResolution, MigrationStatus},
+    lint::{LintFinding, LintLevel},
+    run::MigrationFence,
 };
-pub use files::is_sql;
+pub use files::is_sql_file;
 
 /// More files than these are not told of one by one, unless one takes long: every later deployment reads the journal.
-const MANY: usize = 50;
+const MAX_LISTED_FILES: usize = 50;
 
 /// Of many files, how many are kept on record with their times.
-const SLOWEST: usize = 10;
+const MAX_RECORDED_FILES: usize = 10;
 
 /// How often progress is shown, and what is long for a file.
-const SHOWN_EVERY: Duration = Duration::from_millis(100);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Where messages go.
-pub type Teller<'a> = dyn Fn(Level, String) + Send + Sync + 'a;
+pub type MigrationLogFn<'a> = dyn Fn(MessageLevel, String) + Send + Sync + 'a;
 
 /// How strict and how patient.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct MigrationOptions {
     format: Option<String>,
-    rules: Rules,
+    history_rules: HistoryRules,
     lock_timeout: Duration,
     statement_timeout: Option<Duration>,
     /// How long a statement is tried again while others hold what it needs.
-    patience: Duration,
+    contention_timeout: Duration,
     /// How long the lock is waited for.
-    lock_patience: Duration,
-    lint: Severity,
+    lock_wait_timeout: Duration,
+    lint_level: LintLevel,
     lint_skips: Vec<String>,
 }
 
 /// As the step's configuration has them; what else is in it is not for us.
 #[derive(Default, serde::Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
-struct Asked {
+struct MigrationConfig {
     format: Option<String>,
-    ahead: Strictness,
-    out_of_order: Strictness,
+    ahead: HistoryMismatchPolicy,
+    out_of_order: HistoryMismatchPolicy,
     lock_timeout: Option<String>,
     statement_timeout: Option<String>,
-    lint: Severity,
+    lint: LintLevel,
     lint_skip: Vec<String>,
 }
 
-impl Options {
+impl MigrationOptions {
     /// Reads what a configuration says of them; `timeout` is that of the whole call.
     ///
     /// # Errors
     /// What is wrong with them.
-    pub fn read(config: &Value, timeout: Duration) -> Result<Self, Failure> {
-        let asked = serde_json::from_value::<Asked>(config.clone())
+    pub fn from_config(config: &Value, timeout: Duration) -> Result<Self, StepFailure> {
+        let asked = serde_json::from_value::<MigrationConfig>(config.clone())
             .map_err(|error| failure("invalid-config", format!("options of migrations: {error}")))?;
         let duration = |name: &str, text: Option<String>| match text {
             None => Ok(None),
-            Some(text) => duration(&text).map(Some).ok_or_else(|| {
+            Some(text) => parse_duration(&text).map(Some).ok_or_else(|| {
                 failure("invalid-config", format!("`{name}: {text}` is no duration"))
                     .with_hint("write a number and its unit: `500ms`, `2s`, `5m`, `1h`")
             }),
@@ -111,18 +111,18 @@ impl Options {
         let most = timeout.saturating_sub(Duration::from_secs(2)).max(Duration::from_millis(500));
         Ok(Self {
             format: asked.format,
-            rules: Rules { ahead: asked.ahead, out_of_order: asked.out_of_order },
+            history_rules: HistoryRules { ahead: asked.ahead, out_of_order: asked.out_of_order },
             lock_timeout: duration("lock-timeout", asked.lock_timeout)?.unwrap_or(Duration::from_secs(2)),
             statement_timeout: duration("statement-timeout", asked.statement_timeout)?,
-            patience: Duration::from_secs(60).min(most),
-            lock_patience: most,
-            lint: asked.lint,
+            contention_timeout: Duration::from_secs(60).min(most),
+            lock_wait_timeout: most,
+            lint_level: asked.lint,
             lint_skips: asked.lint_skip,
         })
     }
 }
 
-fn duration(text: &str) -> Option<Duration> {
+fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let number: u64 = text[..digits].parse().ok()?;
     match &text[digits..] {
@@ -135,8 +135,8 @@ fn duration(text: &str) -> Option<Duration> {
 }
 
 /// The byte ranges of a text's statements.
-pub fn statements(engine: Engine, text: &str) -> Result<Vec<Range<usize>>, SqlFault> {
-    Ok(split::split(engine, text)?.into_iter().map(|statement| statement.range).collect())
+pub fn statement_ranges(engine: SqlEngine, text: &str) -> Result<Vec<Range<usize>>, SqlSessionError> {
+    Ok(split::split_statements(engine, text)?.into_iter().map(|statement| statement.range).collect())
 }
 
 /// A granted database.
@@ -147,7 +147,7 @@ pub struct Database<'a> {
     /// Where it is.
     pub address: Address<'a>,
     /// What may be done to it.
-    pub access: Access,
+    pub access: DirAccess,
 }
 
 /// Where a database is.
@@ -165,143 +165,165 @@ pub struct Directory<'a> {
     /// Its name in the plan.
     pub name: &'a str,
     /// The `.sql` files right in it at least, or which file could not be read.
-    pub files: Result<Arc<Folder>, Unread>,
+    pub files: Result<Arc<DirSnapshot>, PathReadError>,
 }
 
 /// A directory and a database that are looked at together.
-pub struct Job {
+pub struct MigrationJob {
     /// None: the database is not there yet.
-    session: Option<Session>,
-    names: Names,
-    format: &'static dyn Format,
+    session: Option<SqlSession>,
+    dialect: SqlDialect,
+    format: &'static dyn MigrationFormat,
     files: Vec<Migration>,
     /// `migrations/`.
-    place: String,
+    dir_prefix: String,
     /// The name in the plan.
-    database: String,
+    database_name: String,
     /// Of SQLite.
-    file: Option<PathBuf>,
+    sqlite_path: Option<PathBuf>,
     tables: BTreeSet<String>,
-    options: Options,
+    options: MigrationOptions,
 }
 
-impl Job {
+impl MigrationJob {
     /// Reads the directory and opens the database, both as granted.
     ///
     /// # Errors
     /// What can't be read or reached.
-    pub async fn open(database: Database<'_>, directory: Directory<'_>, options: Options) -> Result<Self, Failure> {
+    pub async fn open(
+        database: Database<'_>,
+        directory: Directory<'_>,
+        options: MigrationOptions,
+    ) -> Result<Self, StepFailure> {
         let place = format!("{}/", directory.name);
-        let raw = files::read(directory.files, &place)?;
+        let raw = files::read_sql_files(directory.files, &place)?;
         let Database { name: database, address, access } = database;
         let (session, file) = open_session(&address, database, access).await?;
-        let mut names = Names { engine: Engine::Sqlite, schema: None };
+        let mut names = SqlDialect { engine: SqlEngine::Sqlite, schema: None };
         let mut tables = BTreeSet::new();
         if let Some(session) = &session {
-            names = names_of(session, database).await?;
-            if let (Session::Postgres(server), Access::ReadWrite) = (session, access)
+            names = read_dialect(session, database).await?;
+            if let (SqlSession::Postgres(server), DirAccess::ReadWrite) = (session, access)
                 && server.has_proxy().await?
             {
                 refuse_pooler(session, server.url(), database).await?;
             }
-            tables = existing(session, &names).await?;
+            tables = existing_tables(session, &names).await?;
         }
         let format = format::detect(options.format.as_deref(), &raw, |table| tables.contains(table))?;
-        let files = files::migrations(format, raw, &place)?;
-        Ok(Self { session, names, format, files, place, database: database.to_owned(), file, tables, options })
+        let files = files::parse_migrations(format, raw, &place)?;
+        Ok(Self {
+            session,
+            dialect: names,
+            format,
+            files,
+            dir_prefix: place,
+            database_name: database.to_owned(),
+            sqlite_path: file,
+            tables,
+            options,
+        })
     }
 
     /// What is on record.
-    async fn record(&self) -> Result<Record, Failure> {
-        let Some(session) = &self.session else { return Ok(Record::default()) };
-        let rows = match self.tables.contains(self.format.table()) {
+    async fn read_history(&self) -> Result<MigrationHistory, StepFailure> {
+        let Some(session) = &self.session else { return Ok(MigrationHistory::default()) };
+        let rows = match self.tables.contains(self.format.history_table()) {
             true => {
-                let table = self.names.table(self.format.table());
-                session.ask(&self.format.select(self.names.engine, &table)).await?
+                let table = self.dialect.qualified_table(self.format.history_table());
+                session.query_text(&self.format.select_sql(self.dialect.engine, &table)).await?
             }
             false => Vec::new(),
         };
-        let ledger = match self.tables.contains(LEDGER) {
-            true => session.ask(&self.names.read_ledger()).await?,
+        let ledger = match self.tables.contains(LEDGER_TABLE) {
+            true => session.query_text(&self.dialect.read_ledger_sql()).await?,
             false => Vec::new(),
         };
-        Ok(Record::new(rows, ledger))
+        Ok(MigrationHistory::new(rows, ledger))
     }
 
-    fn stand(&self, record: &Record) -> Standing {
-        history::stand(self.format, &self.files, record, self.options.rules)
+    fn history_diff(&self, record: &MigrationHistory) -> HistoryDiff {
+        history::diff_history(self.format, &self.files, record, self.options.history_rules)
     }
 
     /// The table of the tool and ours; under the lock.
-    async fn make_tables(&mut self, session: &Session) -> Result<(), Failure> {
-        self.tables = existing(session, &self.names).await?;
-        let table = self.format.table();
+    async fn create_tables(&mut self, session: &SqlSession) -> Result<(), StepFailure> {
+        self.tables = existing_tables(session, &self.dialect).await?;
+        let table = self.format.history_table();
         if !self.tables.contains(table) {
-            let made = session.run(&self.format.create(self.names.engine, &self.names.table(table))).await;
+            let made = session
+                .run_batch(&self.format.create_table_sql(self.dialect.engine, &self.dialect.qualified_table(table)))
+                .await;
             // A tool without a lock may make it at the same time; `IF NOT EXISTS` does not see that.
-            if made.is_err() && !existing(session, &self.names).await?.contains(table) {
+            if made.is_err() && !existing_tables(session, &self.dialect).await?.contains(table) {
                 made?;
             }
         }
-        if !self.tables.contains(LEDGER) {
-            session.run(&self.names.create_ledger()).await?;
+        if !self.tables.contains(LEDGER_TABLE) {
+            session.run_batch(&self.dialect.create_ledger_sql()).await?;
         }
-        self.tables.extend([table.to_owned(), LEDGER.to_owned()]);
+        self.tables.extend([table.to_owned(), LEDGER_TABLE.to_owned()]);
         Ok(())
     }
 
-    async fn locked(&self, session: &Session, tell: &Teller<'_>) -> Result<lock::Held, Failure> {
-        let Self { names, file, database, options, .. } = self;
-        let waits =
-            || tell(Level::Info, format!("another migration of `{database}` is under way; waiting for its lock"));
-        let held = lock::take(session, names, file.as_deref(), options.lock_patience, waits).await?;
-        let mut held = held.ok_or_else(|| self.busy("another migration"))?;
+    async fn acquire_lock(
+        &self,
+        session: &SqlSession,
+        tell: &MigrationLogFn<'_>,
+    ) -> Result<lock::MigrationLock, StepFailure> {
+        let Self { dialect: names, sqlite_path: file, database_name: database, options, .. } = self;
+        let waits = || {
+            tell(MessageLevel::Info, format!("another migration of `{database}` is under way; waiting for its lock"))
+        };
+        let held = lock::acquire(session, names, file.as_deref(), options.lock_wait_timeout, waits).await?;
+        let mut held = held.ok_or_else(|| self.lock_held_failure("another migration"))?;
         let name = match names.engine {
-            Engine::Postgres => session.ask("SELECT pg_catalog.current_database()").await?.pop(),
-            Engine::Mysql | Engine::Sqlite => None,
+            SqlEngine::Postgres => session.query_text("SELECT pg_catalog.current_database()").await?.pop(),
+            SqlEngine::Mysql | SqlEngine::Sqlite => None,
         };
         let name = name.and_then(|row| row.into_iter().next().flatten()).or_else(|| names.schema.clone());
-        if let Some(theirs) = name.and_then(|name| self.format.lock(names.engine, &name)) {
-            self.take_theirs(session, &theirs).await?;
-            held.theirs = Some(theirs);
+        if let Some(theirs) = name.and_then(|name| self.format.tool_lock(names.engine, &name)) {
+            self.acquire_tool_lock(session, &theirs).await?;
+            held.tool_lock = Some(theirs);
         }
         Ok(held)
     }
 
-    async fn take_theirs(&self, session: &Session, theirs: &format::Lock) -> Result<(), Failure> {
-        match lock::take_theirs(session, theirs, self.options.lock_patience).await? {
+    async fn acquire_tool_lock(&self, session: &SqlSession, theirs: &format::ToolLock) -> Result<(), StepFailure> {
+        match lock::acquire_tool_lock(session, theirs, self.options.lock_wait_timeout).await? {
             true => Ok(()),
-            false => Err(self.busy(&format!("a program that migrates by {}", self.format.name()))),
+            false => Err(self.lock_held_failure(&format!("a program that migrates by {}", self.format.name()))),
         }
     }
 
-    fn busy(&self, who: &str) -> Failure {
-        let mut failure = failure("transient", format!("{who} of the database `{}` holds its lock", self.database))
-            .with_hint("wait for it, and run again; the lock goes with the session that holds it")
-            .with_detail("code", "P0320");
+    fn lock_held_failure(&self, who: &str) -> StepFailure {
+        let mut failure =
+            failure("transient", format!("{who} of the database `{}` holds its lock", self.database_name))
+                .with_hint("wait for it, and run again; the lock goes with the session that holds it")
+                .with_detail("code", "P0320");
         failure.retryable = true;
         failure
     }
 
     /// Whether another tool, which takes no lock, has applied a file meanwhile: it is on record then, and ours was rolled back.
-    async fn is_done_by_others(&self, file: &Migration) -> bool {
-        if file.alone || self.names.engine == Engine::Mysql || self.format.name() == "plain" {
+    async fn is_applied_by_other_tool(&self, file: &Migration) -> bool {
+        if file.no_transaction || self.dialect.engine == SqlEngine::Mysql || self.format.name() == "plain" {
             return false;
         }
-        let Ok(record) = self.record().await else { return false };
-        let row = record.rows.iter().find(|row| history::same(&row.version, &file.version));
-        row.is_some_and(|row| !row.unfinished && self.format.likeness(row, file) != Likeness::Changed)
+        let Ok(record) = self.read_history().await else { return false };
+        let row = record.rows.iter().find(|row| history::same_version(&row.version, &file.version));
+        row.is_some_and(|row| !row.is_unfinished && self.format.match_checksum(row, file) != ChecksumMatch::Different)
     }
 
     /// How things stand, for a module.
-    pub async fn status(self) -> Result<Value, Failure> {
-        let record = self.record().await?;
-        let standing = self.stand(&record);
+    pub async fn status(self) -> Result<Value, StepFailure> {
+        let record = self.read_history().await?;
+        let standing = self.history_diff(&record);
         let problem = standing.problems.first().map(|problem| {
-            let failure = problem.failure(&self.place, &self.database);
+            let failure = problem.to_failure(&self.dir_prefix, &self.database_name);
             json!({
                 "kind": failure.kind, "message": failure.message, "hint": failure.hint, "details": failure.details,
-                "order": problem.is_order(),
+                "order": problem.is_out_of_order(),
             })
         });
         let pending: Vec<_> = standing.pending.iter().map(|index| self.files[*index].file_name.as_str()).collect();
@@ -323,41 +345,42 @@ impl Job {
     /// Applies what is not applied.
     pub async fn apply(
         mut self,
-        fence: &Fence,
-        tell: &Teller<'_>,
+        fence: &MigrationFence,
+        tell: &MigrationLogFn<'_>,
         progress: &(dyn Fn(u64, u64) + Send + Sync),
-    ) -> Result<Value, Failure> {
+    ) -> Result<Value, StepFailure> {
         let Some(session) = self.session.take() else {
             return Err(failure("denied", "a preview or a probe may not migrate: they only look"));
         };
-        let held = self.locked(&session, tell).await?;
-        self.make_tables(&session).await?;
+        let held = self.acquire_lock(&session, tell).await?;
+        self.create_tables(&session).await?;
         self.session = Some(session);
-        let mut record = self.record().await?;
+        let mut record = self.read_history().await?;
         let mut changed = false;
-        let standing = self.stand(&record);
+        let standing = self.history_diff(&record);
         let session = self.session.as_ref().ok_or_else(|| failure("permanent", "no session"))?;
         if let Some(problem) = standing.problems.first() {
-            return Err(problem.failure(&self.place, &self.database));
+            return Err(problem.to_failure(&self.dir_prefix, &self.database_name));
         }
-        for name in &standing.line_ends {
+        for name in &standing.line_endings_changed {
             tell(
-                Level::Warn,
+                MessageLevel::Warn,
                 format!("{name}: line ends or byte order mark changed since it was applied; its SQL did not"),
             );
         }
-        let Self { names, format, place, options, .. } = &self;
-        let run = Run { session, names, format: *format, place, options, fence, tell };
+        let Self { dialect: names, format, dir_prefix: place, options, .. } = &self;
+        let run =
+            MigrationRun { session, dialect: names, format: *format, dir_prefix: place, options, fence, log: tell };
         run.raise_fence(&record).await?;
         if !standing.pending.is_empty() {
-            run.settings().await?;
+            run.apply_session_settings().await?;
         }
         let total = standing.pending.len();
         let (mut applied, mut quiet) = (Vec::new(), 0);
         let began = Instant::now();
         let mut shown: Option<Instant> = None;
         for (done, index) in standing.pending.iter().enumerate() {
-            if shown.is_none_or(|shown| shown.elapsed() >= SHOWN_EVERY) {
+            if shown.is_none_or(|shown| shown.elapsed() >= PROGRESS_INTERVAL) {
                 progress(done as u64, total as u64);
                 shown = Some(Instant::now());
             }
@@ -366,25 +389,25 @@ impl Job {
                 continue;
             }
             // Who waits in the server for this lock has a snapshot there, for which `CONCURRENTLY` would wait.
-            let lent = held.theirs.as_ref().filter(|_| file.alone && names.engine == Engine::Postgres);
+            let lent = held.tool_lock.as_ref().filter(|_| file.no_transaction && names.engine == SqlEngine::Postgres);
             if let Some(theirs) = lent {
-                session.run(&theirs.release).await?;
+                session.run_batch(&theirs.release_sql).await?;
             }
-            let took = match run.apply(file, &record).await {
+            let took = match run.apply_file(file, &record).await {
                 Ok(took) => took,
-                Err(_) if self.is_done_by_others(file).await => {
-                    tell(Level::Warn, format!("{}: another tool applied it meanwhile", file.file_name));
+                Err(_) if self.is_applied_by_other_tool(file).await => {
+                    tell(MessageLevel::Warn, format!("{}: another tool applied it meanwhile", file.file_name));
                     continue;
                 }
                 Err(failure) => return Err(failure),
             };
             if let Some(theirs) = lent {
-                self.take_theirs(session, theirs).await?;
-                record = self.record().await?;
+                self.acquire_tool_lock(session, theirs).await?;
+                record = self.read_history().await?;
                 changed = true;
             }
-            if total <= MANY || took >= SHOWN_EVERY {
-                tell(Level::Info, format!("applied {} in {} ms", file.file_name, took.as_millis()));
+            if total <= MAX_LISTED_FILES || took >= PROGRESS_INTERVAL {
+                tell(MessageLevel::Info, format!("applied {} in {} ms", file.file_name, took.as_millis()));
             } else {
                 quiet += 1;
             }
@@ -392,20 +415,23 @@ impl Job {
         }
         if quiet > 0 {
             let took = began.elapsed().as_millis();
-            tell(Level::Info, format!("applied {total} files in {took} ms, {quiet} of them in no time worth a line"));
+            tell(
+                MessageLevel::Info,
+                format!("applied {total} files in {took} ms, {quiet} of them in no time worth a line"),
+            );
         }
         let count = applied.len();
         // A receipt has its bounds, and every later attempt repeats it; the slowest are worth knowing.
-        if count > MANY {
+        if count > MAX_LISTED_FILES {
             applied.sort_by(|one, other| {
                 other["ms"].as_f64().unwrap_or(0.0).total_cmp(&one["ms"].as_f64().unwrap_or(0.0))
             });
-            applied.truncate(SLOWEST);
+            applied.truncate(MAX_RECORDED_FILES);
         }
         let names: Vec<_> = applied.iter().map(|file| file["file"].clone()).collect();
         let notes = json!({
             "applied_now": names, "took_ms": millis(began.elapsed()),
-            "migrations": { "format": self.format.name(), "count": count, "lock_ms": millis(held.waited), "files": applied },
+            "migrations": { "format": self.format.name(), "count": count, "lock_ms": millis(held.wait_time), "files": applied },
         });
         drop(held);
         Ok(json!({ "outputs": self.outputs(), "notes": notes }))
@@ -420,22 +446,22 @@ fn millis(took: Duration) -> f64 {
 async fn open_session(
     address: &Address<'_>,
     database: &str,
-    access: Access,
-) -> Result<(Option<Session>, Option<PathBuf>), Failure> {
+    access: DirAccess,
+) -> Result<(Option<SqlSession>, Option<PathBuf>), StepFailure> {
     match address {
-        Address::File(path) => match Session::open(path, access).await {
+        Address::File(path) => match SqlSession::open(path, access).await {
             Ok(session) => Ok((Some(session), Some(path.clone()))),
-            Err(fault) if access == Access::ReadOnly && fault.kind == super::sql::Kind::NotFound => {
+            Err(fault) if access == DirAccess::ReadOnly && fault.kind == super::sql::SqlFailureKind::NotFound => {
                 Ok((None, Some(path.clone())))
             }
             Err(fault) => Err(fault.into()),
         },
-        Address::Server(url) => Ok((Some(server_session(database, url.reveal(), access).await?), None)),
+        Address::Server(url) => Ok((Some(connect_server(database, url.reveal(), access).await?), None)),
     }
 }
 
 /// A session with a granted server.
-pub async fn server_session(database: &str, url: &str, access: Access) -> Result<Session, Failure> {
+pub async fn connect_server(database: &str, url: &str, access: DirAccess) -> Result<SqlSession, StepFailure> {
     let url = match ServerUrl::parse(url) {
         Some(Ok(url)) => url,
         Some(Err(why)) => {
@@ -448,23 +474,23 @@ pub async fn server_session(database: &str, url: &str, access: Access) -> Result
             ));
         }
     };
-    Session::connect(&url, access).await.map_err(|fault| {
-        let mut failure = Failure::from(fault);
+    SqlSession::connect(&url, access).await.map_err(|fault| {
+        let mut failure = StepFailure::from(fault);
         failure.message = format!("database `{database}`: {}", failure.message);
         failure.with_detail("code", "P0321")
     })
 }
 
-async fn names_of(session: &Session, database: &str) -> Result<Names, Failure> {
+async fn read_dialect(session: &SqlSession, database: &str) -> Result<SqlDialect, StepFailure> {
     let engine = session.engine();
     let sql = match engine {
-        Engine::Sqlite => return Ok(Names { engine, schema: None }),
-        Engine::Postgres => "SELECT pg_catalog.current_schema()",
-        Engine::Mysql => "SELECT DATABASE()",
+        SqlEngine::Sqlite => return Ok(SqlDialect { engine, schema: None }),
+        SqlEngine::Postgres => "SELECT pg_catalog.current_schema()",
+        SqlEngine::Mysql => "SELECT DATABASE()",
     };
-    let rows = session.ask(sql).await?;
+    let rows = session.query_text(sql).await?;
     match rows.first().and_then(|row| row.first().cloned().flatten()) {
-        Some(schema) => Ok(Names { engine, schema: Some(schema) }),
+        Some(schema) => Ok(SqlDialect { engine, schema: Some(schema) }),
         None => Err(failure(
             "invalid-config",
             format!("the search path of database `{database}` has no schema that is there"),
@@ -473,28 +499,28 @@ async fn names_of(session: &Session, database: &str) -> Result<Names, Failure> {
     }
 }
 
-async fn existing(session: &Session, names: &Names) -> Result<BTreeSet<String>, Failure> {
-    let tables: Vec<_> = format::ALL.iter().map(|format| format.table()).chain([LEDGER]).collect();
-    let rows = session.ask(&names.existing(&tables)).await?;
+async fn existing_tables(session: &SqlSession, names: &SqlDialect) -> Result<BTreeSet<String>, StepFailure> {
+    let tables: Vec<_> = format::FORMATS.iter().map(|format| format.history_table()).chain([LEDGER_TABLE]).collect();
+    let rows = session.query_text(&names.existing_tables_sql(&tables)).await?;
     Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
 }
 
 /// Something is between us and the server. If two statements of ours may come to two sessions of its, no lock holds.
-async fn refuse_pooler(session: &Session, url: &ServerUrl, database: &str) -> Result<(), Failure> {
+async fn refuse_pooler(session: &SqlSession, url: &ServerUrl, database: &str) -> Result<(), StepFailure> {
     let nonce = getrandom::u64().unwrap_or_default().to_string();
-    session.ask(&format!("SELECT set_config('pawl.session', '{nonce}', false)")).await?;
+    session.query_text(&format!("SELECT set_config('pawl.session', '{nonce}', false)")).await?;
     // Another client takes whatever session is free: in a transaction pooler, the one that was just used.
     let mut others = Vec::new();
     let mut is_kept = true;
     for _ in 0..3 {
-        let other = Session::connect(url, Access::ReadOnly).await?;
-        other.run("BEGIN; SELECT 1").await?;
+        let other = SqlSession::connect(url, DirAccess::ReadOnly).await?;
+        other.run_batch("BEGIN; SELECT 1").await?;
         others.push(other);
-        let rows = session.ask("SELECT current_setting('pawl.session', true)").await?;
+        let rows = session.query_text("SELECT current_setting('pawl.session', true)").await?;
         is_kept &= rows.first().and_then(|row| row.first().cloned().flatten()).as_deref() == Some(nonce.as_str());
     }
     for other in &others {
-        other.run("ROLLBACK").await.ok();
+        other.run_batch("ROLLBACK").await.ok();
     }
     if is_kept {
         return Ok(());

@@ -3,35 +3,45 @@
 use std::ops::Range;
 
 use super::{
-    super::sql::{Engine, Kind, Position, SqlFault},
-    files::{Down, Migration},
-    split::{self, Statement, tokens},
-    unit::{self, Control},
+    super::sql::{SqlEngine, SqlFailureKind, SqlPosition, SqlSessionError},
+    files::{DownMigration, Migration},
+    split::{self, SqlStatement, leading_tokens},
+    unit::{self, TransactionControl},
 };
 
 /// A part of a file that is run: its text, and where that lies.
-pub(super) struct Part<'a> {
+pub(super) struct MigrationSection<'a> {
     pub(super) file_name: &'a str,
     pub(super) text: &'a str,
     pub(super) range: Range<usize>,
-    pub(super) alone: bool,
+    pub(super) no_transaction: bool,
 }
 
-impl<'a> Part<'a> {
+impl<'a> MigrationSection<'a> {
     /// What of a migration is run.
     pub(super) fn up(file: &'a Migration) -> Self {
-        Self { file_name: &file.file_name, text: &file.text, range: file.up.clone(), alone: file.alone }
+        Self {
+            file_name: &file.file_name,
+            text: &file.text,
+            range: file.up_range.clone(),
+            no_transaction: file.no_transaction,
+        }
     }
 
     /// What undoes one.
-    pub(super) fn down(down: &'a Down) -> Self {
-        Self { file_name: &down.file_name, text: &down.text, range: down.range.clone(), alone: down.alone }
+    pub(super) fn down(down: &'a DownMigration) -> Self {
+        Self {
+            file_name: &down.file_name,
+            text: &down.text,
+            range: down.range.clone(),
+            no_transaction: down.no_transaction,
+        }
     }
 }
 
 /// What to do about a fault.
-pub(super) fn hint(engine: Engine, part: &Part<'_>, fault: &SqlFault) -> Option<String> {
-    let kept = if part.alone || engine == Engine::Mysql {
+pub(super) fn hint_for(engine: SqlEngine, part: &MigrationSection<'_>, fault: &SqlSessionError) -> Option<String> {
+    let kept = if part.no_transaction || engine == SqlEngine::Mysql {
         "correct the file: what of it was done is on record, and will not be done again"
     } else {
         "correct the file: nothing of it was kept, and the files before it will not be applied again"
@@ -43,73 +53,80 @@ pub(super) fn hint(engine: Engine, part: &Part<'_>, fault: &SqlFault) -> Option<
         );
     }
     match fault.kind {
-        Kind::Denied if fault.code.is_none() => Some(
+        SqlFailureKind::Denied if fault.code.is_none() => Some(
             "each file runs in one transaction of the runner's: leave out BEGIN, COMMIT, ROLLBACK and ATTACH, or begin the file with \
              `-- no-transaction`"
                 .to_owned(),
         ),
-        Kind::Denied => Some("give the user of the database's URL the right to do that".to_owned()),
-        Kind::Transient => fault.hint.clone().or_else(|| {
+        SqlFailureKind::Denied => Some("give the user of the database's URL the right to do that".to_owned()),
+        SqlFailureKind::Transient => fault.hint.clone().or_else(|| {
             Some("something else uses the database: try again, or find out what holds it".to_owned())
         }),
-        Kind::InvalidConfig | Kind::NotFound | Kind::Conflict | Kind::Permanent | Kind::Limit | Kind::BadContent => {
+        SqlFailureKind::InvalidConfig | SqlFailureKind::NotFound | SqlFailureKind::Conflict | SqlFailureKind::Permanent | SqlFailureKind::Limit | SqlFailureKind::BadContent => {
             Some(fault.hint.as_ref().map_or_else(|| kept.to_owned(), |hint| format!("{hint}; {kept}")))
         }
     }
 }
 
-pub(super) fn statements_of(engine: Engine, part: &Part<'_>) -> Result<Vec<Statement>, SqlFault> {
+pub(super) fn section_statements(
+    engine: SqlEngine,
+    part: &MigrationSection<'_>,
+) -> Result<Vec<SqlStatement>, SqlSessionError> {
     let start = part.range.start;
     let moved = |range: Range<usize>| range.start + start..range.end + start;
-    let statements = split::split(engine, &part.text[part.range.clone()]).map_err(|fault| match fault.position {
-        Some(_) => fault.shifted(part.text, start),
-        None => fault,
-    })?;
-    let one = |statement: Statement| Statement { range: moved(statement.range), data: statement.data.map(moved) };
+    let statements =
+        split::split_statements(engine, &part.text[part.range.clone()]).map_err(|fault| match fault.position {
+            Some(_) => fault.shift_position(part.text, start),
+            None => fault,
+        })?;
+    let one = |statement: SqlStatement| SqlStatement {
+        range: moved(statement.range),
+        copy_data: statement.copy_data.map(moved),
+    };
     Ok(statements.into_iter().map(one).collect())
 }
 
 /// Without the BEGIN and COMMIT around all of it, which the runner has of its own.
-pub(super) fn unwrapped(
-    engine: Engine,
-    part: &Part<'_>,
-    mut statements: Vec<Statement>,
-) -> Result<Vec<Statement>, SqlFault> {
-    let controls: Vec<(usize, Control)> = statements
+pub(super) fn without_outer_transaction(
+    engine: SqlEngine,
+    part: &MigrationSection<'_>,
+    mut statements: Vec<SqlStatement>,
+) -> Result<Vec<SqlStatement>, SqlSessionError> {
+    let controls: Vec<(usize, TransactionControl)> = statements
         .iter()
         .enumerate()
         .filter_map(|(index, statement)| {
-            Some((index, unit::control(&tokens(engine, &part.text[statement.range.clone()], 3))?))
+            Some((index, unit::transaction_control(&leading_tokens(engine, &part.text[statement.range.clone()], 3))?))
         })
         .collect();
     match controls.as_slice() {
         [] => Ok(statements),
-        [(0, Control::Begin), (last, Control::Commit)] if *last + 1 == statements.len() => {
+        [(0, TransactionControl::Begin), (last, TransactionControl::Commit)] if *last + 1 == statements.len() => {
             statements.pop();
             statements.remove(0);
             Ok(statements)
         }
         [(index, control), ..] => {
             let word = match control {
-                Control::Begin => "BEGIN",
-                Control::Commit => "COMMIT",
-                Control::Other(word) => word,
+                TransactionControl::Begin => "BEGIN",
+                TransactionControl::Commit => "COMMIT",
+                TransactionControl::Other(word) => word,
             };
-            let fault = SqlFault::new(
-                Kind::Denied,
+            let fault = SqlSessionError::new(
+                SqlFailureKind::Denied,
                 format!("{word} inside SQL text is denied: the runner keeps the transaction; leave it out"),
             );
-            Err(SqlFault { position: Some(Position::at(part.text, statements[*index].range.start)), ..fault })
+            Err(SqlSessionError { position: Some(SqlPosition::at(part.text, statements[*index].range.start)), ..fault })
         }
     }
 }
 
 /// Whether a text may have changed what the next file finds.
-pub(super) fn changes_session(engine: Engine, text: &str) -> bool {
+pub(super) fn may_change_session(engine: SqlEngine, text: &str) -> bool {
     let has = |word: &[u8]| text.as_bytes().windows(word.len()).any(|window| window.eq_ignore_ascii_case(word));
     match engine {
-        Engine::Sqlite => has(b"pragma"),
-        Engine::Postgres => has(b"set ") || has(b"set_config"),
-        Engine::Mysql => has(b"set ") || has(b"use "),
+        SqlEngine::Sqlite => has(b"pragma"),
+        SqlEngine::Postgres => has(b"set ") || has(b"set_config"),
+        SqlEngine::Mysql => has(b"set ") || has(b"use "),
     }
 }

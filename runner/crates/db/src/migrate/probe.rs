@@ -6,14 +6,14 @@
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    super::sql::{Session, SqlFault, hex},
-    dialect::Names,
-    unit::About,
+    super::sql::{SqlSession, SqlSessionError, hex},
+    dialect::SqlDialect,
+    unit::CatalogCheck,
 };
 
 /// What the catalogue tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum IntentOutcome {
     /// It was done.
     Applied,
     /// It was not done, or twice does what once does. What it left has been taken away.
@@ -23,77 +23,96 @@ pub(super) enum Verdict {
 }
 
 /// What is noted with an intent: how things are before the statement.
-pub(super) async fn before(session: &Session, names: &Names, about: &About) -> Result<String, SqlFault> {
+pub(super) async fn state_before(
+    session: &SqlSession,
+    names: &SqlDialect,
+    about: &CatalogCheck,
+) -> Result<String, SqlSessionError> {
     Ok(match about {
-        About::IndexBuilt { index } | About::IndexGone { index } => index_state(session, names, index).await?,
-        About::Detached { table, partition } => attachment(session, names, table, partition).await?,
-        About::Database { name, .. } => database_state(session, names, name).await?,
-        About::Shown { what, name } => shown(session, names, what, name).await?,
-        About::TablesGone { names: tables } => {
+        CatalogCheck::IndexBuilt { index } | CatalogCheck::IndexDropped { index } => {
+            index_state(session, names, index).await?
+        }
+        CatalogCheck::PartitionDetached { table, partition } => {
+            partition_state(session, names, table, partition).await?
+        }
+        CatalogCheck::Database { name, .. } => database_state(session, names, name).await?,
+        CatalogCheck::ShowCreate { what, name } => definition_digest(session, names, what, name).await?,
+        CatalogCheck::TablesDropped { names: tables } => {
             let mut found = Vec::new();
             for table in tables {
-                found.push(shown(session, names, "TABLE", table).await?);
+                found.push(definition_digest(session, names, "TABLE", table).await?);
             }
             found.join(" ")
         }
-        About::IndexRebuilt { .. } | About::Repeatable | About::Nothing => String::new(),
+        CatalogCheck::IndexRebuilt { .. } | CatalogCheck::Repeatable | CatalogCheck::Unobservable => String::new(),
     })
 }
 
 /// Whether it was done, with what was noted before.
-pub(super) async fn after(session: &Session, names: &Names, about: &About, noted: &str) -> Result<Verdict, SqlFault> {
-    let applied = |yes: bool| if yes { Verdict::Applied } else { Verdict::NotApplied };
+pub(super) async fn intent_outcome(
+    session: &SqlSession,
+    names: &SqlDialect,
+    about: &CatalogCheck,
+    noted: &str,
+) -> Result<IntentOutcome, SqlSessionError> {
+    let applied = |yes: bool| if yes { IntentOutcome::Applied } else { IntentOutcome::NotApplied };
     Ok(match about {
-        About::IndexBuilt { index } => match index_state(session, names, index).await?.as_str() {
+        CatalogCheck::IndexBuilt { index } => match index_state(session, names, index).await?.as_str() {
             // It was there before: the statement itself says what is to be said about that.
             "valid" => applied(noted != "valid"),
             "invalid" => {
                 if noted != "invalid" {
-                    session.run(&format!("DROP INDEX CONCURRENTLY IF EXISTS {}", qualified(names, index))).await?;
+                    session
+                        .run_batch(&format!("DROP INDEX CONCURRENTLY IF EXISTS {}", qualified_name(names, index)))
+                        .await?;
                 }
-                Verdict::NotApplied
+                IntentOutcome::NotApplied
             }
-            _ => Verdict::NotApplied,
+            _ => IntentOutcome::NotApplied,
         },
-        About::IndexGone { index } => {
+        CatalogCheck::IndexDropped { index } => {
             let now = index_state(session, names, index).await?;
             applied(now == "absent" && noted != "absent")
         }
-        About::IndexRebuilt { index } => {
-            drop_remains(session, names, index).await?;
-            Verdict::NotApplied
+        CatalogCheck::IndexRebuilt { index } => {
+            drop_reindex_leftovers(session, names, index).await?;
+            IntentOutcome::NotApplied
         }
-        About::Detached { table, partition } => match attachment(session, names, table, partition).await?.as_str() {
-            "attached" => Verdict::NotApplied,
-            "pending" => {
-                let (table, partition) = (qualified(names, table), qualified(names, partition));
-                session.run(&format!("ALTER TABLE {table} DETACH PARTITION {partition} FINALIZE")).await?;
-                Verdict::Applied
+        CatalogCheck::PartitionDetached { table, partition } => {
+            match partition_state(session, names, table, partition).await?.as_str() {
+                "attached" => IntentOutcome::NotApplied,
+                "pending" => {
+                    let (table, partition) = (qualified_name(names, table), qualified_name(names, partition));
+                    session.run_batch(&format!("ALTER TABLE {table} DETACH PARTITION {partition} FINALIZE")).await?;
+                    IntentOutcome::Applied
+                }
+                _ => applied(noted == "attached"),
             }
-            _ => applied(noted == "attached"),
-        },
-        About::Database { name, .. } => applied(database_state(session, names, name).await? != noted),
-        About::Shown { what, name } => applied(shown(session, names, what, name).await? != noted),
-        About::TablesGone { names: tables } => {
+        }
+        CatalogCheck::Database { name, .. } => applied(database_state(session, names, name).await? != noted),
+        CatalogCheck::ShowCreate { what, name } => {
+            applied(definition_digest(session, names, what, name).await? != noted)
+        }
+        CatalogCheck::TablesDropped { names: tables } => {
             let mut left = false;
             for table in tables {
-                left |= shown(session, names, "TABLE", table).await? != "absent";
+                left |= definition_digest(session, names, "TABLE", table).await? != "absent";
             }
             applied(!left && noted.split(' ').any(|one| one != "absent"))
         }
-        About::Repeatable => Verdict::NotApplied,
-        About::Nothing => Verdict::Unknown,
+        CatalogCheck::Repeatable => IntentOutcome::NotApplied,
+        CatalogCheck::Unobservable => IntentOutcome::Unknown,
     })
 }
 
-fn qualified(names: &Names, name: &[String]) -> String {
-    name.iter().map(|part| names.quoted(part)).collect::<Vec<_>>().join(".")
+fn qualified_name(names: &SqlDialect, name: &[String]) -> String {
+    name.iter().map(|part| names.quote_name(part)).collect::<Vec<_>>().join(".")
 }
 
-async fn index_state(session: &Session, names: &Names, index: &[String]) -> Result<String, SqlFault> {
-    let regclass = names.text(&qualified(names, index));
+async fn index_state(session: &SqlSession, names: &SqlDialect, index: &[String]) -> Result<String, SqlSessionError> {
+    let regclass = names.text_literal(&qualified_name(names, index));
     let rows = session
-        .ask(&format!(
+        .query_text(&format!(
             "SELECT CASE WHEN indisvalid AND indisready THEN 'valid' ELSE 'invalid' END FROM pg_catalog.pg_index \
              WHERE indexrelid = to_regclass({regclass})"
         ))
@@ -102,30 +121,35 @@ async fn index_state(session: &Session, names: &Names, index: &[String]) -> Resu
 }
 
 /// What REINDEX CONCURRENTLY leaves when it is stopped: invalid indexes of the same table, `…_ccnew` and `…_ccold`.
-async fn drop_remains(session: &Session, names: &Names, index: &[String]) -> Result<(), SqlFault> {
-    let regclass = names.text(&qualified(names, index));
+async fn drop_reindex_leftovers(
+    session: &SqlSession,
+    names: &SqlDialect,
+    index: &[String],
+) -> Result<(), SqlSessionError> {
+    let regclass = names.text_literal(&qualified_name(names, index));
     let rows = session
-        .ask(&format!(
+        .query_text(&format!(
             "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE NOT i.indisvalid AND c.relname ~ '_cc(new|old)[0-9]*$' \
              AND i.indrelid = (SELECT indrelid FROM pg_catalog.pg_index WHERE indexrelid = to_regclass({regclass}))"
         ))
         .await?;
     for name in rows.into_iter().flatten().flatten() {
-        session.run(&format!("DROP INDEX CONCURRENTLY IF EXISTS {name}")).await?;
+        session.run_batch(&format!("DROP INDEX CONCURRENTLY IF EXISTS {name}")).await?;
     }
     Ok(())
 }
 
-async fn attachment(
-    session: &Session,
-    names: &Names,
+async fn partition_state(
+    session: &SqlSession,
+    names: &SqlDialect,
     table: &[String],
     partition: &[String],
-) -> Result<String, SqlFault> {
-    let (table, partition) = (names.text(&qualified(names, table)), names.text(&qualified(names, partition)));
+) -> Result<String, SqlSessionError> {
+    let (table, partition) =
+        (names.text_literal(&qualified_name(names, table)), names.text_literal(&qualified_name(names, partition)));
     let rows = session
-        .ask(&format!(
+        .query_text(&format!(
             "SELECT CASE WHEN inhdetachpending THEN 'pending' ELSE 'attached' END FROM pg_catalog.pg_inherits \
              WHERE inhrelid = to_regclass({partition}) AND inhparent = to_regclass({table})"
         ))
@@ -133,26 +157,31 @@ async fn attachment(
     Ok(rows.first().and_then(|row| row.first().cloned().flatten()).unwrap_or_else(|| "absent".to_owned()))
 }
 
-async fn database_state(session: &Session, names: &Names, name: &str) -> Result<String, SqlFault> {
-    let name = names.text(name);
+async fn database_state(session: &SqlSession, names: &SqlDialect, name: &str) -> Result<String, SqlSessionError> {
+    let name = names.text_literal(name);
     let sql = match names.engine {
-        super::super::sql::Engine::Mysql => {
+        super::super::sql::SqlEngine::Mysql => {
             format!("SELECT 1 FROM information_schema.schemata WHERE schema_name = {name}")
         }
-        super::super::sql::Engine::Postgres | super::super::sql::Engine::Sqlite => {
+        super::super::sql::SqlEngine::Postgres | super::super::sql::SqlEngine::Sqlite => {
             format!("SELECT 1 FROM pg_catalog.pg_database WHERE datname = {name}")
         }
     };
-    Ok(if session.ask(&sql).await?.is_empty() { "absent" } else { "present" }.to_owned())
+    Ok(if session.query_text(&sql).await?.is_empty() { "absent" } else { "present" }.to_owned())
 }
 
 /// A digest of what MySQL's `SHOW CREATE` says, but for the counter, which moves with the rows.
-async fn shown(session: &Session, names: &Names, what: &str, name: &[String]) -> Result<String, SqlFault> {
-    match session.ask(&format!("SHOW CREATE {what} {}", qualified(names, name))).await {
+async fn definition_digest(
+    session: &SqlSession,
+    names: &SqlDialect,
+    what: &str,
+    name: &[String],
+) -> Result<String, SqlSessionError> {
+    match session.query_text(&format!("SHOW CREATE {what} {}", qualified_name(names, name))).await {
         Ok(rows) => {
             let mut sum = Sha256::new();
             for text in rows.into_iter().flatten().flatten() {
-                sum.update(without_counter(&text).as_bytes());
+                sum.update(without_auto_increment(&text).as_bytes());
             }
             Ok(hex(&sum.finalize())[..32].to_owned())
         }
@@ -164,7 +193,7 @@ async fn shown(session: &Session, names: &Names, what: &str, name: &[String]) ->
     }
 }
 
-fn without_counter(text: &str) -> String {
+fn without_auto_increment(text: &str) -> String {
     match text.split_once(" AUTO_INCREMENT=") {
         Some((before, after)) => format!("{before}{}", after.trim_start_matches(|c: char| c.is_ascii_digit())),
         None => text.to_owned(),
@@ -177,7 +206,7 @@ mod tests {
 
     #[test]
     fn the_counter_does_not_count() {
-        assert_eq!(without_counter("ENGINE=InnoDB AUTO_INCREMENT=12 DEFAULT"), "ENGINE=InnoDB DEFAULT");
-        assert_eq!(without_counter("ENGINE=InnoDB"), "ENGINE=InnoDB");
+        assert_eq!(without_auto_increment("ENGINE=InnoDB AUTO_INCREMENT=12 DEFAULT"), "ENGINE=InnoDB DEFAULT");
+        assert_eq!(without_auto_increment("ENGINE=InnoDB"), "ENGINE=InnoDB");
     }
 }

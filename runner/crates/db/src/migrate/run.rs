@@ -12,27 +12,27 @@ use std::{
 use serde_json::json;
 
 use super::{
-    super::sql::{Engine, Mode, Position, Session, SqlFault},
-    Options, Teller,
-    dialect::{Entry as Write, Names},
+    super::sql::{SqlEngine, SqlPosition, SqlSession, SqlSessionError, TransactionMode},
+    MigrationLogFn, MigrationOptions,
+    dialect::{LedgerWrite as Write, SqlDialect},
     files::Migration,
-    format::Format,
-    history::{Entry, Record},
+    format::MigrationFormat,
+    history::{LedgerRow, MigrationHistory},
     lock,
-    part::{Part, changes_session, hint, statements_of, unwrapped},
-    probe::{self, Verdict},
-    split::Statement,
-    unit::{self, About, Unit, Way},
+    part::{MigrationSection, hint_for, may_change_session, section_statements, without_outer_transaction},
+    probe::{self, IntentOutcome},
+    split::SqlStatement,
+    unit::{self, CatalogCheck, ExecutionMode, ExecutionUnit},
 };
 use crate::failure;
-use contract::step::{Failure, Level};
+use contract::step::{MessageLevel, StepFailure};
 
 /// A text of this size goes to PostgreSQL in one piece; it parses a piece as a whole.
-const PIECE: usize = 256 << 10;
+const MAX_BATCH_BYTES: usize = 256 << 10;
 
 /// Who migrates.
 #[derive(Clone, Debug, Default)]
-pub struct Fence {
+pub struct MigrationFence {
     /// App and environment.
     pub resource: String,
     /// The attempt, counted over all runs.
@@ -41,19 +41,19 @@ pub struct Fence {
     pub run: String,
 }
 
-impl Fence {
+impl MigrationFence {
     /// Whose epochs are compared: an app's in an environment, as long as they are counted in one state.
     #[must_use]
-    pub fn resource(app: &str, environment: &str, lineage: &str) -> String {
+    pub fn resource_key(app: &str, environment: &str, lineage: &str) -> String {
         format!("{app}/{environment}@{lineage}")
     }
 
     /// As a step's input tells it; the runner wrote that.
     #[must_use]
-    pub fn of(input: &serde_json::Value) -> Self {
+    pub fn from_input(input: &serde_json::Value) -> Self {
         let text = |name: &str| input[name].as_str().unwrap_or_default();
         Self {
-            resource: Self::resource(text("app"), text("environment"), text("lineage")),
+            resource: Self::resource_key(text("app"), text("environment"), text("lineage")),
             epoch: input["epoch"].as_u64().unwrap_or(0),
             run: text("run").to_owned(),
         }
@@ -61,64 +61,64 @@ impl Fence {
 }
 
 /// A migration that is under way.
-pub(super) struct Run<'a> {
-    pub(super) session: &'a Session,
-    pub(super) names: &'a Names,
-    pub(super) format: &'static dyn Format,
+pub(super) struct MigrationRun<'a> {
+    pub(super) session: &'a SqlSession,
+    pub(super) dialect: &'a SqlDialect,
+    pub(super) format: &'static dyn MigrationFormat,
     /// `migrations/`, before names of files.
-    pub(super) place: &'a str,
-    pub(super) options: &'a Options,
-    pub(super) fence: &'a Fence,
-    pub(super) tell: &'a Teller<'a>,
+    pub(super) dir_prefix: &'a str,
+    pub(super) options: &'a MigrationOptions,
+    pub(super) fence: &'a MigrationFence,
+    pub(super) log: &'a MigrationLogFn<'a>,
 }
 
 /// Why a try of something did not succeed.
-pub(super) enum Trouble {
+pub(super) enum ExecError {
     /// As the database says it, with its place in the whole file.
-    Fault(SqlFault),
+    Session(SqlSessionError),
     /// In the runner's own words.
-    Failure(Failure),
+    Failure(StepFailure),
 }
 
-impl From<SqlFault> for Trouble {
-    fn from(fault: SqlFault) -> Self {
-        Self::Fault(fault)
+impl From<SqlSessionError> for ExecError {
+    fn from(fault: SqlSessionError) -> Self {
+        Self::Session(fault)
     }
 }
 
-impl Run<'_> {
+impl MigrationRun<'_> {
     /// What every file finds: the runner's time-outs, and nothing that a file before it has set.
-    pub(super) async fn settings(&self) -> Result<(), SqlFault> {
+    pub(super) async fn apply_session_settings(&self) -> Result<(), SqlSessionError> {
         let lock = self.options.lock_timeout.as_millis();
         let statement = self.options.statement_timeout.map_or(0, |limit| limit.as_millis());
-        match self.names.engine {
-            Engine::Sqlite => self.session.run("PRAGMA foreign_keys = ON").await,
-            Engine::Postgres => {
+        match self.dialect.engine {
+            SqlEngine::Sqlite => self.session.run_batch("PRAGMA foreign_keys = ON").await,
+            SqlEngine::Postgres => {
                 self.session
-                    .run(&format!(
+                    .run_batch(&format!(
                         "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; SET client_encoding = 'UTF8'; \
                          SET lock_timeout = {lock}; SET statement_timeout = {statement}; \
                          DO $$BEGIN PERFORM set_config('client_connection_check_interval', '250ms', false); \
                          EXCEPTION WHEN OTHERS THEN NULL; END$$"
                     ))
                     .await?;
-                self.session.notices();
+                self.session.take_notices();
                 Ok(())
             }
-            Engine::Mysql => {
+            SqlEngine::Mysql => {
                 let seconds = self.options.lock_timeout.as_secs().max(1);
-                let schema = self.names.schema.as_deref().unwrap_or_default();
+                let schema = self.dialect.schema.as_deref().unwrap_or_default();
                 self.session
-                    .run(&format!(
+                    .run_batch(&format!(
                         "USE {}; SET SESSION lock_wait_timeout = {seconds}, SESSION innodb_lock_wait_timeout = {seconds}, \
                          SESSION autocommit = 1, SESSION sql_mode = @@global.sql_mode, SESSION foreign_key_checks = 1, SESSION unique_checks = 1",
-                        self.names.quoted(schema)
+                        self.dialect.quote_name(schema)
                     ))
                     .await?;
                 if statement > 0 {
                     // MariaDB's; MySQL has none for what writes.
                     self.session
-                        .run(&format!("SET SESSION max_statement_time = {}", statement as f64 / 1000.0))
+                        .run_batch(&format!("SET SESSION max_statement_time = {}", statement as f64 / 1000.0))
                         .await
                         .ok();
                 }
@@ -128,15 +128,15 @@ impl Run<'_> {
     }
 
     /// Puts this attempt into the fence. A newer one in it stops this one.
-    pub(super) async fn raise_fence(&self, record: &Record) -> Result<(), Failure> {
-        let standing = record.fence(&self.fence.resource);
+    pub(super) async fn raise_fence(&self, record: &MigrationHistory) -> Result<(), StepFailure> {
+        let standing = record.fence_epoch(&self.fence.resource);
         if standing > self.fence.epoch {
-            return Err(self.fenced(standing));
+            return Err(self.newer_attempt_failure(standing));
         }
         if standing == self.fence.epoch {
             return Ok(());
         }
-        let own = self.names.record(&Write {
+        let own = self.dialect.upsert_ledger_sql(&Write {
             kind: "fence",
             version: &self.fence.resource,
             number: 0,
@@ -145,10 +145,10 @@ impl Run<'_> {
             note: &self.fence.run,
             epoch: self.fence.epoch,
         });
-        self.session.run(&own).await.map_err(Failure::from)
+        self.session.run_batch(&own).await.map_err(StepFailure::from)
     }
 
-    fn fenced(&self, standing: u64) -> Failure {
+    fn newer_attempt_failure(&self, standing: u64) -> StepFailure {
         let epoch = self.fence.epoch;
         let resource = self.fence.resource.split('@').next().unwrap_or_default();
         failure(
@@ -162,71 +162,79 @@ impl Run<'_> {
     }
 
     /// Begins a transaction, if this is still the one who may.
-    async fn begin(&self) -> Result<(), Trouble> {
-        let fence = self.names.read_fence(&self.fence.resource);
-        let rows = match self.names.engine {
-            Engine::Postgres => {
-                let rows = self.session.ask(&format!("BEGIN; SELECT {}; {fence}", lock::check(self.names))).await?;
+    async fn begin_fenced(&self) -> Result<(), ExecError> {
+        let fence = self.dialect.read_fence_sql(&self.fence.resource);
+        let rows = match self.dialect.engine {
+            SqlEngine::Postgres => {
+                let rows = self
+                    .session
+                    .query_text(&format!("BEGIN; SELECT {}; {fence}", lock::lock_held_condition(self.dialect)))
+                    .await?;
                 let mut rows = rows.into_iter();
                 if rows.next().and_then(|row| row.into_iter().next().flatten()).as_deref() != Some("t") {
-                    return Err(Trouble::Failure(lock_lost()));
+                    return Err(ExecError::Failure(lock_lost_failure()));
                 }
                 rows.collect()
             }
-            Engine::Sqlite | Engine::Mysql => {
-                self.session.begin(Mode::Immediate).await?;
-                self.session.ask(&fence).await?
+            SqlEngine::Sqlite | SqlEngine::Mysql => {
+                self.session.begin(TransactionMode::Immediate).await?;
+                self.session.query_text(&fence).await?
             }
         };
         let standing: u64 =
             rows.first().and_then(|row| row.first()?.as_ref()?.parse().ok()).unwrap_or(self.fence.epoch);
         if standing > self.fence.epoch {
-            return Err(Trouble::Failure(self.fenced(standing)));
+            return Err(ExecError::Failure(self.newer_attempt_failure(standing)));
         }
         Ok(())
     }
 
     /// A small file on PostgreSQL: transaction, check, file and record in one round trip. The check divides by zero where this is
     /// not the one who may, so that nothing behind it is done.
-    async fn at_once(&self, part: &Part<'_>, statements: &[Statement], last: &[String]) -> Result<(), Trouble> {
+    async fn run_in_one_round_trip(
+        &self,
+        part: &MigrationSection<'_>,
+        statements: &[SqlStatement],
+        last: &[String],
+    ) -> Result<(), ExecError> {
         let (Some(first), Some(end)) = (statements.first(), statements.last()) else {
-            self.begin().await?;
-            return self.record_and_commit(last).await;
+            self.begin_fenced().await?;
+            return self.write_and_commit(last).await;
         };
         let range = first.range.start..end.range.end;
         let before = format!(
             "BEGIN; SELECT 1 / CASE WHEN {} AND COALESCE(({}), 0) <= {} THEN 1 ELSE 0 END; ",
-            lock::check(self.names),
-            self.names.read_fence(&self.fence.resource),
+            lock::lock_held_condition(self.dialect),
+            self.dialect.read_fence_sql(&self.fence.resource),
             self.fence.epoch
         );
         let sql = format!("{before}{}; {}; COMMIT", &part.text[range.clone()], last.join("; "));
-        let Err(fault) = self.session.run(&sql).await else { return Ok(()) };
+        let Err(fault) = self.session.run_batch(&sql).await else { return Ok(()) };
         if fault.completed == 1 && fault.has_code(&["22012"]) {
             self.session.rollback();
-            self.begin().await?;
-            return Err(Trouble::Failure(lock_lost()));
+            self.begin_fenced().await?;
+            return Err(ExecError::Failure(lock_lost_failure()));
         }
         let at =
             statements.get(fault.completed.saturating_sub(2)).map_or(range.start, |statement| statement.range.start);
-        Err(Trouble::Fault(match fault.position {
-            Some(Position { line: 1, column }) if column > before.len() as u64 => {
-                let position = Some(Position { line: 1, column: column - before.len() as u64 });
-                SqlFault { position, ..fault }.shifted(part.text, range.start)
+        Err(ExecError::Session(match fault.position {
+            Some(SqlPosition { line: 1, column }) if column > before.len() as u64 => {
+                let position = Some(SqlPosition { line: 1, column: column - before.len() as u64 });
+                SqlSessionError { position, ..fault }.shift_position(part.text, range.start)
             }
-            Some(Position { line: 2.., .. }) => fault.shifted(part.text, range.start),
-            Some(_) | None => SqlFault { position: Some(Position::at(part.text, at)), ..fault },
+            Some(SqlPosition { line: 2.., .. }) => fault.shift_position(part.text, range.start),
+            Some(_) | None => SqlSessionError { position: Some(SqlPosition::at(part.text, at)), ..fault },
         }))
     }
 
     /// Writes what belongs to a transaction, and commits it.
-    async fn record_and_commit(&self, statements: &[String]) -> Result<(), Trouble> {
-        match self.names.engine {
+    async fn write_and_commit(&self, statements: &[String]) -> Result<(), ExecError> {
+        match self.dialect.engine {
             // The driver sends what is one text in one go; MySQL's runs statements behind an error no more than this.
-            Engine::Postgres => self.session.run(&format!("{}; COMMIT", statements.join("; "))).await?,
-            Engine::Sqlite | Engine::Mysql => {
+            SqlEngine::Postgres => self.session.run_batch(&format!("{}; COMMIT", statements.join("; "))).await?,
+            SqlEngine::Sqlite | SqlEngine::Mysql => {
                 for statement in statements {
-                    self.session.run(statement).await?;
+                    self.session.run_batch(statement).await?;
                 }
                 self.session.commit().await?;
             }
@@ -235,23 +243,23 @@ impl Run<'_> {
     }
 
     /// Tries something again while others hold what it needs.
-    async fn patiently<F: Future<Output = Result<(), Trouble>>>(
+    async fn retry_on_contention<F: Future<Output = Result<(), ExecError>>>(
         &self,
         what: &str,
         mut work: impl FnMut() -> F,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), ExecError> {
         let began = Instant::now();
         let mut pause = Duration::from_millis(100);
         loop {
             match work().await {
-                Err(Trouble::Fault(fault)) if fault.is_contention() && !fault.lost => {
+                Err(ExecError::Session(fault)) if fault.is_contention() && !fault.lost => {
                     self.session.rollback();
-                    if began.elapsed() + pause > self.options.patience {
-                        return Err(Trouble::Fault(fault.hint(format!(
+                    if began.elapsed() + pause > self.options.contention_timeout {
+                        return Err(ExecError::Session(fault.with_hint(format!(
                             "others hold what {what} needs: end their transactions, or run again when there is less going on"
                         ))));
                     }
-                    (self.tell)(Level::Warn, format!("{what} waits for a lock of others: {}", fault.message));
+                    (self.log)(MessageLevel::Warn, format!("{what} waits for a lock of others: {}", fault.message));
                     tokio::time::sleep(lock::jittered(pause)).await;
                     pause = (pause * 2).min(Duration::from_secs(3));
                 }
@@ -265,80 +273,90 @@ impl Run<'_> {
     }
 
     /// Applies one file. Returns how long it took.
-    pub(super) async fn apply(&self, migration: &Migration, record: &Record) -> Result<Duration, Failure> {
+    pub(super) async fn apply_file(
+        &self,
+        migration: &Migration,
+        record: &MigrationHistory,
+    ) -> Result<Duration, StepFailure> {
         let began = Instant::now();
-        let part = Part::up(migration);
+        let part = MigrationSection::up(migration);
         let took = || began.elapsed();
         let last = || {
-            let mut last = vec![self.format.insert(self.names, migration, took().as_nanos(), &self.fence.run)];
+            let mut last = vec![self.format.insert_sql(self.dialect, migration, took().as_nanos(), &self.fence.run)];
             if self.format.needs_note(migration) {
-                last.push(self.names.note(migration, self.fence.epoch));
+                last.push(self.dialect.file_note_sql(migration, self.fence.epoch));
             }
             last
         };
-        self.part(&part, &migration.version, record, last).await?;
+        self.run_section(&part, &migration.version, record, last).await?;
         Ok(took())
     }
 
     /// Runs a part of a file, and writes what belongs to it at its end.
-    pub(super) async fn part(
+    pub(super) async fn run_section(
         &self,
-        part: &Part<'_>,
+        part: &MigrationSection<'_>,
         version: &str,
-        record: &Record,
+        record: &MigrationHistory,
         last: impl Fn() -> Vec<String>,
-    ) -> Result<(), Failure> {
-        let located = |trouble| self.located(part, trouble);
-        let statements = statements_of(self.names.engine, part).map_err(|fault| located(fault.into()))?;
-        let is_whole = !part.alone && self.names.engine != Engine::Mysql;
+    ) -> Result<(), StepFailure> {
+        let located = |trouble| self.failure_in_file(part, trouble);
+        let statements = section_statements(self.dialect.engine, part).map_err(|fault| located(fault.into()))?;
+        let is_whole = !part.no_transaction && self.dialect.engine != SqlEngine::Mysql;
         let what = part.file_name;
         if is_whole {
-            let statements = unwrapped(self.names.engine, part, statements).map_err(|fault| located(fault.into()))?;
+            let statements = without_outer_transaction(self.dialect.engine, part, statements)
+                .map_err(|fault| located(fault.into()))?;
             let size = statements.last().map_or(0, |last| last.range.end)
                 - statements.first().map_or(0, |first| first.range.start);
-            let is_small = self.names.engine == Engine::Postgres
-                && size <= PIECE
-                && statements.iter().all(|statement| statement.data.is_none());
+            let is_small = self.dialect.engine == SqlEngine::Postgres
+                && size <= MAX_BATCH_BYTES
+                && statements.iter().all(|statement| statement.copy_data.is_none());
             let whole = async || {
                 if is_small {
-                    return self.at_once(part, &statements, &last()).await;
+                    return self.run_in_one_round_trip(part, &statements, &last()).await;
                 }
-                self.begin().await?;
-                self.pieces(part, &statements).await?;
-                self.record_and_commit(&last()).await
+                self.begin_fenced().await?;
+                self.run_batches(part, &statements).await?;
+                self.write_and_commit(&last()).await
             };
-            self.patiently(what, whole).await.map_err(located)?;
+            self.retry_on_contention(what, whole).await.map_err(located)?;
         } else {
-            let units = unit::units(self.names.engine, part.text, statements).map_err(|fault| located(fault.into()))?;
-            self.units(part, version, &units, record).await.map_err(located)?;
+            let units = unit::split_into_units(self.dialect.engine, part.text, statements)
+                .map_err(|fault| located(fault.into()))?;
+            self.run_units(part, version, &units, record).await.map_err(located)?;
             let end = async || {
-                self.begin().await?;
+                self.begin_fenced().await?;
                 let mut last = last();
-                last.push(self.names.forget("statement", version, 0));
-                self.record_and_commit(&last).await
+                last.push(self.dialect.delete_ledger_sql("statement", version, 0));
+                self.write_and_commit(&last).await
             };
-            self.patiently(what, end).await.map_err(located)?;
+            self.retry_on_contention(what, end).await.map_err(located)?;
         }
-        for notice in self.session.notices() {
-            (self.tell)(Level::Info, format!("{what}: {notice}"));
+        for notice in self.session.take_notices() {
+            (self.log)(MessageLevel::Info, format!("{what}: {notice}"));
         }
-        if changes_session(self.names.engine, &part.text[part.range.clone()]) {
-            self.settings().await.map_err(|fault| located(fault.into()))?;
+        if may_change_session(self.dialect.engine, &part.text[part.range.clone()]) {
+            self.apply_session_settings().await.map_err(|fault| located(fault.into()))?;
         }
         Ok(())
     }
 
     /// Statements one after the other, as few round trips as there may be.
-    pub(super) async fn pieces(&self, part: &Part<'_>, statements: &[Statement]) -> Result<(), Trouble> {
+    pub(super) async fn run_batches(
+        &self,
+        part: &MigrationSection<'_>,
+        statements: &[SqlStatement],
+    ) -> Result<(), ExecError> {
         let mut left = statements;
         while let Some(first) = left.first() {
-            let one_by_one = self.names.engine == Engine::Mysql;
+            let one_by_one = self.dialect.engine == SqlEngine::Mysql;
             let mut count = 1;
             while !one_by_one
-                && first.data.is_none()
-                && left
-                    .get(count)
-                    .is_some_and(|next| next.data.is_none() && next.range.end - first.range.start <= PIECE)
+                && first.copy_data.is_none()
+                && left.get(count).is_some_and(|next| {
+                    next.copy_data.is_none() && next.range.end - first.range.start <= MAX_BATCH_BYTES
+                })
             {
                 count += 1;
             }
@@ -346,16 +364,16 @@ impl Run<'_> {
             left = later;
             let range = first.range.start..now[now.len() - 1].range.end;
             let text = &part.text[range.clone()];
-            let outcome = match (&first.data, self.session) {
-                (Some(data), Session::Postgres(session)) => session.copy(text, &part.text[data.clone()]).await,
-                (Some(_) | None, session) => session.run(text).await,
+            let outcome = match (&first.copy_data, self.session) {
+                (Some(data), SqlSession::Postgres(session)) => session.copy_in(text, &part.text[data.clone()]).await,
+                (Some(_) | None, session) => session.run_batch(text).await,
             };
             outcome.map_err(|fault| {
                 // Not every error has a place; how many statements went well before it tells which one it was.
                 let at = now.get(fault.completed).map_or(range.start, |statement| statement.range.start);
                 match fault.position {
-                    Some(_) => fault.shifted(part.text, range.start),
-                    None => SqlFault { position: Some(Position::at(part.text, at)), ..fault },
+                    Some(_) => fault.shift_position(part.text, range.start),
+                    None => SqlSessionError { position: Some(SqlPosition::at(part.text, at)), ..fault },
                 }
             })?;
         }
@@ -363,61 +381,71 @@ impl Run<'_> {
     }
 
     /// The units of a file that is not one transaction, from where it stands.
-    async fn units(&self, part: &Part<'_>, version: &str, units: &[Unit], record: &Record) -> Result<(), Trouble> {
-        let known = record.statements(version);
+    async fn run_units(
+        &self,
+        part: &MigrationSection<'_>,
+        version: &str,
+        units: &[ExecutionUnit],
+        record: &MigrationHistory,
+    ) -> Result<(), ExecError> {
+        let known = record.recorded_statements(version);
         if let Some((number, _)) = known.iter().find(|(number, _)| **number > units.len()) {
-            return Err(Trouble::Failure(self.edited(part, *number, units.last())));
+            return Err(ExecError::Failure(self.edited_failure(part, *number, units.last())));
         }
         for unit in units {
             let start = unit.statements[0].range.start;
             let entry = known.get(&unit.number).copied();
-            match (&unit.way, entry) {
-                (Way::Setting, _) => self.pieces(part, &unit.statements).await?,
+            match (&unit.mode, entry) {
+                (ExecutionMode::Session, _) => self.run_batches(part, &unit.statements).await?,
                 (_, Some(entry)) if entry.state == "done" && entry.hash == unit.hash => {}
                 (_, Some(entry)) if entry.state == "done" => {
-                    return Err(Trouble::Failure(self.edited(part, unit.number, Some(unit))));
+                    return Err(ExecError::Failure(self.edited_failure(part, unit.number, Some(unit))));
                 }
-                (Way::Inside, _) => {
+                (ExecutionMode::Transactional, _) => {
                     let inside = async || {
-                        self.begin().await?;
-                        self.pieces(part, &unit.statements).await?;
-                        self.record_and_commit(&[self.done(version, unit, "")]).await
+                        self.begin_fenced().await?;
+                        self.run_batches(part, &unit.statements).await?;
+                        self.write_and_commit(&[self.statement_done_sql(version, unit, "")]).await
                     };
-                    self.patiently(part.file_name, inside).await?;
+                    self.retry_on_contention(part.file_name, inside).await?;
                 }
-                (Way::Outside(about), entry) => {
+                (ExecutionMode::NonTransactional(about), entry) => {
                     let mut is_again = false;
                     if let Some(entry) = entry {
-                        match self.judge(entry).await? {
-                            Verdict::Applied if entry.hash == unit.hash => {
-                                let line = Position::at(part.text, start).line;
-                                (self.tell)(
-                                    Level::Info,
+                        match self.probe_intent(entry).await? {
+                            IntentOutcome::Applied if entry.hash == unit.hash => {
+                                let line = SqlPosition::at(part.text, start).line;
+                                (self.log)(
+                                    MessageLevel::Info,
                                     format!(
                                         "{}:{line}: the statement was done before the last attempt ended; adopted",
                                         part.file_name
                                     ),
                                 );
-                                self.session.run(&self.done(version, unit, "adopted")).await?;
+                                self.session.run_batch(&self.statement_done_sql(version, unit, "adopted")).await?;
                                 continue;
                             }
-                            Verdict::Applied => {
-                                return Err(Trouble::Failure(self.edited(part, unit.number, Some(unit))));
+                            IntentOutcome::Applied => {
+                                return Err(ExecError::Failure(self.edited_failure(part, unit.number, Some(unit))));
                             }
-                            Verdict::NotApplied => is_again = true,
-                            Verdict::Unknown => return Err(Trouble::Failure(self.in_doubt(part, version, unit))),
+                            IntentOutcome::NotApplied => is_again = true,
+                            IntentOutcome::Unknown => {
+                                return Err(ExecError::Failure(self.unknown_outcome_failure(part, version, unit)));
+                            }
                         }
                     }
-                    self.patiently(part.file_name, async || self.outside(part, version, unit, about, is_again).await)
-                        .await?;
+                    self.retry_on_contention(part.file_name, async || {
+                        self.run_non_transactional(part, version, unit, about, is_again).await
+                    })
+                    .await?;
                 }
             }
         }
         Ok(())
     }
 
-    fn done(&self, version: &str, unit: &Unit, note: &str) -> String {
-        self.names.record(&Write {
+    fn statement_done_sql(&self, version: &str, unit: &ExecutionUnit, note: &str) -> String {
+        self.dialect.upsert_ledger_sql(&Write {
             kind: "statement",
             version,
             number: unit.number,
@@ -429,25 +457,26 @@ impl Run<'_> {
     }
 
     /// What the catalogue says about an intent.
-    async fn judge(&self, entry: &Entry) -> Result<Verdict, SqlFault> {
+    async fn probe_intent(&self, entry: &LedgerRow) -> Result<IntentOutcome, SqlSessionError> {
         let note: serde_json::Value = serde_json::from_str(&entry.note).unwrap_or_default();
-        let about = serde_json::from_value(note["about"].clone()).unwrap_or(About::Nothing);
-        probe::after(self.session, self.names, &about, note["before"].as_str().unwrap_or_default()).await
+        let about = serde_json::from_value(note["about"].clone()).unwrap_or(CatalogCheck::Unobservable);
+        probe::intent_outcome(self.session, self.dialect, &about, note["before"].as_str().unwrap_or_default()).await
     }
 
     /// One statement that no transaction can hold.
-    async fn outside(
+    async fn run_non_transactional(
         &self,
-        part: &Part<'_>,
+        part: &MigrationSection<'_>,
         version: &str,
-        unit: &Unit,
-        about: &About,
+        unit: &ExecutionUnit,
+        about: &CatalogCheck,
         is_again: bool,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), ExecError> {
         let start = unit.statements[0].range.start;
-        let before = probe::before(self.session, self.names, about).await?;
-        let note = json!({ "about": about, "before": before, "line": Position::at(part.text, start).line }).to_string();
-        let intent = self.names.record(&Write {
+        let before = probe::state_before(self.session, self.dialect, about).await?;
+        let note =
+            json!({ "about": about, "before": before, "line": SqlPosition::at(part.text, start).line }).to_string();
+        let intent = self.dialect.upsert_ledger_sql(&Write {
             kind: "statement",
             version,
             number: unit.number,
@@ -456,59 +485,59 @@ impl Run<'_> {
             note: &note,
             epoch: self.fence.epoch,
         });
-        self.begin().await?;
-        self.record_and_commit(&[intent]).await?;
+        self.begin_fenced().await?;
+        self.write_and_commit(&[intent]).await?;
         let outcome = match about {
             // Some of them may be gone already.
-            About::TablesGone { names } if is_again => {
+            CatalogCheck::TablesDropped { names } if is_again => {
                 let tables = names
                     .iter()
-                    .map(|name| name.iter().map(|part| self.names.quoted(part)).collect::<Vec<_>>().join("."));
+                    .map(|name| name.iter().map(|part| self.dialect.quote_name(part)).collect::<Vec<_>>().join("."));
                 let sql = format!("DROP TABLE IF EXISTS {}", tables.collect::<Vec<_>>().join(", "));
-                self.session.run(&sql).await.map_err(|fault| fault.shifted(part.text, start).into())
+                self.session.run_batch(&sql).await.map_err(|fault| fault.shift_position(part.text, start).into())
             }
             // These wait for transactions, not for tables: nobody queues behind them.
-            About::IndexBuilt { .. }
-            | About::IndexGone { .. }
-            | About::IndexRebuilt { .. }
-            | About::Detached { .. } => {
-                self.session.run("SET lock_timeout = 0").await?;
-                let outcome = self.pieces(part, &unit.statements).await;
-                if !matches!(&outcome, Err(Trouble::Fault(fault)) if fault.lost) {
+            CatalogCheck::IndexBuilt { .. }
+            | CatalogCheck::IndexDropped { .. }
+            | CatalogCheck::IndexRebuilt { .. }
+            | CatalogCheck::PartitionDetached { .. } => {
+                self.session.run_batch("SET lock_timeout = 0").await?;
+                let outcome = self.run_batches(part, &unit.statements).await;
+                if !matches!(&outcome, Err(ExecError::Session(fault)) if fault.lost) {
                     let limit = self.options.lock_timeout.as_millis();
-                    self.session.run(&format!("SET lock_timeout = {limit}")).await?;
+                    self.session.run_batch(&format!("SET lock_timeout = {limit}")).await?;
                 }
                 outcome
             }
-            About::Database { .. }
-            | About::Shown { .. }
-            | About::TablesGone { .. }
-            | About::Repeatable
-            | About::Nothing => self.pieces(part, &unit.statements).await,
+            CatalogCheck::Database { .. }
+            | CatalogCheck::ShowCreate { .. }
+            | CatalogCheck::TablesDropped { .. }
+            | CatalogCheck::Repeatable
+            | CatalogCheck::Unobservable => self.run_batches(part, &unit.statements).await,
         };
         match outcome {
-            Ok(()) => Ok(self.session.run(&self.done(version, unit, "")).await?),
-            Err(Trouble::Fault(fault)) if !fault.lost => {
+            Ok(()) => Ok(self.session.run_batch(&self.statement_done_sql(version, unit, "")).await?),
+            Err(ExecError::Session(fault)) if !fault.lost => {
                 // The server says that it failed; an index may be half there.
-                let verdict = probe::after(self.session, self.names, about, &before).await?;
-                if verdict != Verdict::Applied {
-                    self.session.run(&self.names.forget("statement", version, unit.number)).await?;
+                let verdict = probe::intent_outcome(self.session, self.dialect, about, &before).await?;
+                if verdict != IntentOutcome::Applied {
+                    self.session.run_batch(&self.dialect.delete_ledger_sql("statement", version, unit.number)).await?;
                 }
-                Err(Trouble::Fault(fault))
+                Err(ExecError::Session(fault))
             }
             Err(trouble) => Err(trouble),
         }
     }
 
-    fn edited(&self, part: &Part<'_>, number: usize, unit: Option<&Unit>) -> Failure {
-        let line = unit.map_or(1, |unit| Position::at(part.text, unit.statements[0].range.start).line);
+    fn edited_failure(&self, part: &MigrationSection<'_>, number: usize, unit: Option<&ExecutionUnit>) -> StepFailure {
+        let line = unit.map_or(1, |unit| SqlPosition::at(part.text, unit.statements[0].range.start).line);
         failure("permanent", format!("statement {number} was applied, and was changed or taken away since"))
             .with_hint("restore the statements that were applied, and change only what comes behind them")
             .with_detail("code", "P0318")
             .with_detail("line", line)
     }
 
-    fn in_doubt(&self, part: &Part<'_>, version: &str, unit: &Unit) -> Failure {
+    fn unknown_outcome_failure(&self, part: &MigrationSection<'_>, version: &str, unit: &ExecutionUnit) -> StepFailure {
         let start = unit.statements[0].range.start;
         let sql: String = part.text[unit.statements[0].range.clone()].chars().take(120).collect();
         let number = unit.number;
@@ -519,16 +548,16 @@ impl Run<'_> {
                 number + 1
             ))
             .with_detail("code", "P0319")
-            .with_detail("line", Position::at(part.text, start).line)
+            .with_detail("line", SqlPosition::at(part.text, start).line)
     }
 
-    pub(super) fn located(&self, part: &Part<'_>, trouble: Trouble) -> Failure {
+    pub(super) fn failure_in_file(&self, part: &MigrationSection<'_>, trouble: ExecError) -> StepFailure {
         let found = match trouble {
-            Trouble::Failure(failure) => failure,
-            Trouble::Fault(fault) => {
-                let hint = hint(self.names.engine, part, &fault);
+            ExecError::Failure(failure) => failure,
+            ExecError::Session(fault) => {
+                let hint = hint_for(self.dialect.engine, part, &fault);
                 let lost = fault.lost;
-                let mut failure = Failure::from(fault);
+                let mut failure = StepFailure::from(fault);
                 failure.hint = hint.or(failure.hint);
                 if lost {
                     failure.hint = Some("run again: it goes on where this ended".to_owned());
@@ -536,11 +565,11 @@ impl Run<'_> {
                 failure
             }
         };
-        found.with_detail("file", format!("{}{}", self.place, part.file_name))
+        found.with_detail("file", format!("{}{}", self.dir_prefix, part.file_name))
     }
 }
 
-fn lock_lost() -> Failure {
+fn lock_lost_failure() -> StepFailure {
     let mut failure = failure("transient", "the lock of the migration was lost to another session")
         .with_hint("run again; a migration that lets go of all advisory locks lets go of the runner's too")
         .with_detail("code", "P0317");

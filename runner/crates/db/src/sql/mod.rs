@@ -10,25 +10,25 @@ mod tls;
 
 use std::{fmt, path::Path};
 
-use super::sqlite::{self, Rows, Value};
+use super::sqlite::{self, SqlRows, SqlValue};
 use crate::failure;
-use contract::step::Failure;
-use plan::{Access, Server, ServerUrl};
+use contract::step::StepFailure;
+use plan::{DirAccess, ServerEngine, ServerUrl};
 
-pub use super::sqlite::{Kind, Mode, Position};
+pub use super::sqlite::{SqlFailureKind, SqlPosition, TransactionMode};
 
 /// How long a server may take to answer the first time.
-const CONNECTING: std::time::Duration = std::time::Duration::from_secs(10);
+const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What kind of database a session is with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Engine {
+pub enum SqlEngine {
     Sqlite,
     Postgres,
     Mysql,
 }
 
-impl Engine {
+impl SqlEngine {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Sqlite => "sqlite",
@@ -40,39 +40,39 @@ impl Engine {
 
 /// Why a call failed, as the database says it.
 #[derive(Clone, Debug)]
-pub struct SqlFault {
-    pub kind: Kind,
+pub struct SqlSessionError {
+    pub kind: SqlFailureKind,
     pub message: String,
     pub hint: Option<String>,
     /// The server's own code: a SQLSTATE, or MySQL's number.
     pub code: Option<String>,
     /// In the text of the call.
-    pub position: Option<Position>,
+    pub position: Option<SqlPosition>,
     /// How many statements of the text had ended well before it.
     pub completed: usize,
     /// The session is gone.
     pub lost: bool,
 }
 
-impl SqlFault {
-    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+impl SqlSessionError {
+    pub fn new(kind: SqlFailureKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), hint: None, code: None, position: None, completed: 0, lost: false }
     }
 
     pub fn lost(why: impl fmt::Display) -> Self {
         let message = format!("the session with the database was lost: {why}");
-        Self { lost: true, ..Self::new(Kind::Transient, message) }
+        Self { lost: true, ..Self::new(SqlFailureKind::Transient, message) }
     }
 
     /// What reading or writing the socket failed with; TLS answers there too, and comes to no other answer later.
-    pub fn of_stream(error: &std::io::Error) -> Self {
+    pub fn from_io_error(error: &std::io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            Some(tls) => Self::new(Kind::Permanent, format!("TLS: {tls}")),
+            Some(tls) => Self::new(SqlFailureKind::Permanent, format!("TLS: {tls}")),
             None => Self::lost(error),
         }
     }
 
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
@@ -88,18 +88,18 @@ impl SqlFault {
     }
 }
 
-impl From<sqlite::SqlError> for SqlFault {
-    fn from(error: sqlite::SqlError) -> Self {
+impl From<sqlite::SqliteError> for SqlSessionError {
+    fn from(error: sqlite::SqliteError) -> Self {
         let kind = error.kind();
-        let code = (kind == Kind::Transient).then(|| "SQLITE_BUSY".to_owned());
+        let code = (kind == SqlFailureKind::Transient).then(|| "SQLITE_BUSY".to_owned());
         Self { position: error.position, code, ..Self::new(kind, error.to_string()) }
     }
 }
 
-impl From<SqlFault> for Failure {
-    fn from(fault: SqlFault) -> Self {
+impl From<SqlSessionError> for StepFailure {
+    fn from(fault: SqlSessionError) -> Self {
         let mut failure = failure(fault.kind.as_str(), fault.message);
-        failure.retryable = fault.kind == Kind::Transient;
+        failure.retryable = fault.kind == SqlFailureKind::Transient;
         failure.hint = fault.hint;
         if let Some(code) = fault.code.filter(|code| code != "SQLITE_BUSY") {
             failure.details.insert("sql-code".to_owned(), code.into());
@@ -116,41 +116,44 @@ impl From<SqlFault> for Failure {
 pub type TextRow = Vec<Option<String>>;
 
 /// A session.
-pub enum Session {
-    Sqlite(sqlite::Session),
-    Postgres(Box<postgres::Session>),
-    Mysql(mysql::Session),
+pub enum SqlSession {
+    Sqlite(sqlite::SqliteSession),
+    Postgres(Box<postgres::PostgresSession>),
+    Mysql(mysql::MysqlSession),
 }
 
-impl Session {
+impl SqlSession {
     /// Opens a session with a server. A reader's session refuses to write.
-    pub async fn connect(url: &ServerUrl, access: Access) -> Result<Self, SqlFault> {
+    pub async fn connect(url: &ServerUrl, access: DirAccess) -> Result<Self, SqlSessionError> {
         let session = async {
-            Ok(match url.server {
-                Server::Postgres => Self::Postgres(Box::new(postgres::Session::open(url, access).await?)),
-                Server::Mysql => Self::Mysql(mysql::Session::open(url, access).await?),
+            Ok(match url.engine {
+                ServerEngine::Postgres => Self::Postgres(Box::new(postgres::PostgresSession::open(url, access).await?)),
+                ServerEngine::Mysql => Self::Mysql(mysql::MysqlSession::open(url, access).await?),
             })
         };
-        tokio::time::timeout(CONNECTING, session).await.unwrap_or_else(|_| {
-            Err(SqlFault::new(Kind::Transient, format!("the server did not answer within {} s", CONNECTING.as_secs())))
+        tokio::time::timeout(CONNECT_TIMEOUT, session).await.unwrap_or_else(|_| {
+            Err(SqlSessionError::new(
+                SqlFailureKind::Transient,
+                format!("the server did not answer within {} s", CONNECT_TIMEOUT.as_secs()),
+            ))
         })
     }
 
     /// Opens an SQLite database.
-    pub async fn open(path: &Path, access: Access) -> Result<Self, SqlFault> {
-        Ok(Self::Sqlite(sqlite::Session::open(path, access).await?))
+    pub async fn open(path: &Path, access: DirAccess) -> Result<Self, SqlSessionError> {
+        Ok(Self::Sqlite(sqlite::SqliteSession::open(path, access).await?))
     }
 
-    pub fn engine(&self) -> Engine {
+    pub fn engine(&self) -> SqlEngine {
         match self {
-            Self::Sqlite(_) => Engine::Sqlite,
-            Self::Postgres(_) => Engine::Postgres,
-            Self::Mysql(_) => Engine::Mysql,
+            Self::Sqlite(_) => SqlEngine::Sqlite,
+            Self::Postgres(_) => SqlEngine::Postgres,
+            Self::Mysql(_) => SqlEngine::Mysql,
         }
     }
 
     /// One statement that returns rows.
-    pub async fn query(&self, sql: String, parameters: Vec<Value>) -> Result<Rows, SqlFault> {
+    pub async fn query(&self, sql: String, parameters: Vec<SqlValue>) -> Result<SqlRows, SqlSessionError> {
         match self {
             Self::Sqlite(session) => Ok(session.query(sql, parameters).await?),
             Self::Postgres(session) => session.query(&sql, parameters).await,
@@ -159,7 +162,7 @@ impl Session {
     }
 
     /// One statement; the number of rows that it affected.
-    pub async fn execute(&self, sql: String, parameters: Vec<Value>) -> Result<u64, SqlFault> {
+    pub async fn execute(&self, sql: String, parameters: Vec<SqlValue>) -> Result<u64, SqlSessionError> {
         match self {
             Self::Sqlite(session) => Ok(session.execute(sql, parameters).await?),
             Self::Postgres(session) => session.execute(&sql, parameters).await,
@@ -168,37 +171,37 @@ impl Session {
     }
 
     /// A step's text of several statements, which may not end the transaction.
-    pub async fn script(&self, sql: String) -> Result<(), SqlFault> {
+    pub async fn run_script(&self, sql: String) -> Result<(), SqlSessionError> {
         match self {
-            Self::Sqlite(session) => Ok(session.script(sql).await?),
-            Self::Postgres(session) => session.script(&sql).await,
-            Self::Mysql(session) => session.script(&sql).await,
+            Self::Sqlite(session) => Ok(session.run_script(sql).await?),
+            Self::Postgres(session) => session.run_script(&sql).await,
+            Self::Mysql(session) => session.run_script(&sql).await,
         }
     }
 
     /// Statements of the runner's own, or of a file that was looked through: on a server in one round trip. The rows of all of
     /// them.
-    pub async fn ask(&self, sql: &str) -> Result<Vec<TextRow>, SqlFault> {
+    pub async fn query_text(&self, sql: &str) -> Result<Vec<TextRow>, SqlSessionError> {
         match self {
             Self::Sqlite(session) => {
                 let rows = session.query(sql.to_owned(), Vec::new()).await?;
-                Ok(rows.rows.into_iter().map(|row| row.into_iter().map(text_of).collect()).collect())
+                Ok(rows.rows.into_iter().map(|row| row.into_iter().map(value_to_text).collect()).collect())
             }
-            Self::Postgres(session) => session.ask(sql).await,
-            Self::Mysql(session) => session.ask(sql).await,
+            Self::Postgres(session) => session.query_text(sql).await,
+            Self::Mysql(session) => session.query_text(sql).await,
         }
     }
 
     /// The same, where no rows are wanted.
-    pub async fn run(&self, sql: &str) -> Result<(), SqlFault> {
+    pub async fn run_batch(&self, sql: &str) -> Result<(), SqlSessionError> {
         match self {
-            Self::Sqlite(session) => Ok(session.script(sql.to_owned()).await?),
-            Self::Postgres(session) => session.run(sql).await,
-            Self::Mysql(session) => session.run(sql).await,
+            Self::Sqlite(session) => Ok(session.run_script(sql.to_owned()).await?),
+            Self::Postgres(session) => session.run_batch(sql).await,
+            Self::Mysql(session) => session.run_batch(sql).await,
         }
     }
 
-    pub async fn begin(&self, mode: Mode) -> Result<(), SqlFault> {
+    pub async fn begin(&self, mode: TransactionMode) -> Result<(), SqlSessionError> {
         match self {
             Self::Sqlite(session) => Ok(session.begin(mode).await?),
             Self::Postgres(session) => session.begin().await,
@@ -206,7 +209,7 @@ impl Session {
         }
     }
 
-    pub async fn commit(&self) -> Result<(), SqlFault> {
+    pub async fn commit(&self) -> Result<(), SqlSessionError> {
         match self {
             Self::Sqlite(session) => Ok(session.commit().await?),
             Self::Postgres(session) => session.commit().await,
@@ -224,23 +227,23 @@ impl Session {
     }
 
     /// What the server said beside its answers since it was asked last.
-    pub fn notices(&self) -> Vec<String> {
+    pub fn take_notices(&self) -> Vec<String> {
         match self {
-            Self::Postgres(session) => session.notices(),
+            Self::Postgres(session) => session.take_notices(),
             Self::Sqlite(_) | Self::Mysql(_) => Vec::new(),
         }
     }
 }
 
-fn text_of(value: Value) -> Option<String> {
+fn value_to_text(value: SqlValue) -> Option<String> {
     match value {
-        Value::Null => None,
-        Value::Boolean(value) => Some(if value { "t" } else { "f" }.to_owned()),
-        Value::Integer(value) => Some(value.to_string()),
-        Value::Real(value) => Some(value.to_string()),
-        Value::Text(value) => Some(value),
+        SqlValue::Null => None,
+        SqlValue::Boolean(value) => Some(if value { "t" } else { "f" }.to_owned()),
+        SqlValue::Integer(value) => Some(value.to_string()),
+        SqlValue::Real(value) => Some(value.to_string()),
+        SqlValue::Text(value) => Some(value),
         // Digests are kept as bytes; they are compared in hex.
-        Value::Blob(bytes) => Some(hex(&bytes)),
+        SqlValue::Blob(bytes) => Some(hex(&bytes)),
     }
 }
 
@@ -251,25 +254,25 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// Whether a statement begins with a word by which a step would take the transaction away from the runner.
-fn ends_transaction(statement: &str) -> Option<&'static str> {
-    const WORDS: [&str; 7] = ["BEGIN", "START", "COMMIT", "ROLLBACK", "END", "ABORT", "XA"];
+fn transaction_control_word(statement: &str) -> Option<&'static str> {
+    const CONTROL_WORDS: [&str; 7] = ["BEGIN", "START", "COMMIT", "ROLLBACK", "END", "ABORT", "XA"];
     let word: String = statement.chars().take_while(|c| c.is_ascii_alphabetic()).collect();
-    let found = WORDS.into_iter().find(|known| known.eq_ignore_ascii_case(&word))?;
+    let found = CONTROL_WORDS.into_iter().find(|known| known.eq_ignore_ascii_case(&word))?;
     let rest = statement[word.len()..].trim_start().to_ascii_uppercase();
     // What goes back to a savepoint stays inside.
     let stays = found == "ROLLBACK" && (rest.starts_with("TO ") || rest.starts_with("WORK TO "));
     (!stays).then_some(found)
 }
 
-fn keeps_transaction(word: &str) -> SqlFault {
-    SqlFault::new(
-        Kind::Denied,
+fn transaction_control_denied(word: &str) -> SqlSessionError {
+    SqlSessionError::new(
+        SqlFailureKind::Denied,
         format!("{word} inside SQL text is denied: the runner keeps the transaction; leave it out"),
     )
 }
 
-impl From<sqlite::SqlError> for Failure {
-    fn from(error: sqlite::SqlError) -> Self {
-        SqlFault::from(error).into()
+impl From<sqlite::SqliteError> for StepFailure {
+    fn from(error: sqlite::SqliteError) -> Self {
+        SqlSessionError::from(error).into()
     }
 }

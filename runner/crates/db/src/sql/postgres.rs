@@ -26,34 +26,35 @@ use tokio_postgres::{
 };
 
 use super::{
-    Kind, Position, SqlFault, TextRow, ends_transaction, keeps_transaction,
-    tls::{Connector, Plain},
+    SqlFailureKind, SqlPosition, SqlSessionError, TextRow,
+    tls::{PostgresTlsConnector, ServerStream},
+    transaction_control_denied, transaction_control_word,
 };
-use crate::sqlite::{MAX_BYTES, MAX_ROWS, Rows, Value};
-use hostio::blocking::Working;
-use plan::{Access, Listens, ServerUrl, Tls};
+use crate::sqlite::{MAX_RESULT_BYTES, MAX_RESULT_ROWS, SqlRows, SqlValue};
+use hostio::blocking::BlockingTaskGuard;
+use plan::{DirAccess, ServerEndpoint, ServerTlsMode, ServerUrl};
 
 /// What every session says first. The check of the connection is there since version 14.
-const SETTINGS: &str = "SET client_encoding = 'UTF8'; \
+const SESSION_SETTINGS: &str = "SET client_encoding = 'UTF8'; \
     DO $$BEGIN PERFORM set_config('client_connection_check_interval', '250ms', false); EXCEPTION WHEN OTHERS THEN NULL; END$$";
 
 /// A session.
-pub struct Session {
+pub struct PostgresSession {
     client: Client,
-    task: AbortHandle,
-    cancel: CancelToken,
+    connection_task: AbortHandle,
+    cancel_token: CancelToken,
     url: ServerUrl,
-    access: Access,
+    access: DirAccess,
     /// A statement was given up: nothing more is said on this session.
-    given_up: AtomicBool,
+    is_cancelled: AtomicBool,
     notices: Arc<Mutex<Vec<String>>>,
     /// Of our end; what the server sees is compared with it. None on a unix socket.
     local_port: Option<u16>,
 }
 
-impl Session {
-    pub(super) async fn open(url: &ServerUrl, access: Access) -> Result<Self, SqlFault> {
-        let (stream, host, local_port) = stream(url).await?;
+impl PostgresSession {
+    pub(super) async fn open(url: &ServerUrl, access: DirAccess) -> Result<Self, SqlSessionError> {
+        let (stream, host, local_port) = open_stream(url).await?;
         let mut config = Config::new();
         config.dbname(&url.name).application_name("pawl");
         config.user(url.user.clone().unwrap_or_else(|| "postgres".to_owned()));
@@ -63,127 +64,149 @@ impl Session {
         if let Some(options) = &url.options {
             config.options(options);
         }
-        let tls = if matches!(url.listens, Listens::Unix(_)) { Tls::Disable } else { url.tls };
+        let tls = if matches!(url.endpoint, ServerEndpoint::Unix(_)) { ServerTlsMode::Disable } else { url.tls };
         config.ssl_mode(match tls {
-            Tls::Disable => SslMode::Disable,
-            Tls::Prefer => SslMode::Prefer,
-            Tls::Require | Tls::VerifyCa | Tls::VerifyFull => SslMode::Require,
+            ServerTlsMode::Disable => SslMode::Disable,
+            ServerTlsMode::Prefer => SslMode::Prefer,
+            ServerTlsMode::Require | ServerTlsMode::VerifyCa | ServerTlsMode::VerifyFull => SslMode::Require,
         });
         let notices: Arc<Mutex<Vec<String>>> = Arc::default();
-        let (client, task) = if tls == Tls::Disable {
-            let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(|error| fault(&error, ""))?;
-            (client, tokio::spawn(serve(connection, Arc::clone(&notices))).abort_handle())
-        } else {
-            let connector = Connector::new(url, &host)?;
+        let (client, task) = if tls == ServerTlsMode::Disable {
             let (client, connection) =
-                config.connect_raw(stream, connector).await.map_err(|error| fault(&error, ""))?;
-            (client, tokio::spawn(serve(connection, Arc::clone(&notices))).abort_handle())
+                config.connect_raw(stream, NoTls).await.map_err(|error| postgres_error(&error, ""))?;
+            (client, tokio::spawn(poll_connection(connection, Arc::clone(&notices))).abort_handle())
+        } else {
+            let connector = PostgresTlsConnector::new(url, &host)?;
+            let (client, connection) =
+                config.connect_raw(stream, connector).await.map_err(|error| postgres_error(&error, ""))?;
+            (client, tokio::spawn(poll_connection(connection, Arc::clone(&notices))).abort_handle())
         };
         let cancel = client.cancel_token();
         let given_up = AtomicBool::new(false);
-        let session = Self { client, task, cancel, url: url.clone(), access, given_up, notices, local_port };
-        session.run(SETTINGS).await?;
-        session.notices();
+        let session = Self {
+            client,
+            connection_task: task,
+            cancel_token: cancel,
+            url: url.clone(),
+            access,
+            is_cancelled: given_up,
+            notices,
+            local_port,
+        };
+        session.run_batch(SESSION_SETTINGS).await?;
+        session.take_notices();
         Ok(session)
     }
 
     /// Whether something stands between us and the server, as far as can be told by the port that it sees.
-    pub async fn has_proxy(&self) -> Result<bool, SqlFault> {
+    pub async fn has_proxy(&self) -> Result<bool, SqlSessionError> {
         let Some(local_port) = self.local_port else { return Ok(false) };
-        let seen = self.ask("SELECT inet_client_port()").await?;
-        Ok(first(&seen) != Some(local_port.to_string().as_str()))
+        let seen = self.query_text("SELECT inet_client_port()").await?;
+        Ok(first_value(&seen) != Some(local_port.to_string().as_str()))
     }
 
     pub fn url(&self) -> &ServerUrl {
         &self.url
     }
 
-    pub(super) fn notices(&self) -> Vec<String> {
+    pub(super) fn take_notices(&self) -> Vec<String> {
         std::mem::take(&mut *self.notices.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A statement of a step. A reader's runs in a transaction that can't write.
-    pub(super) async fn query(&self, sql: &str, parameters: Vec<Value>) -> Result<Rows, SqlFault> {
-        self.refuse_control(sql)?;
-        self.reading(async {
-            let guard = self.guard()?;
-            let statement = self.client.prepare(sql).await.map_err(|error| fault(&error, sql))?;
-            expect_parameters(statement.params().len(), parameters.len())?;
+    pub(super) async fn query(&self, sql: &str, parameters: Vec<SqlValue>) -> Result<SqlRows, SqlSessionError> {
+        self.refuse_transaction_control(sql)?;
+        self.enforce_read_only(async {
+            let guard = self.begin_call()?;
+            let statement = self.client.prepare(sql).await.map_err(|error| postgres_error(&error, sql))?;
+            check_parameter_count(statement.params().len(), parameters.len())?;
             let columns: Vec<String> = statement.columns().iter().map(|column| column.name().to_owned()).collect();
             for column in statement.columns() {
-                if !Taken::accepts(column.type_()) {
+                if !PostgresValue::accepts(column.type_()) {
                     let (name, kind) = (column.name(), column.type_().name());
                     let message = format!("the column `{name}` is of type {kind}, which is not read");
-                    return Err(SqlFault::new(Kind::InvalidConfig, message).hint("cast it: `(…)::text`"));
+                    return Err(
+                        SqlSessionError::new(SqlFailureKind::InvalidConfig, message).with_hint("cast it: `(…)::text`")
+                    );
                 }
             }
-            let rows = self.client.query_raw(&statement, parameters).await.map_err(|error| fault(&error, sql))?;
+            let rows =
+                self.client.query_raw(&statement, parameters).await.map_err(|error| postgres_error(&error, sql))?;
             let mut rows = pin!(rows);
             let (mut taken, mut bytes) = (Vec::new(), 0);
             while let Some(row) = rows.next().await {
-                let row = row.map_err(|error| fault(&error, sql))?;
-                if taken.len() == MAX_ROWS {
-                    return Err(SqlFault::new(Kind::Limit, format!("the result has more than {MAX_ROWS} rows")));
+                let row = row.map_err(|error| postgres_error(&error, sql))?;
+                if taken.len() == MAX_RESULT_ROWS {
+                    return Err(SqlSessionError::new(
+                        SqlFailureKind::Limit,
+                        format!("the result has more than {MAX_RESULT_ROWS} rows"),
+                    ));
                 }
                 let mut values = Vec::with_capacity(columns.len());
                 for index in 0..columns.len() {
-                    let value: Taken = row.try_get(index).map_err(|error| fault(&error, sql))?;
-                    bytes += 16 + weight(&value.0);
+                    let value: PostgresValue = row.try_get(index).map_err(|error| postgres_error(&error, sql))?;
+                    bytes += 16 + value_bytes(&value.0);
                     values.push(value.0);
                 }
-                if bytes > MAX_BYTES {
-                    return Err(SqlFault::new(Kind::Limit, format!("the result is larger than {MAX_BYTES} bytes")));
+                if bytes > MAX_RESULT_BYTES {
+                    return Err(SqlSessionError::new(
+                        SqlFailureKind::Limit,
+                        format!("the result is larger than {MAX_RESULT_BYTES} bytes"),
+                    ));
                 }
                 taken.push(values);
             }
-            guard.done();
-            Ok(Rows { columns, rows: taken })
+            guard.disarm();
+            Ok(SqlRows { columns, rows: taken })
         })
         .await
     }
 
-    pub(super) async fn execute(&self, sql: &str, parameters: Vec<Value>) -> Result<u64, SqlFault> {
-        self.refuse_control(sql)?;
-        self.reading(async {
-            let guard = self.guard()?;
-            let statement = self.client.prepare(sql).await.map_err(|error| fault(&error, sql))?;
-            expect_parameters(statement.params().len(), parameters.len())?;
+    pub(super) async fn execute(&self, sql: &str, parameters: Vec<SqlValue>) -> Result<u64, SqlSessionError> {
+        self.refuse_transaction_control(sql)?;
+        self.enforce_read_only(async {
+            let guard = self.begin_call()?;
+            let statement = self.client.prepare(sql).await.map_err(|error| postgres_error(&error, sql))?;
+            check_parameter_count(statement.params().len(), parameters.len())?;
             let count = self.client.execute_raw(&statement, parameters).await;
-            guard.done();
-            count.map_err(|error| fault(&error, sql))
+            guard.disarm();
+            count.map_err(|error| postgres_error(&error, sql))
         })
         .await
     }
 
-    pub(super) async fn script(&self, sql: &str) -> Result<(), SqlFault> {
-        for statement in crate::migrate::statements(super::Engine::Postgres, sql)? {
-            self.refuse_control(&sql[statement.clone()])?;
+    pub(super) async fn run_script(&self, sql: &str) -> Result<(), SqlSessionError> {
+        for statement in crate::migrate::statement_ranges(super::SqlEngine::Postgres, sql)? {
+            self.refuse_transaction_control(&sql[statement.clone()])?;
         }
-        self.reading(self.run(sql)).await
+        self.enforce_read_only(self.run_batch(sql)).await
     }
 
-    fn refuse_control(&self, sql: &str) -> Result<(), SqlFault> {
-        match ends_transaction(crate::migrate::skip_blank(super::Engine::Postgres, sql)) {
-            Some(word) => Err(keeps_transaction(word)),
+    fn refuse_transaction_control(&self, sql: &str) -> Result<(), SqlSessionError> {
+        match transaction_control_word(crate::migrate::skip_blank(super::SqlEngine::Postgres, sql)) {
+            Some(word) => Err(transaction_control_denied(word)),
             None => Ok(()),
         }
     }
 
     /// Runs work inside a transaction that can't write, if this is a reader.
-    async fn reading<T>(&self, work: impl Future<Output = Result<T, SqlFault>>) -> Result<T, SqlFault> {
-        if self.access == Access::ReadWrite {
+    async fn enforce_read_only<T>(
+        &self,
+        work: impl Future<Output = Result<T, SqlSessionError>>,
+    ) -> Result<T, SqlSessionError> {
+        if self.access == DirAccess::ReadWrite {
             return work.await;
         }
         // With the first query the mode is settled: no `SET TRANSACTION` can change it back.
-        self.run("BEGIN READ ONLY; SELECT 1").await?;
+        self.run_batch("BEGIN READ ONLY; SELECT 1").await?;
         let outcome = work.await;
-        self.run("ROLLBACK").await?;
+        self.run_batch("ROLLBACK").await?;
         outcome
     }
 
     /// The rows of all statements of a text.
-    pub(super) async fn ask(&self, sql: &str) -> Result<Vec<TextRow>, SqlFault> {
-        let guard = self.guard()?;
+    pub(super) async fn query_text(&self, sql: &str) -> Result<Vec<TextRow>, SqlSessionError> {
+        let guard = self.begin_call()?;
         let mut completed = 0;
         let outcome = async {
             let mut stream = pin!(self.client.simple_query_raw(sql).await?);
@@ -200,13 +223,13 @@ impl Session {
             Ok(rows)
         };
         let outcome: Result<_, tokio_postgres::Error> = outcome.await;
-        guard.done();
-        outcome.map_err(|error| SqlFault { completed, ..fault(&error, sql) })
+        guard.disarm();
+        outcome.map_err(|error| SqlSessionError { completed, ..postgres_error(&error, sql) })
     }
 
     /// Runs a text; rows are thrown away as they come.
-    pub(super) async fn run(&self, sql: &str) -> Result<(), SqlFault> {
-        let guard = self.guard()?;
+    pub(super) async fn run_batch(&self, sql: &str) -> Result<(), SqlSessionError> {
+        let guard = self.begin_call()?;
         let mut completed = 0;
         let outcome = async {
             let mut stream = pin!(self.client.simple_query_raw(sql).await?);
@@ -218,13 +241,13 @@ impl Session {
             Ok(())
         };
         let outcome: Result<_, tokio_postgres::Error> = outcome.await;
-        guard.done();
-        outcome.map_err(|error| SqlFault { completed, ..fault(&error, sql) })
+        guard.disarm();
+        outcome.map_err(|error| SqlSessionError { completed, ..postgres_error(&error, sql) })
     }
 
     /// `COPY … FROM STDIN` with its data.
-    pub async fn copy(&self, sql: &str, data: &str) -> Result<(), SqlFault> {
-        let guard = self.guard()?;
+    pub async fn copy_in(&self, sql: &str, data: &str) -> Result<(), SqlSessionError> {
+        let guard = self.begin_call()?;
         let outcome = async {
             let mut sink = pin!(self.client.copy_in::<_, bytes::Bytes>(sql).await?);
             for chunk in data.as_bytes().chunks(64 << 10) {
@@ -233,44 +256,44 @@ impl Session {
             sink.finish().await.map(drop)
         };
         let outcome: Result<(), tokio_postgres::Error> = outcome.await;
-        guard.done();
-        outcome.map_err(|error| fault(&error, sql))
+        guard.disarm();
+        outcome.map_err(|error| postgres_error(&error, sql))
     }
 
-    pub(super) async fn begin(&self) -> Result<(), SqlFault> {
-        self.run(if self.access == Access::ReadOnly { "BEGIN READ ONLY; SELECT 1" } else { "BEGIN" }).await
+    pub(super) async fn begin(&self) -> Result<(), SqlSessionError> {
+        self.run_batch(if self.access == DirAccess::ReadOnly { "BEGIN READ ONLY; SELECT 1" } else { "BEGIN" }).await
     }
 
-    pub(super) async fn commit(&self) -> Result<(), SqlFault> {
+    pub(super) async fn commit(&self) -> Result<(), SqlSessionError> {
         // In a transaction that failed, COMMIT answers well and keeps nothing.
-        self.run("SELECT 1; COMMIT").await
+        self.run_batch("SELECT 1; COMMIT").await
     }
 
     pub(super) fn rollback(&self) {
         self.client.__private_api_rollback(None);
     }
 
-    fn guard(&self) -> Result<Guard<'_>, SqlFault> {
-        if self.given_up.load(Ordering::Relaxed) || self.client.is_closed() {
-            return Err(SqlFault::lost("it was closed"));
+    fn begin_call(&self) -> Result<PostgresCallGuard<'_>, SqlSessionError> {
+        if self.is_cancelled.load(Ordering::Relaxed) || self.client.is_closed() {
+            return Err(SqlSessionError::lost("it was closed"));
         }
-        Ok(Guard { session: self, armed: true })
+        Ok(PostgresCallGuard { session: self, armed: true })
     }
 
     /// Tells the server to stop what runs, then closes.
-    fn give_up(&self) {
-        if self.given_up.swap(true, Ordering::Relaxed) {
+    fn cancel_and_close(&self) {
+        if self.is_cancelled.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (cancel, url, task) = (self.cancel.clone(), self.url.clone(), self.task.clone());
-        let working = Working::begin();
+        let (cancel, url, task) = (self.cancel_token.clone(), self.url.clone(), self.connection_task.clone());
+        let working = BlockingTaskGuard::begin();
         tokio::spawn(async move {
             let request = async {
-                let Ok((stream, host, _)) = stream(&url).await else { return };
+                let Ok((stream, host, _)) = open_stream(&url).await else { return };
                 // An old server may not know it any more; closing the socket is enough then.
-                if url.tls == Tls::Disable || matches!(url.listens, Listens::Unix(_)) {
+                if url.tls == ServerTlsMode::Disable || matches!(url.endpoint, ServerEndpoint::Unix(_)) {
                     cancel.cancel_query_raw(stream, NoTls).await.ok();
-                } else if let Ok(connector) = Connector::new(&url, &host) {
+                } else if let Ok(connector) = PostgresTlsConnector::new(&url, &host) {
                     cancel.cancel_query_raw(stream, connector).await.ok();
                 }
             };
@@ -281,35 +304,35 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+impl Drop for PostgresSession {
     fn drop(&mut self) {
-        if !self.given_up.load(Ordering::Relaxed) {
-            self.task.abort();
+        if !self.is_cancelled.load(Ordering::Relaxed) {
+            self.connection_task.abort();
         }
     }
 }
 
 /// Gives the session up when dropped before the answer came.
-struct Guard<'a> {
-    session: &'a Session,
+struct PostgresCallGuard<'a> {
+    session: &'a PostgresSession,
     armed: bool,
 }
 
-impl Guard<'_> {
-    fn done(mut self) {
+impl PostgresCallGuard<'_> {
+    fn disarm(mut self) {
         self.armed = false;
     }
 }
 
-impl Drop for Guard<'_> {
+impl Drop for PostgresCallGuard<'_> {
     fn drop(&mut self) {
         if self.armed && !std::thread::panicking() {
-            self.session.give_up();
+            self.session.cancel_and_close();
         }
     }
 }
 
-async fn serve<S, T>(mut connection: tokio_postgres::Connection<S, T>, notices: Arc<Mutex<Vec<String>>>)
+async fn poll_connection<S, T>(mut connection: tokio_postgres::Connection<S, T>, notices: Arc<Mutex<Vec<String>>>)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
@@ -324,117 +347,126 @@ where
     }
 }
 
-async fn stream(url: &ServerUrl) -> Result<(Plain, String, Option<u16>), SqlFault> {
+async fn open_stream(url: &ServerUrl) -> Result<(ServerStream, String, Option<u16>), SqlSessionError> {
     let unreachable = |error: std::io::Error| {
-        SqlFault::new(Kind::Transient, format!("the database server can't be reached: {}", error.kind()))
+        SqlSessionError::new(
+            SqlFailureKind::Transient,
+            format!("the database server can't be reached: {}", error.kind()),
+        )
     };
-    match &url.listens {
-        Listens::Tcp(host, port) => {
+    match &url.endpoint {
+        ServerEndpoint::Tcp(host, port) => {
             let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
             stream.set_nodelay(true).map_err(unreachable)?;
             let local = stream.local_addr().ok().map(|address| address.port());
-            Ok((Plain::Tcp(stream), host.clone(), local))
+            Ok((ServerStream::Tcp(stream), host.clone(), local))
         }
-        Listens::Unix(file) => {
+        ServerEndpoint::Unix(file) => {
             let stream = UnixStream::connect(file).await.map_err(unreachable)?;
-            Ok((Plain::Unix(stream), "localhost".to_owned(), None))
+            Ok((ServerStream::Unix(stream), "localhost".to_owned(), None))
         }
     }
 }
 
-fn expect_parameters(expected: usize, given: usize) -> Result<(), SqlFault> {
+fn check_parameter_count(expected: usize, given: usize) -> Result<(), SqlSessionError> {
     if expected == given {
         return Ok(());
     }
-    Err(SqlFault::new(Kind::InvalidConfig, format!("{given} values were given for {expected} parameters")))
+    Err(SqlSessionError::new(
+        SqlFailureKind::InvalidConfig,
+        format!("{given} values were given for {expected} parameters"),
+    ))
 }
 
-fn weight(value: &Value) -> usize {
+fn value_bytes(value: &SqlValue) -> usize {
     match value {
-        Value::Text(text) => text.len(),
-        Value::Blob(bytes) => bytes.len(),
-        Value::Null | Value::Boolean(_) | Value::Integer(_) | Value::Real(_) => 0,
+        SqlValue::Text(text) => text.len(),
+        SqlValue::Blob(bytes) => bytes.len(),
+        SqlValue::Null | SqlValue::Boolean(_) | SqlValue::Integer(_) | SqlValue::Real(_) => 0,
     }
 }
 
 /// The first value of the first row.
-pub fn first(rows: &[TextRow]) -> Option<&str> {
+pub fn first_value(rows: &[TextRow]) -> Option<&str> {
     rows.first()?.first()?.as_deref()
 }
 
-fn fault(error: &tokio_postgres::Error, sql: &str) -> SqlFault {
+fn postgres_error(error: &tokio_postgres::Error, sql: &str) -> SqlSessionError {
     let Some(server) = error.as_db_error() else {
         if error.is_closed() {
-            return SqlFault::lost("the server closed it");
+            return SqlSessionError::lost("the server closed it");
         }
         let mut cause: &dyn std::error::Error = error;
         while let Some(inner) = cause.source() {
             cause = inner;
         }
         return match cause.downcast_ref::<std::io::Error>() {
-            Some(io) => SqlFault::of_stream(io),
-            None if error.to_string().contains("TLS") => SqlFault::new(Kind::Permanent, format!("TLS: {cause}")),
-            None => SqlFault::new(Kind::Permanent, cause.to_string()),
+            Some(io) => SqlSessionError::from_io_error(io),
+            None if error.to_string().contains("TLS") => {
+                SqlSessionError::new(SqlFailureKind::Permanent, format!("TLS: {cause}"))
+            }
+            None => SqlSessionError::new(SqlFailureKind::Permanent, cause.to_string()),
         };
     };
     let code = server.code().code().to_owned();
     let kind = match &code[..2.min(code.len())] {
-        "08" | "40" | "53" | "55" | "57" | "58" => Kind::Transient,
-        "23" => Kind::Conflict,
-        "28" | "25" => Kind::Denied,
-        "3D" => Kind::NotFound,
-        "54" => Kind::Limit,
-        _ if code == "42501" => Kind::Denied,
-        _ => Kind::Permanent,
+        "08" | "40" | "53" | "55" | "57" | "58" => SqlFailureKind::Transient,
+        "23" => SqlFailureKind::Conflict,
+        "28" | "25" => SqlFailureKind::Denied,
+        "3D" => SqlFailureKind::NotFound,
+        "54" => SqlFailureKind::Limit,
+        _ if code == "42501" => SqlFailureKind::Denied,
+        _ => SqlFailureKind::Permanent,
     };
     // Nothing of these is mended by waiting: disk_full and the like may be, a cancelled statement is not.
-    let kind = if ["57014", "55006", "55000", "55P04"].contains(&code.as_str()) { Kind::Permanent } else { kind };
+    let kind =
+        if ["57014", "55006", "55000", "55P04"].contains(&code.as_str()) { SqlFailureKind::Permanent } else { kind };
     let position = match server.position() {
         Some(ErrorPosition::Original(at)) => {
             let offset =
                 sql.char_indices().nth((*at as usize).saturating_sub(1)).map_or(sql.len(), |(offset, _)| offset);
-            Some(Position::at(sql, offset))
+            Some(SqlPosition::at(sql, offset))
         }
         Some(ErrorPosition::Internal { .. }) | None => None,
     };
     let lost = ["57P01", "57P02", "57P03", "25P03", "57P05"].contains(&code.as_str());
     let detail = server.detail().map_or_else(String::new, |detail| format!(" ({detail})"));
-    let mut found = SqlFault::new(kind, format!("{}{detail}", server.message()));
+    let mut found = SqlSessionError::new(kind, format!("{}{detail}", server.message()));
     found.hint = server.hint().map(str::to_owned);
-    SqlFault { code: Some(code), position, lost, ..found }
+    SqlSessionError { code: Some(code), position, lost, ..found }
 }
 
 /// A value as it was read.
-struct Taken(Value);
+struct PostgresValue(SqlValue);
 
-type Fault = Box<dyn std::error::Error + Sync + Send>;
+type PostgresConversionError = Box<dyn std::error::Error + Sync + Send>;
 
-impl Taken {
+impl PostgresValue {
     fn accepts(kind: &Type) -> bool {
         <Self as FromSql>::accepts(kind)
     }
 }
 
-impl<'a> FromSql<'a> for Taken {
-    fn from_sql(kind: &Type, raw: &'a [u8]) -> Result<Self, Fault> {
+impl<'a> FromSql<'a> for PostgresValue {
+    fn from_sql(kind: &Type, raw: &'a [u8]) -> Result<Self, PostgresConversionError> {
         Ok(Self(match *kind {
-            Type::BOOL => Value::Boolean(bool::from_sql(kind, raw)?),
-            Type::INT2 => Value::Integer(i16::from_sql(kind, raw)?.into()),
-            Type::INT4 => Value::Integer(i32::from_sql(kind, raw)?.into()),
-            Type::INT8 => Value::Integer(i64::from_sql(kind, raw)?),
-            Type::OID => Value::Integer(u32::from_sql(kind, raw)?.into()),
-            Type::FLOAT4 => Value::Real(f32::from_sql(kind, raw)?.into()),
-            Type::FLOAT8 => Value::Real(f64::from_sql(kind, raw)?),
-            Type::BYTEA => Value::Blob(raw.to_vec()),
-            Type::JSONB => Value::Text(String::from_utf8(raw.get(1..).unwrap_or_default().to_vec())?),
-            Type::CHAR => Value::Text(String::from_utf8_lossy(raw).into_owned()),
-            Type::VOID => Value::Null,
-            _ => Value::Text(String::from_utf8(raw.to_vec())?),
+            Type::BOOL => SqlValue::Boolean(bool::from_sql(kind, raw)?),
+            Type::INT2 => SqlValue::Integer(i16::from_sql(kind, raw)?.into()),
+            Type::INT4 => SqlValue::Integer(i32::from_sql(kind, raw)?.into()),
+            Type::INT8 => SqlValue::Integer(i64::from_sql(kind, raw)?),
+            Type::OID => SqlValue::Integer(u32::from_sql(kind, raw)?.into()),
+            Type::FLOAT4 => SqlValue::Real(f32::from_sql(kind, raw)?.into()),
+            Type::FLOAT8 => SqlValue::Real(f64::from_sql(kind, raw)?),
+            Type::BYTEA => SqlValue::Blob(raw.to_vec()),
+            Type::JSONB => SqlValue::Text(String::from_utf8(raw.get(1..).unwrap_or_default().to_vec())?),
+            Type::CHAR => SqlValue::Text(String::from_utf8_lossy(raw).into_owned()),
+            Type::VOID => SqlValue::Null,
+            _ => SqlValue::Text(String::from_utf8(raw.to_vec())?),
         }))
     }
 
-    fn from_sql_null(_: &Type) -> Result<Self, Fault> {
-        Ok(Self(Value::Null))
+    fn from_sql_null(_: &Type) -> Result<Self, PostgresConversionError> {
+        Ok(Self(SqlValue::Null))
     }
 
     fn accepts(kind: &Type) -> bool {
@@ -461,8 +493,8 @@ impl<'a> FromSql<'a> for Taken {
     }
 }
 
-impl ToSql for Value {
-    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Fault> {
+impl ToSql for SqlValue {
+    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, PostgresConversionError> {
         match (self, kind) {
             (Self::Null, _) => Ok(IsNull::Yes),
             (Self::Boolean(value), &Type::BOOL) => value.to_sql(kind, out),
@@ -479,7 +511,7 @@ impl ToSql for Value {
                 out.extend_from_slice(text.as_bytes());
                 Ok(IsNull::No)
             }
-            (Self::Text(text), _) if <Taken as FromSql>::accepts(kind) => {
+            (Self::Text(text), _) if <PostgresValue as FromSql>::accepts(kind) => {
                 out.extend_from_slice(text.as_bytes());
                 Ok(IsNull::No)
             }

@@ -27,21 +27,21 @@ use tokio::{
 };
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
-use super::{Kind, SqlFault};
-use plan::{ServerUrl, Tls};
+use super::{SqlFailureKind, SqlSessionError};
+use plan::{ServerTlsMode, ServerUrl};
 
 /// A stream of bytes to a server.
-pub(super) enum Plain {
+pub(super) enum ServerStream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
 /// The authorities that a URL names, else the machine's; in DER.
-pub(super) fn authorities(named: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, SqlFault> {
+pub(super) fn load_root_certs(named: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, SqlSessionError> {
     let Some(path) = named else { return Ok(rustls_native_certs::load_native_certs().certs) };
     let bad = |why: &dyn std::fmt::Display| {
-        SqlFault::new(
-            Kind::InvalidConfig,
+        SqlSessionError::new(
+            SqlFailureKind::InvalidConfig,
             format!("the file of the authorities ({}) can't be used: {why}", path.display()),
         )
     };
@@ -53,29 +53,29 @@ pub(super) fn authorities(named: Option<&Path>) -> Result<Vec<CertificateDer<'st
 }
 
 /// Whether whoever answers must show a certificate of a known authority.
-pub(super) fn verifies(url: &ServerUrl) -> bool {
+pub(super) fn verifies_certificate(url: &ServerUrl) -> bool {
     match url.tls {
-        Tls::VerifyCa | Tls::VerifyFull => true,
-        Tls::Require => url.authorities.is_some(),
-        Tls::Disable | Tls::Prefer => false,
+        ServerTlsMode::VerifyCa | ServerTlsMode::VerifyFull => true,
+        ServerTlsMode::Require => url.ca_file.is_some(),
+        ServerTlsMode::Disable | ServerTlsMode::Prefer => false,
     }
 }
 
 /// How a stream becomes one with TLS.
-pub(super) struct Connector {
+pub(super) struct PostgresTlsConnector {
     config: Arc<ClientConfig>,
     host: String,
 }
 
-impl Connector {
+impl PostgresTlsConnector {
     /// For a URL; reads the authorities only where they are asked for.
-    pub(super) fn new(url: &ServerUrl, host: &str) -> Result<Self, SqlFault> {
+    pub(super) fn new(url: &ServerUrl, host: &str) -> Result<Self, SqlSessionError> {
         let provider = Arc::new(ring::default_provider());
-        let roots = if verifies(url) { authorities(url.authorities.as_deref())? } else { Vec::new() };
-        let verifier = Judge::new(url, roots, Arc::clone(&provider))?;
+        let roots = if verifies_certificate(url) { load_root_certs(url.ca_file.as_deref())? } else { Vec::new() };
+        let verifier = SslModeVerifier::new(url, roots, Arc::clone(&provider))?;
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let mut config = config
-            .map_err(|error| SqlFault::new(Kind::Permanent, format!("TLS: {error}")))?
+            .map_err(|error| SqlSessionError::new(SqlFailureKind::Permanent, format!("TLS: {error}")))?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
@@ -86,32 +86,32 @@ impl Connector {
 
 /// Who is believed.
 #[derive(Debug)]
-struct Judge {
+struct SslModeVerifier {
     provider: Arc<CryptoProvider>,
     /// None: everybody.
-    inner: Option<Arc<WebPkiServerVerifier>>,
+    verifier: Option<Arc<WebPkiServerVerifier>>,
     checks_name: bool,
 }
 
-impl Judge {
+impl SslModeVerifier {
     fn new(
         url: &ServerUrl,
         certificates: Vec<CertificateDer<'static>>,
         provider: Arc<CryptoProvider>,
-    ) -> Result<Self, SqlFault> {
-        let inner = if verifies(url) {
+    ) -> Result<Self, SqlSessionError> {
+        let inner = if verifies_certificate(url) {
             let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates(certificates);
             let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
-            Some(built.map_err(|error| SqlFault::new(Kind::Permanent, format!("TLS: {error}")))?)
+            Some(built.map_err(|error| SqlSessionError::new(SqlFailureKind::Permanent, format!("TLS: {error}")))?)
         } else {
             None
         };
-        Ok(Self { provider, inner, checks_name: url.tls == Tls::VerifyFull })
+        Ok(Self { provider, verifier: inner, checks_name: url.tls == ServerTlsMode::VerifyFull })
     }
 }
 
-impl ServerCertVerifier for Judge {
+impl ServerCertVerifier for SslModeVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -120,7 +120,7 @@ impl ServerCertVerifier for Judge {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Some(inner) = &self.inner else { return Ok(ServerCertVerified::assertion()) };
+        let Some(inner) = &self.verifier else { return Ok(ServerCertVerified::assertion()) };
         match inner.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
             // The chain is judged before the name.
             Err(Error::InvalidCertificate(
@@ -154,34 +154,34 @@ impl ServerCertVerifier for Judge {
 }
 
 /// A stream with TLS on it.
-pub(super) struct Secured(tokio_rustls::client::TlsStream<Plain>);
+pub(super) struct PostgresTlsStream(tokio_rustls::client::TlsStream<ServerStream>);
 
-impl TlsConnect<Plain> for Connector {
-    type Stream = Secured;
+impl TlsConnect<ServerStream> for PostgresTlsConnector {
+    type Stream = PostgresTlsStream;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Secured>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<PostgresTlsStream>> + Send>>;
 
-    fn connect(self, stream: Plain) -> Self::Future {
+    fn connect(self, stream: ServerStream) -> Self::Future {
         Box::pin(async move {
             let name = ServerName::try_from(self.host).map_err(io::Error::other)?;
-            Ok(Secured(tokio_rustls::TlsConnector::from(self.config).connect(name, stream).await?))
+            Ok(PostgresTlsStream(tokio_rustls::TlsConnector::from(self.config).connect(name, stream).await?))
         })
     }
 }
 
-impl TlsStream for Secured {
+impl TlsStream for PostgresTlsStream {
     fn channel_binding(&self) -> ChannelBinding {
         ChannelBinding::none()
     }
 }
 
-impl AsyncRead for Secured {
+impl AsyncRead for PostgresTlsStream {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().0).poll_read(context, buffer)
     }
 }
 
-impl AsyncWrite for Secured {
+impl AsyncWrite for PostgresTlsStream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().0).poll_write(context, bytes)
     }
@@ -195,7 +195,7 @@ impl AsyncWrite for Secured {
     }
 }
 
-impl AsyncRead for Plain {
+impl AsyncRead for ServerStream {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
@@ -204,7 +204,7 @@ impl AsyncRead for Plain {
     }
 }
 
-impl AsyncWrite for Plain {
+impl AsyncWrite for ServerStream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),

@@ -17,30 +17,30 @@ use rusqlite::{
 };
 
 /// The longest single value, bytes.
-const LONGEST_VALUE: i32 = 256 << 20;
+const MAX_VALUE_BYTES: i32 = 256 << 20;
 
 /// The authorizer's side of a session.
 #[derive(Debug, Default)]
-pub(super) struct Confinement {
+pub(super) struct SqliteAuthorizer {
     /// The runner's own statements are not judged.
-    host_speaks: AtomicBool,
+    is_host_statement: AtomicBool,
     in_transaction: AtomicBool,
     denial: Mutex<Option<String>>,
 }
 
-impl Confinement {
+impl SqliteAuthorizer {
     /// Confines `connection`.
-    pub(super) fn impose(connection: &mut Connection) -> rusqlite::Result<Arc<Self>> {
+    pub(super) fn install(connection: &mut Connection) -> rusqlite::Result<Arc<Self>> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
         connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
-        connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_VALUE)?;
+        connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)?;
         let confinement = Arc::new(Self::default());
         let judge = Arc::clone(&confinement);
         connection.authorizer(Some(move |context: rusqlite::hooks::AuthContext<'_>| {
-            if judge.host_speaks.load(Ordering::Relaxed) {
+            if judge.is_host_statement.load(Ordering::Relaxed) {
                 return Authorization::Allow;
             }
-            match denied(&context.action, judge.in_transaction.load(Ordering::Relaxed)) {
+            match denial_reason(&context.action, judge.in_transaction.load(Ordering::Relaxed)) {
                 None => Authorization::Allow,
                 Some(reason) => {
                     *judge.denial.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
@@ -52,10 +52,10 @@ impl Confinement {
     }
 
     /// Runs a statement of the runner's own.
-    pub(super) fn as_host(&self, connection: &Connection, sql: &str) -> rusqlite::Result<()> {
-        self.host_speaks.store(true, Ordering::Relaxed);
+    pub(super) fn execute_as_host(&self, connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+        self.is_host_statement.store(true, Ordering::Relaxed);
         let outcome = connection.execute_batch(sql);
-        self.host_speaks.store(false, Ordering::Relaxed);
+        self.is_host_statement.store(false, Ordering::Relaxed);
         outcome
     }
 
@@ -70,7 +70,7 @@ impl Confinement {
     }
 }
 
-fn denied(action: &AuthAction<'_>, in_transaction: bool) -> Option<String> {
+fn denial_reason(action: &AuthAction<'_>, in_transaction: bool) -> Option<String> {
     match action {
         AuthAction::Attach { .. } | AuthAction::Detach { .. } => Some(
             "ATTACH, DETACH and VACUUM are denied: a step reaches the granted database and no other file; another one is \
@@ -92,7 +92,7 @@ fn denied(action: &AuthAction<'_>, in_transaction: bool) -> Option<String> {
             Some(format!("the function {function_name} is denied: it loads code"))
         }
         AuthAction::Pragma { pragma_name, pragma_value: Some(value) } => {
-            let why = denied_pragma(pragma_name, value)?;
+            let why = pragma_denial_reason(pragma_name, value)?;
             Some(format!("PRAGMA {pragma_name} = {value} is denied: {why}"))
         }
         _ => None,
@@ -103,7 +103,7 @@ fn loads_code(function: &str) -> bool {
     ["load_extension", "fts3_tokenizer"].iter().any(|name| name.eq_ignore_ascii_case(function))
 }
 
-fn denied_pragma(name: &str, value: &str) -> Option<&'static str> {
+fn pragma_denial_reason(name: &str, value: &str) -> Option<&'static str> {
     let value = value.to_ascii_lowercase();
     match name.to_ascii_lowercase().as_str() {
         "writable_schema" | "trusted_schema" => Some("the schema is changed by statements only"),

@@ -10,28 +10,28 @@ use std::sync::{
 
 use rusqlite::InterruptHandle;
 
-use super::worker::Worker;
-use hostio::blocking::Working;
+use super::worker::SqliteWorker;
+use hostio::blocking::BlockingTaskGuard;
 
 /// One call, and whether its caller has given it up.
-pub(super) struct Job {
-    pub(super) given_up: Arc<AtomicBool>,
-    pub(super) work: Box<dyn FnOnce(&mut Worker) + Send>,
+pub(super) struct SqliteCall {
+    pub(super) cancelled: Arc<AtomicBool>,
+    pub(super) work: Box<dyn FnOnce(&mut SqliteWorker) + Send>,
 }
 
 /// How callers reach into the running statement.
 #[derive(Default)]
-pub(super) struct Control {
+pub(super) struct SqliteCallControl {
     running: Mutex<Option<Arc<AtomicBool>>>,
     closing: AtomicBool,
     interrupt: OnceLock<InterruptHandle>,
     /// Set when the session is gone and its thread is not.
-    lingering: Mutex<Option<Working>>,
+    detached_work: Mutex<Option<BlockingTaskGuard>>,
 }
 
-impl Control {
+impl SqliteCallControl {
     /// Gives up one call. Whatever else is running goes on.
-    pub(super) fn give_up(&self, call: &Arc<AtomicBool>) {
+    pub(super) fn cancel(&self, call: &Arc<AtomicBool>) {
         call.store(true, Ordering::SeqCst);
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if running.as_ref().is_some_and(|running| Arc::ptr_eq(running, call)) {
@@ -46,8 +46,8 @@ impl Control {
     }
 
     /// The thread goes on without its session: it counts as work under way until it ends.
-    pub(super) fn linger(&self) {
-        *self.lingering.lock().unwrap_or_else(PoisonError::into_inner) = Some(Working::begin());
+    pub(super) fn mark_detached(&self) {
+        *self.detached_work.lock().unwrap_or_else(PoisonError::into_inner) = Some(BlockingTaskGuard::begin());
     }
 
     /// Says which call is worked on.
@@ -56,7 +56,7 @@ impl Control {
     }
 
     /// Takes the handle of the connection in, once it is open.
-    pub(super) fn reach(&self, connection: InterruptHandle) {
+    pub(super) fn set_interrupt_handle(&self, connection: InterruptHandle) {
         let first = self.interrupt.set(connection);
         assert!(first.is_ok(), "a control belongs to one connection");
     }
@@ -68,7 +68,7 @@ impl Control {
     }
 
     /// Whether the call that is worked on was given up.
-    pub(super) fn given_up(&self) -> bool {
+    pub(super) fn is_cancelled(&self) -> bool {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         self.closing.load(Ordering::SeqCst) || running.as_ref().is_some_and(|call| call.load(Ordering::SeqCst))
     }

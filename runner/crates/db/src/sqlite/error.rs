@@ -6,11 +6,11 @@ use std::{fmt, path::PathBuf};
 
 use rusqlite::{Error, ErrorCode};
 
-use super::{MAX_BYTES, MAX_ROWS};
+use super::{MAX_RESULT_BYTES, MAX_RESULT_ROWS};
 
 /// The kind of a failure, as the step contract words it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum SqlFailureKind {
     /// The call itself is malformed.
     InvalidConfig,
     /// A step may not do that.
@@ -29,7 +29,7 @@ pub enum Kind {
     BadContent,
 }
 
-impl Kind {
+impl SqlFailureKind {
     /// The word of the step contract: `denied`, `transient`, …
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -48,7 +48,7 @@ impl Kind {
 
 /// A place in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
+pub struct SqlPosition {
     /// From 1; lines end with LF or CRLF.
     pub line: u64,
     /// From 1, in characters. A byte order mark at the start of the text counts as none.
@@ -57,22 +57,22 @@ pub struct Position {
 
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SqlError {
+pub struct SqliteError {
     /// What went wrong.
-    pub fault: Fault,
+    pub fault: SqliteFault,
     /// Where in the text of the call: the token that SQLite points at, or where the failing statement starts.
-    pub position: Option<Position>,
+    pub position: Option<SqlPosition>,
 }
 
 /// What went wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum SqliteFault {
     /// The file, or the folder it would be made in, does not exist.
     #[error("there is no {}", .0.display())]
-    Missing(PathBuf),
+    FileMissing(PathBuf),
     /// A relative path: what it means would depend on where the process runs.
     #[error("the path {} of the database is not absolute", .0.display())]
-    Relative(PathBuf),
+    RelativePath(PathBuf),
     /// A step may not do this.
     #[error("{0}")]
     Denied(String),
@@ -92,7 +92,7 @@ pub enum Fault {
     NotOneStatement,
     /// The number of values is not the number of parameters.
     #[error("{given} values were given for {expected} parameters")]
-    Parameters {
+    ParameterCount {
         /// What the statement has.
         expected: usize,
         /// What was given.
@@ -100,7 +100,7 @@ pub enum Fault {
     },
     /// The text has a NUL character, where SQLite would stop reading.
     #[error("the SQL text has a NUL character")]
-    Nul,
+    NulCharacter,
     /// The text is no mode of a transaction.
     #[error("{0:?} is no mode of a transaction: deferred, immediate or exclusive")]
     UnknownMode(String),
@@ -114,51 +114,54 @@ pub enum Fault {
     #[error("the transaction was rolled back before")]
     TransactionLost,
     /// The result has too many rows.
-    #[error("the result has more than {MAX_ROWS} rows")]
+    #[error("the result has more than {MAX_RESULT_ROWS} rows")]
     TooManyRows,
     /// The result has too many bytes.
-    #[error("the result is larger than {MAX_BYTES} bytes")]
-    TooLarge,
+    #[error("the result is larger than {MAX_RESULT_BYTES} bytes")]
+    ResultTooLarge,
     /// The thread of the session could not be started, or has ended.
     #[error("the database session has ended: {0}")]
-    Ended(String),
+    SessionEnded(String),
 }
 
-impl SqlError {
+impl SqliteError {
     /// The kind of failure.
     #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> SqlFailureKind {
         match &self.fault {
-            Fault::Missing(_) => Kind::NotFound,
-            Fault::Denied(_) => Kind::Denied,
-            Fault::Interrupted => Kind::Transient,
-            Fault::Relative(_)
-            | Fault::NotOneStatement
-            | Fault::Parameters { .. }
-            | Fault::Nul
-            | Fault::UnknownMode(_) => Kind::InvalidConfig,
-            Fault::TransactionOpen | Fault::NoTransaction | Fault::TransactionLost | Fault::Ended(_) => Kind::Permanent,
-            Fault::TooManyRows | Fault::TooLarge => Kind::Limit,
-            Fault::Sqlite { code, .. } => match code {
-                ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Kind::Transient,
-                ErrorCode::ConstraintViolation => Kind::Conflict,
-                ErrorCode::ReadOnly => Kind::Denied,
-                ErrorCode::TooBig | ErrorCode::OutOfMemory => Kind::Limit,
-                ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => Kind::BadContent,
-                _ => Kind::Permanent,
+            SqliteFault::FileMissing(_) => SqlFailureKind::NotFound,
+            SqliteFault::Denied(_) => SqlFailureKind::Denied,
+            SqliteFault::Interrupted => SqlFailureKind::Transient,
+            SqliteFault::RelativePath(_)
+            | SqliteFault::NotOneStatement
+            | SqliteFault::ParameterCount { .. }
+            | SqliteFault::NulCharacter
+            | SqliteFault::UnknownMode(_) => SqlFailureKind::InvalidConfig,
+            SqliteFault::TransactionOpen
+            | SqliteFault::NoTransaction
+            | SqliteFault::TransactionLost
+            | SqliteFault::SessionEnded(_) => SqlFailureKind::Permanent,
+            SqliteFault::TooManyRows | SqliteFault::ResultTooLarge => SqlFailureKind::Limit,
+            SqliteFault::Sqlite { code, .. } => match code {
+                ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => SqlFailureKind::Transient,
+                ErrorCode::ConstraintViolation => SqlFailureKind::Conflict,
+                ErrorCode::ReadOnly => SqlFailureKind::Denied,
+                ErrorCode::TooBig | ErrorCode::OutOfMemory => SqlFailureKind::Limit,
+                ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => SqlFailureKind::BadContent,
+                _ => SqlFailureKind::Permanent,
             },
         }
     }
 
     /// Whether the same call may succeed later without any change: the database was busy.
     #[must_use]
-    pub fn retryable(&self) -> bool {
-        self.kind() == Kind::Transient
+    pub fn is_retryable(&self) -> bool {
+        self.kind() == SqlFailureKind::Transient
     }
 
     /// Where a library's error lies within the text that starts at byte `start` of `whole`. Without an own place it lies at
     /// the start.
-    pub(super) fn locate(error: Error, whole: &str, start: usize, length: usize) -> Self {
+    pub(super) fn at_statement(error: Error, whole: &str, start: usize, length: usize) -> Self {
         let offset = match &error {
             // The library may have prepared only the end of the text; its `sql` says how much.
             Error::SqlInputError { offset, sql, .. } => {
@@ -166,11 +169,11 @@ impl SqlError {
             }
             _ => 0,
         };
-        Self { position: Some(Position::at(whole, start + offset)), ..Self::from(error) }
+        Self { position: Some(SqlPosition::at(whole, start + offset)), ..Self::from(error) }
     }
 }
 
-impl Position {
+impl SqlPosition {
     /// The place of a byte.
     #[must_use]
     pub fn at(text: &str, offset: usize) -> Self {
@@ -183,34 +186,34 @@ impl Position {
     }
 }
 
-impl fmt::Display for SqlError {
+impl fmt::Display for SqliteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.fault.fmt(f)
     }
 }
 
-impl std::error::Error for SqlError {}
+impl std::error::Error for SqliteError {}
 
-impl From<Fault> for SqlError {
-    fn from(fault: Fault) -> Self {
+impl From<SqliteFault> for SqliteError {
+    fn from(fault: SqliteFault) -> Self {
         Self { fault, position: None }
     }
 }
 
-impl From<Error> for SqlError {
+impl From<Error> for SqliteError {
     fn from(error: Error) -> Self {
         let fault = match error {
-            Error::SqlInputError { error, msg, .. } => Fault::Sqlite { code: error.code, message: msg },
+            Error::SqlInputError { error, msg, .. } => SqliteFault::Sqlite { code: error.code, message: msg },
             Error::SqliteFailure(error, message) if error.code == ErrorCode::OperationInterrupted => {
                 drop(message);
-                Fault::Interrupted
+                SqliteFault::Interrupted
             }
             Error::SqliteFailure(error, message) => {
-                Fault::Sqlite { code: error.code, message: message.unwrap_or_else(|| error.to_string()) }
+                SqliteFault::Sqlite { code: error.code, message: message.unwrap_or_else(|| error.to_string()) }
             }
-            Error::MultipleStatement => Fault::NotOneStatement,
-            Error::InvalidParameterCount(given, expected) => Fault::Parameters { expected, given },
-            other => Fault::Sqlite { code: ErrorCode::Unknown, message: other.to_string() },
+            Error::MultipleStatement => SqliteFault::NotOneStatement,
+            Error::InvalidParameterCount(given, expected) => SqliteFault::ParameterCount { expected, given },
+            other => SqliteFault::Sqlite { code: ErrorCode::Unknown, message: other.to_string() },
         };
         fault.into()
     }

@@ -25,23 +25,23 @@ use std::{
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use tokio::sync::oneshot;
 
-pub use error::{Fault, Kind, Position, SqlError};
-pub use script::{Piece, pieces};
+pub use error::{SqlFailureKind, SqlPosition, SqliteError, SqliteFault};
+pub use script::{ScriptStatement, script_statements};
 
-use control::{Control, Job};
-use plan::Access;
-use worker::Worker;
+use control::{SqliteCall, SqliteCallControl};
+use plan::DirAccess;
+use worker::SqliteWorker;
 
 /// The most rows of a result.
-pub const MAX_ROWS: usize = 10_000;
+pub const MAX_RESULT_ROWS: usize = 10_000;
 /// The most bytes of a result; each value counts 16 more than its length.
-pub const MAX_BYTES: usize = 4 << 20;
+pub const MAX_RESULT_BYTES: usize = 4 << 20;
 /// How long dropping a session waits for its thread.
-const CLOSING: Duration = Duration::from_millis(20);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// One SQL value.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
+pub enum SqlValue {
     /// NULL.
     Null,
     /// Stored as 0 or 1, and read back as an integer.
@@ -58,16 +58,16 @@ pub enum Value {
 
 /// A result set.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rows {
+pub struct SqlRows {
     /// The names of the columns.
     pub columns: Vec<String>,
     /// The rows, each with one value a column.
-    pub rows: Vec<Vec<Value>>,
+    pub rows: Vec<Vec<SqlValue>>,
 }
 
 /// When a transaction takes its locks (<https://sqlite.org/lang_transaction.html>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum TransactionMode {
     /// At its first read and its first write.
     Deferred,
     /// The write lock at once.
@@ -77,22 +77,22 @@ pub enum Mode {
 }
 
 /// An open database.
-pub struct Session {
+pub struct SqliteSession {
     /// `None` only while it is dropped.
-    jobs: Option<mpsc::Sender<Job>>,
-    control: Arc<Control>,
+    calls: Option<mpsc::Sender<SqliteCall>>,
+    control: Arc<SqliteCallControl>,
     /// Disconnected when the thread has closed the connection.
     closed: Mutex<mpsc::Receiver<()>>,
 }
 
-impl Session {
+impl SqliteSession {
     /// Opens the database at `path`, which must be absolute. With write access a missing file is created, a missing folder is
     /// not; with read access a missing file is [`Fault::Missing`]. A lock of another process is waited for, up to 5 s.
-    pub async fn open(path: &Path, access: Access) -> Result<Self, SqlError> {
+    pub async fn open(path: &Path, access: DirAccess) -> Result<Self, SqliteError> {
         let (jobs, queue) = mpsc::channel();
         let (alive, closed) = mpsc::channel();
         let (reply, opened) = oneshot::channel();
-        let control = Arc::new(Control::default());
+        let control = Arc::new(SqliteCallControl::default());
         let call = Arc::new(AtomicBool::new(false));
         control.set_running(Some(Arc::clone(&call)));
 
@@ -101,7 +101,7 @@ impl Session {
             .name("sqlite".to_owned())
             .spawn(move || {
                 let _alive: mpsc::Sender<()> = alive;
-                match Worker::open(&path, access, &shared) {
+                match SqliteWorker::open(&path, access, &shared) {
                     Ok(worker) => {
                         if reply.send(Ok(())).is_ok() {
                             worker.serve(&queue);
@@ -113,40 +113,40 @@ impl Session {
                     }
                 }
             })
-            .map_err(|fault| Fault::Ended(fault.to_string()))?;
+            .map_err(|fault| SqliteFault::SessionEnded(fault.to_string()))?;
 
-        let session = Self { jobs: Some(jobs), control, closed: Mutex::new(closed) };
-        let guard = Guard { session: &session, call, armed: true };
+        let session = Self { calls: Some(jobs), control, closed: Mutex::new(closed) };
+        let guard = SqliteCallGuard { session: &session, call, armed: true };
         let outcome = opened.await;
         guard.disarm();
-        outcome.map_err(|_| ended())??;
+        outcome.map_err(|_| session_ended())??;
         Ok(session)
     }
 
     /// Runs one statement and returns its rows, up to [`MAX_ROWS`] and [`MAX_BYTES`].
-    pub async fn query(&self, sql: String, parameters: Vec<Value>) -> Result<Rows, SqlError> {
+    pub async fn query(&self, sql: String, parameters: Vec<SqlValue>) -> Result<SqlRows, SqliteError> {
         self.call(move |worker| worker.query(&sql, &parameters)).await
     }
 
     /// Runs one statement and returns the number of rows it inserted, updated or deleted itself.
-    pub async fn execute(&self, sql: String, parameters: Vec<Value>) -> Result<u64, SqlError> {
+    pub async fn execute(&self, sql: String, parameters: Vec<SqlValue>) -> Result<u64, SqliteError> {
         self.call(move |worker| worker.execute(&sql, &parameters)).await
     }
 
     /// Runs a text of several statements; rows are thrown away. An error has its place in the text. Without an open transaction
     /// each statement is its own.
-    pub async fn script(&self, sql: String) -> Result<(), SqlError> {
-        self.call(move |worker| worker.script(&sql)).await
+    pub async fn run_script(&self, sql: String) -> Result<(), SqliteError> {
+        self.call(move |worker| worker.run_script(&sql)).await
     }
 
     /// Begins a transaction; one at a time.
-    pub async fn begin(&self, mode: Mode) -> Result<(), SqlError> {
+    pub async fn begin(&self, mode: TransactionMode) -> Result<(), SqliteError> {
         self.call(move |worker| worker.begin(mode)).await
     }
 
     /// Commits. On an error the transaction is rolled back. If this future is dropped, the outcome is unknown.
-    pub async fn commit(&self) -> Result<(), SqlError> {
-        self.call(Worker::commit).await
+    pub async fn commit(&self) -> Result<(), SqliteError> {
+        self.call(SqliteWorker::commit).await
     }
 
     /// Has an open transaction rolled back before the next call is worked on. Does not wait for it, so that a destructor may
@@ -158,90 +158,90 @@ impl Session {
 
     async fn call<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Worker) -> Result<T, SqlError> + Send + 'static,
-    ) -> Result<T, SqlError> {
+        work: impl FnOnce(&mut SqliteWorker) -> Result<T, SqliteError> + Send + 'static,
+    ) -> Result<T, SqliteError> {
         let (reply, answer) = oneshot::channel();
         let call = Arc::new(AtomicBool::new(false));
-        let guard = Guard { session: self, call: Arc::clone(&call), armed: true };
+        let guard = SqliteCallGuard { session: self, call: Arc::clone(&call), armed: true };
         self.submit(call, move |worker| {
             // Whoever asked may have given up; its guard has seen to the transaction.
             reply.send(work(worker)).ok();
         })
-        .map_err(|_| ended())?;
+        .map_err(|_| session_ended())?;
         let outcome = answer.await;
         guard.disarm();
-        outcome.map_err(|_| ended())?
+        outcome.map_err(|_| session_ended())?
     }
 
     fn submit(
         &self,
         given_up: Arc<AtomicBool>,
-        work: impl FnOnce(&mut Worker) + Send + 'static,
-    ) -> Result<(), mpsc::SendError<Job>> {
-        let job = Job { given_up, work: Box::new(work) };
-        match &self.jobs {
+        work: impl FnOnce(&mut SqliteWorker) + Send + 'static,
+    ) -> Result<(), mpsc::SendError<SqliteCall>> {
+        let job = SqliteCall { cancelled: given_up, work: Box::new(work) };
+        match &self.calls {
             Some(jobs) => jobs.send(job),
             None => Err(mpsc::SendError(job)),
         }
     }
 }
 
-impl Drop for Session {
+impl Drop for SqliteSession {
     /// Stops what runs, rolls back, and waits a moment until the database is released. A few of SQLite's functions can't be
     /// stopped; then the thread goes on by itself, and whoever comes next waits for it, not the call whose time is up.
     fn drop(&mut self) {
-        self.jobs = None;
+        self.calls = None;
         self.control.close();
         let closed = self.closed.get_mut().unwrap_or_else(PoisonError::into_inner);
         // Nothing is ever sent: it ends by the thread's end, or by time.
-        if closed.recv_timeout(CLOSING) == Err(mpsc::RecvTimeoutError::Timeout) {
-            self.control.linger();
+        if closed.recv_timeout(CLOSE_TIMEOUT) == Err(mpsc::RecvTimeoutError::Timeout) {
+            self.control.mark_detached();
         }
     }
 }
 
 /// Gives its call up when dropped before the answer came, and has the transaction rolled back.
-struct Guard<'a> {
-    session: &'a Session,
+struct SqliteCallGuard<'a> {
+    session: &'a SqliteSession,
     call: Arc<AtomicBool>,
     armed: bool,
 }
 
-impl Guard<'_> {
+impl SqliteCallGuard<'_> {
     fn disarm(mut self) {
         self.armed = false;
     }
 }
 
-impl Drop for Guard<'_> {
+impl Drop for SqliteCallGuard<'_> {
     fn drop(&mut self) {
         if self.armed {
-            self.session.control.give_up(&self.call);
+            self.session.control.cancel(&self.call);
             // The call may have ended a moment ago, a `begin` with success: so the rollback is a job of its own.
             // If the thread has ended, so has the transaction.
-            self.session.submit(Arc::default(), Worker::abandon).ok();
+            self.session.submit(Arc::default(), SqliteWorker::abandon).ok();
         }
     }
 }
 
-fn ended() -> SqlError {
-    Fault::Ended("its thread is gone".to_owned()).into()
+fn session_ended() -> SqliteError {
+    SqliteFault::SessionEnded("its thread is gone".to_owned()).into()
 }
 
-impl FromStr for Mode {
-    type Err = SqlError;
+impl FromStr for TransactionMode {
+    type Err = SqliteError;
 
-    fn from_str(text: &str) -> Result<Self, SqlError> {
+    fn from_str(text: &str) -> Result<Self, SqliteError> {
         match text {
             "deferred" => Ok(Self::Deferred),
             "immediate" => Ok(Self::Immediate),
             "exclusive" => Ok(Self::Exclusive),
-            other => Err(Fault::UnknownMode(other.to_owned()).into()),
+            other => Err(SqliteFault::UnknownMode(other.to_owned()).into()),
         }
     }
 }
 
-impl From<ValueRef<'_>> for Value {
+impl From<ValueRef<'_>> for SqlValue {
     fn from(value: ValueRef<'_>) -> Self {
         match value {
             ValueRef::Null => Self::Null,
@@ -256,7 +256,7 @@ impl From<ValueRef<'_>> for Value {
     }
 }
 
-impl rusqlite::ToSql for Value {
+impl rusqlite::ToSql for SqlValue {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::Borrowed(match self {
             Self::Null => ValueRef::Null,

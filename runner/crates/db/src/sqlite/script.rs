@@ -7,7 +7,7 @@
 
 /// One statement, from its first token to its `;`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece<'a> {
+pub struct ScriptStatement<'a> {
     /// Byte offset of its first token.
     pub start: usize,
     /// From its first token to its `;`.
@@ -15,10 +15,10 @@ pub struct Piece<'a> {
 }
 
 /// The statements of a text, in order; comments and empty statements between them are left out.
-pub fn pieces(text: &str) -> impl Iterator<Item = Piece<'_>> {
+pub fn script_statements(text: &str) -> impl Iterator<Item = ScriptStatement<'_>> {
     let mut at = 0;
     std::iter::from_fn(move || {
-        let piece = next(text, at)?;
+        let piece = next_statement(text, at)?;
         at = piece.start + piece.text.len();
         Some(piece)
     })
@@ -26,7 +26,7 @@ pub fn pieces(text: &str) -> impl Iterator<Item = Piece<'_>> {
 
 /// How far a statement has got.
 #[derive(Clone, Copy)]
-enum Seen {
+enum ScriptState {
     Nothing,
     Explain,
     Create,
@@ -37,14 +37,14 @@ enum Seen {
     TriggerEnd,
 }
 
-enum Token {
+enum ScriptToken {
     Blank,
     Semicolon,
-    Word(Word),
+    Keyword(ScriptKeyword),
 }
 
 #[derive(Clone, Copy)]
-enum Word {
+enum ScriptKeyword {
     Explain,
     Create,
     Temporary,
@@ -53,37 +53,42 @@ enum Word {
     Other,
 }
 
-fn next(text: &str, from: usize) -> Option<Piece<'_>> {
+fn next_statement(text: &str, from: usize) -> Option<ScriptStatement<'_>> {
     let bytes = text.as_bytes();
     let mut at = from;
     let mut start = None;
-    let mut seen = Seen::Nothing;
+    let mut seen = ScriptState::Nothing;
     while at < bytes.len() {
-        let (token, length) = token(&bytes[at..]);
+        let (token, length) = next_token(&bytes[at..]);
         let begins = at;
         at += length;
         seen = match (token, seen) {
-            (Token::Blank, seen) | (Token::Semicolon, seen @ Seen::Nothing) => seen,
-            (Token::Semicolon, Seen::Trigger | Seen::TriggerSemicolon) => Seen::TriggerSemicolon,
-            (Token::Semicolon, Seen::Explain | Seen::Create | Seen::Plain | Seen::TriggerEnd) => break,
-            (Token::Word(word), seen) => {
+            (ScriptToken::Blank, seen) | (ScriptToken::Semicolon, seen @ ScriptState::Nothing) => seen,
+            (ScriptToken::Semicolon, ScriptState::Trigger | ScriptState::TriggerSemicolon) => {
+                ScriptState::TriggerSemicolon
+            }
+            (
+                ScriptToken::Semicolon,
+                ScriptState::Explain | ScriptState::Create | ScriptState::Plain | ScriptState::TriggerEnd,
+            ) => break,
+            (ScriptToken::Keyword(word), seen) => {
                 start.get_or_insert(begins);
                 seen.after(word)
             }
         };
     }
-    start.map(|start| Piece { start, text: &text[start..at] })
+    start.map(|start| ScriptStatement { start, text: &text[start..at] })
 }
 
-impl Seen {
-    fn after(self, word: Word) -> Self {
+impl ScriptState {
+    fn after(self, word: ScriptKeyword) -> Self {
         match (self, word) {
-            (Self::Nothing, Word::Explain) => Self::Explain,
-            (Self::Nothing | Self::Explain, Word::Create) => Self::Create,
-            (Self::Explain, Word::Other) => Self::Explain,
-            (Self::Create, Word::Temporary) => Self::Create,
-            (Self::Create, Word::Trigger) => Self::Trigger,
-            (Self::TriggerSemicolon, Word::End) => Self::TriggerEnd,
+            (Self::Nothing, ScriptKeyword::Explain) => Self::Explain,
+            (Self::Nothing | Self::Explain, ScriptKeyword::Create) => Self::Create,
+            (Self::Explain, ScriptKeyword::Other) => Self::Explain,
+            (Self::Create, ScriptKeyword::Temporary) => Self::Create,
+            (Self::Create, ScriptKeyword::Trigger) => Self::Trigger,
+            (Self::TriggerSemicolon, ScriptKeyword::End) => Self::TriggerEnd,
             (Self::Trigger | Self::TriggerSemicolon | Self::TriggerEnd, _) => Self::Trigger,
             (Self::Nothing | Self::Explain | Self::Create | Self::Plain, _) => Self::Plain,
         }
@@ -91,40 +96,40 @@ impl Seen {
 }
 
 /// The first token of a text that is not empty, and its length.
-fn token(bytes: &[u8]) -> (Token, usize) {
+fn next_token(bytes: &[u8]) -> (ScriptToken, usize) {
     let until = |end: &[u8], skip: usize| {
         let rest = bytes.get(skip..).unwrap_or_default();
         let found = rest.windows(end.len()).position(|window| window == end);
         found.map_or(bytes.len(), |at| skip + at + end.len())
     };
     match bytes {
-        [b' ' | b'\t' | b'\n' | b'\r' | b'\x0c', ..] => (Token::Blank, 1),
-        [b'-', b'-', ..] => (Token::Blank, until(b"\n", 2)),
-        [b'/', b'*', ..] => (Token::Blank, until(b"*/", 2)),
-        [b';', ..] => (Token::Semicolon, 1),
+        [b' ' | b'\t' | b'\n' | b'\r' | b'\x0c', ..] => (ScriptToken::Blank, 1),
+        [b'-', b'-', ..] => (ScriptToken::Blank, until(b"\n", 2)),
+        [b'/', b'*', ..] => (ScriptToken::Blank, until(b"*/", 2)),
+        [b';', ..] => (ScriptToken::Semicolon, 1),
         // A doubled quote inside looks like two strings side by side, which ends at the same place.
-        [quote @ (b'\'' | b'"' | b'`'), ..] => (Token::Word(Word::Other), until(&[*quote], 1)),
-        [b'[', ..] => (Token::Word(Word::Other), until(b"]", 1)),
+        [quote @ (b'\'' | b'"' | b'`'), ..] => (ScriptToken::Keyword(ScriptKeyword::Other), until(&[*quote], 1)),
+        [b'[', ..] => (ScriptToken::Keyword(ScriptKeyword::Other), until(b"]", 1)),
         _ => {
-            let length = bytes.iter().take_while(|byte| in_word(**byte)).count();
-            (Token::Word(word(&bytes[..length])), length.max(1))
+            let length = bytes.iter().take_while(|byte| is_word_byte(**byte)).count();
+            (ScriptToken::Keyword(keyword(&bytes[..length])), length.max(1))
         }
     }
 }
 
-fn in_word(byte: u8) -> bool {
+fn is_word_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || !byte.is_ascii()
 }
 
-fn word(bytes: &[u8]) -> Word {
+fn keyword(bytes: &[u8]) -> ScriptKeyword {
     let is = |keyword: &str| bytes.eq_ignore_ascii_case(keyword.as_bytes());
     match bytes.first().map(u8::to_ascii_lowercase) {
-        Some(b'e') if is("explain") => Word::Explain,
-        Some(b'e') if is("end") => Word::End,
-        Some(b'c') if is("create") => Word::Create,
-        Some(b't') if is("temp") || is("temporary") => Word::Temporary,
-        Some(b't') if is("trigger") => Word::Trigger,
-        _ => Word::Other,
+        Some(b'e') if is("explain") => ScriptKeyword::Explain,
+        Some(b'e') if is("end") => ScriptKeyword::End,
+        Some(b'c') if is("create") => ScriptKeyword::Create,
+        Some(b't') if is("temp") || is("temporary") => ScriptKeyword::Temporary,
+        Some(b't') if is("trigger") => ScriptKeyword::Trigger,
+        _ => ScriptKeyword::Other,
     }
 }
 
@@ -161,9 +166,9 @@ mod tests {
             ("create table trigger_(a); end; x", vec!["create table trigger_(a);", "end;", "x"]),
             ("create table t(a); create index i on t(a);", vec!["create table t(a);", "create index i on t(a);"]),
         ] {
-            let found: Vec<_> = pieces(text).map(|piece| piece.text).collect();
+            let found: Vec<_> = script_statements(text).map(|piece| piece.text).collect();
             assert_eq!(found, expected, "{text}");
-            for piece in pieces(text) {
+            for piece in script_statements(text) {
                 assert!(text[piece.start..].starts_with(piece.text));
             }
         }

@@ -6,16 +6,16 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::{
-    error::{Kind, Position},
+    error::{SqlFailureKind, SqlPosition},
     *,
 };
 
 /// A folder with a database in it.
-struct Place {
+struct TempDatabase {
     folder: TempDir,
 }
 
-impl Place {
+impl TempDatabase {
     fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
@@ -33,34 +33,34 @@ impl Place {
         names
     }
 
-    async fn open(&self) -> Session {
-        Session::open(&self.path(), Access::ReadWrite).await.unwrap()
+    async fn open(&self) -> SqliteSession {
+        SqliteSession::open(&self.path(), DirAccess::ReadWrite).await.unwrap()
     }
 
     /// What another process sees: a connection that waits for nobody.
-    fn outside(&self, sql: &str) -> rusqlite::Result<i64> {
+    fn query_from_outside(&self, sql: &str) -> rusqlite::Result<i64> {
         let connection = rusqlite::Connection::open(self.path())?;
         connection.busy_timeout(Duration::ZERO)?;
         connection.query_row(sql, [], |row| row.get(0))
     }
 }
 
-async fn run(session: &Session, sql: &str) -> Result<u64, SqlError> {
+async fn run(session: &SqliteSession, sql: &str) -> Result<u64, SqliteError> {
     session.execute(sql.to_owned(), Vec::new()).await
 }
 
-async fn ask(session: &Session, sql: &str) -> Result<Rows, SqlError> {
+async fn query(session: &SqliteSession, sql: &str) -> Result<SqlRows, SqliteError> {
     session.query(sql.to_owned(), Vec::new()).await
 }
 
-async fn script(session: &Session, sql: &str) -> Result<(), SqlError> {
-    session.script(sql.to_owned()).await
+async fn script(session: &SqliteSession, sql: &str) -> Result<(), SqliteError> {
+    session.run_script(sql.to_owned()).await
 }
 
-async fn number(session: &Session, sql: &str) -> i64 {
-    match ask(session, sql).await.unwrap().rows.as_slice() {
+async fn query_number(session: &SqliteSession, sql: &str) -> i64 {
+    match query(session, sql).await.unwrap().rows.as_slice() {
         [row] => match row.as_slice() {
-            [Value::Integer(number)] => *number,
+            [SqlValue::Integer(number)] => *number,
             other => panic!("{sql}: {other:?}"),
         },
         other => panic!("{sql}: {other:?}"),
@@ -74,117 +74,117 @@ const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 F
 
 #[tokio::test]
 async fn values_go_in_and_come_out() {
-    let place = Place::new();
+    let place = TempDatabase::new();
     let session = place.open().await;
     assert_eq!(place.files(), ["shop.db"]);
     run(&session, "CREATE TABLE t (id INTEGER PRIMARY KEY, v)").await.unwrap();
     let values = [
-        Value::Null,
-        Value::Boolean(true),
-        Value::Integer(i64::MIN),
-        Value::Real(0.5),
-        Value::Text("ü'; DROP TABLE t".to_owned()),
-        Value::Blob(vec![0, 255]),
+        SqlValue::Null,
+        SqlValue::Boolean(true),
+        SqlValue::Integer(i64::MIN),
+        SqlValue::Real(0.5),
+        SqlValue::Text("ü'; DROP TABLE t".to_owned()),
+        SqlValue::Blob(vec![0, 255]),
     ];
     for value in &values {
         let inserted = session.execute("INSERT INTO t (v) VALUES (?)".to_owned(), vec![value.clone()]).await;
         assert_eq!(inserted, Ok(1));
     }
-    let rows = ask(&session, "SELECT id, v AS value FROM t ORDER BY id").await.unwrap();
+    let rows = query(&session, "SELECT id, v AS value FROM t ORDER BY id").await.unwrap();
     assert_eq!(rows.columns, ["id", "value"]);
     let read: Vec<_> = rows.rows.into_iter().map(|mut row| row.remove(1)).collect();
-    assert_eq!(read[1], Value::Integer(1));
+    assert_eq!(read[1], SqlValue::Integer(1));
     assert_eq!((&read[0], &read[2..]), (&values[0], &values[2..]));
-    let text_of_bytes = ask(&session, "SELECT CAST(x'ff' AS TEXT)").await.unwrap();
-    assert_eq!(text_of_bytes.rows, [[Value::Blob(vec![255])]]);
+    let text_of_bytes = query(&session, "SELECT CAST(x'ff' AS TEXT)").await.unwrap();
+    assert_eq!(text_of_bytes.rows, [[SqlValue::Blob(vec![255])]]);
 
     assert_eq!(run(&session, "UPDATE t SET v = 1 WHERE id < 4").await, Ok(3));
     assert_eq!(run(&session, "CREATE TABLE u (a)").await, Ok(0));
     assert_eq!(run(&session, "SELECT * FROM t").await, Ok(0));
     assert_eq!(run(&session, "DELETE FROM t WHERE id > 4 RETURNING id").await, Ok(2));
-    let returned = ask(&session, "INSERT INTO u VALUES (7) RETURNING a").await.unwrap();
-    assert_eq!(returned.rows, [[Value::Integer(7)]]);
+    let returned = query(&session, "INSERT INTO u VALUES (7) RETURNING a").await.unwrap();
+    assert_eq!(returned.rows, [[SqlValue::Integer(7)]]);
 }
 
 #[tokio::test]
 async fn a_call_holds_one_statement_and_its_values() {
-    let place = Place::new();
+    let place = TempDatabase::new();
     let session = place.open().await;
     for sql in ["", " -- nothing", "SELECT 1; SELECT 2"] {
-        assert_eq!(ask(&session, sql).await.unwrap_err().fault, Fault::NotOneStatement, "{sql}");
+        assert_eq!(query(&session, sql).await.unwrap_err().fault, SqliteFault::NotOneStatement, "{sql}");
     }
-    assert_eq!(number(&session, "SELECT 1; -- and no more").await, 1);
-    let error = session.query("SELECT ?, ?".to_owned(), vec![Value::Null]).await.unwrap_err();
-    assert_eq!(error.fault, Fault::Parameters { expected: 2, given: 1 });
-    let error = ask(&session, "SELECT\n  1, '\0'").await.unwrap_err();
-    assert_eq!((error.fault, error.position), (Fault::Nul, Some(Position { line: 2, column: 7 })));
+    assert_eq!(query_number(&session, "SELECT 1; -- and no more").await, 1);
+    let error = session.query("SELECT ?, ?".to_owned(), vec![SqlValue::Null]).await.unwrap_err();
+    assert_eq!(error.fault, SqliteFault::ParameterCount { expected: 2, given: 1 });
+    let error = query(&session, "SELECT\n  1, '\0'").await.unwrap_err();
+    assert_eq!((error.fault, error.position), (SqliteFault::NulCharacter, Some(SqlPosition { line: 2, column: 7 })));
 }
 
 #[tokio::test]
 async fn an_error_is_as_sqlite_says_it() {
-    let place = Place::new();
+    let place = TempDatabase::new();
     let session = place.open().await;
     script(&session, "CREATE TABLE p (id INTEGER PRIMARY KEY); CREATE TABLE c (p REFERENCES p (id))").await.unwrap();
-    let error = ask(&session, "SELECT *\nFROM \"p\" WHERE wrong = 1").await.unwrap_err();
-    assert_eq!((error.to_string().as_str(), error.kind()), ("no such column: wrong", Kind::Permanent));
-    assert_eq!(error.position, Some(Position { line: 2, column: 16 }));
+    let error = query(&session, "SELECT *\nFROM \"p\" WHERE wrong = 1").await.unwrap_err();
+    assert_eq!((error.to_string().as_str(), error.kind()), ("no such column: wrong", SqlFailureKind::Permanent));
+    assert_eq!(error.position, Some(SqlPosition { line: 2, column: 16 }));
     let error = run(&session, "INSERT INTO c VALUES (1)").await.unwrap_err();
-    assert_eq!((error.to_string().as_str(), error.kind()), ("FOREIGN KEY constraint failed", Kind::Conflict));
-    assert!(!error.retryable());
+    assert_eq!((error.to_string().as_str(), error.kind()), ("FOREIGN KEY constraint failed", SqlFailureKind::Conflict));
+    assert!(!error.is_retryable());
 }
 
 #[tokio::test]
 async fn a_result_is_bounded() {
-    let place = Place::new();
+    let place = TempDatabase::new();
     let session = place.open().await;
     let counted = |n: usize| {
         format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {n}) SELECT i FROM n")
     };
-    assert_eq!(ask(&session, &counted(MAX_ROWS)).await.unwrap().rows.len(), MAX_ROWS);
-    let error = ask(&session, &counted(MAX_ROWS + 1)).await.unwrap_err();
-    assert_eq!((error.fault.clone(), error.kind()), (Fault::TooManyRows, Kind::Limit));
+    assert_eq!(query(&session, &counted(MAX_RESULT_ROWS)).await.unwrap().rows.len(), MAX_RESULT_ROWS);
+    let error = query(&session, &counted(MAX_RESULT_ROWS + 1)).await.unwrap_err();
+    assert_eq!((error.fault.clone(), error.kind()), (SqliteFault::TooManyRows, SqlFailureKind::Limit));
     let sized = |n: usize| format!("SELECT zeroblob({n})");
-    assert_eq!(ask(&session, &sized(MAX_BYTES - 16)).await.unwrap().rows.len(), 1);
-    assert_eq!(ask(&session, &sized(MAX_BYTES - 15)).await.unwrap_err().fault, Fault::TooLarge);
-    assert_eq!(ask(&session, "SELECT length(zeroblob(900000000))").await.unwrap_err().kind(), Kind::Limit);
-    assert_eq!(number(&session, "SELECT 1").await, 1);
+    assert_eq!(query(&session, &sized(MAX_RESULT_BYTES - 16)).await.unwrap().rows.len(), 1);
+    assert_eq!(query(&session, &sized(MAX_RESULT_BYTES - 15)).await.unwrap_err().fault, SqliteFault::ResultTooLarge);
+    assert_eq!(query(&session, "SELECT length(zeroblob(900000000))").await.unwrap_err().kind(), SqlFailureKind::Limit);
+    assert_eq!(query_number(&session, "SELECT 1").await, 1);
 }
 
 #[tokio::test]
 async fn opening_says_what_is_not_there() {
-    let place = Place::new();
-    let open = |path: PathBuf, access| async move { Session::open(&path, access).await.err().unwrap() };
-    let error = open(place.path(), Access::ReadOnly).await;
-    assert_eq!((error.fault.clone(), error.kind()), (Fault::Missing(place.path()), Kind::NotFound));
+    let place = TempDatabase::new();
+    let open = |path: PathBuf, access| async move { SqliteSession::open(&path, access).await.err().unwrap() };
+    let error = open(place.path(), DirAccess::ReadOnly).await;
+    assert_eq!((error.fault.clone(), error.kind()), (SqliteFault::FileMissing(place.path()), SqlFailureKind::NotFound));
     assert!(place.files().is_empty());
     let folder = place.folder.path().join("none");
-    assert_eq!(open(folder.join("shop.db"), Access::ReadWrite).await.fault, Fault::Missing(folder));
+    assert_eq!(open(folder.join("shop.db"), DirAccess::ReadWrite).await.fault, SqliteFault::FileMissing(folder));
     for relative in ["shop.db", ":memory:", "file:shop.db?mode=memory", ""] {
-        let error = open(relative.into(), Access::ReadWrite).await;
-        assert_eq!(error.fault, Fault::Relative(relative.into()));
+        let error = open(relative.into(), DirAccess::ReadWrite).await;
+        assert_eq!(error.fault, SqliteFault::RelativePath(relative.into()));
     }
-    assert_eq!(open(place.folder.path().to_owned(), Access::ReadWrite).await.kind(), Kind::Permanent);
+    assert_eq!(open(place.folder.path().to_owned(), DirAccess::ReadWrite).await.kind(), SqlFailureKind::Permanent);
     std::fs::write(place.path(), "this is a text that is no database, long enough for a header").unwrap();
-    let error = open(place.path(), Access::ReadWrite).await;
-    assert_eq!((error.to_string().as_str(), error.kind()), ("file is not a database", Kind::BadContent));
+    let error = open(place.path(), DirAccess::ReadWrite).await;
+    assert_eq!((error.to_string().as_str(), error.kind()), ("file is not a database", SqlFailureKind::BadContent));
 }
 
 #[tokio::test]
 async fn reading_only_changes_nothing() {
-    let place = Place::new();
+    let place = TempDatabase::new();
     run(&place.open().await, "CREATE TABLE t (a)").await.unwrap();
     let before = std::fs::read(place.path()).unwrap();
-    let session = Session::open(&place.path(), Access::ReadOnly).await.unwrap();
-    assert_eq!(number(&session, "SELECT count(*) FROM t").await, 0);
+    let session = SqliteSession::open(&place.path(), DirAccess::ReadOnly).await.unwrap();
+    assert_eq!(query_number(&session, "SELECT count(*) FROM t").await, 0);
     let error = run(&session, "INSERT INTO t VALUES (1)").await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Denied);
+    assert_eq!(error.kind(), SqlFailureKind::Denied);
     drop(session);
     assert_eq!((std::fs::read(place.path()).unwrap(), place.files()), (before, vec!["shop.db".to_owned()]));
 }
 
 #[tokio::test]
 async fn other_files_and_code_are_out_of_reach() {
-    let place = Place::new();
+    let place = TempDatabase::new();
     let session = place.open().await;
     run(&session, "CREATE TABLE t (a)").await.unwrap();
     let other = place.folder.path().join("other.db");
@@ -209,72 +209,72 @@ async fn other_files_and_code_are_out_of_reach() {
         ("PRAGMA synchronous = 0".to_owned(), "synchronous"),
     ] {
         let error = run(&session, &sql).await.expect_err(&sql);
-        assert_eq!(error.kind(), Kind::Denied, "{sql}: {error}");
+        assert_eq!(error.kind(), SqlFailureKind::Denied, "{sql}: {error}");
         assert!(error.to_string().contains(named), "{sql}: {error}");
     }
     let error = run(&session, "UPDATE sqlite_schema SET sql = ''").await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Permanent, "{error}");
+    assert_eq!(error.kind(), SqlFailureKind::Permanent, "{error}");
     for sql in ["PRAGMA user_version = 3", "PRAGMA journal_mode = DELETE", "PRAGMA table_info(t)", "REINDEX", "ANALYZE"]
     {
         run(&session, sql).await.unwrap();
     }
-    assert_eq!(number(&session, "PRAGMA synchronous").await, 2);
-    assert_eq!(number(&session, "PRAGMA foreign_keys").await, 1);
+    assert_eq!(query_number(&session, "PRAGMA synchronous").await, 2);
+    assert_eq!(query_number(&session, "PRAGMA foreign_keys").await, 1);
     drop(session);
     assert_eq!(place.files(), ["shop.db"]);
 }
 
 #[tokio::test]
 async fn a_transaction_is_all_or_nothing() {
-    let place = Place::new();
+    let place = TempDatabase::new();
     let session = place.open().await;
     run(&session, "CREATE TABLE t (a UNIQUE)").await.unwrap();
-    assert_eq!(session.commit().await.unwrap_err().fault, Fault::NoTransaction);
+    assert_eq!(session.commit().await.unwrap_err().fault, SqliteFault::NoTransaction);
     session.begin("immediate".parse().unwrap()).await.unwrap();
-    assert_eq!(session.begin(Mode::Deferred).await.unwrap_err().fault, Fault::TransactionOpen);
+    assert_eq!(session.begin(TransactionMode::Deferred).await.unwrap_err().fault, SqliteFault::TransactionOpen);
     script(&session, "INSERT INTO t VALUES (1); SAVEPOINT s; INSERT INTO t VALUES (2); ROLLBACK TO s; RELEASE s;")
         .await
         .unwrap();
-    assert_eq!(place.outside("SELECT count(*) FROM t").unwrap(), 0);
+    assert_eq!(place.query_from_outside("SELECT count(*) FROM t").unwrap(), 0);
     session.commit().await.unwrap();
-    assert_eq!(place.outside("SELECT count(*) FROM t").unwrap(), 1);
+    assert_eq!(place.query_from_outside("SELECT count(*) FROM t").unwrap(), 1);
 
-    session.begin(Mode::Exclusive).await.unwrap();
+    session.begin(TransactionMode::Exclusive).await.unwrap();
     run(&session, "DELETE FROM t").await.unwrap();
     session.rollback();
     session.rollback();
-    session.begin(Mode::Deferred).await.unwrap();
+    session.begin(TransactionMode::Deferred).await.unwrap();
     run(&session, "DELETE FROM t").await.unwrap();
     drop(session);
-    assert_eq!(place.outside("SELECT count(*) FROM t").unwrap(), 1);
-    assert!("weekly".parse::<Mode>().is_err());
+    assert_eq!(place.query_from_outside("SELECT count(*) FROM t").unwrap(), 1);
+    assert!("weekly".parse::<TransactionMode>().is_err());
 }
 
 #[tokio::test]
 async fn a_commit_that_fails_leaves_nothing() {
-    let place = Place::new();
+    let place = TempDatabase::new();
     let session = place.open().await;
     script(&session, "CREATE TABLE p (id PRIMARY KEY); CREATE TABLE c (p REFERENCES p DEFERRABLE INITIALLY DEFERRED)")
         .await
         .unwrap();
-    session.begin(Mode::Immediate).await.unwrap();
+    session.begin(TransactionMode::Immediate).await.unwrap();
     run(&session, "INSERT INTO c VALUES (1)").await.unwrap();
-    assert_eq!(session.commit().await.unwrap_err().kind(), Kind::Conflict);
-    assert_eq!(number(&session, "SELECT count(*) FROM c").await, 0);
-    session.begin(Mode::Immediate).await.unwrap();
+    assert_eq!(session.commit().await.unwrap_err().kind(), SqlFailureKind::Conflict);
+    assert_eq!(query_number(&session, "SELECT count(*) FROM c").await, 0);
+    session.begin(TransactionMode::Immediate).await.unwrap();
     session.commit().await.unwrap();
 }
 
 #[tokio::test]
 async fn sql_text_can_not_end_or_begin_the_transaction() {
-    let place = Place::new();
+    let place = TempDatabase::new();
     let session = place.open().await;
     run(&session, "CREATE TABLE t (a UNIQUE)").await.unwrap();
     for sql in ["BEGIN", "SAVEPOINT s"] {
         let error = run(&session, sql).await.unwrap_err();
-        assert_eq!(error.kind(), Kind::Denied, "{error}");
+        assert_eq!(error.kind(), SqlFailureKind::Denied, "{error}");
     }
-    session.begin(Mode::Immediate).await.unwrap();
+    session.begin(TransactionMode::Immediate).await.unwrap();
     for sql in ["COMMIT", "END", "ROLLBACK", "BEGIN"] {
         let text = format!("INSERT INTO t VALUES ('{sql}');\n\n  {sql};\nINSERT INTO t VALUES ('after {sql}')");
         let error = script(&session, &text).await.unwrap_err();
@@ -283,30 +283,30 @@ async fn sql_text_can_not_end_or_begin_the_transaction() {
             error.to_string(),
             format!("{name} inside SQL text is denied: the runner keeps the transaction; leave it out")
         );
-        assert_eq!(error.position, Some(Position { line: 3, column: 3 }));
+        assert_eq!(error.position, Some(SqlPosition { line: 3, column: 3 }));
     }
-    assert_eq!(number(&session, "SELECT count(*) FROM t").await, 4);
+    assert_eq!(query_number(&session, "SELECT count(*) FROM t").await, 4);
 
     // What SQLite rolls back by itself is not continued outside of the transaction.
     let error = script(&session, "INSERT INTO t VALUES (1);\nINSERT OR ROLLBACK INTO t VALUES (1);").await.unwrap_err();
-    assert_eq!((error.kind(), error.position.map(|at| at.line)), (Kind::Conflict, Some(2)));
+    assert_eq!((error.kind(), error.position.map(|at| at.line)), (SqlFailureKind::Conflict, Some(2)));
     let error = run(&session, "INSERT INTO t VALUES (2)").await.unwrap_err();
-    assert_eq!(error.fault, Fault::TransactionLost);
-    assert_eq!(session.commit().await.unwrap_err().fault, Fault::TransactionLost);
+    assert_eq!(error.fault, SqliteFault::TransactionLost);
+    assert_eq!(session.commit().await.unwrap_err().fault, SqliteFault::TransactionLost);
     session.rollback();
-    assert_eq!(number(&session, "SELECT count(*) FROM t").await, 0);
+    assert_eq!(query_number(&session, "SELECT count(*) FROM t").await, 0);
 }
 
 #[tokio::test]
 async fn a_script_points_at_what_is_wrong() {
-    let place = Place::new();
+    let place = TempDatabase::new();
     let session = place.open().await;
     let trigger = "CREATE TRIGGER r AFTER INSERT ON t BEGIN\n  UPDATE t SET a = 1; -- ;\n  SELECT ';';\nEND;\n";
     let good = format!(
         "\u{feff}CREATE TABLE t (a UNIQUE); -- ä;\r\nINSERT INTO t VALUES ('ü;\n');\nSELECT * FROM t;\n{trigger}"
     );
     script(&session, &good).await.unwrap();
-    assert_eq!(number(&session, "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'").await, 1);
+    assert_eq!(query_number(&session, "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'").await, 1);
 
     for (text, message, line, column) in [
         ("SELECT 1;\r\nSELECT 'äö', wrong;", "no such column: wrong", 2, 14),
@@ -322,7 +322,7 @@ async fn a_script_points_at_what_is_wrong() {
         let error = script(&session, text).await.unwrap_err();
         assert_eq!(
             (error.to_string().as_str(), error.position),
-            (message, Some(Position { line, column })),
+            (message, Some(SqlPosition { line, column })),
             "{text:?}"
         );
     }
@@ -332,89 +332,91 @@ async fn a_script_points_at_what_is_wrong() {
 
 #[tokio::test]
 async fn a_long_script_takes_time_in_proportion() {
-    let place = Place::new();
+    let place = TempDatabase::new();
     let session = place.open().await;
     run(&session, "CREATE TABLE t (a)").await.unwrap();
-    session.begin(Mode::Immediate).await.unwrap();
+    session.begin(TransactionMode::Immediate).await.unwrap();
     let lines = 20_000;
     let line = format!("INSERT INTO t VALUES ('{}'); -- {}\n", "x".repeat(10), "y".repeat(460));
     let mut text = line.repeat(lines);
     text.push_str("oops");
     assert!(text.len() > 10_000_000);
-    let error = timeout(Duration::from_secs(30), session.script(text)).await.expect("linear").unwrap_err();
-    assert_eq!(error.position, Some(Position { line: lines as u64 + 1, column: 1 }));
-    assert_eq!(number(&session, "SELECT count(*) FROM t").await, lines as i64);
+    let error = timeout(Duration::from_secs(30), session.run_script(text)).await.expect("linear").unwrap_err();
+    assert_eq!(error.position, Some(SqlPosition { line: lines as u64 + 1, column: 1 }));
+    assert_eq!(query_number(&session, "SELECT count(*) FROM t").await, lines as i64);
 }
 
 #[tokio::test]
 async fn a_call_that_is_given_up_stops_at_once() {
-    let place = Place::new();
+    let place = TempDatabase::new();
     let session = place.open().await;
     run(&session, "CREATE TABLE t (a)").await.unwrap();
     let short = Duration::from_millis(30);
-    assert!(timeout(short, ask(&session, ENDLESS)).await.is_err());
+    assert!(timeout(short, query(&session, ENDLESS)).await.is_err());
     let since = Instant::now();
-    assert_eq!(number(&session, "SELECT 1").await, 1);
+    assert_eq!(query_number(&session, "SELECT 1").await, 1);
     assert!(since.elapsed() < PROMPT, "{:?}", since.elapsed());
 
     // Its transaction is rolled back, and what belonged to it does not run outside of it.
-    session.begin(Mode::Immediate).await.unwrap();
+    session.begin(TransactionMode::Immediate).await.unwrap();
     run(&session, "INSERT INTO t VALUES (1)").await.unwrap();
     assert!(timeout(short, script(&session, &format!("INSERT INTO t VALUES (2); {ENDLESS}"))).await.is_err());
-    assert_eq!(run(&session, "INSERT INTO t VALUES (3)").await.unwrap_err().fault, Fault::TransactionLost);
-    assert_eq!(place.outside("SELECT count(*) FROM t").unwrap(), 0);
-    session.begin(Mode::Immediate).await.unwrap();
+    assert_eq!(run(&session, "INSERT INTO t VALUES (3)").await.unwrap_err().fault, SqliteFault::TransactionLost);
+    assert_eq!(place.query_from_outside("SELECT count(*) FROM t").unwrap(), 0);
+    session.begin(TransactionMode::Immediate).await.unwrap();
 
     // A `begin` whose answer nobody took leaves no lock either, whether it had been started or not.
     session.rollback();
     for _ in 0..50 {
-        if timeout(Duration::ZERO, session.begin(Mode::Exclusive)).await.is_ok() {
+        if timeout(Duration::ZERO, session.begin(TransactionMode::Exclusive)).await.is_ok() {
             session.rollback();
         }
         // Refused or not, it comes after what the call left behind.
-        ask(&session, "SELECT 1").await.ok();
-        assert_eq!(place.outside("SELECT count(*) FROM t").unwrap(), 0);
+        query(&session, "SELECT 1").await.ok();
+        assert_eq!(place.query_from_outside("SELECT count(*) FROM t").unwrap(), 0);
         session.rollback();
     }
 }
 
 #[tokio::test]
 async fn dropping_a_session_releases_the_database() {
-    let place = Place::new();
+    let place = TempDatabase::new();
     let session = place.open().await;
     run(&session, "CREATE TABLE t (a)").await.unwrap();
-    session.begin(Mode::Exclusive).await.unwrap();
-    assert!(place.outside("SELECT count(*) FROM t").is_err());
-    assert!(timeout(Duration::from_millis(30), ask(&session, ENDLESS)).await.is_err());
+    session.begin(TransactionMode::Exclusive).await.unwrap();
+    assert!(place.query_from_outside("SELECT count(*) FROM t").is_err());
+    assert!(timeout(Duration::from_millis(30), query(&session, ENDLESS)).await.is_err());
     let since = Instant::now();
     drop(session);
     assert!(since.elapsed() < PROMPT, "{:?}", since.elapsed());
-    assert_eq!(place.outside("SELECT count(*) FROM t").unwrap(), 0);
+    assert_eq!(place.query_from_outside("SELECT count(*) FROM t").unwrap(), 0);
     assert_eq!(place.files(), ["shop.db"]);
 }
 
 #[tokio::test]
 async fn a_lock_of_another_is_waited_for_but_not_for_ever() {
-    let place = Place::new();
+    let place = TempDatabase::new();
     let session = place.open().await;
     run(&session, "CREATE TABLE t (a)").await.unwrap();
     let other = rusqlite::Connection::open(place.path()).unwrap();
     other.execute_batch("BEGIN EXCLUSIVE").unwrap();
 
     // Given up while it waits.
-    assert!(timeout(Duration::from_millis(30), session.begin(Mode::Immediate)).await.is_err());
+    assert!(timeout(Duration::from_millis(30), session.begin(TransactionMode::Immediate)).await.is_err());
     let since = Instant::now();
     session.rollback();
     assert!(since.elapsed() < PROMPT, "{:?}", since.elapsed());
-    assert!(timeout(Duration::from_millis(30), Session::open(&place.path(), Access::ReadWrite)).await.is_err());
+    assert!(
+        timeout(Duration::from_millis(30), SqliteSession::open(&place.path(), DirAccess::ReadWrite)).await.is_err()
+    );
 
     let since = Instant::now();
-    let error = session.begin(Mode::Immediate).await.unwrap_err();
-    assert_eq!((error.to_string().as_str(), error.kind()), ("database is locked", Kind::Transient));
-    assert!(error.retryable());
+    let error = session.begin(TransactionMode::Immediate).await.unwrap_err();
+    assert_eq!((error.to_string().as_str(), error.kind()), ("database is locked", SqlFailureKind::Transient));
+    assert!(error.is_retryable());
     assert!((4_900..20_000).contains(&since.elapsed().as_millis()), "{:?}", since.elapsed());
 
-    let (waited, released) = tokio::join!(session.begin(Mode::Immediate), async {
+    let (waited, released) = tokio::join!(session.begin(TransactionMode::Immediate), async {
         tokio::task::yield_now().await;
         other.execute_batch("COMMIT")
     });
@@ -423,9 +425,9 @@ async fn a_lock_of_another_is_waited_for_but_not_for_ever() {
 
 #[tokio::test]
 async fn another_program_reads_what_was_committed() {
-    let place = Place::new();
+    let place = TempDatabase::new();
     let session = place.open().await;
-    session.begin(Mode::Immediate).await.unwrap();
+    session.begin(TransactionMode::Immediate).await.unwrap();
     script(&session, "CREATE TABLE t (a); INSERT INTO t VALUES (42)").await.unwrap();
     session.commit().await.unwrap();
     let output = Command::new("sqlite3").arg(place.path()).arg("SELECT a FROM t").output();

@@ -12,14 +12,14 @@ use rustix::{
 };
 
 use super::{
-    entry::{self, Kind},
+    entry::{self, ArchiveEntryKind},
     error::ArchiveError,
-    folders::{self, Folders},
-    list::{self, Listed},
+    folders::{self, DirCursor},
+    list::{self, FileListEntry},
 };
 
 /// Most lines that are returned.
-const MAX_LINES: usize = 20;
+const MAX_DIFFERENCES: usize = 20;
 
 /// Compares the folder `path` of `dir` with the list that `unpack` left in it.
 ///
@@ -29,14 +29,15 @@ const MAX_LINES: usize = 20;
 /// # Errors
 /// [`ArchiveError::Disk`] when the system does not let us look.
 pub fn compare(dir: &Dir, path: &str) -> Result<Vec<String>, ArchiveError> {
-    let folder = folders::parent(dir, path)
-        .and_then(|(parent, name)| folders::open(parent.as_fd(), name).map_err(ArchiveError::disk("opened", path)));
+    let folder = folders::open_parent(dir, path).and_then(|(parent, name)| {
+        folders::open_dir(parent.as_fd(), name).map_err(ArchiveError::filesystem("opened", path))
+    });
     let folder = match folder {
         Ok(folder) => folder,
-        Err(ArchiveError::Disk { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+        Err(ArchiveError::Filesystem { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             return Ok(vec![format!("missing: {path}")]);
         }
-        Err(ArchiveError::Disk { source, .. }) if is_no_directory(&source) => {
+        Err(ArchiveError::Filesystem { source, .. }) if is_not_a_directory(&source) => {
             return Ok(vec![format!("changed: {path} (not a directory any more)")]);
         }
         Err(error) => return Err(error),
@@ -45,12 +46,12 @@ pub fn compare(dir: &Dir, path: &str) -> Result<Vec<String>, ArchiveError> {
         Ok(entries) => entries,
         Err(unusable) => return Ok(vec![unusable.to_string()]),
     };
-    let mut folders = Folders::new(folder);
+    let mut folders = DirCursor::new(folder);
     let mut lines = Vec::new();
     let mut more = 0;
     for entry in &entries {
         let Some(line) = difference(entry, &mut folders)? else { continue };
-        if lines.len() < MAX_LINES {
+        if lines.len() < MAX_DIFFERENCES {
             lines.push(line);
         } else {
             more += 1;
@@ -64,33 +65,33 @@ pub fn compare(dir: &Dir, path: &str) -> Result<Vec<String>, ArchiveError> {
     Ok(lines)
 }
 
-fn difference(listed: &Listed, folders: &mut Folders) -> Result<Option<String>, ArchiveError> {
-    let (above, name) = entry::split(&listed.path);
-    let parent = match folders.at(above) {
+fn difference(listed: &FileListEntry, folders: &mut DirCursor) -> Result<Option<String>, ArchiveError> {
+    let (above, name) = entry::split_path(&listed.path);
+    let parent = match folders.move_to(above) {
         Ok(parent) => parent,
         // Parents are listed before what is in them: that this one is gone was said there.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound || is_no_directory(&error) => return Ok(None),
-        Err(error) => return Err(ArchiveError::disk("opened", above)(error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound || is_not_a_directory(&error) => return Ok(None),
+        Err(error) => return Err(ArchiveError::filesystem("opened", above)(error)),
     };
     let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,
         Err(Errno::NOENT) => return Ok(Some(format!("missing: {}", listed.path))),
-        Err(error) => return Err(ArchiveError::disk("examined", &listed.path)(error)),
+        Err(error) => return Err(ArchiveError::filesystem("examined", &listed.path)(error)),
     };
     let changed = |what: String| Ok(Some(format!("changed: {} ({what})", listed.path)));
-    let (is, was) = (words(FileType::from_raw_mode(stat.st_mode)), words(file_type(listed.kind)));
+    let (is, was) = (file_type_name(FileType::from_raw_mode(stat.st_mode)), file_type_name(file_type(listed.kind)));
     if is != was {
         return changed(format!("{is}, was {was}"));
     }
     match listed.kind {
-        Kind::Directory => Ok(None),
-        Kind::File if stat.st_size.cast_unsigned() != listed.size => {
+        ArchiveEntryKind::Directory => Ok(None),
+        ArchiveEntryKind::File if stat.st_size.cast_unsigned() != listed.size => {
             changed(format!("size {}, was {}", stat.st_size, listed.size))
         }
-        Kind::File if list::modified(&stat) != listed.modified => changed("modified since".to_owned()),
-        Kind::File => Ok(None),
-        Kind::Link => {
-            let target = target(parent, name).map_err(ArchiveError::disk("read", &listed.path))?;
+        ArchiveEntryKind::File if list::modified_time(&stat) != listed.modified => changed("modified since".to_owned()),
+        ArchiveEntryKind::File => Ok(None),
+        ArchiveEntryKind::Symlink => {
+            let target = link_target(parent, name).map_err(ArchiveError::filesystem("read", &listed.path))?;
             if target == listed.target {
                 Ok(None)
             } else {
@@ -100,24 +101,24 @@ fn difference(listed: &Listed, folders: &mut Folders) -> Result<Option<String>, 
     }
 }
 
-fn target(parent: BorrowedFd<'_>, name: &str) -> rustix::io::Result<String> {
+fn link_target(parent: BorrowedFd<'_>, name: &str) -> rustix::io::Result<String> {
     let target = rustix::fs::readlinkat(parent, name, Vec::new())?;
     Ok(String::from_utf8_lossy(target.to_bytes()).into_owned())
 }
 
-fn is_no_directory(error: &std::io::Error) -> bool {
+fn is_not_a_directory(error: &std::io::Error) -> bool {
     [Errno::NOTDIR, Errno::LOOP].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-fn file_type(kind: Kind) -> FileType {
+fn file_type(kind: ArchiveEntryKind) -> FileType {
     match kind {
-        Kind::Directory => FileType::Directory,
-        Kind::File => FileType::RegularFile,
-        Kind::Link => FileType::Symlink,
+        ArchiveEntryKind::Directory => FileType::Directory,
+        ArchiveEntryKind::File => FileType::RegularFile,
+        ArchiveEntryKind::Symlink => FileType::Symlink,
     }
 }
 
-fn words(kind: FileType) -> &'static str {
+fn file_type_name(kind: FileType) -> &'static str {
     match kind {
         FileType::Directory => "a directory",
         FileType::RegularFile => "a file",

@@ -10,29 +10,34 @@ use std::{
 };
 
 use super::{
-    Job,
+    UnpackJob,
     error::ArchiveError,
-    format::Format,
-    pipeline::{self, Chunks, Gone, Sink},
+    format::ArchiveFormat,
+    pipeline::{self, ChunkReader, ChunkSender, ReceiverGone},
     tarball,
-    tree::Tree,
+    tree::ExtractionTree,
 };
 
 /// Extracts the tar in `chunks`, packed as `format` says (a zip is not for here).
-pub(super) fn extract(format: Format, chunks: Chunks, job: &Job<'_>, tree: &mut Tree<'_>) -> Result<(), ArchiveError> {
+pub(super) fn extract(
+    format: ArchiveFormat,
+    chunks: ChunkReader,
+    job: &UnpackJob<'_>,
+    tree: &mut ExtractionTree<'_>,
+) -> Result<(), ArchiveError> {
     let decoder = match format {
-        Format::Tar | Format::Zip => return tarball::extract(chunks, tree),
-        Format::TarGzip => gunzip,
-        Format::TarZstd => unzstd,
+        ArchiveFormat::Tar | ArchiveFormat::Zip => return tarball::extract(chunks, tree),
+        ArchiveFormat::TarGzip => gunzip,
+        ArchiveFormat::TarZstd => unzstd,
     };
-    let (sink, plain) = pipeline::chunks();
+    let (sink, plain) = pipeline::chunk_channel();
     let (decoded, extracted) = thread::scope(|scope| {
-        let decoding = scope.spawn(|| match decoder(chunks, &Output { sink, job, bytes: Cell::new(0) }) {
-            Ok(()) | Err(Stop::Gone) => Ok(()),
-            Err(Stop::Failed(error)) => Err(error),
+        let decoding = scope.spawn(|| match decoder(chunks, &DecodeOutput { sink, job, bytes: Cell::new(0) }) {
+            Ok(()) | Err(DecodeStop::ReceiverGone) => Ok(()),
+            Err(DecodeStop::Failed(error)) => Err(error),
         });
         let extracted = tarball::extract(plain, tree);
-        (pipeline::joined(decoding), extracted)
+        (pipeline::join_thread(decoding), extracted)
     });
     match (decoded, extracted) {
         // A decoder that fails ends the stream early: it is the cause.
@@ -41,74 +46,74 @@ pub(super) fn extract(format: Format, chunks: Chunks, job: &Job<'_>, tree: &mut 
     }
 }
 
-enum Stop {
+enum DecodeStop {
     /// The extraction has finished or failed.
-    Gone,
+    ReceiverGone,
     Failed(ArchiveError),
 }
 
-impl From<Gone> for Stop {
-    fn from(_: Gone) -> Self {
-        Self::Gone
+impl From<ReceiverGone> for DecodeStop {
+    fn from(_: ReceiverGone) -> Self {
+        Self::ReceiverGone
     }
 }
 
-struct Output<'a> {
-    sink: Sink,
-    job: &'a Job<'a>,
+struct DecodeOutput<'a> {
+    sink: ChunkSender,
+    job: &'a UnpackJob<'a>,
     bytes: Cell<u64>,
 }
 
-impl Output<'_> {
+impl DecodeOutput<'_> {
     /// Passes on all that `decoder` gives; `taken` tells how many bytes of the archive it has consumed.
-    fn pump<D: Read>(&self, decoder: &mut D, taken: impl Fn(&D) -> u64) -> Result<(), Stop> {
+    fn pump_all<D: Read>(&self, decoder: &mut D, taken: impl Fn(&D) -> u64) -> Result<(), DecodeStop> {
         loop {
-            let count = self.sink.pass(decoder)?.map_err(|error| Stop::Failed(damage(&error)))?;
+            let count = self.sink.send_from(decoder)?.map_err(|error| DecodeStop::Failed(decode_error(&error)))?;
             if count == 0 {
                 return Ok(());
             }
             self.bytes.set(self.bytes.get() + count as u64);
-            self.job.limits.check_ratio(self.bytes.get(), taken(decoder)).map_err(Stop::Failed)?;
+            self.job.limits.check_compression_ratio(self.bytes.get(), taken(decoder)).map_err(DecodeStop::Failed)?;
         }
     }
 }
 
-fn gunzip(mut input: Chunks, output: &Output<'_>) -> Result<(), Stop> {
+fn gunzip(mut input: ChunkReader, output: &DecodeOutput<'_>) -> Result<(), DecodeStop> {
     loop {
         let mut decoder = flate2::bufread::GzDecoder::new(&mut input);
-        output.pump(&mut decoder, |decoder| decoder.get_ref().taken())?;
-        match first(&mut input)? {
+        output.pump_all(&mut decoder, |decoder| decoder.get_ref().consumed())?;
+        match peek_byte(&mut input)? {
             None => return Ok(()),
             Some(0x1f) => {}
-            Some(0) => return only_zeros(&mut input).map_err(Stop::Failed),
-            Some(_) => return Err(Stop::Failed(ArchiveError::TrailingBytes)),
+            Some(0) => return expect_zero_padding(&mut input).map_err(DecodeStop::Failed),
+            Some(_) => return Err(DecodeStop::Failed(ArchiveError::TrailingBytes)),
         }
     }
 }
 
-fn unzstd(mut input: Chunks, output: &Output<'_>) -> Result<(), Stop> {
+fn unzstd(mut input: ChunkReader, output: &DecodeOutput<'_>) -> Result<(), DecodeStop> {
     loop {
         let decoder = zstd::stream::read::Decoder::with_buffer(&mut input);
-        let mut decoder = decoder.map_err(|error| Stop::Failed(damage(&error)))?.single_frame();
-        output.pump(&mut decoder, |decoder| decoder.get_ref().taken())?;
+        let mut decoder = decoder.map_err(|error| DecodeStop::Failed(decode_error(&error)))?.single_frame();
+        output.pump_all(&mut decoder, |decoder| decoder.get_ref().consumed())?;
         drop(decoder);
-        match first(&mut input)? {
+        match peek_byte(&mut input)? {
             None => return Ok(()),
             // A frame, or one to be skipped.
             Some(0x28 | 0x50..=0x5f) => {}
-            Some(_) => return Err(Stop::Failed(ArchiveError::TrailingBytes)),
+            Some(_) => return Err(DecodeStop::Failed(ArchiveError::TrailingBytes)),
         }
     }
 }
 
-fn first(input: &mut Chunks) -> Result<Option<u8>, Stop> {
-    input.fill_buf().map(|bytes| bytes.first().copied()).map_err(|error| Stop::Failed(damage(&error)))
+fn peek_byte(input: &mut ChunkReader) -> Result<Option<u8>, DecodeStop> {
+    input.fill_buf().map(|bytes| bytes.first().copied()).map_err(|error| DecodeStop::Failed(decode_error(&error)))
 }
 
 /// Takes the rest of a stream, which must be padding.
-pub(super) fn only_zeros(input: &mut Chunks) -> Result<(), ArchiveError> {
+pub(super) fn expect_zero_padding(input: &mut ChunkReader) -> Result<(), ArchiveError> {
     loop {
-        let bytes = input.fill_buf().map_err(|error| damage(&error))?;
+        let bytes = input.fill_buf().map_err(|error| decode_error(&error))?;
         if bytes.is_empty() {
             return Ok(());
         }
@@ -121,6 +126,6 @@ pub(super) fn only_zeros(input: &mut Chunks) -> Result<(), ArchiveError> {
 }
 
 /// What an error of a decoder says of the archive.
-pub(super) fn damage(error: &io::Error) -> ArchiveError {
+pub(super) fn decode_error(error: &io::Error) -> ArchiveError {
     if error.kind() == io::ErrorKind::UnexpectedEof { ArchiveError::Truncated } else { ArchiveError::damaged(error) }
 }

@@ -4,8 +4,8 @@
 //! is for the tree to know.
 
 use super::{
-    Limits,
-    error::{ArchiveError, Limit, Refusal},
+    ArchiveLimits,
+    error::{ArchiveError, ArchiveLimitKind, EntryRefusal},
     list,
 };
 
@@ -13,14 +13,14 @@ use super::{
 const MAX_DEPTH: usize = 128;
 
 /// Longest component of a path in bytes: what filesystems of Unix take.
-const MAX_NAME: usize = 255;
+const MAX_NAME_BYTES: usize = 255;
 
 /// What an entry becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ArchiveEntryKind {
     Directory,
     File,
-    Link,
+    Symlink,
 }
 
 /// A path below the unpacked folder: no empty, `.` or `..` component, no control character. Empty for the folder
@@ -30,22 +30,22 @@ pub(super) struct EntryPath(String);
 
 impl EntryPath {
     /// Checks the name of an entry.
-    pub(super) fn parse(raw: &[u8], limits: &Limits) -> Result<Self, ArchiveError> {
-        let text = readable(raw, raw, limits)?;
-        let refused = |refusal| Err(ArchiveError::refused(text, refusal));
+    pub(super) fn parse(raw: &[u8], limits: &ArchiveLimits) -> Result<Self, ArchiveError> {
+        let text = check_text(raw, raw, limits)?;
+        let refused = |refusal| Err(ArchiveError::refused_entry(text, refusal));
         if text.starts_with('/') {
-            return refused(Refusal::Absolute);
+            return refused(EntryRefusal::Absolute);
         }
         let mut path = String::with_capacity(text.len());
         for (depth, component) in text.split('/').filter(|part| !matches!(*part, "" | ".")).enumerate() {
             if component == ".." {
-                return refused(Refusal::Parent);
+                return refused(EntryRefusal::ParentComponent);
             }
-            if component.len() > MAX_NAME {
-                return Err(ArchiveError::limit(Limit::Path, MAX_NAME as u64, text));
+            if component.len() > MAX_NAME_BYTES {
+                return Err(ArchiveError::over_limit(ArchiveLimitKind::Path, MAX_NAME_BYTES as u64, text));
             }
             if depth > MAX_DEPTH {
-                return Err(ArchiveError::limit(Limit::Depth, MAX_DEPTH as u64, text));
+                return Err(ArchiveError::over_limit(ArchiveLimitKind::Depth, MAX_DEPTH as u64, text));
             }
             if depth > 0 {
                 path.push('/');
@@ -53,19 +53,19 @@ impl EntryPath {
             path.push_str(component);
         }
         // By any case, and with anything below: the folder may move to a filesystem that ignores case.
-        if path.split('/').next().is_some_and(|first| first.eq_ignore_ascii_case(list::NAME)) {
-            return refused(Refusal::Reserved);
+        if path.split('/').next().is_some_and(|first| first.eq_ignore_ascii_case(list::FILE_LIST_NAME)) {
+            return refused(EntryRefusal::Reserved);
         }
         Ok(Self(path))
     }
 
     /// The path of the directory it lies in, empty at the top.
     pub(super) fn parent(&self) -> &str {
-        split(&self.0).0
+        split_path(&self.0).0
     }
 
     pub(super) fn name(&self) -> &str {
-        split(&self.0).1
+        split_path(&self.0).1
     }
 
     pub(super) fn as_str(&self) -> &str {
@@ -82,13 +82,13 @@ impl EntryPath {
 }
 
 /// Splits a path into its parent (empty at the top) and its last component.
-pub(super) fn split(path: &str) -> (&str, &str) {
+pub(super) fn split_path(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
 
 /// What two paths have in common that are the same on some filesystem: one that ignores case, or one that takes a letter with
 /// an accent for the same as the letter and the accent (Unicode's canonical equivalence, as APFS does).
-pub(super) fn folded(path: &str) -> String {
+pub(super) fn fold_path(path: &str) -> String {
     if path.is_ascii() {
         return path.to_ascii_lowercase();
     }
@@ -97,32 +97,36 @@ pub(super) fn folded(path: &str) -> String {
 }
 
 /// Checks the text of a symlink's target. Whether it leaves the folder depends on the other links.
-pub(super) fn target<'a>(entry: &EntryPath, raw: &'a [u8], limits: &Limits) -> Result<&'a str, ArchiveError> {
-    let text = readable(raw, entry.as_str().as_bytes(), limits)?;
+pub(super) fn check_link_target<'a>(
+    entry: &EntryPath,
+    raw: &'a [u8],
+    limits: &ArchiveLimits,
+) -> Result<&'a str, ArchiveError> {
+    let text = check_text(raw, entry.as_str().as_bytes(), limits)?;
     if text.is_empty() {
-        return Err(ArchiveError::refused(entry.as_str(), Refusal::NoTarget));
+        return Err(ArchiveError::refused_entry(entry.as_str(), EntryRefusal::EmptyTarget));
     }
     if text.starts_with('/') {
-        return Err(ArchiveError::refused(entry.as_str(), Refusal::AbsoluteTarget(text.to_owned())));
+        return Err(ArchiveError::refused_entry(entry.as_str(), EntryRefusal::AbsoluteTarget(text.to_owned())));
     }
     Ok(text)
 }
 
-fn readable<'a>(raw: &'a [u8], entry: &[u8], limits: &Limits) -> Result<&'a str, ArchiveError> {
+fn check_text<'a>(raw: &'a [u8], entry: &[u8], limits: &ArchiveLimits) -> Result<&'a str, ArchiveError> {
     let entry = || String::from_utf8_lossy(entry);
-    if raw.len() > limits.max_path {
-        return Err(ArchiveError::limit(Limit::Path, limits.max_path as u64, &entry()));
+    if raw.len() > limits.max_path_bytes {
+        return Err(ArchiveError::over_limit(ArchiveLimitKind::Path, limits.max_path_bytes as u64, &entry()));
     }
-    let text = str::from_utf8(raw).map_err(|_| ArchiveError::refused(&entry(), Refusal::NotUtf8))?;
+    let text = str::from_utf8(raw).map_err(|_| ArchiveError::refused_entry(&entry(), EntryRefusal::NotUtf8))?;
     if text.chars().any(char::is_control) {
-        return Err(ArchiveError::refused(&entry(), Refusal::ControlCharacter));
+        return Err(ArchiveError::refused_entry(&entry(), EntryRefusal::ControlCharacter));
     }
     Ok(text)
 }
 
 /// A time of modification, since 1970 in UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Modified {
+pub(super) struct ModifiedTime {
     pub(super) seconds: i64,
     /// Below 1 000 000 000.
     pub(super) nanos: u32,
@@ -130,17 +134,17 @@ pub(super) struct Modified {
 
 /// What is kept of an entry besides its content. No owner.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Attributes {
+pub(super) struct EntryAttributes {
     /// At most `0o777`.
     pub(super) mode: u32,
-    pub(super) modified: Modified,
+    pub(super) modified: ModifiedTime,
 }
 
-impl Attributes {
+impl EntryAttributes {
     /// Refuses the mode bits that give somebody else's rights.
-    pub(super) fn parse(entry: &EntryPath, mode: u32, modified: Modified) -> Result<Self, ArchiveError> {
+    pub(super) fn parse(entry: &EntryPath, mode: u32, modified: ModifiedTime) -> Result<Self, ArchiveError> {
         if mode & 0o7000 != 0 {
-            return Err(ArchiveError::refused(entry.as_str(), Refusal::SpecialMode(mode & 0o7777)));
+            return Err(ArchiveError::refused_entry(entry.as_str(), EntryRefusal::SpecialMode(mode & 0o7777)));
         }
         Ok(Self { mode: mode & 0o777, modified })
     }

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use contract::Digest;
 
 /// Longest part of an entry's name that an error shows, in characters.
-const SHOWN: usize = 200;
+const MAX_SHOWN_CHARS: usize = 200;
 
 /// Why work on an archive, or on a folder made from one, did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -46,15 +46,15 @@ pub enum ArchiveError {
         /// Its name in the archive; a long one is cut.
         entry: String,
         /// The rule it breaks.
-        refusal: Refusal,
+        refusal: EntryRefusal,
     },
     /// The archive is larger than it may be.
-    #[error("the archive has more than {most} {limit}{}", at(.entry))]
+    #[error("the archive has more than {max} {limit}{}", at_entry(.entry))]
     Limit {
         /// What is limited.
-        limit: Limit,
+        limit: ArchiveLimitKind,
         /// The limit.
-        most: u64,
+        max: u64,
         /// The entry at which it was noticed, when it is one.
         entry: Option<String>,
     },
@@ -63,13 +63,13 @@ pub enum ArchiveError {
     Stopped,
     /// The folder to extract into is there already.
     #[error("the folder {0:?} exists already")]
-    Exists(String),
+    FolderExists(String),
     /// The folder has no name of its own: it is empty, or ends in `.` or `..`.
     #[error("{0:?} does not name a folder")]
-    NoFolder(String),
+    InvalidFolderName(String),
     /// The filesystem gave an error.
-    #[error("{path:?} can't be {action}: {}", cause(.source))]
-    Disk {
+    #[error("{path:?} can't be {action}: {}", describe_cause(.source))]
+    Filesystem {
         /// A past participle: `created`, `written`, …
         action: &'static str,
         /// The path, below the granted directory or the unpacked folder.
@@ -79,7 +79,7 @@ pub enum ArchiveError {
     },
     /// Extraction failed, and then the folder could not be removed either.
     #[error("{failure}; and the unfinished folder is still there: {removal}")]
-    NotRemoved {
+    CleanupFailed {
         /// Why extraction failed.
         failure: Box<Self>,
         /// Why the folder stayed.
@@ -89,7 +89,7 @@ pub enum ArchiveError {
 
 /// What is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
+pub enum ArchiveLimitKind {
     /// Files, links and directories.
     Files,
     /// Bytes of content, and bytes of the archive itself.
@@ -104,7 +104,7 @@ pub enum Limit {
     Header,
 }
 
-impl std::fmt::Display for Limit {
+impl std::fmt::Display for ArchiveLimitKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Files => "entries",
@@ -119,7 +119,7 @@ impl std::fmt::Display for Limit {
 
 /// Why an entry is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum EntryRefusal {
     /// No name is left once `.` and `/` are dropped, and it is not a directory.
     #[error("it has no name")]
     NoName,
@@ -137,7 +137,7 @@ pub enum Refusal {
     Absolute,
     /// A component of the path is `..`.
     #[error("its path holds `..`")]
-    Parent,
+    ParentComponent,
     /// It would replace the list of files that is kept in the folder.
     #[error("the name is reserved for the list of files")]
     Reserved,
@@ -149,10 +149,10 @@ pub enum Refusal {
     CaseCollision(String),
     /// There was an entry whose name differs by the encoding of its characters only.
     #[error("its name differs from {0:?} only by how its characters are encoded (see Unicode normalization)")]
-    FormCollision(String),
+    NormalizationCollision(String),
     /// A parent is a symlink of the same archive.
     #[error("it lies behind the link {0:?}")]
-    BehindLink(String),
+    BelowLink(String),
     /// A parent is a file of the same archive.
     #[error("it lies below {0:?}, which is a file")]
     BelowFile(String),
@@ -164,13 +164,13 @@ pub enum Refusal {
     TargetOutside(String),
     /// The target of a hard link is no file that came before.
     #[error("it is a hard link to {0:?}, which is not a file earlier in the archive")]
-    NoLinkTarget(String),
+    HardLinkTargetMissing(String),
     /// The target of a link is empty.
     #[error("it links to nothing")]
-    NoTarget,
+    EmptyTarget,
     /// A device, a pipe, a socket, …
     #[error("it is neither file, directory nor link but {0}")]
-    Special(&'static str),
+    SpecialFile(&'static str),
     /// Mode bits above `777`.
     #[error("its mode {0:o} has the setuid, setgid or sticky bit")]
     SpecialMode(u32),
@@ -182,12 +182,12 @@ pub enum Refusal {
     Unsupported(String),
 }
 
-impl Refusal {
+impl EntryRefusal {
     /// Of a name that is the same as an earlier one on some filesystem, and spelled otherwise.
     pub fn collision(earlier: &str, name: &str) -> Self {
         match earlier.to_lowercase() == name.to_lowercase() {
             true => Self::CaseCollision(earlier.to_owned()),
-            false => Self::FormCollision(earlier.to_owned()),
+            false => Self::NormalizationCollision(earlier.to_owned()),
         }
     }
 }
@@ -205,11 +205,11 @@ impl ArchiveError {
             | Self::Damaged(_)
             | Self::Refused { .. } => "bad-content",
             Self::Limit { .. } => "limit",
-            Self::Exists(_) => "conflict",
-            Self::NoFolder(_) => "invalid-config",
-            Self::Disk { source, .. } if source.kind() == io::ErrorKind::NotFound => "not-found",
-            Self::Disk { .. } => "permanent",
-            Self::NotRemoved { failure, .. } => failure.kind(),
+            Self::FolderExists(_) => "conflict",
+            Self::InvalidFolderName(_) => "invalid-config",
+            Self::Filesystem { source, .. } if source.kind() == io::ErrorKind::NotFound => "not-found",
+            Self::Filesystem { .. } => "permanent",
+            Self::CleanupFailed { failure, .. } => failure.kind(),
         }
     }
 
@@ -226,21 +226,21 @@ impl ArchiveError {
             }
             Self::Refused { .. } => Some("pack the archive without this entry".to_owned()),
             Self::Limit { limit, .. } => match limit {
-                Limit::Files => Some("raise `max-files` if that is right".to_owned()),
-                Limit::Bytes => Some("raise `max-bytes` if that is right".to_owned()),
-                Limit::Ratio => Some("raise `max-ratio` if that is right".to_owned()),
-                Limit::Path => Some("raise `max-path` if that is right".to_owned()),
-                Limit::Depth | Limit::Header => None,
+                ArchiveLimitKind::Files => Some("raise `max-files` if that is right".to_owned()),
+                ArchiveLimitKind::Bytes => Some("raise `max-bytes` if that is right".to_owned()),
+                ArchiveLimitKind::Ratio => Some("raise `max-ratio` if that is right".to_owned()),
+                ArchiveLimitKind::Path => Some("raise `max-path` if that is right".to_owned()),
+                ArchiveLimitKind::Depth | ArchiveLimitKind::Header => None,
             },
-            Self::Exists(_) => Some("remove the folder, or choose another".to_owned()),
-            Self::NotRemoved { failure, .. } => failure.hint(),
-            Self::Disk { source, .. } if is_full(source) => Some("make room on the disk".to_owned()),
-            Self::Source(_) | Self::Stopped | Self::NoFolder(_) | Self::Disk { .. } => None,
+            Self::FolderExists(_) => Some("remove the folder, or choose another".to_owned()),
+            Self::CleanupFailed { failure, .. } => failure.hint(),
+            Self::Filesystem { source, .. } if is_disk_full(source) => Some("make room on the disk".to_owned()),
+            Self::Source(_) | Self::Stopped | Self::InvalidFolderName(_) | Self::Filesystem { .. } => None,
         }
     }
 
-    pub fn refused(entry: &str, refusal: Refusal) -> Self {
-        Self::Refused { entry: shown(entry), refusal }
+    pub fn refused_entry(entry: &str, refusal: EntryRefusal) -> Self {
+        Self::Refused { entry: truncated_name(entry), refusal }
     }
 
     /// What a library says is wrong, which may quote the archive: on one line, whatever that holds.
@@ -248,39 +248,39 @@ impl ArchiveError {
         Self::Damaged(why.to_string().replace(char::is_control, " "))
     }
 
-    pub fn limit(limit: Limit, most: u64, entry: &str) -> Self {
-        Self::Limit { limit, most, entry: Some(shown(entry)) }
+    pub fn over_limit(limit: ArchiveLimitKind, most: u64, entry: &str) -> Self {
+        Self::Limit { limit, max: most, entry: Some(truncated_name(entry)) }
     }
 
     /// For `map_err`: an error of the filesystem at `path`.
-    pub fn disk<E: Into<io::Error>>(action: &'static str, path: &str) -> impl FnOnce(E) -> Self {
-        move |error| Self::Disk { action, path: path.to_owned(), source: error.into() }
+    pub fn filesystem<E: Into<io::Error>>(action: &'static str, path: &str) -> impl FnOnce(E) -> Self {
+        move |error| Self::Filesystem { action, path: path.to_owned(), source: error.into() }
     }
 }
 
-fn shown(entry: &str) -> String {
-    match entry.char_indices().nth(SHOWN) {
+fn truncated_name(entry: &str) -> String {
+    match entry.char_indices().nth(MAX_SHOWN_CHARS) {
         Some((end, _)) => format!("{}…", &entry[..end]),
         None => entry.to_owned(),
     }
 }
 
-fn at(entry: &Option<String>) -> String {
+fn at_entry(entry: &Option<String>) -> String {
     entry.as_ref().map(|entry| format!(", at {entry:?}")).unwrap_or_default()
 }
 
-fn is_full(error: &io::Error) -> bool {
+fn is_disk_full(error: &io::Error) -> bool {
     [Errno::NOSPC, Errno::DQUOT].iter().any(|full| error.raw_os_error() == Some(full.raw_os_error()))
 }
 
-fn cause(error: &io::Error) -> String {
-    if is_full(error) { "the disk is full".to_owned() } else { error.to_string() }
+fn describe_cause(error: &io::Error) -> String {
+    if is_disk_full(error) { "the disk is full".to_owned() } else { error.to_string() }
 }
 
-impl From<ArchiveError> for contract::step::Failure {
+impl From<ArchiveError> for contract::step::StepFailure {
     fn from(error: ArchiveError) -> Self {
         let kind = error.kind();
-        let mut failure = contract::step::Failure::new(kind, error.to_string());
+        let mut failure = contract::step::StepFailure::new(kind, error.to_string());
         failure.hint = error.hint();
         failure.retryable = kind == "transient";
         failure

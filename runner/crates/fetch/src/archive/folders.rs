@@ -14,33 +14,33 @@ use rustix::{
 use super::{entry, error::ArchiveError};
 
 /// Opens the directory that holds the folder `path` of `dir`; returns it with the folder's own name.
-pub(super) fn parent<'a>(dir: &Dir, path: &'a str) -> Result<(OwnedFd, &'a str), ArchiveError> {
+pub(super) fn open_parent<'a>(dir: &Dir, path: &'a str) -> Result<(OwnedFd, &'a str), ArchiveError> {
     let trimmed = path.trim_end_matches('/');
-    let (above, name) = entry::split(trimmed);
+    let (above, name) = entry::split_path(trimmed);
     if matches!(name, "" | "." | "..") {
-        return Err(ArchiveError::NoFolder(path.to_owned()));
+        return Err(ArchiveError::InvalidFolderName(path.to_owned()));
     }
     let above = if trimmed.contains('/') { above } else { "." };
-    let handle = dir.open_dir(above).map_err(ArchiveError::disk("opened", path))?;
+    let handle = dir.open_dir(above).map_err(ArchiveError::filesystem("opened", path))?;
     Ok((handle.into(), name))
 }
 
 /// Opens the directory `name` of `parent`, unless it is a link.
-pub(super) fn open(parent: BorrowedFd<'_>, name: &str) -> rustix::io::Result<OwnedFd> {
+pub(super) fn open_dir(parent: BorrowedFd<'_>, name: &str) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
 /// A cursor below a folder that keeps the handles on the way to where it is: entries of one directory, or of near ones,
 /// cost next to nothing.
-pub(super) struct Folders {
+pub(super) struct DirCursor {
     root: OwnedFd,
-    open: Vec<(Box<str>, OwnedFd)>,
+    open_levels: Vec<(Box<str>, OwnedFd)>,
 }
 
-impl Folders {
+impl DirCursor {
     pub(super) fn new(root: OwnedFd) -> Self {
-        Self { root, open: Vec::new() }
+        Self { root, open_levels: Vec::new() }
     }
 
     pub(super) fn root(&self) -> BorrowedFd<'_> {
@@ -48,18 +48,19 @@ impl Folders {
     }
 
     /// Moves to the directory `path`, a checked one; empty for the folder itself.
-    pub(super) fn at(&mut self, path: &str) -> io::Result<BorrowedFd<'_>> {
+    pub(super) fn move_to(&mut self, path: &str) -> io::Result<BorrowedFd<'_>> {
         let components = || path.split('/').filter(|component| !component.is_empty());
-        let shared = self.open.iter().zip(components()).take_while(|((open, _), wanted)| **open == **wanted).count();
-        self.open.truncate(shared);
+        let shared =
+            self.open_levels.iter().zip(components()).take_while(|((open, _), wanted)| **open == **wanted).count();
+        self.open_levels.truncate(shared);
         for component in components().skip(shared) {
-            let handle = open(self.here(), component)?;
-            self.open.push((component.into(), handle));
+            let handle = open_dir(self.current(), component)?;
+            self.open_levels.push((component.into(), handle));
         }
-        Ok(self.here())
+        Ok(self.current())
     }
 
-    fn here(&self) -> BorrowedFd<'_> {
-        self.open.last().map_or(self.root.as_fd(), |(_, handle)| handle.as_fd())
+    fn current(&self) -> BorrowedFd<'_> {
+        self.open_levels.last().map_or(self.root.as_fd(), |(_, handle)| handle.as_fd())
     }
 }

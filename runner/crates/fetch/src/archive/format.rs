@@ -3,34 +3,34 @@
 use super::error::ArchiveError;
 
 /// First bytes of a source that [`Format::detect`] wants to see, when there are as many.
-pub(super) const HEAD: usize = 512;
+pub(super) const HEAD_BYTES: usize = 512;
 
 /// How an archive is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
+pub(super) enum ArchiveFormat {
     Tar,
     TarGzip,
     TarZstd,
     Zip,
 }
 
-impl Format {
+impl ArchiveFormat {
     /// The format of the archive `name` (a file name or the path of a URL) that begins with `head`.
     ///
     /// A name that tells a format must agree with the content: the digest is then most likely that of something else.
     pub(super) fn detect(name: &str, head: &[u8]) -> Result<Self, ArchiveError> {
-        let seen = Self::of_content(head);
-        let format = match (Self::of_name(name), seen) {
+        let seen = Self::from_content(head);
+        let format = match (Self::from_name(name), seen) {
             (Some(named), Some(seen)) => (named == seen).then_some(seen),
             (None, seen) => seen,
             // Tar from before 1988 has no magic bytes; the check sum of its headers decides.
-            (Some(Self::Tar), None) => (head.len() >= HEAD).then_some(Self::Tar),
+            (Some(Self::Tar), None) => (head.len() >= HEAD_BYTES).then_some(Self::Tar),
             (Some(Self::TarGzip | Self::TarZstd | Self::Zip), None) => None,
         };
-        format.ok_or_else(|| ArchiveError::UnknownFormat { name: name.to_owned(), reason: reason(head, seen) })
+        format.ok_or_else(|| ArchiveError::UnknownFormat { name: name.to_owned(), reason: mismatch_reason(head, seen) })
     }
 
-    fn of_name(name: &str) -> Option<Self> {
+    fn from_name(name: &str) -> Option<Self> {
         let name = name.split(['?', '#']).next().unwrap_or(name).to_ascii_lowercase();
         let ends = |suffixes: &[&str]| suffixes.iter().any(|suffix| name.ends_with(suffix));
         if ends(&[".tar.gz", ".tgz"]) {
@@ -46,7 +46,7 @@ impl Format {
         }
     }
 
-    fn of_content(head: &[u8]) -> Option<Self> {
+    fn from_content(head: &[u8]) -> Option<Self> {
         match head {
             [0x1f, 0x8b, ..] => Some(Self::TarGzip),
             // A frame, or one to be skipped (RFC 8878, 3.1).
@@ -54,19 +54,19 @@ impl Format {
             [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Some(Self::Zip),
             _ if head.get(257..262) == Some(b"ustar") => Some(Self::Tar),
             // Nothing but the end marker: an archive without entries.
-            _ if head.len() >= HEAD && head.iter().all(|byte| *byte == 0) => Some(Self::Tar),
+            _ if head.len() >= HEAD_BYTES && head.iter().all(|byte| *byte == 0) => Some(Self::Tar),
             _ => None,
         }
     }
 }
 
-fn reason(head: &[u8], seen: Option<Format>) -> &'static str {
+fn mismatch_reason(head: &[u8], seen: Option<ArchiveFormat>) -> &'static str {
     match seen {
         _ if head.is_empty() => "it is empty",
-        Some(Format::Tar) => "it looks like a plain tar",
-        Some(Format::TarGzip) => "it looks like gzip",
-        Some(Format::TarZstd) => "it looks like zstd",
-        Some(Format::Zip) => "it looks like a zip",
+        Some(ArchiveFormat::Tar) => "it looks like a plain tar",
+        Some(ArchiveFormat::TarGzip) => "it looks like gzip",
+        Some(ArchiveFormat::TarZstd) => "it looks like zstd",
+        Some(ArchiveFormat::Zip) => "it looks like a zip",
         None if head.trim_ascii_start().starts_with(b"<") => "it looks like a web page",
         None => "it begins like none of them",
     }

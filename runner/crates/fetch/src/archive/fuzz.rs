@@ -4,23 +4,23 @@ use std::{fs, io::Write as _, path::Path, sync::atomic::AtomicBool};
 
 use cap_std::fs::Dir;
 
-use super::{Job, Limits, compare, digest, remove, unpack};
+use super::{ArchiveLimits, UnpackJob, compare, digest, remove, unpack};
 
-const PRECIOUS: &str = "precious";
+const OUTSIDE_TEXT: &str = "precious";
 
 /// A granted directory, and something outside of it to lose.
-pub struct Room {
+pub struct ArchiveFuzzDir {
     temp: tempfile::TempDir,
     dir: Dir,
 }
 
-impl Default for Room {
+impl Default for ArchiveFuzzDir {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Room {
+impl ArchiveFuzzDir {
     /// In memory, where there is such a place: every unpacking syncs its filesystem.
     ///
     /// # Panics
@@ -32,7 +32,7 @@ impl Room {
         let temp = temp.expect("a temporary folder can be made");
         let grant = temp.path().join("grant");
         fs::create_dir(&grant).expect("the folder is writable");
-        fs::write(temp.path().join("outside"), PRECIOUS).expect("the folder is writable");
+        fs::write(temp.path().join("outside"), OUTSIDE_TEXT).expect("the folder is writable");
         let dir = Dir::open_ambient_dir(grant, cap_std::ambient_authority()).expect("the folder can be opened");
         Self { temp, dir }
     }
@@ -41,7 +41,7 @@ impl Room {
     ///
     /// # Panics
     /// When anything is left in the directory, or changed outside of it; when what was unpacked is not as it should be.
-    pub fn archive(&self, bytes: &[u8]) {
+    pub fn check_archive(&self, bytes: &[u8]) {
         let Some((what, content)) = bytes.split_first() else { return };
         let (name, archive) = match what % 7 {
             0 => ("a.tar", with_check_sums(content)),
@@ -52,10 +52,10 @@ impl Room {
             5 => ("a.tar.gz", gzip(&with_check_sums(content))),
             _ => ("a.tar.zst", zstd(&with_check_sums(content))),
         };
-        let limits = Limits { max_files: 64, max_bytes: 4 << 20, max_ratio: 50, max_path: 300 };
+        let limits = ArchiveLimits { max_files: 64, max_bytes: 4 << 20, max_ratio: 50, max_path_bytes: 300 };
         let expected = digest(archive.as_slice()).expect("memory can be read");
         let stop = AtomicBool::new(false);
-        let job = Job { name, expected: &expected, limits: &limits, stop: &stop, progress: &|_| {} };
+        let job = UnpackJob { name, expected: &expected, limits: &limits, stop: &stop, progress: &|_| {} };
         match unpack(archive.as_slice(), &job, &self.dir, "new") {
             Ok(unpacked) => {
                 assert!(unpacked.files <= limits.max_files && unpacked.bytes <= limits.max_bytes, "{unpacked:?}");
@@ -69,7 +69,7 @@ impl Room {
             }
         }
         let outside = fs::read_to_string(self.temp.path().join("outside"));
-        assert_eq!(outside.expect("it is still there"), PRECIOUS);
+        assert_eq!(outside.expect("it is still there"), OUTSIDE_TEXT);
         let names = |folder: &Path| fs::read_dir(folder).expect("it is still there").count();
         assert_eq!((names(self.temp.path()), names(&self.temp.path().join("grant"))), (2, 0), "something is left");
     }
@@ -101,7 +101,7 @@ fn zstd(content: &[u8]) -> Vec<u8> {
 mod tests {
     #[test]
     fn the_corpus_holds() {
-        let room = super::Room::new();
-        testing::corpus::replay("archive", |bytes| room.archive(bytes));
+        let room = super::ArchiveFuzzDir::new();
+        testing::corpus::replay("archive", |bytes| room.check_archive(bytes));
     }
 }

@@ -23,90 +23,90 @@ use rustix::{
 };
 
 use super::{
-    entry::{Attributes, Kind, Modified},
+    entry::{ArchiveEntryKind, EntryAttributes, ModifiedTime},
     error::ArchiveError,
 };
 
 /// The list's file name, in the folder itself.
-pub(super) const NAME: &str = ".pawl-files";
+pub(super) const FILE_LIST_NAME: &str = ".pawl-files";
 /// The version of the format.
 ///
 /// - 1: first.
-const VERSION: u32 = 1;
+const FILE_LIST_VERSION: u32 = 1;
 /// Longest list that is read, in bytes.
-const MAX_BYTES: u64 = 1 << 30;
+const MAX_FILE_LIST_BYTES: u64 = 1 << 30;
 
 /// One line of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Listed {
-    pub(super) kind: Kind,
+pub(super) struct FileListEntry {
+    pub(super) kind: ArchiveEntryKind,
     pub(super) size: u64,
-    pub(super) modified: Modified,
+    pub(super) modified: ModifiedTime,
     pub(super) mode: u32,
     pub(super) path: String,
     /// Of a link; else empty.
     pub(super) target: String,
 }
 
-impl Listed {
+impl FileListEntry {
     /// A file as the filesystem has it; the path is to be added.
     pub(super) fn file(stat: &Stat) -> Self {
         Self {
-            kind: Kind::File,
+            kind: ArchiveEntryKind::File,
             size: stat.st_size.cast_unsigned(),
-            modified: modified(stat),
+            modified: modified_time(stat),
             mode: stat.st_mode & 0o777,
             path: String::new(),
             target: String::new(),
         }
     }
 
-    pub(super) fn directory(path: String, attributes: Option<&Attributes>) -> Self {
-        let Attributes { mode, modified } =
-            attributes.copied().unwrap_or(Attributes { mode: 0o755, modified: Modified::default() });
-        Self { kind: Kind::Directory, size: 0, modified, mode, path, target: String::new() }
+    pub(super) fn directory(path: String, attributes: Option<&EntryAttributes>) -> Self {
+        let EntryAttributes { mode, modified } =
+            attributes.copied().unwrap_or(EntryAttributes { mode: 0o755, modified: ModifiedTime::default() });
+        Self { kind: ArchiveEntryKind::Directory, size: 0, modified, mode, path, target: String::new() }
     }
 
-    pub(super) fn link(path: String, target: String, modified: Modified) -> Self {
-        Self { kind: Kind::Link, size: 0, modified, mode: 0o777, path, target }
+    pub(super) fn link(path: String, target: String, modified: ModifiedTime) -> Self {
+        Self { kind: ArchiveEntryKind::Symlink, size: 0, modified, mode: 0o777, path, target }
     }
 }
 
 /// The time of modification that the filesystem gives.
-pub(super) fn modified(stat: &Stat) -> Modified {
-    Modified { seconds: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or_default() }
+pub(super) fn modified_time(stat: &Stat) -> ModifiedTime {
+    ModifiedTime { seconds: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or_default() }
 }
 
 /// Why a list can't be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unusable {
+pub(super) enum FileListError {
     #[error("its list of files is missing")]
     Missing,
     #[error("its list of files is damaged")]
     Damaged,
     #[error("its list of files has a format that is not known here")]
-    Unknown,
+    UnknownVersion,
 }
 
 /// Writes the list of `entries` into `folder`; sorts them.
-pub(super) fn write(folder: BorrowedFd<'_>, entries: &mut [Listed]) -> Result<(), ArchiveError> {
+pub(super) fn write(folder: BorrowedFd<'_>, entries: &mut [FileListEntry]) -> Result<(), ArchiveError> {
     entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     let mut text = String::with_capacity(64 * entries.len() + 128);
     let lines = render(&mut text, entries);
     debug_assert!(lines.is_ok(), "a String takes everything");
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(folder, NAME, flags, Mode::from_raw_mode(0o644))
+    rustix::fs::openat(folder, FILE_LIST_NAME, flags, Mode::from_raw_mode(0o644))
         .map_err(std::io::Error::from)
         .and_then(|file| File::from(file).write_all(text.as_bytes()))
-        .map_err(ArchiveError::disk("written", NAME))
+        .map_err(ArchiveError::filesystem("written", FILE_LIST_NAME))
 }
 
-fn render(text: &mut String, entries: &[Listed]) -> std::fmt::Result {
-    writeln!(text, "pawl-files {VERSION} {}", entries.len())?;
-    for Listed { kind, size, modified: Modified { seconds, nanos }, mode, path, target } in entries {
-        let word = word(*kind);
+fn render(text: &mut String, entries: &[FileListEntry]) -> std::fmt::Result {
+    writeln!(text, "pawl-files {FILE_LIST_VERSION} {}", entries.len())?;
+    for FileListEntry { kind, size, modified: ModifiedTime { seconds, nanos }, mode, path, target } in entries {
+        let word = kind_name(*kind);
         write!(text, "{word} {size} {seconds}.{nanos:09} {mode:o} {path}")?;
-        if *kind == Kind::Link {
+        if *kind == ArchiveEntryKind::Symlink {
             write!(text, "\t{target}")?;
         }
         text.push('\n');
@@ -116,65 +116,71 @@ fn render(text: &mut String, entries: &[Listed]) -> std::fmt::Result {
 }
 
 /// Reads the list in `folder`.
-pub(super) fn read(folder: BorrowedFd<'_>) -> Result<Result<Vec<Listed>, Unusable>, ArchiveError> {
+pub(super) fn read(folder: BorrowedFd<'_>) -> Result<Result<Vec<FileListEntry>, FileListError>, ArchiveError> {
     // Somebody may have put a pipe there, which must not block.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match rustix::fs::openat(folder, NAME, flags, Mode::empty()) {
+    let file = match rustix::fs::openat(folder, FILE_LIST_NAME, flags, Mode::empty()) {
         Ok(file) => File::from(file),
-        Err(Errno::NOENT) => return Ok(Err(Unusable::Missing)),
-        Err(Errno::LOOP) => return Ok(Err(Unusable::Damaged)),
-        Err(error) => return Err(ArchiveError::disk("read", NAME)(error)),
+        Err(Errno::NOENT) => return Ok(Err(FileListError::Missing)),
+        Err(Errno::LOOP) => return Ok(Err(FileListError::Damaged)),
+        Err(error) => return Err(ArchiveError::filesystem("read", FILE_LIST_NAME)(error)),
     };
-    let stat = rustix::fs::fstat(&file).map_err(ArchiveError::disk("read", NAME))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_size.cast_unsigned() > MAX_BYTES {
-        return Ok(Err(Unusable::Damaged));
+    let stat = rustix::fs::fstat(&file).map_err(ArchiveError::filesystem("read", FILE_LIST_NAME))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
+        || stat.st_size.cast_unsigned() > MAX_FILE_LIST_BYTES
+    {
+        return Ok(Err(FileListError::Damaged));
     }
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(ArchiveError::disk("read", NAME))?;
+    file.take(MAX_FILE_LIST_BYTES).read_to_end(&mut bytes).map_err(ArchiveError::filesystem("read", FILE_LIST_NAME))?;
     Ok(parse(&bytes))
 }
 
-fn parse(bytes: &[u8]) -> Result<Vec<Listed>, Unusable> {
-    let text = str::from_utf8(bytes).map_err(|_| Unusable::Damaged)?;
-    let first = text.lines().next().and_then(|line| line.strip_prefix("pawl-files ")).ok_or(Unusable::Damaged)?;
-    let (version, count) = first.split_once(' ').ok_or(Unusable::Damaged)?;
-    if version.parse() != Ok(VERSION) {
-        return Err(if version.parse::<u32>().is_ok() { Unusable::Unknown } else { Unusable::Damaged });
+fn parse(bytes: &[u8]) -> Result<Vec<FileListEntry>, FileListError> {
+    let text = str::from_utf8(bytes).map_err(|_| FileListError::Damaged)?;
+    let first = text.lines().next().and_then(|line| line.strip_prefix("pawl-files ")).ok_or(FileListError::Damaged)?;
+    let (version, count) = first.split_once(' ').ok_or(FileListError::Damaged)?;
+    if version.parse() != Ok(FILE_LIST_VERSION) {
+        return Err(if version.parse::<u32>().is_ok() {
+            FileListError::UnknownVersion
+        } else {
+            FileListError::Damaged
+        });
     }
     let body = text.strip_suffix('\n').and_then(|text| text.rfind('\n')).map(|end| text.split_at(end + 1));
-    let (body, last) = body.ok_or(Unusable::Damaged)?;
+    let (body, last) = body.ok_or(FileListError::Damaged)?;
     if last.trim_end().strip_prefix("blake3 ") != Some(blake3::hash(body.as_bytes()).to_hex().as_str()) {
-        return Err(Unusable::Damaged);
+        return Err(FileListError::Damaged);
     }
     let entries: Option<Vec<_>> = body.lines().skip(1).map(parse_line).collect();
-    entries.filter(|entries| count.parse() == Ok(entries.len())).ok_or(Unusable::Damaged)
+    entries.filter(|entries| count.parse() == Ok(entries.len())).ok_or(FileListError::Damaged)
 }
 
-fn parse_line(line: &str) -> Option<Listed> {
+fn parse_line(line: &str) -> Option<FileListEntry> {
     let mut fields = line.splitn(5, ' ');
     let kind = match fields.next()? {
-        "dir" => Kind::Directory,
-        "file" => Kind::File,
-        "link" => Kind::Link,
+        "dir" => ArchiveEntryKind::Directory,
+        "file" => ArchiveEntryKind::File,
+        "link" => ArchiveEntryKind::Symlink,
         _ => return None,
     };
     let size = fields.next()?.parse().ok()?;
     let (seconds, nanos) = fields.next()?.split_once('.')?;
-    let modified = Modified { seconds: seconds.parse().ok()?, nanos: nanos.parse().ok()? };
+    let modified = ModifiedTime { seconds: seconds.parse().ok()?, nanos: nanos.parse().ok()? };
     let mode = u32::from_str_radix(fields.next()?, 8).ok()?;
     let rest = fields.next()?;
-    let (path, target) = if kind == Kind::Link { rest.split_once('\t')? } else { (rest, "") };
+    let (path, target) = if kind == ArchiveEntryKind::Symlink { rest.split_once('\t')? } else { (rest, "") };
     // A list that somebody wrote must not lead anywhere else.
     if path.split('/').any(|component| matches!(component, "" | "." | "..")) {
         return None;
     }
-    Some(Listed { kind, size, modified, mode, path: path.to_owned(), target: target.to_owned() })
+    Some(FileListEntry { kind, size, modified, mode, path: path.to_owned(), target: target.to_owned() })
 }
 
-fn word(kind: Kind) -> &'static str {
+fn kind_name(kind: ArchiveEntryKind) -> &'static str {
     match kind {
-        Kind::Directory => "dir",
-        Kind::File => "file",
-        Kind::Link => "link",
+        ArchiveEntryKind::Directory => "dir",
+        ArchiveEntryKind::File => "file",
+        ArchiveEntryKind::Symlink => "link",
     }
 }

@@ -18,32 +18,32 @@ use sha2::{Digest as _, Sha256};
 use contract::Digest;
 
 use super::{
-    Job,
-    error::{ArchiveError, Limit},
+    UnpackJob,
+    error::{ArchiveError, ArchiveLimitKind},
 };
 
 /// Bytes of a chunk.
-pub(super) const CHUNK: usize = 256 << 10;
+pub(super) const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks under way between two stages.
-const DEPTH: usize = 4;
+const CHANNEL_DEPTH: usize = 4;
 /// Bytes that are still read for the digest alone, after the content has turned out to be bad.
-const DRAIN: u64 = 64 << 20;
+const MAX_DRAIN_BYTES: u64 = 64 << 20;
 
 /// A buffer with a filled beginning.
-pub(super) struct Chunk {
+pub(super) struct StreamChunk {
     buffer: Box<[u8]>,
     filled: usize,
 }
 
-impl Chunk {
+impl StreamChunk {
     fn empty() -> Self {
-        Self { buffer: vec![0; CHUNK].into_boxed_slice(), filled: 0 }
+        Self { buffer: vec![0; CHUNK_BYTES].into_boxed_slice(), filled: 0 }
     }
 
     /// The first chunk of a source.
-    pub(super) fn fill(source: &mut impl Read, job: &Job<'_>) -> Result<Self, ArchiveError> {
+    pub(super) fn first_of(source: &mut impl Read, job: &UnpackJob<'_>) -> Result<Self, ArchiveError> {
         let mut chunk = Self::empty();
-        chunk.refill(source, || job.check())?;
+        chunk.refill(source, || job.check_stop())?;
         Ok(chunk)
     }
 
@@ -72,26 +72,26 @@ impl Chunk {
 }
 
 /// The sending end of a channel of chunks.
-pub(super) struct Sink {
-    full: SyncSender<Chunk>,
-    empty: Receiver<Chunk>,
+pub(super) struct ChunkSender {
+    full: SyncSender<StreamChunk>,
+    empty: Receiver<StreamChunk>,
 }
 
 /// The stage after this one has finished or failed.
-pub(super) struct Gone;
+pub(super) struct ReceiverGone;
 
-impl Sink {
-    fn take(&self) -> Chunk {
-        self.empty.try_recv().unwrap_or_else(|_| Chunk::empty())
+impl ChunkSender {
+    fn empty_chunk(&self) -> StreamChunk {
+        self.empty.try_recv().unwrap_or_else(|_| StreamChunk::empty())
     }
 
-    fn send(&self, chunk: Chunk) -> Result<(), Gone> {
-        self.full.send(chunk).map_err(|_| Gone)
+    fn send(&self, chunk: StreamChunk) -> Result<(), ReceiverGone> {
+        self.full.send(chunk).map_err(|_| ReceiverGone)
     }
 
     /// Reads one chunk from a decoder and sends it. Returns its size, 0 at the end.
-    pub(super) fn pass(&self, decoder: &mut impl Read) -> Result<io::Result<usize>, Gone> {
-        let mut chunk = self.take();
+    pub(super) fn send_from(&self, decoder: &mut impl Read) -> Result<io::Result<usize>, ReceiverGone> {
+        let mut chunk = self.empty_chunk();
         chunk.filled = 0;
         while chunk.filled < chunk.buffer.len() {
             match decoder.read(&mut chunk.buffer[chunk.filled..]) {
@@ -110,22 +110,22 @@ impl Sink {
 }
 
 /// The receiving end of a channel of chunks. It never fails: a stage before it that fails ends the stream.
-pub(super) struct Chunks {
-    full: Receiver<Chunk>,
-    empty: Sender<Chunk>,
-    current: Option<Chunk>,
+pub(super) struct ChunkReader {
+    full: Receiver<StreamChunk>,
+    empty: Sender<StreamChunk>,
+    current: Option<StreamChunk>,
     position: usize,
-    taken: u64,
+    consumed: u64,
 }
 
-impl Chunks {
+impl ChunkReader {
     /// Bytes consumed so far.
-    pub(super) fn taken(&self) -> u64 {
-        self.taken
+    pub(super) fn consumed(&self) -> u64 {
+        self.consumed
     }
 }
 
-impl BufRead for Chunks {
+impl BufRead for ChunkReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.current.as_ref().is_none_or(|chunk| self.position >= chunk.filled) {
             if let Some(done) = self.current.take() {
@@ -140,11 +140,11 @@ impl BufRead for Chunks {
 
     fn consume(&mut self, count: usize) {
         self.position += count;
-        self.taken += count as u64;
+        self.consumed += count as u64;
     }
 }
 
-impl Read for Chunks {
+impl Read for ChunkReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.fill_buf()?.read(buffer)?;
         self.consume(count);
@@ -153,114 +153,119 @@ impl Read for Chunks {
 }
 
 /// Makes a channel of chunks.
-pub(super) fn chunks() -> (Sink, Chunks) {
-    let (full, filled) = sync_channel(DEPTH);
+pub(super) fn chunk_channel() -> (ChunkSender, ChunkReader) {
+    let (full, filled) = sync_channel(CHANNEL_DEPTH);
     let (emptied, empty) = channel();
-    (Sink { full, empty }, Chunks { full: filled, empty: emptied, current: None, position: 0, taken: 0 })
+    (ChunkSender { full, empty }, ChunkReader { full: filled, empty: emptied, current: None, position: 0, consumed: 0 })
 }
 
 /// Reads and hashes `first` and then `source` in a thread of its own, while `consume` takes the bytes in this one.
 /// Returns the number of bytes once the digest is known to be right.
-pub(super) fn run(
-    first: Chunk,
+pub(super) fn run_pipeline(
+    first: StreamChunk,
     source: impl Read + Send,
-    job: &Job<'_>,
-    consume: impl FnOnce(Chunks) -> Result<(), ArchiveError>,
+    job: &UnpackJob<'_>,
+    consume: impl FnOnce(ChunkReader) -> Result<(), ArchiveError>,
 ) -> Result<u64, ArchiveError> {
-    let (sink, chunks) = chunks();
+    let (sink, chunks) = chunk_channel();
     let abandon = AtomicBool::new(false);
     let (intake, consumed) = thread::scope(|scope| {
-        let intake = scope.spawn(|| Intake::new(job, &abandon).run(first, source, Some(sink)));
+        let intake = scope.spawn(|| SourceIntake::new(job, &abandon).run(first, source, Some(sink)));
         let consumed = consume(chunks);
         // Only of bad content it is worth knowing whether it is the wrong one.
         if consumed.as_ref().is_err_and(|error| error.kind() != "bad-content") {
             abandon.store(true, Ordering::Relaxed);
         }
-        (joined(intake), consumed)
+        (join_thread(intake), consumed)
     });
     match (intake?, consumed) {
-        (Intaken::Complete { digest, .. }, _) if digest != *job.expected => {
+        (IntakeResult::Complete { digest, .. }, _) if digest != *job.expected => {
             Err(ArchiveError::WrongDigest { expected: job.expected.clone(), actual: digest })
         }
         (_, Err(error)) => Err(error),
-        (Intaken::Complete { bytes, .. }, Ok(())) => Ok(bytes),
+        (IntakeResult::Complete { bytes, .. }, Ok(())) => Ok(bytes),
         // The consumer takes everything unless it fails.
-        (Intaken::Abandoned, Ok(())) => Err(ArchiveError::Truncated),
+        (IntakeResult::Abandoned, Ok(())) => Err(ArchiveError::Truncated),
     }
 }
 
 /// Reads the rest of a source that is of no known format, to tell whether it is the wrong one.
-pub(super) fn wrong_digest(
-    first: Chunk,
+pub(super) fn wrong_digest_of_rest(
+    first: StreamChunk,
     source: impl Read,
-    job: &Job<'_>,
+    job: &UnpackJob<'_>,
 ) -> Result<Option<ArchiveError>, ArchiveError> {
-    match Intake::new(job, &AtomicBool::new(false)).run(first, source, None)? {
-        Intaken::Complete { digest, .. } if digest != *job.expected => {
+    match SourceIntake::new(job, &AtomicBool::new(false)).run(first, source, None)? {
+        IntakeResult::Complete { digest, .. } if digest != *job.expected => {
             Ok(Some(ArchiveError::WrongDigest { expected: job.expected.clone(), actual: digest }))
         }
-        Intaken::Complete { .. } | Intaken::Abandoned => Ok(None),
+        IntakeResult::Complete { .. } | IntakeResult::Abandoned => Ok(None),
     }
 }
 
 /// The result of a thread; its panic goes on in this one.
-pub(super) fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+pub(super) fn join_thread<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-enum Intaken {
+enum IntakeResult {
     Complete { digest: Digest, bytes: u64 },
     Abandoned,
 }
 
-struct Intake<'a> {
-    job: &'a Job<'a>,
+struct SourceIntake<'a> {
+    job: &'a UnpackJob<'a>,
     abandon: &'a AtomicBool,
     hasher: Sha256,
     bytes: u64,
 }
 
-impl<'a> Intake<'a> {
-    fn new(job: &'a Job<'a>, abandon: &'a AtomicBool) -> Self {
+impl<'a> SourceIntake<'a> {
+    fn new(job: &'a UnpackJob<'a>, abandon: &'a AtomicBool) -> Self {
         Self { job, abandon, hasher: Sha256::new(), bytes: 0 }
     }
 
-    fn run(mut self, first: Chunk, mut source: impl Read, sink: Option<Sink>) -> Result<Intaken, ArchiveError> {
+    fn run(
+        mut self,
+        first: StreamChunk,
+        mut source: impl Read,
+        sink: Option<ChunkSender>,
+    ) -> Result<IntakeResult, ArchiveError> {
         let mut sink = sink;
         let mut chunk = first;
         let mut drained = 0;
         while chunk.filled > 0 {
-            self.note(&chunk)?;
+            self.hash_and_count(&chunk)?;
             let next = match sink.take() {
                 Some(open) => match open.send(chunk) {
                     Ok(()) => {
-                        let next = open.take();
+                        let next = open.empty_chunk();
                         sink = Some(open);
                         next
                     }
-                    Err(Gone) => Chunk::empty(),
+                    Err(ReceiverGone) => StreamChunk::empty(),
                 },
                 None => {
                     drained += chunk.filled as u64;
                     chunk
                 }
             };
-            if drained > DRAIN || self.abandon.load(Ordering::Relaxed) {
-                return Ok(Intaken::Abandoned);
+            if drained > MAX_DRAIN_BYTES || self.abandon.load(Ordering::Relaxed) {
+                return Ok(IntakeResult::Abandoned);
             }
             chunk = next;
-            chunk.refill(&mut source, || self.job.check())?;
+            chunk.refill(&mut source, || self.job.check_stop())?;
         }
-        Ok(Intaken::Complete { digest: Digest::from_bytes(self.hasher.finalize().into()), bytes: self.bytes })
+        Ok(IntakeResult::Complete { digest: Digest::from_bytes(self.hasher.finalize().into()), bytes: self.bytes })
     }
 
-    fn note(&mut self, chunk: &Chunk) -> Result<(), ArchiveError> {
+    fn hash_and_count(&mut self, chunk: &StreamChunk) -> Result<(), ArchiveError> {
         self.hasher.update(chunk.bytes());
         self.bytes += chunk.filled as u64;
         (self.job.progress)(self.bytes);
         if self.bytes > self.job.limits.max_bytes {
             let most = self.job.limits.max_bytes;
-            return Err(ArchiveError::Limit { limit: Limit::Bytes, most, entry: None });
+            return Err(ArchiveError::Limit { limit: ArchiveLimitKind::Bytes, max: most, entry: None });
         }
         Ok(())
     }

@@ -15,11 +15,11 @@ use rustix::{
 use super::{error::ArchiveError, folders};
 
 /// A directory on the way down.
-struct Level {
+struct RemovalLevel {
     handle: OwnedFd,
     name: CString,
     /// Names in it that are not yet removed.
-    names: Vec<CString>,
+    remaining: Vec<CString>,
 }
 
 /// Removes the folder `path` of `dir` and everything in it. A missing one is fine; a link is unlinked.
@@ -27,48 +27,48 @@ struct Level {
 /// # Errors
 /// [`ArchiveError::NoFolder`] for a path without a name of its own, [`ArchiveError::Disk`] for the system's errors.
 pub fn remove(dir: &Dir, path: &str) -> Result<(), ArchiveError> {
-    let (parent, name) = match folders::parent(dir, path) {
+    let (parent, name) = match folders::open_parent(dir, path) {
         Ok(found) => found,
-        Err(ArchiveError::Disk { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(ArchiveError::Filesystem { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    let name = CString::new(name).map_err(|_| ArchiveError::NoFolder(path.to_owned()))?;
-    walk(parent.as_fd(), name).map_err(ArchiveError::disk("removed", path))
+    let name = CString::new(name).map_err(|_| ArchiveError::InvalidFolderName(path.to_owned()))?;
+    remove_tree(parent.as_fd(), name).map_err(ArchiveError::filesystem("removed", path))
 }
 
-fn walk(parent: BorrowedFd<'_>, name: CString) -> rustix::io::Result<()> {
-    let mut levels: Vec<Level> = Vec::new();
+fn remove_tree(parent: BorrowedFd<'_>, name: CString) -> rustix::io::Result<()> {
+    let mut levels: Vec<RemovalLevel> = Vec::new();
     let mut next = Some(name);
     loop {
         let here = levels.last().map_or(parent, |level| level.handle.as_fd());
         if let Some(name) = next {
-            if let Removal::Directory = unlink(here, &name)? {
-                let level = enter(here, name)?;
+            if let UnlinkResult::IsDirectory = unlink(here, &name)? {
+                let level = open_level(here, name)?;
                 levels.extend(level);
             }
         } else if let Some(done) = levels.pop() {
             let above = levels.last().map_or(parent, |level| level.handle.as_fd());
-            missing_is_fine(rustix::fs::unlinkat(above, &done.name, AtFlags::REMOVEDIR))?;
+            ignore_missing(rustix::fs::unlinkat(above, &done.name, AtFlags::REMOVEDIR))?;
         }
         let Some(level) = levels.last_mut() else { return Ok(()) };
-        next = level.names.pop();
+        next = level.remaining.pop();
     }
 }
 
-enum Removal {
+enum UnlinkResult {
     Done,
-    Directory,
+    IsDirectory,
 }
 
-fn unlink(parent: BorrowedFd<'_>, name: &CString) -> rustix::io::Result<Removal> {
+fn unlink(parent: BorrowedFd<'_>, name: &CString) -> rustix::io::Result<UnlinkResult> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(Removal::Done),
-        Err(Errno::ISDIR) => Ok(Removal::Directory),
+        Ok(()) | Err(Errno::NOENT) => Ok(UnlinkResult::Done),
+        Err(Errno::ISDIR) => Ok(UnlinkResult::IsDirectory),
         Err(error) => Err(error),
     }
 }
 
-fn missing_is_fine(result: rustix::io::Result<()>) -> rustix::io::Result<()> {
+fn ignore_missing(result: rustix::io::Result<()>) -> rustix::io::Result<()> {
     match result {
         Err(Errno::NOENT) => Ok(()),
         other => other,
@@ -76,7 +76,7 @@ fn missing_is_fine(result: rustix::io::Result<()>) -> rustix::io::Result<()> {
 }
 
 /// Opens a directory and reads its names; `None` when it is gone.
-fn enter(parent: BorrowedFd<'_>, name: CString) -> rustix::io::Result<Option<Level>> {
+fn open_level(parent: BorrowedFd<'_>, name: CString) -> rustix::io::Result<Option<RemovalLevel>> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = || rustix::fs::openat(parent, &name, flags | OFlags::RDONLY, Mode::empty());
     let handle = match open() {
@@ -108,5 +108,5 @@ fn enter(parent: BorrowedFd<'_>, name: CString) -> rustix::io::Result<Option<Lev
             names.push(entry.file_name().to_owned());
         }
     }
-    Ok(Some(Level { handle, name, names }))
+    Ok(Some(RemovalLevel { handle, name, remaining: names }))
 }

@@ -10,43 +10,43 @@ use std::io::BufRead as _;
 use tar::{EntryType, Header};
 
 use super::{
-    decode::{damage, only_zeros},
-    entry::{Attributes, EntryPath, Modified},
-    error::{ArchiveError, Limit, Refusal},
-    pipeline::Chunks,
-    tree::Tree,
+    decode::{decode_error, expect_zero_padding},
+    entry::{EntryAttributes, EntryPath, ModifiedTime},
+    error::{ArchiveError, ArchiveLimitKind, EntryRefusal},
+    pipeline::ChunkReader,
+    tree::ExtractionTree,
 };
 
-const BLOCK: usize = 512;
+const BLOCK_BYTES: usize = 512;
 /// Most bytes of an extended header: real ones have a few hundred.
-const MAX_EXTENDED: u64 = 1 << 20;
+const MAX_EXTENDED_BYTES: u64 = 1 << 20;
 
 /// Extracts the tar in `input` and takes everything up to the end of the stream.
-pub(super) fn extract(mut input: Chunks, tree: &mut Tree<'_>) -> Result<(), ArchiveError> {
-    let mut extended = Extended::default();
+pub(super) fn extract(mut input: ChunkReader, tree: &mut ExtractionTree<'_>) -> Result<(), ArchiveError> {
+    let mut extended = TarExtendedHeader::default();
     while let Some(header) = next_header(&mut input)? {
-        tree.job().check()?;
+        tree.job().check_stop()?;
         let kind = header.entry_type();
         if matches!(
             kind,
             EntryType::XHeader | EntryType::XGlobalHeader | EntryType::GNULongName | EntryType::GNULongLink
         ) {
-            extended.take(kind, &header, &mut input)?;
+            extended.read_header(kind, &header, &mut input)?;
         } else {
-            entry(&header, std::mem::take(&mut extended), &mut input, tree)?;
+            extract_entry(&header, std::mem::take(&mut extended), &mut input, tree)?;
         }
     }
-    if extended.pending {
+    if extended.is_pending {
         return Err(ArchiveError::Damaged("an extended header without an entry ends it".to_owned()));
     }
-    only_zeros(&mut input)
+    expect_zero_padding(&mut input)
 }
 
 /// The next header; `None` at the end marker.
-fn next_header(input: &mut Chunks) -> Result<Option<Header>, ArchiveError> {
+fn next_header(input: &mut ChunkReader) -> Result<Option<Header>, ArchiveError> {
     let mut header = Header::new_old();
     let mut filled = 0;
-    read(input, BLOCK as u64, |bytes| {
+    pass_bytes(input, BLOCK_BYTES as u64, |bytes| {
         header.as_mut_bytes()[filled..filled + bytes.len()].copy_from_slice(bytes);
         filled += bytes.len();
         Ok(())
@@ -66,13 +66,13 @@ fn next_header(input: &mut Chunks) -> Result<Option<Header>, ArchiveError> {
 }
 
 /// Passes the next `count` bytes on, as they lie in the buffers.
-fn read(
-    input: &mut Chunks,
+fn pass_bytes(
+    input: &mut ChunkReader,
     mut count: u64,
     mut take: impl FnMut(&[u8]) -> Result<(), ArchiveError>,
 ) -> Result<(), ArchiveError> {
     while count > 0 {
-        let bytes = input.fill_buf().map_err(|error| damage(&error))?;
+        let bytes = input.fill_buf().map_err(|error| decode_error(&error))?;
         if bytes.is_empty() {
             return Err(ArchiveError::Truncated);
         }
@@ -84,18 +84,23 @@ fn read(
     Ok(())
 }
 
-fn skip_padding(input: &mut Chunks, size: u64) -> Result<(), ArchiveError> {
-    read(input, size.next_multiple_of(BLOCK as u64) - size, |_| Ok(()))
+fn skip_padding(input: &mut ChunkReader, size: u64) -> Result<(), ArchiveError> {
+    pass_bytes(input, size.next_multiple_of(BLOCK_BYTES as u64) - size, |_| Ok(()))
 }
 
-fn entry(header: &Header, extended: Extended, input: &mut Chunks, tree: &mut Tree<'_>) -> Result<(), ArchiveError> {
+fn extract_entry(
+    header: &Header,
+    extended: TarExtendedHeader,
+    input: &mut ChunkReader,
+    tree: &mut ExtractionTree<'_>,
+) -> Result<(), ArchiveError> {
     let limits = tree.job().limits;
     let raw = extended.path.unwrap_or_else(|| header.path_bytes().into_owned());
     let path = EntryPath::parse(&raw, limits)?;
-    let refused = |refusal| Err(ArchiveError::refused(path.as_str(), refusal));
+    let refused = |refusal| Err(ArchiveError::refused_entry(path.as_str(), refusal));
     let field = |error: std::io::Error| ArchiveError::damaged(&error);
-    if extended.sparse {
-        return refused(Refusal::Sparse);
+    if extended.is_sparse {
+        return refused(EntryRefusal::Sparse);
     }
     let size = match extended.size {
         Some(size) => size,
@@ -104,10 +109,10 @@ fn entry(header: &Header, extended: Extended, input: &mut Chunks, tree: &mut Tre
     let modified = match extended.modified {
         Some(modified) => modified,
         // Before 1970 it is a negative number of GNU's, in two's complement.
-        None => Modified { seconds: header.mtime().map_err(field)?.cast_signed(), nanos: 0 },
+        None => ModifiedTime { seconds: header.mtime().map_err(field)?.cast_signed(), nanos: 0 },
     };
     let link = || extended.link.clone().or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
-    let attributes = || Attributes::parse(&path, header.mode().map_err(field)?, modified);
+    let attributes = || EntryAttributes::parse(&path, header.mode().map_err(field)?, modified);
     let kind = match header.entry_type() {
         // Before ustar, a directory was a file whose name ends so.
         EntryType::Regular if raw.ends_with(b"/") => EntryType::Directory,
@@ -116,12 +121,12 @@ fn entry(header: &Header, extended: Extended, input: &mut Chunks, tree: &mut Tre
     };
     if size > 0 && matches!(kind, EntryType::Directory | EntryType::Symlink | EntryType::Link) {
         // Programs differ in whether content follows then, and so in what the next entry is.
-        return refused(Refusal::Unsupported("it is a directory or link with content".to_owned()));
+        return refused(EntryRefusal::Unsupported("it is a directory or link with content".to_owned()));
     }
     match kind {
         EntryType::Regular => {
             let mut file = tree.create(path.clone(), size, attributes()?)?;
-            read(input, size, |bytes| file.write(bytes))?;
+            pass_bytes(input, size, |bytes| file.write(bytes))?;
             tree.close(file)?;
             skip_padding(input, size)
         }
@@ -131,36 +136,36 @@ fn entry(header: &Header, extended: Extended, input: &mut Chunks, tree: &mut Tre
             attributes()?;
             tree.hard_link(path.clone(), &link().unwrap_or_default())
         }
-        EntryType::GNUSparse => refused(Refusal::Sparse),
-        EntryType::Char => refused(Refusal::Special("a character device")),
-        EntryType::Block => refused(Refusal::Special("a block device")),
-        EntryType::Fifo => refused(Refusal::Special("a pipe")),
+        EntryType::GNUSparse => refused(EntryRefusal::Sparse),
+        EntryType::Char => refused(EntryRefusal::SpecialFile("a character device")),
+        EntryType::Block => refused(EntryRefusal::SpecialFile("a block device")),
+        EntryType::Fifo => refused(EntryRefusal::SpecialFile("a pipe")),
         // The tar crate's enum, which may grow.
-        _ => refused(Refusal::Special("something of an unknown type")),
+        _ => refused(EntryRefusal::SpecialFile("something of an unknown type")),
     }
 }
 
 /// What extended headers say of the entry that follows them.
 #[derive(Default)]
-struct Extended {
-    pending: bool,
+struct TarExtendedHeader {
+    is_pending: bool,
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     size: Option<u64>,
-    modified: Option<Modified>,
-    sparse: bool,
+    modified: Option<ModifiedTime>,
+    is_sparse: bool,
 }
 
-impl Extended {
+impl TarExtendedHeader {
     /// Reads the content of one extended header.
-    fn take(&mut self, kind: EntryType, header: &Header, input: &mut Chunks) -> Result<(), ArchiveError> {
+    fn read_header(&mut self, kind: EntryType, header: &Header, input: &mut ChunkReader) -> Result<(), ArchiveError> {
         let size = header.entry_size().map_err(|error| ArchiveError::damaged(&error))?;
-        if size > MAX_EXTENDED {
+        if size > MAX_EXTENDED_BYTES {
             let name = String::from_utf8_lossy(&header.path_bytes()).into_owned();
-            return Err(ArchiveError::limit(Limit::Header, MAX_EXTENDED, &name));
+            return Err(ArchiveError::over_limit(ArchiveLimitKind::Header, MAX_EXTENDED_BYTES, &name));
         }
         let mut content = Vec::new();
-        read(input, size, |bytes| {
+        pass_bytes(input, size, |bytes| {
             content.extend_from_slice(bytes);
             Ok(())
         })?;
@@ -168,16 +173,16 @@ impl Extended {
         if kind == EntryType::XGlobalHeader {
             // `git archive` writes a comment. What would change every entry is refused rather than ignored.
             let mut global = Self::default();
-            global.records(&content)?;
-            if global.path.is_some() || global.link.is_some() || global.size.is_some() || global.sparse {
+            global.parse_pax_records(&content)?;
+            if global.path.is_some() || global.link.is_some() || global.size.is_some() || global.is_sparse {
                 let what = "a global header sets the path or size of every entry";
                 return Err(ArchiveError::Damaged(what.to_owned()));
             }
             return Ok(());
         }
-        self.pending = true;
+        self.is_pending = true;
         if kind == EntryType::XHeader {
-            return self.records(&content);
+            return self.parse_pax_records(&content);
         }
         let end = content.iter().position(|byte| *byte == 0).unwrap_or(content.len());
         content.truncate(end);
@@ -188,11 +193,11 @@ impl Extended {
     }
 
     /// Reads pax records, `<length> <key>=<value>\n`; by their lengths, since a value may hold newlines.
-    fn records(&mut self, mut content: &[u8]) -> Result<(), ArchiveError> {
+    fn parse_pax_records(&mut self, mut content: &[u8]) -> Result<(), ArchiveError> {
         let damaged = || ArchiveError::Damaged("a record of a pax header is malformed".to_owned());
         while !content.is_empty() {
             let space = content.iter().position(|byte| *byte == b' ').ok_or_else(damaged)?;
-            let length: usize = number(&content[..space]).ok_or_else(damaged)?;
+            let length: usize = parse_number(&content[..space]).ok_or_else(damaged)?;
             let record = content.get(space + 1..length).ok_or_else(damaged)?;
             let record = record.strip_suffix(b"\n").ok_or_else(damaged)?;
             let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(damaged)?;
@@ -201,9 +206,9 @@ impl Extended {
                 // An empty value takes an earlier one back.
                 b"path" => self.path = Some(value.to_owned()).filter(|value| !value.is_empty()),
                 b"linkpath" => self.link = Some(value.to_owned()).filter(|value| !value.is_empty()),
-                b"size" => self.size = Some(number(value).ok_or_else(damaged)?),
-                b"mtime" => self.modified = Some(time(value).ok_or_else(damaged)?),
-                _ if key.starts_with(b"GNU.sparse.") => self.sparse = true,
+                b"size" => self.size = Some(parse_number(value).ok_or_else(damaged)?),
+                b"mtime" => self.modified = Some(parse_pax_time(value).ok_or_else(damaged)?),
+                _ if key.starts_with(b"GNU.sparse.") => self.is_sparse = true,
                 _ => {}
             }
             content = &content[length..];
@@ -212,36 +217,36 @@ impl Extended {
     }
 }
 
-fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
+fn parse_number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
     let digits = str::from_utf8(digits).ok()?;
     if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
 }
 
 /// Reads a time of pax, such as `-1.25`.
-fn time(text: &[u8]) -> Option<Modified> {
+fn parse_pax_time(text: &[u8]) -> Option<ModifiedTime> {
     let text = str::from_utf8(text).ok()?;
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let (negative, whole) = whole.strip_prefix('-').map_or((false, whole), |whole| (true, whole));
-    let seconds: i64 = number(whole.as_bytes())?;
+    let seconds: i64 = parse_number(whole.as_bytes())?;
     let digits = fraction.get(..fraction.len().min(9))?;
-    let nanos: u32 = number(format!("{digits:0<9}").as_bytes())?;
+    let nanos: u32 = parse_number(format!("{digits:0<9}").as_bytes())?;
     Some(match (negative, nanos) {
-        (false, nanos) => Modified { seconds, nanos },
-        (true, 0) => Modified { seconds: -seconds, nanos: 0 },
-        (true, nanos) => Modified { seconds: -seconds - 1, nanos: 1_000_000_000 - nanos },
+        (false, nanos) => ModifiedTime { seconds, nanos },
+        (true, 0) => ModifiedTime { seconds: -seconds, nanos: 0 },
+        (true, nanos) => ModifiedTime { seconds: -seconds - 1, nanos: 1_000_000_000 - nanos },
     })
 }
 
 #[cfg(test)]
 #[test]
 fn pax_times() {
-    let modified = |seconds, nanos| Some(Modified { seconds, nanos });
-    assert_eq!(time(b"12"), modified(12, 0));
-    assert_eq!(time(b"12.5"), modified(12, 500_000_000));
-    assert_eq!(time(b"12.1234567891"), modified(12, 123_456_789));
-    assert_eq!(time(b"-1.25"), modified(-2, 750_000_000));
-    assert_eq!(time(b"-3"), modified(-3, 0));
+    let modified = |seconds, nanos| Some(ModifiedTime { seconds, nanos });
+    assert_eq!(parse_pax_time(b"12"), modified(12, 0));
+    assert_eq!(parse_pax_time(b"12.5"), modified(12, 500_000_000));
+    assert_eq!(parse_pax_time(b"12.1234567891"), modified(12, 123_456_789));
+    assert_eq!(parse_pax_time(b"-1.25"), modified(-2, 750_000_000));
+    assert_eq!(parse_pax_time(b"-3"), modified(-3, 0));
     for bad in ["", "x", "1.x", "--1", "1.\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}", "99999999999999999999"] {
-        assert_eq!(time(bad.as_bytes()), None, "{bad:?}");
+        assert_eq!(parse_pax_time(bad.as_bytes()), None, "{bad:?}");
     }
 }

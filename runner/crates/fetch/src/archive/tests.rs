@@ -11,7 +11,7 @@ use std::{
 
 use ::tar::{EntryType, Header};
 
-use super::{error::Refusal, *};
+use super::{error::EntryRefusal, *};
 
 mod comparing;
 mod damaged;
@@ -20,12 +20,12 @@ mod round_trip;
 mod tricks;
 
 /// A granted directory `grant` with a file `outside` beside it.
-struct Room {
+struct ArchiveTestDir {
     temp: tempfile::TempDir,
     dir: Dir,
 }
 
-impl Room {
+impl ArchiveTestDir {
     fn new() -> Self {
         // In memory, where there is such a place: `unpack` syncs the whole filesystem, whoever else writes to it.
         let memory = Path::new("/dev/shm");
@@ -40,9 +40,9 @@ impl Room {
         self.temp.path().join("grant").join(path)
     }
 
-    fn unpack(&self, name: &str, archive: &[u8], limits: &Limits) -> Result<Unpacked, ArchiveError> {
+    fn unpack(&self, name: &str, archive: &[u8], limits: &ArchiveLimits) -> Result<UnpackSummary, ArchiveError> {
         let expected = digest(archive).unwrap();
-        let job = Job { name, expected: &expected, limits, stop: &AtomicBool::new(false), progress: &|_| {} };
+        let job = UnpackJob { name, expected: &expected, limits, stop: &AtomicBool::new(false), progress: &|_| {} };
         unpack(archive, &job, &self.dir, "new")
     }
 
@@ -54,8 +54,8 @@ impl Room {
 }
 
 /// Unpacking must fail and leave nothing.
-fn failure_within(name: &str, archive: &[u8], limits: &Limits) -> ArchiveError {
-    let room = Room::new();
+fn failure_within(name: &str, archive: &[u8], limits: &ArchiveLimits) -> ArchiveError {
+    let room = ArchiveTestDir::new();
     let error = room.unpack(name, archive, limits).unwrap_err();
     room.assert_untouched();
     assert!(!error.to_string().is_empty());
@@ -63,11 +63,11 @@ fn failure_within(name: &str, archive: &[u8], limits: &Limits) -> ArchiveError {
 }
 
 fn failure(name: &str, archive: &[u8]) -> ArchiveError {
-    failure_within(name, archive, &Limits::default())
+    failure_within(name, archive, &ArchiveLimits::default())
 }
 
 /// Unpacking must refuse `entry`.
-fn assert_refused(name: &str, archive: &[u8], entry: &str, refusal: Refusal) {
+fn assert_refused(name: &str, archive: &[u8], entry: &str, refusal: EntryRefusal) {
     match failure(name, archive) {
         ArchiveError::Refused { entry: seen, refusal: why } => assert_eq!((seen.as_str(), why), (entry, refusal)),
         other => panic!("expected {refusal:?}, got {other:?}"),
@@ -91,7 +91,7 @@ fn listing(root: &Path) -> BTreeMap<String, (char, u32, String)> {
                 ('f', meta.mode() & 0o7777, String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned())
             };
             let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
-            if name != list::NAME {
+            if name != list::FILE_LIST_NAME {
                 found.insert(name, what);
             }
         }
@@ -101,9 +101,9 @@ fn listing(root: &Path) -> BTreeMap<String, (char, u32, String)> {
 
 /// A tar under construction.
 #[derive(Clone)]
-struct Tar(Vec<u8>);
+struct TestTarBuilder(Vec<u8>);
 
-impl Tar {
+impl TestTarBuilder {
     fn new() -> Self {
         Self(Vec::new())
     }
@@ -145,16 +145,16 @@ impl Tar {
 
     /// An extended header of pax with one record.
     fn pax(self, key: &str, value: &str) -> Self {
-        self.entry(EntryType::XHeader, b"pax", 0o644, b"", record(key, value).as_bytes())
+        self.entry(EntryType::XHeader, b"pax", 0o644, b"", pax_record(key, value).as_bytes())
     }
 
-    fn end(mut self) -> Vec<u8> {
+    fn finish(mut self) -> Vec<u8> {
         self.0.resize(self.0.len() + 1024, 0);
         self.0
     }
 }
 
-fn record(key: &str, value: &str) -> String {
+fn pax_record(key: &str, value: &str) -> String {
     let rest = format!(" {key}={value}\n");
     let length = (1..).find(|length: &usize| length.to_string().len() + rest.len() == *length).unwrap();
     format!("{length}{rest}")
@@ -171,12 +171,12 @@ fn zstd(content: &[u8]) -> Vec<u8> {
 }
 
 /// One entry of a zip: name, external attributes, content, all as they shall be.
-struct Zipped<'a>(&'a [u8], u32, &'a [u8]);
+struct TestZipEntry<'a>(&'a [u8], u32, &'a [u8]);
 
 /// A zip of stored entries.
-fn zip(entries: &[Zipped<'_>]) -> Vec<u8> {
+fn zip(entries: &[TestZipEntry<'_>]) -> Vec<u8> {
     let (mut archive, mut directory) = (Vec::new(), Vec::new());
-    for Zipped(name, attributes, content) in entries {
+    for TestZipEntry(name, attributes, content) in entries {
         let mut crc = flate2::Crc::new();
         crc.update(content);
         let at = archive.len() as u32;

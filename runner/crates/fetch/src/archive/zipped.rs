@@ -18,69 +18,69 @@ use rustix::{
 use zip::{ExtraField, ZipArchive, result::ZipError};
 
 use super::{
-    decode::damage,
-    entry::{Attributes, EntryPath, Modified},
-    error::{ArchiveError, Limit, Refusal},
-    pipeline::{CHUNK, Chunks},
-    tree::Tree,
+    decode::decode_error,
+    entry::{EntryAttributes, EntryPath, ModifiedTime},
+    error::{ArchiveError, ArchiveLimitKind, EntryRefusal},
+    pipeline::{CHUNK_BYTES, ChunkReader},
+    tree::ExtractionTree,
 };
 
 /// Bytes of the record that ends every zip, without its comment.
-const END: usize = 22;
+const END_RECORD_BYTES: usize = 22;
 /// The name that the spool has for a moment on filesystems without `O_TMPFILE`.
-const SPOOL: &str = ".pawl-spool";
+const SPOOL_NAME: &str = ".pawl-spool";
 
 /// Makes a file that nobody sees, in the filesystem of `folder`. It is gone with the process, however that ends.
-pub(super) fn spool(folder: BorrowedFd<'_>) -> Result<File, ArchiveError> {
+pub(super) fn create_spool(folder: BorrowedFd<'_>) -> Result<File, ArchiveError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR;
     let file = match rustix::fs::openat(folder, ".", flags | OFlags::TMPFILE, mode) {
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
-            rustix::fs::openat(folder, SPOOL, flags | OFlags::CREATE | OFlags::EXCL, mode).and_then(|file| {
-                rustix::fs::unlinkat(folder, SPOOL, rustix::fs::AtFlags::empty())?;
+            rustix::fs::openat(folder, SPOOL_NAME, flags | OFlags::CREATE | OFlags::EXCL, mode).and_then(|file| {
+                rustix::fs::unlinkat(folder, SPOOL_NAME, rustix::fs::AtFlags::empty())?;
                 Ok(file)
             })
         }
         other => other,
     };
-    file.map(File::from).map_err(ArchiveError::disk("created", SPOOL))
+    file.map(File::from).map_err(ArchiveError::filesystem("created", SPOOL_NAME))
 }
 
 /// Writes everything in `chunks` to the spool.
-pub(super) fn fill(mut spool: &File, mut chunks: Chunks) -> Result<(), ArchiveError> {
+pub(super) fn fill_spool(mut spool: &File, mut chunks: ChunkReader) -> Result<(), ArchiveError> {
     loop {
-        let bytes = chunks.fill_buf().map_err(|error| damage(&error))?;
+        let bytes = chunks.fill_buf().map_err(|error| decode_error(&error))?;
         if bytes.is_empty() {
             return Ok(());
         }
-        spool.write_all(bytes).map_err(ArchiveError::disk("written", SPOOL))?;
+        spool.write_all(bytes).map_err(ArchiveError::filesystem("written", SPOOL_NAME))?;
         let count = bytes.len();
         chunks.consume(count);
     }
 }
 
 /// Extracts the zip of `length` bytes in the spool.
-pub(super) fn extract(spool: &File, length: u64, tree: &mut Tree<'_>) -> Result<(), ArchiveError> {
-    let comment = check_end(spool, length, tree.job().limits.max_files)?;
+pub(super) fn extract(spool: &File, length: u64, tree: &mut ExtractionTree<'_>) -> Result<(), ArchiveError> {
+    let comment = check_end_record(spool, length, tree.job().limits.max_files)?;
     let mut archive = ZipArchive::new(BufReader::new(spool)).map_err(archive_error)?;
     if archive.comment().len() != comment || archive.offset() != 0 {
         return Err(ArchiveError::TrailingBytes);
     }
-    check_directory(spool, archive.central_directory_start(), archive.len())?;
+    check_central_directory(spool, archive.central_directory_start(), archive.len())?;
     if archive.has_overlapping_entries().map_err(archive_error)? {
         return Err(ArchiveError::Damaged("entries share the same bytes".to_owned()));
     }
-    let mut buffer = vec![0; CHUNK];
+    let mut buffer = vec![0; CHUNK_BYTES];
     let mut total = 0;
     for index in 0..archive.len() {
-        tree.job().check()?;
-        total = entry(&mut archive, index, &mut buffer, Content { spool, total, length }, tree)?;
+        tree.job().check_stop()?;
+        total = extract_entry(&mut archive, index, &mut buffer, ZipContentState { spool, total, length }, tree)?;
     }
     Ok(())
 }
 
 #[derive(Clone, Copy)]
-struct Content<'a> {
+struct ZipContentState<'a> {
     spool: &'a File,
     /// Bytes extracted so far.
     total: u64,
@@ -88,36 +88,36 @@ struct Content<'a> {
     length: u64,
 }
 
-fn entry(
+fn extract_entry(
     archive: &mut ZipArchive<BufReader<&File>>,
     index: usize,
     buffer: &mut [u8],
-    Content { spool, mut total, length }: Content<'_>,
-    tree: &mut Tree<'_>,
+    ZipContentState { spool, mut total, length }: ZipContentState<'_>,
+    tree: &mut ExtractionTree<'_>,
 ) -> Result<u64, ArchiveError> {
     let limits = tree.job().limits;
     let meta = archive.metadata();
     let about = meta.entry(index).map_err(archive_error)?;
     let raw = about.name_raw();
     let path = EntryPath::parse(raw, limits)?;
-    let refused = |refusal| ArchiveError::refused(path.as_str(), refusal);
+    let refused = |refusal| ArchiveError::refused_entry(path.as_str(), refusal);
     if raw.contains(&b'\\') {
-        return Err(refused(Refusal::Backslash));
+        return Err(refused(EntryRefusal::Backslash));
     }
     let mut source = archive.by_index(index).map_err(|error| match error {
-        ZipError::UnsupportedArchive(what) => refused(Refusal::Unsupported(what.to_owned())),
+        ZipError::UnsupportedArchive(what) => refused(EntryRefusal::Unsupported(what.to_owned())),
         ZipError::CompressionMethodNotSupported(method) => {
-            refused(Refusal::Unsupported(format!("its compression method {method} is not supported")))
+            refused(EntryRefusal::Unsupported(format!("its compression method {method} is not supported")))
         }
         other => archive_error(other),
     })?;
-    if !is_as_told(spool, &source)? {
+    if !matches_local_header(spool, &source)? {
         return Err(ArchiveError::Damaged(format!(
             "{:?} is another at its place than in the directory",
             path.as_str()
         )));
     }
-    let modified = modified(&source);
+    let modified = modified_time(&source);
     // The upper half holds a Unix mode, when whoever made the archive had one.
     let mode = source.external_attributes() >> 16;
     let is_directory = raw.ends_with(b"/");
@@ -127,7 +127,7 @@ fn entry(
         FileType::RegularFile if is_directory => FileType::Directory,
         kind => kind,
     };
-    let attributes = |default| Attributes::parse(&path, if mode == 0 { default } else { mode & 0o7777 }, modified);
+    let attributes = |default| EntryAttributes::parse(&path, if mode == 0 { default } else { mode & 0o7777 }, modified);
     match kind {
         FileType::Directory => {
             tree.directory(path.clone(), attributes(0o755)?)?;
@@ -135,30 +135,30 @@ fn entry(
         }
         FileType::Symlink => {
             let mut target = Vec::new();
-            let most = limits.max_path as u64 + 1;
-            source.by_ref().take(most).read_to_end(&mut target).map_err(|error| damage(&error))?;
+            let most = limits.max_path_bytes as u64 + 1;
+            source.by_ref().take(most).read_to_end(&mut target).map_err(|error| decode_error(&error))?;
             tree.symlink(path.clone(), &target, modified)?;
             return Ok(total);
         }
         FileType::RegularFile => {}
-        FileType::CharacterDevice => return Err(refused(Refusal::Special("a character device"))),
-        FileType::BlockDevice => return Err(refused(Refusal::Special("a block device"))),
-        FileType::Fifo => return Err(refused(Refusal::Special("a pipe"))),
-        FileType::Socket => return Err(refused(Refusal::Special("a socket"))),
-        FileType::Unknown => return Err(refused(Refusal::Special("something of an unknown type"))),
+        FileType::CharacterDevice => return Err(refused(EntryRefusal::SpecialFile("a character device"))),
+        FileType::BlockDevice => return Err(refused(EntryRefusal::SpecialFile("a block device"))),
+        FileType::Fifo => return Err(refused(EntryRefusal::SpecialFile("a pipe"))),
+        FileType::Socket => return Err(refused(EntryRefusal::SpecialFile("a socket"))),
+        FileType::Unknown => return Err(refused(EntryRefusal::SpecialFile("something of an unknown type"))),
     }
     let size = source.size();
     let mut left = size;
     let mut file = tree.create(path.clone(), size, attributes(0o644)?)?;
     loop {
-        tree.job().check()?;
-        let count = source.read(buffer).map_err(|error| damage(&error))?;
+        tree.job().check_stop()?;
+        let count = source.read(buffer).map_err(|error| decode_error(&error))?;
         if count == 0 {
             break;
         }
         total += count as u64;
         left = left.checked_sub(count as u64).ok_or_else(|| wrong_size(&path))?;
-        limits.check_ratio(total, length)?;
+        limits.check_compression_ratio(total, length)?;
         file.write(&buffer[..count])?;
     }
     if left != 0 {
@@ -169,21 +169,21 @@ fn entry(
 }
 
 /// Whether the header before an entry's content says what the central directory says: programs differ in which they believe.
-fn is_as_told<R: Read>(spool: &File, entry: &zip::read::ZipFile<'_, R>) -> Result<bool, ArchiveError> {
+fn matches_local_header<R: Read>(spool: &File, entry: &zip::read::ZipFile<'_, R>) -> Result<bool, ArchiveError> {
     /// Size and check sum follow the content.
-    const DEFERRED: u16 = 1 << 3;
+    const SIZES_DEFERRED: u16 = 1 << 3;
     /// The size is in an extra field.
-    const ELSEWHERE: u32 = u32::MAX;
+    const SIZE_IN_EXTRA_FIELD: u32 = u32::MAX;
     let mut header = [0; 30];
-    spool.read_exact_at(&mut header, entry.header_start()).map_err(|error| damage(&error))?;
+    spool.read_exact_at(&mut header, entry.header_start()).map_err(|error| decode_error(&error))?;
     let short = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
     let long = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     let mut name = vec![0; short(26).into()];
-    spool.read_exact_at(&mut name, entry.header_start() + 30).map_err(|error| damage(&error))?;
+    spool.read_exact_at(&mut name, entry.header_start() + 30).map_err(|error| decode_error(&error))?;
     let is_stored = entry.compression() == zip::CompressionMethod::Stored;
-    let size_is = |at: usize, size: u64| long(at) == ELSEWHERE || u64::from(long(at)) == size;
+    let size_is = |at: usize, size: u64| long(at) == SIZE_IN_EXTRA_FIELD || u64::from(long(at)) == size;
     let sizes = || long(14) == entry.crc32() && size_is(18, entry.compressed_size()) && size_is(22, entry.size());
-    Ok(name == entry.name_raw() && (short(8) == 0) == is_stored && (short(6) & DEFERRED != 0 || sizes()))
+    Ok(name == entry.name_raw() && (short(8) == 0) == is_stored && (short(6) & SIZES_DEFERRED != 0 || sizes()))
 }
 
 fn wrong_size(path: &EntryPath) -> ArchiveError {
@@ -192,18 +192,19 @@ fn wrong_size(path: &EntryPath) -> ArchiveError {
 
 /// Finds the record that ends the archive where the file ends, and checks the number of entries before the zip crate
 /// keeps them in memory. Returns the length of the archive's comment.
-fn check_end(spool: &File, length: u64, max_files: u64) -> Result<usize, ArchiveError> {
+fn check_end_record(spool: &File, length: u64, max_files: u64) -> Result<usize, ArchiveError> {
     let read = |at: u64, count: u64| {
         let mut bytes = vec![0; usize::try_from(count).unwrap_or(0)];
-        spool.read_exact_at(&mut bytes, at).map_err(|error| damage(&error))?;
+        spool.read_exact_at(&mut bytes, at).map_err(|error| decode_error(&error))?;
         Ok::<_, ArchiveError>(bytes)
     };
-    let begin = length.saturating_sub((END + usize::from(u16::MAX)) as u64);
+    let begin = length.saturating_sub((END_RECORD_BYTES + usize::from(u16::MAX)) as u64);
     let tail = read(begin, length - begin)?;
     // Where a record at this place says that the archive ends.
-    let end = |at: usize| at + END + usize::from(u16::from_le_bytes([tail[at + 20], tail[at + 21]]));
-    let mut places =
-        (0..(tail.len() + 1).saturating_sub(END)).rev().filter(|at| tail[*at..].starts_with(b"PK\x05\x06"));
+    let end = |at: usize| at + END_RECORD_BYTES + usize::from(u16::from_le_bytes([tail[at + 20], tail[at + 21]]));
+    let mut places = (0..(tail.len() + 1).saturating_sub(END_RECORD_BYTES))
+        .rev()
+        .filter(|at| tail[*at..].starts_with(b"PK\x05\x06"));
     let Some(at) = places.clone().find(|at| end(*at) == tail.len()) else {
         return Err(match places.any(|at| end(at) < tail.len()) {
             true => ArchiveError::TrailingBytes,
@@ -217,21 +218,21 @@ fn check_end(spool: &File, length: u64, max_files: u64) -> Result<usize, Archive
         entries = record.last_chunk().map_or(entries, |bytes| u64::from_le_bytes(*bytes));
     }
     if entries > max_files {
-        return Err(ArchiveError::Limit { limit: Limit::Files, most: max_files, entry: None });
+        return Err(ArchiveError::Limit { limit: ArchiveLimitKind::Files, max: max_files, entry: None });
     }
-    Ok(tail.len() - at - END)
+    Ok(tail.len() - at - END_RECORD_BYTES)
 }
 
 /// Walks the central directory: of equal names the zip crate keeps the last and does not tell, and of a directory with more
 /// entries than the end of the archive says, it reads the first.
-fn check_directory(spool: &File, start: u64, entries: usize) -> Result<(), ArchiveError> {
+fn check_central_directory(spool: &File, start: u64, entries: usize) -> Result<(), ArchiveError> {
     let mut reader = BufReader::new(spool);
-    reader.seek(SeekFrom::Start(start)).map_err(|error| damage(&error))?;
+    reader.seek(SeekFrom::Start(start)).map_err(|error| decode_error(&error))?;
     let mut names = std::collections::HashSet::new();
     let mut found = 0;
     loop {
         let mut signature = [0; 4];
-        reader.read_exact(&mut signature).map_err(|error| damage(&error))?;
+        reader.read_exact(&mut signature).map_err(|error| decode_error(&error))?;
         match &signature {
             b"PK\x01\x02" => {}
             // The end, or that of zip64.
@@ -239,14 +240,14 @@ fn check_directory(spool: &File, start: u64, entries: usize) -> Result<(), Archi
             _ => return Err(ArchiveError::Damaged("the central directory is not as long as it says".to_owned())),
         }
         let mut fields = [0; 42];
-        reader.read_exact(&mut fields).map_err(|error| damage(&error))?;
+        reader.read_exact(&mut fields).map_err(|error| decode_error(&error))?;
         let length = |at: usize| u16::from_le_bytes([fields[at], fields[at + 1]]);
         let mut name = vec![0; length(24).into()];
-        reader.read_exact(&mut name).map_err(|error| damage(&error))?;
-        reader.seek_relative(i64::from(length(26)) + i64::from(length(28))).map_err(|error| damage(&error))?;
+        reader.read_exact(&mut name).map_err(|error| decode_error(&error))?;
+        reader.seek_relative(i64::from(length(26)) + i64::from(length(28))).map_err(|error| decode_error(&error))?;
         found += 1;
         if names.contains(&name) {
-            return Err(ArchiveError::refused(&String::from_utf8_lossy(&name), Refusal::Duplicate));
+            return Err(ArchiveError::refused_entry(&String::from_utf8_lossy(&name), EntryRefusal::Duplicate));
         }
         if found > entries {
             return Err(ArchiveError::Damaged("the central directory is longer than it says".to_owned()));
@@ -256,7 +257,7 @@ fn check_directory(spool: &File, start: u64, entries: usize) -> Result<(), Archi
 }
 
 /// The time of modification: UTC, where the archive has it, else the local time of whoever made it, taken for UTC.
-fn modified<R: Read>(file: &zip::read::ZipFile<'_, R>) -> Modified {
+fn modified_time<R: Read>(file: &zip::read::ZipFile<'_, R>) -> ModifiedTime {
     let exact = file.extra_data_fields().find_map(|field| match field {
         ExtraField::ExtendedTimestamp(times) => times.mod_time(),
         // The zip crate's enum, which may grow.
@@ -265,25 +266,25 @@ fn modified<R: Read>(file: &zip::read::ZipFile<'_, R>) -> Modified {
     let seconds = match (exact, file.last_modified()) {
         (Some(seconds), _) => i64::from(seconds),
         (None, Some(time)) => {
-            days(time.year().into(), time.month().into(), time.day().into()) * 86_400
+            days_since_epoch(time.year().into(), time.month().into(), time.day().into()) * 86_400
                 + i64::from(time.hour()) * 3600
                 + i64::from(time.minute()) * 60
                 + i64::from(time.second())
         }
         (None, None) => 0,
     };
-    Modified { seconds, nanos: 0 }
+    ModifiedTime { seconds, nanos: 0 }
 }
 
 /// Days from 1970 to a date of the Gregorian calendar: years begin in March here, so that the leap day comes last.
-fn days(year: i64, month: i64, day: i64) -> i64 {
+fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 719_469
 }
 
 fn archive_error(error: ZipError) -> ArchiveError {
     match error {
-        ZipError::Io(error) => damage(&error),
+        ZipError::Io(error) => decode_error(&error),
         other => ArchiveError::damaged(&other),
     }
 }
@@ -291,8 +292,8 @@ fn archive_error(error: ZipError) -> ArchiveError {
 #[cfg(test)]
 #[test]
 fn days_of_the_calendar() {
-    assert_eq!(days(1970, 1, 1), 0);
-    assert_eq!(days(1980, 1, 1), 3652);
-    assert_eq!(days(2000, 2, 29), 11_016);
-    assert_eq!(days(2024, 12, 31), 20_088);
+    assert_eq!(days_since_epoch(1970, 1, 1), 0);
+    assert_eq!(days_since_epoch(1980, 1, 1), 3652);
+    assert_eq!(days_since_epoch(2000, 2, 29), 11_016);
+    assert_eq!(days_since_epoch(2024, 12, 31), 20_088);
 }

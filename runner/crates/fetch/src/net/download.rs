@@ -19,102 +19,102 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::{
-    Client, NetError, Request,
-    error::{peer, shown},
-    request::Hop,
+    NetClient, NetError, NetRequest,
+    error::{peer, url_for_display},
+    request::RedirectHop,
 };
 
 /// How many redirects a download follows.
-const REDIRECTS: u32 = 10;
+const MAX_DOWNLOAD_REDIRECTS: u32 = 10;
 
 /// How long a download waits, and how often it asks again.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(super) struct DownloadRetryPolicy {
     /// A server that sends nothing for so long is given up.
-    pub(super) stall: Duration,
+    pub(super) stall_timeout: Duration,
     /// Before it is asked again; twice as long each time in a row.
-    pub(super) pause: Duration,
+    pub(super) first_delay: Duration,
     /// How often it is asked again in a row without a new byte.
-    pub(super) tries: u32,
+    pub(super) max_retries: u32,
 }
 
-impl Patience {
+impl DownloadRetryPolicy {
     pub(super) const DEFAULT: Self =
-        Self { stall: Duration::from_secs(30), pause: Duration::from_millis(250), tries: 5 };
+        Self { stall_timeout: Duration::from_secs(30), first_delay: Duration::from_millis(250), max_retries: 5 };
 }
 
 /// The body of an answer with status 200, chunk by chunk.
 pub struct Download {
-    client: Arc<Client>,
+    client: Arc<NetClient>,
     url: Url,
     /// None when the server said that there is nothing more.
     response: Option<reqwest::Response>,
-    content: Content,
+    identity: ContentIdentity,
     /// Bytes handed out.
     received: u64,
     /// Bytes to come that were handed out before.
-    skip: u64,
+    bytes_to_skip: u64,
     /// How often it failed since the last new byte.
     failures: u32,
     /// Whether the server can be asked for a part.
-    takes_ranges: bool,
+    supports_ranges: bool,
     interruption: Option<NetError>,
 }
 
 /// By what a content is known to be the same.
 #[derive(Default)]
-struct Content {
+struct ContentIdentity {
     size: Option<u64>,
-    tag: Option<HeaderValue>,
-    modified: Option<HeaderValue>,
+    etag: Option<HeaderValue>,
+    last_modified: Option<HeaderValue>,
 }
 
-impl Content {
-    fn of(headers: &HeaderMap, size: Option<u64>) -> Self {
+impl ContentIdentity {
+    fn from_headers(headers: &HeaderMap, size: Option<u64>) -> Self {
         let header = |name: HeaderName| headers.get(name).cloned();
-        Self { size, tag: header(ETAG), modified: header(LAST_MODIFIED) }
+        Self { size, etag: header(ETAG), last_modified: header(LAST_MODIFIED) }
     }
 
-    fn may_be(&self, other: &Self) -> bool {
+    fn may_equal(&self, other: &Self) -> bool {
         fn agree<T: PartialEq>(a: Option<&T>, b: Option<&T>) -> Option<bool> {
             Some(a? == b?)
         }
-        let tags = agree(self.tag.as_ref(), other.tag.as_ref());
-        let times = || agree(self.modified.as_ref(), other.modified.as_ref());
+        let tags = agree(self.etag.as_ref(), other.etag.as_ref());
+        let times = || agree(self.last_modified.as_ref(), other.last_modified.as_ref());
         tags.or_else(times).unwrap_or(true) && agree(self.size.as_ref(), other.size.as_ref()).unwrap_or(true)
     }
 
     /// What `If-Range` takes: a strong tag, else a time.
-    fn condition(&self) -> Option<&str> {
-        let strong = self.tag.as_ref().filter(|tag| tag.as_bytes().starts_with(b"\""));
-        strong.or(self.modified.as_ref())?.to_str().ok()
+    fn if_range_value(&self) -> Option<&str> {
+        let strong = self.etag.as_ref().filter(|tag| tag.as_bytes().starts_with(b"\""));
+        strong.or(self.last_modified.as_ref())?.to_str().ok()
     }
 }
 
-impl Client {
+impl NetClient {
     /// Asks with GET, follows up to 10 redirects, and hands out the body as it comes. The status must be 200.
-    pub async fn open(self: &Arc<Self>, url: &Url) -> Result<Download, NetError> {
-        let request = Request::new(Method::GET.as_str(), url.as_str())?;
+    pub async fn open_download(self: &Arc<Self>, url: &Url) -> Result<Download, NetError> {
+        let request = NetRequest::new(Method::GET.as_str(), url.as_str())?;
         let response = self.follow_download(request).await?;
         if response.status() != StatusCode::OK {
-            return Err(NetError::Status { url: shown(response.url()), status: response.status() });
+            return Err(NetError::Status { url: url_for_display(response.url()), status: response.status() });
         }
         Ok(Download {
             client: Arc::clone(self),
             url: url.clone(),
-            content: Content::of(response.headers(), response.content_length()),
+            identity: ContentIdentity::from_headers(response.headers(), response.content_length()),
             response: Some(response),
             received: 0,
-            skip: 0,
+            bytes_to_skip: 0,
             failures: 0,
-            takes_ranges: true,
+            supports_ranges: true,
             interruption: None,
         })
     }
 
-    async fn follow_download(&self, request: Request) -> Result<reqwest::Response, NetError> {
-        let stall = self.patience.stall;
-        self.follow(Hop::first(request)?, REDIRECTS, |now| (now + stall, stall)).await
+    async fn follow_download(&self, request: NetRequest) -> Result<reqwest::Response, NetError> {
+        let stall = self.download_retry.stall_timeout;
+        self.follow_redirects(RedirectHop::first(request)?, MAX_DOWNLOAD_REDIRECTS, |now| (now + stall, stall)).await
     }
 }
 
@@ -128,40 +128,40 @@ impl Download {
     /// Its length in bytes, if the server said so.
     #[must_use]
     pub fn size(&self) -> Option<u64> {
-        self.content.size
+        self.identity.size
     }
 
     /// Why it last broke off, if it did since this was last asked, and went on.
-    pub fn interruption(&mut self) -> Option<NetError> {
+    pub fn take_interruption(&mut self) -> Option<NetError> {
         self.interruption.take()
     }
 
     /// The next bytes; `None` after the last. A body shorter than announced is an error, not an end.
-    pub async fn next(&mut self) -> Result<Option<impl Deref<Target = [u8]> + Send + 'static + use<>>, NetError> {
+    pub async fn next_chunk(&mut self) -> Result<Option<impl Deref<Target = [u8]> + Send + 'static + use<>>, NetError> {
         loop {
             match self.receive().await {
                 Ok(chunk) => return Ok(chunk),
-                Err(failure) => self.go_on(failure).await?,
+                Err(failure) => self.resume(failure).await?,
             }
         }
     }
 
     async fn receive(&mut self) -> Result<Option<impl Deref<Target = [u8]> + Send + 'static + use<>>, NetError> {
-        let stall = self.client.patience.stall;
+        let stall = self.client.download_retry.stall_timeout;
         loop {
             let Some(response) = &mut self.response else { return Ok(None) };
             let mut chunk = match timeout(stall, response.chunk()).await {
                 Ok(Ok(Some(chunk))) => chunk,
-                Ok(Ok(None)) => return self.ended().map(|()| None),
+                Ok(Ok(None)) => return self.check_complete().map(|()| None),
                 Ok(Err(error)) => return Err(NetError::from_reqwest(&error, response.url())),
                 Err(_) => {
                     let peer = peer(response.url());
                     return Err(NetError::Stalled { peer, within: stall, received: self.received });
                 }
             };
-            let known = chunk.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
+            let known = chunk.len().min(usize::try_from(self.bytes_to_skip).unwrap_or(usize::MAX));
             drop(chunk.split_to(known));
-            self.skip -= known as u64;
+            self.bytes_to_skip -= known as u64;
             if !chunk.is_empty() {
                 self.received += chunk.len() as u64;
                 self.failures = 0;
@@ -171,27 +171,32 @@ impl Download {
     }
 
     /// Whether the end of an answer is the end of the content.
-    fn ended(&self) -> Result<(), NetError> {
-        match self.content.size {
+    fn check_complete(&self) -> Result<(), NetError> {
+        match self.identity.size {
             Some(size) if self.received < size => {
-                Err(NetError::Short { peer: peer(&self.url), received: self.received, size })
+                Err(NetError::BodyTooShort { peer: peer(&self.url), received: self.received, size })
             }
-            _ if self.skip > 0 => Err(self.changed()),
+            _ if self.bytes_to_skip > 0 => Err(self.changed_error()),
             Some(_) | None => Ok(()),
         }
     }
 
     /// Asks for what is missing, until there is an answer or no more hope.
-    async fn go_on(&mut self, mut failure: NetError) -> Result<(), NetError> {
-        let patience = self.client.patience;
-        while failure.is_passing() {
-            if self.failures == patience.tries {
+    async fn resume(&mut self, mut failure: NetError) -> Result<(), NetError> {
+        let patience = self.client.download_retry;
+        while failure.is_resumable() {
+            if self.failures == patience.max_retries {
                 let (peer, received) = (peer(&self.url), self.received);
-                return Err(NetError::GaveUp { peer, received, tries: self.failures, last: Box::new(failure) });
+                return Err(NetError::RetriesExhausted {
+                    peer,
+                    received,
+                    tries: self.failures,
+                    last: Box::new(failure),
+                });
             }
-            tokio::time::sleep(patience.pause * 2_u32.saturating_pow(self.failures)).await;
+            tokio::time::sleep(patience.first_delay * 2_u32.saturating_pow(self.failures)).await;
             self.failures += 1;
-            match self.rest().await {
+            match self.request_rest().await {
                 Ok(response) => {
                     self.response = response;
                     self.interruption = Some(failure);
@@ -204,12 +209,12 @@ impl Download {
     }
 
     /// The answer with the bytes from `received` on, or with all of them; none if there are no more.
-    async fn rest(&mut self) -> Result<Option<reqwest::Response>, NetError> {
-        let asks_for_part = self.takes_ranges && self.received > 0;
-        let mut request = Request::new(Method::GET.as_str(), self.url.as_str())?;
+    async fn request_rest(&mut self) -> Result<Option<reqwest::Response>, NetError> {
+        let asks_for_part = self.supports_ranges && self.received > 0;
+        let mut request = NetRequest::new(Method::GET.as_str(), self.url.as_str())?;
         if asks_for_part {
             request.headers.push((RANGE.to_string(), format!("bytes={}-", self.received)));
-            if let Some(condition) = self.content.condition() {
+            if let Some(condition) = self.identity.if_range_value() {
                 request.headers.push((IF_RANGE.to_string(), condition.to_owned()));
             }
         }
@@ -217,44 +222,46 @@ impl Download {
         let headers = response.headers();
         match response.status() {
             StatusCode::OK => {
-                let content = Content::of(headers, response.content_length());
+                let content = ContentIdentity::from_headers(headers, response.content_length());
                 if self.received == 0 {
-                    self.content = content;
-                } else if !self.content.may_be(&content) {
-                    return Err(self.changed());
+                    self.identity = content;
+                } else if !self.identity.may_equal(&content) {
+                    return Err(self.changed_error());
                 }
-                self.skip = self.received;
+                self.bytes_to_skip = self.received;
                 Ok(Some(response))
             }
-            StatusCode::PARTIAL_CONTENT if asks_for_part => match Range::of(headers) {
+            StatusCode::PARTIAL_CONTENT if asks_for_part => match ContentRange::from_headers(headers) {
                 Some(range) if range.start == Some(self.received) => {
-                    if !self.content.may_be(&Content::of(headers, range.size)) {
-                        return Err(self.changed());
+                    if !self.identity.may_equal(&ContentIdentity::from_headers(headers, range.size)) {
+                        return Err(self.changed_error());
                     }
-                    self.skip = 0;
+                    self.bytes_to_skip = 0;
                     Ok(Some(response))
                 }
-                Some(_) | None => Err(self.lied_to(&response)),
+                Some(_) | None => Err(self.wrong_range_error(&response)),
             },
-            StatusCode::RANGE_NOT_SATISFIABLE if asks_for_part => match Range::of(headers) {
+            StatusCode::RANGE_NOT_SATISFIABLE if asks_for_part => match ContentRange::from_headers(headers) {
                 // The connection broke between the last byte and the end of the answer.
-                Some(Range { start: None, size: Some(size) }) if size == self.received => Ok(None),
-                Some(Range { start: None, size: Some(size) }) if self.content.size.is_some_and(|was| was != size) => {
-                    Err(self.changed())
+                Some(ContentRange { start: None, size: Some(size) }) if size == self.received => Ok(None),
+                Some(ContentRange { start: None, size: Some(size) })
+                    if self.identity.size.is_some_and(|was| was != size) =>
+                {
+                    Err(self.changed_error())
                 }
-                Some(_) | None => Err(self.lied_to(&response)),
+                Some(_) | None => Err(self.wrong_range_error(&response)),
             },
-            status => Err(NetError::Status { url: shown(response.url()), status }),
+            status => Err(NetError::Status { url: url_for_display(response.url()), status }),
         }
     }
 
-    fn changed(&self) -> NetError {
-        NetError::Changed { url: shown(&self.url), received: self.received }
+    fn changed_error(&self) -> NetError {
+        NetError::ContentChanged { url: url_for_display(&self.url), received: self.received }
     }
 
     /// The server does not do ranges as it says: from now on it is asked for all.
-    fn lied_to(&mut self, response: &reqwest::Response) -> NetError {
-        self.takes_ranges = false;
+    fn wrong_range_error(&mut self, response: &reqwest::Response) -> NetError {
+        self.supports_ranges = false;
         let stated = response.headers().get(CONTENT_RANGE).map(|value| String::from_utf8_lossy(value.as_bytes()));
         NetError::WrongRange {
             peer: peer(response.url()),
@@ -266,13 +273,13 @@ impl Download {
 
 /// What `Content-Range` says (RFC 9110, 14.4): `bytes 5-9/10`, `bytes 5-9/*`, or without a start `bytes */10`.
 #[derive(Debug, PartialEq, Eq)]
-struct Range {
+struct ContentRange {
     start: Option<u64>,
     size: Option<u64>,
 }
 
-impl Range {
-    fn of(headers: &HeaderMap) -> Option<Self> {
+impl ContentRange {
+    fn from_headers(headers: &HeaderMap) -> Option<Self> {
         Self::parse(headers.get(CONTENT_RANGE)?.to_str().ok()?)
     }
 
@@ -298,13 +305,13 @@ impl Range {
 #[cfg(test)]
 #[test]
 fn content_ranges() {
-    let range = |start, size| Some(Range { start, size });
-    assert_eq!(Range::parse("bytes 5-9/10"), range(Some(5), Some(10)));
-    assert_eq!(Range::parse("Bytes 0-0/*"), range(Some(0), None));
-    assert_eq!(Range::parse("bytes */10"), range(None, Some(10)));
+    let range = |start, size| Some(ContentRange { start, size });
+    assert_eq!(ContentRange::parse("bytes 5-9/10"), range(Some(5), Some(10)));
+    assert_eq!(ContentRange::parse("Bytes 0-0/*"), range(Some(0), None));
+    assert_eq!(ContentRange::parse("bytes */10"), range(None, Some(10)));
     for bad in
         ["", "bytes", "bytes 5-9", "bytes 9-5/10", "bytes 5-10/10", "bytes 5-/10", "bytes +5-9/10", "items 1-2/3"]
     {
-        assert_eq!(Range::parse(bad), None, "{bad:?}");
+        assert_eq!(ContentRange::parse(bad), None, "{bad:?}");
     }
 }

@@ -9,11 +9,11 @@ use std::{error::Error, io, time::Duration};
 use reqwest::{Method, StatusCode};
 use url::Url;
 
-use super::address::Scope;
+use super::address::AddressScope;
 
 /// The kind of a failure, as the step contract words it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum NetFailureKind {
     /// The call itself is malformed.
     InvalidConfig,
     /// The plan does not grant it.
@@ -28,7 +28,7 @@ pub enum Kind {
     Limit,
 }
 
-impl Kind {
+impl NetFailureKind {
     /// The word of the step contract: `denied`, `transient`, …
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -77,7 +77,7 @@ pub enum NetError {
         why: &'static str,
     },
     /// No grant names this origin.
-    #[error("{origin} is not granted{}", redirected(from))]
+    #[error("{origin} is not granted{}", redirect_note(from))]
     OriginNotGranted {
         /// `scheme://host:port`, the default port left out.
         origin: String,
@@ -108,7 +108,7 @@ pub enum NetError {
         /// What it resolves to.
         address: std::net::IpAddr,
         /// What that address is.
-        scope: Scope,
+        scope: AddressScope,
         /// The line that would allow it, without `grants:`.
         grant: String,
     },
@@ -122,7 +122,7 @@ pub enum NetError {
     },
     /// Nothing listens there.
     #[error("connection refused by {peer}")]
-    Refused {
+    ConnectionRefused {
         /// The address.
         peer: String,
     },
@@ -135,7 +135,7 @@ pub enum NetError {
         why: String,
     },
     /// Nothing came in time.
-    #[error("no answer from {peer} within {}", seconds(*within))]
+    #[error("no answer from {peer} within {}", format_duration(*within))]
     NoAnswer {
         /// The address.
         peer: String,
@@ -143,15 +143,15 @@ pub enum NetError {
         within: Duration,
     },
     /// The answer began, and did not end in time.
-    #[error("the answer from {peer} was not complete within {}", seconds(*within))]
-    Unfinished {
+    #[error("the answer from {peer} was not complete within {}", format_duration(*within))]
+    IncompleteAnswer {
         /// The address.
         peer: String,
         /// The time given.
         within: Duration,
     },
     /// A download stands still.
-    #[error("{peer} sent nothing for {}, after {received} bytes", seconds(*within))]
+    #[error("{peer} sent nothing for {}, after {received} bytes", format_duration(*within))]
     Stalled {
         /// The address.
         peer: String,
@@ -162,7 +162,7 @@ pub enum NetError {
     },
     /// An answer ended well, but too early.
     #[error("{peer} ended its answer after {received} of {size} bytes")]
-    Short {
+    BodyTooShort {
         /// The address.
         peer: String,
         /// Bytes that came.
@@ -182,7 +182,7 @@ pub enum NetError {
     },
     /// What is downloaded became something else meanwhile.
     #[error("{url} became another file while it was downloaded, after {received} bytes")]
-    Changed {
+    ContentChanged {
         /// The URL without query.
         url: String,
         /// Bytes that came before.
@@ -190,7 +190,7 @@ pub enum NetError {
     },
     /// A download broke off again and again, without a new byte.
     #[error("the download from {peer} can't go on after {received} bytes; it was tried {tries} times more: {last}")]
-    GaveUp {
+    RetriesExhausted {
         /// The address.
         peer: String,
         /// Bytes that came before.
@@ -202,7 +202,7 @@ pub enum NetError {
     },
     /// The connection broke, or what came is not HTTP.
     #[error("the exchange with {peer} broke off: {why}")]
-    Broken {
+    ConnectionBroken {
         /// The address.
         peer: String,
         /// The innermost cause.
@@ -210,7 +210,7 @@ pub enum NetError {
     },
     /// The server's certificate is not accepted.
     #[error("the certificate of {peer} is not trusted: {why}")]
-    Untrusted {
+    CertificateUntrusted {
         /// The address.
         peer: String,
         /// What is wrong with it.
@@ -226,7 +226,7 @@ pub enum NetError {
     },
     /// The machine's certificate authorities can't be read, or the TLS library can't be set up.
     #[error("https can't be used on this machine: {why}")]
-    Roots {
+    RootsUnavailable {
         /// Why.
         why: String,
     },
@@ -267,48 +267,49 @@ pub enum NetError {
 impl NetError {
     /// The kind of failure.
     #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> NetFailureKind {
         match self {
             Self::InvalidUrl { .. }
             | Self::InvalidAddress { .. }
             | Self::InvalidMethod { .. }
-            | Self::InvalidHeader { .. } => Kind::InvalidConfig,
+            | Self::InvalidHeader { .. } => NetFailureKind::InvalidConfig,
             Self::OriginNotGranted { .. }
             | Self::MethodNotGranted { .. }
             | Self::PeerNotGranted { .. }
-            | Self::AddressDenied { .. } => Kind::Denied,
+            | Self::AddressDenied { .. } => NetFailureKind::Denied,
             Self::Unresolved { .. }
-            | Self::Refused { .. }
+            | Self::ConnectionRefused { .. }
             | Self::Unreachable { .. }
             | Self::NoAnswer { .. }
-            | Self::Unfinished { .. }
+            | Self::IncompleteAnswer { .. }
             | Self::Stalled { .. }
-            | Self::Short { .. }
+            | Self::BodyTooShort { .. }
             | Self::WrongRange { .. }
-            | Self::Changed { .. }
-            | Self::GaveUp { .. }
-            | Self::Broken { .. } => Kind::Transient,
-            Self::Untrusted { .. } | Self::Tls { .. } | Self::Roots { .. } | Self::BadRedirect { .. } => {
-                Kind::Permanent
-            }
-            Self::TooLarge { .. } | Self::TooManyRedirects { .. } => Kind::Limit,
+            | Self::ContentChanged { .. }
+            | Self::RetriesExhausted { .. }
+            | Self::ConnectionBroken { .. } => NetFailureKind::Transient,
+            Self::CertificateUntrusted { .. }
+            | Self::Tls { .. }
+            | Self::RootsUnavailable { .. }
+            | Self::BadRedirect { .. } => NetFailureKind::Permanent,
+            Self::TooLarge { .. } | Self::TooManyRedirects { .. } => NetFailureKind::Limit,
             Self::Status { status, .. } => match status.as_u16() {
-                404 | 410 => Kind::NotFound,
-                408 | 425 | 429 | 500.. => Kind::Transient,
-                0..=499 => Kind::Permanent,
+                404 | 410 => NetFailureKind::NotFound,
+                408 | 425 | 429 | 500.. => NetFailureKind::Transient,
+                0..=499 => NetFailureKind::Permanent,
             },
         }
     }
 
     /// Whether the same call may succeed later without any change.
     #[must_use]
-    pub fn retryable(&self) -> bool {
-        self.kind() == Kind::Transient
+    pub fn is_retryable(&self) -> bool {
+        self.kind() == NetFailureKind::Transient
     }
 
     /// Whether a download may go on after it: what is missing may still come.
-    pub(super) fn is_passing(&self) -> bool {
-        self.retryable() && !matches!(self, Self::Changed { .. } | Self::GaveUp { .. })
+    pub(super) fn is_resumable(&self) -> bool {
+        self.is_retryable() && !matches!(self, Self::ContentChanged { .. } | Self::RetriesExhausted { .. })
     }
 
     /// What to change; for a denial the line to add to the step in the plan.
@@ -322,11 +323,13 @@ impl NetError {
             }
             Self::PeerNotGranted { peer } => Some(format!("grants: {{ tcp: [\"{peer}\"] }}")),
             Self::AddressDenied { grant, .. } => Some(format!("grants: {{ {grant} }}")),
-            Self::Untrusted { .. } => {
+            Self::CertificateUntrusted { .. } => {
                 Some("add the authority to the system's store, or name its file in SSL_CERT_FILE".to_owned())
             }
-            Self::Roots { .. } => Some("install the system's ca-certificates, or set SSL_CERT_FILE".to_owned()),
-            Self::Changed { .. } => {
+            Self::RootsUnavailable { .. } => {
+                Some("install the system's ca-certificates, or set SSL_CERT_FILE".to_owned())
+            }
+            Self::ContentChanged { .. } => {
                 Some("publish each release under a name of its own, and never change it".to_owned())
             }
             Self::Tls { .. } => Some("see whether the server speaks https on that port".to_owned()),
@@ -335,15 +338,15 @@ impl NetError {
             | Self::InvalidMethod { .. }
             | Self::InvalidHeader { .. }
             | Self::Unresolved { .. }
-            | Self::Refused { .. }
+            | Self::ConnectionRefused { .. }
             | Self::Unreachable { .. }
             | Self::NoAnswer { .. }
-            | Self::Unfinished { .. }
+            | Self::IncompleteAnswer { .. }
             | Self::Stalled { .. }
-            | Self::Short { .. }
+            | Self::BodyTooShort { .. }
             | Self::WrongRange { .. }
-            | Self::GaveUp { .. }
-            | Self::Broken { .. }
+            | Self::RetriesExhausted { .. }
+            | Self::ConnectionBroken { .. }
             | Self::TooLarge { .. }
             | Self::TooManyRedirects { .. }
             | Self::BadRedirect { .. }
@@ -353,37 +356,37 @@ impl NetError {
 
     /// What a library's error means for a request to `url`.
     pub(super) fn from_reqwest(error: &reqwest::Error, url: &Url) -> Self {
-        Self::from_library(error, peer(url))
+        Self::from_reqwest_with_peer(error, peer(url))
     }
 
     /// What a library's error means for an exchange with `peer`.
-    pub(super) fn from_library(error: &reqwest::Error, peer: String) -> Self {
-        if let Some(own) = find::<Self>(error) {
+    pub(super) fn from_reqwest_with_peer(error: &reqwest::Error, peer: String) -> Self {
+        if let Some(own) = find_cause::<Self>(error) {
             return own.clone();
         }
-        if let Some(tls) = find::<rustls::Error>(error) {
+        if let Some(tls) = find_cause::<rustls::Error>(error) {
             return match tls {
-                rustls::Error::InvalidCertificate(fault) => Self::Untrusted { peer, why: fault.to_string() },
+                rustls::Error::InvalidCertificate(fault) => Self::CertificateUntrusted { peer, why: fault.to_string() },
                 other => Self::Tls { peer, why: other.to_string() },
             };
         }
-        if let Some(fault) = find::<io::Error>(error) {
+        if let Some(fault) = find_cause::<io::Error>(error) {
             return Self::from_io(fault, peer);
         }
-        let why = innermost(error).to_string();
-        if error.is_connect() { Self::Unreachable { peer, why } } else { Self::Broken { peer, why } }
+        let why = innermost_cause(error).to_string();
+        if error.is_connect() { Self::Unreachable { peer, why } } else { Self::ConnectionBroken { peer, why } }
     }
 
     /// What a system error means for a connection with `peer`.
     pub(super) fn from_io(fault: &io::Error, peer: String) -> Self {
         match fault.kind() {
-            io::ErrorKind::ConnectionRefused => Self::Refused { peer },
+            io::ErrorKind::ConnectionRefused => Self::ConnectionRefused { peer },
             io::ErrorKind::HostUnreachable
             | io::ErrorKind::NetworkUnreachable
             | io::ErrorKind::AddrNotAvailable
             | io::ErrorKind::PermissionDenied
             | io::ErrorKind::TimedOut => Self::Unreachable { peer, why: fault.to_string() },
-            _ => Self::Broken { peer, why: fault.to_string() },
+            _ => Self::ConnectionBroken { peer, why: fault.to_string() },
         }
     }
 }
@@ -394,26 +397,26 @@ pub(super) fn peer(url: &Url) -> String {
 }
 
 /// The URL as it may be shown: without user, query and fragment.
-pub(super) fn shown(url: &Url) -> String {
+pub(super) fn url_for_display(url: &Url) -> String {
     format!("{}{}", url.origin().ascii_serialization(), url.path())
 }
 
-fn redirected(from: &Option<String>) -> String {
+fn redirect_note(from: &Option<String>) -> String {
     from.as_ref().map(|url| format!("; {url} redirects there")).unwrap_or_default()
 }
 
-fn seconds(time: Duration) -> String {
+fn format_duration(time: Duration) -> String {
     if time.subsec_millis() == 0 { format!("{} s", time.as_secs()) } else { format!("{} ms", time.as_millis()) }
 }
 
 /// Looks for an error of type `T` among the causes. An `io::Error` that wraps another hides it from `source()`, so what is in
 /// it is looked at too.
-fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+fn find_cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
     let mut wrapped = None;
     let mut next = Some(error);
     while let Some(cause) = next {
         if let Some(inner) = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            wrapped = wrapped.or_else(|| find::<T>(inner));
+            wrapped = wrapped.or_else(|| find_cause::<T>(inner));
         }
         if let Some(found) = cause.downcast_ref::<T>() {
             return wrapped.or(Some(found));
@@ -423,7 +426,7 @@ fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a 
     wrapped
 }
 
-fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+fn innermost_cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     let mut cause = error;
     while let Some(next) = cause.source() {
         cause = next;

@@ -7,35 +7,35 @@ use std::net::{IpAddr, Ipv6Addr};
 use reqwest::Method;
 use url::{Host, Url};
 
-use super::error::{NetError, shown};
+use super::error::{NetError, url_for_display};
 use plan::HttpGrant;
 
 /// What a step may reach.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct NetGate {
     http: Vec<HttpGrant>,
-    tcp: Vec<Endpoint>,
+    tcp: Vec<TcpEndpoint>,
 }
 
 /// A host and a port. The host is a lower-case name or an IP literal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Endpoint {
+pub(super) struct TcpEndpoint {
     pub(super) host: Host,
     pub(super) port: u16,
 }
 
-impl Gate {
+impl NetGate {
     /// Takes the grants in. A TCP grant that is no `host:port` matches nothing; the plan's validation reports it.
     pub(super) fn new(http: Vec<HttpGrant>, tcp: &[String]) -> Self {
-        Self { http, tcp: tcp.iter().filter_map(|address| Endpoint::parse(address)).collect() }
+        Self { http, tcp: tcp.iter().filter_map(|address| TcpEndpoint::parse(address)).collect() }
     }
 
     /// The grant under which `url` may be asked with `method`. `from` is the URL that redirected there.
-    pub(super) fn http(&self, method: &Method, url: &Url, from: Option<&Url>) -> Result<&HttpGrant, NetError> {
-        let of_origin: Vec<_> = self.http.iter().filter(|grant| names(grant, url)).collect();
+    pub(super) fn check_http(&self, method: &Method, url: &Url, from: Option<&Url>) -> Result<&HttpGrant, NetError> {
+        let of_origin: Vec<_> = self.http.iter().filter(|grant| grant_matches(grant, url)).collect();
         let origin = || url.origin().ascii_serialization();
         if of_origin.is_empty() {
-            return Err(NetError::OriginNotGranted { origin: origin(), from: from.map(shown) });
+            return Err(NetError::OriginNotGranted { origin: origin(), from: from.map(url_for_display) });
         }
         let listed = |grant: &HttpGrant| grant.methods.clone().unwrap_or_default();
         let allows = |grant: &HttpGrant| {
@@ -49,8 +49,9 @@ impl Gate {
     }
 
     /// The granted endpoint that `address` names.
-    pub(super) fn tcp(&self, address: &str) -> Result<&Endpoint, NetError> {
-        let asked = Endpoint::parse(address).ok_or_else(|| NetError::InvalidAddress { address: address.to_owned() })?;
+    pub(super) fn check_tcp(&self, address: &str) -> Result<&TcpEndpoint, NetError> {
+        let asked =
+            TcpEndpoint::parse(address).ok_or_else(|| NetError::InvalidAddress { address: address.to_owned() })?;
         self.tcp
             .iter()
             .find(|granted| **granted == asked)
@@ -58,7 +59,7 @@ impl Gate {
     }
 }
 
-impl Endpoint {
+impl TcpEndpoint {
     /// Parses `host:port`; an IPv6 literal stands in brackets.
     fn parse(text: &str) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
@@ -69,13 +70,13 @@ impl Endpoint {
     }
 }
 
-impl std::fmt::Display for Endpoint {
+impl std::fmt::Display for TcpEndpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
     }
 }
 
-fn names(grant: &HttpGrant, url: &Url) -> bool {
+fn grant_matches(grant: &HttpGrant, url: &Url) -> bool {
     let same_host = match url.host() {
         Some(Host::Domain(name)) => grant.host == name,
         Some(Host::Ipv4(address)) => grant.host.parse() == Ok(IpAddr::V4(address)),

@@ -36,74 +36,80 @@ use tokio::{
 use url::{Host, Url};
 
 pub use download::Download;
-pub use error::{Kind, NetError};
-pub use request::{Request, Response};
+pub use error::{NetError, NetFailureKind};
+pub use request::{NetRequest, NetResponse};
 
-use download::Patience;
-use error::{peer, shown};
-use gate::Gate;
-use plan::{HttpGrant, Network};
-use request::Hop;
-use resolve::{Guarded, Purpose, Resolve, System};
-use tls::Authorities;
+use download::DownloadRetryPolicy;
+use error::{peer, url_for_display};
+use gate::NetGate;
+use plan::{HttpGrant, NetworkScope};
+use request::RedirectHop;
+use resolve::{GuardedResolver, NameResolver, ResolvePurpose, SystemResolver};
+use tls::CertAuthorities;
 
 /// A longer time-out than this is none.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The network of one step, as far as it is granted.
-pub struct Client {
-    gate: Gate,
-    names: Arc<dyn Resolve>,
-    authorities: Authorities,
+pub struct NetClient {
+    gate: NetGate,
+    resolver: Arc<dyn NameResolver>,
+    authorities: CertAuthorities,
     /// Set up at the first https URL.
-    trusting: OnceCell<rustls::ClientConfig>,
-    patience: Patience,
+    https_config: OnceCell<rustls::ClientConfig>,
+    download_retry: DownloadRetryPolicy,
 }
 
-impl Client {
+impl NetClient {
     /// A client for these grants; `tcp` are `host:port`. Costs nothing: no file is read and no thread started.
     #[must_use]
     pub fn new(grants: Vec<HttpGrant>, tcp: Vec<String>) -> Self {
-        Self::with(grants, &tcp, Arc::new(System), Authorities::Machine, Patience::DEFAULT)
+        Self::with_parts(grants, &tcp, Arc::new(SystemResolver), CertAuthorities::Machine, DownloadRetryPolicy::DEFAULT)
     }
 
-    fn with(
+    fn with_parts(
         grants: Vec<HttpGrant>,
         tcp: &[String],
-        names: Arc<dyn Resolve>,
-        authorities: Authorities,
-        patience: Patience,
+        names: Arc<dyn NameResolver>,
+        authorities: CertAuthorities,
+        patience: DownloadRetryPolicy,
     ) -> Self {
-        Self { gate: Gate::new(grants, tcp), names, authorities, trusting: OnceCell::new(), patience }
+        Self {
+            gate: NetGate::new(grants, tcp),
+            resolver: names,
+            authorities,
+            https_config: OnceCell::new(),
+            download_retry: patience,
+        }
     }
 
     /// Asks, follows redirects, and reads the whole answer.
     ///
     /// Any status is an answer. If a request with a body fails after it was begun, what the server did is unknown.
-    pub async fn send(&self, request: Request) -> Result<Response, NetError> {
-        let within = request.timeout.min(LONGEST);
+    pub async fn send(&self, request: NetRequest) -> Result<NetResponse, NetError> {
+        let within = request.timeout.min(MAX_TIMEOUT);
         let deadline = Instant::now() + within;
         let (redirects, max) = (request.redirects, request.max_bytes);
-        let answered = self.follow(Hop::first(request)?, redirects, |_| (deadline, within)).await?;
-        whole(answered, max, deadline, within).await
+        let answered = self.follow_redirects(RedirectHop::first(request)?, redirects, |_| (deadline, within)).await?;
+        read_response(answered, max, deadline, within).await
     }
 
     /// Asks a server behind a unix socket, whose grant the caller has seen. A redirect is an answer like any other.
-    pub async fn send_to_socket(&self, socket: &Path, request: Request) -> Result<Response, NetError> {
-        let within = request.timeout.min(LONGEST);
+    pub async fn send_to_socket(&self, socket: &Path, request: NetRequest) -> Result<NetResponse, NetError> {
+        let within = request.timeout.min(MAX_TIMEOUT);
         let deadline = Instant::now() + within;
         let max = request.max_bytes;
-        let hop = Hop::first(request)?;
+        let hop = RedirectHop::first(request)?;
         let peer = || format!("unix:{}", socket.display());
-        let fault = |error: reqwest::Error| NetError::from_library(&error, peer());
-        let client = plain(tls::untrusting()?).unix_socket(socket).build().map_err(fault)?;
+        let fault = |error: reqwest::Error| NetError::from_reqwest_with_peer(&error, peer());
+        let client = base_client_builder(tls::config_without_roots()?).unix_socket(socket).build().map_err(fault)?;
         let mut asked = client.request(hop.method.clone(), hop.url.clone()).headers(hop.headers());
         if let Some(body) = &hop.body {
             asked = asked.body(body.clone());
         }
         let late = |_| NetError::NoAnswer { peer: peer(), within };
         let answered = timeout_at(deadline, asked.send()).await.map_err(late)?.map_err(fault)?;
-        whole(answered, max, deadline, within).await
+        read_response(answered, max, deadline, within).await
     }
 
     /// Connects to a granted `host:port` and hangs up.
@@ -111,9 +117,9 @@ impl Client {
     /// The plan names this host and port and nothing is sent, so the name may resolve to a private address; link-local ones
     /// and metadata services must be named by their address here too.
     pub async fn connect(&self, address: &str, timeout: Duration) -> Result<(), NetError> {
-        let endpoint = self.gate.tcp(address)?;
+        let endpoint = self.gate.check_tcp(address)?;
         let peer = endpoint.to_string();
-        let within = timeout.min(LONGEST);
+        let within = timeout.min(MAX_TIMEOUT);
         let deadline = Instant::now() + within;
         let no_answer = || NetError::NoAnswer { peer: peer.clone(), within };
 
@@ -121,12 +127,12 @@ impl Client {
             Host::Ipv4(address) => vec![(*address).into()],
             Host::Ipv6(address) => vec![(*address).into()],
             Host::Domain(name) => {
-                let guarded = Guarded {
-                    names: Arc::clone(&self.names),
-                    network: Network::Private,
-                    purpose: Purpose::Tcp(endpoint.port),
+                let guarded = GuardedResolver {
+                    resolver: Arc::clone(&self.resolver),
+                    network: NetworkScope::Private,
+                    purpose: ResolvePurpose::Tcp(endpoint.port),
                 };
-                timeout_at(deadline, guarded.addresses(name)).await.map_err(|_| no_answer())??
+                timeout_at(deadline, guarded.allowed_addresses(name)).await.map_err(|_| no_answer())??
             }
         };
         let mut last = no_answer();
@@ -146,9 +152,9 @@ impl Client {
 
     /// Follows redirects to the answer whose body is still to be read. `time` says, from now, until when a hop must have
     /// answered, and how a late one is worded.
-    async fn follow(
+    async fn follow_redirects(
         &self,
-        first: Hop,
+        first: RedirectHop,
         redirects: u32,
         time: impl Fn(Instant) -> (Instant, Duration),
     ) -> Result<reqwest::Response, NetError> {
@@ -157,14 +163,14 @@ impl Client {
         loop {
             let (deadline, within) = time(Instant::now());
             let late = |_| NetError::NoAnswer { peer: peer(&hop.url), within };
-            let response = timeout_at(deadline, self.exchange(&hop)).await.map_err(late)??;
+            let response = timeout_at(deadline, self.send_hop(&hop)).await.map_err(late)??;
             let location = match response.headers().get(LOCATION) {
-                Some(location) if redirects > 0 && request::redirects(response.status()) => location,
+                Some(location) if redirects > 0 && request::is_redirect(response.status()) => location,
                 Some(_) | None => return Ok(response),
             };
-            let next = hop.follow(location, response.status())?;
+            let next = hop.redirect_to(location, response.status())?;
             if followed == redirects {
-                return Err(NetError::TooManyRedirects { url: shown(&next.url), max: redirects });
+                return Err(NetError::TooManyRedirects { url: url_for_display(&next.url), max: redirects });
             }
             followed += 1;
             hop = next;
@@ -172,12 +178,15 @@ impl Client {
     }
 
     /// One question and the head of its answer, on a connection of its own.
-    async fn exchange(&self, hop: &Hop) -> Result<reqwest::Response, NetError> {
-        let grant = self.gate.http(&hop.method, &hop.url, hop.from.as_ref())?;
-        let headers = hop.headers_with(grant)?;
+    async fn send_hop(&self, hop: &RedirectHop) -> Result<reqwest::Response, NetError> {
+        let grant = self.gate.check_http(&hop.method, &hop.url, hop.from.as_ref())?;
+        let headers = hop.headers_with_grant(grant)?;
         let fault = |error: reqwest::Error| NetError::from_reqwest(&error, &hop.url);
-        let mut request =
-            self.library(grant.network, &hop.url).await?.request(hop.method.clone(), hop.url.clone()).headers(headers);
+        let mut request = self
+            .client_for_hop(grant.network, &hop.url)
+            .await?
+            .request(hop.method.clone(), hop.url.clone())
+            .headers(headers);
         if let Some(body) = &hop.body {
             request = request.body(body.clone());
         }
@@ -185,27 +194,31 @@ impl Client {
     }
 
     /// The HTTP library set up for one hop. An own one each: it pools nothing, and its resolver knows this grant alone.
-    async fn library(&self, network: Network, url: &Url) -> Result<reqwest::Client, NetError> {
+    async fn client_for_hop(&self, network: NetworkScope, url: &Url) -> Result<reqwest::Client, NetError> {
         let tls = if url.scheme() == "https" {
-            self.trusting
+            self.https_config
                 .get_or_try_init(|| async {
                     let authorities = self.authorities.clone();
-                    tokio::task::spawn_blocking(move || tls::trusting(&authorities))
+                    tokio::task::spawn_blocking(move || tls::config_with_roots(&authorities))
                         .await
-                        .map_err(|fault| NetError::Roots { why: fault.to_string() })?
+                        .map_err(|fault| NetError::RootsUnavailable { why: fault.to_string() })?
                 })
                 .await?
                 .clone()
         } else {
-            tls::untrusting()?
+            tls::config_without_roots()?
         };
-        let guarded = Guarded { names: Arc::clone(&self.names), network, purpose: Purpose::Http(url.clone()) };
-        plain(tls).dns_resolver(guarded).build().map_err(|error| NetError::from_reqwest(&error, url))
+        let guarded = GuardedResolver {
+            resolver: Arc::clone(&self.resolver),
+            network,
+            purpose: ResolvePurpose::Http(url.clone()),
+        };
+        base_client_builder(tls).dns_resolver(guarded).build().map_err(|error| NetError::from_reqwest(&error, url))
     }
 }
 
 /// The HTTP library without anything that it does by itself.
-fn plain(tls: rustls::ClientConfig) -> reqwest::ClientBuilder {
+fn base_client_builder(tls: rustls::ClientConfig) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .user_agent(concat!("pawl/", env!("CARGO_PKG_VERSION")))
         .redirect(Policy::none())
@@ -218,23 +231,23 @@ fn plain(tls: rustls::ClientConfig) -> reqwest::ClientBuilder {
 }
 
 /// An answer with its whole body, if it ends in time.
-async fn whole(
+async fn read_response(
     answered: reqwest::Response,
     max: u64,
     deadline: Instant,
     within: Duration,
-) -> Result<Response, NetError> {
+) -> Result<NetResponse, NetError> {
     let url = answered.url().clone();
-    let unfinished = || NetError::Unfinished { peer: peer(&url), within };
-    let body = read(answered, max);
+    let unfinished = || NetError::IncompleteAnswer { peer: peer(&url), within };
+    let body = read_body(answered, max);
     let (status, headers, body) = timeout_at(deadline, body).await.map_err(|_| unfinished())??;
-    Ok(Response { status, headers, body, url })
+    Ok(NetResponse { status, headers, body, url })
 }
 
-type Answer = (u16, Vec<(String, String)>, Vec<u8>);
+type ResponseParts = (u16, Vec<(String, String)>, Vec<u8>);
 
-async fn read(mut response: reqwest::Response, max: u64) -> Result<Answer, NetError> {
-    let too_large = |url: &Url| NetError::TooLarge { url: shown(url), max };
+async fn read_body(mut response: reqwest::Response, max: u64) -> Result<ResponseParts, NetError> {
+    let too_large = |url: &Url| NetError::TooLarge { url: url_for_display(url), max };
     let announced = response.content_length().unwrap_or_default();
     if announced > max {
         return Err(too_large(response.url()));
@@ -246,10 +259,10 @@ async fn read(mut response: reqwest::Response, max: u64) -> Result<Answer, NetEr
         }
         body.extend_from_slice(&chunk);
     }
-    Ok((response.status().as_u16(), texts(response.headers()), body))
+    Ok((response.status().as_u16(), header_texts(response.headers()), body))
 }
 
-fn texts(headers: &HeaderMap) -> Vec<(String, String)> {
+fn header_texts(headers: &HeaderMap) -> Vec<(String, String)> {
     headers
         .iter()
         .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()))

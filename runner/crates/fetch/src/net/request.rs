@@ -8,13 +8,13 @@ use reqwest::{
 };
 use url::{Host, Url};
 
-use super::error::{NetError, shown};
+use super::error::{NetError, url_for_display};
 use contract::Secret;
 use plan::HttpGrant;
 
 /// One request. [`Request::new`] fills in the defaults.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct NetRequest {
     /// The method.
     pub method: Method,
     /// An absolute `http` or `https` URL.
@@ -33,7 +33,7 @@ pub struct Request {
     pub redirects: u32,
 }
 
-impl Request {
+impl NetRequest {
     /// A request without headers and body. `method` is taken in either case.
     pub fn new(method: &str, url: &str) -> Result<Self, NetError> {
         let name = method.to_ascii_uppercase();
@@ -58,7 +58,7 @@ impl Request {
 
 /// An answer with its whole body.
 #[derive(Clone, Debug)]
-pub struct Response {
+pub struct NetResponse {
     /// The status.
     pub status: u16,
     /// Names in lower case, in the order received; bytes that are not UTF-8 are replaced.
@@ -76,11 +76,11 @@ pub fn parse_url(text: &str) -> Result<Url, NetError> {
     let before_query = before_query.rsplit_once('@').map_or(before_query, |(_, after)| after);
     let invalid = |why: String| NetError::InvalidUrl { url: before_query.to_owned(), why };
     let url = Url::parse(text).map_err(|fault| invalid(fault.to_string()))?;
-    usable(&url).map_err(|why| invalid(why.to_owned()))?;
+    check_url(&url).map_err(|why| invalid(why.to_owned()))?;
     Ok(url)
 }
 
-pub(super) fn usable(url: &Url) -> Result<(), &'static str> {
+pub(super) fn check_url(url: &Url) -> Result<(), &'static str> {
     if !matches!(url.scheme(), "http" | "https") {
         return Err("only http and https can be asked");
     }
@@ -92,7 +92,7 @@ pub(super) fn usable(url: &Url) -> Result<(), &'static str> {
 
 /// One question on the way from the first URL to the answer.
 #[derive(Debug)]
-pub(super) struct Hop {
+pub(super) struct RedirectHop {
     pub(super) method: Method,
     pub(super) url: Url,
     /// Headers given by the step; those of the grant come on top in [`Hop::headers_with`].
@@ -102,10 +102,10 @@ pub(super) struct Hop {
     pub(super) from: Option<Url>,
 }
 
-impl Hop {
-    pub(super) fn first(request: Request) -> Result<Self, NetError> {
-        let Request { method, url, body, .. } = request;
-        usable(&url).map_err(|why| NetError::InvalidUrl { url: shown(&url), why: why.to_owned() })?;
+impl RedirectHop {
+    pub(super) fn first(request: NetRequest) -> Result<Self, NetError> {
+        let NetRequest { method, url, body, .. } = request;
+        check_url(&url).map_err(|why| NetError::InvalidUrl { url: url_for_display(&url), why: why.to_owned() })?;
         let mut headers = step_headers(&request.headers, &url)?;
         for (name, value) in &request.secrets {
             for (name, mut value) in step_headers(&[(name.clone(), value.reveal().to_owned())], &url)? {
@@ -123,7 +123,7 @@ impl Hop {
     }
 
     /// The step's headers and the grant's; the grant's win.
-    pub(super) fn headers_with(&self, grant: &HttpGrant) -> Result<HeaderMap, NetError> {
+    pub(super) fn headers_with_grant(&self, grant: &HttpGrant) -> Result<HeaderMap, NetError> {
         let mut headers = self.headers.clone();
         for (name, value) in &grant.headers {
             let (name, mut value) = parse_header(name, value.value.reveal())?;
@@ -134,11 +134,11 @@ impl Hop {
     }
 
     /// The next question, if `status` and `location` are a redirect (Fetch standard, HTTP-redirect fetch).
-    pub(super) fn follow(self, location: &HeaderValue, status: StatusCode) -> Result<Self, NetError> {
-        let bad = |why: String| NetError::BadRedirect { from: shown(&self.url), why };
+    pub(super) fn redirect_to(self, location: &HeaderValue, status: StatusCode) -> Result<Self, NetError> {
+        let bad = |why: String| NetError::BadRedirect { from: url_for_display(&self.url), why };
         let location = std::str::from_utf8(location.as_bytes()).map_err(|_| bad("it is not UTF-8".to_owned()))?;
         let next = self.url.join(location).map_err(|fault| bad(fault.to_string()))?;
-        usable(&next).map_err(|why| bad(why.to_owned()))?;
+        check_url(&next).map_err(|why| bad(why.to_owned()))?;
 
         let Self { mut method, url, mut headers, mut body, .. } = self;
         let becomes_get = match status {
@@ -149,10 +149,10 @@ impl Hop {
         if becomes_get {
             method = Method::GET;
             body = None;
-            remove(&mut headers, |name, _| name.as_str().starts_with("content-"));
+            remove_headers(&mut headers, |name, _| name.as_str().starts_with("content-"));
         }
         if next.origin() != url.origin() {
-            remove(&mut headers, |name, value| {
+            remove_headers(&mut headers, |name, value| {
                 *name == header::HOST || looks_like_credential(name) || value.is_sensitive()
             });
         }
@@ -161,12 +161,12 @@ impl Hop {
 }
 
 /// Whether a response with this status is a redirect that can be followed.
-pub(super) fn redirects(status: StatusCode) -> bool {
+pub(super) fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
 /// Headers that belong to the connection, which the host makes.
-const OF_THE_HOST: [&str; 10] = [
+const HOST_MANAGED_HEADERS: [&str; 10] = [
     "connection",
     "content-length",
     "expect",
@@ -184,7 +184,7 @@ fn step_headers(given: &[(String, String)], url: &Url) -> Result<HeaderMap, NetE
     for (name, value) in given {
         let (name, value) = parse_header(name, value)?;
         let invalid = |why| NetError::InvalidHeader { name: name.to_string(), why };
-        if OF_THE_HOST.contains(&name.as_str()) {
+        if HOST_MANAGED_HEADERS.contains(&name.as_str()) {
             return Err(invalid("the host sets it"));
         }
         // Behind one granted name many sites may be served; a machine named by its address is granted as a whole, and asking
@@ -210,12 +210,12 @@ fn parse_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Ne
 }
 
 fn looks_like_credential(name: &HeaderName) -> bool {
-    const PARTS: [&str; 10] =
+    const CREDENTIAL_WORDS: [&str; 10] =
         ["auth", "cookie", "token", "secret", "api-key", "apikey", "password", "session", "credential", "signature"];
-    PARTS.iter().any(|part| name.as_str().contains(part))
+    CREDENTIAL_WORDS.iter().any(|part| name.as_str().contains(part))
 }
 
-fn remove(headers: &mut HeaderMap, dropped: impl Fn(&HeaderName, &HeaderValue) -> bool) {
+fn remove_headers(headers: &mut HeaderMap, dropped: impl Fn(&HeaderName, &HeaderValue) -> bool) {
     let names: Vec<HeaderName> =
         headers.iter().filter(|(name, value)| dropped(name, value)).map(|(name, _)| name.clone()).collect();
     for name in names {

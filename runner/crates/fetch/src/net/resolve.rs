@@ -15,21 +15,21 @@ use reqwest::dns::{Addrs, Name, Resolving};
 use url::Url;
 
 use super::{
-    address::{self, Scope},
+    address::{self, AddressScope},
     error::NetError,
 };
-use plan::Network;
+use plan::NetworkScope;
 
 /// Where names are looked up.
-pub(super) trait Resolve: Send + Sync {
+pub(super) trait NameResolver: Send + Sync {
     /// The addresses of `host`.
     fn resolve(&self, host: String) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
 }
 
 /// The system's resolver.
-pub(super) struct System;
+pub(super) struct SystemResolver;
 
-impl Resolve for System {
+impl NameResolver for SystemResolver {
     fn resolve(&self, host: String) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>> {
         Box::pin(async move { Ok(tokio::net::lookup_host((host, 0)).await?.map(|found| found.ip()).collect()) })
     }
@@ -37,7 +37,7 @@ impl Resolve for System {
 
 /// What a name is resolved for: it decides which line of the plan would allow an address.
 #[derive(Clone)]
-pub(super) enum Purpose {
+pub(super) enum ResolvePurpose {
     /// To ask this URL.
     Http(Url),
     /// To connect to this port.
@@ -46,26 +46,26 @@ pub(super) enum Purpose {
 
 /// Resolves one granted name.
 #[derive(Clone)]
-pub(super) struct Guarded {
-    pub(super) names: Arc<dyn Resolve>,
-    pub(super) network: Network,
-    pub(super) purpose: Purpose,
+pub(super) struct GuardedResolver {
+    pub(super) resolver: Arc<dyn NameResolver>,
+    pub(super) network: NetworkScope,
+    pub(super) purpose: ResolvePurpose,
 }
 
-impl Guarded {
+impl GuardedResolver {
     /// The addresses of `host`, every one of them allowed.
-    pub(super) async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, NetError> {
+    pub(super) async fn allowed_addresses(&self, host: &str) -> Result<Vec<IpAddr>, NetError> {
         let unresolved = |why: String| NetError::Unresolved { host: host.to_owned(), why };
-        let found = self.names.resolve(host.to_owned()).await.map_err(|fault| unresolved(fault.to_string()))?;
+        let found = self.resolver.resolve(host.to_owned()).await.map_err(|fault| unresolved(fault.to_string()))?;
         if found.is_empty() {
             return Err(unresolved("it has no address".to_owned()));
         }
         for &address in &found {
-            address::permit(host, address, self.network).map_err(|scope| NetError::AddressDenied {
+            address::check_address(host, address, self.network).map_err(|scope| NetError::AddressDenied {
                 host: host.to_owned(),
                 address,
                 scope,
-                grant: self.grant_for(address, scope),
+                grant: self.suggested_grant(address, scope),
             })?;
         }
         Ok(found)
@@ -73,13 +73,13 @@ impl Guarded {
 
     /// The line of the plan, without `grants:`, that would allow `address`: a private one is allowed with the name, any other
     /// only by naming it.
-    fn grant_for(&self, address: IpAddr, scope: Scope) -> String {
+    fn suggested_grant(&self, address: IpAddr, scope: AddressScope) -> String {
         match (&self.purpose, scope) {
-            (Purpose::Tcp(port), _) => format!("tcp: [\"{}\"]", SocketAddr::new(address, *port)),
-            (Purpose::Http(url), Scope::Public | Scope::Loopback | Scope::Private) => {
+            (ResolvePurpose::Tcp(port), _) => format!("tcp: [\"{}\"]", SocketAddr::new(address, *port)),
+            (ResolvePurpose::Http(url), AddressScope::Public | AddressScope::Loopback | AddressScope::Private) => {
                 format!("http: [{{ origin: \"{}\", private: true }}]", url.origin().ascii_serialization())
             }
-            (Purpose::Http(url), Scope::LinkLocal | Scope::Metadata | Scope::Special) => {
+            (ResolvePurpose::Http(url), AddressScope::LinkLocal | AddressScope::Metadata | AddressScope::Special) => {
                 let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
                 let host = match address {
                     IpAddr::V4(address) => address.to_string(),
@@ -91,11 +91,11 @@ impl Guarded {
     }
 }
 
-impl reqwest::dns::Resolve for Guarded {
+impl reqwest::dns::Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let guarded = self.clone();
         Box::pin(async move {
-            let found = guarded.addresses(name.as_str()).await?;
+            let found = guarded.allowed_addresses(name.as_str()).await?;
             // Port 0 stands for the one in the URL.
             let addresses: Addrs = Box::new(found.into_iter().map(|address| SocketAddr::new(address, 0)));
             Ok(addresses)

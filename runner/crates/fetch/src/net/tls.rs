@@ -15,33 +15,33 @@ use super::error::NetError;
 
 /// Whom https servers must be certified by.
 #[derive(Clone)]
-pub(super) enum Authorities {
+pub(super) enum CertAuthorities {
     /// Those of the machine.
     Machine,
     /// These.
     #[cfg(test)]
-    These(Vec<CertificateDer<'static>>),
+    Fixed(Vec<CertificateDer<'static>>),
 }
 
 /// A configuration for http URLs: no server would be believed.
-pub(super) fn untrusting() -> Result<ClientConfig, NetError> {
+pub(super) fn config_without_roots() -> Result<ClientConfig, NetError> {
     configure(RootCertStore::empty())
 }
 
 /// A configuration for https URLs. Reads files: blocking.
-pub(super) fn trusting(authorities: &Authorities) -> Result<ClientConfig, NetError> {
+pub(super) fn config_with_roots(authorities: &CertAuthorities) -> Result<ClientConfig, NetError> {
     let mut roots = RootCertStore::empty();
     match authorities {
-        Authorities::Machine => {
+        CertAuthorities::Machine => {
             let found = rustls_native_certs::load_native_certs();
             roots.add_parsable_certificates(found.certs);
             if roots.is_empty() {
                 let why = found.errors.first().map_or_else(String::new, |fault| format!(": {fault}"));
-                return Err(NetError::Roots { why: format!("no certificate authorities were found{why}") });
+                return Err(NetError::RootsUnavailable { why: format!("no certificate authorities were found{why}") });
             }
         }
         #[cfg(test)]
-        Authorities::These(certificates) => {
+        CertAuthorities::Fixed(certificates) => {
             roots.add_parsable_certificates(certificates.iter().cloned());
         }
     }
@@ -52,7 +52,7 @@ fn configure(roots: RootCertStore) -> Result<ClientConfig, NetError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|fault| NetError::Roots { why: fault.to_string() })?
+        .map_err(|fault| NetError::RootsUnavailable { why: fault.to_string() })?
         .with_root_certificates(roots)
         .with_no_client_auth())
 }

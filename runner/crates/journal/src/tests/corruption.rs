@@ -1,34 +1,34 @@
 //! Whatever happens to the bytes, the journal is refused or read as a shorter one; never as something else.
 
 use super::*;
-use crate::{line::Corrupt, state::Illegal};
+use crate::{line::LineError, state::TransitionError};
 
 /// A file, cut into lines, with the state before each.
-struct Cut {
+struct SplitJournal {
     path: PathBuf,
     bytes: Vec<u8>,
     /// Of each line: where it begins, and what is known before it.
-    lines: Vec<(usize, State)>,
+    lines: Vec<(usize, JournalState)>,
 }
 
 /// The files of [`two_attempts`] and the state after them.
-fn cut(folder: &Path) -> (Vec<Cut>, State) {
-    let mut loaded = Loaded::default();
+fn split_journals(folder: &Path) -> (Vec<SplitJournal>, JournalState) {
+    let mut loaded = LoadedJournals::default();
     let mut files = Vec::new();
     for path in two_attempts(folder) {
         let bytes = fs::read(&path).unwrap();
         let (mut start, mut lines) = (0, Vec::new());
         for (seq, text) in (0..).zip(bytes.split_inclusive(|byte| *byte == b'\n')) {
             lines.push((start, loaded.state.clone()));
-            loaded.lines(&path, text, seq, |_| {}).unwrap();
+            loaded.fold_lines(&path, text, seq, |_| {}).unwrap();
             start += text.len();
         }
-        files.push(Cut { path, bytes, lines });
+        files.push(SplitJournal { path, bytes, lines });
     }
     (files, loaded.state)
 }
 
-fn ends(file: &Cut) -> impl Iterator<Item = usize> {
+fn ends(file: &SplitJournal) -> impl Iterator<Item = usize> {
     file.lines.iter().skip(1).map(|(start, _)| *start).chain([file.bytes.len()])
 }
 
@@ -42,22 +42,22 @@ fn code(error: &JournalError) -> (&'static str, u8) {
 #[test]
 fn the_last_file_cut_anywhere_is_its_whole_lines_and_says_what_was_dropped() {
     let folder = tempfile::tempdir().unwrap();
-    let (files, _) = cut(folder.path());
+    let (files, _) = split_journals(folder.path());
     let last = &files[1];
     for (seq, ((start, before), end)) in (0..).zip(last.lines.iter().zip(ends(last))) {
         for length in *start..end {
-            let mut loaded = Loaded { state: before.clone(), ..Loaded::default() };
-            loaded.lines(&last.path, &last.bytes[*start..length], seq, |_| {}).unwrap();
+            let mut loaded = LoadedJournals { state: before.clone(), ..LoadedJournals::default() };
+            loaded.fold_lines(&last.path, &last.bytes[*start..length], seq, |_| {}).unwrap();
             assert_eq!(&loaded.state, before, "cut at {length}");
             let torn: Vec<_> = (length > *start).then(|| (last.path.clone(), length - start)).into_iter().collect();
-            assert_eq!(loaded.torn, torn, "cut at {length}");
+            assert_eq!(loaded.torn_files, torn, "cut at {length}");
         }
         for length in [*start, start + 1, end - 1] {
             fs::write(&last.path, &last.bytes[..length]).unwrap();
             let loaded = load(&[files[0].path.clone(), last.path.clone()]).unwrap();
             assert_eq!(&loaded.state, before, "cut at {length}");
-            assert_eq!(loaded.stillborn.is_some(), seq == 0);
-            assert_eq!(loaded.torn.len(), usize::from(seq > 0 && length > *start));
+            assert_eq!(loaded.headerless.is_some(), seq == 0);
+            assert_eq!(loaded.torn_files.len(), usize::from(seq > 0 && length > *start));
         }
     }
 }
@@ -65,31 +65,34 @@ fn the_last_file_cut_anywhere_is_its_whole_lines_and_says_what_was_dropped() {
 #[test]
 fn an_outcome_that_is_torn_leaves_its_intent() {
     let folder = tempfile::tempdir().unwrap();
-    let mut journal = begin(folder.path(), 1, Attempt::FIRST, Redactor::default());
-    act(&mut journal, "switch", Effect::Exposes, Outcome::Succeeded { receipt: receipt(json!({})) });
+    let mut journal = begin(folder.path(), 1, AttemptNumber::FIRST, Redactor::default());
+    act(&mut journal, "switch", StepEffect::Exposing, StepOutcome::Succeeded { receipt: receipt(json!({})) });
     let bytes = fs::read(path(folder.path(), 1)).unwrap();
     fs::write(path(folder.path(), 1), &bytes[..bytes.len() - 1]).unwrap();
     let loaded = load(&[path(folder.path(), 1)]).unwrap();
-    assert_eq!(loaded.state.status(&place("switch")), Some(&Status::Intended));
-    assert_eq!(loaded.torn.len(), 1);
+    assert_eq!(loaded.state.status(&step_target("switch")), Some(&RecordStatus::Intended));
+    assert_eq!(loaded.torn_files.len(), 1);
     // The next attempt goes on from the last whole line, and reading both again says the same.
-    let next = begin(folder.path(), 2, Attempt::FIRST.next(), Redactor::default());
+    let next = begin(folder.path(), 2, AttemptNumber::FIRST.next(), Redactor::default());
     let both = load(&[path(folder.path(), 1), path(folder.path(), 2)]).unwrap();
     assert_eq!(&both.state, next.state());
-    assert_eq!(both.torn, loaded.torn);
+    assert_eq!(both.torn_files, loaded.torn_files);
 }
 
 #[test]
 fn an_earlier_file_cut_anywhere_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let (files, _) = cut(folder.path());
+    let (files, _) = split_journals(folder.path());
     let [first, last] = &files[..] else { unreachable!("two attempts") };
     for (seq, ((start, before), end)) in (0..).zip(first.lines.iter().zip(ends(first))) {
         for length in *start..end {
-            let mut loaded = Loaded { state: before.clone(), ..Loaded::default() };
-            loaded.lines(&first.path, &first.bytes[*start..length], seq, |_| {}).unwrap();
-            let error = loaded.lines(&last.path, &last.bytes, 0, |_| {}).unwrap_err();
-            assert!(matches!(error, JournalError::Illegal { seq: 0, source: Illegal::Chain { .. }, .. }), "{error:?}");
+            let mut loaded = LoadedJournals { state: before.clone(), ..LoadedJournals::default() };
+            loaded.fold_lines(&first.path, &first.bytes[*start..length], seq, |_| {}).unwrap();
+            let error = loaded.fold_lines(&last.path, &last.bytes, 0, |_| {}).unwrap_err();
+            assert!(
+                matches!(error, JournalError::IllegalTransition { seq: 0, source: TransitionError::Chain { .. }, .. }),
+                "{error:?}"
+            );
         }
         for length in [*start, start + 1, end - 1] {
             fs::write(&first.path, &first.bytes[..length]).unwrap();
@@ -104,22 +107,25 @@ fn an_earlier_file_cut_anywhere_is_refused() {
 #[test]
 fn every_flipped_bit_is_found() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut files, _) = cut(folder.path());
+    let (mut files, _) = split_journals(folder.path());
     let header_of_second = files[1].bytes.clone();
     for (number, file) in files.iter_mut().enumerate() {
         let ends: Vec<_> = ends(file).collect();
         for (seq, ((start, before), end)) in (0..).zip(file.lines.iter().zip(ends)) {
-            let mut loaded = Loaded { state: before.clone(), ..Loaded::default() };
+            let mut loaded = LoadedJournals { state: before.clone(), ..LoadedJournals::default() };
             for index in *start..end {
                 for bit in 0..8 {
                     file.bytes[index] ^= 1 << bit;
-                    let read = loaded.lines(&file.path, &file.bytes[*start..], seq, |_| {});
+                    let read = loaded.fold_lines(&file.path, &file.bytes[*start..], seq, |_| {});
                     if index + 1 == file.bytes.len() {
                         read.unwrap();
-                        assert_eq!(loaded.torn.pop(), Some((file.path.clone(), end - start)));
+                        assert_eq!(loaded.torn_files.pop(), Some((file.path.clone(), end - start)));
                         if number == 0 {
-                            let error = loaded.lines(&file.path, &header_of_second, 0, |_| {}).unwrap_err();
-                            assert!(matches!(error, JournalError::Illegal { source: Illegal::Chain { .. }, .. }));
+                            let error = loaded.fold_lines(&file.path, &header_of_second, 0, |_| {}).unwrap_err();
+                            assert!(matches!(
+                                error,
+                                JournalError::IllegalTransition { source: TransitionError::Chain { .. }, .. }
+                            ));
                         }
                     } else {
                         match read {
@@ -152,7 +158,7 @@ fn a_flipped_bit_on_disk_ends_with_65() {
 }
 
 /// Reads the lines as the last file of the two.
-fn read_lines(files: &[Cut], lines: &[&[u8]]) -> Result<Loaded, JournalError> {
+fn read_lines(files: &[SplitJournal], lines: &[&[u8]]) -> Result<LoadedJournals, JournalError> {
     fs::write(&files[1].path, lines.concat()).unwrap();
     load(&[files[0].path.clone(), files[1].path.clone()])
 }
@@ -160,7 +166,7 @@ fn read_lines(files: &[Cut], lines: &[&[u8]]) -> Result<Loaded, JournalError> {
 #[test]
 fn lines_that_are_swapped_doubled_or_missing_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let (files, _) = cut(folder.path());
+    let (files, _) = split_journals(folder.path());
     let lines: Vec<_> = files[1].bytes.split_inclusive(|byte| *byte == b'\n').collect();
     for index in 0..lines.len() {
         let mut doubled = lines.clone();
@@ -183,31 +189,35 @@ fn lines_that_are_swapped_doubled_or_missing_are_refused() {
 #[test]
 fn lines_of_another_journal_are_refused() {
     let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (files, _) = cut(folder.path());
+    let (files, _) = split_journals(folder.path());
     let lines: Vec<_> = files[1].bytes.split_inclusive(|byte| *byte == b'\n').collect();
-    let foreign = Header { app: "blog".parse().unwrap(), ..header(1, Attempt::FIRST) };
+    let foreign = JournalHeader { app: "blog".parse().unwrap(), ..header(1, AttemptNumber::FIRST) };
     let foreign_path = path(other.path(), 1);
     let mut journal =
-        Journal::begin(&foreign_path, foreign, Loaded::default(), Redactor::default(), Box::new(|_| {})).unwrap();
-    act(&mut journal, "pull", Effect::Acts, Outcome::Succeeded { receipt: receipt(json!({})) });
+        Journal::create(&foreign_path, foreign, LoadedJournals::default(), Redactor::default(), Box::new(|_| {}))
+            .unwrap();
+    act(&mut journal, "pull", StepEffect::Mutating, StepOutcome::Succeeded { receipt: receipt(json!({})) });
     let foreign = fs::read(&foreign_path).unwrap();
     let foreign: Vec<_> = foreign.split_inclusive(|byte| *byte == b'\n').collect();
     for index in 0..foreign.len() {
         let mut mixed = lines.clone();
         mixed[index] = foreign[index];
         let error = read_lines(&files, &mixed).unwrap_err();
-        assert!(matches!(&error, JournalError::Illegal { source: Illegal::Chain { .. }, .. }), "{error:?}");
+        assert!(
+            matches!(&error, JournalError::IllegalTransition { source: TransitionError::Chain { .. }, .. }),
+            "{error:?}"
+        );
     }
 }
 
 /// The first file and, chained to it, a second of one header and some events.
-fn with_second(folder: &Path, header: Header, events: &[Event]) -> [PathBuf; 2] {
+fn with_second(folder: &Path, header: JournalHeader, events: &[JournalEvent]) -> [PathBuf; 2] {
     let first = path(folder, 1);
-    drop(begin(folder, 1, Attempt::FIRST, Redactor::default()));
-    let mut prev = load(std::slice::from_ref(&first)).unwrap().state.tail;
+    drop(begin(folder, 1, AttemptNumber::FIRST, Redactor::default()));
+    let mut prev = load(std::slice::from_ref(&first)).unwrap().state.last_line_hash;
     let mut bytes = Vec::new();
-    for (seq, event) in (0..).zip(std::iter::once(Event::Started(header)).chain(events.iter().cloned())) {
-        let line = line::encode(&Entry { seq, prev, at: crate::clock::now(), event });
+    for (seq, event) in (0..).zip(std::iter::once(JournalEvent::Started(header)).chain(events.iter().cloned())) {
+        let line = line::encode(&JournalEntry { seq, prev, at: crate::clock::now(), event });
         prev = Some(line.hash);
         bytes.extend(line.bytes);
     }
@@ -218,16 +228,19 @@ fn with_second(folder: &Path, header: Header, events: &[Event]) -> [PathBuf; 2] 
 
 #[test]
 fn another_app_or_an_epoch_that_goes_back_is_refused() {
-    let second = header(2, Attempt::FIRST.next());
+    let second = header(2, AttemptNumber::FIRST.next());
     for header in [
-        Header { app: "blog".parse().unwrap(), ..second.clone() },
-        Header { environment: "test".parse().unwrap(), ..second.clone() },
-        Header { epoch: 1, ..second.clone() },
-        Header { magic: "pawl".to_owned(), ..second },
+        JournalHeader { app: "blog".parse().unwrap(), ..second.clone() },
+        JournalHeader { environment: "test".parse().unwrap(), ..second.clone() },
+        JournalHeader { epoch: 1, ..second.clone() },
+        JournalHeader { magic: "pawl".to_owned(), ..second },
     ] {
         let folder = tempfile::tempdir().unwrap();
         let error = load(&with_second(folder.path(), header, &[])).unwrap_err();
-        assert!(matches!(error, JournalError::Illegal { source: Illegal::Foreign(_), .. }), "{error:?}");
+        assert!(
+            matches!(error, JournalError::IllegalTransition { source: TransitionError::Foreign(_), .. }),
+            "{error:?}"
+        );
     }
 }
 
@@ -235,7 +248,8 @@ fn another_app_or_an_epoch_that_goes_back_is_refused() {
 fn append_json(paths: &[PathBuf], event: &Value) {
     let state = load(paths).unwrap().state;
     let seq = fs::read_to_string(&paths[1]).unwrap().lines().count();
-    let json = json!({ "seq": seq, "prev": state.tail, "at": "2026-01-01T00:00:00Z", "event": event }).to_string();
+    let json =
+        json!({ "seq": seq, "prev": state.last_line_hash, "at": "2026-01-01T00:00:00Z", "event": event }).to_string();
     let line = format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes()));
     fs::write(&paths[1], fs::read_to_string(&paths[1]).unwrap() + &line).unwrap();
 }
@@ -243,7 +257,7 @@ fn append_json(paths: &[PathBuf], event: &Value) {
 #[test]
 fn an_unknown_major_is_refused_whatever_else_it_says() {
     let folder = tempfile::tempdir().unwrap();
-    let paths = with_second(folder.path(), header(2, Attempt::FIRST), &[]);
+    let paths = with_second(folder.path(), header(2, AttemptNumber::FIRST), &[]);
     fs::write(&paths[1], "").unwrap();
     append_json(&paths, &json!({ "type": "started", "magic": MAGIC, "format": { "major": 2, "minor": 0 }, "who": [] }));
     let error = load(&paths).unwrap_err();
@@ -253,16 +267,18 @@ fn an_unknown_major_is_refused_whatever_else_it_says() {
 
 #[test]
 fn a_newer_minor_is_read_and_not_continued() {
-    let newer =
-        Header { format: super::super::event::Format { major: 1, minor: 7 }, ..header(2, Attempt::FIRST.next()) };
+    let newer = JournalHeader {
+        format: super::super::event::JournalFormat { major: 1, minor: 7 },
+        ..header(2, AttemptNumber::FIRST.next())
+    };
     let folder = tempfile::tempdir().unwrap();
     let paths = with_second(folder.path(), newer, &[]);
     append_json(&paths, &json!({ "type": "weather", "sky": "blue" }));
     append_json(&paths, &json!({ "type": "ended", "exit": "success", "verified": true, "mood": "good" }));
     let loaded = load(&paths).unwrap();
-    assert_eq!(loaded.state.attempts[1].exit, Some(Exit::Success));
+    assert_eq!(loaded.state.attempts[1].exit, Some(ExitKind::Success));
     let next = path(folder.path(), 3);
-    let begun = Journal::begin(&next, header(3, Attempt::FIRST), loaded, Redactor::default(), Box::new(|_| {}));
+    let begun = Journal::create(&next, header(3, AttemptNumber::FIRST), loaded, Redactor::default(), Box::new(|_| {}));
     let Err(error) = begun else { panic!("it was continued") };
     assert_eq!(code(&error), ("P0604", 65));
     assert!(error.to_string().contains("attempt-000002.journal was written by a newer runner (format 1.7)"), "{error}");
@@ -272,7 +288,7 @@ fn a_newer_minor_is_read_and_not_continued() {
 #[test]
 fn an_unknown_event_in_a_known_format_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let paths = with_second(folder.path(), header(2, Attempt::FIRST.next()), &[]);
+    let paths = with_second(folder.path(), header(2, AttemptNumber::FIRST.next()), &[]);
     append_json(&paths, &json!({ "type": "weather", "sky": "blue" }));
     assert_eq!(code(&load(&paths).unwrap_err()), ("P0603", 65));
 }
@@ -286,8 +302,8 @@ fn an_attempt_without_a_whole_header_never_was_and_its_epoch_is_used_again() {
         fs::write(&third, rest).unwrap();
         let with_it = load(&[paths[0].clone(), paths[1].clone(), third.clone()]).unwrap();
         assert_eq!(with_it.state, load(&paths).unwrap().state);
-        assert_eq!(with_it.stillborn, Some(third.clone()));
-        let journal = begin(folder.path(), 3, Attempt::FIRST, Redactor::default());
+        assert_eq!(with_it.headerless, Some(third.clone()));
+        let journal = begin(folder.path(), 3, AttemptNumber::FIRST, Redactor::default());
         let read = load(&[paths[0].clone(), paths[1].clone(), third]).unwrap();
         assert_eq!(&read.state, journal.state());
         assert_eq!(read.state.attempts.len(), 3);
@@ -296,16 +312,16 @@ fn an_attempt_without_a_whole_header_never_was_and_its_epoch_is_used_again() {
 
 #[test]
 fn what_is_no_line_is_named() {
-    assert_eq!(line::decode(b"").unwrap_err(), Corrupt::Form);
-    assert_eq!(line::decode(b"0000000g {}").unwrap_err(), Corrupt::Form);
-    assert_eq!(line::decode(b"00000000_{}").unwrap_err(), Corrupt::Form);
-    assert_eq!(line::decode(b"+0000000 {}").unwrap_err(), Corrupt::Form);
-    assert!(matches!(line::decode(b"00000000 {}").unwrap_err(), Corrupt::Checksum { stated: 0, .. }));
+    assert_eq!(line::decode(b"").unwrap_err(), LineError::Malformed);
+    assert_eq!(line::decode(b"0000000g {}").unwrap_err(), LineError::Malformed);
+    assert_eq!(line::decode(b"00000000_{}").unwrap_err(), LineError::Malformed);
+    assert_eq!(line::decode(b"+0000000 {}").unwrap_err(), LineError::Malformed);
+    assert!(matches!(line::decode(b"00000000 {}").unwrap_err(), LineError::Checksum { stated: 0, .. }));
     let sum = crc32c::crc32c(b"{}");
-    assert!(matches!(line::decode(format!("{sum:08x} {{}}").as_bytes()).unwrap_err(), Corrupt::Json(_)));
+    assert!(matches!(line::decode(format!("{sum:08x} {{}}").as_bytes()).unwrap_err(), LineError::Json(_)));
     let sum = crc32c::crc32c(b"\xff");
     assert!(matches!(
         line::decode(&[format!("{sum:08x} ").as_bytes(), b"\xff"].concat()).unwrap_err(),
-        Corrupt::Json(_)
+        LineError::Json(_)
     ));
 }

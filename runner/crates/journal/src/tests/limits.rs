@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 
 use super::*;
-use crate::file::LARGEST;
+use crate::file::MAX_JOURNAL_BYTES;
 
 fn size(folder: &Path) -> u64 {
     fs::metadata(path(folder, 1)).unwrap().len()
@@ -12,53 +12,64 @@ fn size(folder: &Path) -> u64 {
 #[test]
 fn an_intent_over_64_kib_is_refused_and_the_journal_stays_usable() {
     let folder = tempfile::tempdir().unwrap();
-    let mut journal = begin(folder.path(), 1, Attempt::FIRST, Redactor::default());
+    let mut journal = begin(folder.path(), 1, AttemptNumber::FIRST, Redactor::default());
     let before = size(folder.path());
-    let input = json!({ "text": "x".repeat(line::LONGEST) });
-    let refused = journal.intend(&place("pull"), "key", fingerprint("pull"), input, Effect::Acts).unwrap_err();
+    let input = json!({ "text": "x".repeat(line::MAX_LINE_BYTES) });
+    let refused = journal
+        .record_intent(&step_target("pull"), "key", fingerprint("pull"), input, StepEffect::Mutating)
+        .unwrap_err();
     assert!(matches!(refused, JournalError::TooLong { .. }));
     assert_eq!(Diagnostic::from(&refused).code.0, "P0605");
     assert_eq!(size(folder.path()), before);
-    act(&mut journal, "pull", Effect::Acts, Outcome::Succeeded { receipt: receipt(json!({})) });
+    act(&mut journal, "pull", StepEffect::Mutating, StepOutcome::Succeeded { receipt: receipt(json!({})) });
     assert_eq!(&load(&[path(folder.path(), 1)]).unwrap().state, journal.state());
 }
 
 #[test]
 fn a_flood_of_words_is_cut_to_head_and_tail_and_never_keeps_an_outcome_out() {
     let folder = tempfile::tempdir().unwrap();
-    let mut journal = begin(folder.path(), 1, Attempt::FIRST, Redactor::default());
+    let mut journal = begin(folder.path(), 1, AttemptNumber::FIRST, Redactor::default());
     // A control character takes six bytes in JSON: the worst case.
     let flood = format!("first{}last", "\u{1}".repeat(1 << 20));
     let many = object(json!({ "many": flood }));
-    let failure = Failure {
+    let failure = StepFailure {
         kind: flood.clone(),
         message: flood.clone(),
         hint: Some(flood.clone()),
         retryable: false,
         details: many.clone(),
     };
-    let log = Progress::Log { level: Level::Error, message: flood.clone(), fields: many };
-    let meter = Progress::Meter { task: flood.clone(), done: 1, total: None, unit: flood.clone() };
+    let log = StepProgress::Log { level: MessageLevel::Error, message: flood.clone(), fields: many };
+    let meter = StepProgress::Meter { task: flood.clone(), done: 1, total: None, unit: flood.clone() };
     for progress in [log, meter] {
-        journal.note(Note::Progress { place: place("pull"), progress }).unwrap();
+        journal.record_note(JournalNote::Progress { step_target: step_target("pull"), progress }).unwrap();
     }
     let took = Duration::ZERO;
     for finding in [
-        Finding::Drifted { why: flood.clone() },
-        Finding::Unknown { why: flood.clone() },
-        Finding::Failed { failure: failure.clone() },
+        ProbeFinding::Drifted { why: flood.clone() },
+        ProbeFinding::Unknown { why: flood.clone() },
+        ProbeFinding::Failed { failure: failure.clone() },
     ] {
-        journal.note(Note::Probe { place: place("pull"), question: Question::Current, took, finding }).unwrap();
+        journal
+            .record_note(JournalNote::Probe {
+                step_target: step_target("pull"),
+                probed_input: ProbeInput::Current,
+                took,
+                finding,
+            })
+            .unwrap();
     }
-    journal.decide(&place("pull"), Decision::Stop { reason: Reason::Drifted { why: flood } }).unwrap();
-    act(&mut journal, "pull", Effect::Acts, Outcome::Failed { failure: failure.clone() });
-    act(&mut journal, "pull", Effect::Acts, Outcome::Unknown { failure: failure.clone() });
-    let undo = journal.intend_undo(&place("pull")).unwrap();
-    journal.settle_undo(undo.ended(Some(failure))).unwrap();
+    journal
+        .record_decision(&step_target("pull"), Decision::Stop { reason: DecisionReason::Drifted { why: flood } })
+        .unwrap();
+    act(&mut journal, "pull", StepEffect::Mutating, StepOutcome::Failed { failure: failure.clone() });
+    act(&mut journal, "pull", StepEffect::Mutating, StepOutcome::Unknown { failure: failure.clone() });
+    let undo = journal.record_undo_intent(&step_target("pull")).unwrap();
+    journal.record_undo_outcome(undo.complete(Some(failure))).unwrap();
 
     let text = fs::read_to_string(path(folder.path(), 1)).unwrap();
     for line in text.lines().skip(1).filter(|line| line.contains("bytes")) {
-        assert!(line.len() <= line::LONGEST && line.contains("first") && line.contains("last"), "{line}");
+        assert!(line.len() <= line::MAX_LINE_BYTES && line.contains("first") && line.contains("last"), "{line}");
     }
     assert_eq!(text.lines().filter(|line| line.contains("bytes …]")).count(), 9);
     assert_eq!(text.lines().filter(|line| line.contains("\"left-out\":\"")).count(), 5);
@@ -67,20 +78,20 @@ fn a_flood_of_words_is_cut_to_head_and_tail_and_never_keeps_an_outcome_out() {
 #[test]
 fn progress_is_dropped_first_then_nothing_begins_and_what_was_begun_can_still_end() {
     let folder = tempfile::tempdir().unwrap();
-    let mut journal = begin(folder.path(), 1, Attempt::FIRST, Redactor::default());
+    let mut journal = begin(folder.path(), 1, AttemptNumber::FIRST, Redactor::default());
     let long = "\u{1}".repeat(8000);
     let mut before = 0;
     while size(folder.path()) > before {
         before = size(folder.path());
-        say(&mut journal, "pull", &long);
+        log_message(&mut journal, "pull", &long);
     }
-    assert!((LARGEST / 2..LARGEST / 2 + line::LONGEST as u64).contains(&before), "{before}");
+    assert!((MAX_JOURNAL_BYTES / 2..MAX_JOURNAL_BYTES / 2 + line::MAX_LINE_BYTES as u64).contains(&before), "{before}");
 
     let mut begun = Vec::new();
     let full = loop {
         let name = format!("step-{}", begun.len());
         let input = json!({ "text": "x".repeat(60_000) });
-        match journal.intend(&place(&name), "key", fingerprint(&name), input, Effect::Acts) {
+        match journal.record_intent(&step_target(&name), "key", fingerprint(&name), input, StepEffect::Mutating) {
             Ok(intent) => begun.push(intent),
             Err(error) => break error,
         }
@@ -90,11 +101,11 @@ fn progress_is_dropped_first_then_nothing_begins_and_what_was_begun_can_still_en
     // As many as fit in the room that is kept free, each as long as a record may be.
     for intent in begun.drain(..).take(15) {
         let outputs = object(json!({ "text": "x".repeat(60_000) }));
-        let result = Outcome::Succeeded { receipt: Receipt { outputs, notes: Map::new() } };
-        journal.settle(intent.ended(result, Duration::ZERO)).unwrap();
+        let result = StepOutcome::Succeeded { receipt: Receipt { outputs, notes: Map::new() } };
+        journal.record_outcome(intent.complete(result, Duration::ZERO)).unwrap();
     }
-    journal.end(Exit::Failed, false).unwrap();
-    assert!(size(folder.path()) <= LARGEST);
+    journal.record_end(ExitKind::Failed, false).unwrap();
+    assert!(size(folder.path()) <= MAX_JOURNAL_BYTES);
     assert_eq!(&load(&[path(folder.path(), 1)]).unwrap().state, journal.state());
 }
 
@@ -104,20 +115,23 @@ fn progress_is_dropped_first_then_nothing_begins_and_what_was_begun_can_still_en
 fn after_a_failed_write_or_sync_nothing_more_is_written() {
     for (device, action) in [("/dev/full", "append to"), ("/dev/null", "sync")] {
         let folder = tempfile::tempdir().unwrap();
-        let mut journal = begin(folder.path(), 1, Attempt::FIRST, Redactor::default());
+        let mut journal = begin(folder.path(), 1, AttemptNumber::FIRST, Redactor::default());
         let before = fs::read(path(folder.path(), 1)).unwrap();
         journal.replace_file(OpenOptions::new().append(true).open(device).unwrap());
-        let refused = journal.intend(&place("pull"), "key", fingerprint("pull"), json!({}), Effect::Acts).unwrap_err();
+        let refused = journal
+            .record_intent(&step_target("pull"), "key", fingerprint("pull"), json!({}), StepEffect::Mutating)
+            .unwrap_err();
         assert!(matches!(&refused, JournalError::Io { action: failed, .. } if *failed == action), "{refused:?}");
-        assert_eq!(Diagnostic::from(&refused).exit, Exit::Failed);
+        assert_eq!(Diagnostic::from(&refused).exit, ExitKind::Failed);
 
         // The disk is well again: it changes nothing, since what reached it can't be told.
         journal.replace_file(OpenOptions::new().append(true).open(path(folder.path(), 1)).unwrap());
-        let again = journal.intend(&place("pull"), "key", fingerprint("pull"), json!({}), Effect::Acts);
+        let again =
+            journal.record_intent(&step_target("pull"), "key", fingerprint("pull"), json!({}), StepEffect::Mutating);
         assert!(matches!(again, Err(JournalError::Poisoned { .. })));
-        let run = Decision::Run { reason: Reason::NeverRan };
-        assert!(matches!(journal.decide(&place("pull"), run), Err(JournalError::Poisoned { .. })));
-        assert!(matches!(journal.end(Exit::Failed, false), Err(JournalError::Poisoned { .. })));
+        let run = Decision::Run { reason: DecisionReason::NeverRan };
+        assert!(matches!(journal.record_decision(&step_target("pull"), run), Err(JournalError::Poisoned { .. })));
+        assert!(matches!(journal.record_end(ExitKind::Failed, false), Err(JournalError::Poisoned { .. })));
         assert_eq!(fs::read(path(folder.path(), 1)).unwrap(), before);
     }
 }
@@ -128,13 +142,15 @@ fn after_a_failed_write_or_sync_nothing_more_is_written() {
 fn a_step_that_only_looks_waits_for_no_disk_and_the_next_record_syncs_its_own() {
     let folder = tempfile::tempdir().unwrap();
     for last in [true, false] {
-        let mut journal = begin(folder.path(), 1 + u64::from(last), Attempt::FIRST, Redactor::default());
+        let mut journal = begin(folder.path(), 1 + u64::from(last), AttemptNumber::FIRST, Redactor::default());
         journal.replace_file(OpenOptions::new().append(true).open("/dev/null").unwrap());
-        act(&mut journal, "verify", Effect::Looks, Outcome::Succeeded { receipt: receipt(json!({})) });
+        act(&mut journal, "verify", StepEffect::ReadOnly, StepOutcome::Succeeded { receipt: receipt(json!({})) });
         let next = if last {
-            journal.end(Exit::Success, true)
+            journal.record_end(ExitKind::Success, true)
         } else {
-            journal.intend(&place("pull"), "key", fingerprint("pull"), json!({}), Effect::Acts).map(drop)
+            journal
+                .record_intent(&step_target("pull"), "key", fingerprint("pull"), json!({}), StepEffect::Mutating)
+                .map(drop)
         };
         assert!(matches!(next, Err(JournalError::Io { action: "sync", .. })), "{next:?}");
     }
@@ -144,20 +160,22 @@ fn a_step_that_only_looks_waits_for_no_disk_and_the_next_record_syncs_its_own() 
 #[test]
 fn an_outcome_that_can_not_be_written_leaves_the_intent_for_the_next_attempt() {
     let folder = tempfile::tempdir().unwrap();
-    let mut journal = begin(folder.path(), 1, Attempt::FIRST, Redactor::default());
-    let intent = journal.intend(&place("switch"), "key", fingerprint("switch"), json!({}), Effect::Exposes).unwrap();
+    let mut journal = begin(folder.path(), 1, AttemptNumber::FIRST, Redactor::default());
+    let intent = journal
+        .record_intent(&step_target("switch"), "key", fingerprint("switch"), json!({}), StepEffect::Exposing)
+        .unwrap();
     journal.replace_file(File::options().append(true).open("/dev/full").unwrap());
-    let done = Outcome::Succeeded { receipt: receipt(json!({})) };
-    assert!(journal.settle(intent.ended(done, Duration::ZERO)).is_err());
-    let next = begin(folder.path(), 2, Attempt::FIRST.next(), Redactor::default());
-    assert_eq!(next.state().status(&place("switch")), Some(&Status::Intended));
+    let done = StepOutcome::Succeeded { receipt: receipt(json!({})) };
+    assert!(journal.record_outcome(intent.complete(done, Duration::ZERO)).is_err());
+    let next = begin(folder.path(), 2, AttemptNumber::FIRST.next(), Redactor::default());
+    assert_eq!(next.state().status(&step_target("switch")), Some(&RecordStatus::Intended));
 }
 
 #[test]
 fn an_event_that_contradicts_the_record_is_never_written() {
     let folder = tempfile::tempdir().unwrap();
-    let mut journal = begin(folder.path(), 1, Attempt::FIRST, Redactor::default());
+    let mut journal = begin(folder.path(), 1, AttemptNumber::FIRST, Redactor::default());
     let before = size(folder.path());
-    assert!(matches!(journal.intend_undo(&place("switch")), Err(JournalError::Illegal { .. })));
+    assert!(matches!(journal.record_undo_intent(&step_target("switch")), Err(JournalError::IllegalTransition { .. })));
     assert_eq!(size(folder.path()), before);
 }

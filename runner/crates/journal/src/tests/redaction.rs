@@ -3,12 +3,12 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use super::*;
-use contract::{Secret, hash::canonical};
+use contract::{Secret, hash::canonical_json};
 
 const VALUE: &str = "s3cr€t \"pa/ss\"+word\\end";
 
 /// The value in every spelling, in the midst of other text.
-fn spelled() -> String {
+fn every_spelling() -> String {
     let json = Value::String(VALUE.to_owned()).to_string();
     let url: String = url::form_urlencoded::byte_serialize(VALUE.as_bytes()).collect();
     let base64: Vec<_> =
@@ -17,57 +17,71 @@ fn spelled() -> String {
 }
 
 /// Writes an event of every kind with `text` wherever free text may stand, and gives the file.
-fn everywhere(folder: &Path, text: &str, redactor: Redactor) -> String {
+fn journal_with_text_everywhere(folder: &Path, text: &str, redactor: Redactor) -> String {
     let text = || text.to_owned();
     let map = || object(json!({ "a": { text(): [text(), 1] } }));
     let receipt = || Receipt { outputs: map(), notes: map() };
-    let failure = || Failure { kind: text(), message: text(), hint: Some(text()), retryable: true, details: map() };
-    let by = Header { by: text(), ..header(1, Attempt::FIRST) };
-    let (pull, took) = (place("pull"), Duration::ZERO);
-    let mut journal = Journal::begin(&path(folder, 1), by, Loaded::default(), redactor, Box::new(|_| {})).unwrap();
-    let planned = Planned { place: pull.clone(), uses: text(), phase: Phase::Prepare };
-    journal.note(Note::Plan { digest: Hash::of(b"plan"), path: text(), steps: vec![planned] }).unwrap();
-    journal.note(Note::Lock { resource: text(), holder: text() }).unwrap();
-    journal.note(Note::Override { option: "only".to_owned(), step: Some("pull".parse().unwrap()) }).unwrap();
+    let failure = || StepFailure { kind: text(), message: text(), hint: Some(text()), retryable: true, details: map() };
+    let by = JournalHeader { by: text(), ..header(1, AttemptNumber::FIRST) };
+    let (pull, took) = (step_target("pull"), Duration::ZERO);
+    let mut journal =
+        Journal::create(&path(folder, 1), by, LoadedJournals::default(), redactor, Box::new(|_| {})).unwrap();
+    let planned = PlanStepRecord { step_target: pull.clone(), uses: text(), phase: StepPhase::Prepare };
+    journal
+        .record_note(JournalNote::Plan { digest: Blake3Hash::of(b"plan"), path: text(), steps: vec![planned] })
+        .unwrap();
+    journal.record_note(JournalNote::Lock { resource: text(), holder: text() }).unwrap();
+    journal
+        .record_note(JournalNote::Override { option: "only".to_owned(), step: Some("pull".parse().unwrap()) })
+        .unwrap();
     for progress in [
-        Progress::Log { level: Level::Info, message: text(), fields: map() },
-        Progress::Meter { task: text(), done: 1, total: Some(2), unit: text() },
+        StepProgress::Log { level: MessageLevel::Info, message: text(), fields: map() },
+        StepProgress::Meter { task: text(), done: 1, total: Some(2), unit: text() },
     ] {
-        journal.note(Note::Progress { place: pull.clone(), progress }).unwrap();
+        journal.record_note(JournalNote::Progress { step_target: pull.clone(), progress }).unwrap();
     }
     for finding in [
-        Finding::Held { receipt: receipt() },
-        Finding::Drifted { why: text() },
-        Finding::Unknown { why: text() },
-        Finding::Failed { failure: failure() },
+        ProbeFinding::Held { receipt: receipt() },
+        ProbeFinding::Drifted { why: text() },
+        ProbeFinding::Unknown { why: text() },
+        ProbeFinding::Failed { failure: failure() },
     ] {
-        journal.note(Note::Probe { place: pull.clone(), question: Question::Current, took, finding }).unwrap();
+        journal
+            .record_note(JournalNote::Probe {
+                step_target: pull.clone(),
+                probed_input: ProbeInput::Current,
+                took,
+                finding,
+            })
+            .unwrap();
     }
     for reason in [
-        Reason::Drifted { why: text() },
-        Reason::DriftAccepted { why: text() },
-        Reason::Unknown { why: text() },
-        Reason::Interrupted { finding: Some(text()) },
-        Reason::CheckFailed { why: text() },
-        Reason::ProbeFailed { message: text() },
+        DecisionReason::Drifted { why: text() },
+        DecisionReason::DriftAccepted { why: text() },
+        DecisionReason::Unknown { why: text() },
+        DecisionReason::Interrupted { finding: Some(text()) },
+        DecisionReason::CheckFailed { why: text() },
+        DecisionReason::ProbeFailed { message: text() },
     ] {
-        journal.decide(&pull, Decision::Run { reason: reason.clone() }).unwrap();
-        journal.decide(&pull, Decision::Stop { reason: reason.clone() }).unwrap();
-        journal.decide(&pull, Decision::Skip { reason, receipt: receipt() }).unwrap();
+        journal.record_decision(&pull, Decision::Run { reason: reason.clone() }).unwrap();
+        journal.record_decision(&pull, Decision::Stop { reason: reason.clone() }).unwrap();
+        journal.record_decision(&pull, Decision::Skip { reason, receipt: receipt() }).unwrap();
     }
     for result in [
-        Outcome::Failed { failure: failure() },
-        Outcome::Succeeded { receipt: receipt() },
-        Outcome::Unknown { failure: failure() },
+        StepOutcome::Failed { failure: failure() },
+        StepOutcome::Succeeded { receipt: receipt() },
+        StepOutcome::Unknown { failure: failure() },
     ] {
-        let intent = journal.intend(&pull, "key", fingerprint("pull"), Value::Object(map()), Effect::Acts).unwrap();
-        journal.settle(intent.ended(result, took)).unwrap();
+        let intent = journal
+            .record_intent(&pull, "key", fingerprint("pull"), Value::Object(map()), StepEffect::Mutating)
+            .unwrap();
+        journal.record_outcome(intent.complete(result, took)).unwrap();
     }
-    let reason = Reason::Interrupted { finding: Some(text()) };
-    journal.decide(&pull, Decision::Adopt { reason, receipt: receipt() }).unwrap();
-    let undo = journal.intend_undo(&pull).unwrap();
-    journal.settle_undo(undo.ended(Some(failure()))).unwrap();
-    journal.end(Exit::Failed, false).unwrap();
+    let reason = DecisionReason::Interrupted { finding: Some(text()) };
+    journal.record_decision(&pull, Decision::Adopt { reason, receipt: receipt() }).unwrap();
+    let undo = journal.record_undo_intent(&pull).unwrap();
+    journal.record_undo_outcome(undo.complete(Some(failure()))).unwrap();
+    journal.record_end(ExitKind::Failed, false).unwrap();
     let read = load(&[path(folder, 1)]).unwrap();
     assert_eq!(&read.state, journal.state());
     fs::read_to_string(path(folder, 1)).unwrap()
@@ -89,7 +103,8 @@ fn texts(value: &Value, into: &mut Vec<String>) {
 #[test]
 fn no_record_of_any_kind_holds_a_secret_in_any_spelling() {
     let folder = tempfile::tempdir().unwrap();
-    let file = everywhere(folder.path(), &spelled(), Redactor::new([&Secret::new(VALUE.to_owned())]));
+    let file =
+        journal_with_text_everywhere(folder.path(), &every_spelling(), Redactor::new([&Secret::new(VALUE.to_owned())]));
     let mut all = vec![file.clone()];
     for line in file.lines() {
         texts(&serde_json::from_str(&line[9..]).unwrap(), &mut all);
@@ -97,14 +112,14 @@ fn no_record_of_any_kind_holds_a_secret_in_any_spelling() {
     // Pieces that only the value has, in every spelling that the text has.
     let base64 = ["", "a", "ab"].map(|before| STANDARD.encode(format!("{before}{VALUE}"))[4..16].to_owned());
     for piece in ["s3cr", "pa/ss", "pa%2Fss", "word"].into_iter().chain(base64.iter().map(String::as_str)) {
-        assert!(spelled().contains(piece), "{piece} tests nothing");
+        assert!(every_spelling().contains(piece), "{piece} tests nothing");
         for text in &all {
             assert!(!text.contains(piece), "{piece} is in {text}");
         }
     }
     // The test would see it: without the secret known, it is there.
     let bare = tempfile::tempdir().unwrap();
-    assert!(everywhere(bare.path(), &spelled(), Redactor::default()).contains("pa%2Fss"));
+    assert!(journal_with_text_everywhere(bare.path(), &every_spelling(), Redactor::default()).contains("pa%2Fss"));
 }
 
 #[test]
@@ -113,8 +128,8 @@ fn words_of_the_journal_survive_a_secret_that_equals_them() {
         ["intent", "local", "pull", "shop", "prod", "started", "outcome", "succeeded", "failed", "pawl-journal"];
     let secrets: Vec<_> = words.map(|word| Secret::new(word.to_owned())).into();
     let (folder, bare) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let redacted = everywhere(folder.path(), "of intent in prod", Redactor::new(&secrets));
-    let plain = everywhere(bare.path(), "of intent in prod", Redactor::default());
+    let redacted = journal_with_text_everywhere(folder.path(), "of intent in prod", Redactor::new(&secrets));
+    let plain = journal_with_text_everywhere(bare.path(), "of intent in prod", Redactor::default());
     // But for the texts, and what hangs on them and on the clock, both say the same.
     let strip = |file: &str, text: &str| -> Vec<Value> {
         let parse = |line: &str| {
@@ -122,7 +137,7 @@ fn words_of_the_journal_survive_a_secret_that_equals_them() {
             for member in ["prev", "at"] {
                 entry[member].take();
             }
-            canonical(&entry)
+            canonical_json(&entry)
         };
         file.lines().map(parse).collect()
     };
@@ -136,10 +151,10 @@ fn a_secret_across_a_cut_leaves_no_half() {
     for before in 4040..4110 {
         let folder = tempfile::tempdir().unwrap();
         let redactor = Redactor::new([&Secret::new(secret.to_owned())]);
-        let mut journal = begin(folder.path(), 1, Attempt::FIRST, redactor);
+        let mut journal = begin(folder.path(), 1, AttemptNumber::FIRST, redactor);
         let dots = |count| ".".repeat(count);
         let message = format!("{}{secret}{}{secret}{}", dots(before), dots(9000), dots(before));
-        say(&mut journal, "pull", &message);
+        log_message(&mut journal, "pull", &message);
         let text = fs::read_to_string(path(folder.path(), 1)).unwrap();
         let line = text.lines().last().unwrap();
         assert!(line.contains(" bytes …]"), "it was cut");

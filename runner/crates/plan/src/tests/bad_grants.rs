@@ -3,7 +3,7 @@
 use expect_test::expect;
 
 use super::{check, check_step, env, label, source};
-use crate::{Plan, Request};
+use crate::{Plan, PlanRequest};
 
 #[test]
 fn directories() {
@@ -305,7 +305,7 @@ fn programs() {
 #[test]
 fn a_bad_secret_is_not_shown() {
     let text = "version: 1\napp: shop\nsecrets: { DB: env:TOKEN }\nsteps:\n  a: { uses: x, grants: { databases: { m: \"${{ secrets.DB }}\" } } }\n";
-    let request = Request { environment: None, release: &label(), env: &env };
+    let request = PlanRequest { environment: None, release: &label(), env: &env };
     let told = super::rendered(&Plan::parse(source(text), &request).unwrap_err());
     assert!(!told.contains("s3cr3t"));
     expect![[r#"

@@ -6,8 +6,8 @@ use expect_test::expect;
 
 use super::{check, parse, rendered, source};
 use contract::{
-    diagnostic::{Code, Diagnostic, Excerpt, Exit},
-    render::{Color, render},
+    diagnostic::{Diagnostic, ErrorCode, ExitKind, SourceExcerpt},
+    render::{ColorMode, render_diagnostic},
 };
 
 #[test]
@@ -314,16 +314,17 @@ fn ten_megabytes_in_one_line_are_cut_around_the_mark() {
     let mut text = "ä".repeat(5_000_000);
     text.push_str("HERE");
     text.push_str(&"b".repeat(5_000_000));
-    let mut diagnostic = Diagnostic::new(Code("P0101"), Exit::Refused, "wrong");
+    let mut diagnostic = Diagnostic::new(ErrorCode("P0101"), ExitKind::Refused, "wrong");
     let span = 10_000_000..10_000_004;
-    diagnostic.excerpt = Some(Excerpt { path: "x.yml".into(), text: Arc::from(text), span, label: "here".into() });
+    diagnostic.excerpt =
+        Some(SourceExcerpt { path: "x.yml".into(), text: Arc::from(text), span, label: "here".into() });
     expect![[r#"
         error[P0101]: wrong
          --> x.yml:1:5000001
           |
         1 | …ääääääääääääääääääääääääääääääääääääääääääääääääääääääääääääHEREbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb…
           |                                                              ^^^^ here
-    "#]].assert_eq(&render(&diagnostic, Color::Off));
+    "#]].assert_eq(&render_diagnostic(&diagnostic, ColorMode::Off));
 }
 
 #[test]
@@ -353,16 +354,16 @@ fn many_errors_are_shown_in_the_order_of_the_text_and_at_most_twenty() {
 /// The shape of DESIGN §9, with a cause and no excerpt.
 #[test]
 fn causes_and_hints() {
-    let diagnostic = Diagnostic::new(Code("P0301"), Exit::Failed, "step `migrate` failed on attempt 2")
-        .because("migrations/0007_orders.sql:3: relation \"order\" does not exist")
-        .hint("fix it and run `runner --local` again (skips: pull)");
+    let diagnostic = Diagnostic::new(ErrorCode("P0301"), ExitKind::Failed, "step `migrate` failed on attempt 2")
+        .with_cause("migrations/0007_orders.sql:3: relation \"order\" does not exist")
+        .with_hint("fix it and run `runner --local` again (skips: pull)");
     expect![[r#"
         error[P0301]: step `migrate` failed on attempt 2
           caused by: migrations/0007_orders.sql:3: relation "order" does not exist
           hint: fix it and run `runner --local` again (skips: pull)
     "#]]
-    .assert_eq(&render(&diagnostic, Color::Off));
-    assert!(render(&diagnostic, Color::On).contains("\u{1b}["));
+    .assert_eq(&render_diagnostic(&diagnostic, ColorMode::Off));
+    assert!(render_diagnostic(&diagnostic, ColorMode::On).contains("\u{1b}["));
 }
 
 /// Spans that fit no character, or nothing, do not panic.
@@ -371,10 +372,10 @@ fn any_span_can_be_shown() {
     let text: Arc<str> = source("a: é\r\nb: 日本\n").text;
     for start in 0..text.len() + 3 {
         for end in 0..text.len() + 3 {
-            let mut diagnostic = Diagnostic::new(Code("P0101"), Exit::Refused, "m");
+            let mut diagnostic = Diagnostic::new(ErrorCode("P0101"), ExitKind::Refused, "m");
             diagnostic.excerpt =
-                Some(Excerpt { path: "x".into(), text: text.clone(), span: start..end, label: "here".into() });
-            let shown = render(&diagnostic, Color::Off);
+                Some(SourceExcerpt { path: "x".into(), text: text.clone(), span: start..end, label: "here".into() });
+            let shown = render_diagnostic(&diagnostic, ColorMode::Off);
             assert!(
                 shown.contains("^ here")
                     || shown.contains("^^ here")

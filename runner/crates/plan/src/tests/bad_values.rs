@@ -3,7 +3,7 @@
 use expect_test::expect;
 
 use super::{super::*, SMALL, check, check_step, parse_for, rendered, source};
-use contract::render::{Color, render};
+use contract::render::{ColorMode, render_diagnostic};
 
 #[test]
 fn unknown_keys() {
@@ -168,7 +168,7 @@ fn a_bad_label() {
         error[P0107]: "../x" is not a valid release label
           hint: write a letter or digit, then up to 127 of letters, digits and `._+-`
     "#]]
-    .assert_eq(&render(&error.into(), Color::Off));
+    .assert_eq(&render_diagnostic(&error.into(), ColorMode::Off));
 }
 
 #[test]
@@ -473,7 +473,7 @@ fn errors_found_later() {
     let plan = super::good("version: 1\napp: shop\nsteps:\n  pull: { uses: pul, with: { from: 5 } }\n");
     let step = &plan.steps[0];
     let told = |problem: Problem, span, message: &str, label: &str, hint: &str| {
-        render(&plan.error_at(problem.code(), span, message, label, Some(hint.to_owned())), Color::Off)
+        render_diagnostic(&plan.error_at(problem.code(), span, message, label, Some(hint.to_owned())), ColorMode::Off)
     };
     expect![[r#"
         error[P0120]: there is no module `pul`

@@ -191,7 +191,7 @@ fn a_small_plan_has_defaults() {
     assert_eq!(plan.state, StateLocation::Dir("/plans/shop/.pawl".into()));
     assert_eq!(plan.on_failure, OnFailure::Hold);
     let step = &plan.steps[0];
-    assert_eq!((step.timeout.as_secs(), step.retry, step.trust), (600, 0, Trust::Sandbox));
+    assert_eq!((step.timeout.as_secs(), step.retry, step.trust), (600, 0, StepTrust::Sandbox));
     assert_eq!((step.with.clone(), step.needs.len()), (json!({}), 0));
     assert_eq!(&plan.source.text[step.span.clone()], "pull");
 }
@@ -429,12 +429,12 @@ steps:
     let run: RunId = "r1".parse().unwrap();
     let outputs = |value: Value| BTreeMap::from([(id("pull"), Map::from_iter([("port".to_owned(), value)]))]);
 
-    let config = step.config(&outputs(json!(8080)), &run, Attempt::FIRST.next()).unwrap();
+    let config = step.config(&outputs(json!(8080)), &run, AttemptNumber::FIRST.next()).unwrap();
     expect![[r#"{"p/~":[8080],"url":"http://h:8080/${{ secrets.TOKEN }}$r1","n":2}"#]].assert_eq(&config.to_string());
 
     let told = |outputs| {
-        let error = step.config(&outputs, &run, Attempt::FIRST).unwrap_err();
-        super::render(&error.diagnostic(&plan.source), super::Color::Off)
+        let error = step.config(&outputs, &run, AttemptNumber::FIRST).unwrap_err();
+        super::render_diagnostic(&error.diagnostic(&plan.source), super::ColorMode::Off)
     };
     expect![[r#"
         error[P0105]: `steps.pull.port` does not fit inside a text
@@ -490,19 +490,19 @@ fn aliases_are_expanded() {
 fn environments_are_listed_and_located_without_secrets() {
     let names = environments(&source(EXAMPLE)).unwrap();
     assert_eq!(names.iter().map(EnvironmentName::as_str).collect::<Vec<_>>(), ["test", "prod"]);
-    let location = locate(&source(EXAMPLE), Some("prod"), &|_| None).unwrap();
+    let location = locate_history(&source(EXAMPLE), Some("prod"), &|_| None).unwrap();
     assert_eq!((location.app.as_str(), location.environment.as_str()), ("shop", "prod"));
     assert_eq!(location.state, StateLocation::Dir("/plans/shop/.pawl".into()));
 
     let text = "version: 1\napp: shop\nvars: { at: \"${{ env.UNSET }}\" }\nstate: dir:${{ vars.at }}\n";
-    let errors = locate(&source(text), None, &env).unwrap_err();
-    assert_eq!(errors.errors[0].problem, Problem::UndefinedLookup);
+    let errors = locate_history(&source(text), None, &env).unwrap_err();
+    assert_eq!(errors.errors[0].kind, Problem::UndefinedLookup);
 }
 
 #[test]
 fn windows_line_ends_and_a_byte_order_mark_are_fine() {
     let text = format!("\u{feff}{}", EXAMPLE.replace('\n', "\r\n"));
-    let request = Request { environment: Some("test"), release: &label(), env: &env };
+    let request = PlanRequest { environment: Some("test"), release: &label(), env: &env };
     let plan = Plan::parse(source(&text), &request).unwrap();
     assert_eq!(&text[plan.steps[3].span.clone()], "verify");
 }
@@ -515,7 +515,7 @@ fn sockets_and_secrets_are_granted_by_name() {
     let [a, b] = &plan.steps[..] else { panic!("two steps") };
     let engine = a.grants.sockets.iter().map(|(name, path)| (name.as_str(), path.to_str().unwrap()));
     assert_eq!(engine.collect::<Vec<_>>(), [("engine", "/plans/shop/engine.sock")]);
-    let access = |step: &Step| -> Vec<(String, SecretAccess)> {
+    let access = |step: &PlanStep| -> Vec<(String, SecretAccess)> {
         step.grants.secrets.iter().map(|(name, grant)| (name.clone(), grant.access)).collect()
     };
     assert_eq!(access(a), [("A".to_owned(), SecretAccess::Use), ("B".to_owned(), SecretAccess::Reveal)]);
@@ -526,7 +526,7 @@ fn sockets_and_secrets_are_granted_by_name() {
 
 #[test]
 fn places_for_state() {
-    use crate::{RemotePlace, RemoteState};
+    use crate::{RemoteLocation, RemoteState};
     let remote = |state: &str| {
         let text =
             format!("version: 1\napp: shop\nstate: \"{state}\"\nlock: {{ ttl: 45s }}\nsteps: {{ a: {{ uses: x }} }}\n");
@@ -535,8 +535,8 @@ fn places_for_state() {
             StateLocation::Dir(folder) => panic!("{state} is {folder:?}"),
         }
     };
-    let git = |text: &str| RemotePlace::Git(text.to_owned());
-    let s3 = |bucket: &str, prefix: &str| RemotePlace::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() };
+    let git = |text: &str| RemoteLocation::Git(text.to_owned());
+    let s3 = |bucket: &str, prefix: &str| RemoteLocation::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() };
     for (state, place) in [
         ("git:origin", git("origin")),
         ("git:../state.git", git("/plans/state.git")),
@@ -547,7 +547,7 @@ fn places_for_state() {
         ("s3://acme", s3("acme", "")),
         ("s3://acme/deployments/shop/", s3("acme", "deployments/shop")),
     ] {
-        let RemoteState { written, place: found, ttl, .. } = remote(state);
+        let RemoteState { written, location: found, ttl, .. } = remote(state);
         assert_eq!((written.as_str(), found, ttl), (state, place, std::time::Duration::from_secs(45)));
     }
 }

@@ -13,15 +13,15 @@ use std::{path::PathBuf, sync::Arc};
 
 use expect_test::Expect;
 
-use super::{Plan, PlanErrors, Request, Source};
+use super::{Plan, PlanErrors, PlanRequest, PlanSource};
 use contract::Label;
-use contract::render::{Color, render};
+use contract::render::{ColorMode, render_diagnostic};
 
 /// The shortest good plan; tests change it.
 const SMALL: &str = "version: 1\napp: shop\nsteps:\n  pull: { uses: pull }\n";
 
-fn source(text: &str) -> Source {
-    Source { path: PathBuf::from("deploy.yml"), folder: PathBuf::from("/plans/shop"), text: Arc::from(text) }
+fn source(text: &str) -> PlanSource {
+    PlanSource { path: PathBuf::from("deploy.yml"), folder: PathBuf::from("/plans/shop"), text: Arc::from(text) }
 }
 
 /// Environment variables that are set in tests.
@@ -41,7 +41,7 @@ fn label() -> Label {
 }
 
 fn parse_for(text: &str, environment: Option<&str>) -> Result<Plan, PlanErrors> {
-    Plan::parse(source(text), &Request { environment, release: &label(), env: &env })
+    Plan::parse(source(text), &PlanRequest { environment, release: &label(), env: &env })
 }
 
 fn parse(text: &str) -> Result<Plan, PlanErrors> {
@@ -53,7 +53,12 @@ fn good(text: &str) -> Plan {
 }
 
 fn rendered(errors: &PlanErrors) -> String {
-    errors.diagnostics().iter().map(|diagnostic| render(diagnostic, Color::Off)).collect::<Vec<_>>().join("\n")
+    errors
+        .diagnostics()
+        .iter()
+        .map(|diagnostic| render_diagnostic(diagnostic, ColorMode::Off))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Compares what users see of a bad plan.

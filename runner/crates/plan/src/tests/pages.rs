@@ -30,7 +30,7 @@ fn each_problem_has_a_page_that_is_true() {
             && let Some(bad) = plans.next()
         {
             let errors = parse(bad).expect_err(code);
-            assert!(errors.errors.iter().any(|error| error.problem.code().0 == *code), "{code}: {}", rendered(&errors));
+            assert!(errors.errors.iter().any(|error| error.kind.code().0 == *code), "{code}: {}", rendered(&errors));
         }
         for good in plans {
             parse(good).unwrap_or_else(|errors| panic!("{code}: {}", rendered(&errors)));

@@ -5,7 +5,7 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use super::{good::EXAMPLE, parse_for, rendered};
 
 /// Parses, renders what is wrong, and fills in what is right.
-fn survive(text: &str) {
+fn parse_without_panic(text: &str) {
     match parse_for(text, Some("test")) {
         Ok(plan) => {
             for step in &plan.steps {
@@ -28,7 +28,7 @@ fn an_anchored_name_is_marked_without_its_anchor() {
         let text = EXAMPLE.replacen("  pull:\n", anchored, 1);
         assert_ne!(text, EXAMPLE);
         assert!(parse_for(&text, Some("test")).is_ok(), "{anchored}");
-        survive(&text);
+        parse_without_panic(&text);
     }
 }
 
@@ -85,12 +85,12 @@ proptest! {
 
     #[test]
     fn any_bytes(bytes in vec(any::<u8>(), 0..400)) {
-        survive(&String::from_utf8_lossy(&bytes));
+        parse_without_panic(&String::from_utf8_lossy(&bytes));
     }
 
     #[test]
     fn any_pieces(pieces in vec(proptest::sample::select(PIECES), 0..60)) {
-        survive(&pieces.concat());
+        parse_without_panic(&pieces.concat());
     }
 
     #[test]
@@ -101,6 +101,6 @@ proptest! {
             let end = (at + removed).min(text.len());
             text.splice(at..end, piece.chars());
         }
-        survive(&text.into_iter().collect::<String>());
+        parse_without_panic(&text.into_iter().collect::<String>());
     }
 }

@@ -3,27 +3,27 @@
 use serde_json::{Map, Value};
 
 use super::{
-    super::yaml::{self, Kind, Node},
+    super::yaml::{self, YamlNode, YamlValue},
     good::EXAMPLE,
     parse, parse_for,
 };
-use crate::{error::Problems, schema};
+use crate::{error::PlanErrorCollector, schema};
 
 /// The plan as an editor's validator sees it.
 fn json(text: &str) -> Value {
-    fn value(node: Node) -> Value {
+    fn value(node: YamlNode) -> Value {
         match node.kind {
-            Kind::Null => Value::Null,
-            Kind::Bool(value) => Value::Bool(value),
-            Kind::Number { value, .. } => Value::Number(value),
-            Kind::Text(text) => Value::String(text),
-            Kind::List(items) => Value::Array(items.into_iter().map(value).collect()),
-            Kind::Map(entries) => {
+            YamlValue::Null => Value::Null,
+            YamlValue::Bool(value) => Value::Bool(value),
+            YamlValue::Number { value, .. } => Value::Number(value),
+            YamlValue::Text(text) => Value::String(text),
+            YamlValue::List(items) => Value::Array(items.into_iter().map(value).collect()),
+            YamlValue::Map(entries) => {
                 Value::Object(entries.into_iter().map(|(key, node)| (key.text, value(node))).collect::<Map<_, _>>())
             }
         }
     }
-    value(yaml::parse(text, &mut Problems::default()).expect("YAML"))
+    value(yaml::parse(text, &mut PlanErrorCollector::default()).expect("YAML"))
 }
 
 fn accepts(text: &str) -> bool {

@@ -17,195 +17,200 @@ use memmap2::{Mmap, MmapMut};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Places, Tell,
-    folder::{Distrust, Folder, FolderError, Privacy},
+    NoticeHandler, UserPaths,
+    folder::{FilePrivacy, PrivateDir, PrivateDirError, UntrustedFileError},
 };
 use contract::{Digest, diagnostic::Notice};
-use fetch::registry::{Layer, Registry, RegistryError};
+use fetch::registry::{ModuleLayer, RegistryClient, RegistryError};
 use plan::RegistryRef;
 
-const KEY: &str = "module-key";
-const MAC: usize = blake3::OUT_LEN;
+const KEY_FILE: &str = "module-key";
+const MAC_BYTES: usize = blake3::OUT_LEN;
 /// So much is read at once, in bytes.
-const PIECE: usize = 1 << 20;
+const READ_CHUNK_BYTES: usize = 1 << 20;
 /// The folder may become so large, in bytes.
-const MOST: u64 = 1 << 30;
+const MAX_CACHE_BYTES: u64 = 1 << 30;
 
 /// Compiled code that this user's runner made: its MAC was right, and it lies in memory of this process that is only read.
-pub(crate) struct Verified(pub(crate) Mmap);
+pub(crate) struct VerifiedCode(pub(crate) Mmap);
 
 /// Where compiled code and downloaded modules are kept. Nothing is made before it is needed.
-pub(crate) struct Cache {
-    places: Places,
-    tell: Tell,
-    open: OnceLock<Option<Kept>>,
+pub(crate) struct ModuleCache {
+    paths: UserPaths,
+    notify: NoticeHandler,
+    storage: OnceLock<Option<ModuleCacheStorage>>,
 }
 
-struct Kept {
-    folder: Folder,
+struct ModuleCacheStorage {
+    dir: PrivateDir,
     key: [u8; blake3::KEY_LEN],
 }
 
-impl Cache {
-    pub(crate) fn new(places: Places, tell: Tell) -> Self {
-        Self { places, tell, open: OnceLock::new() }
+impl ModuleCache {
+    pub(crate) fn new(places: UserPaths, tell: NoticeHandler) -> Self {
+        Self { paths: places, notify: tell, storage: OnceLock::new() }
     }
 
     /// The compiled code under a name, if there is some that can be trusted. `module` is named in warnings.
-    pub(crate) fn get(&self, name: &str, module: &str) -> Option<Verified> {
-        let kept = self.open()?;
-        let verified = kept.verified(name);
+    pub(crate) fn verified_code(&self, name: &str, module: &str) -> Option<VerifiedCode> {
+        let kept = self.open_storage()?;
+        let verified = kept.read_verified_code(name);
         verified.unwrap_or_else(|error| {
-            self.say_unused(module, &error);
+            self.warn_code_unused(module, &error);
             None
         })
     }
 
     /// Says that kept code is not used, and that this is no fault of the deployment.
-    pub(crate) fn say_unused(&self, module: &str, why: &dyn std::fmt::Display) {
-        (self.tell)(Notice::warning(format!("module {module} is compiled again, its kept code is not used: {why}")));
+    pub(crate) fn warn_code_unused(&self, module: &str, why: &dyn std::fmt::Display) {
+        (self.notify)(Notice::warning(format!("module {module} is compiled again, its kept code is not used: {why}")));
     }
 
     /// Keeps compiled code, or what a module said of itself, under a name.
-    pub(crate) fn put(&self, name: &str, code: &[u8]) {
-        let Some(kept) = self.open() else { return };
-        let mac = kept.hasher(name).update_rayon(code).finalize();
-        let written = kept.folder.write(name, &[mac.as_bytes(), code]).and_then(|()| kept.folder.shrink(MOST));
+    pub(crate) fn store_entry(&self, name: &str, code: &[u8]) {
+        let Some(kept) = self.open_storage() else { return };
+        let mac = kept.entry_hasher(name).update_rayon(code).finalize();
+        let written =
+            kept.dir.replace_file(name, &[mac.as_bytes(), code]).and_then(|()| kept.dir.evict_to_size(MAX_CACHE_BYTES));
         if let Err(error) = written {
-            self.say_not_kept(&FolderError::Unusable { path: kept.folder.path_of(name), source: error });
+            self.notify_not_cached(&PrivateDirError::Io { path: kept.dir.file_path(name), source: error });
         }
     }
 
     /// What a module said of itself under a name, if that was kept and can be trusted.
-    pub(crate) fn words(&self, name: &str, module: &str) -> Option<String> {
-        let words = self.open()?.words(name);
+    pub(crate) fn description(&self, name: &str, module: &str) -> Option<String> {
+        let words = self.open_storage()?.read_verified_text(name);
         words.unwrap_or_else(|error| {
             let message = format!("module {module} is asked again what it is, its kept answer is not used: {error}");
-            (self.tell)(Notice::warning(message));
+            (self.notify)(Notice::warning(message));
             None
         })
     }
 
     /// The digest of a module in a registry, as its manifest has it.
-    pub(crate) async fn find(&self, reference: &RegistryRef) -> Result<Layer, RegistryError> {
-        if let Some(manifest) = self.content(&reference.digest, "json") {
-            return Layer::of(&manifest);
+    pub(crate) async fn resolve_layer(&self, reference: &RegistryRef) -> Result<ModuleLayer, RegistryError> {
+        if let Some(manifest) = self.cached_download(&reference.digest, "json") {
+            return ModuleLayer::from_manifest(&manifest);
         }
-        let manifest = self.registry(reference).manifest().await?;
-        let layer = Layer::of(&manifest)?;
-        self.put_content(&reference.digest, "json", &manifest);
+        let manifest = self.registry_client(reference).fetch_manifest().await?;
+        let layer = ModuleLayer::from_manifest(&manifest)?;
+        self.store_download(&reference.digest, "json", &manifest);
         Ok(layer)
     }
 
     /// The bytes of that module: those that were kept, else fetched, and kept.
-    pub(crate) async fn fetch(&self, reference: &RegistryRef, layer: &Layer) -> Result<Vec<u8>, RegistryError> {
-        if let Some(module) = self.content(&layer.digest, "wasm") {
+    pub(crate) async fn module_bytes(
+        &self,
+        reference: &RegistryRef,
+        layer: &ModuleLayer,
+    ) -> Result<Vec<u8>, RegistryError> {
+        if let Some(module) = self.cached_download(&layer.digest, "wasm") {
             return Ok(module);
         }
-        let module = self.registry(reference).layer(layer).await?;
-        self.put_content(&layer.digest, "wasm", &module);
+        let module = self.registry_client(reference).fetch_layer(layer).await?;
+        self.store_download(&layer.digest, "wasm", &module);
         Ok(module)
     }
 
-    fn registry<'a>(&'a self, reference: &'a RegistryRef) -> Registry<'a> {
-        Registry::new(reference, self.places.credentials.as_deref())
+    fn registry_client<'a>(&'a self, reference: &'a RegistryRef) -> RegistryClient<'a> {
+        RegistryClient::new(reference, self.paths.docker_config.as_deref())
     }
 
     /// What was downloaded before, if its digest is still right.
-    fn content(&self, digest: &Digest, kind: &str) -> Option<Vec<u8>> {
-        let kept = self.open()?;
+    fn cached_download(&self, digest: &Digest, kind: &str) -> Option<Vec<u8>> {
+        let kept = self.open_storage()?;
         let name = format!("{}.{kind}", digest.hex());
-        let read = kept.folder.read(&name, Privacy::Unwritable).and_then(|bytes| match bytes {
+        let read = kept.dir.read(&name, FilePrivacy::ReadableByOthers).and_then(|bytes| match bytes {
             Some(bytes) if Digest::from_bytes(Sha256::digest(&bytes).into()) != *digest => {
-                Err(Distrust::Changed { path: kept.folder.path_of(&name) }.into())
+                Err(UntrustedFileError::Modified { path: kept.dir.file_path(&name) }.into())
             }
             bytes => Ok(bytes),
         });
         read.unwrap_or_else(|error| {
-            (self.tell)(Notice::warning(format!("a module is downloaded again, the kept one is not used: {error}")));
+            (self.notify)(Notice::warning(format!("a module is downloaded again, the kept one is not used: {error}")));
             None
         })
     }
 
-    fn put_content(&self, digest: &Digest, kind: &str, bytes: &[u8]) {
-        let Some(kept) = self.open() else { return };
+    fn store_download(&self, digest: &Digest, kind: &str, bytes: &[u8]) {
+        let Some(kept) = self.open_storage() else { return };
         let name = format!("{}.{kind}", digest.hex());
-        if let Err(source) = kept.folder.write(&name, &[bytes]) {
-            self.say_not_kept(&FolderError::Unusable { path: kept.folder.path_of(&name), source });
+        if let Err(source) = kept.dir.replace_file(&name, &[bytes]) {
+            self.notify_not_cached(&PrivateDirError::Io { path: kept.dir.file_path(&name), source });
         }
     }
 
-    fn open(&self) -> Option<&Kept> {
+    fn open_storage(&self) -> Option<&ModuleCacheStorage> {
         let open = || {
-            let (Some(cache), Some(state)) = (&self.places.cache, &self.places.state) else {
+            let (Some(cache), Some(state)) = (&self.paths.cache_dir, &self.paths.state_dir) else {
                 let why = "neither HOME nor XDG_CACHE_HOME and XDG_STATE_HOME is set";
-                (self.tell)(Notice::note(format!("compiled modules are not kept: {why}")));
+                (self.notify)(Notice::note(format!("compiled modules are not kept: {why}")));
                 return None;
             };
-            Kept::open(cache, state).map_err(|error| self.say_not_kept(&error)).ok()
+            ModuleCacheStorage::open(cache, state).map_err(|error| self.notify_not_cached(&error)).ok()
         };
-        self.open.get_or_init(open).as_ref()
+        self.storage.get_or_init(open).as_ref()
     }
 
-    fn say_not_kept(&self, error: &FolderError) {
+    fn notify_not_cached(&self, error: &PrivateDirError) {
         let message = format!("compiled modules are not kept: {error}");
-        (self.tell)(match error {
-            FolderError::Distrusted(_) => Notice::warning(message),
-            FolderError::Unusable { .. } => Notice::note(message),
+        (self.notify)(match error {
+            PrivateDirError::Untrusted(_) => Notice::warning(message),
+            PrivateDirError::Io { .. } => Notice::note(message),
         });
     }
 }
 
-impl Kept {
-    fn open(cache: &Path, state: &Path) -> Result<Self, FolderError> {
-        let folder = Folder::open(&cache.join("modules"))?;
-        let secrets = Folder::open(state)?;
-        Ok(Self { folder, key: key(&secrets)? })
+impl ModuleCacheStorage {
+    fn open(cache: &Path, state: &Path) -> Result<Self, PrivateDirError> {
+        let folder = PrivateDir::open(&cache.join("modules"))?;
+        let secrets = PrivateDir::open(state)?;
+        Ok(Self { dir: folder, key: load_or_create_key(&secrets)? })
     }
 
     /// The code in a file, if there is such a file and its MAC is right. It is read once: what is checked is what is taken.
-    fn verified(&self, name: &str) -> Result<Option<Verified>, FolderError> {
-        let Some(mut file) = self.folder.file(name, Privacy::Unwritable)? else { return Ok(None) };
-        let unusable = |source| self.folder.unusable(name, source);
-        let changed = || FolderError::from(Distrust::Changed { path: self.folder.path_of(name) });
+    fn read_verified_code(&self, name: &str) -> Result<Option<VerifiedCode>, PrivateDirError> {
+        let Some(mut file) = self.dir.open_file(name, FilePrivacy::ReadableByOthers)? else { return Ok(None) };
+        let unusable = |source| self.dir.io_error(name, source);
+        let changed = || PrivateDirError::from(UntrustedFileError::Modified { path: self.dir.file_path(name) });
         let unread = |error: io::Error| match error.kind() {
             ErrorKind::UnexpectedEof => changed(),
             _ => unusable(error),
         };
-        let mut mac = [0; MAC];
+        let mut mac = [0; MAC_BYTES];
         file.read_exact(&mut mac).map_err(unread)?;
-        let length = file.metadata().map_err(unusable)?.len().saturating_sub(MAC as u64).max(1);
+        let length = file.metadata().map_err(unusable)?.len().saturating_sub(MAC_BYTES as u64).max(1);
         let mut memory =
             usize::try_from(length).map_err(io::Error::other).and_then(MmapMut::map_anon).map_err(unusable)?;
         // In pages of 4 KiB, half of the time would go into getting them.
         #[cfg(target_os = "linux")]
         let _ = memory.advise(memmap2::Advice::HugePage);
-        let mut hasher = self.hasher(name);
-        for piece in memory.chunks_mut(PIECE) {
+        let mut hasher = self.entry_hasher(name);
+        for piece in memory.chunks_mut(READ_CHUNK_BYTES) {
             file.read_exact(piece).map_err(unread)?;
             // A big module keeps all cores at it; for a small one they are not worth waking.
-            match piece.len() == PIECE {
+            match piece.len() == READ_CHUNK_BYTES {
                 true => hasher.update_rayon(piece),
                 false => hasher.update(piece),
             };
         }
         match hasher.finalize() == blake3::Hash::from_bytes(mac) {
-            true => Ok(Some(Verified(memory.make_read_only().map_err(unusable)?))),
+            true => Ok(Some(VerifiedCode(memory.make_read_only().map_err(unusable)?))),
             false => Err(changed()),
         }
     }
 
-    fn words(&self, name: &str) -> Result<Option<String>, FolderError> {
-        let Some(bytes) = self.folder.read(name, Privacy::Unwritable)? else { return Ok(None) };
-        let words = bytes.split_first_chunk::<MAC>().and_then(|(mac, words)| {
-            let is_right = self.hasher(name).update(words).finalize() == blake3::Hash::from_bytes(*mac);
+    fn read_verified_text(&self, name: &str) -> Result<Option<String>, PrivateDirError> {
+        let Some(bytes) = self.dir.read(name, FilePrivacy::ReadableByOthers)? else { return Ok(None) };
+        let words = bytes.split_first_chunk::<MAC_BYTES>().and_then(|(mac, words)| {
+            let is_right = self.entry_hasher(name).update(words).finalize() == blake3::Hash::from_bytes(*mac);
             is_right.then(|| String::from_utf8(words.to_vec()).ok()).flatten()
         });
-        words.map(Some).ok_or_else(|| Distrust::Changed { path: self.folder.path_of(name) }.into())
+        words.map(Some).ok_or_else(|| UntrustedFileError::Modified { path: self.dir.file_path(name) }.into())
     }
 
     /// Over the name too: code of one module under the name of another is as bad as a changed one.
-    fn hasher(&self, name: &str) -> blake3::Hasher {
+    fn entry_hasher(&self, name: &str) -> blake3::Hasher {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
         hasher
@@ -213,17 +218,17 @@ impl Kept {
 }
 
 /// This user's key, made if there is none.
-fn key(secrets: &Folder) -> Result<[u8; blake3::KEY_LEN], FolderError> {
-    let path = secrets.path_of(KEY);
-    let unusable = |source| FolderError::Unusable { path: path.clone(), source };
-    let bytes = match secrets.read(KEY, Privacy::Secret)? {
+fn load_or_create_key(secrets: &PrivateDir) -> Result<[u8; blake3::KEY_LEN], PrivateDirError> {
+    let path = secrets.file_path(KEY_FILE);
+    let unusable = |source| PrivateDirError::Io { path: path.clone(), source };
+    let bytes = match secrets.read(KEY_FILE, FilePrivacy::OwnerOnly)? {
         Some(bytes) => bytes,
         None => {
             let mut fresh = [0; blake3::KEY_LEN];
             getrandom::fill(&mut fresh).map_err(|error| unusable(std::io::Error::other(error.to_string())))?;
-            secrets.write_first(KEY, &fresh).map_err(unusable)?;
-            secrets.read(KEY, Privacy::Secret)?.unwrap_or_default()
+            secrets.create_file_if_absent(KEY_FILE, &fresh).map_err(unusable)?;
+            secrets.read(KEY_FILE, FilePrivacy::OwnerOnly)?.unwrap_or_default()
         }
     };
-    bytes.try_into().map_err(|_| Distrust::Kind { path: path.clone() }.into())
+    bytes.try_into().map_err(|_| UntrustedFileError::WrongFileType { path: path.clone() }.into())
 }

@@ -19,93 +19,95 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 
 /// Why something that lies there is not used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Distrust {
+pub(super) enum UntrustedFileError {
     #[error("{path} belongs to another user (uid {uid})", path = path.display())]
-    Owner { path: PathBuf, uid: u32 },
+    WrongOwner { path: PathBuf, uid: u32 },
     #[error("{path} is open to others (mode {mode:04o})", path = path.display())]
-    Open { path: PathBuf, mode: u32 },
+    WrongMode { path: PathBuf, mode: u32 },
     #[error("{path} is a symbolic link, or not what it should be", path = path.display())]
-    Kind { path: PathBuf },
+    WrongFileType { path: PathBuf },
     #[error("{path} was changed, or made with another key", path = path.display())]
-    Changed { path: PathBuf },
+    Modified { path: PathBuf },
 }
 
 /// Why a folder or a file in it can't be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FolderError {
+pub(super) enum PrivateDirError {
     /// Someone may have put it there.
     #[error(transparent)]
-    Distrusted(#[from] Distrust),
+    Untrusted(#[from] UntrustedFileError),
     /// It can't be made, read or written.
     #[error("{path}: {source}", path = path.display())]
-    Unusable { path: PathBuf, source: io::Error },
+    Io { path: PathBuf, source: io::Error },
 }
 
 /// Who else may do what with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Privacy {
+pub(super) enum FilePrivacy {
     /// Others may read it.
-    Unwritable,
+    ReadableByOthers,
     /// Others may not even read it.
-    Secret,
+    OwnerOnly,
 }
 
 /// An open folder that only this user can write to.
-pub(super) struct Folder {
-    open: OwnedFd,
+pub(super) struct PrivateDir {
+    fd: OwnedFd,
     path: PathBuf,
 }
 
-impl Folder {
+impl PrivateDir {
     /// Opens a folder, and makes it if it is not there.
-    pub(super) fn open(path: &Path) -> Result<Self, FolderError> {
-        let unusable = |source: io::Error| FolderError::Unusable { path: path.to_owned(), source };
+    pub(super) fn open(path: &Path) -> Result<Self, PrivateDirError> {
+        let unusable = |source: io::Error| PrivateDirError::Io { path: path.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| match error {
-            rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR => Distrust::Kind { path: path.to_owned() }.into(),
+            rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR => {
+                UntrustedFileError::WrongFileType { path: path.to_owned() }.into()
+            }
             error => unusable(error.into()),
         })?;
         let found = File::from(open);
-        ours(&found.metadata().map_err(unusable)?, path, Privacy::Unwritable)?;
-        Ok(Self { open: found.into(), path: path.to_owned() })
+        check_owner_and_mode(&found.metadata().map_err(unusable)?, path, FilePrivacy::ReadableByOthers)?;
+        Ok(Self { fd: found.into(), path: path.to_owned() })
     }
 
     /// Where a file in it lies.
-    pub(super) fn path_of(&self, name: &str) -> PathBuf {
+    pub(super) fn file_path(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// A whole file; none if it is not there.
-    pub(super) fn read(&self, name: &str, privacy: Privacy) -> Result<Option<Vec<u8>>, FolderError> {
-        let Some(mut file) = self.file(name, privacy)? else { return Ok(None) };
+    pub(super) fn read(&self, name: &str, privacy: FilePrivacy) -> Result<Option<Vec<u8>>, PrivateDirError> {
+        let Some(mut file) = self.open_file(name, privacy)? else { return Ok(None) };
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(|source| self.unusable(name, source))?;
+        file.read_to_end(&mut bytes).map_err(|source| self.io_error(name, source))?;
         Ok(Some(bytes))
     }
 
     /// An error about a file in it.
-    pub(super) fn unusable(&self, name: &str, source: io::Error) -> FolderError {
-        FolderError::Unusable { path: self.path_of(name), source }
+    pub(super) fn io_error(&self, name: &str, source: io::Error) -> PrivateDirError {
+        PrivateDirError::Io { path: self.file_path(name), source }
     }
 
     /// A file to be read; none if it is not there. Its time of change becomes that of its last use.
-    pub(super) fn file(&self, name: &str, privacy: Privacy) -> Result<Option<File>, FolderError> {
-        let path = self.path_of(name);
-        let unusable = |source: io::Error| FolderError::Unusable { path: path.clone(), source };
+    pub(super) fn open_file(&self, name: &str, privacy: FilePrivacy) -> Result<Option<File>, PrivateDirError> {
+        let path = self.file_path(name);
+        let unusable = |source: io::Error| PrivateDirError::Io { path: path.clone(), source };
         // Not blocking: it may be a pipe.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match rustix::fs::openat(&self.open, name, flags, Mode::empty()) {
+        let file = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
             Ok(file) => File::from(file),
             Err(rustix::io::Errno::NOENT) => return Ok(None),
-            Err(rustix::io::Errno::LOOP) => return Err(Distrust::Kind { path }.into()),
+            Err(rustix::io::Errno::LOOP) => return Err(UntrustedFileError::WrongFileType { path }.into()),
             Err(error) => return Err(unusable(error.into())),
         };
         let metadata = file.metadata().map_err(unusable)?;
         if !metadata.is_file() {
-            return Err(Distrust::Kind { path }.into());
+            return Err(UntrustedFileError::WrongFileType { path }.into());
         }
-        ours(&metadata, &path, privacy)?;
+        check_owner_and_mode(&metadata, &path, privacy)?;
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         // Only the order in which old files are dropped hangs on it.
         let _ = rustix::fs::futimens(&file, &Timestamps { last_access: now, last_modification: now });
@@ -113,43 +115,43 @@ impl Folder {
     }
 
     /// Writes a file as a whole, over what may be there. After a loss of power it may be torn.
-    pub(super) fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
-        let fresh = self.fresh(parts)?;
-        rustix::fs::renameat(&self.open, &fresh, &self.open, name).map_err(|error| self.gave_up(&fresh, error))
+    pub(super) fn replace_file(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
+        let fresh = self.write_temp_file(parts)?;
+        rustix::fs::renameat(&self.fd, &fresh, &self.fd, name).map_err(|error| self.discard_temp_file(&fresh, error))
     }
 
     /// Writes a file as a whole and durably, unless there is one: of several processes, the first one wins.
-    pub(super) fn write_first(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let fresh = self.fresh(&[bytes])?;
-        let fresh_file = rustix::fs::openat(&self.open, &fresh, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    pub(super) fn create_file_if_absent(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let fresh = self.write_temp_file(&[bytes])?;
+        let fresh_file = rustix::fs::openat(&self.fd, &fresh, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         rustix::fs::fsync(&fresh_file)?;
-        let linked = rustix::fs::linkat(&self.open, &fresh, &self.open, name, AtFlags::empty());
-        let _ = rustix::fs::unlinkat(&self.open, &fresh, AtFlags::empty());
+        let linked = rustix::fs::linkat(&self.fd, &fresh, &self.fd, name, AtFlags::empty());
+        let _ = rustix::fs::unlinkat(&self.fd, &fresh, AtFlags::empty());
         match linked {
-            Ok(()) => rustix::fs::fsync(&self.open).map_err(io::Error::from),
+            Ok(()) => rustix::fs::fsync(&self.fd).map_err(io::Error::from),
             Err(rustix::io::Errno::EXIST) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
     /// A file that nobody knows yet.
-    fn fresh(&self, parts: &[&[u8]]) -> io::Result<String> {
+    fn write_temp_file(&self, parts: &[&[u8]]) -> io::Result<String> {
         let mut nonce = [0; 8];
         getrandom::fill(&mut nonce).map_err(|error| io::Error::other(error.to_string()))?;
         let name = format!("{:016x}.new", u64::from_ne_bytes(nonce));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::openat(&self.open, &name, flags, Mode::RUSR | Mode::WUSR)?);
-        parts.iter().try_for_each(|part| file.write_all(part)).map_err(|error| self.gave_up(&name, error))?;
+        let mut file = File::from(rustix::fs::openat(&self.fd, &name, flags, Mode::RUSR | Mode::WUSR)?);
+        parts.iter().try_for_each(|part| file.write_all(part)).map_err(|error| self.discard_temp_file(&name, error))?;
         Ok(name)
     }
 
-    fn gave_up(&self, fresh: &str, error: impl Into<io::Error>) -> io::Error {
-        let _ = rustix::fs::unlinkat(&self.open, fresh, AtFlags::empty());
+    fn discard_temp_file(&self, fresh: &str, error: impl Into<io::Error>) -> io::Error {
+        let _ = rustix::fs::unlinkat(&self.fd, fresh, AtFlags::empty());
         error.into()
     }
 
     /// Drops the files that were not used for the longest time, until the rest is at most so large.
-    pub(super) fn shrink(&self, most: u64) -> io::Result<()> {
+    pub(super) fn evict_to_size(&self, most: u64) -> io::Result<()> {
         let mut files: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
         for entry in std::fs::read_dir(&self.path)? {
             let entry = entry?;
@@ -175,16 +177,20 @@ impl Folder {
     }
 }
 
-fn ours(metadata: &std::fs::Metadata, path: &Path, privacy: Privacy) -> Result<(), Distrust> {
+fn check_owner_and_mode(
+    metadata: &std::fs::Metadata,
+    path: &Path,
+    privacy: FilePrivacy,
+) -> Result<(), UntrustedFileError> {
     if metadata.uid() != rustix::process::geteuid().as_raw() {
-        return Err(Distrust::Owner { path: path.to_owned(), uid: metadata.uid() });
+        return Err(UntrustedFileError::WrongOwner { path: path.to_owned(), uid: metadata.uid() });
     }
     let others = match privacy {
-        Privacy::Unwritable => 0o022,
-        Privacy::Secret => 0o077,
+        FilePrivacy::ReadableByOthers => 0o022,
+        FilePrivacy::OwnerOnly => 0o077,
     };
     match metadata.mode() & 0o7777 {
-        mode if mode & others != 0 => Err(Distrust::Open { path: path.to_owned(), mode }),
+        mode if mode & others != 0 => Err(UntrustedFileError::WrongMode { path: path.to_owned(), mode }),
         _ => Ok(()),
     }
 }
@@ -199,56 +205,59 @@ mod tests {
     fn it_is_private_and_what_is_not_is_refused() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a/b");
-        let folder = Folder::open(&path).unwrap();
+        let folder = PrivateDir::open(&path).unwrap();
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o700);
         assert_eq!(path.parent().unwrap().metadata().unwrap().mode() & 0o777, 0o700);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o770)).unwrap();
-        assert!(matches!(Folder::open(&path), Err(FolderError::Distrusted(Distrust::Open { mode: 0o770, .. }))));
+        assert!(matches!(
+            PrivateDir::open(&path),
+            Err(PrivateDirError::Untrusted(UntrustedFileError::WrongMode { mode: 0o770, .. }))
+        ));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         std::os::unix::fs::symlink(&path, root.path().join("link")).unwrap();
-        let linked = Folder::open(&root.path().join("link"));
-        assert!(matches!(linked, Err(FolderError::Distrusted(Distrust::Kind { .. }))));
+        let linked = PrivateDir::open(&root.path().join("link"));
+        assert!(matches!(linked, Err(PrivateDirError::Untrusted(UntrustedFileError::WrongFileType { .. }))));
 
-        assert_eq!(folder.read("x", Privacy::Unwritable).unwrap(), None);
-        folder.write("x", &[b"one ", b"two"]).unwrap();
-        assert_eq!(folder.read("x", Privacy::Secret).unwrap().unwrap(), b"one two");
+        assert_eq!(folder.read("x", FilePrivacy::ReadableByOthers).unwrap(), None);
+        folder.replace_file("x", &[b"one ", b"two"]).unwrap();
+        assert_eq!(folder.read("x", FilePrivacy::OwnerOnly).unwrap().unwrap(), b"one two");
         fs::set_permissions(path.join("x"), fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(folder.read("x", Privacy::Unwritable).is_ok());
-        assert!(folder.read("x", Privacy::Secret).is_err());
+        assert!(folder.read("x", FilePrivacy::ReadableByOthers).is_ok());
+        assert!(folder.read("x", FilePrivacy::OwnerOnly).is_err());
         fs::create_dir(path.join("folder")).unwrap();
         assert!(matches!(
-            folder.read("folder", Privacy::Unwritable),
-            Err(FolderError::Distrusted(Distrust::Kind { .. }))
+            folder.read("folder", FilePrivacy::ReadableByOthers),
+            Err(PrivateDirError::Untrusted(UntrustedFileError::WrongFileType { .. }))
         ));
     }
 
     #[test]
     fn of_several_the_first_one_wins() {
         let root = tempfile::tempdir().unwrap();
-        let folder = Folder::open(root.path()).unwrap();
+        let folder = PrivateDir::open(root.path()).unwrap();
         std::thread::scope(|scope| {
             for n in 0..8_u8 {
                 let folder = &folder;
-                scope.spawn(move || folder.write_first("key", &[n; 4]).unwrap());
+                scope.spawn(move || folder.create_file_if_absent("key", &[n; 4]).unwrap());
             }
         });
-        let first = folder.read("key", Privacy::Secret).unwrap().unwrap();
-        folder.write_first("key", b"late").unwrap();
-        assert_eq!(folder.read("key", Privacy::Secret).unwrap().unwrap(), first);
+        let first = folder.read("key", FilePrivacy::OwnerOnly).unwrap().unwrap();
+        folder.create_file_if_absent("key", b"late").unwrap();
+        assert_eq!(folder.read("key", FilePrivacy::OwnerOnly).unwrap().unwrap(), first);
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "nothing else is left");
     }
 
     #[test]
     fn what_was_not_used_for_longest_goes_first() {
         let root = tempfile::tempdir().unwrap();
-        let folder = Folder::open(root.path()).unwrap();
+        let folder = PrivateDir::open(root.path()).unwrap();
         for (name, age) in [("a", 30), ("b", 10), ("c", 20)] {
-            folder.write(name, &[&[0; 100]]).unwrap();
+            folder.replace_file(name, &[&[0; 100]]).unwrap();
             let file = File::open(root.path().join(name)).unwrap();
             file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000 - age)).unwrap();
         }
-        folder.read("a", Privacy::Unwritable).unwrap();
-        folder.shrink(250).unwrap();
+        folder.read("a", FilePrivacy::ReadableByOthers).unwrap();
+        folder.evict_to_size(250).unwrap();
         let is_there = |name: &str| root.path().join(name).exists();
         assert_eq!(["a", "b", "c"].map(is_there), [true, true, false]);
     }

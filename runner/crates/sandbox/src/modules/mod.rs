@@ -8,21 +8,21 @@ mod folder;
 
 use std::{path::PathBuf, sync::Arc};
 
-pub(super) use cache::{Cache, Verified};
+pub(super) use cache::{ModuleCache, VerifiedCode};
 pub use fetch::registry::RegistryError;
 
 use contract::diagnostic::Notice;
 
 /// Where modules may be kept between runs.
 #[derive(Clone, Debug, Default)]
-pub struct Places {
+pub struct UserPaths {
     /// What can be made again: compiled code, downloads. None: nothing is kept.
-    pub cache: Option<PathBuf>,
+    pub cache_dir: Option<PathBuf>,
     /// What must stay: the key under which compiled code is kept.
-    pub state: Option<PathBuf>,
+    pub state_dir: Option<PathBuf>,
     /// Docker's `config.json`, which has the credentials for registries.
-    pub credentials: Option<PathBuf>,
+    pub docker_config: Option<PathBuf>,
 }
 
 /// How the user is told what is worth knowing and no error.
-pub type Tell = Arc<dyn Fn(Notice) + Send + Sync>;
+pub type NoticeHandler = Arc<dyn Fn(Notice) + Send + Sync>;

@@ -11,58 +11,73 @@ use url::Url;
 
 use super::{
     ArtifactError,
-    calls::{Answer, Call, Calls},
+    calls::{ServiceCall, ServiceHttpClient, ServiceResponse},
 };
 
 /// As large as the official client's.
-const BLOCK: usize = 8 << 20;
+const BLOCK_BYTES: usize = 8 << 20;
 
 /// Writes the content.
-pub(super) async fn put(calls: &Calls, until: Instant, url: &Url, content: &Bytes) -> Result<(), ArtifactError> {
+pub(super) async fn upload_blocks(
+    calls: &ServiceHttpClient,
+    until: Instant,
+    url: &Url,
+    content: &Bytes,
+) -> Result<(), ArtifactError> {
     let action = "store an artifact";
     let mut list = String::from(r#"<?xml version="1.0" encoding="utf-8"?><BlockList>"#);
-    for (number, start) in (0..content.len()).step_by(BLOCK).enumerate() {
-        let block = content.slice(start..content.len().min(start + BLOCK));
+    for (number, start) in (0..content.len()).step_by(BLOCK_BYTES).enumerate() {
+        let block = content.slice(start..content.len().min(start + BLOCK_BYTES));
         // All of one length, as the storage demands.
         let id = STANDARD.encode(format!("block-{number:06}"));
-        let place = with(url, &[("comp", "block"), ("blockid", &id)]);
-        let call = calls.transfer(action, until, 64 << 10);
+        let place = with_query(url, &[("comp", "block"), ("blockid", &id)]);
+        let call = calls.transfer_call(action, until, 64 << 10);
         let put = || calls.client.put(place.clone()).body(block.clone()).send();
-        let answer = calls.ask(call, put).await?;
-        expect(calls, call, &answer, StatusCode::CREATED)?;
+        let answer = calls.send_with_retries(call, put).await?;
+        expect_status(calls, call, &answer, StatusCode::CREATED)?;
         list.push_str(&format!("<Latest>{id}</Latest>"));
     }
     list.push_str("</BlockList>");
-    let place = with(url, &[("comp", "blocklist")]);
-    let call = calls.call(action, until);
+    let place = with_query(url, &[("comp", "blocklist")]);
+    let call = calls.api_call(action, until);
     let put = || {
         let put = calls.client.put(place.clone()).header("x-ms-blob-content-type", "application/zip");
         put.header(CONTENT_TYPE, "application/xml").body(list.clone()).send()
     };
-    let answer = calls.ask(call, put).await?;
-    expect(calls, call, &answer, StatusCode::CREATED)
+    let answer = calls.send_with_retries(call, put).await?;
+    expect_status(calls, call, &answer, StatusCode::CREATED)
 }
 
 /// Reads the content.
-pub(super) async fn get(calls: &Calls, until: Instant, url: &Url, max: u64) -> Result<Vec<u8>, ArtifactError> {
-    let call = calls.transfer("read an artifact", until, max);
-    let answer = calls.ask(call, || calls.client.get(url.clone()).send()).await?;
-    expect(calls, call, &answer, StatusCode::OK)?;
+pub(super) async fn download(
+    calls: &ServiceHttpClient,
+    until: Instant,
+    url: &Url,
+    max: u64,
+) -> Result<Vec<u8>, ArtifactError> {
+    let call = calls.transfer_call("read an artifact", until, max);
+    let answer = calls.send_with_retries(call, || calls.client.get(url.clone()).send()).await?;
+    expect_status(calls, call, &answer, StatusCode::OK)?;
     Ok(answer.body)
 }
 
-fn with(url: &Url, pairs: &[(&str, &str)]) -> Url {
+fn with_query(url: &Url, pairs: &[(&str, &str)]) -> Url {
     let mut url = url.clone();
     url.query_pairs_mut().extend_pairs(pairs);
     url
 }
 
-fn expect(calls: &Calls, call: Call, answer: &Answer, status: StatusCode) -> Result<(), ArtifactError> {
+fn expect_status(
+    calls: &ServiceHttpClient,
+    call: ServiceCall,
+    answer: &ServiceResponse,
+    status: StatusCode,
+) -> Result<(), ArtifactError> {
     if answer.status == status {
         return Ok(());
     }
     let said = answer.headers.get("x-ms-error-code").and_then(|code| code.to_str().ok()).unwrap_or_default();
-    let why = format!("the storage of the content says no: {}", calls.harmless(said));
+    let why = format!("the storage of the content says no: {}", calls.redacted_line(said));
     let why = why.trim_end_matches([':', ' ']).to_owned();
     Err(ArtifactError::Refused { action: call.action, status: answer.status, why })
 }
@@ -74,7 +89,7 @@ mod tests {
     #[test]
     fn the_signature_stays_as_it_is() {
         let url = Url::parse("https://blob.example/c/x?se=2026-01-01T00%3A00%3A00Z&sig=a%2Bb%2F%3D").unwrap();
-        let with = with(&url, &[("comp", "block"), ("blockid", "YQ==")]);
+        let with = with_query(&url, &[("comp", "block"), ("blockid", "YQ==")]);
         assert_eq!(with.as_str(), format!("{url}&comp=block&blockid=YQ%3D%3D"));
     }
 }

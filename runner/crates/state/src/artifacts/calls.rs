@@ -13,64 +13,64 @@ use reqwest::{
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ArtifactError;
-use crate::error::reasons;
+use crate::error::error_chain_text;
 use contract::Secret;
 
 /// How long is waited, and how often tried.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct CallLimits {
     /// How often a call is tried.
-    pub tries: u32,
+    pub max_attempts: u32,
     /// About so long before the second try, twice as long before each later one.
-    pub pause: Duration,
+    pub first_delay: Duration,
     /// No pause is longer, whatever the service asks for.
-    pub longest_pause: Duration,
+    pub max_delay: Duration,
     /// For one try of a call.
-    pub call: Duration,
+    pub call_timeout: Duration,
     /// For one try of a call that moves content, of 8 MiB at most on the way up.
-    pub transfer: Duration,
+    pub transfer_timeout: Duration,
     /// For all that one function of [`super::Artifacts`] does.
-    pub total: Duration,
+    pub total_timeout: Duration,
 }
 
-impl Patience {
+impl CallLimits {
     /// What GitHub's service needs on a bad day.
     pub const DEFAULT: Self = Self {
-        tries: 5,
-        pause: Duration::from_millis(500),
-        longest_pause: Duration::from_secs(20),
-        call: Duration::from_secs(20),
-        transfer: Duration::from_secs(60),
-        total: Duration::from_secs(150),
+        max_attempts: 5,
+        first_delay: Duration::from_millis(500),
+        max_delay: Duration::from_secs(20),
+        call_timeout: Duration::from_secs(20),
+        transfer_timeout: Duration::from_secs(60),
+        total_timeout: Duration::from_secs(150),
     };
 }
 
 /// What is asked, and how long for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Call {
+pub(super) struct ServiceCall {
     /// For people: `list artifacts`.
     pub(super) action: &'static str,
     /// When it is given up.
-    pub(super) until: Instant,
+    pub(super) deadline: Instant,
     /// For one try.
-    pub(super) limit: Duration,
+    pub(super) attempt_timeout: Duration,
     /// The most bytes of an answer.
-    pub(super) max: u64,
-    pub(super) repeats: Repeats,
+    pub(super) max_bytes: u64,
+    pub(super) retry_policy: RetryPolicy,
 }
 
 /// When a call may be made again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Repeats {
+pub(super) enum RetryPolicy {
     /// After whatever may pass.
-    Freely,
+    Always,
     /// Only when it was surely not obeyed.
-    IfUndone,
+    OnlyIfUnprocessed,
 }
 
 /// An answer, read to its end.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ServiceResponse {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
@@ -78,101 +78,119 @@ pub(super) struct Answer {
 
 /// No answer.
 #[derive(Debug)]
-pub(super) struct Broken {
-    pub(super) why: String,
+pub(super) struct TransportError {
+    pub(super) reason: String,
     /// Nobody was asked.
-    pub(super) is_unsent: bool,
+    pub(super) was_never_sent: bool,
 }
 
-impl From<reqwest::Error> for Broken {
+impl From<reqwest::Error> for TransportError {
     fn from(error: reqwest::Error) -> Self {
         let is_unsent = error.is_connect() || error.is_builder();
-        Self { why: reasons(&error.without_url()), is_unsent }
+        Self { reason: error_chain_text(&error.without_url()), was_never_sent: is_unsent }
     }
 }
 
-impl From<octocrab::Error> for Broken {
+impl From<octocrab::Error> for TransportError {
     fn from(error: octocrab::Error) -> Self {
-        Self { why: reasons(&error), is_unsent: false }
+        Self { reason: error_chain_text(&error), was_never_sent: false }
     }
 }
 
 /// How calls are made.
 #[derive(Debug)]
-pub(super) struct Calls {
+pub(super) struct ServiceHttpClient {
     pub(super) client: reqwest::Client,
-    pub(super) patience: Patience,
+    pub(super) limits: CallLimits,
     /// What no error shows.
     pub(super) secrets: Vec<Secret>,
 }
 
 /// The most bytes of an answer that is no content.
-const ANSWER: u64 = 8 << 20;
+const MAX_RESPONSE_BYTES: u64 = 8 << 20;
 
 /// What a try came to.
-enum Tried {
-    Answered(Answer),
-    Broken(Broken),
+enum CallAttemptResult {
+    Responded(ServiceResponse),
+    Failed(TransportError),
     TooLarge,
 }
 
-impl Calls {
+impl ServiceHttpClient {
     /// A call that asks or says something.
-    pub(super) fn call(&self, action: &'static str, until: Instant) -> Call {
-        Call { action, until, limit: self.patience.call, max: ANSWER, repeats: Repeats::Freely }
+    pub(super) fn api_call(&self, action: &'static str, until: Instant) -> ServiceCall {
+        ServiceCall {
+            action,
+            deadline: until,
+            attempt_timeout: self.limits.call_timeout,
+            max_bytes: MAX_RESPONSE_BYTES,
+            retry_policy: RetryPolicy::Always,
+        }
     }
 
     /// A call that moves content.
-    pub(super) fn transfer(&self, action: &'static str, until: Instant, max: u64) -> Call {
-        Call { limit: self.patience.transfer, max, ..self.call(action, until) }
+    pub(super) fn transfer_call(&self, action: &'static str, until: Instant, max: u64) -> ServiceCall {
+        ServiceCall { attempt_timeout: self.limits.transfer_timeout, max_bytes: max, ..self.api_call(action, until) }
     }
 
     /// When all that begins now is given up.
     pub(super) fn deadline(&self) -> Instant {
-        Instant::now() + self.patience.total
+        Instant::now() + self.limits.total_timeout
     }
 
     /// Asks until there is an answer that waiting would not make better.
-    pub(super) async fn ask<F, E>(&self, call: Call, send: impl Fn() -> F) -> Result<Answer, ArtifactError>
+    pub(super) async fn send_with_retries<F, E>(
+        &self,
+        call: ServiceCall,
+        send: impl Fn() -> F,
+    ) -> Result<ServiceResponse, ArtifactError>
     where
         F: Future<Output = Result<Response, E>>,
-        Broken: From<E>,
+        TransportError: From<E>,
     {
         let mut tries = 0;
         loop {
             tries += 1;
-            let limit = call.limit.min(call.until.saturating_duration_since(Instant::now()));
-            let tried = timeout(limit, attempt(call.max, send())).await;
+            let limit = call.attempt_timeout.min(call.deadline.saturating_duration_since(Instant::now()));
+            let tried = timeout(limit, send_once(call.max_bytes, send())).await;
             let tried = tried.unwrap_or_else(|_| {
-                Tried::Broken(Broken { why: format!("no answer in {limit:.0?}"), is_unsent: false })
+                CallAttemptResult::Failed(TransportError {
+                    reason: format!("no answer in {limit:.0?}"),
+                    was_never_sent: false,
+                })
             });
             let (why, is_undone, asked_for) = match tried {
-                Tried::TooLarge => return Err(ArtifactError::TooLarge { action: call.action, max: call.max }),
-                Tried::Broken(broken) => (self.harmless(&broken.why), broken.is_unsent, None),
-                Tried::Answered(answer) => {
+                CallAttemptResult::TooLarge => {
+                    return Err(ArtifactError::TooLarge { action: call.action, max: call.max_bytes });
+                }
+                CallAttemptResult::Failed(broken) => (self.redacted_line(&broken.reason), broken.was_never_sent, None),
+                CallAttemptResult::Responded(answer) => {
                     let asked_for = retry_after(&answer.headers);
-                    if !may_pass(answer.status, asked_for) {
+                    if !is_transient(answer.status, asked_for) {
                         return Ok(answer);
                     }
                     let is_undone = answer.status == StatusCode::TOO_MANY_REQUESTS;
                     (format!("the answer is {}", answer.status), is_undone, asked_for)
                 }
             };
-            let is_repeated = call.repeats == Repeats::Freely || is_undone;
-            if !is_repeated || tries >= self.patience.tries || !self.pause(tries, asked_for, call.until).await {
+            let is_repeated = call.retry_policy == RetryPolicy::Always || is_undone;
+            if !is_repeated
+                || tries >= self.limits.max_attempts
+                || !self.wait_before_retry(tries, asked_for, call.deadline).await
+            {
                 return Err(ArtifactError::Unavailable { action: call.action, tries, why });
             }
         }
     }
 
     /// Waits before the next try; does not when there would be no time left after it.
-    pub(super) async fn pause(&self, tries: u32, asked_for: Option<Duration>, until: Instant) -> bool {
+    pub(super) async fn wait_before_retry(&self, tries: u32, asked_for: Option<Duration>, until: Instant) -> bool {
         let mut random = [0; 1];
         // Without randomness the pause is the shortest.
         let _ = getrandom::fill(&mut random);
-        let doubled = self.patience.pause.saturating_mul(1 << (tries - 1).min(16));
+        let doubled = self.limits.first_delay.saturating_mul(1 << (tries - 1).min(16));
         let varied = doubled / 2 + doubled / 2 * u32::from(random[0]) / 255;
-        let pause = varied.max(asked_for.unwrap_or_default()).min(self.patience.longest_pause);
+        let pause = varied.max(asked_for.unwrap_or_default()).min(self.limits.max_delay);
         if Instant::now() + pause >= until {
             return false;
         }
@@ -181,8 +199,8 @@ impl Calls {
     }
 
     /// What others said, as one short line without secrets: no token, no query of a URL.
-    pub(super) fn harmless(&self, text: &str) -> String {
-        const MOST: usize = 300;
+    pub(super) fn redacted_line(&self, text: &str) -> String {
+        const MAX_ERROR_CHARS: usize = 300;
         let mut text = text.to_owned();
         for secret in self.secrets.iter().map(Secret::reveal).filter(|secret| !secret.is_empty()) {
             text = text.replace(secret, "***");
@@ -194,35 +212,39 @@ impl Calls {
         };
         let is_space = |c: char| c.is_whitespace() || c.is_control();
         let words: Vec<_> = text.split(is_space).filter(|word| !word.is_empty()).map(shown).collect();
-        words.join(" ").chars().take(MOST).collect()
+        words.join(" ").chars().take(MAX_ERROR_CHARS).collect()
     }
 }
 
-async fn attempt<E>(max: u64, sent: impl Future<Output = Result<Response, E>>) -> Tried
+async fn send_once<E>(max: u64, sent: impl Future<Output = Result<Response, E>>) -> CallAttemptResult
 where
-    Broken: From<E>,
+    TransportError: From<E>,
 {
     let mut response = match sent.await {
         Ok(response) => response,
-        Err(error) => return Tried::Broken(error.into()),
+        Err(error) => return CallAttemptResult::Failed(error.into()),
     };
     if response.content_length().is_some_and(|length| length > max) {
-        return Tried::TooLarge;
+        return CallAttemptResult::TooLarge;
     }
     let mut body = Vec::new();
     loop {
         match response.chunk().await {
-            Ok(Some(chunk)) if (body.len() + chunk.len()) as u64 > max => return Tried::TooLarge,
+            Ok(Some(chunk)) if (body.len() + chunk.len()) as u64 > max => return CallAttemptResult::TooLarge,
             Ok(Some(chunk)) => body.extend_from_slice(&chunk),
             Ok(None) => break,
-            Err(error) => return Tried::Broken(error.into()),
+            Err(error) => return CallAttemptResult::Failed(error.into()),
         }
     }
-    Tried::Answered(Answer { status: response.status(), headers: response.headers().clone(), body })
+    CallAttemptResult::Responded(ServiceResponse {
+        status: response.status(),
+        headers: response.headers().clone(),
+        body,
+    })
 }
 
 /// Whether the same may be answered better later. GitHub's REST API says 403 with `Retry-After` where others say 429.
-fn may_pass(status: StatusCode, asked_for: Option<Duration>) -> bool {
+fn is_transient(status: StatusCode, asked_for: Option<Duration>) -> bool {
     matches!(status.as_u16(), 429 | 500 | 502 | 503 | 504) || status == StatusCode::FORBIDDEN && asked_for.is_some()
 }
 
@@ -237,13 +259,13 @@ mod tests {
 
     #[test]
     fn what_others_say_is_cut_and_without_secrets() {
-        let calls = Calls {
+        let calls = ServiceHttpClient {
             client: crate::http::client().unwrap().build().unwrap(),
-            patience: Patience::DEFAULT,
+            limits: CallLimits::DEFAULT,
             secrets: vec![Secret::new("s3cret".to_owned()), Secret::new(String::new())],
         };
         let said = "no\u{1b}[31m\n\"https://blob.example/x?se=1&sig=abc\" for s3cret, sig=abc? why?";
-        let harmless = calls.harmless(&format!("{said} {}", "x".repeat(1000)));
+        let harmless = calls.redacted_line(&format!("{said} {}", "x".repeat(1000)));
         assert!(harmless.starts_with("no [31m \"https://blob.example/x?… for ***, … why? xxx"), "{harmless}");
         assert_eq!(harmless.chars().count(), 300);
     }

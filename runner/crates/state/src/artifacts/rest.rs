@@ -12,28 +12,28 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::{
-    ArtifactError, Listed, RestAccess, Whence, blob,
-    calls::{Answer, Call, Calls},
+    ArtifactError, ArtifactInfo, ArtifactSource, RestApiAccess, blob,
+    calls::{ServiceCall, ServiceHttpClient, ServiceResponse},
 };
 
 /// Artifacts a page: the most that GitHub gives.
-const PAGE: usize = 100;
+const PAGE_SIZE: usize = 100;
 /// A run has no more pages than this: 500 artifacts a job, 256 jobs a matrix.
-const PAGES: usize = 1300;
+const MAX_PAGES: usize = 1300;
 
 #[derive(Debug)]
-pub(super) struct Rest {
-    access: RestAccess,
+pub(super) struct RestArtifactClient {
+    access: RestApiAccess,
 }
 
 #[derive(Deserialize)]
-struct Page {
+struct RestArtifactPage {
     total_count: usize,
-    artifacts: Vec<Entry>,
+    artifacts: Vec<RestArtifact>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct RestArtifact {
     id: u64,
     name: String,
     #[serde(default)]
@@ -43,9 +43,9 @@ struct Entry {
     digest: Option<String>,
 }
 
-impl Rest {
-    pub(super) fn new(access: RestAccess) -> Result<Self, ArtifactError> {
-        let wrong = |what, why: &str| Err(ArtifactError::Access { what, why: why.to_owned() });
+impl RestArtifactClient {
+    pub(super) fn new(access: RestApiAccess) -> Result<Self, ArtifactError> {
+        let wrong = |what, why: &str| Err(ArtifactError::InvalidAccess { what, why: why.to_owned() });
         if !Url::parse(&access.api_url).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) {
             return wrong("GITHUB_API_URL", "it is no http or https URL");
         }
@@ -64,16 +64,20 @@ impl Rest {
     }
 
     /// All artifacts of the run, of every attempt.
-    pub(super) async fn list(&self, calls: &Calls, until: Instant) -> Result<Vec<Listed>, ArtifactError> {
-        let call = calls.call("list artifacts", until);
-        let crab = self.crab(calls)?;
-        let RestAccess { repository, run, .. } = &self.access;
+    pub(super) async fn list(
+        &self,
+        calls: &ServiceHttpClient,
+        until: Instant,
+    ) -> Result<Vec<ArtifactInfo>, ArtifactError> {
+        let call = calls.api_call("list artifacts", until);
+        let crab = self.api_client(calls)?;
+        let RestApiAccess { repository, run, .. } = &self.access;
         let (mut listed, mut seen, mut passed) = (Vec::new(), BTreeSet::new(), 0);
-        for page in 1..=PAGES {
-            let route = format!("/repos/{repository}/actions/runs/{run}/artifacts?per_page={PAGE}&page={page}");
-            let answer = calls.ask(call, || get(&crab, &route)).await?;
-            self.expect(calls, call, &answer, StatusCode::OK)?;
-            let Page { total_count, artifacts } = serde_json::from_slice(&answer.body).map_err(|_| {
+        for page in 1..=MAX_PAGES {
+            let route = format!("/repos/{repository}/actions/runs/{run}/artifacts?per_page={PAGE_SIZE}&page={page}");
+            let answer = calls.send_with_retries(call, || get_response(&crab, &route)).await?;
+            self.expect_status(calls, call, &answer, StatusCode::OK)?;
+            let RestArtifactPage { total_count, artifacts } = serde_json::from_slice(&answer.body).map_err(|_| {
                 let why = "the list of artifacts is not what the API's description says".to_owned();
                 ArtifactError::Refused { action: call.action, status: answer.status, why }
             })?;
@@ -83,68 +87,74 @@ impl Rest {
                 // While others store artifacts, one may be on two pages.
                 if !entry.expired && seen.insert(entry.id) {
                     let digest = entry.digest.and_then(|digest| digest.parse().ok());
-                    let Entry { id, name, size_in_bytes: size, .. } = entry;
-                    listed.push(Listed { name, id, size, digest, whence: Whence::Rest });
+                    let RestArtifact { id, name, size_in_bytes: size, .. } = entry;
+                    listed.push(ArtifactInfo { name, id, size, digest, source: ArtifactSource::Rest });
                 }
             }
             if is_last {
                 return Ok(listed);
             }
         }
-        let why = format!("there is no end after {PAGES} pages of artifacts");
+        let why = format!("there is no end after {MAX_PAGES} pages of artifacts");
         Err(ArtifactError::Refused { action: call.action, status: StatusCode::OK, why })
     }
 
     /// The content of an artifact, by the redirect to where it lies. The token does not go there.
-    pub(super) async fn content(
+    pub(super) async fn download(
         &self,
-        calls: &Calls,
+        calls: &ServiceHttpClient,
         until: Instant,
         id: u64,
         max: u64,
     ) -> Result<Vec<u8>, ArtifactError> {
-        let call = calls.transfer("read an artifact", until, max);
-        let crab = self.crab(calls)?;
+        let call = calls.transfer_call("read an artifact", until, max);
+        let crab = self.api_client(calls)?;
         let route = format!("/repos/{}/actions/artifacts/{id}/zip", self.access.repository);
-        let answer = calls.ask(call, || get(&crab, &route)).await?;
+        let answer = calls.send_with_retries(call, || get_response(&crab, &route)).await?;
         // Some servers that do as GitHub does give it at once.
         if answer.status == StatusCode::OK {
             return Ok(answer.body);
         }
-        self.expect(calls, call, &answer, StatusCode::FOUND)?;
+        self.expect_status(calls, call, &answer, StatusCode::FOUND)?;
         let location = answer.headers.get(LOCATION).and_then(|location| location.to_str().ok());
         let url = Url::parse(&self.access.api_url).ok().zip(location).and_then(|(base, to)| base.join(to).ok());
         let Some(url) = url else {
             let why = "the redirect leads nowhere".to_owned();
             return Err(ArtifactError::Refused { action: call.action, status: answer.status, why });
         };
-        blob::get(calls, until, &url, max).await
+        blob::download(calls, until, &url, max).await
     }
 
-    pub(super) async fn delete(&self, calls: &Calls, until: Instant, id: u64) -> Result<(), ArtifactError> {
-        let call = calls.call("delete an artifact", until);
-        let crab = self.crab(calls)?;
+    pub(super) async fn delete(&self, calls: &ServiceHttpClient, until: Instant, id: u64) -> Result<(), ArtifactError> {
+        let call = calls.api_call("delete an artifact", until);
+        let crab = self.api_client(calls)?;
         let route = format!("/repos/{}/actions/artifacts/{id}", self.access.repository);
         let delete =
             || async { crab._delete(route.as_str(), None::<&()>).await.map(|answer| answer.map(Body::wrap).into()) };
-        let answer = calls.ask(call, delete).await?;
-        self.expect(calls, call, &answer, StatusCode::NO_CONTENT)
+        let answer = calls.send_with_retries(call, delete).await?;
+        self.expect_status(calls, call, &answer, StatusCode::NO_CONTENT)
     }
 
     /// Made for each use: it lives as long as the runtime that it was made in.
-    fn crab(&self, calls: &Calls) -> Result<Octocrab, ArtifactError> {
-        let wrong = |error: octocrab::Error| ArtifactError::Access {
+    fn api_client(&self, calls: &ServiceHttpClient) -> Result<Octocrab, ArtifactError> {
+        let wrong = |error: octocrab::Error| ArtifactError::InvalidAccess {
             what: "GITHUB_API_URL",
-            why: calls.harmless(&error.to_string()),
+            why: calls.redacted_line(&error.to_string()),
         };
         let crab = Octocrab::builder().personal_token(self.access.token.reveal());
         let crab = crab.base_uri(self.access.api_url.as_str()).map_err(wrong)?;
         crab.build_with_reqwest(calls.client.clone()).map_err(wrong)
     }
 
-    fn expect(&self, calls: &Calls, call: Call, answer: &Answer, status: StatusCode) -> Result<(), ArtifactError> {
+    fn expect_status(
+        &self,
+        calls: &ServiceHttpClient,
+        call: ServiceCall,
+        answer: &ServiceResponse,
+        status: StatusCode,
+    ) -> Result<(), ArtifactError> {
         #[derive(Default, Deserialize)]
-        struct Fault {
+        struct RestErrorBody {
             #[serde(default)]
             message: String,
         }
@@ -154,14 +164,14 @@ impl Rest {
                 Err(ArtifactError::Unauthorized { action: call.action, token: "the token of the REST API", status })
             }
             status => {
-                let said: Fault = serde_json::from_slice(&answer.body).unwrap_or_default();
-                Err(ArtifactError::Refused { action: call.action, status, why: calls.harmless(&said.message) })
+                let said: RestErrorBody = serde_json::from_slice(&answer.body).unwrap_or_default();
+                Err(ArtifactError::Refused { action: call.action, status, why: calls.redacted_line(&said.message) })
             }
         }
     }
 }
 
 /// octocrab's answer, to be read as any other: with a bound.
-async fn get(crab: &Octocrab, route: &str) -> octocrab::Result<Response> {
+async fn get_response(crab: &Octocrab, route: &str) -> octocrab::Result<Response> {
     Ok(crab._get(route).await?.map(Body::wrap).into())
 }

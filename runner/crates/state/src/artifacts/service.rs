@@ -10,27 +10,27 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::{
-    Access, ArtifactError, Listed, Whence,
-    calls::{Call, Calls, Repeats},
-    token::{self, Backend},
+    ArtifactAccess, ArtifactError, ArtifactInfo, ArtifactSource,
+    calls::{RetryPolicy, ServiceCall, ServiceHttpClient},
+    token::{self, JobBackendIds},
 };
 use contract::{Digest, Secret};
 
 /// Who gives the token, for people.
-const TOKEN: &str = "ACTIONS_RUNTIME_TOKEN";
+const RUNTIME_TOKEN_VARIABLE: &str = "ACTIONS_RUNTIME_TOKEN";
 /// Of the artifacts that this client makes.
-const VERSION: u32 = 4;
+const ARTIFACT_VERSION: u32 = 4;
 
 /// The service, as one job sees it.
 #[derive(Debug)]
-pub(super) struct Service {
+pub(super) struct ArtifactServiceClient {
     origin: String,
     token: Secret,
-    own: Backend,
+    own_job: JobBackendIds,
 }
 
 #[derive(Deserialize)]
-struct Created {
+struct CreateArtifactResponse {
     #[serde(default)]
     ok: bool,
     #[serde(default, alias = "signedUploadUrl")]
@@ -38,48 +38,48 @@ struct Created {
 }
 
 #[derive(Deserialize)]
-struct Finalized {
+struct FinalizeArtifactResponse {
     #[serde(default)]
     ok: bool,
     #[serde(default, alias = "artifactId")]
-    artifact_id: Number,
+    artifact_id: ProtoInt64,
 }
 
 #[derive(Deserialize)]
-struct Found {
+struct ListArtifactsResponse {
     #[serde(default)]
-    artifacts: Vec<Entry>,
+    artifacts: Vec<ServiceArtifact>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct ServiceArtifact {
     #[serde(alias = "workflowRunBackendId")]
     workflow_run_backend_id: String,
     #[serde(alias = "workflowJobRunBackendId")]
     workflow_job_run_backend_id: String,
     #[serde(default, alias = "databaseId")]
-    database_id: Number,
+    database_id: ProtoInt64,
     name: String,
     #[serde(default)]
-    size: Number,
+    size: ProtoInt64,
     digest: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Signed {
+struct SignedUrlResponse {
     #[serde(alias = "signedUrl")]
     signed_url: String,
 }
 
 #[derive(Deserialize)]
-struct Deleted {
+struct DeleteArtifactResponse {
     #[serde(default)]
     ok: bool,
 }
 
 /// What twirp says of an error.
 #[derive(Default, Deserialize)]
-struct Fault {
+struct TwirpErrorBody {
     #[serde(default)]
     msg: String,
 }
@@ -87,9 +87,9 @@ struct Fault {
 /// A 64-bit number, as JSON of protocol buffers has it, or as people would.
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(try_from = "Value")]
-struct Number(u64);
+struct ProtoInt64(u64);
 
-impl TryFrom<Value> for Number {
+impl TryFrom<Value> for ProtoInt64 {
     type Error = &'static str;
     fn try_from(value: Value) -> Result<Self, Self::Error> {
         let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
@@ -97,69 +97,78 @@ impl TryFrom<Value> for Number {
     }
 }
 
-impl Service {
-    pub(super) fn new(access: &Access) -> Result<Self, ArtifactError> {
-        let wrong = |why: &str| ArtifactError::Access { what: "ACTIONS_RESULTS_URL", why: why.to_owned() };
+impl ArtifactServiceClient {
+    pub(super) fn new(access: &ArtifactAccess) -> Result<Self, ArtifactError> {
+        let wrong = |why: &str| ArtifactError::InvalidAccess { what: "ACTIONS_RESULTS_URL", why: why.to_owned() };
         let url = Url::parse(&access.results_url).map_err(|error| wrong(&error.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(wrong("it is no http or https URL"));
         }
-        let wrong = |why: &str| ArtifactError::Access { what: TOKEN, why: why.to_owned() };
+        let wrong = |why: &str| ArtifactError::InvalidAccess { what: RUNTIME_TOKEN_VARIABLE, why: why.to_owned() };
         if !access.runtime_token.reveal().bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(wrong("it has characters that no token has"));
         }
-        let own = token::backend(&access.runtime_token).map_err(wrong)?;
-        Ok(Self { origin: url.origin().ascii_serialization(), token: access.runtime_token.clone(), own })
+        let own = token::job_backend_ids(&access.runtime_token).map_err(wrong)?;
+        Ok(Self { origin: url.origin().ascii_serialization(), token: access.runtime_token.clone(), own_job: own })
     }
 
     /// Begins an artifact; where its content goes. What was left of the same name is a 409.
-    pub(super) async fn create(&self, calls: &Calls, until: Instant, name: &str) -> Result<Url, ArtifactError> {
-        let call = calls.call("store an artifact", until);
-        let fields = json!({ "name": name, "version": VERSION });
-        let created: Created = self.ask(calls, call, "CreateArtifact", &self.own, fields).await?;
-        is_ok(call, created.ok)?;
-        parse(call, &created.signed_upload_url)
+    pub(super) async fn create(
+        &self,
+        calls: &ServiceHttpClient,
+        until: Instant,
+        name: &str,
+    ) -> Result<Url, ArtifactError> {
+        let call = calls.api_call("store an artifact", until);
+        let fields = json!({ "name": name, "version": ARTIFACT_VERSION });
+        let created: CreateArtifactResponse =
+            self.call_method(calls, call, "CreateArtifact", &self.own_job, fields).await?;
+        ensure_ok(call, created.ok)?;
+        parse_content_url(call, &created.signed_upload_url)
     }
 
     /// Ends an artifact; its id. Asked once, since what it did is not known after no answer.
     pub(super) async fn finalize(
         &self,
-        calls: &Calls,
+        calls: &ServiceHttpClient,
         until: Instant,
         name: &str,
         size: usize,
         digest: &Digest,
-    ) -> Result<Listed, ArtifactError> {
-        let call = Call { repeats: Repeats::IfUndone, ..calls.call("store an artifact", until) };
+    ) -> Result<ArtifactInfo, ArtifactError> {
+        let call =
+            ServiceCall { retry_policy: RetryPolicy::OnlyIfUnprocessed, ..calls.api_call("store an artifact", until) };
         let fields = json!({ "name": name, "size": size.to_string(), "hash": digest });
-        let finalized: Finalized = self.ask(calls, call, "FinalizeArtifact", &self.own, fields).await?;
-        is_ok(call, finalized.ok)?;
-        Ok(Listed {
+        let finalized: FinalizeArtifactResponse =
+            self.call_method(calls, call, "FinalizeArtifact", &self.own_job, fields).await?;
+        ensure_ok(call, finalized.ok)?;
+        Ok(ArtifactInfo {
             name: name.to_owned(),
             id: finalized.artifact_id.0,
             size: size as u64,
             digest: Some(digest.clone()),
-            whence: Whence::Service(self.own.clone()),
+            source: ArtifactSource::Service(self.own_job.clone()),
         })
     }
 
     /// All artifacts that this job sees, or the one of a name.
     pub(super) async fn list(
         &self,
-        calls: &Calls,
+        calls: &ServiceHttpClient,
         until: Instant,
         name: Option<&str>,
-    ) -> Result<Vec<Listed>, ArtifactError> {
-        let call = calls.call("list artifacts", until);
+    ) -> Result<Vec<ArtifactInfo>, ArtifactError> {
+        let call = calls.api_call("list artifacts", until);
         let fields = name.map_or_else(|| json!({}), |name| json!({ "name_filter": name }));
-        let found: Found = self.ask(calls, call, "ListArtifacts", &self.own, fields).await?;
-        let listed = |entry: Entry| Listed {
+        let found: ListArtifactsResponse =
+            self.call_method(calls, call, "ListArtifacts", &self.own_job, fields).await?;
+        let listed = |entry: ServiceArtifact| ArtifactInfo {
             name: entry.name,
             id: entry.database_id.0,
             size: entry.size.0,
             // Another algorithm, should there ever be one, can't be checked.
             digest: entry.digest.and_then(|digest| digest.parse().ok()),
-            whence: Whence::Service(Backend {
+            source: ArtifactSource::Service(JobBackendIds {
                 run: entry.workflow_run_backend_id,
                 job: entry.workflow_job_run_backend_id,
             }),
@@ -168,36 +177,38 @@ impl Service {
     }
 
     /// Where the content of an artifact is, for some minutes.
-    pub(super) async fn signed(
+    pub(super) async fn signed_url(
         &self,
-        calls: &Calls,
+        calls: &ServiceHttpClient,
         until: Instant,
-        of: &Backend,
+        of: &JobBackendIds,
         name: &str,
     ) -> Result<Url, ArtifactError> {
-        let call = calls.call("read an artifact", until);
-        let signed: Signed = self.ask(calls, call, "GetSignedArtifactURL", of, json!({ "name": name })).await?;
-        parse(call, &signed.signed_url)
+        let call = calls.api_call("read an artifact", until);
+        let signed: SignedUrlResponse =
+            self.call_method(calls, call, "GetSignedArtifactURL", of, json!({ "name": name })).await?;
+        parse_content_url(call, &signed.signed_url)
     }
 
     pub(super) async fn delete(
         &self,
-        calls: &Calls,
+        calls: &ServiceHttpClient,
         until: Instant,
-        of: &Backend,
+        of: &JobBackendIds,
         name: &str,
     ) -> Result<(), ArtifactError> {
-        let call = calls.call("delete an artifact", until);
-        let deleted: Deleted = self.ask(calls, call, "DeleteArtifact", of, json!({ "name": name })).await?;
-        is_ok(call, deleted.ok)
+        let call = calls.api_call("delete an artifact", until);
+        let deleted: DeleteArtifactResponse =
+            self.call_method(calls, call, "DeleteArtifact", of, json!({ "name": name })).await?;
+        ensure_ok(call, deleted.ok)
     }
 
-    async fn ask<T: DeserializeOwned>(
+    async fn call_method<T: DeserializeOwned>(
         &self,
-        calls: &Calls,
-        call: Call,
+        calls: &ServiceHttpClient,
+        call: ServiceCall,
         method: &str,
-        of: &Backend,
+        of: &JobBackendIds,
         mut fields: Value,
     ) -> Result<T, ArtifactError> {
         fields["workflow_run_backend_id"] = of.run.clone().into();
@@ -208,29 +219,29 @@ impl Service {
             let request = calls.client.post(&url).bearer_auth(self.token.reveal());
             request.header(CONTENT_TYPE, "application/json").body(body.clone()).send()
         };
-        let answer = calls.ask(call, request).await?;
+        let answer = calls.send_with_retries(call, request).await?;
         match answer.status {
             StatusCode::OK => serde_json::from_slice(&answer.body).map_err(|_| {
                 let why = format!("the answer to {method} is not what the protocol says");
                 ArtifactError::Refused { action: call.action, status: answer.status, why }
             }),
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                Err(ArtifactError::Unauthorized { action: call.action, token: TOKEN, status })
+                Err(ArtifactError::Unauthorized { action: call.action, token: RUNTIME_TOKEN_VARIABLE, status })
             }
             status => {
-                let said: Fault = serde_json::from_slice(&answer.body).unwrap_or_default();
-                Err(ArtifactError::Refused { action: call.action, status, why: calls.harmless(&said.msg) })
+                let said: TwirpErrorBody = serde_json::from_slice(&answer.body).unwrap_or_default();
+                Err(ArtifactError::Refused { action: call.action, status, why: calls.redacted_line(&said.msg) })
             }
         }
     }
 }
 
-fn is_ok(call: Call, ok: bool) -> Result<(), ArtifactError> {
+fn ensure_ok(call: ServiceCall, ok: bool) -> Result<(), ArtifactError> {
     let why = "it says that this is not ok".to_owned();
     if ok { Ok(()) } else { Err(ArtifactError::Refused { action: call.action, status: StatusCode::OK, why }) }
 }
 
-fn parse(call: Call, url: &str) -> Result<Url, ArtifactError> {
+fn parse_content_url(call: ServiceCall, url: &str) -> Result<Url, ArtifactError> {
     // What is no URL is not shown: it may be half of one.
     let why = "it gives no URL for the content".to_owned();
     Url::parse(url).map_err(|_| ArtifactError::Refused { action: call.action, status: StatusCode::OK, why })
@@ -246,12 +257,12 @@ mod tests {
             r#"{"artifacts":[{"workflow_run_backend_id":"r","workflow_job_run_backend_id":"j","database_id":"7","name":"n","size":"8"}]}"#,
             r#"{"artifacts":[{"workflowRunBackendId":"r","workflowJobRunBackendId":"j","databaseId":7,"name":"n","size":8,"digest":null,"x":1}]}"#,
         ] {
-            let found: Found = serde_json::from_str(text).unwrap();
+            let found: ListArtifactsResponse = serde_json::from_str(text).unwrap();
             let [entry] = &found.artifacts[..] else { panic!("{text}") };
             assert_eq!((entry.database_id.0, entry.size.0, entry.workflow_job_run_backend_id.as_str()), (7, 8, "j"));
         }
-        assert!(serde_json::from_str::<Found>("{}").unwrap().artifacts.is_empty());
+        assert!(serde_json::from_str::<ListArtifactsResponse>("{}").unwrap().artifacts.is_empty());
         let text = r#"{"ok":true,"artifactId":"99999999999999999999"}"#;
-        assert!(serde_json::from_str::<Finalized>(text).is_err(), "more than 64 bits");
+        assert!(serde_json::from_str::<FinalizeArtifactResponse>(text).is_err(), "more than 64 bits");
     }
 }

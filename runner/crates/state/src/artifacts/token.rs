@@ -10,7 +10,7 @@ use contract::Secret;
 
 /// A job of a workflow run, in the service's own words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Backend {
+pub(super) struct JobBackendIds {
     pub(super) run: String,
     pub(super) job: String,
 }
@@ -22,18 +22,20 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// The ids in `Actions.Results:<run>:<job>`, one of the scopes in the payload's `scp`.
-pub(super) fn backend(token: &Secret) -> Result<Backend, &'static str> {
+pub(super) fn job_backend_ids(token: &Secret) -> Result<JobBackendIds, &'static str> {
     #[derive(Deserialize)]
-    struct Payload {
+    struct RuntimeTokenPayload {
         scp: String,
     }
     let payload = token.reveal().split('.').nth(1).ok_or("it is no JWT")?;
     let payload = BASE64.decode(payload).map_err(|_| "its payload is no base64")?;
-    let payload: Payload = serde_json::from_slice(&payload).map_err(|_| "its payload has no `scp`")?;
+    let payload: RuntimeTokenPayload = serde_json::from_slice(&payload).map_err(|_| "its payload has no `scp`")?;
     let ids = payload.scp.split(' ').find_map(|scope| scope.strip_prefix("Actions.Results:"));
     let ids = ids.ok_or("it has no scope `Actions.Results`, so it is not for artifacts")?;
     match ids.split(':').collect::<Vec<_>>()[..] {
-        [run, job] if !run.is_empty() && !job.is_empty() => Ok(Backend { run: run.to_owned(), job: job.to_owned() }),
+        [run, job] if !run.is_empty() && !job.is_empty() => {
+            Ok(JobBackendIds { run: run.to_owned(), job: job.to_owned() })
+        }
         [..] => Err("its scope `Actions.Results` does not have two ids"),
     }
 }
@@ -49,9 +51,9 @@ mod tests {
     #[test]
     fn the_ids_are_in_one_of_the_scopes() {
         let payload = r#"{"scp":"Actions.GenericRead:x Actions.Results:run-1:job-2","iat":1,"x":"???>>>"}"#;
-        let ids = Backend { run: "run-1".to_owned(), job: "job-2".to_owned() };
+        let ids = JobBackendIds { run: "run-1".to_owned(), job: "job-2".to_owned() };
         for engine in [general_purpose::URL_SAFE_NO_PAD, general_purpose::URL_SAFE] {
-            assert_eq!(backend(&token(payload, &engine)), Ok(ids.clone()));
+            assert_eq!(job_backend_ids(&token(payload, &engine)), Ok(ids.clone()));
         }
     }
 
@@ -65,11 +67,11 @@ mod tests {
             (r#"{"sub":"x"}"#, "no `scp`"),
         ] {
             assert!(
-                backend(&token(payload, &general_purpose::URL_SAFE_NO_PAD)).unwrap_err().contains(why),
+                job_backend_ids(&token(payload, &general_purpose::URL_SAFE_NO_PAD)).unwrap_err().contains(why),
                 "{payload}"
             );
         }
-        assert_eq!(backend(&Secret::new("ghs_plain".to_owned())), Err("it is no JWT"));
-        assert_eq!(backend(&Secret::new("a.%%%.c".to_owned())), Err("its payload is no base64"));
+        assert_eq!(job_backend_ids(&Secret::new("ghs_plain".to_owned())), Err("it is no JWT"));
+        assert_eq!(job_backend_ids(&Secret::new("a.%%%.c".to_owned())), Err("its payload is no base64"));
     }
 }

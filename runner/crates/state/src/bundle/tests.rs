@@ -3,12 +3,16 @@
 use super::*;
 
 /// Unpacks what was packed for an attempt from a snapshot.
-fn unpacked(zip: &[u8], (attempt, lines): (u32, u64), key: Option<&Key>) -> Result<Vec<Kept>, BundleError> {
+fn unpack_with_test_identity(
+    zip: &[u8],
+    (attempt, lines): (u32, u64),
+    key: Option<&CheckpointKey>,
+) -> Result<Vec<CheckpointJournal>, BundleError> {
     unpack(zip, (attempt, lines), &identity(), key)
 }
 
-fn identity() -> Identity {
-    Identity {
+fn identity() -> CheckpointIdentity {
+    CheckpointIdentity {
         repository: "acme/shop".to_owned(),
         workflow_run: "4711".to_owned(),
         job: "deploy".to_owned(),
@@ -18,8 +22,8 @@ fn identity() -> Identity {
     }
 }
 
-fn key(text: &str) -> Key {
-    Key::new(&Secret::new(text.to_owned()))
+fn key(text: &str) -> CheckpointKey {
+    CheckpointKey::new(&Secret::new(text.to_owned()))
 }
 
 /// A folder with the journal of one attempt, whose last line is torn.
@@ -37,8 +41,8 @@ fn folder() -> tempfile::TempDir {
 #[test]
 fn names_tell_which_is_the_newest() {
     let identity = identity();
-    assert_eq!(identity.stem(2, 17), "pawl-shop-prod-deploy-a02-s0017");
-    let place = |name: &str| identity.place_of(name);
+    assert_eq!(identity.artifact_stem(2, 17), "pawl-shop-prod-deploy-a02-s0017");
+    let place = |name: &str| identity.parse_artifact_name(name);
     assert_eq!(place("pawl-shop-prod-deploy-a02-s0017-0fe1"), Some((2, 17)));
     assert_eq!(place("pawl-shop-prod-deploy-a113-s12345-x"), Some((113, 12_345)), "numbers grow");
     // Another job whose name begins so, a name without a nonce, and what is no number.
@@ -59,18 +63,21 @@ fn names_tell_which_is_the_newest() {
 #[test]
 fn what_was_packed_is_unpacked_and_no_more_than_whole_lines() {
     let (folder, other) = (folder(), tempfile::tempdir().unwrap());
-    let snapshot = Snapshot::of(folder.path()).unwrap();
+    let snapshot = JournalSnapshot::read(folder.path()).unwrap();
     assert!(snapshot.lines > 3);
-    for (ours, trust) in [(None, Trust::Suggested), (Some(key("k")), Trust::Believed)] {
+    for (ours, trust) in [(None, JournalTrust::Untrusted), (Some(key("k")), JournalTrust::Authenticated)] {
         let zip = snapshot.pack(&identity(), 1, None, ours.as_ref());
-        let kept = unpacked(&zip, (1, snapshot.lines), ours.as_ref()).unwrap();
+        let kept = unpack_with_test_identity(&zip, (1, snapshot.lines), ours.as_ref()).unwrap();
         assert_eq!((kept.len(), kept[0].epoch, kept[0].trust), (1, 1, trust));
-        merge(other.path(), &kept, "artifact").unwrap();
-        assert_eq!(Snapshot::of(other.path()).unwrap().lines, snapshot.lines);
+        merge_into_folder(other.path(), &kept, "artifact").unwrap();
+        assert_eq!(JournalSnapshot::read(other.path()).unwrap().lines, snapshot.lines);
     }
     // What was only suggested first is there once, and believed now.
     let there = journals_in(other.path()).unwrap();
-    assert_eq!(there.iter().map(|(epoch, path)| (*epoch, trust(path))).collect::<Vec<_>>(), [(1, Trust::Believed)]);
+    assert_eq!(
+        there.iter().map(|(epoch, path)| (*epoch, trust_from_file_name(path))).collect::<Vec<_>>(),
+        [(1, JournalTrust::Authenticated)]
+    );
     assert_eq!(std::fs::read_dir(other.path()).unwrap().count(), 1);
 }
 
@@ -79,38 +86,47 @@ fn what_was_only_suggested_stays_so_under_a_key() {
     let (folder, key) = (folder(), key("k"));
     let suggested = folder.path().join(super::super::suggested_name(1));
     std::fs::rename(folder.path().join(journal_name(1)), suggested).unwrap();
-    let snapshot = Snapshot::of(folder.path()).unwrap();
+    let snapshot = JournalSnapshot::read(folder.path()).unwrap();
     let zip = snapshot.pack(&identity(), 2, None, Some(&key));
-    assert_eq!(unpacked(&zip, (2, snapshot.lines), Some(&key)).unwrap()[0].trust, Trust::Suggested);
+    assert_eq!(
+        unpack_with_test_identity(&zip, (2, snapshot.lines), Some(&key)).unwrap()[0].trust,
+        JournalTrust::Untrusted
+    );
 }
 
 #[test]
 fn every_changed_byte_is_found() {
     let key = key("k");
-    let snapshot = Snapshot::of(folder().path()).unwrap();
+    let snapshot = JournalSnapshot::read(folder().path()).unwrap();
     let (zip, place) = (snapshot.pack(&identity(), 1, Some("abc".to_owned()), Some(&key)), (1, snapshot.lines));
-    let genuine = unpacked(&zip, place, Some(&key)).unwrap();
+    let genuine = unpack_with_test_identity(&zip, place, Some(&key)).unwrap();
     // Nor is it taken for another than it is.
     for other in [(2, snapshot.lines), (1, snapshot.lines + 1), (1, snapshot.lines - 1)] {
-        assert!(matches!(unpacked(&zip, other, Some(&key)), Err(BundleError::Misnamed)), "{other:?}");
+        assert!(
+            matches!(unpack_with_test_identity(&zip, other, Some(&key)), Err(BundleError::NameMismatch)),
+            "{other:?}"
+        );
     }
     for at in 0..zip.len() {
         let mut changed = zip.clone();
         changed[at] ^= 0x10;
         // A byte that means nothing, such as one of a file's date, may change.
-        if let Ok(kept) = unpacked(&changed, place, Some(&key)) {
+        if let Ok(kept) = unpack_with_test_identity(&changed, place, Some(&key)) {
             assert!(kept.iter().zip(&genuine).all(|(one, other)| one.bytes == other.bytes && one.trust == other.trust));
         }
-        assert!(unpacked(&zip[..at], place, Some(&key)).is_err(), "cut at {at}");
+        assert!(unpack_with_test_identity(&zip[..at], place, Some(&key)).is_err(), "cut at {at}");
     }
 }
 
 #[test]
 fn another_key_and_no_mac_are_refused() {
-    let snapshot = Snapshot::of(folder().path()).unwrap();
+    let snapshot = JournalSnapshot::read(folder().path()).unwrap();
     for theirs in [None, Some(key("theirs"))] {
         let zip = snapshot.pack(&identity(), 1, None, theirs.as_ref());
-        assert!(matches!(unpacked(&zip, (1, snapshot.lines), Some(&key("ours"))), Err(BundleError::Forged)));
+        assert!(matches!(
+            unpack_with_test_identity(&zip, (1, snapshot.lines), Some(&key("ours"))),
+            Err(BundleError::InvalidMac)
+        ));
     }
 }
 
@@ -118,21 +134,21 @@ fn another_key_and_no_mac_are_refused() {
 fn the_longer_of_two_wins_and_two_ways_are_refused() {
     let here = folder();
     let path = here.path().join(journal_name(1));
-    let whole = Snapshot::of(here.path()).unwrap().members.remove(0).1;
+    let whole = JournalSnapshot::read(here.path()).unwrap().journals.remove(0).1;
     let cut = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
-    let kept = |bytes: &[u8]| [Kept { epoch: 1, bytes: bytes.to_vec(), trust: Trust::Suggested }];
+    let kept = |bytes: &[u8]| [CheckpointJournal { epoch: 1, bytes: bytes.to_vec(), trust: JournalTrust::Untrusted }];
     // Shorter than what is here: nothing changes, the trust neither.
-    merge(here.path(), &kept(&whole[..cut]), "artifact").unwrap();
+    merge_into_folder(here.path(), &kept(&whole[..cut]), "artifact").unwrap();
     assert_eq!(journals_in(here.path()).unwrap(), [(1, path.clone())]);
     // Longer than what this machine wrote itself: anybody could have added to it.
     std::fs::write(&path, &whole[..cut]).unwrap();
-    merge(here.path(), &kept(&whole), "artifact").unwrap();
+    merge_into_folder(here.path(), &kept(&whole), "artifact").unwrap();
     assert_eq!(journals_in(here.path()).unwrap(), [(1, path.clone())]);
     assert_eq!(std::fs::read(&path).unwrap(), &whole[..cut]);
     // Longer than what was suggested: it takes its place.
     let suggested = here.path().join(super::super::suggested_name(1));
     std::fs::rename(&path, &suggested).unwrap();
-    merge(here.path(), &kept(&whole), "artifact").unwrap();
+    merge_into_folder(here.path(), &kept(&whole), "artifact").unwrap();
     assert_eq!(journals_in(here.path()).unwrap(), [(1, suggested.clone())]);
     assert_eq!(std::fs::read(&suggested).unwrap(), whole);
     // Of two that a kill left, the longer one counts.
@@ -145,11 +161,14 @@ fn the_longer_of_two_wins_and_two_ways_are_refused() {
     // Something else: both stay as they are.
     let mut other = whole.clone();
     other[9] ^= 1;
-    assert!(matches!(merge(here.path(), &kept(&other), "artifact"), Err(StateError::Fork { .. })));
+    assert!(matches!(merge_into_folder(here.path(), &kept(&other), "artifact"), Err(StateError::Diverged { .. })));
     assert_eq!(std::fs::read(&suggested).unwrap(), whole);
     // What can't be read is refused before it is put anywhere.
     let empty = tempfile::tempdir().unwrap();
-    assert!(matches!(merge(empty.path(), &kept(&other), "artifact"), Err(StateError::Checkpoint { .. })));
+    assert!(matches!(
+        merge_into_folder(empty.path(), &kept(&other), "artifact"),
+        Err(StateError::InvalidCheckpoint { .. })
+    ));
     assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0);
 }
 
@@ -157,10 +176,10 @@ fn the_longer_of_two_wins_and_two_ways_are_refused() {
 fn a_newer_form_is_said_to_be_one() {
     let zip = {
         let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
-        zip.start_file(MANIFEST, SimpleFileOptions::default()).unwrap();
+        zip.start_file(MANIFEST_FILE, SimpleFileOptions::default()).unwrap();
         zip.write_all(br#"{"version": 2, "new": true}"#).unwrap();
         zip.finish().unwrap().into_inner()
     };
-    assert!(matches!(unpacked(&zip, (1, 1), None), Err(BundleError::Version(2))));
-    assert!(matches!(unpacked(b"no zip", (1, 1), None), Err(BundleError::Cut)));
+    assert!(matches!(unpack_with_test_identity(&zip, (1, 1), None), Err(BundleError::UnknownVersion(2))));
+    assert!(matches!(unpack_with_test_identity(b"no zip", (1, 1), None), Err(BundleError::Truncated)));
 }

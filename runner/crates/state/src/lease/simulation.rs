@@ -9,17 +9,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 
 const SEEDS: u64 = 3_000;
-const TTL: u64 = 2_000;
+const TTL_MS: u64 = 2_000;
 /// A call that is not answered within this time is given up; it may arrive all the same.
-const CALL: u64 = 700;
+const CALL_TIMEOUT_MS: u64 = 700;
 /// For so long things go wrong; then they do not, and all must come to rest.
-const TROUBLE: u64 = 60_000;
-const HOUR: i64 = 3_600_000;
+const FAULTY_PERIOD_MS: u64 = 60_000;
+const HOUR_MS: i64 = 3_600_000;
 
 /// Splitmix64.
-struct Dice(u64);
+struct SimulationRng(u64);
 
-impl Dice {
+impl SimulationRng {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -39,120 +39,120 @@ impl Dice {
 
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "a few of them at a time")]
-enum Call {
+enum SimulatedCall {
     Read,
     Swap { expected: Option<LockRecord>, new: LockRecord },
 }
 
 #[derive(Clone, Debug)]
-enum Reply {
+enum SimulatedReply {
     Read(Option<LockRecord>),
     Swapped(bool),
 }
 
-enum Event {
+enum SimulationEvent {
     /// A node's turn, unless it has had another since.
     Turn {
         node: usize,
         number: u64,
     },
-    Arrives {
+    CallArrives {
         node: usize,
         number: u64,
-        call: Call,
+        call: SimulatedCall,
     },
-    Answers {
+    ReplyArrives {
         node: usize,
         number: u64,
-        reply: Reply,
+        reply: SimulatedReply,
     },
-    Stops {
+    NodePauses {
         node: usize,
         until: u64,
     },
-    CutOff {
+    NodeDisconnects {
         node: usize,
         until: u64,
     },
-    SetsClock {
+    ClockJumps {
         node: usize,
         by: i64,
     },
-    Operator,
+    OperatorReleases,
 }
 
 #[expect(clippy::large_enum_variant, reason = "four of them")]
-enum Doing {
+enum SimulatedNodeState {
     Idle,
-    Taking(Taker),
+    Acquiring(LockAcquirer),
     Holding { lease: Lease, known: LockRecord, effects: u32 },
 }
 
 /// What a node does with the lock by the write that it waits for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Aim {
+enum SimulatedWriteKind {
     Renew,
     Effect,
     Release,
 }
 
-struct Node {
-    doing: Doing,
-    aim: Aim,
+struct SimulatedNode {
+    state: SimulatedNodeState,
+    write_kind: SimulatedWriteKind,
     /// Of its turns and calls: what is late is not for the present one.
-    number: u64,
-    waiting: Option<Call>,
+    turn_number: u64,
+    pending_call: Option<SimulatedCall>,
     stopped_until: u64,
     cut_off_until: u64,
     /// Its monotonic clock, in thousandths of real time.
-    rate: u64,
-    wall: i64,
+    clock_rate: u64,
+    wall_clock_offset: i64,
 }
 
 #[derive(Default, Debug)]
-struct Seen {
+struct SimulationCounts {
     taken: u64,
     effects: u64,
     lost_replies: u64,
-    ran_out: u64,
-    robbed: u64,
+    lease_expired: u64,
+    taken_over: u64,
     released: u64,
     forced: u64,
-    expired: u64,
-    steps: u64,
+    expired_taken: u64,
+    clock_jumps: u64,
     given_up: u64,
 }
 
-struct World {
+struct LockSimulation {
     now: u64,
-    dice: Dice,
-    queue: BTreeMap<(u64, u64), Event>,
+    rng: SimulationRng,
+    queue: BTreeMap<(u64, u64), SimulationEvent>,
     queued: u64,
     record: Option<LockRecord>,
     epochs: BTreeMap<u64, String>,
     forced: BTreeSet<u64>,
     newest_effect: u64,
-    nodes: Vec<Node>,
-    seen: Seen,
+    nodes: Vec<SimulatedNode>,
+    counts: SimulationCounts,
 }
 
-impl World {
+impl LockSimulation {
     fn new(seed: u64) -> Self {
-        let mut dice = Dice(seed);
-        let nodes = (0..4).map(|_| Node {
-            doing: Doing::Idle,
-            aim: Aim::Renew,
-            number: 0,
-            waiting: None,
+        let mut dice = SimulationRng(seed);
+        let nodes = (0..4).map(|_| SimulatedNode {
+            state: SimulatedNodeState::Idle,
+            write_kind: SimulatedWriteKind::Renew,
+            turn_number: 0,
+            pending_call: None,
             stopped_until: 0,
             cut_off_until: 0,
-            rate: 985 + dice.below(31),
-            wall: 0,
+            clock_rate: 985 + dice.below(31),
+            wall_clock_offset: 0,
         });
         let nodes = nodes.collect();
         Self {
             now: 0,
-            dice,
+            rng: dice,
             queue: BTreeMap::new(),
             queued: 0,
             record: None,
@@ -160,126 +160,130 @@ impl World {
             forced: BTreeSet::new(),
             newest_effect: 0,
             nodes,
-            seen: Seen::default(),
+            counts: SimulationCounts::default(),
         }
     }
 
-    fn at(&mut self, time: u64, event: Event) {
+    fn schedule(&mut self, time: u64, event: SimulationEvent) {
         self.queued += 1;
         self.queue.insert((time, self.queued), event);
     }
 
-    fn clock(&self, node: usize) -> Moment {
-        Duration::from_micros(self.now * self.nodes[node].rate)
+    fn clock(&self, node: usize) -> MonotonicTime {
+        Duration::from_micros(self.now * self.nodes[node].clock_rate)
     }
 
-    fn calm(&self) -> bool {
-        self.now > TROUBLE
+    fn faults_are_over(&self) -> bool {
+        self.now > FAULTY_PERIOD_MS
     }
 
     fn run(&mut self) {
         // All at once: exactly one may win.
         for node in 0..self.nodes.len() {
-            self.turn_in(node, 0);
+            self.schedule_turn(node, 0);
         }
         for _ in 0..6 {
-            let (at, node) = (self.dice.below(TROUBLE), self.dice.below(4) as usize);
-            let long = TTL / 2 + self.dice.below(3 * TTL);
-            let event = match self.dice.below(5) {
-                0 | 1 => Event::Stops { node, until: at + long },
-                2 => Event::CutOff { node, until: at + 5_000 },
-                3 => Event::SetsClock { node, by: if self.dice.percent(50) { HOUR } else { -HOUR } },
-                _ => Event::Operator,
+            let (at, node) = (self.rng.below(FAULTY_PERIOD_MS), self.rng.below(4) as usize);
+            let long = TTL_MS / 2 + self.rng.below(3 * TTL_MS);
+            let event = match self.rng.below(5) {
+                0 | 1 => SimulationEvent::NodePauses { node, until: at + long },
+                2 => SimulationEvent::NodeDisconnects { node, until: at + 5_000 },
+                3 => SimulationEvent::ClockJumps { node, by: if self.rng.percent(50) { HOUR_MS } else { -HOUR_MS } },
+                _ => SimulationEvent::OperatorReleases,
             };
-            self.at(at, event);
+            self.schedule(at, event);
         }
         while let Some(((now, _), event)) = self.queue.pop_first() {
-            assert!(now < TROUBLE * 3, "it does not come to rest");
+            assert!(now < FAULTY_PERIOD_MS * 3, "it does not come to rest");
             self.now = now;
-            self.happens(event);
+            self.handle_event(event);
         }
-        assert!(self.nodes.iter().all(|node| matches!(node.doing, Doing::Idle)));
-        self.ends_free();
+        assert!(self.nodes.iter().all(|node| matches!(node.state, SimulatedNodeState::Idle)));
+        self.assert_lock_becomes_free();
     }
 
-    fn happens(&mut self, event: Event) {
+    fn handle_event(&mut self, event: SimulationEvent) {
         match event {
-            Event::Stops { node, until } => self.nodes[node].stopped_until = until,
-            Event::CutOff { node, until } => self.nodes[node].cut_off_until = until,
-            Event::SetsClock { node, by } => {
-                self.nodes[node].wall += by;
-                self.seen.steps += 1;
+            SimulationEvent::NodePauses { node, until } => self.nodes[node].stopped_until = until,
+            SimulationEvent::NodeDisconnects { node, until } => self.nodes[node].cut_off_until = until,
+            SimulationEvent::ClockJumps { node, by } => {
+                self.nodes[node].wall_clock_offset += by;
+                self.counts.clock_jumps += 1;
             }
-            Event::Operator => {
+            SimulationEvent::OperatorReleases => {
                 if let Some(record) = self.record.clone().filter(|record| record.holder.is_some()) {
                     self.forced.insert(record.epoch);
-                    self.seen.forced += 1;
+                    self.counts.forced += 1;
                     self.record = Some(record.tombstone(record.since));
                 }
             }
-            Event::Arrives { node, number, call } => self.arrives(node, number, call),
-            Event::Answers { node, number, reply } => {
+            SimulationEvent::CallArrives { node, number, call } => self.handle_call(node, number, call),
+            SimulationEvent::ReplyArrives { node, number, reply } => {
                 let (stopped, cut_off) = (self.nodes[node].stopped_until, self.nodes[node].cut_off_until);
                 if self.now < stopped {
-                    self.at(stopped, Event::Answers { node, number, reply });
-                } else if self.now >= cut_off && self.nodes[node].number == number {
-                    self.answered(node, Some(reply));
+                    self.schedule(stopped, SimulationEvent::ReplyArrives { node, number, reply });
+                } else if self.now >= cut_off && self.nodes[node].turn_number == number {
+                    self.handle_reply(node, Some(reply));
                 }
             }
-            Event::Turn { node, number } => {
+            SimulationEvent::Turn { node, number } => {
                 let stopped = self.nodes[node].stopped_until;
                 if self.now < stopped {
-                    self.at(stopped, Event::Turn { node, number });
-                } else if self.nodes[node].number == number {
+                    self.schedule(stopped, SimulationEvent::Turn { node, number });
+                } else if self.nodes[node].turn_number == number {
                     // A turn in the midst of a call: it was not answered in time.
-                    if self.nodes[node].waiting.is_some() { self.answered(node, None) } else { self.turn(node) }
+                    if self.nodes[node].pending_call.is_some() {
+                        self.handle_reply(node, None)
+                    } else {
+                        self.take_turn(node)
+                    }
                 }
             }
         }
     }
 
-    fn turn_in(&mut self, node: usize, pause: u64) {
-        self.nodes[node].number += 1;
-        let number = self.nodes[node].number;
-        self.at(self.now + pause, Event::Turn { node, number });
+    fn schedule_turn(&mut self, node: usize, pause: u64) {
+        self.nodes[node].turn_number += 1;
+        let number = self.nodes[node].turn_number;
+        self.schedule(self.now + pause, SimulationEvent::Turn { node, number });
     }
 
-    fn call(&mut self, node: usize, call: Call) {
-        self.turn_in(node, CALL);
-        self.nodes[node].waiting = Some(call.clone());
-        let number = self.nodes[node].number;
-        let is_lost = !self.calm() && self.dice.percent(6) || self.now < self.nodes[node].cut_off_until;
+    fn send_call(&mut self, node: usize, call: SimulatedCall) {
+        self.schedule_turn(node, CALL_TIMEOUT_MS);
+        self.nodes[node].pending_call = Some(call.clone());
+        let number = self.nodes[node].turn_number;
+        let is_lost = !self.faults_are_over() && self.rng.percent(6) || self.now < self.nodes[node].cut_off_until;
         if !is_lost {
-            let way = self.way();
-            self.at(self.now + way, Event::Arrives { node, number, call });
+            let way = self.message_delay();
+            self.schedule(self.now + way, SimulationEvent::CallArrives { node, number, call });
         }
     }
 
     /// How long a message takes; some take very long.
-    fn way(&mut self) -> u64 {
-        if !self.calm() && self.dice.percent(3) { self.dice.below(8_000) } else { 1 + self.dice.below(60) }
+    fn message_delay(&mut self) -> u64 {
+        if !self.faults_are_over() && self.rng.percent(3) { self.rng.below(8_000) } else { 1 + self.rng.below(60) }
     }
 
-    fn arrives(&mut self, node: usize, number: u64, call: Call) {
+    fn handle_call(&mut self, node: usize, number: u64, call: SimulatedCall) {
         let reply = match call {
-            Call::Read => Reply::Read(self.record.clone()),
-            Call::Swap { expected, new } => {
+            SimulatedCall::Read => SimulatedReply::Read(self.record.clone()),
+            SimulatedCall::Swap { expected, new } => {
                 let is_swapped = self.record == expected;
                 if is_swapped {
-                    self.changes(new);
+                    self.replace_record(new);
                 }
-                Reply::Swapped(is_swapped)
+                SimulatedReply::Swapped(is_swapped)
             }
         };
-        if !self.calm() && self.dice.percent(8) {
+        if !self.faults_are_over() && self.rng.percent(8) {
             return;
         }
-        let way = self.way();
-        self.at(self.now + way, Event::Answers { node, number, reply });
+        let way = self.message_delay();
+        self.schedule(self.now + way, SimulationEvent::ReplyArrives { node, number, reply });
     }
 
     /// The epoch only grows, and each has one nonce for ever.
-    fn changes(&mut self, new: LockRecord) {
+    fn replace_record(&mut self, new: LockRecord) {
         let before = self.record.as_ref();
         assert!(before.is_none_or(|before| before.epoch <= new.epoch), "the epoch fell: {before:?} {new:?}");
         if !new.nonce.is_empty() {
@@ -288,165 +292,172 @@ impl World {
             let newest = self.epochs.keys().next_back();
             assert_eq!(newest, Some(&new.epoch), "an old holder came back");
             if before.is_some_and(|before| before.holder.is_some() && before.nonce != new.nonce) {
-                self.seen.expired += 1;
+                self.counts.expired_taken += 1;
             }
         }
         self.record = Some(new);
     }
 
-    fn turn(&mut self, node: usize) {
+    fn take_turn(&mut self, node: usize) {
         let now = self.clock(node);
-        let end = self.calm();
-        match &mut self.nodes[node].doing {
-            Doing::Idle if end => {}
-            Doing::Idle => {
-                let holder = Holder { who: format!("node {node}"), url: None, purpose: None };
-                let nonce = format!("{:016x}", self.dice.next());
-                let wait =
-                    if self.dice.percent(70) { Wait::For(Duration::from_millis(5 * TTL)) } else { Wait::Default };
-                let wall = 1_700_000_000_000 + self.now.cast_signed() + self.nodes[node].wall;
+        let end = self.faults_are_over();
+        match &mut self.nodes[node].state {
+            SimulatedNodeState::Idle if end => {}
+            SimulatedNodeState::Idle => {
+                let holder = LockHolder { who: format!("node {node}"), url: None, purpose: None };
+                let nonce = format!("{:016x}", self.rng.next());
+                let wait = if self.rng.percent(70) {
+                    LockWait::For(Duration::from_millis(5 * TTL_MS))
+                } else {
+                    LockWait::Default
+                };
+                let wall = 1_700_000_000_000 + self.now.cast_signed() + self.nodes[node].wall_clock_offset;
                 let since = Timestamp::from_millisecond(wall).unwrap();
-                let taker = Taker::new(now, holder, nonce, Duration::from_millis(TTL), wait, since);
-                self.nodes[node].doing = Doing::Taking(taker);
-                self.call(node, Call::Read);
+                let taker = LockAcquirer::new(now, holder, nonce, Duration::from_millis(TTL_MS), wait, since);
+                self.nodes[node].state = SimulatedNodeState::Acquiring(taker);
+                self.send_call(node, SimulatedCall::Read);
             }
-            Doing::Taking(_) => self.call(node, Call::Read),
-            Doing::Holding { lease, effects, .. } => {
+            SimulatedNodeState::Acquiring(_) => self.send_call(node, SimulatedCall::Read),
+            SimulatedNodeState::Holding { lease, effects, .. } => {
                 if lease.check(now).is_err() {
-                    self.loses(node, &Lost::RanOut);
+                    self.handle_loss(node, &LockLossReason::Expired);
                     return;
                 }
                 let aim = if *effects == 0 || end {
-                    Aim::Release
-                } else if self.dice.percent(50) {
-                    Aim::Effect
+                    SimulatedWriteKind::Release
+                } else if self.rng.percent(50) {
+                    SimulatedWriteKind::Effect
                 } else {
-                    Aim::Renew
+                    SimulatedWriteKind::Renew
                 };
-                self.writes(node, aim);
+                self.send_write(node, aim);
             }
         }
     }
 
-    fn writes(&mut self, node: usize, aim: Aim) {
+    fn send_write(&mut self, node: usize, aim: SimulatedWriteKind) {
         let now = self.clock(node);
-        let Doing::Holding { lease, known, .. } = &mut self.nodes[node].doing else { unreachable!() };
-        let next = lease.next();
-        let new =
-            if aim == Aim::Release { LockRecord { counter: next.counter, ..next.tombstone(next.since) } } else { next };
-        match lease.sends(now, new.clone()) {
+        let SimulatedNodeState::Holding { lease, known, .. } = &mut self.nodes[node].state else { unreachable!() };
+        let next = lease.next_record();
+        let new = if aim == SimulatedWriteKind::Release {
+            LockRecord { counter: next.counter, ..next.tombstone(next.since) }
+        } else {
+            next
+        };
+        match lease.on_write_sent(now, new.clone()) {
             Ok(()) => {
                 let expected = Some(known.clone());
-                self.nodes[node].aim = aim;
-                self.call(node, Call::Swap { expected, new });
+                self.nodes[node].write_kind = aim;
+                self.send_call(node, SimulatedCall::Swap { expected, new });
             }
-            Err(lost) => self.loses(node, &lost),
+            Err(lost) => self.handle_loss(node, &lost),
         }
     }
 
-    fn loses(&mut self, node: usize, lost: &Lost) {
+    fn handle_loss(&mut self, node: usize, lost: &LockLossReason) {
         match lost {
-            Lost::RanOut => self.seen.ran_out += 1,
-            Lost::Taken(_) => self.seen.robbed += 1,
-            Lost::Released => self.seen.released += 1,
+            LockLossReason::Expired => self.counts.lease_expired += 1,
+            LockLossReason::Taken(_) => self.counts.taken_over += 1,
+            LockLossReason::Released => self.counts.released += 1,
         }
-        self.rests(node);
+        self.go_idle(node);
     }
 
-    fn rests(&mut self, node: usize) {
-        self.nodes[node].doing = Doing::Idle;
-        let pause = self.dice.below(2 * TTL);
-        self.turn_in(node, pause);
+    fn go_idle(&mut self, node: usize) {
+        self.nodes[node].state = SimulatedNodeState::Idle;
+        let pause = self.rng.below(2 * TTL_MS);
+        self.schedule_turn(node, pause);
     }
 
-    fn answered(&mut self, node: usize, reply: Option<Reply>) {
+    fn handle_reply(&mut self, node: usize, reply: Option<SimulatedReply>) {
         let now = self.clock(node);
-        let call = self.nodes[node].waiting.take().expect("only calls are answered");
-        match std::mem::replace(&mut self.nodes[node].doing, Doing::Idle) {
-            Doing::Idle => unreachable!("an idle node calls nobody"),
-            Doing::Taking(mut taker) => {
+        let call = self.nodes[node].pending_call.take().expect("only calls are answered");
+        match std::mem::replace(&mut self.nodes[node].state, SimulatedNodeState::Idle) {
+            SimulatedNodeState::Idle => unreachable!("an idle node calls nobody"),
+            SimulatedNodeState::Acquiring(mut taker) => {
                 let next = match reply {
-                    Some(Reply::Read(record)) => {
-                        let record = record.unwrap_or_else(|| LockRecord::untaken("shop/test", Timestamp::UNIX_EPOCH));
-                        Some((taker.saw(now, &record, 0), record))
+                    Some(SimulatedReply::Read(record)) => {
+                        let record =
+                            record.unwrap_or_else(|| LockRecord::never_held("shop/test", Timestamp::UNIX_EPOCH));
+                        Some((taker.on_read(now, &record, 0), record))
                     }
-                    Some(Reply::Swapped(true)) => {
-                        let Call::Swap { new, .. } = call else { unreachable!() };
-                        taker.confirmed().map(|lease| (Next::Taken(Box::new(lease)), new))
+                    Some(SimulatedReply::Swapped(true)) => {
+                        let SimulatedCall::Swap { new, .. } = call else { unreachable!() };
+                        taker.on_write_confirmed().map(|lease| (AcquireAction::Acquired(Box::new(lease)), new))
                     }
-                    Some(Reply::Swapped(false)) | None => None,
+                    Some(SimulatedReply::Swapped(false)) | None => None,
                 };
                 match next {
-                    Some((Next::Taken(lease), known)) => {
-                        self.seen.taken += 1;
-                        let effects = 1 + self.dice.below(6) as u32;
-                        self.nodes[node].doing = Doing::Holding { lease: *lease, known, effects };
-                        self.turn_in(node, 0);
+                    Some((AcquireAction::Acquired(lease), known)) => {
+                        self.counts.taken += 1;
+                        let effects = 1 + self.rng.below(6) as u32;
+                        self.nodes[node].state = SimulatedNodeState::Holding { lease: *lease, known, effects };
+                        self.schedule_turn(node, 0);
                     }
-                    Some((Next::GiveUp(_), _)) => {
-                        self.seen.given_up += 1;
-                        self.rests(node);
+                    Some((AcquireAction::GiveUp(_), _)) => {
+                        self.counts.given_up += 1;
+                        self.go_idle(node);
                     }
-                    Some((Next::Write(record), before)) => {
-                        taker.sends(now, &record);
-                        self.nodes[node].doing = Doing::Taking(taker);
+                    Some((AcquireAction::Write(record), before)) => {
+                        taker.on_write_sent(now, &record);
+                        self.nodes[node].state = SimulatedNodeState::Acquiring(taker);
                         let expected = (before.epoch > 0).then_some(before);
-                        self.call(node, Call::Swap { expected, new: record });
+                        self.send_call(node, SimulatedCall::Swap { expected, new: record });
                     }
-                    Some((Next::ReadAt(at), _)) => {
-                        self.nodes[node].doing = Doing::Taking(taker);
+                    Some((AcquireAction::ReadAt(at), _)) => {
+                        self.nodes[node].state = SimulatedNodeState::Acquiring(taker);
                         let pause = at.saturating_sub(now).as_millis() as u64 + 1;
-                        self.turn_in(node, pause);
+                        self.schedule_turn(node, pause);
                     }
                     None => {
-                        self.nodes[node].doing = Doing::Taking(taker);
-                        self.turn_in(node, 10);
+                        self.nodes[node].state = SimulatedNodeState::Acquiring(taker);
+                        self.schedule_turn(node, 10);
                     }
                 }
             }
-            Doing::Holding { mut lease, mut known, effects } => {
+            SimulatedNodeState::Holding { mut lease, mut known, effects } => {
                 let outcome = match (reply, &call) {
-                    (Some(Reply::Swapped(true)), Call::Swap { new, .. }) => {
+                    (Some(SimulatedReply::Swapped(true)), SimulatedCall::Swap { new, .. }) => {
                         known = new.clone();
-                        lease.confirmed(now).map(|()| Some(Readback::Confirmed))
+                        lease.on_write_confirmed(now).map(|()| Some(ReadBackResult::Confirmed))
                     }
-                    (Some(Reply::Read(record)), _) => {
-                        let outcome = lease.read_back(now, record.as_ref()).map(Some);
+                    (Some(SimulatedReply::Read(record)), _) => {
+                        let outcome = lease.on_read_back(now, record.as_ref()).map(Some);
                         known = record.unwrap_or(known);
-                        if let Ok(Some(Readback::Confirmed)) = outcome {
-                            self.seen.lost_replies += 1;
+                        if let Ok(Some(ReadBackResult::Confirmed)) = outcome {
+                            self.counts.lost_replies += 1;
                         }
                         outcome
                     }
-                    (Some(Reply::Swapped(_)) | None, _) => lease.check(now).map(|()| None),
+                    (Some(SimulatedReply::Swapped(_)) | None, _) => lease.check(now).map(|()| None),
                 };
-                self.nodes[node].doing = Doing::Holding { lease, known, effects };
+                self.nodes[node].state = SimulatedNodeState::Holding { lease, known, effects };
                 match outcome {
-                    Ok(Some(Readback::Confirmed)) => self.confirmed(node),
-                    Ok(Some(Readback::Unchanged)) => self.writes(node, self.nodes[node].aim),
-                    Ok(None) => self.call(node, Call::Read),
-                    Err(lost) => self.loses(node, &lost),
+                    Ok(Some(ReadBackResult::Confirmed)) => self.handle_confirmed(node),
+                    Ok(Some(ReadBackResult::Unchanged)) => self.send_write(node, self.nodes[node].write_kind),
+                    Ok(None) => self.send_call(node, SimulatedCall::Read),
+                    Err(lost) => self.handle_loss(node, &lost),
                 }
             }
         }
     }
 
-    fn confirmed(&mut self, node: usize) {
-        match self.nodes[node].aim {
-            Aim::Release => return self.rests(node),
-            Aim::Effect => self.acts(node),
-            Aim::Renew => {}
+    fn handle_confirmed(&mut self, node: usize) {
+        match self.nodes[node].write_kind {
+            SimulatedWriteKind::Release => return self.go_idle(node),
+            SimulatedWriteKind::Effect => self.perform_effect(node),
+            SimulatedWriteKind::Renew => {}
         }
-        let pause = self.dice.below(TTL / 3);
-        self.turn_in(node, pause);
+        let pause = self.rng.below(TTL_MS / 3);
+        self.schedule_turn(node, pause);
     }
 
     /// What everything is for: an effect happens under a lock that is held, by the only one that believes to hold it.
-    fn acts(&mut self, node: usize) {
-        let Doing::Holding { lease, effects, .. } = &mut self.nodes[node].doing else { unreachable!() };
+    fn perform_effect(&mut self, node: usize) {
+        let SimulatedNodeState::Holding { lease, effects, .. } = &mut self.nodes[node].state else { unreachable!() };
         *effects -= 1;
         let (epoch, nonce) = (lease.record().epoch, lease.record().nonce.clone());
-        self.seen.effects += 1;
+        self.counts.effects += 1;
         if self.forced.contains(&epoch) {
             // An operator may come between answer and effect. That window stays, and docs/lock.md says so.
             return;
@@ -457,9 +468,9 @@ impl World {
         self.newest_effect = epoch;
         for other in (0..self.nodes.len()).filter(|other| *other != node) {
             let clock = self.clock(other);
-            let Node { doing, aim, stopped_until, .. } = &self.nodes[other];
-            if let Doing::Holding { lease, .. } = doing
-                && *aim != Aim::Release
+            let SimulatedNode { state: doing, write_kind: aim, stopped_until, .. } = &self.nodes[other];
+            if let SimulatedNodeState::Holding { lease, .. } = doing
+                && *aim != SimulatedWriteKind::Release
                 && self.now >= *stopped_until
                 && !self.forced.contains(&lease.record().epoch)
             {
@@ -470,18 +481,20 @@ impl World {
     }
 
     /// Whatever happened, somebody who waits for two leases gets it.
-    fn ends_free(&mut self) {
-        let holder = Holder { who: "last".to_owned(), url: None, purpose: None };
-        let (ttl, began) = (Duration::from_millis(TTL), self.clock(0));
-        let wait = Wait::For(2 * ttl);
-        let mut taker = Taker::new(began, holder, "last".to_owned(), ttl, wait, Timestamp::UNIX_EPOCH);
+    fn assert_lock_becomes_free(&mut self) {
+        let holder = LockHolder { who: "last".to_owned(), url: None, purpose: None };
+        let (ttl, began) = (Duration::from_millis(TTL_MS), self.clock(0));
+        let wait = LockWait::For(2 * ttl);
+        let mut taker = LockAcquirer::new(began, holder, "last".to_owned(), ttl, wait, Timestamp::UNIX_EPOCH);
         let mut now = began;
         loop {
             let record = self.record.clone().expect("the first race has a winner");
-            match taker.saw(now, &record, 0) {
-                Next::ReadAt(at) => now = at,
-                Next::Write(_) => break,
-                Next::Taken(_) | Next::GiveUp(_) => panic!("it is not free after two leases: {record:?}"),
+            match taker.on_read(now, &record, 0) {
+                AcquireAction::ReadAt(at) => now = at,
+                AcquireAction::Write(_) => break,
+                AcquireAction::Acquired(_) | AcquireAction::GiveUp(_) => {
+                    panic!("it is not free after two leases: {record:?}")
+                }
             }
         }
     }
@@ -489,30 +502,51 @@ impl World {
 
 #[test]
 fn no_history_lets_two_act() {
-    let mut total = Seen::default();
+    let mut total = SimulationCounts::default();
     for seed in 0..SEEDS {
-        let mut world = World::new(seed);
+        let mut world = LockSimulation::new(seed);
         let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run()));
         if let Err(panic) = ran {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
             panic!("seed {seed}: {text}");
         }
-        let Seen { taken, effects, lost_replies, ran_out, robbed, released, forced, expired, steps, given_up } =
-            world.seen;
+        let SimulationCounts {
+            taken,
+            effects,
+            lost_replies,
+            lease_expired: ran_out,
+            taken_over: robbed,
+            released,
+            forced,
+            expired_taken: expired,
+            clock_jumps: steps,
+            given_up,
+        } = world.counts;
         total.taken += taken;
         total.effects += effects;
         total.lost_replies += lost_replies;
-        total.ran_out += ran_out;
-        total.robbed += robbed;
+        total.lease_expired += ran_out;
+        total.taken_over += robbed;
         total.released += released;
         total.forced += forced;
-        total.expired += expired;
-        total.steps += steps;
+        total.expired_taken += expired;
+        total.clock_jumps += steps;
         total.given_up += given_up;
     }
     // Everything that is to be survived did happen.
-    let Seen { taken, effects, lost_replies, ran_out, robbed, released, forced, expired, steps, given_up } = total;
+    let SimulationCounts {
+        taken,
+        effects,
+        lost_replies,
+        lease_expired: ran_out,
+        taken_over: robbed,
+        released,
+        forced,
+        expired_taken: expired,
+        clock_jumps: steps,
+        given_up,
+    } = total;
     for (what, times) in [
         ("taken", taken),
         ("effects", effects),

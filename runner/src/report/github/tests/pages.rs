@@ -1,11 +1,11 @@
 //! The page of a job: its tables, its chart, what it says of a retry, and what hostile text becomes on it.
 
 use super::*;
-use crate::report::github::SUMMARY_LIMIT;
+use crate::report::github::MAX_SUMMARY_BYTES;
 
 #[test]
 fn the_page_of_a_clean_deployment() {
-    let conclusion = Conclusion { exit: Exit::Success, error: None };
+    let conclusion = CommandConclusion { exit: ExitKind::Success, error: None };
     expect![[r#"
         ## shop r1 → test: deployed
 
@@ -30,13 +30,13 @@ fn the_page_of_a_clean_deployment() {
             ran verify :done, 1763867401300, 1763867401305
         ```
     "#]]
-    .assert_eq(&page(&fixture::clean(), &conclusion, Vec::new(), 1 << 20));
+    .assert_eq(&render_page(&fixture::clean(), &conclusion, Vec::new(), 1 << 20));
 }
 
 #[test]
 fn the_page_of_a_failure() {
     let error = failed_error();
-    let conclusion = Conclusion { exit: Exit::Failed, error: Some(&error) };
+    let conclusion = CommandConclusion { exit: ExitKind::Failed, error: Some(&error) };
     expect![[r###"
         ## shop r2 → test: failed at \`migrate\`
 
@@ -76,7 +76,7 @@ fn the_page_of_a_failure() {
             ran pull :done, 1763868001308, 1763868001316
             FAIL migrate :crit, 1763868001317, 1763868001360
         ```
-    "###]].assert_eq(&page(&fixture::failed(), &conclusion, Vec::new(), 1 << 20));
+    "###]].assert_eq(&render_page(&fixture::failed(), &conclusion, Vec::new(), 1 << 20));
 }
 
 #[test]
@@ -84,13 +84,20 @@ fn the_page_of_a_retry_has_the_attempts_before_it() {
     let at = |time: &str| format!("2025-11-23T03:{time}Z").parse().unwrap();
     let earlier = |number, began, ended, exit, stuck: Option<&str>| {
         let (began, ended) = (at(began), at(ended));
-        Earlier { number, began, ended, exit, verified: false, stuck: stuck.map(place) }
+        PreviousAttempt {
+            number,
+            started_at: began,
+            ended_at: ended,
+            exit,
+            verified: false,
+            failed_step: stuck.map(place),
+        }
     };
     let earlier = vec![
-        earlier(1, "00:00", "01:30", Some(Exit::Failed), Some("migrate")),
+        earlier(1, "00:00", "01:30", Some(ExitKind::Failed), Some("migrate")),
         earlier(2, "02:00", "02:01", None, Some("pull")),
     ];
-    let conclusion = Conclusion { exit: Exit::Success, error: None };
+    let conclusion = CommandConclusion { exit: ExitKind::Success, error: None };
     expect![[r#"
         ## shop r2 → test: deployed
 
@@ -116,12 +123,12 @@ fn the_page_of_a_retry_has_the_attempts_before_it() {
             ran verify :done, 1763868601332, 1763868601337
         ```
     "#]]
-    .assert_eq(&page(&fixture::adopted(), &conclusion, earlier, 1 << 20));
+    .assert_eq(&render_page(&fixture::adopted(), &conclusion, earlier, 1 << 20));
 }
 
 #[test]
 fn the_page_of_a_rollback_and_of_an_interruption() {
-    let rolled_back = Conclusion { exit: Exit::RolledBack, error: None };
+    let rolled_back = CommandConclusion { exit: ExitKind::RolledBack, error: None };
     expect![[r#"
         ## shop r2 → test: rolled back after \`verify\` failed
 
@@ -157,8 +164,8 @@ fn the_page_of_a_rollback_and_of_an_interruption() {
             FAIL verify :crit, 1763868001330, 1763868006350
         ```
     "#]]
-    .assert_eq(&page(&fixture::rolled_back(), &rolled_back, Vec::new(), 1 << 20));
-    let interrupted = Conclusion { exit: Exit::Interrupted, error: None };
+    .assert_eq(&render_page(&fixture::rolled_back(), &rolled_back, Vec::new(), 1 << 20));
+    let interrupted = CommandConclusion { exit: ExitKind::Interrupted, error: None };
     expect![[r#"
         ## shop r2 → test: interrupted at \`migrate\`
 
@@ -193,21 +200,22 @@ fn the_page_of_a_rollback_and_of_an_interruption() {
             begun migrate :active, 1763868001317, 1763868001318
         ```
     "#]]
-    .assert_eq(&page(&fixture::killed(), &interrupted, Vec::new(), 1 << 20));
+    .assert_eq(&render_page(&fixture::killed(), &interrupted, Vec::new(), 1 << 20));
 }
 
 #[test]
 fn no_name_of_a_step_means_something_to_mermaid() {
-    let tape = Tape::new().attempt(1, "1-aaaaaa", 1, "r1").run("call", Reason::NeverRan, 1, json!({}));
-    let page = page(&tape, &Conclusion { exit: Exit::Interrupted, error: None }, Vec::new(), 1 << 20);
+    let tape =
+        JournalFixture::new().attempt(1, "1-aaaaaa", 1, "r1").run("call", DecisionReason::NeverRan, 1, json!({}));
+    let page = render_page(&tape, &CommandConclusion { exit: ExitKind::Interrupted, error: None }, Vec::new(), 1 << 20);
     assert!(page.contains("\n    ran call :done, "), "{page}");
 }
 
 #[test]
 fn the_page_where_nothing_was_begun() {
     let problems = [
-        Diagnostic::new(Code("P0104"), Exit::Refused, "the plan has no key `a`").hint("leave it out"),
-        Diagnostic::new(Code("P0105"), Exit::Refused, "``` </details>"),
+        Diagnostic::new(ErrorCode("P0104"), ExitKind::Refused, "the plan has no key `a`").with_hint("leave it out"),
+        Diagnostic::new(ErrorCode("P0105"), ExitKind::Refused, "``` </details>"),
     ];
     expect![[r#"
         ## Nothing was begun: refused
@@ -222,15 +230,15 @@ fn the_page_where_nothing_was_begun() {
         ````
 
     "#]]
-    .assert_eq(&of_problems(Exit::Refused, &problems, 1 << 20));
+    .assert_eq(&render_problems_page(ExitKind::Refused, &problems, 1 << 20));
 }
 
 #[test]
 fn the_page_of_a_hostile_guest_is_text() {
     let all = HOSTILE.join("\n");
-    let error = Diagnostic::new(Code("P0301"), Exit::InDoubt, all.clone()).because(&all).hint(all);
-    let conclusion = Conclusion { exit: Exit::InDoubt, error: Some(&error) };
-    let page = page(&hostile(), &conclusion, Vec::new(), 1 << 20);
+    let error = Diagnostic::new(ErrorCode("P0301"), ExitKind::InDoubt, all.clone()).with_cause(&all).with_hint(all);
+    let conclusion = CommandConclusion { exit: ExitKind::InDoubt, error: Some(&error) };
+    let page = render_page(&hostile_journal(), &conclusion, Vec::new(), 1 << 20);
     expect![[r#"
         ## shop r1 → test: stopped at \`migrate\`
 
@@ -291,20 +299,20 @@ fn the_page_of_a_hostile_guest_is_text() {
 
 #[test]
 fn a_page_is_cut_between_rows() {
-    let mut tape = Tape::new().attempt(1, "1-aaaaaa", 1, "r1");
+    let mut tape = JournalFixture::new().attempt(1, "1-aaaaaa", 1, "r1");
     let long = "word ".repeat(60);
     for number in 0..3_000 {
         let place = place(&format!("step-{number}"));
-        let decision = Decision::Stop { reason: Reason::Unknown { why: long.clone() } };
-        tape = tape.push(1, Event::Decision { place, decision });
+        let decision = Decision::Stop { reason: DecisionReason::Unknown { why: long.clone() } };
+        tape = tape.push(1, JournalEvent::Decision { step_target: place, decision });
     }
     let error = failed_error();
-    let conclusion = Conclusion { exit: Exit::InDoubt, error: Some(&error) };
-    let full = page(&tape, &conclusion, Vec::new(), SUMMARY_LIMIT);
-    assert!(full.len() <= SUMMARY_LIMIT && full.len() > SUMMARY_LIMIT - 2_000, "{}", full.len());
+    let conclusion = CommandConclusion { exit: ExitKind::InDoubt, error: Some(&error) };
+    let full = render_page(&tape, &conclusion, Vec::new(), MAX_SUMMARY_BYTES);
+    assert!(full.len() <= MAX_SUMMARY_BYTES && full.len() > MAX_SUMMARY_BYTES - 2_000, "{}", full.len());
     assert!(full.contains("more steps; the log has them._") && full.contains("error[P0301]"), "the end is there");
     for room in [0, 10, 100, 500, 1_000, 2_000, 5_000] {
-        let cut = page(&tape, &conclusion, Vec::new(), room);
+        let cut = render_page(&tape, &conclusion, Vec::new(), room);
         assert!(cut.len() <= room, "{room}: {}", cut.len());
         assert!(cut.lines().filter(|line| line.starts_with('|')).all(|line| line.ends_with('|')), "{cut}");
         assert_eq!(cut.matches("```").count() % 2, 0, "{cut}");

@@ -4,15 +4,15 @@ use std::os::unix::fs::symlink;
 
 use super::*;
 
-fn unpacked() -> Room {
-    let room = Room::new();
-    let archive = Tar::new()
+fn unpacked() -> ArchiveTestDir {
+    let room = ArchiveTestDir::new();
+    let archive = TestTarBuilder::new()
         .file("bin/app", "program")
         .file("config.toml", "twenty bytes of text")
         .dir("empty")
         .symlink("run", "bin/app")
-        .end();
-    room.unpack("a.tar", &archive, &Limits::default()).unwrap();
+        .finish();
+    room.unpack("a.tar", &archive, &ArchiveLimits::default()).unwrap();
     room
 }
 
@@ -81,34 +81,37 @@ fn what_is_no_change() {
 
 #[test]
 fn the_list_itself() {
-    check(|root| fs::remove_file(root.join(list::NAME)).unwrap(), &["its list of files is missing"]);
-    let text = fs::read_to_string(unpacked().path("new").join(list::NAME)).unwrap();
+    check(|root| fs::remove_file(root.join(list::FILE_LIST_NAME)).unwrap(), &["its list of files is missing"]);
+    let text = fs::read_to_string(unpacked().path("new").join(list::FILE_LIST_NAME)).unwrap();
     assert!(text.starts_with("pawl-files 1 5\ndir 0 0.000000000 755 bin\nfile 7 1700000000.000000000 644 bin/app\n"));
     let damaged = ["its list of files is damaged"];
     for end in 0..text.len() {
-        check(|root| fs::write(root.join(list::NAME), &text[..end]).unwrap(), &damaged);
+        check(|root| fs::write(root.join(list::FILE_LIST_NAME), &text[..end]).unwrap(), &damaged);
     }
-    check(|root| fs::write(root.join(list::NAME), text.replace("file 7", "file 8")).unwrap(), &damaged);
-    check(|root| fs::write(root.join(list::NAME), [&b"\xff"[..], text.as_bytes()].concat()).unwrap(), &damaged);
-    check(|root| fs::write(root.join(list::NAME), format!("{text}more\n")).unwrap(), &damaged);
+    check(|root| fs::write(root.join(list::FILE_LIST_NAME), text.replace("file 7", "file 8")).unwrap(), &damaged);
+    check(
+        |root| fs::write(root.join(list::FILE_LIST_NAME), [&b"\xff"[..], text.as_bytes()].concat()).unwrap(),
+        &damaged,
+    );
+    check(|root| fs::write(root.join(list::FILE_LIST_NAME), format!("{text}more\n")).unwrap(), &damaged);
     let newer = text.replace("pawl-files 1", "pawl-files 2");
     let unknown = ["its list of files has a format that is not known here"];
-    check(|root| fs::write(root.join(list::NAME), newer).unwrap(), &unknown);
+    check(|root| fs::write(root.join(list::FILE_LIST_NAME), newer).unwrap(), &unknown);
     // With a right hash, it still may not lead out.
     let body = "pawl-files 1 1\nfile 8 0.000000000 644 ../../outside\n";
     let forged = format!("{body}blake3 {}\n", blake3::hash(body.as_bytes()));
-    check(|root| fs::write(root.join(list::NAME), forged).unwrap(), &damaged);
+    check(|root| fs::write(root.join(list::FILE_LIST_NAME), forged).unwrap(), &damaged);
     check(
         |root| {
-            fs::remove_file(root.join(list::NAME)).unwrap();
-            symlink("../../outside", root.join(list::NAME)).unwrap();
+            fs::remove_file(root.join(list::FILE_LIST_NAME)).unwrap();
+            symlink("../../outside", root.join(list::FILE_LIST_NAME)).unwrap();
         },
         &damaged,
     );
     check(
         |root| {
-            fs::remove_file(root.join(list::NAME)).unwrap();
-            fs::create_dir(root.join(list::NAME)).unwrap();
+            fs::remove_file(root.join(list::FILE_LIST_NAME)).unwrap();
+            fs::create_dir(root.join(list::FILE_LIST_NAME)).unwrap();
         },
         &damaged,
     );
@@ -116,7 +119,7 @@ fn the_list_itself() {
 
 #[test]
 fn the_folder_itself() {
-    let room = Room::new();
+    let room = ArchiveTestDir::new();
     assert_eq!(compare(&room.dir, "new").unwrap(), ["missing: new"]);
     assert_eq!(compare(&room.dir, "no/parent").unwrap(), ["missing: no/parent"]);
     fs::write(room.path("new"), "").unwrap();
@@ -129,9 +132,9 @@ fn the_folder_itself() {
 
 #[test]
 fn at_most_twenty_lines() {
-    let room = Room::new();
-    let tar = (0..30).fold(Tar::new(), |tar, number| tar.file(&format!("f{number:02}"), ""));
-    room.unpack("a.tar", &tar.end(), &Limits::default()).unwrap();
+    let room = ArchiveTestDir::new();
+    let tar = (0..30).fold(TestTarBuilder::new(), |tar, number| tar.file(&format!("f{number:02}"), ""));
+    room.unpack("a.tar", &tar.finish(), &ArchiveLimits::default()).unwrap();
     for number in 0..30 {
         fs::remove_file(room.path(&format!("new/f{number:02}"))).unwrap();
     }
@@ -152,7 +155,7 @@ fn removing() {
     remove(&room.dir, "new").unwrap();
     remove(&room.dir, "no/such/parent").unwrap();
     for path in ["", ".", "..", "a/..", "/"] {
-        assert!(matches!(remove(&room.dir, path), Err(ArchiveError::NoFolder(_))), "{path:?}");
+        assert!(matches!(remove(&room.dir, path), Err(ArchiveError::InvalidFolderName(_))), "{path:?}");
     }
     assert!(remove(&room.dir, "../outside").is_err());
     fs::create_dir(room.temp.path().join("beside")).unwrap();

@@ -8,11 +8,15 @@ use super::*;
 
 fn sample() -> Vec<u8> {
     let noise: String = (0..20_000_u64).map(|number| number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_string()).collect();
-    Tar::new().dir("d").file("d/noise", &noise).file("small", "text").symlink("l", "small").end()
+    TestTarBuilder::new().dir("d").file("d/noise", &noise).file("small", "text").symlink("l", "small").finish()
 }
 
 fn zipped() -> Vec<u8> {
-    zip(&[Zipped(b"d/", 0o040_755 << 16, b""), Zipped(b"d/f", REGULAR, &[7; 50_000]), Zipped(b"g", REGULAR, b"text")])
+    zip(&[
+        TestZipEntry(b"d/", 0o040_755 << 16, b""),
+        TestZipEntry(b"d/f", REGULAR, &[7; 50_000]),
+        TestZipEntry(b"g", REGULAR, b"text"),
+    ])
 }
 
 #[test]
@@ -35,7 +39,7 @@ fn truncated_anywhere() {
 
 #[test]
 fn a_tar_needs_its_end_marker() {
-    assert!(matches!(failure("a.tar", &Tar::new().file("f", "1").0), ArchiveError::Truncated));
+    assert!(matches!(failure("a.tar", &TestTarBuilder::new().file("f", "1").0), ArchiveError::Truncated));
 }
 
 #[test]
@@ -66,8 +70,11 @@ fn damage() {
     crc[at] ^= 1;
     let mut zip_crc = zipped();
     zip_crc[70] ^= 1;
-    let pax = |records: &[u8]| Tar::new().entry(EntryType::XHeader, b"p", 0, b"", records).file("f", "").end();
-    let global = |record: String| Tar::new().entry(EntryType::XGlobalHeader, b"g", 0, b"", record.as_bytes()).end();
+    let pax =
+        |records: &[u8]| TestTarBuilder::new().entry(EntryType::XHeader, b"p", 0, b"", records).file("f", "").finish();
+    let global = |record: String| {
+        TestTarBuilder::new().entry(EntryType::XGlobalHeader, b"g", 0, b"", record.as_bytes()).finish()
+    };
     for (name, archive) in [
         ("header.tar", header),
         ("crc.tar.gz", crc),
@@ -76,9 +83,9 @@ fn damage() {
         ("record.tar", pax(b"0 path=x\n")),
         ("record.tar", pax(b"no records")),
         ("record.tar", pax(b"12 path=abc?")),
-        ("record.tar", pax(record("size", "-1").as_bytes())),
-        ("global.tar", global(record("path", "x"))),
-        ("alone.tar", Tar::new().pax("path", "x").end()),
+        ("record.tar", pax(pax_record("size", "-1").as_bytes())),
+        ("global.tar", global(pax_record("path", "x"))),
+        ("alone.tar", TestTarBuilder::new().pax("path", "x").finish()),
         ("unsupported.tar.gz", [b"\x1f\x8b\x08\xff".to_vec(), vec![7; 600]].concat()),
     ] {
         let error = failure(name, &archive);
@@ -106,8 +113,8 @@ fn formats_that_are_none() {
 #[test]
 fn the_wrong_digest() {
     let expected: Digest = format!("sha256:{}", "5".repeat(64)).parse().unwrap();
-    let limits = Limits::default();
-    let evil = Tar::new().file("../outside", "owned").end();
+    let limits = ArchiveLimits::default();
+    let evil = TestTarBuilder::new().file("../outside", "owned").finish();
     for (name, archive) in [
         ("a.tar", sample()),
         ("a.tar.gz", gzip(&sample())),
@@ -118,8 +125,9 @@ fn the_wrong_digest() {
         ("web-page.tar.gz", b"<html>".to_vec()),
         ("evil.tar", evil),
     ] {
-        let room = Room::new();
-        let job = Job { name, expected: &expected, limits: &limits, stop: &AtomicBool::new(false), progress: &|_| {} };
+        let room = ArchiveTestDir::new();
+        let job =
+            UnpackJob { name, expected: &expected, limits: &limits, stop: &AtomicBool::new(false), progress: &|_| {} };
         let error = unpack(archive.as_slice(), &job, &room.dir, "new").unwrap_err();
         room.assert_untouched();
         let actual = digest(archive.as_slice()).unwrap();
@@ -131,13 +139,13 @@ fn the_wrong_digest() {
 }
 
 /// Gives its content in small pieces and then does something.
-struct Odd<F> {
+struct InterruptingSource<F> {
     content: io::Cursor<Vec<u8>>,
     after: u64,
     then: F,
 }
 
-impl<F: FnMut() -> io::Result<()>> Read for Odd<F> {
+impl<F: FnMut() -> io::Result<()>> Read for InterruptingSource<F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.content.position() >= self.after {
             (self.then)()?;
@@ -153,12 +161,13 @@ fn sources_that_fail_and_callers_that_stop() {
         [("a.tar", sample()), ("a.tar.gz", gzip(&sample())), ("a.tar.zst", zstd(&sample())), ("a.zip", zipped())]
     {
         for after in [0, 1, 1000, archive.len() as u64 / 2, archive.len() as u64] {
-            let (room, expected, limits) = (Room::new(), digest(archive.as_slice()).unwrap(), Limits::default());
+            let (room, expected, limits) =
+                (ArchiveTestDir::new(), digest(archive.as_slice()).unwrap(), ArchiveLimits::default());
             let stop = AtomicBool::new(false);
-            let job = Job { name, expected: &expected, limits: &limits, stop: &stop, progress: &|_| {} };
+            let job = UnpackJob { name, expected: &expected, limits: &limits, stop: &stop, progress: &|_| {} };
             let content = || io::Cursor::new(archive.clone());
             let reset = || Err(io::ErrorKind::ConnectionReset.into());
-            let failing = Odd { content: content(), after, then: reset };
+            let failing = InterruptingSource { content: content(), after, then: reset };
             let error = unpack(failing, &job, &room.dir, "new").unwrap_err();
             assert!(matches!(error, ArchiveError::Source(_)), "{name} after {after}: {error:?}");
             assert_eq!(error.kind(), "transient");
@@ -168,7 +177,8 @@ fn sources_that_fail_and_callers_that_stop() {
                 stop.store(true, Ordering::Relaxed);
                 Ok(())
             };
-            let error = unpack(Odd { content: content(), after, then: setting }, &job, &room.dir, "new").unwrap_err();
+            let error = unpack(InterruptingSource { content: content(), after, then: setting }, &job, &room.dir, "new")
+                .unwrap_err();
             assert!(matches!(error, ArchiveError::Stopped), "{name} after {after}: {error:?}");
             room.assert_untouched();
         }
@@ -177,11 +187,11 @@ fn sources_that_fail_and_callers_that_stop() {
 
 #[test]
 fn a_panic_of_the_source_leaves_nothing() {
-    let room = Room::new();
-    let (expected, limits, stop) = (digest(&b""[..]).unwrap(), Limits::default(), AtomicBool::new(false));
-    let job = Job { name: "a.tar", expected: &expected, limits: &limits, stop: &stop, progress: &|_| {} };
-    let content = io::Cursor::new(Tar::new().file("f", &"x".repeat(900_000)).end());
-    let source = Odd { content, after: 500_000, then: || panic!("a bug of the source") };
+    let room = ArchiveTestDir::new();
+    let (expected, limits, stop) = (digest(&b""[..]).unwrap(), ArchiveLimits::default(), AtomicBool::new(false));
+    let job = UnpackJob { name: "a.tar", expected: &expected, limits: &limits, stop: &stop, progress: &|_| {} };
+    let content = io::Cursor::new(TestTarBuilder::new().file("f", &"x".repeat(900_000)).finish());
+    let source = InterruptingSource { content, after: 500_000, then: || panic!("a bug of the source") };
     let run = std::panic::AssertUnwindSafe(|| unpack(source, &job, &room.dir, "new"));
     assert!(std::panic::catch_unwind(run).is_err());
     room.assert_untouched();
@@ -189,18 +199,18 @@ fn a_panic_of_the_source_leaves_nothing() {
 
 #[test]
 fn folders_that_are_in_the_way() {
-    let room = Room::new();
-    let archive = Tar::new().file("f", "1").end();
+    let room = ArchiveTestDir::new();
+    let archive = TestTarBuilder::new().file("f", "1").finish();
     fs::create_dir(room.path("new")).unwrap();
     fs::write(room.path("new/mine"), "").unwrap();
-    let error = room.unpack("a.tar", &archive, &Limits::default()).unwrap_err();
-    assert!(matches!(error, ArchiveError::Exists(_)), "{error:?}");
+    let error = room.unpack("a.tar", &archive, &ArchiveLimits::default()).unwrap_err();
+    assert!(matches!(error, ArchiveError::FolderExists(_)), "{error:?}");
     assert_eq!(error.kind(), "conflict");
     assert!(room.path("new/mine").exists());
 
     let expected = digest(archive.as_slice()).unwrap();
-    let (limits, stop) = (Limits::default(), AtomicBool::new(false));
-    let job = Job { name: "a.tar", expected: &expected, limits: &limits, stop: &stop, progress: &|_| {} };
+    let (limits, stop) = (ArchiveLimits::default(), AtomicBool::new(false));
+    let job = UnpackJob { name: "a.tar", expected: &expected, limits: &limits, stop: &stop, progress: &|_| {} };
     let kind = |path| unpack(archive.as_slice(), &job, &room.dir, path).unwrap_err().kind();
     assert_eq!(kind("no/such/parent"), "not-found");
     for path in ["", ".", "..", "new/..", "/"] {
@@ -217,7 +227,7 @@ fn folders_that_are_in_the_way() {
 
 #[test]
 fn a_full_disk_says_so() {
-    let error = ArchiveError::disk("written", "big")(io::Error::from(rustix::io::Errno::NOSPC));
+    let error = ArchiveError::filesystem("written", "big")(io::Error::from(rustix::io::Errno::NOSPC));
     assert_eq!(error.to_string(), "\"big\" can't be written: the disk is full");
     assert_eq!((error.kind(), error.hint().as_deref()), ("permanent", Some("make room on the disk")));
 }
@@ -231,12 +241,12 @@ proptest! {
         which in 0..4_usize,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
-        let tar = Tar::new().pax("path", "a/b").file("x", "content").symlink("a/l", "b").hard_link("h", "a/b").end();
+        let tar = TestTarBuilder::new().pax("path", "a/b").file("x", "content").symlink("a/l", "b").hard_link("h", "a/b").finish();
         let (name, mut archive) = match which {
             0 => ("a.tar", tar),
             1 => ("a.tar.gz", gzip(&tar)),
             2 => ("a.tar.zst", zstd(&tar)),
-            _ => ("a.zip", zip(&[Zipped(b"a/b", REGULAR, b"content"), Zipped(b"l", 0o120_777 << 16, b"a/b")])),
+            _ => ("a.zip", zip(&[TestZipEntry(b"a/b", REGULAR, b"content"), TestZipEntry(b"l", 0o120_777 << 16, b"a/b")])),
         };
         for (index, byte) in changes {
             let at = index.index(archive.len());
@@ -251,8 +261,8 @@ proptest! {
                 }
             }
         }
-        let room = Room::new();
-        if room.unpack(name, &archive, &Limits::default()).is_ok() {
+        let room = ArchiveTestDir::new();
+        if room.unpack(name, &archive, &ArchiveLimits::default()).is_ok() {
             prop_assert_eq!(compare(&room.dir, "new").unwrap(), Vec::<String>::new());
             remove(&room.dir, "new").unwrap();
         }

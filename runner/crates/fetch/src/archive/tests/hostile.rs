@@ -3,116 +3,140 @@
 use super::*;
 
 /// Packs `tar` in every way that a tar can come.
-fn in_every_wrapping(tar: Tar, check: impl Fn(&str, &[u8])) {
-    let tar = tar.end();
+fn in_every_wrapping(tar: TestTarBuilder, check: impl Fn(&str, &[u8])) {
+    let tar = tar.finish();
     check("a.tar", &tar);
     check("a.tar.gz", &gzip(&tar));
     check("a.tar.zst", &zstd(&tar));
 }
 
-fn tar_refused(tar: Tar, entry: &str, refusal: Refusal) {
+fn tar_refused(tar: TestTarBuilder, entry: &str, refusal: EntryRefusal) {
     in_every_wrapping(tar, |name, archive| assert_refused(name, archive, entry, refusal.clone()));
 }
 
-fn zip_refused(entries: &[Zipped<'_>], entry: &str, refusal: Refusal) {
+fn zip_refused(entries: &[TestZipEntry<'_>], entry: &str, refusal: EntryRefusal) {
     assert_refused("a.zip", &zip(entries), entry, refusal);
 }
 
 #[test]
 fn paths_that_lead_out() {
     for (name, refusal) in [
-        ("/etc/passwd", Refusal::Absolute),
-        ("../outside", Refusal::Parent),
-        ("a/../../outside", Refusal::Parent),
-        ("a/..", Refusal::Parent),
-        ("new/\nline", Refusal::ControlCharacter),
-        ("bell\u{7}", Refusal::ControlCharacter),
-        ("c1\u{85}", Refusal::ControlCharacter),
-        (".pawl-files", Refusal::Reserved),
-        ("./.PAWL-files", Refusal::Reserved),
-        (".pawl-files/x", Refusal::Reserved),
+        ("/etc/passwd", EntryRefusal::Absolute),
+        ("../outside", EntryRefusal::ParentComponent),
+        ("a/../../outside", EntryRefusal::ParentComponent),
+        ("a/..", EntryRefusal::ParentComponent),
+        ("new/\nline", EntryRefusal::ControlCharacter),
+        ("bell\u{7}", EntryRefusal::ControlCharacter),
+        ("c1\u{85}", EntryRefusal::ControlCharacter),
+        (".pawl-files", EntryRefusal::Reserved),
+        ("./.PAWL-files", EntryRefusal::Reserved),
+        (".pawl-files/x", EntryRefusal::Reserved),
     ] {
-        tar_refused(Tar::new().file("ok", "1").file(name, "2"), name, refusal.clone());
-        tar_refused(Tar::new().dir(name), name, refusal.clone());
-        tar_refused(Tar::new().symlink(name, "x"), name, refusal.clone());
-        tar_refused(Tar::new().pax("path", name).file("harmless", "2"), name, refusal.clone());
-        zip_refused(&[Zipped(b"ok", REGULAR, b"1"), Zipped(name.as_bytes(), REGULAR, b"2")], name, refusal);
+        tar_refused(TestTarBuilder::new().file("ok", "1").file(name, "2"), name, refusal.clone());
+        tar_refused(TestTarBuilder::new().dir(name), name, refusal.clone());
+        tar_refused(TestTarBuilder::new().symlink(name, "x"), name, refusal.clone());
+        tar_refused(TestTarBuilder::new().pax("path", name).file("harmless", "2"), name, refusal.clone());
+        zip_refused(&[TestZipEntry(b"ok", REGULAR, b"1"), TestZipEntry(name.as_bytes(), REGULAR, b"2")], name, refusal);
     }
-    let gnu = Tar::new().entry(EntryType::GNULongName, b"L", 0, b"", b"../outside\0").file("harmless", "");
-    tar_refused(gnu, "../outside", Refusal::Parent);
+    let gnu = TestTarBuilder::new().entry(EntryType::GNULongName, b"L", 0, b"", b"../outside\0").file("harmless", "");
+    tar_refused(gnu, "../outside", EntryRefusal::ParentComponent);
     // The prefix field of ustar.
     let mut header = Header::new_ustar();
     header.as_mut_bytes()[..7].copy_from_slice(b"outside");
     header.as_mut_bytes()[345..347].copy_from_slice(b"..");
     header.set_size(0);
     header.set_mode(0o644);
-    tar_refused(Tar::new().header(header, b""), "../outside", Refusal::Parent);
-    zip_refused(&[Zipped(b"..\\outside", REGULAR, b"")], "..\\outside", Refusal::Backslash);
-    tar_refused(Tar::new().entry(EntryType::Regular, b"latin\xe9", 0o644, b"", b""), "latin\u{fffd}", Refusal::NotUtf8);
-    zip_refused(&[Zipped(b"latin\xe9", REGULAR, b"")], "latin\u{fffd}", Refusal::NotUtf8);
-    tar_refused(Tar::new().file(".", "content"), ".", Refusal::NoName);
+    tar_refused(TestTarBuilder::new().header(header, b""), "../outside", EntryRefusal::ParentComponent);
+    zip_refused(&[TestZipEntry(b"..\\outside", REGULAR, b"")], "..\\outside", EntryRefusal::Backslash);
+    tar_refused(
+        TestTarBuilder::new().entry(EntryType::Regular, b"latin\xe9", 0o644, b"", b""),
+        "latin\u{fffd}",
+        EntryRefusal::NotUtf8,
+    );
+    zip_refused(&[TestZipEntry(b"latin\xe9", REGULAR, b"")], "latin\u{fffd}", EntryRefusal::NotUtf8);
+    tar_refused(TestTarBuilder::new().file(".", "content"), ".", EntryRefusal::NoName);
 }
 
 #[test]
 fn writing_through_links() {
-    let link = |target| Tar::new().symlink("way", target);
-    tar_refused(link("..").file("way/outside", "owned"), "way/outside", Refusal::BehindLink("way".into()));
-    tar_refused(link(".").file("way/inside", "owned"), "way/inside", Refusal::BehindLink("way".into()));
-    tar_refused(link("..").dir("way/x"), "way/x", Refusal::BehindLink("way".into()));
-    tar_refused(link("..").symlink("way/x", "y"), "way/x", Refusal::BehindLink("way".into()));
-    tar_refused(link("..").hard_link("way/x", "y"), "way/x", Refusal::NoLinkTarget("y".into()));
-    tar_refused(link("../outside").file("way", "owned"), "way", Refusal::Duplicate);
-    tar_refused(link("../outside").dir("way"), "way", Refusal::Duplicate);
-    tar_refused(link("..").file("WAY/outside", "owned"), "WAY/outside", Refusal::CaseCollision("way".into()));
-    tar_refused(link("x").hard_link("copy", "way"), "copy", Refusal::NoLinkTarget("way".into()));
-    tar_refused(Tar::new().file("f", "").file("f/below", ""), "f/below", Refusal::BelowFile("f".into()));
+    let link = |target| TestTarBuilder::new().symlink("way", target);
+    tar_refused(link("..").file("way/outside", "owned"), "way/outside", EntryRefusal::BelowLink("way".into()));
+    tar_refused(link(".").file("way/inside", "owned"), "way/inside", EntryRefusal::BelowLink("way".into()));
+    tar_refused(link("..").dir("way/x"), "way/x", EntryRefusal::BelowLink("way".into()));
+    tar_refused(link("..").symlink("way/x", "y"), "way/x", EntryRefusal::BelowLink("way".into()));
+    tar_refused(link("..").hard_link("way/x", "y"), "way/x", EntryRefusal::HardLinkTargetMissing("y".into()));
+    tar_refused(link("../outside").file("way", "owned"), "way", EntryRefusal::Duplicate);
+    tar_refused(link("../outside").dir("way"), "way", EntryRefusal::Duplicate);
+    tar_refused(link("..").file("WAY/outside", "owned"), "WAY/outside", EntryRefusal::CaseCollision("way".into()));
+    tar_refused(link("x").hard_link("copy", "way"), "copy", EntryRefusal::HardLinkTargetMissing("way".into()));
+    tar_refused(
+        TestTarBuilder::new().file("f", "").file("f/below", ""),
+        "f/below",
+        EntryRefusal::BelowFile("f".into()),
+    );
     zip_refused(
-        &[Zipped(b"way", 0o120_777 << 16, b".."), Zipped(b"way/outside", REGULAR, b"owned")],
+        &[TestZipEntry(b"way", 0o120_777 << 16, b".."), TestZipEntry(b"way/outside", REGULAR, b"owned")],
         "way/outside",
-        Refusal::BehindLink("way".into()),
+        EntryRefusal::BelowLink("way".into()),
     );
 }
 
 #[test]
 fn links_that_lead_out() {
     for target in ["..", "../outside", "./../outside", "a/../../outside", "a/b/c/../../../../outside"] {
-        let refusal = Refusal::TargetOutside(target.into());
-        tar_refused(Tar::new().symlink("way", target), "way", refusal.clone());
-        zip_refused(&[Zipped(b"way", 0o120_777 << 16, target.as_bytes())], "way", refusal);
-        tar_refused(Tar::new().file("way2", "").hard_link("way", target), "way", Refusal::TargetOutside(target.into()));
+        let refusal = EntryRefusal::TargetOutside(target.into());
+        tar_refused(TestTarBuilder::new().symlink("way", target), "way", refusal.clone());
+        zip_refused(&[TestZipEntry(b"way", 0o120_777 << 16, target.as_bytes())], "way", refusal);
+        tar_refused(
+            TestTarBuilder::new().file("way2", "").hard_link("way", target),
+            "way",
+            EntryRefusal::TargetOutside(target.into()),
+        );
     }
-    tar_refused(Tar::new().symlink("way", "/etc"), "way", Refusal::AbsoluteTarget("/etc".into()));
-    zip_refused(&[Zipped(b"way", 0o120_777 << 16, b"/etc")], "way", Refusal::AbsoluteTarget("/etc".into()));
-    tar_refused(Tar::new().hard_link("way", "/etc/passwd"), "way", Refusal::AbsoluteTarget("/etc/passwd".into()));
-    tar_refused(Tar::new().hard_link("way", "later").file("later", ""), "way", Refusal::NoLinkTarget("later".into()));
-    tar_refused(Tar::new().dir("d").hard_link("way", "d"), "way", Refusal::NoLinkTarget("d".into()));
-    tar_refused(Tar::new().symlink("way", ""), "way", Refusal::NoTarget);
-    tar_refused(Tar::new().symlink("way", "a\nb"), "way", Refusal::ControlCharacter);
+    tar_refused(TestTarBuilder::new().symlink("way", "/etc"), "way", EntryRefusal::AbsoluteTarget("/etc".into()));
+    zip_refused(&[TestZipEntry(b"way", 0o120_777 << 16, b"/etc")], "way", EntryRefusal::AbsoluteTarget("/etc".into()));
     tar_refused(
-        Tar::new().pax("linkpath", "../x").symlink("way", "fine"),
+        TestTarBuilder::new().hard_link("way", "/etc/passwd"),
         "way",
-        Refusal::TargetOutside("../x".into()),
+        EntryRefusal::AbsoluteTarget("/etc/passwd".into()),
+    );
+    tar_refused(
+        TestTarBuilder::new().hard_link("way", "later").file("later", ""),
+        "way",
+        EntryRefusal::HardLinkTargetMissing("later".into()),
+    );
+    tar_refused(
+        TestTarBuilder::new().dir("d").hard_link("way", "d"),
+        "way",
+        EntryRefusal::HardLinkTargetMissing("d".into()),
+    );
+    tar_refused(TestTarBuilder::new().symlink("way", ""), "way", EntryRefusal::EmptyTarget);
+    tar_refused(TestTarBuilder::new().symlink("way", "a\nb"), "way", EntryRefusal::ControlCharacter);
+    tar_refused(
+        TestTarBuilder::new().pax("linkpath", "../x").symlink("way", "fine"),
+        "way",
+        EntryRefusal::TargetOutside("../x".into()),
     );
     // By its text the second stays in `x/y/z`; but `up` is the folder itself.
-    let chain = Tar::new().symlink("x/y/z/up", "../../..").symlink("x/y/z/way", "up/../outside");
-    tar_refused(chain, "x/y/z/way", Refusal::TargetOutside("up/../outside".into()));
+    let chain = TestTarBuilder::new().symlink("x/y/z/up", "../../..").symlink("x/y/z/way", "up/../outside");
+    tar_refused(chain, "x/y/z/way", EntryRefusal::TargetOutside("up/../outside".into()));
     // The same, with the link that makes it bad coming last.
-    let chain = Tar::new().symlink("x/way", "deep/../../outside").symlink("x/deep", "..");
-    tar_refused(chain, "x/way", Refusal::TargetOutside("deep/../../outside".into()));
+    let chain = TestTarBuilder::new().symlink("x/way", "deep/../../outside").symlink("x/deep", "..");
+    tar_refused(chain, "x/way", EntryRefusal::TargetOutside("deep/../../outside".into()));
 }
 
 #[test]
 fn links_that_stay_in() {
-    let room = Room::new();
-    let archive = Tar::new()
+    let room = ArchiveTestDir::new();
+    let archive = TestTarBuilder::new()
         .symlink("a/b/top", "../..")
         .symlink("a/b/through", "top/a/file")
         .symlink("self", "self")
         .symlink("ping", "pong")
         .symlink("pong", "ping")
         .file("a/file", "found")
-        .end();
-    room.unpack("a.tar", &archive, &Limits::default()).unwrap();
+        .finish();
+    room.unpack("a.tar", &archive, &ArchiveLimits::default()).unwrap();
     assert_eq!(fs::read_to_string(room.path("new/a/b/through")).unwrap(), "found");
 }
 
@@ -125,7 +149,7 @@ fn special_files_and_modes() {
         (EntryType::new(b'V'), "something of an unknown type"),
         (EntryType::new(b'M'), "something of an unknown type"),
     ] {
-        tar_refused(Tar::new().entry(kind, b"odd", 0o644, b"", b""), "odd", Refusal::Special(what));
+        tar_refused(TestTarBuilder::new().entry(kind, b"odd", 0o644, b"", b""), "odd", EntryRefusal::SpecialFile(what));
     }
     for (kind, what) in [
         (0o020_644, "a character device"),
@@ -134,51 +158,79 @@ fn special_files_and_modes() {
         (0o140_644, "a socket"),
         (0o030_644, "something of an unknown type"),
     ] {
-        zip_refused(&[Zipped(b"odd", kind << 16, b"")], "odd", Refusal::Special(what));
+        zip_refused(&[TestZipEntry(b"odd", kind << 16, b"")], "odd", EntryRefusal::SpecialFile(what));
     }
     for mode in [0o4755, 0o2755, 0o1777] {
-        tar_refused(Tar::new().entry(EntryType::Regular, b"s", mode, b"", b""), "s", Refusal::SpecialMode(mode));
-        tar_refused(Tar::new().entry(EntryType::Directory, b"s", mode, b"", b""), "s", Refusal::SpecialMode(mode));
-        let twin = Tar::new().file("f", "").entry(EntryType::Link, b"s", mode, b"f", b"");
-        tar_refused(twin, "s", Refusal::SpecialMode(mode));
-        zip_refused(&[Zipped(b"s", (0o100_000 | mode) << 16, b"")], "s", Refusal::SpecialMode(mode));
+        tar_refused(
+            TestTarBuilder::new().entry(EntryType::Regular, b"s", mode, b"", b""),
+            "s",
+            EntryRefusal::SpecialMode(mode),
+        );
+        tar_refused(
+            TestTarBuilder::new().entry(EntryType::Directory, b"s", mode, b"", b""),
+            "s",
+            EntryRefusal::SpecialMode(mode),
+        );
+        let twin = TestTarBuilder::new().file("f", "").entry(EntryType::Link, b"s", mode, b"f", b"");
+        tar_refused(twin, "s", EntryRefusal::SpecialMode(mode));
+        zip_refused(&[TestZipEntry(b"s", (0o100_000 | mode) << 16, b"")], "s", EntryRefusal::SpecialMode(mode));
     }
     let mut sparse = Header::new_gnu();
     sparse.as_mut_bytes()[..6].copy_from_slice(b"sparse");
     sparse.set_entry_type(EntryType::GNUSparse);
     sparse.set_size(0);
     sparse.set_mode(0o644);
-    tar_refused(Tar::new().header(sparse, b""), "sparse", Refusal::Sparse);
-    tar_refused(Tar::new().pax("GNU.sparse.major", "1").file("sparse", "map"), "sparse", Refusal::Sparse);
+    tar_refused(TestTarBuilder::new().header(sparse, b""), "sparse", EntryRefusal::Sparse);
+    tar_refused(
+        TestTarBuilder::new().pax("GNU.sparse.major", "1").file("sparse", "map"),
+        "sparse",
+        EntryRefusal::Sparse,
+    );
     for kind in [EntryType::Directory, EntryType::Symlink, EntryType::Link] {
-        let odd = Tar::new().file("f", "").entry(kind, b"odd", 0o644, b"f", b"content");
-        tar_refused(odd, "odd", Refusal::Unsupported("it is a directory or link with content".into()));
+        let odd = TestTarBuilder::new().file("f", "").entry(kind, b"odd", 0o644, b"f", b"content");
+        tar_refused(odd, "odd", EntryRefusal::Unsupported("it is a directory or link with content".into()));
     }
-    let mut encrypted = zip(&[Zipped(b"secret", REGULAR, b"0123456789ab")]);
+    let mut encrypted = zip(&[TestZipEntry(b"secret", REGULAR, b"0123456789ab")]);
     encrypted[6] |= 1;
     let central = encrypted.windows(4).position(|window| window == b"PK\x01\x02").unwrap();
     encrypted[central + 8] |= 1;
     match failure("a.zip", &encrypted) {
-        ArchiveError::Refused { entry, refusal: Refusal::Unsupported(_) } => assert_eq!(entry, "secret"),
+        ArchiveError::Refused { entry, refusal: EntryRefusal::Unsupported(_) } => assert_eq!(entry, "secret"),
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
 fn names_that_collide() {
-    tar_refused(Tar::new().file("a", "1").file("a", "2"), "a", Refusal::Duplicate);
-    tar_refused(Tar::new().file("a", "1").file("./a", "2"), "a", Refusal::Duplicate);
-    tar_refused(Tar::new().file("a", "1").dir("a"), "a", Refusal::Duplicate);
-    tar_refused(Tar::new().dir("a").file("a", "1"), "a", Refusal::Duplicate);
-    tar_refused(Tar::new().file("Straße", "1").file("STRAßE", "2"), "STRAßE", Refusal::CaseCollision("Straße".into()));
-    tar_refused(Tar::new().file("D/x", "1").file("d/y", "2"), "d/y", Refusal::CaseCollision("D".into()));
-    tar_refused(Tar::new().dir("D").dir("d"), "d", Refusal::CaseCollision("D".into()));
-    zip_refused(&[Zipped(b"a", REGULAR, b"1"), Zipped(b"a", REGULAR, b"2")], "a", Refusal::Duplicate);
-    zip_refused(&[Zipped(b"a", REGULAR, b"1"), Zipped(b"./a", REGULAR, b"2")], "a", Refusal::Duplicate);
-    zip_refused(&[Zipped(b"a", REGULAR, b"1"), Zipped(b"A", REGULAR, b"2")], "A", Refusal::CaseCollision("a".into()));
+    tar_refused(TestTarBuilder::new().file("a", "1").file("a", "2"), "a", EntryRefusal::Duplicate);
+    tar_refused(TestTarBuilder::new().file("a", "1").file("./a", "2"), "a", EntryRefusal::Duplicate);
+    tar_refused(TestTarBuilder::new().file("a", "1").dir("a"), "a", EntryRefusal::Duplicate);
+    tar_refused(TestTarBuilder::new().dir("a").file("a", "1"), "a", EntryRefusal::Duplicate);
+    tar_refused(
+        TestTarBuilder::new().file("Straße", "1").file("STRAßE", "2"),
+        "STRAßE",
+        EntryRefusal::CaseCollision("Straße".into()),
+    );
+    tar_refused(
+        TestTarBuilder::new().file("D/x", "1").file("d/y", "2"),
+        "d/y",
+        EntryRefusal::CaseCollision("D".into()),
+    );
+    tar_refused(TestTarBuilder::new().dir("D").dir("d"), "d", EntryRefusal::CaseCollision("D".into()));
+    zip_refused(&[TestZipEntry(b"a", REGULAR, b"1"), TestZipEntry(b"a", REGULAR, b"2")], "a", EntryRefusal::Duplicate);
+    zip_refused(
+        &[TestZipEntry(b"a", REGULAR, b"1"), TestZipEntry(b"./a", REGULAR, b"2")],
+        "a",
+        EntryRefusal::Duplicate,
+    );
+    zip_refused(
+        &[TestZipEntry(b"a", REGULAR, b"1"), TestZipEntry(b"A", REGULAR, b"2")],
+        "A",
+        EntryRefusal::CaseCollision("a".into()),
+    );
 }
 
-fn assert_limit(name: &str, archive: &[u8], limits: &Limits, wanted: Limit) {
+fn assert_limit(name: &str, archive: &[u8], limits: &ArchiveLimits, wanted: ArchiveLimitKind) {
     match failure_within(name, archive, limits) {
         ArchiveError::Limit { limit, .. } => assert_eq!(limit, wanted, "{name}"),
         other => panic!("{name}: expected a limit, got {other:?}"),
@@ -187,75 +239,95 @@ fn assert_limit(name: &str, archive: &[u8], limits: &Limits, wanted: Limit) {
 
 #[test]
 fn limits() {
-    let few = Limits { max_files: 2, ..Limits::default() };
-    in_every_wrapping(Tar::new().file("a", "").file("b", "").file("c", ""), |name, archive| {
-        assert_limit(name, archive, &few, Limit::Files);
+    let few = ArchiveLimits { max_files: 2, ..ArchiveLimits::default() };
+    in_every_wrapping(TestTarBuilder::new().file("a", "").file("b", "").file("c", ""), |name, archive| {
+        assert_limit(name, archive, &few, ArchiveLimitKind::Files);
     });
     // Directories without an entry of their own count.
-    assert_limit("a.tar", &Tar::new().file("a/b/c", "").end(), &few, Limit::Files);
-    let three = [Zipped(b"a", REGULAR, b""), Zipped(b"b", REGULAR, b""), Zipped(b"c", REGULAR, b"")];
-    assert_limit("a.zip", &zip(&three), &few, Limit::Files);
+    assert_limit("a.tar", &TestTarBuilder::new().file("a/b/c", "").finish(), &few, ArchiveLimitKind::Files);
+    let three = [TestZipEntry(b"a", REGULAR, b""), TestZipEntry(b"b", REGULAR, b""), TestZipEntry(b"c", REGULAR, b"")];
+    assert_limit("a.zip", &zip(&three), &few, ArchiveLimitKind::Files);
 
-    let small = Limits { max_bytes: 100_000, ..Limits::default() };
-    let tar = Tar::new().file("a", &"x".repeat(60_000)).file("b", &"x".repeat(60_000)).end();
-    assert_limit("a.tar.gz", &gzip(&tar), &small, Limit::Bytes);
-    assert_limit("a.tar", &tar, &small, Limit::Bytes);
+    let small = ArchiveLimits { max_bytes: 100_000, ..ArchiveLimits::default() };
+    let tar = TestTarBuilder::new().file("a", &"x".repeat(60_000)).file("b", &"x".repeat(60_000)).finish();
+    assert_limit("a.tar.gz", &gzip(&tar), &small, ArchiveLimitKind::Bytes);
+    assert_limit("a.tar", &tar, &small, ArchiveLimitKind::Bytes);
     let content = vec![b'x'; 60_000];
     assert_limit(
         "a.zip",
-        &zip(&[Zipped(b"a", REGULAR, &content), Zipped(b"b", REGULAR, &content)]),
+        &zip(&[TestZipEntry(b"a", REGULAR, &content), TestZipEntry(b"b", REGULAR, &content)]),
         &small,
-        Limit::Bytes,
+        ArchiveLimitKind::Bytes,
     );
     // A header may claim anything.
     let mut header = Header::new_gnu();
     header.as_mut_bytes()[..3].copy_from_slice(b"big");
     header.set_size(u64::MAX);
     header.set_mode(0o644);
-    assert_limit("a.tar", &Tar::new().header(header, b"").end(), &small, Limit::Bytes);
+    assert_limit("a.tar", &TestTarBuilder::new().header(header, b"").finish(), &small, ArchiveLimitKind::Bytes);
 
-    let bomb = Tar::new().file("bomb", &"x".repeat(3 << 20)).end();
-    assert_limit("a.tar.gz", &gzip(&bomb), &Limits::default(), Limit::Ratio);
-    assert_limit("a.tar.zst", &zstd(&bomb), &Limits::default(), Limit::Ratio);
+    let bomb = TestTarBuilder::new().file("bomb", &"x".repeat(3 << 20)).finish();
+    assert_limit("a.tar.gz", &gzip(&bomb), &ArchiveLimits::default(), ArchiveLimitKind::Ratio);
+    assert_limit("a.tar.zst", &zstd(&bomb), &ArchiveLimits::default(), ArchiveLimitKind::Ratio);
     // Padding is no way around it.
-    let padding = [Tar::new().end(), vec![0; 3 << 20]].concat();
-    assert_limit("a.tar.zst", &zstd(&padding), &Limits::default(), Limit::Ratio);
+    let padding = [TestTarBuilder::new().finish(), vec![0; 3 << 20]].concat();
+    assert_limit("a.tar.zst", &zstd(&padding), &ArchiveLimits::default(), ArchiveLimitKind::Ratio);
     let mut writer = ::zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     writer.start_file("bomb", ::zip::write::SimpleFileOptions::default()).unwrap();
     writer.write_all(&vec![0; 3 << 20]).unwrap();
-    assert_limit("a.zip", &writer.finish().unwrap().into_inner(), &Limits::default(), Limit::Ratio);
+    assert_limit("a.zip", &writer.finish().unwrap().into_inner(), &ArchiveLimits::default(), ArchiveLimitKind::Ratio);
     // Below a mebibyte nobody minds.
-    let zeros = Tar::new().file("zeros", &"\0".repeat(900_000)).end();
-    Room::new().unpack("a.tar.gz", &gzip(&zeros), &Limits { max_ratio: 2, ..Limits::default() }).unwrap();
+    let zeros = TestTarBuilder::new().file("zeros", &"\0".repeat(900_000)).finish();
+    ArchiveTestDir::new()
+        .unpack("a.tar.gz", &gzip(&zeros), &ArchiveLimits { max_ratio: 2, ..ArchiveLimits::default() })
+        .unwrap();
 
-    let short = Limits { max_path: 10, ..Limits::default() };
+    let short = ArchiveLimits { max_path_bytes: 10, ..ArchiveLimits::default() };
     let long = "elevenbytes";
-    assert_limit("a.tar", &Tar::new().file(long, "").end(), &short, Limit::Path);
-    assert_limit("a.tar", &Tar::new().symlink("l", long).end(), &short, Limit::Path);
-    assert_limit("a.zip", &zip(&[Zipped(long.as_bytes(), REGULAR, b"")]), &short, Limit::Path);
-    assert_limit("a.zip", &zip(&[Zipped(b"l", 0o120_777 << 16, long.as_bytes())]), &short, Limit::Path);
+    assert_limit("a.tar", &TestTarBuilder::new().file(long, "").finish(), &short, ArchiveLimitKind::Path);
+    assert_limit("a.tar", &TestTarBuilder::new().symlink("l", long).finish(), &short, ArchiveLimitKind::Path);
+    assert_limit("a.zip", &zip(&[TestZipEntry(long.as_bytes(), REGULAR, b"")]), &short, ArchiveLimitKind::Path);
+    assert_limit(
+        "a.zip",
+        &zip(&[TestZipEntry(b"l", 0o120_777 << 16, long.as_bytes())]),
+        &short,
+        ArchiveLimitKind::Path,
+    );
     let name = "n".repeat(256);
-    assert_limit("a.tar", &Tar::new().pax("path", &name).file("n", "").end(), &Limits::default(), Limit::Path);
+    assert_limit(
+        "a.tar",
+        &TestTarBuilder::new().pax("path", &name).file("n", "").finish(),
+        &ArchiveLimits::default(),
+        ArchiveLimitKind::Path,
+    );
     let deep = "d/".repeat(200);
-    assert_limit("a.tar", &Tar::new().pax("path", &deep).dir("d").end(), &Limits::default(), Limit::Depth);
-    let header = Tar::new().pax("path", &"x".repeat(2 << 20)).file("x", "").end();
-    assert_limit("a.tar", &header, &Limits::default(), Limit::Header);
+    assert_limit(
+        "a.tar",
+        &TestTarBuilder::new().pax("path", &deep).dir("d").finish(),
+        &ArchiveLimits::default(),
+        ArchiveLimitKind::Depth,
+    );
+    let header = TestTarBuilder::new().pax("path", &"x".repeat(2 << 20)).file("x", "").finish();
+    assert_limit("a.tar", &header, &ArchiveLimits::default(), ArchiveLimitKind::Header);
 }
 
 #[test]
 fn long_chains_of_links_end() {
     // Each link leads through the one before, twice: followed naively, that takes 2^60 steps.
-    let mut tar = Tar::new().symlink("l0", "x");
+    let mut tar = TestTarBuilder::new().symlink("l0", "x");
     for number in 1..60 {
         let target = format!("l{0}/../l{0}", number - 1);
         tar = tar.symlink(&format!("l{number}"), &target);
     }
-    let room = Room::new();
+    let room = ArchiveTestDir::new();
     // Whether or not it counts as leading out: it must end.
-    match room.unpack("a.tar", &tar.end(), &Limits::default()) {
+    match room.unpack("a.tar", &tar.finish(), &ArchiveLimits::default()) {
         Ok(_) => assert_eq!(compare(&room.dir, "new").unwrap(), [""; 0]),
         Err(error) => {
-            assert!(matches!(error, ArchiveError::Refused { refusal: Refusal::TargetOutside(_), .. }), "{error:?}");
+            assert!(
+                matches!(error, ArchiveError::Refused { refusal: EntryRefusal::TargetOutside(_), .. }),
+                "{error:?}"
+            );
             room.assert_untouched();
         }
     }

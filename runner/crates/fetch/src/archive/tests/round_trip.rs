@@ -3,7 +3,7 @@
 use super::*;
 
 fn sample() -> Vec<u8> {
-    Tar::new()
+    TestTarBuilder::new()
         .dir("./")
         .entry(EntryType::Directory, b"locked/", 0o555, b"", b"")
         .file("locked/inside", "in a read-only directory")
@@ -14,10 +14,10 @@ fn sample() -> Vec<u8> {
         .symlink("dangling", "later/made")
         .hard_link("bin/twin", "./bin/app")
         .file("with space and ünïcode", &"x".repeat(700_000))
-        .end()
+        .finish()
 }
 
-fn assert_sample(room: &Room, unpacked: Unpacked, archive: &[u8]) {
+fn assert_sample(room: &ArchiveTestDir, unpacked: UnpackSummary, archive: &[u8]) {
     let file = |mode, content: &str| ('f', mode, content.to_owned());
     let link = |target: &str| ('l', 0, target.to_owned());
     let dir = |mode| ('d', mode, String::new());
@@ -42,7 +42,7 @@ fn assert_sample(room: &Room, unpacked: Unpacked, archive: &[u8]) {
         fs::metadata(room.path("new/bin/app")).unwrap().ino(),
         fs::metadata(room.path("new/bin/twin")).unwrap().ino()
     );
-    assert_eq!(unpacked, Unpacked { files: 8, bytes: 700_031, archive_bytes: archive.len() as u64 });
+    assert_eq!(unpacked, UnpackSummary { files: 8, bytes: 700_031, archive_bytes: archive.len() as u64 });
     assert_eq!(compare(&room.dir, "new").unwrap(), [""; 0]);
 }
 
@@ -50,7 +50,7 @@ fn assert_sample(room: &Room, unpacked: Unpacked, archive: &[u8]) {
 fn tar_in_every_wrapping() {
     let tar = sample();
     let (left, right) = tar.split_at(5000);
-    let loose = Limits { max_ratio: 100_000, ..Limits::default() };
+    let loose = ArchiveLimits { max_ratio: 100_000, ..ArchiveLimits::default() };
     for (name, archive) in [
         ("a.tar", tar.clone()),
         ("a.tar.gz", gzip(&tar)),
@@ -65,7 +65,7 @@ fn tar_in_every_wrapping() {
         ("padded.tar.gz", [gzip(&tar), vec![0; 3000]].concat()),
         ("padded.tar", [tar.clone(), vec![0; 9 * 512]].concat()),
     ] {
-        let room = Room::new();
+        let room = ArchiveTestDir::new();
         let unpacked = room.unpack(name, &archive, &loose).unwrap();
         assert_sample(&room, unpacked, &archive);
     }
@@ -73,16 +73,16 @@ fn tar_in_every_wrapping() {
 
 #[test]
 fn zip_stored() {
-    let room = Room::new();
+    let room = ArchiveTestDir::new();
     let archive = zip(&[
-        Zipped(b"bin/", 0o040_750 << 16, b""),
-        Zipped(b"bin/app", 0o100_755 << 16, b"program"),
-        Zipped(b"bin/run", 0o120_777 << 16, b"app"),
-        Zipped(b"by-dos", 0, b"no mode"),
-        Zipped(b"dir-by-dos/", 0x10, b""),
+        TestZipEntry(b"bin/", 0o040_750 << 16, b""),
+        TestZipEntry(b"bin/app", 0o100_755 << 16, b"program"),
+        TestZipEntry(b"bin/run", 0o120_777 << 16, b"app"),
+        TestZipEntry(b"by-dos", 0, b"no mode"),
+        TestZipEntry(b"dir-by-dos/", 0x10, b""),
     ]);
-    let unpacked = room.unpack("a.zip", &archive, &Limits::default()).unwrap();
-    assert_eq!(unpacked, Unpacked { files: 3, bytes: 14, archive_bytes: archive.len() as u64 });
+    let unpacked = room.unpack("a.zip", &archive, &ArchiveLimits::default()).unwrap();
+    assert_eq!(unpacked, UnpackSummary { files: 3, bytes: 14, archive_bytes: archive.len() as u64 });
     let found: Vec<_> = listing(&room.path("new")).into_iter().collect();
     assert_eq!(
         found,
@@ -103,7 +103,7 @@ fn zip_stored() {
 
 #[test]
 fn zip_deflated() {
-    let room = Room::new();
+    let room = ArchiveTestDir::new();
     let mut writer = ::zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let time = ::zip::DateTime::from_date_and_time(2024, 2, 29, 12, 30, 14).unwrap();
     let options = ::zip::write::SimpleFileOptions::default().last_modified_time(time).unix_permissions(0o640);
@@ -113,7 +113,7 @@ fn zip_deflated() {
     writer.set_comment("a comment with PK\x05\x06 in it").unwrap();
     let archive = writer.finish().unwrap().into_inner();
     for name in ["a.zip", "no-suffix"] {
-        let unpacked = room.unpack(name, &archive, &Limits::default()).unwrap();
+        let unpacked = room.unpack(name, &archive, &ArchiveLimits::default()).unwrap();
         assert_eq!((unpacked.files, unpacked.bytes), (1, content.len() as u64));
         assert_eq!(fs::read_to_string(room.path("new/deep/numbers")).unwrap(), content);
         let meta = fs::metadata(room.path("new/deep/numbers")).unwrap();
@@ -124,10 +124,10 @@ fn zip_deflated() {
 
 #[test]
 fn long_names_and_exact_times() {
-    let room = Room::new();
+    let room = ArchiveTestDir::new();
     let (pax, gnu, target) = ("p".repeat(150), format!("{}/g", "d".repeat(120)), "t".repeat(130));
-    let archive = Tar::new()
-        .entry(EntryType::XGlobalHeader, b"g", 0, b"", record("comment", "abc").as_bytes())
+    let archive = TestTarBuilder::new()
+        .entry(EntryType::XGlobalHeader, b"g", 0, b"", pax_record("comment", "abc").as_bytes())
         .pax("path", &pax)
         .file("short", "by pax")
         .entry(EntryType::GNULongName, b"././@LongLink", 0, b"", format!("{gnu}\0").as_bytes())
@@ -141,8 +141,8 @@ fn long_names_and_exact_times() {
         .pax("size", "3")
         .entry(EntryType::Continuous, b"sized", 0o600, b"", b"abc")
         .entry(EntryType::Regular, b"old-directory/", 0o755, b"", b"")
-        .end();
-    room.unpack("a.tar", &archive, &Limits::default()).unwrap();
+        .finish();
+    room.unpack("a.tar", &archive, &ArchiveLimits::default()).unwrap();
     assert_eq!(fs::read_to_string(room.path("new").join(pax)).unwrap(), "by pax");
     assert_eq!(fs::read_to_string(room.path("new").join(gnu)).unwrap(), "by gnu");
     assert_eq!(fs::read_link(room.path("new/by-gnu")).unwrap().to_str(), Some(target.as_str()));
@@ -157,26 +157,26 @@ fn long_names_and_exact_times() {
 #[test]
 fn empty_archives_and_directories_twice() {
     for (name, archive, files) in [
-        ("a.tar", Tar::new().end(), 0),
-        ("a.tar.zst", zstd(&Tar::new().end()), 0),
+        ("a.tar", TestTarBuilder::new().finish(), 0),
+        ("a.tar.zst", zstd(&TestTarBuilder::new().finish()), 0),
         ("a.zip", zip(&[]), 0),
-        ("a.tar", Tar::new().dir("d").file("d/f", "").dir("d/").dir("./d").end(), 1),
+        ("a.tar", TestTarBuilder::new().dir("d").file("d/f", "").dir("d/").dir("./d").finish(), 1),
     ] {
-        let room = Room::new();
-        assert_eq!(room.unpack(name, &archive, &Limits::default()).unwrap().files, files);
+        let room = ArchiveTestDir::new();
+        assert_eq!(room.unpack(name, &archive, &ArchiveLimits::default()).unwrap().files, files);
         assert_eq!(compare(&room.dir, "new").unwrap(), [""; 0]);
     }
 }
 
 #[test]
 fn progress_counts_the_archive() {
-    let room = Room::new();
-    let archive = Tar::new().file("f", &"x".repeat(2_000_000)).end();
+    let room = ArchiveTestDir::new();
+    let archive = TestTarBuilder::new().file("f", &"x".repeat(2_000_000)).finish();
     let expected = digest(archive.as_slice()).unwrap();
     let seen = std::sync::Mutex::new(Vec::new());
     let progress = |bytes| seen.lock().unwrap().push(bytes);
-    let (limits, stop) = (Limits::default(), AtomicBool::new(false));
-    let job = Job { name: "a.tar", expected: &expected, limits: &limits, stop: &stop, progress: &progress };
+    let (limits, stop) = (ArchiveLimits::default(), AtomicBool::new(false));
+    let job = UnpackJob { name: "a.tar", expected: &expected, limits: &limits, stop: &stop, progress: &progress };
     unpack(archive.as_slice(), &job, &room.dir, "new").unwrap();
     let seen = seen.into_inner().unwrap();
     assert!(seen.len() > 4 && seen.is_sorted(), "{seen:?}");

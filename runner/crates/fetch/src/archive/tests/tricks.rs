@@ -3,7 +3,7 @@
 
 use super::*;
 
-fn refusal(name: &str, archive: &[u8]) -> (String, Refusal) {
+fn refused_entry(name: &str, archive: &[u8]) -> (String, EntryRefusal) {
     match failure(name, archive) {
         ArchiveError::Refused { entry, refusal } => (entry, refusal),
         other => panic!("{name}: {other:?}"),
@@ -16,137 +16,149 @@ fn assert_bad(name: &str, archive: &[u8]) {
 }
 
 #[test]
-fn the_last_word_on_a_path_is_checked() {
+fn the_last_path_record_is_checked() {
     // GNU's long name after pax's path, and the other way round: pax wins, and is what is checked.
     let gnu = |name: &[u8]| (EntryType::GNULongName, [name, b"\0"].concat());
     for pax_first in [true, false] {
         let (kind, long) = gnu(b"fine");
         let tar = match pax_first {
-            true => Tar::new().pax("path", "../out").entry(kind, b"L", 0, b"", &long),
-            false => Tar::new().entry(kind, b"L", 0, b"", &long).pax("path", "../out"),
+            true => TestTarBuilder::new().pax("path", "../out").entry(kind, b"L", 0, b"", &long),
+            false => TestTarBuilder::new().entry(kind, b"L", 0, b"", &long).pax("path", "../out"),
         };
-        assert_eq!(refusal("a.tar", &tar.file("f", "").end()), ("../out".to_owned(), Refusal::Parent));
+        assert_eq!(
+            refused_entry("a.tar", &tar.file("f", "").finish()),
+            ("../out".to_owned(), EntryRefusal::ParentComponent)
+        );
     }
     // Of several pax headers before an entry the last counts; an empty value gives the header's own name back.
-    let twice = Tar::new().pax("path", "fine").pax("path", "/abs").file("f", "").end();
-    assert_eq!(refusal("a.tar", &twice), ("/abs".to_owned(), Refusal::Absolute));
-    let back = Tar::new().pax("path", "fine").pax("path", "").file("../f", "").end();
-    assert_eq!(refusal("a.tar", &back), ("../f".to_owned(), Refusal::Parent));
-    let link = Tar::new().pax("linkpath", "fine").pax("linkpath", "/etc").symlink("l", "fine").end();
-    assert_eq!(refusal("a.tar", &link), ("l".to_owned(), Refusal::AbsoluteTarget("/etc".to_owned())));
-    let hard = Tar::new().file("f", "").pax("linkpath", "../f").hard_link("h", "f").end();
-    assert_eq!(refusal("a.tar", &hard), ("h".to_owned(), Refusal::TargetOutside("../f".to_owned())));
+    let twice = TestTarBuilder::new().pax("path", "fine").pax("path", "/abs").file("f", "").finish();
+    assert_eq!(refused_entry("a.tar", &twice), ("/abs".to_owned(), EntryRefusal::Absolute));
+    let back = TestTarBuilder::new().pax("path", "fine").pax("path", "").file("../f", "").finish();
+    assert_eq!(refused_entry("a.tar", &back), ("../f".to_owned(), EntryRefusal::ParentComponent));
+    let link = TestTarBuilder::new().pax("linkpath", "fine").pax("linkpath", "/etc").symlink("l", "fine").finish();
+    assert_eq!(refused_entry("a.tar", &link), ("l".to_owned(), EntryRefusal::AbsoluteTarget("/etc".to_owned())));
+    let hard = TestTarBuilder::new().file("f", "").pax("linkpath", "../f").hard_link("h", "f").finish();
+    assert_eq!(refused_entry("a.tar", &hard), ("h".to_owned(), EntryRefusal::TargetOutside("../f".to_owned())));
     // A value with a newline is one value, not two records.
-    let smuggled = Tar::new().pax("comment", "x\n20 path=../outside\n").file("f", "").end();
-    Room::new().unpack("a.tar", &smuggled, &Limits::default()).unwrap();
-    let newline = Tar::new().pax("path", "a\nb").file("f", "").end();
-    assert_eq!(refusal("a.tar", &newline).1, Refusal::ControlCharacter);
+    let smuggled = TestTarBuilder::new().pax("comment", "x\n20 path=../outside\n").file("f", "").finish();
+    ArchiveTestDir::new().unpack("a.tar", &smuggled, &ArchiveLimits::default()).unwrap();
+    let newline = TestTarBuilder::new().pax("path", "a\nb").file("f", "").finish();
+    assert_eq!(refused_entry("a.tar", &newline).1, EntryRefusal::ControlCharacter);
     // A NUL would end the name for the system, and not for us.
-    let nul = Tar::new().pax("path", "a\0b").file("f", "").end();
-    assert_eq!(refusal("a.tar", &nul).1, Refusal::ControlCharacter);
+    let nul = TestTarBuilder::new().pax("path", "a\0b").file("f", "").finish();
+    assert_eq!(refused_entry("a.tar", &nul).1, EntryRefusal::ControlCharacter);
 }
 
 #[test]
 fn a_path_of_five_thousand_characters() {
     let long = "d/".repeat(2500);
     for tar in [
-        Tar::new().pax("path", &long).dir("d"),
-        Tar::new().entry(EntryType::GNULongName, b"L", 0, b"", format!("{long}x\0").as_bytes()).file("d", ""),
-        Tar::new().pax("linkpath", &long).symlink("l", "d"),
+        TestTarBuilder::new().pax("path", &long).dir("d"),
+        TestTarBuilder::new()
+            .entry(EntryType::GNULongName, b"L", 0, b"", format!("{long}x\0").as_bytes())
+            .file("d", ""),
+        TestTarBuilder::new().pax("linkpath", &long).symlink("l", "d"),
     ] {
-        let tar = tar.end();
+        let tar = tar.finish();
         for (name, archive) in [("a.tar", tar.clone()), ("a.tar.gz", gzip(&tar)), ("a.tar.zst", zstd(&tar))] {
             let error = failure(name, &archive);
-            assert!(matches!(error, ArchiveError::Limit { limit: Limit::Path, most: 1024, .. }), "{error:?}");
+            assert!(matches!(error, ArchiveError::Limit { limit: ArchiveLimitKind::Path, max: 1024, .. }), "{error:?}");
             assert!(error.to_string().len() < 1000, "it is cut: {error}");
             assert_eq!(error.hint().unwrap(), "raise `max-path` if that is right");
         }
     }
-    let error = failure("a.zip", &zip(&[Zipped(long.as_bytes(), REGULAR, b"")]));
-    assert!(matches!(error, ArchiveError::Limit { limit: Limit::Path, .. }), "{error:?}");
+    let error = failure("a.zip", &zip(&[TestZipEntry(long.as_bytes(), REGULAR, b"")]));
+    assert!(matches!(error, ArchiveError::Limit { limit: ArchiveLimitKind::Path, .. }), "{error:?}");
 }
 
 #[test]
 fn sizes_that_lie() {
     // A pax size wins over the header's; what follows is then content or a header that it is not.
-    let hidden = Tar::new().file("../outside", "owned").0;
+    let hidden = TestTarBuilder::new().file("../outside", "owned").0;
     let mut header = Header::new_ustar();
     header.as_mut_bytes()[..1].copy_from_slice(b"f");
     header.set_mode(0o644);
     header.set_size(0);
-    let tar = Tar::new().pax("size", &hidden.len().to_string()).header(header, &hidden).end();
-    let room = Room::new();
-    room.unpack("a.tar", &tar, &Limits::default()).unwrap();
+    let tar = TestTarBuilder::new().pax("size", &hidden.len().to_string()).header(header, &hidden).finish();
+    let room = ArchiveTestDir::new();
+    room.unpack("a.tar", &tar, &ArchiveLimits::default()).unwrap();
     assert_eq!(fs::metadata(room.path("new/f")).unwrap().len(), hidden.len() as u64, "it is content, as pax says");
     assert!(room.temp.path().join("outside").exists());
 
-    let shorter = Tar::new().pax("size", "0").file("f", &"x".repeat(512)).end();
+    let shorter = TestTarBuilder::new().pax("size", "0").file("f", &"x".repeat(512)).finish();
     assert_bad("a.tar", &shorter);
     let mut base256 = Header::new_ustar();
     base256.as_mut_bytes()[..1].copy_from_slice(b"f");
     base256.set_mode(0o644);
     base256.as_mut_bytes()[124..136].copy_from_slice(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff");
-    let error = failure("a.tar", &Tar::new().header(base256.clone(), b"").end());
+    let error = failure("a.tar", &TestTarBuilder::new().header(base256.clone(), b"").finish());
     assert!(matches!(error.kind(), "bad-content" | "limit"), "{error}");
     base256.as_mut_bytes()[124..136].copy_from_slice(b"7x7         ");
-    assert_bad("a.tar", &Tar::new().header(base256, b"").end());
-    let past = Tar::new().pax("size", "18446744073709551615").file("f", "").end();
-    assert!(matches!(failure("a.tar", &past), ArchiveError::Limit { limit: Limit::Bytes, .. }));
-    let beyond = Tar::new().pax("size", "18446744073709551616").file("f", "").end();
+    assert_bad("a.tar", &TestTarBuilder::new().header(base256, b"").finish());
+    let past = TestTarBuilder::new().pax("size", "18446744073709551615").file("f", "").finish();
+    assert!(matches!(failure("a.tar", &past), ArchiveError::Limit { limit: ArchiveLimitKind::Bytes, .. }));
+    let beyond = TestTarBuilder::new().pax("size", "18446744073709551616").file("f", "").finish();
     assert_bad("a.tar", &beyond);
 }
 
 #[test]
 fn sparse_files_of_every_kind() {
     for key in ["GNU.sparse.major", "GNU.sparse.size", "GNU.sparse.map", "GNU.sparse.realsize", "GNU.sparse.name"] {
-        let tar = Tar::new().pax(key, "1").file("sparse", "map").end();
-        assert_eq!(refusal("a.tar", &tar), ("sparse".to_owned(), Refusal::Sparse), "{key}");
+        let tar = TestTarBuilder::new().pax(key, "1").file("sparse", "map").finish();
+        assert_eq!(refused_entry("a.tar", &tar), ("sparse".to_owned(), EntryRefusal::Sparse), "{key}");
     }
     // The real name is elsewhere; it is refused before anybody looks.
-    let tar = Tar::new().pax("GNU.sparse.name", "../outside").file("GNUSparseFile.1/x", "").end();
-    assert_eq!(refusal("a.tar", &tar).1, Refusal::Sparse);
+    let tar = TestTarBuilder::new().pax("GNU.sparse.name", "../outside").file("GNUSparseFile.1/x", "").finish();
+    assert_eq!(refused_entry("a.tar", &tar).1, EntryRefusal::Sparse);
 }
 
 #[test]
-fn names_that_are_one_on_some_filesystem() {
+fn names_that_collide_on_some_filesystem() {
     // `é` in one character or in two: the same name on a Mac.
     for (first, second) in
         [("caf\u{e9}", "cafe\u{301}"), ("\u{1e69}", "s\u{307}\u{323}"), ("\u{ac00}", "\u{1100}\u{1161}")]
     {
-        let collision = Refusal::FormCollision(first.to_owned());
-        let tar = Tar::new().file(first, "1").file(second, "2").end();
-        assert_eq!(refusal("a.tar", &tar), (second.to_owned(), collision.clone()));
-        let both = zip(&[Zipped(first.as_bytes(), REGULAR, b"1"), Zipped(second.as_bytes(), REGULAR, b"2")]);
-        assert_eq!(refusal("a.zip", &both).1, collision);
-        let folders = Tar::new().file(&format!("{first}/x"), "1").file(&format!("{second}/y"), "2").end();
-        assert_eq!(refusal("a.tar", &folders).1, collision);
+        let collision = EntryRefusal::NormalizationCollision(first.to_owned());
+        let tar = TestTarBuilder::new().file(first, "1").file(second, "2").finish();
+        assert_eq!(refused_entry("a.tar", &tar), (second.to_owned(), collision.clone()));
+        let both =
+            zip(&[TestZipEntry(first.as_bytes(), REGULAR, b"1"), TestZipEntry(second.as_bytes(), REGULAR, b"2")]);
+        assert_eq!(refused_entry("a.zip", &both).1, collision);
+        let folders = TestTarBuilder::new().file(&format!("{first}/x"), "1").file(&format!("{second}/y"), "2").finish();
+        assert_eq!(refused_entry("a.tar", &folders).1, collision);
     }
     for (first, second) in [("stra\u{df}e", "STRA\u{1e9e}E"), ("\u{212b}ngstrom", "\u{e5}ngstrom")] {
-        let tar = Tar::new().file(first, "1").file(second, "2").end();
-        assert_eq!(refusal("a.tar", &tar).1, Refusal::CaseCollision(first.to_owned()));
+        let tar = TestTarBuilder::new().file(first, "1").file(second, "2").finish();
+        assert_eq!(refused_entry("a.tar", &tar).1, EntryRefusal::CaseCollision(first.to_owned()));
     }
     // A link that leads out by way of another, spelled otherwise.
-    let tar = Tar::new().symlink("a/b/up", "../..").symlink("a/out", "b/UP/../outside").end();
-    assert_eq!(refusal("a.tar", &tar), ("a/out".to_owned(), Refusal::TargetOutside("b/UP/../outside".to_owned())));
+    let tar = TestTarBuilder::new().symlink("a/b/up", "../..").symlink("a/out", "b/UP/../outside").finish();
+    assert_eq!(
+        refused_entry("a.tar", &tar),
+        ("a/out".to_owned(), EntryRefusal::TargetOutside("b/UP/../outside".to_owned()))
+    );
 }
 
 #[test]
 fn names_that_are_none() {
     for name in [".", "./", "", "/", "//"] {
-        let tar = Tar::new().pax("comment", "x").entry(EntryType::Regular, name.as_bytes(), 0o644, b"", b"1").end();
+        let tar = TestTarBuilder::new()
+            .pax("comment", "x")
+            .entry(EntryType::Regular, name.as_bytes(), 0o644, b"", b"1")
+            .finish();
         let error = failure("a.tar", &tar);
         assert_eq!(error.kind(), "bad-content", "{name:?}: {error}");
     }
     for name in [&b"."[..], b""] {
-        let error = failure("a.zip", &zip(&[Zipped(name, REGULAR, b"1")]));
+        let error = failure("a.zip", &zip(&[TestZipEntry(name, REGULAR, b"1")]));
         assert_eq!(error.kind(), "bad-content", "{error}");
     }
     for name in [&b"/abs"[..], b"//server/share", b"C:\\x", b"a\\..\\..\\x"] {
-        let error = failure("a.zip", &zip(&[Zipped(name, REGULAR, b"1")]));
+        let error = failure("a.zip", &zip(&[TestZipEntry(name, REGULAR, b"1")]));
         assert!(matches!(error, ArchiveError::Refused { .. }), "{error:?}");
     }
-    let tar = Tar::new().symlink("l", "f").file("f", "").hard_link("h", "l").end();
-    assert_eq!(refusal("a.tar", &tar), ("h".to_owned(), Refusal::NoLinkTarget("l".to_owned())));
+    let tar = TestTarBuilder::new().symlink("l", "f").file("f", "").hard_link("h", "l").finish();
+    assert_eq!(refused_entry("a.tar", &tar), ("h".to_owned(), EntryRefusal::HardLinkTargetMissing("l".to_owned())));
 }
 
 /// Where the central directory of a zip begins.
@@ -156,7 +168,7 @@ fn central(zip: &[u8]) -> usize {
 
 #[test]
 fn a_zip_that_says_different_things() {
-    let good = zip(&[Zipped(b"aaaa", REGULAR, b"first"), Zipped(b"bbbb", REGULAR, b"other")]);
+    let good = zip(&[TestZipEntry(b"aaaa", REGULAR, b"first"), TestZipEntry(b"bbbb", REGULAR, b"other")]);
     let start = central(&good);
     // The name, size, method, check sum or place of the entry is another in the directory than at the entry.
     let mut renamed = good.clone();
@@ -198,18 +210,18 @@ fn a_zip_that_says_different_things() {
         ("bytes before", [b"MZ stub".to_vec(), good.clone()].concat()),
         ("two zips", [good.clone(), good.clone()].concat()),
     ] {
-        let room = Room::new();
-        let error = room.unpack("a.zip", &archive, &Limits::default()).map(drop).expect_err(what);
+        let room = ArchiveTestDir::new();
+        let error = room.unpack("a.zip", &archive, &ArchiveLimits::default()).map(drop).expect_err(what);
         room.assert_untouched();
         assert_eq!(error.kind(), "bad-content", "{what}: {error}");
     }
-    Room::new().unpack("a.zip", &good, &Limits::default()).unwrap();
+    ArchiveTestDir::new().unpack("a.zip", &good, &ArchiveLimits::default()).unwrap();
 }
 
 #[test]
 fn a_zip_with_data_descriptors() {
-    struct Stream(Vec<u8>);
-    impl std::io::Write for Stream {
+    struct UnseekableWriter(Vec<u8>);
+    impl std::io::Write for UnseekableWriter {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.write(bytes)
         }
@@ -217,35 +229,35 @@ fn a_zip_with_data_descriptors() {
             Ok(())
         }
     }
-    let mut writer = ::zip::ZipWriter::new_stream(Stream(Vec::new()));
+    let mut writer = ::zip::ZipWriter::new_stream(UnseekableWriter(Vec::new()));
     writer.start_file("streamed", ::zip::write::SimpleFileOptions::default()).unwrap();
     writer.write_all(b"its size follows it").unwrap();
     writer.start_file("large", ::zip::write::SimpleFileOptions::default().large_file(true)).unwrap();
     writer.write_all(b"its size stands in the extra field").unwrap();
     let archive = writer.finish().unwrap().into_inner().0;
-    let room = Room::new();
-    room.unpack("a.zip", &archive, &Limits::default()).unwrap();
+    let room = ArchiveTestDir::new();
+    room.unpack("a.zip", &archive, &ArchiveLimits::default()).unwrap();
     assert_eq!(fs::read_to_string(room.path("new/streamed")).unwrap(), "its size follows it");
     let mut writer = ::zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     writer.start_file("large", ::zip::write::SimpleFileOptions::default().large_file(true)).unwrap();
     writer.write_all(b"its size stands in the extra field").unwrap();
     let archive = writer.finish().unwrap().into_inner();
-    Room::new().unpack("a.zip", &archive, &Limits::default()).unwrap();
+    ArchiveTestDir::new().unpack("a.zip", &archive, &ArchiveLimits::default()).unwrap();
 }
 
 #[test]
 fn streams_that_go_on_and_on() {
     // A member after the other, and a frame after the other, of nothing: each has its head, and the ratio counts all.
-    let empty = Tar::new().end();
+    let empty = TestTarBuilder::new().finish();
     let many = |one: Vec<u8>| [gzip_or_zstd(&one, &empty), one.repeat(20_000)].concat();
     for (name, one) in [("a.tar.gz", gzip(&[0; 60_000])), ("a.tar.zst", zstd(&[0; 60_000]))] {
         let error = failure(name, &many(one));
-        assert!(matches!(error, ArchiveError::Limit { limit: Limit::Ratio, .. }), "{name}: {error:?}");
+        assert!(matches!(error, ArchiveError::Limit { limit: ArchiveLimitKind::Ratio, .. }), "{name}: {error:?}");
     }
     // Frames to be skipped give nothing; their bytes are the archive's own, which are limited.
     let skipped = [b"\x50\x2a\x4d\x18\xff\xff\xff\xff".to_vec(), vec![0; 100_000]].concat();
-    let error = failure_within("a.tar.zst", &skipped, &Limits { max_bytes: 50_000, ..Limits::default() });
-    assert!(matches!(error, ArchiveError::Limit { limit: Limit::Bytes, .. }), "{error:?}");
+    let error = failure_within("a.tar.zst", &skipped, &ArchiveLimits { max_bytes: 50_000, ..ArchiveLimits::default() });
+    assert!(matches!(error, ArchiveError::Limit { limit: ArchiveLimitKind::Bytes, .. }), "{error:?}");
     assert_bad("a.tar.zst", &skipped);
 }
 
@@ -262,7 +274,7 @@ fn a_frame_that_wants_memory_or_a_dictionary() {
     let dictionary = b"\x28\xb5\x2f\xfd\x01\x00\x07\x01\x00\x00".to_vec();
     for frame in [window, dictionary] {
         assert_bad("a.tar.zst", &frame);
-        assert_bad("a.tar.zst", &[zstd(&Tar::new().end()), frame].concat());
+        assert_bad("a.tar.zst", &[zstd(&TestTarBuilder::new().finish()), frame].concat());
     }
     // gzip with a header checksum flag, a name and a comment that never end.
     for flags in [0x08, 0x10, 0x04] {

@@ -3,12 +3,16 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{
-    server::{Reply, Seen},
+    server::{NetTestReply, NetTestRequest},
     *,
 };
 
 const TAG: &str = "\"v1\"";
-const QUICK: Patience = Patience { stall: Duration::from_millis(150), pause: Duration::from_millis(1), tries: 3 };
+const QUICK_RETRY: DownloadRetryPolicy = DownloadRetryPolicy {
+    stall_timeout: Duration::from_millis(150),
+    first_delay: Duration::from_millis(1),
+    max_retries: 3,
+};
 
 /// 300 000 bytes, no two places alike.
 fn content() -> Vec<u8> {
@@ -22,83 +26,89 @@ fn content() -> Vec<u8> {
     text.into_bytes()
 }
 
-fn start_of_range(asked: &Seen) -> Option<usize> {
+fn requested_start(asked: &NetTestRequest) -> Option<usize> {
     let range = asked.header("range")?.strip_prefix("bytes=")?.strip_suffix('-')?;
     Some(range.parse().unwrap())
 }
 
 /// A head, and then `body`, which may be shorter than the head says.
-fn answer(head: &str, body: &[u8]) -> Reply {
+fn reply_with_head(head: &str, body: &[u8]) -> NetTestReply {
     let head = format!("HTTP/1.1 {head}\r\n\r\n").into_bytes();
-    Reply { pieces: vec![[&head, body].concat()], pause: Duration::ZERO, hold: false }
+    NetTestReply { pieces: vec![[&head, body].concat()], pause: Duration::ZERO, keep_open: false }
 }
 
 /// What a good server answers, cut off after `most` bytes of its body.
-fn good(asked: &Seen, content: &[u8], most: usize) -> Reply {
+fn good_reply(asked: &NetTestRequest, content: &[u8], most: usize) -> NetTestReply {
     let size = content.len();
-    match start_of_range(asked) {
+    match requested_start(asked) {
         Some(start) => {
             let (rest, last) = (&content[start..], size - 1);
             let range = format!("Content-Range: bytes {start}-{last}/{size}\r\nContent-Length: {}", rest.len());
-            answer(&format!("206 Partial Content\r\nETag: {TAG}\r\n{range}"), &rest[..rest.len().min(most)])
+            reply_with_head(&format!("206 Partial Content\r\nETag: {TAG}\r\n{range}"), &rest[..rest.len().min(most)])
         }
-        None => answer(&format!("200 OK\r\nETag: {TAG}\r\nContent-Length: {size}"), &content[..size.min(most)]),
+        None => {
+            reply_with_head(&format!("200 OK\r\nETag: {TAG}\r\nContent-Length: {size}"), &content[..size.min(most)])
+        }
     }
 }
 
 /// A server that is told how often it was asked before.
-fn server(answer: impl Fn(usize, &Seen) -> Reply + Send + Sync + 'static) -> Server {
+fn counting_server(answer: impl Fn(usize, &NetTestRequest) -> NetTestReply + Send + Sync + 'static) -> NetTestServer {
     let count = AtomicUsize::new(0);
-    Server::start(move |asked| answer(count.fetch_add(1, Ordering::SeqCst), asked))
+    NetTestServer::start(move |asked| answer(count.fetch_add(1, Ordering::SeqCst), asked))
 }
 
-async fn download(server: &Server, patience: Patience) -> Result<Vec<u8>, NetError> {
+async fn download(server: &NetTestServer, patience: DownloadRetryPolicy) -> Result<Vec<u8>, NetError> {
     let grants = vec![grant(&server.url("/"))];
-    let client = Arc::new(Client::with(grants, &[], Arc::new(System), Authorities::Machine, patience));
-    let mut download = client.open(&Url::parse(&server.url("/file?key=s3cret")).unwrap()).await?;
+    let client =
+        Arc::new(NetClient::with_parts(grants, &[], Arc::new(SystemResolver), CertAuthorities::Machine, patience));
+    let mut download = client.open_download(&Url::parse(&server.url("/file?key=s3cret")).unwrap()).await?;
     let mut received = Vec::new();
-    while let Some(bytes) = download.next().await? {
+    while let Some(bytes) = download.next_chunk().await? {
         received.extend_from_slice(&bytes);
     }
-    assert_eq!(download.interruption().is_some(), server.seen().len() > 1);
+    assert_eq!(download.take_interruption().is_some(), server.requests().len() > 1);
     Ok(received)
 }
 
-async fn assert_whole(server: &Server) {
-    let received = download(server, QUICK).await.unwrap_or_else(|error| panic!("{error}"));
+async fn assert_complete(server: &NetTestServer) {
+    let received = download(server, QUICK_RETRY).await.unwrap_or_else(|error| panic!("{error}"));
     assert!(received == content(), "{} bytes, or others", received.len());
 }
 
-async fn failed(server: &Server) -> NetError {
-    download(server, QUICK).await.expect_err("it can't be whole")
+async fn download_error(server: &NetTestServer) -> NetError {
+    download(server, QUICK_RETRY).await.expect_err("it can't be whole")
 }
 
-fn starts(server: &Server) -> Vec<Option<usize>> {
-    server.seen().iter().map(start_of_range).collect()
+fn requested_starts(server: &NetTestServer) -> Vec<Option<usize>> {
+    server.requests().iter().map(requested_start).collect()
 }
 
 #[tokio::test]
 async fn what_breaks_off_goes_on_where_it_was() {
-    let server = server(|_, asked| good(asked, &content(), 50_000));
-    assert_whole(&server).await;
+    let server = counting_server(|_, asked| good_reply(asked, &content(), 50_000));
+    assert_complete(&server).await;
     let wanted = [None, Some(50_000), Some(100_000), Some(150_000), Some(200_000), Some(250_000)];
-    assert_eq!(starts(&server), wanted);
-    assert!(server.seen()[1..].iter().all(|asked| asked.header("if-range") == Some(TAG)));
+    assert_eq!(requested_starts(&server), wanted);
+    assert!(server.requests()[1..].iter().all(|asked| asked.header("if-range") == Some(TAG)));
 }
 
 #[tokio::test]
 async fn what_stalls_goes_on_too() {
-    let server = server(|before, asked| Reply { hold: before < 3, ..good(asked, &content(), 90_000) });
-    assert_whole(&server).await;
-    assert_eq!(starts(&server), [None, Some(90_000), Some(180_000), Some(270_000)]);
+    let server = counting_server(|before, asked| NetTestReply {
+        keep_open: before < 3,
+        ..good_reply(asked, &content(), 90_000)
+    });
+    assert_complete(&server).await;
+    assert_eq!(requested_starts(&server), [None, Some(90_000), Some(180_000), Some(270_000)]);
 }
 
 #[tokio::test]
 async fn a_new_byte_starts_the_count_anew() {
-    let server = server(|_, asked| good(asked, &content(), 10_000));
-    let patience = Patience { tries: 1, ..QUICK };
+    let server = counting_server(|_, asked| good_reply(asked, &content(), 10_000));
+    let patience = DownloadRetryPolicy { max_retries: 1, ..QUICK_RETRY };
     assert!(download(&server, patience).await.unwrap() == content());
-    assert_eq!(server.seen().len(), 30);
+    assert_eq!(server.requests().len(), 30);
 }
 
 #[tokio::test]
@@ -110,24 +120,27 @@ async fn the_condition_is_a_strong_tag_or_a_time() {
         (format!("ETag: W/{TAG}\r\n"), None),
         (String::new(), None),
     ] {
-        let server = server(move |before, _| match before {
-            0 => answer(&format!("200 OK\r\n{headers}Content-Length: 6"), b"abc"),
-            _ => answer(&format!("206 Partial\r\n{headers}Content-Range: bytes 3-5/6\r\nContent-Length: 3"), b"def"),
+        let server = counting_server(move |before, _| match before {
+            0 => reply_with_head(&format!("200 OK\r\n{headers}Content-Length: 6"), b"abc"),
+            _ => reply_with_head(
+                &format!("206 Partial\r\n{headers}Content-Range: bytes 3-5/6\r\nContent-Length: 3"),
+                b"def",
+            ),
         });
-        assert_eq!(download(&server, QUICK).await.unwrap(), b"abcdef");
-        assert_eq!(server.seen()[1].header("if-range"), condition);
+        assert_eq!(download(&server, QUICK_RETRY).await.unwrap(), b"abcdef");
+        assert_eq!(server.requests()[1].header("if-range"), condition);
     }
 }
 
 #[tokio::test]
 async fn a_server_without_ranges_is_asked_for_all_and_what_is_known_is_skipped() {
-    let server = server(|before, _| {
+    let server = counting_server(|before, _| {
         let most = [100_000, 150_000, usize::MAX][before];
         let content = content();
-        answer(&format!("200 OK\r\nContent-Length: {}", content.len()), &content[..content.len().min(most)])
+        reply_with_head(&format!("200 OK\r\nContent-Length: {}", content.len()), &content[..content.len().min(most)])
     });
-    assert_whole(&server).await;
-    assert_eq!(starts(&server), [None, Some(100_000), Some(150_000)]);
+    assert_complete(&server).await;
+    assert_eq!(requested_starts(&server), [None, Some(100_000), Some(150_000)]);
 }
 
 #[tokio::test]
@@ -140,27 +153,30 @@ async fn a_server_that_lies_about_ranges_is_asked_for_all() {
         "Content-Range: bytes */300000",
         "Content-Type: multipart/byteranges; boundary=x",
     ] {
-        let server = server(move |before, asked| match before {
-            0 => good(asked, &content(), 100_000),
-            1 => answer(&format!("206 Partial Content\r\n{lie}\r\nContent-Length: 200000"), &content()[..200_000]),
-            _ => good(asked, &content(), usize::MAX),
+        let server = counting_server(move |before, asked| match before {
+            0 => good_reply(asked, &content(), 100_000),
+            1 => reply_with_head(
+                &format!("206 Partial Content\r\n{lie}\r\nContent-Length: 200000"),
+                &content()[..200_000],
+            ),
+            _ => good_reply(asked, &content(), usize::MAX),
         });
-        assert_whole(&server).await;
-        assert_eq!(starts(&server), [None, Some(100_000), None], "{lie}");
+        assert_complete(&server).await;
+        assert_eq!(requested_starts(&server), [None, Some(100_000), None], "{lie}");
     }
 }
 
 #[tokio::test]
 async fn a_part_may_come_in_parts() {
-    let server = server(|_, asked| {
-        let (start, content) = (start_of_range(asked), content());
-        let Some(start) = start else { return good(asked, &content, 200_000) };
+    let server = counting_server(|_, asked| {
+        let (start, content) = (requested_start(asked), content());
+        let Some(start) = start else { return good_reply(asked, &content, 200_000) };
         let end = content.len().min(start + 30_000);
         let range = format!("Content-Range: bytes {start}-{}/300000\r\nContent-Length: {}", end - 1, end - start);
-        answer(&format!("206 Partial Content\r\n{range}"), &content[start..end])
+        reply_with_head(&format!("206 Partial Content\r\n{range}"), &content[start..end])
     });
-    assert_whole(&server).await;
-    assert_eq!(starts(&server), [None, Some(200_000), Some(230_000), Some(260_000), Some(290_000)]);
+    assert_complete(&server).await;
+    assert_eq!(requested_starts(&server), [None, Some(200_000), Some(230_000), Some(260_000), Some(290_000)]);
 }
 
 #[tokio::test]
@@ -174,16 +190,16 @@ async fn another_content_is_not_appended() {
         ("416 Range Not Satisfiable\r\nContent-Range: bytes */99999\r\nContent-Length: 0".to_owned(), 0),
     ] {
         let shown = head.clone();
-        let server = server(move |before, asked| match before {
-            0 => good(asked, &content(), 100_000),
-            1 => answer(&head, &vec![b'x'; body]),
+        let server = counting_server(move |before, asked| match before {
+            0 => good_reply(asked, &content(), 100_000),
+            1 => reply_with_head(&head, &vec![b'x'; body]),
             _ => panic!("it is asked no more"),
         });
-        let error = failed(&server).await;
+        let error = download_error(&server).await;
         let wanted = format!("{} became another file while it was downloaded, after 100000 bytes", server.url("/file"));
         assert_eq!(error.to_string(), wanted, "{shown}");
-        assert!(error.retryable() && error.hint().is_some());
-        assert_eq!(server.seen().len(), 2);
+        assert!(error.is_retryable() && error.hint().is_some());
+        assert_eq!(server.requests().len(), 2);
     }
 }
 
@@ -191,64 +207,66 @@ async fn another_content_is_not_appended() {
 async fn a_content_of_unknown_length_ends_with_its_answer() {
     let chunked = "200 OK\r\nTransfer-Encoding: chunked";
     // All bytes came, but not the chunk that ends them; there are no more.
-    let server = server(move |before, _| match before {
-        0 => answer(chunked, b"3\r\nabc\r\n"),
-        _ => answer("416 Range Not Satisfiable\r\nContent-Range: bytes */3\r\nContent-Length: 0", b""),
+    let server = counting_server(move |before, _| match before {
+        0 => reply_with_head(chunked, b"3\r\nabc\r\n"),
+        _ => reply_with_head("416 Range Not Satisfiable\r\nContent-Range: bytes */3\r\nContent-Length: 0", b""),
     });
-    assert_eq!(download(&server, QUICK).await.unwrap(), b"abc");
-    assert_eq!(starts(&server), [None, Some(3)]);
+    assert_eq!(download(&server, QUICK_RETRY).await.unwrap(), b"abc");
+    assert_eq!(requested_starts(&server), [None, Some(3)]);
 }
 
 #[tokio::test]
 async fn without_a_new_byte_it_is_given_up() {
-    let server = server(|before, asked| match before {
-        0 => good(asked, &content(), 100_000),
-        1 => answer("503 Unavailable\r\nContent-Length: 0", b""),
-        2 => answer("", b""),
-        _ => good(asked, &content(), 0),
+    let server = counting_server(|before, asked| match before {
+        0 => good_reply(asked, &content(), 100_000),
+        1 => reply_with_head("503 Unavailable\r\nContent-Length: 0", b""),
+        2 => reply_with_head("", b""),
+        _ => good_reply(asked, &content(), 0),
     });
-    let error = failed(&server).await;
-    assert_eq!(server.seen().len(), 1 + QUICK.tries as usize);
-    assert!(matches!(&error, NetError::GaveUp { received: 100_000, tries: 3, .. }), "{error}");
+    let error = download_error(&server).await;
+    assert_eq!(server.requests().len(), 1 + QUICK_RETRY.max_retries as usize);
+    assert!(matches!(&error, NetError::RetriesExhausted { received: 100_000, tries: 3, .. }), "{error}");
     let start =
         format!("the download from {} can't go on after 100000 bytes; it was tried 3 times more: ", server.address);
     assert!(error.to_string().starts_with(&start), "{error}");
-    assert!(error.retryable());
+    assert!(error.is_retryable());
 }
 
 #[tokio::test]
 async fn a_server_that_cuts_all_answers_alike_and_has_no_ranges_is_given_up() {
-    let server = server(|_, _| answer("200 OK\r\nContent-Length: 300000", &content()[..100_000]));
-    assert!(matches!(failed(&server).await, NetError::GaveUp { received: 100_000, .. }));
-    assert_eq!(server.seen().len(), 4);
+    let server = counting_server(|_, _| reply_with_head("200 OK\r\nContent-Length: 300000", &content()[..100_000]));
+    assert!(matches!(download_error(&server).await, NetError::RetriesExhausted { received: 100_000, .. }));
+    assert_eq!(server.requests().len(), 4);
 }
 
 #[tokio::test]
 async fn what_will_not_pass_ends_it_at_once() {
-    for (status, kind) in [("404 Not Found", Kind::NotFound), ("403 Forbidden", Kind::Permanent)] {
-        let server = server(move |before, asked| match before {
-            0 => good(asked, &content(), 100_000),
-            _ => answer(&format!("{status}\r\nContent-Length: 0"), b""),
+    for (status, kind) in [("404 Not Found", NetFailureKind::NotFound), ("403 Forbidden", NetFailureKind::Permanent)] {
+        let server = counting_server(move |before, asked| match before {
+            0 => good_reply(asked, &content(), 100_000),
+            _ => reply_with_head(&format!("{status}\r\nContent-Length: 0"), b""),
         });
-        let error = failed(&server).await;
-        assert_eq!((error.kind(), server.seen().len()), (kind, 2), "{error}");
+        let error = download_error(&server).await;
+        assert_eq!((error.kind(), server.requests().len()), (kind, 2), "{error}");
         assert!(!error.to_string().contains("s3cret"), "{error}");
     }
 }
 
 #[tokio::test]
 async fn every_hop_passes_the_gate_again() {
-    let elsewhere = Server::start(|_| panic!("nobody may ask here"));
+    let elsewhere = NetTestServer::start(|_| panic!("nobody may ask here"));
     let away = elsewhere.url("/stolen");
-    let server = server(move |before, asked| match (before, asked.line()) {
-        (0 | 2, "GET /file?key=s3cret HTTP/1.1") => answer(&format!("302 F\r\nLocation: /signed-{before}"), b""),
-        (1 | 3, _) => good(asked, &content(), 100_000),
-        _ => answer(&format!("302 Found\r\nLocation: {away}\r\nContent-Length: 0"), b""),
+    let server = counting_server(move |before, asked| match (before, asked.request_line()) {
+        (0 | 2, "GET /file?key=s3cret HTTP/1.1") => {
+            reply_with_head(&format!("302 F\r\nLocation: /signed-{before}"), b"")
+        }
+        (1 | 3, _) => good_reply(asked, &content(), 100_000),
+        _ => reply_with_head(&format!("302 Found\r\nLocation: {away}\r\nContent-Length: 0"), b""),
     });
-    let error = failed(&server).await;
-    assert_eq!(error.kind(), Kind::Denied, "{error}");
+    let error = download_error(&server).await;
+    assert_eq!(error.kind(), NetFailureKind::Denied, "{error}");
     assert!(error.to_string().contains("redirects there"), "{error}");
-    assert_eq!(starts(&server), [None, None, Some(100_000), Some(100_000), Some(200_000)]);
-    assert!(server.seen()[3].line().starts_with("GET /signed-2 "), "a signed address is asked for anew");
-    assert_eq!(server.seen()[3].header("if-range"), Some(TAG));
+    assert_eq!(requested_starts(&server), [None, None, Some(100_000), Some(100_000), Some(200_000)]);
+    assert!(server.requests()[3].request_line().starts_with("GET /signed-2 "), "a signed address is asked for anew");
+    assert_eq!(server.requests()[3].header("if-range"), Some(TAG));
 }

@@ -13,13 +13,13 @@ use std::{
 
 /// What came in: the head as sent, and the body.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct NetTestRequest {
     pub head: String,
     pub body: String,
 }
 
-impl Seen {
-    pub fn line(&self) -> &str {
+impl NetTestRequest {
+    pub fn request_line(&self) -> &str {
         self.head.lines().next().unwrap()
     }
 
@@ -32,53 +32,53 @@ impl Seen {
 }
 
 /// What goes out: bytes, each piece after a pause; then the connection is closed, or held open until the server ends.
-pub struct Reply {
+pub struct NetTestReply {
     pub pieces: Vec<Vec<u8>>,
     pub pause: Duration,
-    pub hold: bool,
+    pub keep_open: bool,
 }
 
 /// A whole answer.
-pub fn reply(status: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+pub fn reply(status: &str, headers: &[(&str, &str)], body: &str) -> NetTestReply {
     let mut text = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n", body.len());
     for (name, value) in headers {
         text.push_str(&format!("{name}: {value}\r\n"));
     }
     text.push_str("\r\n");
-    raw(&(text + body))
+    raw_reply(&(text + body))
 }
 
 /// These bytes, whatever they are.
-pub fn raw(text: &str) -> Reply {
-    Reply { pieces: vec![text.as_bytes().to_vec()], pause: Duration::ZERO, hold: false }
+pub fn raw_reply(text: &str) -> NetTestReply {
+    NetTestReply { pieces: vec![text.as_bytes().to_vec()], pause: Duration::ZERO, keep_open: false }
 }
 
 /// These bytes, and then nothing, on an open connection.
-pub fn hanging(text: &str) -> Reply {
-    Reply { hold: true, ..raw(text) }
+pub fn hanging_reply(text: &str) -> NetTestReply {
+    NetTestReply { keep_open: true, ..raw_reply(text) }
 }
 
-pub struct Server {
+pub struct NetTestServer {
     pub address: SocketAddr,
-    seen: Arc<Mutex<Vec<Seen>>>,
-    connections: Arc<Mutex<usize>>,
+    requests: Arc<Mutex<Vec<NetTestRequest>>>,
+    connection_count: Arc<Mutex<usize>>,
     stopped: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Both sides of a connection, plain or TLS.
-pub trait Stream: Read + Write + Send {}
-impl<T: Read + Write + Send> Stream for T {}
+pub trait NetTestStream: Read + Write + Send {}
+impl<T: Read + Write + Send> NetTestStream for T {}
 
-impl Server {
-    pub fn start(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        Self::on("127.0.0.1:0", |tcp| Some(Box::new(tcp)), answer)
+impl NetTestServer {
+    pub fn start(answer: impl Fn(&NetTestRequest) -> NetTestReply + Send + Sync + 'static) -> Self {
+        Self::start_on("127.0.0.1:0", |tcp| Some(Box::new(tcp)), answer)
     }
 
-    pub fn on(
+    pub fn start_on(
         address: &str,
-        wrap: impl Fn(TcpStream) -> Option<Box<dyn Stream>> + Send + 'static,
-        answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+        wrap: impl Fn(TcpStream) -> Option<Box<dyn NetTestStream>> + Send + 'static,
+        answer: impl Fn(&NetTestRequest) -> NetTestReply + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
@@ -103,23 +103,23 @@ impl Server {
                 worker.join().unwrap();
             }
         });
-        Self { address, seen, connections, stopped, thread: Some(thread) }
+        Self { address, requests: seen, connection_count: connections, stopped, thread: Some(thread) }
     }
 
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
+    pub fn requests(&self) -> Vec<NetTestRequest> {
+        self.requests.lock().unwrap().clone()
     }
 
-    pub fn connections(&self) -> usize {
-        *self.connections.lock().unwrap()
+    pub fn connection_count(&self) -> usize {
+        *self.connection_count.lock().unwrap()
     }
 }
 
-impl Drop for Server {
+impl Drop for NetTestServer {
     fn drop(&mut self) {
         self.stopped.store(true, Ordering::SeqCst);
         // Wakes the thread that waits in accept.
@@ -133,8 +133,13 @@ impl Drop for Server {
     }
 }
 
-fn serve(mut stream: Box<dyn Stream>, seen: &Mutex<Vec<Seen>>, answer: &dyn Fn(&Seen) -> Reply, stopped: &AtomicBool) {
-    let Some(asked) = read(&mut *stream) else { return };
+fn serve(
+    mut stream: Box<dyn NetTestStream>,
+    seen: &Mutex<Vec<NetTestRequest>>,
+    answer: &dyn Fn(&NetTestRequest) -> NetTestReply,
+    stopped: &AtomicBool,
+) {
+    let Some(asked) = read_request(&mut *stream) else { return };
     seen.lock().unwrap().push(asked.clone());
     let reply = answer(&asked);
     for piece in &reply.pieces {
@@ -144,12 +149,12 @@ fn serve(mut stream: Box<dyn Stream>, seen: &Mutex<Vec<Seen>>, answer: &dyn Fn(&
             return;
         }
     }
-    while reply.hold && !stopped.load(Ordering::SeqCst) {
+    while reply.keep_open && !stopped.load(Ordering::SeqCst) {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-fn read(stream: &mut dyn Stream) -> Option<Seen> {
+fn read_request(stream: &mut dyn NetTestStream) -> Option<NetTestRequest> {
     let mut bytes = Vec::new();
     let mut byte = [0];
     while !bytes.ends_with(b"\r\n\r\n") {
@@ -158,7 +163,7 @@ fn read(stream: &mut dyn Stream) -> Option<Seen> {
         }
         bytes.push(byte[0]);
     }
-    let mut seen = Seen { head: String::from_utf8(bytes).unwrap(), body: String::new() };
+    let mut seen = NetTestRequest { head: String::from_utf8(bytes).unwrap(), body: String::new() };
     let length = seen.header("content-length").map_or(0, |text| text.parse().unwrap());
     let mut body = vec![0; length];
     stream.read_exact(&mut body).ok()?;
