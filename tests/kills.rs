@@ -56,9 +56,9 @@ fn a_killed_first_deployment_ends_as_an_undisturbed_one() -> Result<()> {
 fn a_deployment_killed_twice_ends_as_an_undisturbed_one() -> Result<()> {
     let bench = KillHarness::new(KillScenario::SecondDeployment)?;
     let seed = dice::seed_from_env()?;
-    let mut dice = SplitMix64::new(seed);
-    let first = dice.choose_distinct(DOUBLE_KILLS, bench.calls.len());
-    let cases: Vec<_> = first.into_iter().map(|first| vec![first, dice.below(bench.calls.len() - first)]).collect();
+    let mut rng = SplitMix64::new(seed);
+    let first = rng.choose_distinct(DOUBLE_KILLS, bench.calls.len());
+    let cases: Vec<_> = first.into_iter().map(|first| vec![first, rng.below(bench.calls.len() - first)]).collect();
     bench.check_kills("double kills", seed, &cases)
 }
 
@@ -69,9 +69,9 @@ fn a_killed_rollback_ends_as_an_undisturbed_one() -> Result<()> {
     let check = bench.calls.iter().find(|call| call.name == "connect").context("verify connects")?.index;
     // Each point alone; then again, with a second kill while the next run recovers, until there are enough.
     let (seed, points) = (dice::seed_from_env()?, check..bench.calls.len());
-    let mut dice = SplitMix64::new(seed);
+    let mut rng = SplitMix64::new(seed);
     let mut cases: Vec<Vec<usize>> = points.clone().map(|point| vec![point]).collect();
-    cases.extend(points.cycle().take(ROLLBACK_POINTS).map(|point| vec![point, dice.below(bench.calls.len())]));
+    cases.extend(points.cycle().take(ROLLBACK_POINTS).map(|point| vec![point, rng.below(bench.calls.len())]));
     ensure!(cases.len() >= 50, "a rollback has only {} points", cases.len());
     bench.check_kills("kills of a rollback", seed, &cases)
 }

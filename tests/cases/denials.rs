@@ -369,8 +369,8 @@ fn every_import_of_every_version_is_denied_without_a_grant() {
                 continue;
             }
             if NEEDS_HANDLE.contains(&import.name.as_str()) {
-                let ended = import.run(true);
-                assert!(ended.kind == "trap" && ended.message.contains("handle"), "{name}: {ended:#?}");
+                let outcome = import.run(true);
+                assert!(outcome.kind == "trap" && outcome.message.contains("handle"), "{name}: {outcome:#?}");
             } else {
                 assert!(import.failure_offset().is_some(), "{name}: it can't say that it is denied");
                 let ended = import.run(false);

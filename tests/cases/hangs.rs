@@ -55,16 +55,16 @@ fn assert_stopped(with: Value, grants: Value) -> GuestFixture {
     let mut overruns = Vec::new();
     let name = with.to_string();
     for _ in 0..5 {
-        let trial = GuestFixture::new(with.clone(), grants.clone()).with_step_field("timeout", json!("200ms"));
-        std::fs::create_dir_all(trial.environment.path("app")).unwrap();
-        trial.environment.write("app/archive.tar", "no archive");
-        let ended = trial.run_alone();
-        ended.assert_failure("time-out", "it did not end within its time-out of 200ms, and was stopped");
-        assert_eq!(ended.result, "unknown", "{name}");
-        assert!(ended.hint.contains("`timeout:`"), "{ended:?}");
-        let overrun = ended.took.saturating_sub(DEADLINE);
+        let fixture = GuestFixture::new(with.clone(), grants.clone()).with_step_field("timeout", json!("200ms"));
+        std::fs::create_dir_all(fixture.environment.path("app")).unwrap();
+        fixture.environment.write("app/archive.tar", "no archive");
+        let outcome = fixture.run_alone();
+        outcome.assert_failure("time-out", "it did not end within its time-out of 200ms, and was stopped");
+        assert_eq!(outcome.result, "unknown", "{name}");
+        assert!(outcome.hint.contains("`timeout:`"), "{outcome:?}");
+        let overrun = outcome.took.saturating_sub(DEADLINE);
         if overrun <= OVERRUN {
-            return trial;
+            return fixture;
         }
         overruns.push(overrun);
     }

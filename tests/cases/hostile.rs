@@ -300,8 +300,8 @@ steps:
         let failure = &outcome["event"]["failure"];
         assert_eq!(failure["kind"], kind, "{what}: {failure}");
         for (field, wanted) in [("message", message), ("hint", hint)] {
-            let said = failure[field].as_str().unwrap_or_default();
-            assert!(said.contains(wanted), "{what}: {wanted:?} is not in {said:?}");
+            let text = failure[field].as_str().unwrap_or_default();
+            assert!(text.contains(wanted), "{what}: {wanted:?} is not in {text:?}");
         }
     }
     assert!(!std::path::Path::new("/tmp/pawl-owned").exists());

@@ -10,9 +10,9 @@ fn run_guest(with: Value) -> GuestOutcome {
 
 #[test]
 fn memory_is_bounded() {
-    let ended = run_guest(json!({ "do": "memory" }));
-    ended.assert_failure("limit", "it was stopped: it asked for more than 256 MiB of memory");
-    assert_eq!(ended.result, "unknown");
+    let outcome = run_guest(json!({ "do": "memory" }));
+    outcome.assert_failure("limit", "it was stopped: it asked for more than 256 MiB of memory");
+    assert_eq!(outcome.result, "unknown");
 }
 
 #[test]
@@ -62,8 +62,8 @@ fn output_flood_is_stopped_although_the_module_ignores_errors() {
 
 #[test]
 fn handles_are_bounded() {
-    let ended = run_guest(json!({ "do": "handles" }));
-    ended.assert_failure("limit", "it was stopped: it asked for more than 256 of open handles");
+    let outcome = run_guest(json!({ "do": "handles" }));
+    outcome.assert_failure("limit", "it was stopped: it asked for more than 256 of open handles");
     let with = json!({ "do": "connections", "name": "main" });
     let ended = GuestFixture::new(with, json!({ "databases": { "main": "sqlite:./main.db" } })).run();
     ended.assert_failure("limit", "open handles");

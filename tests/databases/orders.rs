@@ -13,8 +13,8 @@ fn preview_shows_the_sql_and_executes_on_demand() {
         shop.write_migration("1_a.sql", "create table a (id integer);\n");
         shop.deploy().assert_exit(0);
         shop.write_migration("2_b.sql", "create table b (id integer);\ninsert into b values (1);\n");
-        let said = shop.run(&["migrate", "preview"]).assert_exit(0).assert_contains("insert into b values (1);");
-        assert!(!said.text.contains("create table a"), "{}", said.text);
+        let output = shop.run(&["migrate", "preview"]).assert_exit(0).assert_contains("insert into b values (1);");
+        assert!(!output.text.contains("create table a"), "{}", output.text);
         let executed = shop.run(&["migrate", "preview", "--execute", "--local"]);
         if engine == TestDbEngine::Mariadb {
             executed.assert_exit(1);

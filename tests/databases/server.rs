@@ -76,12 +76,12 @@ fn free_port() -> u16 {
 impl TestDbServer {
     /// The server that all tests share.
     pub fn shared(engine: TestDbEngine) -> Arc<Self> {
-        let place = match engine {
+        let slot = match engine {
             TestDbEngine::Postgres => &POSTGRES,
             TestDbEngine::Mariadb => &MARIADB,
             TestDbEngine::Sqlite => panic!("SQLite has no server"),
         };
-        let mut place = place.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut place = slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         place.upgrade().unwrap_or_else(|| {
             let server = Arc::new(Self::start(engine));
             *place = Arc::downgrade(&server);

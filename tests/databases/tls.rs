@@ -15,30 +15,30 @@ struct TestCertificates(TempDir);
 
 impl TestCertificates {
     fn new() -> Self {
-        let papers = Self(tempfile::tempdir().unwrap());
+        let certificates = Self(tempfile::tempdir().unwrap());
         let authority = |file: &str| {
             let mut params = CertificateParams::new(Vec::new()).unwrap();
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             params.distinguished_name.push(rcgen::DnType::CommonName, file);
             let made = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-            fs::write(papers.path(file), made.pem()).unwrap();
+            fs::write(certificates.path(file), made.pem()).unwrap();
             made
         };
         let ours = authority("authority.pem");
         authority("other.pem");
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        fs::write(papers.path("server.pem"), params.signed_by(&key, &ours).unwrap().pem()).unwrap();
-        fs::write(papers.path("key.pem"), key.serialize_pem()).unwrap();
+        fs::write(certificates.path("server.pem"), params.signed_by(&key, &ours).unwrap().pem()).unwrap();
+        fs::write(certificates.path("key.pem"), key.serialize_pem()).unwrap();
         use std::os::unix::fs::PermissionsExt as _;
-        fs::set_permissions(papers.path("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::set_permissions(certificates.path("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
         if rustix::process::geteuid().is_root() {
-            for path in [papers.0.path().to_owned(), papers.path("server.pem"), papers.path("key.pem")] {
+            for path in [certificates.0.path().to_owned(), certificates.path("server.pem"), certificates.path("key.pem")] {
                 let nobody = (rustix::fs::Uid::from_raw(65534), rustix::fs::Gid::from_raw(65534));
                 rustix::fs::chown(&path, Some(nobody.0), Some(nobody.1)).unwrap();
             }
         }
-        papers
+        certificates
     }
 
     fn path(&self, file: &str) -> PathBuf {

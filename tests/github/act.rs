@@ -81,22 +81,22 @@ struct ActAttempt {
 
 impl ActFixture {
     fn new() -> Self {
-        let world = Self { root: tempfile::tempdir().unwrap() };
+        let fixture = Self { root: tempfile::tempdir().unwrap() };
         let from = Path::new(REPOSITORY);
-        let to = world.path("repository");
+        let to = fixture.path("repository");
         copy_dir(&from.join("examples/shop/migrations"), &to.join("shop/migrations"));
         copy_dir(&from.join("action"), &to.join("action"));
         fs::copy(from.join("action.yml"), to.join("action.yml")).unwrap();
         let plan = fs::read_to_string(from.join("examples/shop/deploy.yml")).unwrap();
-        let machine = world.path("machine");
+        let machine = fixture.path("machine");
         let plan = plan.replace("./deploy/test", machine.to_str().unwrap());
         assert!(plan.contains(machine.to_str().unwrap()), "{plan}");
-        world.write("deploy.yml", &plan);
-        world.write(MIGRATION, BROKEN);
-        world.write("dist/shop-r1.tar.zst", release_archive("r1"));
-        world.write("../.github/workflows/deploy.yml", WORKFLOW.replace("RUNNER", env!("CARGO_BIN_EXE_runner")));
-        world.git(&["init", "--quiet", "--initial-branch=main"]);
-        world
+        fixture.write("deploy.yml", &plan);
+        fixture.write(MIGRATION, BROKEN);
+        fixture.write("dist/shop-r1.tar.zst", release_archive("r1"));
+        fixture.write("../.github/workflows/deploy.yml", WORKFLOW.replace("RUNNER", env!("CARGO_BIN_EXE_runner")));
+        fixture.git(&["init", "--quiet", "--initial-branch=main"]);
+        fixture
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -204,7 +204,7 @@ impl ActAttempt {
         // After the checksum.
         let events =
             journal.lines().map(|line| serde_json::from_str::<Value>(line.split_once(' ').unwrap().1).unwrap());
-        let told = events.filter_map(|line| {
+        let decisions = events.filter_map(|line| {
             let event = &line["event"];
             let text = match event["type"].as_str().unwrap() {
                 "probe" => format!("probed {}", event["finding"]["finding"].as_str().unwrap()),
@@ -221,7 +221,7 @@ impl ActAttempt {
             let step = event["step"].as_str().unwrap().to_owned();
             Some((&*step.leak(), &*text.leak()))
         });
-        told.collect()
+        decisions.collect()
     }
 }
 

@@ -116,7 +116,7 @@ impl FakeArtifactService {
     pub fn start() -> Self {
         let listener = RawHttpServer::bind();
         let origin = format!("http://{}", listener.local_addr().unwrap());
-        let world = Arc::new(Mutex::new(FakeServiceState {
+        let state = Arc::new(Mutex::new(FakeServiceState {
             origin: origin.clone(),
             artifacts: BTreeMap::new(),
             created_count: 0,
@@ -126,9 +126,9 @@ impl FakeArtifactService {
             is_token_expired: false,
             latency: Duration::ZERO,
         }));
-        let shared = Arc::clone(&world);
+        let shared = Arc::clone(&state);
         let wire = RawHttpServer::new(listener, move |request| respond(&shared, request));
-        Self { origin, state: world, _server: wire }
+        Self { origin, state, _server: wire }
     }
 
     /// What a job sees of the service in its environment.

@@ -174,9 +174,9 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         let args = PlanSourceArgs { plan: prepared.plan.source.path.clone(), environment: None };
         args.other_environments(&prepared.plan.environment)
     });
-    let listed = RefCell::new(None);
+    let github_deployment = RefCell::new(None);
     let released_of = commit.clone();
-    let orders_missing = orders.missing_journal;
+    let missing_journal = orders.missing_journal;
     let deployment = DeploymentRequest {
         sibling_stores: neighbours.unwrap_or_default(),
         parent_deployments: permission::enclosing_deployments(),
@@ -193,10 +193,10 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     let observe = |before: &JournalState, header: &JournalHeader| -> EntryObserver {
         let report = Rc::clone(&report);
         *report.borrow_mut() = Some(screen.deployment_reporter(before, header, again));
-        *listed.borrow_mut() = GithubDeployment::start(&prepared.plan, &prepared.release.label, released_of.as_deref());
+        *github_deployment.borrow_mut() = GithubDeployment::start(&prepared.plan, &prepared.release.label, released_of.as_deref());
         let checkpoints = store.checkpoints().cloned();
         if let Some(shown) = checkpoints.as_ref().map(|checkpoints| checkpoints.status()) {
-            checkpoint_notices(&shown, orders_missing).into_iter().for_each(|notice| tell(notice));
+            checkpoint_notices(&shown, missing_journal).into_iter().for_each(|notice| tell(notice));
         }
         Box::new(move |entry| {
             checkpoints.iter().for_each(|checkpoints| checkpoints.observe(entry));
@@ -204,11 +204,11 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         })
     };
     let ending = deployment.run(interrupt, observe).await;
-    let kept = store.checkpoints().map(|checkpoints| checkpoints.status()).unwrap_or_default();
-    if let Some(trouble) = &kept.last_error {
+    let checkpoint_status = store.checkpoints().map(|checkpoints| checkpoints.status()).unwrap_or_default();
+    if let Some(trouble) = &checkpoint_status.last_error {
         tell(Notice::warning(format!("the end of the journal is not among the artifacts of this run: {trouble}")));
     }
-    let told = match listed.take() {
+    let github_notice = match github_deployment.take() {
         Some(Ok(listed)) => {
             let (exit, error) = match &ending {
                 Ok(ending) => (ending.exit, ending.error.as_ref()),
@@ -219,8 +219,8 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         Some(Err(notice)) => Some(notice),
         None => None,
     };
-    told.into_iter().for_each(|notice| tell(notice));
-    let (journal, resumed_from) = (kept.newest.unwrap_or_default(), kept.resumed_from.unwrap_or_default());
+    github_notice.into_iter().for_each(|notice| tell(notice));
+    let (journal, resumed_from) = (checkpoint_status.newest.unwrap_or_default(), checkpoint_status.resumed_from.unwrap_or_default());
     let outputs = |run: &str, release: &str| {
         screen.set_job_outputs(&[
             ("run", run),

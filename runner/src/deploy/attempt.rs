@@ -90,28 +90,28 @@ impl DeploymentRequest<'_> {
         interrupt: Interrupt,
         observe: impl FnOnce(&JournalState, &JournalHeader) -> EntryObserver,
     ) -> Result<AttemptResult, Vec<Diagnostic>> {
-        let one = |diagnostic: Diagnostic| vec![diagnostic];
-        let began = Instant::now();
+        let single = |diagnostic: Diagnostic| vec![diagnostic];
+        let started = Instant::now();
         self.check_named_steps()?;
         let mut lock = tokio::select! {
-            lock = self.store.acquire_lock(self.lock_claim()) => lock.map_err(|error| one((&error).into()))?,
+            lock = self.store.acquire_lock(self.lock_claim()) => lock.map_err(|error| single((&error).into()))?,
             _ = interrupt.requested() => {
                 let message = "interrupted while it waited for the lock; nothing was begun";
-                return Err(one(Diagnostic::new(ErrorCode("P0303"), ExitKind::Interrupted, message).with_hint(format!("run `{}` again", self.resume_command))));
+                return Err(single(Diagnostic::new(ErrorCode("P0303"), ExitKind::Interrupted, message).with_hint(format!("run `{}` again", self.resume_command))));
             }
         };
-        let paths = self.store.journal_paths().map_err(|error| one((&error).into()))?;
-        let loaded = LoadedJournals::read(&paths, |_| {}).map_err(|error| one((&error).into()))?;
+        let paths = self.store.journal_paths().map_err(|error| single((&error).into()))?;
+        let loaded = LoadedJournals::read(&paths, |_| {}).map_err(|error| single((&error).into()))?;
         if self.overrides.expected_epoch.is_some_and(|seen| seen != loaded.state.epoch()) {
             let message = "another deployment went on here since this one was decided on; nothing was begun";
             let hint = format!("see `runner history`, then run `{}` again", self.resume_command);
-            return Err(one(Diagnostic::new(ErrorCode("P0221"), ExitKind::Refused, message).with_hint(hint)));
+            return Err(single(Diagnostic::new(ErrorCode("P0221"), ExitKind::Refused, message).with_hint(hint)));
         }
-        self.overrides.journal_missing = self.is_journal_missing(&loaded.state).map_err(one)?;
+        self.overrides.journal_missing = self.is_journal_missing(&loaded.state).map_err(single)?;
         self.prepared.check_resources()?;
         self.prepared.check_migrations(Some(&loaded.state)).await?;
 
-        let epoch = lock.next_epoch(loaded.state.epoch()).map_err(|error| one((&error).into()))?;
+        let epoch = lock.next_epoch(loaded.state.epoch()).map_err(|error| single((&error).into()))?;
         let (commit, url) = (self.commit.clone(), self.url.clone());
         let header = JournalHeader { commit, url, ..next_header(self.prepared, &loaded.state, epoch, &self.operator) };
         let path = self.store.journal_path(epoch);
@@ -119,9 +119,9 @@ impl DeploymentRequest<'_> {
         let torn = loaded.torn_files.iter().rfind(|(torn, _)| paths.last() == Some(torn)).cloned();
         let observer = observe(&loaded.state, &header);
         let journal = Journal::create(&path, header.clone(), loaded, redactor, observer);
-        let mut journal = journal.map_err(|error| one((&error).into()))?;
+        let mut journal = journal.map_err(|error| single((&error).into()))?;
         self.record_start(&mut journal, &lock.resource(), &lock.holder(), torn)
-            .map_err(|error| one((&error).into()))?;
+            .map_err(|error| single((&error).into()))?;
 
         let surroundings = StepEnvironment::new(self.store, &lock.token(), &header, &self.parent_deployments);
         let mut attempt = RunningAttempt {
@@ -139,7 +139,7 @@ impl DeploymentRequest<'_> {
             Err(halt) => Err(halt),
         };
         let (exit, error, warnings) = self.finish(&mut attempt, result).await;
-        let patience = if attempt.interrupt.is_requested() {
+        let close_timeout = if attempt.interrupt.is_requested() {
             (attempt.interrupt.requested().await + CLOSE_TIMEOUT_AFTER_SIGNAL)
                 .saturating_duration_since(tokio::time::Instant::now())
         } else {
@@ -148,8 +148,8 @@ impl DeploymentRequest<'_> {
         drop(attempt);
         // Nothing of ours may still work when the lock goes.
         sandbox::wait_for_blocking_tasks().await;
-        let (exit, error) = with_close_error(exit, error, lock.close(patience).await);
-        Ok(AttemptResult { exit, header, took: began.elapsed(), error, warnings })
+        let (exit, error) = with_close_error(exit, error, lock.close(close_timeout).await);
+        Ok(AttemptResult { exit, header, took: started.elapsed(), error, warnings })
     }
 
     /// Whether earlier attempts of this CI run may have begun what is not on record here.

@@ -21,21 +21,21 @@ const MESSAGE_BATCH_SIZE: usize = 64;
 impl RunningAttempt<'_> {
     pub(super) async fn call_probe(
         &mut self,
-        ready: &PlannedStep,
+        planned: &PlannedStep,
         input: &Value,
-        question: ProbeInput,
+        probed_input: ProbeInput,
     ) -> Result<ProbeFinding, AttemptError> {
-        let (messages, arriving) = unbounded_channel();
+        let (messages, received) = unbounded_channel();
         let began = Instant::now();
-        let probe = self.prepared.runtime.probe(self.prepared.module(ready), &ready.step, input, messages);
+        let probe = self.prepared.runtime.probe(self.prepared.module(planned), &planned.step, input, messages);
         let interrupt = self.interrupt.clone();
         let finding =
-            run_with_messages(&mut self.journal, &ready.step_target, arriving, probe, interrupt.grace_period_over())
+            run_with_messages(&mut self.journal, &planned.step_target, received, probe, interrupt.grace_period_over())
                 .await?;
-        let (place, finding) = (ready.step_target.clone(), finding);
+        let (place, finding) = (planned.step_target.clone(), finding);
         self.journal.record_note(JournalNote::Probe {
             step_target: place,
-            probed_input: question,
+            probed_input,
             took: began.elapsed(),
             finding: finding.clone(),
         })?;
@@ -44,37 +44,37 @@ impl RunningAttempt<'_> {
 
     pub(super) async fn call_apply(
         &mut self,
-        ready: &PlannedStep,
+        planned: &PlannedStep,
         intent: StepIntent,
     ) -> Result<StepOutcome, AttemptError> {
-        let (messages, arriving) = unbounded_channel();
-        let step = self.step_environment.apply_to(&ready.step);
-        let apply = self.prepared.runtime.apply(self.prepared.module(ready), &step, intent, messages);
+        let (messages, received) = unbounded_channel();
+        let step = self.step_environment.apply_to(&planned.step);
+        let apply = self.prepared.runtime.apply(self.prepared.module(planned), &step, intent, messages);
         let interrupt = self.interrupt.clone();
-        let ended =
-            run_with_messages(&mut self.journal, &ready.step_target, arriving, apply, interrupt.grace_period_over())
+        let completion =
+            run_with_messages(&mut self.journal, &planned.step_target, received, apply, interrupt.grace_period_over())
                 .await?;
-        let outcome = ended.outcome().clone();
-        self.journal.record_outcome(ended)?;
+        let outcome = completion.outcome().clone();
+        self.journal.record_outcome(completion)?;
         Ok(outcome)
     }
 
     pub(super) async fn call_revert(
         &mut self,
-        ready: &PlannedStep,
+        planned: &PlannedStep,
         intent: UndoIntent,
         input: &Value,
         receipt: &Receipt,
     ) -> Result<Option<StepFailure>, AttemptError> {
-        let (messages, arriving) = unbounded_channel();
-        let module = self.prepared.module(ready);
-        let revert = self.prepared.runtime.revert(module, &ready.step, intent, input, receipt, messages);
+        let (messages, received) = unbounded_channel();
+        let module = self.prepared.module(planned);
+        let revert = self.prepared.runtime.revert(module, &planned.step, intent, input, receipt, messages);
         let interrupt = self.interrupt.clone();
-        let ended =
-            run_with_messages(&mut self.journal, &ready.step_target, arriving, revert, interrupt.grace_period_over())
+        let completion =
+            run_with_messages(&mut self.journal, &planned.step_target, received, revert, interrupt.grace_period_over())
                 .await?;
-        let failure = ended.failure().cloned();
-        self.journal.record_undo_outcome(ended)?;
+        let failure = completion.failure().cloned();
+        self.journal.record_undo_outcome(completion)?;
         Ok(failure)
     }
 }

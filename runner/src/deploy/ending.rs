@@ -58,9 +58,9 @@ impl From<LockError> for AttemptError {
 impl AttemptError {
     /// The error, with what an operator can do next.
     #[must_use]
-    pub fn diagnostic(&self, attempt: AttemptNumber, way: &ResumeHint<'_>) -> Diagnostic {
-        let ResumeHint { resume_command: again, skipped_steps: done, next_step: next } = way;
-        let skips = if done.is_empty() { String::new() } else { format!(" (skips: {})", done.join(", ")) };
+    pub fn diagnostic(&self, attempt: AttemptNumber, resume_hint: &ResumeHint<'_>) -> Diagnostic {
+        let ResumeHint { resume_command: again, skipped_steps: done, next_step: next } = resume_hint;
+        let skipped = if done.is_empty() { String::new() } else { format!(" (skips: {})", done.join(", ")) };
         match self {
             Self::Failed { step_target: place, failure, outcome_known: known } => {
                 let (code, exit) = match (known, migration_code(failure)) {
@@ -75,7 +75,7 @@ impl AttemptError {
                         diagnostic.with_cause("how far it got is not known; the next attempt looks before it acts");
                 }
                 let advice = failure.hint.as_deref().unwrap_or("fix it");
-                diagnostic.with_hint(format!("{advice}; then run `{again}` again{skips}"))
+                diagnostic.with_hint(format!("{advice}; then run `{again}` again{skipped}"))
             }
             Self::InDoubt { step_target: place, reason } => {
                 let step = &place.step;
@@ -147,7 +147,7 @@ impl AttemptError {
             Self::Lock(error) => error.into(),
             Self::Interrupted => {
                 Diagnostic::new(ErrorCode("P0303"), ExitKind::Interrupted, "interrupted; the state is saved".to_owned())
-                    .with_hint(format!("run `{again}` again to go on{skips}"))
+                    .with_hint(format!("run `{again}` again to go on{skipped}"))
             }
         }
     }

@@ -151,12 +151,12 @@ impl ModulePins {
 
     /// As a whole or not at all. Not synced: who loses it with the power makes it again, or has it in git.
     fn write(&self, lockfile: &Lockfile) -> io::Result<()> {
-        let fresh = self.path.with_extension(format!("lock.{}", std::process::id()));
-        let done = fs::write(&fresh, lockfile.text()).and_then(|()| fs::rename(&fresh, &self.path));
-        if done.is_err() {
-            let _ = fs::remove_file(&fresh);
+        let temporary = self.path.with_extension(format!("lock.{}", std::process::id()));
+        let result = fs::write(&temporary, lockfile.text()).and_then(|()| fs::rename(&temporary, &self.path));
+        if result.is_err() {
+            let _ = fs::remove_file(&temporary);
         }
-        done
+        result
     }
 
     fn changed_error(&self, plan: &Plan, step: &PlanStep, name: &str, change: &PinChange) -> Diagnostic {

@@ -88,12 +88,12 @@ impl PreparedPlan {
     ///
     /// # Errors
     /// All that is wrong, each with its place in the plan.
-    pub async fn new(plan: Plan, wanted: RequestedRelease, setting: PreflightOptions) -> Result<Self, Vec<Diagnostic>> {
-        let runtime = ModuleRuntime::new(setting.cache_dirs, Arc::clone(&setting.notify));
+    pub async fn new(plan: Plan, requested: RequestedRelease, options: PreflightOptions) -> Result<Self, Vec<Diagnostic>> {
+        let runtime = ModuleRuntime::new(options.cache_dirs, Arc::clone(&options.notify));
         let runtime = runtime.map_err(|error| vec![engine_fault(&error)])?;
         let (modules, mut problems) = load_all(&runtime, &plan).await;
         let pins =
-            ModulePins::read(&plan, setting.pin_policy, |step| modules.get(&sandbox::module_display_name(&step.uses)));
+            ModulePins::read(&plan, options.pin_policy, |step| modules.get(&sandbox::module_display_name(&step.uses)));
         let pins = pins.map_err(|diagnostic| vec![diagnostic])?;
         problems.extend(pins.problems(&plan));
         let mut steps: Vec<PlannedStep> = Vec::new();
@@ -114,17 +114,17 @@ impl PreparedPlan {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let release = resolve_release(&plan, &steps, wanted).await.map_err(|diagnostic| vec![diagnostic])?;
+        let release = resolve_release(&plan, &steps, requested).await.map_err(|diagnostic| vec![diagnostic])?;
         if let Some(notice) = pins.missing_lockfile_notice() {
-            (setting.notify)(notice);
+            (options.notify)(notice);
         }
-        Ok(Self { plan, release, runtime, steps, hooks, pins, modules, notify: setting.notify })
+        Ok(Self { plan, release, runtime, steps, hooks, pins, modules, notify: options.notify })
     }
 
     /// The module of a step.
     #[must_use]
-    pub fn module(&self, ready: &PlannedStep) -> &LoadedModule {
-        &self.modules.get(&ready.module).expect("every ready step's module was loaded").0
+    pub fn module(&self, planned: &PlannedStep) -> &LoadedModule {
+        &self.modules.get(&planned.module).expect("every ready step's module was loaded").0
     }
 
     /// Where a step stands in the order; none if the plan has no such step.
@@ -211,9 +211,9 @@ async fn load_all(runtime: &ModuleRuntime, plan: &Plan) -> (LoadedModules, Vec<D
     let (mut modules, mut problems) = (LoadedModules::new(), Vec::new());
     for step in plan.all_steps() {
         let name = sandbox::module_display_name(&step.uses);
-        if let Entry::Vacant(place) = modules.entry(name) {
+        if let Entry::Vacant(vacant) = modules.entry(name) {
             match load(runtime, plan, step).await {
-                Ok(module) => _ = place.insert(module),
+                Ok(module) => _ = vacant.insert(module),
                 Err(diagnostic) => problems.push(diagnostic),
             }
         }
@@ -313,7 +313,7 @@ fn span_of(step: &PlanStep, pointer: &str) -> std::ops::Range<usize> {
 
 /// What the module needs and the plan does not grant.
 fn missing_grants(plan: &Plan, step: &PlanStep, description: &ModuleDescription) -> Vec<Diagnostic> {
-    let mut said = Vec::new();
+    let mut reported = Vec::new();
     let missing = |need: &CapabilityNeed| -> Option<Diagnostic> {
         let pointer = need.config.as_deref();
         if !need.applies_to(&step.with) || pointer.is_some_and(|pointer| step.pending.contains_key(pointer)) {
@@ -349,10 +349,10 @@ fn missing_grants(plan: &Plan, step: &PlanStep, description: &ModuleDescription)
             ),
         };
         // One line a kind: what a module needs by name, it also needs at all.
-        if granted || said.contains(&need.capability) {
+        if granted || reported.contains(&need.capability) {
             return None;
         }
-        said.push(need.capability);
+        reported.push(need.capability);
         let span = pointer.map_or_else(|| step.span.clone(), |pointer| span_of(step, pointer));
         let what = need.display_text(&step.with);
         let message = format!("step `{}` needs {what} that it is not granted", step.id);

@@ -46,11 +46,11 @@ fn retained_releases(state: &JournalState, keep: usize) -> Vec<Release> {
 pub fn prune(
     plan: &Plan,
     state: &JournalState,
-    neighbours: &[StateStore],
+    sibling_stores: &[StateStore],
     keep: usize,
 ) -> Result<Vec<PathBuf>, PruneError> {
     let mut needed = retained_releases(state, keep);
-    for neighbour in neighbours {
+    for neighbour in sibling_stores {
         let unread = |why: String| PruneError { path: neighbour.folder().to_owned(), source: io::Error::other(why) };
         let paths = neighbour.journal_paths().map_err(|error| unread(error.to_string()))?;
         let state = LoadedJournals::read(&paths, |_| {}).map_err(|error| unread(error.to_string()))?.state;
@@ -102,9 +102,9 @@ fn prune_folder(folder: &Path, kept: &BTreeSet<String>) -> io::Result<Vec<PathBu
         if !is_release || is_kept || !entry.file_type()?.is_dir() || linked.contains(&entry.path().canonicalize()?) {
             continue;
         }
-        let doomed = releases.join(format!(".tmp-pruned-{}", name.to_string_lossy()));
-        fs::rename(entry.path(), &doomed)?;
-        fs::remove_dir_all(&doomed)?;
+        let renamed = releases.join(format!(".tmp-pruned-{}", name.to_string_lossy()));
+        fs::rename(entry.path(), &renamed)?;
+        fs::remove_dir_all(&renamed)?;
         removed.push(entry.path());
     }
     Ok(removed)

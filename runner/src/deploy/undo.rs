@@ -101,29 +101,29 @@ impl RunningAttempt<'_> {
 
     /// A step whose outcome is not known: what is there is adopted, so that its receipt tells how to undo it. Returns whether
     /// there is anything to undo.
-    async fn adopt_before_undo(&mut self, ready: &PlannedStep) -> Result<bool, AttemptError> {
-        let Some(record) = self.journal.state().records.get(&ready.step_target).cloned() else { return Ok(false) };
-        let finding = if ready.description.has_probe(&record.intent.input["config"]) {
-            self.call_probe(ready, &record.intent.input, ProbeInput::Recorded).await?
+    async fn adopt_before_undo(&mut self, planned: &PlannedStep) -> Result<bool, AttemptError> {
+        let Some(record) = self.journal.state().records.get(&planned.step_target).cloned() else { return Ok(false) };
+        let finding = if planned.description.has_probe(&record.intent.input["config"]) {
+            self.call_probe(planned, &record.intent.input, ProbeInput::Recorded).await?
         } else {
             ProbeFinding::Unknown { why: "it has no probe".to_owned() }
         };
         match finding {
             ProbeFinding::Held { receipt } => {
                 let reason = DecisionReason::Interrupted { finding: Some("held".to_owned()) };
-                self.journal.record_decision(&ready.step_target, Decision::Adopt { reason, receipt })?;
+                self.journal.record_decision(&planned.step_target, Decision::Adopt { reason, receipt })?;
                 Ok(true)
             }
             ProbeFinding::Absent => Ok(false),
             ProbeFinding::Drifted { why } | ProbeFinding::Unknown { why } => {
                 let message = format!("how far it got is not known: {why}");
                 Err(AttemptError::UndoFailed {
-                    step_target: ready.step_target.clone(),
+                    step_target: planned.step_target.clone(),
                     failure: StepFailure::new("permanent", message),
                 })
             }
             ProbeFinding::Failed { failure } => {
-                Err(AttemptError::UndoFailed { step_target: ready.step_target.clone(), failure })
+                Err(AttemptError::UndoFailed { step_target: planned.step_target.clone(), failure })
             }
         }
     }

@@ -16,9 +16,9 @@ const MAX_OVERHEAD: Duration = Duration::from_millis(200 * (3 * 4 + 1));
 pub(super) fn rows() -> Result<Vec<BenchRow>> {
     let mut command = cargo();
     command.args(["test", "--release", "--package", "runner", "--test", "github", "--", TEST, "--nocapture"]);
-    let said = output(&mut command)?;
+    let stdout = output(&mut command)?;
     let (ours, theirs) =
-        said.lines().find_map(parse_times).with_context(|| format!("`{TEST}` did not run:\n{said}"))?;
+        stdout.lines().find_map(parse_times).with_context(|| format!("`{TEST}` did not run:\n{stdout}"))?;
     let name = "four steps, artifact service 200 ms away · without one".to_owned();
     Ok(vec![BenchRow { name, ours, theirs, target: BenchTarget::Overhead(MAX_OVERHEAD) }])
 }

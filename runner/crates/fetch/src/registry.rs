@@ -136,8 +136,8 @@ pub struct RegistryClient<'a> {
 
 impl<'a> RegistryClient<'a> {
     /// `config` is the path of Docker's `config.json`; it is read when the registry wants to know who asks.
-    pub fn new(reference: &'a RegistryRef, config: Option<&'a Path>) -> Self {
-        Self { reference, docker_config: config }
+    pub fn new(reference: &'a RegistryRef, docker_config: Option<&'a Path>) -> Self {
+        Self { reference, docker_config }
     }
 
     /// The manifest that the plan names.

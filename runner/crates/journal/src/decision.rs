@@ -80,29 +80,29 @@ pub enum NextAction {
 
 /// Decides about one step.
 #[must_use]
-pub fn decide(facts: &DecisionInput<'_>) -> NextAction {
-    let is_confirmed = match facts.record {
+pub fn decide(input: &DecisionInput<'_>) -> NextAction {
+    let is_confirmed = match input.record {
         Some(record) => record.trust == JournalTrust::Authenticated,
-        None => !facts.overrides.journal_missing,
+        None => !input.overrides.journal_missing,
     };
-    if is_confirmed && matches!(facts.record.map(|record| &record.status), Some(RecordStatus::Undoing(_))) {
+    if is_confirmed && matches!(input.record.map(|record| &record.status), Some(RecordStatus::Undoing(_))) {
         return NextAction::FinishUndo;
     }
-    if facts.overrides.fresh {
-        return decide_fresh(facts);
+    if input.overrides.fresh {
+        return decide_fresh(input);
     }
-    if facts.phase == StepPhase::Check {
-        return if is_confirmed { decide_check(facts) } else { decide_untrusted_check(facts) };
+    if input.phase == StepPhase::Check {
+        return if is_confirmed { decide_check(input) } else { decide_untrusted_check(input) };
     }
     if !is_confirmed {
-        return decide_untrusted_record(facts);
+        return decide_untrusted_record(input);
     }
-    let Some(record) = facts.record else { return run(DecisionReason::NeverRan) };
+    let Some(record) = input.record else { return run(DecisionReason::NeverRan) };
     match &record.status {
         RecordStatus::Reverted => run(DecisionReason::Reverted),
         RecordStatus::Failed(_) => run(DecisionReason::FailedBefore),
-        RecordStatus::Succeeded(receipt) => decide_succeeded(facts, record, receipt),
-        RecordStatus::Intended => decide_interrupted(facts),
+        RecordStatus::Succeeded(receipt) => decide_succeeded(input, record, receipt),
+        RecordStatus::Intended => decide_interrupted(input),
         RecordStatus::Undoing(_) => NextAction::FinishUndo,
     }
 }
@@ -297,11 +297,11 @@ fn skip(reason: DecisionReason, receipt: &Receipt) -> NextAction {
 #[must_use]
 pub fn upstream_ran<'a>(
     state: &JournalState,
-    place: &StepTarget,
+    step_target: &StepTarget,
     upstream: impl IntoIterator<Item = &'a StepTarget>,
 ) -> bool {
     let epoch = |place: &StepTarget| state.records.get(place).map(|record| record.intent.epoch);
-    upstream.into_iter().any(|above| epoch(above) > epoch(place))
+    upstream.into_iter().any(|above| epoch(above) > epoch(step_target))
 }
 
 /// Which steps the operator selected.

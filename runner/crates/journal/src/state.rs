@@ -396,8 +396,8 @@ impl JournalState {
 
     /// How far a step got, by its last record.
     #[must_use]
-    pub fn status(&self, place: &StepTarget) -> Option<&RecordStatus> {
-        self.records.get(place).map(|record| &record.status)
+    pub fn status(&self, step_target: &StepTarget) -> Option<&RecordStatus> {
+        self.records.get(step_target).map(|record| &record.status)
     }
 
     /// A step that exposes its release and is done has made it live.

@@ -26,13 +26,13 @@ pub fn plan(bytes: &[u8]) -> Vec<Diagnostic> {
         name => (name.len() % 3 != 0).then(|| format!("sqlite:{name}.db")),
     };
     let release = "v1.10".parse().expect("it is a label");
-    let mut told = Vec::new();
+    let mut diagnostics = Vec::new();
     let mut failed = |errors: &PlanErrors| {
         assert!(!errors.errors.is_empty(), "refused without a reason");
         for span in errors.errors.iter().filter_map(|error| error.span.clone()) {
             assert!(text.get(span.clone()).is_some(), "{span:?} is no range of the text");
         }
-        told.extend(errors.diagnostics());
+        diagnostics.extend(errors.diagnostics());
     };
     for environment in [None, Some("test")] {
         match Plan::parse(source.clone(), &PlanRequest { environment, release: &release, env: &env }) {
@@ -51,7 +51,7 @@ pub fn plan(bytes: &[u8]) -> Vec<Diagnostic> {
     if let Err(errors) = environments(&source) {
         failed(&errors);
     }
-    told
+    diagnostics
 }
 
 /// Reads `bytes` as a text with look-ups; after a NUL, as its source stands in the plan.

@@ -351,9 +351,9 @@ impl GrantReader<'_> {
         let mut granted = BTreeMap::new();
         match &node.kind {
             YamlValue::Map(entries) => {
-                let words = [("use", SecretAccess::Use), ("reveal", SecretAccess::Reveal)];
+                let choices = [("use", SecretAccess::Use), ("reveal", SecretAccess::Reveal)];
                 for (key, node) in entries {
-                    let access = fields::choice(node, &format!("secret `{}`", key.text), &words, self.problems);
+                    let access = fields::choice(node, &format!("secret `{}`", key.text), &choices, self.problems);
                     granted.extend(access.and_then(|access| self.secret(&key.text, &key.span, access)));
                 }
             }

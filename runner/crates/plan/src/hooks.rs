@@ -24,7 +24,7 @@ const PROGRAM: &str = "program";
 /// Reads `hooks`. The names of `others` are taken.
 pub(super) fn read(
     fields: &MappingFields<'_>,
-    others: &[&[PlanStep]],
+    earlier_steps: &[&[PlanStep]],
     scope: &LookupScope<'_>,
     source: &PlanSource,
     problems: &mut PlanErrorCollector,
@@ -34,7 +34,7 @@ pub(super) fn read(
         return PlanHooks::default();
     };
     let mut taken: BTreeSet<StepId> =
-        others.iter().flat_map(|steps| steps.iter().map(|step| step.id.clone())).collect();
+        earlier_steps.iter().flat_map(|steps| steps.iter().map(|step| step.id.clone())).collect();
     let [before, after, on_failure] = ["before", "after", "on-failure"].map(|hook| {
         let what = format!("hook `{hook}`");
         let items = fields.get(hook).and_then(|node| fields::list(node, &what, problems)).unwrap_or_default();

@@ -254,8 +254,8 @@ impl PlanStep {
     ) -> Result<Value, PlanError> {
         let mut config = self.with.clone();
         for (pointer, pending) in &self.pending {
-            let place = config.pointer_mut(pointer).expect("`pending` is keyed by pointers into `with`");
-            *place = pending.resolve(outputs, run, attempt)?;
+            let value = config.pointer_mut(pointer).expect("`pending` is keyed by pointers into `with`");
+            *value = pending.resolve(outputs, run, attempt)?;
         }
         Ok(config)
     }

@@ -140,18 +140,18 @@ impl NeedsGraph {
         let Some(step) = &draft.step else { return };
         let mut ancestors = None;
         for (lookup, span) in step.pending.values().flat_map(|pending| pending.lookups_with_spans()) {
-            let DeferredLookup::Output { step: named, .. } = lookup else { continue };
-            let Some(place) = drafts.iter().position(|other| other.id == *named) else {
-                problems.push(unknown_step(Problem::UndefinedLookup, named, drafts).at(span, "no such step"));
+            let DeferredLookup::Output { step: looked_up, .. } = lookup else { continue };
+            let Some(position) = drafts.iter().position(|other| other.id == *looked_up) else {
+                problems.push(unknown_step(Problem::UndefinedLookup, looked_up, drafts).at(span, "no such step"));
                 continue;
             };
-            if !ancestors.get_or_insert_with(|| self.ancestors(index))[place] {
+            if !ancestors.get_or_insert_with(|| self.ancestors(index))[position] {
                 let message =
-                    format!("step `{}` looks up an output of `{named}`, which does not come before it", step.id);
+                    format!("step `{}` looks up an output of `{looked_up}`, which does not come before it", step.id);
                 let error = PlanError::new(Problem::LookupNotAllowed, message).at(span, "not known yet");
-                problems.push(error.hint(match place == index {
+                problems.push(error.hint(match position == index {
                     true => "a step cannot use its own outputs".to_owned(),
-                    false => format!("let it wait for it: add `{named}` to `needs` of `{}`", step.id),
+                    false => format!("let it wait for it: add `{looked_up}` to `needs` of `{}`", step.id),
                 }));
             }
         }

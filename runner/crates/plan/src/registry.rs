@@ -37,7 +37,7 @@ impl RegistryRef {
     /// Parses what follows `oci://`.
     pub fn parse(text: &str) -> Result<Self, RegistryRefError> {
         let bad = |why: &str, hint: &str| RegistryRefError { reason: why.to_owned(), hint: hint.to_owned() };
-        let Some((place, digest)) = text.split_once('@') else {
+        let Some((location, digest)) = text.split_once('@') else {
             let image = text.to_owned();
             let hint =
                 format!("pin it by digest, `oci://{}@sha256:…`; `crane digest {image}` tells it", without_tag(text));
@@ -48,22 +48,22 @@ impl RegistryRef {
             .filter(|hex| !hex.bytes().any(|byte| byte.is_ascii_uppercase()))
             .and_then(|_| digest.parse().ok())
             .ok_or_else(|| bad("its digest is not `sha256:` and 64 hex digits in lower case", EXAMPLE))?;
-        let (authority, repository) = place.split_once('/').ok_or_else(|| bad("it names no repository", EXAMPLE))?;
-        if without_tag(place) != place {
+        let (authority, repository) = location.split_once('/').ok_or_else(|| bad("it names no repository", EXAMPLE))?;
+        if without_tag(location) != location {
             return Err(bad("it has a tag beside the digest", "leave the tag out: the digest says it all"));
         }
         if repository.len() > MAX_REPOSITORY_BYTES || !repository.split('/').all(is_component) {
             return Err(bad("its repository has a name that no registry takes", EXAMPLE));
         }
-        let ask = |scheme| {
+        let parse_origin = |scheme| {
             let refused =
                 |refused: address::AddressError| bad(&format!("it can't be asked: {}", refused.reason), EXAMPLE);
             address::origin(&format!("{scheme}://{authority}")).map_err(refused)
         };
-        let (_, host, port) = ask("https")?;
+        let (_, host, port) = parse_origin("https")?;
         // What does not leave this machine needs no TLS.
         let (scheme, port) = match host.as_str() {
-            "localhost" | "127.0.0.1" | "::1" => ("http", ask("http")?.2),
+            "localhost" | "127.0.0.1" | "::1" => ("http", parse_origin("http")?.2),
             _ => ("https", port),
         };
         Ok(Self { scheme, host, port, repository: repository.to_owned(), digest })

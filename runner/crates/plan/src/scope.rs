@@ -110,10 +110,10 @@ impl LookupScope<'_> {
         &self,
         node: &YamlNode,
         what: &str,
-        place: LookupSite,
+        site: LookupSite,
         problems: &mut PlanErrorCollector,
     ) -> Option<String> {
-        self.resolve_and_join(node, what, place, problems).map(|text| text.written)
+        self.resolve_and_join(node, what, site, problems).map(|text| text.written)
     }
 
     /// A text that may hold secrets.
@@ -208,7 +208,7 @@ impl LookupScope<'_> {
         &self,
         text: &str,
         span: &Range<usize>,
-        place: LookupSite,
+        site: LookupSite,
         problems: &mut PlanErrorCollector,
     ) -> Option<Vec<TemplatePiece>> {
         let parts = match expression::parse(text, &self.text[span.clone()], span.start) {
@@ -222,7 +222,7 @@ impl LookupScope<'_> {
             .into_iter()
             .map(|part| match part {
                 TemplatePart::Text(text) => Some(TemplatePiece::Text(text)),
-                TemplatePart::Lookup { lookup, span } => self.look_up(lookup, span, place, problems),
+                TemplatePart::Lookup { lookup, span } => self.look_up(lookup, span, site, problems),
             })
             .collect();
         pieces.into_iter().collect()
@@ -232,10 +232,10 @@ impl LookupScope<'_> {
         &self,
         lookup: PlanLookup,
         span: Range<usize>,
-        place: LookupSite,
+        site: LookupSite,
         problems: &mut PlanErrorCollector,
     ) -> Option<TemplatePiece> {
-        if let Some((why, hint)) = lookup_denial(&lookup, place) {
+        if let Some((why, hint)) = lookup_denial(&lookup, site) {
             let error =
                 PlanError::new(Problem::LookupNotAllowed, format!("`{lookup}` cannot be looked up here: {why}"));
             problems.push(error.at(&span, "not here").hint(hint));
@@ -247,7 +247,7 @@ impl LookupScope<'_> {
         match lookup {
             PlanLookup::Release => known(self.release.to_string(), ValueOrigin::Release),
             PlanLookup::Variable(name) => match self.variables.get(&name) {
-                Some(Some(PlanVariable { origin: ValueOrigin::Release, .. })) if place == LookupSite::State => {
+                Some(Some(PlanVariable { origin: ValueOrigin::Release, .. })) if site == LookupSite::State => {
                     let message = format!("`vars.{name}` comes from the release, which `state` cannot depend on");
                     let error =
                         PlanError::new(Problem::LookupNotAllowed, message).at(&span, "changes with each release");

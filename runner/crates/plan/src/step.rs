@@ -60,7 +60,7 @@ pub(super) fn draft(
 ) -> Option<StepDraft> {
     let id: StepId = fields::parse_name(&key.text, &key.span, problems)?;
     let what = format!("step `{id}`");
-    let before = problems.count();
+    let errors_before = problems.count();
     let Some(fields) = MappingFields::read(node, &what, &key.span, KEYS, problems) else {
         return Some(StepDraft { id, span: key.span.clone(), needs: DeclaredNeeds::PreviousStep, step: None });
     };
@@ -73,12 +73,12 @@ pub(super) fn draft(
         Some(node) => grants::read(node, &what, scope, source, problems),
         None => StepGrants::default(),
     };
-    let strong = match (grants.programs.is_empty(), grants.sockets.is_empty()) {
+    let host_capability = match (grants.programs.is_empty(), grants.sockets.is_empty()) {
         (false, _) => Some("programs"),
         (true, false) => Some("sockets"),
         (true, true) => None,
     };
-    if let (Some(strong), Some(StepTrust::Sandbox)) = (strong, trust) {
+    if let (Some(strong), Some(StepTrust::Sandbox)) = (host_capability, trust) {
         let error =
             PlanError::new(Problem::NeedsTrust, format!("{what} is granted {strong}, which can do what the host can"));
         let hint = format!("say so with `trust: host`, or use a module that needs no {strong}");
@@ -93,7 +93,7 @@ pub(super) fn draft(
     let needs = fields.get("needs").map_or(DeclaredNeeds::PreviousStep, |node| needs(node, problems));
     let step = match (uses, config, trust, timeout, retry, irreversible) {
         (Some(uses), Some(config), Some(trust), Some(timeout), Some(retry), Some(irreversible))
-            if problems.count() == before =>
+            if problems.count() == errors_before =>
         {
             Some(PlanStep {
                 id: id.clone(),

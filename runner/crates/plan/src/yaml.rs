@@ -346,9 +346,9 @@ impl YamlTreeBuilder<'_> {
     }
 
     /// The first tab in the indentation near a syntax error; anywhere after it when the parser itself speaks of one.
-    fn tab_after(&self, at: usize, said: bool) -> Option<usize> {
+    fn tab_after(&self, at: usize, search_all: bool) -> Option<usize> {
         let mut start = self.text[..at].rfind('\n').map_or(0, |newline| newline + 1);
-        for line in self.text[start..].split_inclusive('\n').take(if said { usize::MAX } else { 2 }) {
+        for line in self.text[start..].split_inclusive('\n').take(if search_all { usize::MAX } else { 2 }) {
             let indentation = line.len() - line.trim_start_matches([' ', '\t']).len();
             if let Some(tab) = line[..indentation].find('\t')
                 && !line.trim().is_empty()

@@ -273,8 +273,8 @@ impl blobs::Host for HostState {
         options: String,
     ) -> Result<String, HostError> {
         let limits = UnpackOptions::parse_limits(&options)?;
-        let into = self.gate.writable_dir(&dir)?.try_clone();
-        let into = into.map_err(|error| failure("permanent", format!("directory `{dir}`: {error}")))?;
+        let target_dir = self.gate.writable_dir(&dir)?.try_clone();
+        let into = target_dir.map_err(|error| failure("permanent", format!("directory `{dir}`: {error}")))?;
         let OpenBlob { content, name, digest, size } = self.table.delete(blob)?;
         let (_arrival, source): (_, Box<dyn Read + Send>) = match content {
             BlobContent::File(file) => (None, Box::new(file)),
@@ -296,14 +296,14 @@ impl blobs::Host for HostState {
     }
 
     async fn compare(&mut self, dir: String, path: String) -> Result<Vec<String>, HostError> {
-        let within = self.gate.dir(&dir)?.try_clone();
-        let within = within.map_err(|error| failure("permanent", format!("directory `{dir}`: {error}")))?;
+        let dir_handle = self.gate.dir(&dir)?.try_clone();
+        let within = dir_handle.map_err(|error| failure("permanent", format!("directory `{dir}`: {error}")))?;
         Ok(run_blocking(move |_| archive::compare(&within, &path)).await?.map_err(StepFailure::from)?)
     }
 
     async fn remove(&mut self, dir: String, path: String) -> Result<(), HostError> {
-        let within = self.gate.writable_dir(&dir)?.try_clone();
-        let within = within.map_err(|error| failure("permanent", format!("directory `{dir}`: {error}")))?;
+        let dir_handle = self.gate.writable_dir(&dir)?.try_clone();
+        let within = dir_handle.map_err(|error| failure("permanent", format!("directory `{dir}`: {error}")))?;
         Ok(run_blocking(move |_| archive::remove(&within, &path)).await?.map_err(StepFailure::from)?)
     }
 }

@@ -123,7 +123,7 @@ impl ModuleRuntime {
     ///
     /// # Errors
     /// [`LoadError::Engine`].
-    pub fn new(places: UserPaths, tell: NoticeHandler) -> Result<Self, ModuleLoadError> {
+    pub fn new(paths: UserPaths, notify: NoticeHandler) -> Result<Self, ModuleLoadError> {
         let fault = |error: wasmtime::Error| ModuleLoadError::EngineSetup(format!("{error:#}"));
         let mut config = wasm_config::engine_config().map_err(fault)?;
         code::set_code_memory(&mut config);
@@ -142,7 +142,7 @@ impl ModuleRuntime {
                 }
             })
             .map_err(|error| ModuleLoadError::EngineSetup(error.to_string()))?;
-        Ok(Self { engine, linker, cache: ModuleCache::new(places, tell), dir_snapshots: DirSnapshotCache::default() })
+        Ok(Self { engine, linker, cache: ModuleCache::new(paths, notify), dir_snapshots: DirSnapshotCache::default() })
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -233,9 +233,9 @@ impl ModuleRuntime {
     }
 
     fn compile(&self, bytes: &[u8], name: &str) -> Result<Component, ModuleLoadError> {
-        let made = component::to_component(bytes)
+        let component_bytes = component::to_component(bytes)
             .map_err(|source| ModuleLoadError::NotAComponent { module: name.to_owned(), source })?;
-        Component::new(&self.engine, &made).map_err(|error| ModuleLoadError::InvalidComponent {
+        Component::new(&self.engine, &component_bytes).map_err(|error| ModuleLoadError::InvalidComponent {
             module: name.to_owned(),
             reason: format!("{error:#}"),
         })

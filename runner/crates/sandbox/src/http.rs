@@ -40,21 +40,21 @@ impl http::Host for HostState {
         self.gate.check_method(&method)?;
         let socket = self.split_socket_url(&request.url)?;
         let url = socket.as_ref().map_or(request.url.as_str(), |(_, url)| url);
-        let mut asked = NetRequest::new(&method, url).map_err(|error| self.gate.network_failure(error))?;
-        for (name, before, handle) in secrets {
-            asked.secrets.push((name, Secret::new(format!("{before}{}", self.secret_value(&handle)?.reveal()))));
+        let mut outgoing = NetRequest::new(&method, url).map_err(|error| self.gate.network_failure(error))?;
+        for (name, prefix, handle) in secrets {
+            outgoing.secrets.push((name, Secret::new(format!("{prefix}{}", self.secret_value(&handle)?.reveal()))));
         }
-        asked.headers = request.headers;
-        asked.body = request.body;
+        outgoing.headers = request.headers;
+        outgoing.body = request.body;
         if let Some(timeout) = options.timeout_ms {
-            asked.timeout = Duration::from_millis(timeout);
+            outgoing.timeout = Duration::from_millis(timeout);
         }
-        asked.max_bytes = options.max_bytes.unwrap_or(asked.max_bytes).min(MAX_BODY_BYTES);
-        asked.redirects = options.redirects.unwrap_or(asked.redirects);
+        outgoing.max_bytes = options.max_bytes.unwrap_or(outgoing.max_bytes).min(MAX_BODY_BYTES);
+        outgoing.redirects = options.redirects.unwrap_or(outgoing.redirects);
         let client = self.gate.client();
         let response = match &socket {
-            Some((path, _)) => client.send_to_socket(path, asked).await,
-            None => client.send(asked).await,
+            Some((path, _)) => client.send_to_socket(path, outgoing).await,
+            None => client.send(outgoing).await,
         };
         let response = response.map_err(|error| self.gate.network_failure(error))?;
         let url = if socket.is_some() { request.url } else { response.url.to_string() };
@@ -74,7 +74,7 @@ impl HostState {
 
 impl tcp::Host for HostState {
     async fn connect(&mut self, address: String, timeout_ms: u32) -> Result<(), HostError> {
-        let within = Duration::from_millis(timeout_ms.into());
-        Ok(self.gate.client().connect(&address, within).await.map_err(|error| self.gate.network_failure(error))?)
+        let timeout = Duration::from_millis(timeout_ms.into());
+        Ok(self.gate.client().connect(&address, timeout).await.map_err(|error| self.gate.network_failure(error))?)
     }
 }

@@ -139,23 +139,23 @@ impl ModuleRuntime {
         if let Some(text) = self.cached_description(module, &module_display_name(&step.uses)) {
             return ModuleDescription::parse(&text);
         }
-        let (messages, mut said) = tokio::sync::mpsc::unbounded_channel();
-        let bare = PlanStep { grants: Default::default(), timeout: Duration::from_secs(5), ..step.clone() };
+        let (messages, mut received) = tokio::sync::mpsc::unbounded_channel();
+        let ungranted_step = PlanStep { grants: Default::default(), timeout: Duration::from_secs(5), ..step.clone() };
         let text = self
-            .call(module, &bare, CallPurpose::Preview, messages, async |instance, store| {
+            .call(module, &ungranted_step, CallPurpose::Preview, messages, async |instance, store| {
                 Ok(Ok(instance.pawl_step_step().call_describe(store).await?))
             })
             .await
             .and_then(|text| {
                 check_length("description", MAX_TEXT_BYTES, text.len()).map(|()| text).map_err(ModuleCallError::Failed)
             })
-            .map_err(|broken| {
+            .map_err(|error| {
                 // What it wrote before it ended tells where, in every language.
-                let said = std::iter::from_fn(|| said.try_recv().ok()).filter_map(|said| match said {
+                let said = std::iter::from_fn(|| received.try_recv().ok()).filter_map(|said| match said {
                     StepProgress::Log { level: MessageLevel::Error | MessageLevel::Warn, message, .. } => Some(message),
                     StepProgress::Log { .. } | StepProgress::Meter { .. } => None,
                 });
-                DescriptionError::CallFailed(broken.into_failure(), said.take(MAX_DESCRIBE_LOG_LINES).collect())
+                DescriptionError::CallFailed(error.into_failure(), said.take(MAX_DESCRIBE_LOG_LINES).collect())
             })?;
         let description = ModuleDescription::parse(&text)?;
         self.cache_description(module, &text);
@@ -207,7 +207,7 @@ impl ModuleRuntime {
             }
             Ok(exported::Finding::Drifted(why)) => ProbeFinding::Drifted { why },
             Ok(exported::Finding::Unknown(why)) => ProbeFinding::Unknown { why },
-            Err(broken) => ProbeFinding::Failed { failure: broken.into_failure() },
+            Err(error) => ProbeFinding::Failed { failure: error.into_failure() },
         }
     }
 
@@ -219,19 +219,19 @@ impl ModuleRuntime {
         intent: StepIntent,
         messages: ProgressSender,
     ) -> StepCompletion {
-        let began = Instant::now();
+        let started = Instant::now();
         let input = intent.input().to_string();
         let fence = MigrationFence::from_input(intent.input());
-        let done = self.call_fenced(module, step, CallPurpose::Mutate, fence, messages, async |instance, store| {
+        let result = self.call_fenced(module, step, CallPurpose::Mutate, fence, messages, async |instance, store| {
             instance.pawl_step_step().call_apply(store, &input).await
         });
-        let outcome = match done.await.map(parse_receipt) {
+        let outcome = match result.await.map(parse_receipt) {
             Ok(Ok(receipt)) => StepOutcome::Succeeded { receipt },
             // It says that it succeeded, in words that can't be understood.
             Ok(Err(failure)) | Err(ModuleCallError::Aborted(failure)) => StepOutcome::Unknown { failure },
             Err(ModuleCallError::Failed(failure)) => StepOutcome::Failed { failure },
         };
-        intent.complete(outcome, began.elapsed())
+        intent.complete(outcome, started.elapsed())
     }
 
     /// Undoes it: only what is on record as to be undone.
@@ -245,10 +245,10 @@ impl ModuleRuntime {
         messages: ProgressSender,
     ) -> UndoCompletion {
         let (input, done) = (input.to_string(), types::Receipt::from(done));
-        let undone = self.call(module, step, CallPurpose::Mutate, messages, async |instance, store| {
+        let result = self.call(module, step, CallPurpose::Mutate, messages, async |instance, store| {
             instance.pawl_step_step().call_revert(store, &input, &done).await
         });
-        intent.complete(undone.await.err().map(ModuleCallError::into_failure))
+        intent.complete(result.await.err().map(ModuleCallError::into_failure))
     }
 
     async fn call<T>(

@@ -99,7 +99,7 @@ impl migrations::Host for HostState {
         let (gate, log, fence) = (Arc::clone(&self.gate), self.log.clone(), self.fence.clone());
         let job = open_job(&gate, &database, &dir, &options).await?;
         // The host's own words are not counted as the guest's.
-        let tell = |level: MessageLevel, message: String| {
+        let log_message = |level: MessageLevel, message: String| {
             log.send(StepProgress::Log { level, message, fields: Default::default() })
         };
         let progress = |done, total| {
@@ -110,6 +110,6 @@ impl migrations::Host for HostState {
                 unit: "files".to_owned(),
             });
         };
-        Ok(job.apply(&fence, &tell, &progress).await?.to_string())
+        Ok(job.apply(&fence, &log_message, &progress).await?.to_string())
     }
 }

@@ -70,8 +70,8 @@ impl process::Host for HostState {
 
         let mut program = Command::new(&command.program);
         program.args(&command.arguments).env_clear().envs(self.gate.program_environment(&options.env)?);
-        if let Some(place) = &options.dir {
-            program.current_dir(self.working_dir(place)?);
+        if let Some(dir) = &options.dir {
+            program.current_dir(self.working_dir(dir)?);
         }
         program.stdin(if command.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
         program.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
@@ -85,7 +85,7 @@ impl process::Host for HostState {
         let mut group = ProcessGroupGuard(pid);
 
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (mut output, mut errors) = (CapturedOutput::default(), CapturedOutput::default());
+        let (mut output, mut error_output) = (CapturedOutput::default(), CapturedOutput::default());
         let status = {
             let feed = async {
                 if let (Some(mut pipe), Some(bytes)) = (stdin, &command.stdin) {
@@ -93,7 +93,7 @@ impl process::Host for HostState {
                     let _ = pipe.write_all(bytes).await;
                 }
             };
-            let pipes = async { tokio::join!(feed, output.read(stdout), errors.read(stderr)) };
+            let pipes = async { tokio::join!(feed, output.read(stdout), error_output.read(stderr)) };
             tokio::pin!(pipes);
             tokio::select! {
                 _ = &mut pipes => child.wait().await,
@@ -108,7 +108,7 @@ impl process::Host for HostState {
             status.map_err(|error| failure("permanent", format!("can't wait for `{}`: {error}", command.program)))?;
         group.0 = None;
         let status = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
-        Ok(process::Completion { status, stdout: output.into_bytes(), stderr: errors.into_bytes() })
+        Ok(process::Completion { status, stdout: output.into_bytes(), stderr: error_output.into_bytes() })
     }
 }
 
@@ -135,12 +135,12 @@ impl CapturedOutput {
         let Some(mut pipe) = pipe else { return };
         let mut buffer = vec![0; 16 << 10];
         while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
-            let room = (MAX_CAPTURED_BYTES / 2).saturating_sub(self.head.len()).min(read);
-            self.head.extend_from_slice(&buffer[..room]);
-            self.tail.extend(&buffer[room..read]);
-            let over = self.tail.len().saturating_sub(MAX_CAPTURED_BYTES / 2);
-            self.tail.drain(..over);
-            self.omitted_bytes += over as u64;
+            let head_bytes = (MAX_CAPTURED_BYTES / 2).saturating_sub(self.head.len()).min(read);
+            self.head.extend_from_slice(&buffer[..head_bytes]);
+            self.tail.extend(&buffer[head_bytes..read]);
+            let excess = self.tail.len().saturating_sub(MAX_CAPTURED_BYTES / 2);
+            self.tail.drain(..excess);
+            self.omitted_bytes += excess as u64;
         }
     }
 

@@ -321,20 +321,20 @@ pub fn unpack(
         return Err(BundleError::NameMismatch);
     }
     let mut counted = 0;
-    let mut kept: Vec<CheckpointJournal> = Vec::new();
+    let mut journals: Vec<CheckpointJournal> = Vec::new();
     for CheckpointEntry { epoch, bytes, hash, is_authenticated: believed } in manifest.journals {
         let content = file(&journal_name(epoch))?;
         if content.len() as u64 != bytes || Blake3Hash::of(&content) != hash {
             return Err(damaged(&format!("the journal of epoch {epoch} is not what the manifest says")));
         }
-        if epoch > MAX_EPOCH || content.last() != Some(&b'\n') || kept.last().is_some_and(|last| last.epoch >= epoch) {
+        if epoch > MAX_EPOCH || content.last() != Some(&b'\n') || journals.last().is_some_and(|last| last.epoch >= epoch) {
             return Err(damaged(&format!("the journal of epoch {epoch} is cut off, or out of order")));
         }
         let trust = if key.is_some() && believed { JournalTrust::Authenticated } else { JournalTrust::Untrusted };
         counted += content.iter().filter(|byte| **byte == b'\n').count() as u64;
-        kept.push(CheckpointJournal { epoch, bytes: content, trust });
+        journals.push(CheckpointJournal { epoch, bytes: content, trust });
     }
-    if counted == lines { Ok(kept) } else { Err(BundleError::NameMismatch) }
+    if counted == lines { Ok(journals) } else { Err(BundleError::NameMismatch) }
 }
 
 fn parse_manifest(text: &[u8]) -> Result<CheckpointManifest, BundleError> {

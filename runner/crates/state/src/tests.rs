@@ -143,8 +143,8 @@ fn every_write_whose_answer_is_lost_counts_once() {
         (SharedMemoryStorage::default(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     runtime().unwrap().block_on(async {
         place.0.lock().unwrap().replies_to_lose = 1;
-        let keeper = place.acquire(here.path()).await;
-        assert_eq!(keeper.record().epoch, 1);
+        let lock = place.acquire(here.path()).await;
+        assert_eq!(lock.record().epoch, 1);
         let journal = here.path().join(journal_name(1));
         let mut text = String::new();
         for line in ["one\n", "two\n", "three\n"] {
@@ -152,12 +152,12 @@ fn every_write_whose_answer_is_lost_counts_once() {
             // A line that is not finished is not there yet.
             fs::write(&journal, format!("{text}half a li")).unwrap();
             place.0.lock().unwrap().replies_to_lose = 1;
-            keeper.sync_journal(journal.clone()).await.unwrap();
+            lock.sync_journal(journal.clone()).await.unwrap();
             assert_eq!(place.manifest().journals[0].bytes, text.len() as u64);
         }
         assert_eq!(place.manifest().journals[0].parts.len(), 3);
         place.0.lock().unwrap().replies_to_lose = 1;
-        keeper.close(Duration::from_secs(20), "memory").await.unwrap();
+        lock.close(Duration::from_secs(20), "memory").await.unwrap();
         let root = place.manifest();
         assert!(root.lock.holder.is_none());
         assert_eq!((root.lock.epoch, root.journals[0].parts.len()), (1, 1), "one file, once the attempt has ended");
@@ -175,10 +175,10 @@ fn the_longer_chain_wins_and_two_ways_are_an_error() {
     let pull = |folder: &Path| cache::pull_journals(&mut place.clone(), &place.manifest(), folder, "memory");
     let write = |text: &str| {
         runtime().unwrap().block_on(async {
-            let keeper = place.acquire(first.path()).await;
+            let lock = place.acquire(first.path()).await;
             fs::write(&journal, text).unwrap();
-            keeper.sync_journal(journal.clone()).await.unwrap();
-            keeper.close(Duration::from_secs(20), "memory").await.unwrap();
+            lock.sync_journal(journal.clone()).await.unwrap();
+            lock.close(Duration::from_secs(20), "memory").await.unwrap();
         });
     };
     write("a\nb\n");

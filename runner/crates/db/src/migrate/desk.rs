@@ -112,16 +112,16 @@ impl MigrationAdmin {
     /// # Errors
     /// The database's; why nothing would be applied.
     pub async fn pending(&self) -> Result<Vec<(String, String)>, StepFailure> {
-        let record = self.job.read_history().await?;
-        let standing = self.job.history_diff(&record);
-        if let Some(problem) = standing.problems.first() {
+        let history = self.job.read_history().await?;
+        let diff = self.job.history_diff(&history);
+        if let Some(problem) = diff.problems.first() {
             return Err(problem.to_failure(&self.job.dir_prefix, &self.job.database_name));
         }
         let one = |index: &usize| {
             let file = &self.job.files[*index];
             (format!("{}{}", self.job.dir_prefix, file.file_name), file.up_sql().trim_matches('\n').to_owned())
         };
-        Ok(standing.pending.iter().map(one).collect())
+        Ok(diff.pending.iter().map(one).collect())
     }
 
     /// What is unsafe in the files that are not applied, and whether that stops a deployment.
@@ -133,9 +133,9 @@ impl MigrationAdmin {
         if severity == LintLevel::Off {
             return Ok((Vec::new(), severity));
         }
-        let record = self.job.read_history().await?;
+        let history = self.job.read_history().await?;
         let job = &self.job;
-        let files = job.history_diff(&record).pending.into_iter().map(|index| &job.files[index]);
+        let files = job.history_diff(&history).pending.into_iter().map(|index| &job.files[index]);
         let found = files.flat_map(|file| {
             let path = self.folder.join(&file.file_name);
             let found = lint::lint_migration(job.dialect.engine, file, &job.dir_prefix, &job.options.lint_skips);
@@ -200,11 +200,11 @@ impl MigrationAdmin {
         &mut self,
         version: &str,
         fence: &MigrationFence,
-        tell: &MigrationLogFn<'_>,
+        log: &MigrationLogFn<'_>,
     ) -> Result<Vec<String>, StepFailure> {
         let last = self.file_index(version)?;
-        let (_held, record) = self.lock_and_read_history(tell).await?;
-        if let Some(row) = record.rows.first() {
+        let (_lock, history) = self.lock_and_read_history(log).await?;
+        if let Some(row) = history.rows.first() {
             return Err(failure(
                 "conflict",
                 format!("{} is applied already; a baseline is for a database without a history", row.version),
@@ -229,37 +229,37 @@ impl MigrationAdmin {
         version: &str,
         resolution: MigrationResolution,
         fence: &MigrationFence,
-        tell: &MigrationLogFn<'_>,
+        log: &MigrationLogFn<'_>,
     ) -> Result<String, StepFailure> {
         let index = self.file_index(version)?;
-        let (_held, record) = self.lock_and_read_history(tell).await?;
-        let (session, names) = (self.session()?, &self.job.dialect);
+        let (_lock, history) = self.lock_and_read_history(log).await?;
+        let (session, dialect) = (self.session()?, &self.job.dialect);
         let file = &self.job.files[index];
         let is_applied =
-            record.rows.iter().any(|row| history::same_version(&row.version, &file.version) && !row.is_unfinished);
+            history.rows.iter().any(|row| history::same_version(&row.version, &file.version) && !row.is_unfinished);
         if is_applied && resolution != MigrationResolution::RolledBack {
             return Err(failure("conflict", format!("{} is on record as applied", file.file_name)));
         }
-        let delete = format!(
+        let delete_row_sql = format!(
             "DELETE FROM {} WHERE version = {}",
-            names.qualified_table(self.job.format.history_table()),
-            names.text_literal(&file.version)
+            dialect.qualified_table(self.job.format.history_table()),
+            dialect.text_literal(&file.version)
         );
-        let forget = |from| names.delete_ledger_sql("statement", &file.version, from);
+        let delete_statements_sql = |from| dialect.delete_ledger_sql("statement", &file.version, from);
         match resolution {
             MigrationResolution::Applied => {
-                session.run_batch(&delete).await?;
+                session.run_batch(&delete_row_sql).await?;
                 self.insert_history_row(file, fence).await?;
-                session.run_batch(&forget(0)).await?;
+                session.run_batch(&delete_statements_sql(0)).await?;
             }
             MigrationResolution::RolledBack => {
-                session.run_batch(&delete).await?;
-                session.run_batch(&forget(0)).await?;
+                session.run_batch(&delete_row_sql).await?;
+                session.run_batch(&delete_statements_sql(0)).await?;
             }
             MigrationResolution::RetryFrom(number) => {
-                let part = MigrationSection::up(file);
-                let statements = section_statements(names.engine, &part)?;
-                let units = super::unit::split_into_units(names.engine, &file.text, statements)?;
+                let section = MigrationSection::up(file);
+                let statements = section_statements(dialect.engine, &section)?;
+                let units = super::unit::split_into_units(dialect.engine, &file.text, statements)?;
                 if number == 0 || number > units.len() + 1 {
                     return Err(failure(
                         "invalid-config",
@@ -268,7 +268,7 @@ impl MigrationAdmin {
                 }
                 for unit in units.iter().take(number - 1) {
                     session
-                        .run_batch(&names.upsert_ledger_sql(&Write {
+                        .run_batch(&dialect.upsert_ledger_sql(&Write {
                             kind: "statement",
                             version: &file.version,
                             number: unit.number,
@@ -279,7 +279,7 @@ impl MigrationAdmin {
                         }))
                         .await?;
                 }
-                session.run_batch(&forget(number)).await?;
+                session.run_batch(&delete_statements_sql(number)).await?;
             }
         }
         Ok(file.file_name.clone())
@@ -329,20 +329,20 @@ impl MigrationAdmin {
         &mut self,
         to: Option<&str>,
         fence: &MigrationFence,
-        tell: &MigrationLogFn<'_>,
+        log: &MigrationLogFn<'_>,
     ) -> Result<Vec<String>, StepFailure> {
-        let stays =
+        let target_index =
             to.map(|version| if version == "0" { Ok(None) } else { self.file_index(version).map(Some) }).transpose()?;
-        let (_held, record) = self.lock_and_read_history(tell).await?;
+        let (_lock, history) = self.lock_and_read_history(log).await?;
         let mut applied: Vec<&Migration> =
-            self.job.files.iter().filter(|file| record.is_applied(&file.version)).collect();
+            self.job.files.iter().filter(|file| history.is_applied(&file.version)).collect();
         applied.reverse();
-        let undone: Vec<&Migration> = match stays {
+        let undone: Vec<&Migration> = match target_index {
             None => applied.into_iter().take(1).collect(),
             Some(None) => applied,
             Some(Some(index)) => {
-                let floor = version_order(&self.job.files[index].version);
-                applied.into_iter().take_while(|file| version_order(&file.version) > floor).collect()
+                let target_order = version_order(&self.job.files[index].version);
+                applied.into_iter().take_while(|file| version_order(&file.version) > target_order).collect()
             }
         };
         if let Some(file) = undone.iter().find(|file| file.down.is_none()) {
@@ -350,24 +350,24 @@ impl MigrationAdmin {
                 .with_hint("write a new migration that undoes what it did")
                 .with_detail("file", format!("{}{}", self.job.dir_prefix, file.file_name)));
         }
-        let (session, names) = (self.session()?, &self.job.dialect);
-        let run = self.new_run(session, fence, tell);
-        run.raise_fence(&record).await?;
+        let (session, dialect) = (self.session()?, &self.job.dialect);
+        let run = self.new_run(session, fence, log);
+        run.raise_fence(&history).await?;
         run.apply_session_settings().await?;
         let mut done = Vec::new();
         for file in undone {
             let Some(down) = &file.down else { continue };
-            let part = MigrationSection::down(down);
-            let table = names.qualified_table(self.job.format.history_table());
-            let last = || {
+            let section = MigrationSection::down(down);
+            let table = dialect.qualified_table(self.job.format.history_table());
+            let final_statements = || {
                 vec![
-                    format!("DELETE FROM {table} WHERE version = {}", names.text_literal(&file.version)),
-                    names.delete_ledger_sql("file", &file.version, 0),
+                    format!("DELETE FROM {table} WHERE version = {}", dialect.text_literal(&file.version)),
+                    dialect.delete_ledger_sql("file", &file.version, 0),
                 ]
             };
             // What is undone has statements of its own on record.
-            run.run_section(&part, &format!("down {}", file.version), &record, last).await?;
-            tell(MessageLevel::Info, format!("undid {}", file.file_name));
+            run.run_section(&section, &format!("down {}", file.version), &history, final_statements).await?;
+            log(MessageLevel::Info, format!("undid {}", file.file_name));
             done.push(file.file_name.clone());
         }
         Ok(done)

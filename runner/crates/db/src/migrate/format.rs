@@ -425,7 +425,7 @@ impl MigrationFormat for DbmateFormat {
 /// The form that the files have: named, told by the tables that are there, or by the files.
 pub(super) fn detect(
     named_format: Option<&str>,
-    raw: &[MigrationSource],
+    sources: &[MigrationSource],
     has_table: impl Fn(&str) -> bool,
 ) -> Result<&'static dyn MigrationFormat, StepFailure> {
     if let Some(name) = named_format.filter(|name| *name != "auto") {
@@ -434,10 +434,10 @@ pub(super) fn detect(
             failure("invalid-config", format!("`format: {name}` is not known; there are {}", all.join(", ")))
         });
     }
-    if raw.iter().any(|raw| find_marker(&raw.text, "migrate:up").is_some()) {
+    if sources.iter().any(|raw| find_marker(&raw.text, "migrate:up").is_some()) {
         return Ok(&DbmateFormat);
     }
-    if SqlxFormat.recognizes_files(raw) {
+    if SqlxFormat.recognizes_files(sources) {
         return Ok(&SqlxFormat);
     }
     match (has_table(SqlxFormat.history_table()), has_table(PlainFormat.history_table())) {

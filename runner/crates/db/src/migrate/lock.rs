@@ -119,6 +119,6 @@ pub(super) async fn acquire_tool_lock(
 
 /// Between half of it and all of it: those who wait should not come all at once.
 pub(super) fn jittered(pause: Duration) -> Duration {
-    let share = getrandom::u32().map_or(1.0, |dice| f64::from(dice) / f64::from(u32::MAX));
+    let share = getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX));
     pause.mul_f64(0.5 + share / 2.0)
 }

@@ -195,29 +195,29 @@ impl MigrationJob {
         directory: Directory<'_>,
         options: MigrationOptions,
     ) -> Result<Self, StepFailure> {
-        let place = format!("{}/", directory.name);
-        let raw = files::read_sql_files(directory.files, &place)?;
+        let dir_prefix = format!("{}/", directory.name);
+        let raw = files::read_sql_files(directory.files, &dir_prefix)?;
         let Database { name: database, address, access } = database;
         let (session, file) = open_session(&address, database, access).await?;
-        let mut names = SqlDialect { engine: SqlEngine::Sqlite, schema: None };
+        let mut dialect = SqlDialect { engine: SqlEngine::Sqlite, schema: None };
         let mut tables = BTreeSet::new();
         if let Some(session) = &session {
-            names = read_dialect(session, database).await?;
+            dialect = read_dialect(session, database).await?;
             if let (SqlSession::Postgres(server), DirAccess::ReadWrite) = (session, access)
                 && server.has_proxy().await?
             {
                 refuse_pooler(session, server.url(), database).await?;
             }
-            tables = existing_tables(session, &names).await?;
+            tables = existing_tables(session, &dialect).await?;
         }
         let format = format::detect(options.format.as_deref(), &raw, |table| tables.contains(table))?;
-        let files = files::parse_migrations(format, raw, &place)?;
+        let files = files::parse_migrations(format, raw, &dir_prefix)?;
         Ok(Self {
             session,
-            dialect: names,
+            dialect,
             format,
             files,
-            dir_prefix: place,
+            dir_prefix,
             database_name: database.to_owned(),
             sqlite_path: file,
             tables,
@@ -317,16 +317,16 @@ impl MigrationJob {
 
     /// How things stand, for a module.
     pub async fn status(self) -> Result<Value, StepFailure> {
-        let record = self.read_history().await?;
-        let standing = self.history_diff(&record);
-        let problem = standing.problems.first().map(|problem| {
+        let history = self.read_history().await?;
+        let diff = self.history_diff(&history);
+        let problem = diff.problems.first().map(|problem| {
             let failure = problem.to_failure(&self.dir_prefix, &self.database_name);
             json!({
                 "kind": failure.kind, "message": failure.message, "hint": failure.hint, "details": failure.details,
                 "order": problem.is_out_of_order(),
             })
         });
-        let pending: Vec<_> = standing.pending.iter().map(|index| self.files[*index].file_name.as_str()).collect();
+        let pending: Vec<_> = diff.pending.iter().map(|index| self.files[*index].file_name.as_str()).collect();
         let mut status = self.outputs();
         status.insert("format".to_owned(), self.format.name().into());
         status.insert("pending".to_owned(), json!(pending));
@@ -346,78 +346,78 @@ impl MigrationJob {
     pub async fn apply(
         mut self,
         fence: &MigrationFence,
-        tell: &MigrationLogFn<'_>,
+        log: &MigrationLogFn<'_>,
         progress: &(dyn Fn(u64, u64) + Send + Sync),
     ) -> Result<Value, StepFailure> {
         let Some(session) = self.session.take() else {
             return Err(failure("denied", "a preview or a probe may not migrate: they only look"));
         };
-        let held = self.acquire_lock(&session, tell).await?;
+        let held = self.acquire_lock(&session, log).await?;
         self.create_tables(&session).await?;
         self.session = Some(session);
-        let mut record = self.read_history().await?;
-        let mut changed = false;
-        let standing = self.history_diff(&record);
+        let mut history = self.read_history().await?;
+        let mut history_reloaded = false;
+        let diff = self.history_diff(&history);
         let session = self.session.as_ref().ok_or_else(|| failure("permanent", "no session"))?;
-        if let Some(problem) = standing.problems.first() {
+        if let Some(problem) = diff.problems.first() {
             return Err(problem.to_failure(&self.dir_prefix, &self.database_name));
         }
-        for name in &standing.line_endings_changed {
-            tell(
+        for name in &diff.line_endings_changed {
+            log(
                 MessageLevel::Warn,
                 format!("{name}: line ends or byte order mark changed since it was applied; its SQL did not"),
             );
         }
-        let Self { dialect: names, format, dir_prefix: place, options, .. } = &self;
+        let Self { dialect, format, dir_prefix, options, .. } = &self;
         let run =
-            MigrationRun { session, dialect: names, format: *format, dir_prefix: place, options, fence, log: tell };
-        run.raise_fence(&record).await?;
-        if !standing.pending.is_empty() {
+            MigrationRun { session, dialect, format: *format, dir_prefix, options, fence, log };
+        run.raise_fence(&history).await?;
+        if !diff.pending.is_empty() {
             run.apply_session_settings().await?;
         }
-        let total = standing.pending.len();
-        let (mut applied, mut quiet) = (Vec::new(), 0);
+        let total = diff.pending.len();
+        let (mut applied, mut unlisted) = (Vec::new(), 0);
         let began = Instant::now();
-        let mut shown: Option<Instant> = None;
-        for (done, index) in standing.pending.iter().enumerate() {
-            if shown.is_none_or(|shown| shown.elapsed() >= PROGRESS_INTERVAL) {
+        let mut last_progress: Option<Instant> = None;
+        for (done, index) in diff.pending.iter().enumerate() {
+            if last_progress.is_none_or(|shown| shown.elapsed() >= PROGRESS_INTERVAL) {
                 progress(done as u64, total as u64);
-                shown = Some(Instant::now());
+                last_progress = Some(Instant::now());
             }
             let file = &self.files[*index];
-            if changed && record.is_applied(&file.version) {
+            if history_reloaded && history.is_applied(&file.version) {
                 continue;
             }
             // Who waits in the server for this lock has a snapshot there, for which `CONCURRENTLY` would wait.
-            let lent = held.tool_lock.as_ref().filter(|_| file.no_transaction && names.engine == SqlEngine::Postgres);
-            if let Some(theirs) = lent {
-                session.run_batch(&theirs.release_sql).await?;
+            let released_tool_lock = held.tool_lock.as_ref().filter(|_| file.no_transaction && dialect.engine == SqlEngine::Postgres);
+            if let Some(tool_lock) = released_tool_lock {
+                session.run_batch(&tool_lock.release_sql).await?;
             }
-            let took = match run.apply_file(file, &record).await {
+            let took = match run.apply_file(file, &history).await {
                 Ok(took) => took,
                 Err(_) if self.is_applied_by_other_tool(file).await => {
-                    tell(MessageLevel::Warn, format!("{}: another tool applied it meanwhile", file.file_name));
+                    log(MessageLevel::Warn, format!("{}: another tool applied it meanwhile", file.file_name));
                     continue;
                 }
                 Err(failure) => return Err(failure),
             };
-            if let Some(theirs) = lent {
+            if let Some(theirs) = released_tool_lock {
                 self.acquire_tool_lock(session, theirs).await?;
-                record = self.read_history().await?;
-                changed = true;
+                history = self.read_history().await?;
+                history_reloaded = true;
             }
             if total <= MAX_LISTED_FILES || took >= PROGRESS_INTERVAL {
-                tell(MessageLevel::Info, format!("applied {} in {} ms", file.file_name, took.as_millis()));
+                log(MessageLevel::Info, format!("applied {} in {} ms", file.file_name, took.as_millis()));
             } else {
-                quiet += 1;
+                unlisted += 1;
             }
             applied.push(json!({ "file": file.file_name, "ms": millis(took) }));
         }
-        if quiet > 0 {
+        if unlisted > 0 {
             let took = began.elapsed().as_millis();
-            tell(
+            log(
                 MessageLevel::Info,
-                format!("applied {total} files in {took} ms, {quiet} of them in no time worth a line"),
+                format!("applied {total} files in {took} ms, {unlisted} of them in no time worth a line"),
             );
         }
         let count = applied.len();
@@ -438,8 +438,8 @@ impl MigrationJob {
     }
 }
 
-fn millis(took: Duration) -> f64 {
-    (took.as_secs_f64() * 10_000.0).round() / 10.0
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 10_000.0).round() / 10.0
 }
 
 /// A session with a granted database; none where a reader finds nothing.

@@ -109,8 +109,8 @@ fn qualified_name(names: &SqlDialect, name: &[String]) -> String {
     name.iter().map(|part| names.quote_name(part)).collect::<Vec<_>>().join(".")
 }
 
-async fn index_state(session: &SqlSession, names: &SqlDialect, index: &[String]) -> Result<String, SqlSessionError> {
-    let regclass = names.text_literal(&qualified_name(names, index));
+async fn index_state(session: &SqlSession, dialect: &SqlDialect, index: &[String]) -> Result<String, SqlSessionError> {
+    let regclass = dialect.text_literal(&qualified_name(dialect, index));
     let rows = session
         .query_text(&format!(
             "SELECT CASE WHEN indisvalid AND indisready THEN 'valid' ELSE 'invalid' END FROM pg_catalog.pg_index \
@@ -157,9 +157,9 @@ async fn partition_state(
     Ok(rows.first().and_then(|row| row.first().cloned().flatten()).unwrap_or_else(|| "absent".to_owned()))
 }
 
-async fn database_state(session: &SqlSession, names: &SqlDialect, name: &str) -> Result<String, SqlSessionError> {
-    let name = names.text_literal(name);
-    let sql = match names.engine {
+async fn database_state(session: &SqlSession, dialect: &SqlDialect, name: &str) -> Result<String, SqlSessionError> {
+    let name = dialect.text_literal(name);
+    let sql = match dialect.engine {
         super::super::sql::SqlEngine::Mysql => {
             format!("SELECT 1 FROM information_schema.schemata WHERE schema_name = {name}")
         }

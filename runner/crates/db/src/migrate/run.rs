@@ -128,15 +128,15 @@ impl MigrationRun<'_> {
     }
 
     /// Puts this attempt into the fence. A newer one in it stops this one.
-    pub(super) async fn raise_fence(&self, record: &MigrationHistory) -> Result<(), StepFailure> {
-        let standing = record.fence_epoch(&self.fence.resource);
-        if standing > self.fence.epoch {
-            return Err(self.newer_attempt_failure(standing));
+    pub(super) async fn raise_fence(&self, history: &MigrationHistory) -> Result<(), StepFailure> {
+        let recorded_epoch = history.fence_epoch(&self.fence.resource);
+        if recorded_epoch > self.fence.epoch {
+            return Err(self.newer_attempt_failure(recorded_epoch));
         }
-        if standing == self.fence.epoch {
+        if recorded_epoch == self.fence.epoch {
             return Ok(());
         }
-        let own = self.dialect.upsert_ledger_sql(&Write {
+        let fence_sql = self.dialect.upsert_ledger_sql(&Write {
             kind: "fence",
             version: &self.fence.resource,
             number: 0,
@@ -145,7 +145,7 @@ impl MigrationRun<'_> {
             note: &self.fence.run,
             epoch: self.fence.epoch,
         });
-        self.session.run_batch(&own).await.map_err(StepFailure::from)
+        self.session.run_batch(&fence_sql).await.map_err(StepFailure::from)
     }
 
     fn newer_attempt_failure(&self, standing: u64) -> StepFailure {

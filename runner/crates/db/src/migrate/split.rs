@@ -204,15 +204,15 @@ impl StatementSplitter<'_> {
         }
     }
 
-    fn is_routine(&self, seen: &SplitterState) -> bool {
-        let mut words = seen.words.iter().map(String::as_str);
+    fn is_routine(&self, state: &SplitterState) -> bool {
+        let mut words = state.words.iter().map(String::as_str);
         if words.next() != Some("CREATE") {
-            return seen.block_depth > 0;
+            return state.block_depth > 0;
         }
         match self.engine {
             SqlEngine::Postgres => {
                 matches!(words.find(|word| !matches!(*word, "OR" | "REPLACE")), Some("FUNCTION" | "PROCEDURE"))
-                    && seen.parenthesis_depth == 0
+                    && state.parenthesis_depth == 0
             }
             SqlEngine::Mysql => words
                 .find(|word| {

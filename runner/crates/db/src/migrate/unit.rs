@@ -363,14 +363,14 @@ mod tests {
 
     #[test]
     fn mysql() {
-        let shown = |what: &str, name: &[&str]| {
+        let show_create = |what: &str, name: &[&str]| {
             ExecutionMode::NonTransactional(CatalogCheck::ShowCreate { what: what.to_owned(), name: names(name) })
         };
         for (sql, expected) in [
-            ("create table if not exists `a b`.t (x int)", shown("TABLE", &["a b", "t"])),
-            ("alter table t add column a int", shown("TABLE", &["t"])),
-            ("create index i on t (a)", shown("TABLE", &["t"])),
-            ("create or replace view v as select 1", shown("VIEW", &["v"])),
+            ("create table if not exists `a b`.t (x int)", show_create("TABLE", &["a b", "t"])),
+            ("alter table t add column a int", show_create("TABLE", &["t"])),
+            ("create index i on t (a)", show_create("TABLE", &["t"])),
+            ("create or replace view v as select 1", show_create("VIEW", &["v"])),
             (
                 "drop table if exists a, b",
                 ExecutionMode::NonTransactional(CatalogCheck::TablesDropped {

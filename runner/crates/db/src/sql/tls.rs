@@ -72,12 +72,12 @@ impl PostgresTlsConnector {
     pub(super) fn new(url: &ServerUrl, host: &str) -> Result<Self, SqlSessionError> {
         let provider = Arc::new(ring::default_provider());
         let roots = if verifies_certificate(url) { load_root_certs(url.ca_file.as_deref())? } else { Vec::new() };
-        let verifier = SslModeVerifier::new(url, roots, Arc::clone(&provider))?;
+        let cert_verifier = SslModeVerifier::new(url, roots, Arc::clone(&provider))?;
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let mut config = config
             .map_err(|error| SqlSessionError::new(SqlFailureKind::Permanent, format!("TLS: {error}")))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_custom_certificate_verifier(Arc::new(cert_verifier))
             .with_no_client_auth();
         config.alpn_protocols = vec![b"postgresql".to_vec()];
         Ok(Self { config: Arc::new(config), host: host.to_owned() })

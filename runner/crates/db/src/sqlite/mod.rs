@@ -90,7 +90,7 @@ impl SqliteSession {
     /// not; with read access a missing file is [`Fault::Missing`]. A lock of another process is waited for, up to 5 s.
     pub async fn open(path: &Path, access: DirAccess) -> Result<Self, SqliteError> {
         let (jobs, queue) = mpsc::channel();
-        let (alive, closed) = mpsc::channel();
+        let (closing, closed) = mpsc::channel();
         let (reply, opened) = oneshot::channel();
         let control = Arc::new(SqliteCallControl::default());
         let call = Arc::new(AtomicBool::new(false));
@@ -100,7 +100,7 @@ impl SqliteSession {
         std::thread::Builder::new()
             .name("sqlite".to_owned())
             .spawn(move || {
-                let _alive: mpsc::Sender<()> = alive;
+                let _alive: mpsc::Sender<()> = closing;
                 match SqliteWorker::open(&path, access, &shared) {
                     Ok(worker) => {
                         if reply.send(Ok(())).is_ok() {
@@ -175,13 +175,13 @@ impl SqliteSession {
 
     fn submit(
         &self,
-        given_up: Arc<AtomicBool>,
+        cancelled: Arc<AtomicBool>,
         work: impl FnOnce(&mut SqliteWorker) + Send + 'static,
     ) -> Result<(), mpsc::SendError<SqliteCall>> {
-        let job = SqliteCall { cancelled: given_up, work: Box::new(work) };
+        let call = SqliteCall { cancelled, work: Box::new(work) };
         match &self.calls {
-            Some(jobs) => jobs.send(job),
-            None => Err(mpsc::SendError(job)),
+            Some(jobs) => jobs.send(call),
+            None => Err(mpsc::SendError(call)),
         }
     }
 }

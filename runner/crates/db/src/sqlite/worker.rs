@@ -81,40 +81,40 @@ impl SqliteWorker {
     ) -> rusqlite::Result<Self> {
         let mut connection = Connection::open_with_flags(path, flags)?;
         control.set_interrupt_handle(connection.get_interrupt_handle());
-        let asked = Arc::clone(control);
-        connection.progress_handler(PROGRESS_INSTRUCTIONS, Some(move || asked.is_cancelled()))?;
+        let call_control = Arc::clone(control);
+        connection.progress_handler(PROGRESS_INSTRUCTIONS, Some(move || call_control.is_cancelled()))?;
         let asked = Arc::clone(control);
         let mut since = Instant::now();
         connection.busy_handler(Some(move |waits: i32| {
             if waits == 0 {
                 since = Instant::now();
             }
-            let goes_on = since.elapsed() < BUSY_TIMEOUT && !asked.is_cancelled();
-            if goes_on {
+            let keeps_waiting = since.elapsed() < BUSY_TIMEOUT && !asked.is_cancelled();
+            if keeps_waiting {
                 std::thread::sleep(Duration::from_millis(u64::from(waits.unsigned_abs()).clamp(1, 20)));
             }
-            goes_on
+            keeps_waiting
         }))?;
-        let confinement = SqliteAuthorizer::install(&mut connection)?;
+        let authorizer = SqliteAuthorizer::install(&mut connection)?;
         // The limit is of this process: without one, a sort without end would take all of the machine's memory.
         // Reading the schema's version opens the file: what can't be read or is no database fails here.
-        confinement.execute_as_host(
+        authorizer.execute_as_host(
             &connection,
             "PRAGMA hard_heap_limit = 268435456; PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY; PRAGMA schema_version",
         )?;
-        confinement.execute_as_host(&connection, settings)?;
+        authorizer.execute_as_host(&connection, settings)?;
         Ok(Self {
             connection,
-            authorizer: confinement,
+            authorizer,
             control: Arc::clone(control),
             transaction: SqliteTransactionState::None,
         })
     }
 
     /// Works until the session is dropped.
-    pub(super) fn serve(mut self, jobs: &mpsc::Receiver<SqliteCall>) {
+    pub(super) fn serve(mut self, calls: &mpsc::Receiver<SqliteCall>) {
         self.control.set_running(None);
-        for job in jobs {
+        for job in calls {
             let SqliteCall { cancelled: given_up, work } = job;
             self.control.set_running(Some(Arc::clone(&given_up)));
             if !self.control.is_cancelled() {
@@ -129,15 +129,15 @@ impl SqliteWorker {
     pub(super) fn query(&mut self, sql: &str, parameters: &[SqlValue]) -> Result<SqlRows, SqliteError> {
         self.run_single_statement(sql, parameters, |statement, _| {
             let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
-            let mut taken = SqlRows { columns, rows: Vec::new() };
+            let mut result = SqlRows { columns, rows: Vec::new() };
             let mut bytes = 0;
             let mut rows = statement.raw_query();
             while let Some(row) = rows.next()? {
-                if taken.rows.len() == MAX_RESULT_ROWS {
+                if result.rows.len() == MAX_RESULT_ROWS {
                     return Err(SqliteFault::TooManyRows.into());
                 }
-                let mut values = Vec::with_capacity(taken.columns.len());
-                for column in 0..taken.columns.len() {
+                let mut values = Vec::with_capacity(result.columns.len());
+                for column in 0..result.columns.len() {
                     let value = row.get_ref(column)?;
                     bytes += value_bytes(value);
                     if bytes > MAX_RESULT_BYTES {
@@ -145,9 +145,9 @@ impl SqliteWorker {
                     }
                     values.push(SqlValue::from(value));
                 }
-                taken.rows.push(values);
+                result.rows.push(values);
             }
-            Ok(taken)
+            Ok(result)
         })
     }
 

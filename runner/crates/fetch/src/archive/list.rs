@@ -104,8 +104,8 @@ pub(super) fn write(folder: BorrowedFd<'_>, entries: &mut [FileListEntry]) -> Re
 fn render(text: &mut String, entries: &[FileListEntry]) -> std::fmt::Result {
     writeln!(text, "pawl-files {FILE_LIST_VERSION} {}", entries.len())?;
     for FileListEntry { kind, size, modified: ModifiedTime { seconds, nanos }, mode, path, target } in entries {
-        let word = kind_name(*kind);
-        write!(text, "{word} {size} {seconds}.{nanos:09} {mode:o} {path}")?;
+        let name = kind_name(*kind);
+        write!(text, "{name} {size} {seconds}.{nanos:09} {mode:o} {path}")?;
         if *kind == ArchiveEntryKind::Symlink {
             write!(text, "\t{target}")?;
         }

@@ -77,13 +77,13 @@ fn assert_refused(name: &str, archive: &[u8], entry: &str, refusal: EntryRefusal
 /// Path → (kind and mode, content or target) of everything below a folder, the list of files left out.
 fn listing(root: &Path) -> BTreeMap<String, (char, u32, String)> {
     let mut found = BTreeMap::new();
-    let mut ahead = vec![root.to_owned()];
-    while let Some(folder) = ahead.pop() {
+    let mut remaining = vec![root.to_owned()];
+    while let Some(folder) = remaining.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             let meta = fs::symlink_metadata(&path).unwrap();
             let what = if meta.is_dir() {
-                ahead.push(path.clone());
+                remaining.push(path.clone());
                 ('d', meta.mode() & 0o7777, String::new())
             } else if meta.is_symlink() {
                 ('l', 0, fs::read_link(&path).unwrap().to_str().unwrap().to_owned())

@@ -159,9 +159,9 @@ impl Download {
                     return Err(NetError::Stalled { peer, within: stall, received: self.received });
                 }
             };
-            let known = chunk.len().min(usize::try_from(self.bytes_to_skip).unwrap_or(usize::MAX));
-            drop(chunk.split_to(known));
-            self.bytes_to_skip -= known as u64;
+            let already_received = chunk.len().min(usize::try_from(self.bytes_to_skip).unwrap_or(usize::MAX));
+            drop(chunk.split_to(already_received));
+            self.bytes_to_skip -= already_received as u64;
             if !chunk.is_empty() {
                 self.received += chunk.len() as u64;
                 self.failures = 0;

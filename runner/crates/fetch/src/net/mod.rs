@@ -90,8 +90,8 @@ impl NetClient {
         let within = request.timeout.min(MAX_TIMEOUT);
         let deadline = Instant::now() + within;
         let (redirects, max) = (request.redirects, request.max_bytes);
-        let answered = self.follow_redirects(RedirectHop::first(request)?, redirects, |_| (deadline, within)).await?;
-        read_response(answered, max, deadline, within).await
+        let response = self.follow_redirects(RedirectHop::first(request)?, redirects, |_| (deadline, within)).await?;
+        read_response(response, max, deadline, within).await
     }
 
     /// Asks a server behind a unix socket, whose grant the caller has seen. A redirect is an answer like any other.
@@ -103,13 +103,13 @@ impl NetClient {
         let peer = || format!("unix:{}", socket.display());
         let fault = |error: reqwest::Error| NetError::from_reqwest_with_peer(&error, peer());
         let client = base_client_builder(tls::config_without_roots()?).unix_socket(socket).build().map_err(fault)?;
-        let mut asked = client.request(hop.method.clone(), hop.url.clone()).headers(hop.headers());
+        let mut builder = client.request(hop.method.clone(), hop.url.clone()).headers(hop.headers());
         if let Some(body) = &hop.body {
-            asked = asked.body(body.clone());
+            builder = builder.body(body.clone());
         }
         let late = |_| NetError::NoAnswer { peer: peer(), within };
-        let answered = timeout_at(deadline, asked.send()).await.map_err(late)?.map_err(fault)?;
-        read_response(answered, max, deadline, within).await
+        let response = timeout_at(deadline, builder.send()).await.map_err(late)?.map_err(fault)?;
+        read_response(response, max, deadline, within).await
     }
 
     /// Connects to a granted `host:port` and hangs up.

@@ -47,8 +47,8 @@ struct ModuleCacheStorage {
 }
 
 impl ModuleCache {
-    pub(crate) fn new(places: UserPaths, tell: NoticeHandler) -> Self {
-        Self { paths: places, notify: tell, storage: OnceLock::new() }
+    pub(crate) fn new(paths: UserPaths, notify: NoticeHandler) -> Self {
+        Self { paths, notify, storage: OnceLock::new() }
     }
 
     /// The compiled code under a name, if there is some that can be trusted. `module` is named in warnings.
@@ -164,8 +164,8 @@ impl ModuleCache {
 impl ModuleCacheStorage {
     fn open(cache: &Path, state: &Path) -> Result<Self, PrivateDirError> {
         let folder = PrivateDir::open(&cache.join("modules"))?;
-        let secrets = PrivateDir::open(state)?;
-        Ok(Self { dir: folder, key: load_or_create_key(&secrets)? })
+        let state_dir = PrivateDir::open(state)?;
+        Ok(Self { dir: folder, key: load_or_create_key(&state_dir)? })
     }
 
     /// The code in a file, if there is such a file and its MAC is right. It is read once: what is checked is what is taken.

@@ -59,17 +59,17 @@ pub(super) struct PrivateDir {
 impl PrivateDir {
     /// Opens a folder, and makes it if it is not there.
     pub(super) fn open(path: &Path) -> Result<Self, PrivateDirError> {
-        let unusable = |source: io::Error| PrivateDirError::Io { path: path.to_owned(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
+        let io_error = |source: io::Error| PrivateDirError::Io { path: path.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| match error {
             rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR => {
                 UntrustedFileError::WrongFileType { path: path.to_owned() }.into()
             }
-            error => unusable(error.into()),
+            error => io_error(error.into()),
         })?;
         let found = File::from(open);
-        check_owner_and_mode(&found.metadata().map_err(unusable)?, path, FilePrivacy::ReadableByOthers)?;
+        check_owner_and_mode(&found.metadata().map_err(io_error)?, path, FilePrivacy::ReadableByOthers)?;
         Ok(Self { fd: found.into(), path: path.to_owned() })
     }
 

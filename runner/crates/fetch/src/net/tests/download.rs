@@ -58,10 +58,10 @@ fn counting_server(answer: impl Fn(usize, &NetTestRequest) -> NetTestReply + Sen
     NetTestServer::start(move |asked| answer(count.fetch_add(1, Ordering::SeqCst), asked))
 }
 
-async fn download(server: &NetTestServer, patience: DownloadRetryPolicy) -> Result<Vec<u8>, NetError> {
+async fn download(server: &NetTestServer, retry_policy: DownloadRetryPolicy) -> Result<Vec<u8>, NetError> {
     let grants = vec![grant(&server.url("/"))];
     let client =
-        Arc::new(NetClient::with_parts(grants, &[], Arc::new(SystemResolver), CertAuthorities::Machine, patience));
+        Arc::new(NetClient::with_parts(grants, &[], Arc::new(SystemResolver), CertAuthorities::Machine, retry_policy));
     let mut download = client.open_download(&Url::parse(&server.url("/file?key=s3cret")).unwrap()).await?;
     let mut received = Vec::new();
     while let Some(bytes) = download.next_chunk().await? {

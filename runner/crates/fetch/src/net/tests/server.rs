@@ -139,9 +139,9 @@ fn serve(
     answer: &dyn Fn(&NetTestRequest) -> NetTestReply,
     stopped: &AtomicBool,
 ) {
-    let Some(asked) = read_request(&mut *stream) else { return };
-    seen.lock().unwrap().push(asked.clone());
-    let reply = answer(&asked);
+    let Some(request) = read_request(&mut *stream) else { return };
+    seen.lock().unwrap().push(request.clone());
+    let reply = answer(&request);
     for piece in &reply.pieces {
         std::thread::sleep(reply.pause);
         // The client may have hung up, as it should when it was told too much.
