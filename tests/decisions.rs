@@ -138,7 +138,7 @@ fn compare_with_oracle(
                             finding,
                         };
                         let is_check = phase == StepPhase::Check;
-                        let asked = OracleInput {
+                        let input = OracleInput {
                             record: *past,
                             is_check,
                             probing,
@@ -152,9 +152,9 @@ fn compare_with_oracle(
                         let verdict = decide(&facts);
                         prop_assert_eq!(
                             action_as_answer(&verdict, past, finding),
-                            oracle::oracle_answer(&asked),
+                            oracle::oracle_answer(&input),
                             "{:#?}",
-                            asked
+                            input
                         );
                     }
                 }

@@ -81,13 +81,13 @@ fn a_killed_rollback_ends_as_an_undisturbed_one() -> Result<()> {
 #[test]
 fn switch_killed_before_its_record_is_adopted_and_can_be_reverted() -> Result<()> {
     let bench = KillHarness::new(KillScenario::SecondDeployment)?;
-    let words = deploy_arguments("r2");
+    let arguments = deploy_arguments("r2");
     let folder = tempfile::tempdir()?;
     let shop = bench.initial.copy_to(&folder.path().join("shop"))?;
     let before = DeploymentSnapshot::capture(&shop)?.live_release().context("r1 is live")?.to_owned();
 
     let is_the_rename = |call: &TracedCall| call.name.starts_with("rename") && call.text.contains("\".current.new\"");
-    let traced = strace::run_traced(&shop, &words, is_the_rename)?;
+    let traced = strace::run_traced(&shop, &arguments, is_the_rename)?;
     ensure!(traced.killed_after.is_some(), "no call was the rename of the link: {:?}", traced.status);
     ensure!(
         DeploymentSnapshot::capture(&shop)?.live_release() == bench.undisturbed.live_release(),
@@ -99,7 +99,7 @@ fn switch_killed_before_its_record_is_adopted_and_can_be_reverted() -> Result<()
     ensure!(intended, "the link was moved without an intent on record");
 
     bench.server.set_health(ServerHealth::Failing);
-    shop.run_expecting(&words, 4)?;
+    shop.run_expecting(&arguments, 4)?;
     let records = world::events_after(&shop, bench.scenario.attempts_before())?;
     let of_switch = |kind: &str| -> Vec<&Value> {
         records.iter().filter(|event| event["type"] == kind && event["step"] == "switch").collect()
@@ -115,7 +115,7 @@ fn switch_killed_before_its_record_is_adopted_and_can_be_reverted() -> Result<()
     ensure!(DeploymentSnapshot::capture(&shop)?.live_release() == Some(&before), "r1 is not live again");
 
     bench.server.set_health(ServerHealth::Healthy);
-    shop.run_expecting(&words, 0)?;
+    shop.run_expecting(&arguments, 0)?;
     ensure!(
         DeploymentSnapshot::capture(&shop)?.live_release() == bench.undisturbed.live_release(),
         "r2 is not live after all"
@@ -244,7 +244,7 @@ impl KillHarness {
     }
 
     fn check_kill_case(&self, shop: &ExampleShop, case: &[usize], kills: &mut Vec<TracedCall>) -> Result<()> {
-        let asked = self.server.healthy_answers();
+        let answers_before = self.server.healthy_answers();
         for point in case {
             let traced = strace::run_traced(shop, &self.scenario.arguments(), |call| call.index == *point)?;
             match traced.killed_after {
@@ -256,7 +256,7 @@ impl KillHarness {
                     traced.status
                 ),
             }
-            self.check_recorded_effects(shop, asked)?;
+            self.check_recorded_effects(shop, answers_before)?;
         }
         shop.run_expecting(&self.scenario.arguments(), self.scenario.exit_code())?;
         let differences = DeploymentSnapshot::capture(shop)?.differences(&self.expected);
@@ -267,11 +267,11 @@ impl KillHarness {
 
     /// No recorded success lacks its effect. `asked`: the answers of the server before all runs.
     fn check_recorded_effects(&self, shop: &ExampleShop, asked: usize) -> Result<()> {
-        let world = DeploymentSnapshot::capture(shop)?;
+        let snapshot = DeploymentSnapshot::capture(shop)?;
         for step in world::succeeded_steps(&world::events_after(shop, self.scenario.attempts_before())?) {
             let holds = match step {
                 "verify" => self.server.healthy_answers() > asked,
-                step => world.has_effect(step, &self.undisturbed)?,
+                step => snapshot.has_effect(step, &self.undisturbed)?,
             };
             ensure!(holds, "`{step}` is on record as a success, but its effect is not there");
         }

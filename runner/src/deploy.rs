@@ -57,13 +57,13 @@ impl RunningAttempt<'_> {
     async fn run_steps(&mut self) -> Result<(), AttemptError> {
         let prepared = self.prepared;
         let named = self.overrides.selection.option().and_then(|(_, step)| prepared.index(step));
-        for (index, ready) in prepared.steps.iter().enumerate() {
+        for (index, planned) in prepared.steps.iter().enumerate() {
             let outputs = match self.overrides.selection.disposition_of(index, named) {
                 StepDisposition::Exclude => continue,
-                StepDisposition::AssumeDone => self.assume_done(ready)?,
-                StepDisposition::Evaluate { selected_by_name: named } => self.run_step(ready, named).await?.outputs,
+                StepDisposition::AssumeDone => self.assume_done(planned)?,
+                StepDisposition::Evaluate { selected_by_name: named } => self.run_step(planned, named).await?.outputs,
             };
-            self.outputs.insert(ready.step.id.clone(), outputs);
+            self.outputs.insert(planned.step.id.clone(), outputs);
         }
         Ok(())
     }
@@ -79,33 +79,36 @@ impl RunningAttempt<'_> {
     }
 
     /// A step before the one that the operator starts from: taken as done, with the outputs on record.
-    fn assume_done(&mut self, ready: &PlannedStep) -> Result<Map<String, Value>, AttemptError> {
-        let receipt = self.journal.state().authenticated_receipt(&ready.step_target).cloned().unwrap_or_default();
+    fn assume_done(&mut self, planned: &PlannedStep) -> Result<Map<String, Value>, AttemptError> {
+        let receipt = self.journal.state().authenticated_receipt(&planned.step_target).cloned().unwrap_or_default();
         let outputs = receipt.outputs.clone();
         self.journal.record_decision(
-            &ready.step_target,
+            &planned.step_target,
             Decision::Skip { reason: DecisionReason::RequestedByOperator, receipt },
         )?;
         Ok(outputs)
     }
 
     /// Decides about one step and does what was decided.
-    async fn run_step(&mut self, ready: &PlannedStep, named: bool) -> Result<Receipt, AttemptError> {
-        let question = self.view().evaluate_input(ready, named)?;
+    async fn run_step(&mut self, planned: &PlannedStep, named: bool) -> Result<Receipt, AttemptError> {
+        let resolved = self.view().evaluate_input(planned, named)?;
         let mut finding = None;
         loop {
             self.interrupt.check()?;
-            let verdict = decision::decide(&self.view().decision_input(&question, finding.as_ref()));
-            match verdict {
-                NextAction::Probe(about) => finding = Some(self.probe_with_retries(&question, about).await?),
+            let next_action = decision::decide(&self.view().decision_input(&resolved, finding.as_ref()));
+            match next_action {
+                NextAction::Probe(probe_input) => {
+                    finding = Some(self.probe_with_retries(&resolved, probe_input).await?)
+                }
                 NextAction::FinishUndo => {
-                    self.undo_step(ready).await?;
+                    self.undo_step(planned).await?;
                     finding = None;
                 }
                 NextAction::Decided(decision) => {
-                    let is_new = matches!(decision, Decision::Adopt { reason: DecisionReason::Unconfirmed { .. }, .. });
-                    if is_new {
-                        let ResolvedStep { planned: ready, input, key, fingerprint, .. } = &question;
+                    let adopts_unconfirmed =
+                        matches!(decision, Decision::Adopt { reason: DecisionReason::Unconfirmed { .. }, .. });
+                    if adopts_unconfirmed {
+                        let ResolvedStep { planned: ready, input, key, fingerprint, .. } = &resolved;
                         let effect = ready.description.effect();
                         self.journal.record_adoption_intent(
                             &ready.step_target,
@@ -115,15 +118,15 @@ impl RunningAttempt<'_> {
                             effect,
                         )?;
                     }
-                    self.journal.record_decision(&ready.step_target, decision.clone())?;
+                    self.journal.record_decision(&planned.step_target, decision.clone())?;
                     match decision {
                         Decision::Skip { receipt, .. } => return Ok(receipt),
                         // The probe was asked about the input of now already.
-                        Decision::Adopt { .. } if is_new => {}
+                        Decision::Adopt { .. } if adopts_unconfirmed => {}
                         Decision::Adopt { .. } => finding = None,
-                        Decision::Run { .. } => return self.apply_with_retries(&question).await,
+                        Decision::Run { .. } => return self.apply_with_retries(&resolved).await,
                         Decision::Stop { reason } => {
-                            return Err(AttemptError::InDoubt { step_target: ready.step_target.clone(), reason });
+                            return Err(AttemptError::InDoubt { step_target: planned.step_target.clone(), reason });
                         }
                     }
                 }
@@ -134,20 +137,20 @@ impl RunningAttempt<'_> {
     /// Asks the module whether an effect holds. A probe that fails is asked again.
     async fn probe_with_retries(
         &mut self,
-        question: &ResolvedStep<'_>,
-        about: ProbeInput,
+        resolved: &ResolvedStep<'_>,
+        probe_input: ProbeInput,
     ) -> Result<ProbeFinding, AttemptError> {
-        let place = &question.planned.step_target;
-        let input = match (about, self.journal.state().records.get(place)) {
+        let step_target = &resolved.planned.step_target;
+        let input = match (probe_input, self.journal.state().records.get(step_target)) {
             (ProbeInput::Recorded, Some(record)) => record.intent.input.clone(),
-            (ProbeInput::Recorded, None) | (ProbeInput::Current, _) => question.input.clone(),
+            (ProbeInput::Recorded, None) | (ProbeInput::Current, _) => resolved.input.clone(),
         };
-        let mut tries = 1;
+        let mut calls = 1;
         loop {
-            let finding = self.call_probe(question.planned, &input, about).await?;
+            let finding = self.call_probe(resolved.planned, &input, probe_input).await?;
             match finding {
-                ProbeFinding::Failed { .. } if tries < MAX_PROBE_CALLS => {
-                    tries += 1;
+                ProbeFinding::Failed { .. } if calls < MAX_PROBE_CALLS => {
+                    calls += 1;
                     self.interrupt.pause(RETRY_BACKOFF.0).await?;
                 }
                 ProbeFinding::Failed { .. }
@@ -160,15 +163,15 @@ impl RunningAttempt<'_> {
     }
 
     /// Acts, with an intent before and an outcome after, and again while the failure is retryable and the plan allows it.
-    async fn apply_with_retries(&mut self, question: &ResolvedStep<'_>) -> Result<Receipt, AttemptError> {
-        let ResolvedStep { planned: ready, input, key, fingerprint, .. } = question;
+    async fn apply_with_retries(&mut self, resolved: &ResolvedStep<'_>) -> Result<Receipt, AttemptError> {
+        let ResolvedStep { planned, input, key, fingerprint, .. } = resolved;
         let mut pause = RETRY_BACKOFF.0;
-        for left in (0..=ready.step.retry).rev() {
-            let effect = ready.description.effect();
+        for left in (0..=planned.step.retry).rev() {
+            let effect = planned.description.effect();
             let intent =
-                self.journal.record_intent(&ready.step_target, key, fingerprint.clone(), input.clone(), effect)?;
-            let intent = self.ensure_lock_for_commit(ready, intent).await?;
-            match self.call_apply(ready, intent).await? {
+                self.journal.record_intent(&planned.step_target, key, fingerprint.clone(), input.clone(), effect)?;
+            let intent = self.ensure_lock_for_commit(planned, intent).await?;
+            match self.call_apply(planned, intent).await? {
                 StepOutcome::Succeeded { receipt } => return Ok(receipt),
                 StepOutcome::Failed { failure: StepFailure { retryable: true, .. } } if left > 0 => {
                     self.interrupt.pause(pause).await?;
@@ -176,14 +179,14 @@ impl RunningAttempt<'_> {
                 }
                 StepOutcome::Failed { failure } => {
                     return Err(AttemptError::Failed {
-                        step_target: ready.step_target.clone(),
+                        step_target: planned.step_target.clone(),
                         failure,
                         outcome_known: true,
                     });
                 }
                 StepOutcome::Unknown { failure } => {
                     return Err(AttemptError::Failed {
-                        step_target: ready.step_target.clone(),
+                        step_target: planned.step_target.clone(),
                         failure,
                         outcome_known: false,
                     });
@@ -197,10 +200,10 @@ impl RunningAttempt<'_> {
     /// there. If not, the step is settled as not begun.
     async fn ensure_lock_for_commit(
         &mut self,
-        ready: &PlannedStep,
+        planned: &PlannedStep,
         intent: StepIntent,
     ) -> Result<StepIntent, AttemptError> {
-        if ready.description.phase != StepPhase::Commit {
+        if planned.description.phase != StepPhase::Commit {
             return Ok(intent);
         }
         match self.confirm_lock().await {

@@ -44,8 +44,8 @@ fn digest_is_read_from_a_file_next_to_the_archive() {
     ] {
         let bytes = example_archive(format);
         let digest = sha256(&bytes);
-        let beside = (format!("{name}.sha256"), format!("{digest}  {name}\n").into_bytes());
-        let (environment, answer) = pull_from_server(vec![(name.to_owned(), bytes), beside], name, "");
+        let digest_file = (format!("{name}.sha256"), format!("{digest}  {name}\n").into_bytes());
+        let (environment, answer) = pull_from_server(vec![(name.to_owned(), bytes), digest_file], name, "");
         answer.assert_exit(0);
         assert_eq!(environment.list("deploy/releases"), [digest.as_str()], "{name}");
         assert_eq!(environment.read(&format!("deploy/releases/{digest}/VERSION")).trim(), "r1");

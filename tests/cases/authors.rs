@@ -72,8 +72,8 @@ fn follow_guide(language: &GuideLanguage) {
     let commands = guide_commands(language.heading);
     let [make, enter, build @ .., first, second] = &commands[..] else { panic!("too few commands: {commands:?}") };
     assert!(make.starts_with("runner new-step ") && enter == &format!("cd {}", language.step), "{commands:?}");
-    let room = Path::new(env!("CARGO_TARGET_TMPDIR")).join("authors").join(language.step);
-    let (project, kept) = (room.join(language.step), room.join("kept"));
+    let work_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("authors").join(language.step);
+    let (project, kept) = (work_dir.join(language.step), work_dir.join("kept"));
     fs::create_dir_all(&kept).unwrap();
     let move_all = |from: &Path, to: &Path| {
         if language.cached_paths.iter().all(|name| from.join(name).exists() && !to.join(name).exists()) {
@@ -84,11 +84,11 @@ fn follow_guide(language: &GuideLanguage) {
     if project.exists() {
         fs::remove_dir_all(&project).unwrap();
     }
-    assert_eq!(run_in_shell(&room, make).0, 0);
+    assert_eq!(run_in_shell(&work_dir, make).0, 0);
     move_all(&kept, &project);
     for command in build {
-        let (code, said) = run_in_shell(&project, command);
-        assert_eq!(code, 0, "{command}\n{said}");
+        let (code, output) = run_in_shell(&project, command);
+        assert_eq!(code, 0, "{command}\n{output}");
     }
 
     let (code, said) = run_in_shell(&project, first);
@@ -98,7 +98,7 @@ fn follow_guide(language: &GuideLanguage) {
     assert!(code == 0 && said.contains("(1 skipped)"), "{said}");
 
     // A link out of the grant, and a directory that is not granted: as the guide says, by an edit of the plan.
-    std::os::unix::fs::symlink(&room, project.join("deploy/out")).unwrap();
+    std::os::unix::fs::symlink(&work_dir, project.join("deploy/out")).unwrap();
     let plan = fs::read_to_string(project.join("deploy.yml")).unwrap();
     for (file, why) in [
         ("app/out/hello.txt", "cannot write `app/out/hello.txt`: not permitted"),
@@ -109,7 +109,7 @@ fn follow_guide(language: &GuideLanguage) {
         let (code, said) = run_in_shell(&project, "runner --local --release v2");
         assert!(code == 1 && said.contains(&format!("caused by: {why}")), "{code} {said}");
     }
-    assert!(!room.join("hello.txt").exists() && !project.join("hello.txt").exists());
+    assert!(!work_dir.join("hello.txt").exists() && !project.join("hello.txt").exists());
 }
 
 /// The commands of a section of the guide, those apart that install what is needed.

@@ -8,33 +8,33 @@ use crate::support::{GuestFixture, GuestOutcome, HttpReply, HttpTestServer};
 
 /// A folder with a granted directory `app` that may be written, `data` that may be read, and something outside of them.
 fn guest_with_two_dirs(with: Value) -> GuestFixture {
-    let trial =
+    let fixture =
         GuestFixture::new(with, json!({ "dirs": { "app": "./app", "data": "./data:ro" }, "programs": [["/bin/pwd"]] }))
             .with_file("outside/secret.txt", "not yours")
             .with_file("app/own.txt", "own")
             .with_file("data/own.txt", "read me");
     for dir in ["app", "data"] {
-        symlink("../outside/secret.txt", trial.environment.path(dir).join("link")).unwrap();
-        symlink(trial.environment.path("outside"), trial.environment.path(dir).join("absolute")).unwrap();
+        symlink("../outside/secret.txt", fixture.environment.path(dir).join("link")).unwrap();
+        symlink(fixture.environment.path("outside"), fixture.environment.path(dir).join("absolute")).unwrap();
     }
-    trial
+    fixture
 }
 
 /// Fails unless it fails, and everything outside of `app` is as before, and `app` has at most one file more.
 #[track_caller]
 fn run_contained(with: Value) -> GuestOutcome {
-    let trial = guest_with_two_dirs(with);
-    let before = trial.environment.tree();
-    let ended = trial.run();
-    assert_eq!(ended.result, "failed", "{ended:#?}");
-    let mut after = trial.environment.tree();
+    let fixture = guest_with_two_dirs(with);
+    let before = fixture.environment.tree();
+    let outcome = fixture.run();
+    assert_eq!(outcome.result, "failed", "{outcome:#?}");
+    let mut after = fixture.environment.tree();
     after.retain(|path, _| {
         // The lock file of the plan's modules is the runner's own.
         let is_planted = path.ends_with("app/planted") || path.ends_with("deploy.lock");
-        !is_planted && !path.starts_with(trial.environment.path(".pawl"))
+        !is_planted && !path.starts_with(fixture.environment.path(".pawl"))
     });
-    assert!(before == after, "something changed: {ended:#?}");
-    ended
+    assert!(before == after, "something changed: {outcome:#?}");
+    outcome
 }
 
 #[test]
@@ -48,8 +48,8 @@ fn no_path_reaches_files_outside_a_grant() {
             "app/absolute/secret.txt",
             "app/./../outside/secret.txt",
         ] {
-            let ended = run_contained(json!({ "do": what, "path": path }));
-            ended
+            let outcome = run_contained(json!({ "do": what, "path": path }));
+            outcome
                 .assert_failure("denied", "not-permitted")
                 .assert_hint("add to step `call` in the plan: grants: { dirs: { <name>:");
         }
@@ -67,8 +67,8 @@ fn link_made_by_a_module_cannot_escape() {
 #[test]
 fn sources_and_folders_stay_inside_their_grant() {
     for path in ["app/../outside/secret.txt", "app/link", "app/absolute/secret.txt"] {
-        let ended = run_contained(json!({ "do": "resolve", "url": format!("file:{path}") }));
-        ended.assert_denied("it is outside of the directory", "grants: { dirs: { <name>: \"<path>:ro\" } }");
+        let outcome = run_contained(json!({ "do": "resolve", "url": format!("file:{path}") }));
+        outcome.assert_denied("it is outside of the directory", "grants: { dirs: { <name>: \"<path>:ro\" } }");
     }
     for path in ["app/..", "app/../outside", "app/absolute"] {
         let ended = run_contained(json!({ "do": "run", "program": "/bin/pwd", "path": path }));
@@ -103,7 +103,7 @@ fn read_only_grant_cannot_be_changed() {
 
 #[test]
 fn link_in_a_writable_grant_does_not_lead_the_runner_outside() {
-    let trial = |grants: Value| {
+    let fixture = |grants: Value| {
         let with = json!({ "do": "query", "name": "main", "sql": "CREATE TABLE owned (x)" });
         let trial = GuestFixture::new(with, grants).with_file("outside/other.db", "").with_file("app/own.txt", "own");
         symlink("../outside/other.db", trial.environment.path("app/main.db")).unwrap();
@@ -116,11 +116,11 @@ fn link_in_a_writable_grant_does_not_lead_the_runner_outside() {
     };
     for path in ["app/main.db", "app/sub/other.db", "app/sub/new.db"] {
         let grants = json!({ "dirs": { "app": "./app" }, "databases": { "main": format!("sqlite:./{path}") } });
-        let trial = trial(grants);
+        let trial = fixture(grants);
         trial.run().assert_failure("denied", "it is outside of the directory");
         untouched(&trial);
     }
-    let trial = trial(json!({ "dirs": { "app": "./app", "sub": "./app/sub" } }));
+    let trial = fixture(json!({ "dirs": { "app": "./app", "sub": "./app/sub" } }));
     let refused = trial.environment.run(&["--local", "--release", "r1"]);
     refused.assert_exit(2).assert_stderr_contains("a link in a directory that a step may write to leads out of it");
     untouched(&trial);
@@ -157,8 +157,8 @@ fn redirect_to_an_ungranted_origin_is_denied() {
         json!({ "do": "unpack", "url": open.origin() + "/a.tar", "text": digest, "path": "app", "to": "new" }),
     ] {
         let grants = json!({ "http": [open.origin()], "dirs": { "app": "./app" } });
-        let ended = GuestFixture::new(with, grants).run();
-        ended.assert_denied("redirects there", &format!("grants: {{ http: [\"{}\"] }}", hidden.origin()));
+        let outcome = GuestFixture::new(with, grants).run();
+        outcome.assert_denied("redirects there", &format!("grants: {{ http: [\"{}\"] }}", hidden.origin()));
     }
     assert_eq!(hidden.requested_paths(), [""; 0]);
 }
@@ -179,9 +179,9 @@ fn host_name_of_a_private_address_is_not_requested() {
             "metadata.example" => format!("grants: {{ http: [\"http://169.254.169.254:{port}\"] }}"),
             _ => format!("grants: {{ http: [{{ origin: \"{origin}\", private: true }}] }}"),
         };
-        let trial = GuestFixture::new(json!({ "do": "request", "url": &origin }), json!({ "http": [&origin] }));
-        let answer = trial.environment.run_with_hosts(&hosts, &["--local", "--release", "r1", "--json"]);
-        trial.outcome_of(&answer).assert_denied(&format!("{name} resolves to {address}"), &line);
+        let fixture = GuestFixture::new(json!({ "do": "request", "url": &origin }), json!({ "http": [&origin] }));
+        let answer = fixture.environment.run_with_hosts(&hosts, &["--local", "--release", "r1", "--json"]);
+        fixture.outcome_of(&answer).assert_denied(&format!("{name} resolves to {address}"), &line);
     }
     assert_eq!(server.requested_paths(), [""; 0]);
 }
@@ -190,10 +190,10 @@ fn host_name_of_a_private_address_is_not_requested() {
 fn programs_arguments_and_variables_must_match_the_grant() {
     let run = |with: Value| {
         let grants = json!({ "programs": [["/usr/bin/touch", "allowed"]], "dirs": { "app": "./app" } });
-        let trial = GuestFixture::new(with, grants);
-        let ended = trial.run();
-        assert_eq!(trial.environment.list("app"), [""; 0], "nothing was run");
-        ended
+        let fixture = GuestFixture::new(with, grants);
+        let outcome = fixture.run();
+        assert_eq!(fixture.environment.list("app"), [""; 0], "nothing was run");
+        outcome
     };
     run(json!({ "do": "run", "program": "/bin/sh", "args": ["-c", "touch x"], "path": "app/." }))
         .assert_denied("program", r#"programs: [["/bin/sh","-c","touch x"]]"#);
@@ -212,10 +212,10 @@ fn programs_arguments_and_variables_must_match_the_grant() {
 fn databases_must_match_the_grant() {
     let query = |name: &str, sql: &str| {
         let grants = json!({ "databases": { "main": "sqlite:./main.db" } });
-        let trial = GuestFixture::new(json!({ "do": "query", "name": name, "sql": sql }), grants);
-        let ended = trial.run();
-        assert!(!trial.environment.exists("other.db"));
-        ended
+        let fixture = GuestFixture::new(json!({ "do": "query", "name": name, "sql": sql }), grants);
+        let outcome = fixture.run();
+        assert!(!fixture.environment.exists("other.db"));
+        outcome
     };
     query("other", "SELECT 1").assert_denied("database `other`", "databases: { other: \"sqlite:<path>\" }");
     for sql in ["ATTACH 'other.db' AS o", "VACUUM INTO 'other.db'"] {
@@ -231,10 +231,10 @@ fn databases_must_match_the_grant() {
 #[test]
 fn secrets_must_match_the_grant() {
     let reveal = |grants: Value| {
-        let mut trial = GuestFixture::new(json!({ "do": "reveal", "name": "TOKEN" }), grants)
+        let mut fixture = GuestFixture::new(json!({ "do": "reveal", "name": "TOKEN" }), grants)
             .with_plan_field("secrets", json!({ "TOKEN": "env:TOKEN" }));
-        trial.environment.set_variable("TOKEN", "hunter2-correct-horse");
-        trial.run()
+        fixture.environment.set_variable("TOKEN", "hunter2-correct-horse");
+        fixture.run()
     };
     reveal(json!({})).assert_denied("secret `TOKEN`", "secrets: [TOKEN]");
     reveal(json!({ "secrets": ["TOKEN"] }))
@@ -244,9 +244,9 @@ fn secrets_must_match_the_grant() {
 
 #[test]
 fn wasi_sockets_and_environment_are_empty() {
-    let mut trial = GuestFixture::new(json!({ "do": "network" }), json!({}));
-    trial.environment.set_variable("VISIBLE", "not to a step");
-    assert_eq!(trial.run().outputs["open"], json!([]));
+    let mut fixture = GuestFixture::new(json!({ "do": "network" }), json!({}));
+    fixture.environment.set_variable("VISIBLE", "not to a step");
+    assert_eq!(fixture.run().outputs["open"], json!([]));
     let mut trial = GuestFixture::new(json!({ "do": "surroundings" }), json!({}));
     trial.environment.set_variable("VISIBLE", "not to a step");
     assert_eq!(trial.run().outputs["seen"], json!([]));
@@ -265,14 +265,14 @@ fn preview_writes_and_runs_nothing() {
         with["text"] = json!(what);
         let databases = json!({ "main": "sqlite:./main.db" });
         let grants = json!({ "dirs": { "app": "./app" }, "programs": [["/bin/pwd"]], "databases": databases });
-        let trial = guest_with_two_dirs(with).with_step_field("grants", grants);
-        rusqlite::Connection::open(trial.environment.path("main.db"))
+        let fixture = guest_with_two_dirs(with).with_step_field("grants", grants);
+        rusqlite::Connection::open(fixture.environment.path("main.db"))
             .unwrap()
             .execute("CREATE TABLE kept (x)", ())
             .unwrap();
-        let before = trial.environment.tree();
-        let preview = trial.environment.run(&["plan", "--release", "r1"]);
+        let before = fixture.environment.tree();
+        let preview = fixture.environment.run(&["plan", "--release", "r1"]);
         assert!(preview.stdout.contains("not known yet: "), "{what}: {}{}", preview.stdout, preview.stderr);
-        assert!(before == trial.environment.tree(), "{what} changed something");
+        assert!(before == fixture.environment.tree(), "{what} changed something");
     }
 }

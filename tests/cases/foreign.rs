@@ -16,8 +16,8 @@ fn check_rejected_module(file: impl AsRef<[u8]>, expected: Expect) {
     refused.assert_exit(2).assert_stderr_contains("--> deploy.yml:4:3");
     assert!(!environment.exists(".pawl"), "nothing was begun");
     // Only the error itself: the excerpt is the same each time.
-    let said = refused.stderr_snapshot();
-    let lines = said.lines().filter(|line| line.contains(": ")).map(|line| format!("{}\n", line.trim()));
+    let stderr = refused.stderr_snapshot();
+    let lines = stderr.lines().filter(|line| line.contains(": ")).map(|line| format!("{}\n", line.trim()));
     expected.assert_eq(&lines.collect::<String>());
 }
 

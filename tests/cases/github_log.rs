@@ -151,8 +151,8 @@ fn failed_migration_is_annotated_at_its_line_and_a_retry_resumes() {
     ] {
         assert!(page.contains(part), "{part:?} is not in\n{page}");
     }
-    let told = outputs(&environment);
-    assert_eq!((told["result"].as_str(), told["release"].as_str()), ("failed", "r1"));
+    let first_outputs = outputs(&environment);
+    assert_eq!((first_outputs["result"].as_str(), first_outputs["release"].as_str()), ("failed", "r1"));
 
     environment.write("migrations/0003_orders.sql", "SELECT 1;\n");
     let fixed = environment.run(&["deploy", "--release", "r1"]);
@@ -164,7 +164,7 @@ fn failed_migration_is_annotated_at_its_line_and_a_retry_resumes() {
     assert!(second.contains("section attempt 1\n    failed at migrate :crit, "), "{second}");
     assert!(second.contains("section attempt 2\n    ran migrate :done, "), "{second}");
     let again = outputs(&environment);
-    assert_eq!((again["result"].as_str(), &again["run"]), ("success", &told["run"]));
+    assert_eq!((again["result"].as_str(), &again["run"]), ("success", &first_outputs["run"]));
 }
 
 #[test]
@@ -217,13 +217,13 @@ fn printed_workflow_commands_are_not_executed() {
         for more in [&[][..], &["-v"], &["-q"]] {
             let shown = environment.run(&[&["deploy", "--release", "r1", "--fresh"], more].concat());
             shown.assert_exit(exit);
-            let told = reporting_commands(&shown);
-            assert!(told.iter().all(|line| exit == 1 && line.starts_with("::error title=P0301 ")), "{told:#?}");
-            assert_eq!(told.len(), usize::try_from(exit).unwrap(), "{}", shown.stdout);
+            let commands = reporting_commands(&shown);
+            assert!(commands.iter().all(|line| exit == 1 && line.starts_with("::error title=P0301 ")), "{commands:#?}");
+            assert_eq!(commands.len(), usize::try_from(exit).unwrap(), "{}", shown.stdout);
         }
         let log = environment.run(&["deploy", "--release", "r1", "--fresh"]).stdout;
-        let said = log.lines().position(|line| line.contains("::set-output")).expect("it is in the log");
-        let before: Vec<_> = log.lines().take(said).collect();
+        let line_index = log.lines().position(|line| line.contains("::set-output")).expect("it is in the log");
+        let before: Vec<_> = log.lines().take(line_index).collect();
         assert!(before.iter().any(|line| line.starts_with("::stop-commands::")), "{log}");
         let page = summary(&environment);
         let outside = page.split("```").step_by(2);
@@ -251,12 +251,12 @@ fn multi_line_secret_is_masked_first_and_appears_nowhere_else() {
         let json = environment.run(&["deploy", "--release", "r1", "--json", "--fresh"]);
         json.assert_exit(exit);
         assert_eq!(json.stderr.lines().take(masks.len()).collect::<Vec<_>>(), masks);
-        let beside = json.stderr.lines().skip(masks.len()).collect::<Vec<_>>().join("\n");
+        let stderr_rest = json.stderr.lines().skip(masks.len()).collect::<Vec<_>>().join("\n");
         let journals: BTreeMap<PathBuf, Vec<u8>> =
             environment.tree().into_iter().filter(|(path, _)| path.starts_with(environment.path(".pawl"))).collect();
         assert!(journals.keys().any(|path| path.extension().is_some_and(|end| end == "journal")));
         let mut texts: Vec<_> = journals.into_values().map(|bytes| String::from_utf8(bytes).unwrap()).collect();
-        texts.extend([rest, json.stdout, beside, summary(&environment)]);
+        texts.extend([rest, json.stdout, stderr_rest, summary(&environment)]);
         texts.push(fs::read_to_string(environment.home("outputs")).unwrap());
         for text in &texts {
             for part in parts {

@@ -11,9 +11,10 @@ fn guest_with_secret(
     access: serde_json::Value,
 ) -> GuestFixture {
     grants["secrets"] = access;
-    let mut trial = GuestFixture::new(with, grants).with_plan_field("secrets", json!({ "TOKEN": "env:DEPLOY_TOKEN" }));
-    trial.environment.set_variable("DEPLOY_TOKEN", NGINX_TOKEN);
-    trial
+    let mut fixture =
+        GuestFixture::new(with, grants).with_plan_field("secrets", json!({ "TOKEN": "env:DEPLOY_TOKEN" }));
+    fixture.environment.set_variable("DEPLOY_TOKEN", NGINX_TOKEN);
+    fixture
 }
 
 #[test]

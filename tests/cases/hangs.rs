@@ -91,15 +91,15 @@ fn stalled_download_leaves_no_files() {
     let digest = format!("sha256:{}", sha256(b"whatever"));
     let with =
         json!({ "do": "unpack", "url": stalled.origin() + "/a.tar", "text": digest, "path": "app", "to": "new" });
-    let trial = assert_stopped(with, json!({ "http": [stalled.origin()], "dirs": { "app": "./app" } }));
-    assert_eq!(trial.environment.list("app"), ["archive.tar"]);
+    let fixture = assert_stopped(with, json!({ "http": [stalled.origin()], "dirs": { "app": "./app" } }));
+    assert_eq!(fixture.environment.list("app"), ["archive.tar"]);
 }
 
 #[test]
 fn sleeping_program_is_killed() {
     let with = json!({ "do": "run", "program": "/bin/sh", "args": ["-c", "echo $$ > pid; sleep 600 & wait"], "path": "app/." });
-    let trial = assert_stopped(with, json!({ "programs": [["/bin/sh", "**"]], "dirs": { "app": "./app" } }));
-    let group = trial.environment.read("app/pid").trim().to_owned();
+    let fixture = assert_stopped(with, json!({ "programs": [["/bin/sh", "**"]], "dirs": { "app": "./app" } }));
+    let group = fixture.environment.read("app/pid").trim().to_owned();
     wait_until("nothing of the program is left", || processes_in_group(&group).is_empty());
 }
 
@@ -118,10 +118,10 @@ fn processes_in_group(group: &str) -> Vec<String> {
 #[test]
 fn named_pipe_instead_of_a_file_is_rejected() {
     let pipe = |with: Value| {
-        let trial = GuestFixture::new(with, json!({ "dirs": { "app": "./app" } })).with_file("app/x", "");
-        let made = std::process::Command::new("mkfifo").arg(trial.environment.path("app/a.tar")).status().unwrap();
+        let fixture = GuestFixture::new(with, json!({ "dirs": { "app": "./app" } })).with_file("app/x", "");
+        let made = std::process::Command::new("mkfifo").arg(fixture.environment.path("app/a.tar")).status().unwrap();
         assert!(made.success());
-        trial.run()
+        fixture.run()
     };
     let digest = format!("sha256:{}", sha256(b"whatever"));
     let unpack = json!({ "do": "unpack", "url": "file:app/a.tar", "text": digest, "path": "app", "to": "new" });
@@ -140,14 +140,14 @@ fn endless_query_is_interrupted() {
 fn outcome_with_open_transaction(end: &str, sql: &str, timeout: &str) -> GuestOutcome {
     let with = json!({ "do": "transaction", "name": "main", "end": end, "sql": sql });
     let grants = json!({ "databases": { "main": "sqlite:./main.db" } });
-    let trial = GuestFixture::new(with, grants).with_step_field("timeout", json!(timeout));
-    let ended = trial.run();
-    let other = rusqlite::Connection::open(trial.environment.path("main.db")).unwrap();
+    let fixture = GuestFixture::new(with, grants).with_step_field("timeout", json!(timeout));
+    let outcome = fixture.run();
+    let other = rusqlite::Connection::open(fixture.environment.path("main.db")).unwrap();
     other.busy_timeout(Duration::ZERO).unwrap();
     let count: i64 = other.query_row("SELECT count(*) FROM t", (), |row| row.get(0)).unwrap();
     assert_eq!(count, 0, "rolled back after {end}");
     other.execute("INSERT INTO t VALUES (2)", ()).expect("the database is free again");
-    ended
+    outcome
 }
 
 #[test]

@@ -116,8 +116,8 @@ fn nested_deployment_of_the_same_environment_is_rejected() {
         let outer = environment.run(&[command.as_slice(), &["--local", "--release", "r1"]].concat());
         outer.assert_exit(0).assert_stderr_contains("warning: hook `after-1`");
         assert!(began.elapsed().as_secs() < 10, "it waited for itself");
-        let said = step_log(&environment, "after-1");
-        assert!(said.contains("error[P0219]: this is a part of a deployment of shop/test"), "{said}");
+        let hook_log = step_log(&environment, "after-1");
+        assert!(hook_log.contains("error[P0219]: this is a part of a deployment of shop/test"), "{hook_log}");
     }
     environment.deploy("r2", &[]).assert_exit(0);
     environment.run(&["rollback", "--local"]).assert_exit(0).assert_stderr_contains("warning: hook `after-1`");
@@ -302,8 +302,8 @@ fn deeply_nested_deployment_and_lock_release_are_rejected() {
     let outer = environment.run(&["--local", "--env", "test", "--release", "r1"]);
     outer.assert_exit(0).assert_stderr_contains("warning: hook `after-2`");
     assert!(began.elapsed().as_secs() < 20, "it waited for itself");
-    let said = environment.run(&["logs", "after-1", "--env", "pre"]).stdout;
-    assert!(said.contains("error[P0219]"), "{said}");
+    let hook_log = environment.run(&["logs", "after-1", "--env", "pre"]).stdout;
+    assert!(hook_log.contains("error[P0219]"), "{hook_log}");
     let said = environment.run(&["logs", "after-2", "--env", "test"]).stdout;
     assert!(said.contains("error[P0219]"), "{said}");
 }

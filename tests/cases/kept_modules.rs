@@ -104,13 +104,13 @@ fn description_is_cached_and_a_forged_one_is_rejected() {
     let environment = third_party_environment();
     deploy(&environment);
     let [file] = &cached_files(&environment, CACHE_DIR, "description")[..] else { panic!("not one description") };
-    let said = fs::read(file).unwrap();
-    let forged = String::from_utf8_lossy(&said[32..]).replace("\"phase\":\"check\"", "\"phase\":\"commit\"");
-    fs::write(file, [&said[..32], forged.as_bytes()].concat()).unwrap();
+    let cached = fs::read(file).unwrap();
+    let forged = String::from_utf8_lossy(&cached[32..]).replace("\"phase\":\"check\"", "\"phase\":\"commit\"");
+    fs::write(file, [&cached[..32], forged.as_bytes()].concat()).unwrap();
     let again = module_warnings(&deploy(&environment));
     let start = "warning: module [ROOT]/shop/check.wasm is asked again what it is, its kept answer is not used: ";
     assert!(again.len() == 1 && again[0].starts_with(start), "{again:?}");
-    assert_eq!(fs::read(file).unwrap(), said, "it said the same again");
+    assert_eq!(fs::read(file).unwrap(), cached, "it said the same again");
     assert_eq!(module_warnings(&deploy(&environment)), [""; 0]);
 }
 
@@ -181,9 +181,9 @@ fn check_cache_dir_rejected(spoil: impl FnOnce(&TestEnvironment), why: &str) {
     deploy(&environment);
     let made = inode(&compiled_file(&environment));
     spoil(&environment);
-    let said = deploy(&environment).stderr_snapshot();
-    let warnings: Vec<_> = said.lines().filter(|line| line.starts_with("warning: compiled modules")).collect();
-    assert!(warnings.len() == 1 && warnings[0].ends_with(why), "{said}");
+    let stderr = deploy(&environment).stderr_snapshot();
+    let warnings: Vec<_> = stderr.lines().filter(|line| line.starts_with("warning: compiled modules")).collect();
+    assert!(warnings.len() == 1 && warnings[0].ends_with(why), "{stderr}");
     assert_eq!(inode(&compiled_file(&environment)), made, "nothing was written");
 }
 

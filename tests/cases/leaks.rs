@@ -46,16 +46,16 @@ fn forbidden_texts(secret: &str, parts: &[&str]) -> Vec<String> {
 /// The step says it all and ends so; then everything there is to read is read.
 fn check_nothing_leaks(secret: &str, parts: &[&str], end: &str, exit: i32) {
     let with = json!({ "do": "print-secret", "name": "TOKEN", "end": end });
-    let mut trial = GuestFixture::new(with, json!({ "secrets": { "TOKEN": "reveal" } }))
+    let mut fixture = GuestFixture::new(with, json!({ "secrets": { "TOKEN": "reveal" } }))
         .with_plan_field("secrets", json!({ "TOKEN": "env:TOKEN" }));
-    trial.environment.set_variable("TOKEN", secret);
-    let environment = &trial.environment;
-    let mut said: Vec<RunnerOutput> =
+    fixture.environment.set_variable("TOKEN", secret);
+    let environment = &fixture.environment;
+    let mut outputs: Vec<RunnerOutput> =
         vec![environment.run(&["plan", "--release", "r1"]), environment.run(&["plan", "--release", "r1", "--json"])];
-    assert!(said[0].stdout.contains("***"), "the preview said it: {}", said[0].stdout);
-    said.push(environment.run(&["--local", "--release", "r1", "-v"]));
-    said[2].assert_exit(exit);
-    said.push(environment.run(&["--local", "--release", "r1", "--json", "--fresh"]));
+    assert!(outputs[0].stdout.contains("***"), "the preview said it: {}", outputs[0].stdout);
+    outputs.push(environment.run(&["--local", "--release", "r1", "-v"]));
+    outputs[2].assert_exit(exit);
+    outputs.push(environment.run(&["--local", "--release", "r1", "--json", "--fresh"]));
     let more = [
         "why call",
         "why call --json",
@@ -67,7 +67,7 @@ fn check_nothing_leaks(secret: &str, parts: &[&str], end: &str, exit: i32) {
         "history",
         "history --json",
     ];
-    said.extend(more.map(|line| environment.run(&line.split(' ').collect::<Vec<_>>())));
+    outputs.extend(more.map(|line| environment.run(&line.split(' ').collect::<Vec<_>>())));
     let mut texts: Vec<(String, String)> = environment
         .tree()
         .into_iter()
@@ -78,7 +78,7 @@ fn check_nothing_leaks(secret: &str, parts: &[&str], end: &str, exit: i32) {
     for kept in ["it was all said", "said *** so", "said in fields", "split ***", "stream ***"] {
         assert!(journal.1.contains(kept), "{kept:?} is not in\n{}", journal.1);
     }
-    for answer in said {
+    for answer in outputs {
         texts.push(("stdout".to_owned(), answer.stdout));
         texts.push(("stderr".to_owned(), answer.stderr));
     }

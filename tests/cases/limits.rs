@@ -22,10 +22,10 @@ fn recursion_is_bounded() {
 
 #[test]
 fn panic_message_is_logged() {
-    let ended = run_guest(json!({ "do": "panic", "text": "the reason why" }));
-    ended.assert_failure("trap", "it panicked");
-    assert!(ended.log.iter().any(|line| line.contains("the reason why")), "{ended:?}");
-    assert!(ended.hint.contains("runner logs"));
+    let outcome = run_guest(json!({ "do": "panic", "text": "the reason why" }));
+    outcome.assert_failure("trap", "it panicked");
+    assert!(outcome.log.iter().any(|line| line.contains("the reason why")), "{outcome:?}");
+    assert!(outcome.hint.contains("runner logs"));
 }
 
 #[test]
@@ -35,9 +35,9 @@ fn wasi_exit_is_not_a_success() {
 
 /// Ends by the limit of the log, and what is kept of it is bounded.
 fn assert_flood_is_stopped(with: Value) {
-    let trial = GuestFixture::new(with, json!({}));
-    trial.run().assert_failure("limit", "it was stopped: it asked for more than");
-    let size: usize = trial
+    let fixture = GuestFixture::new(with, json!({}));
+    fixture.run().assert_failure("limit", "it was stopped: it asked for more than");
+    let size: usize = fixture
         .environment
         .tree()
         .iter()
@@ -84,8 +84,8 @@ fn arguments_and_results_are_bounded() {
 
 #[test]
 fn oversized_change_list_is_not_shown() {
-    let trial = GuestFixture::new(json!({ "do": "many-changes" }), json!({}));
-    let preview = trial.environment.run(&["plan", "--release", "r1"]);
+    let fixture = GuestFixture::new(json!({ "do": "many-changes" }), json!({}));
+    let preview = fixture.environment.run(&["plan", "--release", "r1"]);
     preview.assert_exit(0);
     assert!(preview.stdout.contains("its list of changes is"), "{}", preview.stdout);
     assert!(preview.stdout.len() < 10_000);
@@ -94,10 +94,10 @@ fn oversized_change_list_is_not_shown() {
 #[test]
 fn program_output_is_bounded() {
     let with = json!({ "do": "run", "program": "/bin/sh", "args": ["-c", "head -c 1073741824 /dev/zero"] });
-    let ended =
+    let outcome =
         GuestFixture::new(with, json!({ "programs": [["/bin/sh", "**"]], "env": { "PATH": "/usr/bin:/bin" } })).run();
-    assert_eq!(ended.result, "succeeded", "{ended:?}");
-    assert!(ended.outputs["stdout"].as_u64().unwrap() <= (1 << 20) + 100, "{ended:?}");
+    assert_eq!(outcome.result, "succeeded", "{outcome:?}");
+    assert!(outcome.outputs["stdout"].as_u64().unwrap() <= (1 << 20) + 100, "{outcome:?}");
 }
 
 #[test]

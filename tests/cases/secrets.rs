@@ -48,12 +48,12 @@ fn printed_secret_appears_nowhere() {
         text.assert_exit(exit);
         let json = environment.run(&["--local", "--release", "r1", "--json", "--fresh"]);
         let more = ["plan --release r1", "why show", "why show --json", "logs", "logs --json", "status --json"];
-        let mut said: Vec<RunnerOutput> = vec![text, json];
-        said.extend(more.map(|line| environment.run(&line.split(' ').collect::<Vec<_>>())));
+        let mut outputs: Vec<RunnerOutput> = vec![text, json];
+        outputs.extend(more.map(|line| environment.run(&line.split(' ').collect::<Vec<_>>())));
         let journals = environment.tree().into_iter().filter(|(path, _)| path.starts_with(environment.path(".pawl")));
         let mut texts: Vec<_> = journals.map(|(_, bytes)| String::from_utf8(bytes).unwrap()).collect();
         assert!(texts.iter().any(|text| text.contains("raw ")), "what the program said is on record");
-        texts.extend(said.into_iter().flat_map(|answer| [answer.stdout, answer.stderr]));
+        texts.extend(outputs.into_iter().flat_map(|answer| [answer.stdout, answer.stderr]));
         for form in secret_encodings() {
             for text in &texts {
                 assert!(!text.contains(&form), "{form} is in\n{text}");

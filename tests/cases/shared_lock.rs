@@ -116,8 +116,8 @@ fn check_race(backend: &TestStateBackend) {
     for round in 0..ROUNDS {
         machines.iter().for_each(|machine| reset_files(machine));
         let release = format!("r{round}");
-        let words = ["--local", "--release", &release, "--lock-wait", "0"];
-        let mut racers: Vec<Child> = machines.iter().map(|machine| machine.start(&words)).collect();
+        let arguments = ["--local", "--release", &release, "--lock-wait", "0"];
+        let mut racers: Vec<Child> = machines.iter().map(|machine| machine.start(&arguments)).collect();
         let mut ended = vec![None; RACERS];
         wait_until("all but one have ended", || {
             for (racer, ended) in racers.iter_mut().zip(&mut ended) {
@@ -213,12 +213,12 @@ fn killed_holder_blocks_the_bucket_lock_for_a_lease() {
 /// Starts a deployment whose words can be read at its end.
 fn start_with_output(machine: &TestEnvironment, release: &str) -> (Child, PathBuf) {
     reset_files(machine);
-    let said = machine.path("said");
+    let stderr_file = machine.path("said");
     let mut command = machine.command(&["--local", "--release", release]);
-    command.stdout(std::process::Stdio::null()).stderr(std::fs::File::create(&said).unwrap());
+    command.stdout(std::process::Stdio::null()).stderr(std::fs::File::create(&stderr_file).unwrap());
     let holder = command.spawn().unwrap();
     wait_until("the step began", || machine.exists("began"));
-    (holder, said)
+    (holder, stderr_file)
 }
 
 /// The deployment refused to go on, and said of which epoch.
@@ -244,7 +244,7 @@ fn check_stopped_holders(backend: &TestStateBackend) {
             }
         }
         let second = first.another_machine();
-        let (holder, said) = start_with_output(&first, release);
+        let (holder, stderr_file) = start_with_output(&first, release);
         let pid = Pid::from_child(&holder);
         kill_process(pid, Signal::STOP).unwrap();
         if is_taken {
@@ -256,7 +256,7 @@ fn check_stopped_holders(backend: &TestStateBackend) {
         }
         kill_process(pid, Signal::CONT).unwrap();
         first.write("go", "");
-        assert_lock_lost(&first, holder, &said);
+        assert_lock_lost(&first, holder, &stderr_file);
     }
 }
 
@@ -279,7 +279,7 @@ fn disconnected_holder_continues_only_within_its_lease() {
         aws_variables(&relay.address()).iter().for_each(|(name, value)| first.set_variable(name, value));
         let mut second = first.another_machine();
         aws_variables(&moto.address()).iter().for_each(|(name, value)| second.set_variable(name, value));
-        let (mut holder, said) = start_with_output(&first, "r1");
+        let (mut holder, stderr_file) = start_with_output(&first, "r1");
         relay.cut();
         let began = Instant::now();
         if goes_on {
@@ -291,10 +291,10 @@ fn disconnected_holder_continues_only_within_its_lease() {
         relay.restore();
         first.write("go", "");
         if goes_on {
-            assert_eq!(holder.wait().unwrap().code(), Some(0), "{}", std::fs::read_to_string(&said).unwrap());
+            assert_eq!(holder.wait().unwrap().code(), Some(0), "{}", std::fs::read_to_string(&stderr_file).unwrap());
             assert!(first.exists("acted"));
         } else {
-            assert_lock_lost(&first, holder, &said);
+            assert_lock_lost(&first, holder, &stderr_file);
         }
     }
 }
@@ -308,14 +308,14 @@ fn lost_responses_are_resolved_by_reading_back() {
         let relay = TcpRelay::new(address);
         let mut first = machine(&state.replace("RELAY", &relay.address()), "6s");
         aws_variables(&relay.address()).iter().for_each(|(name, value)| first.set_variable(name, value));
-        let (mut holder, said) = start_with_output(&first, "r1");
+        let (mut holder, stderr_file) = start_with_output(&first, "r1");
         relay.drop_responses();
         // Long enough for a renewal, which is due after 2 s.
         let began = Instant::now();
         wait_until("3 s have passed", || began.elapsed() > Duration::from_secs(3));
         relay.restore();
         first.write("go", "");
-        assert_eq!(holder.wait().unwrap().code(), Some(0), "{}", std::fs::read_to_string(&said).unwrap());
+        assert_eq!(holder.wait().unwrap().code(), Some(0), "{}", std::fs::read_to_string(&stderr_file).unwrap());
         assert_eq!(first.run(&["history", "--json"]).json().as_array().unwrap().len(), 1);
         assert_eq!(first.run(&["lock", "status", "--json"]).json()[0]["standing"], "free");
     }
@@ -363,7 +363,7 @@ fn forced_release_takes_the_lock_from_a_running_deployment() {
         let first = backend.machine("3s");
         let other = backend.another_machine(&first);
         let operator = other.as_ref().unwrap_or(&first);
-        let (holder, said) = start_with_output(&first, "r1");
+        let (holder, stderr_file) = start_with_output(&first, "r1");
         operator.run(&["lock", "release"]).assert_exit(2).assert_stderr_contains("P0208");
         operator.run(&["lock", "release", "--local", "--force"]).assert_exit(2).assert_stderr_contains("--message");
         let living = operator.run(&["lock", "release", "--local"]);
@@ -374,7 +374,7 @@ fn forced_release_takes_the_lock_from_a_running_deployment() {
         // A folder of its own, where this machine is the operator too.
         operator.write("go", "");
         first.write("go", "");
-        assert_lock_lost(&first, holder, &said);
+        assert_lock_lost(&first, holder, &stderr_file);
         let _ = std::fs::remove_file(operator.path("acted"));
         operator.run(&["--local", "--release", "r2"]).assert_exit(0);
         assert!(operator.exists("acted"));

@@ -141,18 +141,18 @@ impl CuttableTcpProxy {
 fn migration_recovers_from_a_cut_connection() {
     for engine in [TestDbEngine::Postgres, TestDbEngine::Mariadb] {
         let database = TestDatabase::new(engine);
-        let cable = CuttableTcpProxy::to_port(database.server.as_ref().unwrap().port());
-        let shop = MigrationFixture::with_url(&database.url_at(cable.port, "${{ secrets.PASSWORD }}"), "", "");
+        let proxy = CuttableTcpProxy::to_port(database.server.as_ref().unwrap().port());
+        let shop = MigrationFixture::with_url(&database.url_at(proxy.port, "${{ secrets.PASSWORD }}"), "", "");
         shop.write_migration("1_slow.sql", slow_migration(engine));
         let mut child = shop.start("state");
         wait_until("the migration is under way", || migration_session(&database).is_some());
-        cable.cut.store(true, Ordering::Relaxed);
+        proxy.cut.store(true, Ordering::Relaxed);
         assert_eq!(child.wait().unwrap().code(), Some(1), "{engine:?}");
         if engine == TestDbEngine::Mariadb {
             // It goes on with the statement, and holds the lock until then; nobody needs to wait for the whole of it.
             database.sql(&format!("kill query {}", migration_session(&database).unwrap()));
         }
-        cable.cut.store(false, Ordering::Relaxed);
+        proxy.cut.store(false, Ordering::Relaxed);
         let (from, to) =
             if engine == TestDbEngine::Postgres { ("pg_sleep(20)", "1") } else { ("sleep(20)", "sleep(0)") };
         shop.write_migration("1_slow.sql", slow_migration(engine).replace(from, to));
@@ -176,9 +176,9 @@ fn migration_recovers_from_a_full_disk() {
     let mut command = Command::new("unshare");
     let namespaces: &[&str] = if rustix::process::geteuid().is_root() { &["--mount"] } else { &["--mount", "-Ur"] };
     command.args(namespaces).args(["sh", "-c", script, "sh"]).arg(folder.path()).arg(env!("CARGO_BIN_EXE_runner"));
-    let said = run_process(shop.command_under(command, "state", &[]));
-    assert!(said.text.contains("first 1") && said.text.contains("second 0"), "{}", said.text);
-    assert!(said.text.contains("disk is full") && said.text.contains("50\n1\n2"), "{}", said.text);
+    let output = run_process(shop.command_under(command, "state", &[]));
+    assert!(output.text.contains("first 1") && output.text.contains("second 0"), "{}", output.text);
+    assert!(output.text.contains("disk is full") && output.text.contains("50\n1\n2"), "{}", output.text);
 }
 
 #[test]
@@ -221,10 +221,10 @@ fn transaction_pooler_is_rejected() {
         wait_until("the pooler listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
         let shop = MigrationFixture::with_url(&database.url_at(port, "${{ secrets.PASSWORD }}"), "", "");
         shop.write_migration("1_a.sql", "create table if not exists a (id integer);\n");
-        let said = shop.deploy();
+        let output = shop.deploy();
         pooler.kill().unwrap();
         pooler.wait().unwrap();
-        let said = said.assert_exit(exit);
+        let said = output.assert_exit(exit);
         if exit == 2 {
             said.assert_contains("error[P0322]");
         }

@@ -61,7 +61,7 @@ fn shop_with_migrations(database: &TestDatabase) -> MigrationFixture {
 
 /// Everything that the migrations leave, times aside.
 fn database_state(database: &TestDatabase) -> String {
-    let asked: &[&str] = match database.engine {
+    let queries: &[&str] = match database.engine {
         TestDbEngine::Postgres => &[
             "select id, name from users order by id",
             "select indexrelid::regclass, indisvalid from pg_index where indrelid = 'users'::regclass order by 1",
@@ -80,10 +80,10 @@ fn database_state(database: &TestDatabase) -> String {
             "select name from sqlite_master where name not like '%pawl%' order by 1",
         ],
     };
-    let mut world: Vec<String> = asked.iter().map(|sql| database.sql(sql)).collect();
-    world.push(database.sql("select version, name, checksum from _pawl_migrations order by version"));
-    world.push(database.sql("select count(*) from _pawl_ledger where kind = 'statement'"));
-    world.join("\n--\n")
+    let mut state: Vec<String> = queries.iter().map(|sql| database.sql(sql)).collect();
+    state.push(database.sql("select version, name, checksum from _pawl_migrations order by version"));
+    state.push(database.sql("select count(*) from _pawl_ledger where kind = 'statement'"));
+    state.join("\n--\n")
 }
 
 fn strace_command(shop: &MigrationFixture, options: &[&str]) -> Command {
@@ -125,19 +125,19 @@ fn check_kills(engine: TestDbEngine) {
     let _server = (engine != TestDbEngine::Sqlite).then(|| TestDbServer::shared(engine));
     let seed = dice::seed_from_env().unwrap();
     let (points, complete) = kill_points(engine);
-    let mut dice = SplitMix64::new(seed);
+    let mut rng = SplitMix64::new(seed);
     let wanted = wanted_points();
     // Where there are fewer points than wanted, they are taken again: what a kill meets differs from time to time.
     let mut chosen = Vec::new();
     while chosen.len() < wanted {
-        chosen.extend(dice.choose_distinct(wanted - chosen.len(), points.len()));
+        chosen.extend(rng.choose_distinct(wanted - chosen.len(), points.len()));
     }
     let mut killed = 0;
     for index in chosen {
         let (name, nth) = &points[index];
         let database = TestDatabase::new(engine);
         let shop = shop_with_migrations(&database);
-        let place = format!("{engine:?}, PAWL_SEED={seed}, {name} {nth}");
+        let case_name = format!("{engine:?}, PAWL_SEED={seed}, {name} {nth}");
         let inject = format!("inject={name}:signal=SIGKILL:when={nth}");
         let first = run_process(strace_command(
             &shop,
@@ -146,8 +146,8 @@ fn check_kills(engine: TestDbEngine) {
         // strace ends as the runner did; a few points come only in some runs.
         killed += usize::from(first.code != Some(0));
         let second = shop.deploy();
-        assert_eq!(second.code, Some(0), "{place}: stuck: {}\nfirst: {}", second.text, first.text);
-        assert_eq!(database_state(&database), complete, "{place}\nfirst: {}", first.text);
+        assert_eq!(second.code, Some(0), "{case_name}: stuck: {}\nfirst: {}", second.text, first.text);
+        assert_eq!(database_state(&database), complete, "{case_name}\nfirst: {}", first.text);
     }
     let kinds: BTreeMap<&str, usize> = points.iter().fold(BTreeMap::new(), |mut kinds, (name, _)| {
         *kinds.entry(name.as_str()).or_default() += 1;

@@ -83,9 +83,9 @@ fn out_of_order_file_is_rejected_unless_allowed() {
             |_, database, shop| {
                 shop.deploy().assert_exit(0);
                 shop.write_migration("1_a.sql", "create table a (id integer);\n");
-                let said = shop.deploy().assert_exit(exit);
+                let output = shop.deploy().assert_exit(exit);
                 if exit == 1 {
-                    said.assert_contains("error[P0314]").assert_contains("migrations/1_a.sql:1");
+                    output.assert_contains("error[P0314]").assert_contains("migrations/1_a.sql:1");
                 } else {
                     assert_eq!(database.sql("select count(*) from a"), "0");
                 }

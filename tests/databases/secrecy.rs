@@ -243,9 +243,9 @@ fn guest_that_searches_for_the_password_finds_nothing() {
             let shop = MigrationFixture::with_url(&url, "", "");
             shop.write_migration("1_a.sql", "create table if not exists a (id integer);\n");
             fs::copy(misbehave_component(), shop.path("module.wasm")).unwrap();
-            let place = format!("127.0.0.1:{port}/{}", database.name);
-            let words: Vec<String> = encodings(PASSWORD).into_iter().chain([place]).collect();
-            let backwards: Vec<String> = words.iter().map(|word| word.chars().rev().collect()).collect();
+            let address = format!("127.0.0.1:{port}/{}", database.name);
+            let needles: Vec<String> = encodings(PASSWORD).into_iter().chain([address]).collect();
+            let backwards: Vec<String> = needles.iter().map(|word| word.chars().rev().collect()).collect();
             let plan = json!({
                 "version": 1, "app": "shop", "state": "dir:${{ env.STATE }}", "secrets": { "PASSWORD": "env:PASSWORD" },
                 "steps": { "look": {
@@ -257,14 +257,14 @@ fn guest_that_searches_for_the_password_finds_nothing() {
                 } },
             });
             shop.write("deploy.yml", plan.to_string());
-            let said =
+            let output =
                 shop.run(&["--local", "--release", "r1", "--verbose"]).assert_exit(0).assert_contains("looked at ");
-            assert_eq!(!said.text.contains(", 0 rows"), rows, "{engine:?}: {}", said.text);
+            assert_eq!(!output.text.contains(", 0 rows"), rows, "{engine:?}: {}", output.text);
             let journal = fs::read_to_string(shop.root().join("state/shop/default/attempt-000001.journal")).unwrap();
             assert!(journal.contains(r#""seen":"""#), "{engine:?}: it saw something: {journal}");
             let mut texts = files_besides_plan(&shop);
             texts.retain(|text| !text.contains("module.wasm: "));
-            texts.push(said.text);
+            texts.push(output.text);
             assert_absent(engine, &[PASSWORD], &texts);
         }
     }

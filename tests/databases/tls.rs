@@ -33,7 +33,9 @@ impl TestCertificates {
         use std::os::unix::fs::PermissionsExt as _;
         fs::set_permissions(certificates.path("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
         if rustix::process::geteuid().is_root() {
-            for path in [certificates.0.path().to_owned(), certificates.path("server.pem"), certificates.path("key.pem")] {
+            for path in
+                [certificates.0.path().to_owned(), certificates.path("server.pem"), certificates.path("key.pem")]
+            {
                 let nobody = (rustix::fs::Uid::from_raw(65534), rustix::fs::Gid::from_raw(65534));
                 rustix::fs::chown(&path, Some(nobody.0), Some(nobody.1)).unwrap();
             }
@@ -99,11 +101,11 @@ fn tls_option_names(engine: TestDbEngine) -> (&'static str, &'static str) {
 
 #[test]
 fn tls_modes_accept_or_reject_certificates() {
-    let papers = TestCertificates::new();
-    let (ours, other) = (papers.path("authority.pem"), papers.path("other.pem"));
+    let certificates = TestCertificates::new();
+    let (ours, other) = (certificates.path("authority.pem"), certificates.path("other.pem"));
     let (ours, other) = (ours.display(), other.display());
     for engine in [TestDbEngine::Postgres, TestDbEngine::Mariadb] {
-        let server = Arc::new(papers.server(engine));
+        let server = Arc::new(certificates.server(engine));
         let (mode, ca) = tls_option_names(engine);
         // With TLS, without, or refused with these words.
         let cases: Vec<(&str, String, Result<bool, &str>)> = vec![
@@ -155,9 +157,9 @@ fn server_without_tls_is_rejected_when_tls_is_required() {
         let database = TestDatabase::on_server(engine, Some(Arc::new(TestDbServer::start_with(engine, off))));
         let (mode, _) = tls_option_names(engine);
         for query in [format!("{mode}=require"), format!("{mode}=verify-ca"), format!("{mode}=verify-full")] {
-            let said = deploy_with_tls(&database, "localhost", &query);
-            assert_ne!(said.code, Some(0), "{engine:?} {query}: {}", said.text);
-            assert!(said.text.contains("TLS") || said.text.contains("SSL"), "{engine:?} {query}: {}", said.text);
+            let output = deploy_with_tls(&database, "localhost", &query);
+            assert_ne!(output.code, Some(0), "{engine:?} {query}: {}", output.text);
+            assert!(output.text.contains("TLS") || output.text.contains("SSL"), "{engine:?} {query}: {}", output.text);
             assert!(database.try_sql("select * from tls").is_err(), "{engine:?} {query}");
         }
         deploy_with_tls(&database, "127.0.0.1", "").assert_exit(0);

@@ -112,14 +112,14 @@ impl GeneratedHistory {
     /// Plays the moves.
     pub(crate) fn from_ops(moves: &[HistoryOp], places: &[(StepTarget, StepPhase)]) -> Self {
         let mut history = Self::default();
-        let mut hearsay = false;
-        history.push(JournalEvent::Started(header(None, true, 0)), hearsay);
+        let mut untrusted = false;
+        history.push(JournalEvent::Started(header(None, true, 0)), untrusted);
         for one in moves {
             if let HistoryOp::StartAttempt { untrusted: new, .. } = one {
-                hearsay = *new;
+                untrusted = *new;
             }
             let event = history.event_of(one, places);
-            history.push(event, hearsay);
+            history.push(event, untrusted);
         }
         history
     }

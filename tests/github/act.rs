@@ -28,15 +28,15 @@ const KEY: &str = "a-key-of-the-journal";
 
 #[test]
 fn rerun_on_a_new_machine_resumes_where_it_failed() {
-    let world = ActFixture::new();
-    let first = world.run_attempt(1);
+    let fixture = ActFixture::new();
+    let first = fixture.run_attempt(1);
     first.assert_ended(1, "failure", NO_ARTIFACT);
     assert_eq!(first.decisions(), [("pull", "run never-ran"), ("migrate", "run never-ran")]);
 
     // "Re-run failed jobs" on another machine, with the commit that mends it.
-    world.delete_machine();
-    world.write(MIGRATION, FIXED);
-    let second = world.run_attempt(2);
+    fixture.delete_machine();
+    fixture.write(MIGRATION, FIXED);
+    let second = fixture.run_attempt(2);
     second.assert_ended(0, "success", FIRST_ARTIFACT_PREFIX);
     let expected = [
         // Asked, and not there: that, and no other reason, has it run again.
@@ -47,22 +47,22 @@ fn rerun_on_a_new_machine_resumes_where_it_failed() {
         ("verify", "run never-ran"),
     ];
     assert_eq!(second.decisions(), expected);
-    assert_eq!(world.live_version(), "r1");
+    assert_eq!(fixture.live_version(), "r1");
 }
 
 #[test]
 fn surviving_effects_are_skipped() {
-    let world = ActFixture::new();
-    world.run_attempt(1).assert_ended(1, "failure", NO_ARTIFACT);
-    let pulled = world.pulled_release();
-    world.write(MIGRATION, FIXED);
-    let second = world.run_attempt(2);
+    let fixture = ActFixture::new();
+    fixture.run_attempt(1).assert_ended(1, "failure", NO_ARTIFACT);
+    let pulled = fixture.pulled_release();
+    fixture.write(MIGRATION, FIXED);
+    let second = fixture.run_attempt(2);
     second.assert_ended(0, "success", FIRST_ARTIFACT_PREFIX);
     let pull: Vec<_> = second.decisions().into_iter().filter(|(step, _)| *step == "pull").collect();
     assert_eq!(pull, [("pull", "probed held"), ("pull", "skip held")]);
     // The very same files, not made again.
-    assert_eq!(world.pulled_release(), pulled);
-    assert_eq!(world.live_version(), "r1");
+    assert_eq!(fixture.pulled_release(), pulled);
+    assert_eq!(fixture.live_version(), "r1");
 }
 
 /// A repository with the action and the example in it, the store of artifacts, and a machine.

@@ -44,10 +44,10 @@ fn cancelled_job_saves_its_state_and_frees_the_lock() {
     wait_until("the step begins, and is known elsewhere", || {
         first.has_intent() && service.call_count(FakeServiceCall::Finalize) > 0
     });
-    let asked = Instant::now();
+    let signalled_at = Instant::now();
     kill_process(Pid::from_child(&launcher), Signal::INT).unwrap();
     let status = launcher.wait().unwrap();
-    assert!(asked.elapsed() < CANCEL_DEADLINE, "{:?}", asked.elapsed());
+    assert!(signalled_at.elapsed() < CANCEL_DEADLINE, "{:?}", signalled_at.elapsed());
     assert_eq!(status.code(), Some(130));
     let here = fs::read_to_string(first.journal_path(1)).unwrap();
     assert!(here.trim_end().lines().last().unwrap().contains("\"type\":\"ended\",\"exit\":\"interrupted\""), "{here}");

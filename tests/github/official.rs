@@ -26,9 +26,9 @@ fn run_official_client(service: &FakeArtifactService, words: &[&str]) -> Value {
     node.env_clear().env("PATH", path).envs(service.variables());
     node.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/github/official.mjs")).arg(module).args(words);
     let output = node.output().unwrap_or_else(|error| panic!("node: {error}; run `cargo xtask setup`"));
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_str(said.lines().last().unwrap()).unwrap_or_else(|error| panic!("{error}: {said}"))
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_str(stdout.lines().last().unwrap()).unwrap_or_else(|error| panic!("{error}: {stdout}"))
 }
 
 fn zip_file(name: &str, content: &[u8]) -> Bytes {

@@ -453,9 +453,9 @@ fn a_deployment_waits_for_no_more_acknowledgements_than_it_must() {
 fn post_releases_the_lock_of_a_killed_runner_only() {
     let service = FakeArtifactService::start();
     let mut machine = ci_machine(&service);
-    let place = tempfile::tempdir().unwrap();
-    init_bare_repository(place.path());
-    machine.edit("deploy.yml", "app: shop", &format!("app: shop\nstate: git:{}", place.path().display()));
+    let remote = tempfile::tempdir().unwrap();
+    init_bare_repository(remote.path());
+    machine.edit("deploy.yml", "app: shop", &format!("app: shop\nstate: git:{}", remote.path().display()));
     machine.set_variable("GITHUB_RUN_ATTEMPT", "1");
     std::fs::create_dir_all(machine.path("deploy/test")).unwrap();
     let database = rusqlite::Connection::open(machine.path("deploy/test/shop.db")).unwrap();

@@ -94,10 +94,10 @@ impl ExampleShop {
     /// Runs the runner to its end, and expects an exit code.
     pub(crate) fn run_expecting(&self, words: &[&str], code: i32) -> Result<Output> {
         let output = self.runner_command(words).output().context("start the runner")?;
-        let said = String::from_utf8_lossy(&output.stderr);
+        let stderr = String::from_utf8_lossy(&output.stderr);
         ensure!(
             output.status.code() == Some(code),
-            "`runner {}` ended with {}, expected {code}:\n{said}",
+            "`runner {}` ended with {}, expected {code}:\n{stderr}",
             words.join(" "),
             output.status
         );

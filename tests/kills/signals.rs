@@ -60,7 +60,7 @@ fn sigterm_stops_a_long_step_in_time() -> Result<()> {
 fn signal_at_any_moment_frees_the_lock_and_ends_in_time() -> Result<()> {
     const MOMENTS: usize = 100;
     let seed = dice::seed_from_env()?;
-    let mut dice = SplitMix64::new(seed);
+    let mut rng = SplitMix64::new(seed);
     let folder = tempfile::tempdir()?;
     // A few steps of some milliseconds each.
     let shop = slow_shop(folder.path(), "sleep 0.05; echo done > slow.txt")?;
@@ -76,18 +76,18 @@ fn signal_at_any_moment_frees_the_lock_and_ends_in_time() -> Result<()> {
                 _ => Err(error),
             })?;
         }
-        let words = ["--local", "--release", release.as_str()];
+        let arguments = ["--local", "--release", release.as_str()];
         let mut child =
-            shop.runner_command(&words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+            shop.runner_command(&arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         // The one wait that is no condition: what is tested is that no moment is a bad one.
-        thread::sleep(undisturbed.mul_f64(dice.below(1200) as f64 / 1000.0));
+        thread::sleep(undisturbed.mul_f64(rng.below(1200) as f64 / 1000.0));
         let signal = if moment % 2 == 0 { Signal::INT } else { Signal::TERM };
-        let asked = Instant::now();
+        let signalled_at = Instant::now();
         // It may have ended by itself in this moment.
         let _ = kill_process(Pid::from_child(&child), signal);
         wait_until(WAIT_TIMEOUT, || Ok(child.try_wait()?.is_some()))
             .with_context(|| format!("seed {seed}, {release}: it did not end"))?;
-        let (took, status) = (asked.elapsed(), child.wait()?);
+        let (took, status) = (signalled_at.elapsed(), child.wait()?);
         ensure!(took < MAX_SHUTDOWN_TIME, "seed {seed}, {release}: it took {took:?} to end");
         // Before it listens for signals, nothing was begun, and the signal ends it.
         let end = status.code().map_or_else(|| format!("{status}"), |code| code.to_string());

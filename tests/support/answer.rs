@@ -45,8 +45,8 @@ impl RunnerOutput {
     /// Fails unless this text is in what was said to people.
     #[track_caller]
     pub fn assert_stderr_contains(&self, text: &str) -> &Self {
-        let said = self.stderr_snapshot();
-        assert!(said.contains(text), "{text:?} is not in\n{said}");
+        let stderr = self.stderr_snapshot();
+        assert!(stderr.contains(text), "{text:?} is not in\n{stderr}");
         self
     }
 

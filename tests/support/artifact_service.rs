@@ -178,8 +178,8 @@ impl FakeArtifactService {
 
     /// The names of all artifacts that are complete.
     pub fn artifact_names(&self) -> Vec<String> {
-        let world = self.lock_state();
-        world.artifacts.iter().filter(|(_, artifact)| artifact.is_final).map(|(name, _)| name.clone()).collect()
+        let state = self.lock_state();
+        state.artifacts.iter().filter(|(_, artifact)| artifact.is_final).map(|(name, _)| name.clone()).collect()
     }
 
     /// The content of an artifact.
@@ -204,12 +204,12 @@ impl FakeArtifactService {
 
     /// An artifact of another job of the run.
     pub fn add_artifact(&self, name: &str, content: &[u8]) {
-        let mut world = self.lock_state();
-        let mut artifact = world.new_artifact(BACKEND_RUN_ID, "0d9b4c1a-0000-4000-8000-another-job0");
+        let mut state = self.lock_state();
+        let mut artifact = state.new_artifact(BACKEND_RUN_ID, "0d9b4c1a-0000-4000-8000-another-job0");
         (artifact.content, artifact.size) = (content.to_vec(), content.len());
         artifact.digest = Some(format!("sha256:{}", sha256(content)));
         artifact.is_final = true;
-        world.artifacts.insert(name.to_owned(), artifact);
+        state.artifacts.insert(name.to_owned(), artifact);
     }
 
     fn lock_state(&self) -> MutexGuard<'_, FakeServiceState> {
@@ -277,10 +277,10 @@ fn call_of(request: &FakeServiceRequest) -> Option<FakeServiceCall> {
     rest::call_of(&request.method, path.strip_prefix("/api/v3")?)
 }
 
-fn respond(world: &Mutex<FakeServiceState>, request: &mut FakeServiceRequest) -> io::Result<Option<HttpReply>> {
+fn respond(state: &Mutex<FakeServiceState>, request: &mut FakeServiceRequest) -> io::Result<Option<HttpReply>> {
     let Some(call) = call_of(request) else { return Ok(Some(HttpReply::status(404))) };
     let (mishap, latency) = {
-        let mut world = world.lock().unwrap();
+        let mut world = state.lock().unwrap();
         (world.next_fault(call), world.latency)
     };
     std::thread::sleep(latency);
@@ -288,7 +288,7 @@ fn respond(world: &Mutex<FakeServiceState>, request: &mut FakeServiceRequest) ->
     let mut is_told = true;
     match mishap {
         Some(InjectedFault::Status(status)) => {
-            apply_failed_call(&mut world.lock().unwrap(), call, request)?;
+            apply_failed_call(&mut state.lock().unwrap(), call, request)?;
             return failed(status, Vec::new(), br#"{"code":"internal","msg":"not today"}"#.to_vec());
         }
         Some(InjectedFault::RetryAfter(status, seconds)) => {
@@ -304,7 +304,7 @@ fn respond(world: &Mutex<FakeServiceState>, request: &mut FakeServiceRequest) ->
         None => {}
     }
     let body = request.body(usize::MAX)?;
-    let world = &mut world.lock().unwrap();
+    let world = &mut state.lock().unwrap();
     let reply = match call {
         FakeServiceCall::Create
         | FakeServiceCall::Finalize

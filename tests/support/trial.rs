@@ -41,9 +41,9 @@ impl GuestFixture {
         fs::copy(module, environment.path("module.wasm")).unwrap();
         let step =
             json!({ "uses": "./module.wasm", "with": with, "grants": grants, "timeout": "10s", "trust": "host" });
-        let trial = Self { environment, plan: json!({ "version": 1, "app": "shop", "steps": { "call": step } }) };
-        trial.write_plan();
-        trial
+        let fixture = Self { environment, plan: json!({ "version": 1, "app": "shop", "steps": { "call": step } }) };
+        fixture.write_plan();
+        fixture
     }
 
     /// Sets a member of the plan's step.

@@ -33,9 +33,9 @@ fn run_linters(action: &Path, workflows: &[PathBuf]) -> Result<()> {
     let mut check = |command: &mut Command| -> Result<()> {
         let output = command.output().with_context(|| format!("start {}", command_line(command)))?;
         if !output.status.success() {
-            let said =
+            let linter_output =
                 [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-            eprintln!("{}", said.trim_end());
+            eprintln!("{}", linter_output.trim_end());
             failed.push(command_line(command).chars().take(80).collect::<String>());
         }
         Ok(())

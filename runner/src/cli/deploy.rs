@@ -193,7 +193,8 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     let observe = |before: &JournalState, header: &JournalHeader| -> EntryObserver {
         let report = Rc::clone(&report);
         *report.borrow_mut() = Some(screen.deployment_reporter(before, header, again));
-        *github_deployment.borrow_mut() = GithubDeployment::start(&prepared.plan, &prepared.release.label, released_of.as_deref());
+        *github_deployment.borrow_mut() =
+            GithubDeployment::start(&prepared.plan, &prepared.release.label, released_of.as_deref());
         let checkpoints = store.checkpoints().cloned();
         if let Some(shown) = checkpoints.as_ref().map(|checkpoints| checkpoints.status()) {
             checkpoint_notices(&shown, missing_journal).into_iter().for_each(|notice| tell(notice));
@@ -220,7 +221,8 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         None => None,
     };
     github_notice.into_iter().for_each(|notice| tell(notice));
-    let (journal, resumed_from) = (checkpoint_status.newest.unwrap_or_default(), checkpoint_status.resumed_from.unwrap_or_default());
+    let (journal, resumed_from) =
+        (checkpoint_status.newest.unwrap_or_default(), checkpoint_status.resumed_from.unwrap_or_default());
     let outputs = |run: &str, release: &str| {
         screen.set_job_outputs(&[
             ("run", run),

@@ -193,10 +193,10 @@ fn operator_fence(plan: &Plan, store: &StateStore) -> Result<MigrationFence, Vec
 }
 
 async fn run_read_only(step: &PlanStep, command: &MigrateSubcommand) -> MigrateResult {
-    let desk = open_migrations(step, &step.with, CallPurpose::Probe).await?;
+    let admin = open_migrations(step, &step.with, CallPurpose::Probe).await?;
     match command {
         MigrateSubcommand::Lint => {
-            let (found, _) = desk.lint().await?;
+            let (found, _) = admin.lint().await?;
             let mut text = String::new();
             for lint in &found {
                 let _ = writeln!(text, "{}:{}: {} ({})", lint.file, lint.line, lint.message, lint.rule);
@@ -211,7 +211,7 @@ async fn run_read_only(step: &PlanStep, command: &MigrateSubcommand) -> MigrateR
             Ok(MigrateAnswer::new(text, json!({ "found": found })))
         }
         MigrateSubcommand::Preview { .. } => {
-            let pending = desk.pending().await?;
+            let pending = admin.pending().await?;
             let mut text = String::new();
             for (file, sql) in &pending {
                 let _ = writeln!(text, "-- {file}\n{sql}\n");
@@ -227,19 +227,19 @@ async fn run_read_only(step: &PlanStep, command: &MigrateSubcommand) -> MigrateR
         | MigrateSubcommand::Resolve { .. }
         | MigrateSubcommand::Accept { .. }
         | MigrateSubcommand::Down { .. } => {
-            let stand = desk.status().await?;
-            let mut text = format!("{} migrations on {}\n", stand.format, stand.engine);
-            for file in &stand.files {
+            let status = admin.status().await?;
+            let mut text = format!("{} migrations on {}\n", status.format, status.engine);
+            for file in &status.files {
                 let more =
                     file.statements.map_or_else(String::new, |count| format!("  ({count} statements on record)"));
                 let _ = writeln!(text, "  {:<9}  {}{more}", file.state, file.file);
             }
-            for problem in &stand.problems {
+            for problem in &status.problems {
                 let diagnostic = migration_diagnostic(problem);
                 let _ = writeln!(text, "{}: {}", diagnostic.code, diagnostic.message);
             }
-            let exit = if stand.problems.is_empty() { ExitKind::Success } else { ExitKind::Failed };
-            Ok(MigrateAnswer { exit, ..MigrateAnswer::new(text, json!(stand)) })
+            let exit = if status.problems.is_empty() { ExitKind::Success } else { ExitKind::Failed };
+            Ok(MigrateAnswer { exit, ..MigrateAnswer::new(text, json!(status)) })
         }
     }
 }
@@ -250,9 +250,9 @@ async fn run_mutating(
     fence: &MigrationFence,
     screen: &CommandOutput,
 ) -> MigrateResult {
-    let mut desk = open_migrations(step, &step.with, CallPurpose::Mutate).await?;
+    let mut admin = open_migrations(step, &step.with, CallPurpose::Mutate).await?;
     let notices = screen.stderr_notifier();
-    let tell = move |level: MessageLevel, message: String| match level {
+    let log = move |level: MessageLevel, message: String| match level {
         MessageLevel::Error | MessageLevel::Warn => notices(contract::diagnostic::Notice::warning(message)),
         MessageLevel::Info | MessageLevel::Debug | MessageLevel::Trace => {}
     };
@@ -264,12 +264,12 @@ async fn run_mutating(
         MigrateAnswer::new(text, json!({ "did": verb, "files": files }))
     };
     match command {
-        MigrateSubcommand::Preview { .. } => Ok(files("ran and rolled back", desk.dry_run(&tell).await?)),
+        MigrateSubcommand::Preview { .. } => Ok(files("ran and rolled back", admin.dry_run(&log).await?)),
         MigrateSubcommand::Baseline { version, .. } => {
-            Ok(files("took as applied", desk.baseline(version, fence, &tell).await?))
+            Ok(files("took as applied", admin.baseline(version, fence, &log).await?))
         }
         MigrateSubcommand::Resolve { fence: true, .. } => {
-            desk.reset_fence(&tell).await?;
+            admin.reset_fence(&log).await?;
             Ok(MigrateAnswer::new(
                 "the database has forgotten which attempt migrated last\n".to_owned(),
                 json!({ "did": "fence" }),
@@ -282,12 +282,12 @@ async fn run_mutating(
                 (false, None) => MigrationResolution::RolledBack,
             };
             let version = version.as_deref().unwrap_or_default();
-            Ok(files("resolved", vec![desk.resolve(version, resolution, fence, &tell).await?]))
+            Ok(files("resolved", vec![admin.resolve(version, resolution, fence, &log).await?]))
         }
         MigrateSubcommand::Accept { version, .. } => {
-            Ok(files("blessed", vec![desk.accept(version, fence, &tell).await?]))
+            Ok(files("blessed", vec![admin.accept(version, fence, &log).await?]))
         }
-        MigrateSubcommand::Down { to, .. } => Ok(files("undone", desk.down(to.as_deref(), fence, &tell).await?)),
+        MigrateSubcommand::Down { to, .. } => Ok(files("undone", admin.down(to.as_deref(), fence, &log).await?)),
         MigrateSubcommand::Status | MigrateSubcommand::Lint => run_read_only(step, command).await,
     }
 }

@@ -97,12 +97,12 @@ pub(super) fn check_nesting(store: &StateStore) -> Result<(), Diagnostic> {
     let token: LockToken = text.parse().map_err(|_| stale("PAWL_LOCK is no token"))?;
     let is_ours =
         token.resource == store.resource() && env_variable("PAWL_STATE").is_none_or(|at| at == store.address());
-    let outer = if is_ours {
+    let enclosing = if is_ours {
         store.clone()
     } else {
         enclosing_store(&token).ok_or_else(|| stale("PAWL_STATE does not say where its lock is"))?
     };
-    outer.verify_inherited_lock(token).map_err(|error| Diagnostic::from(&error))?;
+    enclosing.verify_inherited_lock(token).map_err(|error| Diagnostic::from(&error))?;
     let ours = format!("{} {}", store.resource(), store.address());
     if is_ours || enclosing_deployments().contains(&ours) {
         let message =

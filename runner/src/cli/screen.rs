@@ -118,7 +118,7 @@ impl CommandOutput {
         &self,
         before: &JournalState,
         header: &JournalHeader,
-        again: &str,
+        resume_command: &str,
     ) -> Box<dyn DeploymentReporter> {
         let last = before.attempts.last().filter(|_| header.attempt != AttemptNumber::FIRST);
         let options = report::ReportOptions {
@@ -127,22 +127,22 @@ impl CommandOutput {
             interactive: self.interactive_mode,
             continues_after: last.map(|last| words::continues_after(last.exit, last.failed_step.as_ref())),
         };
-        let told: Box<dyn DeploymentReporter> = match (self.format, &self.workflow) {
+        let reporter: Box<dyn DeploymentReporter> = match (self.format, &self.workflow) {
             (OutputFormat::Json, _) => Box::new(JsonLinesReporter::new(Box::new(std::io::stdout()))),
             (OutputFormat::Text, Some(workflow)) => Box::new(GroupedLogReporter::new(workflow.clone(), options)),
             (OutputFormat::Text, None) => {
                 Box::new(TerminalReporter::new(Box::new(std::io::stderr()), Box::new(std::io::stdout()), options))
             }
         };
-        let Some(page) = JobSummaryFile::of_job() else { return told };
+        let Some(page) = JobSummaryFile::of_job() else { return reporter };
         let (room, tell) = (page.remaining_bytes(), self.notifier());
         let write = Box::new(move |text: &str| page.append(text).into_iter().for_each(|notice| tell(notice)));
         let earlier = github::previous_attempts(&before.attempts, header);
         Box::new((
-            told,
+            reporter,
             JobSummaryReporter::new(
                 earlier,
-                github::local_command(again),
+                github::local_command(resume_command),
                 super::ci::is_journal_authenticated(),
                 room,
                 write,

@@ -251,14 +251,14 @@ impl DeploymentRequest<'_> {
                     | AttemptError::Lock(_)
                     | AttemptError::Interrupted => false,
                 };
-                let undone = if is_of_step && !attempt.interrupt.is_requested() {
+                let rollback = if is_of_step && !attempt.interrupt.is_requested() {
                     Some(attempt.roll_back().await)
                 } else {
                     None
                 };
                 // Said only now: a step that was undone will not be skipped.
                 let mut diagnostic = self.diagnostic_for(attempt, &halt);
-                match undone {
+                match rollback {
                     Some(Ok(RollbackResult::Done)) => {
                         diagnostic.exit = ExitKind::RolledBack;
                         let live = attempt.journal.state().head.live.as_ref();
@@ -271,10 +271,11 @@ impl DeploymentRequest<'_> {
                     Some(Ok(RollbackResult::NotRolledBack(Some(why)))) => {
                         diagnostic = diagnostic.with_cause(format!("not rolled back: {why}"));
                     }
-                    Some(Err(worse)) => {
+                    Some(Err(undo_error)) => {
                         let why = diagnostic.message;
-                        diagnostic =
-                            self.diagnostic_for(attempt, &worse).with_cause(format!("it was being undone since {why}"));
+                        diagnostic = self
+                            .diagnostic_for(attempt, &undo_error)
+                            .with_cause(format!("it was being undone since {why}"));
                     }
                 }
                 (diagnostic.exit, Some(diagnostic))
@@ -297,7 +298,7 @@ impl DeploymentRequest<'_> {
         }
     }
 
-    fn diagnostic_for(&self, attempt: &RunningAttempt<'_>, halt: &AttemptError) -> Diagnostic {
+    fn diagnostic_for(&self, attempt: &RunningAttempt<'_>, error: &AttemptError) -> Diagnostic {
         let state = attempt.journal.state();
         let is_done = |place: &StepTarget| matches!(state.status(place), Some(RecordStatus::Succeeded(_)));
         let done = self
@@ -306,7 +307,7 @@ impl DeploymentRequest<'_> {
             .iter()
             .filter(|ready| attempt.outputs.contains_key(&ready.step.id) && is_done(&ready.step_target));
         let done: Vec<_> = done.map(|ready| ready.step.id.to_string()).collect();
-        let halted = match halt {
+        let failed_step = match error {
             AttemptError::Failed { step_target: place, .. }
             | AttemptError::InDoubt { step_target: place, .. }
             | AttemptError::UndoFailed { step_target: place, .. }
@@ -315,16 +316,17 @@ impl DeploymentRequest<'_> {
                 None
             }
         };
-        let next =
-            halted.and_then(|place| self.prepared.index(&place.step)).and_then(|at| self.prepared.steps.get(at + 1));
-        let way = ResumeHint {
+        let next = failed_step
+            .and_then(|place| self.prepared.index(&place.step))
+            .and_then(|at| self.prepared.steps.get(at + 1));
+        let resume_hint = ResumeHint {
             resume_command: &self.resume_command,
             skipped_steps: &done,
             next_step: next.map(|ready| &ready.step.id),
         };
-        let mut diagnostic = halt.diagnostic(attempt.header.attempt, &way);
+        let mut diagnostic = error.diagnostic(attempt.header.attempt, &resume_hint);
         if let AttemptError::Failed { step_target: place, failure, .. }
-        | AttemptError::UndoFailed { step_target: place, failure } = halt
+        | AttemptError::UndoFailed { step_target: place, failure } = error
         {
             let step = self.prepared.plan.all_steps().find(|step| step.id == place.step);
             diagnostic.location = step.and_then(|step| ending::failure_location(failure, step)).map(Box::new);
@@ -339,7 +341,7 @@ impl RunningAttempt<'_> {
     async fn publish_journal(&self, journal: &std::path::Path) -> Result<(), AttemptError> {
         tokio::select! {
             biased;
-            told = self.lock.sync_journal(journal) => Ok(told?),
+            published = self.lock.sync_journal(journal) => Ok(published?),
             () = self.interrupt.grace_period_over() => Err(AttemptError::Interrupted),
         }
     }

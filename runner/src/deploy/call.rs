@@ -83,39 +83,39 @@ impl RunningAttempt<'_> {
 /// intent without an outcome: the next attempt looks before it acts.
 async fn run_with_messages<T>(
     journal: &mut Journal,
-    place: &StepTarget,
-    mut arriving: UnboundedReceiver<StepProgress>,
+    step_target: &StepTarget,
+    mut messages: UnboundedReceiver<StepProgress>,
     call: impl Future<Output = T>,
-    enough: impl Future<Output = ()>,
+    abort: impl Future<Output = ()>,
 ) -> Result<T, AttemptError> {
-    let mut trail = MessageRedactor::new(journal.redactor());
+    let mut redactor = MessageRedactor::new(journal.redactor());
     let mut batch = Vec::with_capacity(MESSAGE_BATCH_SIZE);
     let mut note = |some: Vec<StepProgress>| {
         some.into_iter().try_for_each(|progress| {
-            journal.record_note(JournalNote::Progress { step_target: place.clone(), progress })
+            journal.record_note(JournalNote::Progress { step_target: step_target.clone(), progress })
         })
     };
-    tokio::pin!(call, enough);
-    let answer = loop {
+    tokio::pin!(call, abort);
+    let result = loop {
         tokio::select! {
             biased;
             // First, so that a flood of messages can't keep the call from its deadline.
             answer = &mut call => break answer,
-            1.. = arriving.recv_many(&mut batch, MESSAGE_BATCH_SIZE) => {
+            1.. = messages.recv_many(&mut batch, MESSAGE_BATCH_SIZE) => {
                 for progress in batch.drain(..) {
-                    note(trail.push(progress))?;
+                    note(redactor.push(progress))?;
                 }
             }
-            () = &mut enough => {
-                note(trail.flush())?;
+            () = &mut abort => {
+                note(redactor.flush())?;
                 return Err(AttemptError::Interrupted);
             }
-            () = tokio::time::sleep(MESSAGE_FLUSH_DELAY), if trail.has_pending() => note(trail.flush())?,
+            () = tokio::time::sleep(MESSAGE_FLUSH_DELAY), if redactor.has_pending() => note(redactor.flush())?,
         }
     };
-    while let Ok(progress) = arriving.try_recv() {
-        note(trail.push(progress))?;
+    while let Ok(progress) = messages.try_recv() {
+        note(redactor.push(progress))?;
     }
-    note(trail.flush())?;
-    Ok(answer)
+    note(redactor.flush())?;
+    Ok(result)
 }

@@ -171,8 +171,8 @@ const MIGRATION_CODES: [(&str, ExitKind); 12] = [
 
 /// The code that a failure has of its own.
 pub(super) fn migration_code(failure: &StepFailure) -> Option<(ErrorCode, ExitKind)> {
-    let told = failure.details.get("code")?.as_str()?;
-    MIGRATION_CODES.iter().find(|(code, _)| *code == told).map(|(code, exit)| (ErrorCode(code), *exit))
+    let stated = failure.details.get("code")?.as_str()?;
+    MIGRATION_CODES.iter().find(|(code, _)| *code == stated).map(|(code, exit)| (ErrorCode(code), *exit))
 }
 
 /// What a failure of migrations is to an operator who asked for something.

@@ -40,92 +40,95 @@ pub struct StepPreview {
 pub async fn preview_deployment(
     prepared: &PreparedPlan,
     store: &StateStore,
-    orders: &DeployOverrides,
+    overrides: &DeployOverrides,
 ) -> Result<(JournalHeader, Vec<StepPreview>), Vec<Diagnostic>> {
     let paths = store.journal_paths().map_err(|error| vec![(&error).into()])?;
     let state = LoadedJournals::read(&paths, |_| {}).map_err(|error| vec![(&error).into()])?.state;
     let epoch = state.epoch() + 1;
     let header = attempt::next_header(prepared, &state, epoch, "preview");
-    let named = orders.selection.option().and_then(|(_, step)| prepared.index(step));
+    let named_index = overrides.selection.option().and_then(|(_, step)| prepared.index(step));
     let mut outputs = BTreeMap::new();
-    let mut foreseen = Vec::new();
+    let mut previews = Vec::new();
     for (index, ready) in prepared.steps.iter().enumerate() {
-        let view = AttemptView { prepared, overrides: orders, header: &header, state: &state, outputs: &outputs };
-        let mut one = StepPreview {
+        let view = AttemptView { prepared, overrides, header: &header, state: &state, outputs: &outputs };
+        let mut preview = StepPreview {
             step_target: ready.step_target.clone(),
             phase: ready.description.phase,
             decision: None,
             changes: Vec::new(),
             unknown_reason: None,
         };
-        match orders.selection.disposition_of(index, named) {
-            StepDisposition::Exclude => one.unknown_reason = Some("not selected".to_owned()),
+        match overrides.selection.disposition_of(index, named_index) {
+            StepDisposition::Exclude => preview.unknown_reason = Some("not selected".to_owned()),
             StepDisposition::AssumeDone => {
-                one.decision =
+                preview.decision =
                     Some(Decision::Skip { reason: DecisionReason::RequestedByOperator, receipt: Default::default() });
             }
             StepDisposition::Evaluate { selected_by_name: named } => {
-                preview_step(&view, ready, named, &mut one).await?
+                preview_step(&view, ready, named, &mut preview).await?
             }
         }
-        if let Some(known) = outputs_if_skipped(&state, ready, one.decision.as_ref()) {
+        if let Some(known) = outputs_if_skipped(&state, ready, preview.decision.as_ref()) {
             outputs.insert(ready.step.id.clone(), known);
         }
-        foreseen.push(one);
+        previews.push(preview);
     }
-    Ok((header, foreseen))
+    Ok((header, previews))
 }
 
 async fn preview_step(
     view: &AttemptView<'_>,
-    ready: &PlannedStep,
+    planned: &PlannedStep,
     named: bool,
-    one: &mut StepPreview,
+    preview: &mut StepPreview,
 ) -> Result<(), Vec<Diagnostic>> {
-    let is_missing = |step: &&StepId| ready.upstream.contains(*step) && !view.outputs.contains_key(*step);
+    let is_missing = |step: &&StepId| planned.upstream.contains(*step) && !view.outputs.contains_key(*step);
     let missing: Vec<&StepId> = view.prepared.steps.iter().map(|ready| &ready.step.id).filter(is_missing).collect();
-    let asked = match view.evaluate_input(ready, named) {
+    let resolved = match view.evaluate_input(planned, named) {
         Ok(asked) => asked,
         Err(_) if !missing.is_empty() => {
-            one.unknown_reason = Some(format!("it depends on the outcome of {}", join_step_names(&missing)));
+            preview.unknown_reason = Some(format!("it depends on the outcome of {}", join_step_names(&missing)));
             return Ok(());
         }
         Err(AttemptError::Plan(diagnostic)) => return Err(vec![diagnostic]),
         Err(halt) => {
-            let way = ResumeHint { resume_command: "runner plan", skipped_steps: &[], next_step: None };
-            return Err(vec![halt.diagnostic(view.header.attempt, &way)]);
+            let resume_hint = ResumeHint { resume_command: "runner plan", skipped_steps: &[], next_step: None };
+            return Err(vec![halt.diagnostic(view.header.attempt, &resume_hint)]);
         }
     };
     let runtime = &view.prepared.runtime;
-    let module = view.prepared.module(ready);
+    let module = view.prepared.module(planned);
     let mut finding: Option<ProbeFinding> = None;
     let decision = loop {
-        match decision::decide(&view.decision_input(&asked, finding.as_ref())) {
+        match decision::decide(&view.decision_input(&resolved, finding.as_ref())) {
             NextAction::Probe(question) => {
-                let recorded = view.state.records.get(&ready.step_target).filter(|_| question == ProbeInput::Recorded);
-                let input = recorded.map_or(&asked.input, |record| &record.intent.input);
-                finding = Some(runtime.probe(module, &ready.step, input, unbounded_channel().0).await);
+                let recorded =
+                    view.state.records.get(&planned.step_target).filter(|_| question == ProbeInput::Recorded);
+                let input = recorded.map_or(&resolved.input, |record| &record.intent.input);
+                finding = Some(runtime.probe(module, &planned.step, input, unbounded_channel().0).await);
             }
             NextAction::FinishUndo => break Decision::Run { reason: DecisionReason::UndoUnfinished },
             NextAction::Decided(decision) => break decision,
         }
     };
     if matches!(decision, Decision::Run { .. }) {
-        match runtime.preview(module, &ready.step, &asked.input, unbounded_channel().0).await {
-            Ok(changes) => one.changes = changes,
+        match runtime.preview(module, &planned.step, &resolved.input, unbounded_channel().0).await {
+            Ok(changes) => preview.changes = changes,
             Err(StepFailure { message, .. }) if missing.is_empty() => {
-                let to_be_made = ready.step.grants.dirs.iter().find(|(_, grant)| !grant.path.exists());
-                one.unknown_reason = Some(match to_be_made {
+                let to_be_made = planned.step.grants.dirs.iter().find(|(_, grant)| !grant.path.exists());
+                preview.unknown_reason = Some(match to_be_made {
                     Some((name, grant)) => {
                         format!("directory `{name}` ({}) is not there yet; it will be made", grant.path.display())
                     }
                     None => message,
                 });
             }
-            Err(_) => one.unknown_reason = Some(format!("it depends on the outcome of {}", join_step_names(&missing))),
+            Err(_) => {
+                preview.unknown_reason = Some(format!("it depends on the outcome of {}", join_step_names(&missing)))
+            }
         }
     }
-    one.decision = Some(decision);
+    preview.decision = Some(decision);
     Ok(())
 }
 
@@ -137,12 +140,15 @@ fn join_step_names(steps: &[&StepId]) -> String {
 /// What later steps would see: what is on record, if the step would be skipped.
 fn outputs_if_skipped(
     state: &JournalState,
-    ready: &PlannedStep,
+    planned: &PlannedStep,
     decision: Option<&Decision>,
 ) -> Option<Map<String, Value>> {
     match decision {
         Some(Decision::Skip { reason: DecisionReason::RequestedByOperator, .. }) => Some(
-            state.authenticated_receipt(&ready.step_target).map(|receipt| receipt.outputs.clone()).unwrap_or_default(),
+            state
+                .authenticated_receipt(&planned.step_target)
+                .map(|receipt| receipt.outputs.clone())
+                .unwrap_or_default(),
         ),
         Some(Decision::Skip { receipt, .. } | Decision::Adopt { receipt, .. }) => Some(receipt.outputs.clone()),
         Some(Decision::Run { .. } | Decision::Stop { .. }) | None => None,

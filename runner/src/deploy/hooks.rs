@@ -75,8 +75,8 @@ impl RunningAttempt<'_> {
             }
         };
         self.step_environment.set("PAWL_RESULT", result.to_owned());
-        let stuck = self.journal.state().attempts.last().and_then(|attempt| attempt.failed_step.as_ref());
-        if let Some(place) = stuck.filter(|_| exit != ExitKind::Success) {
+        let failed_step = self.journal.state().attempts.last().and_then(|attempt| attempt.failed_step.as_ref());
+        if let Some(place) = failed_step.filter(|_| exit != ExitKind::Success) {
             let step = place.step.to_string();
             self.step_environment.set("PAWL_FAILED_STEP", step);
         }
@@ -102,13 +102,13 @@ impl RunningAttempt<'_> {
 
     async fn run_hook(&mut self, hook: &PlannedStep) -> Result<(), AttemptError> {
         self.interrupt.check()?;
-        let question = self.view().evaluate_input(hook, true)?;
-        self.apply_with_retries(&question).await.map(drop)
+        let resolved = self.view().evaluate_input(hook, true)?;
+        self.apply_with_retries(&resolved).await.map(drop)
     }
 
-    fn hook_error_text(&self, halt: &AttemptError) -> String {
+    fn hook_error_text(&self, error: &AttemptError) -> String {
         let redactor = self.journal.redactor();
-        match halt {
+        match error {
             AttemptError::Failed { failure, .. } => redactor.redact(&failure.message),
             AttemptError::Interrupted => "not run: interrupted".to_owned(),
             AttemptError::Plan(diagnostic) => redactor.redact(&diagnostic.message),

@@ -29,10 +29,10 @@ impl PreparedPlan {
     }
 
     /// Whether the step succeeded with these very files. They are read here, and then are what the step gets.
-    fn has_succeeded_with_same_files(&self, ready: &PlannedStep, state: Option<&JournalState>) -> bool {
-        let inputs = self.runtime.input_hashes(&ready.step, &ready.description, &ready.step.with);
-        let Some(record) = state.and_then(|state| state.records.get(&ready.step_target)) else { return false };
-        if !matches!(state.and_then(|state| state.status(&ready.step_target)), Some(RecordStatus::Succeeded(_))) {
+    fn has_succeeded_with_same_files(&self, planned: &PlannedStep, state: Option<&JournalState>) -> bool {
+        let inputs = self.runtime.input_hashes(&planned.step, &planned.description, &planned.step.with);
+        let Some(record) = state.and_then(|state| state.records.get(&planned.step_target)) else { return false };
+        if !matches!(state.and_then(|state| state.status(&planned.step_target)), Some(RecordStatus::Succeeded(_))) {
             return false;
         }
         let recorded = &record.intent.fingerprint.0;
@@ -40,8 +40,8 @@ impl PreparedPlan {
             .is_ok_and(|inputs| inputs.iter().all(|(name, hash)| recorded.get(&format!("input:{name}")) == Some(hash)))
     }
 
-    async fn lint_step(&self, ready: &PlannedStep) -> Vec<Diagnostic> {
-        let step = &ready.step;
+    async fn lint_step(&self, planned: &PlannedStep) -> Vec<Diagnostic> {
+        let step = &planned.step;
         let looked = async { self.runtime.migrations(step).await?.lint().await };
         let (found, severity) = match looked.await {
             Ok(found) => found,

@@ -88,7 +88,11 @@ impl PreparedPlan {
     ///
     /// # Errors
     /// All that is wrong, each with its place in the plan.
-    pub async fn new(plan: Plan, requested: RequestedRelease, options: PreflightOptions) -> Result<Self, Vec<Diagnostic>> {
+    pub async fn new(
+        plan: Plan,
+        requested: RequestedRelease,
+        options: PreflightOptions,
+    ) -> Result<Self, Vec<Diagnostic>> {
         let runtime = ModuleRuntime::new(options.cache_dirs, Arc::clone(&options.notify));
         let runtime = runtime.map_err(|error| vec![engine_fault(&error)])?;
         let (modules, mut problems) = load_all(&runtime, &plan).await;
@@ -195,14 +199,14 @@ impl PreparedPlan {
 ///
 /// # Errors
 /// The modules that can't be loaded, or the lock file that can't be read.
-pub async fn load_pins(plan: &Plan, setting: PreflightOptions) -> Result<ModulePins, Vec<Diagnostic>> {
-    let runtime = ModuleRuntime::new(setting.cache_dirs, setting.notify).map_err(|error| vec![engine_fault(&error)])?;
+pub async fn load_pins(plan: &Plan, options: PreflightOptions) -> Result<ModulePins, Vec<Diagnostic>> {
+    let runtime = ModuleRuntime::new(options.cache_dirs, options.notify).map_err(|error| vec![engine_fault(&error)])?;
     let (modules, problems) = load_all(&runtime, plan).await;
     if !problems.is_empty() {
         return Err(problems);
     }
     let pins =
-        ModulePins::read(plan, setting.pin_policy, |step| modules.get(&sandbox::module_display_name(&step.uses)));
+        ModulePins::read(plan, options.pin_policy, |step| modules.get(&sandbox::module_display_name(&step.uses)));
     pins.map_err(|diagnostic| vec![diagnostic])
 }
 

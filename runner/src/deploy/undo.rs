@@ -74,13 +74,13 @@ impl RunningAttempt<'_> {
     }
 
     /// Undoes one step by its record.
-    pub(super) async fn undo_step(&mut self, ready: &PlannedStep) -> Result<(), AttemptError> {
-        if let Some(RecordStatus::Intended) = self.journal.state().status(&ready.step_target)
-            && !self.adopt_before_undo(ready).await?
+    pub(super) async fn undo_step(&mut self, planned: &PlannedStep) -> Result<(), AttemptError> {
+        if let Some(RecordStatus::Intended) = self.journal.state().status(&planned.step_target)
+            && !self.adopt_before_undo(planned).await?
         {
             return Ok(());
         }
-        let Some(record) = self.journal.state().records.get(&ready.step_target).cloned() else { return Ok(()) };
+        let Some(record) = self.journal.state().records.get(&planned.step_target).cloned() else { return Ok(()) };
         let receipt = match &record.status {
             RecordStatus::Succeeded(receipt) | RecordStatus::Undoing(Some(receipt)) => receipt.clone(),
             RecordStatus::Undoing(None) | RecordStatus::Intended | RecordStatus::Failed(_) | RecordStatus::Reverted => {
@@ -90,12 +90,12 @@ impl RunningAttempt<'_> {
         // It is this attempt that undoes it: what fences older ones must not take it for one.
         let mut input = record.intent.input.clone();
         input["epoch"] = self.header.epoch.into();
-        let intent = self.journal.record_undo_intent(&ready.step_target)?;
+        let intent = self.journal.record_undo_intent(&planned.step_target)?;
         // What is undone was done in the commit phase. An undo that was not begun is finished by the next attempt.
         self.confirm_lock().await?;
-        match self.call_revert(ready, intent, &input, &receipt).await? {
+        match self.call_revert(planned, intent, &input, &receipt).await? {
             None => Ok(()),
-            Some(failure) => Err(AttemptError::UndoFailed { step_target: ready.step_target.clone(), failure }),
+            Some(failure) => Err(AttemptError::UndoFailed { step_target: planned.step_target.clone(), failure }),
         }
     }
 

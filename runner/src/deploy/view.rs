@@ -49,19 +49,19 @@ impl<'a> AttemptView<'a> {
     /// What a step depends on now, and the input that follows from it.
     pub(super) fn evaluate_input<'r>(
         &self,
-        ready: &'r PlannedStep,
+        planned: &'r PlannedStep,
         named: bool,
     ) -> Result<ResolvedStep<'r>, AttemptError> {
-        let step = &ready.step;
-        let config = self.resolve_config(ready)?;
+        let step = &planned.step;
+        let config = self.resolve_config(planned)?;
         let upstream: BTreeMap<StepId, Map<String, Value>> = self
             .outputs
             .iter()
-            .filter(|(id, _)| ready.upstream.contains(*id))
+            .filter(|(id, _)| planned.upstream.contains(*id))
             .map(|(id, outputs)| (id.clone(), outputs.clone()))
             .collect();
         let plan = &self.prepared.plan;
-        let inputs = self.prepared.runtime.input_hashes(step, &ready.description, &config).map_err(|error| {
+        let inputs = self.prepared.runtime.input_hashes(step, &planned.description, &config).map_err(|error| {
             let message = format!("what step `{}` depends on can't be read", step.id);
             let hint = Some(error.hint());
             let label = "this step depends on it";
@@ -71,25 +71,30 @@ impl<'a> AttemptView<'a> {
         })?;
         let header = self.header;
         let fingerprint = compute_fingerprint(FingerprintParts {
-            module: &self.prepared.module(ready).digest,
+            module: &self.prepared.module(planned).digest,
             config: &config,
             inputs,
             grants: &step.grants,
             folder: &plan.source.folder,
-            target: &ready.step_target.target,
+            target: &planned.step_target.target,
             upstream: &upstream,
             release: &header.release,
         });
-        let key =
-            format!("{} {} {} {}", header.run, ready.step_target.step, ready.step_target.target, fingerprint.digest());
+        let key = format!(
+            "{} {} {} {}",
+            header.run,
+            planned.step_target.step,
+            planned.step_target.target,
+            fingerprint.digest()
+        );
         let key = Blake3Hash::of(key.as_bytes()).hex_prefix(16);
         let input = serde_json::json!({
             "app": header.app,
             "environment": header.environment,
             "run": header.run,
             "attempt": header.attempt,
-            "step": ready.step_target.step,
-            "target": ready.step_target.target,
+            "step": planned.step_target.step,
+            "target": planned.step_target.target,
             "key": key,
             "config": config,
             "release": header.release,
@@ -98,22 +103,23 @@ impl<'a> AttemptView<'a> {
             "lineage": lineage(&header.app, &header.environment, self.state),
             "head": { "live": self.state.live_before(&header.run, &header.release) },
         });
-        Ok(ResolvedStep { planned: ready, input, key, fingerprint, selected_by_name: named })
+        Ok(ResolvedStep { planned, input, key, fingerprint, selected_by_name: named })
     }
 
     /// The configuration with earlier outputs filled in. Values that waited for them are checked only now.
-    fn resolve_config(&self, ready: &PlannedStep) -> Result<Value, AttemptError> {
-        let (plan, step) = (&self.prepared.plan, &ready.step);
+    fn resolve_config(&self, planned: &PlannedStep) -> Result<Value, AttemptError> {
+        let (plan, step) = (&self.prepared.plan, &planned.step);
         let config = step.config(self.outputs, &self.header.run, self.header.attempt);
         let config = config.map_err(|error| AttemptError::Plan(error.diagnostic(&plan.source)))?;
         if step.pending.is_empty() {
             return Ok(config);
         }
-        match ready.description.schema_violations(&config, |_| false).into_iter().next() {
+        match planned.description.schema_violations(&config, |_| false).into_iter().next() {
             None => Ok(config),
             Some(mismatch) => {
                 let span = step.with_spans.get(&mismatch.pointer).unwrap_or(&step.span).clone();
-                let message = format!("`with` of step `{}` does not fit module `{}`", step.id, ready.description.name);
+                let message =
+                    format!("`with` of step `{}` does not fit module `{}`", step.id, planned.description.name);
                 Err(AttemptError::Plan(plan.error_at(Problem::BadConfig.code(), span, message, mismatch.message, None)))
             }
         }
@@ -122,29 +128,30 @@ impl<'a> AttemptView<'a> {
     /// What the decision about a step hangs on.
     pub(super) fn decision_input<'f>(
         &self,
-        asked: &'f ResolvedStep<'_>,
+        resolved: &'f ResolvedStep<'_>,
         finding: Option<&'f ProbeFinding>,
     ) -> DecisionInput<'f>
     where
         'a: 'f,
     {
-        let ready = asked.planned;
-        let earlier = self.prepared.steps.iter().filter(|earlier| ready.upstream.contains(&earlier.step.id));
+        let planned = resolved.planned;
+        let earlier = self.prepared.steps.iter().filter(|earlier| planned.upstream.contains(&earlier.step.id));
         let upstream: BTreeSet<&StepTarget> = earlier.map(|earlier| &earlier.step_target).collect();
-        let config = &asked.input["config"];
-        let (has_probe, may_repeat) = (ready.description.has_probe(config), ready.description.is_repeatable(config));
+        let config = &resolved.input["config"];
+        let (has_probe, may_repeat) =
+            (planned.description.has_probe(config), planned.description.is_repeatable(config));
         DecisionInput {
-            phase: ready.description.phase,
+            phase: planned.description.phase,
             probe_support: if has_probe { ProbeSupport::Available } else { ProbeSupport::Missing },
             rerun_safety: if may_repeat { RerunSafety::Safe } else { RerunSafety::Unsafe },
-            record: self.state.records.get(&ready.step_target),
-            fingerprint: &asked.fingerprint,
+            record: self.state.records.get(&planned.step_target),
+            fingerprint: &resolved.fingerprint,
             run: &self.header.run,
-            upstream_ran: decision::upstream_ran(self.state, &ready.step_target, upstream),
+            upstream_ran: decision::upstream_ran(self.state, &planned.step_target, upstream),
             overrides: decision::StepOverrides {
-                accept_drift: self.overrides.accept_drift.contains(&ready.step.id),
+                accept_drift: self.overrides.accept_drift.contains(&planned.step.id),
                 fresh: self.overrides.fresh,
-                selected_by_name: asked.selected_by_name,
+                selected_by_name: resolved.selected_by_name,
                 journal_missing: self.overrides.journal_missing,
             },
             finding,

@@ -109,13 +109,13 @@ impl EventFormatter {
     }
 
     /// What is to be shown of an entry. `continues` says after what this attempt goes on, if it does.
-    pub(super) fn format_entry(&mut self, entry: &JournalEntry, continues: Option<&str>) -> Vec<DisplayItem> {
+    pub(super) fn format_entry(&mut self, entry: &JournalEntry, continues_after: Option<&str>) -> Vec<DisplayItem> {
         self.started_at.get_or_insert(entry.at);
         self.last_entry_at = Some(entry.at);
         match &entry.event {
             JournalEvent::Started(header) => {
                 self.header = Some(header.clone());
-                let continues = continues.map(|after| {
+                let continues = continues_after.map(|after| {
                     let text = format!("after {after}");
                     line_item(Verbosity::Normal, LineStyle::Plain, "resume", String::new(), text, None)
                 });
@@ -252,7 +252,7 @@ impl EventFormatter {
     fn outcome_items(&mut self, place: &StepTarget, took_ms: u64, result: &StepOutcome) -> Vec<DisplayItem> {
         let label = step_label(place);
         let took_ms = Some(took_ms);
-        let (fate, told) = match result {
+        let (status, item) = match result {
             StepOutcome::Succeeded { receipt } => {
                 let (needs, tone, word) = (Verbosity::Normal, LineStyle::Success, "ran");
                 let (why, text) = (self.reasons.get(place).cloned(), words::notes(&receipt.notes));
@@ -278,7 +278,7 @@ impl EventFormatter {
                 (StepStatus::InDoubt, line_item(Verbosity::Quiet, LineStyle::Attention, "LOST", label, text, took_ms))
             }
         };
-        self.failed_step = match fate {
+        self.failed_step = match status {
             StepStatus::Ran => None,
             StepStatus::Skipped
             | StepStatus::Adopted
@@ -286,8 +286,8 @@ impl EventFormatter {
             | StepStatus::InDoubt
             | StepStatus::Undone => Some(place.clone()),
         };
-        self.statuses.insert(place.clone(), fate);
-        vec![DisplayItem::StepEnded, told]
+        self.statuses.insert(place.clone(), status);
+        vec![DisplayItem::StepEnded, item]
     }
 
     /// The last line; none when no attempt began.
@@ -386,20 +386,12 @@ fn verbose_item(word: &'static str, text: String) -> DisplayItem {
 }
 
 fn line_item(
-    needs: Verbosity,
-    tone: LineStyle,
-    word: &'static str,
+    min_verbosity: Verbosity,
+    style: LineStyle,
+    keyword: &'static str,
     label: String,
     text: String,
     took_ms: Option<u64>,
 ) -> DisplayItem {
-    DisplayItem::Line(DisplayLine {
-        min_verbosity: needs,
-        style: tone,
-        keyword: word,
-        label,
-        reason: None,
-        text,
-        took_ms,
-    })
+    DisplayItem::Line(DisplayLine { min_verbosity, style, keyword, label, reason: None, text, took_ms })
 }

@@ -98,8 +98,8 @@ impl TerminalReporter {
         Self { progress, summary, options, formatter: EventFormatter::default(), progress_line: live }
     }
 
-    fn show_item(&mut self, telling: DisplayItem) {
-        match telling {
+    fn show_item(&mut self, item: DisplayItem) {
+        match item {
             DisplayItem::Heading(heading) => {
                 if self.options.verbosity >= Verbosity::Normal {
                     self.write(&format!("{}\n", text::wrap(&heading, WIDTH, WIDTH).join("\n")));
@@ -198,8 +198,8 @@ pub(super) fn format_line(line: &DisplayLine, text: &str, label_width: usize, co
     format!("{}\n", shown.trim_end())
 }
 
-fn ansi_style(tone: LineStyle, color: ColorMode) -> Style {
-    match (color, tone) {
+fn ansi_style(line_style: LineStyle, color: ColorMode) -> Style {
+    match (color, line_style) {
         (ColorMode::Off, _) | (_, LineStyle::Plain) => Style::new(),
         (ColorMode::On, LineStyle::Success) => AnsiColor::Green.on_default(),
         (ColorMode::On, LineStyle::Muted) => Style::new().dimmed(),

@@ -162,13 +162,13 @@ impl<'a> RegistryClient<'a> {
         }
     }
 
-    async fn fetch_body(&self, path: &str, accept: &str, most: u64, what: &str) -> Result<Vec<u8>, RegistryError> {
+    async fn fetch_body(&self, path: &str, accept: &str, max_bytes: u64, what: &str) -> Result<Vec<u8>, RegistryError> {
         let RegistryRef { scheme, repository, .. } = self.reference;
         let url = format!("{scheme}://{}/v2/{repository}/{path}", self.reference.authority());
-        let mut answer = send_get(&url, accept, most, None).await?;
+        let mut answer = send_get(&url, accept, max_bytes, None).await?;
         if answer.status == 401 {
             let (authorization, user) = self.authorization(&answer).await?;
-            answer = send_get(&url, accept, most, Some(authorization)).await?;
+            answer = send_get(&url, accept, max_bytes, Some(authorization)).await?;
             if matches!(answer.status, 401 | 403) {
                 let authority = self.reference.authority();
                 return Err(match user {
@@ -187,7 +187,7 @@ impl<'a> RegistryClient<'a> {
                 return Err(RegistryError::InsecureRedirect(next.origin().ascii_serialization()));
             }
             // Storage elsewhere: it is not told who asks.
-            answer = send_get(next.as_str(), accept, most, None).await?;
+            answer = send_get(next.as_str(), accept, max_bytes, None).await?;
         }
         match answer.status {
             200 => Ok(answer.body),
@@ -242,14 +242,14 @@ impl<'a> RegistryClient<'a> {
 async fn send_get(
     url: &str,
     accept: &str,
-    most: u64,
+    max_bytes: u64,
     authorization: Option<Secret>,
 ) -> Result<NetResponse, RegistryError> {
     let mut request = NetRequest::new("GET", url)?;
     request.headers = vec![("accept".to_owned(), accept.to_owned())];
     request.secrets = authorization.map(|value| ("authorization".to_owned(), value)).into_iter().collect();
     request.timeout = REGISTRY_TIMEOUT;
-    request.max_bytes = most;
+    request.max_bytes = max_bytes;
     request.redirects = 0;
     // The plan names the registry, and what comes is compared with a digest: it may lie in a private network.
     let grant = HttpGrant {

@@ -17,8 +17,8 @@ use contract::step::StepFailure;
 static ACTIVE_TASKS: AtomicUsize = AtomicUsize::new(0);
 
 /// Waits until all native work has ended, that of calls which were given up too.
-pub async fn wait_for_tasks(within: Duration) {
-    let deadline = Instant::now() + within;
+pub async fn wait_for_tasks(timeout: Duration) {
+    let deadline = Instant::now() + timeout;
     while ACTIVE_TASKS.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -53,11 +53,11 @@ pub async fn run_blocking<T: Send + 'static>(
         }
     }
     let stop = StopOnDrop(Arc::default());
-    let seen = Arc::clone(&stop.0);
+    let stop_flag = Arc::clone(&stop.0);
     let working = BlockingTaskGuard::begin();
     let done = tokio::task::spawn_blocking(move || {
         let _working = working;
-        work(seen)
+        work(stop_flag)
     });
     let done = done.await;
     done.map_err(|error| StepFailure::new("permanent", format!("native work broke off: {error}")))

@@ -115,14 +115,14 @@ impl DirSnapshot {
         dir: &Dir,
         prefix: &str,
         wanted: &dyn Fn(&str) -> bool,
-        with_folders: bool,
+        recursive: bool,
     ) -> Result<(), PathReadError> {
         let listed = list_dir(dir, prefix)?;
         let names: Vec<&DirListingFile> = listed.files.iter().filter(|entry| wanted(&entry.path)).collect();
         self.files.extend(read_files(dir, &names)?);
         self.irregular.extend(listed.irregular);
-        for (path, inner) in listed.dirs.into_iter().filter(|_| with_folders) {
-            self.add_dir(&inner.map_err(|error| (path.clone(), error))?, &format!("{path}/"), wanted, with_folders)?;
+        for (path, subdir) in listed.dirs.into_iter().filter(|_| recursive) {
+            self.add_dir(&subdir.map_err(|error| (path.clone(), error))?, &format!("{path}/"), wanted, recursive)?;
         }
         Ok(())
     }
@@ -184,8 +184,8 @@ fn collect_file_hashes(dir: &Dir, prefix: &str, lines: &mut Vec<(String, Blake3H
         let hash = Blake3Hash::of(&bytes.map_err(|error| (entry.path.clone(), error))?);
         lines.push((entry.path, hash));
     }
-    for (path, inner) in listed.dirs {
-        collect_file_hashes(&inner.map_err(|error| (path.clone(), error))?, &format!("{path}/"), lines)?;
+    for (path, subdir) in listed.dirs {
+        collect_file_hashes(&subdir.map_err(|error| (path.clone(), error))?, &format!("{path}/"), lines)?;
     }
     Ok(())
 }

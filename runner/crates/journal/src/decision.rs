@@ -160,7 +160,7 @@ fn decide_unknown_outcome(
     finding: Option<&ProbeFinding>,
     reason: fn(Option<String>) -> DecisionReason,
 ) -> NextAction {
-    let in_doubt = |what: Option<String>| match facts.rerun_safety {
+    let unless_rerun_unsafe = |what: Option<String>| match facts.rerun_safety {
         RerunSafety::Safe => run(reason(what)),
         RerunSafety::Unsafe if facts.overrides.accept_drift => run(DecisionReason::DriftAccepted {
             why: what.unwrap_or_else(|| "it was begun, and nothing tells how it ended".into()),
@@ -172,10 +172,10 @@ fn decide_unknown_outcome(
             NextAction::Decided(Decision::Adopt { reason: reason(Some("held".to_owned())), receipt: receipt.clone() })
         }
         Some(ProbeFinding::Absent) => run(reason(Some("absent".to_owned()))),
-        Some(ProbeFinding::Drifted { why }) => in_doubt(Some(format!("drifted: {why}"))),
-        Some(ProbeFinding::Unknown { why }) => in_doubt(Some(format!("unknown: {why}"))),
+        Some(ProbeFinding::Drifted { why }) => unless_rerun_unsafe(Some(format!("drifted: {why}"))),
+        Some(ProbeFinding::Unknown { why }) => unless_rerun_unsafe(Some(format!("unknown: {why}"))),
         Some(ProbeFinding::Failed { failure }) => stop(probe_failed(failure)),
-        None => in_doubt(None),
+        None => unless_rerun_unsafe(None),
     }
 }
 
@@ -343,8 +343,8 @@ impl Selection {
 
     /// What is said of the step at `index`, when the named one is at `named`.
     #[must_use]
-    pub fn disposition_of(&self, index: usize, named: Option<usize>) -> StepDisposition {
-        let order = named.map(|named| index.cmp(&named));
+    pub fn disposition_of(&self, index: usize, named_index: Option<usize>) -> StepDisposition {
+        let order = named_index.map(|named| index.cmp(&named));
         match (self, order) {
             (Self::All, _) | (_, None) => StepDisposition::Evaluate { selected_by_name: false },
             (Self::StartFrom(_) | Self::Only(_), Some(std::cmp::Ordering::Less)) => StepDisposition::AssumeDone,

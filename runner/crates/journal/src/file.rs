@@ -209,13 +209,13 @@ impl Journal {
     /// [`JournalError`]: then the step must not act.
     pub fn record_intent(
         &mut self,
-        place: &StepTarget,
+        step_target: &StepTarget,
         key: &str,
         fingerprint: Fingerprint,
         input: Value,
         effect: StepEffect,
     ) -> Result<StepIntent, JournalError> {
-        let (place, key) = (place.clone(), key.to_owned());
+        let (place, key) = (step_target.clone(), key.to_owned());
         let exposes = effect == StepEffect::Exposing;
         self.append(JournalEvent::Intent {
             step_target: place.clone(),
@@ -234,42 +234,46 @@ impl Journal {
     /// [`JournalError`].
     pub fn record_adoption_intent(
         &mut self,
-        place: &StepTarget,
+        step_target: &StepTarget,
         key: &str,
         fingerprint: Fingerprint,
         input: Value,
         effect: StepEffect,
     ) -> Result<(), JournalError> {
         // Nothing acts on this intent; killed before the adoption, the next attempt looks again.
-        self.record_intent(place, key, fingerprint, input, effect).map(drop)
+        self.record_intent(step_target, key, fingerprint, input, effect).map(drop)
     }
 
     /// Writes how an action ended; on disk when it returns, if it had an effect.
     ///
     /// # Errors
     /// [`JournalError`]: then the attempt must end; the next one finds the intent without an outcome.
-    pub fn record_outcome(&mut self, ended: StepCompletion) -> Result<(), JournalError> {
-        let took_ms = millis(ended.took);
-        self.append(JournalEvent::Outcome { step_target: ended.step_target, took_ms, outcome: ended.outcome })?;
-        self.sync_for(ended.effect)
+    pub fn record_outcome(&mut self, completion: StepCompletion) -> Result<(), JournalError> {
+        let took_ms = millis(completion.took);
+        self.append(JournalEvent::Outcome {
+            step_target: completion.step_target,
+            took_ms,
+            outcome: completion.outcome,
+        })?;
+        self.sync_for(completion.effect)
     }
 
     /// Writes that `place` is about to be undone; on disk when it returns.
     ///
     /// # Errors
     /// [`JournalError`]: then nothing may be undone.
-    pub fn record_undo_intent(&mut self, place: &StepTarget) -> Result<UndoIntent, JournalError> {
-        self.append(JournalEvent::UndoIntent { step_target: place.clone() })?;
+    pub fn record_undo_intent(&mut self, step_target: &StepTarget) -> Result<UndoIntent, JournalError> {
+        self.append(JournalEvent::UndoIntent { step_target: step_target.clone() })?;
         self.sync()?;
-        Ok(UndoIntent { step_target: place.clone() })
+        Ok(UndoIntent { step_target: step_target.clone() })
     }
 
     /// Writes how undoing ended; on disk when it returns.
     ///
     /// # Errors
     /// [`JournalError`]: then the attempt must end.
-    pub fn record_undo_outcome(&mut self, ended: UndoCompletion) -> Result<(), JournalError> {
-        self.append(JournalEvent::UndoOutcome { step_target: ended.step_target, failure: ended.failure })?;
+    pub fn record_undo_outcome(&mut self, completion: UndoCompletion) -> Result<(), JournalError> {
+        self.append(JournalEvent::UndoOutcome { step_target: completion.step_target, failure: completion.failure })?;
         self.sync()
     }
 
@@ -277,9 +281,9 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`].
-    pub fn record_decision(&mut self, place: &StepTarget, decision: Decision) -> Result<(), JournalError> {
+    pub fn record_decision(&mut self, step_target: &StepTarget, decision: Decision) -> Result<(), JournalError> {
         let stands_for_outcome = matches!(decision, Decision::Adopt { .. });
-        self.append(JournalEvent::Decision { step_target: place.clone(), decision })?;
+        self.append(JournalEvent::Decision { step_target: step_target.clone(), decision })?;
         if stands_for_outcome { self.sync() } else { Ok(()) }
     }
 

@@ -69,8 +69,8 @@ impl EnvironmentHead {
 
     /// A release was live, and every check held.
     fn record_verified(&mut self, release: Release, is_rollback: bool) {
-        let place = self.verified.iter().position(|verified| verified.is_same(&release));
-        match place {
+        let position = self.verified.iter().position(|verified| verified.is_same(&release));
+        match position {
             Some(place) if is_rollback => self.withdrawn.extend_from_slice(&self.verified[place + 1..]),
             Some(_) | None => {
                 self.withdrawn.retain(|withdrawn| !withdrawn.is_same(&release));
@@ -384,8 +384,8 @@ impl JournalState {
 
     /// What a step returned, if it is done and its record is believed.
     #[must_use]
-    pub fn authenticated_receipt(&self, place: &StepTarget) -> Option<&Receipt> {
-        let record = self.records.get(place).filter(|record| record.trust == JournalTrust::Authenticated)?;
+    pub fn authenticated_receipt(&self, step_target: &StepTarget) -> Option<&Receipt> {
+        let record = self.records.get(step_target).filter(|record| record.trust == JournalTrust::Authenticated)?;
         match &record.status {
             RecordStatus::Succeeded(receipt) => Some(receipt),
             RecordStatus::Intended | RecordStatus::Failed(_) | RecordStatus::Undoing(_) | RecordStatus::Reverted => {
@@ -401,8 +401,8 @@ impl JournalState {
     }
 
     /// A step that exposes its release and is done has made it live.
-    fn mark_live(&mut self, place: &StepTarget) {
-        if let Some(StepRecord { status: RecordStatus::Succeeded(_), intent, .. }) = self.records.get(place)
+    fn mark_live(&mut self, step_target: &StepTarget) {
+        if let Some(StepRecord { status: RecordStatus::Succeeded(_), intent, .. }) = self.records.get(step_target)
             && intent.exposes
             && self.trust == JournalTrust::Authenticated
         {
@@ -423,16 +423,16 @@ impl JournalState {
 
     fn expect_record(
         &mut self,
-        place: &StepTarget,
+        step_target: &StepTarget,
         what: &'static str,
         allows: impl FnOnce(&StepRecord) -> bool,
     ) -> Result<&mut StepRecord, TransitionError> {
-        match self.records.get_mut(place) {
+        match self.records.get_mut(step_target) {
             Some(record) if allows(record) => {
                 record.trust = self.trust;
                 Ok(record)
             }
-            Some(_) | None => Err(TransitionError::Transition { step_target: place.clone(), event: what }),
+            Some(_) | None => Err(TransitionError::Transition { step_target: step_target.clone(), event: what }),
         }
     }
 
@@ -441,15 +441,15 @@ impl JournalState {
     }
 
     /// The first place that an attempt gets stuck at is the one: what runs after it, such as a hook, is not.
-    fn mark_failed(&mut self, place: &StepTarget) {
+    fn mark_failed(&mut self, step_target: &StepTarget) {
         if let Some(attempt) = self.attempts.last_mut() {
-            attempt.failed_step.get_or_insert_with(|| place.clone());
+            attempt.failed_step.get_or_insert_with(|| step_target.clone());
         }
     }
 
-    fn clear_failed(&mut self, place: &StepTarget) {
+    fn clear_failed(&mut self, step_target: &StepTarget) {
         if let Some(attempt) = self.attempts.last_mut() {
-            attempt.failed_step.take_if(|stuck| stuck == place);
+            attempt.failed_step.take_if(|stuck| stuck == step_target);
         }
     }
 }

@@ -271,10 +271,10 @@ fn check_after(
 
 fn choose_environment<'e, 'n>(
     environments: &'e [DeclaredEnvironment<'n>],
-    asked: Option<&str>,
+    requested: Option<&str>,
     problems: &mut PlanErrorCollector,
 ) -> Option<&'e DeclaredEnvironment<'n>> {
-    match (asked, environments) {
+    match (requested, environments) {
         (Some(asked), _) => {
             let found = environments.iter().find(|environment| environment.name.as_str() == asked);
             if found.is_none() && !environments.is_empty() {

@@ -127,8 +127,8 @@ impl Lockfile {
     #[must_use]
     pub fn pin_status(&self, name: &str, now: &ModulePin) -> PinStatus {
         let Some(locked) = self.modules.get(name) else { return PinStatus::New };
-        let without = |asks: &[PinnedNeed], others: &[PinnedNeed]| -> Vec<PinnedNeed> {
-            asks.iter().filter(|ask| !others.iter().any(|other| ask.is_same(other))).cloned().collect()
+        let without = |needs: &[PinnedNeed], others: &[PinnedNeed]| -> Vec<PinnedNeed> {
+            needs.iter().filter(|ask| !others.iter().any(|other| ask.is_same(other))).cloned().collect()
         };
         let (more, less) = (without(&now.needs, &locked.needs), without(&locked.needs, &now.needs));
         match locked.digest == now.digest && more.is_empty() && less.is_empty() {

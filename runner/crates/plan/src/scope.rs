@@ -189,11 +189,11 @@ impl LookupScope<'_> {
         &self,
         node: &YamlNode,
         what: &str,
-        place: LookupSite,
+        site: LookupSite,
         problems: &mut PlanErrorCollector,
     ) -> Option<ConfidentialText> {
         match &node.kind {
-            YamlValue::Text(text) => Some(join_pieces(&self.pieces(text, &node.span, place, problems)?)),
+            YamlValue::Text(text) => Some(join_pieces(&self.pieces(text, &node.span, site, problems)?)),
             YamlValue::Number { written, .. } => Some(public_text(written.clone())),
             YamlValue::Bool(value) => Some(public_text(value.to_string())),
             YamlValue::Null | YamlValue::List(_) | YamlValue::Map(_) => {
@@ -316,8 +316,8 @@ impl LookupScope<'_> {
 }
 
 /// Why a look-up may not stand in a place, and what to do instead.
-fn lookup_denial(lookup: &PlanLookup, place: LookupSite) -> Option<(&'static str, &'static str)> {
-    match (lookup, place) {
+fn lookup_denial(lookup: &PlanLookup, site: LookupSite) -> Option<(&'static str, &'static str)> {
+    match (lookup, site) {
         (PlanLookup::Environment(_), _)
         | (
             PlanLookup::Release,

@@ -137,8 +137,8 @@ fn is_query(query: &str) -> bool {
 
 fn parse_after_scheme(server: ServerEngine, rest: &str) -> Result<ServerUrl, String> {
     let (main, query) = split_query(rest);
-    let (account, place) = main.rsplit_once('@').map_or((None, main), |(account, place)| (Some(account), place));
-    let (authority, name) = place.split_once('/').unwrap_or((place, ""));
+    let (account, location) = main.rsplit_once('@').map_or((None, main), |(account, place)| (Some(account), place));
+    let (authority, name) = location.split_once('/').unwrap_or((location, ""));
     let (user, password) = match account {
         Some(account) => account.split_once(':').map_or((Some(account), None), |(user, word)| (Some(user), Some(word))),
         None => (None, None),

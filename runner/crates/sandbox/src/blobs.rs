@@ -70,10 +70,10 @@ pub(super) async fn resolve_digest(gate: &CapabilityGate, source: &str) -> Resul
     match gate.parse_source(source)? {
         ContentSource::File { dir, path } => {
             let (folder, name) = path.rsplit_once('/').unwrap_or((".", &path));
-            for (list, is_of_one) in [(format!("{path}.sha256"), true), (format!("{folder}/SHA256SUMS"), false)] {
+            for (list, is_single) in [(format!("{path}.sha256"), true), (format!("{folder}/SHA256SUMS"), false)] {
                 match read_checksum_file(dir, &list) {
                     Ok(text) => {
-                        if let Some(digest) = find_checksum(&text, name, is_of_one, &list)? {
+                        if let Some(digest) = find_checksum(&text, name, is_single, &list)? {
                             return Ok(digest);
                         }
                     }
@@ -87,10 +87,10 @@ pub(super) async fn resolve_digest(gate: &CapabilityGate, source: &str) -> Resul
         }
         ContentSource::Url(url) => {
             let name = url.path_segments().and_then(Iterator::last).unwrap_or_default().to_owned();
-            let mut beside = url.clone();
-            beside.set_path(&format!("{}.sha256", url.path()));
-            let sums = url.join("SHA256SUMS").map_err(|error| failure("invalid-config", error.to_string()))?;
-            for (list, is_of_one) in [(beside, true), (sums, false)] {
+            let mut sidecar_url = url.clone();
+            sidecar_url.set_path(&format!("{}.sha256", url.path()));
+            let sums_url = url.join("SHA256SUMS").map_err(|error| failure("invalid-config", error.to_string()))?;
+            for (list, is_of_one) in [(sidecar_url, true), (sums_url, false)] {
                 let network = |error| gate.network_failure(error);
                 let request = NetRequest::new("GET", list.as_str()).map_err(network)?;
                 let response = gate.client().send(request).await.map_err(network)?;
@@ -123,16 +123,16 @@ fn read_checksum_file(dir: &Dir, path: &str) -> io::Result<String> {
 }
 
 /// The digest of `name` in the text of a `.sha256` file or of a list as `sha256sum` writes it.
-fn find_checksum(text: &str, name: &str, is_of_one: bool, list: &str) -> Result<Option<Digest>, StepFailure> {
+fn find_checksum(text: &str, name: &str, is_single: bool, list: &str) -> Result<Option<Digest>, StepFailure> {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let entry = lines.find_map(|line| {
         let (digest, file) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let file = file.trim_start().trim_start_matches('*').trim_start_matches("./");
-        (is_of_one || file == name).then_some(digest)
+        (is_single || file == name).then_some(digest)
     });
     match entry {
         Some(digest) => digest.parse().map(Some).map_err(|error| failure("bad-content", format!("{list}: {error}"))),
-        None if is_of_one => Err(failure("bad-content", format!("{list} is empty"))),
+        None if is_single => Err(failure("bad-content", format!("{list} is empty"))),
         None => Ok(None),
     }
 }
@@ -156,12 +156,12 @@ struct UnpackOptions {
 impl UnpackOptions {
     fn parse_limits(text: &str) -> Result<ArchiveLimits, StepFailure> {
         let options: Self = super::parse_options("an archive", text)?;
-        let stock = ArchiveLimits::default();
+        let defaults = ArchiveLimits::default();
         Ok(ArchiveLimits {
-            max_files: options.max_files.unwrap_or(stock.max_files),
-            max_bytes: options.max_bytes.unwrap_or(stock.max_bytes),
-            max_ratio: options.max_ratio.unwrap_or(stock.max_ratio),
-            max_path_bytes: options.max_path.unwrap_or(stock.max_path_bytes),
+            max_files: options.max_files.unwrap_or(defaults.max_files),
+            max_bytes: options.max_bytes.unwrap_or(defaults.max_bytes),
+            max_ratio: options.max_ratio.unwrap_or(defaults.max_ratio),
+            max_path_bytes: options.max_path.unwrap_or(defaults.max_path_bytes),
         })
     }
 }
@@ -204,17 +204,17 @@ impl Drop for DownloadTask {
 fn spawn_download_reader(mut download: Box<Download>, name: String, log: GuestLog) -> (DownloadTask, DownloadReader) {
     let (sender, chunks) = mpsc::channel(16);
     let task = tokio::spawn(async move {
-        let mut told = 0;
+        let mut reported = 0;
         loop {
             let chunk = match download.next_chunk().await {
                 Ok(chunk) => Ok(chunk.map(|bytes| bytes.to_vec())),
                 Err(error) => Err(io::Error::other(error)),
             };
-            if let Some(why) = download.take_interruption()
-                && told < MAX_REPORTED_INTERRUPTIONS
+            if let Some(error) = download.take_interruption()
+                && reported < MAX_REPORTED_INTERRUPTIONS
             {
-                told += 1;
-                let message = format!("the download of {name} broke off, and goes on: {why}");
+                reported += 1;
+                let message = format!("the download of {name} broke off, and goes on: {error}");
                 log.send(StepProgress::Log { level: MessageLevel::Warn, message, fields: serde_json::Map::new() });
             }
             let is_last = !matches!(chunk, Ok(Some(_)));

@@ -68,14 +68,16 @@ pub(super) fn to_component(bytes: &[u8]) -> Result<Cow<'_, [u8]>, ComponentError
 }
 
 fn encode_core_module(module: &[u8]) -> Result<Vec<u8>, ComponentError> {
-    let broken = |error: &dyn std::fmt::Display| ComponentError::EncodingFailed(error.to_string());
-    let (contract, _) = metadata::decode(module).map_err(|error| broken(&error.root_cause()))?;
-    let imports_old_wasi = || module.windows(WASI_PREVIEW1.len()).any(|window| window == WASI_PREVIEW1);
+    let encoding_failed = |error: &dyn std::fmt::Display| ComponentError::EncodingFailed(error.to_string());
+    let (contract, _) = metadata::decode(module).map_err(|error| encoding_failed(&error.root_cause()))?;
+    let imports_wasi_preview1 = || module.windows(WASI_PREVIEW1.len()).any(|window| window == WASI_PREVIEW1);
     if contract.is_none() {
-        return Err(if imports_old_wasi() { ComponentError::WasiPreview1 } else { ComponentError::NoContract });
+        return Err(if imports_wasi_preview1() { ComponentError::WasiPreview1 } else { ComponentError::NoContract });
     }
-    let made = ComponentEncoder::default().validate(true).module(module).and_then(ComponentEncoder::encode);
-    made.map_err(|error| if imports_old_wasi() { ComponentError::WasiPreview1 } else { broken(&error.root_cause()) })
+    let encoded = ComponentEncoder::default().validate(true).module(module).and_then(ComponentEncoder::encode);
+    encoded.map_err(|error| {
+        if imports_wasi_preview1() { ComponentError::WasiPreview1 } else { encoding_failed(&error.root_cause()) }
+    })
 }
 
 const WASI_PREVIEW1: &[u8] = b"wasi_snapshot_preview1";

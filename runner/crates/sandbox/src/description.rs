@@ -206,9 +206,9 @@ impl ModuleDescription {
 
     /// What the schema does not allow in a configuration. `is_open` tells of values that are only known later.
     #[must_use]
-    pub fn schema_violations(&self, config: &Value, is_open: impl Fn(&str) -> bool) -> Vec<SchemaViolation> {
+    pub fn schema_violations(&self, config: &Value, is_pending: impl Fn(&str) -> bool) -> Vec<SchemaViolation> {
         let validator = self.validator.as_ref().expect("parse compiles the schema");
-        let is_known = |error: &jsonschema::ValidationError<'_>| !is_open(&error.instance_path().to_string());
+        let is_known = |error: &jsonschema::ValidationError<'_>| !is_pending(&error.instance_path().to_string());
         validator.iter_errors(config).filter(is_known).flat_map(schema_violations_of).collect()
     }
 
@@ -260,24 +260,24 @@ fn schema_violations_of(error: jsonschema::ValidationError<'_>) -> Vec<SchemaVio
 }
 
 /// Calls `each` with every annotation of a schema and the value of the configuration that it stands at.
-fn visit_annotations(schema: &Value, config: &Value, annotation: &str, each: &mut impl FnMut(&str, &Value)) {
-    if let Some(word) = schema.get(annotation).and_then(Value::as_str) {
-        each(word, config);
+fn visit_annotations(schema: &Value, config: &Value, annotation: &str, visit: &mut impl FnMut(&str, &Value)) {
+    if let Some(annotation_value) = schema.get(annotation).and_then(Value::as_str) {
+        visit(annotation_value, config);
     }
     if let (Some(properties), Value::Object(config)) = (schema.get("properties").and_then(Value::as_object), config) {
         for (name, value) in config {
             if let Some(schema) = properties.get(name).or_else(|| schema.get("additionalProperties")) {
-                visit_annotations(schema, value, annotation, each);
+                visit_annotations(schema, value, annotation, visit);
             }
         }
     } else if let (Some(schema), Value::Object(config)) = (schema.get("additionalProperties"), config) {
         for value in config.values() {
-            visit_annotations(schema, value, annotation, each);
+            visit_annotations(schema, value, annotation, visit);
         }
     }
     if let (Some(schema), Value::Array(items)) = (schema.get("items"), config) {
         for item in items {
-            visit_annotations(schema, item, annotation, each);
+            visit_annotations(schema, item, annotation, visit);
         }
     }
 }

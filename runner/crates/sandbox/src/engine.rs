@@ -194,8 +194,8 @@ impl ModuleRuntime {
 
     /// The kept code of a module that is none of ours, if there is some that can be trusted.
     fn cached_component(&self, digest: &Digest, name: &str) -> Option<Component> {
-        let kept = self.cache.verified_code(&self.cache_entry_name(digest, "cwasm"), name)?;
-        let loaded = PrecompiledCode::Cached(kept).into_component(&self.engine);
+        let code = self.cache.verified_code(&self.cache_entry_name(digest, "cwasm"), name)?;
+        let loaded = PrecompiledCode::Cached(code).into_component(&self.engine);
         loaded.map_err(|error| self.cache.warn_code_unused(name, &format!("{error:#}"))).ok()
     }
 
@@ -219,8 +219,8 @@ impl ModuleRuntime {
         self.cache.description(&self.cache_entry_name(&module.digest, "description"), name)
     }
 
-    pub(super) fn cache_description(&self, module: &LoadedModule, words: &str) {
-        self.cache.store_entry(&self.cache_entry_name(&module.digest, "description"), words.as_bytes());
+    pub(super) fn cache_description(&self, module: &LoadedModule, description: &str) {
+        self.cache.store_entry(&self.cache_entry_name(&module.digest, "description"), description.as_bytes());
     }
 
     /// Names what is kept of a module by all that it depends on. Only plans with such modules pay for the hash.

@@ -166,8 +166,8 @@ impl CapabilityGate {
 
     /// A source as modules write it: `file:<dir>/<path>` or a URL.
     pub(super) fn parse_source(&self, text: &str) -> Result<ContentSource<'_>, StepFailure> {
-        if let Some(place) = text.strip_prefix("file:") {
-            let (dir, path) = self.split_dir_path(place)?;
+        if let Some(path) = text.strip_prefix("file:") {
+            let (dir, path) = self.split_dir_path(path)?;
             return Ok(ContentSource::File { dir, path: path.to_owned() });
         }
         match Url::parse(text) {
@@ -208,10 +208,10 @@ impl CapabilityGate {
     /// The environment of a granted program: what the plan sets, and of `wanted` what it leaves open.
     pub(super) fn program_environment(
         &self,
-        wanted: &BTreeMap<String, String>,
+        requested: &BTreeMap<String, String>,
     ) -> Result<Vec<(String, String)>, StepFailure> {
         let mut environment = Vec::new();
-        for (name, value) in wanted {
+        for (name, value) in requested {
             match self.grants.env.get(name) {
                 Some(EnvGrant::SetByStep) => environment.push((name.clone(), value.clone())),
                 Some(EnvGrant::Set(_)) | None => {
@@ -260,16 +260,16 @@ impl CapabilityGate {
     }
 
     /// Why something in a granted directory can't be opened; `place` is `<dir>/<path>`.
-    pub(super) fn open_failure(&self, place: &str, error: &std::io::Error) -> StepFailure {
+    pub(super) fn open_failure(&self, path: &str, error: &std::io::Error) -> StepFailure {
         if confined_path::is_escape_error(error) {
             let step = &self.step;
             let line = "grants: { dirs: { <name>: \"<path>:ro\" } }";
-            let message = format!("step `{step}` is not granted what {place} leads to: it is outside of the directory");
+            let message = format!("step `{step}` is not granted what {path} leads to: it is outside of the directory");
             return failure("denied", message)
                 .with_hint(format!("to grant it, add the folder that it is in to step `{step}` in the plan: {line}"));
         }
         let kind = if error.kind() == std::io::ErrorKind::NotFound { "not-found" } else { "permanent" };
-        failure(kind, format!("can't open {place}: {error}"))
+        failure(kind, format!("can't open {path}: {error}"))
     }
 
     /// What the network's error is to this step: a denial names it and the line to add.

@@ -58,7 +58,7 @@ impl ModuleRuntime {
         config: &Value,
     ) -> Result<BTreeMap<String, Blake3Hash>, InputError> {
         let gate = CapabilityGate::open(step, CallPurpose::Probe, &self.dir_snapshots)?;
-        let unread = |(path, source)| InputError::Read { path, source };
+        let read_error = |(path, source)| InputError::Read { path, source };
         let mut hashes = BTreeMap::new();
         for (kind, text) in description.inputs(config) {
             let hash = match kind {
@@ -68,8 +68,10 @@ impl ModuleRuntime {
                     let (dir, path) = gate.split_dir_path(&text)?;
                     hash_file(dir, path, &text)?
                 }
-                InputKind::Dir if step.uses.is_official("migrate") => gate.dir_snapshot(&text)?.map_err(unread)?.hash(),
-                InputKind::Dir => dir_snapshot::hash_dir(gate.dir(&text)?).map_err(unread)?,
+                InputKind::Dir if step.uses.is_official("migrate") => {
+                    gate.dir_snapshot(&text)?.map_err(read_error)?.hash()
+                }
+                InputKind::Dir => dir_snapshot::hash_dir(gate.dir(&text)?).map_err(read_error)?,
             };
             hashes.insert(text, hash);
         }
@@ -106,8 +108,8 @@ pub async fn release_digest(
     }
 }
 
-fn hash_file(dir: &Dir, path: &str, shown: &str) -> Result<Blake3Hash, InputError> {
+fn hash_file(dir: &Dir, path: &str, display_path: &str) -> Result<Blake3Hash, InputError> {
     let read = open_regular_file_with_size(dir, path).and_then(|(file, size)| dir_snapshot::read_sized(file, size));
-    let bytes = read.map_err(|source| InputError::Read { path: shown.to_owned(), source })?;
+    let bytes = read.map_err(|source| InputError::Read { path: display_path.to_owned(), source })?;
     Ok(Blake3Hash::of(&bytes))
 }

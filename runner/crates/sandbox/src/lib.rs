@@ -324,12 +324,12 @@ impl ModuleRuntime {
     }
 }
 
-fn check_length(what: &str, most: usize, bytes: usize) -> Result<(), StepFailure> {
-    if bytes > most { Err(length_failure(what, most, bytes)) } else { Ok(()) }
+fn check_length(what: &str, limit: usize, bytes: usize) -> Result<(), StepFailure> {
+    if bytes > limit { Err(length_failure(what, limit, bytes)) } else { Ok(()) }
 }
 
-fn length_failure(what: &str, most: usize, bytes: usize) -> StepFailure {
-    failure("limit", format!("its {what} is {bytes} bytes long; {most} are allowed"))
+fn length_failure(what: &str, limit: usize, bytes: usize) -> StepFailure {
+    failure("limit", format!("its {what} is {bytes} bytes long; {limit} are allowed"))
 }
 
 /// A failure as a module words it, unless it words it without end.

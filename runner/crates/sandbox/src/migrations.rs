@@ -21,8 +21,13 @@ use hostio::dir_snapshot::{DirSnapshot, DirSnapshotCache};
 use plan::PlanStep;
 use serde_json::Value;
 
-async fn open_job(gate: &CapabilityGate, database: &str, dir: &str, asked: &str) -> Result<MigrationJob, StepFailure> {
-    let asked: Value = parse_options("migrations", asked)?;
+async fn open_job(
+    gate: &CapabilityGate,
+    database: &str,
+    dir: &str,
+    options_json: &str,
+) -> Result<MigrationJob, StepFailure> {
+    let asked: Value = parse_options("migrations", options_json)?;
     open(gate, database, dir, MigrationOptions::from_config(&asked, gate.timeout())?).await
 }
 

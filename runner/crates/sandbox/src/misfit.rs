@@ -28,20 +28,24 @@ pub(super) struct ContractMismatch {
 }
 
 /// What does not fit; the first thing. `linker` is what wasmtime says, for what is left.
-pub(super) fn explain_link_error(engine: &Engine, component: &Component, linker: &wasmtime::Error) -> ContractMismatch {
+pub(super) fn explain_link_error(
+    engine: &Engine,
+    component: &Component,
+    link_error: &wasmtime::Error,
+) -> ContractMismatch {
     let kind = component.component_type();
-    let offer = ContractDefinition::new();
+    let contract = ContractDefinition::new();
     let exports: Vec<_> = kind.exports(engine).map(|(name, export)| (name, export.ty)).collect();
-    if let Some(misfit) = export_mismatch(engine, &offer, &exports) {
-        return misfit;
+    if let Some(mismatch) = export_mismatch(engine, &contract, &exports) {
+        return mismatch;
     }
     for (name, import) in kind.imports(engine) {
-        if let Some(misfit) = import_mismatch(engine, &offer, name, &import.ty) {
+        if let Some(misfit) = import_mismatch(engine, &contract, name, &import.ty) {
             return misfit;
         }
     }
     ContractMismatch {
-        reason: format!("it does not fit pawl:step {}: {:#}", offer.version, linker),
+        reason: format!("it does not fit pawl:step {}: {:#}", contract.version, link_error),
         hint: "build it again with the contract of this runner: `runner new-step` writes it".to_owned(),
     }
 }
@@ -134,7 +138,7 @@ fn wit_type(kind: &Type) -> String {
 
 fn export_mismatch(
     engine: &Engine,
-    offer: &ContractDefinition,
+    contract: &ContractDefinition,
     exports: &[(&str, ComponentItem)],
 ) -> Option<ContractMismatch> {
     let named = |start: &str| exports.iter().find(|(name, _)| name.starts_with(start));
@@ -152,8 +156,8 @@ fn export_mismatch(
         return Some(ContractMismatch { reason: what, hint: hint.to_owned() });
     };
     let version = InterfaceName::parse(name).version;
-    if !versions_compatible(version, &offer.version) {
-        return Some(offer.version_mismatch(version));
+    if !versions_compatible(version, &contract.version) {
+        return Some(contract.version_mismatch(version));
     }
     let ComponentItem::ComponentInstance(instance) = export else { return None };
     let has: Vec<_> = instance.exports(engine).map(|(name, _)| name).collect();
@@ -167,26 +171,26 @@ fn export_mismatch(
 
 fn import_mismatch(
     engine: &Engine,
-    offer: &ContractDefinition,
+    contract: &ContractDefinition,
     import: &str,
     kind: &ComponentItem,
 ) -> Option<ContractMismatch> {
     let name = InterfaceName::parse(import);
     match (name.package, name.interface) {
         ("pawl:step", interface) => {
-            if !versions_compatible(name.version, &offer.version) {
-                return Some(offer.version_mismatch(name.version));
+            if !versions_compatible(name.version, &contract.version) {
+                return Some(contract.version_mismatch(name.version));
             }
-            let Some(functions) = offer.interface_functions(interface) else {
-                return Some(offer.missing_import(name.version, interface));
+            let Some(functions) = contract.interface_functions(interface) else {
+                return Some(contract.missing_import(name.version, interface));
             };
             let ComponentItem::ComponentInstance(instance) = kind else { return None };
-            let mut wanted =
+            let mut imported =
                 instance.exports(engine).filter(|(_, item)| matches!(item.ty, ComponentItem::ComponentFunc(_)));
-            let (missing, _) = wanted.find(|(name, _)| !functions.iter().any(|function| function == name))?;
+            let (missing, _) = imported.find(|(name, _)| !functions.iter().any(|function| function == name))?;
             // `[method]connection.query` is for machines.
             let shown = missing.split_once(']').map_or(missing, |(_, name)| name);
-            Some(offer.missing_import(name.version, &format!("{interface}.{shown}")))
+            Some(contract.missing_import(name.version, &format!("{interface}.{shown}")))
         }
         ("wasi:http", interface) => Some(ContractMismatch {
             reason: format!("it needs `wasi:http/{interface}`, which no step has"),
@@ -204,8 +208,8 @@ fn import_mismatch(
             reason: format!("it needs `{import}`, which this runner does not have"),
             hint: format!(
                 "a step imports pawl:step {} ({}) and WASI 0.2 alone; see docs/steps.md",
-                offer.version,
-                offer.importable_interfaces().join(", "),
+                contract.version,
+                contract.importable_interfaces().join(", "),
             ),
         }),
     }
@@ -273,7 +277,7 @@ impl<'a> InterfaceName<'a> {
 }
 
 /// Whether the linker takes one for the other: what is left of the first number that is not 0 must be equal.
-fn versions_compatible(wanted: &str, offered: &str) -> bool {
+fn versions_compatible(required: &str, offered: &str) -> bool {
     fn compatible_prefix(version: &str) -> Vec<&str> {
         let version = version.split(['-', '+']).next().unwrap_or_default();
         let mut parts = version.split('.');
@@ -286,7 +290,7 @@ fn versions_compatible(wanted: &str, offered: &str) -> bool {
         }
         track
     }
-    compatible_prefix(wanted) == compatible_prefix(offered)
+    compatible_prefix(required) == compatible_prefix(offered)
 }
 
 #[cfg(test)]

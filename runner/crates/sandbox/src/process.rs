@@ -114,9 +114,9 @@ impl process::Host for HostState {
 
 impl HostState {
     /// The host's folder of `<dir>/<path>`; it must not lead out of the directory.
-    fn working_dir(&self, place: &str) -> Result<std::path::PathBuf, StepFailure> {
-        let (dir, path) = self.gate.split_dir_path(place)?;
-        let inside = dir.canonicalize(path).map_err(|error| self.gate.open_failure(place, &error))?;
+    fn working_dir(&self, dir_path: &str) -> Result<std::path::PathBuf, StepFailure> {
+        let (dir, path) = self.gate.split_dir_path(dir_path)?;
+        let inside = dir.canonicalize(path).map_err(|error| self.gate.open_failure(dir_path, &error))?;
         Ok(hostio::confined_path::fd_path(dir).join(inside))
     }
 }

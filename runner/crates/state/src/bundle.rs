@@ -241,15 +241,16 @@ impl JournalSnapshot {
 
     /// How it stands to what a checkpoint holds.
     #[must_use]
-    pub fn compare_with(&self, kept: &[CheckpointJournal]) -> ChainComparison {
-        let there = |epoch: u64| kept.iter().find(|one| one.epoch == epoch).map_or(&[][..], |one| one.bytes.as_slice());
+    pub fn compare_with(&self, checkpoint: &[CheckpointJournal]) -> ChainComparison {
+        let there =
+            |epoch: u64| checkpoint.iter().find(|one| one.epoch == epoch).map_or(&[][..], |one| one.bytes.as_slice());
         let here = |epoch: u64| {
             let known = self.journals.iter().find(|(member, _)| member.epoch == epoch);
             known.map_or(&[][..], |(_, bytes)| bytes.as_slice())
         };
         if self.journals.iter().all(|(member, bytes)| there(member.epoch).starts_with(bytes)) {
             ChainComparison::Covered
-        } else if kept.iter().all(|one| here(one.epoch).starts_with(&one.bytes)) {
+        } else if checkpoint.iter().all(|one| here(one.epoch).starts_with(&one.bytes)) {
             ChainComparison::Ahead
         } else {
             ChainComparison::Diverged
@@ -327,7 +328,10 @@ pub fn unpack(
         if content.len() as u64 != bytes || Blake3Hash::of(&content) != hash {
             return Err(damaged(&format!("the journal of epoch {epoch} is not what the manifest says")));
         }
-        if epoch > MAX_EPOCH || content.last() != Some(&b'\n') || journals.last().is_some_and(|last| last.epoch >= epoch) {
+        if epoch > MAX_EPOCH
+            || content.last() != Some(&b'\n')
+            || journals.last().is_some_and(|last| last.epoch >= epoch)
+        {
             return Err(damaged(&format!("the journal of epoch {epoch} is cut off, or out of order")));
         }
         let trust = if key.is_some() && believed { JournalTrust::Authenticated } else { JournalTrust::Untrusted };
@@ -366,11 +370,11 @@ struct StagedJournal {
 ///
 /// # Errors
 /// [`StateError`] when two went different ways, when they can't be read as one, or can't be written.
-pub fn merge_into_folder(folder: &Path, kept: &[CheckpointJournal], place: &str) -> Result<(), StateError> {
+pub fn merge_into_folder(folder: &Path, journals: &[CheckpointJournal], location: &str) -> Result<(), StateError> {
     std::fs::create_dir_all(folder).map_err(|source| StateError::io("make", folder, source))?;
     let here = journals_in(folder)?;
     let mut new: Vec<StagedJournal> = Vec::new();
-    for CheckpointJournal { epoch, bytes, trust } in kept {
+    for CheckpointJournal { epoch, bytes, trust } in journals {
         let known = here.iter().find(|(known, _)| known == epoch).map(|(_, path)| path.clone());
         if let Some(path) = &known {
             let ours = std::fs::read(path).map_err(|source| StateError::io("read", path, source))?;
@@ -387,7 +391,7 @@ pub fn merge_into_folder(folder: &Path, kept: &[CheckpointJournal], place: &str)
             let whole = &ours[..ours.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1)];
             if !bytes.starts_with(whole) {
                 let why = "this machine wrote something else than what is there";
-                return Err(StateError::Diverged { path: path.clone(), location: place.to_owned(), why });
+                return Err(StateError::Diverged { path: path.clone(), location: location.to_owned(), why });
             }
         }
         let to = folder.join(match trust {
@@ -402,7 +406,7 @@ pub fn merge_into_folder(folder: &Path, kept: &[CheckpointJournal], place: &str)
             final_path: to,
         });
     }
-    let put = ensure_readable_together(&here, &new, place)
+    let put = ensure_readable_together(&here, &new, location)
         .and_then(|()| new.iter().try_for_each(StagedJournal::move_into_place));
     if put.is_err() {
         // Those that were put are gone from there already.
@@ -412,7 +416,7 @@ pub fn merge_into_folder(folder: &Path, kept: &[CheckpointJournal], place: &str)
 }
 
 /// Whether what is here and what is new can be read as one history.
-fn ensure_readable_together(here: &[(u64, PathBuf)], new: &[StagedJournal], place: &str) -> Result<(), StateError> {
+fn ensure_readable_together(here: &[(u64, PathBuf)], new: &[StagedJournal], location: &str) -> Result<(), StateError> {
     let mut all: Vec<(u64, PathBuf)> =
         new.iter().filter_map(|beside| Some((epoch_of(&beside.final_path)?, beside.staged_path.clone()))).collect();
     let is_new = |epoch: u64| new.iter().any(|beside| epoch_of(&beside.final_path) == Some(epoch));
@@ -422,12 +426,12 @@ fn ensure_readable_together(here: &[(u64, PathBuf)], new: &[StagedJournal], plac
     match journal::LoadedJournals::read(&paths, |_| ()) {
         Ok(loaded) if loaded.newer_format_file.is_some() => {
             let why = "a newer runner wrote it".to_owned();
-            Err(StateError::InvalidCheckpoint { name: place.to_owned(), source: BundleError::Damaged(why) })
+            Err(StateError::InvalidCheckpoint { name: location.to_owned(), source: BundleError::Damaged(why) })
         }
         Ok(_) => Ok(()),
         Err(error) => {
             let why = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-            Err(StateError::InvalidCheckpoint { name: place.to_owned(), source: BundleError::Damaged(why) })
+            Err(StateError::InvalidCheckpoint { name: location.to_owned(), source: BundleError::Damaged(why) })
         }
     }
 }

@@ -19,40 +19,40 @@ use contract::hash::Blake3Hash;
 /// Brings here what the record names and is not here yet.
 pub(super) fn pull_journals(
     remote: &mut dyn RemoteStorage,
-    root: &StateManifest,
+    manifest: &StateManifest,
     folder: &Path,
-    place: &str,
+    location: &str,
 ) -> Result<(), StateError> {
     fs::create_dir_all(folder).map_err(|source| StateError::io("make", folder, source))?;
-    let newest = root.journals.last().map(|kept| kept.epoch);
-    for kept in &root.journals {
+    let newest = manifest.journals.last().map(|journal| journal.epoch);
+    for kept in &manifest.journals {
         let path = folder.join(journal_name(kept.epoch));
-        let fork = |why| StateError::Diverged { path: path.clone(), location: place.to_owned(), why };
-        let here = read_if_present(&path)?.unwrap_or_default();
+        let fork = |why| StateError::Diverged { path: path.clone(), location: location.to_owned(), why };
+        let local_bytes = read_if_present(&path)?.unwrap_or_default();
         let length = usize::try_from(kept.bytes).unwrap_or(usize::MAX);
-        match whole_lines(&here).get(..length) {
+        match whole_lines(&local_bytes).get(..length) {
             None => {
-                let there = read_remote_journal(remote, kept, place)?;
-                if !there.starts_with(whole_lines(&here)) {
+                let remote_bytes = read_remote_journal(remote, kept, location)?;
+                if !remote_bytes.starts_with(whole_lines(&local_bytes)) {
                     return Err(fork("this machine wrote something else than what is there"));
                 }
-                write_atomically(&path, &there)?;
+                write_atomically(&path, &remote_bytes)?;
             }
             Some(same) if Blake3Hash::of(same) != kept.hash => {
                 return Err(fork("this machine wrote something else than what is there"));
             }
-            Some(_) if Some(kept.epoch) == newest || here.len() == length => {}
-            Some(same) if whole_lines(&here).len() == length => write_atomically(&path, same)?,
+            Some(_) if Some(kept.epoch) == newest || local_bytes.len() == length => {}
+            Some(same) if whole_lines(&local_bytes).len() == length => write_atomically(&path, same)?,
             Some(_) => return Err(fork("it goes on here, and another deployment followed without that")),
         }
     }
     for (epoch, path) in journals_in(folder)? {
-        if newest.is_some_and(|newest| epoch < newest) && !root.journals.iter().any(|kept| kept.epoch == epoch) {
+        if newest.is_some_and(|newest| epoch < newest) && !manifest.journals.iter().any(|kept| kept.epoch == epoch) {
             if read_if_present(&path)?.is_some_and(|here| whole_lines(&here).is_empty()) {
                 fs::remove_file(&path).map_err(|source| StateError::io("remove", &path, source))?;
             } else {
                 let why = "that attempt never got there, and another deployment followed without it";
-                return Err(StateError::Diverged { path, location: place.to_owned(), why });
+                return Err(StateError::Diverged { path, location: location.to_owned(), why });
             }
         }
     }
@@ -70,10 +70,13 @@ pub(super) fn replace_newest_journal_file(folder: &Path) -> Result<(), StateErro
 }
 
 /// What this machine has and the record has not: a part for each journal that is longer here.
-pub(super) fn unsynced_part(root: &StateManifest, path: &Path) -> Result<Option<(RemoteJournal, Vec<u8>)>, StateError> {
-    let (Some(epoch), Some(here)) = (epoch_of(path), read_if_present(path)?) else { return Ok(None) };
-    let here = whole_lines(&here);
-    let known = root.journals.iter().find(|kept| kept.epoch == epoch);
+pub(super) fn unsynced_part(
+    manifest: &StateManifest,
+    path: &Path,
+) -> Result<Option<(RemoteJournal, Vec<u8>)>, StateError> {
+    let (Some(epoch), Some(local_bytes)) = (epoch_of(path), read_if_present(path)?) else { return Ok(None) };
+    let here = whole_lines(&local_bytes);
+    let known = manifest.journals.iter().find(|kept| kept.epoch == epoch);
     let (bytes, parts) = known.map_or((0, Vec::new()), |kept| (kept.bytes, kept.parts.clone()));
     let Some(more) = usize::try_from(bytes).ok().and_then(|bytes| here.get(bytes..)).filter(|more| !more.is_empty())
     else {
@@ -84,18 +87,18 @@ pub(super) fn unsynced_part(root: &StateManifest, path: &Path) -> Result<Option<
 
 fn read_remote_journal(
     remote: &mut dyn RemoteStorage,
-    kept: &RemoteJournal,
-    place: &str,
+    journal: &RemoteJournal,
+    location: &str,
 ) -> Result<Vec<u8>, StateError> {
-    let mut there = Vec::new();
-    for part in &kept.parts {
-        there.extend_from_slice(&remote.read_file(part)?);
+    let mut bytes = Vec::new();
+    for part in &journal.parts {
+        bytes.extend_from_slice(&remote.read_file(part)?);
     }
-    if there.len() as u64 != kept.bytes || Blake3Hash::of(&there) != kept.hash {
-        let why = format!("the journal of epoch {} is not what the record says of it", kept.epoch);
-        return Err(StateError::InvalidManifest { location: place.to_owned(), why });
+    if bytes.len() as u64 != journal.bytes || Blake3Hash::of(&bytes) != journal.hash {
+        let why = format!("the journal of epoch {} is not what the record says of it", journal.epoch);
+        return Err(StateError::InvalidManifest { location: location.to_owned(), why });
     }
-    Ok(there)
+    Ok(bytes)
 }
 
 /// Without the line that was not finished.
@@ -113,8 +116,8 @@ fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
 }
 
 fn write_atomically(path: &Path, content: &[u8]) -> Result<(), StateError> {
-    let beside = temporary_path(path);
-    let written = fs::write(&beside, content).and_then(|()| fs::rename(&beside, path));
+    let temporary = temporary_path(path);
+    let written = fs::write(&temporary, content).and_then(|()| fs::rename(&temporary, path));
     written.map_err(|source| StateError::io("write", path, source))
 }
 

@@ -107,12 +107,12 @@ impl fmt::Debug for CheckpointUploader {
 
 impl CheckpointUploader {
     /// Starts the thread. Nothing is asked yet.
-    pub(super) fn start(job: CheckpointConfig, folder: PathBuf, duty: UploadPolicy) -> io::Result<Arc<Self>> {
-        let (commands, orders) = unbounded_channel();
+    pub(super) fn start(config: CheckpointConfig, folder: PathBuf, policy: UploadPolicy) -> io::Result<Arc<Self>> {
+        let (commands, receiver) = unbounded_channel();
         let shown = Arc::new(Mutex::new(CheckpointStatus::default()));
-        let attempt = job.attempt;
+        let attempt = config.attempt;
         let worker = CheckpointWorker {
-            config: Arc::new(job),
+            config: Arc::new(config),
             folder,
             status: Arc::clone(&shown),
             uploaded_lines: 0,
@@ -125,8 +125,8 @@ impl CheckpointUploader {
         let runtime = super::runtime()?;
         thread::Builder::new()
             .name("pawl-checkpoints".to_owned())
-            .spawn(move || runtime.block_on(worker.run(orders)))?;
-        Ok(Arc::new(Self { commands, status: shown, check_steps: Mutex::default(), policy: duty, attempt }))
+            .spawn(move || runtime.block_on(worker.run(receiver)))?;
+        Ok(Arc::new(Self { commands, status: shown, check_steps: Mutex::default(), policy, attempt }))
     }
 
     /// What has become of them so far.
@@ -190,24 +190,24 @@ impl CheckpointUploader {
         self.close_worker(within, false).await;
     }
 
-    async fn close_worker(&self, within: Duration, tidies: bool) {
-        let closed = self.send_command(|answer| CheckpointCommand::Close(tidies, answer));
-        let trouble = match tokio::time::timeout(within, closed).await {
+    async fn close_worker(&self, within: Duration, waits_for_removals: bool) {
+        let closed = self.send_command(|answer| CheckpointCommand::Close(waits_for_removals, answer));
+        let reason = match tokio::time::timeout(within, closed).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.reason(),
             Err(_) => format!("it took longer than {} s", within.as_secs()),
         };
-        lock_mutex(&self.status).last_error = Some(trouble);
+        lock_mutex(&self.status).last_error = Some(reason);
     }
 
     /// Brings up what the artifacts do not have yet, of this attempt or a later one, after the process that wrote it ended.
     pub async fn upload_remaining(&self, within: Duration) {
-        let trouble = match tokio::time::timeout(within, self.send_command(CheckpointCommand::InspectExisting)).await {
+        let reason = match tokio::time::timeout(within, self.send_command(CheckpointCommand::InspectExisting)).await {
             Ok(Ok(())) => return self.close_worker(within, true).await,
             Ok(Err(error)) => error.reason(),
             Err(_) => format!("it took longer than {} s", within.as_secs()),
         };
-        lock_mutex(&self.status).last_error = Some(trouble);
+        lock_mutex(&self.status).last_error = Some(reason);
     }
 
     async fn send_command(
@@ -243,10 +243,10 @@ struct CheckpointWorker {
 type UploadResult = (u64, Result<ArtifactInfo, ArtifactError>);
 
 impl CheckpointWorker {
-    async fn run(mut self, mut orders: UnboundedReceiver<CheckpointCommand>) {
+    async fn run(mut self, mut commands: UnboundedReceiver<CheckpointCommand>) {
         let artifacts = match ArtifactStore::new(self.config.access.clone()) {
             Ok(artifacts) => Arc::new(artifacts),
-            Err(error) => return reject_all_commands(orders, &error).await,
+            Err(error) => return reject_all_commands(commands, &error).await,
         };
         let (mut uploads, mut removals) = (JoinSet::<UploadResult>::new(), JoinSet::<()>::new());
         let mut closing = None;
@@ -255,15 +255,15 @@ impl CheckpointWorker {
                 biased;
                 Some(Ok(done)) = uploads.join_next(), if !uploads.is_empty() => self.on_upload_finished(done),
                 Some(_) = removals.join_next(), if !removals.is_empty() => {}
-                order = orders.recv(), if closing.is_none() => match order {
+                order = commands.recv(), if closing.is_none() => match order {
                     Some(CheckpointCommand::DownloadNewest(answer)) => drop(answer.send(self.download_newest(&artifacts).await)),
                     Some(CheckpointCommand::InspectExisting(answer)) => drop(answer.send(self.inspect_existing(&artifacts).await)),
                     Some(CheckpointCommand::UploadSoon) => self.needs_upload = true,
                     Some(CheckpointCommand::EnsureUploaded(answer)) => self.reply_when_uploaded(answer, &artifacts, &mut uploads),
-                    Some(CheckpointCommand::Close(tidies, answer)) => {
+                    Some(CheckpointCommand::Close(waits_for_removals, answer)) => {
                         let (last, there) = oneshot::channel();
                         self.reply_when_uploaded(last, &artifacts, &mut uploads);
-                        closing = Some((tidies, there, answer));
+                        closing = Some((waits_for_removals, there, answer));
                     }
                     None => return,
                 },
@@ -475,8 +475,8 @@ impl CheckpointWorker {
 }
 
 /// Tells everybody that nothing can be brought anywhere.
-async fn reject_all_commands(mut orders: UnboundedReceiver<CheckpointCommand>, error: &ArtifactError) {
-    while let Some(order) = orders.recv().await {
+async fn reject_all_commands(mut commands: UnboundedReceiver<CheckpointCommand>, error: &ArtifactError) {
+    while let Some(order) = commands.recv().await {
         match order {
             CheckpointCommand::DownloadNewest(answer)
             | CheckpointCommand::InspectExisting(answer)

@@ -40,7 +40,7 @@ pub(super) struct FolderLock {
 
 impl FolderLock {
     /// Takes the lock, or says who has it.
-    pub(super) fn acquire(folder: &Path, resource: &str, claim: &LockRequest) -> Result<Self, LockError> {
+    pub(super) fn acquire(folder: &Path, resource: &str, request: &LockRequest) -> Result<Self, LockError> {
         let path = folder.join(LOCK_FILE);
         let error = |source| LockError::Io { path: path.clone(), source };
         fs::create_dir_all(folder).map_err(error)?;
@@ -72,7 +72,7 @@ impl FolderLock {
         let record = LockRecord {
             resource: resource.to_owned(),
             nonce,
-            holder: Some(claim.holder()),
+            holder: Some(request.holder()),
             since: clock::now(),
             ..before
         };
@@ -168,14 +168,14 @@ pub(super) fn force_release(folder: &Path, resource: &str, by: &str, message: &s
     let mut line = serde_json::to_vec(&written).map_err(|failed| error(failed.into()))?;
     line.push(b'\n');
     // First the record that it was done, then the deed.
-    let kept = OpenOptions::new().append(true).create(true).open(folder.join(FORCED_RELEASES_FILE));
-    kept.and_then(|mut file| file.write_all(&line).and_then(|()| file.sync_data())).map_err(error)?;
+    let opened_log = OpenOptions::new().append(true).create(true).open(folder.join(FORCED_RELEASES_FILE));
+    opened_log.and_then(|mut file| file.write_all(&line).and_then(|()| file.sync_data())).map_err(error)?;
     let mut text = serde_json::to_vec(&record.tombstone(clock::now())).map_err(|failed| error(failed.into()))?;
     text.push(b'\n');
-    let beside = folder.join(format!("lock.{}.tmp", std::process::id()));
-    let replaced = fs::write(&beside, &text)
-        .and_then(|()| File::open(&beside)?.sync_all())
-        .and_then(|()| fs::rename(&beside, &path))
+    let temporary = folder.join(format!("lock.{}.tmp", std::process::id()));
+    let replaced = fs::write(&temporary, &text)
+        .and_then(|()| File::open(&temporary)?.sync_all())
+        .and_then(|()| fs::rename(&temporary, &path))
         .and_then(|()| File::open(folder)?.sync_all());
     replaced.map_err(error)?;
     // What the old holder still writes must not change what the next one reads.

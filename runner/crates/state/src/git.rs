@@ -112,12 +112,12 @@ impl GitStorage {
     /// Makes the bare repository. Beside its place and then renamed: another process may do the same.
     fn init_repository(&self, cache: &Path) -> Result<(), StateError> {
         std::fs::create_dir_all(cache).map_err(|source| StateError::io("make", cache, source))?;
-        let beside = cache.join(format!("{}.tmp", self.scratch_ref));
-        self.git_anywhere(&["init", "--quiet", "--bare", "--template=", &beside.to_string_lossy()], "prepare")?;
-        match std::fs::rename(&beside, &self.repository) {
+        let temporary = cache.join(format!("{}.tmp", self.scratch_ref));
+        self.git_anywhere(&["init", "--quiet", "--bare", "--template=", &temporary.to_string_lossy()], "prepare")?;
+        match std::fs::rename(&temporary, &self.repository) {
             Ok(()) => Ok(()),
             Err(_) if self.repository.join("HEAD").exists() => {
-                std::fs::remove_dir_all(&beside).map_err(|source| StateError::io("remove", &beside, source))
+                std::fs::remove_dir_all(&temporary).map_err(|source| StateError::io("remove", &temporary, source))
             }
             Err(source) => Err(StateError::io("make", &self.repository, source)),
         }
@@ -164,8 +164,8 @@ impl GitStorage {
         if output.status.success() {
             return Ok(output.stdout);
         }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let lines: Vec<_> = said.lines().map(str::trim).filter(|line| !line.is_empty()).take(4).collect();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<_> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).take(4).collect();
         let why = if lines.is_empty() { format!("git: {}", output.status) } else { lines.join("; ") };
         Err(self.remote_error(action, why))
     }
@@ -177,7 +177,7 @@ impl GitStorage {
     fn run_git(
         &self,
         arguments: &[&str],
-        place: GitContext,
+        context: GitContext,
         input: Vec<u8>,
         action: &'static str,
     ) -> Result<Output, StateError> {
@@ -185,10 +185,10 @@ impl GitStorage {
         for name in REPOSITORY_VARIABLES {
             command.env_remove(name);
         }
-        if place == GitContext::CacheRepository {
+        if context == GitContext::CacheRepository {
             command.arg("--git-dir").arg(&self.repository);
         }
-        if place != GitContext::PlanFolder {
+        if context != GitContext::PlanFolder {
             self.apply_config(&mut command);
         }
         if self.sets_ssh_command {

@@ -70,27 +70,27 @@ impl RemoteLock {
     /// Starts the thread and waits until it has the lock, and the journals are here. Dropping the future ends the waiting.
     pub(super) async fn acquire(
         connect: impl FnOnce() -> Result<Box<dyn RemoteStorage>, StateError> + Send + 'static,
-        taking: RemoteLockParams,
+        params: RemoteLockParams,
     ) -> Result<Self, LockError> {
-        let (commands, orders) = channel();
+        let (commands, receiver) = channel();
         let (ready, taken) = tokio::sync::oneshot::channel();
         let cancelled = Arc::new(AtomicBool::new(false));
         let _cancel = CancelOnDrop(Arc::clone(&cancelled));
-        let record = Arc::new(Mutex::new(LockRecord::never_held(&taking.resource, clock::now())));
-        let shown = Arc::clone(&record);
-        let resource = taking.resource.clone();
+        let record = Arc::new(Mutex::new(LockRecord::never_held(&params.resource, clock::now())));
+        let published_record = Arc::clone(&record);
+        let resource = params.resource.clone();
         let spawned = thread::Builder::new().name("pawl-state".to_owned()).spawn(move || {
             let taken =
-                connect().map_err(LockError::from).and_then(|remote| LockWorker::acquire(remote, taking, &cancelled));
+                connect().map_err(LockError::from).and_then(|remote| LockWorker::acquire(remote, params, &cancelled));
             match taken {
-                Ok(mut keep) => {
-                    keep.published_record = shown;
-                    keep.publish_record();
+                Ok(mut worker) => {
+                    worker.published_record = published_record;
+                    worker.publish_record();
                     // Nobody waits any more: then nobody must be kept waiting.
                     if cancelled.load(Ordering::Relaxed) || ready.send(Ok(())).is_err() {
-                        let _ = keep.release();
+                        let _ = worker.release();
                     } else {
-                        keep.run(&orders);
+                        worker.run(&receiver);
                     }
                 }
                 Err(error) => drop(ready.send(Err(error))),
@@ -126,7 +126,7 @@ impl RemoteLock {
     }
 
     /// Writes everything there and releases the lock, in so much time.
-    pub(super) async fn close(mut self, within: Duration, place: &str) -> Result<(), LockError> {
+    pub(super) async fn close(mut self, within: Duration, location: &str) -> Result<(), LockError> {
         self.is_closed = true;
         let record = self.record();
         match tokio::time::timeout(within, self.send_command(LockCommand::Close)).await {
@@ -134,7 +134,7 @@ impl RemoteLock {
             Err(_) => Err(LockError::FinalWriteFailed {
                 resource: record.resource,
                 epoch: record.epoch,
-                location: place.to_owned(),
+                location: location.to_owned(),
                 why: format!("it took longer than {} s", within.as_secs()),
             }),
         }
@@ -221,10 +221,10 @@ enum LockWriteKind {
 impl LockWorker {
     fn acquire(
         mut remote: Box<dyn RemoteStorage>,
-        taking: RemoteLockParams,
+        params: RemoteLockParams,
         cancelled: &AtomicBool,
     ) -> Result<Self, LockError> {
-        let RemoteLockParams { location: place, resource, folder, ttl, request: claim } = taking;
+        let RemoteLockParams { location: place, resource, folder, ttl, request } = params;
         let began = Instant::now();
         remote.verify_conditional_writes()?;
         let nonce = random_nonce().map_err(|error| StateError::Remote {
@@ -232,15 +232,15 @@ impl LockWorker {
             location: place.clone(),
             why: error.to_string(),
         })?;
-        let mut taker = LockAcquirer::new(began.elapsed(), claim.holder(), nonce, ttl, claim.wait, clock::now());
-        let (mut tries, mut is_here) = (0, false);
+        let mut acquirer = LockAcquirer::new(began.elapsed(), request.holder(), nonce, ttl, request.wait, clock::now());
+        let (mut tries, mut is_pulled) = (0, false);
         let mut failed: Option<(Option<RecordVersion>, StateError)> = None;
         loop {
             if cancelled.load(Ordering::Relaxed) {
                 return Err(LockError::Held { resource, record: None });
             }
             let seen = remote.read_record()?;
-            let root = parse_manifest(seen.as_ref(), &resource, &place)?;
+            let manifest = parse_manifest(seen.as_ref(), &resource, &place)?;
             let version = seen.map(|seen| seen.version);
             // A write that failed while nobody else wrote: that is no race.
             if let Some((before, error)) = failed.take()
@@ -253,25 +253,25 @@ impl LockWorker {
                 thread::sleep(RETRY_DELAY * tries);
             }
             let newest = journals_in(&folder)?.last().map_or(0, |(epoch, _)| *epoch);
-            let newest = newest.max(root.journals.last().map_or(0, |kept| kept.epoch));
-            let (lease, version, root) = match taker.on_read(began.elapsed(), &root.lock, newest) {
+            let newest = newest.max(manifest.journals.last().map_or(0, |kept| kept.epoch));
+            let (lease, version, root) = match acquirer.on_read(began.elapsed(), &manifest.lock, newest) {
                 AcquireAction::GiveUp(record) => return Err(LockError::Held { resource, record: Some(record) }),
                 AcquireAction::ReadAt(at) => {
                     sleep_until(began, at, cancelled);
                     continue;
                 }
                 AcquireAction::Acquired(lease) => match version {
-                    Some(version) => (*lease, version, root),
+                    Some(version) => (*lease, version, manifest),
                     None => continue,
                 },
                 AcquireAction::Write(lock) => {
-                    if !is_here {
+                    if !is_pulled {
                         // Most of what is there comes before the lock is held: it may take long.
-                        cache::pull_journals(remote.as_mut(), &root, &folder, &place)?;
-                        is_here = true;
+                        cache::pull_journals(remote.as_mut(), &manifest, &folder, &place)?;
+                        is_pulled = true;
                     }
-                    taker.on_write_sent(began.elapsed(), &lock);
-                    let root = StateManifest { lock, ..root };
+                    acquirer.on_write_sent(began.elapsed(), &lock);
+                    let root = StateManifest { lock, ..manifest };
                     let change = RecordUpdate {
                         expected: version.as_ref(),
                         record: &encode_manifest(&root),
@@ -279,7 +279,7 @@ impl LockWorker {
                         removed: &[],
                         message: &format!("{resource}: taken, epoch {}", root.lock.epoch),
                     };
-                    match (remote.compare_and_swap(&change), taker.on_write_confirmed()) {
+                    match (remote.compare_and_swap(&change), acquirer.on_write_confirmed()) {
                         (Ok(version), Some(lease)) => (lease, version, root),
                         (Ok(_), None) => continue,
                         (Err(error), _) => {
@@ -313,10 +313,10 @@ impl LockWorker {
     }
 
     /// Does what is asked, and renews meanwhile; until it is released, or nobody can ask any more.
-    fn run(&mut self, orders: &Receiver<LockCommand>) {
+    fn run(&mut self, commands: &Receiver<LockCommand>) {
         loop {
             let pause = self.next_wakeup().saturating_sub(self.now());
-            match orders.recv_timeout(pause) {
+            match commands.recv_timeout(pause) {
                 Ok(LockCommand::SyncJournal(path, answer)) => {
                     if !self.synced_journals.contains(&path) {
                         self.synced_journals.push(path);
@@ -374,8 +374,8 @@ impl LockWorker {
         }
     }
 
-    fn write_manifest(&mut self, aim: LockWriteKind) -> Result<(), LockError> {
-        self.write_with_retries(aim, true).map_err(|failure| match failure {
+    fn write_manifest(&mut self, kind: LockWriteKind) -> Result<(), LockError> {
+        self.write_with_retries(kind, true).map_err(|failure| match failure {
             LockWriteError::Lost(lost) => self.lost_error(&lost),
             LockWriteError::State(error) => error.into(),
         })
@@ -399,20 +399,20 @@ impl LockWorker {
     }
 
     /// Writes what has grown, with the lock renewed or released; again and again while the lease lasts, if it `insists`.
-    fn write_with_retries(&mut self, aim: LockWriteKind, insists: bool) -> Result<(), LockWriteError> {
+    fn write_with_retries(&mut self, kind: LockWriteKind, keeps_trying: bool) -> Result<(), LockWriteError> {
         let mut tries = 0;
         loop {
-            let error = match self.write_once(aim) {
+            let error = match self.write_once(kind) {
                 Ok(()) => return Ok(()),
                 Err(LockWriteError::Lost(lost)) => return Err(lost.into()),
                 Err(LockWriteError::State(error)) => error,
             };
             let before = self.version.clone();
             if let Ok(seen) = self.remote.read_record() {
-                let root = parse_manifest(seen.as_ref(), &self.manifest.lock.resource, &self.location)?;
-                let readback = self.lease.on_read_back(self.now(), Some(&root.lock))?;
+                let manifest = parse_manifest(seen.as_ref(), &self.manifest.lock.resource, &self.location)?;
+                let readback = self.lease.on_read_back(self.now(), Some(&manifest.lock))?;
                 if let Some(seen) = seen {
-                    (self.version, self.manifest) = (seen.version, root);
+                    (self.version, self.manifest) = (seen.version, manifest);
                 }
                 self.publish_record();
                 if readback == ReadBackResult::Confirmed {
@@ -422,15 +422,15 @@ impl LockWorker {
             self.lease.check(self.now())?;
             // A place that answers reads and refuses writes will not change its mind.
             tries = if before == self.version { tries + 1 } else { 0 };
-            if !insists || tries == MAX_WRITE_ATTEMPTS * 4 {
+            if !keeps_trying || tries == MAX_WRITE_ATTEMPTS * 4 {
                 return Err(error.into());
             }
             thread::sleep((RETRY_DELAY * tries.max(1)).min(self.lease.ttl() / 10));
         }
     }
 
-    fn write_once(&mut self, aim: LockWriteKind) -> Result<(), LockWriteError> {
-        let lock = match aim {
+    fn write_once(&mut self, kind: LockWriteKind) -> Result<(), LockWriteError> {
+        let lock = match kind {
             LockWriteKind::Renew => self.lease.next_record(),
             LockWriteKind::RaiseEpoch(newest) => {
                 let next = self.lease.next_record();
@@ -440,27 +440,28 @@ impl LockWorker {
                 LockRecord { counter: self.lease.next_record().counter, ..self.lease.record().tombstone(clock::now()) }
             }
         };
-        let mut root = StateManifest { version: MANIFEST_VERSION, lock: lock.clone(), ..self.manifest.clone() };
+        let mut manifest = StateManifest { version: MANIFEST_VERSION, lock: lock.clone(), ..self.manifest.clone() };
         let (mut files, mut dropped) = (Vec::new(), Vec::new());
         for path in &self.synced_journals {
-            let Some((mut kept, more)) = cache::unsynced_part(&root, path)? else { continue };
-            let name = format!("{}-{:04}-{}.part", journal_name(kept.epoch), self.files_written, self.file_name_tag());
+            let Some((mut journal, more)) = cache::unsynced_part(&manifest, path)? else { continue };
+            let name =
+                format!("{}-{:04}-{}.part", journal_name(journal.epoch), self.files_written, self.file_name_tag());
             self.files_written += 1;
-            kept.parts.push(name.clone());
+            journal.parts.push(name.clone());
             files.push((name, more));
-            insert_by_epoch(&mut root.journals, kept);
+            insert_by_epoch(&mut manifest.journals, journal);
         }
-        if aim == LockWriteKind::Release {
-            self.merge_parts(&mut root, &mut files, &mut dropped)?;
+        if kind == LockWriteKind::Release {
+            self.merge_parts(&mut manifest, &mut files, &mut dropped)?;
         }
-        let message = match aim {
+        let message = match kind {
             LockWriteKind::Release => format!("{}: released, epoch {}", lock.resource, lock.epoch),
             LockWriteKind::Renew | LockWriteKind::RaiseEpoch(_) => {
                 format!("{}: epoch {}, {}", lock.resource, lock.epoch, lock.counter)
             }
         };
         self.lease.on_write_sent(self.now(), lock)?;
-        let record = encode_manifest(&root);
+        let record = encode_manifest(&manifest);
         let change = RecordUpdate {
             expected: Some(&self.version),
             record: &record,
@@ -469,7 +470,7 @@ impl LockWorker {
             message: &message,
         };
         self.version = self.remote.compare_and_swap(&change)?;
-        self.manifest = root;
+        self.manifest = manifest;
         self.lease.on_write_confirmed(self.now())?;
         self.publish_record();
         Ok(())
@@ -478,20 +479,20 @@ impl LockWorker {
     /// Makes one file of the parts of each journal.
     fn merge_parts(
         &self,
-        root: &mut StateManifest,
+        manifest: &mut StateManifest,
         files: &mut Vec<(String, Vec<u8>)>,
-        dropped: &mut Vec<String>,
+        removed: &mut Vec<String>,
     ) -> Result<(), StateError> {
-        for kept in root.journals.iter_mut().filter(|kept| kept.parts.len() > 1) {
-            let path = self.folder.join(journal_name(kept.epoch));
+        for journal in manifest.journals.iter_mut().filter(|kept| kept.parts.len() > 1) {
+            let path = self.folder.join(journal_name(journal.epoch));
             let mut whole = std::fs::read(&path).map_err(|source| StateError::io("read", &path, source))?;
-            whole.truncate(usize::try_from(kept.bytes).unwrap_or(usize::MAX));
-            let name = format!("{}-{}", journal_name(kept.epoch), self.file_name_tag());
-            for part in std::mem::replace(&mut kept.parts, vec![name.clone()]) {
+            whole.truncate(usize::try_from(journal.bytes).unwrap_or(usize::MAX));
+            let name = format!("{}-{}", journal_name(journal.epoch), self.file_name_tag());
+            for part in std::mem::replace(&mut journal.parts, vec![name.clone()]) {
                 let waiting = files.len();
                 files.retain(|(file, _)| *file != part);
                 if files.len() == waiting {
-                    dropped.push(part);
+                    removed.push(part);
                 }
             }
             files.push((name, whole));
@@ -514,10 +515,10 @@ impl LockWorker {
 }
 
 /// Puts a journal where it belongs in the order of epochs.
-fn insert_by_epoch(journals: &mut Vec<RemoteJournal>, kept: RemoteJournal) {
-    match journals.binary_search_by_key(&kept.epoch, |kept| kept.epoch) {
-        Ok(at) => journals[at] = kept,
-        Err(at) => journals.insert(at, kept),
+fn insert_by_epoch(journals: &mut Vec<RemoteJournal>, journal: RemoteJournal) {
+    match journals.binary_search_by_key(&journal.epoch, |kept| kept.epoch) {
+        Ok(at) => journals[at] = journal,
+        Err(at) => journals.insert(at, journal),
     }
 }
 
@@ -525,22 +526,22 @@ fn insert_by_epoch(journals: &mut Vec<RemoteJournal>, kept: RemoteJournal) {
 pub(super) fn parse_manifest(
     seen: Option<&VersionedRecord>,
     resource: &str,
-    place: &str,
+    location: &str,
 ) -> Result<StateManifest, StateError> {
     let Some(seen) = seen else { return Ok(StateManifest::empty(resource)) };
-    let broken = |why: String| StateError::InvalidManifest { location: place.to_owned(), why };
-    let root: StateManifest = serde_json::from_slice(&seen.bytes).map_err(|error| broken(error.to_string()))?;
-    if root.version != MANIFEST_VERSION {
-        return Err(broken(format!("it is of version {}, this runner knows {MANIFEST_VERSION}", root.version)));
+    let broken = |why: String| StateError::InvalidManifest { location: location.to_owned(), why };
+    let manifest: StateManifest = serde_json::from_slice(&seen.bytes).map_err(|error| broken(error.to_string()))?;
+    if manifest.version != MANIFEST_VERSION {
+        return Err(broken(format!("it is of version {}, this runner knows {MANIFEST_VERSION}", manifest.version)));
     }
-    if root.lock.resource != resource {
-        return Err(broken(format!("it is of {}, not of {resource}", root.lock.resource)));
+    if manifest.lock.resource != resource {
+        return Err(broken(format!("it is of {}, not of {resource}", manifest.lock.resource)));
     }
-    Ok(root)
+    Ok(manifest)
 }
 
-pub(super) fn encode_manifest(root: &StateManifest) -> Vec<u8> {
-    let mut text = serde_json::to_vec_pretty(root).expect("records are JSON: their keys are texts");
+pub(super) fn encode_manifest(manifest: &StateManifest) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(manifest).expect("records are JSON: their keys are texts");
     text.push(b'\n');
     text
 }

@@ -158,9 +158,9 @@ impl StateStore {
                 // One for each place and plan: two checkouts on one machine are as two machines.
                 let key = format!("{}\n{:?}\n{}", state.written, state.location, state.folder.display());
                 let cache = state.cache.join(contract::hash::Blake3Hash::of(key.as_bytes()).hex_prefix(16));
-                let far =
+                let backend =
                     RemoteBackend { state: state.clone(), cache: cache.clone(), is_cached: AtomicBool::new(false) };
-                (cache, Some(Arc::new(far)))
+                (cache, Some(Arc::new(backend)))
             }
         };
         Self { folder: root.join(app.as_str()).join(environment.as_str()), resource, remote, checkpoints: None }
@@ -170,9 +170,9 @@ impl StateStore {
     ///
     /// # Errors
     /// [`StateError`] when the thread for that can't be started.
-    pub fn with_checkpoints(mut self, job: checkpoints::CheckpointConfig) -> Result<Self, StateError> {
-        let duty = if self.remote.is_some() { UploadPolicy::AtEnd } else { UploadPolicy::BeforeEachEffect };
-        let started = CheckpointUploader::start(job, self.folder.clone(), duty);
+    pub fn with_checkpoints(mut self, config: checkpoints::CheckpointConfig) -> Result<Self, StateError> {
+        let policy = if self.remote.is_some() { UploadPolicy::AtEnd } else { UploadPolicy::BeforeEachEffect };
+        let started = CheckpointUploader::start(config, self.folder.clone(), policy);
         self.checkpoints = Some(started.map_err(|source| StateError::io("watch", &self.folder, source))?);
         Ok(self)
     }
@@ -204,14 +204,14 @@ impl StateStore {
     /// Where it is, for people.
     #[must_use]
     pub fn display_location(&self) -> String {
-        self.remote.as_ref().map_or_else(|| self.folder.display().to_string(), |far| far.state.written.clone())
+        self.remote.as_ref().map_or_else(|| self.folder.display().to_string(), |backend| backend.state.written.clone())
     }
 
     /// Where it is, for a process on this machine that this one starts: see [`StateLocation::at`].
     #[must_use]
     pub fn address(&self) -> String {
         let (state, folder) = match &self.remote {
-            Some(far) => (far.state.written.clone(), far.state.folder.clone()),
+            Some(backend) => (backend.state.written.clone(), backend.state.folder.clone()),
             None => {
                 let root = self.folder.ancestors().nth(2).unwrap_or(Path::new("/"));
                 (format!("dir:{}", root.display()), root.to_owned())
@@ -225,12 +225,12 @@ impl StateStore {
     /// # Errors
     /// [`StateError`] when they can't be read.
     pub fn journal_paths(&self) -> Result<Vec<PathBuf>, StateError> {
-        if let Some(far) = &self.remote
-            && !far.is_cached.load(Ordering::Relaxed)
+        if let Some(backend) = &self.remote
+            && !backend.is_cached.load(Ordering::Relaxed)
         {
-            self.with_remote(|remote, place| {
-                let root = keeper::parse_manifest(remote.read_record()?.as_ref(), &self.resource, place)?;
-                cache::pull_journals(remote, &root, &self.folder, place)
+            self.with_remote(|remote, location| {
+                let root = keeper::parse_manifest(remote.read_record()?.as_ref(), &self.resource, location)?;
+                cache::pull_journals(remote, &root, &self.folder, location)
             })?;
         }
         Ok(journals_in(&self.folder)?.into_iter().map(|(_, path)| path).collect())
@@ -247,16 +247,16 @@ impl StateStore {
     ///
     /// # Errors
     /// [`LockError`] when another holds it, or it can't be taken.
-    pub async fn acquire_lock(&self, claim: LockRequest) -> Result<DeploymentLock, LockError> {
-        let (place, checkpoints) = (self.display_location(), self.checkpoints.clone());
-        let Some(far) = &self.remote else {
-            let until = match claim.wait {
+    pub async fn acquire_lock(&self, request: LockRequest) -> Result<DeploymentLock, LockError> {
+        let (location, checkpoints) = (self.display_location(), self.checkpoints.clone());
+        let Some(backend) = &self.remote else {
+            let until = match request.wait {
                 LockWait::Default => Duration::ZERO,
                 LockWait::For(wait) => wait,
             };
             let began = Instant::now();
             loop {
-                match folder::FolderLock::acquire(&self.folder, &self.resource, &claim) {
+                match folder::FolderLock::acquire(&self.folder, &self.resource, &request) {
                     Err(LockError::Held { .. }) if began.elapsed() < until => {
                         tokio::time::sleep(FOLDER_LOCK_POLL_INTERVAL).await
                     }
@@ -268,7 +268,7 @@ impl StateStore {
                         let note = self.held_by_path();
                         return Ok(DeploymentLock {
                             kind: LockKind::Folder(held),
-                            location: place,
+                            location,
                             held_by_path: note,
                             checkpoints,
                         });
@@ -276,22 +276,17 @@ impl StateStore {
                 }
             }
         };
-        let taking = RemoteLockParams {
-            location: place.clone(),
+        let params = RemoteLockParams {
+            location: location.clone(),
             resource: self.resource.clone(),
             folder: self.folder.clone(),
-            ttl: far.state.ttl,
-            request: claim,
+            ttl: backend.state.ttl,
+            request,
         };
-        let (connecting, resource) = (Arc::clone(far), self.resource.clone());
-        let keeper = RemoteLock::acquire(move || connecting.connect(&resource), taking).await?;
-        far.is_cached.store(true, Ordering::Relaxed);
-        Ok(DeploymentLock {
-            kind: LockKind::Remote(keeper),
-            location: place,
-            held_by_path: self.held_by_path(),
-            checkpoints,
-        })
+        let (connecting, resource) = (Arc::clone(backend), self.resource.clone());
+        let lock = RemoteLock::acquire(move || connecting.connect(&resource), params).await?;
+        backend.is_cached.store(true, Ordering::Relaxed);
+        Ok(DeploymentLock { kind: LockKind::Remote(lock), location, held_by_path: self.held_by_path(), checkpoints })
     }
 
     fn held_by_path(&self) -> PathBuf {
@@ -337,9 +332,9 @@ impl StateStore {
         if self.remote.is_none() {
             return folder::verify_token(&self.folder, token);
         }
-        let root = self.read_manifest()?;
-        if root.lock.holder.is_some() && root.lock.token() == *token && !token.nonce.is_empty() {
-            return Ok(root.lock);
+        let manifest = self.read_manifest()?;
+        if manifest.lock.holder.is_some() && manifest.lock.token() == *token && !token.nonce.is_empty() {
+            return Ok(manifest.lock);
         }
         let why = "the lock is free, or another deployment holds it now, or this is not its token";
         Err(LockError::InvalidToken { resource: self.resource.clone(), why })
@@ -350,34 +345,35 @@ impl StateStore {
     ///
     /// # Errors
     /// [`LockError`] when it can't be read.
-    pub fn lock_status(&self, watches: bool) -> Result<(Option<LockRecord>, LockStatus), LockError> {
+    pub fn lock_status(&self, should_watch: bool) -> Result<(Option<LockRecord>, LockStatus), LockError> {
         if self.remote.is_none() {
             return folder::lock_status(&self.folder);
         }
-        let (root, standing) = self.with_remote(|remote, place| self.watch_lock(remote, place, watches))?;
-        Ok(((root.lock.epoch > 0).then_some(root.lock), standing))
+        let (manifest, status) =
+            self.with_remote(|remote, location| self.watch_lock(remote, location, should_watch))?;
+        Ok(((manifest.lock.epoch > 0).then_some(manifest.lock), status))
     }
 
     fn watch_lock(
         &self,
         remote: &mut dyn RemoteStorage,
-        place: &str,
-        watches: bool,
+        location: &str,
+        should_watch: bool,
     ) -> Result<(StateManifest, LockStatus), StateError> {
         let (began, mut watch) = (Instant::now(), LockWatcher::default());
         let mut first: Option<LockRecord> = None;
         loop {
-            let root = keeper::parse_manifest(remote.read_record()?.as_ref(), &self.resource, place)?;
-            let sight = watch.observe(began.elapsed(), Some(&root.lock));
-            let has_moved = first.as_ref().is_some_and(|first| *first != root.lock);
-            match sight {
-                LockObservation::Free => return Ok((root, LockStatus::Free)),
-                LockObservation::Expired => return Ok((root, LockStatus::Stale)),
-                LockObservation::Held(_) if has_moved => return Ok((root, LockStatus::Held)),
-                LockObservation::Held(_) if !watches => return Ok((root, LockStatus::Unknown)),
+            let manifest = keeper::parse_manifest(remote.read_record()?.as_ref(), &self.resource, location)?;
+            let observation = watch.observe(began.elapsed(), Some(&manifest.lock));
+            let has_moved = first.as_ref().is_some_and(|first| *first != manifest.lock);
+            match observation {
+                LockObservation::Free => return Ok((manifest, LockStatus::Free)),
+                LockObservation::Expired => return Ok((manifest, LockStatus::Stale)),
+                LockObservation::Held(_) if has_moved => return Ok((manifest, LockStatus::Held)),
+                LockObservation::Held(_) if !should_watch => return Ok((manifest, LockStatus::Unknown)),
                 LockObservation::Held(runs_out) => {
-                    let pause = observer_timeout(root.lock.ttl().unwrap_or_default()) / 16;
-                    first.get_or_insert(root.lock);
+                    let pause = observer_timeout(manifest.lock.ttl().unwrap_or_default()) / 16;
+                    first.get_or_insert(manifest.lock);
                     thread::sleep(pause.min(runs_out.saturating_sub(began.elapsed())));
                 }
             }
@@ -390,9 +386,9 @@ impl StateStore {
     /// # Errors
     /// [`LockError::Living`] when the holder lives; what else keeps it from being released.
     pub fn release_lock(&self, by: &str, message: &str, force: bool) -> Result<Option<LockRecord>, LockError> {
-        let (record, standing) = self.lock_status(!force)?;
+        let (record, status) = self.lock_status(!force)?;
         let Some(record) = record.filter(|record| record.holder.is_some()) else { return Ok(None) };
-        match standing {
+        match status {
             LockStatus::Free => return Ok(None),
             LockStatus::Held | LockStatus::Unknown if !force => {
                 return Err(LockError::HolderRunning { resource: self.resource.clone(), holder: record.holder });
@@ -403,16 +399,16 @@ impl StateStore {
             folder::force_release(&self.folder, &self.resource, by, message)?;
             return Ok(Some(record));
         }
-        self.with_remote(|remote, place| {
+        self.with_remote(|remote, location| {
             let mut failed = None;
             // Its holder renews it meanwhile: then it is read and written again.
             for _ in 0..10 {
                 let seen = remote.read_record()?;
-                let root = keeper::parse_manifest(seen.as_ref(), &self.resource, place)?;
-                if !root.lock.is_same_holding(&record) {
+                let manifest = keeper::parse_manifest(seen.as_ref(), &self.resource, location)?;
+                if !manifest.lock.is_same_holding(&record) {
                     return Ok(Some(record.clone()));
                 }
-                let root = root.with_forced_release(by, message);
+                let root = manifest.with_forced_release(by, message);
                 let change = RecordUpdate {
                     expected: seen.as_ref().map(|seen| &seen.version),
                     record: &keeper::encode_manifest(&root),
@@ -443,7 +439,9 @@ impl StateStore {
     }
 
     fn read_manifest(&self) -> Result<StateManifest, StateError> {
-        self.with_remote(|remote, place| keeper::parse_manifest(remote.read_record()?.as_ref(), &self.resource, place))
+        self.with_remote(|remote, location| {
+            keeper::parse_manifest(remote.read_record()?.as_ref(), &self.resource, location)
+        })
     }
 
     /// On a thread of its own, since it blocks, and this one may run the loop.
@@ -451,9 +449,9 @@ impl StateStore {
         &self,
         work: impl FnOnce(&mut dyn RemoteStorage, &str) -> Result<T, StateError> + Send,
     ) -> Result<T, StateError> {
-        let far = self.remote.as_ref().expect("only asked where state is remote");
+        let backend = self.remote.as_ref().expect("only asked where state is remote");
         thread::scope(|scope| {
-            let asked = scope.spawn(|| work(far.connect(&self.resource)?.as_mut(), &far.state.written));
+            let asked = scope.spawn(|| work(backend.connect(&self.resource)?.as_mut(), &backend.state.written));
             asked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
@@ -476,7 +474,7 @@ impl DeploymentLock {
     pub fn record(&self) -> LockRecord {
         match &self.kind {
             LockKind::Folder(held) => held.record().clone(),
-            LockKind::Remote(keeper) => keeper.record(),
+            LockKind::Remote(lock) => lock.record(),
         }
     }
 
@@ -505,14 +503,14 @@ impl DeploymentLock {
     pub fn next_epoch(&mut self, newest: u64) -> Result<u64, LockError> {
         match &mut self.kind {
             LockKind::Folder(held) => held.next_epoch(newest),
-            LockKind::Remote(keeper) => {
+            LockKind::Remote(lock) => {
                 // Taking it took an epoch already; the journals may know of a later one that never got there.
-                if keeper.record().epoch <= newest {
-                    keeper.raise_epoch(newest)?;
+                if lock.record().epoch <= newest {
+                    lock.raise_epoch(newest)?;
                 }
                 // Without it, a lock whose holder was killed runs out by itself.
-                let _ = fs::write(&self.held_by_path, format!("{} {}", std::process::id(), keeper.record().token()));
-                Ok(keeper.record().epoch)
+                let _ = fs::write(&self.held_by_path, format!("{} {}", std::process::id(), lock.record().token()));
+                Ok(lock.record().epoch)
             }
         }
     }
@@ -524,7 +522,7 @@ impl DeploymentLock {
     pub async fn sync_journal(&self, journal: &Path) -> Result<(), LockError> {
         match &self.kind {
             LockKind::Folder(_) => Ok(()),
-            LockKind::Remote(keeper) => keeper.sync_journal(journal.to_owned()).await,
+            LockKind::Remote(lock) => lock.sync_journal(journal.to_owned()).await,
         }
     }
 
@@ -539,7 +537,7 @@ impl DeploymentLock {
         }
         match &self.kind {
             LockKind::Folder(held) => held.ensure_held(),
-            LockKind::Remote(keeper) => keeper.ensure_held().await,
+            LockKind::Remote(lock) => lock.ensure_held().await,
         }
     }
 
@@ -556,12 +554,12 @@ impl DeploymentLock {
         match self.kind {
             LockKind::Folder(held) => {
                 saved.await;
-                let standing = held.ensure_held();
+                let result = held.ensure_held();
                 drop(held);
-                standing
+                result
             }
-            LockKind::Remote(keeper) => {
-                let closed = tokio::join!(keeper.close(within, &self.location), saved).0;
+            LockKind::Remote(lock) => {
+                let closed = tokio::join!(lock.close(within, &self.location), saved).0;
                 let _ = fs::remove_file(&self.held_by_path);
                 closed
             }

@@ -65,8 +65,8 @@ impl GroupedLogReporter {
         }
     }
 
-    fn show_item(&mut self, side: LogPosition<'_>, telling: DisplayItem) {
-        match telling {
+    fn show_item(&mut self, position: LogPosition<'_>, item: DisplayItem) {
+        match item {
             DisplayItem::Heading(heading) => {
                 if self.options.verbosity > Verbosity::Quiet {
                     let heading = format!("{}\n", text::escape_line(&heading));
@@ -75,9 +75,9 @@ impl GroupedLogReporter {
             }
             DisplayItem::Line(line) => {
                 let text = line.text_with_reason();
-                self.write_line(side, &line, &text, false);
+                self.write_line(position, &line, &text, false);
             }
-            DisplayItem::StepMessage(line) => self.write_line(side, &line, &line.text, true),
+            DisplayItem::StepMessage(line) => self.write_line(position, &line, &line.text, true),
             DisplayItem::StepStarted { keyword: word, label, reason: why } => {
                 let line = DisplayLine {
                     min_verbosity: Verbosity::Normal,
@@ -88,7 +88,7 @@ impl GroupedLogReporter {
                     text: why,
                     took_ms: None,
                 };
-                self.write_line(side, &line, &line.text, false);
+                self.write_line(position, &line, &line.text, false);
             }
             DisplayItem::Meter { label, task, done, total, unit } => {
                 // There are many, and none of them is news to who reads it later.
@@ -105,15 +105,15 @@ impl GroupedLogReporter {
                         text,
                         took_ms: None,
                     };
-                    self.write_line(side, &line, &line.text, true);
+                    self.write_line(position, &line, &line.text, true);
                 }
             }
             DisplayItem::StepEnded => {}
         }
     }
 
-    fn write_line(&mut self, side: LogPosition<'_>, line: &DisplayLine, text: &str, is_foreign: bool) {
-        match side {
+    fn write_line(&mut self, position: LogPosition<'_>, line: &DisplayLine, text: &str, is_foreign: bool) {
+        match position {
             LogPosition::InGroup(place) if self.options.verbosity > Verbosity::Quiet => {
                 self.open_group_for(place, &line.label)
             }

@@ -72,23 +72,23 @@ impl MigrationAdmin {
     /// # Errors
     /// The database's.
     pub async fn status(&self) -> Result<MigrationStatus, StepFailure> {
-        let record = self.job.read_history().await?;
-        let standing = self.job.history_diff(&record);
+        let history = self.job.read_history().await?;
+        let diff = self.job.history_diff(&history);
         let changed = |file: &Migration| {
-            standing
+            diff
                 .problems
                 .iter()
                 .any(|problem| matches!(problem, history::HistoryProblem::Changed { version, .. } if *version == file.version))
         };
         let file = |(index, file): (usize, &Migration)| {
-            let begun = record.recorded_statements(&file.version).len();
-            let (state, statements) = if standing.pending.contains(&index) && begun > 0 {
+            let begun = history.recorded_statements(&file.version).len();
+            let (state, statements) = if diff.pending.contains(&index) && begun > 0 {
                 ("partly", Some(begun))
-            } else if standing.pending.contains(&index) {
+            } else if diff.pending.contains(&index) {
                 ("pending", None)
             } else if changed(file) {
                 ("changed", None)
-            } else if standing.line_endings_changed.contains(&file.file_name) {
+            } else if diff.line_endings_changed.contains(&file.file_name) {
                 ("line-ends", None)
             } else {
                 ("applied", None)
@@ -99,7 +99,7 @@ impl MigrationAdmin {
             format: self.job.format.name(),
             engine: self.job.dialect.engine.as_str(),
             files: self.job.files.iter().enumerate().map(file).collect(),
-            problems: standing
+            problems: diff
                 .problems
                 .iter()
                 .map(|one| one.to_failure(&self.job.dir_prefix, &self.job.database_name))
@@ -148,7 +148,7 @@ impl MigrationAdmin {
     ///
     /// # Errors
     /// What a migration would fail with.
-    pub async fn dry_run(&mut self, tell: &MigrationLogFn<'_>) -> Result<Vec<String>, StepFailure> {
+    pub async fn dry_run(&mut self, log: &MigrationLogFn<'_>) -> Result<Vec<String>, StepFailure> {
         let engine = self.job.dialect.engine;
         if engine == SqlEngine::Mysql {
             return Err(failure(
@@ -157,30 +157,30 @@ impl MigrationAdmin {
             )
             .with_hint("rehearse on a copy"));
         }
-        let record = self.job.read_history().await?;
-        let standing = self.job.history_diff(&record);
-        if let Some(problem) = standing.problems.first() {
+        let history = self.job.read_history().await?;
+        let diff = self.job.history_diff(&history);
+        if let Some(problem) = diff.problems.first() {
             return Err(problem.to_failure(&self.job.dir_prefix, &self.job.database_name));
         }
         let fence = MigrationFence::default();
         let session = self.session()?;
-        let _held = self.job.acquire_lock(session, tell).await?;
-        let run = self.new_run(session, &fence, tell);
+        let _lock = self.job.acquire_lock(session, log).await?;
+        let run = self.new_run(session, &fence, log);
         run.apply_session_settings().await?;
         session.begin(TransactionMode::Immediate).await?;
         let mut done = Vec::new();
         let mut outcome = Ok(());
-        for index in &standing.pending {
+        for index in &diff.pending {
             let file = &self.job.files[*index];
             if file.no_transaction {
-                tell(
+                log(
                     MessageLevel::Warn,
                     format!("{}: not run, since it can't be rolled back; nor what follows it", file.file_name),
                 );
                 break;
             }
-            let part = MigrationSection::up(file);
-            outcome = run.dry_run(&part).await;
+            let section = MigrationSection::up(file);
+            outcome = run.dry_run(&section).await;
             if outcome.is_err() {
                 break;
             }
@@ -289,8 +289,8 @@ impl MigrationAdmin {
     ///
     /// # Errors
     /// The database's.
-    pub async fn reset_fence(&mut self, tell: &MigrationLogFn<'_>) -> Result<(), StepFailure> {
-        let (_held, _) = self.lock_and_read_history(tell).await?;
+    pub async fn reset_fence(&mut self, log: &MigrationLogFn<'_>) -> Result<(), StepFailure> {
+        let (_lock, _) = self.lock_and_read_history(log).await?;
         let sql = format!("DELETE FROM {} WHERE kind = 'fence'", self.job.dialect.qualified_table(super::LEDGER_TABLE));
         self.session()?.run_batch(&sql).await?;
         Ok(())
@@ -304,18 +304,18 @@ impl MigrationAdmin {
         &mut self,
         version: &str,
         fence: &MigrationFence,
-        tell: &MigrationLogFn<'_>,
+        log: &MigrationLogFn<'_>,
     ) -> Result<String, StepFailure> {
         let index = self.file_index(version)?;
-        let (_held, record) = self.lock_and_read_history(tell).await?;
+        let (_lock, history) = self.lock_and_read_history(log).await?;
         let file = &self.job.files[index];
-        if !record.is_applied(&file.version) {
+        if !history.is_applied(&file.version) {
             return Err(failure("conflict", format!("{} is not applied", file.file_name)));
         }
         let session = self.session()?;
-        let bless = self.job.format.update_checksum_sql(&self.job.dialect, file);
-        if !bless.is_empty() {
-            session.run_batch(&bless).await?;
+        let update_checksum_sql = self.job.format.update_checksum_sql(&self.job.dialect, file);
+        if !update_checksum_sql.is_empty() {
+            session.run_batch(&update_checksum_sql).await?;
         }
         session.run_batch(&self.job.dialect.file_note_sql(file, fence.epoch)).await?;
         Ok(file.file_name.clone())
@@ -376,17 +376,17 @@ impl MigrationAdmin {
     /// The lock, the tables, and what is on record.
     async fn lock_and_read_history(
         &mut self,
-        tell: &MigrationLogFn<'_>,
+        log: &MigrationLogFn<'_>,
     ) -> Result<(super::lock::MigrationLock, MigrationHistory), StepFailure> {
         let session = self.job.session.take().ok_or_else(|| failure("not-found", "the database is not there yet"))?;
-        let held = self.job.acquire_lock(&session, tell).await;
-        let made = match &held {
+        let lock = self.job.acquire_lock(&session, log).await;
+        let created = match &lock {
             Ok(_) => self.job.create_tables(&session).await,
             Err(_) => Ok(()),
         };
         self.job.session = Some(session);
-        let held = held?;
-        made?;
+        let held = lock?;
+        created?;
         Ok((held, self.job.read_history().await?))
     }
 
@@ -398,10 +398,10 @@ impl MigrationAdmin {
         &'a self,
         session: &'a SqlSession,
         fence: &'a MigrationFence,
-        tell: &'a MigrationLogFn<'a>,
+        log: &'a MigrationLogFn<'a>,
     ) -> MigrationRun<'a> {
-        let MigrationJob { dialect: names, format, dir_prefix: place, options, .. } = &self.job;
-        MigrationRun { session, dialect: names, format: *format, dir_prefix: place, options, fence, log: tell }
+        let MigrationJob { dialect, format, dir_prefix, options, .. } = &self.job;
+        MigrationRun { session, dialect, format: *format, dir_prefix, options, fence, log }
     }
 
     fn file_index(&self, version: &str) -> Result<usize, StepFailure> {
@@ -432,6 +432,6 @@ impl MigrationRun<'_> {
         let statements = section_statements(self.dialect.engine, part)
             .and_then(|statements| without_outer_transaction(self.dialect.engine, part, statements))
             .map_err(|fault| self.failure_in_file(part, fault.into()))?;
-        self.run_batches(part, &statements).await.map_err(|trouble| self.failure_in_file(part, trouble))
+        self.run_batches(part, &statements).await.map_err(|error| self.failure_in_file(part, error))
     }
 }

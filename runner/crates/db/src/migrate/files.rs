@@ -89,11 +89,11 @@ impl Migration {
 
     /// What SHA-384 would be with other line ends, or another byte order mark.
     pub(super) fn sha384_variants(&self) -> Vec<String> {
-        let plain = normalize_text(&self.text);
-        let crlf = plain.replace('\n', "\r\n");
+        let normalized = normalize_text(&self.text);
+        let crlf = normalized.replace('\n', "\r\n");
         let with_mark = |text: &str| format!("\u{feff}{text}");
-        let kin = [with_mark(&plain), with_mark(&crlf), crlf, plain.into_owned()];
-        kin.iter().map(|text| hex(&Sha384::digest(text.as_bytes()))).collect()
+        let variants = [with_mark(&normalized), with_mark(&crlf), crlf, normalized.into_owned()];
+        variants.iter().map(|text| hex(&Sha384::digest(text.as_bytes()))).collect()
     }
 }
 
@@ -117,15 +117,18 @@ pub(super) fn version_number(version: &str) -> u128 {
 /// The `.sql` files of a granted directory, by name: as they were when its fingerprint was made, if it was.
 pub(super) fn read_sql_files(
     folder: Result<Arc<DirSnapshot>, PathReadError>,
-    place: &str,
+    dir_prefix: &str,
 ) -> Result<Vec<MigrationSource>, StepFailure> {
     let unreadable = |(name, error): (String, std::io::Error)| {
-        failure("permanent", format!("`{place}{name}` can't be read: {error}"))
-            .with_detail("file", format!("{place}{name}"))
+        failure("permanent", format!("`{dir_prefix}{name}` can't be read: {error}"))
+            .with_detail("file", format!("{dir_prefix}{name}"))
     };
     let folder = folder.map_err(unreadable)?;
-    if let Some(odd) = folder.irregular_entries().find(|name| is_sql_file(name)) {
-        return Err(unreadable((odd.to_owned(), std::io::Error::other("it is no regular file, and leads to none"))));
+    if let Some(irregular) = folder.irregular_entries().find(|name| is_sql_file(name)) {
+        return Err(unreadable((
+            irregular.to_owned(),
+            std::io::Error::other("it is no regular file, and leads to none"),
+        )));
     }
     let one = |file: &SnapshotFile| {
         let size = file.size;
@@ -136,14 +139,14 @@ pub(super) fn read_sql_files(
                 let message =
                     format!("the file is {} MiB large; {} are read", size >> 20, MAX_SNAPSHOT_TEXT_BYTES >> 20);
                 return Err(failure("limit", message)
-                    .with_detail("file", format!("{place}{}", file.path))
+                    .with_detail("file", format!("{dir_prefix}{}", file.path))
                     .with_hint("load that much data by a program of its own, not by a migration"));
             }
         };
         let text = text.map_err(|(why, line)| {
             failure("bad-content", why)
                 .with_hint("save the file as UTF-8 text")
-                .with_detail("file", format!("{place}{}", file.path))
+                .with_detail("file", format!("{dir_prefix}{}", file.path))
                 .with_detail("line", line)
         })?;
         Ok(MigrationSource { name: file.path.clone(), text })
@@ -177,10 +180,10 @@ fn nul_error(text: &str) -> Option<(String, u64)> {
 /// A name without a version, a version twice, an up without its file.
 pub(super) fn parse_migrations(
     format: &dyn MigrationFormat,
-    raw: Vec<MigrationSource>,
-    place: &str,
+    sources: Vec<MigrationSource>,
+    dir_prefix: &str,
 ) -> Result<Vec<Migration>, StepFailure> {
-    let mut found = format.parse_files(raw, place)?;
+    let mut found = format.parse_files(sources, dir_prefix)?;
     found.sort_by_cached_key(|migration| version_order(&migration.version));
     for pair in found.windows(2) {
         if version_number(&pair[0].version) == version_number(&pair[1].version) {
@@ -188,7 +191,7 @@ pub(super) fn parse_migrations(
             let message = format!("`{one}` and `{other}` have the same number {}", pair[1].version);
             return Err(failure("invalid-config", message)
                 .with_hint("give the one that is applied nowhere yet a higher number")
-                .with_detail("file", format!("{place}{other}"))
+                .with_detail("file", format!("{dir_prefix}{other}"))
                 .with_detail("line", 1));
         }
     }

@@ -50,19 +50,19 @@ pub(super) trait MigrationFormat: Sync {
     fn create_table_sql(&self, engine: SqlEngine, table: &str) -> String;
     /// Version, name, checksum, finished; ordered by version is not needed.
     fn select_sql(&self, engine: SqlEngine, table: &str) -> String;
-    fn insert_sql(&self, names: &SqlDialect, migration: &Migration, took_ns: u128, run: &str) -> String;
+    fn insert_sql(&self, dialect: &SqlDialect, migration: &Migration, took_ns: u128, run: &str) -> String;
     /// Whether the tool's own checksum does not tell the file as it is.
     fn needs_note(&self, migration: &Migration) -> bool;
     /// Sets the checksum to what the file has now; empty where there is none.
-    fn update_checksum_sql(&self, names: &SqlDialect, migration: &Migration) -> String;
+    fn update_checksum_sql(&self, dialect: &SqlDialect, migration: &Migration) -> String;
     /// The lock that the tool takes itself, in a database of this name.
     fn tool_lock(&self, _engine: SqlEngine, _database: &str) -> Option<ToolLock> {
         None
     }
-    fn parse_files(&self, raw: Vec<MigrationSource>, place: &str) -> Result<Vec<Migration>, StepFailure>;
+    fn parse_files(&self, sources: Vec<MigrationSource>, dir_prefix: &str) -> Result<Vec<Migration>, StepFailure>;
     fn match_checksum(&self, row: &HistoryRow, migration: &Migration) -> ChecksumMatch;
     /// Whether the files look like this tool's and no other's.
-    fn recognizes_files(&self, raw: &[MigrationSource]) -> bool;
+    fn recognizes_files(&self, sources: &[MigrationSource]) -> bool;
 }
 
 /// All, the more telling first.
@@ -79,13 +79,13 @@ struct SqlxFormat;
 /// <https://github.com/amacneil/dbmate>: `-- migrate:up` and `-- migrate:down` in one file.
 struct DbmateFormat;
 
-fn unnumbered_name_failure(place: &str, name: &str) -> StepFailure {
+fn unnumbered_name_failure(dir_prefix: &str, name: &str) -> StepFailure {
     failure(
         "invalid-config",
-        format!("`{place}{name}` has no number that orders it: a migration is named `<number>_<name>.sql`"),
+        format!("`{dir_prefix}{name}` has no number that orders it: a migration is named `<number>_<name>.sql`"),
     )
     .with_hint("rename it, as `0007_orders.sql`; a file that is no migration needs another ending")
-    .with_detail("file", format!("{place}{name}"))
+    .with_detail("file", format!("{dir_prefix}{name}"))
     .with_detail("line", 1)
 }
 
@@ -243,13 +243,10 @@ impl MigrationFormat for SqlxFormat {
         for raw in raw {
             let (number, name) =
                 parse_numbered_name(&raw.name).ok_or_else(|| unnumbered_name_failure(place, &raw.name))?;
-            let alone = raw.text.starts_with("-- no-transaction");
+            let no_transaction = raw.text.starts_with("-- no-transaction");
             if name.strip_suffix(".down").is_some() {
                 let range = range_after_bom(&raw.text);
-                downs.push((
-                    number,
-                    DownMigration { file_name: raw.name, range, text: raw.text, no_transaction: alone },
-                ));
+                downs.push((number, DownMigration { file_name: raw.name, range, text: raw.text, no_transaction }));
             } else {
                 let name = name.strip_suffix(".up").unwrap_or(name).replace('_', " ");
                 ups.push(Migration {
@@ -257,7 +254,7 @@ impl MigrationFormat for SqlxFormat {
                     description: name,
                     up_range: range_after_bom(&raw.text),
                     down: None,
-                    no_transaction: alone,
+                    no_transaction,
                     file_name: raw.name,
                     text: raw.text,
                     checksums: MigrationChecksums::default(),
@@ -265,10 +262,10 @@ impl MigrationFormat for SqlxFormat {
             }
         }
         // The last of those with one number is as good as the first: two of them are refused later.
-        let places: BTreeMap<i64, usize> =
+        let index_by_version: BTreeMap<i64, usize> =
             ups.iter().enumerate().filter_map(|(at, up)| Some((up.version.parse().ok()?, at))).collect();
         for (number, down) in downs {
-            let up = places.get(&number).and_then(|at| ups.get_mut(*at)).ok_or_else(|| {
+            let up = index_by_version.get(&number).and_then(|at| ups.get_mut(*at)).ok_or_else(|| {
                 failure("invalid-config", format!("`{}` undoes a migration that is not there", down.file_name))
                     .with_hint("add its `.up.sql`, or remove it")
                     .with_detail("file", format!("{place}{}", down.file_name))
@@ -318,13 +315,13 @@ impl MigrationFormat for SqlxFormat {
 fn find_marker(text: &str, word: &str) -> Option<(std::ops::Range<usize>, String)> {
     let mut at = 0;
     for line in text.split_inclusive('\n') {
-        let begins = at;
+        let line_start = at;
         at += line.len();
         let bare = line.trim_start_matches('\u{feff}').trim_start().strip_prefix("--").map(str::trim_start);
         if let Some(options) = bare.and_then(|bare| bare.strip_prefix(word))
             && options.chars().next().is_none_or(char::is_whitespace)
         {
-            return Some((begins..at, options.trim().to_owned()));
+            return Some((line_start..at, options.trim().to_owned()));
         }
     }
     None

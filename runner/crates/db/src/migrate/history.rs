@@ -121,61 +121,61 @@ pub(super) struct HistoryRules {
 pub(super) fn diff_history(
     format: &dyn MigrationFormat,
     files: &[Migration],
-    record: &MigrationHistory,
+    history: &MigrationHistory,
     rules: HistoryRules,
 ) -> HistoryDiff {
-    let mut standing = HistoryDiff::default();
+    let mut diff = HistoryDiff::default();
     let by_number: BTreeMap<u128, &Migration> =
         files.iter().map(|file| (version_number(&file.version), file)).collect();
     let newest_file = files.last().map(|file| version_number(&file.version));
-    let blessed: BTreeMap<&str, &LedgerRow> = record
+    let file_notes: BTreeMap<&str, &LedgerRow> = history
         .ledger
         .iter()
         .filter(|entry| entry.kind == "file")
         .map(|entry| (entry.version.as_str(), entry))
         .collect();
-    for row in &record.rows {
+    for row in &history.rows {
         let number = version_number(&row.version);
         let name = || row.name.clone().unwrap_or_else(|| row.version.clone());
         if row.is_unfinished {
-            standing.problems.push(HistoryProblem::Unfinished { name: name(), version: row.version.clone() });
+            diff.problems.push(HistoryProblem::Unfinished { name: name(), version: row.version.clone() });
         }
         match by_number.get(&number) {
             Some(file) => {
-                match match_checksum_with_note(format, row, file, blessed.get(file.version.as_str()).copied()) {
+                match match_checksum_with_note(format, row, file, file_notes.get(file.version.as_str()).copied()) {
                     ChecksumMatch::Same | ChecksumMatch::NoChecksum => {}
-                    ChecksumMatch::LineEndingsDiffer => standing.line_endings_changed.push(file.file_name.clone()),
+                    ChecksumMatch::LineEndingsDiffer => diff.line_endings_changed.push(file.file_name.clone()),
                     ChecksumMatch::Different if row.is_unfinished => {}
-                    ChecksumMatch::Different => standing.problems.push(HistoryProblem::Changed {
+                    ChecksumMatch::Different => diff.problems.push(HistoryProblem::Changed {
                         file_name: file.file_name.clone(),
                         version: file.version.clone(),
                     }),
                 }
             }
             None if newest_file.is_some_and(|newest| newest > number) => {
-                standing.problems.push(HistoryProblem::Missing { name: name(), version: row.version.clone() });
+                diff.problems.push(HistoryProblem::Missing { name: name(), version: row.version.clone() });
             }
             None if rules.ahead == HistoryMismatchPolicy::Refuse => {
-                standing.problems.push(HistoryProblem::Ahead { name: name() })
+                diff.problems.push(HistoryProblem::Ahead { name: name() })
             }
             None => {}
         }
     }
     let applied: std::collections::BTreeSet<u128> =
-        record.rows.iter().map(|row| version_number(&row.version)).collect();
+        history.rows.iter().map(|row| version_number(&row.version)).collect();
     for (index, file) in files.iter().enumerate() {
         if !applied.contains(&version_number(&file.version)) {
-            standing.pending.push(index);
+            diff.pending.push(index);
         }
     }
-    let newest = record.rows.last().map(|row| row.version.clone());
-    if let (Some(first), Some(newest)) = (standing.pending.first().map(|index| &files[*index]), newest)
+    let newest = history.rows.last().map(|row| row.version.clone());
+    if let (Some(first), Some(newest)) = (diff.pending.first().map(|index| &files[*index]), newest)
         && version_number(&first.version) < version_number(&newest)
         && rules.out_of_order == HistoryMismatchPolicy::Refuse
     {
-        standing.problems.push(HistoryProblem::OutOfOrder { file_name: first.file_name.clone(), newest });
+        diff.problems.push(HistoryProblem::OutOfOrder { file_name: first.file_name.clone(), newest });
     }
-    standing
+    diff
 }
 
 /// By the tool's own checksum, and by what the runner noted beside it.
@@ -183,9 +183,9 @@ fn match_checksum_with_note(
     format: &dyn MigrationFormat,
     row: &HistoryRow,
     file: &Migration,
-    noted: Option<&LedgerRow>,
+    note: Option<&LedgerRow>,
 ) -> ChecksumMatch {
-    match (format.match_checksum(row, file), noted) {
+    match (format.match_checksum(row, file), note) {
         (ChecksumMatch::Same | ChecksumMatch::LineEndingsDiffer | ChecksumMatch::NoChecksum, Some(noted))
             if noted.note == file.raw_sha256() =>
         {
@@ -195,7 +195,7 @@ fn match_checksum_with_note(
             ChecksumMatch::LineEndingsDiffer
         }
         (ChecksumMatch::NoChecksum, Some(_)) => ChecksumMatch::Different,
-        (likeness, _) => likeness,
+        (checksum_match, _) => checksum_match,
     }
 }
 
@@ -205,8 +205,8 @@ impl HistoryProblem {
         matches!(self, Self::OutOfOrder { .. })
     }
 
-    pub(super) fn to_failure(&self, place: &str, database: &str) -> StepFailure {
-        let dir = place.trim_end_matches('/');
+    pub(super) fn to_failure(&self, dir_prefix: &str, database: &str) -> StepFailure {
+        let dir = dir_prefix.trim_end_matches('/');
         let (code, failure) = match self {
             Self::Changed { file_name, version } => (
                 "P0311",
@@ -215,7 +215,7 @@ impl HistoryProblem {
                         "restore its old content, and put the change into a new migration; if the change does no harm, say so: \
                          `runner migrate bless {version}`"
                     ))
-                    .with_detail("file", format!("{place}{file_name}")),
+                    .with_detail("file", format!("{dir_prefix}{file_name}")),
             ),
             Self::Missing { name, version } => (
                 "P0312",
@@ -224,7 +224,7 @@ impl HistoryProblem {
                     format!("{name} is applied to the database `{database}`, but the file is not in `{dir}` any more"),
                 )
                 .with_hint("put the file back; an applied migration is never deleted")
-                .with_detail("file", format!("{place}{name}"))
+                .with_detail("file", format!("{dir_prefix}{name}"))
                 .with_detail("version", version.clone()),
             ),
             Self::Ahead { name } => (
@@ -234,7 +234,7 @@ impl HistoryProblem {
                     format!("the database `{database}` is ahead: {name} is applied, and newer than every file in `{dir}`"),
                 )
                 .with_hint("deploy a release that has it, or set `ahead: allow` to leave it applied")
-                .with_detail("file", format!("{place}{name}")),
+                .with_detail("file", format!("{dir_prefix}{name}")),
             ),
             Self::OutOfOrder { file_name, newest } => (
                 "P0314",
@@ -243,7 +243,7 @@ impl HistoryProblem {
                     format!("{file_name} is not applied, but older than number {newest}, which is: it would run out of order"),
                 )
                 .with_hint("give it a number above all applied ones, or set `out-of-order: allow` if it does what it should all the same")
-                .with_detail("file", format!("{place}{file_name}")),
+                .with_detail("file", format!("{dir_prefix}{file_name}")),
             ),
             Self::Unfinished { name, version } => (
                 "P0315",
@@ -251,7 +251,7 @@ impl HistoryProblem {
                     .with_hint(format!(
                         "look at what it did, then say so: `runner migrate resolve {version} --applied` or `--rolled-back`"
                     ))
-                    .with_detail("file", format!("{place}{name}")),
+                    .with_detail("file", format!("{dir_prefix}{name}")),
             ),
         };
         failure.with_detail("code", code).with_detail("line", 1)

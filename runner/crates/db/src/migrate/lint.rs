@@ -75,7 +75,7 @@ const SQUAWK_RULES: [Rule; 18] = [
 pub(super) fn lint_migration(
     engine: SqlEngine,
     migration: &Migration,
-    place: &str,
+    dir_prefix: &str,
     skips: &[String],
 ) -> Vec<LintFinding> {
     let found = match engine {
@@ -83,10 +83,10 @@ pub(super) fn lint_migration(
         SqlEngine::Mysql => lint_with_sqlparser(engine, &MySqlDialect {}, migration),
         SqlEngine::Sqlite => lint_with_sqlparser(engine, &SQLiteDialect {}, migration),
     };
-    let allowed = LintSuppressions::parse(&migration.text);
-    let file = format!("{place}{}", migration.file_name);
+    let suppressions = LintSuppressions::parse(&migration.text);
+    let file = format!("{dir_prefix}{}", migration.file_name);
     let kept =
-        found.into_iter().filter(|found| !skips.contains(&found.rule) && !allowed.covers(found.line, &found.rule));
+        found.into_iter().filter(|found| !skips.contains(&found.rule) && !suppressions.covers(found.line, &found.rule));
     kept.map(|found| LintFinding { file: file.clone(), ..found }).collect()
 }
 
@@ -126,12 +126,12 @@ impl LintSuppressions {
 fn lint_with_squawk(migration: &Migration) -> Vec<LintFinding> {
     // A parser is no server: a file that it can't take must not end the deployment.
     let sql = migration.up_sql();
-    let looked = std::panic::catch_unwind(|| {
+    let linted = std::panic::catch_unwind(|| {
         let mut linter = Linter::from(SQUAWK_RULES);
         linter.settings.assume_in_transaction = !migration.no_transaction;
         linter.lint(&SourceFile::parse(sql), sql)
     });
-    let found = looked.unwrap_or_default();
+    let found = linted.unwrap_or_default();
     let one = |violation: squawk_linter::Violation| {
         let at = migration.up_range.start + usize::from(violation.text_range.start());
         LintFinding {
@@ -147,19 +147,19 @@ fn lint_with_squawk(migration: &Migration) -> Vec<LintFinding> {
 }
 
 fn lint_with_sqlparser(engine: SqlEngine, dialect: &dyn Dialect, migration: &Migration) -> Vec<LintFinding> {
-    let part = MigrationSection::up(migration);
-    let Ok(statements) = section_statements(engine, &part) else { return Vec::new() };
+    let section = MigrationSection::up(migration);
+    let Ok(statements) = section_statements(engine, &section) else { return Vec::new() };
     let mut found = Vec::new();
-    let mut made: Vec<String> = Vec::new();
+    let mut created_tables: Vec<String> = Vec::new();
     for statement in statements {
         let sql = &migration.text[statement.range.clone()];
         let Ok(asts) = Parser::parse_sql(dialect, sql) else { continue };
         let line = SqlPosition::at(&migration.text, statement.range.start).line;
         for ast in &asts {
             if let Ast::CreateTable(table) = ast {
-                made.push(table.name.to_string());
+                created_tables.push(table.name.to_string());
             }
-            for (rule, message, help) in check_statement(ast, &made) {
+            for (rule, message, help) in check_statement(ast, &created_tables) {
                 found.push(LintFinding {
                     file: String::new(),
                     path: PathBuf::new(),
@@ -183,7 +183,7 @@ const DROP_TABLE: LintRuleHit = (
 );
 
 /// What is unsafe about a statement; what touches only tables that the same file makes is not.
-fn check_statement(ast: &Ast, made: &[String]) -> Vec<LintRuleHit> {
+fn check_statement(ast: &Ast, created_tables: &[String]) -> Vec<LintRuleHit> {
     match ast {
         Ast::Drop { object_type: ObjectType::Table, .. } => vec![DROP_TABLE],
         Ast::Drop { object_type: ObjectType::Database | ObjectType::Schema, .. } => {
@@ -206,7 +206,7 @@ fn check_statement(ast: &Ast, made: &[String]) -> Vec<LintRuleHit> {
                 "Say which rows, or write WHERE 1 = 1.",
             )]
         }
-        Ast::AlterTable(alter) if !made.contains(&alter.name.to_string()) => {
+        Ast::AlterTable(alter) if !created_tables.contains(&alter.name.to_string()) => {
             alter.operations.iter().filter_map(check_alter_operation).collect()
         }
         _ => Vec::new(),

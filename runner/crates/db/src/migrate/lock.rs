@@ -29,26 +29,26 @@ pub(super) struct MigrationLock {
 }
 
 /// The second half of PostgreSQL's key, of this schema.
-fn schema_lock_key(names: &SqlDialect) -> u32 {
-    let sum = Sha256::digest(names.schema.as_deref().unwrap_or_default().as_bytes());
+fn schema_lock_key(dialect: &SqlDialect) -> u32 {
+    let sum = Sha256::digest(dialect.schema.as_deref().unwrap_or_default().as_bytes());
     u32::from_be_bytes([sum[0], sum[1], sum[2], sum[3]]) >> 1
 }
 
 /// A condition: that this session holds PostgreSQL's lock. It is taken once more, which is no matter to who has it.
-pub(super) fn lock_held_condition(names: &SqlDialect) -> String {
-    format!("pg_catalog.pg_try_advisory_lock({ADVISORY_LOCK_CLASS}, {})", schema_lock_key(names))
+pub(super) fn lock_held_condition(dialect: &SqlDialect) -> String {
+    format!("pg_catalog.pg_try_advisory_lock({ADVISORY_LOCK_CLASS}, {})", schema_lock_key(dialect))
 }
 
 /// Takes the lock, within `patience`; `None` when others hold it all the time.
 pub(super) async fn acquire(
     session: &SqlSession,
-    names: &SqlDialect,
+    dialect: &SqlDialect,
     file: Option<&Path>,
-    patience: Duration,
-    mut tell: impl FnMut(),
+    timeout: Duration,
+    mut on_wait: impl FnMut(),
 ) -> Result<Option<MigrationLock>, SqlSessionError> {
     let began = Instant::now();
-    let side = match (session.engine(), file) {
+    let lock_file_session = match (session.engine(), file) {
         (SqlEngine::Sqlite, Some(file)) => {
             let mut name = file.as_os_str().to_owned();
             name.push("-migrating");
@@ -57,9 +57,9 @@ pub(super) async fn acquire(
         (SqlEngine::Sqlite | SqlEngine::Postgres | SqlEngine::Mysql, _) => None,
     };
     let mut pause = Duration::from_millis(20);
-    let mut told = false;
+    let mut notified = false;
     loop {
-        let is_held = match (session.engine(), &side) {
+        let is_held = match (session.engine(), &lock_file_session) {
             (SqlEngine::Sqlite, Some(side)) => match side.begin(TransactionMode::Immediate).await {
                 Ok(()) => true,
                 Err(fault) if fault.is_contention() => false,
@@ -69,27 +69,31 @@ pub(super) async fn acquire(
                 let rows = session
                     .query_text(&format!(
                         "SELECT pg_catalog.pg_try_advisory_lock({ADVISORY_LOCK_CLASS}, {})",
-                        schema_lock_key(names)
+                        schema_lock_key(dialect)
                     ))
                     .await?;
                 rows.first().and_then(|row| row.first()) == Some(&Some("t".to_owned()))
             }
             (SqlEngine::Mysql, _) => {
-                let sum = hex(&Sha256::digest(names.schema.as_deref().unwrap_or_default().as_bytes()));
+                let sum = hex(&Sha256::digest(dialect.schema.as_deref().unwrap_or_default().as_bytes()));
                 let rows = session.query_text(&format!("SELECT GET_LOCK('pawl:{}', 0)", &sum[..32])).await?;
                 rows.first().and_then(|row| row.first()) == Some(&Some("1".to_owned()))
             }
             (SqlEngine::Sqlite, None) => true,
         };
         if is_held {
-            return Ok(Some(MigrationLock { _lock_file_session: side, tool_lock: None, wait_time: began.elapsed() }));
+            return Ok(Some(MigrationLock {
+                _lock_file_session: lock_file_session,
+                tool_lock: None,
+                wait_time: began.elapsed(),
+            }));
         }
-        if began.elapsed() + pause > patience {
+        if began.elapsed() + pause > timeout {
             return Ok(None);
         }
-        if !told && began.elapsed() > Duration::from_secs(1) {
-            told = true;
-            tell();
+        if !notified && began.elapsed() > Duration::from_secs(1) {
+            notified = true;
+            on_wait();
         }
         tokio::time::sleep(jittered(pause)).await;
         pause = (pause * 2).min(Duration::from_millis(250));
@@ -100,7 +104,7 @@ pub(super) async fn acquire(
 pub(super) async fn acquire_tool_lock(
     session: &SqlSession,
     lock: &ToolLock,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<bool, SqlSessionError> {
     let began = Instant::now();
     let mut pause = Duration::from_millis(20);
@@ -109,7 +113,7 @@ pub(super) async fn acquire_tool_lock(
         if matches!(rows.first().and_then(|row| row.first()?.as_deref()), Some("t" | "1")) {
             return Ok(true);
         }
-        if began.elapsed() + pause > patience {
+        if began.elapsed() + pause > timeout {
             return Ok(false);
         }
         tokio::time::sleep(jittered(pause)).await;

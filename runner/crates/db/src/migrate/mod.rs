@@ -98,7 +98,7 @@ impl MigrationOptions {
     /// # Errors
     /// What is wrong with them.
     pub fn from_config(config: &Value, timeout: Duration) -> Result<Self, StepFailure> {
-        let asked = serde_json::from_value::<MigrationConfig>(config.clone())
+        let requested = serde_json::from_value::<MigrationConfig>(config.clone())
             .map_err(|error| failure("invalid-config", format!("options of migrations: {error}")))?;
         let duration = |name: &str, text: Option<String>| match text {
             None => Ok(None),
@@ -108,16 +108,16 @@ impl MigrationOptions {
             }),
         };
         // A call whose time is up leaves its outcome open; a failure before that is clear.
-        let most = timeout.saturating_sub(Duration::from_secs(2)).max(Duration::from_millis(500));
+        let max_wait = timeout.saturating_sub(Duration::from_secs(2)).max(Duration::from_millis(500));
         Ok(Self {
-            format: asked.format,
-            history_rules: HistoryRules { ahead: asked.ahead, out_of_order: asked.out_of_order },
-            lock_timeout: duration("lock-timeout", asked.lock_timeout)?.unwrap_or(Duration::from_secs(2)),
-            statement_timeout: duration("statement-timeout", asked.statement_timeout)?,
-            contention_timeout: Duration::from_secs(60).min(most),
-            lock_wait_timeout: most,
-            lint_level: asked.lint,
-            lint_skips: asked.lint_skip,
+            format: requested.format,
+            history_rules: HistoryRules { ahead: requested.ahead, out_of_order: requested.out_of_order },
+            lock_timeout: duration("lock-timeout", requested.lock_timeout)?.unwrap_or(Duration::from_secs(2)),
+            statement_timeout: duration("statement-timeout", requested.statement_timeout)?,
+            contention_timeout: Duration::from_secs(60).min(max_wait),
+            lock_wait_timeout: max_wait,
+            lint_level: requested.lint,
+            lint_skips: requested.lint_skip,
         })
     }
 }
@@ -242,8 +242,8 @@ impl MigrationJob {
         Ok(MigrationHistory::new(rows, ledger))
     }
 
-    fn history_diff(&self, record: &MigrationHistory) -> HistoryDiff {
-        history::diff_history(self.format, &self.files, record, self.options.history_rules)
+    fn history_diff(&self, history: &MigrationHistory) -> HistoryDiff {
+        history::diff_history(self.format, &self.files, history, self.options.history_rules)
     }
 
     /// The table of the tool and ours; under the lock.
@@ -269,36 +269,35 @@ impl MigrationJob {
     async fn acquire_lock(
         &self,
         session: &SqlSession,
-        tell: &MigrationLogFn<'_>,
+        log: &MigrationLogFn<'_>,
     ) -> Result<lock::MigrationLock, StepFailure> {
-        let Self { dialect: names, sqlite_path: file, database_name: database, options, .. } = self;
-        let waits = || {
-            tell(MessageLevel::Info, format!("another migration of `{database}` is under way; waiting for its lock"))
-        };
-        let held = lock::acquire(session, names, file.as_deref(), options.lock_wait_timeout, waits).await?;
+        let Self { dialect, sqlite_path: file, database_name: database, options, .. } = self;
+        let on_wait =
+            || log(MessageLevel::Info, format!("another migration of `{database}` is under way; waiting for its lock"));
+        let held = lock::acquire(session, dialect, file.as_deref(), options.lock_wait_timeout, on_wait).await?;
         let mut held = held.ok_or_else(|| self.lock_held_failure("another migration"))?;
-        let name = match names.engine {
+        let name = match dialect.engine {
             SqlEngine::Postgres => session.query_text("SELECT pg_catalog.current_database()").await?.pop(),
             SqlEngine::Mysql | SqlEngine::Sqlite => None,
         };
-        let name = name.and_then(|row| row.into_iter().next().flatten()).or_else(|| names.schema.clone());
-        if let Some(theirs) = name.and_then(|name| self.format.tool_lock(names.engine, &name)) {
-            self.acquire_tool_lock(session, &theirs).await?;
-            held.tool_lock = Some(theirs);
+        let name = name.and_then(|row| row.into_iter().next().flatten()).or_else(|| dialect.schema.clone());
+        if let Some(tool_lock) = name.and_then(|name| self.format.tool_lock(dialect.engine, &name)) {
+            self.acquire_tool_lock(session, &tool_lock).await?;
+            held.tool_lock = Some(tool_lock);
         }
         Ok(held)
     }
 
-    async fn acquire_tool_lock(&self, session: &SqlSession, theirs: &format::ToolLock) -> Result<(), StepFailure> {
-        match lock::acquire_tool_lock(session, theirs, self.options.lock_wait_timeout).await? {
+    async fn acquire_tool_lock(&self, session: &SqlSession, tool_lock: &format::ToolLock) -> Result<(), StepFailure> {
+        match lock::acquire_tool_lock(session, tool_lock, self.options.lock_wait_timeout).await? {
             true => Ok(()),
             false => Err(self.lock_held_failure(&format!("a program that migrates by {}", self.format.name()))),
         }
     }
 
-    fn lock_held_failure(&self, who: &str) -> StepFailure {
+    fn lock_held_failure(&self, holder: &str) -> StepFailure {
         let mut failure =
-            failure("transient", format!("{who} of the database `{}` holds its lock", self.database_name))
+            failure("transient", format!("{holder} of the database `{}` holds its lock", self.database_name))
                 .with_hint("wait for it, and run again; the lock goes with the session that holds it")
                 .with_detail("code", "P0320");
         failure.retryable = true;
@@ -310,8 +309,8 @@ impl MigrationJob {
         if file.no_transaction || self.dialect.engine == SqlEngine::Mysql || self.format.name() == "plain" {
             return false;
         }
-        let Ok(record) = self.read_history().await else { return false };
-        let row = record.rows.iter().find(|row| history::same_version(&row.version, &file.version));
+        let Ok(history) = self.read_history().await else { return false };
+        let row = history.rows.iter().find(|row| history::same_version(&row.version, &file.version));
         row.is_some_and(|row| !row.is_unfinished && self.format.match_checksum(row, file) != ChecksumMatch::Different)
     }
 
@@ -369,8 +368,7 @@ impl MigrationJob {
             );
         }
         let Self { dialect, format, dir_prefix, options, .. } = &self;
-        let run =
-            MigrationRun { session, dialect, format: *format, dir_prefix, options, fence, log };
+        let run = MigrationRun { session, dialect, format: *format, dir_prefix, options, fence, log };
         run.raise_fence(&history).await?;
         if !diff.pending.is_empty() {
             run.apply_session_settings().await?;
@@ -389,7 +387,8 @@ impl MigrationJob {
                 continue;
             }
             // Who waits in the server for this lock has a snapshot there, for which `CONCURRENTLY` would wait.
-            let released_tool_lock = held.tool_lock.as_ref().filter(|_| file.no_transaction && dialect.engine == SqlEngine::Postgres);
+            let released_tool_lock =
+                held.tool_lock.as_ref().filter(|_| file.no_transaction && dialect.engine == SqlEngine::Postgres);
             if let Some(tool_lock) = released_tool_lock {
                 session.run_batch(&tool_lock.release_sql).await?;
             }
@@ -499,9 +498,9 @@ async fn read_dialect(session: &SqlSession, database: &str) -> Result<SqlDialect
     }
 }
 
-async fn existing_tables(session: &SqlSession, names: &SqlDialect) -> Result<BTreeSet<String>, StepFailure> {
+async fn existing_tables(session: &SqlSession, dialect: &SqlDialect) -> Result<BTreeSet<String>, StepFailure> {
     let tables: Vec<_> = format::FORMATS.iter().map(|format| format.history_table()).chain([LEDGER_TABLE]).collect();
-    let rows = session.query_text(&names.existing_tables_sql(&tables)).await?;
+    let rows = session.query_text(&dialect.existing_tables_sql(&tables)).await?;
     Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
 }
 

@@ -40,8 +40,8 @@ impl<'a> MigrationSection<'a> {
 }
 
 /// What to do about a fault.
-pub(super) fn hint_for(engine: SqlEngine, part: &MigrationSection<'_>, fault: &SqlSessionError) -> Option<String> {
-    let kept = if part.no_transaction || engine == SqlEngine::Mysql {
+pub(super) fn hint_for(engine: SqlEngine, section: &MigrationSection<'_>, fault: &SqlSessionError) -> Option<String> {
+    let default_hint = if section.no_transaction || engine == SqlEngine::Mysql {
         "correct the file: what of it was done is on record, and will not be done again"
     } else {
         "correct the file: nothing of it was kept, and the files before it will not be applied again"
@@ -63,25 +63,27 @@ pub(super) fn hint_for(engine: SqlEngine, part: &MigrationSection<'_>, fault: &S
             Some("something else uses the database: try again, or find out what holds it".to_owned())
         }),
         SqlFailureKind::InvalidConfig | SqlFailureKind::NotFound | SqlFailureKind::Conflict | SqlFailureKind::Permanent | SqlFailureKind::Limit | SqlFailureKind::BadContent => {
-            Some(fault.hint.as_ref().map_or_else(|| kept.to_owned(), |hint| format!("{hint}; {kept}")))
+            Some(fault.hint.as_ref().map_or_else(|| default_hint.to_owned(), |hint| format!("{hint}; {default_hint}")))
         }
     }
 }
 
 pub(super) fn section_statements(
     engine: SqlEngine,
-    part: &MigrationSection<'_>,
+    section: &MigrationSection<'_>,
 ) -> Result<Vec<SqlStatement>, SqlSessionError> {
-    let start = part.range.start;
-    let moved = |range: Range<usize>| range.start + start..range.end + start;
+    let start = section.range.start;
+    let shifted = |range: Range<usize>| range.start + start..range.end + start;
     let statements =
-        split::split_statements(engine, &part.text[part.range.clone()]).map_err(|fault| match fault.position {
-            Some(_) => fault.shift_position(part.text, start),
-            None => fault,
+        split::split_statements(engine, &section.text[section.range.clone()]).map_err(|fault| {
+            match fault.position {
+                Some(_) => fault.shift_position(section.text, start),
+                None => fault,
+            }
         })?;
     let one = |statement: SqlStatement| SqlStatement {
-        range: moved(statement.range),
-        copy_data: statement.copy_data.map(moved),
+        range: shifted(statement.range),
+        copy_data: statement.copy_data.map(shifted),
     };
     Ok(statements.into_iter().map(one).collect())
 }
@@ -89,14 +91,17 @@ pub(super) fn section_statements(
 /// Without the BEGIN and COMMIT around all of it, which the runner has of its own.
 pub(super) fn without_outer_transaction(
     engine: SqlEngine,
-    part: &MigrationSection<'_>,
+    section: &MigrationSection<'_>,
     mut statements: Vec<SqlStatement>,
 ) -> Result<Vec<SqlStatement>, SqlSessionError> {
     let controls: Vec<(usize, TransactionControl)> = statements
         .iter()
         .enumerate()
         .filter_map(|(index, statement)| {
-            Some((index, unit::transaction_control(&leading_tokens(engine, &part.text[statement.range.clone()], 3))?))
+            Some((
+                index,
+                unit::transaction_control(&leading_tokens(engine, &section.text[statement.range.clone()], 3))?,
+            ))
         })
         .collect();
     match controls.as_slice() {
@@ -116,7 +121,10 @@ pub(super) fn without_outer_transaction(
                 SqlFailureKind::Denied,
                 format!("{word} inside SQL text is denied: the runner keeps the transaction; leave it out"),
             );
-            Err(SqlSessionError { position: Some(SqlPosition::at(part.text, statements[*index].range.start)), ..fault })
+            Err(SqlSessionError {
+                position: Some(SqlPosition::at(section.text, statements[*index].range.start)),
+                ..fault
+            })
         }
     }
 }

@@ -25,22 +25,22 @@ pub(super) enum IntentOutcome {
 /// What is noted with an intent: how things are before the statement.
 pub(super) async fn state_before(
     session: &SqlSession,
-    names: &SqlDialect,
-    about: &CatalogCheck,
+    dialect: &SqlDialect,
+    check: &CatalogCheck,
 ) -> Result<String, SqlSessionError> {
-    Ok(match about {
+    Ok(match check {
         CatalogCheck::IndexBuilt { index } | CatalogCheck::IndexDropped { index } => {
-            index_state(session, names, index).await?
+            index_state(session, dialect, index).await?
         }
         CatalogCheck::PartitionDetached { table, partition } => {
-            partition_state(session, names, table, partition).await?
+            partition_state(session, dialect, table, partition).await?
         }
-        CatalogCheck::Database { name, .. } => database_state(session, names, name).await?,
-        CatalogCheck::ShowCreate { what, name } => definition_digest(session, names, what, name).await?,
+        CatalogCheck::Database { name, .. } => database_state(session, dialect, name).await?,
+        CatalogCheck::ShowCreate { what, name } => definition_digest(session, dialect, what, name).await?,
         CatalogCheck::TablesDropped { names: tables } => {
             let mut found = Vec::new();
             for table in tables {
-                found.push(definition_digest(session, names, "TABLE", table).await?);
+                found.push(definition_digest(session, dialect, "TABLE", table).await?);
             }
             found.join(" ")
         }
@@ -51,19 +51,19 @@ pub(super) async fn state_before(
 /// Whether it was done, with what was noted before.
 pub(super) async fn intent_outcome(
     session: &SqlSession,
-    names: &SqlDialect,
-    about: &CatalogCheck,
-    noted: &str,
+    dialect: &SqlDialect,
+    check: &CatalogCheck,
+    noted_state: &str,
 ) -> Result<IntentOutcome, SqlSessionError> {
     let applied = |yes: bool| if yes { IntentOutcome::Applied } else { IntentOutcome::NotApplied };
-    Ok(match about {
-        CatalogCheck::IndexBuilt { index } => match index_state(session, names, index).await?.as_str() {
+    Ok(match check {
+        CatalogCheck::IndexBuilt { index } => match index_state(session, dialect, index).await?.as_str() {
             // It was there before: the statement itself says what is to be said about that.
-            "valid" => applied(noted != "valid"),
+            "valid" => applied(noted_state != "valid"),
             "invalid" => {
-                if noted != "invalid" {
+                if noted_state != "invalid" {
                     session
-                        .run_batch(&format!("DROP INDEX CONCURRENTLY IF EXISTS {}", qualified_name(names, index)))
+                        .run_batch(&format!("DROP INDEX CONCURRENTLY IF EXISTS {}", qualified_name(dialect, index)))
                         .await?;
                 }
                 IntentOutcome::NotApplied
@@ -71,42 +71,42 @@ pub(super) async fn intent_outcome(
             _ => IntentOutcome::NotApplied,
         },
         CatalogCheck::IndexDropped { index } => {
-            let now = index_state(session, names, index).await?;
-            applied(now == "absent" && noted != "absent")
+            let now = index_state(session, dialect, index).await?;
+            applied(now == "absent" && noted_state != "absent")
         }
         CatalogCheck::IndexRebuilt { index } => {
-            drop_reindex_leftovers(session, names, index).await?;
+            drop_reindex_leftovers(session, dialect, index).await?;
             IntentOutcome::NotApplied
         }
         CatalogCheck::PartitionDetached { table, partition } => {
-            match partition_state(session, names, table, partition).await?.as_str() {
+            match partition_state(session, dialect, table, partition).await?.as_str() {
                 "attached" => IntentOutcome::NotApplied,
                 "pending" => {
-                    let (table, partition) = (qualified_name(names, table), qualified_name(names, partition));
+                    let (table, partition) = (qualified_name(dialect, table), qualified_name(dialect, partition));
                     session.run_batch(&format!("ALTER TABLE {table} DETACH PARTITION {partition} FINALIZE")).await?;
                     IntentOutcome::Applied
                 }
-                _ => applied(noted == "attached"),
+                _ => applied(noted_state == "attached"),
             }
         }
-        CatalogCheck::Database { name, .. } => applied(database_state(session, names, name).await? != noted),
+        CatalogCheck::Database { name, .. } => applied(database_state(session, dialect, name).await? != noted_state),
         CatalogCheck::ShowCreate { what, name } => {
-            applied(definition_digest(session, names, what, name).await? != noted)
+            applied(definition_digest(session, dialect, what, name).await? != noted_state)
         }
         CatalogCheck::TablesDropped { names: tables } => {
             let mut left = false;
             for table in tables {
-                left |= definition_digest(session, names, "TABLE", table).await? != "absent";
+                left |= definition_digest(session, dialect, "TABLE", table).await? != "absent";
             }
-            applied(!left && noted.split(' ').any(|one| one != "absent"))
+            applied(!left && noted_state.split(' ').any(|one| one != "absent"))
         }
         CatalogCheck::Repeatable => IntentOutcome::NotApplied,
         CatalogCheck::Unobservable => IntentOutcome::Unknown,
     })
 }
 
-fn qualified_name(names: &SqlDialect, name: &[String]) -> String {
-    name.iter().map(|part| names.quote_name(part)).collect::<Vec<_>>().join(".")
+fn qualified_name(dialect: &SqlDialect, name: &[String]) -> String {
+    name.iter().map(|part| dialect.quote_name(part)).collect::<Vec<_>>().join(".")
 }
 
 async fn index_state(session: &SqlSession, dialect: &SqlDialect, index: &[String]) -> Result<String, SqlSessionError> {
@@ -123,10 +123,10 @@ async fn index_state(session: &SqlSession, dialect: &SqlDialect, index: &[String
 /// What REINDEX CONCURRENTLY leaves when it is stopped: invalid indexes of the same table, `…_ccnew` and `…_ccold`.
 async fn drop_reindex_leftovers(
     session: &SqlSession,
-    names: &SqlDialect,
+    dialect: &SqlDialect,
     index: &[String],
 ) -> Result<(), SqlSessionError> {
-    let regclass = names.text_literal(&qualified_name(names, index));
+    let regclass = dialect.text_literal(&qualified_name(dialect, index));
     let rows = session
         .query_text(&format!(
             "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
@@ -142,12 +142,14 @@ async fn drop_reindex_leftovers(
 
 async fn partition_state(
     session: &SqlSession,
-    names: &SqlDialect,
+    dialect: &SqlDialect,
     table: &[String],
     partition: &[String],
 ) -> Result<String, SqlSessionError> {
-    let (table, partition) =
-        (names.text_literal(&qualified_name(names, table)), names.text_literal(&qualified_name(names, partition)));
+    let (table, partition) = (
+        dialect.text_literal(&qualified_name(dialect, table)),
+        dialect.text_literal(&qualified_name(dialect, partition)),
+    );
     let rows = session
         .query_text(&format!(
             "SELECT CASE WHEN inhdetachpending THEN 'pending' ELSE 'attached' END FROM pg_catalog.pg_inherits \
@@ -173,11 +175,11 @@ async fn database_state(session: &SqlSession, dialect: &SqlDialect, name: &str) 
 /// A digest of what MySQL's `SHOW CREATE` says, but for the counter, which moves with the rows.
 async fn definition_digest(
     session: &SqlSession,
-    names: &SqlDialect,
-    what: &str,
+    dialect: &SqlDialect,
+    object_kind: &str,
     name: &[String],
 ) -> Result<String, SqlSessionError> {
-    match session.query_text(&format!("SHOW CREATE {what} {}", qualified_name(names, name))).await {
+    match session.query_text(&format!("SHOW CREATE {object_kind} {}", qualified_name(dialect, name))).await {
         Ok(rows) => {
             let mut sum = Sha256::new();
             for text in rows.into_iter().flatten().flatten() {

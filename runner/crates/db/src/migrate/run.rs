@@ -148,12 +148,12 @@ impl MigrationRun<'_> {
         self.session.run_batch(&fence_sql).await.map_err(StepFailure::from)
     }
 
-    fn newer_attempt_failure(&self, standing: u64) -> StepFailure {
+    fn newer_attempt_failure(&self, recorded_epoch: u64) -> StepFailure {
         let epoch = self.fence.epoch;
         let resource = self.fence.resource.split('@').next().unwrap_or_default();
         failure(
             "conflict",
-            format!("epoch {standing} of {resource} has migrated this database since; this attempt is epoch {epoch}, and stops"),
+            format!("epoch {recorded_epoch} of {resource} has migrated this database since; this attempt is epoch {epoch}, and stops"),
         )
         .with_hint(
             "the newer attempt goes on; if there is none, since the state was lost or begun anew, say so: `runner migrate resolve --fence`",
@@ -163,12 +163,12 @@ impl MigrationRun<'_> {
 
     /// Begins a transaction, if this is still the one who may.
     async fn begin_fenced(&self) -> Result<(), ExecError> {
-        let fence = self.dialect.read_fence_sql(&self.fence.resource);
+        let fence_sql = self.dialect.read_fence_sql(&self.fence.resource);
         let rows = match self.dialect.engine {
             SqlEngine::Postgres => {
                 let rows = self
                     .session
-                    .query_text(&format!("BEGIN; SELECT {}; {fence}", lock::lock_held_condition(self.dialect)))
+                    .query_text(&format!("BEGIN; SELECT {}; {fence_sql}", lock::lock_held_condition(self.dialect)))
                     .await?;
                 let mut rows = rows.into_iter();
                 if rows.next().and_then(|row| row.into_iter().next().flatten()).as_deref() != Some("t") {
@@ -178,13 +178,13 @@ impl MigrationRun<'_> {
             }
             SqlEngine::Sqlite | SqlEngine::Mysql => {
                 self.session.begin(TransactionMode::Immediate).await?;
-                self.session.query_text(&fence).await?
+                self.session.query_text(&fence_sql).await?
             }
         };
-        let standing: u64 =
+        let recorded_epoch: u64 =
             rows.first().and_then(|row| row.first()?.as_ref()?.parse().ok()).unwrap_or(self.fence.epoch);
-        if standing > self.fence.epoch {
-            return Err(ExecError::Failure(self.newer_attempt_failure(standing)));
+        if recorded_epoch > self.fence.epoch {
+            return Err(ExecError::Failure(self.newer_attempt_failure(recorded_epoch)));
         }
         Ok(())
     }
@@ -193,13 +193,13 @@ impl MigrationRun<'_> {
     /// not the one who may, so that nothing behind it is done.
     async fn run_in_one_round_trip(
         &self,
-        part: &MigrationSection<'_>,
+        section: &MigrationSection<'_>,
         statements: &[SqlStatement],
-        last: &[String],
+        final_statements: &[String],
     ) -> Result<(), ExecError> {
         let (Some(first), Some(end)) = (statements.first(), statements.last()) else {
             self.begin_fenced().await?;
-            return self.write_and_commit(last).await;
+            return self.write_and_commit(final_statements).await;
         };
         let range = first.range.start..end.range.end;
         let before = format!(
@@ -208,7 +208,7 @@ impl MigrationRun<'_> {
             self.dialect.read_fence_sql(&self.fence.resource),
             self.fence.epoch
         );
-        let sql = format!("{before}{}; {}; COMMIT", &part.text[range.clone()], last.join("; "));
+        let sql = format!("{before}{}; {}; COMMIT", &section.text[range.clone()], final_statements.join("; "));
         let Err(fault) = self.session.run_batch(&sql).await else { return Ok(()) };
         if fault.completed == 1 && fault.has_code(&["22012"]) {
             self.session.rollback();
@@ -220,10 +220,10 @@ impl MigrationRun<'_> {
         Err(ExecError::Session(match fault.position {
             Some(SqlPosition { line: 1, column }) if column > before.len() as u64 => {
                 let position = Some(SqlPosition { line: 1, column: column - before.len() as u64 });
-                SqlSessionError { position, ..fault }.shift_position(part.text, range.start)
+                SqlSessionError { position, ..fault }.shift_position(section.text, range.start)
             }
-            Some(SqlPosition { line: 2.., .. }) => fault.shift_position(part.text, range.start),
-            Some(_) | None => SqlSessionError { position: Some(SqlPosition::at(part.text, at)), ..fault },
+            Some(SqlPosition { line: 2.., .. }) => fault.shift_position(section.text, range.start),
+            Some(_) | None => SqlSessionError { position: Some(SqlPosition::at(section.text, at)), ..fault },
         }))
     }
 
@@ -263,9 +263,9 @@ impl MigrationRun<'_> {
                     tokio::time::sleep(lock::jittered(pause)).await;
                     pause = (pause * 2).min(Duration::from_secs(3));
                 }
-                Err(trouble) => {
+                Err(error) => {
                     self.session.rollback();
-                    return Err(trouble);
+                    return Err(error);
                 }
                 Ok(()) => return Ok(()),
             }
@@ -276,68 +276,68 @@ impl MigrationRun<'_> {
     pub(super) async fn apply_file(
         &self,
         migration: &Migration,
-        record: &MigrationHistory,
+        history: &MigrationHistory,
     ) -> Result<Duration, StepFailure> {
         let began = Instant::now();
-        let part = MigrationSection::up(migration);
+        let section = MigrationSection::up(migration);
         let took = || began.elapsed();
-        let last = || {
+        let final_statements = || {
             let mut last = vec![self.format.insert_sql(self.dialect, migration, took().as_nanos(), &self.fence.run)];
             if self.format.needs_note(migration) {
                 last.push(self.dialect.file_note_sql(migration, self.fence.epoch));
             }
             last
         };
-        self.run_section(&part, &migration.version, record, last).await?;
+        self.run_section(&section, &migration.version, history, final_statements).await?;
         Ok(took())
     }
 
     /// Runs a part of a file, and writes what belongs to it at its end.
     pub(super) async fn run_section(
         &self,
-        part: &MigrationSection<'_>,
+        section: &MigrationSection<'_>,
         version: &str,
-        record: &MigrationHistory,
-        last: impl Fn() -> Vec<String>,
+        history: &MigrationHistory,
+        final_statements: impl Fn() -> Vec<String>,
     ) -> Result<(), StepFailure> {
-        let located = |trouble| self.failure_in_file(part, trouble);
-        let statements = section_statements(self.dialect.engine, part).map_err(|fault| located(fault.into()))?;
-        let is_whole = !part.no_transaction && self.dialect.engine != SqlEngine::Mysql;
-        let what = part.file_name;
-        if is_whole {
-            let statements = without_outer_transaction(self.dialect.engine, part, statements)
-                .map_err(|fault| located(fault.into()))?;
+        let in_file = |error| self.failure_in_file(section, error);
+        let statements = section_statements(self.dialect.engine, section).map_err(|fault| in_file(fault.into()))?;
+        let is_transactional = !section.no_transaction && self.dialect.engine != SqlEngine::Mysql;
+        let what = section.file_name;
+        if is_transactional {
+            let statements = without_outer_transaction(self.dialect.engine, section, statements)
+                .map_err(|fault| in_file(fault.into()))?;
             let size = statements.last().map_or(0, |last| last.range.end)
                 - statements.first().map_or(0, |first| first.range.start);
             let is_small = self.dialect.engine == SqlEngine::Postgres
                 && size <= MAX_BATCH_BYTES
                 && statements.iter().all(|statement| statement.copy_data.is_none());
-            let whole = async || {
+            let run_transaction = async || {
                 if is_small {
-                    return self.run_in_one_round_trip(part, &statements, &last()).await;
+                    return self.run_in_one_round_trip(section, &statements, &final_statements()).await;
                 }
                 self.begin_fenced().await?;
-                self.run_batches(part, &statements).await?;
-                self.write_and_commit(&last()).await
+                self.run_batches(section, &statements).await?;
+                self.write_and_commit(&final_statements()).await
             };
-            self.retry_on_contention(what, whole).await.map_err(located)?;
+            self.retry_on_contention(what, run_transaction).await.map_err(in_file)?;
         } else {
-            let units = unit::split_into_units(self.dialect.engine, part.text, statements)
-                .map_err(|fault| located(fault.into()))?;
-            self.run_units(part, version, &units, record).await.map_err(located)?;
+            let units = unit::split_into_units(self.dialect.engine, section.text, statements)
+                .map_err(|fault| in_file(fault.into()))?;
+            self.run_units(section, version, &units, history).await.map_err(in_file)?;
             let end = async || {
                 self.begin_fenced().await?;
-                let mut last = last();
+                let mut last = final_statements();
                 last.push(self.dialect.delete_ledger_sql("statement", version, 0));
                 self.write_and_commit(&last).await
             };
-            self.retry_on_contention(what, end).await.map_err(located)?;
+            self.retry_on_contention(what, end).await.map_err(in_file)?;
         }
         for notice in self.session.take_notices() {
             (self.log)(MessageLevel::Info, format!("{what}: {notice}"));
         }
-        if may_change_session(self.dialect.engine, &part.text[part.range.clone()]) {
-            self.apply_session_settings().await.map_err(|fault| located(fault.into()))?;
+        if may_change_session(self.dialect.engine, &section.text[section.range.clone()]) {
+            self.apply_session_settings().await.map_err(|fault| in_file(fault.into()))?;
         }
         Ok(())
     }
@@ -345,35 +345,35 @@ impl MigrationRun<'_> {
     /// Statements one after the other, as few round trips as there may be.
     pub(super) async fn run_batches(
         &self,
-        part: &MigrationSection<'_>,
+        section: &MigrationSection<'_>,
         statements: &[SqlStatement],
     ) -> Result<(), ExecError> {
-        let mut left = statements;
-        while let Some(first) = left.first() {
+        let mut remaining = statements;
+        while let Some(first) = remaining.first() {
             let one_by_one = self.dialect.engine == SqlEngine::Mysql;
             let mut count = 1;
             while !one_by_one
                 && first.copy_data.is_none()
-                && left.get(count).is_some_and(|next| {
+                && remaining.get(count).is_some_and(|next| {
                     next.copy_data.is_none() && next.range.end - first.range.start <= MAX_BATCH_BYTES
                 })
             {
                 count += 1;
             }
-            let (now, later) = left.split_at(count);
-            left = later;
+            let (now, later) = remaining.split_at(count);
+            remaining = later;
             let range = first.range.start..now[now.len() - 1].range.end;
-            let text = &part.text[range.clone()];
+            let text = &section.text[range.clone()];
             let outcome = match (&first.copy_data, self.session) {
-                (Some(data), SqlSession::Postgres(session)) => session.copy_in(text, &part.text[data.clone()]).await,
+                (Some(data), SqlSession::Postgres(session)) => session.copy_in(text, &section.text[data.clone()]).await,
                 (Some(_) | None, session) => session.run_batch(text).await,
             };
             outcome.map_err(|fault| {
                 // Not every error has a place; how many statements went well before it tells which one it was.
                 let at = now.get(fault.completed).map_or(range.start, |statement| statement.range.start);
                 match fault.position {
-                    Some(_) => fault.shift_position(part.text, range.start),
-                    None => SqlSessionError { position: Some(SqlPosition::at(part.text, at)), ..fault },
+                    Some(_) => fault.shift_position(section.text, range.start),
+                    None => SqlSessionError { position: Some(SqlPosition::at(section.text, at)), ..fault },
                 }
             })?;
         }
@@ -383,59 +383,59 @@ impl MigrationRun<'_> {
     /// The units of a file that is not one transaction, from where it stands.
     async fn run_units(
         &self,
-        part: &MigrationSection<'_>,
+        section: &MigrationSection<'_>,
         version: &str,
         units: &[ExecutionUnit],
-        record: &MigrationHistory,
+        history: &MigrationHistory,
     ) -> Result<(), ExecError> {
-        let known = record.recorded_statements(version);
-        if let Some((number, _)) = known.iter().find(|(number, _)| **number > units.len()) {
-            return Err(ExecError::Failure(self.edited_failure(part, *number, units.last())));
+        let recorded = history.recorded_statements(version);
+        if let Some((number, _)) = recorded.iter().find(|(number, _)| **number > units.len()) {
+            return Err(ExecError::Failure(self.edited_failure(section, *number, units.last())));
         }
         for unit in units {
             let start = unit.statements[0].range.start;
-            let entry = known.get(&unit.number).copied();
+            let entry = recorded.get(&unit.number).copied();
             match (&unit.mode, entry) {
-                (ExecutionMode::Session, _) => self.run_batches(part, &unit.statements).await?,
+                (ExecutionMode::Session, _) => self.run_batches(section, &unit.statements).await?,
                 (_, Some(entry)) if entry.state == "done" && entry.hash == unit.hash => {}
                 (_, Some(entry)) if entry.state == "done" => {
-                    return Err(ExecError::Failure(self.edited_failure(part, unit.number, Some(unit))));
+                    return Err(ExecError::Failure(self.edited_failure(section, unit.number, Some(unit))));
                 }
                 (ExecutionMode::Transactional, _) => {
-                    let inside = async || {
+                    let run_transaction = async || {
                         self.begin_fenced().await?;
-                        self.run_batches(part, &unit.statements).await?;
+                        self.run_batches(section, &unit.statements).await?;
                         self.write_and_commit(&[self.statement_done_sql(version, unit, "")]).await
                     };
-                    self.retry_on_contention(part.file_name, inside).await?;
+                    self.retry_on_contention(section.file_name, run_transaction).await?;
                 }
-                (ExecutionMode::NonTransactional(about), entry) => {
-                    let mut is_again = false;
+                (ExecutionMode::NonTransactional(check), entry) => {
+                    let mut is_retry = false;
                     if let Some(entry) = entry {
                         match self.probe_intent(entry).await? {
                             IntentOutcome::Applied if entry.hash == unit.hash => {
-                                let line = SqlPosition::at(part.text, start).line;
+                                let line = SqlPosition::at(section.text, start).line;
                                 (self.log)(
                                     MessageLevel::Info,
                                     format!(
                                         "{}:{line}: the statement was done before the last attempt ended; adopted",
-                                        part.file_name
+                                        section.file_name
                                     ),
                                 );
                                 self.session.run_batch(&self.statement_done_sql(version, unit, "adopted")).await?;
                                 continue;
                             }
                             IntentOutcome::Applied => {
-                                return Err(ExecError::Failure(self.edited_failure(part, unit.number, Some(unit))));
+                                return Err(ExecError::Failure(self.edited_failure(section, unit.number, Some(unit))));
                             }
-                            IntentOutcome::NotApplied => is_again = true,
+                            IntentOutcome::NotApplied => is_retry = true,
                             IntentOutcome::Unknown => {
-                                return Err(ExecError::Failure(self.unknown_outcome_failure(part, version, unit)));
+                                return Err(ExecError::Failure(self.unknown_outcome_failure(section, version, unit)));
                             }
                         }
                     }
-                    self.retry_on_contention(part.file_name, async || {
-                        self.run_non_transactional(part, version, unit, about, is_again).await
+                    self.retry_on_contention(section.file_name, async || {
+                        self.run_non_transactional(section, version, unit, check, is_retry).await
                     })
                     .await?;
                 }
@@ -459,23 +459,23 @@ impl MigrationRun<'_> {
     /// What the catalogue says about an intent.
     async fn probe_intent(&self, entry: &LedgerRow) -> Result<IntentOutcome, SqlSessionError> {
         let note: serde_json::Value = serde_json::from_str(&entry.note).unwrap_or_default();
-        let about = serde_json::from_value(note["about"].clone()).unwrap_or(CatalogCheck::Unobservable);
-        probe::intent_outcome(self.session, self.dialect, &about, note["before"].as_str().unwrap_or_default()).await
+        let check = serde_json::from_value(note["about"].clone()).unwrap_or(CatalogCheck::Unobservable);
+        probe::intent_outcome(self.session, self.dialect, &check, note["before"].as_str().unwrap_or_default()).await
     }
 
     /// One statement that no transaction can hold.
     async fn run_non_transactional(
         &self,
-        part: &MigrationSection<'_>,
+        section: &MigrationSection<'_>,
         version: &str,
         unit: &ExecutionUnit,
-        about: &CatalogCheck,
-        is_again: bool,
+        check: &CatalogCheck,
+        is_retry: bool,
     ) -> Result<(), ExecError> {
         let start = unit.statements[0].range.start;
-        let before = probe::state_before(self.session, self.dialect, about).await?;
+        let before = probe::state_before(self.session, self.dialect, check).await?;
         let note =
-            json!({ "about": about, "before": before, "line": SqlPosition::at(part.text, start).line }).to_string();
+            json!({ "about": check, "before": before, "line": SqlPosition::at(section.text, start).line }).to_string();
         let intent = self.dialect.upsert_ledger_sql(&Write {
             kind: "statement",
             version,
@@ -487,14 +487,14 @@ impl MigrationRun<'_> {
         });
         self.begin_fenced().await?;
         self.write_and_commit(&[intent]).await?;
-        let outcome = match about {
+        let outcome = match check {
             // Some of them may be gone already.
-            CatalogCheck::TablesDropped { names } if is_again => {
+            CatalogCheck::TablesDropped { names } if is_retry => {
                 let tables = names
                     .iter()
                     .map(|name| name.iter().map(|part| self.dialect.quote_name(part)).collect::<Vec<_>>().join("."));
                 let sql = format!("DROP TABLE IF EXISTS {}", tables.collect::<Vec<_>>().join(", "));
-                self.session.run_batch(&sql).await.map_err(|fault| fault.shift_position(part.text, start).into())
+                self.session.run_batch(&sql).await.map_err(|fault| fault.shift_position(section.text, start).into())
             }
             // These wait for transactions, not for tables: nobody queues behind them.
             CatalogCheck::IndexBuilt { .. }
@@ -502,7 +502,7 @@ impl MigrationRun<'_> {
             | CatalogCheck::IndexRebuilt { .. }
             | CatalogCheck::PartitionDetached { .. } => {
                 self.session.run_batch("SET lock_timeout = 0").await?;
-                let outcome = self.run_batches(part, &unit.statements).await;
+                let outcome = self.run_batches(section, &unit.statements).await;
                 if !matches!(&outcome, Err(ExecError::Session(fault)) if fault.lost) {
                     let limit = self.options.lock_timeout.as_millis();
                     self.session.run_batch(&format!("SET lock_timeout = {limit}")).await?;
@@ -513,33 +513,43 @@ impl MigrationRun<'_> {
             | CatalogCheck::ShowCreate { .. }
             | CatalogCheck::TablesDropped { .. }
             | CatalogCheck::Repeatable
-            | CatalogCheck::Unobservable => self.run_batches(part, &unit.statements).await,
+            | CatalogCheck::Unobservable => self.run_batches(section, &unit.statements).await,
         };
         match outcome {
             Ok(()) => Ok(self.session.run_batch(&self.statement_done_sql(version, unit, "")).await?),
             Err(ExecError::Session(fault)) if !fault.lost => {
                 // The server says that it failed; an index may be half there.
-                let verdict = probe::intent_outcome(self.session, self.dialect, about, &before).await?;
-                if verdict != IntentOutcome::Applied {
+                let intent_outcome = probe::intent_outcome(self.session, self.dialect, check, &before).await?;
+                if intent_outcome != IntentOutcome::Applied {
                     self.session.run_batch(&self.dialect.delete_ledger_sql("statement", version, unit.number)).await?;
                 }
                 Err(ExecError::Session(fault))
             }
-            Err(trouble) => Err(trouble),
+            Err(error) => Err(error),
         }
     }
 
-    fn edited_failure(&self, part: &MigrationSection<'_>, number: usize, unit: Option<&ExecutionUnit>) -> StepFailure {
-        let line = unit.map_or(1, |unit| SqlPosition::at(part.text, unit.statements[0].range.start).line);
+    fn edited_failure(
+        &self,
+        section: &MigrationSection<'_>,
+        number: usize,
+        unit: Option<&ExecutionUnit>,
+    ) -> StepFailure {
+        let line = unit.map_or(1, |unit| SqlPosition::at(section.text, unit.statements[0].range.start).line);
         failure("permanent", format!("statement {number} was applied, and was changed or taken away since"))
             .with_hint("restore the statements that were applied, and change only what comes behind them")
             .with_detail("code", "P0318")
             .with_detail("line", line)
     }
 
-    fn unknown_outcome_failure(&self, part: &MigrationSection<'_>, version: &str, unit: &ExecutionUnit) -> StepFailure {
+    fn unknown_outcome_failure(
+        &self,
+        section: &MigrationSection<'_>,
+        version: &str,
+        unit: &ExecutionUnit,
+    ) -> StepFailure {
         let start = unit.statements[0].range.start;
-        let sql: String = part.text[unit.statements[0].range.clone()].chars().take(120).collect();
+        let sql: String = section.text[unit.statements[0].range.clone()].chars().take(120).collect();
         let number = unit.number;
         failure("conflict", format!("nobody knows whether statement {number} was done when the last attempt ended: {sql}"))
             .with_hint(format!(
@@ -548,14 +558,14 @@ impl MigrationRun<'_> {
                 number + 1
             ))
             .with_detail("code", "P0319")
-            .with_detail("line", SqlPosition::at(part.text, start).line)
+            .with_detail("line", SqlPosition::at(section.text, start).line)
     }
 
-    pub(super) fn failure_in_file(&self, part: &MigrationSection<'_>, trouble: ExecError) -> StepFailure {
-        let found = match trouble {
+    pub(super) fn failure_in_file(&self, section: &MigrationSection<'_>, error: ExecError) -> StepFailure {
+        let found = match error {
             ExecError::Failure(failure) => failure,
             ExecError::Session(fault) => {
-                let hint = hint_for(self.dialect.engine, part, &fault);
+                let hint = hint_for(self.dialect.engine, section, &fault);
                 let lost = fault.lost;
                 let mut failure = StepFailure::from(fault);
                 failure.hint = hint.or(failure.hint);
@@ -565,7 +575,7 @@ impl MigrationRun<'_> {
                 failure
             }
         };
-        found.with_detail("file", format!("{}{}", self.dir_prefix, part.file_name))
+        found.with_detail("file", format!("{}{}", self.dir_prefix, section.file_name))
     }
 }
 

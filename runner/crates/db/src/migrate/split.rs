@@ -78,9 +78,9 @@ pub fn skip_blank(engine: SqlEngine, text: &str) -> &str {
 }
 
 /// The first tokens of a statement.
-pub(super) fn leading_tokens(engine: SqlEngine, text: &str, most: usize) -> Vec<SqlToken> {
+pub(super) fn leading_tokens(engine: SqlEngine, text: &str, max_tokens: usize) -> Vec<SqlToken> {
     let (mut at, mut found) = (0, Vec::new());
-    while at < text.len() && found.len() < most {
+    while at < text.len() && found.len() < max_tokens {
         let Ok((lexeme, length)) = next_lexeme(engine, text, at) else { break };
         let raw = &text[at..at + length];
         at += length;
@@ -122,37 +122,37 @@ struct SplitterState {
 impl StatementSplitter<'_> {
     fn split_all(mut self) -> Result<Vec<SqlStatement>, SqlSessionError> {
         let mut statements = Vec::new();
-        let mut seen = SplitterState::default();
+        let mut state = SplitterState::default();
         while self.at < self.text.len() {
             let rest = &self.text[self.at..];
-            if seen.start.is_none() && self.take_client_command(rest)? {
+            if state.start.is_none() && self.take_client_command(rest)? {
                 continue;
             }
             if self.delimiter != ";" && rest.starts_with(&self.delimiter) {
                 self.at += self.delimiter.len();
-                self.end_statement(&mut seen, &mut statements)?;
+                self.end_statement(&mut state, &mut statements)?;
                 continue;
             }
             let (lexeme, length) = next_lexeme(self.engine, self.text, self.at)?;
-            let begins = self.at;
+            let token_start = self.at;
             self.at += length;
             match lexeme {
                 SqlLexeme::Blank => continue,
                 SqlLexeme::Semicolon
-                    if self.delimiter == ";" && seen.parenthesis_depth == 0 && seen.block_depth == 0 =>
+                    if self.delimiter == ";" && state.parenthesis_depth == 0 && state.block_depth == 0 =>
                 {
-                    self.end_statement(&mut seen, &mut statements)?;
+                    self.end_statement(&mut state, &mut statements)?;
                     continue;
                 }
-                SqlLexeme::Open => seen.parenthesis_depth += 1,
-                SqlLexeme::Close => seen.parenthesis_depth = seen.parenthesis_depth.saturating_sub(1),
-                SqlLexeme::Word => self.handle_word(&mut seen, self.text[begins..self.at].to_ascii_uppercase()),
-                SqlLexeme::Semicolon | SqlLexeme::QuotedName | SqlLexeme::Other => seen.after_end = false,
+                SqlLexeme::Open => state.parenthesis_depth += 1,
+                SqlLexeme::Close => state.parenthesis_depth = state.parenthesis_depth.saturating_sub(1),
+                SqlLexeme::Word => self.handle_word(&mut state, self.text[token_start..self.at].to_ascii_uppercase()),
+                SqlLexeme::Semicolon | SqlLexeme::QuotedName | SqlLexeme::Other => state.after_end = false,
             }
-            seen.start.get_or_insert(begins);
-            seen.end = self.at;
+            state.start.get_or_insert(token_start);
+            state.end = self.at;
         }
-        self.end_statement(&mut seen, &mut statements)?;
+        self.end_statement(&mut state, &mut statements)?;
         Ok(statements)
     }
 
@@ -180,27 +180,27 @@ impl StatementSplitter<'_> {
         }
     }
 
-    fn handle_word(&self, seen: &mut SplitterState, word: String) {
-        let is_routine = self.is_routine(seen);
+    fn handle_word(&self, state: &mut SplitterState, word: String) {
+        let is_routine = self.is_routine(state);
         match word.as_str() {
-            "BEGIN" if is_routine => seen.block_depth += 1,
-            "CASE" if seen.block_depth > 0 && !seen.after_end => seen.block_depth += 1,
+            "BEGIN" if is_routine => state.block_depth += 1,
+            "CASE" if state.block_depth > 0 && !state.after_end => state.block_depth += 1,
             // `END IF` and its like close what was not counted.
-            "IF" | "LOOP" | "WHILE" | "REPEAT" | "FOR" if seen.after_end && self.engine == SqlEngine::Mysql => {
-                seen.block_depth += 1
+            "IF" | "LOOP" | "WHILE" | "REPEAT" | "FOR" if state.after_end && self.engine == SqlEngine::Mysql => {
+                state.block_depth += 1
             }
-            "END" if seen.block_depth > 0 => {
-                seen.block_depth -= 1;
-                seen.after_end = true;
-                seen.words.push(word);
+            "END" if state.block_depth > 0 => {
+                state.block_depth -= 1;
+                state.after_end = true;
+                state.words.push(word);
                 return;
             }
-            "NOT" if self.engine == SqlEngine::Mysql && seen.words == ["BEGIN"] => seen.block_depth = 1,
+            "NOT" if self.engine == SqlEngine::Mysql && state.words == ["BEGIN"] => state.block_depth = 1,
             _ => {}
         }
-        seen.after_end = false;
-        if seen.words.len() < 40 {
-            seen.words.push(word);
+        state.after_end = false;
+        if state.words.len() < 40 {
+            state.words.push(word);
         }
     }
 
@@ -237,15 +237,16 @@ impl StatementSplitter<'_> {
 
     fn end_statement(
         &mut self,
-        seen: &mut SplitterState,
+        state: &mut SplitterState,
         statements: &mut Vec<SqlStatement>,
     ) -> Result<(), SqlSessionError> {
-        let done = std::mem::take(seen);
+        let done = std::mem::take(state);
         let Some(start) = done.start else { return Ok(()) };
         let mut statement = SqlStatement { range: start..done.end, copy_data: None };
         let words: Vec<&str> = done.words.iter().map(String::as_str).collect();
-        let copies = words.first() == Some(&"COPY") && words.windows(2).any(|pair| pair == ["FROM", "STDIN"]);
-        if self.engine == SqlEngine::Postgres && copies {
+        let is_copy_from_stdin =
+            words.first() == Some(&"COPY") && words.windows(2).any(|pair| pair == ["FROM", "STDIN"]);
+        if self.engine == SqlEngine::Postgres && is_copy_from_stdin {
             let rest = &self.text[self.at..];
             let data = self.at + rest.find('\n').map_or(rest.len(), |newline| newline + 1);
             let mut end = data;
@@ -280,7 +281,7 @@ impl StatementSplitter<'_> {
 fn next_lexeme(engine: SqlEngine, text: &str, at: usize) -> Result<(SqlLexeme, usize), SqlSessionError> {
     let bytes = &text.as_bytes()[at..];
     let until = |end: &[u8], skip: usize| find_bytes(bytes, end, skip).map(|found| found + end.len());
-    let endless = |what: &str| SqlSessionError {
+    let unterminated = |what: &str| SqlSessionError {
         position: Some(SqlPosition::at(text, at)),
         ..SqlSessionError::new(SqlFailureKind::BadContent, format!("{what} that begins here has no end"))
     };
@@ -293,28 +294,32 @@ fn next_lexeme(engine: SqlEngine, text: &str, at: usize) -> Result<(SqlLexeme, u
         [b'#', ..] if is_mysql => (SqlLexeme::Blank, until(b"\n", 1).unwrap_or(bytes.len())),
         // What stands in these is for the server.
         [b'/', b'*', b'!', ..] | [b'/', b'*', b'M', b'!', ..] if is_mysql => {
-            (SqlLexeme::Other, until(b"*/", 3).ok_or_else(|| endless("a comment"))?)
+            (SqlLexeme::Other, until(b"*/", 3).ok_or_else(|| unterminated("a comment"))?)
         }
         [b'/', b'*', ..] if engine == SqlEngine::Postgres => {
-            (SqlLexeme::Blank, nested_comment_length(bytes).ok_or_else(|| endless("a comment"))?)
+            (SqlLexeme::Blank, nested_comment_length(bytes).ok_or_else(|| unterminated("a comment"))?)
         }
-        [b'/', b'*', ..] => (SqlLexeme::Blank, until(b"*/", 2).ok_or_else(|| endless("a comment"))?),
+        [b'/', b'*', ..] => (SqlLexeme::Blank, until(b"*/", 2).ok_or_else(|| unterminated("a comment"))?),
         [b';', ..] => (SqlLexeme::Semicolon, 1),
         [b'(', ..] => (SqlLexeme::Open, 1),
         [b')', ..] => (SqlLexeme::Close, 1),
-        [b'\'', ..] => (SqlLexeme::Other, quoted_length(bytes, 0, is_mysql).ok_or_else(|| endless("a string"))?),
+        [b'\'', ..] => (SqlLexeme::Other, quoted_length(bytes, 0, is_mysql).ok_or_else(|| unterminated("a string"))?),
         [b'e' | b'E', b'\'', ..] if engine == SqlEngine::Postgres => {
-            (SqlLexeme::Other, quoted_length(bytes, 1, true).ok_or_else(|| endless("a string"))?)
+            (SqlLexeme::Other, quoted_length(bytes, 1, true).ok_or_else(|| unterminated("a string"))?)
         }
-        [b'"', ..] if is_mysql => (SqlLexeme::Other, quoted_length(bytes, 0, true).ok_or_else(|| endless("a string"))?),
-        [b'"' | b'`', ..] => (SqlLexeme::QuotedName, quoted_length(bytes, 0, false).ok_or_else(|| endless("a name"))?),
+        [b'"', ..] if is_mysql => {
+            (SqlLexeme::Other, quoted_length(bytes, 0, true).ok_or_else(|| unterminated("a string"))?)
+        }
+        [b'"' | b'`', ..] => {
+            (SqlLexeme::QuotedName, quoted_length(bytes, 0, false).ok_or_else(|| unterminated("a name"))?)
+        }
         [b'$', rest @ ..] if engine == SqlEngine::Postgres => {
             let tag = rest.iter().take_while(|byte| is_word_byte(**byte) && **byte != b'$').count();
             let is_tag = rest.get(tag) == Some(&b'$') && !rest.first().is_some_and(u8::is_ascii_digit);
             match is_tag {
                 true => (
                     SqlLexeme::Other,
-                    until(&bytes[..tag + 2], tag + 2).ok_or_else(|| endless("a dollar-quoted string"))?,
+                    until(&bytes[..tag + 2], tag + 2).ok_or_else(|| unterminated("a dollar-quoted string"))?,
                 ),
                 false => (SqlLexeme::Other, 1),
             }

@@ -64,7 +64,7 @@ pub(super) fn split_into_units(
     statements: Vec<SqlStatement>,
 ) -> Result<Vec<ExecutionUnit>, SqlSessionError> {
     let mut units: Vec<ExecutionUnit> = Vec::new();
-    let mut region: Option<Vec<SqlStatement>> = None;
+    let mut open_transaction: Option<Vec<SqlStatement>> = None;
     for statement in statements {
         let sql = &text[statement.range.clone()];
         let words = leading_tokens(engine, sql, 24);
@@ -72,13 +72,13 @@ pub(super) fn split_into_units(
             position: Some(SqlPosition::at(text, statement.range.start)),
             ..SqlSessionError::new(SqlFailureKind::Denied, why)
         };
-        let (way, statements) = match (transaction_control(&words), &mut region) {
+        let (way, statements) = match (transaction_control(&words), &mut open_transaction) {
             (Some(TransactionControl::Begin), None) => {
-                region = Some(Vec::new());
+                open_transaction = Some(Vec::new());
                 continue;
             }
             (Some(TransactionControl::Commit), Some(_)) => {
-                (ExecutionMode::Transactional, region.take().unwrap_or_default())
+                (ExecutionMode::Transactional, open_transaction.take().unwrap_or_default())
             }
             (Some(TransactionControl::Begin), Some(_)) => {
                 return Err(refuse("BEGIN inside of a transaction of the file's own"));
@@ -104,7 +104,7 @@ pub(super) fn split_into_units(
         }
         units.push(ExecutionUnit { number: units.len() + 1, mode: way, statements, hash: hex(&sum.finalize()) });
     }
-    match region.and_then(|left| left.first().cloned()) {
+    match open_transaction.and_then(|left| left.first().cloned()) {
         Some(first) => Err(SqlSessionError {
             position: Some(SqlPosition::at(text, first.range.start)),
             ..SqlSessionError::new(SqlFailureKind::Denied, "the transaction that begins before this has no COMMIT")
@@ -187,7 +187,7 @@ fn parse_folded_name(words: &[SqlToken], at: usize) -> Option<Vec<String>> {
 fn postgres_mode(words: &[SqlToken], sql: &str) -> ExecutionMode {
     let word = |index: usize| words.get(index).map_or("", |token| token.keyword.as_str());
     let concurrently = find_word(words, "CONCURRENTLY");
-    let about = match (word(0), concurrently) {
+    let check = match (word(0), concurrently) {
         ("SET" | "RESET" | "SHOW", _) if word(1) != "CONSTRAINTS" => return ExecutionMode::Session,
         ("CREATE", Some(at)) if find_word(words, "INDEX").is_some() => {
             // An index that is not named gets a name that nobody knows beforehand.
@@ -231,7 +231,7 @@ fn postgres_mode(words: &[SqlToken], sql: &str) -> ExecutionMode {
         ("DO", _) if may_end_transaction(sql) => CatalogCheck::Unobservable,
         _ => return ExecutionMode::Transactional,
     };
-    ExecutionMode::NonTransactional(about)
+    ExecutionMode::NonTransactional(check)
 }
 
 /// Whether a block may commit by itself, which only works outside of a transaction.
@@ -265,7 +265,7 @@ fn mysql_mode(words: &[SqlToken]) -> ExecutionMode {
                 | "ROLE"
         )
     });
-    let about = match (word(0), object) {
+    let check = match (word(0), object) {
         ("INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "SELECT" | "WITH" | "VALUES" | "DO" | "LOAD" | "TABLE", _) => {
             return ExecutionMode::Transactional;
         }
@@ -303,7 +303,7 @@ fn mysql_mode(words: &[SqlToken]) -> ExecutionMode {
         }
         _ => CatalogCheck::Unobservable,
     };
-    ExecutionMode::NonTransactional(about)
+    ExecutionMode::NonTransactional(check)
 }
 
 #[cfg(test)]

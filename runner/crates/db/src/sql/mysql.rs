@@ -174,8 +174,8 @@ impl MysqlSession {
         &self,
         work: impl AsyncFnOnce(&mut Conn) -> mysql_async::Result<T>,
     ) -> Result<T, SqlSessionError> {
-        let mut place = self.connection_slot.lock().await;
-        let Some(mut connection) = place.take() else { return Err(SqlSessionError::lost("it was closed")) };
+        let mut slot = self.connection_slot.lock().await;
+        let Some(mut connection) = slot.take() else { return Err(SqlSessionError::lost("it was closed")) };
         let mut guard = MysqlCallGuard { session: self, armed: true };
         let outcome = async {
             if self.rollback_pending.swap(false, Ordering::Relaxed) {
@@ -188,7 +188,7 @@ impl MysqlSession {
         match outcome {
             Err(error) if !matches!(error, Error::Server(_)) && connection.is_disconnected() => Err(mysql_error(error)),
             outcome => {
-                *place = Some(connection);
+                *slot = Some(connection);
                 outcome.map_err(mysql_error)
             }
         }

@@ -34,21 +34,21 @@ impl SqliteAuthorizer {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
         connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
         connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)?;
-        let confinement = Arc::new(Self::default());
-        let judge = Arc::clone(&confinement);
+        let authorizer = Arc::new(Self::default());
+        let callback_authorizer = Arc::clone(&authorizer);
         connection.authorizer(Some(move |context: rusqlite::hooks::AuthContext<'_>| {
-            if judge.is_host_statement.load(Ordering::Relaxed) {
+            if callback_authorizer.is_host_statement.load(Ordering::Relaxed) {
                 return Authorization::Allow;
             }
-            match denial_reason(&context.action, judge.in_transaction.load(Ordering::Relaxed)) {
+            match denial_reason(&context.action, callback_authorizer.in_transaction.load(Ordering::Relaxed)) {
                 None => Authorization::Allow,
                 Some(reason) => {
-                    *judge.denial.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+                    *callback_authorizer.denial.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
                     Authorization::Deny
                 }
             }
         }))?;
-        Ok(confinement)
+        Ok(authorizer)
     }
 
     /// Runs a statement of the runner's own.

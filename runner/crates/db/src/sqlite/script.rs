@@ -57,12 +57,12 @@ fn next_statement(text: &str, from: usize) -> Option<ScriptStatement<'_>> {
     let bytes = text.as_bytes();
     let mut at = from;
     let mut start = None;
-    let mut seen = ScriptState::Nothing;
+    let mut state = ScriptState::Nothing;
     while at < bytes.len() {
         let (token, length) = next_token(&bytes[at..]);
-        let begins = at;
+        let token_start = at;
         at += length;
-        seen = match (token, seen) {
+        state = match (token, state) {
             (ScriptToken::Blank, seen) | (ScriptToken::Semicolon, seen @ ScriptState::Nothing) => seen,
             (ScriptToken::Semicolon, ScriptState::Trigger | ScriptState::TriggerSemicolon) => {
                 ScriptState::TriggerSemicolon
@@ -72,7 +72,7 @@ fn next_statement(text: &str, from: usize) -> Option<ScriptStatement<'_>> {
                 ScriptState::Explain | ScriptState::Create | ScriptState::Plain | ScriptState::TriggerEnd,
             ) => break,
             (ScriptToken::Keyword(word), seen) => {
-                start.get_or_insert(begins);
+                start.get_or_insert(token_start);
                 seen.after(word)
             }
         };

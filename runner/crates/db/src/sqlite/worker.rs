@@ -103,12 +103,7 @@ impl SqliteWorker {
             "PRAGMA hard_heap_limit = 268435456; PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY; PRAGMA schema_version",
         )?;
         authorizer.execute_as_host(&connection, settings)?;
-        Ok(Self {
-            connection,
-            authorizer,
-            control: Arc::clone(control),
-            transaction: SqliteTransactionState::None,
-        })
+        Ok(Self { connection, authorizer, control: Arc::clone(control), transaction: SqliteTransactionState::None })
     }
 
     /// Works until the session is dropped.

@@ -66,14 +66,14 @@ struct DecodeOutput<'a> {
 
 impl DecodeOutput<'_> {
     /// Passes on all that `decoder` gives; `taken` tells how many bytes of the archive it has consumed.
-    fn pump_all<D: Read>(&self, decoder: &mut D, taken: impl Fn(&D) -> u64) -> Result<(), DecodeStop> {
+    fn pump_all<D: Read>(&self, decoder: &mut D, consumed: impl Fn(&D) -> u64) -> Result<(), DecodeStop> {
         loop {
             let count = self.sink.send_from(decoder)?.map_err(|error| DecodeStop::Failed(decode_error(&error)))?;
             if count == 0 {
                 return Ok(());
             }
             self.bytes.set(self.bytes.get() + count as u64);
-            self.job.limits.check_compression_ratio(self.bytes.get(), taken(decoder)).map_err(DecodeStop::Failed)?;
+            self.job.limits.check_compression_ratio(self.bytes.get(), consumed(decoder)).map_err(DecodeStop::Failed)?;
         }
     }
 }

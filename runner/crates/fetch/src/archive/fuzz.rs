@@ -42,8 +42,8 @@ impl ArchiveFuzzDir {
     /// # Panics
     /// When anything is left in the directory, or changed outside of it; when what was unpacked is not as it should be.
     pub fn check_archive(&self, bytes: &[u8]) {
-        let Some((what, content)) = bytes.split_first() else { return };
-        let (name, archive) = match what % 7 {
+        let Some((selector, content)) = bytes.split_first() else { return };
+        let (name, archive) = match selector % 7 {
             0 => ("a.tar", with_check_sums(content)),
             1 => ("a.tar", content.to_owned()),
             2 => ("a.tar.gz", content.to_owned()),

@@ -281,31 +281,31 @@ impl<'a> ExtractionTree<'a> {
 /// Whether following `link` leads out of the folder at any point, given all links in it by [`entry::folded`] path. A path that is too long to be
 /// sure counts as leading out; one that the kernel would not follow to its end does not.
 fn leaves_folder(link: &PendingSymlink, targets: &HashMap<String, &str>) -> bool {
-    let mut here = link.path.parent().to_owned();
-    let mut ahead: Vec<&str> = link.target.rsplit('/').collect();
+    let mut current = link.path.parent().to_owned();
+    let mut remaining: Vec<&str> = link.target.rsplit('/').collect();
     let (mut hops, mut steps) = (0, 0);
-    while let Some(component) = ahead.pop() {
+    while let Some(component) = remaining.pop() {
         steps += 1;
         if steps > MAX_LINK_COMPONENTS {
             return true;
         }
         match component {
             "" | "." => {}
-            ".." if here.is_empty() => return true,
-            ".." => here.truncate(entry::split_path(&here).0.len()),
+            ".." if current.is_empty() => return true,
+            ".." => current.truncate(entry::split_path(&current).0.len()),
             name => {
-                let above = here.len();
-                if above > 0 {
-                    here.push('/');
+                let parent_length = current.len();
+                if parent_length > 0 {
+                    current.push('/');
                 }
-                here.push_str(name);
-                if let Some(target) = targets.get(&entry::fold_path(&here)) {
+                current.push_str(name);
+                if let Some(target) = targets.get(&entry::fold_path(&current)) {
                     hops += 1;
                     if hops > MAX_LINK_HOPS {
                         return false;
                     }
-                    here.truncate(above);
-                    ahead.extend(target.rsplit('/'));
+                    current.truncate(parent_length);
+                    remaining.extend(target.rsplit('/'));
                 }
             }
         }

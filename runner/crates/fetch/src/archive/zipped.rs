@@ -97,8 +97,8 @@ fn extract_entry(
 ) -> Result<u64, ArchiveError> {
     let limits = tree.job().limits;
     let meta = archive.metadata();
-    let about = meta.entry(index).map_err(archive_error)?;
-    let raw = about.name_raw();
+    let entry_data = meta.entry(index).map_err(archive_error)?;
+    let raw = entry_data.name_raw();
     let path = EntryPath::parse(raw, limits)?;
     let refused = |refusal| ArchiveError::refused_entry(path.as_str(), refusal);
     if raw.contains(&b'\\') {
@@ -148,7 +148,7 @@ fn extract_entry(
         FileType::Unknown => return Err(refused(EntryRefusal::SpecialFile("something of an unknown type"))),
     }
     let size = source.size();
-    let mut left = size;
+    let mut remaining = size;
     let mut file = tree.create(path.clone(), size, attributes(0o644)?)?;
     loop {
         tree.job().check_stop()?;
@@ -157,11 +157,11 @@ fn extract_entry(
             break;
         }
         total += count as u64;
-        left = left.checked_sub(count as u64).ok_or_else(|| wrong_size(&path))?;
+        remaining = remaining.checked_sub(count as u64).ok_or_else(|| wrong_size(&path))?;
         limits.check_compression_ratio(total, length)?;
         file.write(&buffer[..count])?;
     }
-    if left != 0 {
+    if remaining != 0 {
         return Err(wrong_size(&path));
     }
     tree.close(file)?;

@@ -183,9 +183,9 @@ impl Download {
 
     /// Asks for what is missing, until there is an answer or no more hope.
     async fn resume(&mut self, mut failure: NetError) -> Result<(), NetError> {
-        let patience = self.client.download_retry;
+        let retry_policy = self.client.download_retry;
         while failure.is_resumable() {
-            if self.failures == patience.max_retries {
+            if self.failures == retry_policy.max_retries {
                 let (peer, received) = (peer(&self.url), self.received);
                 return Err(NetError::RetriesExhausted {
                     peer,
@@ -194,7 +194,7 @@ impl Download {
                     last: Box::new(failure),
                 });
             }
-            tokio::time::sleep(patience.first_delay * 2_u32.saturating_pow(self.failures)).await;
+            tokio::time::sleep(retry_policy.first_delay * 2_u32.saturating_pow(self.failures)).await;
             self.failures += 1;
             match self.request_rest().await {
                 Ok(response) => {
@@ -210,9 +210,9 @@ impl Download {
 
     /// The answer with the bytes from `received` on, or with all of them; none if there are no more.
     async fn request_rest(&mut self) -> Result<Option<reqwest::Response>, NetError> {
-        let asks_for_part = self.supports_ranges && self.received > 0;
+        let is_range_request = self.supports_ranges && self.received > 0;
         let mut request = NetRequest::new(Method::GET.as_str(), self.url.as_str())?;
-        if asks_for_part {
+        if is_range_request {
             request.headers.push((RANGE.to_string(), format!("bytes={}-", self.received)));
             if let Some(condition) = self.identity.if_range_value() {
                 request.headers.push((IF_RANGE.to_string(), condition.to_owned()));
@@ -231,7 +231,7 @@ impl Download {
                 self.bytes_to_skip = self.received;
                 Ok(Some(response))
             }
-            StatusCode::PARTIAL_CONTENT if asks_for_part => match ContentRange::from_headers(headers) {
+            StatusCode::PARTIAL_CONTENT if is_range_request => match ContentRange::from_headers(headers) {
                 Some(range) if range.start == Some(self.received) => {
                     if !self.identity.may_equal(&ContentIdentity::from_headers(headers, range.size)) {
                         return Err(self.changed_error());
@@ -241,7 +241,7 @@ impl Download {
                 }
                 Some(_) | None => Err(self.wrong_range_error(&response)),
             },
-            StatusCode::RANGE_NOT_SATISFIABLE if asks_for_part => match ContentRange::from_headers(headers) {
+            StatusCode::RANGE_NOT_SATISFIABLE if is_range_request => match ContentRange::from_headers(headers) {
                 // The connection broke between the last byte and the end of the answer.
                 Some(ContentRange { start: None, size: Some(size) }) if size == self.received => Ok(None),
                 Some(ContentRange { start: None, size: Some(size) })

@@ -50,12 +50,12 @@ impl NetGate {
 
     /// The granted endpoint that `address` names.
     pub(super) fn check_tcp(&self, address: &str) -> Result<&TcpEndpoint, NetError> {
-        let asked =
+        let requested =
             TcpEndpoint::parse(address).ok_or_else(|| NetError::InvalidAddress { address: address.to_owned() })?;
         self.tcp
             .iter()
-            .find(|granted| **granted == asked)
-            .ok_or_else(|| NetError::PeerNotGranted { peer: asked.to_string() })
+            .find(|granted| **granted == requested)
+            .ok_or_else(|| NetError::PeerNotGranted { peer: requested.to_string() })
     }
 }
 

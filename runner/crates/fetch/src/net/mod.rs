@@ -70,17 +70,11 @@ impl NetClient {
     fn with_parts(
         grants: Vec<HttpGrant>,
         tcp: &[String],
-        names: Arc<dyn NameResolver>,
+        resolver: Arc<dyn NameResolver>,
         authorities: CertAuthorities,
-        patience: DownloadRetryPolicy,
+        download_retry: DownloadRetryPolicy,
     ) -> Self {
-        Self {
-            gate: NetGate::new(grants, tcp),
-            resolver: names,
-            authorities,
-            https_config: OnceCell::new(),
-            download_retry: patience,
-        }
+        Self { gate: NetGate::new(grants, tcp), resolver, authorities, https_config: OnceCell::new(), download_retry }
     }
 
     /// Asks, follows redirects, and reads the whole answer.
@@ -232,14 +226,14 @@ fn base_client_builder(tls: rustls::ClientConfig) -> reqwest::ClientBuilder {
 
 /// An answer with its whole body, if it ends in time.
 async fn read_response(
-    answered: reqwest::Response,
+    response: reqwest::Response,
     max: u64,
     deadline: Instant,
     within: Duration,
 ) -> Result<NetResponse, NetError> {
-    let url = answered.url().clone();
+    let url = response.url().clone();
     let unfinished = || NetError::IncompleteAnswer { peer: peer(&url), within };
-    let body = read_body(answered, max);
+    let body = read_body(response, max);
     let (status, headers, body) = timeout_at(deadline, body).await.map_err(|_| unfinished())??;
     Ok(NetResponse { status, headers, body, url })
 }

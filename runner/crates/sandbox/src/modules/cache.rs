@@ -53,8 +53,8 @@ impl ModuleCache {
 
     /// The compiled code under a name, if there is some that can be trusted. `module` is named in warnings.
     pub(crate) fn verified_code(&self, name: &str, module: &str) -> Option<VerifiedCode> {
-        let kept = self.open_storage()?;
-        let verified = kept.read_verified_code(name);
+        let storage = self.open_storage()?;
+        let verified = storage.read_verified_code(name);
         verified.unwrap_or_else(|error| {
             self.warn_code_unused(module, &error);
             None
@@ -68,12 +68,14 @@ impl ModuleCache {
 
     /// Keeps compiled code, or what a module said of itself, under a name.
     pub(crate) fn store_entry(&self, name: &str, code: &[u8]) {
-        let Some(kept) = self.open_storage() else { return };
-        let mac = kept.entry_hasher(name).update_rayon(code).finalize();
-        let written =
-            kept.dir.replace_file(name, &[mac.as_bytes(), code]).and_then(|()| kept.dir.evict_to_size(MAX_CACHE_BYTES));
+        let Some(storage) = self.open_storage() else { return };
+        let mac = storage.entry_hasher(name).update_rayon(code).finalize();
+        let written = storage
+            .dir
+            .replace_file(name, &[mac.as_bytes(), code])
+            .and_then(|()| storage.dir.evict_to_size(MAX_CACHE_BYTES));
         if let Err(error) = written {
-            self.notify_not_cached(&PrivateDirError::Io { path: kept.dir.file_path(name), source: error });
+            self.notify_not_cached(&PrivateDirError::Io { path: storage.dir.file_path(name), source: error });
         }
     }
 
@@ -118,11 +120,11 @@ impl ModuleCache {
 
     /// What was downloaded before, if its digest is still right.
     fn cached_download(&self, digest: &Digest, kind: &str) -> Option<Vec<u8>> {
-        let kept = self.open_storage()?;
+        let storage = self.open_storage()?;
         let name = format!("{}.{kind}", digest.hex());
-        let read = kept.dir.read(&name, FilePrivacy::ReadableByOthers).and_then(|bytes| match bytes {
+        let read = storage.dir.read(&name, FilePrivacy::ReadableByOthers).and_then(|bytes| match bytes {
             Some(bytes) if Digest::from_bytes(Sha256::digest(&bytes).into()) != *digest => {
-                Err(UntrustedFileError::Modified { path: kept.dir.file_path(&name) }.into())
+                Err(UntrustedFileError::Modified { path: storage.dir.file_path(&name) }.into())
             }
             bytes => Ok(bytes),
         });
@@ -133,10 +135,10 @@ impl ModuleCache {
     }
 
     fn store_download(&self, digest: &Digest, kind: &str, bytes: &[u8]) {
-        let Some(kept) = self.open_storage() else { return };
+        let Some(storage) = self.open_storage() else { return };
         let name = format!("{}.{kind}", digest.hex());
-        if let Err(source) = kept.dir.replace_file(&name, &[bytes]) {
-            self.notify_not_cached(&PrivateDirError::Io { path: kept.dir.file_path(&name), source });
+        if let Err(source) = storage.dir.replace_file(&name, &[bytes]) {
+            self.notify_not_cached(&PrivateDirError::Io { path: storage.dir.file_path(&name), source });
         }
     }
 
@@ -218,16 +220,16 @@ impl ModuleCacheStorage {
 }
 
 /// This user's key, made if there is none.
-fn load_or_create_key(secrets: &PrivateDir) -> Result<[u8; blake3::KEY_LEN], PrivateDirError> {
-    let path = secrets.file_path(KEY_FILE);
+fn load_or_create_key(state_dir: &PrivateDir) -> Result<[u8; blake3::KEY_LEN], PrivateDirError> {
+    let path = state_dir.file_path(KEY_FILE);
     let unusable = |source| PrivateDirError::Io { path: path.clone(), source };
-    let bytes = match secrets.read(KEY_FILE, FilePrivacy::OwnerOnly)? {
+    let bytes = match state_dir.read(KEY_FILE, FilePrivacy::OwnerOnly)? {
         Some(bytes) => bytes,
         None => {
             let mut fresh = [0; blake3::KEY_LEN];
             getrandom::fill(&mut fresh).map_err(|error| unusable(std::io::Error::other(error.to_string())))?;
-            secrets.create_file_if_absent(KEY_FILE, &fresh).map_err(unusable)?;
-            secrets.read(KEY_FILE, FilePrivacy::OwnerOnly)?.unwrap_or_default()
+            state_dir.create_file_if_absent(KEY_FILE, &fresh).map_err(unusable)?;
+            state_dir.read(KEY_FILE, FilePrivacy::OwnerOnly)?.unwrap_or_default()
         }
     };
     bytes.try_into().map_err(|_| UntrustedFileError::WrongFileType { path: path.clone() }.into())

@@ -94,16 +94,16 @@ impl PrivateDir {
     /// A file to be read; none if it is not there. Its time of change becomes that of its last use.
     pub(super) fn open_file(&self, name: &str, privacy: FilePrivacy) -> Result<Option<File>, PrivateDirError> {
         let path = self.file_path(name);
-        let unusable = |source: io::Error| PrivateDirError::Io { path: path.clone(), source };
+        let io_error = |source: io::Error| PrivateDirError::Io { path: path.clone(), source };
         // Not blocking: it may be a pipe.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
             Ok(file) => File::from(file),
             Err(rustix::io::Errno::NOENT) => return Ok(None),
             Err(rustix::io::Errno::LOOP) => return Err(UntrustedFileError::WrongFileType { path }.into()),
-            Err(error) => return Err(unusable(error.into())),
+            Err(error) => return Err(io_error(error.into())),
         };
-        let metadata = file.metadata().map_err(unusable)?;
+        let metadata = file.metadata().map_err(io_error)?;
         if !metadata.is_file() {
             return Err(UntrustedFileError::WrongFileType { path }.into());
         }
@@ -116,17 +116,18 @@ impl PrivateDir {
 
     /// Writes a file as a whole, over what may be there. After a loss of power it may be torn.
     pub(super) fn replace_file(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
-        let fresh = self.write_temp_file(parts)?;
-        rustix::fs::renameat(&self.fd, &fresh, &self.fd, name).map_err(|error| self.discard_temp_file(&fresh, error))
+        let temp_name = self.write_temp_file(parts)?;
+        rustix::fs::renameat(&self.fd, &temp_name, &self.fd, name)
+            .map_err(|error| self.discard_temp_file(&temp_name, error))
     }
 
     /// Writes a file as a whole and durably, unless there is one: of several processes, the first one wins.
     pub(super) fn create_file_if_absent(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let fresh = self.write_temp_file(&[bytes])?;
-        let fresh_file = rustix::fs::openat(&self.fd, &fresh, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        rustix::fs::fsync(&fresh_file)?;
-        let linked = rustix::fs::linkat(&self.fd, &fresh, &self.fd, name, AtFlags::empty());
-        let _ = rustix::fs::unlinkat(&self.fd, &fresh, AtFlags::empty());
+        let temp_name = self.write_temp_file(&[bytes])?;
+        let temp_file = rustix::fs::openat(&self.fd, &temp_name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::fs::fsync(&temp_file)?;
+        let linked = rustix::fs::linkat(&self.fd, &temp_name, &self.fd, name, AtFlags::empty());
+        let _ = rustix::fs::unlinkat(&self.fd, &temp_name, AtFlags::empty());
         match linked {
             Ok(()) => rustix::fs::fsync(&self.fd).map_err(io::Error::from),
             Err(rustix::io::Errno::EXIST) => Ok(()),
@@ -145,13 +146,13 @@ impl PrivateDir {
         Ok(name)
     }
 
-    fn discard_temp_file(&self, fresh: &str, error: impl Into<io::Error>) -> io::Error {
-        let _ = rustix::fs::unlinkat(&self.fd, fresh, AtFlags::empty());
+    fn discard_temp_file(&self, temp_name: &str, error: impl Into<io::Error>) -> io::Error {
+        let _ = rustix::fs::unlinkat(&self.fd, temp_name, AtFlags::empty());
         error.into()
     }
 
     /// Drops the files that were not used for the longest time, until the rest is at most so large.
-    pub(super) fn evict_to_size(&self, most: u64) -> io::Result<()> {
+    pub(super) fn evict_to_size(&self, max_bytes: u64) -> io::Result<()> {
         let mut files: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
         for entry in std::fs::read_dir(&self.path)? {
             let entry = entry?;
@@ -166,7 +167,7 @@ impl PrivateDir {
         let mut total = 0;
         for (_, size, path) in files {
             total += size;
-            if total > most {
+            if total > max_bytes {
                 match std::fs::remove_file(path) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                     Ok(()) | Err(_) => {}

@@ -152,14 +152,14 @@ impl ServiceHttpClient {
         loop {
             tries += 1;
             let limit = call.attempt_timeout.min(call.deadline.saturating_duration_since(Instant::now()));
-            let tried = timeout(limit, send_once(call.max_bytes, send())).await;
-            let tried = tried.unwrap_or_else(|_| {
+            let result = timeout(limit, send_once(call.max_bytes, send())).await;
+            let tried = result.unwrap_or_else(|_| {
                 CallAttemptResult::Failed(TransportError {
                     reason: format!("no answer in {limit:.0?}"),
                     was_never_sent: false,
                 })
             });
-            let (why, is_undone, asked_for) = match tried {
+            let (why, is_unprocessed, requested_delay) = match tried {
                 CallAttemptResult::TooLarge => {
                     return Err(ArtifactError::TooLarge { action: call.action, max: call.max_bytes });
                 }
@@ -173,10 +173,10 @@ impl ServiceHttpClient {
                     (format!("the answer is {}", answer.status), is_undone, asked_for)
                 }
             };
-            let is_repeated = call.retry_policy == RetryPolicy::Always || is_undone;
+            let is_repeated = call.retry_policy == RetryPolicy::Always || is_unprocessed;
             if !is_repeated
                 || tries >= self.limits.max_attempts
-                || !self.wait_before_retry(tries, asked_for, call.deadline).await
+                || !self.wait_before_retry(tries, requested_delay, call.deadline).await
             {
                 return Err(ArtifactError::Unavailable { action: call.action, tries, why });
             }
@@ -184,13 +184,18 @@ impl ServiceHttpClient {
     }
 
     /// Waits before the next try; does not when there would be no time left after it.
-    pub(super) async fn wait_before_retry(&self, tries: u32, asked_for: Option<Duration>, until: Instant) -> bool {
+    pub(super) async fn wait_before_retry(
+        &self,
+        tries: u32,
+        requested_delay: Option<Duration>,
+        until: Instant,
+    ) -> bool {
         let mut random = [0; 1];
         // Without randomness the pause is the shortest.
         let _ = getrandom::fill(&mut random);
         let doubled = self.limits.first_delay.saturating_mul(1 << (tries - 1).min(16));
         let varied = doubled / 2 + doubled / 2 * u32::from(random[0]) / 255;
-        let pause = varied.max(asked_for.unwrap_or_default()).min(self.limits.max_delay);
+        let pause = varied.max(requested_delay.unwrap_or_default()).min(self.limits.max_delay);
         if Instant::now() + pause >= until {
             return false;
         }
