@@ -6,8 +6,10 @@
 
 #![expect(clippy::unwrap_used, reason = "what a test is made of is well formed, or it fails")]
 
-#[path = "kills/dice.rs"]
-mod dice;
+#[path = "databases/concurrency.rs"]
+mod concurrency;
+#[path = "databases/edge_cases.rs"]
+mod edge_cases;
 #[path = "databases/faults.rs"]
 mod faults;
 #[path = "support/guest.rs"]
@@ -16,17 +18,15 @@ mod guest;
 mod interop;
 #[path = "databases/killed.rs"]
 mod killed;
-#[path = "databases/odd.rs"]
-mod odd;
-#[path = "databases/orders.rs"]
-mod orders;
+#[path = "databases/migration_fixture.rs"]
+mod migration_fixture;
+#[path = "databases/operator.rs"]
+mod operator;
+#[path = "kills/rng.rs"]
+mod rng;
 #[path = "databases/secrecy.rs"]
 mod secrecy;
 #[path = "databases/server.rs"]
 mod server;
-#[path = "databases/shop.rs"]
-mod shop;
 #[path = "databases/tls.rs"]
 mod tls;
-#[path = "databases/together.rs"]
-mod together;

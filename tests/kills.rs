@@ -4,28 +4,28 @@
 //! and `PAWL_POINTS=all` takes every point (`cargo xtask bench faults`). Deliberately absent: power loss and torn
 //! writes, which no signal makes; the journal's own tests cut and flip its bytes.
 
-#[path = "kills/dice.rs"]
-mod dice;
+#[path = "kills/example_shop.rs"]
+mod example_shop;
+#[path = "kills/rng.rs"]
+mod rng;
 #[path = "kills/server.rs"]
 mod server;
-#[path = "kills/shop.rs"]
-mod shop;
 #[path = "kills/signals.rs"]
 mod signals;
+#[path = "kills/snapshot.rs"]
+mod snapshot;
 #[path = "kills/strace.rs"]
 mod strace;
-#[path = "kills/world.rs"]
-mod world;
 
 use std::{collections::BTreeMap, io::Write as _, time::Instant};
 
 use anyhow::{Context, Result, ensure};
-use dice::SplitMix64;
+use example_shop::{ExampleShop, deploy_arguments};
+use rng::SplitMix64;
 use serde_json::{Value, json};
 use server::{HealthServer, ServerHealth};
-use shop::{ExampleShop, deploy_arguments};
+use snapshot::DeploymentSnapshot;
 use strace::{TracedCall, TracedRun};
-use world::DeploymentSnapshot;
 
 /// How many points are taken when not every one is.
 const POINTS: usize = 60;
@@ -55,7 +55,7 @@ fn a_killed_first_deployment_ends_as_an_undisturbed_one() -> Result<()> {
 #[test]
 fn a_deployment_killed_twice_ends_as_an_undisturbed_one() -> Result<()> {
     let bench = KillHarness::new(KillScenario::SecondDeployment)?;
-    let seed = dice::seed_from_env()?;
+    let seed = rng::seed_from_env()?;
     let mut rng = SplitMix64::new(seed);
     let first = rng.choose_distinct(DOUBLE_KILLS, bench.calls.len());
     let cases: Vec<_> = first.into_iter().map(|first| vec![first, rng.below(bench.calls.len() - first)]).collect();
@@ -68,7 +68,7 @@ fn a_killed_rollback_ends_as_an_undisturbed_one() -> Result<()> {
     let bench = KillHarness::new(KillScenario::FailedVerify)?;
     let check = bench.calls.iter().find(|call| call.name == "connect").context("verify connects")?.index;
     // Each point alone; then again, with a second kill while the next run recovers, until there are enough.
-    let (seed, points) = (dice::seed_from_env()?, check..bench.calls.len());
+    let (seed, points) = (rng::seed_from_env()?, check..bench.calls.len());
     let mut rng = SplitMix64::new(seed);
     let mut cases: Vec<Vec<usize>> = points.clone().map(|point| vec![point]).collect();
     cases.extend(points.cycle().take(ROLLBACK_POINTS).map(|point| vec![point, rng.below(bench.calls.len())]));
@@ -93,14 +93,14 @@ fn switch_killed_before_its_record_is_adopted_and_can_be_reverted() -> Result<()
         DeploymentSnapshot::capture(&shop)?.live_release() == bench.undisturbed.live_release(),
         "the link was moved before the kill"
     );
-    let records = world::events_after(&shop, bench.scenario.attempts_before())?;
-    ensure!(!world::succeeded_steps(&records).contains("switch"), "the switch was recorded before the kill");
+    let records = snapshot::events_after(&shop, bench.scenario.attempts_before())?;
+    ensure!(!snapshot::succeeded_steps(&records).contains("switch"), "the switch was recorded before the kill");
     let intended = records.iter().any(|event| event["type"] == "intent" && event["step"] == "switch");
     ensure!(intended, "the link was moved without an intent on record");
 
     bench.server.set_health(ServerHealth::Failing);
     shop.run_expecting(&arguments, 4)?;
-    let records = world::events_after(&shop, bench.scenario.attempts_before())?;
+    let records = snapshot::events_after(&shop, bench.scenario.attempts_before())?;
     let of_switch = |kind: &str| -> Vec<&Value> {
         records.iter().filter(|event| event["type"] == kind && event["step"] == "switch").collect()
     };
@@ -205,7 +205,7 @@ impl KillHarness {
 
     /// Kills at `count` points from the call `from` on, or at all of them.
     fn check_random_kills(&self, what: &str, count: usize, from: usize) -> Result<()> {
-        let seed = dice::seed_from_env()?;
+        let seed = rng::seed_from_env()?;
         let all = self.calls.len() - from;
         let count = if wants_every_point() { all } else { count };
         let points = SplitMix64::new(seed).choose_distinct(count, all);
@@ -268,7 +268,7 @@ impl KillHarness {
     /// No recorded success lacks its effect. `asked`: the answers of the server before all runs.
     fn check_recorded_effects(&self, shop: &ExampleShop, asked: usize) -> Result<()> {
         let snapshot = DeploymentSnapshot::capture(shop)?;
-        for step in world::succeeded_steps(&world::events_after(shop, self.scenario.attempts_before())?) {
+        for step in snapshot::succeeded_steps(&snapshot::events_after(shop, self.scenario.attempts_before())?) {
             let holds = match step {
                 "verify" => self.server.healthy_answers() > asked,
                 step => snapshot.has_effect(step, &self.undisturbed)?,
@@ -280,7 +280,7 @@ impl KillHarness {
 
     fn describe_failure(&self, shop: &ExampleShop, kills: &[TracedCall], error: &anyhow::Error) -> Result<String> {
         let kills: String = kills.iter().map(|call| format!("killed behind {call}\n")).collect();
-        Ok(format!("{kills}{error:#}\n{}", world::failure_report(shop, self.scenario.attempts_before())?))
+        Ok(format!("{kills}{error:#}\n{}", snapshot::failure_report(shop, self.scenario.attempts_before())?))
     }
 }
 

@@ -11,30 +11,30 @@ use serde_json::{Map, Value};
 
 mod attempt;
 mod call;
-mod ending;
+mod error;
 mod fingerprint;
-mod foresee;
 mod hooks;
 mod interrupt;
-mod linted;
+mod migration_lint;
 pub mod pins;
-mod prepare;
+mod preflight;
+mod preview;
 mod prune;
-mod undo;
-mod view;
+mod resolve;
+mod rollback;
 
 pub use attempt::{AttemptResult, DeploymentRequest};
-pub use ending::{AttemptError, migration_diagnostic};
-pub use foresee::{StepPreview, preview_deployment};
+pub use error::{AttemptError, migration_diagnostic};
 pub use interrupt::Interrupt;
 pub use pins::{ModulePins, PinPolicy, PinnedModule, describe_change};
-pub use prepare::{PlannedStep, PreflightOptions, PreparedPlan, RequestedRelease, load_pins as pinned};
+pub use preflight::{PlannedStep, PreflightOptions, PreparedPlan, RequestedRelease, load_pins as pinned};
+pub use preview::{StepPreview, preview_deployment};
 pub use prune::{DEFAULT_KEPT_RELEASES, PruneError, prune};
-pub use view::lineage;
+pub use resolve::lineage;
 
 use self::{
     attempt::RunningAttempt,
-    view::{AttemptView, ResolvedStep},
+    resolve::{AttemptView, ResolvedStep},
 };
 use contract::{
     StepId,

@@ -1,4 +1,4 @@
-//! `pull`, over HTTP and from files: which digest is expected, what is refused, and that a failed pull leaves nothing.
+//! `pull_from_server`, over HTTP and from files: which digest is expected, what is refused, and that a failed pull leaves nothing.
 
 use expect_test::expect;
 

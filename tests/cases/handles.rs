@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::support::{GuestFixture, NGINX_TOKEN, NginxServer};
 
-/// A step with the secret `TOKEN`, granted as told.
+/// A step with the secret `NGINX_TOKEN`, granted as told.
 fn guest_with_secret(
     with: serde_json::Value,
     mut grants: serde_json::Value,

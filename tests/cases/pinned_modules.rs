@@ -6,7 +6,7 @@ use std::fs;
 use expect_test::expect;
 use serde_json::{Value, json};
 
-use super::kept_modules::{PLAN, third_party_environment};
+use super::module_cache::{PLAN, third_party_environment};
 use crate::support::{RunnerOutput, TestEnvironment, sha256};
 
 /// More bytes that a component may have: a custom section.

@@ -1,4 +1,4 @@
-//! `verify`: HTTP, TCP, files and SQL; what fails is named with what was expected and what was found.
+//! `run_verify`: HTTP, TCP, files and SQL; what fails is named with what was expected and what was found.
 
 use std::net::TcpListener;
 

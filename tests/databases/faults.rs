@@ -15,8 +15,8 @@ use std::{
 };
 
 use crate::{
+    migration_fixture::{MigrationFixture, run_process, wait_until},
     server::{PASSWORD, TestDatabase, TestDbEngine, TestDbServer},
-    shop::{MigrationFixture, run_process, wait_until},
 };
 
 fn slow_migration(engine: TestDbEngine) -> &'static str {

@@ -3,8 +3,8 @@
 use std::{path::PathBuf, process::Command};
 
 use crate::{
+    migration_fixture::{MigrationFixture, ProcessOutput, run_process, wait_until},
     server::{ALL_ENGINES, TestDatabase, TestDbEngine},
-    shop::{MigrationFixture, ProcessOutput, run_process, wait_until},
 };
 
 /// Where `cargo xtask setup` puts them.

@@ -6,9 +6,9 @@
 use std::{collections::BTreeMap, fs, process::Command};
 
 use crate::{
-    dice::{self, SplitMix64},
+    migration_fixture::{MigrationFixture, run_process},
+    rng::{self, SplitMix64},
     server::{TestDatabase, TestDbEngine, TestDbServer},
-    shop::{MigrationFixture, run_process},
 };
 
 const TRACED_CALLS: &str = "sendto,sendmsg,write,writev,pwrite64,connect,fdatasync,fsync";
@@ -123,7 +123,7 @@ fn wanted_points() -> usize {
 fn check_kills(engine: TestDbEngine) {
     // Kept, or each case would start one of its own.
     let _server = (engine != TestDbEngine::Sqlite).then(|| TestDbServer::shared(engine));
-    let seed = dice::seed_from_env().unwrap();
+    let seed = rng::seed_from_env().unwrap();
     let (points, complete) = kill_points(engine);
     let mut rng = SplitMix64::new(seed);
     let wanted = wanted_points();

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use crate::{
     guest::misbehave_component,
+    migration_fixture::{MigrationFixture, run_process, wait_until},
     server::{PASSWORD, TestDatabase, TestDbEngine},
-    shop::{MigrationFixture, run_process, wait_until},
 };
 
 const SERVER_ENGINES: [TestDbEngine; 2] = [TestDbEngine::Postgres, TestDbEngine::Mariadb];

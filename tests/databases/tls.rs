@@ -6,8 +6,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use tempfile::TempDir;
 
 use crate::{
+    migration_fixture::{MigrationFixture, ProcessOutput},
     server::{TestDatabase, TestDbEngine, TestDbServer},
-    shop::{MigrationFixture, ProcessOutput},
 };
 
 /// Two authorities, and a certificate of the first one for `localhost`.

@@ -12,9 +12,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{
-    dice::{self, SplitMix64},
-    shop::{ExampleShop, deploy_arguments},
-    world,
+    example_shop::{ExampleShop, deploy_arguments},
+    rng::{self, SplitMix64},
+    snapshot,
 };
 
 /// From the signal to the end of the process.
@@ -29,7 +29,7 @@ fn sigint_lets_a_short_step_finish_and_stops() -> Result<()> {
     interrupt(&shop, Signal::INT)?;
     ensure!(fs::read_to_string(shop.folder().join("app/slow.txt"))? == "done\n", "the step was not let finish");
     let events = all_events(&shop)?;
-    ensure!(world::succeeded_steps(&events).contains("slow"), "the step's success is not on record");
+    ensure!(snapshot::succeeded_steps(&events).contains("slow"), "the step's success is not on record");
     ensure!(!events.iter().any(|event| event["step"] == "after"), "the next step was begun");
     check_next_run_finishes(&shop)?;
     ensure!(intent_count(&self::all_events(&shop)?, "slow") == 1, "the step that had succeeded ran again");
@@ -59,7 +59,7 @@ fn sigterm_stops_a_long_step_in_time() -> Result<()> {
 #[test]
 fn signal_at_any_moment_frees_the_lock_and_ends_in_time() -> Result<()> {
     const MOMENTS: usize = 100;
-    let seed = dice::seed_from_env()?;
+    let seed = rng::seed_from_env()?;
     let mut rng = SplitMix64::new(seed);
     let folder = tempfile::tempdir()?;
     // A few steps of some milliseconds each.
@@ -163,7 +163,7 @@ fn check_next_run_finishes(shop: &ExampleShop) -> Result<()> {
 }
 
 fn all_events(shop: &ExampleShop) -> Result<Vec<Value>> {
-    world::events_after(shop, 0)
+    snapshot::events_after(shop, 0)
 }
 
 fn events_of_step<'a>(events: &'a [Value], kind: &'a str, step: &'a str) -> impl Iterator<Item = &'a Value> {

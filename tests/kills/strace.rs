@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::shop::ExampleShop;
+use crate::example_shop::ExampleShop;
 
 /// Calls that change something outside of the process.
 const TRACED_CALLS: &str = "write,pwrite64,writev,pwritev,fsync,fdatasync,syncfs,ftruncate,rename,renameat,renameat2,symlink,\

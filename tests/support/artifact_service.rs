@@ -7,12 +7,12 @@
 
 #[path = "artifact_service/blobs.rs"]
 mod blobs;
+#[path = "artifact_service/http_server.rs"]
+mod http_server;
 #[path = "artifact_service/rest.rs"]
 mod rest;
 #[path = "artifact_service/twirp.rs"]
 mod twirp;
-#[path = "artifact_service/wire.rs"]
-mod wire;
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::json;
 
-use self::wire::{FakeServiceRequest, RawHttpServer};
+use self::http_server::{FakeServiceRequest, RawHttpServer};
 use crate::support::{HttpReply, sha256};
 
 /// The run, as the service calls it.

@@ -1,18 +1,18 @@
 //! What the cases stand on: a hermetic folder with the example, the runner as a process, and its answer.
 
-mod answer;
 mod archive;
 pub mod crafted;
 mod git_http;
 mod guest;
+mod guest_fixture;
 mod moto;
 mod nginx;
-mod normal;
+mod normalize;
 mod proxy;
 mod registry;
 mod relay;
+mod runner_output;
 mod server;
-mod trial;
 
 use std::{
     collections::BTreeMap,
@@ -27,16 +27,16 @@ use std::{
 use tempfile::TempDir;
 
 pub use self::{
-    answer::RunnerOutput,
     archive::{TestArchiveFormat, sha256},
     git_http::{GitHttpServer, init_bare_repository},
+    guest_fixture::{GuestFixture, GuestOutcome},
     moto::{MotoServer, aws_variables},
     nginx::{NGINX_TOKEN, NginxServer},
     proxy::{FaultyProxy, ProxyFault},
     registry::{ANN_CREDENTIALS, DockerRegistry, TestRegistryAuth},
     relay::TcpRelay,
+    runner_output::RunnerOutput,
     server::{HttpReply, HttpTestServer},
-    trial::{GuestFixture, GuestOutcome},
 };
 
 /// Where the plan, the app and the migrations are copied from.

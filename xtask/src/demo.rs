@@ -108,7 +108,7 @@ impl DemoShop {
         Ok(())
     }
 
-    /// Runs `runner` in the shop's folder, with our terminal.
+    /// Runs `run_expecting` in the shop's folder, with our terminal.
     fn run_expecting(&self, words: &[&str], expected: i32) -> Result<()> {
         let line = format!("runner {}", words.join(" "));
         println!("\n$ {line}");

@@ -3,13 +3,14 @@
 use std::{cell::RefCell, mem::ManuallyDrop, rc::Rc, sync::Arc};
 
 use super::{
-    ci,
-    deployments::GithubDeployment,
-    github, permission, places,
-    screen::CommandOutput,
+    ci, github,
+    github_deployment::GithubDeployment,
+    guards,
+    output::CommandOutput,
     selection,
     source::{self, PlanSourceArgs, ReleaseArgs},
     wait::LockWaitArgs,
+    xdg_dirs,
 };
 use crate::{
     deploy::{
@@ -83,7 +84,7 @@ pub(super) async fn run(
         SetupMode::WithoutSetup => ("deploy", None),
         SetupMode::WithSetup => ("setup", Some("setup")),
     };
-    permission::require_local_flag(args.local, name)?;
+    guards::require_local_flag(args.local, name)?;
     let (plan, label) = args.plan.plan(&args.release)?;
     let plan = match setup {
         SetupMode::WithoutSetup => plan,
@@ -97,7 +98,7 @@ pub(super) async fn run(
         plan,
         release: RequestedRelease { label, digest: None },
         commit: source::release_commit(&args.plan, &args.release),
-        preflight: places::preflight_options(screen.notifier()),
+        preflight: xdg_dirs::preflight_options(screen.notifier()),
         overrides: DeployOverrides {
             command: by,
             missing_journal: args.missing_journal.into(),
@@ -146,8 +147,8 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         (setting.notify)(notice)
     });
     let store = store.map_err(one)?;
-    permission::check_allowed_user(&plan).map_err(one)?;
-    permission::check_nesting(&store).map_err(one)?;
+    guards::check_allowed_user(&plan).map_err(one)?;
+    guards::check_nesting(&store).map_err(one)?;
     let interrupt = Interrupt::listen().map_err(|error| {
         one(Diagnostic::new(ErrorCode("P0701"), ExitKind::Bug, "signals can't be handled")
             .with_cause(error)
@@ -163,7 +164,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     };
     // What goes back was verified here already.
     if orders.command != Some(ROLLBACK) {
-        permission::check_promotion_order(&prepared.plan, &prepared.release).map_err(one)?;
+        guards::check_promotion_order(&prepared.plan, &prepared.release).map_err(one)?;
     }
     // The process ends soon after; taking an engine apart takes longer than a small step.
     let prepared = ManuallyDrop::new(prepared);
@@ -179,7 +180,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     let missing_journal = orders.missing_journal;
     let deployment = DeploymentRequest {
         sibling_stores: neighbours.unwrap_or_default(),
-        parent_deployments: permission::enclosing_deployments(),
+        parent_deployments: guards::enclosing_deployments(),
         prepared: &prepared,
         store: &store,
         overrides: orders,

@@ -6,9 +6,10 @@ use std::{fmt::Write as _, io::Write};
 use serde_json::json;
 
 use super::{
-    attempts, places,
-    screen::CommandOutput,
+    attempts,
+    output::CommandOutput,
     source::{self, PlanSourceArgs, ReleaseArgs},
+    xdg_dirs,
 };
 use crate::{
     deploy::{PreparedPlan, RequestedRelease},
@@ -46,7 +47,7 @@ pub(super) async fn run(
     let prepared = PreparedPlan::new(
         plan,
         RequestedRelease { label, digest: None },
-        places::preflight_options(screen.stderr_notifier()),
+        xdg_dirs::preflight_options(screen.stderr_notifier()),
     )
     .await?;
     let digest = prepared.release.digest.as_ref().map_or_else(|| "no digest".to_owned(), ToString::to_string);

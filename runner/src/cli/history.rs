@@ -5,7 +5,7 @@ use std::io::Write;
 use serde_json::Value;
 
 use super::attempts::summary_json;
-use crate::report::{self, OutputFormat, json, table::table, words};
+use crate::report::{self, OutputFormat, json, messages, table::table};
 use contract::diagnostic::{Diagnostic, ExitKind};
 use contract::text::{WIDTH, format_duration, format_time, millis_between, truncate, wrap};
 use journal::{LoadedJournals, state::AttemptSummary};
@@ -75,8 +75,8 @@ fn table_row(attempt: &AttemptSummary) -> [String; 7] {
         format_time(attempt.started_at),
         format_duration(millis_between(attempt.started_at, attempt.last_entry_at)),
         match &attempt.command {
-            Some(order) => format!("{} ({order})", words::result(attempt.exit, attempt.verified)),
-            None => words::result(attempt.exit, attempt.verified).to_owned(),
+            Some(order) => format!("{} ({order})", messages::result(attempt.exit, attempt.verified)),
+            None => messages::result(attempt.exit, attempt.verified).to_owned(),
         },
         truncate(&format!("{}/{}", header.run, header.attempt), 20),
         header.by.clone(),

@@ -27,11 +27,11 @@ pub(super) enum JournalSubcommand {
     },
 }
 
-/// Checks journals; ends with [`Exit::Journal`] when one is not sound.
+/// Checks journals; ends with [`ExitKind::Journal`] when one is not sound.
 ///
 /// As JSON, an array of `{path, verdict, format, lines, app, environment, run, attempt, epoch, release, torn-bytes,
 /// follows, problem: {code, line, message}}`, with the verdicts `sound`, `torn`, `empty`, `corrupt` and `unchecked`.
-/// `follows` says whether attempts before it were not given.
+/// `preceding` says whether attempts before it were not given.
 ///
 /// # Errors
 /// P0213 when there is nothing to check at a path.

@@ -5,7 +5,7 @@ use std::io::Write;
 use serde_json::{Value, json};
 
 use super::{
-    permission,
+    guards,
     source::{self, PlanSourceArgs},
 };
 use crate::report::{self, OutputFormat, json};
@@ -77,14 +77,14 @@ pub(super) fn run(
 }
 
 fn release_lock(args: &LockReleaseArgs, form: OutputFormat) -> Result<String, Vec<Diagnostic>> {
-    permission::require_local_flag(args.local, "lock release")?;
+    guards::require_local_flag(args.local, "lock release")?;
     let message = args.message.as_deref().unwrap_or("its holder had ended").trim();
     if message.is_empty() {
         let error = Diagnostic::new(ErrorCode("P0504"), ExitKind::Refused, "`--message` says nothing");
         return Err(vec![error.with_hint("say why, for those who read the history")]);
     }
     let store = args.plan.store()?;
-    permission::check_nesting(&store).map_err(|error| vec![error])?;
+    guards::check_nesting(&store).map_err(|error| vec![error])?;
     let released = store
         .release_lock(&source::user_at_host(), message, args.force)
         .map_err(|error| vec![lock_diagnostic(&error)])?;

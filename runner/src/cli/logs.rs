@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::attempts::RecordedAttempt;
-use crate::report::{self, OutputFormat, json, words};
+use crate::report::{self, OutputFormat, json, messages};
 use contract::text::{self, GUTTER, format_duration};
 use contract::{
     diagnostic::{Diagnostic, ExitKind},
@@ -26,7 +26,7 @@ pub(super) struct LogsArgs {
 /// journal that these come from, as JSON lines.
 ///
 /// # Errors
-/// As [`Reading::of`].
+/// As [`RecordedAttempt::of`].
 pub(super) fn run(
     args: &LogsArgs,
     store: &StateStore,
@@ -65,14 +65,14 @@ fn step_log_line(event: &JournalEvent) -> Option<StepLogLine<'_>> {
         JournalEvent::Intent { step_target: place, .. } => (place, "begin", String::new()),
         JournalEvent::Outcome { step_target: place, took_ms, outcome: result } => {
             let how = match result {
-                StepOutcome::Succeeded { receipt } => words::notes(&receipt.notes),
-                StepOutcome::Failed { failure } | StepOutcome::Unknown { failure } => words::failure(failure),
+                StepOutcome::Succeeded { receipt } => messages::notes(&receipt.notes),
+                StepOutcome::Failed { failure } | StepOutcome::Unknown { failure } => messages::failure(failure),
             };
             let separator = if how.is_empty() { "" } else { ": " };
-            (place, "end", format!("{} after {}{separator}{how}", words::outcome(result), format_duration(*took_ms)))
+            (place, "end", format!("{} after {}{separator}{how}", messages::outcome(result), format_duration(*took_ms)))
         }
         JournalEvent::Progress { step_target: place, progress: StepProgress::Log { level, message, fields } } => {
-            (place, words::level(*level), format!("{message}{}", words::fields(fields)))
+            (place, messages::level(*level), format!("{message}{}", messages::fields(fields)))
         }
         JournalEvent::Progress { step_target: place, progress: StepProgress::Meter { task, done, total, unit } } => {
             (place, "meter", format!("{task} {}", text::format_amount(*done, *total, unit)))
@@ -80,7 +80,7 @@ fn step_log_line(event: &JournalEvent) -> Option<StepLogLine<'_>> {
         JournalEvent::UndoIntent { step_target: place } => (place, "undo", String::new()),
         JournalEvent::UndoOutcome { step_target: place, failure: None } => (place, "end", "undone".to_owned()),
         JournalEvent::UndoOutcome { step_target: place, failure: Some(failure) } => {
-            (place, "end", format!("not undone: {}", words::failure(failure)))
+            (place, "end", format!("not undone: {}", messages::failure(failure)))
         }
         JournalEvent::Started(_)
         | JournalEvent::Plan { .. }

@@ -7,7 +7,7 @@ use std::{fmt::Write as _, io::Write};
 
 use serde_json::{Value, json};
 
-use super::{attempts, permission, screen::CommandOutput, source, source::PlanSourceArgs};
+use super::{attempts, guards, output::CommandOutput, source, source::PlanSourceArgs};
 use crate::{
     deploy::{lineage, migration_diagnostic},
     report::{self, OutputFormat, json},
@@ -123,10 +123,10 @@ pub(super) async fn run(
         | MigrateSubcommand::Resolve { local, .. }
         | MigrateSubcommand::Accept { local, .. }
         | MigrateSubcommand::Down { local, .. } => {
-            permission::require_local_flag(*local, "migrate")?;
+            guards::require_local_flag(*local, "migrate")?;
             let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
-            permission::check_allowed_user(&plan).map_err(|error| vec![error])?;
-            permission::check_nesting(&store).map_err(|error| vec![error])?;
+            guards::check_allowed_user(&plan).map_err(|error| vec![error])?;
+            guards::check_nesting(&store).map_err(|error| vec![error])?;
             let claim = LockRequest { url: source::job_url(), ..LockRequest::new(&source::user_at_host()) };
             let lock = store.acquire_lock(claim).await.map_err(|error| vec![(&error).into()])?;
             let fence = operator_fence(&plan, &store)?;

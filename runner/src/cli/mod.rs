@@ -10,9 +10,10 @@ use clap::{Parser, Subcommand};
 mod attempts;
 mod ci;
 mod deploy;
-mod deployments;
 mod doctor;
 mod github;
+mod github_deployment;
+mod guards;
 mod history;
 mod journal;
 mod lock;
@@ -20,24 +21,23 @@ mod logs;
 mod migrate;
 mod modules;
 mod new_step;
-mod permission;
-mod places;
+mod output;
 mod plan;
 mod post;
 mod prune;
 mod rollback;
 mod schema;
-mod screen;
 mod selection;
 mod source;
 mod status;
 mod step;
 mod wait;
 mod why;
+mod xdg_dirs;
 
 use self::{
     deploy::SetupMode,
-    screen::{CommandOutput, OutputPurpose},
+    output::{CommandOutput, OutputPurpose},
     source::PlanSourceArgs,
 };
 use contract::diagnostic::{Diagnostic, ExitKind};
@@ -52,7 +52,7 @@ struct Cli {
     #[command(flatten)]
     deploy: deploy::DeployArgs,
     #[command(flatten)]
-    output: screen::OutputArgs,
+    output: output::OutputArgs,
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, io::Write};
 
 use serde_json::{Value, json};
 
-use super::{places, screen::CommandOutput, source::PlanSourceArgs};
+use super::{output::CommandOutput, source::PlanSourceArgs, xdg_dirs};
 use crate::{
     deploy::{self, ModulePins, PinnedModule},
     report::{self, OutputFormat, json},
@@ -41,7 +41,7 @@ pub(super) async fn run(
     let label: Label = "none".parse().expect("it is a label");
     let plan = plan.plan_for(&label)?;
     screen.mask(plan.secrets.values());
-    let pins = deploy::pinned(&plan, places::preflight_options(screen.stderr_notifier())).await?;
+    let pins = deploy::pinned(&plan, xdg_dirs::preflight_options(screen.stderr_notifier())).await?;
     if args.accept {
         pins.accept().map_err(|error| vec![error])?;
     }

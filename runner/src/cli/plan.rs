@@ -5,14 +5,14 @@ use std::{fmt::Write as _, io::Write};
 use serde_json::{Value, json};
 
 use super::{
-    places,
-    screen::CommandOutput,
+    output::CommandOutput,
     selection,
     source::{PlanSourceArgs, ReleaseArgs},
+    xdg_dirs,
 };
 use crate::{
     deploy::{PlannedStep, PreparedPlan, RequestedRelease, StepPreview, preview_deployment},
-    report::{self, OutputFormat, json, words},
+    report::{self, OutputFormat, json, messages},
 };
 use contract::diagnostic::{Diagnostic, ExitKind};
 use contract::text;
@@ -50,7 +50,7 @@ pub(super) async fn run(
     let prepared = PreparedPlan::new(
         plan,
         RequestedRelease { label, digest: None },
-        places::preflight_options(screen.stderr_notifier()),
+        xdg_dirs::preflight_options(screen.stderr_notifier()),
     )
     .await?;
     let (header, foreseen) = preview_deployment(&prepared, &store, &args.selection.overrides()).await?;
@@ -69,11 +69,11 @@ fn as_text(header: &JournalHeader, foreseen: &[StepPreview], prepared: &Prepared
     let width = foreseen.iter().map(|one| text::column_count(&report::step_label(&one.step_target))).max().unwrap_or(0);
     for (one, ready) in foreseen.iter().zip(&prepared.steps) {
         let (word, why) = match &one.decision {
-            Some(decision) => (words::decision(decision), words::decision_reason(decision)),
+            Some(decision) => (messages::decision(decision), messages::decision_reason(decision)),
             None => ("?", String::new()),
         };
         let label = report::step_label(&one.step_target);
-        let phase = words::phase(one.phase);
+        let phase = messages::phase(one.phase);
         let line = format!("  {word:<6} {label:<width$}  {phase:<7}  {}", text::escape_line(&why));
         let _ = writeln!(lines, "{}", line.trim_end());
         for change in &one.changes {
@@ -133,9 +133,9 @@ fn as_json(header: &JournalHeader, foreseen: &[StepPreview], prepared: &Prepared
                 "step": one.step_target.step,
                 "target": one.step_target.target,
                 "phase": one.phase,
-                "decision": one.decision.as_ref().map(words::decision),
-                "because": one.decision.as_ref().map(|decision: &Decision| words::reason_name(words::reason_of(decision))),
-                "words": one.decision.as_ref().map(words::decision_reason),
+                "decision": one.decision.as_ref().map(messages::decision),
+                "because": one.decision.as_ref().map(|decision: &Decision| messages::reason_name(messages::reason_of(decision))),
+                "words": one.decision.as_ref().map(messages::decision_reason),
                 "changes": one.changes,
                 "unknown": one.unknown_reason,
                 "needs": need_lines(ready),

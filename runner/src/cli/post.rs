@@ -7,7 +7,7 @@ use std::{path::Path, time::Duration};
 
 use super::{
     ci, github,
-    screen::CommandOutput,
+    output::CommandOutput,
     source::{self, PlanSourceArgs},
 };
 use contract::diagnostic::{Diagnostic, ExitKind, Notice};

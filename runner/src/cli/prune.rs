@@ -5,8 +5,8 @@ use std::{io::Write, time::Duration};
 use serde_json::json;
 
 use super::{
-    attempts, permission,
-    screen::CommandOutput,
+    attempts, guards,
+    output::CommandOutput,
     source::{self, PlanSourceArgs},
     wait::LockWaitArgs,
 };
@@ -45,14 +45,14 @@ pub(super) async fn run(
     out: &mut dyn Write,
 ) -> Result<ExitKind, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
-    permission::require_local_flag(args.local, "prune")?;
+    guards::require_local_flag(args.local, "prune")?;
     // Where content goes does not depend on the release.
     let label: Label = "none".parse().expect("`none` is a label");
     let plan = args.plan.plan_for(&label)?;
     screen.mask(plan.secrets.values());
     let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
-    permission::check_allowed_user(&plan).map_err(one)?;
-    permission::check_nesting(&store).map_err(one)?;
+    guards::check_allowed_user(&plan).map_err(one)?;
+    guards::check_nesting(&store).map_err(one)?;
     let interrupt = Interrupt::listen().ok();
     let claim =
         LockRequest { wait: args.wait.wait(), url: source::job_url(), ..LockRequest::new(&source::user_at_host()) };

@@ -4,11 +4,12 @@
 use super::{
     attempts,
     deploy::{self, DeployRequest},
-    permission, places,
-    screen::CommandOutput,
+    guards,
+    output::CommandOutput,
     selection,
     source::PlanSourceArgs,
     wait::LockWaitArgs,
+    xdg_dirs,
 };
 use crate::deploy::{DeployOverrides, RequestedRelease};
 use contract::{
@@ -65,10 +66,10 @@ pub(super) struct PromoteArgs {
 /// Goes back to a verified release.
 ///
 /// # Errors
-/// P0217 when there is none to go back to; else as `deploy`.
+/// P0217 when there is none to go back to; else as `deploy_release`.
 pub(super) async fn rollback(args: &RollbackArgs, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
-    permission::require_local_flag(args.local, "rollback")?;
+    guards::require_local_flag(args.local, "rollback")?;
     let store = args.plan.store()?;
     let state = attempts::load_state(&store).map_err(one)?;
     let release = release_to_restore(&state, args.to.as_ref(), &store).map_err(one)?;
@@ -83,10 +84,10 @@ pub(super) async fn rollback(args: &RollbackArgs, screen: &CommandOutput) -> Res
 /// Deploys to one environment what was verified in another.
 ///
 /// # Errors
-/// P0222 when it was not verified there; else as `deploy`.
+/// P0222 when it was not verified there; else as `deploy_release`.
 pub(super) async fn promote(args: &PromoteArgs, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
-    permission::require_local_flag(args.local, "promote")?;
+    guards::require_local_flag(args.local, "promote")?;
     let of = |environment: &str| PlanSourceArgs { plan: args.plan.clone(), environment: Some(environment.to_owned()) };
     let (from, to) = (of(&args.from), of(&args.to));
     let state = attempts::load_state(&from.store()?).map_err(one)?;
@@ -130,7 +131,7 @@ async fn deploy_release(
         plan,
         release: RequestedRelease { label, digest },
         commit,
-        preflight: places::preflight_options(screen.notifier()),
+        preflight: xdg_dirs::preflight_options(screen.notifier()),
         overrides: orders,
         wait: wait.wait(),
         resume_command: again,

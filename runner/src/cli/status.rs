@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{attempts::summary_json, why};
-use crate::report::{self, OutputFormat, json, table::table, words};
+use crate::report::{self, OutputFormat, json, messages, table::table};
 use contract::text::{self, WIDTH, format_duration, format_time, millis_between, truncate};
 use contract::{
     EnvironmentName,
@@ -222,7 +222,7 @@ impl<'a> EnvironmentView<'a> {
 
 fn last_attempt_text(attempt: &AttemptSummary) -> String {
     let JournalHeader { epoch, run, attempt: number, release, by, .. } = &attempt.header;
-    let ending = words::result_at_step(attempt.exit, attempt.verified, attempt.failed_step.as_ref());
+    let ending = messages::result_at_step(attempt.exit, attempt.verified, attempt.failed_step.as_ref());
     let doubt = if attempt.exit.is_none() { " (killed, or still running)" } else { "" };
     format!(
         "{}: {ending}{doubt}; epoch {epoch}, run {run}, attempt {number}, begun {} by {by}, took {}",

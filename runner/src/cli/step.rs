@@ -7,10 +7,11 @@ use serde_json::{Map, Value, json};
 
 use super::{
     deploy::{self, DeployRequest},
-    permission, places,
-    screen::CommandOutput,
+    guards,
+    output::CommandOutput,
     selection, source,
     wait::LockWaitArgs,
+    xdg_dirs,
 };
 use crate::deploy::{PinPolicy, PreflightOptions, RequestedRelease};
 use contract::{
@@ -66,7 +67,7 @@ pub(super) struct StepArgs {
 /// As `deploy`.
 pub(super) async fn run(args: &StepArgs, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
-    permission::require_local_flag(args.local, "step")?;
+    guards::require_local_flag(args.local, "step")?;
     let label = args.release.clone();
     let text = format!("{:#}", plan_json(args).map_err(one)?);
     let folder =
@@ -76,7 +77,8 @@ pub(super) async fn run(args: &StepArgs, screen: &CommandOutput) -> Result<ExitK
     let plan = Plan::parse(source, &request).map_err(|errors| errors.diagnostics())?;
     let again = std::iter::once("runner".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ");
     // There is no file that a lock could lie beside.
-    let setting = PreflightOptions { pin_policy: PinPolicy::Disabled, ..places::preflight_options(screen.notifier()) };
+    let setting =
+        PreflightOptions { pin_policy: PinPolicy::Disabled, ..xdg_dirs::preflight_options(screen.notifier()) };
     let wanted = RequestedRelease { label, digest: None };
     let job = DeployRequest {
         plan,

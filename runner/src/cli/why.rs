@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, io::Write};
 use serde_json::{Value, json};
 
 use super::attempts::RecordedAttempt;
-use crate::report::{self, OutputFormat, json, words};
+use crate::report::{self, OutputFormat, json, messages};
 use contract::text::{self, WIDTH, format_duration, format_time};
 use contract::{
     diagnostic::{Diagnostic, ErrorCode, ExitKind},
@@ -44,7 +44,7 @@ pub(super) struct WhyArgs {
 /// began}, outcome: {result, took-ms, failure}, undone}`. What there is not is null.
 ///
 /// # Errors
-/// P0210 when the attempt has no such step; else as [`Reading::of`].
+/// P0210 when the attempt has no such step; else as [`RecordedAttempt::of`].
 pub(super) fn run(
     args: &WhyArgs,
     store: &StateStore,
@@ -228,11 +228,18 @@ impl<'a> StepEvidence<'a> {
         match self.decisions.split_first() {
             None => row("decision", &format!("none: {}", self.not_reached_text())),
             Some((first, then)) => {
-                row("decision", &format!("{}, because {}", words::decision(first), words::decision_reason(first)));
+                row(
+                    "decision",
+                    &format!("{}, because {}", messages::decision(first), messages::decision_reason(first)),
+                );
                 for decision in then {
                     row(
                         "",
-                        &format!("then {}, because {}", words::decision(decision), words::decision_reason(decision)),
+                        &format!(
+                            "then {}, because {}",
+                            messages::decision(decision),
+                            messages::decision_reason(decision)
+                        ),
                     );
                 }
             }
@@ -255,13 +262,14 @@ impl<'a> StepEvidence<'a> {
             UndoEvidence::None => {}
             UndoEvidence::Started => row("undo", "begun, and not ended"),
             UndoEvidence::Done => row("undo", "done"),
-            UndoEvidence::Failed(failure) => row("undo", &format!("failed: {}", words::failure(failure))),
+            UndoEvidence::Failed(failure) => row("undo", &format!("failed: {}", messages::failure(failure))),
         }
         answer
     }
 
     fn not_reached_text(&self) -> String {
-        let ending = words::result_at_step(self.summary.exit, self.summary.verified, self.summary.failed_step.as_ref());
+        let ending =
+            messages::result_at_step(self.summary.exit, self.summary.verified, self.summary.failed_step.as_ref());
         format!("the attempt did not come to it ({ending})")
     }
 
@@ -270,7 +278,7 @@ impl<'a> StepEvidence<'a> {
         let intent = &record.intent;
         let began = maker.map(|maker| format!(", {}", format_time(maker.started_at))).unwrap_or_default();
         let failure = match &record.status {
-            RecordStatus::Failed(failure) => format!("; it said: {}", words::failure(failure)),
+            RecordStatus::Failed(failure) => format!("; it said: {}", messages::failure(failure)),
             RecordStatus::Intended | RecordStatus::Succeeded(_) | RecordStatus::Undoing(_) | RecordStatus::Reverted => {
                 String::new()
             }
@@ -293,7 +301,7 @@ impl<'a> StepEvidence<'a> {
                     ProbeInput::Current => "",
                     ProbeInput::Recorded => ", asked about the input on record",
                 };
-                format!("{}{about} ({})", words::finding(finding), format_duration(ms))
+                format!("{}{about} ({})", messages::finding(finding), format_duration(ms))
             }
         }
     }
@@ -303,15 +311,15 @@ impl<'a> StepEvidence<'a> {
             (None, None) => None,
             (None, Some(_)) => Some("none on record: it was killed while it ran, or still runs".to_owned()),
             (Some((ms, StepOutcome::Succeeded { receipt })), _) => {
-                let notes = words::notes(&receipt.notes);
+                let notes = messages::notes(&receipt.notes);
                 let notes = if notes.is_empty() { notes } else { format!(": {notes}") };
                 Some(format!("succeeded in {}{notes}", format_duration(ms)))
             }
             (Some((ms, StepOutcome::Failed { failure })), _) => {
-                Some(format!("failed after {}: {}", format_duration(ms), words::failure(failure)))
+                Some(format!("failed after {}: {}", format_duration(ms), messages::failure(failure)))
             }
             (Some((ms, StepOutcome::Unknown { failure })), _) => {
-                Some(format!("unknown after {}: {}", format_duration(ms), words::failure(failure)))
+                Some(format!("unknown after {}: {}", format_duration(ms), messages::failure(failure)))
             }
         }
     }
@@ -338,15 +346,15 @@ impl<'a> StepEvidence<'a> {
             "run": run,
             "attempt": attempt,
             "release": release,
-            "decision": decision.map(|decision| words::decision(decision)),
-            "because": decision.map(|decision| words::reason_name(words::reason_of(decision))),
-            "words": decision.map_or_else(|| self.not_reached_text(), |decision| words::decision_reason(decision)),
+            "decision": decision.map(|decision| messages::decision(decision)),
+            "because": decision.map(|decision| messages::reason_name(messages::reason_of(decision))),
+            "words": decision.map_or_else(|| self.not_reached_text(), |decision| messages::decision_reason(decision)),
             "changed": changed,
             "probe": self.probe.map(|(question, took_ms, finding)| json!({
-                "finding": words::finding_name(finding),
+                "finding": messages::finding_name(finding),
                 "question": question,
                 "took-ms": took_ms,
-                "words": words::finding(finding),
+                "words": messages::finding(finding),
             })),
             "record": self.record.map(|(record, maker)| json!({
                 "status": status_word(&record.status),
@@ -357,7 +365,7 @@ impl<'a> StepEvidence<'a> {
                 "began": maker.map(|maker| maker.started_at),
             })),
             "outcome": self.outcome.map(|(took_ms, outcome)| json!({
-                "result": words::outcome(outcome),
+                "result": messages::outcome(outcome),
                 "took-ms": took_ms,
                 "failure": self.failure(),
             })),
@@ -370,7 +378,7 @@ impl<'a> StepEvidence<'a> {
     }
 }
 
-/// The word for how far a step got; `status` uses it too.
+/// The word for how far a step got; `status_word` uses it too.
 pub(super) fn status_word(status: &RecordStatus) -> &'static str {
     match status {
         RecordStatus::Intended => "interrupted",

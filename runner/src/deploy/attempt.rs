@@ -9,9 +9,9 @@ use serde_json::{Map, Value};
 
 use super::{
     AttemptError, DeployOverrides, Interrupt, MissingJournalPolicy, PreparedPlan,
-    ending::{self, ResumeHint},
+    error::{self, ResumeHint},
     hooks::StepEnvironment,
-    undo::RollbackResult,
+    rollback::RollbackResult,
 };
 use contract::{
     AttemptNumber as Number, RunId, StepId,
@@ -84,7 +84,7 @@ impl DeploymentRequest<'_> {
     /// Deploys: takes the lock, begins an attempt, works through the plan.
     ///
     /// # Errors
-    /// What keeps an attempt from beginning. Once it has begun, every end is an [`Ending`].
+    /// What keeps an attempt from beginning. Once it has begun, every end is an [`AttemptResult`].
     pub async fn run(
         mut self,
         interrupt: Interrupt,
@@ -242,7 +242,7 @@ impl DeploymentRequest<'_> {
             Err(halt) => {
                 // A hook that fails before the first step is no reason to undo what an earlier attempt did.
                 let is_of_step = match &halt {
-                    AttemptError::Failed { step_target: place, .. } => self.prepared.index(&place.step).is_some(),
+                    AttemptError::Failed { step_target, .. } => self.prepared.index(&step_target.step).is_some(),
                     AttemptError::Plan(_) => true,
                     AttemptError::InDoubt { .. }
                     | AttemptError::UndoFailed { .. }
@@ -300,7 +300,7 @@ impl DeploymentRequest<'_> {
 
     fn diagnostic_for(&self, attempt: &RunningAttempt<'_>, error: &AttemptError) -> Diagnostic {
         let state = attempt.journal.state();
-        let is_done = |place: &StepTarget| matches!(state.status(place), Some(RecordStatus::Succeeded(_)));
+        let is_done = |step_target: &StepTarget| matches!(state.status(step_target), Some(RecordStatus::Succeeded(_)));
         let done = self
             .prepared
             .steps
@@ -308,16 +308,16 @@ impl DeploymentRequest<'_> {
             .filter(|ready| attempt.outputs.contains_key(&ready.step.id) && is_done(&ready.step_target));
         let done: Vec<_> = done.map(|ready| ready.step.id.to_string()).collect();
         let failed_step = match error {
-            AttemptError::Failed { step_target: place, .. }
-            | AttemptError::InDoubt { step_target: place, .. }
-            | AttemptError::UndoFailed { step_target: place, .. }
-            | AttemptError::Irreversible { step_target: place, .. } => Some(place),
+            AttemptError::Failed { step_target, .. }
+            | AttemptError::InDoubt { step_target, .. }
+            | AttemptError::UndoFailed { step_target, .. }
+            | AttemptError::Irreversible { step_target, .. } => Some(step_target),
             AttemptError::Plan(_) | AttemptError::Journal(_) | AttemptError::Lock(_) | AttemptError::Interrupted => {
                 None
             }
         };
         let next = failed_step
-            .and_then(|place| self.prepared.index(&place.step))
+            .and_then(|step_target| self.prepared.index(&step_target.step))
             .and_then(|at| self.prepared.steps.get(at + 1));
         let resume_hint = ResumeHint {
             resume_command: &self.resume_command,
@@ -325,11 +325,11 @@ impl DeploymentRequest<'_> {
             next_step: next.map(|ready| &ready.step.id),
         };
         let mut diagnostic = error.diagnostic(attempt.header.attempt, &resume_hint);
-        if let AttemptError::Failed { step_target: place, failure, .. }
-        | AttemptError::UndoFailed { step_target: place, failure } = error
+        if let AttemptError::Failed { step_target, failure, .. } | AttemptError::UndoFailed { step_target, failure } =
+            error
         {
-            let step = self.prepared.plan.all_steps().find(|step| step.id == place.step);
-            diagnostic.location = step.and_then(|step| ending::failure_location(failure, step)).map(Box::new);
+            let step = self.prepared.plan.all_steps().find(|step| step.id == step_target.step);
+            diagnostic.location = step.and_then(|step| error::failure_location(failure, step)).map(Box::new);
         }
         redact_diagnostic(diagnostic, attempt.journal.redactor())
     }

@@ -32,9 +32,9 @@ impl RunningAttempt<'_> {
         let finding =
             run_with_messages(&mut self.journal, &planned.step_target, received, probe, interrupt.grace_period_over())
                 .await?;
-        let (place, finding) = (planned.step_target.clone(), finding);
+        let (step_target, finding) = (planned.step_target.clone(), finding);
         self.journal.record_note(JournalNote::Probe {
-            step_target: place,
+            step_target,
             probed_input,
             took: began.elapsed(),
             finding: finding.clone(),

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::Path};
 use serde_json::{Map, Value, json};
 use url::Url;
 
-use super::prepare::relative_to;
+use super::preflight::relative_to;
 use contract::{Digest, StepId, TargetName, hash::Blake3Hash};
 use journal::event::{Fingerprint, Release};
 use plan::{ArgumentPattern, ConfidentialText, DirAccess, EnvGrant, NetworkScope, SecretAccess, StepGrants};

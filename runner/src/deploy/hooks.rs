@@ -76,8 +76,8 @@ impl RunningAttempt<'_> {
         };
         self.step_environment.set("PAWL_RESULT", result.to_owned());
         let failed_step = self.journal.state().attempts.last().and_then(|attempt| attempt.failed_step.as_ref());
-        if let Some(place) = failed_step.filter(|_| exit != ExitKind::Success) {
-            let step = place.step.to_string();
+        if let Some(step_target) = failed_step.filter(|_| exit != ExitKind::Success) {
+            let step = step_target.step.to_string();
             self.step_environment.set("PAWL_FAILED_STEP", step);
         }
         let mut warnings = Vec::new();

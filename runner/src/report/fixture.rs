@@ -28,7 +28,7 @@ pub(crate) struct JournalFixture {
     now: Timestamp,
 }
 
-pub(crate) fn place(step: &str) -> StepTarget {
+pub(crate) fn step_target(step: &str) -> StepTarget {
     StepTarget { step: step.parse().unwrap(), target: TargetName::local() }
 }
 
@@ -81,7 +81,7 @@ impl JournalFixture {
             ("verify", StepPhase::Check),
         ];
         let steps =
-            steps.map(|(step, phase)| PlanStepRecord { step_target: place(step), uses: step.to_owned(), phase });
+            steps.map(|(step, phase)| PlanStepRecord { step_target: step_target(step), uses: step.to_owned(), phase });
         let plan =
             JournalEvent::Plan { digest: Blake3Hash::of(b"plan"), path: "deploy.yml".to_owned(), steps: steps.into() };
         self.push(600_000, JournalEvent::Started(header)).push(1, plan)
@@ -98,13 +98,13 @@ impl JournalFixture {
     }
 
     pub(crate) fn decide(self, step: &str, decision: Decision) -> Self {
-        self.push(0, JournalEvent::Decision { step_target: place(step), decision })
+        self.push(0, JournalEvent::Decision { step_target: step_target(step), decision })
     }
 
     pub(crate) fn probe(self, step: &str, took_ms: u64, finding: ProbeFinding) -> Self {
         let question = ProbeInput::Current;
         let ms = i64::try_from(took_ms).unwrap();
-        self.push(ms, JournalEvent::Probe { step_target: place(step), probed_input: question, took_ms, finding })
+        self.push(ms, JournalEvent::Probe { step_target: step_target(step), probed_input: question, took_ms, finding })
     }
 
     /// The step's effect holds.
@@ -121,7 +121,7 @@ impl JournalFixture {
         let fingerprint = Fingerprint(hashes.collect::<BTreeMap<_, _>>());
         let exposes = step == "switch";
         let intent = JournalEvent::Intent {
-            step_target: place(step),
+            step_target: step_target(step),
             key: "00c0ffee".to_owned(),
             fingerprint,
             input: json!({}),
@@ -132,7 +132,7 @@ impl JournalFixture {
 
     pub(crate) fn end(self, step: &str, took_ms: u64, result: StepOutcome) -> Self {
         let ms = i64::try_from(took_ms).unwrap();
-        self.push(ms, JournalEvent::Outcome { step_target: place(step), took_ms, outcome: result })
+        self.push(ms, JournalEvent::Outcome { step_target: step_target(step), took_ms, outcome: result })
     }
 
     /// The step acts, and succeeds.
@@ -147,12 +147,12 @@ impl JournalFixture {
             message: message.to_owned(),
             fields: map(json!({"rows": 7, "table": "orders"})),
         };
-        self.push(1, JournalEvent::Progress { step_target: place(step), progress })
+        self.push(1, JournalEvent::Progress { step_target: step_target(step), progress })
     }
 
     pub(crate) fn meter(self, step: &str, done: u64, total: Option<u64>) -> Self {
         let progress = StepProgress::Meter { task: "fetch".to_owned(), done, total, unit: "bytes".to_owned() };
-        self.push(1, JournalEvent::Progress { step_target: place(step), progress })
+        self.push(1, JournalEvent::Progress { step_target: step_target(step), progress })
     }
 
     pub(crate) fn ended(self, exit: ExitKind) -> Self {
@@ -263,8 +263,12 @@ pub(crate) fn adopted() -> JournalFixture {
     let held = receipt(json!({}), json!({}));
     let interrupted = DecisionReason::Interrupted { finding: Some("held".to_owned()) };
     let finding = ProbeFinding::Held { receipt: held.clone() };
-    let asked =
-        JournalEvent::Probe { step_target: place("migrate"), probed_input: ProbeInput::Recorded, took_ms: 4, finding };
+    let asked = JournalEvent::Probe {
+        step_target: step_target("migrate"),
+        probed_input: ProbeInput::Recorded,
+        took_ms: 4,
+        finding,
+    };
     killed()
         .attempt(3, "2-bbbbbb", 2, "r2")
         .skip("pull")
@@ -286,7 +290,7 @@ pub(crate) fn rolled_back() -> JournalFixture {
         .run("switch", new_release(), 2, json!({}))
         .begin("verify", DecisionReason::UpstreamRan, &[("config", "1")])
         .end("verify", 5_020, StepOutcome::Failed { failure: why })
-        .push(1, JournalEvent::UndoIntent { step_target: place("switch") })
-        .push(2, JournalEvent::UndoOutcome { step_target: place("switch"), failure: None })
+        .push(1, JournalEvent::UndoIntent { step_target: step_target("switch") })
+        .push(2, JournalEvent::UndoOutcome { step_target: step_target("switch"), failure: None })
         .ended(ExitKind::RolledBack)
 }

@@ -20,15 +20,15 @@ use journal::event::{JournalEntry, StepTarget};
 
 #[cfg(test)]
 pub(crate) mod fixture;
+mod formatter;
 pub mod github;
 pub mod json;
-mod live;
-mod story;
+pub mod messages;
+mod progress_line;
 pub mod table;
 pub mod terminal;
 #[cfg(test)]
 mod tests;
-pub mod words;
 
 pub use contract::render::ColorMode;
 pub use json::JsonLinesReporter;
@@ -101,10 +101,10 @@ pub fn write_answer(out: &mut dyn Write, answer: &str) -> Result<(), Diagnostic>
 
 /// How a step on a target is called in a column: `migrate`, or `migrate@web1`.
 #[must_use]
-pub fn step_label(place: &StepTarget) -> String {
-    if place.target == TargetName::local() {
-        place.step.to_string()
+pub fn step_label(step_target: &StepTarget) -> String {
+    if step_target.target == TargetName::local() {
+        step_target.step.to_string()
     } else {
-        format!("{}@{}", place.step, place.target)
+        format!("{}@{}", step_target.step, step_target.target)
     }
 }

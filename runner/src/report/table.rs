@@ -3,7 +3,7 @@
 use contract::text::{WIDTH, column_count, escape_line, truncate};
 
 /// Lays out rows under a head, two spaces between columns, each line indented by `indent`. The last column is cut where
-/// the line would be wider than [`WIDTH`], but never below eight columns; the others are as wide as their widest cell.
+/// the line would be wider than [`RENDER_WIDTH`], but never below eight columns; the others are as wide as their widest cell.
 /// Cells may be foreign text.
 #[must_use]
 pub fn table<const N: usize>(indent: usize, head: [&str; N], rows: &[[String; N]]) -> String {

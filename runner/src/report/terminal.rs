@@ -17,8 +17,8 @@ use indicatif::ProgressDrawTarget;
 
 use super::{
     CommandConclusion, DeploymentReporter,
-    live::ProgressLine,
-    story::{DisplayItem, DisplayLine, EventFormatter, LineStyle},
+    formatter::{DisplayItem, DisplayLine, EventFormatter, LineStyle},
+    progress_line::ProgressLine,
 };
 use contract::render::ColorMode;
 use contract::text::{self, WIDTH, column_count};
@@ -79,7 +79,7 @@ pub struct TerminalReporter {
 
 impl TerminalReporter {
     /// Writes progress and the line that sums up to two streams, usually standard error and standard output. With
-    /// [`Interactive::Yes`] the moving line is drawn on standard error.
+    /// [`InteractiveMode::Yes`] the moving line is drawn on standard error.
     #[must_use]
     pub fn new(progress: Box<dyn Write>, summary: Box<dyn Write>, options: ReportOptions) -> Self {
         Self::with_draw_target(progress, summary, options, ProgressDrawTarget::stderr)

@@ -271,19 +271,19 @@ fn verbose_tells_probes() {
 
 #[test]
 fn rare_events_have_their_line() {
-    let place = || StepTarget { step: "pull".parse().unwrap(), target: "web1".parse().unwrap() };
+    let step_target = || StepTarget { step: "pull".parse().unwrap(), target: "web1".parse().unwrap() };
     let lost = StepOutcome::Unknown { failure: fixture::failure("the call took longer than 5 min", json!({})) };
     let failure = Some(fixture::failure("the link is gone", json!({})));
     let tape = JournalFixture::new()
         .attempt(1, "1-aaaaaa", 1, "r1")
         .push(1, JournalEvent::Lock { resource: "shop/test".to_owned(), holder: "ann@host, process 7".to_owned() })
-        .push(1, JournalEvent::Override { option: "start-from".to_owned(), step: Some(place().step) })
+        .push(1, JournalEvent::Override { option: "start-from".to_owned(), step: Some(step_target().step) })
         .decide("pull", Decision::Skip { reason: DecisionReason::RequestedByOperator, receipt: Receipt::default() })
         .begin("migrate", DecisionReason::NeverRan, &[])
         .meter("migrate", 1536, None)
         .end("migrate", 300_000, lost)
-        .push(1, JournalEvent::UndoIntent { step_target: place() })
-        .push(1, JournalEvent::UndoOutcome { step_target: place(), failure })
+        .push(1, JournalEvent::UndoIntent { step_target: step_target() })
+        .push(1, JournalEvent::UndoOutcome { step_target: step_target(), failure })
         .ended(ExitKind::InDoubt);
     let text = render_attempt(&tape, plain_options(Verbosity::Verbose, None), ExitKind::InDoubt);
     expect![[r#"

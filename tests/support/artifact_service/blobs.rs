@@ -1,6 +1,6 @@
 //! The storage: Azure's, as far as it is used.
 
-use super::{FakeServiceCall, FakeServiceState, SIGNATURE, wire::FakeServiceRequest};
+use super::{FakeServiceCall, FakeServiceState, SIGNATURE, http_server::FakeServiceRequest};
 use crate::support::HttpReply;
 
 pub(super) const PREFIX: &str = "/devstore/artifacts/";

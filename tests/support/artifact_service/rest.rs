@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{FakeServiceCall, FakeServiceState, REPOSITORY, REST_TOKEN, RUN_ID, wire::FakeServiceRequest};
+use super::{FakeServiceCall, FakeServiceState, REPOSITORY, REST_TOKEN, RUN_ID, http_server::FakeServiceRequest};
 use crate::support::HttpReply;
 
 /// `path` is what follows the API's URL.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{FakeArtifact, FakeServiceCall, FakeServiceState, runtime_token, wire::FakeServiceRequest};
+use super::{FakeArtifact, FakeServiceCall, FakeServiceState, http_server::FakeServiceRequest, runtime_token};
 use crate::support::{HttpReply, sha256};
 
 pub(super) const PREFIX: &str = "/twirp/github.actions.results.api.v1.ArtifactService/";

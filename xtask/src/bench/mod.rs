@@ -67,7 +67,7 @@ enum BenchTarget {
     WallTime(Duration),
     /// Ours at most so much more than theirs.
     Overhead(Duration),
-    /// No time: the largest of some files has so many bytes, and may have `most`.
+    /// No time: the largest of some files has so many bytes, and may have `limit`.
     Bytes { largest: u64, limit: u64 },
 }
 

@@ -1,6 +1,6 @@
 //! `tidy`, a part of `check`: rules of this repository that no compiler knows.
 //!
-//! The rules are pure: they read a [`Tree`] that is loaded once, so that their tests need no files.
+//! The rules are pure: they read a [`SourceTree`] that is loaded once, so that their tests need no files.
 
 mod arrows;
 mod books;

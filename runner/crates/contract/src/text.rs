@@ -1,7 +1,7 @@
 //! How values and foreign text look on a line: escaped, wrapped, cut.
 //!
 //! Text that a step, a server or a program wrote may hold escape sequences for the terminal, and commands for the CI that
-//! reads our output. [`visible`] shows them instead of obeying; every foreign text passes it on the way to a line.
+//! reads our output. [`escape_line`] shows them instead of obeying; every foreign text passes it on the way to a line.
 //! Deliberately absent: colours, which are added after.
 
 /// The width that lines are laid out for, in columns.

@@ -135,7 +135,7 @@ pub struct RegistryClient<'a> {
 }
 
 impl<'a> RegistryClient<'a> {
-    /// `config` is the path of Docker's `config.json`; it is read when the registry wants to know who asks.
+    /// `docker_config` is the path of Docker's `config.json`; it is read when the registry wants to know who asks.
     pub fn new(reference: &'a RegistryRef, docker_config: Option<&'a Path>) -> Self {
         Self { reference, docker_config }
     }

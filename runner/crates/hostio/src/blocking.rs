@@ -42,7 +42,7 @@ impl Drop for BlockingTaskGuard {
 }
 
 /// Runs blocking work on a thread of its own. If the call is given up, the work is told to stop; what does not listen is
-/// short, and [`settle_down`] waits for it.
+/// short, and [`wait_for_tasks`] waits for it.
 pub async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce(Arc<AtomicBool>) -> T + Send + 'static,
 ) -> Result<T, StepFailure> {

@@ -300,7 +300,7 @@ pub fn upstream_ran<'a>(
     step_target: &StepTarget,
     upstream: impl IntoIterator<Item = &'a StepTarget>,
 ) -> bool {
-    let epoch = |place: &StepTarget| state.records.get(place).map(|record| record.intent.epoch);
+    let epoch = |step_target: &StepTarget| state.records.get(step_target).map(|record| record.intent.epoch);
     upstream.into_iter().any(|above| epoch(above) > epoch(step_target))
 }
 
@@ -341,7 +341,7 @@ impl Selection {
         }
     }
 
-    /// What is said of the step at `index`, when the named one is at `named`.
+    /// What is said of the step at `index`, when the named one is at `selected_by_name`.
     #[must_use]
     pub fn disposition_of(&self, index: usize, named_index: Option<usize>) -> StepDisposition {
         let order = named_index.map(|named| index.cmp(&named));
@@ -381,22 +381,22 @@ pub fn steps_to_undo<'a>(
 ) -> Vec<StepTarget> {
     // What is only suggested drives nothing back.
     let is_ours = |record: &&StepRecord| record.intent.run == *run && record.trust == JournalTrust::Authenticated;
-    let of_this_run = |place: &StepTarget| state.records.get(place).filter(is_ours);
+    let of_this_run = |step_target: &StepTarget| state.records.get(step_target).filter(is_ours);
     let mut undo: Vec<StepTarget> = order
         .into_iter()
-        .skip_while(|(place, _)| {
-            !of_this_run(place).is_some_and(|record| {
+        .skip_while(|(step_target, _)| {
+            !of_this_run(step_target).is_some_and(|record| {
                 record.intent.exposes && !matches!(record.status, RecordStatus::Failed(_) | RecordStatus::Reverted)
             })
         })
         .filter(|(_, undoing)| *undoing == UndoSupport::Possible)
-        .filter(|(place, _)| {
-            of_this_run(place).is_some_and(|record| match record.status {
+        .filter(|(step_target, _)| {
+            of_this_run(step_target).is_some_and(|record| match record.status {
                 RecordStatus::Succeeded(_) | RecordStatus::Intended | RecordStatus::Undoing(_) => true,
                 RecordStatus::Failed(_) | RecordStatus::Reverted => false,
             })
         })
-        .map(|(place, _)| place.clone())
+        .map(|(step_target, _)| step_target.clone())
         .collect();
     undo.reverse();
     undo

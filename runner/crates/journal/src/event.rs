@@ -1,4 +1,4 @@
-//! What a journal says: one [`Entry`] a line, each with one [`Event`]. Reports read nothing else.
+//! What a journal says: one [`JournalEntry`] a line, each with one [`JournalEvent`]. Reports read nothing else.
 //!
 //! A form that was once written stays readable: [`FORMAT`] tells what changed when. Deliberately absent: what follows
 //! from events ([`super::state`]) and how lines become bytes ([`super::line`]).
@@ -26,10 +26,10 @@ pub const FORMAT: JournalFormat = JournalFormat { major: 1, minor: 2 };
 /// The magic word of a header.
 pub const MAGIC: &str = "pawl-journal";
 
-/// The command `rollback`, as an [`Event::Override`].
+/// The command `rollback`, as an [`JournalEvent::Override`].
 pub const ROLLBACK: &str = "rollback";
 
-/// As an [`Event::Override`]: the journals of the attempts before were missing, and each step counts as begun.
+/// As an [`JournalEvent::Override`]: the journals of the attempts before were missing, and each step counts as begun.
 pub const MISSING_JOURNAL: &str = "missing-journal";
 
 /// The overrides that are commands, and no options of one.

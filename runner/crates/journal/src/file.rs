@@ -68,7 +68,7 @@ pub enum StepEffect {
     Exposing,
 }
 
-/// Proof that an intent is on disk. Only [`Journal::intend`] makes one; acting consumes it.
+/// Proof that an intent is on disk. Only [`Journal::record_intent`] makes one; acting consumes it.
 #[must_use]
 #[derive(Debug)]
 pub struct StepIntent {
@@ -77,7 +77,7 @@ pub struct StepIntent {
     effect: StepEffect,
 }
 
-/// Proof that an action ended; what [`Journal::settle`] takes.
+/// Proof that an action ended; what [`Journal::record_outcome`] takes.
 #[must_use]
 #[derive(Debug)]
 pub struct StepCompletion {
@@ -203,7 +203,7 @@ impl Journal {
         &self.path
     }
 
-    /// Writes that `place` is about to act; on disk when it returns, if it has an effect.
+    /// Writes that `step_target` is about to act; on disk when it returns, if it has an effect.
     ///
     /// # Errors
     /// [`JournalError`]: then the step must not act.
@@ -215,17 +215,17 @@ impl Journal {
         input: Value,
         effect: StepEffect,
     ) -> Result<StepIntent, JournalError> {
-        let (place, key) = (step_target.clone(), key.to_owned());
+        let (step_target, key) = (step_target.clone(), key.to_owned());
         let exposes = effect == StepEffect::Exposing;
         self.append(JournalEvent::Intent {
-            step_target: place.clone(),
+            step_target: step_target.clone(),
             key,
             fingerprint,
             input: input.clone(),
             exposes,
         })?;
         self.sync_for(effect)?;
-        Ok(StepIntent { step_target: place, input, effect })
+        Ok(StepIntent { step_target, input, effect })
     }
 
     /// Writes what a step would act on, for a step that does not act: what is there already is adopted next.
@@ -258,7 +258,7 @@ impl Journal {
         self.sync_for(completion.effect)
     }
 
-    /// Writes that `place` is about to be undone; on disk when it returns.
+    /// Writes that `step_target` is about to be undone; on disk when it returns.
     ///
     /// # Errors
     /// [`JournalError`]: then nothing may be undone.
@@ -302,11 +302,9 @@ impl Journal {
             JournalNote::Lock { resource, holder } => JournalEvent::Lock { resource, holder },
             JournalNote::Torn { file, bytes } => JournalEvent::Torn { file, bytes },
             JournalNote::Override { option, step } => JournalEvent::Override { option, step },
-            JournalNote::Progress { step_target: place, progress } => {
-                JournalEvent::Progress { step_target: place, progress }
-            }
-            JournalNote::Probe { step_target: place, probed_input: question, took, finding } => {
-                JournalEvent::Probe { step_target: place, probed_input: question, took_ms: millis(took), finding }
+            JournalNote::Progress { step_target, progress } => JournalEvent::Progress { step_target, progress },
+            JournalNote::Probe { step_target, probed_input: question, took, finding } => {
+                JournalEvent::Probe { step_target, probed_input: question, took_ms: millis(took), finding }
             }
         })
     }

@@ -2,8 +2,8 @@
 //!
 //! [`event`] says what a record is, [`state`] is the pure fold of all of them, [`line`] the form on disk, [`file`] appends
 //! and syncs, `load` reads, [`redact`] keeps secrets out, and `sanitize` applies it and bounds what is written. The order
-//! "intent, effect, outcome" is in the types: only [`Journal::intend`] makes an [`Intent`], acting takes it and gives an
-//! [`Ended`], and only that can be settled.
+//! "intent, effect, outcome" is in the types: only [`Journal::intend`] makes an [`StepIntent`], acting takes it and gives an
+//! [`StepCompletion`], and only that can be settled.
 
 pub mod clock;
 pub mod decision;
@@ -14,18 +14,18 @@ pub mod file;
 pub mod fuzz;
 pub mod line;
 mod load;
+mod message_redactor;
 pub mod redact;
 mod sanitize;
 pub mod state;
-mod trail;
 
 pub use error::JournalError;
 pub use event::{JournalEvent, StepTarget};
 pub use file::{Journal, StepCompletion, StepIntent, UndoCompletion, UndoIntent};
 pub use load::{LoadedJournals, UNTRUSTED_FILE_SUFFIX, trust_from_file_name};
+pub use message_redactor::MessageRedactor;
 pub use redact::Redactor;
 pub use state::{JournalState, JournalTrust, RecordStatus, StepRecord};
-pub use trail::MessageRedactor;
 
 #[cfg(test)]
 mod tests;

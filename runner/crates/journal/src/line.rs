@@ -1,4 +1,4 @@
-//! How an [`Entry`] becomes bytes: `<crc32c, 8 hex digits> <json>\n`.
+//! How an [`JournalEntry`] becomes bytes: `<crc32c, 8 hex digits> <json>\n`.
 //!
 //! A line that ends in a newline is whole or corrupt; what stands after the last newline is torn, and dropped. CRC-32C
 //! (Castagnoli, RFC 3720) finds every flipped bit; the BLAKE3 hash of a line, newline excluded, is what the next line
@@ -43,7 +43,7 @@ pub fn encode(entry: &JournalEntry) -> EncodedLine {
 /// Reads a line, newline excluded.
 ///
 /// # Errors
-/// [`Corrupt`] when it is anything but what [`encode`] wrote.
+/// [`LineError`] when it is anything but what [`encode`] wrote.
 pub fn decode(line: &[u8]) -> Result<(JournalEntry, Blake3Hash), LineError> {
     let json = checksummed_json(line)?;
     let entry = serde_json::from_slice(json).map_err(|error| LineError::Json(error.to_string()))?;

@@ -1,5 +1,5 @@
 //! Keeps secret values out of everything that is written: raw, base64, hex, URL- and JSON-escaped, however it is broken into
-//! lines and, by [`Trail`](super::trail::Trail), into messages.
+//! lines and, by [`MessageRedactor`](super::message_redactor::MessageRedactor), into messages.
 //!
 //! A text is redacted as a whole, before it is cut or written; whoever cuts earlier cuts between lines, and a secret of several
 //! lines is found line by line. Deliberately absent: finding out what is secret.

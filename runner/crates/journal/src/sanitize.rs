@@ -39,23 +39,23 @@ impl JournalEvent {
                 Self::Lock { resource: clean.short_text(resource), holder: clean.short_text(holder) }
             }
             Self::Torn { file, bytes } => Self::Torn { file, bytes },
-            Self::Decision { step_target: place, decision } => {
-                Self::Decision { step_target: place, decision: clean.decision(decision) }
+            Self::Decision { step_target, decision } => {
+                Self::Decision { step_target, decision: clean.decision(decision) }
             }
-            Self::Intent { step_target: place, key, fingerprint, input, exposes } => {
-                Self::Intent { step_target: place, key, fingerprint, input: redactor.redact_json(input), exposes }
+            Self::Intent { step_target, key, fingerprint, input, exposes } => {
+                Self::Intent { step_target, key, fingerprint, input: redactor.redact_json(input), exposes }
             }
-            Self::Progress { step_target: place, progress } => {
-                Self::Progress { step_target: place, progress: clean.progress(progress) }
+            Self::Progress { step_target, progress } => {
+                Self::Progress { step_target, progress: clean.progress(progress) }
             }
-            Self::Outcome { step_target: place, took_ms, outcome: result } => {
-                Self::Outcome { step_target: place, took_ms, outcome: clean.outcome(result) }
+            Self::Outcome { step_target, took_ms, outcome: result } => {
+                Self::Outcome { step_target, took_ms, outcome: clean.outcome(result) }
             }
-            Self::Probe { step_target: place, probed_input: question, took_ms, finding } => {
-                Self::Probe { step_target: place, probed_input: question, took_ms, finding: clean.finding(finding) }
+            Self::Probe { step_target, probed_input: question, took_ms, finding } => {
+                Self::Probe { step_target, probed_input: question, took_ms, finding: clean.finding(finding) }
             }
-            Self::UndoOutcome { step_target: place, failure } => {
-                Self::UndoOutcome { step_target: place, failure: failure.map(|failure| clean.failure(failure)) }
+            Self::UndoOutcome { step_target, failure } => {
+                Self::UndoOutcome { step_target, failure: failure.map(|failure| clean.failure(failure)) }
             }
             Self::UndoIntent { .. } | Self::Override { .. } | Self::Ended { .. } | Self::Unrecognized => self,
         }

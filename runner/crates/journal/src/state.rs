@@ -1,6 +1,6 @@
 //! The pure fold of all attempts of (app, environment): what is known of each step on each target.
 //!
-//! One place says which event may follow which ([`State::apply`]); what may not is corruption. Deliberately absent: clock,
+//! One place says which event may follow which ([`JournalState::apply`]); what may not is corruption. Deliberately absent: clock,
 //! files, decisions.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,7 +71,7 @@ impl EnvironmentHead {
     fn record_verified(&mut self, release: Release, is_rollback: bool) {
         let position = self.verified.iter().position(|verified| verified.is_same(&release));
         match position {
-            Some(place) if is_rollback => self.withdrawn.extend_from_slice(&self.verified[place + 1..]),
+            Some(step_target) if is_rollback => self.withdrawn.extend_from_slice(&self.verified[step_target + 1..]),
             Some(_) | None => {
                 self.withdrawn.retain(|withdrawn| !withdrawn.is_same(&release));
                 self.verified.retain(|verified| !verified.is_same(&release));
@@ -186,7 +186,7 @@ impl JournalState {
     /// Folds one entry whose line has the hash `line`.
     ///
     /// # Errors
-    /// [`Illegal`] when the entry can't follow; the state is then as before.
+    /// [`TransitionError`] when the entry can't follow; the state is then as before.
     pub fn apply(&mut self, entry: &JournalEntry, line: Blake3Hash, expected_seq: u64) -> Result<(), TransitionError> {
         if entry.seq != expected_seq {
             return Err(TransitionError::Sequence { expected: expected_seq, found: entry.seq });
@@ -208,10 +208,12 @@ impl JournalState {
     fn apply_event(&mut self, entry: &JournalEntry) -> Result<(), TransitionError> {
         match &entry.event {
             JournalEvent::Started(header) => self.apply_header(header, entry.at),
-            JournalEvent::Intent { step_target: place, key, fingerprint, input, exposes } => {
+            JournalEvent::Intent { step_target, key, fingerprint, input, exposes } => {
                 // An undo of an earlier attempt that is only suggested is not finished; its step is looked at anew.
-                if matches!(self.status(place), Some(RecordStatus::Undoing(_))) && self.in_progress.contains(place) {
-                    return Err(TransitionError::Transition { step_target: place.clone(), event: "an intent" });
+                if matches!(self.status(step_target), Some(RecordStatus::Undoing(_)))
+                    && self.in_progress.contains(step_target)
+                {
+                    return Err(TransitionError::Transition { step_target: step_target.clone(), event: "an intent" });
                 }
                 let header = &self.current_attempt(entry.seq)?.header;
                 let intent = IntentRecord {
@@ -226,15 +228,17 @@ impl JournalState {
                 };
                 let live_before = self.live_before(&intent.run, &intent.release).cloned();
                 let trust = self.trust;
-                self.records
-                    .insert(place.clone(), StepRecord { status: RecordStatus::Intended, trust, intent, live_before });
-                self.in_progress.insert(place.clone());
-                self.mark_failed(place);
+                self.records.insert(
+                    step_target.clone(),
+                    StepRecord { status: RecordStatus::Intended, trust, intent, live_before },
+                );
+                self.in_progress.insert(step_target.clone());
+                self.mark_failed(step_target);
                 Ok(())
             }
-            JournalEvent::Outcome { step_target: place, outcome: result, .. } => {
-                let is_open = self.in_progress.contains(place);
-                let record = self.expect_record(place, "an outcome", |record| {
+            JournalEvent::Outcome { step_target, outcome: result, .. } => {
+                let is_open = self.in_progress.contains(step_target);
+                let record = self.expect_record(step_target, "an outcome", |record| {
                     matches!(record.status, RecordStatus::Intended) && is_open
                 })?;
                 match result {
@@ -242,45 +246,45 @@ impl JournalState {
                     StepOutcome::Failed { failure } => record.status = RecordStatus::Failed(failure.clone()),
                     StepOutcome::Unknown { .. } => {}
                 }
-                self.in_progress.remove(place);
+                self.in_progress.remove(step_target);
                 match result {
-                    StepOutcome::Succeeded { .. } => self.clear_failed(place),
-                    StepOutcome::Failed { .. } | StepOutcome::Unknown { .. } => self.mark_failed(place),
+                    StepOutcome::Succeeded { .. } => self.clear_failed(step_target),
+                    StepOutcome::Failed { .. } | StepOutcome::Unknown { .. } => self.mark_failed(step_target),
                 }
-                self.mark_live(place);
+                self.mark_live(step_target);
                 Ok(())
             }
-            JournalEvent::Decision { step_target: place, decision } => match decision {
+            JournalEvent::Decision { step_target, decision } => match decision {
                 Decision::Adopt { receipt, .. } => {
-                    let record = self.expect_record(place, "an adoption", |record| {
+                    let record = self.expect_record(step_target, "an adoption", |record| {
                         matches!(record.status, RecordStatus::Intended)
                     })?;
                     record.status = RecordStatus::Succeeded(receipt.clone());
-                    self.in_progress.remove(place);
-                    self.mark_live(place);
+                    self.in_progress.remove(step_target);
+                    self.mark_live(step_target);
                     Ok(())
                 }
                 Decision::Stop { .. } => {
-                    self.mark_failed(place);
+                    self.mark_failed(step_target);
                     Ok(())
                 }
                 Decision::Skip { .. } | Decision::Run { .. } => Ok(()),
             },
-            JournalEvent::UndoIntent { step_target: place } => {
-                let record =
-                    self.expect_record(place, "an undo", |record| !matches!(record.status, RecordStatus::Reverted))?;
+            JournalEvent::UndoIntent { step_target } => {
+                let record = self
+                    .expect_record(step_target, "an undo", |record| !matches!(record.status, RecordStatus::Reverted))?;
                 let receipt = match &record.status {
                     RecordStatus::Succeeded(receipt) => Some(receipt.clone()),
                     RecordStatus::Undoing(receipt) => receipt.clone(),
                     RecordStatus::Intended | RecordStatus::Failed(_) | RecordStatus::Reverted => None,
                 };
                 record.status = RecordStatus::Undoing(receipt);
-                self.in_progress.insert(place.clone());
+                self.in_progress.insert(step_target.clone());
                 Ok(())
             }
-            JournalEvent::UndoOutcome { step_target: place, failure } => {
-                let is_open = self.in_progress.contains(place);
-                let record = self.expect_record(place, "the end of an undo", |record| {
+            JournalEvent::UndoOutcome { step_target, failure } => {
+                let is_open = self.in_progress.contains(step_target);
+                let record = self.expect_record(step_target, "the end of an undo", |record| {
                     matches!(record.status, RecordStatus::Undoing(_)) && is_open
                 })?;
                 if failure.is_none() {
@@ -289,7 +293,7 @@ impl JournalState {
                         self.head.live = record.live_before.clone();
                     }
                 }
-                self.in_progress.remove(place);
+                self.in_progress.remove(step_target);
                 Ok(())
             }
             JournalEvent::Ended { exit, verified } => {

@@ -166,7 +166,7 @@ fn status_lines(state: &JournalState) -> String {
         }
         RecordStatus::Reverted => "reverted".to_owned(),
     };
-    state.records.iter().map(|(place, record)| format!("{place}: {}\n", word(&record.status))).collect()
+    state.records.iter().map(|(step_target, record)| format!("{step_target}: {}\n", word(&record.status))).collect()
 }
 
 #[test]

@@ -14,9 +14,9 @@ use super::{
     error::{PlanError, PlanErrorCollector, Problem, closest_match, quoted_list},
     expression,
     fields::{self, MappingFields},
-    hooks, order,
+    hooks, needs_graph,
     scope::{LookupScope, LookupSite},
-    state, step,
+    state_location, step,
     yaml::{self, YamlKey, YamlNode, YamlValue},
 };
 use contract::{AppName, EnvironmentName, Label, Secret};
@@ -83,7 +83,7 @@ pub fn locate_history(
         let chosen = chosen?;
         // A variable that cannot be looked up now matters only if `state` uses it.
         let scope = scope(source, &release, env, &fields, &environments, chosen, &mut later);
-        let state = state::read(&fields, &scope, source, env, &mut problems);
+        let state = state_location::read(&fields, &scope, source, env, &mut problems);
         Some(HistoryLocation { app: app?, environment: chosen.name.clone(), state: state? })
     });
     let problems = if found.is_none() && problems.is_empty() { later } else { problems };
@@ -118,7 +118,7 @@ fn read(
     let chosen = choose_environment(&environments, request.environment, problems)?;
     let mut scope = scope(source, request.release, request.env, &fields, &environments, chosen, problems);
     scope.secrets = secrets(&fields, request.env, problems);
-    let state = state::read(&fields, &scope, source, request.env, problems);
+    let state = state_location::read(&fields, &scope, source, request.env, problems);
     let drafts = fields
         .require("steps", "{ … }", problems)
         .map(|node| step::drafts(node, &scope, source, problems))
@@ -128,7 +128,7 @@ fn read(
         None => None,
     };
     let keep = keep(&fields, problems)?;
-    let mut steps = order::sort_steps(drafts, problems)?;
+    let mut steps = needs_graph::sort_steps(drafts, problems)?;
     let mut setup = hooks::setup(&fields, &steps, &scope, source, problems)?;
     let mut hooks = hooks::read(&fields, &[&steps, &setup], &scope, source, problems);
     set_writable_dirs([&mut steps, &mut setup, &mut hooks.before, &mut hooks.after, &mut hooks.on_failure]);

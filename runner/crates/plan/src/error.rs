@@ -7,7 +7,7 @@ use std::{fmt, ops::Range};
 
 use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind, SourceExcerpt};
 
-use super::{PlanSource, server};
+use super::{PlanSource, server_url};
 
 /// More errors than this are not shown at once.
 const MAX_SHOWN_ERRORS: usize = 20;
@@ -164,7 +164,7 @@ impl PlanSource {
         let mut diagnostic = Diagnostic::new(code, ExitKind::Refused, message);
         diagnostic.excerpt = span.map(|span| SourceExcerpt {
             path: self.path.display().to_string(),
-            text: server::blank_out_passwords(&self.text).map_or_else(|| self.text.clone(), Into::into),
+            text: server_url::blank_out_passwords(&self.text).map_or_else(|| self.text.clone(), Into::into),
             span,
             label: label.into(),
         });

@@ -1,6 +1,6 @@
 //! Reading mappings, lists and texts out of the tree, with the errors that every reader needs.
 //!
-//! Invariant: each `None` has an error in [`Problems`], or the value was absent. Deliberately absent: look-ups; a text that
+//! Invariant: each `None` has an error in [`PlanErrorCollector`], or the value was absent. Deliberately absent: look-ups; a text that
 //! may hold one goes through `scope`.
 
 use std::{ops::Range, str::FromStr};

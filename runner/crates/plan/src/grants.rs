@@ -13,7 +13,7 @@ use super::{
     fields::{self, MappingFields},
     paths,
     scope::{LookupScope, LookupSite},
-    server,
+    server_url,
     yaml::{YamlKey, YamlNode, YamlValue},
 };
 use contract::Secret;
@@ -221,7 +221,7 @@ impl GrantReader<'_> {
                     "write `postgres://user:password@host/name`, or `mysql://…`; put the password in from a secret";
                 return self.bad_grant(&node.span, format!("{what} has a bad URL: {why}"), "not a URL", hint);
             }
-            let written = server::mask_password(&url.written);
+            let written = server_url::mask_password(&url.written);
             return Some(DatabaseGrant { url: ConfidentialText { written, value: url.value } });
         }
         let hint =

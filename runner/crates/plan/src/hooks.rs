@@ -11,7 +11,7 @@ use super::{
     ArgumentPattern, ModuleRef, PlanHooks, PlanSource, PlanStep, ProgramGrant, StepGrants, StepTrust,
     error::{PlanError, PlanErrorCollector, Problem},
     fields::{self, MappingFields},
-    order, paths,
+    needs_graph, paths,
     scope::{LookupScope, LookupSite},
     step::{self, DeclaredNeeds, StepDraft},
     yaml::{YamlKey, YamlNode, YamlValue},
@@ -53,7 +53,7 @@ pub(super) fn setup(
     problems: &mut PlanErrorCollector,
 ) -> Option<Vec<PlanStep>> {
     let Some(node) = fields.get("setup") else { return Some(Vec::new()) };
-    let setup = order::sort_steps(step::drafts(node, scope, source, problems), problems)?;
+    let setup = needs_graph::sort_steps(step::drafts(node, scope, source, problems), problems)?;
     for step in &setup {
         if let Some(other) = steps.iter().find(|other| other.id == step.id) {
             problems.push(duplicate_step_error(&other.id, &step.span));

@@ -2,7 +2,7 @@
 //!
 //! The way of a text: `yaml` (tree with positions) → `document` (top level) → `step` and `grants`, which read mappings
 //! through `fields` and substitute through `scope` → `order` (the graph of `needs`). Every room pushes what is wrong
-//! into `Problems` and goes on, so that one parse finds many errors.
+//! into `PlanErrorCollector` and goes on, so that one parse finds many errors.
 //!
 //! A plan that exists is well formed: names parse, `needs` has no cycle, references hold, every look-up that can
 //! be known before the run is substituted. What is deliberately absent: whether a directory exists, what a module
@@ -27,14 +27,14 @@ pub mod fuzz;
 mod grants;
 mod hooks;
 pub mod lockfile;
-mod order;
+mod needs_graph;
 mod paths;
 mod registry;
 mod scalar;
 mod schema;
 mod scope;
-mod server;
-mod state;
+mod server_url;
+mod state_location;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -45,7 +45,7 @@ pub use error::{PlanError, PlanErrors, Problem};
 pub use expression::{DeferredLookup, PendingValue};
 pub use registry::RegistryRef;
 pub use schema::schema;
-pub use server::{ServerEndpoint, ServerEngine, ServerTlsMode, ServerUrl};
+pub use server_url::{ServerEndpoint, ServerEngine, ServerTlsMode, ServerUrl};
 
 /// What a plan is parsed for.
 pub struct PlanRequest<'a> {
@@ -178,7 +178,7 @@ pub struct PlanStep {
     pub id: StepId,
     /// The module it uses.
     pub uses: ModuleRef,
-    /// The configuration, a JSON object. Values listed in `pending` still stand as written: see [`Step::config`].
+    /// The configuration, a JSON object. Values listed in `pending` still stand as written: see [`PlanStep::config`].
     pub with: Value,
     /// The values of `with` that hold look-ups of `steps` or `run`, by JSON pointer. Their type is not known yet.
     pub pending: BTreeMap<String, PendingValue>,

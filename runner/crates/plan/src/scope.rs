@@ -1,7 +1,7 @@
 //! The values of look-ups, and where each may stand.
 //!
-//! Invariant: a secret reaches [`Confidential`] values only, and no error holds its value. What is known only while steps
-//! run becomes [`Pending`]. Deliberately absent: the process environment; the caller passes a function.
+//! Invariant: a secret reaches [`ConfidentialText`] values only, and no error holds its value. What is known only while steps
+//! run becomes [`PendingValue`]. Deliberately absent: the process environment; the caller passes a function.
 
 use std::{collections::BTreeMap, ops::Range};
 

@@ -1,6 +1,6 @@
 //! Modules become code: the official ones are carried inside, precompiled; others are compiled once, and kept.
 //!
-//! Deliberately absent: what makes precompiled code run ([`code`]), and what a module may reach.
+//! Deliberately absent: what makes precompiled code run ([`instance_pre`]), and what a module may reach.
 
 use std::{
     fs,
@@ -18,11 +18,11 @@ use wasmtime::{
 
 use super::{
     bindings::{self, ModulePre},
-    code::{self, PrecompiledCode},
-    component::{self, ComponentError},
+    componentize::{self, ComponentError},
+    contract_mismatch::{self, ContractMismatch},
     host::HostState,
-    misfit::{self, ContractMismatch},
     modules::{ModuleCache, NoticeHandler, RegistryError, UserPaths},
+    precompiled::{self, PrecompiledCode},
 };
 use contract::{
     Digest,
@@ -122,11 +122,11 @@ impl ModuleRuntime {
     /// kept code is not used.
     ///
     /// # Errors
-    /// [`LoadError::Engine`].
+    /// [`ModuleLoadError::EngineSetup`].
     pub fn new(paths: UserPaths, notify: NoticeHandler) -> Result<Self, ModuleLoadError> {
         let fault = |error: wasmtime::Error| ModuleLoadError::EngineSetup(format!("{error:#}"));
         let mut config = wasm_config::engine_config().map_err(fault)?;
-        code::set_code_memory(&mut config);
+        precompiled::set_code_memory(&mut config);
         let engine = Engine::new(&config).map_err(fault)?;
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(fault)?;
@@ -152,7 +152,7 @@ impl ModuleRuntime {
     /// Loads the module that a step uses.
     ///
     /// # Errors
-    /// [`LoadError`].
+    /// [`ModuleLoadError`].
     pub async fn load(&self, uses: &ModuleRef) -> Result<LoadedModule, ModuleLoadError> {
         match uses {
             ModuleRef::Official(name) => {
@@ -204,7 +204,9 @@ impl ModuleRuntime {
         let digest = Digest::from_bytes(Sha256::digest(bytes).into());
         let component = self.compile(bytes, name)?;
         let module = self.link(&component, digest.clone(), name)?;
-        if let Some(ContractMismatch { reason: why, hint }) = misfit::signature_mismatch(&self.engine, &component) {
+        if let Some(ContractMismatch { reason: why, hint }) =
+            contract_mismatch::signature_mismatch(&self.engine, &component)
+        {
             return Err(ModuleLoadError::ContractMismatch { module: name.to_owned(), reason: why, hint });
         }
         if let Ok(code) = component.serialize() {
@@ -233,7 +235,7 @@ impl ModuleRuntime {
     }
 
     fn compile(&self, bytes: &[u8], name: &str) -> Result<Component, ModuleLoadError> {
-        let component_bytes = component::to_component(bytes)
+        let component_bytes = componentize::to_component(bytes)
             .map_err(|source| ModuleLoadError::NotAComponent { module: name.to_owned(), source })?;
         Component::new(&self.engine, &component_bytes).map_err(|error| ModuleLoadError::InvalidComponent {
             module: name.to_owned(),
@@ -244,7 +246,8 @@ impl ModuleRuntime {
     fn link(&self, component: &Component, digest: Digest, name: &str) -> Result<LoadedModule, ModuleLoadError> {
         let code = self.linker.instantiate_pre(component).and_then(ModulePre::new);
         let code = code.map_err(|error| {
-            let ContractMismatch { reason: why, hint } = misfit::explain_link_error(&self.engine, component, &error);
+            let ContractMismatch { reason: why, hint } =
+                contract_mismatch::explain_link_error(&self.engine, component, &error);
             ModuleLoadError::ContractMismatch { module: name.to_owned(), reason: why, hint }
         })?;
         Ok(LoadedModule { instance_pre: code, digest, built_in_description: None })

@@ -259,7 +259,7 @@ impl CapabilityGate {
             .with_hint(format!("to grant it, add to step `{step}` in the plan: grants: {{ {line} }}"))
     }
 
-    /// Why something in a granted directory can't be opened; `place` is `<dir>/<path>`.
+    /// Why something in a granted directory can't be opened; `split_dir_path` is `<dir>/<path>`.
     pub(super) fn open_failure(&self, path: &str, error: &std::io::Error) -> StepFailure {
         if confined_path::is_escape_error(error) {
             let step = &self.step;

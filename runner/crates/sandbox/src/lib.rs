@@ -1,14 +1,14 @@
 //! Runs modules: WASM components that reach only what the plan grants them.
 //!
 //! [`engine`] loads them, [`modules`] keeps third-party ones, [`gate`] is the one place that checks grants, and each capability has a file: directories
-//! (`host`), [`blobs`], [`database`], [`http`], [`process`], [`secrets`], [`log`]. [`Module`]'s methods are the five exports. A call that
+//! (`host`), [`blobs`], [`database`], [`http`], [`process`], [`secrets`], [`log`]. [`LoadedModule`]'s methods are the five exports. A call that
 //! loops, hangs in a host call, takes too much memory, panics or floods its log ends as a typed failure soon after its
 //! deadline, and the runner goes on. Deliberately absent: what to call when; no record is written here.
 
 mod bindings;
 mod blobs;
-mod code;
-mod component;
+mod componentize;
+mod contract_mismatch;
 mod database;
 mod description;
 mod engine;
@@ -19,8 +19,8 @@ mod inputs;
 mod limits;
 mod log;
 mod migrations;
-mod misfit;
 mod modules;
+mod precompiled;
 mod process;
 mod secrets;
 
@@ -62,7 +62,7 @@ const MAX_TEXT_BYTES: usize = 1 << 20;
 /// The longest list of changes, all texts together, in bytes.
 const MAX_CHANGES_BYTES: usize = 256 << 10;
 
-/// The longest `options` of a host call, in bytes.
+/// The longest `parse_options` of a host call, in bytes.
 const MAX_OPTIONS_BYTES: usize = 1 << 20;
 
 /// How much a module may hand to the host in one call, in bytes. A list may name the same bytes again and again, so that its

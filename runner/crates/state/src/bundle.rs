@@ -25,7 +25,7 @@ use contract::{
 };
 use journal::{JournalTrust, trust_from_file_name};
 
-/// The version of [`Manifest`].
+/// The version of [`CheckpointManifest`].
 ///
 /// - 1: the first.
 pub const BUNDLE_VERSION: u32 = 1;
@@ -64,7 +64,7 @@ pub struct CheckpointIdentity {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct CheckpointManifest {
-    /// [`VERSION`].
+    /// [`BUNDLE_VERSION`].
     pub version: u32,
     #[serde(flatten)]
     pub identity: CheckpointIdentity,

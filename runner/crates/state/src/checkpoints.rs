@@ -1,8 +1,8 @@
 //! Journals on their way to the artifacts of a CI run, and back on the next machine.
 //!
 //! A thread of its own brings up what the journals hold, whenever a record was written that the next attempt needs; records
-//! that come meanwhile go up together. What must be there before an effect ([`Checkpoints::confirm`]) goes up at once, beside
-//! what is on its way already. What is superseded is deleted. Invariant: when `confirm` returns, everything that the journals
+//! that come meanwhile go up together. What must be there before an effect ([`CheckpointUploader::ensure_uploaded`]) goes up at once, beside
+//! what is on its way already. What is superseded is deleted. Invariant: when `ensure_uploaded` returns, everything that the journals
 //! held when it was called can be listed and downloaded. Deliberately absent: what is in a checkpoint ([`super::bundle`]),
 //! and how artifacts are stored ([`super::artifacts`]).
 
@@ -185,7 +185,7 @@ impl CheckpointUploader {
         }
     }
 
-    /// Brings up what is left, in so much time. What could not be is told by [`shown`](Self::shown).
+    /// Brings up what is left, in so much time. What could not be is told by [`status`](Self::shown).
     pub(super) async fn close(&self, within: Duration) {
         self.close_worker(within, false).await;
     }

@@ -1,6 +1,6 @@
 //! The lock of a remote place as a pure protocol: what to write, when, and what to believe of what is read.
 //!
-//! Two machines: a [`Taker`] wants the lock, a [`Lease`] has it. Both are told what was seen and what became of a write,
+//! Two machines: a [`LockAcquirer`] wants the lock, a [`Lease`] has it. Both are told what was seen and what became of a write,
 //! and say what to do next. Invariants, which the simulation below holds over thousands of seeds:
 //!
 //! - The record changes by compare-and-swap only, and no two records are alike (nonce, epoch, counter), so that an old
@@ -11,7 +11,7 @@
 //!   contains the holder's.
 //! - What is lost stays lost: a lease that ran out is not renewed, although nobody may have taken the lock.
 //!
-//! Deliberately absent: any clock, any IO. [`Moment`]s come from the caller, and have no meaning outside its process.
+//! Deliberately absent: any clock, any IO. [`MonotonicTime`]s come from the caller, and have no meaning outside its process.
 
 use std::time::Duration;
 
@@ -95,7 +95,7 @@ pub struct LockAcquirer {
     pending_write: Option<(LockRecord, MonotonicTime)>,
 }
 
-/// What a [`Taker`] does next.
+/// What a [`LockAcquirer`] does next.
 #[derive(Clone, Debug)]
 pub enum AcquireAction {
     /// Write this over what was read.
@@ -248,7 +248,7 @@ impl Lease {
     /// Whether it is still ours.
     ///
     /// # Errors
-    /// [`Lost`], for good.
+    /// [`LockLossReason`], for good.
     pub fn check(&mut self, now: MonotonicTime) -> Result<(), LockLossReason> {
         if self.loss_reason.is_none() && now >= self.expires_at() {
             self.loss_reason = Some(LockLossReason::Expired);
@@ -259,7 +259,7 @@ impl Lease {
     /// `record`, a later one of this holding, is about to be written.
     ///
     /// # Errors
-    /// [`Lost`]: then it must not.
+    /// [`LockLossReason`]: then it must not.
     pub fn on_write_sent(&mut self, now: MonotonicTime, record: LockRecord) -> Result<(), LockLossReason> {
         self.check(now)?;
         match &mut self.pending_write {
@@ -273,7 +273,7 @@ impl Lease {
     /// What was sent is written.
     ///
     /// # Errors
-    /// [`Lost`], when the answer comes too late to be believed.
+    /// [`LockLossReason`], when the answer comes too late to be believed.
     pub fn on_write_confirmed(&mut self, now: MonotonicTime) -> Result<(), LockLossReason> {
         self.check(now)?;
         if let Some((record, sent)) = self.pending_write.take() {
@@ -286,7 +286,7 @@ impl Lease {
     /// The record was read back after a write without an answer, or one that was refused.
     ///
     /// # Errors
-    /// [`Lost`], when another holds the lock, or nobody.
+    /// [`LockLossReason`], when another holds the lock, or nobody.
     pub fn on_read_back(
         &mut self,
         now: MonotonicTime,

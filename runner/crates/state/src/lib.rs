@@ -28,17 +28,17 @@ use plan::{RemoteLocation, RemoteState, StateLocation};
 
 pub mod artifacts;
 pub mod bundle;
-mod cache;
 pub mod checkpoints;
 mod error;
-mod files;
-mod folder;
+mod folder_lock;
 mod git;
 pub mod http;
-mod keeper;
+mod journal_cache;
+mod journal_files;
 pub mod lease;
 pub mod record;
 pub mod remote;
+mod remote_lock;
 mod s3;
 
 pub use checkpoints::CheckpointUploader;
@@ -48,11 +48,11 @@ pub use record::{ForcedRelease, LOCK_TOKEN_VARIABLE, LockHolder, LockRecord, Loc
 
 use self::{
     checkpoints::UploadPolicy,
-    files::{epoch_of, journal_name, journals_in, suggested_name},
-    keeper::{RemoteLock, RemoteLockParams},
+    journal_files::{epoch_of, journal_name, journals_in, suggested_name},
     lease::{LockObservation, LockWatcher, observer_timeout},
     record::StateManifest,
     remote::{RecordUpdate, RemoteStorage},
+    remote_lock::{RemoteLock, RemoteLockParams},
 };
 
 /// The file in the folder here that says which process of this machine holds a remote lock: `PID TOKEN`.
@@ -121,7 +121,7 @@ pub struct DeploymentLock {
 
 #[derive(Debug)]
 enum LockKind {
-    Folder(folder::FolderLock),
+    Folder(folder_lock::FolderLock),
     Remote(RemoteLock),
 }
 
@@ -229,8 +229,8 @@ impl StateStore {
             && !backend.is_cached.load(Ordering::Relaxed)
         {
             self.with_remote(|remote, location| {
-                let root = keeper::parse_manifest(remote.read_record()?.as_ref(), &self.resource, location)?;
-                cache::pull_journals(remote, &root, &self.folder, location)
+                let root = remote_lock::parse_manifest(remote.read_record()?.as_ref(), &self.resource, location)?;
+                journal_cache::pull_journals(remote, &root, &self.folder, location)
             })?;
         }
         Ok(journals_in(&self.folder)?.into_iter().map(|(_, path)| path).collect())
@@ -256,7 +256,7 @@ impl StateStore {
             };
             let began = Instant::now();
             loop {
-                match folder::FolderLock::acquire(&self.folder, &self.resource, &request) {
+                match folder_lock::FolderLock::acquire(&self.folder, &self.resource, &request) {
                     Err(LockError::Held { .. }) if began.elapsed() < until => {
                         tokio::time::sleep(FOLDER_LOCK_POLL_INTERVAL).await
                     }
@@ -318,7 +318,7 @@ impl StateStore {
     /// Verifies that the process that started this one holds the lock.
     ///
     /// # Errors
-    /// [`LockError::Token`] when it is of something else, forged or stale.
+    /// [`LockError::LockToken`] when it is of something else, forged or stale.
     pub fn verify_inherited_lock(&self, token: LockToken) -> Result<InheritedLock, LockError> {
         let record = self.verify_token(&token)?;
         Ok(InheritedLock { store: self.clone(), token, record })
@@ -330,7 +330,7 @@ impl StateStore {
             return Err(LockError::InvalidToken { resource: self.resource.clone(), why });
         }
         if self.remote.is_none() {
-            return folder::verify_token(&self.folder, token);
+            return folder_lock::verify_token(&self.folder, token);
         }
         let manifest = self.read_manifest()?;
         if manifest.lock.holder.is_some() && manifest.lock.token() == *token && !token.nonce.is_empty() {
@@ -347,7 +347,7 @@ impl StateStore {
     /// [`LockError`] when it can't be read.
     pub fn lock_status(&self, should_watch: bool) -> Result<(Option<LockRecord>, LockStatus), LockError> {
         if self.remote.is_none() {
-            return folder::lock_status(&self.folder);
+            return folder_lock::lock_status(&self.folder);
         }
         let (manifest, status) =
             self.with_remote(|remote, location| self.watch_lock(remote, location, should_watch))?;
@@ -363,7 +363,7 @@ impl StateStore {
         let (began, mut watch) = (Instant::now(), LockWatcher::default());
         let mut first: Option<LockRecord> = None;
         loop {
-            let manifest = keeper::parse_manifest(remote.read_record()?.as_ref(), &self.resource, location)?;
+            let manifest = remote_lock::parse_manifest(remote.read_record()?.as_ref(), &self.resource, location)?;
             let observation = watch.observe(began.elapsed(), Some(&manifest.lock));
             let has_moved = first.as_ref().is_some_and(|first| *first != manifest.lock);
             match observation {
@@ -396,7 +396,7 @@ impl StateStore {
             LockStatus::Held | LockStatus::Unknown | LockStatus::Stale => {}
         }
         if self.remote.is_none() {
-            folder::force_release(&self.folder, &self.resource, by, message)?;
+            folder_lock::force_release(&self.folder, &self.resource, by, message)?;
             return Ok(Some(record));
         }
         self.with_remote(|remote, location| {
@@ -404,14 +404,14 @@ impl StateStore {
             // Its holder renews it meanwhile: then it is read and written again.
             for _ in 0..10 {
                 let seen = remote.read_record()?;
-                let manifest = keeper::parse_manifest(seen.as_ref(), &self.resource, location)?;
+                let manifest = remote_lock::parse_manifest(seen.as_ref(), &self.resource, location)?;
                 if !manifest.lock.is_same_holding(&record) {
                     return Ok(Some(record.clone()));
                 }
                 let root = manifest.with_forced_release(by, message);
                 let change = RecordUpdate {
                     expected: seen.as_ref().map(|seen| &seen.version),
-                    record: &keeper::encode_manifest(&root),
+                    record: &remote_lock::encode_manifest(&root),
                     files: &[],
                     removed: &[],
                     message: &format!("{}: epoch {} released by {by}", self.resource, root.lock.epoch),
@@ -432,7 +432,7 @@ impl StateStore {
     /// [`StateError`] when they can't be read.
     pub fn forced_releases(&self) -> Result<Vec<ForcedRelease>, StateError> {
         if self.remote.is_none() {
-            folder::forced_releases_in(&self.folder)
+            folder_lock::forced_releases_in(&self.folder)
         } else {
             Ok(self.read_manifest()?.released)
         }
@@ -440,7 +440,7 @@ impl StateStore {
 
     fn read_manifest(&self) -> Result<StateManifest, StateError> {
         self.with_remote(|remote, location| {
-            keeper::parse_manifest(remote.read_record()?.as_ref(), &self.resource, location)
+            remote_lock::parse_manifest(remote.read_record()?.as_ref(), &self.resource, location)
         })
     }
 
@@ -530,7 +530,7 @@ impl DeploymentLock {
     /// machine, everything in the journal is where that one reads it.
     ///
     /// # Errors
-    /// [`LockError::Lost`], with the epoch; then the effect must not be. The same when it can't be told.
+    /// [`LockError::LockLossReason`], with the epoch; then the effect must not be. The same when it can't be told.
     pub async fn ensure_held(&self) -> Result<(), LockError> {
         if let Some(checkpoints) = &self.checkpoints {
             checkpoints.ensure_uploaded().await?;
@@ -577,7 +577,7 @@ impl InheritedLock {
     /// Asks again whether the deployment that started this process holds the lock.
     ///
     /// # Errors
-    /// [`LockError::Token`] when it does not.
+    /// [`LockError::LockToken`] when it does not.
     pub fn ensure_held(&self) -> Result<(), LockError> {
         self.store.verify_token(&self.token).map(drop)
     }

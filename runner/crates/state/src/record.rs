@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use contract::hash::Blake3Hash;
 use journal::clock;
 
-/// The version of [`Root`].
+/// The version of [`StateManifest`].
 ///
 /// - 1: the first.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -153,7 +153,7 @@ impl LockRecord {
     }
 }
 
-/// The variable of the environment in which a child process finds its [`Token`].
+/// The variable of the environment in which a child process finds its [`LockToken`].
 pub const LOCK_TOKEN_VARIABLE: &str = "PAWL_LOCK";
 
 /// Proof that a process was started by the holder of a lock. It is checked against the record, never trusted.
@@ -213,7 +213,7 @@ pub struct ForcedRelease {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct StateManifest {
-    /// [`VERSION`].
+    /// [`MANIFEST_VERSION`].
     pub version: u32,
     /// The lock.
     pub lock: LockRecord,

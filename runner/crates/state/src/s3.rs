@@ -1,7 +1,7 @@
 //! State in a bucket of an object store that speaks S3: the record and the journals are objects under one prefix.
 //!
 //! A swap is a conditional put, `If-None-Match: *` for the first and `If-Match` later; a store that ignores either is found out
-//! by [`Remote::probe`] and refused. What was given up by a time-out may still arrive: that is for the reader of the record to
+//! by [`RemoteStorage::probe`] and refused. What was given up by a time-out may still arrive: that is for the reader of the record to
 //! find out. Requests of `object_store` go through this runner's own HTTP and TLS, so that there is one of each. Deliberately absent:
 //! listing; what there is stands in the record.
 

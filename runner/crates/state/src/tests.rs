@@ -162,7 +162,7 @@ fn every_write_whose_answer_is_lost_counts_once() {
         assert!(root.lock.holder.is_none());
         assert_eq!((root.lock.epoch, root.journals[0].parts.len()), (1, 1), "one file, once the attempt has ended");
         assert_eq!(place.0.lock().unwrap().files.len(), 1, "the parts are gone");
-        cache::pull_journals(&mut place.clone(), &root, there.path(), "memory").unwrap();
+        journal_cache::pull_journals(&mut place.clone(), &root, there.path(), "memory").unwrap();
         assert_eq!(fs::read_to_string(there.path().join(journal_name(1))).unwrap(), text);
     });
 }
@@ -172,7 +172,7 @@ fn the_longer_chain_wins_and_two_ways_are_an_error() {
     let (place, first) = (SharedMemoryStorage::default(), tempfile::tempdir().unwrap());
     let name = journal_name(1);
     let journal = first.path().join(&name);
-    let pull = |folder: &Path| cache::pull_journals(&mut place.clone(), &place.manifest(), folder, "memory");
+    let pull = |folder: &Path| journal_cache::pull_journals(&mut place.clone(), &place.manifest(), folder, "memory");
     let write = |text: &str| {
         runtime().unwrap().block_on(async {
             let lock = place.acquire(first.path()).await;
@@ -237,7 +237,7 @@ fn a_process_that_goes_on_writing_after_its_lock_was_taken_changes_nothing() {
         old.sync_journal(journal.clone()).await.unwrap();
         // An operator, and then another deployment in the same folder.
         let released = place.manifest().with_forced_release("bob@host", "it hangs");
-        place.0.lock().unwrap().record = Some(keeper::encode_manifest(&released));
+        place.0.lock().unwrap().record = Some(remote_lock::encode_manifest(&released));
         let new = place.acquire(here.path()).await;
         assert_eq!(new.record().epoch, 2);
         file.write_all(b"two\n").unwrap();

@@ -42,7 +42,7 @@ struct AnnotationLocation {
 
 impl WorkflowAnnotation {
     pub(super) fn of_error(error: &Diagnostic) -> Self {
-        let place = match (&error.location, &error.excerpt) {
+        let step_target = match (&error.location, &error.excerpt) {
             (Some(spot), _) => Some(AnnotationLocation::of(spot)),
             // What was given on the command line is no file.
             (None, Some(excerpt)) if !excerpt.path.starts_with('(') => {
@@ -63,7 +63,7 @@ impl WorkflowAnnotation {
         let message = if more.is_empty() { error.message.clone() } else { more.join("\n") };
         Self {
             level: AnnotationLevel::Error,
-            location: place,
+            location: step_target,
             title: Some(format!("{} {}", error.code, error.message)),
             message,
         }
@@ -75,21 +75,24 @@ impl WorkflowAnnotation {
             NoticeSeverity::Warning => AnnotationLevel::Warning,
             NoticeSeverity::Note => AnnotationLevel::Notice,
         };
-        let place = Some(AnnotationLocation::of(notice.location.as_ref()?));
-        Some(Self { level: kind, location: place, title: notice.title.clone(), message: notice.message.clone() })
+        let step_target = Some(AnnotationLocation::of(notice.location.as_ref()?));
+        Some(Self { level: kind, location: step_target, title: notice.title.clone(), message: notice.message.clone() })
     }
 
     /// The command; paths are told as they are below `roots`, the first that has them.
     fn command(&self, roots: &[PathBuf]) -> String {
         let mut properties = Vec::new();
-        if let Some(place) = &self.location {
-            properties.push(("file", text::escape_line(&path_below_root(&place.path, roots).to_string_lossy())));
+        if let Some(step_target) = &self.location {
+            properties.push(("file", text::escape_line(&path_below_root(&step_target.path, roots).to_string_lossy())));
             let mut number = |name, number: Option<u64>| properties.extend(number.map(|n| (name, n.to_string())));
-            number("line", place.line);
-            number("col", place.column);
-            number("endLine", place.end.map(|(line, _)| line));
+            number("line", step_target.line);
+            number("col", step_target.column);
+            number("endLine", step_target.end.map(|(line, _)| line));
             // GitHub takes columns of one line only.
-            number("endColumn", place.end.filter(|(line, _)| Some(*line) == place.line).map(|(_, column)| column));
+            number(
+                "endColumn",
+                step_target.end.filter(|(line, _)| Some(*line) == step_target.line).map(|(_, column)| column),
+            );
         }
         if let Some(title) = &self.title {
             properties.push(("title", text::truncate(title, MAX_TITLE_CHARS)));
@@ -149,15 +152,15 @@ struct AnnotationCount {
 }
 
 impl AnnotationLimiter {
-    /// `here` is what relative paths are below of; `roots` are the names of the repository's folder.
+    /// `working_dir` is what relative paths are below of; `roots` are the names of the repository's folder.
     pub(super) fn new(here: PathBuf, roots: Vec<PathBuf>) -> Self {
         Self { roots, working_dir: here, counts: Default::default() }
     }
 
     /// What is to be written for it now, if anything.
     pub(super) fn add(&mut self, mut annotation: WorkflowAnnotation) -> Option<String> {
-        if let Some(place) = &mut annotation.location {
-            place.path = self.working_dir.join(&place.path);
+        if let Some(step_target) = &mut annotation.location {
+            step_target.path = self.working_dir.join(&step_target.path);
         }
         let count = &mut self.counts[annotation.level as usize];
         count.seen_count += 1;

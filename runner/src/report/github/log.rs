@@ -14,7 +14,7 @@
 use super::{
     super::{
         CommandConclusion, DeploymentReporter,
-        story::{DisplayItem, DisplayLine, EventFormatter, LineStyle},
+        formatter::{DisplayItem, DisplayLine, EventFormatter, LineStyle},
         terminal::{self, ReportOptions, Verbosity},
     },
     WorkflowOutput,
@@ -52,9 +52,9 @@ impl GroupedLogReporter {
         Self { workflow, options, formatter: EventFormatter::default(), open_group: None }
     }
 
-    fn open_group_for(&mut self, place: &StepTarget, title: &str) {
+    fn open_group_for(&mut self, step_target: &StepTarget, title: &str) {
         if self.open_group.is_none() && self.options.verbosity > Verbosity::Quiet {
-            self.open_group = Some(place.clone());
+            self.open_group = Some(step_target.clone());
             self.workflow.with_stream(|stream| stream.group(&text::truncate(title, MAX_TITLE_COLUMNS)));
         }
     }
@@ -114,8 +114,8 @@ impl GroupedLogReporter {
 
     fn write_line(&mut self, position: LogPosition<'_>, line: &DisplayLine, text: &str, is_foreign: bool) {
         match position {
-            LogPosition::InGroup(place) if self.options.verbosity > Verbosity::Quiet => {
-                self.open_group_for(place, &line.label)
+            LogPosition::InGroup(step_target) if self.options.verbosity > Verbosity::Quiet => {
+                self.open_group_for(step_target, &line.label)
             }
             LogPosition::InGroup(_) | LogPosition::AfterGroup | LogPosition::OutsideGroups
                 if line.min_verbosity > self.options.verbosity =>
@@ -135,7 +135,7 @@ impl DeploymentReporter for GroupedLogReporter {
         let tellings = self.formatter.format_entry(entry, self.options.continues_after.as_deref());
         let side = log_position(&entry.event);
         match side {
-            LogPosition::InGroup(place) if self.open_group.as_ref() == Some(place) => {}
+            LogPosition::InGroup(step_target) if self.open_group.as_ref() == Some(step_target) => {}
             LogPosition::InGroup(_) | LogPosition::AfterGroup | LogPosition::OutsideGroups => self.close_group(),
         }
         let title = tellings.iter().find_map(|telling| match telling {
@@ -148,8 +148,8 @@ impl DeploymentReporter for GroupedLogReporter {
             | DisplayItem::Meter { .. }
             | DisplayItem::StepEnded => None,
         });
-        if let (LogPosition::InGroup(place), Some(title)) = (side, title) {
-            self.open_group_for(place, &title);
+        if let (LogPosition::InGroup(step_target), Some(title)) = (side, title) {
+            self.open_group_for(step_target, &title);
         }
         for telling in tellings {
             self.show_item(side, telling);
@@ -173,11 +173,11 @@ impl Drop for GroupedLogReporter {
 
 fn log_position(event: &JournalEvent) -> LogPosition<'_> {
     match event {
-        JournalEvent::Probe { step_target: place, .. }
-        | JournalEvent::Intent { step_target: place, .. }
-        | JournalEvent::Progress { step_target: place, .. }
-        | JournalEvent::UndoIntent { step_target: place }
-        | JournalEvent::Decision { step_target: place, decision: Decision::Run { .. } } => LogPosition::InGroup(place),
+        JournalEvent::Probe { step_target, .. }
+        | JournalEvent::Intent { step_target, .. }
+        | JournalEvent::Progress { step_target, .. }
+        | JournalEvent::UndoIntent { step_target }
+        | JournalEvent::Decision { step_target, decision: Decision::Run { .. } } => LogPosition::InGroup(step_target),
         JournalEvent::Decision { .. } | JournalEvent::Outcome { .. } | JournalEvent::UndoOutcome { .. } => {
             LogPosition::AfterGroup
         }

@@ -6,7 +6,7 @@
 //!   Entry, Conclusion ──► summary (Markdown)
 //! ```
 //!
-//! Invariant: [`Workflow`] is the only way to the stream, so that lines stay in order, and what foreign text says is never
+//! Invariant: [`WorkflowOutput`] is the only way to the stream, so that lines stay in order, and what foreign text says is never
 //! obeyed: it is escaped as everywhere ([`super::text`]), and stands between `::stop-commands::` and its end as well.
 //! Deliberately absent: files, environment, randomness; the caller gives what is needed of them.
 

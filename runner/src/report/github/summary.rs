@@ -10,9 +10,9 @@ use jiff::Timestamp;
 
 use super::{
     super::{
-        ColorMode, CommandConclusion, DeploymentReporter, step_label,
-        story::{DisplayItem, DisplayLine, EventFormatter},
-        words,
+        ColorMode, CommandConclusion, DeploymentReporter,
+        formatter::{DisplayItem, DisplayLine, EventFormatter},
+        messages, step_label,
     },
     gantt::{BarStatus, GanttBar, gantt_chart},
     markdown::{code_block, escape_inline},
@@ -69,7 +69,7 @@ pub struct JobSummaryReporter {
 
 /// A step.
 struct SummaryRow {
-    place: StepTarget,
+    step_target: StepTarget,
     phase: Option<StepPhase>,
     decision: &'static str,
     reason: String,
@@ -97,7 +97,7 @@ enum StepRowStatus {
 }
 
 impl JobSummaryReporter {
-    /// A page of at most `room` bytes, given to `write`. `by_hand` is the command that goes on from a terminal.
+    /// A page of at most `max_bytes` bytes, given to `write`. `resume_command` is the command that goes on from a terminal.
     #[must_use]
     pub fn new(
         earlier: Vec<PreviousAttempt>,
@@ -121,17 +121,17 @@ impl JobSummaryReporter {
         }
     }
 
-    fn row(&mut self, place: &StepTarget) -> &mut SummaryRow {
-        let at = self.rows.iter().position(|row| row.place == *place).unwrap_or_else(|| {
+    fn row(&mut self, step_target: &StepTarget) -> &mut SummaryRow {
+        let at = self.rows.iter().position(|row| row.step_target == *step_target).unwrap_or_else(|| {
             // A hook is no step of the plan.
-            self.rows.push(SummaryRow::new(place.clone(), None));
+            self.rows.push(SummaryRow::new(step_target.clone(), None));
             self.rows.len() - 1
         });
         &mut self.rows[at]
     }
 
-    fn on_decision(&mut self, place: &StepTarget, decision: &Decision) {
-        let row = self.row(place);
+    fn on_decision(&mut self, step_target: &StepTarget, decision: &Decision) {
+        let row = self.row(step_target);
         let fate = match decision {
             // What was adopted is skipped then: the news is that it was adopted.
             Decision::Skip { .. } if row.status == StepRowStatus::Adopted => return,
@@ -141,8 +141,8 @@ impl JobSummaryReporter {
             Decision::Stop { .. } => StepRowStatus::Stopped,
         };
         row.status = fate;
-        row.decision = words::decision(decision);
-        row.reason = words::decision_reason(decision);
+        row.decision = messages::decision(decision);
+        row.reason = messages::decision_reason(decision);
     }
 
     /// The page.
@@ -153,8 +153,9 @@ impl JobSummaryReporter {
             return page.text;
         };
         let (app, release, environment) = (&header.app, &header.release.label, &header.environment);
-        let stuck = self.rows.iter().rev().find(|row| row.is_unfinished()).map(|row| &row.place);
-        let ending = escape_inline(&words::result_at_step(Some(conclusion.exit), self.verified, stuck), MAX_CELL_CHARS);
+        let stuck = self.rows.iter().rev().find(|row| row.is_unfinished()).map(|row| &row.step_target);
+        let ending =
+            escape_inline(&messages::result_at_step(Some(conclusion.exit), self.verified, stuck), MAX_CELL_CHARS);
         let title = escape_inline(&format!("{app} {release} → {environment}"), MAX_CELL_CHARS);
         page.push_if_fits(&format!("## {title}: {ending}\n\n"));
         if let Some(summary) = self.formatter.summary_line(conclusion.exit) {
@@ -224,7 +225,7 @@ impl JobSummaryReporter {
                 StepRowStatus::Undone => ((3, "runs"), "it was undone"),
                 StepRowStatus::NotReached => ((4, "comes to what this attempt did not:"), ""),
             };
-            let step = escape_inline(&step_label(&row.place), MAX_CELL_CHARS);
+            let step = escape_inline(&step_label(&row.step_target), MAX_CELL_CHARS);
             plans.entry(what).or_default().push(if why.is_empty() { step } else { format!("{step} ({why})") });
         }
         let begins = match exit {
@@ -253,7 +254,7 @@ impl JobSummaryReporter {
             .iter()
             .map(|attempt| GanttBar {
                 section: format!("attempt {}", attempt.number),
-                label: words::result_at_step(attempt.exit, attempt.verified, attempt.failed_step.as_ref()),
+                label: messages::result_at_step(attempt.exit, attempt.verified, attempt.failed_step.as_ref()),
                 status: bar_status(attempt.exit),
                 started_at: attempt.started_at,
                 ended_at: attempt.ended_at,
@@ -278,12 +279,12 @@ impl JobSummaryReporter {
                 };
                 let ended = ended.unwrap_or(last);
                 // The word comes first: some names of steps mean something to Mermaid.
-                let label = format!("{} {}", row.keyword, step_label(&row.place));
+                let label = format!("{} {}", row.keyword, step_label(&row.step_target));
                 Some(GanttBar { section: section.clone(), label, status: mood, started_at: began, ended_at: ended })
             })
             .collect();
         if steps.is_empty() {
-            let label = words::result_at_step(Some(exit), self.verified, None);
+            let label = messages::result_at_step(Some(exit), self.verified, None);
             bars.push(GanttBar { section, label, status: bar_status(Some(exit)), started_at: began, ended_at: last });
         } else {
             bars.extend(steps);
@@ -310,20 +311,20 @@ impl DeploymentReporter for JobSummaryReporter {
                 self.rows =
                     steps.iter().map(|step| SummaryRow::new(step.step_target.clone(), Some(step.phase))).collect();
             }
-            JournalEvent::Decision { step_target: place, decision } => {
-                self.on_decision(place, decision);
+            JournalEvent::Decision { step_target, decision } => {
+                self.on_decision(step_target, decision);
                 // For one that runs, the time is that of the call.
-                self.row(place).took_ms = line.and_then(|line| line.took_ms);
+                self.row(step_target).took_ms = line.and_then(|line| line.took_ms);
             }
-            JournalEvent::Intent { step_target: place, .. } => {
-                let row = self.row(place);
+            JournalEvent::Intent { step_target, .. } => {
+                let row = self.row(step_target);
                 row.status = StepRowStatus::Started;
                 row.keyword = "begun";
                 "begun, and not ended".clone_into(&mut row.result);
                 row.action_time = Some((row.action_time.map_or(entry.at, |(began, _)| began), None));
             }
-            JournalEvent::Outcome { step_target: place, outcome: result, .. } => {
-                let row = self.row(place);
+            JournalEvent::Outcome { step_target, outcome: result, .. } => {
+                let row = self.row(step_target);
                 row.status = match result {
                     StepOutcome::Succeeded { .. } => StepRowStatus::Ran,
                     StepOutcome::Failed { .. } => StepRowStatus::Failed,
@@ -332,11 +333,11 @@ impl DeploymentReporter for JobSummaryReporter {
                 row.action_time = row.action_time.map(|(began, _)| (began, Some(entry.at)));
                 row.set_result(line);
             }
-            JournalEvent::UndoIntent { step_target: place } => {
-                self.row(place).status = StepRowStatus::Started;
+            JournalEvent::UndoIntent { step_target } => {
+                self.row(step_target).status = StepRowStatus::Started;
             }
-            JournalEvent::UndoOutcome { step_target: place, failure } => {
-                let row = self.row(place);
+            JournalEvent::UndoOutcome { step_target, failure } => {
+                let row = self.row(step_target);
                 row.status = if failure.is_none() { StepRowStatus::Undone } else { StepRowStatus::Unknown };
                 let took_ms = row.took_ms;
                 row.set_result(line);
@@ -359,9 +360,9 @@ impl DeploymentReporter for JobSummaryReporter {
 }
 
 impl SummaryRow {
-    fn new(place: StepTarget, phase: Option<StepPhase>) -> Self {
+    fn new(step_target: StepTarget, phase: Option<StepPhase>) -> Self {
         Self {
-            place,
+            step_target,
             phase,
             decision: "",
             reason: String::new(),
@@ -398,7 +399,7 @@ impl SummaryRow {
         let cell = |text: &str| escape_inline(text, MAX_CELL_CHARS);
         let result = if self.status == StepRowStatus::NotReached { "not reached" } else { &self.result };
         let took = self.took_ms.map(text::format_duration).unwrap_or_default();
-        let cells = [&step_label(&self.place), self.decision, &self.reason, result, &took].map(cell);
+        let cells = [&step_label(&self.step_target), self.decision, &self.reason, result, &took].map(cell);
         format!("| {} |\n", cells.join(" | "))
     }
 }
@@ -433,7 +434,7 @@ impl BoundedPage {
 
     fn push_problems(&mut self, exit: ExitKind, problems: &[&Diagnostic]) {
         self.max_bytes = self.max_bytes.saturating_sub(TRUNCATED_NOTE.len());
-        self.push_if_fits(&format!("## Nothing was begun: {}\n\n", words::result(Some(exit), false)));
+        self.push_if_fits(&format!("## Nothing was begun: {}\n\n", messages::result(Some(exit), false)));
         let fits = problems.iter().all(|problem| self.push_error(problem));
         self.max_bytes += TRUNCATED_NOTE.len();
         if !fits {

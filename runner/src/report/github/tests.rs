@@ -18,7 +18,7 @@ use super::{
 };
 use crate::report::{
     ColorMode, CommandConclusion, DeploymentReporter, InteractiveMode, ReportOptions, Verbosity,
-    fixture::{self, JournalFixture, place},
+    fixture::{self, JournalFixture, step_target},
 };
 use contract::{
     Secret,

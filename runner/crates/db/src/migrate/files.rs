@@ -1,7 +1,7 @@
 //! A directory of migrations, in the form of the tool that it was written for.
 //!
 //! Invariant: a file's identity is what its tool says it is (its version), and so is its checksum. A further form is one more
-//! [`Format`]. Pure but for [`read`]. Deliberately absent: what is applied.
+//! [`MigrationFormat`]. Pure but for [`read_sql_files`]. Deliberately absent: what is applied.
 
 use std::{
     borrow::Cow,

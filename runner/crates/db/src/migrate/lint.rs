@@ -16,7 +16,7 @@ use squawk_syntax::SourceFile;
 use super::{
     super::sql::{SqlEngine, SqlPosition},
     files::Migration,
-    part::{MigrationSection, section_statements},
+    section::{MigrationSection, section_statements},
 };
 
 /// What a finding does.

@@ -7,16 +7,16 @@
 //! The way of a file: [`files`] reads, a [`format`] tells its parts, [`split`] cuts statements, [`run`] applies them, [`unit`] and
 //! [`probe`] see to what no transaction can hold. Deliberately absent: what the plan decides about the step.
 
-mod desk;
+mod admin;
+mod catalog;
 mod dialect;
 mod files;
 mod format;
 mod history;
 mod lint;
 mod lock;
-mod part;
-mod probe;
 mod run;
+mod section;
 mod split;
 mod unit;
 
@@ -46,7 +46,7 @@ use plan::{DirAccess, ServerUrl};
 
 pub use self::split::skip_blank;
 pub use self::{
-    desk::{MigrationAdmin, MigrationFileStatus, MigrationResolution, MigrationStatus},
+    admin::{MigrationAdmin, MigrationFileStatus, MigrationResolution, MigrationStatus},
     lint::{LintFinding, LintLevel},
     run::MigrationFence,
 };

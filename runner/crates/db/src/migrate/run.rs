@@ -14,13 +14,13 @@ use serde_json::json;
 use super::{
     super::sql::{SqlEngine, SqlPosition, SqlSession, SqlSessionError, TransactionMode},
     MigrationLogFn, MigrationOptions,
+    catalog::{self, IntentOutcome},
     dialect::{LedgerWrite as Write, SqlDialect},
     files::Migration,
     format::MigrationFormat,
     history::{LedgerRow, MigrationHistory},
     lock,
-    part::{MigrationSection, hint_for, may_change_session, section_statements, without_outer_transaction},
-    probe::{self, IntentOutcome},
+    section::{MigrationSection, hint_for, may_change_session, section_statements, without_outer_transaction},
     split::SqlStatement,
     unit::{self, CatalogCheck, ExecutionMode, ExecutionUnit},
 };
@@ -460,7 +460,7 @@ impl MigrationRun<'_> {
     async fn probe_intent(&self, entry: &LedgerRow) -> Result<IntentOutcome, SqlSessionError> {
         let note: serde_json::Value = serde_json::from_str(&entry.note).unwrap_or_default();
         let check = serde_json::from_value(note["about"].clone()).unwrap_or(CatalogCheck::Unobservable);
-        probe::intent_outcome(self.session, self.dialect, &check, note["before"].as_str().unwrap_or_default()).await
+        catalog::intent_outcome(self.session, self.dialect, &check, note["before"].as_str().unwrap_or_default()).await
     }
 
     /// One statement that no transaction can hold.
@@ -473,7 +473,7 @@ impl MigrationRun<'_> {
         is_retry: bool,
     ) -> Result<(), ExecError> {
         let start = unit.statements[0].range.start;
-        let before = probe::state_before(self.session, self.dialect, check).await?;
+        let before = catalog::state_before(self.session, self.dialect, check).await?;
         let note =
             json!({ "about": check, "before": before, "line": SqlPosition::at(section.text, start).line }).to_string();
         let intent = self.dialect.upsert_ledger_sql(&Write {
@@ -519,7 +519,7 @@ impl MigrationRun<'_> {
             Ok(()) => Ok(self.session.run_batch(&self.statement_done_sql(version, unit, "")).await?),
             Err(ExecError::Session(fault)) if !fault.lost => {
                 // The server says that it failed; an index may be half there.
-                let intent_outcome = probe::intent_outcome(self.session, self.dialect, check, &before).await?;
+                let intent_outcome = catalog::intent_outcome(self.session, self.dialect, check, &before).await?;
                 if intent_outcome != IntentOutcome::Applied {
                     self.session.run_batch(&self.dialect.delete_ledger_sql("statement", version, unit.number)).await?;
                 }

@@ -5,12 +5,12 @@
 //! [`confine`]). SQLite's own durability is kept: `synchronous = FULL`, and never a journal in memory.
 //!
 //! Calls of one session are meant to come one after the other. Deliberately absent: a pool (a step has one session), retries
-//! (`drive` does that, by [`SqlError::retryable`]), and other engines.
+//! (`drive` does that, by [`SqliteError::retryable`]), and other engines.
 
-mod confine;
+mod authorizer;
 mod control;
 mod error;
-mod script;
+mod script_split;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -26,7 +26,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use tokio::sync::oneshot;
 
 pub use error::{SqlFailureKind, SqlPosition, SqliteError, SqliteFault};
-pub use script::{ScriptStatement, script_statements};
+pub use script_split::{ScriptStatement, script_statements};
 
 use control::{SqliteCall, SqliteCallControl};
 use plan::DirAccess;
@@ -87,7 +87,7 @@ pub struct SqliteSession {
 
 impl SqliteSession {
     /// Opens the database at `path`, which must be absolute. With write access a missing file is created, a missing folder is
-    /// not; with read access a missing file is [`Fault::Missing`]. A lock of another process is waited for, up to 5 s.
+    /// not; with read access a missing file is [`Fault::MissingJournalArg`]. A lock of another process is waited for, up to 5 s.
     pub async fn open(path: &Path, access: DirAccess) -> Result<Self, SqliteError> {
         let (jobs, queue) = mpsc::channel();
         let (closing, closed) = mpsc::channel();
@@ -123,7 +123,7 @@ impl SqliteSession {
         Ok(session)
     }
 
-    /// Runs one statement and returns its rows, up to [`MAX_ROWS`] and [`MAX_BYTES`].
+    /// Runs one statement and returns its rows, up to [`MAX_RESULT_ROWS`] and [`MAX_RESULT_BYTES`].
     pub async fn query(&self, sql: String, parameters: Vec<SqlValue>) -> Result<SqlRows, SqliteError> {
         self.call(move |worker| worker.query(&sql, &parameters)).await
     }

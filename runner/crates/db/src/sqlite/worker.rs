@@ -13,10 +13,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Statement, types::ValueRef};
 
 use super::{
     MAX_RESULT_BYTES, MAX_RESULT_ROWS, SqlRows, SqlValue, TransactionMode,
-    confine::SqliteAuthorizer,
+    authorizer::SqliteAuthorizer,
     control::{SqliteCall, SqliteCallControl},
     error::{SqlPosition, SqliteError, SqliteFault},
-    script::{ScriptStatement, script_statements},
+    script_split::{ScriptStatement, script_statements},
 };
 use plan::DirAccess;
 

@@ -12,10 +12,10 @@ use rustix::{
 };
 
 use super::{
+    dir_cursor::{self, DirCursor},
     entry::{self, ArchiveEntryKind},
     error::ArchiveError,
-    folders::{self, DirCursor},
-    list::{self, FileListEntry},
+    file_list::{self, FileListEntry},
 };
 
 /// Most lines that are returned.
@@ -29,8 +29,8 @@ const MAX_DIFFERENCES: usize = 20;
 /// # Errors
 /// [`ArchiveError::Disk`] when the system does not let us look.
 pub fn compare(dir: &Dir, path: &str) -> Result<Vec<String>, ArchiveError> {
-    let folder = folders::open_parent(dir, path).and_then(|(parent, name)| {
-        folders::open_dir(parent.as_fd(), name).map_err(ArchiveError::filesystem("opened", path))
+    let folder = dir_cursor::open_parent(dir, path).and_then(|(parent, name)| {
+        dir_cursor::open_dir(parent.as_fd(), name).map_err(ArchiveError::filesystem("opened", path))
     });
     let folder = match folder {
         Ok(folder) => folder,
@@ -42,7 +42,7 @@ pub fn compare(dir: &Dir, path: &str) -> Result<Vec<String>, ArchiveError> {
         }
         Err(error) => return Err(error),
     };
-    let entries = match list::read(folder.as_fd())? {
+    let entries = match file_list::read(folder.as_fd())? {
         Ok(entries) => entries,
         Err(unusable) => return Ok(vec![unusable.to_string()]),
     };
@@ -88,7 +88,9 @@ fn difference(listed: &FileListEntry, folders: &mut DirCursor) -> Result<Option<
         ArchiveEntryKind::File if stat.st_size.cast_unsigned() != listed.size => {
             changed(format!("size {}, was {}", stat.st_size, listed.size))
         }
-        ArchiveEntryKind::File if list::modified_time(&stat) != listed.modified => changed("modified since".to_owned()),
+        ArchiveEntryKind::File if file_list::modified_time(&stat) != listed.modified => {
+            changed("modified since".to_owned())
+        }
         ArchiveEntryKind::File => Ok(None),
         ArchiveEntryKind::Symlink => {
             let target = link_target(parent, name).map_err(ArchiveError::filesystem("read", &listed.path))?;

@@ -6,7 +6,7 @@
 use super::{
     ArchiveLimits,
     error::{ArchiveError, ArchiveLimitKind, EntryRefusal},
-    list,
+    file_list,
 };
 
 /// Deepest nesting of directories: each level may cost an open handle.
@@ -53,7 +53,7 @@ impl EntryPath {
             path.push_str(component);
         }
         // By any case, and with anything below: the folder may move to a filesystem that ignores case.
-        if path.split('/').next().is_some_and(|first| first.eq_ignore_ascii_case(list::FILE_LIST_NAME)) {
+        if path.split('/').next().is_some_and(|first| first.eq_ignore_ascii_case(file_list::FILE_LIST_NAME)) {
             return refused(EntryRefusal::Reserved);
         }
         Ok(Self(path))

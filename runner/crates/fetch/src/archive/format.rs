@@ -2,7 +2,7 @@
 
 use super::error::ArchiveError;
 
-/// First bytes of a source that [`Format::detect`] wants to see, when there are as many.
+/// First bytes of a source that [`ArchiveFormat::detect`] wants to see, when there are as many.
 pub(super) const HEAD_BYTES: usize = 512;
 
 /// How an archive is packed.

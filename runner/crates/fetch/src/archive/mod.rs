@@ -23,13 +23,13 @@ use contract::Digest;
 
 mod compare;
 mod decode;
+mod dir_cursor;
 mod entry;
 mod error;
-mod folders;
+mod file_list;
 mod format;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
-mod list;
 mod pipeline;
 mod remove;
 mod tarball;
@@ -190,7 +190,7 @@ struct PartialFolder<'a> {
 
 impl<'a> PartialFolder<'a> {
     fn create(dir: &'a Dir, path: &'a str) -> Result<Self, ArchiveError> {
-        let (parent, name) = folders::open_parent(dir, path)?;
+        let (parent, name) = dir_cursor::open_parent(dir, path)?;
         match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
             Ok(()) => Ok(Self { dir, path, is_kept: false }),
             Err(rustix::io::Errno::EXIST) => Err(ArchiveError::FolderExists(path.to_owned())),
@@ -199,8 +199,8 @@ impl<'a> PartialFolder<'a> {
     }
 
     fn folder(&self) -> Result<OwnedFd, ArchiveError> {
-        let (parent, name) = folders::open_parent(self.dir, self.path)?;
-        folders::open_dir(parent.as_fd(), name).map_err(ArchiveError::filesystem("opened", self.path))
+        let (parent, name) = dir_cursor::open_parent(self.dir, self.path)?;
+        dir_cursor::open_dir(parent.as_fd(), name).map_err(ArchiveError::filesystem("opened", self.path))
     }
 
     fn discard(mut self, failure: ArchiveError) -> ArchiveError {

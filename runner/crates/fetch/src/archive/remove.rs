@@ -12,7 +12,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{error::ArchiveError, folders};
+use super::{dir_cursor, error::ArchiveError};
 
 /// A directory on the way down.
 struct RemovalLevel {
@@ -27,7 +27,7 @@ struct RemovalLevel {
 /// # Errors
 /// [`ArchiveError::NoFolder`] for a path without a name of its own, [`ArchiveError::Disk`] for the system's errors.
 pub fn remove(dir: &Dir, path: &str) -> Result<(), ArchiveError> {
-    let (parent, name) = match folders::open_parent(dir, path) {
+    let (parent, name) = match dir_cursor::open_parent(dir, path) {
         Ok(found) => found,
         Err(ArchiveError::Filesystem { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),

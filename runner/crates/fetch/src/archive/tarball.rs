@@ -1,6 +1,6 @@
 //! Tar: v7, ustar, pax and GNU headers, read strictly.
 //!
-//! The stream is walked here and not by the tar crate (whose `Header` decodes the fields), since its walk keeps
+//! The stream is walked here and not by the tar crate (whose `JournalHeader` decodes the fields), since its walk keeps
 //! extended headers of any length in memory and takes a stream without an end marker for a whole one. Deliberately
 //! absent: sparse files, several volumes, extended attributes (skipped).
 //! Format: POSIX.1-2017 `pax`, "ustar Interchange Format" and "pax Header Block"; GNU tar manual, "Basic Tar Format".

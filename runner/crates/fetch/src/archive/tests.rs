@@ -13,11 +13,11 @@ use ::tar::{EntryType, Header};
 
 use super::{error::EntryRefusal, *};
 
-mod comparing;
+mod compare_remove;
 mod damaged;
+mod edge_cases;
 mod hostile;
 mod round_trip;
-mod tricks;
 
 /// A granted directory `grant` with a file `outside` beside it.
 struct ArchiveTestDir {
@@ -91,7 +91,7 @@ fn listing(root: &Path) -> BTreeMap<String, (char, u32, String)> {
                 ('f', meta.mode() & 0o7777, String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned())
             };
             let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
-            if name != list::FILE_LIST_NAME {
+            if name != file_list::FILE_LIST_NAME {
                 found.insert(name, what);
             }
         }

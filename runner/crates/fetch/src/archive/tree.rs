@@ -14,10 +14,10 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 
 use super::{
     UnpackJob,
+    dir_cursor::DirCursor,
     entry::{self, ArchiveEntryKind, EntryAttributes, EntryPath, ModifiedTime},
     error::{ArchiveError, ArchiveLimitKind, EntryRefusal},
-    folders::DirCursor,
-    list::{self, FileListEntry},
+    file_list::{self, FileListEntry},
 };
 
 /// Links that are followed for one path, as the kernel does.
@@ -168,7 +168,7 @@ impl<'a> ExtractionTree<'a> {
                 .filter(|node| node.kind == ArchiveEntryKind::Directory)
                 .map(|node| FileListEntry::directory(node.path.clone(), attributes.get(node.path.as_str()).copied())),
         );
-        list::write(self.cursor.root(), &mut self.list_entries)?;
+        file_list::write(self.cursor.root(), &mut self.list_entries)?;
         // Children before parents: a parent may lock its children away. Of entries for the same directory the last
         // counts.
         self.directories.reverse();

@@ -1,6 +1,6 @@
 //! What an IP address is, and whether a granted name may lead to it. Pure.
 //!
-//! Invariant: an address that a name resolves to is used only after [`permit`] allowed it, and the connection goes to that very
+//! Invariant: an address that a name resolves to is used only after [`check_address`] allowed it, and the connection goes to that very
 //! address; so a name that changes its mind between check and connection gains nothing. The ranges are those of the
 //! IANA special-purpose registries (RFC 6890), with the metadata services of the large clouds added.
 

@@ -1,6 +1,6 @@
 //! A download, which goes on where it broke off.
 //!
-//! After a fault that may pass, the URL is asked again for the rest (RFC 9110, 14: `Range` and `If-Range`), from the start of
+//! After a fault that may pass, the URL is asked again for the rest (RFC 9110, 14: `ContentRange` and `If-Range`), from the start of
 //! its redirects, so that every hop passes the gate again and a signed address that has expired is made anew. A server that
 //! answers with the whole, or wrongly to ranges, is believed as to the whole: what was handed out before is skipped.
 //!

@@ -12,7 +12,7 @@ use super::error::{NetError, url_for_display};
 use contract::Secret;
 use plan::HttpGrant;
 
-/// One request. [`Request::new`] fills in the defaults.
+/// One request. [`NetRequest::new`] fills in the defaults.
 #[derive(Clone, Debug)]
 pub struct NetRequest {
     /// The method.
@@ -95,7 +95,7 @@ pub(super) fn check_url(url: &Url) -> Result<(), &'static str> {
 pub(super) struct RedirectHop {
     pub(super) method: Method,
     pub(super) url: Url,
-    /// Headers given by the step; those of the grant come on top in [`Hop::headers_with`].
+    /// Headers given by the step; those of the grant come on top in [`RedirectHop::headers_with_grant`].
     headers: HeaderMap,
     pub(super) body: Option<Vec<u8>>,
     /// The URL that redirected here.

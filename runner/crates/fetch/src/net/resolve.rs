@@ -1,6 +1,6 @@
 //! Name → addresses, with the check of each address built into the way there.
 //!
-//! The HTTP library resolves through [`Guarded`] and connects to what it returns, so that no name is connected to unchecked. A
+//! The HTTP library resolves through [`GuardedResolver`] and connects to what it returns, so that no name is connected to unchecked. A
 //! name of which one address is refused is refused as a whole: which of them is tried would be up to chance.
 
 use std::{

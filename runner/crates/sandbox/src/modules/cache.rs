@@ -3,7 +3,7 @@
 //! A download is named by its digest, which is compared whenever it is read.
 //! Precompiled code is native code without an integrity check, so it comes from this user's runner or not at all: a file's
 //! owner and mode are looked at, it is copied into memory that can't be changed, and its MAC is right; only then is it
-//! [`Verified`]. The key lies
+//! [`VerifiedCode`]. The key lies
 //! in another folder, so that a folder that was restored from somewhere, such as a CI's cache, is worth nothing.
 //! Deliberately absent: compiling, and running what was read.
 
@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     NoticeHandler, UserPaths,
-    folder::{FilePrivacy, PrivateDir, PrivateDirError, UntrustedFileError},
+    private_dir::{FilePrivacy, PrivateDir, PrivateDirError, UntrustedFileError},
 };
 use contract::{Digest, diagnostic::Notice};
 use fetch::registry::{ModuleLayer, RegistryClient, RegistryError};

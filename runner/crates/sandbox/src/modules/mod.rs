@@ -4,7 +4,7 @@
 //! deploy.lock).
 
 mod cache;
-mod folder;
+mod private_dir;
 
 use std::{path::PathBuf, sync::Arc};
 

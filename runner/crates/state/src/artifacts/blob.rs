@@ -11,7 +11,7 @@ use url::Url;
 
 use super::{
     ArtifactError,
-    calls::{ServiceCall, ServiceHttpClient, ServiceResponse},
+    http_client::{ServiceCall, ServiceHttpClient, ServiceResponse},
 };
 
 /// As large as the official client's.

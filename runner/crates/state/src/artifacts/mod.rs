@@ -14,21 +14,24 @@
 //! brings a runtime. Dropping a future is safe at any point.
 
 mod blob;
-mod calls;
 mod error;
+mod http_client;
 mod rest;
+mod runtime_token;
 mod service;
-mod token;
 
 use bytes::Bytes;
 use reqwest::StatusCode;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
-pub use calls::CallLimits;
 pub use error::ArtifactError;
+pub use http_client::CallLimits;
 
-use self::{calls::ServiceHttpClient, rest::RestArtifactClient, service::ArtifactServiceClient, token::JobBackendIds};
+use self::{
+    http_client::ServiceHttpClient, rest::RestArtifactClient, runtime_token::JobBackendIds,
+    service::ArtifactServiceClient,
+};
 use contract::{Digest, Secret};
 
 /// The most bytes of an artifact: far more than a run's journals.
@@ -104,7 +107,7 @@ impl ArtifactStore {
     /// The artifacts of a run. Nothing is asked yet; the machine's certificate authorities are read, which blocks for some milliseconds.
     ///
     /// # Errors
-    /// [`ArtifactError::Access`] when a URL, the repository or a token can't be one.
+    /// [`ArtifactError::ArtifactAccess`] when a URL, the repository or a token can't be one.
     pub fn new(access: ArtifactAccess) -> Result<Self, ArtifactError> {
         Self::with_limits(access, CallLimits::DEFAULT)
     }

@@ -13,7 +13,7 @@ use url::Url;
 
 use super::{
     ArtifactError, ArtifactInfo, ArtifactSource, RestApiAccess, blob,
-    calls::{ServiceCall, ServiceHttpClient, ServiceResponse},
+    http_client::{ServiceCall, ServiceHttpClient, ServiceResponse},
 };
 
 /// Artifacts a page: the most that GitHub gives.

@@ -11,8 +11,8 @@ use url::Url;
 
 use super::{
     ArtifactAccess, ArtifactError, ArtifactInfo, ArtifactSource,
-    calls::{RetryPolicy, ServiceCall, ServiceHttpClient},
-    token::{self, JobBackendIds},
+    http_client::{RetryPolicy, ServiceCall, ServiceHttpClient},
+    runtime_token::{self, JobBackendIds},
 };
 use contract::{Digest, Secret};
 
@@ -108,7 +108,7 @@ impl ArtifactServiceClient {
         if !access.runtime_token.reveal().bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(wrong("it has characters that no token has"));
         }
-        let own = token::job_backend_ids(&access.runtime_token).map_err(wrong)?;
+        let own = runtime_token::job_backend_ids(&access.runtime_token).map_err(wrong)?;
         Ok(Self { origin: url.origin().ascii_serialization(), token: access.runtime_token.clone(), own_job: own })
     }
 

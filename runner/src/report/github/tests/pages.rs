@@ -90,7 +90,7 @@ fn the_page_of_a_retry_has_the_attempts_before_it() {
             ended_at: ended,
             exit,
             verified: false,
-            failed_step: stuck.map(place),
+            failed_step: stuck.map(step_target),
         }
     };
     let earlier = vec![
@@ -302,9 +302,9 @@ fn a_page_is_cut_between_rows() {
     let mut tape = JournalFixture::new().attempt(1, "1-aaaaaa", 1, "r1");
     let long = "word ".repeat(60);
     for number in 0..3_000 {
-        let place = place(&format!("step-{number}"));
+        let step_target = step_target(&format!("step-{number}"));
         let decision = Decision::Stop { reason: DecisionReason::Unknown { why: long.clone() } };
-        tape = tape.push(1, JournalEvent::Decision { step_target: place, decision });
+        tape = tape.push(1, JournalEvent::Decision { step_target, decision });
     }
     let error = failed_error();
     let conclusion = CommandConclusion { exit: ExitKind::InDoubt, error: Some(&error) };

@@ -13,7 +13,7 @@ use crate::report::{
     self, ColorMode, CommandConclusion, DeploymentReporter, InteractiveMode, JsonLinesReporter, OutputFormat,
     TerminalReporter, Verbosity,
     github::{GroupedLogReporter, JobSummaryReporter, WorkflowOutput},
-    json, words,
+    json, messages,
 };
 use contract::{
     AttemptNumber, Secret,
@@ -125,7 +125,7 @@ impl CommandOutput {
             verbosity: self.verbosity,
             color: self.color,
             interactive: self.interactive_mode,
-            continues_after: last.map(|last| words::continues_after(last.exit, last.failed_step.as_ref())),
+            continues_after: last.map(|last| messages::continues_after(last.exit, last.failed_step.as_ref())),
         };
         let reporter: Box<dyn DeploymentReporter> = match (self.format, &self.workflow) {
             (OutputFormat::Json, _) => Box::new(JsonLinesReporter::new(Box::new(std::io::stdout()))),

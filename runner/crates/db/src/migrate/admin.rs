@@ -10,8 +10,8 @@ use super::{
     files::{Migration, version_order},
     history::{self, MigrationHistory},
     lint::{self, LintFinding, LintLevel},
-    part::{MigrationSection, section_statements, without_outer_transaction},
     run::{MigrationFence, MigrationRun},
+    section::{MigrationSection, section_statements, without_outer_transaction},
 };
 use crate::failure;
 use contract::step::{MessageLevel, StepFailure};

@@ -62,13 +62,13 @@ impl AttemptError {
         let ResumeHint { resume_command: again, skipped_steps: done, next_step: next } = resume_hint;
         let skipped = if done.is_empty() { String::new() } else { format!(" (skips: {})", done.join(", ")) };
         match self {
-            Self::Failed { step_target: place, failure, outcome_known: known } => {
+            Self::Failed { step_target, failure, outcome_known: known } => {
                 let (code, exit) = match (known, migration_code(failure)) {
                     (true, Some(told)) => told,
                     (true, None) => (ErrorCode("P0301"), ExitKind::Failed),
                     (false, _) => (ErrorCode("P0302"), ExitKind::Failed),
                 };
-                let message = format!("step {place} failed on attempt {attempt}");
+                let message = format!("step {step_target} failed on attempt {attempt}");
                 let mut diagnostic = Diagnostic::new(code, exit, message).with_cause(failure_summary(failure));
                 if !known {
                     diagnostic =
@@ -77,8 +77,8 @@ impl AttemptError {
                 let advice = failure.hint.as_deref().unwrap_or("fix it");
                 diagnostic.with_hint(format!("{advice}; then run `{again}` again{skipped}"))
             }
-            Self::InDoubt { step_target: place, reason } => {
-                let step = &place.step;
+            Self::InDoubt { step_target, reason } => {
+                let step = &step_target.step;
                 let accept = format!("or run `{again} --accept-drift {step}` to have step `{step}` run over it");
                 let (code, why, hint) = match reason {
                     DecisionReason::Drifted { why } => {
@@ -123,19 +123,25 @@ impl AttemptError {
                     ),
                     other => (ErrorCode("P0402"), format!("{other:?}"), accept.clone()),
                 };
-                Diagnostic::new(code, ExitKind::InDoubt, format!("step {place} is in doubt; nothing was done about it"))
-                    .with_cause(why)
-                    .with_hint(hint)
+                Diagnostic::new(
+                    code,
+                    ExitKind::InDoubt,
+                    format!("step {step_target} is in doubt; nothing was done about it"),
+                )
+                .with_cause(why)
+                .with_hint(hint)
             }
             Self::Plan(diagnostic) => diagnostic.clone(),
-            Self::UndoFailed { step_target: place, failure } => {
-                Diagnostic::new(ErrorCode("P0404"), ExitKind::InDoubt, format!("step {place} could not be undone"))
-                    .with_cause(failure_summary(failure))
-                    .with_hint(format!("mend it, then run `{again}` again: it finishes the undo first"))
-            }
-            Self::Irreversible { step_target: place, not_undone: left } => {
+            Self::UndoFailed { step_target, failure } => Diagnostic::new(
+                ErrorCode("P0404"),
+                ExitKind::InDoubt,
+                format!("step {step_target} could not be undone"),
+            )
+            .with_cause(failure_summary(failure))
+            .with_hint(format!("mend it, then run `{again}` again: it finishes the undo first")),
+            Self::Irreversible { step_target, not_undone: left } => {
                 let left: Vec<_> = left.iter().map(ToString::to_string).collect();
-                let message = format!("step {place} can't be taken back, so nothing was undone");
+                let message = format!("step {step_target} can't be taken back, so nothing was undone");
                 Diagnostic::new(ErrorCode("P0405"), ExitKind::InDoubt, message)
                     .with_cause("the plan says `irreversible: true` of it, and it ran since the release was exposed")
                     .with_cause(format!("left as they are, last first: {}", left.join(", ")))

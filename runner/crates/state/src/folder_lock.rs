@@ -16,7 +16,7 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
-    LockError, LockRequest, LockStatus, StateError, cache, journals_in,
+    LockError, LockRequest, LockStatus, StateError, journal_cache, journals_in,
     record::{ForcedRelease, LockRecord, LockToken, forced_release, random_nonce},
 };
 use journal::clock;
@@ -180,7 +180,7 @@ pub(super) fn force_release(folder: &Path, resource: &str, by: &str, message: &s
     replaced.map_err(error)?;
     // What the old holder still writes must not change what the next one reads.
     if !journals_in(folder)?.is_empty() {
-        cache::replace_newest_journal_file(folder)?;
+        journal_cache::replace_newest_journal_file(folder)?;
     }
     Ok(())
 }

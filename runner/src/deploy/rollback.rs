@@ -50,11 +50,11 @@ impl RunningAttempt<'_> {
             }
             Some(_) => {}
         }
-        if let Some(place) = self.irreversible_step(exposing) {
-            return Err(AttemptError::Irreversible { step_target: place, not_undone: undo });
+        if let Some(step_target) = self.irreversible_step(exposing) {
+            return Err(AttemptError::Irreversible { step_target, not_undone: undo });
         }
-        for place in &undo {
-            let ready = prepared.steps.iter().find(|ready| ready.step_target == *place);
+        for step_target in &undo {
+            let ready = prepared.steps.iter().find(|ready| ready.step_target == *step_target);
             self.undo_step(ready.expect("a rollback names steps of the plan")).await?;
         }
         Ok(RollbackResult::Done)

@@ -1,8 +1,8 @@
 //! What an operator asks and says: preview, lint, baseline, down, resolve.
 
 use crate::{
+    migration_fixture::MigrationFixture,
     server::{ALL_ENGINES, TestDatabase, TestDbEngine},
-    shop::MigrationFixture,
 };
 
 #[test]
@@ -49,7 +49,7 @@ fn unsafe_statements_warn_deny_and_are_allowed() {
         shop.deploy().assert_exit(2).assert_contains("error[P0323]").assert_contains("migrations/2_b.sql:2");
         let mut annotated = shop.command("state", &["--local", "--release", "r1"]);
         annotated.env("GITHUB_ACTIONS", "true");
-        crate::shop::run_process(annotated)
+        crate::migration_fixture::run_process(annotated)
             .assert_exit(2)
             .assert_contains("::warning file=migrations/2_b.sql,line=2,title=ban-drop-column::");
         shop.write_migration("2_b.sql", "select 1;\n-- pawl: allow ban-drop-column\nalter table a drop column b;\n");

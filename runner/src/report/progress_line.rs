@@ -1,6 +1,6 @@
 //! The line that moves: which step runs, how far it is, since when. Only on a terminal.
 //!
-//! Invariant: it is gone whenever another line is written ([`Live::aside`]), so that the two never mix.
+//! Invariant: it is gone whenever another line is written ([`ProgressLine::aside`]), so that the two never mix.
 
 use std::time::Duration;
 
@@ -28,10 +28,10 @@ impl ProgressLine {
     }
 
     /// A step begins.
-    pub(super) fn begin(&mut self, place: &str) {
+    pub(super) fn begin(&mut self, step_target: &str) {
         let bar = ProgressBar::with_draw_target(None, (self.target)());
         bar.set_style(style("  {spinner} {prefix}  {msg} {elapsed}"));
-        bar.set_prefix(text::truncate(place, MAX_STEP_COLUMNS));
+        bar.set_prefix(text::truncate(step_target, MAX_STEP_COLUMNS));
         bar.enable_steady_tick(TICK_INTERVAL);
         self.bar = Some(bar);
     }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use rusqlite::{Connection, types::Value as Cell};
 use serde_json::Value;
 
-use crate::shop::ExampleShop;
+use crate::example_shop::ExampleShop;
 
 const DATABASE: &str = "shop.db";
 const LOCK_JOURNAL: &str = "shop.db-migrating-journal";

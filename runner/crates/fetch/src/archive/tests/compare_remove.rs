@@ -81,37 +81,37 @@ fn what_is_no_change() {
 
 #[test]
 fn the_list_itself() {
-    check(|root| fs::remove_file(root.join(list::FILE_LIST_NAME)).unwrap(), &["its list of files is missing"]);
-    let text = fs::read_to_string(unpacked().path("new").join(list::FILE_LIST_NAME)).unwrap();
+    check(|root| fs::remove_file(root.join(file_list::FILE_LIST_NAME)).unwrap(), &["its list of files is missing"]);
+    let text = fs::read_to_string(unpacked().path("new").join(file_list::FILE_LIST_NAME)).unwrap();
     assert!(text.starts_with("pawl-files 1 5\ndir 0 0.000000000 755 bin\nfile 7 1700000000.000000000 644 bin/app\n"));
     let damaged = ["its list of files is damaged"];
     for end in 0..text.len() {
-        check(|root| fs::write(root.join(list::FILE_LIST_NAME), &text[..end]).unwrap(), &damaged);
+        check(|root| fs::write(root.join(file_list::FILE_LIST_NAME), &text[..end]).unwrap(), &damaged);
     }
-    check(|root| fs::write(root.join(list::FILE_LIST_NAME), text.replace("file 7", "file 8")).unwrap(), &damaged);
+    check(|root| fs::write(root.join(file_list::FILE_LIST_NAME), text.replace("file 7", "file 8")).unwrap(), &damaged);
     check(
-        |root| fs::write(root.join(list::FILE_LIST_NAME), [&b"\xff"[..], text.as_bytes()].concat()).unwrap(),
+        |root| fs::write(root.join(file_list::FILE_LIST_NAME), [&b"\xff"[..], text.as_bytes()].concat()).unwrap(),
         &damaged,
     );
-    check(|root| fs::write(root.join(list::FILE_LIST_NAME), format!("{text}more\n")).unwrap(), &damaged);
+    check(|root| fs::write(root.join(file_list::FILE_LIST_NAME), format!("{text}more\n")).unwrap(), &damaged);
     let newer = text.replace("pawl-files 1", "pawl-files 2");
     let unknown = ["its list of files has a format that is not known here"];
-    check(|root| fs::write(root.join(list::FILE_LIST_NAME), newer).unwrap(), &unknown);
+    check(|root| fs::write(root.join(file_list::FILE_LIST_NAME), newer).unwrap(), &unknown);
     // With a right hash, it still may not lead out.
     let body = "pawl-files 1 1\nfile 8 0.000000000 644 ../../outside\n";
     let forged = format!("{body}blake3 {}\n", blake3::hash(body.as_bytes()));
-    check(|root| fs::write(root.join(list::FILE_LIST_NAME), forged).unwrap(), &damaged);
+    check(|root| fs::write(root.join(file_list::FILE_LIST_NAME), forged).unwrap(), &damaged);
     check(
         |root| {
-            fs::remove_file(root.join(list::FILE_LIST_NAME)).unwrap();
-            symlink("../../outside", root.join(list::FILE_LIST_NAME)).unwrap();
+            fs::remove_file(root.join(file_list::FILE_LIST_NAME)).unwrap();
+            symlink("../../outside", root.join(file_list::FILE_LIST_NAME)).unwrap();
         },
         &damaged,
     );
     check(
         |root| {
-            fs::remove_file(root.join(list::FILE_LIST_NAME)).unwrap();
-            fs::create_dir(root.join(list::FILE_LIST_NAME)).unwrap();
+            fs::remove_file(root.join(file_list::FILE_LIST_NAME)).unwrap();
+            fs::create_dir(root.join(file_list::FILE_LIST_NAME)).unwrap();
         },
         &damaged,
     );

@@ -1,7 +1,7 @@
 //! The preflight: everything that can be known to be wrong before anything is touched.
 //!
 //! Modules load and describe themselves, configurations fit, needs are granted, phases are in order, the release has its
-//! digest; then ([`Prepared::resources`]) directories, databases and disk answer. Nothing but a granted directory is made.
+//! digest; then ([`PreparedPlan::resources`]) directories, databases and disk answer. Nothing but a granted directory is made.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -252,9 +252,9 @@ fn planned_step(
     let (_, description) = modules.get(&name)?;
     problems.extend(mismatches(plan, step, description));
     problems.extend(missing_grants(plan, step, description));
-    let place = StepTarget { step: step.id.clone(), target: TargetName::local() };
+    let step_target = StepTarget { step: step.id.clone(), target: TargetName::local() };
     let description = description.clone();
-    Some(PlannedStep { step: step.clone(), step_target: place, description, upstream: BTreeSet::new(), module: name })
+    Some(PlannedStep { step: step.clone(), step_target, description, upstream: BTreeSet::new(), module: name })
 }
 
 /// A step of a hook: one that shows a release to users, or brings one, is a part of the deployment and no hook.
@@ -289,9 +289,9 @@ fn mismatches(plan: &Plan, step: &PlanStep, description: &ModuleDescription) -> 
     let known_later = |pointer: &str| step.pending.contains_key(pointer);
     let diagnostic = |mismatch: sandbox::SchemaViolation| {
         let span = span_of(step, &mismatch.pointer);
-        let place =
+        let step_target =
             if mismatch.pointer.is_empty() { String::new() } else { format!(" at `{}`", &mismatch.pointer[1..]) };
-        let message = format!("`with` of step `{}` does not fit module `{}`{place}", step.id, description.name);
+        let message = format!("`with` of step `{}` does not fit module `{}`{step_target}", step.id, description.name);
         let keys: Vec<_> =
             description.config["properties"].as_object().into_iter().flat_map(|map| map.keys()).collect();
         let keys = keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");

@@ -1,6 +1,6 @@
 //! Precompiled code becomes something that runs: the one place that is unsafe.
 //!
-//! Invariant: such code comes from this binary's own build, or from this user's runner and unchanged ([`Verified`]), and from
+//! Invariant: such code comes from this binary's own build, or from this user's runner and unchanged ([`VerifiedCode`]), and from
 //! nowhere else, since it has no integrity check and runs as native code. That of official modules runs where it lies in
 //! the executable, since a copy of it would be a tenth of the time that a small deployment takes. Deliberately absent: where kept code comes from,
 //! and what a module may reach.
@@ -36,7 +36,7 @@ impl PrecompiledCode {
     pub(super) fn into_component(self, engine: &Engine) -> Result<Component> {
         // SAFETY: each function runs the bytes as native code, so they must be what wasmtime made. `Official` ones are a
         // part of this executable, made by our own build.rs with the same engine settings; whoever can change them can
-        // change the executable. `Kept` ones were copied into memory of this process before they were looked at (`Verified`), and
+        // change the executable. `Kept` ones were copied into memory of this process before they were looked at (`VerifiedCode`), and
         // carry a MAC under a key that only this user can read: a runner of this user made them, under a name that holds
         // the hash of the engine's version and settings. Whoever can read that key can run any code as this user already.
         // Both live as long as the process, the ones as constants, the others because they are leaked, and nobody writes to them.

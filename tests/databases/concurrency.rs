@@ -3,8 +3,8 @@
 use std::process::{Child, Stdio};
 
 use crate::{
+    migration_fixture::MigrationFixture,
     server::{ALL_ENGINES, TestDatabase, TestDbEngine},
-    shop::MigrationFixture,
 };
 
 const ROUNDS: usize = 5;
@@ -85,6 +85,6 @@ fn older_epoch_is_fenced_off() {
         shop.run(&["migrate", "resolve", "--fence", "--local"]).assert_exit(0);
         shop.deploy().assert_exit(0);
         // Another state counts for itself.
-        crate::shop::run_process(shop.command("other", &["--local", "--release", "r1"])).assert_exit(0);
+        crate::migration_fixture::run_process(shop.command("other", &["--local", "--release", "r1"])).assert_exit(0);
     }
 }

@@ -223,8 +223,8 @@ pub fn result_at_step(exit: Option<ExitKind>, verified: bool, stuck: Option<&Ste
     let result = result(exit, verified);
     match (exit, stuck) {
         (Some(ExitKind::Success), _) | (_, None) => result.to_owned(),
-        (Some(ExitKind::RolledBack), Some(place)) => format!("{result} after {place} failed"),
-        (_, Some(place)) => format!("{result} at {place}"),
+        (Some(ExitKind::RolledBack), Some(step_target)) => format!("{result} after {step_target} failed"),
+        (_, Some(step_target)) => format!("{result} at {step_target}"),
     }
 }
 
@@ -232,9 +232,9 @@ pub fn result_at_step(exit: Option<ExitKind>, verified: bool, stuck: Option<&Ste
 #[must_use]
 pub fn continues_after(exit: Option<ExitKind>, stuck: Option<&StepTarget>) -> String {
     match (exit, stuck) {
-        (Some(ExitKind::Failed | ExitKind::RolledBack), Some(place)) => format!("{place} failed"),
-        (Some(ExitKind::InDoubt), Some(place)) => format!("{place} was stopped"),
-        (_, Some(place)) => format!("{place} was interrupted"),
+        (Some(ExitKind::Failed | ExitKind::RolledBack), Some(step_target)) => format!("{step_target} failed"),
+        (Some(ExitKind::InDoubt), Some(step_target)) => format!("{step_target} was stopped"),
+        (_, Some(step_target)) => format!("{step_target} was interrupted"),
         (Some(ExitKind::Success), None) => "a part of it was done".to_owned(),
         (_, None) => "it was interrupted".to_owned(),
     }
@@ -357,15 +357,15 @@ mod tests {
 
     #[test]
     fn endings_name_the_step() {
-        let place = StepTarget { step: "migrate".parse().unwrap(), target: contract::TargetName::local() };
-        assert_eq!(result_at_step(Some(ExitKind::Failed), false, Some(&place)), "failed at `migrate`");
+        let step_target = StepTarget { step: "migrate".parse().unwrap(), target: contract::TargetName::local() };
+        assert_eq!(result_at_step(Some(ExitKind::Failed), false, Some(&step_target)), "failed at `migrate`");
         assert_eq!(
-            result_at_step(Some(ExitKind::RolledBack), false, Some(&place)),
+            result_at_step(Some(ExitKind::RolledBack), false, Some(&step_target)),
             "rolled back after `migrate` failed"
         );
-        assert_eq!(result_at_step(None, false, Some(&place)), "interrupted at `migrate`");
+        assert_eq!(result_at_step(None, false, Some(&step_target)), "interrupted at `migrate`");
         assert_eq!(result_at_step(Some(ExitKind::Success), true, None), "deployed");
-        assert_eq!(continues_after(Some(ExitKind::Failed), Some(&place)), "`migrate` failed");
+        assert_eq!(continues_after(Some(ExitKind::Failed), Some(&step_target)), "`migrate` failed");
         assert_eq!(continues_after(None, None), "it was interrupted");
     }
 }

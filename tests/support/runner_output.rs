@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::normal::normalize;
+use super::normalize::normalize;
 
 /// What the runner answered.
 pub struct RunnerOutput {

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc::unbounded_channel;
 
-use super::{AttemptError, DeployOverrides, PlannedStep, PreparedPlan, attempt, ending::ResumeHint, view::AttemptView};
+use super::{
+    AttemptError, DeployOverrides, PlannedStep, PreparedPlan, attempt, error::ResumeHint, resolve::AttemptView,
+};
 use contract::{
     StepId,
     diagnostic::Diagnostic,

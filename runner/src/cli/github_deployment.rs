@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::source::{self, env_variable};
-use crate::report::words;
+use crate::report::messages;
 use contract::text;
 use contract::{
     EnvironmentName, Label,
@@ -131,9 +131,9 @@ impl GithubDeploymentApi {
         match (exit, error) {
             (ExitKind::Success, _) => ("success", format!("{release} is deployed")),
             (_, Some(error)) => {
-                ("failure", format!("{release}: {}; {}", words::result(Some(exit), false), error.message))
+                ("failure", format!("{release}: {}; {}", messages::result(Some(exit), false), error.message))
             }
-            (_, None) => ("failure", format!("{release}: {}", words::result(Some(exit), false))),
+            (_, None) => ("failure", format!("{release}: {}", messages::result(Some(exit), false))),
         }
     }
 }

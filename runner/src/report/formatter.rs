@@ -1,13 +1,13 @@
 //! What of a journal is worth a line, and how important it is.
 //!
-//! [`Story::tell`] takes entries in order and gives what is to be shown; it remembers what a later line needs (why a step
+//! [`EventFormatter::tell`] takes entries in order and gives what is to be shown; it remembers what a later line needs (why a step
 //! runs, how long its probe took). Deliberately absent: writing, widths and colours ([`super::terminal`]).
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{step_label, terminal::Verbosity, words};
+use super::{messages, step_label, terminal::Verbosity};
 use contract::text::{self, format_duration, millis_between};
 use contract::{
     diagnostic::ExitKind,
@@ -150,49 +150,60 @@ impl EventFormatter {
                 };
                 vec![line_item(Verbosity::Normal, LineStyle::Plain, "order", String::new(), text, None)]
             }
-            JournalEvent::Decision { step_target: place, decision } => self.decision_items(place, decision),
-            JournalEvent::Intent { step_target: place, key, fingerprint, .. } => {
-                self.failed_step = Some(place.clone());
-                let why = self.reasons.get(place).cloned().unwrap_or_default();
+            JournalEvent::Decision { step_target, decision } => self.decision_items(step_target, decision),
+            JournalEvent::Intent { step_target, key, fingerprint, .. } => {
+                self.failed_step = Some(step_target.clone());
+                let why = self.reasons.get(step_target).cloned().unwrap_or_default();
                 let text = format!("fingerprint {}, key {key}", fingerprint.digest().hex_prefix(8));
                 vec![
-                    line_item(Verbosity::Verbose, LineStyle::Muted, "intent", step_label(place), text, None),
-                    DisplayItem::StepStarted { keyword: "start", label: step_label(place), reason: why },
+                    line_item(Verbosity::Verbose, LineStyle::Muted, "intent", step_label(step_target), text, None),
+                    DisplayItem::StepStarted { keyword: "start", label: step_label(step_target), reason: why },
                 ]
             }
-            JournalEvent::Progress { step_target: place, progress } => vec![progress_item(place, progress)],
-            JournalEvent::Outcome { step_target: place, took_ms, outcome: result } => {
-                self.outcome_items(place, *took_ms, result)
+            JournalEvent::Progress { step_target, progress } => vec![progress_item(step_target, progress)],
+            JournalEvent::Outcome { step_target, took_ms, outcome: result } => {
+                self.outcome_items(step_target, *took_ms, result)
             }
-            JournalEvent::Probe { step_target: place, probed_input: question, took_ms, finding } => {
-                self.probe_times.insert(place.clone(), *took_ms);
+            JournalEvent::Probe { step_target, probed_input: question, took_ms, finding } => {
+                self.probe_times.insert(step_target.clone(), *took_ms);
                 let about = match question {
                     ProbeInput::Current => "",
                     ProbeInput::Recorded => ", asked about the input on record",
                 };
-                let text = format!("{}{about}", words::finding(finding));
-                vec![line_item(Verbosity::Verbose, LineStyle::Muted, "probe", step_label(place), text, Some(*took_ms))]
+                let text = format!("{}{about}", messages::finding(finding));
+                vec![line_item(
+                    Verbosity::Verbose,
+                    LineStyle::Muted,
+                    "probe",
+                    step_label(step_target),
+                    text,
+                    Some(*took_ms),
+                )]
             }
-            JournalEvent::UndoIntent { step_target: place } => {
-                vec![DisplayItem::StepStarted { keyword: "undo", label: step_label(place), reason: String::new() }]
+            JournalEvent::UndoIntent { step_target } => {
+                vec![DisplayItem::StepStarted {
+                    keyword: "undo",
+                    label: step_label(step_target),
+                    reason: String::new(),
+                }]
             }
-            JournalEvent::UndoOutcome { step_target: place, failure } => {
+            JournalEvent::UndoOutcome { step_target, failure } => {
                 let told = match failure {
                     None => {
-                        self.statuses.insert(place.clone(), StepStatus::Undone);
+                        self.statuses.insert(step_target.clone(), StepStatus::Undone);
                         line_item(
                             Verbosity::Normal,
                             LineStyle::Success,
                             "undid",
-                            step_label(place),
+                            step_label(step_target),
                             String::new(),
                             None,
                         )
                     }
                     Some(failure) => {
-                        self.statuses.insert(place.clone(), StepStatus::Failed);
-                        let text = format!("it could not be undone: {}", words::failure(failure));
-                        line_item(Verbosity::Quiet, LineStyle::Failure, "FAIL", step_label(place), text, None)
+                        self.statuses.insert(step_target.clone(), StepStatus::Failed);
+                        let text = format!("it could not be undone: {}", messages::failure(failure));
+                        line_item(Verbosity::Quiet, LineStyle::Failure, "FAIL", step_label(step_target), text, None)
                     }
                 };
                 vec![DisplayItem::StepEnded, told]
@@ -205,57 +216,57 @@ impl EventFormatter {
         }
     }
 
-    fn decision_items(&mut self, place: &StepTarget, decision: &Decision) -> Vec<DisplayItem> {
-        let why = words::decision_reason(decision);
+    fn decision_items(&mut self, step_target: &StepTarget, decision: &Decision) -> Vec<DisplayItem> {
+        let why = messages::decision_reason(decision);
         match decision {
             Decision::Skip { .. } => {
-                self.statuses.entry(place.clone()).or_insert(StepStatus::Skipped);
+                self.statuses.entry(step_target.clone()).or_insert(StepStatus::Skipped);
                 vec![line_item(
                     Verbosity::Normal,
                     LineStyle::Muted,
                     "skip",
-                    step_label(place),
+                    step_label(step_target),
                     why,
-                    self.probe_times.remove(place),
+                    self.probe_times.remove(step_target),
                 )]
             }
             Decision::Adopt { .. } => {
-                self.statuses.insert(place.clone(), StepStatus::Adopted);
+                self.statuses.insert(step_target.clone(), StepStatus::Adopted);
                 vec![line_item(
                     Verbosity::Normal,
                     LineStyle::Success,
                     "adopt",
-                    step_label(place),
+                    step_label(step_target),
                     why,
-                    self.probe_times.remove(place),
+                    self.probe_times.remove(step_target),
                 )]
             }
             Decision::Run { .. } => {
-                self.reasons.insert(place.clone(), why);
+                self.reasons.insert(step_target.clone(), why);
                 Vec::new()
             }
             Decision::Stop { .. } => {
-                self.statuses.insert(place.clone(), StepStatus::InDoubt);
-                self.failed_step = Some(place.clone());
+                self.statuses.insert(step_target.clone(), StepStatus::InDoubt);
+                self.failed_step = Some(step_target.clone());
                 vec![line_item(
                     Verbosity::Quiet,
                     LineStyle::Attention,
                     "STOP",
-                    step_label(place),
+                    step_label(step_target),
                     why,
-                    self.probe_times.remove(place),
+                    self.probe_times.remove(step_target),
                 )]
             }
         }
     }
 
-    fn outcome_items(&mut self, place: &StepTarget, took_ms: u64, result: &StepOutcome) -> Vec<DisplayItem> {
-        let label = step_label(place);
+    fn outcome_items(&mut self, step_target: &StepTarget, took_ms: u64, result: &StepOutcome) -> Vec<DisplayItem> {
+        let label = step_label(step_target);
         let took_ms = Some(took_ms);
         let (status, item) = match result {
             StepOutcome::Succeeded { receipt } => {
                 let (needs, tone, word) = (Verbosity::Normal, LineStyle::Success, "ran");
-                let (why, text) = (self.reasons.get(place).cloned(), words::notes(&receipt.notes));
+                let (why, text) = (self.reasons.get(step_target).cloned(), messages::notes(&receipt.notes));
                 (
                     StepStatus::Ran,
                     DisplayItem::Line(DisplayLine {
@@ -271,10 +282,10 @@ impl EventFormatter {
             }
             StepOutcome::Failed { failure } => (
                 StepStatus::Failed,
-                line_item(Verbosity::Quiet, LineStyle::Failure, "FAIL", label, words::failure(failure), took_ms),
+                line_item(Verbosity::Quiet, LineStyle::Failure, "FAIL", label, messages::failure(failure), took_ms),
             ),
             StepOutcome::Unknown { failure } => {
-                let text = format!("it can't be told how far it got: {}", words::failure(failure));
+                let text = format!("it can't be told how far it got: {}", messages::failure(failure));
                 (StepStatus::InDoubt, line_item(Verbosity::Quiet, LineStyle::Attention, "LOST", label, text, took_ms))
             }
         };
@@ -284,9 +295,9 @@ impl EventFormatter {
             | StepStatus::Adopted
             | StepStatus::Failed
             | StepStatus::InDoubt
-            | StepStatus::Undone => Some(place.clone()),
+            | StepStatus::Undone => Some(step_target.clone()),
         };
-        self.statuses.insert(place.clone(), status);
+        self.statuses.insert(step_target.clone(), status);
         vec![DisplayItem::StepEnded, item]
     }
 
@@ -297,7 +308,7 @@ impl EventFormatter {
         };
         let (release, environment) = (&header.release.label, &header.environment);
         let (took, counts) = (format_duration(millis_between(began, last)), self.counts());
-        let at = self.failed_step.as_ref().map(|place| format!(" at {place}")).unwrap_or_default();
+        let at = self.failed_step.as_ref().map(|step_target| format!(" at {step_target}")).unwrap_or_default();
         Some(match exit {
             ExitKind::Success if !self.verified => {
                 format!("did a part of {release} in {environment} in {took}{counts}; it is not verified")
@@ -307,7 +318,11 @@ impl EventFormatter {
             }
             ExitKind::Success => format!("deployed {release} to {environment} in {took}{counts}"),
             ExitKind::RolledBack => {
-                let after = self.failed_step.as_ref().map(|place| format!(" after {place} failed")).unwrap_or_default();
+                let after = self
+                    .failed_step
+                    .as_ref()
+                    .map(|step_target| format!(" after {step_target} failed"))
+                    .unwrap_or_default();
                 format!("ROLLED BACK {release} in {environment}{after}{counts}")
             }
             ExitKind::Failed
@@ -317,7 +332,7 @@ impl EventFormatter {
             | ExitKind::Journal
             | ExitKind::Bug
             | ExitKind::Interrupted => {
-                let result = words::result(Some(exit), false).to_uppercase();
+                let result = messages::result(Some(exit), false).to_uppercase();
                 format!("{result} {release} to {environment}{at} after {took}{counts}")
             }
         })
@@ -349,7 +364,7 @@ fn heading(header: &JournalHeader) -> String {
     format!("{app} {} to {environment} (run {run}, attempt {attempt})", release.label)
 }
 
-fn progress_item(place: &StepTarget, progress: &StepProgress) -> DisplayItem {
+fn progress_item(step_target: &StepTarget, progress: &StepProgress) -> DisplayItem {
     match progress {
         StepProgress::Log { level, message, fields } => {
             let (needs, tone) = match level {
@@ -359,8 +374,8 @@ fn progress_item(place: &StepTarget, progress: &StepProgress) -> DisplayItem {
                 MessageLevel::Warn => (Verbosity::Normal, LineStyle::Attention),
                 MessageLevel::Error => (Verbosity::Normal, LineStyle::Failure),
             };
-            let text = format!("{message}{}", words::fields(fields));
-            let (word, label) = (words::level(*level), step_label(place));
+            let text = format!("{message}{}", messages::fields(fields));
+            let (word, label) = (messages::level(*level), step_label(step_target));
             DisplayItem::StepMessage(DisplayLine {
                 min_verbosity: needs,
                 style: tone,
@@ -372,7 +387,7 @@ fn progress_item(place: &StepTarget, progress: &StepProgress) -> DisplayItem {
             })
         }
         StepProgress::Meter { task, done, total, unit } => DisplayItem::Meter {
-            label: step_label(place),
+            label: step_label(step_target),
             task: task.clone(),
             done: *done,
             total: *total,

@@ -1,8 +1,8 @@
 //! Files as they come: each works, or has an error with its code, its file and its line.
 
 use crate::{
+    migration_fixture::MigrationFixture,
     server::{ALL_ENGINES, TestDatabase, TestDbEngine},
-    shop::MigrationFixture,
 };
 
 fn for_each_engine(
@@ -302,7 +302,8 @@ fn each_file_is_read_once() {
         let mut strace = std::process::Command::new("strace");
         strace.args(["-f", "-qq", "-e", "trace=open,openat,openat2", "-o"]).arg(&trace);
         strace.arg(env!("CARGO_BIN_EXE_runner"));
-        crate::shop::run_process(shop.command_under(strace, "state", &["--local", "--release", "r1"])).assert_exit(0);
+        crate::migration_fixture::run_process(shop.command_under(strace, "state", &["--local", "--release", "r1"]))
+            .assert_exit(0);
         let trace = std::fs::read_to_string(&trace).unwrap();
         for (name, _) in two_migrations() {
             assert_eq!(trace.lines().filter(|line| line.contains(name)).count(), 1, "{what}: {name} in {trace}");

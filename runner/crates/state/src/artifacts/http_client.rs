@@ -2,7 +2,7 @@
 //!
 //! Tried again after 429, 500, 502, 503, 504 and a broken connection, as the official client does, with a pause that doubles and
 //! varies, or that the service asks for. Nothing waits without end: each try has a limit, the pauses have one, and the whole has a
-//! deadline. Invariant: what goes into an error is [`Calls::harmless`]. Deliberately absent: what an answer means.
+//! deadline. Invariant: what goes into an error is [`ServiceHttpClient::harmless`]. Deliberately absent: what an answer means.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub struct CallLimits {
     pub call_timeout: Duration,
     /// For one try of a call that moves content, of 8 MiB at most on the way up.
     pub transfer_timeout: Duration,
-    /// For all that one function of [`super::Artifacts`] does.
+    /// For all that one function of [`super::ArtifactStore`] does.
     pub total_timeout: Duration,
 }
 

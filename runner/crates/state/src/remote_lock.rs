@@ -1,7 +1,7 @@
 //! The lock of a remote place, held: a thread that takes it, renews it, writes the journal there as it grows, and releases it.
 //!
 //! The thread is the only one that talks to the place, so a loop that is busy, or blocked, keeps its lock, and a place that
-//! is slow does not keep the loop from its work. What [`Keeper`] asks of it is answered in the order asked. When a write is
+//! is slow does not keep the loop from its work. What [`RemoteLock`] asks of it is answered in the order asked. When a write is
 //! answered, everything that the journal's file held when it was asked for is there, and the lock was ours at that moment: one
 //! compare-and-swap says both. Deliberately absent: rules, which are [`super::lease`]'s.
 
@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::{
-    LockError, LockRequest, StateError, cache, journal_name, journals_in,
+    LockError, LockRequest, StateError, journal_cache, journal_name, journals_in,
     lease::{AcquireAction, Lease, LockAcquirer, LockLossReason, MonotonicTime, ReadBackResult},
     record::{LockRecord, MANIFEST_VERSION, RemoteJournal, StateManifest, random_nonce},
     remote::{RecordUpdate, RecordVersion, RemoteStorage, VersionedRecord},
@@ -267,7 +267,7 @@ impl LockWorker {
                 AcquireAction::Write(lock) => {
                     if !is_pulled {
                         // Most of what is there comes before the lock is held: it may take long.
-                        cache::pull_journals(remote.as_mut(), &manifest, &folder, &place)?;
+                        journal_cache::pull_journals(remote.as_mut(), &manifest, &folder, &place)?;
                         is_pulled = true;
                     }
                     acquirer.on_write_sent(began.elapsed(), &lock);
@@ -289,8 +289,8 @@ impl LockWorker {
                     }
                 }
             };
-            cache::pull_journals(remote.as_mut(), &root, &folder, &place)?;
-            cache::replace_newest_journal_file(&folder)?;
+            journal_cache::pull_journals(remote.as_mut(), &root, &folder, &place)?;
+            journal_cache::replace_newest_journal_file(&folder)?;
             let followed = journals_in(&folder)?.into_iter().map(|(_, path)| path).collect();
             let shown = Arc::new(Mutex::new(root.lock.clone()));
             return Ok(Self {
@@ -358,7 +358,9 @@ impl LockWorker {
     }
 
     fn has_unsynced_lines(&self) -> bool {
-        self.synced_journals.iter().any(|path| matches!(cache::unsynced_part(&self.manifest, path), Ok(Some(_))))
+        self.synced_journals
+            .iter()
+            .any(|path| matches!(journal_cache::unsynced_part(&self.manifest, path), Ok(Some(_))))
     }
 
     fn release(&mut self) -> Result<(), LockError> {
@@ -443,7 +445,7 @@ impl LockWorker {
         let mut manifest = StateManifest { version: MANIFEST_VERSION, lock: lock.clone(), ..self.manifest.clone() };
         let (mut files, mut dropped) = (Vec::new(), Vec::new());
         for path in &self.synced_journals {
-            let Some((mut journal, more)) = cache::unsynced_part(&manifest, path)? else { continue };
+            let Some((mut journal, more)) = journal_cache::unsynced_part(&manifest, path)? else { continue };
             let name =
                 format!("{}-{:04}-{}.part", journal_name(journal.epoch), self.files_written, self.file_name_tag());
             self.files_written += 1;
