@@ -1,5 +1,5 @@
 //! A whole step: it keeps a file with a greeting in a granted directory.
-use pawl_step::{Action, Change, Description, Failure, Finding, Input, Probes, Receipt, Repeatable, Step, fs};
+use pawl_step::{Action, Change, Description, Failure, Finding, Input, ProbeSupport, Receipt, RerunSafety, Step, fs};
 
 struct Hello;
 
@@ -15,7 +15,7 @@ impl Step for Hello {
         let version = env!("CARGO_PKG_VERSION");
         let new =
             Description::new("hello", version, "keeps a greeting in a file", include_str!("../config.schema.json"));
-        Description { repeatable: Repeatable::Always, probes: Probes::Always, ..new }
+        Description { repeatable: RerunSafety::Always, probes: ProbeSupport::Always, ..new }
     }
     fn preview(input: &Input<Config>) -> Result<Vec<Change>, Failure> {
         Ok(vec![Change::new(Action::Update, &input.config.file, greeting(input))])

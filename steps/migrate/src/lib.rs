@@ -5,11 +5,11 @@
 //!
 //! Deliberately absent: undoing. A migration may have destroyed what an older schema needs; `runner migrate down` is an operator's.
 
-use pawl_step::migrations::{self, Answer};
+use pawl_step::migrations::{self, JsonObject};
 use pawl_step::serde_json::{Map, Value};
 use pawl_step::{
-    Access, Action, Capability, Change, Description, Failure, Finding, Input, Need, Phase, Probes, Receipt, Repeatable,
-    Step,
+    Access, Action, Capability, CapabilityNeed, Change, Description, Failure, Finding, Input, Phase, ProbeSupport,
+    Receipt, RerunSafety, Step,
 };
 
 /// The module.
@@ -26,7 +26,7 @@ impl Config {
         self.0.get(name).and_then(Value::as_str).unwrap_or_default()
     }
 
-    fn ask(&self, call: fn(&str, &str, &Answer) -> Result<Answer, Failure>) -> Result<Answer, Failure> {
+    fn ask(&self, call: fn(&str, &str, &JsonObject) -> Result<JsonObject, Failure>) -> Result<JsonObject, Failure> {
         call(self.text("database"), self.text("dir"), &self.0)
     }
 }
@@ -41,13 +41,17 @@ impl Step for Migrate {
             summary: "applies SQL files to a database, each once, whatever is killed when",
             config: include_str!("../config.schema.json"),
             needs: vec![
-                Need { capability: Capability::Dirs(Access::Read), config: Some("/dir"), reason: "has the migrations" },
-                Need { capability: Capability::Databases, config: Some("/database"), reason: "is migrated" },
+                CapabilityNeed {
+                    capability: Capability::Dirs(Access::Read),
+                    config: Some("/dir"),
+                    reason: "has the migrations",
+                },
+                CapabilityNeed { capability: Capability::Databases, config: Some("/database"), reason: "is migrated" },
             ],
             phase: Phase::Commit,
             exposes: false,
-            repeatable: Repeatable::Always,
-            probes: Probes::Always,
+            repeatable: RerunSafety::Always,
+            probes: ProbeSupport::Always,
             reverts: false,
         }
     }
@@ -97,15 +101,15 @@ impl Step for Migrate {
     }
 }
 
-fn problem(status: &Answer) -> Option<&Map<String, Value>> {
+fn problem(status: &JsonObject) -> Option<&Map<String, Value>> {
     status.get("problem").and_then(Value::as_object)
 }
 
-fn pending(status: &Answer) -> impl Iterator<Item = &str> {
+fn pending(status: &JsonObject) -> impl Iterator<Item = &str> {
     status.get("pending").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
 }
 
-fn members<'a>(answer: &'a Answer, name: &str) -> impl Iterator<Item = (&'a str, &'a Value)> {
+fn members<'a>(answer: &'a JsonObject, name: &str) -> impl Iterator<Item = (&'a str, &'a Value)> {
     answer.get(name).and_then(Value::as_object).into_iter().flatten().map(|(name, value)| (name.as_str(), value))
 }
 

@@ -8,10 +8,10 @@
 mod folder;
 mod shared;
 
-use pawl_step::blobs::{self, Limits};
+use pawl_step::blobs::{self, UnpackLimits};
 use pawl_step::{
-    Access, Action, Capability, Change, Description, Digest, Failure, Finding, Input, Need, Phase, Probes, Receipt,
-    Repeatable, Step, fs, log, time,
+    Access, Action, Capability, CapabilityNeed, Change, Description, Digest, Failure, Finding, Input, Phase,
+    ProbeSupport, Receipt, RerunSafety, Step, fs, log, time,
 };
 use serde::Deserialize;
 
@@ -42,7 +42,7 @@ pub struct Config {
     pub shared: Vec<String>,
     /// What the archive may grow to.
     #[serde(default)]
-    pub limits: Limits,
+    pub limits: UnpackLimits,
 }
 
 impl Step for Pull {
@@ -55,13 +55,13 @@ impl Step for Pull {
             summary: "brings a release: downloads or reads an archive, checks its digest, unpacks it beside the live one",
             config: include_str!("../config.schema.json"),
             needs: vec![
-                Need {
+                CapabilityNeed {
                     capability: Capability::Dirs(Access::Write),
                     config: Some("/into"),
                     reason: "gets releases/ and shared/",
                 },
                 // Also where the configuration leaves it to the only directory there is.
-                Need {
+                CapabilityNeed {
                     capability: Capability::Dirs(Access::Write),
                     config: None,
                     reason: "gets releases/ and shared/",
@@ -69,8 +69,8 @@ impl Step for Pull {
             ],
             phase: Phase::Prepare,
             exposes: false,
-            repeatable: Repeatable::Always,
-            probes: Probes::Always,
+            repeatable: RerunSafety::Always,
+            probes: ProbeSupport::Always,
             reverts: true,
         }
     }
@@ -158,7 +158,7 @@ impl Wanted {
     }
 
     /// Everything up to the last rename, in the folder `new`.
-    fn bring(&self, input: &Input<Config>, new: &str) -> Result<blobs::Unpacked, Failure> {
+    fn bring(&self, input: &Input<Config>, new: &str) -> Result<blobs::UnpackStats, Failure> {
         let dir = self.folder.dir();
         let unpacked = blobs::fetch(&input.config.from, &self.digest)?.unpack(dir, new, &input.config.limits)?;
         check_version(input, &format!("{dir}/{new}"))?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use pawl_step::testing::{Sandbox, assert_described};
-use pawl_step::{Head, Kind, Release};
+use pawl_step::{EnvironmentHead, FailureKind, Release};
 use serde_json::{Value, json};
 
 use super::*;
@@ -143,32 +143,32 @@ fn a_failed_pull_leaves_nothing() {
     for (config, kind, message) in [
         (
             json!({ "from": "file:dist/wrong.tar" }),
-            Kind::BadContent,
+            FailureKind::BadContent,
             format!("`file:dist/wrong.tar` has the digest sha256:{}, not sha256:{}", hex('c'), hex('a')),
         ),
         (
             json!({ "version": "v7" }),
-            Kind::BadContent,
+            FailureKind::BadContent,
             "the release says in `VERSION` that it is `va`, not `v7`".to_owned(),
         ),
         (
             json!({ "version-file": "none" }),
-            Kind::BadContent,
+            FailureKind::BadContent,
             "the release has no file `none`, which should say `va`".to_owned(),
         ),
         (
             json!({ "shared": [".env"] }),
-            Kind::NotFound,
+            FailureKind::NotFound,
             "the shared path `.env` is neither in the release nor at `app/shared/.env`".to_owned(),
         ),
         (
             json!({ "shared": ["storage", "storage/logs"] }),
-            Kind::InvalidConfig,
+            FailureKind::InvalidConfig,
             "`shared` names `storage/logs` and `storage`, but one contains the other".to_owned(),
         ),
         (
             json!({ "shared": ["../etc"] }),
-            Kind::InvalidConfig,
+            FailureKind::InvalidConfig,
             "`shared: ../etc` is no path inside the granted directory".to_owned(),
         ),
     ] {
@@ -186,7 +186,7 @@ fn a_release_without_a_digest_is_refused() {
     let mut input = input('a', &json!({}));
     input.release.digest = None;
     let failure = Pull::apply(&input).unwrap_err();
-    assert_eq!(failure.kind, Kind::InvalidConfig);
+    assert_eq!(failure.kind, FailureKind::InvalidConfig);
     assert!(failure.hint.unwrap().contains("sha256sum"));
 }
 
@@ -232,10 +232,10 @@ fn revert_spares_the_live_release() {
     let (sandbox, app) = sandbox();
     let mut input = input('a', &json!({}));
     let receipt = Pull::apply(&input).unwrap();
-    input.head = Some(Head { live: Some(release('a')) });
+    input.head = Some(EnvironmentHead { live: Some(release('a')) });
     Pull::revert(&input, &receipt).unwrap();
     assert!(is_held(&input));
-    input.head = Some(Head { live: Some(release('b')) });
+    input.head = Some(EnvironmentHead { live: Some(release('b')) });
     sandbox.kill_after(3);
     assert!(Pull::revert(&input, &receipt).is_err());
     sandbox.revive();

@@ -9,8 +9,8 @@ mod output;
 
 use pawl_step::process::Command;
 use pawl_step::{
-    Action, Capability, Change, Description, Failure, Finding, Input, Need, Phase, Probes, Receipt, Repeatable, Step,
-    fs, log, time,
+    Action, Capability, CapabilityNeed, Change, Description, Failure, Finding, Input, Phase, ProbeSupport, Receipt,
+    RerunSafety, Step, fs, log, time,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -55,11 +55,11 @@ impl Step for Run {
             version: env!("CARGO_PKG_VERSION"),
             summary: "runs one granted program",
             config: include_str!("../config.schema.json"),
-            needs: vec![Need { capability: Capability::Programs, config: None, reason: "is run" }],
+            needs: vec![CapabilityNeed { capability: Capability::Programs, config: None, reason: "is run" }],
             phase: Phase::Commit,
             exposes: false,
-            repeatable: Repeatable::Config("/repeatable"),
-            probes: Probes::Config(&["/creates", "/probe"]),
+            repeatable: RerunSafety::Config("/repeatable"),
+            probes: ProbeSupport::Config(&["/creates", "/probe"]),
             reverts: false,
         }
     }
@@ -153,7 +153,7 @@ pawl_step::export!(Run);
 mod tests {
     use super::*;
     use pawl_step::testing::{self, Sandbox, assert_described};
-    use pawl_step::{Access, Kind};
+    use pawl_step::{Access, FailureKind};
     use serde_json::json;
 
     fn input(config: Value) -> Input<Config> {
@@ -193,9 +193,9 @@ mod tests {
         assert!(matches!(Run::probe(&plain).unwrap(), Finding::Unknown(_)));
         assert!(Run::revert(&plain, &Receipt::new()).is_err());
         let both = input(json!({ "program": "p", "creates": "app/x", "probe": ["q"] }));
-        assert_eq!(Run::apply(&both).unwrap_err().kind, Kind::InvalidConfig);
+        assert_eq!(Run::apply(&both).unwrap_err().kind, FailureKind::InvalidConfig);
         let denied = input(json!({ "program": "p", "creates": "other/x" }));
         let _sandbox = Sandbox::new();
-        assert_eq!(Run::probe(&denied).unwrap_err().kind, Kind::Denied);
+        assert_eq!(Run::probe(&denied).unwrap_err().kind, FailureKind::Denied);
     }
 }

@@ -1,6 +1,6 @@
 //! What a program leaves behind: its lines for the log, its status as a result.
 
-use pawl_step::log::{self, Level};
+use pawl_step::log::{self, LogLevel};
 use pawl_step::{Failure, Finding, Receipt};
 use serde_json::{Map, Value};
 
@@ -16,11 +16,11 @@ pub(crate) fn log_lines(stream: &str, bytes: &[u8]) {
     fields.insert("stream".to_owned(), stream.into());
     let mut lines = text.lines();
     for line in lines.by_ref().take(LOGGED) {
-        log::write(Level::Info, line, &fields);
+        log::write(LogLevel::Info, line, &fields);
     }
     let more = lines.count();
     if more > 0 {
-        log::write(Level::Warn, &format!("…and {more} more lines"), &fields);
+        log::write(LogLevel::Warn, &format!("…and {more} more lines"), &fields);
     }
 }
 

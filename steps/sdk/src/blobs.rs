@@ -2,13 +2,12 @@
 
 use serde::Deserialize;
 
-use crate::Digest;
-use crate::failure::Result;
+use crate::{Digest, Failure};
 
 /// What an archive may grow to. What is left out has the host's default.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Limits {
+pub struct UnpackLimits {
     /// Entries.
     pub max_files: Option<u64>,
     /// Bytes, extracted.
@@ -21,7 +20,7 @@ pub struct Limits {
 
 /// What was extracted.
 #[derive(Debug, Clone, Copy)]
-pub struct Unpacked {
+pub struct UnpackStats {
     /// Files.
     pub files: u64,
     /// Bytes on the disk.
@@ -30,7 +29,7 @@ pub struct Unpacked {
     pub archive_bytes: u64,
 }
 
-impl Limits {
+impl UnpackLimits {
     #[cfg(target_arch = "wasm32")]
     fn to_options(&self) -> String {
         let members = [
@@ -52,7 +51,7 @@ impl Limits {
 /// A source that was opened and not yet read.
 #[derive(Debug)]
 #[must_use]
-pub struct Blob(host::Blob);
+pub struct Blob(host::HostBlob);
 
 impl Blob {
     /// Extracts the archive into the new folder `path` of the granted directory `dir`. On any failure, the wrong digest
@@ -60,7 +59,7 @@ impl Blob {
     ///
     /// # Errors
     /// Not reachable, wrong digest, no archive, a limit, a path that leads out of the folder.
-    pub fn unpack(self, dir: &str, path: &str, limits: &Limits) -> Result<Unpacked> {
+    pub fn unpack(self, dir: &str, path: &str, limits: &UnpackLimits) -> Result<UnpackStats, Failure> {
         host::unpack(self.0, dir, path, limits)
     }
 }
@@ -70,7 +69,7 @@ impl Blob {
 ///
 /// # Errors
 /// Not granted, not there, nothing published.
-pub fn resolve(source: &str) -> Result<Digest> {
+pub fn resolve(source: &str) -> Result<Digest, Failure> {
     host::resolve(source)
 }
 
@@ -78,7 +77,7 @@ pub fn resolve(source: &str) -> Result<Digest> {
 ///
 /// # Errors
 /// Not granted, not there.
-pub fn fetch(source: &str, digest: &Digest) -> Result<Blob> {
+pub fn fetch(source: &str, digest: &Digest) -> Result<Blob, Failure> {
     host::fetch(source, digest).map(Blob)
 }
 
@@ -87,7 +86,7 @@ pub fn fetch(source: &str, digest: &Digest) -> Result<Blob> {
 ///
 /// # Errors
 /// The folder or its list is not there.
-pub fn compare(dir: &str, path: &str) -> Result<Vec<String>> {
+pub fn compare(dir: &str, path: &str) -> Result<Vec<String>, Failure> {
     host::compare(dir, path)
 }
 
@@ -95,37 +94,37 @@ pub fn compare(dir: &str, path: &str) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// When something may not be removed.
-pub fn remove(dir: &str, path: &str) -> Result<()> {
+pub fn remove(dir: &str, path: &str) -> Result<(), Failure> {
     host::remove(dir, path)
 }
 
 #[cfg(target_arch = "wasm32")]
 mod host {
-    use super::{Digest, Limits, Result, Unpacked};
+    use super::{Digest, UnpackLimits, UnpackStats};
     use crate::Failure;
     use crate::bindings::pawl::step::blobs;
 
-    pub(super) use blobs::Blob;
+    pub(super) use blobs::Blob as HostBlob;
 
-    pub(super) fn resolve(source: &str) -> Result<Digest> {
+    pub(super) fn resolve(source: &str) -> Result<Digest, Failure> {
         Digest::try_from(blobs::resolve(source)?).map_err(Failure::bad_content)
     }
 
-    pub(super) fn fetch(source: &str, digest: &Digest) -> Result<Blob> {
+    pub(super) fn fetch(source: &str, digest: &Digest) -> Result<HostBlob, Failure> {
         blobs::fetch(source, digest.as_str()).map_err(Failure::from)
     }
 
-    pub(super) fn unpack(blob: Blob, dir: &str, path: &str, limits: &Limits) -> Result<Unpacked> {
+    pub(super) fn unpack(blob: HostBlob, dir: &str, path: &str, limits: &UnpackLimits) -> Result<UnpackStats, Failure> {
         let counts = crate::json::object(&blobs::unpack(blob, dir, path, &limits.to_options())?);
         let count = |name| counts.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
-        Ok(Unpacked { files: count("files"), bytes: count("bytes"), archive_bytes: count("archive-bytes") })
+        Ok(UnpackStats { files: count("files"), bytes: count("bytes"), archive_bytes: count("archive-bytes") })
     }
 
-    pub(super) fn compare(dir: &str, path: &str) -> Result<Vec<String>> {
+    pub(super) fn compare(dir: &str, path: &str) -> Result<Vec<String>, Failure> {
         blobs::compare(dir, path).map_err(Failure::from)
     }
 
-    pub(super) fn remove(dir: &str, path: &str) -> Result<()> {
+    pub(super) fn remove(dir: &str, path: &str) -> Result<(), Failure> {
         blobs::remove(dir, path).map_err(Failure::from)
     }
 }

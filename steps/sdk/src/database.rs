@@ -3,7 +3,6 @@
 use crate::Failure;
 use crate::bindings::pawl::step::database as host;
 pub use crate::bindings::pawl::step::database::{Rows, Value};
-use crate::failure::Result;
 
 /// One session with one database.
 #[derive(Debug)]
@@ -17,7 +16,7 @@ pub struct Transaction(host::Transaction);
 
 /// How a transaction locks, in SQLite's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum TransactionMode {
     /// At its first read or write.
     Deferred,
     /// For writing, at once.
@@ -31,7 +30,7 @@ impl Connection {
     ///
     /// # Errors
     /// Not granted, not there, not reachable.
-    pub fn open(name: &str) -> Result<Self> {
+    pub fn open(name: &str) -> Result<Self, Failure> {
         host::Connection::open(name).map(Self).map_err(Failure::from)
     }
 
@@ -45,7 +44,7 @@ impl Connection {
     ///
     /// # Errors
     /// The database's.
-    pub fn query(&self, sql: &str, parameters: &[Value]) -> Result<Rows> {
+    pub fn query(&self, sql: &str, parameters: &[Value]) -> Result<Rows, Failure> {
         self.0.query(sql, parameters).map_err(Failure::from)
     }
 
@@ -53,7 +52,7 @@ impl Connection {
     ///
     /// # Errors
     /// The database's.
-    pub fn execute(&self, sql: &str, parameters: &[Value]) -> Result<u64> {
+    pub fn execute(&self, sql: &str, parameters: &[Value]) -> Result<u64, Failure> {
         self.0.execute(sql, parameters).map_err(Failure::from)
     }
 
@@ -61,11 +60,11 @@ impl Connection {
     ///
     /// # Errors
     /// The database's; transient when it is locked.
-    pub fn begin(&self, mode: Mode) -> Result<Transaction> {
+    pub fn begin(&self, mode: TransactionMode) -> Result<Transaction, Failure> {
         let mode = match mode {
-            Mode::Deferred => "deferred",
-            Mode::Immediate => "immediate",
-            Mode::Exclusive => "exclusive",
+            TransactionMode::Deferred => "deferred",
+            TransactionMode::Immediate => "immediate",
+            TransactionMode::Exclusive => "exclusive",
         };
         self.0.begin(mode).map(Transaction).map_err(Failure::from)
     }
@@ -76,7 +75,7 @@ impl Transaction {
     ///
     /// # Errors
     /// The database's.
-    pub fn query(&self, sql: &str, parameters: &[Value]) -> Result<Rows> {
+    pub fn query(&self, sql: &str, parameters: &[Value]) -> Result<Rows, Failure> {
         self.0.query(sql, parameters).map_err(Failure::from)
     }
 
@@ -84,7 +83,7 @@ impl Transaction {
     ///
     /// # Errors
     /// The database's.
-    pub fn execute(&self, sql: &str, parameters: &[Value]) -> Result<u64> {
+    pub fn execute(&self, sql: &str, parameters: &[Value]) -> Result<u64, Failure> {
         self.0.execute(sql, parameters).map_err(Failure::from)
     }
 
@@ -92,7 +91,7 @@ impl Transaction {
     ///
     /// # Errors
     /// The database's; the details give `line` and `column` in the text, from 1.
-    pub fn script(&self, sql: &str) -> Result<()> {
+    pub fn script(&self, sql: &str) -> Result<(), Failure> {
         self.0.script(sql).map_err(Failure::from)
     }
 
@@ -100,7 +99,7 @@ impl Transaction {
     ///
     /// # Errors
     /// The database's; nothing is kept then.
-    pub fn commit(self) -> Result<()> {
+    pub fn commit(self) -> Result<(), Failure> {
         host::Transaction::commit(self.0).map_err(Failure::from)
     }
 }

@@ -17,15 +17,15 @@ pub struct Description {
     /// annotations that make files inputs of the fingerprint.
     pub config: &'static str,
     /// The capabilities that it cannot do without.
-    pub needs: Vec<Need>,
+    pub needs: Vec<CapabilityNeed>,
     /// When it acts.
     pub phase: Phase,
     /// Whether it shows the release to users: the point of no return.
     pub exposes: bool,
     /// Whether it may run again when nobody knows if it has run.
-    pub repeatable: Repeatable,
+    pub repeatable: RerunSafety,
     /// Whether [`probe`](crate::Step::probe) can tell.
-    pub probes: Probes,
+    pub probes: ProbeSupport,
     /// Whether [`revert`](crate::Step::revert) can undo it. A rollback passes over a step that can't be undone.
     pub reverts: bool,
 }
@@ -44,7 +44,7 @@ pub enum Phase {
 
 /// Whether a step may run again when nobody knows if it has run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Repeatable {
+pub enum RerunSafety {
     /// Twice does what once does.
     Always,
     /// Twice may do harm.
@@ -55,7 +55,7 @@ pub enum Repeatable {
 
 /// Whether a step can tell that its effect holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Probes {
+pub enum ProbeSupport {
     /// It can.
     Always,
     /// It has no probe.
@@ -96,7 +96,7 @@ pub enum Capability {
 
 /// A capability that a module cannot do without.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Need {
+pub struct CapabilityNeed {
     /// What is needed.
     pub capability: Capability,
     /// A JSON pointer to the configuration's value that names the grant; `None`: any grant of that kind will do.
@@ -118,8 +118,8 @@ impl Description {
             needs: Vec::new(),
             phase: Phase::Commit,
             exposes: false,
-            repeatable: Repeatable::Never,
-            probes: Probes::Never,
+            repeatable: RerunSafety::Never,
+            probes: ProbeSupport::Never,
             reverts: false,
         }
     }
@@ -134,24 +134,24 @@ impl Description {
             "version": self.version,
             "summary": self.summary,
             "config": config,
-            "needs": self.needs.iter().map(Need::to_json).collect::<Vec<_>>(),
+            "needs": self.needs.iter().map(CapabilityNeed::to_json).collect::<Vec<_>>(),
             "phase": self.phase,
             "exposes": self.exposes,
-            "repeatable": self.repeatable == Repeatable::Always,
-            "probes": self.probes != Probes::Never,
+            "repeatable": self.repeatable == RerunSafety::Always,
+            "probes": self.probes != ProbeSupport::Never,
             "reverts": self.reverts,
         });
-        if let Repeatable::Config(pointer) = self.repeatable {
+        if let RerunSafety::Config(pointer) = self.repeatable {
             object["repeatable-config"] = pointer.into();
         }
-        if let Probes::Config(pointers) = self.probes {
+        if let ProbeSupport::Config(pointers) = self.probes {
             object["probes-config"] = json!(pointers);
         }
         object
     }
 }
 
-impl Need {
+impl CapabilityNeed {
     fn to_json(&self) -> Value {
         let (capability, access) = match self.capability {
             Capability::Dirs(access) => ("dirs", Some(access)),
@@ -178,17 +178,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writes_the_shape_of_the_contract() {
+    fn description_json_matches_the_contract() {
         let description = Description {
             name: "demo",
             version: "1.0.0",
             summary: "s",
             config: r#"{"type":"object"}"#,
-            needs: vec![Need { capability: Capability::Dirs(Access::Write), config: Some("/into"), reason: "r" }],
+            needs: vec![CapabilityNeed {
+                capability: Capability::Dirs(Access::Write),
+                config: Some("/into"),
+                reason: "r",
+            }],
             phase: Phase::Prepare,
             exposes: false,
-            repeatable: Repeatable::Config("/repeatable"),
-            probes: Probes::Config(&["/creates"]),
+            repeatable: RerunSafety::Config("/repeatable"),
+            probes: ProbeSupport::Config(&["/creates"]),
             reverts: true,
         };
         assert_eq!(

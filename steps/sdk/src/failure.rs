@@ -5,12 +5,9 @@ use serde_json::{Map, Value};
 use crate::bindings::pawl::step::types;
 use crate::json;
 
-/// The result of everything in this crate that can fail.
-pub(crate) type Result<T> = core::result::Result<T, Failure>;
-
 /// What sort of thing went wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
+pub enum FailureKind {
     /// The step's configuration, or what the plan gives it, cannot work.
     InvalidConfig,
     /// The plan does not grant it.
@@ -31,7 +28,7 @@ pub enum Kind {
     Other(String),
 }
 
-impl Kind {
+impl FailureKind {
     /// The word in the contract.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -49,7 +46,7 @@ impl Kind {
     }
 }
 
-impl From<String> for Kind {
+impl From<String> for FailureKind {
     fn from(word: String) -> Self {
         match word.as_str() {
             "invalid-config" => Self::InvalidConfig,
@@ -70,7 +67,7 @@ impl From<String> for Kind {
 #[must_use = "a failure that nobody returns is lost"]
 pub struct Failure {
     /// What sort of thing went wrong.
-    pub kind: Kind,
+    pub kind: FailureKind,
     /// One sentence: what was expected, what was found, where. No secrets.
     pub message: String,
     /// What to do next.
@@ -82,45 +79,45 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure of this kind. Only [`Kind::Transient`] starts out retryable.
-    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        let retryable = kind == Kind::Transient;
+    /// A failure of this kind. Only [`FailureKind::Transient`] starts out retryable.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        let retryable = kind == FailureKind::Transient;
         Self { kind, message: message.into(), hint: None, retryable, details: Map::new() }
     }
 
-    /// [`Kind::InvalidConfig`].
+    /// [`FailureKind::InvalidConfig`].
     pub fn invalid_config(message: impl Into<String>) -> Self {
-        Self::new(Kind::InvalidConfig, message)
+        Self::new(FailureKind::InvalidConfig, message)
     }
 
-    /// [`Kind::Denied`].
+    /// [`FailureKind::Denied`].
     pub fn denied(message: impl Into<String>) -> Self {
-        Self::new(Kind::Denied, message)
+        Self::new(FailureKind::Denied, message)
     }
 
-    /// [`Kind::NotFound`].
+    /// [`FailureKind::NotFound`].
     pub fn not_found(message: impl Into<String>) -> Self {
-        Self::new(Kind::NotFound, message)
+        Self::new(FailureKind::NotFound, message)
     }
 
-    /// [`Kind::Conflict`].
+    /// [`FailureKind::Conflict`].
     pub fn conflict(message: impl Into<String>) -> Self {
-        Self::new(Kind::Conflict, message)
+        Self::new(FailureKind::Conflict, message)
     }
 
-    /// [`Kind::Transient`], retryable.
+    /// [`FailureKind::Transient`], retryable.
     pub fn transient(message: impl Into<String>) -> Self {
-        Self::new(Kind::Transient, message)
+        Self::new(FailureKind::Transient, message)
     }
 
-    /// [`Kind::Permanent`].
+    /// [`FailureKind::Permanent`].
     pub fn permanent(message: impl Into<String>) -> Self {
-        Self::new(Kind::Permanent, message)
+        Self::new(FailureKind::Permanent, message)
     }
 
-    /// [`Kind::BadContent`].
+    /// [`FailureKind::BadContent`].
     pub fn bad_content(message: impl Into<String>) -> Self {
-        Self::new(Kind::BadContent, message)
+        Self::new(FailureKind::BadContent, message)
     }
 
     /// Adds what to do next.
@@ -177,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn survives_the_border_both_ways() {
+    fn failure_round_trips_through_the_contract() {
         let failure = Failure::transient("the database is busy").hint("wait").detail("line", 3).context("0002_x.sql");
         assert_eq!(failure.message, "0002_x.sql: the database is busy");
         assert!(failure.retryable);
@@ -185,16 +182,16 @@ mod tests {
     }
 
     #[test]
-    fn keeps_words_it_does_not_know_and_drops_broken_details() {
-        let foreign = types::Failure {
+    fn unknown_kind_is_kept_and_invalid_details_are_dropped() {
+        let unknown = types::Failure {
             kind: "on-fire".into(),
             message: "m".into(),
             hint: None,
             retryable: false,
             details: "[1]".into(),
         };
-        let failure = Failure::from(foreign);
-        assert_eq!(failure.kind, Kind::Other("on-fire".into()));
+        let failure = Failure::from(unknown);
+        assert_eq!(failure.kind, FailureKind::Other("on-fire".into()));
         assert!(failure.details.is_empty());
         assert_eq!(failure.kind.as_str(), "on-fire");
     }

@@ -7,7 +7,7 @@
 //! Deliberately absent: modes, owners and times (WASI 0.2 has no say in them), removal of whole folders (see
 //! [`crate::blobs::remove`]).
 
-use crate::failure::{Failure, Kind, Result};
+use crate::{Failure, FailureKind};
 
 #[cfg(not(target_arch = "wasm32"))]
 #[path = "fs/native.rs"]
@@ -31,7 +31,7 @@ pub enum FileType {
 
 /// What is known about a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Metadata {
+pub struct FileMetadata {
     /// What is there.
     pub file_type: FileType,
     /// Its size in bytes.
@@ -40,7 +40,7 @@ pub struct Metadata {
 
 /// One entry of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct DirectoryEntry {
     /// Its name, without the folder.
     pub name: String,
     /// What it is; links are not followed.
@@ -49,16 +49,16 @@ pub struct Entry {
 
 /// Whether a symbolic link at the end of the path is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Links {
+pub enum SymlinkBehavior {
     /// What the link leads to is meant.
     Follow,
     /// The link itself is meant.
-    Keep,
+    NoFollow,
 }
 
 /// Why the backend could not; each has the one sentence that an operator understands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Cause {
+pub(crate) enum FsError {
     NotFound,
     Denied,
     Exists,
@@ -79,23 +79,23 @@ pub fn dirs() -> Vec<String> {
 ///
 /// # Errors
 /// When it cannot be looked at.
-pub fn metadata(path: &str) -> Result<Option<Metadata>> {
-    stat(path, Links::Follow)
+pub fn metadata(path: &str) -> Result<Option<FileMetadata>, Failure> {
+    stat(path, SymlinkBehavior::Follow)
 }
 
 /// What is there, a link at the end not followed; `None` when nothing is.
 ///
 /// # Errors
 /// When it cannot be looked at.
-pub fn metadata_of_link(path: &str) -> Result<Option<Metadata>> {
-    stat(path, Links::Keep)
+pub fn metadata_of_link(path: &str) -> Result<Option<FileMetadata>, Failure> {
+    stat(path, SymlinkBehavior::NoFollow)
 }
 
 /// Whether something is there, links followed.
 ///
 /// # Errors
 /// When it cannot be looked at.
-pub fn exists(path: &str) -> Result<bool> {
+pub fn exists(path: &str) -> Result<bool, Failure> {
     Ok(metadata(path)?.is_some())
 }
 
@@ -103,16 +103,16 @@ pub fn exists(path: &str) -> Result<bool> {
 ///
 /// # Errors
 /// Not there, not readable.
-pub fn read(path: &str) -> Result<Vec<u8>> {
-    let (dir, rest) = split(path)?;
-    backend::read(dir, &rest).map_err(|cause| failure("read", path, cause))
+pub fn read(path: &str) -> Result<Vec<u8>, Failure> {
+    let (dir, rest) = split_grant(path)?;
+    backend::read(dir, &rest).map_err(|cause| fs_failure("read", path, cause))
 }
 
 /// Reads a text file, links followed.
 ///
 /// # Errors
 /// Not there, not readable, not UTF-8.
-pub fn read_text(path: &str) -> Result<String> {
+pub fn read_text(path: &str) -> Result<String, Failure> {
     String::from_utf8(read(path)?).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         Failure::bad_content(format!("`{path}` is no UTF-8 text: byte {} is invalid", at + 1))
@@ -125,11 +125,11 @@ pub fn read_text(path: &str) -> Result<String> {
 ///
 /// # Errors
 /// Not there, no folder, not readable.
-pub fn list(path: &str) -> Result<Vec<Entry>> {
-    let (dir, rest) = split(path)?;
+pub fn list(path: &str) -> Result<Vec<DirectoryEntry>, Failure> {
+    let (dir, rest) = split_grant(path)?;
     // Insertion: a sort from the library would be 5 KB of each component.
-    let mut sorted: Vec<Entry> = Vec::new();
-    for entry in backend::list(dir, &rest).map_err(|cause| failure("list", path, cause))? {
+    let mut sorted: Vec<DirectoryEntry> = Vec::new();
+    for entry in backend::list(dir, &rest).map_err(|cause| fs_failure("list", path, cause))? {
         sorted.insert(sorted.partition_point(|other| other.name < entry.name), entry);
     }
     Ok(sorted)
@@ -140,10 +140,10 @@ pub fn list(path: &str) -> Result<Vec<Entry>> {
 ///
 /// # Errors
 /// When it cannot be written; the old content is still there then.
-pub fn write_atomic(path: &str, content: &[u8]) -> Result<()> {
-    let (dir, rest) = split(path)?;
+pub fn write_atomic(path: &str, content: &[u8]) -> Result<(), Failure> {
+    let (dir, rest) = split_grant(path)?;
     let new = format!("{rest}.new");
-    backend::write(dir, &new, content).map_err(|cause| failure("write", path, cause))?;
+    backend::write(dir, &new, content).map_err(|cause| fs_failure("write", path, cause))?;
     rename(&format!("{dir}/{new}"), path)
 }
 
@@ -151,9 +151,9 @@ pub fn write_atomic(path: &str, content: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// When it cannot be done; nothing has changed then.
-pub fn rename(from: &str, to: &str) -> Result<()> {
-    let ((from_dir, from_rest), (to_dir, to_rest)) = (split(from)?, split(to)?);
-    backend::rename(from_dir, &from_rest, to_dir, &to_rest).map_err(|cause| failure("rename", from, cause))?;
+pub fn rename(from: &str, to: &str) -> Result<(), Failure> {
+    let ((from_dir, from_rest), (to_dir, to_rest)) = (split_grant(from)?, split_grant(to)?);
+    backend::rename(from_dir, &from_rest, to_dir, &to_rest).map_err(|cause| fs_failure("rename", from, cause))?;
     sync_dir(parent(to))?;
     if parent(from) == parent(to) { Ok(()) } else { sync_dir(parent(from)) }
 }
@@ -162,31 +162,31 @@ pub fn rename(from: &str, to: &str) -> Result<()> {
 ///
 /// # Errors
 /// When something is there already, or the text is absolute.
-pub fn symlink(text: &str, path: &str) -> Result<()> {
-    let (dir, rest) = split(path)?;
-    backend::symlink(text, dir, &rest).map_err(|cause| failure("link", path, cause))?;
+pub fn symlink(text: &str, path: &str) -> Result<(), Failure> {
+    let (dir, rest) = split_grant(path)?;
+    backend::symlink(text, dir, &rest).map_err(|cause| fs_failure("link", path, cause))?;
     sync_dir(parent(path))
 }
 
 /// The text of a symbolic link.
 ///
 /// # Errors
-/// Not there, no link; [`Kind::Denied`] when its text is absolute, which no sandbox shows.
-pub fn read_link(path: &str) -> Result<String> {
-    let (dir, rest) = split(path)?;
-    backend::read_link(dir, &rest).map_err(|cause| failure("read the link", path, cause))
+/// Not there, no link; [`FailureKind::Denied`] when its text is absolute, which no sandbox shows.
+pub fn read_link(path: &str) -> Result<String, Failure> {
+    let (dir, rest) = split_grant(path)?;
+    backend::read_link(dir, &rest).map_err(|cause| fs_failure("read the link", path, cause))
 }
 
 /// Removes a file or a link; a missing one is fine.
 ///
 /// # Errors
 /// When it is a folder, or may not be removed.
-pub fn remove(path: &str) -> Result<()> {
-    let (dir, rest) = split(path)?;
+pub fn remove(path: &str) -> Result<(), Failure> {
+    let (dir, rest) = split_grant(path)?;
     match backend::remove(dir, &rest) {
         Ok(()) => sync_dir(parent(path)),
-        Err(Cause::NotFound) => Ok(()),
-        Err(cause) => Err(failure("remove", path, cause)),
+        Err(FsError::NotFound) => Ok(()),
+        Err(cause) => Err(fs_failure("remove", path, cause)),
     }
 }
 
@@ -194,16 +194,16 @@ pub fn remove(path: &str) -> Result<()> {
 ///
 /// # Errors
 /// When something else is there, or it may not be made.
-pub fn create_dir_all(path: &str) -> Result<()> {
-    let (dir, rest) = split(path)?;
+pub fn create_dir_all(path: &str) -> Result<(), Failure> {
+    let (dir, rest) = split_grant(path)?;
     let mut made = String::new();
     for name in rest.split('/').filter(|name| !name.is_empty()) {
         let folder = if made.is_empty() { dir.to_owned() } else { format!("{dir}/{made}") };
         made = if made.is_empty() { name.to_owned() } else { format!("{made}/{name}") };
         match backend::create_dir(dir, &made) {
             Ok(()) => sync_dir(&folder)?,
-            Err(Cause::Exists) => {}
-            Err(cause) => return Err(failure("make the folder", &format!("{dir}/{made}"), cause)),
+            Err(FsError::Exists) => {}
+            Err(cause) => return Err(fs_failure("make the folder", &format!("{dir}/{made}"), cause)),
         }
     }
     Ok(())
@@ -213,17 +213,17 @@ pub fn create_dir_all(path: &str) -> Result<()> {
 ///
 /// # Errors
 /// The disk's.
-pub fn sync_dir(path: &str) -> Result<()> {
-    let (dir, rest) = split(path)?;
-    backend::sync_dir(dir, &rest).map_err(|cause| failure("sync", path, cause))
+pub fn sync_dir(path: &str) -> Result<(), Failure> {
+    let (dir, rest) = split_grant(path)?;
+    backend::sync_dir(dir, &rest).map_err(|cause| fs_failure("sync", path, cause))
 }
 
 /// A path below a granted directory without its grant, checked: no `..`, not absolute, not empty. For settings such as
 /// `link: current`.
 ///
 /// # Errors
-/// [`Kind::InvalidConfig`], naming the setting.
-pub fn relative(setting: &str, path: &str) -> Result<String> {
+/// [`FailureKind::InvalidConfig`], naming the setting.
+pub fn relative(setting: &str, path: &str) -> Result<String, Failure> {
     let names: Vec<_> = path.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
     if names.is_empty() || path.starts_with('/') || names.contains(&"..") || path.contains('\0') {
         return Err(Failure::invalid_config(format!("`{setting}: {path}` is no path inside the granted directory"))
@@ -240,12 +240,12 @@ pub fn not_granted(name: &str) -> Failure {
         .hint(format!("add `{name}: <folder>` to the step's `grants: {{ dirs: … }}`"))
 }
 
-fn stat(path: &str, links: Links) -> Result<Option<Metadata>> {
-    let (dir, rest) = split(path)?;
+fn stat(path: &str, links: SymlinkBehavior) -> Result<Option<FileMetadata>, Failure> {
+    let (dir, rest) = split_grant(path)?;
     match backend::stat(dir, &rest, links) {
         Ok(metadata) => Ok(Some(metadata)),
-        Err(Cause::NotFound | Cause::NotDirectory) => Ok(None),
-        Err(cause) => Err(failure("look at", path, cause)),
+        Err(FsError::NotFound | FsError::NotDirectory) => Ok(None),
+        Err(cause) => Err(fs_failure("look at", path, cause)),
     }
 }
 
@@ -255,7 +255,7 @@ fn parent(path: &str) -> &str {
 }
 
 /// Splits into the grant's name and the rest, `.` for the grant itself.
-fn split(path: &str) -> Result<(&str, String)> {
+fn split_grant(path: &str) -> Result<(&str, String), Failure> {
     let trimmed = path.strip_prefix('/').unwrap_or(path);
     let (dir, rest) = trimmed.split_once('/').unwrap_or((trimmed, ""));
     let names: Vec<_> = rest.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
@@ -269,26 +269,26 @@ fn split(path: &str) -> Result<(&str, String)> {
     Ok((dir, if names.is_empty() { ".".to_owned() } else { names.join("/") }))
 }
 
-fn failure(verb: &str, path: &str, cause: Cause) -> Failure {
+fn fs_failure(verb: &str, path: &str, cause: FsError) -> Failure {
     let (kind, what, hint) = match cause {
-        Cause::NotFound => (Kind::NotFound, "it is not there".to_owned(), None),
-        Cause::Denied => (
-            Kind::Denied,
+        FsError::NotFound => (FailureKind::NotFound, "it is not there".to_owned(), None),
+        FsError::Denied => (
+            FailureKind::Denied,
             "not permitted".to_owned(),
             Some(
                 "the grant may be read-only (`:ro`), the folder may belong to another user, or a link may lead out of the grant",
             ),
         ),
-        Cause::Exists => (Kind::Conflict, "something is there already".to_owned(), None),
-        Cause::NoSpace => (
-            Kind::Limit,
+        FsError::Exists => (FailureKind::Conflict, "something is there already".to_owned(), None),
+        FsError::NoSpace => (
+            FailureKind::Limit,
             "no space is left on the disk, or a quota is reached".to_owned(),
             Some("free some space, then run again"),
         ),
-        Cause::NotEmpty => (Kind::Conflict, "the folder is not empty".to_owned(), None),
-        Cause::NotDirectory => (Kind::Conflict, "a part of the path is no folder".to_owned(), None),
-        Cause::IsDirectory => (Kind::Conflict, "it is a folder".to_owned(), None),
-        Cause::Other(what) => (Kind::Permanent, what, None),
+        FsError::NotEmpty => (FailureKind::Conflict, "the folder is not empty".to_owned(), None),
+        FsError::NotDirectory => (FailureKind::Conflict, "a part of the path is no folder".to_owned(), None),
+        FsError::IsDirectory => (FailureKind::Conflict, "it is a folder".to_owned(), None),
+        FsError::Other(what) => (FailureKind::Permanent, what, None),
     };
     let failure = Failure::new(kind, format!("cannot {verb} `{path}`: {what}")).detail("file", path);
     match hint {
@@ -307,11 +307,14 @@ mod tests {
     fn paths_stay_inside_grants() {
         let sandbox = Sandbox::new();
         sandbox.grant("app", Access::Write);
-        assert_eq!(split("/app//a/./b/").unwrap(), ("app", "a/b".to_owned()));
-        assert_eq!(split("app").unwrap(), ("app", ".".to_owned()));
-        for (path, kind) in [("app/../x", Kind::InvalidConfig), ("", Kind::InvalidConfig), ("etc/passwd", Kind::Denied)]
-        {
-            assert_eq!(split(path).unwrap_err().kind, kind, "{path}");
+        assert_eq!(split_grant("/app//a/./b/").unwrap(), ("app", "a/b".to_owned()));
+        assert_eq!(split_grant("app").unwrap(), ("app", ".".to_owned()));
+        for (path, kind) in [
+            ("app/../x", FailureKind::InvalidConfig),
+            ("", FailureKind::InvalidConfig),
+            ("etc/passwd", FailureKind::Denied),
+        ] {
+            assert_eq!(split_grant(path).unwrap_err().kind, kind, "{path}");
         }
         assert_eq!(relative("link", "./a//b").unwrap(), "a/b");
         for path in ["", ".", "/a", "a/../../b"] {
@@ -324,17 +327,17 @@ mod tests {
     }
 
     #[test]
-    fn writes_are_whole_and_leave_nothing_behind() {
+    fn write_atomic_replaces_the_file_or_keeps_the_old_one() {
         let sandbox = Sandbox::new();
         sandbox.grant("app", Access::Write);
         create_dir_all("app/a/b").unwrap();
         write_atomic("app/a/b/f", b"one").unwrap();
         write_atomic("app/a/b/f", b"two").unwrap();
         assert_eq!(read_text("/app/a/b/f").unwrap(), "two");
-        assert_eq!(list("app/a/b").unwrap(), [Entry { name: "f".into(), file_type: FileType::File }]);
+        assert_eq!(list("app/a/b").unwrap(), [DirectoryEntry { name: "f".into(), file_type: FileType::File }]);
         sandbox.kill_after(1);
         let failure = write_atomic("app/a/b/f", b"three").unwrap_err();
-        assert_eq!(failure.kind, Kind::Permanent);
+        assert_eq!(failure.kind, FailureKind::Permanent);
         sandbox.revive();
         assert_eq!(read_text("app/a/b/f").unwrap(), "two");
     }
@@ -344,21 +347,24 @@ mod tests {
         let sandbox = Sandbox::new();
         sandbox.grant("dist", Access::Read);
         let failure = write_atomic("dist/f", b"x").unwrap_err();
-        assert_eq!((failure.kind, failure.message.as_str()), (Kind::Denied, "cannot write `dist/f`: not permitted"));
+        assert_eq!(
+            (failure.kind, failure.message.as_str()),
+            (FailureKind::Denied, "cannot write `dist/f`: not permitted")
+        );
         assert!(!exists("dist/f").unwrap());
     }
 
     #[test]
-    fn links_are_seen_and_followed_as_asked() {
+    fn metadata_follows_links_and_metadata_of_link_does_not() {
         let sandbox = Sandbox::new();
         sandbox.grant("app", Access::Write);
         symlink("nowhere", "app/l").unwrap();
         assert_eq!(metadata("app/l").unwrap(), None);
         assert_eq!(metadata_of_link("app/l").unwrap().unwrap().file_type, FileType::Link);
         assert_eq!(read_link("app/l").unwrap(), "nowhere");
-        assert_eq!(symlink("x", "app/l").unwrap_err().kind, Kind::Conflict);
+        assert_eq!(symlink("x", "app/l").unwrap_err().kind, FailureKind::Conflict);
         remove("app/l").unwrap();
         remove("app/l").unwrap();
-        assert_eq!(read_link("app/l").unwrap_err().kind, Kind::NotFound);
+        assert_eq!(read_link("app/l").unwrap_err().kind, FailureKind::NotFound);
     }
 }

@@ -6,7 +6,6 @@ use serde_json::{Map, Value};
 
 use crate::bindings::pawl::step::http as host;
 pub use crate::bindings::pawl::step::http::Response;
-use crate::failure::Result;
 use crate::secrets::Secret;
 use crate::{Failure, json};
 
@@ -74,7 +73,7 @@ impl Request {
     ///
     /// # Errors
     /// Not granted, not reachable, too slow, too long.
-    pub fn send(self) -> Result<Response> {
+    pub fn send(self) -> Result<Response, Failure> {
         let request = host::Request {
             method: self.method,
             url: self.url,

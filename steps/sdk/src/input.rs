@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::failure::{Failure, Result};
+use crate::Failure;
 use crate::{Digest, fs};
 
 /// What the runner gives a step. The same object for `preview`, `apply`, `probe` and `revert`.
@@ -34,7 +34,7 @@ pub struct Input<C> {
     /// What earlier steps returned: for each step an object.
     pub outputs: Map<String, Value>,
     /// The environment's record; `None` before its first verified release.
-    pub head: Option<Head>,
+    pub head: Option<EnvironmentHead>,
 }
 
 /// Immutable content, and the label that people say.
@@ -48,7 +48,7 @@ pub struct Release {
 
 /// What the environment remembers.
 #[derive(Debug, Clone)]
-pub struct Head {
+pub struct EnvironmentHead {
     /// The release that was live before this run changed that.
     pub live: Option<Release>,
 }
@@ -64,9 +64,9 @@ impl<C> Input<C> {
     /// grant apart from `others` is meant. Access plays no part in it: in previews and probes every grant is read-only.
     ///
     /// # Errors
-    /// [`Kind::Denied`](crate::Kind::Denied) when it is not granted, [`Kind::InvalidConfig`](crate::Kind::InvalidConfig)
+    /// [`FailureKind::Denied`](crate::FailureKind::Denied) when it is not granted, [`FailureKind::InvalidConfig`](crate::FailureKind::InvalidConfig)
     /// when it is left out and not exactly one fits.
-    pub fn dir(&self, setting: &str, named: Option<&str>, others: &[&str]) -> Result<String> {
+    pub fn dir(&self, setting: &str, named: Option<&str>, others: &[&str]) -> Result<String, Failure> {
         let granted = fs::dirs();
         if let Some(named) = named {
             return granted.into_iter().find(|dir| dir == named).ok_or_else(|| fs::not_granted(named));
@@ -88,7 +88,7 @@ impl<C> Input<C> {
 }
 
 /// Reads the input text of a call.
-pub(crate) fn parse<C: DeserializeOwned>(text: &str) -> Result<Input<C>> {
+pub(crate) fn parse<C: DeserializeOwned>(text: &str) -> Result<Input<C>, Failure> {
     let Input { app, environment, run, attempt, epoch, lineage, step, target, key, config, release, outputs, head } =
         parse_frame(text).map_err(|error| {
             Failure::invalid_config(format!("the runner's input is not what this step knows: {error}"))
@@ -103,7 +103,7 @@ pub(crate) fn parse<C: DeserializeOwned>(text: &str) -> Result<Input<C>> {
 
 /// All but the configuration, which is the step's own. Read by hand, member by member: a derived reader would be a
 /// quarter of a component.
-fn parse_frame(text: &str) -> core::result::Result<Input<Value>, String> {
+fn parse_frame(text: &str) -> Result<Input<Value>, String> {
     let Value::Object(members) = serde_json::from_str(text).map_err(|error| error.to_string())? else {
         return Err("it is no object".to_owned());
     };
@@ -138,7 +138,7 @@ fn parse_frame(text: &str) -> core::result::Result<Input<Value>, String> {
             ("config", config @ Value::Object(_)) => frame.config = config,
             ("release", value) => frame.release = release(value)?,
             ("outputs", Value::Object(steps)) if steps.values().all(Value::is_object) => frame.outputs = steps,
-            ("head", Value::Object(head)) => frame.head = Some(Head { live: live(head)? }),
+            ("head", Value::Object(head)) => frame.head = Some(EnvironmentHead { live: live(head)? }),
             ("head" | "outputs", Value::Null) => {}
             (
                 "app" | "environment" | "run" | "step" | "target" | "key" | "attempt" | "epoch" | "lineage" | "config"
@@ -159,12 +159,12 @@ fn parse_frame(text: &str) -> core::result::Result<Input<Value>, String> {
     Ok(frame)
 }
 
-fn live(head: Map<String, Value>) -> core::result::Result<Option<Release>, String> {
+fn live(head: Map<String, Value>) -> Result<Option<Release>, String> {
     let live = head.into_iter().find_map(|(name, value)| (name == "live" && !value.is_null()).then_some(value));
     live.map(release).transpose()
 }
 
-fn release(value: Value) -> core::result::Result<Release, String> {
+fn release(value: Value) -> Result<Release, String> {
     let mut release = Release { label: String::new(), digest: None };
     let Value::Object(members) = value else { return Err("a release is no object".to_owned()) };
     for (name, value) in members {
@@ -183,12 +183,12 @@ mod tests {
 
     use super::*;
     use crate::testing::Sandbox;
-    use crate::{Access, Kind};
+    use crate::{Access, FailureKind};
     use serde_json::json;
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Config {
+    struct LinkConfig {
         link: String,
     }
 
@@ -202,23 +202,23 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_shape_of_the_contract_and_ignores_what_is_newer() {
-        let input: Input<Config> = parse(&text(&json!({ "link": "current" }))).unwrap();
+    fn input_is_parsed_and_unknown_members_are_ignored() {
+        let input: Input<LinkConfig> = parse(&text(&json!({ "link": "current" }))).unwrap();
         assert_eq!(input.config.link, "current");
         assert_eq!(input.outputs["pull"]["path"], "releases/x");
         assert_eq!((input.release.digest.as_ref(), input.live()), (None, None));
     }
 
     #[test]
-    fn a_wrong_setting_is_named() {
-        let failure = parse::<Config>(&text(&json!({ "lnik": "current" }))).unwrap_err();
-        assert_eq!(failure.kind, Kind::InvalidConfig);
+    fn unknown_setting_is_named_in_the_failure() {
+        let failure = parse::<LinkConfig>(&text(&json!({ "lnik": "current" }))).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::InvalidConfig);
         assert!(failure.message.contains("`with:` of step `switch`: unknown field `lnik`"), "{}", failure.message);
     }
 
     #[test]
-    fn a_directory_may_be_left_out_when_only_one_fits() {
-        let input: Input<Config> = parse(&text(&json!({ "link": "l" }))).unwrap();
+    fn directory_defaults_to_the_only_fitting_grant() {
+        let input: Input<LinkConfig> = parse(&text(&json!({ "link": "l" }))).unwrap();
         let sandbox = Sandbox::new();
         assert!(input.dir("into", None, &[]).is_err());
         sandbox.grant("app", Access::Write);
@@ -226,13 +226,13 @@ mod tests {
         sandbox.grant("dist", Access::Read);
         assert_eq!(input.dir("into", None, &["dist"]).unwrap(), "app");
         assert_eq!(input.dir("into", Some("dist"), &[]).unwrap(), "dist");
-        assert_eq!(input.dir("into", Some("other"), &[]).unwrap_err().kind, Kind::Denied);
+        assert_eq!(input.dir("into", Some("other"), &[]).unwrap_err().kind, FailureKind::Denied);
         let failure = input.dir("into", None, &[]).unwrap_err();
         assert_eq!(failure.message, "`into` is left out, but several directories are granted (app, dist)");
     }
 
     #[test]
-    fn a_frame_of_another_shape_is_refused() {
+    fn malformed_input_is_rejected() {
         let good: Value = serde_json::from_str(&text(&json!({ "link": "l" }))).unwrap();
         for (member, value) in [
             ("outputs", json!({ "pull": 1 })),
@@ -243,13 +243,13 @@ mod tests {
         ] {
             let mut bad = good.clone();
             bad[member] = value;
-            let failure = parse::<Config>(&bad.to_string()).unwrap_err();
+            let failure = parse::<LinkConfig>(&bad.to_string()).unwrap_err();
             assert!(
                 failure.message.starts_with("the runner's input is not what this step knows"),
                 "{}",
                 failure.message
             );
         }
-        assert!(parse::<Config>("[]").is_err());
+        assert!(parse::<LinkConfig>("[]").is_err());
     }
 }

@@ -48,14 +48,14 @@ pub mod tcp;
 pub mod testing;
 pub mod time;
 
-pub use describe::{Access, Capability, Description, Need, Phase, Probes, Repeatable};
+pub use describe::{Access, Capability, CapabilityNeed, Description, Phase, ProbeSupport, RerunSafety};
 pub use digest::Digest;
-pub use failure::{Failure, Kind};
-pub use input::{Head, Input, Release};
+pub use failure::{Failure, FailureKind};
+pub use input::{EnvironmentHead, Input, Release};
 pub use outcome::{Action, Change, Finding, Receipt};
 pub use serde;
 pub use serde_json;
-pub use step::{Adapter, Step};
+pub use step::{Step, StepAdapter};
 
 /// Makes the crate a component that runs the given [`Step`]. Once a crate; on native targets it only checks the type.
 #[macro_export]
@@ -68,8 +68,8 @@ macro_rules! export {
         #[cfg(target_arch = "wasm32")]
         #[allow(unsafe_code, missing_docs)]
         const _: () = {
-            type Exported = $crate::Adapter<$step>;
-    $crate::bindings::export_bindings!(Exported with_types_in $crate::bindings);
+            type ExportedStep = $crate::StepAdapter<$step>;
+    $crate::bindings::export_bindings!(ExportedStep with_types_in $crate::bindings);
         };
     };
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 /// How much a message matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
+pub enum LogLevel {
     /// It will not work.
     Error,
     /// It works, but somebody should look.
@@ -19,35 +19,35 @@ pub enum Level {
 
 /// Writes an error.
 pub fn error(message: impl AsRef<str>) {
-    write(Level::Error, message.as_ref(), &Map::new());
+    write(LogLevel::Error, message.as_ref(), &Map::new());
 }
 
 /// Writes a warning.
 pub fn warn(message: impl AsRef<str>) {
-    write(Level::Warn, message.as_ref(), &Map::new());
+    write(LogLevel::Warn, message.as_ref(), &Map::new());
 }
 
 /// Writes a message.
 pub fn info(message: impl AsRef<str>) {
-    write(Level::Info, message.as_ref(), &Map::new());
+    write(LogLevel::Info, message.as_ref(), &Map::new());
 }
 
 /// Writes a message for somebody searching a fault.
 pub fn debug(message: impl AsRef<str>) {
-    write(Level::Debug, message.as_ref(), &Map::new());
+    write(LogLevel::Debug, message.as_ref(), &Map::new());
 }
 
 /// Writes a message with fields. On a native target it goes nowhere.
 #[cfg_attr(not(target_arch = "wasm32"), expect(unused_variables, reason = "no host, no log"))]
-pub fn write(level: Level, message: &str, fields: &Map<String, Value>) {
+pub fn write(level: LogLevel, message: &str, fields: &Map<String, Value>) {
     #[cfg(target_arch = "wasm32")]
     {
         let level = match level {
-            Level::Error => "error",
-            Level::Warn => "warn",
-            Level::Info => "info",
-            Level::Debug => "debug",
-            Level::Trace => "trace",
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
         };
         let fields = crate::json::text(&Value::Object(fields.clone()));
         crate::bindings::pawl::step::log::write(level, message, &fields);

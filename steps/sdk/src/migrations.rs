@@ -1,18 +1,18 @@
 //! A granted directory of SQL files, brought into a granted database. The host does it: what a kill leaves is found out there.
 
-use crate::failure::Result;
+use crate::Failure;
 #[cfg(target_arch = "wasm32")]
-use crate::{Failure, bindings::pawl::step::migrations as host};
+use crate::bindings::pawl::step::migrations as host;
 
 /// What the host answers: a JSON object.
-pub type Answer = serde_json::Map<String, serde_json::Value>;
+pub type JsonObject = serde_json::Map<String, serde_json::Value>;
 
 /// How files and database stand: `format`, `version`, `applied`, `pending`, `problem`.
 ///
 /// # Errors
 /// The files', or the database's.
 #[cfg(target_arch = "wasm32")]
-pub fn status(database: &str, dir: &str, options: &Answer) -> Result<Answer> {
+pub fn status(database: &str, dir: &str, options: &JsonObject) -> Result<JsonObject, Failure> {
     let options = crate::json::text(&serde_json::Value::Object(options.clone()));
     host::status(database, dir, &options).map(|answer| crate::json::object(&answer)).map_err(Failure::from)
 }
@@ -22,7 +22,7 @@ pub fn status(database: &str, dir: &str, options: &Answer) -> Result<Answer> {
 /// # Errors
 /// The files', or the database's; the details give `file` and `line`.
 #[cfg(target_arch = "wasm32")]
-pub fn apply(database: &str, dir: &str, options: &Answer) -> Result<Answer> {
+pub fn apply(database: &str, dir: &str, options: &JsonObject) -> Result<JsonObject, Failure> {
     let options = crate::json::text(&serde_json::Value::Object(options.clone()));
     host::apply(database, dir, &options).map(|answer| crate::json::object(&answer)).map_err(Failure::from)
 }
@@ -32,8 +32,8 @@ pub fn apply(database: &str, dir: &str, options: &Answer) -> Result<Answer> {
 /// # Errors
 /// Always: databases exist only in the runner.
 #[cfg(not(target_arch = "wasm32"))]
-pub fn status(_: &str, _: &str, _: &Answer) -> Result<Answer> {
-    Err(crate::Failure::permanent("databases exist only in the runner"))
+pub fn status(_: &str, _: &str, _: &JsonObject) -> Result<JsonObject, Failure> {
+    Err(Failure::permanent("databases exist only in the runner"))
 }
 
 /// Applies what is not applied.
@@ -41,6 +41,6 @@ pub fn status(_: &str, _: &str, _: &Answer) -> Result<Answer> {
 /// # Errors
 /// Always: databases exist only in the runner.
 #[cfg(not(target_arch = "wasm32"))]
-pub fn apply(_: &str, _: &str, _: &Answer) -> Result<Answer> {
-    Err(crate::Failure::permanent("databases exist only in the runner"))
+pub fn apply(_: &str, _: &str, _: &JsonObject) -> Result<JsonObject, Failure> {
+    Err(Failure::permanent("databases exist only in the runner"))
 }

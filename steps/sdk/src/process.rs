@@ -4,7 +4,6 @@ use serde_json::{Map, Value};
 
 use crate::bindings::pawl::step::process as host;
 pub use crate::bindings::pawl::step::process::Completion;
-use crate::failure::Result;
 use crate::secrets::Secret;
 use crate::{Failure, json};
 
@@ -61,7 +60,7 @@ impl Command {
     ///
     /// # Errors
     /// Not granted, not there, too slow.
-    pub fn run(self) -> Result<Completion> {
+    pub fn run(self) -> Result<Completion, Failure> {
         let mut options = Map::new();
         if !self.env.is_empty() {
             options.insert("env".to_owned(), Value::Object(self.env));

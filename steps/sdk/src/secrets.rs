@@ -2,7 +2,6 @@
 
 use crate::Failure;
 use crate::bindings::pawl::step::secrets as host;
-use crate::failure::Result;
 
 /// A secret that can be used without its value being known here.
 #[derive(Debug)]
@@ -13,7 +12,7 @@ impl Secret {
     ///
     /// # Errors
     /// Not granted.
-    pub fn open(name: &str) -> Result<Self> {
+    pub fn open(name: &str) -> Result<Self, Failure> {
         host::Secret::open(name).map(Self).map_err(Failure::from)
     }
 
@@ -21,7 +20,7 @@ impl Secret {
     ///
     /// # Errors
     /// Granted for use only; the plan says `secrets: { NAME: reveal }` to grant this.
-    pub fn reveal(&self) -> Result<String> {
+    pub fn reveal(&self) -> Result<String, Failure> {
         self.0.reveal().map_err(Failure::from)
     }
 

@@ -4,12 +4,11 @@ use core::time::Duration;
 
 use crate::Failure;
 use crate::bindings::pawl::step::tcp as host;
-use crate::failure::Result;
 
 /// Connects to `host:port` and closes again; nothing is sent.
 ///
 /// # Errors
 /// Not granted, refused, too slow.
-pub fn connect(address: &str, timeout: Duration) -> Result<()> {
+pub fn connect(address: &str, timeout: Duration) -> Result<(), Failure> {
     host::connect(address, u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX)).map_err(Failure::from)
 }

@@ -14,19 +14,19 @@ use crate::{Access, Input, Release, Step};
 pub(crate) mod blobs;
 
 thread_local! {
-    static STATE: RefCell<State> = RefCell::default();
+    static STATE: RefCell<SandboxState> = RefCell::default();
 }
 
 #[derive(Default)]
-struct State {
+struct SandboxState {
     grants: BTreeMap<String, (PathBuf, Access)>,
-    archives: BTreeMap<String, Archive>,
+    archives: BTreeMap<String, ArchiveFixture>,
     /// Writes until the kill.
-    left: Option<usize>,
+    writes_before_kill: Option<usize>,
 }
 
 #[derive(Clone)]
-struct Archive {
+struct ArchiveFixture {
     digest: String,
     files: Vec<(String, String)>,
 }
@@ -64,18 +64,18 @@ impl Sandbox {
     pub fn archive(&self, source: &str, digest: &str, files: &[(&str, &str)]) {
         let files = files.iter().map(|(path, content)| ((*path).to_owned(), (*content).to_owned())).collect();
         STATE.with_borrow_mut(|state| {
-            state.archives.insert(source.to_owned(), Archive { digest: digest.to_owned(), files })
+            state.archives.insert(source.to_owned(), ArchiveFixture { digest: digest.to_owned(), files })
         });
     }
 
     /// Lets `writes` more writes happen, then none.
     pub fn kill_after(&self, writes: usize) {
-        STATE.with_borrow_mut(|state| state.left = Some(writes));
+        STATE.with_borrow_mut(|state| state.writes_before_kill = Some(writes));
     }
 
     /// Lets writes happen again. Returns whether a kill had happened: a write was refused.
     pub fn revive(&self) -> bool {
-        STATE.with_borrow_mut(|state| state.left.take() == Some(0))
+        STATE.with_borrow_mut(|state| state.writes_before_kill.take() == Some(0))
     }
 }
 
@@ -144,8 +144,8 @@ pub(crate) fn folder(dir: &str) -> Option<(PathBuf, Access)> {
 }
 
 /// Whether one more write may happen.
-pub(crate) fn alive() -> bool {
-    STATE.with_borrow_mut(|state| match &mut state.left {
+pub(crate) fn take_write_permit() -> bool {
+    STATE.with_borrow_mut(|state| match &mut state.writes_before_kill {
         None => true,
         Some(0) => false,
         Some(left) => {
@@ -155,6 +155,6 @@ pub(crate) fn alive() -> bool {
     })
 }
 
-fn archive(source: &str) -> Option<Archive> {
+fn archive(source: &str) -> Option<ArchiveFixture> {
     STATE.with_borrow(|state| state.archives.get(source).cloned())
 }

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations() {
+    fn parse_duration_accepts_units_and_rejects_other_text() {
         let cases = [
             ("500ms", Some(500)),
             ("2s", Some(2_000)),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn dates() {
+    fn rfc3339_formats_dates() {
         let cases = [
             (0, "1970-01-01T00:00:00Z"),
             (951_782_399, "2000-02-28T23:59:59Z"),

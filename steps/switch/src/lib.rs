@@ -8,8 +8,8 @@
 mod place;
 
 use pawl_step::{
-    Access, Action, Capability, Change, Description, Failure, Finding, Input, Need, Phase, Probes, Receipt, Repeatable,
-    Step, fs,
+    Access, Action, Capability, CapabilityNeed, Change, Description, Failure, Finding, Input, Phase, ProbeSupport,
+    Receipt, RerunSafety, Step, fs,
 };
 use serde::Deserialize;
 
@@ -54,13 +54,13 @@ impl Step for Switch {
             summary: "makes a release live by replacing one symbolic link",
             config: include_str!("../config.schema.json"),
             needs: vec![
-                Need {
+                CapabilityNeed {
                     capability: Capability::Dirs(Access::Write),
                     config: Some("/in"),
                     reason: "holds the link and the releases",
                 },
                 // Also where the configuration leaves it to the only directory there is.
-                Need {
+                CapabilityNeed {
                     capability: Capability::Dirs(Access::Write),
                     config: None,
                     reason: "holds the link and the releases",
@@ -68,8 +68,8 @@ impl Step for Switch {
             ],
             phase: Phase::Commit,
             exposes: true,
-            repeatable: Repeatable::Always,
-            probes: Probes::Always,
+            repeatable: RerunSafety::Always,
+            probes: ProbeSupport::Always,
             reverts: true,
         }
     }

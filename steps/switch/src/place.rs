@@ -15,7 +15,7 @@
 //! there is a window of some microseconds that no file system closes.
 
 use pawl_step::fs::{self, FileType};
-use pawl_step::{Failure, Kind, blobs, json, log};
+use pawl_step::{Failure, FailureKind, blobs, json, log};
 use serde_json::{Value, json};
 
 /// Where a link lives, and for which attempt it is moved.
@@ -118,7 +118,7 @@ impl Place {
             None => Ok(Live::Nothing),
             Some(FileType::Link) => match fs::read_link(&self.path()) {
                 Ok(text) => Ok(self.inward(&text).map_or(Live::Outside, Live::At)),
-                Err(failure) if failure.kind == Kind::Denied => Ok(Live::Outside),
+                Err(failure) if failure.kind == FailureKind::Denied => Ok(Live::Outside),
                 Err(failure) => Err(failure),
             },
             Some(FileType::File | FileType::Directory | FileType::Other) => Ok(Live::NoLink),

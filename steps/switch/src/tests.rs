@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use pawl_step::testing::{Sandbox, assert_described};
-use pawl_step::{Digest, Head, Kind, Release};
+use pawl_step::{Digest, EnvironmentHead, FailureKind, Release};
 use serde_json::{Value, json};
 
 use super::*;
@@ -213,13 +213,13 @@ fn a_link_from_before_pawl_is_adopted_or_replaced() {
     assert_eq!(live(&app), Some(path('a')));
 
     by_hand(&app, "/somewhere/else");
-    assert_eq!(Switch::apply(&input('b', "2")).unwrap_err().kind, Kind::Conflict);
+    assert_eq!(Switch::apply(&input('b', "2")).unwrap_err().kind, FailureKind::Conflict);
     std::fs::remove_file(app.join("current")).unwrap();
     std::fs::create_dir(app.join("current")).unwrap();
     let failure = Switch::apply(&input('b', "2")).unwrap_err();
     assert_eq!(
         (failure.kind, failure.message.as_str()),
-        (Kind::Conflict, "`app/current` is a file or folder, not a symbolic link; it is left alone")
+        (FailureKind::Conflict, "`app/current` is a file or folder, not a symbolic link; it is left alone")
     );
     drop(sandbox);
 }
@@ -246,7 +246,7 @@ fn undoing_leads_to_the_verified_release() {
     Switch::apply(&input('a', "1")).unwrap();
     Switch::apply(&input('b', "2")).unwrap();
     let mut next = input('c', "3");
-    next.head = Some(Head { live: Some(release('a')) });
+    next.head = Some(EnvironmentHead { live: Some(release('a')) });
     let receipt = Switch::apply(&next).unwrap();
     assert_eq!(from(&receipt), &json!(path('b')));
     Switch::revert(&next, &receipt).unwrap();
@@ -259,7 +259,7 @@ fn deploying_the_live_release_again_has_nothing_to_undo() {
     Switch::apply(&input('a', "1")).unwrap();
     Switch::apply(&input('b', "2")).unwrap();
     let mut again = input('b', "3");
-    again.head = Some(Head { live: Some(release('b')) });
+    again.head = Some(EnvironmentHead { live: Some(release('b')) });
     let receipt = Switch::apply(&again).unwrap();
     assert_eq!(from(&receipt), &json!(path('b')));
     Switch::revert(&again, &receipt).unwrap();
@@ -273,11 +273,11 @@ fn a_revert_does_not_touch_what_somebody_moved() {
     let next = input('b', "2");
     let receipt = Switch::apply(&next).unwrap();
     by_hand(&app, &path('c'));
-    assert_eq!(Switch::revert(&next, &receipt).unwrap_err().kind, Kind::Conflict);
+    assert_eq!(Switch::revert(&next, &receipt).unwrap_err().kind, FailureKind::Conflict);
     by_hand(&app, &path('b'));
     std::fs::remove_dir(app.join(path('a'))).unwrap();
-    assert_eq!(Switch::revert(&next, &receipt).unwrap_err().kind, Kind::NotFound);
-    assert_eq!(Switch::revert(&next, &Receipt::new()).unwrap_err().kind, Kind::Permanent);
+    assert_eq!(Switch::revert(&next, &receipt).unwrap_err().kind, FailureKind::NotFound);
+    assert_eq!(Switch::revert(&next, &Receipt::new()).unwrap_err().kind, FailureKind::Permanent);
     assert_eq!(live(&app), Some(path('b')));
 }
 
@@ -314,7 +314,7 @@ fn an_older_deployment_switches_nothing_after_a_newer_one() {
     let receipt = Switch::apply(&old).unwrap();
     Switch::apply(&at('b', 6, "here")).unwrap();
     let failure = Switch::apply(&old).unwrap_err();
-    assert_eq!(failure.kind, Kind::Conflict);
+    assert_eq!(failure.kind, FailureKind::Conflict);
     assert!(failure.message.contains("epoch 6") && failure.message.contains("epoch 5"), "{}", failure.message);
     assert!(Switch::revert(&old, &receipt).unwrap_err().message.contains("epoch 6"));
     assert_eq!(live(&app), Some(path('b')));

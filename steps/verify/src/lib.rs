@@ -11,8 +11,8 @@ mod rounds;
 use core::time::Duration;
 
 use pawl_step::{
-    Access, Action, Capability, Change, Description, Failure, Finding, Input, Kind, Need, Phase, Probes, Receipt,
-    Repeatable, Step, time,
+    Access, Action, Capability, CapabilityNeed, Change, Description, Failure, FailureKind, Finding, Input, Phase,
+    ProbeSupport, Receipt, RerunSafety, Step, time,
 };
 use serde::Deserialize;
 
@@ -73,10 +73,18 @@ impl Step for Verify {
             summary: "looks whether the release works: HTTP, TCP, files and SQL",
             config: include_str!("../config.schema.json"),
             needs: vec![
-                Need { capability: Capability::Http, config: Some("/http"), reason: "asks the application" },
-                Need { capability: Capability::Tcp, config: Some("/tcp"), reason: "sees whether something listens" },
-                Need { capability: Capability::Dirs(Access::Read), config: Some("/files"), reason: "reads files" },
-                Need {
+                CapabilityNeed { capability: Capability::Http, config: Some("/http"), reason: "asks the application" },
+                CapabilityNeed {
+                    capability: Capability::Tcp,
+                    config: Some("/tcp"),
+                    reason: "sees whether something listens",
+                },
+                CapabilityNeed {
+                    capability: Capability::Dirs(Access::Read),
+                    config: Some("/files"),
+                    reason: "reads files",
+                },
+                CapabilityNeed {
                     capability: Capability::Databases,
                     config: Some("/sql/0/database"),
                     reason: "asks the database",
@@ -84,8 +92,8 @@ impl Step for Verify {
             ],
             phase: Phase::Check,
             exposes: false,
-            repeatable: Repeatable::Always,
-            probes: Probes::Always,
+            repeatable: RerunSafety::Always,
+            probes: ProbeSupport::Always,
             reverts: false,
         }
     }
@@ -147,7 +155,7 @@ fn round(checks: &[Check]) -> Result<Vec<Mismatch>, Failure> {
         match check.run() {
             Ok(None) => {}
             Ok(Some(found)) => failing.push(Mismatch { check: check.name(), expected: check.expectation(), found }),
-            Err(failure) if matches!(failure.kind, Kind::Denied | Kind::InvalidConfig) => {
+            Err(failure) if matches!(failure.kind, FailureKind::Denied | FailureKind::InvalidConfig) => {
                 return Err(failure.context(check.name()));
             }
             Err(failure) => {
@@ -225,18 +233,18 @@ mod tests {
     fn what_no_round_can_change_fails_at_once() {
         let sandbox = Sandbox::new();
         sandbox.grant("app", Access::Read);
-        assert_eq!(Verify::apply(&input(json!({}))).unwrap_err().kind, Kind::InvalidConfig);
+        assert_eq!(Verify::apply(&input(json!({}))).unwrap_err().kind, FailureKind::InvalidConfig);
         assert_eq!(
             Verify::apply(&input(json!({ "files": [{ "in": "etc", "path": "x" }] }))).unwrap_err().kind,
-            Kind::Denied
+            FailureKind::Denied
         );
         assert_eq!(
             Verify::apply(&input(json!({ "files": [{ "path": "../x" }] }))).unwrap_err().kind,
-            Kind::InvalidConfig
+            FailureKind::InvalidConfig
         );
         assert_eq!(
             Verify::apply(&input(json!({ "tcp": ["h:1"], "tries": 2, "consecutive": 3 }))).unwrap_err().kind,
-            Kind::InvalidConfig
+            FailureKind::InvalidConfig
         );
     }
 }

@@ -1,6 +1,7 @@
 //! Keeps a file with a greeting in a granted directory.
 use pawl_step::{
-    Access, Action, Capability, Change, Description, Failure, Finding, Input, Need, Probes, Receipt, Repeatable, Step, fs,
+    Access, Action, Capability, CapabilityNeed, Change, Description, Failure, Finding, Input, ProbeSupport, Receipt,
+    RerunSafety, Step, fs,
 };
 
 struct Hello;
@@ -15,10 +16,14 @@ impl Step for Hello {
     type Config = Config;
     fn describe() -> Description {
         let version = env!("CARGO_PKG_VERSION");
-        let needs = vec![Need { capability: Capability::Dirs(Access::Write), config: None, reason: "holds the file" }];
+        let needs = vec![CapabilityNeed {
+            capability: Capability::Dirs(Access::Write),
+            config: None,
+            reason: "holds the file",
+        }];
         let new =
             Description::new("my-step", version, "keeps a greeting in a file", include_str!("../config.schema.json"));
-        Description { needs, repeatable: Repeatable::Always, probes: Probes::Always, reverts: true, ..new }
+        Description { needs, repeatable: RerunSafety::Always, probes: ProbeSupport::Always, reverts: true, ..new }
     }
     fn preview(input: &Input<Config>) -> Result<Vec<Change>, Failure> {
         Ok(vec![Change::new(Action::Update, &input.config.file, greeting(input))])

@@ -4,83 +4,84 @@
 use std::io::{Error, ErrorKind, Write};
 use std::path::PathBuf;
 
-use super::{Cause, Entry, FileType, Links, Metadata};
+use super::{DirectoryEntry, FileMetadata, FileType, FsError, SymlinkBehavior};
 use crate::Access;
 use crate::testing;
-
-type Result<T> = core::result::Result<T, Cause>;
 
 pub(crate) fn dirs() -> Vec<String> {
     testing::dirs()
 }
 
-pub(crate) fn stat(dir: &str, path: &str, links: Links) -> Result<Metadata> {
-    let path = place(dir, path)?;
+pub(crate) fn stat(dir: &str, path: &str, links: SymlinkBehavior) -> Result<FileMetadata, FsError> {
+    let path = resolve_path(dir, path)?;
     let metadata = match links {
-        Links::Follow => std::fs::metadata(path)?,
-        Links::Keep => std::fs::symlink_metadata(path)?,
+        SymlinkBehavior::Follow => std::fs::metadata(path)?,
+        SymlinkBehavior::NoFollow => std::fs::symlink_metadata(path)?,
     };
-    Ok(Metadata { file_type: metadata.file_type().into(), size: metadata.len() })
+    Ok(FileMetadata { file_type: metadata.file_type().into(), size: metadata.len() })
 }
 
-pub(crate) fn read(dir: &str, path: &str) -> Result<Vec<u8>> {
-    Ok(std::fs::read(place(dir, path)?)?)
+pub(crate) fn read(dir: &str, path: &str) -> Result<Vec<u8>, FsError> {
+    Ok(std::fs::read(resolve_path(dir, path)?)?)
 }
 
-pub(crate) fn write(dir: &str, path: &str, content: &[u8]) -> Result<()> {
+pub(crate) fn write(dir: &str, path: &str, content: &[u8]) -> Result<(), FsError> {
     // Two steps, as on a disk: the file appears, then its content.
-    let mut file = std::fs::File::create(writable(dir, path)?)?;
-    writable(dir, path)?;
+    let mut file = std::fs::File::create(resolve_writable_path(dir, path)?)?;
+    resolve_writable_path(dir, path)?;
     Ok(file.write_all(content)?)
 }
 
-pub(crate) fn list(dir: &str, path: &str) -> Result<Vec<Entry>> {
-    std::fs::read_dir(place(dir, path)?)?
+pub(crate) fn list(dir: &str, path: &str) -> Result<Vec<DirectoryEntry>, FsError> {
+    std::fs::read_dir(resolve_path(dir, path)?)?
         .map(|entry| {
             let entry = entry?;
-            Ok(Entry { name: entry.file_name().to_string_lossy().into_owned(), file_type: entry.file_type()?.into() })
+            Ok(DirectoryEntry {
+                name: entry.file_name().to_string_lossy().into_owned(),
+                file_type: entry.file_type()?.into(),
+            })
         })
         .collect()
 }
 
-pub(crate) fn rename(from_dir: &str, from: &str, to_dir: &str, to: &str) -> Result<()> {
-    Ok(std::fs::rename(place(from_dir, from)?, writable(to_dir, to)?)?)
+pub(crate) fn rename(from_dir: &str, from: &str, to_dir: &str, to: &str) -> Result<(), FsError> {
+    Ok(std::fs::rename(resolve_path(from_dir, from)?, resolve_writable_path(to_dir, to)?)?)
 }
 
-pub(crate) fn symlink(text: &str, dir: &str, path: &str) -> Result<()> {
-    Ok(std::os::unix::fs::symlink(text, writable(dir, path)?)?)
+pub(crate) fn symlink(text: &str, dir: &str, path: &str) -> Result<(), FsError> {
+    Ok(std::os::unix::fs::symlink(text, resolve_writable_path(dir, path)?)?)
 }
 
-pub(crate) fn read_link(dir: &str, path: &str) -> Result<String> {
-    let text = std::fs::read_link(place(dir, path)?)?;
-    if text.is_absolute() { Err(Cause::Denied) } else { Ok(text.to_string_lossy().into_owned()) }
+pub(crate) fn read_link(dir: &str, path: &str) -> Result<String, FsError> {
+    let text = std::fs::read_link(resolve_path(dir, path)?)?;
+    if text.is_absolute() { Err(FsError::Denied) } else { Ok(text.to_string_lossy().into_owned()) }
 }
 
-pub(crate) fn remove(dir: &str, path: &str) -> Result<()> {
-    Ok(std::fs::remove_file(writable(dir, path)?)?)
+pub(crate) fn remove(dir: &str, path: &str) -> Result<(), FsError> {
+    Ok(std::fs::remove_file(resolve_writable_path(dir, path)?)?)
 }
 
-pub(crate) fn remove_dir(dir: &str, path: &str) -> Result<()> {
-    Ok(std::fs::remove_dir(writable(dir, path)?)?)
+pub(crate) fn remove_dir(dir: &str, path: &str) -> Result<(), FsError> {
+    Ok(std::fs::remove_dir(resolve_writable_path(dir, path)?)?)
 }
 
-pub(crate) fn create_dir(dir: &str, path: &str) -> Result<()> {
-    Ok(std::fs::create_dir(writable(dir, path)?)?)
+pub(crate) fn create_dir(dir: &str, path: &str) -> Result<(), FsError> {
+    Ok(std::fs::create_dir(resolve_writable_path(dir, path)?)?)
 }
 
-pub(crate) fn sync_dir(dir: &str, path: &str) -> Result<()> {
-    if place(dir, path)?.is_dir() { Ok(()) } else { Err(Cause::NotFound) }
+pub(crate) fn sync_dir(dir: &str, path: &str) -> Result<(), FsError> {
+    if resolve_path(dir, path)?.is_dir() { Ok(()) } else { Err(FsError::NotFound) }
 }
 
-fn place(dir: &str, path: &str) -> Result<PathBuf> {
-    testing::folder(dir).map(|(folder, _)| folder.join(path)).ok_or(Cause::Denied)
+fn resolve_path(dir: &str, path: &str) -> Result<PathBuf, FsError> {
+    testing::folder(dir).map(|(folder, _)| folder.join(path)).ok_or(FsError::Denied)
 }
 
-fn writable(dir: &str, path: &str) -> Result<PathBuf> {
+fn resolve_writable_path(dir: &str, path: &str) -> Result<PathBuf, FsError> {
     match testing::folder(dir) {
-        Some((folder, Access::Write)) if testing::alive() => Ok(folder.join(path)),
-        Some((_, Access::Write)) => Err(Cause::Other("the test has killed this step".to_owned())),
-        Some((_, Access::Read)) | None => Err(Cause::Denied),
+        Some((folder, Access::Write)) if testing::take_write_permit() => Ok(folder.join(path)),
+        Some((_, Access::Write)) => Err(FsError::Other("the test has killed this step".to_owned())),
+        Some((_, Access::Read)) | None => Err(FsError::Denied),
     }
 }
 
@@ -98,7 +99,7 @@ impl From<std::fs::FileType> for FileType {
     }
 }
 
-impl From<Error> for Cause {
+impl From<Error> for FsError {
     fn from(error: Error) -> Self {
         match error.kind() {
             ErrorKind::NotFound => Self::NotFound,

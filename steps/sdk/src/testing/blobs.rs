@@ -2,42 +2,42 @@
 
 use serde_json::{Map, Value};
 
-use crate::blobs::{Limits, Unpacked};
-use crate::failure::{Failure, Result};
+use crate::Failure;
+use crate::blobs::{UnpackLimits, UnpackStats};
 use crate::fs::backend;
 use crate::fs::{self, FileType};
 use crate::{Digest, testing};
 
 /// The list of the files that were extracted; the host has its own name for it.
-const LIST: &str = ".files.json";
+const FILE_LIST: &str = ".files.json";
 
 /// Lines in a comparison.
 const MAX_LINES: usize = 20;
 
 #[derive(Debug)]
-pub(crate) struct Blob {
+pub(crate) struct HostBlob {
     source: String,
     digest: String,
 }
 
-pub(crate) fn resolve(source: &str) -> Result<Digest> {
+pub(crate) fn resolve(source: &str) -> Result<Digest, Failure> {
     let archive = testing::archive(source).ok_or_else(|| Failure::not_found(format!("`{source}` is not there")))?;
     Digest::try_from(archive.digest).map_err(Failure::bad_content)
 }
 
-pub(crate) fn fetch(source: &str, digest: &Digest) -> Result<Blob> {
+pub(crate) fn fetch(source: &str, digest: &Digest) -> Result<HostBlob, Failure> {
     testing::archive(source).ok_or_else(|| Failure::not_found(format!("`{source}` is not there")))?;
-    Ok(Blob { source: source.to_owned(), digest: digest.to_string() })
+    Ok(HostBlob { source: source.to_owned(), digest: digest.to_string() })
 }
 
-pub(crate) fn unpack(blob: Blob, dir: &str, path: &str, _limits: &Limits) -> Result<Unpacked> {
+pub(crate) fn unpack(blob: HostBlob, dir: &str, path: &str, _limits: &UnpackLimits) -> Result<UnpackStats, Failure> {
     extract(&blob, dir, path).inspect_err(|_| {
         // As the host does; after a kill it fails as well.
         let _already_failing = remove(dir, path);
     })
 }
 
-fn extract(blob: &Blob, dir: &str, path: &str) -> Result<Unpacked> {
+fn extract(blob: &HostBlob, dir: &str, path: &str) -> Result<UnpackStats, Failure> {
     let archive = testing::archive(&blob.source).ok_or_else(|| Failure::not_found("the archive is gone"))?;
     let mut list = Map::new();
     fs::create_dir_all(&format!("{dir}/{path}"))?;
@@ -47,7 +47,7 @@ fn extract(blob: &Blob, dir: &str, path: &str) -> Result<Unpacked> {
         fs::write_atomic(&file, content.as_bytes())?;
         list.insert(name.clone(), content.clone().into());
     }
-    fs::write_atomic(&format!("{dir}/{path}/{LIST}"), Value::Object(list).to_string().as_bytes())?;
+    fs::write_atomic(&format!("{dir}/{path}/{FILE_LIST}"), Value::Object(list).to_string().as_bytes())?;
     if archive.digest != blob.digest {
         return Err(Failure::bad_content(format!(
             "`{}` has the digest {}, not {}",
@@ -55,14 +55,14 @@ fn extract(blob: &Blob, dir: &str, path: &str) -> Result<Unpacked> {
         )));
     }
     let bytes = archive.files.iter().map(|(_, content)| content.len() as u64).sum();
-    Ok(Unpacked { files: archive.files.len() as u64, bytes, archive_bytes: bytes })
+    Ok(UnpackStats { files: archive.files.len() as u64, bytes, archive_bytes: bytes })
 }
 
-pub(crate) fn compare(dir: &str, path: &str) -> Result<Vec<String>> {
+pub(crate) fn compare(dir: &str, path: &str) -> Result<Vec<String>, Failure> {
     if !fs::exists(&format!("{dir}/{path}"))? {
         return Ok(vec![format!("missing: {path}")]);
     }
-    let list = match fs::read_text(&format!("{dir}/{path}/{LIST}")) {
+    let list = match fs::read_text(&format!("{dir}/{path}/{FILE_LIST}")) {
         Ok(list) => list,
         Err(failure) => return Ok(vec![failure.message]),
     };
@@ -97,7 +97,7 @@ pub(crate) fn compare(dir: &str, path: &str) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-pub(crate) fn remove(dir: &str, path: &str) -> Result<()> {
+pub(crate) fn remove(dir: &str, path: &str) -> Result<(), Failure> {
     let here = format!("{dir}/{path}");
     let Some(found) = fs::metadata_of_link(&here)? else { return Ok(()) };
     if found.file_type != FileType::Directory {

@@ -20,8 +20,8 @@ fn place(text: &str) -> Result<(Descriptor, &str), Failure> {
 fn refused(what: &str) -> impl Fn(ErrorCode) -> Failure {
     move |code| {
         let kind = match code {
-            ErrorCode::NotPermitted | ErrorCode::Access | ErrorCode::ReadOnly => pawl_step::Kind::Denied,
-            _ => pawl_step::Kind::Permanent,
+            ErrorCode::NotPermitted | ErrorCode::Access | ErrorCode::ReadOnly => pawl_step::FailureKind::Denied,
+            _ => pawl_step::FailureKind::Permanent,
         };
         Failure::new(kind, format!("{what}: {}", code.name()))
     }

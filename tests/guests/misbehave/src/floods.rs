@@ -62,7 +62,7 @@ pub(crate) fn returned(what: &str) -> Done {
     let text = "x".repeat(100 * MIB / 2);
     match what {
         "receipt" => Ok(Receipt::new().output("text", text)),
-        "kind" => Err(Failure::new(pawl_step::Kind::Other("y".repeat(2 * MIB)), "a long kind")),
+        "kind" => Err(Failure::new(pawl_step::FailureKind::Other("y".repeat(2 * MIB)), "a long kind")),
         _ => Err(Failure::permanent(text).hint("h".repeat(MIB)).detail("more", "d".repeat(MIB))),
     }
 }

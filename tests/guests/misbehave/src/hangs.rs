@@ -29,7 +29,7 @@ pub(crate) fn recurse(depth: u64) -> u64 {
 pub(crate) fn transaction(config: &Config) -> Done {
     let connection = database::Connection::open(&config.name)?;
     connection.execute("CREATE TABLE IF NOT EXISTS t (x)", &[])?;
-    let transaction = connection.begin(database::Mode::Immediate)?;
+    let transaction = connection.begin(database::TransactionMode::Immediate)?;
     transaction.execute("INSERT INTO t VALUES (1)", &[])?;
     match config.end.as_str() {
         "trap" => core::arch::wasm32::unreachable(),

@@ -13,7 +13,7 @@ mod secrets;
 mod sockets;
 
 use pawl_step::{
-    Change, Description, Failure, Finding, Input, Probes, Receipt, Repeatable, Step, blobs, database, http, log,
+    Change, Description, Failure, Finding, Input, ProbeSupport, Receipt, RerunSafety, Step, blobs, database, http, log,
     process,
 };
 
@@ -53,7 +53,7 @@ impl Step for Misbehave {
     fn describe() -> Description {
         let new =
             Description::new("misbehave", "0.1.0", "does what it must not", include_str!("../config.schema.json"));
-        Description { repeatable: Repeatable::Always, probes: Probes::Never, ..new }
+        Description { repeatable: RerunSafety::Always, probes: ProbeSupport::Never, ..new }
     }
 
     fn preview(input: &Input<Config>) -> Result<Vec<Change>, Failure> {
@@ -127,7 +127,7 @@ fn act(config: &Config) -> Done {
         }
         "unpack" => {
             let blob = blobs::fetch(&config.url, &config.text.clone().try_into().map_err(Failure::invalid_config)?)?;
-            let unpacked = blob.unpack(&config.path, &config.to, &blobs::Limits::default())?;
+            let unpacked = blob.unpack(&config.path, &config.to, &blobs::UnpackLimits::default())?;
             found("files", unpacked.files)
         }
         "resolve" => found("digest", blobs::resolve(&config.url)?.to_string()),

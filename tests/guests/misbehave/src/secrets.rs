@@ -29,7 +29,7 @@ pub(crate) fn print(config: &Config) -> Done {
     for form in spellings(&value) {
         log::info(format!("said {form} so"));
         let fields = [("field".to_owned(), form.clone().into()), (form.clone(), 1.into())].into_iter().collect();
-        log::write(log::Level::Warn, "said in fields", &fields);
+        log::write(log::LogLevel::Warn, "said in fields", &fields);
         log::progress(&form, 1, Some(2), &form);
         all.push(form);
     }
