@@ -14,25 +14,28 @@ use pawl_step::{
 
 /// The module.
 #[derive(Debug)]
-pub struct Migrate;
+pub struct MigrateStep;
 
 /// The step's `with:`; all but the two names goes to the host as it is.
 #[derive(Debug, Clone, serde::Deserialize)]
 #[serde(transparent)]
-pub struct Config(Map<String, Value>);
+pub struct MigrateConfig(Map<String, Value>);
 
-impl Config {
-    fn text(&self, name: &str) -> &str {
+impl MigrateConfig {
+    fn string_member(&self, name: &str) -> &str {
         self.0.get(name).and_then(Value::as_str).unwrap_or_default()
     }
 
-    fn ask(&self, call: fn(&str, &str, &JsonObject) -> Result<JsonObject, Failure>) -> Result<JsonObject, Failure> {
-        call(self.text("database"), self.text("dir"), &self.0)
+    fn call_host(
+        &self,
+        call: fn(&str, &str, &JsonObject) -> Result<JsonObject, Failure>,
+    ) -> Result<JsonObject, Failure> {
+        call(self.string_member("database"), self.string_member("dir"), &self.0)
     }
 }
 
-impl Step for Migrate {
-    type Config = Config;
+impl Step for MigrateStep {
+    type Config = MigrateConfig;
 
     fn describe() -> Description {
         Description {
@@ -56,34 +59,34 @@ impl Step for Migrate {
         }
     }
 
-    fn preview(input: &Input<Config>) -> Result<Vec<Change>, Failure> {
-        let status = input.config.ask(migrations::status)?;
+    fn preview(input: &Input<MigrateConfig>) -> Result<Vec<Change>, Failure> {
+        let status = input.config.call_host(migrations::status)?;
         if let Some(problem) = problem(&status) {
-            return Err(failure(problem));
+            return Err(failure_from_problem(problem));
         }
-        let (dir, database) = (input.config.text("dir"), input.config.text("database"));
+        let (dir, database) = (input.config.string_member("dir"), input.config.string_member("database"));
         let change = |file: &str| Change::new(Action::Run, format!("{dir}/{file}"), format!("on database {database}"));
         Ok(pending(&status).map(change).collect())
     }
 
-    fn apply(input: &Input<Config>) -> Result<Receipt, Failure> {
-        let done = input.config.ask(migrations::apply)?;
+    fn apply(input: &Input<MigrateConfig>) -> Result<Receipt, Failure> {
+        let done = input.config.call_host(migrations::apply)?;
         let mut receipt = Receipt::new();
-        for (name, value) in members(&done, "outputs") {
+        for (name, value) in object_members(&done, "outputs") {
             receipt = receipt.output(name, value.clone());
         }
-        for (name, value) in members(&done, "notes") {
+        for (name, value) in object_members(&done, "notes") {
             receipt = receipt.note(name, value.clone());
         }
         Ok(receipt)
     }
 
-    fn probe(input: &Input<Config>) -> Result<Finding, Failure> {
-        let status = input.config.ask(migrations::status)?;
+    fn probe(input: &Input<MigrateConfig>) -> Result<Finding, Failure> {
+        let status = input.config.call_host(migrations::status)?;
         Ok(match problem(&status) {
             // A file out of order is not applied either; `apply` says what is wrong with it.
             Some(problem) if problem.get("order") == Some(&Value::Bool(true)) => Finding::Absent,
-            Some(problem) => Finding::Drifted(failure(problem).message),
+            Some(problem) => Finding::Drifted(failure_from_problem(problem).message),
             None if pending(&status).next().is_some() => Finding::Absent,
             None => {
                 let output = |name: &str| status.get(name).cloned().unwrap_or_default();
@@ -92,7 +95,7 @@ impl Step for Migrate {
         })
     }
 
-    fn revert(input: &Input<Config>, _receipt: &Receipt) -> Result<(), Failure> {
+    fn revert(input: &Input<MigrateConfig>, _receipt: &Receipt) -> Result<(), Failure> {
         Err(Failure::permanent(format!(
             "migrations are not undone: step `{}` leaves the database as it is",
             input.step
@@ -109,18 +112,18 @@ fn pending(status: &JsonObject) -> impl Iterator<Item = &str> {
     status.get("pending").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
 }
 
-fn members<'a>(answer: &'a JsonObject, name: &str) -> impl Iterator<Item = (&'a str, &'a Value)> {
+fn object_members<'a>(answer: &'a JsonObject, name: &str) -> impl Iterator<Item = (&'a str, &'a Value)> {
     answer.get(name).and_then(Value::as_object).into_iter().flatten().map(|(name, value)| (name.as_str(), value))
 }
 
-fn failure(problem: &Map<String, Value>) -> Failure {
+fn failure_from_problem(problem: &Map<String, Value>) -> Failure {
     let text = |name: &str| problem.get(name).and_then(Value::as_str).unwrap_or_default();
     let mut failure = Failure::permanent(text("message")).hint(text("hint"));
     failure.details = problem.get("details").and_then(Value::as_object).cloned().unwrap_or_default();
     failure
 }
 
-pawl_step::export!(Migrate);
+pawl_step::export!(MigrateStep);
 
 #[cfg(test)]
 mod tests {
@@ -128,14 +131,14 @@ mod tests {
     use pawl_step::{serde_json::json, testing::assert_described};
 
     #[test]
-    fn describes_itself() {
-        assert_described::<Migrate>();
+    fn migrate_description_is_valid() {
+        assert_described::<MigrateStep>();
     }
 
     #[test]
-    fn a_problem_keeps_its_words() {
+    fn problem_message_hint_and_details_become_a_failure() {
         let problem = json!({ "message": "m", "hint": "h", "details": { "file": "f" }, "order": false });
-        let failure = failure(problem.as_object().unwrap());
+        let failure = failure_from_problem(problem.as_object().unwrap());
         assert_eq!((failure.message.as_str(), failure.hint.as_deref()), ("m", Some("h")));
         assert_eq!(failure.details["file"], "f");
     }

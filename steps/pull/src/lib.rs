@@ -5,8 +5,8 @@
 //!
 //! Deliberately absent: unpacking and hashing, which the host does natively; clean-up of old releases.
 
-mod folder;
-mod shared;
+mod release_folder;
+mod shared_paths;
 
 use pawl_step::blobs::{self, UnpackLimits};
 use pawl_step::{
@@ -15,17 +15,17 @@ use pawl_step::{
 };
 use serde::Deserialize;
 
-use folder::{Folder, State};
-use shared::Shared;
+use release_folder::{ReleaseFolder, ReleaseFolderState};
+use shared_paths::SharedPaths;
 
 /// The module.
 #[derive(Debug)]
-pub struct Pull;
+pub struct PullStep;
 
 /// The step's `with:`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Config {
+pub struct PullConfig {
     /// The archive.
     pub from: String,
     /// The granted directory.
@@ -45,8 +45,8 @@ pub struct Config {
     pub limits: UnpackLimits,
 }
 
-impl Step for Pull {
-    type Config = Config;
+impl Step for PullStep {
+    type Config = PullConfig;
 
     fn describe() -> Description {
         Description {
@@ -75,40 +75,42 @@ impl Step for Pull {
         }
     }
 
-    fn preview(input: &Input<Config>) -> Result<Vec<Change>, Failure> {
-        let release = Wanted::of(input)?;
+    fn preview(input: &Input<PullConfig>) -> Result<Vec<Change>, Failure> {
+        let release = PullTarget::from_input(input)?;
         let subject = release.folder.to_string();
-        let detail = match release.folder.state(&release.shared)? {
-            State::Good => return Ok(Vec::new()),
-            State::Missing => return release.creation(input, subject),
-            State::Damaged(lines) => format!("unpack it again, since it is damaged: {}", brief(&lines)),
-            State::Unclear(why) => format!("unpack it again, since {why}"),
+        let detail = match release.folder.inspect(&release.shared)? {
+            ReleaseFolderState::Intact => return Ok(Vec::new()),
+            ReleaseFolderState::Missing => return release.preview_creation(input, subject),
+            ReleaseFolderState::Damaged(lines) => {
+                format!("unpack it again, since it is damaged: {}", summarize_lines(&lines))
+            }
+            ReleaseFolderState::Unknown(why) => format!("unpack it again, since {why}"),
         };
         Ok(vec![Change::new(Action::Update, subject, detail)])
     }
 
-    fn apply(input: &Input<Config>) -> Result<Receipt, Failure> {
+    fn apply(input: &Input<PullConfig>) -> Result<Receipt, Failure> {
         let started = time::monotonic();
-        let release = Wanted::of(input)?;
+        let release = PullTarget::from_input(input)?;
         release.folder.remove_leftovers()?;
-        match release.folder.state(&release.shared)? {
-            State::Good => {
+        match release.folder.inspect(&release.shared)? {
+            ReleaseFolderState::Intact => {
                 log::info(format!("{} is there already, and holds", release.folder));
                 return Ok(release.receipt(input));
             }
-            State::Missing => {}
-            State::Damaged(lines) => {
-                log::warn(format!("{} is damaged, and is unpacked again: {}", release.folder, brief(&lines)))
+            ReleaseFolderState::Missing => {}
+            ReleaseFolderState::Damaged(lines) => {
+                log::warn(format!("{} is damaged, and is unpacked again: {}", release.folder, summarize_lines(&lines)))
             }
-            State::Unclear(why) => log::warn(format!("{} is unpacked again: {why}", release.folder)),
+            ReleaseFolderState::Unknown(why) => log::warn(format!("{} is unpacked again: {why}", release.folder)),
         }
-        let new = release.folder.temporary(&input.key, "new");
-        let unpacked = release.bring(input, &new).inspect_err(|_| {
+        let new = release.folder.temporary_path(&input.key, "new");
+        let unpacked = release.unpack_and_link(input, &new).inspect_err(|_| {
             if let Err(failure) = blobs::remove(release.folder.dir(), &new) {
                 log::warn(format!("what was unpacked is left behind until the next pull: {}", failure.message));
             }
         })?;
-        release.folder.put(&input.key, &new)?;
+        release.folder.install(&input.key, &new)?;
         Ok(release
             .receipt(input)
             .note("files", unpacked.files)
@@ -116,49 +118,49 @@ impl Step for Pull {
             .note("took_ms", time::elapsed_ms(started)))
     }
 
-    fn probe(input: &Input<Config>) -> Result<Finding, Failure> {
-        let release = Wanted::of(input)?;
-        Ok(match release.folder.state(&release.shared)? {
-            State::Good => Finding::Held(release.receipt(input)),
-            State::Missing => Finding::Absent,
-            State::Damaged(lines) => {
-                Finding::Drifted(format!("{} is not as it was unpacked: {}", release.folder, brief(&lines)))
+    fn probe(input: &Input<PullConfig>) -> Result<Finding, Failure> {
+        let release = PullTarget::from_input(input)?;
+        Ok(match release.folder.inspect(&release.shared)? {
+            ReleaseFolderState::Intact => Finding::Held(release.receipt(input)),
+            ReleaseFolderState::Missing => Finding::Absent,
+            ReleaseFolderState::Damaged(lines) => {
+                Finding::Drifted(format!("{} is not as it was unpacked: {}", release.folder, summarize_lines(&lines)))
             }
-            State::Unclear(why) => Finding::Unknown(why),
+            ReleaseFolderState::Unknown(why) => Finding::Unknown(why),
         })
     }
 
-    fn revert(input: &Input<Config>, _receipt: &Receipt) -> Result<(), Failure> {
-        let release = Wanted::of(input)?;
+    fn revert(input: &Input<PullConfig>, _receipt: &Receipt) -> Result<(), Failure> {
+        let release = PullTarget::from_input(input)?;
         if input.live().is_some_and(|live| live.digest.as_ref() == Some(&release.digest)) {
             log::info(format!("{} is the live release, and stays", release.folder));
             return Ok(());
         }
-        release.folder.take_away(&input.key)
+        release.folder.remove(&input.key)
     }
 }
 
 /// The release that an input asks for, and where it goes.
-struct Wanted {
+struct PullTarget {
     digest: Digest,
-    folder: Folder,
-    shared: Shared,
+    folder: ReleaseFolder,
+    shared: SharedPaths,
 }
 
-impl Wanted {
-    fn of(input: &Input<Config>) -> Result<Self, Failure> {
+impl PullTarget {
+    fn from_input(input: &Input<PullConfig>) -> Result<Self, Failure> {
         let Some(digest) = input.release.digest.clone() else {
             return Err(Failure::invalid_config(format!("no digest is known for `{}`, so what comes could be anything", input.config.from))
                 .hint("publish it beside the archive (`sha256sum ARCHIVE > ARCHIVE.sha256`), or write it under `with:`, as `digest: sha256:…`"));
         };
         let source = source_dir(&input.config.from);
         let dir = input.dir("into", input.config.into.as_deref(), source.as_slice())?;
-        let shared = Shared::parse(&input.config.shared)?;
-        Ok(Self { folder: Folder::new(dir, &digest), digest, shared })
+        let shared = SharedPaths::parse(&input.config.shared)?;
+        Ok(Self { folder: ReleaseFolder::new(dir, &digest), digest, shared })
     }
 
     /// Everything up to the last rename, in the folder `new`.
-    fn bring(&self, input: &Input<Config>, new: &str) -> Result<blobs::UnpackStats, Failure> {
+    fn unpack_and_link(&self, input: &Input<PullConfig>, new: &str) -> Result<blobs::UnpackStats, Failure> {
         let dir = self.folder.dir();
         let unpacked = blobs::fetch(&input.config.from, &self.digest)?.unpack(dir, new, &input.config.limits)?;
         check_version(input, &format!("{dir}/{new}"))?;
@@ -166,19 +168,19 @@ impl Wanted {
         Ok(unpacked)
     }
 
-    fn creation(&self, input: &Input<Config>, subject: String) -> Result<Vec<Change>, Failure> {
+    fn preview_creation(&self, input: &Input<PullConfig>, subject: String) -> Result<Vec<Change>, Failure> {
         let mut changes = vec![Change::new(
             Action::Create,
             subject,
             format!("release {} from {}", input.release.label, input.config.from),
         )];
-        for path in self.shared.missing(self.folder.dir())? {
+        for path in self.shared.missing_paths(self.folder.dir())? {
             changes.push(Change::new(Action::Create, path, "kept across releases"));
         }
         Ok(changes)
     }
 
-    fn receipt(&self, input: &Input<Config>) -> Receipt {
+    fn receipt(&self, input: &Input<PullConfig>) -> Receipt {
         Receipt::new()
             .output("path", self.folder.path())
             .output("dir", self.folder.dir())
@@ -193,8 +195,8 @@ fn source_dir(from: &str) -> Option<&str> {
     path.trim_start_matches('/').split('/').next()
 }
 
-fn check_version(input: &Input<Config>, folder: &str) -> Result<(), Failure> {
-    let Config { version, version_file, .. } = &input.config;
+fn check_version(input: &Input<PullConfig>, folder: &str) -> Result<(), Failure> {
+    let PullConfig { version, version_file, .. } = &input.config;
     if version.is_none() && version_file.is_none() {
         return Ok(());
     }
@@ -206,23 +208,23 @@ fn check_version(input: &Input<Config>, folder: &str) -> Result<(), Failure> {
             .hint("put it into the archive, or name another `version-file`"));
     }
     let found = fs::read_text(&path)?;
-    if found.trim() == expected { Ok(()) } else { Err(wrong_version(&file, expected, found.trim())) }
+    if found.trim() == expected { Ok(()) } else { Err(wrong_version_failure(&file, expected, found.trim())) }
 }
 
-fn wrong_version(file: &str, expected: &str, found: &str) -> Failure {
+fn wrong_version_failure(file: &str, expected: &str, found: &str) -> Failure {
     let found: String = found.chars().take(80).collect();
     Failure::bad_content(format!("the release says in `{file}` that it is `{found}`, not `{expected}`"))
         .hint("the archive may be another version's: check what was built and packed under this name")
 }
 
 /// The first lines, and how many more there are.
-fn brief(lines: &[String]) -> String {
+fn summarize_lines(lines: &[String]) -> String {
     const SHOWN: usize = 3;
     let shown = lines[..lines.len().min(SHOWN)].join("; ");
     if lines.len() > SHOWN { format!("{shown}; …and {} more", lines.len() - SHOWN) } else { shown }
 }
 
-pawl_step::export!(Pull);
+pawl_step::export!(PullStep);
 
 #[cfg(test)]
 mod tests;

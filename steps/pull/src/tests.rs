@@ -16,12 +16,12 @@ fn release(name: char) -> Release {
     Release { label: format!("v{name}"), digest: Some(Digest::try_from(format!("sha256:{}", hex(name))).unwrap()) }
 }
 
-fn input(name: char, config: &Value) -> Input<Config> {
+fn input(name: char, config: &Value) -> Input<PullConfig> {
     let mut with = json!({ "from": format!("file:dist/shop-{name}.tar.zst"), "into": "app" });
     for (member, value) in config.as_object().unwrap() {
         with[member] = value.clone();
     }
-    let mut input = pawl_step::testing::input("pull", Config::deserialize(with).unwrap());
+    let mut input = pawl_step::testing::input("pull", PullConfig::deserialize(with).unwrap());
     input.release = release(name);
     input
 }
@@ -42,17 +42,17 @@ fn sandbox() -> (Sandbox, PathBuf) {
     (sandbox, app)
 }
 
-fn names(folder: &Path) -> Vec<String> {
+fn file_names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
 
-fn is_held(input: &Input<Config>) -> bool {
-    match Pull::probe(input).unwrap() {
+fn is_held(input: &Input<PullConfig>) -> bool {
+    match PullStep::probe(input).unwrap() {
         Finding::Held(receipt) => {
-            assert_eq!(receipt.outputs, Pull::apply(input).unwrap().outputs);
+            assert_eq!(receipt.outputs, PullStep::apply(input).unwrap().outputs);
             true
         }
         Finding::Absent => false,
@@ -61,46 +61,46 @@ fn is_held(input: &Input<Config>) -> bool {
 }
 
 #[test]
-fn describes_itself() {
-    assert_described::<Pull>();
+fn pull_description_is_valid() {
+    assert_described::<PullStep>();
 }
 
 #[test]
-fn pulls_once() {
+fn pull_unpacks_the_release_and_then_holds() {
     let (_sandbox, app) = sandbox();
     let input = input('a', &json!({ "version-file": "VERSION" }));
-    assert_eq!(Pull::probe(&input).unwrap(), Finding::Absent);
-    let changes = Pull::preview(&input).unwrap();
+    assert_eq!(PullStep::probe(&input).unwrap(), Finding::Absent);
+    let changes = PullStep::preview(&input).unwrap();
     assert_eq!(
         changes,
         [Change::new(Action::Create, format!("app/releases/{}", hex('a')), "release va from file:dist/shop-a.tar.zst")]
     );
-    let receipt = Pull::apply(&input).unwrap();
+    let receipt = PullStep::apply(&input).unwrap();
     let outputs = json!({ "path": format!("releases/{}", hex('a')), "dir": "app", "digest": format!("sha256:{}", hex('a')), "label": "va" });
     assert_eq!(Value::Object(receipt.outputs), outputs);
     assert_eq!(receipt.notes["files"], 3);
     assert!(is_held(&input));
-    assert_eq!(Pull::preview(&input).unwrap(), []);
-    assert_eq!(names(&app.join("releases")), [hex('a')]);
+    assert_eq!(PullStep::preview(&input).unwrap(), []);
+    assert_eq!(file_names(&app.join("releases")), [hex('a')]);
 }
 
 #[test]
-fn every_kill() {
+fn pull_recovers_from_a_kill_after_any_write() {
     for shared in [json!([]), json!(["storage", "logs/"])] {
         let input = input('a', &json!({ "shared": shared }));
         for writes in 0.. {
             let (sandbox, app) = sandbox();
             sandbox.kill_after(writes);
-            let outcome = Pull::apply(&input);
+            let outcome = PullStep::apply(&input);
             sandbox.revive();
             if outcome.is_ok() {
                 assert!(writes > 10);
                 break;
             }
             assert!(app.join("releases").join(hex('a')).exists() == is_held(&input), "killed after {writes}");
-            Pull::apply(&input).unwrap();
+            PullStep::apply(&input).unwrap();
             assert!(is_held(&input), "killed after {writes}");
-            assert_eq!(names(&app.join("releases")), [hex('a')], "killed after {writes}");
+            assert_eq!(file_names(&app.join("releases")), [hex('a')], "killed after {writes}");
             assert_eq!(
                 std::fs::read_to_string(app.join("releases").join(hex('a')).join("storage/seed")).unwrap(),
                 "seed a"
@@ -110,14 +110,14 @@ fn every_kill() {
 }
 
 #[test]
-fn every_kill_while_a_damaged_release_is_replaced() {
+fn pull_replaces_a_damaged_release_despite_a_kill_after_any_write() {
     let input = input('a', &json!({}));
     for writes in 0.. {
         let (sandbox, app) = sandbox();
-        Pull::apply(&input).unwrap();
+        PullStep::apply(&input).unwrap();
         let file = app.join("releases").join(hex('a')).join("bin/shop");
         std::fs::write(&file, "worm").unwrap();
-        match Pull::probe(&input).unwrap() {
+        match PullStep::probe(&input).unwrap() {
             Finding::Drifted(why) => assert_eq!(
                 why,
                 format!("app/releases/{} is not as it was unpacked: changed: bin/shop (modified since)", hex('a'))
@@ -125,11 +125,11 @@ fn every_kill_while_a_damaged_release_is_replaced() {
             other @ (Finding::Held(_) | Finding::Absent | Finding::Unknown(_)) => panic!("{other:?}"),
         }
         sandbox.kill_after(writes);
-        let outcome = Pull::apply(&input);
+        let outcome = PullStep::apply(&input);
         sandbox.revive();
-        Pull::apply(&input).unwrap();
+        PullStep::apply(&input).unwrap();
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "binary a", "killed after {writes}");
-        assert_eq!(names(&app.join("releases")), [hex('a')], "killed after {writes}");
+        assert_eq!(file_names(&app.join("releases")), [hex('a')], "killed after {writes}");
         if outcome.is_ok() {
             break;
         }
@@ -172,10 +172,10 @@ fn a_failed_pull_leaves_nothing() {
             "`shared: ../etc` is no path inside the granted directory".to_owned(),
         ),
     ] {
-        let failure = Pull::apply(&input('a', &config)).unwrap_err();
+        let failure = PullStep::apply(&input('a', &config)).unwrap_err();
         assert_eq!((failure.kind, failure.message), (kind, message));
         assert!(failure.hint.is_some() || config.get("from").is_some());
-        assert!(!app.join("releases").exists() || names(&app.join("releases")).is_empty());
+        assert!(!app.join("releases").exists() || file_names(&app.join("releases")).is_empty());
         assert!(!app.join("shared").exists());
     }
 }
@@ -185,20 +185,20 @@ fn a_release_without_a_digest_is_refused() {
     let (_sandbox, _app) = sandbox();
     let mut input = input('a', &json!({}));
     input.release.digest = None;
-    let failure = Pull::apply(&input).unwrap_err();
+    let failure = PullStep::apply(&input).unwrap_err();
     assert_eq!(failure.kind, FailureKind::InvalidConfig);
     assert!(failure.hint.unwrap().contains("sha256sum"));
 }
 
 #[test]
-fn shared_paths_outlive_releases_and_are_no_damage() {
+fn shared_paths_outlive_releases_and_are_not_damage() {
     let (_sandbox, app) = sandbox();
     let config = json!({ "shared": ["storage", "logs/app/", "VERSION"] });
     let (first, second) = (input('a', &config), input('b', &config));
-    Pull::apply(&first).unwrap();
+    PullStep::apply(&first).unwrap();
     std::fs::write(app.join("shared/storage/upload"), "by a user").unwrap();
     assert!(is_held(&first));
-    Pull::apply(&second).unwrap();
+    PullStep::apply(&second).unwrap();
     assert!(is_held(&second) && is_held(&first));
     let release = app.join("releases").join(hex('b'));
     assert_eq!(std::fs::read_to_string(release.join("storage/upload")).unwrap(), "by a user");
@@ -213,7 +213,7 @@ fn shared_paths_outlive_releases_and_are_no_damage() {
     // Damage elsewhere is still seen, and so is a link that is gone.
     std::fs::remove_file(release.join("bin/shop")).unwrap();
     std::fs::remove_file(release.join("storage")).unwrap();
-    match Pull::probe(&second).unwrap() {
+    match PullStep::probe(&second).unwrap() {
         Finding::Drifted(why) => {
             assert!(why.ends_with("missing: bin/shop; changed: storage (no link to shared/storage)"), "{why}");
         }
@@ -221,35 +221,35 @@ fn shared_paths_outlive_releases_and_are_no_damage() {
     }
     // A path that becomes shared later makes a new folder, from which the old content is linked.
     let wider = input('a', &json!({ "shared": ["storage", "logs/app/", "VERSION", "bin"] }));
-    assert!(!matches!(Pull::probe(&wider).unwrap(), Finding::Held(_)));
-    Pull::apply(&wider).unwrap();
+    assert!(!matches!(PullStep::probe(&wider).unwrap(), Finding::Held(_)));
+    PullStep::apply(&wider).unwrap();
     assert!(is_held(&wider));
     assert_eq!(std::fs::read_to_string(app.join("shared/bin/shop")).unwrap(), "binary a");
 }
 
 #[test]
-fn revert_spares_the_live_release() {
+fn revert_keeps_the_live_release() {
     let (sandbox, app) = sandbox();
     let mut input = input('a', &json!({}));
-    let receipt = Pull::apply(&input).unwrap();
+    let receipt = PullStep::apply(&input).unwrap();
     input.head = Some(EnvironmentHead { live: Some(release('a')) });
-    Pull::revert(&input, &receipt).unwrap();
+    PullStep::revert(&input, &receipt).unwrap();
     assert!(is_held(&input));
     input.head = Some(EnvironmentHead { live: Some(release('b')) });
     sandbox.kill_after(3);
-    assert!(Pull::revert(&input, &receipt).is_err());
+    assert!(PullStep::revert(&input, &receipt).is_err());
     sandbox.revive();
-    assert_eq!(Pull::probe(&input).unwrap(), Finding::Absent, "never half a release under its name");
-    Pull::revert(&input, &receipt).unwrap();
-    assert_eq!(names(&app.join("releases")), [""; 0]);
+    assert_eq!(PullStep::probe(&input).unwrap(), Finding::Absent, "never half a release under its name");
+    PullStep::revert(&input, &receipt).unwrap();
+    assert_eq!(file_names(&app.join("releases")), [""; 0]);
 }
 
 #[test]
-fn the_directory_may_be_left_out() {
+fn directory_defaults_to_the_only_grant() {
     let (_sandbox, _app) = sandbox();
     let mut input = input('a', &json!({}));
     input.config.into = None;
-    assert_eq!(Pull::apply(&input).unwrap().outputs["dir"], "app");
+    assert_eq!(PullStep::apply(&input).unwrap().outputs["dir"], "app");
     assert_eq!(source_dir("file:/dist/x"), Some("dist"));
     assert_eq!(source_dir("https://example.org/x"), None);
 }

@@ -15,16 +15,16 @@ use pawl_step::{
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use output::{command_line, ended, log_lines, probed};
+use output::{check_exit_status, command_line, finding_from_status, log_lines};
 
 /// The module.
 #[derive(Debug)]
-pub struct Run;
+pub struct RunStep;
 
 /// The step's `with:`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
+pub struct RunConfig {
     /// The program.
     pub program: String,
     /// Its arguments.
@@ -46,8 +46,8 @@ pub struct Config {
     pub _repeatable: bool,
 }
 
-impl Step for Run {
-    type Config = Config;
+impl Step for RunStep {
+    type Config = RunConfig;
 
     fn describe() -> Description {
         Description {
@@ -64,7 +64,7 @@ impl Step for Run {
         }
     }
 
-    fn preview(input: &Input<Config>) -> Result<Vec<Change>, Failure> {
+    fn preview(input: &Input<RunConfig>) -> Result<Vec<Change>, Failure> {
         let config = &input.config;
         if is_created(config)? {
             return Ok(Vec::new());
@@ -73,7 +73,7 @@ impl Step for Run {
         Ok(vec![Change::new(Action::Run, command_line(&config.program, &config.args), detail)])
     }
 
-    fn apply(input: &Input<Config>) -> Result<Receipt, Failure> {
+    fn apply(input: &Input<RunConfig>) -> Result<Receipt, Failure> {
         let config = &input.config;
         let started = time::monotonic();
         if is_created(config)? {
@@ -81,10 +81,10 @@ impl Step for Run {
             log::info(format!("`{path}` is there already, so the program is not run"));
             return Ok(Receipt::new().output("status", 0).note("ran", false));
         }
-        let completion = command(config, &config.program, &config.args).run()?;
+        let completion = build_command(config, &config.program, &config.args).run()?;
         log_lines("stdout", &completion.stdout);
         log_lines("stderr", &completion.stderr);
-        ended(&command_line(&config.program, &config.args), completion.status, &completion.stderr)?;
+        check_exit_status(&command_line(&config.program, &config.args), completion.status, &completion.stderr)?;
         if let Some(path) = &config.creates
             && !fs::exists(path)?
         {
@@ -97,7 +97,7 @@ impl Step for Run {
         Ok(Receipt::new().output("status", 0).note("ran", true).note("took_ms", time::elapsed_ms(started)))
     }
 
-    fn probe(input: &Input<Config>) -> Result<Finding, Failure> {
+    fn probe(input: &Input<RunConfig>) -> Result<Finding, Failure> {
         let config = &input.config;
         if config.creates.is_some() {
             return Ok(if is_created(config)? {
@@ -111,17 +111,17 @@ impl Step for Run {
                 "it has neither `creates` nor `probe`, so nobody can tell whether it has run".to_owned(),
             ));
         };
-        let completion = command(config, program, arguments).run()?;
-        Ok(probed(&command_line(program, arguments), completion.status, &completion.stderr))
+        let completion = build_command(config, program, arguments).run()?;
+        Ok(finding_from_status(&command_line(program, arguments), completion.status, &completion.stderr))
     }
 
-    fn revert(input: &Input<Config>, _receipt: &Receipt) -> Result<(), Failure> {
+    fn revert(input: &Input<RunConfig>, _receipt: &Receipt) -> Result<(), Failure> {
         Err(Failure::permanent(format!("what `{}` did cannot be undone", input.config.program))
             .hint("undo it by hand, or with a program of its own"))
     }
 }
 
-fn is_created(config: &Config) -> Result<bool, Failure> {
+fn is_created(config: &RunConfig) -> Result<bool, Failure> {
     match (&config.creates, &config.probe) {
         (Some(_), Some(_)) => {
             Err(Failure::invalid_config("`creates` and `probe` are two answers to one question")
@@ -132,7 +132,7 @@ fn is_created(config: &Config) -> Result<bool, Failure> {
     }
 }
 
-fn command(config: &Config, program: &str, arguments: &[String]) -> Command {
+fn build_command(config: &RunConfig, program: &str, arguments: &[String]) -> Command {
     let mut command = Command::new(program).args(arguments);
     // The schema lets no other value in than a text.
     for (name, value) in &config.env {
@@ -147,7 +147,7 @@ fn command(config: &Config, program: &str, arguments: &[String]) -> Command {
     }
 }
 
-pawl_step::export!(Run);
+pawl_step::export!(RunStep);
 
 #[cfg(test)]
 mod tests {
@@ -156,14 +156,14 @@ mod tests {
     use pawl_step::{Access, FailureKind};
     use serde_json::json;
 
-    fn input(config: Value) -> Input<Config> {
-        testing::input("warm", Config::deserialize(config).unwrap())
+    fn input(config: Value) -> Input<RunConfig> {
+        testing::input("warm", RunConfig::deserialize(config).unwrap())
     }
 
     #[test]
-    fn describes_itself() {
-        assert_described::<Run>();
-        let description = Run::describe().to_json();
+    fn run_description_is_valid() {
+        assert_described::<RunStep>();
+        let description = RunStep::describe().to_json();
         assert_eq!(
             (&description["repeatable"], &description["repeatable-config"]),
             (&json!(false), &json!("/repeatable"))
@@ -171,31 +171,31 @@ mod tests {
     }
 
     #[test]
-    fn what_is_created_is_evidence_and_a_guard() {
+    fn existing_creates_path_holds_and_skips_the_program() {
         let sandbox = Sandbox::new();
         let app = sandbox.grant("app", Access::Read);
         let input = input(json!({ "program": "/usr/bin/warm", "args": ["--all", "a b"], "creates": "app/cache" }));
-        assert_eq!(Run::probe(&input).unwrap(), Finding::Absent);
+        assert_eq!(RunStep::probe(&input).unwrap(), Finding::Absent);
         assert_eq!(
-            Run::preview(&input).unwrap(),
+            RunStep::preview(&input).unwrap(),
             [Change::new(Action::Run, "/usr/bin/warm --all 'a b'", "makes app/cache")]
         );
         std::fs::write(app.join("cache"), "").unwrap();
-        assert_eq!(Run::probe(&input).unwrap(), Finding::Held(Receipt::new().output("status", 0)));
-        assert_eq!(Run::preview(&input).unwrap(), []);
+        assert_eq!(RunStep::probe(&input).unwrap(), Finding::Held(Receipt::new().output("status", 0)));
+        assert_eq!(RunStep::preview(&input).unwrap(), []);
         // There is no host here that could run it.
-        assert_eq!(Run::apply(&input).unwrap().notes["ran"], false);
+        assert_eq!(RunStep::apply(&input).unwrap().notes["ran"], false);
     }
 
     #[test]
-    fn without_evidence_nothing_is_claimed() {
+    fn probe_is_unknown_without_creates_or_probe() {
         let plain = input(json!({ "program": "/usr/bin/warm" }));
-        assert!(matches!(Run::probe(&plain).unwrap(), Finding::Unknown(_)));
-        assert!(Run::revert(&plain, &Receipt::new()).is_err());
+        assert!(matches!(RunStep::probe(&plain).unwrap(), Finding::Unknown(_)));
+        assert!(RunStep::revert(&plain, &Receipt::new()).is_err());
         let both = input(json!({ "program": "p", "creates": "app/x", "probe": ["q"] }));
-        assert_eq!(Run::apply(&both).unwrap_err().kind, FailureKind::InvalidConfig);
+        assert_eq!(RunStep::apply(&both).unwrap_err().kind, FailureKind::InvalidConfig);
         let denied = input(json!({ "program": "p", "creates": "other/x" }));
         let _sandbox = Sandbox::new();
-        assert_eq!(Run::probe(&denied).unwrap_err().kind, FailureKind::Denied);
+        assert_eq!(RunStep::probe(&denied).unwrap_err().kind, FailureKind::Denied);
     }
 }

@@ -1,11 +1,11 @@
 //! Makes a release live: one symbolic link, replaced by one rename.
 //!
 //! Invariant: whatever instruction it is killed at, the link leads to the old release or the new one, and the next probe
-//! tells which: see [`place`].
+//! tells which: see [`managed_link`].
 //!
 //! Deliberately absent: knowledge of what serves the link. A server that must be told is a step of its own.
 
-mod place;
+mod managed_link;
 
 use pawl_step::{
     Access, Action, Capability, CapabilityNeed, Change, Description, Failure, Finding, Input, Phase, ProbeSupport,
@@ -13,19 +13,19 @@ use pawl_step::{
 };
 use serde::Deserialize;
 
-use place::{Epoch, From, Live, Place};
+use managed_link::{AttemptEpoch, LinkProbe, LinkTarget, ManagedLink, PreviousTarget};
 
 /// The module.
 #[derive(Debug)]
-pub struct Switch;
+pub struct SwitchStep;
 
 /// The step's `with:`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
+pub struct SwitchConfig {
     /// How.
     #[serde(default)]
-    pub strategy: Strategy,
+    pub strategy: SwitchStrategy,
     /// The granted directory.
     #[serde(rename = "in")]
     pub dir: Option<String>,
@@ -38,14 +38,14 @@ pub struct Config {
 /// How the release is made live.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Strategy {
+pub enum SwitchStrategy {
     /// One rename of a symbolic link.
     #[default]
     Symlink,
 }
 
-impl Step for Switch {
-    type Config = Config;
+impl Step for SwitchStep {
+    type Config = SwitchConfig;
 
     fn describe() -> Description {
         Description {
@@ -74,62 +74,62 @@ impl Step for Switch {
         }
     }
 
-    fn preview(input: &Input<Config>) -> Result<Vec<Change>, Failure> {
-        let (place, to) = resolve(input)?;
-        let subject = place.path();
-        let change = match place.live()? {
-            Live::At(now) if now == to => return Ok(Vec::new()),
-            Live::At(now) => Change::new(Action::Update, subject, format!("from {now} to {to}")),
-            Live::Nothing => Change::new(Action::Create, subject, format!("to {to}")),
-            Live::Outside => return Err(place.outside()),
-            Live::NoLink => return Err(place.no_link()),
+    fn preview(input: &Input<SwitchConfig>) -> Result<Vec<Change>, Failure> {
+        let (managed_link, to) = resolve_link(input)?;
+        let subject = managed_link.path();
+        let change = match managed_link.current_target()? {
+            LinkTarget::At(now) if now == to => return Ok(Vec::new()),
+            LinkTarget::At(now) => Change::new(Action::Update, subject, format!("from {now} to {to}")),
+            LinkTarget::Missing => Change::new(Action::Create, subject, format!("to {to}")),
+            LinkTarget::Outside => return Err(managed_link.outside_failure()),
+            LinkTarget::NotALink => return Err(managed_link.not_a_link_failure()),
         };
         Ok(vec![change])
     }
 
-    fn apply(input: &Input<Config>) -> Result<Receipt, Failure> {
-        let (place, to) = resolve(input)?;
-        place.target_exists(&to)?;
-        let from = place.switch(&input.key, &to, is_live_already(input))?;
-        Ok(receipt(&place, &to, &from))
+    fn apply(input: &Input<SwitchConfig>) -> Result<Receipt, Failure> {
+        let (managed_link, to) = resolve_link(input)?;
+        managed_link.ensure_target_exists(&to)?;
+        let from = managed_link.switch(&input.key, &to, is_already_verified(input))?;
+        Ok(receipt(&managed_link, &to, &from))
     }
 
-    fn probe(input: &Input<Config>) -> Result<Finding, Failure> {
-        let (place, to) = resolve(input)?;
-        Ok(match place.probe(&to)? {
-            place::Seen::Held(from) => Finding::Held(receipt(&place, &to, &from)),
-            place::Seen::Absent => Finding::Absent,
-            place::Seen::Drifted(why) => Finding::Drifted(why),
+    fn probe(input: &Input<SwitchConfig>) -> Result<Finding, Failure> {
+        let (managed_link, to) = resolve_link(input)?;
+        Ok(match managed_link.probe(&to)? {
+            LinkProbe::Held(from) => Finding::Held(receipt(&managed_link, &to, &from)),
+            LinkProbe::Absent => Finding::Absent,
+            LinkProbe::Drifted(why) => Finding::Drifted(why),
         })
     }
 
-    fn revert(input: &Input<Config>, receipt: &Receipt) -> Result<(), Failure> {
-        let (place, to) = resolve(input)?;
-        let back = match (verified(input, &place, &to)?, receipt.notes.get("from")) {
-            (Some(path), _) => From::Path(path),
-            (None, Some(serde_json::Value::String(path))) => From::Path(path.clone()),
-            (None, Some(serde_json::Value::Null)) => From::Nothing,
-            (None, Some(_) | None) => From::Unknown,
+    fn revert(input: &Input<SwitchConfig>, receipt: &Receipt) -> Result<(), Failure> {
+        let (managed_link, to) = resolve_link(input)?;
+        let back = match (verified_release_path(input, &managed_link, &to)?, receipt.notes.get("from")) {
+            (Some(path), _) => PreviousTarget::Path(path),
+            (None, Some(serde_json::Value::String(path))) => PreviousTarget::Path(path.clone()),
+            (None, Some(serde_json::Value::Null)) => PreviousTarget::NoLink,
+            (None, Some(_) | None) => PreviousTarget::Unknown,
         };
-        place.revert(&input.key, &to, &back)
+        managed_link.revert(&input.key, &to, &back)
     }
 }
 
 /// The place of the link, and the folder it shall lead to.
-fn resolve(input: &Input<Config>) -> Result<(Place, String), Failure> {
-    let Config { strategy: Strategy::Symlink, dir, link, to } = &input.config;
+fn resolve_link(input: &Input<SwitchConfig>) -> Result<(ManagedLink, String), Failure> {
+    let SwitchConfig { strategy: SwitchStrategy::Symlink, dir, link, to } = &input.config;
     let dir = input.dir("in", dir.as_deref(), &[])?;
     let link = fs::relative("link", link)?;
     let to = match to {
         Some(to) => fs::relative("to", to)?,
-        None => fs::relative("to", upstream(input, &dir)?)?,
+        None => fs::relative("to", upstream_path(input, &dir)?)?,
     };
-    let epoch = Epoch { number: input.epoch, lineage: input.lineage.clone() };
-    Ok((Place::new(dir, link, epoch), to))
+    let epoch = AttemptEpoch { number: input.epoch, lineage: input.lineage.clone() };
+    Ok((ManagedLink::new(dir, link, epoch), to))
 }
 
 /// The `path` that one earlier step returned for this directory.
-fn upstream<'a>(input: &'a Input<Config>, dir: &str) -> Result<&'a str, Failure> {
+fn upstream_path<'a>(input: &'a Input<SwitchConfig>, dir: &str) -> Result<&'a str, Failure> {
     let mut paths = input
         .outputs
         .values()
@@ -152,32 +152,36 @@ fn upstream<'a>(input: &'a Input<Config>, dir: &str) -> Result<&'a str, Failure>
 }
 
 /// Whether the release is what was verified last: then nothing else was live before.
-fn is_live_already(input: &Input<Config>) -> bool {
+fn is_already_verified(input: &Input<SwitchConfig>) -> bool {
     input.release.digest.is_some() && input.live().is_some_and(|live| live.digest == input.release.digest)
 }
 
 /// The folder of the release that was verified last, if it is another one and lies where this one does. Undoing leads
 /// there, since what was live just before may never have been verified.
-fn verified(input: &Input<Config>, place: &Place, to: &str) -> Result<Option<String>, Failure> {
+fn verified_release_path(
+    input: &Input<SwitchConfig>,
+    managed_link: &ManagedLink,
+    to: &str,
+) -> Result<Option<String>, Failure> {
     let digests = (input.release.digest.as_ref(), input.live().and_then(|live| live.digest.as_ref()));
     let (Some(this), Some(live)) = digests else { return Ok(None) };
     if this == live || !to.contains(this.hex()) {
         return Ok(None);
     }
     let path = to.replace(this.hex(), live.hex());
-    Ok(place.has_folder(&path)?.then_some(path))
+    Ok(managed_link.has_folder(&path)?.then_some(path))
 }
 
-fn receipt(place: &Place, to: &str, from: &From) -> Receipt {
-    let receipt = Receipt::new().output("link", place.link()).output("to", to);
+fn receipt(managed_link: &ManagedLink, to: &str, from: &PreviousTarget) -> Receipt {
+    let receipt = Receipt::new().output("link", managed_link.link()).output("to", to);
     match from {
-        From::Path(path) => receipt.note("from", path.as_str()),
-        From::Nothing => receipt.note("from", serde_json::Value::Null),
-        From::Unknown => receipt,
+        PreviousTarget::Path(path) => receipt.note("from", path.as_str()),
+        PreviousTarget::NoLink => receipt.note("from", serde_json::Value::Null),
+        PreviousTarget::Unknown => receipt,
     }
 }
 
-pawl_step::export!(Switch);
+pawl_step::export!(SwitchStep);
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! The checks: how each is made. What counts as right is in [`crate::judge`]. The schema is closed, and the host checks it,
+//! The checks: how each is made. What counts as right is in [`crate::mismatch`]. The schema is closed, and the host checks it,
 //! so that unknown members need no second check here.
 
 use core::time::Duration;
@@ -9,12 +9,12 @@ use pawl_step::{Failure, fs, json, tcp};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::judge;
+use crate::mismatch;
 
 /// Bytes of a body that are looked at.
-const BODY: u64 = 1024 * 1024;
+const MAX_BODY_BYTES: u64 = 1024 * 1024;
 /// How long a connection may take.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A request, and what must answer.
 #[derive(Debug, Clone, Deserialize)]
@@ -70,7 +70,7 @@ pub struct SqlCheck {
 
 /// One check.
 #[derive(Debug, Clone)]
-pub(crate) enum Check {
+pub(crate) enum VerifyCheck {
     Http(HttpCheck),
     Tcp(String),
     File { dir: String, check: FileCheck },
@@ -93,23 +93,23 @@ fn five_seconds() -> Duration {
     Duration::from_secs(5)
 }
 
-impl Check {
+impl VerifyCheck {
     /// What is asked, in a few words.
-    pub(crate) fn name(&self) -> String {
+    pub(crate) fn label(&self) -> String {
         match self {
             Self::Http(check) => format!("{} {}", check.method, without_query(&check.url)),
             Self::Tcp(address) => format!("tcp {address}"),
             Self::File { dir, check } => format!("file {dir}/{}", check.path),
-            Self::Sql(check) => format!("{} on {}", judge::cut(&check.query), check.database),
+            Self::Sql(check) => format!("{} on {}", mismatch::shorten(&check.query), check.database),
         }
     }
 
     /// What must be found.
     pub(crate) fn expectation(&self) -> String {
         match self {
-            Self::Http(check) => judge::http_expectation(check),
+            Self::Http(check) => mismatch::http_expectation(check),
             Self::Tcp(_) => "a connection".to_owned(),
-            Self::File { check, .. } => judge::file_expectation(check),
+            Self::File { check, .. } => mismatch::file_expectation(check),
             Self::Sql(check) => json::text(&check.equals),
         }
     }
@@ -118,7 +118,8 @@ impl Check {
     pub(crate) fn run(&self) -> Result<Option<String>, Failure> {
         match self {
             Self::Http(check) => {
-                let mut request = Request::new(&check.method, &check.url).timeout(check.timeout).max_bytes(BODY);
+                let mut request =
+                    Request::new(&check.method, &check.url).timeout(check.timeout).max_bytes(MAX_BODY_BYTES);
                 // The schema lets no other value in than a text.
                 for (name, value) in &check.headers {
                     request = request.header(name, value.as_str().unwrap_or_default());
@@ -127,9 +128,9 @@ impl Check {
                     request = request.redirects(0);
                 }
                 let response = request.send()?;
-                Ok(judge::http(check, response.status, &response.body))
+                Ok(mismatch::http_mismatch(check, response.status, &response.body))
             }
-            Self::Tcp(address) => tcp::connect(address, CONNECT).map(|()| None),
+            Self::Tcp(address) => tcp::connect(address, CONNECT_TIMEOUT).map(|()| None),
             Self::File { dir, check } => {
                 let path = format!("{dir}/{}", fs::relative("path", &check.path)?);
                 if !fs::exists(&path)? {
@@ -141,11 +142,11 @@ impl Check {
                 if check.equals.is_none() && check.contains.is_none() {
                     return Ok(None);
                 }
-                Ok(judge::content(check, &String::from_utf8_lossy(&fs::read(&path)?)))
+                Ok(mismatch::content_mismatch(check, &String::from_utf8_lossy(&fs::read(&path)?)))
             }
             Self::Sql(check) => {
                 let rows = Connection::open(&check.database)?.query(&check.query, &[])?;
-                Ok(judge::sql(&check.equals, rows.rows.first().and_then(|row| row.first())))
+                Ok(mismatch::sql_mismatch(&check.equals, rows.rows.first().and_then(|row| row.first())))
             }
         }
     }
@@ -161,8 +162,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_hide_queries() {
+    fn labels_omit_query_strings() {
         let check = HttpCheck::deserialize(serde_json::json!({ "url": "http://h/health?token=secret" })).unwrap();
-        assert_eq!(Check::Http(check).name(), "GET http://h/health");
+        assert_eq!(VerifyCheck::Http(check).label(), "GET http://h/health");
     }
 }

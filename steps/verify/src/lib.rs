@@ -5,7 +5,7 @@
 //! Deliberately absent: load tests and metrics; a check is one question with one right answer.
 
 mod check;
-mod judge;
+mod mismatch;
 mod rounds;
 
 use core::time::Duration;
@@ -16,18 +16,18 @@ use pawl_step::{
 };
 use serde::Deserialize;
 
-use check::{Check, FileCheck, HttpCheck, SqlCheck};
-use judge::Mismatch;
-use rounds::Policy;
+use check::{FileCheck, HttpCheck, SqlCheck, VerifyCheck};
+use mismatch::CheckMismatch;
+use rounds::RoundPolicy;
 
 /// The module.
 #[derive(Debug)]
-pub struct Verify;
+pub struct VerifyStep;
 
 /// The step's `with:`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
+pub struct VerifyConfig {
     /// Requests.
     #[serde(default)]
     pub http: Vec<HttpCheck>,
@@ -63,8 +63,8 @@ fn one_second() -> Duration {
     Duration::from_secs(1)
 }
 
-impl Step for Verify {
-    type Config = Config;
+impl Step for VerifyStep {
+    type Config = VerifyConfig;
 
     fn describe() -> Description {
         Description {
@@ -98,46 +98,46 @@ impl Step for Verify {
         }
     }
 
-    fn preview(input: &Input<Config>) -> Result<Vec<Change>, Failure> {
+    fn preview(input: &Input<VerifyConfig>) -> Result<Vec<Change>, Failure> {
         let checks = checks(input)?;
-        Ok(checks.iter().map(|check| Change::new(Action::Check, check.name(), check.expectation())).collect())
+        Ok(checks.iter().map(|check| Change::new(Action::Check, check.label(), check.expectation())).collect())
     }
 
-    fn apply(input: &Input<Config>) -> Result<Receipt, Failure> {
+    fn apply(input: &Input<VerifyConfig>) -> Result<Receipt, Failure> {
         let started = time::monotonic();
         let checks = checks(input)?;
-        let policy = Policy::new(input.config.tries, input.config.interval, input.config.consecutive)?;
-        let rounds = policy.run(checks.len(), || round(&checks), time::sleep)?;
+        let policy = RoundPolicy::new(input.config.tries, input.config.interval, input.config.consecutive)?;
+        let rounds = policy.run(checks.len(), || run_round(&checks), time::sleep)?;
         Ok(Receipt::new()
             .output("checks", checks.len())
             .note("rounds", rounds)
             .note("took_ms", time::elapsed_ms(started)))
     }
 
-    fn probe(input: &Input<Config>) -> Result<Finding, Failure> {
+    fn probe(input: &Input<VerifyConfig>) -> Result<Finding, Failure> {
         let checks = checks(input)?;
-        let failing = round(&checks)?;
+        let failing = run_round(&checks)?;
         Ok(if failing.is_empty() {
             Finding::Held(Receipt::new().output("checks", checks.len()))
         } else {
-            Finding::Drifted(rounds::summary(&failing, checks.len()))
+            Finding::Drifted(rounds::summarize_mismatches(&failing, checks.len()))
         })
     }
 
-    fn revert(_input: &Input<Config>, _receipt: &Receipt) -> Result<(), Failure> {
+    fn revert(_input: &Input<VerifyConfig>, _receipt: &Receipt) -> Result<(), Failure> {
         Ok(())
     }
 }
 
-fn checks(input: &Input<Config>) -> Result<Vec<Check>, Failure> {
-    let Config { http, tcp, files, sql, tries: _, interval: _, consecutive: _ } = &input.config;
-    let mut checks: Vec<Check> = http.iter().cloned().map(Check::Http).collect();
-    checks.extend(tcp.iter().cloned().map(Check::Tcp));
+fn checks(input: &Input<VerifyConfig>) -> Result<Vec<VerifyCheck>, Failure> {
+    let VerifyConfig { http, tcp, files, sql, tries: _, interval: _, consecutive: _ } = &input.config;
+    let mut checks: Vec<VerifyCheck> = http.iter().cloned().map(VerifyCheck::Http).collect();
+    checks.extend(tcp.iter().cloned().map(VerifyCheck::Tcp));
     for file in files {
         let dir = input.dir("in", file.dir.as_deref(), &[])?;
-        checks.push(Check::File { dir, check: file.clone() });
+        checks.push(VerifyCheck::File { dir, check: file.clone() });
     }
-    checks.extend(sql.iter().cloned().map(Check::Sql));
+    checks.extend(sql.iter().cloned().map(VerifyCheck::Sql));
     if checks.is_empty() {
         return Err(Failure::invalid_config(format!(
             "step `{}` has no checks, so it would verify anything",
@@ -149,24 +149,28 @@ fn checks(input: &Input<Config>) -> Result<Vec<Check>, Failure> {
 }
 
 /// Makes every check once; returns those that fail. What no further round can change is a failure at once.
-fn round(checks: &[Check]) -> Result<Vec<Mismatch>, Failure> {
+fn run_round(checks: &[VerifyCheck]) -> Result<Vec<CheckMismatch>, Failure> {
     let mut failing = Vec::new();
     for check in checks {
         match check.run() {
             Ok(None) => {}
-            Ok(Some(found)) => failing.push(Mismatch { check: check.name(), expected: check.expectation(), found }),
+            Ok(Some(found)) => {
+                failing.push(CheckMismatch { check: check.label(), expected: check.expectation(), found })
+            }
             Err(failure) if matches!(failure.kind, FailureKind::Denied | FailureKind::InvalidConfig) => {
-                return Err(failure.context(check.name()));
+                return Err(failure.context(check.label()));
             }
-            Err(failure) => {
-                failing.push(Mismatch { check: check.name(), expected: check.expectation(), found: failure.message })
-            }
+            Err(failure) => failing.push(CheckMismatch {
+                check: check.label(),
+                expected: check.expectation(),
+                found: failure.message,
+            }),
         }
     }
     Ok(failing)
 }
 
-pawl_step::export!(Verify);
+pawl_step::export!(VerifyStep);
 
 #[cfg(test)]
 mod tests {
@@ -174,19 +178,19 @@ mod tests {
     use pawl_step::testing::{self, Sandbox, assert_described};
     use serde_json::{Value, json};
 
-    fn input(config: Value) -> Input<Config> {
-        testing::input("verify", Config::deserialize(config).unwrap())
+    fn input(config: Value) -> Input<VerifyConfig> {
+        testing::input("verify", VerifyConfig::deserialize(config).unwrap())
     }
 
     #[test]
-    fn describes_itself() {
-        assert_described::<Verify>();
+    fn verify_description_is_valid() {
+        assert_described::<VerifyStep>();
     }
 
     #[test]
     fn the_schema_states_the_defaults() {
-        let config = Config::deserialize(json!({})).unwrap();
-        let properties = &Verify::describe().to_json()["config"]["properties"];
+        let config = VerifyConfig::deserialize(json!({})).unwrap();
+        let properties = &VerifyStep::describe().to_json()["config"]["properties"];
         assert_eq!(properties["tries"]["default"], config.tries);
         assert_eq!(properties["consecutive"]["default"], config.consecutive);
         assert_eq!((properties["interval"]["default"].as_str(), config.interval), (Some("1s"), Duration::from_secs(1)));
@@ -200,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_checked_through_links() {
+    fn file_checks_follow_links() {
         let sandbox = Sandbox::new();
         let app = sandbox.grant("app", Access::Read);
         std::fs::create_dir(app.join("r1")).unwrap();
@@ -210,40 +214,40 @@ mod tests {
             { "path": "current/VERSION", "equals": "v1" }, { "path": "current/VERSION", "contains": "v" },
             { "path": "maintenance", "exists": false }, { "in": "app", "path": "current" },
         ] });
-        let receipt = Verify::apply(&input(config.clone())).unwrap();
+        let receipt = VerifyStep::apply(&input(config.clone())).unwrap();
         assert_eq!(Value::Object(receipt.outputs), json!({ "checks": 4 }));
         assert_eq!(
-            Verify::preview(&input(config.clone())).unwrap()[0],
+            VerifyStep::preview(&input(config.clone())).unwrap()[0],
             Change::new(Action::Check, "file app/current/VERSION", "the content `v1`")
         );
         std::fs::write(app.join("r1/VERSION"), "v2\n").unwrap();
         std::fs::write(app.join("maintenance"), "").unwrap();
         let expected = "2 of 4 checks fail: file app/current/VERSION: expected the content `v1`, found `v2`; \
             file app/maintenance: expected no such file, found one";
-        assert_eq!(Verify::probe(&input(config.clone())).unwrap(), Finding::Drifted(expected.to_owned()));
+        assert_eq!(VerifyStep::probe(&input(config.clone())).unwrap(), Finding::Drifted(expected.to_owned()));
         let mut quick = input(config);
         quick.config.interval = Duration::ZERO;
         quick.config.tries = 2;
-        let failure = Verify::apply(&quick).unwrap_err();
+        let failure = VerifyStep::apply(&quick).unwrap_err();
         assert_eq!(failure.message, expected.replace("fail:", "fail after 2 rounds:"));
         assert_eq!(failure.details["failing"][1]["check"], "file app/maintenance");
     }
 
     #[test]
-    fn what_no_round_can_change_fails_at_once() {
+    fn configuration_errors_fail_without_retry() {
         let sandbox = Sandbox::new();
         sandbox.grant("app", Access::Read);
-        assert_eq!(Verify::apply(&input(json!({}))).unwrap_err().kind, FailureKind::InvalidConfig);
+        assert_eq!(VerifyStep::apply(&input(json!({}))).unwrap_err().kind, FailureKind::InvalidConfig);
         assert_eq!(
-            Verify::apply(&input(json!({ "files": [{ "in": "etc", "path": "x" }] }))).unwrap_err().kind,
+            VerifyStep::apply(&input(json!({ "files": [{ "in": "etc", "path": "x" }] }))).unwrap_err().kind,
             FailureKind::Denied
         );
         assert_eq!(
-            Verify::apply(&input(json!({ "files": [{ "path": "../x" }] }))).unwrap_err().kind,
+            VerifyStep::apply(&input(json!({ "files": [{ "path": "../x" }] }))).unwrap_err().kind,
             FailureKind::InvalidConfig
         );
         assert_eq!(
-            Verify::apply(&input(json!({ "tcp": ["h:1"], "tries": 2, "consecutive": 3 }))).unwrap_err().kind,
+            VerifyStep::apply(&input(json!({ "tcp": ["h:1"], "tries": 2, "consecutive": 3 }))).unwrap_err().kind,
             FailureKind::InvalidConfig
         );
     }

@@ -5,20 +5,20 @@ use core::time::Duration;
 use pawl_step::Failure;
 use serde_json::json;
 
-use crate::judge::Mismatch;
+use crate::mismatch::CheckMismatch;
 
 /// The longest wait between rounds.
-const LONGEST: Duration = Duration::from_secs(10);
+const MAX_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How rounds follow each other.
 #[derive(Debug)]
-pub(crate) struct Policy {
+pub(crate) struct RoundPolicy {
     tries: u32,
     interval: Duration,
     consecutive: u32,
 }
 
-impl Policy {
+impl RoundPolicy {
     pub(crate) fn new(tries: u32, interval: Duration, consecutive: u32) -> Result<Self, Failure> {
         if tries == 0 || consecutive == 0 || consecutive > tries {
             return Err(Failure::invalid_config(format!(
@@ -36,7 +36,7 @@ impl Policy {
     pub(crate) fn run(
         &self,
         checks: usize,
-        mut round: impl FnMut() -> Result<Vec<Mismatch>, Failure>,
+        mut round: impl FnMut() -> Result<Vec<CheckMismatch>, Failure>,
         mut wait: impl FnMut(Duration),
     ) -> Result<u32, Failure> {
         let (mut in_a_row, mut delay, mut last) = (0, self.interval, Vec::new());
@@ -53,25 +53,25 @@ impl Policy {
                 return Ok(number);
             }
             if number < self.tries {
-                wait(delay.min(LONGEST));
+                wait(delay.min(MAX_INTERVAL));
                 if in_a_row == 0 {
-                    delay = (delay * 3 / 2).min(LONGEST);
+                    delay = (delay * 3 / 2).min(MAX_INTERVAL);
                 }
             }
         }
-        Err(self.exhausted(checks, in_a_row, &last))
+        Err(self.exhausted_failure(checks, in_a_row, &last))
     }
 
-    fn exhausted(&self, checks: usize, in_a_row: u32, last: &[Mismatch]) -> Failure {
+    fn exhausted_failure(&self, checks: usize, in_a_row: u32, last: &[CheckMismatch]) -> Failure {
         let rounds = if self.tries == 1 { "1 round".to_owned() } else { format!("{} rounds", self.tries) };
         let message = if in_a_row > 0 {
             format!(
                 "only {in_a_row} of {} rounds in a row succeeded within {rounds}; the last that failed: {}",
                 self.consecutive,
-                summary(last, checks)
+                summarize_mismatches(last, checks)
             )
         } else {
-            summary(last, checks).replacen("fail:", &format!("fail after {rounds}:"), 1)
+            summarize_mismatches(last, checks).replacen("fail:", &format!("fail after {rounds}:"), 1)
         };
         let failing: Vec<_> = last
             .iter()
@@ -84,7 +84,7 @@ impl Policy {
 }
 
 /// What fails, with expected and found.
-pub(crate) fn summary(failing: &[Mismatch], checks: usize) -> String {
+pub(crate) fn summarize_mismatches(failing: &[CheckMismatch], checks: usize) -> String {
     let each: Vec<_> =
         failing.iter().map(|one| format!("{}: expected {}, found {}", one.check, one.expected, one.found)).collect();
     format!("{} of {checks} checks fail: {}", failing.len(), each.join("; "))
@@ -95,10 +95,11 @@ mod tests {
     use super::*;
 
     /// Runs against rounds that succeed (`+`) or fail (`-`); returns the result, and the waits in milliseconds.
-    fn run(policy: &Policy, rounds: &str) -> (Result<u32, String>, Vec<u128>) {
+    fn run(policy: &RoundPolicy, rounds: &str) -> (Result<u32, String>, Vec<u128>) {
         let mut rounds = rounds.chars();
         let mut waits = Vec::new();
-        let mismatch = || Mismatch { check: "GET u".into(), expected: "status 200".into(), found: "status 503".into() };
+        let mismatch =
+            || CheckMismatch { check: "GET u".into(), expected: "status 200".into(), found: "status 503".into() };
         let result = policy.run(
             2,
             || Ok(if rounds.next() == Some('+') { Vec::new() } else { vec![mismatch()] }),
@@ -108,22 +109,22 @@ mod tests {
     }
 
     #[test]
-    fn stops_at_the_first_success() {
-        let policy = Policy::new(5, Duration::from_secs(1), 1).unwrap();
+    fn rounds_stop_at_the_first_success() {
+        let policy = RoundPolicy::new(5, Duration::from_secs(1), 1).unwrap();
         assert_eq!(run(&policy, "+"), (Ok(1), vec![]));
         assert_eq!(run(&policy, "---+"), (Ok(4), vec![1000, 1500, 2250]));
     }
 
     #[test]
-    fn gives_up_after_the_last_try_and_says_why() {
-        let policy = Policy::new(3, Duration::from_secs(8), 1).unwrap();
+    fn rounds_fail_after_the_last_try_with_the_last_mismatch() {
+        let policy = RoundPolicy::new(3, Duration::from_secs(8), 1).unwrap();
         let message = "1 of 2 checks fail after 3 rounds: GET u: expected status 200, found status 503".to_owned();
         assert_eq!(run(&policy, "---"), (Err(message), vec![8000, 10_000]));
     }
 
     #[test]
     fn successes_must_be_in_a_row() {
-        let policy = Policy::new(5, Duration::from_millis(100), 2).unwrap();
+        let policy = RoundPolicy::new(5, Duration::from_millis(100), 2).unwrap();
         assert_eq!(run(&policy, "++"), (Ok(2), vec![100]));
         assert_eq!(run(&policy, "-+-++"), (Ok(5), vec![100, 100, 100, 100]));
         let (result, _) = run(&policy, "+-+-+");
@@ -131,12 +132,12 @@ mod tests {
             result.unwrap_err(),
             "only 1 of 2 rounds in a row succeeded within 5 rounds; the last that failed: 1 of 2 checks fail: GET u: expected status 200, found status 503"
         );
-        assert!(Policy::new(1, Duration::ZERO, 2).is_err());
+        assert!(RoundPolicy::new(1, Duration::ZERO, 2).is_err());
     }
 
     #[test]
-    fn a_round_that_cannot_be_made_ends_it() {
-        let policy = Policy::new(5, Duration::ZERO, 1).unwrap();
+    fn failure_of_a_round_ends_the_rounds() {
+        let policy = RoundPolicy::new(5, Duration::ZERO, 1).unwrap();
         let mut rounds = 0;
         let result = policy.run(
             1,

@@ -6,11 +6,11 @@ use serde_json::Value;
 use crate::check::{FileCheck, HttpCheck};
 
 /// Characters of a body that a message shows.
-const SHOWN: usize = 200;
+const MAX_SHOWN_CHARS: usize = 200;
 
 /// A check that found something else.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Mismatch {
+pub(crate) struct CheckMismatch {
     pub(crate) check: String,
     pub(crate) expected: String,
     pub(crate) found: String,
@@ -19,36 +19,36 @@ pub(crate) struct Mismatch {
 /// What an answer must be.
 pub(crate) fn http_expectation(check: &HttpCheck) -> String {
     let mut parts = vec![format!("status {}", check.status)];
-    parts.extend(check.contains.iter().map(|text| format!("a body with `{}`", cut(text))));
+    parts.extend(check.contains.iter().map(|text| format!("a body with `{}`", shorten(text))));
     parts.extend(check.json.iter().map(|(pointer, value)| format!("{} at `{pointer}`", json::text(value))));
     parts.join(", ")
 }
 
 /// What an answer is instead; `None` when it is right.
-pub(crate) fn http(check: &HttpCheck, status: u16, body: &[u8]) -> Option<String> {
+pub(crate) fn http_mismatch(check: &HttpCheck, status: u16, body: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(body);
     if status != check.status {
         return Some(if text.trim().is_empty() {
             format!("status {status}")
         } else {
-            format!("status {status} with `{}`", cut(&text))
+            format!("status {status} with `{}`", shorten(&text))
         });
     }
     if check.contains.as_ref().is_some_and(|wanted| !text.contains(wanted.as_str())) {
-        return Some(format!("`{}`", cut(&text)));
+        return Some(format!("`{}`", shorten(&text)));
     }
     if check.json.is_empty() {
         return None;
     }
     let Ok(document) = serde_json::from_str::<Value>(&text) else {
-        return Some(format!("no JSON but `{}`", cut(&text)));
+        return Some(format!("no JSON but `{}`", shorten(&text)));
     };
     let wrong: Vec<_> = check
         .json
         .iter()
         .filter_map(|(pointer, wanted)| match document.pointer(pointer) {
-            Some(found) if equal(wanted, found) => None,
-            Some(found) => Some(format!("{} at `{pointer}`", cut(&json::text(found)))),
+            Some(found) if json_equal(wanted, found) => None,
+            Some(found) => Some(format!("{} at `{pointer}`", shorten(&json::text(found)))),
             None => Some(format!("nothing at `{pointer}`")),
         })
         .collect();
@@ -60,20 +60,20 @@ pub(crate) fn file_expectation(check: &FileCheck) -> String {
     if !check.exists {
         return "no such file".to_owned();
     }
-    let mut parts: Vec<_> = check.equals.iter().map(|text| format!("the content `{}`", cut(text.trim()))).collect();
-    parts.extend(check.contains.iter().map(|text| format!("a content with `{}`", cut(text))));
+    let mut parts: Vec<_> = check.equals.iter().map(|text| format!("the content `{}`", shorten(text.trim()))).collect();
+    parts.extend(check.contains.iter().map(|text| format!("a content with `{}`", shorten(text))));
     if parts.is_empty() { "a file or folder".to_owned() } else { parts.join(", ") }
 }
 
 /// What a content is instead; `None` when it is right.
-pub(crate) fn content(check: &FileCheck, content: &str) -> Option<String> {
+pub(crate) fn content_mismatch(check: &FileCheck, content: &str) -> Option<String> {
     let is_equal = check.equals.as_ref().is_none_or(|wanted| wanted.trim() == content.trim());
     let is_containing = check.contains.as_ref().is_none_or(|wanted| content.contains(wanted.as_str()));
-    (!is_equal || !is_containing).then(|| format!("`{}`", cut(content.trim())))
+    (!is_equal || !is_containing).then(|| format!("`{}`", shorten(content.trim())))
 }
 
 /// What a query found instead; `None` when it is right.
-pub(crate) fn sql(wanted: &Value, found: Option<&database::Value>) -> Option<String> {
+pub(crate) fn sql_mismatch(wanted: &Value, found: Option<&database::Value>) -> Option<String> {
     let Some(found) = found else { return Some("no row".to_owned()) };
     let found = match found {
         database::Value::Null => Value::Null,
@@ -85,21 +85,21 @@ pub(crate) fn sql(wanted: &Value, found: Option<&database::Value>) -> Option<Str
         database::Value::Text(text) => Value::String(text.clone()),
         database::Value::Blob(bytes) => return Some(format!("a blob of {} bytes", bytes.len())),
     };
-    (!equal(wanted, &found)).then(|| cut(&json::text(&found)))
+    (!json_equal(wanted, &found)).then(|| shorten(&json::text(&found)))
 }
 
 /// The first characters of a text, on one line: it stands in the middle of a message.
-pub(crate) fn cut(text: &str) -> String {
+pub(crate) fn shorten(text: &str) -> String {
     let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let text = lines.join(" ");
-    match text.char_indices().nth(SHOWN) {
+    match text.char_indices().nth(MAX_SHOWN_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     }
 }
 
 /// Equal as JSON, where 1 and 1.0 are the same number.
-fn equal(wanted: &Value, found: &Value) -> bool {
+fn json_equal(wanted: &Value, found: &Value) -> bool {
     match (wanted.as_f64(), found.as_f64()) {
         (Some(wanted_number), Some(found_number)) => wanted == found || wanted_number.total_cmp(&found_number).is_eq(),
         (None, None) => wanted == found,
@@ -114,7 +114,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn answers() {
+    fn http_mismatch_reports_status_body_and_json() {
         let check =
             HttpCheck::deserialize(json!({ "url": "u", "contains": "ok", "json": { "/db/ready": true, "/n": 1 } }))
                 .unwrap();
@@ -127,21 +127,21 @@ mod tests {
             (200, "ok", Some("no JSON but `ok`")),
             (200, r#"{"ok":1,"db":{"ready":"true"}}"#, Some("\"true\" at `/db/ready`, nothing at `/n`")),
         ] {
-            assert_eq!(http(&check, status, body.as_bytes()).as_deref(), found, "{body}");
+            assert_eq!(http_mismatch(&check, status, body.as_bytes()).as_deref(), found, "{body}");
         }
     }
 
     #[test]
-    fn long_bodies_are_cut_between_characters() {
-        let found = cut(&"ü".repeat(300));
+    fn long_bodies_are_shortened_at_a_character_boundary() {
+        let found = shorten(&"ü".repeat(300));
         assert_eq!(found.chars().count(), 201);
         assert!(found.ends_with('…'));
-        assert_eq!(cut(&"x".repeat(200)), "x".repeat(200));
-        assert_eq!(cut("<p>\n\n  down\n</p>\n"), "<p> down </p>");
+        assert_eq!(shorten(&"x".repeat(200)), "x".repeat(200));
+        assert_eq!(shorten("<p>\n\n  down\n</p>\n"), "<p> down </p>");
     }
 
     #[test]
-    fn values() {
+    fn sql_mismatch_compares_values() {
         for (wanted, found, expected) in [
             (json!(3), Some(database::Value::Integer(3)), None),
             (json!(3.0), Some(database::Value::Integer(3)), None),
@@ -152,7 +152,7 @@ mod tests {
             (json!(0), Some(database::Value::Blob(vec![0; 7])), Some("a blob of 7 bytes")),
             (json!(null), None, Some("no row")),
         ] {
-            assert_eq!(sql(&wanted, found.as_ref()).as_deref(), expected, "{wanted}");
+            assert_eq!(sql_mismatch(&wanted, found.as_ref()).as_deref(), expected, "{wanted}");
         }
     }
 }

@@ -5,30 +5,30 @@ use core::fmt;
 use pawl_step::fs::{self, FileType};
 use pawl_step::{Digest, Failure, blobs};
 
-use crate::shared::Shared;
+use crate::shared_paths::SharedPaths;
 
 /// Where unfinished folders are told from finished ones.
-const TEMPORARY: &str = ".tmp-";
+const TEMPORARY_PREFIX: &str = ".tmp-";
 
 /// `releases/<64 hex digits>` in a granted directory.
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub(crate) struct ReleaseFolder {
     dir: String,
     path: String,
 }
 
 /// What the folder is like.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum ReleaseFolderState {
     Missing,
-    Good,
+    Intact,
     /// A line for each difference.
     Damaged(Vec<String>),
     /// Why it cannot be told.
-    Unclear(String),
+    Unknown(String),
 }
 
-impl Folder {
+impl ReleaseFolder {
     pub(crate) fn new(dir: String, digest: &Digest) -> Self {
         Self { dir, path: format!("releases/{}", digest.hex()) }
     }
@@ -43,42 +43,42 @@ impl Folder {
     }
 
     /// A temporary folder's path: the same for the same key and purpose, so that nothing random is needed.
-    pub(crate) fn temporary(&self, key: &str, purpose: &str) -> String {
+    pub(crate) fn temporary_path(&self, key: &str, purpose: &str) -> String {
         // FNV-1a, 64 bits: a name, not a secret. <http://www.isthe.com/chongo/tech/comp/fnv/>
         let hash = key
             .bytes()
             .chain(purpose.bytes())
             .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        format!("releases/{TEMPORARY}{hash:016x}")
+        format!("releases/{TEMPORARY_PREFIX}{hash:016x}")
     }
 
-    pub(crate) fn state(&self, shared: &Shared) -> Result<State, Failure> {
+    pub(crate) fn inspect(&self, shared: &SharedPaths) -> Result<ReleaseFolderState, Failure> {
         match fs::metadata_of_link(&self.to_string())?.map(|found| found.file_type) {
-            None => return Ok(State::Missing),
+            None => return Ok(ReleaseFolderState::Missing),
             Some(FileType::Directory) => {}
             Some(FileType::File | FileType::Link | FileType::Other) => {
-                return Ok(State::Damaged(vec!["it is no folder".to_owned()]));
+                return Ok(ReleaseFolderState::Damaged(vec!["it is no folder".to_owned()]));
             }
         }
         let differences = blobs::compare(&self.dir, &self.path)?;
-        let (total, mut lines) = (differences.len(), shared.unexplained(differences));
+        let (total, mut lines) = (differences.len(), shared.differences_outside_shared(differences));
         if let [line] = lines.as_slice()
             && line.starts_with("and ")
             && total > 1
         {
-            return Ok(State::Unclear(format!(
+            return Ok(ReleaseFolderState::Unknown(format!(
                 "{self} differs in more places than are listed, and those listed are shared paths"
             )));
         }
-        lines.extend(shared.unlinked(&self.dir, &self.path)?);
-        Ok(if lines.is_empty() { State::Good } else { State::Damaged(lines) })
+        lines.extend(shared.unlinked_paths(&self.dir, &self.path)?);
+        Ok(if lines.is_empty() { ReleaseFolderState::Intact } else { ReleaseFolderState::Damaged(lines) })
     }
 
     /// Removes what pulls that were killed have left.
     pub(crate) fn remove_leftovers(&self) -> Result<(), Failure> {
         fs::create_dir_all(&format!("{}/releases", self.dir))?;
         for entry in fs::list(&format!("{}/releases", self.dir))? {
-            if entry.name.starts_with(TEMPORARY) {
+            if entry.name.starts_with(TEMPORARY_PREFIX) {
                 blobs::remove(&self.dir, &format!("releases/{}", entry.name))?;
             }
         }
@@ -86,8 +86,8 @@ impl Folder {
     }
 
     /// Puts a finished folder in place by one rename; a damaged one is renamed away before, and removed after.
-    pub(crate) fn put(&self, key: &str, new: &str) -> Result<(), Failure> {
-        let old = self.temporary(key, "old");
+    pub(crate) fn install(&self, key: &str, new: &str) -> Result<(), Failure> {
+        let old = self.temporary_path(key, "old");
         let is_replaced = fs::metadata_of_link(&self.to_string())?.is_some();
         if is_replaced {
             fs::rename(&self.to_string(), &format!("{}/{old}", self.dir))?;
@@ -97,8 +97,8 @@ impl Folder {
     }
 
     /// Removes the folder: never half of it under its own name.
-    pub(crate) fn take_away(&self, key: &str) -> Result<(), Failure> {
-        let old = self.temporary(key, "old");
+    pub(crate) fn remove(&self, key: &str) -> Result<(), Failure> {
+        let old = self.temporary_path(key, "old");
         if fs::metadata_of_link(&self.to_string())?.is_some() {
             blobs::remove(&self.dir, &old)?;
             fs::rename(&self.to_string(), &format!("{}/{old}", self.dir))?;
@@ -107,7 +107,7 @@ impl Folder {
     }
 }
 
-impl fmt::Display for Folder {
+impl fmt::Display for ReleaseFolder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}/{}", self.dir, self.path)
     }

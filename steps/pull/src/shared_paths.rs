@@ -7,27 +7,28 @@ use pawl_step::{Failure, blobs};
 
 /// The shared paths of a step.
 #[derive(Debug)]
-pub(crate) struct Shared(Vec<Item>);
+pub(crate) struct SharedPaths(Vec<SharedPath>);
 
 #[derive(Debug, PartialEq, Eq)]
-struct Item {
+struct SharedPath {
     path: String,
-    if_missing: IfMissing,
+    if_missing: MissingPathPolicy,
 }
 
 /// What to do when neither `shared/` nor the release has a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum IfMissing {
-    MakeFolder,
+enum MissingPathPolicy {
+    CreateFolder,
     Fail,
 }
 
-impl Shared {
+impl SharedPaths {
     pub(crate) fn parse(paths: &[String]) -> Result<Self, Failure> {
-        let mut items: Vec<Item> = Vec::new();
+        let mut items: Vec<SharedPath> = Vec::new();
         for text in paths {
             let path = fs::relative("shared", text)?;
-            let if_missing = if text.ends_with('/') { IfMissing::MakeFolder } else { IfMissing::Fail };
+            let if_missing =
+                if text.ends_with('/') { MissingPathPolicy::CreateFolder } else { MissingPathPolicy::Fail };
             if let Some(other) =
                 items.iter().find(|other| is_at_or_below(&path, &other.path) || is_at_or_below(&other.path, &path))
             {
@@ -37,16 +38,16 @@ impl Shared {
                 ))
                 .hint("keep the outer one"));
             }
-            items.push(Item { path, if_missing });
+            items.push(SharedPath { path, if_missing });
         }
         Ok(Self(items))
     }
 
     /// The shared places that nothing is at yet.
-    pub(crate) fn missing(&self, dir: &str) -> Result<Vec<String>, Failure> {
+    pub(crate) fn missing_paths(&self, dir: &str) -> Result<Vec<String>, Failure> {
         let mut missing = Vec::new();
         for item in &self.0 {
-            let kept = item.kept(dir);
+            let kept = item.shared_location(dir);
             if fs::metadata_of_link(&kept)?.is_none() {
                 missing.push(kept);
             }
@@ -57,13 +58,13 @@ impl Shared {
     /// Replaces the shared paths of the unpacked folder `release` by links. All are looked at before one is moved.
     pub(crate) fn link(&self, dir: &str, release: &str) -> Result<(), Failure> {
         for item in &self.0 {
-            let is_somewhere = fs::metadata_of_link(&item.kept(dir))?.is_some()
-                || fs::metadata_of_link(&item.in_release(dir, release))?.is_some();
-            if !is_somewhere && item.if_missing == IfMissing::Fail {
+            let is_somewhere = fs::metadata_of_link(&item.shared_location(dir))?.is_some()
+                || fs::metadata_of_link(&item.release_location(dir, release))?.is_some();
+            if !is_somewhere && item.if_missing == MissingPathPolicy::Fail {
                 return Err(Failure::not_found(format!(
                     "the shared path `{}` is neither in the release nor at `{}`",
                     item.path,
-                    item.kept(dir)
+                    item.shared_location(dir)
                 ))
                 .hint(format!(
                     "create `shared/{0}` in the directory `{dir}`; for a folder that may start empty, write `{0}/`",
@@ -78,7 +79,7 @@ impl Shared {
     }
 
     /// The differences that are not the doing of [`link`](Self::link). A line is `missing: <path>` or `changed: <path> (<how>)`.
-    pub(crate) fn unexplained(&self, lines: Vec<String>) -> Vec<String> {
+    pub(crate) fn differences_outside_shared(&self, lines: Vec<String>) -> Vec<String> {
         let is_ours = |line: &String| {
             let path = line.split_once(": ").map_or(line.as_str(), |(_, rest)| rest);
             self.0.iter().any(|item| {
@@ -90,10 +91,10 @@ impl Shared {
     }
 
     /// A line for each path of a release that is no link to its shared place.
-    pub(crate) fn unlinked(&self, dir: &str, release: &str) -> Result<Vec<String>, Failure> {
+    pub(crate) fn unlinked_paths(&self, dir: &str, release: &str) -> Result<Vec<String>, Failure> {
         let mut lines = Vec::new();
         for item in &self.0 {
-            let path = item.in_release(dir, release);
+            let path = item.release_location(dir, release);
             let is_link = fs::metadata_of_link(&path)?.is_some_and(|found| found.file_type == FileType::Link);
             if !is_link || fs::read_link(&path).ok() != Some(item.link_text()) {
                 lines.push(format!("changed: {} (no link to shared/{})", item.path, item.path));
@@ -103,12 +104,12 @@ impl Shared {
     }
 }
 
-impl Item {
-    fn kept(&self, dir: &str) -> String {
+impl SharedPath {
+    fn shared_location(&self, dir: &str) -> String {
         format!("{dir}/shared/{}", self.path)
     }
 
-    fn in_release(&self, dir: &str, release: &str) -> String {
+    fn release_location(&self, dir: &str, release: &str) -> String {
         format!("{dir}/{release}/{}", self.path)
     }
 
@@ -119,11 +120,11 @@ impl Item {
     }
 
     fn link(&self, dir: &str, release: &str) -> Result<(), Failure> {
-        let (kept, brought) = (self.kept(dir), self.in_release(dir, release));
+        let (kept, brought) = (self.shared_location(dir), self.release_location(dir, release));
         let is_kept = fs::metadata_of_link(&kept)?.is_some();
         match (is_kept, fs::metadata_of_link(&brought)?.map(|found| found.file_type)) {
             (false, Some(_)) => {
-                fs::create_dir_all(folder_of(&kept))?;
+                fs::create_dir_all(parent_of(&kept))?;
                 fs::rename(&brought, &kept)?;
             }
             (false, None) => fs::create_dir_all(&kept)?,
@@ -131,12 +132,12 @@ impl Item {
             (true, Some(FileType::File | FileType::Link | FileType::Other)) => fs::remove(&brought)?,
             (true, None) => {}
         }
-        fs::create_dir_all(folder_of(&brought))?;
+        fs::create_dir_all(parent_of(&brought))?;
         fs::symlink(&self.link_text(), &brought)
     }
 }
 
-fn folder_of(path: &str) -> &str {
+fn parent_of(path: &str) -> &str {
     path.rsplit_once('/').map_or(path, |(folder, _)| folder)
 }
 
