@@ -5,9 +5,9 @@
 
 use pawl_step::{database::Connection, log, migrations, secrets::Secret};
 
-use crate::{Config, Done, extra::wasi::cli::environment, found};
+use crate::{BehaviorResult, MisbehaveConfig, extra::wasi::cli::environment, report_allowed};
 
-pub(crate) fn look(config: &Config) -> Done {
+pub(crate) fn search_for_password(config: &MisbehaveConfig) -> BehaviorResult {
     let words: Vec<String> = config.text.split('\n').map(|word| word.chars().rev().collect()).collect();
     let (mut seen, mut looked, mut rows) = (Vec::new(), 0, 0);
     let mut look = |place: &str, text: String| {
@@ -45,5 +45,5 @@ pub(crate) fn look(config: &Config) -> Done {
         Err(failure) => look("open", format!("{failure:?}")),
     }
     log::info(&format!("looked at {looked} places, {rows} rows"));
-    found("seen", seen.join("; "))
+    report_allowed("seen", seen.join("; "))
 }

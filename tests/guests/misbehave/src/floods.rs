@@ -2,12 +2,12 @@
 
 use pawl_step::{Failure, Receipt, log};
 
-use crate::{Config, Done, extra::wasi, found};
+use crate::{BehaviorResult, MisbehaveConfig, extra::wasi, report_allowed};
 
 const MIB: usize = 1 << 20;
 
 /// A GiB of it, or as many as there are.
-pub(crate) fn flood(config: &Config) -> Done {
+pub(crate) fn flood_host(config: &MisbehaveConfig) -> BehaviorResult {
     let chunk = config.text.repeat(1.max(MIB / config.text.len().max(1)));
     match config.r#do.as_str() {
         "memory" => {
@@ -15,19 +15,19 @@ pub(crate) fn flood(config: &Config) -> Done {
             for _ in 0..1024 {
                 kept.push(core::hint::black_box(vec![1u8; MIB]));
             }
-            found("kept", kept.len())
+            report_allowed("kept", kept.len())
         }
         "log" => {
             for _ in 0..1024 {
                 log::info(&chunk);
             }
-            found("logged", 1024)
+            report_allowed("logged", 1024)
         }
         "progress" => {
             for at in 0..10_000_000 {
                 log::progress("task", at, None, "bytes");
             }
-            found("told", 10_000_000)
+            report_allowed("told", 10_000_000)
         }
         "stdout" | "endless-line" => {
             // What it is told about the errors it passes over; with many streams each could keep its own unended line.
@@ -37,28 +37,28 @@ pub(crate) fn flood(config: &Config) -> Done {
                     let _ = stream.blocking_write_and_flush(part);
                 }
             }
-            found("written", 1024)
+            report_allowed("written", 1024)
         }
         "handles" => {
             let mut kept = Vec::new();
             for _ in 0..100_000 {
                 kept.push(wasi::cli::stdout::get_stdout());
             }
-            found("kept", kept.len())
+            report_allowed("kept", kept.len())
         }
         "connections" => {
             let mut kept = Vec::new();
             for _ in 0..100_000 {
                 kept.push(pawl_step::database::Connection::open(&config.name)?);
             }
-            found("kept", kept.len())
+            report_allowed("kept", kept.len())
         }
-        _ => found("random", wasi::random::random::get_random_bytes(1 << 40).len()),
+        _ => report_allowed("random", wasi::random::random::get_random_bytes(1 << 40).len()),
     }
 }
 
 /// Texts without end, returned.
-pub(crate) fn returned(what: &str) -> Done {
+pub(crate) fn return_oversized(what: &str) -> BehaviorResult {
     let text = "x".repeat(100 * MIB / 2);
     match what {
         "receipt" => Ok(Receipt::new().output("text", text)),
@@ -68,8 +68,8 @@ pub(crate) fn returned(what: &str) -> Done {
 }
 
 /// A hundred MiB in one call.
-pub(crate) fn hand_over(config: &Config) -> Done {
+pub(crate) fn pass_oversized_arguments(config: &MisbehaveConfig) -> BehaviorResult {
     use pawl_step::process::Command;
     let arguments = vec!["a".repeat(MIB); 100];
-    found("status", Command::new(&config.program).args(arguments).run()?.status)
+    report_allowed("status", Command::new(&config.program).args(arguments).run()?.status)
 }

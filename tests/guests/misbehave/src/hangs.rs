@@ -2,10 +2,10 @@
 
 use pawl_step::{Failure, database, time};
 
-use crate::{Config, Done, found};
+use crate::{BehaviorResult, MisbehaveConfig, report_allowed};
 
 /// An endless loop that does a little work.
-pub(crate) fn forever() -> ! {
+pub(crate) fn loop_forever() -> ! {
     let mut count = 0u64;
     loop {
         count = core::hint::black_box(count.wrapping_add(1));
@@ -13,9 +13,9 @@ pub(crate) fn forever() -> ! {
 }
 
 /// An endless wait in a host call.
-pub(crate) fn sleep() -> ! {
+pub(crate) fn sleep_forever() -> ! {
     time::sleep(core::time::Duration::from_secs(1 << 30));
-    forever()
+    loop_forever()
 }
 
 /// Deeper and deeper, without anything in memory: its own stack would end before the sandbox's.
@@ -26,7 +26,7 @@ pub(crate) fn recurse(depth: u64) -> u64 {
 }
 
 /// Writes a row in a transaction and leaves it open.
-pub(crate) fn transaction(config: &Config) -> Done {
+pub(crate) fn leave_transaction_open(config: &MisbehaveConfig) -> BehaviorResult {
     let connection = database::Connection::open(&config.name)?;
     connection.execute("CREATE TABLE IF NOT EXISTS t (x)", &[])?;
     let transaction = connection.begin(database::TransactionMode::Immediate)?;
@@ -34,18 +34,18 @@ pub(crate) fn transaction(config: &Config) -> Done {
     match config.end.as_str() {
         "trap" => core::arch::wasm32::unreachable(),
         "panic" => panic!("with an open transaction"),
-        "loop" => forever(),
-        "sleep" => sleep(),
+        "loop" => loop_forever(),
+        "sleep" => sleep_forever(),
         "query" => {
             transaction.query(&config.sql, &[])?;
-            found("ended", true)
+            report_allowed("ended", true)
         }
         "fail" => Err(Failure::permanent("left open")),
         "forget" => {
             core::mem::forget(transaction);
             core::mem::forget(connection);
-            found("forgotten", true)
+            report_allowed("forgotten", true)
         }
-        _ => found("dropped", true),
+        _ => report_allowed("dropped", true),
     }
 }

@@ -22,12 +22,12 @@ pub(crate) mod extra {
     wit_bindgen::generate!({ world: "misbehave:extra/extra", path: ["../../../wit", "wit"], generate_all });
 }
 
-struct Misbehave;
+struct MisbehaveStep;
 
 /// What to do, and with what.
 #[derive(serde::Deserialize, Default)]
 #[serde(default)]
-pub(crate) struct Config {
+pub(crate) struct MisbehaveConfig {
     r#do: String,
     /// A URL, a source, or an address.
     url: String,
@@ -45,10 +45,10 @@ pub(crate) struct Config {
     end: String,
 }
 
-type Done = Result<Receipt, Failure>;
+type BehaviorResult = Result<Receipt, Failure>;
 
-impl Step for Misbehave {
-    type Config = Config;
+impl Step for MisbehaveStep {
+    type Config = MisbehaveConfig;
 
     fn describe() -> Description {
         let new =
@@ -56,31 +56,32 @@ impl Step for Misbehave {
         Description { repeatable: RerunSafety::Always, probes: ProbeSupport::Never, ..new }
     }
 
-    fn preview(input: &Input<Config>) -> Result<Vec<Change>, Failure> {
+    fn preview(input: &Input<MisbehaveConfig>) -> Result<Vec<Change>, Failure> {
         match input.config.r#do.as_str() {
             "many-changes" => {
                 let change = Change::new(pawl_step::Action::Update, "x".repeat(1000), "y".repeat(1000));
                 Ok(vec![change; 1000])
             }
-            "print-secret" => Ok(secrets::changes(&input.config)),
+            "print-secret" => Ok(secrets::changes_with_secret(&input.config)),
             "preview-act" => {
-                act(&Config { r#do: input.config.text.clone(), ..clone(&input.config) }).map(|_| Vec::new())
+                perform(&MisbehaveConfig { r#do: input.config.text.clone(), ..clone_config(&input.config) })
+                    .map(|_| Vec::new())
             }
             _ => Ok(Vec::new()),
         }
     }
 
-    fn apply(input: &Input<Config>) -> Done {
-        act(&input.config)
+    fn apply(input: &Input<MisbehaveConfig>) -> BehaviorResult {
+        perform(&input.config)
     }
 
-    fn probe(_: &Input<Config>) -> Result<Finding, Failure> {
+    fn probe(_: &Input<MisbehaveConfig>) -> Result<Finding, Failure> {
         Ok(Finding::Absent)
     }
 }
 
-fn clone(config: &Config) -> Config {
-    Config {
+fn clone_config(config: &MisbehaveConfig) -> MisbehaveConfig {
+    MisbehaveConfig {
         r#do: config.r#do.clone(),
         url: config.url.clone(),
         method: config.method.clone(),
@@ -95,11 +96,11 @@ fn clone(config: &Config) -> Config {
     }
 }
 
-fn act(config: &Config) -> Done {
+fn perform(config: &MisbehaveConfig) -> BehaviorResult {
     match config.r#do.as_str() {
-        "loop" => hangs::forever(),
-        "sleep" => hangs::sleep(),
-        "recurse" => found("depth", hangs::recurse(config.text.len() as u64)),
+        "loop" => hangs::loop_forever(),
+        "sleep" => hangs::sleep_forever(),
+        "recurse" => report_allowed("depth", hangs::recurse(config.text.len() as u64)),
         "trap" => core::arch::wasm32::unreachable(),
         "panic" => panic!("{}", config.text),
         "exit" => {
@@ -109,28 +110,28 @@ fn act(config: &Config) -> Done {
         "request" => {
             let method = if config.method.is_empty() { "GET" } else { &config.method };
             let response = http::Request::new(method, &config.url).send()?;
-            found("status", response.status)
+            report_allowed("status", response.status)
         }
         "request-with" => {
             let secret = pawl_step::secrets::Secret::open(&config.name)?;
             let response = http::Request::get(&config.url).secret("Authorization", "Bearer ", secret).send()?;
-            found("status", response.status)
+            report_allowed("status", response.status)
         }
         "run-with" => {
             let secret = pawl_step::secrets::Secret::open(&config.name)?;
             let command = process::Command::new(&config.program).args(config.args.clone());
-            found("status", command.secret("TOKEN", secret).run()?.status)
+            report_allowed("status", command.secret("TOKEN", secret).run()?.status)
         }
         "connect" => {
             pawl_step::tcp::connect(&config.url, core::time::Duration::from_secs(600))?;
-            found("connected", true)
+            report_allowed("connected", true)
         }
         "unpack" => {
             let blob = blobs::fetch(&config.url, &config.text.clone().try_into().map_err(Failure::invalid_config)?)?;
             let unpacked = blob.unpack(&config.path, &config.to, &blobs::UnpackLimits::default())?;
-            found("files", unpacked.files)
+            report_allowed("files", unpacked.files)
         }
-        "resolve" => found("digest", blobs::resolve(&config.url)?.to_string()),
+        "resolve" => report_allowed("digest", blobs::resolve(&config.url)?.to_string()),
         "run" => {
             let mut command = process::Command::new(&config.program).args(config.args.clone());
             if !config.name.is_empty() {
@@ -140,32 +141,32 @@ fn act(config: &Config) -> Done {
                 command = command.dir(&config.path);
             }
             let completion = command.run()?;
-            found("stdout", String::from_utf8_lossy(&completion.stdout).len())
+            report_allowed("stdout", String::from_utf8_lossy(&completion.stdout).len())
         }
         "query" => {
             let rows = database::Connection::open(&config.name)?.query(&config.sql, &[])?;
-            found("rows", rows.rows.len())
+            report_allowed("rows", rows.rows.len())
         }
-        "transaction" => hangs::transaction(config),
-        "reveal" => found("length", pawl_step::secrets::Secret::open(&config.name)?.reveal()?.len()),
-        "print-secret" => secrets::print(config),
+        "transaction" => hangs::leave_transaction_open(config),
+        "reveal" => report_allowed("length", pawl_step::secrets::Secret::open(&config.name)?.reveal()?.len()),
+        "print-secret" => secrets::print_secret_everywhere(config),
         "memory" | "log" | "stdout" | "progress" | "endless-line" | "handles" | "connections" | "random" => {
-            floods::flood(config)
+            floods::flood_host(config)
         }
-        "receipt" | "failure" | "kind" => floods::returned(&config.r#do),
-        "hand-over" => floods::hand_over(config),
-        "network" => sockets::all(),
-        "surroundings" => sockets::surroundings(),
-        "look-for-password" => databases::look(config),
-        "nothing" => found("nothing", true),
-        _ => files::act(config),
+        "receipt" | "failure" | "kind" => floods::return_oversized(&config.r#do),
+        "hand-over" => floods::pass_oversized_arguments(config),
+        "network" => sockets::try_all_sockets(),
+        "surroundings" => sockets::visible_environment(),
+        "look-for-password" => databases::search_for_password(config),
+        "nothing" => report_allowed("nothing", true),
+        _ => files::act_on_files(config),
     }
 }
 
 /// What it got, where it should have got nothing.
-fn found(what: &str, value: impl Into<pawl_step::serde_json::Value>) -> Done {
+fn report_allowed(what: &str, value: impl Into<pawl_step::serde_json::Value>) -> BehaviorResult {
     log::info("it was let through");
     Ok(Receipt::new().output(what, value))
 }
 
-pawl_step::export!(Misbehave);
+pawl_step::export!(MisbehaveStep);

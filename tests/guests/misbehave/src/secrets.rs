@@ -2,31 +2,31 @@
 
 use pawl_step::{Action, Change, Failure, Receipt, log, secrets::Secret};
 
-use crate::{Config, Done, extra::wasi};
+use crate::{BehaviorResult, MisbehaveConfig, extra::wasi};
 
 /// More forms, as the test wants them.
-fn forms(config: &Config) -> Vec<String> {
-    config.args.iter().map(|form| form.replace("{secret}", &value(config))).collect()
+fn extra_forms(config: &MisbehaveConfig) -> Vec<String> {
+    config.args.iter().map(|form| form.replace("{secret}", &secret_value(config))).collect()
 }
 
-fn value(config: &Config) -> String {
+fn secret_value(config: &MisbehaveConfig) -> String {
     Secret::open(&config.name).and_then(|secret| secret.reveal()).unwrap_or_default()
 }
 
 /// In a preview.
-pub(crate) fn changes(config: &Config) -> Vec<Change> {
-    let value = value(config);
+pub(crate) fn changes_with_secret(config: &MisbehaveConfig) -> Vec<Change> {
+    let value = secret_value(config);
     let mut changes: Vec<_> =
-        spellings(&value).into_iter().map(|form| Change::new(Action::Update, &form, &form)).collect();
-    changes.extend(forms(config).into_iter().map(|form| Change::new(Action::Run, form, "")));
+        encodings(&value).into_iter().map(|form| Change::new(Action::Update, &form, &form)).collect();
+    changes.extend(extra_forms(config).into_iter().map(|form| Change::new(Action::Run, form, "")));
     changes
 }
 
 /// In log, progress, streams, and in how it ends.
-pub(crate) fn print(config: &Config) -> Done {
-    let value = value(config);
+pub(crate) fn print_secret_everywhere(config: &MisbehaveConfig) -> BehaviorResult {
+    let value = secret_value(config);
     let mut all = Vec::new();
-    for form in spellings(&value) {
+    for form in encodings(&value) {
         log::info(format!("said {form} so"));
         let fields = [("field".to_owned(), form.clone().into()), (form.clone(), 1.into())].into_iter().collect();
         log::write(log::LogLevel::Warn, "said in fields", &fields);
@@ -46,10 +46,10 @@ pub(crate) fn print(config: &Config) -> Done {
     for one in value.chars() {
         log::info(one.to_string());
     }
-    for wrapped in wrapped(&base64(value.as_bytes(), STANDARD)) {
+    for wrapped in wrap_lines(&base64(value.as_bytes(), STANDARD_ALPHABET)) {
         log::info(wrapped);
     }
-    log::info(wrapped(&base64(value.as_bytes(), STANDARD)).join("\n"));
+    log::info(wrap_lines(&base64(value.as_bytes(), STANDARD_ALPHABET)).join("\n"));
     log::error("it was all said");
     let text = all.join(" ");
     match config.end.as_str() {
@@ -61,11 +61,11 @@ pub(crate) fn print(config: &Config) -> Done {
     }
 }
 
-const STANDARD: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-const URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+const STANDARD_ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+const URL_ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// Raw, base64 in both alphabets at every alignment, percent, JSON, hex.
-fn spellings(value: &str) -> Vec<String> {
+fn encodings(value: &str) -> Vec<String> {
     let json = pawl_step::serde_json::Value::from(value).to_string();
     let twice = pawl_step::serde_json::Value::from(json.as_str()).to_string();
     let hex: String = value.bytes().map(|byte| format!("{byte:02x}")).collect();
@@ -77,16 +77,16 @@ fn spellings(value: &str) -> Vec<String> {
         })
         .collect();
     let percent: String = value.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    let mut all = vec![value.to_owned(), json, twice, ascii, hex.to_uppercase(), hex, url(value), percent];
+    let mut all = vec![value.to_owned(), json, twice, ascii, hex.to_uppercase(), hex, url_encode(value), percent];
     for before in ["", "a", "ab"] {
-        for alphabet in [STANDARD, URL] {
+        for alphabet in [STANDARD_ALPHABET, URL_ALPHABET] {
             all.push(base64(format!("{before}{value}after").as_bytes(), alphabet));
         }
     }
     all
 }
 
-fn url(value: &str) -> String {
+fn url_encode(value: &str) -> String {
     let one = |byte: u8| match byte {
         b' ' => "+".to_owned(),
         byte if byte.is_ascii_alphanumeric() || b"*-._".contains(&byte) => char::from(byte).to_string(),
@@ -107,6 +107,6 @@ fn base64(bytes: &[u8], alphabet: &[u8; 64]) -> String {
 }
 
 /// As `base64` writes it: lines of a fixed length.
-fn wrapped(text: &str) -> Vec<String> {
+fn wrap_lines(text: &str) -> Vec<String> {
     text.as_bytes().chunks(16).map(|line| String::from_utf8_lossy(line).into_owned()).collect()
 }

@@ -1,7 +1,7 @@
 //! WASI's sockets and surroundings: linked, and empty.
 
 use crate::{
-    Done,
+    BehaviorResult,
     extra::wasi::{
         cli::{environment, stdin},
         sockets::{
@@ -12,11 +12,11 @@ use crate::{
             udp_create_socket::create_udp_socket,
         },
     },
-    found,
+    report_allowed,
 };
 
 /// Tries every way onto the network, and tells which one was open.
-pub(crate) fn all() -> Done {
+pub(crate) fn try_all_sockets() -> BehaviorResult {
     let network = instance_network();
     let address = IpSocketAddress::Ipv4(Ipv4SocketAddress { port: 0, address: (127, 0, 0, 1) });
     let mut open = Vec::new();
@@ -38,11 +38,11 @@ pub(crate) fn all() -> Done {
             open.push("udp bind");
         }
     }
-    found("open", open)
+    report_allowed("open", open)
 }
 
 /// What it sees of the runner: environment, arguments, standard input, directories.
-pub(crate) fn surroundings() -> Done {
+pub(crate) fn visible_environment() -> BehaviorResult {
     let mut seen = Vec::new();
     seen.extend(environment::get_environment().into_iter().map(|(name, _)| format!("variable {name}")));
     seen.extend(environment::get_arguments().into_iter().map(|argument| format!("argument {argument}")));
@@ -52,5 +52,5 @@ pub(crate) fn surroundings() -> Done {
     }
     let dirs = pawl_step::bindings::wasi::filesystem::preopens::get_directories();
     seen.extend(dirs.into_iter().map(|(_, name)| format!("directory {name}")));
-    found("seen", seen)
+    report_allowed("seen", seen)
 }
