@@ -1,5 +1,7 @@
 //! A whole step: it keeps a file with a greeting in a granted directory.
-use pawl_step::{Action, Change, Description, Failure, Finding, Input, ProbeSupport, Receipt, RerunSafety, Step, fs};
+use pawl_step::{
+    Change, ChangeAction, Failure, Finding, Input, ModuleDescription, ProbeSupport, Receipt, RerunSafety, Step, fs,
+};
 
 struct Hello;
 
@@ -11,14 +13,13 @@ struct Config {
 
 impl Step for Hello {
     type Config = Config;
-    fn describe() -> Description {
-        let version = env!("CARGO_PKG_VERSION");
-        let new =
-            Description::new("hello", version, "keeps a greeting in a file", include_str!("../config.schema.json"));
-        Description { repeatable: RerunSafety::Always, probes: ProbeSupport::Always, ..new }
+    fn describe() -> ModuleDescription {
+        let (version, schema) = (env!("CARGO_PKG_VERSION"), include_str!("../config.schema.json"));
+        let new = ModuleDescription::new("hello", version, "keeps a greeting in a file", schema);
+        ModuleDescription { repeatable: RerunSafety::Always, probes: ProbeSupport::Always, ..new }
     }
     fn preview(input: &Input<Config>) -> Result<Vec<Change>, Failure> {
-        Ok(vec![Change::new(Action::Update, &input.config.file, greeting(input))])
+        Ok(vec![Change::new(ChangeAction::Update, &input.config.file, greeting(input))])
     }
     fn apply(input: &Input<Config>) -> Result<Receipt, Failure> {
         fs::write_atomic(&input.config.file, greeting(input).as_bytes())?;
@@ -43,13 +44,13 @@ pawl_step::export!(Hello);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pawl_step::testing::{self, Sandbox};
+    use pawl_step::testing::{self, TestSandbox};
 
     #[test]
     fn greets() {
         testing::assert_described::<Hello>();
-        let sandbox = Sandbox::new();
-        let app = sandbox.grant("app", pawl_step::Access::Write);
+        let sandbox = TestSandbox::new();
+        let app = sandbox.grant("app", pawl_step::DirectoryAccess::Write);
         let input = testing::input("hello", Config { file: "app/hello.txt".into(), name: "Ada".into() });
         assert_eq!(Hello::probe(&input), Ok(Finding::Absent));
         let receipt = Hello::apply(&input).unwrap();

@@ -8,8 +8,8 @@
 use pawl_step::migrations::{self, JsonObject};
 use pawl_step::serde_json::{Map, Value};
 use pawl_step::{
-    Access, Action, Capability, CapabilityNeed, Change, Description, Failure, Finding, Input, Phase, ProbeSupport,
-    Receipt, RerunSafety, Step,
+    Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleDescription,
+    Phase, ProbeSupport, Receipt, RerunSafety, Step,
 };
 
 /// The module.
@@ -37,15 +37,15 @@ impl MigrateConfig {
 impl Step for MigrateStep {
     type Config = MigrateConfig;
 
-    fn describe() -> Description {
-        Description {
+    fn describe() -> ModuleDescription {
+        ModuleDescription {
             name: "migrate",
             version: env!("CARGO_PKG_VERSION"),
             summary: "applies SQL files to a database, each once, whatever is killed when",
             config: include_str!("../config.schema.json"),
             needs: vec![
                 CapabilityNeed {
-                    capability: Capability::Dirs(Access::Read),
+                    capability: Capability::Dirs(DirectoryAccess::Read),
                     config: Some("/dir"),
                     reason: "has the migrations",
                 },
@@ -65,7 +65,8 @@ impl Step for MigrateStep {
             return Err(failure_from_problem(problem));
         }
         let (dir, database) = (input.config.string_member("dir"), input.config.string_member("database"));
-        let change = |file: &str| Change::new(Action::Run, format!("{dir}/{file}"), format!("on database {database}"));
+        let change =
+            |file: &str| Change::new(ChangeAction::Run, format!("{dir}/{file}"), format!("on database {database}"));
         Ok(pending(&status).map(change).collect())
     }
 

@@ -10,8 +10,8 @@ mod shared_paths;
 
 use pawl_step::blobs::{self, UnpackLimits};
 use pawl_step::{
-    Access, Action, Capability, CapabilityNeed, Change, Description, Digest, Failure, Finding, Input, Phase,
-    ProbeSupport, Receipt, RerunSafety, Step, fs, log, time,
+    Capability, CapabilityNeed, Change, ChangeAction, Digest, DirectoryAccess, Failure, Finding, Input,
+    ModuleDescription, Phase, ProbeSupport, Receipt, RerunSafety, Step, fs, log, time,
 };
 use serde::Deserialize;
 
@@ -48,21 +48,21 @@ pub struct PullConfig {
 impl Step for PullStep {
     type Config = PullConfig;
 
-    fn describe() -> Description {
-        Description {
+    fn describe() -> ModuleDescription {
+        ModuleDescription {
             name: "pull",
             version: env!("CARGO_PKG_VERSION"),
             summary: "brings a release: downloads or reads an archive, checks its digest, unpacks it beside the live one",
             config: include_str!("../config.schema.json"),
             needs: vec![
                 CapabilityNeed {
-                    capability: Capability::Dirs(Access::Write),
+                    capability: Capability::Dirs(DirectoryAccess::Write),
                     config: Some("/into"),
                     reason: "gets releases/ and shared/",
                 },
                 // Also where the configuration leaves it to the only directory there is.
                 CapabilityNeed {
-                    capability: Capability::Dirs(Access::Write),
+                    capability: Capability::Dirs(DirectoryAccess::Write),
                     config: None,
                     reason: "gets releases/ and shared/",
                 },
@@ -86,7 +86,7 @@ impl Step for PullStep {
             }
             ReleaseFolderState::Unknown(why) => format!("unpack it again, since {why}"),
         };
-        Ok(vec![Change::new(Action::Update, subject, detail)])
+        Ok(vec![Change::new(ChangeAction::Update, subject, detail)])
     }
 
     fn apply(input: &Input<PullConfig>) -> Result<Receipt, Failure> {
@@ -170,12 +170,12 @@ impl PullTarget {
 
     fn preview_creation(&self, input: &Input<PullConfig>, subject: String) -> Result<Vec<Change>, Failure> {
         let mut changes = vec![Change::new(
-            Action::Create,
+            ChangeAction::Create,
             subject,
             format!("release {} from {}", input.release.label, input.config.from),
         )];
         for path in self.shared.missing_paths(self.folder.dir())? {
-            changes.push(Change::new(Action::Create, path, "kept across releases"));
+            changes.push(Change::new(ChangeAction::Create, path, "kept across releases"));
         }
         Ok(changes)
     }

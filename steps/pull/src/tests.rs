@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use pawl_step::testing::{Sandbox, assert_described};
+use pawl_step::testing::{TestSandbox, assert_described};
 use pawl_step::{EnvironmentHead, FailureKind, Release};
 use serde_json::{Value, json};
 
@@ -26,10 +26,10 @@ fn input(name: char, config: &Value) -> Input<PullConfig> {
     input
 }
 
-fn sandbox() -> (Sandbox, PathBuf) {
-    let sandbox = Sandbox::new();
-    sandbox.grant("dist", Access::Read);
-    let app = sandbox.grant("app", Access::Write);
+fn sandbox() -> (TestSandbox, PathBuf) {
+    let sandbox = TestSandbox::new();
+    sandbox.grant("dist", DirectoryAccess::Read);
+    let app = sandbox.grant("app", DirectoryAccess::Write);
     for name in ['a', 'b'] {
         let files = [
             ("VERSION", format!("v{name}\n")),
@@ -73,7 +73,11 @@ fn pull_unpacks_the_release_and_then_holds() {
     let changes = PullStep::preview(&input).unwrap();
     assert_eq!(
         changes,
-        [Change::new(Action::Create, format!("app/releases/{}", hex('a')), "release va from file:dist/shop-a.tar.zst")]
+        [Change::new(
+            ChangeAction::Create,
+            format!("app/releases/{}", hex('a')),
+            "release va from file:dist/shop-a.tar.zst"
+        )]
     );
     let receipt = PullStep::apply(&input).unwrap();
     let outputs = json!({ "path": format!("releases/{}", hex('a')), "dir": "app", "digest": format!("sha256:{}", hex('a')), "label": "va" });

@@ -9,8 +9,8 @@ mod output;
 
 use pawl_step::process::Command;
 use pawl_step::{
-    Action, Capability, CapabilityNeed, Change, Description, Failure, Finding, Input, Phase, ProbeSupport, Receipt,
-    RerunSafety, Step, fs, log, time,
+    Capability, CapabilityNeed, Change, ChangeAction, Failure, Finding, Input, ModuleDescription, Phase, ProbeSupport,
+    Receipt, RerunSafety, Step, fs, log, time,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -49,8 +49,8 @@ pub struct RunConfig {
 impl Step for RunStep {
     type Config = RunConfig;
 
-    fn describe() -> Description {
-        Description {
+    fn describe() -> ModuleDescription {
+        ModuleDescription {
             name: "run",
             version: env!("CARGO_PKG_VERSION"),
             summary: "runs one granted program",
@@ -70,7 +70,7 @@ impl Step for RunStep {
             return Ok(Vec::new());
         }
         let detail = config.creates.as_ref().map_or(String::new(), |path| format!("makes {path}"));
-        Ok(vec![Change::new(Action::Run, command_line(&config.program, &config.args), detail)])
+        Ok(vec![Change::new(ChangeAction::Run, command_line(&config.program, &config.args), detail)])
     }
 
     fn apply(input: &Input<RunConfig>) -> Result<Receipt, Failure> {
@@ -152,8 +152,8 @@ pawl_step::export!(RunStep);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pawl_step::testing::{self, Sandbox, assert_described};
-    use pawl_step::{Access, FailureKind};
+    use pawl_step::testing::{self, TestSandbox, assert_described};
+    use pawl_step::{DirectoryAccess, FailureKind};
     use serde_json::json;
 
     fn input(config: Value) -> Input<RunConfig> {
@@ -172,13 +172,13 @@ mod tests {
 
     #[test]
     fn existing_creates_path_holds_and_skips_the_program() {
-        let sandbox = Sandbox::new();
-        let app = sandbox.grant("app", Access::Read);
+        let sandbox = TestSandbox::new();
+        let app = sandbox.grant("app", DirectoryAccess::Read);
         let input = input(json!({ "program": "/usr/bin/warm", "args": ["--all", "a b"], "creates": "app/cache" }));
         assert_eq!(RunStep::probe(&input).unwrap(), Finding::Absent);
         assert_eq!(
             RunStep::preview(&input).unwrap(),
-            [Change::new(Action::Run, "/usr/bin/warm --all 'a b'", "makes app/cache")]
+            [Change::new(ChangeAction::Run, "/usr/bin/warm --all 'a b'", "makes app/cache")]
         );
         std::fs::write(app.join("cache"), "").unwrap();
         assert_eq!(RunStep::probe(&input).unwrap(), Finding::Held(Receipt::new().output("status", 0)));
@@ -195,7 +195,7 @@ mod tests {
         let both = input(json!({ "program": "p", "creates": "app/x", "probe": ["q"] }));
         assert_eq!(RunStep::apply(&both).unwrap_err().kind, FailureKind::InvalidConfig);
         let denied = input(json!({ "program": "p", "creates": "other/x" }));
-        let _sandbox = Sandbox::new();
+        let _sandbox = TestSandbox::new();
         assert_eq!(RunStep::probe(&denied).unwrap_err().kind, FailureKind::Denied);
     }
 }

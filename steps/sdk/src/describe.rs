@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 /// What a module says about itself. The runner shows it, checks plans with it, and pins it in the lock file.
 #[derive(Debug, Clone)]
-pub struct Description {
+pub struct ModuleDescription {
     /// The module's name, as in `uses:`.
     pub name: &'static str,
     /// Its version; `env!("CARGO_PKG_VERSION")` is usual.
@@ -66,7 +66,7 @@ pub enum ProbeSupport {
 
 /// How a directory is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum Access {
+pub enum DirectoryAccess {
     /// Read only.
     #[serde(rename = "ro")]
     Read,
@@ -79,7 +79,7 @@ pub enum Access {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Capability {
     /// A directory.
-    Dirs(Access),
+    Dirs(DirectoryAccess),
     /// An HTTP origin.
     Http,
     /// A TCP address.
@@ -105,9 +105,9 @@ pub struct CapabilityNeed {
     pub reason: &'static str,
 }
 
-impl Description {
+impl ModuleDescription {
     /// The most careful description: a commit step that needs nothing, may not run twice and has no probe. Change what is
-    /// otherwise: `Description { phase: Phase::Prepare, ..Description::new(…) }`.
+    /// otherwise: `ModuleDescription { phase: Phase::Prepare, ..ModuleDescription::new(…) }`.
     #[must_use]
     pub fn new(name: &'static str, version: &'static str, summary: &'static str, config: &'static str) -> Self {
         Self {
@@ -179,13 +179,13 @@ mod tests {
 
     #[test]
     fn description_json_matches_the_contract() {
-        let description = Description {
+        let description = ModuleDescription {
             name: "demo",
             version: "1.0.0",
             summary: "s",
             config: r#"{"type":"object"}"#,
             needs: vec![CapabilityNeed {
-                capability: Capability::Dirs(Access::Write),
+                capability: Capability::Dirs(DirectoryAccess::Write),
                 config: Some("/into"),
                 reason: "r",
             }],

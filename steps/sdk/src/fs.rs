@@ -300,13 +300,13 @@ fn fs_failure(verb: &str, path: &str, cause: FsError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Access;
-    use crate::testing::Sandbox;
+    use crate::DirectoryAccess;
+    use crate::testing::TestSandbox;
 
     #[test]
     fn paths_stay_inside_grants() {
-        let sandbox = Sandbox::new();
-        sandbox.grant("app", Access::Write);
+        let sandbox = TestSandbox::new();
+        sandbox.grant("app", DirectoryAccess::Write);
         assert_eq!(split_grant("/app//a/./b/").unwrap(), ("app", "a/b".to_owned()));
         assert_eq!(split_grant("app").unwrap(), ("app", ".".to_owned()));
         for (path, kind) in [
@@ -328,8 +328,8 @@ mod tests {
 
     #[test]
     fn write_atomic_replaces_the_file_or_keeps_the_old_one() {
-        let sandbox = Sandbox::new();
-        sandbox.grant("app", Access::Write);
+        let sandbox = TestSandbox::new();
+        sandbox.grant("app", DirectoryAccess::Write);
         create_dir_all("app/a/b").unwrap();
         write_atomic("app/a/b/f", b"one").unwrap();
         write_atomic("app/a/b/f", b"two").unwrap();
@@ -344,8 +344,8 @@ mod tests {
 
     #[test]
     fn read_only_grants_are_not_written() {
-        let sandbox = Sandbox::new();
-        sandbox.grant("dist", Access::Read);
+        let sandbox = TestSandbox::new();
+        sandbox.grant("dist", DirectoryAccess::Read);
         let failure = write_atomic("dist/f", b"x").unwrap_err();
         assert_eq!(
             (failure.kind, failure.message.as_str()),
@@ -356,8 +356,8 @@ mod tests {
 
     #[test]
     fn metadata_follows_links_and_metadata_of_link_does_not() {
-        let sandbox = Sandbox::new();
-        sandbox.grant("app", Access::Write);
+        let sandbox = TestSandbox::new();
+        sandbox.grant("app", DirectoryAccess::Write);
         symlink("nowhere", "app/l").unwrap();
         assert_eq!(metadata("app/l").unwrap(), None);
         assert_eq!(metadata_of_link("app/l").unwrap().unwrap().file_type, FileType::Link);

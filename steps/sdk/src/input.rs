@@ -182,8 +182,8 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::testing::Sandbox;
-    use crate::{Access, FailureKind};
+    use crate::testing::TestSandbox;
+    use crate::{DirectoryAccess, FailureKind};
     use serde_json::json;
 
     #[derive(Debug, Deserialize)]
@@ -219,11 +219,11 @@ mod tests {
     #[test]
     fn directory_defaults_to_the_only_fitting_grant() {
         let input: Input<LinkConfig> = parse(&text(&json!({ "link": "l" }))).unwrap();
-        let sandbox = Sandbox::new();
+        let sandbox = TestSandbox::new();
         assert!(input.dir("into", None, &[]).is_err());
-        sandbox.grant("app", Access::Write);
+        sandbox.grant("app", DirectoryAccess::Write);
         assert_eq!(input.dir("into", None, &[]).unwrap(), "app");
-        sandbox.grant("dist", Access::Read);
+        sandbox.grant("dist", DirectoryAccess::Read);
         assert_eq!(input.dir("into", None, &["dist"]).unwrap(), "app");
         assert_eq!(input.dir("into", Some("dist"), &[]).unwrap(), "dist");
         assert_eq!(input.dir("into", Some("other"), &[]).unwrap_err().kind, FailureKind::Denied);

@@ -48,11 +48,11 @@ pub mod tcp;
 pub mod testing;
 pub mod time;
 
-pub use describe::{Access, Capability, CapabilityNeed, Description, Phase, ProbeSupport, RerunSafety};
+pub use describe::{Capability, CapabilityNeed, DirectoryAccess, ModuleDescription, Phase, ProbeSupport, RerunSafety};
 pub use digest::Digest;
 pub use failure::{Failure, FailureKind};
 pub use input::{EnvironmentHead, Input, Release};
-pub use outcome::{Action, Change, Finding, Receipt};
+pub use outcome::{Change, ChangeAction, Finding, Receipt};
 pub use serde;
 pub use serde_json;
 pub use step::{Step, StepAdapter};
@@ -63,7 +63,7 @@ macro_rules! export {
     ($step:ty) => {
         // A use of the step where nothing else uses it.
         #[cfg(not(target_arch = "wasm32"))]
-        const _: fn() -> $crate::Description = <$step as $crate::Step>::describe;
+        const _: fn() -> $crate::ModuleDescription = <$step as $crate::Step>::describe;
 
         #[cfg(target_arch = "wasm32")]
         #[allow(unsafe_code, missing_docs)]

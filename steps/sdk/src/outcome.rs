@@ -38,7 +38,7 @@ impl Receipt {
 
 /// What a change does to its subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub enum ChangeAction {
     /// Makes it.
     Create,
     /// Changes it.
@@ -55,7 +55,7 @@ pub enum Action {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// What is done.
-    pub action: Action,
+    pub action: ChangeAction,
     /// To what.
     pub subject: String,
     /// More in a few words; may be empty.
@@ -65,7 +65,7 @@ pub struct Change {
 impl Change {
     /// A change.
     #[must_use]
-    pub fn new(action: Action, subject: impl Into<String>, detail: impl Into<String>) -> Self {
+    pub fn new(action: ChangeAction, subject: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { action, subject: subject.into(), detail: detail.into() }
     }
 }
@@ -98,11 +98,11 @@ impl From<Receipt> for types::Receipt {
 impl From<Change> for types::Change {
     fn from(change: Change) -> Self {
         let action = match change.action {
-            Action::Create => "create",
-            Action::Update => "update",
-            Action::Delete => "delete",
-            Action::Run => "run",
-            Action::Check => "check",
+            ChangeAction::Create => "create",
+            ChangeAction::Update => "update",
+            ChangeAction::Delete => "delete",
+            ChangeAction::Run => "run",
+            ChangeAction::Check => "check",
         };
         Self { action: action.to_owned(), subject: change.subject, detail: change.detail }
     }

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use crate::bindings::exports::pawl::step::step::Guest;
 use crate::bindings::pawl::step::types;
 use crate::input::parse;
-use crate::{Change, Description, Failure, Finding, Input, Receipt, json};
+use crate::{Change, Failure, Finding, Input, ModuleDescription, Receipt, json};
 
 /// A step. Stateless: each call runs in a fresh sandbox.
 pub trait Step {
@@ -15,7 +15,7 @@ pub trait Step {
     type Config: DeserializeOwned;
 
     /// What the module says about itself.
-    fn describe() -> Description;
+    fn describe() -> ModuleDescription;
 
     /// What [`apply`](Step::apply) would do, found out with read-only grants. Nothing to do is an empty list.
     ///

@@ -1,6 +1,6 @@
 //! What stands in for the host in native tests: folders for grants, archives in memory, and kills.
 //!
-//! A [`Sandbox`] belongs to the thread of its test. [`Sandbox::kill_after`] makes every write after the first `n` fail, and
+//! A [`TestSandbox`] belongs to the thread of its test. [`TestSandbox::kill_after`] makes every write after the first `n` fail, and
 //! all that follow: what is on the disk then is what a kill at that point leaves.
 
 use std::cell::RefCell;
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use crate::{Access, Input, Release, Step};
+use crate::{DirectoryAccess, Input, Release, Step};
 
 pub(crate) mod blobs;
 
@@ -19,7 +19,7 @@ thread_local! {
 
 #[derive(Default)]
 struct SandboxState {
-    grants: BTreeMap<String, (PathBuf, Access)>,
+    grants: BTreeMap<String, (PathBuf, DirectoryAccess)>,
     archives: BTreeMap<String, ArchiveFixture>,
     /// Writes until the kill.
     writes_before_kill: Option<usize>,
@@ -34,11 +34,11 @@ struct ArchiveFixture {
 /// The grants and archives of one test; they are gone when it is dropped.
 #[derive(Debug)]
 #[must_use]
-pub struct Sandbox {
+pub struct TestSandbox {
     root: tempfile::TempDir,
 }
 
-impl Sandbox {
+impl TestSandbox {
     /// A sandbox that grants nothing.
     ///
     /// # Panics
@@ -53,7 +53,7 @@ impl Sandbox {
     ///
     /// # Panics
     /// When the folder cannot be made.
-    pub fn grant(&self, name: &str, access: Access) -> PathBuf {
+    pub fn grant(&self, name: &str, access: DirectoryAccess) -> PathBuf {
         let folder = self.root.path().join(name);
         std::fs::create_dir_all(&folder).expect("a folder in a temporary folder can be made");
         STATE.with_borrow_mut(|state| state.grants.insert(name.to_owned(), (folder.clone(), access)));
@@ -79,7 +79,7 @@ impl Sandbox {
     }
 }
 
-impl Drop for Sandbox {
+impl Drop for TestSandbox {
     fn drop(&mut self) {
         STATE.take();
     }
@@ -139,7 +139,7 @@ pub(crate) fn dirs() -> Vec<String> {
     STATE.with_borrow(|state| state.grants.keys().cloned().collect())
 }
 
-pub(crate) fn folder(dir: &str) -> Option<(PathBuf, Access)> {
+pub(crate) fn folder(dir: &str) -> Option<(PathBuf, DirectoryAccess)> {
     STATE.with_borrow(|state| state.grants.get(dir).cloned())
 }
 

@@ -8,8 +8,8 @@
 mod managed_link;
 
 use pawl_step::{
-    Access, Action, Capability, CapabilityNeed, Change, Description, Failure, Finding, Input, Phase, ProbeSupport,
-    Receipt, RerunSafety, Step, fs,
+    Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleDescription,
+    Phase, ProbeSupport, Receipt, RerunSafety, Step, fs,
 };
 use serde::Deserialize;
 
@@ -47,21 +47,21 @@ pub enum SwitchStrategy {
 impl Step for SwitchStep {
     type Config = SwitchConfig;
 
-    fn describe() -> Description {
-        Description {
+    fn describe() -> ModuleDescription {
+        ModuleDescription {
             name: "switch",
             version: env!("CARGO_PKG_VERSION"),
             summary: "makes a release live by replacing one symbolic link",
             config: include_str!("../config.schema.json"),
             needs: vec![
                 CapabilityNeed {
-                    capability: Capability::Dirs(Access::Write),
+                    capability: Capability::Dirs(DirectoryAccess::Write),
                     config: Some("/in"),
                     reason: "holds the link and the releases",
                 },
                 // Also where the configuration leaves it to the only directory there is.
                 CapabilityNeed {
-                    capability: Capability::Dirs(Access::Write),
+                    capability: Capability::Dirs(DirectoryAccess::Write),
                     config: None,
                     reason: "holds the link and the releases",
                 },
@@ -79,8 +79,8 @@ impl Step for SwitchStep {
         let subject = managed_link.path();
         let change = match managed_link.current_target()? {
             LinkTarget::At(now) if now == to => return Ok(Vec::new()),
-            LinkTarget::At(now) => Change::new(Action::Update, subject, format!("from {now} to {to}")),
-            LinkTarget::Missing => Change::new(Action::Create, subject, format!("to {to}")),
+            LinkTarget::At(now) => Change::new(ChangeAction::Update, subject, format!("from {now} to {to}")),
+            LinkTarget::Missing => Change::new(ChangeAction::Create, subject, format!("to {to}")),
             LinkTarget::Outside => return Err(managed_link.outside_failure()),
             LinkTarget::NotALink => return Err(managed_link.not_a_link_failure()),
         };

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pawl_step::testing::{Sandbox, assert_described};
+use pawl_step::testing::{TestSandbox, assert_described};
 use pawl_step::{Digest, EnvironmentHead, FailureKind, Release};
 use serde_json::{Value, json};
 
@@ -30,9 +30,9 @@ fn input(name: char, key: &str) -> Input<SwitchConfig> {
     input
 }
 
-fn sandbox() -> (Sandbox, PathBuf) {
-    let sandbox = Sandbox::new();
-    let app = sandbox.grant("app", Access::Write);
+fn sandbox() -> (TestSandbox, PathBuf) {
+    let sandbox = TestSandbox::new();
+    let app = sandbox.grant("app", DirectoryAccess::Write);
     for name in ['a', 'b', 'c'] {
         std::fs::create_dir_all(app.join(path(name))).unwrap();
     }

@@ -11,8 +11,8 @@ mod rounds;
 use core::time::Duration;
 
 use pawl_step::{
-    Access, Action, Capability, CapabilityNeed, Change, Description, Failure, FailureKind, Finding, Input, Phase,
-    ProbeSupport, Receipt, RerunSafety, Step, time,
+    Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, FailureKind, Finding, Input,
+    ModuleDescription, Phase, ProbeSupport, Receipt, RerunSafety, Step, time,
 };
 use serde::Deserialize;
 
@@ -66,8 +66,8 @@ fn one_second() -> Duration {
 impl Step for VerifyStep {
     type Config = VerifyConfig;
 
-    fn describe() -> Description {
-        Description {
+    fn describe() -> ModuleDescription {
+        ModuleDescription {
             name: "verify",
             version: env!("CARGO_PKG_VERSION"),
             summary: "looks whether the release works: HTTP, TCP, files and SQL",
@@ -80,7 +80,7 @@ impl Step for VerifyStep {
                     reason: "sees whether something listens",
                 },
                 CapabilityNeed {
-                    capability: Capability::Dirs(Access::Read),
+                    capability: Capability::Dirs(DirectoryAccess::Read),
                     config: Some("/files"),
                     reason: "reads files",
                 },
@@ -100,7 +100,7 @@ impl Step for VerifyStep {
 
     fn preview(input: &Input<VerifyConfig>) -> Result<Vec<Change>, Failure> {
         let checks = checks(input)?;
-        Ok(checks.iter().map(|check| Change::new(Action::Check, check.label(), check.expectation())).collect())
+        Ok(checks.iter().map(|check| Change::new(ChangeAction::Check, check.label(), check.expectation())).collect())
     }
 
     fn apply(input: &Input<VerifyConfig>) -> Result<Receipt, Failure> {
@@ -175,7 +175,7 @@ pawl_step::export!(VerifyStep);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pawl_step::testing::{self, Sandbox, assert_described};
+    use pawl_step::testing::{self, TestSandbox, assert_described};
     use serde_json::{Value, json};
 
     fn input(config: Value) -> Input<VerifyConfig> {
@@ -205,8 +205,8 @@ mod tests {
 
     #[test]
     fn file_checks_follow_links() {
-        let sandbox = Sandbox::new();
-        let app = sandbox.grant("app", Access::Read);
+        let sandbox = TestSandbox::new();
+        let app = sandbox.grant("app", DirectoryAccess::Read);
         std::fs::create_dir(app.join("r1")).unwrap();
         std::fs::write(app.join("r1/VERSION"), "v1\n").unwrap();
         std::os::unix::fs::symlink("r1", app.join("current")).unwrap();
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(Value::Object(receipt.outputs), json!({ "checks": 4 }));
         assert_eq!(
             VerifyStep::preview(&input(config.clone())).unwrap()[0],
-            Change::new(Action::Check, "file app/current/VERSION", "the content `v1`")
+            Change::new(ChangeAction::Check, "file app/current/VERSION", "the content `v1`")
         );
         std::fs::write(app.join("r1/VERSION"), "v2\n").unwrap();
         std::fs::write(app.join("maintenance"), "").unwrap();
@@ -235,8 +235,8 @@ mod tests {
 
     #[test]
     fn configuration_errors_fail_without_retry() {
-        let sandbox = Sandbox::new();
-        sandbox.grant("app", Access::Read);
+        let sandbox = TestSandbox::new();
+        sandbox.grant("app", DirectoryAccess::Read);
         assert_eq!(VerifyStep::apply(&input(json!({}))).unwrap_err().kind, FailureKind::InvalidConfig);
         assert_eq!(
             VerifyStep::apply(&input(json!({ "files": [{ "in": "etc", "path": "x" }] }))).unwrap_err().kind,

@@ -1,7 +1,7 @@
 //! Keeps a file with a greeting in a granted directory.
 use pawl_step::{
-    Access, Action, Capability, CapabilityNeed, Change, Description, Failure, Finding, Input, ProbeSupport, Receipt,
-    RerunSafety, Step, fs,
+    Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleDescription,
+    ProbeSupport, Receipt, RerunSafety, Step, fs,
 };
 
 struct Hello;
@@ -14,19 +14,18 @@ struct Config {
 
 impl Step for Hello {
     type Config = Config;
-    fn describe() -> Description {
-        let version = env!("CARGO_PKG_VERSION");
+    fn describe() -> ModuleDescription {
+        let (version, schema) = (env!("CARGO_PKG_VERSION"), include_str!("../config.schema.json"));
         let needs = vec![CapabilityNeed {
-            capability: Capability::Dirs(Access::Write),
+            capability: Capability::Dirs(DirectoryAccess::Write),
             config: None,
             reason: "holds the file",
         }];
-        let new =
-            Description::new("my-step", version, "keeps a greeting in a file", include_str!("../config.schema.json"));
-        Description { needs, repeatable: RerunSafety::Always, probes: ProbeSupport::Always, reverts: true, ..new }
+        let new = ModuleDescription::new("my-step", version, "keeps a greeting in a file", schema);
+        ModuleDescription { needs, repeatable: RerunSafety::Always, probes: ProbeSupport::Always, reverts: true, ..new }
     }
     fn preview(input: &Input<Config>) -> Result<Vec<Change>, Failure> {
-        Ok(vec![Change::new(Action::Update, &input.config.file, greeting(input))])
+        Ok(vec![Change::new(ChangeAction::Update, &input.config.file, greeting(input))])
     }
     fn apply(input: &Input<Config>) -> Result<Receipt, Failure> {
         fs::write_atomic(&input.config.file, greeting(input).as_bytes())?;
@@ -55,13 +54,13 @@ pawl_step::export!(Hello);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pawl_step::testing::{self, Sandbox};
+    use pawl_step::testing::{self, TestSandbox};
 
     #[test]
     fn greets() {
         testing::assert_described::<Hello>();
-        let sandbox = Sandbox::new();
-        let app = sandbox.grant("app", Access::Write);
+        let sandbox = TestSandbox::new();
+        let app = sandbox.grant("app", DirectoryAccess::Write);
         let input = testing::input("my-step", Config { file: "app/hello.txt".into(), name: "Ada".into() });
         assert_eq!(Hello::probe(&input), Ok(Finding::Absent));
         let receipt = Hello::apply(&input).unwrap();

@@ -1,11 +1,11 @@
-//! Files of a native test: the same operations as in the sandbox, on the folders of [`crate::testing::Sandbox`], each
+//! Files of a native test: the same operations as in the sandbox, on the folders of [`crate::testing::TestSandbox`], each
 //! write counted, so that a test can stop a step after any of them.
 
 use std::io::{Error, ErrorKind, Write};
 use std::path::PathBuf;
 
 use super::{DirectoryEntry, FileMetadata, FileType, FsError, SymlinkBehavior};
-use crate::Access;
+use crate::DirectoryAccess;
 use crate::testing;
 
 pub(crate) fn dirs() -> Vec<String> {
@@ -79,9 +79,9 @@ fn resolve_path(dir: &str, path: &str) -> Result<PathBuf, FsError> {
 
 fn resolve_writable_path(dir: &str, path: &str) -> Result<PathBuf, FsError> {
     match testing::folder(dir) {
-        Some((folder, Access::Write)) if testing::take_write_permit() => Ok(folder.join(path)),
-        Some((_, Access::Write)) => Err(FsError::Other("the test has killed this step".to_owned())),
-        Some((_, Access::Read)) | None => Err(FsError::Denied),
+        Some((folder, DirectoryAccess::Write)) if testing::take_write_permit() => Ok(folder.join(path)),
+        Some((_, DirectoryAccess::Write)) => Err(FsError::Other("the test has killed this step".to_owned())),
+        Some((_, DirectoryAccess::Read)) | None => Err(FsError::Denied),
     }
 }
 

@@ -13,8 +13,8 @@ mod secrets;
 mod sockets;
 
 use pawl_step::{
-    Change, Description, Failure, Finding, Input, ProbeSupport, Receipt, RerunSafety, Step, blobs, database, http, log,
-    process,
+    Change, Failure, Finding, Input, ModuleDescription, ProbeSupport, Receipt, RerunSafety, Step, blobs, database,
+    http, log, process,
 };
 
 #[allow(unsafe_code, missing_docs)]
@@ -50,16 +50,20 @@ type BehaviorResult = Result<Receipt, Failure>;
 impl Step for MisbehaveStep {
     type Config = MisbehaveConfig;
 
-    fn describe() -> Description {
-        let new =
-            Description::new("misbehave", "0.1.0", "does what it must not", include_str!("../config.schema.json"));
-        Description { repeatable: RerunSafety::Always, probes: ProbeSupport::Never, ..new }
+    fn describe() -> ModuleDescription {
+        let new = ModuleDescription::new(
+            "misbehave",
+            "0.1.0",
+            "does what it must not",
+            include_str!("../config.schema.json"),
+        );
+        ModuleDescription { repeatable: RerunSafety::Always, probes: ProbeSupport::Never, ..new }
     }
 
     fn preview(input: &Input<MisbehaveConfig>) -> Result<Vec<Change>, Failure> {
         match input.config.r#do.as_str() {
             "many-changes" => {
-                let change = Change::new(pawl_step::Action::Update, "x".repeat(1000), "y".repeat(1000));
+                let change = Change::new(pawl_step::ChangeAction::Update, "x".repeat(1000), "y".repeat(1000));
                 Ok(vec![change; 1000])
             }
             "print-secret" => Ok(secrets::changes_with_secret(&input.config)),

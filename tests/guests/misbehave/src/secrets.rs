@@ -1,6 +1,6 @@
 //! Says a secret that it was let see, in every place where a step can say something.
 
-use pawl_step::{Action, Change, Failure, Receipt, log, secrets::Secret};
+use pawl_step::{Change, ChangeAction, Failure, Receipt, log, secrets::Secret};
 
 use crate::{BehaviorResult, MisbehaveConfig, extra::wasi};
 
@@ -17,8 +17,8 @@ fn secret_value(config: &MisbehaveConfig) -> String {
 pub(crate) fn changes_with_secret(config: &MisbehaveConfig) -> Vec<Change> {
     let value = secret_value(config);
     let mut changes: Vec<_> =
-        encodings(&value).into_iter().map(|form| Change::new(Action::Update, &form, &form)).collect();
-    changes.extend(extra_forms(config).into_iter().map(|form| Change::new(Action::Run, form, "")));
+        encodings(&value).into_iter().map(|form| Change::new(ChangeAction::Update, &form, &form)).collect();
+    changes.extend(extra_forms(config).into_iter().map(|form| Change::new(ChangeAction::Run, form, "")));
     changes
 }
 
