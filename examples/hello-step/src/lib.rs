@@ -1,4 +1,4 @@
-//! A whole step: it keeps a file with a greeting in a granted directory.
+//! A whole step: writes a greeting to a file in a granted directory.
 use pawl_step::{
     Change, ChangeAction, Failure, Finding, Input, ModuleDescription, ProbeSupport, Receipt, RerunSafety, Step, fs,
 };
@@ -15,7 +15,7 @@ impl Step for Hello {
     type Config = Config;
     fn describe() -> ModuleDescription {
         let (version, schema) = (env!("CARGO_PKG_VERSION"), include_str!("../config.schema.json"));
-        let new = ModuleDescription::new("hello", version, "keeps a greeting in a file", schema);
+        let new = ModuleDescription::new("hello", version, "writes a greeting to a file", schema);
         ModuleDescription { repeatable: RerunSafety::Always, probes: ProbeSupport::Always, ..new }
     }
     fn preview(input: &Input<Config>) -> Result<Vec<Change>, Failure> {

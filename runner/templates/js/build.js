@@ -1,4 +1,4 @@
-// Makes my-step.wasm of step.js and what it imports.
+// Builds my-step.wasm from step.js and its imports.
 import { writeFile } from 'node:fs/promises';
 import { componentize } from '@bytecodealliance/componentize-js';
 
@@ -6,7 +6,7 @@ const { component } = await componentize({
   sourcePath: 'main.js',
   witPath: 'wit',
   worldName: 'step-module',
-  // A step asks through `pawl:step/http`, where credentials are; the runner has no `wasi:http`.
+  // A step sends requests through `pawl:step/http`, which adds the credentials; the runner has no `wasi:http`.
   disableFeatures: ['http', 'fetch-event'],
 });
 await writeFile('my-step.wasm', component);

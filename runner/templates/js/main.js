@@ -1,4 +1,4 @@
-// Between step.js and the contract: JSON becomes objects, and whatever is thrown becomes a failure with its message.
+// Connects step.js with the contract: JSON becomes objects, and a thrown error becomes a failure with its message.
 import { asFailure } from './pawl.js';
 import * as own from './step.js';
 

@@ -1,9 +1,9 @@
-// What a step written in JavaScript works with: failures, findings, the log, and files in granted directories.
-// The rest of the contract is imported as it is, such as `import { send } from 'pawl:step/http@0.1.1'`.
+// The helpers for steps in JavaScript: failures, findings, the log, and files in granted directories.
+// Import other parts of the contract directly, such as `import { send } from 'pawl:step/http@0.1.1'`.
 import * as host from 'pawl:step/log@0.1.1';
 import { getDirectories } from 'wasi:filesystem/preopens@0.2.12';
 
-// Why a call did not succeed. docs/steps.md lists the kinds; `transient` is tried again, as the plan's `retry` says.
+// The reason why a call failed. docs/steps.md lists the kinds; the plan's `retry` applies to `transient`.
 export class Failure extends Error {
   constructor(kind, message, { hint, retryable = kind === 'transient', details = {} } = {}) {
     super(message);
@@ -11,16 +11,16 @@ export class Failure extends Error {
   }
 }
 
-// What the contract wants thrown. An error that is no Failure has its place in the log.
+// Returns the failure object of the contract. An error that is not a Failure is logged with its stack.
 export function asFailure(error) {
-  // What an import of the contract threw is a failure already.
+  // An error from an import of the contract is already a failure.
   if (typeof error?.payload?.kind === 'string') return error.payload;
   if (error instanceof Failure) {
     const { kind, message, hint, retryable, details } = error;
     return { kind, message, hint, retryable, details: JSON.stringify(details) };
   }
   log.error(`${error}\n${error?.stack ?? ''}`);
-  return { kind: 'permanent', message: String(error), hint: 'its log has the place: `runner logs`', retryable: false, details: '{}' };
+  return { kind: 'permanent', message: String(error), hint: '`runner logs` shows the stack', retryable: false, details: '{}' };
 }
 
 export const change = (action, subject, detail = '') => ({ action, subject, detail });
@@ -32,7 +32,7 @@ export const unknown = (why) => ({ tag: 'unknown', val: why });
 const write = (level) => (message, fields = {}) => host.write(level, message, JSON.stringify(fields));
 export const log = { error: write('error'), warn: write('warn'), info: write('info'), debug: write('debug') };
 
-// A path is `<granted directory>/<path>`, such as `app/VERSION`. What is written is on the disk when a function returns.
+// A path is `<granted directory>/<path>`, such as `app/VERSION`. A function that writes returns when the data is on the disk.
 export const fs = {
   exists(path) {
     const [dir, rest] = find(path);
@@ -41,7 +41,7 @@ export const fs = {
       return true;
     } catch (error) {
       if (error.payload === 'no-entry') return false;
-      throw fault('look at', path, error);
+      throw fault('inspect', path, error);
     }
   },
 
@@ -60,7 +60,7 @@ export const fs = {
     });
   },
 
-  // Readers see the old content or the new, never a part.
+  // Readers see the old or the new content, never a part.
   writeAtomic(path, text) {
     const [dir, rest] = find(path);
     attempt('write', path, () => {
@@ -88,12 +88,12 @@ function find(path) {
   const [name, ...names] = path.replace(/^\//, '').split('/');
   if (name === '' || names.includes('..')) {
     const hint = 'write `<granted directory>/<path>` without `..`';
-    throw new Failure('invalid-config', `\`${path}\` is no path inside a granted directory`, { hint });
+    throw new Failure('invalid-config', `\`${path}\` is not a path inside a granted directory`, { hint });
   }
   const granted = getDirectories().map(([dir, at]) => [dir, at.replace(/^\//, '')]);
   const found = granted.find(([, at]) => at === name);
   if (!found) {
-    const all = granted.length ? `granted: ${granted.map(([, at]) => at).join(', ')}` : 'none is';
+    const all = granted.length ? `granted: ${granted.map(([, at]) => at).join(', ')}` : 'no directory is granted';
     const hint = `add \`${name}: <folder>\` to the step's \`grants: { dirs: … }\``;
     throw new Failure('denied', `the directory \`${name}\` is not granted to this step (${all})`, { hint });
   }
@@ -115,11 +115,11 @@ function attempt(verb, path, body) {
 
 function fault(verb, path, error) {
   const known = {
-    'no-entry': ['not-found', 'it is not there'],
+    'no-entry': ['not-found', 'not found'],
     access: ['denied', 'not permitted'],
     'not-permitted': ['denied', 'not permitted'],
     'read-only': ['denied', 'not permitted'],
-    'insufficient-space': ['limit', 'no space is left on the disk'],
+    'insufficient-space': ['limit', 'the disk is full'],
   };
   if (typeof error.payload !== 'string') return error;
   const [kind, why] = known[error.payload] ?? ['permanent', error.payload];

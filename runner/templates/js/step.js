@@ -1,18 +1,18 @@
-// Keeps a file with a greeting in a granted directory.
+// Writes a greeting to a file in a granted directory.
 import { absent, change, fs, held } from './pawl.js';
 
 export const description = {
   name: 'my-step',
   version: '0.1.0',
-  summary: 'keeps a greeting in a file',
+  summary: 'writes a greeting to a file',
   config: {
     $schema: 'http://json-schema.org/draft-07/schema#',
     type: 'object',
     additionalProperties: false,
     required: ['file', 'name'],
     properties: {
-      file: { description: 'The file, `<granted directory>/<path>`.', type: 'string' },
-      name: { description: 'Who is greeted.', type: 'string' },
+      file: { description: 'The path of the file, `<granted directory>/<path>`.', type: 'string' },
+      name: { description: 'The name to greet.', type: 'string' },
     },
   },
   needs: [{ capability: 'dirs', access: 'rw', reason: 'holds the file' }],

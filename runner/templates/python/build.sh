@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes my-step.wasm of src/; the first time it installs componentize-py into .venv.
+# Builds my-step.wasm from src/. The first build installs componentize-py into .venv.
 set -eu
 cd "$(dirname "$0")"
 if [ ! -x .venv/bin/componentize-py ]; then

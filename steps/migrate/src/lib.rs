@@ -1,9 +1,10 @@
-//! Brings a database's schema up to date: SQL files in the form of sqlx, dbmate, or plain numbered ones, each applied once.
+//! Migrates a database: applies SQL files in the format of sqlx or dbmate, or plain numbered ones, each once.
 //!
-//! The work is the host's (runner/src/sandbox/migrate), since it lives from the session: its lock, its transactions and its loss. Here
-//! is what the step owes the runner: what it needs, what it would do, and whether its effect holds.
+//! The host does the work, because it depends on the session: its lock, its transactions and its loss. This module does
+//! what a step owes the runner: it states its needs, previews its changes, and probes its effect.
 //!
-//! Deliberately absent: undoing. A migration may have destroyed what an older schema needs; `runner migrate down` is an operator's.
+//! Deliberately absent: undoing. A migration may have destroyed what an older schema needs; an operator may run
+//! `runner migrate down`.
 
 use pawl_step::migrations::{self, JsonObject};
 use pawl_step::serde_json::{Map, Value};
@@ -12,11 +13,11 @@ use pawl_step::{
     Phase, ProbeSupport, Receipt, RerunSafety, Step,
 };
 
-/// The module.
+/// The `migrate` module.
 #[derive(Debug)]
 pub struct MigrateStep;
 
-/// The step's `with:`; all but the two names goes to the host as it is.
+/// The step's configuration; the host gets it unchanged.
 #[derive(Debug, Clone, serde::Deserialize)]
 #[serde(transparent)]
 pub struct MigrateConfig(Map<String, Value>);
@@ -41,13 +42,13 @@ impl Step for MigrateStep {
         ModuleDescription {
             name: "migrate",
             version: env!("CARGO_PKG_VERSION"),
-            summary: "applies SQL files to a database, each once, whatever is killed when",
+            summary: "applies SQL migrations to a database, each once, even after an interruption",
             config: include_str!("../config.schema.json"),
             needs: vec![
                 CapabilityNeed {
                     capability: Capability::Dirs(DirectoryAccess::Read),
                     config: Some("/dir"),
-                    reason: "has the migrations",
+                    reason: "contains the migrations",
                 },
                 CapabilityNeed { capability: Capability::Databases, config: Some("/database"), reason: "is migrated" },
             ],
@@ -85,7 +86,7 @@ impl Step for MigrateStep {
     fn probe(input: &Input<MigrateConfig>) -> Result<Finding, Failure> {
         let status = input.config.call_host(migrations::status)?;
         Ok(match problem(&status) {
-            // A file out of order is not applied either; `apply` says what is wrong with it.
+            // A file out of order is a pending file; `apply` reports the problem.
             Some(problem) if problem.get("order") == Some(&Value::Bool(true)) => Finding::Absent,
             Some(problem) => Finding::Drifted(failure_from_problem(problem).message),
             None if pending(&status).next().is_some() => Finding::Absent,
@@ -97,11 +98,8 @@ impl Step for MigrateStep {
     }
 
     fn revert(input: &Input<MigrateConfig>, _receipt: &Receipt) -> Result<(), Failure> {
-        Err(Failure::permanent(format!(
-            "migrations are not undone: step `{}` leaves the database as it is",
-            input.step
-        ))
-        .hint("write a new migration that undoes it, `runner migrate down`, or restore a backup"))
+        Err(Failure::permanent(format!("step `{}` does not undo migrations; the database is unchanged", input.step))
+            .hint("write a migration that undoes the change, run `runner migrate down`, or restore a backup"))
     }
 }
 

@@ -1,9 +1,9 @@
-//! Brings a release: an archive becomes the folder `releases/<digest>`, whole or not at all.
+//! Pulls a release: an archive becomes the folder `releases/<digest>`, whole or not at all.
 //!
-//! Invariant: `releases/<digest>` appears by one rename, complete, checked, and with its shared paths linked. Whatever is
-//! unfinished is called `releases/.tmp-…`, and the next pull removes it.
+//! Invariant: `releases/<digest>` appears by one rename, complete, verified, and with its shared paths linked.
+//! Unfinished folders are called `releases/.tmp-…`, and the next pull removes them.
 //!
-//! Deliberately absent: unpacking and hashing, which the host does natively; clean-up of old releases.
+//! Deliberately absent: unpacking and hashing, which the host does natively, and the clean-up of old releases.
 
 mod release_folder;
 mod shared_paths;
@@ -18,29 +18,29 @@ use serde::Deserialize;
 use release_folder::{ReleaseFolder, ReleaseFolderState};
 use shared_paths::SharedPaths;
 
-/// The module.
+/// The `pull` module.
 #[derive(Debug)]
 pub struct PullStep;
 
-/// The step's `with:`.
+/// The step's configuration, from `with:`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct PullConfig {
-    /// The archive.
+    /// The source of the archive.
     pub from: String,
     /// The granted directory.
     pub into: Option<String>,
-    /// The archive's digest. The host has read it already: `release.digest` is what counts.
+    /// The archive's digest, which only the host reads: this step uses `release.digest`.
     #[serde(rename = "digest")]
     pub _digest: Option<String>,
-    /// What the release must say it is.
+    /// The version that the release must state.
     pub version: Option<String>,
-    /// Where it says so.
+    /// The file that states the version.
     pub version_file: Option<String>,
-    /// Paths that outlive the release.
+    /// The paths that outlive the release.
     #[serde(default)]
     pub shared: Vec<String>,
-    /// What the archive may grow to.
+    /// The limits for unpacking.
     #[serde(default)]
     pub limits: UnpackLimits,
 }
@@ -52,19 +52,19 @@ impl Step for PullStep {
         ModuleDescription {
             name: "pull",
             version: env!("CARGO_PKG_VERSION"),
-            summary: "brings a release: downloads or reads an archive, checks its digest, unpacks it beside the live one",
+            summary: "downloads or reads a release archive, verifies its digest, and unpacks it next to the live release",
             config: include_str!("../config.schema.json"),
             needs: vec![
                 CapabilityNeed {
                     capability: Capability::Dirs(DirectoryAccess::Write),
                     config: Some("/into"),
-                    reason: "gets releases/ and shared/",
+                    reason: "stores releases/ and shared/",
                 },
-                // Also where the configuration leaves it to the only directory there is.
+                // Without `into`, the step uses its only granted directory.
                 CapabilityNeed {
                     capability: Capability::Dirs(DirectoryAccess::Write),
                     config: None,
-                    reason: "gets releases/ and shared/",
+                    reason: "stores releases/ and shared/",
                 },
             ],
             phase: Phase::Prepare,
@@ -82,9 +82,9 @@ impl Step for PullStep {
             ReleaseFolderState::Intact => return Ok(Vec::new()),
             ReleaseFolderState::Missing => return release.preview_creation(input, subject),
             ReleaseFolderState::Damaged(lines) => {
-                format!("unpack it again, since it is damaged: {}", summarize_lines(&lines))
+                format!("unpack again because it is damaged: {}", summarize_lines(&lines))
             }
-            ReleaseFolderState::Unknown(why) => format!("unpack it again, since {why}"),
+            ReleaseFolderState::Unknown(why) => format!("unpack again because its state is unknown: {why}"),
         };
         Ok(vec![Change::new(ChangeAction::Update, subject, detail)])
     }
@@ -95,19 +95,26 @@ impl Step for PullStep {
         release.folder.remove_leftovers()?;
         match release.folder.inspect(&release.shared)? {
             ReleaseFolderState::Intact => {
-                log::info(format!("{} is there already, and holds", release.folder));
+                log::info(format!("{} already exists and is intact", release.folder));
                 return Ok(release.receipt(input));
             }
             ReleaseFolderState::Missing => {}
-            ReleaseFolderState::Damaged(lines) => {
-                log::warn(format!("{} is damaged, and is unpacked again: {}", release.folder, summarize_lines(&lines)))
+            ReleaseFolderState::Damaged(lines) => log::warn(format!(
+                "{} is damaged and will be unpacked again: {}",
+                release.folder,
+                summarize_lines(&lines)
+            )),
+            ReleaseFolderState::Unknown(why) => {
+                log::warn(format!("the state of {} is unknown, and it will be unpacked again: {why}", release.folder))
             }
-            ReleaseFolderState::Unknown(why) => log::warn(format!("{} is unpacked again: {why}", release.folder)),
         }
         let new = release.folder.temporary_path(&input.key, "new");
         let unpacked = release.unpack_and_link(input, &new).inspect_err(|_| {
             if let Err(failure) = blobs::remove(release.folder.dir(), &new) {
-                log::warn(format!("what was unpacked is left behind until the next pull: {}", failure.message));
+                log::warn(format!(
+                    "cannot remove the unpacked files; the next pull will remove them: {}",
+                    failure.message
+                ));
             }
         })?;
         release.folder.install(&input.key, &new)?;
@@ -123,9 +130,11 @@ impl Step for PullStep {
         Ok(match release.folder.inspect(&release.shared)? {
             ReleaseFolderState::Intact => Finding::Held(release.receipt(input)),
             ReleaseFolderState::Missing => Finding::Absent,
-            ReleaseFolderState::Damaged(lines) => {
-                Finding::Drifted(format!("{} is not as it was unpacked: {}", release.folder, summarize_lines(&lines)))
-            }
+            ReleaseFolderState::Damaged(lines) => Finding::Drifted(format!(
+                "{} has changed since it was unpacked: {}",
+                release.folder,
+                summarize_lines(&lines)
+            )),
             ReleaseFolderState::Unknown(why) => Finding::Unknown(why),
         })
     }
@@ -133,14 +142,14 @@ impl Step for PullStep {
     fn revert(input: &Input<PullConfig>, _receipt: &Receipt) -> Result<(), Failure> {
         let release = PullTarget::from_input(input)?;
         if input.live().is_some_and(|live| live.digest.as_ref() == Some(&release.digest)) {
-            log::info(format!("{} is the live release, and stays", release.folder));
+            log::info(format!("{} is the live release and is kept", release.folder));
             return Ok(());
         }
         release.folder.remove(&input.key)
     }
 }
 
-/// The release that an input asks for, and where it goes.
+/// The release to pull, and its destination.
 struct PullTarget {
     digest: Digest,
     folder: ReleaseFolder,
@@ -150,8 +159,8 @@ struct PullTarget {
 impl PullTarget {
     fn from_input(input: &Input<PullConfig>) -> Result<Self, Failure> {
         let Some(digest) = input.release.digest.clone() else {
-            return Err(Failure::invalid_config(format!("no digest is known for `{}`, so what comes could be anything", input.config.from))
-                .hint("publish it beside the archive (`sha256sum ARCHIVE > ARCHIVE.sha256`), or write it under `with:`, as `digest: sha256:…`"));
+            return Err(Failure::invalid_config(format!("no digest is known for `{}`, so its content cannot be verified", input.config.from))
+                .hint("publish it next to the archive (`sha256sum ARCHIVE > ARCHIVE.sha256`), or set it under `with:` as `digest: sha256:…`"));
         };
         let source = source_dir(&input.config.from);
         let dir = input.dir("into", input.config.into.as_deref(), source.as_slice())?;
@@ -159,7 +168,7 @@ impl PullTarget {
         Ok(Self { folder: ReleaseFolder::new(dir, &digest), digest, shared })
     }
 
-    /// Everything up to the last rename, in the folder `new`.
+    /// Unpacks, checks and links the release in the temporary folder `new`: everything before the last rename.
     fn unpack_and_link(&self, input: &Input<PullConfig>, new: &str) -> Result<blobs::UnpackStats, Failure> {
         let dir = self.folder.dir();
         let unpacked = blobs::fetch(&input.config.from, &self.digest)?.unpack(dir, new, &input.config.limits)?;
@@ -189,7 +198,7 @@ impl PullTarget {
     }
 }
 
-/// The grant that a `file:` source lies in.
+/// Returns the grant of a `file:` source.
 fn source_dir(from: &str) -> Option<&str> {
     let path = from.strip_prefix("file:")?;
     path.trim_start_matches('/').split('/').next()
@@ -204,8 +213,10 @@ fn check_version(input: &Input<PullConfig>, folder: &str) -> Result<(), Failure>
     let file = fs::relative("version-file", version_file.as_deref().unwrap_or("VERSION"))?;
     let path = format!("{folder}/{file}");
     if !fs::exists(&path)? {
-        return Err(Failure::bad_content(format!("the release has no file `{file}`, which should say `{expected}`"))
-            .hint("put it into the archive, or name another `version-file`"));
+        return Err(Failure::bad_content(format!(
+            "the release has no file `{file}`; expected one that says `{expected}`"
+        ))
+        .hint("add the file to the archive, or set another `version-file`"));
     }
     let found = fs::read_text(&path)?;
     if found.trim() == expected { Ok(()) } else { Err(wrong_version_failure(&file, expected, found.trim())) }
@@ -213,11 +224,11 @@ fn check_version(input: &Input<PullConfig>, folder: &str) -> Result<(), Failure>
 
 fn wrong_version_failure(file: &str, expected: &str, found: &str) -> Failure {
     let found: String = found.chars().take(80).collect();
-    Failure::bad_content(format!("the release says in `{file}` that it is `{found}`, not `{expected}`"))
-        .hint("the archive may be another version's: check what was built and packed under this name")
+    Failure::bad_content(format!("the file `{file}` of the release says `{found}`, not `{expected}`"))
+        .hint("the archive may contain another version: check what was built and packed under this name")
 }
 
-/// The first lines, and how many more there are.
+/// Returns the first lines and the number of further lines.
 fn summarize_lines(lines: &[String]) -> String {
     const SHOWN: usize = 3;
     let shown = lines[..lines.len().min(SHOWN)].join("; ");

@@ -1,4 +1,4 @@
-//! The folder of one release, and the temporary ones beside it.
+//! The folder of one release, and the temporary folders next to it.
 
 use core::fmt;
 
@@ -7,24 +7,24 @@ use pawl_step::{Digest, Failure, blobs};
 
 use crate::shared_paths::SharedPaths;
 
-/// Where unfinished folders are told from finished ones.
+/// The name prefix of unfinished folders.
 const TEMPORARY_PREFIX: &str = ".tmp-";
 
-/// `releases/<64 hex digits>` in a granted directory.
+/// The folder of one release: `releases/<64 hex digits>` in a granted directory.
 #[derive(Debug)]
 pub(crate) struct ReleaseFolder {
     dir: String,
     path: String,
 }
 
-/// What the folder is like.
+/// The state of a release folder.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ReleaseFolderState {
     Missing,
     Intact,
-    /// A line for each difference.
+    /// The folder differs from its release; one line for each difference.
     Damaged(Vec<String>),
-    /// Why it cannot be told.
+    /// The state is unknown, for the given reason.
     Unknown(String),
 }
 
@@ -37,12 +37,13 @@ impl ReleaseFolder {
         &self.dir
     }
 
-    /// Relative to the directory.
+    /// Returns the path relative to the directory.
     pub(crate) fn path(&self) -> &str {
         &self.path
     }
 
-    /// A temporary folder's path: the same for the same key and purpose, so that nothing random is needed.
+    /// Returns the path of a temporary folder. It is the same for the same key and purpose, so that no random name is
+    /// needed.
     pub(crate) fn temporary_path(&self, key: &str, purpose: &str) -> String {
         // FNV-1a, 64 bits: a name, not a secret. <http://www.isthe.com/chongo/tech/comp/fnv/>
         let hash = key
@@ -57,7 +58,7 @@ impl ReleaseFolder {
             None => return Ok(ReleaseFolderState::Missing),
             Some(FileType::Directory) => {}
             Some(FileType::File | FileType::Link | FileType::Other) => {
-                return Ok(ReleaseFolderState::Damaged(vec!["it is no folder".to_owned()]));
+                return Ok(ReleaseFolderState::Damaged(vec!["it is not a folder".to_owned()]));
             }
         }
         let differences = blobs::compare(&self.dir, &self.path)?;
@@ -67,14 +68,14 @@ impl ReleaseFolder {
             && total > 1
         {
             return Ok(ReleaseFolderState::Unknown(format!(
-                "{self} differs in more places than are listed, and those listed are shared paths"
+                "{self} has more differences than the host lists, and all listed ones are shared paths"
             )));
         }
         lines.extend(shared.unlinked_paths(&self.dir, &self.path)?);
         Ok(if lines.is_empty() { ReleaseFolderState::Intact } else { ReleaseFolderState::Damaged(lines) })
     }
 
-    /// Removes what pulls that were killed have left.
+    /// Removes the temporary folders of killed pulls.
     pub(crate) fn remove_leftovers(&self) -> Result<(), Failure> {
         fs::create_dir_all(&format!("{}/releases", self.dir))?;
         for entry in fs::list(&format!("{}/releases", self.dir))? {
@@ -85,7 +86,7 @@ impl ReleaseFolder {
         Ok(())
     }
 
-    /// Puts a finished folder in place by one rename; a damaged one is renamed away before, and removed after.
+    /// Puts a finished folder in place by one rename. A damaged folder is renamed away first and removed last.
     pub(crate) fn install(&self, key: &str, new: &str) -> Result<(), Failure> {
         let old = self.temporary_path(key, "old");
         let is_replaced = fs::metadata_of_link(&self.to_string())?.is_some();
@@ -96,7 +97,7 @@ impl ReleaseFolder {
         if is_replaced { blobs::remove(&self.dir, &old) } else { Ok(()) }
     }
 
-    /// Removes the folder: never half of it under its own name.
+    /// Removes the folder; a kill never leaves a part of it under its own name.
     pub(crate) fn remove(&self, key: &str) -> Result<(), Failure> {
         let old = self.temporary_path(key, "old");
         if fs::metadata_of_link(&self.to_string())?.is_some() {

@@ -1,11 +1,11 @@
-//! Paths that outlive a release: kept in `shared/`, linked from each release.
+//! Shared paths, which outlive a release: stored in `shared/` and linked from each release.
 //!
-//! Invariant: content goes into `shared/` only where nothing is yet, and never out of it.
+//! Invariant: content moves into `shared/` only where nothing exists yet, and never moves out.
 
 use pawl_step::fs::{self, FileType};
 use pawl_step::{Failure, blobs};
 
-/// The shared paths of a step.
+/// All shared paths of a step.
 #[derive(Debug)]
 pub(crate) struct SharedPaths(Vec<SharedPath>);
 
@@ -15,7 +15,7 @@ struct SharedPath {
     if_missing: MissingPathPolicy,
 }
 
-/// What to do when neither `shared/` nor the release has a path.
+/// The action when a path exists in neither `shared/` nor the release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MissingPathPolicy {
     CreateFolder,
@@ -43,7 +43,7 @@ impl SharedPaths {
         Ok(Self(items))
     }
 
-    /// The shared places that nothing is at yet.
+    /// Returns the locations in `shared/` that do not exist yet.
     pub(crate) fn missing_paths(&self, dir: &str) -> Result<Vec<String>, Failure> {
         let mut missing = Vec::new();
         for item in &self.0 {
@@ -55,7 +55,7 @@ impl SharedPaths {
         Ok(missing)
     }
 
-    /// Replaces the shared paths of the unpacked folder `release` by links. All are looked at before one is moved.
+    /// Replaces the shared paths of the unpacked folder `release` by links. It checks all paths before it moves one.
     pub(crate) fn link(&self, dir: &str, release: &str) -> Result<(), Failure> {
         for item in &self.0 {
             let is_somewhere = fs::metadata_of_link(&item.shared_location(dir))?.is_some()
@@ -67,7 +67,7 @@ impl SharedPaths {
                     item.shared_location(dir)
                 ))
                 .hint(format!(
-                    "create `shared/{0}` in the directory `{dir}`; for a folder that may start empty, write `{0}/`",
+                    "create `shared/{0}` in the directory `{dir}`; if it is a folder that may start empty, write `{0}/`",
                     item.path
                 )));
             }
@@ -78,7 +78,8 @@ impl SharedPaths {
         Ok(())
     }
 
-    /// The differences that are not the doing of [`link`](Self::link). A line is `missing: <path>` or `changed: <path> (<how>)`.
+    /// Returns the differences that [`link`](Self::link) did not cause. A line is `missing: <path>` or
+    /// `changed: <path> (<how>)`.
     pub(crate) fn differences_outside_shared(&self, lines: Vec<String>) -> Vec<String> {
         let is_ours = |line: &String| {
             let path = line.split_once(": ").map_or(line.as_str(), |(_, rest)| rest);
@@ -90,14 +91,14 @@ impl SharedPaths {
         lines.into_iter().filter(|line| !is_ours(line)).collect()
     }
 
-    /// A line for each path of a release that is no link to its shared place.
+    /// Returns one line for each shared path of a release that is not a link to its location in `shared/`.
     pub(crate) fn unlinked_paths(&self, dir: &str, release: &str) -> Result<Vec<String>, Failure> {
         let mut lines = Vec::new();
         for item in &self.0 {
             let path = item.release_location(dir, release);
             let is_link = fs::metadata_of_link(&path)?.is_some_and(|found| found.file_type == FileType::Link);
             if !is_link || fs::read_link(&path).ok() != Some(item.link_text()) {
-                lines.push(format!("changed: {} (no link to shared/{})", item.path, item.path));
+                lines.push(format!("changed: {} (not a link to shared/{})", item.path, item.path));
             }
         }
         Ok(lines)
@@ -113,7 +114,7 @@ impl SharedPath {
         format!("{dir}/{release}/{}", self.path)
     }
 
-    /// From `releases/<name>/<path>` to `shared/<path>`.
+    /// Returns the text of the link from `releases/<name>/<path>` to `shared/<path>`.
     fn link_text(&self) -> String {
         let above_path = self.path.matches('/').count();
         format!("{}shared/{}", "../".repeat(2 + above_path), self.path)

@@ -1,4 +1,4 @@
-//! Every kill, damage, and what is kept across releases.
+//! Tests of kills, damage and shared paths.
 
 use std::path::{Path, PathBuf};
 
@@ -124,7 +124,10 @@ fn pull_replaces_a_damaged_release_despite_a_kill_after_any_write() {
         match PullStep::probe(&input).unwrap() {
             Finding::Drifted(why) => assert_eq!(
                 why,
-                format!("app/releases/{} is not as it was unpacked: changed: bin/shop (modified since)", hex('a'))
+                format!(
+                    "app/releases/{} has changed since it was unpacked: changed: bin/shop (modified since)",
+                    hex('a')
+                )
             ),
             other @ (Finding::Held(_) | Finding::Absent | Finding::Unknown(_)) => panic!("{other:?}"),
         }
@@ -153,12 +156,12 @@ fn a_failed_pull_leaves_nothing() {
         (
             json!({ "version": "v7" }),
             FailureKind::BadContent,
-            "the release says in `VERSION` that it is `va`, not `v7`".to_owned(),
+            "the file `VERSION` of the release says `va`, not `v7`".to_owned(),
         ),
         (
             json!({ "version-file": "none" }),
             FailureKind::BadContent,
-            "the release has no file `none`, which should say `va`".to_owned(),
+            "the release has no file `none`; expected one that says `va`".to_owned(),
         ),
         (
             json!({ "shared": [".env"] }),
@@ -173,7 +176,7 @@ fn a_failed_pull_leaves_nothing() {
         (
             json!({ "shared": ["../etc"] }),
             FailureKind::InvalidConfig,
-            "`shared: ../etc` is no path inside the granted directory".to_owned(),
+            "`shared: ../etc` is not a path inside the granted directory".to_owned(),
         ),
     ] {
         let failure = PullStep::apply(&input('a', &config)).unwrap_err();
@@ -209,21 +212,21 @@ fn shared_paths_outlive_releases_and_are_not_damage() {
     assert_eq!(
         std::fs::read_to_string(release.join("storage/seed")).unwrap(),
         "seed a",
-        "what the first release brought is kept"
+        "the content of the first release is kept"
     );
     assert_eq!(std::fs::read_link(release.join("logs/app")).unwrap(), Path::new("../../../shared/logs/app"));
     assert!(release.join("logs/app").is_dir());
 
-    // Damage elsewhere is still seen, and so is a link that is gone.
+    // Damage elsewhere is still found, and so is a missing link.
     std::fs::remove_file(release.join("bin/shop")).unwrap();
     std::fs::remove_file(release.join("storage")).unwrap();
     match PullStep::probe(&second).unwrap() {
         Finding::Drifted(why) => {
-            assert!(why.ends_with("missing: bin/shop; changed: storage (no link to shared/storage)"), "{why}");
+            assert!(why.ends_with("missing: bin/shop; changed: storage (not a link to shared/storage)"), "{why}");
         }
         other @ (Finding::Held(_) | Finding::Absent | Finding::Unknown(_)) => panic!("{other:?}"),
     }
-    // A path that becomes shared later makes a new folder, from which the old content is linked.
+    // When a path becomes shared later, its old content moves to `shared/`, and the release links to it.
     let wider = input('a', &json!({ "shared": ["storage", "logs/app/", "VERSION", "bin"] }));
     assert!(!matches!(PullStep::probe(&wider).unwrap(), Finding::Held(_)));
     PullStep::apply(&wider).unwrap();
@@ -243,7 +246,7 @@ fn revert_keeps_the_live_release() {
     sandbox.kill_after(3);
     assert!(PullStep::revert(&input, &receipt).is_err());
     sandbox.revive();
-    assert_eq!(PullStep::probe(&input).unwrap(), Finding::Absent, "never half a release under its name");
+    assert_eq!(PullStep::probe(&input).unwrap(), Finding::Absent, "a part of a release is never left under its name");
     PullStep::revert(&input, &receipt).unwrap();
     assert_eq!(file_names(&app.join("releases")), [""; 0]);
 }

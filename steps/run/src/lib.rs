@@ -1,9 +1,9 @@
-//! Runs one granted program, for what no module of its own exists.
+//! Runs one granted program, for tasks without a module of their own.
 //!
-//! Invariant: the program's own exit status decides; nothing is guessed from its output. What has neither `creates` nor
-//! `probe` is never said to hold.
+//! Invariant: the program's exit status decides, never its output. The effect of a step with neither `creates` nor
+//! `probe` is never reported as held.
 //!
-//! Deliberately absent: a shell, pipes, conditions, and outputs for later steps: those are what modules are for.
+//! Deliberately absent: a shell, pipes, conditions, and outputs for later steps; write a module for those.
 
 mod output;
 
@@ -17,31 +17,31 @@ use serde_json::{Map, Value};
 
 use output::{check_exit_status, command_line, finding_from_status, log_lines};
 
-/// The module.
+/// The `run` module.
 #[derive(Debug)]
 pub struct RunStep;
 
-/// The step's `with:`.
+/// The step's configuration, from `with:`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
-    /// The program.
+    /// The path of the program.
     pub program: String,
-    /// Its arguments.
+    /// The arguments of the program.
     #[serde(default)]
     pub args: Vec<String>,
-    /// Its environment.
+    /// The environment variables of the program.
     #[serde(default)]
     pub env: Map<String, Value>,
-    /// Its standard input.
+    /// The standard input of the program.
     pub stdin: Option<String>,
-    /// Where it runs.
+    /// The working directory of the program.
     pub dir: Option<String>,
-    /// What is there once it has run.
+    /// A path that exists after the program has run.
     pub creates: Option<String>,
-    /// What tells whether the effect holds.
+    /// A program that determines whether the effect holds.
     pub probe: Option<Vec<String>>,
-    /// Whether it may run again; the runner reads it.
+    /// Whether the program may run again, which only the runner reads.
     #[serde(default, rename = "repeatable")]
     pub _repeatable: bool,
 }
@@ -69,7 +69,7 @@ impl Step for RunStep {
         if is_created(config)? {
             return Ok(Vec::new());
         }
-        let detail = config.creates.as_ref().map_or(String::new(), |path| format!("makes {path}"));
+        let detail = config.creates.as_ref().map_or(String::new(), |path| format!("creates {path}"));
         Ok(vec![Change::new(ChangeAction::Run, command_line(&config.program, &config.args), detail)])
     }
 
@@ -78,7 +78,7 @@ impl Step for RunStep {
         let started = time::monotonic();
         if is_created(config)? {
             let path = config.creates.as_deref().unwrap_or_default();
-            log::info(format!("`{path}` is there already, so the program is not run"));
+            log::info(format!("`{path}` already exists, so the program does not run"));
             return Ok(Receipt::new().output("status", 0).note("ran", false));
         }
         let completion = build_command(config, &config.program, &config.args).run()?;
@@ -88,11 +88,8 @@ impl Step for RunStep {
         if let Some(path) = &config.creates
             && !fs::exists(path)?
         {
-            return Err(Failure::permanent(format!(
-                "`{}` ended well, but `{path}`, which it should make, is not there",
-                config.program
-            ))
-            .hint("correct `creates`, or the program's arguments"));
+            return Err(Failure::permanent(format!("`{}` succeeded but did not create `{path}`", config.program))
+                .hint("correct `creates` or the program's arguments"));
         }
         Ok(Receipt::new().output("status", 0).note("ran", true).note("took_ms", time::elapsed_ms(started)))
     }
@@ -108,7 +105,7 @@ impl Step for RunStep {
         }
         let Some([program, arguments @ ..]) = config.probe.as_deref() else {
             return Ok(Finding::Unknown(
-                "it has neither `creates` nor `probe`, so nobody can tell whether it has run".to_owned(),
+                "the step has neither `creates` nor `probe`, so its effect cannot be checked".to_owned(),
             ));
         };
         let completion = build_command(config, program, arguments).run()?;
@@ -116,16 +113,15 @@ impl Step for RunStep {
     }
 
     fn revert(input: &Input<RunConfig>, _receipt: &Receipt) -> Result<(), Failure> {
-        Err(Failure::permanent(format!("what `{}` did cannot be undone", input.config.program))
-            .hint("undo it by hand, or with a program of its own"))
+        Err(Failure::permanent(format!("the step cannot undo the effect of `{}`", input.config.program))
+            .hint("undo it by hand, or with another program"))
     }
 }
 
 fn is_created(config: &RunConfig) -> Result<bool, Failure> {
     match (&config.creates, &config.probe) {
         (Some(_), Some(_)) => {
-            Err(Failure::invalid_config("`creates` and `probe` are two answers to one question")
-                .hint("keep one of them"))
+            Err(Failure::invalid_config("`creates` and `probe` cannot be used together").hint("remove one of them"))
         }
         (Some(path), None) => fs::exists(path),
         (None, _) => Ok(false),
@@ -134,7 +130,7 @@ fn is_created(config: &RunConfig) -> Result<bool, Failure> {
 
 fn build_command(config: &RunConfig, program: &str, arguments: &[String]) -> Command {
     let mut command = Command::new(program).args(arguments);
-    // The schema lets no other value in than a text.
+    // The schema accepts only strings here.
     for (name, value) in &config.env {
         command = command.env(name, value.as_str().unwrap_or_default());
     }
@@ -178,12 +174,12 @@ mod tests {
         assert_eq!(RunStep::probe(&input).unwrap(), Finding::Absent);
         assert_eq!(
             RunStep::preview(&input).unwrap(),
-            [Change::new(ChangeAction::Run, "/usr/bin/warm --all 'a b'", "makes app/cache")]
+            [Change::new(ChangeAction::Run, "/usr/bin/warm --all 'a b'", "creates app/cache")]
         );
         std::fs::write(app.join("cache"), "").unwrap();
         assert_eq!(RunStep::probe(&input).unwrap(), Finding::Held(Receipt::new().output("status", 0)));
         assert_eq!(RunStep::preview(&input).unwrap(), []);
-        // There is no host here that could run it.
+        // A native test has no host that could run the program.
         assert_eq!(RunStep::apply(&input).unwrap().notes["ran"], false);
     }
 

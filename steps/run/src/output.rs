@@ -1,12 +1,12 @@
-//! What a program leaves behind: its lines for the log, its status as a result.
+//! The results of a program: its output for the log, and its exit status.
 
 use pawl_step::log::{self, LogLevel};
 use pawl_step::{Failure, Finding, Receipt};
 use serde_json::{Map, Value};
 
-/// Lines of a stream that go to the log; the host bounds their bytes.
+/// The largest number of logged lines of a stream; the host limits their bytes.
 const MAX_LOGGED_LINES: usize = 2_000;
-/// Lines of stderr that a failure keeps.
+/// The largest number of stderr lines in a failure.
 const MAX_STDERR_LINES: usize = 20;
 
 /// Writes each line of a stream to the log.
@@ -24,33 +24,33 @@ pub(crate) fn log_lines(stream: &str, bytes: &[u8]) {
     }
 }
 
-/// A status other than 0 is a failure, with the end of stderr.
+/// Returns a failure with the end of stderr when the status is not 0.
 pub(crate) fn check_exit_status(command: &str, status: i32, stderr: &[u8]) -> Result<(), Failure> {
     if status == 0 {
         return Ok(());
     }
     let lines = last_lines(stderr);
     let last = lines.iter().rev().find(|line| !line.trim().is_empty());
-    let last_message = last.map_or_else(|| "it wrote nothing to stderr".to_owned(), |line| line.trim().to_owned());
-    Err(Failure::permanent(format!("`{command}` ended with {}: {last_message}", describe_status(status)))
-        .hint("`runner logs` shows all that it wrote; correct what it complains about")
+    let last_message = last.map_or_else(|| "nothing on stderr".to_owned(), |line| line.trim().to_owned());
+    Err(Failure::permanent(format!("`{command}` exited with {}: {last_message}", describe_status(status)))
+        .hint("`runner logs` shows the full output")
         .detail("status", status)
         .detail("stderr", lines.into_iter().map(Value::from).collect::<Vec<_>>()))
 }
 
-/// What the status of a probe says.
+/// Returns the finding that the exit status of a probe stands for.
 pub(crate) fn finding_from_status(command: &str, status: i32, stderr: &[u8]) -> Finding {
     match status {
         0 => Finding::Held(Receipt::new().output("status", 0)),
         1 => Finding::Absent,
         other => {
             let last_message = last_lines(stderr).pop().map_or(String::new(), |line| format!(": {line}"));
-            Finding::Unknown(format!("`{command}` ended with {}{last_message}", describe_status(other)))
+            Finding::Unknown(format!("`{command}` exited with {}{last_message}", describe_status(other)))
         }
     }
 }
 
-/// Program and arguments as a person would type them.
+/// Returns program and arguments as a person would type them.
 pub(crate) fn command_line(program: &str, arguments: &[String]) -> String {
     let quoted = |text: &str| {
         let is_plain =
@@ -87,12 +87,12 @@ mod tests {
         assert!(check_exit_status("p", 0, b"warning").is_ok());
         let stderr: String = (1..=30).map(|line| format!("line {line}\n")).collect();
         let failure = check_exit_status("/bin/p -x", 3, stderr.as_bytes()).unwrap_err();
-        assert_eq!(failure.message, "`/bin/p -x` ended with status 3: line 30");
+        assert_eq!(failure.message, "`/bin/p -x` exited with status 3: line 30");
         let kept = failure.details["stderr"].as_array().unwrap();
         assert_eq!((kept.len(), kept[0].as_str(), failure.details["status"].as_i64()), (20, Some("line 11"), Some(3)));
         assert_eq!(
             check_exit_status("p", 137, b"").unwrap_err().message,
-            "`p` ended with status 137 (signal 9): it wrote nothing to stderr"
+            "`p` exited with status 137 (signal 9): nothing on stderr"
         );
     }
 
@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(finding_from_status("q", 1, b"no"), Finding::Absent);
         assert_eq!(
             finding_from_status("q", 2, b"no such host\n"),
-            Finding::Unknown("`q` ended with status 2: no such host".to_owned())
+            Finding::Unknown("`q` exited with status 2: no such host".to_owned())
         );
     }
 

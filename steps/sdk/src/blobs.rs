@@ -1,31 +1,32 @@
-//! Bulk content. Bytes never cross the sandbox: the host downloads, hashes, decompresses and extracts in one pipeline.
+//! Bulk content: archives that the host downloads, hashes, decompresses and extracts in one pipeline. Their bytes never
+//! enter the sandbox.
 
 use serde::Deserialize;
 
 use crate::{Digest, Failure};
 
-/// What an archive may grow to. What is left out has the host's default.
+/// The limits for unpacking an archive; an absent limit has the host's default.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct UnpackLimits {
-    /// Entries.
+    /// The largest number of entries.
     pub max_files: Option<u64>,
-    /// Bytes, extracted.
+    /// The largest total size after extraction, in bytes.
     pub max_bytes: Option<u64>,
-    /// Extracted bytes for each byte of the archive.
+    /// The largest number of extracted bytes for each byte of the archive.
     pub max_ratio: Option<u64>,
-    /// Bytes in one path.
+    /// The longest path, in bytes.
     pub max_path: Option<u64>,
 }
 
-/// What was extracted.
+/// The sizes and counts of an unpacked archive.
 #[derive(Debug, Clone, Copy)]
 pub struct UnpackStats {
-    /// Files.
+    /// The number of extracted files.
     pub files: u64,
-    /// Bytes on the disk.
+    /// The extracted size, in bytes.
     pub bytes: u64,
-    /// Bytes of the archive.
+    /// The size of the archive, in bytes.
     pub archive_bytes: u64,
 }
 
@@ -48,52 +49,52 @@ impl UnpackLimits {
     }
 }
 
-/// A source that was opened and not yet read.
+/// A source that is open but not yet read.
 #[derive(Debug)]
 #[must_use]
 pub struct Blob(host::HostBlob);
 
 impl Blob {
-    /// Extracts the archive into the new folder `path` of the granted directory `dir`. On any failure, the wrong digest
-    /// included, the folder is removed again.
+    /// Extracts the archive into the new folder `path` of the granted directory `dir`. The host removes the folder
+    /// after any failure, a wrong digest included.
     ///
     /// # Errors
-    /// Not reachable, wrong digest, no archive, a limit, a path that leads out of the folder.
+    /// Unreachable source, wrong digest, not an archive, a limit, or a path outside the folder.
     pub fn unpack(self, dir: &str, path: &str, limits: &UnpackLimits) -> Result<UnpackStats, Failure> {
         host::unpack(self.0, dir, path, limits)
     }
 }
 
-/// The digest that is published for a source: in `<source>.sha256`, or in `SHA256SUMS` beside it; for a file without
-/// either, the digest of its content. A source is `file:<dir>/<path>` or an `http(s)` URL.
+/// Returns the digest that is published for a source: in `<source>.sha256`, or in `SHA256SUMS` next to it. For a file
+/// with neither, it is the digest of the content. A source is `file:<dir>/<path>` or an `http(s)` URL.
 ///
 /// # Errors
-/// Not granted, not there, nothing published.
+/// Not granted, not found, or no published digest.
 pub fn resolve(source: &str) -> Result<Digest, Failure> {
     host::resolve(source)
 }
 
-/// Opens a source whose content must have this digest.
+/// Opens a source whose content must have the given digest.
 ///
 /// # Errors
-/// Not granted, not there.
+/// Not granted or not found.
 pub fn fetch(source: &str, digest: &Digest) -> Result<Blob, Failure> {
     host::fetch(source, digest).map(Blob)
 }
 
-/// Compares a folder made by [`Blob::unpack`] with the list that it left there. Returns what differs, a line each, at
-/// most 20; nothing when it holds. Files that were added since are no difference.
+/// Compares a folder made by [`Blob::unpack`] with the file list in it. Returns one line for each difference, at most
+/// 20, and an empty list when the folder is intact. Added files do not count as differences.
 ///
 /// # Errors
-/// The folder or its list is not there.
+/// The folder or its file list is missing.
 pub fn compare(dir: &str, path: &str) -> Result<Vec<String>, Failure> {
     host::compare(dir, path)
 }
 
-/// Removes a folder and everything below it; a missing one is fine.
+/// Removes a folder and everything in it; a missing folder is not an error.
 ///
 /// # Errors
-/// When something may not be removed.
+/// When the host cannot remove something.
 pub fn remove(dir: &str, path: &str) -> Result<(), Failure> {
     host::remove(dir, path)
 }

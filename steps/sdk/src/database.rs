@@ -1,27 +1,27 @@
-//! Granted databases, by the name in the plan. URL and password stay in the host.
+//! Granted databases, opened by their name in the plan. URL and password stay in the host.
 
 use crate::Failure;
 use crate::bindings::pawl::step::database as host;
 pub use crate::bindings::pawl::step::database::{Rows, Value};
 
-/// One session with one database.
+/// One session with one granted database.
 #[derive(Debug)]
 #[must_use]
 pub struct Connection(host::Connection);
 
-/// An open transaction; it rolls back when dropped without [`commit`](Transaction::commit).
+/// An open transaction; dropping it without [`commit`](Transaction::commit) rolls it back.
 #[derive(Debug)]
 #[must_use = "a transaction that is dropped rolls back"]
 pub struct Transaction(host::Transaction);
 
-/// How a transaction locks, in SQLite's words.
+/// When a transaction takes its locks, by SQLite's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransactionMode {
-    /// At its first read or write.
+    /// Locks at the first read or write.
     Deferred,
-    /// For writing, at once.
+    /// Takes the write lock at once.
     Immediate,
-    /// For everything, at once.
+    /// Takes the exclusive lock at once.
     Exclusive,
 }
 
@@ -29,12 +29,12 @@ impl Connection {
     /// Opens the database that the plan grants under this name.
     ///
     /// # Errors
-    /// Not granted, not there, not reachable.
+    /// Not granted, not found, or not reachable.
     pub fn open(name: &str) -> Result<Self, Failure> {
         host::Connection::open(name).map(Self).map_err(Failure::from)
     }
 
-    /// Which database it is: `sqlite`.
+    /// Returns the name of the database engine, such as `sqlite`.
     #[must_use]
     pub fn engine(&self) -> String {
         self.0.engine()
@@ -43,23 +43,23 @@ impl Connection {
     /// Runs one statement that returns rows.
     ///
     /// # Errors
-    /// The database's.
+    /// The database's error.
     pub fn query(&self, sql: &str, parameters: &[Value]) -> Result<Rows, Failure> {
         self.0.query(sql, parameters).map_err(Failure::from)
     }
 
-    /// Runs one statement; returns the number of rows affected.
+    /// Runs one statement and returns the number of affected rows.
     ///
     /// # Errors
-    /// The database's.
+    /// The database's error.
     pub fn execute(&self, sql: &str, parameters: &[Value]) -> Result<u64, Failure> {
         self.0.execute(sql, parameters).map_err(Failure::from)
     }
 
-    /// Begins a transaction; one at a time on a connection.
+    /// Begins a transaction; a connection has at most one at a time.
     ///
     /// # Errors
-    /// The database's; transient when it is locked.
+    /// The database's error; transient when the database is locked.
     pub fn begin(&self, mode: TransactionMode) -> Result<Transaction, Failure> {
         let mode = match mode {
             TransactionMode::Deferred => "deferred",
@@ -74,31 +74,31 @@ impl Transaction {
     /// Runs one statement that returns rows.
     ///
     /// # Errors
-    /// The database's.
+    /// The database's error.
     pub fn query(&self, sql: &str, parameters: &[Value]) -> Result<Rows, Failure> {
         self.0.query(sql, parameters).map_err(Failure::from)
     }
 
-    /// Runs one statement; returns the number of rows affected.
+    /// Runs one statement and returns the number of affected rows.
     ///
     /// # Errors
-    /// The database's.
+    /// The database's error.
     pub fn execute(&self, sql: &str, parameters: &[Value]) -> Result<u64, Failure> {
         self.0.execute(sql, parameters).map_err(Failure::from)
     }
 
-    /// Runs a text of several statements.
+    /// Runs several statements from one text.
     ///
     /// # Errors
-    /// The database's; the details give `line` and `column` in the text, from 1.
+    /// The database's error; the details give `line` and `column` in the text, counted from 1.
     pub fn script(&self, sql: &str) -> Result<(), Failure> {
         self.0.script(sql).map_err(Failure::from)
     }
 
-    /// Keeps what was done.
+    /// Commits the transaction.
     ///
     /// # Errors
-    /// The database's; nothing is kept then.
+    /// The database's error; nothing is committed then.
     pub fn commit(self) -> Result<(), Failure> {
         host::Transaction::commit(self.0).map_err(Failure::from)
     }

@@ -1,70 +1,71 @@
-//! What a module says about itself before it runs.
+//! The description that a module gives of itself before it runs.
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// What a module says about itself. The runner shows it, checks plans with it, and pins it in the lock file.
+/// The description that a module gives of itself. The runner shows it, checks plans with it, and pins it in the lock
+/// file.
 #[derive(Debug, Clone)]
 pub struct ModuleDescription {
     /// The module's name, as in `uses:`.
     pub name: &'static str,
-    /// Its version; `env!("CARGO_PKG_VERSION")` is usual.
+    /// The module's version, usually `env!("CARGO_PKG_VERSION")`.
     pub version: &'static str,
-    /// One line for lists.
+    /// A summary of one line, for lists.
     pub summary: &'static str,
-    /// The JSON Schema of the step's `with:`, as text (`include_str!` is usual): an object with
+    /// The JSON Schema of the step's `with:` as text, usually from `include_str!`: an object with
     /// `additionalProperties: false`, where each property has a description. docs/steps.md lists the `x-pawl-…`
     /// annotations that make files inputs of the fingerprint.
     pub config: &'static str,
-    /// The capabilities that it cannot do without.
+    /// The capabilities that the module cannot work without.
     pub needs: Vec<CapabilityNeed>,
-    /// When it acts.
+    /// The phase in which the step acts.
     pub phase: Phase,
-    /// Whether it shows the release to users: the point of no return.
+    /// Whether the step exposes the release to users: the point of no return.
     pub exposes: bool,
-    /// Whether it may run again when nobody knows if it has run.
+    /// Whether the step may run again when the outcome of the last run is unknown.
     pub repeatable: RerunSafety,
-    /// Whether [`probe`](crate::Step::probe) can tell.
+    /// Whether [`probe`](crate::Step::probe) can determine whether the effect holds.
     pub probes: ProbeSupport,
-    /// Whether [`revert`](crate::Step::revert) can undo it. A rollback passes over a step that can't be undone.
+    /// Whether [`revert`](crate::Step::revert) can undo the effect. A rollback skips a step that cannot be undone.
     pub reverts: bool,
 }
 
-/// When a step acts. No commit step begins anywhere before every prepare step has succeeded everywhere.
+/// The phase in which a step acts. No commit step begins on any target before every prepare step has succeeded on all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// Makes ready, beside what is live.
+    /// Prepares the release next to the live one.
     Prepare,
     /// Changes what is live.
     Commit,
-    /// Only looks.
+    /// Only reads.
     Check,
 }
 
-/// Whether a step may run again when nobody knows if it has run.
+/// Whether a step may run again when the outcome of the last run is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RerunSafety {
-    /// Twice does what once does.
+    /// Running twice has the effect of running once.
     Always,
-    /// Twice may do harm.
+    /// Running twice may do harm.
     Never,
-    /// The plan's author says so, in the boolean at this JSON pointer of the configuration; absent means no.
+    /// The plan decides, by the boolean at this JSON pointer of the configuration; absent means no.
     Config(&'static str),
 }
 
-/// Whether a step can tell that its effect holds.
+/// Whether a step can determine that its effect holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbeSupport {
-    /// It can.
+    /// The step always can.
     Always,
-    /// It has no probe.
+    /// The step has no probe.
     Never,
-    /// Only where one of these JSON pointers leads to something in the configuration.
+    /// The step can when one of these JSON pointers exists in the configuration.
     Config(&'static [&'static str]),
 }
 
-/// How a directory is needed.
+/// The access to a directory that a module needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum DirectoryAccess {
     /// Read only.
@@ -75,7 +76,7 @@ pub enum DirectoryAccess {
     Write,
 }
 
-/// Something that only the plan can give.
+/// A kind of access that only the plan can grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Capability {
     /// A directory.
@@ -94,20 +95,21 @@ pub enum Capability {
     Secrets,
 }
 
-/// A capability that a module cannot do without.
+/// A capability that a module cannot work without.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CapabilityNeed {
-    /// What is needed.
+    /// The needed capability.
     pub capability: Capability,
-    /// A JSON pointer to the configuration's value that names the grant; `None`: any grant of that kind will do.
+    /// A JSON pointer to the configuration's value that names the grant; `None` accepts any grant of that kind.
     pub config: Option<&'static str>,
-    /// Why, for the operator who grants it.
+    /// The purpose of the grant, for the operator: the rest of a sentence that begins with `it`, such as `holds the
+    /// file`.
     pub reason: &'static str,
 }
 
 impl ModuleDescription {
-    /// The most careful description: a commit step that needs nothing, may not run twice and has no probe. Change what is
-    /// otherwise: `ModuleDescription { phase: Phase::Prepare, ..ModuleDescription::new(…) }`.
+    /// Returns the most careful description: a commit step that needs nothing, may not run twice and has no probe.
+    /// Override what differs: `ModuleDescription { phase: Phase::Prepare, ..ModuleDescription::new(…) }`.
     #[must_use]
     pub fn new(name: &'static str, version: &'static str, summary: &'static str, config: &'static str) -> Self {
         Self {
@@ -124,11 +126,11 @@ impl ModuleDescription {
         }
     }
 
-    /// The JSON object of the contract.
+    /// Returns the description as the JSON object of the contract.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let config: Value = serde_json::from_str(self.config)
-            .unwrap_or_else(|error| panic!("the schema of `{}` is no JSON: {error}", self.name));
+            .unwrap_or_else(|error| panic!("the configuration schema of `{}` is not valid JSON: {error}", self.name));
         let mut object = json!({
             "name": self.name,
             "version": self.version,

@@ -1,17 +1,17 @@
-//! The digest of a release's content.
+//! The SHA-256 digest of a release's content.
 
-/// `sha256:<64 lower-case hex digits>`.
+/// A SHA-256 digest: `sha256:<64 lower-case hex digits>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Digest(String);
 
 impl Digest {
-    /// The 64 hex digits.
+    /// Returns the 64 hex digits.
     #[must_use]
     pub fn hex(&self) -> &str {
         &self.0["sha256:".len()..]
     }
 
-    /// The whole text, `sha256:…`.
+    /// Returns the whole text, `sha256:…`.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -26,7 +26,7 @@ impl TryFrom<String> for Digest {
         if hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
             Ok(Self(text))
         } else {
-            Err(format!("`{text}` is no digest; one looks like `sha256:` and 64 lower-case hex digits"))
+            Err(format!("`{text}` is not a digest: expected `sha256:` and 64 lower-case hex digits"))
         }
     }
 }
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accepts_sha256_only() {
+    fn only_lower_case_sha256_is_a_digest() {
         let good = format!("sha256:{}", "0a".repeat(32));
         assert_eq!(Digest::try_from(good.clone()).unwrap().hex(), "0a".repeat(32));
         for bad in

@@ -1,35 +1,35 @@
-//! Why a call did not succeed: what the operator reads at 3 a.m., and what the plan's `retry` obeys.
+//! Failures: what the operator reads at 3 a.m., and what decides whether the plan's `retry` applies.
 
 use serde_json::{Map, Value};
 
 use crate::bindings::pawl::step::types;
 use crate::json;
 
-/// What sort of thing went wrong.
+/// The class of a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FailureKind {
-    /// The step's configuration, or what the plan gives it, cannot work.
+    /// The step's configuration or another input from the plan is invalid.
     InvalidConfig,
-    /// The plan does not grant it.
+    /// The plan does not grant the access.
     Denied,
-    /// Something that must be there is not.
+    /// Something that must exist is missing.
     NotFound,
-    /// Something else is there.
+    /// Something else exists in its place.
     Conflict,
-    /// It may work later without any change: a lost connection, a busy database.
+    /// The same call may succeed later without any change: a lost connection, a busy database.
     Transient,
-    /// It will not work until somebody changes something.
+    /// The call fails until somebody changes something.
     Permanent,
-    /// A limit was reached: space, size, count, time.
+    /// A limit was reached: space, size, count or time.
     Limit,
-    /// Content is not what it should be: wrong digest, broken archive, invalid text.
+    /// The content is invalid: wrong digest, broken archive, invalid text.
     BadContent,
-    /// A word of a newer host.
+    /// A kind that only a newer host knows.
     Other(String),
 }
 
 impl FailureKind {
-    /// The word in the contract.
+    /// Returns the name in the contract.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -62,71 +62,71 @@ impl From<String> for FailureKind {
     }
 }
 
-/// Why a call did not succeed.
+/// The reason why a call failed.
 #[derive(Debug, Clone, PartialEq)]
-#[must_use = "a failure that nobody returns is lost"]
+#[must_use = "a failure has no effect unless it is returned"]
 pub struct Failure {
-    /// What sort of thing went wrong.
+    /// The class of the failure.
     pub kind: FailureKind,
-    /// One sentence: what was expected, what was found, where. No secrets.
+    /// One sentence that says what was expected, what was found, and where; it holds no secrets.
     pub message: String,
-    /// What to do next.
+    /// The next thing to do.
     pub hint: Option<String>,
     /// Whether the same call may succeed later without any change.
     pub retryable: bool,
-    /// More for programs. Known members: `file`, `line`, `column`.
+    /// Details for programs. Known members are `file`, `line` and `column`.
     pub details: Map<String, Value>,
 }
 
 impl Failure {
-    /// A failure of this kind. Only [`FailureKind::Transient`] starts out retryable.
+    /// Returns a failure of the given kind. Only [`FailureKind::Transient`] starts out retryable.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         let retryable = kind == FailureKind::Transient;
         Self { kind, message: message.into(), hint: None, retryable, details: Map::new() }
     }
 
-    /// [`FailureKind::InvalidConfig`].
+    /// Returns a failure of kind [`FailureKind::InvalidConfig`].
     pub fn invalid_config(message: impl Into<String>) -> Self {
         Self::new(FailureKind::InvalidConfig, message)
     }
 
-    /// [`FailureKind::Denied`].
+    /// Returns a failure of kind [`FailureKind::Denied`].
     pub fn denied(message: impl Into<String>) -> Self {
         Self::new(FailureKind::Denied, message)
     }
 
-    /// [`FailureKind::NotFound`].
+    /// Returns a failure of kind [`FailureKind::NotFound`].
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(FailureKind::NotFound, message)
     }
 
-    /// [`FailureKind::Conflict`].
+    /// Returns a failure of kind [`FailureKind::Conflict`].
     pub fn conflict(message: impl Into<String>) -> Self {
         Self::new(FailureKind::Conflict, message)
     }
 
-    /// [`FailureKind::Transient`], retryable.
+    /// Returns a failure of kind [`FailureKind::Transient`], which is retryable.
     pub fn transient(message: impl Into<String>) -> Self {
         Self::new(FailureKind::Transient, message)
     }
 
-    /// [`FailureKind::Permanent`].
+    /// Returns a failure of kind [`FailureKind::Permanent`].
     pub fn permanent(message: impl Into<String>) -> Self {
         Self::new(FailureKind::Permanent, message)
     }
 
-    /// [`FailureKind::BadContent`].
+    /// Returns a failure of kind [`FailureKind::BadContent`].
     pub fn bad_content(message: impl Into<String>) -> Self {
         Self::new(FailureKind::BadContent, message)
     }
 
-    /// Adds what to do next.
+    /// Sets the hint: the next thing to do.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Adds a hint, unless the host gave one, which knows more.
+    /// Sets the hint unless the failure has one: the host's hint is more specific.
     pub fn or_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint.get_or_insert_with(|| hint.into());
         self
@@ -138,7 +138,7 @@ impl Failure {
         self
     }
 
-    /// Puts the place or the deed before the message: `<context>: <message>`.
+    /// Prefixes the message with its context: `<context>: <message>`.
     pub fn context(mut self, context: impl core::fmt::Display) -> Self {
         self.message = format!("{context}: {}", self.message);
         self

@@ -1,11 +1,11 @@
 //! Files in granted directories.
 //!
 //! A path is `<grant>/<path>` or `/<grant>/<path>`, where `<grant>` is the directory's name in the plan: `app/VERSION`.
-//! The host follows no symlink out of a grant. What is written is on the disk when a function here returns, its folder
-//! included: a kill or a power cut afterwards loses nothing.
+//! The host follows no symlink out of a grant. A function that writes returns only when content and folder are on the
+//! disk: a later kill or power cut loses nothing.
 //!
-//! Deliberately absent: modes, owners and times (WASI 0.2 has no say in them), removal of whole folders (see
-//! [`crate::blobs::remove`]).
+//! Deliberately absent: modes, owners and times, which WASI 0.2 does not offer, and the removal of whole folders, for
+//! which there is [`crate::blobs::remove`].
 
 use crate::{Failure, FailureKind};
 
@@ -16,47 +16,47 @@ pub(crate) mod backend;
 #[path = "fs/wasi.rs"]
 mod backend;
 
-/// What is at a path.
+/// The type of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileType {
     /// A regular file.
     File,
     /// A folder.
     Directory,
-    /// A symbolic link; only where links are not followed.
+    /// A symbolic link; only returned where links are not followed.
     Link,
-    /// A socket, a device, or the like.
+    /// A socket, a device or another special file.
     Other,
 }
 
-/// What is known about a path.
+/// The type and size of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileMetadata {
-    /// What is there.
+    /// The type of the file.
     pub file_type: FileType,
-    /// Its size in bytes.
+    /// The size in bytes.
     pub size: u64,
 }
 
 /// One entry of a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirectoryEntry {
-    /// Its name, without the folder.
+    /// The name, without the folder.
     pub name: String,
-    /// What it is; links are not followed.
+    /// The type of the entry; links are not followed.
     pub file_type: FileType,
 }
 
-/// Whether a symbolic link at the end of the path is followed.
+/// Whether a symbolic link at the end of a path is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SymlinkBehavior {
-    /// What the link leads to is meant.
+    /// The function works on the target of the link.
     Follow,
-    /// The link itself is meant.
+    /// The function works on the link itself.
     NoFollow,
 }
 
-/// Why the backend could not; each has the one sentence that an operator understands.
+/// The error of a file operation in the backend; [`fs_failure`] turns it into a sentence for the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FsError {
     NotFound,
@@ -69,32 +69,32 @@ pub(crate) enum FsError {
     Other(String),
 }
 
-/// The names of the granted directories, in the plan's order.
+/// Returns the names of the granted directories, in the plan's order.
 #[must_use]
 pub fn dirs() -> Vec<String> {
     backend::dirs()
 }
 
-/// What is there, links followed; `None` when nothing is, or a link leads to nothing.
+/// Returns type and size of the file at a path, links followed; `None` for a missing file or a dangling link.
 ///
 /// # Errors
-/// When it cannot be looked at.
+/// When the path cannot be inspected.
 pub fn metadata(path: &str) -> Result<Option<FileMetadata>, Failure> {
     stat(path, SymlinkBehavior::Follow)
 }
 
-/// What is there, a link at the end not followed; `None` when nothing is.
+/// Returns type and size of the file at a path, without following a link at its end; `None` when nothing exists.
 ///
 /// # Errors
-/// When it cannot be looked at.
+/// When the path cannot be inspected.
 pub fn metadata_of_link(path: &str) -> Result<Option<FileMetadata>, Failure> {
     stat(path, SymlinkBehavior::NoFollow)
 }
 
-/// Whether something is there, links followed.
+/// Returns whether a file or folder exists, links followed.
 ///
 /// # Errors
-/// When it cannot be looked at.
+/// When the path cannot be inspected.
 pub fn exists(path: &str) -> Result<bool, Failure> {
     Ok(metadata(path)?.is_some())
 }
@@ -102,7 +102,7 @@ pub fn exists(path: &str) -> Result<bool, Failure> {
 /// Reads a file, links followed.
 ///
 /// # Errors
-/// Not there, not readable.
+/// Not found or not readable.
 pub fn read(path: &str) -> Result<Vec<u8>, Failure> {
     let (dir, rest) = split_grant(path)?;
     backend::read(dir, &rest).map_err(|cause| fs_failure("read", path, cause))
@@ -111,23 +111,23 @@ pub fn read(path: &str) -> Result<Vec<u8>, Failure> {
 /// Reads a text file, links followed.
 ///
 /// # Errors
-/// Not there, not readable, not UTF-8.
+/// Not found, not readable, or not UTF-8.
 pub fn read_text(path: &str) -> Result<String, Failure> {
     String::from_utf8(read(path)?).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        Failure::bad_content(format!("`{path}` is no UTF-8 text: byte {} is invalid", at + 1))
+        Failure::bad_content(format!("`{path}` is not UTF-8: byte {} is invalid", at + 1))
             .hint("save the file as UTF-8")
             .detail("file", path)
     })
 }
 
-/// The entries of a folder, sorted by name.
+/// Returns the entries of a folder, sorted by name.
 ///
 /// # Errors
-/// Not there, no folder, not readable.
+/// Not found, not a folder, or not readable.
 pub fn list(path: &str) -> Result<Vec<DirectoryEntry>, Failure> {
     let (dir, rest) = split_grant(path)?;
-    // Insertion: a sort from the library would be 5 KB of each component.
+    // Insertion sort: a sort from the library would add 5 KB to each component.
     let mut sorted: Vec<DirectoryEntry> = Vec::new();
     for entry in backend::list(dir, &rest).map_err(|cause| fs_failure("list", path, cause))? {
         sorted.insert(sorted.partition_point(|other| other.name < entry.name), entry);
@@ -135,11 +135,11 @@ pub fn list(path: &str) -> Result<Vec<DirectoryEntry>, Failure> {
     Ok(sorted)
 }
 
-/// Writes a whole file so that readers see the old content or the new, never a part: a temporary file `<path>.new`
-/// beside it, synced, renamed, its folder synced.
+/// Writes a whole file so that readers see the old or the new content, never a part. It writes and syncs the temporary
+/// file `<path>.new`, renames it, and syncs the folder.
 ///
 /// # Errors
-/// When it cannot be written; the old content is still there then.
+/// When the file cannot be written; the old content remains.
 pub fn write_atomic(path: &str, content: &[u8]) -> Result<(), Failure> {
     let (dir, rest) = split_grant(path)?;
     let new = format!("{rest}.new");
@@ -147,10 +147,11 @@ pub fn write_atomic(path: &str, content: &[u8]) -> Result<(), Failure> {
     rename(&format!("{dir}/{new}"), path)
 }
 
-/// Renames, over an existing file or link at `to` too, and syncs the folders. Both in one granted directory.
+/// Renames a file or folder and syncs both folders; an existing file or link at `to` is replaced. Both paths must be in
+/// one granted directory.
 ///
 /// # Errors
-/// When it cannot be done; nothing has changed then.
+/// When the rename fails; nothing has changed.
 pub fn rename(from: &str, to: &str) -> Result<(), Failure> {
     let ((from_dir, from_rest), (to_dir, to_rest)) = (split_grant(from)?, split_grant(to)?);
     backend::rename(from_dir, &from_rest, to_dir, &to_rest).map_err(|cause| fs_failure("rename", from, cause))?;
@@ -158,29 +159,29 @@ pub fn rename(from: &str, to: &str) -> Result<(), Failure> {
     if parent(from) == parent(to) { Ok(()) } else { sync_dir(parent(from)) }
 }
 
-/// Makes a symbolic link at `path` with this text, which is relative to the link's own folder.
+/// Creates a symbolic link at `path` with the given text, which is relative to the link's own folder.
 ///
 /// # Errors
-/// When something is there already, or the text is absolute.
+/// When the path exists already, or the text is absolute.
 pub fn symlink(text: &str, path: &str) -> Result<(), Failure> {
     let (dir, rest) = split_grant(path)?;
     backend::symlink(text, dir, &rest).map_err(|cause| fs_failure("link", path, cause))?;
     sync_dir(parent(path))
 }
 
-/// The text of a symbolic link.
+/// Returns the text of a symbolic link.
 ///
 /// # Errors
-/// Not there, no link; [`FailureKind::Denied`] when its text is absolute, which no sandbox shows.
+/// Not found or not a link; [`FailureKind::Denied`] when the text is absolute, which the sandbox hides.
 pub fn read_link(path: &str) -> Result<String, Failure> {
     let (dir, rest) = split_grant(path)?;
     backend::read_link(dir, &rest).map_err(|cause| fs_failure("read the link", path, cause))
 }
 
-/// Removes a file or a link; a missing one is fine.
+/// Removes a file or a link; a missing one is not an error.
 ///
 /// # Errors
-/// When it is a folder, or may not be removed.
+/// When the path is a folder, or removal is not permitted.
 pub fn remove(path: &str) -> Result<(), Failure> {
     let (dir, rest) = split_grant(path)?;
     match backend::remove(dir, &rest) {
@@ -190,10 +191,10 @@ pub fn remove(path: &str) -> Result<(), Failure> {
     }
 }
 
-/// Makes a folder and the folders above it; existing ones are fine.
+/// Creates a folder and its missing parents; existing folders are not an error.
 ///
 /// # Errors
-/// When something else is there, or it may not be made.
+/// When a part of the path is not a folder, or creation is not permitted.
 pub fn create_dir_all(path: &str) -> Result<(), Failure> {
     let (dir, rest) = split_grant(path)?;
     let mut made = String::new();
@@ -203,39 +204,43 @@ pub fn create_dir_all(path: &str) -> Result<(), Failure> {
         match backend::create_dir(dir, &made) {
             Ok(()) => sync_dir(&folder)?,
             Err(FsError::Exists) => {}
-            Err(cause) => return Err(fs_failure("make the folder", &format!("{dir}/{made}"), cause)),
+            Err(cause) => return Err(fs_failure("create the folder", &format!("{dir}/{made}"), cause)),
         }
     }
     Ok(())
 }
 
-/// Makes sure that a folder's entries are on the disk.
+/// Syncs a folder, so that its entries are on the disk.
 ///
 /// # Errors
-/// The disk's.
+/// The disk's error.
 pub fn sync_dir(path: &str) -> Result<(), Failure> {
     let (dir, rest) = split_grant(path)?;
     backend::sync_dir(dir, &rest).map_err(|cause| fs_failure("sync", path, cause))
 }
 
-/// A path below a granted directory without its grant, checked: no `..`, not absolute, not empty. For settings such as
-/// `link: current`.
+/// Checks and normalizes a path relative to a granted directory: no `..`, not absolute, not empty. It serves settings
+/// such as `link: current`.
 ///
 /// # Errors
 /// [`FailureKind::InvalidConfig`], naming the setting.
 pub fn relative(setting: &str, path: &str) -> Result<String, Failure> {
     let names: Vec<_> = path.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
     if names.is_empty() || path.starts_with('/') || names.contains(&"..") || path.contains('\0') {
-        return Err(Failure::invalid_config(format!("`{setting}: {path}` is no path inside the granted directory"))
-            .hint(format!("write it relative to that directory and without `..`, as `{setting}: current`")));
+        return Err(Failure::invalid_config(format!("`{setting}: {path}` is not a path inside the granted directory"))
+            .hint(format!("write a path relative to that directory, without `..`, such as `{setting}: current`")));
     }
     Ok(names.join("/"))
 }
 
-/// The failure for a directory that the plan does not grant.
+/// Returns the failure for a directory that the plan does not grant.
 pub fn not_granted(name: &str) -> Failure {
     let granted = dirs();
-    let granted = if granted.is_empty() { "none is".to_owned() } else { format!("granted: {}", granted.join(", ")) };
+    let granted = if granted.is_empty() {
+        "no directory is granted".to_owned()
+    } else {
+        format!("granted: {}", granted.join(", "))
+    };
     Failure::denied(format!("the directory `{name}` is not granted to this step ({granted})"))
         .hint(format!("add `{name}: <folder>` to the step's `grants: {{ dirs: … }}`"))
 }
@@ -245,22 +250,22 @@ fn stat(path: &str, links: SymlinkBehavior) -> Result<Option<FileMetadata>, Fail
     match backend::stat(dir, &rest, links) {
         Ok(metadata) => Ok(Some(metadata)),
         Err(FsError::NotFound | FsError::NotDirectory) => Ok(None),
-        Err(cause) => Err(fs_failure("look at", path, cause)),
+        Err(cause) => Err(fs_failure("inspect", path, cause)),
     }
 }
 
-/// The folder of a path, `app` for `app/VERSION`.
+/// Returns the folder of a path, `app` for `app/VERSION`.
 fn parent(path: &str) -> &str {
     path.trim_end_matches('/').rsplit_once('/').map_or(path, |(parent, _)| parent)
 }
 
-/// Splits into the grant's name and the rest, `.` for the grant itself.
+/// Splits a path into the grant's name and the rest, which is `.` for the grant itself.
 fn split_grant(path: &str) -> Result<(&str, String), Failure> {
     let trimmed = path.strip_prefix('/').unwrap_or(path);
     let (dir, rest) = trimmed.split_once('/').unwrap_or((trimmed, ""));
     let names: Vec<_> = rest.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
     if dir.is_empty() || names.contains(&"..") {
-        return Err(Failure::invalid_config(format!("`{path}` is no path inside a granted directory"))
+        return Err(Failure::invalid_config(format!("`{path}` is not a path inside a granted directory"))
             .hint("write `<granted directory>/<path>` without `..`"));
     }
     if !dirs().iter().any(|granted| granted == dir) {
@@ -271,22 +276,22 @@ fn split_grant(path: &str) -> Result<(&str, String), Failure> {
 
 fn fs_failure(verb: &str, path: &str, cause: FsError) -> Failure {
     let (kind, what, hint) = match cause {
-        FsError::NotFound => (FailureKind::NotFound, "it is not there".to_owned(), None),
+        FsError::NotFound => (FailureKind::NotFound, "not found".to_owned(), None),
         FsError::Denied => (
             FailureKind::Denied,
             "not permitted".to_owned(),
             Some(
-                "the grant may be read-only (`:ro`), the folder may belong to another user, or a link may lead out of the grant",
+                "the grant may be read-only (`:ro`), the folder may belong to another user, or a link may point outside the grant",
             ),
         ),
-        FsError::Exists => (FailureKind::Conflict, "something is there already".to_owned(), None),
+        FsError::Exists => (FailureKind::Conflict, "it already exists".to_owned(), None),
         FsError::NoSpace => (
             FailureKind::Limit,
-            "no space is left on the disk, or a quota is reached".to_owned(),
-            Some("free some space, then run again"),
+            "the disk is full, or a quota is reached".to_owned(),
+            Some("free some space, then run the deployment again"),
         ),
         FsError::NotEmpty => (FailureKind::Conflict, "the folder is not empty".to_owned(), None),
-        FsError::NotDirectory => (FailureKind::Conflict, "a part of the path is no folder".to_owned(), None),
+        FsError::NotDirectory => (FailureKind::Conflict, "a part of the path is not a folder".to_owned(), None),
         FsError::IsDirectory => (FailureKind::Conflict, "it is a folder".to_owned(), None),
         FsError::Other(what) => (FailureKind::Permanent, what, None),
     };

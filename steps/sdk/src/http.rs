@@ -1,4 +1,4 @@
-//! HTTP requests to granted origins. Granted credentials are added by the host, and never seen here.
+//! HTTP requests to granted origins. The host adds the granted credentials; a step never sees them.
 
 use core::time::Duration;
 
@@ -9,7 +9,7 @@ pub use crate::bindings::pawl::step::http::Response;
 use crate::secrets::Secret;
 use crate::{Failure, json};
 
-/// A request, sent by [`send`](Request::send).
+/// An HTTP request, sent by [`send`](Request::send).
 #[derive(Debug)]
 #[must_use = "a request does nothing until it is sent"]
 pub struct Request {
@@ -22,13 +22,13 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request with this method.
+    /// Returns a request with the given method.
     pub fn new(method: impl Into<String>, url: impl Into<String>) -> Self {
         let (method, url) = (method.into(), url.into());
         Self { method, url, headers: Vec::new(), secrets: Vec::new(), body: None, options: Map::new() }
     }
 
-    /// A GET request.
+    /// Returns a GET request.
     pub fn get(url: impl Into<String>) -> Self {
         Self::new("GET", url)
     }
@@ -39,7 +39,7 @@ impl Request {
         self
     }
 
-    /// Adds a header whose value is `before` and then a secret: `secret("authorization", "Bearer ", token)`.
+    /// Adds a header whose value is `before` followed by a secret: `secret("authorization", "Bearer ", token)`.
     pub fn secret(mut self, name: impl Into<String>, before: impl Into<String>, secret: Secret) -> Self {
         self.secrets.push((name.into(), before.into(), secret));
         self
@@ -51,28 +51,28 @@ impl Request {
         self
     }
 
-    /// How long the whole exchange may take.
+    /// Limits the time of the whole exchange.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.options.insert("timeout-ms".to_owned(), u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).into());
         self
     }
 
-    /// How long the response's body may be, in bytes.
+    /// Limits the size of the response's body, in bytes.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.options.insert("max-bytes".to_owned(), bytes.into());
         self
     }
 
-    /// How many redirects are followed; each must be granted.
+    /// Limits the number of redirects that are followed; each must be granted.
     pub fn redirects(mut self, count: u32) -> Self {
         self.options.insert("redirects".to_owned(), count.into());
         self
     }
 
-    /// Sends it. A status of 400 or more is a response, not a failure.
+    /// Sends the request. A status of 400 or more is a response, not a failure.
     ///
     /// # Errors
-    /// Not granted, not reachable, too slow, too long.
+    /// Not granted, not reachable, timed out, or too large.
     pub fn send(self) -> Result<Response, Failure> {
         let request = host::Request {
             method: self.method,

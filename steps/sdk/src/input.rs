@@ -1,4 +1,4 @@
-//! What the runner gives a step: its configuration, the release, and what steps before it returned.
+//! The input of a step: its configuration, the release, and the outputs of earlier steps.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -6,66 +6,68 @@ use serde_json::{Map, Value};
 use crate::Failure;
 use crate::{Digest, fs};
 
-/// What the runner gives a step. The same object for `preview`, `apply`, `probe` and `revert`.
+/// The input that the runner gives a step. `preview`, `apply`, `probe` and `revert` get the same object.
 #[derive(Debug, Clone)]
 pub struct Input<C> {
-    /// The application in the plan.
+    /// The name of the application in the plan.
     pub app: String,
-    /// The environment that is deployed to.
+    /// The name of the environment.
     pub environment: String,
-    /// The run: one deployment of a release to an environment.
+    /// The id of the run: one deployment of a release to an environment.
     pub run: String,
-    /// The attempt within the run, from 1.
+    /// The number of the attempt within the run, from 1.
     pub attempt: u32,
-    /// The number of this attempt among all of the environment; it only grows, and the lock gives it once.
+    /// The number of this attempt among all attempts of the environment. It only grows, and the lock assigns it once.
     pub epoch: u64,
-    /// Where epochs are counted; those of another lineage can't be compared.
+    /// The identity of the state that counts the epochs; epochs of different lineages cannot be compared.
     pub lineage: String,
     /// The step's name in the plan.
     pub step: String,
-    /// Where it runs: `local`, or a host of a group.
+    /// The target: `local`, or a host of a group.
     pub target: String,
-    /// The idempotency key: short, hex, the same for every call that is meant to have one effect.
+    /// The idempotency key: a short hex text, the same for every call that is meant to have one effect.
     pub key: String,
-    /// The step's `with:`.
+    /// The step's configuration, from `with:`.
     pub config: C,
-    /// What is deployed.
+    /// The release to deploy.
     pub release: Release,
-    /// What earlier steps returned: for each step an object.
+    /// The outputs of earlier steps: one object for each step.
     pub outputs: Map<String, Value>,
-    /// The environment's record; `None` before its first verified release.
+    /// The environment's record; `None` before the first verified release.
     pub head: Option<EnvironmentHead>,
 }
 
-/// Immutable content, and the label that people say.
+/// A release: a label and the digest of its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Release {
-    /// What people say: `v1.4.2`.
+    /// The label that people use, such as `v1.4.2`.
     pub label: String,
-    /// What it is. `None` where nothing has a digest.
+    /// The digest of the content; `None` when nothing has a digest.
     pub digest: Option<Digest>,
 }
 
-/// What the environment remembers.
+/// The record of an environment that a step sees.
 #[derive(Debug, Clone)]
 pub struct EnvironmentHead {
-    /// The release that was live before this run changed that.
+    /// The release that was live before this run.
     pub live: Option<Release>,
 }
 
 impl<C> Input<C> {
-    /// The release that was live before this run changed that.
+    /// The release that was live before this run.
     #[must_use]
     pub fn live(&self) -> Option<&Release> {
         self.head.as_ref()?.live.as_ref()
     }
 
-    /// The directory that a setting such as `in` or `into` names, which must be granted. When it is left out, the only
-    /// grant apart from `others` is meant. Access plays no part in it: in previews and probes every grant is read-only.
+    /// Returns the granted directory that a setting such as `in` or `into` names. An absent setting means the only
+    /// granted directory that is not in `others`. Read or write access does not matter: in previews and probes every
+    /// grant is read-only.
     ///
     /// # Errors
-    /// [`FailureKind::Denied`](crate::FailureKind::Denied) when it is not granted, [`FailureKind::InvalidConfig`](crate::FailureKind::InvalidConfig)
-    /// when it is left out and not exactly one fits.
+    /// [`FailureKind::Denied`](crate::FailureKind::Denied) when the directory is not granted;
+    /// [`FailureKind::InvalidConfig`](crate::FailureKind::InvalidConfig) when the setting is absent and there is not
+    /// exactly one candidate.
     pub fn dir(&self, setting: &str, named: Option<&str>, others: &[&str]) -> Result<String, Failure> {
         let granted = fs::dirs();
         if let Some(named) = named {
@@ -75,37 +77,37 @@ impl<C> Input<C> {
         match (fitting.next(), fitting.next()) {
             (Some(only), None) => Ok(only.clone()),
             (None, _) => Err(Failure::invalid_config(format!(
-                "`{setting}` is left out, and no directory is granted that it could mean"
+                "`{setting}` is missing, and the step has no granted directory to use instead"
             ))
             .hint("add `app: <folder>` to the step's `grants: { dirs: … }`")),
             (Some(first), Some(_)) => Err(Failure::invalid_config(format!(
-                "`{setting}` is left out, but several directories are granted ({})",
+                "`{setting}` is missing, and several directories are granted ({})",
                 granted.join(", ")
             ))
-            .hint(format!("name one of them under `with:`, as `{setting}: {first}`"))),
+            .hint(format!("name one of them under `with:`, such as `{setting}: {first}`"))),
         }
     }
 }
 
-/// Reads the input text of a call.
+/// Parses the input text of a call.
 pub(crate) fn parse<C: DeserializeOwned>(text: &str) -> Result<Input<C>, Failure> {
     let Input { app, environment, run, attempt, epoch, lineage, step, target, key, config, release, outputs, head } =
         parse_frame(text).map_err(|error| {
-            Failure::invalid_config(format!("the runner's input is not what this step knows: {error}"))
-                .hint("runner and step are of different versions: update the older one")
+            Failure::invalid_config(format!("this step cannot read the runner's input: {error}"))
+                .hint("the runner and the step have different versions: update the older one")
         })?;
     let config = C::deserialize(config).map_err(|error| {
-        Failure::invalid_config(format!("`with:` of step `{step}`: {error}"))
-            .hint("`runner schema` shows what the module can be given")
+        Failure::invalid_config(format!("invalid `with:` of step `{step}`: {error}"))
+            .hint("`runner schema` shows the settings of the module")
     })?;
     Ok(Input { app, environment, run, attempt, epoch, lineage, step, target, key, config, release, outputs, head })
 }
 
-/// All but the configuration, which is the step's own. Read by hand, member by member: a derived reader would be a
-/// quarter of a component.
+/// Parses all members but the configuration, which belongs to the step. It reads them one by one, because a derived
+/// reader would be a quarter of a component.
 fn parse_frame(text: &str) -> Result<Input<Value>, String> {
     let Value::Object(members) = serde_json::from_str(text).map_err(|error| error.to_string())? else {
-        return Err("it is no object".to_owned());
+        return Err("it is not an object".to_owned());
     };
     let mut frame = Input {
         app: String::new(),
@@ -145,9 +147,9 @@ fn parse_frame(text: &str) -> Result<Input<Value>, String> {
                 | "outputs" | "head",
                 _,
             ) => {
-                return Err(format!("`{name}` is of another type"));
+                return Err(format!("`{name}` has the wrong type"));
             }
-            // Newer hosts may say more.
+            // Newer hosts may send more members.
             _ => {}
         }
     }
@@ -166,7 +168,7 @@ fn live(head: Map<String, Value>) -> Result<Option<Release>, String> {
 
 fn release(value: Value) -> Result<Release, String> {
     let mut release = Release { label: String::new(), digest: None };
-    let Value::Object(members) = value else { return Err("a release is no object".to_owned()) };
+    let Value::Object(members) = value else { return Err("the release is not an object".to_owned()) };
     for (name, value) in members {
         match (name.as_str(), value) {
             ("label", Value::String(text)) => release.label = text,
@@ -228,7 +230,7 @@ mod tests {
         assert_eq!(input.dir("into", Some("dist"), &[]).unwrap(), "dist");
         assert_eq!(input.dir("into", Some("other"), &[]).unwrap_err().kind, FailureKind::Denied);
         let failure = input.dir("into", None, &[]).unwrap_err();
-        assert_eq!(failure.message, "`into` is left out, but several directories are granted (app, dist)");
+        assert_eq!(failure.message, "`into` is missing, and several directories are granted (app, dist)");
     }
 
     #[test]
@@ -244,11 +246,7 @@ mod tests {
             let mut bad = good.clone();
             bad[member] = value;
             let failure = parse::<LinkConfig>(&bad.to_string()).unwrap_err();
-            assert!(
-                failure.message.starts_with("the runner's input is not what this step knows"),
-                "{}",
-                failure.message
-            );
+            assert!(failure.message.starts_with("this step cannot read the runner's input"), "{}", failure.message);
         }
         assert!(parse::<LinkConfig>("[]").is_err());
     }

@@ -1,8 +1,8 @@
-//! JSON text, read and written in one way everywhere: each other way would be more code in every component.
+//! JSON text, read and written in one way everywhere: a second way would add code to every component.
 
 use serde_json::{Map, Value};
 
-/// The members of an object; none, when the text is no object.
+/// Returns the members of an object; no members when the text is not an object.
 #[must_use]
 pub fn object(text: &str) -> Map<String, Value> {
     match serde_json::from_str(text) {
@@ -11,8 +11,8 @@ pub fn object(text: &str) -> Map<String, Value> {
     }
 }
 
-/// The compact text of a value, which is always there: a value in memory can be written to memory. `Value`'s own
-/// `to_string` does the same with twice the code.
+/// Returns the compact text of a value. It never fails, because a value in memory can always be written to memory.
+/// `Value`'s own `to_string` does the same with twice the code.
 #[must_use]
 pub fn text(value: &Value) -> String {
     serde_json::to_string(value).unwrap_or_default()

@@ -6,15 +6,15 @@
 //! pawl_step::export!(Hello);
 //! ```
 //!
-//! docs/steps.md shows a whole step and how to build it; [`Step`] says what each function owes the runner.
+//! docs/steps.md shows a whole step and how to build it; [`Step`] states the duties of each function.
 //!
-//! Invariant: nothing here reaches further than the grants of the step in the plan. Files go through WASI preopens,
+//! Invariant: nothing here reaches beyond the grants of the step in the plan. Files go through WASI preopens,
 //! everything else through the host, which checks each call.
 //!
-//! Deliberately absent: threads, `async`, environment variables, sockets, and `std::fs` (it fails in a sandbox).
+//! Deliberately absent: threads, `async`, environment variables, sockets, and `std::fs`, which fails in a sandbox.
 //!
-//! On a native target the crate compiles for tests: [`fs`], [`blobs`] and [`log`] work there on the test's own folders
-//! (see [`testing`]); the other capabilities exist only inside a host.
+//! On a native target the crate compiles for tests: [`fs`], [`blobs`] and [`log`] work on the test's own folders (see
+//! [`testing`]); the other capabilities exist only inside a host.
 
 #[doc(hidden)]
 pub mod bindings {
@@ -57,11 +57,11 @@ pub use serde;
 pub use serde_json;
 pub use step::{Step, StepAdapter};
 
-/// Makes the crate a component that runs the given [`Step`]. Once a crate; on native targets it only checks the type.
+/// Exports the given [`Step`] from the component. Use it once in a crate; on native targets it only checks the type.
 #[macro_export]
 macro_rules! export {
     ($step:ty) => {
-        // A use of the step where nothing else uses it.
+        // On native targets nothing else uses the step.
         #[cfg(not(target_arch = "wasm32"))]
         const _: fn() -> $crate::ModuleDescription = <$step as $crate::Step>::describe;
 

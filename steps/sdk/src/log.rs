@@ -1,19 +1,19 @@
-//! Structured log and progress. Never denied; the host bounds its size and hides secrets.
+//! Structured log and progress. They need no grant; the host limits their size and redacts secrets.
 
 use serde_json::{Map, Value};
 
-/// How much a message matters.
+/// The severity of a log message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
-    /// It will not work.
+    /// The step fails.
     Error,
-    /// It works, but somebody should look.
+    /// The step works, but somebody should check.
     Warn,
-    /// What a person following along wants to read.
+    /// Normal progress.
     Info,
-    /// What somebody searching a fault wants to read.
+    /// Details for debugging.
     Debug,
-    /// Everything.
+    /// All details.
     Trace,
 }
 
@@ -27,18 +27,18 @@ pub fn warn(message: impl AsRef<str>) {
     write(LogLevel::Warn, message.as_ref(), &Map::new());
 }
 
-/// Writes a message.
+/// Writes a message about normal progress.
 pub fn info(message: impl AsRef<str>) {
     write(LogLevel::Info, message.as_ref(), &Map::new());
 }
 
-/// Writes a message for somebody searching a fault.
+/// Writes a message for debugging.
 pub fn debug(message: impl AsRef<str>) {
     write(LogLevel::Debug, message.as_ref(), &Map::new());
 }
 
-/// Writes a message with fields. On a native target it goes nowhere.
-#[cfg_attr(not(target_arch = "wasm32"), expect(unused_variables, reason = "no host, no log"))]
+/// Writes a message with fields. On a native target it does nothing.
+#[cfg_attr(not(target_arch = "wasm32"), expect(unused_variables, reason = "a native test has no host to log to"))]
 pub fn write(level: LogLevel, message: &str, fields: &Map<String, Value>) {
     #[cfg(target_arch = "wasm32")]
     {
@@ -54,8 +54,8 @@ pub fn write(level: LogLevel, message: &str, fields: &Map<String, Value>) {
     }
 }
 
-/// Reports that `done` of `total` `unit`s of `task` are done. On a native target it goes nowhere.
-#[cfg_attr(not(target_arch = "wasm32"), expect(unused_variables, reason = "no host, no log"))]
+/// Reports that `done` of `total` `unit`s of `task` are done. On a native target it does nothing.
+#[cfg_attr(not(target_arch = "wasm32"), expect(unused_variables, reason = "a native test has no host to log to"))]
 pub fn progress(task: &str, done: u64, total: Option<u64>, unit: &str) {
     #[cfg(target_arch = "wasm32")]
     crate::bindings::pawl::step::log::progress(task, done, total, unit);

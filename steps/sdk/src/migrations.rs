@@ -1,45 +1,46 @@
-//! A granted directory of SQL files, brought into a granted database. The host does it: what a kill leaves is found out there.
+//! SQL migrations from a granted directory into a granted database. The host applies them, because it must find out
+//! what a kill has left.
 
 use crate::Failure;
 #[cfg(target_arch = "wasm32")]
 use crate::bindings::pawl::step::migrations as host;
 
-/// What the host answers: a JSON object.
+/// A JSON object: the options and the answers of the host.
 pub type JsonObject = serde_json::Map<String, serde_json::Value>;
 
-/// How files and database stand: `format`, `version`, `applied`, `pending`, `problem`.
+/// Returns the migration status: `format`, `version`, `applied`, `pending` and `problem`.
 ///
 /// # Errors
-/// The files', or the database's.
+/// An error of the files or of the database.
 #[cfg(target_arch = "wasm32")]
 pub fn status(database: &str, dir: &str, options: &JsonObject) -> Result<JsonObject, Failure> {
     let options = crate::json::text(&serde_json::Value::Object(options.clone()));
     host::status(database, dir, &options).map(|answer| crate::json::object(&answer)).map_err(Failure::from)
 }
 
-/// Applies what is not applied: `outputs` and `notes`.
+/// Applies the pending migrations and returns `outputs` and `notes`.
 ///
 /// # Errors
-/// The files', or the database's; the details give `file` and `line`.
+/// An error of the files or of the database; the details give `file` and `line`.
 #[cfg(target_arch = "wasm32")]
 pub fn apply(database: &str, dir: &str, options: &JsonObject) -> Result<JsonObject, Failure> {
     let options = crate::json::text(&serde_json::Value::Object(options.clone()));
     host::apply(database, dir, &options).map(|answer| crate::json::object(&answer)).map_err(Failure::from)
 }
 
-/// How files and database stand.
+/// Returns the migration status.
 ///
 /// # Errors
-/// Always: databases exist only in the runner.
+/// Always, because databases exist only in the runner.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn status(_: &str, _: &str, _: &JsonObject) -> Result<JsonObject, Failure> {
     Err(Failure::permanent("databases exist only in the runner"))
 }
 
-/// Applies what is not applied.
+/// Applies the pending migrations.
 ///
 /// # Errors
-/// Always: databases exist only in the runner.
+/// Always, because databases exist only in the runner.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn apply(_: &str, _: &str, _: &JsonObject) -> Result<JsonObject, Failure> {
     Err(Failure::permanent("databases exist only in the runner"))

@@ -1,21 +1,21 @@
-//! What a step answers.
+//! The answers of a step: receipts, changes and findings.
 
 use serde_json::{Map, Value};
 
 use crate::bindings::pawl::step::types;
 use crate::json;
 
-/// What a step returns on success.
+/// The result of a successful step.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Receipt {
-    /// Deterministic: the same input gives the same outputs. They feed later steps and their fingerprints.
+    /// The outputs: deterministic values for later steps and their fingerprints. The same input gives the same outputs.
     pub outputs: Map<String, Value>,
-    /// Timings, counts, and what `revert` needs to know; for reports, never for later steps.
+    /// The notes: durations, counts, and what `revert` needs. They serve reports, never later steps.
     pub notes: Map<String, Value>,
 }
 
 impl Receipt {
-    /// An empty receipt.
+    /// Returns an empty receipt.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -36,50 +36,50 @@ impl Receipt {
     }
 }
 
-/// What a change does to its subject.
+/// The action of a change on its subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeAction {
-    /// Makes it.
+    /// Creates the subject.
     Create,
-    /// Changes it.
+    /// Changes the subject.
     Update,
-    /// Removes it.
+    /// Removes the subject.
     Delete,
-    /// Runs it.
+    /// Runs the subject.
     Run,
-    /// Only looks at it.
+    /// Only reads the subject.
     Check,
 }
 
 /// One thing that `apply` would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// What is done.
+    /// The action.
     pub action: ChangeAction,
-    /// To what.
+    /// The subject of the action.
     pub subject: String,
-    /// More in a few words; may be empty.
+    /// A detail in a few words; may be empty.
     pub detail: String,
 }
 
 impl Change {
-    /// A change.
+    /// Returns a change.
     #[must_use]
     pub fn new(action: ChangeAction, subject: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { action, subject: subject.into(), detail: detail.into() }
     }
 }
 
-/// What a probe found out about the effect of one input.
+/// The result of a probe for the effect of one input.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Finding {
-    /// The effect is there, by evidence that names the release or the content.
+    /// The effect holds, by evidence that names the release or the content.
     Held(Receipt),
-    /// It is not there; `apply` would make it.
+    /// The effect is absent; `apply` would create it.
     Absent,
-    /// Something else is there, not made by this step: what, in one sentence.
+    /// Something else exists that this step did not make; the text says what, in one sentence.
     Drifted(String),
-    /// It cannot be told: why, in one sentence.
+    /// The probe cannot determine the effect; the text says why, in one sentence.
     Unknown(String),
 }
 

@@ -20,7 +20,7 @@ pub struct Command {
 }
 
 impl Command {
-    /// A program without arguments.
+    /// Returns a command without arguments.
     pub fn new(program: impl Into<String>) -> Self {
         let program = program.into();
         Self { program, arguments: Vec::new(), stdin: None, env: Map::new(), secrets: Vec::new(), dir: None }
@@ -32,7 +32,7 @@ impl Command {
         self
     }
 
-    /// Sets an environment variable. It starts with none but what the host gives every program.
+    /// Sets an environment variable. The program gets no others except those that the host gives every program.
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.env.insert(name.into(), Value::String(value.into()));
         self
@@ -44,22 +44,22 @@ impl Command {
         self
     }
 
-    /// What it reads from its standard input; nothing, when left out.
+    /// Sets the standard input; without it, the input is empty.
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = Some(bytes.into());
         self
     }
 
-    /// Where it runs: `<granted dir>/<path>`.
+    /// Sets the working directory: `<granted dir>/<path>`.
     pub fn dir(mut self, dir: impl Into<String>) -> Self {
         self.dir = Some(dir.into());
         self
     }
 
-    /// Runs it to its end. A status other than 0 is a completion, not a failure.
+    /// Runs the program until it exits. A status other than 0 is a completion, not a failure.
     ///
     /// # Errors
-    /// Not granted, not there, too slow.
+    /// Not granted, not found, or timed out.
     pub fn run(self) -> Result<Completion, Failure> {
         let mut options = Map::new();
         if !self.env.is_empty() {

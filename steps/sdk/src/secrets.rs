@@ -1,14 +1,14 @@
-//! Granted secrets, by the name in the plan: handles that the host puts into headers and environments.
+//! Granted secrets, opened by their name in the plan: handles that the host puts into headers and environments.
 
 use crate::Failure;
 use crate::bindings::pawl::step::secrets as host;
 
-/// A secret that can be used without its value being known here.
+/// A secret that a step can use without knowing its value.
 #[derive(Debug)]
 pub struct Secret(host::Secret);
 
 impl Secret {
-    /// A granted secret: `grants: { secrets: [NAME] }`.
+    /// Opens a granted secret: `grants: { secrets: [NAME] }`.
     ///
     /// # Errors
     /// Not granted.
@@ -16,10 +16,10 @@ impl Secret {
         host::Secret::open(name).map(Self).map_err(Failure::from)
     }
 
-    /// Its value.
+    /// Returns the value of the secret.
     ///
     /// # Errors
-    /// Granted for use only; the plan says `secrets: { NAME: reveal }` to grant this.
+    /// When the secret is granted for use only; `secrets: { NAME: reveal }` in the plan grants its value.
     pub fn reveal(&self) -> Result<String, Failure> {
         self.0.reveal().map_err(Failure::from)
     }

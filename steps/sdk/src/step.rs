@@ -1,4 +1,4 @@
-//! The one trait of a step, and the adapter between it and the contract's exports.
+//! The trait of a step, and the adapter between it and the contract's exports.
 
 use core::marker::PhantomData;
 
@@ -9,45 +9,46 @@ use crate::bindings::pawl::step::types;
 use crate::input::parse;
 use crate::{Change, Failure, Finding, Input, ModuleDescription, Receipt, json};
 
-/// A step. Stateless: each call runs in a fresh sandbox.
+/// A step. It has no state: each call runs in a fresh sandbox.
 pub trait Step {
-    /// The step's `with:`. `#[serde(deny_unknown_fields)]` is usual.
+    /// The configuration, from the step's `with:`; it usually has `#[serde(deny_unknown_fields)]`.
     type Config: DeserializeOwned;
 
-    /// What the module says about itself.
+    /// Describes the module.
     fn describe() -> ModuleDescription;
 
-    /// What [`apply`](Step::apply) would do, found out with read-only grants. Nothing to do is an empty list.
+    /// Returns what [`apply`](Step::apply) would do, using read-only grants. An empty list means that nothing is to be
+    /// done.
     ///
     /// # Errors
-    /// What would make `apply` fail, as far as it can be seen.
+    /// What would make `apply` fail, as far as a preview can see it.
     fn preview(input: &Input<Self::Config>) -> Result<Vec<Change>, Failure>;
 
-    /// Does it. Idempotent: the same input twice has the effect of once, and a call after one that was killed at any
-    /// point finishes what that one began.
+    /// Brings about the effect. It is idempotent: two calls with the same input have the effect of one, and the call
+    /// after one that was killed at any point finishes its work.
     ///
     /// # Errors
-    /// Why it did not happen. What was begun is undone, or finished by the next call.
+    /// Why the effect did not happen. The step undoes what it began, or its next call finishes it.
     fn apply(input: &Input<Self::Config>) -> Result<Receipt, Failure>;
 
-    /// Whether the effect of this input holds, here and now. Writes nothing.
+    /// Determines whether the effect of this input holds now. It writes nothing.
     ///
     /// # Errors
-    /// When the look itself failed; the runner tries again, then asks an operator.
+    /// When the probe itself fails; the runner retries, then asks an operator.
     fn probe(input: &Input<Self::Config>) -> Result<Finding, Failure> {
         Ok(Finding::Unknown(format!("step `{}` has no probe", input.step)))
     }
 
-    /// Undoes what `apply` did for this input, by its receipt. Idempotent too.
+    /// Undoes what `apply` did for this input, using its receipt. It is idempotent too.
     ///
     /// # Errors
-    /// Why it cannot be undone.
+    /// Why the effect cannot be undone.
     fn revert(input: &Input<Self::Config>, _receipt: &Receipt) -> Result<(), Failure> {
         Err(Failure::permanent(format!("step `{}` cannot be undone", input.step)))
     }
 }
 
-/// What [`export!`](crate::export) puts between a [`Step`] and the contract.
+/// The adapter that [`export!`](crate::export) puts between a [`Step`] and the contract.
 #[derive(Debug)]
 pub struct StepAdapter<S>(PhantomData<S>);
 
@@ -84,7 +85,7 @@ fn run_with_input<C: DeserializeOwned, T>(
     body(&parse(input)?)
 }
 
-/// A panic ends in a trap without a word, so its text and place go to the log first.
+/// Installs a hook that logs the text and location of a panic, because the trap that follows has no message.
 fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let text = panic.payload_as_str().unwrap_or("(no text)");

@@ -1,7 +1,7 @@
-//! What stands in for the host in native tests: folders for grants, archives in memory, and kills.
+//! A stand-in for the host in native tests: folders for grants, archives in memory, and kills.
 //!
-//! A [`TestSandbox`] belongs to the thread of its test. [`TestSandbox::kill_after`] makes every write after the first `n` fail, and
-//! all that follow: what is on the disk then is what a kill at that point leaves.
+//! A [`TestSandbox`] belongs to the thread of its test. [`TestSandbox::kill_after`] makes every write after the first
+//! `n` fail: the disk then has what a kill at that point leaves.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ thread_local! {
 struct SandboxState {
     grants: BTreeMap<String, (PathBuf, DirectoryAccess)>,
     archives: BTreeMap<String, ArchiveFixture>,
-    /// Writes until the kill.
+    /// The number of writes before the kill.
     writes_before_kill: Option<usize>,
 }
 
@@ -31,7 +31,7 @@ struct ArchiveFixture {
     files: Vec<(String, String)>,
 }
 
-/// The grants and archives of one test; they are gone when it is dropped.
+/// The grants and archives of one test; dropping it removes them.
 #[derive(Debug)]
 #[must_use]
 pub struct TestSandbox {
@@ -39,28 +39,28 @@ pub struct TestSandbox {
 }
 
 impl TestSandbox {
-    /// A sandbox that grants nothing.
+    /// Returns a sandbox without grants.
     ///
     /// # Panics
-    /// When no temporary folder can be made.
+    /// When no temporary folder can be created.
     #[expect(clippy::new_without_default, reason = "it claims the thread")]
     pub fn new() -> Self {
         STATE.take();
-        Self { root: tempfile::tempdir().expect("a temporary folder can be made") }
+        Self { root: tempfile::tempdir().expect("a temporary folder can be created") }
     }
 
-    /// Grants a directory, or changes the access to it; returns its folder.
+    /// Grants a directory or changes its access, and returns its folder.
     ///
     /// # Panics
-    /// When the folder cannot be made.
+    /// When the folder cannot be created.
     pub fn grant(&self, name: &str, access: DirectoryAccess) -> PathBuf {
         let folder = self.root.path().join(name);
-        std::fs::create_dir_all(&folder).expect("a folder in a temporary folder can be made");
+        std::fs::create_dir_all(&folder).expect("a folder in a temporary folder can be created");
         STATE.with_borrow_mut(|state| state.grants.insert(name.to_owned(), (folder.clone(), access)));
         folder
     }
 
-    /// Offers an archive at `source` with these files (path, content).
+    /// Provides an archive at `source` with the given files (path, content).
     pub fn archive(&self, source: &str, digest: &str, files: &[(&str, &str)]) {
         let files = files.iter().map(|(path, content)| ((*path).to_owned(), (*content).to_owned())).collect();
         STATE.with_borrow_mut(|state| {
@@ -68,12 +68,12 @@ impl TestSandbox {
         });
     }
 
-    /// Lets `writes` more writes happen, then none.
+    /// Allows the given number of further writes, then none.
     pub fn kill_after(&self, writes: usize) {
         STATE.with_borrow_mut(|state| state.writes_before_kill = Some(writes));
     }
 
-    /// Lets writes happen again. Returns whether a kill had happened: a write was refused.
+    /// Allows writes again, and returns whether the allowed writes were used up.
     pub fn revive(&self) -> bool {
         STATE.with_borrow_mut(|state| state.writes_before_kill.take() == Some(0))
     }
@@ -85,8 +85,8 @@ impl Drop for TestSandbox {
     }
 }
 
-/// The input of a first attempt on this machine, of a release `v1` without a digest, before anything is live. Tests change
-/// what they are about.
+/// Returns the input of a first local attempt to deploy a release `v1` without a digest, before anything is live. Tests
+/// change what they need.
 #[must_use]
 pub fn input<C>(step: &str, config: C) -> Input<C> {
     Input {
@@ -106,11 +106,11 @@ pub fn input<C>(step: &str, config: C) -> Input<C> {
     }
 }
 
-/// Checks that a step describes itself as the contract asks: a closed schema, each property described, pointers of the
-/// needs into it.
+/// Asserts that a description follows the contract: a closed schema, a description for each property, and needs that
+/// point into the schema.
 ///
 /// # Panics
-/// When it does not; the message says what is wrong.
+/// When the description is invalid; the message says why.
 pub fn assert_described<S: Step>() {
     let description = S::describe().to_json();
     let (name, schema) = (&description["name"], &description["config"]);
@@ -129,7 +129,7 @@ pub fn assert_described<S: Step>() {
             let property = pointer.trim_start_matches('/').split('/').next().unwrap_or_default();
             assert!(
                 properties.contains_key(property),
-                "{name}: a need points to `{pointer}`, which the schema does not have"
+                "{name}: a need points to `{pointer}`, which is not in the schema"
             );
         }
     }
@@ -143,7 +143,7 @@ pub(crate) fn folder(dir: &str) -> Option<(PathBuf, DirectoryAccess)> {
     STATE.with_borrow(|state| state.grants.get(dir).cloned())
 }
 
-/// Whether one more write may happen.
+/// Takes one of the allowed writes, and returns whether there was one.
 pub(crate) fn take_write_permit() -> bool {
     STATE.with_borrow_mut(|state| match &mut state.writes_before_kill {
         None => true,

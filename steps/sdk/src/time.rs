@@ -1,30 +1,30 @@
-//! Clocks and waiting. `std::time::SystemTime::now` panics in a sandbox; this does not.
+//! Clocks and waiting that work in a sandbox, where `std::time::SystemTime::now` panics.
 
 use core::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-/// Waits. The step's time limit goes on.
+/// Waits for the given duration. The wait counts towards the step's timeout.
 #[cfg(target_arch = "wasm32")]
 pub fn sleep(duration: Duration) {
     let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     crate::bindings::wasi::clocks::monotonic_clock::subscribe_duration(nanoseconds).block();
 }
 
-/// Waits.
+/// Waits for the given duration.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn sleep(duration: Duration) {
     std::thread::sleep(duration);
 }
 
-/// The time since some fixed point; it never goes back.
+/// Returns the time since a fixed point; it never decreases.
 #[cfg(target_arch = "wasm32")]
 #[must_use]
 pub fn monotonic() -> Duration {
     Duration::from_nanos(crate::bindings::wasi::clocks::monotonic_clock::now())
 }
 
-/// The time since some fixed point; it never goes back.
+/// Returns the time since a fixed point; it never decreases.
 #[cfg(not(target_arch = "wasm32"))]
 #[must_use]
 pub fn monotonic() -> Duration {
@@ -32,7 +32,7 @@ pub fn monotonic() -> Duration {
     START.elapsed()
 }
 
-/// The time since 1970-01-01 UTC.
+/// Returns the time since 1970-01-01 UTC.
 #[cfg(target_arch = "wasm32")]
 #[must_use]
 pub fn since_epoch() -> Duration {
@@ -40,33 +40,33 @@ pub fn since_epoch() -> Duration {
     Duration::new(now.seconds, now.nanoseconds)
 }
 
-/// The time since 1970-01-01 UTC; a fixed one on native targets, so that tests repeat: 2026-01-02T03:04:05Z.
+/// Returns the time since 1970-01-01 UTC. On native targets it is fixed at 2026-01-02T03:04:05Z, so that tests repeat.
 #[cfg(not(target_arch = "wasm32"))]
 #[must_use]
 pub fn since_epoch() -> Duration {
     Duration::from_secs(1_767_323_045)
 }
 
-/// Now, as `2026-01-02T03:04:05Z` (RFC 3339).
+/// Returns the current time as RFC 3339, such as `2026-01-02T03:04:05Z`.
 #[must_use]
 pub fn now_rfc3339() -> String {
     rfc3339(since_epoch())
 }
 
-/// Milliseconds since a moment of [`monotonic`], for notes.
+/// Returns the milliseconds since a value of [`monotonic`], for notes.
 #[must_use]
 pub fn elapsed_ms(since: Duration) -> u64 {
     u64::try_from(monotonic().saturating_sub(since).as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Reads `500ms`, `2s`, `5m` or `1h`; for `#[serde(deserialize_with = "pawl_step::time::duration")]`.
+/// Deserializes `500ms`, `2s`, `5m` or `1h`, for `#[serde(deserialize_with = "pawl_step::time::duration")]`.
 ///
 /// # Errors
-/// When the text is no such duration.
+/// When the text is not such a duration.
 pub fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse_duration(&text).ok_or_else(|| {
-        serde::de::Error::custom(format!("`{text}` is no duration; write one as `500ms`, `2s`, `5m` or `1h`"))
+        serde::de::Error::custom(format!("`{text}` is not a duration: write `500ms`, `2s`, `5m` or `1h`"))
     })
 }
 
@@ -84,7 +84,8 @@ fn parse_duration(text: &str) -> Option<Duration> {
     number.checked_mul(milliseconds).map(Duration::from_millis)
 }
 
-/// Days to civil date as in the proleptic Gregorian calendar, counted in eras of 400 years from 0000-03-01.
+/// Formats a time as an RFC 3339 date in UTC: the proleptic Gregorian calendar, counted in eras of 400 years from
+/// 0000-03-01.
 fn rfc3339(since_epoch: Duration) -> String {
     let seconds = since_epoch.as_secs();
     let (days, second_of_day) = (seconds / 86_400 + 719_468, seconds % 86_400);

@@ -1,9 +1,9 @@
-//! Makes a release live: one symbolic link, replaced by one rename.
+//! Switches to a release: replaces one symbolic link by one rename.
 //!
-//! Invariant: whatever instruction it is killed at, the link leads to the old release or the new one, and the next probe
-//! tells which: see [`managed_link`].
+//! Invariant: after a kill at any instruction, the link points to the old release or the new one, and the next probe
+//! determines which; see [`managed_link`].
 //!
-//! Deliberately absent: knowledge of what serves the link. A server that must be told is a step of its own.
+//! Deliberately absent: knowledge of the server behind the link. A server that needs a reload is a separate step.
 
 mod managed_link;
 
@@ -15,15 +15,15 @@ use serde::Deserialize;
 
 use managed_link::{AttemptEpoch, LinkProbe, LinkTarget, ManagedLink, PreviousTarget};
 
-/// The module.
+/// The `switch` module.
 #[derive(Debug)]
 pub struct SwitchStep;
 
-/// The step's `with:`.
+/// The step's configuration, from `with:`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SwitchConfig {
-    /// How.
+    /// The way in which the release is made live.
     #[serde(default)]
     pub strategy: SwitchStrategy,
     /// The granted directory.
@@ -31,11 +31,11 @@ pub struct SwitchConfig {
     pub dir: Option<String>,
     /// The link, relative to the directory.
     pub link: String,
-    /// The folder it shall lead to, relative to the directory.
+    /// The folder that the link must point to, relative to the directory.
     pub to: Option<String>,
 }
 
-/// How the release is made live.
+/// The way in which a release is made live.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SwitchStrategy {
@@ -59,7 +59,7 @@ impl Step for SwitchStep {
                     config: Some("/in"),
                     reason: "holds the link and the releases",
                 },
-                // Also where the configuration leaves it to the only directory there is.
+                // Without `in`, the step uses its only granted directory.
                 CapabilityNeed {
                     capability: Capability::Dirs(DirectoryAccess::Write),
                     config: None,
@@ -115,7 +115,7 @@ impl Step for SwitchStep {
     }
 }
 
-/// The place of the link, and the folder it shall lead to.
+/// Returns the managed link, and the folder that it must point to.
 fn resolve_link(input: &Input<SwitchConfig>) -> Result<(ManagedLink, String), Failure> {
     let SwitchConfig { strategy: SwitchStrategy::Symlink, dir, link, to } = &input.config;
     let dir = input.dir("in", dir.as_deref(), &[])?;
@@ -128,7 +128,7 @@ fn resolve_link(input: &Input<SwitchConfig>) -> Result<(ManagedLink, String), Fa
     Ok((ManagedLink::new(dir, link, epoch), to))
 }
 
-/// The `path` that one earlier step returned for this directory.
+/// Returns the `path` that one earlier step returned for this directory.
 fn upstream_path<'a>(input: &'a Input<SwitchConfig>, dir: &str) -> Result<&'a str, Failure> {
     let mut paths = input
         .outputs
@@ -141,23 +141,23 @@ fn upstream_path<'a>(input: &'a Input<SwitchConfig>, dir: &str) -> Result<&'a st
             "no earlier step put a release into `{dir}`, so there is nothing to switch to"
         ))
         .hint(format!(
-            "put a pull step with `into: {dir}` before `{}`, or name the folder: `to: releases/…`",
+            "add a pull step with `into: {dir}` before `{}`, or set the folder: `to: releases/…`",
             input.step
         ))),
         (Some(one), Some(other)) => Err(Failure::invalid_config(format!(
             "earlier steps put `{one}` and `{other}` into `{dir}`; only one can be live"
         ))
-        .hint("say which one: `to: ${{ steps.<name>.path }}`")),
+        .hint("choose one: `to: ${{ steps.<name>.path }}`")),
     }
 }
 
-/// Whether the release is what was verified last: then nothing else was live before.
+/// Returns whether the release is the last verified one: then nothing else was live before.
 fn is_already_verified(input: &Input<SwitchConfig>) -> bool {
     input.release.digest.is_some() && input.live().is_some_and(|live| live.digest == input.release.digest)
 }
 
-/// The folder of the release that was verified last, if it is another one and lies where this one does. Undoing leads
-/// there, since what was live just before may never have been verified.
+/// Returns the folder of the last verified release, if it is another release in the same place. A revert points the
+/// link there, because the release that was live just before may never have been verified.
 fn verified_release_path(
     input: &Input<SwitchConfig>,
     managed_link: &ManagedLink,

@@ -1,24 +1,25 @@
-//! The link, the note beside it, and the order of writes that makes every kill tell its own story.
+//! The managed link, its note, and the order of writes that makes the state after any kill unambiguous.
 //!
-//! The link is `<link>`. Beside it lie, hidden:
-//! - `.<link>.switch`, the note: what the last switch replaced, by what, and in which attempt. It stays. JSON,
+//! The link is `<link>`. Two hidden files are next to it:
+//! - `.<link>.switch`, the note: what the last switch replaced, by what, and in which attempt. It is permanent. JSON,
 //!   `{"key": "…", "from": "releases/…" or null, "to": "releases/…", "epoch": 7, "lineage": "…"}`.
-//! - `.<link>.new`, the new link before its rename. It exists only while a switch is under way.
+//! - `.<link>.new`, the new link before its rename. It exists only during a switch.
 //!
-//! A switch writes in this order: the new link under its temporary name, the note (temporary file, sync, rename, sync of the
-//! folder), then the one rename over `<link>`, which takes the temporary name away with it. So a note that names our
-//! target, with the link still at the old one, means *not yet* while `.<link>.new` is there, and *moved back by hand* when it
-//! is not. No second write after the rename is needed to tell the two apart, and so no kill can fall between them.
+//! A switch writes in this order: the new link under its temporary name, the note (temporary file, sync, rename, sync
+//! of the folder), then the one rename over `<link>`, which takes the temporary name away with it. So a note that names
+//! our target, with the link still at the old one, means *not yet* while `.<link>.new` is there, and *moved back by
+//! hand* when it is not. No second write after the rename is needed to tell the two apart, and so no kill can fall
+//! between them.
 //!
-//! The note is a fence too: a switch of an attempt that is older than the note's does nothing. It is read once more right before
-//! the rename, so that a deployment which lost its lock and sleeps until then finds it. Between that reading and the rename
-//! there is a window of some microseconds that no file system closes.
+//! The note is also a fence: a switch by an attempt older than the note's does nothing. The step reads it once more
+//! right before the rename, so that a deployment that lost its lock and slept until then finds it. Between that read
+//! and the rename, a window of some microseconds remains, which no file system closes.
 
 use pawl_step::fs::{self, FileType};
 use pawl_step::{Failure, FailureKind, blobs, json, log};
 use serde_json::{Value, json};
 
-/// Where a link lives, and for which attempt it is moved.
+/// The managed link, and the attempt that moves it.
 #[derive(Debug)]
 pub(crate) struct ManagedLink {
     dir: String,
@@ -26,38 +27,38 @@ pub(crate) struct ManagedLink {
     epoch: AttemptEpoch,
 }
 
-/// The number of an attempt, and where it was counted.
+/// The epoch of an attempt: its number, and the lineage that counts it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AttemptEpoch {
     pub(crate) number: u64,
     pub(crate) lineage: String,
 }
 
-/// What the link leads to, relative to the directory.
+/// The target of the link, relative to the directory.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum LinkTarget {
     /// There is no link.
     Missing,
     /// A path in the directory.
     At(String),
-    /// Something that is not in the directory.
+    /// A path outside the directory.
     Outside,
-    /// A file or folder is there in place of a link.
+    /// A file or folder exists in place of the link.
     NotALink,
 }
 
-/// What was live before a switch.
+/// The target of the link before a switch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum PreviousTarget {
     /// There was no link.
     NoLink,
     /// A path in the directory.
     Path(String),
-    /// A later switch has replaced the note.
+    /// The previous target is unknown, because a later switch has replaced the note.
     Unknown,
 }
 
-/// What a probe sees.
+/// The result of a probe of the link.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum LinkProbe {
     Held(PreviousTarget),
@@ -65,13 +66,13 @@ pub(crate) enum LinkProbe {
     Drifted(String),
 }
 
-/// The note beside the link.
+/// The note next to the link.
 #[derive(Debug, PartialEq, Eq)]
 struct SwitchNote {
     key: String,
     from: Option<String>,
     to: String,
-    /// None in notes of 0.1.0.
+    /// The epoch of the switch; `None` in notes of 0.1.0.
     epoch: Option<AttemptEpoch>,
 }
 
@@ -103,12 +104,12 @@ impl ManagedLink {
         Self { dir, link, epoch }
     }
 
-    /// The link, relative to the directory.
+    /// Returns the link, relative to the directory.
     pub(crate) fn link(&self) -> &str {
         &self.link
     }
 
-    /// The link, with the directory's name.
+    /// Returns the link, with the directory's name.
     pub(crate) fn path(&self) -> String {
         format!("{}/{}", self.dir, self.link)
     }
@@ -133,16 +134,12 @@ impl ManagedLink {
         if self.has_folder(to)? {
             return Ok(());
         }
-        Err(Failure::not_found(format!(
-            "`{}` cannot lead to `{to}`: there is no such folder in `{}`",
-            self.link, self.dir
-        ))
-        .hint(
-            "if the release was removed since it was pulled, the step that pulls it brings it back when it runs again",
-        ))
+        Err(Failure::not_found(format!("`{}` cannot point to `{to}`: no such folder in `{}`", self.link, self.dir))
+            .hint("if the release was removed after it was pulled, run the pull step again"))
     }
 
-    /// Makes the link lead to `to`; returns what was live before, also when an earlier call with this target did the work.
+    /// Points the link to `to` and returns the previous target, even when an earlier call with this target did the
+    /// work.
     pub(crate) fn switch(&self, key: &str, to: &str, is_already_verified: bool) -> Result<PreviousTarget, Failure> {
         let note = self.read_unfenced_note()?.filter(|note| note.to == to);
         let from = match self.current_target()? {
@@ -170,26 +167,27 @@ impl ManagedLink {
         let under_way =
             fs::metadata_of_link(&self.new_link_path())?.is_some() || fs::exists(&format!("{}.new", self.note_path()))?;
         Ok(match (live, note) {
-            // Not held yet, though it looks so: the next `apply` keeps the link and tidies up.
+            // The link is right, but the switch is unfinished: the next `apply` keeps the link and removes the
+            // leftovers.
             (LinkTarget::At(now), _) if now == to && under_way => LinkProbe::Absent,
             (LinkTarget::At(now), note) if now == to => LinkProbe::Held(
                 note.filter(|note| note.to == to).map_or(PreviousTarget::Unknown, |note| note.previous_target()),
             ),
             (LinkTarget::Missing, _) => LinkProbe::Absent,
             (LinkTarget::NotALink, _) => {
-                LinkProbe::Drifted(format!("`{}` is not a link but a file or folder", self.path()))
+                LinkProbe::Drifted(format!("`{}` is a file or folder, not a symbolic link", self.path()))
             }
             (LinkTarget::Outside, _) => {
-                LinkProbe::Drifted(format!("`{}` leads out of `{}`, not to `{to}`", self.path(), self.dir))
+                LinkProbe::Drifted(format!("`{}` points outside `{}`, not to `{to}`", self.path(), self.dir))
             }
-            // It never came to the note, so nothing was switched.
+            // Without a note, no switch has happened.
             (LinkTarget::At(_), None) => LinkProbe::Absent,
             (LinkTarget::At(now), Some(note)) if note.to == to => {
                 if under_way && note.from.as_deref() == Some(&now) {
                     LinkProbe::Absent
                 } else {
                     LinkProbe::Drifted(format!(
-                        "`{}` leads to `{now}`, but this step made it lead to `{to}`",
+                        "`{}` points to `{now}`, but this step pointed it to `{to}`",
                         self.path()
                     ))
                 }
@@ -198,21 +196,21 @@ impl ManagedLink {
                 LinkProbe::Absent
             }
             (LinkTarget::At(now), Some(note)) => LinkProbe::Drifted(format!(
-                "`{}` leads to `{now}`, neither to `{to}` nor to `{}`, where the last switch put it",
+                "`{}` points to `{now}`, but the last switch pointed it to `{}`, and this step would point it to `{to}`",
                 self.path(),
                 note.to
             )),
         })
     }
 
-    /// Makes the link lead back, from `to` only.
+    /// Points the link back to its previous target, if it points to `to`.
     pub(crate) fn revert(&self, key: &str, to: &str, back: &PreviousTarget) -> Result<(), Failure> {
         let back = match back {
             PreviousTarget::Path(path) => Some(path.as_str()),
             PreviousTarget::NoLink => None,
             PreviousTarget::Unknown => {
                 return Err(Failure::permanent(format!(
-                    "what `{}` led to before `{to}` is not known any more",
+                    "the target of `{}` before `{to}` is no longer known",
                     self.path()
                 ))
                 .hint(format!("choose a folder in `{}/releases` and deploy its release again", self.dir)));
@@ -228,11 +226,11 @@ impl ManagedLink {
         if live.as_deref() != Some(to) && live.as_deref() != back {
             let now = live.as_deref().unwrap_or("nothing");
             return Err(Failure::conflict(format!(
-                "`{}` leads to `{now}`, not to `{to}`: somebody moved it, so it is left alone",
+                "`{}` points to `{now}`, not to `{to}`: it was changed by hand, so this step keeps it",
                 self.path()
             ))
             .hint(format!(
-                "decide which release shall be live; `ln -sfn {} {}` in that directory makes it so",
+                "decide which release must be live; to restore the link, run `ln -sfn {} {}` in its directory",
                 back.unwrap_or(to),
                 self.link
             )));
@@ -245,7 +243,7 @@ impl ManagedLink {
             return self.remove_new_link();
         };
         self.ensure_target_exists(back)?;
-        // What was live before `back` is of no use to anybody now: switching to it again starts a new story.
+        // The target before `back` no longer matters: a switch to `back` starts a new history.
         let epoch = Some(self.epoch.clone());
         let note = SwitchNote { key: key.to_owned(), from: Some(back.to_owned()), to: back.to_owned(), epoch };
         if live.as_deref() == Some(back) {
@@ -256,26 +254,28 @@ impl ManagedLink {
     }
 
     pub(crate) fn not_a_link_failure(&self) -> Failure {
-        Failure::conflict(format!("`{}` is a file or folder, not a symbolic link; it is left alone", self.path())).hint(
-            format!(
-                "move it away, or into `{}/releases/` and link to it: `ln -s releases/<name> {}`",
-                self.dir, self.link
-            ),
-        )
+        Failure::conflict(format!(
+            "`{}` is a file or folder, not a symbolic link; this step does not replace it",
+            self.path()
+        ))
+        .hint(format!(
+            "move it away, or move it into `{}/releases/` and link to it: `ln -s releases/<name> {}`",
+            self.dir, self.link
+        ))
     }
 
     pub(crate) fn outside_failure(&self) -> Failure {
         Failure::conflict(format!(
-            "`{}` is a link with an absolute path, or one that leads out of `{}`",
+            "`{}` is a link with an absolute path, or with a target outside `{}`",
             self.path(),
             self.dir
         ))
-        .hint(format!("make it relative, so that it can be restored: `ln -sfn releases/<name> {}`", self.link))
+        .hint(format!("make it relative, so that a revert can restore it: `ln -sfn releases/<name> {}`", self.link))
     }
 
     fn replace_link(&self, note: &SwitchNote) -> Result<(), Failure> {
         let (new, text) = (self.new_link_path(), self.link_text_to(&note.to));
-        // A leftover with the right text is kept: without it, a kill right here would look like a move by hand.
+        // Keep a leftover with the right text: without it, a kill right here would look like a change by hand.
         if fs::read_link(&new).ok().as_deref() != Some(text.as_str()) {
             self.remove_new_link()?;
             fs::symlink(&text, &new)?;
@@ -285,18 +285,18 @@ impl ManagedLink {
         fs::rename(&new, &self.path())
     }
 
-    /// The note, unless an attempt after this one wrote it.
+    /// Reads the note; it is a failure when a newer attempt wrote it.
     fn read_unfenced_note(&self) -> Result<Option<SwitchNote>, Failure> {
         let note = self.read_note()?;
         let newer = note.as_ref().and_then(|note| note.epoch.as_ref());
         match newer.filter(|epoch| epoch.lineage == self.epoch.lineage && epoch.number > self.epoch.number) {
             None => Ok(note),
             Some(AttemptEpoch { number, .. }) => Err(Failure::conflict(format!(
-                "a newer deployment, epoch {number}, has switched `{}` since; this one, epoch {}, is over",
+                "a newer deployment (epoch {number}) has switched `{}`; this deployment (epoch {}) must not",
                 self.path(),
                 self.epoch.number
             ))
-            .hint("see `runner history`: which deployment is it, and who released the lock of this one?")),
+            .hint("`runner history` shows the newer deployment; find out who released the lock of this one")),
         }
     }
 
@@ -315,7 +315,7 @@ impl ManagedLink {
         }
         let note = SwitchNote::parse(&fs::read_text(&path)?);
         if note.is_none() {
-            log::warn(format!("`{path}` is not what this step wrote, and is not used"));
+            log::warn(format!("`{path}` is not a valid switch note and is ignored"));
         }
         Ok(note)
     }
@@ -335,7 +335,7 @@ impl ManagedLink {
         format!("{}/{}", self.dir, self.hidden_path("new"))
     }
 
-    /// A hidden name beside the link, relative to the directory.
+    /// Returns a hidden path next to the link, relative to the directory.
     fn hidden_path(&self, what: &str) -> String {
         match self.link.rsplit_once('/') {
             Some((folder, name)) => format!("{folder}/.{name}.{what}"),
@@ -343,12 +343,12 @@ impl ManagedLink {
         }
     }
 
-    /// The link's text for a path in the directory.
+    /// Returns the link's text for a path in the directory.
     fn link_text_to(&self, path: &str) -> String {
         format!("{}{path}", "../".repeat(self.link.matches('/').count()))
     }
 
-    /// The path in the directory for a link's text; `None` when it leads out.
+    /// Returns the path in the directory for a link's text; `None` when it is outside.
     fn resolve_link_text(&self, text: &str) -> Option<String> {
         if text.starts_with('/') {
             return None;

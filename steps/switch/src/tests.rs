@@ -1,4 +1,4 @@
-//! Every kill, and every hand at the link.
+//! Tests of kills and of changes by hand.
 
 use std::path::PathBuf;
 
@@ -99,8 +99,8 @@ fn switching_records_the_previous_target() {
     }
 }
 
-/// After a kill at any write: the old release or the new one is live, the probe says which, and the next attempt ends with
-/// the same receipt and the same files as one that was not killed.
+/// After a kill at any write, the old or the new release is live, and the probe determines which. The next attempt ends
+/// with the same receipt and files as one that was not killed.
 #[test]
 fn switch_recovers_from_a_kill_after_any_write() {
     for before in [None, Some('a')] {
@@ -193,7 +193,7 @@ fn link_moved_by_hand_is_drift_even_to_the_old_release() {
     for (text, named) in [
         (path('a'), path('a')),
         (path('c'), path('c')),
-        (app.join(path('b')).to_string_lossy().into_owned(), "leads out".to_owned()),
+        (app.join(path('b')).to_string_lossy().into_owned(), "points outside".to_owned()),
     ] {
         replace_link_by_hand(&app, &text);
         let why = expect_drifted(SwitchStep::probe(&next).unwrap());
@@ -201,11 +201,7 @@ fn link_moved_by_hand_is_drift_even_to_the_old_release() {
     }
     std::fs::remove_file(app.join("current")).unwrap();
     assert_eq!(SwitchStep::probe(&next).unwrap(), Finding::Absent);
-    assert_eq!(
-        previous_target(&SwitchStep::apply(&next).unwrap()),
-        &json!(path('a')),
-        "what was live before is not lost"
-    );
+    assert_eq!(previous_target(&SwitchStep::apply(&next).unwrap()), &json!(path('a')), "the previous target is kept");
     replace_link_by_hand(&app, &path('c'));
     assert_eq!(
         previous_target(&SwitchStep::apply(&next).unwrap()),
@@ -231,7 +227,10 @@ fn existing_link_is_adopted_or_replaced() {
     let failure = SwitchStep::apply(&input('b', "2")).unwrap_err();
     assert_eq!(
         (failure.kind, failure.message.as_str()),
-        (FailureKind::Conflict, "`app/current` is a file or folder, not a symbolic link; it is left alone")
+        (
+            FailureKind::Conflict,
+            "`app/current` is a file or folder, not a symbolic link; this step does not replace it"
+        )
     );
     drop(sandbox);
 }
@@ -307,13 +306,13 @@ fn nested_links_and_explicit_targets_work() {
     expect_held(SwitchStep::probe(&nested).unwrap());
     nested.config.to = Some("releases/none".into());
     let failure = SwitchStep::apply(&nested).unwrap_err();
-    assert_eq!(failure.message, "`web/current` cannot lead to `releases/none`: there is no such folder in `app`");
+    assert_eq!(failure.message, "`web/current` cannot point to `releases/none`: no such folder in `app`");
     nested.config.to = None;
     let failure = SwitchStep::apply(&nested).unwrap_err();
     assert_eq!(failure.message, "no earlier step put a release into `app`, so there is nothing to switch to");
 }
 
-/// A deployment that lost its lock and slept: whatever it does then, the newer one's link stays.
+/// A deployment that lost its lock and slept cannot change the newer deployment's link.
 #[test]
 fn older_epoch_cannot_switch_after_a_newer_one() {
     let (_sandbox, app) = sandbox();
@@ -330,7 +329,7 @@ fn older_epoch_cannot_switch_after_a_newer_one() {
     assert!(failure.message.contains("epoch 6") && failure.message.contains("epoch 5"), "{}", failure.message);
     assert!(SwitchStep::revert(&old, &receipt).unwrap_err().message.contains("epoch 6"));
     assert_eq!(link_text(&app), Some(path('b')));
-    // Those of another state can't be compared, and newer ones go on.
+    // Epochs of different lineages are not compared, and newer epochs continue.
     SwitchStep::apply(&at('c', 1, "elsewhere")).unwrap();
     assert_eq!(link_text(&app), Some(path('c')));
     SwitchStep::apply(&at('a', 7, "here")).unwrap();

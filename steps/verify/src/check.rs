@@ -1,5 +1,5 @@
-//! The checks: how each is made. What counts as right is in [`crate::mismatch`]. The schema is closed, and the host checks it,
-//! so that unknown members need no second check here.
+//! The checks, and how each is made; [`crate::mismatch`] compares the results. The host validates the closed schema, so
+//! unknown members need no second check here.
 
 use core::time::Duration;
 
@@ -11,64 +11,64 @@ use serde_json::{Map, Value};
 
 use crate::mismatch;
 
-/// Bytes of a body that are looked at.
+/// The largest size of a response body.
 const MAX_BODY_BYTES: u64 = 1024 * 1024;
-/// How long a connection may take.
+/// The timeout of a TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A request, and what must answer.
+/// An HTTP request, and its expected response.
 #[derive(Debug, Clone, Deserialize)]
 pub struct HttpCheck {
-    /// The address.
+    /// The URL of the request.
     pub url: String,
-    /// The method.
+    /// The method of the request.
     #[serde(default = "get")]
     pub method: String,
-    /// The status of the answer.
+    /// The expected status.
     #[serde(default = "ok")]
     pub status: u16,
-    /// Headers of the request.
+    /// The headers of the request.
     #[serde(default)]
     pub headers: Map<String, Value>,
-    /// A text in the body.
+    /// A text that the body must contain.
     pub contains: Option<String>,
-    /// JSON pointers and values.
+    /// The expected JSON values, by JSON pointer.
     #[serde(default)]
     pub json: Map<String, Value>,
-    /// How long the answer may take.
+    /// The timeout of the request.
     #[serde(default = "five_seconds", deserialize_with = "pawl_step::time::duration")]
     pub timeout: Duration,
 }
 
-/// A file.
+/// A file, and its expected content.
 #[derive(Debug, Clone, Deserialize)]
 pub struct FileCheck {
     /// The granted directory.
     #[serde(rename = "in")]
     pub dir: Option<String>,
-    /// The file.
+    /// The path, relative to the directory.
     pub path: String,
-    /// Whether it must be there.
+    /// Whether the file must exist.
     #[serde(default = "yes")]
     pub exists: bool,
-    /// Its content.
+    /// The expected content.
     pub equals: Option<String>,
-    /// A text in it.
+    /// A text that the file must contain.
     pub contains: Option<String>,
 }
 
-/// A query.
+/// A query, and its expected value.
 #[derive(Debug, Clone, Deserialize)]
 pub struct SqlCheck {
     /// The granted database.
     pub database: String,
-    /// The query.
+    /// The SQL text.
     pub query: String,
-    /// Its first value.
+    /// The expected first value of the first row.
     pub equals: Value,
 }
 
-/// One check.
+/// One check of a step.
 #[derive(Debug, Clone)]
 pub(crate) enum VerifyCheck {
     Http(HttpCheck),
@@ -94,7 +94,7 @@ fn five_seconds() -> Duration {
 }
 
 impl VerifyCheck {
-    /// What is asked, in a few words.
+    /// Returns a short label for messages.
     pub(crate) fn label(&self) -> String {
         match self {
             Self::Http(check) => format!("{} {}", check.method, without_query(&check.url)),
@@ -104,7 +104,7 @@ impl VerifyCheck {
         }
     }
 
-    /// What must be found.
+    /// Returns the expectation in words.
     pub(crate) fn expectation(&self) -> String {
         match self {
             Self::Http(check) => mismatch::http_expectation(check),
@@ -114,13 +114,13 @@ impl VerifyCheck {
         }
     }
 
-    /// Makes it; returns what was found instead of what is expected.
+    /// Runs the check; returns what it found instead of the expected value, or `None` on success.
     pub(crate) fn run(&self) -> Result<Option<String>, Failure> {
         match self {
             Self::Http(check) => {
                 let mut request =
                     Request::new(&check.method, &check.url).timeout(check.timeout).max_bytes(MAX_BODY_BYTES);
-                // The schema lets no other value in than a text.
+                // The schema accepts only strings here.
                 for (name, value) in &check.headers {
                     request = request.header(name, value.as_str().unwrap_or_default());
                 }
@@ -152,7 +152,7 @@ impl VerifyCheck {
     }
 }
 
-/// A query may hold a token.
+/// Removes the query and the fragment of a URL, which may contain a token.
 fn without_query(url: &str) -> &str {
     url.split(['?', '#']).next().unwrap_or(url)
 }

@@ -1,8 +1,8 @@
-//! Looks whether the release works: HTTP, TCP, files and SQL, in rounds.
+//! Verifies that the release works, in rounds of checks over HTTP, TCP, files and SQL.
 //!
-//! Invariant: it changes nothing, and never says that something works which it has not seen in this call.
+//! Invariant: it changes nothing, and reports success only for checks that succeeded in the same call.
 //!
-//! Deliberately absent: load tests and metrics; a check is one question with one right answer.
+//! Deliberately absent: load tests and metrics; a check has one expected result.
 
 mod check;
 mod mismatch;
@@ -20,33 +20,33 @@ use check::{FileCheck, HttpCheck, SqlCheck, VerifyCheck};
 use mismatch::CheckMismatch;
 use rounds::RoundPolicy;
 
-/// The module.
+/// The `verify` module.
 #[derive(Debug)]
 pub struct VerifyStep;
 
-/// The step's `with:`.
+/// The step's configuration, from `with:`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VerifyConfig {
-    /// Requests.
+    /// The HTTP checks.
     #[serde(default)]
     pub http: Vec<HttpCheck>,
-    /// Addresses.
+    /// The TCP addresses to connect to.
     #[serde(default)]
     pub tcp: Vec<String>,
-    /// Files.
+    /// The file checks.
     #[serde(default)]
     pub files: Vec<FileCheck>,
-    /// Queries.
+    /// The SQL checks.
     #[serde(default)]
     pub sql: Vec<SqlCheck>,
-    /// Rounds at most.
+    /// The largest number of rounds.
     #[serde(default = "five")]
     pub tries: u32,
-    /// The wait after a round.
+    /// The wait between two rounds.
     #[serde(default = "one_second", deserialize_with = "pawl_step::time::duration")]
     pub interval: Duration,
-    /// Successful rounds in a row.
+    /// The number of successful rounds required in a row.
     #[serde(default = "one")]
     pub consecutive: u32,
 }
@@ -70,24 +70,20 @@ impl Step for VerifyStep {
         ModuleDescription {
             name: "verify",
             version: env!("CARGO_PKG_VERSION"),
-            summary: "looks whether the release works: HTTP, TCP, files and SQL",
+            summary: "checks that the release works, over HTTP, TCP, files and SQL",
             config: include_str!("../config.schema.json"),
             needs: vec![
-                CapabilityNeed { capability: Capability::Http, config: Some("/http"), reason: "asks the application" },
-                CapabilityNeed {
-                    capability: Capability::Tcp,
-                    config: Some("/tcp"),
-                    reason: "sees whether something listens",
-                },
+                CapabilityNeed { capability: Capability::Http, config: Some("/http"), reason: "is checked over HTTP" },
+                CapabilityNeed { capability: Capability::Tcp, config: Some("/tcp"), reason: "is checked over TCP" },
                 CapabilityNeed {
                     capability: Capability::Dirs(DirectoryAccess::Read),
                     config: Some("/files"),
-                    reason: "reads files",
+                    reason: "contains the files to check",
                 },
                 CapabilityNeed {
                     capability: Capability::Databases,
                     config: Some("/sql/0/database"),
-                    reason: "asks the database",
+                    reason: "is queried",
                 },
             ],
             phase: Phase::Check,
@@ -120,7 +116,7 @@ impl Step for VerifyStep {
         Ok(if failing.is_empty() {
             Finding::Held(Receipt::new().output("checks", checks.len()))
         } else {
-            Finding::Drifted(rounds::summarize_mismatches(&failing, checks.len()))
+            Finding::Drifted(rounds::summarize_mismatches(&failing, checks.len(), ""))
         })
     }
 
@@ -139,16 +135,13 @@ fn checks(input: &Input<VerifyConfig>) -> Result<Vec<VerifyCheck>, Failure> {
     }
     checks.extend(sql.iter().cloned().map(VerifyCheck::Sql));
     if checks.is_empty() {
-        return Err(Failure::invalid_config(format!(
-            "step `{}` has no checks, so it would verify anything",
-            input.step
-        ))
-        .hint("add one under `with:`, as `http: [{ url: \"http://127.0.0.1:8080/health\" }]`"));
+        return Err(Failure::invalid_config(format!("step `{}` has no checks", input.step))
+            .hint("add a check under `with:`, such as `http: [{ url: \"http://127.0.0.1:8080/health\" }]`"));
     }
     Ok(checks)
 }
 
-/// Makes every check once; returns those that fail. What no further round can change is a failure at once.
+/// Runs every check once and returns the mismatches. An error that no further round can change fails at once.
 fn run_round(checks: &[VerifyCheck]) -> Result<Vec<CheckMismatch>, Failure> {
     let mut failing = Vec::new();
     for check in checks {
@@ -222,14 +215,14 @@ mod tests {
         );
         std::fs::write(app.join("r1/VERSION"), "v2\n").unwrap();
         std::fs::write(app.join("maintenance"), "").unwrap();
-        let expected = "2 of 4 checks fail: file app/current/VERSION: expected the content `v1`, found `v2`; \
+        let expected = "2 of 4 checks failed: file app/current/VERSION: expected the content `v1`, found `v2`; \
             file app/maintenance: expected no such file, found one";
         assert_eq!(VerifyStep::probe(&input(config.clone())).unwrap(), Finding::Drifted(expected.to_owned()));
         let mut quick = input(config);
         quick.config.interval = Duration::ZERO;
         quick.config.tries = 2;
         let failure = VerifyStep::apply(&quick).unwrap_err();
-        assert_eq!(failure.message, expected.replace("fail:", "fail after 2 rounds:"));
+        assert_eq!(failure.message, expected.replace("failed:", "failed after 2 rounds:"));
         assert_eq!(failure.details["failing"][1]["check"], "file app/maintenance");
     }
 

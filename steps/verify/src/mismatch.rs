@@ -1,14 +1,14 @@
-//! What counts as right. Pure: values in, the difference out.
+//! The comparison of expected and found values. Pure: values in, the difference out.
 
 use pawl_step::{database, json};
 use serde_json::Value;
 
 use crate::check::{FileCheck, HttpCheck};
 
-/// Characters of a body that a message shows.
+/// The largest number of characters of a text in a message.
 const MAX_SHOWN_CHARS: usize = 200;
 
-/// A check that found something else.
+/// A failed check: its label, the expectation, and what it found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CheckMismatch {
     pub(crate) check: String,
@@ -16,15 +16,15 @@ pub(crate) struct CheckMismatch {
     pub(crate) found: String,
 }
 
-/// What an answer must be.
+/// Returns the expected response in words.
 pub(crate) fn http_expectation(check: &HttpCheck) -> String {
     let mut parts = vec![format!("status {}", check.status)];
-    parts.extend(check.contains.iter().map(|text| format!("a body with `{}`", shorten(text))));
+    parts.extend(check.contains.iter().map(|text| format!("a body that contains `{}`", shorten(text))));
     parts.extend(check.json.iter().map(|(pointer, value)| format!("{} at `{pointer}`", json::text(value))));
     parts.join(", ")
 }
 
-/// What an answer is instead; `None` when it is right.
+/// Returns the difference of a response, or `None` when it is as expected.
 pub(crate) fn http_mismatch(check: &HttpCheck, status: u16, body: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(body);
     if status != check.status {
@@ -41,7 +41,7 @@ pub(crate) fn http_mismatch(check: &HttpCheck, status: u16, body: &[u8]) -> Opti
         return None;
     }
     let Ok(document) = serde_json::from_str::<Value>(&text) else {
-        return Some(format!("no JSON but `{}`", shorten(&text)));
+        return Some(format!("not JSON: `{}`", shorten(&text)));
     };
     let wrong: Vec<_> = check
         .json
@@ -55,24 +55,24 @@ pub(crate) fn http_mismatch(check: &HttpCheck, status: u16, body: &[u8]) -> Opti
     (!wrong.is_empty()).then(|| wrong.join(", "))
 }
 
-/// What a file must be.
+/// Returns the expected file in words.
 pub(crate) fn file_expectation(check: &FileCheck) -> String {
     if !check.exists {
         return "no such file".to_owned();
     }
     let mut parts: Vec<_> = check.equals.iter().map(|text| format!("the content `{}`", shorten(text.trim()))).collect();
-    parts.extend(check.contains.iter().map(|text| format!("a content with `{}`", shorten(text))));
+    parts.extend(check.contains.iter().map(|text| format!("a file that contains `{}`", shorten(text))));
     if parts.is_empty() { "a file or folder".to_owned() } else { parts.join(", ") }
 }
 
-/// What a content is instead; `None` when it is right.
+/// Returns the difference of a content, or `None` when it is as expected.
 pub(crate) fn content_mismatch(check: &FileCheck, content: &str) -> Option<String> {
     let is_equal = check.equals.as_ref().is_none_or(|wanted| wanted.trim() == content.trim());
     let is_containing = check.contains.as_ref().is_none_or(|wanted| content.contains(wanted.as_str()));
     (!is_equal || !is_containing).then(|| format!("`{}`", shorten(content.trim())))
 }
 
-/// What a query found instead; `None` when it is right.
+/// Returns the difference of a query result, or `None` when it is as expected.
 pub(crate) fn sql_mismatch(wanted: &Value, found: Option<&database::Value>) -> Option<String> {
     let Some(found) = found else { return Some("no row".to_owned()) };
     let found = match found {
@@ -88,7 +88,7 @@ pub(crate) fn sql_mismatch(wanted: &Value, found: Option<&database::Value>) -> O
     (!json_equal(wanted, &found)).then(|| shorten(&json::text(&found)))
 }
 
-/// The first characters of a text, on one line: it stands in the middle of a message.
+/// Returns the first characters of a text on one line, to show inside a message.
 pub(crate) fn shorten(text: &str) -> String {
     let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let text = lines.join(" ");
@@ -98,7 +98,7 @@ pub(crate) fn shorten(text: &str) -> String {
     }
 }
 
-/// Equal as JSON, where 1 and 1.0 are the same number.
+/// Returns whether two JSON values are equal; 1 and 1.0 are the same number.
 fn json_equal(wanted: &Value, found: &Value) -> bool {
     match (wanted.as_f64(), found.as_f64()) {
         (Some(wanted_number), Some(found_number)) => wanted == found || wanted_number.total_cmp(&found_number).is_eq(),
@@ -118,13 +118,13 @@ mod tests {
         let check =
             HttpCheck::deserialize(json!({ "url": "u", "contains": "ok", "json": { "/db/ready": true, "/n": 1 } }))
                 .unwrap();
-        assert_eq!(http_expectation(&check), "status 200, a body with `ok`, true at `/db/ready`, 1 at `/n`");
+        assert_eq!(http_expectation(&check), "status 200, a body that contains `ok`, true at `/db/ready`, 1 at `/n`");
         for (status, body, found) in [
             (200, r#"{"ok":1,"db":{"ready":true},"n":1.0}"#, None),
             (503, "", Some("status 503")),
             (503, " down \n", Some("status 503 with `down`")),
             (200, r#"{"db":{"ready":true},"n":1}"#, Some(r#"`{"db":{"ready":true},"n":1}`"#)),
-            (200, "ok", Some("no JSON but `ok`")),
+            (200, "ok", Some("not JSON: `ok`")),
             (200, r#"{"ok":1,"db":{"ready":"true"}}"#, Some("\"true\" at `/db/ready`, nothing at `/n`")),
         ] {
             assert_eq!(http_mismatch(&check, status, body.as_bytes()).as_deref(), found, "{body}");

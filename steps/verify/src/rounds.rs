@@ -1,4 +1,4 @@
-//! When to look again, and when to give up. Pure: the look and the wait are given.
+//! The policy of rounds: when to run another, and when to give up. Pure: the caller passes the round and the wait.
 
 use core::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::mismatch::CheckMismatch;
 /// The longest wait between rounds.
 const MAX_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How rounds follow each other.
+/// The limits and waits of rounds.
 #[derive(Debug)]
 pub(crate) struct RoundPolicy {
     tries: u32,
@@ -24,15 +24,15 @@ impl RoundPolicy {
             return Err(Failure::invalid_config(format!(
                 "`consecutive: {consecutive}` cannot be reached in `tries: {tries}` rounds"
             ))
-            .hint("let `tries` be at least `consecutive`, and both at least 1"));
+            .hint("set `tries` to at least `consecutive`, and both to at least 1"));
         }
         Ok(Self { tries, interval, consecutive })
     }
 
-    /// Makes rounds of `checks` checks until enough have succeeded in a row; returns how many were made.
+    /// Runs rounds of `checks` checks until enough have succeeded in a row, and returns the number of rounds.
     ///
     /// # Errors
-    /// The round's own, at once; after the last try, what failed last.
+    /// The error of a round, at once; after the last round, the last mismatches.
     pub(crate) fn run(
         &self,
         checks: usize,
@@ -66,35 +66,35 @@ impl RoundPolicy {
         let rounds = if self.tries == 1 { "1 round".to_owned() } else { format!("{} rounds", self.tries) };
         let message = if in_a_row > 0 {
             format!(
-                "only {in_a_row} of {} rounds in a row succeeded within {rounds}; the last that failed: {}",
+                "only {in_a_row} of {} required rounds in a row succeeded within {rounds}; last failure: {}",
                 self.consecutive,
-                summarize_mismatches(last, checks)
+                summarize_mismatches(last, checks, "")
             )
         } else {
-            summarize_mismatches(last, checks).replacen("fail:", &format!("fail after {rounds}:"), 1)
+            summarize_mismatches(last, checks, &format!(" after {rounds}"))
         };
         let failing: Vec<_> = last
             .iter()
             .map(|one| json!({ "check": one.check, "expected": one.expected, "found": one.found }))
             .collect();
         Failure::permanent(message)
-            .hint("look into the application's own log; if it needs longer to start, raise `tries` or `interval`")
+            .hint("check the application's log; if it needs more time to start, raise `tries` or `interval`")
             .detail("failing", failing)
     }
 }
 
-/// What fails, with expected and found.
-pub(crate) fn summarize_mismatches(failing: &[CheckMismatch], checks: usize) -> String {
+/// Returns the mismatches as one sentence, with expected and found values. `when` follows the verb.
+pub(crate) fn summarize_mismatches(failing: &[CheckMismatch], checks: usize, when: &str) -> String {
     let each: Vec<_> =
         failing.iter().map(|one| format!("{}: expected {}, found {}", one.check, one.expected, one.found)).collect();
-    format!("{} of {checks} checks fail: {}", failing.len(), each.join("; "))
+    format!("{} of {checks} checks failed{when}: {}", failing.len(), each.join("; "))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Runs against rounds that succeed (`+`) or fail (`-`); returns the result, and the waits in milliseconds.
+    /// Runs rounds that succeed (`+`) or fail (`-`); returns the result, and the waits in milliseconds.
     fn run(policy: &RoundPolicy, rounds: &str) -> (Result<u32, String>, Vec<u128>) {
         let mut rounds = rounds.chars();
         let mut waits = Vec::new();
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn rounds_fail_after_the_last_try_with_the_last_mismatch() {
         let policy = RoundPolicy::new(3, Duration::from_secs(8), 1).unwrap();
-        let message = "1 of 2 checks fail after 3 rounds: GET u: expected status 200, found status 503".to_owned();
+        let message = "1 of 2 checks failed after 3 rounds: GET u: expected status 200, found status 503".to_owned();
         assert_eq!(run(&policy, "---"), (Err(message), vec![8000, 10_000]));
     }
 
@@ -130,7 +130,7 @@ mod tests {
         let (result, _) = run(&policy, "+-+-+");
         assert_eq!(
             result.unwrap_err(),
-            "only 1 of 2 rounds in a row succeeded within 5 rounds; the last that failed: 1 of 2 checks fail: GET u: expected status 200, found status 503"
+            "only 1 of 2 required rounds in a row succeeded within 5 rounds; last failure: 1 of 2 checks failed: GET u: expected status 200, found status 503"
         );
         assert!(RoundPolicy::new(1, Duration::ZERO, 2).is_err());
     }
@@ -145,7 +145,7 @@ mod tests {
                 rounds += 1;
                 Err(Failure::denied("no"))
             },
-            |_| panic!("it waited"),
+            |_| panic!("no wait is expected"),
         );
         assert!(result.is_err() && rounds == 1);
     }

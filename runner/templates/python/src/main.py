@@ -1,4 +1,4 @@
-"""Between step.py and the contract: JSON becomes dictionaries, and whatever is raised becomes a failure with its message."""
+"""Connects step.py with the contract: JSON becomes dictionaries, and an exception becomes a failure with its message."""
 
 import json
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from wit_world import exports
 
 
 @contextmanager
-def told():
+def exceptions_as_failures():
     try:
         yield
     except Exception as error:
@@ -21,17 +21,17 @@ class Step(exports.Step):
         return json.dumps(step.DESCRIPTION)
 
     def preview(self, input):
-        with told():
+        with exceptions_as_failures():
             return step.preview(json.loads(input))
 
     def apply(self, input):
-        with told():
+        with exceptions_as_failures():
             return step.apply(json.loads(input))
 
     def probe(self, input):
-        with told():
+        with exceptions_as_failures():
             return step.probe(json.loads(input))
 
     def revert(self, input, receipt):
-        with told():
+        with exceptions_as_failures():
             step.revert(json.loads(input), receipt)

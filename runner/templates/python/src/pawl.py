@@ -1,6 +1,6 @@
-"""What a step written in Python works with: failures, findings, the log, and files in granted directories.
+"""The helpers for steps in Python: failures, findings, the log, and files in granted directories.
 
-`open` works too: the directory that the plan grants as `app` is `/app`. The rest of the contract is imported as it is, such as
+`open` works too: the directory that the plan grants as `app` is `/app`. Import other parts of the contract directly, such as
 `from wit_world.imports import http`.
 """
 
@@ -22,12 +22,12 @@ from wit_world.imports.types import Finding_Unknown as Unknown
 __all__ = ["Absent", "Change", "Drifted", "Failure", "Held", "Unknown", "log", "receipt"]
 
 
-# WASI's error number for a path that leads out of a granted directory; Python has no name for it.
+# WASI's error number for a path outside a granted directory; Python has no name for it.
 NOT_CAPABLE = 76
 
 
 class Failure(Exception):
-    """Why a call did not succeed. docs/steps.md lists the kinds; `transient` is tried again, as the plan's `retry` says."""
+    """The reason why a call failed. docs/steps.md lists the kinds; the plan's `retry` applies to `transient`."""
 
     def __init__(self, kind, message, hint=None, retryable=None, details=None):
         super().__init__(message)
@@ -36,19 +36,19 @@ class Failure(Exception):
 
 
 def as_failure(error):
-    """What the contract wants raised. An exception that is no Failure has its traceback in the log."""
-    # What an import of the contract raised is a failure already.
+    """Returns the failure of the contract. An exception that is not a Failure is logged with its traceback."""
+    # An exception from an import of the contract is already a failure.
     if isinstance(error, Err) and isinstance(error.value, types.Failure):
         return error
     if not isinstance(error, Failure):
         log("error", "".join(traceback.format_exception(error)))
         message = f"{type(error).__name__}: {error}"
-        error = Failure("permanent", message, hint="its log has the traceback: `runner logs`")
+        error = Failure("permanent", message, hint="`runner logs` shows the traceback")
     return Err(types.Failure(error.kind, error.message, error.hint, error.retryable, json.dumps(error.details)))
 
 
 def log(level, message, **fields):
-    """`level` is `error`, `warn`, `info` or `debug`."""
+    """Writes a log message; `level` is `error`, `warn`, `info` or `debug`."""
     host.write(level, message, json.dumps(fields))
 
 
@@ -56,22 +56,22 @@ def receipt(outputs=None, notes=None):
     return types.Receipt(json.dumps(outputs or {}), json.dumps(notes or {}))
 
 
-# A path is `<granted directory>/<path>`, such as `app/VERSION`. What is written is on the disk when a function returns.
+# A path is `<granted directory>/<path>`, such as `app/VERSION`. A function that writes returns when the data is on the disk.
 
 
 def exists(path):
-    with doing("look at", path) as at:
+    with file_operation("inspect", path) as at:
         return os.path.exists(at)
 
 
 def read_text(path):
-    with doing("read", path) as at, open(at, encoding="utf-8", newline="") as file:
+    with file_operation("read", path) as at, open(at, encoding="utf-8", newline="") as file:
         return file.read()
 
 
 def write_atomic(path, text):
-    """Readers see the old content or the new, never a part."""
-    with doing("write", path) as at:
+    """Writes a file atomically: readers see the old or the new content, never a part."""
+    with file_operation("write", path) as at:
         with open(at + ".new", "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
@@ -81,7 +81,7 @@ def write_atomic(path, text):
 
 
 def remove(path):
-    with doing("remove", path) as at:
+    with file_operation("remove", path) as at:
         if os.path.lexists(at):
             os.remove(at)
             sync_folder(at)
@@ -96,13 +96,13 @@ def sync_folder(at):
 
 
 @contextmanager
-def doing(verb, path):
-    """Finds the path in its grant; what goes wrong is said as an operator understands it."""
+def file_operation(verb, path):
+    """Resolves the path in its grant, and turns an OSError into a Failure for the operator."""
     at = find(path)
     try:
         yield at
     except FileNotFoundError:
-        raise Failure("not-found", f"cannot {verb} `{path}`: it is not there", details={"file": path}) from None
+        raise Failure("not-found", f"cannot {verb} `{path}`: not found", details={"file": path}) from None
     except OSError as error:
         denied = isinstance(error, PermissionError) or error.errno in (errno.EROFS, NOT_CAPABLE)
         kind, why = ("denied", "not permitted") if denied else ("permanent", error.strerror)
@@ -113,7 +113,7 @@ def find(path):
     name, *names = path.removeprefix("/").split("/")
     if not name or ".." in names:
         hint = "write `<granted directory>/<path>` without `..`"
-        raise Failure("invalid-config", f"`{path}` is no path inside a granted directory", hint)
+        raise Failure("invalid-config", f"`{path}` is not a path inside a granted directory", hint)
     if not os.path.isdir("/" + name):
         hint = f"add `{name}: <folder>` to the step's `grants: {{ dirs: … }}`"
         raise Failure("denied", f"the directory `{name}` is not granted to this step", hint)

@@ -1,4 +1,4 @@
-//! Keeps a file with a greeting in a granted directory.
+//! Writes a greeting to a file in a granted directory.
 use pawl_step::{
     Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleDescription,
     ProbeSupport, Receipt, RerunSafety, Step, fs,
@@ -21,7 +21,7 @@ impl Step for Hello {
             config: None,
             reason: "holds the file",
         }];
-        let new = ModuleDescription::new("my-step", version, "keeps a greeting in a file", schema);
+        let new = ModuleDescription::new("my-step", version, "writes a greeting to a file", schema);
         ModuleDescription { needs, repeatable: RerunSafety::Always, probes: ProbeSupport::Always, reverts: true, ..new }
     }
     fn preview(input: &Input<Config>) -> Result<Vec<Change>, Failure> {

@@ -1,5 +1,5 @@
-//! Files of a native test: the same operations as in the sandbox, on the folders of [`crate::testing::TestSandbox`], each
-//! write counted, so that a test can stop a step after any of them.
+//! Files in native tests: the same operations as in the sandbox, on the folders of [`crate::testing::TestSandbox`].
+//! Each write is counted, so that a test can stop a step after any of them.
 
 use std::io::{Error, ErrorKind, Write};
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ pub(crate) fn read(dir: &str, path: &str) -> Result<Vec<u8>, FsError> {
 }
 
 pub(crate) fn write(dir: &str, path: &str, content: &[u8]) -> Result<(), FsError> {
-    // Two steps, as on a disk: the file appears, then its content.
+    // Two writes, as on a disk: the file appears, then its content.
     let mut file = std::fs::File::create(resolve_writable_path(dir, path)?)?;
     resolve_writable_path(dir, path)?;
     Ok(file.write_all(content)?)
@@ -80,7 +80,7 @@ fn resolve_path(dir: &str, path: &str) -> Result<PathBuf, FsError> {
 fn resolve_writable_path(dir: &str, path: &str) -> Result<PathBuf, FsError> {
     match testing::folder(dir) {
         Some((folder, DirectoryAccess::Write)) if testing::take_write_permit() => Ok(folder.join(path)),
-        Some((_, DirectoryAccess::Write)) => Err(FsError::Other("the test has killed this step".to_owned())),
+        Some((_, DirectoryAccess::Write)) => Err(FsError::Other("the test has stopped this step".to_owned())),
         Some((_, DirectoryAccess::Read)) | None => Err(FsError::Denied),
     }
 }

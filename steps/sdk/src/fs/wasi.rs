@@ -6,7 +6,7 @@ use crate::bindings::wasi::filesystem::types::{
     Descriptor, DescriptorFlags, DescriptorType, ErrorCode, OpenFlags, PathFlags,
 };
 
-/// Bytes a call; below the host's limit on one list.
+/// The bytes of one read or write, below the host's limit for one list.
 const CHUNK_BYTES: usize = 64 * 1024;
 
 pub(crate) fn dirs() -> Vec<String> {
@@ -46,7 +46,7 @@ pub(crate) fn write(dir: &str, path: &str, content: &[u8]) -> Result<(), FsError
         let end = content.len().min(written + CHUNK_BYTES);
         match usize::try_from(file.write(&content[written..end], written as u64)?) {
             Ok(count) if count > 0 => written += count,
-            Ok(_) | Err(_) => return Err(FsError::Other("the disk took nothing".to_owned())),
+            Ok(_) | Err(_) => return Err(FsError::Other("the disk accepted no bytes".to_owned())),
         }
     }
     Ok(file.sync()?)
@@ -97,7 +97,7 @@ fn open_folder(dir: &str, path: &str) -> Result<Descriptor, FsError> {
     Ok(open_grant(dir)?.open_at(PathFlags::SYMLINK_FOLLOW, path, OpenFlags::DIRECTORY, DescriptorFlags::READ)?)
 }
 
-/// The grant's name; the host preopens the grant `app` as `/app`.
+/// Returns the grant's name; the host preopens the grant `app` as `/app`.
 fn grant_name(preopened: &str) -> &str {
     preopened.strip_prefix('/').unwrap_or(preopened)
 }

@@ -1,4 +1,5 @@
-//! The host's blobs in native tests: archives in memory, extracted file by file, with the list that a comparison needs.
+//! The host's blobs in native tests: archives in memory, extracted file by file, with the file list that a comparison
+//! needs.
 
 use serde_json::{Map, Value};
 
@@ -8,10 +9,10 @@ use crate::fs::backend;
 use crate::fs::{self, FileType};
 use crate::{Digest, testing};
 
-/// The list of the files that were extracted; the host has its own name for it.
+/// The name of the list of extracted files; the host uses another name.
 const FILE_LIST: &str = ".files.json";
 
-/// Lines in a comparison.
+/// The largest number of lines in a comparison.
 const MAX_LINES: usize = 20;
 
 #[derive(Debug)]
@@ -21,24 +22,24 @@ pub(crate) struct HostBlob {
 }
 
 pub(crate) fn resolve(source: &str) -> Result<Digest, Failure> {
-    let archive = testing::archive(source).ok_or_else(|| Failure::not_found(format!("`{source}` is not there")))?;
+    let archive = testing::archive(source).ok_or_else(|| Failure::not_found(format!("`{source}` does not exist")))?;
     Digest::try_from(archive.digest).map_err(Failure::bad_content)
 }
 
 pub(crate) fn fetch(source: &str, digest: &Digest) -> Result<HostBlob, Failure> {
-    testing::archive(source).ok_or_else(|| Failure::not_found(format!("`{source}` is not there")))?;
+    testing::archive(source).ok_or_else(|| Failure::not_found(format!("`{source}` does not exist")))?;
     Ok(HostBlob { source: source.to_owned(), digest: digest.to_string() })
 }
 
 pub(crate) fn unpack(blob: HostBlob, dir: &str, path: &str, _limits: &UnpackLimits) -> Result<UnpackStats, Failure> {
     extract(&blob, dir, path).inspect_err(|_| {
-        // As the host does; after a kill it fails as well.
+        // The host does the same. After a kill the removal fails too.
         let _already_failing = remove(dir, path);
     })
 }
 
 fn extract(blob: &HostBlob, dir: &str, path: &str) -> Result<UnpackStats, Failure> {
-    let archive = testing::archive(&blob.source).ok_or_else(|| Failure::not_found("the archive is gone"))?;
+    let archive = testing::archive(&blob.source).ok_or_else(|| Failure::not_found("the archive no longer exists"))?;
     let mut list = Map::new();
     fs::create_dir_all(&format!("{dir}/{path}"))?;
     for (name, content) in &archive.files {
