@@ -102,7 +102,7 @@ fn follow_guide(language: &GuideLanguage) {
     let plan = fs::read_to_string(project.join("deploy.yml")).unwrap();
     for (file, why) in [
         ("app/out/hello.txt", "cannot write `app/out/hello.txt`: not permitted"),
-        ("app/../hello.txt", "`app/../hello.txt` is no path inside a granted directory"),
+        ("app/../hello.txt", "`app/../hello.txt` is not a path inside a granted directory"),
         ("other/hello.txt", "the directory `other` is not granted to this step"),
     ] {
         fs::write(project.join("deploy.yml"), plan.replace("app/hello.txt", file)).unwrap();

@@ -91,9 +91,9 @@ fn next_pull_removes_leftovers_of_a_killed_pull() {
 #[test]
 fn wrong_version_is_rejected_before_the_switch() {
     for (version, message) in [
-        ("version-file: VERSION", "the release says in `VERSION` that it is `r1`, not `r2`"),
-        ("version: \"2.0\"", "the release says in `VERSION` that it is `r1`, not `2.0`"),
-        ("version-file: build/VERSION", "the release has no file `build/VERSION`, which should say `r2`"),
+        ("version-file: VERSION", "the file `VERSION` of the release says `r1`, not `r2`"),
+        ("version: \"2.0\"", "the file `VERSION` of the release says `r1`, not `2.0`"),
+        ("version-file: build/VERSION", "the release has no file `build/VERSION`; expected one that says `r2`"),
     ] {
         let environment = TestEnvironment::new();
         environment.write("dist/app.zip", environment.archive("r1", TestArchiveFormat::Zip));

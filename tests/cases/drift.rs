@@ -24,11 +24,11 @@ fn link_moved_by_hand_stops_the_deployment() {
         shop r1 to test (run [RUN 2], attempt 1)
           skip   pull     its effect still holds [TIME]
           skip   migrate  its effect still holds [TIME]
-          STOP   switch   something else is there: `app/current` leads to
-                          `elsewhere`, but this step made it lead to
+          STOP   switch   something else is there: `app/current` points to
+                          `elsewhere`, but this step pointed it to
                           `releases/[HASH]` [TIME]
         error[P0401]: step `switch` is in doubt; nothing was done about it
-          caused by: drifted: `app/current` leads to `elsewhere`, but this step made it lead to `releases/[HASH]`
+          caused by: drifted: `app/current` points to `elsewhere`, but this step pointed it to `releases/[HASH]`
           hint: put it back as it was, or run `runner --local --release r1 --accept-drift switch` to have step `switch` run over it
     "#]].assert_eq(&stopped.stderr_snapshot());
     assert_eq!(environment.live_target(), "elsewhere", "nothing was done about it");
@@ -71,10 +71,10 @@ fn changed_release_file_stops_the_deployment() {
         shop r1 to test (run [RUN 2], attempt 1)
           STOP   pull     something else is there:
                           app/releases/[HASH]
-                          is not as it was unpacked: changed: index.html (size 7,
+                          differs from its archive: changed: index.html (size 7,
                           was 222) [TIME]
         error[P0401]: step `pull` is in doubt; nothing was done about it
-          caused by: drifted: app/releases/[HASH] is not as it was unpacked: changed: index.html (size 7, was 222)
+          caused by: drifted: app/releases/[HASH] differs from its archive: changed: index.html (size 7, was 222)
           hint: put it back as it was, or run `runner --local --release r1 --accept-drift pull` to have step `pull` run over it
     "#]].assert_eq(&stopped.stderr_snapshot());
     environment.deploy("r1", &["--accept-drift", "pull"]).assert_exit(0).assert_decisions(&[

@@ -73,14 +73,14 @@ fn failed_before_hook_stops_and_failed_after_hook_only_warns() {
     stopped
         .assert_exit(1)
         .assert_stderr_contains("step `before-1` failed")
-        .assert_stderr_contains("ended with status 3");
+        .assert_stderr_contains("exited with status 3");
     assert!(!environment.exists("deploy/test/releases"), "nothing was pulled");
 
     let environment =
         with_hooks(&json!({ "after": [shell_hook("echo no; exit 3"), shell_hook("echo second >> told")] }));
     let done = environment.run(&["--local", "--release", "r1"]);
     done.assert_exit(0)
-        .assert_stderr_contains("warning: hook `after-1`: `/bin/sh -c 'echo no; exit 3'` ended with status 3");
+        .assert_stderr_contains("warning: hook `after-1`: `/bin/sh -c 'echo no; exit 3'` exited with status 3");
     assert_eq!(environment.read("told"), "second\n", "the hooks after it run all the same");
     let status = environment.run(&["status", "--json"]).json();
     assert_eq!(status[0]["live"]["verified"], true);

@@ -167,10 +167,10 @@ fn modules_are_listed_and_accepted() {
     expect![[r#"
         new      ./check.wasm 0.1.0, a file
                  sha256:[HASH]
-                 asks for databases (/sql/0/database): asks the database
-                 asks for dirs ro (/files): reads files
-                 asks for http (/http): asks the application
-                 asks for tcp (/tcp): sees whether something listens
+                 asks for databases (/sql/0/database): is queried
+                 asks for dirs ro (/files): contains the files to check
+                 asks for http (/http): is checked over HTTP
+                 asks for tcp (/tcp): is checked over TCP
         `runner modules --accept` writes deploy.lock like this
     "#]]
     .assert_eq(&listed.assert_exit(0).stdout_snapshot());
@@ -180,10 +180,10 @@ fn modules_are_listed_and_accepted() {
     expect![[r#"
         new      verify 0.1.0, of this runner
                  sha256:[HASH]
-                 asks for databases (/sql/0/database): asks the database
-                 asks for dirs ro (/files): reads files
-                 asks for http (/http): asks the application
-                 asks for tcp (/tcp): sees whether something listens
+                 asks for databases (/sql/0/database): is queried
+                 asks for dirs ro (/files): contains the files to check
+                 asks for http (/http): is checked over HTTP
+                 asks for tcp (/tcp): is checked over TCP
         unused   ./check.wasm
         `runner modules --accept` writes deploy.lock like this
     "#]]

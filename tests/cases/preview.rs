@@ -16,13 +16,13 @@ fn preview_of_the_first_deployment_writes_nothing() {
         shop r1 → test (nothing is done)
           run    pull     prepare  it never ran here
                    not known yet: directory `app` ([ROOT]/shop/deploy/test) is not there yet; it will be made
-                   needs a writable directory `app`: it gets releases/ and shared/
+                   needs a writable directory `app`: it stores releases/ and shared/
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
                    may reach directory `dist` = [ROOT]/shop/dist (read only)
           run    migrate  commit   it never ran here
                    run migrations/0001_products.sql  (on database main)
                    run migrations/0002_first_products.sql  (on database main)
-                   needs a directory `migrations`: it has the migrations
+                   needs a directory `migrations`: it contains the migrations
                    needs a database `main`: it is migrated
                    may reach directory `migrations` = [ROOT]/shop/migrations (read only)
                    may reach database `main` = sqlite:[ROOT]/shop/deploy/test/shop.db
@@ -32,7 +32,7 @@ fn preview_of_the_first_deployment_writes_nothing() {
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
           ?      verify   check
                    not known yet: it depends on the outcome of `pull` and `migrate` and `switch`
-                   needs a directory: it reads files
+                   needs a directory: it contains the files to check
                    may reach directory `app` = [ROOT]/shop/deploy/test (read only)
     "#]]
     .assert_eq(&preview.stdout_snapshot());
@@ -51,12 +51,12 @@ fn preview_shows_pending_migrations() {
         shop r2 → test (nothing is done)
           run    pull     prepare  its configuration and the release changed
                    create app/releases/[HASH]  (release r2 from file:dist/shop-r2.tar.zst)
-                   needs a writable directory `app`: it gets releases/ and shared/
+                   needs a writable directory `app`: it stores releases/ and shared/
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
                    may reach directory `dist` = [ROOT]/shop/dist (read only)
           run    migrate  commit   migrations, the release and what earlier steps gave it changed
                    run migrations/0003_purchase.sql  (on database main)
-                   needs a directory `migrations`: it has the migrations
+                   needs a directory `migrations`: it contains the migrations
                    needs a database `main`: it is migrated
                    may reach directory `migrations` = [ROOT]/shop/migrations (read only)
                    may reach database `main` = sqlite:[ROOT]/shop/deploy/test/shop.db
@@ -66,8 +66,8 @@ fn preview_shows_pending_migrations() {
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
           run    verify   check    its configuration, the release and what earlier steps gave it changed
                    check file app/current/VERSION  (the content `r2`)
-                   check file app/current/index.html  (a content with `Release r2`)
-                   needs a directory: it reads files
+                   check file app/current/index.html  (a file that contains `Release r2`)
+                   needs a directory: it contains the files to check
                    may reach directory `app` = [ROOT]/shop/deploy/test (read only)
     "#]]
     .assert_eq(&preview.stdout_snapshot());

@@ -32,13 +32,13 @@ fn release_that_fails_verification_is_rolled_back() {
                           releases/[HASH] [TIME]
           start  verify   its configuration, the release and what earlier steps gave it
                           changed
-          FAIL   verify   1 of 3 checks fail after 1 round: file app/no-r2:
+          FAIL   verify   1 of 3 checks failed after 1 round: file app/no-r2:
                           expected no such file, found one [TIME]
           undo   switch
           undid  switch
         error[P0301]: step `verify` failed on attempt 1
-          caused by: 1 of 3 checks fail after 1 round: file app/no-r2: expected no such file, found one
-          hint: r1 is live again; look into the application's own log; if it needs longer to start, raise `tries` or `interval`; then run `runner --local --release r2` again (skips: pull, migrate)
+          caused by: 1 of 3 checks failed after 1 round: file app/no-r2: expected no such file, found one
+          hint: r1 is live again; check the application's log; if it needs more time to start, raise `tries` or `interval`; then run `runner --local --release r2` again (skips: pull, migrate)
     "#]].assert_eq(&undone.stderr_snapshot());
     expect![[r#"
         ROLLED BACK r2 in test after `verify` failed (2 ran, 1 failed, 1 undone)

@@ -85,7 +85,7 @@ fn only_fails_without_the_outputs_of_earlier_steps() {
                           nothing to switch to [TIME]
         error[P0301]: step `switch` failed on attempt 1
           caused by: no earlier step put a release into `app`, so there is nothing to switch to
-          hint: put a pull step with `into: app` before `switch`, or name the folder: `to: releases/…`; then run `runner --local --release r1` again
+          hint: add a pull step with `into: app` before `switch`, or set the folder: `to: releases/…`; then run `runner --local --release r1` again
     "#]].assert_eq(&refused.stderr_snapshot());
     assert!(!environment.exists("deploy/test/current"));
 }

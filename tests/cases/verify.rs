@@ -59,7 +59,7 @@ fn failed_check_is_reported_with_expected_and_found() {
         ),
         (
             r#"http: [{ url: "ORIGIN/health", contains: ready-made }]"#,
-            "expected status 200, a body with `ready-made`, found",
+            "expected status 200, a body that contains `ready-made`, found",
         ),
         (r#"files: [{ path: VERSION, equals: r1 }]"#, "expected the content `r1`, found `@VERSION@`"),
         (r#"files: [{ path: gone }]"#, "expected a file or folder, found"),
@@ -81,7 +81,7 @@ fn only_failed_checks_are_reported() {
     assert!(
         answer
             .stderr
-            .contains("1 of 3 checks fail after 1 round: file app/gone: expected a file or folder, found no such file"),
+            .contains("1 of 3 checks failed after 1 round: file app/gone: expected a file or folder, found no such file"),
         "{}",
         answer.stderr
     );
