@@ -130,11 +130,9 @@ impl Step for PullStep {
         Ok(match release.folder.inspect(&release.shared)? {
             ReleaseFolderState::Intact => Finding::Held(release.receipt(input)),
             ReleaseFolderState::Missing => Finding::Absent,
-            ReleaseFolderState::Damaged(lines) => Finding::Drifted(format!(
-                "{} has changed since it was unpacked: {}",
-                release.folder,
-                summarize_lines(&lines)
-            )),
+            ReleaseFolderState::Damaged(lines) => {
+                Finding::Drifted(format!("{} differs from its archive: {}", release.folder, summarize_lines(&lines)))
+            }
             ReleaseFolderState::Unknown(why) => Finding::Unknown(why),
         })
     }

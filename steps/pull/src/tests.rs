@@ -124,10 +124,7 @@ fn pull_replaces_a_damaged_release_despite_a_kill_after_any_write() {
         match PullStep::probe(&input).unwrap() {
             Finding::Drifted(why) => assert_eq!(
                 why,
-                format!(
-                    "app/releases/{} has changed since it was unpacked: changed: bin/shop (modified since)",
-                    hex('a')
-                )
+                format!("app/releases/{} differs from its archive: changed: bin/shop (modified since)", hex('a'))
             ),
             other @ (Finding::Held(_) | Finding::Absent | Finding::Unknown(_)) => panic!("{other:?}"),
         }

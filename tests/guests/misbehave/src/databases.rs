@@ -1,7 +1,7 @@
-//! A step that was granted a database, and looks for its URL and its password everywhere it can get to.
+//! Searches for the URL and the password of a granted database everywhere a step can look.
 //!
-//! What it looks for comes backwards, in `text`: so that neither the plan nor what is recorded of it has it, and that it is the guest which
-//! tells, before anything is taken out of its words.
+//! The words to search for come reversed in `text`, so that neither the plan nor its record contains them. The guest
+//! reports its finds itself, before anything is redacted.
 
 use pawl_step::{database::Connection, log, migrations, secrets::Secret};
 
@@ -20,7 +20,7 @@ pub(crate) fn search_for_password(config: &MisbehaveConfig) -> BehaviorResult {
     };
     look("environment", format!("{:?}", environment::get_environment()));
     look("arguments", format!("{:?}", environment::get_arguments()));
-    // Names that are none, and what is said of them.
+    // Invalid names, and the messages about them.
     for name in ["", "nothing", "../main", "main?", "postgres://", "${{ secrets.PASSWORD }}"] {
         look("a wrong name", format!("{:?}", Connection::open(name)));
         look("a wrong secret", format!("{:?}", Secret::open(name).and_then(|secret| secret.reveal())));

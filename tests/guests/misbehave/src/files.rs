@@ -1,4 +1,4 @@
-//! Out of its directories: by `..`, by absolute paths, by links, by other names for the same file.
+//! Tries to leave its directories: by `..`, by absolute paths, by links, and by other names for the same file.
 
 use pawl_step::{
     Failure,
@@ -10,9 +10,9 @@ use pawl_step::{
 
 use crate::{BehaviorResult, MisbehaveConfig, report_allowed};
 
-/// The granted directory and the rest of `<dir>/<path>`, past the SDK's own checks.
+/// Returns the granted directory and the rest of `<dir>/<path>`, without the SDK's checks.
 fn open_granted_dir(text: &str) -> Result<(Descriptor, &str), Failure> {
-    let (dir, path) = text.split_once('/').ok_or_else(|| Failure::invalid_config("no place"))?;
+    let (dir, path) = text.split_once('/').ok_or_else(|| Failure::invalid_config("the path has no directory"))?;
     let named = preopens::get_directories().into_iter().find(|(_, name)| name.trim_start_matches('/') == dir);
     Ok((named.ok_or_else(|| Failure::denied(format!("no directory `{dir}`")))?.0, path))
 }
@@ -27,7 +27,7 @@ fn wasi_failure(what: &str) -> impl Fn(ErrorCode) -> Failure {
     }
 }
 
-/// Every other behaviour.
+/// Runs the behaviours on files.
 pub(crate) fn act_on_files(config: &MisbehaveConfig) -> BehaviorResult {
     let (dir, path) = open_granted_dir(&config.path)?;
     match config.r#do.as_str() {
@@ -79,6 +79,6 @@ pub(crate) fn act_on_files(config: &MisbehaveConfig) -> BehaviorResult {
             now.map_err(wasi_failure("times"))?;
             report_allowed("touched", true)
         }
-        other => Err(Failure::invalid_config(format!("there is no behaviour `{other}`"))),
+        other => Err(Failure::invalid_config(format!("unknown behavior `{other}`"))),
     }
 }

@@ -1,4 +1,4 @@
-//! Too much: memory, log, handles, returned texts.
+//! Uses too much: memory, log, handles, returned texts.
 
 use pawl_step::{Failure, Receipt, log};
 
@@ -6,7 +6,7 @@ use crate::{BehaviorResult, MisbehaveConfig, extra::wasi, report_allowed};
 
 const MIB: usize = 1 << 20;
 
-/// A GiB of it, or as many as there are.
+/// Produces a GiB, or as many handles as possible.
 pub(crate) fn flood_host(config: &MisbehaveConfig) -> BehaviorResult {
     let chunk = config.text.repeat(1.max(MIB / config.text.len().max(1)));
     match config.r#do.as_str() {
@@ -30,7 +30,7 @@ pub(crate) fn flood_host(config: &MisbehaveConfig) -> BehaviorResult {
             report_allowed("told", 10_000_000)
         }
         "stdout" | "endless-line" => {
-            // What it is told about the errors it passes over; with many streams each could keep its own unended line.
+            // Errors are ignored. Each of many streams could keep its own unfinished line.
             for _ in 0..1024 {
                 let stream = wasi::cli::stdout::get_stdout();
                 for part in chunk.as_bytes().chunks(4096) {
@@ -57,7 +57,7 @@ pub(crate) fn flood_host(config: &MisbehaveConfig) -> BehaviorResult {
     }
 }
 
-/// Texts without end, returned.
+/// Returns texts of many MiB.
 pub(crate) fn return_oversized(what: &str) -> BehaviorResult {
     let text = "x".repeat(100 * MIB / 2);
     match what {
@@ -67,7 +67,7 @@ pub(crate) fn return_oversized(what: &str) -> BehaviorResult {
     }
 }
 
-/// A hundred MiB in one call.
+/// Passes a hundred MiB of arguments in one call.
 pub(crate) fn pass_oversized_arguments(config: &MisbehaveConfig) -> BehaviorResult {
     use pawl_step::process::Command;
     let arguments = vec!["a".repeat(MIB); 100];

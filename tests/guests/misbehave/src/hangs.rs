@@ -1,10 +1,10 @@
-//! Never to return, or not in order: loops, waits, and transactions that are left open.
+//! Never returns, or leaves a mess: loops, waits, and open transactions.
 
 use pawl_step::{Failure, database, time};
 
 use crate::{BehaviorResult, MisbehaveConfig, report_allowed};
 
-/// An endless loop that does a little work.
+/// Loops forever, with a little work in each round.
 pub(crate) fn loop_forever() -> ! {
     let mut count = 0u64;
     loop {
@@ -12,13 +12,13 @@ pub(crate) fn loop_forever() -> ! {
     }
 }
 
-/// An endless wait in a host call.
+/// Waits forever in a host call.
 pub(crate) fn sleep_forever() -> ! {
     time::sleep(core::time::Duration::from_secs(1 << 30));
     loop_forever()
 }
 
-/// Deeper and deeper, without anything in memory: its own stack would end before the sandbox's.
+/// Recurses without limit and without using linear memory, so that the sandbox's stack ends before the guest's.
 #[allow(unconditional_recursion)]
 #[inline(never)]
 pub(crate) fn recurse(depth: u64) -> u64 {

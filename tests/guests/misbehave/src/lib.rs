@@ -1,7 +1,7 @@
-//! A module that does what no step should: each behaviour is a test of the sandbox, chosen by `with: { do: … }`.
+//! A module that does what no step should: each behavior tests the sandbox, and `with: { do: … }` selects it.
 //!
-//! What the sandbox lets happen ends well, with what was found in `outputs`, so that a test for a denial fails loudly.
-//! Deliberately absent: any behaviour that is only ever right, but for the use of a secret that it was granted.
+//! A behavior that the sandbox allows succeeds and reports in `outputs`, so that a test for a denial fails loudly.
+//! Deliberately absent: correct behavior, except for the use of a granted secret.
 
 #![cfg(target_arch = "wasm32")]
 
@@ -24,27 +24,28 @@ pub(crate) mod extra {
 
 struct MisbehaveStep;
 
-/// What to do, and with what.
+/// The behavior, and its arguments.
 #[derive(serde::Deserialize, Default)]
 #[serde(default)]
 pub(crate) struct MisbehaveConfig {
     r#do: String,
-    /// A URL, a source, or an address.
+    /// A URL, a source or an address.
     url: String,
     method: String,
-    /// A place, `<dir>/<path>`.
+    /// A path, `<dir>/<path>`.
     path: String,
     to: String,
-    /// Of a database, an environment variable or a secret.
+    /// The name of a database, an environment variable or a secret.
     name: String,
     sql: String,
     program: String,
     args: Vec<String>,
     text: String,
-    /// How a transaction is left: `trap`, `panic`, `loop`, `hang`, `fail` or `forget`.
+    /// The way to leave a transaction: `trap`, `panic`, `loop`, `hang`, `fail` or `forget`.
     end: String,
 }
 
+/// The result of a behavior.
 type BehaviorResult = Result<Receipt, Failure>;
 
 impl Step for MisbehaveStep {
@@ -167,9 +168,9 @@ fn perform(config: &MisbehaveConfig) -> BehaviorResult {
     }
 }
 
-/// What it got, where it should have got nothing.
+/// Reports something that the sandbox should have denied.
 fn report_allowed(what: &str, value: impl Into<pawl_step::serde_json::Value>) -> BehaviorResult {
-    log::info("it was let through");
+    log::info("the sandbox allowed it");
     Ok(Receipt::new().output(what, value))
 }
 

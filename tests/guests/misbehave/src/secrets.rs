@@ -1,10 +1,10 @@
-//! Says a secret that it was let see, in every place where a step can say something.
+//! Prints a revealed secret everywhere a step can print.
 
 use pawl_step::{Change, ChangeAction, Failure, Receipt, log, secrets::Secret};
 
 use crate::{BehaviorResult, MisbehaveConfig, extra::wasi};
 
-/// More forms, as the test wants them.
+/// Returns the further forms that the test asks for.
 fn extra_forms(config: &MisbehaveConfig) -> Vec<String> {
     config.args.iter().map(|form| form.replace("{secret}", &secret_value(config))).collect()
 }
@@ -13,7 +13,7 @@ fn secret_value(config: &MisbehaveConfig) -> String {
     Secret::open(&config.name).and_then(|secret| secret.reveal()).unwrap_or_default()
 }
 
-/// In a preview.
+/// Returns preview changes that contain the secret.
 pub(crate) fn changes_with_secret(config: &MisbehaveConfig) -> Vec<Change> {
     let value = secret_value(config);
     let mut changes: Vec<_> =
@@ -22,7 +22,7 @@ pub(crate) fn changes_with_secret(config: &MisbehaveConfig) -> Vec<Change> {
     changes
 }
 
-/// In log, progress, streams, and in how it ends.
+/// Prints the secret to the log, the progress, the streams and the result.
 pub(crate) fn print_secret_everywhere(config: &MisbehaveConfig) -> BehaviorResult {
     let value = secret_value(config);
     let mut all = Vec::new();
@@ -33,7 +33,7 @@ pub(crate) fn print_secret_everywhere(config: &MisbehaveConfig) -> BehaviorResul
         log::progress(&form, 1, Some(2), &form);
         all.push(form);
     }
-    // Split over messages at every place, and over writes of a stream.
+    // The secret, split at every position over two messages and over two writes of a stream.
     let stdout = wasi::cli::stdout::get_stdout();
     for at in (1..value.len()).filter(|at| value.is_char_boundary(*at)) {
         let (head, tail) = value.split_at(at);
@@ -64,7 +64,7 @@ pub(crate) fn print_secret_everywhere(config: &MisbehaveConfig) -> BehaviorResul
 const STANDARD_ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const URL_ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// Raw, base64 in both alphabets at every alignment, percent, JSON, hex.
+/// Returns the secret raw, and encoded as base64 in both alphabets at every alignment, percent, JSON and hex.
 fn encodings(value: &str) -> Vec<String> {
     let json = pawl_step::serde_json::Value::from(value).to_string();
     let twice = pawl_step::serde_json::Value::from(json.as_str()).to_string();
@@ -106,7 +106,7 @@ fn base64(bytes: &[u8], alphabet: &[u8; 64]) -> String {
     text
 }
 
-/// As `base64` writes it: lines of a fixed length.
+/// Wraps a text into lines of a fixed length, as the program `base64` does.
 fn wrap_lines(text: &str) -> Vec<String> {
     text.as_bytes().chunks(16).map(|line| String::from_utf8_lossy(line).into_owned()).collect()
 }

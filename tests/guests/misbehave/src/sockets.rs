@@ -1,4 +1,4 @@
-//! WASI's sockets and surroundings: linked, and empty.
+//! WASI's sockets and environment, which are linked but empty.
 
 use crate::{
     BehaviorResult,
@@ -15,7 +15,7 @@ use crate::{
     report_allowed,
 };
 
-/// Tries every way onto the network, and tells which one was open.
+/// Tries every way into the network, and reports the open ones.
 pub(crate) fn try_all_sockets() -> BehaviorResult {
     let network = instance_network();
     let address = IpSocketAddress::Ipv4(Ipv4SocketAddress { port: 0, address: (127, 0, 0, 1) });
@@ -41,7 +41,7 @@ pub(crate) fn try_all_sockets() -> BehaviorResult {
     report_allowed("open", open)
 }
 
-/// What it sees of the runner: environment, arguments, standard input, directories.
+/// Reports what the guest sees of the runner: environment, arguments, standard input and directories.
 pub(crate) fn visible_environment() -> BehaviorResult {
     let mut seen = Vec::new();
     seen.extend(environment::get_environment().into_iter().map(|(name, _)| format!("variable {name}")));
