@@ -71,6 +71,10 @@ enum XtaskCommand {
         /// Put the figures into docs/benchmarks.md
         #[arg(long)]
         write: bool,
+        /// Compare `resume`, `append` and `steps` with this runner, at most 1.05 times its time, instead of with other programs. Next to
+        /// it lies `examples/append`, as `cargo build --release --package runner --bins --examples` leaves them
+        #[arg(long, value_name = "RUNNER", conflicts_with = "write")]
+        against: Option<PathBuf>,
     },
 }
 
@@ -89,7 +93,8 @@ fn main() -> ExitCode {
         XtaskCommand::Tidy => tidy::run(workspace::root()),
         XtaskCommand::Workflows => setup::ensure(&setup::LINTERS).and_then(|()| workflows::run()),
         XtaskCommand::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
-        XtaskCommand::Bench { names, write } => bench::run(&names, write),
+        XtaskCommand::Bench { names, write: _, against: Some(old) } => bench::run_against(&names, &old),
+        XtaskCommand::Bench { names, write, against: None } => bench::run(&names, write),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

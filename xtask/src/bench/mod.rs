@@ -3,6 +3,7 @@
 //! Rounds are interleaved (ours, theirs, ours, theirs, …), so that both see the same machine; figures are medians. The
 //! binaries are started as users start them. Deliberately absent: absolute promises, except for the resume's wall time.
 
+mod against;
 mod append;
 mod checkpoints;
 mod databases;
@@ -144,6 +145,8 @@ fn wall_time(command: &mut Command) -> Result<Duration> {
     run_command(command)?;
     Ok(began.elapsed())
 }
+
+pub(crate) use against::run_against;
 
 const HEADING: &str = "| What | Ours | Theirs | Ratio | Aim | Met |\n|---|---:|---:|---:|---:|---|";
 

@@ -40,6 +40,6 @@ pub(super) fn deployed_example(runner: &Path) -> Result<TempDir> {
     Ok(folder)
 }
 
-fn time_deploy(runner: &Path, folder: &Path) -> Result<Duration> {
+pub(super) fn time_deploy(runner: &Path, folder: &Path) -> Result<Duration> {
     wall_time(Command::new(runner).args(["--local", "--release", "r1"]).current_dir(folder))
 }

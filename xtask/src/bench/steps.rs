@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use tempfile::TempDir;
 
 use super::{BenchRow, BenchTarget, interleaved_medians, wall_time};
 use crate::workspace::{self, cargo, output, run as run_command};
@@ -37,23 +38,31 @@ fn time_shell() -> Result<Duration> {
 
 /// A plan of `steps` official steps that find what they check; each round in a folder without a history.
 fn first_run_row(runner: &Path, steps: u32, most: u64) -> Result<BenchRow> {
+    let folder = no_op_plan(steps)?;
+    let name = if steps == 1 { "a no-op official step".to_owned() } else { format!("{steps} official steps") };
+    Ok(wall_time_row(
+        format!("{name}, first run, whole process · `sh -c true`"),
+        interleaved_medians(ROUNDS, || time_first_run(runner, folder.path()), time_shell)?,
+        Duration::from_millis(most),
+    ))
+}
+
+/// A folder with such a plan.
+pub(super) fn no_op_plan(steps: u32) -> Result<TempDir> {
     let folder = tempfile::tempdir()?;
     fs::create_dir(folder.path().join("d"))?;
     fs::write(folder.path().join("d/f"), "x")?;
     let step = "{ uses: verify, with: { files: [{ path: f, equals: x }] }, grants: { dirs: { d: \"./d:ro\" } } }";
     let plan: String = (0..steps).map(|number| format!("  check{number}: {step}\n")).collect();
     fs::write(folder.path().join("deploy.yml"), format!("version: 1\napp: noop\nsteps:\n{plan}"))?;
-    let deploy = || {
-        remove_deployment_state(folder.path())?;
-        wall_time(deploy_command(runner, folder.path()).env("HOME", folder.path()))
-    };
     sync_disks()?;
-    let name = if steps == 1 { "a no-op official step".to_owned() } else { format!("{steps} official steps") };
-    Ok(wall_time_row(
-        format!("{name}, first run, whole process · `sh -c true`"),
-        interleaved_medians(ROUNDS, deploy, time_shell)?,
-        Duration::from_millis(most),
-    ))
+    Ok(folder)
+}
+
+/// A deployment in a folder whose history is removed first.
+pub(super) fn time_first_run(runner: &Path, folder: &Path) -> Result<Duration> {
+    remove_deployment_state(folder)?;
+    wall_time(deploy_command(runner, folder).env("HOME", folder))
 }
 
 /// Has the disk write what builds before left in memory: a sync of ours would wait for it.

@@ -1,0 +1,83 @@
+//! `--against`: this runner next to another one, such as that of the release before, in one run.
+//!
+//! Each runner has folders of its own, so that neither reads a state that the other wrote. Deliberately absent: the modules of other
+//! people and the sizes, which do not depend on the runner's own code.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{
+    BenchRow, BenchTarget, BenchmarkName, HEADING, interleaved_medians,
+    resume::{deployed_example, time_deploy},
+    steps::{no_op_plan, time_first_run},
+};
+use crate::{setup, setup::SetupNeed, workspace};
+
+const ROUNDS: usize = 60;
+
+/// The most that a change of the code may cost.
+const MAX_RATIO: f64 = 1.05;
+
+pub(crate) fn run_against(names: &[BenchmarkName], old: &Path) -> Result<()> {
+    setup::ensure(&[SetupNeed::GuestToolchain])?;
+    let ours = workspace::build_runner()?;
+    let names = if names.is_empty() {
+        &[BenchmarkName::Resume, BenchmarkName::Append, BenchmarkName::Steps][..]
+    } else {
+        names
+    };
+    let mut rows = Vec::new();
+    for name in names {
+        println!("measuring {name:?} against {}", old.display());
+        match name {
+            BenchmarkName::Resume => rows.push(resume_row(&ours, old)?),
+            BenchmarkName::Append => rows.push(append_row(old)?),
+            BenchmarkName::Steps => rows.extend([first_run_row(&ours, old, 1)?, first_run_row(&ours, old, 4)?]),
+            other => bail!("`--against` compares `resume`, `append` and `steps`, not {other:?}"),
+        }
+    }
+    let table: Vec<String> = rows.iter().map(BenchRow::to_string).collect();
+    println!("\n{HEADING}\n{}", table.join("\n"));
+    Ok(())
+}
+
+fn row(name: &str, (ours, theirs): (Duration, Duration)) -> BenchRow {
+    BenchRow { name: name.to_owned(), ours, theirs, target: BenchTarget::Ratio(MAX_RATIO) }
+}
+
+fn resume_row(ours: &Path, old: &Path) -> Result<BenchRow> {
+    let (new_folder, old_folder) = (deployed_example(ours)?, deployed_example(old)?);
+    let medians =
+        interleaved_medians(ROUNDS, || time_deploy(ours, new_folder.path()), || time_deploy(old, old_folder.path()))?;
+    Ok(row("resume, everything skipped", medians))
+}
+
+fn first_run_row(ours: &Path, old: &Path, steps: u32) -> Result<BenchRow> {
+    let (new_folder, old_folder) = (no_op_plan(steps)?, no_op_plan(steps)?);
+    let medians = interleaved_medians(
+        ROUNDS,
+        || time_first_run(ours, new_folder.path()),
+        || time_first_run(old, old_folder.path()),
+    )?;
+    Ok(row(&format!("{steps} official step(s), first run"), medians))
+}
+
+/// One record, appended and synced: the medians that both builds of the example print.
+fn append_row(old: &Path) -> Result<BenchRow> {
+    workspace::run(workspace::cargo().args(["build", "--release", "--package", "runner", "--example", "append"]))?;
+    let ours = workspace::target_dir()?.join("release/examples/append");
+    let theirs = old.with_file_name("examples").join("append");
+    ensure!(theirs.is_file(), "{} is missing: build it with `cargo build --release --examples`", theirs.display());
+    Ok(row("append + sync, one record", interleaved_medians(9, || time_append(&ours), || time_append(&theirs))?))
+}
+
+fn time_append(example: &PathBuf) -> Result<Duration> {
+    let text = workspace::output(Command::new(example).arg(workspace::target_dir()?))?;
+    let median = text.lines().next().context("the example prints its median first")?;
+    Ok(Duration::from_nanos(median.trim().parse()?))
+}
