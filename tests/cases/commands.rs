@@ -209,7 +209,9 @@ fn step_command_runs_one_module() {
         environment.run(&["step", "verify", "--local", "--with", &files, "--with", "tries=1", "--dir", "app=app"])
     };
     verify("@VERSION@").assert_exit(0);
-    verify("nothing").assert_exit(1).assert_stderr_contains("expected a file that contains `nothing`, found `@VERSION@`");
+    verify("nothing")
+        .assert_exit(1)
+        .assert_stderr_contains("expected a file that contains `nothing`, found `@VERSION@`");
     environment.run(&["step", "pull", "--with", "from=x"]).assert_exit(2).assert_stderr_contains("--local");
     environment.run(&["step", "pull", "--local", "--with", "from"]).assert_exit(2).assert_stderr_contains("NAME=VALUE");
 }

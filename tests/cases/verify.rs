@@ -79,9 +79,9 @@ fn only_failed_checks_are_reported() {
     let answer = run_verify(&server, with);
     answer.assert_exit(1);
     assert!(
-        answer
-            .stderr
-            .contains("1 of 3 checks failed after 1 round: file app/gone: expected a file or folder, found no such file"),
+        answer.stderr.contains(
+            "1 of 3 checks failed after 1 round: file app/gone: expected a file or folder, found no such file"
+        ),
         "{}",
         answer.stderr
     );

@@ -50,7 +50,7 @@ fn main() -> Result<()> {
         fs::copy(&compiled, &copy)?;
         let description = describe_module(&engine, &fs::read(&compiled)?).with_context(|| component.name.clone())?;
         table += &format!(
-            "    Official {{ name: {:?}, digest: {:?}, description: {description:?}, compiled: &OnPages(*include_bytes!({copy:?})) }},\n",
+            "    OfficialModule {{ name: {:?}, digest: {:?}, description: {description:?}, compiled: &PageAligned(*include_bytes!({copy:?})) }},\n",
             component.name, digest,
         );
     }

@@ -29,7 +29,7 @@ use contract::{
     diagnostic::{Diagnostic, ErrorCode, ExitKind},
 };
 use hostio::dir_snapshot::DirSnapshotCache;
-use official::OFFICIAL;
+use official::OFFICIAL_MODULES;
 use plan::{ModuleRef, Plan, PlanStep};
 
 /// How often a running guest can be interrupted.
@@ -37,7 +37,7 @@ const EPOCH_TICK: Duration = Duration::from_millis(10);
 
 /// The names of the modules that the binary carries.
 pub fn official_module_names() -> impl Iterator<Item = &'static str> {
-    OFFICIAL.iter().map(|module| module.name)
+    OFFICIAL_MODULES.iter().map(|module| module.name)
 }
 
 /// Compiles and links modules.
@@ -156,7 +156,7 @@ impl ModuleRuntime {
     pub async fn load(&self, uses: &ModuleRef) -> Result<LoadedModule, ModuleLoadError> {
         match uses {
             ModuleRef::Official(name) => {
-                let module = OFFICIAL.iter().find(|module| module.name == *name);
+                let module = OFFICIAL_MODULES.iter().find(|module| module.name == *name);
                 let module = module.ok_or_else(|| ModuleLoadError::UnknownOfficial { name: name.clone() })?;
                 let component = PrecompiledCode::Official(module).into_component(&self.engine);
                 let component =

@@ -16,7 +16,9 @@ use contract::{
     Secret,
     step::{MessageLevel, StepFailure, StepProgress},
 };
-use db::migrate::{self, Address, Database, Directory, MigrationAdmin, MigrationJob, MigrationOptions};
+use db::migrate::{
+    self, DatabaseAddress, MigrationAdmin, MigrationDatabase, MigrationDirectory, MigrationJob, MigrationOptions,
+};
 use hostio::dir_snapshot::{DirSnapshot, DirSnapshotCache};
 use plan::PlanStep;
 use serde_json::Value;
@@ -45,13 +47,18 @@ async fn open(
         None => DirSnapshot::read_top_level(gate.dir(dir)?, &migrate::is_sql_file).map(Arc::new),
     };
     let address = address(gate, &url.value)?;
-    MigrationJob::open(Database { name: database, address, access }, Directory { name: dir, files }, options).await
+    MigrationJob::open(
+        MigrationDatabase { name: database, address, access },
+        MigrationDirectory { name: dir, files },
+        options,
+    )
+    .await
 }
 
-fn address<'a>(gate: &CapabilityGate, url: &'a Secret) -> Result<Address<'a>, StepFailure> {
+fn address<'a>(gate: &CapabilityGate, url: &'a Secret) -> Result<DatabaseAddress<'a>, StepFailure> {
     match url.reveal().strip_prefix("sqlite:") {
-        Some(path) => Ok(Address::File(gate.database_path(Path::new(path))?)),
-        None => Ok(Address::Server(url)),
+        Some(path) => Ok(DatabaseAddress::File(gate.database_path(Path::new(path))?)),
+        None => Ok(DatabaseAddress::Server(url)),
     }
 }
 

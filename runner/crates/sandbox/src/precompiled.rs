@@ -13,12 +13,12 @@ use rustix::mm::{MprotectFlags, mprotect};
 use wasmtime::{Config, CustomCodeMemory, Engine, Result, component::Component};
 
 use super::modules::VerifiedCode;
-use official::Official;
+use official::OfficialModule;
 
 /// Precompiled code that may be run.
 pub(super) enum PrecompiledCode {
     /// A part of this executable.
-    Official(&'static Official),
+    Official(&'static OfficialModule),
     /// Kept by this user's runner.
     Cached(VerifiedCode),
 }

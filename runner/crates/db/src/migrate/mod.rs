@@ -141,18 +141,18 @@ pub fn statement_ranges(engine: SqlEngine, text: &str) -> Result<Vec<Range<usize
 
 /// A granted database.
 #[derive(Clone, Debug)]
-pub struct Database<'a> {
+pub struct MigrationDatabase<'a> {
     /// Its name in the plan.
     pub name: &'a str,
     /// Where it is.
-    pub address: Address<'a>,
+    pub address: DatabaseAddress<'a>,
     /// What may be done to it.
     pub access: DirAccess,
 }
 
 /// Where a database is.
 #[derive(Clone, Debug)]
-pub enum Address<'a> {
+pub enum DatabaseAddress<'a> {
     /// A file of SQLite's; the path was checked.
     File(PathBuf),
     /// A server, by its URL with the password.
@@ -161,7 +161,7 @@ pub enum Address<'a> {
 
 /// A granted directory of migrations, read.
 #[derive(Debug)]
-pub struct Directory<'a> {
+pub struct MigrationDirectory<'a> {
     /// Its name in the plan.
     pub name: &'a str,
     /// The `.sql` files right in it at least, or which file could not be read.
@@ -191,13 +191,13 @@ impl MigrationJob {
     /// # Errors
     /// What can't be read or reached.
     pub async fn open(
-        database: Database<'_>,
-        directory: Directory<'_>,
+        database: MigrationDatabase<'_>,
+        directory: MigrationDirectory<'_>,
         options: MigrationOptions,
     ) -> Result<Self, StepFailure> {
         let dir_prefix = format!("{}/", directory.name);
         let raw = files::read_sql_files(directory.files, &dir_prefix)?;
-        let Database { name: database, address, access } = database;
+        let MigrationDatabase { name: database, address, access } = database;
         let (session, file) = open_session(&address, database, access).await?;
         let mut dialect = SqlDialect { engine: SqlEngine::Sqlite, schema: None };
         let mut tables = BTreeSet::new();
@@ -443,19 +443,19 @@ fn millis(duration: Duration) -> f64 {
 
 /// A session with a granted database; none where a reader finds nothing.
 async fn open_session(
-    address: &Address<'_>,
+    address: &DatabaseAddress<'_>,
     database: &str,
     access: DirAccess,
 ) -> Result<(Option<SqlSession>, Option<PathBuf>), StepFailure> {
     match address {
-        Address::File(path) => match SqlSession::open(path, access).await {
+        DatabaseAddress::File(path) => match SqlSession::open(path, access).await {
             Ok(session) => Ok((Some(session), Some(path.clone()))),
             Err(fault) if access == DirAccess::ReadOnly && fault.kind == super::sql::SqlFailureKind::NotFound => {
                 Ok((None, Some(path.clone())))
             }
             Err(fault) => Err(fault.into()),
         },
-        Address::Server(url) => Ok((Some(connect_server(database, url.reveal(), access).await?), None)),
+        DatabaseAddress::Server(url) => Ok((Some(connect_server(database, url.reveal(), access).await?), None)),
     }
 }
 
