@@ -209,8 +209,7 @@ impl RunningAttempt<'_> {
         match self.confirm_lock().await {
             Ok(()) => Ok(intent),
             Err(halt) => {
-                let failure =
-                    StepFailure::new("not-begun", "it was not begun: the lock was not confirmed right before it");
+                let failure = StepFailure::new("not-begun", "not started: the runner could not confirm the lock");
                 self.journal.record_outcome(intent.complete(StepOutcome::Failed { failure }, Duration::ZERO))?;
                 Err(halt)
             }

@@ -76,7 +76,7 @@ fn archive_without_a_digest_is_not_pulled() {
     answer.assert_exit(2);
     assert_eq!(environment.list("deploy/releases"), [""; 0]);
     expect![[r#"
-        error[P0203]: the digest of release r1 can't be found out
+        error[P0203]: can't determine the digest of release r1
          --> deploy.yml:6:19
           |
         6 |     with: { from: "http://127.0.0.1:[PORT]/r1.tar.gz", into: app }
@@ -97,7 +97,7 @@ fn wrong_digest_leaves_no_files() {
     );
     answer.assert_exit(1);
     expect![[r#"
-        note: wrote deploy.lock, which pins the modules: commit it
+        note: wrote deploy.lock, which pins the modules; commit it
         shop r1 to default (run [RUN 1], attempt 1)
           start  pull  it never ran here
           FAIL   pull  the archive has the digest

@@ -51,7 +51,7 @@ fn missing_grant_is_rejected() {
     check_rejected_plan(
         "version: 1\napp: shop\nsteps:\n  pull:\n    uses: pull\n    with: { from: \"file:dist/x.tar.gz\", into: app }\n    grants: { dirs: { dist: ./dist:ro } }\n",
         expect![[r#"
-            error[P0122]: step `pull` needs a writable directory `app` that it is not granted
+            error[P0122]: step `pull` needs a writable directory `app`, but the plan does not grant it
              --> deploy.yml:6:47
               |
             6 |     with: { from: "file:dist/x.tar.gz", into: app }

@@ -151,7 +151,7 @@ fn doctor_reports_missing_files_and_folders() {
     let no_archive = environment.run(&["doctor", "--release", "r1"]);
     no_archive.assert_exit(2);
     expect![[r#"
-        error[P0203]: the digest of release r1 can't be found out
+        error[P0203]: can't determine the digest of release r1
          --> deploy.yml:9:19
           |
         9 |     with: { from: "file:dist/shop-${{ release }}.tar.zst", into: app }
@@ -166,7 +166,7 @@ fn doctor_reports_missing_files_and_folders() {
     let no_folder = environment.run(&["doctor", "--release", "r1"]);
     no_folder.assert_exit(2);
     expect![[r#"
-        error[P0203]: the digest of release r1 can't be found out
+        error[P0203]: can't determine the digest of release r1
          --> deploy.yml:9:19
           |
         9 |     with: { from: "file:dist/shop-${{ release }}.tar.zst", into: app }

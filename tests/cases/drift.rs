@@ -27,9 +27,9 @@ fn link_moved_by_hand_stops_the_deployment() {
           STOP   switch   something else is there: `app/current` points to
                           `elsewhere`, but this step pointed it to
                           `releases/[HASH]` [TIME]
-        error[P0401]: step `switch` is in doubt; nothing was done about it
-          caused by: drifted: `app/current` points to `elsewhere`, but this step pointed it to `releases/[HASH]`
-          hint: put it back as it was, or run `runner --local --release r1 --accept-drift switch` to have step `switch` run over it
+        error[P0401]: step `switch` is in doubt and was not run
+          caused by: drift: `app/current` points to `elsewhere`, but this step pointed it to `releases/[HASH]`
+          hint: undo the change, or run `runner --local --release r1 --accept-drift switch` to run step `switch` anyway
     "#]].assert_eq(&stopped.stderr_snapshot());
     assert_eq!(environment.live_target(), "elsewhere", "nothing was done about it");
     environment.deploy("r1", &[]).assert_exit(3).assert_decisions(&[
@@ -55,7 +55,7 @@ fn link_moved_back_to_the_previous_release_stops_the_deployment() {
     let second = environment.live_target();
     point_link_to(&environment, &first);
     let stopped = environment.deploy("r2", &[]);
-    stopped.assert_exit(3).assert_stderr_contains("drifted");
+    stopped.assert_exit(3).assert_stderr_contains("drift: ");
     assert_eq!(environment.live_target(), first);
     environment.deploy("r2", &["--accept-drift", "switch"]).assert_exit(0);
     assert_eq!(environment.live_target(), second);
@@ -73,9 +73,9 @@ fn changed_release_file_stops_the_deployment() {
                           app/releases/[HASH]
                           differs from its archive: changed: index.html (size 7,
                           was 222) [TIME]
-        error[P0401]: step `pull` is in doubt; nothing was done about it
-          caused by: drifted: app/releases/[HASH] differs from its archive: changed: index.html (size 7, was 222)
-          hint: put it back as it was, or run `runner --local --release r1 --accept-drift pull` to have step `pull` run over it
+        error[P0401]: step `pull` is in doubt and was not run
+          caused by: drift: app/releases/[HASH] differs from its archive: changed: index.html (size 7, was 222)
+          hint: undo the change, or run `runner --local --release r1 --accept-drift pull` to run step `pull` anyway
     "#]].assert_eq(&stopped.stderr_snapshot());
     environment.deploy("r1", &["--accept-drift", "pull"]).assert_exit(0).assert_decisions(&[
         "pull run drift-accepted",

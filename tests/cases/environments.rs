@@ -71,7 +71,7 @@ fn label_with_other_content_is_not_promoted() {
     rebuilt
         .assert_exit(2)
         .assert_stderr_contains("error[P0215]")
-        .assert_stderr_contains("is not what was verified under that name");
+        .assert_stderr_contains("differs from the verified release of that name");
     let deployed = environment.run(&["--local", "--env", "pre", "--release", "r1"]);
     deployed.assert_exit(2).assert_stderr_contains("error[P0216]").assert_stderr_contains("is not the same content");
     assert!(!environment.exists("deploy/pre"));
@@ -199,8 +199,8 @@ fn irreversible_step_stops_a_rollback_and_lists_the_rest() {
     let stopped = environment.run(&["--local", "--release", "r2"]);
     stopped
         .assert_exit(3)
-        .assert_stderr_contains("error[P0405]: step `mail` can't be taken back")
-        .assert_stderr_contains("left as they are, last first: `switch`");
+        .assert_stderr_contains("error[P0405]: step `mail` is irreversible")
+        .assert_stderr_contains("not rolled back, last first: `switch`");
     assert_eq!(live_version(&environment, "test"), "r2", "nothing was undone");
     std::fs::remove_file(environment.path("deploy/test/broken")).unwrap();
     environment.run(&["rollback", "--local"]).assert_exit(0);
@@ -333,7 +333,7 @@ fn deployment_prunes_to_keep_and_only_warns_on_failure() {
     deployed
         .assert_exit(0)
         .assert_stderr_contains("warning: can't remove old releases in")
-        .assert_stderr_contains("the deployment stands");
+        .assert_stderr_contains("the deployment itself succeeded");
     assert_eq!(live_version(&environment, "test"), "r3");
     assert!(release_folders(&environment).contains(&digest));
 }

@@ -112,7 +112,7 @@ fn failed_migration_is_annotated_at_its_line_and_a_retry_resumes() {
     assert_eq!(failed.stderr, "", "all is on one stream, in order");
     expect![[r#"
         warning: the journal is not kept for a re-run: this step of the workflow has no access to the artifacts of its run (only a `uses:` step has)
-        warning: modules are not pinned, there is no deploy.lock; make it with `runner modules --accept`, and commit it
+        warning: modules are not pinned: deploy.lock is missing; run `runner modules --accept` and commit it
         shop r1 to test (run [RUN 1], attempt 1)
         ::group::pull: it never ran here
           intent pull     fingerprint [HASH], key [HASH]

@@ -247,7 +247,7 @@ fn description_that_is_not_json_is_rejected() {
     check_rejected_module(
         module_describing("", "a step"),
         expect![[r#"
-        error[P0125]: the module of step `warm` does not describe itself as the contract says
+        error[P0125]: the module of step `warm` returned an invalid description
         caused by: its `describe` returned what is no description: expected value at line 1 column 1
         hint: `describe` returns the JSON object that docs/steps.md shows; the SDK and the templates write it
     "#]],
@@ -260,7 +260,7 @@ fn description_without_a_phase_is_rejected() {
     check_rejected_module(
         module_describing("", text),
         expect![[r#"
-        error[P0125]: the module of step `warm` does not describe itself as the contract says
+        error[P0125]: the module of step `warm` returned an invalid description
         caused by: its `describe` returned what is no description: missing field `phase` at line 1 column 66
         hint: `describe` returns the JSON object that docs/steps.md shows; the SDK and the templates write it
     "#]],
@@ -273,7 +273,7 @@ fn description_with_an_invalid_schema_is_rejected() {
     check_rejected_module(
         module_describing("", text),
         expect![[r#"
-        error[P0125]: the module of step `warm` does not describe itself as the contract says
+        error[P0125]: the module of step `warm` returned an invalid description
         caused by: the `config` in its description is no JSON Schema: 5 is not valid under any of the schemas listed in the 'anyOf' keyword
         hint: `config` is a JSON Schema of the step's `with:`; docs/steps.md shows one
     "#]],
@@ -285,7 +285,7 @@ fn describe_that_traps_is_rejected() {
     check_rejected_module(
         module_describing("unreachable", ""),
         expect![[r#"
-        error[P0125]: the module of step `warm` does not describe itself as the contract says
+        error[P0125]: the module of step `warm` returned an invalid description
         caused by: its `describe` failed: the module ended abnormally: it panicked
         hint: `describe` has no grants and no input, and always answers the same; see docs/steps.md
     "#]],

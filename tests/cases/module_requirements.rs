@@ -21,18 +21,18 @@ fn misspelled_setting_is_rejected() {
         "from: \"file:dist",
         "form: \"file:dist",
         expect![[r#"
-        error[P0121]: `with` of step `pull` does not fit module `pull` at `form`
+        error[P0121]: invalid `with` of step `pull` for module `pull` at `form`
          --> deploy.yml:9:19
           |
         9 |     with: { form: "file:dist/shop-${{ release }}.tar.zst", into: app }
           |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ unknown setting
-          hint: `pull` takes `digest`, `from`, `into`, `limits`, `shared`, `version`, `version-file`; docs/plan.md tells what they mean
-        error[P0121]: `with` of step `pull` does not fit module `pull`
+          hint: `pull` accepts `digest`, `from`, `into`, `limits`, `shared`, `version`, `version-file`; see docs/plan.md
+        error[P0121]: invalid `with` of step `pull` for module `pull`
          --> deploy.yml:9:11
           |
         9 |     with: { form: "file:dist/shop-${{ release }}.tar.zst", into: app }
           |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ `from` is missing
-          hint: `pull` takes `digest`, `from`, `into`, `limits`, `shared`, `version`, `version-file`; docs/plan.md tells what they mean
+          hint: `pull` accepts `digest`, `from`, `into`, `limits`, `shared`, `version`, `version-file`; see docs/plan.md
     "#]],
     );
 }
@@ -43,12 +43,12 @@ fn missing_setting_is_rejected() {
         "with: { link: current }",
         "with: {}",
         expect![[r#"
-        error[P0121]: `with` of step `switch` does not fit module `switch`
+        error[P0121]: invalid `with` of step `switch` for module `switch`
           --> deploy.yml:21:11
            |
         21 |     with: {}
            |           ^^ `link` is missing
-          hint: `switch` takes `in`, `link`, `strategy`, `to`; docs/plan.md tells what they mean
+          hint: `switch` accepts `in`, `link`, `strategy`, `to`; see docs/plan.md
     "#]],
     );
 }
@@ -59,12 +59,12 @@ fn setting_of_the_wrong_type_is_rejected() {
         "tries: 1",
         "tries: often",
         expect![[r#"
-        error[P0121]: `with` of step `verify` does not fit module `verify` at `tries`
+        error[P0121]: invalid `with` of step `verify` for module `verify` at `tries`
           --> deploy.yml:26:14
            |
         26 |       tries: often
            |              ^^^^^ "often" is not of type "integer"
-          hint: `verify` takes `consecutive`, `files`, `http`, `interval`, `sql`, `tcp`, `tries`; docs/plan.md tells what they mean
+          hint: `verify` accepts `consecutive`, `files`, `http`, `interval`, `sql`, `tcp`, `tries`; see docs/plan.md
     "#]],
     );
 }
@@ -75,7 +75,7 @@ fn read_only_grant_is_rejected_where_a_writable_one_is_needed() {
         "grants: { dirs: { app: \"${{ vars.root }}\" } }",
         "grants: { dirs: { app: \"${{ vars.root }}:ro\" } }",
         expect![[r#"
-            error[P0122]: step `switch` needs a writable directory that it is not granted
+            error[P0122]: step `switch` needs a writable directory, but the plan does not grant it
               --> deploy.yml:19:3
                |
             19 |   switch:
@@ -114,12 +114,12 @@ fn prepare_step_after_a_commit_step_is_rejected() {
     refused.assert_exit(2);
     assert!(!environment.exists(".pawl") && !environment.exists("deploy"));
     expect![[r#"
-        error[P0123]: step `pull` prepares, but comes after `migrate`, which changes what runs
+        error[P0123]: prepare step `pull` comes after commit step `migrate`
           --> deploy.yml:13:3
            |
         13 |   pull:
            |   ^^^^ a prepare step
-          hint: write `pull` before `migrate`: everything is prepared before anything is touched
+          hint: move `pull` before `migrate`: all prepare steps run before the first change
     "#]]
     .assert_eq(&refused.stderr_snapshot());
 }

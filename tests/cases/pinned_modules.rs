@@ -38,7 +38,7 @@ fn first_deployment_writes_the_lockfile() {
     assert!(!environment.exists("deploy.lock"), "a preview writes nothing");
     let first = deploy(&environment);
     first.assert_exit(0);
-    assert_eq!(notices(&first), ["note: wrote deploy.lock, which pins the modules: commit it"]);
+    assert_eq!(notices(&first), ["note: wrote deploy.lock, which pins the modules; commit it"]);
     let file = read_lockfile(&environment);
     let modules: Vec<_> = file["modules"].as_object().unwrap().keys().collect();
     assert_eq!(modules, ["migrate", "pull", "switch", "verify"]);
@@ -61,7 +61,7 @@ fn new_module_is_added_with_a_note() {
     environment.write("deploy.yml", more);
     let added = deploy(&environment);
     added.assert_exit(0);
-    assert_eq!(notices(&added), ["note: added `verify` to deploy.lock: commit it"]);
+    assert_eq!(notices(&added), ["note: added `verify` to deploy.lock; commit it"]);
     assert!(read_lockfile(&environment)["modules"]["verify"].is_object());
     assert_eq!(notices(&deploy(&environment)), [""; 0]);
 }
@@ -72,7 +72,7 @@ fn ci_does_not_change_the_lockfile() {
     environment.set_variable("CI", "true");
     let unpinned = deploy(&environment);
     unpinned.assert_exit(0);
-    let warning = "warning: modules are not pinned, there is no deploy.lock; make it with `runner modules --accept`, and commit it";
+    let warning = "warning: modules are not pinned: deploy.lock is missing; run `runner modules --accept` and commit it";
     assert_eq!(notices(&unpinned), [warning]);
     assert!(!environment.exists("deploy.lock"));
 
@@ -80,12 +80,12 @@ fn ci_does_not_change_the_lockfile() {
     let refused = deploy(&environment);
     refused.assert_exit(2);
     expect![[r#"
-        error[P0127]: module `./check.wasm` is not in deploy.lock
+        error[P0127]: module `./check.wasm` is missing from deploy.lock
          --> deploy.yml:4:3
           |
         4 |   check:
-          |   ^^^^^ it is used here
-          hint: run `runner modules --accept` where you develop, and commit deploy.lock
+          |   ^^^^^ used here
+          hint: run `runner modules --accept` on your machine and commit deploy.lock
     "#]]
     .assert_eq(&refused.stderr_snapshot());
     assert_eq!(
@@ -103,14 +103,14 @@ fn changed_module_content_is_rejected() {
     let refused = deploy(&environment);
     refused.assert_exit(2);
     expect![[r#"
-        error[P0130]: module `./check.wasm` is not what deploy.lock has
+        error[P0130]: module `./check.wasm` differs from deploy.lock
          --> deploy.yml:4:3
           |
         4 |   check:
-          |   ^^^^^ it is used here
+          |   ^^^^^ used here
           caused by: locked sha256:[HASH] (version 0.1.0)
           caused by: now    sha256:[HASH] (version 0.1.0)
-          hint: if that is meant, run `runner modules --accept`, and commit deploy.lock
+          hint: if you intend the change, run `runner modules --accept` and commit deploy.lock
     "#]]
     .assert_eq(&refused.stderr_snapshot());
     let now = format!("sha256:{}", sha256(&fs::read(environment.path("check.wasm")).unwrap()));
@@ -148,14 +148,14 @@ fn changed_capability_needs_are_rejected() {
     let refused = deploy(&environment);
     refused.assert_exit(2);
     expect![[r#"
-        error[P0130]: module `switch` is not what deploy.lock has
+        error[P0130]: module `switch` differs from deploy.lock
           --> deploy.yml:19:3
            |
         19 |   switch:
-           |   ^^^^^^ it is used here
-          caused by: it asks for more: dirs rw: holds the link and the releases
-          caused by: it no longer asks for dirs ro: reads the link
-          hint: if that is meant, run `runner modules --accept`, and commit deploy.lock
+           |   ^^^^^^ used here
+          caused by: it newly requests dirs rw: holds the link and the releases
+          caused by: it no longer requests dirs ro: reads the link
+          hint: if you intend the change, run `runner modules --accept` and commit deploy.lock
     "#]]
     .assert_eq(&refused.stderr_snapshot());
 }

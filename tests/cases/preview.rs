@@ -15,7 +15,7 @@ fn preview_of_the_first_deployment_writes_nothing() {
     expect![[r#"
         shop r1 → test (nothing is done)
           run    pull     prepare  it never ran here
-                   not known yet: directory `app` ([ROOT]/shop/deploy/test) is not there yet; it will be made
+                   not known yet: directory `app` ([ROOT]/shop/deploy/test) does not exist yet; the deployment creates it
                    needs a writable directory `app`: it stores releases/ and shared/
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
                    may reach directory `dist` = [ROOT]/shop/dist (read only)

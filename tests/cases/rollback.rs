@@ -65,13 +65,13 @@ fn without_a_verified_release_nothing_is_rolled_back() {
     environment.pack("r1");
     environment.write("deploy/test/no-r2", "");
     let held = environment.run(&["--local", "--release", "r1"]);
-    held.assert_exit(1).assert_stderr_contains("not rolled back: nothing was live before");
+    held.assert_exit(1).assert_stderr_contains("not rolled back: no release was live before this one");
     assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r1");
     environment.pack("r2");
     environment
         .run(&["--local", "--release", "r2"])
         .assert_exit(1)
-        .assert_stderr_contains("r1 was live before, but was never verified");
+        .assert_stderr_contains("the previous release, r1, was never verified");
     std::fs::remove_file(environment.path("deploy/test/no-r2")).unwrap();
     environment.deploy("r2", &[]).assert_exit(0);
 }

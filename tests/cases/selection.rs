@@ -56,12 +56,12 @@ fn unknown_step_is_an_error() {
         environment
             .run(&["--local", "--release", "r1", option, "swich"])
             .assert_exit(2)
-            .assert_stderr_contains("names no step");
+            .assert_stderr_contains("names an unknown step");
     }
     let refused = environment.run(&["--local", "--release", "r1", "--start-from", "swich"]);
     expect![[r#"
-        error[P0205]: `--start-from swich` names no step of the plan
-          hint: its steps are `pull`, `migrate`, `switch`, `verify`
+        error[P0205]: `--start-from swich` names an unknown step
+          hint: choose one of `pull`, `migrate`, `switch`, `verify`
     "#]]
     .assert_eq(&refused.stderr_snapshot());
     assert_eq!(environment.list(".pawl/shop/test"), ["attempt-000001.journal", "lock"], "there was no attempt");
@@ -75,7 +75,7 @@ fn only_fails_without_the_outputs_of_earlier_steps() {
     let refused = environment.run(&["--local", "--release", "r1", "--only", "switch"]);
     assert_ne!(refused.code, Some(0));
     expect![[r#"
-        note: wrote deploy.lock, which pins the modules: commit it
+        note: wrote deploy.lock, which pins the modules; commit it
         shop r1 to test (run [RUN 1], attempt 1)
           order           --only switch
           skip   pull     you say that it is done
@@ -157,7 +157,7 @@ fn verbosity_options_control_the_output() {
     environment.pack("r1");
     let plain = environment.run(&["--local", "--release", "r1"]);
     expect![[r#"
-        note: wrote deploy.lock, which pins the modules: commit it
+        note: wrote deploy.lock, which pins the modules; commit it
         shop r1 to test (run [RUN 1], attempt 1)
           start  pull     it never ran here
           ran    pull     295 B, 3 files [TIME]

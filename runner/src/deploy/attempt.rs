@@ -96,15 +96,15 @@ impl DeploymentRequest<'_> {
         let mut lock = tokio::select! {
             lock = self.store.acquire_lock(self.lock_claim()) => lock.map_err(|error| single((&error).into()))?,
             _ = interrupt.requested() => {
-                let message = "interrupted while it waited for the lock; nothing was begun";
+                let message = "interrupted while waiting for the lock; nothing was started";
                 return Err(single(Diagnostic::new(ErrorCode("P0303"), ExitKind::Interrupted, message).with_hint(format!("run `{}` again", self.resume_command))));
             }
         };
         let paths = self.store.journal_paths().map_err(|error| single((&error).into()))?;
         let loaded = LoadedJournals::read(&paths, |_| {}).map_err(|error| single((&error).into()))?;
         if self.overrides.expected_epoch.is_some_and(|seen| seen != loaded.state.epoch()) {
-            let message = "another deployment went on here since this one was decided on; nothing was begun";
-            let hint = format!("see `runner history`, then run `{}` again", self.resume_command);
+            let message = "another deployment ran after this one was planned; nothing was started";
+            let hint = format!("check `runner history`, then run `{}` again", self.resume_command);
             return Err(single(Diagnostic::new(ErrorCode("P0221"), ExitKind::Refused, message).with_hint(hint)));
         }
         self.overrides.journal_missing = self.is_journal_missing(&loaded.state).map_err(single)?;
@@ -162,10 +162,10 @@ impl DeploymentRequest<'_> {
         match self.overrides.missing_journal {
             MissingJournalPolicy::Probe => Ok(is_missing && !is_here || was_missing),
             MissingJournalPolicy::Fail if is_missing && !is_here => {
-                let message = "the journal of the attempts before is not among the artifacts of this run";
+                let message = "the journal of earlier attempts is missing from the artifacts of this run";
                 Err(Diagnostic::new(ErrorCode("P0521"), ExitKind::InDoubt, message)
-                    .with_cause("`missing_journal: fail` lets nothing be done without it")
-                    .with_hint("\"Re-run failed jobs\" keeps it, \"re-run all jobs\" does not; or say `missing_journal: probe`"))
+                    .with_cause("`missing_journal: fail` refuses to deploy without it")
+                    .with_hint("use \"Re-run failed jobs\", which keeps it, or set `missing_journal: probe`"))
             }
             MissingJournalPolicy::Fail | MissingJournalPolicy::Restart => Ok(false),
         }
@@ -187,8 +187,8 @@ impl DeploymentRequest<'_> {
                 return None;
             }
             let known: Vec<_> = self.prepared.steps.iter().map(|ready| format!("`{}`", ready.step.id)).collect();
-            let message = format!("`--{option} {step}` names no step of the plan");
-            let hint = format!("its steps are {}", known.join(", "));
+            let message = format!("`--{option} {step}` names an unknown step");
+            let hint = format!("choose one of {}", known.join(", "));
             Some(Diagnostic::new(ErrorCode("P0205"), ExitKind::Refused, message).with_hint(hint))
         };
         let problems: Vec<_> = named.into_iter().chain(accepted).filter_map(unknown).collect();
@@ -275,7 +275,7 @@ impl DeploymentRequest<'_> {
                         let why = diagnostic.message;
                         diagnostic = self
                             .diagnostic_for(attempt, &undo_error)
-                            .with_cause(format!("it was being undone since {why}"));
+                            .with_cause(format!("the rollback started because {why}"));
                     }
                 }
                 (diagnostic.exit, Some(diagnostic))
@@ -361,7 +361,7 @@ fn with_close_error(
         }
         // That the lock is lost was said already, or is said now, beside what is worse.
         (Err(LockError::Lost { .. }), Some(error)) if error.code == ErrorCode("P0503") => (exit, Some(error)),
-        (Err(closed), Some(error)) => (exit, Some(error.with_cause(format!("and {closed}")))),
+        (Err(closed), Some(error)) => (exit, Some(error.with_cause(format!("also: {closed}")))),
     }
 }
 

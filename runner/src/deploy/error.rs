@@ -72,88 +72,82 @@ impl AttemptError {
                 let mut diagnostic = Diagnostic::new(code, exit, message).with_cause(failure_summary(failure));
                 if !known {
                     diagnostic =
-                        diagnostic.with_cause("how far it got is not known; the next attempt looks before it acts");
+                        diagnostic.with_cause("outcome unknown; the next attempt probes the step before it runs it");
                 }
-                let advice = failure.hint.as_deref().unwrap_or("fix it");
+                let advice = failure.hint.as_deref().unwrap_or("fix the cause");
                 diagnostic.with_hint(format!("{advice}; then run `{again}` again{skipped}"))
             }
             Self::InDoubt { step_target, reason } => {
                 let step = &step_target.step;
-                let accept = format!("or run `{again} --accept-drift {step}` to have step `{step}` run over it");
+                let accept = format!("or run `{again} --accept-drift {step}` to run step `{step}` anyway");
                 let (code, why, hint) = match reason {
                     DecisionReason::Drifted { why } => {
-                        (ErrorCode("P0401"), format!("drifted: {why}"), format!("put it back as it was, {accept}"))
+                        (ErrorCode("P0401"), format!("drift: {why}"), format!("undo the change, {accept}"))
                     }
                     DecisionReason::Interrupted { finding } => (
                         ErrorCode("P0402"),
                         match finding {
-                            Some(finding) => format!("it was begun and never ended, and its probe says: {finding}"),
-                            None => {
-                                "it was begun and never ended, and it has no probe to tell how far it got".to_owned()
-                            }
+                            Some(finding) => format!("it was interrupted, and its probe reported: {finding}"),
+                            None => "it was interrupted; outcome unknown, because it has no probe".to_owned(),
                         },
                         match next {
                             Some(next) => format!(
-                                "look at what it did; run `{again} --start-from {next}` if it is done, {accept}"
+                                "check what it did; if it finished, run `{again} --start-from {next}`; if not, run `{again} --accept-drift {step}`"
                             ),
-                            None => format!("look at what it did; {accept}"),
+                            None => {
+                                format!("check what it did; then run `{again} --accept-drift {step}` to run it again")
+                            }
                         },
                     ),
                     DecisionReason::Unconfirmed { finding } => (
                         ErrorCode("P0406"),
                         match finding {
                             Some(finding) => {
-                                format!("what is known of it is not confirmed, and its probe says: {finding}")
+                                format!("its record is unauthenticated or missing, and its probe reported: {finding}")
                             }
-                            None => "what is known of it is not confirmed, and it has no probe to tell".to_owned(),
+                            None => "its record is unauthenticated or missing, and it has no probe".to_owned(),
                         },
                         format!(
-                            "give the job a `key`, so that its journal is believed; or look at what it did, {accept}"
+                            "give the job a `key` to authenticate its journal; or check what the step did, then run `{again} --accept-drift {step}` to run it again"
                         ),
                     ),
                     DecisionReason::Unknown { why } => (
                         ErrorCode("P0402"),
-                        format!("it can't be told whether it still holds: {why}"),
-                        format!("look, {accept}"),
+                        format!("its probe could not verify its effect: {why}"),
+                        format!("check what it did, {accept}"),
                     ),
                     DecisionReason::ProbeFailed { message } => (
                         ErrorCode("P0403"),
                         format!("its probe failed: {message}"),
-                        format!("see why, then run `{again}` again; `runner logs {step}` has more"),
+                        format!("fix the cause, then run `{again}` again; `runner logs {step}` shows details"),
                     ),
                     other => (ErrorCode("P0402"), format!("{other:?}"), accept.clone()),
                 };
-                Diagnostic::new(
-                    code,
-                    ExitKind::InDoubt,
-                    format!("step {step_target} is in doubt; nothing was done about it"),
-                )
-                .with_cause(why)
-                .with_hint(hint)
+                Diagnostic::new(code, ExitKind::InDoubt, format!("step {step_target} is in doubt and was not run"))
+                    .with_cause(why)
+                    .with_hint(hint)
             }
             Self::Plan(diagnostic) => diagnostic.clone(),
             Self::UndoFailed { step_target, failure } => Diagnostic::new(
                 ErrorCode("P0404"),
                 ExitKind::InDoubt,
-                format!("step {step_target} could not be undone"),
+                format!("the rollback of step {step_target} failed"),
             )
             .with_cause(failure_summary(failure))
-            .with_hint(format!("mend it, then run `{again}` again: it finishes the undo first")),
+            .with_hint(format!("fix the cause, then run `{again}` again: it finishes the rollback first")),
             Self::Irreversible { step_target, not_undone: left } => {
                 let left: Vec<_> = left.iter().map(ToString::to_string).collect();
-                let message = format!("step {step_target} can't be taken back, so nothing was undone");
+                let message = format!("step {step_target} is irreversible; nothing was rolled back");
                 Diagnostic::new(ErrorCode("P0405"), ExitKind::InDoubt, message)
-                    .with_cause("the plan says `irreversible: true` of it, and it ran since the release was exposed")
-                    .with_cause(format!("left as they are, last first: {}", left.join(", ")))
-                    .with_hint(format!(
-                        "look, then decide: mend it and run `{again}` again, or go back with `runner rollback`"
-                    ))
+                    .with_cause("the plan marks it `irreversible: true`, and it ran after the release was exposed")
+                    .with_cause(format!("not rolled back, last first: {}", left.join(", ")))
+                    .with_hint(format!("fix the cause and run `{again}` again, or run `runner rollback`"))
             }
             Self::Journal(error) => error.into(),
             Self::Lock(error) => error.into(),
             Self::Interrupted => {
                 Diagnostic::new(ErrorCode("P0303"), ExitKind::Interrupted, "interrupted; the state is saved".to_owned())
-                    .with_hint(format!("run `{again}` again to go on{skipped}"))
+                    .with_hint(format!("run `{again}` again to continue{skipped}"))
             }
         }
     }

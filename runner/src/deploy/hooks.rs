@@ -95,9 +95,9 @@ impl RunningAttempt<'_> {
         let keep = self.prepared.plan.keep?;
         let failed = match self.confirm_lock().await {
             Ok(()) => prune::prune(&self.prepared.plan, self.journal.state(), neighbours, keep).err()?.to_string(),
-            Err(halt) => format!("old releases stay: {}", self.hook_error_text(&halt)),
+            Err(halt) => format!("can't remove old releases: {}", self.hook_error_text(&halt)),
         };
-        Some(Notice::warning(format!("{failed}; the deployment stands")))
+        Some(Notice::warning(format!("{failed}; the deployment itself succeeded")))
     }
 
     async fn run_hook(&mut self, hook: &PlannedStep) -> Result<(), AttemptError> {
@@ -110,12 +110,12 @@ impl RunningAttempt<'_> {
         let redactor = self.journal.redactor();
         match error {
             AttemptError::Failed { failure, .. } => redactor.redact(&failure.message),
-            AttemptError::Interrupted => "not run: interrupted".to_owned(),
+            AttemptError::Interrupted => "interrupted before it ran".to_owned(),
             AttemptError::Plan(diagnostic) => redactor.redact(&diagnostic.message),
             AttemptError::Lock(error) => error.to_string(),
             AttemptError::Journal(error) => error.to_string(),
             AttemptError::InDoubt { .. } | AttemptError::UndoFailed { .. } | AttemptError::Irreversible { .. } => {
-                "it did not end well".to_owned()
+                "it did not finish".to_owned()
             }
         }
     }

@@ -62,9 +62,9 @@ impl PreparedPlan {
         if severity != LintLevel::Deny || found.is_empty() {
             return Vec::new();
         }
-        let message = format!("step `{}`: its migrations have {} unsafe statements", step.id, found.len());
+        let message = format!("the migrations of step `{}` contain unsafe statements ({})", step.id, found.len());
         let hint =
-            "change them; allow one by a comment before it, `-- pawl: allow <rule>`; or set `lint: warn`".to_owned();
+            "rewrite them, allow one by the comment `-- pawl: allow <rule>` above it, or set `lint: warn`".to_owned();
         let mut diagnostic =
             self.plan.error_at(ErrorCode("P0323"), step.span.clone(), message, "`lint: deny`", Some(hint));
         diagnostic.exit = ExitKind::Refused;

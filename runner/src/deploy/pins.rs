@@ -88,7 +88,7 @@ impl ModulePins {
         (self.policy == PinPolicy::Frozen && self.lockfile.is_none()).then(|| {
             let file = self.display_path();
             Notice::warning(format!(
-                "modules are not pinned, there is no {file}; make it with `runner modules --accept`, and commit it"
+                "modules are not pinned: {file} is missing; run `runner modules --accept` and commit it"
             ))
         })
     }
@@ -125,9 +125,9 @@ impl ModulePins {
         grown.modules.extend(new);
         let file = self.display_path();
         Some(match (self.write(&grown), &self.lockfile) {
-            (Ok(()), None) => Notice::note(format!("wrote {file}, which pins the modules: commit it")),
-            (Ok(()), Some(_)) => Notice::note(format!("added {names} to {file}: commit it")),
-            (Err(error), _) => Notice::warning(format!("{names} not pinned: can't write {file}: {error}")),
+            (Ok(()), None) => Notice::note(format!("wrote {file}, which pins the modules; commit it")),
+            (Ok(()), Some(_)) => Notice::note(format!("added {names} to {file}; commit it")),
+            (Err(error), _) => Notice::warning(format!("could not pin {names}: can't write {file}: {error}")),
         })
     }
 
@@ -139,7 +139,7 @@ impl ModulePins {
         self.write(&self.current).map_err(|error| {
             Diagnostic::new(ErrorCode("P0128"), ExitKind::Refused, format!("can't write {}", self.display_path()))
                 .with_cause(error)
-                .with_hint("see that its folder can be written")
+                .with_hint("make its folder writable, then run `runner modules --accept` again")
         })
     }
 
@@ -161,10 +161,9 @@ impl ModulePins {
 
     fn changed_error(&self, plan: &Plan, step: &PlanStep, name: &str, change: &PinChange) -> Diagnostic {
         let file = self.display_path();
-        let message = format!("module `{name}` is not what {file} has");
-        let hint = format!("if that is meant, run `runner modules --accept`, and commit {file}");
-        let mut diagnostic =
-            plan.error_at(ErrorCode("P0130"), step.span.clone(), message, "it is used here", Some(hint));
+        let message = format!("module `{name}` differs from {file}");
+        let hint = format!("if you intend the change, run `runner modules --accept` and commit {file}");
+        let mut diagnostic = plan.error_at(ErrorCode("P0130"), step.span.clone(), message, "used here", Some(hint));
         if let Some(now) = self.current.modules.get(name) {
             diagnostic.causes.extend(describe_change(change, now));
         }
@@ -173,9 +172,9 @@ impl ModulePins {
 
     fn missing_error(&self, plan: &Plan, step: &PlanStep, name: &str) -> Diagnostic {
         let file = self.display_path();
-        let message = format!("module `{name}` is not in {file}");
-        let hint = format!("run `runner modules --accept` where you develop, and commit {file}");
-        plan.error_at(ErrorCode("P0127"), step.span.clone(), message, "it is used here", Some(hint))
+        let message = format!("module `{name}` is missing from {file}");
+        let hint = format!("run `runner modules --accept` on your machine and commit {file}");
+        plan.error_at(ErrorCode("P0127"), step.span.clone(), message, "used here", Some(hint))
     }
 }
 
@@ -188,8 +187,8 @@ pub fn describe_change(change: &PinChange, now: &ModulePin) -> Vec<String> {
         lines.push(format!("locked {} (version {})", locked.digest, locked.version));
         lines.push(format!("now    {} (version {})", now.digest, now.version));
     }
-    lines.extend(change.added.iter().map(|ask| format!("it asks for more: {}", ask.describe())));
-    lines.extend(change.removed.iter().map(|ask| format!("it no longer asks for {}", ask.describe())));
+    lines.extend(change.added.iter().map(|ask| format!("it newly requests {}", ask.describe())));
+    lines.extend(change.removed.iter().map(|ask| format!("it no longer requests {}", ask.describe())));
     lines
 }
 
@@ -212,11 +211,13 @@ fn read_lockfile(path: &std::path::Path) -> Result<Option<Lockfile>, Diagnostic>
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(unreadable(&error, "see that this user can read it")),
+        Err(error) => {
+            return Err(unreadable(&error, "make it readable for this user, then run the same command again"));
+        }
     };
     let hint = |error: &LockfileError| match error {
-        LockfileError::Malformed(_) => "restore it, or remove it and make it anew with `runner modules --accept`",
-        LockfileError::NewerVersion(_) => "use the runner that wrote it, or a newer one",
+        LockfileError::Malformed(_) => "restore it, or delete it and run `runner modules --accept`",
+        LockfileError::NewerVersion(_) => "use the runner version that wrote it, or a newer one",
     };
     Lockfile::parse(&text).map(Some).map_err(|error| unreadable(&error, hint(&error)))
 }

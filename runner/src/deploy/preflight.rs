@@ -187,7 +187,7 @@ impl PreparedPlan {
     }
 
     pub(super) fn resource_error(&self, step: &PlanStep, message: &str) -> Diagnostic {
-        let hint = Some("nothing was touched; mend it, and run again".to_owned());
+        let hint = Some("nothing was changed; fix this, then run the same command again".to_owned());
         let mut diagnostic =
             self.plan.error_at(ErrorCode("P0202"), step.span.clone(), message, "this step needs it", hint);
         diagnostic.exit = ExitKind::Refused;
@@ -232,10 +232,10 @@ async fn load(
 ) -> Result<(LoadedModule, ModuleDescription), Diagnostic> {
     let module = runtime.load(&step.uses).await.map_err(|error| error.diagnostic(plan, step))?;
     let description = runtime.describe(&module, step).await.map_err(|error| {
-        let message = format!("the module of step `{}` does not describe itself as the contract says", step.id);
+        let message = format!("the module of step `{}` returned an invalid description", step.id);
         let hint = Some(error.hint().to_owned());
         let diagnostic =
-            plan.error_at(ErrorCode("P0125"), step.span.clone(), message, "it is used here", hint).with_cause(&error);
+            plan.error_at(ErrorCode("P0125"), step.span.clone(), message, "used here", hint).with_cause(&error);
         error.log_lines().iter().fold(diagnostic, Diagnostic::with_cause)
     })?;
     Ok((module, description))
@@ -275,8 +275,8 @@ fn planned_hook(
         }
     };
     let message = format!("step `{}` of a hook uses `{}`, which {why}", step.id, ready.description.name);
-    let hint = Some("write it under `steps`, where it is recorded, resumed and rolled back".to_owned());
-    problems.push(plan.error_at(ErrorCode("P0131"), step.span.clone(), message, "not in a hook", hint));
+    let hint = Some("move it to `steps`, where the runner records, resumes and rolls it back".to_owned());
+    problems.push(plan.error_at(ErrorCode("P0131"), step.span.clone(), message, "not allowed in a hook", hint));
     None
 }
 
@@ -291,11 +291,11 @@ fn mismatches(plan: &Plan, step: &PlanStep, description: &ModuleDescription) -> 
         let span = span_of(step, &mismatch.pointer);
         let step_target =
             if mismatch.pointer.is_empty() { String::new() } else { format!(" at `{}`", &mismatch.pointer[1..]) };
-        let message = format!("`with` of step `{}` does not fit module `{}`{step_target}", step.id, description.name);
+        let message = format!("invalid `with` of step `{}` for module `{}`{step_target}", step.id, description.name);
         let keys: Vec<_> =
             description.config["properties"].as_object().into_iter().flat_map(|map| map.keys()).collect();
         let keys = keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
-        let hint = format!("`{}` takes {keys}; docs/plan.md tells what they mean", description.name);
+        let hint = format!("`{}` accepts {keys}; see docs/plan.md", description.name);
         plan.error_at(Problem::BadConfig.code(), span, message, mismatch.message, Some(hint))
     };
     description.schema_violations(&step.with, known_later).into_iter().map(diagnostic).collect()
@@ -359,7 +359,7 @@ fn missing_grants(plan: &Plan, step: &PlanStep, description: &ModuleDescription)
         reported.push(need.capability);
         let span = pointer.map_or_else(|| step.span.clone(), |pointer| span_of(step, pointer));
         let what = need.display_text(&step.with);
-        let message = format!("step `{}` needs {what} that it is not granted", step.id);
+        let message = format!("step `{}` needs {what}, but the plan does not grant it", step.id);
         let hint = format!("add to the step: grants: {{ {line} }}; it {}", need.reason);
         Some(plan.error_at(Problem::MissingGrant.code(), span, message, "not granted", Some(hint)))
     };
@@ -374,8 +374,8 @@ fn phase_order_error(plan: &Plan, steps: &[PlannedStep]) -> Option<Diagnostic> {
     let first_commit = steps.iter().position(|ready| ready.description.phase == StepPhase::Commit)?;
     let late = steps[first_commit..].iter().find(|ready| ready.description.phase == StepPhase::Prepare)?;
     let commit = &steps[first_commit].step.id;
-    let message = format!("step `{}` prepares, but comes after `{commit}`, which changes what runs", late.step.id);
-    let hint = format!("write `{}` before `{commit}`: everything is prepared before anything is touched", late.step.id);
+    let message = format!("prepare step `{}` comes after commit step `{commit}`", late.step.id);
+    let hint = format!("move `{}` before `{commit}`: all prepare steps run before the first change", late.step.id);
     let code = Problem::PrepareAfterCommit.code();
     Some(plan.error_at(code, late.step.span.clone(), message, "a prepare step", Some(hint)))
 }
@@ -389,16 +389,16 @@ async fn resolve_release(plan: &Plan, steps: &[PlannedStep], wanted: RequestedRe
         let digest = match (found, &known) {
             (Ok(None), _) => continue,
             (Ok(Some(found)), Some(known)) if found != *known => {
-                let message = format!("release {label} is not what was verified under that name");
-                let hint = format!("the verified one has the digest {known}; find it, or verify this one first");
-                let label = format!("this is {found}");
+                let message = format!("release {label} differs from the verified release of that name");
+                let hint = format!("restore the archive with digest {known}, or verify this one first");
+                let label = format!("its digest is {found}");
                 return Err(plan.error_at(ErrorCode("P0215"), span, message, label, Some(hint)));
             }
             (Ok(found), _) => found,
             // Its archive may be gone, and what was pulled still be there: the step looks for it by the digest.
             (Err(_), Some(known)) => Some(known.clone()),
             (Err(failure), None) => {
-                let message = format!("the digest of release {label} can't be found out");
+                let message = format!("can't determine the digest of release {label}");
                 let diagnostic = plan.error_at(ErrorCode("P0203"), span, message, "its source", failure.hint);
                 return Err(diagnostic.with_cause(failure.message));
             }
@@ -409,13 +409,13 @@ async fn resolve_release(plan: &Plan, steps: &[PlannedStep], wanted: RequestedRe
 }
 
 fn check_writable(path: &Path) -> Result<(), String> {
-    std::fs::create_dir_all(path).map_err(|error| format!("can't be made: {error}"))?;
+    std::fs::create_dir_all(path).map_err(|error| format!("can't be created: {error}"))?;
     rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
-        .map_err(|error| format!("can't be written: {error}"))?;
-    let room = rustix::fs::statvfs(path).map_err(|error| format!("can't be looked at: {error}"))?;
+        .map_err(|error| format!("is not writable: {error}"))?;
+    let room = rustix::fs::statvfs(path).map_err(|error| format!("can't be inspected: {error}"))?;
     let free = room.f_bavail.saturating_mul(room.f_frsize);
     if free < MIN_FREE_BYTES {
-        return Err(format!("has only {} MiB left", free >> 20));
+        return Err(format!("has only {} MiB of free space", free >> 20));
     }
     Ok(())
 }

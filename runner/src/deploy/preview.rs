@@ -120,7 +120,10 @@ async fn preview_step(
                 let to_be_made = planned.step.grants.dirs.iter().find(|(_, grant)| !grant.path.exists());
                 preview.unknown_reason = Some(match to_be_made {
                     Some((name, grant)) => {
-                        format!("directory `{name}` ({}) is not there yet; it will be made", grant.path.display())
+                        format!(
+                            "directory `{name}` ({}) does not exist yet; the deployment creates it",
+                            grant.path.display()
+                        )
                     }
                     None => message,
                 });

@@ -62,7 +62,7 @@ impl<'a> AttemptView<'a> {
             .collect();
         let plan = &self.prepared.plan;
         let inputs = self.prepared.runtime.input_hashes(step, &planned.description, &config).map_err(|error| {
-            let message = format!("what step `{}` depends on can't be read", step.id);
+            let message = format!("can't read an input of step `{}`", step.id);
             let hint = Some(error.hint());
             let label = "this step depends on it";
             AttemptError::Plan(
@@ -118,8 +118,7 @@ impl<'a> AttemptView<'a> {
             None => Ok(config),
             Some(mismatch) => {
                 let span = step.with_spans.get(&mismatch.pointer).unwrap_or(&step.span).clone();
-                let message =
-                    format!("`with` of step `{}` does not fit module `{}`", step.id, planned.description.name);
+                let message = format!("invalid `with` of step `{}` for module `{}`", step.id, planned.description.name);
                 Err(AttemptError::Plan(plan.error_at(Problem::BadConfig.code(), span, message, mismatch.message, None)))
             }
         }

@@ -35,17 +35,15 @@ impl RunningAttempt<'_> {
         let before = state.records.get(exposing).and_then(|record| record.live_before.as_ref());
         match before {
             None => {
-                return Ok(RollbackResult::NotRolledBack(Some(
-                    "nothing was live before, so there is nothing to go back to".to_owned(),
-                )));
+                return Ok(RollbackResult::NotRolledBack(Some("no release was live before this one".to_owned())));
             }
             Some(release) if release.is_same(&self.header.release) => {
                 return Ok(RollbackResult::NotRolledBack(Some(
-                    "this release was live before this run already".to_owned(),
+                    "this release was already live before this run".to_owned(),
                 )));
             }
             Some(release) if !state.head.is_verified(release) => {
-                let why = format!("{} was live before, but was never verified", release.label);
+                let why = format!("the previous release, {}, was never verified", release.label);
                 return Ok(RollbackResult::NotRolledBack(Some(why)));
             }
             Some(_) => {}
@@ -116,7 +114,7 @@ impl RunningAttempt<'_> {
             }
             ProbeFinding::Absent => Ok(false),
             ProbeFinding::Drifted { why } | ProbeFinding::Unknown { why } => {
-                let message = format!("how far it got is not known: {why}");
+                let message = format!("outcome unknown: {why}");
                 Err(AttemptError::UndoFailed {
                     step_target: planned.step_target.clone(),
                     failure: StepFailure::new("permanent", message),

@@ -142,7 +142,7 @@ fn render_page(
 fn failed_error() -> Diagnostic {
     let mut error = Diagnostic::new(ErrorCode("P0301"), ExitKind::Failed, "step `migrate` failed on attempt 1")
         .with_cause("migrations/0007_orders.sql:3: relation \"order\" does not exist")
-        .with_hint("fix it; then run `runner --release r2` again (skips: pull)");
+        .with_hint("fix the cause; then run `runner --release r2` again (skips: pull)");
     let path = PathBuf::from("/repo/shop/ops/../db/migrations/0007_orders.sql");
     error.location = Some(Box::new(SourceLocation { path, line: Some(3), column: Some(9) }));
     error
@@ -446,7 +446,7 @@ fn errors_point_to_their_line() {
     let text = out.text();
     let commands: Vec<_> = text.lines().filter(|line| line.starts_with("::")).map(|line| format!("{line}\n")).collect();
     expect![[r#"
-        ::error file=db/migrations/0007_orders.sql,line=3,col=9,title=P0301 step `migrate` failed on attempt 1::migrations/0007_orders.sql:3: relation "order" does not exist%0Ahint: fix it; then run `runner --release r2` again (skips: pull)
+        ::error file=db/migrations/0007_orders.sql,line=3,col=9,title=P0301 step `migrate` failed on attempt 1::migrations/0007_orders.sql:3: relation "order" does not exist%0Ahint: fix the cause; then run `runner --release r2` again (skips: pull)
         ::error file=ops/deploy.yml,line=2,col=1,endLine=2,endColumn=5,title=P0104 the plan has no key `stpes`%3A what%2C then::means nothing
         ::error file=ops/deploy.yml,line=2,col=1,endLine=3,title=P0104 the plan has no key `stpes`%3A what%2C then::means nothing%0Ahint: did you mean `steps`?
         ::error title=P0104 the plan has no key `stpes`%3A what%2C then::means nothing

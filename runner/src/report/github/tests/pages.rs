@@ -52,7 +52,7 @@ fn the_page_of_a_failure() {
         ```text
         error[P0301]: step `migrate` failed on attempt 1
           caused by: migrations/0007_orders.sql:3: relation "order" does not exist
-          hint: fix it; then run `runner --release r2` again (skips: pull)
+          hint: fix the cause; then run `runner --release r2` again (skips: pull)
         ```
 
         **A retry** goes on with this run. It
