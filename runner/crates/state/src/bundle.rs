@@ -121,22 +121,22 @@ pub enum ChainComparison {
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     /// Not a whole zip: its upload was cut, and it was never acknowledged.
-    #[error("it is cut off")]
+    #[error("it is truncated")]
     Truncated,
     /// Not what its manifest says, or none.
     #[error("it is damaged: {0}")]
     Damaged(String),
     /// A newer runner's.
-    #[error("its form {0} is not known to this runner, which knows {BUNDLE_VERSION}")]
+    #[error("its format version is {0}; this runner supports version {BUNDLE_VERSION}")]
     UnknownVersion(u32),
     /// Of something else.
-    #[error("it is of another {what}: {theirs}, not {ours}")]
+    #[error("it belongs to another {what}: {theirs}, not {ours}")]
     WrongIdentity { what: &'static str, theirs: String, ours: String },
     /// Not what its name says.
-    #[error("its name is not that of what is in it")]
+    #[error("its name does not match its content")]
     NameMismatch,
     /// Its MAC is not what this key gives, or it has none.
-    #[error("it has no MAC that was made with this key")]
+    #[error("it has no valid MAC for this key")]
     InvalidMac,
 }
 
@@ -224,7 +224,7 @@ impl JournalSnapshot {
                 continue;
             }
             room = room.checked_sub(bytes.len() as u64).ok_or_else(|| StateError::NotUploaded {
-                why: format!("the journals in {} are more than {} MiB", folder.display(), MAX_CHECKPOINT_BYTES >> 20),
+                why: format!("the journals in {} are larger than {} MiB", folder.display(), MAX_CHECKPOINT_BYTES >> 20),
             })?;
             lines += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
             let believed = trust_from_file_name(&path) == JournalTrust::Authenticated;
@@ -326,13 +326,13 @@ pub fn unpack(
     for CheckpointEntry { epoch, bytes, hash, is_authenticated: believed } in manifest.journals {
         let content = file(&journal_name(epoch))?;
         if content.len() as u64 != bytes || Blake3Hash::of(&content) != hash {
-            return Err(damaged(&format!("the journal of epoch {epoch} is not what the manifest says")));
+            return Err(damaged(&format!("the journal of epoch {epoch} does not match the manifest")));
         }
         if epoch > MAX_EPOCH
             || content.last() != Some(&b'\n')
             || journals.last().is_some_and(|last| last.epoch >= epoch)
         {
-            return Err(damaged(&format!("the journal of epoch {epoch} is cut off, or out of order")));
+            return Err(damaged(&format!("the journal of epoch {epoch} is truncated or out of order")));
         }
         let trust = if key.is_some() && believed { JournalTrust::Authenticated } else { JournalTrust::Untrusted };
         counted += content.iter().filter(|byte| **byte == b'\n').count() as u64;
@@ -371,7 +371,7 @@ struct StagedJournal {
 /// # Errors
 /// [`StateError`] when two went different ways, when they can't be read as one, or can't be written.
 pub fn merge_into_folder(folder: &Path, journals: &[CheckpointJournal], location: &str) -> Result<(), StateError> {
-    std::fs::create_dir_all(folder).map_err(|source| StateError::io("make", folder, source))?;
+    std::fs::create_dir_all(folder).map_err(|source| StateError::io("create", folder, source))?;
     let here = journals_in(folder)?;
     let mut new: Vec<StagedJournal> = Vec::new();
     for CheckpointJournal { epoch, bytes, trust } in journals {
@@ -390,7 +390,7 @@ pub fn merge_into_folder(folder: &Path, journals: &[CheckpointJournal], location
             }
             let whole = &ours[..ours.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1)];
             if !bytes.starts_with(whole) {
-                let why = "this machine wrote something else than what is there";
+                let why = "the copy on this machine differs from it";
                 return Err(StateError::Diverged { path: path.clone(), location: location.to_owned(), why });
             }
         }

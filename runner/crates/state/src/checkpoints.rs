@@ -195,7 +195,7 @@ impl CheckpointUploader {
         let reason = match tokio::time::timeout(within, closed).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.reason(),
-            Err(_) => format!("it took longer than {} s", within.as_secs()),
+            Err(_) => format!("it timed out after {} s", within.as_secs()),
         };
         lock_mutex(&self.status).last_error = Some(reason);
     }
@@ -205,7 +205,7 @@ impl CheckpointUploader {
         let reason = match tokio::time::timeout(within, self.send_command(CheckpointCommand::InspectExisting)).await {
             Ok(Ok(())) => return self.close_worker(within, true).await,
             Ok(Err(error)) => error.reason(),
-            Err(_) => format!("it took longer than {} s", within.as_secs()),
+            Err(_) => format!("it timed out after {} s", within.as_secs()),
         };
         lock_mutex(&self.status).last_error = Some(reason);
     }
@@ -214,7 +214,7 @@ impl CheckpointUploader {
         &self,
         command: impl FnOnce(CheckpointReply<()>) -> CheckpointCommand,
     ) -> Result<(), StateError> {
-        let gone = || StateError::NotUploaded { why: "the thread that brings it there has ended".to_owned() };
+        let gone = || StateError::NotUploaded { why: "the upload thread has ended".to_owned() };
         let (answer, answered) = oneshot::channel();
         self.commands.send(command(answer)).map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
@@ -281,7 +281,7 @@ impl CheckpointWorker {
             let is_over =
                 uploads.is_empty() && closing.as_ref().is_some_and(|(tidies, ..)| removals.is_empty() || !tidies);
             if is_over && let Some((_, mut there, answer)) = closing.take() {
-                let result = there.try_recv().unwrap_or_else(|_| Err(not_uploaded_error("it was given up")));
+                let result = there.try_recv().unwrap_or_else(|_| Err(not_uploaded_error("the upload was abandoned")));
                 let _ = answer.send(result);
                 // What is superseded goes as long as this process has other things to do; `post` removes the rest.
                 while removals.join_next().await.is_some() {}
@@ -320,7 +320,7 @@ impl CheckpointWorker {
         uploads: &mut JoinSet<UploadResult>,
     ) {
         match self.start_upload(artifacts, uploads) {
-            None => drop(answer.send(Err(not_uploaded_error("the journals here can't be read")))),
+            None => drop(answer.send(Err(not_uploaded_error("the journals on this machine can't be read")))),
             Some(lines) if lines <= self.uploaded_lines => drop(answer.send(Ok(()))),
             Some(lines) => self.waiters.push((lines, answer)),
         }
@@ -390,7 +390,7 @@ impl CheckpointWorker {
                     ChainComparison::Ahead => break,
                     ChainComparison::Diverged => {
                         return Err(not_uploaded_error(&format!(
-                            "artifact {} has what this machine has not",
+                            "artifact {} has lines that this machine does not have",
                             listed.name
                         )));
                     }

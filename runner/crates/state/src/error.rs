@@ -22,22 +22,22 @@ pub enum StateError {
     #[error("can't {action} the state in {location}")]
     Remote { action: &'static str, location: String, why: String },
     /// A remote place without compare-and-swap.
-    #[error("{location} does not keep conditions: two deployments could hold its lock")]
+    #[error("{location} does not support conditional writes: two deployments could hold its lock at once")]
     NoConditionalWrites { location: String, why: String },
     /// The record of a remote place can't be read.
-    #[error("the record of the state in {location} can't be read")]
+    #[error("can't read the state record in {location}")]
     InvalidManifest { location: String, why: String },
     /// What this machine has is not what the remote place has.
-    #[error("{} and the journal in {location} went different ways", path.display())]
+    #[error("{} and the journal in {location} have diverged", path.display())]
     Diverged { path: PathBuf, location: String, why: &'static str },
     /// The artifacts of the CI run can't be read.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
     /// A journal among them can't be continued.
-    #[error("the journal in artifact {name} can't be continued")]
+    #[error("can't resume from the journal in artifact {name}")]
     InvalidCheckpoint { name: String, source: BundleError },
     /// A journal did not get there.
-    #[error("the journal could not be brought to the artifacts of this run")]
+    #[error("could not upload the journal to the artifacts of this run")]
     NotUploaded { why: String },
 }
 
@@ -45,22 +45,22 @@ pub enum StateError {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another has it.
-    #[error("{resource} is being deployed by another")]
+    #[error("another deployment holds the lock of {resource}")]
     Held { resource: String, record: Option<LockRecord> },
     /// Its file can't be used.
-    #[error("can't use the lock {}", path.display())]
+    #[error("can't use the lock file {}", path.display())]
     Io { path: PathBuf, source: io::Error },
     /// It was ours.
-    #[error("the lock of {resource} was lost: epoch {epoch} is over")]
+    #[error("this deployment lost the lock of {resource}: epoch {epoch} is over")]
     Lost { resource: String, epoch: u64, why: String },
     /// A living holder is not to be robbed by accident.
-    #[error("{resource} is held by one who lives")]
+    #[error("{resource} is locked by a running deployment")]
     HolderRunning { resource: String, holder: Option<LockHolder> },
     /// What a child process showed is not the lock that is held.
-    #[error("the lock token of {resource} is not that of the deployment that holds the lock")]
+    #[error("PAWL_LOCK is not a valid lock token for {resource}")]
     InvalidToken { resource: String, why: &'static str },
     /// What was written at the end did not get there.
-    #[error("the end of epoch {epoch} of {resource} is not written to {location}")]
+    #[error("could not write the end of epoch {epoch} of {resource} to {location}")]
     FinalWriteFailed { resource: String, epoch: u64, location: String, why: String },
     /// The place can't be used.
     #[error(transparent)]
@@ -108,41 +108,41 @@ impl From<&StateError> for Diagnostic {
             StateError::NotUploaded { .. } => (
                 "P0520",
                 ExitKind::InDoubt,
-                "nothing was done after that; re-run the failed jobs when the service is well again".to_owned(),
+                "nothing ran after this error; re-run the failed jobs when the service is available again".to_owned(),
             ),
             StateError::InvalidCheckpoint { source: BundleError::InvalidMac | BundleError::NameMismatch, .. } => (
                 "P0522",
                 ExitKind::Journal,
-                "see that `key` is the same in every attempt; if it is, some job of this run wrote that artifact: find out which".to_owned(),
+                "use the same `key` in every attempt; if you do, find the job of this run that wrote the artifact".to_owned(),
             ),
             StateError::InvalidCheckpoint { .. } => (
                 "P0523",
                 ExitKind::Journal,
-                "look at it; delete it on the run's page if nothing can be made of it: the next attempt looks before it acts".to_owned(),
+                "inspect the artifact; if it is unusable, delete it on the run's page and re-run: the next attempt probes each step before it acts".to_owned(),
             ),
             StateError::Io { .. } => (
                 "P0606",
                 ExitKind::Refused,
-                "see that the folder named by `state:` can be read and written by this user".to_owned(),
+                "let this user read and write the folder in `state:`, then run again".to_owned(),
             ),
             StateError::Remote { .. } => (
                 "P0607",
                 ExitKind::Refused,
-                "see that the place named by `state:` is right, can be reached, and lets this user write".to_owned(),
+                "check the address in `state:`, the network, and this user's write access; then run again".to_owned(),
             ),
             StateError::NoConditionalWrites { .. } => (
                 "P0608",
                 ExitKind::Refused,
-                "use an object store that knows `If-None-Match` and `If-Match`, or `state: git:REMOTE`".to_owned(),
+                "use an object store that supports `If-None-Match` and `If-Match`, or `state: git:REMOTE`".to_owned(),
             ),
             StateError::InvalidManifest { .. } => {
-                ("P0609", ExitKind::Journal, "a newer runner may have written it: use that one".to_owned())
+                ("P0609", ExitKind::Journal, "update the runner: a newer version may have written the record".to_owned())
             }
             StateError::Diverged { path, .. } => (
                 "P0610",
                 ExitKind::Journal,
                 format!(
-                    "look at it, move {} away, and run again: the next attempt looks before it acts",
+                    "compare the two, move {} away, and run again: the next attempt probes each step before it acts",
                     path.display()
                 ),
             ),
@@ -172,31 +172,31 @@ impl From<&LockError> for Diagnostic {
                     diagnostic = diagnostic.with_cause(format!("{holder} has held the lock since {since}"));
                 }
                 diagnostic.with_hint(if is_lease {
-                    "wait until it ends, then run again, or wait here with `--lock-wait 10m`; `runner lock status --watch` tells whether it lives"
+                    "run again when it ends, or wait for it with `--lock-wait 10m`; `runner lock status --watch` shows whether it is still running"
                 } else {
-                    "wait until it ends, then run again, or wait here with `--lock-wait 10m`; `runner status` shows what it is doing"
+                    "run again when it ends, or wait for it with `--lock-wait 10m`; `runner status` shows its progress"
                 })
             }
             LockError::Io { source, .. } => Self::new(ErrorCode("P0502"), ExitKind::Refused, error.to_string())
                 .with_cause(source)
-                .with_hint("see that the folder named by `state:` can be written by this user"),
+                .with_hint("let this user write to the folder in `state:`, then run again"),
             LockError::Lost { why, .. } => Self::new(ErrorCode("P0503"), ExitKind::Locked, error.to_string())
                 .with_cause(why)
-                .with_hint("nothing was done after that; see `runner history`, then run again"),
+                .with_hint("nothing ran after this error; read `runner history`, then run again"),
             LockError::HolderRunning { holder, .. } => {
                 let diagnostic = Self::new(ErrorCode("P0504"), ExitKind::Locked, error.to_string());
                 let diagnostic = match holder {
-                    Some(holder) => diagnostic.with_cause(format!("{holder} holds it, and renews it")),
+                    Some(holder) => diagnostic.with_cause(format!("{holder} holds the lock and is still running")),
                     None => diagnostic,
                 };
-                diagnostic.with_hint("end that deployment; or take the lock from it with `--force --message WHY`")
+                diagnostic.with_hint("end that deployment, or take its lock with `--force --message WHY`")
             }
             LockError::InvalidToken { why, .. } => Self::new(ErrorCode("P0505"), ExitKind::Refused, error.to_string())
                 .with_cause(why)
-                .with_hint("a runner that a deployment starts gets PAWL_LOCK from it; unset it to run on your own"),
+                .with_hint("unset PAWL_LOCK to run on your own; a deployment sets it only for the runners that it starts"),
             LockError::FinalWriteFailed { why, .. } => {
                 Self::new(ErrorCode("P0506"), ExitKind::InDoubt, error.to_string()).with_cause(why).with_hint(
-                    "this machine has it all: when the place can be reached, run again here before anywhere else",
+                    "run again on this machine when the remote is reachable; only this machine has the whole journal",
                 )
             }
             LockError::State(error) => error.into(),

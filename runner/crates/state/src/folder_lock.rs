@@ -152,9 +152,9 @@ pub(super) fn verify_token(folder: &Path, token: &LockToken) -> Result<LockRecor
     let refused = |why| LockError::InvalidToken { resource: token.resource.clone(), why };
     match lock_status(folder)? {
         (Some(record), LockStatus::Held) if record.token() == *token && !token.nonce.is_empty() => Ok(record),
-        (_, LockStatus::Held) => Err(refused("another deployment holds the lock now, or this is not its token")),
+        (_, LockStatus::Held) => Err(refused("another deployment holds the lock, or the token is forged")),
         (_, LockStatus::Free | LockStatus::Stale | LockStatus::Unknown) => {
-            Err(refused("nobody holds the lock: the deployment that gave the token has ended"))
+            Err(refused("the lock is free: the deployment that issued the token has ended"))
         }
     }
 }

@@ -111,7 +111,7 @@ impl GitStorage {
 
     /// Makes the bare repository. Beside its place and then renamed: another process may do the same.
     fn init_repository(&self, cache: &Path) -> Result<(), StateError> {
-        std::fs::create_dir_all(cache).map_err(|source| StateError::io("make", cache, source))?;
+        std::fs::create_dir_all(cache).map_err(|source| StateError::io("create", cache, source))?;
         let temporary = cache.join(format!("{}.tmp", self.scratch_ref));
         self.git_anywhere(&["init", "--quiet", "--bare", "--template=", &temporary.to_string_lossy()], "prepare")?;
         match std::fs::rename(&temporary, &self.repository) {
@@ -119,7 +119,7 @@ impl GitStorage {
             Err(_) if self.repository.join("HEAD").exists() => {
                 std::fs::remove_dir_all(&temporary).map_err(|source| StateError::io("remove", &temporary, source))
             }
-            Err(source) => Err(StateError::io("make", &self.repository, source)),
+            Err(source) => Err(StateError::io("create", &self.repository, source)),
         }
     }
 
@@ -218,8 +218,8 @@ impl GitStorage {
         });
         match ended {
             Ok(Some(output)) => Ok(output),
-            Ok(None) => Err(self.remote_error(action, format!("git took longer than {} s", CALL_TIMEOUT.as_secs()))),
-            Err(error) => Err(self.remote_error(action, format!("git can't be run: {error}"))),
+            Ok(None) => Err(self.remote_error(action, format!("git timed out after {} s", CALL_TIMEOUT.as_secs()))),
+            Err(error) => Err(self.remote_error(action, format!("can't run git: {error}"))),
         }
     }
 
@@ -304,7 +304,7 @@ impl RemoteStorage for GitStorage {
                 }
             }
         }
-        Err(self.remote_error("read", "it moved whenever it was read"))
+        Err(self.remote_error("read", "the ref changed during every read"))
     }
 
     fn compare_and_swap(&mut self, change: &RecordUpdate<'_>) -> Result<RecordVersion, StateError> {
@@ -333,7 +333,7 @@ impl RemoteStorage for GitStorage {
 
     fn read_file(&mut self, name: &str) -> Result<Vec<u8>, StateError> {
         let Some((commit, ..)) = &self.last_commit else {
-            return Err(self.remote_error("read", "nothing was read yet"));
+            return Err(self.remote_error("read", "the record was not read before its files"));
         };
         self.git_in_cache(&["cat-file", "blob", &format!("{commit}:{name}")], Vec::new(), "read")
     }

@@ -23,7 +23,7 @@ pub(super) fn pull_journals(
     folder: &Path,
     location: &str,
 ) -> Result<(), StateError> {
-    fs::create_dir_all(folder).map_err(|source| StateError::io("make", folder, source))?;
+    fs::create_dir_all(folder).map_err(|source| StateError::io("create", folder, source))?;
     let newest = manifest.journals.last().map(|journal| journal.epoch);
     for kept in &manifest.journals {
         let path = folder.join(journal_name(kept.epoch));
@@ -34,16 +34,16 @@ pub(super) fn pull_journals(
             None => {
                 let remote_bytes = read_remote_journal(remote, kept, location)?;
                 if !remote_bytes.starts_with(whole_lines(&local_bytes)) {
-                    return Err(fork("this machine wrote something else than what is there"));
+                    return Err(fork("the copy on this machine differs from it"));
                 }
                 write_atomically(&path, &remote_bytes)?;
             }
             Some(same) if Blake3Hash::of(same) != kept.hash => {
-                return Err(fork("this machine wrote something else than what is there"));
+                return Err(fork("the copy on this machine differs from it"));
             }
             Some(_) if Some(kept.epoch) == newest || local_bytes.len() == length => {}
             Some(same) if whole_lines(&local_bytes).len() == length => write_atomically(&path, same)?,
-            Some(_) => return Err(fork("it goes on here, and another deployment followed without that")),
+            Some(_) => return Err(fork("the copy on this machine is longer, and a later deployment ran without the rest")),
         }
     }
     for (epoch, path) in journals_in(folder)? {
@@ -51,7 +51,7 @@ pub(super) fn pull_journals(
             if read_if_present(&path)?.is_some_and(|here| whole_lines(&here).is_empty()) {
                 fs::remove_file(&path).map_err(|source| StateError::io("remove", &path, source))?;
             } else {
-                let why = "that attempt never got there, and another deployment followed without it";
+                let why = "the attempt was never uploaded, and a later deployment ran without it";
                 return Err(StateError::Diverged { path, location: location.to_owned(), why });
             }
         }
@@ -95,7 +95,7 @@ fn read_remote_journal(
         bytes.extend_from_slice(&remote.read_file(part)?);
     }
     if bytes.len() as u64 != journal.bytes || Blake3Hash::of(&bytes) != journal.hash {
-        let why = format!("the journal of epoch {} is not what the record says of it", journal.epoch);
+        let why = format!("the journal of epoch {} does not match the record", journal.epoch);
         return Err(StateError::InvalidManifest { location: location.to_owned(), why });
     }
     Ok(bytes)

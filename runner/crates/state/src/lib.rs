@@ -173,7 +173,7 @@ impl StateStore {
     pub fn with_checkpoints(mut self, config: checkpoints::CheckpointConfig) -> Result<Self, StateError> {
         let policy = if self.remote.is_some() { UploadPolicy::AtEnd } else { UploadPolicy::BeforeEachEffect };
         let started = CheckpointUploader::start(config, self.folder.clone(), policy);
-        self.checkpoints = Some(started.map_err(|source| StateError::io("watch", &self.folder, source))?);
+        self.checkpoints = Some(started.map_err(|source| StateError::io("start a thread for the checkpoints of", &self.folder, source))?);
         Ok(self)
     }
 
@@ -326,7 +326,7 @@ impl StateStore {
 
     fn verify_token(&self, token: &LockToken) -> Result<LockRecord, LockError> {
         if token.resource != self.resource {
-            let why = "it is of another application or environment";
+            let why = "it belongs to another application or environment";
             return Err(LockError::InvalidToken { resource: self.resource.clone(), why });
         }
         if self.remote.is_none() {
@@ -336,7 +336,7 @@ impl StateStore {
         if manifest.lock.holder.is_some() && manifest.lock.token() == *token && !token.nonce.is_empty() {
             return Ok(manifest.lock);
         }
-        let why = "the lock is free, or another deployment holds it now, or this is not its token";
+        let why = "the lock is free, another deployment holds it, or the token is forged";
         Err(LockError::InvalidToken { resource: self.resource.clone(), why })
     }
 

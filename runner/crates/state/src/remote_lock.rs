@@ -135,7 +135,7 @@ impl RemoteLock {
                 resource: record.resource,
                 epoch: record.epoch,
                 location: location.to_owned(),
-                why: format!("it took longer than {} s", within.as_secs()),
+                why: format!("it timed out after {} s", within.as_secs()),
             }),
         }
     }
@@ -173,7 +173,7 @@ impl Drop for CancelOnDrop {
 }
 
 fn worker_stopped_error(resource: &str, epoch: u64) -> LockError {
-    LockError::Lost { resource: resource.to_owned(), epoch, why: "the thread that holds it has ended".to_owned() }
+    LockError::Lost { resource: resource.to_owned(), epoch, why: "the thread that holds the lock has ended".to_owned() }
 }
 
 /// What the thread has.
@@ -387,13 +387,13 @@ impl LockWorker {
         let record = self.lease.record();
         let why = match lost {
             LockLossReason::Expired => format!(
-                "it was not renewed for {} s: this process was stopped, or {} could not be reached",
+                "it expired after {} s without a renewal: this process was suspended, or {} was unreachable",
                 self.lease.ttl().as_secs_f32(),
                 self.location
             ),
             LockLossReason::Taken(record) => {
                 let holder = record.holder.as_ref().map_or_else(String::new, ToString::to_string);
-                format!("{holder} has it since {}, with epoch {}", record.since, record.epoch)
+                format!("{holder} has held it since {}, with epoch {}", record.since, record.epoch)
             }
             LockLossReason::Released => "an operator released it".to_owned(),
         };
@@ -534,10 +534,10 @@ pub(super) fn parse_manifest(
     let broken = |why: String| StateError::InvalidManifest { location: location.to_owned(), why };
     let manifest: StateManifest = serde_json::from_slice(&seen.bytes).map_err(|error| broken(error.to_string()))?;
     if manifest.version != MANIFEST_VERSION {
-        return Err(broken(format!("it is of version {}, this runner knows {MANIFEST_VERSION}", manifest.version)));
+        return Err(broken(format!("its version is {}; this runner supports version {MANIFEST_VERSION}", manifest.version)));
     }
     if manifest.lock.resource != resource {
-        return Err(broken(format!("it is of {}, not of {resource}", manifest.lock.resource)));
+        return Err(broken(format!("it belongs to {}, not to {resource}", manifest.lock.resource)));
     }
     Ok(manifest)
 }

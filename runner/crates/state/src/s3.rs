@@ -91,7 +91,7 @@ impl S3Storage {
         match put {
             Ok(result) => match result.e_tag {
                 Some(tag) => Ok(Ok(RecordVersion(tag))),
-                None => Err(self.remote_error(action, "the store gives no ETag")),
+                None => Err(self.remote_error(action, "the store returned no ETag")),
             },
             Err(error) => Ok(Err(error)),
         }
@@ -106,7 +106,7 @@ impl S3Storage {
         })?;
         match got {
             Ok((Some(tag), bytes)) => Ok(Some(VersionedRecord { version: RecordVersion(tag), bytes: bytes.to_vec() })),
-            Ok((None, _)) => Err(self.remote_error("read", "the store gives no ETag")),
+            Ok((None, _)) => Err(self.remote_error("read", "the store returned no ETag")),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.remote_error("read", error_chain_text(&error))),
         }
@@ -127,11 +127,11 @@ impl RemoteStorage for S3Storage {
             Err(object_store::Error::Precondition { .. } | object_store::Error::AlreadyExists { .. }) => Ok(()),
             Ok(_) => Err(StateError::NoConditionalWrites {
                 location: self.location.clone(),
-                why: format!("it took a write that `{what}` forbids"),
+                why: format!("it accepted a write that `{what}` forbids"),
             }),
             Err(error) => Err(StateError::NoConditionalWrites {
                 location: self.location.clone(),
-                why: format!("it does not know `{what}`: {}", error_chain_text(&error)),
+                why: format!("it rejected `{what}`: {}", error_chain_text(&error)),
             }),
         };
         let first = self.put("write", &name, b"1", PutMode::Create)?;
@@ -171,7 +171,7 @@ impl RemoteStorage for S3Storage {
     fn read_file(&mut self, name: &str) -> Result<Vec<u8>, StateError> {
         match self.get(name)? {
             Some(seen) => Ok(seen.bytes),
-            None => Err(self.remote_error("read", format!("{name} is not there"))),
+            None => Err(self.remote_error("read", format!("{name} is missing"))),
         }
     }
 }

@@ -13,25 +13,25 @@ use contract::{
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ArtifactError {
     /// What the CI says of its services can't be used.
-    #[error("the artifact service can't be used: {what} is not right")]
+    #[error("can't use the artifact service: check {what}")]
     InvalidAccess { what: &'static str, why: String },
     /// A token that has expired, or may not do this.
-    #[error("can't {action}: the token is not accepted")]
+    #[error("can't {action}: the service rejected the token")]
     Unauthorized { action: &'static str, token: &'static str, status: StatusCode },
     /// No answer, or answers that may be better later, and none that was.
-    #[error("can't {action}: the service can't be reached, or fails")]
+    #[error("can't {action}: the service is unavailable")]
     Unavailable { action: &'static str, tries: u32, why: String },
     /// An answer that says no, or nothing that makes sense. The status is that of the answer.
-    #[error("can't {action}: the service refuses")]
+    #[error("can't {action}: the service rejected the request")]
     Refused { action: &'static str, status: StatusCode, why: String },
     /// What came is not what was stored.
-    #[error("the content of the artifact {name} is not what the service says it is")]
+    #[error("the content of artifact {name} does not match its digest")]
     DigestMismatch { name: String, listed: Digest, found: Digest },
     /// More than is read or stored.
     #[error("can't {action}: it is larger than {} MiB", max >> 20)]
     TooLarge { action: &'static str, max: u64 },
     /// A name that the service would not take.
-    #[error("{name:?} can't be the name of an artifact")]
+    #[error("{name:?} is not a valid artifact name")]
     InvalidName { name: String, why: &'static str },
     /// By the service and by GitHub's REST API, both without success.
     #[error("{service}")]
@@ -53,7 +53,7 @@ impl ArtifactError {
             Self::Unavailable { tries, why, .. } => format!("{why}, after {tries} tries"),
             Self::Refused { status, why, .. } if why.is_empty() => status.to_string(),
             Self::Refused { status, why, .. } => format!("{status}: {why}"),
-            Self::DigestMismatch { listed, found, .. } => format!("it should be {listed} and is {found}"),
+            Self::DigestMismatch { listed, found, .. } => format!("it is {found}; the service listed {listed}"),
             Self::TooLarge { .. } => "a journal is never that large".to_owned(),
             Self::InvalidName { why, .. } => (*why).to_owned(),
             Self::BothFailed { service, .. } => service.reason(),
@@ -67,7 +67,7 @@ impl From<&ArtifactError> for Diagnostic {
             ArtifactError::InvalidAccess { .. } => (
                 "P0510",
                 ExitKind::Refused,
-                "these come from the CI: see that the runner is started by `uses:`, and that nothing overwrites them",
+                "start the runner with `uses:`, and let no step overwrite the CI's variables",
             ),
             ArtifactError::Unauthorized { .. } => (
                 "P0511",
@@ -75,25 +75,25 @@ impl From<&ArtifactError> for Diagnostic {
                 "re-run the job for a new token; the REST API needs `permissions: actions: read`",
             ),
             ArtifactError::Unavailable { .. } => {
-                ("P0512", ExitKind::InDoubt, "re-run the job when the service is well again: githubstatus.com tells")
+                ("P0512", ExitKind::InDoubt, "re-run the job when the service is available again; githubstatus.com shows its status")
             }
             ArtifactError::Refused { .. } => (
                 "P0513",
                 ExitKind::InDoubt,
-                "see whether the artifacts of this run are there, on its page; re-run the job",
+                "check on the run's page that its artifacts exist, then re-run the job",
             ),
             ArtifactError::DigestMismatch { .. } => {
-                ("P0514", ExitKind::Journal, "delete this artifact on the run's page if nobody can say how it changed")
+                ("P0514", ExitKind::Journal, "find out who changed the artifact; if nobody knows, delete it on the run's page")
             }
             ArtifactError::TooLarge { .. } => {
-                ("P0515", ExitKind::InDoubt, "see who stored it: an artifact of this name is none of the runner's")
+                ("P0515", ExitKind::InDoubt, "find the job that stored it: the runner did not write this artifact")
             }
             ArtifactError::InvalidName { .. } => {
-                ("P0516", ExitKind::Refused, "rename the application, environment or job that the name is made of")
+                ("P0516", ExitKind::Refused, "rename the application, environment or job: their names make up the artifact's")
             }
             ArtifactError::BothFailed { service, rest } => {
                 let diagnostic = Self::from(service.as_ref());
-                return diagnostic.with_cause(format!("by GitHub's REST API: {rest}: {}", rest.reason()));
+                return diagnostic.with_cause(format!("through GitHub's REST API: {rest}: {}", rest.reason()));
             }
         };
         Self::new(ErrorCode(code), exit, error.to_string()).with_cause(error.reason()).with_hint(hint)

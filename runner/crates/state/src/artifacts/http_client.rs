@@ -170,7 +170,7 @@ impl ServiceHttpClient {
                         return Ok(answer);
                     }
                     let is_undone = answer.status == StatusCode::TOO_MANY_REQUESTS;
-                    (format!("the answer is {}", answer.status), is_undone, asked_for)
+                    (format!("the service answered {}", answer.status), is_undone, asked_for)
                 }
             };
             let is_repeated = call.retry_policy == RetryPolicy::Always || is_unprocessed;

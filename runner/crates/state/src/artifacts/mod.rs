@@ -283,7 +283,7 @@ fn both_failed_error(service: ArtifactError, rest: ArtifactError) -> ArtifactErr
 fn no_rest_access_error() -> ArtifactError {
     ArtifactError::InvalidAccess {
         what: "GitHub's REST API",
-        why: "it listed the artifact, and is not there now".to_owned(),
+        why: "it listed the artifact, but this job no longer has access to it".to_owned(),
     }
 }
 
@@ -309,7 +309,7 @@ fn ensure_valid_name(name: &str) -> Result<(), ArtifactError> {
         return wrong("it is empty");
     }
     if name.chars().any(|c| FORBIDDEN_NAME_CHARS.contains(&c) || c.is_control()) {
-        return wrong("it has one of \" : < > | * ? \\ / or a control character");
+        return wrong("it contains one of \" : < > | * ? \\ / or a control character");
     }
     Ok(())
 }

@@ -47,7 +47,7 @@ impl RestArtifactClient {
     pub(super) fn new(access: RestApiAccess) -> Result<Self, ArtifactError> {
         let wrong = |what, why: &str| Err(ArtifactError::InvalidAccess { what, why: why.to_owned() });
         if !Url::parse(&access.api_url).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) {
-            return wrong("GITHUB_API_URL", "it is no http or https URL");
+            return wrong("GITHUB_API_URL", "it is not an http or https URL");
         }
         let is_name = |name: &str| {
             let is_fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -58,7 +58,7 @@ impl RestArtifactClient {
         }
         let token = access.token.reveal();
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return wrong("the token", "it has characters that no token has, or none");
+            return wrong("the token", "it is empty or has characters that are invalid in a token");
         }
         Ok(Self { access })
     }
@@ -78,7 +78,7 @@ impl RestArtifactClient {
             let answer = calls.send_with_retries(call, || get_response(&crab, &route)).await?;
             self.expect_status(calls, call, &answer, StatusCode::OK)?;
             let RestArtifactPage { total_count, artifacts } = serde_json::from_slice(&answer.body).map_err(|_| {
-                let why = "the list of artifacts is not what the API's description says".to_owned();
+                let why = "the artifact list does not match the API's schema".to_owned();
                 ArtifactError::Refused { action: call.action, status: answer.status, why }
             })?;
             passed += artifacts.len();
@@ -95,7 +95,7 @@ impl RestArtifactClient {
                 return Ok(listed);
             }
         }
-        let why = format!("there is no end after {MAX_PAGES} pages of artifacts");
+        let why = format!("the artifact list has more than {MAX_PAGES} pages");
         Err(ArtifactError::Refused { action: call.action, status: StatusCode::OK, why })
     }
 
@@ -119,7 +119,7 @@ impl RestArtifactClient {
         let location = answer.headers.get(LOCATION).and_then(|location| location.to_str().ok());
         let url = Url::parse(&self.access.api_url).ok().zip(location).and_then(|(base, to)| base.join(to).ok());
         let Some(url) = url else {
-            let why = "the redirect leads nowhere".to_owned();
+            let why = "the redirect has no valid `Location`".to_owned();
             return Err(ArtifactError::Refused { action: call.action, status: answer.status, why });
         };
         blob::download(calls, until, &url, max).await

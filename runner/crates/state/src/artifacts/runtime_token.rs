@@ -27,8 +27,8 @@ pub(super) fn job_backend_ids(token: &Secret) -> Result<JobBackendIds, &'static 
     struct RuntimeTokenPayload {
         scp: String,
     }
-    let payload = token.reveal().split('.').nth(1).ok_or("it is no JWT")?;
-    let payload = BASE64.decode(payload).map_err(|_| "its payload is no base64")?;
+    let payload = token.reveal().split('.').nth(1).ok_or("it is not a JWT")?;
+    let payload = BASE64.decode(payload).map_err(|_| "its payload is not base64")?;
     let payload: RuntimeTokenPayload = serde_json::from_slice(&payload).map_err(|_| "its payload has no `scp`")?;
     let ids = payload.scp.split(' ').find_map(|scope| scope.strip_prefix("Actions.Results:"));
     let ids = ids.ok_or("it has no scope `Actions.Results`, so it is not for artifacts")?;
@@ -71,7 +71,7 @@ mod tests {
                 "{payload}"
             );
         }
-        assert_eq!(job_backend_ids(&Secret::new("ghs_plain".to_owned())), Err("it is no JWT"));
-        assert_eq!(job_backend_ids(&Secret::new("a.%%%.c".to_owned())), Err("its payload is no base64"));
+        assert_eq!(job_backend_ids(&Secret::new("ghs_plain".to_owned())), Err("it is not a JWT"));
+        assert_eq!(job_backend_ids(&Secret::new("a.%%%.c".to_owned())), Err("its payload is not base64"));
     }
 }

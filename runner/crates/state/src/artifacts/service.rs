@@ -102,11 +102,11 @@ impl ArtifactServiceClient {
         let wrong = |why: &str| ArtifactError::InvalidAccess { what: "ACTIONS_RESULTS_URL", why: why.to_owned() };
         let url = Url::parse(&access.results_url).map_err(|error| wrong(&error.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err(wrong("it is no http or https URL"));
+            return Err(wrong("it is not an http or https URL"));
         }
         let wrong = |why: &str| ArtifactError::InvalidAccess { what: RUNTIME_TOKEN_VARIABLE, why: why.to_owned() };
         if !access.runtime_token.reveal().bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(wrong("it has characters that no token has"));
+            return Err(wrong("it has characters that are invalid in a token"));
         }
         let own = runtime_token::job_backend_ids(&access.runtime_token).map_err(wrong)?;
         Ok(Self { origin: url.origin().ascii_serialization(), token: access.runtime_token.clone(), own_job: own })
@@ -222,7 +222,7 @@ impl ArtifactServiceClient {
         let answer = calls.send_with_retries(call, request).await?;
         match answer.status {
             StatusCode::OK => serde_json::from_slice(&answer.body).map_err(|_| {
-                let why = format!("the answer to {method} is not what the protocol says");
+                let why = format!("the answer to {method} does not match the protocol");
                 ArtifactError::Refused { action: call.action, status: answer.status, why }
             }),
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
@@ -237,13 +237,13 @@ impl ArtifactServiceClient {
 }
 
 fn ensure_ok(call: ServiceCall, ok: bool) -> Result<(), ArtifactError> {
-    let why = "it says that this is not ok".to_owned();
+    let why = "the service answered that it failed".to_owned();
     if ok { Ok(()) } else { Err(ArtifactError::Refused { action: call.action, status: StatusCode::OK, why }) }
 }
 
 fn parse_content_url(call: ServiceCall, url: &str) -> Result<Url, ArtifactError> {
     // What is no URL is not shown: it may be half of one.
-    let why = "it gives no URL for the content".to_owned();
+    let why = "the service returned no URL for the content".to_owned();
     Url::parse(url).map_err(|_| ArtifactError::Refused { action: call.action, status: StatusCode::OK, why })
 }
 
