@@ -220,12 +220,12 @@ fn databases_must_match_the_grant() {
     query("other", "SELECT 1").assert_denied("database `other`", "databases: { other: \"sqlite:<path>\" }");
     for sql in ["ATTACH 'other.db' AS o", "VACUUM INTO 'other.db'"] {
         let ended = query("main", sql);
-        ended.assert_failure("denied", "a step reaches the granted database and no other file");
+        ended.assert_failure("denied", "a step can access only the granted database file");
         ended.assert_failure("denied", "grants: { databases: { <name>: \"sqlite:<path>\" } }");
     }
     query("main", "SELECT load_extension('x')").assert_failure("denied", "it loads code");
-    query("main", "PRAGMA hard_heap_limit = 0").assert_failure("denied", "the runner bounds the memory");
-    query("main", "BEGIN").assert_failure("denied", "the runner keeps the transaction");
+    query("main", "PRAGMA hard_heap_limit = 0").assert_failure("denied", "the runner sets the memory limit");
+    query("main", "BEGIN").assert_failure("denied", "the runner controls the transaction");
 }
 
 #[test]

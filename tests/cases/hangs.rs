@@ -125,8 +125,8 @@ fn named_pipe_instead_of_a_file_is_rejected() {
     };
     let digest = format!("sha256:{}", sha256(b"whatever"));
     let unpack = json!({ "do": "unpack", "url": "file:app/a.tar", "text": digest, "path": "app", "to": "new" });
-    pipe(unpack).assert_failure("permanent", "it is no regular file");
-    pipe(json!({ "do": "resolve", "url": "file:app/a.tar" })).assert_failure("permanent", "it is no regular file");
+    pipe(unpack).assert_failure("permanent", "it is not a regular file");
+    pipe(json!({ "do": "resolve", "url": "file:app/a.tar" })).assert_failure("permanent", "it is not a regular file");
 }
 
 #[test]

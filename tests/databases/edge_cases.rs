@@ -127,7 +127,7 @@ fn changed_line_endings_and_byte_order_mark_warn() {
             shop.write_migration("3_c.sql", "\u{feff}create table c (id integer);\r\ninsert into c values (1);\r\n");
             shop.run(&["--local", "--release", "r1", "--verbose"])
                 .assert_exit(0)
-                .assert_contains("1_a.sql: line ends or byte order mark changed");
+                .assert_contains("1_a.sql: only line endings or the byte order mark changed");
             assert_eq!(database.sql("select count(*) from c"), "1");
             shop.run(&["migrate", "status"]).assert_exit(0).assert_contains("line-ends");
         },
@@ -224,7 +224,7 @@ fn copy_from_stdin_is_applied() {
     shop.deploy().assert_exit(0);
     assert_eq!(database.sql("select count(*), count(t) from a"), "3|2");
     shop.write_migration("2_b.sql", "select 1;\nCOPY a FROM stdin;\n1\tx\n");
-    shop.deploy().assert_exit(1).assert_contains("migrations/2_b.sql:2").assert_contains("has no end");
+    shop.deploy().assert_exit(1).assert_contains("migrations/2_b.sql:2").assert_contains("the end of the COPY data is missing");
     shop.write_migration("2_b.sql", "select 1;\n\\copy a from 'x'\n");
     shop.deploy().assert_exit(1).assert_contains("migrations/2_b.sql:2").assert_contains("psql");
 }

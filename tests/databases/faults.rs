@@ -348,7 +348,7 @@ fn ddl_yields_to_other_sessions_and_is_retried() {
         });
         shop.run(&["--local", "--release", "r1", "--verbose"])
             .assert_exit(0)
-            .assert_contains("waits for a lock of others");
+            .assert_contains("is waiting for another session's lock");
         holder.wait().unwrap();
         assert_eq!(database.sql("select count(more) from stock"), "0");
     }

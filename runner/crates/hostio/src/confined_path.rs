@@ -70,7 +70,7 @@ pub fn open_regular_file_with_size(dir: &Dir, path: impl AsRef<Path>) -> io::Res
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = dir.open_with(path, OpenOptions::new().read(true).custom_flags(nonblocking))?;
     let metadata = file.metadata()?;
-    if metadata.is_file() { Ok((file, metadata.len())) } else { Err(io::Error::other("it is no regular file")) }
+    if metadata.is_file() { Ok((file, metadata.len())) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
 /// Whether that is how cap-std says that a path leads out of its directory; the system's own refusal has a number.

@@ -153,9 +153,9 @@ impl MigrationAdmin {
         if engine == SqlEngine::Mysql {
             return Err(failure(
                 "invalid-config",
-                "MariaDB and MySQL keep what DDL does: nothing can be run and rolled back there",
+                "MariaDB and MySQL can't roll back DDL, so a dry run is impossible there",
             )
-            .with_hint("rehearse on a copy"));
+            .with_hint("run the migrations on a copy of the database"));
         }
         let history = self.job.read_history().await?;
         let diff = self.job.history_diff(&history);
@@ -175,7 +175,7 @@ impl MigrationAdmin {
             if file.no_transaction {
                 log(
                     MessageLevel::Warn,
-                    format!("{}: not run, since it can't be rolled back; nor what follows it", file.file_name),
+                    format!("{}: skipped with the files after it: it can't be rolled back", file.file_name),
                 );
                 break;
             }
@@ -207,9 +207,9 @@ impl MigrationAdmin {
         if let Some(row) = history.rows.first() {
             return Err(failure(
                 "conflict",
-                format!("{} is applied already; a baseline is for a database without a history", row.version),
+                format!("{} is already applied; a baseline is for a database without a migration history", row.version),
             )
-            .with_hint("`runner migrate resolve VERSION --applied` takes one more file as applied"));
+            .with_hint("`runner migrate resolve VERSION --applied` marks one more file as applied"));
         }
         let mut done = Vec::new();
         for index in 0..=last {
@@ -263,7 +263,7 @@ impl MigrationAdmin {
                 if number == 0 || number > units.len() + 1 {
                     return Err(failure(
                         "invalid-config",
-                        format!("{} has {} statements, and no number {number}", file.file_name, units.len()),
+                        format!("{} has {} statements; number {number} does not exist", file.file_name, units.len()),
                     ));
                 }
                 for unit in units.iter().take(number - 1) {
@@ -346,7 +346,7 @@ impl MigrationAdmin {
             }
         };
         if let Some(file) = undone.iter().find(|file| file.down.is_none()) {
-            return Err(failure("not-found", format!("{} has nothing that undoes it", file.file_name))
+            return Err(failure("not-found", format!("{} has no down migration", file.file_name))
                 .with_hint("write a new migration that undoes what it did")
                 .with_detail("file", format!("{}{}", self.job.dir_prefix, file.file_name)));
         }
@@ -378,7 +378,7 @@ impl MigrationAdmin {
         &mut self,
         log: &MigrationLogFn<'_>,
     ) -> Result<(super::lock::MigrationLock, MigrationHistory), StepFailure> {
-        let session = self.job.session.take().ok_or_else(|| failure("not-found", "the database is not there yet"))?;
+        let session = self.job.session.take().ok_or_else(|| failure("not-found", "the database does not exist yet"))?;
         let lock = self.job.acquire_lock(&session, log).await;
         let created = match &lock {
             Ok(_) => self.job.create_tables(&session).await,
@@ -391,7 +391,7 @@ impl MigrationAdmin {
     }
 
     fn session(&self) -> Result<&SqlSession, StepFailure> {
-        self.job.session.as_ref().ok_or_else(|| failure("not-found", "the database is not there yet"))
+        self.job.session.as_ref().ok_or_else(|| failure("not-found", "the database does not exist yet"))
     }
 
     fn new_run<'a>(
@@ -411,7 +411,7 @@ impl MigrationAdmin {
             .iter()
             .position(|file| history::same_version(&file.version, version) || file.file_name == version);
         found.ok_or_else(|| {
-            failure("not-found", format!("there is no migration {version} in `{}`", self.job.dir_prefix))
+            failure("not-found", format!("migration {version} is missing from `{}`", self.job.dir_prefix))
                 .with_hint("`runner migrate status` lists them")
         })
     }

@@ -120,14 +120,14 @@ pub(super) fn read_sql_files(
     dir_prefix: &str,
 ) -> Result<Vec<MigrationSource>, StepFailure> {
     let unreadable = |(name, error): (String, std::io::Error)| {
-        failure("permanent", format!("`{dir_prefix}{name}` can't be read: {error}"))
+        failure("permanent", format!("can't read `{dir_prefix}{name}`: {error}"))
             .with_detail("file", format!("{dir_prefix}{name}"))
     };
     let folder = folder.map_err(unreadable)?;
     if let Some(irregular) = folder.irregular_entries().find(|name| is_sql_file(name)) {
         return Err(unreadable((
             irregular.to_owned(),
-            std::io::Error::other("it is no regular file, and leads to none"),
+            std::io::Error::other("it is not a regular file or a link to one"),
         )));
     }
     let one = |file: &SnapshotFile| {
@@ -137,10 +137,10 @@ pub(super) fn read_sql_files(
             SnapshotContent::Bytes(bytes) => Err(utf8_error(bytes)),
             SnapshotContent::NotKept => {
                 let message =
-                    format!("the file is {} MiB large; {} are read", size >> 20, MAX_SNAPSHOT_TEXT_BYTES >> 20);
+                    format!("the file has {} MiB; the limit is {} MiB", size >> 20, MAX_SNAPSHOT_TEXT_BYTES >> 20);
                 return Err(failure("limit", message)
                     .with_detail("file", format!("{dir_prefix}{}", file.path))
-                    .with_hint("load that much data by a program of its own, not by a migration"));
+                    .with_hint("load that much data with a separate program, not with a migration"));
             }
         };
         let text = text.map_err(|(why, line)| {
@@ -166,12 +166,12 @@ pub fn is_sql_file(name: &str) -> bool {
 fn utf8_error(bytes: &[u8]) -> (String, u64) {
     let valid = std::str::from_utf8(bytes).map_or_else(|error| error.valid_up_to(), str::len);
     let before = String::from_utf8_lossy(&bytes[..valid]);
-    (format!("the file is no UTF-8 text: byte {} is invalid", valid + 1), SqlPosition::at(&before, before.len()).line)
+    (format!("the file is not UTF-8 text: byte {} is invalid", valid + 1), SqlPosition::at(&before, before.len()).line)
 }
 
 fn nul_error(text: &str) -> Option<(String, u64)> {
     let at = text.find('\0')?;
-    Some(("the file has a NUL character, which no SQL text has".to_owned(), SqlPosition::at(text, at).line))
+    Some(("the file contains a NUL character, which SQL does not allow".to_owned(), SqlPosition::at(text, at).line))
 }
 
 /// The migrations of a directory, in order.
@@ -190,7 +190,7 @@ pub(super) fn parse_migrations(
             let (one, other) = (&pair[0].file_name, &pair[1].file_name);
             let message = format!("`{one}` and `{other}` have the same number {}", pair[1].version);
             return Err(failure("invalid-config", message)
-                .with_hint("give the one that is applied nowhere yet a higher number")
+                .with_hint("give a higher number to the one that no database has applied yet")
                 .with_detail("file", format!("{dir_prefix}{other}"))
                 .with_detail("line", 1));
         }

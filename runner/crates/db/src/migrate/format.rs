@@ -82,9 +82,9 @@ struct DbmateFormat;
 fn unnumbered_name_failure(dir_prefix: &str, name: &str) -> StepFailure {
     failure(
         "invalid-config",
-        format!("`{dir_prefix}{name}` has no number that orders it: a migration is named `<number>_<name>.sql`"),
+        format!("`{dir_prefix}{name}` has no number: name a migration `<number>_<name>.sql`"),
     )
-    .with_hint("rename it, as `0007_orders.sql`; a file that is no migration needs another ending")
+    .with_hint("rename it, for example to `0007_orders.sql`; if it is not a migration, change its extension")
     .with_detail("file", format!("{dir_prefix}{name}"))
     .with_detail("line", 1)
 }
@@ -266,8 +266,8 @@ impl MigrationFormat for SqlxFormat {
             ups.iter().enumerate().filter_map(|(at, up)| Some((up.version.parse().ok()?, at))).collect();
         for (number, down) in downs {
             let up = index_by_version.get(&number).and_then(|at| ups.get_mut(*at)).ok_or_else(|| {
-                failure("invalid-config", format!("`{}` undoes a migration that is not there", down.file_name))
-                    .with_hint("add its `.up.sql`, or remove it")
+                failure("invalid-config", format!("the `.up.sql` of `{}` is missing", down.file_name))
+                    .with_hint("add the `.up.sql`, or remove the file")
                     .with_detail("file", format!("{place}{}", down.file_name))
                     .with_detail("line", 1)
             })?;
@@ -374,19 +374,19 @@ impl MigrationFormat for DbmateFormat {
             let name = raw.name[digits..].trim_start_matches(['_', '-']).trim_end_matches(".sql");
             let file = |line: u64, why: &str| {
                 failure("bad-content", why.to_owned())
-                    .with_hint("write `-- migrate:up` before what is to be applied, and `-- migrate:down` before what undoes it")
+                    .with_hint("write `-- migrate:up` above the SQL to apply, and `-- migrate:down` above the SQL that undoes it")
                     .with_detail("file", format!("{place}{}", raw.name))
                     .with_detail("line", line)
             };
             let (up, options) =
-                find_marker(&raw.text, "migrate:up").ok_or_else(|| file(1, "the file has no line `-- migrate:up`"))?;
+                find_marker(&raw.text, "migrate:up").ok_or_else(|| file(1, "the line `-- migrate:up` is missing"))?;
             let down = find_marker(&raw.text[up.end..], "migrate:down");
             let before = raw.text[..up.start].lines().position(|line| {
                 let line = line.trim_start_matches('\u{feff}').trim();
                 !line.is_empty() && !line.starts_with("--")
             });
             if let Some(line) = before {
-                return Err(file(line as u64 + 1, "something stands before the line `-- migrate:up`"));
+                return Err(file(line as u64 + 1, "the file has SQL before the line `-- migrate:up`"));
             }
             let end = down.as_ref().map_or(raw.text.len(), |(line, _)| up.end + line.start);
             let alone = |options: &str| options.split_whitespace().any(|option| option == "transaction:false");
@@ -428,7 +428,7 @@ pub(super) fn detect(
     if let Some(name) = named_format.filter(|name| *name != "auto") {
         return find_format(name).ok_or_else(|| {
             let all: Vec<_> = FORMATS.iter().map(|format| format.name()).collect();
-            failure("invalid-config", format!("`format: {name}` is not known; there are {}", all.join(", ")))
+            failure("invalid-config", format!("`format: {name}` is unknown; the formats are {}", all.join(", ")))
         });
     }
     if sources.iter().any(|raw| find_marker(&raw.text, "migrate:up").is_some()) {
@@ -440,9 +440,9 @@ pub(super) fn detect(
     match (has_table(SqlxFormat.history_table()), has_table(PlainFormat.history_table())) {
         (true, true) => Err(failure(
             "conflict",
-            "the database has both tables `_sqlx_migrations` and `_pawl_migrations`, and the files fit both".to_owned(),
+            "the database has the tables `_sqlx_migrations` and `_pawl_migrations`, and the files match both formats".to_owned(),
         )
-        .with_hint("name the one that counts: `with: { format: sqlx }` or `plain`")),
+        .with_hint("choose one: `with: { format: sqlx }` or `plain`")),
         (true, false) => Ok(&SqlxFormat),
         (false, _) => Ok(&PlainFormat),
     }

@@ -210,9 +210,9 @@ impl HistoryProblem {
         let (code, failure) = match self {
             Self::Changed { file_name, version } => (
                 "P0311",
-                failure("permanent", format!("{file_name} was changed after it was applied to the database `{database}`"))
+                failure("permanent", format!("{file_name} changed after the database `{database}` applied it"))
                     .with_hint(format!(
-                        "restore its old content, and put the change into a new migration; if the change does no harm, say so: \
+                        "restore the file and move the change to a new migration; if the change is harmless, run \
                          `runner migrate bless {version}`"
                     ))
                     .with_detail("file", format!("{dir_prefix}{file_name}")),
@@ -221,9 +221,9 @@ impl HistoryProblem {
                 "P0312",
                 failure(
                     "permanent",
-                    format!("{name} is applied to the database `{database}`, but the file is not in `{dir}` any more"),
+                    format!("the database `{database}` has applied {name}, but the file is missing from `{dir}`"),
                 )
-                .with_hint("put the file back; an applied migration is never deleted")
+                .with_hint("restore the file; never delete an applied migration")
                 .with_detail("file", format!("{dir_prefix}{name}"))
                 .with_detail("version", version.clone()),
             ),
@@ -231,25 +231,25 @@ impl HistoryProblem {
                 "P0313",
                 failure(
                     "permanent",
-                    format!("the database `{database}` is ahead: {name} is applied, and newer than every file in `{dir}`"),
+                    format!("the database `{database}` is ahead: it has applied {name}, which is newer than every file in `{dir}`"),
                 )
-                .with_hint("deploy a release that has it, or set `ahead: allow` to leave it applied")
+                .with_hint("deploy a release that contains it, or set `ahead: allow` to leave it applied")
                 .with_detail("file", format!("{dir_prefix}{name}")),
             ),
             Self::OutOfOrder { file_name, newest } => (
                 "P0314",
                 failure(
                     "permanent",
-                    format!("{file_name} is not applied, but older than number {newest}, which is: it would run out of order"),
+                    format!("{file_name} would run out of order: number {newest} is newer and already applied"),
                 )
-                .with_hint("give it a number above all applied ones, or set `out-of-order: allow` if it does what it should all the same")
+                .with_hint("give it a number above all applied ones, or set `out-of-order: allow` if the order does not matter")
                 .with_detail("file", format!("{dir_prefix}{file_name}")),
             ),
             Self::Unfinished { name, version } => (
                 "P0315",
-                failure("permanent", format!("{name} ({version}) was begun by another tool and did not come to its end"))
+                failure("permanent", format!("another tool began {name} ({version}) and did not finish it"))
                     .with_hint(format!(
-                        "look at what it did, then say so: `runner migrate resolve {version} --applied` or `--rolled-back`"
+                        "check what it did, then run `runner migrate resolve {version} --applied` or `--rolled-back`"
                     ))
                     .with_detail("file", format!("{dir_prefix}{name}")),
             ),

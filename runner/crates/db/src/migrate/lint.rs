@@ -178,8 +178,8 @@ type LintRuleHit = (&'static str, &'static str, &'static str);
 
 const DROP_TABLE: LintRuleHit = (
     "ban-drop-table",
-    "Dropping a table may break the release that is live.",
-    "Drop it once no release uses it any more.",
+    "Dropping a table may break the live release.",
+    "Drop it when no release uses it anymore.",
 );
 
 /// What is unsafe about a statement; what touches only tables that the same file makes is not.
@@ -187,23 +187,23 @@ fn check_statement(ast: &Ast, created_tables: &[String]) -> Vec<LintRuleHit> {
     match ast {
         Ast::Drop { object_type: ObjectType::Table, .. } => vec![DROP_TABLE],
         Ast::Drop { object_type: ObjectType::Database | ObjectType::Schema, .. } => {
-            vec![("ban-drop-database", "Dropping a database destroys all that is in it.", "Leave that to people.")]
+            vec![("ban-drop-database", "Dropping a database destroys everything in it.", "Drop it by hand, not in a migration.")]
         }
         Ast::Truncate { .. } => {
-            vec![("ban-truncate", "Truncating a table destroys its rows.", "Delete what is to go, with a condition.")]
+            vec![("ban-truncate", "Truncating a table destroys its rows.", "Delete the rows you mean, with WHERE.")]
         }
         Ast::Delete(delete) if delete.selection.is_none() && delete.limit.is_none() => {
             vec![(
                 "unbounded-delete",
-                "A DELETE without WHERE takes every row.",
-                "Say which rows, or write WHERE 1 = 1.",
+                "A DELETE without WHERE deletes every row.",
+                "Name the rows with WHERE, or write WHERE 1 = 1.",
             )]
         }
         Ast::Update(update) if update.selection.is_none() => {
             vec![(
                 "unbounded-update",
                 "An UPDATE without WHERE rewrites every row.",
-                "Say which rows, or write WHERE 1 = 1.",
+                "Name the rows with WHERE, or write WHERE 1 = 1.",
             )]
         }
         Ast::AlterTable(alter) if !created_tables.contains(&alter.name.to_string()) => {
@@ -217,23 +217,23 @@ fn check_alter_operation(operation: &AlterTableOperation) -> Option<LintRuleHit>
     match operation {
         AlterTableOperation::DropColumn { .. } => Some((
             "ban-drop-column",
-            "Dropping a column may break the release that is live.",
-            "Drop it once no release uses it any more.",
+            "Dropping a column may break the live release.",
+            "Drop it when no release uses it anymore.",
         )),
         AlterTableOperation::RenameColumn { .. } => Some((
             "renaming-column",
-            "Renaming a column breaks the release that is live.",
+            "Renaming a column breaks the live release.",
             "Add a new one, fill it, and drop the old one later.",
         )),
         AlterTableOperation::RenameTable { .. } => Some((
             "renaming-table",
-            "Renaming a table breaks the release that is live.",
-            "Make a view of the old name, or copy.",
+            "Renaming a table breaks the live release.",
+            "Create a view with the old name, or copy the table.",
         )),
         AlterTableOperation::ModifyColumn { .. } | AlterTableOperation::ChangeColumn { .. } => Some((
             "changing-column-type",
-            "Changing a column rewrites the table, and writers wait meanwhile.",
-            "Add a new one, fill it in parts, and drop the old one later.",
+            "Changing a column rewrites the table and blocks writers meanwhile.",
+            "Add a new one, fill it in batches, and drop the old one later.",
         )),
         AlterTableOperation::AddColumn { column_def, .. } => {
             let has =
@@ -241,13 +241,13 @@ fn check_alter_operation(operation: &AlterTableOperation) -> Option<LintRuleHit>
             let is_required = has(|option| matches!(option, ColumnOption::NotNull));
             (is_required && !has(|option| matches!(option, ColumnOption::Default(_)))).then_some((
                 "adding-required-field",
-                "A new column that is NOT NULL and has no default breaks the inserts of the release that is live.",
+                "A new NOT NULL column without a default breaks the live release's inserts.",
                 "Give it a default, or make it nullable first.",
             ))
         }
         AlterTableOperation::AddConstraint { constraint: TableConstraint::ForeignKey(_), .. } => Some((
             "adding-foreign-key-constraint",
-            "A new foreign key reads the whole table, and writers wait meanwhile.",
+            "A new foreign key scans the whole table and blocks writers meanwhile.",
             "Add it when there is little traffic.",
         )),
         _ => None,

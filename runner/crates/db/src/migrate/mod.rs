@@ -99,11 +99,11 @@ impl MigrationOptions {
     /// What is wrong with them.
     pub fn from_config(config: &Value, timeout: Duration) -> Result<Self, StepFailure> {
         let requested = serde_json::from_value::<MigrationConfig>(config.clone())
-            .map_err(|error| failure("invalid-config", format!("options of migrations: {error}")))?;
+            .map_err(|error| failure("invalid-config", format!("migration options: {error}")))?;
         let duration = |name: &str, text: Option<String>| match text {
             None => Ok(None),
             Some(text) => parse_duration(&text).map(Some).ok_or_else(|| {
-                failure("invalid-config", format!("`{name}: {text}` is no duration"))
+                failure("invalid-config", format!("`{name}: {text}` is not a duration"))
                     .with_hint("write a number and its unit: `500ms`, `2s`, `5m`, `1h`")
             }),
         };
@@ -273,7 +273,7 @@ impl MigrationJob {
     ) -> Result<lock::MigrationLock, StepFailure> {
         let Self { dialect, sqlite_path: file, database_name: database, options, .. } = self;
         let on_wait =
-            || log(MessageLevel::Info, format!("another migration of `{database}` is under way; waiting for its lock"));
+            || log(MessageLevel::Info, format!("another migration of `{database}` is running; waiting for its lock"));
         let held = lock::acquire(session, dialect, file.as_deref(), options.lock_wait_timeout, on_wait).await?;
         let mut held = held.ok_or_else(|| self.lock_held_failure("another migration"))?;
         let name = match dialect.engine {
@@ -291,14 +291,14 @@ impl MigrationJob {
     async fn acquire_tool_lock(&self, session: &SqlSession, tool_lock: &format::ToolLock) -> Result<(), StepFailure> {
         match lock::acquire_tool_lock(session, tool_lock, self.options.lock_wait_timeout).await? {
             true => Ok(()),
-            false => Err(self.lock_held_failure(&format!("a program that migrates by {}", self.format.name()))),
+            false => Err(self.lock_held_failure(&format!("a program that migrates with {}", self.format.name()))),
         }
     }
 
     fn lock_held_failure(&self, holder: &str) -> StepFailure {
         let mut failure =
-            failure("transient", format!("{holder} of the database `{}` holds its lock", self.database_name))
-                .with_hint("wait for it, and run again; the lock goes with the session that holds it")
+            failure("transient", format!("{holder} holds the migration lock of the database `{}`", self.database_name))
+                .with_hint("wait until it ends; the lock ends with its session")
                 .with_detail("code", "P0320");
         failure.retryable = true;
         failure
@@ -349,7 +349,7 @@ impl MigrationJob {
         progress: &(dyn Fn(u64, u64) + Send + Sync),
     ) -> Result<Value, StepFailure> {
         let Some(session) = self.session.take() else {
-            return Err(failure("denied", "a preview or a probe may not migrate: they only look"));
+            return Err(failure("denied", "a preview or a probe can't migrate: it is read-only"));
         };
         let held = self.acquire_lock(&session, log).await?;
         self.create_tables(&session).await?;
@@ -364,7 +364,7 @@ impl MigrationJob {
         for name in &diff.line_endings_changed {
             log(
                 MessageLevel::Warn,
-                format!("{name}: line ends or byte order mark changed since it was applied; its SQL did not"),
+                format!("{name}: only line endings or the byte order mark changed since it was applied"),
             );
         }
         let Self { dialect, format, dir_prefix, options, .. } = &self;
@@ -395,7 +395,7 @@ impl MigrationJob {
             let took = match run.apply_file(file, &history).await {
                 Ok(took) => took,
                 Err(_) if self.is_applied_by_other_tool(file).await => {
-                    log(MessageLevel::Warn, format!("{}: another tool applied it meanwhile", file.file_name));
+                    log(MessageLevel::Warn, format!("{}: another tool applied it in the meantime", file.file_name));
                     continue;
                 }
                 Err(failure) => return Err(failure),
@@ -416,7 +416,7 @@ impl MigrationJob {
             let took = began.elapsed().as_millis();
             log(
                 MessageLevel::Info,
-                format!("applied {total} files in {took} ms, {unlisted} of them in no time worth a line"),
+                format!("applied {total} files in {took} ms; the {unlisted} fast ones are not listed"),
             );
         }
         let count = applied.len();
@@ -464,12 +464,12 @@ pub async fn connect_server(database: &str, url: &str, access: DirAccess) -> Res
     let url = match ServerUrl::parse(url) {
         Some(Ok(url)) => url,
         Some(Err(why)) => {
-            return Err(failure("invalid-config", format!("database `{database}`: its URL can't be used: {why}")));
+            return Err(failure("invalid-config", format!("database `{database}`: invalid URL: {why}")));
         }
         None => {
             return Err(failure(
                 "invalid-config",
-                format!("database `{database}`: its URL is of no kind that this runner speaks"),
+                format!("database `{database}`: this runner does not support its URL scheme"),
             ));
         }
     };
@@ -492,7 +492,7 @@ async fn read_dialect(session: &SqlSession, database: &str) -> Result<SqlDialect
         Some(schema) => Ok(SqlDialect { engine, schema: Some(schema) }),
         None => Err(failure(
             "invalid-config",
-            format!("the search path of database `{database}` has no schema that is there"),
+            format!("the search path of database `{database}` names no existing schema"),
         )
         .with_hint("create the schema, or correct `search_path` in the URL")),
     }
@@ -527,9 +527,9 @@ async fn refuse_pooler(session: &SqlSession, url: &ServerUrl, database: &str) ->
     Err(failure(
         "invalid-config",
         format!(
-            "the URL of database `{database}` leads to a pooler in transaction mode, where no lock of a session holds"
+            "the URL of database `{database}` points to a pooler in transaction mode, which does not keep session locks"
         ),
     )
-    .with_hint("give the step the address of the server itself, or of a pooler in session mode")
+    .with_hint("change the URL to the server itself, or to a pooler in session mode")
     .with_detail("code", "P0322"))
 }

@@ -153,10 +153,10 @@ impl MigrationRun<'_> {
         let resource = self.fence.resource.split('@').next().unwrap_or_default();
         failure(
             "conflict",
-            format!("epoch {recorded_epoch} of {resource} has migrated this database since; this attempt is epoch {epoch}, and stops"),
+            format!("epoch {recorded_epoch} of {resource} has migrated this database after this attempt (epoch {epoch}) began"),
         )
         .with_hint(
-            "the newer attempt goes on; if there is none, since the state was lost or begun anew, say so: `runner migrate resolve --fence`",
+            "let the newer attempt finish; if there is none because the state was lost or reset, run `runner migrate resolve --fence`",
         )
         .with_detail("code", "P0316")
     }
@@ -256,10 +256,10 @@ impl MigrationRun<'_> {
                     self.session.rollback();
                     if began.elapsed() + pause > self.options.contention_timeout {
                         return Err(ExecError::Session(fault.with_hint(format!(
-                            "others hold what {what} needs: end their transactions, or run again when there is less going on"
+                            "end the transactions that block {what}, or wait for less traffic"
                         ))));
                     }
-                    (self.log)(MessageLevel::Warn, format!("{what} waits for a lock of others: {}", fault.message));
+                    (self.log)(MessageLevel::Warn, format!("{what} is waiting for another session's lock: {}", fault.message));
                     tokio::time::sleep(lock::jittered(pause)).await;
                     pause = (pause * 2).min(Duration::from_secs(3));
                 }
@@ -418,7 +418,7 @@ impl MigrationRun<'_> {
                                 (self.log)(
                                     MessageLevel::Info,
                                     format!(
-                                        "{}:{line}: the statement was done before the last attempt ended; adopted",
+                                        "{}:{line}: the last attempt had already run the statement; adopted",
                                         section.file_name
                                     ),
                                 );
@@ -536,8 +536,8 @@ impl MigrationRun<'_> {
         unit: Option<&ExecutionUnit>,
     ) -> StepFailure {
         let line = unit.map_or(1, |unit| SqlPosition::at(section.text, unit.statements[0].range.start).line);
-        failure("permanent", format!("statement {number} was applied, and was changed or taken away since"))
-            .with_hint("restore the statements that were applied, and change only what comes behind them")
+        failure("permanent", format!("statement {number} was changed or removed after it was applied"))
+            .with_hint("restore the applied statements, and change only the ones after them")
             .with_detail("code", "P0318")
             .with_detail("line", line)
     }
@@ -551,10 +551,10 @@ impl MigrationRun<'_> {
         let start = unit.statements[0].range.start;
         let sql: String = section.text[unit.statements[0].range.clone()].chars().take(120).collect();
         let number = unit.number;
-        failure("conflict", format!("nobody knows whether statement {number} was done when the last attempt ended: {sql}"))
+        failure("conflict", format!("the outcome of statement {number} in the last attempt is unknown: {sql}"))
             .with_hint(format!(
-                "look, then say so: `runner migrate resolve {version} --retry-from {number}` if it was not done, `--retry-from {}` if it \
-                 was, `--applied` or `--rolled-back` for the whole file",
+                "check the database, then run `runner migrate resolve {version} --retry-from {number}` if it did not run, `--retry-from {}` if it \
+                 did; `--applied` or `--rolled-back` settles the whole file",
                 number + 1
             ))
             .with_detail("code", "P0319")
@@ -570,7 +570,7 @@ impl MigrationRun<'_> {
                 let mut failure = StepFailure::from(fault);
                 failure.hint = hint.or(failure.hint);
                 if lost {
-                    failure.hint = Some("run again: it goes on where this ended".to_owned());
+                    failure.hint = Some("the next run resumes where this attempt ended".to_owned());
                 }
                 failure
             }
@@ -580,8 +580,8 @@ impl MigrationRun<'_> {
 }
 
 fn lock_lost_failure() -> StepFailure {
-    let mut failure = failure("transient", "the lock of the migration was lost to another session")
-        .with_hint("run again; a migration that lets go of all advisory locks lets go of the runner's too")
+    let mut failure = failure("transient", "this session lost the migration lock to another session")
+        .with_hint("check that no file releases all advisory locks: that releases the runner's too")
         .with_detail("code", "P0317");
     failure.retryable = true;
     failure

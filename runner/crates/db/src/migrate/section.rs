@@ -42,25 +42,25 @@ impl<'a> MigrationSection<'a> {
 /// What to do about a fault.
 pub(super) fn hint_for(engine: SqlEngine, section: &MigrationSection<'_>, fault: &SqlSessionError) -> Option<String> {
     let default_hint = if section.no_transaction || engine == SqlEngine::Mysql {
-        "correct the file: what of it was done is on record, and will not be done again"
+        "correct the file: the statements that are on record will not run again"
     } else {
-        "correct the file: nothing of it was kept, and the files before it will not be applied again"
+        "correct the file: it was rolled back, and the files before it will not run again"
     };
     if fault.has_code(&["25001"]) {
         return Some(
-            "it can't run inside of a transaction: put it into a file of its own that begins with `-- no-transaction`"
+            "move the statement to its own file that begins with `-- no-transaction`: it can't run in a transaction"
                 .to_owned(),
         );
     }
     match fault.kind {
         SqlFailureKind::Denied if fault.code.is_none() => Some(
-            "each file runs in one transaction of the runner's: leave out BEGIN, COMMIT, ROLLBACK and ATTACH, or begin the file with \
+            "leave out BEGIN, COMMIT, ROLLBACK and ATTACH: the runner runs each file in one transaction; or begin the file with \
              `-- no-transaction`"
                 .to_owned(),
         ),
-        SqlFailureKind::Denied => Some("give the user of the database's URL the right to do that".to_owned()),
+        SqlFailureKind::Denied => Some("grant the permission to the user in the database URL".to_owned()),
         SqlFailureKind::Transient => fault.hint.clone().or_else(|| {
-            Some("something else uses the database: try again, or find out what holds it".to_owned())
+            Some("find the session that blocks it, or wait until it ends".to_owned())
         }),
         SqlFailureKind::InvalidConfig | SqlFailureKind::NotFound | SqlFailureKind::Conflict | SqlFailureKind::Permanent | SqlFailureKind::Limit | SqlFailureKind::BadContent => {
             Some(fault.hint.as_ref().map_or_else(|| default_hint.to_owned(), |hint| format!("{hint}; {default_hint}")))
@@ -119,7 +119,7 @@ pub(super) fn without_outer_transaction(
             };
             let fault = SqlSessionError::new(
                 SqlFailureKind::Denied,
-                format!("{word} inside SQL text is denied: the runner keeps the transaction; leave it out"),
+                format!("{word} inside SQL text is denied: the runner controls the transaction; leave {word} out"),
             );
             Err(SqlSessionError {
                 position: Some(SqlPosition::at(section.text, statements[*index].range.start)),

@@ -173,8 +173,8 @@ impl StatementSplitter<'_> {
             SqlEngine::Postgres if rest.starts_with('\\') => {
                 let command = rest.split_whitespace().next().unwrap_or_default();
                 Err(self
-                    .bad_content(format!("{command} is a command of psql's, which no server knows"), self.at)
-                    .with_hint("leave it out: a migration is SQL"))
+                    .bad_content(format!("{command} is a psql command, which the server does not understand"), self.at)
+                    .with_hint("leave it out: a migration contains only SQL"))
             }
             SqlEngine::Sqlite | SqlEngine::Postgres | SqlEngine::Mysql => Ok(false),
         }
@@ -254,7 +254,7 @@ impl StatementSplitter<'_> {
                 let line = self.text[end..].split_inclusive('\n').next().unwrap_or_default();
                 if line.is_empty() {
                     return Err(
-                        self.bad_content("the data of COPY has no end: a line with `\\.` alone".to_owned(), start)
+                        self.bad_content("the end of the COPY data is missing: a line with only `\\.`".to_owned(), start)
                     );
                 }
                 if line.trim_end_matches(['\n', '\r']) == "\\." {
@@ -283,7 +283,7 @@ fn next_lexeme(engine: SqlEngine, text: &str, at: usize) -> Result<(SqlLexeme, u
     let until = |end: &[u8], skip: usize| find_bytes(bytes, end, skip).map(|found| found + end.len());
     let unterminated = |what: &str| SqlSessionError {
         position: Some(SqlPosition::at(text, at)),
-        ..SqlSessionError::new(SqlFailureKind::BadContent, format!("{what} that begins here has no end"))
+        ..SqlSessionError::new(SqlFailureKind::BadContent, format!("{what} that begins here is not terminated"))
     };
     let is_mysql = engine == SqlEngine::Mysql;
     Ok(match bytes {

@@ -81,11 +81,11 @@ pub(super) fn split_into_units(
                 (ExecutionMode::Transactional, open_transaction.take().unwrap_or_default())
             }
             (Some(TransactionControl::Begin), Some(_)) => {
-                return Err(refuse("BEGIN inside of a transaction of the file's own"));
+                return Err(refuse("BEGIN is denied: a transaction is already open in this file"));
             }
-            (Some(TransactionControl::Commit), None) => return Err(refuse("COMMIT without a BEGIN before it")),
+            (Some(TransactionControl::Commit), None) => return Err(refuse("COMMIT is denied: the BEGIN before it is missing")),
             (Some(TransactionControl::Other(word)), _) => {
-                return Err(refuse(&format!("{word} is denied: a file's transactions are BEGIN … COMMIT")));
+                return Err(refuse(&format!("{word} is denied: a file controls its transactions with BEGIN and COMMIT only")));
             }
             (None, Some(inside)) => {
                 inside.push(statement);
@@ -107,7 +107,7 @@ pub(super) fn split_into_units(
     match open_transaction.and_then(|left| left.first().cloned()) {
         Some(first) => Err(SqlSessionError {
             position: Some(SqlPosition::at(text, first.range.start)),
-            ..SqlSessionError::new(SqlFailureKind::Denied, "the transaction that begins before this has no COMMIT")
+            ..SqlSessionError::new(SqlFailureKind::Denied, "the COMMIT of the transaction around this statement is missing")
         }),
         None => Ok(units),
     }

@@ -60,7 +60,7 @@ impl SqlSessionError {
     }
 
     pub fn lost(why: impl fmt::Display) -> Self {
-        let message = format!("the session with the database was lost: {why}");
+        let message = format!("the database session was lost: {why}");
         Self { lost: true, ..Self::new(SqlFailureKind::Transient, message) }
     }
 
@@ -267,7 +267,7 @@ fn transaction_control_word(statement: &str) -> Option<&'static str> {
 fn transaction_control_denied(word: &str) -> SqlSessionError {
     SqlSessionError::new(
         SqlFailureKind::Denied,
-        format!("{word} inside SQL text is denied: the runner keeps the transaction; leave it out"),
+        format!("{word} inside SQL text is denied: the runner controls the transaction; leave {word} out"),
     )
 }
 

@@ -175,7 +175,7 @@ impl MysqlSession {
         work: impl AsyncFnOnce(&mut Conn) -> mysql_async::Result<T>,
     ) -> Result<T, SqlSessionError> {
         let mut slot = self.connection_slot.lock().await;
-        let Some(mut connection) = slot.take() else { return Err(SqlSessionError::lost("it was closed")) };
+        let Some(mut connection) = slot.take() else { return Err(SqlSessionError::lost("the session was closed")) };
         let mut guard = MysqlCallGuard { session: self, armed: true };
         let outcome = async {
             if self.rollback_pending.swap(false, Ordering::Relaxed) {
@@ -331,14 +331,14 @@ fn mysql_error(error: Error) -> SqlSessionError {
             Error::Io(mysql_async::IoError::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 SqlSessionError::new(
                     SqlFailureKind::Transient,
-                    "the database server can't be reached: connection refused",
+                    "can't reach the database server: connection refused",
                 )
             }
             Error::Io(mysql_async::IoError::Io(error)) => SqlSessionError::from_io_error(&error),
             Error::Io(error) => SqlSessionError::new(SqlFailureKind::Permanent, format!("TLS: {error}")),
-            Error::Driver(mysql_async::DriverError::ConnectionClosed) => SqlSessionError::lost("the server closed it"),
+            Error::Driver(mysql_async::DriverError::ConnectionClosed) => SqlSessionError::lost("the server closed the connection"),
             // The driver's words for options and URLs could repeat what is in them.
-            Error::Url(_) => SqlSessionError::new(SqlFailureKind::InvalidConfig, "the URL can't be used"),
+            Error::Url(_) => SqlSessionError::new(SqlFailureKind::InvalidConfig, "the database URL is invalid"),
             other => SqlSessionError::new(SqlFailureKind::Permanent, other.to_string()),
         };
     };

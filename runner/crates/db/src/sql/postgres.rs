@@ -124,9 +124,9 @@ impl PostgresSession {
             for column in statement.columns() {
                 if !PostgresValue::accepts(column.type_()) {
                     let (name, kind) = (column.name(), column.type_().name());
-                    let message = format!("the column `{name}` is of type {kind}, which is not read");
+                    let message = format!("the column `{name}` has the unsupported type {kind}");
                     return Err(
-                        SqlSessionError::new(SqlFailureKind::InvalidConfig, message).with_hint("cast it: `(…)::text`")
+                        SqlSessionError::new(SqlFailureKind::InvalidConfig, message).with_hint("cast it to text: `(…)::text`")
                     );
                 }
             }
@@ -275,7 +275,7 @@ impl PostgresSession {
 
     fn begin_call(&self) -> Result<PostgresCallGuard<'_>, SqlSessionError> {
         if self.is_cancelled.load(Ordering::Relaxed) || self.client.is_closed() {
-            return Err(SqlSessionError::lost("it was closed"));
+            return Err(SqlSessionError::lost("the session was closed"));
         }
         Ok(PostgresCallGuard { session: self, armed: true })
     }
@@ -351,7 +351,7 @@ async fn open_stream(url: &ServerUrl) -> Result<(ServerStream, String, Option<u1
     let unreachable = |error: std::io::Error| {
         SqlSessionError::new(
             SqlFailureKind::Transient,
-            format!("the database server can't be reached: {}", error.kind()),
+            format!("can't reach the database server: {}", error.kind()),
         )
     };
     match &url.endpoint {
@@ -374,7 +374,7 @@ fn check_parameter_count(expected: usize, given: usize) -> Result<(), SqlSession
     }
     Err(SqlSessionError::new(
         SqlFailureKind::InvalidConfig,
-        format!("{given} values were given for {expected} parameters"),
+        format!("the call passed {given} values for {expected} parameters"),
     ))
 }
 
@@ -394,7 +394,7 @@ pub fn first_value(rows: &[TextRow]) -> Option<&str> {
 fn postgres_error(error: &tokio_postgres::Error, sql: &str) -> SqlSessionError {
     let Some(server) = error.as_db_error() else {
         if error.is_closed() {
-            return SqlSessionError::lost("the server closed it");
+            return SqlSessionError::lost("the server closed the connection");
         }
         let mut cause: &dyn std::error::Error = error;
         while let Some(inner) = cause.source() {

@@ -42,14 +42,14 @@ pub(super) fn load_root_certs(named: Option<&Path>) -> Result<Vec<CertificateDer
     let bad = |why: &dyn std::fmt::Display| {
         SqlSessionError::new(
             SqlFailureKind::InvalidConfig,
-            format!("the file of the authorities ({}) can't be used: {why}", path.display()),
+            format!("can't use the CA file {}: {why}", path.display()),
         )
     };
     let found: Vec<_> = CertificateDer::pem_file_iter(path)
         .map_err(|error| bad(&error))?
         .collect::<Result<_, _>>()
         .map_err(|error| bad(&error))?;
-    if found.is_empty() { Err(bad(&"it has no certificate")) } else { Ok(found) }
+    if found.is_empty() { Err(bad(&"it contains no certificate")) } else { Ok(found) }
 }
 
 /// Whether whoever answers must show a certificate of a known authority.

@@ -73,8 +73,8 @@ impl SqliteAuthorizer {
 fn denial_reason(action: &AuthAction<'_>, in_transaction: bool) -> Option<String> {
     match action {
         AuthAction::Attach { .. } | AuthAction::Detach { .. } => Some(
-            "ATTACH, DETACH and VACUUM are denied: a step reaches the granted database and no other file; another one is \
-             granted by a name of its own: grants: { databases: { <name>: \"sqlite:<path>\" } }"
+            "ATTACH, DETACH and VACUUM are denied: a step can access only the granted database file; to use another, \
+             grant it by its own name: grants: { databases: { <name>: \"sqlite:<path>\" } }"
                 .to_owned(),
         ),
         AuthAction::Transaction { operation } => {
@@ -83,10 +83,10 @@ fn denial_reason(action: &AuthAction<'_>, in_transaction: bool) -> Option<String
                 TransactionOperation::Rollback => "ROLLBACK",
                 _ => "COMMIT",
             };
-            Some(format!("{name} inside SQL text is denied: the runner keeps the transaction; leave it out"))
+            Some(format!("{name} inside SQL text is denied: the runner controls the transaction; leave {name} out"))
         }
         AuthAction::Savepoint { operation: TransactionOperation::Begin, .. } if !in_transaction => {
-            Some("SAVEPOINT without an open transaction is denied: it would begin one".to_owned())
+            Some("SAVEPOINT outside a transaction is denied: it would begin one".to_owned())
         }
         AuthAction::Function { function_name } if loads_code(function_name) => {
             Some(format!("the function {function_name} is denied: it loads code"))
@@ -106,18 +106,18 @@ fn loads_code(function: &str) -> bool {
 fn pragma_denial_reason(name: &str, value: &str) -> Option<&'static str> {
     let value = value.to_ascii_lowercase();
     match name.to_ascii_lowercase().as_str() {
-        "writable_schema" | "trusted_schema" => Some("the schema is changed by statements only"),
+        "writable_schema" | "trusted_schema" => Some("only DDL statements may change the schema"),
         "temp_store" | "temp_store_directory" | "data_store_directory" | "lock_proxy_file" => {
-            Some("a step reaches the granted database and no other file")
+            Some("a step can access only the granted database file")
         }
         "query_only" => Some("the runner decides whether a call may write"),
-        "busy_timeout" => Some("the runner bounds the time"),
-        "hard_heap_limit" | "soft_heap_limit" => Some("the runner bounds the memory"),
+        "busy_timeout" => Some("the runner sets the timeout"),
+        "hard_heap_limit" | "soft_heap_limit" => Some("the runner sets the memory limit"),
         "journal_mode" if matches!(value.as_str(), "off" | "memory") => {
-            Some("a killed run would leave a damaged database")
+            Some("a killed run could leave a damaged database")
         }
         "synchronous" if matches!(value.as_str(), "off" | "0" | "no" | "false") => {
-            Some("what is recorded as done would not be on the disk")
+            Some("a crash could lose writes that the journal records as done")
         }
         _ => None,
     }

@@ -68,10 +68,10 @@ pub struct SqliteError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SqliteFault {
     /// The file, or the folder it would be made in, does not exist.
-    #[error("there is no {}", .0.display())]
+    #[error("{} does not exist", .0.display())]
     FileMissing(PathBuf),
     /// A relative path: what it means would depend on where the process runs.
-    #[error("the path {} of the database is not absolute", .0.display())]
+    #[error("the database path {} is not absolute", .0.display())]
     RelativePath(PathBuf),
     /// A step may not do this.
     #[error("{0}")]
@@ -91,7 +91,7 @@ pub enum SqliteFault {
     #[error("the text must hold exactly one statement")]
     NotOneStatement,
     /// The number of values is not the number of parameters.
-    #[error("{given} values were given for {expected} parameters")]
+    #[error("the call passed {given} values for {expected} parameters")]
     ParameterCount {
         /// What the statement has.
         expected: usize,
@@ -99,19 +99,19 @@ pub enum SqliteFault {
         given: usize,
     },
     /// The text has a NUL character, where SQLite would stop reading.
-    #[error("the SQL text has a NUL character")]
+    #[error("the SQL text contains a NUL character")]
     NulCharacter,
     /// The text is no mode of a transaction.
-    #[error("{0:?} is no mode of a transaction: deferred, immediate or exclusive")]
+    #[error("{0:?} is not a transaction mode: use deferred, immediate or exclusive")]
     UnknownMode(String),
     /// A transaction is open already.
-    #[error("a transaction is open already")]
+    #[error("a transaction is already open")]
     TransactionOpen,
     /// No transaction is open.
     #[error("no transaction is open")]
     NoTransaction,
     /// SQLite has rolled the transaction back by itself: `ON CONFLICT ROLLBACK`, a full disk, an interrupted call.
-    #[error("the transaction was rolled back before")]
+    #[error("the transaction was already rolled back")]
     TransactionLost,
     /// The result has too many rows.
     #[error("the result has more than {MAX_RESULT_ROWS} rows")]

@@ -225,7 +225,7 @@ impl Drop for SqliteCallGuard<'_> {
 }
 
 fn session_ended() -> SqliteError {
-    SqliteFault::SessionEnded("its thread is gone".to_owned()).into()
+    SqliteFault::SessionEnded("its thread ended".to_owned()).into()
 }
 
 impl FromStr for TransactionMode {

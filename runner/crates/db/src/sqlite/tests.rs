@@ -281,7 +281,7 @@ async fn sql_text_can_not_end_or_begin_the_transaction() {
         let name = if sql == "END" { "COMMIT" } else { sql };
         assert_eq!(
             error.to_string(),
-            format!("{name} inside SQL text is denied: the runner keeps the transaction; leave it out")
+            format!("{name} inside SQL text is denied: the runner controls the transaction; leave {name} out")
         );
         assert_eq!(error.position, Some(SqlPosition { line: 3, column: 3 }));
     }
@@ -317,7 +317,7 @@ async fn a_script_points_at_what_is_wrong() {
         ("SELECT 1;\nSELECT (1", "incomplete input", 2, 1),
         ("SELECT 1;\nSELECT 'open;\n", "unrecognized token: \"'open;\n\"", 2, 8),
         ("SELECT 1;\n SELECT :name", "0 values were given for 1 parameters", 2, 2),
-        ("SELECT 1;\nSELECT '\0'", "the SQL text has a NUL character", 2, 9),
+        ("SELECT 1;\nSELECT '\0'", "the SQL text contains a NUL character", 2, 9),
     ] {
         let error = script(&session, text).await.unwrap_err();
         assert_eq!(
