@@ -81,8 +81,8 @@ fn archive_without_a_digest_is_not_pulled() {
           |
         6 |     with: { from: "http://127.0.0.1:[PORT]/r1.tar.gz", into: app }
           |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ its source
-          caused by: no digest is known for http://127.0.0.1:[PORT]/r1.tar.gz
-          hint: write `digest: sha256:…` beside `from`, or publish it as `<file>.sha256`
+          caused by: the digest of http://127.0.0.1:[PORT]/r1.tar.gz is unknown
+          hint: write `digest: sha256:…` next to `from`, or publish it as `<file>.sha256`
     "#]]
     .assert_eq(&mask_port(&answer.stderr_snapshot()));
 }
@@ -106,7 +106,7 @@ fn wrong_digest_leaves_no_files() {
                        sha256:[HASH] [TIME]
         error[P0301]: step `pull` failed on attempt 1
           caused by: the archive has the digest sha256:[HASH], not sha256:[HASH]
-          hint: if the archive was published anew, publish its digest too (sha256:[HASH]); otherwise do not use it; then run `runner --local --release r1` again
+          hint: if you republished the archive, publish its new digest too (sha256:[HASH]); otherwise do not use it; then run `runner --local --release r1` again
     "#]].assert_eq(&mask_port(&answer.stderr_snapshot()));
     assert_eq!(leftovers(&environment), [""; 0]);
 }

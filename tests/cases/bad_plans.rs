@@ -81,12 +81,12 @@ fn unknown_module_is_rejected() {
     check_rejected_plan(
         "version: 1\napp: shop\nsteps:\n  pull:\n    uses: pul\n",
         expect![[r#"
-        error[P0120]: there is no official module `pul`
+        error[P0120]: `pul` is not an official module
          --> deploy.yml:4:3
           |
         4 |   pull:
           |   ^^^^ this step uses it
-          hint: official modules are migrate, pull, run, switch, verify; a module of your own is `uses: ./path.wasm`
+          hint: the official modules are migrate, pull, run, switch, verify; use your own module with `uses: ./path.wasm`
     "#]],
     );
 }
@@ -102,7 +102,7 @@ fn missing_module_file_is_rejected() {
         4 |   mine:
           |   ^^^^ this step uses it
           caused by: No such file or directory (os error 2)
-          hint: see that the path is right; it is relative to the plan's folder
+          hint: check the path; it is relative to the plan's folder
     "#]],
     );
 }

@@ -157,7 +157,7 @@ fn doctor_reports_missing_files_and_folders() {
         9 |     with: { from: "file:dist/shop-${{ release }}.tar.zst", into: app }
           |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ its source
           caused by: directory `dist` ([ROOT]/shop/dist) can't be opened: No such file or directory (os error 2)
-          hint: make it, or correct its path in `grants`
+          hint: create it, or correct its path in `grants`
     "#]]
     .assert_eq(&no_archive.stderr_snapshot());
     environment.pack("r1");
@@ -172,7 +172,7 @@ fn doctor_reports_missing_files_and_folders() {
         9 |     with: { from: "file:dist/shop-${{ release }}.tar.zst", into: app }
           |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ its source
           caused by: directory `app` ([ROOT]/shop/deploy/test) can't be opened: Not a directory (os error 20)
-          hint: make it, or correct its path in `grants`
+          hint: create it, or correct its path in `grants`
     "#]]
     .assert_eq(&no_folder.stderr_snapshot());
     fs::remove_file(environment.path("deploy/test")).unwrap();

@@ -48,7 +48,7 @@ fn interrupted_download_resumes_where_it_stopped() {
     answer.assert_exit(0);
     assert_eq!(answer.event_types().iter().filter(|kind| *kind == "intent").count(), 1, "no retry of the step");
     assert_eq!(environment.list("deploy/releases"), [digest]);
-    assert!(answer.stdout.contains("broke off, and goes on"), "{}", answer.stdout);
+    assert!(answer.stdout.contains("was interrupted and resumes"), "{}", answer.stdout);
 
     let connections = proxy.connections();
     assert_eq!(connections, archive.len().div_ceil(199_000), "{:?}", nginx.access_log());

@@ -68,11 +68,11 @@ fn link_made_by_a_module_cannot_escape() {
 fn sources_and_folders_stay_inside_their_grant() {
     for path in ["app/../outside/secret.txt", "app/link", "app/absolute/secret.txt"] {
         let outcome = run_contained(json!({ "do": "resolve", "url": format!("file:{path}") }));
-        outcome.assert_denied("it is outside of the directory", "grants: { dirs: { <name>: \"<path>:ro\" } }");
+        outcome.assert_denied("it is outside the directory", "grants: { dirs: { <name>: \"<path>:ro\" } }");
     }
     for path in ["app/..", "app/../outside", "app/absolute"] {
         let ended = run_contained(json!({ "do": "run", "program": "/bin/pwd", "path": path }));
-        ended.assert_denied("it is outside of the directory", "grants: { dirs: { <name>: \"<path>:ro\" } }");
+        ended.assert_denied("it is outside the directory", "grants: { dirs: { <name>: \"<path>:ro\" } }");
     }
     let digest = format!("sha256:{}", "0".repeat(64));
     for to in ["../new", "/tmp/new", "absolute/new"] {
@@ -117,12 +117,12 @@ fn link_in_a_writable_grant_does_not_lead_the_runner_outside() {
     for path in ["app/main.db", "app/sub/other.db", "app/sub/new.db"] {
         let grants = json!({ "dirs": { "app": "./app" }, "databases": { "main": format!("sqlite:./{path}") } });
         let trial = fixture(grants);
-        trial.run().assert_failure("denied", "it is outside of the directory");
+        trial.run().assert_failure("denied", "it is outside the directory");
         untouched(&trial);
     }
     let trial = fixture(json!({ "dirs": { "app": "./app", "sub": "./app/sub" } }));
     let refused = trial.environment.run(&["--local", "--release", "r1"]);
-    refused.assert_exit(2).assert_stderr_contains("a link in a directory that a step may write to leads out of it");
+    refused.assert_exit(2).assert_stderr_contains("a link in a writable directory leads out of it");
     untouched(&trial);
 }
 

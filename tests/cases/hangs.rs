@@ -59,7 +59,7 @@ fn assert_stopped(with: Value, grants: Value) -> GuestFixture {
         std::fs::create_dir_all(fixture.environment.path("app")).unwrap();
         fixture.environment.write("app/archive.tar", "no archive");
         let outcome = fixture.run_alone();
-        outcome.assert_failure("time-out", "it did not end within its time-out of 200ms, and was stopped");
+        outcome.assert_failure("time-out", "the runner stopped it after its timeout of 200ms");
         assert_eq!(outcome.result, "unknown", "{name}");
         assert!(outcome.hint.contains("`timeout:`"), "{outcome:?}");
         let overrun = outcome.took.saturating_sub(DEADLINE);
@@ -152,7 +152,7 @@ fn outcome_with_open_transaction(end: &str, sql: &str, timeout: &str) -> GuestOu
 
 #[test]
 fn open_transaction_is_rolled_back_however_the_step_ends() {
-    outcome_with_open_transaction("trap", "", "5s").assert_failure("trap", "the module ended abnormally");
+    outcome_with_open_transaction("trap", "", "5s").assert_failure("trap", "the module crashed");
     let panicked = outcome_with_open_transaction("panic", "", "5s");
     panicked.assert_failure("trap", "it panicked");
     assert!(panicked.log.iter().any(|line| line.contains("with an open transaction")), "{panicked:?}");

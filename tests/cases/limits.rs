@@ -11,13 +11,13 @@ fn run_guest(with: Value) -> GuestOutcome {
 #[test]
 fn memory_is_bounded() {
     let outcome = run_guest(json!({ "do": "memory" }));
-    outcome.assert_failure("limit", "it was stopped: it asked for more than 256 MiB of memory");
+    outcome.assert_failure("limit", "the runner stopped it: it exceeded the memory limit of 256 MiB");
     assert_eq!(outcome.result, "unknown");
 }
 
 #[test]
 fn recursion_is_bounded() {
-    run_guest(json!({ "do": "recurse" })).assert_failure("trap", "its stack overflowed: it recurses too deep");
+    run_guest(json!({ "do": "recurse" })).assert_failure("trap", "its stack overflowed: it recursed too deeply");
 }
 
 #[test]
@@ -30,13 +30,13 @@ fn panic_message_is_logged() {
 
 #[test]
 fn wasi_exit_is_not_a_success() {
-    run_guest(json!({ "do": "exit" })).assert_failure("trap", "the module ended abnormally");
+    run_guest(json!({ "do": "exit" })).assert_failure("trap", "the module crashed");
 }
 
 /// Ends by the limit of the log, and what is kept of it is bounded.
 fn assert_flood_is_stopped(with: Value) {
     let fixture = GuestFixture::new(with, json!({}));
-    fixture.run().assert_failure("limit", "it was stopped: it asked for more than");
+    fixture.run().assert_failure("limit", "the runner stopped it: it exceeded the");
     let size: usize = fixture
         .environment
         .tree()
@@ -63,10 +63,10 @@ fn output_flood_is_stopped_although_the_module_ignores_errors() {
 #[test]
 fn handles_are_bounded() {
     let outcome = run_guest(json!({ "do": "handles" }));
-    outcome.assert_failure("limit", "it was stopped: it asked for more than 256 of open handles");
+    outcome.assert_failure("limit", "the runner stopped it: it exceeded the open handle limit of 256");
     let with = json!({ "do": "connections", "name": "main" });
     let ended = GuestFixture::new(with, json!({ "databases": { "main": "sqlite:./main.db" } })).run();
-    ended.assert_failure("limit", "open handles");
+    ended.assert_failure("limit", "open handle limit");
 }
 
 #[test]

@@ -71,8 +71,8 @@ fn check_cache_rejected(spoil: impl FnOnce(&TestEnvironment, &Path), why: &str) 
     let spoiled = inode(&file);
 
     let mut again = module_warnings(&deploy(&environment));
-    again.retain(|line| line.contains("is compiled again"));
-    let start = "warning: module [ROOT]/shop/check.wasm is compiled again, its kept code is not used: ";
+    again.retain(|line| line.contains("recompiling module"));
+    let start = "warning: recompiling module [ROOT]/shop/check.wasm: the runner can't use the cached code: ";
     assert!(again.len() == 1 && again[0].starts_with(start) && again[0].ends_with(why), "{again:?}");
     assert_ne!(inode(&compiled_file(&environment)), spoiled, "it was compiled again");
     assert_eq!(module_warnings(&deploy(&environment)), [""; 0], "and the new code is used");
@@ -108,7 +108,7 @@ fn description_is_cached_and_a_forged_one_is_rejected() {
     let forged = String::from_utf8_lossy(&cached[32..]).replace("\"phase\":\"check\"", "\"phase\":\"commit\"");
     fs::write(file, [&cached[..32], forged.as_bytes()].concat()).unwrap();
     let again = module_warnings(&deploy(&environment));
-    let start = "warning: module [ROOT]/shop/check.wasm is asked again what it is, its kept answer is not used: ";
+    let start = "warning: asking module [ROOT]/shop/check.wasm for its description again: the runner can't use the cached one: ";
     assert!(again.len() == 1 && again[0].starts_with(start), "{again:?}");
     assert_eq!(fs::read(file).unwrap(), cached, "it said the same again");
     assert_eq!(module_warnings(&deploy(&environment)), [""; 0]);
@@ -122,18 +122,18 @@ fn flipped_byte_is_rejected() {
         bytes[middle] ^= 1;
         fs::write(file, bytes).unwrap();
     };
-    check_cache_rejected(flip, ".cwasm was changed, or made with another key");
+    check_cache_rejected(flip, ".cwasm was modified, or written with another key");
 }
 
 #[test]
 fn truncated_file_is_rejected() {
-    check_cache_rejected(|_, file| fs::write(file, [0; 7]).unwrap(), ".cwasm was changed, or made with another key");
+    check_cache_rejected(|_, file| fs::write(file, [0; 7]).unwrap(), ".cwasm was modified, or written with another key");
 }
 
 #[test]
 fn file_of_another_key_is_rejected() {
     let other = |environment: &TestEnvironment, _: &Path| fs::write(environment.home(KEY_FILE), [7; 32]).unwrap();
-    check_cache_rejected(other, ".cwasm was changed, or made with another key");
+    check_cache_rejected(other, ".cwasm was modified, or written with another key");
 }
 
 #[test]
@@ -146,13 +146,13 @@ fn code_of_another_module_is_rejected() {
         fs::rename(other, file).unwrap();
         environment.write("check.wasm", TestEnvironment::component("verify"));
     };
-    check_cache_rejected(swap, ".cwasm was changed, or made with another key");
+    check_cache_rejected(swap, ".cwasm was modified, or written with another key");
 }
 
 #[test]
 fn world_writable_file_is_rejected() {
     let open = |_: &TestEnvironment, file: &Path| fs::set_permissions(file, fs::Permissions::from_mode(0o620)).unwrap();
-    check_cache_rejected(open, ".cwasm is open to others (mode 0620)");
+    check_cache_rejected(open, ".cwasm (mode 0620)");
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn symbolic_link_is_rejected() {
         fs::rename(file, &elsewhere).unwrap();
         symlink(elsewhere, file).unwrap();
     };
-    check_cache_rejected(link, ".cwasm is a symbolic link, or not what it should be");
+    check_cache_rejected(link, ".cwasm is a symbolic link or has the wrong file type");
 }
 
 /// Only root can give a file away; another user takes the part of the other one by running all the above.
@@ -194,7 +194,7 @@ fn writable_cache_dir_is_rejected() {
     };
     check_cache_dir_rejected(
         open,
-        "compiled modules are not kept: [ROOT]/home/.cache/pawl/modules is open to others (mode 0770)",
+        "the runner does not cache compiled modules: other users can access [ROOT]/home/.cache/pawl/modules (mode 0770)",
     );
 }
 
@@ -204,7 +204,7 @@ fn linked_cache_dir_is_rejected() {
         fs::rename(environment.home(CACHE_DIR), environment.home("elsewhere")).unwrap();
         symlink(environment.home("elsewhere"), environment.home(CACHE_DIR)).unwrap();
     };
-    check_cache_dir_rejected(link, "/pawl/modules is a symbolic link, or not what it should be");
+    check_cache_dir_rejected(link, "/pawl/modules is a symbolic link or has the wrong file type");
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn readable_key_is_rejected() {
     let open = |environment: &TestEnvironment| {
         fs::set_permissions(environment.home(KEY_FILE), fs::Permissions::from_mode(0o644)).unwrap();
     };
-    check_cache_dir_rejected(open, "/pawl/module-key is open to others (mode 0644)");
+    check_cache_dir_rejected(open, "/pawl/module-key (mode 0644)");
 }
 
 #[test]
@@ -229,9 +229,9 @@ fn missing_cache_dir_is_a_note() {
     let mut environment = third_party_environment();
     fs::write(environment.home(".cache"), "a file").unwrap();
     deploy(&environment)
-        .assert_stderr_contains("note: compiled modules are not kept: [ROOT]/home/.cache/pawl/modules: ");
+        .assert_stderr_contains("note: the runner does not cache compiled modules: [ROOT]/home/.cache/pawl/modules: ");
     environment.set_variable("HOME", "");
-    deploy(&environment).assert_stderr_contains("note: compiled modules are not kept: neither HOME nor XDG_CACHE_HOME");
+    deploy(&environment).assert_stderr_contains("note: the runner does not cache compiled modules: set HOME, or XDG_CACHE_HOME");
     environment.set_variable("XDG_CACHE_HOME", environment.home("c").to_str().unwrap());
     environment.set_variable("XDG_STATE_HOME", environment.home("s").to_str().unwrap());
     let kept = deploy(&environment).stderr_snapshot();

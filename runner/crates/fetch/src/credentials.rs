@@ -20,13 +20,13 @@ pub struct RegistryCredentials {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryCredentialsError {
     /// Not the file that it should be.
-    #[error("the credentials in config.json can't be read: {0}")]
+    #[error("can't read the credentials in config.json: {0}")]
     InvalidConfig(String),
     /// They are kept by another program.
-    #[error("the credentials for it are kept by the credential helper `{0}`, which the runner does not start")]
+    #[error("its credentials are in the credential helper `{0}`, which the runner does not run")]
     HelperRequired(String),
     /// An OAuth token for Docker Hub's own clients.
-    #[error("config.json has an identity token for it, which the runner can't use")]
+    #[error("config.json has an identity token for it, which the runner does not support")]
     IdentityToken,
 }
 

@@ -35,27 +35,27 @@ const MAX_REDIRECTS: u32 = 5;
 pub enum RegistryError {
     #[error(transparent)]
     Net(#[from] NetError),
-    #[error("the registry answers with status {status} for {what}")]
+    #[error("the registry answered with status {status} for {what}")]
     Status { status: u16, what: String },
     #[error("the registry has no {what}")]
     NotFound { what: String },
-    #[error("the registry wants to know who asks")]
+    #[error("the registry requires authentication")]
     Unauthorized { authority: String },
-    #[error("the registry does not let `{user}` in")]
+    #[error("the registry denied access to `{user}`")]
     Denied { user: String, authority: String },
     #[error(transparent)]
     Credentials(#[from] RegistryCredentialsError),
-    #[error("the registry sends tokens from {0}, which is not https")]
+    #[error("the registry's token server {0} does not use https")]
     InsecureTokenServer(String),
-    #[error("the registry redirects to {0}, which is not https")]
+    #[error("the registry redirects to {0}, which does not use https")]
     InsecureRedirect(String),
-    #[error("the registry redirects too often")]
+    #[error("the registry redirects too many times")]
     TooManyRedirects,
     #[error("the registry sent {what} with the digest {found}, not {expected}")]
     DigestMismatch { what: &'static str, expected: Digest, found: Digest },
-    #[error("it is not the manifest of a module: {0}")]
+    #[error("it is not a module manifest: {0}")]
     InvalidManifest(String),
-    #[error("the registry's answer about tokens can't be read")]
+    #[error("the registry sent an invalid token response")]
     InvalidTokenResponse,
 }
 
@@ -65,22 +65,22 @@ impl RegistryError {
     pub fn hint(&self) -> String {
         match self {
             Self::Net(_) | Self::Status { .. } | Self::InvalidTokenResponse => {
-                "see that the registry can be reached from here, then run it again".to_owned()
+                "check that this machine can reach the registry, then run again".to_owned()
             }
             Self::NotFound { .. } => {
-                "see that host, repository and digest are right, and that it was pushed".to_owned()
+                "check the host, the repository and the digest, and that the module was pushed".to_owned()
             }
             Self::Unauthorized { authority } | Self::Denied { authority, .. } => {
-                format!("log in with `docker login {authority}`, or see that you may read the repository")
+                format!("log in with `docker login {authority}`, and check that you may read the repository")
             }
-            Self::Credentials(_) => "write user and password into config.json: `docker login` without a helper does, \
-                                     with DOCKER_CONFIG naming another folder"
+            Self::Credentials(_) => "write the user and password into config.json: run `docker login` without a helper, \
+                                     with DOCKER_CONFIG set to another folder"
                 .to_owned(),
             Self::InsecureTokenServer(_) | Self::InsecureRedirect(_) | Self::TooManyRedirects => {
-                "ask whoever keeps the registry".to_owned()
+                "ask the registry's operator to correct it".to_owned()
             }
-            Self::DigestMismatch { .. } => "do not use this registry before you know why".to_owned(),
-            Self::InvalidManifest(_) => "push the component as the one layer, of type application/wasm: \
+            Self::DigestMismatch { .. } => "do not use this registry until you know why".to_owned(),
+            Self::InvalidManifest(_) => "push the component as the only layer, with the type application/wasm: \
                                   `oras push <registry>/<name>:<tag> x.wasm:application/wasm`"
                 .to_owned(),
         }
@@ -120,7 +120,7 @@ impl ModuleLayer {
             return Err(bad(format!("its layer is {}, not {}", layer.media_type, MODULE_MEDIA_TYPES[0])));
         }
         if layer.size > MAX_MODULE_BYTES {
-            return Err(bad(format!("its module has {} bytes; at most {MAX_MODULE_BYTES} are taken", layer.size)));
+            return Err(bad(format!("its module has {} bytes; the limit is {MAX_MODULE_BYTES}", layer.size)));
         }
         let digest = layer.digest.strip_prefix("sha256:").and_then(|_| layer.digest.parse().ok());
         let digest = digest.ok_or_else(|| bad(format!("its layer has the digest {:?}", layer.digest)))?;
@@ -135,7 +135,7 @@ pub struct RegistryClient<'a> {
 }
 
 impl<'a> RegistryClient<'a> {
-    /// `docker_config` is the path of Docker's `config.json`; it is read when the registry wants to know who asks.
+    /// `docker_config` is the path of Docker's `config.json`; it is read when the registry requires authentication.
     pub fn new(reference: &'a RegistryRef, docker_config: Option<&'a Path>) -> Self {
         Self { reference, docker_config }
     }
@@ -440,7 +440,7 @@ mod tests {
             (of(&[good.clone(), good]), "2 layers"),
             (of(&[layer("application/vnd.oci.image.layer.v1.tar+gzip", &digest, 7)]), "tar+gzip"),
             (of(&[layer(MODULE_MEDIA_TYPES[0], "sha512:12", 7)]), "sha512:12"),
-            (of(&[layer(MODULE_MEDIA_TYPES[0], &digest, MAX_MODULE_BYTES + 1)]), "at most"),
+            (of(&[layer(MODULE_MEDIA_TYPES[0], &digest, MAX_MODULE_BYTES + 1)]), "the limit is"),
             (ModuleLayer::from_manifest(b"{\"manifests\": []}"), "index"),
             (ModuleLayer::from_manifest(b"<html>"), "expected value"),
         ] {

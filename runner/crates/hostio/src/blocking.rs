@@ -60,5 +60,5 @@ pub async fn run_blocking<T: Send + 'static>(
         work(stop_flag)
     });
     let done = done.await;
-    done.map_err(|error| StepFailure::new("permanent", format!("native work broke off: {error}")))
+    done.map_err(|error| StepFailure::new("permanent", format!("blocking work failed: {error}")))
 }

@@ -109,8 +109,8 @@ pub(super) async fn resolve_digest(gate: &CapabilityGate, source: &str) -> Resul
                     }
                 }
             }
-            Err(failure("invalid-config", format!("no digest is known for {}", display_url(&url)))
-                .with_hint("write `digest: sha256:…` beside `from`, or publish it as `<file>.sha256`"))
+            Err(failure("invalid-config", format!("the digest of {} is unknown", display_url(&url)))
+                .with_hint("write `digest: sha256:…` next to `from`, or publish it as `<file>.sha256`"))
         }
     }
 }
@@ -214,7 +214,7 @@ fn spawn_download_reader(mut download: Box<Download>, name: String, log: GuestLo
                 && reported < MAX_REPORTED_INTERRUPTIONS
             {
                 reported += 1;
-                let message = format!("the download of {name} broke off, and goes on: {error}");
+                let message = format!("the download of {name} was interrupted and resumes: {error}");
                 log.send(StepProgress::Log { level: MessageLevel::Warn, message, fields: serde_json::Map::new() });
             }
             let is_last = !matches!(chunk, Ok(Some(_)));

@@ -14,17 +14,17 @@ pub enum ComponentError {
     Empty,
     #[error("it is WebAssembly's text form")]
     TextFormat,
-    #[error("it is machine code, compiled already")]
+    #[error("it is already compiled to machine code")]
     Precompiled,
-    #[error("it is no WebAssembly: it begins with {0:?}")]
+    #[error("it is not WebAssembly: it begins with {0:?}")]
     NotWasm(String),
-    #[error("it is WebAssembly in a binary form that this runner does not know")]
+    #[error("it is WebAssembly in an unknown binary format")]
     UnknownVersion,
-    #[error("it is a core module without the step contract in it")]
+    #[error("it is a core module without the step contract")]
     NoContract,
-    #[error("it is a core module that expects a host of the old WASI (`wasi_snapshot_preview1`)")]
+    #[error("it is a core module for the old WASI (`wasi_snapshot_preview1`)")]
     WasiPreview1,
-    #[error("no component can be made of this core module: {0}")]
+    #[error("this core module can't be made a component: {0}")]
     EncodingFailed(String),
 }
 
@@ -34,15 +34,15 @@ impl ComponentError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Empty => "build it again; the build that wrote it did not finish",
-            Self::TextFormat => "make it binary, with `wasm-tools parse` or `wat2wasm`",
+            Self::TextFormat => "convert it to binary with `wasm-tools parse` or `wat2wasm`",
             Self::Precompiled => "use the .wasm that it was compiled from: the runner compiles modules itself",
-            Self::NotWasm(_) => "`uses` takes the .wasm that a build wrote, not its source; see docs/steps.md",
-            Self::UnknownVersion => "build it again with tools that make components of WASI 0.2, see docs/steps.md",
-            Self::NoContract => "a step exports the contract: begin with `runner new-step`, see docs/steps.md",
+            Self::NotWasm(_) => "point `uses` at the .wasm that the build wrote, not at its source; see docs/steps.md",
+            Self::UnknownVersion => "rebuild it with tools that produce WASI 0.2 components; see docs/steps.md",
+            Self::NoContract => "export the contract: start with `runner new-step`; see docs/steps.md",
             Self::WasiPreview1 => {
-                "in Rust, build for wasm32-unknown-unknown; else make a component with the tools of your language, see docs/steps.md"
+                "in Rust, build for wasm32-unknown-unknown; in another language, build a component with its tools; see docs/steps.md"
             }
-            Self::EncodingFailed(_) => "build it again as docs/steps.md says",
+            Self::EncodingFailed(_) => "rebuild it as docs/steps.md describes",
         }
     }
 }

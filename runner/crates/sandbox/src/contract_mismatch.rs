@@ -45,8 +45,8 @@ pub(super) fn explain_link_error(
         }
     }
     ContractMismatch {
-        reason: format!("it does not fit pawl:step {}: {:#}", contract.version, link_error),
-        hint: "build it again with the contract of this runner: `runner new-step` writes it".to_owned(),
+        reason: format!("it does not match pawl:step {}: {:#}", contract.version, link_error),
+        hint: "rebuild it with the contract of this runner: `runner new-step` writes it".to_owned(),
     }
 }
 
@@ -62,8 +62,8 @@ pub(super) fn signature_mismatch(engine: &Engine, component: &Component) -> Opti
         (found != *expected).then_some((*name, found, *expected))
     })?;
     Some(ContractMismatch {
-        reason: format!("its `{name}` is of type `{found}`; the contract has `{expected}`"),
-        hint: "build it with the contract of this runner: `runner new-step` writes it".to_owned(),
+        reason: format!("its `{name}` has the type `{found}`; the contract requires `{expected}`"),
+        hint: "rebuild it with the contract of this runner: `runner new-step` writes it".to_owned(),
     })
 }
 
@@ -144,15 +144,15 @@ fn export_mismatch(
     let named = |start: &str| exports.iter().find(|(name, _)| name.starts_with(start));
     let Some((name, export)) = named("pawl:step/step@") else {
         let what = if named("wasi:cli/run@").is_some() {
-            "it is a program (`wasi:cli/run`), no step".to_owned()
+            "it is a program (`wasi:cli/run`), not a step".to_owned()
         } else if named("wasi:http/").is_some() {
-            "it is an HTTP server (`wasi:http`), no step".to_owned()
+            "it is an HTTP server (`wasi:http`), not a step".to_owned()
         } else {
             let names: Vec<_> = exports.iter().take(5).map(|(name, _)| format!("`{name}`")).collect();
             let instead = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-            format!("it does not export `pawl:step/step`, but {instead}")
+            format!("it exports {instead}, not `pawl:step/step`")
         };
-        let hint = "a step exports the five functions of the contract: begin with `runner new-step`, see docs/steps.md";
+        let hint = "export the five functions of the contract: start with `runner new-step`; see docs/steps.md";
         return Some(ContractMismatch { reason: what, hint: hint.to_owned() });
     };
     let version = InterfaceName::parse(name).version;
@@ -164,8 +164,8 @@ fn export_mismatch(
     let missing: Vec<_> =
         STEP_EXPORTS.iter().filter(|name| !has.contains(name)).map(|name| format!("`{name}`")).collect();
     (!missing.is_empty()).then(|| ContractMismatch {
-        reason: format!("its `pawl:step/step` lacks {}", missing.join(", ")),
-        hint: "a step exports all five functions; one that can't tell answers `unknown`, see docs/steps.md".to_owned(),
+        reason: format!("its `pawl:step/step` is missing {}", missing.join(", ")),
+        hint: "export all five functions; a `probe` that can't tell returns `unknown`; see docs/steps.md".to_owned(),
     })
 }
 
@@ -193,7 +193,7 @@ fn import_mismatch(
             Some(contract.missing_import(name.version, &format!("{interface}.{shown}")))
         }
         ("wasi:http", interface) => Some(ContractMismatch {
-            reason: format!("it needs `wasi:http/{interface}`, which no step has"),
+            reason: format!("it needs `wasi:http/{interface}`, which a step can't import"),
             hint: "ask through `pawl:step/http`, where grants and credentials are; in JavaScript, build with \
                    `disableFeatures: ['http', 'fetch-event']`"
                 .to_owned(),
@@ -201,13 +201,13 @@ fn import_mismatch(
         (package, _) if package.strip_prefix("wasi:").is_some_and(|package| WASI_PACKAGES.contains(&package)) => {
             (!versions_compatible(name.version, "0.2.0")).then(|| ContractMismatch {
                 reason: format!("it needs {package} {}; this runner offers WASI 0.2", name.version),
-                hint: "build it with tools that make components of WASI 0.2".to_owned(),
+                hint: "build it with tools that produce WASI 0.2 components".to_owned(),
             })
         }
         (_, _) => Some(ContractMismatch {
-            reason: format!("it needs `{import}`, which this runner does not have"),
+            reason: format!("it needs `{import}`, which this runner does not offer"),
             hint: format!(
-                "a step imports pawl:step {} ({}) and WASI 0.2 alone; see docs/steps.md",
+                "import only pawl:step {} ({}) and WASI 0.2; see docs/steps.md",
                 contract.version,
                 contract.importable_interfaces().join(", "),
             ),
@@ -249,14 +249,14 @@ impl ContractDefinition {
     fn missing_import(&self, version: &str, what: &str) -> ContractMismatch {
         ContractMismatch {
             reason: format!("it needs pawl:step {version} `{what}`; this runner offers {}", self.version),
-            hint: format!("take a newer runner, or build it for pawl:step {}", self.version),
+            hint: format!("use a newer runner, or build it for pawl:step {}", self.version),
         }
     }
 
     fn version_mismatch(&self, version: &str) -> ContractMismatch {
         let version = if version.is_empty() { "without a version" } else { version };
         let why = format!("it was built for pawl:step {version}; this runner offers {}", self.version);
-        let hint = "build it with the contract of this runner (`runner new-step` writes it), or take the runner that has its own";
+        let hint = "rebuild it with the contract of this runner (`runner new-step` writes it), or use the runner that it was built for";
         ContractMismatch { reason: why, hint: hint.to_owned() }
     }
 }

@@ -130,9 +130,9 @@ pub enum DescriptionError {
     /// With what it said meanwhile.
     #[error("its `describe` failed: {}", .0.message)]
     CallFailed(StepFailure, Vec<String>),
-    #[error("its `describe` returned what is no description: {0}")]
+    #[error("its `describe` returned an invalid description: {0}")]
     InvalidJson(String),
-    #[error("the `config` in its description is no JSON Schema: {0}")]
+    #[error("the `config` in its description is not a JSON Schema: {0}")]
     InvalidSchema(String),
 }
 
@@ -151,12 +151,12 @@ impl DescriptionError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::CallFailed(..) => {
-                "`describe` has no grants and no input, and always answers the same; see docs/steps.md"
+                "make `describe` work without grants or input, and always return the same; see docs/steps.md"
             }
             Self::InvalidJson(_) => {
-                "`describe` returns the JSON object that docs/steps.md shows; the SDK and the templates write it"
+                "return the JSON object that docs/steps.md shows; the SDK and the templates write it"
             }
-            Self::InvalidSchema(_) => "`config` is a JSON Schema of the step's `with:`; docs/steps.md shows one",
+            Self::InvalidSchema(_) => "make `config` a JSON Schema of the step's `with:`; docs/steps.md shows one",
         }
     }
 }

@@ -61,19 +61,19 @@ pub struct LoadedModule {
 /// Why a module can't be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ModuleLoadError {
-    #[error("there is no official module `{name}`")]
+    #[error("`{name}` is not an official module")]
     UnknownOfficial { name: String },
     #[error("can't read {path}")]
     Read { path: String, source: std::io::Error },
-    #[error("can't get the module {module}")]
+    #[error("can't fetch the module {module}")]
     Registry { module: String, source: RegistryError },
     #[error("{module} is not a step module")]
     NotAComponent { module: String, source: ComponentError },
-    #[error("{module} does not fit this runner")]
+    #[error("{module} is not compatible with this runner")]
     ContractMismatch { module: String, reason: String, hint: String },
     #[error("{module} is not a step module")]
     InvalidComponent { module: String, reason: String },
-    #[error("the sandbox can't be set up: {0}")]
+    #[error("can't set up the sandbox: {0}")]
     EngineSetup(String),
 }
 
@@ -85,16 +85,16 @@ impl ModuleLoadError {
         let (code, hint) = match self {
             Self::UnknownOfficial { .. } => (
                 "P0120",
-                format!("official modules are {}; a module of your own is `uses: ./path.wasm`", known.join(", ")),
+                format!("the official modules are {}; use your own module with `uses: ./path.wasm`", known.join(", ")),
             ),
             Self::Read { .. } => {
-                ("P0120", "see that the path is right; it is relative to the plan's folder".to_owned())
+                ("P0120", "check the path; it is relative to the plan's folder".to_owned())
             }
             Self::Registry { source, .. } => ("P0129", source.hint()),
             Self::NotAComponent { source, .. } => ("P0125", source.hint().to_owned()),
             Self::ContractMismatch { hint, .. } => ("P0126", hint.clone()),
-            Self::InvalidComponent { .. } => ("P0125", "build it as docs/steps.md says".to_owned()),
-            Self::EngineSetup(_) => ("P0701", "please report this".to_owned()),
+            Self::InvalidComponent { .. } => ("P0125", "build it as docs/steps.md describes".to_owned()),
+            Self::EngineSetup(_) => ("P0701", "report this as a bug in the runner".to_owned()),
         };
         let mut diagnostic = plan.error_at(
             ErrorCode(code),
@@ -164,7 +164,7 @@ impl ModuleRuntime {
                 let digest = module
                     .digest
                     .parse()
-                    .map_err(|_| ModuleLoadError::EngineSetup("a digest of ours is no digest".into()))?;
+                    .map_err(|_| ModuleLoadError::EngineSetup("its built-in digest is not a digest".into()))?;
                 Ok(LoadedModule {
                     built_in_description: Some(module.description),
                     ..self.link(&component, digest, name)?

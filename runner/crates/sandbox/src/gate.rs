@@ -65,15 +65,15 @@ impl CapabilityGate {
             let access = if purpose == CallPurpose::Mutate { grant.access } else { DirAccess::ReadOnly };
             let problem = |error: std::io::Error| {
                 if confined_path::is_escape_error(&error) {
-                    let why = "a link in a directory that a step may write to leads out of it";
+                    let why = "a link in a writable directory leads out of it";
                     return failure("denied", format!("directory `{name}` ({}): {why}", grant.path.display()))
                         .with_hint(format!(
-                            "if that is meant, grant step `{}` the directory that it leads to: grants: {{ dirs: {{ {name}: \"<path>\" }} }}",
+                            "if you mean that, grant step `{}` the directory that the link leads to: grants: {{ dirs: {{ {name}: \"<path>\" }} }}",
                             step.id
                         ));
                 }
                 failure("permanent", format!("directory `{name}` ({}) can't be opened: {error}", grant.path.display()))
-                    .with_hint("make it, or correct its path in `grants`")
+                    .with_hint("create it, or correct its path in `grants`")
             };
             match confined_path::open_dir(&grant.path, access, &step.writable_dirs) {
                 Ok(dir) => {
@@ -143,7 +143,7 @@ impl CapabilityGate {
             return Ok(dir);
         }
         match self.granted_dir_path(name) {
-            Some(path) => Err(failure("not-found", format!("directory `{name}` ({}) is not there", path.display()))),
+            Some(path) => Err(failure("not-found", format!("directory `{name}` ({}) does not exist", path.display()))),
             None => Err(self.denied_failure("directory", name, &format!("dirs: {{ {name}: \"<path>:ro\" }}"))),
         }
     }
@@ -172,8 +172,8 @@ impl CapabilityGate {
         }
         match Url::parse(text) {
             Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(ContentSource::Url(url)),
-            Ok(_) | Err(_) => Err(failure("invalid-config", format!("{text:?} is no source"))
-                .with_hint("a source is `file:<granted directory>/<path>` or an http(s) URL")),
+            Ok(_) | Err(_) => Err(failure("invalid-config", format!("{text:?} is not a source"))
+                .with_hint("write `file:<granted directory>/<path>` or an http(s) URL")),
         }
     }
 
@@ -264,9 +264,9 @@ impl CapabilityGate {
         if confined_path::is_escape_error(error) {
             let step = &self.step;
             let line = "grants: { dirs: { <name>: \"<path>:ro\" } }";
-            let message = format!("step `{step}` is not granted what {path} leads to: it is outside of the directory");
+            let message = format!("step `{step}` is not granted the target of {path}: it is outside the directory");
             return failure("denied", message)
-                .with_hint(format!("to grant it, add the folder that it is in to step `{step}` in the plan: {line}"));
+                .with_hint(format!("to grant it, add its folder to step `{step}` in the plan: {line}"));
         }
         let kind = if error.kind() == std::io::ErrorKind::NotFound { "not-found" } else { "permanent" };
         failure(kind, format!("can't open {path}: {error}"))
@@ -288,7 +288,7 @@ impl CapabilityGate {
 
     fn read_only_failure(&self, what: &str) -> StepFailure {
         let step = &self.step;
-        failure("denied", format!("step `{step}` may not {what} in a preview or a probe: they only look"))
+        failure("denied", format!("step `{step}` can't {what} in a preview or a probe: it is read-only"))
     }
 }
 

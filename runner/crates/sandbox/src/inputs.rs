@@ -35,7 +35,7 @@ impl InputError {
             Self::Denied(failure) => failure.hint.clone(),
             Self::Read { .. } => None,
         }
-        .unwrap_or_else(|| "see that the file is there and can be read".to_owned())
+        .unwrap_or_else(|| "check that the file exists and is readable".to_owned())
     }
 }
 
@@ -99,8 +99,8 @@ pub async fn release_digest(
                 && let Err(error) = dir.metadata(&path)
             {
                 let missing =
-                    StepFailure::new("not-found", format!("the release's archive {source} can't be read: {error}"));
-                return Err(missing.with_hint("see that `--release` names what was packed, and that it lies there"));
+                    StepFailure::new("not-found", format!("can't read the release archive {source}: {error}"));
+                return Err(missing.with_hint("check that `--release` names a release whose archive is there"));
             }
             blobs::resolve_digest(&gate, &source).await.map(Some)
         }

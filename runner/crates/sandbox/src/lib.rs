@@ -82,10 +82,10 @@ fn failure(kind: &str, message: impl Into<String>) -> StepFailure {
 /// The options of a host call.
 fn parse_options<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T, StepFailure> {
     if text.len() > MAX_OPTIONS_BYTES {
-        let message = format!("options of {what} are {} bytes long; {MAX_OPTIONS_BYTES} are allowed", text.len());
+        let message = format!("the options of {what} have {} bytes; the limit is {MAX_OPTIONS_BYTES}", text.len());
         return Err(failure("limit", message));
     }
-    serde_json::from_str(text).map_err(|error| failure("invalid-config", format!("options of {what}: {error}")))
+    serde_json::from_str(text).map_err(|error| failure("invalid-config", format!("invalid options of {what}: {error}")))
 }
 
 /// What `apply` would do, as a module tells it.
@@ -315,9 +315,9 @@ impl ModuleRuntime {
             Ok(Err(trap)) => Err(ModuleCallError::Aborted(trap_failure(&trap))),
             Err(_) => {
                 let limit = format_duration(step.timeout);
-                let message = format!("it did not end within its time-out of {limit}, and was stopped");
+                let message = format!("the runner stopped it after its timeout of {limit}");
                 Err(ModuleCallError::Aborted(
-                    failure("time-out", message).with_hint("if it needs longer, set `timeout:` on the step"),
+                    failure("time-out", message).with_hint("if it needs more time, set `timeout:` on the step"),
                 ))
             }
         }
@@ -329,7 +329,7 @@ fn check_length(what: &str, limit: usize, bytes: usize) -> Result<(), StepFailur
 }
 
 fn length_failure(what: &str, limit: usize, bytes: usize) -> StepFailure {
-    failure("limit", format!("its {what} is {bytes} bytes long; {limit} are allowed"))
+    failure("limit", format!("its {what} has {bytes} bytes; the limit is {limit}"))
 }
 
 /// A failure as a module words it, unless it words it without end.
@@ -343,7 +343,7 @@ fn bounded_failure(failure: types::Failure) -> StepFailure {
 fn with_grant_hint(step: &PlanStep, mut failure: StepFailure) -> StepFailure {
     if failure.kind == "denied" && failure.message.replace('-', " ").contains("not permitted") {
         let line = "grants: { dirs: { <name>: \"<path>\" } }";
-        let line = format!("to grant what lies elsewhere, add to step `{}` in the plan: {line}", step.id);
+        let line = format!("to grant another directory, add to step `{}` in the plan: {line}", step.id);
         failure.hint = Some(failure.hint.map_or_else(|| line.clone(), |hint| format!("{hint}; {line}")));
     }
     failure
@@ -355,23 +355,23 @@ fn parse_receipt(receipt: types::Receipt) -> Result<Receipt, StepFailure> {
         if text.len() > MAX_RECEIPT_BYTES {
             return Err(failure(
                 "limit",
-                format!("its {what} are {} bytes long; {MAX_RECEIPT_BYTES} are allowed", text.len()),
+                format!("its {what} have {} bytes; the limit is {MAX_RECEIPT_BYTES}", text.len()),
             ));
         }
         serde_json::from_str(if text.is_empty() { "{}" } else { text })
-            .map_err(|error| failure("permanent", format!("its {what} are no JSON object: {error}")))
+            .map_err(|error| failure("permanent", format!("its {what} are not a JSON object: {error}")))
     };
     let receipt = Receipt { outputs: object("outputs", &receipt.outputs)?, notes: object("notes", &receipt.notes)? };
     // Escaped, a text of control characters is six times as long: the record must still fit into a line of the journal.
     let written = serde_json::to_string(&receipt).map_or(usize::MAX, |text| text.len());
     if written > MAX_RECEIPT_BYTES + MAX_RECEIPT_BYTES / 2 {
-        return Err(failure("limit", format!("its receipt is {written} bytes long as a record; that is too much")));
+        return Err(failure("limit", format!("its receipt has {written} bytes as a journal record, which is too large")));
     }
     Ok(receipt)
 }
 
 fn limit_failure(exceeded: &GuestLimitExceeded) -> StepFailure {
-    failure("limit", format!("it was stopped: {exceeded}"))
+    failure("limit", format!("the runner stopped it: {exceeded}"))
 }
 
 fn is_table_full(error: &ResourceTableError) -> bool {
@@ -383,16 +383,16 @@ fn trap_failure(error: &wasmtime::Error) -> StepFailure {
         return limit_failure(exceeded);
     }
     if error.chain().any(|cause| cause.downcast_ref::<ResourceTableError>().is_some_and(is_table_full)) {
-        return limit_failure(&GuestLimitExceeded { resource: "open handles", limit: host::MAX_HANDLES.to_string() });
+        return limit_failure(&GuestLimitExceeded { resource: "open handle", limit: host::MAX_HANDLES.to_string() });
     }
     let why = match error.downcast_ref::<wasmtime::Trap>() {
-        Some(wasmtime::Trap::StackOverflow) => "its stack overflowed: it recurses too deep".to_owned(),
+        Some(wasmtime::Trap::StackOverflow) => "its stack overflowed: it recursed too deeply".to_owned(),
         Some(wasmtime::Trap::UnreachableCodeReached) => "it panicked".to_owned(),
         Some(trap) => trap.to_string(),
         None => error.root_cause().to_string(),
     };
-    let mut failure = failure("trap", format!("the module ended abnormally: {why}"));
-    failure.hint = Some("its log has more: `runner logs`".to_owned());
+    let mut failure = failure("trap", format!("the module crashed: {why}"));
+    failure.hint = Some("read its log with `runner logs`".to_owned());
     failure
 }
 

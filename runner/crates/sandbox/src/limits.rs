@@ -17,7 +17,7 @@ pub(super) struct GuestLimits {
 
 /// A guest asked for more than it may have.
 #[derive(Debug, thiserror::Error)]
-#[error("it asked for more than {limit} of {resource}")]
+#[error("it exceeded the {resource} limit of {limit}")]
 pub(super) struct GuestLimitExceeded {
     pub(super) resource: &'static str,
     pub(super) limit: String,
@@ -39,7 +39,7 @@ impl ResourceLimiter for GuestLimits {
         self.table_elements += desired.saturating_sub(current);
         if self.table_elements > MAX_TABLE_ELEMENTS {
             return Err(Error::new(GuestLimitExceeded {
-                resource: "table elements",
+                resource: "table element",
                 limit: MAX_TABLE_ELEMENTS.to_string(),
             }));
         }

@@ -71,7 +71,7 @@ impl GuestLog {
         let exceeded = if bytes > MAX_LOG_BYTES {
             GuestLimitExceeded::log_bytes()
         } else if messages > MAX_LOG_MESSAGES {
-            GuestLimitExceeded { resource: "log messages", limit: MAX_LOG_MESSAGES.to_string() }
+            GuestLimitExceeded { resource: "log message", limit: MAX_LOG_MESSAGES.to_string() }
         } else {
             return Ok(());
         };

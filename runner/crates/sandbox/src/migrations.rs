@@ -106,7 +106,7 @@ impl migrations::Host for HostState {
     async fn apply(&mut self, database: String, dir: String, options: String) -> Result<String, HostError> {
         self.gate.database_grant(&database)?;
         if self.gate.purpose() != CallPurpose::Mutate {
-            return Err(failure("denied", "a preview or a probe may not migrate: they only look").into());
+            return Err(failure("denied", "a preview or a probe can't migrate: it is read-only").into());
         }
         let (gate, log, fence) = (Arc::clone(&self.gate), self.log.clone(), self.fence.clone());
         let job = open_job(&gate, &database, &dir, &options).await?;

@@ -78,7 +78,7 @@ impl process::Host for HostState {
         let mut child = program.spawn().map_err(|error| {
             let kind = if error.kind() == std::io::ErrorKind::NotFound { "not-found" } else { "permanent" };
             failure(kind, format!("can't start `{}`: {error}", command.program)).with_hint(
-                "a granted program has an empty environment: name it by its whole path, or grant `env: { PATH: … }`",
+                "name the program by its full path, or grant `env: { PATH: … }`: its environment is empty",
             )
         })?;
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);

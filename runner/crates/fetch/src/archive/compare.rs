@@ -38,7 +38,7 @@ pub fn compare(dir: &Dir, path: &str) -> Result<Vec<String>, ArchiveError> {
             return Ok(vec![format!("missing: {path}")]);
         }
         Err(ArchiveError::Filesystem { source, .. }) if is_not_a_directory(&source) => {
-            return Ok(vec![format!("changed: {path} (not a directory any more)")]);
+            return Ok(vec![format!("changed: {path} (no longer a directory)")]);
         }
         Err(error) => return Err(error),
     };
@@ -97,7 +97,7 @@ fn difference(listed: &FileListEntry, folders: &mut DirCursor) -> Result<Option<
             if target == listed.target {
                 Ok(None)
             } else {
-                changed(format!("leads to {target}, was {}", listed.target))
+                changed(format!("links to {target}, was {}", listed.target))
             }
         }
     }

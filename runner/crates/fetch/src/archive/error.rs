@@ -13,7 +13,7 @@ const MAX_SHOWN_CHARS: usize = 200;
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// The source gave an error while it was read.
-    #[error("the archive can't be read from its source: {0}")]
+    #[error("can't read the archive from its source: {0}")]
     Source(#[source] io::Error),
     /// The content is not the one that was asked for.
     #[error("the archive has the digest {actual}, not {expected}")]
@@ -35,13 +35,13 @@ pub enum ArchiveError {
     #[error("the archive is truncated: it ends too early")]
     Truncated,
     /// Bytes follow the end of the archive.
-    #[error("something else follows after the end of the archive")]
+    #[error("the archive has extra bytes after its end")]
     TrailingBytes,
     /// The archive contradicts its format or its own check sums.
     #[error("the archive is damaged: {0}")]
     Damaged(String),
     /// An entry is refused.
-    #[error("the archive's entry {entry:?} is refused: {refusal}")]
+    #[error("the runner refuses the archive entry {entry:?}: {refusal}")]
     Refused {
         /// Its name in the archive; a long one is cut.
         entry: String,
@@ -59,10 +59,10 @@ pub enum ArchiveError {
         entry: Option<String>,
     },
     /// The caller asked to stop.
-    #[error("stopped before the archive was extracted")]
+    #[error("the runner stopped before it had extracted the archive")]
     Stopped,
     /// The folder to extract into is there already.
-    #[error("the folder {0:?} exists already")]
+    #[error("the folder {0:?} already exists")]
     FolderExists(String),
     /// The folder has no name of its own: it is empty, or ends in `.` or `..`.
     #[error("{0:?} does not name a folder")]
@@ -78,7 +78,7 @@ pub enum ArchiveError {
         source: io::Error,
     },
     /// Extraction failed, and then the folder could not be removed either.
-    #[error("{failure}; and the unfinished folder is still there: {removal}")]
+    #[error("{failure}; could not remove the unfinished folder: {removal}")]
     CleanupFailed {
         /// Why extraction failed.
         failure: Box<Self>,
@@ -109,7 +109,7 @@ impl std::fmt::Display for ArchiveLimitKind {
         f.write_str(match self {
             Self::Files => "entries",
             Self::Bytes => "bytes",
-            Self::Ratio => "bytes of content for each of its own",
+            Self::Ratio => "bytes of content per byte of its own",
             Self::Path => "bytes in a path",
             Self::Depth => "levels of directories",
             Self::Header => "bytes in an extended header",
@@ -127,49 +127,49 @@ pub enum EntryRefusal {
     #[error("its name is not UTF-8")]
     NotUtf8,
     /// The name or the link's target holds a control character.
-    #[error("its name or target holds a control character")]
+    #[error("its name or target contains a control character")]
     ControlCharacter,
     /// A name of a zip with `\`, which only some programs take for `/`.
-    #[error("its name holds a backslash")]
+    #[error("its name contains a backslash")]
     Backslash,
     /// The path begins with `/`.
     #[error("its path is absolute")]
     Absolute,
     /// A component of the path is `..`.
-    #[error("its path holds `..`")]
+    #[error("its path contains `..`")]
     ParentComponent,
     /// It would replace the list of files that is kept in the folder.
     #[error("the name is reserved for the list of files")]
     Reserved,
     /// There was an entry of the same name.
-    #[error("there is another entry of that name")]
+    #[error("another entry has the same name")]
     Duplicate,
     /// There was an entry whose name differs by case only.
-    #[error("its name differs from {0:?} by case only")]
+    #[error("its name differs from {0:?} only by case")]
     CaseCollision(String),
     /// There was an entry whose name differs by the encoding of its characters only.
     #[error("its name differs from {0:?} only by how its characters are encoded (see Unicode normalization)")]
     NormalizationCollision(String),
     /// A parent is a symlink of the same archive.
-    #[error("it lies behind the link {0:?}")]
+    #[error("its path goes through the link {0:?}")]
     BelowLink(String),
     /// A parent is a file of the same archive.
-    #[error("it lies below {0:?}, which is a file")]
+    #[error("its parent {0:?} is a file")]
     BelowFile(String),
     /// The target of a link is an absolute path.
     #[error("it links to the absolute path {0:?}")]
     AbsoluteTarget(String),
     /// The target of a link is not in the folder.
-    #[error("it links to {0:?}, outside of the folder")]
+    #[error("it links to {0:?}, outside the folder")]
     TargetOutside(String),
     /// The target of a hard link is no file that came before.
     #[error("it is a hard link to {0:?}, which is not a file earlier in the archive")]
     HardLinkTargetMissing(String),
     /// The target of a link is empty.
-    #[error("it links to nothing")]
+    #[error("its link target is empty")]
     EmptyTarget,
     /// A device, a pipe, a socket, …
-    #[error("it is neither file, directory nor link but {0}")]
+    #[error("it is {0}, not a file, directory or link")]
     SpecialFile(&'static str),
     /// Mode bits above `777`.
     #[error("its mode {0:o} has the setuid, setgid or sticky bit")]
@@ -218,7 +218,7 @@ impl ArchiveError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::WrongDigest { actual, .. } => Some(format!(
-                "if the archive was published anew, publish its digest too ({actual}); otherwise do not use it"
+                "if you republished the archive, publish its new digest too ({actual}); otherwise do not use it"
             )),
             Self::UnknownFormat { .. } => Some("pack the release as tar.zst, tar.gz, tar or zip".to_owned()),
             Self::Truncated | Self::TrailingBytes | Self::Damaged(_) => {
@@ -226,15 +226,15 @@ impl ArchiveError {
             }
             Self::Refused { .. } => Some("pack the archive without this entry".to_owned()),
             Self::Limit { limit, .. } => match limit {
-                ArchiveLimitKind::Files => Some("raise `max-files` if that is right".to_owned()),
-                ArchiveLimitKind::Bytes => Some("raise `max-bytes` if that is right".to_owned()),
-                ArchiveLimitKind::Ratio => Some("raise `max-ratio` if that is right".to_owned()),
-                ArchiveLimitKind::Path => Some("raise `max-path` if that is right".to_owned()),
+                ArchiveLimitKind::Files => Some("raise `max-files` if the archive is right".to_owned()),
+                ArchiveLimitKind::Bytes => Some("raise `max-bytes` if the archive is right".to_owned()),
+                ArchiveLimitKind::Ratio => Some("raise `max-ratio` if the archive is right".to_owned()),
+                ArchiveLimitKind::Path => Some("raise `max-path` if the archive is right".to_owned()),
                 ArchiveLimitKind::Depth | ArchiveLimitKind::Header => None,
             },
-            Self::FolderExists(_) => Some("remove the folder, or choose another".to_owned()),
+            Self::FolderExists(_) => Some("remove the folder, or choose another one".to_owned()),
             Self::CleanupFailed { failure, .. } => failure.hint(),
-            Self::Filesystem { source, .. } if is_disk_full(source) => Some("make room on the disk".to_owned()),
+            Self::Filesystem { source, .. } if is_disk_full(source) => Some("free some disk space".to_owned()),
             Self::Source(_) | Self::Stopped | Self::InvalidFolderName(_) | Self::Filesystem { .. } => None,
         }
     }

@@ -84,7 +84,7 @@ pub(super) enum FileListError {
     Missing,
     #[error("its list of files is damaged")]
     Damaged,
-    #[error("its list of files has a format that is not known here")]
+    #[error("its list of files has an unknown format")]
     UnknownVersion,
 }
 

@@ -68,6 +68,6 @@ fn mismatch_reason(head: &[u8], seen: Option<ArchiveFormat>) -> &'static str {
         Some(ArchiveFormat::TarZstd) => "it looks like zstd",
         Some(ArchiveFormat::Zip) => "it looks like a zip",
         None if head.trim_ascii_start().starts_with(b"<") => "it looks like a web page",
-        None => "it begins like none of them",
+        None => "its first bytes match none of them",
     }
 }

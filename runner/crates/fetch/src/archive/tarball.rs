@@ -37,7 +37,7 @@ pub(super) fn extract(mut input: ChunkReader, tree: &mut ExtractionTree<'_>) -> 
         }
     }
     if extended.is_pending {
-        return Err(ArchiveError::Damaged("an extended header without an entry ends it".to_owned()));
+        return Err(ArchiveError::Damaged("it ends with an extended header without an entry".to_owned()));
     }
     expect_zero_padding(&mut input)
 }
@@ -61,7 +61,7 @@ fn next_header(input: &mut ChunkReader) -> Result<Option<Header>, ArchiveError> 
         + 8 * u32::from(b' ');
     match header.cksum() {
         Ok(written) if written == sum => Ok(Some(header)),
-        _ => Err(ArchiveError::Damaged("the check sum of a tar header is wrong".to_owned())),
+        _ => Err(ArchiveError::Damaged("the checksum of a tar header is wrong".to_owned())),
     }
 }
 

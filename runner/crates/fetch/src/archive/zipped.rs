@@ -68,7 +68,7 @@ pub(super) fn extract(spool: &File, length: u64, tree: &mut ExtractionTree<'_>) 
     }
     check_central_directory(spool, archive.central_directory_start(), archive.len())?;
     if archive.has_overlapping_entries().map_err(archive_error)? {
-        return Err(ArchiveError::Damaged("entries share the same bytes".to_owned()));
+        return Err(ArchiveError::Damaged("two entries share the same bytes".to_owned()));
     }
     let mut buffer = vec![0; CHUNK_BYTES];
     let mut total = 0;
@@ -113,7 +113,7 @@ fn extract_entry(
     })?;
     if !matches_local_header(spool, &source)? {
         return Err(ArchiveError::Damaged(format!(
-            "{:?} is another at its place than in the directory",
+            "the header of {:?} differs from the central directory",
             path.as_str()
         )));
     }
@@ -187,7 +187,7 @@ fn matches_local_header<R: Read>(spool: &File, entry: &zip::read::ZipFile<'_, R>
 }
 
 fn wrong_size(path: &EntryPath) -> ArchiveError {
-    ArchiveError::Damaged(format!("the size of {:?} is not the one declared", path.as_str()))
+    ArchiveError::Damaged(format!("the size of {:?} differs from the declared size", path.as_str()))
 }
 
 /// Finds the record that ends the archive where the file ends, and checks the number of entries before the zip crate
@@ -237,7 +237,7 @@ fn check_central_directory(spool: &File, start: u64, entries: usize) -> Result<(
             b"PK\x01\x02" => {}
             // The end, or that of zip64.
             b"PK\x05\x06" | b"PK\x06\x06" if found == entries => return Ok(()),
-            _ => return Err(ArchiveError::Damaged("the central directory is not as long as it says".to_owned())),
+            _ => return Err(ArchiveError::Damaged("the central directory does not have the declared length".to_owned())),
         }
         let mut fields = [0; 42];
         reader.read_exact(&mut fields).map_err(|error| decode_error(&error))?;
@@ -250,7 +250,7 @@ fn check_central_directory(spool: &File, start: u64, entries: usize) -> Result<(
             return Err(ArchiveError::refused_entry(&String::from_utf8_lossy(&name), EntryRefusal::Duplicate));
         }
         if found > entries {
-            return Err(ArchiveError::Damaged("the central directory is longer than it says".to_owned()));
+            return Err(ArchiveError::Damaged("the central directory is longer than declared".to_owned()));
         }
         names.insert(name);
     }

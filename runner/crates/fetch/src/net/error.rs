@@ -47,7 +47,7 @@ impl NetFailureKind {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NetError {
     /// The text is no URL that can be asked.
-    #[error("{url:?} can't be used as a URL: {why}")]
+    #[error("{url:?} is not a valid URL: {why}")]
     InvalidUrl {
         /// The URL without query.
         url: String,
@@ -61,7 +61,7 @@ pub enum NetError {
         address: String,
     },
     /// The method is no HTTP method, or one that is never sent.
-    #[error("the method {method:?} can't be used: {why}")]
+    #[error("invalid method {method:?}: {why}")]
     InvalidMethod {
         /// The method.
         method: String,
@@ -69,7 +69,7 @@ pub enum NetError {
         why: &'static str,
     },
     /// A header that can't be sent.
-    #[error("the header {name:?} can't be used: {why}")]
+    #[error("invalid header {name:?}: {why}")]
     InvalidHeader {
         /// Its name.
         name: String,
@@ -101,7 +101,7 @@ pub enum NetError {
         peer: String,
     },
     /// The name of a granted origin or address leads where it may not.
-    #[error("{host} resolves to {address}, {scope}: that is not granted")]
+    #[error("{host} resolves to {address}, {scope}, which is not granted")]
     AddressDenied {
         /// The name.
         host: String,
@@ -121,13 +121,13 @@ pub enum NetError {
         why: String,
     },
     /// Nothing listens there.
-    #[error("connection refused by {peer}")]
+    #[error("{peer} refused the connection")]
     ConnectionRefused {
         /// The address.
         peer: String,
     },
     /// The connection could not be made.
-    #[error("{peer} can't be reached: {why}")]
+    #[error("can't reach {peer}: {why}")]
     Unreachable {
         /// The address.
         peer: String,
@@ -135,7 +135,7 @@ pub enum NetError {
         why: String,
     },
     /// Nothing came in time.
-    #[error("no answer from {peer} within {}", format_duration(*within))]
+    #[error("{peer} did not answer within {}", format_duration(*within))]
     NoAnswer {
         /// The address.
         peer: String,
@@ -143,7 +143,7 @@ pub enum NetError {
         within: Duration,
     },
     /// The answer began, and did not end in time.
-    #[error("the answer from {peer} was not complete within {}", format_duration(*within))]
+    #[error("{peer} did not complete its answer within {}", format_duration(*within))]
     IncompleteAnswer {
         /// The address.
         peer: String,
@@ -171,7 +171,7 @@ pub enum NetError {
         size: u64,
     },
     /// A server that was asked for the rest of a download sent something else.
-    #[error("{peer} was asked for the bytes from {asked} on, and answered with {answered}")]
+    #[error("{peer} answered a request for the bytes from {asked} on with {answered}")]
     WrongRange {
         /// The address.
         peer: String,
@@ -181,7 +181,7 @@ pub enum NetError {
         answered: String,
     },
     /// What is downloaded became something else meanwhile.
-    #[error("{url} became another file while it was downloaded, after {received} bytes")]
+    #[error("{url} changed during the download, after {received} bytes")]
     ContentChanged {
         /// The URL without query.
         url: String,
@@ -189,7 +189,7 @@ pub enum NetError {
         received: u64,
     },
     /// A download broke off again and again, without a new byte.
-    #[error("the download from {peer} can't go on after {received} bytes; it was tried {tries} times more: {last}")]
+    #[error("the download from {peer} stopped after {received} bytes and failed {tries} retries: {last}")]
     RetriesExhausted {
         /// The address.
         peer: String,
@@ -201,7 +201,7 @@ pub enum NetError {
         last: Box<Self>,
     },
     /// The connection broke, or what came is not HTTP.
-    #[error("the exchange with {peer} broke off: {why}")]
+    #[error("the connection to {peer} broke: {why}")]
     ConnectionBroken {
         /// The address.
         peer: String,
@@ -217,7 +217,7 @@ pub enum NetError {
         why: String,
     },
     /// The TLS handshake failed for another reason.
-    #[error("no secure connection with {peer}: {why}")]
+    #[error("can't open a secure connection to {peer}: {why}")]
     Tls {
         /// The address.
         peer: String,
@@ -225,7 +225,7 @@ pub enum NetError {
         why: String,
     },
     /// The machine's certificate authorities can't be read, or the TLS library can't be set up.
-    #[error("https can't be used on this machine: {why}")]
+    #[error("can't use https on this machine: {why}")]
     RootsUnavailable {
         /// Why.
         why: String,
@@ -239,7 +239,7 @@ pub enum NetError {
         max: u64,
     },
     /// More redirects than allowed.
-    #[error("more than {max} redirects; the last one leads to {url}")]
+    #[error("more than {max} redirects; the last one points to {url}")]
     TooManyRedirects {
         /// Where the next one leads, without query.
         url: String,
@@ -247,7 +247,7 @@ pub enum NetError {
         max: u32,
     },
     /// The server redirects to something that is never followed.
-    #[error("{from} redirects to what can't be used as a URL: {why}")]
+    #[error("{from} redirects to an invalid URL: {why}")]
     BadRedirect {
         /// The URL that answered, without query.
         from: String,
@@ -324,15 +324,15 @@ impl NetError {
             Self::PeerNotGranted { peer } => Some(format!("grants: {{ tcp: [\"{peer}\"] }}")),
             Self::AddressDenied { grant, .. } => Some(format!("grants: {{ {grant} }}")),
             Self::CertificateUntrusted { .. } => {
-                Some("add the authority to the system's store, or name its file in SSL_CERT_FILE".to_owned())
+                Some("add the certificate authority to the system's store, or set SSL_CERT_FILE to its file".to_owned())
             }
             Self::RootsUnavailable { .. } => {
                 Some("install the system's ca-certificates, or set SSL_CERT_FILE".to_owned())
             }
             Self::ContentChanged { .. } => {
-                Some("publish each release under a name of its own, and never change it".to_owned())
+                Some("publish each release under its own name, and never change it".to_owned())
             }
-            Self::Tls { .. } => Some("see whether the server speaks https on that port".to_owned()),
+            Self::Tls { .. } => Some("check that the server speaks https on that port".to_owned()),
             Self::InvalidUrl { .. }
             | Self::InvalidAddress { .. }
             | Self::InvalidMethod { .. }

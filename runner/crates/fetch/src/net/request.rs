@@ -41,7 +41,7 @@ impl NetRequest {
         let method = Method::from_bytes(name.as_bytes()).map_err(|_| invalid("it is not an HTTP method"))?;
         // TRACE answers with the headers it was sent, granted credentials among them; CONNECT makes a tunnel to elsewhere.
         if method == Method::TRACE || method == Method::CONNECT {
-            return Err(invalid("it is never sent for a step"));
+            return Err(invalid("steps can't send it"));
         }
         Ok(Self {
             method,
@@ -82,10 +82,10 @@ pub fn parse_url(text: &str) -> Result<Url, NetError> {
 
 pub(super) fn check_url(url: &Url) -> Result<(), &'static str> {
     if !matches!(url.scheme(), "http" | "https") {
-        return Err("only http and https can be asked");
+        return Err("only http and https are supported");
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("a user or password in a URL is refused; grant a header instead");
+        return Err("a URL must not contain a user or password; send a header instead");
     }
     Ok(())
 }
@@ -185,7 +185,7 @@ fn step_headers(given: &[(String, String)], url: &Url) -> Result<HeaderMap, NetE
         let (name, value) = parse_header(name, value)?;
         let invalid = |why| NetError::InvalidHeader { name: name.to_string(), why };
         if HOST_MANAGED_HEADERS.contains(&name.as_str()) {
-            return Err(invalid("the host sets it"));
+            return Err(invalid("the runner sets it"));
         }
         // Behind one granted name many sites may be served; a machine named by its address is granted as a whole, and asking
         // it for one of its sites is what a check before a switch of DNS does.
@@ -205,7 +205,7 @@ fn step_headers(given: &[(String, String)], url: &Url) -> Result<HeaderMap, NetE
 fn parse_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), NetError> {
     let invalid = |why| NetError::InvalidHeader { name: name.to_owned(), why };
     let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid("its name is not a header name"))?;
-    let value = HeaderValue::from_str(value).map_err(|_| invalid("its value has characters that can't be sent"))?;
+    let value = HeaderValue::from_str(value).map_err(|_| invalid("its value contains characters that a header can't hold"))?;
     Ok((parsed, value))
 }
 

@@ -63,7 +63,7 @@ impl ModuleCache {
 
     /// Says that kept code is not used, and that this is no fault of the deployment.
     pub(crate) fn warn_code_unused(&self, module: &str, why: &dyn std::fmt::Display) {
-        (self.notify)(Notice::warning(format!("module {module} is compiled again, its kept code is not used: {why}")));
+        (self.notify)(Notice::warning(format!("recompiling module {module}: the runner can't use the cached code: {why}")));
     }
 
     /// Keeps compiled code, or what a module said of itself, under a name.
@@ -83,7 +83,7 @@ impl ModuleCache {
     pub(crate) fn description(&self, name: &str, module: &str) -> Option<String> {
         let words = self.open_storage()?.read_verified_text(name);
         words.unwrap_or_else(|error| {
-            let message = format!("module {module} is asked again what it is, its kept answer is not used: {error}");
+            let message = format!("asking module {module} for its description again: the runner can't use the cached one: {error}");
             (self.notify)(Notice::warning(message));
             None
         })
@@ -129,7 +129,7 @@ impl ModuleCache {
             bytes => Ok(bytes),
         });
         read.unwrap_or_else(|error| {
-            (self.notify)(Notice::warning(format!("a module is downloaded again, the kept one is not used: {error}")));
+            (self.notify)(Notice::warning(format!("downloading a module again: the runner can't use the cached copy: {error}")));
             None
         })
     }
@@ -145,8 +145,8 @@ impl ModuleCache {
     fn open_storage(&self) -> Option<&ModuleCacheStorage> {
         let open = || {
             let (Some(cache), Some(state)) = (&self.paths.cache_dir, &self.paths.state_dir) else {
-                let why = "neither HOME nor XDG_CACHE_HOME and XDG_STATE_HOME is set";
-                (self.notify)(Notice::note(format!("compiled modules are not kept: {why}")));
+                let why = "set HOME, or XDG_CACHE_HOME and XDG_STATE_HOME";
+                (self.notify)(Notice::note(format!("the runner does not cache compiled modules: {why}")));
                 return None;
             };
             ModuleCacheStorage::open(cache, state).map_err(|error| self.notify_not_cached(&error)).ok()
@@ -155,7 +155,7 @@ impl ModuleCache {
     }
 
     fn notify_not_cached(&self, error: &PrivateDirError) {
-        let message = format!("compiled modules are not kept: {error}");
+        let message = format!("the runner does not cache compiled modules: {error}");
         (self.notify)(match error {
             PrivateDirError::Untrusted(_) => Notice::warning(message),
             PrivateDirError::Io { .. } => Notice::note(message),

@@ -22,11 +22,11 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 pub(super) enum UntrustedFileError {
     #[error("{path} belongs to another user (uid {uid})", path = path.display())]
     WrongOwner { path: PathBuf, uid: u32 },
-    #[error("{path} is open to others (mode {mode:04o})", path = path.display())]
+    #[error("other users can access {path} (mode {mode:04o})", path = path.display())]
     WrongMode { path: PathBuf, mode: u32 },
-    #[error("{path} is a symbolic link, or not what it should be", path = path.display())]
+    #[error("{path} is a symbolic link or has the wrong file type", path = path.display())]
     WrongFileType { path: PathBuf },
-    #[error("{path} was changed, or made with another key", path = path.display())]
+    #[error("{path} was modified, or written with another key", path = path.display())]
     Modified { path: PathBuf },
 }
 

@@ -95,7 +95,7 @@ fn the_list_itself() {
     );
     check(|root| fs::write(root.join(file_list::FILE_LIST_NAME), format!("{text}more\n")).unwrap(), &damaged);
     let newer = text.replace("pawl-files 1", "pawl-files 2");
-    let unknown = ["its list of files has a format that is not known here"];
+    let unknown = ["its list of files has an unknown format"];
     check(|root| fs::write(root.join(file_list::FILE_LIST_NAME), newer).unwrap(), &unknown);
     // With a right hash, it still may not lead out.
     let body = "pawl-files 1 1\nfile 8 0.000000000 644 ../../outside\n";

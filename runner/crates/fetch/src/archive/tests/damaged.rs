@@ -229,7 +229,7 @@ fn folders_that_are_in_the_way() {
 fn a_full_disk_says_so() {
     let error = ArchiveError::filesystem("written", "big")(io::Error::from(rustix::io::Errno::NOSPC));
     assert_eq!(error.to_string(), "\"big\" can't be written: the disk is full");
-    assert_eq!((error.kind(), error.hint().as_deref()), ("permanent", Some("make room on the disk")));
+    assert_eq!((error.kind(), error.hint().as_deref()), ("permanent", Some("free some disk space")));
 }
 
 proptest! {

@@ -64,7 +64,7 @@ fn a_path_of_five_thousand_characters() {
             let error = failure(name, &archive);
             assert!(matches!(error, ArchiveError::Limit { limit: ArchiveLimitKind::Path, max: 1024, .. }), "{error:?}");
             assert!(error.to_string().len() < 1000, "it is cut: {error}");
-            assert_eq!(error.hint().unwrap(), "raise `max-path` if that is right");
+            assert_eq!(error.hint().unwrap(), "raise `max-path` if the archive is right");
         }
     }
     let error = failure("a.zip", &zip(&[TestZipEntry(long.as_bytes(), REGULAR, b"")]));

@@ -286,7 +286,7 @@ async fn a_name_that_leads_inside_is_denied() {
     let public = client_resolving(vec![grant(&url)], &[], "shop.example", &["127.0.0.1"]);
     let error = send_error(&public, get_request(&url)).await;
     assert_eq!(error.kind(), NetFailureKind::Denied);
-    assert_eq!(error.to_string(), "shop.example resolves to 127.0.0.1, this machine: that is not granted");
+    assert_eq!(error.to_string(), "shop.example resolves to 127.0.0.1, this machine, which is not granted");
     let origin = url.trim_end_matches('/');
     assert_eq!(error.hint().unwrap(), format!("grants: {{ http: [{{ origin: \"{origin}\", private: true }}] }}"));
     // One bad address spoils the name.

@@ -41,9 +41,9 @@ async fn time_is_bounded_in_each_part_of_the_exchange() {
     });
     let slow_body = NetTestServer::start(|_| hanging_reply("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"));
     for (server, expected) in [
-        (&silent, "no answer from {} within 150 ms"),
-        (&slow_head, "no answer from {} within 150 ms"),
-        (&slow_body, "the answer from {} was not complete within 150 ms"),
+        (&silent, "{} did not answer within 150 ms"),
+        (&slow_head, "{} did not answer within 150 ms"),
+        (&slow_body, "{} did not complete its answer within 150 ms"),
     ] {
         let mut request = get_request(&server.url("/"));
         request.timeout = Duration::from_millis(150);
@@ -58,7 +58,7 @@ async fn faults_of_the_connection_are_said_plainly() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("http://{free}/");
     let error = send_error(&client(vec![grant(&url)]), get_request(&url)).await;
-    assert_eq!(error.to_string(), format!("connection refused by {free}"));
+    assert_eq!(error.to_string(), format!("{free} refused the connection"));
     assert!(error.is_retryable());
 
     for answer in ["", "SSH-2.0-OpenSSH_9.2\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"] {
