@@ -1,13 +1,13 @@
-//! What a checkpoint in the artifacts of a CI run is: a zip of all journals, and a manifest that says of which job they are.
+//! A checkpoint in the artifacts of a CI run: a zip of all journals and a manifest with their identity.
 //!
 //! ```text
 //!   pawl.json                  the manifest: identity, attempt, length and hash of each journal, MAC
 //!   attempt-000001.journal     as it is here, whole lines only
 //! ```
 //!
-//! Its name says which is the newest: `pawl-<app>-<environment>-<job>-aNN-sNNNN-<nonce>`, by the attempt of the workflow run
-//! and the number of lines. A journal's lines are chained by their hashes, so the MAC over the manifest covers every one of
-//! them. Deliberately absent: how it gets there and back, and what journals say.
+//! Its name shows which one is the newest: `pawl-<app>-<environment>-<job>-aNN-sNNNN-<nonce>`, with the attempt of the
+//! workflow run and the number of lines. The lines of a journal are chained by hashes, so the MAC of the manifest
+//! covers each of them. Deliberately absent: upload and download, and the content of journals.
 
 use std::{
     fmt,
@@ -30,27 +30,27 @@ use journal::{JournalTrust, trust_from_file_name};
 /// - 1: the first.
 pub const BUNDLE_VERSION: u32 = 1;
 
-/// The manifest's name in the zip.
+/// The manifest's file name in the zip.
 const MANIFEST_FILE: &str = "pawl.json";
 
-/// The most bytes that all journals of a checkpoint may have.
+/// The largest total size of the journals in a checkpoint.
 const MAX_CHECKPOINT_BYTES: u64 = 256 << 20;
 
-/// No honest state counts so far.
+/// The largest number in a name that is taken seriously.
 const MAX_EPOCH: u64 = 1 << 40;
 
-/// What keys of MACs are derived for.
+/// The context from which MAC keys are derived.
 const MAC_KEY_CONTEXT: &str = "pawl 2026-11 checkpoint of journals";
 
-/// Whose journals they are. Another's are not continued.
+/// The identity of a checkpoint. A job continues only its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct CheckpointIdentity {
     /// `owner/name`.
     pub repository: String,
-    /// The number of the workflow run. All its attempts have the same.
+    /// The id of the workflow run, the same for all its attempts.
     pub workflow_run: String,
-    /// The job, and what tells the legs of its matrix apart.
+    /// The job, including the leg of its matrix.
     pub job: String,
     /// The application.
     pub app: String,
@@ -60,7 +60,7 @@ pub struct CheckpointIdentity {
     pub plan: String,
 }
 
-/// What a checkpoint says of itself.
+/// The manifest of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct CheckpointManifest {
@@ -70,11 +70,11 @@ pub struct CheckpointManifest {
     pub identity: CheckpointIdentity,
     /// The attempt of the workflow run.
     pub attempt: u32,
-    /// The commit of that attempt. For people: the fix may be a new one.
+    /// The commit of that attempt, for people: a fix may have another.
     pub commit: Option<String>,
-    /// Oldest first.
+    /// The journals, oldest first.
     pub journals: Vec<CheckpointEntry>,
-    /// BLAKE3, keyed, of the manifest without this, in its canonical form. None without a key.
+    /// The keyed BLAKE3 hash of the manifest without this field, in canonical form. `None` without a key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<Blake3Hash>,
 }
@@ -86,15 +86,15 @@ pub struct CheckpointEntry {
     pub epoch: u64,
     pub bytes: u64,
     pub hash: Blake3Hash,
-    /// Whether whoever made the checkpoint wrote it, or had it from one who has the key.
+    /// Whether its writer had it from an authenticated source.
     pub is_authenticated: bool,
 }
 
-/// All journals of a folder at a moment.
+/// All journals of a folder at one moment.
 #[derive(Clone)]
 pub struct JournalSnapshot {
     journals: Vec<(CheckpointEntry, Vec<u8>)>,
-    /// How many lines they have. It only grows.
+    /// The total number of lines, which only grows.
     pub lines: u64,
 }
 
@@ -106,46 +106,46 @@ pub struct CheckpointJournal {
     pub trust: JournalTrust,
 }
 
-/// How the journals here stand to those of a checkpoint.
+/// How the local journals compare to those of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChainComparison {
-    /// All of what is here is there.
+    /// The checkpoint has all local lines.
     Covered,
-    /// All of what is there is here, and more.
+    /// The local journals have all lines of the checkpoint, and more.
     Ahead,
-    /// Something is there that is not here.
+    /// The checkpoint has lines that are missing here.
     Diverged,
 }
 
-/// What is wrong with a checkpoint.
+/// An error in a checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// Not a whole zip: its upload was cut, and it was never acknowledged.
+    /// The zip is incomplete: its upload was interrupted and never acknowledged.
     #[error("it is truncated")]
     Truncated,
-    /// Not what its manifest says, or none.
+    /// The content does not match the manifest, or the manifest is missing.
     #[error("it is damaged: {0}")]
     Damaged(String),
-    /// A newer runner's.
+    /// A newer runner wrote it.
     #[error("its format version is {0}; this runner supports version {BUNDLE_VERSION}")]
     UnknownVersion(u32),
-    /// Of something else.
+    /// It belongs to something else.
     #[error("it belongs to another {what}: {theirs}, not {ours}")]
     WrongIdentity { what: &'static str, theirs: String, ours: String },
-    /// Not what its name says.
+    /// Its name does not match its content.
     #[error("its name does not match its content")]
     NameMismatch,
-    /// Its MAC is not what this key gives, or it has none.
+    /// Its MAC is missing or not valid for this key.
     #[error("it has no valid MAC for this key")]
     InvalidMac,
 }
 
-/// The key of MACs.
+/// The key for MACs.
 #[derive(Clone)]
 pub struct CheckpointKey([u8; 32]);
 
 impl CheckpointKey {
-    /// From what a user chose as one, of any length.
+    /// Derives the key from a user's secret of any length.
     #[must_use]
     pub fn new(secret: &Secret) -> Self {
         Self(blake3::derive_key(MAC_KEY_CONTEXT, secret.reveal().as_bytes()))
@@ -165,19 +165,19 @@ impl fmt::Debug for CheckpointKey {
 }
 
 impl CheckpointIdentity {
-    /// What the names of its checkpoints begin with, up to the attempt.
+    /// The prefix of this job's checkpoint names, up to the attempt.
     #[must_use]
     pub fn artifact_prefix(&self) -> String {
         format!("pawl-{}-{}-{}-a", self.app, self.environment, self.job)
     }
 
-    /// The name of a checkpoint, up to the nonce.
+    /// The name of a checkpoint without the nonce.
     #[must_use]
     pub fn artifact_stem(&self, attempt: u32, lines: u64) -> String {
         format!("{}{attempt:02}-s{lines:04}", self.artifact_prefix())
     }
 
-    /// Attempt and number of lines, from a name; none if it is no checkpoint of this job.
+    /// The attempt and the number of lines in a name; `None` if it is not a checkpoint of this job.
     #[must_use]
     pub fn parse_artifact_name(&self, name: &str) -> Option<(u32, u64)> {
         let (attempt, rest) = name.strip_prefix(&self.artifact_prefix())?.split_once("-s")?;
@@ -211,7 +211,7 @@ impl CheckpointIdentity {
 }
 
 impl JournalSnapshot {
-    /// All journals of a folder, as far as their lines are whole.
+    /// Reads all journals of a folder, up to their last whole line.
     ///
     /// # Errors
     /// [`StateError`] when one can't be read.
@@ -239,7 +239,7 @@ impl JournalSnapshot {
         Ok(Self { journals: members, lines })
     }
 
-    /// How it stands to what a checkpoint holds.
+    /// Compares it to the journals of a checkpoint.
     #[must_use]
     pub fn compare_with(&self, checkpoint: &[CheckpointJournal]) -> ChainComparison {
         let there =
@@ -257,7 +257,7 @@ impl JournalSnapshot {
         }
     }
 
-    /// The zip.
+    /// Packs the zip.
     #[must_use]
     pub fn pack(
         &self,
@@ -287,7 +287,7 @@ impl JournalSnapshot {
     }
 }
 
-/// The journals of a checkpoint, if it is one of this job, and what the attempt and the number of lines in its name say.
+/// Unpacks the journals of a checkpoint, and verifies that it belongs to this job and matches its name.
 ///
 /// # Errors
 /// [`BundleError`]: then nothing of it may be used.
@@ -309,7 +309,7 @@ pub fn unpack(
         Ok::<_, BundleError>(bytes)
     };
     let manifest = file(MANIFEST_FILE).and_then(|text| parse_manifest(&text));
-    // With a key, nothing without its MAC is used: leaving records out is forging, too. What has none can be anything.
+    // With a key, a checkpoint without a valid MAC is unusable: omitting records is forging, too.
     let manifest = match (manifest, key) {
         (Ok(manifest), None) => manifest,
         (Ok(manifest), Some(key)) if manifest.mac == Some(key.mac(&manifest)) => manifest,
@@ -317,7 +317,7 @@ pub fn unpack(
         (Ok(_) | Err(_), Some(_)) => return Err(BundleError::InvalidMac),
     };
     identity.ensure_matches(&manifest.identity)?;
-    // The name is anybody's: an older checkpoint under a newer name would hide what came after it.
+    // Anybody can choose the name: an older checkpoint under a newer name would hide later lines.
     if manifest.attempt != attempt {
         return Err(BundleError::NameMismatch);
     }
@@ -351,25 +351,25 @@ fn parse_manifest(text: &[u8]) -> Result<CheckpointManifest, BundleError> {
     }
 }
 
-/// Whether one checkpoint has all that another has.
+/// Whether one checkpoint contains all lines of another.
 #[must_use]
 pub fn contains_all(newer: &[CheckpointJournal], older: &[CheckpointJournal]) -> bool {
     let there = |epoch: u64| newer.iter().find(|one| one.epoch == epoch);
     older.iter().all(|one| there(one.epoch).is_some_and(|new| new.bytes.starts_with(&one.bytes)))
 }
 
-/// What was brought to a folder and is not yet part of it.
+/// A downloaded journal that is not part of the folder yet.
 struct StagedJournal {
     staged_path: PathBuf,
     final_path: PathBuf,
     replaced_path: Option<PathBuf>,
 }
 
-/// Brings journals to a folder. The longer of two with the same beginning wins; all are read together before any is put in its
-/// place, so that what can't be continued is refused and changes nothing.
+/// Merges journals into a folder. Of two with the same beginning, the longer wins. All are read together before any is
+/// moved into place, so a journal that can't be continued changes nothing.
 ///
 /// # Errors
-/// [`StateError`] when two went different ways, when they can't be read as one, or can't be written.
+/// [`StateError`] when two have diverged, or when they can't be read together or written.
 pub fn merge_into_folder(folder: &Path, journals: &[CheckpointJournal], location: &str) -> Result<(), StateError> {
     std::fs::create_dir_all(folder).map_err(|source| StateError::io("create", folder, source))?;
     let here = journals_in(folder)?;
@@ -384,7 +384,7 @@ pub fn merge_into_folder(folder: &Path, journals: &[CheckpointJournal], location
             {
                 continue;
             }
-            // Nobody but a process of this machine goes on with what it wrote.
+            // Only a process of this machine continues a journal that this machine wrote.
             if known == JournalTrust::Authenticated && *trust == JournalTrust::Untrusted && bytes.starts_with(&ours) {
                 continue;
             }
@@ -409,13 +409,13 @@ pub fn merge_into_folder(folder: &Path, journals: &[CheckpointJournal], location
     let put = ensure_readable_together(&here, &new, location)
         .and_then(|()| new.iter().try_for_each(StagedJournal::move_into_place));
     if put.is_err() {
-        // Those that were put are gone from there already.
+        // Those already moved into place have no staged file anymore.
         new.iter().for_each(|beside| drop(std::fs::remove_file(&beside.staged_path)));
     }
     put
 }
 
-/// Whether what is here and what is new can be read as one history.
+/// Whether the local and the new journals can be read as one history.
 fn ensure_readable_together(here: &[(u64, PathBuf)], new: &[StagedJournal], location: &str) -> Result<(), StateError> {
     let mut all: Vec<(u64, PathBuf)> =
         new.iter().filter_map(|beside| Some((epoch_of(&beside.final_path)?, beside.staged_path.clone()))).collect();

@@ -1,10 +1,10 @@
-//! Journals on their way to the artifacts of a CI run, and back on the next machine.
+//! Uploads journals to the artifacts of a CI run, and downloads them on the next machine.
 //!
-//! A thread of its own brings up what the journals hold, whenever a record was written that the next attempt needs; records
-//! that come meanwhile go up together. What must be there before an effect ([`CheckpointUploader::ensure_uploaded`]) goes up at once, beside
-//! what is on its way already. What is superseded is deleted. Invariant: when `ensure_uploaded` returns, everything that the journals
-//! held when it was called can be listed and downloaded. Deliberately absent: what is in a checkpoint ([`super::bundle`]),
-//! and how artifacts are stored ([`super::artifacts`]).
+//! A dedicated thread uploads the journals whenever a record was written that the next attempt needs; later records
+//! join the next upload. What must be uploaded before an effect ([`CheckpointUploader::ensure_uploaded`]) starts at
+//! once, in parallel with running uploads. Superseded checkpoints are deleted. Invariant: when `ensure_uploaded`
+//! returns, everything that the journals held at its call can be listed and downloaded. Deliberately absent: the
+//! content of a checkpoint ([`super::bundle`]), and how artifacts are stored ([`super::artifacts`]).
 
 use std::{
     collections::BTreeSet,
@@ -38,43 +38,43 @@ use journal::{
     event::{Decision, JournalEntry},
 };
 
-/// How the journals of this job are kept.
+/// The settings for the checkpoints of a CI job.
 #[derive(Clone, Debug)]
 pub struct CheckpointConfig {
     pub identity: CheckpointIdentity,
-    /// The attempt of the workflow run. From the second on, there is something to resume from.
+    /// The attempt of the workflow run. From the second one on, there may be a checkpoint to resume from.
     pub attempt: u32,
-    /// The page of the workflow run, as headers of journals have it.
+    /// The page of the workflow run, as in the journals' headers.
     pub url: Option<String>,
     pub commit: Option<String>,
     pub key: Option<CheckpointKey>,
     pub access: ArtifactAccess,
 }
 
-/// After an upload that failed for good, so long until the next, if no record calls for one before.
+/// The pause after a failed upload, unless a new record starts one earlier.
 const UPLOAD_RETRY_DELAY: Duration = Duration::from_secs(20);
 
-/// When they must be there.
+/// When journals must be uploaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UploadPolicy {
-    /// Before every effect of the commit phase: they are all that the next machine has.
+    /// Before every effect of the commit phase: the next machine has nothing else.
     BeforeEachEffect,
-    /// At the end, as far as that can be: the state's place has them, these are for people.
+    /// At the end, if possible: the state has the journals, these are for people.
     AtEnd,
 }
 
-/// What has become of them.
+/// The status of the uploads.
 #[derive(Clone, Debug, Default)]
 pub struct CheckpointStatus {
-    /// The newest checkpoint that is there.
+    /// The newest checkpoint that was uploaded.
     pub newest: Option<String>,
-    /// The one that this attempt goes on from.
+    /// The checkpoint that this attempt resumed from.
     pub resumed_from: Option<String>,
-    /// There should have been one, and was not.
+    /// A checkpoint was expected but missing.
     pub is_missing: bool,
-    /// Newer ones that were passed over, and why.
+    /// Newer checkpoints that were skipped, with the reason.
     pub skipped_artifacts: Vec<String>,
-    /// Why something is not there that should be.
+    /// The last error.
     pub last_error: Option<String>,
 }
 
@@ -85,15 +85,15 @@ enum CheckpointCommand {
     InspectExisting(CheckpointReply<()>),
     UploadSoon,
     EnsureUploaded(CheckpointReply<()>),
-    /// Everything up; answered when it is there, or with `true` when what is superseded is gone as well.
+    /// Uploads everything. With `true`, also waits until the superseded checkpoints are deleted.
     Close(bool, CheckpointReply<()>),
 }
 
-/// The checkpoints of a job.
+/// A handle on the thread that uploads the checkpoints of a job.
 pub struct CheckpointUploader {
     commands: UnboundedSender<CheckpointCommand>,
     status: Arc<Mutex<CheckpointStatus>>,
-    /// Steps that only look: nobody needs to know how far they got.
+    /// Check steps: they change nothing, so their records need no upload.
     check_steps: Mutex<BTreeSet<StepTarget>>,
     policy: UploadPolicy,
     attempt: u32,
@@ -101,12 +101,12 @@ pub struct CheckpointUploader {
 
 impl fmt::Debug for CheckpointUploader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Checkpoints").field("duty", &self.policy).finish_non_exhaustive()
+        f.debug_struct("CheckpointUploader").field("policy", &self.policy).finish_non_exhaustive()
     }
 }
 
 impl CheckpointUploader {
-    /// Starts the thread. Nothing is asked yet.
+    /// Starts the thread. It makes no call yet.
     pub(super) fn start(config: CheckpointConfig, folder: PathBuf, policy: UploadPolicy) -> io::Result<Arc<Self>> {
         let (commands, receiver) = unbounded_channel();
         let shown = Arc::new(Mutex::new(CheckpointStatus::default()));
@@ -129,13 +129,13 @@ impl CheckpointUploader {
         Ok(Arc::new(Self { commands, status: shown, check_steps: Mutex::default(), policy, attempt }))
     }
 
-    /// What has become of them so far.
+    /// The current status.
     #[must_use]
     pub fn status(&self) -> CheckpointStatus {
         lock_mutex(&self.status).clone()
     }
 
-    /// Brings what earlier attempts of the workflow run left to this machine, if this is not the first one.
+    /// Downloads the newest checkpoint, unless this is the first attempt of the workflow run.
     pub(super) async fn download_newest(&self) -> Result<(), StateError> {
         if self.attempt < 2 || self.policy == UploadPolicy::AtEnd {
             return Ok(());
@@ -143,7 +143,7 @@ impl CheckpointUploader {
         self.send_command(CheckpointCommand::DownloadNewest).await
     }
 
-    /// A record was written: what the next attempt needs of it goes up in the background.
+    /// Starts a background upload if the next attempt needs this record.
     pub fn observe(&self, entry: &JournalEntry) {
         let mut checks = lock_mutex(&self.check_steps);
         let place = match &entry.event {
@@ -172,12 +172,12 @@ impl CheckpointUploader {
             | JournalEvent::Unrecognized => return,
         };
         if self.policy == UploadPolicy::BeforeEachEffect && !checks.contains(place) {
-            // A thread that has ended says so when it is asked.
+            // If the thread has ended, the next command reports it.
             let _ = self.commands.send(CheckpointCommand::UploadSoon);
         }
     }
 
-    /// Returns when everything that the journals hold now is there, if it must be.
+    /// Waits until the current content of the journals is uploaded, if the policy requires it.
     pub(super) async fn ensure_uploaded(&self) -> Result<(), StateError> {
         match self.policy {
             UploadPolicy::BeforeEachEffect => self.send_command(CheckpointCommand::EnsureUploaded).await,
@@ -185,7 +185,7 @@ impl CheckpointUploader {
         }
     }
 
-    /// Brings up what is left, in so much time. What could not be is told by [`status`](Self::shown).
+    /// Uploads the rest within a time limit. [`status`](Self::status) reports a failure.
     pub(super) async fn close(&self, within: Duration) {
         self.close_worker(within, false).await;
     }
@@ -200,7 +200,7 @@ impl CheckpointUploader {
         lock_mutex(&self.status).last_error = Some(reason);
     }
 
-    /// Brings up what the artifacts do not have yet, of this attempt or a later one, after the process that wrote it ended.
+    /// Uploads what the artifacts are missing, after the process that wrote it has ended.
     pub async fn upload_remaining(&self, within: Duration) {
         let reason = match tokio::time::timeout(within, self.send_command(CheckpointCommand::InspectExisting)).await {
             Ok(Ok(())) => return self.close_worker(within, true).await,
@@ -221,22 +221,22 @@ impl CheckpointUploader {
     }
 }
 
-/// What the thread has.
+/// The state of the thread.
 struct CheckpointWorker {
     config: Arc<CheckpointConfig>,
     folder: PathBuf,
     status: Arc<Mutex<CheckpointStatus>>,
-    /// So many lines are there.
+    /// How many lines are uploaded.
     uploaded_lines: u64,
-    /// Checkpoints that are there, the newest last.
+    /// Uploaded checkpoints, the newest last.
     stored: Vec<ArtifactInfo>,
-    /// How many lines the uploads have that are under way.
+    /// The line counts of the running uploads.
     uploading_lines: Vec<u64>,
-    /// Who waits until so many lines are there.
+    /// Callers that wait until this many lines are uploaded.
     waiters: Vec<(u64, CheckpointReply<()>)>,
-    /// Something was written since the last upload began.
+    /// A record was written after the last upload began.
     needs_upload: bool,
-    /// An upload failed, and is tried again later.
+    /// An upload failed and will be retried.
     needs_retry: bool,
 }
 
@@ -275,7 +275,7 @@ impl CheckpointWorker {
             }
             while self.stored.len() > 1 {
                 let (artifacts, superseded) = (Arc::clone(&artifacts), self.stored.remove(0));
-                // One that stays takes room until it expires, no more.
+                // A checkpoint that is not deleted only takes space until it expires.
                 removals.spawn(async move { drop(artifacts.delete(&superseded).await) });
             }
             let is_over =
@@ -283,14 +283,15 @@ impl CheckpointWorker {
             if is_over && let Some((_, mut there, answer)) = closing.take() {
                 let result = there.try_recv().unwrap_or_else(|_| Err(not_uploaded_error("the upload was abandoned")));
                 let _ = answer.send(result);
-                // What is superseded goes as long as this process has other things to do; `post` removes the rest.
+                // Deletes superseded checkpoints while this process is still alive; the `post` command deletes the
+                // rest.
                 while removals.join_next().await.is_some() {}
                 return;
             }
         }
     }
 
-    /// What is written goes up, unless it is there or on its way.
+    /// Starts an upload of the journals, unless they are uploaded or on their way.
     fn start_upload(&mut self, artifacts: &Arc<ArtifactStore>, uploads: &mut JoinSet<UploadResult>) -> Option<u64> {
         self.needs_upload = false;
         let snapshot = match JournalSnapshot::read(&self.folder) {
@@ -362,14 +363,15 @@ impl CheckpointWorker {
         }
     }
 
-    /// What another process of this job has brought there. Nothing goes up that would hide something which is not here.
+    /// Reads the checkpoints that another process of this job has uploaded. Never uploads a checkpoint that would hide
+    /// lines missing here.
     async fn inspect_existing(&mut self, artifacts: &ArtifactStore) -> Result<(), StateError> {
         let job = Arc::clone(&self.config);
         let here = JournalSnapshot::read(&self.folder)?;
         let found = self.list_checkpoints(artifacts).await?;
         let mut newest: Option<(ArtifactInfo, Vec<CheckpointJournal>)> = None;
         for (place, listed) in found {
-            // What can't be read was not stored to its end, or by somebody else: at worst one is stored too many.
+            // An unreadable checkpoint is incomplete or from somebody else. At worst, this uploads one too many.
             let unpacked = match artifacts.download(&listed).await {
                 Ok(content) => {
                     let unpacked = bundle::unpack(&content, place, &job.identity, job.key.as_ref());
@@ -400,13 +402,13 @@ impl CheckpointWorker {
         match newest {
             Some((newest, _)) => self.stored.push(newest),
             None if self.has_attempt_of_run()? => {}
-            // Nothing of this workflow run is here.
+            // This machine has no attempt of this workflow run.
             None => self.uploaded_lines = here.lines,
         }
         Ok(())
     }
 
-    /// Whether an attempt of this workflow run is on record here.
+    /// Whether the journals here contain an attempt of this workflow run.
     fn has_attempt_of_run(&self) -> Result<bool, StateError> {
         let paths: Vec<PathBuf> = journals_in(&self.folder)?.into_iter().map(|(_, path)| path).collect();
         let loaded =
@@ -418,7 +420,7 @@ impl CheckpointWorker {
             .any(|attempt| attempt.header.url.is_some() && attempt.header.url == self.config.url))
     }
 
-    /// The checkpoints of this job, of this attempt and those before, as their names say; the newest first.
+    /// The checkpoints of this job up to this attempt, by their names; the newest first.
     async fn list_checkpoints(&self, artifacts: &ArtifactStore) -> Result<Vec<((u32, u64), ArtifactInfo)>, StateError> {
         let CheckpointConfig { identity, attempt, .. } = &*self.config;
         let listed = artifacts.list(&identity.artifact_prefix()).await?;
@@ -429,7 +431,8 @@ impl CheckpointWorker {
         Ok(found)
     }
 
-    /// The newest checkpoint of this job, brought to the folder. A read that fails is no checkpoint missing.
+    /// Downloads the newest checkpoint of this job into the folder. A failed read does not count as a missing
+    /// checkpoint.
     async fn download_newest(&mut self, artifacts: &ArtifactStore) -> Result<(), StateError> {
         let job = Arc::clone(&self.config);
         let CheckpointConfig { identity, key, .. } = &*job;
@@ -442,15 +445,16 @@ impl CheckpointWorker {
                 Ok(kept) => {
                     bundle::merge_into_folder(&self.folder, &kept, &name)?;
                     lock_mutex(&self.status).resumed_from = Some(name);
-                    // All of it is in the next one.
+                    // The next checkpoint will contain all of it.
                     self.stored.push(listed);
                     return Ok(());
                 }
-                // Its upload was not acknowledged to anybody: nothing hangs on it. One with a digest was.
+                // Its upload was never acknowledged, so nothing depends on it. An artifact with a digest was
+                // acknowledged.
                 Err(BundleError::Truncated) if listed.digest.is_none() => {
                     self.note_skipped(&name, &BundleError::Truncated.to_string())
                 }
-                // One of those before it may have the MAC, and be what its name says.
+                // An earlier one may have a valid MAC and a matching name.
                 Err(error @ (BundleError::InvalidMac | BundleError::NameMismatch | BundleError::Truncated))
                     if key.is_some() =>
                 {
@@ -474,7 +478,7 @@ impl CheckpointWorker {
     }
 }
 
-/// Tells everybody that nothing can be brought anywhere.
+/// Rejects every command with an error.
 async fn reject_all_commands(mut commands: UnboundedReceiver<CheckpointCommand>, error: &ArtifactError) {
     while let Some(order) = commands.recv().await {
         match order {

@@ -1,4 +1,4 @@
-//! Why state or lock can't be used, and what a user is told then.
+//! Errors of state and lock, and their diagnostics.
 
 use std::{
     io,
@@ -12,62 +12,62 @@ use super::{
 };
 use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind};
 
-/// Why the state can't be used.
+/// An error of the state.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// A folder or a file of this machine.
+    /// A local folder or file can't be used.
     #[error("can't {action} {}", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
-    /// A remote place that can't be reached, or refuses.
+    /// A remote can't be reached, or rejects the call.
     #[error("can't {action} the state in {location}")]
     Remote { action: &'static str, location: String, why: String },
-    /// A remote place without compare-and-swap.
+    /// A remote does not support compare-and-swap.
     #[error("{location} does not support conditional writes: two deployments could hold its lock at once")]
     NoConditionalWrites { location: String, why: String },
     /// The record of a remote place can't be read.
     #[error("can't read the state record in {location}")]
     InvalidManifest { location: String, why: String },
-    /// What this machine has is not what the remote place has.
+    /// The local copy and the remote have diverged.
     #[error("{} and the journal in {location} have diverged", path.display())]
     Diverged { path: PathBuf, location: String, why: &'static str },
     /// The artifacts of the CI run can't be read.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
-    /// A journal among them can't be continued.
+    /// A journal in the artifacts can't be resumed from.
     #[error("can't resume from the journal in artifact {name}")]
     InvalidCheckpoint { name: String, source: BundleError },
-    /// A journal did not get there.
+    /// A journal was not uploaded.
     #[error("could not upload the journal to the artifacts of this run")]
     NotUploaded { why: String },
 }
 
-/// Why the lock was not taken, or is not ours any more.
+/// An error of the lock.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another has it.
+    /// Another deployment holds it.
     #[error("another deployment holds the lock of {resource}")]
     Held { resource: String, record: Option<LockRecord> },
     /// Its file can't be used.
     #[error("can't use the lock file {}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    /// It was ours.
+    /// This deployment lost it.
     #[error("this deployment lost the lock of {resource}: epoch {epoch} is over")]
     Lost { resource: String, epoch: u64, why: String },
-    /// A living holder is not to be robbed by accident.
+    /// The holder is alive, so taking the lock needs `--force`.
     #[error("{resource} is locked by a running deployment")]
     HolderRunning { resource: String, holder: Option<LockHolder> },
-    /// What a child process showed is not the lock that is held.
+    /// The token of a child process is not the held lock's.
     #[error("PAWL_LOCK is not a valid lock token for {resource}")]
     InvalidToken { resource: String, why: &'static str },
-    /// What was written at the end did not get there.
+    /// The last upload failed.
     #[error("could not write the end of epoch {epoch} of {resource} to {location}")]
     FinalWriteFailed { resource: String, epoch: u64, location: String, why: String },
-    /// The place can't be used.
+    /// The state can't be used.
     #[error(transparent)]
     State(#[from] StateError),
 }
 
-/// An error and what is behind it, in one line, each text once.
+/// An error and its sources in one line, each text once.
 pub(super) fn error_chain_text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -86,7 +86,7 @@ impl StateError {
         Self::Io { action, path: path.to_owned(), source }
     }
 
-    /// Why, in one line.
+    /// The cause in one line.
     pub(super) fn reason(&self) -> String {
         match self {
             Self::Io { source, .. } => format!("{self}: {source}"),

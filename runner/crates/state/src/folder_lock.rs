@@ -1,9 +1,9 @@
 //! The lock of a state folder.
 //!
-//! A kernel lock (`flock`) on the file `lock` dies with its holder, so a killed run never blocks the next. Beside it stands
-//! the record of who holds it, and the epoch, which only grows: it numbers attempts. An operator takes the lock from a
-//! living holder by putting another file in the place of the locked one: whoever holds the old one finds that out before its
-//! next effect. Deliberately absent: leases and renewal, which only remote states need.
+//! A kernel lock (`flock`) on the file `lock` ends with its holder, so a killed run never blocks the next one. The file
+//! contains the holder's record and the epoch, which only grows and numbers the attempts. To take the lock from a
+//! running holder, an operator's command replaces the locked file; the holder notices that before its next effect.
+//! Deliberately absent: leases and renewal, which only remote states need.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -21,12 +21,12 @@ use super::{
 };
 use journal::clock;
 
-/// The lock's file.
+/// The name of the lock file.
 const LOCK_FILE: &str = "lock";
-/// Forced releases, one a line.
+/// The log of forced releases, one a line.
 const FORCED_RELEASES_FILE: &str = "released";
 
-/// A lock that is had for longer than so many of these moments is held.
+/// How often to retry a lock that is busy. A holder keeps it longer than an observer.
 const MAX_LOCK_RETRIES: u32 = 5;
 const LOCK_RETRY_DELAY: Duration = Duration::from_millis(2);
 
@@ -39,7 +39,7 @@ pub(super) struct FolderLock {
 }
 
 impl FolderLock {
-    /// Takes the lock, or says who has it.
+    /// Takes the lock, or reports its holder.
     pub(super) fn acquire(folder: &Path, resource: &str, request: &LockRequest) -> Result<Self, LockError> {
         let path = folder.join(LOCK_FILE);
         let error = |source| LockError::Io { path: path.clone(), source };
@@ -49,10 +49,10 @@ impl FolderLock {
             let mut file =
                 OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(error)?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                // Replaced between the two calls: then this is the lock of nothing.
+                // The file was replaced between the two calls, so this lock protects nothing.
                 Ok(()) if !is_same_file(&file, &path) => {}
                 Ok(()) => break file,
-                // Whoever looks at a lock has it for a moment.
+                // An observer holds the lock for a moment.
                 Err(rustix::io::Errno::WOULDBLOCK) if tries < MAX_LOCK_RETRIES => {
                     tries += 1;
                     std::thread::sleep(LOCK_RETRY_DELAY);
@@ -65,7 +65,7 @@ impl FolderLock {
             }
         };
         let mut file = file;
-        // A record that was torn by a crash says nothing; the journals know the epoch then.
+        // A record that a crash has torn is ignored; the journals know the epoch.
         let before =
             read_record(&mut file).map_err(error)?.unwrap_or_else(|| LockRecord::never_held(resource, clock::now()));
         let nonce = random_nonce().map_err(|failed| error(io::Error::other(failed)))?;
@@ -83,7 +83,7 @@ impl FolderLock {
         &self.record
     }
 
-    /// Takes the next epoch after all that the lock and the journals (`newest`) know, and writes who holds it.
+    /// Takes the next epoch after those in the lock and the journals (`newest`), and records the holder.
     pub(super) fn next_epoch(&mut self, newest: u64) -> Result<u64, LockError> {
         self.ensure_held()?;
         self.record.epoch = self.record.epoch.max(newest) + 1;
@@ -91,7 +91,7 @@ impl FolderLock {
         Ok(self.record.epoch)
     }
 
-    /// Whether it is still the lock that others meet.
+    /// Whether this is still the file that other processes lock.
     pub(super) fn ensure_held(&self) -> Result<(), LockError> {
         if is_same_file(&self.file, &self.path) {
             return Ok(());
@@ -111,7 +111,7 @@ impl FolderLock {
         text.push(b'\n');
         self.file.rewind()?;
         self.file.write_all(&text)?;
-        // Not synced: after a crash of the machine the kernel's lock is gone, and the journals know the epoch.
+        // Not synced: a crash of the machine frees the kernel lock, and the journals know the epoch.
         self.file.set_len(text.len() as u64)
     }
 }
@@ -119,12 +119,12 @@ impl FolderLock {
 impl Drop for FolderLock {
     fn drop(&mut self) {
         self.record = self.record.tombstone(clock::now());
-        // The kernel lock goes with the file; a record that still names us is only out of date.
+        // The kernel lock ends with the file; a record that still names this process is only outdated.
         let _ = self.write_record();
     }
 }
 
-/// Who has the lock, and whether they live.
+/// The holder of the lock, and whether it is alive.
 pub(super) fn lock_status(folder: &Path) -> Result<(Option<LockRecord>, LockStatus), LockError> {
     let path = folder.join(LOCK_FILE);
     let error = |source| LockError::Io { path: path.clone(), source };
@@ -147,7 +147,7 @@ pub(super) fn lock_status(folder: &Path) -> Result<(Option<LockRecord>, LockStat
     Ok((record, standing))
 }
 
-/// Compares a token with the lock that is held.
+/// Compares a token with the held lock.
 pub(super) fn verify_token(folder: &Path, token: &LockToken) -> Result<LockRecord, LockError> {
     let refused = |why| LockError::InvalidToken { resource: token.resource.clone(), why };
     match lock_status(folder)? {
@@ -159,7 +159,7 @@ pub(super) fn verify_token(folder: &Path, token: &LockToken) -> Result<LockRecor
     }
 }
 
-/// Puts a free lock in the place of one that is held. Its holder is not asked, and loses it.
+/// Replaces a held lock by a free one. The holder is not asked, and loses it.
 pub(super) fn force_release(folder: &Path, resource: &str, by: &str, message: &str) -> Result<(), LockError> {
     let path = folder.join(LOCK_FILE);
     let error = |source| LockError::Io { path: path.clone(), source };
@@ -167,7 +167,7 @@ pub(super) fn force_release(folder: &Path, resource: &str, by: &str, message: &s
     let written = forced_release(&record, by, message);
     let mut line = serde_json::to_vec(&written).map_err(|failed| error(failed.into()))?;
     line.push(b'\n');
-    // First the record that it was done, then the deed.
+    // The release is logged before it happens.
     let opened_log = OpenOptions::new().append(true).create(true).open(folder.join(FORCED_RELEASES_FILE));
     opened_log.and_then(|mut file| file.write_all(&line).and_then(|()| file.sync_data())).map_err(error)?;
     let mut text = serde_json::to_vec(&record.tombstone(clock::now())).map_err(|failed| error(failed.into()))?;
@@ -178,7 +178,7 @@ pub(super) fn force_release(folder: &Path, resource: &str, by: &str, message: &s
         .and_then(|()| fs::rename(&temporary, &path))
         .and_then(|()| File::open(folder)?.sync_all());
     replaced.map_err(error)?;
-    // What the old holder still writes must not change what the next one reads.
+    // Writes of the old holder must not change what the next one reads.
     if !journals_in(folder)?.is_empty() {
         journal_cache::replace_newest_journal_file(folder)?;
     }
@@ -189,7 +189,7 @@ pub(super) fn force_release(folder: &Path, resource: &str, by: &str, message: &s
 pub(super) fn forced_releases_in(folder: &Path) -> Result<Vec<ForcedRelease>, StateError> {
     let path = folder.join(FORCED_RELEASES_FILE);
     match fs::read(&path) {
-        // A line that was torn by a crash was not said to be done.
+        // A line that a crash has torn was never confirmed.
         Ok(text) => {
             Ok(text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
         }
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_holder_is_told_who_the_first_is() {
+    fn second_holder_learns_who_the_first_is() {
         let folder = tempfile::tempdir().unwrap();
         let mut first = acquire(folder.path(), "ann@host").unwrap();
         assert_eq!(first.next_epoch(0).unwrap(), 1);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_epoch_only_grows() {
+    fn epoch_only_grows() {
         let folder = tempfile::tempdir().unwrap();
         for (newest, expected) in [(0, 1), (0, 2), (7, 8), (3, 9)] {
             assert_eq!(acquire(folder.path(), "ann@host").unwrap().next_epoch(newest).unwrap(), expected);
@@ -240,14 +240,14 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_record_does_not_block() {
+    fn torn_record_does_not_block() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("lock"), "{\"resou").unwrap();
         assert_eq!(acquire(folder.path(), "ann@host").unwrap().next_epoch(4).unwrap(), 5);
     }
 
     #[test]
-    fn a_holder_whose_lock_was_released_finds_out_and_disturbs_nobody() {
+    fn holder_detects_a_forced_release() {
         let folder = tempfile::tempdir().unwrap();
         let mut first = acquire(folder.path(), "ann@host").unwrap();
         assert_eq!(first.next_epoch(0).unwrap(), 1);
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_worth_nothing_once_the_lock_is_free() {
+    fn token_is_invalid_when_the_lock_is_free() {
         let folder = tempfile::tempdir().unwrap();
         let mut held = acquire(folder.path(), "ann@host").unwrap();
         held.next_epoch(0).unwrap();

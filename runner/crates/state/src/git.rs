@@ -1,11 +1,11 @@
 //! State in a git repository: one ref, `refs/pawl/<app>/<environment>`, whose commit holds the record and the journals.
 //!
-//! Any git host will do. The system's git is run as a program, with argument vectors: it knows the user's credentials and
-//! proxies. What it needs on this machine lies in a bare repository of the cache; neither branches nor work tree of the plan's
-//! repository see anything. Commits have no parents: who wants history reads the journals.
+//! Any git host works. The runner calls the system's git with argument vectors, because git knows the user's
+//! credentials and proxies. It keeps its objects in a bare repository in the cache, so it changes neither the branches
+//! nor the work tree of the plan's repository. Commits have no parents: the journals are the history.
 //!
-//! A swap is a push with `--force-with-lease=<ref>:<old>`, which the host decides under its own lock. Deliberately absent:
-//! reading git's messages. Whether a push that failed did arrive is told by reading back.
+//! A swap is a push with `--force-with-lease=<ref>:<old>`, which the host decides under its own lock. Deliberately
+//! absent: parsing git's messages. After a failed push, the caller reads the ref back to learn whether it arrived.
 
 use std::{
     path::{Path, PathBuf},
@@ -22,10 +22,11 @@ use super::{
 use journal::clock;
 use plan::RemoteState;
 
-/// Configuration of the plan's repository that says how a remote is reached. A job of a CI has its token there.
+/// Configuration of the plan's repository that a git call inherits to reach a remote. A CI job has its token there.
 const INHERITED_CONFIG_KEYS: &str = r"^(http|credential|url|ssh|protocol|core\.(sshcommand|gitproxy))\b";
 
-/// What git takes from the environment to find a repository: ours is another.
+/// Environment variables with which git finds a repository. They are removed, because the runner uses its own
+/// repository.
 const REPOSITORY_VARIABLES: [&str; 9] = [
     "GIT_ALTERNATE_OBJECT_DIRECTORIES",
     "GIT_COMMON_DIR",
@@ -38,41 +39,41 @@ const REPOSITORY_VARIABLES: [&str; 9] = [
     "GIT_WORK_TREE",
 ];
 
-/// Where git is run.
+/// The directory that a git command runs in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum GitContext {
-    /// In the plan's folder, as the user would: configuration from the environment included.
+    /// The plan's folder, with the user's environment and configuration.
     PlanFolder,
-    /// Wherever its arguments say.
+    /// The directory that the arguments name.
     Anywhere,
-    /// In our repository.
+    /// The runner's bare repository.
     CacheRepository,
 }
 
-/// A read that finds the ref moved under it begins again, so often.
+/// How often a read restarts because the ref changed during it.
 const MAX_READ_ATTEMPTS: usize = 10;
 
 /// State in a git repository.
 #[derive(Debug)]
 pub struct GitStorage {
-    /// As the plan has it, for messages.
+    /// The state's address as the plan spells it, for messages.
     location: String,
     url: String,
     reference: String,
-    /// The bare repository of the cache.
+    /// The bare repository in the cache.
     repository: PathBuf,
     configuration: Vec<(String, String)>,
-    /// Sets a command for ssh that asks nothing, where the user has set none.
+    /// Whether to set an ssh command that never prompts, because the user set none.
     sets_ssh_command: bool,
-    /// What was read or written last: commit, its tree, the record.
+    /// The last record that was read or written, with its commit and tree.
     last_commit: Option<(String, String, Vec<u8>)>,
-    /// The name of a ref that only this process uses.
+    /// A ref name that only this process uses.
     scratch_ref: String,
     runtime: Runtime,
 }
 
 impl GitStorage {
-    /// `remote` as the plan at `state.folder` means it; `cache` is a folder for us alone.
+    /// Opens `remote` as the plan in `state.folder` means it; `cache` is a folder for this state alone.
     pub(super) fn new(state: &RemoteState, remote: &str, resource: &str, cache: &Path) -> Result<Self, StateError> {
         let failed = |why: String| StateError::Remote { action: "reach", location: state.written.clone(), why };
         let runtime = super::runtime().map_err(|error| failed(error.to_string()))?;
@@ -98,7 +99,7 @@ impl GitStorage {
             )?;
             let url = git.successful_stdout(url, "reach")?;
             String::from_utf8_lossy(&url).trim_end().clone_into(&mut git.url);
-            // A path in a repository's configuration is relative to that repository.
+            // A relative path in a repository's configuration is relative to that repository.
             if git.url.starts_with('.') {
                 git.url = state.folder.join(&git.url).to_string_lossy().into_owned();
             }
@@ -109,7 +110,8 @@ impl GitStorage {
         Ok(git)
     }
 
-    /// Makes the bare repository. Beside its place and then renamed: another process may do the same.
+    /// Creates the bare repository under a temporary name and renames it, because another process may create it at the
+    /// same time.
     fn init_repository(&self, cache: &Path) -> Result<(), StateError> {
         std::fs::create_dir_all(cache).map_err(|source| StateError::io("create", cache, source))?;
         let temporary = cache.join(format!("{}.tmp", self.scratch_ref));
@@ -123,7 +125,7 @@ impl GitStorage {
         }
     }
 
-    /// Takes over how the plan's repository reaches its remotes. It may be none: then there is nothing to take over.
+    /// Copies the remote configuration of the plan's repository. If the plan is not in a repository, it copies nothing.
     fn inherit_config(&mut self, folder: &Path) -> Result<(), StateError> {
         let folder = folder.to_string_lossy();
         let arguments =
@@ -135,7 +137,7 @@ impl GitStorage {
         let text = String::from_utf8_lossy(&output.stdout);
         let mut fields = text.split_terminator('\0');
         while let (Some(scope), Some(entry)) = (fields.next(), fields.next()) {
-            // What is set for the user or the machine applies to our repository anyway.
+            // Configuration of the user or the machine applies to the bare repository anyway.
             if matches!(scope, "local" | "worktree" | "command")
                 && let Some((name, value)) = entry.split_once('\n')
             {
@@ -148,13 +150,13 @@ impl GitStorage {
         Ok(())
     }
 
-    /// Runs git in our repository.
+    /// Runs git in the bare repository.
     fn git_in_cache(&self, arguments: &[&str], input: Vec<u8>, action: &'static str) -> Result<Vec<u8>, StateError> {
         let output = self.run_git(arguments, GitContext::CacheRepository, input, action)?;
         self.successful_stdout(output, action)
     }
 
-    /// Runs git anywhere.
+    /// Runs git in the given scope.
     fn git_anywhere(&self, arguments: &[&str], action: &'static str) -> Result<Vec<u8>, StateError> {
         let output = self.run_git(arguments, GitContext::Anywhere, Vec::new(), action)?;
         self.successful_stdout(output, action)
@@ -195,7 +197,8 @@ impl GitStorage {
             command.env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes");
         }
         command.env("GIT_TERMINAL_PROMPT", "0").args(arguments);
-        // A group of its own: what interrupts the runner must not interrupt the write that releases the lock.
+        // Git gets its own process group, so that a signal to the runner does not interrupt the write that releases the
+        // lock.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let ended = self.runtime.block_on(async {
             let mut child = command.spawn()?;
@@ -203,7 +206,7 @@ impl GitStorage {
             let stdin = child.stdin.take();
             let work = async {
                 if let Some(mut stdin) = stdin {
-                    // Who does not read it ends early, and says why.
+                    // A git that does not read its input exits early and reports why.
                     let _ = stdin.write_all(&input).await;
                 }
                 child.wait_with_output().await
@@ -223,7 +226,7 @@ impl GitStorage {
         }
     }
 
-    /// By the environment, not by arguments: a token in them is nobody's business. What the user set there was inherited.
+    /// Passes configuration through the environment, because arguments with a token would be visible to other users.
     fn apply_config(&self, command: &mut Command) {
         command.env_remove("GIT_CONFIG").env_remove("GIT_CONFIG_PARAMETERS");
         let own =
@@ -236,7 +239,7 @@ impl GitStorage {
         }
     }
 
-    /// The commit that the ref names there.
+    /// The commit that the remote ref points to.
     fn remote_commit(&self) -> Result<Option<String>, StateError> {
         let listed =
             self.git_in_cache(&["ls-remote", "--quiet", "--", &self.url, &self.reference], Vec::new(), "read")?;
@@ -245,7 +248,7 @@ impl GitStorage {
         Ok(ours.map(|(commit, _)| commit.to_owned()))
     }
 
-    /// Tree and record of a commit; none if it is not here.
+    /// The tree and the record of a commit; `None` if the commit is not in the bare repository.
     fn read_commit(&self, commit: &str) -> Result<Option<(String, Vec<u8>)>, StateError> {
         let input = format!("{commit}\n{commit}:{RECORD_FILE}\n").into_bytes();
         let answer = self.git_in_cache(&["cat-file", "--batch"], input, "read")?;
@@ -264,7 +267,7 @@ impl GitStorage {
 }
 
 impl RemoteStorage for GitStorage {
-    /// Git's own locking answers for conditions: nothing is to be asked.
+    /// Git's own locking guarantees conditional writes, so there is nothing to probe.
     fn verify_conditional_writes(&mut self) -> Result<(), StateError> {
         Ok(())
     }
@@ -290,7 +293,8 @@ impl RemoteStorage for GitStorage {
                 "--no-auto-maintenance",
             ];
             let fetched = self.git_in_cache(&[&words[..], &["--", &self.url, &refspec]].concat(), Vec::new(), "read");
-            // Another process may have fetched at once, or the ref have moved: then the commit is here, or another is there.
+            // Another process may have fetched at the same time, or the ref may have moved. Either way the next read
+            // finds a commit.
             match (self.read_commit(&commit)?, fetched) {
                 (Some((tree, record)), _) => {
                     self.last_commit = Some((commit.clone(), tree, record.clone()));
@@ -340,7 +344,7 @@ impl RemoteStorage for GitStorage {
 
     fn clean_local_cache(&mut self) {
         let Some((commit, ..)) = &self.last_commit else { return };
-        // The ref keeps what the next fetch builds on; the rest may go. Git knows when that is worth its while.
+        // The ref keeps the objects that the next fetch builds on. Git decides when to collect the rest.
         let _ = self.git_in_cache(&["update-ref", &self.reference, commit], Vec::new(), "tidy");
         let _ = self.git_in_cache(
             &[
@@ -360,7 +364,7 @@ impl RemoteStorage for GitStorage {
     }
 }
 
-/// The next object of `cat-file --batch`; none if it is missing.
+/// The next object in the output of `cat-file --batch`; `None` if it is missing.
 fn next_object<'a>(answer: &mut &'a [u8]) -> Option<&'a [u8]> {
     let end = answer.iter().position(|byte| *byte == b'\n')?;
     let (head, rest) = answer.split_at(end);
@@ -377,7 +381,7 @@ fn next_object<'a>(answer: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(content)
 }
 
-/// A stream for `git fast-import`: one commit without a parent, whose name and tree it prints.
+/// The input of `git fast-import` for one commit without a parent. The command prints its name and tree.
 fn fast_import_stream(change: &RecordUpdate<'_>, base: Option<&str>, scratch: &str) -> Vec<u8> {
     fn data(stream: &mut Vec<u8>, bytes: &[u8]) {
         stream.extend_from_slice(format!("data {}\n", bytes.len()).as_bytes());
@@ -393,7 +397,7 @@ fn fast_import_stream(change: &RecordUpdate<'_>, base: Option<&str>, scratch: &s
     }
     let commit = files.len() + 1;
     let at = clock::now().as_second();
-    // Git wants a ref while it imports; it is gone again at the end.
+    // Git needs a ref during an import; the last command deletes it.
     let head = format!("commit refs/import/{scratch}\nmark :{commit}\ncommitter Pawl <pawl@localhost> {at} +0000\n");
     stream.extend_from_slice(head.as_bytes());
     data(&mut stream, change.message.as_bytes());

@@ -1,14 +1,15 @@
-//! The HTTP library as remote states and GitHub's services use it: rustls with ring, the machine's certificate authorities, no redirects.
+//! The HTTP client for remote states and GitHub's services: rustls with ring, the system's certificate authorities, no
+//! redirects.
 //!
-//! Deliberately absent: what `sandbox::net` adds for modules, such as a gate on names and addresses. Where these clients go is
-//! said by the user or by the CI, not by a step.
+//! Deliberately absent: the checks of names and addresses that `fetch::net` makes for modules. The user or the CI
+//! chooses where these clients connect, not a step.
 
 use std::{sync::Arc, time::Duration};
 
-/// A client to be finished. Reads the machine's authorities: blocking, some milliseconds.
+/// A client builder. Reads the system's certificate authorities, which blocks for some milliseconds.
 ///
 /// # Errors
-/// TLS that can not be set up.
+/// TLS can't be set up.
 pub fn client() -> Result<reqwest::ClientBuilder, rustls::Error> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

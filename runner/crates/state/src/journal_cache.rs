@@ -1,8 +1,8 @@
-//! Journals of a remote place on this machine: what is there is brought here, and what is here and not there yet is found.
+//! The local copies of a remote state's journals: downloads what is missing here, and finds what is not uploaded yet.
 //!
-//! Invariant: a journal here is never made shorter, and never changed but by what follows it there. The longer chain with the
-//! same beginning wins; two that went different ways are an error, for an operator. Deliberately absent: what journals
-//! say, beyond where their lines end.
+//! Invariant: a local journal never becomes shorter, and it changes only by appending the remote's lines. Of two copies
+//! with the same beginning, the longer wins. Diverged copies are an error that an operator must resolve. Deliberately
+//! absent: the content of journals, apart from where lines end.
 
 use std::{
     fs, io,
@@ -16,7 +16,7 @@ use super::{
 };
 use contract::hash::Blake3Hash;
 
-/// Brings here what the record names and is not here yet.
+/// Downloads what the record lists and this machine does not have.
 pub(super) fn pull_journals(
     remote: &mut dyn RemoteStorage,
     manifest: &StateManifest,
@@ -59,8 +59,8 @@ pub(super) fn pull_journals(
     Ok(())
 }
 
-/// Gives the newest journal a new file with the same content. A process of this machine that wrote to it, was stopped, and
-/// lost its lock, goes on writing to the old one, which nobody reads.
+/// Gives the newest journal a new file with the same content. A suspended process of this machine that lost its lock
+/// keeps writing to the old file, which nobody reads.
 pub(super) fn replace_newest_journal_file(folder: &Path) -> Result<(), StateError> {
     let Some((_, path)) = journals_in(folder)?.pop() else { return Ok(()) };
     match read_if_present(&path)? {
@@ -69,7 +69,7 @@ pub(super) fn replace_newest_journal_file(folder: &Path) -> Result<(), StateErro
     }
 }
 
-/// What this machine has and the record has not: a part for each journal that is longer here.
+/// The lines that this machine has and the record does not: a part for the journal if it is longer here.
 pub(super) fn unsynced_part(
     manifest: &StateManifest,
     path: &Path,
@@ -101,7 +101,7 @@ fn read_remote_journal(
     Ok(bytes)
 }
 
-/// Without the line that was not finished.
+/// The bytes up to the last newline.
 fn whole_lines(bytes: &[u8]) -> &[u8] {
     let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
     &bytes[..end]
@@ -121,7 +121,7 @@ fn write_atomically(path: &Path, content: &[u8]) -> Result<(), StateError> {
     written.map_err(|source| StateError::io("write", path, source))
 }
 
-/// A name that no other process uses, and that is no journal's.
+/// A name that no other process uses and that is not a journal's.
 fn temporary_path(path: &Path) -> PathBuf {
     path.with_extension(format!("{}.tmp", std::process::id()))
 }

@@ -1,6 +1,6 @@
-//! The names of journals' files, and which of them are in a folder.
+//! The names of journal files, and the journals in a folder.
 //!
-//! Deliberately absent: what is in them, beyond how long they are.
+//! Deliberately absent: the content of journals, apart from their length.
 
 use std::{
     fs, io,
@@ -14,12 +14,12 @@ pub(super) fn journal_name(epoch: u64) -> String {
     format!("attempt-{epoch:06}.journal")
 }
 
-/// The same for one that anybody could have written.
+/// The name of a journal that anybody could have written.
 pub(super) fn suggested_name(epoch: u64) -> String {
     format!("attempt-{epoch:06}{UNTRUSTED_FILE_SUFFIX}")
 }
 
-/// Journals in a folder, in epoch order; none when there is no folder.
+/// The journals in a folder, in epoch order; empty if the folder does not exist.
 pub(super) fn journals_in(folder: &Path) -> Result<Vec<(u64, PathBuf)>, StateError> {
     let error = |source| StateError::io("read", folder, source);
     let listing = match fs::read_dir(folder) {
@@ -35,7 +35,7 @@ pub(super) fn journals_in(folder: &Path) -> Result<Vec<(u64, PathBuf)>, StateErr
         }
     }
     journals.sort();
-    // Both are there only if whoever put the longer one in its place was killed before it removed the other.
+    // Both exist only if a process was killed between writing the longer one and removing the other.
     let length = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
     journals.dedup_by(|later: &mut (u64, PathBuf), kept| {
         let is_twin = later.0 == kept.0;
@@ -47,7 +47,7 @@ pub(super) fn journals_in(folder: &Path) -> Result<Vec<(u64, PathBuf)>, StateErr
     Ok(journals)
 }
 
-/// The epoch in a journal's file name.
+/// The epoch in the name of a journal file.
 pub(super) fn epoch_of(path: &Path) -> Option<u64> {
     path.file_name()?
         .to_str()?

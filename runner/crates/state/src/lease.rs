@@ -1,17 +1,19 @@
-//! The lock of a remote place as a pure protocol: what to write, when, and what to believe of what is read.
+//! The lock of a remote state as a pure protocol: what to write, when, and how to interpret what was read.
 //!
-//! Two machines: a [`LockAcquirer`] wants the lock, a [`Lease`] has it. Both are told what was seen and what became of a write,
-//! and say what to do next. Invariants, which the simulation below holds over thousands of seeds:
+//! There are two state machines: a [`LockAcquirer`] wants the lock, a [`Lease`] holds it. The caller reports reads and
+//! writes; the machine says what to do next. Invariants, which the simulation below checks over thousands of seeds:
 //!
-//! - The record changes by compare-and-swap only, and no two records are alike (nonce, epoch, counter), so that an old
+//! - The record changes only by compare-and-swap, and no two records are alike (nonce, epoch, counter), so an old
 //!   version never comes back.
-//! - A write whose reply is lost is not a failure and not a success: the record is read back, and the nonce tells.
-//! - Whether a holder lives is judged by the observer's own monotonic clock since the record last moved *as the observer
-//!   saw it*; the holder stops believing itself one lease after it *sent* what was last confirmed. The observer's span
+//! - A write without a reply is neither a failure nor a success: the caller reads the record back and compares the
+//!   nonce.
+//! - An observer judges a holder by its own monotonic clock, from the moment *it saw* the record change. The holder
+//!   stops believing in its lease one lease after it *sent* the last confirmed write. So the observer's time span
 //!   contains the holder's.
-//! - What is lost stays lost: a lease that ran out is not renewed, although nobody may have taken the lock.
+//! - A lost lease stays lost: an expired lease is never renewed, even if nobody has taken the lock.
 //!
-//! Deliberately absent: any clock, any IO. [`MonotonicTime`]s come from the caller, and have no meaning outside its process.
+//! Deliberately absent: any clock and any IO. The caller provides [`MonotonicTime`]s, which have no meaning outside its
+//! process.
 
 use std::time::Duration;
 
@@ -19,37 +21,37 @@ use jiff::Timestamp;
 
 use super::record::{LockHolder, LockRecord};
 
-/// Time since some moment of this process, by its monotonic clock.
+/// Time since the start of this process, by its monotonic clock.
 pub type MonotonicTime = Duration;
 
-/// An observer waits this fraction of a lease longer than the holder believes in it: clocks do not run equally fast.
+/// An observer waits this fraction of a lease longer than the holder, because clocks differ in speed.
 const CLOCK_SKEW_DIVISOR: u32 = 20;
 
-/// How long an observer waits for a sign of life.
+/// How long an observer waits for a renewal.
 #[must_use]
 pub fn observer_timeout(ttl: Duration) -> Duration {
     ttl + ttl / CLOCK_SKEW_DIVISOR
 }
 
-/// Watches a record, to tell whether its holder lives.
+/// Observes a record to tell whether its holder is alive.
 #[derive(Clone, Debug, Default)]
 pub struct LockWatcher {
     last_seen: Option<(u64, String, u64, MonotonicTime)>,
 }
 
-/// What is seen of a lock.
+/// The result of an observation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LockObservation {
     /// Nobody holds it.
     Free,
-    /// Somebody does; if it does not move, it has run out at that moment.
+    /// It has a holder; without a renewal, it expires at that time.
     Held(MonotonicTime),
-    /// Somebody held it, and did not move it for a whole lease.
+    /// It had a holder that did not renew it for a whole lease.
     Expired,
 }
 
 impl LockWatcher {
-    /// The record was read; the answer came `now`.
+    /// Takes a record whose read finished `now`.
     pub fn observe(&mut self, now: MonotonicTime, record: Option<&LockRecord>) -> LockObservation {
         let Some(record) = record.filter(|record| record.holder.is_some()) else {
             self.last_seen = None;
@@ -66,22 +68,23 @@ impl LockWatcher {
                 now
             }
         };
-        // A record without a lease is a folder's; in a remote place nobody writes one.
+        // Only a folder's record has no lease; a remote one always has.
         let runs_out = since + observer_timeout(record.ttl().unwrap_or_default());
         if now >= runs_out { LockObservation::Expired } else { LockObservation::Held(runs_out) }
     }
 }
 
-/// How long to wait for a lock that another holds.
+/// How long to wait for a lock with another holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockWait {
-    /// One lease if the holder works on the same as we do: it may be our own attempt that was killed. Else not at all.
+    /// One lease if the holder deploys the same release, because it may be a killed attempt of our own. Otherwise no
+    /// time.
     Default,
-    /// So long.
+    /// This long.
     For(Duration),
 }
 
-/// Who wants the lock.
+/// A state machine that acquires the lock.
 #[derive(Clone, Debug)]
 pub struct LockAcquirer {
     holder: LockHolder,
@@ -91,25 +94,25 @@ pub struct LockAcquirer {
     started_at: MonotonicTime,
     since: Timestamp,
     watch: LockWatcher,
-    /// What was written and not answered yet, and when it was sent. The first time counts: an earlier write may have arrived.
+    /// The unconfirmed write and its first sending time, because an earlier try may have arrived.
     pending_write: Option<(LockRecord, MonotonicTime)>,
 }
 
-/// What a [`LockAcquirer`] does next.
+/// What the caller of a [`LockAcquirer`] must do next.
 #[derive(Clone, Debug)]
 pub enum AcquireAction {
-    /// Write this over what was read.
+    /// Replace the record by this one.
     Write(LockRecord),
-    /// Read again, not before that moment.
+    /// Read again, at that time or later.
     ReadAt(MonotonicTime),
-    /// It is ours.
+    /// The lock is acquired.
     Acquired(Box<Lease>),
-    /// Another holds it, for longer than we wait.
+    /// Another holder has it for longer than the request waits.
     GiveUp(LockRecord),
 }
 
 impl LockAcquirer {
-    /// Wants the lock from `now` on. The nonce must be new; `since` is what people are told.
+    /// Requests the lock from `now` on. The nonce must be new; `since` is for people.
     #[must_use]
     pub fn new(
         now: MonotonicTime,
@@ -122,7 +125,7 @@ impl LockAcquirer {
         Self { holder, nonce, ttl, wait, started_at: now, since, watch: LockWatcher::default(), pending_write: None }
     }
 
-    /// The record was read; `newest` is the newest epoch that anything else knows of.
+    /// Takes a record that was read; `newest` is the newest epoch known from elsewhere.
     pub fn on_read(&mut self, now: MonotonicTime, record: &LockRecord, newest: u64) -> AcquireAction {
         if let Some((tried, sent)) = &self.pending_write
             && tried.is_same_holding(record)
@@ -138,7 +141,7 @@ impl LockAcquirer {
                 let waits_until = self.started_at
                     + match self.wait {
                         LockWait::For(wait) => wait,
-                        // From the first sight to the last moment of a lease that began with it.
+                        // The time from the first observation to the end of a lease that began with it.
                         LockWait::Default if self.is_ours_by_purpose(record) => {
                             observer_timeout(record.ttl().unwrap_or_default()) + self.ttl / 2
                         }
@@ -153,16 +156,16 @@ impl LockAcquirer {
         }
     }
 
-    /// A write is about to be sent.
+    /// Notes that a write is about to be sent.
     pub fn on_write_sent(&mut self, now: MonotonicTime, record: &LockRecord) {
-        // A lost write of the same holding may yet arrive, or have arrived: what began first counts.
+        // A lost write of the same holding may have arrived or arrive later, so the first sending time counts.
         match &mut self.pending_write {
             Some((tried, _)) if tried.is_same_holding(record) => {}
             tried => *tried = Some((record.clone(), now)),
         }
     }
 
-    /// It was confirmed.
+    /// Notes that the write was confirmed.
     #[must_use]
     pub fn on_write_confirmed(&self) -> Option<Lease> {
         self.pending_write.as_ref().map(|(record, sent)| Lease::new(record.clone(), *sent))
@@ -174,38 +177,38 @@ impl LockAcquirer {
     }
 }
 
-/// Between two looks at a lock that is waited for.
+/// The pause between two reads of an awaited lock.
 const MIN_POLL_INTERVAL: Duration = Duration::from_millis(50);
 const MAX_POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The lock, held.
+/// A state machine that holds the lock.
 #[derive(Clone, Debug)]
 pub struct Lease {
     record: LockRecord,
-    /// When the write was sent that was confirmed last.
+    /// When the last confirmed write was sent.
     confirmed_at: MonotonicTime,
-    /// The write that is not answered yet.
+    /// The unconfirmed write.
     pending_write: Option<(LockRecord, MonotonicTime)>,
     loss_reason: Option<LockLossReason>,
 }
 
-/// Why a lock is no longer ours.
+/// Why the lock was lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LockLossReason {
     /// It was not renewed in time.
     Expired,
-    /// Another has it.
+    /// Another deployment took it.
     Taken(LockRecord),
     /// An operator released it.
     Released,
 }
 
-/// What a read tells the holder of a write without an answer.
+/// What a read reveals about an unconfirmed write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadBackResult {
-    /// It arrived.
+    /// The write arrived.
     Confirmed,
-    /// It has not; it may be sent again.
+    /// The write has not arrived; it may be sent again.
     Unchanged,
 }
 
@@ -214,41 +217,41 @@ impl Lease {
         Self { record, confirmed_at: confirmed, pending_write: None, loss_reason: None }
     }
 
-    /// The record as it was confirmed last.
+    /// The last confirmed record.
     #[must_use]
     pub fn record(&self) -> &LockRecord {
         &self.record
     }
 
-    /// How long it lives without being renewed.
+    /// How long the lease lasts without a renewal.
     #[must_use]
     pub fn ttl(&self) -> Duration {
         self.record.ttl().unwrap_or_default()
     }
 
-    /// From this moment on, the holder must not believe in it.
+    /// The time from which on the holder must not believe in the lease.
     #[must_use]
     pub fn expires_at(&self) -> MonotonicTime {
         self.confirmed_at + self.ttl()
     }
 
-    /// The record to write next: no two writes are alike, those that were lost neither.
+    /// The next record to write. No two writes are alike, not even lost ones.
     #[must_use]
     pub fn next_record(&self) -> LockRecord {
         let counter = self.pending_write.as_ref().map_or(0, |(sent, _)| sent.counter).max(self.record.counter);
         LockRecord { counter, ..self.record.clone() }.renewed()
     }
 
-    /// When it should be renewed.
+    /// When the next renewal is due.
     #[must_use]
     pub fn renewal_due(&self) -> MonotonicTime {
         self.confirmed_at + self.ttl() / 3
     }
 
-    /// Whether it is still ours.
+    /// Checks that the lease has not expired.
     ///
     /// # Errors
-    /// [`LockLossReason`], for good.
+    /// [`LockLossReason`], permanently.
     pub fn check(&mut self, now: MonotonicTime) -> Result<(), LockLossReason> {
         if self.loss_reason.is_none() && now >= self.expires_at() {
             self.loss_reason = Some(LockLossReason::Expired);
@@ -256,24 +259,24 @@ impl Lease {
         self.loss_reason.clone().map_or(Ok(()), Err)
     }
 
-    /// `record`, a later one of this holding, is about to be written.
+    /// Notes that `record`, a later one of this holding, is about to be written.
     ///
     /// # Errors
-    /// [`LockLossReason`]: then it must not.
+    /// [`LockLossReason`]: then it must not be written.
     pub fn on_write_sent(&mut self, now: MonotonicTime, record: LockRecord) -> Result<(), LockLossReason> {
         self.check(now)?;
         match &mut self.pending_write {
-            // Sent again: the first time counts.
+            // It was sent before, so the first time counts.
             Some((sent, _)) if *sent == record => {}
             sent => *sent = Some((record, now)),
         }
         Ok(())
     }
 
-    /// What was sent is written.
+    /// Notes that the write was confirmed.
     ///
     /// # Errors
-    /// [`LockLossReason`], when the answer comes too late to be believed.
+    /// [`LockLossReason`], when the confirmation comes too late.
     pub fn on_write_confirmed(&mut self, now: MonotonicTime) -> Result<(), LockLossReason> {
         self.check(now)?;
         if let Some((record, sent)) = self.pending_write.take() {
@@ -283,10 +286,10 @@ impl Lease {
         Ok(())
     }
 
-    /// The record was read back after a write without an answer, or one that was refused.
+    /// Takes a record that was read back after an unconfirmed or rejected write.
     ///
     /// # Errors
-    /// [`LockLossReason`], when another holds the lock, or nobody.
+    /// [`LockLossReason`], when another deployment or nobody holds the lock.
     pub fn on_read_back(
         &mut self,
         now: MonotonicTime,
@@ -299,7 +302,7 @@ impl Lease {
                 Ok(ReadBackResult::Confirmed)
             }
             Some(record) if self.record.nonce == record.nonce => {
-                // An earlier write of ours arrived late. What it confirmed is not known, so `confirmed` stays.
+                // An earlier write arrived late. Its sending time is unknown, so `confirmed_at` stays.
                 self.record = record.clone();
                 Ok(ReadBackResult::Unchanged)
             }

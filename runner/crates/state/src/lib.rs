@@ -1,16 +1,16 @@
-//! Where journals and lock of (app, environment) live: in a folder, in a git repository, or in a bucket.
+//! Where the journals and the lock of (app, environment) are: in a folder, a git repository, or a bucket.
 //!
 //! ```text
-//!   Store ── dir:   folder   the kernel's lock; journals are written in place
-//!         └─ git:, s3:  keeper   a thread: lease (the protocol, pure) · record (what is written) · cache (journals here)
-//!                         └─ Remote   one record by compare-and-swap, and files: git, s3
+//!   StateStore ── dir:       folder_lock   the kernel's lock; journals are written in place
+//!              └─ git:, s3:  remote_lock   a thread: lease (the protocol, pure) · record (what is written) · journal_cache
+//!                               └─ RemoteStorage   one record by compare-and-swap, and files: git, s3
 //! ```
 //!
-//! [`artifacts`] is beside that: what a CI keeps from one run of a job to the next, as journals travel where no place is shared.
+//! [`artifacts`] is separate: on a CI without shared state, it carries the journals from one run of a job to the next.
 //!
-//! Readers find journals in a folder of this machine, wherever they come from. A folder needs no thread, no runtime and no
-//! network, and starts none. What is deliberately absent: what journals say. The head (live release, verified releases)
-//! is folded from them (docs/adr/0002), so it can't disagree with them.
+//! Readers find journals in a local folder, wherever they come from. A folder state needs no thread, no runtime and no
+//! network. Deliberately absent: the content of journals. The head (live release, verified releases) is folded from
+//! them (docs/adr/0002), so it can't contradict them.
 
 use std::{
     fs, io,
@@ -55,49 +55,49 @@ use self::{
     remote_lock::{RemoteLock, RemoteLockParams},
 };
 
-/// The file in the folder here that says which process of this machine holds a remote lock: `PID TOKEN`.
+/// The local file that names the process of this machine that holds a remote lock: `PID TOKEN`.
 const HELD_BY_FILE: &str = "held-by";
 
-/// Between two tries for the lock of a folder.
+/// The pause between two attempts to lock a folder.
 const FOLDER_LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The state of (app, environment).
 #[derive(Clone, Debug)]
 pub struct StateStore {
-    /// Where its journals are on this machine.
+    /// The local folder of its journals.
     folder: PathBuf,
     resource: String,
-    /// None for a folder, which needs nothing else.
+    /// `None` for a folder state.
     remote: Option<Arc<RemoteBackend>>,
-    /// In a CI: journals among the artifacts of its run.
+    /// On a CI, also uploads journals to the artifacts of the run.
     checkpoints: Option<Arc<CheckpointUploader>>,
 }
 
-/// What is known of a remote place.
+/// A remote state and its local cache.
 #[derive(Debug)]
 struct RemoteBackend {
     state: RemoteState,
-    /// The folder of this place on this machine.
+    /// The local cache of this remote.
     cache: PathBuf,
-    /// Set once the lock was taken here: what is there is here then, and stays so.
+    /// Set once this process has taken the lock: from then on the cache is complete.
     is_cached: AtomicBool,
 }
 
-/// Who wants the lock, and for what.
+/// Who requests the lock, and why.
 #[derive(Clone, Debug)]
 pub struct LockRequest {
     /// `user@host`.
     pub by: String,
-    /// The page of the CI job, if it is one.
+    /// The page of the CI job, if any.
     pub url: Option<String>,
-    /// What for: the release. A later attempt of the same waits for a lease to run out.
+    /// The release to deploy. A later attempt of the same release waits until the lease expires.
     pub purpose: Option<String>,
-    /// How long to wait for another.
+    /// How long to wait for another holder.
     pub wait: LockWait,
 }
 
 impl LockRequest {
-    /// Of somebody who does not wait.
+    /// A request that does not wait.
     #[must_use]
     pub fn new(by: &str) -> Self {
         Self { by: by.to_owned(), url: None, purpose: None, wait: LockWait::Default }
@@ -109,12 +109,12 @@ impl LockRequest {
     }
 }
 
-/// The lock, held. Dropped, it is released; [`close`](Self::close) says whether that went well.
+/// A held lock. Dropping it releases it; [`close`](Self::close) also reports errors.
 #[derive(Debug)]
 pub struct DeploymentLock {
     kind: LockKind,
     location: String,
-    /// Where it is written that this machine holds it.
+    /// The local file that records this holder.
     held_by_path: PathBuf,
     checkpoints: Option<Arc<CheckpointUploader>>,
 }
@@ -125,7 +125,7 @@ enum LockKind {
     Remote(RemoteLock),
 }
 
-/// The lock of the deployment that started this process. It is not ours to release.
+/// The lock of the deployment that started this process. This process never releases it.
 #[derive(Debug)]
 pub struct InheritedLock {
     store: StateStore,
@@ -133,29 +133,29 @@ pub struct InheritedLock {
     record: LockRecord,
 }
 
-/// Whether somebody holds a lock.
+/// Whether a lock is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LockStatus {
-    /// Nobody.
+    /// Nobody holds it.
     Free,
-    /// Somebody who lives.
+    /// A running deployment holds it.
     Held,
-    /// Somebody who was killed, or was silent for a whole lease: the next deployment takes it.
+    /// Its holder was killed, or was silent for a whole lease: the next deployment takes it.
     Stale,
-    /// Somebody; whether they live shows in time.
+    /// It has a holder; only time will show whether it is alive.
     Unknown,
 }
 
 impl StateStore {
-    /// The state of an application in an environment. Nothing is made or asked yet.
+    /// The state of an application in an environment. Does not touch the file system or the network.
     #[must_use]
     pub fn new(location: &StateLocation, app: &AppName, environment: &EnvironmentName) -> Self {
         let resource = format!("{app}/{environment}");
         let (root, remote) = match location {
             StateLocation::Dir(root) => (root.clone(), None),
             StateLocation::Remote(state) => {
-                // One for each place and plan: two checkouts on one machine are as two machines.
+                // One cache for each remote and plan: two checkouts on one machine behave like two machines.
                 let key = format!("{}\n{:?}\n{}", state.written, state.location, state.folder.display());
                 let cache = state.cache.join(contract::hash::Blake3Hash::of(key.as_bytes()).hex_prefix(16));
                 let backend =
@@ -166,10 +166,10 @@ impl StateStore {
         Self { folder: root.join(app.as_str()).join(environment.as_str()), resource, remote, checkpoints: None }
     }
 
-    /// The same, with journals among the artifacts of a CI run as well.
+    /// Also uploads journals to the artifacts of a CI run.
     ///
     /// # Errors
-    /// [`StateError`] when the thread for that can't be started.
+    /// [`StateError`] when the upload thread can't be started.
     pub fn with_checkpoints(mut self, config: checkpoints::CheckpointConfig) -> Result<Self, StateError> {
         let policy = if self.remote.is_some() { UploadPolicy::AtEnd } else { UploadPolicy::BeforeEachEffect };
         let started = CheckpointUploader::start(config, self.folder.clone(), policy);
@@ -177,13 +177,13 @@ impl StateStore {
         Ok(self)
     }
 
-    /// The checkpoints among the artifacts of a CI run, if this is one.
+    /// The uploader to the artifacts of a CI run, if any.
     #[must_use]
     pub fn checkpoints(&self) -> Option<&Arc<CheckpointUploader>> {
         self.checkpoints.as_ref()
     }
 
-    /// Whether it is a folder of this machine alone.
+    /// Whether the state is a local folder.
     #[must_use]
     pub fn is_folder(&self) -> bool {
         self.remote.is_none()
@@ -195,19 +195,19 @@ impl StateStore {
         &self.resource
     }
 
-    /// Its folder on this machine.
+    /// The local folder of its journals.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Where it is, for people.
+    /// Its location, for people.
     #[must_use]
     pub fn display_location(&self) -> String {
         self.remote.as_ref().map_or_else(|| self.folder.display().to_string(), |backend| backend.state.written.clone())
     }
 
-    /// Where it is, for a process on this machine that this one starts: see [`StateLocation::at`].
+    /// Its location for a child process on this machine: see [`StateLocation::at`].
     #[must_use]
     pub fn address(&self) -> String {
         let (state, folder) = match &self.remote {
@@ -220,7 +220,7 @@ impl StateStore {
         serde_json::json!({ "state": state, "folder": folder }).to_string()
     }
 
-    /// All journals, in epoch order, brought here first where they are elsewhere. None when there are none yet.
+    /// All journals in epoch order, after a download if the state is remote. Empty if there are none yet.
     ///
     /// # Errors
     /// [`StateError`] when they can't be read.
@@ -242,11 +242,10 @@ impl StateStore {
         self.folder.join(journal_name(epoch))
     }
 
-    /// Takes the lock, and waits for it as long as the claim says. A future that is dropped has not taken it. Needs a tokio
-    /// runtime.
+    /// Takes the lock, waiting as long as the request says. A dropped future has not taken it. Needs a tokio runtime.
     ///
     /// # Errors
-    /// [`LockError`] when another holds it, or it can't be taken.
+    /// [`LockError`] when another deployment holds it, or when it can't be taken.
     pub async fn acquire_lock(&self, request: LockRequest) -> Result<DeploymentLock, LockError> {
         let (location, checkpoints) = (self.display_location(), self.checkpoints.clone());
         let Some(backend) = &self.remote else {
@@ -293,8 +292,8 @@ impl StateStore {
         self.folder.join(HELD_BY_FILE)
     }
 
-    /// Releases a lock of a remote place that a process of this machine held, and was killed: nobody else's, and no living one's.
-    /// Returns what was released.
+    /// Releases a remote lock whose holder was a killed process of this machine; never another holder's. Returns the
+    /// released record.
     ///
     /// # Errors
     /// [`LockError`] when it can't be read or released.
@@ -318,7 +317,7 @@ impl StateStore {
     /// Verifies that the process that started this one holds the lock.
     ///
     /// # Errors
-    /// [`LockError::LockToken`] when it is of something else, forged or stale.
+    /// [`LockError::InvalidToken`] when the token is forged, outdated or for another resource.
     pub fn verify_inherited_lock(&self, token: LockToken) -> Result<InheritedLock, LockError> {
         let record = self.verify_token(&token)?;
         Ok(InheritedLock { store: self.clone(), token, record })
@@ -340,8 +339,8 @@ impl StateStore {
         Err(LockError::InvalidToken { resource: self.resource.clone(), why })
     }
 
-    /// Who holds the lock, or held it last, and whether they live. Where only time tells, it is watched for a lease if
-    /// `watches` says so.
+    /// The last holder of the lock, and whether it is alive. With `should_watch`, watches for one lease if only time
+    /// can tell.
     ///
     /// # Errors
     /// [`LockError`] when it can't be read.
@@ -380,11 +379,11 @@ impl StateStore {
         }
     }
 
-    /// Frees a lock whose holder has ended. One that lives loses it by `force` alone, and finds out before its next effect.
-    /// Returns what was released; none when it was free.
+    /// Frees a lock whose holder has ended. Only `force` takes it from a running holder, who notices before its next
+    /// effect. Returns the released record; `None` if the lock was free.
     ///
     /// # Errors
-    /// [`LockError::Living`] when the holder lives; what else keeps it from being released.
+    /// [`LockError::HolderRunning`] when the holder is alive; other errors when the release fails.
     pub fn release_lock(&self, by: &str, message: &str, force: bool) -> Result<Option<LockRecord>, LockError> {
         let (record, status) = self.lock_status(!force)?;
         let Some(record) = record.filter(|record| record.holder.is_some()) else { return Ok(None) };
@@ -401,7 +400,7 @@ impl StateStore {
         }
         self.with_remote(|remote, location| {
             let mut failed = None;
-            // Its holder renews it meanwhile: then it is read and written again.
+            // The holder may renew the lock in the meantime: read and write again.
             for _ in 0..10 {
                 let seen = remote.read_record()?;
                 let manifest = remote_lock::parse_manifest(seen.as_ref(), &self.resource, location)?;
@@ -426,7 +425,7 @@ impl StateStore {
         .map_err(LockError::from)
     }
 
-    /// Locks that operators took from their holders, oldest first.
+    /// Forced releases, oldest first.
     ///
     /// # Errors
     /// [`StateError`] when they can't be read.
@@ -444,7 +443,7 @@ impl StateStore {
         })
     }
 
-    /// On a thread of its own, since it blocks, and this one may run the loop.
+    /// Runs on its own thread, because it blocks and the caller may run the async runtime.
     fn with_remote<T: Send>(
         &self,
         work: impl FnOnce(&mut dyn RemoteStorage, &str) -> Result<T, StateError> + Send,
@@ -469,7 +468,7 @@ impl RemoteBackend {
 }
 
 impl DeploymentLock {
-    /// The record as it was written last.
+    /// The last record that was written.
     #[must_use]
     pub fn record(&self) -> LockRecord {
         match &self.kind {
@@ -478,25 +477,26 @@ impl DeploymentLock {
         }
     }
 
-    /// What is locked.
+    /// The resource that is locked.
     #[must_use]
     pub fn resource(&self) -> String {
         self.record().resource
     }
 
-    /// Who holds it.
+    /// The holder's name.
     #[must_use]
     pub fn holder(&self) -> String {
         self.record().holder.map_or_else(String::new, |holder| holder.to_string())
     }
 
-    /// What a child process needs to prove that it runs for this deployment. Valid from [`next_epoch`](Self::next_epoch) on.
+    /// The token with which a child process proves that it runs for this deployment. Valid after
+    /// [`next_epoch`](Self::next_epoch).
     #[must_use]
     pub fn token(&self) -> LockToken {
         self.record().token()
     }
 
-    /// Takes the next epoch after all that the lock and the journals (`newest`) know.
+    /// Takes the next epoch after those in the lock and the journals (`newest`).
     ///
     /// # Errors
     /// [`LockError`] when it can't be written, or the lock was lost.
@@ -504,18 +504,18 @@ impl DeploymentLock {
         match &mut self.kind {
             LockKind::Folder(held) => held.next_epoch(newest),
             LockKind::Remote(lock) => {
-                // Taking it took an epoch already; the journals may know of a later one that never got there.
+                // Acquiring the lock already took an epoch; the journals may know a later one that was never uploaded.
                 if lock.record().epoch <= newest {
                     lock.raise_epoch(newest)?;
                 }
-                // Without it, a lock whose holder was killed runs out by itself.
+                // Without this file, the lock of a killed holder expires by itself.
                 let _ = fs::write(&self.held_by_path, format!("{} {}", std::process::id(), lock.record().token()));
                 Ok(lock.record().epoch)
             }
         }
     }
 
-    /// From now on, what this journal holds is written to the state's place; what it holds now, when this returns.
+    /// Uploads the journal to the state from now on. When this returns, its current content is uploaded.
     ///
     /// # Errors
     /// [`LockError`] when it can't be written, or the lock was lost.
@@ -526,11 +526,12 @@ impl DeploymentLock {
         }
     }
 
-    /// Asked right before every effect of the commit phase: the lock is ours, and where the next attempt may be on another
-    /// machine, everything in the journal is where that one reads it.
+    /// Called right before every effect of the commit phase. Confirms that the lock is held and, if the next attempt
+    /// may run on another machine, that the journal is uploaded.
     ///
     /// # Errors
-    /// [`LockError::LockLossReason`], with the epoch; then the effect must not be. The same when it can't be told.
+    /// [`LockError::Lost`] with the epoch, or another error if that is unknown. In both cases the effect must not
+    /// happen.
     pub async fn ensure_held(&self) -> Result<(), LockError> {
         if let Some(checkpoints) = &self.checkpoints {
             checkpoints.ensure_uploaded().await?;
@@ -541,10 +542,10 @@ impl DeploymentLock {
         }
     }
 
-    /// Writes what is left to be written and releases the lock, in so much time.
+    /// Uploads the rest and releases the lock within a time limit.
     ///
     /// # Errors
-    /// [`LockError`] when it was lost before, or the end did not get there; the lock then runs out by itself.
+    /// [`LockError`] when the lock was lost, or the upload failed; the lock then expires by itself.
     pub async fn close(self, within: Duration) -> Result<(), LockError> {
         let saved = async {
             if let Some(checkpoints) = &self.checkpoints {
@@ -568,22 +569,22 @@ impl DeploymentLock {
 }
 
 impl InheritedLock {
-    /// The record as it was when the token was verified.
+    /// The record at the time of verification.
     #[must_use]
     pub fn record(&self) -> &LockRecord {
         &self.record
     }
 
-    /// Asks again whether the deployment that started this process holds the lock.
+    /// Checks again that the deployment that started this process holds the lock.
     ///
     /// # Errors
-    /// [`LockError::LockToken`] when it does not.
+    /// [`LockError::InvalidToken`] when it does not.
     pub fn ensure_held(&self) -> Result<(), LockError> {
         self.store.verify_token(&self.token).map(drop)
     }
 }
 
-/// For calls that block on what can only be awaited. Small: one thread, the caller's.
+/// A runtime for blocking callers of async code: one thread, the caller's.
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }

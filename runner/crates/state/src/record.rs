@@ -1,8 +1,8 @@
-//! What is written about the lock: who holds it, under which epoch, and when it moved; and, in a remote place, the one record
-//! that the lock and the list of journals share.
+//! The lock record: who holds the lock, under which epoch, and when it was renewed. A remote state keeps it in one
+//! manifest together with the list of journals.
 //!
-//! Invariant: the epoch only grows, and a nonce is used for one holding only. A released lock keeps its record (a
-//! tombstone), so that the epoch goes on from there. Times are for people; nothing is decided by them.
+//! Invariant: the epoch only grows, and each holding has its own nonce. A released lock keeps its record as a
+//! tombstone, so that the next epoch continues from there. Times are for people; no decision depends on them.
 
 use std::{fmt, time::Duration};
 
@@ -17,7 +17,7 @@ use journal::clock;
 /// - 1: the first.
 pub const MANIFEST_VERSION: u32 = 1;
 
-/// At most so many forced releases are remembered.
+/// The most forced releases that a manifest keeps.
 const MAX_FORCED_RELEASES: usize = 100;
 
 /// Who holds the lock of (app, environment), or held it last.
@@ -26,20 +26,20 @@ const MAX_FORCED_RELEASES: usize = 100;
 pub struct LockRecord {
     /// `<app>/<environment>`.
     pub resource: String,
-    /// The number of the attempt that took it last; it only grows.
+    /// The epoch of the last attempt that took the lock; it only grows.
     pub epoch: u64,
-    /// Random, once a holding; empty when it was released. Absent in records of 0.1.0.
+    /// Random for each holding; empty after a release. Absent in records of 0.1.0.
     #[serde(default)]
     pub nonce: String,
-    /// Moves with every renewal. Who watches it tells by that whether the holder lives.
+    /// Grows with every renewal. Observers use it to tell whether the holder is alive.
     #[serde(default)]
     pub counter: u64,
-    /// For how long after it moved the holder may be believed to live, in milliseconds. None where the kernel knows.
+    /// How many milliseconds after a renewal the holder counts as alive. `None` where the kernel knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_ms: Option<u64>,
-    /// None once it was released.
+    /// `None` after a release.
     pub holder: Option<LockHolder>,
-    /// Since when.
+    /// When the holder took the lock.
     pub since: Timestamp,
 }
 
@@ -49,15 +49,15 @@ pub struct LockRecord {
 pub struct LockHolder {
     /// `user@host, process n`.
     pub who: String,
-    /// The page of the CI job, if it is one.
+    /// The page of the holder's CI job, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// What it works on: the release. A later attempt of the same waits for a lease to run out.
+    /// The release that the holder deploys. A later attempt of the same release waits until the lease expires.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub purpose: Option<String>,
 }
 
-/// As it is read: 0.1.0 wrote a text.
+/// The forms of a holder in records: 0.1.0 wrote a string.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum HolderForm {
@@ -87,7 +87,7 @@ impl fmt::Display for LockHolder {
 }
 
 impl LockRecord {
-    /// Never taken.
+    /// The record of a lock that was never held.
     #[must_use]
     pub fn never_held(resource: &str, since: Timestamp) -> Self {
         Self {
@@ -101,13 +101,13 @@ impl LockRecord {
         }
     }
 
-    /// How long it lives without being renewed.
+    /// How long the lease lasts without a renewal.
     #[must_use]
     pub fn ttl(&self) -> Option<Duration> {
         self.ttl_ms.map(Duration::from_millis)
     }
 
-    /// Taken anew: the next epoch, after `newest` too.
+    /// The record of a new holding, with an epoch after both this one and `newest`.
     #[must_use]
     pub fn acquired_by(
         &self,
@@ -128,42 +128,42 @@ impl LockRecord {
         }
     }
 
-    /// Renewed.
+    /// The record of a renewal.
     #[must_use]
     pub fn renewed(&self) -> Self {
         Self { counter: self.counter + 1, ..self.clone() }
     }
 
-    /// Released: what stays keeps the epoch growing.
+    /// The record of a released lock. It keeps the epoch.
     #[must_use]
     pub fn tombstone(&self, since: Timestamp) -> Self {
         Self { nonce: String::new(), counter: self.counter + 1, ttl_ms: None, holder: None, since, ..self.clone() }
     }
 
-    /// Whether both are of one holding.
+    /// Whether both records belong to the same holding.
     #[must_use]
     pub fn is_same_holding(&self, other: &Self) -> bool {
         !self.nonce.is_empty() && self.epoch == other.epoch && self.nonce == other.nonce
     }
 
-    /// What a child process is given to prove that it runs for the holder.
+    /// The token with which a child process proves that it runs for the holder.
     #[must_use]
     pub fn token(&self) -> LockToken {
         LockToken { resource: self.resource.clone(), epoch: self.epoch, nonce: self.nonce.clone() }
     }
 }
 
-/// The variable of the environment in which a child process finds its [`LockToken`].
+/// The environment variable that holds a child process's [`LockToken`].
 pub const LOCK_TOKEN_VARIABLE: &str = "PAWL_LOCK";
 
-/// Proof that a process was started by the holder of a lock. It is checked against the record, never trusted.
+/// Proof that the holder of a lock started a process. Checked against the record, never trusted by itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockToken {
     /// `<app>/<environment>`.
     pub resource: String,
-    /// Of the holding.
+    /// The epoch of the holding.
     pub epoch: u64,
-    /// Of the holding.
+    /// The nonce of the holding.
     pub nonce: String,
 }
 
@@ -173,7 +173,7 @@ impl fmt::Display for LockToken {
     }
 }
 
-/// A text that is no token.
+/// A text is not a lock token.
 #[derive(Debug, thiserror::Error)]
 #[error("it is not `APP/ENVIRONMENT:EPOCH:NONCE`")]
 pub struct InvalidLockToken;
@@ -192,30 +192,30 @@ impl std::str::FromStr for LockToken {
     }
 }
 
-/// A lock that an operator took from its holder.
+/// A record that an operator took a lock from its holder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ForcedRelease {
-    /// The epoch that was ended.
+    /// The epoch of the holding that ended.
     pub epoch: u64,
-    /// Who held it.
+    /// The holder who lost the lock.
     pub holder: String,
     /// Who released it.
     pub by: String,
-    /// When.
+    /// When it was released.
     pub at: Timestamp,
-    /// Why.
+    /// The operator's reason.
     pub message: String,
 }
 
-/// All that a remote place knows of (app, environment), in one record that is replaced by compare-and-swap. Since the journals
-/// are listed in the record that holds the lock, who lost the lock can't add to them.
+/// Everything that a remote keeps about (app, environment), in one record that is replaced by compare-and-swap. The
+/// record with the lock also lists the journals, so a deployment that lost the lock can't add to them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct StateManifest {
     /// [`MANIFEST_VERSION`].
     pub version: u32,
-    /// The lock.
+    /// The lock record.
     pub lock: LockRecord,
     /// The journals, in epoch order.
     pub journals: Vec<RemoteJournal>,
@@ -224,22 +224,22 @@ pub struct StateManifest {
     pub released: Vec<ForcedRelease>,
 }
 
-/// A journal in a remote place.
+/// A journal in a remote.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct RemoteJournal {
-    /// The attempt.
+    /// The epoch of its attempt.
     pub epoch: u64,
-    /// How long it is.
+    /// Its length in bytes.
     pub bytes: u64,
-    /// The BLAKE3 of all of it.
+    /// The BLAKE3 hash of its content.
     pub hash: Blake3Hash,
-    /// The files that make it up, in order. One, once the attempt has ended.
+    /// The files that make it up, in order. A single file once the attempt has ended.
     pub parts: Vec<String>,
 }
 
 impl StateManifest {
-    /// Of a place where nothing is yet.
+    /// The manifest of a remote without any state.
     #[must_use]
     pub fn empty(resource: &str) -> Self {
         Self {
@@ -250,7 +250,7 @@ impl StateManifest {
         }
     }
 
-    /// The lock is taken from its holder by an operator.
+    /// The manifest after an operator took the lock from its holder.
     #[must_use]
     pub fn with_forced_release(&self, by: &str, message: &str) -> Self {
         let mut root = self.clone();
@@ -284,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_of_0_1_0_is_read() {
+    fn record_of_0_1_0_is_read() {
         let old = r#"{"resource":"shop/test","epoch":2,"holder":"ann@host, process 7","since":"2025-11-23T03:20:00Z"}"#;
         let record: LockRecord = serde_json::from_str(old).unwrap();
         assert_eq!((record.epoch, record.nonce.as_str(), record.ttl()), (2, "", None));
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_read_as_they_are_written() {
+    fn lock_tokens_round_trip() {
         let token = LockToken { resource: "shop/test".to_owned(), epoch: 7, nonce: "00ff".to_owned() };
         assert_eq!(token.to_string().parse::<LockToken>().unwrap(), token);
         for bad in ["", "shop/test:7:", "shop/test:x:00", "shop:7:00", "7:00"] {

@@ -1,8 +1,8 @@
-//! What a remote place must be able to do, so that state can live there: one record that is replaced by compare-and-swap,
-//! and files that it names. That is all; the protocol is in [`super::lease`], and what is written in [`super::record`].
+//! The interface of a remote storage: one record that is replaced by compare-and-swap, and the files that it names. The
+//! protocol is in [`super::lease`], the record's content in [`super::record`].
 //!
-//! Calls block; they are made from threads of their own, never from the loop. Deliberately absent: whether a failed write
-//! was refused or lost. No answer of a network tells that for sure, so whoever writes reads back.
+//! Calls block, so dedicated threads make them, never the async runtime. Deliberately absent: whether a failed write
+//! was rejected or lost. A network can't tell for sure, so the writer reads back.
 
 use std::{fmt, time::Duration};
 
@@ -11,10 +11,10 @@ use super::StateError;
 /// How long one call may take.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The name of the record's file where a place has files.
+/// The file name of the record in a storage of files.
 pub const RECORD_FILE: &str = "state.json";
 
-/// A version of the record. Two records never have the same, since no two are alike.
+/// The version of a record. Two records never have the same version, because no two are alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordVersion(pub String);
 
@@ -28,27 +28,27 @@ pub struct VersionedRecord {
 /// A change of the record, with its files.
 #[derive(Clone, Debug)]
 pub struct RecordUpdate<'a> {
-    /// The version to replace; none when there must be no record yet.
+    /// The version to replace; `None` if there must be no record yet.
     pub expected: Option<&'a RecordVersion>,
     /// The new record.
     pub record: &'a [u8],
-    /// New files. They are there before the record is.
+    /// New files, which are written before the record.
     pub files: &'a [(String, Vec<u8>)],
-    /// Files that the new record names no longer.
+    /// Files that the new record no longer names.
     pub removed: &'a [String],
-    /// What this is, for people.
+    /// A message for people, such as a commit message.
     pub message: &'a str,
 }
 
-/// A place for the state of one (app, environment).
+/// The remote storage of one (app, environment).
 pub trait RemoteStorage: Send + fmt::Debug {
-    /// Refuses a place that does not keep its word on conditions. Asked before the lock is taken.
+    /// Refuses a storage that ignores the conditions of writes. Called before the lock is acquired.
     ///
     /// # Errors
-    /// [`StateError`] that says so, or that it can't be told.
+    /// [`StateError`] when the storage ignores them, or when the check fails.
     fn verify_conditional_writes(&mut self) -> Result<(), StateError>;
 
-    /// The record; none when nothing was ever written.
+    /// Reads the record; `None` if nothing was ever written.
     ///
     /// # Errors
     /// [`StateError`] when it can't be read.
@@ -57,15 +57,15 @@ pub trait RemoteStorage: Send + fmt::Debug {
     /// Replaces the record if it still has the expected version.
     ///
     /// # Errors
-    /// [`StateError`] when it was not replaced, or when that is not known.
+    /// [`StateError`] when it was not replaced, or when the outcome is unknown.
     fn compare_and_swap(&mut self, change: &RecordUpdate<'_>) -> Result<RecordVersion, StateError>;
 
-    /// A file that the record named when it was read last.
+    /// Reads a file that the last record names.
     ///
     /// # Errors
-    /// [`StateError`] when it can't be read, or is not there any more.
+    /// [`StateError`] when it can't be read or no longer exists.
     fn read_file(&mut self, name: &str) -> Result<Vec<u8>, StateError>;
 
-    /// Tidies up what only this machine keeps. Nothing depends on it.
+    /// Cleans up local caches. Nothing depends on it.
     fn clean_local_cache(&mut self) {}
 }

@@ -1,9 +1,9 @@
-//! The lock of a remote place, held: a thread that takes it, renews it, writes the journal there as it grows, and releases it.
+//! The held lock of a remote state: a thread acquires it, renews it, uploads the journal as it grows, and releases it.
 //!
-//! The thread is the only one that talks to the place, so a loop that is busy, or blocked, keeps its lock, and a place that
-//! is slow does not keep the loop from its work. What [`RemoteLock`] asks of it is answered in the order asked. When a write is
-//! answered, everything that the journal's file held when it was asked for is there, and the lock was ours at that moment: one
-//! compare-and-swap says both. Deliberately absent: rules, which are [`super::lease`]'s.
+//! Only this thread talks to the remote. So a busy or blocked async runtime does not lose the lock, and a slow remote
+//! does not block the runtime. The thread answers the commands of [`RemoteLock`] in order. When it confirms a write,
+//! the remote has everything that the journal held at the time of the command, and the lock was held: one
+//! compare-and-swap proves both. Deliberately absent: the rules, which are in [`super::lease`].
 
 use std::{
     path::PathBuf,
@@ -24,27 +24,27 @@ use super::{
 };
 use journal::clock;
 
-/// So often a write is tried that nobody else's explains the failure of.
+/// How often a write is retried when no concurrent write explains its failure.
 const MAX_WRITE_ATTEMPTS: u32 = 5;
-/// Between two tries.
+/// The pause between two attempts.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
-/// Whoever drops a lock without closing it waits so long at the most.
+/// How long dropping an unclosed lock waits for its release.
 const DROP_TIMEOUT: Duration = Duration::from_secs(3);
 
 type LockReply = Box<dyn FnOnce(Result<(), LockError>) + Send>;
 
 enum LockCommand {
-    /// Write this journal there, as it grows. Answered when what it holds is there.
+    /// Uploads this journal as it grows. The reply comes when its current content is uploaded.
     SyncJournal(PathBuf, LockReply),
-    /// Answered when all that the journal holds is there, and the lock still ours.
+    /// The reply comes when the journal's current content is uploaded and the lock is still held.
     EnsureHeld(LockReply),
-    /// Take an epoch after this one.
+    /// Takes an epoch after this one.
     RaiseEpoch(u64, LockReply),
-    /// Write everything there, and release.
+    /// Uploads everything and releases the lock.
     Close(LockReply),
 }
 
-/// The lock of a remote place.
+/// A handle on the thread that holds a remote lock.
 pub(super) struct RemoteLock {
     commands: Sender<LockCommand>,
     record: Arc<Mutex<LockRecord>>,
@@ -53,11 +53,11 @@ pub(super) struct RemoteLock {
 
 impl std::fmt::Debug for RemoteLock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Keeper").field("record", &self.record()).finish_non_exhaustive()
+        f.debug_struct("RemoteLock").field("record", &self.record()).finish_non_exhaustive()
     }
 }
 
-/// What is to be taken, from where, for whom.
+/// The lock to acquire, the remote, and the requester.
 pub(super) struct RemoteLockParams {
     pub(super) location: String,
     pub(super) resource: String,
@@ -67,7 +67,8 @@ pub(super) struct RemoteLockParams {
 }
 
 impl RemoteLock {
-    /// Starts the thread and waits until it has the lock, and the journals are here. Dropping the future ends the waiting.
+    /// Starts the thread and waits until it holds the lock and has downloaded the journals. Dropping the future cancels
+    /// it.
     pub(super) async fn acquire(
         connect: impl FnOnce() -> Result<Box<dyn RemoteStorage>, StateError> + Send + 'static,
         params: RemoteLockParams,
@@ -86,7 +87,7 @@ impl RemoteLock {
                 Ok(mut worker) => {
                     worker.published_record = published_record;
                     worker.publish_record();
-                    // Nobody waits any more: then nobody must be kept waiting.
+                    // The requester is gone: release the lock, so that it blocks nobody.
                     if cancelled.load(Ordering::Relaxed) || ready.send(Ok(())).is_err() {
                         let _ = worker.release();
                     } else {
@@ -125,7 +126,7 @@ impl RemoteLock {
         answered.recv().map_err(|_| lost())?
     }
 
-    /// Writes everything there and releases the lock, in so much time.
+    /// Uploads everything and releases the lock within a time limit.
     pub(super) async fn close(mut self, within: Duration, location: &str) -> Result<(), LockError> {
         self.is_closed = true;
         let record = self.record();
@@ -158,7 +159,7 @@ impl Drop for RemoteLock {
         let (answer, answered) = channel();
         let answer: LockReply = Box::new(move |result| drop(answer.send(result)));
         if self.commands.send(LockCommand::Close(answer)).is_ok() {
-            // What could not be released runs out.
+            // A lock that could not be released expires by itself.
             let _ = answered.recv_timeout(DROP_TIMEOUT);
         }
     }
@@ -176,7 +177,7 @@ fn worker_stopped_error(resource: &str, epoch: u64) -> LockError {
     LockError::Lost { resource: resource.to_owned(), epoch, why: "the thread that holds the lock has ended".to_owned() }
 }
 
-/// What the thread has.
+/// The state of the thread.
 struct LockWorker {
     remote: Box<dyn RemoteStorage>,
     location: String,
@@ -185,14 +186,14 @@ struct LockWorker {
     lease: Lease,
     manifest: StateManifest,
     version: RecordVersion,
-    /// Journals that may be longer here than there.
+    /// Journals that may be longer here than in the remote.
     synced_journals: Vec<PathBuf>,
-    /// Makes names of files unique.
+    /// A counter that makes file names unique.
     files_written: u32,
     published_record: Arc<Mutex<LockRecord>>,
 }
 
-/// Why nothing was written.
+/// Why a write failed.
 enum LockWriteError {
     Lost(LockLossReason),
     State(StateError),
@@ -210,7 +211,7 @@ impl From<StateError> for LockWriteError {
     }
 }
 
-/// What becomes of the lock by a write.
+/// What a write does with the lock.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LockWriteKind {
     Renew,
@@ -242,7 +243,7 @@ impl LockWorker {
             let seen = remote.read_record()?;
             let manifest = parse_manifest(seen.as_ref(), &resource, &place)?;
             let version = seen.map(|seen| seen.version);
-            // A write that failed while nobody else wrote: that is no race.
+            // A write failed although nobody else wrote, so this was not a race.
             if let Some((before, error)) = failed.take()
                 && before == version
             {
@@ -266,7 +267,7 @@ impl LockWorker {
                 },
                 AcquireAction::Write(lock) => {
                     if !is_pulled {
-                        // Most of what is there comes before the lock is held: it may take long.
+                        // Most journals are downloaded before the lock is held, because it may take long.
                         journal_cache::pull_journals(remote.as_mut(), &manifest, &folder, &place)?;
                         is_pulled = true;
                     }
@@ -312,7 +313,7 @@ impl LockWorker {
         self.started_at.elapsed()
     }
 
-    /// Does what is asked, and renews meanwhile; until it is released, or nobody can ask any more.
+    /// Executes commands and renews the lock in between, until the lock is released or all handles are gone.
     fn run(&mut self, commands: &Receiver<LockCommand>) {
         loop {
             let pause = self.next_wakeup().saturating_sub(self.now());
@@ -335,7 +336,7 @@ impl LockWorker {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     let is_due = self.now() >= self.lease.renewal_due();
-                    // What fails now is tried again at the next turn; what is lost is told to who asks.
+                    // A failed renewal is retried in the next turn. The next command reports a lost lock.
                     if self.lease.check(self.now()).is_ok() && (is_due || self.has_unsynced_lines()) {
                         let _ = self.write_with_retries(LockWriteKind::Renew, false);
                     }
@@ -348,7 +349,7 @@ impl LockWorker {
         }
     }
 
-    /// When something is to be done, if nobody asks: twice between renewals the journal may have grown.
+    /// When to wake up without a command: also between renewals, because the journal may have grown.
     fn next_wakeup(&mut self) -> MonotonicTime {
         let now = self.now();
         match self.lease.check(now) {
@@ -400,7 +401,7 @@ impl LockWorker {
         LockError::Lost { resource: record.resource.clone(), epoch: record.epoch, why }
     }
 
-    /// Writes what has grown, with the lock renewed or released; again and again while the lease lasts, if it `insists`.
+    /// Uploads new lines and renews or releases the lock. With `keeps_trying`, it retries as long as the lease lasts.
     fn write_with_retries(&mut self, kind: LockWriteKind, keeps_trying: bool) -> Result<(), LockWriteError> {
         let mut tries = 0;
         loop {
@@ -422,7 +423,7 @@ impl LockWorker {
                 }
             }
             self.lease.check(self.now())?;
-            // A place that answers reads and refuses writes will not change its mind.
+            // A remote that answers reads but rejects writes will keep rejecting them.
             tries = if before == self.version { tries + 1 } else { 0 };
             if !keeps_trying || tries == MAX_WRITE_ATTEMPTS * 4 {
                 return Err(error.into());
@@ -478,7 +479,7 @@ impl LockWorker {
         Ok(())
     }
 
-    /// Makes one file of the parts of each journal.
+    /// Merges the parts of each journal into one file.
     fn merge_parts(
         &self,
         manifest: &mut StateManifest,
@@ -502,21 +503,21 @@ impl LockWorker {
         Ok(())
     }
 
-    /// In names of files, so that no two holders write to one.
+    /// Part of file names, so that no two holders write the same file.
     fn file_name_tag(&self) -> String {
         self.lease.record().nonce.chars().take(8).collect()
     }
 
     fn publish_record(&self) {
         let mut shown = self.published_record.lock().unwrap_or_else(PoisonError::into_inner);
-        // A tombstone names nobody; who asks later asks who it was.
+        // A tombstone names no holder, but later callers ask who the holder was.
         if !self.lease.record().nonce.is_empty() {
             self.lease.record().clone_into(&mut shown);
         }
     }
 }
 
-/// Puts a journal where it belongs in the order of epochs.
+/// Inserts a journal in epoch order, or replaces the one with its epoch.
 fn insert_by_epoch(journals: &mut Vec<RemoteJournal>, journal: RemoteJournal) {
     match journals.binary_search_by_key(&journal.epoch, |kept| kept.epoch) {
         Ok(at) => journals[at] = journal,
@@ -524,7 +525,7 @@ fn insert_by_epoch(journals: &mut Vec<RemoteJournal>, journal: RemoteJournal) {
     }
 }
 
-/// The record as it was read; an empty one if there is none.
+/// Parses the record that was read; an empty manifest if there is none.
 pub(super) fn parse_manifest(
     seen: Option<&VersionedRecord>,
     resource: &str,
@@ -548,7 +549,7 @@ pub(super) fn encode_manifest(manifest: &StateManifest) -> Vec<u8> {
     text
 }
 
-/// Sleeps, in short turns, so that nobody who gave up is waited for.
+/// Sleeps in short steps, so that a cancelled request ends soon.
 fn sleep_until(began: Instant, at: MonotonicTime, cancelled: &AtomicBool) {
     while !cancelled.load(Ordering::Relaxed) {
         let left = at.saturating_sub(began.elapsed());

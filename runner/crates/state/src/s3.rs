@@ -1,9 +1,9 @@
-//! State in a bucket of an object store that speaks S3: the record and the journals are objects under one prefix.
+//! State in a bucket of an S3-compatible object store: the record and the journals are objects with a common prefix.
 //!
-//! A swap is a conditional put, `If-None-Match: *` for the first and `If-Match` later; a store that ignores either is found out
-//! by [`RemoteStorage::probe`] and refused. What was given up by a time-out may still arrive: that is for the reader of the record to
-//! find out. Requests of `object_store` go through this runner's own HTTP and TLS, so that there is one of each. Deliberately absent:
-//! listing; what there is stands in the record.
+//! A swap is a conditional put: `If-None-Match: *` for the first, `If-Match` for later ones.
+//! [`RemoteStorage::verify_conditional_writes`] detects and refuses a store that ignores either. A call that timed out
+//! may still arrive; the reader of the record finds out. `object_store` uses this runner's HTTP and TLS, so that there
+//! is one of each. Deliberately absent: listing; the record names all objects.
 
 use std::{error::Error, str::FromStr as _};
 
@@ -23,7 +23,7 @@ use super::{
 };
 use plan::RemoteState;
 
-/// A region for stores that have none.
+/// The region for stores without regions.
 const DEFAULT_REGION: &str = "us-east-1";
 
 /// State in a bucket.
@@ -31,7 +31,7 @@ const DEFAULT_REGION: &str = "us-east-1";
 pub struct S3Storage {
     location: String,
     store: AmazonS3,
-    /// What the names of our objects begin with.
+    /// The prefix of the objects' names.
     prefix: String,
     runtime: Runtime,
 }
@@ -45,10 +45,10 @@ impl S3Storage {
             .with_bucket_name(bucket)
             .with_conditional_put(S3ConditionalPut::ETagMatch)
             .with_http_connector(ReqwestConnector)
-            // Whoever calls tries again, and knows whether it may.
+            // The caller retries, because it knows whether it may.
             .with_retry(RetryConfig { max_retries: 0, retry_timeout: CALL_TIMEOUT, ..RetryConfig::default() });
         for (name, value) in &state.settings {
-            // The names of AWS for an endpoint of one service; the more exact one comes later in the order.
+            // AWS's variables for the endpoint of one service; the more specific one comes later.
             let name =
                 if name.starts_with("AWS_ENDPOINT_URL") && !name.ends_with("STS") { "AWS_ENDPOINT" } else { name };
             if let Ok(key) = AmazonS3ConfigKey::from_str(&name.to_ascii_lowercase()) {
@@ -114,7 +114,7 @@ impl S3Storage {
 
     fn delete(&self, name: &str) {
         let (store, path) = (&self.store, self.object_path(name));
-        // What stays behind is named by nothing, and costs a few bytes.
+        // A leftover probe object is named by no record and costs a few bytes.
         let _ = self.block_with_timeout("tidy", async { store.delete(&path).await });
     }
 }
@@ -176,7 +176,7 @@ impl RemoteStorage for S3Storage {
     }
 }
 
-/// Our HTTP for `object_store`.
+/// This runner's HTTP client for `object_store`.
 #[derive(Debug)]
 struct ReqwestConnector;
 

@@ -1,4 +1,4 @@
-//! The store as a whole: folders, a real git repository, and a place in memory that loses replies.
+//! Tests of the whole store: folders, a real git repository, and an in-memory backend that loses replies.
 
 use std::{collections::BTreeMap, process::Command, sync::Mutex};
 
@@ -10,7 +10,7 @@ fn store(location: &StateLocation) -> StateStore {
 }
 
 #[test]
-fn journals_come_in_epoch_order_and_other_files_are_passed_over() {
+fn journals_are_in_epoch_order_without_other_files() {
     let root = tempfile::tempdir().unwrap();
     let store = store(&StateLocation::Dir(root.path().to_owned()));
     assert_eq!(store.journal_paths().unwrap(), Vec::<PathBuf>::new());
@@ -36,7 +36,7 @@ fn git_store(remote: &Path, cache: &Path) -> StateStore {
 }
 
 #[test]
-fn a_token_is_believed_while_its_lock_is_held_and_by_what_the_repository_says() {
+fn token_is_valid_while_the_repository_says_its_lock_is_held() {
     let (remote, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let made = Command::new("git").args(["init", "--quiet", "--bare"]).arg(remote.path()).status();
     assert!(made.expect("git can't be run; `cargo xtask setup` installs it").success());
@@ -60,19 +60,19 @@ fn a_token_is_believed_while_its_lock_is_held_and_by_what_the_repository_says() 
         lock.close(Duration::from_secs(20)).await.unwrap();
         assert!(matches!(store.verify_inherited_lock(token), Err(LockError::InvalidToken { .. })), "a stale token");
 
-        // The journals may know of a later epoch than the lock.
+        // The journals may know a later epoch than the lock.
         let mut lock = store.acquire_lock(LockRequest::new("ann@host")).await.unwrap();
         assert_eq!(lock.next_epoch(7).unwrap(), 8);
         lock.close(Duration::from_secs(20)).await.unwrap();
     });
 }
 
-/// A place in memory. What is written gets there, and the answer may not get back.
+/// An in-memory backend. Writes arrive, but their replies may be lost.
 #[derive(Debug, Default)]
 struct MemoryStorage {
     record: Option<Vec<u8>>,
     files: BTreeMap<String, Vec<u8>>,
-    /// So many of the next answers are lost.
+    /// How many of the next replies are lost.
     replies_to_lose: u32,
 }
 
@@ -138,7 +138,7 @@ impl SharedMemoryStorage {
 }
 
 #[test]
-fn every_write_whose_answer_is_lost_counts_once() {
+fn write_with_a_lost_reply_counts_once() {
     let (place, here, there) =
         (SharedMemoryStorage::default(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     runtime().unwrap().block_on(async {
@@ -149,7 +149,7 @@ fn every_write_whose_answer_is_lost_counts_once() {
         let mut text = String::new();
         for line in ["one\n", "two\n", "three\n"] {
             text.push_str(line);
-            // A line that is not finished is not there yet.
+            // A line without a newline is not uploaded yet.
             fs::write(&journal, format!("{text}half a li")).unwrap();
             place.0.lock().unwrap().replies_to_lose = 1;
             lock.sync_journal(journal.clone()).await.unwrap();
@@ -168,7 +168,7 @@ fn every_write_whose_answer_is_lost_counts_once() {
 }
 
 #[test]
-fn the_longer_chain_wins_and_two_ways_are_an_error() {
+fn longer_journal_wins_and_diverged_ones_are_an_error() {
     let (place, first) = (SharedMemoryStorage::default(), tempfile::tempdir().unwrap());
     let name = journal_name(1);
     let journal = first.path().join(&name);
@@ -182,14 +182,14 @@ fn the_longer_chain_wins_and_two_ways_are_an_error() {
         });
     };
     write("a\nb\n");
-    // Shorter here, torn or not: what is there comes.
+    // A shorter local copy, torn or not, is replaced by the remote one.
     for here in ["", "a\n", "a\nhalf"] {
         let second = tempfile::tempdir().unwrap();
         fs::write(second.path().join(&name), here).unwrap();
         pull(second.path()).unwrap();
         assert_eq!(fs::read_to_string(second.path().join(&name)).unwrap(), "a\nb\n");
     }
-    // Longer here: it stays, and the next holder takes it there.
+    // A longer local copy stays, and the next holder uploads the rest.
     let second = tempfile::tempdir().unwrap();
     fs::write(second.path().join(&name), "a\nb\nc\n").unwrap();
     pull(second.path()).unwrap();
@@ -199,14 +199,15 @@ fn the_longer_chain_wins_and_two_ways_are_an_error() {
         keeper.close(Duration::from_secs(20), "memory").await.unwrap();
     });
     assert_eq!(place.manifest().journals[0].bytes, 6);
-    // Another way: refused, whichever is longer.
+    // Diverged copies are refused, whichever is longer.
     for here in ["x\n", "a\nx\nc\nd\ne\n"] {
         let third = tempfile::tempdir().unwrap();
         fs::write(third.path().join(&name), here).unwrap();
         assert!(matches!(pull(third.path()), Err(StateError::Diverged { .. })), "{here:?}");
         assert_eq!(fs::read_to_string(third.path().join(&name)).unwrap(), here, "what is here is not touched");
     }
-    // Longer here, but another attempt followed without it; and an attempt that nobody there heard of.
+    // Two cases: a local copy that is longer although another attempt followed without it, and an attempt that was
+    // never uploaded.
     fs::write(first.path().join(journal_name(3)), "later\n").unwrap();
     pull(first.path()).unwrap();
     runtime().unwrap().block_on(async {
@@ -218,7 +219,7 @@ fn the_longer_chain_wins_and_two_ways_are_an_error() {
         fs::write(fourth.path().join(&name), here).unwrap();
         assert!(matches!(pull(fourth.path()), Err(StateError::Diverged { .. })), "{here:?}");
     }
-    // One that never began is in nobody's way.
+    // A journal without a whole line blocks nobody.
     let fifth = tempfile::tempdir().unwrap();
     fs::write(fifth.path().join(journal_name(2)), "no whole li").unwrap();
     pull(fifth.path()).unwrap();
@@ -226,7 +227,7 @@ fn the_longer_chain_wins_and_two_ways_are_an_error() {
 }
 
 #[test]
-fn a_process_that_goes_on_writing_after_its_lock_was_taken_changes_nothing() {
+fn writes_after_the_lock_was_taken_change_nothing() {
     use std::io::Write as _;
     let (place, here) = (SharedMemoryStorage::default(), tempfile::tempdir().unwrap());
     let journal = here.path().join(journal_name(1));
@@ -235,7 +236,7 @@ fn a_process_that_goes_on_writing_after_its_lock_was_taken_changes_nothing() {
         fs::write(&journal, "one\n").unwrap();
         let mut file = fs::OpenOptions::new().append(true).open(&journal).unwrap();
         old.sync_journal(journal.clone()).await.unwrap();
-        // An operator, and then another deployment in the same folder.
+        // An operator releases the lock, and another deployment starts in the same folder.
         let released = place.manifest().with_forced_release("bob@host", "it hangs");
         place.0.lock().unwrap().record = Some(remote_lock::encode_manifest(&released));
         let new = place.acquire(here.path()).await;

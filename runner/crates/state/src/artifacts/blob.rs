@@ -1,7 +1,7 @@
-//! The content of an artifact behind a signed URL: Azure's blob storage, or who does as it does.
+//! Uploads and downloads the content of an artifact by its signed URL in Azure's blob storage, or a compatible one.
 //!
-//! It goes up in blocks always: a single PUT would do at GitHub, and leaves nothing under act. A block may be sent again, for its
-//! name says which one it is. Invariant: no request here carries a token, and no error the URL.
+//! Uploads always use blocks: a single PUT works at GitHub, but loses the content under act. A block may be sent again,
+//! because its id names its position. Invariant: no request here carries a token, and no error contains the URL.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -14,10 +14,10 @@ use super::{
     http_client::{ServiceCall, ServiceHttpClient, ServiceResponse},
 };
 
-/// As large as the official client's.
+/// The block size of the official client.
 const BLOCK_BYTES: usize = 8 << 20;
 
-/// Writes the content.
+/// Uploads the content.
 pub(super) async fn upload_blocks(
     calls: &ServiceHttpClient,
     until: Instant,
@@ -28,7 +28,7 @@ pub(super) async fn upload_blocks(
     let mut list = String::from(r#"<?xml version="1.0" encoding="utf-8"?><BlockList>"#);
     for (number, start) in (0..content.len()).step_by(BLOCK_BYTES).enumerate() {
         let block = content.slice(start..content.len().min(start + BLOCK_BYTES));
-        // All of one length, as the storage demands.
+        // The storage requires ids of equal length.
         let id = STANDARD.encode(format!("block-{number:06}"));
         let place = with_query(url, &[("comp", "block"), ("blockid", &id)]);
         let call = calls.transfer_call(action, until, 64 << 10);
@@ -48,7 +48,7 @@ pub(super) async fn upload_blocks(
     expect_status(calls, call, &answer, StatusCode::CREATED)
 }
 
-/// Reads the content.
+/// Downloads the content.
 pub(super) async fn download(
     calls: &ServiceHttpClient,
     until: Instant,
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_signature_stays_as_it_is() {
+    fn query_parameters_keep_the_signature() {
         let url = Url::parse("https://blob.example/c/x?se=2026-01-01T00%3A00%3A00Z&sig=a%2Bb%2F%3D").unwrap();
         let with = with_query(&url, &[("comp", "block"), ("blockid", "YQ==")]);
         assert_eq!(with.as_str(), format!("{url}&comp=block&blockid=YQ%3D%3D"));

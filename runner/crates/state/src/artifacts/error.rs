@@ -1,6 +1,6 @@
-//! Why an artifact was not stored, found or read, and what a user is told then.
+//! Errors of artifacts, and their diagnostics.
 //!
-//! Invariant: no token and no query of a signed URL is in any of these; [`super::calls`] words what others said.
+//! Invariant: none of these contains a token or the query of a signed URL; [`super::http_client`] redacts foreign text.
 
 use reqwest::StatusCode;
 
@@ -9,42 +9,42 @@ use contract::{
     diagnostic::{Diagnostic, ErrorCode, ExitKind},
 };
 
-/// Why an artifact was not stored, found, read or deleted.
+/// An error of listing, storing, reading or deleting an artifact.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ArtifactError {
-    /// What the CI says of its services can't be used.
+    /// The job's access data is invalid.
     #[error("can't use the artifact service: check {what}")]
     InvalidAccess { what: &'static str, why: String },
-    /// A token that has expired, or may not do this.
+    /// The token has expired or lacks a permission.
     #[error("can't {action}: the service rejected the token")]
     Unauthorized { action: &'static str, token: &'static str, status: StatusCode },
-    /// No answer, or answers that may be better later, and none that was.
+    /// No response, or only transient errors.
     #[error("can't {action}: the service is unavailable")]
     Unavailable { action: &'static str, tries: u32, why: String },
-    /// An answer that says no, or nothing that makes sense. The status is that of the answer.
+    /// The service rejected the call, or its response is invalid. The status is the response's.
     #[error("can't {action}: the service rejected the request")]
     Refused { action: &'static str, status: StatusCode, why: String },
-    /// What came is not what was stored.
+    /// The downloaded content differs from the stored one.
     #[error("the content of artifact {name} does not match its digest")]
     DigestMismatch { name: String, listed: Digest, found: Digest },
-    /// More than is read or stored.
+    /// The content is larger than the limit.
     #[error("can't {action}: it is larger than {} MiB", max >> 20)]
     TooLarge { action: &'static str, max: u64 },
-    /// A name that the service would not take.
+    /// The service would reject the name.
     #[error("{name:?} is not a valid artifact name")]
     InvalidName { name: String, why: &'static str },
-    /// By the service and by GitHub's REST API, both without success.
+    /// Both the service and GitHub's REST API failed.
     #[error("{service}")]
     BothFailed { service: Box<ArtifactError>, rest: Box<ArtifactError> },
 }
 
 impl ArtifactError {
-    /// Whether the answer had this status.
+    /// Whether the service rejected the call with this status.
     pub(super) fn is_refused_with(&self, with: StatusCode) -> bool {
         matches!(self, Self::Refused { status, .. } if *status == with)
     }
 
-    /// Why, in one line.
+    /// The cause in one line.
     fn reason(&self) -> String {
         match self {
             Self::InvalidAccess { why, .. } => why.clone(),

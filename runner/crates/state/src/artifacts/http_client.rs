@@ -1,8 +1,9 @@
-//! One call to a service: bounded in time and size, and tried again where that may help.
+//! One call to a service, with limits in time and size, and with retries.
 //!
-//! Tried again after 429, 500, 502, 503, 504 and a broken connection, as the official client does, with a pause that doubles and
-//! varies, or that the service asks for. Nothing waits without end: each try has a limit, the pauses have one, and the whole has a
-//! deadline. Invariant: what goes into an error is [`ServiceHttpClient::harmless`]. Deliberately absent: what an answer means.
+//! Like the official client, it retries after 429, 500, 502, 503, 504 and a broken connection. The pause doubles with
+//! jitter, or follows `Retry-After`. Each attempt, each pause and the whole call have a limit. Invariant: text from
+//! outside passes [`ServiceHttpClient::redacted_line`] before it enters an error. Deliberately absent: the meaning of
+//! responses.
 
 use std::time::Duration;
 
@@ -16,25 +17,25 @@ use super::ArtifactError;
 use crate::error::error_chain_text;
 use contract::Secret;
 
-/// How long is waited, and how often tried.
+/// Limits of retries and times.
 #[derive(Clone, Copy, Debug)]
 pub struct CallLimits {
-    /// How often a call is tried.
+    /// The most attempts of a call.
     pub max_attempts: u32,
-    /// About so long before the second try, twice as long before each later one.
+    /// The approximate pause before the second attempt; it doubles for each later one.
     pub first_delay: Duration,
-    /// No pause is longer, whatever the service asks for.
+    /// The longest pause, whatever the service asks for.
     pub max_delay: Duration,
-    /// For one try of a call.
+    /// The timeout of one attempt.
     pub call_timeout: Duration,
-    /// For one try of a call that moves content, of 8 MiB at most on the way up.
+    /// The timeout of one attempt that transfers content; uploads go in blocks of at most 8 MiB.
     pub transfer_timeout: Duration,
-    /// For all that one function of [`super::ArtifactStore`] does.
+    /// The deadline of one function of [`super::ArtifactStore`].
     pub total_timeout: Duration,
 }
 
 impl CallLimits {
-    /// What GitHub's service needs on a bad day.
+    /// Limits that suit GitHub's service on a bad day.
     pub const DEFAULT: Self = Self {
         max_attempts: 5,
         first_delay: Duration::from_millis(500),
@@ -45,30 +46,30 @@ impl CallLimits {
     };
 }
 
-/// What is asked, and how long for.
+/// One call and its limits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ServiceCall {
     /// For people: `list artifacts`.
     pub(super) action: &'static str,
-    /// When it is given up.
+    /// When to give up.
     pub(super) deadline: Instant,
-    /// For one try.
+    /// The timeout of one attempt.
     pub(super) attempt_timeout: Duration,
-    /// The most bytes of an answer.
+    /// The largest response, in bytes.
     pub(super) max_bytes: u64,
     pub(super) retry_policy: RetryPolicy,
 }
 
-/// When a call may be made again.
+/// When a call may be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RetryPolicy {
-    /// After whatever may pass.
+    /// After every transient error.
     Always,
-    /// Only when it was surely not obeyed.
+    /// Only when the service has certainly not processed it.
     OnlyIfUnprocessed,
 }
 
-/// An answer, read to its end.
+/// A response with its whole body.
 #[derive(Debug)]
 pub(super) struct ServiceResponse {
     pub(super) status: StatusCode,
@@ -76,11 +77,11 @@ pub(super) struct ServiceResponse {
     pub(super) body: Vec<u8>,
 }
 
-/// No answer.
+/// An attempt without a response.
 #[derive(Debug)]
 pub(super) struct TransportError {
     pub(super) reason: String,
-    /// Nobody was asked.
+    /// Whether the request never left this machine.
     pub(super) was_never_sent: bool,
 }
 
@@ -97,19 +98,19 @@ impl From<octocrab::Error> for TransportError {
     }
 }
 
-/// How calls are made.
+/// A client with limits and redaction.
 #[derive(Debug)]
 pub(super) struct ServiceHttpClient {
     pub(super) client: reqwest::Client,
     pub(super) limits: CallLimits,
-    /// What no error shows.
+    /// Values that errors must not contain.
     pub(super) secrets: Vec<Secret>,
 }
 
-/// The most bytes of an answer that is no content.
+/// The largest response without content, in bytes.
 const MAX_RESPONSE_BYTES: u64 = 8 << 20;
 
-/// What a try came to.
+/// The result of one attempt.
 enum CallAttemptResult {
     Responded(ServiceResponse),
     Failed(TransportError),
@@ -117,7 +118,7 @@ enum CallAttemptResult {
 }
 
 impl ServiceHttpClient {
-    /// A call that asks or says something.
+    /// A call of the API.
     pub(super) fn api_call(&self, action: &'static str, until: Instant) -> ServiceCall {
         ServiceCall {
             action,
@@ -128,17 +129,17 @@ impl ServiceHttpClient {
         }
     }
 
-    /// A call that moves content.
+    /// A call that transfers content.
     pub(super) fn transfer_call(&self, action: &'static str, until: Instant, max: u64) -> ServiceCall {
         ServiceCall { attempt_timeout: self.limits.transfer_timeout, max_bytes: max, ..self.api_call(action, until) }
     }
 
-    /// When all that begins now is given up.
+    /// The deadline of an operation that begins now.
     pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.limits.total_timeout
     }
 
-    /// Asks until there is an answer that waiting would not make better.
+    /// Sends the request until it gets a response that a retry would not improve.
     pub(super) async fn send_with_retries<F, E>(
         &self,
         call: ServiceCall,
@@ -183,7 +184,7 @@ impl ServiceHttpClient {
         }
     }
 
-    /// Waits before the next try; does not when there would be no time left after it.
+    /// Waits before the next attempt. Returns false when no time would be left after the pause.
     pub(super) async fn wait_before_retry(
         &self,
         tries: u32,
@@ -191,7 +192,7 @@ impl ServiceHttpClient {
         until: Instant,
     ) -> bool {
         let mut random = [0; 1];
-        // Without randomness the pause is the shortest.
+        // Without randomness, the pause is the shortest.
         let _ = getrandom::fill(&mut random);
         let doubled = self.limits.first_delay.saturating_mul(1 << (tries - 1).min(16));
         let varied = doubled / 2 + doubled / 2 * u32::from(random[0]) / 255;
@@ -203,7 +204,7 @@ impl ServiceHttpClient {
         true
     }
 
-    /// What others said, as one short line without secrets: no token, no query of a URL.
+    /// A foreign text as one short line without tokens and URL queries.
     pub(super) fn redacted_line(&self, text: &str) -> String {
         const MAX_ERROR_CHARS: usize = 300;
         let mut text = text.to_owned();
@@ -248,12 +249,12 @@ where
     })
 }
 
-/// Whether the same may be answered better later. GitHub's REST API says 403 with `Retry-After` where others say 429.
+/// Whether a retry may help. GitHub's REST API uses 403 with `Retry-After` for rate limits.
 fn is_transient(status: StatusCode, asked_for: Option<Duration>) -> bool {
     matches!(status.as_u16(), 429 | 500 | 502 | 503 | 504) || status == StatusCode::FORBIDDEN && asked_for.is_some()
 }
 
-/// What `Retry-After` says, in seconds. Its other form, a date, is not used by these services.
+/// The seconds in `Retry-After`. These services do not use its other form, a date.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
@@ -263,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_say_is_cut_and_without_secrets() {
+    fn foreign_text_is_truncated_and_redacted() {
         let calls = ServiceHttpClient {
             client: crate::http::client().unwrap().build().unwrap(),
             limits: CallLimits::DEFAULT,

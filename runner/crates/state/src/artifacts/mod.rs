@@ -1,17 +1,18 @@
-//! Artifacts of a CI run: where journals wait for the next attempt when the machine does not.
+//! Artifacts of a CI run: they keep journals for the next attempt when its machine does not.
 //!
 //! ```text
-//!   Artifacts ─ service   GitHub's artifact service: create, finalize, list, signed URL, delete
-//!        │       ├─ token   the ids of run and job
-//!        │       └─ blob    the content, up in blocks and down
-//!        └─ rest          GitHub's REST API, when the service lists or gives wrongly
-//!     all by calls        tries, pauses, limits
+//!   ArtifactStore ─ service   GitHub's artifact service: create, finalize, list, signed URL, delete
+//!        │           ├─ runtime_token   the ids of run and job
+//!        │           └─ blob            uploads in blocks, and downloads
+//!        └─ rest      GitHub's REST API, the fallback
+//!     all use http_client: retries, pauses, limits
 //! ```
 //!
-//! Invariants: an artifact's name is used once; after no answer it is looked whether it is there before the content is stored again,
-//! so that at worst it is there twice, under two names. What is read is what was listed, by its digest. Every function ends by its
-//! deadline. Deliberately absent: what is in an artifact, which one is the newest (their ids say nothing), and a thread: who calls
-//! brings a runtime. Dropping a future is safe at any point.
+//! Invariants: an artifact's name is used once. After an upload without a response, the store checks whether the
+//! artifact exists before it uploads again, so at worst it exists twice, under two names. A download must match the
+//! listed digest. Every function ends by its deadline. Deliberately absent: the meaning of artifacts, which one is the
+//! newest (their ids have no order), and a thread: the caller provides a runtime. Dropping a future is safe at any
+//! point.
 
 mod blob;
 mod error;
@@ -34,25 +35,25 @@ use self::{
 };
 use contract::{Digest, Secret};
 
-/// The most bytes of an artifact: far more than a run's journals.
+/// The largest artifact, in bytes; far larger than a run's journals.
 pub const MAX_ARTIFACT_BYTES: u64 = 64 << 20;
-/// How many names are tried for one content.
+/// The most names that are tried for one upload.
 const MAX_NAME_ATTEMPTS: u32 = 5;
-/// What the service does not take in a name, as the official client has it.
+/// Characters that the service rejects in a name, from the official client.
 const FORBIDDEN_NAME_CHARS: [char; 11] = ['"', ':', '<', '>', '|', '*', '?', '\r', '\n', '\\', '/'];
 
-/// What a CI gives a job to reach its artifacts.
+/// A job's access to its artifacts.
 #[derive(Clone, Debug)]
 pub struct ArtifactAccess {
     /// `ACTIONS_RESULTS_URL`; only its origin counts.
     pub results_url: String,
     /// `ACTIONS_RUNTIME_TOKEN`.
     pub runtime_token: Secret,
-    /// A second way, if there is one.
+    /// The REST API as a fallback, if configured.
     pub rest: Option<RestApiAccess>,
 }
 
-/// What GitHub's REST API needs.
+/// A job's access to GitHub's REST API.
 #[derive(Clone, Debug)]
 pub struct RestApiAccess {
     /// `GITHUB_API_URL`.
@@ -61,7 +62,7 @@ pub struct RestApiAccess {
     pub repository: String,
     /// `GITHUB_RUN_ID`.
     pub run: u64,
-    /// A token with `actions: read`; `actions: write` deletes.
+    /// A token with `actions: read`; deleting needs `actions: write`.
     pub token: Secret,
 }
 
@@ -73,46 +74,47 @@ pub struct ArtifactStore {
     rest: Option<RestArtifactClient>,
 }
 
-/// An artifact that is there.
+/// An artifact in the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArtifactInfo {
     /// Its name.
     pub name: String,
-    /// Its id, for links. Not in the order in which artifacts are made.
+    /// Its id, for links. Ids are not in the order of creation.
     pub id: u64,
-    /// Of its content, in bytes, as the service says.
+    /// The size of its content in bytes, as listed.
     pub size: u64,
-    /// Of its content, if the service says so.
+    /// The digest of its content, if listed.
     pub digest: Option<Digest>,
     source: ArtifactSource,
 }
 
-/// Who listed it.
+/// The API that listed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum ArtifactSource {
-    /// The service, with the ids that it wants back.
+    /// The service, with the ids that it expects back.
     Service(JobBackendIds),
     Rest,
 }
 
-/// How an artifact was not stored.
+/// Why an upload failed.
 enum UploadFailure {
-    /// Another name may do.
+    /// Another name may work.
     NameUnusable(ArtifactError),
-    /// No name will.
+    /// No name will work.
     Final(ArtifactError),
 }
 
 impl ArtifactStore {
-    /// The artifacts of a run. Nothing is asked yet; the machine's certificate authorities are read, which blocks for some milliseconds.
+    /// A store for the artifacts of a run. Makes no call yet, but reads the system's certificate authorities, which
+    /// blocks for some milliseconds.
     ///
     /// # Errors
-    /// [`ArtifactError::ArtifactAccess`] when a URL, the repository or a token can't be one.
+    /// [`ArtifactError::InvalidAccess`] when a URL, the repository or a token is invalid.
     pub fn new(access: ArtifactAccess) -> Result<Self, ArtifactError> {
         Self::with_limits(access, CallLimits::DEFAULT)
     }
 
-    /// The same, with other limits.
+    /// A store with other limits.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -127,10 +129,10 @@ impl ArtifactStore {
         Ok(Self { client: ServiceHttpClient { client, limits: patience, secrets }, service, rest })
     }
 
-    /// Stores a zip under the name `<stem>-<nonce>`.
+    /// Uploads a zip under the name `<stem>-<nonce>`.
     ///
     /// # Errors
-    /// When it is not known to be stored. It may be there for all that.
+    /// When the outcome is a failure or unknown. The artifact may exist nevertheless.
     pub async fn upload(&self, stem: &str, content: Bytes) -> Result<ArtifactInfo, ArtifactError> {
         let until = self.client.deadline();
         ensure_valid_name(stem)?;
@@ -163,7 +165,7 @@ impl ArtifactStore {
         until: Instant,
     ) -> Result<ArtifactInfo, UploadFailure> {
         let url = self.service.create(&self.client, until, name).await.map_err(|error| match error {
-            // The name is there: of an answer that was lost, most likely.
+            // The name exists, most likely from a lost response.
             ArtifactError::Refused { status: StatusCode::CONFLICT | StatusCode::OK, .. } => {
                 UploadFailure::NameUnusable(error)
             }
@@ -178,7 +180,7 @@ impl ArtifactStore {
             Err(error @ ArtifactError::Unauthorized { .. }) => return Err(UploadFailure::Final(error)),
             Err(error) => error,
         };
-        // Whatever was said, or not said, it may be there.
+        // Whatever the response was, the artifact may exist.
         let there = self.service.list(&self.client, until, Some(name)).await.unwrap_or_default();
         let is_it = |listed: &ArtifactInfo| {
             let is_whole =
@@ -188,10 +190,10 @@ impl ArtifactStore {
         there.into_iter().find(is_it).ok_or(UploadFailure::NameUnusable(failed))
     }
 
-    /// The artifacts whose names begin so, in no order: by the service, and when it fails by REST.
+    /// Lists the artifacts with a name prefix, in no order: from the service, or from the REST API if that fails.
     ///
     /// # Errors
-    /// When neither can be asked. None found is no error.
+    /// When both fail. An empty list is not an error.
     pub async fn list(&self, prefix: &str) -> Result<Vec<ArtifactInfo>, ArtifactError> {
         let until = self.client.deadline();
         let by_service = self.service.list(&self.client, self.first_source_deadline(until), None).await;
@@ -206,10 +208,10 @@ impl ArtifactStore {
         Ok(listed)
     }
 
-    /// The content of an artifact: by the service, and when that fails or gives something else, by REST.
+    /// Downloads an artifact: from the service, or from the REST API if that fails or the content differs.
     ///
     /// # Errors
-    /// When it can't be read, or is not what was listed.
+    /// When it can't be read or does not match the list.
     pub async fn download(&self, listed: &ArtifactInfo) -> Result<Vec<u8>, ArtifactError> {
         let until = self.client.deadline();
         let by_service = match &listed.source {
@@ -248,10 +250,10 @@ impl ArtifactStore {
         verify_digest(listed, rest.download(&self.client, until, listed.id, MAX_ARTIFACT_BYTES).await?)
     }
 
-    /// Deletes an artifact. One that is gone already is deleted.
+    /// Deletes an artifact. A missing one counts as deleted.
     ///
     /// # Errors
-    /// When it is not known to be gone.
+    /// When it may still exist.
     pub async fn delete(&self, listed: &ArtifactInfo) -> Result<(), ArtifactError> {
         let until = self.client.deadline();
         let deleted = match (&listed.source, &self.rest) {
@@ -267,13 +269,13 @@ impl ArtifactStore {
         }
     }
 
-    /// Until when the first of two ways is tried.
+    /// The deadline of the first of two sources.
     fn first_source_deadline(&self, until: Instant) -> Instant {
         if self.rest.is_some() { until - self.client.limits.total_timeout / 2 } else { until }
     }
 }
 
-/// Who asks.
+/// The user agent.
 const USER_AGENT: &str = concat!("pawl/", env!("CARGO_PKG_VERSION"));
 
 fn both_failed_error(service: ArtifactError, rest: ArtifactError) -> ArtifactError {
@@ -302,7 +304,7 @@ fn verify_digest(listed: &ArtifactInfo, content: Vec<u8>) -> Result<Vec<u8>, Art
     }
 }
 
-/// Whether the service would take a name.
+/// Checks that the service would accept a name.
 fn ensure_valid_name(name: &str) -> Result<(), ArtifactError> {
     let wrong = |why| Err(ArtifactError::InvalidName { name: name.chars().take(100).collect(), why });
     if name.is_empty() {
@@ -319,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_the_service_does_not_take() {
+    fn invalid_names_are_rejected() {
         ensure_valid_name("pawl-shop-prod-deploy (ümläut, 1)-a01-s0001").unwrap();
         for name in ["", "a/b", "a\\b", "a:b", "a\nb", "a\tb", "a*", "a?", "a|b", "<a", "a>", "\"a\""] {
             assert!(matches!(ensure_valid_name(name), Err(ArtifactError::InvalidName { .. })), "{name:?}");

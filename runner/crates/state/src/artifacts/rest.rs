@@ -1,7 +1,7 @@
-//! GitHub's REST API, for what the artifact service lists or gives wrongly. It needs a token with `actions: read`.
+//! A client of GitHub's REST API, the fallback when the artifact service fails. It needs a token with `actions: read`.
 //!
-//! Through octocrab on our own HTTP, by its plain `_get`: its own list of artifacts drops the page that it is asked for, and its errors
-//! keep neither status nor headers for us. Deliberately absent: storing, which REST can't.
+//! It uses octocrab's plain `_get` on the runner's own HTTP client: octocrab's list of artifacts ignores the page
+//! number, and its errors drop status and headers. Deliberately absent: uploads, which the REST API does not offer.
 
 use std::collections::BTreeSet;
 
@@ -16,9 +16,9 @@ use super::{
     http_client::{ServiceCall, ServiceHttpClient, ServiceResponse},
 };
 
-/// Artifacts a page: the most that GitHub gives.
+/// Artifacts per page, GitHub's maximum.
 const PAGE_SIZE: usize = 100;
-/// A run has no more pages than this: 500 artifacts a job, 256 jobs a matrix.
+/// The most pages of a run: 500 artifacts a job, 256 jobs a matrix.
 const MAX_PAGES: usize = 1300;
 
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl RestArtifactClient {
         Ok(Self { access })
     }
 
-    /// All artifacts of the run, of every attempt.
+    /// Lists all artifacts of the run, from every attempt.
     pub(super) async fn list(
         &self,
         calls: &ServiceHttpClient,
@@ -84,7 +84,7 @@ impl RestArtifactClient {
             passed += artifacts.len();
             let is_last = artifacts.is_empty() || passed >= total_count;
             for entry in artifacts {
-                // While others store artifacts, one may be on two pages.
+                // While other jobs store artifacts, one may appear on two pages.
                 if !entry.expired && seen.insert(entry.id) {
                     let digest = entry.digest.and_then(|digest| digest.parse().ok());
                     let RestArtifact { id, name, size_in_bytes: size, .. } = entry;
@@ -99,7 +99,7 @@ impl RestArtifactClient {
         Err(ArtifactError::Refused { action: call.action, status: StatusCode::OK, why })
     }
 
-    /// The content of an artifact, by the redirect to where it lies. The token does not go there.
+    /// Downloads an artifact through a redirect to its storage, which does not get the token.
     pub(super) async fn download(
         &self,
         calls: &ServiceHttpClient,
@@ -111,7 +111,7 @@ impl RestArtifactClient {
         let crab = self.api_client(calls)?;
         let route = format!("/repos/{}/actions/artifacts/{id}/zip", self.access.repository);
         let answer = calls.send_with_retries(call, || get_response(&crab, &route)).await?;
-        // Some servers that do as GitHub does give it at once.
+        // Some servers that imitate GitHub return the content directly.
         if answer.status == StatusCode::OK {
             return Ok(answer.body);
         }
@@ -135,7 +135,7 @@ impl RestArtifactClient {
         self.expect_status(calls, call, &answer, StatusCode::NO_CONTENT)
     }
 
-    /// Made for each use: it lives as long as the runtime that it was made in.
+    /// Created for each use, because it lives only as long as its runtime.
     fn api_client(&self, calls: &ServiceHttpClient) -> Result<Octocrab, ArtifactError> {
         let wrong = |error: octocrab::Error| ArtifactError::InvalidAccess {
             what: "GITHUB_API_URL",
@@ -171,7 +171,7 @@ impl RestArtifactClient {
     }
 }
 
-/// octocrab's answer, to be read as any other: with a bound.
+/// Converts octocrab's response into one that is read with a size limit.
 async fn get_response(crab: &Octocrab, route: &str) -> octocrab::Result<Response> {
     Ok(crab._get(route).await?.map(Body::wrap).into())
 }

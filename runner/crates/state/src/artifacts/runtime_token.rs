@@ -1,14 +1,14 @@
-//! What the runtime token says about the job: the ids that the service wants with each call.
+//! Reads the ids of run and job from the runtime token; the service expects them in each call.
 //!
-//! The token is a JWT; nothing is verified here, since who made it is whom it is sent to. Deliberately absent: its expiry, which
-//! the service's clock decides.
+//! The token is a JWT. It is not verified here, because it goes back to its issuer. Deliberately absent: its expiry,
+//! which the service's clock decides.
 
 use base64::{Engine as _, alphabet, engine::GeneralPurpose, engine::general_purpose};
 use serde::Deserialize;
 
 use contract::Secret;
 
-/// A job of a workflow run, in the service's own words.
+/// The backend ids of a job in a workflow run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct JobBackendIds {
     pub(super) run: String,
@@ -21,7 +21,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     general_purpose::NO_PAD.with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
 );
 
-/// The ids in `Actions.Results:<run>:<job>`, one of the scopes in the payload's `scp`.
+/// Reads the ids from `Actions.Results:<run>:<job>`, one of the scopes in the payload's `scp`.
 pub(super) fn job_backend_ids(token: &Secret) -> Result<JobBackendIds, &'static str> {
     #[derive(Deserialize)]
     struct RuntimeTokenPayload {
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ids_are_in_one_of_the_scopes() {
+    fn ids_are_read_from_the_scopes() {
         let payload = r#"{"scp":"Actions.GenericRead:x Actions.Results:run-1:job-2","iat":1,"x":"???>>>"}"#;
         let ids = JobBackendIds { run: "run-1".to_owned(), job: "job-2".to_owned() };
         for engine in [general_purpose::URL_SAFE_NO_PAD, general_purpose::URL_SAFE] {
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_told() {
+    fn invalid_tokens_are_reported() {
         for (payload, why) in [
             (r#"{"scp":"Actions.Results:only-one"}"#, "two ids"),
             (r#"{"scp":"Actions.Results:a:b:c"}"#, "two ids"),

@@ -1,7 +1,7 @@
 //! GitHub's artifact service, version 4: twirp, JSON by POST.
 //!
-//! There is no page about it; this is what the official client does (npm `@actions/artifact`). Fields go out in snake_case, and come
-//! back in that or in camelCase; 64-bit numbers come as strings. Deliberately absent: what to do when a call fails.
+//! The protocol is undocumented; this follows the official client (npm `@actions/artifact`). Requests use snake_case,
+//! responses either that or camelCase; 64-bit numbers are strings. Deliberately absent: what to do when a call fails.
 
 use reqwest::{StatusCode, header::CONTENT_TYPE};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -16,12 +16,12 @@ use super::{
 };
 use contract::{Digest, Secret};
 
-/// Who gives the token, for people.
+/// The variable that holds the token.
 const RUNTIME_TOKEN_VARIABLE: &str = "ACTIONS_RUNTIME_TOKEN";
-/// Of the artifacts that this client makes.
+/// The version of the artifacts that this client creates.
 const ARTIFACT_VERSION: u32 = 4;
 
-/// The service, as one job sees it.
+/// The service for one job.
 #[derive(Debug)]
 pub(super) struct ArtifactServiceClient {
     origin: String,
@@ -77,14 +77,14 @@ struct DeleteArtifactResponse {
     ok: bool,
 }
 
-/// What twirp says of an error.
+/// An error response of twirp.
 #[derive(Default, Deserialize)]
 struct TwirpErrorBody {
     #[serde(default)]
     msg: String,
 }
 
-/// A 64-bit number, as JSON of protocol buffers has it, or as people would.
+/// A 64-bit number, as a string (JSON of protocol buffers) or as a number.
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(try_from = "Value")]
 struct ProtoInt64(u64);
@@ -112,7 +112,7 @@ impl ArtifactServiceClient {
         Ok(Self { origin: url.origin().ascii_serialization(), token: access.runtime_token.clone(), own_job: own })
     }
 
-    /// Begins an artifact; where its content goes. What was left of the same name is a 409.
+    /// Creates an artifact and returns its upload URL. An existing name is a 409.
     pub(super) async fn create(
         &self,
         calls: &ServiceHttpClient,
@@ -127,7 +127,7 @@ impl ArtifactServiceClient {
         parse_content_url(call, &created.signed_upload_url)
     }
 
-    /// Ends an artifact; its id. Asked once, since what it did is not known after no answer.
+    /// Finalizes an artifact and returns its id. Never retried, because without a response its outcome is unknown.
     pub(super) async fn finalize(
         &self,
         calls: &ServiceHttpClient,
@@ -151,7 +151,7 @@ impl ArtifactServiceClient {
         })
     }
 
-    /// All artifacts that this job sees, or the one of a name.
+    /// Lists all artifacts that this job sees, or those of one name.
     pub(super) async fn list(
         &self,
         calls: &ServiceHttpClient,
@@ -166,7 +166,7 @@ impl ArtifactServiceClient {
             name: entry.name,
             id: entry.database_id.0,
             size: entry.size.0,
-            // Another algorithm, should there ever be one, can't be checked.
+            // A digest of another algorithm can't be checked.
             digest: entry.digest.and_then(|digest| digest.parse().ok()),
             source: ArtifactSource::Service(JobBackendIds {
                 run: entry.workflow_run_backend_id,
@@ -176,7 +176,7 @@ impl ArtifactServiceClient {
         Ok(found.artifacts.into_iter().map(listed).collect())
     }
 
-    /// Where the content of an artifact is, for some minutes.
+    /// A download URL of an artifact, valid for some minutes.
     pub(super) async fn signed_url(
         &self,
         calls: &ServiceHttpClient,
@@ -242,7 +242,7 @@ fn ensure_ok(call: ServiceCall, ok: bool) -> Result<(), ArtifactError> {
 }
 
 fn parse_content_url(call: ServiceCall, url: &str) -> Result<Url, ArtifactError> {
-    // What is no URL is not shown: it may be half of one.
+    // An invalid URL is not shown, because it may be part of a signed one.
     let why = "the service returned no URL for the content".to_owned();
     Url::parse(url).map_err(|_| ArtifactError::Refused { action: call.action, status: StatusCode::OK, why })
 }
@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_spellings_and_both_numbers_are_read() {
+    fn both_field_spellings_and_number_forms_are_read() {
         for text in [
             r#"{"artifacts":[{"workflow_run_backend_id":"r","workflow_job_run_backend_id":"j","database_id":"7","name":"n","size":"8"}]}"#,
             r#"{"artifacts":[{"workflowRunBackendId":"r","workflowJobRunBackendId":"j","databaseId":7,"name":"n","size":8,"digest":null,"x":1}]}"#,

@@ -1,8 +1,9 @@
-//! Checkpoints: names, what is packed and unpacked, what is forged, damaged or of another, and how two meet in a folder.
+//! Tests of checkpoints: names, packing, forged and damaged content, another job's checkpoint, and merging into a
+//! folder.
 
 use super::*;
 
-/// Unpacks what was packed for an attempt from a snapshot.
+/// Unpacks a checkpoint as the given attempt and number of lines.
 fn unpack_with_test_identity(
     zip: &[u8],
     (attempt, lines): (u32, u64),
@@ -39,13 +40,13 @@ fn folder() -> tempfile::TempDir {
 }
 
 #[test]
-fn names_tell_which_is_the_newest() {
+fn artifact_names_show_the_newest() {
     let identity = identity();
     assert_eq!(identity.artifact_stem(2, 17), "pawl-shop-prod-deploy-a02-s0017");
     let place = |name: &str| identity.parse_artifact_name(name);
     assert_eq!(place("pawl-shop-prod-deploy-a02-s0017-0fe1"), Some((2, 17)));
     assert_eq!(place("pawl-shop-prod-deploy-a113-s12345-x"), Some((113, 12_345)), "numbers grow");
-    // Another job whose name begins so, a name without a nonce, and what is no number.
+    // A job with the same name prefix, a name without a nonce, and a name with an invalid number.
     for other in [
         "pawl-shop-prod-deploy-a01-s0001-a02-s0002-x",
         "pawl-shop-prod-deploy-eu-a01-s0001-x",
@@ -61,7 +62,7 @@ fn names_tell_which_is_the_newest() {
 }
 
 #[test]
-fn what_was_packed_is_unpacked_and_no_more_than_whole_lines() {
+fn unpacking_returns_the_packed_whole_lines() {
     let (folder, other) = (folder(), tempfile::tempdir().unwrap());
     let snapshot = JournalSnapshot::read(folder.path()).unwrap();
     assert!(snapshot.lines > 3);
@@ -72,7 +73,7 @@ fn what_was_packed_is_unpacked_and_no_more_than_whole_lines() {
         merge_into_folder(other.path(), &kept, "artifact").unwrap();
         assert_eq!(JournalSnapshot::read(other.path()).unwrap().lines, snapshot.lines);
     }
-    // What was only suggested first is there once, and believed now.
+    // The untrusted journal is there once, and now authenticated.
     let there = journals_in(other.path()).unwrap();
     assert_eq!(
         there.iter().map(|(epoch, path)| (*epoch, trust_from_file_name(path))).collect::<Vec<_>>(),
@@ -82,7 +83,7 @@ fn what_was_packed_is_unpacked_and_no_more_than_whole_lines() {
 }
 
 #[test]
-fn what_was_only_suggested_stays_so_under_a_key() {
+fn untrusted_journal_stays_untrusted_with_a_key() {
     let (folder, key) = (folder(), key("k"));
     let suggested = folder.path().join(super::super::suggested_name(1));
     std::fs::rename(folder.path().join(journal_name(1)), suggested).unwrap();
@@ -95,12 +96,12 @@ fn what_was_only_suggested_stays_so_under_a_key() {
 }
 
 #[test]
-fn every_changed_byte_is_found() {
+fn every_changed_byte_is_detected() {
     let key = key("k");
     let snapshot = JournalSnapshot::read(folder().path()).unwrap();
     let (zip, place) = (snapshot.pack(&identity(), 1, Some("abc".to_owned()), Some(&key)), (1, snapshot.lines));
     let genuine = unpack_with_test_identity(&zip, place, Some(&key)).unwrap();
-    // Nor is it taken for another than it is.
+    // A checkpoint under another attempt or number of lines is refused.
     for other in [(2, snapshot.lines), (1, snapshot.lines + 1), (1, snapshot.lines - 1)] {
         assert!(
             matches!(unpack_with_test_identity(&zip, other, Some(&key)), Err(BundleError::NameMismatch)),
@@ -110,7 +111,7 @@ fn every_changed_byte_is_found() {
     for at in 0..zip.len() {
         let mut changed = zip.clone();
         changed[at] ^= 0x10;
-        // A byte that means nothing, such as one of a file's date, may change.
+        // A byte without meaning, such as a file's date in the zip, may change.
         if let Ok(kept) = unpack_with_test_identity(&changed, place, Some(&key)) {
             assert!(kept.iter().zip(&genuine).all(|(one, other)| one.bytes == other.bytes && one.trust == other.trust));
         }
@@ -119,7 +120,7 @@ fn every_changed_byte_is_found() {
 }
 
 #[test]
-fn another_key_and_no_mac_are_refused() {
+fn another_key_and_a_missing_mac_are_refused() {
     let snapshot = JournalSnapshot::read(folder().path()).unwrap();
     for theirs in [None, Some(key("theirs"))] {
         let zip = snapshot.pack(&identity(), 1, None, theirs.as_ref());
@@ -131,39 +132,39 @@ fn another_key_and_no_mac_are_refused() {
 }
 
 #[test]
-fn the_longer_of_two_wins_and_two_ways_are_refused() {
+fn longer_journal_wins_and_diverged_ones_are_refused() {
     let here = folder();
     let path = here.path().join(journal_name(1));
     let whole = JournalSnapshot::read(here.path()).unwrap().journals.remove(0).1;
     let cut = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
     let kept = |bytes: &[u8]| [CheckpointJournal { epoch: 1, bytes: bytes.to_vec(), trust: JournalTrust::Untrusted }];
-    // Shorter than what is here: nothing changes, the trust neither.
+    // A shorter copy changes nothing, not even the trust.
     merge_into_folder(here.path(), &kept(&whole[..cut]), "artifact").unwrap();
     assert_eq!(journals_in(here.path()).unwrap(), [(1, path.clone())]);
-    // Longer than what this machine wrote itself: anybody could have added to it.
+    // A longer copy of a journal that this machine wrote: anybody could have added the lines.
     std::fs::write(&path, &whole[..cut]).unwrap();
     merge_into_folder(here.path(), &kept(&whole), "artifact").unwrap();
     assert_eq!(journals_in(here.path()).unwrap(), [(1, path.clone())]);
     assert_eq!(std::fs::read(&path).unwrap(), &whole[..cut]);
-    // Longer than what was suggested: it takes its place.
+    // A longer copy replaces an untrusted journal.
     let suggested = here.path().join(super::super::suggested_name(1));
     std::fs::rename(&path, &suggested).unwrap();
     merge_into_folder(here.path(), &kept(&whole), "artifact").unwrap();
     assert_eq!(journals_in(here.path()).unwrap(), [(1, suggested.clone())]);
     assert_eq!(std::fs::read(&suggested).unwrap(), whole);
-    // Of two that a kill left, the longer one counts.
+    // After a kill between two writes, the longer one counts.
     std::fs::write(&path, &whole[..cut]).unwrap();
     assert_eq!(journals_in(here.path()).unwrap(), [(1, suggested.clone())]);
     std::fs::write(&suggested, &whole[..cut]).unwrap();
     std::fs::write(&path, &whole).unwrap();
     assert_eq!(journals_in(here.path()).unwrap(), [(1, path.clone())]);
     std::fs::rename(&path, &suggested).unwrap();
-    // Something else: both stay as they are.
+    // Diverged copies both stay as they are.
     let mut other = whole.clone();
     other[9] ^= 1;
     assert!(matches!(merge_into_folder(here.path(), &kept(&other), "artifact"), Err(StateError::Diverged { .. })));
     assert_eq!(std::fs::read(&suggested).unwrap(), whole);
-    // What can't be read is refused before it is put anywhere.
+    // An unreadable journal is refused before anything is written.
     let empty = tempfile::tempdir().unwrap();
     assert!(matches!(
         merge_into_folder(empty.path(), &kept(&other), "artifact"),
@@ -173,7 +174,7 @@ fn the_longer_of_two_wins_and_two_ways_are_refused() {
 }
 
 #[test]
-fn a_newer_form_is_said_to_be_one() {
+fn newer_format_is_reported() {
     let zip = {
         let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
         zip.start_file(MANIFEST_FILE, SimpleFileOptions::default()).unwrap();

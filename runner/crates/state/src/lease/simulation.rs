@@ -1,8 +1,8 @@
-//! The protocol against a world that loses requests and replies, delays them, cuts machines off, stops processes, sets clocks,
-//! and has operators. Time is simulated, so a seed is one history, and a failing seed can be run again.
+//! Simulates the protocol with lost and late messages, disconnected machines, suspended processes, clock jumps and
+//! operators. Time is simulated: a seed determines the history, so a failing seed can be replayed.
 //!
-//! The store compares whole records: the same content is the same version, as with an `ETag`. So an old version that came
-//! back would be met here.
+//! The store compares whole records, so equal content has an equal version, as with an `ETag`. A repeated old version
+//! would show up here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,9 +10,9 @@ use super::*;
 
 const SEEDS: u64 = 3_000;
 const TTL_MS: u64 = 2_000;
-/// A call that is not answered within this time is given up; it may arrive all the same.
+/// How long a caller waits for a reply. The call may still arrive after that.
 const CALL_TIMEOUT_MS: u64 = 700;
-/// For so long things go wrong; then they do not, and all must come to rest.
+/// How long faults are injected. After that, the system must settle.
 const FAULTY_PERIOD_MS: u64 = 60_000;
 const HOUR_MS: i64 = 3_600_000;
 
@@ -51,7 +51,7 @@ enum SimulatedReply {
 }
 
 enum SimulationEvent {
-    /// A node's turn, unless it has had another since.
+    /// A node's turn, unless the node has had another since.
     Turn {
         node: usize,
         number: u64,
@@ -88,7 +88,7 @@ enum SimulatedNodeState {
     Holding { lease: Lease, known: LockRecord, effects: u32 },
 }
 
-/// What a node does with the lock by the write that it waits for.
+/// What the pending write of a node does with the lock.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SimulatedWriteKind {
     Renew,
@@ -99,7 +99,7 @@ enum SimulatedWriteKind {
 struct SimulatedNode {
     state: SimulatedNodeState,
     write_kind: SimulatedWriteKind,
-    /// Of its turns and calls: what is late is not for the present one.
+    /// The number of its turns and calls, to recognize late replies.
     turn_number: u64,
     pending_call: Option<SimulatedCall>,
     stopped_until: u64,
@@ -178,7 +178,7 @@ impl LockSimulation {
     }
 
     fn run(&mut self) {
-        // All at once: exactly one may win.
+        // All nodes start at once: exactly one may win.
         for node in 0..self.nodes.len() {
             self.schedule_turn(node, 0);
         }
@@ -231,7 +231,7 @@ impl LockSimulation {
                 if self.now < stopped {
                     self.schedule(stopped, SimulationEvent::Turn { node, number });
                 } else if self.nodes[node].turn_number == number {
-                    // A turn in the midst of a call: it was not answered in time.
+                    // A turn during a call: the reply did not come in time.
                     if self.nodes[node].pending_call.is_some() {
                         self.handle_reply(node, None)
                     } else {
@@ -259,7 +259,7 @@ impl LockSimulation {
         }
     }
 
-    /// How long a message takes; some take very long.
+    /// How long a message takes; a few take very long.
     fn message_delay(&mut self) -> u64 {
         if !self.faults_are_over() && self.rng.percent(3) { self.rng.below(8_000) } else { 1 + self.rng.below(60) }
     }
@@ -282,7 +282,7 @@ impl LockSimulation {
         self.schedule(self.now + way, SimulationEvent::ReplyArrives { node, number, reply });
     }
 
-    /// The epoch only grows, and each has one nonce for ever.
+    /// Checks that the epoch only grows, and that each epoch has one nonce forever.
     fn replace_record(&mut self, new: LockRecord) {
         let before = self.record.as_ref();
         assert!(before.is_none_or(|before| before.epoch <= new.epoch), "the epoch fell: {before:?} {new:?}");
@@ -452,14 +452,14 @@ impl LockSimulation {
         self.schedule_turn(node, pause);
     }
 
-    /// What everything is for: an effect happens under a lock that is held, by the only one that believes to hold it.
+    /// Checks the main property: an effect happens under a held lock, by the only node that believes to hold it.
     fn perform_effect(&mut self, node: usize) {
         let SimulatedNodeState::Holding { lease, effects, .. } = &mut self.nodes[node].state else { unreachable!() };
         *effects -= 1;
         let (epoch, nonce) = (lease.record().epoch, lease.record().nonce.clone());
         self.counts.effects += 1;
         if self.forced.contains(&epoch) {
-            // An operator may come between answer and effect. That window stays, and docs/lock.md says so.
+            // An operator may release the lock between the reply and the effect. docs/lock.md describes that window.
             return;
         }
         let held = self.record.as_ref().map(|record| record.nonce.as_str());
@@ -480,7 +480,7 @@ impl LockSimulation {
         }
     }
 
-    /// Whatever happened, somebody who waits for two leases gets it.
+    /// Checks that whoever waits for two leases gets the lock, whatever happened.
     fn assert_lock_becomes_free(&mut self) {
         let holder = LockHolder { who: "last".to_owned(), url: None, purpose: None };
         let (ttl, began) = (Duration::from_millis(TTL_MS), self.clock(0));
@@ -501,7 +501,7 @@ impl LockSimulation {
 }
 
 #[test]
-fn no_history_lets_two_act() {
+fn no_history_lets_two_holders_act() {
     let mut total = SimulationCounts::default();
     for seed in 0..SEEDS {
         let mut world = LockSimulation::new(seed);
@@ -534,7 +534,7 @@ fn no_history_lets_two_act() {
         total.clock_jumps += steps;
         total.given_up += given_up;
     }
-    // Everything that is to be survived did happen.
+    // The histories have covered every kind of fault.
     let SimulationCounts {
         taken,
         effects,
