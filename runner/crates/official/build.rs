@@ -1,5 +1,5 @@
-//! Builds the official step modules for wasm, componentizes and precompiles them, and asks each to describe itself, so that
-//! the binary carries them and compiles and asks nothing at start.
+//! Builds the official step modules for wasm, componentizes and precompiles them, and calls their `describe`, so that
+//! the binary does none of that at start.
 //!
 //! The nested cargo has a fixed target directory (`<target>/guest`): OUT_DIR differs by profile, and would build std for
 //! wasm each time. A component is precompiled again only when its bytes or the engine changed.
@@ -58,7 +58,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// What a module says of itself. It imports nothing for that: every import would trap.
+/// Calls `describe` of a module. It needs no imports: each would trap.
 #[expect(unsafe_code, reason = "loads what this script has just compiled")]
 fn describe_module(engine: &wasmtime::Engine, compiled: &[u8]) -> Result<String> {
     let fault = |error: wasmtime::Error| anyhow!("{error:#}");
@@ -82,7 +82,7 @@ fn target_dir(out: &Path) -> Result<&Path> {
     out.ancestors().nth(4).context("OUT_DIR lies four folders below the target directory")
 }
 
-/// Watches a file, or all files in a folder but what a build makes there.
+/// Watches a file, or all files in a folder except build outputs.
 fn rerun_if_changed(path: &Path) -> Result<()> {
     if !path.is_dir() {
         println!("cargo::rerun-if-changed={}", path.display());

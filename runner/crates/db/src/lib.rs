@@ -1,6 +1,6 @@
-//! Databases: sessions with PostgreSQL, MySQL and SQLite, one splitter of SQL text, and migrations.
+//! Databases: sessions with PostgreSQL, MySQL and SQLite, a splitter of SQL text, and migrations.
 //!
-//! Invariant: no URL or password in an error's text. Deliberately absent: grants; who calls has checked them.
+//! Invariant: no error's text contains a URL or a password. Deliberately absent: grants, which the caller checks.
 
 pub mod migrate;
 pub mod sql;

@@ -1,7 +1,7 @@
-//! Work of the host's own on threads of its own: what of it goes on when its call was given up.
+//! Blocking work of the host on dedicated threads, and what remains of it after its call was cancelled.
 //!
-//! Invariant: whoever begins a call, or ends, waits for what is left of the calls before, and not for ever. Deliberately absent:
-//! what is worked on.
+//! Invariant: a new call, and the end of the process, wait for the rest of earlier calls, but not forever. Deliberately
+//! absent: the work itself.
 
 use std::{
     sync::{
@@ -13,10 +13,10 @@ use std::{
 
 use contract::step::StepFailure;
 
-/// How many pieces of native work are under way in this process.
+/// The number of running blocking tasks in this process.
 static ACTIVE_TASKS: AtomicUsize = AtomicUsize::new(0);
 
-/// Waits until all native work has ended, that of calls which were given up too.
+/// Waits until all blocking tasks have ended, including those of cancelled calls.
 pub async fn wait_for_tasks(timeout: Duration) {
     let deadline = Instant::now() + timeout;
     while ACTIVE_TASKS.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
@@ -24,7 +24,7 @@ pub async fn wait_for_tasks(timeout: Duration) {
     }
 }
 
-/// Counts a piece of native work for as long as it goes on.
+/// Counts a blocking task while it runs.
 #[derive(Debug)]
 pub struct BlockingTaskGuard;
 
@@ -41,7 +41,7 @@ impl Drop for BlockingTaskGuard {
     }
 }
 
-/// Runs blocking work on a thread of its own. If the call is given up, the work is told to stop; what does not listen is
+/// Runs blocking work on its own thread. If the call is cancelled, the work gets a stop signal. Work that ignores it is
 /// short, and [`wait_for_tasks`] waits for it.
 pub async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce(Arc<AtomicBool>) -> T + Send + 'static,

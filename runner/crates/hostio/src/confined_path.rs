@@ -1,8 +1,8 @@
-//! Opening what the plan grants by its path.
+//! Opens the paths that a plan grants.
 //!
-//! Invariant: below a directory that some step may write to, no link is followed out of it. A step could have put it there, and
-//! lead the runner, or a later step, to where it may not go itself. Links further up are the operator's, and are followed.
-//! Deliberately absent: what is granted.
+//! Invariant: below a directory that a step may write to, no link is followed out of it, because a step could have
+//! created it to lead the runner or a later step to a forbidden place. Links further up belong to the operator, and are
+//! followed. Deliberately absent: grants.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use cap_std::{
 
 use plan::DirAccess;
 
-/// Opens a granted directory; makes it first, if it may be written to.
+/// Opens a granted directory, and creates it first if it may be written to.
 pub fn open_dir(path: &Path, access: DirAccess, writable: &[PathBuf]) -> io::Result<Dir> {
     let Some((outer, rest)) = split_at_writable_dir(path, writable) else {
         if access == DirAccess::ReadWrite {
@@ -39,7 +39,7 @@ pub fn open_dir(path: &Path, access: DirAccess, writable: &[PathBuf]) -> io::Res
     }
 }
 
-/// The path of a granted file that need not be there, without links below a directory that a step may write to.
+/// The path of a granted file, which need not exist, without links below a writable directory.
 pub fn resolve_path(path: &Path, writable: &[PathBuf]) -> io::Result<PathBuf> {
     let Some((outer, rest)) = split_at_writable_dir(path, writable) else { return Ok(path.to_owned()) };
     let dir = match Dir::open_ambient_dir(outer, ambient_authority()) {
@@ -60,12 +60,12 @@ pub fn resolve_path(path: &Path, writable: &[PathBuf]) -> io::Result<PathBuf> {
     }
 }
 
-/// Opens what is a file. Opening a pipe would wait for somebody to write to it, and reading a device might never end.
+/// Opens a regular file. Opening a pipe would wait for a writer, and reading a device might never end.
 pub fn open_regular_file(dir: &Dir, path: impl AsRef<Path>) -> io::Result<File> {
     open_regular_file_with_size(dir, path).map(|(file, _)| file)
 }
 
-/// The same, and how large it is.
+/// Like [`open_regular_file`], and returns its size.
 pub fn open_regular_file_with_size(dir: &Dir, path: impl AsRef<Path>) -> io::Result<(File, u64)> {
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = dir.open_with(path, OpenOptions::new().read(true).custom_flags(nonblocking))?;
@@ -73,17 +73,18 @@ pub fn open_regular_file_with_size(dir: &Dir, path: impl AsRef<Path>) -> io::Res
     if metadata.is_file() { Ok((file, metadata.len())) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
-/// Whether that is how cap-std says that a path leads out of its directory; the system's own refusal has a number.
+/// Whether the error is cap-std's for a path that leads out of its directory; the system's own refusal has an error
+/// number.
 pub fn is_escape_error(error: &io::Error) -> bool {
     error.kind() == ErrorKind::PermissionDenied && error.raw_os_error().is_none()
 }
 
-/// A path to the very directory that is open, whatever its name leads to by now.
+/// A path to the open directory itself, whatever its name points to now.
 pub fn fd_path(dir: &Dir) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()))
 }
 
-/// The outermost writable directory that the path lies in, and the rest of it.
+/// The outermost writable directory that contains the path, and the rest of the path.
 fn split_at_writable_dir<'p>(path: &'p Path, writable: &'p [PathBuf]) -> Option<(&'p Path, &'p Path)> {
     let outer = writable.iter().filter(|outer| path != outer.as_path() && path.starts_with(outer));
     let outer = outer.min_by_key(|outer| outer.components().count())?;
@@ -97,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_below_a_writable_directory_leads_nowhere_else() {
+    fn links_below_a_writable_directory_stay_inside() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap();
         fs::create_dir_all(root.join("deploy/app")).unwrap();

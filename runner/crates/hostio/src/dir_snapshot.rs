@@ -1,9 +1,9 @@
-//! Granted directories as they were read, each once: what a fingerprint is of is what the step gets, whoever edits the files
-//! meanwhile, and a directory of a thousand files costs one reading.
+//! Snapshots of granted directories, each read once. So a step gets exactly the files that were fingerprinted, whoever
+//! edits them meanwhile, and a directory of a thousand files is read only once.
 //!
-//! Invariant: what was read is forgotten behind every call that may have written files. What anybody else writes once the directory
-//! was read is for the next deployment. Deliberately absent: keeping any of it for another process, which times and sizes of files
-//! could lie to; and texts of directories that are no migrations'.
+//! Invariant: a snapshot is dropped after every call that may have written files. Other writers' changes count from the
+//! next deployment on. Deliberately absent: sharing snapshots between processes, because times and sizes of files could
+//! lie, and texts of directories without migrations.
 
 use std::{
     collections::BTreeMap,
@@ -22,47 +22,47 @@ use contract::hash::Blake3Hash;
 /// The largest file whose text is kept, in bytes.
 pub const MAX_SNAPSHOT_TEXT_BYTES: u64 = 256 << 20;
 
-/// So many files are worth more than one thread.
+/// The number of files from which several threads pay off.
 const PARALLEL_READ_THRESHOLD: usize = 128;
 
-/// What is known of directories; clones know the same.
+/// The snapshots of directories. Clones share them.
 #[derive(Clone, Default)]
 pub struct DirSnapshotCache(Arc<Mutex<BTreeMap<PathBuf, Arc<DirSnapshot>>>>);
 
-/// A directory with all that is below it.
+/// A directory with everything below it.
 #[derive(Debug, Default)]
 pub struct DirSnapshot {
-    /// By path.
+    /// The files, by path.
     files: Vec<SnapshotFile>,
-    /// What is neither file nor directory, or a link to nothing.
+    /// Entries that are neither file nor directory, and broken links.
     irregular: Vec<String>,
 }
 
 /// A file.
 #[derive(Debug)]
 pub struct SnapshotFile {
-    /// Below the directory.
+    /// The path relative to the directory.
     pub path: String,
     pub size: u64,
     pub content: SnapshotContent,
     hash: Blake3Hash,
 }
 
-/// What of a file is kept.
+/// The kept content of a file.
 #[derive(Clone, Debug)]
 pub enum SnapshotContent {
     Text(Arc<String>),
-    /// It is no UTF-8.
+    /// It is not UTF-8.
     Bytes(Arc<Vec<u8>>),
-    /// Nothing: it is too large, or not asked for.
+    /// Nothing: it is too large, or was not requested.
     NotKept,
 }
 
-/// Which file can't be read, and why.
+/// An unreadable file and its error.
 pub type PathReadError = (String, io::Error);
 
 impl DirSnapshotCache {
-    /// Reads a directory, or returns what was read of it. `path` is the granted one.
+    /// Reads a directory, or returns its snapshot. `path` is the granted path.
     pub fn snapshot(&self, path: &Path, dir: &Dir) -> Result<Arc<DirSnapshot>, PathReadError> {
         if let Some(known) = self.cached(path) {
             return Ok(known);
@@ -75,19 +75,19 @@ impl DirSnapshotCache {
         Ok(folder)
     }
 
-    /// What was read of a directory.
+    /// The snapshot of a directory, if any.
     pub fn cached(&self, path: &Path) -> Option<Arc<DirSnapshot>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()
     }
 
-    /// Files may have been written.
+    /// Drops all snapshots, because files may have been written.
     pub fn clear(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
 impl DirSnapshot {
-    /// Those files right in a directory that are wanted, and nothing else.
+    /// Reads only the wanted files that are directly in a directory.
     pub fn read_top_level(dir: &Dir, wanted: &dyn Fn(&str) -> bool) -> Result<Self, PathReadError> {
         let mut folder = Self::default();
         folder.add_dir(dir, "", wanted, false)?;
@@ -95,17 +95,17 @@ impl DirSnapshot {
         Ok(folder)
     }
 
-    /// Those files right in the directory that are wanted, by name.
+    /// The wanted files that are directly in the directory, by name.
     pub fn top_level_files(&self, wanted: impl Fn(&str) -> bool) -> impl Iterator<Item = &SnapshotFile> {
         self.files.iter().filter(move |file| !file.path.contains('/') && wanted(&file.path))
     }
 
-    /// What lies right in the directory and can't be read as a file.
+    /// Entries directly in the directory that can't be read as files.
     pub fn irregular_entries(&self) -> impl Iterator<Item = &str> {
         self.irregular.iter().map(String::as_str).filter(|path| !path.contains('/'))
     }
 
-    /// One hash of all paths and contents.
+    /// A hash of all paths and contents.
     pub fn hash(&self) -> Blake3Hash {
         combined_hash(self.files.iter().map(|file| (file.path.as_str(), file.hash)))
     }
@@ -144,7 +144,7 @@ impl SnapshotFile {
     }
 }
 
-/// Reads files, by a few threads where they are many: most of the time goes to calls of the system.
+/// Reads files, with several threads if there are many, because most of the time goes to system calls.
 fn read_files(dir: &Dir, entries: &[&DirListingFile]) -> Result<Vec<SnapshotFile>, PathReadError> {
     let threads = if entries.len() < PARALLEL_READ_THRESHOLD {
         1
@@ -168,7 +168,7 @@ fn read_files(dir: &Dir, entries: &[&DirListingFile]) -> Result<Vec<SnapshotFile
     })
 }
 
-/// The hash of a directory of which nothing is kept.
+/// Hashes a directory without keeping its content.
 pub fn hash_dir(dir: &Dir) -> Result<Blake3Hash, PathReadError> {
     let mut lines = Vec::new();
     collect_file_hashes(dir, "", &mut lines)?;
@@ -195,17 +195,17 @@ fn combined_hash<'a>(files: impl Iterator<Item = (&'a str, Blake3Hash)>) -> Blak
     Blake3Hash::of(all.as_bytes())
 }
 
-/// A file right in a directory.
+/// A file directly in a directory.
 struct DirListingFile {
     name: OsString,
-    /// Below the directory where one began.
+    /// The path relative to the top directory.
     path: String,
 }
 
-/// What lies right in a directory.
+/// The entries of a directory.
 #[derive(Default)]
 struct DirListing {
-    /// Links to files too.
+    /// Files and links to files.
     files: Vec<DirListingFile>,
     dirs: Vec<(String, io::Result<Dir>)>,
     irregular: Vec<String>,
@@ -233,7 +233,7 @@ fn list_dir(dir: &Dir, prefix: &str) -> Result<DirListing, PathReadError> {
     Ok(listed)
 }
 
-/// A file's bytes, with no more calls than that takes.
+/// Reads a file's bytes with as few system calls as possible.
 pub fn read_sized(mut file: cap_std::fs::File, expected: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(expected).unwrap_or(0) + 1];
     let mut length = 0;
@@ -244,7 +244,7 @@ pub fn read_sized(mut file: cap_std::fs::File, expected: u64) -> io::Result<Vec<
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-        // Room for one byte more was left, and nothing came.
+        // The buffer had room for one more byte, and none came.
         if length as u64 == expected {
             break;
         }
@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_is_read_once_until_it_is_forgotten() {
+    fn directory_is_read_once_until_dropped() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("inner")).unwrap();
         fs::write(folder.path().join("inner/b.sql"), "b").unwrap();

@@ -1,14 +1,14 @@
-//! The official step modules, as the build script compiled them: a part of the executable.
+//! The official step modules, precompiled by the build script and embedded in the executable.
 //!
-//! Deliberately absent: what makes compiled code run (`sandbox` does), and what a module may reach.
+//! Deliberately absent: running compiled code (see `sandbox`), and the modules' grants.
 
-/// A module that the binary carries.
+/// An embedded module.
 pub struct OfficialModule {
-    /// As a plan says it: `pull`.
+    /// Its name in a plan: `pull`.
     pub name: &'static str,
     /// SHA-256 of the component, in hexadecimal digits.
     pub digest: &'static str,
-    /// What the module says of itself, JSON.
+    /// The JSON that its `describe` returns.
     pub description: &'static str,
     /// Machine code for this platform.
     pub compiled: &'static PageAligned<[u8]>,

@@ -1,7 +1,7 @@
-//! What an operator can ask and say about a step's migrations: how they stand, what would run, and what is to be believed.
+//! The operator's commands on a step's migrations: status, pending files, dry run, and corrections of the history.
 //!
-//! Invariant: whatever is said is said under the same lock as a migration, and recorded in the tool's own table. Deliberately
-//! absent: the deployment's lock and journal, which are the caller's.
+//! Invariant: corrections happen under the migration lock, and are recorded in the tool's own table. Deliberately
+//! absent: the deployment's lock and journal, which the caller handles.
 
 use super::{
     super::sql::{SqlEngine, SqlSession, TransactionMode},
@@ -16,13 +16,13 @@ use super::{
 use crate::failure;
 use contract::step::{MessageLevel, StepFailure};
 
-/// A step's migrations, and the database they are for.
+/// A step's migrations and their database.
 pub struct MigrationAdmin {
     job: MigrationJob,
     folder: std::path::PathBuf,
 }
 
-/// One file.
+/// The status of a file.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct MigrationFileStatus {
     /// Its name.
@@ -31,46 +31,46 @@ pub struct MigrationFileStatus {
     pub version: String,
     /// `applied`, `pending`, `partly`, `changed` or `line-ends`.
     pub state: &'static str,
-    /// Of a file that is partly done: how many of its statements are on record.
+    /// For a partly applied file: how many of its statements are recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub statements: Option<usize>,
 }
 
-/// How things stand.
+/// The status of all migrations.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct MigrationStatus {
     /// `sqlx`, `dbmate` or `plain`.
     pub format: &'static str,
     /// `postgres`, `mysql` or `sqlite`.
     pub engine: &'static str,
-    /// In order.
+    /// The files, in order.
     pub files: Vec<MigrationFileStatus>,
-    /// Why nothing would be applied.
+    /// Why no file would be applied.
     pub problems: Vec<StepFailure>,
 }
 
-/// What an operator says about a file.
+/// An operator's correction for a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MigrationResolution {
-    /// All of it is done.
+    /// All of it is applied.
     Applied,
-    /// None of it is there.
+    /// None of it is applied.
     RolledBack,
-    /// The statements before this one are done, the others not.
+    /// Only the statements before this one are applied.
     RetryFrom(usize),
 }
 
 impl MigrationAdmin {
-    /// A step's migrations, opened to look or to write. `folder` is the directory's path on this machine.
+    /// Opens a step's migrations. `folder` is the directory's path on this machine.
     #[must_use]
     pub fn new(job: MigrationJob, folder: std::path::PathBuf) -> Self {
         Self { job, folder }
     }
 
-    /// How each file stands.
+    /// The status of each file.
     ///
     /// # Errors
-    /// The database's.
+    /// An error of the database.
     pub async fn status(&self) -> Result<MigrationStatus, StepFailure> {
         let history = self.job.read_history().await?;
         let diff = self.job.history_diff(&history);
@@ -107,10 +107,10 @@ impl MigrationAdmin {
         })
     }
 
-    /// What would run: names and SQL of the files that are not applied.
+    /// The names and SQL of the pending files.
     ///
     /// # Errors
-    /// The database's; why nothing would be applied.
+    /// An error of the database, or a problem that prevents migrations.
     pub async fn pending(&self) -> Result<Vec<(String, String)>, StepFailure> {
         let history = self.job.read_history().await?;
         let diff = self.job.history_diff(&history);
@@ -124,10 +124,10 @@ impl MigrationAdmin {
         Ok(diff.pending.iter().map(one).collect())
     }
 
-    /// What is unsafe in the files that are not applied, and whether that stops a deployment.
+    /// The linter's findings in the pending files, and whether they stop a deployment.
     ///
     /// # Errors
-    /// The database's.
+    /// An error of the database.
     pub async fn lint(&self) -> Result<(Vec<LintFinding>, LintLevel), StepFailure> {
         let severity = self.job.options.lint_level;
         if severity == LintLevel::Off {
@@ -144,10 +144,10 @@ impl MigrationAdmin {
         Ok((found.collect(), severity))
     }
 
-    /// Runs what would run, and rolls it back: only where an engine can.
+    /// Runs the pending files and rolls them back, if the engine can.
     ///
     /// # Errors
-    /// What a migration would fail with.
+    /// Any error of a migration.
     pub async fn dry_run(&mut self, log: &MigrationLogFn<'_>) -> Result<Vec<String>, StepFailure> {
         let engine = self.job.dialect.engine;
         if engine == SqlEngine::Mysql {
@@ -187,15 +187,15 @@ impl MigrationAdmin {
             done.push(file.file_name.clone());
         }
         session.rollback();
-        // The answer to this comes behind the rollback.
+        // Its error shows after the rollback.
         run.apply_session_settings().await?;
         outcome.map(|()| done)
     }
 
-    /// Takes all files up to a version as applied, without running any of them.
+    /// Marks all files up to a version as applied, without running them.
     ///
     /// # Errors
-    /// There is no such file; something is applied already.
+    /// The file does not exist, or the history is not empty.
     pub async fn baseline(
         &mut self,
         version: &str,
@@ -220,10 +220,10 @@ impl MigrationAdmin {
         Ok(done)
     }
 
-    /// Takes an operator's word about a file.
+    /// Records an operator's correction for a file.
     ///
     /// # Errors
-    /// There is no such file; it has no such statement.
+    /// The file or the statement does not exist.
     pub async fn resolve(
         &mut self,
         version: &str,
@@ -285,10 +285,10 @@ impl MigrationAdmin {
         Ok(file.file_name.clone())
     }
 
-    /// Forgets which attempt has migrated last, of all of them.
+    /// Clears the fence for all apps and environments.
     ///
     /// # Errors
-    /// The database's.
+    /// An error of the database.
     pub async fn reset_fence(&mut self, log: &MigrationLogFn<'_>) -> Result<(), StepFailure> {
         let (_lock, _) = self.lock_and_read_history(log).await?;
         let sql = format!("DELETE FROM {} WHERE kind = 'fence'", self.job.dialect.qualified_table(super::LEDGER_TABLE));
@@ -296,10 +296,10 @@ impl MigrationAdmin {
         Ok(())
     }
 
-    /// Takes a changed file as what was applied.
+    /// Accepts a changed file as the applied one.
     ///
     /// # Errors
-    /// There is no such file, or it is not applied.
+    /// The file does not exist or is not applied.
     pub async fn accept(
         &mut self,
         version: &str,
@@ -321,10 +321,10 @@ impl MigrationAdmin {
         Ok(file.file_name.clone())
     }
 
-    /// Undoes the newest applied files, by what each brings along for that: down to a version, which stays, or only the last.
+    /// Undoes the newest applied files with their down migrations: down to a version, which stays, or only the last.
     ///
     /// # Errors
-    /// A file has nothing that undoes it; the database's.
+    /// A down migration is missing, or an error of the database.
     pub async fn down(
         &mut self,
         to: Option<&str>,
@@ -365,7 +365,7 @@ impl MigrationAdmin {
                     dialect.delete_ledger_sql("file", &file.version, 0),
                 ]
             };
-            // What is undone has statements of its own on record.
+            // A down migration has its own recorded statements.
             run.run_section(&section, &format!("down {}", file.version), &history, final_statements).await?;
             log(MessageLevel::Info, format!("undid {}", file.file_name));
             done.push(file.file_name.clone());
@@ -373,7 +373,7 @@ impl MigrationAdmin {
         Ok(done)
     }
 
-    /// The lock, the tables, and what is on record.
+    /// Takes the lock, creates the tables, and reads the history.
     async fn lock_and_read_history(
         &mut self,
         log: &MigrationLogFn<'_>,
@@ -427,7 +427,7 @@ impl MigrationAdmin {
 }
 
 impl MigrationRun<'_> {
-    /// Runs a part inside of the transaction that is open.
+    /// Runs a part inside the open transaction.
     async fn dry_run(&self, part: &MigrationSection<'_>) -> Result<(), StepFailure> {
         let statements = section_statements(self.dialect.engine, part)
             .and_then(|statements| without_outer_transaction(self.dialect.engine, part, statements))

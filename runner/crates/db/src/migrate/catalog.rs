@@ -1,7 +1,7 @@
-//! Whether a statement was done of which only the intent is on record, as the catalogue tells it.
+//! Asks the catalog whether a statement has run when only its intent is recorded.
 //!
-//! Invariant: only evidence counts. What was there before the statement is noted with the intent, and compared; where nothing can
-//! be compared, the answer is that it is not known.
+//! Invariant: only evidence counts. The intent records the state before the statement, to compare with. Without a
+//! comparison, the answer is unknown.
 
 use sha2::{Digest as _, Sha256};
 
@@ -11,18 +11,18 @@ use super::{
     unit::CatalogCheck,
 };
 
-/// What the catalogue tells.
+/// The catalog's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum IntentOutcome {
-    /// It was done.
+    /// The statement has run.
     Applied,
-    /// It was not done, or twice does what once does. What it left has been taken away.
+    /// It has not run, or may run twice. Its leftovers have been removed.
     NotApplied,
-    /// It can't be told.
+    /// The outcome is unknown.
     Unknown,
 }
 
-/// What is noted with an intent: how things are before the statement.
+/// The state before the statement, for its intent.
 pub(super) async fn state_before(
     session: &SqlSession,
     dialect: &SqlDialect,
@@ -48,7 +48,7 @@ pub(super) async fn state_before(
     })
 }
 
-/// Whether it was done, with what was noted before.
+/// Whether the statement has run, given the recorded state before it.
 pub(super) async fn intent_outcome(
     session: &SqlSession,
     dialect: &SqlDialect,
@@ -58,7 +58,7 @@ pub(super) async fn intent_outcome(
     let applied = |yes: bool| if yes { IntentOutcome::Applied } else { IntentOutcome::NotApplied };
     Ok(match check {
         CatalogCheck::IndexBuilt { index } => match index_state(session, dialect, index).await?.as_str() {
-            // It was there before: the statement itself says what is to be said about that.
+            // It existed before: the statement itself will report that.
             "valid" => applied(noted_state != "valid"),
             "invalid" => {
                 if noted_state != "invalid" {
@@ -120,7 +120,7 @@ async fn index_state(session: &SqlSession, dialect: &SqlDialect, index: &[String
     Ok(rows.first().and_then(|row| row.first().cloned().flatten()).unwrap_or_else(|| "absent".to_owned()))
 }
 
-/// What REINDEX CONCURRENTLY leaves when it is stopped: invalid indexes of the same table, `…_ccnew` and `…_ccold`.
+/// What an interrupted REINDEX CONCURRENTLY leaves: invalid indexes of the same table, `…_ccnew` and `…_ccold`.
 async fn drop_reindex_leftovers(
     session: &SqlSession,
     dialect: &SqlDialect,
@@ -172,7 +172,7 @@ async fn database_state(session: &SqlSession, dialect: &SqlDialect, name: &str) 
     Ok(if session.query_text(&sql).await?.is_empty() { "absent" } else { "present" }.to_owned())
 }
 
-/// A digest of what MySQL's `SHOW CREATE` says, but for the counter, which moves with the rows.
+/// A digest of MySQL's `SHOW CREATE` without the counter, which changes with the rows.
 async fn definition_digest(
     session: &SqlSession,
     dialect: &SqlDialect,
@@ -187,7 +187,7 @@ async fn definition_digest(
             }
             Ok(hex(&sum.finalize())[..32].to_owned())
         }
-        // No such table, database, routine, trigger, event, view.
+        // The table, database, routine, trigger, event or view does not exist.
         Err(fault) if fault.has_code(&["1146", "1049", "1305", "1360", "1539", "4089", "1347"]) => {
             Ok("absent".to_owned())
         }
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_counter_does_not_count() {
+    fn auto_increment_is_ignored() {
         assert_eq!(without_auto_increment("ENGINE=InnoDB AUTO_INCREMENT=12 DEFAULT"), "ENGINE=InnoDB DEFAULT");
         assert_eq!(without_auto_increment("ENGINE=InnoDB"), "ENGINE=InnoDB");
     }

@@ -1,32 +1,32 @@
-//! How the runner's own statements are written for each engine. Pure.
+//! Writes the runner's own statements for each engine. Pure.
 //!
-//! Invariant: every table is named with its schema, so that what a migration does to the search path is of no matter; every
-//! text is quoted here. Deliberately absent: parameters, since on a server several statements go in one round trip.
+//! Invariant: every table name has its schema, so a migration's search path does not matter; every text is quoted here.
+//! Deliberately absent: parameters, because several statements share one round trip.
 
 use super::{
     super::sql::{SqlEngine, hex},
     files::Migration,
 };
 
-/// The runner's own table: the fence, what was said of each file, and how far a file without a transaction has come.
+/// The runner's own table: the fence, notes on files, and the progress of files without a transaction.
 pub(super) const LEDGER_TABLE: &str = "_pawl_ledger";
 
-/// How things are named and quoted.
+/// The rules of names and quotes for an engine and schema.
 #[derive(Clone, Debug)]
 pub(super) struct SqlDialect {
     pub(super) engine: SqlEngine,
-    /// The schema that new tables go to; of MySQL the database.
+    /// The schema for new tables; for MySQL, the database.
     pub(super) schema: Option<String>,
 }
 
 impl SqlDialect {
-    /// A name in quotes.
+    /// Quotes a name.
     pub(super) fn quote_name(&self, name: &str) -> String {
         let quote = if self.engine == SqlEngine::Mysql { "`" } else { "\"" };
         format!("{quote}{}{quote}", name.replace(quote, &quote.repeat(2)))
     }
 
-    /// A table with its schema. Plain names stay as they are: that is how the tools write them.
+    /// Qualifies a table with its schema. Plain names stay unquoted, as the tools write them.
     pub(super) fn qualified_table(&self, name: &str) -> String {
         match &self.schema {
             Some(schema) => format!("{}.{name}", self.quote_name(schema)),
@@ -42,12 +42,12 @@ impl SqlDialect {
             }
             SqlEngine::Postgres => format!("'{}'", text.replace('\'', "''")),
             SqlEngine::Mysql if text.is_empty() => "''".to_owned(),
-            // Whatever the mode says of backslashes.
+            // Works whatever the SQL mode says about backslashes.
             SqlEngine::Mysql => format!("_utf8mb4 0x{}", hex(text.as_bytes())),
         }
     }
 
-    /// Bytes that are given in hex.
+    /// A literal for bytes that are given in hex.
     pub(super) fn bytes_literal(&self, hex: &str) -> String {
         match self.engine {
             SqlEngine::Sqlite | SqlEngine::Mysql => format!("x'{hex}'"),
@@ -55,7 +55,7 @@ impl SqlDialect {
         }
     }
 
-    /// Which of the tables there are, as one row of a query.
+    /// A query for which of these tables exist.
     pub(super) fn existing_tables_sql(&self, tables: &[&str]) -> String {
         let list: Vec<_> = tables.iter().map(|table| self.text_literal(table)).collect();
         let list = list.join(", ");
@@ -89,7 +89,7 @@ impl SqlDialect {
         )
     }
 
-    /// Puts a row into the ledger, in the place of the one with the same key.
+    /// Inserts a row into the ledger, or replaces the one with the same key.
     pub(super) fn upsert_ledger_sql(&self, row: &LedgerWrite<'_>) -> String {
         let ledger = self.qualified_table(LEDGER_TABLE);
         let values = format!(
@@ -120,7 +120,7 @@ impl SqlDialect {
         }
     }
 
-    /// What a file was when it was applied, in the ledger.
+    /// Records the hash of an applied file in the ledger.
     pub(super) fn file_note_sql(&self, file: &Migration, epoch: u64) -> String {
         self.upsert_ledger_sql(&LedgerWrite {
             kind: "file",
@@ -146,7 +146,7 @@ impl SqlDialect {
         format!("SELECT kind, version, number, state, hash, note, epoch FROM {}", self.qualified_table(LEDGER_TABLE))
     }
 
-    /// The epoch in the fence, held until the transaction ends.
+    /// A query for the fence's epoch, which locks it until the transaction ends.
     pub(super) fn read_fence_sql(&self, resource: &str) -> String {
         let lock = match self.engine {
             SqlEngine::Sqlite => "",
@@ -165,9 +165,9 @@ impl SqlDialect {
 pub(super) struct LedgerWrite<'a> {
     /// `fence`, `file` or `statement`.
     pub(super) kind: &'a str,
-    /// Of a fence, whose it is.
+    /// For a fence, its resource; else the file's version.
     pub(super) version: &'a str,
-    /// Of a statement, which; else 0.
+    /// The number of a statement; else 0.
     pub(super) number: usize,
     /// `intent` or `done`.
     pub(super) state: &'a str,

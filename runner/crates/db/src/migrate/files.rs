@@ -1,7 +1,7 @@
-//! A directory of migrations, in the form of the tool that it was written for.
+//! A directory of migrations in the format of its tool.
 //!
-//! Invariant: a file's identity is what its tool says it is (its version), and so is its checksum. A further form is one more
-//! [`MigrationFormat`]. Pure but for [`read_sql_files`]. Deliberately absent: what is applied.
+//! Invariant: a file's identity (its version) and checksum are those of its tool. A new format is one more
+//! [`MigrationFormat`]. Pure, except [`read_sql_files`]. Deliberately absent: what is applied.
 
 use std::{
     borrow::Cow,
@@ -19,33 +19,33 @@ use crate::failure;
 use contract::step::StepFailure;
 use hostio::dir_snapshot::{DirSnapshot, MAX_SNAPSHOT_TEXT_BYTES, PathReadError, SnapshotContent, SnapshotFile};
 
-/// A file as it lies there.
+/// A file in the directory.
 pub(super) struct MigrationSource {
     pub(super) name: String,
     pub(super) text: Arc<String>,
 }
 
-/// One migration.
+/// A migration.
 #[derive(Clone, Debug)]
 pub(super) struct Migration {
-    /// As the tool writes it into its table.
+    /// Its version, as the tool records it.
     pub(super) version: String,
-    /// What it is about, in the tool's words.
+    /// Its description, as the tool derives it.
     pub(super) description: String,
     /// `0002_add_stock.sql`.
     pub(super) file_name: String,
-    /// The whole file.
+    /// The whole text of the file.
     pub(super) text: Arc<String>,
-    /// What of it is run.
+    /// The range that applies it.
     pub(super) up_range: Range<usize>,
-    /// What undoes it: in the same text, or another file's.
+    /// What undoes it, in the same or another file.
     pub(super) down: Option<DownMigration>,
-    /// Whether it asks to be run outside of a transaction.
+    /// Whether it must run outside a transaction.
     pub(super) no_transaction: bool,
     pub(super) checksums: MigrationChecksums,
 }
 
-/// Hashes of a file, in hex; each is made once, when it is asked for.
+/// Hashes of a file in hex, each computed on first use.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MigrationChecksums {
     normalized_sha256: OnceLock<String>,
@@ -53,7 +53,7 @@ pub(super) struct MigrationChecksums {
     sha384: OnceLock<String>,
 }
 
-/// What undoes a migration.
+/// The part that undoes a migration.
 #[derive(Clone, Debug)]
 pub(super) struct DownMigration {
     pub(super) file_name: String,
@@ -67,12 +67,12 @@ impl Migration {
         &self.text[self.up_range.clone()]
     }
 
-    /// SHA-256 of the file, line ends and byte order mark taken out.
+    /// The SHA-256 of the file with normalized line endings and byte order mark.
     pub(super) fn normalized_sha256(&self) -> &str {
         self.checksums.normalized_sha256.get_or_init(|| hex(&Sha256::digest(normalize_text(&self.text).as_bytes())))
     }
 
-    /// SHA-256 of the file as it is.
+    /// The SHA-256 of the file.
     pub(super) fn raw_sha256(&self) -> &str {
         match normalize_text(&self.text) {
             Cow::Borrowed(text) if text.len() == self.text.len() => self.normalized_sha256(),
@@ -82,12 +82,12 @@ impl Migration {
         }
     }
 
-    /// SHA-384 of the file as it is.
+    /// The SHA-384 of the file.
     pub(super) fn sha384(&self) -> &str {
         self.checksums.sha384.get_or_init(|| hex(&Sha384::digest(self.text.as_bytes())))
     }
 
-    /// What SHA-384 would be with other line ends, or another byte order mark.
+    /// The SHA-384 hashes of the file with other line endings or another byte order mark.
     pub(super) fn sha384_variants(&self) -> Vec<String> {
         let normalized = normalize_text(&self.text);
         let crlf = normalized.replace('\n', "\r\n");
@@ -97,24 +97,24 @@ impl Migration {
     }
 }
 
-/// The text without byte order mark, with line feeds only.
+/// The text without a byte order mark and with LF line endings.
 pub(super) fn normalize_text(text: &str) -> Cow<'_, str> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.contains('\r') { Cow::Owned(text.replace("\r\n", "\n")) } else { Cow::Borrowed(text) }
 }
 
-/// Versions by number; texts of equal numbers by themselves.
+/// Orders versions by number; equal numbers by text.
 pub(super) fn version_order(version: &str) -> (u128, String) {
     (version_number(version), version.to_owned())
 }
 
-/// A version as a number; the largest for one that is none.
+/// A version as a number; the largest number if it is not one.
 pub(super) fn version_number(version: &str) -> u128 {
-    // The short ones are by far the most, and parse faster.
+    // Most versions are short, and those parse faster.
     version.parse::<u64>().map(u128::from).or_else(|_| version.parse()).unwrap_or(u128::MAX)
 }
 
-/// The `.sql` files of a granted directory, by name: as they were when its fingerprint was made, if it was.
+/// The `.sql` files of a granted directory by name, as they were when the fingerprint was computed.
 pub(super) fn read_sql_files(
     folder: Result<Arc<DirSnapshot>, PathReadError>,
     dir_prefix: &str,
@@ -154,7 +154,7 @@ pub(super) fn read_sql_files(
     folder.top_level_files(is_sql_file).map(one).collect()
 }
 
-/// Whether a file of that name is taken for a migration.
+/// Whether a file name is a migration's.
 #[must_use]
 pub fn is_sql_file(name: &str) -> bool {
     let (name, ending) = (name.as_bytes(), b".sql");
@@ -174,10 +174,10 @@ fn nul_error(text: &str) -> Option<(String, u64)> {
     Some(("the file contains a NUL character, which SQL does not allow".to_owned(), SqlPosition::at(text, at).line))
 }
 
-/// The migrations of a directory, in order.
+/// Parses the migrations of a directory, in order.
 ///
 /// # Errors
-/// A name without a version, a version twice, an up without its file.
+/// A name without a version, a duplicate version, or a down file without its up file.
 pub(super) fn parse_migrations(
     format: &dyn MigrationFormat,
     sources: Vec<MigrationSource>,

@@ -1,5 +1,5 @@
-//! The forms of migration directories, each with the history table of its own tool, read and written as that tool does, so that a
-//! team can go over and back: sqlx, dbmate, and plain numbered files.
+//! The formats of migration directories: sqlx, dbmate, and plain numbered files. Each uses its own tool's history table
+//! exactly as the tool does, so a team can switch in both directions.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,14 +11,14 @@ use super::{
 use crate::failure;
 use contract::step::StepFailure;
 
-/// How a recorded file stands to the one that is there.
+/// How a recorded file compares to the local one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ChecksumMatch {
     Same,
-    /// Only line ends or the byte order mark differ.
+    /// Only line endings or the byte order mark differ.
     LineEndingsDiffer,
     Different,
-    /// The tool keeps no checksum.
+    /// The tool records no checksum.
     NoChecksum,
 }
 
@@ -27,52 +27,52 @@ pub(super) enum ChecksumMatch {
 pub(super) struct HistoryRow {
     pub(super) version: String,
     pub(super) name: Option<String>,
-    /// In lower-case hex, or as the tool writes it.
+    /// In lower-case hex, or in the tool's own form.
     pub(super) checksum: Option<String>,
-    /// The tool says that it did not come to its end.
+    /// The tool did not finish it.
     pub(super) is_unfinished: bool,
 }
 
-/// A tool's own lock, in SQL. It is the session's.
+/// The SQL of a tool's own session lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ToolLock {
-    /// Takes it, or says at once that others have it.
+    /// Takes the lock, or reports at once that another session has it.
     pub(super) acquire_sql: String,
     pub(super) release_sql: String,
 }
 
-/// A form of migration directories.
+/// A format of migration directories.
 pub(super) trait MigrationFormat: Sync {
-    /// As in `format:`.
+    /// Its name in `format:`.
     fn name(&self) -> &'static str;
-    /// The tool's table.
+    /// The tool's history table.
     fn history_table(&self) -> &'static str;
     fn create_table_sql(&self, engine: SqlEngine, table: &str) -> String;
-    /// Version, name, checksum, finished; ordered by version is not needed.
+    /// A query for version, name, checksum and finished, in any order.
     fn select_sql(&self, engine: SqlEngine, table: &str) -> String;
     fn insert_sql(&self, dialect: &SqlDialect, migration: &Migration, took_ns: u128, run: &str) -> String;
-    /// Whether the tool's own checksum does not tell the file as it is.
+    /// Whether the tool's checksum is not that of the file as it is.
     fn needs_note(&self, migration: &Migration) -> bool;
-    /// Sets the checksum to what the file has now; empty where there is none.
+    /// Sets the recorded checksum to the file's; empty if the tool has none.
     fn update_checksum_sql(&self, dialect: &SqlDialect, migration: &Migration) -> String;
-    /// The lock that the tool takes itself, in a database of this name.
+    /// The tool's own lock in a database of this name.
     fn tool_lock(&self, _engine: SqlEngine, _database: &str) -> Option<ToolLock> {
         None
     }
     fn parse_files(&self, sources: Vec<MigrationSource>, dir_prefix: &str) -> Result<Vec<Migration>, StepFailure>;
     fn match_checksum(&self, row: &HistoryRow, migration: &Migration) -> ChecksumMatch;
-    /// Whether the files look like this tool's and no other's.
+    /// Whether the files match this format and no other.
     fn recognizes_files(&self, sources: &[MigrationSource]) -> bool;
 }
 
-/// All, the more telling first.
+/// All formats, the more specific first.
 pub(super) const FORMATS: [&dyn MigrationFormat; 3] = [&DbmateFormat, &SqlxFormat, &PlainFormat];
 
 pub(super) fn find_format(name: &str) -> Option<&'static dyn MigrationFormat> {
     FORMATS.into_iter().find(|format| format.name() == name)
 }
 
-/// `<number>_<name>.sql`, and a table of the runner's own.
+/// `<number>_<name>.sql`, with a table of the runner's own.
 struct PlainFormat;
 /// <https://docs.rs/sqlx>: `<version>_<name>[.up|.down].sql`.
 struct SqlxFormat;
@@ -89,12 +89,12 @@ fn unnumbered_name_failure(dir_prefix: &str, name: &str) -> StepFailure {
     .with_detail("line", 1)
 }
 
-/// Whether the first line that says something is this comment, or the first bytes are.
+/// Whether the first line with text is this comment, or the text begins with it.
 fn begins_with(text: &str, comment: &str) -> bool {
     text.strip_prefix('\u{feff}').unwrap_or(text).starts_with(comment)
 }
 
-/// The number of `<number>_<name>.sql`, and what follows.
+/// The number of `<number>_<name>.sql`, and the rest.
 fn parse_numbered_name(name: &str) -> Option<(i64, &str)> {
     let (number, rest) = name.split_once('_')?;
     let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
@@ -174,7 +174,7 @@ impl MigrationFormat for PlainFormat {
 
     fn match_checksum(&self, row: &HistoryRow, migration: &Migration) -> ChecksumMatch {
         match row.checksum.as_deref().and_then(|sum| sum.strip_prefix("sha256:")) {
-            // What was applied with other line ends has a note of that beside it.
+            // A file that was applied with other line endings has a note about that.
             Some(sum) if sum == migration.raw_sha256() => ChecksumMatch::Same,
             Some(sum) if sum == migration.normalized_sha256() => ChecksumMatch::LineEndingsDiffer,
             Some(_) | None => ChecksumMatch::Different,
@@ -261,7 +261,7 @@ impl MigrationFormat for SqlxFormat {
                 });
             }
         }
-        // The last of those with one number is as good as the first: two of them are refused later.
+        // Any of those with the same number will do: duplicates are refused later.
         let index_by_version: BTreeMap<i64, usize> =
             ups.iter().enumerate().filter_map(|(at, up)| Some((up.version.parse().ok()?, at))).collect();
         for (number, down) in downs {
@@ -291,11 +291,11 @@ impl MigrationFormat for SqlxFormat {
         raw.iter().any(|raw| raw.name.ends_with(".up.sql") || raw.name.ends_with(".down.sql"))
     }
 
-    /// What a program takes that migrates when it starts (`sqlx::migrate!`); sqlx-cli takes none.
+    /// The lock of programs that migrate at their start (`sqlx::migrate!`); sqlx-cli takes none.
     fn tool_lock(&self, engine: SqlEngine, database: &str) -> Option<ToolLock> {
         let mut sum = flate2::Crc::new();
         sum.update(database.as_bytes());
-        // As sqlx-postgres and sqlx-mysql 0.9 make it, in `migrate.rs`.
+        // The same computation as in `migrate.rs` of sqlx-postgres and sqlx-mysql 0.9.
         let key = 0x3d32_ad9e * i64::from(sum.sum());
         match engine {
             SqlEngine::Postgres => Some(ToolLock {
@@ -311,7 +311,7 @@ impl MigrationFormat for SqlxFormat {
     }
 }
 
-/// A line of dbmate's, its options, and where what follows begins.
+/// A marker line of dbmate, its options, and the start of its section.
 fn find_marker(text: &str, word: &str) -> Option<(std::ops::Range<usize>, String)> {
     let mut at = 0;
     for line in text.split_inclusive('\n') {
@@ -419,7 +419,7 @@ impl MigrationFormat for DbmateFormat {
     }
 }
 
-/// The form that the files have: named, told by the tables that are there, or by the files.
+/// Selects the format: the named one, else by the files and existing tables.
 pub(super) fn detect(
     named_format: Option<&str>,
     sources: &[MigrationSource],
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn names_as_sqlx_reads_them() {
+    fn sqlx_file_names_are_parsed() {
         let found = SqlxFormat
             .parse_files(
                 vec![
@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lock_is_sqlxs() {
+    fn lock_key_matches_sqlx() {
         // The check value of this CRC is 0xcbf43926.
         let lock = SqlxFormat.tool_lock(SqlEngine::Mysql, "123456789").unwrap();
         assert_eq!(lock.acquire_sql, format!("SELECT GET_LOCK('{:x}', 0)", 0x3d32_ad9e_i64 * 0xcbf4_3926));
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn files_as_dbmate_reads_them() {
+    fn dbmate_files_are_parsed() {
         let text = "-- a comment\n-- migrate:up transaction:false\ncreate index;\n-- migrate:down\ndrop index;\n";
         let found = DbmateFormat.parse_files(vec![source("20240101_x.sql", text)], "m/").unwrap();
         assert_eq!(found[0].up_sql(), "create index;\n");
@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn the_format_is_detected_from_files_and_tables() {
+    fn format_is_detected_from_files_and_tables() {
         let none = |_: &str| false;
         let name = |named, files: &[MigrationSource], tables: &dyn Fn(&str) -> bool| {
             detect(named, files, tables).map(|format| format.name())

@@ -1,4 +1,4 @@
-//! What is applied, and how that stands to the files. The comparison is pure.
+//! The applied migrations, and their comparison with the files. The comparison is pure.
 
 use std::collections::BTreeMap;
 
@@ -10,14 +10,14 @@ use super::{
 use crate::failure;
 use contract::step::StepFailure;
 
-/// What to do with what is not as it should be.
+/// The policy for a difference.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HistoryMismatchPolicy {
     /// Stop.
     #[default]
     Refuse,
-    /// Go on.
+    /// Continue.
     Allow,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct LedgerRow {
     pub(super) epoch: u64,
 }
 
-/// Everything that is on record in the database.
+/// All records in the database.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MigrationHistory {
     pub(super) rows: Vec<HistoryRow>,
@@ -68,7 +68,7 @@ impl MigrationHistory {
         own.map_or(0, |entry| entry.epoch)
     }
 
-    /// How far a file without a transaction has come.
+    /// The progress of a file without a transaction.
     pub(super) fn recorded_statements(&self, version: &str) -> BTreeMap<usize, &LedgerRow> {
         let own = self.ledger.iter().filter(|entry| entry.kind == "statement" && entry.version == version);
         own.map(|entry| (entry.number, entry)).collect()
@@ -79,45 +79,45 @@ impl MigrationHistory {
     }
 }
 
-/// Versions are numbers; one tool writes zeros before them.
+/// Versions are numbers; one tool pads them with zeros.
 pub(super) fn same_version(one: &str, other: &str) -> bool {
     version_number(one) == version_number(other) && (one == other || version_number(one) != u128::MAX)
 }
 
-/// How files and record stand to each other.
+/// The difference between files and history.
 #[derive(Debug, Default)]
 pub(super) struct HistoryDiff {
-    /// The files that are not applied, by index, in order.
+    /// The indexes of the files to apply, in order.
     pub(super) pending: Vec<usize>,
-    /// Files of which only line ends changed.
+    /// Files of which only line endings changed.
     pub(super) line_endings_changed: Vec<String>,
-    /// Why nothing may be applied.
+    /// Problems that prevent any migration.
     pub(super) problems: Vec<HistoryProblem>,
 }
 
-/// Why files and history do not fit.
+/// A contradiction between files and history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum HistoryProblem {
-    /// An applied file has other content now.
+    /// The content of an applied file has changed.
     Changed { file_name: String, version: String },
-    /// An applied file is not there.
+    /// An applied file is missing.
     Missing { name: String, version: String },
-    /// Applied files newer than all that are there.
+    /// The history has applied files that are newer than all local ones.
     Ahead { name: String },
-    /// A file that is not applied, older than one that is.
+    /// A file is older than an applied one but not applied.
     OutOfOrder { file_name: String, newest: String },
-    /// The other tool says that it did not come to its end.
+    /// The other tool did not finish it.
     Unfinished { name: String, version: String },
 }
 
-/// How strict a step is.
+/// How strict the comparison is.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct HistoryRules {
     pub(super) ahead: HistoryMismatchPolicy,
     pub(super) out_of_order: HistoryMismatchPolicy,
 }
 
-/// Compares.
+/// Compares files and history.
 pub(super) fn diff_history(
     format: &dyn MigrationFormat,
     files: &[Migration],
@@ -178,7 +178,7 @@ pub(super) fn diff_history(
     diff
 }
 
-/// By the tool's own checksum, and by what the runner noted beside it.
+/// Compares the tool's own checksum, and the runner's note of it.
 fn match_checksum_with_note(
     format: &dyn MigrationFormat,
     row: &HistoryRow,
@@ -200,7 +200,7 @@ fn match_checksum_with_note(
 }
 
 impl HistoryProblem {
-    /// Whether the effect is there all the same, so that a probe need not call it drift.
+    /// Whether the effect is there anyway, so that a probe need not report drift.
     pub(super) fn is_out_of_order(&self) -> bool {
         matches!(self, Self::OutOfOrder { .. })
     }

@@ -1,7 +1,8 @@
-//! What is unsafe in a migration, found before anything runs: squawk's rules on PostgreSQL, and a few over sqlparser for the others.
+//! Finds unsafe statements in migrations before anything runs: with squawk's rules on PostgreSQL, with a few rules over
+//! sqlparser elsewhere.
 //!
-//! Invariant: a finding never stops anything by itself; the plan says whether it does. What a rule can't read it passes over: the
-//! database says what is wrong with it. Deliberately absent: rules of style.
+//! Invariant: a finding never stops a deployment by itself; the plan decides. The linter skips what it can't parse: the
+//! database will report it. Deliberately absent: style rules.
 
 use std::path::PathBuf;
 
@@ -19,37 +20,37 @@ use super::{
     section::{MigrationSection, section_statements},
 };
 
-/// What a finding does.
+/// The effect of a finding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LintLevel {
-    /// It is said.
+    /// It is reported.
     #[default]
     Warn,
     /// It stops the deployment before the first step.
     Deny,
-    /// Nothing is looked for.
+    /// The linter does not run.
     Off,
 }
 
 /// A finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LintFinding {
-    /// `migrations/0007_orders.sql`.
+    /// The file as the plan names it, such as `migrations/0007_orders.sql`.
     pub file: String,
-    /// Where that lies on this machine.
+    /// Its path on this machine.
     pub path: PathBuf,
-    /// From 1.
+    /// The line, from 1.
     pub line: u64,
-    /// `ban-drop-column`.
+    /// The name of the rule, such as `ban-drop-column`.
     pub rule: String,
-    /// What is unsafe.
+    /// The risk.
     pub message: String,
-    /// What to do instead.
+    /// The safer way.
     pub help: Option<String>,
 }
 
-/// The rules of squawk's that are about harm, not about taste.
+/// The rules of squawk that are about harm, not about style.
 const SQUAWK_RULES: [Rule; 18] = [
     Rule::RequireConcurrentIndexCreation,
     Rule::RequireConcurrentIndexDeletion,
@@ -71,7 +72,7 @@ const SQUAWK_RULES: [Rule; 18] = [
     Rule::BanTruncateCascade,
 ];
 
-/// Looks a file through.
+/// Checks a file.
 pub(super) fn lint_migration(
     engine: SqlEngine,
     migration: &Migration,
@@ -90,10 +91,10 @@ pub(super) fn lint_migration(
     kept.map(|found| LintFinding { file: file.clone(), ..found }).collect()
 }
 
-/// What comments allow: `-- pawl: allow <rule>, …` for the statement that follows, or the line it stands on; with `allow-file` for
-/// the whole file.
+/// Exceptions in comments: `-- pawl: allow <rule>, …` for the next statement or its own line; `allow-file` for the
+/// whole file.
 struct LintSuppressions {
-    /// Line, and the last line that it is for.
+    /// The line, and the last line that it covers.
     ranges: Vec<(u64, u64, Vec<String>)>,
 }
 
@@ -107,7 +108,7 @@ impl LintSuppressions {
             let rules = rest.trim_start_matches("-file").split(|c: char| c == ',' || c.is_whitespace());
             let rules: Vec<String> = rules.filter(|rule| !rule.is_empty()).map(str::to_owned).collect();
             let number = index as u64 + 1;
-            // The statement behind it may go over lines, up to the first that ends one.
+            // The next statement may span lines, up to the first that ends one.
             let end = all.iter().enumerate().skip(index + 1).find(|(_, line)| line.trim_end().ends_with(';'));
             let (from, to) =
                 if is_file { (0, u64::MAX) } else { (number, end.map_or(u64::MAX, |(end, _)| end as u64 + 1)) };
@@ -124,7 +125,7 @@ impl LintSuppressions {
 }
 
 fn lint_with_squawk(migration: &Migration) -> Vec<LintFinding> {
-    // A parser is no server: a file that it can't take must not end the deployment.
+    // A parser is not a server: a file that it can't parse must not stop the deployment.
     let sql = migration.up_sql();
     let linted = std::panic::catch_unwind(|| {
         let mut linter = Linter::from(SQUAWK_RULES);
@@ -182,7 +183,7 @@ const DROP_TABLE: LintRuleHit = (
     "Drop it when no release uses it anymore.",
 );
 
-/// What is unsafe about a statement; what touches only tables that the same file makes is not.
+/// The risks of a statement. Tables that the same file creates do not count.
 fn check_statement(ast: &Ast, created_tables: &[String]) -> Vec<LintRuleHit> {
     match ast {
         Ast::Drop { object_type: ObjectType::Table, .. } => vec![DROP_TABLE],

@@ -1,8 +1,8 @@
-//! One migration of a database at a time, by a lock that ends with its session.
+//! A lock that allows one migration of a database at a time, and ends with its session.
 //!
-//! Invariant: nobody waits inside of the server. A waiting statement would hold a snapshot, and `CREATE INDEX CONCURRENTLY`
-//! waits for those: it and the waiter would wait for each other. So the lock is asked for again and again, in short statements.
-//! Deliberately absent: a lease; the server, or the kernel, knows when a session has ended.
+//! Invariant: nobody waits inside the server. A waiting statement would hold a snapshot, and `CREATE INDEX
+//! CONCURRENTLY` waits for snapshots: a deadlock. So the lock is polled with short statements. Deliberately absent: a
+//! lease; the server or the kernel knows when a session has ended.
 
 use std::{path::Path, time::Duration};
 
@@ -16,30 +16,31 @@ use super::{
 };
 use plan::DirAccess;
 
-/// "pawl", as the first half of PostgreSQL's keys.
+/// "pawl", the first half of PostgreSQL's lock keys.
 const ADVISORY_LOCK_CLASS: u32 = 0x7061_776c;
 
-/// A lock that is held.
+/// A held lock.
 pub(super) struct MigrationLock {
-    /// Of SQLite: a transaction on a file beside the database.
+    /// For SQLite: a transaction on a file next to the database.
     _lock_file_session: Option<SqlSession>,
-    /// The tool's own lock, if it has one.
+    /// The lock of the migration tool, if it has one.
     pub(super) tool_lock: Option<ToolLock>,
     pub(super) wait_time: Duration,
 }
 
-/// The second half of PostgreSQL's key, of this schema.
+/// The second half of PostgreSQL's lock key, for this schema.
 fn schema_lock_key(dialect: &SqlDialect) -> u32 {
     let sum = Sha256::digest(dialect.schema.as_deref().unwrap_or_default().as_bytes());
     u32::from_be_bytes([sum[0], sum[1], sum[2], sum[3]]) >> 1
 }
 
-/// A condition: that this session holds PostgreSQL's lock. It is taken once more, which is no matter to who has it.
+/// A SQL condition that this session holds PostgreSQL's lock. It takes the lock once more, which is harmless for the
+/// holder.
 pub(super) fn lock_held_condition(dialect: &SqlDialect) -> String {
     format!("pg_catalog.pg_try_advisory_lock({ADVISORY_LOCK_CLASS}, {})", schema_lock_key(dialect))
 }
 
-/// Takes the lock, within `patience`; `None` when others hold it all the time.
+/// Takes the lock within `timeout`; `None` if others held it all the time.
 pub(super) async fn acquire(
     session: &SqlSession,
     dialect: &SqlDialect,
@@ -100,7 +101,7 @@ pub(super) async fn acquire(
     }
 }
 
-/// Takes a tool's own lock too, within `patience`. Ours comes first, always: nobody has the one and waits for the other.
+/// Also takes a tool's own lock within `timeout`. Always after the runner's lock, so that two runners can't deadlock.
 pub(super) async fn acquire_tool_lock(
     session: &SqlSession,
     lock: &ToolLock,
@@ -121,7 +122,7 @@ pub(super) async fn acquire_tool_lock(
     }
 }
 
-/// Between half of it and all of it: those who wait should not come all at once.
+/// Varies a pause between half and all of it, so that waiters do not retry at the same time.
 pub(super) fn jittered(pause: Duration) -> Duration {
     let share = getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX));
     pause.mul_f64(0.5 + share / 2.0)

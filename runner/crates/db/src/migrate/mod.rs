@@ -1,11 +1,11 @@
-//! Migrations: a granted directory of SQL files, brought into a granted database, each file once, whoever is killed when.
+//! Migrations: applies a granted directory of SQL files to a granted database, each file once, even across kills.
 //!
-//! The order of work: open a session → take the lock, on that session → make the tool's table and ours → read what is applied →
-//! compare → apply → record. It is the host's, since it lives from the session: its lock, its transactions, its loss. A module says which
-//! directory, which database and how strict; what it gets to see is names of files and what became of them.
+//! The procedure: open a session → take the lock on it → create the tool's table and the runner's → read the history →
+//! compare → apply → record. It is part of the host, because it depends on the session: its lock, its transactions, its
+//! loss. A module chooses the directory, the database and the policies; it sees only file names and outcomes.
 //!
-//! The way of a file: [`files`] reads, a [`format`] tells its parts, [`split`] cuts statements, [`run`] applies them, [`unit`] and
-//! [`probe`] see to what no transaction can hold. Deliberately absent: what the plan decides about the step.
+//! [`files`] reads a file, a [`format`] parses it, [`split`] finds statements, [`run`] applies them; [`unit`] and
+//! [`catalog`] handle what no transaction can contain. Deliberately absent: the plan's decision about the step.
 
 mod admin;
 mod catalog;
@@ -52,34 +52,34 @@ pub use self::{
 };
 pub use files::is_sql_file;
 
-/// More files than these are not told of one by one, unless one takes long: every later deployment reads the journal.
+/// Beyond this number, only slow files are logged one by one, because every later deployment reads the journal.
 const MAX_LISTED_FILES: usize = 50;
 
-/// Of many files, how many are kept on record with their times.
+/// How many of many files are recorded with their times.
 const MAX_RECORDED_FILES: usize = 10;
 
-/// How often progress is shown, and what is long for a file.
+/// The interval of progress events, and the duration from which a file counts as slow.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Where messages go.
+/// A sink for messages.
 pub type MigrationLogFn<'a> = dyn Fn(MessageLevel, String) + Send + Sync + 'a;
 
-/// How strict and how patient.
+/// Policies and timeouts.
 #[derive(Clone, Debug)]
 pub struct MigrationOptions {
     format: Option<String>,
     history_rules: HistoryRules,
     lock_timeout: Duration,
     statement_timeout: Option<Duration>,
-    /// How long a statement is tried again while others hold what it needs.
+    /// How long to retry a statement that other sessions block.
     contention_timeout: Duration,
-    /// How long the lock is waited for.
+    /// How long to wait for the lock.
     lock_wait_timeout: Duration,
     lint_level: LintLevel,
     lint_skips: Vec<String>,
 }
 
-/// As the step's configuration has them; what else is in it is not for us.
+/// The fields of the step's configuration; others are ignored.
 #[derive(Default, serde::Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 struct MigrationConfig {
@@ -93,10 +93,10 @@ struct MigrationConfig {
 }
 
 impl MigrationOptions {
-    /// Reads what a configuration says of them; `timeout` is that of the whole call.
+    /// Reads the options from a configuration; `timeout` is that of the whole call.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// Invalid options.
     pub fn from_config(config: &Value, timeout: Duration) -> Result<Self, StepFailure> {
         let requested = serde_json::from_value::<MigrationConfig>(config.clone())
             .map_err(|error| failure("invalid-config", format!("migration options: {error}")))?;
@@ -107,7 +107,7 @@ impl MigrationOptions {
                     .with_hint("write a number and its unit: `500ms`, `2s`, `5m`, `1h`")
             }),
         };
-        // A call whose time is up leaves its outcome open; a failure before that is clear.
+        // A call that times out has an unknown outcome; a failure before that is clear.
         let max_wait = timeout.saturating_sub(Duration::from_secs(2)).max(Duration::from_millis(500));
         Ok(Self {
             format: requested.format,
@@ -144,49 +144,49 @@ pub fn statement_ranges(engine: SqlEngine, text: &str) -> Result<Vec<Range<usize
 pub struct MigrationDatabase<'a> {
     /// Its name in the plan.
     pub name: &'a str,
-    /// Where it is.
+    /// Its location.
     pub address: DatabaseAddress<'a>,
-    /// What may be done to it.
+    /// The granted access.
     pub access: DirAccess,
 }
 
-/// Where a database is.
+/// The location of a database.
 #[derive(Clone, Debug)]
 pub enum DatabaseAddress<'a> {
-    /// A file of SQLite's; the path was checked.
+    /// A SQLite file with a checked path.
     File(PathBuf),
-    /// A server, by its URL with the password.
+    /// A server's URL, with its password.
     Server(&'a Secret),
 }
 
-/// A granted directory of migrations, read.
+/// A snapshot of a granted directory of migrations.
 #[derive(Debug)]
 pub struct MigrationDirectory<'a> {
     /// Its name in the plan.
     pub name: &'a str,
-    /// The `.sql` files right in it at least, or which file could not be read.
+    /// At least its own `.sql` files, or the file that could not be read.
     pub files: Result<Arc<DirSnapshot>, PathReadError>,
 }
 
-/// A directory and a database that are looked at together.
+/// A directory and its database.
 pub struct MigrationJob {
-    /// None: the database is not there yet.
+    /// `None` if the database does not exist yet.
     session: Option<SqlSession>,
     dialect: SqlDialect,
     format: &'static dyn MigrationFormat,
     files: Vec<Migration>,
     /// `migrations/`.
     dir_prefix: String,
-    /// The name in the plan.
+    /// The database's name in the plan.
     database_name: String,
-    /// Of SQLite.
+    /// The path of a SQLite file.
     sqlite_path: Option<PathBuf>,
     tables: BTreeSet<String>,
     options: MigrationOptions,
 }
 
 impl MigrationJob {
-    /// Reads the directory and opens the database, both as granted.
+    /// Reads the directory and opens the database, as granted.
     ///
     /// # Errors
     /// What can't be read or reached.
@@ -225,7 +225,7 @@ impl MigrationJob {
         })
     }
 
-    /// What is on record.
+    /// Reads the history.
     async fn read_history(&self) -> Result<MigrationHistory, StepFailure> {
         let Some(session) = &self.session else { return Ok(MigrationHistory::default()) };
         let rows = match self.tables.contains(self.format.history_table()) {
@@ -246,7 +246,7 @@ impl MigrationJob {
         history::diff_history(self.format, &self.files, history, self.options.history_rules)
     }
 
-    /// The table of the tool and ours; under the lock.
+    /// Creates the tool's table and the runner's, under the lock.
     async fn create_tables(&mut self, session: &SqlSession) -> Result<(), StepFailure> {
         self.tables = existing_tables(session, &self.dialect).await?;
         let table = self.format.history_table();
@@ -254,7 +254,7 @@ impl MigrationJob {
             let made = session
                 .run_batch(&self.format.create_table_sql(self.dialect.engine, &self.dialect.qualified_table(table)))
                 .await;
-            // A tool without a lock may make it at the same time; `IF NOT EXISTS` does not see that.
+            // A tool without a lock may create it at the same time, which `IF NOT EXISTS` does not prevent.
             if made.is_err() && !existing_tables(session, &self.dialect).await?.contains(table) {
                 made?;
             }
@@ -304,7 +304,8 @@ impl MigrationJob {
         failure
     }
 
-    /// Whether another tool, which takes no lock, has applied a file meanwhile: it is on record then, and ours was rolled back.
+    /// Whether a tool that takes no lock has applied a file in the meantime, so the runner's transaction was rolled
+    /// back.
     async fn is_applied_by_other_tool(&self, file: &Migration) -> bool {
         if file.no_transaction || self.dialect.engine == SqlEngine::Mysql || self.format.name() == "plain" {
             return false;
@@ -314,7 +315,7 @@ impl MigrationJob {
         row.is_some_and(|row| !row.is_unfinished && self.format.match_checksum(row, file) != ChecksumMatch::Different)
     }
 
-    /// How things stand, for a module.
+    /// The status, for a module.
     pub async fn status(self) -> Result<Value, StepFailure> {
         let history = self.read_history().await?;
         let diff = self.history_diff(&history);
@@ -333,7 +334,7 @@ impl MigrationJob {
         Ok(Value::Object(status))
     }
 
-    /// What is the same for the same files.
+    /// The outputs, which are equal for equal files.
     fn outputs(&self) -> Map<String, Value> {
         let version = self.files.last().map_or(Value::from(0), |file| {
             file.version.parse::<i64>().map_or_else(|_| file.version.clone().into(), Value::from)
@@ -341,7 +342,7 @@ impl MigrationJob {
         Map::from_iter([("version".to_owned(), version), ("applied".to_owned(), self.files.len().into())])
     }
 
-    /// Applies what is not applied.
+    /// Applies all pending files.
     pub async fn apply(
         mut self,
         fence: &MigrationFence,
@@ -386,7 +387,7 @@ impl MigrationJob {
             if history_reloaded && history.is_applied(&file.version) {
                 continue;
             }
-            // Who waits in the server for this lock has a snapshot there, for which `CONCURRENTLY` would wait.
+            // A program that waits for this lock in the server has a snapshot, for which `CONCURRENTLY` would wait.
             let released_tool_lock =
                 held.tool_lock.as_ref().filter(|_| file.no_transaction && dialect.engine == SqlEngine::Postgres);
             if let Some(tool_lock) = released_tool_lock {
@@ -420,7 +421,7 @@ impl MigrationJob {
             );
         }
         let count = applied.len();
-        // A receipt has its bounds, and every later attempt repeats it; the slowest are worth knowing.
+        // A receipt has a size limit, and every later attempt repeats it; the slowest files matter most.
         if count > MAX_LISTED_FILES {
             applied.sort_by(|one, other| {
                 other["ms"].as_f64().unwrap_or(0.0).total_cmp(&one["ms"].as_f64().unwrap_or(0.0))
@@ -441,7 +442,7 @@ fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 10_000.0).round() / 10.0
 }
 
-/// A session with a granted database; none where a reader finds nothing.
+/// Opens a session with a granted database; `None` if a read-only one does not exist.
 async fn open_session(
     address: &DatabaseAddress<'_>,
     database: &str,
@@ -459,7 +460,7 @@ async fn open_session(
     }
 }
 
-/// A session with a granted server.
+/// Opens a session with a granted server.
 pub async fn connect_server(database: &str, url: &str, access: DirAccess) -> Result<SqlSession, StepFailure> {
     let url = match ServerUrl::parse(url) {
         Some(Ok(url)) => url,
@@ -504,11 +505,11 @@ async fn existing_tables(session: &SqlSession, dialect: &SqlDialect) -> Result<B
     Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
 }
 
-/// Something is between us and the server. If two statements of ours may come to two sessions of its, no lock holds.
+/// Refuses a pooler that may send two statements of one session to two server sessions, because then no lock holds.
 async fn refuse_pooler(session: &SqlSession, url: &ServerUrl, database: &str) -> Result<(), StepFailure> {
     let nonce = getrandom::u64().unwrap_or_default().to_string();
     session.query_text(&format!("SELECT set_config('pawl.session', '{nonce}', false)")).await?;
-    // Another client takes whatever session is free: in a transaction pooler, the one that was just used.
+    // Other clients get whichever server session is free: in a transaction pooler, the one that was just used.
     let mut others = Vec::new();
     let mut is_kept = true;
     for _ in 0..3 {

@@ -1,8 +1,8 @@
-//! Applying: one file after the other, each with its record.
+//! Applies files in order, each with its record.
 //!
-//! Invariants: a file that may is one transaction with its row, under the fence; of one that may not, each unit has its record,
-//! and what no transaction can hold has an intent before it. Before an intent is acted on again, the catalogue is asked.
-//! Deliberately absent: deciding which files; that is [`history`](super::history)'s.
+//! Invariants: a file that can be one transaction shares it with its history row, under the fence. Otherwise each unit
+//! has its record, and whatever no transaction can contain has an intent first. Before an intent is repeated, the
+//! catalog is asked. Deliberately absent: the selection of files; see [`history`](super::history).
 
 use std::{
     future::Future,
@@ -27,28 +27,28 @@ use super::{
 use crate::failure;
 use contract::step::{MessageLevel, StepFailure};
 
-/// A text of this size goes to PostgreSQL in one piece; it parses a piece as a whole.
+/// The largest text that PostgreSQL gets in one piece, because it parses each piece as a whole.
 const MAX_BATCH_BYTES: usize = 256 << 10;
 
-/// Who migrates.
+/// The attempt that migrates.
 #[derive(Clone, Debug, Default)]
 pub struct MigrationFence {
-    /// App and environment.
+    /// The app and environment.
     pub resource: String,
-    /// The attempt, counted over all runs.
+    /// The epoch, counted over all runs.
     pub epoch: u64,
     /// The run, for the history.
     pub run: String,
 }
 
 impl MigrationFence {
-    /// Whose epochs are compared: an app's in an environment, as long as they are counted in one state.
+    /// The key under which epochs are compared: an app's in an environment, as long as one state counts them.
     #[must_use]
     pub fn resource_key(app: &str, environment: &str, lineage: &str) -> String {
         format!("{app}/{environment}@{lineage}")
     }
 
-    /// As a step's input tells it; the runner wrote that.
+    /// Reads the fence from a step's input, which the runner wrote.
     #[must_use]
     pub fn from_input(input: &serde_json::Value) -> Self {
         let text = |name: &str| input[name].as_str().unwrap_or_default();
@@ -60,23 +60,23 @@ impl MigrationFence {
     }
 }
 
-/// A migration that is under way.
+/// A running migration.
 pub(super) struct MigrationRun<'a> {
     pub(super) session: &'a SqlSession,
     pub(super) dialect: &'a SqlDialect,
     pub(super) format: &'static dyn MigrationFormat,
-    /// `migrations/`, before names of files.
+    /// The prefix for file names, such as `migrations/`.
     pub(super) dir_prefix: &'a str,
     pub(super) options: &'a MigrationOptions,
     pub(super) fence: &'a MigrationFence,
     pub(super) log: &'a MigrationLogFn<'a>,
 }
 
-/// Why a try of something did not succeed.
+/// An error while executing.
 pub(super) enum ExecError {
-    /// As the database says it, with its place in the whole file.
+    /// The database's error, with its position in the whole file.
     Session(SqlSessionError),
-    /// In the runner's own words.
+    /// The runner's own error.
     Failure(StepFailure),
 }
 
@@ -87,7 +87,7 @@ impl From<SqlSessionError> for ExecError {
 }
 
 impl MigrationRun<'_> {
-    /// What every file finds: the runner's time-outs, and nothing that a file before it has set.
+    /// Sets the session for each file: the runner's timeouts, and none of an earlier file's settings.
     pub(super) async fn apply_session_settings(&self) -> Result<(), SqlSessionError> {
         let lock = self.options.lock_timeout.as_millis();
         let statement = self.options.statement_timeout.map_or(0, |limit| limit.as_millis());
@@ -116,7 +116,7 @@ impl MigrationRun<'_> {
                     ))
                     .await?;
                 if statement > 0 {
-                    // MariaDB's; MySQL has none for what writes.
+                    // MariaDB has this setting; MySQL has none for writes.
                     self.session
                         .run_batch(&format!("SET SESSION max_statement_time = {}", statement as f64 / 1000.0))
                         .await
@@ -127,7 +127,7 @@ impl MigrationRun<'_> {
         }
     }
 
-    /// Puts this attempt into the fence. A newer one in it stops this one.
+    /// Raises the fence to this attempt's epoch. A newer epoch there stops this attempt.
     pub(super) async fn raise_fence(&self, history: &MigrationHistory) -> Result<(), StepFailure> {
         let recorded_epoch = history.fence_epoch(&self.fence.resource);
         if recorded_epoch > self.fence.epoch {
@@ -161,7 +161,7 @@ impl MigrationRun<'_> {
         .with_detail("code", "P0316")
     }
 
-    /// Begins a transaction, if this is still the one who may.
+    /// Begins a transaction if this attempt still holds lock and fence.
     async fn begin_fenced(&self) -> Result<(), ExecError> {
         let fence_sql = self.dialect.read_fence_sql(&self.fence.resource);
         let rows = match self.dialect.engine {
@@ -189,8 +189,8 @@ impl MigrationRun<'_> {
         Ok(())
     }
 
-    /// A small file on PostgreSQL: transaction, check, file and record in one round trip. The check divides by zero where this is
-    /// not the one who may, so that nothing behind it is done.
+    /// Applies a small file on PostgreSQL in one round trip: transaction, check, file and record. The check divides by
+    /// zero if this attempt has lost the lock or the fence, so nothing after it runs.
     async fn run_in_one_round_trip(
         &self,
         section: &MigrationSection<'_>,
@@ -227,10 +227,10 @@ impl MigrationRun<'_> {
         }))
     }
 
-    /// Writes what belongs to a transaction, and commits it.
+    /// Writes the records of a transaction and commits it.
     async fn write_and_commit(&self, statements: &[String]) -> Result<(), ExecError> {
         match self.dialect.engine {
-            // The driver sends what is one text in one go; MySQL's runs statements behind an error no more than this.
+            // The driver sends one text in one round trip. MySQL's driver would run statements after an error, too.
             SqlEngine::Postgres => self.session.run_batch(&format!("{}; COMMIT", statements.join("; "))).await?,
             SqlEngine::Sqlite | SqlEngine::Mysql => {
                 for statement in statements {
@@ -242,7 +242,7 @@ impl MigrationRun<'_> {
         Ok(())
     }
 
-    /// Tries something again while others hold what it needs.
+    /// Retries while other sessions block it.
     async fn retry_on_contention<F: Future<Output = Result<(), ExecError>>>(
         &self,
         what: &str,
@@ -272,7 +272,7 @@ impl MigrationRun<'_> {
         }
     }
 
-    /// Applies one file. Returns how long it took.
+    /// Applies one file. Returns its duration.
     pub(super) async fn apply_file(
         &self,
         migration: &Migration,
@@ -292,7 +292,7 @@ impl MigrationRun<'_> {
         Ok(took())
     }
 
-    /// Runs a part of a file, and writes what belongs to it at its end.
+    /// Runs a part of a file, with the final statements in its last transaction.
     pub(super) async fn run_section(
         &self,
         section: &MigrationSection<'_>,
@@ -342,7 +342,7 @@ impl MigrationRun<'_> {
         Ok(())
     }
 
-    /// Statements one after the other, as few round trips as there may be.
+    /// Runs statements in order, with as few round trips as possible.
     pub(super) async fn run_batches(
         &self,
         section: &MigrationSection<'_>,
@@ -369,7 +369,7 @@ impl MigrationRun<'_> {
                 (Some(_) | None, session) => session.run_batch(text).await,
             };
             outcome.map_err(|fault| {
-                // Not every error has a place; how many statements went well before it tells which one it was.
+                // Not every error has a position; the number of completed statements identifies the failed one.
                 let at = now.get(fault.completed).map_or(range.start, |statement| statement.range.start);
                 match fault.position {
                     Some(_) => fault.shift_position(section.text, range.start),
@@ -380,7 +380,7 @@ impl MigrationRun<'_> {
         Ok(())
     }
 
-    /// The units of a file that is not one transaction, from where it stands.
+    /// Runs the units of a non-transactional file, from where it stands.
     async fn run_units(
         &self,
         section: &MigrationSection<'_>,
@@ -456,14 +456,14 @@ impl MigrationRun<'_> {
         })
     }
 
-    /// What the catalogue says about an intent.
+    /// The catalog's answer about an intent.
     async fn probe_intent(&self, entry: &LedgerRow) -> Result<IntentOutcome, SqlSessionError> {
         let note: serde_json::Value = serde_json::from_str(&entry.note).unwrap_or_default();
         let check = serde_json::from_value(note["about"].clone()).unwrap_or(CatalogCheck::Unobservable);
         catalog::intent_outcome(self.session, self.dialect, &check, note["before"].as_str().unwrap_or_default()).await
     }
 
-    /// One statement that no transaction can hold.
+    /// Runs one statement that no transaction can contain.
     async fn run_non_transactional(
         &self,
         section: &MigrationSection<'_>,
@@ -488,7 +488,7 @@ impl MigrationRun<'_> {
         self.begin_fenced().await?;
         self.write_and_commit(&[intent]).await?;
         let outcome = match check {
-            // Some of them may be gone already.
+            // Some of them may already be dropped.
             CatalogCheck::TablesDropped { names } if is_retry => {
                 let tables = names
                     .iter()
@@ -496,7 +496,7 @@ impl MigrationRun<'_> {
                 let sql = format!("DROP TABLE IF EXISTS {}", tables.collect::<Vec<_>>().join(", "));
                 self.session.run_batch(&sql).await.map_err(|fault| fault.shift_position(section.text, start).into())
             }
-            // These wait for transactions, not for tables: nobody queues behind them.
+            // These wait for transactions, not for table locks, so nobody queues behind them.
             CatalogCheck::IndexBuilt { .. }
             | CatalogCheck::IndexDropped { .. }
             | CatalogCheck::IndexRebuilt { .. }
@@ -518,7 +518,7 @@ impl MigrationRun<'_> {
         match outcome {
             Ok(()) => Ok(self.session.run_batch(&self.statement_done_sql(version, unit, "")).await?),
             Err(ExecError::Session(fault)) if !fault.lost => {
-                // The server says that it failed; an index may be half there.
+                // The server reported a failure, but an index may be half built.
                 let intent_outcome = catalog::intent_outcome(self.session, self.dialect, check, &before).await?;
                 if intent_outcome != IntentOutcome::Applied {
                     self.session.run_batch(&self.dialect.delete_ledger_sql("statement", version, unit.number)).await?;

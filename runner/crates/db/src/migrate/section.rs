@@ -1,4 +1,4 @@
-//! A part of a file: its statements, the transaction around them, and what to do about what the database says of them. Pure.
+//! A part of a migration file: its statements, the transaction around them, and hints for database errors. Pure.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use super::{
     unit::{self, TransactionControl},
 };
 
-/// A part of a file that is run: its text, and where that lies.
+/// A part of a file to run: its text and byte range.
 pub(super) struct MigrationSection<'a> {
     pub(super) file_name: &'a str,
     pub(super) text: &'a str,
@@ -18,7 +18,7 @@ pub(super) struct MigrationSection<'a> {
 }
 
 impl<'a> MigrationSection<'a> {
-    /// What of a migration is run.
+    /// The part of a migration that applies it.
     pub(super) fn up(file: &'a Migration) -> Self {
         Self {
             file_name: &file.file_name,
@@ -28,7 +28,7 @@ impl<'a> MigrationSection<'a> {
         }
     }
 
-    /// What undoes one.
+    /// The part that undoes it.
     pub(super) fn down(down: &'a DownMigration) -> Self {
         Self {
             file_name: &down.file_name,
@@ -39,7 +39,7 @@ impl<'a> MigrationSection<'a> {
     }
 }
 
-/// What to do about a fault.
+/// The hint for an error.
 pub(super) fn hint_for(engine: SqlEngine, section: &MigrationSection<'_>, fault: &SqlSessionError) -> Option<String> {
     let default_hint = if section.no_transaction || engine == SqlEngine::Mysql {
         "correct the file: the statements that are on record will not run again"
@@ -88,7 +88,7 @@ pub(super) fn section_statements(
     Ok(statements.into_iter().map(one).collect())
 }
 
-/// Without the BEGIN and COMMIT around all of it, which the runner has of its own.
+/// The statements without a BEGIN and COMMIT around all of them, because the runner adds its own.
 pub(super) fn without_outer_transaction(
     engine: SqlEngine,
     section: &MigrationSection<'_>,
@@ -129,7 +129,7 @@ pub(super) fn without_outer_transaction(
     }
 }
 
-/// Whether a text may have changed what the next file finds.
+/// Whether a text may have changed the session for the next file.
 pub(super) fn may_change_session(engine: SqlEngine, text: &str) -> bool {
     let has = |word: &[u8]| text.as_bytes().windows(word.len()).any(|window| window.eq_ignore_ascii_case(word));
     match engine {

@@ -1,8 +1,8 @@
-//! A file's text → its statements, by the rules that each engine's own client has. Pure.
+//! Splits a file's text into statements, by the rules of each engine's client. Pure.
 //!
-//! What counts: strings, quoted names, dollar quotes, comments (nested ones on PostgreSQL), parentheses, bodies of SQL routines,
-//! `DELIMITER`, and the data of `COPY … FROM STDIN`. A text that is cut wrongly because it is no SQL fails to parse either way.
-//! Deliberately absent: what a statement means; that is [`unit`](super::unit)'s.
+//! It knows strings, quoted names, dollar quotes, comments (nested ones on PostgreSQL), parentheses, bodies of SQL
+//! routines, `DELIMITER`, and the data of `COPY … FROM STDIN`. An invalid text may be split wrongly, but fails to parse
+//! anyway. Deliberately absent: the meaning of statements; see [`unit`](super::unit).
 
 use std::ops::Range;
 
@@ -11,21 +11,21 @@ use super::super::{
     sqlite,
 };
 
-/// One statement.
+/// A statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SqlStatement {
-    /// From its first token to before its delimiter.
+    /// The range from its first token to before its delimiter.
     pub(super) range: Range<usize>,
-    /// What follows a `COPY … FROM STDIN`, without the `\.`.
+    /// The data after a `COPY … FROM STDIN`, without the `\.`.
     pub(super) copy_data: Option<Range<usize>>,
 }
 
-/// A word, a quoted name or a sign of a statement.
+/// A word, quoted name or sign of a statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SqlToken {
-    /// As it is meant: quotes taken off.
+    /// Its value without quotes.
     pub(super) text: String,
-    /// A bare word in capitals; empty for a quoted name and signs.
+    /// A bare word in capitals; empty for a quoted name or sign.
     pub(super) keyword: String,
 }
 
@@ -43,13 +43,13 @@ enum SqlLexeme {
     Open,
     Close,
     Word,
-    /// A name in quotes.
+    /// A quoted name.
     QuotedName,
-    /// A string, or a sign.
+    /// A string or a sign.
     Other,
 }
 
-/// The statements of a text.
+/// Splits a text into statements.
 pub(super) fn split_statements(engine: SqlEngine, text: &str) -> Result<Vec<SqlStatement>, SqlSessionError> {
     match engine {
         SqlEngine::Sqlite => {
@@ -107,14 +107,14 @@ struct StatementSplitter<'a> {
     delimiter: String,
 }
 
-/// What a statement has been so far.
+/// The state of the current statement.
 #[derive(Default)]
 struct SplitterState {
     start: Option<usize>,
     end: usize,
     words: Vec<String>,
     parenthesis_depth: usize,
-    /// Of BEGIN and CASE in the body of a routine.
+    /// The depth of BEGIN and CASE in the body of a routine.
     block_depth: usize,
     after_end: bool,
 }
@@ -156,7 +156,7 @@ impl StatementSplitter<'_> {
         Ok(statements)
     }
 
-    /// `DELIMITER`, which MySQL's client knows, is obeyed; `\…`, which psql knows, is refused.
+    /// Handles `DELIMITER` as MySQL's client does; rejects psql's `\…`.
     fn take_client_command(&mut self, rest: &str) -> Result<bool, SqlSessionError> {
         match self.engine {
             SqlEngine::Mysql if rest.get(..9).is_some_and(|word| word.eq_ignore_ascii_case("delimiter")) => {
@@ -185,7 +185,7 @@ impl StatementSplitter<'_> {
         match word.as_str() {
             "BEGIN" if is_routine => state.block_depth += 1,
             "CASE" if state.block_depth > 0 && !state.after_end => state.block_depth += 1,
-            // `END IF` and its like close what was not counted.
+            // `END IF` and the like close blocks that were not counted.
             "IF" | "LOOP" | "WHILE" | "REPEAT" | "FOR" if state.after_end && self.engine == SqlEngine::Mysql => {
                 state.block_depth += 1
             }
@@ -292,7 +292,7 @@ fn next_lexeme(engine: SqlEngine, text: &str, at: usize) -> Result<(SqlLexeme, u
             (SqlLexeme::Blank, until(b"\n", 2).unwrap_or(bytes.len()))
         }
         [b'#', ..] if is_mysql => (SqlLexeme::Blank, until(b"\n", 1).unwrap_or(bytes.len())),
-        // What stands in these is for the server.
+        // The server interprets the content of these comments.
         [b'/', b'*', b'!', ..] | [b'/', b'*', b'M', b'!', ..] if is_mysql => {
             (SqlLexeme::Other, until(b"*/", 3).ok_or_else(|| unterminated("a comment"))?)
         }
@@ -343,7 +343,7 @@ fn find_bytes(bytes: &[u8], end: &[u8], from: usize) -> Option<usize> {
     }
 }
 
-/// A doubled quote inside looks like two strings side by side, which ends at the same place, but not for names.
+/// A doubled quote looks like two adjacent strings, which end at the same place; but in a name it matters.
 fn quoted_length(bytes: &[u8], quote_at: usize, has_backslash: bool) -> Option<usize> {
     let quote = bytes[quote_at];
     let mut at = quote_at + 1;
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn copy_has_its_data() {
+    fn copy_includes_its_data() {
         let text = "COPY t (a) FROM stdin;\n1;\n2'\n\\.\nselect 1;";
         let found = split_statements(SqlEngine::Postgres, text).unwrap();
         assert_eq!(&text[found[0].copy_data.clone().unwrap()], "1;\n2'\n");
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_end_has_its_line() {
+    fn unterminated_text_reports_its_line() {
         for (engine, text, line) in [
             (SqlEngine::Postgres, "select 1;\nselect 'x;\n", 2),
             (SqlEngine::Postgres, "\n\nselect $$ x", 3),
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_without_quotes() {
+    fn tokens_are_unquoted() {
         let found = leading_tokens(SqlEngine::Mysql, "create /* x */ table `a``b`.c (d int)", 6);
         let found: Vec<_> = found.iter().map(|token| token.text.as_str()).collect();
         assert_eq!(found, ["create", "table", "a`b", ".", "c", "("]);

@@ -1,7 +1,7 @@
-//! A file that is not one transaction, cut into what is done, recorded and found again by itself. Pure.
+//! Splits a file that can't be one transaction into units that are run, recorded and probed separately. Pure.
 //!
-//! Invariant: what can be one transaction with its own record is; only what an engine does outside of transactions has an
-//! intent before it, and a question to the catalogue about it. Deliberately absent: asking it, which is [`probe`](super::probe)'s.
+//! Invariant: whatever can share a transaction with its record does. Only what an engine does outside transactions gets
+//! an intent first, and a catalog check. Deliberately absent: running that check; see [`catalog`](super::catalog).
 
 use sha2::{Digest as _, Sha256};
 
@@ -11,29 +11,29 @@ use super::{
     split::{SqlStatement, SqlToken, leading_tokens},
 };
 
-/// One unit.
+/// A unit of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ExecutionUnit {
-    /// From 1.
+    /// Its number, from 1.
     pub(super) number: usize,
     pub(super) mode: ExecutionMode,
     pub(super) statements: Vec<SqlStatement>,
-    /// SHA-256 of its text, line ends taken out.
+    /// The SHA-256 of its text with normalized line endings.
     pub(super) hash: String,
 }
 
-/// How a unit is done.
+/// How a unit runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ExecutionMode {
     /// In one transaction with its record.
     Transactional,
-    /// By itself, between an intent and a record.
+    /// Outside a transaction, between an intent and a record.
     NonTransactional(CatalogCheck),
-    /// It sets the session up, and is done again whenever the file is gone on with.
+    /// It configures the session, so it runs again whenever the file resumes.
     Session,
 }
 
-/// What the catalogue is asked about when nobody knows whether a statement was done.
+/// How the catalog shows whether a statement with an unknown outcome has run.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum CatalogCheck {
@@ -41,23 +41,23 @@ pub(super) enum CatalogCheck {
     IndexBuilt { index: Vec<String> },
     /// PostgreSQL: an index that is dropped.
     IndexDropped { index: Vec<String> },
-    /// PostgreSQL: an index that is built anew; what is half built has another name.
+    /// PostgreSQL: an index that is rebuilt; a half-built one has another name.
     IndexRebuilt { index: Vec<String> },
-    /// PostgreSQL: a partition that leaves its table.
+    /// PostgreSQL: a partition that is detached from its table.
     PartitionDetached { table: Vec<String>, partition: Vec<String> },
-    /// A database that is made or dropped.
+    /// A database that is created or dropped.
     Database { name: String, made: bool },
-    /// MySQL: whether what `SHOW CREATE` says of this has changed.
+    /// MySQL: whether the `SHOW CREATE` of this object has changed.
     ShowCreate { what: String, name: Vec<String> },
-    /// MySQL: tables that are dropped, one after the other.
+    /// MySQL: tables that are dropped one by one.
     TablesDropped { names: Vec<Vec<String>> },
-    /// Twice does what once does.
+    /// Running it twice does the same as once.
     Repeatable,
-    /// Nothing tells.
+    /// Nothing shows it.
     Unobservable,
 }
 
-/// The units of a file's part.
+/// Splits a part of a file into units.
 pub(super) fn split_into_units(
     engine: SqlEngine,
     text: &str,
@@ -113,7 +113,7 @@ pub(super) fn split_into_units(
     }
 }
 
-/// A statement about the transaction itself.
+/// A statement that controls the transaction.
 pub(super) enum TransactionControl {
     Begin,
     Commit,
@@ -153,7 +153,7 @@ fn find_word(words: &[SqlToken], word: &str) -> Option<usize> {
     words.iter().position(|token| token.keyword == word)
 }
 
-/// A name with what it belongs to, `a.b`, from a token on.
+/// A qualified name, `a.b`, that starts at a token.
 fn parse_name(words: &[SqlToken], mut at: usize) -> Option<Vec<String>> {
     for skipped in [["IF", "NOT", "EXISTS"].as_slice(), &["IF", "EXISTS"], &["ONLY"]] {
         if words
@@ -163,7 +163,7 @@ fn parse_name(words: &[SqlToken], mut at: usize) -> Option<Vec<String>> {
             at += skipped.len();
         }
     }
-    // PostgreSQL's bare names are in small letters.
+    // PostgreSQL folds unquoted names to lower case.
     let one = |token: &SqlToken| token.text.clone();
     let mut parts = vec![words.get(at).filter(|token| token.is_name()).map(one)?];
     while words.get(at + 1).is_some_and(|token| token.text == ".") {
@@ -190,14 +190,14 @@ fn postgres_mode(words: &[SqlToken], sql: &str) -> ExecutionMode {
     let check = match (word(0), concurrently) {
         ("SET" | "RESET" | "SHOW", _) if word(1) != "CONSTRAINTS" => return ExecutionMode::Session,
         ("CREATE", Some(at)) if find_word(words, "INDEX").is_some() => {
-            // An index that is not named gets a name that nobody knows beforehand.
+            // An unnamed index gets an unpredictable name.
             match parse_folded_name(words, at + 1).filter(|index| index != &["on"]) {
                 Some(index) => {
                     let on = words
                         .iter()
                         .position(|token| token.keyword == "ON")
                         .and_then(|on| parse_folded_name(words, on + 1));
-                    // It is made in the schema of its table.
+                    // An index is created in the schema of its table.
                     let schema = on.filter(|table| table.len() > 1).map(|table| table[0].clone());
                     CatalogCheck::IndexBuilt { index: schema.into_iter().chain(index).collect() }
                 }
@@ -234,7 +234,7 @@ fn postgres_mode(words: &[SqlToken], sql: &str) -> ExecutionMode {
     ExecutionMode::NonTransactional(check)
 }
 
-/// Whether a block may commit by itself, which only works outside of a transaction.
+/// Whether a block may commit by itself, which works only outside a transaction.
 fn may_end_transaction(sql: &str) -> bool {
     let upper = sql.to_ascii_uppercase();
     ["COMMIT", "ROLLBACK"].iter().any(|word| upper.contains(word))
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_of_the_files_own_is_one_unit() {
+    fn explicit_transaction_is_one_unit() {
         let text =
             "pragma foreign_keys = off; begin; create table a (b); drop table c; commit; pragma foreign_keys = on;";
         assert_eq!(

@@ -1,8 +1,8 @@
-//! One session with a database, whatever its engine: what the capability `database` and the migrations stand on.
+//! A session with a database of any engine: the basis of the capability `database` and of migrations.
 //!
-//! Invariants: an error's text has no part of the URL; what is not committed is rolled back when a session is dropped; a call
-//! whose future is dropped ends its session, and the server is told to stop. Deliberately absent: pools, retries, and any SQL of
-//! the runner's own (that is [`migrate`](super::migrate)'s).
+//! Invariants: no error's text contains a part of the URL. Dropping a session rolls back what is not committed.
+//! Dropping a call's future ends its session and stops the server. Deliberately absent: pools, retries, and the
+//! runner's own SQL (see [`migrate`](super::migrate)).
 
 mod mysql;
 mod postgres;
@@ -17,10 +17,10 @@ use plan::{DirAccess, ServerEngine, ServerUrl};
 
 pub use super::sqlite::{SqlFailureKind, SqlPosition, TransactionMode};
 
-/// How long a server may take to answer the first time.
+/// How long a server may take for its first reply.
 const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// What kind of database a session is with.
+/// The engine of a session's database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SqlEngine {
     Sqlite,
@@ -38,7 +38,7 @@ impl SqlEngine {
     }
 }
 
-/// Why a call failed, as the database says it.
+/// An error of a call, in the database's words.
 #[derive(Clone, Debug)]
 pub struct SqlSessionError {
     pub kind: SqlFailureKind,
@@ -46,11 +46,11 @@ pub struct SqlSessionError {
     pub hint: Option<String>,
     /// The server's own code: a SQLSTATE, or MySQL's number.
     pub code: Option<String>,
-    /// In the text of the call.
+    /// The position in the text of the call.
     pub position: Option<SqlPosition>,
-    /// How many statements of the text had ended well before it.
+    /// How many statements of the text succeeded before the error.
     pub completed: usize,
-    /// The session is gone.
+    /// Whether the session has ended.
     pub lost: bool,
 }
 
@@ -64,7 +64,7 @@ impl SqlSessionError {
         Self { lost: true, ..Self::new(SqlFailureKind::Transient, message) }
     }
 
-    /// What reading or writing the socket failed with; TLS answers there too, and comes to no other answer later.
+    /// Converts an error of the socket. TLS errors also arrive here; they are permanent.
     pub fn from_io_error(error: &std::io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(tls) => Self::new(SqlFailureKind::Permanent, format!("TLS: {tls}")),
@@ -81,7 +81,7 @@ impl SqlSessionError {
         self.code.as_deref().is_some_and(|code| codes.contains(&code))
     }
 
-    /// Whether somebody else's lock was in the way: nothing is wrong with the statement.
+    /// Whether another session's lock caused the error, so the statement itself may be fine.
     pub fn is_contention(&self) -> bool {
         // lock_not_available, deadlock_detected, serialization_failure; lock wait timeout, deadlock; SQLite's busy.
         self.has_code(&["55P03", "40P01", "40001", "1205", "1213", "SQLITE_BUSY"])
@@ -123,7 +123,7 @@ pub enum SqlSession {
 }
 
 impl SqlSession {
-    /// Opens a session with a server. A reader's session refuses to write.
+    /// Connects to a server. A read-only session refuses to write.
     pub async fn connect(url: &ServerUrl, access: DirAccess) -> Result<Self, SqlSessionError> {
         let session = async {
             Ok(match url.engine {
@@ -152,7 +152,7 @@ impl SqlSession {
         }
     }
 
-    /// One statement that returns rows.
+    /// Runs one statement that returns rows.
     pub async fn query(&self, sql: String, parameters: Vec<SqlValue>) -> Result<SqlRows, SqlSessionError> {
         match self {
             Self::Sqlite(session) => Ok(session.query(sql, parameters).await?),
@@ -161,7 +161,7 @@ impl SqlSession {
         }
     }
 
-    /// One statement; the number of rows that it affected.
+    /// Runs one statement and returns the number of affected rows.
     pub async fn execute(&self, sql: String, parameters: Vec<SqlValue>) -> Result<u64, SqlSessionError> {
         match self {
             Self::Sqlite(session) => Ok(session.execute(sql, parameters).await?),
@@ -170,7 +170,7 @@ impl SqlSession {
         }
     }
 
-    /// A step's text of several statements, which may not end the transaction.
+    /// Runs a step's text of several statements, which must not end the transaction.
     pub async fn run_script(&self, sql: String) -> Result<(), SqlSessionError> {
         match self {
             Self::Sqlite(session) => Ok(session.run_script(sql).await?),
@@ -179,8 +179,8 @@ impl SqlSession {
         }
     }
 
-    /// Statements of the runner's own, or of a file that was looked through: on a server in one round trip. The rows of all of
-    /// them.
+    /// Runs the runner's own statements, or those of a checked file, in one round trip to a server. Returns the rows of
+    /// all of them.
     pub async fn query_text(&self, sql: &str) -> Result<Vec<TextRow>, SqlSessionError> {
         match self {
             Self::Sqlite(session) => {
@@ -192,7 +192,7 @@ impl SqlSession {
         }
     }
 
-    /// The same, where no rows are wanted.
+    /// Like [`query_text`](Self::query_text), but discards the rows.
     pub async fn run_batch(&self, sql: &str) -> Result<(), SqlSessionError> {
         match self {
             Self::Sqlite(session) => Ok(session.run_script(sql.to_owned()).await?),
@@ -217,7 +217,7 @@ impl SqlSession {
         }
     }
 
-    /// Rolls an open transaction back and does not wait for it: for destructors.
+    /// Rolls back an open transaction without waiting; for destructors.
     pub fn rollback(&self) {
         match self {
             Self::Sqlite(session) => session.rollback(),
@@ -226,7 +226,7 @@ impl SqlSession {
         }
     }
 
-    /// What the server said beside its answers since it was asked last.
+    /// Takes the notices that the server has sent since the last call.
     pub fn take_notices(&self) -> Vec<String> {
         match self {
             Self::Postgres(session) => session.take_notices(),
@@ -242,24 +242,24 @@ fn value_to_text(value: SqlValue) -> Option<String> {
         SqlValue::Integer(value) => Some(value.to_string()),
         SqlValue::Real(value) => Some(value.to_string()),
         SqlValue::Text(value) => Some(value),
-        // Digests are kept as bytes; they are compared in hex.
+        // Digests are stored as bytes and compared as hex.
         SqlValue::Blob(bytes) => Some(hex(&bytes)),
     }
 }
 
-/// Bytes in lower-case hex.
+/// Encodes bytes as lower-case hex.
 pub fn hex(bytes: &[u8]) -> String {
     let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value)]);
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
-/// Whether a statement begins with a word by which a step would take the transaction away from the runner.
+/// Whether a statement begins with a keyword that would end or begin the runner's transaction.
 fn transaction_control_word(statement: &str) -> Option<&'static str> {
     const CONTROL_WORDS: [&str; 7] = ["BEGIN", "START", "COMMIT", "ROLLBACK", "END", "ABORT", "XA"];
     let word: String = statement.chars().take_while(|c| c.is_ascii_alphabetic()).collect();
     let found = CONTROL_WORDS.into_iter().find(|known| known.eq_ignore_ascii_case(&word))?;
     let rest = statement[word.len()..].trim_start().to_ascii_uppercase();
-    // What goes back to a savepoint stays inside.
+    // A rollback to a savepoint stays inside the transaction.
     let stays = found == "ROLLBACK" && (rest.starts_with("TO ") || rest.starts_with("WORK TO "));
     (!stays).then_some(found)
 }

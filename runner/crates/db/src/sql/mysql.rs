@@ -1,8 +1,9 @@
 //! A session with MariaDB or MySQL.
 //!
-//! Invariants: as of every session ([`super`]); the connection of a call that is given up is closed, and killed on the server
-//! by another one, so that its statement and its locks end. Texts go one statement at a time where the server would go on
-//! behind an error. Deliberately absent: the list of authorities that the driver brings along.
+//! Invariants: those of every session ([`super`]). When a call is cancelled, its connection is closed and a second
+//! connection kills it on the server, so that its statement and its locks end. Statements of a text are sent one by
+//! one, because the server would go on after an error. Deliberately absent: the driver's own list of certificate
+//! authorities.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -20,25 +21,25 @@ use crate::sqlite::{MAX_RESULT_BYTES, MAX_RESULT_ROWS, SqlRows, SqlValue};
 use hostio::blocking::BlockingTaskGuard;
 use plan::{DirAccess, ServerEndpoint, ServerTlsMode, ServerUrl};
 
-/// What every session says first. DDL must not queue for hours before everybody else.
+/// The first statement of every session. DDL must not queue for hours ahead of everybody else.
 const SESSION_SETTINGS: &str =
     "SET SESSION lock_wait_timeout = 2, SESSION innodb_lock_wait_timeout = 2, SESSION autocommit = 1";
 
 /// A session.
 pub struct MysqlSession {
-    /// Out of its place while a call works with it; it does not come back from one that was given up.
+    /// `None` while a call uses it. A cancelled call never puts it back.
     connection_slot: Mutex<Option<Conn>>,
     connection_id: u32,
     options: Opts,
     access: DirAccess,
-    /// A transaction is to be rolled back before the next call.
+    /// Whether to roll back a transaction before the next call.
     rollback_pending: AtomicBool,
 }
 
 impl MysqlSession {
     pub(super) async fn open(url: &ServerUrl, access: DirAccess) -> Result<Self, SqlSessionError> {
         let (connection, options) = match url.tls {
-            // The driver has no way to take TLS only where it is offered.
+            // The driver can't use TLS only where the server offers it.
             ServerTlsMode::Prefer if matches!(url.endpoint, ServerEndpoint::Tcp(..)) => {
                 match connect(url, true).await {
                     Err(error) if !matches!(error, Error::Server(_)) => connect(url, false).await,
@@ -122,7 +123,7 @@ impl MysqlSession {
         .await
     }
 
-    /// Runs work inside a transaction that can't write, if this is a reader.
+    /// Runs work in a read-only transaction if this session is read-only.
     async fn enforce_read_only<T>(
         &self,
         work: impl Future<Output = Result<T, SqlSessionError>>,
@@ -195,7 +196,7 @@ impl MysqlSession {
     }
 }
 
-/// Has the server end a call's connection when the call was dropped before the answer came.
+/// Kills the connection of a call on the server if the call was dropped before its reply.
 struct MysqlCallGuard<'a> {
     session: &'a MysqlSession,
     armed: bool,
@@ -222,7 +223,7 @@ impl Drop for MysqlCallGuard<'_> {
 }
 
 impl SqlSessionError {
-    /// With the line that the server's message tells, or the start of the text.
+    /// Adds the line from the server's message, or the start of the text.
     fn with_position(mut self, sql: &str) -> Self {
         let line = self.message.rsplit_once(" at line ").and_then(|(_, line)| line.trim().parse::<u64>().ok());
         if self.code.is_some() && self.position.is_none() {
@@ -231,7 +232,7 @@ impl SqlSessionError {
         self
     }
 
-    /// The same fault, of a text that begins at byte `start` of `whole`.
+    /// Moves an error's position from a text that begins at byte `start` of `whole`.
     pub fn shift_position(mut self, whole: &str, start: usize) -> Self {
         let base = SqlPosition::at(whole, start);
         self.position = Some(match self.position {
@@ -337,7 +338,7 @@ fn mysql_error(error: Error) -> SqlSessionError {
             Error::Io(mysql_async::IoError::Io(error)) => SqlSessionError::from_io_error(&error),
             Error::Io(error) => SqlSessionError::new(SqlFailureKind::Permanent, format!("TLS: {error}")),
             Error::Driver(mysql_async::DriverError::ConnectionClosed) => SqlSessionError::lost("the server closed the connection"),
-            // The driver's words for options and URLs could repeat what is in them.
+            // The driver's messages could quote options and URLs.
             Error::Url(_) => SqlSessionError::new(SqlFailureKind::InvalidConfig, "the database URL is invalid"),
             other => SqlSessionError::new(SqlFailureKind::Permanent, other.to_string()),
         };

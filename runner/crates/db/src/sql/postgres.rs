@@ -1,9 +1,9 @@
 //! A session with PostgreSQL.
 //!
-//! Invariants: a call whose future is dropped sends a cancel request and closes the socket; so does a dropped session with a
-//! statement under way. The server looks every quarter of a second whether we are still there
-//! (`client_connection_check_interval`), so that what a killed runner left lets go of its locks. Deliberately absent: prepared
-//! statements in what migrations run, which a pooler might lose.
+//! Invariants: a dropped call sends a cancel request and closes the socket, and so does a dropped session with a
+//! running statement. The server checks every 250 ms whether the client is connected
+//! (`client_connection_check_interval`), so a killed runner's locks are released. Deliberately absent: prepared
+//! statements for migrations, because a pooler might lose them.
 
 use std::{
     pin::pin,
@@ -34,7 +34,7 @@ use crate::sqlite::{MAX_RESULT_BYTES, MAX_RESULT_ROWS, SqlRows, SqlValue};
 use hostio::blocking::BlockingTaskGuard;
 use plan::{DirAccess, ServerEndpoint, ServerTlsMode, ServerUrl};
 
-/// What every session says first. The check of the connection is there since version 14.
+/// The first statement of every session. The connection check exists since version 14.
 const SESSION_SETTINGS: &str = "SET client_encoding = 'UTF8'; \
     DO $$BEGIN PERFORM set_config('client_connection_check_interval', '250ms', false); EXCEPTION WHEN OTHERS THEN NULL; END$$";
 
@@ -45,10 +45,10 @@ pub struct PostgresSession {
     cancel_token: CancelToken,
     url: ServerUrl,
     access: DirAccess,
-    /// A statement was given up: nothing more is said on this session.
+    /// A statement was cancelled: this session sends nothing more.
     is_cancelled: AtomicBool,
     notices: Arc<Mutex<Vec<String>>>,
-    /// Of our end; what the server sees is compared with it. None on a unix socket.
+    /// The local port, to compare with the one that the server sees. `None` on a unix socket.
     local_port: Option<u16>,
 }
 
@@ -98,7 +98,7 @@ impl PostgresSession {
         Ok(session)
     }
 
-    /// Whether something stands between us and the server, as far as can be told by the port that it sees.
+    /// Whether a proxy or pooler is in between, judged by the port that the server sees.
     pub async fn has_proxy(&self) -> Result<bool, SqlSessionError> {
         let Some(local_port) = self.local_port else { return Ok(false) };
         let seen = self.query_text("SELECT inet_client_port()").await?;
@@ -113,7 +113,7 @@ impl PostgresSession {
         std::mem::take(&mut *self.notices.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A statement of a step. A reader's runs in a transaction that can't write.
+    /// Runs a step's statement, in a read-only transaction if this session is read-only.
     pub(super) async fn query(&self, sql: &str, parameters: Vec<SqlValue>) -> Result<SqlRows, SqlSessionError> {
         self.refuse_transaction_control(sql)?;
         self.enforce_read_only(async {
@@ -189,7 +189,7 @@ impl PostgresSession {
         }
     }
 
-    /// Runs work inside a transaction that can't write, if this is a reader.
+    /// Runs work in a read-only transaction if this session is read-only.
     async fn enforce_read_only<T>(
         &self,
         work: impl Future<Output = Result<T, SqlSessionError>>,
@@ -197,14 +197,14 @@ impl PostgresSession {
         if self.access == DirAccess::ReadWrite {
             return work.await;
         }
-        // With the first query the mode is settled: no `SET TRANSACTION` can change it back.
+        // After the first query, no `SET TRANSACTION` can change the mode back.
         self.run_batch("BEGIN READ ONLY; SELECT 1").await?;
         let outcome = work.await;
         self.run_batch("ROLLBACK").await?;
         outcome
     }
 
-    /// The rows of all statements of a text.
+    /// Returns the rows of all statements of a text.
     pub(super) async fn query_text(&self, sql: &str) -> Result<Vec<TextRow>, SqlSessionError> {
         let guard = self.begin_call()?;
         let mut completed = 0;
@@ -227,7 +227,7 @@ impl PostgresSession {
         outcome.map_err(|error| SqlSessionError { completed, ..postgres_error(&error, sql) })
     }
 
-    /// Runs a text; rows are thrown away as they come.
+    /// Runs a text and discards its rows as they arrive.
     pub(super) async fn run_batch(&self, sql: &str) -> Result<(), SqlSessionError> {
         let guard = self.begin_call()?;
         let mut completed = 0;
@@ -245,7 +245,7 @@ impl PostgresSession {
         outcome.map_err(|error| SqlSessionError { completed, ..postgres_error(&error, sql) })
     }
 
-    /// `COPY … FROM STDIN` with its data.
+    /// Runs `COPY … FROM STDIN` with its data.
     pub async fn copy_in(&self, sql: &str, data: &str) -> Result<(), SqlSessionError> {
         let guard = self.begin_call()?;
         let outcome = async {
@@ -265,7 +265,7 @@ impl PostgresSession {
     }
 
     pub(super) async fn commit(&self) -> Result<(), SqlSessionError> {
-        // In a transaction that failed, COMMIT answers well and keeps nothing.
+        // In a failed transaction, COMMIT reports success but keeps nothing.
         self.run_batch("SELECT 1; COMMIT").await
     }
 
@@ -280,7 +280,7 @@ impl PostgresSession {
         Ok(PostgresCallGuard { session: self, armed: true })
     }
 
-    /// Tells the server to stop what runs, then closes.
+    /// Cancels the running statement, then closes.
     fn cancel_and_close(&self) {
         if self.is_cancelled.swap(true, Ordering::Relaxed) {
             return;
@@ -290,7 +290,7 @@ impl PostgresSession {
         tokio::spawn(async move {
             let request = async {
                 let Ok((stream, host, _)) = open_stream(&url).await else { return };
-                // An old server may not know it any more; closing the socket is enough then.
+                // An old server may not support it anymore; then closing the socket is enough.
                 if url.tls == ServerTlsMode::Disable || matches!(url.endpoint, ServerEndpoint::Unix(_)) {
                     cancel.cancel_query_raw(stream, NoTls).await.ok();
                 } else if let Ok(connector) = PostgresTlsConnector::new(&url, &host) {
@@ -312,7 +312,7 @@ impl Drop for PostgresSession {
     }
 }
 
-/// Gives the session up when dropped before the answer came.
+/// Closes the session if dropped before the reply.
 struct PostgresCallGuard<'a> {
     session: &'a PostgresSession,
     armed: bool,
@@ -386,7 +386,7 @@ fn value_bytes(value: &SqlValue) -> usize {
     }
 }
 
-/// The first value of the first row.
+/// Returns the first value of the first row.
 pub fn first_value(rows: &[TextRow]) -> Option<&str> {
     rows.first()?.first()?.as_deref()
 }
@@ -418,7 +418,7 @@ fn postgres_error(error: &tokio_postgres::Error, sql: &str) -> SqlSessionError {
         _ if code == "42501" => SqlFailureKind::Denied,
         _ => SqlFailureKind::Permanent,
     };
-    // Nothing of these is mended by waiting: disk_full and the like may be, a cancelled statement is not.
+    // A retry does not help with these, unlike disk_full; a cancelled statement stays cancelled.
     let kind =
         if ["57014", "55006", "55000", "55P04"].contains(&code.as_str()) { SqlFailureKind::Permanent } else { kind };
     let position = match server.position() {
@@ -436,7 +436,7 @@ fn postgres_error(error: &tokio_postgres::Error, sql: &str) -> SqlSessionError {
     SqlSessionError { code: Some(code), position, lost, ..found }
 }
 
-/// A value as it was read.
+/// A value in the form in which it was read.
 struct PostgresValue(SqlValue);
 
 type PostgresConversionError = Box<dyn std::error::Error + Sync + Send>;

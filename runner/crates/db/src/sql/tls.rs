@@ -1,7 +1,7 @@
-//! TLS for database servers, as libpq's `sslmode` words it: rustls with ring.
+//! TLS for database servers with the modes of libpq's `sslmode`: rustls with ring.
 //!
-//! Invariant: `verify-ca` and `verify-full` believe nobody without a certificate of a known authority. Deliberately absent:
-//! client certificates.
+//! Invariant: `verify-ca` and `verify-full` require a certificate of a known authority. Deliberately absent: client
+//! certificates.
 
 use std::{
     future::Future,
@@ -30,13 +30,13 @@ use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 use super::{SqlFailureKind, SqlSessionError};
 use plan::{ServerTlsMode, ServerUrl};
 
-/// A stream of bytes to a server.
+/// A byte stream to a server.
 pub(super) enum ServerStream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-/// The authorities that a URL names, else the machine's; in DER.
+/// Reads the authorities in the URL's file, or the system's, as DER.
 pub(super) fn load_root_certs(named: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, SqlSessionError> {
     let Some(path) = named else { return Ok(rustls_native_certs::load_native_certs().certs) };
     let bad = |why: &dyn std::fmt::Display| {
@@ -52,7 +52,7 @@ pub(super) fn load_root_certs(named: Option<&Path>) -> Result<Vec<CertificateDer
     if found.is_empty() { Err(bad(&"it contains no certificate")) } else { Ok(found) }
 }
 
-/// Whether whoever answers must show a certificate of a known authority.
+/// Whether the server must present a certificate of a known authority.
 pub(super) fn verifies_certificate(url: &ServerUrl) -> bool {
     match url.tls {
         ServerTlsMode::VerifyCa | ServerTlsMode::VerifyFull => true,
@@ -61,14 +61,14 @@ pub(super) fn verifies_certificate(url: &ServerUrl) -> bool {
     }
 }
 
-/// How a stream becomes one with TLS.
+/// Turns a byte stream into a TLS stream.
 pub(super) struct PostgresTlsConnector {
     config: Arc<ClientConfig>,
     host: String,
 }
 
 impl PostgresTlsConnector {
-    /// For a URL; reads the authorities only where they are asked for.
+    /// Builds the connector for a URL; reads authorities only if needed.
     pub(super) fn new(url: &ServerUrl, host: &str) -> Result<Self, SqlSessionError> {
         let provider = Arc::new(ring::default_provider());
         let roots = if verifies_certificate(url) { load_root_certs(url.ca_file.as_deref())? } else { Vec::new() };
@@ -84,11 +84,11 @@ impl PostgresTlsConnector {
     }
 }
 
-/// Who is believed.
+/// A certificate verifier for the modes of `sslmode`.
 #[derive(Debug)]
 struct SslModeVerifier {
     provider: Arc<CryptoProvider>,
-    /// None: everybody.
+    /// `None` accepts every certificate.
     verifier: Option<Arc<WebPkiServerVerifier>>,
     checks_name: bool,
 }
@@ -122,7 +122,7 @@ impl ServerCertVerifier for SslModeVerifier {
     ) -> Result<ServerCertVerified, Error> {
         let Some(inner) = &self.verifier else { return Ok(ServerCertVerified::assertion()) };
         match inner.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
-            // The chain is judged before the name.
+            // The chain is verified before the name.
             Err(Error::InvalidCertificate(
                 rustls::CertificateError::NotValidForName | rustls::CertificateError::NotValidForNameContext { .. },
             )) if !self.checks_name => Ok(ServerCertVerified::assertion()),
@@ -153,7 +153,7 @@ impl ServerCertVerifier for SslModeVerifier {
     }
 }
 
-/// A stream with TLS on it.
+/// A TLS stream.
 pub(super) struct PostgresTlsStream(tokio_rustls::client::TlsStream<ServerStream>);
 
 impl TlsConnect<ServerStream> for PostgresTlsConnector {

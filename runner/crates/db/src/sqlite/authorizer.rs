@@ -1,8 +1,9 @@
-//! What SQL may not do: reach another file, load code, or take the transaction away from the runner.
+//! What SQL must not do: access another file, load code, or control the runner's transaction.
 //!
-//! Invariant: every statement of a step is compiled under the authorizer (<https://sqlite.org/c3ref/set_authorizer.html>), also
-//! those inside triggers and views, so a rule can't be walked around by wording. `SQLITE_LIMIT_ATTACHED` and the defensive mode
-//! hold even where the authorizer had a gap. Deliberately absent: rules about tables; a granted database is granted whole.
+//! Invariant: every statement of a step is compiled under the authorizer
+//! (<https://sqlite.org/c3ref/set_authorizer.html>), including those in triggers and views, so rewording can't bypass a
+//! rule. `SQLITE_LIMIT_ATTACHED` and the defensive mode hold even if the authorizer had a gap. Deliberately absent:
+//! rules about tables; a database is granted as a whole.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -16,20 +17,20 @@ use rusqlite::{
     limits::Limit,
 };
 
-/// The longest single value, bytes.
+/// The largest single value, in bytes.
 const MAX_VALUE_BYTES: i32 = 256 << 20;
 
-/// The authorizer's side of a session.
+/// The authorizer's state in a session.
 #[derive(Debug, Default)]
 pub(super) struct SqliteAuthorizer {
-    /// The runner's own statements are not judged.
+    /// Set during the runner's own statements, which are not checked.
     is_host_statement: AtomicBool,
     in_transaction: AtomicBool,
     denial: Mutex<Option<String>>,
 }
 
 impl SqliteAuthorizer {
-    /// Confines `connection`.
+    /// Installs the authorizer on `connection`.
     pub(super) fn install(connection: &mut Connection) -> rusqlite::Result<Arc<Self>> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
         connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
@@ -51,7 +52,7 @@ impl SqliteAuthorizer {
         Ok(authorizer)
     }
 
-    /// Runs a statement of the runner's own.
+    /// Runs a statement of the runner.
     pub(super) fn execute_as_host(&self, connection: &Connection, sql: &str) -> rusqlite::Result<()> {
         self.is_host_statement.store(true, Ordering::Relaxed);
         let outcome = connection.execute_batch(sql);
@@ -59,12 +60,12 @@ impl SqliteAuthorizer {
         outcome
     }
 
-    /// Says whether the runner has a transaction open.
+    /// Sets whether the runner's transaction is open.
     pub(super) fn set_in_transaction(&self, open: bool) {
         self.in_transaction.store(open, Ordering::Relaxed);
     }
 
-    /// Why the last statement was denied, if it was; asked once.
+    /// Takes the reason of the last denial, if any.
     pub(super) fn take_denial(&self) -> Option<String> {
         self.denial.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

@@ -1,6 +1,6 @@
-//! What can go wrong with a database: as SQLite says it, with the place in the SQL text where that is known.
+//! Errors of a SQLite database, in SQLite's words, with the position in the SQL text if known.
 //!
-//! Invariant: no text holds a parameter's value. SQLite's own messages may quote words of the SQL text.
+//! Invariant: no text contains a parameter's value. SQLite's own messages may quote the SQL text.
 
 use std::{fmt, path::PathBuf};
 
@@ -8,29 +8,29 @@ use rusqlite::{Error, ErrorCode};
 
 use super::{MAX_RESULT_BYTES, MAX_RESULT_ROWS};
 
-/// The kind of a failure, as the step contract words it.
+/// The kind of a failure in the step contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SqlFailureKind {
-    /// The call itself is malformed.
+    /// The call is malformed.
     InvalidConfig,
-    /// A step may not do that.
+    /// The step may not do that.
     Denied,
-    /// There is no such database.
+    /// The database does not exist.
     NotFound,
-    /// What is in the database forbids it: a constraint.
+    /// The database's content forbids it, such as a constraint.
     Conflict,
     /// The same call may succeed later.
     Transient,
     /// The same call will fail again.
     Permanent,
-    /// Larger than allowed.
+    /// A limit is exceeded.
     Limit,
-    /// The file is no database, or a damaged one.
+    /// The file is not a database, or is damaged.
     BadContent,
 }
 
 impl SqlFailureKind {
-    /// The word of the step contract: `denied`, `transient`, …
+    /// The name in the step contract: `denied`, `transient`, …
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -46,71 +46,71 @@ impl SqlFailureKind {
     }
 }
 
-/// A place in a text.
+/// A position in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SqlPosition {
-    /// From 1; lines end with LF or CRLF.
+    /// The line, from 1; lines end with LF or CRLF.
     pub line: u64,
-    /// From 1, in characters. A byte order mark at the start of the text counts as none.
+    /// The column in characters, from 1. A byte order mark at the start does not count.
     pub column: u64,
 }
 
-/// Why a call failed.
+/// An error of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SqliteError {
-    /// What went wrong.
+    /// The fault.
     pub fault: SqliteFault,
-    /// Where in the text of the call: the token that SQLite points at, or where the failing statement starts.
+    /// The position in the call's text: SQLite's token, or the start of the failing statement.
     pub position: Option<SqlPosition>,
 }
 
-/// What went wrong.
+/// What went wrong in a call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SqliteFault {
-    /// The file, or the folder it would be made in, does not exist.
+    /// The file or its folder does not exist.
     #[error("{} does not exist", .0.display())]
     FileMissing(PathBuf),
-    /// A relative path: what it means would depend on where the process runs.
+    /// A relative path would depend on the current directory.
     #[error("the database path {} is not absolute", .0.display())]
     RelativePath(PathBuf),
-    /// A step may not do this.
+    /// The step may not do this.
     #[error("{0}")]
     Denied(String),
-    /// SQLite's error.
+    /// An error of SQLite.
     #[error("{message}")]
     Sqlite {
-        /// The class of error.
+        /// The error class.
         code: ErrorCode,
-        /// As SQLite says it.
+        /// SQLite's message.
         message: String,
     },
-    /// The call was given up.
+    /// The call was cancelled.
     #[error("the statement was interrupted")]
     Interrupted,
-    /// The text has no statement, or more than the one that is asked for.
+    /// The text has no statement, or more than one.
     #[error("the text must hold exactly one statement")]
     NotOneStatement,
-    /// The number of values is not the number of parameters.
+    /// The number of values differs from the number of parameters.
     #[error("the call passed {given} values for {expected} parameters")]
     ParameterCount {
-        /// What the statement has.
+        /// The number of parameters.
         expected: usize,
-        /// What was given.
+        /// The number of values.
         given: usize,
     },
-    /// The text has a NUL character, where SQLite would stop reading.
+    /// SQLite would stop reading at a NUL character.
     #[error("the SQL text contains a NUL character")]
     NulCharacter,
-    /// The text is no mode of a transaction.
+    /// The text is not a transaction mode.
     #[error("{0:?} is not a transaction mode: use deferred, immediate or exclusive")]
     UnknownMode(String),
-    /// A transaction is open already.
+    /// A transaction is already open.
     #[error("a transaction is already open")]
     TransactionOpen,
     /// No transaction is open.
     #[error("no transaction is open")]
     NoTransaction,
-    /// SQLite has rolled the transaction back by itself: `ON CONFLICT ROLLBACK`, a full disk, an interrupted call.
+    /// SQLite rolled the transaction back by itself: `ON CONFLICT ROLLBACK`, a full disk, an interrupted call.
     #[error("the transaction was already rolled back")]
     TransactionLost,
     /// The result has too many rows.
@@ -119,13 +119,13 @@ pub enum SqliteFault {
     /// The result has too many bytes.
     #[error("the result is larger than {MAX_RESULT_BYTES} bytes")]
     ResultTooLarge,
-    /// The thread of the session could not be started, or has ended.
+    /// The session's thread could not start, or has ended.
     #[error("the database session has ended: {0}")]
     SessionEnded(String),
 }
 
 impl SqliteError {
-    /// The kind of failure.
+    /// The kind in the step contract.
     #[must_use]
     pub fn kind(&self) -> SqlFailureKind {
         match &self.fault {
@@ -153,17 +153,17 @@ impl SqliteError {
         }
     }
 
-    /// Whether the same call may succeed later without any change: the database was busy.
+    /// Whether the same call may succeed later, because the database was busy.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         self.kind() == SqlFailureKind::Transient
     }
 
-    /// Where a library's error lies within the text that starts at byte `start` of `whole`. Without an own place it lies at
-    /// the start.
+    /// The position of a library error in the text that starts at byte `start` of `whole`. An error without a position
+    /// is at the start.
     pub(super) fn at_statement(error: Error, whole: &str, start: usize, length: usize) -> Self {
         let offset = match &error {
-            // The library may have prepared only the end of the text; its `sql` says how much.
+            // The library may have prepared only the end of the text; its `sql` tells how much.
             Error::SqlInputError { offset, sql, .. } => {
                 length.saturating_sub(sql.len()) + usize::try_from(*offset).unwrap_or(0)
             }
@@ -174,7 +174,7 @@ impl SqliteError {
 }
 
 impl SqlPosition {
-    /// The place of a byte.
+    /// The position of a byte.
     #[must_use]
     pub fn at(text: &str, offset: usize) -> Self {
         let before = &text[..text.floor_char_boundary(offset)];

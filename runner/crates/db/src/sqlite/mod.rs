@@ -1,11 +1,11 @@
-//! A session with a granted SQLite database, on a thread of its own.
+//! A session with a granted SQLite database, on its own thread.
 //!
-//! Invariants: what a session has not committed is rolled back when it is dropped, and the database is released by then; a
-//! call whose future is dropped stops within milliseconds; SQL text reaches the one granted file and nothing else (see
-//! [`confine`]). SQLite's own durability is kept: `synchronous = FULL`, and never a journal in memory.
+//! Invariants: dropping a session rolls back what is not committed and releases the database. A dropped call stops
+//! within milliseconds. SQL text can access only the granted file (see [`authorizer`]). SQLite's durability is kept:
+//! `synchronous = FULL`, and never a journal in memory.
 //!
-//! Calls of one session are meant to come one after the other. Deliberately absent: a pool (a step has one session), retries
-//! (`drive` does that, by [`SqliteError::retryable`]), and other engines.
+//! Calls of one session are sequential. Deliberately absent: a pool (a step has one session), retries (`deploy` does
+//! them, by [`SqliteError::retryable`]), and other engines.
 
 mod authorizer;
 mod control;
@@ -32,9 +32,9 @@ use control::{SqliteCall, SqliteCallControl};
 use plan::DirAccess;
 use worker::SqliteWorker;
 
-/// The most rows of a result.
+/// The most rows in a result.
 pub const MAX_RESULT_ROWS: usize = 10_000;
-/// The most bytes of a result; each value counts 16 more than its length.
+/// The most bytes in a result; each value counts 16 more than its length.
 pub const MAX_RESULT_BYTES: usize = 4 << 20;
 /// How long dropping a session waits for its thread.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(20);
@@ -44,13 +44,13 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(20);
 pub enum SqlValue {
     /// NULL.
     Null,
-    /// Stored as 0 or 1, and read back as an integer.
+    /// Stored as 0 or 1, and returned as an integer.
     Boolean(bool),
     /// INTEGER.
     Integer(i64),
     /// REAL.
     Real(f64),
-    /// TEXT.
+    /// BLOB, and TEXT that is not UTF-8.
     Text(String),
     /// BLOB; also TEXT that is not UTF-8.
     Blob(Vec<u8>),
@@ -61,33 +61,33 @@ pub enum SqlValue {
 pub struct SqlRows {
     /// The names of the columns.
     pub columns: Vec<String>,
-    /// The rows, each with one value a column.
+    /// The rows, with one value per column.
     pub rows: Vec<Vec<SqlValue>>,
 }
 
 /// When a transaction takes its locks (<https://sqlite.org/lang_transaction.html>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransactionMode {
-    /// At its first read and its first write.
+    /// At its first read, and for writing at its first write.
     Deferred,
-    /// The write lock at once.
+    /// The write lock, at once.
     Immediate,
-    /// Nobody else may read either (except with a write-ahead log).
+    /// All locks, at once: others can't even read, except with a write-ahead log.
     Exclusive,
 }
 
 /// An open database.
 pub struct SqliteSession {
-    /// `None` only while it is dropped.
+    /// `None` only during the drop.
     calls: Option<mpsc::Sender<SqliteCall>>,
     control: Arc<SqliteCallControl>,
-    /// Disconnected when the thread has closed the connection.
+    /// Disconnects when the thread has closed the connection.
     closed: Mutex<mpsc::Receiver<()>>,
 }
 
 impl SqliteSession {
-    /// Opens the database at `path`, which must be absolute. With write access a missing file is created, a missing folder is
-    /// not; with read access a missing file is [`Fault::MissingJournalArg`]. A lock of another process is waited for, up to 5 s.
+    /// Opens the database at `path`, which must be absolute. With write access it creates a missing file but no folder;
+    /// with read access a missing file is [`SqliteFault::FileMissing`]. Waits up to 5 s for another process's lock.
     pub async fn open(path: &Path, access: DirAccess) -> Result<Self, SqliteError> {
         let (jobs, queue) = mpsc::channel();
         let (closing, closed) = mpsc::channel();
@@ -108,7 +108,7 @@ impl SqliteSession {
                         }
                     }
                     Err(error) => {
-                        // Whoever asked may have given up; then nobody needs to know.
+                        // The caller may be gone; then nobody needs the answer.
                         reply.send(Err(error)).ok();
                     }
                 }
@@ -133,24 +133,24 @@ impl SqliteSession {
         self.call(move |worker| worker.execute(&sql, &parameters)).await
     }
 
-    /// Runs a text of several statements; rows are thrown away. An error has its place in the text. Without an open transaction
-    /// each statement is its own.
+    /// Runs a text of several statements and discards their rows. An error has its position in the text. Without an
+    /// open transaction, each statement is its own.
     pub async fn run_script(&self, sql: String) -> Result<(), SqliteError> {
         self.call(move |worker| worker.run_script(&sql)).await
     }
 
-    /// Begins a transaction; one at a time.
+    /// Begins a transaction; only one can be open.
     pub async fn begin(&self, mode: TransactionMode) -> Result<(), SqliteError> {
         self.call(move |worker| worker.begin(mode)).await
     }
 
-    /// Commits. On an error the transaction is rolled back. If this future is dropped, the outcome is unknown.
+    /// Commits. An error rolls the transaction back. If this future is dropped, the outcome is unknown.
     pub async fn commit(&self) -> Result<(), SqliteError> {
         self.call(SqliteWorker::commit).await
     }
 
-    /// Has an open transaction rolled back before the next call is worked on. Does not wait for it, so that a destructor may
-    /// call it; a rollback that fails is made up for when the connection closes.
+    /// Requests a rollback of an open transaction before the next call. Does not wait, so a destructor may call it. If
+    /// the rollback fails, closing the connection completes it.
     pub fn rollback(&self) {
         // If the thread has ended, so has the transaction.
         self.submit(Arc::default(), |worker| drop(worker.rollback())).ok();
@@ -164,7 +164,7 @@ impl SqliteSession {
         let call = Arc::new(AtomicBool::new(false));
         let guard = SqliteCallGuard { session: self, call: Arc::clone(&call), armed: true };
         self.submit(call, move |worker| {
-            // Whoever asked may have given up; its guard has seen to the transaction.
+            // The caller may be gone; its guard has handled the transaction.
             reply.send(work(worker)).ok();
         })
         .map_err(|_| session_ended())?;
@@ -187,20 +187,20 @@ impl SqliteSession {
 }
 
 impl Drop for SqliteSession {
-    /// Stops what runs, rolls back, and waits a moment until the database is released. A few of SQLite's functions can't be
-    /// stopped; then the thread goes on by itself, and whoever comes next waits for it, not the call whose time is up.
+    /// Cancels everything, rolls back, and waits briefly until the database is released. A few SQLite functions can't
+    /// be interrupted; then the thread continues alone, and the next session waits for it.
     fn drop(&mut self) {
         self.calls = None;
         self.control.close();
         let closed = self.closed.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // Nothing is ever sent: it ends by the thread's end, or by time.
+        // Nothing is ever sent: the wait ends with the thread, or by timeout.
         if closed.recv_timeout(CLOSE_TIMEOUT) == Err(mpsc::RecvTimeoutError::Timeout) {
             self.control.mark_detached();
         }
     }
 }
 
-/// Gives its call up when dropped before the answer came, and has the transaction rolled back.
+/// Cancels its call and rolls the transaction back if dropped before the reply.
 struct SqliteCallGuard<'a> {
     session: &'a SqliteSession,
     call: Arc<AtomicBool>,
@@ -217,7 +217,7 @@ impl Drop for SqliteCallGuard<'_> {
     fn drop(&mut self) {
         if self.armed {
             self.session.control.cancel(&self.call);
-            // The call may have ended a moment ago, a `begin` with success: so the rollback is a job of its own.
+            // The call, even a `begin`, may just have succeeded, so the rollback is a separate job.
             // If the thread has ended, so has the transaction.
             self.session.submit(Arc::default(), SqliteWorker::abandon).ok();
         }

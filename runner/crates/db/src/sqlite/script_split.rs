@@ -1,20 +1,20 @@
-//! Where the statements of a SQL text begin and end. Pure.
+//! Splits a SQL text into statements. Pure.
 //!
-//! SQLite finds the end of a statement itself, but copies the whole rest of the text for each, which for a long script is
-//! quadratic. So the text is cut here first, by the rule that SQLite documents for `sqlite3_complete`: a statement ends at
-//! a `;` outside of strings and comments; `CREATE TRIGGER` at `; END ;`. A text that is cut wrongly because it is no SQL
-//! fails to parse either way, at the same place.
+//! SQLite finds the end of a statement itself, but copies the rest of the text each time, which is quadratic for long
+//! scripts. So the runner splits the text first, by the documented rule of `sqlite3_complete`: a statement ends at a
+//! `;` outside strings and comments; `CREATE TRIGGER` ends at `; END ;`. An invalid text may be split wrongly, but
+//! fails to parse at the same place anyway.
 
-/// One statement, from its first token to its `;`.
+/// A statement, from its first token to its `;`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScriptStatement<'a> {
-    /// Byte offset of its first token.
+    /// The byte offset of its first token.
     pub start: usize,
-    /// From its first token to its `;`.
+    /// The text from its first token to its `;`.
     pub text: &'a str,
 }
 
-/// The statements of a text, in order; comments and empty statements between them are left out.
+/// Returns the statements in order, without empty ones and the comments between them.
 pub fn script_statements(text: &str) -> impl Iterator<Item = ScriptStatement<'_>> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -24,13 +24,13 @@ pub fn script_statements(text: &str) -> impl Iterator<Item = ScriptStatement<'_>
     })
 }
 
-/// How far a statement has got.
+/// The parser's state within a statement.
 #[derive(Clone, Copy)]
 enum ScriptState {
     Nothing,
     Explain,
     Create,
-    /// Anything that ends at the next `;`.
+    /// A statement that ends at the next `;`.
     Plain,
     Trigger,
     TriggerSemicolon,
@@ -95,7 +95,7 @@ impl ScriptState {
     }
 }
 
-/// The first token of a text that is not empty, and its length.
+/// The first token of a non-empty text, and its length.
 fn next_token(bytes: &[u8]) -> (ScriptToken, usize) {
     let until = |end: &[u8], skip: usize| {
         let rest = bytes.get(skip..).unwrap_or_default();
@@ -107,7 +107,7 @@ fn next_token(bytes: &[u8]) -> (ScriptToken, usize) {
         [b'-', b'-', ..] => (ScriptToken::Blank, until(b"\n", 2)),
         [b'/', b'*', ..] => (ScriptToken::Blank, until(b"*/", 2)),
         [b';', ..] => (ScriptToken::Semicolon, 1),
-        // A doubled quote inside looks like two strings side by side, which ends at the same place.
+        // A doubled quote looks like two adjacent strings, which end at the same place.
         [quote @ (b'\'' | b'"' | b'`'), ..] => (ScriptToken::Keyword(ScriptKeyword::Other), until(&[*quote], 1)),
         [b'[', ..] => (ScriptToken::Keyword(ScriptKeyword::Other), until(b"]", 1)),
         _ => {
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statements_end_where_sqlite_ends_them() {
+    fn statements_end_where_sqlite_does() {
         for (text, expected) in [
             ("", vec![]),
             (" ; ;\n-- nothing; here\n/* ; */ ", vec![]),

@@ -1,4 +1,4 @@
-//! Sessions with real files.
+//! Tests of sessions with real files.
 
 use std::{path::PathBuf, process::Command, time::Instant};
 
@@ -10,7 +10,7 @@ use super::{
     *,
 };
 
-/// A folder with a database in it.
+/// A folder with a database.
 struct TempDatabase {
     folder: TempDir,
 }
@@ -37,7 +37,7 @@ impl TempDatabase {
         SqliteSession::open(&self.path(), DirAccess::ReadWrite).await.unwrap()
     }
 
-    /// What another process sees: a connection that waits for nobody.
+    /// Another process's view: a connection that waits for no lock.
     fn query_from_outside(&self, sql: &str) -> rusqlite::Result<i64> {
         let connection = rusqlite::Connection::open(self.path())?;
         connection.busy_timeout(Duration::ZERO)?;
@@ -67,13 +67,13 @@ async fn query_number(session: &SqliteSession, sql: &str) -> i64 {
     }
 }
 
-/// A statement that is given up ends in a few milliseconds; a busy machine may take a while to notice.
+/// How long a cancelled statement may take to end: a few milliseconds, but a busy machine may need longer.
 const PROMPT: Duration = Duration::from_millis(500);
 
 const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n";
 
 #[tokio::test]
-async fn values_go_in_and_come_out() {
+async fn values_round_trip() {
     let place = TempDatabase::new();
     let session = place.open().await;
     assert_eq!(place.files(), ["shop.db"]);
@@ -107,7 +107,7 @@ async fn values_go_in_and_come_out() {
 }
 
 #[tokio::test]
-async fn a_call_holds_one_statement_and_its_values() {
+async fn call_holds_one_statement_and_its_values() {
     let place = TempDatabase::new();
     let session = place.open().await;
     for sql in ["", " -- nothing", "SELECT 1; SELECT 2"] {
@@ -121,7 +121,7 @@ async fn a_call_holds_one_statement_and_its_values() {
 }
 
 #[tokio::test]
-async fn an_error_is_as_sqlite_says_it() {
+async fn error_keeps_sqlites_message() {
     let place = TempDatabase::new();
     let session = place.open().await;
     script(&session, "CREATE TABLE p (id INTEGER PRIMARY KEY); CREATE TABLE c (p REFERENCES p (id))").await.unwrap();
@@ -134,7 +134,7 @@ async fn an_error_is_as_sqlite_says_it() {
 }
 
 #[tokio::test]
-async fn a_result_is_bounded() {
+async fn result_size_is_limited() {
     let place = TempDatabase::new();
     let session = place.open().await;
     let counted = |n: usize| {
@@ -170,7 +170,7 @@ async fn opening_says_what_is_not_there() {
 }
 
 #[tokio::test]
-async fn reading_only_changes_nothing() {
+async fn read_only_session_changes_nothing() {
     let place = TempDatabase::new();
     run(&place.open().await, "CREATE TABLE t (a)").await.unwrap();
     let before = std::fs::read(place.path()).unwrap();
@@ -183,7 +183,7 @@ async fn reading_only_changes_nothing() {
 }
 
 #[tokio::test]
-async fn other_files_and_code_are_out_of_reach() {
+async fn other_files_and_code_are_denied() {
     let place = TempDatabase::new();
     let session = place.open().await;
     run(&session, "CREATE TABLE t (a)").await.unwrap();
@@ -225,7 +225,7 @@ async fn other_files_and_code_are_out_of_reach() {
 }
 
 #[tokio::test]
-async fn a_transaction_is_all_or_nothing() {
+async fn transaction_is_all_or_nothing() {
     let place = TempDatabase::new();
     let session = place.open().await;
     run(&session, "CREATE TABLE t (a UNIQUE)").await.unwrap();
@@ -251,7 +251,7 @@ async fn a_transaction_is_all_or_nothing() {
 }
 
 #[tokio::test]
-async fn a_commit_that_fails_leaves_nothing() {
+async fn failed_commit_keeps_nothing() {
     let place = TempDatabase::new();
     let session = place.open().await;
     script(&session, "CREATE TABLE p (id PRIMARY KEY); CREATE TABLE c (p REFERENCES p DEFERRABLE INITIALLY DEFERRED)")
@@ -266,7 +266,7 @@ async fn a_commit_that_fails_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn sql_text_can_not_end_or_begin_the_transaction() {
+async fn sql_text_cannot_end_or_begin_the_transaction() {
     let place = TempDatabase::new();
     let session = place.open().await;
     run(&session, "CREATE TABLE t (a UNIQUE)").await.unwrap();
@@ -287,7 +287,7 @@ async fn sql_text_can_not_end_or_begin_the_transaction() {
     }
     assert_eq!(query_number(&session, "SELECT count(*) FROM t").await, 4);
 
-    // What SQLite rolls back by itself is not continued outside of the transaction.
+    // Statements after SQLite's own rollback must not run outside the transaction.
     let error = script(&session, "INSERT INTO t VALUES (1);\nINSERT OR ROLLBACK INTO t VALUES (1);").await.unwrap_err();
     assert_eq!((error.kind(), error.position.map(|at| at.line)), (SqlFailureKind::Conflict, Some(2)));
     let error = run(&session, "INSERT INTO t VALUES (2)").await.unwrap_err();
@@ -298,7 +298,7 @@ async fn sql_text_can_not_end_or_begin_the_transaction() {
 }
 
 #[tokio::test]
-async fn a_script_points_at_what_is_wrong() {
+async fn script_error_has_its_position() {
     let place = TempDatabase::new();
     let session = place.open().await;
     let trigger = "CREATE TRIGGER r AFTER INSERT ON t BEGIN\n  UPDATE t SET a = 1; -- ;\n  SELECT ';';\nEND;\n";
@@ -316,7 +316,7 @@ async fn a_script_points_at_what_is_wrong() {
         ("\n-- first\n  INSERT INTO t VALUES (5),\n  (5);", "UNIQUE constraint failed: t.a", 3, 3),
         ("SELECT 1;\nSELECT (1", "incomplete input", 2, 1),
         ("SELECT 1;\nSELECT 'open;\n", "unrecognized token: \"'open;\n\"", 2, 8),
-        ("SELECT 1;\n SELECT :name", "0 values were given for 1 parameters", 2, 2),
+        ("SELECT 1;\n SELECT :name", "the call passed 0 values for 1 parameters", 2, 2),
         ("SELECT 1;\nSELECT '\0'", "the SQL text contains a NUL character", 2, 9),
     ] {
         let error = script(&session, text).await.unwrap_err();
@@ -331,7 +331,7 @@ async fn a_script_points_at_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn a_long_script_takes_time_in_proportion() {
+async fn long_script_takes_linear_time() {
     let place = TempDatabase::new();
     let session = place.open().await;
     run(&session, "CREATE TABLE t (a)").await.unwrap();
@@ -347,7 +347,7 @@ async fn a_long_script_takes_time_in_proportion() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_given_up_stops_at_once() {
+async fn cancelled_call_stops_at_once() {
     let place = TempDatabase::new();
     let session = place.open().await;
     run(&session, "CREATE TABLE t (a)").await.unwrap();
@@ -357,7 +357,7 @@ async fn a_call_that_is_given_up_stops_at_once() {
     assert_eq!(query_number(&session, "SELECT 1").await, 1);
     assert!(since.elapsed() < PROMPT, "{:?}", since.elapsed());
 
-    // Its transaction is rolled back, and what belonged to it does not run outside of it.
+    // Its transaction is rolled back, and its statements do not run outside it.
     session.begin(TransactionMode::Immediate).await.unwrap();
     run(&session, "INSERT INTO t VALUES (1)").await.unwrap();
     assert!(timeout(short, script(&session, &format!("INSERT INTO t VALUES (2); {ENDLESS}"))).await.is_err());
@@ -365,13 +365,13 @@ async fn a_call_that_is_given_up_stops_at_once() {
     assert_eq!(place.query_from_outside("SELECT count(*) FROM t").unwrap(), 0);
     session.begin(TransactionMode::Immediate).await.unwrap();
 
-    // A `begin` whose answer nobody took leaves no lock either, whether it had been started or not.
+    // A cancelled `begin` leaves no lock either, whether it had started or not.
     session.rollback();
     for _ in 0..50 {
         if timeout(Duration::ZERO, session.begin(TransactionMode::Exclusive)).await.is_ok() {
             session.rollback();
         }
-        // Refused or not, it comes after what the call left behind.
+        // This call comes after the cleanup of the cancelled one, whether it is refused or not.
         query(&session, "SELECT 1").await.ok();
         assert_eq!(place.query_from_outside("SELECT count(*) FROM t").unwrap(), 0);
         session.rollback();
@@ -394,14 +394,14 @@ async fn dropping_a_session_releases_the_database() {
 }
 
 #[tokio::test]
-async fn a_lock_of_another_is_waited_for_but_not_for_ever() {
+async fn waiting_for_another_lock_times_out() {
     let place = TempDatabase::new();
     let session = place.open().await;
     run(&session, "CREATE TABLE t (a)").await.unwrap();
     let other = rusqlite::Connection::open(place.path()).unwrap();
     other.execute_batch("BEGIN EXCLUSIVE").unwrap();
 
-    // Given up while it waits.
+    // Cancels it while it waits.
     assert!(timeout(Duration::from_millis(30), session.begin(TransactionMode::Immediate)).await.is_err());
     let since = Instant::now();
     session.rollback();
@@ -424,7 +424,7 @@ async fn a_lock_of_another_is_waited_for_but_not_for_ever() {
 }
 
 #[tokio::test]
-async fn another_program_reads_what_was_committed() {
+async fn another_program_reads_committed_rows() {
     let place = TempDatabase::new();
     let session = place.open().await;
     session.begin(TransactionMode::Immediate).await.unwrap();

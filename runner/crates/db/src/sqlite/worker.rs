@@ -1,7 +1,8 @@
-//! The thread that owns the connection: opens it, does one job after the other, rolls back what is left and closes it.
+//! The thread that owns the connection: it opens the database, executes jobs in order, rolls back the rest, and closes
+//! it.
 //!
-//! Invariant: while a transaction is open no statement runs outside of it. SQLite may roll one back by itself; the statements
-//! that were meant to be part of it are refused from then on.
+//! Invariant: while the caller believes a transaction is open, no statement runs outside it. SQLite may roll it back by
+//! itself; then the remaining statements are refused.
 
 use std::{
     path::Path,
@@ -22,15 +23,15 @@ use plan::DirAccess;
 
 /// How long a statement waits for another process's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// After how many instructions of SQLite's machine a running statement looks whether it was given up: about 20 µs.
+/// The number of SQLite's VM instructions between checks for a cancelled call: about 20 µs.
 const PROGRESS_INSTRUCTIONS: i32 = 1000;
 
-/// The state of the one transaction.
+/// The state of the transaction.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SqliteTransactionState {
     None,
     Open,
-    /// Rolled back, and the caller has not been told or has not reacted.
+    /// It was rolled back, and the caller does not know yet.
     Lost,
 }
 
@@ -43,13 +44,13 @@ pub(super) struct SqliteWorker {
 }
 
 impl SqliteWorker {
-    /// Opens the database and sees that it is one.
+    /// Opens the database and checks that it is one.
     pub(super) fn open(path: &Path, access: DirAccess, control: &Arc<SqliteCallControl>) -> Result<Self, SqliteError> {
         if !path.is_absolute() {
             return Err(SqliteFault::RelativePath(path.to_owned()).into());
         }
-        // A reader opens for writing too, where it may, and is then held to queries: what a killed writer left can only be
-        // rolled back by one who may write. It never makes the file.
+        // A reader also opens it for writing where possible, and is then restricted to queries, because only a writer
+        // can roll back what a killed process left. It never creates the file.
         let (flags, settings) = match access {
             DirAccess::ReadOnly if rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_err() => {
                 (OpenFlags::SQLITE_OPEN_READ_ONLY, "")
@@ -96,8 +97,8 @@ impl SqliteWorker {
             keeps_waiting
         }))?;
         let authorizer = SqliteAuthorizer::install(&mut connection)?;
-        // The limit is of this process: without one, a sort without end would take all of the machine's memory.
-        // Reading the schema's version opens the file: what can't be read or is no database fails here.
+        // The limit is per process: without it, an endless sort would use all of the machine's memory.
+        // Reading the schema version opens the file, so an unreadable file or another format fails here.
         authorizer.execute_as_host(
             &connection,
             "PRAGMA hard_heap_limit = 268435456; PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY; PRAGMA schema_version",
@@ -106,7 +107,7 @@ impl SqliteWorker {
         Ok(Self { connection, authorizer, control: Arc::clone(control), transaction: SqliteTransactionState::None })
     }
 
-    /// Works until the session is dropped.
+    /// Executes jobs until the session is dropped.
     pub(super) fn serve(mut self, calls: &mpsc::Receiver<SqliteCall>) {
         self.control.set_running(None);
         for job in calls {
@@ -120,7 +121,7 @@ impl SqliteWorker {
         self.abandon();
     }
 
-    /// Runs one statement and takes its rows.
+    /// Runs one statement and returns its rows.
     pub(super) fn query(&mut self, sql: &str, parameters: &[SqlValue]) -> Result<SqlRows, SqliteError> {
         self.run_single_statement(sql, parameters, |statement, _| {
             let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
@@ -146,7 +147,7 @@ impl SqliteWorker {
         })
     }
 
-    /// Runs one statement to its end and counts the rows it changed itself (not those of triggers).
+    /// Runs one statement to its end and returns the number of rows that it changed itself, without triggers.
     pub(super) fn execute(&mut self, sql: &str, parameters: &[SqlValue]) -> Result<u64, SqliteError> {
         self.run_single_statement(sql, parameters, |statement, connection| {
             let before = connection.total_changes();
@@ -189,7 +190,7 @@ impl SqliteWorker {
         Ok(())
     }
 
-    /// Commits it. When that fails nothing of it stays.
+    /// Commits it. After an error, nothing of it stays.
     pub(super) fn commit(&mut self) -> Result<(), SqliteError> {
         self.require_transaction_intact()?;
         if self.transaction == SqliteTransactionState::None {
@@ -203,7 +204,7 @@ impl SqliteWorker {
         Ok(outcome?)
     }
 
-    /// Rolls it back, if there is one.
+    /// Rolls it back, if one is open.
     pub(super) fn rollback(&mut self) -> Result<(), SqliteError> {
         let rolled_back = if self.connection.is_autocommit() {
             Ok(())
@@ -214,10 +215,10 @@ impl SqliteWorker {
         Ok(rolled_back?)
     }
 
-    /// Rolls back since nobody waits for the outcome any more.
+    /// Rolls back because the caller is gone.
     pub(super) fn abandon(&mut self) {
         let open = self.transaction == SqliteTransactionState::Open;
-        // A rollback that fails is made up for by closing the connection, or by the next one who opens the database.
+        // If the rollback fails, closing the connection or the next opening of the database completes it.
         if self.rollback().is_err() || open {
             self.set_transaction(SqliteTransactionState::Lost);
         }
@@ -246,7 +247,8 @@ impl SqliteWorker {
         })
     }
 
-    /// Compiles one statement of `whole` and works with it; an error gets its place and, if it was a denial, its reason.
+    /// Compiles one statement of `whole` and runs `work` with it. An error gets its position and, for a denial, the
+    /// reason.
     fn run_statement<T>(
         &mut self,
         whole: &str,
@@ -266,7 +268,7 @@ impl SqliteWorker {
         })
     }
 
-    /// Refuses to go on when the transaction that the caller believes open is gone.
+    /// Refuses to continue when the transaction that the caller relies on is gone.
     fn require_transaction_intact(&mut self) -> Result<(), SqliteError> {
         if self.transaction == SqliteTransactionState::Open && self.connection.is_autocommit() {
             self.set_transaction(SqliteTransactionState::Lost);
@@ -296,7 +298,7 @@ fn refuse_nul(text: &str) -> Result<(), SqliteError> {
     }
 }
 
-/// What a value counts for in the size of a result: its bytes, and 16 for being there.
+/// The size of a value in a result: its bytes plus 16.
 fn value_bytes(value: ValueRef<'_>) -> usize {
     16 + match value {
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.len(),
