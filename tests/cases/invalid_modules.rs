@@ -60,8 +60,8 @@ fn source_text_is_rejected() {
         "export const step = {};\n",
         expect![[r#"
         error[P0125]: [ROOT]/shop/warm.wasm is not a step module
-        caused by: it is no WebAssembly: it begins with "export const ste"
-        hint: `uses` takes the .wasm that a build wrote, not its source; see docs/steps.md
+        caused by: it is not WebAssembly: it begins with "export const ste"
+        hint: point `uses` at the .wasm that the build wrote, not at its source; see docs/steps.md
     "#]],
     );
 }
@@ -72,8 +72,8 @@ fn core_module_without_the_contract_is_rejected() {
         wat::parse_str("(module (func (export \"apply\")))").unwrap(),
         expect![[r#"
         error[P0125]: [ROOT]/shop/warm.wasm is not a step module
-        caused by: it is a core module without the step contract in it
-        hint: a step exports the contract: begin with `runner new-step`, see docs/steps.md
+        caused by: it is a core module without the step contract
+        hint: export the contract: start with `runner new-step`; see docs/steps.md
     "#]],
     );
 }
@@ -86,8 +86,8 @@ fn wasi_preview1_program_is_rejected() {
         wat::parse_str(text).unwrap(),
         expect![[r#"
         error[P0125]: [ROOT]/shop/warm.wasm is not a step module
-        caused by: it is a core module that expects a host of the old WASI (`wasi_snapshot_preview1`)
-        hint: in Rust, build for wasm32-unknown-unknown; else make a component with the tools of your language, see docs/steps.md
+        caused by: it is a core module for the old WASI (`wasi_snapshot_preview1`)
+        hint: in Rust, build for wasm32-unknown-unknown; in another language, build a component with its tools; see docs/steps.md
     "#]],
     );
 }
@@ -97,9 +97,9 @@ fn command_component_is_rejected() {
     check_rejected_module(
         component("", "wasi:cli/run@0.2.6", &["run"]),
         expect![[r#"
-        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
-        caused by: it is a program (`wasi:cli/run`), no step
-        hint: a step exports the five functions of the contract: begin with `runner new-step`, see docs/steps.md
+        error[P0126]: [ROOT]/shop/warm.wasm is not compatible with this runner
+        caused by: it is a program (`wasi:cli/run`), not a step
+        hint: export the five functions of the contract: start with `runner new-step`; see docs/steps.md
     "#]],
     );
 }
@@ -109,9 +109,9 @@ fn component_with_another_export_is_rejected() {
     check_rejected_module(
         component("", "acme:plugin/render@1.0.0", &["draw"]),
         expect![[r#"
-        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
-        caused by: it does not export `pawl:step/step`, but `acme:plugin/render@1.0.0`
-        hint: a step exports the five functions of the contract: begin with `runner new-step`, see docs/steps.md
+        error[P0126]: [ROOT]/shop/warm.wasm is not compatible with this runner
+        caused by: it exports `acme:plugin/render@1.0.0`, not `pawl:step/step`
+        hint: export the five functions of the contract: start with `runner new-step`; see docs/steps.md
     "#]],
     );
 }
@@ -121,9 +121,9 @@ fn missing_export_is_rejected() {
     check_rejected_module(
         component("", "pawl:step/step@0.1.0", &["describe", "apply"]),
         expect![[r#"
-            error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
-            caused by: its `pawl:step/step` lacks `preview`, `probe`, `revert`
-            hint: a step exports all five functions; one that can't tell answers `unknown`, see docs/steps.md
+            error[P0126]: [ROOT]/shop/warm.wasm is not compatible with this runner
+            caused by: its `pawl:step/step` is missing `preview`, `probe`, `revert`
+            hint: export all five functions; a `probe` that can't tell returns `unknown`; see docs/steps.md
         "#]],
     );
 }
@@ -133,9 +133,9 @@ fn export_of_the_wrong_type_is_rejected() {
     check_rejected_module(
         component("", "pawl:step/step@0.1.0", &STEP_FUNCTIONS),
         expect![[r#"
-        error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
-        caused by: its `describe` is of type `func()`; the contract has `func() -> string`
-        hint: build it with the contract of this runner: `runner new-step` writes it
+        error[P0126]: [ROOT]/shop/warm.wasm is not compatible with this runner
+        caused by: its `describe` has the type `func()`; the contract requires `func() -> string`
+        hint: rebuild it with the contract of this runner: `runner new-step` writes it
     "#]],
     );
 }
@@ -145,17 +145,17 @@ fn unsupported_contract_version_is_rejected() {
     check_rejected_module(
         component("", "pawl:step/step@0.2.0", &STEP_FUNCTIONS),
         expect![[r#"
-            error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+            error[P0126]: [ROOT]/shop/warm.wasm is not compatible with this runner
             caused by: it was built for pawl:step 0.2.0; this runner offers 0.1.1
-            hint: build it with the contract of this runner (`runner new-step` writes it), or take the runner that has its own
+            hint: rebuild it with the contract of this runner (`runner new-step` writes it), or use the runner that it was built for
         "#]],
     );
     check_rejected_module(
         component_importing("pawl:step/report@0.2.0", "metric"),
         expect![[r#"
-            error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+            error[P0126]: [ROOT]/shop/warm.wasm is not compatible with this runner
             caused by: it was built for pawl:step 0.2.0; this runner offers 0.1.1
-            hint: build it with the contract of this runner (`runner new-step` writes it), or take the runner that has its own
+            hint: rebuild it with the contract of this runner (`runner new-step` writes it), or use the runner that it was built for
         "#]],
     );
 }
@@ -165,17 +165,17 @@ fn newer_contract_with_a_missing_function_is_rejected() {
     check_rejected_module(
         component_importing("pawl:step/log@0.1.9", "metric"),
         expect![[r#"
-            error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+            error[P0126]: [ROOT]/shop/warm.wasm is not compatible with this runner
             caused by: it needs pawl:step 0.1.9 `log.metric`; this runner offers 0.1.1
-            hint: take a newer runner, or build it for pawl:step 0.1.1
+            hint: use a newer runner, or build it for pawl:step 0.1.1
         "#]],
     );
     check_rejected_module(
         component_importing("pawl:step/report@0.1.9", "metric"),
         expect![[r#"
-            error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+            error[P0126]: [ROOT]/shop/warm.wasm is not compatible with this runner
             caused by: it needs pawl:step 0.1.9 `report`; this runner offers 0.1.1
-            hint: take a newer runner, or build it for pawl:step 0.1.1
+            hint: use a newer runner, or build it for pawl:step 0.1.1
         "#]],
     );
 }
@@ -185,33 +185,33 @@ fn unsupported_imports_are_rejected() {
     check_rejected_module(
         component_importing("wasi:http/outgoing-handler@0.2.6", "handle"),
         expect![[r#"
-            error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
-            caused by: it needs `wasi:http/outgoing-handler`, which no step has
+            error[P0126]: [ROOT]/shop/warm.wasm is not compatible with this runner
+            caused by: it needs `wasi:http/outgoing-handler`, which a step can't import
             hint: ask through `pawl:step/http`, where grants and credentials are; in JavaScript, build with `disableFeatures: ['http', 'fetch-event']`
         "#]],
     );
     check_rejected_module(
         component_importing("wasi:clocks/monotonic-clock@0.3.0", "now"),
         expect![[r#"
-            error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
+            error[P0126]: [ROOT]/shop/warm.wasm is not compatible with this runner
             caused by: it needs wasi:clocks 0.3.0; this runner offers WASI 0.2
-            hint: build it with tools that make components of WASI 0.2
+            hint: build it with tools that produce WASI 0.2 components
         "#]],
     );
     check_rejected_module(
         component_importing("wasi:keyvalue/store@0.2.0-draft", "open"),
         expect![[r#"
-            error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
-            caused by: it needs `wasi:keyvalue/store@0.2.0-draft`, which this runner does not have
-            hint: a step imports pawl:step 0.1.1 (types, log, blobs, database, migrations, secrets, process, http, tcp) and WASI 0.2 alone; see docs/steps.md
+            error[P0126]: [ROOT]/shop/warm.wasm is not compatible with this runner
+            caused by: it needs `wasi:keyvalue/store@0.2.0-draft`, which this runner does not offer
+            hint: import only pawl:step 0.1.1 (types, log, blobs, database, migrations, secrets, process, http, tcp) and WASI 0.2; see docs/steps.md
         "#]],
     );
     check_rejected_module(
         component_importing("acme:host/api", "call"),
         expect![[r#"
-            error[P0126]: [ROOT]/shop/warm.wasm does not fit this runner
-            caused by: it needs `acme:host/api`, which this runner does not have
-            hint: a step imports pawl:step 0.1.1 (types, log, blobs, database, migrations, secrets, process, http, tcp) and WASI 0.2 alone; see docs/steps.md
+            error[P0126]: [ROOT]/shop/warm.wasm is not compatible with this runner
+            caused by: it needs `acme:host/api`, which this runner does not offer
+            hint: import only pawl:step 0.1.1 (types, log, blobs, database, migrations, secrets, process, http, tcp) and WASI 0.2; see docs/steps.md
         "#]],
     );
 }
@@ -248,8 +248,8 @@ fn description_that_is_not_json_is_rejected() {
         module_describing("", "a step"),
         expect![[r#"
         error[P0125]: the module of step `warm` returned an invalid description
-        caused by: its `describe` returned what is no description: expected value at line 1 column 1
-        hint: `describe` returns the JSON object that docs/steps.md shows; the SDK and the templates write it
+        caused by: can't parse the description: expected value at line 1 column 1
+        hint: return the JSON object that docs/steps.md shows; the SDK and the templates write it
     "#]],
     );
 }
@@ -261,8 +261,8 @@ fn description_without_a_phase_is_rejected() {
         module_describing("", text),
         expect![[r#"
         error[P0125]: the module of step `warm` returned an invalid description
-        caused by: its `describe` returned what is no description: missing field `phase` at line 1 column 66
-        hint: `describe` returns the JSON object that docs/steps.md shows; the SDK and the templates write it
+        caused by: can't parse the description: missing field `phase` at line 1 column 66
+        hint: return the JSON object that docs/steps.md shows; the SDK and the templates write it
     "#]],
     );
 }
@@ -274,8 +274,8 @@ fn description_with_an_invalid_schema_is_rejected() {
         module_describing("", text),
         expect![[r#"
         error[P0125]: the module of step `warm` returned an invalid description
-        caused by: the `config` in its description is no JSON Schema: 5 is not valid under any of the schemas listed in the 'anyOf' keyword
-        hint: `config` is a JSON Schema of the step's `with:`; docs/steps.md shows one
+        caused by: the `config` in its description is not a JSON Schema: 5 is not valid under any of the schemas listed in the 'anyOf' keyword
+        hint: make `config` a JSON Schema of the step's `with:`; docs/steps.md shows one
     "#]],
     );
 }
@@ -286,8 +286,8 @@ fn describe_that_traps_is_rejected() {
         module_describing("unreachable", ""),
         expect![[r#"
         error[P0125]: the module of step `warm` returned an invalid description
-        caused by: its `describe` failed: the module ended abnormally: it panicked
-        hint: `describe` has no grants and no input, and always answers the same; see docs/steps.md
+        caused by: its `describe` failed: the module crashed: it panicked
+        hint: make `describe` work without grants or input, and always return the same; see docs/steps.md
     "#]],
     );
 }

@@ -131,21 +131,9 @@ fn malicious_tars() -> Vec<(&'static str, Vec<u8>, ExpectedRefusal)> {
             refused_entry("only by how its characters are encoded"),
         ),
         ("duplicate", tar(&[file("a", b"1"), file("./a", b"2")]), refused_entry("another entry has the same name")),
-        (
-            "folder over file",
-            tar(&[file("a", b"1"), folder("a")]),
-            refused_entry("another entry has the same name"),
-        ),
-        (
-            "file over folder",
-            tar(&[folder("a"), file("a", b"1")]),
-            refused_entry("another entry has the same name"),
-        ),
-        (
-            "below a file",
-            tar(&[file("a", b"1"), file("a/b", b"1")]),
-            refused_entry("its parent \"a\" is a file"),
-        ),
+        ("folder over file", tar(&[file("a", b"1"), folder("a")]), refused_entry("another entry has the same name")),
+        ("file over folder", tar(&[folder("a"), file("a", b"1")]), refused_entry("another entry has the same name")),
+        ("below a file", tar(&[file("a", b"1"), file("a/b", b"1")]), refused_entry("its parent \"a\" is a file")),
         ("no name", tar(&[file(".", b"1")]), refused_entry("it has no name")),
         ("our own list", tar(&[file(".pawl-files", b"1")]), refused_entry("the name is reserved")),
         (
@@ -183,7 +171,11 @@ fn malicious_tars() -> Vec<(&'static str, Vec<u8>, ExpectedRefusal)> {
         (
             "bomb by ratio",
             tar(&[file("zeros", &zeros)]),
-            ("limit", "more than 200 bytes of content per byte of its own", "raise `max-ratio` if the archive is right"),
+            (
+                "limit",
+                "more than 200 bytes of content per byte of its own",
+                "raise `max-ratio` if the archive is right",
+            ),
         ),
     ]
 }
@@ -237,7 +229,11 @@ fn malicious_zips() -> Vec<(&'static str, Vec<u8>, ExpectedRefusal)> {
             ("limit", "more than 1024 bytes in a path", "raise `max-path` if the archive is right"),
         ),
         ("bomb by count", zip(&many), ("limit", "more than 2000 entries", "raise `max-files` if the archive is right")),
-        ("bomb by ratio", bomb, ("limit", "more than 200 bytes of content", "raise `max-ratio` if the archive is right")),
+        (
+            "bomb by ratio",
+            bomb,
+            ("limit", "more than 200 bytes of content", "raise `max-ratio` if the archive is right"),
+        ),
         (
             "another name at its place",
             changed(30, b'x'),

@@ -127,7 +127,10 @@ fn flipped_byte_is_rejected() {
 
 #[test]
 fn truncated_file_is_rejected() {
-    check_cache_rejected(|_, file| fs::write(file, [0; 7]).unwrap(), ".cwasm was modified, or written with another key");
+    check_cache_rejected(
+        |_, file| fs::write(file, [0; 7]).unwrap(),
+        ".cwasm was modified, or written with another key",
+    );
 }
 
 #[test]
@@ -231,7 +234,8 @@ fn missing_cache_dir_is_a_note() {
     deploy(&environment)
         .assert_stderr_contains("note: the runner does not cache compiled modules: [ROOT]/home/.cache/pawl/modules: ");
     environment.set_variable("HOME", "");
-    deploy(&environment).assert_stderr_contains("note: the runner does not cache compiled modules: set HOME, or XDG_CACHE_HOME");
+    deploy(&environment)
+        .assert_stderr_contains("note: the runner does not cache compiled modules: set HOME, or XDG_CACHE_HOME");
     environment.set_variable("XDG_CACHE_HOME", environment.home("c").to_str().unwrap());
     environment.set_variable("XDG_STATE_HOME", environment.home("s").to_str().unwrap());
     let kept = deploy(&environment).stderr_snapshot();

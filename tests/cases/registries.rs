@@ -58,7 +58,9 @@ fn module_is_downloaded_once_and_then_runs_offline() {
     bytes[100] ^= 1;
     fs::write(&kept, bytes).unwrap();
     let again = deploy(&environment);
-    again.assert_exit(2).assert_stderr_contains("warning: downloading a module again: the runner can't use the cached copy: ");
+    again
+        .assert_exit(2)
+        .assert_stderr_contains("warning: downloading a module again: the runner can't use the cached copy: ");
     again.assert_stderr_contains("error[P0129]");
 }
 

@@ -224,7 +224,10 @@ fn copy_from_stdin_is_applied() {
     shop.deploy().assert_exit(0);
     assert_eq!(database.sql("select count(*), count(t) from a"), "3|2");
     shop.write_migration("2_b.sql", "select 1;\nCOPY a FROM stdin;\n1\tx\n");
-    shop.deploy().assert_exit(1).assert_contains("migrations/2_b.sql:2").assert_contains("the end of the COPY data is missing");
+    shop.deploy()
+        .assert_exit(1)
+        .assert_contains("migrations/2_b.sql:2")
+        .assert_contains("the end of the COPY data is missing");
     shop.write_migration("2_b.sql", "select 1;\n\\copy a from 'x'\n");
     shop.deploy().assert_exit(1).assert_contains("migrations/2_b.sql:2").assert_contains("psql");
 }

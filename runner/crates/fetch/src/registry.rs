@@ -73,9 +73,11 @@ impl RegistryError {
             Self::Unauthorized { authority } | Self::Denied { authority, .. } => {
                 format!("log in with `docker login {authority}`, and check that you may read the repository")
             }
-            Self::Credentials(_) => "write the user and password into config.json: run `docker login` without a helper, \
+            Self::Credentials(_) => {
+                "write the user and password into config.json: run `docker login` without a helper, \
                                      with DOCKER_CONFIG set to another folder"
-                .to_owned(),
+                    .to_owned()
+            }
             Self::InsecureTokenServer(_) | Self::InsecureRedirect(_) | Self::TooManyRedirects => {
                 "ask the registry's operator to correct it".to_owned()
             }

@@ -130,7 +130,7 @@ pub enum DescriptionError {
     /// With what it said meanwhile.
     #[error("its `describe` failed: {}", .0.message)]
     CallFailed(StepFailure, Vec<String>),
-    #[error("its `describe` returned an invalid description: {0}")]
+    #[error("can't parse the description: {0}")]
     InvalidJson(String),
     #[error("the `config` in its description is not a JSON Schema: {0}")]
     InvalidSchema(String),

@@ -87,9 +87,7 @@ impl ModuleLoadError {
                 "P0120",
                 format!("the official modules are {}; use your own module with `uses: ./path.wasm`", known.join(", ")),
             ),
-            Self::Read { .. } => {
-                ("P0120", "check the path; it is relative to the plan's folder".to_owned())
-            }
+            Self::Read { .. } => ("P0120", "check the path; it is relative to the plan's folder".to_owned()),
             Self::Registry { source, .. } => ("P0129", source.hint()),
             Self::NotAComponent { source, .. } => ("P0125", source.hint().to_owned()),
             Self::ContractMismatch { hint, .. } => ("P0126", hint.clone()),

@@ -365,7 +365,10 @@ fn parse_receipt(receipt: types::Receipt) -> Result<Receipt, StepFailure> {
     // Escaped, a text of control characters is six times as long: the record must still fit into a line of the journal.
     let written = serde_json::to_string(&receipt).map_or(usize::MAX, |text| text.len());
     if written > MAX_RECEIPT_BYTES + MAX_RECEIPT_BYTES / 2 {
-        return Err(failure("limit", format!("its receipt has {written} bytes as a journal record, which is too large")));
+        return Err(failure(
+            "limit",
+            format!("its receipt has {written} bytes as a journal record, which is too large"),
+        ));
     }
     Ok(receipt)
 }

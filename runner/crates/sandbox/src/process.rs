@@ -77,9 +77,8 @@ impl process::Host for HostState {
         program.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         let mut child = program.spawn().map_err(|error| {
             let kind = if error.kind() == std::io::ErrorKind::NotFound { "not-found" } else { "permanent" };
-            failure(kind, format!("can't start `{}`: {error}", command.program)).with_hint(
-                "name the program by its full path, or grant `env: { PATH: … }`: its environment is empty",
-            )
+            failure(kind, format!("can't start `{}`: {error}", command.program))
+                .with_hint("name the program by its full path, or grant `env: { PATH: … }`: its environment is empty")
         })?;
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let mut group = ProcessGroupGuard(pid);

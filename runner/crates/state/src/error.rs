@@ -191,9 +191,11 @@ impl From<&LockError> for Diagnostic {
                 };
                 diagnostic.with_hint("end that deployment, or take its lock with `--force --message WHY`")
             }
-            LockError::InvalidToken { why, .. } => Self::new(ErrorCode("P0505"), ExitKind::Refused, error.to_string())
-                .with_cause(why)
-                .with_hint("unset PAWL_LOCK to run on your own; a deployment sets it only for the runners that it starts"),
+            LockError::InvalidToken { why, .. } => {
+                Self::new(ErrorCode("P0505"), ExitKind::Refused, error.to_string()).with_cause(why).with_hint(
+                    "unset PAWL_LOCK to run on your own; a deployment sets it only for the runners that it starts",
+                )
+            }
             LockError::FinalWriteFailed { why, .. } => {
                 Self::new(ErrorCode("P0506"), ExitKind::InDoubt, error.to_string()).with_cause(why).with_hint(
                     "run again on this machine when the remote is reachable; only this machine has the whole journal",

@@ -43,7 +43,9 @@ pub(super) fn pull_journals(
             }
             Some(_) if Some(kept.epoch) == newest || local_bytes.len() == length => {}
             Some(same) if whole_lines(&local_bytes).len() == length => write_atomically(&path, same)?,
-            Some(_) => return Err(fork("the copy on this machine is longer, and a later deployment ran without the rest")),
+            Some(_) => {
+                return Err(fork("the copy on this machine is longer, and a later deployment ran without the rest"));
+            }
         }
     }
     for (epoch, path) in journals_in(folder)? {

@@ -173,7 +173,9 @@ impl StateStore {
     pub fn with_checkpoints(mut self, config: checkpoints::CheckpointConfig) -> Result<Self, StateError> {
         let policy = if self.remote.is_some() { UploadPolicy::AtEnd } else { UploadPolicy::BeforeEachEffect };
         let started = CheckpointUploader::start(config, self.folder.clone(), policy);
-        self.checkpoints = Some(started.map_err(|source| StateError::io("start a thread for the checkpoints of", &self.folder, source))?);
+        self.checkpoints = Some(
+            started.map_err(|source| StateError::io("start a thread for the checkpoints of", &self.folder, source))?,
+        );
         Ok(self)
     }
 

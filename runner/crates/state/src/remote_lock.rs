@@ -535,7 +535,10 @@ pub(super) fn parse_manifest(
     let broken = |why: String| StateError::InvalidManifest { location: location.to_owned(), why };
     let manifest: StateManifest = serde_json::from_slice(&seen.bytes).map_err(|error| broken(error.to_string()))?;
     if manifest.version != MANIFEST_VERSION {
-        return Err(broken(format!("its version is {}; this runner supports version {MANIFEST_VERSION}", manifest.version)));
+        return Err(broken(format!(
+            "its version is {}; this runner supports version {MANIFEST_VERSION}",
+            manifest.version
+        )));
     }
     if manifest.lock.resource != resource {
         return Err(broken(format!("it belongs to {}, not to {resource}", manifest.lock.resource)));

@@ -80,13 +80,10 @@ struct SqlxFormat;
 struct DbmateFormat;
 
 fn unnumbered_name_failure(dir_prefix: &str, name: &str) -> StepFailure {
-    failure(
-        "invalid-config",
-        format!("`{dir_prefix}{name}` has no number: name a migration `<number>_<name>.sql`"),
-    )
-    .with_hint("rename it, for example to `0007_orders.sql`; if it is not a migration, change its extension")
-    .with_detail("file", format!("{dir_prefix}{name}"))
-    .with_detail("line", 1)
+    failure("invalid-config", format!("`{dir_prefix}{name}` has no number: name a migration `<number>_<name>.sql`"))
+        .with_hint("rename it, for example to `0007_orders.sql`; if it is not a migration, change its extension")
+        .with_detail("file", format!("{dir_prefix}{name}"))
+        .with_detail("line", 1)
 }
 
 /// Whether the first line with text is this comment, or the text begins with it.
@@ -440,7 +437,8 @@ pub(super) fn detect(
     match (has_table(SqlxFormat.history_table()), has_table(PlainFormat.history_table())) {
         (true, true) => Err(failure(
             "conflict",
-            "the database has the tables `_sqlx_migrations` and `_pawl_migrations`, and the files match both formats".to_owned(),
+            "the database has the tables `_sqlx_migrations` and `_pawl_migrations`, and the files match both formats"
+                .to_owned(),
         )
         .with_hint("choose one: `with: { format: sqlx }` or `plain`")),
         (true, false) => Ok(&SqlxFormat),

@@ -177,18 +177,19 @@ fn lint_with_sqlparser(engine: SqlEngine, dialect: &dyn Dialect, migration: &Mig
 
 type LintRuleHit = (&'static str, &'static str, &'static str);
 
-const DROP_TABLE: LintRuleHit = (
-    "ban-drop-table",
-    "Dropping a table may break the live release.",
-    "Drop it when no release uses it anymore.",
-);
+const DROP_TABLE: LintRuleHit =
+    ("ban-drop-table", "Dropping a table may break the live release.", "Drop it when no release uses it anymore.");
 
 /// The risks of a statement. Tables that the same file creates do not count.
 fn check_statement(ast: &Ast, created_tables: &[String]) -> Vec<LintRuleHit> {
     match ast {
         Ast::Drop { object_type: ObjectType::Table, .. } => vec![DROP_TABLE],
         Ast::Drop { object_type: ObjectType::Database | ObjectType::Schema, .. } => {
-            vec![("ban-drop-database", "Dropping a database destroys everything in it.", "Drop it by hand, not in a migration.")]
+            vec![(
+                "ban-drop-database",
+                "Dropping a database destroys everything in it.",
+                "Drop it by hand, not in a migration.",
+            )]
         }
         Ast::Truncate { .. } => {
             vec![("ban-truncate", "Truncating a table destroys its rows.", "Delete the rows you mean, with WHERE.")]

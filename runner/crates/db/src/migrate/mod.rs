@@ -491,11 +491,10 @@ async fn read_dialect(session: &SqlSession, database: &str) -> Result<SqlDialect
     let rows = session.query_text(sql).await?;
     match rows.first().and_then(|row| row.first().cloned().flatten()) {
         Some(schema) => Ok(SqlDialect { engine, schema: Some(schema) }),
-        None => Err(failure(
-            "invalid-config",
-            format!("the search path of database `{database}` names no existing schema"),
-        )
-        .with_hint("create the schema, or correct `search_path` in the URL")),
+        None => {
+            Err(failure("invalid-config", format!("the search path of database `{database}` names no existing schema"))
+                .with_hint("create the schema, or correct `search_path` in the URL"))
+        }
     }
 }
 

@@ -255,11 +255,15 @@ impl MigrationRun<'_> {
                 Err(ExecError::Session(fault)) if fault.is_contention() && !fault.lost => {
                     self.session.rollback();
                     if began.elapsed() + pause > self.options.contention_timeout {
-                        return Err(ExecError::Session(fault.with_hint(format!(
-                            "end the transactions that block {what}, or wait for less traffic"
-                        ))));
+                        return Err(ExecError::Session(
+                            fault
+                                .with_hint(format!("end the transactions that block {what}, or wait for less traffic")),
+                        ));
                     }
-                    (self.log)(MessageLevel::Warn, format!("{what} is waiting for another session's lock: {}", fault.message));
+                    (self.log)(
+                        MessageLevel::Warn,
+                        format!("{what} is waiting for another session's lock: {}", fault.message),
+                    );
                     tokio::time::sleep(lock::jittered(pause)).await;
                     pause = (pause * 2).min(Duration::from_secs(3));
                 }

@@ -253,9 +253,8 @@ impl StatementSplitter<'_> {
             loop {
                 let line = self.text[end..].split_inclusive('\n').next().unwrap_or_default();
                 if line.is_empty() {
-                    return Err(
-                        self.bad_content("the end of the COPY data is missing: a line with only `\\.`".to_owned(), start)
-                    );
+                    return Err(self
+                        .bad_content("the end of the COPY data is missing: a line with only `\\.`".to_owned(), start));
                 }
                 if line.trim_end_matches(['\n', '\r']) == "\\." {
                     self.at = end + line.len();

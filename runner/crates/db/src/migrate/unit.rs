@@ -83,9 +83,13 @@ pub(super) fn split_into_units(
             (Some(TransactionControl::Begin), Some(_)) => {
                 return Err(refuse("BEGIN is denied: a transaction is already open in this file"));
             }
-            (Some(TransactionControl::Commit), None) => return Err(refuse("COMMIT is denied: the BEGIN before it is missing")),
+            (Some(TransactionControl::Commit), None) => {
+                return Err(refuse("COMMIT is denied: the BEGIN before it is missing"));
+            }
             (Some(TransactionControl::Other(word)), _) => {
-                return Err(refuse(&format!("{word} is denied: a file controls its transactions with BEGIN and COMMIT only")));
+                return Err(refuse(&format!(
+                    "{word} is denied: a file controls its transactions with BEGIN and COMMIT only"
+                )));
             }
             (None, Some(inside)) => {
                 inside.push(statement);
@@ -107,7 +111,10 @@ pub(super) fn split_into_units(
     match open_transaction.and_then(|left| left.first().cloned()) {
         Some(first) => Err(SqlSessionError {
             position: Some(SqlPosition::at(text, first.range.start)),
-            ..SqlSessionError::new(SqlFailureKind::Denied, "the COMMIT of the transaction around this statement is missing")
+            ..SqlSessionError::new(
+                SqlFailureKind::Denied,
+                "the COMMIT of the transaction around this statement is missing",
+            )
         }),
         None => Ok(units),
     }

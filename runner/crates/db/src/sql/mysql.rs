@@ -330,14 +330,13 @@ fn mysql_error(error: Error) -> SqlSessionError {
     let Error::Server(server) = error else {
         return match error {
             Error::Io(mysql_async::IoError::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                SqlSessionError::new(
-                    SqlFailureKind::Transient,
-                    "can't reach the database server: connection refused",
-                )
+                SqlSessionError::new(SqlFailureKind::Transient, "can't reach the database server: connection refused")
             }
             Error::Io(mysql_async::IoError::Io(error)) => SqlSessionError::from_io_error(&error),
             Error::Io(error) => SqlSessionError::new(SqlFailureKind::Permanent, format!("TLS: {error}")),
-            Error::Driver(mysql_async::DriverError::ConnectionClosed) => SqlSessionError::lost("the server closed the connection"),
+            Error::Driver(mysql_async::DriverError::ConnectionClosed) => {
+                SqlSessionError::lost("the server closed the connection")
+            }
             // The driver's messages could quote options and URLs.
             Error::Url(_) => SqlSessionError::new(SqlFailureKind::InvalidConfig, "the database URL is invalid"),
             other => SqlSessionError::new(SqlFailureKind::Permanent, other.to_string()),

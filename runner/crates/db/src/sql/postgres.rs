@@ -125,9 +125,8 @@ impl PostgresSession {
                 if !PostgresValue::accepts(column.type_()) {
                     let (name, kind) = (column.name(), column.type_().name());
                     let message = format!("the column `{name}` has the unsupported type {kind}");
-                    return Err(
-                        SqlSessionError::new(SqlFailureKind::InvalidConfig, message).with_hint("cast it to text: `(…)::text`")
-                    );
+                    return Err(SqlSessionError::new(SqlFailureKind::InvalidConfig, message)
+                        .with_hint("cast it to text: `(…)::text`"));
                 }
             }
             let rows =
@@ -349,10 +348,7 @@ where
 
 async fn open_stream(url: &ServerUrl) -> Result<(ServerStream, String, Option<u16>), SqlSessionError> {
     let unreachable = |error: std::io::Error| {
-        SqlSessionError::new(
-            SqlFailureKind::Transient,
-            format!("can't reach the database server: {}", error.kind()),
-        )
+        SqlSessionError::new(SqlFailureKind::Transient, format!("can't reach the database server: {}", error.kind()))
     };
     match &url.endpoint {
         ServerEndpoint::Tcp(host, port) => {

@@ -40,10 +40,7 @@ pub(super) enum ServerStream {
 pub(super) fn load_root_certs(named: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, SqlSessionError> {
     let Some(path) = named else { return Ok(rustls_native_certs::load_native_certs().certs) };
     let bad = |why: &dyn std::fmt::Display| {
-        SqlSessionError::new(
-            SqlFailureKind::InvalidConfig,
-            format!("can't use the CA file {}: {why}", path.display()),
-        )
+        SqlSessionError::new(SqlFailureKind::InvalidConfig, format!("can't use the CA file {}: {why}", path.display()))
     };
     let found: Vec<_> = CertificateDer::pem_file_iter(path)
         .map_err(|error| bad(&error))?

@@ -237,7 +237,9 @@ fn check_central_directory(spool: &File, start: u64, entries: usize) -> Result<(
             b"PK\x01\x02" => {}
             // The end, or that of zip64.
             b"PK\x05\x06" | b"PK\x06\x06" if found == entries => return Ok(()),
-            _ => return Err(ArchiveError::Damaged("the central directory does not have the declared length".to_owned())),
+            _ => {
+                return Err(ArchiveError::Damaged("the central directory does not have the declared length".to_owned()));
+            }
         }
         let mut fields = [0; 42];
         reader.read_exact(&mut fields).map_err(|error| decode_error(&error))?;

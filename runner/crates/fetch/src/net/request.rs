@@ -205,7 +205,8 @@ fn step_headers(given: &[(String, String)], url: &Url) -> Result<HeaderMap, NetE
 fn parse_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), NetError> {
     let invalid = |why| NetError::InvalidHeader { name: name.to_owned(), why };
     let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid("its name is not a header name"))?;
-    let value = HeaderValue::from_str(value).map_err(|_| invalid("its value contains characters that a header can't hold"))?;
+    let value =
+        HeaderValue::from_str(value).map_err(|_| invalid("its value contains characters that a header can't hold"))?;
     Ok((parsed, value))
 }
 

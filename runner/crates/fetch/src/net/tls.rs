@@ -37,7 +37,9 @@ pub(super) fn config_with_roots(authorities: &CertAuthorities) -> Result<ClientC
             roots.add_parsable_certificates(found.certs);
             if roots.is_empty() {
                 let why = found.errors.first().map_or_else(String::new, |fault| format!(": {fault}"));
-                return Err(NetError::RootsUnavailable { why: format!("this machine has no certificate authorities{why}") });
+                return Err(NetError::RootsUnavailable {
+                    why: format!("this machine has no certificate authorities{why}"),
+                });
             }
         }
         #[cfg(test)]

@@ -63,7 +63,9 @@ impl ModuleCache {
 
     /// Says that kept code is not used, and that this is no fault of the deployment.
     pub(crate) fn warn_code_unused(&self, module: &str, why: &dyn std::fmt::Display) {
-        (self.notify)(Notice::warning(format!("recompiling module {module}: the runner can't use the cached code: {why}")));
+        (self.notify)(Notice::warning(format!(
+            "recompiling module {module}: the runner can't use the cached code: {why}"
+        )));
     }
 
     /// Keeps compiled code, or what a module said of itself, under a name.
@@ -83,7 +85,9 @@ impl ModuleCache {
     pub(crate) fn description(&self, name: &str, module: &str) -> Option<String> {
         let words = self.open_storage()?.read_verified_text(name);
         words.unwrap_or_else(|error| {
-            let message = format!("asking module {module} for its description again: the runner can't use the cached one: {error}");
+            let message = format!(
+                "asking module {module} for its description again: the runner can't use the cached one: {error}"
+            );
             (self.notify)(Notice::warning(message));
             None
         })
@@ -129,7 +133,9 @@ impl ModuleCache {
             bytes => Ok(bytes),
         });
         read.unwrap_or_else(|error| {
-            (self.notify)(Notice::warning(format!("downloading a module again: the runner can't use the cached copy: {error}")));
+            (self.notify)(Notice::warning(format!(
+                "downloading a module again: the runner can't use the cached copy: {error}"
+            )));
             None
         })
     }

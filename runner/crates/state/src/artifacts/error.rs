@@ -74,23 +74,27 @@ impl From<&ArtifactError> for Diagnostic {
                 ExitKind::InDoubt,
                 "re-run the job for a new token; the REST API needs `permissions: actions: read`",
             ),
-            ArtifactError::Unavailable { .. } => {
-                ("P0512", ExitKind::InDoubt, "re-run the job when the service is available again; githubstatus.com shows its status")
-            }
-            ArtifactError::Refused { .. } => (
-                "P0513",
+            ArtifactError::Unavailable { .. } => (
+                "P0512",
                 ExitKind::InDoubt,
-                "check on the run's page that its artifacts exist, then re-run the job",
+                "re-run the job when the service is available again; githubstatus.com shows its status",
             ),
-            ArtifactError::DigestMismatch { .. } => {
-                ("P0514", ExitKind::Journal, "find out who changed the artifact; if nobody knows, delete it on the run's page")
+            ArtifactError::Refused { .. } => {
+                ("P0513", ExitKind::InDoubt, "check on the run's page that its artifacts exist, then re-run the job")
             }
+            ArtifactError::DigestMismatch { .. } => (
+                "P0514",
+                ExitKind::Journal,
+                "find out who changed the artifact; if nobody knows, delete it on the run's page",
+            ),
             ArtifactError::TooLarge { .. } => {
                 ("P0515", ExitKind::InDoubt, "find the job that stored it: the runner did not write this artifact")
             }
-            ArtifactError::InvalidName { .. } => {
-                ("P0516", ExitKind::Refused, "rename the application, environment or job: their names make up the artifact's")
-            }
+            ArtifactError::InvalidName { .. } => (
+                "P0516",
+                ExitKind::Refused,
+                "rename the application, environment or job: their names make up the artifact's",
+            ),
             ArtifactError::BothFailed { service, rest } => {
                 let diagnostic = Self::from(service.as_ref());
                 return diagnostic.with_cause(format!("through GitHub's REST API: {rest}: {}", rest.reason()));
