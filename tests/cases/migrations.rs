@@ -80,8 +80,8 @@ fn why_explains_as_text() {
           probe     not asked
           outcome   failed after [TIME]: migrations/0003_orders.sql:3:1: no such table:
                     ordr
-          hint      correct the file: nothing of it was kept, and the files before it
-                    will not be applied again
+          hint      correct the file: it was rolled back, and the files before it will
+                    not run again
     "#]]
     .assert_eq(&why("migrate"));
     expect![[r#"
@@ -164,8 +164,8 @@ fn edited_applied_migration_is_rejected() {
           skip   pull     its effect still holds [TIME]
           start  migrate  migrations changed
           FAIL   migrate  migrations/0002_first_products.sql:1:
-                          0002_first_products.sql was changed after it was applied
-                          to the database `main` [TIME]
+                          0002_first_products.sql changed after the database `main`
+                          applied it [TIME]
         error[P0311]: step `migrate` failed on attempt 1
           caused by: migrations/0002_first_products.sql:1: 0002_first_products.sql changed after the database `main` applied it
           hint: restore the file and move the change to a new migration; if the change is harmless, run `runner migrate bless 2`; then run `runner --local --release r1` again (skips: pull)
