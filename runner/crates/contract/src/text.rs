@@ -4,6 +4,8 @@
 //! reads our output. [`escape_line`] shows them instead of obeying; every foreign text passes it on the way to a line.
 //! Deliberately absent: colours, which are added after.
 
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+
 /// The width that lines are laid out for, in columns.
 pub const WIDTH: usize = 80;
 
@@ -72,15 +74,23 @@ pub fn truncate(text: &str, room: usize) -> String {
     if column_count(&text) <= room {
         return text;
     }
-    let mut head: String = text.chars().take(room.saturating_sub(1)).collect();
+    let mut head = String::new();
+    let mut columns = 0;
+    for char in text.chars() {
+        columns += char.width().unwrap_or(0);
+        if columns > room.saturating_sub(1) {
+            break;
+        }
+        head.push(char);
+    }
     head.push('…');
     head
 }
 
-/// How many columns a text takes; every character counts as one.
+/// How many columns of a terminal a text takes, by Unicode's East Asian Width (UAX #11).
 #[must_use]
 pub fn column_count(text: &str) -> usize {
-    text.chars().count()
+    text.width()
 }
 
 /// A length of time given in milliseconds.
@@ -181,6 +191,8 @@ mod tests {
         assert_eq!(wrap("one two three four", 9, 9), ["one two", "three", "four"]);
         assert_eq!(wrap("see /srv/shop/releases/r2/x now", 8, 8), ["see", "/srv/shop/releases/r2/x", "now"]);
         assert_eq!(truncate("abcdef", 4), "abc…");
+        assert_eq!(column_count("日本"), 4);
+        assert_eq!(truncate("日本語", 4), "日…");
     }
 
     #[test]

@@ -208,12 +208,16 @@ impl PlanErrorCollector {
 
 /// The candidate that was most likely meant: the nearest by edit distance, if it is near.
 pub(super) fn closest_match<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    const MAX_COMPARED: usize = 64;
     // A third of the letters may be wrong; in a word of one letter none, or everything would be near.
     let letters = text.chars().count();
     let near = (letters / 3).max(usize::from(letters > 1));
+    if letters > MAX_COMPARED {
+        return None;
+    }
     candidates
         .into_iter()
-        .map(|candidate| (edit_distance(text, candidate), candidate))
+        .map(|candidate| (strsim::osa_distance(text, candidate), candidate))
         .filter(|(distance, _)| *distance <= near)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
@@ -227,28 +231,4 @@ pub(super) fn quoted_list<'a>(names: impl IntoIterator<Item = &'a str>) -> Strin
         None | Some(0) => names.join(", "),
         Some(more) => format!("{} and {more} more", names[..SHOWN].join(", ")),
     }
-}
-
-/// The edit distance with swaps of neighbours (optimal string alignment); texts of more than 64 characters are far from
-/// everything.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(65).collect(), b.chars().take(65).collect());
-    if a.len() > 64 || b.len() > 64 {
-        return usize::MAX;
-    }
-    let mut before: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, y) in b.iter().enumerate() {
-            let replaced = last[j] + usize::from(x != y);
-            let mut least = replaced.min(last[j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && *x == b[j - 1] && a[i - 1] == *y {
-                least = least.min(before[j - 1] + 1);
-            }
-            row.push(least);
-        }
-        before = std::mem::replace(&mut last, row);
-    }
-    last[b.len()]
 }
