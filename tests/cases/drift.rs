@@ -30,7 +30,8 @@ fn link_moved_by_hand_stops_the_deployment() {
         error[P0401]: step `switch` is in doubt and was not run
           caused by: drift: `app/current` points to `elsewhere`, but this step pointed it to `releases/[HASH]`
           hint: undo the change, or run `runner --local --release r1 --accept-drift switch` to run step `switch` anyway
-    "#]].assert_eq(&stopped.stderr_snapshot());
+    "#]]
+    .assert_eq(&stopped.stderr_snapshot());
     assert_eq!(environment.live_target(), "elsewhere", "nothing was done about it");
     environment.deploy("r1", &[]).assert_exit(3).assert_decisions(&[
         "pull skip held",
@@ -76,7 +77,8 @@ fn changed_release_file_stops_the_deployment() {
         error[P0401]: step `pull` is in doubt and was not run
           caused by: drift: app/releases/[HASH] differs from its archive: changed: index.html (size 7, was 222)
           hint: undo the change, or run `runner --local --release r1 --accept-drift pull` to run step `pull` anyway
-    "#]].assert_eq(&stopped.stderr_snapshot());
+    "#]]
+    .assert_eq(&stopped.stderr_snapshot());
     environment.deploy("r1", &["--accept-drift", "pull"]).assert_exit(0).assert_decisions(&[
         "pull run drift-accepted",
         "migrate skip held",

@@ -72,7 +72,8 @@ fn ci_does_not_change_the_lockfile() {
     environment.set_variable("CI", "true");
     let unpinned = deploy(&environment);
     unpinned.assert_exit(0);
-    let warning = "warning: modules are not pinned: deploy.lock is missing; run `runner modules --accept` and commit it";
+    let warning =
+        "warning: modules are not pinned: deploy.lock is missing; run `runner modules --accept` and commit it";
     assert_eq!(notices(&unpinned), [warning]);
     assert!(!environment.exists("deploy.lock"));
 

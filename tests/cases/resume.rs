@@ -1,14 +1,8 @@
 //! A deployment, again, and after parts of its effect are gone.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use crate::support::TestEnvironment;
-
-/// What a whole process that has nothing to do may take.
-const MAX_NOOP_TIME: Duration = Duration::from_millis(25);
-
-/// So many times it is measured at most.
-const ROUNDS: u32 = 15;
 
 const FIRST_DECISIONS: [&str; 4] =
     ["pull run never-ran", "migrate run never-ran", "switch run never-ran", "verify run never-ran"];
@@ -36,26 +30,6 @@ fn second_deployment_probes_and_skips_each_step() {
     let new: Vec<_> =
         new.iter().map(|(path, _)| path.strip_prefix(environment.path("")).unwrap().display().to_string()).collect();
     assert_eq!(new, [".pawl/shop/test/attempt-000002.journal", ".pawl/shop/test/lock"]);
-}
-
-#[test]
-fn deployment_with_nothing_to_do_is_fast() {
-    // Each round has a history of its own. The best counts: a machine that is busy with something else says nothing about
-    // the runner.
-    let median = || {
-        let environment = TestEnvironment::deployed();
-        let median = environment.wall_times(20, &["--local", "--release", "r1", "--quiet"])[10];
-        environment.deploy("r1", &[]).assert_exit(0).assert_decisions(&REPEAT_DECISIONS);
-        median
-    };
-    let mut best = median();
-    for _ in 1..ROUNDS {
-        if best < MAX_NOOP_TIME {
-            break;
-        }
-        best = best.min(median());
-    }
-    assert!(cfg!(debug_assertions) || best < MAX_NOOP_TIME, "the median is {best:?}");
 }
 
 #[test]

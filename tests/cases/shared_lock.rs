@@ -146,7 +146,8 @@ fn check_race(backend: &TestStateBackend) {
 
 /// Every holder is killed while it holds the lock; the next gets it, not before it may.
 fn check_killed_holders(backend: &TestStateBackend, least: Duration) {
-    let first = backend.machine("1s");
+    // A folder's lock goes with its holder: nothing waits for a lease of ten minutes.
+    let first = backend.machine(if least.is_zero() { "10m" } else { "1s" });
     let other = backend.another_machine(&first);
     for round in 0..3 {
         let holder = start_and_hold_lock(&first, &format!("r{round}"));
@@ -162,9 +163,6 @@ fn check_killed_holders(backend: &TestStateBackend, least: Duration) {
         let took = began.elapsed();
         answer.assert_exit(0);
         assert!(took >= least, "the lock was taken from one who could still live, after {took:?}");
-        if least.is_zero() {
-            assert!(took < Duration::from_secs(1), "a killed holder holds nothing, and yet it took {took:?}");
-        }
     }
 }
 
@@ -273,7 +271,7 @@ fn holder_stopped_beyond_its_bucket_lease_does_nothing_more() {
 #[test]
 fn disconnected_holder_continues_only_within_its_lease() {
     let moto = MotoServer::start();
-    for (ttl, goes_on) in [("9s", true), ("2s", false)] {
+    for (ttl, goes_on) in [("12s", true), ("2s", false)] {
         let relay = TcpRelay::new(moto.address());
         let mut first = machine(&format!("s3://acme-state/{ttl}"), ttl);
         aws_variables(&relay.address()).iter().for_each(|(name, value)| first.set_variable(name, value));
@@ -281,9 +279,8 @@ fn disconnected_holder_continues_only_within_its_lease() {
         aws_variables(&moto.address()).iter().for_each(|(name, value)| second.set_variable(name, value));
         let (mut holder, stderr_file) = start_with_output(&first, "r1");
         relay.cut();
-        let began = Instant::now();
         if goes_on {
-            wait_until("5 s have passed", || began.elapsed() > Duration::from_secs(5));
+            wait_until("a renewal has failed", || relay.losses() > 0);
         } else {
             let lock = second.run(&["lock", "status", "--watch", "--json"]).json();
             assert_eq!(lock[0]["standing"], "ended", "{lock}");
@@ -310,9 +307,7 @@ fn lost_responses_are_resolved_by_reading_back() {
         aws_variables(&relay.address()).iter().for_each(|(name, value)| first.set_variable(name, value));
         let (mut holder, stderr_file) = start_with_output(&first, "r1");
         relay.drop_responses();
-        // Long enough for a renewal, which is due after 2 s.
-        let began = Instant::now();
-        wait_until("3 s have passed", || began.elapsed() > Duration::from_secs(3));
+        wait_until("the response to a renewal is lost", || relay.losses() > 0);
         relay.restore();
         first.write("go", "");
         assert_eq!(holder.wait().unwrap().code(), Some(0), "{}", std::fs::read_to_string(&stderr_file).unwrap());

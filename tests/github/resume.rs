@@ -424,10 +424,10 @@ fn secrets_reach_neither_artifacts_nor_log() {
     }
 }
 
-/// What must be waited for: that the intents of migrate and switch are there, and that the end is. Each is four calls: create, block,
-/// block list, finalize.
+/// A deployment waits for three uploads: the intents of `migrate` and `switch`, and its end. Each upload takes four calls: create, block,
+/// block list, finalize. `cargo xtask bench checkpoints` reads the line that this prints, and has the upper bound.
 #[test]
-fn a_deployment_waits_for_no_more_acknowledgements_than_it_must() {
+fn deployment_waits_until_its_checkpoints_are_stored() {
     const LATENCY: Duration = Duration::from_millis(200);
     const DEMANDED: u32 = 3 * 4;
     let took = |service: Option<&FakeArtifactService>| {
@@ -445,8 +445,7 @@ fn a_deployment_waits_for_no_more_acknowledgements_than_it_must() {
     service.set_latency(LATENCY);
     let (ours, alone) = (took(Some(&service)), took(None));
     println!("checkpoints: {} ms with the service, {} ms alone", ours.as_millis(), alone.as_millis());
-    assert!(ours >= LATENCY * DEMANDED, "{ours:?}: something was not waited for");
-    assert!(ours < LATENCY * (DEMANDED + 1) + alone, "{ours:?}: something was waited for that need not be");
+    assert!(ours >= LATENCY * DEMANDED, "{ours:?}: the deployment did not wait for each upload");
 }
 
 #[test]

@@ -233,22 +233,6 @@ impl TestEnvironment {
         child.wait().unwrap().code()
     }
 
-    /// The wall times of a process that is run again and again while no other case runs, sorted.
-    pub fn wall_times(&self, rounds: usize, arguments: &[&str]) -> Vec<Duration> {
-        let _alone = MEASUREMENT_LOCK.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut times: Vec<_> = (0..rounds)
-            .map(|_| {
-                let began = Instant::now();
-                let output = self.command(arguments).output().unwrap();
-                let took = began.elapsed();
-                assert!(output.status.success());
-                took
-            })
-            .collect();
-        times.sort();
-        times
-    }
-
     /// Runs the runner while no other case runs.
     pub fn run_alone(&self, arguments: &[&str]) -> RunnerOutput {
         let _alone = MEASUREMENT_LOCK.write().unwrap_or_else(std::sync::PoisonError::into_inner);

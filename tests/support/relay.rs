@@ -1,32 +1,36 @@
-//! A way to a server that can be cut off, and mended.
+//! A TCP proxy whose connection can be cut, made to lose responses, and restored.
 
 use std::{
     io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
 };
 
-/// Passes on until it is dropped.
+/// Forwards connections until it is dropped.
 pub struct TcpRelay {
     address: SocketAddr,
     is_cut: Arc<AtomicBool>,
     drops_responses: Arc<AtomicBool>,
+    /// Connections refused while cut, and responses dropped.
+    losses: Arc<AtomicUsize>,
     open: Arc<Mutex<Vec<TcpStream>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl TcpRelay {
-    /// A way to `upstream`, `host:port`.
+    /// Forwards to `upstream`, `host:port`.
     pub fn new(upstream: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let [is_cut, is_deaf, stop] = std::array::from_fn(|_| Arc::new(AtomicBool::new(false)));
         let open = Arc::new(Mutex::new(Vec::new()));
+        let losses = Arc::new(AtomicUsize::new(0));
+        let lost = Arc::clone(&losses);
         let (cut, over, streams) = (Arc::clone(&is_cut), Arc::clone(&stop), Arc::clone(&open));
         let deaf = Arc::clone(&is_deaf);
         let thread = std::thread::spawn(move || {
@@ -34,16 +38,22 @@ impl TcpRelay {
                 if over.load(Ordering::SeqCst) {
                     return;
                 }
-                let (Ok(client), false) = (client, cut.load(Ordering::SeqCst)) else { continue };
+                let (Ok(client), false) = (client, cut.load(Ordering::SeqCst)) else {
+                    lost.fetch_add(1, Ordering::SeqCst);
+                    continue;
+                };
                 let Ok(server) = TcpStream::connect(&upstream) else { continue };
                 for (from, to, is_answer) in [(&client, &server, false), (&server, &client, true)] {
                     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     streams.lock().unwrap().push(from.try_clone().unwrap());
-                    let deaf = Arc::clone(&deaf);
+                    let (deaf, lost) = (Arc::clone(&deaf), Arc::clone(&lost));
                     std::thread::spawn(move || {
                         let mut buffer = [0; 16 * 1024];
                         while let Ok(some @ 1..) = from.read(&mut buffer) {
                             let is_lost = is_answer && deaf.load(Ordering::SeqCst);
+                            if is_lost {
+                                lost.fetch_add(1, Ordering::SeqCst);
+                            }
                             if is_lost || to.write_all(&buffer[..some]).is_err() {
                                 break;
                             }
@@ -53,7 +63,7 @@ impl TcpRelay {
                 }
             }
         });
-        Self { address, is_cut, drops_responses: is_deaf, open, stop, thread: Some(thread) }
+        Self { address, is_cut, drops_responses: is_deaf, losses, open, stop, thread: Some(thread) }
     }
 
     /// `127.0.0.1:<port>`.
@@ -61,7 +71,12 @@ impl TcpRelay {
         self.address.to_string()
     }
 
-    /// What is under way breaks off, and nothing gets through.
+    /// How many connections were refused while it was cut, and how many responses were dropped.
+    pub fn losses(&self) -> usize {
+        self.losses.load(Ordering::SeqCst)
+    }
+
+    /// Closes all connections and refuses new ones.
     pub fn cut(&self) {
         self.is_cut.store(true, Ordering::SeqCst);
         for stream in self.open.lock().unwrap().drain(..) {
@@ -69,11 +84,12 @@ impl TcpRelay {
         }
     }
 
-    /// What is asked gets there, and no answer gets back.
+    /// Forwards requests and drops their responses.
     pub fn drop_responses(&self) {
         self.drops_responses.store(true, Ordering::SeqCst);
     }
 
+    /// Forwards again.
     pub fn restore(&self) {
         self.drops_responses.store(false, Ordering::SeqCst);
         self.is_cut.store(false, Ordering::SeqCst);

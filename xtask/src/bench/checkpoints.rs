@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::{BenchRow, BenchTarget};
 use crate::workspace::{cargo, output};
 
-const TEST: &str = "a_deployment_waits_for_no_more_acknowledgements_than_it_must";
+const TEST: &str = "deployment_waits_until_its_checkpoints_are_stored";
 /// Two intents of the commit phase and the end, each four calls, and one call's time for what is between.
 const MAX_OVERHEAD: Duration = Duration::from_millis(200 * (3 * 4 + 1));
 

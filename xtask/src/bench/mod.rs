@@ -46,6 +46,8 @@ pub(crate) enum BenchmarkName {
     Databases,
     /// Kills at every point of a deployment, and at 300 of the migrations of each database
     Faults,
+    /// How long after its timeout a step that hangs is stopped: at most 50 ms
+    Deadlines,
     /// The action's launcher, beside the binary that it starts
     Launcher,
     /// A deployment with an artifact service 200 ms away, beside one without
@@ -94,6 +96,10 @@ pub(crate) fn run(names: &[BenchmarkName], write: bool) -> Result<()> {
             BenchmarkName::Steps => steps::rows(&runner)?,
             BenchmarkName::Launcher => launcher::rows(&runner)?,
             BenchmarkName::Checkpoints => checkpoints::rows()?,
+            BenchmarkName::Deadlines => {
+                measure_deadlines()?;
+                Vec::new()
+            }
             BenchmarkName::Faults => {
                 faults::run_kill_tests(write)?;
                 Vec::new()
@@ -112,6 +118,13 @@ pub(crate) fn run(names: &[BenchmarkName], write: bool) -> Result<()> {
         println!("\nwrote {}", path.display());
     }
     Ok(())
+}
+
+/// Runs the tests of hanging steps, which fail then if the best of a few tries ends more than 50 ms after its deadline.
+fn measure_deadlines() -> Result<()> {
+    let mut test = workspace::cargo();
+    test.args(["test", "--release", "--package", "runner", "--test", "cases", "--", "hangs", "--test-threads=1"]);
+    run_command(test.env("PAWL_MEASURE_OVERRUN", "1"))
 }
 
 /// The medians of `rounds` interleaved rounds, after one round that is not counted.

@@ -238,7 +238,9 @@ fn check_central_directory(spool: &File, start: u64, entries: usize) -> Result<(
             // The end, or that of zip64.
             b"PK\x05\x06" | b"PK\x06\x06" if found == entries => return Ok(()),
             _ => {
-                return Err(ArchiveError::Damaged("the central directory does not have the declared length".to_owned()));
+                return Err(ArchiveError::Damaged(
+                    "the central directory does not have the declared length".to_owned(),
+                ));
             }
         }
         let mut fields = [0; 42];
