@@ -3,7 +3,7 @@
 
 use std::sync::OnceLock;
 
-use pawl_fuzz::sandbox::archive::fuzz::Room;
+use fetch::archive::fuzz::Room;
 
 static ROOM: OnceLock<Room> = OnceLock::new();
 

@@ -1,4 +1,4 @@
 //! Any text with look-ups.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| pawl_fuzz::plan::fuzz::expression(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| plan::fuzz::expression(bytes));

@@ -1,11 +1,8 @@
 //! Any text as a plan.
 #![no_main]
 
+use contract::render::{Color, render};
 use libfuzzer_sys::fuzz_target;
-use pawl_fuzz::{
-    plan,
-    report::diagnostic::{Color, render},
-};
 
 fuzz_target!(|bytes: &[u8]| {
     for diagnostic in plan::fuzz::plan(bytes) {
