@@ -27,9 +27,12 @@ pub(crate) fn root() -> &'static Path {
 
 /// Cargo's target directory: CARGO_TARGET_DIR and cargo's configuration are honoured.
 pub(crate) fn target_dir() -> Result<PathBuf> {
-    let metadata = output(cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
-    let metadata: Value = serde_json::from_str(&metadata)?;
-    Ok(metadata["target_directory"].as_str().context("cargo metadata names no target directory")?.into())
+    Ok(metadata()?["target_directory"].as_str().context("cargo metadata names no target directory")?.into())
+}
+
+/// What cargo knows of the host's workspace, without the crates from outside.
+pub(crate) fn metadata() -> Result<Value> {
+    Ok(serde_json::from_str(&output(cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?)?)
 }
 
 /// The target directory for the guests' tests, which run on this machine and not in wasm.

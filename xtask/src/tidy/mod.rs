@@ -1,25 +1,26 @@
 //! `tidy`, a part of `check`: rules of this repository that no compiler knows.
 //!
-//! The rules are pure: they read a [`SourceTree`] that is loaded once, so that their tests need no files.
+//! The rules are pure: they read a [`Tree`] that is loaded once, so that their tests need no files.
 
-mod arrows;
-mod books;
+mod cross_refs;
+mod layering;
 mod text;
+mod type_names;
 
 use std::{fmt, fs, path::Path, process::Command};
 
 use anyhow::{Result, bail};
 
-use crate::workspace::output;
+use crate::workspace::{self, output};
 
 /// What git knows or would add, in memory.
 #[derive(Debug, Default)]
-struct SourceTree {
-    files: Vec<SourceFile>,
+struct Tree {
+    files: Vec<File>,
 }
 
 #[derive(Debug)]
-struct SourceFile {
+struct File {
     /// From the root, with `/`.
     path: String,
     /// Empty when the file is not UTF-8: the rules are about text.
@@ -28,14 +29,14 @@ struct SourceFile {
 
 /// Something to put right.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct TidyFinding {
+struct Finding {
     path: String,
     /// From 1; 0 for the file as a whole.
     line: usize,
     message: String,
 }
 
-impl fmt::Display for TidyFinding {
+impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
             0 => write!(f, "{}: {}", self.path, self.message),
@@ -44,25 +45,28 @@ impl fmt::Display for TidyFinding {
     }
 }
 
-type TidyRule = fn(&SourceTree) -> Vec<TidyFinding>;
+type Rule = fn(&Tree) -> Vec<Finding>;
 
-const RULES: [TidyRule; 10] = [
-    text::file_lengths,
+const RULES: [Rule; 12] = [
+    text::lengths,
     text::unfinished_work,
     text::machine_paths,
-    text::missing_headers,
+    text::headers,
     text::terminal_output,
-    arrows::layering,
-    books::error_pages,
-    books::dependencies,
-    books::links,
-    books::registries,
+    layering::modules,
+    type_names::unique,
+    cross_refs::error_pages,
+    cross_refs::dependencies,
+    cross_refs::workspace_dependencies,
+    cross_refs::links,
+    cross_refs::registries,
 ];
 
 /// Prints what it finds.
 pub(crate) fn run(root: &Path) -> Result<()> {
-    let tree = SourceTree::load(root)?;
-    let findings: Vec<TidyFinding> = RULES.iter().flat_map(|rule| rule(&tree)).collect();
+    let tree = Tree::load(root)?;
+    let mut findings: Vec<Finding> = RULES.iter().flat_map(|rule| rule(&tree)).collect();
+    findings.extend(layering::crates(&workspace::metadata()?, root));
     for finding in &findings {
         println!("{finding}");
     }
@@ -72,7 +76,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     }
 }
 
-impl SourceTree {
+impl Tree {
     fn load(root: &Path) -> Result<Self> {
         let mut git = Command::new("git");
         git.current_dir(root).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
@@ -83,22 +87,22 @@ impl SourceTree {
         for path in paths {
             // A file that was deleted and not yet committed is listed too.
             if let Ok(bytes) = fs::read(root.join(&path)) {
-                files.push(SourceFile { path, text: String::from_utf8(bytes).unwrap_or_default() });
+                files.push(File { path, text: String::from_utf8(bytes).unwrap_or_default() });
             }
         }
         Ok(Self { files })
     }
 
-    fn file(&self, path: &str) -> Option<&SourceFile> {
+    fn file(&self, path: &str) -> Option<&File> {
         self.files.iter().find(|file| file.path == path)
     }
 
-    fn with_extension<'a>(&'a self, extensions: &'a [&str]) -> impl Iterator<Item = &'a SourceFile> {
+    fn with_extension<'a>(&'a self, extensions: &'a [&str]) -> impl Iterator<Item = &'a File> {
         self.files.iter().filter(|file| extensions.contains(&file.extension()))
     }
 }
 
-impl SourceFile {
+impl File {
     fn extension(&self) -> &str {
         Path::new(&self.path).extension().and_then(|extension| extension.to_str()).unwrap_or_default()
     }
@@ -108,19 +112,19 @@ impl SourceFile {
         (1..).zip(self.text.lines())
     }
 
-    fn finding(&self, line: usize, message: impl Into<String>) -> TidyFinding {
-        TidyFinding { path: self.path.clone(), line, message: message.into() }
+    fn finding(&self, line: usize, message: impl Into<String>) -> Finding {
+        Finding { path: self.path.clone(), line, message: message.into() }
     }
 }
 
 #[cfg(test)]
-fn source_tree(files: &[(&str, &str)]) -> SourceTree {
-    let file = |&(path, text): &(&str, &str)| SourceFile { path: path.to_owned(), text: text.to_owned() };
-    SourceTree { files: files.iter().map(file).collect() }
+fn tree(files: &[(&str, &str)]) -> Tree {
+    let file = |&(path, text): &(&str, &str)| File { path: path.to_owned(), text: text.to_owned() };
+    Tree { files: files.iter().map(file).collect() }
 }
 
 /// The findings as text, for comparison.
 #[cfg(test)]
-fn finding_texts(findings: &[TidyFinding]) -> Vec<String> {
-    findings.iter().map(TidyFinding::to_string).collect()
+fn shown(findings: &[Finding]) -> Vec<String> {
+    findings.iter().map(Finding::to_string).collect()
 }
