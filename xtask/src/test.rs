@@ -16,6 +16,9 @@ use crate::{
     workspace::{self, GUESTS, cargo, command_line},
 };
 
+/// What building everything takes at first, in minutes of one core.
+const FIRST_BUILD: usize = 35;
+
 pub(crate) fn run() -> Result<TestTally> {
     let needs: Vec<SetupNeed> = [SetupNeed::GuestToolchain]
         .into_iter()
@@ -27,6 +30,8 @@ pub(crate) fn run() -> Result<TestTally> {
         .collect();
     setup::ensure(&needs)?;
     let began = Instant::now();
+    let runner = workspace::target_dir()?.join(workspace::RUNNER);
+    workspace::announce("the runner and its tests (release)", FIRST_BUILD, &runner);
     let mut sum = run_and_count(cargo().args(["build", "--release", "--workspace"]))?;
     if sum.failed == 0 {
         sum.add(run_and_count(cargo().args(["test", "--release", "--workspace", "--no-fail-fast"]))?);

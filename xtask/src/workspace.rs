@@ -42,10 +42,35 @@ pub(crate) fn native_guests_dir() -> Result<PathBuf> {
 
 /// The built `runner`, release profile.
 pub(crate) fn build_runner() -> Result<PathBuf> {
-    println!("building the runner (release)");
+    let binary = target_dir()?.join(RUNNER);
+    announce("the runner (release)", FIRST_BUILD, &binary);
     run(cargo().args(["build", "--release", "--package", "runner"]))?;
-    Ok(target_dir()?.join("release/runner"))
+    Ok(binary)
 }
+
+/// In the target directory.
+pub(crate) const RUNNER: &str = "release/runner";
+
+/// What a first build of the runner takes, in minutes of one core.
+pub(crate) const FIRST_BUILD: usize = 20;
+
+/// Says in one line what is built, and how long that takes when nothing was built yet.
+pub(crate) fn announce(what: &str, core_minutes: usize, built: &Path) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    println!("{}", announcement(what, core_minutes, cores, built.exists()));
+}
+
+fn announcement(what: &str, core_minutes: usize, cores: usize, is_built: bool) -> String {
+    // The longest chain of crates takes some minutes on any number of cores.
+    let minutes = core_minutes.div_ceil(cores).max(FASTEST);
+    if is_built {
+        format!("building {what}")
+    } else {
+        format!("building {what}: about {minutes} minutes the first time, seconds after")
+    }
+}
+
+const FASTEST: usize = 3;
 
 /// A cargo in the root. What `cargo run` set for this process is taken out, or build scripts that watch those variables
 /// would run again each time.
@@ -93,4 +118,17 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 pub(crate) fn command_line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::announcement;
+
+    #[test]
+    fn only_a_first_build_is_said_to_take_long() {
+        let first = |cores| announcement("the runner (release)", 20, cores, false);
+        assert_eq!(first(2), "building the runner (release): about 10 minutes the first time, seconds after");
+        assert_eq!(first(64), "building the runner (release): about 3 minutes the first time, seconds after");
+        assert_eq!(announcement("the runner (release)", 20, 2, true), "building the runner (release)");
+    }
 }
