@@ -3,27 +3,27 @@
 
 use std::collections::BTreeSet;
 
-use super::{File, Finding, Tree};
+use super::{SourceFile, SourceTree, TidyFinding};
 
-const ERRORS: &str = "docs/errors/";
+const ERROR_PAGES_DIR: &str = "docs/errors/";
 
 /// Every error code of the runner has a page, and every page has a code.
-pub(super) fn error_pages(tree: &Tree) -> Vec<Finding> {
+pub(super) fn error_pages(tree: &SourceTree) -> Vec<TidyFinding> {
     let mut found = Vec::new();
     let mut used = BTreeSet::new();
     for file in tree.with_extension(&["rs"]).filter(|file| file.path.starts_with("runner/")) {
         for (number, line) in file.lines() {
-            for code in codes(line) {
-                let page = format!("{ERRORS}{code}.md");
+            for code in error_codes(line) {
+                let page = format!("{ERROR_PAGES_DIR}{code}.md");
                 if used.insert(code) && tree.file(&page).is_none() {
                     found.push(file.finding(number, format!("error code {code} has no page {page}")));
                 }
             }
         }
     }
-    for page in tree.files.iter().filter(|file| file.path.starts_with(ERRORS)) {
-        let name = page.path[ERRORS.len()..].trim_end_matches(".md");
-        if codes(name).next() == Some(name) && !used.contains(name) {
+    for page in tree.files.iter().filter(|file| file.path.starts_with(ERROR_PAGES_DIR)) {
+        let name = page.path[ERROR_PAGES_DIR.len()..].trim_end_matches(".md");
+        if error_codes(name).next() == Some(name) && !used.contains(name) {
             found.push(page.finding(0, format!("no code of the runner is {name}")));
         }
     }
@@ -31,17 +31,17 @@ pub(super) fn error_pages(tree: &Tree) -> Vec<Finding> {
 }
 
 /// `P` and four digits, as a word.
-fn codes(line: &str) -> impl Iterator<Item = &str> {
+fn error_codes(line: &str) -> impl Iterator<Item = &str> {
     line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| {
         word.len() == 5 && word.starts_with('P') && word[1..].bytes().all(|digit| digit.is_ascii_digit())
     })
 }
 
 /// Every dependency from outside has its line in docs/dependencies.md, and every line its dependency.
-pub(super) fn dependencies(tree: &Tree) -> Vec<Finding> {
+pub(super) fn dependencies(tree: &SourceTree) -> Vec<TidyFinding> {
     const BOOK: &str = "docs/dependencies.md";
     let Some(book) = tree.file(BOOK) else {
-        return vec![Finding { path: BOOK.to_owned(), line: 0, message: "is missing".to_owned() }];
+        return vec![TidyFinding { path: BOOK.to_owned(), line: 0, message: "is missing".to_owned() }];
     };
     let explained: Vec<(usize, &str)> = book
         .lines()
@@ -66,7 +66,7 @@ pub(super) fn dependencies(tree: &Tree) -> Vec<Finding> {
 }
 
 /// Every dependency that a workspace's root names is one of a member.
-pub(super) fn workspace_dependencies(tree: &Tree) -> Vec<Finding> {
+pub(super) fn workspace_dependencies(tree: &SourceTree) -> Vec<TidyFinding> {
     const TABLE: &str = "[workspace.dependencies]";
     let manifests = || tree.files.iter().filter(|file| file.path.ends_with("Cargo.toml"));
     let mut found = Vec::new();
@@ -76,7 +76,8 @@ pub(super) fn workspace_dependencies(tree: &Tree) -> Vec<Finding> {
         for (number, line) in table.take_while(|(_, line)| !line.starts_with('[')) {
             let Some((name, _)) = line.split_once(" = ").filter(|_| !line.starts_with(['#', ' '])) else { continue };
             let uses = [format!("{name}.workspace = true"), format!("{name} = {{ workspace = true")];
-            let is_used = |file: &File| file.text.lines().any(|line| uses.iter().any(|used| line.starts_with(used)));
+            let is_used =
+                |file: &SourceFile| file.text.lines().any(|line| uses.iter().any(|used| line.starts_with(used)));
             if !manifests().any(|file| file.path.starts_with(folder) && is_used(file)) {
                 found.push(root.finding(number, format!("no member depends on `{name}`")));
             }
@@ -86,7 +87,7 @@ pub(super) fn workspace_dependencies(tree: &Tree) -> Vec<Finding> {
 }
 
 /// Those that are not paths; one that is taken from the workspace is found there.
-fn external_dependencies(manifest: &File) -> impl Iterator<Item = (usize, &str)> {
+fn external_dependencies(manifest: &SourceFile) -> impl Iterator<Item = (usize, &str)> {
     let mut inside = false;
     manifest.lines().filter_map(move |(number, line)| {
         if line.starts_with('[') {
@@ -102,7 +103,7 @@ fn external_dependencies(manifest: &File) -> impl Iterator<Item = (usize, &str)>
 }
 
 /// Every relative link of a document leads somewhere.
-pub(super) fn links(tree: &Tree) -> Vec<Finding> {
+pub(super) fn links(tree: &SourceTree) -> Vec<TidyFinding> {
     let mut found = Vec::new();
     for file in tree.with_extension(&["md"]) {
         let mut in_code = false;
@@ -112,7 +113,7 @@ pub(super) fn links(tree: &Tree) -> Vec<Finding> {
             }
             for link in link_targets(line).filter(|_| !in_code) {
                 let path = link.split(['#', '?']).next().unwrap_or_default();
-                if !path.is_empty() && !link.contains(':') && !exists(tree, &resolve(&file.path, path)) {
+                if !path.is_empty() && !link.contains(':') && !path_exists(tree, &resolve_link(&file.path, path)) {
                     found.push(file.finding(number, format!("the link to `{link}` leads nowhere")));
                 }
             }
@@ -126,7 +127,7 @@ fn link_targets(line: &str) -> impl Iterator<Item = &str> {
     line.split("](").skip(1).filter_map(|rest| rest.split_once(')')?.0.split_whitespace().next())
 }
 
-fn resolve(from: &str, link: &str) -> String {
+fn resolve_link(from: &str, link: &str) -> String {
     let mut parts: Vec<&str> = if link.starts_with('/') { Vec::new() } else { from.split('/').collect() };
     parts.pop();
     for part in link.split('/') {
@@ -139,14 +140,14 @@ fn resolve(from: &str, link: &str) -> String {
     parts.join("/")
 }
 
-fn exists(tree: &Tree, path: &str) -> bool {
+fn path_exists(tree: &SourceTree, path: &str) -> bool {
     let is_inside =
-        |file: &File| file.path.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        |file: &SourceFile| file.path.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     path.is_empty() || tree.files.iter().any(is_inside)
 }
 
 /// Crates come from crates.io: no lock file names another source, no configuration replaces it.
-pub(super) fn registries(tree: &Tree) -> Vec<Finding> {
+pub(super) fn registries(tree: &SourceTree) -> Vec<TidyFinding> {
     const STANDARD: &str = "source = \"registry+https://github.com/rust-lang/crates.io-index\"";
     let mut found = Vec::new();
     for file in &tree.files {
@@ -169,13 +170,13 @@ pub(super) fn registries(tree: &Tree) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{shown, tree},
+        super::{finding_texts, source_tree},
         *,
     };
 
     #[test]
-    fn codes_and_pages_agree() {
-        let found = error_pages(&tree(&[
+    fn error_pages_reports_missing_and_unused_pages() {
+        let found = error_pages(&source_tree(&[
             ("runner/src/plan/mod.rs", "Code(\"P0101\")\nCode(\"P0102\")\nlet MP0103 = P01034;\n"),
             ("docs/errors/P0101.md", ""),
             ("docs/errors/P0199.md", ""),
@@ -185,44 +186,49 @@ mod tests {
             "runner/src/plan/mod.rs:2: error code P0102 has no page docs/errors/P0102.md",
             "docs/errors/P0199.md: no code of the runner is P0199",
         ];
-        assert_eq!(shown(&found), expected);
+        assert_eq!(finding_texts(&found), expected);
     }
 
     #[test]
-    fn dependencies_are_explained() {
+    fn dependencies_reports_missing_and_unused_lines() {
         let manifest = "[package]\nname = \"x\"\n[workspace.dependencies]\n# why\nserde = \"1\"\ntokio = { version = \"1\" }\n\
                         pawl-step = { path = \"sdk\" }\n[dependencies]\nserde.workspace = true\nown = { path = \"../own\" }\n\
                         [profile.release]\nlto = true\n";
         let book = "| crate | for |\n|---|---|\n| `serde` | JSON |\n| `gone` | nothing |\n";
-        let found = dependencies(&tree(&[("Cargo.toml", manifest), ("docs/dependencies.md", book)]));
+        let found = dependencies(&source_tree(&[("Cargo.toml", manifest), ("docs/dependencies.md", book)]));
         let expected = [
             "Cargo.toml:6: `tokio` has no line in docs/dependencies.md",
             "docs/dependencies.md:4: no Cargo.toml depends on `gone`",
         ];
-        assert_eq!(shown(&found), expected);
+        assert_eq!(finding_texts(&found), expected);
     }
 
     #[test]
     fn what_the_workspace_names_a_member_uses() {
         let root = "[workspace]\n[workspace.dependencies]\n# why\nserde = \"1\"\ntokio = { version = \"1\" }\nurl = \"2\"\n\n[profile.release]\nlto = true\n";
         let member = "[dependencies]\nserde.workspace = true\nurl = { workspace = true, features = [] }\n";
-        let found = workspace_dependencies(&tree(&[("Cargo.toml", root), ("runner/crates/plan/Cargo.toml", member)]));
-        assert_eq!(shown(&found), ["Cargo.toml:5: no member depends on `tokio`"]);
+        let found =
+            workspace_dependencies(&source_tree(&[("Cargo.toml", root), ("runner/crates/plan/Cargo.toml", member)]));
+        assert_eq!(finding_texts(&found), ["Cargo.toml:5: no member depends on `tokio`"]);
     }
 
     #[test]
-    fn links_lead_somewhere() {
+    fn links_reports_broken_relative_links() {
         let text = "[a](plan.md#x) [b](../README.md) [c](errors/) [d](https://example.org/x) [e](#here)\n\
                     ```\n[f](nowhere.md)\n```\n[g](gone.md \"title\") ![h](/docs/plan.md)\n";
-        let found =
-            links(&tree(&[("docs/a.md", text), ("docs/plan.md", ""), ("README.md", ""), ("docs/errors/P0101.md", "")]));
-        assert_eq!(shown(&found), ["docs/a.md:5: the link to `gone.md` leads nowhere"]);
+        let found = links(&source_tree(&[
+            ("docs/a.md", text),
+            ("docs/plan.md", ""),
+            ("README.md", ""),
+            ("docs/errors/P0101.md", ""),
+        ]));
+        assert_eq!(finding_texts(&found), ["docs/a.md:5: the link to `gone.md` leads nowhere"]);
     }
 
     #[test]
-    fn crates_come_from_one_place() {
+    fn registries_reports_sources_other_than_crates_io() {
         let lock = "source = \"registry+https://github.com/rust-lang/crates.io-index\"\nsource = \"registry+https://mirror.example/index\"\n";
-        let found = registries(&tree(&[
+        let found = registries(&source_tree(&[
             ("Cargo.lock", lock),
             (".cargo/config.toml", "[alias]\n[source.crates-io]\n"),
             ("a/Cargo.toml", "x = { git = \"https://example.org/x\" }\n"),

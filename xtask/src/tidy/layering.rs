@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{File, Finding, Tree};
+use super::{SourceFile, SourceTree, TidyFinding};
 
 /// Every crate with the ones it may be built from: `contract ← plan ← journal ← {hostio, db, fetch, state} ← sandbox ← runner`.
 const CRATES: [(&str, &[&str]); 14] = [
@@ -30,14 +30,14 @@ const CRATES: [(&str, &[&str]); 14] = [
 ];
 
 /// Which crates depend on others than they may, by `cargo metadata`. Tests may depend on any.
-pub(super) fn crates(metadata: &Value, root: &Path) -> Vec<Finding> {
+pub(super) fn crates(metadata: &Value, root: &Path) -> Vec<TidyFinding> {
     let mut found = Vec::new();
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     for package in list(&metadata["packages"]) {
         let name = package["name"].as_str().unwrap_or_default();
         let manifest = Path::new(package["manifest_path"].as_str().unwrap_or_default());
         let path = manifest.strip_prefix(root).unwrap_or(manifest).display().to_string();
-        let mut report = |message| found.push(Finding { path: path.clone(), line: 0, message });
+        let mut report = |message| found.push(TidyFinding { path: path.clone(), line: 0, message });
         let Some((_, allowed)) = CRATES.iter().find(|(known, _)| *known == name) else {
             report(format!("`{name}` has no line in the table of crates, {}", file!()));
             continue;
@@ -79,7 +79,7 @@ const OUTSIDE: &[&str] = &[
     "crate::load",
 ];
 
-const MODULES: [ModuleRule; 4] = [
+const MODULE_RULES: [ModuleRule; 4] = [
     ModuleRule {
         module: "runner/src",
         but: &["runner/src/cli", "runner/src/lib", "runner/src/main"],
@@ -103,13 +103,13 @@ const MODULES: [ModuleRule; 4] = [
 ];
 
 /// Which modules use what they must not.
-pub(super) fn modules(tree: &Tree) -> Vec<Finding> {
+pub(super) fn modules(tree: &SourceTree) -> Vec<TidyFinding> {
     let tests = test_modules(tree);
     let mut found = Vec::new();
     for file in tree.with_extension(&["rs"]) {
         let is_in = |module: &str| is_below(&file.path, module, &['.', '/']);
         let rules: Vec<_> =
-            MODULES.iter().filter(|rule| is_in(rule.module) && !rule.but.iter().any(|but| is_in(but))).collect();
+            MODULE_RULES.iter().filter(|rule| is_in(rule.module) && !rule.but.iter().any(|but| is_in(but))).collect();
         if !rules.is_empty() && !tests.iter().any(|test| is_in(test)) {
             found.extend(rules.into_iter().flat_map(|rule| broken(rule, file)));
         }
@@ -117,7 +117,7 @@ pub(super) fn modules(tree: &Tree) -> Vec<Finding> {
     found
 }
 
-fn broken(rule: &ModuleRule, file: &File) -> Vec<Finding> {
+fn broken(rule: &ModuleRule, file: &SourceFile) -> Vec<TidyFinding> {
     let mut found = Vec::new();
     for (line, path) in references(without_tests(&file.text)) {
         let lies_in = |outer: &&&str| is_below(&path, outer, &[':']);
@@ -133,15 +133,15 @@ fn is_below(path: &str, outer: &str, separators: &[char]) -> bool {
     path.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(separators))
 }
 
-const FOR_TESTS: &str = "#[cfg(test)]";
+const CFG_TEST: &str = "#[cfg(test)]";
 
 /// The files of modules that are compiled for tests only, without `.rs`.
-fn test_modules(tree: &Tree) -> Vec<String> {
+fn test_modules(tree: &SourceTree) -> Vec<String> {
     let mut found = Vec::new();
     for file in tree.with_extension(&["rs"]) {
         let path = file.path.trim_end_matches(".rs");
         let folder = ["/mod", "/lib", "/main"].iter().find_map(|name| path.strip_suffix(name)).unwrap_or(path);
-        let marked = file.text.split(FOR_TESTS).skip(1).filter_map(|rest| module_name(rest, ';'));
+        let marked = file.text.split(CFG_TEST).skip(1).filter_map(|rest| module_name(rest, ';'));
         found.extend(marked.map(|name| format!("{folder}/{name}")));
     }
     found
@@ -149,8 +149,7 @@ fn test_modules(tree: &Tree) -> Vec<String> {
 
 /// The text before the first `mod … {` that is compiled for tests only; it ends the file.
 fn without_tests(text: &str) -> &str {
-    let inline =
-        text.match_indices(FOR_TESTS).find(|(at, _)| module_name(&text[at + FOR_TESTS.len()..], '{').is_some());
+    let inline = text.match_indices(CFG_TEST).find(|(at, _)| module_name(&text[at + CFG_TEST.len()..], '{').is_some());
     inline.map_or(text, |(at, _)| &text[..at])
 }
 
@@ -178,7 +177,7 @@ fn references(source: &str) -> Vec<(usize, String)> {
             continue;
         }
         let mut paths = Vec::new();
-        end = code.len() - walk(&code[head..], "", &mut paths).len();
+        end = code.len() - collect_paths(&code[head..], "", &mut paths).len();
         let line = code[..at].matches('\n').count() + 1;
         found.extend(paths.into_iter().map(|path| (line, path)));
     }
@@ -186,7 +185,7 @@ fn references(source: &str) -> Vec<(usize, String)> {
 }
 
 /// Reads one path or `{group}` and returns what comes after it.
-fn walk<'a>(text: &'a str, prefix: &str, found: &mut Vec<String>) -> &'a str {
+fn collect_paths<'a>(text: &'a str, prefix: &str, found: &mut Vec<String>) -> &'a str {
     let mut path = prefix.to_owned();
     let mut rest = text.trim_start();
     loop {
@@ -196,7 +195,7 @@ fn walk<'a>(text: &'a str, prefix: &str, found: &mut Vec<String>) -> &'a str {
                 if let Some(after) = group.strip_prefix('}') {
                     return after;
                 }
-                let after = walk(group, &path, found);
+                let after = collect_paths(group, &path, found);
                 let after = after.trim_start();
                 let after = after.strip_prefix(',').unwrap_or(after);
                 if after.len() == group.len() {
@@ -227,12 +226,12 @@ mod tests {
     use serde_json::json;
 
     use super::{
-        super::{shown, tree},
+        super::{finding_texts, source_tree},
         *,
     };
 
     #[test]
-    fn use_groups_are_read_to_their_leaves() {
+    fn references_expand_use_groups() {
         let source = "use crate::{\n    diagnose::Code, // crate::no\n    journal::{self, event::{Event, Kind as K}},\n    plan::*,\n};\n\
                       fn f(x: state::Head<u8>) -> my_crate::Y { crate::cli::run::<std::io::Error>(x) }\n";
         let expected = [
@@ -252,7 +251,7 @@ mod tests {
 
     #[test]
     fn modules_use_what_they_may() {
-        let found = modules(&tree(&[
+        let found = modules(&source_tree(&[
             ("runner/src/cli/run.rs", "use crate::{cli::Options, deploy};"),
             ("runner/src/lib.rs", "pub use crate::cli::main;"),
             ("runner/src/deploy.rs", "use crate::{cli::Options, report};\nuse std::fs;"),
@@ -271,7 +270,7 @@ mod tests {
             "runner/crates/journal/src/decision/table.rs:1: `runner/crates/journal/src/decision` must not use `std::fs`",
             "runner/crates/journal/src/decision/table.rs:2: `runner/crates/journal/src/decision` must not use `crate::clock`",
         ];
-        assert_eq!(shown(&found), expected);
+        assert_eq!(finding_texts(&found), expected);
     }
 
     #[test]
@@ -294,6 +293,6 @@ mod tests {
             "runner/crates/journal/Cargo.toml: `journal` must not depend on `fetch`",
             "runner/crates/utils/Cargo.toml: `utils` has no line in the table of crates, xtask/src/tidy/layering.rs",
         ];
-        assert_eq!(shown(&crates(&metadata, Path::new("/pawl"))), expected);
+        assert_eq!(finding_texts(&crates(&metadata, Path::new("/pawl"))), expected);
     }
 }

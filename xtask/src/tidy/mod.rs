@@ -1,6 +1,6 @@
 //! `tidy`, a part of `check`: rules of this repository that no compiler knows.
 //!
-//! The rules are pure: they read a [`Tree`] that is loaded once, so that their tests need no files.
+//! The rules are pure: they read a [`SourceTree`] that is loaded once, so that their tests need no files.
 
 mod cross_refs;
 mod layering;
@@ -15,12 +15,12 @@ use crate::workspace::{self, output};
 
 /// What git knows or would add, in memory.
 #[derive(Debug, Default)]
-struct Tree {
-    files: Vec<File>,
+struct SourceTree {
+    files: Vec<SourceFile>,
 }
 
 #[derive(Debug)]
-struct File {
+struct SourceFile {
     /// From the root, with `/`.
     path: String,
     /// Empty when the file is not UTF-8: the rules are about text.
@@ -29,14 +29,14 @@ struct File {
 
 /// Something to put right.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Finding {
+struct TidyFinding {
     path: String,
     /// From 1; 0 for the file as a whole.
     line: usize,
     message: String,
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for TidyFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
             0 => write!(f, "{}: {}", self.path, self.message),
@@ -45,13 +45,13 @@ impl fmt::Display for Finding {
     }
 }
 
-type Rule = fn(&Tree) -> Vec<Finding>;
+type TidyRule = fn(&SourceTree) -> Vec<TidyFinding>;
 
-const RULES: [Rule; 12] = [
-    text::lengths,
+const RULES: [TidyRule; 12] = [
+    text::file_lengths,
     text::unfinished_work,
     text::machine_paths,
-    text::headers,
+    text::missing_headers,
     text::terminal_output,
     layering::modules,
     type_names::unique,
@@ -64,8 +64,8 @@ const RULES: [Rule; 12] = [
 
 /// Prints what it finds.
 pub(crate) fn run(root: &Path) -> Result<()> {
-    let tree = Tree::load(root)?;
-    let mut findings: Vec<Finding> = RULES.iter().flat_map(|rule| rule(&tree)).collect();
+    let tree = SourceTree::load(root)?;
+    let mut findings: Vec<TidyFinding> = RULES.iter().flat_map(|rule| rule(&tree)).collect();
     findings.extend(layering::crates(&workspace::metadata()?, root));
     for finding in &findings {
         println!("{finding}");
@@ -76,7 +76,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     }
 }
 
-impl Tree {
+impl SourceTree {
     fn load(root: &Path) -> Result<Self> {
         let mut git = Command::new("git");
         git.current_dir(root).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
@@ -87,22 +87,22 @@ impl Tree {
         for path in paths {
             // A file that was deleted and not yet committed is listed too.
             if let Ok(bytes) = fs::read(root.join(&path)) {
-                files.push(File { path, text: String::from_utf8(bytes).unwrap_or_default() });
+                files.push(SourceFile { path, text: String::from_utf8(bytes).unwrap_or_default() });
             }
         }
         Ok(Self { files })
     }
 
-    fn file(&self, path: &str) -> Option<&File> {
+    fn file(&self, path: &str) -> Option<&SourceFile> {
         self.files.iter().find(|file| file.path == path)
     }
 
-    fn with_extension<'a>(&'a self, extensions: &'a [&str]) -> impl Iterator<Item = &'a File> {
+    fn with_extension<'a>(&'a self, extensions: &'a [&str]) -> impl Iterator<Item = &'a SourceFile> {
         self.files.iter().filter(|file| extensions.contains(&file.extension()))
     }
 }
 
-impl File {
+impl SourceFile {
     fn extension(&self) -> &str {
         Path::new(&self.path).extension().and_then(|extension| extension.to_str()).unwrap_or_default()
     }
@@ -112,19 +112,19 @@ impl File {
         (1..).zip(self.text.lines())
     }
 
-    fn finding(&self, line: usize, message: impl Into<String>) -> Finding {
-        Finding { path: self.path.clone(), line, message: message.into() }
+    fn finding(&self, line: usize, message: impl Into<String>) -> TidyFinding {
+        TidyFinding { path: self.path.clone(), line, message: message.into() }
     }
 }
 
 #[cfg(test)]
-fn tree(files: &[(&str, &str)]) -> Tree {
-    let file = |&(path, text): &(&str, &str)| File { path: path.to_owned(), text: text.to_owned() };
-    Tree { files: files.iter().map(file).collect() }
+fn source_tree(files: &[(&str, &str)]) -> SourceTree {
+    let file = |&(path, text): &(&str, &str)| SourceFile { path: path.to_owned(), text: text.to_owned() };
+    SourceTree { files: files.iter().map(file).collect() }
 }
 
 /// The findings as text, for comparison.
 #[cfg(test)]
-fn shown(findings: &[Finding]) -> Vec<String> {
-    findings.iter().map(Finding::to_string).collect()
+fn finding_texts(findings: &[TidyFinding]) -> Vec<String> {
+    findings.iter().map(TidyFinding::to_string).collect()
 }

@@ -1,24 +1,23 @@
 //! Rules about single lines and whole files of source text.
 
-use super::{Finding, Tree};
+use super::{SourceTree, TidyFinding};
 
 /// Written by hand and read by people.
 const SOURCES: [&str; 12] = ["css", "html", "js", "mjs", "py", "rs", "sh", "sql", "toml", "wit", "yaml", "yml"];
 
-const LONG: usize = 600;
-const TOO_LONG: usize = 1000;
+const MAX_LINES: usize = 600;
+const HARD_MAX_LINES: usize = 1000;
 /// A reason stands among these first lines.
-const REASON_WITHIN: usize = 30;
+const REASON_LINES: usize = 30;
 
 /// A file over 600 lines says why it is (`// long: …`); none has more than 1,000.
-pub(super) fn lengths(tree: &Tree) -> Vec<Finding> {
-    let finding = |file: &super::File| {
+pub(super) fn file_lengths(tree: &SourceTree) -> Vec<TidyFinding> {
+    let finding = |file: &super::SourceFile| {
         let count = file.text.lines().count();
-        let has_reason =
-            || file.text.lines().take(REASON_WITHIN).any(|line| line.trim_start().starts_with("// long: "));
-        if count > TOO_LONG {
-            Some(file.finding(0, format!("{count} lines: split it (at most {TOO_LONG})")))
-        } else if count > LONG && !has_reason() {
+        let has_reason = || file.text.lines().take(REASON_LINES).any(|line| line.trim_start().starts_with("// long: "));
+        if count > HARD_MAX_LINES {
+            Some(file.finding(0, format!("{count} lines: split it (at most {HARD_MAX_LINES})")))
+        } else if count > MAX_LINES && !has_reason() {
             Some(file.finding(0, format!("{count} lines: split it, or say why: `// long: …` near the top")))
         } else {
             None
@@ -28,7 +27,7 @@ pub(super) fn lengths(tree: &Tree) -> Vec<Finding> {
 }
 
 /// Nothing is left for later. The texts are put together here, or this file would find itself.
-pub(super) fn unfinished_work(tree: &Tree) -> Vec<Finding> {
+pub(super) fn unfinished_work(tree: &SourceTree) -> Vec<TidyFinding> {
     const NOTES: [&str; 2] = [concat!("TO", "DO"), concat!("FIX", "ME")];
     const CODE: [&str; 4] =
         [concat!("to", "do!"), concat!("unimple", "mented!"), concat!("db", "g!"), concat!("#[ig", "nore")];
@@ -47,8 +46,8 @@ pub(super) fn unfinished_work(tree: &Tree) -> Vec<Finding> {
 }
 
 /// No path of somebody's machine.
-pub(super) fn machine_paths(tree: &Tree) -> Vec<Finding> {
-    const PLACES: [&str; 3] = [concat!("/ro", "ot/"), concat!("/wo", "rk/"), HOMES];
+pub(super) fn machine_paths(tree: &SourceTree) -> Vec<TidyFinding> {
+    const PLACES: [&str; 3] = [concat!("/ro", "ot/"), concat!("/wo", "rk/"), HOME_PREFIX];
     let mut found = Vec::new();
     for file in &tree.files {
         for (number, line) in file.lines() {
@@ -61,16 +60,16 @@ pub(super) fn machine_paths(tree: &Tree) -> Vec<Finding> {
 }
 
 /// Somebody's home may be named as an example, but nothing inside of it.
-const HOMES: &str = concat!("/ho", "me/");
+const HOME_PREFIX: &str = concat!("/ho", "me/");
 
 /// Every Rust file begins by saying what it is for.
-pub(super) fn headers(tree: &Tree) -> Vec<Finding> {
+pub(super) fn missing_headers(tree: &SourceTree) -> Vec<TidyFinding> {
     let silent = tree.with_extension(&["rs"]).filter(|file| !file.text.starts_with("//!"));
     silent.map(|file| file.finding(1, "begin with a `//!` header: purpose, invariant, what is absent")).collect()
 }
 
 /// In the runner, only `cli` talks to the terminal.
-pub(super) fn terminal_output(tree: &Tree) -> Vec<Finding> {
+pub(super) fn terminal_output(tree: &SourceTree) -> Vec<TidyFinding> {
     const MACROS: [&str; 4] = ["println!(", "eprintln!(", "print!(", "eprint!("];
     let mut found = Vec::new();
     let is_quiet = |path: &str| {
@@ -105,19 +104,20 @@ fn has_path(line: &str, place: &str) -> bool {
         let user = rest.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '-').next().unwrap_or_default();
         !user.is_empty() && rest[user.len()..].starts_with('/')
     };
-    line.match_indices(place)
-        .any(|(at, _)| !line[..at].ends_with(goes_on) && (place != HOMES || names_a_home(&line[at + place.len()..])))
+    line.match_indices(place).any(|(at, _)| {
+        !line[..at].ends_with(goes_on) && (place != HOME_PREFIX || names_a_home(&line[at + place.len()..]))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{shown, tree},
+        super::{finding_texts, source_tree},
         *,
     };
 
     #[test]
-    fn long_files_need_a_reason_and_an_end() {
+    fn file_lengths_requires_a_reason_and_enforces_the_maximum() {
         let lines = |count: usize, first: &str| format!("{first}\n{}", "x\n".repeat(count - 1));
         let files = [
             ("a.rs", lines(600, "//! a")),
@@ -131,37 +131,38 @@ mod tests {
             "b.rs: 601 lines: split it, or say why: `// long: …` near the top",
             "d.rs: 1001 lines: split it (at most 1000)",
         ];
-        assert_eq!(shown(&lengths(&tree(&files))), expected);
+        assert_eq!(finding_texts(&file_lengths(&tree(&files))), expected);
     }
 
     #[test]
-    fn unfinished_work_is_found_as_a_word() {
+    fn unfinished_work_matches_whole_words() {
         let marked = format!("// {}: later\n{}(x);\n", concat!("TO", "DO"), concat!("db", "g!"));
         let files = [("a.rs", marked.as_str()), ("b.md", marked.as_str()), ("c.rs", "let mastodon = 1; // TODOS\n")];
         let expected = ["a.rs:1", "a.rs:2", "b.md:1"];
-        let found = shown(&unfinished_work(&tree(&files)));
+        let found = finding_texts(&unfinished_work(&tree(&files)));
         assert!(found.iter().zip(expected).all(|(found, place)| found.starts_with(place)), "{found:?}");
         assert_eq!(found.len(), expected.len());
     }
 
     #[test]
-    fn absolute_paths_are_told_from_relative_ones() {
-        let yes = format!("see `{HOMES}ann/x`");
-        let no = format!("see docs{HOMES}page/x, <a>{HOMES}b/c and {HOMES}ann");
-        assert_eq!(machine_paths(&tree(&[("a.md", &yes)])).len(), 1);
-        assert_eq!(machine_paths(&tree(&[("a.md", &no)])), []);
+    fn machine_paths_ignores_relative_paths() {
+        let yes = format!("see `{HOME_PREFIX}ann/x`");
+        let no = format!("see docs{HOME_PREFIX}page/x, <a>{HOME_PREFIX}b/c and {HOME_PREFIX}ann");
+        assert_eq!(machine_paths(&source_tree(&[("a.md", &yes)])).len(), 1);
+        assert_eq!(machine_paths(&source_tree(&[("a.md", &no)])), []);
     }
 
     #[test]
-    fn headers_come_first() {
-        let found = headers(&tree(&[("a.rs", "//! Purpose.\n"), ("b.rs", "use std::fs;\n"), ("c.js", "x")]));
-        assert_eq!(shown(&found), ["b.rs:1: begin with a `//!` header: purpose, invariant, what is absent"]);
+    fn missing_headers_reports_files_without_one() {
+        let found =
+            missing_headers(&source_tree(&[("a.rs", "//! Purpose.\n"), ("b.rs", "use std::fs;\n"), ("c.js", "x")]));
+        assert_eq!(finding_texts(&found), ["b.rs:1: begin with a `//!` header: purpose, invariant, what is absent"]);
     }
 
     #[test]
-    fn only_cli_prints() {
+    fn terminal_output_reports_prints_outside_cli() {
         let line = "    println!(\"x\");\n    writeln!(out, \"x\")?;\n    // println!(\n";
-        let found = terminal_output(&tree(&[
+        let found = terminal_output(&source_tree(&[
             ("runner/src/cli/plan.rs", line),
             ("runner/build.rs", line),
             ("runner/src/deploy.rs", line),
@@ -172,6 +173,6 @@ mod tests {
             "runner/src/deploy.rs:1: `println!(…)` outside of cli/, the home of the terminal",
             "runner/crates/plan/src/lib.rs:1: `println!(…)` outside of cli/, the home of the terminal",
         ];
-        assert_eq!(shown(&found), expected);
+        assert_eq!(finding_texts(&found), expected);
     }
 }

@@ -10,13 +10,13 @@ use std::{
     str::CharIndices,
 };
 
-use super::{File, Finding, Tree};
+use super::{SourceFile, SourceTree, TidyFinding};
 
 /// Copied into other repositories, where ours can't be seen.
 const EXCLUDED: [&str; 2] = ["examples/", "runner/templates/"];
 
 /// Every type whose name an earlier file, or an earlier line, of the same workspace has given to another one.
-pub(super) fn unique(tree: &Tree) -> Vec<Finding> {
+pub(super) fn unique(tree: &SourceTree) -> Vec<TidyFinding> {
     let workspaces = workspaces(tree);
     let mut found = Vec::new();
     let mut first_uses = BTreeMap::new();
@@ -35,12 +35,12 @@ pub(super) fn unique(tree: &Tree) -> Vec<Finding> {
     found
 }
 
-fn duplicate(file: &File, line: usize, name: &str, (path, first): (&String, usize)) -> Finding {
+fn duplicate(file: &SourceFile, line: usize, name: &str, (path, first): (&String, usize)) -> TidyFinding {
     file.finding(line, format!("another type is called `{name}`, in {path}:{first}: qualify both names"))
 }
 
 /// The folders of workspaces with `/` at the end; the root's is empty.
-fn workspaces(tree: &Tree) -> Vec<&str> {
+fn workspaces(tree: &SourceTree) -> Vec<&str> {
     let manifests = tree.files.iter().filter(|file| file.text.lines().any(|line| line.trim_end() == "[workspace]"));
     manifests.filter_map(|file| file.path.strip_suffix("Cargo.toml")).collect()
 }
@@ -252,7 +252,7 @@ impl<'a> Iterator for Lexer<'a> {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{shown, tree},
+        super::{finding_texts, source_tree},
         *,
     };
 
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_name_is_free_in_another_workspace() {
-        let found = unique(&tree(&[
+        let found = unique(&source_tree(&[
             ("Cargo.toml", "[workspace]\nmembers = [\"runner\"]\n"),
             ("examples/x/src/lib.rs", "struct Kept;"),
             ("runner/Cargo.toml", "[package]\n"),
@@ -301,6 +301,6 @@ mod tests {
             "runner/src/b.rs:2: another type is called `Kept`, in runner/src/a.rs:1: qualify both names",
             "runner/src/b.rs:3: another type is called `Other`, in runner/src/a.rs:2: qualify both names",
         ];
-        assert_eq!(shown(&found), expected);
+        assert_eq!(finding_texts(&found), expected);
     }
 }
