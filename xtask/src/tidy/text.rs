@@ -131,7 +131,7 @@ mod tests {
             "b.rs: 601 lines: split it, or say why: `// long: …` near the top",
             "d.rs: 1001 lines: split it (at most 1000)",
         ];
-        assert_eq!(finding_texts(&file_lengths(&tree(&files))), expected);
+        assert_eq!(finding_texts(&file_lengths(&source_tree(&files))), expected);
     }
 
     #[test]
@@ -139,7 +139,7 @@ mod tests {
         let marked = format!("// {}: later\n{}(x);\n", concat!("TO", "DO"), concat!("db", "g!"));
         let files = [("a.rs", marked.as_str()), ("b.md", marked.as_str()), ("c.rs", "let mastodon = 1; // TODOS\n")];
         let expected = ["a.rs:1", "a.rs:2", "b.md:1"];
-        let found = finding_texts(&unfinished_work(&tree(&files)));
+        let found = finding_texts(&unfinished_work(&source_tree(&files)));
         assert!(found.iter().zip(expected).all(|(found, place)| found.starts_with(place)), "{found:?}");
         assert_eq!(found.len(), expected.len());
     }
