@@ -1,29 +1,29 @@
-//! What a user is told when something is wrong: code, what, why, where, and the next command.
+//! Errors as users see them: code, message, causes, source excerpt, and the next command.
 //!
-//! Every room has its own error enum; each turns into a [`Diagnostic`], and only `cli` renders it and exits. The kind of
-//! an error decides the exit code (DESIGN §9). Deliberately absent: any output, and any decision taken from error text.
+//! Every crate has its own error enums; each converts into a [`Diagnostic`], and only `cli` renders it and exits. The kind of
+//! an error decides the exit code (README.md, Exit codes). Deliberately absent: any output, and any decision taken from error text.
 
 use std::{fmt, ops::Range, sync::Arc};
 
-/// The exit codes of `runner`, DESIGN §9.
+/// The exit codes of `runner` (README.md, Exit codes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ExitKind {
     /// Deployed, or nothing to do.
     Success,
-    /// A step failed; held there.
+/// A step failed, and the deployment holds there.
     Failed,
-    /// A bad plan, bad usage, or refused by policy.
+/// The plan or the command is invalid, or a policy refuses it.
     Refused,
-    /// An operator must say.
+/// An operator must decide.
     InDoubt,
     /// Rolled back to the last verified release.
     RolledBack,
     /// Another deployment holds the lock.
     Locked,
-    /// The journal can't be trusted.
+/// The journal cannot be trusted.
     Journal,
-    /// Our bug.
+/// The runner has a bug.
     Bug,
     /// Interrupted; the state is saved.
     Interrupted,
@@ -59,16 +59,16 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// A place in a text that the user wrote.
+/// A marked range in a text that the user wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceExcerpt {
-    /// The file, as the user named it.
+/// The file's path, as the user gave it.
     pub path: String,
     /// The whole text of the file.
     pub text: Arc<str>,
     /// The byte range to mark.
     pub span: Range<usize>,
-    /// What is said beside the mark.
+/// The label next to the mark.
     pub label: String,
 }
 
@@ -77,22 +77,22 @@ pub struct SourceExcerpt {
 pub struct Diagnostic {
     /// The code.
     pub code: ErrorCode,
-    /// What went wrong, one line.
+/// What went wrong, in one line.
     pub message: String,
     /// Why, from the outer cause to the inner one.
     pub causes: Vec<String>,
-    /// Where in the user's text.
+/// The marked range in the user's text.
     pub excerpt: Option<SourceExcerpt>,
-    /// Where in a file that is not at hand, such as a migration; for editors and CIs.
+/// A location in a file whose text is not loaded, such as a migration; for editors and CIs.
     pub location: Option<Box<SourceLocation>>,
-    /// The next command, or what to change.
+/// The next command, or the change to make.
     pub hint: Option<String>,
-    /// How the process ends.
+/// The exit code of the process.
     pub exit: ExitKind,
 }
 
 impl Diagnostic {
-    /// An error with nothing but its message.
+/// Creates an error with only a message.
     pub fn new(code: ErrorCode, exit: ExitKind, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), causes: Vec::new(), excerpt: None, location: None, hint: None, exit }
     }
@@ -112,27 +112,27 @@ impl Diagnostic {
     }
 }
 
-/// Something that the user should know, although it is no error.
+/// A note or a warning that is not an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     /// How much it matters.
     pub severity: NoticeSeverity,
-    /// What is to be said, one line.
+/// The message, in one line.
     pub message: String,
-    /// A few words to stand above the message, where there is room for a heading.
+/// A heading of a few words, for outputs that have one.
     pub title: Option<String>,
-    /// Where in the user's files.
+/// The location in the user's files.
     pub location: Option<SourceLocation>,
 }
 
-/// A place in a file, for editors and CIs that show things there.
+/// A location in a file, for editors and CIs that show messages there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceLocation {
     /// The file, absolute.
     pub path: std::path::PathBuf,
-    /// From 1; none where it is about the whole file.
+/// The line, from 1; none for the whole file.
     pub line: Option<u64>,
-    /// From 1, if it is known.
+/// The column, from 1, if it is known.
     pub column: Option<u64>,
 }
 
@@ -140,19 +140,19 @@ pub struct SourceLocation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NoticeSeverity {
-    /// Good to know.
+/// Information that needs no action.
     Note,
-    /// Something is not as it should be.
+/// A problem that does not stop the runner.
     Warning,
 }
 
 impl Notice {
-    /// Good to know.
+/// Information that needs no action.
     pub fn note(message: impl Into<String>) -> Self {
         Self { severity: NoticeSeverity::Note, message: message.into(), title: None, location: None }
     }
 
-    /// Something is not as it should be, and the runner goes on.
+/// A problem that does not stop the runner.
     pub fn warning(message: impl Into<String>) -> Self {
         Self { severity: NoticeSeverity::Warning, message: message.into(), title: None, location: None }
     }

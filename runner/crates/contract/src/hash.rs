@@ -1,4 +1,4 @@
-//! BLAKE3 hashes, and the one form of a JSON value that is hashed.
+//! BLAKE3 hashes, and the canonical form of a JSON value for hashing.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -17,7 +17,7 @@ impl Blake3Hash {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The hash of some bytes under a key: who does not have it can't make it.
+/// The hash of some bytes under a key: only someone who has the key can compute it.
     #[must_use]
     pub fn keyed(key: &[u8; 32], bytes: &[u8]) -> Self {
         Self(*blake3::keyed_hash(key, bytes).as_bytes())
@@ -36,7 +36,7 @@ impl Blake3Hash {
     }
 }
 
-/// A value with the keys of every object sorted.
+/// The value with the keys of every object sorted.
 #[must_use]
 pub fn canonical_json(value: &Value) -> Value {
     match value {

@@ -1,6 +1,6 @@
-//! The words that all parts of the runner share: names, digests, the values of the step contract, diagnostics, exit codes.
+//! The types that all parts of the runner share: names, digests, the values of the step contract, diagnostics, exit codes.
 //!
-//! Invariant: no IO, no clock, no environment. Deliberately absent: anything that decides.
+//! Invariant: no IO, no clock, no environment. Deliberately absent: decisions.
 
 pub mod diagnostic;
 pub mod hash;

@@ -1,4 +1,4 @@
-//! Names that must not be mixed up. Each is parsed once, at the edge, and is well formed from then on.
+//! Names that must not be mixed up. Each is parsed once, at the edge, and valid from then on.
 
 use std::{fmt, num::NonZeroU32, str::FromStr};
 
@@ -6,20 +6,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::{Diagnostic, ErrorCode, ExitKind};
 
-/// Why a text is not a name of its kind.
+/// A text is not a valid name of its kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a valid {kind}: {rule}")]
 pub struct NameError {
-    /// What was to be named.
+/// The kind of name.
     pub kind: &'static str,
     /// The text.
     pub text: String,
-    /// The rule it breaks.
+/// The rule that it breaks.
     pub rule: &'static str,
 }
 
-const IDENTIFIER: &str = "a letter or digit, then up to 63 of letters, digits, `_` and `-`";
-const LABEL: &str = "a letter or digit, then up to 127 of letters, digits and `._+-`";
+const IDENTIFIER: &str = "a letter or digit, then up to 63 letters, digits, `_` or `-`";
+const LABEL: &str = "a letter or digit, then up to 127 letters, digits or `._+-`";
 
 fn is_identifier(text: &str, longest: usize, more: &[u8]) -> bool {
     let bytes = text.as_bytes();
@@ -85,30 +85,30 @@ names! {
     /// The name that a grant gives to a directory or a database.
     GrantName, "grant name", 64, b"_-", IDENTIFIER;
     /// Where a step runs: `local`, or a host of a group.
-    TargetName, "target name", 128, b"_-.@:", "a letter or digit, then letters, digits and `_-.@:`";
-    /// What people call a release.
+    TargetName, "target name", 128, b"_-.@:", "a letter or digit, then letters, digits or `_-.@:`";
+    /// The name that people give to a release.
     Label, "release label", 128, b"._+-", LABEL;
     /// One deployment of a release to an environment.
     RunId, "run id", 64, b"-", IDENTIFIER;
 }
 
 impl TargetName {
-    /// The runner's own machine.
+/// The machine that the runner runs on.
     #[must_use]
     pub fn local() -> Self {
         Self("local".to_owned())
     }
 }
 
-/// The how-manieth invocation works on a run, from 1.
+/// The number of an attempt within its run, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AttemptNumber(pub NonZeroU32);
 
 impl AttemptNumber {
-    /// The first one.
+/// The first attempt.
     pub const FIRST: Self = Self(NonZeroU32::MIN);
 
-    /// The one after.
+/// The next attempt.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
@@ -127,7 +127,7 @@ impl fmt::Display for AttemptNumber {
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// A SHA-256 sum.
+/// A digest from a SHA-256 sum.
     #[must_use]
     pub fn from_bytes(sum: [u8; 32]) -> Self {
         Self(sum)
@@ -188,13 +188,13 @@ impl fmt::Debug for Digest {
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes the value in.
+/// Wraps a secret value.
     #[must_use]
     pub fn new(value: String) -> Self {
         Self(value)
     }
 
-    /// The value. Whoever calls this answers for where it goes.
+/// Returns the value. The caller is responsible for where it goes.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
@@ -208,7 +208,7 @@ impl fmt::Debug for Secret {
 }
 
 impl From<NameError> for Diagnostic {
-    /// A bad name from outside the plan, such as `--release ../x`.
+/// Reports an invalid name from outside the plan, such as `--release ../x`.
     fn from(error: NameError) -> Self {
         Self::new(ErrorCode("P0107"), ExitKind::Refused, format!("{:?} is not a valid {}", error.text, error.kind))
             .with_hint(format!("write {}", error.rule))

@@ -1,8 +1,7 @@
-//! A [`Diagnostic`] as people read it: what, where with a caret, why, and what to do (DESIGN §9).
+//! Renders a [`Diagnostic`] for people: message, excerpt with a caret, causes, hint.
 //!
-//! Invariant: nothing in a message or in the marked text reaches the terminal as a control character, and the output is
-//! short, however long the marked line is. Deliberately absent: writing it anywhere, and finding out whether the terminal
-//! has colours.
+//! Invariant: no control character of a message or of the marked text reaches the terminal, and the output is short,
+//! however long the marked line is. Deliberately absent: writing the output, and detecting whether the terminal has colours.
 
 use std::fmt::Write;
 
@@ -27,12 +26,12 @@ const BOLD_STYLE: Style = Style::new().bold();
 const DIM_STYLE: Style = AnsiColor::BrightBlue.on_default().bold();
 const HINT_STYLE: Style = AnsiColor::BrightCyan.on_default().bold();
 
-/// Characters that are shown of a line longer than both together: before the mark, and of the mark with what follows.
+/// The characters shown of a longer line: before the mark, and from the mark on.
 const MAX_CHARS_BEFORE_MARK: usize = 60;
 const MAX_CHARS_FROM_MARK: usize = 80;
 /// The longest message, cause, label or hint, in characters.
 const MAX_TEXT_CHARS: usize = 2_000;
-/// No excerpt reaches it; the renderer's own cut would hide the mark.
+/// Wider than any excerpt, since the renderer's own truncation would hide the mark.
 const RENDER_WIDTH: usize = 100_000;
 
 /// Renders an error, with a line break at its end.
@@ -57,7 +56,7 @@ pub fn render_diagnostic(diagnostic: &Diagnostic, color: ColorMode) -> String {
     text::without_legacy_commands(&out)
 }
 
-/// Renders a notice, `warning: …`, with a line break at its end.
+/// Renders a notice (`warning: …`), with a line break at its end.
 #[must_use]
 pub fn render_notice(notice: &Notice, color: ColorMode) -> String {
     let (style, word) = match notice.severity {
@@ -71,7 +70,7 @@ pub fn render_notice(notice: &Notice, color: ColorMode) -> String {
     }
 }
 
-/// Where a marked text begins and ends: lines and columns from 1, the last column included.
+/// The start and end of a marked text: lines and columns from 1, the last column included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MarkExtent {
     pub line: usize,
@@ -80,7 +79,7 @@ pub struct MarkExtent {
     pub end_column: usize,
 }
 
-/// Where the mark of an excerpt is.
+/// The extent of an excerpt's mark.
 pub fn mark_extent(excerpt: &SourceExcerpt) -> MarkExtent {
     let text = &*excerpt.text;
     let first = char_boundary_before(text, excerpt.span.start);
@@ -116,11 +115,11 @@ fn render_excerpt(excerpt: &SourceExcerpt, color: ColorMode, paint: impl Fn(Styl
     format!("{gutter}{} {place}\n{drawn}\n", paint(DIM_STYLE, "-->"))
 }
 
-/// The marked line, cut and made visible.
+/// The marked line, truncated and escaped.
 struct MarkedLine {
     /// From 1.
     number: usize,
-    /// Of the mark's start, in characters from 1.
+/// The column of the mark's start, in characters from 1.
     column: usize,
     shown: String,
     /// The byte range of the mark in `shown`.
@@ -167,7 +166,7 @@ fn prefix_chars(text: &str, characters: usize) -> &str {
     text.char_indices().nth(characters).map_or(text, |(end, _)| &text[..end])
 }
 
-/// The nearest character border at or before a byte.
+/// The nearest character boundary at or before a byte.
 fn char_boundary_before(text: &str, byte: usize) -> usize {
     text.floor_char_boundary(byte.min(text.len()))
 }
@@ -182,7 +181,7 @@ fn escape_bounded(text: &str) -> String {
     out
 }
 
-/// Appends a text with control characters, and those that turn the direction of a line, written as escapes.
+/// Appends a text with control characters and bidirectional overrides escaped.
 fn push_escaped(text: &str, out: &mut String) {
     for character in text.chars() {
         match character {

@@ -1,51 +1,51 @@
-//! What a step returns and reports: the values that cross the sandbox, and that the journal records.
+//! The values that a step returns and reports: they cross the sandbox, and the journal records them.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// When a step acts (DESIGN §4).
+/// The phase in which a step acts (docs/steps.md).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepPhase {
-    /// Touches nothing that runs.
+/// It changes nothing that is live.
     Prepare,
-    /// Changes what runs.
+/// It changes what is live.
     Commit,
-    /// Looks whether it runs.
+/// It checks what is live.
     Check,
 }
 
-/// What a step returned on success.
+/// The result of a successful step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
-    /// Deterministic; feeds later steps and fingerprints.
+/// Deterministic values for later steps and fingerprints.
     #[serde(default)]
     pub outputs: serde_json::Map<String, Value>,
-    /// Timings and counts; feeds reports only.
+/// Timings and counts, for reports only.
     #[serde(default)]
     pub notes: serde_json::Map<String, Value>,
 }
 
-/// Why a call did not succeed, as in the WIT.
+/// The failure of a call, as in the WIT.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepFailure {
     /// `invalid-config`, `denied`, `transient`, …
     pub kind: String,
-    /// One sentence.
+/// What went wrong, in one sentence.
     pub message: String,
-    /// What to do next.
+/// The next thing to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
     /// Whether the same call may succeed later.
     #[serde(default)]
     pub retryable: bool,
-    /// More, for programs: `file`, `line`, `column`.
+/// Details for programs: `file`, `line`, `column`.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub details: serde_json::Map<String, Value>,
 }
 
 impl StepFailure {
-    /// A failure that the same call would meet again.
+/// Creates a failure that the same call would have again.
     pub fn new(kind: &str, message: impl Into<String>) -> Self {
         Self {
             kind: kind.to_owned(),
@@ -63,7 +63,7 @@ impl StepFailure {
         self
     }
 
-    /// Adds a detail; `file` and `line` are shown.
+/// Adds a detail; reports show `file` and `line`.
     #[must_use]
     pub fn with_detail(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.details.insert(name.to_owned(), value.into());
@@ -75,25 +75,25 @@ impl StepFailure {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "kebab-case")]
 pub enum StepOutcome {
-    /// It is done.
+/// The action succeeded.
     Succeeded { receipt: Receipt },
-    /// The module said that it failed, and cleaned up.
+/// The module reported a failure, and cleaned up.
     Failed { failure: StepFailure },
-    /// A trap, a time-out, a lost connection: it can't be told what was done.
+/// A trap, a timeout or a lost connection: the outcome is unknown.
     Unknown { failure: StepFailure },
 }
 
-/// What a probe found (DESIGN §4).
+/// The finding of a probe (docs/steps.md).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "finding", rename_all = "kebab-case")]
 pub enum ProbeFinding {
-    /// The effect is there; the receipt is rebuilt from it.
+/// The effect holds; the receipt is rebuilt from it.
     Held { receipt: Receipt },
-    /// The effect is not there.
+/// The effect is absent.
     Absent,
-    /// Something else is there.
+/// Something else is in its place.
     Drifted { why: String },
-    /// It can't be told.
+/// The probe cannot decide.
     Unknown { why: String },
     /// The probe itself failed.
     Failed { failure: StepFailure },
@@ -110,11 +110,11 @@ pub enum StepProgress {
         #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
         fields: serde_json::Map<String, Value>,
     },
-    /// `done` of `total` `unit`s of `task`.
+/// Progress of `task`: `done` of `total` `unit`s.
     Meter { task: String, done: u64, total: Option<u64>, unit: String },
 }
 
-/// How important a message is.
+/// The level of a log message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MessageLevel {

@@ -1,19 +1,19 @@
-//! How values and foreign text look on a line: escaped, wrapped, cut.
+//! The layout of values and foreign text on a line: escaped, wrapped, truncated.
 //!
-//! Text that a step, a server or a program wrote may hold escape sequences for the terminal, and commands for the CI that
-//! reads our output. [`escape_line`] shows them instead of obeying; every foreign text passes it on the way to a line.
-//! Deliberately absent: colours, which are added after.
+//! Text from a step, a server or a program may contain escape sequences for the terminal, and commands for the CI that
+//! reads our output. [`escape_line`] makes them visible and harmless; every foreign text goes through it on the way to a line.
+//! Deliberately absent: colours, which are added later.
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-/// The width that lines are laid out for, in columns.
+/// The width of the layout, in columns.
 pub const WIDTH: usize = 80;
 
-/// Stands before every line that a foreign text begins by itself, so that none can pass for a line of ours, nor for a
-/// command of the CI: GitHub obeys a line whose first word starts with `::`.
+/// The prefix of every line that a foreign text starts, so that it cannot pass for a line of ours or for a command of
+/// the CI: GitHub executes a line whose first word starts with `::`.
 pub const GUTTER: &str = "| ";
 
-/// The text on one line, harmless: control characters, line breaks and bidirectional overrides are shown escaped.
+/// The text on one line, with control characters, line breaks and bidirectional overrides escaped.
 #[must_use]
 pub fn escape_line(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -29,18 +29,18 @@ pub fn escape_line(text: &str) -> String {
     without_legacy_commands(&shown)
 }
 
-/// The text without GitHub's older form of a command, which is obeyed anywhere in a line.
+/// The text without GitHub's legacy commands, which GitHub executes anywhere in a line.
 #[must_use]
 pub fn without_legacy_commands(text: &str) -> String {
     text.replace("##[", "#\\#[")
 }
 
-/// A foreign text as lines: the first of at most `first` columns, the others of at most `rest`, [`GUTTER`] included. A
+/// Wraps a foreign text into lines: the first of at most `first` columns, the others of at most `rest`, [`GUTTER`] included. A
 /// word longer than a line stays whole, so that paths and addresses can be copied.
 #[must_use]
 pub fn wrap(text: &str, first: usize, rest: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
-    // GitHub passes over white space before a command, more kinds of it than the one that lines are broken at.
+// GitHub skips white space before a command, and more kinds of it than the space that lines are broken at.
     let end = |lines: &mut Vec<String>, line: String| {
         let is_command = !lines.is_empty() && line.trim_start().starts_with("::");
         lines.push(if is_command { format!("{GUTTER}{line}") } else { line });
@@ -67,7 +67,7 @@ pub fn wrap(text: &str, first: usize, rest: usize) -> Vec<String> {
     lines
 }
 
-/// The text on one line, harmless, of at most `room` columns.
+/// The text on one line, escaped, truncated to at most `room` columns.
 #[must_use]
 pub fn truncate(text: &str, room: usize) -> String {
     let text = escape_line(text);
@@ -87,13 +87,13 @@ pub fn truncate(text: &str, room: usize) -> String {
     head
 }
 
-/// How many columns of a terminal a text takes, by Unicode's East Asian Width (UAX #11).
+/// The number of terminal columns of a text, by Unicode's East Asian Width (UAX #11).
 #[must_use]
 pub fn column_count(text: &str) -> usize {
     text.width()
 }
 
-/// A length of time given in milliseconds.
+/// Formats a duration in milliseconds.
 #[must_use]
 pub fn format_duration(ms: u64) -> String {
     let seconds = ms / 1000;
@@ -105,7 +105,7 @@ pub fn format_duration(ms: u64) -> String {
     }
 }
 
-/// `done` of `total` units; bytes in a larger unit.
+/// Formats `done` of `total` units; bytes in a larger unit.
 #[must_use]
 pub fn format_amount(done: u64, total: Option<u64>, unit: &str) -> String {
     let count = |count| match (unit, unit.strip_suffix('s')) {
@@ -119,7 +119,7 @@ pub fn format_amount(done: u64, total: Option<u64>, unit: &str) -> String {
     }
 }
 
-/// A number of bytes.
+/// Formats a number of bytes.
 #[must_use]
 pub fn bytes(count: u64) -> String {
     let mut unit = 1;
@@ -132,13 +132,13 @@ pub fn bytes(count: u64) -> String {
     format_in_unit(count, unit, "GiB")
 }
 
-/// A time, to the second, in UTC.
+/// Formats a time in UTC, to the second.
 #[must_use]
 pub fn format_time(at: jiff::Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
-/// The time from one entry to another in milliseconds; nothing when a clock was set back between them.
+/// The time from one entry to another in milliseconds; 0 if a clock was set back between them.
 #[must_use]
 pub fn millis_between(from: jiff::Timestamp, to: jiff::Timestamp) -> u64 {
     u64::try_from(to.as_millisecond() - from.as_millisecond()).unwrap_or(0)
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whatever the text and the room: no line but the first, which stands behind words of ours, is a command.
+/// No line but the first, which follows our own words, is a command, whatever the text and the widths.
         #[test]
         fn no_wrapped_line_is_a_command(text in "([a-z]{1,9}|[ \u{a0}\u{2003}]{1,3}|::[a-z]{1,9}::|\n){1,40}", first in 1..40_usize, rest in 1..40_usize) {
             let lines = wrap(&text, first, rest);
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_a_terminal_or_a_ci_obeys_gets_through() {
+fn control_sequences_and_ci_commands_are_escaped() {
         for (text, shown) in [
             ("\u{1b}[31mred\u{1b}[0m", "\\u{1b}[31mred\\u{1b}[0m"),
             ("\u{9b}2J", "\\u{9b}2J"),
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_of_time_and_amounts_are_short() {
+fn durations_and_amounts_are_short() {
         let times: Vec<_> = [0, 999, 1_000, 59_999, 60_000, 3_599_999, 3_600_000].map(format_duration).into();
         assert_eq!(times, ["0 ms", "999 ms", "1.0 s", "59.9 s", "1 min 0 s", "59 min 59 s", "1 h 0 min"]);
         let sizes: Vec<_> = [0, 1023, 1536, 1 << 20, 5 << 30].map(bytes).into();

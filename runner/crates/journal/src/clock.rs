@@ -1,4 +1,4 @@
-//! The one home of the wall clock. Nothing is decided by it: it dates records for people.
+//! The only use of the wall clock. It dates records for people, and no decision depends on it.
 
 /// The time now, in whole milliseconds.
 #[must_use]

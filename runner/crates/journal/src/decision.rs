@@ -1,7 +1,7 @@
-//! (Plan, State) → decisions: the table of DESIGN §6, as pure functions.
+//! The resume decision: the table of docs/journal.md as pure functions.
 //!
-//! [`decide`] looks at one step. Where the answer hangs on the world it asks for a probe and is called again with the
-//! finding, so probes run lazily. It agrees with an oracle written on its own, over every prefix of generated histories
+//! [`decide`] decides about one step. If the answer depends on the world, it asks for a probe and is called again with the
+//! finding, so probes run lazily. It agrees with an independent oracle over every prefix of generated histories
 //! (tests/decisions.rs). Deliberately absent: clock, IO, and the order of steps, which the plan fixes.
 
 use crate::{
@@ -13,68 +13,68 @@ use contract::{
     step::{ProbeFinding, Receipt, StepFailure, StepPhase},
 };
 
-/// Whether a module can tell if an effect holds.
+/// Whether a module has a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeSupport {
-    /// It has a probe.
+    /// The module has a probe.
     Available,
-    /// It has none.
+    /// The module has no probe.
     Missing,
 }
 
-/// Whether a step may run again after an outcome that is not known.
+/// Whether a step may run again after an unknown outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RerunSafety {
-    /// Running it twice is as good as once.
+    /// Running it twice has the same effect as running it once.
     Safe,
-    /// It must not run twice unasked.
+    /// It must not run twice without an operator's consent.
     Unsafe,
 }
 
-/// What the operator said about a step.
+/// The operator's options for a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepOverrides {
     /// `--accept-drift STEP`.
     pub accept_drift: bool,
     /// `--fresh`.
     pub fresh: bool,
-    /// It is named by `--start-from` or `--only`: it is not skipped.
+    /// `--start-from` or `--only` names the step: it is not skipped.
     pub selected_by_name: bool,
-    /// The journals of earlier attempts are missing: a step without a record may have been begun.
+    /// The journals of earlier attempts are missing: a step without a record may have run.
     pub journal_missing: bool,
 }
 
-/// All that the decision about one step hangs on.
+/// Everything that the decision about one step depends on.
 #[derive(Clone, Debug)]
 pub struct DecisionInput<'a> {
-    /// When it acts.
+    /// The phase in which it acts.
     pub phase: StepPhase,
     /// Whether it can be probed.
     pub probe_support: ProbeSupport,
-    /// Whether it may be repeated.
+    /// Whether it may run twice.
     pub rerun_safety: RerunSafety,
     /// Its last record.
     pub record: Option<&'a StepRecord>,
-    /// What it depends on now.
+    /// Its fingerprint now.
     pub fingerprint: &'a Fingerprint,
-    /// This run.
+    /// The current run.
     pub run: &'a RunId,
-    /// Something that it depends on acted after it did, see [`upstream_ran`].
+    /// Whether a step that it depends on ran later than it did, see [`upstream_ran`].
     pub upstream_ran: bool,
-    /// What the operator said.
+    /// The operator's options.
     pub overrides: StepOverrides,
-    /// What the probe found, if [`decide`] has asked already.
+    /// The probe's finding, if [`decide`] has asked for it.
     pub finding: Option<&'a ProbeFinding>,
 }
 
-/// What comes next for a step.
+/// The next action for a step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NextAction {
-    /// Ask the module's probe this, and decide again with the finding.
+    /// Call the module's probe with this input, and decide again with the finding.
     Probe(ProbeInput),
-    /// Finish an undo that was begun, and decide again.
+    /// Finish an unfinished undo, and decide again.
     FinishUndo,
-    /// Do this. After an adoption, decide again.
+    /// Carry out this decision. After an adoption, decide again.
     Decided(Decision),
 }
 
@@ -124,7 +124,7 @@ fn decide_succeeded(facts: &DecisionInput<'_>, record: &StepRecord, receipt: &Re
     }
 }
 
-/// The effect of the current input does not hold.
+/// Decides if the effect of the current input does not hold.
 fn decide_effect_not_held(facts: &DecisionInput<'_>, finding: &ProbeFinding) -> NextAction {
     match finding {
         ProbeFinding::Held { receipt } => skip(DecisionReason::Held, receipt),
@@ -144,7 +144,7 @@ fn decide_effect_not_held(facts: &DecisionInput<'_>, finding: &ProbeFinding) -> 
     }
 }
 
-/// There is an intent, and no outcome.
+/// Decides if there is an intent without an outcome.
 fn decide_interrupted(facts: &DecisionInput<'_>) -> NextAction {
     let finding = match (facts.probe_support, facts.finding) {
         (ProbeSupport::Available, None) => return NextAction::Probe(ProbeInput::Recorded),
@@ -154,7 +154,7 @@ fn decide_interrupted(facts: &DecisionInput<'_>) -> NextAction {
     decide_unknown_outcome(facts, finding, |finding| DecisionReason::Interrupted { finding })
 }
 
-/// It was begun, or may have been, and nothing but the probe tells how it ended.
+/// Decides if the step ran or may have run, and only its probe can determine the outcome.
 fn decide_unknown_outcome(
     facts: &DecisionInput<'_>,
     finding: Option<&ProbeFinding>,
@@ -163,7 +163,7 @@ fn decide_unknown_outcome(
     let unless_rerun_unsafe = |what: Option<String>| match facts.rerun_safety {
         RerunSafety::Safe => run(reason(what)),
         RerunSafety::Unsafe if facts.overrides.accept_drift => run(DecisionReason::DriftAccepted {
-            why: what.unwrap_or_else(|| "it was begun, and nothing tells how it ended".into()),
+            why: what.unwrap_or_else(|| "the step was interrupted, and its outcome is unknown".into()),
         }),
         RerunSafety::Unsafe => stop(reason(what)),
     };
@@ -179,8 +179,8 @@ fn decide_unknown_outcome(
     }
 }
 
-/// What is on record is only suggested, or missing. Nothing of it is used but what makes a step run: the probe is asked about
-/// the input of now, and what it finds counts.
+/// Decides if the record is unauthenticated or missing. Such a record can only make a step run: otherwise the probe is called
+/// with the current input, and its finding counts.
 fn decide_untrusted_record(facts: &DecisionInput<'_>) -> NextAction {
     let is_changed = facts
         .record
@@ -200,7 +200,7 @@ fn decide_untrusted_record(facts: &DecisionInput<'_>) -> NextAction {
     let is_done = matches!(facts.record.map(|record| &record.status), Some(RecordStatus::Succeeded(_)));
     match (facts.probe_support, facts.finding, is_changed) {
         (ProbeSupport::Available, None, _) => NextAction::Probe(ProbeInput::Current),
-        // What holds may be the effect of what was begun, which is not what is wanted now.
+        // The effect that holds may be that of an earlier input.
         (ProbeSupport::Available, Some(ProbeFinding::Held { .. }), Some(components)) => {
             run(DecisionReason::Changed { components })
         }
@@ -216,7 +216,7 @@ fn decide_untrusted_record(facts: &DecisionInput<'_>) -> NextAction {
     }
 }
 
-/// A check harms nothing: where its record is not believed, it runs.
+/// Decides about a check whose record is unauthenticated or missing: it runs, since it changes nothing.
 fn decide_untrusted_check(facts: &DecisionInput<'_>) -> NextAction {
     if facts.record.is_some() {
         run(DecisionReason::Unconfirmed { finding: None })
@@ -225,7 +225,7 @@ fn decide_untrusted_check(facts: &DecisionInput<'_>) -> NextAction {
     }
 }
 
-/// A check is never skipped on record. It harms nothing, so it runs wherever another step would stop.
+/// Decides about a check. Its record alone never skips it. It changes nothing, so it runs where another step would stop.
 fn decide_check(facts: &DecisionInput<'_>) -> NextAction {
     let Some(record) = facts.record else { return run(DecisionReason::NeverRan) };
     let receipt = match &record.status {
@@ -258,7 +258,7 @@ fn decide_check(facts: &DecisionInput<'_>) -> NextAction {
     }
 }
 
-/// `--fresh`: records are ignored, but what is not repeatable is still probed.
+/// Decides with `--fresh`: records are ignored, but a step that must not run twice is still probed.
 fn decide_fresh(facts: &DecisionInput<'_>) -> NextAction {
     match (facts.phase, facts.rerun_safety, facts.probe_support, facts.finding) {
         (StepPhase::Prepare | StepPhase::Commit, RerunSafety::Unsafe, ProbeSupport::Available, None) => {
@@ -293,7 +293,7 @@ fn skip(reason: DecisionReason, receipt: &Receipt) -> NextAction {
     NextAction::Decided(Decision::Skip { reason, receipt: receipt.clone() })
 }
 
-/// Whether anything that `place` depends on was begun in a later attempt than `place` itself was.
+/// Whether any step of `upstream` was begun in a later attempt than `step_target`.
 #[must_use]
 pub fn upstream_ran<'a>(
     state: &JournalState,
@@ -304,33 +304,33 @@ pub fn upstream_ran<'a>(
     upstream.into_iter().any(|above| epoch(above) > epoch(step_target))
 }
 
-/// Which steps the operator selected.
+/// The steps that the operator selected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Selection {
-    /// All.
+    /// All steps.
     #[default]
     All,
-    /// `--start-from`: what comes before is taken as the operator's word.
+    /// `--start-from`: the steps before it are assumed to be done.
     StartFrom(StepId),
-    /// `--until`: what comes after is left.
+    /// `--until`: the steps after it are excluded.
     Until(StepId),
-    /// `--only`: before is the operator's word, after is left.
+    /// `--only`: the steps before it are assumed to be done, those after it are excluded.
     Only(StepId),
 }
 
-/// What the selection says of one step.
+/// The effect of the selection on one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepDisposition {
-    /// It is taken as done.
+    /// The step is assumed to be done.
     AssumeDone,
-    /// It is decided as usual; `true` when it is the one that was named and must not be skipped.
+    /// The step is decided as usual; `true` if it is the named step, which must not be skipped.
     Evaluate { selected_by_name: bool },
-    /// It is left alone.
+    /// The step is excluded.
     Exclude,
 }
 
 impl Selection {
-    /// The option of the command line and the step that it names.
+    /// The command-line option and the step that it names.
     #[must_use]
     pub fn option(&self) -> Option<(&'static str, &StepId)> {
         match self {
@@ -341,7 +341,7 @@ impl Selection {
         }
     }
 
-    /// What is said of the step at `index`, when the named one is at `selected_by_name`.
+    /// The effect on the step at `index`, if the named step is at `named_index`.
     #[must_use]
     pub fn disposition_of(&self, index: usize, named_index: Option<usize>) -> StepDisposition {
         let order = named_index.map(|named| index.cmp(&named));
@@ -365,21 +365,21 @@ impl Selection {
 /// Whether a step can be undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UndoSupport {
-    /// Its module has a revert.
+    /// The module has a revert.
     Possible,
-    /// It stays as it is: checks, and what can't be taken back.
+    /// The step cannot be undone, or is a check.
     Impossible,
 }
 
-/// What must be undone, last first, so that the release before is live again: everything with an effect of this run from
-/// the first step on that exposes it, as far as it can be undone. Nothing when users saw nothing of it.
+/// The steps to undo, last first, so that the previous release is live again: all steps of this run that have an effect, from
+/// the first exposing one on, as far as they can be undone. Empty if the release was never exposed.
 #[must_use]
 pub fn steps_to_undo<'a>(
     state: &JournalState,
     run: &RunId,
     order: impl IntoIterator<Item = (&'a StepTarget, UndoSupport)>,
 ) -> Vec<StepTarget> {
-    // What is only suggested drives nothing back.
+    // An unauthenticated record undoes nothing.
     let is_ours = |record: &&StepRecord| record.intent.run == *run && record.trust == JournalTrust::Authenticated;
     let of_this_run = |step_target: &StepTarget| state.records.get(step_target).filter(is_ours);
     let mut undo: Vec<StepTarget> = order

@@ -1,4 +1,4 @@
-//! Why a journal can't be read or written, and what a user is told then.
+//! The errors of reading and writing journals, as users see them.
 
 use std::{
     io,
@@ -19,11 +19,11 @@ pub enum JournalError {
     IllegalTransition { path: PathBuf, seq: u64, source: TransitionError },
     #[error("{} was written by a newer runner (format {}.{})", path.display(), format.major, format.minor)]
     NewerFormat { path: PathBuf, format: JournalFormat },
-    #[error("a record of {bytes} bytes is longer than the {} that a journal takes", line::MAX_LINE_BYTES)]
+    #[error("a record of {bytes} bytes exceeds the limit of {} bytes", line::MAX_LINE_BYTES)]
     TooLong { bytes: usize },
     #[error("the journal of this attempt is full ({MAX_JOURNAL_BYTES} bytes)")]
     Full,
-    #[error("an earlier write to {} failed; nothing more is written to it", path.display())]
+    #[error("an earlier write to {} failed, so nothing more is written to it", path.display())]
     Poisoned { path: PathBuf },
 }
 
@@ -33,21 +33,21 @@ impl From<&JournalError> for Diagnostic {
             JournalError::Io { .. } | JournalError::Poisoned { .. } => (
                 "P0601",
                 ExitKind::Failed,
-                "see that the disk has room and that the state folder is writable, then run again",
+                "check that the disk has space and the state folder is writable, then run again",
             ),
             JournalError::Corrupt { .. } => (
                 "P0602",
                 ExitKind::Journal,
-                "compare it with its copy among the artifacts; if there is none, move the file away and run with `--fresh`",
+                "restore the file from a backup or a CI artifact; without a copy, move it away and run with `--fresh`",
             ),
             JournalError::NewerFormat { .. }
             | JournalError::IllegalTransition { source: TransitionError::Format(_), .. } => {
-                ("P0604", ExitKind::Journal, "use that version of the runner, or a newer one")
+                ("P0604", ExitKind::Journal, "use the runner version that wrote it, or a newer one")
             }
             JournalError::IllegalTransition { .. } => (
                 "P0603",
                 ExitKind::Journal,
-                "two machines may have written to one state; keep the longer chain, move the other away, and run again",
+                "if two machines wrote to copies of one state, keep the longer chain, move the other away, and run again",
             ),
             JournalError::TooLong { .. } | JournalError::Full => {
                 ("P0605", ExitKind::Failed, "make the step's configuration or its outputs smaller")
@@ -63,7 +63,7 @@ impl From<&JournalError> for Diagnostic {
     }
 }
 
-/// What could not be done with a file.
+/// An error of an action on a file.
 pub(super) fn io_error(action: &'static str, path: &Path, source: io::Error) -> JournalError {
     JournalError::Io { action, path: path.to_owned(), source }
 }

@@ -1,7 +1,7 @@
-//! What a journal says: one [`JournalEntry`] a line, each with one [`JournalEvent`]. Reports read nothing else.
+//! The content of a journal: one [`JournalEntry`] per line, each with one [`JournalEvent`]. Reports read nothing else.
 //!
-//! A form that was once written stays readable: [`FORMAT`] tells what changed when. Deliberately absent: what follows
-//! from events ([`super::state`]) and how lines become bytes ([`super::line`]).
+//! A format that was once written stays readable: [`FORMAT`] lists the changes. Deliberately absent: the state that follows
+//! from events ([`super::state`]) and the bytes of a line ([`super::line`]).
 
 use std::{collections::BTreeMap, fmt};
 
@@ -17,52 +17,52 @@ use contract::{
 
 /// The format that this runner writes.
 ///
-/// - 1.0: the first.
-/// - 1.1: `commit` in the header; `rollback`, `promote` and `setup` among the overrides, of which the first changes what a later
-///   rollback goes back to.
+/// - 1.0: the first format.
+/// - 1.1: `commit` in the header; `rollback`, `promote` and `setup` among the overrides. `rollback` changes the target of a later
+///   rollback.
 /// - 1.2: `url` in the header; `missing-journal` among the overrides; the reason `unconfirmed`; an intent may follow an undo that an earlier attempt left unfinished.
 pub const FORMAT: JournalFormat = JournalFormat { major: 1, minor: 2 };
 
-/// The magic word of a header.
+/// The word that identifies a header.
 pub const MAGIC: &str = "pawl-journal";
 
 /// The command `rollback`, as an [`JournalEvent::Override`].
 pub const ROLLBACK: &str = "rollback";
 
-/// As an [`JournalEvent::Override`]: the journals of the attempts before were missing, and each step counts as begun.
+/// An [`JournalEvent::Override`]: the journals of the earlier attempts were missing, and each step counts as begun.
 pub const MISSING_JOURNAL: &str = "missing-journal";
 
-/// The overrides that are commands, and no options of one.
+/// The overrides that are commands, not options.
 pub const COMMAND_OVERRIDES: &[&str] = &[ROLLBACK, "promote", "setup"];
 
-/// A version of the journal's format. Unknown major: refused. Newer minor: read only.
+/// A version of the journal's format. An unknown major version is refused; a newer minor version is only read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct JournalFormat {
-    /// Changes when an old reader would misunderstand.
+    /// Changes if an old reader would misunderstand the file.
     pub major: u16,
-    /// Changes when something was added that an old reader may pass over.
+    /// Changes if an old reader can ignore the addition.
     pub minor: u16,
 }
 
 /// One line of a journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JournalEntry {
-    /// Its place in the attempt, from 0.
+    /// The number of the line in its attempt, from 0.
     pub seq: u64,
-    /// The hash of the line before; in the first line, of the last line of the attempt before, if there is one.
+    /// The hash of the previous line; in the first line, of the last line of the previous attempt, if there is one.
     pub prev: Option<Blake3Hash>,
-    /// When it was written, by this machine's clock. For people: nothing is decided by it.
+    /// The time of writing, by this machine's clock. It is for people; no decision depends on it.
     pub at: Timestamp,
-    /// What happened.
+    /// The event.
     pub event: JournalEvent,
 }
 
-/// A step on a target: what records are keyed by.
+/// A step on a target: the key of a record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct StepTarget {
     /// The step.
     pub step: StepId,
-    /// Where it ran.
+    /// The target that it ran on.
     pub target: TargetName,
 }
 
@@ -76,7 +76,7 @@ impl fmt::Display for StepTarget {
     }
 }
 
-/// What happened.
+/// An event of an attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum JournalEvent {
@@ -86,26 +86,26 @@ pub enum JournalEvent {
     Plan {
         /// The hash of its text.
         digest: Blake3Hash,
-        /// Its path, as the user named it.
+        /// Its path, as the user gave it.
         path: String,
         /// Its steps, in order.
         steps: Vec<PlanStepRecord>,
     },
-    /// The lock was taken.
+    /// The lock was acquired.
     Lock {
-        /// What is locked.
+        /// The locked app and environment.
         resource: String,
-        /// Who holds it.
+        /// The holder.
         holder: String,
     },
-    /// The journal before ended in a torn line, which was dropped.
+    /// The previous journal ended in a torn line, which was dropped.
     Torn {
-        /// The name of that journal's file.
+        /// The file name of that journal.
         file: String,
-        /// How many bytes were dropped.
+        /// The number of dropped bytes.
         bytes: u64,
     },
-    /// What was decided about a step, and why.
+    /// The decision about a step, with its reason.
     Decision {
         #[serde(flatten)]
         step_target: StepTarget,
@@ -115,9 +115,9 @@ pub enum JournalEvent {
     Intent {
         #[serde(flatten)]
         step_target: StepTarget,
-        /// The same (run, step, target, fingerprint) has the same key.
+        /// The idempotency key: the same for the same (run, step, target, fingerprint).
         key: String,
-        /// What the step depends on.
+        /// The hashes of everything that the step depends on.
         fingerprint: Fingerprint,
         /// The whole input of the call.
         input: Value,
@@ -131,7 +131,7 @@ pub enum JournalEvent {
         #[serde(flatten)]
         progress: StepProgress,
     },
-    /// How a step's action ended.
+    /// The outcome of a step's action.
     Outcome {
         #[serde(flatten)]
         step_target: StepTarget,
@@ -140,11 +140,12 @@ pub enum JournalEvent {
         #[serde(flatten)]
         outcome: StepOutcome,
     },
-    /// What a probe found.
+    /// The finding of a probe.
     Probe {
         #[serde(flatten)]
         step_target: StepTarget,
-        /// Which input was asked about.
+        /// The input that the probe was called with; `question` since format 1.0.
+        #[serde(rename = "question")]
         probed_input: ProbeInput,
         /// Wall time of the call in milliseconds.
         took_ms: u64,
@@ -155,27 +156,27 @@ pub enum JournalEvent {
         #[serde(flatten)]
         step_target: StepTarget,
     },
-    /// How undoing a step ended.
+    /// The outcome of undoing a step.
     UndoOutcome {
         #[serde(flatten)]
         step_target: StepTarget,
-        /// Nothing when it is undone.
+        /// The failure; none if the step was undone.
         failure: Option<StepFailure>,
     },
-    /// An operator's word, by an option of the command line.
+    /// An operator's override, by an option of the command line.
     Override {
         /// The option, without its dashes: `start-from`, `until`, `only`, `fresh`, `accept-drift`.
         option: String,
-        /// The step it names.
+        /// The step that it names.
         step: Option<StepId>,
     },
     /// The attempt ended by itself.
     Ended {
         exit: ExitKind,
-        /// Whether the release is now live and every check held.
+        /// Whether the release is now live and every check passed.
         verified: bool,
     },
-    /// An event of a newer minor version; passed over.
+    /// An event of a newer minor version, which is ignored.
     #[serde(other)]
     Unrecognized,
 }
@@ -184,7 +185,7 @@ pub enum JournalEvent {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct JournalHeader {
-    /// [`MAGIC`].
+    /// Always [`MAGIC`].
     pub magic: String,
     /// The format of the whole file.
     pub format: JournalFormat,
@@ -194,35 +195,35 @@ pub struct JournalHeader {
     pub environment: EnvironmentName,
     /// The run that this attempt works on.
     pub run: RunId,
-    /// The how-manieth attempt of it.
+    /// The number of this attempt within the run.
     pub attempt: AttemptNumber,
-    /// The number of this attempt among all of (app, environment); it only grows.
+    /// The number of this attempt among all of (app, environment). It only increases.
     pub epoch: u64,
-    /// What is deployed.
+    /// The release that is deployed.
     pub release: Release,
-    /// Version of the runner.
+    /// The version of the runner.
     pub runner: String,
-    /// Who runs it, and where: `user@host`.
+    /// The operator: `user@host`.
     pub by: String,
-    /// The commit that it was run for, if a CI or git told.
+    /// The commit of the release, if a CI or git names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
-    /// The page of the CI run, if it was one: all attempts of that have the same.
+    /// The page of the CI run, which all attempts of a CI run share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
 }
 
-/// Immutable content with a digest, and the label people say.
+/// Immutable content with a digest, and a label for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Release {
-    /// What people call it.
+    /// The name that people give to it.
     pub label: Label,
-    /// The digest of its content; none when no step of the plan pulls anything.
+    /// The digest of its content; none if no step of the plan pulls an archive.
     pub digest: Option<Digest>,
 }
 
 impl Release {
-    /// Whether both are the same content; by label only where no digest is known.
+    /// Whether both are the same content. Labels are compared only if no digest is known.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         match (&self.digest, &other.digest) {
@@ -233,18 +234,18 @@ impl Release {
     }
 }
 
-/// A step as the plan has it.
+/// A step as listed in the plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanStepRecord {
     #[serde(flatten)]
     pub step_target: StepTarget,
     /// The module, as written in the plan.
     pub uses: String,
-    /// When it acts.
+    /// The phase in which it acts.
     pub phase: StepPhase,
 }
 
-/// What a step depends on, each component with its hash, so that [`Fingerprint::difference`] can name what changed.
+/// The hash of each component that a step depends on, so that [`Fingerprint::difference`] can name the changed ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Fingerprint(pub BTreeMap<String, Blake3Hash>);
@@ -265,76 +266,77 @@ impl Fingerprint {
     }
 }
 
-/// Which input a probe was asked about.
+/// The input that a probe is called with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProbeInput {
-    /// That of this attempt.
+    /// The input of this attempt.
     Current,
-    /// That of the intent on record.
+    /// The input of the recorded intent.
     Recorded,
 }
 
-/// What is done about a step, with the reason in words that `why` repeats.
+/// The decision about a step, with the reason that `runner why` shows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "kebab-case")]
 pub enum Decision {
-    /// Its effect holds.
+    /// The step's effect holds.
     Skip {
         reason: DecisionReason,
-        /// What later steps see.
+        /// The receipt that later steps see.
         receipt: Receipt,
     },
-    /// An intent without outcome turned out to be done; then it is decided again.
+    /// The effect of an intent without an outcome holds; it is recorded as done, and then decided again.
     Adopt { reason: DecisionReason, receipt: Receipt },
-    /// It acts.
+    /// The step runs.
     Run { reason: DecisionReason },
-    /// An operator must say.
+    /// An operator must decide.
     Stop { reason: DecisionReason },
 }
 
-/// Why something was decided.
+/// The reason for a decision.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "because", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum DecisionReason {
-    /// There is no record of it.
+    /// The step has no record.
     NeverRan,
-    /// It was undone.
+    /// The step was undone.
     Reverted,
-    /// It failed cleanly the last time.
+    /// The step failed cleanly the last time.
     FailedBefore,
-    /// What it depends on changed; the components that differ.
+    /// These components of its fingerprint changed.
     Changed { components: Vec<String> },
-    /// The probe found its effect.
+    /// The probe found the effect.
     Held,
-    /// The probe did not find its effect.
+    /// The probe did not find the effect.
     Absent,
-    /// The probe found something else.
+    /// The probe found something else in its place.
     Drifted { why: String },
-    /// The operator accepts what drifted.
+    /// The operator accepts the drift.
     DriftAccepted { why: String },
-    /// The probe can't tell.
+    /// The probe could not decide.
     Unknown { why: String },
-    /// It has no probe; within the run its record is trusted.
+    /// The step has no probe; within the run, its record is trusted.
     Trusted,
-    /// It has no probe, and the record is of another run.
+    /// The step has no probe, and its record is of another run.
     NoProbe,
-    /// It was begun and has no outcome; what the probe said of it, if it has one.
+    /// The step was begun and has no outcome; with the finding of its probe, if it has one.
     Interrupted { finding: Option<String> },
-    /// Its record is only suggested, or missing; what the probe said of it now, if it has one.
+    /// The step's record is unauthenticated or missing; with the finding of its probe, if it has one.
     Unconfirmed { finding: Option<String> },
-    /// A check: something before it ran.
+    /// A step before this check ran.
     UpstreamRan,
-    /// A check: its live round did not hold.
+    /// The probe of this check failed.
     CheckFailed { why: String },
     /// `--fresh`: records are ignored.
     Fresh,
-    /// `--start-from`: the operator's word.
+    /// `--start-from` or `--only`: the operator named this step; `operator-word` since format 1.0.
+    #[serde(rename = "operator-word")]
     RequestedByOperator,
-    /// Not selected by `--only`, `--until`.
+    /// `--only` or `--until` excludes the step.
     NotSelected,
     /// The probe itself failed.
     ProbeFailed { message: String },
-    /// It stands after a step that exposes the release and was undone.
+    /// The step comes after a step that exposes the release and was undone.
     UndoUnfinished,
 }

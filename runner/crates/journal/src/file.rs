@@ -1,10 +1,10 @@
-//! The journal of one attempt as a file: created, appended to, synced.
+//! The journal file of one attempt: created, appended to, synced.
 //!
-//! Invariants: a file is only ever appended to, by the one process that made it, while it holds the lock. Every intent
-//! to act and every outcome of it is on disk (`fdatasync`) when the call returns, and so is the file's name; those of a step
-//! that only looks are on disk with the next record that must be (docs/adr/0007). After a
-//! failed write or sync nothing more is written (a failed fsync is final for that file), so there is never an effect
-//! without its record. Deliberately absent: locks, decisions, reports; an observer is told of each entry.
+//! Invariants: only the process that created a file appends to it, while it holds the lock. Every intent and every outcome is on
+//! disk (`fdatasync`) when the call returns, and so is the file's name; those of a read-only step are on disk with the next
+//! record that must be (docs/adr/0007). After a failed write or sync nothing more is written (a failed fsync is final for that
+//! file), so there is never an effect without its record. Deliberately absent: locks, decisions, reports; an observer gets each
+//! entry.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -34,20 +34,20 @@ use contract::{
 /// The largest journal of one attempt, in bytes.
 pub const MAX_JOURNAL_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Progress is no longer written beyond this many bytes, so that intents and outcomes always have room.
+/// The size in bytes beyond which progress is dropped, so that intents and outcomes always have room.
 const PROGRESS_LIMIT_BYTES: u64 = MAX_JOURNAL_BYTES / 2;
 
-/// Nothing is begun beyond this many bytes, so that what was begun has room for its outcome.
+/// The size in bytes beyond which no step begins, so that running steps have room for their outcomes.
 const INTENT_LIMIT_BYTES: u64 = MAX_JOURNAL_BYTES - 16 * line::MAX_LINE_BYTES as u64;
 
-/// Called with every entry once it is written.
+/// A callback that gets every entry after it is written.
 pub type EntryObserver = Box<dyn FnMut(&JournalEntry)>;
 
 /// The journal of the attempt that this process works on.
 pub struct Journal {
     file: File,
     path: PathBuf,
-    /// Syncs the folder, so that the file's name lasts.
+    /// The thread that syncs the folder, so that the file's name is durable.
     folder_sync: Option<JoinHandle<io::Result<()>>>,
     state: JournalState,
     next_seq: u64,
@@ -57,18 +57,18 @@ pub struct Journal {
     observer: EntryObserver,
 }
 
-/// What a step does to the world.
+/// The effect class of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepEffect {
-    /// Nothing: it is of phase check, and runs again whatever is on record.
+    /// It changes nothing: its phase is check, and its record alone never skips it.
     ReadOnly,
-    /// Something that users don't see.
+    /// It changes something that users do not see.
     Mutating,
     /// It shows the release to users.
     Exposing,
 }
 
-/// Proof that an intent is on disk. Only [`Journal::record_intent`] makes one; acting consumes it.
+/// Proof that an intent is on disk. Only [`Journal::record_intent`] creates one, and acting consumes it.
 #[must_use]
 #[derive(Debug)]
 pub struct StepIntent {
@@ -77,7 +77,7 @@ pub struct StepIntent {
     effect: StepEffect,
 }
 
-/// Proof that an action ended; what [`Journal::record_outcome`] takes.
+/// Proof that an action ended, for [`Journal::record_outcome`].
 #[must_use]
 #[derive(Debug)]
 pub struct StepCompletion {
@@ -109,20 +109,20 @@ impl StepIntent {
         &self.step_target
     }
 
-    /// The input that is on record.
+    /// The recorded input.
     #[must_use]
     pub fn input(&self) -> &Value {
         &self.input
     }
 
-    /// The action ended.
+    /// Ends the action with its outcome.
     pub fn complete(self, result: StepOutcome, took: Duration) -> StepCompletion {
         StepCompletion { step_target: self.step_target, effect: self.effect, outcome: result, took }
     }
 }
 
 impl StepCompletion {
-    /// How.
+    /// The outcome.
     #[must_use]
     pub fn outcome(&self) -> &StepOutcome {
         &self.outcome
@@ -136,14 +136,14 @@ impl UndoIntent {
         &self.step_target
     }
 
-    /// Undoing ended; well, without a failure.
+    /// Ends the undo, successfully if there is no failure.
     pub fn complete(self, failure: Option<StepFailure>) -> UndoCompletion {
         UndoCompletion { step_target: self.step_target, failure }
     }
 }
 
 impl UndoCompletion {
-    /// Why it is not undone.
+    /// The failure to undo the step, if there is one.
     #[must_use]
     pub fn failure(&self) -> Option<&StepFailure> {
         self.failure.as_ref()
@@ -151,10 +151,10 @@ impl UndoCompletion {
 }
 
 impl Journal {
-    /// Makes the file `path` with its header; `loaded` is what came before.
+    /// Creates the file `path` with its header, after the journals in `loaded`.
     ///
     /// # Errors
-    /// [`JournalError`] when the file is there already, can't be written, or must not follow what came before.
+    /// [`JournalError`] if the file exists, cannot be written, or must not follow the loaded journals.
     pub fn create(
         path: &Path,
         header: JournalHeader,
@@ -168,14 +168,14 @@ impl Journal {
                 format,
             });
         }
-        if let Some(stillborn) = &loaded.headerless {
-            fs::remove_file(stillborn).map_err(|source| io_error("remove the empty", stillborn, source))?;
+        if let Some(headerless) = &loaded.headerless {
+            fs::remove_file(headerless).map_err(|source| io_error("remove the empty", headerless, source))?;
         }
         let file = OpenOptions::new().append(true).create_new(true).open(path);
-        let file = file.map_err(|source| io_error("make", path, source))?;
+        let file = file.map_err(|source| io_error("create", path, source))?;
         let path = path.to_owned();
         let folder = folder_of(&path).to_owned();
-        // Meanwhile there is other work to do; the first sync waits for it.
+        // This runs in parallel; the first sync waits for it.
         let naming = thread::Builder::new().spawn(move || File::open(folder)?.sync_all());
         let naming = Some(naming.map_err(|source| io_error("sync the folder of", &path, source))?);
         let state = JournalState { trust: JournalTrust::Authenticated, ..loaded.state };
@@ -185,25 +185,25 @@ impl Journal {
         Ok(journal)
     }
 
-    /// What is known, this attempt included.
+    /// The state, including this attempt.
     #[must_use]
     pub fn state(&self) -> &JournalState {
         &self.state
     }
 
-    /// What takes secrets out of all that is told of this attempt.
+    /// The redactor for all texts about this attempt.
     #[must_use]
     pub fn redactor(&self) -> &Redactor {
         &self.redactor
     }
 
-    /// The file.
+    /// The path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Writes that `step_target` is about to act; on disk when it returns, if it has an effect.
+    /// Writes that `step_target` is about to act. The record is on disk on return, if the step has an effect.
     ///
     /// # Errors
     /// [`JournalError`]: then the step must not act.
@@ -228,7 +228,7 @@ impl Journal {
         Ok(StepIntent { step_target, input, effect })
     }
 
-    /// Writes what a step would act on, for a step that does not act: what is there already is adopted next.
+    /// Writes the intent of a step that does not act, because its existing effect is adopted next.
     ///
     /// # Errors
     /// [`JournalError`].
@@ -240,11 +240,11 @@ impl Journal {
         input: Value,
         effect: StepEffect,
     ) -> Result<(), JournalError> {
-        // Nothing acts on this intent; killed before the adoption, the next attempt looks again.
+        // Nothing acts on this intent; if the runner is killed before the adoption, the next attempt probes again.
         self.record_intent(step_target, key, fingerprint, input, effect).map(drop)
     }
 
-    /// Writes how an action ended; on disk when it returns, if it had an effect.
+    /// Writes the outcome of an action. The record is on disk on return, if the step has an effect.
     ///
     /// # Errors
     /// [`JournalError`]: then the attempt must end; the next one finds the intent without an outcome.
@@ -258,7 +258,7 @@ impl Journal {
         self.sync_for(completion.effect)
     }
 
-    /// Writes that `step_target` is about to be undone; on disk when it returns.
+    /// Writes that `step_target` is about to be undone. The record is on disk on return.
     ///
     /// # Errors
     /// [`JournalError`]: then nothing may be undone.
@@ -268,7 +268,7 @@ impl Journal {
         Ok(UndoIntent { step_target: step_target.clone() })
     }
 
-    /// Writes how undoing ended; on disk when it returns.
+    /// Writes the outcome of undoing a step. The record is on disk on return.
     ///
     /// # Errors
     /// [`JournalError`]: then the attempt must end.
@@ -277,17 +277,17 @@ impl Journal {
         self.sync()
     }
 
-    /// Writes a decision; an adoption is on disk when it returns, since it stands for an outcome.
+    /// Writes a decision. An adoption is on disk on return, since it replaces an outcome.
     ///
     /// # Errors
     /// [`JournalError`].
     pub fn record_decision(&mut self, step_target: &StepTarget, decision: Decision) -> Result<(), JournalError> {
-        let stands_for_outcome = matches!(decision, Decision::Adopt { .. });
+        let replaces_outcome = matches!(decision, Decision::Adopt { .. });
         self.append(JournalEvent::Decision { step_target: step_target.clone(), decision })?;
-        if stands_for_outcome { self.sync() } else { Ok(()) }
+        if replaces_outcome { self.sync() } else { Ok(()) }
     }
 
-    /// Writes something that nothing depends on. Progress beyond its room is dropped.
+    /// Writes an event that no decision depends on. Progress beyond its limit is dropped.
     ///
     /// # Errors
     /// [`JournalError`].
@@ -347,7 +347,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Puts another file under the journal, for tests of writes and syncs that fail.
+    /// Replaces the file, for tests of writes and syncs that fail.
     #[cfg(test)]
     pub(super) fn replace_file(&mut self, file: File) {
         self.file = file;
@@ -362,7 +362,7 @@ impl Journal {
 
     fn sync(&mut self) -> Result<(), JournalError> {
         let named =
-            self.folder_sync.take().map_or(Ok(()), |naming| naming.join().expect("syncing a folder can't panic"));
+            self.folder_sync.take().map_or(Ok(()), |naming| naming.join().expect("syncing a folder does not panic"));
         let named = named.map_err(|source| io_error("sync", folder_of(&self.path), source));
         let synced = self.file.sync_data().map_err(|source| io_error("sync", &self.path, source));
         named.and(synced).inspect_err(|_| self.poisoned = true)
@@ -373,7 +373,7 @@ fn folder_of(journal: &Path) -> &Path {
     journal.parent().unwrap_or(Path::new("."))
 }
 
-/// An event that nothing is decided by.
+/// An event that no decision depends on.
 #[derive(Debug)]
 pub enum JournalNote {
     Plan { digest: Blake3Hash, path: String, steps: Vec<PlanStepRecord> },
@@ -384,7 +384,7 @@ pub enum JournalNote {
     Probe { step_target: StepTarget, probed_input: ProbeInput, took: Duration, finding: ProbeFinding },
 }
 
-/// How large the file may become by such an event.
+/// The largest size of the file after such an event.
 fn size_limit_for(event: &JournalEvent) -> u64 {
     match event {
         JournalEvent::Outcome { .. } | JournalEvent::UndoOutcome { .. } | JournalEvent::Ended { .. } => {

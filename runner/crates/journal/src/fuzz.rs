@@ -1,4 +1,4 @@
-//! Entry point for the fuzz target (`fuzz/`): what must hold for any journals. Compiled for it and for tests only.
+//! The entry point for the fuzz target (`fuzz/`): the properties of any journals. Compiled only for it and for tests.
 
 use std::{fs, path::Path};
 
@@ -10,19 +10,19 @@ use super::{
 use contract::hash::Blake3Hash;
 use contract::{AttemptNumber, diagnostic::ExitKind};
 
-/// An empty folder, in memory where there is such a place.
+/// Creates an empty folder, in memory if the machine supports that.
 #[must_use]
 pub fn scratch_folder() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-    made.expect("a temporary folder can be made")
+    made.expect("a temporary folder can be created")
 }
 
-/// Reads `bytes` as the journals of an app, in an empty `folder`. A line that is the JSON of an event becomes a line with its number,
-/// chain and check sum; every other line is taken as it stands.
+/// Reads `bytes` as the journals of an app, in an empty `folder`. A line with the JSON of an event gets its number, chain and
+/// checksum; every other line is written unchanged.
 ///
 /// # Panics
-/// When what was read can't be written again, or when an attempt can't follow.
+/// When an entry that was read cannot be written again, or when no attempt can follow.
 pub fn journal(bytes: &[u8], folder: &Path) {
     let mut paths = Vec::new();
     for (index, content) in files(bytes).iter().enumerate() {
@@ -33,7 +33,7 @@ pub fn journal(bytes: &[u8], folder: &Path) {
     let read = |paths: &[std::path::PathBuf]| {
         LoadedJournals::read(paths, |entry| {
             let again = line::encode(entry);
-            let (decoded, hash) = line::decode(&again.bytes[..again.bytes.len() - 1]).expect("what is written is read");
+            let (decoded, hash) = line::decode(&again.bytes[..again.bytes.len() - 1]).expect("a written line can be read");
             assert_eq!((&decoded, hash), (entry, again.hash));
         })
     };
@@ -53,19 +53,19 @@ pub fn journal(bytes: &[u8], folder: &Path) {
             drop(journal);
             paths.retain(|path| path.exists());
             paths.push(path);
-            let after = read(&paths).expect("what was continued is read");
+            let after = read(&paths).expect("the continued journals can be read");
             assert_eq!(after.state, state);
             assert_eq!(after.state.records, before.records);
             assert_eq!(after.state.attempts.len(), before.attempts.len() + 1);
         }
         Err(JournalError::NewerFormat { .. }) => assert!(is_newer, "it is not newer"),
-        // A header of that length was read, but is not ours.
+        // The fuzzer wrote a longer header than the runner would.
         Err(JournalError::TooLong { .. }) => {}
-        Err(other) => panic!("nothing can follow: {other}"),
+        Err(other) => panic!("no attempt can follow: {other}"),
     }
 }
 
-/// The content of each file.
+/// Splits bytes into the content of each file.
 fn files(bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut files = vec![Vec::new()];
     let (mut seq, mut prev): (u64, Option<Blake3Hash>) = (0, None);

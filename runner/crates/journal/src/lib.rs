@@ -1,9 +1,9 @@
-//! What was intended and how it ended, on disk before and after each effect.
+//! The journal: each intent is on disk before its effect, and each outcome after it.
 //!
-//! [`event`] says what a record is, [`state`] is the pure fold of all of them, [`line`] the form on disk, [`file`] appends
-//! and syncs, `load` reads, [`redact`] keeps secrets out, and `sanitize` applies it and bounds what is written. The order
-//! "intent, effect, outcome" is in the types: only [`Journal::intend`] makes an [`StepIntent`], acting takes it and gives an
-//! [`StepCompletion`], and only that can be settled.
+//! [`event`] defines the records, [`state`] folds them, [`line`] defines the form on disk, [`file`] appends and syncs, `load`
+//! reads, [`redact`] removes secrets, and `sanitize` applies it and bounds the texts. The types enforce the order "intent,
+//! effect, outcome": only [`Journal::record_intent`] creates a [`StepIntent`], acting turns it into a [`StepCompletion`], and
+//! only that can be recorded as an outcome.
 
 pub mod clock;
 pub mod decision;

@@ -1,8 +1,8 @@
-//! How an [`JournalEntry`] becomes bytes: `<crc32c, 8 hex digits> <json>\n`.
+//! The bytes of a [`JournalEntry`]: `<crc32c, 8 hex digits> <json>\n`.
 //!
-//! A line that ends in a newline is whole or corrupt; what stands after the last newline is torn, and dropped. CRC-32C
-//! (Castagnoli, RFC 3720) finds every flipped bit; the BLAKE3 hash of a line, newline excluded, is what the next line
-//! names as `prev`. Deliberately absent: what an entry means.
+//! A line that ends in a newline is complete or corrupt; the bytes after the last newline are a torn line, and dropped. CRC-32C
+//! (Castagnoli, RFC 3720) finds every flipped bit. The next line names the BLAKE3 hash of a line, without its newline, as
+//! `prev`. Deliberately absent: the meaning of an entry.
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ use contract::hash::Blake3Hash;
 /// The longest line, newline excluded, in bytes.
 pub const MAX_LINE_BYTES: usize = 64 * 1024;
 
-/// Why a line with its newline is not an entry.
+/// The reason for which a complete line is not an entry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LineError {
     #[error("it does not have the form `<crc32c> <json>`")]
@@ -23,13 +23,13 @@ pub enum LineError {
     Json(String),
 }
 
-/// A whole line, newline included, and its hash.
+/// A complete line with its newline, and its hash.
 pub struct EncodedLine {
     pub bytes: Vec<u8>,
     pub hash: Blake3Hash,
 }
 
-/// Writes an entry as a line.
+/// Encodes an entry as a line.
 #[must_use]
 pub fn encode(entry: &JournalEntry) -> EncodedLine {
     let json = serde_json::to_vec(entry).expect("an entry has only text keys and finite numbers");
@@ -40,17 +40,17 @@ pub fn encode(entry: &JournalEntry) -> EncodedLine {
     EncodedLine { bytes, hash }
 }
 
-/// Reads a line, newline excluded.
+/// Decodes a line without its newline.
 ///
 /// # Errors
-/// [`LineError`] when it is anything but what [`encode`] wrote.
+/// [`LineError`] if [`encode`] did not write the line.
 pub fn decode(line: &[u8]) -> Result<(JournalEntry, Blake3Hash), LineError> {
     let json = checksummed_json(line)?;
     let entry = serde_json::from_slice(json).map_err(|error| LineError::Json(error.to_string()))?;
     Ok((entry, Blake3Hash::of(line)))
 }
 
-/// The format that a header states, also one of a major version in which the rest of it can't be read.
+/// The format that a header states, even if its major version is unknown and the rest cannot be read.
 #[must_use]
 pub fn stated_format(line: &[u8]) -> Option<JournalFormat> {
     let mut header: Value = serde_json::from_slice(checksummed_json(line).ok()?).ok()?;

@@ -1,7 +1,7 @@
-//! Reading: all journals of (app, environment), in epoch order, folded to one state.
+//! Reads all journals of (app, environment) in epoch order, and folds them into one state.
 //!
-//! Invariant: what is read is what was written, or an error; only what stands after the last newline of a file may be
-//! missing. Deliberately absent: which files there are ([`state`]).
+//! Invariant: the result is what was written, or an error; only the bytes after the last newline of a file may be missing.
+//! Deliberately absent: finding the files, which is the `state` crate's task.
 
 use std::{
     fs,
@@ -15,25 +15,25 @@ use super::{
     state::{JournalState, JournalTrust, TransitionError},
 };
 
-/// What all journals of (app, environment) say.
+/// The content of all journals of (app, environment).
 #[derive(Debug, Default)]
 pub struct LoadedJournals {
-    /// The fold.
+    /// The folded state.
     pub state: JournalState,
-    /// Files whose last line was torn, and how many bytes were dropped.
+    /// The files whose last line was torn, each with the number of dropped bytes.
     pub torn_files: Vec<(PathBuf, usize)>,
-    /// A file without a whole header: its attempt never began.
+    /// A file without a complete header, whose attempt never began.
     pub headerless: Option<PathBuf>,
-    /// The first file that has a newer minor format: then nothing may be continued.
+    /// The first file with a newer minor format; then no attempt may follow.
     pub newer_format_file: Option<PathBuf>,
-    /// How many whole lines were read.
+    /// The number of complete lines.
     pub line_count: u64,
 }
 
-/// What the end of a journal's file name is when it is only suggested.
+/// The end of the file name of an unauthenticated journal.
 pub const UNTRUSTED_FILE_SUFFIX: &str = ".suggested.journal";
 
-/// How far a journal is believed, by its file's name.
+/// Whether a journal is authentic, by its file name.
 #[must_use]
 pub fn trust_from_file_name(path: &Path) -> JournalTrust {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -44,7 +44,7 @@ impl LoadedJournals {
     /// Reads and folds journals in epoch order, calling `each` with every entry.
     ///
     /// # Errors
-    /// [`JournalError`] when one can't be read, is corrupt, or contradicts another.
+    /// [`JournalError`] if one cannot be read, is corrupt, or contradicts another.
     pub fn read(paths: &[PathBuf], mut each: impl FnMut(&JournalEntry)) -> Result<Self, JournalError> {
         let mut loaded = Self::default();
         for (index, path) in paths.iter().enumerate() {
@@ -61,7 +61,7 @@ impl LoadedJournals {
         Ok(loaded)
     }
 
-    /// Folds the lines of one file, or the rest of them from the line `first` on.
+    /// Folds the lines of one file; `first` is the number of the first line in `bytes`.
     pub(super) fn fold_lines(
         &mut self,
         path: &Path,

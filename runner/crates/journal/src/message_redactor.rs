@@ -1,34 +1,35 @@
-//! Messages of one call in their order, so that a secret which is split over several of them is found.
+//! Redacts the messages of one call in order, so that a secret that is split over several messages is found.
 //!
-//! A message that may end in the midst of a secret waits for the next one. Invariant: none waits for long (whoever uses a trail
-//! releases it when it has been quiet for a moment) and none is lost or overtaken by another. Deliberately absent: joining what
-//! other messages come between; a step that wants to give a secret away can always find a spelling that nobody knows.
+//! A message that may end inside a secret waits for the next one. Invariant: no message waits for long (the caller flushes after
+//! a moment without messages), is lost, or is overtaken by another. Deliberately absent: joining messages with others between
+//! them; a step that wants to leak a secret can always encode it in an unknown way.
 
 use super::redact::Redactor;
 use contract::step::StepProgress;
 
-/// The longest run of messages that wait, and their bytes.
+/// The most messages that wait.
 const MAX_PENDING_MESSAGES: usize = 1000;
+/// The most bytes of messages that wait.
 const MAX_PENDING_BYTES: usize = 1 << 20;
 
-/// Messages on their way to the journal.
+/// The messages of one call on their way to the journal.
 #[derive(Debug)]
 pub struct MessageRedactor {
     redactor: Redactor,
     pending: Vec<StepProgress>,
     pending_bytes: usize,
-    /// The texts that wait, one after the other, as far as a secret may reach back.
+    /// The waiting texts, joined.
     joined_text: String,
 }
 
 impl MessageRedactor {
-    /// A trail for one call.
+    /// Creates a redactor for one call.
     #[must_use]
     pub fn new(redactor: &Redactor) -> Self {
         Self { redactor: redactor.clone(), pending: Vec::new(), pending_bytes: 0, joined_text: String::new() }
     }
 
-    /// Takes a message and returns those that may be written now.
+    /// Adds a message, and returns the messages that may be written now.
     pub fn push(&mut self, progress: StepProgress) -> Vec<StepProgress> {
         if let StepProgress::Log { message, .. } = &progress {
             self.joined_text.push_str(message);
@@ -44,13 +45,13 @@ impl MessageRedactor {
         self.flush()
     }
 
-    /// Whether any wait.
+    /// Whether any messages wait.
     #[must_use]
     pub fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
 
-    /// All that wait, without secrets.
+    /// Returns all waiting messages, without secrets.
     pub fn flush(&mut self) -> Vec<StepProgress> {
         self.joined_text.clear();
         self.pending_bytes = 0;
@@ -79,9 +80,9 @@ mod tests {
     use super::*;
     use contract::{Secret, step::MessageLevel};
 
-    /// What is written of these messages, one line each time something is.
+    /// The output after each of these messages.
     fn redact_each(messages: &[&str]) -> Vec<String> {
-        let mut trail = MessageRedactor::new(&Redactor::new([&Secret::new("hunter2-correct-horse".to_owned())]));
+        let mut messages_redactor = MessageRedactor::new(&Redactor::new([&Secret::new("hunter2-correct-horse".to_owned())]));
         let texts = |some: Vec<StepProgress>| {
             some.into_iter().map(|mut one| message_text_mut(&mut one).unwrap().clone()).collect::<Vec<_>>().join("|")
         };
@@ -90,9 +91,9 @@ mod tests {
             message: text.to_owned(),
             fields: Default::default(),
         };
-        let mut told: Vec<String> = messages.iter().map(|text| texts(trail.push(log(text)))).collect();
-        told.push(texts(trail.flush()));
-        told
+        let mut written: Vec<String> = messages.iter().map(|text| texts(messages_redactor.push(log(text)))).collect();
+        written.push(texts(messages_redactor.flush()));
+        written
     }
 
     #[test]
@@ -101,14 +102,14 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_letter_by_letter_is_masked() {
+    fn a_secret_in_single_letters_is_masked() {
         let letters: Vec<String> = "hunter2-correct-horse".chars().map(String::from).collect();
         let letters: Vec<&str> = letters.iter().map(String::as_str).collect();
         assert!(redact_each(&letters).concat().chars().all(|c| "*|".contains(c)));
     }
 
     #[test]
-    fn what_only_looks_like_a_beginning_is_told_unchanged() {
+    fn a_text_that_only_begins_like_a_secret_is_unchanged() {
         assert_eq!(redact_each(&["gone to hunt", "in the wood!"]), ["", "gone to hunt|in the wood!", ""]);
         assert_eq!(redact_each(&["gone to hunt"]), ["", "gone to hunt"]);
     }

@@ -1,8 +1,8 @@
-//! Keeps secret values out of everything that is written: raw, base64, hex, URL- and JSON-escaped, however it is broken into
-//! lines and, by [`MessageRedactor`](super::message_redactor::MessageRedactor), into messages.
+//! Removes secret values from everything that is written: raw, base64, hex, URL- and JSON-escaped, also if they are split over
+//! lines or, with [`MessageRedactor`](super::message_redactor::MessageRedactor), over messages.
 //!
-//! A text is redacted as a whole, before it is cut or written; whoever cuts earlier cuts between lines, and a secret of several
-//! lines is found line by line. Deliberately absent: finding out what is secret.
+//! A text is redacted as a whole, before it is truncated or written. Code that splits a text earlier splits it between lines, and
+//! a secret of several lines is found line by line. Deliberately absent: finding out which values are secret.
 
 use std::{collections::BTreeSet, ops::Range};
 
@@ -15,10 +15,10 @@ use serde_json::Value;
 
 use contract::Secret;
 
-/// What stands in place of a secret.
+/// The replacement for a secret.
 pub const MASK: &str = "***";
 
-/// Values shorter than this many bytes are not redacted: they would blank out ordinary words.
+/// The length in bytes below which a value is not redacted, since it would hide ordinary words.
 pub const MIN_SECRET_BYTES: usize = 4;
 
 /// Replaces secret values in texts.
@@ -27,7 +27,7 @@ pub struct Redactor {
     secrets: Option<SecretSpellings>,
 }
 
-/// All spellings of all secrets, without white space: that is how they are looked for.
+/// All spellings of all secrets, without white space, since the search ignores white space.
 #[derive(Clone, Debug)]
 struct SecretSpellings {
     spellings: Vec<String>,
@@ -36,7 +36,7 @@ struct SecretSpellings {
 }
 
 impl Redactor {
-    /// A redactor of these secrets; of a multi-line one, each line too.
+    /// Creates a redactor of these secrets, and of each line of a multi-line secret.
     #[must_use]
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
         let mut forms = BTreeSet::new();
@@ -55,13 +55,13 @@ impl Redactor {
         Self { secrets: Some(SecretSpellings { spellings: forms.into_iter().collect(), automaton, longest }) }
     }
 
-    /// The text without secrets.
+    /// Redacts a text.
     #[must_use]
     pub fn redact(&self, text: &str) -> String {
         self.redact_all(&[text]).pop().unwrap_or_default()
     }
 
-    /// Texts that follow each other, without the secrets in them or across their borders.
+    /// Redacts consecutive texts, including secrets that cross from one to the next.
     pub(super) fn redact_all(&self, texts: &[&str]) -> Vec<String> {
         let unchanged = || texts.iter().map(|&text| text.to_owned()).collect();
         let Some(forms) = &self.secrets else { return unchanged() };
@@ -77,7 +77,7 @@ impl Redactor {
             let mut masked: Option<Range<usize>> = None;
             for c in text.chars() {
                 if is_space(c) {
-                    // White space inside of a secret goes with it.
+                    // White space inside a secret is removed with it.
                     if !masked.as_ref().is_some_and(|range| range.start < at && at < range.end) {
                         clean.push(c);
                     }
@@ -102,7 +102,7 @@ impl Redactor {
         redacted
     }
 
-    /// Whether a secret may have begun at the end of this text and go on in another.
+    /// Whether a secret may begin at the end of this text and continue in the next.
     pub(super) fn may_end_in_secret(&self, text: &str) -> bool {
         let Some(forms) = &self.secrets else { return false };
         let tail: String = text.chars().rev().filter(|c| !is_space(*c)).take(forms.longest).collect();
@@ -114,7 +114,7 @@ impl Redactor {
         forms.spellings.iter().any(begins)
     }
 
-    /// The value with every text in it redacted, keys included.
+    /// Redacts every string in a JSON value, including keys.
     #[must_use]
     pub fn redact_json(&self, value: Value) -> Value {
         if self.secrets.is_none() {
@@ -144,13 +144,13 @@ fn without_whitespace(text: &str) -> String {
     text.chars().filter(|c| !is_space(*c)).collect()
 }
 
-/// As it stands in a text of JSON.
+/// The text as a JSON string, without its quotes.
 fn json_escaped(text: &str) -> String {
     let quoted = Value::String(text.to_owned()).to_string();
     quoted[1..quoted.len() - 1].to_owned()
 }
 
-/// Every character beyond ASCII as `\uXXXX`.
+/// The text with every non-ASCII character as `\uXXXX`.
 fn ascii_escaped(text: &str) -> String {
     let one = |unit: u16| match u8::try_from(unit) {
         Ok(byte) if byte.is_ascii() => char::from(byte).to_string(),
@@ -159,7 +159,7 @@ fn ascii_escaped(text: &str) -> String {
     text.encode_utf16().map(one).collect()
 }
 
-/// Every way in which a value is commonly spelled.
+/// The common spellings of a value.
 fn spellings(value: &str) -> Vec<String> {
     let json = json_escaped(value);
     let hex: String = value.bytes().map(|byte| format!("{byte:02x}")).collect();
@@ -180,8 +180,8 @@ fn spellings(value: &str) -> Vec<String> {
         percent_encoded(value).to_ascii_lowercase(),
         url,
     ];
-    // Base64 of a longer text that holds the value: its bytes stand at one of three offsets in a group of three. The
-    // digits that neighbours have a part in are left off.
+    // In the base64 of a longer text, the value begins at one of three offsets in a group of three bytes. The digits that
+    // depend on neighbouring bytes are left out.
     for offset in 0..3 {
         let padded = [&[0u8; 2][..offset], value.as_bytes()].concat();
         for engine in [&STANDARD_NO_PAD, &URL_SAFE_NO_PAD] {
@@ -195,7 +195,7 @@ fn spellings(value: &str) -> Vec<String> {
     forms
 }
 
-/// Every byte but RFC 3986's unreserved ones as `%XX`.
+/// The text with every byte as `%XX`, except the unreserved ones of RFC 3986.
 fn percent_encoded(value: &str) -> String {
     let mut text = String::new();
     for byte in value.bytes() {
@@ -243,13 +243,13 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_a_key_are_masked_one_by_one() {
+    fn each_line_of_a_key_is_masked() {
         let key = Secret::new("-----BEGIN KEY-----\nQUJDREVGR0g=\n-----END KEY-----\n".to_owned());
         assert_eq!(Redactor::new([&key]).redact("log: QUJDREVGR0g="), "log: ***");
     }
 
     #[test]
-    fn a_secret_that_is_broken_into_lines_is_masked() {
+    fn a_secret_that_is_split_over_lines_is_masked() {
         let long = "0123456789".repeat(9);
         let redactor = Redactor::new([&Secret::new(long.clone())]);
         let base64 = STANDARD_NO_PAD.encode(&long);
@@ -267,12 +267,12 @@ mod tests {
     }
 
     #[test]
-    fn a_short_value_leaves_words_alone() {
+    fn a_short_value_is_not_masked() {
         assert_eq!(Redactor::new([&Secret::new("on".to_owned())]).redact("month"), "month");
     }
 
     #[test]
-    fn numbers_and_keys_are_texts_too() {
+    fn numbers_and_keys_are_masked() {
         let redactor = Redactor::new([&Secret::new("123456".to_owned())]);
         let value = redactor.redact_json(serde_json::json!({"a123456": 123_456}));
         assert_eq!(value, serde_json::json!({"a***": "***"}));

@@ -1,8 +1,8 @@
-//! An event as it may be written: without secrets, and with texts of bounded length.
+//! Prepares an event for writing: without secrets, and with texts of bounded length.
 //!
-//! Every free text is redacted as a whole and then cut, so that no half of a secret is left at a cut. Names, hashes and
-//! words of ours stay: they are never secret, and the journal could not be read without them. Inputs and receipts are
-//! never cut, since decisions hang on them; what bounds them is the sandbox. Deliberately absent: what is secret.
+//! Every free text is redacted as a whole and then truncated, so that no part of a secret remains at the end. Names, hashes and
+//! the runner's own words stay: they are never secret, and the journal could not be read without them. Inputs and receipts are
+//! never truncated, since decisions depend on them; the sandbox bounds them. Deliberately absent: the list of secrets.
 
 use serde_json::{Map, Value};
 
@@ -15,14 +15,14 @@ use contract::step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgre
 /// The longest message, in bytes. Each byte may take six in JSON, and the record must stay under 64 KiB.
 const MAX_MESSAGE_BYTES: usize = 8 * 1024;
 
-/// The longest of the other texts, in bytes.
+/// The longest other text, in bytes.
 const MAX_SHORT_TEXT_BYTES: usize = 512;
 
 /// The longest object of a message's fields or a failure's details, in bytes of JSON.
 const MAX_OBJECT_BYTES: usize = 4 * 1024;
 
 impl JournalEvent {
-    /// The event as it may be written.
+    /// Returns the event without secrets and with bounded texts.
     pub(super) fn sanitized(self, redactor: &Redactor) -> Self {
         let clean = EventSanitizer(redactor);
         match self {
@@ -80,7 +80,7 @@ impl EventSanitizer<'_> {
         }
     }
 
-    /// An object that nothing hangs on: left out when it is too large.
+    /// Redacts an object that no decision depends on, and leaves it out if it is too large.
     fn bounded_object(&self, map: Map<String, Value>) -> Map<String, Value> {
         let map = self.full_object(map);
         let bytes = serde_json::to_vec(&map).map_or(0, |json| json.len());
@@ -176,7 +176,7 @@ impl EventSanitizer<'_> {
     }
 }
 
-/// A text of at most about `longest` bytes; of a longer one, its head and its tail.
+/// Truncates a text to about `longest` bytes: its head and its tail.
 fn truncate_middle(text: &str, longest: usize) -> String {
     if text.len() <= longest {
         return text.to_owned();

@@ -1,6 +1,6 @@
-//! The pure fold of all attempts of (app, environment): what is known of each step on each target.
+//! The pure fold of all attempts of (app, environment): the last record of each step on each target.
 //!
-//! One place says which event may follow which ([`JournalState::apply`]); what may not is corruption. Deliberately absent: clock,
+//! [`JournalState::apply`] alone decides which event may follow which; any other order is corruption. Deliberately absent: clock,
 //! files, decisions.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,20 +17,20 @@ use contract::{
     step::{Receipt, StepFailure, StepOutcome},
 };
 
-/// How far a journal is believed.
+/// Whether a journal is authentic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum JournalTrust {
-    /// This machine, the state's place or whoever has the key wrote it.
+    /// It is from this machine or the state location, or was written with the key.
     #[default]
     Authenticated,
-    /// Anybody could have written it: it only suggests what to probe (docs/adr/0010).
+    /// Anybody could have written it; it only suggests what to probe (docs/adr/0010).
     Untrusted,
 }
 
-/// What the journals of (app, environment) say, folded.
+/// The folded journals of (app, environment).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct JournalState {
-    /// How far the journal that is being folded is believed.
+    /// Whether the journal that is being folded is authentic.
     pub trust: JournalTrust,
     /// The last record of each step on each target, whatever its release.
     pub records: BTreeMap<StepTarget, StepRecord>,
@@ -38,27 +38,27 @@ pub struct JournalState {
     pub attempts: Vec<AttemptSummary>,
     /// The live release and the verified ones.
     pub head: EnvironmentHead,
-    /// What the newest attempt has begun to do or to undo, and not ended.
+    /// The steps that the newest attempt has begun to run or undo, and not finished.
     pub in_progress: BTreeSet<StepTarget>,
     /// The hash of the last line.
     pub last_line_hash: Option<Blake3Hash>,
-    /// A journal has a newer minor format: it may be read, not continued.
+    /// The newer minor format of a journal, which may be read but not continued.
     pub newer_format: Option<JournalFormat>,
 }
 
-/// The environment's record, folded from its journals. "Live" and "verified" are separate facts.
+/// The live and the verified releases of an environment. "Live" and "verified" are separate facts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EnvironmentHead {
-    /// What users see: the release of the last step that exposed one and was not undone.
+    /// The release that users see: that of the last exposing step that was not undone.
     pub live: Option<Release>,
-    /// The releases that were live with every check held, oldest first, each once.
+    /// The releases that were live with every check passed, oldest first, each once.
     pub verified: Vec<Release>,
-    /// Those of them that an operator went back from, and that were not deployed again since.
+    /// The verified releases that an operator rolled back from, and that were not deployed again since.
     pub withdrawn: Vec<Release>,
 }
 
 impl EnvironmentHead {
-    /// The last verified release before the live one: where a rollback lands. Not one that an operator went back from.
+    /// The target of a rollback: the last verified release before the live one, without withdrawn ones.
     #[must_use]
     pub fn rollback_target(&self) -> Option<&Release> {
         let is_live = |release: &Release| self.live.as_ref().is_some_and(|live| live.is_same(release));
@@ -67,7 +67,7 @@ impl EnvironmentHead {
         self.verified[..until].iter().rev().find(|release| !is_withdrawn(release))
     }
 
-    /// A release was live, and every check held.
+    /// Records that a release was live with every check passed.
     fn record_verified(&mut self, release: Release, is_rollback: bool) {
         let position = self.verified.iter().position(|verified| verified.is_same(&release));
         match position {
@@ -80,23 +80,23 @@ impl EnvironmentHead {
         }
     }
 
-    /// Whether a release was verified here.
+    /// Whether a release was verified in this environment.
     #[must_use]
     pub fn is_verified(&self, release: &Release) -> bool {
         self.verified.iter().any(|verified| verified.is_same(release))
     }
 }
 
-/// One attempt in a few words.
+/// The summary of one attempt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttemptSummary {
-    /// Its first line.
+    /// The header.
     pub header: JournalHeader,
-    /// When it was begun.
+    /// The time of its first line.
     pub started_at: jiff::Timestamp,
-    /// When its last line was written.
+    /// The time of its last line.
     pub last_entry_at: jiff::Timestamp,
-    /// How it ended; none when it was killed, or still runs.
+    /// The exit kind; none if it was killed, or is still running.
     pub exit: Option<ExitKind>,
     /// Whether it left the release live and verified.
     pub verified: bool,
@@ -104,81 +104,81 @@ pub struct AttemptSummary {
     pub failed_step: Option<StepTarget>,
     /// The command, if it was not `deploy`: `rollback`, `promote`, `setup`.
     pub command: Option<String>,
-    /// How far its journal is believed.
+    /// Whether its journal is authentic.
     pub trust: JournalTrust,
-    /// The journals before it were missing: what is not on record may have been begun.
+    /// Whether the earlier journals were missing: a step without a record may have run.
     pub journal_missing: bool,
 }
 
-/// The last word on a step.
+/// The last record of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepRecord {
-    /// How far it got.
+    /// The status.
     pub status: RecordStatus,
-    /// How far what was written last about it is believed.
+    /// Whether the last event about it is authentic.
     pub trust: JournalTrust,
-    /// The intent that this is about.
+    /// The intent that the record belongs to.
     pub intent: IntentRecord,
-    /// What was live before this step exposed its release; undoing it brings that back.
+    /// The release that was live before this step exposed its own; undoing the step restores it.
     pub live_before: Option<Release>,
 }
 
-/// What an intent said.
+/// The content of an intent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IntentRecord {
-    /// The run it belongs to.
+    /// The run that it belongs to.
     pub run: RunId,
     /// The attempt of that run.
     pub attempt: AttemptNumber,
-    /// The number of the attempt among all.
+    /// The number of the attempt among all attempts.
     pub epoch: u64,
-    /// What was deployed.
+    /// The release that was deployed.
     pub release: Release,
     /// The idempotency key.
     pub key: String,
-    /// What the step depended on.
+    /// The fingerprint of the step at that time.
     pub fingerprint: Fingerprint,
-    /// The whole input.
+    /// The complete input.
     pub input: Value,
     /// Whether it shows the release to users.
     pub exposes: bool,
 }
 
-/// How far a step got.
+/// The status of a step's record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RecordStatus {
-    /// Begun; how it ended is not known: killed, trapped, timed out.
+    /// Begun, with an unknown outcome: killed, trapped or timed out.
     Intended,
     /// Done.
     Succeeded(Receipt),
     /// Failed cleanly.
     Failed(StepFailure),
-    /// Undoing was begun and did not end well. The receipt, if it had one, tells what to undo.
+    /// Undoing was begun and did not succeed. The receipt, if there is one, describes the effect to undo.
     Undoing(Option<Receipt>),
     /// Undone.
     Reverted,
 }
 
-/// An event that can't follow what came before.
+/// An event that contradicts the events before it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TransitionError {
-    /// The first line is no header, or a later one is.
+    /// The first line is not a header, or a later line is one.
     #[error("line {seq} should {}be the header", if *.seq == 0 { "" } else { "not " })]
     Header { seq: u64 },
-    /// Lines are missing, doubled, or in another order.
-    #[error("line {found} stands where line {expected} should")]
+    /// Lines are missing, duplicated, or in another order.
+    #[error("expected line {expected}, found line {found}")]
     Sequence { expected: u64, found: u64 },
     /// The chain of hashes is broken.
     #[error("line {seq} does not follow the line before it")]
     Chain { seq: u64 },
-    /// The journal is of something else.
+    /// The journal belongs to another app or environment.
     #[error("{0}")]
     Foreign(String),
-    /// Its major format is not the one that this runner knows.
-    #[error("format {}.{} is not known to this runner, which knows {}.x", .0.major, .0.minor, FORMAT.major)]
+    /// The major version of its format is unknown.
+    #[error("this runner reads format {}.x, not {}.{}", FORMAT.major, .0.major, .0.minor)]
     Format(JournalFormat),
-    /// A step's event makes no sense after the one before.
-    #[error("{event} of {step_target} does not follow from event is recorded before")]
+    /// A step's event contradicts the record before it.
+    #[error("{event} of {step_target} contradicts the records before it")]
     Transition { step_target: StepTarget, event: &'static str },
 }
 
@@ -186,7 +186,7 @@ impl JournalState {
     /// Folds one entry whose line has the hash `line`.
     ///
     /// # Errors
-    /// [`TransitionError`] when the entry can't follow; the state is then as before.
+    /// [`TransitionError`] if the entry contradicts the state, which is then unchanged.
     pub fn apply(&mut self, entry: &JournalEntry, line: Blake3Hash, expected_seq: u64) -> Result<(), TransitionError> {
         if entry.seq != expected_seq {
             return Err(TransitionError::Sequence { expected: expected_seq, found: entry.seq });
@@ -209,7 +209,7 @@ impl JournalState {
         match &entry.event {
             JournalEvent::Started(header) => self.apply_header(header, entry.at),
             JournalEvent::Intent { step_target, key, fingerprint, input, exposes } => {
-                // An undo of an earlier attempt that is only suggested is not finished; its step is looked at anew.
+                // An unauthenticated, unfinished undo of an earlier attempt is not finished; the step is probed instead.
                 if matches!(self.status(step_target), Some(RecordStatus::Undoing(_)))
                     && self.in_progress.contains(step_target)
                 {
@@ -325,14 +325,14 @@ impl JournalState {
             }
             JournalEvent::Unrecognized if self.newer_format.is_some() => Ok(()),
             JournalEvent::Unrecognized => {
-                Err(TransitionError::Foreign(format!("line {} has an event of no known type", entry.seq)))
+                Err(TransitionError::Foreign(format!("line {} has an event of an unknown type", entry.seq)))
             }
         }
     }
 
     fn apply_header(&mut self, header: &JournalHeader, at: jiff::Timestamp) -> Result<(), TransitionError> {
         if header.magic != MAGIC {
-            return Err(TransitionError::Foreign("this is not a journal of Pawl".to_owned()));
+            return Err(TransitionError::Foreign("it is not a journal of Pawl".to_owned()));
         }
         if header.format.major != FORMAT.major {
             return Err(TransitionError::Format(header.format));
@@ -341,23 +341,23 @@ impl JournalState {
             && (last.header.app != header.app || last.header.environment != header.environment)
         {
             return Err(TransitionError::Foreign(format!(
-                "it is a journal of {} in {}",
+                "it is the journal of {} in {}",
                 header.app, header.environment
             )));
         }
         if self.attempts.last().is_some_and(|last| header.epoch <= last.header.epoch) {
-            return Err(TransitionError::Foreign(format!("epoch {} does not follow the one before", header.epoch)));
+            return Err(TransitionError::Foreign(format!("epoch {} is not greater than the previous one", header.epoch)));
         }
         if header.format.minor > FORMAT.minor {
             self.newer_format = self.newer_format.max(Some(header.format));
         }
         let header = header.clone();
-        // What an attempt before left open it can't end any more: that is the killed attempt.
+        // An earlier attempt cannot finish its open steps any more: it was killed.
         self.in_progress.clear();
-        // The order is the run's: a later attempt goes on with it, by whichever command.
+        // The command belongs to the run: a later attempt continues it, whichever command started that attempt.
         let order =
             self.attempts.last().filter(|last| last.header.run == header.run).and_then(|last| last.command.clone());
-        let (exit, verified, stuck) = (None, false, None);
+        let (exit, verified, failed_step) = (None, false, None);
         let trust = self.trust;
         self.attempts.push(AttemptSummary {
             header,
@@ -365,7 +365,7 @@ impl JournalState {
             last_entry_at: at,
             exit,
             verified,
-            failed_step: stuck,
+            failed_step,
             command: order,
             trust,
             journal_missing: false,
@@ -379,14 +379,14 @@ impl JournalState {
         self.attempts.last().map_or(0, |attempt| attempt.header.epoch)
     }
 
-    /// The commit that a release was deployed for last, if that is known.
+    /// The commit of the last deployment of a release, if it is known.
     #[must_use]
     pub fn commit_of(&self, release: &Release) -> Option<&str> {
         let of_it = self.attempts.iter().rev().filter(|attempt| attempt.header.release.is_same(release));
         of_it.filter_map(|attempt| attempt.header.commit.as_deref()).next()
     }
 
-    /// What a step returned, if it is done and its record is believed.
+    /// The receipt of a step, if it succeeded and its record is authentic.
     #[must_use]
     pub fn authenticated_receipt(&self, step_target: &StepTarget) -> Option<&Receipt> {
         let record = self.records.get(step_target).filter(|record| record.trust == JournalTrust::Authenticated)?;
@@ -398,13 +398,13 @@ impl JournalState {
         }
     }
 
-    /// How far a step got, by its last record.
+    /// The status of a step's last record.
     #[must_use]
     pub fn status(&self, step_target: &StepTarget) -> Option<&RecordStatus> {
         self.records.get(step_target).map(|record| &record.status)
     }
 
-    /// A step that exposes its release and is done has made it live.
+    /// Marks the release of a step as live, if the step exposes it and succeeded.
     fn mark_live(&mut self, step_target: &StepTarget) {
         if let Some(StepRecord { status: RecordStatus::Succeeded(_), intent, .. }) = self.records.get(step_target)
             && intent.exposes
@@ -414,7 +414,7 @@ impl JournalState {
         }
     }
 
-    /// What was live before a run made its release live; what is live now, as long as it has not.
+    /// The release that was live before a run exposed its own; the live release, if the run has not exposed one yet.
     #[must_use]
     pub fn live_before(&self, run: &RunId, release: &Release) -> Option<&Release> {
         let is_live = self.head.live.as_ref().is_some_and(|live| live.is_same(release));
@@ -444,7 +444,7 @@ impl JournalState {
         self.attempts.last().ok_or(TransitionError::Header { seq })
     }
 
-    /// The first place that an attempt gets stuck at is the one: what runs after it, such as a hook, is not.
+    /// Marks the step that an attempt failed at. Only the first one counts: a hook that fails later does not replace it.
     fn mark_failed(&mut self, step_target: &StepTarget) {
         if let Some(attempt) = self.attempts.last_mut() {
             attempt.failed_step.get_or_insert_with(|| step_target.clone());
@@ -453,7 +453,7 @@ impl JournalState {
 
     fn clear_failed(&mut self, step_target: &StepTarget) {
         if let Some(attempt) = self.attempts.last_mut() {
-            attempt.failed_step.take_if(|stuck| stuck == step_target);
+            attempt.failed_step.take_if(|failed| failed == step_target);
         }
     }
 }

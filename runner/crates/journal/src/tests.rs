@@ -1,4 +1,4 @@
-//! The journal as a whole: what is written is read back, by this version and by the first one's files.
+//! The journal as a whole: written journals are read back, and files of the first format are still read.
 
 mod corruption;
 mod limits;
@@ -32,7 +32,7 @@ use contract::{
     step::{MessageLevel, ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase, StepProgress},
 };
 
-/// One place as the tests name it: `step`, or `step@target`.
+/// Parses a step on a target: `step`, or `step@target`.
 fn step_target(name: &str) -> StepTarget {
     let (step, target) = name.split_once('@').unwrap_or((name, "local"));
     StepTarget { step: step.parse().unwrap(), target: target.parse().unwrap() }
@@ -75,7 +75,7 @@ fn load(paths: &[PathBuf]) -> Result<LoadedJournals, JournalError> {
     LoadedJournals::read(paths, |_| {})
 }
 
-/// A new attempt after what the folder has.
+/// Begins a new attempt after the journals in the folder.
 fn begin(folder: &Path, epoch: u64, attempt: AttemptNumber, redactor: Redactor) -> Journal {
     let before: Vec<_> = (1..=epoch).map(|epoch| path(folder, epoch)).filter(|path| path.exists()).collect();
     let loaded = load(&before).unwrap();
@@ -93,8 +93,8 @@ fn log_message(journal: &mut Journal, name: &str, message: &str) {
     journal.record_note(JournalNote::Progress { step_target: step_target(name), progress }).unwrap();
 }
 
-/// Two attempts, at least 50 lines: the first is killed while `migrate` runs, the second adopts it, fails its check and
-/// undoes the switch.
+/// Writes two attempts of at least 50 lines: the first is killed while `migrate` runs, the second adopts it, fails its check
+/// and undoes the switch.
 fn two_attempts(folder: &Path) -> [PathBuf; 2] {
     let mut journal = begin(folder, 1, AttemptNumber::FIRST, Redactor::default());
     journal
@@ -155,7 +155,7 @@ fn two_attempts(folder: &Path) -> [PathBuf; 2] {
     [path(folder, 1), path(folder, 2)]
 }
 
-/// The last word on each step, one a line.
+/// The status of each step, one per line.
 fn status_lines(state: &JournalState) -> String {
     let word = |status: &RecordStatus| match status {
         RecordStatus::Intended => "intended".to_owned(),
@@ -170,7 +170,7 @@ fn status_lines(state: &JournalState) -> String {
 }
 
 #[test]
-fn what_was_written_is_read_back_as_the_writer_knew_it() {
+fn the_state_that_is_read_equals_the_writers_state() {
     let folder = tempfile::tempdir().unwrap();
     let paths = two_attempts(folder.path());
     let loaded = load(&paths).unwrap();
@@ -209,7 +209,7 @@ fn an_observer_sees_every_entry_that_is_written() {
 }
 
 #[test]
-fn a_file_that_is_there_is_never_written_over() {
+fn an_existing_file_is_never_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     let paths = two_attempts(folder.path());
     let before = fs::read(&paths[1]).unwrap();
@@ -229,9 +229,9 @@ fn fixture() -> [PathBuf; 2] {
     [path(&folder, 1), path(&folder, 2)]
 }
 
-/// The files of format 1.0 are frozen; they have every event, outcome, finding, decision and reason of it.
+/// The files of format 1.0 are frozen; they contain every event, outcome, finding, decision and reason of that format.
 #[test]
-fn format_1_0_is_read_and_written_as_it_was() {
+fn format_1_0_is_read_and_written_unchanged() {
     let loaded = load(&fixture()).unwrap();
     expect![[r#"
         `migrate`: undoing, with receipt
@@ -254,9 +254,9 @@ fn format_1_0_is_read_and_written_as_it_was() {
 }
 
 proptest! {
-    /// What a step returned is the same after it was read back; otherwise the steps that use it would run for nothing.
+    /// A receipt is the same after it was read back; otherwise the steps that use it would run again.
     #[test]
-    fn every_receipt_survives(number in any::<f64>().prop_filter("JSON", |n| n.is_finite()), big in any::<u64>(), text in ".*") {
+    fn every_receipt_is_read_back_unchanged(number in any::<f64>().prop_filter("JSON", |n| n.is_finite()), big in any::<u64>(), text in ".*") {
         let outputs = object(json!({ "number": number, "big": big, "nested": [{ text.clone(): text }, null, true] }));
         let result = StepOutcome::Succeeded { receipt: Receipt { outputs, notes: Map::new() } };
         let event = JournalEvent::Outcome { step_target: step_target("pull"), took_ms: big, outcome: result };

@@ -1,11 +1,11 @@
-//! HTTP origins and TCP addresses, in the one form in which the sandbox compares them.
+//! HTTP origins and TCP addresses, in the normal form that the sandbox compares.
 //!
 //! Hosts are normalised by the URL standard (url.spec.whatwg.org): lower case, IDNA, and every spelling of an IPv4 address
-//! (`0x7f.1`) becomes the usual one, so that none slips by a comparison.
+//! (`0x7f.1`) becomes the usual one, so that no spelling slips through a comparison.
 
 use url::{Host, Url};
 
-/// Why a text is no address, and what to write.
+/// Why a text is not a valid address, and what to write instead.
 pub(super) struct AddressError {
     pub(super) reason: String,
     pub(super) hint: String,
@@ -17,9 +17,9 @@ fn address_error<T>(why: impl Into<String>, hint: impl Into<String>) -> Result<T
 
 /// Scheme, host (IPv6 without brackets) and port of an origin.
 pub(super) fn origin(text: &str) -> Result<(String, String, u16), AddressError> {
-    const EXAMPLE: &str = "write `https://example.com`, with a port if it is not the usual one";
+    const EXAMPLE: &str = "write `https://example.com`, with a port if it is not the default";
     if text.contains('*') {
-        return address_error("there are no wildcards", "grant each origin by name");
+        return address_error("wildcards are not supported", "grant each origin by name");
     }
     if !text.starts_with("http://") && !text.starts_with("https://") {
         let why = "it does not start with `http://` or `https://`";
@@ -34,10 +34,10 @@ pub(super) fn origin(text: &str) -> Result<(String, String, u16), AddressError> 
         Err(error) => return address_error(error.to_string(), EXAMPLE),
     };
     if !url.username().is_empty() || url.password().is_some() {
-        return address_error("it holds a user name", "put credentials into `headers`, from a secret");
+        return address_error("it contains a user name", "put the credentials into `headers`, from a secret");
     }
     if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return address_error("it holds a path", format!("write `{}`", url.origin().ascii_serialization()));
+        return address_error("it contains a path", format!("write `{}`", url.origin().ascii_serialization()));
     }
     match (url.host(), url.port_or_known_default()) {
         (Some(_), Some(0)) | (None, _) | (_, None) => address_error("it has no host or port", EXAMPLE),
@@ -52,7 +52,7 @@ pub(super) fn tcp(text: &str) -> Result<String, AddressError> {
         return address_error("it has no port", EXAMPLE);
     };
     if host.contains(':') && !host.starts_with('[') {
-        return address_error("an IPv6 address stands in brackets", EXAMPLE);
+        return address_error("an IPv6 address needs brackets", EXAMPLE);
     }
     let port = match port.parse::<u16>() {
         Ok(number) if number > 0 && port.bytes().all(|byte| byte.is_ascii_digit()) => number,
@@ -60,7 +60,7 @@ pub(super) fn tcp(text: &str) -> Result<String, AddressError> {
     };
     match Host::parse(host) {
         Ok(host) if !host.to_string().contains('*') => Ok(format!("{host}:{port}")),
-        Ok(_) => address_error("there are no wildcards", "grant each address by name"),
+        Ok(_) => address_error("wildcards are not supported", "grant each address by name"),
         Err(error) => address_error(error.to_string(), EXAMPLE),
     }
 }

@@ -38,18 +38,18 @@ const KEYS: &[&str] = &[
 const ENVIRONMENT_KEYS: &[&str] = &["vars", "after", "allow", "url", "hosts"];
 const DEFAULT_ENVIRONMENT: &str = "default";
 
-/// Where the history of an app and environment lies: what `status` needs, without release and secrets.
+/// The location of an environment's history. `status` needs no more: no release, no secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryLocation {
     /// The application.
     pub app: AppName,
-    /// The environment chosen.
+    /// The chosen environment.
     pub environment: EnvironmentName,
-    /// Where journals, head and lock live.
+    /// The location of journals and lock.
     pub state: StateLocation,
 }
 
-/// The environments of a plan in the order written; `default` when it names none.
+/// The environments of a plan in the order written; `default` if it has none.
 ///
 /// # Errors
 /// What is wrong with the text, its top-level keys or its environments.
@@ -62,7 +62,7 @@ pub fn environments(source: &PlanSource) -> Result<Vec<EnvironmentName>, PlanErr
     finish(found, problems, source.clone())
 }
 
-/// Finds the state of an app and environment, without a release and without its secrets.
+/// Locates the state of an app and environment, without a release and without secrets.
 ///
 /// # Errors
 /// What is wrong with the text, its environments, or what `state` looks up.
@@ -73,7 +73,7 @@ pub fn locate_history(
 ) -> Result<HistoryLocation, PlanErrors> {
     let mut problems = PlanErrorCollector::default();
     let mut later = PlanErrorCollector::default();
-    // `state` cannot depend on the release, so any label will do.
+    // `state` cannot depend on the release, so any label works.
     let release: Label = "none".parse().expect("`none` is a label");
     let found = yaml::parse(&source.text, &mut problems).and_then(|root| {
         let fields = top_level(&root, &mut problems)?;
@@ -152,7 +152,7 @@ fn read(
     })
 }
 
-/// The passwords of databases: what is written in a URL, or in a secret that is one, is to be hidden by itself too.
+/// The passwords in database URLs. A password must be redacted by itself too, also if the whole URL is a secret.
 fn database_passwords(steps: &[PlanStep]) -> Vec<(String, Secret)> {
     let of = |step: &PlanStep| {
         let grants = step.grants.databases.iter().map(|(name, grant)| (format!("{}.{name}", step.id), grant));
@@ -171,7 +171,7 @@ fn top_level<'n>(root: &'n YamlNode, problems: &mut PlanErrorCollector) -> Optio
     if let Some(node) = version
         && !matches!(&node.kind, YamlValue::Number { value, .. } if value.as_u64() == Some(1))
     {
-        let error = PlanError::new(Problem::BadValue, "this runner reads plans of `version: 1` only");
+        let error = PlanError::new(Problem::BadValue, "this runner reads only plans with `version: 1`");
         problems.push(error.at(&node.span, "unknown version").hint("write `version: 1`, or use a newer runner"));
     }
     Some(fields)
@@ -205,9 +205,9 @@ fn declared_environments<'n>(
     let Some((key, node)) = fields.entry("environments") else { return vec![default()] };
     let Some(entries) = fields::mapping(node, "`environments`", problems) else { return Vec::new() };
     if entries.is_empty() {
-        let error = PlanError::new(Problem::BadValue, "`environments` names none");
+        let error = PlanError::new(Problem::BadValue, "`environments` has no environment");
         problems
-            .push(error.at(&key.span, "empty").hint("name one, or leave `environments` out: then there is `default`"));
+            .push(error.at(&key.span, "empty").hint("add an environment, or remove `environments` to use `default`"));
     }
     let mut environments = Vec::new();
     let mut afters = Vec::new();
@@ -229,7 +229,7 @@ fn declared_environments<'n>(
                 if let Some((key, _)) = fields.entry("hosts") {
                     let error = PlanError::new(Problem::NotSupported, "hosts are not supported yet");
                     problems
-                        .push(error.at(&key.span, "not yet").hint("leave it out: steps run on the runner's machine"));
+                        .push(error.at(&key.span, "not supported yet").hint("remove `hosts`; steps run on the runner's machine"));
                 }
             }
         }
@@ -241,7 +241,7 @@ fn declared_environments<'n>(
     environments
 }
 
-/// `after` names another environment, and following it comes to an end.
+/// Checks that `after` names another environment, and that following it ends.
 fn check_after(
     environments: &[DeclaredEnvironment<'_>],
     index: usize,
@@ -259,8 +259,9 @@ fn check_after(
     for _ in environments {
         match at {
             Some(environment) if environment.name == first.name => {
-                let message = format!("environment `{}` comes after itself", first.name);
-                problems.push(PlanError::new(Problem::BadValue, message).at(span, "leads back to it"));
+                let message = format!("`after` of environment `{}` leads back to itself", first.name);
+                let error = PlanError::new(Problem::BadValue, message).at(span, "part of the cycle");
+                problems.push(error.hint("remove one `after` of the cycle"));
                 return;
             }
             Some(environment) => at = environment.after.as_ref().and_then(find),
@@ -286,8 +287,8 @@ fn choose_environment<'e, 'n>(
         (None, []) => None,
         (None, [first, ..]) => {
             let names = quoted_list(environments.iter().map(|environment| environment.name.as_str()));
-            let error = PlanError::new(Problem::UnknownEnvironment, "the plan has several environments; say which");
-            problems.push(error.hint(format!("there are {names}: add `--env {}`", first.name)));
+            let error = PlanError::new(Problem::UnknownEnvironment, "the plan has several environments; choose one");
+            problems.push(error.hint(format!("add `--env {}`, or another one of {names}", first.name)));
             None
         }
     }
@@ -297,12 +298,12 @@ fn unknown_environment(name: &str, environments: &[DeclaredEnvironment<'_>]) -> 
     let names = || environments.iter().map(|environment| environment.name.as_str());
     let hint = match closest_match(name, names()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => format!("there are {}", quoted_list(names())),
+        None => format!("use one of {}", quoted_list(names())),
     };
     PlanError::new(Problem::UnknownEnvironment, format!("the plan has no environment `{name}`")).hint(hint)
 }
 
-/// The entries of a `vars`, checked as far as that needs no values.
+/// The entries of a `vars` mapping; names are checked, values are not looked up yet.
 fn variables<'n>(
     node: Option<&'n YamlNode>,
     what: &str,
@@ -375,16 +376,16 @@ fn secret(
     let text = fields::literal(node, &format!("secret `{}`", key.text), problems)?;
     let variable = text.strip_prefix("env:").filter(|name| !name.is_empty() && !name.contains(['=', '\0']));
     let Some(variable) = variable else {
-        // Neither the text nor its line is shown: it may be the secret itself.
-        let error = PlanError::new(Problem::BadValue, format!("secret `{}` does not say where its value is", key.text));
+        // The text and its line are not shown: they may be the secret itself.
+        let error = PlanError::new(Problem::BadValue, format!("secret `{}` has no valid source", key.text));
         problems.push(error.hint(format!("write `{}: env:VARIABLE`", key.text)));
         return None;
     };
-    // CI systems set a variable to nothing when the secret behind it does not exist.
+    // CI systems set an empty variable when its secret does not exist.
     let value = env(variable).filter(|value| !value.is_empty());
     if value.is_none() {
-        let message = format!("secret `{}`: the environment variable `{variable}` is not set, or empty", key.text);
-        let hint = format!("set it: `{variable}=… runner …`, or in CI under `env:` of the job");
+        let message = format!("secret `{}`: the environment variable `{variable}` is empty or not set", key.text);
+        let hint = format!("set it with `{variable}=… runner …`, or in a CI under `env:` of the job");
         problems.push(PlanError::new(Problem::MissingSecret, message).at(&node.span, "no value").hint(hint));
     }
     value.map(Secret::new)
@@ -394,11 +395,11 @@ fn check_identifier(text: &str, kind: &str, span: &Range<usize>, problems: &mut 
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     if text.is_empty() || text.len() > 64 || !text.bytes().all(fits) {
         let error = PlanError::new(Problem::BadName, format!("{text:?} is not a valid {kind}"));
-        problems.push(error.at(span, "cannot be looked up").hint("write 1 to 64 letters, digits, `_` and `-`"));
+        problems.push(error.at(span, format!("not a valid {kind}")).hint("use 1 to 64 letters, digits, `_` or `-`"));
     }
 }
 
-/// Tells each step which directories the steps of the plan may write to.
+/// Sets on each step the directories that any step of the plan may write to.
 fn set_writable_dirs(mut groups: [&mut Vec<PlanStep>; 5]) {
     let dirs = groups.iter().flat_map(|steps| steps.iter()).flat_map(|step| step.grants.dirs.values());
     let writable: BTreeSet<_> =
@@ -408,7 +409,7 @@ fn set_writable_dirs(mut groups: [&mut Vec<PlanStep>; 5]) {
     }
 }
 
-/// `keep:`, at least 1.
+/// Reads `keep:`, at least 1.
 fn keep(fields: &MappingFields<'_>, problems: &mut PlanErrorCollector) -> Option<Option<usize>> {
     let Some(node) = fields.get("keep") else { return Some(None) };
     let number = match &node.kind {
@@ -418,13 +419,13 @@ fn keep(fields: &MappingFields<'_>, problems: &mut PlanErrorCollector) -> Option
         YamlValue::Null | YamlValue::Bool(_) | YamlValue::Text(_) | YamlValue::List(_) | YamlValue::Map(_) => None,
     };
     if number.is_none() {
-        let error = PlanError::new(Problem::BadValue, "`keep` is the number of verified releases that stay");
-        problems.push(error.at(&node.span, "not a number from 1 on").hint("write `keep: 5`"));
+        let error = PlanError::new(Problem::BadValue, "`keep` must be the number of releases to keep");
+        problems.push(error.at(&node.span, "not a whole number above 0").hint("write `keep: 5`"));
     }
     number.map(Some)
 }
 
-/// `url:` of an environment.
+/// Reads `url:` of an environment.
 fn url(
     node: &YamlNode,
     name: &EnvironmentName,
@@ -435,19 +436,19 @@ fn url(
     let text = scope.text(node, &what, LookupSite::Grant, problems)?;
     let is_page = url::Url::parse(&text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
     if !is_page || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        let error = PlanError::new(Problem::BadValue, format!("{what} is no address of a page: {text:?}"));
-        problems.push(error.at(&node.span, "not a URL").hint("write it in full: `https://shop.example.com`"));
+        let error = PlanError::new(Problem::BadValue, format!("{what} is not a web address: {text:?}"));
+        problems.push(error.at(&node.span, "not an http or https URL").hint("write a full URL, such as `https://shop.example.com`"));
         return None;
     }
     Some(text)
 }
 
-/// `allow:` of an environment.
+/// Reads `allow:` of an environment.
 fn allowed(node: &YamlNode, what: &str, problems: &mut PlanErrorCollector) -> Vec<AllowedOperator> {
     let items = fields::list(node, &format!("`allow` of {what}"), problems).unwrap_or_default();
     if items.is_empty() {
-        let error = PlanError::new(Problem::BadValue, format!("`allow` of {what} names nobody"));
-        problems.push(error.at(&node.span, "empty").hint("name somebody, or leave it out: then everybody may"));
+        let error = PlanError::new(Problem::BadValue, format!("`allow` of {what} is empty"));
+        problems.push(error.at(&node.span, "empty").hint("add a user, or remove `allow` to allow everybody"));
     }
     let one = |node: &YamlNode, problems: &mut PlanErrorCollector| {
         let text = fields::literal(node, "an item of `allow`", problems)?;
@@ -457,12 +458,12 @@ fn allowed(node: &YamlNode, what: &str, problems: &mut PlanErrorCollector) -> Ve
             Some(("user", name)) if named(name) => Some(AllowedOperator::User(name.to_owned())),
             Some(("team", _)) => {
                 let error = PlanError::new(Problem::NotSupported, "teams are not supported yet");
-                problems.push(error.at(&node.span, "not yet").hint("name people: `github:LOGIN`"));
+                problems.push(error.at(&node.span, "not supported yet").hint("name each person: `github:LOGIN`"));
                 None
             }
             Some(_) | None => {
-                let error = PlanError::new(Problem::BadValue, format!("`{text}` names nobody"));
-                problems.push(error.at(&node.span, "unknown").hint("write `github:LOGIN` or `user:NAME`"));
+                let error = PlanError::new(Problem::BadValue, format!("`{text}` is not a user"));
+                problems.push(error.at(&node.span, "unknown kind of user").hint("write `github:LOGIN` or `user:NAME`"));
                 None
             }
         }

@@ -1,6 +1,6 @@
-//! What can be wrong with a plan, and where.
+//! The errors of a plan, each with its position.
 //!
-//! A [`Problem`] is the kind of an error and owns its code and page; a [`PlanError`] is one occurrence with its place in
+//! A [`Problem`] is the kind of an error and owns its code and page; a [`PlanError`] is one occurrence with its position in
 //! the text. Deliberately absent: rendering, and any value of a secret.
 
 use std::{fmt, ops::Range};
@@ -9,9 +9,9 @@ use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind, SourceExcerpt};
 
 use super::{PlanSource, server_url};
 
-/// More errors than this are not shown at once.
+/// The most errors that are shown at once.
 const MAX_SHOWN_ERRORS: usize = 20;
-/// More errors than this are not even kept: a text made to be wrong must not be slow.
+/// The most errors that are collected, so that a malicious text is not slow.
 const MAX_KEPT_ERRORS: usize = 200;
 
 macro_rules! problems {
@@ -40,49 +40,49 @@ macro_rules! problems {
 problems! {
     /// The text is not YAML, or uses a part of YAML that plans do not have.
     NotYaml = "P0101",
-    /// There is nothing in it.
+    /// The plan is empty.
     Empty = "P0102",
-    /// Too many bytes, values or levels.
+    /// The plan has too many bytes, values or levels.
     TooLarge = "P0103",
-    /// A key that means nothing here.
+    /// A key is unknown at its level.
     UnknownKey = "P0104",
-    /// A list where a text is needed, and the like.
+    /// A value has the wrong type, such as a list instead of a string.
     WrongType = "P0105",
-    /// A required key is absent.
+    /// A required key is missing.
     MissingKey = "P0106",
-    /// A name or label with forbidden characters.
+    /// A name or label contains forbidden characters.
     BadName = "P0107",
-    /// A look-up of something that does not exist.
+    /// A lookup names something that does not exist.
     UndefinedLookup = "P0108",
-    /// What stands in `${{ }}` is not a look-up.
+    /// The text in `${{ }}` is not a lookup.
     BadExpression = "P0109",
-    /// A look-up of something that exists, but not here.
+    /// The lookup exists, but is not allowed here.
     LookupNotAllowed = "P0110",
-    /// Steps that need each other.
+    /// `needs` has a cycle.
     NeedsCycle = "P0111",
-    /// `needs` names no step.
+    /// `needs` names an unknown step.
     UnknownStep = "P0112",
-    /// The environment does not exist, or none was chosen of several.
+    /// The environment does not exist, or none of several was chosen.
     UnknownEnvironment = "P0113",
-    /// The variable that holds a secret is not set.
+    /// The environment variable of a secret is empty or not set.
     MissingSecret = "P0114",
-    /// A grant that names nothing which can be granted.
+    /// A grant does not name a resource that can be granted.
     BadGrant = "P0115",
-    /// Meant to come, not there yet.
+    /// A planned feature is missing in this version.
     NotSupported = "P0116",
-    /// A key twice in one mapping.
+    /// One mapping contains a key twice.
     DuplicateKey = "P0117",
-    /// The right type, but not a value that is understood.
+    /// A value has the right type, but is invalid.
     BadValue = "P0118",
-    /// `uses` names no module. Raised when modules are loaded.
+    /// `uses` names an unknown module. Raised when modules are loaded.
     UnknownModule = "P0120",
     /// `with` does not match the module's schema. Raised in the preflight.
     BadConfig = "P0121",
     /// A module needs a grant that the step does not have. Raised in the preflight.
     MissingGrant = "P0122",
-    /// A prepare step after a commit step. Raised in the preflight.
+    /// A prepare step comes after a commit step. Raised in the preflight.
     PrepareAfterCommit = "P0123",
-    /// A grant as strong as the host without `trust: host`.
+    /// A grant gives a step the host's power without `trust: host`.
     NeedsTrust = "P0124",
 }
 
@@ -92,13 +92,13 @@ problems! {
 pub struct PlanError {
     /// Its kind.
     pub kind: Problem,
-    /// What is wrong, one line.
+    /// What is wrong, in one line.
     pub message: String,
     /// The byte range in the plan's text.
     pub span: Option<Range<usize>>,
-    /// What is said beside the mark.
+    /// The label next to the mark.
     pub label: String,
-    /// What to change.
+    /// The change to make.
     pub hint: Option<String>,
 }
 
@@ -118,17 +118,17 @@ impl PlanError {
         self
     }
 
-    /// The error as users see it.
+    /// Converts the error into the form that users see.
     #[must_use]
     pub fn diagnostic(&self, source: &PlanSource) -> Diagnostic {
         source.error_at(self.kind.code(), self.span.clone(), &self.message, &self.label, self.hint.clone())
     }
 }
 
-/// All errors that one parse found, by position, at most 20.
+/// The errors that one parse found, sorted by position, at most 20.
 #[derive(Clone, Debug)]
 pub struct PlanErrors {
-    /// The text they point into.
+    /// The text that the errors point into.
     pub source: PlanSource,
     /// The errors.
     pub errors: Vec<PlanError>,
@@ -141,11 +141,11 @@ impl fmt::Display for PlanErrors {
     }
 }
 
-/// Written out, since `thiserror` takes a field called `source` for a cause.
+// Not derived, since `thiserror` takes a field called `source` for a cause.
 impl std::error::Error for PlanErrors {}
 
 impl PlanErrors {
-    /// The errors as users see them.
+    /// Converts the errors into the form that users see.
     #[must_use]
     pub fn diagnostics(&self) -> Vec<Diagnostic> {
         self.errors.iter().map(|error| error.diagnostic(&self.source)).collect()
@@ -173,12 +173,12 @@ impl PlanSource {
     }
 }
 
-/// Where a parse puts what it finds.
+/// Collects the errors of one parse.
 #[derive(Default)]
 pub(super) struct PlanErrorCollector(Vec<PlanError>);
 
 impl PlanErrorCollector {
-    /// Notes an error. An alias can lead to the same place twice; it is said once.
+    /// Adds an error, once: an alias can lead to the same position twice.
     pub(super) fn push(&mut self, error: PlanError) {
         if !self.is_full() && !self.0.contains(&error) {
             self.0.push(error);
@@ -194,7 +194,7 @@ impl PlanErrorCollector {
         self.0.is_empty()
     }
 
-    /// How many were found so far.
+    /// The number of errors so far.
     pub(super) fn count(&self) -> usize {
         self.0.len()
     }
@@ -206,10 +206,10 @@ impl PlanErrorCollector {
     }
 }
 
-/// The candidate that was most likely meant: the nearest by edit distance, if it is near.
+/// The candidate that was most likely meant: the nearest one by edit distance, if it is near.
 pub(super) fn closest_match<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const MAX_COMPARED: usize = 64;
-    // A third of the letters may be wrong; in a word of one letter none, or everything would be near.
+    // A third of the letters may be wrong; in a word of one letter none, or every word would be near.
     let letters = text.chars().count();
     let near = (letters / 3).max(usize::from(letters > 1));
     if letters > MAX_COMPARED {
@@ -223,7 +223,7 @@ pub(super) fn closest_match<'a>(text: &str, candidates: impl IntoIterator<Item =
         .map(|(_, candidate)| candidate)
 }
 
-/// Names in backticks, `a`, `b` and so on; the tail of a long list is counted.
+/// Lists names in backticks; of a long list, the rest is only counted.
 pub(super) fn quoted_list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     const SHOWN: usize = 12;
     let names: Vec<_> = names.into_iter().map(|name| format!("`{name}`")).collect();

@@ -1,7 +1,7 @@
-//! The syntax of `${{ }}`: look-ups and nothing else. No operators, no functions, so that a plan stays data.
+//! The syntax of `${{ }}`: lookups only, without operators and functions, so that a plan stays data.
 //!
-//! `$${{` stands for a literal `${{`. A text is parsed once, when the plan is; what is substituted is never parsed again, so no
-//! value can smuggle a look-up in. Deliberately absent: the values, see `scope`.
+//! `$${{` stands for a literal `${{`. A string is parsed once, with the plan; substituted values are never parsed again, so no
+//! value can smuggle in a lookup. Deliberately absent: the values, see `scope`.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -10,10 +10,10 @@ use serde_json::{Map, Value};
 use super::error::{PlanError, Problem, closest_match, quoted_list};
 use contract::{AttemptNumber, RunId, StepId};
 
-/// What stands in `${{ }}`.
+/// The lookup in a `${{ }}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PlanLookup {
-    /// `release`: its label.
+    /// `release`, the label of the release.
     Release,
     /// `vars.NAME`.
     Variable(String),
@@ -21,11 +21,11 @@ pub(super) enum PlanLookup {
     Environment(String),
     /// `secrets.NAME`.
     Secret(String),
-    /// Something that is known only while steps run.
+    /// A lookup that is known only while steps run.
     Deferred(DeferredLookup),
 }
 
-/// A look-up whose value is known only while steps run.
+/// A lookup whose value is known only while steps run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeferredLookup {
     /// `steps.STEP.OUTPUT`.
@@ -41,13 +41,13 @@ pub enum DeferredLookup {
     RunAttempt,
 }
 
-/// A value of `with` that waits for look-ups.
+/// A value of `with` with lookups that are known only later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingValue {
     pub(super) parts: Vec<PendingPart>,
 }
 
-/// A piece of such a value.
+/// A piece of a [`PendingValue`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PendingPart {
     Text(String),
@@ -55,7 +55,7 @@ pub(super) enum PendingPart {
 }
 
 impl PendingValue {
-    /// What it waits for, in the order written.
+    /// The lookups that it waits for, in the order written.
     pub fn lookups(&self) -> impl Iterator<Item = &DeferredLookup> {
         self.lookups_with_spans().map(|(lookup, _)| lookup)
     }
@@ -90,10 +90,10 @@ impl PendingValue {
                     scalar @ (Value::Bool(_) | Value::Number(_)) => text.push_str(&scalar.to_string()),
                     Value::Null | Value::Array(_) | Value::Object(_) => {
                         let error =
-                            PlanError::new(Problem::WrongType, format!("`{lookup}` does not fit inside a text"));
+                            PlanError::new(Problem::WrongType, format!("`{lookup}` cannot be part of a string"));
                         return Err(error
-                            .at(span, "a list, a mapping or null")
-                            .hint("let the look-up stand alone, without text around it"));
+                            .at(span, "its value is a list, a mapping or null")
+                            .hint("remove the text around the lookup"));
                     }
                 },
             }
@@ -110,15 +110,15 @@ fn output(
 ) -> Result<Value, PlanError> {
     let undefined = |message: String| PlanError::new(Problem::UndefinedLookup, message).at(span, "no such output");
     let Some(named) = outputs.get(step) else {
-        return Err(undefined(format!("step `{step}` has no recorded outputs"))
-            .hint(format!("run it first: leave out --only and --start-from, or start from `{step}`")));
+        return Err(undefined(format!("step `{step}` has no outputs on record"))
+            .hint(format!("run it first: remove `--only` and `--start-from`, or use `--start-from {step}`")));
     };
     named.get(name).cloned().ok_or_else(|| {
         let error = undefined(format!("step `{step}` has no output `{name}`"));
         if named.is_empty() {
-            return error.hint("it has no outputs");
+            return error.hint("remove the lookup; the step has no outputs");
         }
-        error.hint(format!("it has {}", quoted_list(named.keys().map(String::as_str))))
+        error.hint(format!("use one of {}", quoted_list(named.keys().map(String::as_str))))
     })
 }
 
@@ -144,17 +144,17 @@ impl std::fmt::Display for PlanLookup {
     }
 }
 
-/// A piece of a text.
+/// A piece of a string.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum TemplatePart {
     Text(String),
     Lookup { lookup: PlanLookup, span: Range<usize> },
 }
 
-/// Splits a text into literal pieces and look-ups.
+/// Splits a string into literal pieces and lookups.
 ///
-/// `written` is the source of the scalar and `start` its offset, to place carets: a scalar's value and its source differ by
-/// quotes, escapes and folds, but a look-up nearly always stands in the source as it is.
+/// `written` is the source of the scalar and `start` its offset, for the positions of errors: a scalar's value and its source
+/// differ by quotes, escapes and folds, but a lookup nearly always appears in the source unchanged.
 pub(super) fn parse(text: &str, written: &str, start: usize) -> Result<Vec<TemplatePart>, PlanError> {
     let mut parts = Vec::new();
     let mut literal = String::new();
@@ -177,7 +177,7 @@ pub(super) fn parse(text: &str, written: &str, start: usize) -> Result<Vec<Templ
                 None => start..start + written.len(),
             };
             let Some(end) = end else {
-                let error = PlanError::new(Problem::BadExpression, "a look-up has no end").at(&span, "never closed");
+                let error = PlanError::new(Problem::BadExpression, "a lookup has no end").at(&span, "`}}` is missing");
                 return Err(error.hint("write `${{ vars.name }}`, or `$${{` for a literal `${{`"));
             };
             if !literal.is_empty() {
@@ -201,17 +201,18 @@ const ROOTS: &[&str] = &["release", "vars", "env", "steps", "run", "secrets"];
 
 fn lookup(inside: &str, span: &Range<usize>) -> Result<PlanLookup, PlanError> {
     let bad = |label: &str, hint: &str| {
-        let error = PlanError::new(Problem::BadExpression, format!("`{inside}` is not a look-up"));
+        let message = if inside.is_empty() { "a lookup is empty".to_owned() } else { format!("`{inside}` is not a lookup") };
+        let error = PlanError::new(Problem::BadExpression, message);
         Err(error.at(span, label).hint(hint))
     };
     let word =
         |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     let path: Vec<&str> = inside.split('.').collect();
     if inside.is_empty() {
-        return bad("nothing in it", "name a value, such as `${{ release }}`");
+        return bad("empty", "name a value, such as `${{ release }}`");
     }
     if !path.iter().all(|segment| word(segment)) {
-        return bad("only names and dots", "plans have look-ups only: no operators, functions or quotes");
+        return bad("only names and dots are allowed", "remove operators, functions and quotes");
     }
     Ok(match path.as_slice() {
         ["release"] => PlanLookup::Release,
@@ -224,19 +225,19 @@ fn lookup(inside: &str, span: &Range<usize>) -> Result<PlanLookup, PlanError> {
             Ok(step) => PlanLookup::Deferred(DeferredLookup::Output { step, name: (*name).to_owned() }),
             Err(_) => return bad("not a step name", "write `steps.STEP.OUTPUT`"),
         },
-        ["release", ..] => return bad("the release is a text", "write `${{ release }}`: the label"),
-        ["vars", ..] => return bad("one name after `vars`", "write `vars.NAME`"),
-        ["env", ..] => return bad("one name after `env`", "write `env.NAME`"),
-        ["secrets", ..] => return bad("one name after `secrets`", "write `secrets.NAME`"),
-        ["steps", ..] => return bad("a step and an output after `steps`", "write `steps.STEP.OUTPUT`"),
-        ["run", ..] => return bad("`id` or `attempt` after `run`", "write `run.id` or `run.attempt`"),
+        ["release", ..] => return bad("`release` has no parts", "write `${{ release }}` for the label"),
+        ["vars", ..] => return bad("`vars` needs one name", "write `vars.NAME`"),
+        ["env", ..] => return bad("`env` needs one name", "write `env.NAME`"),
+        ["secrets", ..] => return bad("`secrets` needs one name", "write `secrets.NAME`"),
+        ["steps", ..] => return bad("`steps` needs a step and an output", "write `steps.STEP.OUTPUT`"),
+        ["run", ..] => return bad("`run` needs `id` or `attempt`", "write `run.id` or `run.attempt`"),
         [root, ..] => {
-            let error = PlanError::new(Problem::UndefinedLookup, format!("there is no `{root}` to look up"));
+            let error = PlanError::new(Problem::UndefinedLookup, format!("`{root}` cannot be looked up"));
             let hint = match closest_match(root, ROOTS.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => format!("there are {}", quoted_list(ROOTS.iter().copied())),
+                None => format!("use one of {}", quoted_list(ROOTS.iter().copied())),
             };
-            return Err(error.at(span, "undefined").hint(hint));
+            return Err(error.at(span, "unknown").hint(hint));
         }
         [] => unreachable!("splitting yields at least one segment"),
     })

@@ -1,7 +1,7 @@
-//! Reading mappings, lists and texts out of the tree, with the errors that every reader needs.
+//! Readers for mappings, lists and strings of the tree, with the errors that they share.
 //!
-//! Invariant: each `None` has an error in [`PlanErrorCollector`], or the value was absent. Deliberately absent: look-ups; a text that
-//! may hold one goes through `scope`.
+//! Invariant: each `None` has an error in [`PlanErrorCollector`], or the value was absent. Deliberately absent: lookups; `scope`
+//! reads the strings that may contain one.
 
 use std::{ops::Range, str::FromStr};
 
@@ -11,17 +11,17 @@ use super::{
 };
 use contract::NameError;
 
-/// A mapping whose keys are known.
+/// A mapping with a fixed set of keys.
 pub(super) struct MappingFields<'n> {
-    /// What it is, for messages: "the plan", "step `pull`".
+    /// The name of the mapping in messages: "the plan", "step `pull`".
     what: String,
-    /// Where errors about what is missing point.
+    /// The position for errors about missing keys.
     at: Range<usize>,
     entries: &'n [(YamlKey, YamlNode)],
 }
 
 impl<'n> MappingFields<'n> {
-    /// Reads a mapping and reports the keys that are not known.
+    /// Reads a mapping and reports unknown keys.
     pub(super) fn read(
         node: &'n YamlNode,
         what: impl Into<String>,
@@ -35,14 +35,14 @@ impl<'n> MappingFields<'n> {
             let error = PlanError::new(Problem::UnknownKey, format!("{what} has no key `{}`", key.text));
             let hint = match closest_match(&key.text, known.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => format!("it has {}", quoted_list(known.iter().copied())),
+                None => format!("use one of {}", quoted_list(known.iter().copied())),
             };
             problems.push(error.at(&key.span, "unknown key").hint(hint));
         }
         Some(Self { what, at: at.clone(), entries })
     }
 
-    /// The value of a key; a key with nothing after it counts as absent.
+    /// The value of a key; a key without a value counts as absent.
     pub(super) fn get(&self, key: &str) -> Option<&'n YamlNode> {
         self.entry(key).map(|(_, value)| value)
     }
@@ -53,7 +53,7 @@ impl<'n> MappingFields<'n> {
         (!matches!(value.kind, YamlValue::Null)).then_some((key, value))
     }
 
-    /// The value of a key that must be there.
+    /// The value of a required key.
     pub(super) fn require(&self, key: &str, example: &str, problems: &mut PlanErrorCollector) -> Option<&'n YamlNode> {
         let value = self.get(key);
         if value.is_none() {
@@ -90,24 +90,24 @@ pub(super) fn list<'n>(node: &'n YamlNode, what: &str, problems: &mut PlanErrorC
     }
 }
 
-/// A text in a place where look-ups are not substituted.
+/// Reads a string at a position that allows no lookups.
 pub(super) fn literal<'n>(node: &'n YamlNode, what: &str, problems: &mut PlanErrorCollector) -> Option<&'n str> {
     match &node.kind {
         YamlValue::Text(text) if text.contains("${{") => {
-            let message = format!("{what} cannot hold a look-up");
-            let hint = "look-ups are substituted in `state`, `vars`, `with` and `grants`";
+            let message = format!("{what} cannot contain a lookup");
+            let hint = "write the value itself; lookups work in `state`, `vars`, `with` and `grants`";
             problems.push(PlanError::new(Problem::LookupNotAllowed, message).at(&node.span, "not here").hint(hint));
             None
         }
         YamlValue::Text(text) => Some(text),
         YamlValue::Null | YamlValue::Bool(_) | YamlValue::Number { .. } | YamlValue::List(_) | YamlValue::Map(_) => {
-            problems.push(wrong_type(node, what, "a text"));
+            problems.push(wrong_type(node, what, "a string"));
             None
         }
     }
 }
 
-/// A name; a number is read as the text it was written as.
+/// Reads a name; a number is read by its spelling.
 pub(super) fn name<T: FromStr<Err = NameError>>(
     node: &YamlNode,
     what: &str,
@@ -121,7 +121,7 @@ pub(super) fn name<T: FromStr<Err = NameError>>(
     }
 }
 
-/// A name out of a text that stands at `span`.
+/// Parses a name from the text at `span`.
 pub(super) fn parse_name<T: FromStr<Err = NameError>>(
     text: &str,
     span: &Range<usize>,
@@ -130,7 +130,7 @@ pub(super) fn parse_name<T: FromStr<Err = NameError>>(
     text.parse().map_err(|error| problems.push(bad_name(&error, span))).ok()
 }
 
-/// One of a few words.
+/// Reads one of a few fixed words.
 pub(super) fn choice<T: Copy>(
     node: &YamlNode,
     what: &str,
@@ -141,7 +141,10 @@ pub(super) fn choice<T: Copy>(
     let found = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
     if found.is_none() {
         let error = PlanError::new(Problem::BadValue, format!("{what} cannot be `{text}`"));
-        let hint = format!("it can be {}", quoted_list(choices.iter().map(|(word, _)| *word)));
+        let hint = match choices {
+            [(only, _)] => format!("use `{only}`"),
+            _ => format!("use one of {}", quoted_list(choices.iter().map(|(word, _)| *word))),
+        };
         problems.push(error.at(&node.span, "unknown value").hint(hint));
     }
     found
@@ -152,10 +155,10 @@ pub(super) fn wrong_type(node: &YamlNode, what: &str, wanted: &str) -> PlanError
     let message = format!("{what} must be {wanted}, not {}", node.kind.type_name());
     PlanError::new(Problem::WrongType, message)
         .at(&node.span, format!("this is {}", node.kind.type_name()))
-        .hint(format!("write {wanted}; docs/plan.md shows how"))
+        .hint(format!("write {wanted}; see docs/plan.md"))
 }
 
-/// The error for a name that breaks the rule of its kind.
+/// The error for an invalid name.
 pub(super) fn bad_name(error: &NameError, span: &Range<usize>) -> PlanError {
     PlanError::new(Problem::BadName, format!("{:?} is not a valid {}", error.text, error.kind))
         .at(span, format!("not a valid {}", error.kind))

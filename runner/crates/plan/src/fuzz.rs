@@ -1,4 +1,4 @@
-//! Entry points for the fuzz targets (`fuzz/`): what must hold for any text. Compiled for them and for tests only.
+//! Entry points for the fuzz targets (`fuzz/`): the properties of every text. Compiled only for them and for tests.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -11,10 +11,10 @@ use super::{
 use contract::AttemptNumber;
 use contract::diagnostic::Diagnostic;
 
-/// Reads `bytes` as a plan: for the only environment, and for one called `test`. Returns what a user would be told.
+/// Parses `bytes` as a plan, for the only environment and for one called `test`. Returns the errors as users see them.
 ///
 /// # Panics
-/// When an error points outside of the text, or a step's name is not where it is said to be.
+/// When an error points outside of the text, or a step's name is not at its span.
 #[must_use]
 pub fn plan(bytes: &[u8]) -> Vec<Diagnostic> {
     let Ok(text) = str::from_utf8(bytes) else { return Vec::new() };
@@ -30,7 +30,7 @@ pub fn plan(bytes: &[u8]) -> Vec<Diagnostic> {
     let mut failed = |errors: &PlanErrors| {
         assert!(!errors.errors.is_empty(), "refused without a reason");
         for span in errors.errors.iter().filter_map(|error| error.span.clone()) {
-            assert!(text.get(span.clone()).is_some(), "{span:?} is no range of the text");
+            assert!(text.get(span.clone()).is_some(), "{span:?} is not a range of the text");
         }
         diagnostics.extend(errors.diagnostics());
     };
@@ -40,10 +40,10 @@ pub fn plan(bytes: &[u8]) -> Vec<Diagnostic> {
                 for step in &plan.steps {
                     assert_eq!(text[step.span.clone()].trim_matches(['"', '\'']), step.id.to_string());
                     let run = "r1-k3x9".parse().expect("it is a run");
-                    // Whatever it says, it must say it.
+                    // It may fail, but must not panic.
                     let _ = step.config(&[].into(), &run, AttemptNumber::FIRST);
                 }
-                assert!(locate_history(&source, environment, &env).is_ok(), "a good plan whose state can't be found");
+                assert!(locate_history(&source, environment, &env).is_ok(), "the state of a valid plan cannot be located");
             }
             Err(errors) => failed(&errors),
         }
@@ -54,10 +54,10 @@ pub fn plan(bytes: &[u8]) -> Vec<Diagnostic> {
     diagnostics
 }
 
-/// Reads `bytes` as a text with look-ups; after a NUL, as its source stands in the plan.
+/// Parses `bytes` as a string with lookups; after a NUL follows its source in the plan.
 ///
 /// # Panics
-/// When a place is outside of the source, or when the parts, written again, mean something else.
+/// When a span is outside of the source, or when the parts, written and parsed again, differ.
 pub fn expression(bytes: &[u8]) {
     const START: usize = 7;
     let Ok(text) = str::from_utf8(bytes) else { return };
@@ -84,7 +84,7 @@ pub fn expression(bytes: &[u8]) {
                 };
                 parts.into_iter().map(bare).collect()
             };
-            let reparsed = expression::parse(&again, &again, 0).expect("look-ups that were read are look-ups");
+            let reparsed = expression::parse(&again, &again, 0).expect("parsed lookups can be parsed again");
             assert_eq!(bare(reparsed), bare(parts), "of {again:?}");
         }
         Err(error) => {

@@ -1,7 +1,7 @@
-//! `grants:`, what a step may reach.
+//! `grants:`: the resources that a step may use.
 //!
-//! Invariant: a pattern of arguments is decided by what the plan's author wrote, never by a substituted value. Deliberately
-//! absent: enforcement, which is the sandbox's.
+//! Invariant: only what the plan's author wrote can be an argument pattern, never a substituted value. Deliberately absent:
+//! enforcement, which is the sandbox's task.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -21,7 +21,7 @@ use contract::Secret;
 const KEYS: &[&str] = &["dirs", "http", "tcp", "databases", "programs", "env", "sockets", "secrets"];
 const HTTP_KEYS: &[&str] = &["origin", "methods", "private", "headers"];
 
-/// Reads the grants of a step; what is wrong is left out and reported.
+/// Reads the grants of a step; invalid ones are reported and left out.
 pub(super) fn read(
     node: &YamlNode,
     what: &str,
@@ -104,8 +104,8 @@ impl GrantReader<'_> {
             None => (text.strip_suffix(":rw").unwrap_or(&text), DirAccess::ReadWrite),
         };
         if let Some(why) = paths::path_error(path) {
-            let message = format!("directory `{}` has a bad path: {why}", key.text);
-            return self.bad_grant(&node.span, message, "not a path", "write `PATH`, or `PATH:ro` to read only");
+            let message = format!("directory `{}` has an invalid path: {why}", key.text);
+            return self.bad_grant(&node.span, message, "invalid path", "write `PATH`, or `PATH:ro` for read-only access");
         }
         Some(DirGrant { path: paths::resolve(&self.source.folder, path), access })
     }
@@ -158,9 +158,9 @@ impl GrantReader<'_> {
             if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_alphabetic()) {
                 return self.bad_grant(
                     &item.span,
-                    format!("`{text}` is not a method"),
-                    "not a method",
-                    "write `GET`, `POST`, …",
+                    format!("`{text}` is not an HTTP method"),
+                    "not an HTTP method",
+                    "write a method such as `GET` or `POST`",
                 );
             }
             methods.push(text.to_ascii_uppercase());
@@ -170,7 +170,7 @@ impl GrantReader<'_> {
                 &node.span,
                 "an HTTP grant without methods grants nothing".into(),
                 "empty",
-                "leave `methods` out to grant all",
+                "remove `methods` to grant all of them",
             );
         }
         Some(methods)
@@ -182,19 +182,19 @@ impl GrantReader<'_> {
         if name.is_empty() || !name.bytes().all(token) {
             return self.bad_grant(
                 &key.span,
-                format!("{:?} is not a header", key.text),
-                "not a header",
-                "write `Authorization`, …",
+                format!("{:?} is not a header name", key.text),
+                "not a header name",
+                "write a name such as `Authorization`",
             );
         }
         let value = self.scope.confidential(node, &format!("header `{name}`"), self.problems)?;
         if value.value.reveal().chars().any(|c| c.is_control() && c != '\t') {
-            let message = format!("the value of header `{name}` holds a line break or another control character");
+            let message = format!("the value of header `{name}` contains a line break or another control character");
             return self.bad_grant(
                 &node.span,
                 message,
                 "not a header value",
-                "a secret often ends with a line break: take it off",
+                "remove it; many secrets end with a line break",
             );
         }
         Some((name, value))
@@ -213,13 +213,13 @@ impl GrantReader<'_> {
     fn database(&mut self, key: &YamlKey, node: &YamlNode) -> Option<DatabaseGrant> {
         let what = format!("database `{}`", key.text);
         let url = self.scope.confidential(node, &what, self.problems)?;
-        // Judged by the value, which may be a secret as a whole; so it is never shown.
+        // The value is checked, but never shown: the whole URL may be a secret.
         let value = url.value.reveal();
         if let Some(parsed) = ServerUrl::parse(value) {
             if let Err(why) = parsed {
                 let hint =
-                    "write `postgres://user:password@host/name`, or `mysql://…`; put the password in from a secret";
-                return self.bad_grant(&node.span, format!("{what} has a bad URL: {why}"), "not a URL", hint);
+                    "write `postgres://user:password@host/name` or `mysql://…`, with the password from a secret";
+                return self.bad_grant(&node.span, format!("{what} has an invalid URL: {why}"), "invalid URL", hint);
             }
             let written = server_url::mask_password(&url.written);
             return Some(DatabaseGrant { url: ConfidentialText { written, value: url.value } });
@@ -237,9 +237,9 @@ impl GrantReader<'_> {
         let path = path.strip_prefix("//").unwrap_or(path);
         let why = paths::path_error(path)
             .or_else(|| path.contains('?').then_some("options after `?` are not supported"))
-            .or_else(|| path.starts_with(":memory:").then_some("in memory nothing lasts until the next step"));
+            .or_else(|| path.starts_with(":memory:").then_some("an in-memory database does not last until the next step"));
         if let Some(why) = why {
-            return self.bad_grant(&node.span, format!("{what} has a bad path: {why}"), "not a path", hint);
+            return self.bad_grant(&node.span, format!("{what} has an invalid path: {why}"), "invalid path", hint);
         }
         let resolved = format!("sqlite:{}", paths::resolve(&self.source.folder, path).display());
         let written = if url.written == value { resolved.clone() } else { url.written.clone() };
@@ -247,13 +247,13 @@ impl GrantReader<'_> {
     }
 
     fn program(&mut self, node: &YamlNode) -> Option<ProgramGrant> {
-        let hint = "write a list, the program first: `[/usr/sbin/nginx, -t]`";
+        let hint = "write a list with the program first: `[/usr/sbin/nginx, -t]`";
         let items = match &node.kind {
             YamlValue::List(items) => items.as_slice(),
             YamlValue::Text(text) if text.contains(char::is_whitespace) && !text.contains("${{") => {
                 return self.bad_grant(
                     &node.span,
-                    format!("`{text}` holds a space; no shell splits it"),
+                    format!("`{text}` contains a space, and no shell splits it"),
                     "not a program",
                     hint,
                 );
@@ -273,17 +273,17 @@ impl GrantReader<'_> {
                 ArgumentPattern::AnyOne | ArgumentPattern::AnyRest if index == 0 => {
                     return self.bad_grant(
                         &item.span,
-                        "any program at all cannot be granted".into(),
+                        "a grant must name its program".into(),
                         "a pattern",
-                        "name the program",
+                        "write the program, such as `/usr/sbin/nginx`",
                     );
                 }
                 ArgumentPattern::AnyRest if !last => {
                     return self.bad_grant(
                         &item.span,
-                        "`**` stands for the rest, so it comes last".into(),
+                        "`**` stands for all further arguments, so it must be last".into(),
                         "not last",
-                        "`*` is one argument",
+                        "use `*` for exactly one argument",
                     );
                 }
                 ArgumentPattern::Exact(_) | ArgumentPattern::AnyOne | ArgumentPattern::AnyRest => {}
@@ -311,9 +311,9 @@ impl GrantReader<'_> {
         if text.contains('\0') {
             return self.bad_grant(
                 &node.span,
-                "an argument holds a NUL character".into(),
-                "not an argument",
-                "take it out",
+                "an argument contains a NUL character".into(),
+                "invalid argument",
+                "remove it",
             );
         }
         Some(ArgumentPattern::Exact(text))
@@ -338,15 +338,15 @@ impl GrantReader<'_> {
         if let Some(why) = paths::path_error(path) {
             return self.bad_grant(
                 &node.span,
-                format!("socket `{}` has a bad path: {why}", key.text),
-                "not a path",
+                format!("socket `{}` has an invalid path: {why}", key.text),
+                "invalid path",
                 hint,
             );
         }
         Some(paths::resolve(&self.source.folder, path))
     }
 
-    /// A list of names that may be used, or a mapping that says what each is for.
+    /// Reads a list of names to use, or a mapping from names to `use` or `reveal`.
     fn secrets(&mut self, node: &YamlNode) -> BTreeMap<String, SecretGrant> {
         let mut granted = BTreeMap::new();
         match &node.kind {
@@ -374,10 +374,10 @@ impl GrantReader<'_> {
     fn secret(&mut self, name: &str, span: &Range<usize>, access: SecretAccess) -> Option<(String, SecretGrant)> {
         match self.scope.secrets.get(name) {
             Some(Some(value)) => Some((name.to_owned(), SecretGrant { value: value.clone(), access })),
-            // Reported where it is declared.
+            // The error was reported where the secret is declared.
             Some(None) => None,
             None => {
-                let error = PlanError::new(Problem::UndefinedLookup, format!("there is no secret `{name}`"));
+                let error = PlanError::new(Problem::UndefinedLookup, format!("the plan has no secret `{name}`"));
                 let hint = match closest_match(name, self.scope.secrets.keys().map(String::as_str)) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("declare it at the top of the plan: `secrets: {{ {name}: env:VARIABLE }}`"),
@@ -393,7 +393,7 @@ impl GrantReader<'_> {
         let fits = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if name.is_empty() || !fits || name.as_bytes()[0].is_ascii_digit() {
             let message = format!("{name:?} is not the name of an environment variable");
-            return self.bad_grant(&key.span, message, "not a name", "letters, digits and `_`, no digit first");
+            return self.bad_grant(&key.span, message, "invalid name", "use letters, digits and `_`, with no digit first");
         }
         if matches!(node.kind, YamlValue::Null) {
             return Some(EnvGrant::SetByStep);
@@ -402,9 +402,9 @@ impl GrantReader<'_> {
         if value.value.reveal().contains('\0') {
             return self.bad_grant(
                 &node.span,
-                format!("the value of `{name}` holds a NUL character"),
-                "not a value",
-                "take it out",
+                format!("the value of `{name}` contains a NUL character"),
+                "invalid value",
+                "remove it",
             );
         }
         Some(EnvGrant::Set(value))

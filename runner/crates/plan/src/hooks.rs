@@ -1,7 +1,7 @@
-//! `hooks:` and `setup:`: what runs around the steps.
+//! `hooks:` and `setup:`: the steps that run around the others.
 //!
 //! A hook is a list. Each item is a step under its name, or a program, which is short for a step that uses `run` and is granted
-//! that one argument vector. Deliberately absent: when hooks run and what they may do, which is `drive`'s (docs/environments.md).
+//! that one argument vector. Deliberately absent: when hooks run and what they may do; `deploy` decides that (docs/environments.md).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ use contract::StepId;
 const KEYS: &[&str] = &["before", "after", "on-failure"];
 const PROGRAM: &str = "program";
 
-/// Reads `hooks`. The names of `others` are taken.
+/// Reads `hooks`; their steps must not repeat a name of `earlier_steps`.
 pub(super) fn read(
     fields: &MappingFields<'_>,
     earlier_steps: &[&[PlanStep]],
@@ -44,7 +44,7 @@ pub(super) fn read(
     PlanHooks { before, after, on_failure }
 }
 
-/// Reads `setup`, steps like those under `steps`.
+/// Reads `setup`, whose steps are written as those under `steps`.
 pub(super) fn setup(
     fields: &MappingFields<'_>,
     steps: &[PlanStep],
@@ -73,9 +73,9 @@ fn hook_step(
 ) -> Option<PlanStep> {
     let what = format!("an item of hook `{hook}`");
     let [(key, node)] = fields::mapping(node, &what, problems)? else {
-        let error = PlanError::new(Problem::BadValue, format!("{what} is one step under its name, or one `program`"));
+        let error = PlanError::new(Problem::BadValue, format!("{what} must be one named step or one `program`"));
         let hint = "write `- program: [./notify.sh, done]` or `- notify: { uses: run, … }`";
-        problems.push(error.at(&node.span, "not one").hint(hint));
+        problems.push(error.at(&node.span, "not exactly one").hint(hint));
         return None;
     };
     let step = if key.text == PROGRAM {
@@ -84,8 +84,8 @@ fn hook_step(
     } else {
         let StepDraft { needs, step, span, .. } = step::draft(key, node, scope, source, problems)?;
         if let DeclaredNeeds::Explicit(_) = needs {
-            let error = PlanError::new(Problem::BadValue, "a step of a hook can't have `needs`");
-            problems.push(error.at(&span, "this one has").hint("hooks run in the order written"));
+            let error = PlanError::new(Problem::BadValue, "a step of a hook cannot have `needs`");
+            problems.push(error.at(&span, "this step has `needs`").hint("remove `needs`; hook steps run in the order written"));
         }
         step
     }?;
@@ -96,8 +96,8 @@ fn hook_step(
 }
 
 fn duplicate_step_error(id: &StepId, span: &std::ops::Range<usize>) -> PlanError {
-    let error = PlanError::new(Problem::DuplicateKey, format!("there are two steps `{id}`"));
-    error.at(span, "the second one").hint("records are kept by the step's name: call one otherwise")
+    let error = PlanError::new(Problem::DuplicateKey, format!("two steps are called `{id}`"));
+    error.at(span, "the second one").hint("rename one; the journal identifies a step by its name")
 }
 
 fn program_step(
@@ -141,7 +141,7 @@ fn program_step(
     })
 }
 
-/// Whether a value is `true`; left out, it is not.
+/// Reads a boolean; a missing key counts as `false`.
 pub(super) fn flag(fields: &MappingFields<'_>, key: &str, problems: &mut PlanErrorCollector) -> Option<bool> {
     let Some(node) = fields.get(key) else { return Some(false) };
     match &node.kind {

@@ -1,12 +1,12 @@
-//! Text → [`Plan`]: schema, expressions, validation. Pure: no clock, no environment, no file is read here.
+//! Parses the text of a plan into a validated [`Plan`]. Pure: no clock, no environment, no files.
 //!
-//! The way of a text: `yaml` (tree with positions) → `document` (top level) → `step` and `grants`, which read mappings
-//! through `fields` and substitute through `scope` → `order` (the graph of `needs`). Every room pushes what is wrong
-//! into `PlanErrorCollector` and goes on, so that one parse finds many errors.
+//! A text passes through `yaml` (tree with positions) → `document` (top level) → `step` and `grants`, which read mappings
+//! through `fields` and substitute through `scope` → `needs_graph` (the order of steps). Every module adds its errors to
+//! `PlanErrorCollector` and continues, so that one parse finds many errors.
 //!
-//! A plan that exists is well formed: names parse, `needs` has no cycle, references hold, every look-up that can
-//! be known before the run is substituted. What is deliberately absent: whether a directory exists, what a module
-//! needs and its phase (`drive` compares that in the preflight), and the values of later steps' outputs.
+//! Invariant: in a [`Plan`], names are valid, `needs` has no cycle, references resolve, and every lookup that is known before
+//! the run is substituted. Deliberately absent: whether a directory exists, what a module needs and its phase (the preflight
+//! in `deploy` compares that), and the outputs of steps.
 
 use std::{collections::BTreeMap, ops::Range, path::PathBuf, sync::Arc, time::Duration};
 
@@ -47,9 +47,9 @@ pub use registry::RegistryRef;
 pub use schema::schema;
 pub use server_url::{ServerEndpoint, ServerEngine, ServerTlsMode, ServerUrl};
 
-/// What a plan is parsed for.
+/// The environment and release that a plan is parsed for.
 pub struct PlanRequest<'a> {
-    /// The environment asked for; may be left out when the plan has only one.
+    /// The requested environment; optional if the plan has only one.
     pub environment: Option<&'a str>,
     /// The release to deploy.
     pub release: &'a Label,
@@ -60,38 +60,38 @@ pub struct PlanRequest<'a> {
 /// `deploy.yml`, parsed and validated for one environment and one release.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where its text came from; positions in steps refer to it.
+    /// The text of the plan, which the spans of steps refer to.
     pub source: PlanSource,
     /// The application.
     pub app: AppName,
-    /// The environment chosen.
+    /// The chosen environment.
     pub environment: EnvironmentName,
-    /// `after:` of that environment: where a release must have been verified before.
+    /// `after:` of that environment: the environment in which a release must be verified first.
     pub after: Option<EnvironmentName>,
-    /// Where what is deployed can be seen, for links.
+    /// The web address of the environment, for links.
     pub url: Option<String>,
-    /// Where journals, head and lock live.
+    /// The location of journals and lock.
     pub state: StateLocation,
-    /// Who may change that environment; empty: everybody.
+    /// The users who may change that environment; empty for everybody.
     pub allow: Vec<AllowedOperator>,
-    /// What `runner setup` runs before the steps.
+    /// The steps that `runner setup` runs before the others.
     pub setup: Vec<PlanStep>,
-    /// The steps in the order in which they run: a stable topological order of the order written.
+    /// The steps in the order in which they run: topological, and otherwise as written.
     pub steps: Vec<PlanStep>,
-    /// What runs around them.
+    /// The steps that run around them.
     pub hooks: PlanHooks,
-    /// How many verified releases stay when a deployment has succeeded; none: all.
+    /// The number of verified releases to keep after a successful deployment; none for all.
     pub keep: Option<usize>,
-    /// What happens when a step fails after the point of no return.
+    /// The reaction to a failure after the point of no return.
     pub on_failure: OnFailure,
-    /// Every secret that the plan names, by name: what the redactor must know.
+    /// All secrets of the plan, by name, for the redactor.
     pub secrets: BTreeMap<String, Secret>,
 }
 
-/// The text of a plan and where it lies.
+/// The text of a plan and its location.
 #[derive(Clone, Debug)]
 pub struct PlanSource {
-    /// As the user named it.
+    /// The path, as the user gave it.
     pub path: PathBuf,
     /// The absolute folder against which relative paths resolve.
     pub folder: PathBuf,
@@ -99,52 +99,52 @@ pub struct PlanSource {
     pub text: Arc<str>,
 }
 
-/// Where journals and lock live.
+/// The location of journals and lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StateLocation {
-    /// A folder, absolute. `dir:.pawl` by default.
+    /// An absolute folder; by default `dir:.pawl`.
     Dir(PathBuf),
-    /// A place that several machines reach.
+    /// A location that several machines share.
     Remote(RemoteState),
 }
 
-/// State in a place that several machines reach.
+/// The configuration of a state that several machines share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteState {
-    /// As written, for messages: `git:origin`, `s3://bucket/prefix`.
+    /// The location as written, for messages: `git:origin`, `s3://bucket/prefix`.
     pub written: String,
-    /// Where.
+    /// The repository or bucket.
     pub location: RemoteLocation,
-    /// The plan's folder, absolute: where git finds the remote that is meant.
+    /// The plan's absolute folder, where git resolves the name of a remote.
     pub folder: PathBuf,
-    /// A folder of this machine for what was read from there, and is not yet there; this user's, and of this plan alone.
+    /// A local folder for journals that were downloaded, or not uploaded yet; for this user and plan only.
     pub cache: PathBuf,
-    /// How long a holder of the lock may be silent.
+    /// The lease of the lock.
     pub ttl: Duration,
-    /// Variables of the environment that say how to get there.
+    /// The environment variables that configure access to it.
     pub settings: BTreeMap<String, Secret>,
 }
 
-/// A place that several machines reach.
+/// A storage that several machines share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RemoteLocation {
     /// A git repository: the name of a remote, a URL, or a path.
     Git(String),
-    /// A bucket of an object store that speaks S3, and what the names in it begin with.
+    /// A bucket of an S3-compatible object store, and the prefix of names in it.
     S3 { bucket: String, prefix: String },
 }
 
 /// `on-failure:`, the reaction to a failure after the point of no return.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFailure {
-    /// Stay as it is.
+    /// Leave everything as it is.
     #[default]
     Hold,
-    /// Undo back to the step that exposed the release.
+    /// Undo all steps back to the one that exposed the release.
     Rollback,
 }
 
-/// Who may change an environment, as `allow:` names them.
+/// A user who may change an environment, as in `allow:`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AllowedOperator {
     /// `github:LOGIN`.
@@ -156,50 +156,50 @@ pub enum AllowedOperator {
 /// Steps around a deployment: run in each attempt, never skipped.
 #[derive(Clone, Debug, Default)]
 pub struct PlanHooks {
-    /// Before the first step; a failure ends the attempt, with nothing touched.
+    /// They run before the first step; a failure ends the attempt before anything changes.
     pub before: Vec<PlanStep>,
-    /// Once all steps have succeeded; a failure is said, and changes nothing.
+    /// They run after all steps have succeeded; a failure is reported, and changes nothing.
     pub after: Vec<PlanStep>,
-    /// Once a step has failed, and was rolled back if the plan says so.
+    /// They run after a step has failed, and after the rollback if the plan asks for one.
     pub on_failure: Vec<PlanStep>,
 }
 
 impl PlanHooks {
-    /// All of them.
+    /// All steps of all hooks.
     pub fn iter(&self) -> impl Iterator<Item = &PlanStep> {
         self.before.iter().chain(&self.after).chain(&self.on_failure)
     }
 }
 
-/// A named node of the plan.
+/// A step of the plan.
 #[derive(Clone, Debug)]
 pub struct PlanStep {
-    /// Its name.
+    /// The step's name.
     pub id: StepId,
-    /// The module it uses.
+    /// The module that it uses.
     pub uses: ModuleRef,
-    /// The configuration, a JSON object. Values listed in `pending` still stand as written: see [`PlanStep::config`].
+    /// The configuration, a JSON object. Values listed in `pending` are still as written: see [`PlanStep::config`].
     pub with: Value,
-    /// The values of `with` that hold look-ups of `steps` or `run`, by JSON pointer. Their type is not known yet.
+    /// The values of `with` with lookups of `steps` or `run`, by JSON pointer. Their types are not known yet.
     pub pending: BTreeMap<String, PendingValue>,
-    /// What it may reach.
+    /// The resources that it may use.
     pub grants: StepGrants,
-    /// The directories that any step of the plan may write to: whoever opens something below one must not follow a link out of
-    /// it, which a step may have put there.
+    /// The directories that any step of the plan may write to. A path below one must be opened without following a link out of
+    /// it, since a step may have put that link there.
     pub writable_dirs: Vec<PathBuf>,
     /// The steps it depends on directly.
     pub needs: Vec<StepId>,
-    /// Longest time one call may take.
+    /// The longest time that one call may take.
     pub timeout: Duration,
-    /// How many times more a retryable failure is tried.
+    /// How often a retryable failure is retried.
     pub retry: u32,
-    /// Whether the plan says that this step is as strong as the host.
+    /// Whether the plan allows this step the host's power.
     pub trust: StepTrust,
-    /// `irreversible: true`: what it did can't be taken back, so a rollback that would pass over it stops.
+    /// `irreversible: true`: its effect cannot be undone, so a rollback that would leave it in place does not begin.
     pub irreversible: bool,
-    /// Byte range of the step's name in the source, for errors.
+    /// The byte range of the step's name in the source, for errors.
     pub span: Range<usize>,
-    /// Byte ranges of `with` and what is in it, by JSON pointer (`` for `with` itself), for errors.
+    /// The byte ranges of `with` and its values, by JSON pointer (`` for `with` itself), for errors.
     pub with_spans: BTreeMap<String, Range<usize>>,
 }
 
@@ -207,24 +207,24 @@ impl Plan {
     /// Parses and validates a plan for one environment and one release.
     ///
     /// # Errors
-    /// Everything that is wrong with it, as far as it can be found at once (at most 20 errors).
+    /// The errors of the plan, at most 20.
     pub fn parse(source: PlanSource, request: &PlanRequest<'_>) -> Result<Self, PlanErrors> {
         document::parse(source, request)
     }
 
-    /// The steps, and those of the hooks.
+    /// The steps, followed by those of the hooks.
     pub fn all_steps(&self) -> impl Iterator<Item = &PlanStep> {
         self.steps.iter().chain(self.hooks.iter())
     }
 
-    /// The plan with what `runner setup` runs first.
+    /// The plan with the setup steps before the others.
     #[must_use]
     pub fn for_setup(mut self) -> Self {
         self.steps.splice(0..0, self.setup.iter().cloned());
         self
     }
 
-    /// An error found later than parsing that points into the plan: an unknown module, a missing grant.
+    /// Creates an error that points into the plan and is found after parsing: an unknown module, a missing grant.
     #[must_use]
     pub fn error_at(
         &self,
@@ -239,13 +239,13 @@ impl Plan {
 }
 
 impl PlanStep {
-    /// `with`, with the look-ups of earlier steps' outputs and of the run substituted.
+    /// The value of `with`, with the lookups of earlier steps' outputs and of the run substituted.
     ///
-    /// A value that is one look-up and nothing else keeps the type of the output.
+    /// A value that consists of one lookup keeps the type of the output.
     ///
     /// # Errors
-    /// [`Problem::UndefinedLookup`] when a step has no such output, [`Problem::WrongType`] when a list or a mapping would
-    /// have to be put inside a text.
+    /// [`Problem::UndefinedLookup`] if a step has no such output; [`Problem::WrongType`] if a list or a mapping would become a
+    /// part of a string.
     pub fn config(
         &self,
         outputs: &BTreeMap<StepId, Map<String, Value>>,
@@ -261,62 +261,62 @@ impl PlanStep {
     }
 }
 
-/// The module a step uses.
+/// The module that a step uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModuleRef {
-    /// One that the binary carries: `uses: pull`.
+    /// A module that is built into the binary: `uses: pull`.
     Official(String),
-    /// A component in a file, absolute: `uses: ./steps/x.wasm`.
+    /// A component in a file, by absolute path: `uses: ./steps/x.wasm`.
     File(PathBuf),
-    /// One in a registry: `uses: oci://registry.example.com/steps/warm@sha256:…`.
+    /// A module in a registry: `uses: oci://registry.example.com/steps/warm@sha256:…`.
     Registry(RegistryRef),
 }
 
 impl ModuleRef {
-    /// Whether it is the runner's own module of this name.
+    /// Whether it is the official module of this name.
     #[must_use]
     pub fn is_official(&self, name: &str) -> bool {
         matches!(self, Self::Official(own) if own == name)
     }
 }
 
-/// Whether a step is held to its sandbox.
+/// Whether the sandbox confines a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StepTrust {
-    /// It reaches what is granted, and no more.
+    /// The step reaches only its grants.
     #[default]
     Sandbox,
-    /// `trust: host`: it is granted something through which it can do whatever the host can.
+    /// `trust: host`: through a grant, the step can do whatever the host can.
     Host,
 }
 
-/// What a step may reach. Everything else is denied.
+/// The resources that a step may use. Everything else is denied.
 #[derive(Clone, Debug, Default)]
 pub struct StepGrants {
-    /// Directories, seen by the step as `/<name>`.
+    /// The directories, which the step sees as `/<name>`.
     pub dirs: BTreeMap<GrantName, DirGrant>,
-    /// HTTP origins.
+    /// The HTTP origins.
     pub http: Vec<HttpGrant>,
-    /// TCP addresses, `host:port`.
+    /// The TCP addresses, `host:port`.
     pub tcp: Vec<String>,
-    /// Databases.
+    /// The databases.
     pub databases: BTreeMap<GrantName, DatabaseGrant>,
-    /// Argument vectors of programs.
+    /// The argument vectors of programs.
     pub programs: Vec<ProgramGrant>,
-    /// The environment of those programs.
+    /// The environment variables of those programs.
     pub env: BTreeMap<String, EnvGrant>,
-    /// Unix sockets, asked over HTTP as `unix://<name>/`: their absolute paths.
+    /// The absolute paths of unix sockets, reached over HTTP as `unix://<name>/`.
     pub sockets: BTreeMap<GrantName, PathBuf>,
-    /// Secrets that it may use, by the plan's name.
+    /// The secrets that it may use, by their names in the plan.
     pub secrets: BTreeMap<String, SecretGrant>,
 }
 
 /// A granted directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirGrant {
-    /// Its absolute path.
+    /// The absolute path.
     pub path: PathBuf,
-    /// Read, or read and write.
+    /// The access: read, or read and write.
     pub access: DirAccess,
 }
 
@@ -338,44 +338,44 @@ pub struct HttpGrant {
     pub host: String,
     /// The port, the scheme's default filled in.
     pub port: u16,
-    /// Upper-case methods; `None` for all.
+    /// The methods in upper case; `None` for all.
     pub methods: Option<Vec<String>>,
     /// Whether a name may resolve to a private address.
     pub network: NetworkScope,
-    /// Headers that the host adds.
+    /// The headers that the host adds.
     pub headers: Vec<(String, ConfidentialText)>,
 }
 
 /// Which addresses a granted name may resolve to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NetworkScope {
-    /// Public ones; a private one only if the grant names it: an IP literal or `localhost`.
+    /// Public addresses; a private one only if the grant names it: an IP literal or `localhost`.
     #[default]
     Public,
-    /// `private: true`: private ones too (never link-local ones).
+    /// `private: true`: also private addresses (never link-local ones).
     Private,
 }
 
 /// A granted database.
 #[derive(Clone, Debug)]
 pub struct DatabaseGrant {
-    /// Its URL; `sqlite:<absolute path>` is resolved against the plan's folder. A server's is well formed.
+    /// The URL; `sqlite:<absolute path>` is resolved against the plan's folder. A server's URL is valid.
     pub url: ConfidentialText,
 }
 
 /// A granted argument vector, the program first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProgramGrant {
-    /// One pattern an argument.
+    /// One pattern per argument.
     pub arguments: Vec<ArgumentPattern>,
 }
 
-/// What an argument may be.
+/// A pattern that matches arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ArgumentPattern {
-    /// This text.
+    /// Exactly this text.
     Exact(String),
-    /// `*`: any one argument.
+    /// `*`: any single argument.
     AnyOne,
     /// `**`, at the end: any further arguments.
     AnyRest,
@@ -384,35 +384,35 @@ pub enum ArgumentPattern {
 /// An environment variable of granted programs.
 #[derive(Clone, Debug)]
 pub enum EnvGrant {
-    /// The host sets it.
+    /// The host sets the variable.
     Set(ConfidentialText),
-    /// The step may set it: `NAME:` without a value.
+    /// The step may set the variable: `NAME:` without a value.
     SetByStep,
 }
 
 /// A granted secret.
 #[derive(Clone, Debug)]
 pub struct SecretGrant {
-    /// Its value.
+    /// The value.
     pub value: Secret,
-    /// Use it, or see it.
+    /// Whether the step may only use it, or also see it.
     pub access: SecretAccess,
 }
 
 /// What a step may do with a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecretAccess {
-    /// Put it where the host takes handles: headers, environments of programs.
+    /// Use it by handle, in headers and in the environments of programs.
     Use,
-    /// See its value too.
+    /// See its value as well.
     Reveal,
 }
 
-/// A text in which secrets may have been substituted.
+/// A string that may contain secrets.
 #[derive(Clone, Debug)]
 pub struct ConfidentialText {
-    /// The text with its look-ups of secrets left as written: what fingerprints and reports see.
+    /// The string with its lookups of secrets as written, for fingerprints and reports.
     pub written: String,
-    /// The text with them substituted.
+    /// The string with the secrets substituted.
     pub value: Secret,
 }

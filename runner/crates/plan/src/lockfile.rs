@@ -1,7 +1,7 @@
-//! `deploy.lock`: the digest of every module that a plan uses, and what each asked for, as it was accepted. Pure.
+//! `deploy.lock`: the accepted digest and needs of every module that a plan uses. Pure.
 //!
-//! Invariant: what is written is sorted and has a line a value, so that a change is a small diff. Deliberately absent: files,
-//! modules, and what a change leads to.
+//! Invariant: the text is sorted and has one value per line, so that a change is a small diff. Deliberately absent: files,
+//! modules, and the consequences of a change.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ pub const LOCKFILE_VERSION: u64 = 1;
 /// The content of a lock file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lockfile {
-    /// By [`ModuleRef::lock_name`].
+    /// The modules, by [`ModuleRef::lock_name`].
     pub modules: BTreeMap<String, ModulePin>,
 }
 
@@ -32,7 +32,7 @@ pub struct Lockfile {
 pub struct ModulePin {
     /// The module's own version, for people.
     pub version: String,
-    /// SHA-256 of its bytes.
+    /// The SHA-256 digest of its bytes.
     pub digest: Digest,
     /// The capabilities that it asks for.
     pub needs: Vec<PinnedNeed>,
@@ -42,48 +42,48 @@ pub struct ModulePin {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PinnedNeed {
-    /// A kind of grant: `dirs`, `http`, …
+    /// The kind of grant: `dirs`, `http`, …
     pub capability: String,
-    /// `ro` or `rw`.
+    /// The access: `ro` or `rw`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<String>,
-    /// Where in the configuration its name stands.
+    /// The pointer to the grant's name in the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
-    /// What for, in the module's words. Not compared.
+    /// The reason, in the module's words. Not compared.
     pub reason: String,
 }
 
-/// Why a text is no lock file.
+/// Why a text is not a valid lock file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LockfileError {
-    /// Not JSON, or not of the form.
+    /// The text is not JSON, or has another structure.
     #[error("{0}")]
     Malformed(String),
-    /// Written by a newer runner.
-    #[error("it is of version {0}; this runner reads up to {LOCKFILE_VERSION}")]
+    /// A newer runner wrote it.
+    #[error("it has version {0}; this runner reads versions up to {LOCKFILE_VERSION}")]
     NewerVersion(u64),
 }
 
-/// How a module stands to the lock file.
+/// The result of comparing a module with the lock file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PinStatus {
-    /// As it was accepted.
+    /// The module is as it was accepted.
     Unchanged,
-    /// Not as it was accepted.
+    /// The module differs from what was accepted.
     Changed(PinChange),
-    /// Not in the file.
+    /// The module is not in the file.
     New,
 }
 
-/// What is different from what was accepted.
+/// The differences from the accepted module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinChange {
-    /// What was accepted.
+    /// The accepted module.
     pub locked: ModulePin,
-    /// What it asks for now and did not before.
+    /// The needs that are new.
     pub added: Vec<PinnedNeed>,
-    /// What it does not ask for any more.
+    /// The needs that are gone.
     pub removed: Vec<PinnedNeed>,
 }
 
@@ -101,7 +101,7 @@ impl Lockfile {
     /// [`LockfileError`].
     pub fn parse(text: &str) -> Result<Self, LockfileError> {
         let form = |error: serde_json::Error| LockfileError::Malformed(error.to_string());
-        // A newer form is told from a broken one before anything else of it is read.
+        // The version is read first, so that a newer format is not reported as a malformed one.
         let value: Value = serde_json::from_str(text).map_err(form)?;
         if let Some(version) =
             value.get("version").and_then(Value::as_u64).filter(|version| *version > LOCKFILE_VERSION)
@@ -110,7 +110,7 @@ impl Lockfile {
         }
         let written: LockfileDocument = serde_json::from_str(text).map_err(form)?;
         if written.version != LOCKFILE_VERSION {
-            return Err(LockfileError::Malformed(format!("there is no version {}", written.version)));
+            return Err(LockfileError::Malformed(format!("unknown version {}", written.version)));
         }
         Ok(Self { modules: written.modules })
     }
@@ -123,7 +123,7 @@ impl Lockfile {
         text + "\n"
     }
 
-    /// How a module stands.
+    /// Compares a module with the lock file.
     #[must_use]
     pub fn pin_status(&self, name: &str, now: &ModulePin) -> PinStatus {
         let Some(locked) = self.modules.get(name) else { return PinStatus::New };
@@ -139,7 +139,7 @@ impl Lockfile {
 }
 
 impl ModulePin {
-    /// A module as it is now; what it asks for comes in a fixed order.
+    /// Creates a pin, with the needs in a fixed order.
     #[must_use]
     pub fn new(version: String, digest: Digest, mut needs: Vec<PinnedNeed>) -> Self {
         needs.sort_by(|one, other| one.identity().cmp(&other.identity()));
@@ -156,7 +156,7 @@ impl PinnedNeed {
         self.identity() == other.identity()
     }
 
-    /// `dirs rw (/into): it holds the releases`.
+    /// Describes the need in one line: `dirs rw (/into): it holds the releases`.
     #[must_use]
     pub fn describe(&self) -> String {
         let access = self.access.as_ref().map_or_else(String::new, |access| format!(" {access}"));
@@ -166,7 +166,7 @@ impl PinnedNeed {
 }
 
 impl ModuleRef {
-    /// The module's name in a lock file beside the plan: the same in every checkout, wherever it lies.
+    /// The module's name in a lock file next to the plan, which is the same in every checkout.
     #[must_use]
     pub fn lock_name(&self, folder: &Path) -> String {
         match self {
@@ -177,7 +177,7 @@ impl ModuleRef {
     }
 }
 
-/// A path as seen from a folder. One that has nothing but the root in common with it stays as it is.
+/// The path relative to a folder. A path that shares only the root with the folder stays absolute.
 fn relative(folder: &Path, path: &Path) -> PathBuf {
     let common = folder.components().zip(path.components()).take_while(|(one, other)| one == other).count();
     if common <= 1 {
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_written_in_one_way_and_read_again() {
+    fn the_text_is_canonical_and_can_be_read_again() {
         let needs = vec![pinned_need("http", None, "asks"), pinned_need("dirs", Some("rw"), "writes")];
         let modules = [("b", pin(2, needs)), ("a", pin(1, Vec::new()))];
         let file = Lockfile { modules: modules.into_iter().map(|(name, pin)| (name.to_owned(), pin)).collect() };
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_refused() {
+    fn invalid_texts_are_refused() {
         assert_eq!(Lockfile::parse(r#"{"version": 2, "packages": []}"#), Err(LockfileError::NewerVersion(2)));
         for text in [
             "",
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_stands_by_digest_and_by_what_it_asks_for() {
+    fn pins_compare_digest_and_needs() {
         let (reads, writes) = (pinned_need("dirs", Some("ro"), "reads"), pinned_need("dirs", Some("rw"), "writes"));
         let locked = pin(1, vec![reads.clone()]);
         let file = Lockfile { modules: [("a".to_owned(), locked.clone())].into() };
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_the_same_in_every_checkout() {
+    fn lock_names_are_the_same_in_every_checkout() {
         let name = |path: &str| ModuleRef::File(path.into()).lock_name(Path::new("/srv/shop"));
         assert_eq!(name("/srv/shop/steps/x.wasm"), "./steps/x.wasm");
         assert_eq!(name("/srv/x.wasm"), "../x.wasm");

@@ -1,6 +1,6 @@
-//! The graph of `needs`: the order in which steps run, and whether look-ups of outputs go backwards in it.
+//! The graph of `needs`: the order of the steps, and the check that lookups of outputs refer to earlier steps.
 //!
-//! Invariant: the order is a stable topological one; of the steps that may run next, the one written first does.
+//! Invariant: the order is topological and stable; of several steps that could run next, the one written first runs.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -12,7 +12,7 @@ use super::{
 };
 use contract::StepId;
 
-/// Puts steps in the order in which they run. `None` when something is wrong with any of them.
+/// Sorts steps into the order in which they run. `None` if any of them has an error.
 pub(super) fn sort_steps(drafts: Vec<StepDraft>, problems: &mut PlanErrorCollector) -> Option<Vec<PlanStep>> {
     let before = problems.count();
     let graph = NeedsGraph::new(&drafts, problems);
@@ -38,7 +38,7 @@ pub(super) fn sort_steps(drafts: Vec<StepDraft>, problems: &mut PlanErrorCollect
 }
 
 struct NeedsGraph {
-    /// For each step, by its place in the text, what it needs; sorted, each once.
+    /// The needs of each step, by position in the text; sorted, without duplicates.
     needs: Vec<Vec<usize>>,
 }
 
@@ -69,7 +69,7 @@ impl NeedsGraph {
         Self { needs }
     }
 
-    /// `None` when there is a cycle.
+    /// The order of the steps; `None` if there is a cycle.
     fn order(&self) -> Option<Vec<usize>> {
         let mut waiting: Vec<usize> = self.needs.iter().map(Vec::len).collect();
         let mut dependents = vec![Vec::new(); self.needs.len()];
@@ -92,9 +92,9 @@ impl NeedsGraph {
         (order.len() == self.needs.len()).then_some(order)
     }
 
-    /// Names one cycle. Called when there is one.
+    /// The error that names one cycle; called only if there is one.
     fn cycle_error(&self, drafts: &[StepDraft]) -> PlanError {
-        // Taking away what leads into no cycle leaves steps that each need another that is left: following them repeats.
+        // Without the steps that lead into no cycle, each step that is left needs another one that is left.
         let mut left: BTreeSet<usize> = (0..drafts.len()).collect();
         loop {
             let free: BTreeSet<usize> = left
@@ -123,19 +123,19 @@ impl NeedsGraph {
             DeclaredNeeds::Explicit(listed) => {
                 let next = &drafts[*cycle.get(1).unwrap_or(&cycle[0])].id;
                 let at = listed.iter().find(|(id, _)| id == next).map_or(&first.span, |(_, span)| span);
-                (at, "take one of these out of `needs`".to_owned())
+                (at, "remove one of these steps from `needs`".to_owned())
             }
             DeclaredNeeds::PreviousStep => (
                 &first.span,
-                format!("`{}` has no `needs`, so it needs the step before it; write `needs: []`", first.id),
+                format!("add `needs: []` to `{}`; without `needs`, it needs the step before it", first.id),
             ),
         };
-        PlanError::new(Problem::NeedsCycle, format!("steps need each other: {}", names.join(" → ")))
+        PlanError::new(Problem::NeedsCycle, format!("`needs` has a cycle: {}", names.join(" → ")))
             .at(at, "part of the cycle")
             .hint(hint)
     }
 
-    /// A step may look up the outputs of steps that surely ran before it.
+    /// Checks that a step looks up only outputs of steps that always run before it.
     fn check_lookups(&self, index: usize, draft: &StepDraft, drafts: &[StepDraft], problems: &mut PlanErrorCollector) {
         let Some(step) = &draft.step else { return };
         let mut ancestors = None;
@@ -147,17 +147,17 @@ impl NeedsGraph {
             };
             if !ancestors.get_or_insert_with(|| self.ancestors(index))[position] {
                 let message =
-                    format!("step `{}` looks up an output of `{looked_up}`, which does not come before it", step.id);
+                    format!("step `{}` looks up an output of `{looked_up}`, which does not run before it", step.id);
                 let error = PlanError::new(Problem::LookupNotAllowed, message).at(span, "not known yet");
                 problems.push(error.hint(match position == index {
-                    true => "a step cannot use its own outputs".to_owned(),
-                    false => format!("let it wait for it: add `{looked_up}` to `needs` of `{}`", step.id),
+                    true => "remove the lookup; a step cannot use its own outputs".to_owned(),
+                    false => format!("add `{looked_up}` to `needs` of `{}`", step.id),
                 }));
             }
         }
     }
 
-    /// For each step, whether this one waits for it, directly or not.
+    /// Whether this step waits, directly or indirectly, for each other step.
     fn ancestors(&self, index: usize) -> Vec<bool> {
         let mut found = vec![false; self.needs.len()];
         let mut open = self.needs[index].clone();
@@ -174,7 +174,7 @@ fn unknown_step(problem: Problem, id: &StepId, drafts: &[StepDraft]) -> PlanErro
     let names = || drafts.iter().map(|draft| draft.id.as_str());
     let hint = match closest_match(id.as_str(), names()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => format!("there are {}", quoted_list(names())),
+        None => format!("use one of {}", quoted_list(names())),
     };
-    PlanError::new(problem, format!("there is no step `{id}`")).hint(hint)
+    PlanError::new(problem, format!("the plan has no step `{id}`")).hint(hint)
 }

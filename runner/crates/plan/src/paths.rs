@@ -1,10 +1,10 @@
-//! Paths by their text alone: relative ones resolve against the plan's folder, `.` and `..` are taken out.
+//! Lexical paths: relative ones resolve against the plan's folder, and `.` and `..` are removed.
 //!
-//! Deliberately absent: symlinks. Whether a path stays where it should is checked where it is opened.
+//! Deliberately absent: symlinks. The code that opens a path checks that it stays where it should.
 
 use std::path::{Component, Path, PathBuf};
 
-/// An absolute path without `.` and `..`; `..` at the root stays there.
+/// Resolves a path to an absolute one without `.` and `..`; `..` at the root stays at the root.
 pub(super) fn resolve(folder: &Path, path: &str) -> PathBuf {
     let mut resolved = PathBuf::new();
     for component in folder.join(path).components() {
@@ -17,12 +17,12 @@ pub(super) fn resolve(folder: &Path, path: &str) -> PathBuf {
     resolved
 }
 
-/// Why a text cannot be a path.
+/// The reason for which a text is not a valid path.
 pub(super) fn path_error(path: &str) -> Option<&'static str> {
     if path.is_empty() {
         Some("it is empty")
     } else if path.contains('\0') {
-        Some("it holds a NUL character")
+        Some("it contains a NUL character")
     } else if path == "~" || path.starts_with("~/") {
         Some("`~` is not expanded; use `${{ env.HOME }}`")
     } else {

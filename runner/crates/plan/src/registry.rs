@@ -1,6 +1,6 @@
 //! `oci://host[:port]/repository@sha256:…`: a module in a registry, by the digest of its manifest.
 //!
-//! The parts are those of the OCI distribution specification. Deliberately absent: tags, since what they mean changes.
+//! The parts are those of the OCI distribution specification. Deliberately absent: tags, since their content changes.
 
 use std::fmt;
 
@@ -10,19 +10,19 @@ use contract::Digest;
 /// A module in a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryRef {
-    /// `https`, or `http` for this very machine.
+    /// `https`, or `http` for this machine itself.
     pub scheme: &'static str,
     /// A lower-case DNS name or an IP literal (an IPv6 one without brackets).
     pub host: String,
     /// The port, the scheme's default filled in.
     pub port: u16,
-    /// `team/steps/warm`.
+    /// The repository, such as `team/steps/warm`.
     pub repository: String,
-    /// Of the manifest.
+    /// The digest of the manifest.
     pub digest: Digest,
 }
 
-/// Why a text is no such reference, and what to write.
+/// Why a text is not a valid reference, and what to write instead.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RegistryRefError {
     pub(super) reason: String,
@@ -40,28 +40,28 @@ impl RegistryRef {
         let Some((location, digest)) = text.split_once('@') else {
             let image = text.to_owned();
             let hint =
-                format!("pin it by digest, `oci://{}@sha256:…`; `crane digest {image}` tells it", without_tag(text));
-            return Err(bad("it does not say which content is meant", &hint));
+                format!("pin it: `oci://{}@sha256:…`; `crane digest {image}` prints the digest", without_tag(text));
+            return Err(bad("it has no digest", &hint));
         };
         let digest = digest
             .strip_prefix("sha256:")
             .filter(|hex| !hex.bytes().any(|byte| byte.is_ascii_uppercase()))
             .and_then(|_| digest.parse().ok())
-            .ok_or_else(|| bad("its digest is not `sha256:` and 64 hex digits in lower case", EXAMPLE))?;
-        let (authority, repository) = location.split_once('/').ok_or_else(|| bad("it names no repository", EXAMPLE))?;
+            .ok_or_else(|| bad("its digest is not `sha256:` and 64 lowercase hex digits", EXAMPLE))?;
+        let (authority, repository) = location.split_once('/').ok_or_else(|| bad("it has no repository", EXAMPLE))?;
         if without_tag(location) != location {
-            return Err(bad("it has a tag beside the digest", "leave the tag out: the digest says it all"));
+            return Err(bad("it has both a tag and a digest", "remove the tag; the digest identifies the content"));
         }
         if repository.len() > MAX_REPOSITORY_BYTES || !repository.split('/').all(is_component) {
-            return Err(bad("its repository has a name that no registry takes", EXAMPLE));
+            return Err(bad("its repository name is invalid", EXAMPLE));
         }
         let parse_origin = |scheme| {
             let refused =
-                |refused: address::AddressError| bad(&format!("it can't be asked: {}", refused.reason), EXAMPLE);
+                |refused: address::AddressError| bad(&format!("its host is invalid: {}", refused.reason), EXAMPLE);
             address::origin(&format!("{scheme}://{authority}")).map_err(refused)
         };
         let (_, host, port) = parse_origin("https")?;
-        // What does not leave this machine needs no TLS.
+        // Traffic that stays on this machine needs no TLS.
         let (scheme, port) = match host.as_str() {
             "localhost" | "127.0.0.1" | "::1" => ("http", parse_origin("http")?.2),
             _ => ("https", port),
@@ -69,7 +69,7 @@ impl RegistryRef {
         Ok(Self { scheme, host, port, repository: repository.to_owned(), digest })
     }
 
-    /// `host[:port]`, as credentials are kept for it.
+    /// `host[:port]`, the key under which credentials are stored.
     #[must_use]
     pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
@@ -86,7 +86,7 @@ impl fmt::Display for RegistryRef {
     }
 }
 
-/// Without the tag: a colon after the last slash.
+/// The text without its tag, which follows a colon after the last slash.
 fn without_tag(text: &str) -> &str {
     match text.rsplit_once(':') {
         Some((before, tag)) if !tag.contains('/') && before.contains('/') => before,
@@ -94,7 +94,7 @@ fn without_tag(text: &str) -> &str {
     }
 }
 
-/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
+/// Whether a text matches `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
 fn is_component(text: &str) -> bool {
     let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let mut rest = text;
@@ -151,22 +151,22 @@ mod tests {
     }
 
     #[test]
-    fn others_are_refused() {
+    fn invalid_references_are_refused() {
         let digest = digest();
         for (text, why) in [
-            ("r.example.com/warm".to_owned(), "it does not say which content is meant"),
-            ("r.example.com/warm:1.2".to_owned(), "it does not say which content is meant"),
-            (format!("r.example.com/warm:1.2@{digest}"), "it has a tag beside the digest"),
-            (format!("r.example.com@{digest}"), "it names no repository"),
-            (format!("r.example.com/Warm@{digest}"), "its repository has a name that no registry takes"),
-            (format!("r.example.com/a//b@{digest}"), "its repository has a name that no registry takes"),
-            (format!("r.example.com/../b@{digest}"), "its repository has a name that no registry takes"),
-            (format!("r.example.com/a?b@{digest}"), "its repository has a name that no registry takes"),
-            (format!("ann@r.example.com/a@{digest}"), "its digest is not `sha256:` and 64 hex digits in lower case"),
-            ("r.example.com/a@sha256:12".to_owned(), "its digest is not `sha256:` and 64 hex digits in lower case"),
+            ("r.example.com/warm".to_owned(), "it has no digest"),
+            ("r.example.com/warm:1.2".to_owned(), "it has no digest"),
+            (format!("r.example.com/warm:1.2@{digest}"), "it has both a tag and a digest"),
+            (format!("r.example.com@{digest}"), "it has no repository"),
+            (format!("r.example.com/Warm@{digest}"), "its repository name is invalid"),
+            (format!("r.example.com/a//b@{digest}"), "its repository name is invalid"),
+            (format!("r.example.com/../b@{digest}"), "its repository name is invalid"),
+            (format!("r.example.com/a?b@{digest}"), "its repository name is invalid"),
+            (format!("ann@r.example.com/a@{digest}"), "its digest is not `sha256:` and 64 lowercase hex digits"),
+            ("r.example.com/a@sha256:12".to_owned(), "its digest is not `sha256:` and 64 lowercase hex digits"),
             (
                 format!("r.example.com/a@{}", digest.to_uppercase()),
-                "its digest is not `sha256:` and 64 hex digits in lower case",
+                "its digest is not `sha256:` and 64 lowercase hex digits",
             ),
         ] {
             assert_eq!(RegistryRef::parse(&text).unwrap_err().reason, why, "{text}");
@@ -174,7 +174,7 @@ mod tests {
         let tagged = RegistryRef::parse("r.example.com/warm:1.2").unwrap_err();
         assert_eq!(
             tagged.hint,
-            "pin it by digest, `oci://r.example.com/warm@sha256:…`; `crane digest r.example.com/warm:1.2` tells it"
+            "pin it: `oci://r.example.com/warm@sha256:…`; `crane digest r.example.com/warm:1.2` prints the digest"
         );
     }
 }

@@ -1,7 +1,7 @@
-//! What a plain scalar means: the core schema of YAML 1.2 (yaml.org/spec/1.2.2, §10.3.2).
+//! The values of plain scalars, by the core schema of YAML 1.2 (yaml.org/spec/1.2.2, §10.3.2).
 //!
-//! Invariant: no number changes silently. What JSON cannot hold, and what YAML 1.1 and 1.2 read differently (`0755`), is an
-//! error that asks for quotes. `yes`, `no` and `on` are texts.
+//! Invariant: no number changes silently. A number that JSON cannot hold, or that YAML 1.1 and 1.2 read differently (`0755`),
+//! is an error that asks for quotes. `yes`, `no` and `on` are strings.
 
 use serde_json::Number;
 
@@ -10,7 +10,7 @@ use super::yaml::YamlValue;
 /// Resolves a plain scalar.
 ///
 /// # Errors
-/// Why the number is refused.
+/// The reason for which the number is refused.
 pub(super) fn resolve(text: &str) -> Result<YamlValue, &'static str> {
     Ok(match text {
         "" | "~" | "null" | "Null" | "NULL" => YamlValue::Null,
@@ -26,7 +26,7 @@ pub(super) fn resolve(text: &str) -> Result<YamlValue, &'static str> {
 fn number(text: &str) -> Result<Option<Number>, &'static str> {
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
     if matches!(unsigned, ".inf" | ".Inf" | ".INF") || matches!(text, ".nan" | ".NaN" | ".NAN") {
-        return Err("JSON has no such number");
+        return Err("JSON cannot represent it");
     }
     for (prefix, radix) in [("0x", 16), ("0o", 8)] {
         if let Some(digits) = text.strip_prefix(prefix)
@@ -38,7 +38,7 @@ fn number(text: &str) -> Result<Option<Number>, &'static str> {
     }
     if is_digits(unsigned) {
         if unsigned.len() > 1 && unsigned.starts_with('0') {
-            return Err("with a leading zero it is octal in some YAML versions and decimal in others");
+            return Err("with a leading zero, it is octal in some YAML versions and decimal in others");
         }
         let plain = text.strip_prefix('+').unwrap_or(text);
         let value = plain.parse::<i64>().map(Number::from).or_else(|_| plain.parse::<u64>().map(Number::from));

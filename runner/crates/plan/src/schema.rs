@@ -1,7 +1,7 @@
-//! The JSON Schema (draft 2020-12) of `deploy.yml`, so that editors complete and check while one types.
+//! The JSON Schema (draft 2020-12) of `deploy.yml`, with which editors complete and check a plan.
 //!
-//! It is looser than the parser: it cannot see cycles, look-ups or paths. A test holds that every plan the parser accepts
-//! passes it. Deliberately absent: the modules' own configuration, and keys that are not supported yet.
+//! It is looser than the parser: it cannot check cycles, lookups or paths. A test ensures that every plan that the parser
+//! accepts passes it. Deliberately absent: the modules' own configuration, and keys that are not supported yet.
 
 use serde_json::{Value, json};
 
@@ -11,18 +11,18 @@ pub fn schema() -> Value {
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Pawl deployment plan",
-        "description": "What `runner` deploys, step by step. Look-ups such as `${{ vars.root }}` are substituted in `state`, `vars`, `with` and `grants`.",
+        "description": "The steps that `runner` deploys, in order. Lookups such as `${{ vars.root }}` are substituted in `state`, `vars`, `with` and `grants`.",
         "type": "object",
         "required": ["version", "app", "steps"],
         "additionalProperties": false,
         "properties": {
             "version": { "const": 1, "description": "The version of the plan format: 1." },
-            "app": { "$ref": "#/$defs/name", "description": "The name of the application; its history is kept under it." },
+            "app": { "$ref": "#/$defs/name", "description": "The name of the application. Its history is stored under this name." },
             "state": {
                 "type": "string",
                 "pattern": r"^(dir:.+|git:.+|s3://.+|.*\$\{\{.*)",
                 "default": "dir:.pawl",
-                "description": "Where journals, the lock and the record of live releases are kept: `dir:PATH`, relative to the plan's folder; `git:REMOTE` or `s3://BUCKET/PREFIX` where several machines deploy.",
+                "description": "The location of journals and lock: `dir:PATH`, relative to the plan's folder; or `git:REMOTE` or `s3://BUCKET/PREFIX` if several machines deploy.",
                 "examples": ["dir:.pawl", "git:origin", "s3://acme-deployments/shop"]
             },
             "lock": {
@@ -34,14 +34,14 @@ pub fn schema() -> Value {
                         "type": ["string", "null"],
                         "pattern": "^[0-9]+(ms|s|m|h)$",
                         "default": "30s",
-                        "description": "How long its holder may be silent: 1s to 1h.",
+                        "description": "The lease: how long the holder may go without renewing it, 1s to 1h.",
                         "examples": ["30s"]
                     }
                 }
             },
             "secrets": {
                 "type": ["object", "null"],
-                "description": "Secrets and where their values come from. They can be looked up in granted headers, database URLs and `env`.",
+                "description": "Secrets and the sources of their values. Granted headers, database URLs and `env` can look them up.",
                 "propertyNames": { "$ref": "#/$defs/word" },
                 "additionalProperties": {
                     "type": "string",
@@ -50,11 +50,11 @@ pub fn schema() -> Value {
                     "examples": ["env:DATABASE_URL"]
                 }
             },
-            "vars": { "$ref": "#/$defs/vars", "description": "Variables of all environments; an environment's own override them." },
+            "vars": { "$ref": "#/$defs/vars", "description": "Variables of all environments. Those of an environment override them." },
             "environments": {
                 "type": ["object", "null"],
                 "minProperties": 1,
-                "description": "Where the app is deployed to. Left out, there is one, `default`.",
+                "description": "The environments of the app. If left out, there is one, `default`.",
                 "propertyNames": { "$ref": "#/$defs/name" },
                 "additionalProperties": {
                     "type": ["object", "null"],
@@ -65,50 +65,50 @@ pub fn schema() -> Value {
                             "type": ["array", "null"],
                             "minItems": 1,
                             "items": { "type": "string", "pattern": "^(github|user):[^ ]+$" },
-                            "description": "Who may change this environment. Left out: everybody.",
+                            "description": "The users who may change this environment. If left out: everybody.",
                             "examples": [["github:ada", "user:deploy"]]
                         },
                         "url": {
                             "type": ["string", "null"],
-                            "description": "Where what is deployed can be seen: for the output `url`, and GitHub's list of deployments. May hold look-ups.",
+                            "description": "The web address of this environment, for the output `url` and the GitHub deployment. May contain lookups.",
                             "examples": ["https://shop.example.com"]
                         },
-                        "after": { "$ref": "#/$defs/name", "description": "The environment where a release must have been verified before it comes here." }
+                        "after": { "$ref": "#/$defs/name", "description": "The environment in which a release must be verified first." }
                     }
                 }
             },
             "steps": {
                 "type": "object",
                 "minProperties": 1,
-                "description": "The steps, in the order in which they run unless `needs` says otherwise.",
+                "description": "The steps. They run in the order written, unless `needs` sets another.",
                 "propertyNames": { "$ref": "#/$defs/name" },
                 "additionalProperties": { "$ref": "#/$defs/step" }
             },
             "setup": {
                 "type": ["object", "null"],
-                "description": "Steps that `runner setup` runs before the others: what is done once for an environment.",
+                "description": "Steps that `runner setup` runs before the others, once for an environment.",
                 "propertyNames": { "$ref": "#/$defs/name" },
                 "additionalProperties": { "$ref": "#/$defs/step" }
             },
             "hooks": {
                 "type": ["object", "null"],
                 "additionalProperties": false,
-                "description": "What runs around the steps, in each attempt, under the lock.",
+                "description": "Steps that run around the others, in each attempt, under the lock.",
                 "properties": {
                     "before": { "$ref": "#/$defs/hook", "description": "Before the first step; a failure ends the attempt." },
-                    "after": { "$ref": "#/$defs/hook", "description": "Once all steps have succeeded; a failure is said." },
-                    "on-failure": { "$ref": "#/$defs/hook", "description": "Once a step has failed, and was rolled back; a failure is said." }
+                    "after": { "$ref": "#/$defs/hook", "description": "After all steps have succeeded; a failure is a warning." },
+                    "on-failure": { "$ref": "#/$defs/hook", "description": "After a step has failed, and after its rollback; a failure is a warning." }
                 }
             },
             "keep": {
                 "type": ["integer", "null"],
                 "minimum": 1,
-                "description": "How many verified releases stay when a deployment has succeeded. Left out: all; `runner prune` removes them then."
+                "description": "How many verified releases keep their content after a successful deployment. If left out: all, until `runner prune` removes them."
             },
             "on-failure": {
                 "enum": ["hold", "rollback", null],
                 "default": "hold",
-                "description": "What happens when a step fails after the release was exposed to users: stay as it is, or go back to the last verified release."
+                "description": "The reaction to a failure after the release was exposed to users: hold, or roll back to the last verified release."
             }
         },
         "$defs": {
@@ -120,7 +120,7 @@ pub fn schema() -> Value {
                 "propertyNames": { "$ref": "#/$defs/word" },
                 "additionalProperties": {
                     "$ref": "#/$defs/scalar",
-                    "description": "A text, a number or a boolean. A text may look up `env` and `release`."
+                    "description": "A string, a number or a boolean. A string may look up `env` and `release`."
                 }
             },
             "hook": {
@@ -156,16 +156,16 @@ fn step() -> Value {
             "uses": {
                 "type": "string",
                 "pattern": r"^([A-Za-z0-9][A-Za-z0-9_-]{0,63}|(\.{1,2})?/.*\.wasm|oci://[^@/]+/[a-z0-9._/-]+@sha256:[0-9a-f]{64})$",
-                "description": "The module: one that the runner carries, a component in a file, or one in a registry, pinned by the digest of its manifest.",
+                "description": "The module: an official one, a component in a file, or one in a registry, pinned by the digest of its manifest.",
                 "examples": ["pull", "configure", "migrate", "start", "switch", "verify", "run", "./steps/x.wasm"]
             },
             "with": {
                 "type": ["object", "null"],
                 "description": "The module's configuration. May look up `release`, `vars`, `env`, `run` and the outputs of earlier steps: `${{ steps.pull.path }}`."
             },
-            "grants": { "$ref": "#/$defs/grants", "description": "What the step may reach. Everything else is denied." },
+            "grants": { "$ref": "#/$defs/grants", "description": "The resources that the step may use. Everything else is denied." },
             "needs": {
-                "description": "The steps that this one waits for. Left out: the step before. `[]`: none.",
+                "description": "The steps that this one waits for. If left out: the step before it. `[]`: none.",
                 "oneOf": [
                     { "$ref": "#/$defs/name" },
                     { "type": "array", "items": { "$ref": "#/$defs/name" } },
@@ -177,7 +177,7 @@ fn step() -> Value {
                 "type": ["string", "null"],
                 "pattern": "^[0-9]+(ms|s|m|h)$",
                 "default": "10m",
-                "description": "The longest time one call of the module may take.",
+                "description": "The longest time that one call of the module may take.",
                 "examples": ["30s", "5m"]
             },
             "retry": {
@@ -185,16 +185,16 @@ fn step() -> Value {
                 "minimum": 0,
                 "maximum": 10,
                 "default": 0,
-                "description": "How many times more a failure is tried that the module calls retryable."
+                "description": "How often to retry a failure that the module calls retryable."
             },
             "irreversible": {
                 "type": ["boolean", "null"],
                 "default": false,
-                "description": "What it does can't be taken back: a rollback that would pass over it stops and says so."
+                "description": "The effect of this step cannot be undone: a rollback that would leave it in place does not begin."
             },
             "trust": {
                 "enum": ["host", null],
-                "description": "`host`: this step is granted programs or sockets, through which it can do whatever the host can."
+                "description": "`host`: through granted programs or sockets, this step can do whatever the host can."
             }
         }
     })
@@ -208,13 +208,13 @@ fn grants() -> Value {
         "properties": {
             "dirs": {
                 "type": ["object", "null"],
-                "description": "Directories by name. `PATH` may be read and written, `PATH:ro` only read.",
+                "description": "Directories by name. `PATH` can be read and written, `PATH:ro` only read.",
                 "propertyNames": name_keys,
                 "additionalProperties": { "$ref": "#/$defs/scalar", "examples": ["/srv/shop", "./dist:ro"] }
             },
             "http": {
                 "type": ["array", "null"],
-                "description": "HTTP origins.",
+                "description": "HTTP origins that the step may send requests to.",
                 "items": {
                     "oneOf": [
                         { "type": "string", "examples": ["https://example.com"] },
@@ -228,7 +228,7 @@ fn grants() -> Value {
                                     "type": ["array", "null"],
                                     "minItems": 1,
                                     "items": { "type": "string" },
-                                    "description": "The methods that may be used. Left out: all."
+                                    "description": "The allowed methods. If left out: all."
                                 },
                                 "private": { "type": ["boolean", "null"], "default": false, "description": "Whether the name may resolve to a private address." },
                                 "headers": {
@@ -243,18 +243,18 @@ fn grants() -> Value {
             },
             "tcp": {
                 "type": ["array", "null"],
-                "description": "TCP addresses, `host:port`.",
+                "description": "TCP addresses that the step may connect to, `host:port`.",
                 "items": { "type": "string", "examples": ["db.example.com:5432", "[::1]:5432"] }
             },
             "databases": {
                 "type": ["object", "null"],
-                "description": "Databases by name; the URL stays in the host. May look up `secrets`.",
+                "description": "Databases by name. The URL stays in the host, and may look up `secrets`.",
                 "propertyNames": name_keys,
                 "additionalProperties": { "type": "string", "examples": ["sqlite:./shop.db"] }
             },
             "programs": {
                 "type": ["array", "null"],
-                "description": "Programs with their arguments, the program first: `*` is any one argument, `**` at the end any more. Needs `trust: host`.",
+                "description": "Programs with their arguments, the program first: `*` is any single argument, `**` at the end any further ones. Needs `trust: host`.",
                 "items": {
                     "oneOf": [
                         { "$ref": "#/$defs/scalar" },
@@ -264,18 +264,18 @@ fn grants() -> Value {
             },
             "env": {
                 "type": ["object", "null"],
-                "description": "The environment of the granted programs. A name without a value may be set by the step. May look up `secrets`.",
+                "description": "The environment variables of the granted programs. The step may set a variable without a value. May look up `secrets`.",
                 "propertyNames": { "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" },
                 "additionalProperties": { "type": ["string", "number", "boolean", "null"] }
             },
             "sockets": {
                 "type": ["object", "null"],
-                "description": "Unix sockets by name, asked over HTTP. Needs `trust: host`.",
+                "description": "Unix sockets by name, reached over HTTP. Needs `trust: host`.",
                 "propertyNames": name_keys,
                 "additionalProperties": { "type": "string", "examples": ["unix:/run/podman/podman.sock"] }
             },
             "secrets": {
-                "description": "Secrets that the step may use by handle; `reveal` lets it see the value too.",
+                "description": "Secrets that the step may use by handle. With `reveal`, it also sees the value.",
                 "oneOf": [
                     { "type": "array", "items": { "$ref": "#/$defs/word" } },
                     {

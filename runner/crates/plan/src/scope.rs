@@ -1,7 +1,7 @@
-//! The values of look-ups, and where each may stand.
+//! The values of lookups, and where each lookup is allowed.
 //!
-//! Invariant: a secret reaches [`ConfidentialText`] values only, and no error holds its value. What is known only while steps
-//! run becomes [`PendingValue`]. Deliberately absent: the process environment; the caller passes a function.
+//! Invariant: a secret reaches only [`ConfidentialText`] values, and no error contains its value. A lookup that is known only
+//! while steps run becomes a [`PendingValue`]. Deliberately absent: the process environment; the caller passes a function.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -16,16 +16,16 @@ use super::{
 };
 use contract::{EnvironmentName, Label, Secret};
 
-/// A place in the plan that may hold look-ups; it decides which.
+/// A position in the plan that may contain lookups; it decides which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LookupSite {
-    /// A value under `vars`.
+    /// Reads a value under `vars`.
     Variables,
     /// `state`.
     State,
     /// Anything in `with`.
     Config,
-    /// A grant that ends up in journal and reports as it is.
+    /// A grant that journal and reports show in full.
     Grant,
     /// A grant whose value is confidential: a header, a database, an environment variable.
     Confidential,
@@ -35,7 +35,7 @@ pub(super) enum LookupSite {
 #[derive(Clone, Debug)]
 pub(super) struct PlanVariable {
     value: Value,
-    /// As it is put inside a text: a number keeps the form in which it was written, `1.10`.
+    /// The form that is used inside a string: a number keeps its spelling, such as `1.10`.
     written: String,
     origin: ValueOrigin,
 }
@@ -47,29 +47,29 @@ enum ValueOrigin {
     Release,
 }
 
-/// Everything that can be looked up before the run.
+/// All values that can be looked up before the run.
 pub(super) struct LookupScope<'a> {
-    /// The plan's text, to place carets.
+    /// The plan's text, for the positions of errors.
     pub(super) text: &'a str,
     pub(super) environment: &'a EnvironmentName,
     pub(super) release: &'a Label,
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
     /// `None` for a variable whose error has been reported.
     pub(super) variables: BTreeMap<String, Option<PlanVariable>>,
-    /// Which other environments define a variable, for hints.
+    /// The other environments that define a variable, for hints.
     pub(super) defined_in: BTreeMap<String, Vec<String>>,
     /// `None` for a secret whose error has been reported.
     pub(super) secrets: BTreeMap<String, Option<Secret>>,
 }
 
-/// A configuration with its look-ups substituted as far as possible.
+/// A configuration with its lookups substituted as far as possible.
 pub(super) struct SubstitutedConfig {
     pub(super) value: Value,
     pub(super) pending: BTreeMap<String, PendingValue>,
     pub(super) spans: BTreeMap<String, Range<usize>>,
 }
 
-/// A piece of a text after look-up.
+/// A piece of a string after lookup.
 enum TemplatePiece {
     Text(String),
     Known(PlanVariable),
@@ -78,7 +78,7 @@ enum TemplatePiece {
 }
 
 impl LookupScope<'_> {
-    /// A value under `vars`.
+    /// Reads a value under `vars`.
     pub(super) fn variable(
         &self,
         node: &YamlNode,
@@ -99,13 +99,13 @@ impl LookupScope<'_> {
                 Some(PlanVariable { value: Value::String(written.clone()), written, origin })
             }
             YamlValue::Null | YamlValue::List(_) | YamlValue::Map(_) => {
-                problems.push(wrong_type(node, what, "a text, a number or a boolean"));
+                problems.push(wrong_type(node, what, "a string, a number or a boolean"));
                 None
             }
         }
     }
 
-    /// A text outside `with`.
+    /// Reads a string outside `with`.
     pub(super) fn text(
         &self,
         node: &YamlNode,
@@ -116,7 +116,7 @@ impl LookupScope<'_> {
         self.resolve_and_join(node, what, site, problems).map(|text| text.written)
     }
 
-    /// A text that may hold secrets.
+    /// Reads a string that may contain secrets.
     pub(super) fn confidential(
         &self,
         node: &YamlNode,
@@ -126,7 +126,7 @@ impl LookupScope<'_> {
         self.resolve_and_join(node, what, LookupSite::Confidential, problems)
     }
 
-    /// The value of `with`: an object.
+    /// Reads the value of `with`, an object.
     pub(super) fn config(&self, node: &YamlNode, problems: &mut PlanErrorCollector) -> Option<SubstitutedConfig> {
         let mut config = SubstitutedConfig { value: Value::Null, pending: BTreeMap::new(), spans: BTreeMap::new() };
         config.value = self.config_value(node, String::new(), &mut config, problems)?;
@@ -197,13 +197,13 @@ impl LookupScope<'_> {
             YamlValue::Number { written, .. } => Some(public_text(written.clone())),
             YamlValue::Bool(value) => Some(public_text(value.to_string())),
             YamlValue::Null | YamlValue::List(_) | YamlValue::Map(_) => {
-                problems.push(wrong_type(node, what, "a text"));
+                problems.push(wrong_type(node, what, "a string"));
                 None
             }
         }
     }
 
-    /// Parses a text and looks everything up that can be known now.
+    /// Parses a string and substitutes every lookup that is known now.
     fn pieces(
         &self,
         text: &str,
@@ -248,10 +248,10 @@ impl LookupScope<'_> {
             PlanLookup::Release => known(self.release.to_string(), ValueOrigin::Release),
             PlanLookup::Variable(name) => match self.variables.get(&name) {
                 Some(Some(PlanVariable { origin: ValueOrigin::Release, .. })) if site == LookupSite::State => {
-                    let message = format!("`vars.{name}` comes from the release, which `state` cannot depend on");
+                    let message = format!("`vars.{name}` depends on the release, which `state` cannot do");
                     let error =
                         PlanError::new(Problem::LookupNotAllowed, message).at(&span, "changes with each release");
-                    problems.push(error.hint("each release would have a history of its own"));
+                    problems.push(error.hint("use a variable without `release`; all releases share one history"));
                     None
                 }
                 Some(variable) => variable.clone().map(TemplatePiece::Known),
@@ -287,7 +287,7 @@ impl LookupScope<'_> {
         let names = || self.variables.keys().map(String::as_str);
         let hint = if let Some(others) = self.defined_in.get(name) {
             format!(
-                "{} has it: define it here too, or for all under `vars:`",
+                "define it here too, or for all environments under `vars:`; it is defined for {}",
                 quoted_list(others.iter().map(String::as_str))
             )
         } else if let Some(near) = closest_match(name, names()) {
@@ -295,7 +295,7 @@ impl LookupScope<'_> {
         } else if self.variables.is_empty() {
             format!("define it under `vars:`, as in `vars: {{ {name}: … }}`")
         } else {
-            format!("there are {}", quoted_list(names()))
+            format!("use one of {}", quoted_list(names()))
         };
         PlanError::new(Problem::UndefinedLookup, message).at(span, "undefined").hint(hint)
     }
@@ -307,7 +307,7 @@ impl LookupScope<'_> {
         } else if self.secrets.is_empty() {
             format!("declare it: `secrets: {{ {name}: env:{name} }}`")
         } else {
-            format!("there are {}", quoted_list(names()))
+            format!("use one of {}", quoted_list(names()))
         };
         PlanError::new(Problem::UndefinedLookup, format!("the plan has no secret `{name}`"))
             .at(span, "undefined")
@@ -315,7 +315,7 @@ impl LookupScope<'_> {
     }
 }
 
-/// Why a look-up may not stand in a place, and what to do instead.
+/// Why a lookup is not allowed at a position, and what to do instead.
 fn lookup_denial(lookup: &PlanLookup, site: LookupSite) -> Option<(&'static str, &'static str)> {
     match (lookup, site) {
         (PlanLookup::Environment(_), _)
@@ -330,23 +330,23 @@ fn lookup_denial(lookup: &PlanLookup, site: LookupSite) -> Option<(&'static str,
         | (PlanLookup::Secret(_), LookupSite::Confidential)
         | (PlanLookup::Deferred(_), LookupSite::Config) => None,
         (PlanLookup::Release, LookupSite::State) => {
-            Some(("the state belongs to all releases", "each release would have a history of its own"))
+            Some(("all releases share one state", "remove it; each release would have its own history"))
         }
         (PlanLookup::Variable(_), LookupSite::Variables) => {
-            Some(("a variable cannot use another one", "variables can use `env` and `release`"))
+            Some(("a variable cannot use another variable", "use `env` or `release`"))
         }
         (PlanLookup::Secret(_), LookupSite::Variables | LookupSite::State | LookupSite::Config | LookupSite::Grant) => {
             Some((
                 "this value is written to the journal",
-                "secrets can stand in granted headers, database URLs and `env`",
+                "use secrets only in granted headers, database URLs and `env`",
             ))
         }
         (PlanLookup::Deferred(_), LookupSite::Variables | LookupSite::State) => {
-            Some(("it is known only while steps run", "`steps` and `run` can be looked up in `with`"))
+            Some(("it is known only while steps run", "use `steps` and `run` only in `with`"))
         }
         (PlanLookup::Deferred(_), LookupSite::Grant | LookupSite::Confidential) => Some((
-            "what a step may reach is decided before any step runs",
-            "`steps` and `run` can be looked up in `with`; use `vars` in grants",
+            "grants are fixed before any step runs",
+            "use `vars` in grants; `steps` and `run` work only in `with`",
         )),
     }
 }
@@ -355,7 +355,7 @@ fn public_text(text: String) -> ConfidentialText {
     ConfidentialText { written: text.clone(), value: Secret::new(text) }
 }
 
-/// The text as reports see it, and with secrets.
+/// Joins pieces twice: as reports see the string, and with secrets.
 fn join_pieces(pieces: &[TemplatePiece]) -> ConfidentialText {
     let (mut written, mut value) = (String::new(), String::new());
     for piece in pieces {
@@ -383,7 +383,7 @@ fn pending_value(pieces: &[TemplatePiece]) -> PendingValue {
         TemplatePiece::Text(text) | TemplatePiece::Known(PlanVariable { written: text, .. }) => {
             PendingPart::Text(text.clone())
         }
-        TemplatePiece::Secret { .. } => unreachable!("`denied` keeps secrets out of `with`"),
+        TemplatePiece::Secret { .. } => unreachable!("`lookup_denial` keeps secrets out of `with`"),
         TemplatePiece::Deferred { lookup, span } => {
             PendingPart::Deferred { lookup: lookup.clone(), span: span.clone() }
         }

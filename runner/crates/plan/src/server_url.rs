@@ -1,7 +1,7 @@
 //! URLs of database servers: `postgres://user:password@host:port/name?sslmode=…`, `mysql://…`.
 //!
-//! Invariant: what is wrong is said without any part of the URL, which may be a secret as a whole. A password that was put
-//! in from a secret may hold any character: the user part ends at the last `@`. Deliberately absent: connecting.
+//! Invariant: no error contains a part of the URL, since the whole URL may be a secret. A password from a secret may contain any
+//! character: the user part ends at the last `@`. Deliberately absent: connecting.
 
 use std::path::PathBuf;
 
@@ -16,47 +16,47 @@ pub enum ServerEngine {
     Mysql,
 }
 
-/// Where a server listens.
+/// The address that a server listens on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerEndpoint {
-    /// A name or an address (IPv6 without brackets), and a port.
+    /// A host name or an IP address (IPv6 without brackets), and a port.
     Tcp(String, u16),
-    /// A unix socket.
+    /// The path of a unix socket.
     Unix(PathBuf),
 }
 
-/// How much TLS is asked for; the words are libpq's.
+/// The TLS mode, named as in libpq.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ServerTlsMode {
-    /// Never.
+    /// Never use TLS.
     Disable,
-    /// Where the server has it; whoever answers is believed.
+    /// Use TLS if the server supports it, with any certificate.
     #[default]
     Prefer,
-    /// Always; whoever answers is believed, unless authorities are named.
+    /// Always use TLS, with any certificate unless a CA file is given.
     Require,
-    /// The certificate must be of a known authority.
+    /// A known authority must have signed the certificate.
     VerifyCa,
-    /// It must be of this host too.
+    /// The certificate must also name this host.
     VerifyFull,
 }
 
-/// A server's URL, taken apart.
+/// The parts of a server's URL.
 #[derive(Clone, Debug)]
 pub struct ServerUrl {
-    /// What speaks there.
+    /// The database engine.
     pub engine: ServerEngine,
-    /// Where.
+    /// The address.
     pub endpoint: ServerEndpoint,
-    /// As whom.
+    /// The user name.
     pub user: Option<String>,
-    /// The password, as it is sent.
+    /// The password, decoded.
     pub password: Option<Secret>,
-    /// The database.
+    /// The database name.
     pub name: String,
-    /// TLS.
+    /// The TLS mode.
     pub tls: ServerTlsMode,
-    /// A file with the authorities to believe, instead of the machine's.
+    /// A file with the trusted authorities, instead of the machine's.
     pub ca_file: Option<PathBuf>,
     /// PostgreSQL's settings for the session: `-c name=value`.
     pub options: Option<String>,
@@ -73,16 +73,16 @@ fn split_scheme(url: &str) -> Option<(ServerEngine, &str)> {
 }
 
 impl ServerUrl {
-    /// Takes a URL apart; none if it is not of a server's scheme.
+    /// Parses a URL; none if its scheme is not that of a server.
     ///
     /// # Errors
-    /// What is wrong with it, in words without any part of it.
+    /// What is wrong with the URL, without any part of it.
     pub fn parse(url: &str) -> Option<Result<Self, String>> {
         split_scheme(url).map(|(server, rest)| parse_after_scheme(server, rest))
     }
 }
 
-/// The URL as reports see it: without what stands between the user's name and `@`, unless that is a look-up.
+/// The URL as reports see it: with its password masked, unless the password is a lookup.
 pub(super) fn mask_password(written: &str) -> String {
     let Some((_, rest)) = split_scheme(written) else { return written.to_owned() };
     let (main, _) = split_query(rest);
@@ -96,7 +96,7 @@ pub(super) fn mask_password(written: &str) -> String {
     }
 }
 
-/// A text of many lines with a star for each byte of a password that is written into a URL, so that places in it stay.
+/// Replaces each byte of a password in a URL by a star, so that positions in the text stay valid.
 pub(super) fn blank_out_passwords(text: &str) -> Option<String> {
     let (mut shown, mut at) = (String::new(), 0);
     for (found, mark) in text.match_indices("://") {
@@ -105,7 +105,7 @@ pub(super) fn blank_out_passwords(text: &str) -> Option<String> {
         let quote = text[..found].trim_end_matches(is_name).chars().next_back().filter(|c| matches!(c, '"' | '\''));
         let ends = |c: char| c == '\n' || quote.map_or_else(|| c.is_whitespace(), |quote| c == quote);
         let end = text[begin..].find(ends).map_or(text.len(), |length| begin + length);
-        // A look-up may have spaces in it; the token ends before the `@` then, and there is nothing to veil.
+        // A lookup may contain spaces; then the token ends before the `@`, and there is no password to hide.
         let Some((account, _)) = text[begin..end].rsplit_once('@') else { continue };
         let Some((user, password)) = account.split_once(':') else { continue };
         if begin < at || password.is_empty() || password.starts_with("${{") && password.ends_with("}}") {
@@ -119,7 +119,7 @@ pub(super) fn blank_out_passwords(text: &str) -> Option<String> {
     (at > 0).then(|| shown + &text[at..])
 }
 
-/// A `?` may stand in a password; what follows the last one is a query only if it looks like one.
+/// Splits off the query. A password may contain a `?`, so the part after the last `?` must look like a query.
 fn split_query(rest: &str) -> (&str, &str) {
     match rest.rsplit_once('?') {
         Some((main, query)) if query.is_empty() || !query.contains('@') || is_query(query) => (main, query),
@@ -161,7 +161,7 @@ fn parse_after_scheme(server: ServerEngine, rest: &str) -> Result<ServerUrl, Str
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         if (server, key) == (ServerEngine::Postgres, "port") {
-            port = Some(value.parse().map_err(|_| "its port is no number".to_owned())?);
+            port = Some(value.parse().map_err(|_| "its port is not a number".to_owned())?);
         }
         apply_option(&mut url, key, percent_decoded(value))?;
     }
@@ -169,17 +169,17 @@ fn parse_after_scheme(server: ServerEngine, rest: &str) -> Result<ServerUrl, Str
         url.endpoint = ServerEndpoint::Unix(folder.join(format!(".s.PGSQL.{}", port.unwrap_or(default_port))));
     }
     if url.name.is_empty() {
-        return Err("it names no database".to_owned());
+        return Err("it has no database name".to_owned());
     }
     if [Some(url.name.as_str()), url.user.as_deref(), url.password.as_ref().map(Secret::reveal)]
         .iter()
         .flatten()
         .any(|text| text.contains('\0'))
     {
-        return Err("it holds a NUL character".to_owned());
+        return Err("it contains a NUL character".to_owned());
     }
     if server == ServerEngine::Mysql && url.user.is_none() {
-        return Err("it names no user".to_owned());
+        return Err("it has no user name".to_owned());
     }
     Ok(url)
 }
@@ -187,16 +187,16 @@ fn parse_after_scheme(server: ServerEngine, rest: &str) -> Result<ServerUrl, Str
 fn host_and_port(authority: &str) -> Result<(Option<String>, Option<u16>), String> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
-            let (host, rest) = rest.split_once(']').ok_or("an IPv6 address has no `]`")?;
+            let (host, rest) = rest.split_once(']').ok_or("its IPv6 address has no `]`")?;
             (host, rest.strip_prefix(':'))
         }
         None => authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
     };
     if host.contains([',', ':']) && !authority.starts_with('[') {
-        return Err("it names more than one host".to_owned());
+        return Err("it has more than one host".to_owned());
     }
     let port = match port {
-        Some(port) => Some(port.parse().ok().filter(|port| *port > 0).ok_or("its port is no number")?),
+        Some(port) => Some(port.parse().ok().filter(|port| *port > 0).ok_or("its port is not a number")?),
         None => None,
     };
     let host = percent_decoded(host);
@@ -212,7 +212,7 @@ fn apply_option(url: &mut ServerUrl, key: &str, value: String) -> Result<(), Str
                 "require" | "required" => ServerTlsMode::Require,
                 "verify-ca" | "verify_ca" => ServerTlsMode::VerifyCa,
                 "verify-full" | "verify_identity" => ServerTlsMode::VerifyFull,
-                _ => return Err(format!("its `{key}` is none of disable, prefer, require, verify-ca, verify-full")),
+                _ => return Err(format!("its `{key}` is not one of disable, prefer, require, verify-ca, verify-full")),
             };
         }
         (ServerEngine::Postgres, "sslrootcert") | (ServerEngine::Mysql, "ssl-ca") => {
@@ -229,7 +229,7 @@ fn apply_option(url: &mut ServerUrl, key: &str, value: String) -> Result<(), Str
             url.endpoint = ServerEndpoint::Tcp(value, port);
         }
         (ServerEngine::Postgres, "port") => {
-            let port = value.parse().map_err(|_| "its port is no number".to_owned())?;
+            let port = value.parse().map_err(|_| "its port is not a number".to_owned())?;
             if let ServerEndpoint::Tcp(_, old) = &mut url.endpoint {
                 *old = port;
             }
@@ -252,7 +252,7 @@ fn apply_option(url: &mut ServerUrl, key: &str, value: String) -> Result<(), Str
                 ServerEngine::Mysql => "ssl-mode, ssl-ca, socket",
             };
             // The key is not shown: the whole URL may be a secret.
-            return Err(format!("it has an option that is not known; there are {known}"));
+            return Err(format!("it has an unknown option; the known ones are {known}"));
         }
     }
     Ok(())
@@ -262,7 +262,7 @@ fn append_option(before: Option<String>, more: &str) -> String {
     before.map_or_else(|| more.to_owned(), |before| format!("{before} {more}"))
 }
 
-/// Percent-decoded where that gives a text; else as it is, since a secret may hold a bare `%`.
+/// Percent-decodes a text if the result is UTF-8; otherwise returns it unchanged, since a secret may contain a bare `%`.
 fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_urls_apart() {
+    fn urls_are_parsed() {
         let url = good("postgres://ann:s3c%40ret@db.example.com:5433/shop?sslmode=verify-full&sslrootcert=/ca.pem");
         assert_eq!(url.endpoint, ServerEndpoint::Tcp("db.example.com".into(), 5433));
         assert_eq!((url.user.as_deref(), url.password.unwrap().reveal()), (Some("ann"), "s3c@ret"));
@@ -304,14 +304,14 @@ mod tests {
     }
 
     #[test]
-    fn a_password_may_hold_any_character() {
+    fn a_password_may_contain_any_character() {
         let url = good("postgres://ann:p@ss/w:rd?100%@h/shop?sslmode=disable");
         assert_eq!((url.password.unwrap().reveal(), url.name.as_str()), ("p@ss/w:rd?100%", "shop"));
         assert_eq!(url.tls, ServerTlsMode::Disable);
     }
 
     #[test]
-    fn what_is_wrong_is_said_without_the_url() {
+    fn errors_do_not_contain_the_url() {
         for url in [
             "postgres://ann:secret@h:port/secret",
             "postgres://ann:secret@h",
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_a_plan_is_veiled_and_places_stay() {
+    fn a_password_in_a_plan_is_hidden_and_positions_stay() {
         let cases = [
             ("main: \"postgres://u:p@ss wörd?@h/n\"  # c@d", "main: \"postgres://u:***********@h/n\"  # c@d"),
             ("a: mysql://u:x@h/n # c@d\nb: 'https://u:y@h'", "a: mysql://u:*@h/n # c@d\nb: 'https://u:*@h'"),
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn reports_see_no_password() {
+    fn reports_do_not_show_passwords() {
         for (written, seen) in [
             ("postgres://ann:secret@h/d", "postgres://ann:***@h/d"),
             ("mysql://ann:se@cret@h/d?ssl-mode=require", "mysql://ann:***@h/d?ssl-mode=require"),

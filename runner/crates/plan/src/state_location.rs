@@ -1,7 +1,7 @@
-//! `state:` and `lock:`: where journals and lock live, and how long a silent holder is believed in.
+//! `state:` and `lock:`: the location of journals and lock, and the lease of a remote lock.
 //!
-//! Pure: variables of the environment come through a function. Which of them say how a remote place is reached is listed here,
-//! so that nothing else of the environment gets there. Deliberately absent: whether the place answers.
+//! Pure: environment variables come through a function. The lists here name the variables that configure remote access, so
+//! that no other part of the environment reaches it. Deliberately absent: whether the location is reachable.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -16,16 +16,16 @@ use super::{
 };
 use contract::Secret;
 
-/// How long a holder of a remote lock may be silent, unless the plan says otherwise.
+/// The lease of a remote lock, unless the plan sets another.
 const DEFAULT_LOCK_TTL: Duration = Duration::from_secs(30);
-/// A lease that a slow network or a busy machine would lose by itself, and one that nobody would wait for.
+/// The limits of a lease: below, a slow network or a busy machine would lose the lock; above, nobody would wait.
 const TTL_RANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 
 const STATE_HINT: &str = "write `state: dir:PATH`, `git:REMOTE` or `s3://BUCKET/PREFIX`";
 
-/// What says how git reaches a remote, beside its own configuration.
+/// The variables that configure how git reaches a remote, besides its own configuration.
 const GIT_VARIABLES: [&str; 1] = ["GIT_SSH_COMMAND"];
-/// What says how an object store is reached: the names that AWS's own programs obey.
+/// The variables that configure access to an object store, named as in AWS's own tools.
 const S3_VARIABLES: [&str; 20] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_ALLOW_HTTP",
@@ -65,8 +65,8 @@ pub(super) fn read(
     let written = scope.text(node, "`state`", LookupSite::State, problems)?;
     if let Some(path) = written.strip_prefix("dir:") {
         if let Some(why) = paths::path_error(path) {
-            let error = PlanError::new(Problem::BadValue, format!("`state` has a bad path: {why}"));
-            problems.push(error.at(&node.span, "not a path").hint("write `state: dir:.pawl`"));
+            let error = PlanError::new(Problem::BadValue, format!("`state` has an invalid path: {why}"));
+            problems.push(error.at(&node.span, "invalid path").hint("write `state: dir:.pawl`"));
             return None;
         }
         return Some(StateLocation::Dir(paths::resolve(&source.folder, path)));
@@ -82,7 +82,7 @@ pub(super) fn read(
     let place = match place {
         Ok(place) => place,
         Err(why) => {
-            let error = PlanError::new(Problem::BadValue, format!("`{written}` is not a place for state: {why}"));
+            let error = PlanError::new(Problem::BadValue, format!("`{written}` is not a valid state location: {why}"));
             problems.push(error.at(&node.span, why).hint(STATE_HINT));
             return None;
         }
@@ -100,7 +100,7 @@ pub(super) fn read(
 }
 
 impl StateLocation {
-    /// The place that another process of this machine wrote down: `{"state": …, "folder": …}`. None if it is not that.
+    /// Parses a location that another process of this machine wrote: `{"state": …, "folder": …}`. None for any other text.
     #[must_use]
     pub fn from_address(address: &str, env: EnvLookup<'_>) -> Option<Self> {
         #[derive(serde::Deserialize)]
@@ -141,15 +141,15 @@ fn settings(names: &[&str], env: EnvLookup<'_>) -> BTreeMap<String, Secret> {
 fn unknown_state_error(written: &str, node: &YamlNode) -> PlanError {
     if ["gs:", "az:", "artifact"].iter().any(|scheme| written.starts_with(scheme)) {
         return PlanError::new(Problem::NotSupported, format!("`{written}` is not supported yet"))
-            .at(&node.span, "`dir:`, `git:` and `s3://` are")
+            .at(&node.span, "only `dir:`, `git:` and `s3://` are supported")
             .hint(STATE_HINT);
     }
-    PlanError::new(Problem::BadValue, format!("`{written}` is not a place for state"))
+    PlanError::new(Problem::BadValue, format!("`{written}` is not a state location"))
         .at(&node.span, "unknown kind of state")
         .hint(STATE_HINT)
 }
 
-/// The name of a remote stays a name; a path that is relative is so to the plan's folder.
+/// Reads a git location. The name of a remote stays a name; a relative path resolves against the plan's folder.
 fn git(remote: &str, source: &PlanSource) -> Result<RemoteLocation, &'static str> {
     if remote.starts_with('-') || remote.contains(|c: char| c.is_control() || c == ' ') {
         return Err("not the name or URL of a git repository");
@@ -171,23 +171,23 @@ fn s3(rest: &str) -> Result<RemoteLocation, &'static str> {
     let prefix = prefix.trim_end_matches('/');
     let is_bucket = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
     if bucket.len() < 3 || bucket.len() > 63 || !bucket.chars().all(is_bucket) {
-        return Err("not the name of a bucket");
+        return Err("invalid bucket name");
     }
     let is_segment = |segment: &str| !matches!(segment, "" | "." | "..");
     if !prefix.is_empty() && !prefix.split('/').all(is_segment) || prefix.contains(|c: char| c.is_control()) {
-        return Err("not a prefix in a bucket");
+        return Err("invalid prefix");
     }
     Ok(RemoteLocation::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
 }
 
-/// `$XDG_STATE_HOME/pawl/state`, as the XDG base directory specification has it; without a home, beside the plan.
+/// The cache folder: `$XDG_STATE_HOME/pawl/state` by the XDG base directory specification; without a home, next to the plan.
 fn cache(source: &PlanSource, env: EnvLookup<'_>) -> PathBuf {
     let absolute = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
     base.map_or_else(|| source.folder.join(".pawl/remote"), |base| base.join("pawl/state"))
 }
 
-/// `lock:`, which only a remote place needs.
+/// Reads `lock:`, which only a remote location needs.
 fn lock_ttl(fields: &MappingFields<'_>, problems: &mut PlanErrorCollector) -> Option<Duration> {
     let Some((key, node)) = fields.entry("lock") else { return Some(DEFAULT_LOCK_TTL) };
     let inner = MappingFields::read(node, "`lock`", &key.span, &["ttl"], problems)?;
@@ -196,8 +196,8 @@ fn lock_ttl(fields: &MappingFields<'_>, problems: &mut PlanErrorCollector) -> Op
     let (least, most) = TTL_RANGE;
     let ttl = ttl.filter(|ttl| (least..=most).contains(ttl));
     if ttl.is_none() {
-        let error = PlanError::new(Problem::BadValue, "`ttl` is no time that a lock can last");
-        problems.push(error.at(&node.span, "not from 1s to 1h").hint("write `ttl: 30s`"));
+        let error = PlanError::new(Problem::BadValue, "`ttl` is not a valid lease for a lock");
+        problems.push(error.at(&node.span, "not between 1s and 1h").hint("write `ttl: 30s`"));
     }
     ttl
 }

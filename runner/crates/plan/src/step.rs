@@ -19,7 +19,7 @@ const KEYS: &[&str] = &["uses", "with", "grants", "needs", "on", "timeout", "ret
 pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 const MAX_RETRIES: u64 = 10;
 
-/// A step as written. It takes its place in the graph even when something in it is wrong.
+/// A step as written. It has its node in the graph even if it contains an error.
 pub(super) struct StepDraft {
     pub(super) id: StepId,
     pub(super) span: Range<usize>,
@@ -30,9 +30,9 @@ pub(super) struct StepDraft {
 
 /// `needs:` as written.
 pub(super) enum DeclaredNeeds {
-    /// Left out: the step before.
+    /// `needs` is left out: the step needs the one before it.
     PreviousStep,
-    /// These.
+    /// `needs` lists these steps.
     Explicit(Vec<(StepId, Range<usize>)>),
 }
 
@@ -45,7 +45,7 @@ pub(super) fn drafts(
 ) -> Vec<StepDraft> {
     let Some(entries) = fields::mapping(node, "`steps`", problems) else { return Vec::new() };
     if entries.is_empty() {
-        let error = PlanError::new(Problem::MissingKey, "the plan has no step");
+        let error = PlanError::new(Problem::MissingKey, "the plan has no steps");
         problems.push(error.at(&node.span, "empty").hint("add one: `pull: { uses: pull, … }`"));
     }
     entries.iter().filter_map(|(key, node)| draft(key, node, scope, source, problems)).collect()
@@ -80,8 +80,8 @@ pub(super) fn draft(
     };
     if let (Some(strong), Some(StepTrust::Sandbox)) = (host_capability, trust) {
         let error =
-            PlanError::new(Problem::NeedsTrust, format!("{what} is granted {strong}, which can do what the host can"));
-        let hint = format!("say so with `trust: host`, or use a module that needs no {strong}");
+            PlanError::new(Problem::NeedsTrust, format!("{what} is granted {strong}, which can do whatever the host can"));
+        let hint = format!("add `trust: host`, or use a module that needs no {strong}");
         problems.push(error.at(&key.span, "needs `trust: host`").hint(hint));
     }
     let timeout = fields.get("timeout").map_or(Some(DEFAULT_TIMEOUT), |node| timeout(node, problems));
@@ -123,7 +123,7 @@ fn module(node: &YamlNode, source: &PlanSource, problems: &mut PlanErrorCollecto
         return parsed
             .map(ModuleRef::Registry)
             .map_err(|RegistryRefError { reason: why, hint }| {
-                let error = PlanError::new(Problem::BadValue, format!("`{text}` names no module: {why}"));
+                let error = PlanError::new(Problem::BadValue, format!("`{text}` is not a valid module: {why}"));
                 problems.push(error.at(&node.span, "not a pinned module").hint(hint));
             })
             .ok();
@@ -138,13 +138,13 @@ fn module(node: &YamlNode, source: &PlanSource, problems: &mut PlanErrorCollecto
     }
     let error = PlanError::new(Problem::BadValue, format!("`{text}` is not a module"));
     let hint = match text.ends_with(".wasm") && !path {
-        true => format!("a file starts with `./`: `uses: ./{text}`"),
+        true => format!("to use a file, write `uses: ./{text}`"),
         false => {
-            "name one (`uses: pull`), a file (`uses: ./steps/x.wasm`) or one in a registry (`uses: oci://…@sha256:…`)"
+            "write a name (`uses: pull`), a file (`uses: ./steps/x.wasm`) or a registry reference (`uses: oci://…@sha256:…`)"
                 .to_owned()
         }
     };
-    problems.push(error.at(&node.span, "neither a name nor a file").hint(hint));
+    problems.push(error.at(&node.span, "not a name, file or registry reference").hint(hint));
     None
 }
 
@@ -172,12 +172,12 @@ fn timeout(node: &YamlNode, problems: &mut PlanErrorCollector) -> Option<Duratio
     };
     let duration = parse_duration(text);
     if duration.is_none() {
-        let error = PlanError::new(Problem::BadValue, format!("`{text}` is not a time"));
+        let error = PlanError::new(Problem::BadValue, format!("`{text}` is not a duration"));
         let hint = match text.parse::<u32>() {
             Ok(number) if number > 0 => format!("add a unit: `{number}s` or `{number}m`"),
-            Ok(_) | Err(_) => "write a whole number above 0 and `ms`, `s`, `m` or `h`: `30s`, `5m`".to_owned(),
+            Ok(_) | Err(_) => "write a whole number above 0 with `ms`, `s`, `m` or `h`, such as `30s`".to_owned(),
         };
-        problems.push(error.at(&node.span, "not a time").hint(hint));
+        problems.push(error.at(&node.span, "not a duration").hint(hint));
     }
     duration
 }
@@ -203,7 +203,7 @@ fn retry(node: &YamlNode, problems: &mut PlanErrorCollector) -> Option<u32> {
     let retry = value.as_u64().filter(|retry| *retry <= MAX_RETRIES).and_then(|retry| u32::try_from(retry).ok());
     if retry.is_none() {
         let error = PlanError::new(Problem::BadValue, format!("`retry` cannot be {value}"));
-        problems.push(error.at(&node.span, "out of range").hint(format!("a whole number from 0 to {MAX_RETRIES}")));
+        problems.push(error.at(&node.span, "out of range").hint(format!("use a whole number from 0 to {MAX_RETRIES}")));
     }
     retry
 }
@@ -213,7 +213,7 @@ fn check_target(node: &YamlNode, problems: &mut PlanErrorCollector) {
         && group != "local"
     {
         let error = PlanError::new(Problem::NotSupported, "hosts are not supported yet");
-        problems.push(error.at(&node.span, "not yet").hint("leave `on` out: the step runs on the runner's machine"));
+        problems.push(error.at(&node.span, "not supported yet").hint("remove `on`; the step runs on the runner's machine"));
     }
 }
 

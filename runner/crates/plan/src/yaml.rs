@@ -1,8 +1,8 @@
-//! YAML 1.2 text → a tree in which every value knows its byte range.
+//! Parses YAML 1.2 into a tree in which every value has its byte range.
 //!
 //! Invariant: the tree is small. Bytes, values (after aliases are expanded) and levels are limited while it is built, so no
-//! text makes it large or deep, and whoever walks it may recurse. Deliberately absent: merge keys, tags, several
-//! documents, and any idea of what a plan is.
+//! text makes it large or deep, and code that walks it may recurse. Deliberately absent: merge keys, tags, several
+//! documents, and the meaning of a plan.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,16 +24,16 @@ const MAX_NODES: usize = 20_000;
 /// The deepest nesting.
 const MAX_LEVELS: usize = 64;
 
-/// A value and where it stands.
+/// A value and its position.
 #[derive(Clone, Debug)]
 pub(super) struct YamlNode {
-    /// Its byte range. That of a block mapping or list begins with its first entry.
+    /// The byte range. For a block mapping or list, it begins with the first entry.
     pub(super) span: Range<usize>,
-    /// What it is.
+    /// The value.
     pub(super) kind: YamlValue,
 }
 
-/// What a value is.
+/// A YAML value.
 #[derive(Clone, Debug)]
 pub(super) enum YamlValue {
     Null,
@@ -44,7 +44,7 @@ pub(super) enum YamlValue {
     Map(Vec<(YamlKey, YamlNode)>),
 }
 
-/// A key of a mapping, as text, whatever it looks like.
+/// A key of a mapping, always as a string.
 #[derive(Clone, Debug)]
 pub(super) struct YamlKey {
     pub(super) text: String,
@@ -52,25 +52,25 @@ pub(super) struct YamlKey {
 }
 
 impl YamlValue {
-    /// For "must be a text, not …".
+    /// The type's name, for "must be a string, not …".
     pub(super) fn type_name(&self) -> &'static str {
         match self {
             Self::Null => "empty",
             Self::Bool(_) => "a boolean",
             Self::Number { .. } => "a number",
-            Self::Text(_) => "a text",
+            Self::Text(_) => "a string",
             Self::List(_) => "a list",
             Self::Map(_) => "a mapping",
         }
     }
 }
 
-/// Parses one document. `None` after an error that leaves no tree; lesser ones are noted, and the tree is still returned.
+/// Parses one document. Returns `None` after an error that leaves no tree; after lesser errors, the tree is still returned.
 pub(super) fn parse(text: &str, problems: &mut PlanErrorCollector) -> Option<YamlNode> {
     if text.len() > MAX_PLAN_BYTES {
-        let message = format!("the plan has {} bytes; at most {MAX_PLAN_BYTES} (1 MiB) are read", text.len());
+        let message = format!("the plan has {} bytes; the limit is {MAX_PLAN_BYTES} (1 MiB)", text.len());
         problems
-            .push(PlanError::new(Problem::TooLarge, message).hint("is this the right file? a plan is a page or two"));
+            .push(PlanError::new(Problem::TooLarge, message).hint("check that this is the right file; a plan is a page or two"));
         return None;
     }
     let mut builder = YamlTreeBuilder {
@@ -84,7 +84,7 @@ pub(super) fn parse(text: &str, problems: &mut PlanErrorCollector) -> Option<Yam
     };
     match builder.run() {
         Ok(()) if builder.root.is_none() => {
-            let hint = "docs/plan.md has a plan to start from";
+            let hint = "write a plan; docs/plan.md has an example";
             builder.problems.push(PlanError::new(Problem::Empty, "the plan is empty").hint(hint));
             None
         }
@@ -96,7 +96,7 @@ pub(super) fn parse(text: &str, problems: &mut PlanErrorCollector) -> Option<Yam
     }
 }
 
-/// A mapping or list whose end has not come yet.
+/// A mapping or list whose end the parser has not reached yet.
 struct OpenCollection {
     start: usize,
     anchor: usize,
@@ -112,7 +112,7 @@ enum CollectionContent {
 enum PendingKey {
     None,
     New(YamlKey),
-    /// One that was there before, reported already: its value is dropped.
+    /// A duplicate that was reported already; its value is dropped.
     Repeated,
 }
 
@@ -124,7 +124,7 @@ struct AnchoredNode {
 
 struct YamlTreeBuilder<'a> {
     text: &'a str,
-    /// The byte offset of each character, when they differ.
+    /// The byte offset of each character; `None` for ASCII text.
     char_offsets: Option<Vec<usize>>,
     open_collections: Vec<OpenCollection>,
     anchors: HashMap<usize, AnchoredNode>,
@@ -147,7 +147,7 @@ impl YamlTreeBuilder<'_> {
                     documents += 1;
                     if documents > 1 {
                         return Err(not_yaml("the plan has more than one document", &span, "a second one starts here")
-                            .hint("keep one; environments of one plan go under `environments:`")
+                            .hint("keep one document; put environments under `environments:`")
                             .into());
                     }
                 }
@@ -198,15 +198,15 @@ impl YamlTreeBuilder<'_> {
                 let first =
                     entries.iter().find(|(other, _)| other.text == text).map_or(0, |(other, _)| other.span.start);
                 let line = 1 + self.text[..first].matches('\n').count();
-                let error = PlanError::new(Problem::DuplicateKey, format!("the key `{text}` is there twice"));
-                self.problems.push(error.at(&span, "again").hint(format!("the first one is on line {line}")));
+                let error = PlanError::new(Problem::DuplicateKey, format!("duplicate key `{text}`"));
+                self.problems.push(error.at(&span, "the second one").hint(format!("remove one; the first one is on line {line}")));
             }
             return Ok(());
         }
         let kind = match style {
             ScalarStyle::Plain => scalar::resolve(&text).unwrap_or_else(|why| {
                 let error = PlanError::new(Problem::BadValue, format!("the number `{text}` is ambiguous or too large"));
-                self.problems.push(error.at(&span, why).hint(format!("if it is a text, quote it: \"{text}\"")));
+                self.problems.push(error.at(&span, why).hint(format!("to write a string, quote it: \"{text}\"")));
                 YamlValue::Text(text)
             }),
             ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted | ScalarStyle::Literal | ScalarStyle::Folded => {
@@ -244,7 +244,7 @@ impl YamlTreeBuilder<'_> {
     fn alias(&mut self, anchor: usize, span: &Range<usize>) -> YamlResult {
         self.reject_collection_as_key(span)?;
         let Some(anchored) = self.anchors.get(&anchor) else {
-            return Err(not_yaml("an alias inside its own anchor", span, "this would never end").into());
+            return Err(not_yaml("an alias refers to its own anchor", span, "endless").hint("remove the alias").into());
         };
         let (node, nodes, levels) = (anchored.node.clone(), anchored.nodes, anchored.levels);
         self.count_nodes(nodes, span)?;
@@ -255,7 +255,7 @@ impl YamlTreeBuilder<'_> {
     fn add_node(&mut self, node: YamlNode, anchor: usize) -> YamlResult {
         if anchor != 0 {
             let (nodes, levels) = measure(&node);
-            // The copy kept for aliases costs memory even when no alias comes.
+            // The copy for aliases costs memory even if no alias follows.
             self.count_nodes(nodes, &node.span)?;
             self.anchors.insert(anchor, AnchoredNode { node: node.clone(), nodes, levels });
         }
@@ -266,7 +266,7 @@ impl YamlTreeBuilder<'_> {
                 match std::mem::replace(key, PendingKey::None) {
                     PendingKey::New(key) => entries.push((key, node)),
                     PendingKey::Repeated => {}
-                    PendingKey::None => unreachable!("`scalar` and `no_key_yet` put a key before each value"),
+                    PendingKey::None => unreachable!("`scalar` and `reject_collection_as_key` put a key before each value"),
                 }
             }
         }
@@ -276,7 +276,7 @@ impl YamlTreeBuilder<'_> {
     fn reject_collection_as_key(&self, span: &Range<usize>) -> YamlResult {
         match self.open_collections.last().map(|open| &open.content) {
             Some(CollectionContent::Map { pending_key: PendingKey::None, .. }) => {
-                Err(not_yaml("a key must be a plain text", span, "not a key").into())
+                Err(not_yaml("a key must be a plain string", span, "not a key").hint("write a name as the key").into())
             }
             Some(CollectionContent::Map { .. } | CollectionContent::List(_)) | None => Ok(()),
         }
@@ -289,7 +289,7 @@ impl YamlTreeBuilder<'_> {
         }
         let message = format!("the plan is too complex: more than {MAX_NODES} values, aliases expanded");
         let error = PlanError::new(Problem::TooLarge, message).at(span, "one too many");
-        Err(error.hint("write it with fewer aliases; a plan is a page or two").into())
+        Err(error.hint("use fewer aliases; a plan is a page or two").into())
     }
 
     fn check_levels(&self, more: usize, span: &Range<usize>) -> YamlResult {
@@ -298,17 +298,17 @@ impl YamlTreeBuilder<'_> {
         }
         let message = format!("the plan is nested too deeply: more than {MAX_LEVELS} levels");
         let error = PlanError::new(Problem::TooLarge, message).at(span, "one level too many");
-        Err(error.hint("write it flatter; a plan has about six levels").into())
+        Err(error.hint("use fewer levels; a plan has about six").into())
     }
 
-    /// The parser's range of an anchored scalar begins at the anchor.
+    /// Removes the anchor from a range: the parser's range of an anchored scalar begins at its anchor.
     fn without_anchor(&self, span: Range<usize>, anchor: usize) -> Range<usize> {
         let Some(rest) = self.text[span.clone()].strip_prefix('&').filter(|_| anchor > 0) else { return span };
         let value = rest.trim_start_matches(|c: char| !c.is_whitespace()).trim_start();
         if value.is_empty() { span } else { span.end - value.len()..span.end }
     }
 
-    /// The parser's ranges of quoted scalars may run on to the end of the line.
+    /// Ends a range at the closing quote: the parser's ranges of quoted scalars may extend to the end of the line.
     fn without_trailing_text(&self, span: Range<usize>, style: ScalarStyle) -> Range<usize> {
         let slice = &self.text[span.clone()];
         let mut rest = slice.char_indices().skip(1);
@@ -338,14 +338,14 @@ impl YamlTreeBuilder<'_> {
     fn syntax(&self, error: &ScanError) -> PlanError {
         let at = self.byte(error.marker().index());
         if let Some(tab) = self.tab_after(at, error.info().contains("tab")) {
-            return not_yaml("a tab in the indentation", &(tab..tab + 1), "a tab")
-                .hint("YAML is indented with spaces only");
+            return not_yaml("the indentation contains a tab", &(tab..tab + 1), "a tab")
+                .hint("indent with spaces only");
         }
         let end = self.text[at..].chars().next().map_or(at, |first| at + first.len_utf8());
         not_yaml("the plan is not valid YAML", &(at..end), error.info())
     }
 
-    /// The first tab in the indentation near a syntax error; anywhere after it when the parser itself speaks of one.
+    /// The first tab in the indentation near a syntax error; anywhere after it if the parser itself reports a tab.
     fn tab_after(&self, at: usize, search_all: bool) -> Option<usize> {
         let mut start = self.text[..at].rfind('\n').map_or(0, |newline| newline + 1);
         for line in self.text[start..].split_inclusive('\n').take(if search_all { usize::MAX } else { 2 }) {
@@ -365,7 +365,7 @@ impl YamlTreeBuilder<'_> {
         start..end.max(start)
     }
 
-    /// The parser counts characters.
+    /// The byte offset of a character, since the parser counts characters.
     fn byte(&self, character: usize) -> usize {
         match &self.char_offsets {
             None => character.min(self.text.len()),
@@ -384,12 +384,12 @@ fn not_yaml(message: &str, span: &Range<usize>, label: &str) -> PlanError {
 
 fn reject_tag(tagged: bool, span: &Range<usize>) -> YamlResult {
     if tagged {
-        return Err(not_yaml("tags are not supported", span, "a tag").hint("quote a value to make it a text").into());
+        return Err(not_yaml("tags are not supported", span, "a tag").hint("remove the tag; to write a string, quote it").into());
     }
     Ok(())
 }
 
-/// Its values and keys, and its levels.
+/// The number of values and keys in a node, and of its levels.
 fn measure(node: &YamlNode) -> (usize, usize) {
     let inner: (usize, usize) = match &node.kind {
         YamlValue::Null | YamlValue::Bool(_) | YamlValue::Number { .. } | YamlValue::Text(_) => return (1, 0),

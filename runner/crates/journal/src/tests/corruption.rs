@@ -1,13 +1,13 @@
-//! Whatever happens to the bytes, the journal is refused or read as a shorter one; never as something else.
+//! A journal with changed bytes is refused, or read as a shorter one; never as another one.
 
 use super::*;
 use crate::{line::LineError, state::TransitionError};
 
-/// A file, cut into lines, with the state before each.
+/// A file, split into lines, with the state before each line.
 struct SplitJournal {
     path: PathBuf,
     bytes: Vec<u8>,
-    /// Of each line: where it begins, and what is known before it.
+    /// The start of each line, and the state before it.
     lines: Vec<(usize, JournalState)>,
 }
 
@@ -37,10 +37,10 @@ fn code(error: &JournalError) -> (&'static str, u8) {
     (diagnostic.code.0, diagnostic.exit.status())
 }
 
-/// Folding is composable (tests/decisions.rs), so each cut is folded from the line that it hits; whole files are read
-/// where lines end.
+/// Folding is composable (tests/decisions.rs), so each cut is folded from its line on; whole files are read only at the ends
+/// of lines.
 #[test]
-fn the_last_file_cut_anywhere_is_its_whole_lines_and_says_what_was_dropped() {
+fn the_last_file_cut_anywhere_is_read_as_its_complete_lines() {
     let folder = tempfile::tempdir().unwrap();
     let (files, _) = split_journals(folder.path());
     let last = &files[1];
@@ -63,7 +63,7 @@ fn the_last_file_cut_anywhere_is_its_whole_lines_and_says_what_was_dropped() {
 }
 
 #[test]
-fn an_outcome_that_is_torn_leaves_its_intent() {
+fn a_torn_outcome_leaves_its_intent() {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = begin(folder.path(), 1, AttemptNumber::FIRST, Redactor::default());
     act(&mut journal, "switch", StepEffect::Exposing, StepOutcome::Succeeded { receipt: receipt(json!({})) });
@@ -72,7 +72,7 @@ fn an_outcome_that_is_torn_leaves_its_intent() {
     let loaded = load(&[path(folder.path(), 1)]).unwrap();
     assert_eq!(loaded.state.status(&step_target("switch")), Some(&RecordStatus::Intended));
     assert_eq!(loaded.torn_files.len(), 1);
-    // The next attempt goes on from the last whole line, and reading both again says the same.
+    // The next attempt continues after the last complete line, and reading both again gives the same state.
     let next = begin(folder.path(), 2, AttemptNumber::FIRST.next(), Redactor::default());
     let both = load(&[path(folder.path(), 1), path(folder.path(), 2)]).unwrap();
     assert_eq!(&both.state, next.state());
@@ -142,7 +142,7 @@ fn every_flipped_bit_is_found() {
 }
 
 #[test]
-fn a_flipped_bit_on_disk_ends_with_65() {
+fn a_flipped_bit_on_disk_exits_with_65() {
     let folder = tempfile::tempdir().unwrap();
     let paths = two_attempts(folder.path());
     for path in &paths {
@@ -164,7 +164,7 @@ fn read_lines(files: &[SplitJournal], lines: &[&[u8]]) -> Result<LoadedJournals,
 }
 
 #[test]
-fn lines_that_are_swapped_doubled_or_missing_are_refused() {
+fn swapped_duplicate_or_missing_lines_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (files, _) = split_journals(folder.path());
     let lines: Vec<_> = files[1].bytes.split_inclusive(|byte| *byte == b'\n').collect();
@@ -210,7 +210,7 @@ fn lines_of_another_journal_are_refused() {
     }
 }
 
-/// The first file and, chained to it, a second of one header and some events.
+/// Writes the first file and, chained to it, a second one of a header and some events.
 fn with_second(folder: &Path, header: JournalHeader, events: &[JournalEvent]) -> [PathBuf; 2] {
     let first = path(folder, 1);
     drop(begin(folder, 1, AttemptNumber::FIRST, Redactor::default()));
@@ -227,7 +227,7 @@ fn with_second(folder: &Path, header: JournalHeader, events: &[JournalEvent]) ->
 }
 
 #[test]
-fn another_app_or_an_epoch_that_goes_back_is_refused() {
+fn another_app_or_a_smaller_epoch_is_refused() {
     let second = header(2, AttemptNumber::FIRST.next());
     for header in [
         JournalHeader { app: "blog".parse().unwrap(), ..second.clone() },
@@ -244,7 +244,7 @@ fn another_app_or_an_epoch_that_goes_back_is_refused() {
     }
 }
 
-/// Appends a line of any JSON to what `with_second` made, with the right checksum and chain.
+/// Appends a line of any JSON to the files of `with_second`, with the correct checksum and chain.
 fn append_json(paths: &[PathBuf], event: &Value) {
     let state = load(paths).unwrap().state;
     let seq = fs::read_to_string(&paths[1]).unwrap().lines().count();
@@ -255,18 +255,18 @@ fn append_json(paths: &[PathBuf], event: &Value) {
 }
 
 #[test]
-fn an_unknown_major_is_refused_whatever_else_it_says() {
+fn an_unknown_major_version_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let paths = with_second(folder.path(), header(2, AttemptNumber::FIRST), &[]);
     fs::write(&paths[1], "").unwrap();
     append_json(&paths, &json!({ "type": "started", "magic": MAGIC, "format": { "major": 2, "minor": 0 }, "who": [] }));
     let error = load(&paths).unwrap_err();
     assert_eq!(code(&error), ("P0604", 65), "{error:?}");
-    assert_eq!(Diagnostic::from(&error).causes, ["format 2.0 is not known to this runner, which knows 1.x"]);
+    assert_eq!(Diagnostic::from(&error).causes, ["this runner reads format 1.x, not 2.0"]);
 }
 
 #[test]
-fn a_newer_minor_is_read_and_not_continued() {
+fn a_newer_minor_version_is_read_and_not_continued() {
     let newer = JournalHeader {
         format: super::super::event::JournalFormat { major: 1, minor: 7 },
         ..header(2, AttemptNumber::FIRST.next())
@@ -294,7 +294,7 @@ fn an_unknown_event_in_a_known_format_is_refused() {
 }
 
 #[test]
-fn an_attempt_without_a_whole_header_never_was_and_its_epoch_is_used_again() {
+fn an_attempt_without_a_complete_header_never_began_and_its_epoch_is_reused() {
     for rest in [&b""[..], b"1", b"deadbeef {\"seq\":0"] {
         let folder = tempfile::tempdir().unwrap();
         let paths = two_attempts(folder.path());
@@ -311,7 +311,7 @@ fn an_attempt_without_a_whole_header_never_was_and_its_epoch_is_used_again() {
 }
 
 #[test]
-fn what_is_no_line_is_named() {
+fn each_malformed_line_has_its_error() {
     assert_eq!(line::decode(b"").unwrap_err(), LineError::Malformed);
     assert_eq!(line::decode(b"0000000g {}").unwrap_err(), LineError::Malformed);
     assert_eq!(line::decode(b"00000000_{}").unwrap_err(), LineError::Malformed);

@@ -1,4 +1,4 @@
-//! How large a record and a journal may be, and what a failing disk does.
+//! The size limits of records and journals, and failing disks.
 
 use std::fs::{File, OpenOptions};
 
@@ -26,7 +26,7 @@ fn an_intent_over_64_kib_is_refused_and_the_journal_stays_usable() {
 }
 
 #[test]
-fn a_flood_of_words_is_cut_to_head_and_tail_and_never_keeps_an_outcome_out() {
+fn long_texts_are_truncated_and_never_prevent_an_outcome() {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = begin(folder.path(), 1, AttemptNumber::FIRST, Redactor::default());
     // A control character takes six bytes in JSON: the worst case.
@@ -76,7 +76,7 @@ fn a_flood_of_words_is_cut_to_head_and_tail_and_never_keeps_an_outcome_out() {
 }
 
 #[test]
-fn progress_is_dropped_first_then_nothing_begins_and_what_was_begun_can_still_end() {
+fn progress_is_dropped_first_then_no_step_begins_and_running_steps_can_still_end() {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = begin(folder.path(), 1, AttemptNumber::FIRST, Redactor::default());
     let long = "\u{1}".repeat(8000);
@@ -98,7 +98,7 @@ fn progress_is_dropped_first_then_nothing_begins_and_what_was_begun_can_still_en
     };
     assert!(matches!(full, JournalError::Full));
     assert!(begun.len() > 100, "{}", begun.len());
-    // As many as fit in the room that is kept free, each as long as a record may be.
+    // As many as fit into the reserved space, each as long as a record may be.
     for intent in begun.drain(..).take(15) {
         let outputs = object(json!({ "text": "x".repeat(60_000) }));
         let result = StepOutcome::Succeeded { receipt: Receipt { outputs, notes: Map::new() } };
@@ -109,7 +109,7 @@ fn progress_is_dropped_first_then_nothing_begins_and_what_was_begun_can_still_en
     assert_eq!(&load(&[path(folder.path(), 1)]).unwrap().state, journal.state());
 }
 
-/// `/dev/full` takes no byte; `/dev/null` takes them and can't sync: the two ways in which a disk fails.
+/// `/dev/full` fails to write, and `/dev/null` fails to sync: the two ways in which a disk fails.
 #[cfg(target_os = "linux")]
 #[test]
 fn after_a_failed_write_or_sync_nothing_more_is_written() {
@@ -124,7 +124,7 @@ fn after_a_failed_write_or_sync_nothing_more_is_written() {
         assert!(matches!(&refused, JournalError::Io { action: failed, .. } if *failed == action), "{refused:?}");
         assert_eq!(Diagnostic::from(&refused).exit, ExitKind::Failed);
 
-        // The disk is well again: it changes nothing, since what reached it can't be told.
+        // A disk that works again changes nothing, since nobody knows which bytes reached it.
         journal.replace_file(OpenOptions::new().append(true).open(path(folder.path(), 1)).unwrap());
         let again =
             journal.record_intent(&step_target("pull"), "key", fingerprint("pull"), json!({}), StepEffect::Mutating);
@@ -136,10 +136,10 @@ fn after_a_failed_write_or_sync_nothing_more_is_written() {
     }
 }
 
-/// `/dev/null` takes what is written, and can't be synced.
+/// `/dev/null` accepts writes, and cannot be synced.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_step_that_only_looks_waits_for_no_disk_and_the_next_record_syncs_its_own() {
+fn a_read_only_step_does_not_sync_and_the_next_record_does() {
     let folder = tempfile::tempdir().unwrap();
     for last in [true, false] {
         let mut journal = begin(folder.path(), 1 + u64::from(last), AttemptNumber::FIRST, Redactor::default());
@@ -158,7 +158,7 @@ fn a_step_that_only_looks_waits_for_no_disk_and_the_next_record_syncs_its_own() 
 
 #[cfg(target_os = "linux")]
 #[test]
-fn an_outcome_that_can_not_be_written_leaves_the_intent_for_the_next_attempt() {
+fn an_outcome_that_cannot_be_written_leaves_the_intent_for_the_next_attempt() {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = begin(folder.path(), 1, AttemptNumber::FIRST, Redactor::default());
     let intent = journal
@@ -172,7 +172,7 @@ fn an_outcome_that_can_not_be_written_leaves_the_intent_for_the_next_attempt() {
 }
 
 #[test]
-fn an_event_that_contradicts_the_record_is_never_written() {
+fn an_event_that_contradicts_the_state_is_never_written() {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = begin(folder.path(), 1, AttemptNumber::FIRST, Redactor::default());
     let before = size(folder.path());

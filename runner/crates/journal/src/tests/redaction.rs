@@ -1,4 +1,4 @@
-//! No secret reaches the file, whatever record it is in and however it is spelled; and the file stays readable.
+//! No secret reaches the file, in any record and any spelling, and the file stays readable.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
@@ -7,7 +7,7 @@ use contract::{Secret, hash::canonical_json};
 
 const VALUE: &str = "s3cr€t \"pa/ss\"+word\\end";
 
-/// The value in every spelling, in the midst of other text.
+/// The value in every spelling, within other text.
 fn every_spelling() -> String {
     let json = Value::String(VALUE.to_owned()).to_string();
     let url: String = url::form_urlencoded::byte_serialize(VALUE.as_bytes()).collect();
@@ -16,7 +16,7 @@ fn every_spelling() -> String {
     format!("{VALUE} {json} {url} {}", base64.join(" "))
 }
 
-/// Writes an event of every kind with `text` wherever free text may stand, and gives the file.
+/// Writes an event of every kind with `text` in every free text, and returns the file.
 fn journal_with_text_everywhere(folder: &Path, text: &str, redactor: Redactor) -> String {
     let text = || text.to_owned();
     let map = || object(json!({ "a": { text(): [text(), 1] } }));
@@ -109,7 +109,7 @@ fn no_record_of_any_kind_holds_a_secret_in_any_spelling() {
     for line in file.lines() {
         texts(&serde_json::from_str(&line[9..]).unwrap(), &mut all);
     }
-    // Pieces that only the value has, in every spelling that the text has.
+    // Pieces of the value that appear nowhere else, for every spelling in the text.
     let base64 = ["", "a", "ab"].map(|before| STANDARD.encode(format!("{before}{VALUE}"))[4..16].to_owned());
     for piece in ["s3cr", "pa/ss", "pa%2Fss", "word"].into_iter().chain(base64.iter().map(String::as_str)) {
         assert!(every_spelling().contains(piece), "{piece} tests nothing");
@@ -117,20 +117,20 @@ fn no_record_of_any_kind_holds_a_secret_in_any_spelling() {
             assert!(!text.contains(piece), "{piece} is in {text}");
         }
     }
-    // The test would see it: without the secret known, it is there.
+    // The test can fail: without a redactor, the secret is in the file.
     let bare = tempfile::tempdir().unwrap();
     assert!(journal_with_text_everywhere(bare.path(), &every_spelling(), Redactor::default()).contains("pa%2Fss"));
 }
 
 #[test]
-fn words_of_the_journal_survive_a_secret_that_equals_them() {
+fn words_of_the_journal_stay_even_if_a_secret_equals_them() {
     let words =
         ["intent", "local", "pull", "shop", "prod", "started", "outcome", "succeeded", "failed", "pawl-journal"];
     let secrets: Vec<_> = words.map(|word| Secret::new(word.to_owned())).into();
     let (folder, bare) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let redacted = journal_with_text_everywhere(folder.path(), "of intent in prod", Redactor::new(&secrets));
     let plain = journal_with_text_everywhere(bare.path(), "of intent in prod", Redactor::default());
-    // But for the texts, and what hangs on them and on the clock, both say the same.
+    // Both files are equal, except for the texts, the hashes and the times.
     let strip = |file: &str, text: &str| -> Vec<Value> {
         let parse = |line: &str| {
             let mut entry: Value = serde_json::from_str(&line[9..].replace(text, "TEXT")).unwrap();
@@ -146,7 +146,7 @@ fn words_of_the_journal_survive_a_secret_that_equals_them() {
 }
 
 #[test]
-fn a_secret_across_a_cut_leaves_no_half() {
+fn a_truncated_text_contains_no_part_of_a_secret() {
     let secret = "0123456789abcdefghijklmnopqrstuvwxyz";
     for before in 4040..4110 {
         let folder = tempfile::tempdir().unwrap();

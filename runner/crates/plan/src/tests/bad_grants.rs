@@ -1,4 +1,4 @@
-//! Grants that name nothing which can be granted.
+//! Grants that do not name a resource that can be granted.
 
 use expect_test::expect;
 
@@ -301,9 +301,9 @@ fn programs() {
     );
 }
 
-/// The value of a secret that is a bad URL does not show.
+/// The value of a secret that is an invalid URL is not shown.
 #[test]
-fn a_bad_secret_is_not_shown() {
+fn an_invalid_secret_is_not_shown() {
     let text = "version: 1\napp: shop\nsecrets: { DB: env:TOKEN }\nsteps:\n  a: { uses: x, grants: { databases: { m: \"${{ secrets.DB }}\" } } }\n";
     let request = PlanRequest { environment: None, release: &label(), env: &env };
     let told = super::rendered(&Plan::parse(source(text), &request).unwrap_err());

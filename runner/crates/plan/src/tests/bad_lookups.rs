@@ -1,4 +1,4 @@
-//! `${{ }}`: syntax, what exists, and where it may stand; secrets.
+//! Lookups (`${{ }}`): syntax, existence, allowed positions; secrets.
 
 use expect_test::expect;
 
@@ -142,7 +142,7 @@ fn syntax() {
 }
 
 #[test]
-fn the_caret_finds_the_look_up_in_every_style() {
+fn the_caret_finds_the_lookup_in_every_style() {
     check_step(
         "    with:\n      quoted: \"\\t${{ vars.a }} ${{ vars.b }}\"\n      folded: >-\n        one\n        two ${{ vars.c }}\n      split: \"a ${{\n        vars.d }}\"",
         expect![[r#"
@@ -178,7 +178,7 @@ fn the_caret_finds_the_look_up_in_every_style() {
 }
 
 #[test]
-fn not_here() {
+fn lookups_not_allowed_here() {
     check(
         "version: 1\napp: shop\nstate: dir:${{ release }}\nsecrets: { T: env:TOKEN }\nvars: { a: 1, b: \"${{ vars.a }}\", c: \"${{ run.id }}\" }\nsteps:\n  a: { uses: \"${{ vars.a }}\", with: { t: \"${{ secrets.T }}\" } }\n  b: { uses: x, grants: { dirs: { d: \"${{ steps.a.path }}\", e: \"${{ secrets.T }}\" } } }\n",
         expect![[r#"
@@ -246,7 +246,7 @@ fn not_here() {
 }
 
 #[test]
-fn outputs_of_steps_that_do_not_come_before() {
+fn outputs_of_steps_that_do_not_run_before() {
     check(
         "version: 1\napp: shop\nsteps:\n  a: { uses: x, with: { p: \"${{ steps.b.path }}\", q: \"${{ steps.a.path }}\" } }\n  b: { uses: x }\n  c: { uses: x, needs: [a], with: { p: \"${{ steps.b.path }}\" } }\n",
         expect![[r#"
@@ -318,7 +318,7 @@ fn secrets() {
 }
 
 #[test]
-fn no_debug_output_holds_a_secret() {
+fn no_debug_output_contains_a_secret() {
     let plan = good(
         "version: 1\napp: shop\nsecrets: { T: env:TOKEN }\nsteps:\n  a: { uses: x, grants: { http: [{ origin: \"https://x.org\", headers: { A: \"${{ secrets.T }}\" } }] } }\n",
     );

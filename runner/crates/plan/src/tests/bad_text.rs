@@ -1,4 +1,4 @@
-//! Texts that are no plan at all: YAML, size, depth.
+//! Texts that are not plans: YAML, size, depth.
 
 use std::sync::Arc;
 
@@ -212,7 +212,7 @@ fn deep_nesting() {
 }
 
 #[test]
-fn a_key_twice() {
+fn duplicate_keys() {
     check(
         "version: 1\napp: shop\nsteps:\n  a: { uses: x }\n  a: { uses: y }\napp: other\n",
         expect![[r#"
@@ -256,7 +256,7 @@ fn the_caret_counts_characters() {
 }
 
 #[test]
-fn windows_line_ends() {
+fn windows_line_endings() {
     check(
         "version: 1\r\napp: shop\r\nstepz: x\r\nsteps:\r\n  a:\r\n    uses: pull\r\n    retry: 99\r\n",
         expect![[r#"
@@ -351,7 +351,7 @@ fn many_errors_are_shown_in_the_order_of_the_text_and_at_most_twenty() {
     assert!(rendered(&errors).len() < 20_000);
 }
 
-/// The shape of DESIGN §9, with a cause and no excerpt.
+/// An error with a cause and a hint, and without an excerpt.
 #[test]
 fn causes_and_hints() {
     let diagnostic = Diagnostic::new(ErrorCode("P0301"), ExitKind::Failed, "step `migrate` failed on attempt 2")
@@ -366,7 +366,7 @@ fn causes_and_hints() {
     assert!(render_diagnostic(&diagnostic, ColorMode::On).contains("\u{1b}["));
 }
 
-/// Spans that fit no character, or nothing, do not panic.
+/// Spans beside character boundaries or outside of the text do not panic.
 #[test]
 fn any_span_can_be_shown() {
     let text: Arc<str> = source("a: é\r\nb: 日本\n").text;

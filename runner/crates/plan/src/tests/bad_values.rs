@@ -273,7 +273,7 @@ fn bad_values() {
 }
 
 #[test]
-fn places_for_state_that_are_none() {
+fn invalid_state_locations() {
     let steps = "steps: { a: { uses: x } }\n";
     check(
         &format!("version: 1\napp: shop\nstate: \"s3://Ab\"\n{steps}"),
@@ -467,7 +467,7 @@ fn unknown_steps() {
     );
 }
 
-/// Errors that others find later point into the plan by the same way.
+/// Errors that are found after parsing point into the plan in the same way.
 #[test]
 fn errors_found_later() {
     let plan = super::good("version: 1\napp: shop\nsteps:\n  pull: { uses: pul, with: { from: 5 } }\n");

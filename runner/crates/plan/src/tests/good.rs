@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{super::*, SMALL, env, good, label, parse_for, rendered, source};
 
-/// The example of DESIGN §5, without `hosts`.
+/// The example of docs/plan.md, with all four official steps of a release.
 pub(super) const EXAMPLE: &str = r#"version: 1
 app: shop
 state: dir:.pawl                 # default; or git:origin, s3://bucket/prefix
@@ -44,7 +44,7 @@ fn id(text: &str) -> StepId {
 }
 
 #[test]
-fn the_example_means_what_the_design_says() {
+fn the_example_is_parsed() {
     let plan = parse_for(EXAMPLE, Some("test")).unwrap();
     expect![[r#"
         shop to test after None, Dir("/plans/shop/.pawl"), Rollback, secrets {"DB": Secret(…)}
@@ -161,7 +161,7 @@ fn the_environment_decides_the_variables() {
     assert_eq!(plan.steps[0].grants.dirs[&app].path, Path::new("/srv/shop"));
 }
 
-/// Everything in a plan but the text and the spans.
+/// Everything in a plan except the text and the spans.
 fn overview(plan: &Plan) -> String {
     let mut out = format!(
         "{} to {} after {:?}, {:?}, {:?}, secrets {:?}\n",
@@ -367,7 +367,7 @@ steps:
 }
 
 #[test]
-fn a_lone_look_up_keeps_its_type() {
+fn a_lone_lookup_keeps_its_type() {
     let plan = good(
         r#"
 version: 1
@@ -410,7 +410,7 @@ steps:
 }
 
 #[test]
-fn outputs_and_the_run_are_filled_in_later() {
+fn outputs_and_the_run_are_substituted_later() {
     let plan = good(
         r#"
 version: 1
@@ -500,7 +500,7 @@ fn environments_are_listed_and_located_without_secrets() {
 }
 
 #[test]
-fn windows_line_ends_and_a_byte_order_mark_are_fine() {
+fn windows_line_endings_and_a_byte_order_mark_are_accepted() {
     let text = format!("\u{feff}{}", EXAMPLE.replace('\n', "\r\n"));
     let request = PlanRequest { environment: Some("test"), release: &label(), env: &env };
     let plan = Plan::parse(source(&text), &request).unwrap();
@@ -525,7 +525,7 @@ fn sockets_and_secrets_are_granted_by_name() {
 }
 
 #[test]
-fn places_for_state() {
+fn state_locations() {
     use crate::{RemoteLocation, RemoteState};
     let remote = |state: &str| {
         let text =
@@ -553,7 +553,7 @@ fn places_for_state() {
 }
 
 #[test]
-fn an_environment_says_where_it_can_be_seen() {
+fn an_environment_has_a_url() {
     let text = |url: &str| {
         SMALL.replace("steps:", &format!("environments: {{ pre: {{ url: {url}, vars: {{ host: pre }} }} }}\nsteps:"))
     };
@@ -562,7 +562,7 @@ fn an_environment_says_where_it_can_be_seen() {
     assert_eq!(good(SMALL).url, None);
     for url in ["shop.example.com", "\"javascript:alert(1)\"", "\"https://a b\"", "\"https://\""] {
         let told = rendered(&parse_for(&text(url), None).unwrap_err());
-        assert!(told.contains("error[P0118]: `url` of environment `pre` is no address of a page"), "{url}: {told}");
+        assert!(told.contains("error[P0118]: `url` of environment `pre` is not a web address"), "{url}: {told}");
     }
     let secret = text("\"https://${{ secrets.TOKEN }}.example.com\"");
     assert!(rendered(&parse_for(&secret, None).unwrap_err()).contains("secrets"));

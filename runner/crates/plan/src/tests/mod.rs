@@ -1,4 +1,4 @@
-//! What is parsed, and how each bad plan is told. Snapshots are what users see.
+//! Parsed plans, and the errors of invalid ones. Snapshots are what users see.
 
 mod bad_grants;
 mod bad_lookups;
@@ -17,7 +17,7 @@ use super::{Plan, PlanErrors, PlanRequest, PlanSource};
 use contract::Label;
 use contract::render::{ColorMode, render_diagnostic};
 
-/// The shortest good plan; tests change it.
+/// The shortest valid plan; tests change it.
 const SMALL: &str = "version: 1\napp: shop\nsteps:\n  pull: { uses: pull }\n";
 
 fn source(text: &str) -> PlanSource {
@@ -61,12 +61,12 @@ fn rendered(errors: &PlanErrors) -> String {
         .join("\n")
 }
 
-/// Compares what users see of a bad plan.
+/// Compares the errors of an invalid plan, as users see them.
 fn check(text: &str, expect: Expect) {
-    expect.assert_eq(&rendered(&parse(text).expect_err("the plan is bad")));
+    expect.assert_eq(&rendered(&parse(text).expect_err("the plan is invalid")));
 }
 
-/// As [`check`], for one step `a` whose entries are given, in flow or block style (indented by four).
+/// The same as [`check`], for one step `a` with these entries, in flow or block style (indented by four).
 fn check_step(entries: &str, expect: Expect) {
     check(&format!("version: 1\napp: shop\nsteps:\n  a:\n    uses: pull\n{entries}\n"), expect);
 }

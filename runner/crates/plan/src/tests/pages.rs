@@ -1,4 +1,4 @@
-//! The pages under docs/ say what is true: each problem has one, its first plan causes it, its second one is good.
+//! The pages under docs/errors are true: each problem has one, its first plan causes the error, its second plan is valid.
 
 use super::{parse, parse_for, rendered};
 use crate::Problem;
@@ -19,7 +19,7 @@ fn plans(page: &str) -> Vec<&str> {
 }
 
 #[test]
-fn each_problem_has_a_page_that_is_true() {
+fn each_problem_has_a_true_page() {
     let codes: Vec<_> = Problem::ALL.iter().map(|problem| problem.code().0).collect();
     assert_eq!(codes, PAGES.iter().map(|(code, _)| *code).collect::<Vec<_>>());
     for (code, page) in PAGES {

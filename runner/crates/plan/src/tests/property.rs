@@ -1,10 +1,10 @@
-//! No text makes the parser panic, and every error points into its text.
+//! No text makes the parser panic, and every error points into the text.
 
 use proptest::{collection::vec, prelude::*, sample::Index};
 
 use super::{good::EXAMPLE, parse_for, rendered};
 
-/// Parses, renders what is wrong, and fills in what is right.
+/// Parses a text, and renders the errors if there are any.
 fn parse_without_panic(text: &str) {
     match parse_for(text, Some("test")) {
         Ok(plan) => {
@@ -15,7 +15,7 @@ fn parse_without_panic(text: &str) {
         Err(errors) => {
             assert!(!errors.errors.is_empty());
             for span in errors.errors.iter().filter_map(|error| error.span.clone()) {
-                assert!(text.get(span.clone()).is_some(), "{span:?} is no range of {text:?}");
+                assert!(text.get(span.clone()).is_some(), "{span:?} is not a range of {text:?}");
             }
             assert!(rendered(&errors).lines().next().is_some_and(|line| line.starts_with("error[P01")));
         }
@@ -32,7 +32,7 @@ fn an_anchored_name_is_marked_without_its_anchor() {
     }
 }
 
-/// Pieces from which texts are made that come near to plans.
+/// Pieces for texts that are similar to plans.
 const PIECES: &[&str] = &[
     "\n",
     "\r\n",
