@@ -15,35 +15,35 @@ fn directories() {
               |
             6 |     grants: { dirs: { "a/b": x, b: "", c: "~/x", d: [x], e: ":ro" } }
               |                       ^^^^^ not a valid grant name
-              hint: write a letter or digit, then up to 63 of letters, digits, `_` and `-`
+              hint: write a letter or digit, then up to 63 letters, digits, `_` or `-`
 
-            error[P0115]: directory `b` has a bad path: it is empty
+            error[P0115]: directory `b` has an invalid path: it is empty
              --> deploy.yml:6:36
               |
             6 |     grants: { dirs: { "a/b": x, b: "", c: "~/x", d: [x], e: ":ro" } }
-              |                                    ^^ not a path
-              hint: write `PATH`, or `PATH:ro` to read only
+              |                                    ^^ invalid path
+              hint: write `PATH`, or `PATH:ro` for read-only access
 
-            error[P0115]: directory `c` has a bad path: `~` is not expanded; use `${{ env.HOME }}`
+            error[P0115]: directory `c` has an invalid path: `~` is not expanded; use `${{ env.HOME }}`
              --> deploy.yml:6:43
               |
             6 |     grants: { dirs: { "a/b": x, b: "", c: "~/x", d: [x], e: ":ro" } }
-              |                                           ^^^^^ not a path
-              hint: write `PATH`, or `PATH:ro` to read only
+              |                                           ^^^^^ invalid path
+              hint: write `PATH`, or `PATH:ro` for read-only access
 
-            error[P0105]: directory `d` must be a text, not a list
+            error[P0105]: directory `d` must be a string, not a list
              --> deploy.yml:6:53
               |
             6 |     grants: { dirs: { "a/b": x, b: "", c: "~/x", d: [x], e: ":ro" } }
               |                                                     ^^^ this is a list
-              hint: write a text; docs/plan.md shows how
+              hint: write a string; see docs/plan.md
 
-            error[P0115]: directory `e` has a bad path: it is empty
+            error[P0115]: directory `e` has an invalid path: it is empty
              --> deploy.yml:6:61
               |
             6 |     grants: { dirs: { "a/b": x, b: "", c: "~/x", d: [x], e: ":ro" } }
-              |                                                             ^^^^^ not a path
-              hint: write `PATH`, or `PATH:ro` to read only
+              |                                                             ^^^^^ invalid path
+              hint: write `PATH`, or `PATH:ro` for read-only access
         "#]],
     );
 }
@@ -65,23 +65,23 @@ fn origins() {
               |
             9 |         - ftp://example.com
               |           ^^^^^^^^^^^^^^^^^ not an origin
-              hint: write `https://example.com`, with a port if it is not the usual one
+              hint: write `https://example.com`, with a port if it is not the default
 
-            error[P0115]: `https://example.com/path` is not an HTTP origin: it holds a path
+            error[P0115]: `https://example.com/path` is not an HTTP origin: it contains a path
               --> deploy.yml:10:11
                |
             10 |         - https://example.com/path
                |           ^^^^^^^^^^^^^^^^^^^^^^^^ not an origin
               hint: write `https://example.com`
 
-            error[P0115]: `https://user@example.com` is not an HTTP origin: it holds a user name
+            error[P0115]: `https://user@example.com` is not an HTTP origin: it contains a user name
               --> deploy.yml:11:11
                |
             11 |         - https://user@example.com
                |           ^^^^^^^^^^^^^^^^^^^^^^^^ not an origin
-              hint: put credentials into `headers`, from a secret
+              hint: put the credentials into `headers`, from a secret
 
-            error[P0115]: `https://*.example.com` is not an HTTP origin: there are no wildcards
+            error[P0115]: `https://*.example.com` is not an HTTP origin: wildcards are not supported
               --> deploy.yml:12:11
                |
             12 |         - https://*.example.com
@@ -93,14 +93,14 @@ fn origins() {
                |
             13 |         - "https://exa mple.com"
                |           ^^^^^^^^^^^^^^^^^^^^^^ not an origin
-              hint: write `https://example.com`, with a port if it is not the usual one
+              hint: write `https://example.com`, with a port if it is not the default
 
             error[P0115]: `` is not an HTTP origin: it does not start with `http://` or `https://`
               --> deploy.yml:14:11
                |
             14 |         - ""
                |           ^^ not an origin
-              hint: write `https://example.com`, with a port if it is not the usual one
+              hint: write `https://example.com`, with a port if it is not the default
 
             error[P0106]: an HTTP grant has no `origin`
               --> deploy.yml:15:11
@@ -121,28 +121,28 @@ fn origins() {
                |
             16 |         - { origin: "https://x.org", methods: [], private: maybe }
                |                                               ^^ empty
-              hint: leave `methods` out to grant all
+              hint: remove `methods` to grant all of them
 
-            error[P0105]: `private` must be true or false, not a text
+            error[P0105]: `private` must be true or false, not a string
               --> deploy.yml:16:60
                |
             16 |         - { origin: "https://x.org", methods: [], private: maybe }
-               |                                                            ^^^^^ this is a text
-              hint: write true or false; docs/plan.md shows how
+               |                                                            ^^^^^ this is a string
+              hint: write true or false; see docs/plan.md
 
-            error[P0115]: "a b" is not a header
+            error[P0115]: "a b" is not a header name
               --> deploy.yml:17:49
                |
             17 |         - { origin: "https://x.org", headers: { "a b": x, c: "x\ny" } }
-               |                                                 ^^^^^ not a header
-              hint: write `Authorization`, …
+               |                                                 ^^^^^ not a header name
+              hint: write a name such as `Authorization`
 
-            error[P0115]: the value of header `c` holds a line break or another control character
+            error[P0115]: the value of header `c` contains a line break or another control character
               --> deploy.yml:17:62
                |
             17 |         - { origin: "https://x.org", headers: { "a b": x, c: "x\ny" } }
                |                                                              ^^^^^^ not a header value
-              hint: a secret often ends with a line break: take it off
+              hint: remove it; many secrets end with a line break
         "#]],
     );
 }
@@ -152,48 +152,48 @@ fn addresses() {
     check_step(
         "    grants: { tcp: [example.com, \"::1:80\", \"x:0\", \"x:99999\", \"*.x:1\", \"x:+1\"] }",
         expect![[r#"
-        error[P0115]: `example.com` is not a TCP address: it has no port
-         --> deploy.yml:6:21
-          |
-        6 |     grants: { tcp: [example.com, "::1:80", "x:0", "x:99999", "*.x:1", "x:+1"] }
-          |                     ^^^^^^^^^^^ not an address
-          hint: write `db.example.com:5432` or `[::1]:5432`
+            error[P0115]: `example.com` is not a TCP address: it has no port
+             --> deploy.yml:6:21
+              |
+            6 |     grants: { tcp: [example.com, "::1:80", "x:0", "x:99999", "*.x:1", "x:+1"] }
+              |                     ^^^^^^^^^^^ not an address
+              hint: write `db.example.com:5432` or `[::1]:5432`
 
-        error[P0115]: `::1:80` is not a TCP address: an IPv6 address stands in brackets
-         --> deploy.yml:6:34
-          |
-        6 |     grants: { tcp: [example.com, "::1:80", "x:0", "x:99999", "*.x:1", "x:+1"] }
-          |                                  ^^^^^^^^ not an address
-          hint: write `db.example.com:5432` or `[::1]:5432`
+            error[P0115]: `::1:80` is not a TCP address: an IPv6 address needs brackets
+             --> deploy.yml:6:34
+              |
+            6 |     grants: { tcp: [example.com, "::1:80", "x:0", "x:99999", "*.x:1", "x:+1"] }
+              |                                  ^^^^^^^^ not an address
+              hint: write `db.example.com:5432` or `[::1]:5432`
 
-        error[P0115]: `x:0` is not a TCP address: `0` is not a port
-         --> deploy.yml:6:44
-          |
-        6 |     grants: { tcp: [example.com, "::1:80", "x:0", "x:99999", "*.x:1", "x:+1"] }
-          |                                            ^^^^^ not an address
-          hint: write `db.example.com:5432` or `[::1]:5432`
+            error[P0115]: `x:0` is not a TCP address: `0` is not a port
+             --> deploy.yml:6:44
+              |
+            6 |     grants: { tcp: [example.com, "::1:80", "x:0", "x:99999", "*.x:1", "x:+1"] }
+              |                                            ^^^^^ not an address
+              hint: write `db.example.com:5432` or `[::1]:5432`
 
-        error[P0115]: `x:99999` is not a TCP address: `99999` is not a port
-         --> deploy.yml:6:51
-          |
-        6 |     grants: { tcp: [example.com, "::1:80", "x:0", "x:99999", "*.x:1", "x:+1"] }
-          |                                                   ^^^^^^^^^ not an address
-          hint: write `db.example.com:5432` or `[::1]:5432`
+            error[P0115]: `x:99999` is not a TCP address: `99999` is not a port
+             --> deploy.yml:6:51
+              |
+            6 |     grants: { tcp: [example.com, "::1:80", "x:0", "x:99999", "*.x:1", "x:+1"] }
+              |                                                   ^^^^^^^^^ not an address
+              hint: write `db.example.com:5432` or `[::1]:5432`
 
-        error[P0115]: `*.x:1` is not a TCP address: there are no wildcards
-         --> deploy.yml:6:62
-          |
-        6 |     grants: { tcp: [example.com, "::1:80", "x:0", "x:99999", "*.x:1", "x:+1"] }
-          |                                                              ^^^^^^^ not an address
-          hint: grant each address by name
+            error[P0115]: `*.x:1` is not a TCP address: wildcards are not supported
+             --> deploy.yml:6:62
+              |
+            6 |     grants: { tcp: [example.com, "::1:80", "x:0", "x:99999", "*.x:1", "x:+1"] }
+              |                                                              ^^^^^^^ not an address
+              hint: grant each address by name
 
-        error[P0115]: `x:+1` is not a TCP address: `+1` is not a port
-         --> deploy.yml:6:71
-          |
-        6 |     grants: { tcp: [example.com, "::1:80", "x:0", "x:99999", "*.x:1", "x:+1"] }
-          |                                                                       ^^^^^^ not an address
-          hint: write `db.example.com:5432` or `[::1]:5432`
-    "#]],
+            error[P0115]: `x:+1` is not a TCP address: `+1` is not a port
+             --> deploy.yml:6:71
+              |
+            6 |     grants: { tcp: [example.com, "::1:80", "x:0", "x:99999", "*.x:1", "x:+1"] }
+              |                                                                       ^^^^^^ not an address
+              hint: write `db.example.com:5432` or `[::1]:5432`
+        "#]],
     );
 }
 
@@ -209,25 +209,25 @@ fn databases() {
               |                                                    ^^^^^^^^^ unknown kind of database
               hint: write `sqlite:PATH` (relative to the plan), `postgres://user@host/name` or `mysql://user@host/name`
 
-            error[P0115]: database `c` has a bad path: it is empty
+            error[P0115]: database `c` has an invalid path: it is empty
              --> deploy.yml:6:66
               |
             6 |     grants: { databases: { a: "postgres://h/d", b: "shop.db", c: "sqlite:", d: "sqlite:x?mode=ro", e: "sqlite::memory:" } }
-              |                                                                  ^^^^^^^^^ not a path
+              |                                                                  ^^^^^^^^^ invalid path
               hint: write `sqlite:PATH` (relative to the plan), `postgres://user@host/name` or `mysql://user@host/name`
 
-            error[P0115]: database `d` has a bad path: options after `?` are not supported
+            error[P0115]: database `d` has an invalid path: options after `?` are not supported
              --> deploy.yml:6:80
               |
             6 |     grants: { databases: { a: "postgres://h/d", b: "shop.db", c: "sqlite:", d: "sqlite:x?mode=ro", e: "sqlite::memory:" } }
-              |                                                                                ^^^^^^^^^^^^^^^^^^ not a path
+              |                                                                                ^^^^^^^^^^^^^^^^^^ invalid path
               hint: write `sqlite:PATH` (relative to the plan), `postgres://user@host/name` or `mysql://user@host/name`
 
-            error[P0115]: database `e` has a bad path: in memory nothing lasts until the next step
+            error[P0115]: database `e` has an invalid path: an in-memory database does not last until the next step
              --> deploy.yml:6:103
               |
             6 |     grants: { databases: { a: "postgres://h/d", b: "shop.db", c: "sqlite:", d: "sqlite:x?mode=ro", e: "sqlite::memory:" } }
-              |                                                                                                       ^^^^^^^^^^^^^^^^^ not a path
+              |                                                                                                       ^^^^^^^^^^^^^^^^^ invalid path
               hint: write `sqlite:PATH` (relative to the plan), `postgres://user@host/name` or `mysql://user@host/name`
         "#]],
     );
@@ -238,23 +238,23 @@ fn programs() {
     check_step(
         "    grants: { programs: [ls] }",
         expect![[r#"
-        error[P0124]: step `a` is granted programs, which can do what the host can
-         --> deploy.yml:4:3
-          |
-        4 |   a:
-          |   ^ needs `trust: host`
-          hint: say so with `trust: host`, or use a module that needs no programs
-    "#]],
+            error[P0124]: step `a` is granted programs, which can do whatever the host can
+             --> deploy.yml:4:3
+              |
+            4 |   a:
+              |   ^ needs `trust: host`
+              hint: add `trust: host`, or use a module that needs no programs
+        "#]],
     );
     check_step(
         "    trust: host\n    grants:\n      programs:\n        - nginx -t\n        - ./x\n        - [\"*\", a]\n        - [a, \"**\", b]\n        - []\n      env: { 1A: x, \"A=B\": x }",
         expect![[r#"
-            error[P0115]: `nginx -t` holds a space; no shell splits it
+            error[P0115]: `nginx -t` contains a space, and no shell splits it
              --> deploy.yml:9:11
               |
             9 |         - nginx -t
               |           ^^^^^^^^ not a program
-              hint: write a list, the program first: `[/usr/sbin/nginx, -t]`
+              hint: write a list with the program first: `[/usr/sbin/nginx, -t]`
 
             error[P0115]: `./x` is neither an absolute path nor a bare name
               --> deploy.yml:10:11
@@ -263,40 +263,40 @@ fn programs() {
                |           ^^^ not a program
               hint: write `/usr/sbin/nginx` or `nginx`
 
-            error[P0115]: any program at all cannot be granted
+            error[P0115]: a grant must name its program
               --> deploy.yml:11:12
                |
             11 |         - ["*", a]
                |            ^^^ a pattern
-              hint: name the program
+              hint: write the program, such as `/usr/sbin/nginx`
 
-            error[P0115]: `**` stands for the rest, so it comes last
+            error[P0115]: `**` stands for all further arguments, so it must be last
               --> deploy.yml:12:15
                |
             12 |         - [a, "**", b]
                |               ^^^^ not last
-              hint: `*` is one argument
+              hint: use `*` for exactly one argument
 
             error[P0115]: a program grant is empty
               --> deploy.yml:13:11
                |
             13 |         - []
                |           ^^ no program
-              hint: write a list, the program first: `[/usr/sbin/nginx, -t]`
+              hint: write a list with the program first: `[/usr/sbin/nginx, -t]`
 
             error[P0115]: "1A" is not the name of an environment variable
               --> deploy.yml:14:14
                |
             14 |       env: { 1A: x, "A=B": x }
-               |              ^^ not a name
-              hint: letters, digits and `_`, no digit first
+               |              ^^ invalid name
+              hint: use letters, digits and `_`, with no digit first
 
             error[P0115]: "A=B" is not the name of an environment variable
               --> deploy.yml:14:21
                |
             14 |       env: { 1A: x, "A=B": x }
-               |                     ^^^^^ not a name
-              hint: letters, digits and `_`, no digit first
+               |                     ^^^^^ invalid name
+              hint: use letters, digits and `_`, with no digit first
         "#]],
     );
 }
@@ -324,12 +324,12 @@ fn sockets_and_secrets() {
     check(
         "version: 1\napp: shop\nsecrets: { TOKEN: env:TOKEN }\nsteps:\n  a:\n    uses: x\n    grants:\n      sockets: { engine: unix:/run/engine.sock, b: /run/b.sock, c: \"unix:\" }\n      secrets: [TOKEN, TOKNE, OTHER]\n",
         expect![[r#"
-            error[P0124]: step `a` is granted sockets, which can do what the host can
+            error[P0124]: step `a` is granted sockets, which can do whatever the host can
              --> deploy.yml:5:3
               |
             5 |   a:
               |   ^ needs `trust: host`
-              hint: say so with `trust: host`, or use a module that needs no sockets
+              hint: add `trust: host`, or use a module that needs no sockets
 
             error[P0115]: socket `b` is not a unix socket
              --> deploy.yml:8:52
@@ -338,21 +338,21 @@ fn sockets_and_secrets() {
               |                                                    ^^^^^^^^^^^ does not start with `unix:`
               hint: write `unix:/run/podman/podman.sock`
 
-            error[P0115]: socket `c` has a bad path: it is empty
+            error[P0115]: socket `c` has an invalid path: it is empty
              --> deploy.yml:8:68
               |
             8 |       sockets: { engine: unix:/run/engine.sock, b: /run/b.sock, c: "unix:" }
-              |                                                                    ^^^^^^^ not a path
+              |                                                                    ^^^^^^^ invalid path
               hint: write `unix:/run/podman/podman.sock`
 
-            error[P0108]: there is no secret `TOKNE`
+            error[P0108]: the plan has no secret `TOKNE`
              --> deploy.yml:9:24
               |
             9 |       secrets: [TOKEN, TOKNE, OTHER]
               |                        ^^^^^ not declared
               hint: did you mean `TOKEN`?
 
-            error[P0108]: there is no secret `OTHER`
+            error[P0108]: the plan has no secret `OTHER`
              --> deploy.yml:9:31
               |
             9 |       secrets: [TOKEN, TOKNE, OTHER]
@@ -368,7 +368,7 @@ fn sockets_and_secrets() {
               |
             7 |     grants: { secrets: { TOKEN: show } }
               |                                 ^^^^ unknown value
-              hint: it can be `use`, `reveal`
+              hint: use one of `use`, `reveal`
         "#]],
     );
 }

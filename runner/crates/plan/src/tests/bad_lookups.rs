@@ -21,7 +21,7 @@ fn undefined() {
               |
             5 |   a: { uses: x, with: { a: "${{ vars.rot }}", b: "${{ vars.nothing }}", c: "${{ env.UNSET }}" } }
               |                                                   ^^^^^^^^^^^^^^^^^^^ undefined
-              hint: there are `root`
+              hint: use one of `root`
 
             error[P0108]: the environment variable `UNSET` is not set
              --> deploy.yml:5:77
@@ -34,27 +34,27 @@ fn undefined() {
     check_step(
         "    with: { a: \"${{ github.sha }}\", b: \"${{ var.x }}\", c: \"${{ vars.x }}\", d: \"${{ steps.b.x }}\" }",
         expect![[r#"
-        error[P0108]: there is no `github` to look up
-         --> deploy.yml:6:17
-          |
-        6 |     with: { a: "${{ github.sha }}", b: "${{ var.x }}", c: "${{ vars.x }}", d: "${{ steps.b.x }}" }
-          |                 ^^^^^^^^^^^^^^^^^ undefined
-          hint: there are `release`, `vars`, `env`, `steps`, `run`, `secrets`
+            error[P0108]: `github` cannot be looked up
+             --> deploy.yml:6:17
+              |
+            6 |     with: { a: "${{ github.sha }}", b: "${{ var.x }}", c: "${{ vars.x }}", d: "${{ steps.b.x }}" }
+              |                 ^^^^^^^^^^^^^^^^^ unknown
+              hint: use one of `release`, `vars`, `env`, `steps`, `run`, `secrets`
 
-        error[P0108]: there is no `var` to look up
-         --> deploy.yml:6:41
-          |
-        6 |     with: { a: "${{ github.sha }}", b: "${{ var.x }}", c: "${{ vars.x }}", d: "${{ steps.b.x }}" }
-          |                                         ^^^^^^^^^^^^ undefined
-          hint: did you mean `vars`?
+            error[P0108]: `var` cannot be looked up
+             --> deploy.yml:6:41
+              |
+            6 |     with: { a: "${{ github.sha }}", b: "${{ var.x }}", c: "${{ vars.x }}", d: "${{ steps.b.x }}" }
+              |                                         ^^^^^^^^^^^^ unknown
+              hint: did you mean `vars`?
 
-        error[P0108]: environment `default` has no variable `x`
-         --> deploy.yml:6:60
-          |
-        6 |     with: { a: "${{ github.sha }}", b: "${{ var.x }}", c: "${{ vars.x }}", d: "${{ steps.b.x }}" }
-          |                                                            ^^^^^^^^^^^^^ undefined
-          hint: define it under `vars:`, as in `vars: { x: … }`
-    "#]],
+            error[P0108]: environment `default` has no variable `x`
+             --> deploy.yml:6:60
+              |
+            6 |     with: { a: "${{ github.sha }}", b: "${{ var.x }}", c: "${{ vars.x }}", d: "${{ steps.b.x }}" }
+              |                                                            ^^^^^^^^^^^^^ undefined
+              hint: define it under `vars:`, as in `vars: { x: … }`
+        "#]],
     );
 }
 
@@ -68,7 +68,7 @@ fn defined_elsewhere() {
           |
         6 | steps: { a: { uses: x, with: { p: "${{ vars.port }}" } } }
           |                                    ^^^^^^^^^^^^^^^^ undefined
-          hint: `prod` has it: define it here too, or for all under `vars:`
+          hint: define it here too, or for all environments under `vars:`; it is defined for `prod`
     "#]]
     .assert_eq(&super::rendered(&errors));
 }
@@ -78,66 +78,66 @@ fn syntax() {
     check_step(
         "    with: { a: \"x ${{ vars.x\", b: \"${{ a ${{ b }}\", c: \"${{ }}\" }",
         expect![[r#"
-        error[P0109]: a look-up has no end
-         --> deploy.yml:6:19
-          |
-        6 |     with: { a: "x ${{ vars.x", b: "${{ a ${{ b }}", c: "${{ }}" }
-          |                   ^^^ never closed
-          hint: write `${{ vars.name }}`, or `$${{` for a literal `${{`
+            error[P0109]: a lookup has no end
+             --> deploy.yml:6:19
+              |
+            6 |     with: { a: "x ${{ vars.x", b: "${{ a ${{ b }}", c: "${{ }}" }
+              |                   ^^^ `}}` is missing
+              hint: write `${{ vars.name }}`, or `$${{` for a literal `${{`
 
-        error[P0109]: a look-up has no end
-         --> deploy.yml:6:36
-          |
-        6 |     with: { a: "x ${{ vars.x", b: "${{ a ${{ b }}", c: "${{ }}" }
-          |                                    ^^^ never closed
-          hint: write `${{ vars.name }}`, or `$${{` for a literal `${{`
+            error[P0109]: a lookup has no end
+             --> deploy.yml:6:36
+              |
+            6 |     with: { a: "x ${{ vars.x", b: "${{ a ${{ b }}", c: "${{ }}" }
+              |                                    ^^^ `}}` is missing
+              hint: write `${{ vars.name }}`, or `$${{` for a literal `${{`
 
-        error[P0109]: `` is not a look-up
-         --> deploy.yml:6:57
-          |
-        6 |     with: { a: "x ${{ vars.x", b: "${{ a ${{ b }}", c: "${{ }}" }
-          |                                                         ^^^^^^ nothing in it
-          hint: name a value, such as `${{ release }}`
-    "#]],
+            error[P0109]: a lookup is empty
+             --> deploy.yml:6:57
+              |
+            6 |     with: { a: "x ${{ vars.x", b: "${{ a ${{ b }}", c: "${{ }}" }
+              |                                                         ^^^^^^ empty
+              hint: name a value, such as `${{ release }}`
+        "#]],
     );
     check_step(
         "    with: { a: \"${{ vars.a + 1 }}\", b: \"${{ release.label }}\", c: \"${{ vars }}\", d: \"${{ steps.a }}\", e: \"${{ run.x }}\" }",
         expect![[r#"
-        error[P0109]: `vars.a + 1` is not a look-up
-         --> deploy.yml:6:17
-          |
-        6 |     with: { a: "${{ vars.a + 1 }}", b: "${{ release.label }}", c: "${{ vars }}", d: "${{ steps.a }}", e: "${{ run.x }}" }
-          |                 ^^^^^^^^^^^^^^^^^ only names and dots
-          hint: plans have look-ups only: no operators, functions or quotes
+            error[P0109]: `vars.a + 1` is not a lookup
+             --> deploy.yml:6:17
+              |
+            6 |     with: { a: "${{ vars.a + 1 }}", b: "${{ release.label }}", c: "${{ vars }}", d: "${{ steps.a }}", e: "${{ run.x }}" }
+              |                 ^^^^^^^^^^^^^^^^^ only names and dots are allowed
+              hint: remove operators, functions and quotes
 
-        error[P0109]: `release.label` is not a look-up
-         --> deploy.yml:6:41
-          |
-        6 |     with: { a: "${{ vars.a + 1 }}", b: "${{ release.label }}", c: "${{ vars }}", d: "${{ steps.a }}", e: "${{ run.x }}" }
-          |                                         ^^^^^^^^^^^^^^^^^^^^ the release is a text
-          hint: write `${{ release }}`: the label
+            error[P0109]: `release.label` is not a lookup
+             --> deploy.yml:6:41
+              |
+            6 |     with: { a: "${{ vars.a + 1 }}", b: "${{ release.label }}", c: "${{ vars }}", d: "${{ steps.a }}", e: "${{ run.x }}" }
+              |                                         ^^^^^^^^^^^^^^^^^^^^ `release` has no parts
+              hint: write `${{ release }}` for the label
 
-        error[P0109]: `vars` is not a look-up
-         --> deploy.yml:6:68
-          |
-        6 |     with: { a: "${{ vars.a + 1 }}", b: "${{ release.label }}", c: "${{ vars }}", d: "${{ steps.a }}", e: "${{ run.x }}" }
-          |                                                                    ^^^^^^^^^^^ one name after `vars`
-          hint: write `vars.NAME`
+            error[P0109]: `vars` is not a lookup
+             --> deploy.yml:6:68
+              |
+            6 |     with: { a: "${{ vars.a + 1 }}", b: "${{ release.label }}", c: "${{ vars }}", d: "${{ steps.a }}", e: "${{ run.x }}" }
+              |                                                                    ^^^^^^^^^^^ `vars` needs one name
+              hint: write `vars.NAME`
 
-        error[P0109]: `steps.a` is not a look-up
-         --> deploy.yml:6:86
-          |
-        6 |     with: { a: "${{ vars.a + 1 }}", b: "${{ release.label }}", c: "${{ vars }}", d: "${{ steps.a }}", e: "${{ run.x }}" }
-          |                                                                                      ^^^^^^^^^^^^^^ a step and an output after `steps`
-          hint: write `steps.STEP.OUTPUT`
+            error[P0109]: `steps.a` is not a lookup
+             --> deploy.yml:6:86
+              |
+            6 |     with: { a: "${{ vars.a + 1 }}", b: "${{ release.label }}", c: "${{ vars }}", d: "${{ steps.a }}", e: "${{ run.x }}" }
+              |                                                                                      ^^^^^^^^^^^^^^ `steps` needs a step and an output
+              hint: write `steps.STEP.OUTPUT`
 
-        error[P0109]: `run.x` is not a look-up
-         --> deploy.yml:6:107
-          |
-        6 |     with: { a: "${{ vars.a + 1 }}", b: "${{ release.label }}", c: "${{ vars }}", d: "${{ steps.a }}", e: "${{ run.x }}" }
-          |                                                                                                           ^^^^^^^^^^^^ `id` or `attempt` after `run`
-          hint: write `run.id` or `run.attempt`
-    "#]],
+            error[P0109]: `run.x` is not a lookup
+             --> deploy.yml:6:107
+              |
+            6 |     with: { a: "${{ vars.a + 1 }}", b: "${{ release.label }}", c: "${{ vars }}", d: "${{ steps.a }}", e: "${{ run.x }}" }
+              |                                                                                                           ^^^^^^^^^^^^ `run` needs `id` or `attempt`
+              hint: write `run.id` or `run.attempt`
+        "#]],
     );
 }
 
@@ -182,66 +182,66 @@ fn lookups_not_allowed_here() {
     check(
         "version: 1\napp: shop\nstate: dir:${{ release }}\nsecrets: { T: env:TOKEN }\nvars: { a: 1, b: \"${{ vars.a }}\", c: \"${{ run.id }}\" }\nsteps:\n  a: { uses: \"${{ vars.a }}\", with: { t: \"${{ secrets.T }}\" } }\n  b: { uses: x, grants: { dirs: { d: \"${{ steps.a.path }}\", e: \"${{ secrets.T }}\" } } }\n",
         expect![[r#"
-            error[P0110]: `release` cannot be looked up here: the state belongs to all releases
+            error[P0110]: `release` cannot be looked up here: all releases share one state
              --> deploy.yml:3:12
               |
             3 | state: dir:${{ release }}
               |            ^^^^^^^^^^^^^^ not here
-              hint: each release would have a history of its own
+              hint: remove it; each release would have its own history
 
-            error[P0110]: `vars.a` cannot be looked up here: a variable cannot use another one
+            error[P0110]: `vars.a` cannot be looked up here: a variable cannot use another variable
              --> deploy.yml:5:19
               |
             5 | vars: { a: 1, b: "${{ vars.a }}", c: "${{ run.id }}" }
               |                   ^^^^^^^^^^^^^ not here
-              hint: variables can use `env` and `release`
+              hint: use `env` or `release`
 
             error[P0110]: `run.id` cannot be looked up here: it is known only while steps run
              --> deploy.yml:5:39
               |
             5 | vars: { a: 1, b: "${{ vars.a }}", c: "${{ run.id }}" }
               |                                       ^^^^^^^^^^^^^ not here
-              hint: `steps` and `run` can be looked up in `with`
+              hint: use `steps` and `run` only in `with`
 
-            error[P0110]: `uses` cannot hold a look-up
+            error[P0110]: `uses` cannot contain a lookup
              --> deploy.yml:7:14
               |
             7 |   a: { uses: "${{ vars.a }}", with: { t: "${{ secrets.T }}" } }
               |              ^^^^^^^^^^^^^^^ not here
-              hint: look-ups are substituted in `state`, `vars`, `with` and `grants`
+              hint: write the value itself; lookups work in `state`, `vars`, `with` and `grants`
 
             error[P0110]: `secrets.T` cannot be looked up here: this value is written to the journal
              --> deploy.yml:7:43
               |
             7 |   a: { uses: "${{ vars.a }}", with: { t: "${{ secrets.T }}" } }
               |                                           ^^^^^^^^^^^^^^^^ not here
-              hint: secrets can stand in granted headers, database URLs and `env`
+              hint: use secrets only in granted headers, database URLs and `env`
 
-            error[P0110]: `steps.a.path` cannot be looked up here: what a step may reach is decided before any step runs
+            error[P0110]: `steps.a.path` cannot be looked up here: grants are fixed before any step runs
              --> deploy.yml:8:39
               |
             8 |   b: { uses: x, grants: { dirs: { d: "${{ steps.a.path }}", e: "${{ secrets.T }}" } } }
               |                                       ^^^^^^^^^^^^^^^^^^^ not here
-              hint: `steps` and `run` can be looked up in `with`; use `vars` in grants
+              hint: use `vars` in grants; `steps` and `run` work only in `with`
 
             error[P0110]: `secrets.T` cannot be looked up here: this value is written to the journal
              --> deploy.yml:8:65
               |
             8 |   b: { uses: x, grants: { dirs: { d: "${{ steps.a.path }}", e: "${{ secrets.T }}" } } }
               |                                                                 ^^^^^^^^^^^^^^^^ not here
-              hint: secrets can stand in granted headers, database URLs and `env`
+              hint: use secrets only in granted headers, database URLs and `env`
         "#]],
     );
     check(
         "version: 1\napp: shop\nvars: { r: \"x-${{ release }}\" }\nstate: dir:${{ vars.r }}\nsteps: { a: { uses: x } }\n",
         expect![[r#"
-        error[P0110]: `vars.r` comes from the release, which `state` cannot depend on
-         --> deploy.yml:4:12
-          |
-        4 | state: dir:${{ vars.r }}
-          |            ^^^^^^^^^^^^^ changes with each release
-          hint: each release would have a history of its own
-    "#]],
+            error[P0110]: `vars.r` depends on the release, which `state` cannot do
+             --> deploy.yml:4:12
+              |
+            4 | state: dir:${{ vars.r }}
+              |            ^^^^^^^^^^^^^ changes with each release
+              hint: use a variable without `release`; all releases share one history
+        "#]],
     );
 }
 
@@ -250,26 +250,26 @@ fn outputs_of_steps_that_do_not_run_before() {
     check(
         "version: 1\napp: shop\nsteps:\n  a: { uses: x, with: { p: \"${{ steps.b.path }}\", q: \"${{ steps.a.path }}\" } }\n  b: { uses: x }\n  c: { uses: x, needs: [a], with: { p: \"${{ steps.b.path }}\" } }\n",
         expect![[r#"
-            error[P0110]: step `a` looks up an output of `b`, which does not come before it
+            error[P0110]: step `a` looks up an output of `b`, which does not run before it
              --> deploy.yml:4:29
               |
             4 |   a: { uses: x, with: { p: "${{ steps.b.path }}", q: "${{ steps.a.path }}" } }
               |                             ^^^^^^^^^^^^^^^^^^^ not known yet
-              hint: let it wait for it: add `b` to `needs` of `a`
+              hint: add `b` to `needs` of `a`
 
-            error[P0110]: step `a` looks up an output of `a`, which does not come before it
+            error[P0110]: step `a` looks up an output of `a`, which does not run before it
              --> deploy.yml:4:55
               |
             4 |   a: { uses: x, with: { p: "${{ steps.b.path }}", q: "${{ steps.a.path }}" } }
               |                                                       ^^^^^^^^^^^^^^^^^^^ not known yet
-              hint: a step cannot use its own outputs
+              hint: remove the lookup; a step cannot use its own outputs
 
-            error[P0110]: step `c` looks up an output of `b`, which does not come before it
+            error[P0110]: step `c` looks up an output of `b`, which does not run before it
              --> deploy.yml:6:41
               |
             6 |   c: { uses: x, needs: [a], with: { p: "${{ steps.b.path }}" } }
               |                                         ^^^^^^^^^^^^^^^^^^^ not known yet
-              hint: let it wait for it: add `b` to `needs` of `c`
+              hint: add `b` to `needs` of `c`
         "#]],
     );
 }
@@ -279,30 +279,30 @@ fn secrets() {
     check(
         "version: 1\napp: shop\nsecrets: { A: env:UNSET, B: env:EMPTY, C: hunter2, \"d.e\": env:TOKEN }\nsteps: { a: { uses: x } }\n",
         expect![[r#"
-        error[P0118]: secret `C` does not say where its value is
-          hint: write `C: env:VARIABLE`
+            error[P0118]: secret `C` has no valid source
+              hint: write `C: env:VARIABLE`
 
-        error[P0114]: secret `A`: the environment variable `UNSET` is not set, or empty
-         --> deploy.yml:3:15
-          |
-        3 | secrets: { A: env:UNSET, B: env:EMPTY, C: hunter2, "d.e": env:TOKEN }
-          |               ^^^^^^^^^ no value
-          hint: set it: `UNSET=… runner …`, or in CI under `env:` of the job
+            error[P0114]: secret `A`: the environment variable `UNSET` is empty or not set
+             --> deploy.yml:3:15
+              |
+            3 | secrets: { A: env:UNSET, B: env:EMPTY, C: hunter2, "d.e": env:TOKEN }
+              |               ^^^^^^^^^ no value
+              hint: set it with `UNSET=… runner …`, or in a CI under `env:` of the job
 
-        error[P0114]: secret `B`: the environment variable `EMPTY` is not set, or empty
-         --> deploy.yml:3:29
-          |
-        3 | secrets: { A: env:UNSET, B: env:EMPTY, C: hunter2, "d.e": env:TOKEN }
-          |                             ^^^^^^^^^ no value
-          hint: set it: `EMPTY=… runner …`, or in CI under `env:` of the job
+            error[P0114]: secret `B`: the environment variable `EMPTY` is empty or not set
+             --> deploy.yml:3:29
+              |
+            3 | secrets: { A: env:UNSET, B: env:EMPTY, C: hunter2, "d.e": env:TOKEN }
+              |                             ^^^^^^^^^ no value
+              hint: set it with `EMPTY=… runner …`, or in a CI under `env:` of the job
 
-        error[P0107]: "d.e" is not a valid secret name
-         --> deploy.yml:3:52
-          |
-        3 | secrets: { A: env:UNSET, B: env:EMPTY, C: hunter2, "d.e": env:TOKEN }
-          |                                                    ^^^^^ cannot be looked up
-          hint: write 1 to 64 letters, digits, `_` and `-`
-    "#]],
+            error[P0107]: "d.e" is not a valid secret name
+             --> deploy.yml:3:52
+              |
+            3 | secrets: { A: env:UNSET, B: env:EMPTY, C: hunter2, "d.e": env:TOKEN }
+              |                                                    ^^^^^ not a valid secret name
+              hint: use 1 to 64 letters, digits, `_` or `-`
+        "#]],
     );
     check_step(
         "    grants: { http: [{ origin: \"https://x.org\", headers: { A: \"${{ secrets.TOKEN }}\" } }] }",

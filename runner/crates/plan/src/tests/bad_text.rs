@@ -15,16 +15,16 @@ fn empty() {
     check(
         "",
         expect![[r#"
-        error[P0102]: the plan is empty
-          hint: docs/plan.md has a plan to start from
-    "#]],
+            error[P0102]: the plan is empty
+              hint: write a plan; docs/plan.md has an example
+        "#]],
     );
     check(
         "# nothing but a comment\n",
         expect![[r#"
-        error[P0102]: the plan is empty
-          hint: docs/plan.md has a plan to start from
-    "#]],
+            error[P0102]: the plan is empty
+              hint: write a plan; docs/plan.md has an example
+        "#]],
     );
 }
 
@@ -33,9 +33,9 @@ fn ten_megabytes() {
     check(
         &"x".repeat(10_000_000),
         expect![[r#"
-        error[P0103]: the plan has 10000000 bytes; at most 1048576 (1 MiB) are read
-          hint: is this the right file? a plan is a page or two
-    "#]],
+            error[P0103]: the plan has 10000000 bytes; the limit is 1048576 (1 MiB)
+              hint: check that this is the right file; a plan is a page or two
+        "#]],
     );
 }
 
@@ -44,24 +44,24 @@ fn a_tab_in_the_indentation() {
     check(
         "version: 1\napp: shop\nsteps:\n\tpull: { uses: pull }\n",
         expect![[r#"
-        error[P0101]: a tab in the indentation
-         --> deploy.yml:4:1
-          |
-        4 |     pull: { uses: pull }
-          | ^^^^ a tab
-          hint: YAML is indented with spaces only
-    "#]],
+            error[P0101]: the indentation contains a tab
+             --> deploy.yml:4:1
+              |
+            4 |     pull: { uses: pull }
+              | ^^^^ a tab
+              hint: indent with spaces only
+        "#]],
     );
     check(
         "version: 1\napp: shop\n\tsteps: x\n",
         expect![[r#"
-        error[P0101]: a tab in the indentation
-         --> deploy.yml:3:1
-          |
-        3 |     steps: x
-          | ^^^^ a tab
-          hint: YAML is indented with spaces only
-    "#]],
+            error[P0101]: the indentation contains a tab
+             --> deploy.yml:3:1
+              |
+            3 |     steps: x
+              | ^^^^ a tab
+              hint: indent with spaces only
+        "#]],
     );
 }
 
@@ -100,24 +100,24 @@ fn not_yaml() {
     check(
         "a: 1\n---\nb: 1\n",
         expect![[r#"
-        error[P0101]: the plan has more than one document
-         --> deploy.yml:2:1
-          |
-        2 | ---
-          | ^^^ a second one starts here
-          hint: keep one; environments of one plan go under `environments:`
-    "#]],
+            error[P0101]: the plan has more than one document
+             --> deploy.yml:2:1
+              |
+            2 | ---
+              | ^^^ a second one starts here
+              hint: keep one document; put environments under `environments:`
+        "#]],
     );
     check(
         "app: !name shop\n",
         expect![[r#"
-        error[P0101]: tags are not supported
-         --> deploy.yml:1:6
-          |
-        1 | app: !name shop
-          |      ^^^^^^^^^^ a tag
-          hint: quote a value to make it a text
-    "#]],
+            error[P0101]: tags are not supported
+             --> deploy.yml:1:6
+              |
+            1 | app: !name shop
+              |      ^^^^^^^^^^ a tag
+              hint: remove the tag; to write a string, quote it
+        "#]],
     );
     check(
         "base: &b { a: 1 }\nx:\n  <<: *b\n",
@@ -133,22 +133,24 @@ fn not_yaml() {
     check(
         "? [a]\n: 1\n",
         expect![[r#"
-        error[P0101]: a key must be a plain text
-         --> deploy.yml:1:3
-          |
-        1 | ? [a]
-          |   ^ not a key
-    "#]],
+            error[P0101]: a key must be a plain string
+             --> deploy.yml:1:3
+              |
+            1 | ? [a]
+              |   ^ not a key
+              hint: write a name as the key
+        "#]],
     );
     check(
         "a: &a [*a]\n",
         expect![[r#"
-        error[P0101]: an alias inside its own anchor
-         --> deploy.yml:1:8
-          |
-        1 | a: &a [*a]
-          |        ^^ this would never end
-    "#]],
+            error[P0101]: an alias refers to its own anchor
+             --> deploy.yml:1:8
+              |
+            1 | a: &a [*a]
+              |        ^^ endless
+              hint: remove the alias
+        "#]],
     );
     check(
         "- a\n- b\n",
@@ -158,7 +160,7 @@ fn not_yaml() {
               |
             1 | - a
               | ^^^ this is a list
-              hint: write a mapping; docs/plan.md shows how
+              hint: write a mapping; see docs/plan.md
         "#]],
     );
 }
@@ -178,7 +180,7 @@ fn an_alias_bomb() {
               |
             4 | d: &d [*c, *c, *c, *c, *c, *c, *c, *c, *c, *c]
               |    ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ one too many
-              hint: write it with fewer aliases; a plan is a page or two
+              hint: use fewer aliases; a plan is a page or two
         "#]],
     );
 }
@@ -193,7 +195,7 @@ fn deep_nesting() {
               |
             1 | …[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]…
               |                                                              ^ one level too many
-              hint: write it flatter; a plan has about six levels
+              hint: use fewer levels; a plan has about six
         "#]],
     );
     let mut chain = format!("a0: &a0 {}{}\n", "[".repeat(40), "]".repeat(40));
@@ -206,7 +208,7 @@ fn deep_nesting() {
               |
             2 | a1: &a1 [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[*a0]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]
               |                                                 ^^^ one level too many
-              hint: write it flatter; a plan has about six levels
+              hint: use fewer levels; a plan has about six
         "#]],
     );
 }
@@ -216,20 +218,20 @@ fn duplicate_keys() {
     check(
         "version: 1\napp: shop\nsteps:\n  a: { uses: x }\n  a: { uses: y }\napp: other\n",
         expect![[r#"
-        error[P0117]: the key `a` is there twice
-         --> deploy.yml:5:3
-          |
-        5 |   a: { uses: y }
-          |   ^ again
-          hint: the first one is on line 4
+            error[P0117]: duplicate key `a`
+             --> deploy.yml:5:3
+              |
+            5 |   a: { uses: y }
+              |   ^ the second one
+              hint: remove one; the first one is on line 4
 
-        error[P0117]: the key `app` is there twice
-         --> deploy.yml:6:1
-          |
-        6 | app: other
-          | ^^^ again
-          hint: the first one is on line 2
-    "#]],
+            error[P0117]: duplicate key `app`
+             --> deploy.yml:6:1
+              |
+            6 | app: other
+              | ^^^ the second one
+              hint: remove one; the first one is on line 2
+        "#]],
     );
 }
 
@@ -260,20 +262,20 @@ fn windows_line_endings() {
     check(
         "version: 1\r\napp: shop\r\nstepz: x\r\nsteps:\r\n  a:\r\n    uses: pull\r\n    retry: 99\r\n",
         expect![[r#"
-        error[P0104]: the plan has no key `stepz`
-         --> deploy.yml:3:1
-          |
-        3 | stepz: x
-          | ^^^^^ unknown key
-          hint: did you mean `steps`?
+            error[P0104]: the plan has no key `stepz`
+             --> deploy.yml:3:1
+              |
+            3 | stepz: x
+              | ^^^^^ unknown key
+              hint: did you mean `steps`?
 
-        error[P0118]: `retry` cannot be 99
-         --> deploy.yml:7:12
-          |
-        7 |     retry: 99
-          |            ^^ out of range
-          hint: a whole number from 0 to 10
-    "#]],
+            error[P0118]: `retry` cannot be 99
+             --> deploy.yml:7:12
+              |
+            7 |     retry: 99
+              |            ^^ out of range
+              hint: use a whole number from 0 to 10
+        "#]],
     );
 }
 
@@ -337,7 +339,7 @@ fn control_characters_are_escaped() {
               |
             3 | \u{1b}[2J\u{9b}x\u{202e}: "\u{7}"
               | ^^^^^^^^^^^^^^^^^^^^^^^^ unknown key
-              hint: it has `version`, `app`, `state`, `lock`, `secrets`, `vars`, `environments`, `setup`, `steps`, `hooks`, `keep`, `on-failure`
+              hint: use one of `version`, `app`, `state`, `lock`, `secrets`, `vars`, `environments`, `setup`, `steps`, `hooks`, `keep`, `on-failure`
         "#]],
     );
 }

@@ -22,7 +22,7 @@ fn unknown_keys() {
               |
             6 |   a: { uses: x, hooks: {} }
               |                 ^^^^^ unknown key
-              hint: it has `uses`, `with`, `grants`, `needs`, `on`, `timeout`, `retry`, `trust`, `irreversible`
+              hint: use one of `uses`, `with`, `grants`, `needs`, `on`, `timeout`, `retry`, `trust`, `irreversible`
         "#]],
     );
 }
@@ -32,58 +32,58 @@ fn wrong_types() {
     check(
         "version: \"1\"\napp: [shop]\nsteps:\n  - pull\n",
         expect![[r#"
-            error[P0118]: this runner reads plans of `version: 1` only
+            error[P0118]: this runner reads only plans with `version: 1`
              --> deploy.yml:1:10
               |
             1 | version: "1"
               |          ^^^ unknown version
               hint: write `version: 1`, or use a newer runner
 
-            error[P0105]: `app` must be a text, not a list
+            error[P0105]: `app` must be a string, not a list
              --> deploy.yml:2:6
               |
             2 | app: [shop]
               |      ^^^^^^ this is a list
-              hint: write a text; docs/plan.md shows how
+              hint: write a string; see docs/plan.md
 
             error[P0105]: `steps` must be a mapping, not a list
              --> deploy.yml:4:3
               |
             4 |   - pull
               |   ^^^^^^ this is a list
-              hint: write a mapping; docs/plan.md shows how
+              hint: write a mapping; see docs/plan.md
         "#]],
     );
     check_step(
         "    with: text\n    grants: [x]\n    needs: { a: b }\n    retry: three",
         expect![[r#"
-            error[P0105]: `with` of step `a` must be a mapping, not a text
+            error[P0105]: `with` of step `a` must be a mapping, not a string
              --> deploy.yml:6:11
               |
             6 |     with: text
-              |           ^^^^ this is a text
-              hint: write a mapping; docs/plan.md shows how
+              |           ^^^^ this is a string
+              hint: write a mapping; see docs/plan.md
 
             error[P0105]: `grants` of step `a` must be a mapping, not a list
              --> deploy.yml:7:13
               |
             7 |     grants: [x]
               |             ^^^ this is a list
-              hint: write a mapping; docs/plan.md shows how
+              hint: write a mapping; see docs/plan.md
 
             error[P0105]: `needs` must be a step name or a list of them, not a mapping
              --> deploy.yml:8:12
               |
             8 |     needs: { a: b }
               |            ^^^^^^^^ this is a mapping
-              hint: write a step name or a list of them; docs/plan.md shows how
+              hint: write a step name or a list of them; see docs/plan.md
 
-            error[P0105]: `retry` must be a number, not a text
+            error[P0105]: `retry` must be a number, not a string
              --> deploy.yml:9:12
               |
             9 |     retry: three
-              |            ^^^^^ this is a text
-              hint: write a number; docs/plan.md shows how
+              |            ^^^^^ this is a string
+              hint: write a number; see docs/plan.md
         "#]],
     );
 }
@@ -118,13 +118,13 @@ fn missing_keys() {
     check(
         "version: 1\napp: shop\nsteps: {}\n",
         expect![[r#"
-        error[P0106]: the plan has no step
-         --> deploy.yml:3:8
-          |
-        3 | steps: {}
-          |        ^^ empty
-          hint: add one: `pull: { uses: pull, … }`
-    "#]],
+            error[P0106]: the plan has no steps
+             --> deploy.yml:3:8
+              |
+            3 | steps: {}
+              |        ^^ empty
+              hint: add one: `pull: { uses: pull, … }`
+        "#]],
     );
     check(
         "version: 1\napp: shop\nsteps:\n  a: { timeout: 5m }\n",
@@ -144,20 +144,20 @@ fn bad_names() {
     check(
         "version: 1\napp: ../shop\nsteps:\n  \"a b\": { uses: x }\n",
         expect![[r#"
-        error[P0107]: "../shop" is not a valid app name
-         --> deploy.yml:2:6
-          |
-        2 | app: ../shop
-          |      ^^^^^^^ not a valid app name
-          hint: write a letter or digit, then up to 63 of letters, digits, `_` and `-`
+            error[P0107]: "../shop" is not a valid app name
+             --> deploy.yml:2:6
+              |
+            2 | app: ../shop
+              |      ^^^^^^^ not a valid app name
+              hint: write a letter or digit, then up to 63 letters, digits, `_` or `-`
 
-        error[P0107]: "a b" is not a valid step name
-         --> deploy.yml:4:3
-          |
-        4 |   "a b": { uses: x }
-          |   ^^^^^ not a valid step name
-          hint: write a letter or digit, then up to 63 of letters, digits, `_` and `-`
-    "#]],
+            error[P0107]: "a b" is not a valid step name
+             --> deploy.yml:4:3
+              |
+            4 |   "a b": { uses: x }
+              |   ^^^^^ not a valid step name
+              hint: write a letter or digit, then up to 63 letters, digits, `_` or `-`
+        "#]],
     );
 }
 
@@ -166,7 +166,7 @@ fn a_bad_label() {
     let error = "../x".parse::<Label>().unwrap_err();
     expect![[r#"
         error[P0107]: "../x" is not a valid release label
-          hint: write a letter or digit, then up to 127 of letters, digits and `._+-`
+          hint: write a letter or digit, then up to 127 letters, digits or `._+-`
     "#]]
     .assert_eq(&render_diagnostic(&error.into(), ColorMode::Off));
 }
@@ -176,56 +176,56 @@ fn bad_values() {
     check(
         "version: 2\napp: shop\non-failure: undo\nsteps: { a: { uses: x } }\n",
         expect![[r#"
-        error[P0118]: this runner reads plans of `version: 1` only
-         --> deploy.yml:1:10
-          |
-        1 | version: 2
-          |          ^ unknown version
-          hint: write `version: 1`, or use a newer runner
+            error[P0118]: this runner reads only plans with `version: 1`
+             --> deploy.yml:1:10
+              |
+            1 | version: 2
+              |          ^ unknown version
+              hint: write `version: 1`, or use a newer runner
 
-        error[P0118]: `on-failure` cannot be `undo`
-         --> deploy.yml:3:13
-          |
-        3 | on-failure: undo
-          |             ^^^^ unknown value
-          hint: it can be `hold`, `rollback`
-    "#]],
+            error[P0118]: `on-failure` cannot be `undo`
+             --> deploy.yml:3:13
+              |
+            3 | on-failure: undo
+              |             ^^^^ unknown value
+              hint: use one of `hold`, `rollback`
+        "#]],
     );
     check_step(
         "    timeout: 30\n    retry: 11\n    trust: me",
         expect![[r#"
-        error[P0118]: `30` is not a time
-         --> deploy.yml:6:14
-          |
-        6 |     timeout: 30
-          |              ^^ not a time
-          hint: add a unit: `30s` or `30m`
+            error[P0118]: `30` is not a duration
+             --> deploy.yml:6:14
+              |
+            6 |     timeout: 30
+              |              ^^ not a duration
+              hint: add a unit: `30s` or `30m`
 
-        error[P0118]: `retry` cannot be 11
-         --> deploy.yml:7:12
-          |
-        7 |     retry: 11
-          |            ^^ out of range
-          hint: a whole number from 0 to 10
+            error[P0118]: `retry` cannot be 11
+             --> deploy.yml:7:12
+              |
+            7 |     retry: 11
+              |            ^^ out of range
+              hint: use a whole number from 0 to 10
 
-        error[P0118]: `trust` cannot be `me`
-         --> deploy.yml:8:12
-          |
-        8 |     trust: me
-          |            ^^ unknown value
-          hint: it can be `host`
-    "#]],
+            error[P0118]: `trust` cannot be `me`
+             --> deploy.yml:8:12
+              |
+            8 |     trust: me
+              |            ^^ unknown value
+              hint: use `host`
+        "#]],
     );
     check_step(
         "    timeout: 5 minutes",
         expect![[r#"
-        error[P0118]: `5 minutes` is not a time
-         --> deploy.yml:6:14
-          |
-        6 |     timeout: 5 minutes
-          |              ^^^^^^^^^ not a time
-          hint: write a whole number above 0 and `ms`, `s`, `m` or `h`: `30s`, `5m`
-    "#]],
+            error[P0118]: `5 minutes` is not a duration
+             --> deploy.yml:6:14
+              |
+            6 |     timeout: 5 minutes
+              |              ^^^^^^^^^ not a duration
+              hint: write a whole number above 0 with `ms`, `s`, `m` or `h`, such as `30s`
+        "#]],
     );
     check(
         "version: 1\napp: shop\nsteps: { a: { uses: x.wasm }, b: { uses: a/b } }\n",
@@ -234,41 +234,41 @@ fn bad_values() {
              --> deploy.yml:3:21
               |
             3 | steps: { a: { uses: x.wasm }, b: { uses: a/b } }
-              |                     ^^^^^^ neither a name nor a file
-              hint: a file starts with `./`: `uses: ./x.wasm`
+              |                     ^^^^^^ not a name, file or registry reference
+              hint: to use a file, write `uses: ./x.wasm`
 
             error[P0118]: `a/b` is not a module
              --> deploy.yml:3:42
               |
             3 | steps: { a: { uses: x.wasm }, b: { uses: a/b } }
-              |                                          ^^^ neither a name nor a file
-              hint: name one (`uses: pull`), a file (`uses: ./steps/x.wasm`) or one in a registry (`uses: oci://…@sha256:…`)
+              |                                          ^^^ not a name, file or registry reference
+              hint: write a name (`uses: pull`), a file (`uses: ./steps/x.wasm`) or a registry reference (`uses: oci://…@sha256:…`)
         "#]],
     );
     check_step(
         "    with: { mode: 0755, big: 99999999999999999999, inf: .inf }",
         expect![[r#"
-        error[P0118]: the number `0755` is ambiguous or too large
-         --> deploy.yml:6:19
-          |
-        6 |     with: { mode: 0755, big: 99999999999999999999, inf: .inf }
-          |                   ^^^^ with a leading zero it is octal in some YAML versions and decimal in others
-          hint: if it is a text, quote it: "0755"
+            error[P0118]: the number `0755` is ambiguous or too large
+             --> deploy.yml:6:19
+              |
+            6 |     with: { mode: 0755, big: 99999999999999999999, inf: .inf }
+              |                   ^^^^ with a leading zero, it is octal in some YAML versions and decimal in others
+              hint: to write a string, quote it: "0755"
 
-        error[P0118]: the number `99999999999999999999` is ambiguous or too large
-         --> deploy.yml:6:30
-          |
-        6 |     with: { mode: 0755, big: 99999999999999999999, inf: .inf }
-          |                              ^^^^^^^^^^^^^^^^^^^^ it does not fit in 64 bits
-          hint: if it is a text, quote it: "99999999999999999999"
+            error[P0118]: the number `99999999999999999999` is ambiguous or too large
+             --> deploy.yml:6:30
+              |
+            6 |     with: { mode: 0755, big: 99999999999999999999, inf: .inf }
+              |                              ^^^^^^^^^^^^^^^^^^^^ it does not fit in 64 bits
+              hint: to write a string, quote it: "99999999999999999999"
 
-        error[P0118]: the number `.inf` is ambiguous or too large
-         --> deploy.yml:6:57
-          |
-        6 |     with: { mode: 0755, big: 99999999999999999999, inf: .inf }
-          |                                                         ^^^^ JSON has no such number
-          hint: if it is a text, quote it: ".inf"
-    "#]],
+            error[P0118]: the number `.inf` is ambiguous or too large
+             --> deploy.yml:6:57
+              |
+            6 |     with: { mode: 0755, big: 99999999999999999999, inf: .inf }
+              |                                                         ^^^^ JSON cannot represent it
+              hint: to write a string, quote it: ".inf"
+        "#]],
     );
 }
 
@@ -278,35 +278,35 @@ fn invalid_state_locations() {
     check(
         &format!("version: 1\napp: shop\nstate: \"s3://Ab\"\n{steps}"),
         expect![[r#"
-        error[P0118]: `s3://Ab` is not a place for state: not the name of a bucket
-         --> deploy.yml:3:8
-          |
-        3 | state: "s3://Ab"
-          |        ^^^^^^^^^ not the name of a bucket
-          hint: write `state: dir:PATH`, `git:REMOTE` or `s3://BUCKET/PREFIX`
-    "#]],
+            error[P0118]: `s3://Ab` is not a valid state location: invalid bucket name
+             --> deploy.yml:3:8
+              |
+            3 | state: "s3://Ab"
+              |        ^^^^^^^^^ invalid bucket name
+              hint: write `state: dir:PATH`, `git:REMOTE` or `s3://BUCKET/PREFIX`
+        "#]],
     );
     check(
         &format!("version: 1\napp: shop\nstate: \"git:-o x\"\n{steps}"),
         expect![[r#"
-        error[P0118]: `git:-o x` is not a place for state: not the name or URL of a git repository
-         --> deploy.yml:3:8
-          |
-        3 | state: "git:-o x"
-          |        ^^^^^^^^^^ not the name or URL of a git repository
-          hint: write `state: dir:PATH`, `git:REMOTE` or `s3://BUCKET/PREFIX`
-    "#]],
+            error[P0118]: `git:-o x` is not a valid state location: not the name or URL of a git repository
+             --> deploy.yml:3:8
+              |
+            3 | state: "git:-o x"
+              |        ^^^^^^^^^^ not the name or URL of a git repository
+              hint: write `state: dir:PATH`, `git:REMOTE` or `s3://BUCKET/PREFIX`
+        "#]],
     );
     check(
         &format!("version: 1\napp: shop\nstate: git:origin\nlock: {{ ttl: 100ms }}\n{steps}"),
         expect![[r#"
-        error[P0118]: `ttl` is no time that a lock can last
-         --> deploy.yml:4:14
-          |
-        4 | lock: { ttl: 100ms }
-          |              ^^^^^ not from 1s to 1h
-          hint: write `ttl: 30s`
-    "#]],
+            error[P0118]: `ttl` is not a valid lease for a lock
+             --> deploy.yml:4:14
+              |
+            4 | lock: { ttl: 100ms }
+              |              ^^^^^ not between 1s and 1h
+              hint: write `ttl: 30s`
+        "#]],
     );
 }
 
@@ -319,17 +319,17 @@ fn not_supported_yet() {
              --> deploy.yml:3:8
               |
             3 | state: gs://acme
-              |        ^^^^^^^^^ `dir:`, `git:` and `s3://` are
+              |        ^^^^^^^^^ only `dir:`, `git:` and `s3://` are supported
               hint: write `state: dir:PATH`, `git:REMOTE` or `s3://BUCKET/PREFIX`
 
             error[P0116]: hosts are not supported yet
              --> deploy.yml:5:11
               |
             5 |   prod: { hosts: { web: [a@b] } }
-              |           ^^^^^ not yet
-              hint: leave it out: steps run on the runner's machine
+              |           ^^^^^ not supported yet
+              hint: remove `hosts`; steps run on the runner's machine
 
-            error[P0118]: `oci://r/x@sha256:0` names no module: its digest is not `sha256:` and 64 hex digits in lower case
+            error[P0118]: `oci://r/x@sha256:0` is not a valid module: its digest is not `sha256:` and 64 lowercase hex digits
              --> deploy.yml:7:14
               |
             7 |   a: { uses: "oci://r/x@sha256:0", on: web }
@@ -340,14 +340,14 @@ fn not_supported_yet() {
              --> deploy.yml:7:40
               |
             7 |   a: { uses: "oci://r/x@sha256:0", on: web }
-              |                                        ^^^ not yet
-              hint: leave `on` out: the step runs on the runner's machine
+              |                                        ^^^ not supported yet
+              hint: remove `on`; the step runs on the runner's machine
         "#]],
     );
     check(
         "version: 1\napp: shop\nstate: here\nsteps: { a: { uses: x } }\n",
         expect![[r#"
-            error[P0118]: `here` is not a place for state
+            error[P0118]: `here` is not a state location
              --> deploy.yml:3:8
               |
             3 | state: here
@@ -362,8 +362,8 @@ fn environments_must_exist() {
     let text = "version: 1\napp: shop\nenvironments: { test: , prod: { after: tset } }\nsteps: { a: { uses: x } }\n";
     let told = |environment| rendered(&parse_for(text, environment).unwrap_err());
     expect![[r#"
-        error[P0113]: the plan has several environments; say which
-          hint: there are `test`, `prod`: add `--env test`
+        error[P0113]: the plan has several environments; choose one
+          hint: add `--env test`, or another one of `test`, `prod`
 
         error[P0113]: the plan has no environment `tset`
          --> deploy.yml:3:40
@@ -375,7 +375,7 @@ fn environments_must_exist() {
     .assert_eq(&told(None));
     expect![[r#"
         error[P0113]: the plan has no environment `staging`
-          hint: there are `test`, `prod`
+          hint: use one of `test`, `prod`
 
         error[P0113]: the plan has no environment `tset`
          --> deploy.yml:3:40
@@ -388,21 +388,23 @@ fn environments_must_exist() {
     check(
         "version: 1\napp: shop\nenvironments: { a: { after: b }, b: { after: a } }\nsteps: { a: { uses: x } }\n",
         expect![[r#"
-        error[P0113]: the plan has several environments; say which
-          hint: there are `a`, `b`: add `--env a`
+            error[P0113]: the plan has several environments; choose one
+              hint: add `--env a`, or another one of `a`, `b`
 
-        error[P0118]: environment `a` comes after itself
-         --> deploy.yml:3:29
-          |
-        3 | environments: { a: { after: b }, b: { after: a } }
-          |                             ^ leads back to it
+            error[P0118]: `after` of environment `a` leads back to itself
+             --> deploy.yml:3:29
+              |
+            3 | environments: { a: { after: b }, b: { after: a } }
+              |                             ^ part of the cycle
+              hint: remove one `after` of the cycle
 
-        error[P0118]: environment `b` comes after itself
-         --> deploy.yml:3:46
-          |
-        3 | environments: { a: { after: b }, b: { after: a } }
-          |                                              ^ leads back to it
-    "#]],
+            error[P0118]: `after` of environment `b` leads back to itself
+             --> deploy.yml:3:46
+              |
+            3 | environments: { a: { after: b }, b: { after: a } }
+              |                                              ^ part of the cycle
+              hint: remove one `after` of the cycle
+        "#]],
     );
     assert!(parse_for(SMALL, Some("prod")).is_err());
     assert!(parse_for(SMALL, Some("default")).is_ok());
@@ -413,35 +415,35 @@ fn cycles() {
     check(
         "version: 1\napp: shop\nsteps:\n  a: { uses: x, needs: [] }\n  b: { uses: x, needs: [a, d] }\n  c: { uses: x, needs: b }\n  d: { uses: x, needs: [c] }\n  e: { uses: x, needs: d }\n",
         expect![[r#"
-            error[P0111]: steps need each other: b → d → c → b
+            error[P0111]: `needs` has a cycle: b → d → c → b
              --> deploy.yml:5:28
               |
             5 |   b: { uses: x, needs: [a, d] }
               |                            ^ part of the cycle
-              hint: take one of these out of `needs`
+              hint: remove one of these steps from `needs`
         "#]],
     );
     check(
         "version: 1\napp: shop\nsteps:\n  a: { uses: x, needs: a }\n",
         expect![[r#"
-        error[P0111]: steps need each other: a → a
-         --> deploy.yml:4:24
-          |
-        4 |   a: { uses: x, needs: a }
-          |                        ^ part of the cycle
-          hint: take one of these out of `needs`
-    "#]],
+            error[P0111]: `needs` has a cycle: a → a
+             --> deploy.yml:4:24
+              |
+            4 |   a: { uses: x, needs: a }
+              |                        ^ part of the cycle
+              hint: remove one of these steps from `needs`
+        "#]],
     );
     check(
         "version: 1\napp: shop\nsteps:\n  a: { uses: x, needs: b }\n  b: { uses: x }\n",
         expect![[r#"
-        error[P0111]: steps need each other: a → b → a
-         --> deploy.yml:4:24
-          |
-        4 |   a: { uses: x, needs: b }
-          |                        ^ part of the cycle
-          hint: take one of these out of `needs`
-    "#]],
+            error[P0111]: `needs` has a cycle: a → b → a
+             --> deploy.yml:4:24
+              |
+            4 |   a: { uses: x, needs: b }
+              |                        ^ part of the cycle
+              hint: remove one of these steps from `needs`
+        "#]],
     );
 }
 
@@ -450,20 +452,20 @@ fn unknown_steps() {
     check(
         "version: 1\napp: shop\nsteps:\n  pull: { uses: x }\n  b: { uses: x, needs: [pul, other] }\n",
         expect![[r#"
-        error[P0112]: there is no step `pul`
-         --> deploy.yml:5:25
-          |
-        5 |   b: { uses: x, needs: [pul, other] }
-          |                         ^^^ no such step
-          hint: did you mean `pull`?
+            error[P0112]: the plan has no step `pul`
+             --> deploy.yml:5:25
+              |
+            5 |   b: { uses: x, needs: [pul, other] }
+              |                         ^^^ no such step
+              hint: did you mean `pull`?
 
-        error[P0112]: there is no step `other`
-         --> deploy.yml:5:30
-          |
-        5 |   b: { uses: x, needs: [pul, other] }
-          |                              ^^^^^ no such step
-          hint: there are `pull`, `b`
-    "#]],
+            error[P0112]: the plan has no step `other`
+             --> deploy.yml:5:30
+              |
+            5 |   b: { uses: x, needs: [pul, other] }
+              |                              ^^^^^ no such step
+              hint: use one of `pull`, `b`
+        "#]],
     );
 }
 

@@ -52,7 +52,7 @@ fn the_example_is_parsed() {
         pull = Official("pull") needs [], 300s, retry 3, Sandbox
         with {"from":"file:dist/shop-v1.10.tar.zst","into":"app"}
         pending {}
-        Grants {
+        StepGrants {
             dirs: {
                 GrantName(
                     "app",
@@ -79,7 +79,7 @@ fn the_example_is_parsed() {
         migrate = Official("migrate") needs ["pull"], 600s, retry 0, Sandbox
         with {"dir":"migrations","database":"main"}
         pending {}
-        Grants {
+        StepGrants {
             dirs: {
                 GrantName(
                     "migrations",
@@ -94,7 +94,7 @@ fn the_example_is_parsed() {
                 GrantName(
                     "main",
                 ): DatabaseGrant {
-                    url: Confidential {
+                    url: ConfidentialText {
                         written: "sqlite:/plans/shop/deploy/test/shop.db",
                         value: Secret(…),
                     },
@@ -109,7 +109,7 @@ fn the_example_is_parsed() {
         switch = Official("switch") needs ["migrate"], 600s, retry 0, Sandbox
         with {"link":"current"}
         pending {}
-        Grants {
+        StepGrants {
             dirs: {
                 GrantName(
                     "app",
@@ -130,7 +130,7 @@ fn the_example_is_parsed() {
         verify = Official("verify") needs ["switch"], 600s, retry 0, Sandbox
         with {"http":[{"url":"http://127.0.0.1:8080/health","status":200}]}
         pending {}
-        Grants {
+        StepGrants {
             dirs: {},
             http: [
                 HttpGrant {
@@ -225,7 +225,7 @@ steps:
     );
     assert_eq!(plan.steps[0].uses, ModuleRef::File("/plans/x/module.wasm".into()));
     expect![[r#"
-        Grants {
+        StepGrants {
             dirs: {
                 GrantName(
                     "odd",
@@ -269,7 +269,7 @@ steps:
                     headers: [
                         (
                             "authorization",
-                            Confidential {
+                            ConfidentialText {
                                 written: "Bearer ${{ secrets.TOKEN }}",
                                 value: Secret(…),
                             },
@@ -293,7 +293,7 @@ steps:
                 GrantName(
                     "one",
                 ): DatabaseGrant {
-                    url: Confidential {
+                    url: ConfidentialText {
                         written: "sqlite:/var/x.db",
                         value: Secret(…),
                     },
@@ -301,7 +301,7 @@ steps:
                 GrantName(
                     "two",
                 ): DatabaseGrant {
-                    url: Confidential {
+                    url: ConfidentialText {
                         written: "${{ secrets.DB }}",
                         value: Secret(…),
                     },
@@ -343,18 +343,18 @@ steps:
             ],
             env: {
                 "PATH": Set(
-                    Confidential {
+                    ConfidentialText {
                         written: "/usr/bin",
                         value: Secret(…),
                     },
                 ),
                 "PORT": Set(
-                    Confidential {
+                    ConfidentialText {
                         written: "80",
                         value: Secret(…),
                     },
                 ),
-                "WORD": Open,
+                "WORD": SetByStep,
             },
             sockets: {},
             secrets: {},
@@ -437,12 +437,12 @@ steps:
         super::render_diagnostic(&error.diagnostic(&plan.source), super::ColorMode::Off)
     };
     expect![[r#"
-        error[P0105]: `steps.pull.port` does not fit inside a text
+        error[P0105]: `steps.pull.port` cannot be part of a string
          --> deploy.yml:9:63
           |
         9 | …  with: { "p/~": ["${{ steps.pull.port }}"], url: "http://h:${{ steps.pull.port }}/${{ vars.dollar }}${{ run.id }}", n: "${{ run.attempt }}"…
-          |                                                              ^^^^^^^^^^^^^^^^^^^^^^ a list, a mapping or null
-          hint: let the look-up stand alone, without text around it
+          |                                                              ^^^^^^^^^^^^^^^^^^^^^^ its value is a list, a mapping or null
+          hint: remove the text around the lookup
     "#]].assert_eq(&told(outputs(json!([1]))));
     expect![[r#"
         error[P0108]: step `pull` has no output `port`
@@ -450,16 +450,16 @@ steps:
           |
         9 |     with: { "p/~": ["${{ steps.pull.port }}"], url: "http://h:${{ steps.pull.port }}/${{ vars.dollar …
           |                      ^^^^^^^^^^^^^^^^^^^^^^ no such output
-          hint: it has `path`
+          hint: use one of `path`
     "#]]
     .assert_eq(&told(BTreeMap::from([(id("pull"), Map::from_iter([("path".to_owned(), json!(1))]))])));
     expect![[r#"
-        error[P0108]: step `pull` has no recorded outputs
+        error[P0108]: step `pull` has no outputs on record
          --> deploy.yml:9:22
           |
         9 |     with: { "p/~": ["${{ steps.pull.port }}"], url: "http://h:${{ steps.pull.port }}/${{ vars.dollar …
           |                      ^^^^^^^^^^^^^^^^^^^^^^ no such output
-          hint: run it first: leave out --only and --start-from, or start from `pull`
+          hint: run it first: remove `--only` and `--start-from`, or use `--start-from pull`
     "#]]
     .assert_eq(&told(BTreeMap::new()));
 }
