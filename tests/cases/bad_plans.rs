@@ -41,7 +41,7 @@ fn wrong_type_is_rejected() {
           |
         6 |     with: [files]
           |           ^^^^^^^ this is a list
-          hint: write a mapping; docs/plan.md shows how
+          hint: write a mapping; see docs/plan.md
     "#]],
     );
 }
@@ -66,12 +66,12 @@ fn cycle_in_needs_is_rejected() {
     check_rejected_plan(
         "version: 1\napp: shop\nsteps:\n  a:\n    uses: verify\n    needs: b\n  b:\n    uses: verify\n    needs: [a]\n",
         expect![[r#"
-            error[P0111]: steps need each other: a → b → a
+            error[P0111]: `needs` has a cycle: a → b → a
              --> deploy.yml:6:12
               |
             6 |     needs: b
               |            ^ part of the cycle
-              hint: take one of these out of `needs`
+              hint: remove one of these steps from `needs`
         "#]],
     );
 }
@@ -127,12 +127,12 @@ fn tab_indentation_is_rejected() {
     check_rejected_plan(
         "version: 1\napp: shop\nsteps:\n\thello:\n\t\tuses: verify\n",
         expect![[r#"
-        error[P0101]: a tab in the indentation
+        error[P0101]: the indentation contains a tab
          --> deploy.yml:4:1
           |
         4 |     hello:
           | ^^^^ a tab
-          hint: YAML is indented with spaces only
+          hint: indent with spaces only
     "#]],
     );
 }
@@ -152,7 +152,7 @@ fn yaml_bomb_is_rejected() {
           |
         7 |   a3: &a3 [*a2, *a2, *a2, *a2, *a2, *a2, *a2, *a2, *a2, *a2]
           |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ one too many
-          hint: write it with fewer aliases; a plan is a page or two
+          hint: use fewer aliases; a plan is a page or two
     "#]],
     );
 }
@@ -164,7 +164,7 @@ fn empty_plan_is_rejected() {
     refused.assert_exit(2);
     expect![[r#"
         error[P0102]: the plan is empty
-          hint: docs/plan.md has a plan to start from
+          hint: write a plan; docs/plan.md has an example
     "#]]
     .assert_eq(&refused.stderr_snapshot());
 }
@@ -175,8 +175,8 @@ fn oversized_plan_is_rejected() {
     let refused = environment.run(&["--local", "--release", "r1"]);
     refused.assert_exit(2);
     expect![[r#"
-        error[P0103]: the plan has 15728640 bytes; at most 1048576 (1 MiB) are read
-          hint: is this the right file? a plan is a page or two
+        error[P0103]: the plan has 15728640 bytes; the limit is 1048576 (1 MiB)
+          hint: check that this is the right file; a plan is a page or two
     "#]]
     .assert_eq(&refused.stderr_snapshot());
 }
@@ -209,7 +209,7 @@ fn label_with_a_path_is_rejected() {
     let refused = environment.run(&["--local", "--release", "../x"]);
     refused.assert_exit(2);
     expect![[r#"
-        error[P0206]: "../x" is not a valid release label: a letter or digit, then up to 127 of letters, digits and `._+-`
+        error[P0206]: "../x" is not a valid release label: a letter or digit, then up to 127 letters, digits or `._+-`
           hint: a label names a release in paths and pages, such as `--release v1.4.2`
     "#]].assert_eq(&refused.stderr_snapshot());
 }

@@ -215,10 +215,10 @@ fn malformed_hooks_are_rejected_at_their_line() {
     check(
         "{ after: [ { a: { uses: run }, b: { uses: run } } ] }",
         "P0118",
-        "is one step under its name, or one `program`",
+        "must be one named step or one `program`",
     );
-    check("{ after: [ pull: { uses: verify, with: { files: [] } } ] }", "P0117", "there are two steps `pull`");
-    check("{ after: [ x: { uses: run, needs: pull, with: { program: x } } ] }", "P0118", "can't have `needs`");
+    check("{ after: [ pull: { uses: verify, with: { files: [] } } ] }", "P0117", "two steps are called `pull`");
+    check("{ after: [ x: { uses: run, needs: pull, with: { program: x } } ] }", "P0118", "cannot have `needs`");
 }
 
 /// A webhook, as docs/environments.md shows it.

@@ -35,8 +35,8 @@ fn environment_must_be_named_when_there_are_several() {
     let refused = environment.run(&["--local", "--release", "r1"]);
     refused.assert_exit(2);
     expect![[r#"
-        error[P0113]: the plan has several environments; say which
-          hint: there are `test`, `prod`: add `--env test`
+        error[P0113]: the plan has several environments; choose one
+          hint: add `--env test`, or another one of `test`, `prod`
     "#]]
     .assert_eq(&refused.stderr_snapshot());
     environment.deploy("r1", &["--env", "prod"]).assert_exit(0);

@@ -91,12 +91,12 @@ fn program_grant_without_trust_is_rejected() {
         "  verify:\n    uses: verify\n",
         "  reload:\n    uses: run\n    with: { program: /bin/true }\n    grants: { programs: [/bin/true] }\n  verify:\n    uses: verify\n",
         expect![[r#"
-            error[P0124]: step `reload` is granted programs, which can do what the host can
+            error[P0124]: step `reload` is granted programs, which can do whatever the host can
               --> deploy.yml:23:3
                |
             23 |   reload:
                |   ^^^^^^ needs `trust: host`
-              hint: say so with `trust: host`, or use a module that needs no programs
+              hint: add `trust: host`, or use a module that needs no programs
         "#]],
     );
 }

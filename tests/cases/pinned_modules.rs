@@ -200,7 +200,7 @@ fn unreadable_lockfile_is_rejected() {
     let environment = third_party_environment();
     for (text, why) in [
         ("<<<<<<< ours\n", "caused by: expected value at line 1 column 1"),
-        ("{\"version\": 2}", "caused by: it is of version 2; this runner reads up to 1"),
+        ("{\"version\": 2}", "caused by: it has version 2; this runner reads versions up to 1"),
     ] {
         environment.write("deploy.lock", text);
         for command in [&["--local", "--release", "r1"][..], &["plan", "--release", "r1"]] {

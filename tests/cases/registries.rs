@@ -131,11 +131,11 @@ fn registry_credentials_come_from_docker_config() {
 fn tag_reference_is_rejected() {
     let environment = environment_with_module("oci://registry.example.com/steps/check:1.2");
     expect![[r#"
-        error[P0118]: `oci://registry.example.com/steps/check:1.2` names no module: it does not say which content is meant
+        error[P0118]: `oci://registry.example.com/steps/check:1.2` is not a valid module: it has no digest
          --> deploy.yml:5:11
           |
         5 |     uses: oci://registry.example.com/steps/check:1.2
           |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ not a pinned module
-          hint: pin it by digest, `oci://registry.example.com/steps/check@sha256:…`; `crane digest registry.example.com/steps/check:1.2` tells it
+          hint: pin it: `oci://registry.example.com/steps/check@sha256:…`; `crane digest registry.example.com/steps/check:1.2` prints the digest
     "#]].assert_eq(&deploy(&environment).assert_exit(2).stderr_snapshot());
 }
