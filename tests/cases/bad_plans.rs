@@ -211,7 +211,8 @@ fn label_with_a_path_is_rejected() {
     expect![[r#"
         error[P0206]: "../x" is not a valid release label: a letter or digit, then up to 127 letters, digits or `._+-`
           hint: a label names a release in paths and pages, such as `--release v1.4.2`
-    "#]].assert_eq(&refused.stderr_snapshot());
+    "#]]
+    .assert_eq(&refused.stderr_snapshot());
 }
 
 #[test]

@@ -212,11 +212,7 @@ fn malformed_hooks_are_rejected_at_their_line() {
     check("{ later: [] }", "P0104", "`hooks` has no key `later`");
     check("{ after: notify }", "P0105", "hook `after` must be a list");
     check("{ after: [ { program: [] } ] }", "P0118", "names no program");
-    check(
-        "{ after: [ { a: { uses: run }, b: { uses: run } } ] }",
-        "P0118",
-        "must be one named step or one `program`",
-    );
+    check("{ after: [ { a: { uses: run }, b: { uses: run } } ] }", "P0118", "must be one named step or one `program`");
     check("{ after: [ pull: { uses: verify, with: { files: [] } } ] }", "P0117", "two steps are called `pull`");
     check("{ after: [ x: { uses: run, needs: pull, with: { program: x } } ] }", "P0118", "cannot have `needs`");
 }

@@ -11,19 +11,19 @@ use std::{fmt, ops::Range, sync::Arc};
 pub enum ExitKind {
     /// Deployed, or nothing to do.
     Success,
-/// A step failed, and the deployment holds there.
+    /// A step failed, and the deployment holds there.
     Failed,
-/// The plan or the command is invalid, or a policy refuses it.
+    /// The plan or the command is invalid, or a policy refuses it.
     Refused,
-/// An operator must decide.
+    /// An operator must decide.
     InDoubt,
     /// Rolled back to the last verified release.
     RolledBack,
     /// Another deployment holds the lock.
     Locked,
-/// The journal cannot be trusted.
+    /// The journal cannot be trusted.
     Journal,
-/// The runner has a bug.
+    /// The runner has a bug.
     Bug,
     /// Interrupted; the state is saved.
     Interrupted,
@@ -62,13 +62,13 @@ impl fmt::Display for ErrorCode {
 /// A marked range in a text that the user wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceExcerpt {
-/// The file's path, as the user gave it.
+    /// The file's path, as the user gave it.
     pub path: String,
     /// The whole text of the file.
     pub text: Arc<str>,
     /// The byte range to mark.
     pub span: Range<usize>,
-/// The label next to the mark.
+    /// The label next to the mark.
     pub label: String,
 }
 
@@ -77,22 +77,22 @@ pub struct SourceExcerpt {
 pub struct Diagnostic {
     /// The code.
     pub code: ErrorCode,
-/// What went wrong, in one line.
+    /// What went wrong, in one line.
     pub message: String,
     /// Why, from the outer cause to the inner one.
     pub causes: Vec<String>,
-/// The marked range in the user's text.
+    /// The marked range in the user's text.
     pub excerpt: Option<SourceExcerpt>,
-/// A location in a file whose text is not loaded, such as a migration; for editors and CIs.
+    /// A location in a file whose text is not loaded, such as a migration; for editors and CIs.
     pub location: Option<Box<SourceLocation>>,
-/// The next command, or the change to make.
+    /// The next command, or the change to make.
     pub hint: Option<String>,
-/// The exit code of the process.
+    /// The exit code of the process.
     pub exit: ExitKind,
 }
 
 impl Diagnostic {
-/// Creates an error with only a message.
+    /// Creates an error with only a message.
     pub fn new(code: ErrorCode, exit: ExitKind, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), causes: Vec::new(), excerpt: None, location: None, hint: None, exit }
     }
@@ -117,11 +117,11 @@ impl Diagnostic {
 pub struct Notice {
     /// How much it matters.
     pub severity: NoticeSeverity,
-/// The message, in one line.
+    /// The message, in one line.
     pub message: String,
-/// A heading of a few words, for outputs that have one.
+    /// A heading of a few words, for outputs that have one.
     pub title: Option<String>,
-/// The location in the user's files.
+    /// The location in the user's files.
     pub location: Option<SourceLocation>,
 }
 
@@ -130,9 +130,9 @@ pub struct Notice {
 pub struct SourceLocation {
     /// The file, absolute.
     pub path: std::path::PathBuf,
-/// The line, from 1; none for the whole file.
+    /// The line, from 1; none for the whole file.
     pub line: Option<u64>,
-/// The column, from 1, if it is known.
+    /// The column, from 1, if it is known.
     pub column: Option<u64>,
 }
 
@@ -140,19 +140,19 @@ pub struct SourceLocation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NoticeSeverity {
-/// Information that needs no action.
+    /// Information that needs no action.
     Note,
-/// A problem that does not stop the runner.
+    /// A problem that does not stop the runner.
     Warning,
 }
 
 impl Notice {
-/// Information that needs no action.
+    /// Information that needs no action.
     pub fn note(message: impl Into<String>) -> Self {
         Self { severity: NoticeSeverity::Note, message: message.into(), title: None, location: None }
     }
 
-/// A problem that does not stop the runner.
+    /// A problem that does not stop the runner.
     pub fn warning(message: impl Into<String>) -> Self {
         Self { severity: NoticeSeverity::Warning, message: message.into(), title: None, location: None }
     }

@@ -17,7 +17,7 @@ impl Blake3Hash {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-/// The hash of some bytes under a key: only someone who has the key can compute it.
+    /// The hash of some bytes under a key: only someone who has the key can compute it.
     #[must_use]
     pub fn keyed(key: &[u8; 32], bytes: &[u8]) -> Self {
         Self(*blake3::keyed_hash(key, bytes).as_bytes())

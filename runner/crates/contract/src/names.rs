@@ -10,11 +10,11 @@ use crate::diagnostic::{Diagnostic, ErrorCode, ExitKind};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a valid {kind}: {rule}")]
 pub struct NameError {
-/// The kind of name.
+    /// The kind of name.
     pub kind: &'static str,
     /// The text.
     pub text: String,
-/// The rule that it breaks.
+    /// The rule that it breaks.
     pub rule: &'static str,
 }
 
@@ -93,7 +93,7 @@ names! {
 }
 
 impl TargetName {
-/// The machine that the runner runs on.
+    /// The machine that the runner runs on.
     #[must_use]
     pub fn local() -> Self {
         Self("local".to_owned())
@@ -105,10 +105,10 @@ impl TargetName {
 pub struct AttemptNumber(pub NonZeroU32);
 
 impl AttemptNumber {
-/// The first attempt.
+    /// The first attempt.
     pub const FIRST: Self = Self(NonZeroU32::MIN);
 
-/// The next attempt.
+    /// The next attempt.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
@@ -127,7 +127,7 @@ impl fmt::Display for AttemptNumber {
 pub struct Digest([u8; 32]);
 
 impl Digest {
-/// A digest from a SHA-256 sum.
+    /// A digest from a SHA-256 sum.
     #[must_use]
     pub fn from_bytes(sum: [u8; 32]) -> Self {
         Self(sum)
@@ -188,13 +188,13 @@ impl fmt::Debug for Digest {
 pub struct Secret(String);
 
 impl Secret {
-/// Wraps a secret value.
+    /// Wraps a secret value.
     #[must_use]
     pub fn new(value: String) -> Self {
         Self(value)
     }
 
-/// Returns the value. The caller is responsible for where it goes.
+    /// Returns the value. The caller is responsible for where it goes.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
@@ -208,7 +208,7 @@ impl fmt::Debug for Secret {
 }
 
 impl From<NameError> for Diagnostic {
-/// Reports an invalid name from outside the plan, such as `--release ../x`.
+    /// Reports an invalid name from outside the plan, such as `--release ../x`.
     fn from(error: NameError) -> Self {
         Self::new(ErrorCode("P0107"), ExitKind::Refused, format!("{:?} is not a valid {}", error.text, error.kind))
             .with_hint(format!("write {}", error.rule))

@@ -119,7 +119,7 @@ fn render_excerpt(excerpt: &SourceExcerpt, color: ColorMode, paint: impl Fn(Styl
 struct MarkedLine {
     /// From 1.
     number: usize,
-/// The column of the mark's start, in characters from 1.
+    /// The column of the mark's start, in characters from 1.
     column: usize,
     shown: String,
     /// The byte range of the mark in `shown`.

@@ -7,21 +7,21 @@ use serde_json::Value;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepPhase {
-/// It changes nothing that is live.
+    /// It changes nothing that is live.
     Prepare,
-/// It changes what is live.
+    /// It changes what is live.
     Commit,
-/// It checks what is live.
+    /// It checks what is live.
     Check,
 }
 
 /// The result of a successful step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
-/// Deterministic values for later steps and fingerprints.
+    /// Deterministic values for later steps and fingerprints.
     #[serde(default)]
     pub outputs: serde_json::Map<String, Value>,
-/// Timings and counts, for reports only.
+    /// Timings and counts, for reports only.
     #[serde(default)]
     pub notes: serde_json::Map<String, Value>,
 }
@@ -31,21 +31,21 @@ pub struct Receipt {
 pub struct StepFailure {
     /// `invalid-config`, `denied`, `transient`, …
     pub kind: String,
-/// What went wrong, in one sentence.
+    /// What went wrong, in one sentence.
     pub message: String,
-/// The next thing to do.
+    /// The next thing to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
     /// Whether the same call may succeed later.
     #[serde(default)]
     pub retryable: bool,
-/// Details for programs: `file`, `line`, `column`.
+    /// Details for programs: `file`, `line`, `column`.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub details: serde_json::Map<String, Value>,
 }
 
 impl StepFailure {
-/// Creates a failure that the same call would have again.
+    /// Creates a failure that the same call would have again.
     pub fn new(kind: &str, message: impl Into<String>) -> Self {
         Self {
             kind: kind.to_owned(),
@@ -63,7 +63,7 @@ impl StepFailure {
         self
     }
 
-/// Adds a detail; reports show `file` and `line`.
+    /// Adds a detail; reports show `file` and `line`.
     #[must_use]
     pub fn with_detail(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.details.insert(name.to_owned(), value.into());
@@ -75,11 +75,11 @@ impl StepFailure {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "kebab-case")]
 pub enum StepOutcome {
-/// The action succeeded.
+    /// The action succeeded.
     Succeeded { receipt: Receipt },
-/// The module reported a failure, and cleaned up.
+    /// The module reported a failure, and cleaned up.
     Failed { failure: StepFailure },
-/// A trap, a timeout or a lost connection: the outcome is unknown.
+    /// A trap, a timeout or a lost connection: the outcome is unknown.
     Unknown { failure: StepFailure },
 }
 
@@ -87,13 +87,13 @@ pub enum StepOutcome {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "finding", rename_all = "kebab-case")]
 pub enum ProbeFinding {
-/// The effect holds; the receipt is rebuilt from it.
+    /// The effect holds; the receipt is rebuilt from it.
     Held { receipt: Receipt },
-/// The effect is absent.
+    /// The effect is absent.
     Absent,
-/// Something else is in its place.
+    /// Something else is in its place.
     Drifted { why: String },
-/// The probe cannot decide.
+    /// The probe cannot decide.
     Unknown { why: String },
     /// The probe itself failed.
     Failed { failure: StepFailure },
@@ -110,7 +110,7 @@ pub enum StepProgress {
         #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
         fields: serde_json::Map<String, Value>,
     },
-/// Progress of `task`: `done` of `total` `unit`s.
+    /// Progress of `task`: `done` of `total` `unit`s.
     Meter { task: String, done: u64, total: Option<u64>, unit: String },
 }
 

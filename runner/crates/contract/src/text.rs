@@ -40,7 +40,7 @@ pub fn without_legacy_commands(text: &str) -> String {
 #[must_use]
 pub fn wrap(text: &str, first: usize, rest: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
-// GitHub skips white space before a command, and more kinds of it than the space that lines are broken at.
+    // GitHub skips white space before a command, and more kinds of it than the space that lines are broken at.
     let end = |lines: &mut Vec<String>, line: String| {
         let is_command = !lines.is_empty() && line.trim_start().starts_with("::");
         lines.push(if is_command { format!("{GUTTER}{line}") } else { line });
@@ -156,16 +156,16 @@ mod tests {
     use super::*;
 
     proptest! {
-/// No line but the first, which follows our own words, is a command, whatever the text and the widths.
-        #[test]
-        fn no_wrapped_line_is_a_command(text in "([a-z]{1,9}|[ \u{a0}\u{2003}]{1,3}|::[a-z]{1,9}::|\n){1,40}", first in 1..40_usize, rest in 1..40_usize) {
-            let lines = wrap(&text, first, rest);
-            prop_assert!(lines.iter().skip(1).all(|line| !line.trim_start().starts_with("::")), "{lines:?}");
+    /// No line but the first, which follows our own words, is a command, whatever the text and the widths.
+            #[test]
+            fn no_wrapped_line_is_a_command(text in "([a-z]{1,9}|[ \u{a0}\u{2003}]{1,3}|::[a-z]{1,9}::|\n){1,40}", first in 1..40_usize, rest in 1..40_usize) {
+                let lines = wrap(&text, first, rest);
+                prop_assert!(lines.iter().skip(1).all(|line| !line.trim_start().starts_with("::")), "{lines:?}");
+            }
         }
-    }
 
     #[test]
-fn control_sequences_and_ci_commands_are_escaped() {
+    fn control_sequences_and_ci_commands_are_escaped() {
         for (text, shown) in [
             ("\u{1b}[31mred\u{1b}[0m", "\\u{1b}[31mred\\u{1b}[0m"),
             ("\u{9b}2J", "\\u{9b}2J"),
@@ -196,7 +196,7 @@ fn control_sequences_and_ci_commands_are_escaped() {
     }
 
     #[test]
-fn durations_and_amounts_are_short() {
+    fn durations_and_amounts_are_short() {
         let times: Vec<_> = [0, 999, 1_000, 59_999, 60_000, 3_599_999, 3_600_000].map(format_duration).into();
         assert_eq!(times, ["0 ms", "999 ms", "1.0 s", "59.9 s", "1 min 0 s", "59 min 59 s", "1 h 0 min"]);
         let sizes: Vec<_> = [0, 1023, 1536, 1 << 20, 5 << 30].map(bytes).into();

@@ -33,7 +33,8 @@ pub fn journal(bytes: &[u8], folder: &Path) {
     let read = |paths: &[std::path::PathBuf]| {
         LoadedJournals::read(paths, |entry| {
             let again = line::encode(entry);
-            let (decoded, hash) = line::decode(&again.bytes[..again.bytes.len() - 1]).expect("a written line can be read");
+            let (decoded, hash) =
+                line::decode(&again.bytes[..again.bytes.len() - 1]).expect("a written line can be read");
             assert_eq!((&decoded, hash), (entry, again.hash));
         })
     };

@@ -82,7 +82,8 @@ mod tests {
 
     /// The output after each of these messages.
     fn redact_each(messages: &[&str]) -> Vec<String> {
-        let mut messages_redactor = MessageRedactor::new(&Redactor::new([&Secret::new("hunter2-correct-horse".to_owned())]));
+        let mut messages_redactor =
+            MessageRedactor::new(&Redactor::new([&Secret::new("hunter2-correct-horse".to_owned())]));
         let texts = |some: Vec<StepProgress>| {
             some.into_iter().map(|mut one| message_text_mut(&mut one).unwrap().clone()).collect::<Vec<_>>().join("|")
         };

@@ -346,7 +346,10 @@ impl JournalState {
             )));
         }
         if self.attempts.last().is_some_and(|last| header.epoch <= last.header.epoch) {
-            return Err(TransitionError::Foreign(format!("epoch {} is not greater than the previous one", header.epoch)));
+            return Err(TransitionError::Foreign(format!(
+                "epoch {} is not greater than the previous one",
+                header.epoch
+            )));
         }
         if header.format.minor > FORMAT.minor {
             self.newer_format = self.newer_format.max(Some(header.format));

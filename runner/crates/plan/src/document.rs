@@ -228,8 +228,11 @@ fn declared_environments<'n>(
                 environment.url = fields.get("url");
                 if let Some((key, _)) = fields.entry("hosts") {
                     let error = PlanError::new(Problem::NotSupported, "hosts are not supported yet");
-                    problems
-                        .push(error.at(&key.span, "not supported yet").hint("remove `hosts`; steps run on the runner's machine"));
+                    problems.push(
+                        error
+                            .at(&key.span, "not supported yet")
+                            .hint("remove `hosts`; steps run on the runner's machine"),
+                    );
                 }
             }
         }
@@ -437,7 +440,11 @@ fn url(
     let is_page = url::Url::parse(&text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
     if !is_page || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
         let error = PlanError::new(Problem::BadValue, format!("{what} is not a web address: {text:?}"));
-        problems.push(error.at(&node.span, "not an http or https URL").hint("write a full URL, such as `https://shop.example.com`"));
+        problems.push(
+            error
+                .at(&node.span, "not an http or https URL")
+                .hint("write a full URL, such as `https://shop.example.com`"),
+        );
         return None;
     }
     Some(text)

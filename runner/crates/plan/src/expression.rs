@@ -201,7 +201,8 @@ const ROOTS: &[&str] = &["release", "vars", "env", "steps", "run", "secrets"];
 
 fn lookup(inside: &str, span: &Range<usize>) -> Result<PlanLookup, PlanError> {
     let bad = |label: &str, hint: &str| {
-        let message = if inside.is_empty() { "a lookup is empty".to_owned() } else { format!("`{inside}` is not a lookup") };
+        let message =
+            if inside.is_empty() { "a lookup is empty".to_owned() } else { format!("`{inside}` is not a lookup") };
         let error = PlanError::new(Problem::BadExpression, message);
         Err(error.at(span, label).hint(hint))
     };

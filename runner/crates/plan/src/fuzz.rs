@@ -43,7 +43,10 @@ pub fn plan(bytes: &[u8]) -> Vec<Diagnostic> {
                     // It may fail, but must not panic.
                     let _ = step.config(&[].into(), &run, AttemptNumber::FIRST);
                 }
-                assert!(locate_history(&source, environment, &env).is_ok(), "the state of a valid plan cannot be located");
+                assert!(
+                    locate_history(&source, environment, &env).is_ok(),
+                    "the state of a valid plan cannot be located"
+                );
             }
             Err(errors) => failed(&errors),
         }

@@ -105,7 +105,12 @@ impl GrantReader<'_> {
         };
         if let Some(why) = paths::path_error(path) {
             let message = format!("directory `{}` has an invalid path: {why}", key.text);
-            return self.bad_grant(&node.span, message, "invalid path", "write `PATH`, or `PATH:ro` for read-only access");
+            return self.bad_grant(
+                &node.span,
+                message,
+                "invalid path",
+                "write `PATH`, or `PATH:ro` for read-only access",
+            );
         }
         Some(DirGrant { path: paths::resolve(&self.source.folder, path), access })
     }
@@ -217,8 +222,7 @@ impl GrantReader<'_> {
         let value = url.value.reveal();
         if let Some(parsed) = ServerUrl::parse(value) {
             if let Err(why) = parsed {
-                let hint =
-                    "write `postgres://user:password@host/name` or `mysql://…`, with the password from a secret";
+                let hint = "write `postgres://user:password@host/name` or `mysql://…`, with the password from a secret";
                 return self.bad_grant(&node.span, format!("{what} has an invalid URL: {why}"), "invalid URL", hint);
             }
             let written = server_url::mask_password(&url.written);
@@ -237,7 +241,9 @@ impl GrantReader<'_> {
         let path = path.strip_prefix("//").unwrap_or(path);
         let why = paths::path_error(path)
             .or_else(|| path.contains('?').then_some("options after `?` are not supported"))
-            .or_else(|| path.starts_with(":memory:").then_some("an in-memory database does not last until the next step"));
+            .or_else(|| {
+                path.starts_with(":memory:").then_some("an in-memory database does not last until the next step")
+            });
         if let Some(why) = why {
             return self.bad_grant(&node.span, format!("{what} has an invalid path: {why}"), "invalid path", hint);
         }
@@ -393,7 +399,12 @@ impl GrantReader<'_> {
         let fits = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if name.is_empty() || !fits || name.as_bytes()[0].is_ascii_digit() {
             let message = format!("{name:?} is not the name of an environment variable");
-            return self.bad_grant(&key.span, message, "invalid name", "use letters, digits and `_`, with no digit first");
+            return self.bad_grant(
+                &key.span,
+                message,
+                "invalid name",
+                "use letters, digits and `_`, with no digit first",
+            );
         }
         if matches!(node.kind, YamlValue::Null) {
             return Some(EnvGrant::SetByStep);

@@ -85,7 +85,9 @@ fn hook_step(
         let StepDraft { needs, step, span, .. } = step::draft(key, node, scope, source, problems)?;
         if let DeclaredNeeds::Explicit(_) = needs {
             let error = PlanError::new(Problem::BadValue, "a step of a hook cannot have `needs`");
-            problems.push(error.at(&span, "this step has `needs`").hint("remove `needs`; hook steps run in the order written"));
+            problems.push(
+                error.at(&span, "this step has `needs`").hint("remove `needs`; hook steps run in the order written"),
+            );
         }
         step
     }?;

@@ -79,8 +79,10 @@ pub(super) fn draft(
         (true, true) => None,
     };
     if let (Some(strong), Some(StepTrust::Sandbox)) = (host_capability, trust) {
-        let error =
-            PlanError::new(Problem::NeedsTrust, format!("{what} is granted {strong}, which can do whatever the host can"));
+        let error = PlanError::new(
+            Problem::NeedsTrust,
+            format!("{what} is granted {strong}, which can do whatever the host can"),
+        );
         let hint = format!("add `trust: host`, or use a module that needs no {strong}");
         problems.push(error.at(&key.span, "needs `trust: host`").hint(hint));
     }
@@ -213,7 +215,8 @@ fn check_target(node: &YamlNode, problems: &mut PlanErrorCollector) {
         && group != "local"
     {
         let error = PlanError::new(Problem::NotSupported, "hosts are not supported yet");
-        problems.push(error.at(&node.span, "not supported yet").hint("remove `on`; the step runs on the runner's machine"));
+        problems
+            .push(error.at(&node.span, "not supported yet").hint("remove `on`; the step runs on the runner's machine"));
     }
 }
 

@@ -69,8 +69,10 @@ impl YamlValue {
 pub(super) fn parse(text: &str, problems: &mut PlanErrorCollector) -> Option<YamlNode> {
     if text.len() > MAX_PLAN_BYTES {
         let message = format!("the plan has {} bytes; the limit is {MAX_PLAN_BYTES} (1 MiB)", text.len());
-        problems
-            .push(PlanError::new(Problem::TooLarge, message).hint("check that this is the right file; a plan is a page or two"));
+        problems.push(
+            PlanError::new(Problem::TooLarge, message)
+                .hint("check that this is the right file; a plan is a page or two"),
+        );
         return None;
     }
     let mut builder = YamlTreeBuilder {
@@ -199,7 +201,9 @@ impl YamlTreeBuilder<'_> {
                     entries.iter().find(|(other, _)| other.text == text).map_or(0, |(other, _)| other.span.start);
                 let line = 1 + self.text[..first].matches('\n').count();
                 let error = PlanError::new(Problem::DuplicateKey, format!("duplicate key `{text}`"));
-                self.problems.push(error.at(&span, "the second one").hint(format!("remove one; the first one is on line {line}")));
+                self.problems.push(
+                    error.at(&span, "the second one").hint(format!("remove one; the first one is on line {line}")),
+                );
             }
             return Ok(());
         }
@@ -266,7 +270,9 @@ impl YamlTreeBuilder<'_> {
                 match std::mem::replace(key, PendingKey::None) {
                     PendingKey::New(key) => entries.push((key, node)),
                     PendingKey::Repeated => {}
-                    PendingKey::None => unreachable!("`scalar` and `reject_collection_as_key` put a key before each value"),
+                    PendingKey::None => {
+                        unreachable!("`scalar` and `reject_collection_as_key` put a key before each value")
+                    }
                 }
             }
         }
@@ -384,7 +390,9 @@ fn not_yaml(message: &str, span: &Range<usize>, label: &str) -> PlanError {
 
 fn reject_tag(tagged: bool, span: &Range<usize>) -> YamlResult {
     if tagged {
-        return Err(not_yaml("tags are not supported", span, "a tag").hint("remove the tag; to write a string, quote it").into());
+        return Err(not_yaml("tags are not supported", span, "a tag")
+            .hint("remove the tag; to write a string, quote it")
+            .into());
     }
     Ok(())
 }
