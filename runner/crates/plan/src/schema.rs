@@ -25,20 +25,7 @@ pub fn schema() -> Value {
                 "description": "The location of journals and lock: `dir:PATH`, relative to the plan's folder; or `git:REMOTE` or `s3://BUCKET/PREFIX` if several machines deploy.",
                 "examples": ["dir:.pawl", "git:origin", "s3://acme-deployments/shop"]
             },
-            "lock": {
-                "type": ["object", "null"],
-                "additionalProperties": false,
-                "description": "The lock of a remote `state`.",
-                "properties": {
-                    "ttl": {
-                        "type": ["string", "null"],
-                        "pattern": "^[0-9]+(ms|s|m|h)$",
-                        "default": "30s",
-                        "description": "The lease: how long the holder may go without renewing it, 1s to 1h.",
-                        "examples": ["30s"]
-                    }
-                }
-            },
+            "lock": lock(),
             "secrets": {
                 "type": ["object", "null"],
                 "description": "Secrets and the sources of their values. Granted headers, database URLs and `env` can look them up.",
@@ -51,32 +38,7 @@ pub fn schema() -> Value {
                 }
             },
             "vars": { "$ref": "#/$defs/vars", "description": "Variables of all environments. Those of an environment override them." },
-            "environments": {
-                "type": ["object", "null"],
-                "minProperties": 1,
-                "description": "The environments of the app. If left out, there is one, `default`.",
-                "propertyNames": { "$ref": "#/$defs/name" },
-                "additionalProperties": {
-                    "type": ["object", "null"],
-                    "additionalProperties": false,
-                    "properties": {
-                        "vars": { "$ref": "#/$defs/vars", "description": "Variables of this environment." },
-                        "allow": {
-                            "type": ["array", "null"],
-                            "minItems": 1,
-                            "items": { "type": "string", "pattern": "^(github|user):[^ ]+$" },
-                            "description": "The users who may change this environment. If left out: everybody.",
-                            "examples": [["github:ada", "user:deploy"]]
-                        },
-                        "url": {
-                            "type": ["string", "null"],
-                            "description": "The web address of this environment, for the output `url` and the GitHub deployment. May contain lookups.",
-                            "examples": ["https://shop.example.com"]
-                        },
-                        "after": { "$ref": "#/$defs/name", "description": "The environment in which a release must be verified first." }
-                    }
-                }
-            },
+            "environments": environments(),
             "steps": {
                 "type": "object",
                 "minProperties": 1,
@@ -90,16 +52,7 @@ pub fn schema() -> Value {
                 "propertyNames": { "$ref": "#/$defs/name" },
                 "additionalProperties": { "$ref": "#/$defs/step" }
             },
-            "hooks": {
-                "type": ["object", "null"],
-                "additionalProperties": false,
-                "description": "Steps that run around the others, in each attempt, under the lock.",
-                "properties": {
-                    "before": { "$ref": "#/$defs/hook", "description": "Before the first step; a failure ends the attempt." },
-                    "after": { "$ref": "#/$defs/hook", "description": "After all steps have succeeded; a failure is a warning." },
-                    "on-failure": { "$ref": "#/$defs/hook", "description": "After a step has failed, and after its rollback; a failure is a warning." }
-                }
-            },
+            "hooks": hooks(),
             "keep": {
                 "type": ["integer", "null"],
                 "minimum": 1,
@@ -111,39 +64,102 @@ pub fn schema() -> Value {
                 "description": "The reaction to a failure after the release was exposed to users: hold, or roll back to the last verified release."
             }
         },
-        "$defs": {
-            "name": { "type": ["string", "number"], "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$" },
-            "word": { "pattern": "^[A-Za-z0-9_-]{1,64}$" },
-            "scalar": { "type": ["string", "number", "boolean"] },
-            "vars": {
-                "type": ["object", "null"],
-                "propertyNames": { "$ref": "#/$defs/word" },
-                "additionalProperties": {
-                    "$ref": "#/$defs/scalar",
-                    "description": "A string, a number or a boolean. A string may look up `env` and `release`."
-                }
-            },
-            "hook": {
-                "type": ["array", "null"],
-                "items": {
-                    "type": "object",
-                    "minProperties": 1,
-                    "maxProperties": 1,
-                    "properties": {
-                        "program": {
-                            "type": "array",
-                            "minItems": 1,
-                            "items": { "$ref": "#/$defs/scalar" },
-                            "description": "A program and its arguments; it can do whatever the host can.",
-                            "examples": [["./notify.sh", "deployed"]]
-                        }
-                    },
-                    "additionalProperties": { "$ref": "#/$defs/step" }
-                }
-            },
-            "step": step(),
-            "grants": grants()
+        "$defs": definitions()
+    })
+}
+
+fn lock() -> Value {
+    json!({
+        "type": ["object", "null"],
+        "additionalProperties": false,
+        "description": "The lock of a remote `state`.",
+        "properties": {
+            "ttl": {
+                "type": ["string", "null"],
+                "pattern": "^[0-9]+(ms|s|m|h)$",
+                "default": "30s",
+                "description": "The lease: how long the holder may go without renewing it, 1s to 1h.",
+                "examples": ["30s"]
+            }
         }
+    })
+}
+
+fn environments() -> Value {
+    json!({
+        "type": ["object", "null"],
+        "minProperties": 1,
+        "description": "The environments of the app. If left out, there is one, `default`.",
+        "propertyNames": { "$ref": "#/$defs/name" },
+        "additionalProperties": {
+            "type": ["object", "null"],
+            "additionalProperties": false,
+            "properties": {
+                "vars": { "$ref": "#/$defs/vars", "description": "Variables of this environment." },
+                "allow": {
+                    "type": ["array", "null"],
+                    "minItems": 1,
+                    "items": { "type": "string", "pattern": "^(github|user):[^ ]+$" },
+                    "description": "The users who may change this environment. If left out: everybody.",
+                    "examples": [["github:ada", "user:deploy"]]
+                },
+                "url": {
+                    "type": ["string", "null"],
+                    "description": "The web address of this environment, for the output `url` and the GitHub deployment. May contain lookups.",
+                    "examples": ["https://shop.example.com"]
+                },
+                "after": { "$ref": "#/$defs/name", "description": "The environment in which a release must be verified first." }
+            }
+        }
+    })
+}
+
+fn hooks() -> Value {
+    json!({
+        "type": ["object", "null"],
+        "additionalProperties": false,
+        "description": "Steps that run around the others, in each attempt, under the lock.",
+        "properties": {
+            "before": { "$ref": "#/$defs/hook", "description": "Before the first step; a failure ends the attempt." },
+            "after": { "$ref": "#/$defs/hook", "description": "After all steps have succeeded; a failure is a warning." },
+            "on-failure": { "$ref": "#/$defs/hook", "description": "After a step has failed, and after its rollback; a failure is a warning." }
+        }
+    })
+}
+
+fn definitions() -> Value {
+    json!({
+        "name": { "type": ["string", "number"], "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$" },
+        "word": { "pattern": "^[A-Za-z0-9_-]{1,64}$" },
+        "scalar": { "type": ["string", "number", "boolean"] },
+        "vars": {
+            "type": ["object", "null"],
+            "propertyNames": { "$ref": "#/$defs/word" },
+            "additionalProperties": {
+                "$ref": "#/$defs/scalar",
+                "description": "A string, a number or a boolean. A string may look up `env` and `release`."
+            }
+        },
+        "hook": {
+            "type": ["array", "null"],
+            "items": {
+                "type": "object",
+                "minProperties": 1,
+                "maxProperties": 1,
+                "properties": {
+                    "program": {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": { "$ref": "#/$defs/scalar" },
+                        "description": "A program and its arguments; it can do whatever the host can.",
+                        "examples": [["./notify.sh", "deployed"]]
+                    }
+                },
+                "additionalProperties": { "$ref": "#/$defs/step" }
+            }
+        },
+        "step": step(),
+        "grants": grants()
     })
 }
 
@@ -212,35 +228,7 @@ fn grants() -> Value {
                 "propertyNames": name_keys,
                 "additionalProperties": { "$ref": "#/$defs/scalar", "examples": ["/srv/shop", "./dist:ro"] }
             },
-            "http": {
-                "type": ["array", "null"],
-                "description": "HTTP origins that the step may send requests to.",
-                "items": {
-                    "oneOf": [
-                        { "type": "string", "examples": ["https://example.com"] },
-                        {
-                            "type": "object",
-                            "required": ["origin"],
-                            "additionalProperties": false,
-                            "properties": {
-                                "origin": { "type": "string", "description": "Scheme, host and port.", "examples": ["https://example.com"] },
-                                "methods": {
-                                    "type": ["array", "null"],
-                                    "minItems": 1,
-                                    "items": { "type": "string" },
-                                    "description": "The allowed methods. If left out: all."
-                                },
-                                "private": { "type": ["boolean", "null"], "default": false, "description": "Whether the name may resolve to a private address." },
-                                "headers": {
-                                    "type": ["object", "null"],
-                                    "description": "Headers that the host adds; the step does not see them. May look up `secrets`.",
-                                    "additionalProperties": { "$ref": "#/$defs/scalar" }
-                                }
-                            }
-                        }
-                    ]
-                }
-            },
+            "http": http_grants(),
             "tcp": {
                 "type": ["array", "null"],
                 "description": "TCP addresses that the step may connect to, `host:port`.",
@@ -286,6 +274,38 @@ fn grants() -> Value {
                     { "type": "null" }
                 ]
             }
+        }
+    })
+}
+
+fn http_grants() -> Value {
+    json!({
+        "type": ["array", "null"],
+        "description": "HTTP origins that the step may send requests to.",
+        "items": {
+            "oneOf": [
+                { "type": "string", "examples": ["https://example.com"] },
+                {
+                    "type": "object",
+                    "required": ["origin"],
+                    "additionalProperties": false,
+                    "properties": {
+                        "origin": { "type": "string", "description": "Scheme, host and port.", "examples": ["https://example.com"] },
+                        "methods": {
+                            "type": ["array", "null"],
+                            "minItems": 1,
+                            "items": { "type": "string" },
+                            "description": "The allowed methods. If left out: all."
+                        },
+                        "private": { "type": ["boolean", "null"], "default": false, "description": "Whether the name may resolve to a private address." },
+                        "headers": {
+                            "type": ["object", "null"],
+                            "description": "Headers that the host adds; the step does not see them. May look up `secrets`.",
+                            "additionalProperties": { "$ref": "#/$defs/scalar" }
+                        }
+                    }
+                }
+            ]
         }
     })
 }

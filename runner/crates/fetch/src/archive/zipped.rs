@@ -118,15 +118,9 @@ fn extract_entry(
         )));
     }
     let modified = modified_time(&source);
-    // The upper half holds a Unix mode, when whoever made the archive had one.
+    // The upper half holds a Unix mode, when the archiver wrote one.
     let mode = source.external_attributes() >> 16;
-    let is_directory = raw.ends_with(b"/");
-    let kind = match FileType::from_raw_mode(mode) {
-        FileType::Unknown if mode & 0o170_000 == 0 && is_directory => FileType::Directory,
-        FileType::Unknown if mode & 0o170_000 == 0 => FileType::RegularFile,
-        FileType::RegularFile if is_directory => FileType::Directory,
-        kind => kind,
-    };
+    let kind = entry_type(mode, raw.ends_with(b"/"));
     let attributes = |default| EntryAttributes::parse(&path, if mode == 0 { default } else { mode & 0o7777 }, modified);
     match kind {
         FileType::Directory => {
@@ -141,11 +135,7 @@ fn extract_entry(
             return Ok(total);
         }
         FileType::RegularFile => {}
-        FileType::CharacterDevice => return Err(refused(EntryRefusal::SpecialFile("a character device"))),
-        FileType::BlockDevice => return Err(refused(EntryRefusal::SpecialFile("a block device"))),
-        FileType::Fifo => return Err(refused(EntryRefusal::SpecialFile("a pipe"))),
-        FileType::Socket => return Err(refused(EntryRefusal::SpecialFile("a socket"))),
-        FileType::Unknown => return Err(refused(EntryRefusal::SpecialFile("something of an unknown type"))),
+        special => return Err(refused(EntryRefusal::SpecialFile(special_file_name(special)))),
     }
     let size = source.size();
     let mut remaining = size;
@@ -166,6 +156,26 @@ fn extract_entry(
     }
     tree.close(file)?;
     Ok(total)
+}
+
+/// The type of an entry by its Unix mode; without one, a name that ends with `/` is a directory.
+fn entry_type(mode: u32, ends_with_slash: bool) -> FileType {
+    match FileType::from_raw_mode(mode) {
+        FileType::Unknown if mode & 0o170_000 == 0 && ends_with_slash => FileType::Directory,
+        FileType::Unknown if mode & 0o170_000 == 0 => FileType::RegularFile,
+        FileType::RegularFile if ends_with_slash => FileType::Directory,
+        kind => kind,
+    }
+}
+
+fn special_file_name(kind: FileType) -> &'static str {
+    match kind {
+        FileType::CharacterDevice => "a character device",
+        FileType::BlockDevice => "a block device",
+        FileType::Fifo => "a pipe",
+        FileType::Socket => "a socket",
+        FileType::Unknown | FileType::RegularFile | FileType::Directory | FileType::Symlink => "something of an unknown type",
+    }
 }
 
 /// Whether the header before an entry's content says what the central directory says: programs differ in which they believe.
