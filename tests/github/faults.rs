@@ -26,7 +26,7 @@ fn code_and_exit(error: &ArtifactError) -> (&'static str, ExitKind) {
         assert!(!shown.contains(secret), "{shown}");
     }
     assert!(!diagnostic.causes.is_empty() && diagnostic.causes.iter().all(|cause| !cause.is_empty()), "{shown}");
-    (diagnostic.code.0, diagnostic.exit)
+    (diagnostic.code.as_str(), diagnostic.exit)
 }
 
 fn call_counts<const N: usize>(service: &FakeArtifactService, calls: [FakeServiceCall; N]) -> [usize; N] {

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind};
+use contract::diagnostic::{Diagnostic, ErrorCode};
 use contract::text::millis_between;
 use journal::{
     JournalEvent, JournalState, LoadedJournals,
@@ -85,20 +85,18 @@ pub(super) fn summary_json(attempt: &AttemptSummary) -> Value {
 }
 
 fn no_attempts_error(store: &StateStore) -> Diagnostic {
-    Diagnostic::new(ErrorCode("P0212"), ExitKind::Refused, "nothing was deployed here yet")
+    Diagnostic::new(ErrorCode::NoAttempts, "nothing was deployed here yet")
         .with_cause(format!("there is no journal in {}", store.folder().display()))
         .with_hint("see that --plan and --env name what you mean; `runner status` shows all environments")
 }
 
 fn no_such_attempt_error(store: &StateStore, epoch: u64, attempts: &[AttemptSummary]) -> Diagnostic {
     match (attempts.first(), attempts.last()) {
-        (Some(first), Some(last)) => Diagnostic::new(
-            ErrorCode("P0211"),
-            ExitKind::Refused,
-            format!("there is no attempt with the epoch {epoch}"),
-        )
-        .with_cause(format!("the attempts on record go from {} to {}", first.header.epoch, last.header.epoch))
-        .with_hint("`runner history` lists them"),
+        (Some(first), Some(last)) => {
+            Diagnostic::new(ErrorCode::UnknownAttempt, format!("there is no attempt with the epoch {epoch}"))
+                .with_cause(format!("the attempts on record go from {} to {}", first.header.epoch, last.header.epoch))
+                .with_hint("`runner history` lists them")
+        }
         (None, _) | (_, None) => no_attempts_error(store),
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{github, source::env_variable};
 use contract::{
     AppName, EnvironmentName, Secret,
-    diagnostic::{Diagnostic, ErrorCode, ExitKind, Notice},
+    diagnostic::{Diagnostic, ErrorCode, Notice},
 };
 use state::{
     StateStore,
@@ -141,7 +141,7 @@ fn path_in_repository(plan: &Path) -> String {
 }
 
 fn invalid_variable_error(name: &str, why: &str) -> Diagnostic {
-    Diagnostic::new(ErrorCode("P0526"), ExitKind::Refused, format!("{name} of this CI job can't be used"))
+    Diagnostic::new(ErrorCode::InvalidCiVariables, format!("{name} of this CI job can't be used"))
         .with_cause(why)
         .with_hint("the CI sets it for each job; see that no step overwrites it")
 }

@@ -150,7 +150,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     guards::check_allowed_user(&plan).map_err(one)?;
     guards::check_nesting(&store).map_err(one)?;
     let interrupt = Interrupt::listen().map_err(|error| {
-        one(Diagnostic::new(ErrorCode("P0701"), ExitKind::Bug, "signals can't be handled")
+        one(Diagnostic::new(ErrorCode::RunnerFault, "signals can't be handled")
             .with_cause(error)
             .with_hint("please report this"))
     })?;
@@ -159,7 +159,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         prepared = PreparedPlan::new(plan, wanted, setting) => prepared?,
         _ = interrupt.requested() => {
             let message = "interrupted before anything was begun";
-            return Err(one(Diagnostic::new(ErrorCode("P0303"), ExitKind::Interrupted, message).with_hint(format!("run `{again}` again"))));
+            return Err(one(Diagnostic::new(ErrorCode::Interrupted, message).with_hint(format!("run `{again}` again"))));
         }
     };
     // What goes back was verified here already.

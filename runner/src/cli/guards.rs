@@ -12,7 +12,7 @@ use super::{
 };
 use contract::{
     AppName, EnvironmentName,
-    diagnostic::{Diagnostic, ErrorCode, ExitKind},
+    diagnostic::{Diagnostic, ErrorCode},
 };
 use journal::event::Release;
 use plan;
@@ -25,9 +25,7 @@ pub(super) fn require_local_flag(local: bool, command: &str) -> Result<(), Vec<D
         return Ok(());
     }
     let message = format!("`runner {command}` changes things, and this is no CI");
-    Err(vec![
-        Diagnostic::new(ErrorCode("P0208"), ExitKind::Refused, message).with_hint("if you mean it, add `--local`"),
-    ])
+    Err(vec![Diagnostic::new(ErrorCode::LocalNotConfirmed, message).with_hint("if you mean it, add `--local`")])
 }
 
 /// Whether the plan lets whoever this is change its environment.
@@ -54,8 +52,7 @@ pub(super) fn check_allowed_user(plan: &Plan) -> Result<(), Diagnostic> {
     let names = names.collect::<Vec<_>>().join(", ");
     let who = actor.or(user).unwrap_or_else(source::user_at_host);
     let message = format!("{who} may not change environment `{}`", plan.environment);
-    let diagnostic =
-        Diagnostic::new(ErrorCode("P0218"), ExitKind::Refused, message).with_cause(format!("`allow` names {names}"));
+    let diagnostic = Diagnostic::new(ErrorCode::UserNotAllowed, message).with_cause(format!("`allow` names {names}"));
     Err(diagnostic
         .with_hint("ask one of them; or add to `allow` of that environment in the plan, and have that reviewed"))
 }
@@ -72,7 +69,7 @@ pub(super) fn check_promotion_order(plan: &Plan, release: &Release) -> Result<()
     let location = plan::locate_history(&plan.source, Some(after.as_str()), &env_variable);
     let refused = |why: String| {
         let message = format!("{} may not go to `{}` before `{after}`", release.label, plan.environment);
-        Diagnostic::new(ErrorCode("P0216"), ExitKind::Refused, message).with_cause(why).with_hint(format!(
+        Diagnostic::new(ErrorCode::EnvironmentOutOfOrder, message).with_cause(why).with_hint(format!(
             "deploy it to `{after}` and have it verified there, then `runner promote --from {after} --to {}`",
             plan.environment
         ))
@@ -107,7 +104,7 @@ pub(super) fn check_nesting(store: &StateStore) -> Result<(), Diagnostic> {
     if is_ours || enclosing_deployments().contains(&ours) {
         let message =
             format!("this is a part of a deployment of {}, which can't contain another one", store.resource());
-        return Err(Diagnostic::new(ErrorCode("P0219"), ExitKind::Refused, message)
+        return Err(Diagnostic::new(ErrorCode::NestedDeployment, message)
             .with_cause("that deployment holds the lock until this ends, and each would wait for the other")
             .with_hint("in a hook, run a single step (`runner step …`), or deploy another environment"));
     }

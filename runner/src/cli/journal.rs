@@ -81,12 +81,8 @@ fn epoch_of(path: &Path) -> Option<u64> {
 }
 
 fn nothing_to_check(path: &Path) -> Diagnostic {
-    Diagnostic::new(
-        ErrorCode("P0213"),
-        ExitKind::Refused,
-        format!("there is no journal to check at {}", path.display()),
-    )
-    .with_hint("name a journal, or the folder <state>/<app>/<environment>")
+    Diagnostic::new(ErrorCode::NoJournal, format!("there is no journal to check at {}", path.display()))
+        .with_hint("name a journal, or the folder <state>/<app>/<environment>")
 }
 
 /// What is known of one file.
@@ -243,7 +239,7 @@ impl JournalCheck {
                 PrecedingJournals::Missing => "missing",
             },
             "problem": problem.map(|JournalProblem { code, line, message }| json!({
-                "code": code.0,
+                "code": code.as_str(),
                 "line": line,
                 "message": message,
             })),
@@ -411,7 +407,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         for path in [root.path().to_owned(), root.path().join("gone.journal")] {
             let command = JournalSubcommand::Check { files: vec![path] };
-            assert_eq!(run(&command, OutputFormat::Text, &mut Vec::new()).unwrap_err().code, ErrorCode("P0213"));
+            assert_eq!(run(&command, OutputFormat::Text, &mut Vec::new()).unwrap_err().code, ErrorCode::NoJournal);
         }
     }
 }

@@ -80,7 +80,7 @@ fn release_lock(args: &LockReleaseArgs, form: OutputFormat) -> Result<String, Ve
     guards::require_local_flag(args.local, "lock release")?;
     let message = args.message.as_deref().unwrap_or("its holder had ended").trim();
     if message.is_empty() {
-        let error = Diagnostic::new(ErrorCode("P0504"), ExitKind::Refused, "`--message` says nothing");
+        let error = Diagnostic::new(ErrorCode::HolderRunning, "`--message` says nothing").with_exit(ExitKind::Refused);
         return Err(vec![error.with_hint("say why, for those who read the history")]);
     }
     let store = args.plan.store()?;

@@ -233,10 +233,13 @@ mod tests {
 
     #[test]
     fn an_attempt_that_is_not_there_is_an_error() {
-        assert_eq!(answer(&fixture::clean(), None, Some(7), OutputFormat::Text).unwrap_err().code, ErrorCode("P0211"));
+        assert_eq!(
+            answer(&fixture::clean(), None, Some(7), OutputFormat::Text).unwrap_err().code,
+            ErrorCode::UnknownAttempt
+        );
         assert_eq!(
             answer(&JournalFixture::new(), None, None, OutputFormat::Text).unwrap_err().code,
-            ErrorCode("P0212")
+            ErrorCode::NoAttempts
         );
     }
 }

@@ -162,9 +162,7 @@ fn migrate_step<'p>(plan: &'p Plan, named: Option<&str>) -> Result<&'p PlanStep,
     let migrates = |step: &&PlanStep| step.uses.is_official("migrate");
     let steps: Vec<&PlanStep> = plan.steps.iter().filter(migrates).collect();
     let names = || steps.iter().map(|step| format!("`{}`", step.id)).collect::<Vec<_>>().join(", ");
-    let refused = |message: String, hint: String| {
-        Err(Diagnostic::new(ErrorCode("P0205"), ExitKind::Refused, message).with_hint(hint))
-    };
+    let refused = |message: String, hint: String| Err(Diagnostic::new(ErrorCode::UnknownStep, message).with_hint(hint));
     match (named, steps.as_slice()) {
         (_, []) => refused("no step of the plan migrates".to_owned(), "such a step has `uses: migrate`".to_owned()),
         (None, [only]) => Ok(*only),

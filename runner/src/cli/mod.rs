@@ -201,12 +201,8 @@ fn dispatch(cli: Cli, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic
 fn block_on<T>(work: impl Future<Output = Result<T, Vec<Diagnostic>>>) -> Result<T, Vec<Diagnostic>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| {
-        let code = contract::diagnostic::ErrorCode("P0701");
-        vec![
-            Diagnostic::new(code, ExitKind::Bug, "the runtime can't be set up")
-                .with_cause(error)
-                .with_hint("please report this"),
-        ]
+        let code = contract::error_code::ErrorCode::RunnerFault;
+        vec![Diagnostic::new(code, "the runtime can't be set up").with_cause(error).with_hint("please report this")]
     })?;
     let result = runtime.block_on(async {
         let result = work.await;

@@ -140,7 +140,7 @@ fn write_project(dir: &Path, files: &[(String, String)]) -> io::Result<()> {
 
 fn cannot_create_error(dir: &Path, error: &io::Error) -> Diagnostic {
     let message = format!("{} can't be made", dir.display());
-    Diagnostic::new(ErrorCode("P0220"), ExitKind::Refused, message)
+    Diagnostic::new(ErrorCode::NewStepFailed, message)
         .with_cause(error)
         .with_hint("name another folder with `--dir`, or take away what is there")
 }
@@ -220,7 +220,7 @@ mod tests {
         let args =
             NewStepArgs { name: "warm".into(), lang: TemplateLanguage::Rust, dir: Some(folder.path().to_owned()) };
         let refused = run(&args, OutputFormat::Text, &mut Vec::new()).unwrap_err();
-        assert_eq!(refused.code, ErrorCode("P0220"));
+        assert_eq!(refused.code, ErrorCode::NewStepFailed);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

@@ -71,7 +71,7 @@ pub(super) async fn run(
     let removed = deploy::prune(&plan, &state, &args.plan.other_environments(&plan.environment), keep);
     lock.close(Duration::from_secs(5)).await.map_err(|error| one((&error).into()))?;
     let removed = removed.map_err(|error| {
-        let diagnostic = Diagnostic::new(ErrorCode("P0223"), ExitKind::Failed, error.to_string());
+        let diagnostic = Diagnostic::new(ErrorCode::PruneFailed, error.to_string());
         one(diagnostic
             .with_hint("the live release and the verified ones that stay were not touched; see why, and run it again"))
     })?;

@@ -148,7 +148,7 @@ fn release_to_restore(state: &JournalState, asked: Option<&Label>, store: &State
     };
     let none = |message: String| {
         let hint = "deploy a release that passes its checks: `runner deploy --release LABEL`";
-        Err(Diagnostic::new(ErrorCode("P0217"), ExitKind::Refused, message).with_cause(names()).with_hint(hint))
+        Err(Diagnostic::new(ErrorCode::NoRollbackTarget, message).with_cause(names()).with_hint(hint))
     };
     if let Some(label) = asked {
         return match head.verified.iter().rfind(|release| release.label == *label) {
@@ -183,5 +183,5 @@ fn unverified_error(args: &PromoteArgs, live: Option<&Release>) -> Diagnostic {
         (None, None) => (format!("nothing is live in `{from}`"), "so there is nothing to promote".to_owned()),
     };
     let again = format!("deploy to `{from}` until it passes, then promote");
-    Diagnostic::new(ErrorCode("P0222"), ExitKind::Refused, message).with_cause(why).with_hint(again)
+    Diagnostic::new(ErrorCode::NotVerifiedUpstream, message).with_cause(why).with_hint(again)
 }

@@ -8,7 +8,7 @@ use std::{
 
 use contract::{
     EnvironmentName, Label,
-    diagnostic::{Diagnostic, ErrorCode, ExitKind},
+    diagnostic::{Diagnostic, ErrorCode},
 };
 use plan;
 use plan::{Plan, PlanRequest, PlanSource};
@@ -85,7 +85,7 @@ impl PlanSourceArgs {
     pub(super) fn source(&self) -> Result<PlanSource, Diagnostic> {
         let path = &self.plan;
         let unreadable = |why: &dyn std::fmt::Display| {
-            Diagnostic::new(ErrorCode("P0201"), ExitKind::Refused, format!("can't read the plan {}", path.display()))
+            Diagnostic::new(ErrorCode::PlanUnreadable, format!("can't read the plan {}", path.display()))
                 .with_cause(why)
                 .with_hint("name it with `--plan FILE`, or go to the folder of your deploy.yml")
         };
@@ -159,7 +159,7 @@ impl ReleaseArgs {
             None => git_describe(plan)?,
         };
         text.parse().map_err(|error: contract::NameError| {
-            Diagnostic::new(ErrorCode("P0206"), ExitKind::Refused, error.to_string())
+            Diagnostic::new(ErrorCode::InvalidRelease, error.to_string())
                 .with_hint("a label names a release in paths and pages, such as `--release v1.4.2`")
         })
     }
@@ -168,7 +168,7 @@ impl ReleaseArgs {
 fn git_describe(plan: &Path) -> Result<String, Diagnostic> {
     let folder = plan_folder(plan);
     let unknown = |why: String| {
-        Diagnostic::new(ErrorCode("P0207"), ExitKind::Refused, "which release is to be deployed is not known")
+        Diagnostic::new(ErrorCode::UnknownRelease, "which release is to be deployed is not known")
             .with_cause(why)
             .with_hint("name it with `--release LABEL`")
     };

@@ -144,7 +144,7 @@ fn parse_pairs(
 }
 
 fn invalid_argument(what: &str, why: &str) -> Diagnostic {
-    Diagnostic::new(ErrorCode("P0209"), ExitKind::Refused, format!("{what:?} can't be used"))
+    Diagnostic::new(ErrorCode::InvalidStepArgument, format!("{what:?} can't be used"))
         .with_cause(why)
         .with_hint("see `runner step --help`")
 }

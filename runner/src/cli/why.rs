@@ -102,13 +102,9 @@ fn no_such_step_error(step: &str, summary: &AttemptSummary, places: &[StepTarget
         0 => "it ended before its plan was written".to_owned(),
         _ => format!("its steps are {}", known.into_iter().collect::<Vec<_>>().join(", ")),
     };
-    Diagnostic::new(
-        ErrorCode("P0210"),
-        ExitKind::Refused,
-        format!("the attempt with the epoch {epoch} has no step `{step}`"),
-    )
-    .with_cause(known)
-    .with_hint("name one of its steps, or another attempt by `--attempt EPOCH`; `runner history` lists them")
+    Diagnostic::new(ErrorCode::StepNotInAttempt, format!("the attempt with the epoch {epoch} has no step `{step}`"))
+        .with_cause(known)
+        .with_hint("name one of its steps, or another attempt by `--attempt EPOCH`; `runner history` lists them")
 }
 
 /// All that one attempt says of a step, and what was on record before.

@@ -97,7 +97,7 @@ impl DeploymentRequest<'_> {
             lock = self.store.acquire_lock(self.lock_claim()) => lock.map_err(|error| single((&error).into()))?,
             _ = interrupt.requested() => {
                 let message = "interrupted while waiting for the lock; nothing was started";
-                return Err(single(Diagnostic::new(ErrorCode("P0303"), ExitKind::Interrupted, message).with_hint(format!("run `{}` again", self.resume_command))));
+                return Err(single(Diagnostic::new(ErrorCode::Interrupted, message).with_hint(format!("run `{}` again", self.resume_command))));
             }
         };
         let paths = self.store.journal_paths().map_err(|error| single((&error).into()))?;
@@ -105,7 +105,7 @@ impl DeploymentRequest<'_> {
         if self.overrides.expected_epoch.is_some_and(|seen| seen != loaded.state.epoch()) {
             let message = "another deployment ran after this one was planned; nothing was started";
             let hint = format!("check `runner history`, then run `{}` again", self.resume_command);
-            return Err(single(Diagnostic::new(ErrorCode("P0221"), ExitKind::Refused, message).with_hint(hint)));
+            return Err(single(Diagnostic::new(ErrorCode::StaleDecision, message).with_hint(hint)));
         }
         self.overrides.journal_missing = self.is_journal_missing(&loaded.state).map_err(single)?;
         self.prepared.check_resources()?;
@@ -163,7 +163,7 @@ impl DeploymentRequest<'_> {
             MissingJournalPolicy::Probe => Ok(is_missing && !is_here || was_missing),
             MissingJournalPolicy::Fail if is_missing && !is_here => {
                 let message = "the journal of earlier attempts is missing from the artifacts of this run";
-                Err(Diagnostic::new(ErrorCode("P0521"), ExitKind::InDoubt, message)
+                Err(Diagnostic::new(ErrorCode::PreviousJournalMissing, message)
                     .with_cause("`missing_journal: fail` refuses to deploy without it")
                     .with_hint("use \"Re-run failed jobs\", which keeps it, or set `missing_journal: probe`"))
             }
@@ -189,7 +189,7 @@ impl DeploymentRequest<'_> {
             let known: Vec<_> = self.prepared.steps.iter().map(|ready| format!("`{}`", ready.step.id)).collect();
             let message = format!("`--{option} {step}` names an unknown step");
             let hint = format!("choose one of {}", known.join(", "));
-            Some(Diagnostic::new(ErrorCode("P0205"), ExitKind::Refused, message).with_hint(hint))
+            Some(Diagnostic::new(ErrorCode::UnknownStep, message).with_hint(hint))
         };
         let problems: Vec<_> = named.into_iter().chain(accepted).filter_map(unknown).collect();
         if problems.is_empty() { Ok(()) } else { Err(problems) }
@@ -360,7 +360,7 @@ fn with_close_error(
             (diagnostic.exit, Some(diagnostic))
         }
         // That the lock is lost was said already, or is said now, beside what is worse.
-        (Err(LockError::Lost { .. }), Some(error)) if error.code == ErrorCode("P0503") => (exit, Some(error)),
+        (Err(LockError::Lost { .. }), Some(error)) if error.code == ErrorCode::LockLost => (exit, Some(error)),
         (Err(closed), Some(error)) => (exit, Some(error.with_cause(format!("also: {closed}")))),
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Component, Path};
 
 use contract::{
     AttemptNumber, StepId,
-    diagnostic::{Diagnostic, ErrorCode, ExitKind, SourceLocation},
+    diagnostic::{Diagnostic, ErrorCode, SourceLocation},
     step::StepFailure,
 };
 use journal::{JournalError, StepTarget, event::DecisionReason};
@@ -63,13 +63,10 @@ impl AttemptError {
         let skipped = if done.is_empty() { String::new() } else { format!(" (skips: {})", done.join(", ")) };
         match self {
             Self::Failed { step_target, failure, outcome_known: known } => {
-                let (code, exit) = match (known, migration_code(failure)) {
-                    (true, Some(told)) => told,
-                    (true, None) => (ErrorCode("P0301"), ExitKind::Failed),
-                    (false, _) => (ErrorCode("P0302"), ExitKind::Failed),
-                };
+                let code =
+                    if *known { migration_code(failure).unwrap_or(ErrorCode::StepFailed) } else { ErrorCode::StepLost };
                 let message = format!("step {step_target} failed on attempt {attempt}");
-                let mut diagnostic = Diagnostic::new(code, exit, message).with_cause(failure_summary(failure));
+                let mut diagnostic = Diagnostic::new(code, message).with_cause(failure_summary(failure));
                 if !known {
                     diagnostic =
                         diagnostic.with_cause("outcome unknown; the next attempt probes the step before it runs it");
@@ -82,10 +79,10 @@ impl AttemptError {
                 let accept = format!("or run `{again} --accept-drift {step}` to run step `{step}` anyway");
                 let (code, why, hint) = match reason {
                     DecisionReason::Drifted { why } => {
-                        (ErrorCode("P0401"), format!("drift: {why}"), format!("undo the change, {accept}"))
+                        (ErrorCode::Drifted, format!("drift: {why}"), format!("undo the change, {accept}"))
                     }
                     DecisionReason::Interrupted { finding } => (
-                        ErrorCode("P0402"),
+                        ErrorCode::StepInDoubt,
                         match finding {
                             Some(finding) => format!("it was interrupted, and its probe reported: {finding}"),
                             None => "it was interrupted; outcome unknown, because it has no probe".to_owned(),
@@ -100,7 +97,7 @@ impl AttemptError {
                         },
                     ),
                     DecisionReason::Unconfirmed { finding } => (
-                        ErrorCode("P0406"),
+                        ErrorCode::RecordUnconfirmed,
                         match finding {
                             Some(finding) => {
                                 format!("its record is unauthenticated or missing, and its probe reported: {finding}")
@@ -112,74 +109,67 @@ impl AttemptError {
                         ),
                     ),
                     DecisionReason::Unknown { why } => (
-                        ErrorCode("P0402"),
+                        ErrorCode::StepInDoubt,
                         format!("its probe could not verify its effect: {why}"),
                         format!("check what it did, {accept}"),
                     ),
                     DecisionReason::ProbeFailed { message } => (
-                        ErrorCode("P0403"),
+                        ErrorCode::ProbeFailed,
                         format!("its probe failed: {message}"),
                         format!("fix the cause, then run `{again}` again; `runner logs {step}` shows details"),
                     ),
-                    other => (ErrorCode("P0402"), format!("{other:?}"), accept.clone()),
+                    other => (ErrorCode::StepInDoubt, format!("{other:?}"), accept.clone()),
                 };
-                Diagnostic::new(code, ExitKind::InDoubt, format!("step {step_target} is in doubt and was not run"))
+                Diagnostic::new(code, format!("step {step_target} is in doubt and was not run"))
                     .with_cause(why)
                     .with_hint(hint)
             }
             Self::Plan(diagnostic) => diagnostic.clone(),
-            Self::UndoFailed { step_target, failure } => Diagnostic::new(
-                ErrorCode("P0404"),
-                ExitKind::InDoubt,
-                format!("the rollback of step {step_target} failed"),
-            )
-            .with_cause(failure_summary(failure))
-            .with_hint(format!("fix the cause, then run `{again}` again: it finishes the rollback first")),
+            Self::UndoFailed { step_target, failure } => {
+                Diagnostic::new(ErrorCode::UndoFailed, format!("the rollback of step {step_target} failed"))
+                    .with_cause(failure_summary(failure))
+                    .with_hint(format!("fix the cause, then run `{again}` again: it finishes the rollback first"))
+            }
             Self::Irreversible { step_target, not_undone: left } => {
                 let left: Vec<_> = left.iter().map(ToString::to_string).collect();
                 let message = format!("step {step_target} is irreversible; nothing was rolled back");
-                Diagnostic::new(ErrorCode("P0405"), ExitKind::InDoubt, message)
+                Diagnostic::new(ErrorCode::Irreversible, message)
                     .with_cause("the plan marks it `irreversible: true`, and it ran after the release was exposed")
                     .with_cause(format!("not rolled back, last first: {}", left.join(", ")))
                     .with_hint(format!("fix the cause and run `{again}` again, or run `runner rollback`"))
             }
             Self::Journal(error) => error.into(),
             Self::Lock(error) => error.into(),
-            Self::Interrupted => {
-                Diagnostic::new(ErrorCode("P0303"), ExitKind::Interrupted, "interrupted; the state is saved".to_owned())
-                    .with_hint(format!("run `{again}` again to continue{skipped}"))
-            }
+            Self::Interrupted => Diagnostic::new(ErrorCode::Interrupted, "interrupted; the state is saved".to_owned())
+                .with_hint(format!("run `{again}` again to continue{skipped}")),
         }
     }
 }
 
-/// The codes that migrations give their failures; in doubt, where only an operator can tell what is done.
-const MIGRATION_CODES: [(&str, ExitKind); 12] = [
-    ("P0311", ExitKind::Failed),
-    ("P0312", ExitKind::Failed),
-    ("P0313", ExitKind::Failed),
-    ("P0314", ExitKind::Failed),
-    ("P0315", ExitKind::InDoubt),
-    ("P0316", ExitKind::Failed),
-    ("P0317", ExitKind::Failed),
-    ("P0318", ExitKind::Failed),
-    ("P0319", ExitKind::InDoubt),
-    ("P0320", ExitKind::Locked),
-    ("P0321", ExitKind::Failed),
-    ("P0322", ExitKind::Refused),
-];
-
-/// The code that a failure has of its own.
-pub(super) fn migration_code(failure: &StepFailure) -> Option<(ErrorCode, ExitKind)> {
-    let stated = failure.details.get("code")?.as_str()?;
-    MIGRATION_CODES.iter().find(|(code, _)| *code == stated).map(|(code, exit)| (ErrorCode(code), *exit))
+/// The code that a failure of a migration has of its own: a module may name no other.
+pub(super) fn migration_code(failure: &StepFailure) -> Option<ErrorCode> {
+    const STATED: [ErrorCode; 12] = [
+        ErrorCode::MigrationChanged,
+        ErrorCode::MigrationMissing,
+        ErrorCode::DatabaseAhead,
+        ErrorCode::MigrationOutOfOrder,
+        ErrorCode::MigrationUnfinished,
+        ErrorCode::NewerAttemptMigrated,
+        ErrorCode::MigrationLockLost,
+        ErrorCode::StatementChanged,
+        ErrorCode::StatementInDoubt,
+        ErrorCode::MigrationLockHeld,
+        ErrorCode::DatabaseUnreachable,
+        ErrorCode::TransactionPooler,
+    ];
+    failure.stated_code().filter(|code| STATED.contains(code))
 }
 
 /// What a failure of migrations is to an operator who asked for something.
 #[must_use]
 pub fn migration_diagnostic(failure: &StepFailure) -> Diagnostic {
-    let (code, exit) = migration_code(failure).unwrap_or((ErrorCode("P0301"), ExitKind::Failed));
-    let diagnostic = Diagnostic::new(code, exit, failure_summary(failure));
+    let code = migration_code(failure).unwrap_or(ErrorCode::StepFailed);
+    let diagnostic = Diagnostic::new(code, failure_summary(failure));
     match &failure.hint {
         Some(hint) => diagnostic.with_hint(hint.clone()),
         None => diagnostic,

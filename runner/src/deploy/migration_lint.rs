@@ -5,7 +5,7 @@
 
 use super::{PlannedStep, PreparedPlan};
 use contract::{
-    diagnostic::{Diagnostic, ErrorCode, ExitKind, Notice, SourceLocation},
+    diagnostic::{Diagnostic, ErrorCode, Notice, SourceLocation},
     step::StepFailure,
 };
 use db::migrate::LintLevel;
@@ -66,8 +66,7 @@ impl PreparedPlan {
         let hint =
             "rewrite them, allow one by the comment `-- pawl: allow <rule>` above it, or set `lint: warn`".to_owned();
         let mut diagnostic =
-            self.plan.error_at(ErrorCode("P0323"), step.span.clone(), message, "`lint: deny`", Some(hint));
-        diagnostic.exit = ExitKind::Refused;
+            self.plan.error_at(ErrorCode::UnsafeMigration, step.span.clone(), message, "`lint: deny`", Some(hint));
         diagnostic.causes =
             found.iter().map(|lint| format!("{}:{}: {} ({})", lint.file, lint.line, lint.message, lint.rule)).collect();
         vec![diagnostic]
@@ -75,5 +74,5 @@ impl PreparedPlan {
 }
 
 fn is_unreachable(failure: &StepFailure) -> bool {
-    failure.details.get("code").and_then(serde_json::Value::as_str) == Some("P0321")
+    failure.stated_code() == Some(ErrorCode::DatabaseUnreachable)
 }

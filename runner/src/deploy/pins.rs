@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
-use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind, Notice};
+use contract::diagnostic::{Diagnostic, ErrorCode, Notice};
 use plan::{
     Plan, PlanStep,
     lockfile::{Lockfile, LockfileError, ModulePin, PinChange, PinStatus, PinnedNeed},
@@ -137,7 +137,7 @@ impl ModulePins {
     /// P0128 when it can't be written.
     pub fn accept(&self) -> Result<(), Diagnostic> {
         self.write(&self.current).map_err(|error| {
-            Diagnostic::new(ErrorCode("P0128"), ExitKind::Refused, format!("can't write {}", self.display_path()))
+            Diagnostic::new(ErrorCode::LockFileIo, format!("can't write {}", self.display_path()))
                 .with_cause(error)
                 .with_hint("make its folder writable, then run `runner modules --accept` again")
         })
@@ -163,7 +163,7 @@ impl ModulePins {
         let file = self.display_path();
         let message = format!("module `{name}` differs from {file}");
         let hint = format!("if you intend the change, run `runner modules --accept` and commit {file}");
-        let mut diagnostic = plan.error_at(ErrorCode("P0130"), step.span.clone(), message, "used here", Some(hint));
+        let mut diagnostic = plan.error_at(ErrorCode::PinMismatch, step.span.clone(), message, "used here", Some(hint));
         if let Some(now) = self.current.modules.get(name) {
             diagnostic.causes.extend(describe_change(change, now));
         }
@@ -174,7 +174,7 @@ impl ModulePins {
         let file = self.display_path();
         let message = format!("module `{name}` is missing from {file}");
         let hint = format!("run `runner modules --accept` on your machine and commit {file}");
-        plan.error_at(ErrorCode("P0127"), step.span.clone(), message, "used here", Some(hint))
+        plan.error_at(ErrorCode::ModuleNotPinned, step.span.clone(), message, "used here", Some(hint))
     }
 }
 
@@ -204,9 +204,7 @@ fn module_pin(module: &LoadedModule, description: &ModuleDescription) -> ModuleP
 
 fn read_lockfile(path: &std::path::Path) -> Result<Option<Lockfile>, Diagnostic> {
     let unreadable = |why: &dyn std::fmt::Display, hint: &str| {
-        Diagnostic::new(ErrorCode("P0128"), ExitKind::Refused, format!("can't read {}", path.display()))
-            .with_cause(why)
-            .with_hint(hint)
+        Diagnostic::new(ErrorCode::LockFileIo, format!("can't read {}", path.display())).with_cause(why).with_hint(hint)
     };
     let text = match fs::read_to_string(path) {
         Ok(text) => text,

@@ -12,14 +12,14 @@ use std::{
 use super::{ModulePins, PinPolicy};
 use contract::{
     Digest, Label, StepId, TargetName,
-    diagnostic::{Diagnostic, ErrorCode, ExitKind},
+    diagnostic::{Diagnostic, ErrorCode},
     step::StepPhase,
 };
 use journal::{
     StepTarget,
     event::{PlanStepRecord, Release},
 };
-use plan::{DirAccess, ModuleRef, Plan, PlanStep, Problem};
+use plan::{DirAccess, ModuleRef, Plan, PlanStep};
 use sandbox;
 use sandbox::{
     CapabilityKind, CapabilityNeed, LoadedModule, ModuleDescription, ModuleLoadError, ModuleRuntime, NoticeHandler,
@@ -188,10 +188,7 @@ impl PreparedPlan {
 
     pub(super) fn resource_error(&self, step: &PlanStep, message: &str) -> Diagnostic {
         let hint = Some("nothing was changed; fix this, then run the same command again".to_owned());
-        let mut diagnostic =
-            self.plan.error_at(ErrorCode("P0202"), step.span.clone(), message, "this step needs it", hint);
-        diagnostic.exit = ExitKind::Refused;
-        diagnostic
+        self.plan.error_at(ErrorCode::ResourceNotReady, step.span.clone(), message, "this step needs it", hint)
     }
 }
 
@@ -235,7 +232,7 @@ async fn load(
         let message = format!("the module of step `{}` returned an invalid description", step.id);
         let hint = Some(error.hint().to_owned());
         let diagnostic =
-            plan.error_at(ErrorCode("P0125"), step.span.clone(), message, "used here", hint).with_cause(&error);
+            plan.error_at(ErrorCode::NotAModule, step.span.clone(), message, "used here", hint).with_cause(&error);
         error.log_lines().iter().fold(diagnostic, Diagnostic::with_cause)
     })?;
     Ok((module, description))
@@ -276,12 +273,12 @@ fn planned_hook(
     };
     let message = format!("step `{}` of a hook uses `{}`, which {why}", step.id, ready.description.name);
     let hint = Some("move it to `steps`, where the runner records, resumes and rolls it back".to_owned());
-    problems.push(plan.error_at(ErrorCode("P0131"), step.span.clone(), message, "not allowed in a hook", hint));
+    problems.push(plan.error_at(ErrorCode::NotAHookStep, step.span.clone(), message, "not allowed in a hook", hint));
     None
 }
 
 fn engine_fault(error: &ModuleLoadError) -> Diagnostic {
-    Diagnostic::new(ErrorCode("P0701"), ExitKind::Bug, error.to_string()).with_hint("please report this")
+    Diagnostic::new(ErrorCode::RunnerFault, error.to_string()).with_hint("please report this")
 }
 
 /// What the module's schema does not allow.
@@ -296,7 +293,7 @@ fn mismatches(plan: &Plan, step: &PlanStep, description: &ModuleDescription) -> 
             description.config["properties"].as_object().into_iter().flat_map(|map| map.keys()).collect();
         let keys = keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
         let hint = format!("`{}` accepts {keys}; see docs/plan.md", description.name);
-        plan.error_at(Problem::BadConfig.code(), span, message, mismatch.message, Some(hint))
+        plan.error_at(ErrorCode::InvalidConfig, span, message, mismatch.message, Some(hint))
     };
     description.schema_violations(&step.with, known_later).into_iter().map(diagnostic).collect()
 }
@@ -361,7 +358,7 @@ fn missing_grants(plan: &Plan, step: &PlanStep, description: &ModuleDescription)
         let what = need.display_text(&step.with);
         let message = format!("step `{}` needs {what}, but the plan does not grant it", step.id);
         let hint = format!("add to the step: grants: {{ {line} }}; it {}", need.reason);
-        Some(plan.error_at(Problem::MissingGrant.code(), span, message, "not granted", Some(hint)))
+        Some(plan.error_at(ErrorCode::MissingGrant, span, message, "not granted", Some(hint)))
     };
     description.needs.iter().filter_map(missing).collect()
 }
@@ -376,7 +373,7 @@ fn phase_order_error(plan: &Plan, steps: &[PlannedStep]) -> Option<Diagnostic> {
     let commit = &steps[first_commit].step.id;
     let message = format!("prepare step `{}` comes after commit step `{commit}`", late.step.id);
     let hint = format!("move `{}` before `{commit}`: all prepare steps run before the first change", late.step.id);
-    let code = Problem::PrepareAfterCommit.code();
+    let code = ErrorCode::PrepareAfterCommit;
     Some(plan.error_at(code, late.step.span.clone(), message, "a prepare step", Some(hint)))
 }
 
@@ -392,14 +389,15 @@ async fn resolve_release(plan: &Plan, steps: &[PlannedStep], wanted: RequestedRe
                 let message = format!("release {label} differs from the verified release of that name");
                 let hint = format!("restore the archive with digest {known}, or verify this one first");
                 let label = format!("its digest is {found}");
-                return Err(plan.error_at(ErrorCode("P0215"), span, message, label, Some(hint)));
+                return Err(plan.error_at(ErrorCode::NotTheVerifiedRelease, span, message, label, Some(hint)));
             }
             (Ok(found), _) => found,
             // Its archive may be gone, and what was pulled still be there: the step looks for it by the digest.
             (Err(_), Some(known)) => Some(known.clone()),
             (Err(failure), None) => {
                 let message = format!("can't determine the digest of release {label}");
-                let diagnostic = plan.error_at(ErrorCode("P0203"), span, message, "its source", failure.hint);
+                let diagnostic =
+                    plan.error_at(ErrorCode::ReleaseDigestUnavailable, span, message, "its source", failure.hint);
                 return Err(diagnostic.with_cause(failure.message));
             }
         };

@@ -15,7 +15,6 @@ use journal::{
     decision::{self, DecisionInput, ProbeSupport, RerunSafety},
     event::{Fingerprint, JournalHeader},
 };
-use plan::Problem;
 
 /// Where epochs are counted: those of another history are no older and no newer. A history is known by its first attempt, from
 /// whichever machine, and ends where the state is begun anew.
@@ -66,7 +65,7 @@ impl<'a> AttemptView<'a> {
             let hint = Some(error.hint());
             let label = "this step depends on it";
             AttemptError::Plan(
-                plan.error_at(ErrorCode("P0204"), step.span.clone(), message, label, hint).with_cause(error),
+                plan.error_at(ErrorCode::InputUnreadable, step.span.clone(), message, label, hint).with_cause(error),
             )
         })?;
         let header = self.header;
@@ -119,7 +118,7 @@ impl<'a> AttemptView<'a> {
             Some(mismatch) => {
                 let span = step.with_spans.get(&mismatch.pointer).unwrap_or(&step.span).clone();
                 let message = format!("invalid `with` of step `{}` for module `{}`", step.id, planned.description.name);
-                Err(AttemptError::Plan(plan.error_at(Problem::BadConfig.code(), span, message, mismatch.message, None)))
+                Err(AttemptError::Plan(plan.error_at(ErrorCode::InvalidConfig, span, message, mismatch.message, None)))
             }
         }
     }

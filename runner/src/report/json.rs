@@ -61,7 +61,7 @@ pub fn result(conclusion: &CommandConclusion<'_>) -> Value {
         "type": "result",
         "exit": conclusion.exit,
         "status": conclusion.exit.status(),
-        "code": error.map(|error| error.code.0),
+        "code": error.map(|error| error.code.as_str()),
         "message": error.map(|error| &error.message),
         "causes": error.map_or(&[][..], |error| &error.causes),
         "hint": error.and_then(|error| error.hint.as_ref()),

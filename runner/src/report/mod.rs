@@ -93,7 +93,7 @@ pub fn write_answer(out: &mut dyn Write, answer: &str) -> Result<(), Diagnostic>
     match out.write_all(answer.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(Diagnostic::new(ErrorCode("P0214"), ExitKind::Refused, "can't write the answer")
+        Err(error) => Err(Diagnostic::new(ErrorCode::OutputFailed, "can't write the answer")
             .with_cause(error)
             .with_hint("see that the file or the disk behind the standard output has room, then ask again")),
     }

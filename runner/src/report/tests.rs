@@ -378,8 +378,7 @@ fn json_lines_are_the_journal_and_the_result() {
     for entry in tape.last_attempt() {
         report.on_event(entry);
     }
-    let error =
-        Diagnostic::new(ErrorCode("P0301"), ExitKind::Failed, "step `migrate` failed ##[error]").with_hint("fix it");
+    let error = Diagnostic::new(ErrorCode::StepFailed, "step `migrate` failed ##[error]").with_hint("fix it");
     report.finish(&CommandConclusion { exit: ExitKind::Failed, error: Some(&error) });
     let text = stream.text();
     let mut lines: Vec<_> = text.lines().collect();

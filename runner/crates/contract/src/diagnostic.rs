@@ -5,6 +5,8 @@
 
 use std::{fmt, ops::Range, sync::Arc};
 
+pub use crate::error_code::ErrorCode;
+
 /// The exit codes of `runner` (README.md, Exit codes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -47,18 +49,6 @@ impl ExitKind {
     }
 }
 
-/// An error code such as `P0301`; each has a page in docs/errors/.
-///
-/// Ranges: 01 plan, 02 usage and preflight, 03 steps, 04 in doubt, 05 lock and artifacts, 06 journal and state, 07 our bugs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ErrorCode(pub &'static str);
-
-impl fmt::Display for ErrorCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
-}
-
 /// A marked range in a text that the user wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceExcerpt {
@@ -92,9 +82,24 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// Creates an error with only a message.
-    pub fn new(code: ErrorCode, exit: ExitKind, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), causes: Vec::new(), excerpt: None, location: None, hint: None, exit }
+    /// Creates an error with only a message, and the exit of its code.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            causes: Vec::new(),
+            excerpt: None,
+            location: None,
+            hint: None,
+            exit: code.exit(),
+        }
+    }
+
+    /// Sets an exit that is not the one of the code.
+    #[must_use]
+    pub fn with_exit(mut self, exit: ExitKind) -> Self {
+        self.exit = exit;
+        self
     }
 
     /// Adds a cause.

@@ -4,7 +4,7 @@ use std::{fmt, num::NonZeroU32, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::diagnostic::{Diagnostic, ErrorCode, ExitKind};
+use crate::diagnostic::{Diagnostic, ErrorCode};
 
 /// A text is not a valid name of its kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -210,7 +210,7 @@ impl fmt::Debug for Secret {
 impl From<NameError> for Diagnostic {
     /// Reports an invalid name from outside the plan, such as `--release ../x`.
     fn from(error: NameError) -> Self {
-        Self::new(ErrorCode("P0107"), ExitKind::Refused, format!("{:?} is not a valid {}", error.text, error.kind))
+        Self::new(ErrorCode::InvalidName, format!("{:?} is not a valid {}", error.text, error.kind))
             .with_hint(format!("write {}", error.rule))
     }
 }

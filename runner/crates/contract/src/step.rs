@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::error_code::ErrorCode;
+
 /// The phase in which a step acts (docs/steps.md).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -68,6 +70,18 @@ impl StepFailure {
     pub fn with_detail(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.details.insert(name.to_owned(), value.into());
         self
+    }
+
+    /// Sets the detail `code`, for a failure with an error code of its own.
+    #[must_use]
+    pub fn with_code(self, code: ErrorCode) -> Self {
+        self.with_detail("code", code.as_str())
+    }
+
+    /// The detail `code`. A module wrote it: the caller decides which codes it may set.
+    #[must_use]
+    pub fn stated_code(&self) -> Option<ErrorCode> {
+        ErrorCode::parse(self.details.get("code")?.as_str()?)
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{event::JournalFormat, file::MAX_JOURNAL_BYTES, line, line::LineError, state::TransitionError};
-use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind};
+use contract::diagnostic::{Diagnostic, ErrorCode};
 
 /// Why a journal can't be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -29,31 +29,27 @@ pub enum JournalError {
 
 impl From<&JournalError> for Diagnostic {
     fn from(error: &JournalError) -> Self {
-        let (code, exit, hint) = match error {
-            JournalError::Io { .. } | JournalError::Poisoned { .. } => (
-                "P0601",
-                ExitKind::Failed,
-                "check that the disk has space and the state folder is writable, then run again",
-            ),
+        let (code, hint) = match error {
+            JournalError::Io { .. } | JournalError::Poisoned { .. } => {
+                (ErrorCode::JournalIo, "check that the disk has space and the state folder is writable, then run again")
+            }
             JournalError::Corrupt { .. } => (
-                "P0602",
-                ExitKind::Journal,
+                ErrorCode::JournalCorrupt,
                 "restore the file from a backup or a CI artifact; without a copy, move it away and run with `--fresh`",
             ),
             JournalError::NewerFormat { .. }
             | JournalError::IllegalTransition { source: TransitionError::Format(_), .. } => {
-                ("P0604", ExitKind::Journal, "use the runner version that wrote it, or a newer one")
+                (ErrorCode::JournalFromNewerRunner, "use the runner version that wrote it, or a newer one")
             }
             JournalError::IllegalTransition { .. } => (
-                "P0603",
-                ExitKind::Journal,
+                ErrorCode::JournalContradiction,
                 "if two machines wrote to copies of one state, keep the longer chain, move the other away, and run again",
             ),
             JournalError::TooLong { .. } | JournalError::Full => {
-                ("P0605", ExitKind::Failed, "make the step's configuration or its outputs smaller")
+                (ErrorCode::JournalFull, "make the step's configuration or its outputs smaller")
             }
         };
-        let mut diagnostic = Self::new(ErrorCode(code), exit, error.to_string()).with_hint(hint);
+        let mut diagnostic = Self::new(code, error.to_string()).with_hint(hint);
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
             diagnostic = diagnostic.with_cause(cause);

@@ -11,7 +11,7 @@ use std::{
 use super::{
     AllowedOperator, DatabaseGrant, DirAccess, OnFailure, Plan, PlanErrors, PlanRequest, PlanSource, PlanStep,
     ServerUrl, StateLocation,
-    error::{PlanError, PlanErrorCollector, Problem, closest_match, quoted_list},
+    error::{PlanError, PlanErrorCollector, closest_match, quoted_list},
     expression,
     fields::{self, MappingFields},
     hooks, needs_graph,
@@ -19,7 +19,7 @@ use super::{
     state_location, step,
     yaml::{self, YamlKey, YamlNode, YamlValue},
 };
-use contract::{AppName, EnvironmentName, Label, Secret};
+use contract::{AppName, EnvironmentName, Label, Secret, error_code::ErrorCode};
 
 const KEYS: &[&str] = &[
     "version",
@@ -171,7 +171,7 @@ fn top_level<'n>(root: &'n YamlNode, problems: &mut PlanErrorCollector) -> Optio
     if let Some(node) = version
         && !matches!(&node.kind, YamlValue::Number { value, .. } if value.as_u64() == Some(1))
     {
-        let error = PlanError::new(Problem::BadValue, "this runner reads only plans with `version: 1`");
+        let error = PlanError::new(ErrorCode::InvalidValue, "this runner reads only plans with `version: 1`");
         problems.push(error.at(&node.span, "unknown version").hint("write `version: 1`, or use a newer runner"));
     }
     Some(fields)
@@ -205,7 +205,7 @@ fn declared_environments<'n>(
     let Some((key, node)) = fields.entry("environments") else { return vec![default()] };
     let Some(entries) = fields::mapping(node, "`environments`", problems) else { return Vec::new() };
     if entries.is_empty() {
-        let error = PlanError::new(Problem::BadValue, "`environments` has no environment");
+        let error = PlanError::new(ErrorCode::InvalidValue, "`environments` has no environment");
         problems
             .push(error.at(&key.span, "empty").hint("add an environment, or remove `environments` to use `default`"));
     }
@@ -227,7 +227,7 @@ fn declared_environments<'n>(
                 }
                 environment.url = fields.get("url");
                 if let Some((key, _)) = fields.entry("hosts") {
-                    let error = PlanError::new(Problem::NotSupported, "hosts are not supported yet");
+                    let error = PlanError::new(ErrorCode::NotSupported, "hosts are not supported yet");
                     problems.push(
                         error
                             .at(&key.span, "not supported yet")
@@ -263,7 +263,7 @@ fn check_after(
         match at {
             Some(environment) if environment.name == first.name => {
                 let message = format!("`after` of environment `{}` leads back to itself", first.name);
-                let error = PlanError::new(Problem::BadValue, message).at(span, "part of the cycle");
+                let error = PlanError::new(ErrorCode::InvalidValue, message).at(span, "part of the cycle");
                 problems.push(error.hint("remove one `after` of the cycle"));
                 return;
             }
@@ -290,7 +290,7 @@ fn choose_environment<'e, 'n>(
         (None, []) => None,
         (None, [first, ..]) => {
             let names = quoted_list(environments.iter().map(|environment| environment.name.as_str()));
-            let error = PlanError::new(Problem::UnknownEnvironment, "the plan has several environments; choose one");
+            let error = PlanError::new(ErrorCode::UnknownEnvironment, "the plan has several environments; choose one");
             problems.push(error.hint(format!("add `--env {}`, or another one of {names}", first.name)));
             None
         }
@@ -303,7 +303,7 @@ fn unknown_environment(name: &str, environments: &[DeclaredEnvironment<'_>]) -> 
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("use one of {}", quoted_list(names())),
     };
-    PlanError::new(Problem::UnknownEnvironment, format!("the plan has no environment `{name}`")).hint(hint)
+    PlanError::new(ErrorCode::UnknownEnvironment, format!("the plan has no environment `{name}`")).hint(hint)
 }
 
 /// The entries of a `vars` mapping; names are checked, values are not looked up yet.
@@ -380,7 +380,7 @@ fn secret(
     let variable = text.strip_prefix("env:").filter(|name| !name.is_empty() && !name.contains(['=', '\0']));
     let Some(variable) = variable else {
         // The text and its line are not shown: they may be the secret itself.
-        let error = PlanError::new(Problem::BadValue, format!("secret `{}` has no valid source", key.text));
+        let error = PlanError::new(ErrorCode::InvalidValue, format!("secret `{}` has no valid source", key.text));
         problems.push(error.hint(format!("write `{}: env:VARIABLE`", key.text)));
         return None;
     };
@@ -389,7 +389,7 @@ fn secret(
     if value.is_none() {
         let message = format!("secret `{}`: the environment variable `{variable}` is empty or not set", key.text);
         let hint = format!("set it with `{variable}=… runner …`, or in a CI under `env:` of the job");
-        problems.push(PlanError::new(Problem::MissingSecret, message).at(&node.span, "no value").hint(hint));
+        problems.push(PlanError::new(ErrorCode::MissingSecret, message).at(&node.span, "no value").hint(hint));
     }
     value.map(Secret::new)
 }
@@ -397,7 +397,7 @@ fn secret(
 fn check_identifier(text: &str, kind: &str, span: &Range<usize>, problems: &mut PlanErrorCollector) {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     if text.is_empty() || text.len() > 64 || !text.bytes().all(fits) {
-        let error = PlanError::new(Problem::BadName, format!("{text:?} is not a valid {kind}"));
+        let error = PlanError::new(ErrorCode::InvalidName, format!("{text:?} is not a valid {kind}"));
         problems.push(error.at(span, format!("not a valid {kind}")).hint("use 1 to 64 letters, digits, `_` or `-`"));
     }
 }
@@ -422,7 +422,7 @@ fn keep(fields: &MappingFields<'_>, problems: &mut PlanErrorCollector) -> Option
         YamlValue::Null | YamlValue::Bool(_) | YamlValue::Text(_) | YamlValue::List(_) | YamlValue::Map(_) => None,
     };
     if number.is_none() {
-        let error = PlanError::new(Problem::BadValue, "`keep` must be the number of releases to keep");
+        let error = PlanError::new(ErrorCode::InvalidValue, "`keep` must be the number of releases to keep");
         problems.push(error.at(&node.span, "not a whole number above 0").hint("write `keep: 5`"));
     }
     number.map(Some)
@@ -439,7 +439,7 @@ fn url(
     let text = scope.text(node, &what, LookupSite::Grant, problems)?;
     let is_page = url::Url::parse(&text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
     if !is_page || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        let error = PlanError::new(Problem::BadValue, format!("{what} is not a web address: {text:?}"));
+        let error = PlanError::new(ErrorCode::InvalidValue, format!("{what} is not a web address: {text:?}"));
         problems.push(
             error
                 .at(&node.span, "not an http or https URL")
@@ -454,7 +454,7 @@ fn url(
 fn allowed(node: &YamlNode, what: &str, problems: &mut PlanErrorCollector) -> Vec<AllowedOperator> {
     let items = fields::list(node, &format!("`allow` of {what}"), problems).unwrap_or_default();
     if items.is_empty() {
-        let error = PlanError::new(Problem::BadValue, format!("`allow` of {what} is empty"));
+        let error = PlanError::new(ErrorCode::InvalidValue, format!("`allow` of {what} is empty"));
         problems.push(error.at(&node.span, "empty").hint("add a user, or remove `allow` to allow everybody"));
     }
     let one = |node: &YamlNode, problems: &mut PlanErrorCollector| {
@@ -464,12 +464,12 @@ fn allowed(node: &YamlNode, what: &str, problems: &mut PlanErrorCollector) -> Ve
             Some(("github", name)) if named(name) => Some(AllowedOperator::GitHub(name.to_owned())),
             Some(("user", name)) if named(name) => Some(AllowedOperator::User(name.to_owned())),
             Some(("team", _)) => {
-                let error = PlanError::new(Problem::NotSupported, "teams are not supported yet");
+                let error = PlanError::new(ErrorCode::NotSupported, "teams are not supported yet");
                 problems.push(error.at(&node.span, "not supported yet").hint("name each person: `github:LOGIN`"));
                 None
             }
             Some(_) | None => {
-                let error = PlanError::new(Problem::BadValue, format!("`{text}` is not a user"));
+                let error = PlanError::new(ErrorCode::InvalidValue, format!("`{text}` is not a user"));
                 problems.push(error.at(&node.span, "unknown kind of user").hint("write `github:LOGIN` or `user:NAME`"));
                 None
             }

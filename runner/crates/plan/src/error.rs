@@ -1,11 +1,13 @@
 //! The errors of a plan, each with its position.
 //!
-//! A [`Problem`] is the kind of an error and owns its code and page; a [`PlanError`] is one occurrence with its position in
-//! the text. Deliberately absent: rendering, and any value of a secret.
+//! Deliberately absent: rendering, and any value of a secret.
 
 use std::{fmt, ops::Range};
 
-use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind, SourceExcerpt};
+use contract::{
+    diagnostic::{Diagnostic, SourceExcerpt},
+    error_code::ErrorCode,
+};
 
 use super::{PlanSource, server_url};
 
@@ -14,84 +16,12 @@ const MAX_SHOWN_ERRORS: usize = 20;
 /// The most errors that are collected, so that a malicious text is not slow.
 const MAX_KEPT_ERRORS: usize = 200;
 
-macro_rules! problems {
-    ($($(#[$doc:meta])* $name:ident = $code:literal,)*) => {
-        /// The kinds of errors in a plan. Each has a page in docs/errors/.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Problem {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl Problem {
-            /// All of them, in the order of their codes.
-            pub const ALL: &[Self] = &[$(Self::$name),*];
-
-            /// The code.
-            #[must_use]
-            pub fn code(self) -> ErrorCode {
-                match self {
-                    $(Self::$name => ErrorCode($code),)*
-                }
-            }
-        }
-    };
-}
-
-problems! {
-    /// The text is not YAML, or uses a part of YAML that plans do not have.
-    NotYaml = "P0101",
-    /// The plan is empty.
-    Empty = "P0102",
-    /// The plan has too many bytes, values or levels.
-    TooLarge = "P0103",
-    /// A key is unknown at its level.
-    UnknownKey = "P0104",
-    /// A value has the wrong type, such as a list instead of a string.
-    WrongType = "P0105",
-    /// A required key is missing.
-    MissingKey = "P0106",
-    /// A name or label contains forbidden characters.
-    BadName = "P0107",
-    /// A lookup names something that does not exist.
-    UndefinedLookup = "P0108",
-    /// The text in `${{ }}` is not a lookup.
-    BadExpression = "P0109",
-    /// The lookup exists, but is not allowed here.
-    LookupNotAllowed = "P0110",
-    /// `needs` has a cycle.
-    NeedsCycle = "P0111",
-    /// `needs` names an unknown step.
-    UnknownStep = "P0112",
-    /// The environment does not exist, or none of several was chosen.
-    UnknownEnvironment = "P0113",
-    /// The environment variable of a secret is empty or not set.
-    MissingSecret = "P0114",
-    /// A grant does not name a resource that can be granted.
-    BadGrant = "P0115",
-    /// A planned feature is missing in this version.
-    NotSupported = "P0116",
-    /// One mapping contains a key twice.
-    DuplicateKey = "P0117",
-    /// A value has the right type, but is invalid.
-    BadValue = "P0118",
-    /// `uses` names an unknown module. Raised when modules are loaded.
-    UnknownModule = "P0120",
-    /// `with` does not match the module's schema. Raised in the preflight.
-    BadConfig = "P0121",
-    /// A module needs a grant that the step does not have. Raised in the preflight.
-    MissingGrant = "P0122",
-    /// A prepare step comes after a commit step. Raised in the preflight.
-    PrepareAfterCommit = "P0123",
-    /// A grant gives a step the host's power without `trust: host`.
-    NeedsTrust = "P0124",
-}
-
 /// One error in a plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct PlanError {
-    /// Its kind.
-    pub kind: Problem,
+    /// Its code.
+    pub code: ErrorCode,
     /// What is wrong, in one line.
     pub message: String,
     /// The byte range in the plan's text.
@@ -103,8 +33,8 @@ pub struct PlanError {
 }
 
 impl PlanError {
-    pub(super) fn new(problem: Problem, message: impl Into<String>) -> Self {
-        Self { kind: problem, message: message.into(), span: None, label: String::new(), hint: None }
+    pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), span: None, label: String::new(), hint: None }
     }
 
     pub(super) fn at(mut self, span: &Range<usize>, label: impl Into<String>) -> Self {
@@ -121,7 +51,7 @@ impl PlanError {
     /// Converts the error into the form that users see.
     #[must_use]
     pub fn diagnostic(&self, source: &PlanSource) -> Diagnostic {
-        source.error_at(self.kind.code(), self.span.clone(), &self.message, &self.label, self.hint.clone())
+        source.error_at(self.code, self.span.clone(), &self.message, &self.label, self.hint.clone())
     }
 }
 
@@ -161,7 +91,7 @@ impl PlanSource {
         label: impl Into<String>,
         hint: Option<String>,
     ) -> Diagnostic {
-        let mut diagnostic = Diagnostic::new(code, ExitKind::Refused, message);
+        let mut diagnostic = Diagnostic::new(code, message);
         diagnostic.excerpt = span.map(|span| SourceExcerpt {
             path: self.path.display().to_string(),
             text: server_url::blank_out_passwords(&self.text).map_or_else(|| self.text.clone(), Into::into),

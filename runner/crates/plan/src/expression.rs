@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, ops::Range};
 
 use serde_json::{Map, Value};
 
-use super::error::{PlanError, Problem, closest_match, quoted_list};
-use contract::{AttemptNumber, RunId, StepId};
+use super::error::{PlanError, closest_match, quoted_list};
+use contract::{AttemptNumber, RunId, StepId, error_code::ErrorCode};
 
 /// The lookup in a `${{ }}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +90,7 @@ impl PendingValue {
                     scalar @ (Value::Bool(_) | Value::Number(_)) => text.push_str(&scalar.to_string()),
                     Value::Null | Value::Array(_) | Value::Object(_) => {
                         let error =
-                            PlanError::new(Problem::WrongType, format!("`{lookup}` cannot be part of a string"));
+                            PlanError::new(ErrorCode::WrongType, format!("`{lookup}` cannot be part of a string"));
                         return Err(error
                             .at(span, "its value is a list, a mapping or null")
                             .hint("remove the text around the lookup"));
@@ -108,7 +108,7 @@ fn output(
     name: &str,
     span: &Range<usize>,
 ) -> Result<Value, PlanError> {
-    let undefined = |message: String| PlanError::new(Problem::UndefinedLookup, message).at(span, "no such output");
+    let undefined = |message: String| PlanError::new(ErrorCode::UndefinedLookup, message).at(span, "no such output");
     let Some(named) = outputs.get(step) else {
         return Err(undefined(format!("step `{step}` has no outputs on record"))
             .hint(format!("run it first: remove `--only` and `--start-from`, or use `--start-from {step}`")));
@@ -177,7 +177,8 @@ pub(super) fn parse(text: &str, written: &str, start: usize) -> Result<Vec<Templ
                 None => start..start + written.len(),
             };
             let Some(end) = end else {
-                let error = PlanError::new(Problem::BadExpression, "a lookup has no end").at(&span, "`}}` is missing");
+                let error =
+                    PlanError::new(ErrorCode::InvalidLookup, "a lookup has no end").at(&span, "`}}` is missing");
                 return Err(error.hint("write `${{ vars.name }}`, or `$${{` for a literal `${{`"));
             };
             if !literal.is_empty() {
@@ -203,7 +204,7 @@ fn lookup(inside: &str, span: &Range<usize>) -> Result<PlanLookup, PlanError> {
     let bad = |label: &str, hint: &str| {
         let message =
             if inside.is_empty() { "a lookup is empty".to_owned() } else { format!("`{inside}` is not a lookup") };
-        let error = PlanError::new(Problem::BadExpression, message);
+        let error = PlanError::new(ErrorCode::InvalidLookup, message);
         Err(error.at(span, label).hint(hint))
     };
     let word =
@@ -233,7 +234,7 @@ fn lookup(inside: &str, span: &Range<usize>) -> Result<PlanLookup, PlanError> {
         ["steps", ..] => return bad("`steps` needs a step and an output", "write `steps.STEP.OUTPUT`"),
         ["run", ..] => return bad("`run` needs `id` or `attempt`", "write `run.id` or `run.attempt`"),
         [root, ..] => {
-            let error = PlanError::new(Problem::UndefinedLookup, format!("`{root}` cannot be looked up"));
+            let error = PlanError::new(ErrorCode::UndefinedLookup, format!("`{root}` cannot be looked up"));
             let hint = match closest_match(root, ROOTS.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("use one of {}", quoted_list(ROOTS.iter().copied())),

@@ -6,10 +6,10 @@
 use std::{ops::Range, str::FromStr};
 
 use super::{
-    error::{PlanError, PlanErrorCollector, Problem, closest_match, quoted_list},
+    error::{PlanError, PlanErrorCollector, closest_match, quoted_list},
     yaml::{YamlKey, YamlNode, YamlValue},
 };
-use contract::NameError;
+use contract::{NameError, error_code::ErrorCode};
 
 /// A mapping with a fixed set of keys.
 pub(super) struct MappingFields<'n> {
@@ -32,7 +32,7 @@ impl<'n> MappingFields<'n> {
         let what = what.into();
         let entries = mapping(node, &what, problems)?;
         for (key, _) in entries.iter().filter(|(key, _)| !known.contains(&key.text.as_str())) {
-            let error = PlanError::new(Problem::UnknownKey, format!("{what} has no key `{}`", key.text));
+            let error = PlanError::new(ErrorCode::UnknownKey, format!("{what} has no key `{}`", key.text));
             let hint = match closest_match(&key.text, known.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("use one of {}", quoted_list(known.iter().copied())),
@@ -57,7 +57,7 @@ impl<'n> MappingFields<'n> {
     pub(super) fn require(&self, key: &str, example: &str, problems: &mut PlanErrorCollector) -> Option<&'n YamlNode> {
         let value = self.get(key);
         if value.is_none() {
-            let error = PlanError::new(Problem::MissingKey, format!("{} has no `{key}`", self.what));
+            let error = PlanError::new(ErrorCode::MissingKey, format!("{} has no `{key}`", self.what));
             problems.push(error.at(&self.at, format!("`{key}` is missing")).hint(format!("add `{key}: {example}`")));
         }
         value
@@ -96,7 +96,7 @@ pub(super) fn literal<'n>(node: &'n YamlNode, what: &str, problems: &mut PlanErr
         YamlValue::Text(text) if text.contains("${{") => {
             let message = format!("{what} cannot contain a lookup");
             let hint = "write the value itself; lookups work in `state`, `vars`, `with` and `grants`";
-            problems.push(PlanError::new(Problem::LookupNotAllowed, message).at(&node.span, "not here").hint(hint));
+            problems.push(PlanError::new(ErrorCode::LookupNotAllowed, message).at(&node.span, "not here").hint(hint));
             None
         }
         YamlValue::Text(text) => Some(text),
@@ -140,7 +140,7 @@ pub(super) fn choice<T: Copy>(
     let text = literal(node, what, problems)?;
     let found = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
     if found.is_none() {
-        let error = PlanError::new(Problem::BadValue, format!("{what} cannot be `{text}`"));
+        let error = PlanError::new(ErrorCode::InvalidValue, format!("{what} cannot be `{text}`"));
         let hint = match choices {
             [(only, _)] => format!("use `{only}`"),
             _ => format!("use one of {}", quoted_list(choices.iter().map(|(word, _)| *word))),
@@ -153,14 +153,14 @@ pub(super) fn choice<T: Copy>(
 /// The error for a value of the wrong type.
 pub(super) fn wrong_type(node: &YamlNode, what: &str, wanted: &str) -> PlanError {
     let message = format!("{what} must be {wanted}, not {}", node.kind.type_name());
-    PlanError::new(Problem::WrongType, message)
+    PlanError::new(ErrorCode::WrongType, message)
         .at(&node.span, format!("this is {}", node.kind.type_name()))
         .hint(format!("write {wanted}; see docs/plan.md"))
 }
 
 /// The error for an invalid name.
 pub(super) fn bad_name(error: &NameError, span: &Range<usize>) -> PlanError {
-    PlanError::new(Problem::BadName, format!("{:?} is not a valid {}", error.text, error.kind))
+    PlanError::new(ErrorCode::InvalidName, format!("{:?} is not a valid {}", error.text, error.kind))
         .at(span, format!("not a valid {}", error.kind))
         .hint(format!("write {}", error.rule))
 }

@@ -9,14 +9,14 @@ use super::{
     ArgumentPattern, ConfidentialText, DatabaseGrant, DirAccess, DirGrant, EnvGrant, HttpGrant, NetworkScope,
     PlanSource, ProgramGrant, SecretAccess, SecretGrant, ServerUrl, StepGrants,
     address::{self, AddressError},
-    error::{PlanError, PlanErrorCollector, Problem, closest_match},
+    error::{PlanError, PlanErrorCollector, closest_match},
     fields::{self, MappingFields},
     paths,
     scope::{LookupScope, LookupSite},
     server_url,
     yaml::{YamlKey, YamlNode, YamlValue},
 };
-use contract::Secret;
+use contract::{Secret, error_code::ErrorCode};
 
 const KEYS: &[&str] = &["dirs", "http", "tcp", "databases", "programs", "env", "sockets", "secrets"];
 const HTTP_KEYS: &[&str] = &["origin", "methods", "private", "headers"];
@@ -93,7 +93,7 @@ impl GrantReader<'_> {
     }
 
     fn bad_grant<T>(&mut self, span: &Range<usize>, message: String, label: &str, hint: &str) -> Option<T> {
-        self.problems.push(PlanError::new(Problem::BadGrant, message).at(span, label).hint(hint));
+        self.problems.push(PlanError::new(ErrorCode::InvalidGrant, message).at(span, label).hint(hint));
         None
     }
 
@@ -383,7 +383,7 @@ impl GrantReader<'_> {
             // The error was reported where the secret is declared.
             Some(None) => None,
             None => {
-                let error = PlanError::new(Problem::UndefinedLookup, format!("the plan has no secret `{name}`"));
+                let error = PlanError::new(ErrorCode::UndefinedLookup, format!("the plan has no secret `{name}`"));
                 let hint = match closest_match(name, self.scope.secrets.keys().map(String::as_str)) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => format!("declare it at the top of the plan: `secrets: {{ {name}: env:VARIABLE }}`"),

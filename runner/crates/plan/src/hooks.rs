@@ -9,14 +9,14 @@ use serde_json::json;
 
 use super::{
     ArgumentPattern, ModuleRef, PlanHooks, PlanSource, PlanStep, ProgramGrant, StepGrants, StepTrust,
-    error::{PlanError, PlanErrorCollector, Problem},
+    error::{PlanError, PlanErrorCollector},
     fields::{self, MappingFields},
     needs_graph, paths,
     scope::{LookupScope, LookupSite},
     step::{self, DeclaredNeeds, StepDraft},
     yaml::{YamlKey, YamlNode, YamlValue},
 };
-use contract::StepId;
+use contract::{StepId, error_code::ErrorCode};
 
 const KEYS: &[&str] = &["before", "after", "on-failure"];
 const PROGRAM: &str = "program";
@@ -73,7 +73,7 @@ fn hook_step(
 ) -> Option<PlanStep> {
     let what = format!("an item of hook `{hook}`");
     let [(key, node)] = fields::mapping(node, &what, problems)? else {
-        let error = PlanError::new(Problem::BadValue, format!("{what} must be one named step or one `program`"));
+        let error = PlanError::new(ErrorCode::InvalidValue, format!("{what} must be one named step or one `program`"));
         let hint = "write `- program: [./notify.sh, done]` or `- notify: { uses: run, … }`";
         problems.push(error.at(&node.span, "not exactly one").hint(hint));
         return None;
@@ -84,7 +84,7 @@ fn hook_step(
     } else {
         let StepDraft { needs, step, span, .. } = step::draft(key, node, scope, source, problems)?;
         if let DeclaredNeeds::Explicit(_) = needs {
-            let error = PlanError::new(Problem::BadValue, "a step of a hook cannot have `needs`");
+            let error = PlanError::new(ErrorCode::InvalidValue, "a step of a hook cannot have `needs`");
             problems.push(
                 error.at(&span, "this step has `needs`").hint("remove `needs`; hook steps run in the order written"),
             );
@@ -98,7 +98,7 @@ fn hook_step(
 }
 
 fn duplicate_step_error(id: &StepId, span: &std::ops::Range<usize>) -> PlanError {
-    let error = PlanError::new(Problem::DuplicateKey, format!("two steps are called `{id}`"));
+    let error = PlanError::new(ErrorCode::DuplicateKey, format!("two steps are called `{id}`"));
     error.at(span, "the second one").hint("rename one; the journal identifies a step by its name")
 }
 
@@ -115,7 +115,7 @@ fn program_step(
     let argv: Option<Vec<String>> = texts.map(|node| scope.text(node, &what, LookupSite::Grant, problems)).collect();
     let mut argv = argv?;
     let Some(first) = argv.first_mut().filter(|first| !first.is_empty()) else {
-        let error = PlanError::new(Problem::BadValue, format!("{what} names no program"));
+        let error = PlanError::new(ErrorCode::InvalidValue, format!("{what} names no program"));
         problems.push(error.at(&node.span, "empty").hint("write the program and its arguments: `[./notify.sh, done]`"));
         return None;
     };

@@ -41,7 +41,7 @@ mod tests;
 mod yaml;
 
 pub use document::{HistoryLocation, environments, locate_history};
-pub use error::{PlanError, PlanErrors, Problem};
+pub use error::{PlanError, PlanErrors};
 pub use expression::{DeferredLookup, PendingValue};
 pub use registry::RegistryRef;
 pub use schema::schema;
@@ -244,7 +244,7 @@ impl PlanStep {
     /// A value that consists of one lookup keeps the type of the output.
     ///
     /// # Errors
-    /// [`Problem::UndefinedLookup`] if a step has no such output; [`Problem::WrongType`] if a list or a mapping would become a
+    /// [`ErrorCode::UndefinedLookup`] if a step has no such output; [`ErrorCode::WrongType`] if a list or a mapping would become a
     /// part of a string.
     pub fn config(
         &self,

@@ -6,11 +6,11 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::{
     PlanStep,
-    error::{PlanError, PlanErrorCollector, Problem, closest_match, quoted_list},
+    error::{PlanError, PlanErrorCollector, closest_match, quoted_list},
     expression::DeferredLookup,
     step::{DeclaredNeeds, StepDraft},
 };
-use contract::StepId;
+use contract::{StepId, error_code::ErrorCode};
 
 /// Sorts steps into the order in which they run. `None` if any of them has an error.
 pub(super) fn sort_steps(drafts: Vec<StepDraft>, problems: &mut PlanErrorCollector) -> Option<Vec<PlanStep>> {
@@ -58,7 +58,7 @@ impl NeedsGraph {
                                 found.insert(*need);
                             }
                             None => {
-                                problems.push(unknown_step(Problem::UnknownStep, id, drafts).at(span, "no such step"))
+                                problems.push(unknown_step(ErrorCode::UnknownNeed, id, drafts).at(span, "no such step"))
                             }
                         }
                     }
@@ -130,7 +130,7 @@ impl NeedsGraph {
                 format!("add `needs: []` to `{}`; without `needs`, it needs the step before it", first.id),
             ),
         };
-        PlanError::new(Problem::NeedsCycle, format!("`needs` has a cycle: {}", names.join(" → ")))
+        PlanError::new(ErrorCode::NeedsCycle, format!("`needs` has a cycle: {}", names.join(" → ")))
             .at(at, "part of the cycle")
             .hint(hint)
     }
@@ -142,13 +142,13 @@ impl NeedsGraph {
         for (lookup, span) in step.pending.values().flat_map(|pending| pending.lookups_with_spans()) {
             let DeferredLookup::Output { step: looked_up, .. } = lookup else { continue };
             let Some(position) = drafts.iter().position(|other| other.id == *looked_up) else {
-                problems.push(unknown_step(Problem::UndefinedLookup, looked_up, drafts).at(span, "no such step"));
+                problems.push(unknown_step(ErrorCode::UndefinedLookup, looked_up, drafts).at(span, "no such step"));
                 continue;
             };
             if !ancestors.get_or_insert_with(|| self.ancestors(index))[position] {
                 let message =
                     format!("step `{}` looks up an output of `{looked_up}`, which does not run before it", step.id);
-                let error = PlanError::new(Problem::LookupNotAllowed, message).at(span, "not known yet");
+                let error = PlanError::new(ErrorCode::LookupNotAllowed, message).at(span, "not known yet");
                 problems.push(error.hint(match position == index {
                     true => "remove the lookup; a step cannot use its own outputs".to_owned(),
                     false => format!("add `{looked_up}` to `needs` of `{}`", step.id),
@@ -170,11 +170,11 @@ impl NeedsGraph {
     }
 }
 
-fn unknown_step(problem: Problem, id: &StepId, drafts: &[StepDraft]) -> PlanError {
+fn unknown_step(code: ErrorCode, id: &StepId, drafts: &[StepDraft]) -> PlanError {
     let names = || drafts.iter().map(|draft| draft.id.as_str());
     let hint = match closest_match(id.as_str(), names()) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("use one of {}", quoted_list(names())),
     };
-    PlanError::new(problem, format!("the plan has no step `{id}`")).hint(hint)
+    PlanError::new(code, format!("the plan has no step `{id}`")).hint(hint)
 }

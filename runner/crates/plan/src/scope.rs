@@ -9,12 +9,12 @@ use serde_json::{Map, Value};
 
 use super::{
     ConfidentialText,
-    error::{PlanError, PlanErrorCollector, Problem, closest_match, quoted_list},
+    error::{PlanError, PlanErrorCollector, closest_match, quoted_list},
     expression::{self, DeferredLookup, PendingPart, PendingValue, PlanLookup, TemplatePart},
     fields::wrong_type,
     yaml::{YamlNode, YamlValue},
 };
-use contract::{EnvironmentName, Label, Secret};
+use contract::{EnvironmentName, Label, Secret, error_code::ErrorCode};
 
 /// A position in the plan that may contain lookups; it decides which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,7 +237,7 @@ impl LookupScope<'_> {
     ) -> Option<TemplatePiece> {
         if let Some((why, hint)) = lookup_denial(&lookup, site) {
             let error =
-                PlanError::new(Problem::LookupNotAllowed, format!("`{lookup}` cannot be looked up here: {why}"));
+                PlanError::new(ErrorCode::LookupNotAllowed, format!("`{lookup}` cannot be looked up here: {why}"));
             problems.push(error.at(&span, "not here").hint(hint));
             return None;
         }
@@ -250,7 +250,7 @@ impl LookupScope<'_> {
                 Some(Some(PlanVariable { origin: ValueOrigin::Release, .. })) if site == LookupSite::State => {
                     let message = format!("`vars.{name}` depends on the release, which `state` cannot do");
                     let error =
-                        PlanError::new(Problem::LookupNotAllowed, message).at(&span, "changes with each release");
+                        PlanError::new(ErrorCode::LookupNotAllowed, message).at(&span, "changes with each release");
                     problems.push(error.hint("use a variable without `release`; all releases share one history"));
                     None
                 }
@@ -264,7 +264,7 @@ impl LookupScope<'_> {
                 Some(value) => known(value, ValueOrigin::Fixed),
                 None => {
                     let error = PlanError::new(
-                        Problem::UndefinedLookup,
+                        ErrorCode::UndefinedLookup,
                         format!("the environment variable `{name}` is not set"),
                     );
                     problems.push(error.at(&span, "undefined").hint(format!("set it: `{name}=… runner …`")));
@@ -297,7 +297,7 @@ impl LookupScope<'_> {
         } else {
             format!("use one of {}", quoted_list(names()))
         };
-        PlanError::new(Problem::UndefinedLookup, message).at(span, "undefined").hint(hint)
+        PlanError::new(ErrorCode::UndefinedLookup, message).at(span, "undefined").hint(hint)
     }
 
     fn undefined_secret(&self, name: &str, span: &Range<usize>) -> PlanError {
@@ -309,7 +309,7 @@ impl LookupScope<'_> {
         } else {
             format!("use one of {}", quoted_list(names()))
         };
-        PlanError::new(Problem::UndefinedLookup, format!("the plan has no secret `{name}`"))
+        PlanError::new(ErrorCode::UndefinedLookup, format!("the plan has no secret `{name}`"))
             .at(span, "undefined")
             .hint(hint)
     }

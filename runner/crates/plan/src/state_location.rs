@@ -7,14 +7,14 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::{
     PlanSource, RemoteLocation, RemoteState, StateLocation,
-    error::{PlanError, PlanErrorCollector, Problem},
+    error::{PlanError, PlanErrorCollector},
     fields::{self, MappingFields},
     paths,
     scope::{LookupScope, LookupSite},
     step,
     yaml::YamlNode,
 };
-use contract::Secret;
+use contract::{Secret, error_code::ErrorCode};
 
 /// The lease of a remote lock, unless the plan sets another.
 const DEFAULT_LOCK_TTL: Duration = Duration::from_secs(30);
@@ -65,7 +65,7 @@ pub(super) fn read(
     let written = scope.text(node, "`state`", LookupSite::State, problems)?;
     if let Some(path) = written.strip_prefix("dir:") {
         if let Some(why) = paths::path_error(path) {
-            let error = PlanError::new(Problem::BadValue, format!("`state` has an invalid path: {why}"));
+            let error = PlanError::new(ErrorCode::InvalidValue, format!("`state` has an invalid path: {why}"));
             problems.push(error.at(&node.span, "invalid path").hint("write `state: dir:.pawl`"));
             return None;
         }
@@ -82,7 +82,8 @@ pub(super) fn read(
     let place = match place {
         Ok(place) => place,
         Err(why) => {
-            let error = PlanError::new(Problem::BadValue, format!("`{written}` is not a valid state location: {why}"));
+            let error =
+                PlanError::new(ErrorCode::InvalidValue, format!("`{written}` is not a valid state location: {why}"));
             problems.push(error.at(&node.span, why).hint(STATE_HINT));
             return None;
         }
@@ -140,11 +141,11 @@ fn settings(names: &[&str], env: EnvLookup<'_>) -> BTreeMap<String, Secret> {
 
 fn unknown_state_error(written: &str, node: &YamlNode) -> PlanError {
     if ["gs:", "az:", "artifact"].iter().any(|scheme| written.starts_with(scheme)) {
-        return PlanError::new(Problem::NotSupported, format!("`{written}` is not supported yet"))
+        return PlanError::new(ErrorCode::NotSupported, format!("`{written}` is not supported yet"))
             .at(&node.span, "only `dir:`, `git:` and `s3://` are supported")
             .hint(STATE_HINT);
     }
-    PlanError::new(Problem::BadValue, format!("`{written}` is not a state location"))
+    PlanError::new(ErrorCode::InvalidValue, format!("`{written}` is not a state location"))
         .at(&node.span, "unknown kind of state")
         .hint(STATE_HINT)
 }
@@ -196,7 +197,7 @@ fn lock_ttl(fields: &MappingFields<'_>, problems: &mut PlanErrorCollector) -> Op
     let (least, most) = TTL_RANGE;
     let ttl = ttl.filter(|ttl| (least..=most).contains(ttl));
     if ttl.is_none() {
-        let error = PlanError::new(Problem::BadValue, "`ttl` is not a valid lease for a lock");
+        let error = PlanError::new(ErrorCode::InvalidValue, "`ttl` is not a valid lease for a lock");
         problems.push(error.at(&node.span, "not between 1s and 1h").hint("write `ttl: 30s`"));
     }
     ttl

@@ -6,14 +6,14 @@ use serde_json::{Map, Value};
 
 use super::{
     ModuleRef, PlanSource, PlanStep, StepGrants, StepTrust,
-    error::{PlanError, PlanErrorCollector, Problem},
+    error::{PlanError, PlanErrorCollector},
     fields::{self, MappingFields},
     grants, hooks, paths,
     registry::{RegistryRef, RegistryRefError},
     scope::{LookupScope, SubstitutedConfig},
     yaml::{YamlKey, YamlNode, YamlValue},
 };
-use contract::StepId;
+use contract::{StepId, error_code::ErrorCode};
 
 const KEYS: &[&str] = &["uses", "with", "grants", "needs", "on", "timeout", "retry", "trust", "irreversible"];
 pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -45,7 +45,7 @@ pub(super) fn drafts(
 ) -> Vec<StepDraft> {
     let Some(entries) = fields::mapping(node, "`steps`", problems) else { return Vec::new() };
     if entries.is_empty() {
-        let error = PlanError::new(Problem::MissingKey, "the plan has no steps");
+        let error = PlanError::new(ErrorCode::MissingKey, "the plan has no steps");
         problems.push(error.at(&node.span, "empty").hint("add one: `pull: { uses: pull, … }`"));
     }
     entries.iter().filter_map(|(key, node)| draft(key, node, scope, source, problems)).collect()
@@ -80,7 +80,7 @@ pub(super) fn draft(
     };
     if let (Some(strong), Some(StepTrust::Sandbox)) = (host_capability, trust) {
         let error = PlanError::new(
-            Problem::NeedsTrust,
+            ErrorCode::NeedsTrust,
             format!("{what} is granted {strong}, which can do whatever the host can"),
         );
         let hint = format!("add `trust: host`, or use a module that needs no {strong}");
@@ -125,7 +125,7 @@ fn module(node: &YamlNode, source: &PlanSource, problems: &mut PlanErrorCollecto
         return parsed
             .map(ModuleRef::Registry)
             .map_err(|RegistryRefError { reason: why, hint }| {
-                let error = PlanError::new(Problem::BadValue, format!("`{text}` is not a valid module: {why}"));
+                let error = PlanError::new(ErrorCode::InvalidValue, format!("`{text}` is not a valid module: {why}"));
                 problems.push(error.at(&node.span, "not a pinned module").hint(hint));
             })
             .ok();
@@ -138,7 +138,7 @@ fn module(node: &YamlNode, source: &PlanSource, problems: &mut PlanErrorCollecto
     if text.parse::<StepId>().is_ok() {
         return Some(ModuleRef::Official(text.to_owned()));
     }
-    let error = PlanError::new(Problem::BadValue, format!("`{text}` is not a module"));
+    let error = PlanError::new(ErrorCode::InvalidValue, format!("`{text}` is not a module"));
     let hint = match text.ends_with(".wasm") && !path {
         true => format!("to use a file, write `uses: ./{text}`"),
         false => {
@@ -174,7 +174,7 @@ fn timeout(node: &YamlNode, problems: &mut PlanErrorCollector) -> Option<Duratio
     };
     let duration = parse_duration(text);
     if duration.is_none() {
-        let error = PlanError::new(Problem::BadValue, format!("`{text}` is not a duration"));
+        let error = PlanError::new(ErrorCode::InvalidValue, format!("`{text}` is not a duration"));
         let hint = match text.parse::<u32>() {
             Ok(number) if number > 0 => format!("add a unit: `{number}s` or `{number}m`"),
             Ok(_) | Err(_) => "write a whole number above 0 with `ms`, `s`, `m` or `h`, such as `30s`".to_owned(),
@@ -204,7 +204,7 @@ fn retry(node: &YamlNode, problems: &mut PlanErrorCollector) -> Option<u32> {
     };
     let retry = value.as_u64().filter(|retry| *retry <= MAX_RETRIES).and_then(|retry| u32::try_from(retry).ok());
     if retry.is_none() {
-        let error = PlanError::new(Problem::BadValue, format!("`retry` cannot be {value}"));
+        let error = PlanError::new(ErrorCode::InvalidValue, format!("`retry` cannot be {value}"));
         problems.push(error.at(&node.span, "out of range").hint(format!("use a whole number from 0 to {MAX_RETRIES}")));
     }
     retry
@@ -214,7 +214,7 @@ fn check_target(node: &YamlNode, problems: &mut PlanErrorCollector) {
     if let Some(group) = fields::literal(node, "`on`", problems)
         && group != "local"
     {
-        let error = PlanError::new(Problem::NotSupported, "hosts are not supported yet");
+        let error = PlanError::new(ErrorCode::NotSupported, "hosts are not supported yet");
         problems
             .push(error.at(&node.span, "not supported yet").hint("remove `on`; the step runs on the runner's machine"));
     }

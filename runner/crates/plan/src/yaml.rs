@@ -13,9 +13,10 @@ use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 use serde_json::Number;
 
 use super::{
-    error::{PlanError, PlanErrorCollector, Problem},
+    error::{PlanError, PlanErrorCollector},
     scalar,
 };
+use contract::error_code::ErrorCode;
 
 /// The longest text, in bytes.
 const MAX_PLAN_BYTES: usize = 1 << 20;
@@ -70,7 +71,7 @@ pub(super) fn parse(text: &str, problems: &mut PlanErrorCollector) -> Option<Yam
     if text.len() > MAX_PLAN_BYTES {
         let message = format!("the plan has {} bytes; the limit is {MAX_PLAN_BYTES} (1 MiB)", text.len());
         problems.push(
-            PlanError::new(Problem::TooLarge, message)
+            PlanError::new(ErrorCode::PlanTooLarge, message)
                 .hint("check that this is the right file; a plan is a page or two"),
         );
         return None;
@@ -87,7 +88,7 @@ pub(super) fn parse(text: &str, problems: &mut PlanErrorCollector) -> Option<Yam
     match builder.run() {
         Ok(()) if builder.root.is_none() => {
             let hint = "write a plan; docs/plan.md has an example";
-            builder.problems.push(PlanError::new(Problem::Empty, "the plan is empty").hint(hint));
+            builder.problems.push(PlanError::new(ErrorCode::EmptyPlan, "the plan is empty").hint(hint));
             None
         }
         Ok(()) => builder.root,
@@ -200,7 +201,7 @@ impl YamlTreeBuilder<'_> {
                 let first =
                     entries.iter().find(|(other, _)| other.text == text).map_or(0, |(other, _)| other.span.start);
                 let line = 1 + self.text[..first].matches('\n').count();
-                let error = PlanError::new(Problem::DuplicateKey, format!("duplicate key `{text}`"));
+                let error = PlanError::new(ErrorCode::DuplicateKey, format!("duplicate key `{text}`"));
                 self.problems.push(
                     error.at(&span, "the second one").hint(format!("remove one; the first one is on line {line}")),
                 );
@@ -209,7 +210,8 @@ impl YamlTreeBuilder<'_> {
         }
         let kind = match style {
             ScalarStyle::Plain => scalar::resolve(&text).unwrap_or_else(|why| {
-                let error = PlanError::new(Problem::BadValue, format!("the number `{text}` is ambiguous or too large"));
+                let error =
+                    PlanError::new(ErrorCode::InvalidValue, format!("the number `{text}` is ambiguous or too large"));
                 self.problems.push(error.at(&span, why).hint(format!("to write a string, quote it: \"{text}\"")));
                 YamlValue::Text(text)
             }),
@@ -294,7 +296,7 @@ impl YamlTreeBuilder<'_> {
             return Ok(());
         }
         let message = format!("the plan is too complex: more than {MAX_NODES} values, aliases expanded");
-        let error = PlanError::new(Problem::TooLarge, message).at(span, "one too many");
+        let error = PlanError::new(ErrorCode::PlanTooLarge, message).at(span, "one too many");
         Err(error.hint("use fewer aliases; a plan is a page or two").into())
     }
 
@@ -303,7 +305,7 @@ impl YamlTreeBuilder<'_> {
             return Ok(());
         }
         let message = format!("the plan is nested too deeply: more than {MAX_LEVELS} levels");
-        let error = PlanError::new(Problem::TooLarge, message).at(span, "one level too many");
+        let error = PlanError::new(ErrorCode::PlanTooLarge, message).at(span, "one level too many");
         Err(error.hint("use fewer levels; a plan has about six").into())
     }
 
@@ -385,7 +387,7 @@ fn byte_offsets(text: &str) -> Option<Vec<usize>> {
 }
 
 fn not_yaml(message: &str, span: &Range<usize>, label: &str) -> PlanError {
-    PlanError::new(Problem::NotYaml, message).at(span, label)
+    PlanError::new(ErrorCode::NotYaml, message).at(span, label)
 }
 
 fn reject_tag(tagged: bool, span: &Range<usize>) -> YamlResult {

@@ -26,7 +26,7 @@ use super::{
 };
 use contract::{
     Digest,
-    diagnostic::{Diagnostic, ErrorCode, ExitKind},
+    diagnostic::{Diagnostic, ErrorCode},
 };
 use hostio::dir_snapshot::DirSnapshotCache;
 use official::OFFICIAL_MODULES;
@@ -84,23 +84,20 @@ impl ModuleLoadError {
         let known: Vec<_> = official_module_names().collect();
         let (code, hint) = match self {
             Self::UnknownOfficial { .. } => (
-                "P0120",
+                ErrorCode::UnknownModule,
                 format!("the official modules are {}; use your own module with `uses: ./path.wasm`", known.join(", ")),
             ),
-            Self::Read { .. } => ("P0120", "check the path; it is relative to the plan's folder".to_owned()),
-            Self::Registry { source, .. } => ("P0129", source.hint()),
-            Self::NotAComponent { source, .. } => ("P0125", source.hint().to_owned()),
-            Self::ContractMismatch { hint, .. } => ("P0126", hint.clone()),
-            Self::InvalidComponent { .. } => ("P0125", "build it as docs/steps.md describes".to_owned()),
-            Self::EngineSetup(_) => ("P0701", "report this as a bug in the runner".to_owned()),
+            Self::Read { .. } => {
+                (ErrorCode::UnknownModule, "check the path; it is relative to the plan's folder".to_owned())
+            }
+            Self::Registry { source, .. } => (ErrorCode::ModuleUnavailable, source.hint()),
+            Self::NotAComponent { source, .. } => (ErrorCode::NotAModule, source.hint().to_owned()),
+            Self::ContractMismatch { hint, .. } => (ErrorCode::ContractMismatch, hint.clone()),
+            Self::InvalidComponent { .. } => (ErrorCode::NotAModule, "build it as docs/steps.md describes".to_owned()),
+            Self::EngineSetup(_) => (ErrorCode::RunnerFault, "report this as a bug in the runner".to_owned()),
         };
-        let mut diagnostic = plan.error_at(
-            ErrorCode(code),
-            step.span.clone(),
-            self.to_string(),
-            "this step uses it".to_owned(),
-            Some(hint),
-        );
+        let mut diagnostic =
+            plan.error_at(code, step.span.clone(), self.to_string(), "this step uses it".to_owned(), Some(hint));
         match self {
             Self::Read { source, .. } => diagnostic = diagnostic.with_cause(source),
             Self::Registry { source, .. } => diagnostic = diagnostic.with_cause(source),
@@ -108,8 +105,7 @@ impl ModuleLoadError {
             Self::InvalidComponent { reason: why, .. } | Self::ContractMismatch { reason: why, .. } => {
                 diagnostic = diagnostic.with_cause(why)
             }
-            Self::EngineSetup(_) => diagnostic.exit = ExitKind::Bug,
-            Self::UnknownOfficial { .. } => {}
+            Self::EngineSetup(_) | Self::UnknownOfficial { .. } => {}
         }
         diagnostic
     }

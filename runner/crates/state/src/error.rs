@@ -10,7 +10,7 @@ use super::{
     bundle::BundleError,
     record::{LockHolder, LockRecord},
 };
-use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind};
+use contract::diagnostic::{Diagnostic, ErrorCode};
 
 /// An error of the state.
 #[derive(Debug, thiserror::Error)]
@@ -103,51 +103,44 @@ impl StateError {
 
 impl From<&StateError> for Diagnostic {
     fn from(error: &StateError) -> Self {
-        let (code, exit, hint) = match error {
+        let (code, hint) = match error {
             StateError::Artifact(error) => return error.into(),
             StateError::NotUploaded { .. } => (
-                "P0520",
-                ExitKind::InDoubt,
+                ErrorCode::JournalNotUploaded,
                 "nothing ran after this error; re-run the failed jobs when the service is available again".to_owned(),
             ),
             StateError::InvalidCheckpoint { source: BundleError::InvalidMac | BundleError::NameMismatch, .. } => (
-                "P0522",
-                ExitKind::Journal,
+                ErrorCode::JournalUnauthenticated,
                 "use the same `key` in every attempt; if you do, find the job of this run that wrote the artifact".to_owned(),
             ),
             StateError::InvalidCheckpoint { .. } => (
-                "P0523",
-                ExitKind::Journal,
+                ErrorCode::InvalidCheckpoint,
                 "inspect the artifact; if it is unusable, delete it on the run's page and re-run: the next attempt probes each step before it acts".to_owned(),
             ),
             StateError::Io { .. } => (
-                "P0606",
-                ExitKind::Refused,
+                ErrorCode::StateFolderIo,
                 "let this user read and write the folder in `state:`, then run again".to_owned(),
             ),
             StateError::Remote { .. } => (
-                "P0607",
-                ExitKind::Refused,
+                ErrorCode::StateUnavailable,
                 "check the address in `state:`, the network, and this user's write access; then run again".to_owned(),
             ),
             StateError::NoConditionalWrites { .. } => (
-                "P0608",
-                ExitKind::Refused,
+                ErrorCode::NoConditionalWrites,
                 "use an object store that supports `If-None-Match` and `If-Match`, or `state: git:REMOTE`".to_owned(),
             ),
             StateError::InvalidManifest { .. } => {
-                ("P0609", ExitKind::Journal, "update the runner: a newer version may have written the record".to_owned())
+                (ErrorCode::InvalidStateManifest, "update the runner: a newer version may have written the record".to_owned())
             }
             StateError::Diverged { path, .. } => (
-                "P0610",
-                ExitKind::Journal,
+                ErrorCode::StateDiverged,
                 format!(
                     "compare the two, move {} away, and run again: the next attempt probes each step before it acts",
                     path.display()
                 ),
             ),
         };
-        let diagnostic = Self::new(ErrorCode(code), exit, error.to_string()).with_hint(hint);
+        let diagnostic = Self::new(code, error.to_string()).with_hint(hint);
         match error {
             StateError::Io { source, .. } => diagnostic.with_cause(source),
             StateError::Artifact(_)
@@ -165,7 +158,7 @@ impl From<&LockError> for Diagnostic {
     fn from(error: &LockError) -> Self {
         match error {
             LockError::Held { record, .. } => {
-                let mut diagnostic = Self::new(ErrorCode("P0501"), ExitKind::Locked, error.to_string());
+                let mut diagnostic = Self::new(ErrorCode::LockHeld, error.to_string());
                 let mut is_lease = false;
                 if let Some(LockRecord { holder: Some(holder), since, ttl_ms, .. }) = record {
                     is_lease = ttl_ms.is_some();
@@ -177,14 +170,14 @@ impl From<&LockError> for Diagnostic {
                     "run again when it ends, or wait for it with `--lock-wait 10m`; `runner status` shows its progress"
                 })
             }
-            LockError::Io { source, .. } => Self::new(ErrorCode("P0502"), ExitKind::Refused, error.to_string())
+            LockError::Io { source, .. } => Self::new(ErrorCode::LockIo, error.to_string())
                 .with_cause(source)
                 .with_hint("let this user write to the folder in `state:`, then run again"),
-            LockError::Lost { why, .. } => Self::new(ErrorCode("P0503"), ExitKind::Locked, error.to_string())
+            LockError::Lost { why, .. } => Self::new(ErrorCode::LockLost, error.to_string())
                 .with_cause(why)
                 .with_hint("nothing ran after this error; read `runner history`, then run again"),
             LockError::HolderRunning { holder, .. } => {
-                let diagnostic = Self::new(ErrorCode("P0504"), ExitKind::Locked, error.to_string());
+                let diagnostic = Self::new(ErrorCode::HolderRunning, error.to_string());
                 let diagnostic = match holder {
                     Some(holder) => diagnostic.with_cause(format!("{holder} holds the lock and is still running")),
                     None => diagnostic,
@@ -192,12 +185,12 @@ impl From<&LockError> for Diagnostic {
                 diagnostic.with_hint("end that deployment, or take its lock with `--force --message WHY`")
             }
             LockError::InvalidToken { why, .. } => {
-                Self::new(ErrorCode("P0505"), ExitKind::Refused, error.to_string()).with_cause(why).with_hint(
+                Self::new(ErrorCode::InvalidLockToken, error.to_string()).with_cause(why).with_hint(
                     "unset PAWL_LOCK to run on your own; a deployment sets it only for the runners that it starts",
                 )
             }
             LockError::FinalWriteFailed { why, .. } => {
-                Self::new(ErrorCode("P0506"), ExitKind::InDoubt, error.to_string()).with_cause(why).with_hint(
+                Self::new(ErrorCode::FinalWriteFailed, error.to_string()).with_cause(why).with_hint(
                     "run again on this machine when the remote is reachable; only this machine has the whole journal",
                 )
             }

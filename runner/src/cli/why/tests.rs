@@ -216,6 +216,6 @@ fn an_earlier_attempt_is_answered_by_what_was_known_then() {
 #[test]
 fn an_unknown_step_is_an_error_that_lists_the_known() {
     let error = answer(&fixture::clean(), "migrat", None, OutputFormat::Text).unwrap_err();
-    assert_eq!(error.code, ErrorCode("P0210"));
+    assert_eq!(error.code, ErrorCode::StepNotInAttempt);
     assert_eq!(error.causes, ["its steps are migrate, pull, switch, verify"]);
 }

@@ -140,7 +140,7 @@ fn render_page(
 }
 
 fn failed_error() -> Diagnostic {
-    let mut error = Diagnostic::new(ErrorCode("P0301"), ExitKind::Failed, "step `migrate` failed on attempt 1")
+    let mut error = Diagnostic::new(ErrorCode::StepFailed, "step `migrate` failed on attempt 1")
         .with_cause("migrations/0007_orders.sql:3: relation \"order\" does not exist")
         .with_hint("fix the cause; then run `runner --release r2` again (skips: pull)");
     let path = PathBuf::from("/repo/shop/ops/../db/migrations/0007_orders.sql");
@@ -435,14 +435,14 @@ fn errors_point_to_their_line() {
     let text: Arc<str> = "version: 1\nstpes:\n  a:\n".into();
     let excerpt =
         SourceExcerpt { path: "deploy.yml".to_owned(), text, span: 11..16, label: "means nothing".to_owned() };
-    let mut error = Diagnostic::new(ErrorCode("P0104"), ExitKind::Refused, "the plan has no key `stpes`: what, then");
+    let mut error = Diagnostic::new(ErrorCode::UnknownKey, "the plan has no key `stpes`: what, then");
     error.excerpt = Some(excerpt.clone());
     workflow.error(&error, ColorMode::Off);
     error.excerpt = Some(SourceExcerpt { span: 11..24, ..excerpt.clone() });
     workflow.error(&error.clone().with_hint("did you mean `steps`?"), ColorMode::Off);
     error.excerpt = Some(SourceExcerpt { path: "(command line)".to_owned(), ..excerpt });
     workflow.error(&error, ColorMode::Off);
-    workflow.error(&Diagnostic::new(ErrorCode("P0501"), ExitKind::Locked, "locked by ann\n100%"), ColorMode::Off);
+    workflow.error(&Diagnostic::new(ErrorCode::LockHeld, "locked by ann\n100%"), ColorMode::Off);
     let text = out.text();
     let commands: Vec<_> = text.lines().filter(|line| line.starts_with("::")).map(|line| format!("{line}\n")).collect();
     expect![[r#"
@@ -459,7 +459,7 @@ fn errors_of_a_guest_are_one_command_each() {
     let out = SyncSharedBuffer::default();
     let workflow = workflow(&out);
     for line in HOSTILE {
-        let mut error = Diagnostic::new(ErrorCode("P0301"), ExitKind::Failed, *line).with_cause(line).with_hint(*line);
+        let mut error = Diagnostic::new(ErrorCode::StepFailed, *line).with_cause(line).with_hint(*line);
         error.location = Some(Box::new(SourceLocation { path: PathBuf::from(line), line: None, column: None }));
         workflow.error(&error, ColorMode::Off);
         workflow.notice(&Notice::warning(*line), ColorMode::Off);
@@ -474,10 +474,7 @@ fn no_more_are_shown_than_github_shows() {
         let out = SyncSharedBuffer::default();
         let workflow = workflow(&out);
         for number in 0..count {
-            workflow.error(
-                &Diagnostic::new(ErrorCode("P0101"), ExitKind::Refused, format!("wrong {number}")),
-                ColorMode::Off,
-            );
+            workflow.error(&Diagnostic::new(ErrorCode::NotYaml, format!("wrong {number}")), ColorMode::Off);
         }
         workflow.close();
         let text = out.text();
@@ -497,7 +494,7 @@ fn no_more_are_shown_than_github_shows() {
 #[test]
 fn a_long_message_is_cut() {
     let out = SyncSharedBuffer::default();
-    workflow(&out).error(&Diagnostic::new(ErrorCode("P0101"), ExitKind::Refused, "é".repeat(5_000)), ColorMode::Off);
+    workflow(&out).error(&Diagnostic::new(ErrorCode::NotYaml, "é".repeat(5_000)), ColorMode::Off);
     let text = out.text();
     let line = text.lines().find(|line| line.starts_with("::error")).unwrap();
     let message = line.rsplit_once("::").unwrap().1;

@@ -8,7 +8,7 @@ use super::{
     format::{ChecksumMatch, HistoryRow, MigrationFormat},
 };
 use crate::failure;
-use contract::step::StepFailure;
+use contract::{error_code::ErrorCode, step::StepFailure};
 
 /// The policy for a difference.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -209,7 +209,7 @@ impl HistoryProblem {
         let dir = dir_prefix.trim_end_matches('/');
         let (code, failure) = match self {
             Self::Changed { file_name, version } => (
-                "P0311",
+                ErrorCode::MigrationChanged,
                 failure("permanent", format!("{file_name} changed after the database `{database}` applied it"))
                     .with_hint(format!(
                         "restore the file and move the change to a new migration; if the change is harmless, run \
@@ -218,7 +218,7 @@ impl HistoryProblem {
                     .with_detail("file", format!("{dir_prefix}{file_name}")),
             ),
             Self::Missing { name, version } => (
-                "P0312",
+                ErrorCode::MigrationMissing,
                 failure(
                     "permanent",
                     format!("the database `{database}` has applied {name}, but the file is missing from `{dir}`"),
@@ -228,7 +228,7 @@ impl HistoryProblem {
                 .with_detail("version", version.clone()),
             ),
             Self::Ahead { name } => (
-                "P0313",
+                ErrorCode::DatabaseAhead,
                 failure(
                     "permanent",
                     format!("the database `{database}` is ahead: it has applied {name}, which is newer than every file in `{dir}`"),
@@ -237,7 +237,7 @@ impl HistoryProblem {
                 .with_detail("file", format!("{dir_prefix}{name}")),
             ),
             Self::OutOfOrder { file_name, newest } => (
-                "P0314",
+                ErrorCode::MigrationOutOfOrder,
                 failure(
                     "permanent",
                     format!("{file_name} would run out of order: number {newest} is newer and already applied"),
@@ -246,7 +246,7 @@ impl HistoryProblem {
                 .with_detail("file", format!("{dir_prefix}{file_name}")),
             ),
             Self::Unfinished { name, version } => (
-                "P0315",
+                ErrorCode::MigrationUnfinished,
                 failure("permanent", format!("another tool began {name} ({version}) and did not finish it"))
                     .with_hint(format!(
                         "check what it did, then run `runner migrate resolve {version} --applied` or `--rolled-back`"
@@ -254,6 +254,6 @@ impl HistoryProblem {
                     .with_detail("file", format!("{dir_prefix}{name}")),
             ),
         };
-        failure.with_detail("code", code).with_detail("line", 1)
+        failure.with_code(code).with_detail("line", 1)
     }
 }

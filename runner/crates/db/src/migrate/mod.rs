@@ -39,8 +39,8 @@ use self::{
 };
 use super::sql::{SqlEngine, SqlSession, SqlSessionError};
 use crate::failure;
-use contract::Secret;
 use contract::step::{MessageLevel, StepFailure};
+use contract::{Secret, error_code::ErrorCode};
 use hostio::dir_snapshot::{DirSnapshot, PathReadError};
 use plan::{DirAccess, ServerUrl};
 
@@ -299,7 +299,7 @@ impl MigrationJob {
         let mut failure =
             failure("transient", format!("{holder} holds the migration lock of the database `{}`", self.database_name))
                 .with_hint("wait until it ends; the lock ends with its session")
-                .with_detail("code", "P0320");
+                .with_code(ErrorCode::MigrationLockHeld);
         failure.retryable = true;
         failure
     }
@@ -477,7 +477,7 @@ pub async fn connect_server(database: &str, url: &str, access: DirAccess) -> Res
     SqlSession::connect(&url, access).await.map_err(|fault| {
         let mut failure = StepFailure::from(fault);
         failure.message = format!("database `{database}`: {}", failure.message);
-        failure.with_detail("code", "P0321")
+        failure.with_code(ErrorCode::DatabaseUnreachable)
     })
 }
 
@@ -531,5 +531,5 @@ async fn refuse_pooler(session: &SqlSession, url: &ServerUrl, database: &str) ->
         ),
     )
     .with_hint("change the URL to the server itself, or to a pooler in session mode")
-    .with_detail("code", "P0322"))
+    .with_code(ErrorCode::TransactionPooler))
 }

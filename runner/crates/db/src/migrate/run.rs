@@ -25,7 +25,10 @@ use super::{
     unit::{self, CatalogCheck, ExecutionMode, ExecutionUnit},
 };
 use crate::failure;
-use contract::step::{MessageLevel, StepFailure};
+use contract::{
+    error_code::ErrorCode,
+    step::{MessageLevel, StepFailure},
+};
 
 /// The largest text that PostgreSQL gets in one piece, because it parses each piece as a whole.
 const MAX_BATCH_BYTES: usize = 256 << 10;
@@ -158,7 +161,7 @@ impl MigrationRun<'_> {
         .with_hint(
             "let the newer attempt finish; if there is none because the state was lost or reset, run `runner migrate resolve --fence`",
         )
-        .with_detail("code", "P0316")
+        .with_code(ErrorCode::NewerAttemptMigrated)
     }
 
     /// Begins a transaction if this attempt still holds lock and fence.
@@ -542,7 +545,7 @@ impl MigrationRun<'_> {
         let line = unit.map_or(1, |unit| SqlPosition::at(section.text, unit.statements[0].range.start).line);
         failure("permanent", format!("statement {number} was changed or removed after it was applied"))
             .with_hint("restore the applied statements, and change only the ones after them")
-            .with_detail("code", "P0318")
+            .with_code(ErrorCode::StatementChanged)
             .with_detail("line", line)
     }
 
@@ -561,7 +564,7 @@ impl MigrationRun<'_> {
                  did; `--applied` or `--rolled-back` settles the whole file",
                 number + 1
             ))
-            .with_detail("code", "P0319")
+            .with_code(ErrorCode::StatementInDoubt)
             .with_detail("line", SqlPosition::at(section.text, start).line)
     }
 
@@ -586,7 +589,7 @@ impl MigrationRun<'_> {
 fn lock_lost_failure() -> StepFailure {
     let mut failure = failure("transient", "this session lost the migration lock to another session")
         .with_hint("check that no file releases all advisory locks: that releases the runner's too")
-        .with_detail("code", "P0317");
+        .with_code(ErrorCode::MigrationLockLost);
     failure.retryable = true;
     failure
 }

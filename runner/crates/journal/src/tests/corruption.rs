@@ -34,7 +34,7 @@ fn ends(file: &SplitJournal) -> impl Iterator<Item = usize> {
 
 fn code(error: &JournalError) -> (&'static str, u8) {
     let diagnostic = Diagnostic::from(error);
-    (diagnostic.code.0, diagnostic.exit.status())
+    (diagnostic.code.as_str(), diagnostic.exit.status())
 }
 
 /// Folding is composable (tests/decisions.rs), so each cut is folded from its line on; whole files are read only at the ends

@@ -19,7 +19,7 @@ fn an_intent_over_64_kib_is_refused_and_the_journal_stays_usable() {
         .record_intent(&step_target("pull"), "key", fingerprint("pull"), input, StepEffect::Mutating)
         .unwrap_err();
     assert!(matches!(refused, JournalError::TooLong { .. }));
-    assert_eq!(Diagnostic::from(&refused).code.0, "P0605");
+    assert_eq!(Diagnostic::from(&refused).code.as_str(), "P0605");
     assert_eq!(size(folder.path()), before);
     act(&mut journal, "pull", StepEffect::Mutating, StepOutcome::Succeeded { receipt: receipt(json!({})) });
     assert_eq!(&load(&[path(folder.path(), 1)]).unwrap().state, journal.state());

@@ -6,7 +6,7 @@ use expect_test::expect;
 
 use super::{check, parse, rendered, source};
 use contract::{
-    diagnostic::{Diagnostic, ErrorCode, ExitKind, SourceExcerpt},
+    diagnostic::{Diagnostic, ErrorCode, SourceExcerpt},
     render::{ColorMode, render_diagnostic},
 };
 
@@ -316,7 +316,7 @@ fn ten_megabytes_in_one_line_are_cut_around_the_mark() {
     let mut text = "ä".repeat(5_000_000);
     text.push_str("HERE");
     text.push_str(&"b".repeat(5_000_000));
-    let mut diagnostic = Diagnostic::new(ErrorCode("P0101"), ExitKind::Refused, "wrong");
+    let mut diagnostic = Diagnostic::new(ErrorCode::NotYaml, "wrong");
     let span = 10_000_000..10_000_004;
     diagnostic.excerpt =
         Some(SourceExcerpt { path: "x.yml".into(), text: Arc::from(text), span, label: "here".into() });
@@ -356,7 +356,7 @@ fn many_errors_are_shown_in_the_order_of_the_text_and_at_most_twenty() {
 /// An error with a cause and a hint, and without an excerpt.
 #[test]
 fn causes_and_hints() {
-    let diagnostic = Diagnostic::new(ErrorCode("P0301"), ExitKind::Failed, "step `migrate` failed on attempt 2")
+    let diagnostic = Diagnostic::new(ErrorCode::StepFailed, "step `migrate` failed on attempt 2")
         .with_cause("migrations/0007_orders.sql:3: relation \"order\" does not exist")
         .with_hint("fix it and run `runner --local` again (skips: pull)");
     expect![[r#"
@@ -374,7 +374,7 @@ fn any_span_can_be_shown() {
     let text: Arc<str> = source("a: é\r\nb: 日本\n").text;
     for start in 0..text.len() + 3 {
         for end in 0..text.len() + 3 {
-            let mut diagnostic = Diagnostic::new(ErrorCode("P0101"), ExitKind::Refused, "m");
+            let mut diagnostic = Diagnostic::new(ErrorCode::NotYaml, "m");
             diagnostic.excerpt =
                 Some(SourceExcerpt { path: "x".into(), text: text.clone(), span: start..end, label: "here".into() });
             let shown = render_diagnostic(&diagnostic, ColorMode::Off);

@@ -6,6 +6,7 @@ use expect_test::expect;
 use serde_json::{Map, Value, json};
 
 use super::{super::*, SMALL, env, good, label, parse_for, rendered, source};
+use contract::error_code::ErrorCode;
 
 /// The example of docs/plan.md, with all four official steps of a release.
 pub(super) const EXAMPLE: &str = r#"version: 1
@@ -496,7 +497,7 @@ fn environments_are_listed_and_located_without_secrets() {
 
     let text = "version: 1\napp: shop\nvars: { at: \"${{ env.UNSET }}\" }\nstate: dir:${{ vars.at }}\n";
     let errors = locate_history(&source(text), None, &env).unwrap_err();
-    assert_eq!(errors.errors[0].kind, Problem::UndefinedLookup);
+    assert_eq!(errors.errors[0].code, ErrorCode::UndefinedLookup);
 }
 
 #[test]

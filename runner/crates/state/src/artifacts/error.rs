@@ -6,7 +6,7 @@ use reqwest::StatusCode;
 
 use contract::{
     Digest,
-    diagnostic::{Diagnostic, ErrorCode, ExitKind},
+    diagnostic::{Diagnostic, ErrorCode},
 };
 
 /// An error of listing, storing, reading or deleting an artifact.
@@ -63,36 +63,31 @@ impl ArtifactError {
 
 impl From<&ArtifactError> for Diagnostic {
     fn from(error: &ArtifactError) -> Self {
-        let (code, exit, hint) = match error {
+        let (code, hint) = match error {
             ArtifactError::InvalidAccess { .. } => (
-                "P0510",
-                ExitKind::Refused,
+                ErrorCode::InvalidArtifactAccess,
                 "start the runner with `uses:`, and let no step overwrite the CI's variables",
             ),
             ArtifactError::Unauthorized { .. } => (
-                "P0511",
-                ExitKind::InDoubt,
+                ErrorCode::ArtifactUnauthorized,
                 "re-run the job for a new token; the REST API needs `permissions: actions: read`",
             ),
             ArtifactError::Unavailable { .. } => (
-                "P0512",
-                ExitKind::InDoubt,
+                ErrorCode::ArtifactServiceUnavailable,
                 "re-run the job when the service is available again; githubstatus.com shows its status",
             ),
             ArtifactError::Refused { .. } => {
-                ("P0513", ExitKind::InDoubt, "check on the run's page that its artifacts exist, then re-run the job")
+                (ErrorCode::ArtifactRefused, "check on the run's page that its artifacts exist, then re-run the job")
             }
             ArtifactError::DigestMismatch { .. } => (
-                "P0514",
-                ExitKind::Journal,
+                ErrorCode::ArtifactDigestMismatch,
                 "find out who changed the artifact; if nobody knows, delete it on the run's page",
             ),
             ArtifactError::TooLarge { .. } => {
-                ("P0515", ExitKind::InDoubt, "find the job that stored it: the runner did not write this artifact")
+                (ErrorCode::ArtifactTooLarge, "find the job that stored it: the runner did not write this artifact")
             }
             ArtifactError::InvalidName { .. } => (
-                "P0516",
-                ExitKind::Refused,
+                ErrorCode::InvalidArtifactName,
                 "rename the application, environment or job: their names make up the artifact's",
             ),
             ArtifactError::BothFailed { service, rest } => {
@@ -100,6 +95,6 @@ impl From<&ArtifactError> for Diagnostic {
                 return diagnostic.with_cause(format!("through GitHub's REST API: {rest}: {}", rest.reason()));
             }
         };
-        Self::new(ErrorCode(code), exit, error.to_string()).with_cause(error.reason()).with_hint(hint)
+        Self::new(code, error.to_string()).with_cause(error.reason()).with_hint(hint)
     }
 }

@@ -214,8 +214,8 @@ fn no_name_of_a_step_means_something_to_mermaid() {
 #[test]
 fn the_page_where_nothing_was_begun() {
     let problems = [
-        Diagnostic::new(ErrorCode("P0104"), ExitKind::Refused, "the plan has no key `a`").with_hint("leave it out"),
-        Diagnostic::new(ErrorCode("P0105"), ExitKind::Refused, "``` </details>"),
+        Diagnostic::new(ErrorCode::UnknownKey, "the plan has no key `a`").with_hint("leave it out"),
+        Diagnostic::new(ErrorCode::WrongType, "``` </details>"),
     ];
     expect![[r#"
         ## Nothing was begun: refused
@@ -236,7 +236,10 @@ fn the_page_where_nothing_was_begun() {
 #[test]
 fn the_page_of_a_hostile_guest_is_text() {
     let all = HOSTILE.join("\n");
-    let error = Diagnostic::new(ErrorCode("P0301"), ExitKind::InDoubt, all.clone()).with_cause(&all).with_hint(all);
+    let error = Diagnostic::new(ErrorCode::StepFailed, all.clone())
+        .with_exit(ExitKind::InDoubt)
+        .with_cause(&all)
+        .with_hint(all);
     let conclusion = CommandConclusion { exit: ExitKind::InDoubt, error: Some(&error) };
     let page = render_page(&hostile_journal(), &conclusion, Vec::new(), 1 << 20);
     expect![[r#"
