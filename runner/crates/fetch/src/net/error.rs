@@ -188,7 +188,7 @@ pub enum NetError {
         received: u64,
     },
     /// A download failed repeatedly without a new byte.
-    #[error("the download from {peer} stopped after {received} bytes and failed {tries} retries: {last}")]
+    #[error("the download from {peer} stopped after {received} bytes; {tries} retries failed: {last}")]
     RetriesExhausted {
         /// The address.
         peer: String,

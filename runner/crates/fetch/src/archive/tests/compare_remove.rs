@@ -43,7 +43,7 @@ fn every_kind_of_change_is_reported() {
             fs::remove_file(root.join("run")).unwrap();
             symlink("config.toml", root.join("run")).unwrap();
         },
-        &["changed: run (leads to config.toml, was bin/app)"],
+        &["changed: run (links to config.toml, was bin/app)"],
     );
     check(
         |root| {
@@ -123,10 +123,10 @@ fn the_folder_itself() {
     assert_eq!(compare(&room.dir, "new").unwrap(), ["missing: new"]);
     assert_eq!(compare(&room.dir, "no/parent").unwrap(), ["missing: no/parent"]);
     fs::write(room.path("new"), "").unwrap();
-    assert_eq!(compare(&room.dir, "new").unwrap(), ["changed: new (not a directory any more)"]);
+    assert_eq!(compare(&room.dir, "new").unwrap(), ["changed: new (no longer a directory)"]);
     fs::remove_file(room.path("new")).unwrap();
     symlink("..", room.path("new")).unwrap();
-    assert_eq!(compare(&room.dir, "new").unwrap(), ["changed: new (not a directory any more)"]);
+    assert_eq!(compare(&room.dir, "new").unwrap(), ["changed: new (no longer a directory)"]);
     assert!(compare(&room.dir, "..").is_err());
 }
 

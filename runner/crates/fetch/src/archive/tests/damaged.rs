@@ -100,7 +100,7 @@ fn unknown_formats_are_refused() {
         ("a.tar.gz", b"<!doctype html>".to_vec(), "it looks like a web page"),
         ("a.tar.zst", gzip(b"x"), "it looks like gzip"),
         ("a.zip", sample(), "it looks like a plain tar"),
-        ("a.rar", vec![9; 9000], "it begins like none of them"),
+        ("a.rar", vec![9; 9000], "its first bytes match none of them"),
         ("a.tar", Vec::new(), "it is empty"),
     ] {
         match failure(name, &content) {

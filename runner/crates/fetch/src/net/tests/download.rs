@@ -196,7 +196,7 @@ async fn changed_content_is_not_appended() {
             _ => panic!("it is asked no more"),
         });
         let error = download_error(&server).await;
-        let wanted = format!("{} became another file while it was downloaded, after 100000 bytes", server.url("/file"));
+        let wanted = format!("{} changed during the download, after 100000 bytes", server.url("/file"));
         assert_eq!(error.to_string(), wanted, "{shown}");
         assert!(error.is_retryable() && error.hint().is_some());
         assert_eq!(server.requests().len(), 2);
@@ -226,8 +226,7 @@ async fn retries_without_a_new_byte_are_limited() {
     let error = download_error(&server).await;
     assert_eq!(server.requests().len(), 1 + QUICK_RETRY.max_retries as usize);
     assert!(matches!(&error, NetError::RetriesExhausted { received: 100_000, tries: 3, .. }), "{error}");
-    let start =
-        format!("the download from {} can't go on after 100000 bytes; it was tried 3 times more: ", server.address);
+    let start = format!("the download from {} stopped after 100000 bytes; 3 retries failed: ", server.address);
     assert!(error.to_string().starts_with(&start), "{error}");
     assert!(error.is_retryable());
 }

@@ -133,7 +133,7 @@ async fn tcp_connects_to_granted_addresses_only() {
     assert_eq!(error.to_string(), format!("connecting to localhost:{port} is not granted"));
     assert_eq!(error.hint().unwrap(), format!("grants: {{ tcp: [\"localhost:{port}\"] }}"));
     let error = client.connect("127.0.0.1:1", within).await.unwrap_err();
-    assert_eq!(error.to_string(), "connection refused by 127.0.0.1:1");
+    assert_eq!(error.to_string(), "127.0.0.1:1 refused the connection");
     for address in ["127.0.0.1", "", "::1:80", "a:", "a:+1", "a:99999"] {
         let error = client.connect(address, within).await.unwrap_err();
         assert!(matches!(error, NetError::InvalidAddress { .. }), "{address}: {error}");
