@@ -56,7 +56,12 @@ fn mode(path: &Path) -> u32 {
 }
 
 fn module_warnings(answer: &RunnerOutput) -> Vec<String> {
-    answer.stderr_snapshot().lines().filter(|line| line.starts_with("warning: module")).map(str::to_owned).collect()
+    answer
+        .stderr_snapshot()
+        .lines()
+        .filter(|line| line.starts_with("warning: ") && line.contains("module"))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Is there something wrong with the kept code, it is not used, that is said, all goes well, and the next run is as it

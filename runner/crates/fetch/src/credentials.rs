@@ -1,6 +1,6 @@
-//! Credentials for registries, as `docker login`, `podman login` and CI actions leave them in Docker's `config.json`. Pure.
+//! Registry credentials that `docker login`, `podman login` and CI actions store in Docker's `config.json`. Pure.
 //!
-//! Deliberately absent: credential helpers. They are programs that the file names, and a file must not decide what runs.
+//! Deliberately absent: credential helpers. The file names them, and a file must not decide which programs run.
 
 use std::collections::BTreeMap;
 
@@ -9,20 +9,20 @@ use serde::Deserialize;
 
 use contract::Secret;
 
-/// Who asks a registry.
+/// A registry's user and password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryCredentials {
     pub user: String,
     pub password: Secret,
 }
 
-/// Why credentials that are there can't be used.
+/// Why existing credentials can't be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryCredentialsError {
-    /// Not the file that it should be.
+    /// The file is invalid.
     #[error("can't read the credentials in config.json: {0}")]
     InvalidConfig(String),
-    /// They are kept by another program.
+    /// A credential helper has them.
     #[error("its credentials are in the credential helper `{0}`, which the runner does not run")]
     HelperRequired(String),
     /// An OAuth token for Docker Hub's own clients.
@@ -45,7 +45,7 @@ struct DockerConfigAuth {
     identitytoken: Option<String>,
 }
 
-/// The credentials for a registry in the text of a `config.json`; none if it has none.
+/// The credentials for a registry in the text of a `config.json`, if any.
 pub fn find_credentials(
     config: &str,
     authority: &str,
@@ -62,7 +62,7 @@ pub fn find_credentials(
         return Err(RegistryCredentialsError::IdentityToken);
     }
     let Some(text) = auth.auth.as_ref().filter(|text| !text.is_empty()) else {
-        // An empty entry says: ask the store.
+        // An empty entry refers to the credential store.
         return config.creds_store.map_or(Ok(None), |store| Err(RegistryCredentialsError::HelperRequired(store)));
     };
     let form =
@@ -70,7 +70,7 @@ pub fn find_credentials(
     let decoded = BASE64_STANDARD.decode(text).map_err(|_| form())?;
     let decoded = String::from_utf8(decoded).map_err(|_| form())?;
     let (user, password) = decoded.split_once(':').ok_or_else(form)?;
-    // Docker has written a NUL behind the password.
+    // Docker has written a NUL after the password.
     let password = Secret::new(password.trim_end_matches('\0').to_owned());
     Ok(Some(RegistryCredentials { user: user.to_owned(), password }))
 }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn they_are_found_by_host_and_port() {
+    fn credentials_are_found_by_host_and_port() {
         let config = r#"{
             "auths": {
                 "r.example.com": {"auth": "YW5uOnNlY3I6ZXQ="},

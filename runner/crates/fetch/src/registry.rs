@@ -1,9 +1,10 @@
-//! A module from a registry, by the OCI distribution specification 1.1: the manifest by its digest, then its one layer.
+//! Downloads a module from a registry by the OCI distribution specification 1.1: the manifest by its digest, then its
+//! only layer.
 //!
-//! Invariant: what is handed out has the digest that the plan names, and nothing is taken that is larger than allowed.
-//! Credentials go to the registry, and to where it says that tokens are made if that is as well protected; never to where
-//! it redirects. It stands on [`net`](crate::net), as steps do: its time-outs, its check of addresses, its trust in
-//! certificates. Deliberately absent: tags, indexes of platforms (a module has none), and pushing.
+//! Invariant: the module has the digest in the plan, and nothing exceeds its size limit. Credentials go to the
+//! registry, and to its token server if that is equally protected; never to a redirect's target. It uses
+//! [`net`](crate::net) like steps do, with its timeouts, address checks and trusted certificates. Deliberately absent:
+//! tags, multi-platform indexes (a module has none), and pushing.
 
 use std::{path::Path, time::Duration};
 
@@ -20,17 +21,17 @@ use plan::{HttpGrant, NetworkScope, RegistryRef};
 const MANIFEST_MEDIA_TYPES: &str =
     "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
 const MODULE_MEDIA_TYPES: [&str; 2] = ["application/wasm", "application/vnd.wasm.content.layer.v1+wasm"];
-/// The longest manifest or token, in bytes: what registries allow.
+/// The largest manifest or token, in bytes: the limit of registries.
 const MAX_METADATA_BYTES: u64 = 4 << 20;
-/// A body of this length is always taken, in bytes.
+/// A body up to this length is always accepted, in bytes.
 const MIN_BODY_LIMIT_BYTES: u64 = 64 << 10;
 /// The largest module, in bytes.
 const MAX_MODULE_BYTES: u64 = 256 << 20;
-/// The longest time for one module.
+/// The timeout for one module.
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(300);
 const MAX_REDIRECTS: u32 = 5;
 
-/// Why a module can't be had from its registry.
+/// Why a module can't be downloaded from its registry.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     #[error(transparent)]
@@ -60,7 +61,7 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
-    /// What to do about it.
+    /// The hint.
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
@@ -89,7 +90,7 @@ impl RegistryError {
     }
 }
 
-/// The layer of a manifest that is the module.
+/// The layer of a manifest that contains the module.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ModuleLayer {
     pub digest: Digest,
@@ -112,7 +113,7 @@ struct OciDescriptor {
 }
 
 impl ModuleLayer {
-    /// The one layer of a manifest.
+    /// Reads the only layer of a manifest.
     pub fn from_manifest(manifest: &[u8]) -> Result<Self, RegistryError> {
         let bad = |why: String| RegistryError::InvalidManifest(why);
         let manifest: OciManifest = serde_json::from_slice(manifest).map_err(|error| bad(error.to_string()))?;
@@ -130,29 +131,29 @@ impl ModuleLayer {
     }
 }
 
-/// A registry that is asked for one module.
+/// A client for one module of a registry.
 pub struct RegistryClient<'a> {
     reference: &'a RegistryRef,
     docker_config: Option<&'a Path>,
 }
 
 impl<'a> RegistryClient<'a> {
-    /// `docker_config` is the path of Docker's `config.json`; it is read when the registry requires authentication.
+    /// `docker_config` is the path of Docker's `config.json`, read when the registry requires authentication.
     pub fn new(reference: &'a RegistryRef, docker_config: Option<&'a Path>) -> Self {
         Self { reference, docker_config }
     }
 
-    /// The manifest that the plan names.
+    /// Downloads the manifest that the plan names.
     pub async fn fetch_manifest(&self) -> Result<Vec<u8>, RegistryError> {
         let path = format!("manifests/{}", self.reference.digest);
         let bytes = self.fetch_body(&path, MANIFEST_MEDIA_TYPES, MAX_METADATA_BYTES, "manifest").await?;
         verify_digest("a manifest", bytes, &self.reference.digest)
     }
 
-    /// The module.
+    /// Downloads the module.
     pub async fn fetch_layer(&self, layer: &ModuleLayer) -> Result<Vec<u8>, RegistryError> {
         let path = format!("blobs/{}", layer.digest);
-        // Refusals have a body too.
+        // Error responses have a body too.
         let bytes =
             self.fetch_body(&path, "*/*", layer.size.max(MIN_BODY_LIMIT_BYTES), "content of the module").await?;
         let bytes = verify_digest("a module", bytes, &layer.digest)?;
@@ -188,7 +189,7 @@ impl<'a> RegistryClient<'a> {
             if next.scheme() != "https" && *scheme == "https" {
                 return Err(RegistryError::InsecureRedirect(next.origin().ascii_serialization()));
             }
-            // Storage elsewhere: it is not told who asks.
+            // The redirect's target does not get the credentials.
             answer = send_get(next.as_str(), accept, max_bytes, None).await?;
         }
         match answer.status {
@@ -198,7 +199,7 @@ impl<'a> RegistryClient<'a> {
         }
     }
 
-    /// What to say of who asks, and who that is, as the registry's challenge wants it.
+    /// The `Authorization` value that the registry's challenge asks for, and its user.
     async fn authorization(&self, answer: &NetResponse) -> Result<(Secret, Option<String>), RegistryError> {
         let authority = self.reference.authority();
         let credentials = self.credentials(&authority)?;
@@ -240,7 +241,7 @@ impl<'a> RegistryClient<'a> {
     }
 }
 
-/// One question, and its answer, whatever it is.
+/// Sends one request and returns the response, whatever its status.
 async fn send_get(
     url: &str,
     accept: &str,
@@ -253,7 +254,7 @@ async fn send_get(
     request.timeout = REGISTRY_TIMEOUT;
     request.max_bytes = max_bytes;
     request.redirects = 0;
-    // The plan names the registry, and what comes is compared with a digest: it may lie in a private network.
+    // The plan names the registry, and a digest verifies the content, so it may be in a private network.
     let grant = HttpGrant {
         scheme: request.url.scheme().to_owned(),
         host: request.url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned(),
@@ -292,7 +293,7 @@ enum AuthChallenge {
     Bearer { realm: String, service: Option<String> },
 }
 
-/// How a registry wants to know who asks (RFC 9110, section 11.6.1).
+/// The authentication challenge of a registry (RFC 9110, section 11.6.1).
 fn parse_challenge(answer: &NetResponse) -> Option<AuthChallenge> {
     let parse = |value: &str| {
         let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
@@ -307,7 +308,7 @@ fn parse_challenge(answer: &NetResponse) -> Option<AuthChallenge> {
     all.into_iter().nth(bearer.unwrap_or(0))
 }
 
-/// A value of `a="x",b="y"`.
+/// The value of a parameter in `a="x",b="y"`.
 fn challenge_parameter(text: &str, name: &str) -> Option<String> {
     let mut rest = text;
     loop {
@@ -341,7 +342,7 @@ mod tests {
     use super::*;
     use crate::net::tests::server::{NetTestRequest, NetTestServer, reply};
 
-    /// A registry that gives ann a token, and sends who has one to `storage`.
+    /// A registry that gives ann a token, and redirects requests with a token to `storage`.
     fn registry_reply(seen: &NetTestRequest, storage: &str) -> crate::net::tests::server::NetTestReply {
         let path = seen.request_line().split(' ').nth(1).unwrap();
         match (path, seen.header("authorization")) {
@@ -361,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_is_fetched_and_storage_is_not_told_who_asks() {
+    async fn token_is_fetched_and_not_sent_to_storage() {
         let storage = NetTestServer::start(|seen| match seen.header("authorization") {
             None => reply("200 OK", &[], "module"),
             Some(_) => reply("400 Bad Request", &[], ""),
@@ -402,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_challenge_says_where_tokens_are_made() {
+    fn challenges_are_parsed() {
         let bearer = |realm: &str, service: Option<&str>| {
             Some(AuthChallenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned) })
         };
@@ -426,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_has_one_layer_and_it_is_a_module() {
+    fn manifest_has_one_module_layer() {
         let digest = format!("sha256:{}", "0a".repeat(32));
         let layer = |kind: &str, digest: &str, size: u64| serde_json::json!({"mediaType": kind, "digest": digest, "size": size});
         let of = |layers: &[serde_json::Value]| {

@@ -1,4 +1,4 @@
-//! The contract in Rust, generated from wit/, and the conversions of its records. Conversions only: nothing is checked here.
+//! The contract in Rust, generated from wit/, with conversions of its records. It checks nothing.
 
 use wasmtime::component::{HasSelf, Linker, bindgen};
 
@@ -24,12 +24,12 @@ pub(super) use self::{
     pawl::step::{blobs, database, http, log, migrations, process, secrets, tcp, types},
 };
 
-/// How a host call ends when it does not succeed.
+/// An unsuccessful end of a host call.
 #[derive(Debug)]
 pub enum HostError {
-    /// The guest is told.
+    /// The guest gets the failure.
     Failed(StepFailure),
-    /// The guest ends here.
+    /// The guest is stopped.
     Trap(wasmtime::Error),
 }
 
@@ -54,7 +54,7 @@ impl types::Host for HostState {
     }
 }
 
-/// Adds our imports; WASI is added beside.
+/// Adds the runner's imports; WASI is added separately.
 pub(super) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     Module::add_to_linker::<_, HasSelf<_>>(linker, |host| host)
 }

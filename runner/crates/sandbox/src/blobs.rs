@@ -1,7 +1,7 @@
-//! The capability `blobs`: sources are opened here, and read by the native pipeline in [`archive`].
+//! The capability `blobs`: opens sources, which the native pipeline in [`archive`] reads.
 //!
-//! Invariants: bytes never cross the sandbox; a source without an expected digest is not opened; when a call is given up,
-//! its native work is told to stop and cleans up. Deliberately absent: formats and limits, which are the archive's.
+//! Invariants: bytes never enter the sandbox. A source without an expected digest is not opened. When a call is
+//! cancelled, its blocking work is stopped and cleans up. Deliberately absent: formats and limits; see [`archive`].
 
 use std::{
     io::{self, Read},
@@ -32,19 +32,19 @@ use fetch::{
 };
 use hostio::{blocking::run_blocking, confined_path::open_regular_file};
 
-/// How often progress of an archive is told.
+/// The interval of an archive's progress events.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How many interruptions of one download are told.
+/// The most interruptions of one download that are logged.
 const MAX_REPORTED_INTERRUPTIONS: u32 = 20;
 
-/// How much of a list of digests is read, in bytes.
+/// The most bytes of a checksum file that are read.
 const MAX_CHECKSUM_FILE_BYTES: u64 = 1 << 20;
 
-/// A source that was opened and not yet read.
+/// An opened, unread source.
 pub struct OpenBlob {
     content: BlobContent,
-    /// The last part of the path: it may name the format.
+    /// The last part of the path, which may show the format.
     name: String,
     digest: Digest,
     size: Option<u64>,
@@ -55,7 +55,7 @@ enum BlobContent {
     Download(Box<Download>),
 }
 
-/// What a failed extraction is to a step. The network knows better than the archive what became of its bytes.
+/// Converts an extraction error. A network error inside it is more precise.
 fn unpack_failure(gate: &CapabilityGate, error: ArchiveError) -> StepFailure {
     if let ArchiveError::Source(source) = &error
         && let Some(fault) = source.get_ref().and_then(|inner| inner.downcast_ref::<net::NetError>())
@@ -65,7 +65,7 @@ fn unpack_failure(gate: &CapabilityGate, error: ArchiveError) -> StepFailure {
     error.into()
 }
 
-/// The digest that is published for a source, or of its content if it is a file and none is.
+/// The published digest of a source, or for a file without one, the digest of its content.
 pub(super) async fn resolve_digest(gate: &CapabilityGate, source: &str) -> Result<Digest, StepFailure> {
     match gate.parse_source(source)? {
         ContentSource::File { dir, path } => {
@@ -115,14 +115,14 @@ pub(super) async fn resolve_digest(gate: &CapabilityGate, source: &str) -> Resul
     }
 }
 
-/// The text of a list of digests, as far as such a list is ever long.
+/// The text of a checksum file, up to a limit.
 fn read_checksum_file(dir: &Dir, path: &str) -> io::Result<String> {
     let mut text = String::new();
     open_regular_file(dir, path)?.take(MAX_CHECKSUM_FILE_BYTES).read_to_string(&mut text)?;
     Ok(text)
 }
 
-/// The digest of `name` in the text of a `.sha256` file or of a list as `sha256sum` writes it.
+/// The digest of `name` in a `.sha256` file or a `sha256sum` list.
 fn find_checksum(text: &str, name: &str, is_single: bool, list: &str) -> Result<Option<Digest>, StepFailure> {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let entry = lines.find_map(|line| {
@@ -137,7 +137,7 @@ fn find_checksum(text: &str, name: &str, is_single: bool, list: &str) -> Result<
     }
 }
 
-/// A URL for people, without its query: it may be signed.
+/// A URL for people, without its query, which may be signed.
 fn display_url(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
@@ -166,9 +166,9 @@ impl UnpackOptions {
     }
 }
 
-/// Hands chunks that arrive in a task to a thread that reads.
+/// Passes chunks from an async task to a reading thread.
 struct DownloadReader {
-    /// `None` is the end. A channel that closes without it belonged to a call that was given up.
+    /// `None` is the end. A channel that closes without it belonged to a cancelled call.
     chunks: mpsc::Receiver<io::Result<Option<Vec<u8>>>>,
     chunk: io::Cursor<Vec<u8>>,
     is_finished: bool,
@@ -192,7 +192,7 @@ impl Read for DownloadReader {
     }
 }
 
-/// A task that ends with the call it works for: whoever reads from it must not wait for a server in vain.
+/// A task that ends with its call, so that a reader never waits for a server in vain.
 struct DownloadTask(tokio::task::JoinHandle<()>);
 
 impl Drop for DownloadTask {

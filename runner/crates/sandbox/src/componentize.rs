@@ -1,13 +1,14 @@
-//! What the file is that a plan uses: a component, or a core module with the contract in it, of which one is made here. So
-//! authors need no tool beside their compiler.
+//! Loads the file of a plan's module: a component, or a core module with the contract, which is converted here. So
+//! authors need only their compiler.
 //!
-//! Anything else is told what it is. Deliberately absent: whether the component fits the contract (`misfit`), and compiling.
+//! Anything else gets an explanation. Deliberately absent: whether the component matches the contract
+//! (`contract_mismatch`), and compiling.
 
 use std::borrow::Cow;
 
 use wit_component::{ComponentEncoder, metadata};
 
-/// Why no component comes of a file.
+/// Why a file can't become a component.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ComponentError {
     #[error("the file is empty")]
@@ -29,7 +30,7 @@ pub enum ComponentError {
 }
 
 impl ComponentError {
-    /// What to do.
+    /// The hint.
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
@@ -47,12 +48,12 @@ impl ComponentError {
     }
 }
 
-/// The component of a file's bytes.
+/// Converts a file's bytes into a component.
 ///
 /// # Errors
-/// What they are instead.
+/// What the bytes are instead.
 pub(super) fn to_component(bytes: &[u8]) -> Result<Cow<'_, [u8]>, ComponentError> {
-    // After the magic: a version, and a layer that tells modules from components.
+    // After the magic number: a version, and a layer that distinguishes modules from components.
     match bytes {
         [] => Err(ComponentError::Empty),
         [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Ok(Cow::Borrowed(bytes)),
@@ -92,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_not_a_component_gets_its_own_error() {
+    fn each_non_component_has_its_own_error() {
         let table: [(&[u8], ComponentError); 8] = [
             (b"", ComponentError::Empty),
             (b"\n(module)", ComponentError::TextFormat),
@@ -100,7 +101,7 @@ mod tests {
             (b"export const step = {", ComponentError::NotWasm("export const ste".into())),
             (b"\0asm\x0a\0\x01\0", ComponentError::UnknownVersion),
             (b"\0asm\x01\0\0\0", ComponentError::NoContract),
-            // A custom section that only names the old interface is enough of a sign.
+            // A custom section with the old interface's name is enough of a sign.
             (b"\0asm\x01\0\0\0\0\x17\x16wasi_snapshot_preview1", ComponentError::WasiPreview1),
             (b"\0asm\x01\0\0\0\x01", ComponentError::EncodingFailed("unexpected end-of-file".into())),
         ];

@@ -1,7 +1,7 @@
-//! Why a component can't be linked or is no step, in words: found by its types, once linking has failed.
+//! Explains by its types why a component can't be linked or is not a step, after linking has failed.
 //!
-//! The contract's own text tells what this runner offers. Deliberately absent: any say in whether a module is taken; that is
-//! the linker's, and costs nothing here while all is well.
+//! The contract's own text tells what this runner offers. Deliberately absent: the decision whether a module is
+//! accepted. The linker makes it, so a valid module costs nothing here.
 
 use wasmtime::{
     Engine,
@@ -14,20 +14,20 @@ use wit_parser::{PackageId, Resolve, WorldItem};
 
 const CONTRACT_WIT: &str = include_str!("../../../../wit/step.wit");
 
-/// The packages of WASI 0.2 that are linked, if empty.
+/// The WASI 0.2 packages that are linked, if empty.
 const WASI_PACKAGES: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
 
-/// What a step exports.
+/// The exports of a step.
 const STEP_EXPORTS: [&str; 5] = ["describe", "preview", "apply", "probe", "revert"];
 
-/// Why it does not fit, and what to do.
+/// The mismatch and its hint.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ContractMismatch {
     pub(super) reason: String,
     pub(super) hint: String,
 }
 
-/// What does not fit; the first thing. `linker` is what wasmtime says, for what is left.
+/// The first mismatch. `link_error` is wasmtime's, for anything else.
 pub(super) fn explain_link_error(
     engine: &Engine,
     component: &Component,
@@ -40,8 +40,8 @@ pub(super) fn explain_link_error(
         return mismatch;
     }
     for (name, import) in kind.imports(engine) {
-        if let Some(misfit) = import_mismatch(engine, &contract, name, &import.ty) {
-            return misfit;
+        if let Some(mismatch) = import_mismatch(engine, &contract, name, &import.ty) {
+            return mismatch;
         }
     }
     ContractMismatch {
@@ -50,7 +50,7 @@ pub(super) fn explain_link_error(
     }
 }
 
-/// What wasmtime would notice when the module is called, and not when it is linked: a function of another type.
+/// A mismatch that wasmtime finds only at a call, not at linking: a function of another type.
 pub(super) fn signature_mismatch(engine: &Engine, component: &Component) -> Option<ContractMismatch> {
     let kind = component.component_type();
     let (_, step) = kind.exports(engine).find(|(name, _)| name.starts_with("pawl:step/step@"))?;
@@ -79,7 +79,7 @@ macro_rules! receipt {
     };
 }
 
-/// The types of the exports. They are frozen: another type of one of them would be another contract.
+/// The types of the exports. They are frozen: another type would be another contract.
 const EXPORT_SIGNATURES: [(&str, &str); 5] = [
     ("describe", "func() -> string"),
     (
@@ -111,7 +111,7 @@ fn function_signature(function: &ComponentFunc) -> String {
     format!("func({}){arrow}{}", parameters.join(", "), results.join(", "))
 }
 
-/// A type as WIT writes it, without the names of types.
+/// A type in WIT syntax, without names of types.
 fn wit_type(kind: &Type) -> String {
     let or_nothing = |kind: Option<Type>| kind.map_or_else(|| "_".to_owned(), |kind| wit_type(&kind));
     match kind {
@@ -131,7 +131,7 @@ fn wit_type(kind: &Type) -> String {
             let cases: Vec<_> = variant.cases().map(|case_of| case(case_of.name, case_of.ty)).collect();
             format!("variant {{ {} }}", cases.join(", "))
         }
-        // The contract has no others but simple ones, and those are called like this.
+        // The contract's other types are simple ones, with these names.
         other => format!("{other:?}").split('(').next().unwrap_or_default().to_lowercase(),
     }
 }
@@ -215,7 +215,7 @@ fn import_mismatch(
     }
 }
 
-/// What the contract has.
+/// The contract's definition.
 struct ContractDefinition {
     resolve: Resolve,
     package: PackageId,
@@ -230,7 +230,7 @@ impl ContractDefinition {
         Self { resolve, package, version }
     }
 
-    /// What may be imported.
+    /// The importable interfaces.
     fn importable_interfaces(&self) -> Vec<&str> {
         let worlds = self.resolve.packages[self.package].worlds.values();
         let imports = worlds.flat_map(|world| self.resolve.worlds[*world].imports.values());
@@ -276,7 +276,7 @@ impl<'a> InterfaceName<'a> {
     }
 }
 
-/// Whether the linker takes one for the other: what is left of the first number that is not 0 must be equal.
+/// Whether the linker accepts one version for the other: the first nonzero number must be equal.
 fn versions_compatible(required: &str, offered: &str) -> bool {
     fn compatible_prefix(version: &str) -> Vec<&str> {
         let version = version.split(['-', '+']).next().unwrap_or_default();
@@ -298,7 +298,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_of_one_track_are_taken_for_each_other() {
+    fn versions_of_one_track_are_compatible() {
         for (wanted, offered, expected) in [
             ("0.1.0", "0.1.1", true),
             ("0.1.2", "0.1.1", true),
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn the_contract_says_what_is_offered() {
+    fn contract_lists_its_interfaces() {
         let offer = ContractDefinition::new();
         assert!(versions_compatible(&offer.version, "0.1.0"), "{}", offer.version);
         assert!(offer.importable_interfaces().contains(&"database"));

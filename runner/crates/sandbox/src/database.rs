@@ -1,7 +1,7 @@
-//! The capability `database`: granted names become sessions; URL and password stay here.
+//! The capability `database`: granted names become sessions; URLs and passwords stay in the host.
 //!
-//! Invariant: a transaction that is dropped without a commit rolls back, after a trap and a time-out too. Deliberately
-//! absent: what engines can do; that is in [`sql`](db::sql).
+//! Invariant: a transaction dropped without a commit is rolled back, even after a trap or a timeout. Deliberately
+//! absent: the engines; see [`sql`](db::sql).
 
 use std::{path::Path, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! What a module says of itself, and whether a configuration fits it. The JSON that `describe` returns can grow: members
-//! that are not known are passed over.
+//! A module's description, and the validation of a configuration against it. The JSON from `describe` may grow: unknown
+//! members are ignored.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use serde_json::Value;
 use contract::step::{StepFailure, StepPhase};
 use journal::file::StepEffect;
 
-/// A module's own description.
+/// A module's description.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ModuleDescription {
     pub name: String,
     pub version: String,
     pub summary: String,
-    /// JSON Schema of the step's `with`.
+    /// The JSON Schema of the step's `with`.
     pub config: Value,
     #[serde(default)]
     pub needs: Vec<CapabilityNeed>,
@@ -26,15 +26,15 @@ pub struct ModuleDescription {
     pub exposes: bool,
     #[serde(default)]
     repeatable: bool,
-    /// A pointer into the configuration; where it is true, the step is repeatable although the module is not.
+    /// A pointer into the configuration; if its value is true, the step is repeatable although the module is not.
     #[serde(default)]
     repeatable_config: Option<String>,
-    /// Whether it can be undone.
+    /// Whether it can be reverted.
     #[serde(default)]
     pub reverts: bool,
     #[serde(default)]
     probes: bool,
-    /// Pointers into the configuration; where there are any, it has a probe only if one of them has a value.
+    /// Pointers into the configuration; if there are any, the step has a probe only if one of them has a value.
     #[serde(default)]
     probes_config: Vec<String>,
     /// The schema, compiled once.
@@ -46,8 +46,8 @@ pub struct ModuleDescription {
 #[derive(Clone, Debug, Deserialize)]
 pub struct CapabilityNeed {
     pub capability: CapabilityKind,
-    /// A JSON pointer to the value of the configuration that names the grant. Without it, or where the configuration
-    /// has no such value, any grant of the kind will do.
+    /// A JSON pointer to the configuration value that names the grant. Without the pointer or the value, any grant of
+    /// the kind is enough.
     #[serde(default)]
     pub config: Option<String>,
     /// `ro` or `rw`, of directories.
@@ -57,13 +57,13 @@ pub struct CapabilityNeed {
 }
 
 impl CapabilityNeed {
-    /// Whether a configuration makes it one. A need that is named by a value which is not there is none.
+    /// Whether a configuration needs it. A capability whose named value is missing is not needed.
     #[must_use]
     pub fn applies_to(&self, config: &Value) -> bool {
         self.config.as_deref().is_none_or(|pointer| config.pointer(pointer).is_some())
     }
 
-    /// The grant that a configuration names.
+    /// The grant's name in a configuration.
     #[must_use]
     pub fn grant_name<'c>(&self, config: &'c Value) -> Option<&'c str> {
         config.pointer(self.config.as_deref()?)?.as_str()
@@ -75,7 +75,7 @@ impl CapabilityNeed {
         self.access.as_deref() == Some("rw")
     }
 
-    /// It in words: "a writable directory `app`".
+    /// Its description in words: "a writable directory `app`".
     #[must_use]
     pub fn display_text(&self, config: &Value) -> String {
         let what = match self.capability {
@@ -92,7 +92,7 @@ impl CapabilityNeed {
     }
 }
 
-/// What can be granted.
+/// The kinds of capabilities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CapabilityKind {
@@ -106,17 +106,17 @@ pub enum CapabilityKind {
 }
 
 impl CapabilityKind {
-    /// As descriptions and plans write it.
+    /// The name in descriptions and plans.
     #[must_use]
     pub fn name(self) -> String {
         serde_json::to_value(self).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
     }
 }
 
-/// What `x-pawl-input` in a schema says of a value: which files it makes an input.
+/// The values of `x-pawl-input` in a schema: which files are inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InputKind {
-    /// A source: `file:<dir>/<path>`, or an address, whose content the release's digest stands for.
+    /// A source: `file:<dir>/<path>` or a URL, whose content the release's digest represents.
     Source,
     /// A granted directory, with all its files.
     Dir,
@@ -127,7 +127,7 @@ pub enum InputKind {
 /// Why a description can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DescriptionError {
-    /// With what it said meanwhile.
+    /// The call failed, with the module's log.
     #[error("its `describe` failed: {}", .0.message)]
     CallFailed(StepFailure, Vec<String>),
     #[error("can't parse the description: {0}")]
@@ -137,7 +137,7 @@ pub enum DescriptionError {
 }
 
 impl DescriptionError {
-    /// What the module said before it ended, a line each.
+    /// The module's log before it ended, by line.
     #[must_use]
     pub fn log_lines(&self) -> &[String] {
         match self {
@@ -146,7 +146,7 @@ impl DescriptionError {
         }
     }
 
-    /// What to do.
+    /// The hint.
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
@@ -161,12 +161,12 @@ impl DescriptionError {
     }
 }
 
-/// A value of the configuration that its schema does not allow.
+/// A configuration value that violates the schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchemaViolation {
-    /// JSON pointer to the value.
+    /// The JSON pointer to the value.
     pub pointer: String,
-    /// What is wrong with it.
+    /// The violation.
     pub message: String,
 }
 
@@ -180,7 +180,7 @@ impl ModuleDescription {
         Ok(description)
     }
 
-    /// What running it does.
+    /// What running the step does.
     #[must_use]
     pub fn effect(&self) -> StepEffect {
         match self.phase {
@@ -190,21 +190,21 @@ impl ModuleDescription {
         }
     }
 
-    /// Whether it can tell if an effect holds, with this configuration.
+    /// Whether it can probe its effect with this configuration.
     #[must_use]
     pub fn has_probe(&self, config: &Value) -> bool {
         let is_set = |pointer: &String| config.pointer(pointer).is_some();
         self.probes && (self.probes_config.is_empty() || self.probes_config.iter().any(is_set))
     }
 
-    /// Whether it may run again after an unknown outcome, with this configuration.
+    /// Whether it may run again after an unknown outcome with this configuration.
     #[must_use]
     pub fn is_repeatable(&self, config: &Value) -> bool {
         let configured = self.repeatable_config.as_deref().and_then(|pointer| config.pointer(pointer));
         self.repeatable || configured == Some(&Value::Bool(true))
     }
 
-    /// What the schema does not allow in a configuration. `is_open` tells of values that are only known later.
+    /// The violations of the schema in a configuration. `is_open` marks values that are known only later.
     #[must_use]
     pub fn schema_violations(&self, config: &Value, is_pending: impl Fn(&str) -> bool) -> Vec<SchemaViolation> {
         let validator = self.validator.as_ref().expect("parse compiles the schema");
@@ -226,7 +226,7 @@ impl ModuleDescription {
         found
     }
 
-    /// The values that tell the release: its source, and its digest if the plan states it.
+    /// The values that determine the release: its source, and its digest if the plan states it.
     #[must_use]
     pub fn release_source_and_digest(&self, config: &Value) -> (Option<String>, Option<String>) {
         let (mut source, mut digest) = (None, None);
@@ -239,7 +239,7 @@ impl ModuleDescription {
     }
 }
 
-/// What an error of the schema means to who wrote the configuration: keys that are not known each have their own place.
+/// Converts a schema error for the plan's author: each unknown key gets its own position.
 fn schema_violations_of(error: jsonschema::ValidationError<'_>) -> Vec<SchemaViolation> {
     let pointer = error.instance_path().to_string();
     match error.kind() {
@@ -254,12 +254,12 @@ fn schema_violations_of(error: jsonschema::ValidationError<'_>) -> Vec<SchemaVio
             let name = property.as_str().map_or_else(|| property.to_string(), str::to_owned);
             vec![SchemaViolation { pointer, message: format!("`{name}` is missing") }]
         }
-        // The library's own words say the rest well enough.
+        // The library's text is clear enough for the rest.
         _ => vec![SchemaViolation { pointer, message: error.to_string() }],
     }
 }
 
-/// Calls `each` with every annotation of a schema and the value of the configuration that it stands at.
+/// Calls `each` with every annotation of a schema and the matching configuration value.
 fn visit_annotations(schema: &Value, config: &Value, annotation: &str, visit: &mut impl FnMut(&str, &Value)) {
     if let Some(annotation_value) = schema.get(annotation).and_then(Value::as_str) {
         visit(annotation_value, config);
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_violation_has_the_pointer_of_its_value() {
+    fn violation_has_the_pointer_of_its_value() {
         let found = description().schema_violations(&json!({"from": 7}), |_| false);
         assert_eq!(found, [SchemaViolation { pointer: "/from".into(), message: "7 is not of type \"string\"".into() }]);
         assert_eq!(description().schema_violations(&json!({"from": 7}), |pointer| pointer == "/from"), []);
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_can_make_a_step_repeatable() {
+    fn configuration_can_make_a_step_repeatable() {
         assert!(!description().is_repeatable(&json!({})));
         assert!(description().is_repeatable(&json!({"again": true})));
     }

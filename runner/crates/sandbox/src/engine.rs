@@ -1,6 +1,6 @@
-//! Modules become code: the official ones are carried inside, precompiled; others are compiled once, and kept.
+//! Turns modules into code: official ones are embedded and precompiled; others are compiled once and cached.
 //!
-//! Deliberately absent: what makes precompiled code run ([`instance_pre`]), and what a module may reach.
+//! Deliberately absent: running precompiled code (see [`precompiled`](super::precompiled)), and the modules' grants.
 
 use std::{
     fs,
@@ -32,10 +32,10 @@ use hostio::dir_snapshot::DirSnapshotCache;
 use official::OFFICIAL_MODULES;
 use plan::{ModuleRef, Plan, PlanStep};
 
-/// How often a running guest can be interrupted.
+/// The interval at which a running guest can be interrupted.
 const EPOCH_TICK: Duration = Duration::from_millis(10);
 
-/// The names of the modules that the binary carries.
+/// The names of the embedded modules.
 pub fn official_module_names() -> impl Iterator<Item = &'static str> {
     OFFICIAL_MODULES.iter().map(|module| module.name)
 }
@@ -45,16 +45,16 @@ pub struct ModuleRuntime {
     engine: Engine,
     linker: Linker<HostState>,
     cache: ModuleCache,
-    /// What was read of granted directories.
+    /// Snapshots of granted directories.
     pub(super) dir_snapshots: DirSnapshotCache,
 }
 
-/// Code that can be instantiated, and its digest.
+/// Instantiable code and its digest.
 pub struct LoadedModule {
     pub(super) instance_pre: ModulePre<HostState>,
-    /// SHA-256 of its bytes, as they lie in its file.
+    /// The SHA-256 of the module file.
     pub digest: Digest,
-    /// What it said of itself when this binary was built; others are asked.
+    /// The description of an official module, read at build time; others are asked.
     pub(super) built_in_description: Option<&'static str>,
 }
 
@@ -78,7 +78,7 @@ pub enum ModuleLoadError {
 }
 
 impl ModuleLoadError {
-    /// The error, pointing at the step in the plan.
+    /// The diagnostic, with the step's position in the plan.
     #[must_use]
     pub fn diagnostic(&self, plan: &Plan, step: &PlanStep) -> Diagnostic {
         let known: Vec<_> = official_module_names().collect();
@@ -112,8 +112,8 @@ impl ModuleLoadError {
 }
 
 impl ModuleRuntime {
-    /// An engine with everything that a module may import. A thread ticks as long as the engine is there. `tell` hears when
-    /// kept code is not used.
+    /// Creates an engine with everything that a module may import, and a thread that ticks during its lifetime.
+    /// `notify` gets a notice when cached code is not used.
     ///
     /// # Errors
     /// [`ModuleLoadError::EngineSetup`].
@@ -186,14 +186,14 @@ impl ModuleRuntime {
         }
     }
 
-    /// The kept code of a module that is none of ours, if there is some that can be trusted.
+    /// The trusted cached code of a third-party module, if any.
     fn cached_component(&self, digest: &Digest, name: &str) -> Option<Component> {
         let code = self.cache.verified_code(&self.cache_entry_name(digest, "cwasm"), name)?;
         let loaded = PrecompiledCode::Cached(code).into_component(&self.engine);
         loaded.map_err(|error| self.cache.warn_code_unused(name, &format!("{error:#}"))).ok()
     }
 
-    /// A module that is none of ours, compiled. Its code is kept, if that can be.
+    /// Compiles a third-party module and caches the code if possible.
     fn compile_and_cache(&self, bytes: &[u8], name: &str) -> Result<LoadedModule, ModuleLoadError> {
         let digest = Digest::from_bytes(Sha256::digest(bytes).into());
         let component = self.compile(bytes, name)?;
@@ -209,8 +209,8 @@ impl ModuleRuntime {
         Ok(module)
     }
 
-    /// What such a module said of itself, if it was asked before. Always the same, the contract says; and asking one in
-    /// Python takes longer than all the rest.
+    /// The cached description of a third-party module. By the contract it never changes, and asking a Python module
+    /// takes longer than everything else.
     pub(super) fn cached_description(&self, module: &LoadedModule, name: &str) -> Option<String> {
         self.cache.description(&self.cache_entry_name(&module.digest, "description"), name)
     }
@@ -219,11 +219,12 @@ impl ModuleRuntime {
         self.cache.store_entry(&self.cache_entry_name(&module.digest, "description"), description.as_bytes());
     }
 
-    /// Names what is kept of a module by all that it depends on. Only plans with such modules pay for the hash.
+    /// The name of a module's cache entries, from all that they depend on. Only plans with third-party modules pay for
+    /// the hash.
     fn cache_entry_name(&self, digest: &Digest, kind: &str) -> String {
         let mut hasher = std::collections::hash_map::DefaultHasher::new();
         self.engine.precompile_compatibility_hash().hash(&mut hasher);
-        // Another version of ours may make other code of the same module.
+        // Another version of the runner may compile other code.
         env!("CARGO_PKG_VERSION").hash(&mut hasher);
         format!("{}-{:016x}.{kind}", digest.hex(), hasher.finish())
     }
@@ -252,7 +253,7 @@ fn read_module_file(path: &Path) -> Result<Vec<u8>, ModuleLoadError> {
     fs::read(path).map_err(|source| ModuleLoadError::Read { path: path.display().to_string(), source })
 }
 
-/// Without holding the whole file: it is only needed when it must be compiled.
+/// Hashes without holding the whole file, which is needed only for compiling.
 fn file_digest(path: &Path) -> Result<Digest, ModuleLoadError> {
     let error = |source| ModuleLoadError::Read { path: path.display().to_string(), source };
     let mut file = fs::File::open(path).map_err(error)?;

@@ -1,7 +1,7 @@
-//! The one gate: every name that a guest says is looked up in the step's grants here, and nowhere else.
+//! The only gate: looks up every name from a guest in the step's grants.
 //!
-//! Invariants: what is not granted is denied; a denial names step, capability and value, and the line that would grant
-//! it. Previews and probes get less than the plan grants: they read. Deliberately absent: doing anything.
+//! Invariants: whatever is not granted is denied. A denial names the step, the capability and the value, and the line
+//! that would grant it. Previews and probes are read-only. Deliberately absent: the operations themselves.
 
 use std::{
     collections::BTreeMap,
@@ -22,14 +22,14 @@ use hostio::{
 };
 use plan::{ArgumentPattern, ConfidentialText, DirAccess, EnvGrant, ModuleRef, PlanStep, SecretGrant, StepGrants};
 
-/// What a call is for, and so what it may do.
+/// The purpose of a call, which restricts its access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallPurpose {
-    /// Say what it would do: reads only, and runs no program.
+    /// Preview: reads only, and runs no program.
     Preview,
-    /// See whether it holds: reads only, but may run a granted program to find out.
+    /// Probe: reads only, but may run a granted program to find out.
     Probe,
-    /// Do it, or undo it: all that is granted.
+    /// Apply or revert: everything that is granted.
     Mutate,
 }
 
@@ -42,23 +42,23 @@ pub(super) struct CapabilityGate {
     dirs: BTreeMap<String, (Dir, DirAccess)>,
     client: Arc<net::NetClient>,
     dir_snapshots: DirSnapshotCache,
-    /// How long the call may take.
+    /// The timeout of the call.
     timeout: Duration,
 }
 
-/// Where content comes from.
+/// A source of content.
 #[derive(Debug)]
 pub(super) enum ContentSource<'a> {
     /// A file in a granted directory.
     File { dir: &'a Dir, path: String },
-    /// An address.
+    /// A URL.
     Url(Url),
 }
 
 impl CapabilityGate {
-    /// Opens what is granted to a step, for one purpose.
+    /// Opens a step's grants for one purpose.
     ///
-    /// Writable directories are made when the step acts. One that is missing for a probe is not there to the step.
+    /// Apply creates missing writable directories. For a probe, a missing one is simply missing.
     pub(super) fn open(step: &PlanStep, purpose: CallPurpose, folders: &DirSnapshotCache) -> Result<Self, StepFailure> {
         let mut dirs = BTreeMap::new();
         for (name, grant) in &step.grants.dirs {
@@ -109,35 +109,35 @@ impl CapabilityGate {
         &self.client
     }
 
-    /// The granted directories that are there, with the access that this call has.
+    /// The existing granted directories, with the access of this call.
     pub(super) fn dirs(&self) -> impl Iterator<Item = (&str, &Dir, DirAccess)> {
         self.dirs.iter().map(|(name, (dir, access))| (name.as_str(), dir, *access))
     }
 
-    /// Whether this call may write a file somewhere.
+    /// Whether this call may write files.
     pub(super) fn may_write_files(&self) -> bool {
         let programs = self.purpose != CallPurpose::Preview && !self.grants.programs.is_empty();
         programs || self.dirs.values().any(|(_, access)| *access == DirAccess::ReadWrite)
     }
 
-    /// A granted directory as it is read once.
+    /// The snapshot of a granted directory, read once.
     pub(super) fn dir_snapshot(&self, name: &str) -> Result<Result<Arc<DirSnapshot>, PathReadError>, StepFailure> {
         let dir = self.dir(name)?;
         let path = self.granted_dir_path(name).map(PathBuf::as_path).unwrap_or(Path::new(""));
         Ok(self.dir_snapshots.snapshot(path, dir))
     }
 
-    /// The same, if it was read already.
+    /// The snapshot of a granted directory, if it was read.
     pub(super) fn cached_dir_snapshot(&self, name: &str) -> Option<Arc<DirSnapshot>> {
         self.dir_snapshots.cached(self.granted_dir_path(name)?)
     }
 
-    /// The host's path of a granted directory.
+    /// The host path of a granted directory.
     pub(super) fn granted_dir_path(&self, name: &str) -> Option<&PathBuf> {
         self.grants.dirs.iter().find(|(granted, _)| granted.as_str() == name).map(|(_, grant)| &grant.path)
     }
 
-    /// A granted directory, for reading.
+    /// Opens a granted directory for reading.
     pub(super) fn dir(&self, name: &str) -> Result<&Dir, StepFailure> {
         if let Some((dir, _)) = self.dirs.get(name) {
             return Ok(dir);
@@ -148,7 +148,7 @@ impl CapabilityGate {
         }
     }
 
-    /// A granted directory, for writing.
+    /// Opens a granted directory for writing.
     pub(super) fn writable_dir(&self, name: &str) -> Result<&Dir, StepFailure> {
         let dir = self.dir(name)?;
         match self.dirs.get(name) {
@@ -158,13 +158,13 @@ impl CapabilityGate {
         }
     }
 
-    /// A place in a granted directory, `<dir>/<path>`.
+    /// Resolves `<dir>/<path>` in a granted directory.
     pub(super) fn split_dir_path<'a>(&self, text: &'a str) -> Result<(&Dir, &'a str), StepFailure> {
         let (name, path) = text.trim_start_matches('/').split_once('/').unwrap_or((text.trim_start_matches('/'), "."));
         Ok((self.dir(name)?, path))
     }
 
-    /// A source as modules write it: `file:<dir>/<path>` or a URL.
+    /// Parses a module's source: `file:<dir>/<path>` or a URL.
     pub(super) fn parse_source(&self, text: &str) -> Result<ContentSource<'_>, StepFailure> {
         if let Some(path) = text.strip_prefix("file:") {
             let (dir, path) = self.split_dir_path(path)?;
@@ -187,13 +187,13 @@ impl CapabilityGate {
         Ok((&grant.url, access))
     }
 
-    /// The path of a granted database, where no link leads out of a directory that a step may write to.
+    /// The path of a granted database, where no link leads out of a writable directory.
     pub(super) fn database_path(&self, path: &Path) -> Result<PathBuf, StepFailure> {
         confined_path::resolve_path(path, &self.writable_dirs)
             .map_err(|error| self.open_failure(&path.display().to_string(), &error))
     }
 
-    /// Whether an argument vector matches a grant, the program first.
+    /// Checks an argument vector, including the program, against the grants.
     pub(super) fn check_program(&self, argv: &[&str]) -> Result<(), StepFailure> {
         if self.purpose == CallPurpose::Preview {
             return Err(self.read_only_failure("run a program"));
@@ -205,7 +205,7 @@ impl CapabilityGate {
         Err(self.denied_failure("program", &vector.to_string(), &format!("programs: [{vector}]")))
     }
 
-    /// The environment of a granted program: what the plan sets, and of `wanted` what it leaves open.
+    /// The environment of a granted program: the plan's values, and those in `wanted` that the plan leaves open.
     pub(super) fn program_environment(
         &self,
         requested: &BTreeMap<String, String>,
@@ -233,7 +233,7 @@ impl CapabilityGate {
         granted.ok_or_else(|| self.denied_failure("secret", name, &format!("secrets: [{name}]")))
     }
 
-    /// What to say of a secret that is granted for use only.
+    /// The denial for a secret that the step may use but not see.
     pub(super) fn reveal_denied_failure(&self, name: &str) -> StepFailure {
         self.denied_failure("to see the value of secret", name, &format!("secrets: {{ {name}: reveal }}"))
     }
@@ -245,7 +245,7 @@ impl CapabilityGate {
         granted.map(|(_, path)| path).ok_or_else(|| self.denied_failure("socket", name, &line))
     }
 
-    /// Whether a request of this method is one that this call may make.
+    /// Checks that this call may use the request method.
     pub(super) fn check_method(&self, method: &str) -> Result<(), StepFailure> {
         if self.purpose != CallPurpose::Mutate && !matches!(method, "GET" | "HEAD") {
             return Err(self.read_only_failure(&format!("send {method} requests")));
@@ -259,7 +259,7 @@ impl CapabilityGate {
             .with_hint(format!("to grant it, add to step `{step}` in the plan: grants: {{ {line} }}"))
     }
 
-    /// Why something in a granted directory can't be opened; `split_dir_path` is `<dir>/<path>`.
+    /// The failure of opening `path`, a `<dir>/<path>` in a granted directory.
     pub(super) fn open_failure(&self, path: &str, error: &std::io::Error) -> StepFailure {
         if confined_path::is_escape_error(error) {
             let step = &self.step;
@@ -272,7 +272,7 @@ impl CapabilityGate {
         failure(kind, format!("can't open {path}: {error}"))
     }
 
-    /// What the network's error is to this step: a denial names it and the line to add.
+    /// Converts a network error: a denial names the step and the line to add.
     pub(super) fn network_failure(&self, error: net::NetError) -> StepFailure {
         let kind = error.kind();
         let mut failure = failure(kind.as_str(), error.to_string());
@@ -304,7 +304,7 @@ fn argv_matches(pattern: &[ArgumentPattern], argv: &[&str]) -> bool {
     }
 }
 
-/// A module in words, for reports.
+/// A module's name, for reports.
 #[must_use]
 pub fn module_display_name(uses: &ModuleRef) -> String {
     match uses {

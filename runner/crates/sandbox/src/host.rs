@@ -1,4 +1,4 @@
-//! What one call has: its gate, its limits, its WASI, and the resources that it opened.
+//! The state of one call: its gate, its limits, its WASI context, and its open resources.
 
 use std::sync::Arc;
 
@@ -16,23 +16,23 @@ use db::migrate::MigrationFence;
 use hostio::confined_path;
 use plan::DirAccess;
 
-/// How many handles one call may have open: files, directories, connections, streams.
+/// The most open handles of one call: files, directories, connections, streams.
 pub(super) const MAX_HANDLES: usize = 256;
 
-/// The state of a store: one call.
+/// A store's state, for one call.
 pub(super) struct HostState {
     pub(super) gate: Arc<CapabilityGate>,
     pub(super) limits: GuestLimits,
     pub(super) log: GuestLog,
-    /// Whose call it is, for databases that remember it.
+    /// The call's origin, for databases that record it.
     pub(super) fence: MigrationFence,
     pub(super) table: ResourceTable,
     wasi: WasiCtx,
 }
 
 impl HostState {
-    /// WASI is always linked, and empty but for the granted directories, each seen as `/<name>`. No environment, no
-    /// arguments, no sockets; stdout and stderr go to the log.
+    /// A WASI context with only the granted directories, each visible as `/<name>`. No environment, no arguments, no
+    /// sockets; stdout and stderr go to the log.
     pub(super) fn new(
         gate: CapabilityGate,
         limits: GuestLimits,

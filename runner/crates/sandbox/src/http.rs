@@ -1,5 +1,5 @@
-//! The capabilities `http` and `tcp`: conversions around the one client in [`net`](fetch::net), which checks every hop.
-//! A granted unix socket is asked by its name, `unix://<name>/<path>`; it has no hops.
+//! The capabilities `http` and `tcp`: conversions for the client in [`net`](fetch::net), which checks every hop. The
+//! URL of a granted unix socket is `unix://<name>/<path>`; it has no hops.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -14,7 +14,7 @@ use super::{
 use contract::{Secret, step::StepFailure};
 use fetch::net::NetRequest;
 
-/// The largest body of an answer, whatever a module asks for, in bytes.
+/// The largest body of a response, whatever a module requests, in bytes.
 const MAX_BODY_BYTES: u64 = 16 << 20;
 
 #[derive(Deserialize, Default)]
@@ -63,7 +63,7 @@ impl http::Host for HostState {
 }
 
 impl HostState {
-    /// The path of the socket that `unix://<name>/<path>` names, and the URL to ask there. Nothing for other URLs.
+    /// The socket path of `unix://<name>/<path>`, and the URL to request there. `None` for other URLs.
     fn split_socket_url(&self, url: &str) -> Result<Option<(PathBuf, String)>, StepFailure> {
         let Some(rest) = url.strip_prefix("unix://") else { return Ok(None) };
         let name = rest.split(['/', '?', '#']).next().unwrap_or_default();

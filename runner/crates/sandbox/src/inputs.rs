@@ -1,5 +1,5 @@
-//! The files that a step depends on, by content, and the digest of the release. Read by the host, through the same gate
-//! as a step's own calls. Deliberately absent: times and names of owners; only paths and bytes count.
+//! Hashes of the files that a step depends on, and the release's digest. The host reads them through the same gate as
+//! the step's own calls. Deliberately absent: times and owners; only paths and bytes count.
 
 use std::{collections::BTreeMap, io};
 
@@ -28,7 +28,7 @@ pub enum InputError {
 }
 
 impl InputError {
-    /// What to do.
+    /// The hint.
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
@@ -46,8 +46,7 @@ impl From<StepFailure> for InputError {
 }
 
 impl ModuleRuntime {
-    /// The hashes of all files that a configuration makes inputs, by the name that the configuration has for them. What a migration
-    /// is then given is what they are of.
+    /// Hashes all input files of a configuration, by their names in it. A migration later gets the hashed content.
     ///
     /// # Errors
     /// [`InputError`] when one can't be read.
@@ -62,7 +61,7 @@ impl ModuleRuntime {
         let mut hashes = BTreeMap::new();
         for (kind, text) in description.inputs(config) {
             let hash = match kind {
-                // The release's digest, a component of its own, stands for the content.
+                // The release's digest, a separate component, represents this content.
                 InputKind::Source => continue,
                 InputKind::Path => {
                     let (dir, path) = gate.split_dir_path(&text)?;
@@ -79,10 +78,10 @@ impl ModuleRuntime {
     }
 }
 
-/// The digest of the release that a configuration tells of; none when it tells of none.
+/// The release's digest in a configuration; `None` if there is no release.
 ///
 /// # Errors
-/// [`Failure`] when it is not stated and can't be found out.
+/// [`StepFailure`] when it is neither stated nor found.
 pub async fn release_digest(
     step: &PlanStep,
     description: &ModuleDescription,

@@ -1,9 +1,10 @@
-//! Runs modules: WASM components that reach only what the plan grants them.
+//! Runs modules: WASM components that access only what the plan grants.
 //!
-//! [`engine`] loads them, [`modules`] keeps third-party ones, [`gate`] is the one place that checks grants, and each capability has a file: directories
-//! (`host`), [`blobs`], [`database`], [`http`], [`process`], [`secrets`], [`log`]. [`LoadedModule`]'s methods are the five exports. A call that
-//! loops, hangs in a host call, takes too much memory, panics or floods its log ends as a typed failure soon after its
-//! deadline, and the runner goes on. Deliberately absent: what to call when; no record is written here.
+//! [`engine`] loads modules, [`modules`] caches third-party ones, [`gate`] alone checks grants, and each capability has
+//! a file: directories (`host`), [`blobs`], [`database`], [`http`], [`process`], [`secrets`], [`log`]. The methods of
+//! [`LoadedModule`] are the five exports. A call that loops, hangs in a host call, uses too much memory, panics or
+//! floods its log ends with a typed failure soon after its deadline, and the runner continues. Deliberately absent: the
+//! order of calls, and the journal.
 
 mod bindings;
 mod blobs;
@@ -53,33 +54,32 @@ use plan::PlanStep;
 /// The longest text of a receipt that a module may return, in bytes.
 const MAX_RECEIPT_BYTES: usize = 32 << 10;
 
-/// How much of what a module said is shown when it can't describe itself.
+/// The most lines of a module's log in an error of `describe`.
 const MAX_DESCRIBE_LOG_LINES: usize = 8;
-/// The longest texts of a failure or a finding together, and of a description, in bytes. What people get to see of them is
-/// cut later, once it is redacted.
+/// The longest total text of a failure, finding or description, in bytes. It is cut for display after redaction.
 const MAX_TEXT_BYTES: usize = 1 << 20;
 
 /// The longest list of changes, all texts together, in bytes.
 const MAX_CHANGES_BYTES: usize = 256 << 10;
 
-/// The longest `parse_options` of a host call, in bytes.
+/// The longest options of a host call, in bytes.
 const MAX_OPTIONS_BYTES: usize = 1 << 20;
 
-/// How much a module may hand to the host in one call, in bytes. A list may name the same bytes again and again, so that its
-/// own memory is no bound.
+/// The most bytes that a module may pass in one host call. A list may name the same bytes repeatedly, so the module's
+/// memory is not a limit.
 const MAX_HOSTCALL_BYTES: usize = 64 << 20;
 
-/// How long native work of a call that was given up is waited for.
+/// How long to wait for blocking work of a cancelled call.
 const BLOCKING_TASKS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A guest gives way this many ticks apart, so that its deadline is noticed.
+/// The ticks between a guest's yields, so that its deadline is noticed.
 const YIELD_TICKS: u64 = 1;
 
 fn failure(kind: &str, message: impl Into<String>) -> StepFailure {
     StepFailure::new(kind, message)
 }
 
-/// The options of a host call.
+/// Parses the options of a host call.
 fn parse_options<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T, StepFailure> {
     if text.len() > MAX_OPTIONS_BYTES {
         let message = format!("the options of {what} have {} bytes; the limit is {MAX_OPTIONS_BYTES}", text.len());
@@ -88,22 +88,22 @@ fn parse_options<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Resu
     serde_json::from_str(text).map_err(|error| failure("invalid-config", format!("invalid options of {what}: {error}")))
 }
 
-/// What `apply` would do, as a module tells it.
+/// A change that `apply` would make.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct PreviewChange {
     /// `create`, `update`, `delete`, `run` or `check`.
     pub action: String,
-    /// What it is done to.
+    /// The subject of the change.
     pub subject: String,
-    /// More in a few words.
+    /// A short detail.
     pub detail: String,
 }
 
-/// How a call ended that was not answered well.
+/// An unsuccessful end of a call.
 enum ModuleCallError {
-    /// The module said why.
+    /// The module returned a failure.
     Failed(StepFailure),
-    /// It trapped, or its time was up: what it did is not known.
+    /// It trapped or timed out: the outcome is unknown.
     Aborted(StepFailure),
 }
 
@@ -115,16 +115,16 @@ impl ModuleCallError {
     }
 }
 
-/// Where a guest's messages go while a call runs.
+/// The sink of a guest's messages during a call.
 pub type ProgressSender = UnboundedSender<StepProgress>;
 
-/// Waits until the native work of calls that were given up has ended, and not for ever.
+/// Waits with a limit until the blocking work of cancelled calls has ended.
 pub async fn wait_for_blocking_tasks() {
     hostio::blocking::wait_for_tasks(BLOCKING_TASKS_TIMEOUT).await;
 }
 
 impl ModuleRuntime {
-    /// What a module says of itself.
+    /// Calls `describe`.
     ///
     /// # Errors
     /// [`DescriptionError`].
@@ -150,7 +150,7 @@ impl ModuleRuntime {
                 check_length("description", MAX_TEXT_BYTES, text.len()).map(|()| text).map_err(ModuleCallError::Failed)
             })
             .map_err(|error| {
-                // What it wrote before it ended tells where, in every language.
+                // The log before the end shows the cause, in every language.
                 let said = std::iter::from_fn(|| received.try_recv().ok()).filter_map(|said| match said {
                     StepProgress::Log { level: MessageLevel::Error | MessageLevel::Warn, message, .. } => Some(message),
                     StepProgress::Log { .. } | StepProgress::Meter { .. } => None,
@@ -162,10 +162,10 @@ impl ModuleRuntime {
         Ok(description)
     }
 
-    /// What `apply` would do.
+    /// Calls `preview`: the changes that `apply` would make.
     ///
     /// # Errors
-    /// The module's [`Failure`], or how the call ended.
+    /// The module's [`StepFailure`], or how the call ended.
     pub async fn preview(
         &self,
         module: &LoadedModule,
@@ -184,7 +184,7 @@ impl ModuleRuntime {
         Ok(changes.into_iter().map(change).collect())
     }
 
-    /// Whether the effect of an input holds, here and now.
+    /// Calls `probe`: whether the effect of an input holds here and now.
     pub async fn probe(
         &self,
         module: &LoadedModule,
@@ -211,7 +211,7 @@ impl ModuleRuntime {
         }
     }
 
-    /// Does it: only what is on record as intended.
+    /// Calls `apply`. The journal must hold the intent.
     pub async fn apply(
         &self,
         module: &LoadedModule,
@@ -227,14 +227,14 @@ impl ModuleRuntime {
         });
         let outcome = match result.await.map(parse_receipt) {
             Ok(Ok(receipt)) => StepOutcome::Succeeded { receipt },
-            // It says that it succeeded, in words that can't be understood.
+            // The module reported success, but its receipt is invalid.
             Ok(Err(failure)) | Err(ModuleCallError::Aborted(failure)) => StepOutcome::Unknown { failure },
             Err(ModuleCallError::Failed(failure)) => StepOutcome::Failed { failure },
         };
         intent.complete(outcome, started.elapsed())
     }
 
-    /// Undoes it: only what is on record as to be undone.
+    /// Calls `revert`. The journal must hold the intent.
     pub async fn revert(
         &self,
         module: &LoadedModule,
@@ -262,7 +262,7 @@ impl ModuleRuntime {
         self.call_fenced(module, step, purpose, MigrationFence::default(), messages, export).await
     }
 
-    /// One call: an own store, an own instance, the step's grants and its time.
+    /// One call with its own store, instance, grants and timeout.
     async fn call_fenced<T>(
         &self,
         module: &LoadedModule,
@@ -272,7 +272,7 @@ impl ModuleRuntime {
         messages: ProgressSender,
         export: impl AsyncFnOnce(&Instance, &mut Store<HostState>) -> wasmtime::Result<Result<T, types::Failure>>,
     ) -> Result<T, ModuleCallError> {
-        // What a call before this one was given up on must not work beside it.
+        // Blocking work of an earlier cancelled call must not run at the same time.
         wait_for_blocking_tasks().await;
         let gate = CapabilityGate::open(step, purpose, &self.dir_snapshots).map_err(ModuleCallError::Failed)?;
         let writes = gate.may_write_files();
@@ -297,7 +297,7 @@ impl ModuleRuntime {
         let mut store = Store::new(self.engine(), host);
         store.set_hostcall_fuel(MAX_HOSTCALL_BYTES);
         store.limiter(|host| &mut host.limits);
-        // A deadline of epochs alone does not stop a host call: the guest gives way, and the timer does the rest.
+        // An epoch deadline alone does not stop a host call: the guest yields, and the timer ends it.
         store.set_epoch_deadline(YIELD_TICKS);
         store.epoch_deadline_async_yield_and_update(YIELD_TICKS);
         let work = async {
@@ -306,7 +306,7 @@ impl ModuleRuntime {
         };
         let answer = tokio::select! {
             answer = tokio::time::timeout(step.timeout, work) => answer,
-            // A guest may pass over the error that its output stream gives it.
+            // A guest may ignore the error of its output stream.
             exceeded = log.wait_for_limit_exceeded() => return Err(ModuleCallError::Aborted(limit_failure(&exceeded))),
         };
         match answer {
@@ -332,14 +332,15 @@ fn length_failure(what: &str, limit: usize, bytes: usize) -> StepFailure {
     failure("limit", format!("its {what} has {bytes} bytes; the limit is {limit}"))
 }
 
-/// A failure as a module words it, unless it words it without end.
+/// The module's failure, within limits.
 fn bounded_failure(failure: types::Failure) -> StepFailure {
     let hint = failure.hint.as_ref().map_or(0, String::len);
     let bytes = failure.kind.len() + failure.message.len() + hint + failure.details.len();
     check_length("failure", MAX_TEXT_BYTES, bytes).err().unwrap_or_else(|| failure.into())
 }
 
-/// WASI denies a path with a bare code, `not-permitted`, which modules pass on: the line that would grant it is added here.
+/// WASI denies a path with only the code `not-permitted`, which modules pass on. This adds the line that would grant
+/// it.
 fn with_grant_hint(step: &PlanStep, mut failure: StepFailure) -> StepFailure {
     if failure.kind == "denied" && failure.message.replace('-', " ").contains("not permitted") {
         let line = "grants: { dirs: { <name>: \"<path>\" } }";
@@ -349,7 +350,7 @@ fn with_grant_hint(step: &PlanStep, mut failure: StepFailure) -> StepFailure {
     failure
 }
 
-/// A receipt, if it is what the contract says.
+/// Parses a receipt.
 fn parse_receipt(receipt: types::Receipt) -> Result<Receipt, StepFailure> {
     let object = |what: &str, text: &str| {
         if text.len() > MAX_RECEIPT_BYTES {
@@ -362,7 +363,7 @@ fn parse_receipt(receipt: types::Receipt) -> Result<Receipt, StepFailure> {
             .map_err(|error| failure("permanent", format!("its {what} are not a JSON object: {error}")))
     };
     let receipt = Receipt { outputs: object("outputs", &receipt.outputs)?, notes: object("notes", &receipt.notes)? };
-    // Escaped, a text of control characters is six times as long: the record must still fit into a line of the journal.
+    // Escaped control characters take six times the space, and the record must fit into a line of the journal.
     let written = serde_json::to_string(&receipt).map_or(usize::MAX, |text| text.len());
     if written > MAX_RECEIPT_BYTES + MAX_RECEIPT_BYTES / 2 {
         return Err(failure(
@@ -399,7 +400,7 @@ fn trap_failure(error: &wasmtime::Error) -> StepFailure {
     failure
 }
 
-/// A duration as the plan writes it.
+/// A duration in the plan's notation.
 #[must_use]
 pub fn format_duration(duration: Duration) -> String {
     match duration.as_millis() {

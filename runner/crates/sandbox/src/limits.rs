@@ -1,11 +1,11 @@
-//! How much memory a guest may take. An error that names the limit, where stock limits end in a bare `unreachable`.
+//! Memory limits of a guest, with an error that names the limit, unlike wasmtime's bare `unreachable`.
 
 use wasmtime::{Error, ResourceLimiter, Result};
 
-/// Linear memory of all of a module's memories together, in bytes.
+/// The most bytes of a module's linear memories together.
 pub const MAX_MEMORY_BYTES: usize = 256 << 20;
 
-/// Elements of all its tables together.
+/// The most elements of its tables together.
 const MAX_TABLE_ELEMENTS: usize = 200_000;
 
 /// The limiter of one call.
@@ -15,7 +15,7 @@ pub(super) struct GuestLimits {
     table_elements: usize,
 }
 
-/// A guest asked for more than it may have.
+/// A guest exceeded a limit.
 #[derive(Debug, thiserror::Error)]
 #[error("it exceeded the {resource} limit of {limit}")]
 pub(super) struct GuestLimitExceeded {
@@ -46,7 +46,7 @@ impl ResourceLimiter for GuestLimits {
         Ok(true)
     }
 
-    // Steps in Python come as more than thirty core modules.
+    // Steps in Python consist of more than thirty core modules.
     fn instances(&self) -> usize {
         256
     }

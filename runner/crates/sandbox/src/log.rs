@@ -1,4 +1,4 @@
-//! The guest's log: `log.write`, `log.progress`, stdout and stderr, all bounded.
+//! The guest's log: `log.write`, `log.progress`, stdout and stderr, all limited.
 
 use std::{
     io,
@@ -20,13 +20,13 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use super::{bindings::log, host::HostState, limits::GuestLimitExceeded};
 use contract::step::{MessageLevel, StepProgress};
 
-/// How many bytes of messages one call may log.
+/// The most bytes of messages in one call.
 const MAX_LOG_BYTES: usize = 4 << 20;
 
-/// How many messages and progress marks one call may log.
+/// The most messages and progress events in one call.
 const MAX_LOG_MESSAGES: usize = 20_000;
 
-/// Where a guest's messages go.
+/// The sink of a guest's messages.
 #[derive(Clone)]
 pub(super) struct GuestLog {
     sink: UnboundedSender<StepProgress>,
@@ -45,7 +45,7 @@ impl GuestLog {
         Self { sink, usage: Arc::default() }
     }
 
-    /// Passes a message on.
+    /// Forwards a message.
     pub(super) fn write(&self, level: MessageLevel, message: String, fields: &str) -> Result<(), GuestLimitExceeded> {
         self.charge(message.len() + fields.len(), 1)?;
         let fields = serde_json::from_str(fields).unwrap_or_default();
@@ -53,13 +53,13 @@ impl GuestLog {
         Ok(())
     }
 
-    /// Passes progress on. That of the host's own work is not counted.
+    /// Forwards progress. The host's own progress does not count.
     pub(super) fn send(&self, progress: StepProgress) {
-        // Nobody listens any more when the attempt is over; then the message is of no use.
+        // After the attempt nobody listens, and the message is dropped.
         let _ = self.sink.send(progress);
     }
 
-    /// Returns when the guest has logged more than it may.
+    /// Returns when the guest has exceeded a limit of the log.
     pub(super) async fn wait_for_limit_exceeded(&self) -> GuestLimitExceeded {
         self.usage.limit_exceeded.notified().await;
         self.charge(0, 0).err().unwrap_or_else(GuestLimitExceeded::log_bytes)
@@ -121,7 +121,7 @@ impl GuestOutputStream {
     fn end_line(&mut self) -> io::Result<()> {
         let line = std::mem::take(&mut self.line);
         let message = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
-        // Its bytes were counted as they came: lines that never end count too.
+        // Bytes count as they arrive, so endless lines count too.
         self.log.charge(0, 1).map_err(io::Error::other)?;
         self.log.send(StepProgress::Log { level: self.level, message, fields: Default::default() });
         Ok(())
@@ -131,7 +131,7 @@ impl GuestOutputStream {
 impl Drop for GuestOutputStream {
     fn drop(&mut self) {
         if !self.line.is_empty() {
-            // Past its limit the guest has ended already.
+            // A guest beyond its limit has already been stopped.
             let _ = self.end_line();
         }
     }
@@ -156,7 +156,7 @@ impl AsyncWrite for GuestOutputStream {
             if *byte == b'\n' {
                 self.end_line()?;
             } else {
-                // A line is never cut before it is redacted; it is as long as the whole log may be.
+                // A line is never cut before redaction; it may be as long as the whole log.
                 self.line.push(*byte);
             }
         }

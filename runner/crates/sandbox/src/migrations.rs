@@ -1,4 +1,4 @@
-//! The capability `migrations`: what a module says by names is looked up in its grants here; the work is [`migrate`]'s.
+//! The capability `migrations`: resolves the module's names by its grants; [`migrate`] does the work.
 //!
 //! Deliberately absent: SQL.
 
@@ -33,7 +33,7 @@ async fn open_job(
     open(gate, database, dir, MigrationOptions::from_config(&asked, gate.timeout())?).await
 }
 
-/// Opens the database and reads the directory, both as granted.
+/// Opens the database and reads the directory, as granted.
 async fn open(
     gate: &CapabilityGate,
     database: &str,
@@ -41,7 +41,7 @@ async fn open(
     options: MigrationOptions,
 ) -> Result<MigrationJob, StepFailure> {
     let (url, access) = gate.database_grant(database)?;
-    // The directory is as it was when its fingerprint was made, if it was.
+    // The directory as it was fingerprinted, if it was.
     let files = match gate.cached_dir_snapshot(dir) {
         Some(folder) => Ok(folder),
         None => DirSnapshot::read_top_level(gate.dir(dir)?, &migrate::is_sql_file).map(Arc::new),
@@ -62,7 +62,7 @@ fn address<'a>(gate: &CapabilityGate, url: &'a Secret) -> Result<DatabaseAddress
     }
 }
 
-/// Opens a step's migrations and their database: to look, or to write.
+/// Opens a step's migrations and their database, for the operator's commands.
 ///
 /// # Errors
 /// What can't be read or reached.
@@ -88,7 +88,7 @@ async fn open_desk(
 }
 
 impl ModuleRuntime {
-    /// A step's migrations as the step will find them, to look at.
+    /// Opens a step's migrations read-only, as the step will find them.
     ///
     /// # Errors
     /// What can't be read or reached.
@@ -110,7 +110,7 @@ impl migrations::Host for HostState {
         }
         let (gate, log, fence) = (Arc::clone(&self.gate), self.log.clone(), self.fence.clone());
         let job = open_job(&gate, &database, &dir, &options).await?;
-        // The host's own words are not counted as the guest's.
+        // The host's own messages do not count against the guest's limit.
         let log_message = |level: MessageLevel, message: String| {
             log.send(StepProgress::Log { level, message, fields: Default::default() })
         };

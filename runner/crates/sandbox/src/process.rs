@@ -1,7 +1,7 @@
 //! The capability `process`: granted argument vectors, no shell.
 //!
-//! Invariants: the environment is empty but for what the plan grants; a program that outlives its call's deadline is killed
-//! with everything it started (its process group). Deliberately absent: live output; a step logs what it wants known.
+//! Invariants: the environment contains only what the plan grants. At its call's deadline, a program is killed with its
+//! whole process group. Deliberately absent: live output; a step logs what matters.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -25,7 +25,7 @@ use super::{
 };
 use contract::step::StepFailure;
 
-/// How much of stdout and of stderr is kept, in bytes: half of it head, half tail.
+/// The kept bytes of stdout and of stderr: half head, half tail.
 const MAX_CAPTURED_BYTES: usize = 1 << 20;
 
 #[derive(Deserialize, Default)]
@@ -35,16 +35,16 @@ struct ProgramOptions {
     dir: Option<String>,
 }
 
-/// How long the pipes of a program that has ended are read.
+/// How long the pipes of an ended program are still read.
 const PIPE_DRAIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Kills a process group unless it was disarmed.
+/// Kills a process group unless disarmed.
 struct ProcessGroupGuard(Option<Pid>);
 
 impl Drop for ProcessGroupGuard {
     fn drop(&mut self) {
         if let Some(pid) = self.0 {
-            // It may have ended in this moment; then there is nothing to kill.
+            // It may have just ended; then there is nothing to kill.
             let _ = kill_process_group(pid, Signal::KILL);
         }
     }
@@ -88,7 +88,7 @@ impl process::Host for HostState {
         let status = {
             let feed = async {
                 if let (Some(mut pipe), Some(bytes)) = (stdin, &command.stdin) {
-                    // A program may close its stdin early; that is its affair.
+                    // A program may close its stdin early.
                     let _ = pipe.write_all(bytes).await;
                 }
             };
@@ -97,7 +97,7 @@ impl process::Host for HostState {
             tokio::select! {
                 _ = &mut pipes => child.wait().await,
                 status = child.wait() => {
-                    // It may have left one behind that holds its pipes: they are read a moment longer, and no more.
+                    // A child that it left behind may hold the pipes: read them briefly, no longer.
                     let _ = tokio::time::timeout(PIPE_DRAIN_TIMEOUT, &mut pipes).await;
                     status
                 }
@@ -112,7 +112,7 @@ impl process::Host for HostState {
 }
 
 impl HostState {
-    /// The host's folder of `<dir>/<path>`; it must not lead out of the directory.
+    /// The host path of `<dir>/<path>`, which must stay inside the directory.
     fn working_dir(&self, dir_path: &str) -> Result<std::path::PathBuf, StepFailure> {
         let (dir, path) = self.gate.split_dir_path(dir_path)?;
         let inside = dir.canonicalize(path).map_err(|error| self.gate.open_failure(dir_path, &error))?;
@@ -120,7 +120,7 @@ impl HostState {
     }
 }
 
-/// What is kept of a stream: all of it, or head and tail.
+/// The kept part of a stream: all of it, or head and tail.
 #[derive(Default)]
 struct CapturedOutput {
     head: Vec<u8>,
@@ -143,7 +143,7 @@ impl CapturedOutput {
         }
     }
 
-    /// Cut between lines: a secret that was cut in two could not be redacted.
+    /// Cuts between lines, because half a secret could not be redacted.
     fn into_bytes(mut self) -> Vec<u8> {
         if self.omitted_bytes > 0 {
             let is_end = |byte: &u8| *byte == b'\n';

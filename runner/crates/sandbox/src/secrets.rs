@@ -1,7 +1,7 @@
-//! The capability `secrets`: a step holds handles; values go from here into headers and environments.
+//! The capability `secrets`: a step holds handles; the host puts the values into headers and environments.
 //!
-//! Invariant: a value crosses into the module only where the plan says `reveal`. Deliberately absent: what a server or a
-//! program does with a value that a step was allowed to give it; it may answer with it.
+//! Invariant: a value enters the module only with `reveal` in the plan. Deliberately absent: what a server or program
+//! does with a value that a step gives it; it may echo it.
 
 use wasmtime::component::Resource;
 
@@ -12,7 +12,7 @@ use super::{
 use contract::{Secret, step::StepFailure};
 use plan::SecretAccess;
 
-/// What a handle stands for.
+/// The secret of a handle.
 pub struct SecretHandle {
     name: String,
     value: Secret,
@@ -20,7 +20,7 @@ pub struct SecretHandle {
 }
 
 impl HostState {
-    /// The value behind a handle, for the host's own use.
+    /// The value of a handle, for the host's own use.
     pub(super) fn secret_value(&self, handle: &Resource<SecretHandle>) -> Result<Secret, HostError> {
         Ok(self.table.get(handle)?.value.clone())
     }

@@ -410,7 +410,7 @@ pub fn merge_into_folder(folder: &Path, journals: &[CheckpointJournal], location
         .and_then(|()| new.iter().try_for_each(StagedJournal::move_into_place));
     if put.is_err() {
         // Those already moved into place have no staged file anymore.
-        new.iter().for_each(|beside| drop(std::fs::remove_file(&beside.staged_path)));
+        new.iter().for_each(|staged| drop(std::fs::remove_file(&staged.staged_path)));
     }
     put
 }
@@ -418,8 +418,8 @@ pub fn merge_into_folder(folder: &Path, journals: &[CheckpointJournal], location
 /// Whether the local and the new journals can be read as one history.
 fn ensure_readable_together(here: &[(u64, PathBuf)], new: &[StagedJournal], location: &str) -> Result<(), StateError> {
     let mut all: Vec<(u64, PathBuf)> =
-        new.iter().filter_map(|beside| Some((epoch_of(&beside.final_path)?, beside.staged_path.clone()))).collect();
-    let is_new = |epoch: u64| new.iter().any(|beside| epoch_of(&beside.final_path) == Some(epoch));
+        new.iter().filter_map(|staged| Some((epoch_of(&staged.final_path)?, staged.staged_path.clone()))).collect();
+    let is_new = |epoch: u64| new.iter().any(|staged| epoch_of(&staged.final_path) == Some(epoch));
     all.extend(here.iter().filter(|(epoch, _)| !is_new(*epoch)).cloned());
     all.sort();
     let paths: Vec<PathBuf> = all.into_iter().map(|(_, path)| path).collect();

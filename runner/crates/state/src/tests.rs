@@ -195,8 +195,8 @@ fn longer_journal_wins_and_diverged_ones_are_an_error() {
     pull(second.path()).unwrap();
     assert_eq!(fs::read_to_string(second.path().join(&name)).unwrap(), "a\nb\nc\n");
     runtime().unwrap().block_on(async {
-        let keeper = place.acquire(second.path()).await;
-        keeper.close(Duration::from_secs(20), "memory").await.unwrap();
+        let lock = place.acquire(second.path()).await;
+        lock.close(Duration::from_secs(20), "memory").await.unwrap();
     });
     assert_eq!(place.manifest().journals[0].bytes, 6);
     // Diverged copies are refused, whichever is longer.

@@ -1,6 +1,6 @@
-//! Compares an unpacked folder with the list of files in it: one `stat` an entry, no content is read.
+//! Compares an unpacked folder with its list of files: one `stat` per entry; no content is read.
 //!
-//! Not reported: what was added since, modes, owners, and times of directories and links.
+//! Not reported: added files, modes, owners, and times of directories and links.
 
 use std::os::fd::AsFd as _;
 
@@ -18,16 +18,15 @@ use super::{
     file_list::{self, FileListEntry},
 };
 
-/// Most lines that are returned.
+/// The most lines that are returned.
 const MAX_DIFFERENCES: usize = 20;
 
 /// Compares the folder `path` of `dir` with the list that `unpack` left in it.
-///
-/// Returns what differs, a line each (`missing: bin/app`, `changed: config.toml (size 12, was 20)`), at most 20;
-/// nothing when it holds. A missing folder, and a missing or damaged list, are differences.
+/// Returns the differences, one per line (`missing: bin/app`, `changed: config.toml (size 12, was 20)`), at most 20;
+/// empty if there are none. A missing folder, and a missing or damaged list, are differences.
 ///
 /// # Errors
-/// [`ArchiveError::Disk`] when the system does not let us look.
+/// [`ArchiveError::Filesystem`] when the system denies access.
 pub fn compare(dir: &Dir, path: &str) -> Result<Vec<String>, ArchiveError> {
     let folder = dir_cursor::open_parent(dir, path).and_then(|(parent, name)| {
         dir_cursor::open_dir(parent.as_fd(), name).map_err(ArchiveError::filesystem("opened", path))
@@ -69,7 +68,7 @@ fn difference(listed: &FileListEntry, folders: &mut DirCursor) -> Result<Option<
     let (above, name) = entry::split_path(&listed.path);
     let parent = match folders.move_to(above) {
         Ok(parent) => parent,
-        // Parents are listed before what is in them: that this one is gone was said there.
+        // Parents are listed first, so the missing parent was already reported.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound || is_not_a_directory(&error) => return Ok(None),
         Err(error) => return Err(ArchiveError::filesystem("opened", above)(error)),
     };

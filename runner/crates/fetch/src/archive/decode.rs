@@ -1,7 +1,7 @@
-//! Decompression, in a thread of its own, between the intake and the extraction.
+//! Decompression on its own thread, between intake and extraction.
 //!
-//! Both formats may consist of several members or frames. After the last one gzip allows zeros (RFC 1952 does not, but
-//! tapes and `gzip` do), zstd nothing.
+//! Both formats may consist of several members or frames. After the last one, gzip allows zeros (unlike RFC 1952, but
+//! like tapes and `gzip`), zstd nothing.
 
 use std::{
     cell::Cell,
@@ -18,7 +18,7 @@ use super::{
     tree::ExtractionTree,
 };
 
-/// Extracts the tar in `chunks`, packed as `format` says (a zip is not for here).
+/// Extracts the tar in `chunks` with the compression of `format`, which is not zip.
 pub(super) fn extract(
     format: ArchiveFormat,
     chunks: ChunkReader,
@@ -40,7 +40,7 @@ pub(super) fn extract(
         (pipeline::join_thread(decoding), extracted)
     });
     match (decoded, extracted) {
-        // A decoder that fails ends the stream early: it is the cause.
+        // A failed decoder ends the stream early, so it is the cause.
         (Err(cause), Ok(()) | Err(ArchiveError::Truncated)) => Err(cause),
         (_, extracted) => extracted,
     }
@@ -65,7 +65,7 @@ struct DecodeOutput<'a> {
 }
 
 impl DecodeOutput<'_> {
-    /// Passes on all that `decoder` gives; `taken` tells how many bytes of the archive it has consumed.
+    /// Passes on the output of `decoder`; `taken` counts the consumed bytes of the archive.
     fn pump_all<D: Read>(&self, decoder: &mut D, consumed: impl Fn(&D) -> u64) -> Result<(), DecodeStop> {
         loop {
             let count = self.sink.send_from(decoder)?.map_err(|error| DecodeStop::Failed(decode_error(&error)))?;
@@ -99,7 +99,7 @@ fn unzstd(mut input: ChunkReader, output: &DecodeOutput<'_>) -> Result<(), Decod
         drop(decoder);
         match peek_byte(&mut input)? {
             None => return Ok(()),
-            // A frame, or one to be skipped.
+            // A frame, or a skippable one.
             Some(0x28 | 0x50..=0x5f) => {}
             Some(_) => return Err(DecodeStop::Failed(ArchiveError::TrailingBytes)),
         }
@@ -110,7 +110,7 @@ fn peek_byte(input: &mut ChunkReader) -> Result<Option<u8>, DecodeStop> {
     input.fill_buf().map(|bytes| bytes.first().copied()).map_err(|error| DecodeStop::Failed(decode_error(&error)))
 }
 
-/// Takes the rest of a stream, which must be padding.
+/// Reads the rest of a stream, which must be padding.
 pub(super) fn expect_zero_padding(input: &mut ChunkReader) -> Result<(), ArchiveError> {
     loop {
         let bytes = input.fill_buf().map_err(|error| decode_error(&error))?;
@@ -125,7 +125,7 @@ pub(super) fn expect_zero_padding(input: &mut ChunkReader) -> Result<(), Archive
     }
 }
 
-/// What an error of a decoder says of the archive.
+/// Converts a decoder's error.
 pub(super) fn decode_error(error: &io::Error) -> ArchiveError {
     if error.kind() == io::ErrorKind::UnexpectedEof { ArchiveError::Truncated } else { ArchiveError::damaged(error) }
 }

@@ -1,7 +1,7 @@
-//! Handles of directories: the way from a granted directory to a folder in it, and a cursor that walks below one.
+//! Directory handles: from a granted directory to a folder in it, and a cursor below that folder.
 //!
-//! Everything here opens one component at a time relative to its parent and follows no link, so that whatever is done
-//! through a handle happens in the folder, even while somebody else changes it.
+//! Everything here opens one component at a time relative to its parent and follows no link. So whatever happens
+//! through a handle happens inside the folder, even while another process changes it.
 
 use std::{io, os::fd::AsFd as _};
 
@@ -13,7 +13,7 @@ use rustix::{
 
 use super::{entry, error::ArchiveError};
 
-/// Opens the directory that holds the folder `path` of `dir`; returns it with the folder's own name.
+/// Opens the directory that contains the folder `path` of `dir`; returns it with the folder's own name.
 pub(super) fn open_parent<'a>(dir: &Dir, path: &'a str) -> Result<(OwnedFd, &'a str), ArchiveError> {
     let trimmed = path.trim_end_matches('/');
     let (above, name) = entry::split_path(trimmed);
@@ -31,8 +31,7 @@ pub(super) fn open_dir(parent: BorrowedFd<'_>, name: &str) -> rustix::io::Result
     rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
-/// A cursor below a folder that keeps the handles on the way to where it is: entries of one directory, or of near ones,
-/// cost next to nothing.
+/// A cursor below a folder that keeps the handles to its current position, so that nearby entries are cheap.
 pub(super) struct DirCursor {
     root: OwnedFd,
     open_levels: Vec<(Box<str>, OwnedFd)>,
@@ -47,7 +46,7 @@ impl DirCursor {
         self.root.as_fd()
     }
 
-    /// Moves to the directory `path`, a checked one; empty for the folder itself.
+    /// Moves to the checked directory `path`; empty for the folder itself.
     pub(super) fn move_to(&mut self, path: &str) -> io::Result<BorrowedFd<'_>> {
         let components = || path.split('/').filter(|component| !component.is_empty());
         let shared =

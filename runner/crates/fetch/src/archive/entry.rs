@@ -1,7 +1,7 @@
-//! What an entry of an archive says of itself, checked: its path, its link target, its attributes.
+//! The checked path, link target and attributes of an archive's entry.
 //!
-//! An [`EntryPath`] that exists stays in the folder by its text. Whether a link of the same archive leads it elsewhere
-//! is for the tree to know.
+//! The text of an [`EntryPath`] stays in the folder. Whether a link of the same archive leads it elsewhere is checked
+//! by the tree.
 
 use super::{
     ArchiveLimits,
@@ -9,13 +9,13 @@ use super::{
     file_list,
 };
 
-/// Deepest nesting of directories: each level may cost an open handle.
+/// The deepest nesting of directories: each level may cost an open handle.
 const MAX_DEPTH: usize = 128;
 
-/// Longest component of a path in bytes: what filesystems of Unix take.
+/// The longest component of a path in bytes, as Unix file systems allow.
 const MAX_NAME_BYTES: usize = 255;
 
-/// What an entry becomes.
+/// The kind of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ArchiveEntryKind {
     Directory,
@@ -23,8 +23,8 @@ pub(super) enum ArchiveEntryKind {
     Symlink,
 }
 
-/// A path below the unpacked folder: no empty, `.` or `..` component, no control character. Empty for the folder
-/// itself.
+/// A path below the unpacked folder, without an empty, `.` or `..` component and without control characters. Empty for
+/// the folder itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct EntryPath(String);
 
@@ -52,14 +52,14 @@ impl EntryPath {
             }
             path.push_str(component);
         }
-        // By any case, and with anything below: the folder may move to a filesystem that ignores case.
+        // In any case, and with anything below it, because the folder may move to a file system that ignores case.
         if path.split('/').next().is_some_and(|first| first.eq_ignore_ascii_case(file_list::FILE_LIST_NAME)) {
             return refused(EntryRefusal::Reserved);
         }
         Ok(Self(path))
     }
 
-    /// The path of the directory it lies in, empty at the top.
+    /// The path of its directory, empty at the top.
     pub(super) fn parent(&self) -> &str {
         split_path(&self.0).0
     }
@@ -86,8 +86,8 @@ pub(super) fn split_path(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
 
-/// What two paths have in common that are the same on some filesystem: one that ignores case, or one that takes a letter with
-/// an accent for the same as the letter and the accent (Unicode's canonical equivalence, as APFS does).
+/// A normalized path, equal for paths that are the same on some file system: one that ignores case, or one that treats
+/// a composed and a decomposed accent alike (Unicode's canonical equivalence, as in APFS).
 pub(super) fn fold_path(path: &str) -> String {
     if path.is_ascii() {
         return path.to_ascii_lowercase();
@@ -96,7 +96,7 @@ pub(super) fn fold_path(path: &str) -> String {
     form.normalize(&form.normalize(path).to_lowercase()).into_owned()
 }
 
-/// Checks the text of a symlink's target. Whether it leaves the folder depends on the other links.
+/// Checks the text of a symlink's target. Whether it leaves the folder also depends on other links.
 pub(super) fn check_link_target<'a>(
     entry: &EntryPath,
     raw: &'a [u8],
@@ -124,7 +124,7 @@ fn check_text<'a>(raw: &'a [u8], entry: &[u8], limits: &ArchiveLimits) -> Result
     Ok(text)
 }
 
-/// A time of modification, since 1970 in UTC.
+/// A modification time since 1970 in UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ModifiedTime {
     pub(super) seconds: i64,
@@ -132,7 +132,7 @@ pub(super) struct ModifiedTime {
     pub(super) nanos: u32,
 }
 
-/// What is kept of an entry besides its content. No owner.
+/// The kept attributes of an entry, without owner.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct EntryAttributes {
     /// At most `0o777`.
@@ -141,7 +141,7 @@ pub(super) struct EntryAttributes {
 }
 
 impl EntryAttributes {
-    /// Refuses the mode bits that give somebody else's rights.
+    /// Refuses mode bits that grant another user's rights.
     pub(super) fn parse(entry: &EntryPath, mode: u32, modified: ModifiedTime) -> Result<Self, ArchiveError> {
         if mode & 0o7000 != 0 {
             return Err(ArchiveError::refused_entry(entry.as_str(), EntryRefusal::SpecialMode(mode & 0o7777)));

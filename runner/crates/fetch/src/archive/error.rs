@@ -1,4 +1,4 @@
-//! Why an archive was not extracted, or a folder not compared or removed. Every text is complete without its source.
+//! Errors of extracting, comparing and removing archives' folders. Every text is complete without its source.
 
 use std::io;
 
@@ -6,29 +6,29 @@ use rustix::io::Errno;
 
 use contract::Digest;
 
-/// Longest part of an entry's name that an error shows, in characters.
+/// The most characters of an entry's name in an error.
 const MAX_SHOWN_CHARS: usize = 200;
 
-/// Why work on an archive, or on a folder made from one, did not succeed.
+/// An error of an archive, or of a folder made from one.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// The source gave an error while it was read.
+    /// The source returned an error.
     #[error("can't read the archive from its source: {0}")]
     Source(#[source] io::Error),
-    /// The content is not the one that was asked for.
+    /// The content has another digest.
     #[error("the archive has the digest {actual}, not {expected}")]
     WrongDigest {
-        /// The one asked for.
+        /// The expected digest.
         expected: Digest,
-        /// That of the bytes read.
+        /// The digest of the content.
         actual: Digest,
     },
-    /// Neither the name nor the first bytes tell a format, or they contradict each other.
+    /// The name and the first bytes show no format, or contradict each other.
     #[error("{name:?} is not a tar.gz, tar.zst, tar or zip archive: {reason}")]
     UnknownFormat {
-        /// As given by the caller.
+        /// The caller's name for the archive.
         name: String,
-        /// What was seen.
+        /// The format that was seen, if any.
         reason: &'static str,
     },
     /// The archive ends before its format says so.
@@ -37,34 +37,34 @@ pub enum ArchiveError {
     /// Bytes follow the end of the archive.
     #[error("the archive has extra bytes after its end")]
     TrailingBytes,
-    /// The archive contradicts its format or its own check sums.
+    /// The archive violates its format or its checksums.
     #[error("the archive is damaged: {0}")]
     Damaged(String),
     /// An entry is refused.
     #[error("the runner refuses the archive entry {entry:?}: {refusal}")]
     Refused {
-        /// Its name in the archive; a long one is cut.
+        /// Its name in the archive, possibly truncated.
         entry: String,
-        /// The rule it breaks.
+        /// The rule that it breaks.
         refusal: EntryRefusal,
     },
-    /// The archive is larger than it may be.
+    /// The archive exceeds a limit.
     #[error("the archive has more than {max} {limit}{}", at_entry(.entry))]
     Limit {
-        /// What is limited.
+        /// The limit's kind.
         limit: ArchiveLimitKind,
-        /// The limit.
+        /// The limit's value.
         max: u64,
-        /// The entry at which it was noticed, when it is one.
+        /// The entry that exceeds it, if any.
         entry: Option<String>,
     },
-    /// The caller asked to stop.
+    /// The caller has stopped the extraction.
     #[error("the runner stopped before it had extracted the archive")]
     Stopped,
-    /// The folder to extract into is there already.
+    /// The target folder already exists.
     #[error("the folder {0:?} already exists")]
     FolderExists(String),
-    /// The folder has no name of its own: it is empty, or ends in `.` or `..`.
+    /// The target folder has no name of its own: it is empty, or ends in `.` or `..`.
     #[error("{0:?} does not name a folder")]
     InvalidFolderName(String),
     /// The filesystem gave an error.
@@ -77,17 +77,17 @@ pub enum ArchiveError {
         /// The system's error.
         source: io::Error,
     },
-    /// Extraction failed, and then the folder could not be removed either.
+    /// The extraction failed, and then the removal of its folder.
     #[error("{failure}; could not remove the unfinished folder: {removal}")]
     CleanupFailed {
-        /// Why extraction failed.
+        /// Why the extraction failed.
         failure: Box<Self>,
-        /// Why the folder stayed.
+        /// Why the removal failed.
         removal: Box<Self>,
     },
 }
 
-/// What is limited.
+/// The kind of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArchiveLimitKind {
     /// Files, links and directories.
@@ -117,19 +117,19 @@ impl std::fmt::Display for ArchiveLimitKind {
     }
 }
 
-/// Why an entry is refused.
+/// Why the runner refuses an entry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EntryRefusal {
-    /// No name is left once `.` and `/` are dropped, and it is not a directory.
+    /// No name is left without `.` and `/`, and it is not a directory.
     #[error("it has no name")]
     NoName,
     /// The name is not UTF-8.
     #[error("its name is not UTF-8")]
     NotUtf8,
-    /// The name or the link's target holds a control character.
+    /// The name or the link's target contains a control character.
     #[error("its name or target contains a control character")]
     ControlCharacter,
-    /// A name of a zip with `\`, which only some programs take for `/`.
+    /// A zip's name with `\`, which only some programs treat as `/`.
     #[error("its name contains a backslash")]
     Backslash,
     /// The path begins with `/`.
@@ -138,16 +138,16 @@ pub enum EntryRefusal {
     /// A component of the path is `..`.
     #[error("its path contains `..`")]
     ParentComponent,
-    /// It would replace the list of files that is kept in the folder.
+    /// It would replace the folder's list of files.
     #[error("the name is reserved for the list of files")]
     Reserved,
-    /// There was an entry of the same name.
+    /// Another entry has the same name.
     #[error("another entry has the same name")]
     Duplicate,
-    /// There was an entry whose name differs by case only.
+    /// Another entry's name differs only by case.
     #[error("its name differs from {0:?} only by case")]
     CaseCollision(String),
-    /// There was an entry whose name differs by the encoding of its characters only.
+    /// Another entry's name differs only by the encoding of its characters.
     #[error("its name differs from {0:?} only by how its characters are encoded (see Unicode normalization)")]
     NormalizationCollision(String),
     /// A parent is a symlink of the same archive.
@@ -159,10 +159,10 @@ pub enum EntryRefusal {
     /// The target of a link is an absolute path.
     #[error("it links to the absolute path {0:?}")]
     AbsoluteTarget(String),
-    /// The target of a link is not in the folder.
+    /// The target of a link is outside the folder.
     #[error("it links to {0:?}, outside the folder")]
     TargetOutside(String),
-    /// The target of a hard link is no file that came before.
+    /// The target of a hard link is not an earlier file.
     #[error("it is a hard link to {0:?}, which is not a file earlier in the archive")]
     HardLinkTargetMissing(String),
     /// The target of a link is empty.
@@ -183,7 +183,7 @@ pub enum EntryRefusal {
 }
 
 impl EntryRefusal {
-    /// Of a name that is the same as an earlier one on some filesystem, and spelled otherwise.
+    /// The error for a name that equals an earlier one on some file system but is spelled differently.
     pub fn collision(earlier: &str, name: &str) -> Self {
         match earlier.to_lowercase() == name.to_lowercase() {
             true => Self::CaseCollision(earlier.to_owned()),
@@ -193,7 +193,7 @@ impl EntryRefusal {
 }
 
 impl ArchiveError {
-    /// The failure kind for a step, one of those in the WIT contract.
+    /// The failure kind in the WIT contract.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -213,7 +213,7 @@ impl ArchiveError {
         }
     }
 
-    /// What to do next, when there is something to say.
+    /// The hint, if there is one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -243,7 +243,7 @@ impl ArchiveError {
         Self::Refused { entry: truncated_name(entry), refusal }
     }
 
-    /// What a library says is wrong, which may quote the archive: on one line, whatever that holds.
+    /// A library's message, which may quote the archive, on one line.
     pub fn damaged(why: &dyn std::fmt::Display) -> Self {
         Self::Damaged(why.to_string().replace(char::is_control, " "))
     }
@@ -252,7 +252,7 @@ impl ArchiveError {
         Self::Limit { limit, max: most, entry: Some(truncated_name(entry)) }
     }
 
-    /// For `map_err`: an error of the filesystem at `path`.
+    /// For `map_err`: an error of the file system at `path`.
     pub fn filesystem<E: Into<io::Error>>(action: &'static str, path: &str) -> impl FnOnce(E) -> Self {
         move |error| Self::Filesystem { action, path: path.to_owned(), source: error.into() }
     }

@@ -1,4 +1,4 @@
-//! `.pawl-files`, the list that an unpacked folder carries: what was extracted, so that it can be compared later.
+//! `.pawl-files`, the list of extracted files in an unpacked folder, for later comparison.
 //!
 //! ```text
 //! pawl-files 1 3
@@ -7,8 +7,8 @@
 //! link 0 1700000000.000000000 777 bin/run<TAB>app
 //! blake3 <64 hex digits of everything before this line>
 //! ```
-//! An entry is kind, size in bytes, time of modification (seconds and nanoseconds), octal mode and path; sorted by
-//! path. No path or target holds a tab or newline. The hash shows damage; it does not show forgery.
+//! An entry is kind, size in bytes, modification time (seconds and nanoseconds), octal mode and path; sorted by path.
+//! No path or target contains a tab or newline. The hash detects damage, not forgery.
 
 use std::{
     fmt::Write as _,
@@ -33,7 +33,7 @@ pub(super) const FILE_LIST_NAME: &str = ".pawl-files";
 ///
 /// - 1: first.
 const FILE_LIST_VERSION: u32 = 1;
-/// Longest list that is read, in bytes.
+/// The longest list that is read, in bytes.
 const MAX_FILE_LIST_BYTES: u64 = 1 << 30;
 
 /// One line of the list.
@@ -44,12 +44,12 @@ pub(super) struct FileListEntry {
     pub(super) modified: ModifiedTime,
     pub(super) mode: u32,
     pub(super) path: String,
-    /// Of a link; else empty.
+    /// A link's target; else empty.
     pub(super) target: String,
 }
 
 impl FileListEntry {
-    /// A file as the filesystem has it; the path is to be added.
+    /// A file's attributes in the file system; the caller adds the path.
     pub(super) fn file(stat: &Stat) -> Self {
         Self {
             kind: ArchiveEntryKind::File,
@@ -72,7 +72,7 @@ impl FileListEntry {
     }
 }
 
-/// The time of modification that the filesystem gives.
+/// The modification time in the file system.
 pub(super) fn modified_time(stat: &Stat) -> ModifiedTime {
     ModifiedTime { seconds: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or_default() }
 }
@@ -88,7 +88,7 @@ pub(super) enum FileListError {
     UnknownVersion,
 }
 
-/// Writes the list of `entries` into `folder`; sorts them.
+/// Sorts `entries` and writes their list into `folder`.
 pub(super) fn write(folder: BorrowedFd<'_>, entries: &mut [FileListEntry]) -> Result<(), ArchiveError> {
     entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     let mut text = String::with_capacity(64 * entries.len() + 128);
@@ -170,7 +170,7 @@ fn parse_line(line: &str) -> Option<FileListEntry> {
     let mode = u32::from_str_radix(fields.next()?, 8).ok()?;
     let rest = fields.next()?;
     let (path, target) = if kind == ArchiveEntryKind::Symlink { rest.split_once('\t')? } else { (rest, "") };
-    // A list that somebody wrote must not lead anywhere else.
+    // A forged list must not lead outside the folder.
     if path.split('/').any(|component| matches!(component, "" | "." | "..")) {
         return None;
     }

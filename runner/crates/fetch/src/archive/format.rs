@@ -1,11 +1,11 @@
-//! Which format an archive has: by its name, else by its first bytes.
+//! Detects an archive's format by its name, else by its first bytes.
 
 use super::error::ArchiveError;
 
-/// First bytes of a source that [`ArchiveFormat::detect`] wants to see, when there are as many.
+/// The number of first bytes that [`ArchiveFormat::detect`] needs, if there are as many.
 pub(super) const HEAD_BYTES: usize = 512;
 
-/// How an archive is packed.
+/// The format of an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ArchiveFormat {
     Tar,
@@ -17,13 +17,13 @@ pub(super) enum ArchiveFormat {
 impl ArchiveFormat {
     /// The format of the archive `name` (a file name or the path of a URL) that begins with `head`.
     ///
-    /// A name that tells a format must agree with the content: the digest is then most likely that of something else.
+    /// A format in the name must match the content: otherwise the digest is most likely that of another file.
     pub(super) fn detect(name: &str, head: &[u8]) -> Result<Self, ArchiveError> {
         let seen = Self::from_content(head);
         let format = match (Self::from_name(name), seen) {
             (Some(named), Some(seen)) => (named == seen).then_some(seen),
             (None, seen) => seen,
-            // Tar from before 1988 has no magic bytes; the check sum of its headers decides.
+            // Tar from before 1988 has no magic bytes; its header checksum decides.
             (Some(Self::Tar), None) => (head.len() >= HEAD_BYTES).then_some(Self::Tar),
             (Some(Self::TarGzip | Self::TarZstd | Self::Zip), None) => None,
         };
@@ -49,11 +49,11 @@ impl ArchiveFormat {
     fn from_content(head: &[u8]) -> Option<Self> {
         match head {
             [0x1f, 0x8b, ..] => Some(Self::TarGzip),
-            // A frame, or one to be skipped (RFC 8878, 3.1).
+            // A frame, or a skippable one (RFC 8878, 3.1).
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Self::TarZstd),
             [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Some(Self::Zip),
             _ if head.get(257..262) == Some(b"ustar") => Some(Self::Tar),
-            // Nothing but the end marker: an archive without entries.
+            // Only the end marker: an archive without entries.
             _ if head.len() >= HEAD_BYTES && head.iter().all(|byte| *byte == 0) => Some(Self::Tar),
             _ => None,
         }

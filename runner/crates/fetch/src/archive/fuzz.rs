@@ -1,4 +1,4 @@
-//! Entry point for the fuzz target (`fuzz/`): what must hold for any archive. Compiled for it and for tests only.
+//! The entry point of the fuzz target (`fuzz/`): properties of any archive. Compiled only for it and for tests.
 
 use std::{fs, io::Write as _, path::Path, sync::atomic::AtomicBool};
 
@@ -8,7 +8,7 @@ use super::{ArchiveLimits, UnpackJob, compare, digest, remove, unpack};
 
 const OUTSIDE_TEXT: &str = "precious";
 
-/// A granted directory, and something outside of it to lose.
+/// A granted directory, and a file outside that must not change.
 pub struct ArchiveFuzzDir {
     temp: tempfile::TempDir,
     dir: Dir,
@@ -21,10 +21,10 @@ impl Default for ArchiveFuzzDir {
 }
 
 impl ArchiveFuzzDir {
-    /// In memory, where there is such a place: every unpacking syncs its filesystem.
+    /// In memory if possible, because every extraction syncs its file system.
     ///
     /// # Panics
-    /// When there is no place for temporary files.
+    /// If temporary files can't be created.
     #[must_use]
     pub fn new() -> Self {
         let memory = Path::new("/dev/shm");
@@ -37,10 +37,10 @@ impl ArchiveFuzzDir {
         Self { temp, dir }
     }
 
-    /// Unpacks all but the first of `bytes`, which says what they are.
+    /// Extracts all but the first of `bytes`, which selects the format.
     ///
     /// # Panics
-    /// When anything is left in the directory, or changed outside of it; when what was unpacked is not as it should be.
+    /// If anything stays in the directory or changes outside it, or if the extracted content is wrong.
     pub fn check_archive(&self, bytes: &[u8]) {
         let Some((selector, content)) = bytes.split_first() else { return };
         let (name, archive) = match selector % 7 {
@@ -75,7 +75,7 @@ impl ArchiveFuzzDir {
     }
 }
 
-/// The same tar, with the check sums of its headers right: else hardly anything passes them.
+/// The same tar with correct header checksums, because hardly anything else passes them.
 fn with_check_sums(tar: &[u8]) -> Vec<u8> {
     let mut tar = tar.to_owned();
     for block in tar.chunks_exact_mut(512).filter(|block| block.get(257..262) == Some(b"ustar")) {

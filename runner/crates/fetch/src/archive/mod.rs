@@ -1,13 +1,13 @@
-//! Archives, natively: one pass hashes, decompresses and extracts; later the folder is compared with what was
-//! extracted.
+//! Native handling of archives: one pass hashes, decompresses and extracts; later the folder is compared with its list
+//! of files.
 //!
 //! ```text
 //! source ─► intake thread: read, hash ─► decoder thread: gunzip, unzstd ─► caller's thread: tar entries ─► folder
 //!                                  (a zip needs to seek: it is spooled, checked, and then extracted)
 //! ```
-//! Invariants: an archive never reaches outside of its folder, neither during extraction nor by what it leaves there;
-//! a folder is either complete, checked against the digest and on disk, or gone again; memory does not depend on the
-//! archive's size but on the number of its entries. Deliberately absent: the network, grants, async, owners of files.
+//! Invariants: an archive never reaches outside its folder, neither during extraction nor through what it leaves there.
+//! A folder is either complete, verified and on disk, or removed. Memory grows with the number of entries, not with the
+//! archive's size. Deliberately absent: the network, grants, async, owners of files.
 
 use std::{
     io::{self, Read},
@@ -46,19 +46,19 @@ use error::ArchiveLimitKind;
 use format::ArchiveFormat;
 use tree::ExtractionTree;
 
-/// Content smaller than this may be as compressible as it likes, in bytes.
+/// Below this size, content may have any compression ratio, in bytes.
 const RATIO_FLOOR: u64 = 1 << 20;
 
-/// How large an archive may be.
+/// The limits of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArchiveLimits {
-    /// Files, links and directories, those included that have no entry of their own.
+    /// Files, links and directories, including directories without their own entry.
     pub max_files: u64,
-    /// Bytes of content; the archive itself may not be larger either.
+    /// Bytes of content; also the limit of the archive itself.
     pub max_bytes: u64,
-    /// Bytes of content for one byte of the archive, at every point of the stream once there is more than 1 MiB.
+    /// Bytes of content per byte of the archive, at every point of the stream after 1 MiB.
     pub max_ratio: u64,
-    /// Bytes of a path and of a link's target.
+    /// Bytes of a path or a link's target.
     pub max_path_bytes: usize,
 }
 
@@ -77,17 +77,17 @@ impl ArchiveLimits {
     }
 }
 
-/// What is to be extracted, and under which conditions.
+/// An extraction job and its conditions.
 pub struct UnpackJob<'a> {
-    /// The archive's file name or the path of its URL: it names the format, else the first bytes decide.
+    /// The archive's file name or its URL's path: it determines the format, else the first bytes do.
     pub name: &'a str,
-    /// The digest that the archive must have.
+    /// The expected digest.
     pub expected: &'a Digest,
-    /// How large it may be.
+    /// The limits.
     pub limits: &'a ArchiveLimits,
-    /// Set by somebody else to stop: looked at before every read of the source, every chunk and every entry.
+    /// Set by another thread to stop: checked before every read, chunk and entry.
     pub stop: &'a AtomicBool,
-    /// Called with the bytes of the archive read so far, from another thread.
+    /// Called on another thread with the number of the archive's bytes read so far.
     pub progress: &'a (dyn Fn(u64) + Sync),
 }
 
@@ -97,10 +97,10 @@ impl UnpackJob<'_> {
     }
 }
 
-/// What was extracted.
+/// The result of an extraction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnpackSummary {
-    /// Files and links; no directories.
+    /// Files and links, without directories.
     pub files: u64,
     /// Bytes of content.
     pub bytes: u64,
@@ -110,13 +110,13 @@ pub struct UnpackSummary {
 
 /// Extracts the archive `source` into the new folder `path` of `into`, whose parent must exist.
 ///
-/// When it returns, everything is on disk (the whole filesystem is synced once) and the list of files that [`compare`]
-/// reads is in the folder. On any failure the folder is removed again. A `source.read` that blocks is not interrupted
-/// by `job.stop`: the source needs a time-out of its own.
+/// When it returns, everything is on disk (the whole file system is synced once), and the folder contains the list of
+/// files for [`compare`]. After any failure the folder is removed. `job.stop` does not interrupt a blocked
+/// `source.read`: the source needs its own timeout.
 ///
 /// # Errors
-/// See [`ArchiveError`]. When the content is bad and the digest is wrong too, the digest is what is reported, provided
-/// that the rest of the source is no longer than 64 MiB.
+/// See [`ArchiveError`]. If both the content and the digest are wrong, the digest is reported, provided that the rest
+/// of the source is at most 64 MiB long.
 pub fn unpack(
     source: impl Read + Send,
     job: &UnpackJob<'_>,
@@ -136,7 +136,7 @@ pub fn unpack(
 /// The SHA-256 digest of everything in `source`.
 ///
 /// # Errors
-/// Those of the source.
+/// An error of the source.
 pub fn digest(mut source: impl Read) -> io::Result<Digest> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; pipeline::CHUNK_BYTES];
@@ -160,7 +160,7 @@ fn extract_into(
     let format = ArchiveFormat::detect(job.name, &first.bytes()[..first.bytes().len().min(format::HEAD_BYTES)]);
     let format = match format {
         Ok(format) => format,
-        // Of unknown content, it may be of use to know that it is not the one that was meant.
+        // For unknown content, it may help to know that the digest is wrong too.
         Err(error) => return Err(pipeline::wrong_digest_of_rest(first, source, job)?.unwrap_or(error)),
     };
     let sync = folder.try_clone().map_err(ArchiveError::filesystem("opened", "."))?;
@@ -181,7 +181,7 @@ fn extract_into(
     Ok(UnpackSummary { files, bytes, archive_bytes })
 }
 
-/// A folder that is removed again unless it is kept: on a panic too.
+/// A folder that is removed unless it is kept, even on a panic.
 struct PartialFolder<'a> {
     dir: &'a Dir,
     path: &'a str,
@@ -215,7 +215,7 @@ impl<'a> PartialFolder<'a> {
 impl Drop for PartialFolder<'_> {
     fn drop(&mut self) {
         if !self.is_kept {
-            // A panic is on its way up: nobody is left to tell that this failed as well.
+            // During a panic, nobody can be told about this failure.
             let _ = remove(self.dir, self.path);
         }
     }

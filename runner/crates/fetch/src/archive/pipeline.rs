@@ -1,8 +1,7 @@
-//! The threads between source and folder, and the bounded channels of chunks between them.
+//! The threads between source and folder, connected by bounded channels of chunks.
 //!
-//! A stage that fails drops its end of the channel; the stages beside it see the end of the stream and finish. Which of
-//! the failures is the cause is decided in one place, [`run`]. Chunks travel back empty, so that none is allocated
-//! twice.
+//! A stage that fails drops its end of the channel; its neighbors see the end of the stream and finish. Only [`run`]
+//! decides which failure is the cause. Empty chunks travel back, so that none is allocated twice.
 
 use std::{
     io::{self, BufRead, Read},
@@ -22,11 +21,11 @@ use super::{
     error::{ArchiveError, ArchiveLimitKind},
 };
 
-/// Bytes of a chunk.
+/// The size of a chunk in bytes.
 pub(super) const CHUNK_BYTES: usize = 256 << 10;
-/// Chunks under way between two stages.
+/// Chunks in flight between two stages.
 const CHANNEL_DEPTH: usize = 4;
-/// Bytes that are still read for the digest alone, after the content has turned out to be bad.
+/// After bad content, the most bytes that are still read for the digest.
 const MAX_DRAIN_BYTES: u64 = 64 << 20;
 
 /// A buffer with a filled beginning.
@@ -51,7 +50,7 @@ impl StreamChunk {
         &self.buffer[..self.filled]
     }
 
-    /// Fills it up; it stays short at the end of the source only.
+    /// Fills it up; it stays short only at the end of the source.
     fn refill(
         &mut self,
         source: &mut impl Read,
@@ -109,7 +108,7 @@ impl ChunkSender {
     }
 }
 
-/// The receiving end of a channel of chunks. It never fails: a stage before it that fails ends the stream.
+/// The receiving end of a channel of chunks. It never fails: if an earlier stage fails, the stream ends.
 pub(super) struct ChunkReader {
     full: Receiver<StreamChunk>,
     empty: Sender<StreamChunk>,
@@ -129,7 +128,7 @@ impl BufRead for ChunkReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.current.as_ref().is_none_or(|chunk| self.position >= chunk.filled) {
             if let Some(done) = self.current.take() {
-                // The stage before may have ended; then the chunk is of no use to it.
+                // If the previous stage has ended, it does not need the chunk.
                 let _ = self.empty.send(done);
             }
             self.position = 0;
@@ -152,15 +151,15 @@ impl Read for ChunkReader {
     }
 }
 
-/// Makes a channel of chunks.
+/// Creates a channel of chunks.
 pub(super) fn chunk_channel() -> (ChunkSender, ChunkReader) {
     let (full, filled) = sync_channel(CHANNEL_DEPTH);
     let (emptied, empty) = channel();
     (ChunkSender { full, empty }, ChunkReader { full: filled, empty: emptied, current: None, position: 0, consumed: 0 })
 }
 
-/// Reads and hashes `first` and then `source` in a thread of its own, while `consume` takes the bytes in this one.
-/// Returns the number of bytes once the digest is known to be right.
+/// Reads and hashes `first` and then `source` on another thread, while `consume` takes the bytes on this one. Returns
+/// the number of bytes after the digest was verified.
 pub(super) fn run_pipeline(
     first: StreamChunk,
     source: impl Read + Send,
@@ -172,7 +171,7 @@ pub(super) fn run_pipeline(
     let (intake, consumed) = thread::scope(|scope| {
         let intake = scope.spawn(|| SourceIntake::new(job, &abandon).run(first, source, Some(sink)));
         let consumed = consume(chunks);
-        // Only of bad content it is worth knowing whether it is the wrong one.
+        // A wrong digest matters only if the content is bad.
         if consumed.as_ref().is_err_and(|error| error.kind() != "bad-content") {
             abandon.store(true, Ordering::Relaxed);
         }
@@ -189,7 +188,7 @@ pub(super) fn run_pipeline(
     }
 }
 
-/// Reads the rest of a source that is of no known format, to tell whether it is the wrong one.
+/// Reads the rest of a source with an unknown format, to check its digest.
 pub(super) fn wrong_digest_of_rest(
     first: StreamChunk,
     source: impl Read,
@@ -203,7 +202,7 @@ pub(super) fn wrong_digest_of_rest(
     }
 }
 
-/// The result of a thread; its panic goes on in this one.
+/// The result of a thread; its panic continues in this one.
 pub(super) fn join_thread<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -1,7 +1,7 @@
 //! Removes a folder and everything in it.
 //!
-//! Links are unlinked, never followed. A directory that forbids its owner to change it is made changeable first. The
-//! walk keeps its own stack, so depth costs handles and not the thread's.
+//! Links are unlinked, never followed. A read-only directory is made writable first. The walk keeps its own stack, so
+//! depth costs handles and not the thread's stack.
 
 use std::{ffi::CString, os::fd::AsFd as _};
 
@@ -14,18 +14,19 @@ use rustix::{
 
 use super::{dir_cursor, error::ArchiveError};
 
-/// A directory on the way down.
+/// A directory during the walk.
 struct RemovalLevel {
     handle: OwnedFd,
     name: CString,
-    /// Names in it that are not yet removed.
+    /// Names that are not removed yet.
     remaining: Vec<CString>,
 }
 
 /// Removes the folder `path` of `dir` and everything in it. A missing one is fine; a link is unlinked.
 ///
 /// # Errors
-/// [`ArchiveError::NoFolder`] for a path without a name of its own, [`ArchiveError::Disk`] for the system's errors.
+/// [`ArchiveError::InvalidFolderName`] for a path without a name of its own, [`ArchiveError::Filesystem`] for the
+/// system's errors.
 pub fn remove(dir: &Dir, path: &str) -> Result<(), ArchiveError> {
     let (parent, name) = match dir_cursor::open_parent(dir, path) {
         Ok(found) => found,
@@ -75,13 +76,13 @@ fn ignore_missing(result: rustix::io::Result<()>) -> rustix::io::Result<()> {
     }
 }
 
-/// Opens a directory and reads its names; `None` when it is gone.
+/// Opens a directory and reads its names; `None` if it does not exist anymore.
 fn open_level(parent: BorrowedFd<'_>, name: CString) -> rustix::io::Result<Option<RemovalLevel>> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = || rustix::fs::openat(parent, &name, flags | OFlags::RDONLY, Mode::empty());
     let handle = match open() {
         Err(Errno::ACCESS) => {
-            // Unreadable, so it can't be opened for `fchmod`; a handle without rights names it without following a
+            // It is unreadable, so it can't be opened for `fchmod`; a path-only handle names it without following a
             // link.
             let bare = rustix::fs::openat(parent, &name, flags | OFlags::PATH, Mode::empty())?;
             let itself = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&bare));
@@ -95,7 +96,7 @@ fn open_level(parent: BorrowedFd<'_>, name: CString) -> rustix::io::Result<Optio
         other => other?,
     };
     if rustix::fs::fstat(&handle)?.st_mode & Mode::RWXU.bits() != Mode::RWXU.bits() {
-        // Somebody else's directory can't be changed; whether that matters, the next call tells.
+        // Another user's directory can't be changed; the next call shows whether that matters.
         match rustix::fs::fchmod(&handle, Mode::RWXU) {
             Ok(()) | Err(Errno::PERM) => {}
             Err(error) => return Err(error),

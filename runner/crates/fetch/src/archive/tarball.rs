@@ -1,9 +1,9 @@
 //! Tar: v7, ustar, pax and GNU headers, read strictly.
 //!
-//! The stream is walked here and not by the tar crate (whose `JournalHeader` decodes the fields), since its walk keeps
-//! extended headers of any length in memory and takes a stream without an end marker for a whole one. Deliberately
-//! absent: sparse files, several volumes, extended attributes (skipped).
-//! Format: POSIX.1-2017 `pax`, "ustar Interchange Format" and "pax Header Block"; GNU tar manual, "Basic Tar Format".
+//! The stream is walked here, not by the tar crate (whose `Header` decodes the fields), because its walk keeps extended
+//! headers of any length in memory and accepts a stream without an end marker. Deliberately absent: sparse files,
+//! several volumes, extended attributes (skipped). Format: POSIX.1-2017 `pax`, "ustar Interchange Format" and "pax
+//! Header Block"; GNU tar manual, "Basic Tar Format".
 
 use std::io::BufRead as _;
 
@@ -18,10 +18,10 @@ use super::{
 };
 
 const BLOCK_BYTES: usize = 512;
-/// Most bytes of an extended header: real ones have a few hundred.
+/// The largest extended header in bytes; real ones have a few hundred.
 const MAX_EXTENDED_BYTES: u64 = 1 << 20;
 
-/// Extracts the tar in `input` and takes everything up to the end of the stream.
+/// Extracts the tar in `input` and reads the stream to its end.
 pub(super) fn extract(mut input: ChunkReader, tree: &mut ExtractionTree<'_>) -> Result<(), ArchiveError> {
     let mut extended = TarExtendedHeader::default();
     while let Some(header) = next_header(&mut input)? {
@@ -55,7 +55,7 @@ fn next_header(input: &mut ChunkReader) -> Result<Option<Header>, ArchiveError> 
     if block.iter().all(|byte| *byte == 0) {
         return Ok(None);
     }
-    // The field itself, bytes 148 to 155, counts as spaces.
+    // The checksum field itself, bytes 148 to 155, counts as spaces.
     let sum = block.iter().map(|byte| u32::from(*byte)).sum::<u32>()
         - block[148..156].iter().map(|byte| u32::from(*byte)).sum::<u32>()
         + 8 * u32::from(b' ');
@@ -65,7 +65,7 @@ fn next_header(input: &mut ChunkReader) -> Result<Option<Header>, ArchiveError> 
     }
 }
 
-/// Passes the next `count` bytes on, as they lie in the buffers.
+/// Passes on the next `count` bytes without copying.
 fn pass_bytes(
     input: &mut ChunkReader,
     mut count: u64,
@@ -108,19 +108,19 @@ fn extract_entry(
     };
     let modified = match extended.modified {
         Some(modified) => modified,
-        // Before 1970 it is a negative number of GNU's, in two's complement.
+        // A time before 1970 is GNU's negative number, in two's complement.
         None => ModifiedTime { seconds: header.mtime().map_err(field)?.cast_signed(), nanos: 0 },
     };
     let link = || extended.link.clone().or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
     let attributes = || EntryAttributes::parse(&path, header.mode().map_err(field)?, modified);
     let kind = match header.entry_type() {
-        // Before ustar, a directory was a file whose name ends so.
+        // Before ustar, a directory was a file with such a name.
         EntryType::Regular if raw.ends_with(b"/") => EntryType::Directory,
         EntryType::Continuous => EntryType::Regular,
         kind => kind,
     };
     if size > 0 && matches!(kind, EntryType::Directory | EntryType::Symlink | EntryType::Link) {
-        // Programs differ in whether content follows then, and so in what the next entry is.
+        // Programs differ in whether content follows, and so in where the next entry begins.
         return refused(EntryRefusal::Unsupported("it is a directory or link with content".to_owned()));
     }
     match kind {
@@ -145,7 +145,7 @@ fn extract_entry(
     }
 }
 
-/// What extended headers say of the entry that follows them.
+/// The extended headers for the next entry.
 #[derive(Default)]
 struct TarExtendedHeader {
     is_pending: bool,
@@ -171,7 +171,7 @@ impl TarExtendedHeader {
         })?;
         skip_padding(input, size)?;
         if kind == EntryType::XGlobalHeader {
-            // `git archive` writes a comment. What would change every entry is refused rather than ignored.
+            // `git archive` writes a comment. A header that would change every entry is refused, not ignored.
             let mut global = Self::default();
             global.parse_pax_records(&content)?;
             if global.path.is_some() || global.link.is_some() || global.size.is_some() || global.is_sparse {
@@ -186,13 +186,13 @@ impl TarExtendedHeader {
         }
         let end = content.iter().position(|byte| *byte == 0).unwrap_or(content.len());
         content.truncate(end);
-        // A pax header, wherever it stands, wins over GNU's.
+        // A pax header takes precedence over GNU's, wherever it is.
         let long = if kind == EntryType::GNULongName { &mut self.path } else { &mut self.link };
         long.get_or_insert(content);
         Ok(())
     }
 
-    /// Reads pax records, `<length> <key>=<value>\n`; by their lengths, since a value may hold newlines.
+    /// Reads pax records, `<length> <key>=<value>\n`, by their lengths, because a value may contain newlines.
     fn parse_pax_records(&mut self, mut content: &[u8]) -> Result<(), ArchiveError> {
         let damaged = || ArchiveError::Damaged("a record of a pax header is malformed".to_owned());
         while !content.is_empty() {
@@ -203,7 +203,7 @@ impl TarExtendedHeader {
             let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(damaged)?;
             let (key, value) = (&record[..equals], &record[equals + 1..]);
             match key {
-                // An empty value takes an earlier one back.
+                // An empty value cancels an earlier one.
                 b"path" => self.path = Some(value.to_owned()).filter(|value| !value.is_empty()),
                 b"linkpath" => self.link = Some(value.to_owned()).filter(|value| !value.is_empty()),
                 b"size" => self.size = Some(parse_number(value).ok_or_else(damaged)?),
@@ -222,7 +222,7 @@ fn parse_number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
     if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
 }
 
-/// Reads a time of pax, such as `-1.25`.
+/// Parses a pax time, such as `-1.25`.
 fn parse_pax_time(text: &[u8]) -> Option<ModifiedTime> {
     let text = str::from_utf8(text).ok()?;
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));

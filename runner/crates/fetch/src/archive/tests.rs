@@ -1,4 +1,4 @@
-//! Archives built by hand, byte by byte where need be, and a granted directory with something outside of it to lose.
+//! Tests with hand-made archives, and a granted directory with a file outside that must not change.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ mod edge_cases;
 mod hostile;
 mod round_trip;
 
-/// A granted directory `grant` with a file `outside` beside it.
+/// A granted directory `grant` with a file `outside` next to it.
 struct ArchiveTestDir {
     temp: tempfile::TempDir,
     dir: Dir,
@@ -27,7 +27,7 @@ struct ArchiveTestDir {
 
 impl ArchiveTestDir {
     fn new() -> Self {
-        // In memory, where there is such a place: `unpack` syncs the whole filesystem, whoever else writes to it.
+        // In memory if possible, because `unpack` syncs the whole file system, including other writers' data.
         let memory = Path::new("/dev/shm");
         let temp = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
         fs::create_dir(temp.path().join("grant")).unwrap();
@@ -46,14 +46,14 @@ impl ArchiveTestDir {
         unpack(archive, &job, &self.dir, "new")
     }
 
-    /// Nothing is left in the granted directory, and nothing has happened outside.
+    /// Asserts that the granted directory is empty and nothing changed outside it.
     fn assert_untouched(&self) {
         assert_eq!(listing(self.temp.path()).keys().collect::<Vec<_>>(), ["grant", "outside"]);
         assert_eq!(fs::read_to_string(self.temp.path().join("outside")).unwrap(), "precious");
     }
 }
 
-/// Unpacking must fail and leave nothing.
+/// Asserts that extraction fails and leaves nothing.
 fn failure_within(name: &str, archive: &[u8], limits: &ArchiveLimits) -> ArchiveError {
     let room = ArchiveTestDir::new();
     let error = room.unpack(name, archive, limits).unwrap_err();
@@ -66,7 +66,7 @@ fn failure(name: &str, archive: &[u8]) -> ArchiveError {
     failure_within(name, archive, &ArchiveLimits::default())
 }
 
-/// Unpacking must refuse `entry`.
+/// Asserts that extraction refuses `entry`.
 fn assert_refused(name: &str, archive: &[u8], entry: &str, refusal: EntryRefusal) {
     match failure(name, archive) {
         ArchiveError::Refused { entry: seen, refusal: why } => assert_eq!((seen.as_str(), why), (entry, refusal)),
@@ -74,7 +74,7 @@ fn assert_refused(name: &str, archive: &[u8], entry: &str, refusal: EntryRefusal
     }
 }
 
-/// Path → (kind and mode, content or target) of everything below a folder, the list of files left out.
+/// Path → (kind and mode, content or target) of everything below a folder, without the lists of files.
 fn listing(root: &Path) -> BTreeMap<String, (char, u32, String)> {
     let mut found = BTreeMap::new();
     let mut remaining = vec![root.to_owned()];
@@ -99,7 +99,7 @@ fn listing(root: &Path) -> BTreeMap<String, (char, u32, String)> {
     found
 }
 
-/// A tar under construction.
+/// A builder for tars.
 #[derive(Clone)]
 struct TestTarBuilder(Vec<u8>);
 
@@ -143,7 +143,7 @@ impl TestTarBuilder {
         self.entry(EntryType::Link, name.as_bytes(), 0o644, target.as_bytes(), b"")
     }
 
-    /// An extended header of pax with one record.
+    /// Adds a pax extended header with one record.
     fn pax(self, key: &str, value: &str) -> Self {
         self.entry(EntryType::XHeader, b"pax", 0o644, b"", pax_record(key, value).as_bytes())
     }
@@ -170,7 +170,7 @@ fn zstd(content: &[u8]) -> Vec<u8> {
     ::zstd::encode_all(content, 1).unwrap()
 }
 
-/// One entry of a zip: name, external attributes, content, all as they shall be.
+/// A zip entry with exactly this name, external attributes and content.
 struct TestZipEntry<'a>(&'a [u8], u32, &'a [u8]);
 
 /// A zip of stored entries.

@@ -1,7 +1,8 @@
-//! The folder that is being filled, and the memory of what is in it.
+//! The folder during an extraction, and the record of its content.
 //!
-//! Every path is made once. Nothing is created behind a link: links are made last, when each is known to stay inside,
-//! so no step of the extraction can follow one. Directories get their own modes last, since they may be read-only.
+//! Every path is created once. Nothing is created through a link: links are created last, when each is known to stay
+//! inside, so no step of the extraction can follow one. Directories get their modes last, because they may be
+//! read-only.
 
 use std::{
     collections::HashMap,
@@ -20,12 +21,12 @@ use super::{
     file_list::{self, FileListEntry},
 };
 
-/// Links that are followed for one path, as the kernel does.
+/// The most links to follow for one path, as in the kernel.
 const MAX_LINK_HOPS: usize = 40;
-/// Components that are looked at for one link. Real ones have a dozen.
+/// The most components to check for one link. Real ones have a dozen.
 const MAX_LINK_COMPONENTS: usize = 4096;
 
-/// A folder that is being filled.
+/// A folder during an extraction.
 pub(super) struct ExtractionTree<'a> {
     job: &'a UnpackJob<'a>,
     cursor: DirCursor,
@@ -34,7 +35,7 @@ pub(super) struct ExtractionTree<'a> {
     directories: Vec<(EntryPath, EntryAttributes)>,
     links: Vec<PendingSymlink>,
     list_entries: Vec<FileListEntry>,
-    /// The directory whose existence was checked last.
+    /// The last directory that was checked to exist.
     checked_parent: Option<String>,
     bytes: u64,
 }
@@ -81,7 +82,7 @@ impl<'a> ExtractionTree<'a> {
         self.job
     }
 
-    /// Makes a directory, or notes the attributes of one that is there.
+    /// Creates a directory, or records the attributes of an existing one.
     pub(super) fn directory(&mut self, path: EntryPath, attributes: EntryAttributes) -> Result<(), ArchiveError> {
         if !path.is_root() {
             self.ensure_directory(path.as_str(), path.as_str())?;
@@ -110,7 +111,7 @@ impl<'a> ExtractionTree<'a> {
         Ok(ExtractedFile { file: file.into(), path, attributes })
     }
 
-    /// Ends a file.
+    /// Finishes a file.
     pub(super) fn close(&mut self, new: ExtractedFile) -> Result<(), ArchiveError> {
         let ExtractedFile { file, path, attributes } = new;
         let listed = finish_file(&file, attributes).map_err(ArchiveError::filesystem("written", path.as_str()))?;
@@ -118,7 +119,7 @@ impl<'a> ExtractionTree<'a> {
         Ok(())
     }
 
-    /// Notes a symlink, to be made at the end.
+    /// Records a symlink to create at the end.
     pub(super) fn symlink(&mut self, path: EntryPath, raw: &[u8], modified: ModifiedTime) -> Result<(), ArchiveError> {
         let target = entry::check_link_target(&path, raw, self.job.limits)?.to_owned();
         self.claim_path(&path, ArchiveEntryKind::Symlink)?;
@@ -126,7 +127,7 @@ impl<'a> ExtractionTree<'a> {
         Ok(())
     }
 
-    /// Makes a hard link to a file that is there.
+    /// Creates a hard link to an earlier file.
     pub(super) fn hard_link(&mut self, path: EntryPath, raw: &[u8]) -> Result<(), ArchiveError> {
         let shown = String::from_utf8_lossy(raw).into_owned();
         let target = EntryPath::parse(raw, self.job.limits).map_err(|error| match error {
@@ -155,8 +156,8 @@ impl<'a> ExtractionTree<'a> {
             .map_err(|error| failed(error.into()))
     }
 
-    /// Makes the links, writes the list of files, and gives the directories their attributes. Returns the number of
-    /// files and links, and the bytes of content.
+    /// Creates the links, writes the list of files, and sets the directories' attributes. Returns the number of files
+    /// and links, and the bytes of content.
     pub(super) fn finish(mut self) -> Result<(u64, u64), ArchiveError> {
         self.make_links()?;
         let files = self.list_entries.len() as u64;
@@ -169,14 +170,14 @@ impl<'a> ExtractionTree<'a> {
                 .map(|node| FileListEntry::directory(node.path.clone(), attributes.get(node.path.as_str()).copied())),
         );
         file_list::write(self.cursor.root(), &mut self.list_entries)?;
-        // Children before parents: a parent may lock its children away. Of entries for the same directory the last
-        // counts.
+        // Children before parents, because a parent's mode may block access to them. Of several entries for a
+        // directory, the last counts.
         self.directories.reverse();
         self.directories.sort_by(|(a, _), (b, _)| b.as_str().cmp(a.as_str()));
         self.directories.dedup_by(|(a, _), (b, _)| a == b);
         for (path, attributes) in &self.directories {
             let attributes = match path.is_root() {
-                // The caller renames the folder, and the list in it is to be read.
+                // The caller renames the folder, and the list in it must be readable.
                 true => EntryAttributes { mode: attributes.mode | 0o700, ..*attributes },
                 false => *attributes,
             };
@@ -191,7 +192,7 @@ impl<'a> ExtractionTree<'a> {
         Ok((files, self.bytes))
     }
 
-    /// Makes sure that nothing has this path yet, that its parents exist, and that all are directories.
+    /// Checks that nothing has this path yet, and that all its parents exist and are directories.
     fn claim_path(&mut self, path: &EntryPath, kind: ArchiveEntryKind) -> Result<(), ArchiveError> {
         if path.is_root() {
             return Err(ArchiveError::refused_entry(".", EntryRefusal::NoName));
@@ -225,7 +226,7 @@ impl<'a> ExtractionTree<'a> {
         }
     }
 
-    /// Makes the directory `path` and its parents, where they are missing, for the sake of `entry`.
+    /// Creates the directory `path` and its missing parents for `entry`.
     fn ensure_directory(&mut self, path: &str, entry: &str) -> Result<(), ArchiveError> {
         let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
         for end in ends {
@@ -278,8 +279,8 @@ impl<'a> ExtractionTree<'a> {
     }
 }
 
-/// Whether following `link` leads out of the folder at any point, given all links in it by [`entry::folded`] path. A path that is too long to be
-/// sure counts as leading out; one that the kernel would not follow to its end does not.
+/// Whether following `link` leads out of the folder at any point, given all links by their [`entry::folded`] paths. A
+/// path too long to check counts as leading out; one that the kernel would not follow to its end does not.
 fn leaves_folder(link: &PendingSymlink, targets: &HashMap<String, &str>) -> bool {
     let mut current = link.path.parent().to_owned();
     let mut remaining: Vec<&str> = link.target.rsplit('/').collect();
@@ -320,12 +321,12 @@ fn timestamps(modified: ModifiedTime) -> Timestamps {
     }
 }
 
-/// Sets what writing would have changed, and tells what the filesystem made of it (not all keep nanoseconds).
+/// Sets the attributes that writing has changed, and returns what the file system stored (not all keep nanoseconds).
 fn finish_file(file: &File, attributes: EntryAttributes) -> rustix::io::Result<FileListEntry> {
     rustix::fs::futimens(file, &timestamps(attributes.modified))?;
     let mut stat = rustix::fs::fstat(file.as_fd())?;
     if stat.st_mode & 0o7777 != attributes.mode {
-        // The process' umask took something away.
+        // The process's umask removed some bits.
         rustix::fs::fchmod(file, Mode::from_raw_mode(attributes.mode))?;
         stat = rustix::fs::fstat(file)?;
     }

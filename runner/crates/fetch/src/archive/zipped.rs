@@ -1,8 +1,7 @@
 //! Zip: spooled to a file without a name, checked against the digest, then extracted.
 //!
-//! A zip is read from its end, so it can't be streamed. Only what is stored or deflated is supported; encrypted
-//! entries, several disks and data before or after the archive are refused.
-//! Format: PKWARE APPNOTE 6.3.10.
+//! A zip is read from its end, so it can't be streamed. Only stored and deflated entries are supported; encrypted
+//! entries, several disks, and data before or after the archive are refused. Format: PKWARE APPNOTE 6.3.10.
 
 use std::{
     fs::File,
@@ -25,12 +24,12 @@ use super::{
     tree::ExtractionTree,
 };
 
-/// Bytes of the record that ends every zip, without its comment.
+/// The size of the record that ends a zip, without its comment.
 const END_RECORD_BYTES: usize = 22;
-/// The name that the spool has for a moment on filesystems without `O_TMPFILE`.
+/// The spool's temporary name on file systems without `O_TMPFILE`.
 const SPOOL_NAME: &str = ".pawl-spool";
 
-/// Makes a file that nobody sees, in the filesystem of `folder`. It is gone with the process, however that ends.
+/// Creates an unnamed file in the file system of `folder`. It disappears with the process.
 pub(super) fn create_spool(folder: BorrowedFd<'_>) -> Result<File, ArchiveError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR;
@@ -118,7 +117,7 @@ fn extract_entry(
         )));
     }
     let modified = modified_time(&source);
-    // The upper half holds a Unix mode, when the archiver wrote one.
+    // The upper half holds a Unix mode if the writer had one.
     let mode = source.external_attributes() >> 16;
     let kind = entry_type(mode, raw.ends_with(b"/"));
     let attributes = |default| EntryAttributes::parse(&path, if mode == 0 { default } else { mode & 0o7777 }, modified);
@@ -178,9 +177,10 @@ fn special_file_name(kind: FileType) -> &'static str {
     }
 }
 
-/// Whether the header before an entry's content says what the central directory says: programs differ in which they believe.
+/// Checks that an entry's local header agrees with the central directory, because programs differ in which one they
+/// use.
 fn matches_local_header<R: Read>(spool: &File, entry: &zip::read::ZipFile<'_, R>) -> Result<bool, ArchiveError> {
-    /// Size and check sum follow the content.
+    /// Size and checksum follow the content.
     const SIZES_DEFERRED: u16 = 1 << 3;
     /// The size is in an extra field.
     const SIZE_IN_EXTRA_FIELD: u32 = u32::MAX;
@@ -200,8 +200,8 @@ fn wrong_size(path: &EntryPath) -> ArchiveError {
     ArchiveError::Damaged(format!("the size of {:?} differs from the declared size", path.as_str()))
 }
 
-/// Finds the record that ends the archive where the file ends, and checks the number of entries before the zip crate
-/// keeps them in memory. Returns the length of the archive's comment.
+/// Finds the end record at the end of the file, and checks the number of entries before the zip crate loads them into
+/// memory. Returns the length of the archive's comment.
 fn check_end_record(spool: &File, length: u64, max_files: u64) -> Result<usize, ArchiveError> {
     let read = |at: u64, count: u64| {
         let mut bytes = vec![0; usize::try_from(count).unwrap_or(0)];
@@ -210,7 +210,7 @@ fn check_end_record(spool: &File, length: u64, max_files: u64) -> Result<usize, 
     };
     let begin = length.saturating_sub((END_RECORD_BYTES + usize::from(u16::MAX)) as u64);
     let tail = read(begin, length - begin)?;
-    // Where a record at this place says that the archive ends.
+    // The end of the archive according to a record at this position.
     let end = |at: usize| at + END_RECORD_BYTES + usize::from(u16::from_le_bytes([tail[at + 20], tail[at + 21]]));
     let mut places = (0..(tail.len() + 1).saturating_sub(END_RECORD_BYTES))
         .rev()
@@ -233,8 +233,8 @@ fn check_end_record(spool: &File, length: u64, max_files: u64) -> Result<usize, 
     Ok(tail.len() - at - END_RECORD_BYTES)
 }
 
-/// Walks the central directory: of equal names the zip crate keeps the last and does not tell, and of a directory with more
-/// entries than the end of the archive says, it reads the first.
+/// Walks the central directory: the zip crate silently keeps the last of equal names, and ignores entries beyond the
+/// number in the end record.
 fn check_central_directory(spool: &File, start: u64, entries: usize) -> Result<(), ArchiveError> {
     let mut reader = BufReader::new(spool);
     reader.seek(SeekFrom::Start(start)).map_err(|error| decode_error(&error))?;
@@ -270,7 +270,7 @@ fn check_central_directory(spool: &File, start: u64, entries: usize) -> Result<(
     }
 }
 
-/// The time of modification: UTC, where the archive has it, else the local time of whoever made it, taken for UTC.
+/// The modification time: UTC if the archive has it, else the writer's local time, taken as UTC.
 fn modified_time<R: Read>(file: &zip::read::ZipFile<'_, R>) -> ModifiedTime {
     let exact = file.extra_data_fields().find_map(|field| match field {
         ExtraField::ExtendedTimestamp(times) => times.mod_time(),
@@ -290,7 +290,7 @@ fn modified_time<R: Read>(file: &zip::read::ZipFile<'_, R>) -> ModifiedTime {
     ModifiedTime { seconds, nanos: 0 }
 }
 
-/// Days from 1970 to a date of the Gregorian calendar: years begin in March here, so that the leap day comes last.
+/// Days from 1970 to a Gregorian date. Years begin in March here, so that the leap day comes last.
 fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 719_469
@@ -305,7 +305,7 @@ fn archive_error(error: ZipError) -> ArchiveError {
 
 #[cfg(test)]
 #[test]
-fn days_of_the_calendar() {
+fn days_since_1970_are_computed() {
     assert_eq!(days_since_epoch(1970, 1, 1), 0);
     assert_eq!(days_since_epoch(1980, 1, 1), 3652);
     assert_eq!(days_since_epoch(2000, 2, 29), 11_016);

@@ -1,8 +1,8 @@
-//! What an IP address is, and whether a granted name may lead to it. Pure.
+//! Classifies IP addresses, and decides whether a granted name may resolve to one. Pure.
 //!
-//! Invariant: an address that a name resolves to is used only after [`check_address`] allowed it, and the connection goes to that very
-//! address; so a name that changes its mind between check and connection gains nothing. The ranges are those of the
-//! IANA special-purpose registries (RFC 6890), with the metadata services of the large clouds added.
+//! Invariant: a resolved address is used only after [`check_address`] allowed it, and the connection goes to exactly
+//! that address. So a name whose address changes between check and connection gains nothing. The ranges are those of
+//! the IANA special-purpose registries (RFC 6890), plus the metadata services of the large clouds.
 
 use std::{
     fmt,
@@ -11,7 +11,7 @@ use std::{
 
 use plan::NetworkScope;
 
-/// What an address reaches.
+/// The scope that an address reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressScope {
     /// The internet.
@@ -24,7 +24,7 @@ pub enum AddressScope {
     LinkLocal,
     /// A cloud's metadata service, which hands out credentials.
     Metadata,
-    /// Multicast, unspecified, reserved or documentation: nothing that a server answers on.
+    /// Multicast, unspecified, reserved or documentation: no server answers there.
     Special,
 }
 
@@ -41,7 +41,8 @@ impl fmt::Display for AddressScope {
     }
 }
 
-/// Whether the DNS name `host` may lead to `address`. An IP literal is not asked about here: a grant that matches it names it.
+/// Whether the DNS name `host` may resolve to `address`. IP literals are not checked here: a grant that matches one
+/// names it.
 pub(super) fn check_address(host: &str, address: IpAddr, network: NetworkScope) -> Result<(), AddressScope> {
     let scope = address_scope(address);
     let allowed = match scope {
@@ -53,7 +54,7 @@ pub(super) fn check_address(host: &str, address: IpAddr, network: NetworkScope) 
     if allowed { Ok(()) } else { Err(scope) }
 }
 
-/// What an address reaches.
+/// The scope of an address.
 pub(super) fn address_scope(address: IpAddr) -> AddressScope {
     match address {
         IpAddr::V4(address) => scope_v4(address),
@@ -102,7 +103,7 @@ fn scope_v6(address: Ipv6Addr) -> AddressScope {
     }
 }
 
-/// An IPv4 address inside an IPv6 one is at best private: a resolver that answers so hides where it leads.
+/// An IPv4 address inside an IPv6 one counts as private at best, because it hides its target.
 fn embedded_v4_scope(high: u16, low: u16) -> AddressScope {
     let [[a, b], [c, d]] = [high.to_be_bytes(), low.to_be_bytes()];
     match scope_v4(Ipv4Addr::new(a, b, c, d)) {
@@ -116,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_special_range_is_known() {
+    fn every_special_range_is_classified() {
         for (text, expected) in [
             ("1.1.1.1", AddressScope::Public),
             ("172.15.255.255", AddressScope::Public),
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_leads_only_where_its_grant_lets_it() {
+    fn name_resolves_only_to_granted_scopes() {
         let cases = [
             ("shop.example", "1.1.1.1", true, true),
             ("shop.example", "127.0.0.1", false, true),

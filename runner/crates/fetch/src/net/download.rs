@@ -1,13 +1,13 @@
-//! A download, which goes on where it broke off.
+//! A download that resumes after an interruption.
 //!
-//! After a fault that may pass, the URL is asked again for the rest (RFC 9110, 14: `ContentRange` and `If-Range`), from the start of
-//! its redirects, so that every hop passes the gate again and a signed address that has expired is made anew. A server that
-//! answers with the whole, or wrongly to ranges, is believed as to the whole: what was handed out before is skipped.
+//! After a transient error, it requests the rest of the URL (RFC 9110, 14: `Range` and `If-Range`), from the start of
+//! its redirects, so that each hop passes the gate again and expired signed URLs are renewed. If the server sends the
+//! whole content or a wrong range, the bytes that were already returned are skipped.
 //!
-//! Invariants: what is handed out is the content from its first byte to its last, each once, as long as the server sends one
-//! content; where it can be seen that it became another (ETag, Last-Modified, length), that is an error. How often it is asked
-//! in a row without a new byte is bounded. Deliberately absent: whether the content is the right one, which its digest tells;
-//! a bound on the time of it all, which is the step's.
+//! Invariants: it returns each byte of the content once and in order, as long as the server serves one content. A
+//! visible change of the content (ETag, Last-Modified, length) is an error. The retries in a row without a new byte are
+//! limited. Deliberately absent: whether the content is the right one, which its digest tells, and a total timeout,
+//! which is the step's.
 
 use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
@@ -27,14 +27,14 @@ use super::{
 /// How many redirects a download follows.
 const MAX_DOWNLOAD_REDIRECTS: u32 = 10;
 
-/// How long a download waits, and how often it asks again.
+/// Timeouts and retries of a download.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DownloadRetryPolicy {
-    /// A server that sends nothing for so long is given up.
+    /// How long the server may send nothing.
     pub(super) stall_timeout: Duration,
-    /// Before it is asked again; twice as long each time in a row.
+    /// The pause before the first retry in a row; it doubles for each later one.
     pub(super) first_delay: Duration,
-    /// How often it is asked again in a row without a new byte.
+    /// The most retries in a row without a new byte.
     pub(super) max_retries: u32,
 }
 
@@ -43,25 +43,25 @@ impl DownloadRetryPolicy {
         Self { stall_timeout: Duration::from_secs(30), first_delay: Duration::from_millis(250), max_retries: 5 };
 }
 
-/// The body of an answer with status 200, chunk by chunk.
+/// The body of a response with status 200, chunk by chunk.
 pub struct Download {
     client: Arc<NetClient>,
     url: Url,
-    /// None when the server said that there is nothing more.
+    /// `None` when the server said that there is nothing more.
     response: Option<reqwest::Response>,
     identity: ContentIdentity,
-    /// Bytes handed out.
+    /// Bytes returned so far.
     received: u64,
-    /// Bytes to come that were handed out before.
+    /// Bytes to skip, because they were already returned.
     bytes_to_skip: u64,
-    /// How often it failed since the last new byte.
+    /// Failures since the last new byte.
     failures: u32,
-    /// Whether the server can be asked for a part.
+    /// Whether the server supports ranges.
     supports_ranges: bool,
     interruption: Option<NetError>,
 }
 
-/// By what a content is known to be the same.
+/// The properties by which two responses have the same content.
 #[derive(Default)]
 struct ContentIdentity {
     size: Option<u64>,
@@ -84,7 +84,7 @@ impl ContentIdentity {
         tags.or_else(times).unwrap_or(true) && agree(self.size.as_ref(), other.size.as_ref()).unwrap_or(true)
     }
 
-    /// What `If-Range` takes: a strong tag, else a time.
+    /// The value for `If-Range`: a strong tag, else a time.
     fn if_range_value(&self) -> Option<&str> {
         let strong = self.etag.as_ref().filter(|tag| tag.as_bytes().starts_with(b"\""));
         strong.or(self.last_modified.as_ref())?.to_str().ok()
@@ -92,7 +92,7 @@ impl ContentIdentity {
 }
 
 impl NetClient {
-    /// Asks with GET, follows up to 10 redirects, and hands out the body as it comes. The status must be 200.
+    /// Sends GET, follows up to 10 redirects, and returns the body as it arrives. The status must be 200.
     pub async fn open_download(self: &Arc<Self>, url: &Url) -> Result<Download, NetError> {
         let request = NetRequest::new(Method::GET.as_str(), url.as_str())?;
         let response = self.follow_download(request).await?;
@@ -125,13 +125,13 @@ impl fmt::Debug for Download {
 }
 
 impl Download {
-    /// Its length in bytes, if the server said so.
+    /// The length in bytes, if the server announced it.
     #[must_use]
     pub fn size(&self) -> Option<u64> {
         self.identity.size
     }
 
-    /// Why it last broke off, if it did since this was last asked, and went on.
+    /// Takes the error of the last interruption after which the download resumed.
     pub fn take_interruption(&mut self) -> Option<NetError> {
         self.interruption.take()
     }
@@ -170,7 +170,7 @@ impl Download {
         }
     }
 
-    /// Whether the end of an answer is the end of the content.
+    /// Whether the end of a response is the end of the content.
     fn check_complete(&self) -> Result<(), NetError> {
         match self.identity.size {
             Some(size) if self.received < size => {
@@ -181,7 +181,7 @@ impl Download {
         }
     }
 
-    /// Asks for what is missing, until there is an answer or no more hope.
+    /// Requests the rest until there is a response or no retry is left.
     async fn resume(&mut self, mut failure: NetError) -> Result<(), NetError> {
         let retry_policy = self.client.download_retry;
         while failure.is_resumable() {
@@ -208,7 +208,7 @@ impl Download {
         Err(failure)
     }
 
-    /// The answer with the bytes from `received` on, or with all of them; none if there are no more.
+    /// The response with the bytes from `received` on, or with all of them; `None` if there are no more.
     async fn request_rest(&mut self) -> Result<Option<reqwest::Response>, NetError> {
         let is_range_request = self.supports_ranges && self.received > 0;
         let mut request = NetRequest::new(Method::GET.as_str(), self.url.as_str())?;
@@ -259,7 +259,7 @@ impl Download {
         NetError::ContentChanged { url: url_for_display(&self.url), received: self.received }
     }
 
-    /// The server does not do ranges as it says: from now on it is asked for all.
+    /// The server's range is wrong, so later requests ask for the whole content.
     fn wrong_range_error(&mut self, response: &reqwest::Response) -> NetError {
         self.supports_ranges = false;
         let stated = response.headers().get(CONTENT_RANGE).map(|value| String::from_utf8_lossy(value.as_bytes()));

@@ -1,8 +1,7 @@
-//! What can go wrong on the network, said plainly, and what a retry or a change of the plan can do about it.
+//! Errors of the network, with the help that a retry or a change of the plan can give.
 //!
-//! Invariant: no text holds a header value, a body, or a URL's query or fragment. Deliberately absent: any decision taken from
-//! the text of a library's error; only types are looked at, and the text of the innermost cause is shown when nothing
-//! better is known.
+//! Invariant: no text contains a header value, a body, or a URL's query or fragment. Deliberately absent: decisions by
+//! the text of a library's error. Only types decide; the innermost cause's text is shown if nothing better is known.
 
 use std::{error::Error, io, time::Duration};
 
@@ -11,25 +10,25 @@ use url::Url;
 
 use super::address::AddressScope;
 
-/// The kind of a failure, as the step contract words it.
+/// The kind of a failure in the step contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NetFailureKind {
-    /// The call itself is malformed.
+    /// The call is malformed.
     InvalidConfig,
     /// The plan does not grant it.
     Denied,
-    /// The other side says that there is no such thing.
+    /// The other side does not have it.
     NotFound,
     /// The same call may succeed later.
     Transient,
     /// The same call will fail again.
     Permanent,
-    /// Larger than allowed.
+    /// A limit is exceeded.
     Limit,
 }
 
 impl NetFailureKind {
-    /// The word of the step contract: `denied`, `transient`, …
+    /// The name in the step contract: `denied`, `transient`, …
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -43,43 +42,43 @@ impl NetFailureKind {
     }
 }
 
-/// Why a request or a connection failed. `peer` is `host:port`; URLs are shown without query.
+/// An error of a request or a connection. `peer` is `host:port`; URLs are shown without query.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NetError {
-    /// The text is no URL that can be asked.
+    /// The text is not a URL that a step may request.
     #[error("{url:?} is not a valid URL: {why}")]
     InvalidUrl {
         /// The URL without query.
         url: String,
-        /// The rule it breaks.
+        /// The rule that it breaks.
         why: String,
     },
-    /// The text is no `host:port`.
+    /// The text is not `host:port`.
     #[error("{address:?} is not an address: it must be `host:port`")]
     InvalidAddress {
         /// The text.
         address: String,
     },
-    /// The method is no HTTP method, or one that is never sent.
+    /// The method is invalid, or one that steps can't send.
     #[error("invalid method {method:?}: {why}")]
     InvalidMethod {
         /// The method.
         method: String,
-        /// The rule it breaks.
+        /// The rule that it breaks.
         why: &'static str,
     },
-    /// A header that can't be sent.
+    /// The header can't be sent.
     #[error("invalid header {name:?}: {why}")]
     InvalidHeader {
         /// Its name.
         name: String,
-        /// The rule it breaks.
+        /// The rule that it breaks.
         why: &'static str,
     },
     /// No grant names this origin.
     #[error("{origin} is not granted{}", redirect_note(from))]
     OriginNotGranted {
-        /// `scheme://host:port`, the default port left out.
+        /// `scheme://host:port` without a default port.
         origin: String,
         /// The URL that redirected there.
         from: Option<String>,
@@ -89,9 +88,9 @@ pub enum NetError {
     MethodNotGranted {
         /// The method.
         method: Method,
-        /// `scheme://host:port`, the default port left out.
+        /// `scheme://host:port` without a default port.
         origin: String,
-        /// The methods that are.
+        /// The granted methods.
         granted: Vec<String>,
     },
     /// No grant names this TCP address.
@@ -100,14 +99,14 @@ pub enum NetError {
         /// The address.
         peer: String,
     },
-    /// The name of a granted origin or address leads where it may not.
+    /// A granted name resolves to a denied address.
     #[error("{host} resolves to {address}, {scope}, which is not granted")]
     AddressDenied {
         /// The name.
         host: String,
-        /// What it resolves to.
+        /// The address.
         address: std::net::IpAddr,
-        /// What that address is.
+        /// The address's scope.
         scope: AddressScope,
         /// The line that would allow it, without `grants:`.
         grant: String,
@@ -117,90 +116,90 @@ pub enum NetError {
     Unresolved {
         /// The name.
         host: String,
-        /// What the resolver says.
+        /// The resolver's message.
         why: String,
     },
-    /// Nothing listens there.
+    /// The port refused the connection.
     #[error("{peer} refused the connection")]
     ConnectionRefused {
         /// The address.
         peer: String,
     },
-    /// The connection could not be made.
+    /// The connection failed.
     #[error("can't reach {peer}: {why}")]
     Unreachable {
         /// The address.
         peer: String,
-        /// What the system says.
+        /// The system's message.
         why: String,
     },
-    /// Nothing came in time.
+    /// No response came in time.
     #[error("{peer} did not answer within {}", format_duration(*within))]
     NoAnswer {
         /// The address.
         peer: String,
-        /// The time given.
+        /// The timeout.
         within: Duration,
     },
-    /// The answer began, and did not end in time.
+    /// The response began, but did not end in time.
     #[error("{peer} did not complete its answer within {}", format_duration(*within))]
     IncompleteAnswer {
         /// The address.
         peer: String,
-        /// The time given.
+        /// The timeout.
         within: Duration,
     },
-    /// A download stands still.
+    /// A download stalled.
     #[error("{peer} sent nothing for {}, after {received} bytes", format_duration(*within))]
     Stalled {
         /// The address.
         peer: String,
-        /// The time given.
+        /// The timeout.
         within: Duration,
-        /// Bytes that came before.
+        /// Bytes received before.
         received: u64,
     },
-    /// An answer ended well, but too early.
+    /// The response ended too early.
     #[error("{peer} ended its answer after {received} of {size} bytes")]
     BodyTooShort {
         /// The address.
         peer: String,
-        /// Bytes that came.
+        /// Bytes received.
         received: u64,
-        /// Bytes that were announced.
+        /// Bytes announced.
         size: u64,
     },
-    /// A server that was asked for the rest of a download sent something else.
+    /// The server sent something other than the requested rest of a download.
     #[error("{peer} answered a request for the bytes from {asked} on with {answered}")]
     WrongRange {
         /// The address.
         peer: String,
-        /// The first byte asked for.
+        /// The first requested byte.
         asked: u64,
-        /// What it says it sent.
+        /// The server's `Content-Range`.
         answered: String,
     },
-    /// What is downloaded became something else meanwhile.
+    /// The content changed during the download.
     #[error("{url} changed during the download, after {received} bytes")]
     ContentChanged {
         /// The URL without query.
         url: String,
-        /// Bytes that came before.
+        /// Bytes received before.
         received: u64,
     },
-    /// A download broke off again and again, without a new byte.
-    #[error("the download from {peer} stopped after {received} bytes and failed {tries} retries: {last}")]
+    /// A download failed repeatedly without a new byte.
+    #[error("the download from {peer} stopped after {received} bytes; {tries} retries failed: {last}")]
     RetriesExhausted {
         /// The address.
         peer: String,
-        /// Bytes that came before.
+        /// Bytes received before.
         received: u64,
-        /// How often it was asked again.
+        /// The number of retries.
         tries: u32,
-        /// What happened the last time.
+        /// The last error.
         last: Box<Self>,
     },
-    /// The connection broke, or what came is not HTTP.
+    /// The connection broke, or the response is not HTTP.
     #[error("the connection to {peer} broke: {why}")]
     ConnectionBroken {
         /// The address.
@@ -208,12 +207,12 @@ pub enum NetError {
         /// The innermost cause.
         why: String,
     },
-    /// The server's certificate is not accepted.
+    /// The server's certificate is not trusted.
     #[error("the certificate of {peer} is not trusted: {why}")]
     CertificateUntrusted {
         /// The address.
         peer: String,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
     /// The TLS handshake failed for another reason.
@@ -221,40 +220,40 @@ pub enum NetError {
     Tls {
         /// The address.
         peer: String,
-        /// What is wrong.
+        /// The reason.
         why: String,
     },
-    /// The machine's certificate authorities can't be read, or the TLS library can't be set up.
+    /// The system's certificate authorities can't be read, or TLS can't be set up.
     #[error("can't use https on this machine: {why}")]
     RootsUnavailable {
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// The body is larger than asked for.
+    /// The body exceeds the limit.
     #[error("the answer from {url} is larger than {max} bytes")]
     TooLarge {
         /// The URL without query.
         url: String,
-        /// The bound, bytes.
+        /// The limit in bytes.
         max: u64,
     },
     /// More redirects than allowed.
     #[error("more than {max} redirects; the last one points to {url}")]
     TooManyRedirects {
-        /// Where the next one leads, without query.
+        /// The next URL, without query.
         url: String,
-        /// The bound.
+        /// The limit.
         max: u32,
     },
-    /// The server redirects to something that is never followed.
+    /// The server redirects to an invalid URL.
     #[error("{from} redirects to an invalid URL: {why}")]
     BadRedirect {
-        /// The URL that answered, without query.
+        /// The URL that redirected, without query.
         from: String,
-        /// The rule it breaks.
+        /// The rule that it breaks.
         why: String,
     },
-    /// A download was answered with another status than 200.
+    /// A download got a status other than 200.
     #[error("{url} answered with status {status}")]
     Status {
         /// The URL without query.
@@ -265,7 +264,7 @@ pub enum NetError {
 }
 
 impl NetError {
-    /// The kind of failure.
+    /// The kind in the step contract.
     #[must_use]
     pub fn kind(&self) -> NetFailureKind {
         match self {
@@ -301,18 +300,18 @@ impl NetError {
         }
     }
 
-    /// Whether the same call may succeed later without any change.
+    /// Whether the same call may succeed later without a change.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         self.kind() == NetFailureKind::Transient
     }
 
-    /// Whether a download may go on after it: what is missing may still come.
+    /// Whether a download may resume after it.
     pub(super) fn is_resumable(&self) -> bool {
         self.is_retryable() && !matches!(self, Self::ContentChanged { .. } | Self::RetriesExhausted { .. })
     }
 
-    /// What to change; for a denial the line to add to the step in the plan.
+    /// The hint: for a denial, the line to add to the step in the plan.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -354,12 +353,12 @@ impl NetError {
         }
     }
 
-    /// What a library's error means for a request to `url`.
+    /// Converts a library's error of a request to `url`.
     pub(super) fn from_reqwest(error: &reqwest::Error, url: &Url) -> Self {
         Self::from_reqwest_with_peer(error, peer(url))
     }
 
-    /// What a library's error means for an exchange with `peer`.
+    /// Converts a library's error of an exchange with `peer`.
     pub(super) fn from_reqwest_with_peer(error: &reqwest::Error, peer: String) -> Self {
         if let Some(own) = find_cause::<Self>(error) {
             return own.clone();
@@ -377,7 +376,7 @@ impl NetError {
         if error.is_connect() { Self::Unreachable { peer, why } } else { Self::ConnectionBroken { peer, why } }
     }
 
-    /// What a system error means for a connection with `peer`.
+    /// Converts a system error of a connection to `peer`.
     pub(super) fn from_io(fault: &io::Error, peer: String) -> Self {
         match fault.kind() {
             io::ErrorKind::ConnectionRefused => Self::ConnectionRefused { peer },
@@ -391,12 +390,12 @@ impl NetError {
     }
 }
 
-/// `host:port`, the default port filled in.
+/// The URL's `host:port`, including a default port.
 pub(super) fn peer(url: &Url) -> String {
     format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
 }
 
-/// The URL as it may be shown: without user, query and fragment.
+/// The URL without user, query and fragment.
 pub(super) fn url_for_display(url: &Url) -> String {
     format!("{}{}", url.origin().ascii_serialization(), url.path())
 }
@@ -409,8 +408,8 @@ fn format_duration(time: Duration) -> String {
     if time.subsec_millis() == 0 { format!("{} s", time.as_secs()) } else { format!("{} ms", time.as_millis()) }
 }
 
-/// Looks for an error of type `T` among the causes. An `io::Error` that wraps another hides it from `source()`, so what is in
-/// it is looked at too.
+/// Finds an error of type `T` among the causes. An `io::Error` hides a wrapped error from `source()`, so its content is
+/// searched too.
 fn find_cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
     let mut wrapped = None;
     let mut next = Some(error);

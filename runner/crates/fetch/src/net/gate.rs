@@ -1,6 +1,6 @@
-//! The grants, and whether a URL or an address is among them. Pure.
+//! The grants, and whether they contain a URL or an address. Pure.
 //!
-//! Invariant: nothing is resolved, connected to or sent before it passed here; that holds for each redirect as for the first URL.
+//! Invariant: nothing is resolved, connected to or sent before it passed this gate. That includes each redirect.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -10,7 +10,7 @@ use url::{Host, Url};
 use super::error::{NetError, url_for_display};
 use plan::HttpGrant;
 
-/// What a step may reach.
+/// The HTTP and TCP grants of a step.
 #[derive(Debug)]
 pub(super) struct NetGate {
     http: Vec<HttpGrant>,
@@ -25,12 +25,12 @@ pub(super) struct TcpEndpoint {
 }
 
 impl NetGate {
-    /// Takes the grants in. A TCP grant that is no `host:port` matches nothing; the plan's validation reports it.
+    /// Creates a gate. A TCP grant that is not `host:port` matches nothing; the plan's validation reports it.
     pub(super) fn new(http: Vec<HttpGrant>, tcp: &[String]) -> Self {
         Self { http, tcp: tcp.iter().filter_map(|address| TcpEndpoint::parse(address)).collect() }
     }
 
-    /// The grant under which `url` may be asked with `method`. `from` is the URL that redirected there.
+    /// The grant that allows `method` on `url`. `from` is the URL that redirected there.
     pub(super) fn check_http(&self, method: &Method, url: &Url, from: Option<&Url>) -> Result<&HttpGrant, NetError> {
         let of_origin: Vec<_> = self.http.iter().filter(|grant| grant_matches(grant, url)).collect();
         let origin = || url.origin().ascii_serialization();
@@ -60,7 +60,7 @@ impl NetGate {
 }
 
 impl TcpEndpoint {
-    /// Parses `host:port`; an IPv6 literal stands in brackets.
+    /// Parses `host:port`; an IPv6 literal needs brackets.
     fn parse(text: &str) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
         let host = if host.contains(':') && !host.starts_with('[') { None } else { Host::parse(host).ok() }?;

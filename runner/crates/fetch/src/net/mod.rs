@@ -1,16 +1,16 @@
-//! HTTP and TCP for steps: a client that reaches what is granted and nothing else.
+//! HTTP and TCP for steps: a client that reaches only what is granted.
 //!
-//! Invariant: every hop, the first URL and each redirect, passes [`gate`] before a name is resolved, and every address that a
-//! name resolves to passes [`address`] before it is connected to. Credentials of a grant go to requests of that grant's
-//! origin only; headers of the step that look like credentials stay with the origin they were given for.
+//! Invariant: every hop, including redirects, passes [`gate`] before a name is resolved, and every resolved address
+//! passes [`address`] before a connection. A grant's credentials go only to its origin; a step's headers that look like
+//! credentials stay with the first origin.
 //!
-//! Deliberately absent: retries (`drive` does that, by [`NetError::retryable`]; after a request with a body broke off the
-//! outcome is unknown; only a [`Download`] asks again, for what is missing), proxies (`http_proxy` and its like are ignored: a proxy would resolve names itself, past the
-//! check), cookies, decompression, HTTP/2, and kept-alive connections: after a switch an old worker goes on answering on
-//! a connection it already has, and a check over it would see the old release.
+//! Deliberately absent: retries (`deploy` does them, by [`NetError::is_retryable`]; only a [`Download`] requests again
+//! what is missing), proxies (`http_proxy` is ignored: a proxy would resolve names itself and bypass the check),
+//! cookies, decompression, HTTP/2, and connection reuse: after a switch, an old worker keeps answering on an existing
+//! connection, so a check over it would see the old release.
 //!
-//! The library is reqwest without its defaults: `rustls-no-provider` since we hand it a TLS configuration (see [`tls`]),
-//! `stream` for downloads. Its redirects, proxies, pool and resolver are replaced or turned off below.
+//! The library is reqwest without its defaults: `rustls-no-provider` because the client gets its own TLS configuration
+//! (see [`tls`]), and `stream` for downloads. Its redirects, proxies, pool and resolver are replaced or disabled.
 
 mod address;
 mod download;
@@ -47,10 +47,10 @@ use request::RedirectHop;
 use resolve::{GuardedResolver, NameResolver, ResolvePurpose, SystemResolver};
 use tls::CertAuthorities;
 
-/// A longer time-out than this is none.
+/// The longest timeout; a longer one counts as this.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The network of one step, as far as it is granted.
+/// The granted network of one step.
 pub struct NetClient {
     gate: NetGate,
     resolver: Arc<dyn NameResolver>,
@@ -61,7 +61,7 @@ pub struct NetClient {
 }
 
 impl NetClient {
-    /// A client for these grants; `tcp` are `host:port`. Costs nothing: no file is read and no thread started.
+    /// A client for these grants; `tcp` entries are `host:port`. Reads no file and starts no thread.
     #[must_use]
     pub fn new(grants: Vec<HttpGrant>, tcp: Vec<String>) -> Self {
         Self::with_parts(grants, &tcp, Arc::new(SystemResolver), CertAuthorities::Machine, DownloadRetryPolicy::DEFAULT)
@@ -77,9 +77,9 @@ impl NetClient {
         Self { gate: NetGate::new(grants, tcp), resolver, authorities, https_config: OnceCell::new(), download_retry }
     }
 
-    /// Asks, follows redirects, and reads the whole answer.
+    /// Sends a request, follows redirects, and reads the whole response.
     ///
-    /// Any status is an answer. If a request with a body fails after it was begun, what the server did is unknown.
+    /// Every status is a response. If a request with a body fails after it was sent, the outcome is unknown.
     pub async fn send(&self, request: NetRequest) -> Result<NetResponse, NetError> {
         let within = request.timeout.min(MAX_TIMEOUT);
         let deadline = Instant::now() + within;
@@ -88,7 +88,8 @@ impl NetClient {
         read_response(response, max, deadline, within).await
     }
 
-    /// Asks a server behind a unix socket, whose grant the caller has seen. A redirect is an answer like any other.
+    /// Sends a request to a server on a unix socket, whose grant the caller has checked. A redirect is returned, not
+    /// followed.
     pub async fn send_to_socket(&self, socket: &Path, request: NetRequest) -> Result<NetResponse, NetError> {
         let within = request.timeout.min(MAX_TIMEOUT);
         let deadline = Instant::now() + within;
@@ -106,10 +107,10 @@ impl NetClient {
         read_response(response, max, deadline, within).await
     }
 
-    /// Connects to a granted `host:port` and hangs up.
+    /// Connects to a granted `host:port` and closes the connection.
     ///
-    /// The plan names this host and port and nothing is sent, so the name may resolve to a private address; link-local ones
-    /// and metadata services must be named by their address here too.
+    /// The plan names this host and port, and nothing is sent, so the name may resolve to a private address. Link-local
+    /// addresses and metadata services must be granted by their literal, here too.
     pub async fn connect(&self, address: &str, timeout: Duration) -> Result<(), NetError> {
         let endpoint = self.gate.check_tcp(address)?;
         let peer = endpoint.to_string();
@@ -131,7 +132,7 @@ impl NetClient {
         };
         let mut last = no_answer();
         for (tried, address) in found.iter().enumerate() {
-            // An address that swallows packets must not use up the time of those after it.
+            // An address that drops packets must leave time for the others.
             let left = u32::try_from(found.len() - tried).unwrap_or(u32::MAX);
             let now = Instant::now();
             let share = now + deadline.saturating_duration_since(now) / left;
@@ -144,8 +145,8 @@ impl NetClient {
         Err(last)
     }
 
-    /// Follows redirects to the answer whose body is still to be read. `time` says, from now, until when a hop must have
-    /// answered, and how a late one is worded.
+    /// Follows redirects up to a response with an unread body. `time` is the deadline of a hop and how to report a late
+    /// one.
     async fn follow_redirects(
         &self,
         first: RedirectHop,
@@ -171,7 +172,7 @@ impl NetClient {
         }
     }
 
-    /// One question and the head of its answer, on a connection of its own.
+    /// Sends one request on its own connection, and returns the response's head.
     async fn send_hop(&self, hop: &RedirectHop) -> Result<reqwest::Response, NetError> {
         let grant = self.gate.check_http(&hop.method, &hop.url, hop.from.as_ref())?;
         let headers = hop.headers_with_grant(grant)?;
@@ -187,7 +188,7 @@ impl NetClient {
         request.send().await.map_err(fault)
     }
 
-    /// The HTTP library set up for one hop. An own one each: it pools nothing, and its resolver knows this grant alone.
+    /// An HTTP client for one hop. It has no pool, and its resolver knows only this grant.
     async fn client_for_hop(&self, network: NetworkScope, url: &Url) -> Result<reqwest::Client, NetError> {
         let tls = if url.scheme() == "https" {
             self.https_config
@@ -211,7 +212,7 @@ impl NetClient {
     }
 }
 
-/// The HTTP library without anything that it does by itself.
+/// An HTTP client without automatic behavior.
 fn base_client_builder(tls: rustls::ClientConfig) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .user_agent(concat!("pawl/", env!("CARGO_PKG_VERSION")))
@@ -224,7 +225,7 @@ fn base_client_builder(tls: rustls::ClientConfig) -> reqwest::ClientBuilder {
         .tls_backend_preconfigured(tls)
 }
 
-/// An answer with its whole body, if it ends in time.
+/// Reads the whole body of a response in time.
 async fn read_response(
     response: reqwest::Response,
     max: u64,

@@ -1,4 +1,4 @@
-//! What is asked and what is answered, and how a redirect turns one question into the next. Pure.
+//! Requests and responses, and how a redirect turns one request into the next. Pure.
 
 use std::time::Duration;
 
@@ -12,34 +12,34 @@ use super::error::{NetError, url_for_display};
 use contract::Secret;
 use plan::HttpGrant;
 
-/// One request. [`NetRequest::new`] fills in the defaults.
+/// A request. [`NetRequest::new`] fills in the defaults.
 #[derive(Clone, Debug)]
 pub struct NetRequest {
     /// The method.
     pub method: Method,
     /// An absolute `http` or `https` URL.
     pub url: Url,
-    /// Headers given by the step: name, value.
+    /// The step's headers: name, value.
     pub headers: Vec<(String, String)>,
-    /// Headers whose values the step does not know: name, value. They stay with the first origin.
+    /// Headers with values that the step does not know: name, value. They stay with the first origin.
     pub secrets: Vec<(String, Secret)>,
     /// The body.
     pub body: Option<Vec<u8>>,
-    /// The time for everything together, redirects and body included. 30 s.
+    /// The timeout for everything, including redirects and the body. 30 s.
     pub timeout: Duration,
-    /// The longest body that is taken. 1 MiB.
+    /// The largest accepted body. 1 MiB.
     pub max_bytes: u64,
-    /// How many redirects are followed. 5. With 0 a redirect is an answer like any other.
+    /// The most redirects to follow. 5. With 0, a redirect is returned like any response.
     pub redirects: u32,
 }
 
 impl NetRequest {
-    /// A request without headers and body. `method` is taken in either case.
+    /// A request without headers and body. `method` may be in lower case.
     pub fn new(method: &str, url: &str) -> Result<Self, NetError> {
         let name = method.to_ascii_uppercase();
         let invalid = |why| NetError::InvalidMethod { method: method.to_owned(), why };
         let method = Method::from_bytes(name.as_bytes()).map_err(|_| invalid("it is not an HTTP method"))?;
-        // TRACE answers with the headers it was sent, granted credentials among them; CONNECT makes a tunnel to elsewhere.
+        // TRACE echoes headers, including granted credentials; CONNECT opens a tunnel to another host.
         if method == Method::TRACE || method == Method::CONNECT {
             return Err(invalid("steps can't send it"));
         }
@@ -56,23 +56,23 @@ impl NetRequest {
     }
 }
 
-/// An answer with its whole body.
+/// A response with its whole body.
 #[derive(Clone, Debug)]
 pub struct NetResponse {
     /// The status.
     pub status: u16,
-    /// Names in lower case, in the order received; bytes that are not UTF-8 are replaced.
+    /// Names in lower case, in the received order; invalid UTF-8 is replaced.
     pub headers: Vec<(String, String)>,
-    /// The body as sent: nothing is decompressed.
+    /// The body as sent, without decompression.
     pub body: Vec<u8>,
-    /// The address that answered, after redirects.
+    /// The final URL, after redirects.
     pub url: Url,
 }
 
-/// Parses a URL that can be asked.
+/// Parses a URL that a step may request.
 pub fn parse_url(text: &str) -> Result<Url, NetError> {
     let before_query = text.split(['?', '#']).next().unwrap_or_default();
-    // What stands before an @ may be a password.
+    // The text before an @ may contain a password.
     let before_query = before_query.rsplit_once('@').map_or(before_query, |(_, after)| after);
     let invalid = |why: String| NetError::InvalidUrl { url: before_query.to_owned(), why };
     let url = Url::parse(text).map_err(|fault| invalid(fault.to_string()))?;
@@ -90,12 +90,12 @@ pub(super) fn check_url(url: &Url) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// One question on the way from the first URL to the answer.
+/// One request on the way from the first URL to the response.
 #[derive(Debug)]
 pub(super) struct RedirectHop {
     pub(super) method: Method,
     pub(super) url: Url,
-    /// Headers given by the step; those of the grant come on top in [`RedirectHop::headers_with_grant`].
+    /// The step's headers; [`RedirectHop::headers_with_grant`] adds the grant's.
     headers: HeaderMap,
     pub(super) body: Option<Vec<u8>>,
     /// The URL that redirected here.
@@ -117,12 +117,12 @@ impl RedirectHop {
         Ok(Self { headers, method, url, body, from: None })
     }
 
-    /// The step's headers alone: for what no HTTP grant names.
+    /// The step's headers alone, for targets without an HTTP grant.
     pub(super) fn headers(&self) -> HeaderMap {
         self.headers.clone()
     }
 
-    /// The step's headers and the grant's; the grant's win.
+    /// The step's headers and the grant's, which take precedence.
     pub(super) fn headers_with_grant(&self, grant: &HttpGrant) -> Result<HeaderMap, NetError> {
         let mut headers = self.headers.clone();
         for (name, value) in &grant.headers {
@@ -133,7 +133,7 @@ impl RedirectHop {
         Ok(headers)
     }
 
-    /// The next question, if `status` and `location` are a redirect (Fetch standard, HTTP-redirect fetch).
+    /// The next request, if `status` and `location` are a redirect (Fetch standard, HTTP-redirect fetch).
     pub(super) fn redirect_to(self, location: &HeaderValue, status: StatusCode) -> Result<Self, NetError> {
         let bad = |why: String| NetError::BadRedirect { from: url_for_display(&self.url), why };
         let location = std::str::from_utf8(location.as_bytes()).map_err(|_| bad("it is not UTF-8".to_owned()))?;
@@ -165,7 +165,7 @@ pub(super) fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// Headers that belong to the connection, which the host makes.
+/// Headers of the connection, which the client sets.
 const HOST_MANAGED_HEADERS: [&str; 10] = [
     "connection",
     "content-length",
@@ -187,8 +187,8 @@ fn step_headers(given: &[(String, String)], url: &Url) -> Result<HeaderMap, NetE
         if HOST_MANAGED_HEADERS.contains(&name.as_str()) {
             return Err(invalid("the runner sets it"));
         }
-        // Behind one granted name many sites may be served; a machine named by its address is granted as a whole, and asking
-        // it for one of its sites is what a check before a switch of DNS does.
+        // One granted name may serve many sites. A machine granted by its address is granted as a whole, so that a
+        // check before a DNS switch can request one of its sites.
         let names_machine = match url.host() {
             Some(Host::Domain(name)) => name == "localhost",
             Some(Host::Ipv4(_) | Host::Ipv6(_)) => true,

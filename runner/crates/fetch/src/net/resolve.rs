@@ -1,7 +1,7 @@
-//! Name → addresses, with the check of each address built into the way there.
+//! Resolves names and checks each address on the way.
 //!
-//! The HTTP library resolves through [`GuardedResolver`] and connects to what it returns, so that no name is connected to unchecked. A
-//! name of which one address is refused is refused as a whole: which of them is tried would be up to chance.
+//! The HTTP library resolves through [`GuardedResolver`] and connects to its result, so no unchecked address is
+//! connected to. One denied address denies the whole name, because the library's choice between addresses is arbitrary.
 
 use std::{
     future::Future,
@@ -20,9 +20,9 @@ use super::{
 };
 use plan::NetworkScope;
 
-/// Where names are looked up.
+/// A source of addresses for names.
 pub(super) trait NameResolver: Send + Sync {
-    /// The addresses of `host`.
+    /// Returns the addresses of `host`.
     fn resolve(&self, host: String) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
 }
 
@@ -35,16 +35,16 @@ impl NameResolver for SystemResolver {
     }
 }
 
-/// What a name is resolved for: it decides which line of the plan would allow an address.
+/// The purpose of a resolution: it decides which line of the plan would allow an address.
 #[derive(Clone)]
 pub(super) enum ResolvePurpose {
-    /// To ask this URL.
+    /// A request to this URL.
     Http(Url),
-    /// To connect to this port.
+    /// A connection to this port.
     Tcp(u16),
 }
 
-/// Resolves one granted name.
+/// A resolver for one granted name.
 #[derive(Clone)]
 pub(super) struct GuardedResolver {
     pub(super) resolver: Arc<dyn NameResolver>,
@@ -53,7 +53,7 @@ pub(super) struct GuardedResolver {
 }
 
 impl GuardedResolver {
-    /// The addresses of `host`, every one of them allowed.
+    /// Returns the addresses of `host` if all of them are allowed.
     pub(super) async fn allowed_addresses(&self, host: &str) -> Result<Vec<IpAddr>, NetError> {
         let unresolved = |why: String| NetError::Unresolved { host: host.to_owned(), why };
         let found = self.resolver.resolve(host.to_owned()).await.map_err(|fault| unresolved(fault.to_string()))?;
@@ -71,8 +71,8 @@ impl GuardedResolver {
         Ok(found)
     }
 
-    /// The line of the plan, without `grants:`, that would allow `address`: a private one is allowed with the name, any other
-    /// only by naming it.
+    /// The line of the plan, without `grants:`, that would allow `address`. A private one is allowed through the name,
+    /// any other only by its literal.
     fn suggested_grant(&self, address: IpAddr, scope: AddressScope) -> String {
         match (&self.purpose, scope) {
             (ResolvePurpose::Tcp(port), _) => format!("tcp: [\"{}\"]", SocketAddr::new(address, *port)),

@@ -1,9 +1,9 @@
-//! TLS set up for the HTTP library: rustls with ring, and the machine's own certificate authorities.
+//! TLS for the HTTP library: rustls with ring, and the system's certificate authorities.
 //!
-//! Reading the authorities costs 4 ms warm and 25 ms cold, so it happens at the first https URL and once a client; plain http
-//! gets a configuration that trusts nobody. Where they are found is the system's matter: `SSL_CERT_FILE` and `SSL_CERT_DIR`
-//! are obeyed, as other programs do. ring rather than the library's default provider because that one needs a C and
-//! assembly tool chain of its own; the provider is passed explicitly, no process-wide default is installed.
+//! Reading the authorities takes 4 ms warm and 25 ms cold, so it happens once per client, at the first https URL; plain
+//! http gets a configuration that trusts nobody. The system decides where they are, including `SSL_CERT_FILE` and
+//! `SSL_CERT_DIR`. ring instead of the library's default provider, because that one needs its own C and assembly
+//! toolchain. The provider is passed explicitly; no process-wide default is installed.
 
 use std::sync::Arc;
 
@@ -13,22 +13,22 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::error::NetError;
 
-/// Whom https servers must be certified by.
+/// The certificate authorities that are trusted.
 #[derive(Clone)]
 pub(super) enum CertAuthorities {
-    /// Those of the machine.
+    /// The system's.
     Machine,
     /// These.
     #[cfg(test)]
     Fixed(Vec<CertificateDer<'static>>),
 }
 
-/// A configuration for http URLs: no server would be believed.
+/// A configuration for http URLs, which trusts no server.
 pub(super) fn config_without_roots() -> Result<ClientConfig, NetError> {
     configure(RootCertStore::empty())
 }
 
-/// A configuration for https URLs. Reads files: blocking.
+/// A configuration for https URLs. Reads files, which blocks.
 pub(super) fn config_with_roots(authorities: &CertAuthorities) -> Result<ClientConfig, NetError> {
     let mut roots = RootCertStore::empty();
     match authorities {

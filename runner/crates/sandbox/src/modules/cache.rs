@@ -1,11 +1,10 @@
-//! What is kept of third-party modules from run to run: their compiled code, what they say of themselves, and downloads.
+//! The cache of third-party modules: compiled code, descriptions and downloads.
 //!
-//! A download is named by its digest, which is compared whenever it is read.
-//! Precompiled code is native code without an integrity check, so it comes from this user's runner or not at all: a file's
-//! owner and mode are looked at, it is copied into memory that can't be changed, and its MAC is right; only then is it
-//! [`VerifiedCode`]. The key lies
-//! in another folder, so that a folder that was restored from somewhere, such as a CI's cache, is worth nothing.
-//! Deliberately absent: compiling, and running what was read.
+//! A download is named by its digest, which is verified at every read. Precompiled code is native code without an
+//! integrity check, so it must come from this user's runner: the file's owner and mode are checked, it is copied into
+//! immutable memory, and its MAC must be valid; only then is it [`VerifiedCode`]. The key is in another folder, so that
+//! a folder restored from elsewhere, such as a CI's cache, is useless. Deliberately absent: compiling, and running the
+//! code.
 
 use std::{
     io::{self, ErrorKind, Read as _},
@@ -26,15 +25,15 @@ use plan::RegistryRef;
 
 const KEY_FILE: &str = "module-key";
 const MAC_BYTES: usize = blake3::OUT_LEN;
-/// So much is read at once, in bytes.
+/// The size of one read, in bytes.
 const READ_CHUNK_BYTES: usize = 1 << 20;
-/// The folder may become so large, in bytes.
+/// The largest size of the cache, in bytes.
 const MAX_CACHE_BYTES: u64 = 1 << 30;
 
-/// Compiled code that this user's runner made: its MAC was right, and it lies in memory of this process that is only read.
+/// Compiled code with a valid MAC of this user's runner, in read-only memory of this process.
 pub(crate) struct VerifiedCode(pub(crate) Mmap);
 
-/// Where compiled code and downloaded modules are kept. Nothing is made before it is needed.
+/// The cache of compiled code and downloads. It creates nothing before it is needed.
 pub(crate) struct ModuleCache {
     paths: UserPaths,
     notify: NoticeHandler,
@@ -51,7 +50,7 @@ impl ModuleCache {
         Self { paths, notify, storage: OnceLock::new() }
     }
 
-    /// The compiled code under a name, if there is some that can be trusted. `module` is named in warnings.
+    /// The trusted compiled code under a name, if any. `module` is for warnings.
     pub(crate) fn verified_code(&self, name: &str, module: &str) -> Option<VerifiedCode> {
         let storage = self.open_storage()?;
         let verified = storage.read_verified_code(name);
@@ -61,14 +60,14 @@ impl ModuleCache {
         })
     }
 
-    /// Says that kept code is not used, and that this is no fault of the deployment.
+    /// Warns that cached code is not used, although the deployment is fine.
     pub(crate) fn warn_code_unused(&self, module: &str, why: &dyn std::fmt::Display) {
         (self.notify)(Notice::warning(format!(
             "recompiling module {module}: the runner can't use the cached code: {why}"
         )));
     }
 
-    /// Keeps compiled code, or what a module said of itself, under a name.
+    /// Stores compiled code or a description under a name.
     pub(crate) fn store_entry(&self, name: &str, code: &[u8]) {
         let Some(storage) = self.open_storage() else { return };
         let mac = storage.entry_hasher(name).update_rayon(code).finalize();
@@ -81,7 +80,7 @@ impl ModuleCache {
         }
     }
 
-    /// What a module said of itself under a name, if that was kept and can be trusted.
+    /// The trusted description under a name, if any.
     pub(crate) fn description(&self, name: &str, module: &str) -> Option<String> {
         let words = self.open_storage()?.read_verified_text(name);
         words.unwrap_or_else(|error| {
@@ -93,7 +92,7 @@ impl ModuleCache {
         })
     }
 
-    /// The digest of a module in a registry, as its manifest has it.
+    /// The digest of a registry's module, from its manifest.
     pub(crate) async fn resolve_layer(&self, reference: &RegistryRef) -> Result<ModuleLayer, RegistryError> {
         if let Some(manifest) = self.cached_download(&reference.digest, "json") {
             return ModuleLayer::from_manifest(&manifest);
@@ -104,7 +103,7 @@ impl ModuleCache {
         Ok(layer)
     }
 
-    /// The bytes of that module: those that were kept, else fetched, and kept.
+    /// The bytes of a module, from the cache or else from the registry.
     pub(crate) async fn module_bytes(
         &self,
         reference: &RegistryRef,
@@ -122,7 +121,7 @@ impl ModuleCache {
         RegistryClient::new(reference, self.paths.docker_config.as_deref())
     }
 
-    /// What was downloaded before, if its digest is still right.
+    /// A cached download, if its digest matches.
     fn cached_download(&self, digest: &Digest, kind: &str) -> Option<Vec<u8>> {
         let storage = self.open_storage()?;
         let name = format!("{}.{kind}", digest.hex());
@@ -176,7 +175,7 @@ impl ModuleCacheStorage {
         Ok(Self { dir: folder, key: load_or_create_key(&state_dir)? })
     }
 
-    /// The code in a file, if there is such a file and its MAC is right. It is read once: what is checked is what is taken.
+    /// The code in a file, if it exists and its MAC is valid. It is read once, so the checked bytes are the used ones.
     fn read_verified_code(&self, name: &str) -> Result<Option<VerifiedCode>, PrivateDirError> {
         let Some(mut file) = self.dir.open_file(name, FilePrivacy::ReadableByOthers)? else { return Ok(None) };
         let unusable = |source| self.dir.io_error(name, source);
@@ -190,13 +189,13 @@ impl ModuleCacheStorage {
         let length = file.metadata().map_err(unusable)?.len().saturating_sub(MAC_BYTES as u64).max(1);
         let mut memory =
             usize::try_from(length).map_err(io::Error::other).and_then(MmapMut::map_anon).map_err(unusable)?;
-        // In pages of 4 KiB, half of the time would go into getting them.
+        // With pages of 4 KiB, half of the time would go into page faults.
         #[cfg(target_os = "linux")]
         let _ = memory.advise(memmap2::Advice::HugePage);
         let mut hasher = self.entry_hasher(name);
         for piece in memory.chunks_mut(READ_CHUNK_BYTES) {
             file.read_exact(piece).map_err(unread)?;
-            // A big module keeps all cores at it; for a small one they are not worth waking.
+            // A large module uses all cores; for a small one, waking them costs more.
             match piece.len() == READ_CHUNK_BYTES {
                 true => hasher.update_rayon(piece),
                 false => hasher.update(piece),
@@ -217,7 +216,7 @@ impl ModuleCacheStorage {
         words.map(Some).ok_or_else(|| UntrustedFileError::Modified { path: self.dir.file_path(name) }.into())
     }
 
-    /// Over the name too: code of one module under the name of another is as bad as a changed one.
+    /// The MAC also covers the name: one module's code under another's name is as bad as modified code.
     fn entry_hasher(&self, name: &str) -> blake3::Hasher {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
@@ -225,7 +224,7 @@ impl ModuleCacheStorage {
     }
 }
 
-/// This user's key, made if there is none.
+/// This user's key, created if missing.
 fn load_or_create_key(state_dir: &PrivateDir) -> Result<[u8; blake3::KEY_LEN], PrivateDirError> {
     let path = state_dir.file_path(KEY_FILE);
     let unusable = |source| PrivateDirError::Io { path: path.clone(), source };

@@ -1,6 +1,6 @@
-//! Where third-party modules come from, and where what was made of them is kept. Official ones are a part of the binary.
+//! Sources of third-party modules, and the cache of what was made from them. Official modules are part of the binary.
 //!
-//! Deliberately absent: what a module may reach, and whether it is the one that the plan means (`drive` compares it with
+//! Deliberately absent: the modules' grants, and whether a module is the pinned one (`deploy` compares it with
 //! deploy.lock).
 
 mod cache;
@@ -13,16 +13,16 @@ pub use fetch::registry::RegistryError;
 
 use contract::diagnostic::Notice;
 
-/// Where modules may be kept between runs.
+/// Folders that outlive a run.
 #[derive(Clone, Debug, Default)]
 pub struct UserPaths {
-    /// What can be made again: compiled code, downloads. None: nothing is kept.
+    /// For what can be recreated: compiled code, downloads. `None`: nothing is cached.
     pub cache_dir: Option<PathBuf>,
-    /// What must stay: the key under which compiled code is kept.
+    /// For what must stay: the key of the cached code.
     pub state_dir: Option<PathBuf>,
     /// Docker's `config.json`, which has the credentials for registries.
     pub docker_config: Option<PathBuf>,
 }
 
-/// How the user is told what is worth knowing and no error.
+/// Reports a notice to the user.
 pub type NoticeHandler = Arc<dyn Fn(Notice) + Send + Sync>;

@@ -1,8 +1,7 @@
-//! A folder of our own, for what nobody else may change: made 0700, and looked at before it is used.
+//! A folder that only this user may change: created with mode 0700, and checked before use.
 //!
-//! Everything goes through the open folder, so that none of its parents can be swapped meanwhile, and is looked at
-//! after it was opened, so that what was looked at is what is read. Deliberately absent: what lies in it, and whether
-//! its content is right.
+//! All access goes through the open folder, so none of its parents can be swapped, and files are checked after opening,
+//! so the checked file is the one that is read. Deliberately absent: the files' content and whether it is correct.
 
 use std::{
     fs::{DirBuilder, File},
@@ -17,7 +16,7 @@ use std::{
 
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 
-/// Why something that lies there is not used.
+/// Why an existing file or folder is not trusted.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UntrustedFileError {
     #[error("{path} belongs to another user (uid {uid})", path = path.display())]
@@ -30,23 +29,23 @@ pub(super) enum UntrustedFileError {
     Modified { path: PathBuf },
 }
 
-/// Why a folder or a file in it can't be used.
+/// Why a private folder or a file in it can't be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PrivateDirError {
-    /// Someone may have put it there.
+    /// Another user may have written it.
     #[error(transparent)]
     Untrusted(#[from] UntrustedFileError),
-    /// It can't be made, read or written.
+    /// It can't be created, read or written.
     #[error("{path}: {source}", path = path.display())]
     Io { path: PathBuf, source: io::Error },
 }
 
-/// Who else may do what with a file.
+/// The access that other users may have to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FilePrivacy {
     /// Others may read it.
     ReadableByOthers,
-    /// Others may not even read it.
+    /// Others may not read it.
     OwnerOnly,
 }
 
@@ -57,7 +56,7 @@ pub(super) struct PrivateDir {
 }
 
 impl PrivateDir {
-    /// Opens a folder, and makes it if it is not there.
+    /// Opens a folder, and creates it if missing.
     pub(super) fn open(path: &Path) -> Result<Self, PrivateDirError> {
         let io_error = |source: io::Error| PrivateDirError::Io { path: path.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error)?;
@@ -73,12 +72,12 @@ impl PrivateDir {
         Ok(Self { fd: found.into(), path: path.to_owned() })
     }
 
-    /// Where a file in it lies.
+    /// The path of a file in it.
     pub(super) fn file_path(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// A whole file; none if it is not there.
+    /// Reads a whole file; `None` if it does not exist.
     pub(super) fn read(&self, name: &str, privacy: FilePrivacy) -> Result<Option<Vec<u8>>, PrivateDirError> {
         let Some(mut file) = self.open_file(name, privacy)? else { return Ok(None) };
         let mut bytes = Vec::new();
@@ -91,11 +90,11 @@ impl PrivateDir {
         PrivateDirError::Io { path: self.file_path(name), source }
     }
 
-    /// A file to be read; none if it is not there. Its time of change becomes that of its last use.
+    /// Opens a file for reading; `None` if it does not exist. Sets its modification time to now, as its last use.
     pub(super) fn open_file(&self, name: &str, privacy: FilePrivacy) -> Result<Option<File>, PrivateDirError> {
         let path = self.file_path(name);
         let io_error = |source: io::Error| PrivateDirError::Io { path: path.clone(), source };
-        // Not blocking: it may be a pipe.
+        // Nonblocking, because it may be a pipe.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
             Ok(file) => File::from(file),
@@ -109,19 +108,19 @@ impl PrivateDir {
         }
         check_owner_and_mode(&metadata, &path, privacy)?;
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        // Only the order in which old files are dropped hangs on it.
+        // Only the order of eviction depends on it.
         let _ = rustix::fs::futimens(&file, &Timestamps { last_access: now, last_modification: now });
         Ok(Some(file))
     }
 
-    /// Writes a file as a whole, over what may be there. After a loss of power it may be torn.
+    /// Writes a whole file, replacing an existing one. A power loss may tear it.
     pub(super) fn replace_file(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
         let temp_name = self.write_temp_file(parts)?;
         rustix::fs::renameat(&self.fd, &temp_name, &self.fd, name)
             .map_err(|error| self.discard_temp_file(&temp_name, error))
     }
 
-    /// Writes a file as a whole and durably, unless there is one: of several processes, the first one wins.
+    /// Writes a whole file durably unless it exists: of several processes, the first wins.
     pub(super) fn create_file_if_absent(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let temp_name = self.write_temp_file(&[bytes])?;
         let temp_file = rustix::fs::openat(&self.fd, &temp_name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
@@ -135,7 +134,7 @@ impl PrivateDir {
         }
     }
 
-    /// A file that nobody knows yet.
+    /// A file with a new temporary name.
     fn write_temp_file(&self, parts: &[&[u8]]) -> io::Result<String> {
         let mut nonce = [0; 8];
         getrandom::fill(&mut nonce).map_err(|error| io::Error::other(error.to_string()))?;
@@ -151,12 +150,12 @@ impl PrivateDir {
         error.into()
     }
 
-    /// Drops the files that were not used for the longest time, until the rest is at most so large.
+    /// Removes the least recently used files until the rest fits the limit.
     pub(super) fn evict_to_size(&self, max_bytes: u64) -> io::Result<()> {
         let mut files: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
         for entry in std::fs::read_dir(&self.path)? {
             let entry = entry?;
-            // What is gone meanwhile was dropped by another process.
+            // Another process may have removed it already.
             if let Ok(metadata) = entry.metadata()
                 && metadata.is_file()
             {
@@ -203,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_private_and_what_is_not_is_refused() {
+    fn folder_is_private_and_others_are_refused() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a/b");
         let folder = PrivateDir::open(&path).unwrap();
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_the_first_one_wins() {
+    fn first_of_several_writers_wins() {
         let root = tempfile::tempdir().unwrap();
         let folder = PrivateDir::open(root.path()).unwrap();
         std::thread::scope(|scope| {
@@ -249,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_used_for_longest_goes_first() {
+    fn least_recently_used_file_is_evicted_first() {
         let root = tempfile::tempdir().unwrap();
         let folder = PrivateDir::open(root.path()).unwrap();
         for (name, age) in [("a", 30), ("b", 10), ("c", 20)] {

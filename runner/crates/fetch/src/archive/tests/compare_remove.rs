@@ -1,4 +1,4 @@
-//! What `compare` sees, and what `remove` removes.
+//! Tests of `compare` and `remove`.
 
 use std::os::unix::fs::symlink;
 
@@ -16,7 +16,7 @@ fn unpacked() -> ArchiveTestDir {
     room
 }
 
-/// What is reported after `change` was done to the folder.
+/// The differences after `change` was applied to the folder.
 #[track_caller]
 fn check(change: impl FnOnce(&Path), wanted: &[&str]) {
     let room = unpacked();
@@ -25,7 +25,7 @@ fn check(change: impl FnOnce(&Path), wanted: &[&str]) {
 }
 
 #[test]
-fn every_kind_of_change() {
+fn every_kind_of_change_is_reported() {
     check(|_| {}, &[]);
     check(|root| fs::remove_file(root.join("bin/app")).unwrap(), &["missing: bin/app"]);
     check(|root| fs::remove_dir_all(root.join("bin")).unwrap(), &["missing: bin"]);
@@ -43,7 +43,7 @@ fn every_kind_of_change() {
             fs::remove_file(root.join("run")).unwrap();
             symlink("config.toml", root.join("run")).unwrap();
         },
-        &["changed: run (leads to config.toml, was bin/app)"],
+        &["changed: run (links to config.toml, was bin/app)"],
     );
     check(
         |root| {
@@ -52,7 +52,7 @@ fn every_kind_of_change() {
         },
         &["changed: run (a directory, was a link)"],
     );
-    // A directory that is a link now: what was in it is not looked for behind the link.
+    // A directory was replaced by a link: its files are not looked for through the link.
     check(
         |root| {
             fs::rename(root.join("bin"), root.join("moved")).unwrap();
@@ -70,7 +70,7 @@ fn every_kind_of_change() {
 }
 
 #[test]
-fn what_is_no_change() {
+fn unchanged_folder_has_no_differences() {
     check(|root| fs::write(root.join("added"), "").unwrap(), &[]);
     check(|root| fs::write(root.join("empty/added"), "").unwrap(), &[]);
     check(|root| fs::set_permissions(root.join("bin/app"), fs::Permissions::from_mode(0o600)).unwrap(), &[]);
@@ -97,7 +97,7 @@ fn the_list_itself() {
     let newer = text.replace("pawl-files 1", "pawl-files 2");
     let unknown = ["its list of files has an unknown format"];
     check(|root| fs::write(root.join(file_list::FILE_LIST_NAME), newer).unwrap(), &unknown);
-    // With a right hash, it still may not lead out.
+    // Even with a correct hash, the list must not lead outside.
     let body = "pawl-files 1 1\nfile 8 0.000000000 644 ../../outside\n";
     let forged = format!("{body}blake3 {}\n", blake3::hash(body.as_bytes()));
     check(|root| fs::write(root.join(file_list::FILE_LIST_NAME), forged).unwrap(), &damaged);
@@ -123,10 +123,10 @@ fn the_folder_itself() {
     assert_eq!(compare(&room.dir, "new").unwrap(), ["missing: new"]);
     assert_eq!(compare(&room.dir, "no/parent").unwrap(), ["missing: no/parent"]);
     fs::write(room.path("new"), "").unwrap();
-    assert_eq!(compare(&room.dir, "new").unwrap(), ["changed: new (not a directory any more)"]);
+    assert_eq!(compare(&room.dir, "new").unwrap(), ["changed: new (no longer a directory)"]);
     fs::remove_file(room.path("new")).unwrap();
     symlink("..", room.path("new")).unwrap();
-    assert_eq!(compare(&room.dir, "new").unwrap(), ["changed: new (not a directory any more)"]);
+    assert_eq!(compare(&room.dir, "new").unwrap(), ["changed: new (no longer a directory)"]);
     assert!(compare(&room.dir, "..").is_err());
 }
 
@@ -168,7 +168,7 @@ fn removing() {
     assert!(!room.path("file").exists());
 }
 
-/// Root may do anything, so this is done as somebody else.
+/// Root ignores permissions, so this runs as another user.
 #[test]
 fn directories_without_rights_are_removed() {
     let room = unpacked();
@@ -187,7 +187,7 @@ fn directories_without_rights_are_removed() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             if rustix::process::geteuid().is_root() {
-                // This thread's only.
+                // Only in this thread.
                 rustix::thread::set_thread_uid(rustix::fs::Uid::from_raw(65_534)).unwrap();
                 assert!(fs::read_dir(room.path("new")).is_err(), "the test must not pass by root's rights");
             }

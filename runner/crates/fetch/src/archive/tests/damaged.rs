@@ -1,4 +1,4 @@
-//! Archives that are cut, changed or not the ones meant; sources and callers that give up; folders that are in the way.
+//! Truncated, damaged and wrong archives; failing sources, stopping callers, and folders that are in the way.
 
 use std::io::{self, Read};
 
@@ -20,11 +20,11 @@ fn zipped() -> Vec<u8> {
 }
 
 #[test]
-fn truncated_anywhere() {
+fn truncation_at_any_byte_is_detected() {
     for (name, archive) in
         [("a.tar", sample()), ("a.tar.gz", gzip(&sample())), ("a.tar.zst", zstd(&sample())), ("a.zip", zipped())]
     {
-        // The end marker of a tar is two blocks, of which one is enough.
+        // The end marker of a tar is two blocks, but one is enough.
         let whole = if name == "a.tar" { archive.len() - 512 } else { archive.len() };
         let ends = (0..700).step_by(13).chain((700..whole).step_by(archive.len() / 29)).chain(whole - 40..whole);
         for end in ends {
@@ -38,7 +38,7 @@ fn truncated_anywhere() {
 }
 
 #[test]
-fn a_tar_needs_its_end_marker() {
+fn tar_needs_its_end_marker() {
     assert!(matches!(failure("a.tar", &TestTarBuilder::new().file("f", "1").0), ArchiveError::Truncated));
 }
 
@@ -95,12 +95,12 @@ fn damage() {
 }
 
 #[test]
-fn formats_that_are_none() {
+fn unknown_formats_are_refused() {
     for (name, content, reason) in [
         ("a.tar.gz", b"<!doctype html>".to_vec(), "it looks like a web page"),
         ("a.tar.zst", gzip(b"x"), "it looks like gzip"),
         ("a.zip", sample(), "it looks like a plain tar"),
-        ("a.rar", vec![9; 9000], "it begins like none of them"),
+        ("a.rar", vec![9; 9000], "its first bytes match none of them"),
         ("a.tar", Vec::new(), "it is empty"),
     ] {
         match failure(name, &content) {
@@ -111,7 +111,7 @@ fn formats_that_are_none() {
 }
 
 #[test]
-fn the_wrong_digest() {
+fn wrong_digest_is_refused() {
     let expected: Digest = format!("sha256:{}", "5".repeat(64)).parse().unwrap();
     let limits = ArchiveLimits::default();
     let evil = TestTarBuilder::new().file("../outside", "owned").finish();
@@ -120,7 +120,7 @@ fn the_wrong_digest() {
         ("a.tar.gz", gzip(&sample())),
         ("a.tar.zst", zstd(&sample())),
         ("a.zip", zipped()),
-        // That it is the wrong one explains everything else that is wrong with it.
+        // A wrong digest explains every other error.
         ("cut.tar.gz", gzip(&sample())[..5000].to_vec()),
         ("web-page.tar.gz", b"<html>".to_vec()),
         ("evil.tar", evil),
@@ -138,7 +138,7 @@ fn the_wrong_digest() {
     }
 }
 
-/// Gives its content in small pieces and then does something.
+/// A source that returns its content in small pieces and then does something.
 struct InterruptingSource<F> {
     content: io::Cursor<Vec<u8>>,
     after: u64,
@@ -156,7 +156,7 @@ impl<F: FnMut() -> io::Result<()>> Read for InterruptingSource<F> {
 }
 
 #[test]
-fn sources_that_fail_and_callers_that_stop() {
+fn failing_sources_and_stopping_callers_leave_nothing() {
     for (name, archive) in
         [("a.tar", sample()), ("a.tar.gz", gzip(&sample())), ("a.tar.zst", zstd(&sample())), ("a.zip", zipped())]
     {
@@ -186,7 +186,7 @@ fn sources_that_fail_and_callers_that_stop() {
 }
 
 #[test]
-fn a_panic_of_the_source_leaves_nothing() {
+fn panic_of_the_source_leaves_nothing() {
     let room = ArchiveTestDir::new();
     let (expected, limits, stop) = (digest(&b""[..]).unwrap(), ArchiveLimits::default(), AtomicBool::new(false));
     let job = UnpackJob { name: "a.tar", expected: &expected, limits: &limits, stop: &stop, progress: &|_| {} };
@@ -198,7 +198,7 @@ fn a_panic_of_the_source_leaves_nothing() {
 }
 
 #[test]
-fn folders_that_are_in_the_way() {
+fn existing_folders_are_refused() {
     let room = ArchiveTestDir::new();
     let archive = TestTarBuilder::new().file("f", "1").finish();
     fs::create_dir(room.path("new")).unwrap();
@@ -216,7 +216,7 @@ fn folders_that_are_in_the_way() {
     for path in ["", ".", "..", "new/..", "/"] {
         assert_eq!(kind(path), "invalid-config", "{path:?}");
     }
-    // What leads out of the granted directory is refused by cap-std.
+    // cap-std refuses paths outside the granted directory.
     assert_eq!(kind("../escaped"), "permanent");
     std::os::unix::fs::symlink("..", room.path("way")).unwrap();
     assert_eq!(kind("way/escaped"), "permanent");
@@ -226,7 +226,7 @@ fn folders_that_are_in_the_way() {
 }
 
 #[test]
-fn a_full_disk_says_so() {
+fn full_disk_is_reported() {
     let error = ArchiveError::filesystem("written", "big")(io::Error::from(rustix::io::Errno::NOSPC));
     assert_eq!(error.to_string(), "\"big\" can't be written: the disk is full");
     assert_eq!((error.kind(), error.hint().as_deref()), ("permanent", Some("free some disk space")));
@@ -235,7 +235,7 @@ fn a_full_disk_says_so() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Whatever is changed in an archive: no panic, nothing outside, and on failure nothing inside.
+    /// Random changes to an archive: no panic, nothing outside, and nothing inside after a failure.
     #[test]
     fn changed_bytes_are_survived(
         which in 0..4_usize,
@@ -252,7 +252,7 @@ proptest! {
             let at = index.index(archive.len());
             archive[at] = byte;
             if name == "a.tar" && at < 4 * 512 {
-                // Else hardly anything passes the check sums.
+                // Otherwise hardly anything passes the checksums.
                 for header in archive.chunks_exact_mut(512).filter(|block| block.get(257..262) == Some(b"ustar")) {
                     let mut fixed = Header::new_old();
                     fixed.as_mut_bytes().copy_from_slice(header);

@@ -1,5 +1,5 @@
-//! Archives that make readers disagree: sizes that lie, headers that are changed twice, directories of a zip that say something
-//! else than its entries, streams that never end.
+//! Archives on which readers disagree: wrong sizes, repeated headers, zips whose directory contradicts the entries,
+//! endless streams.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn assert_bad(name: &str, archive: &[u8]) {
 
 #[test]
 fn the_last_path_record_is_checked() {
-    // GNU's long name after pax's path, and the other way round: pax wins, and is what is checked.
+    // GNU's long name after pax's path, and the reverse: pax takes precedence, and is what is checked.
     let gnu = |name: &[u8]| (EntryType::GNULongName, [name, b"\0"].concat());
     for pax_first in [true, false] {
         let (kind, long) = gnu(b"fine");
@@ -30,7 +30,7 @@ fn the_last_path_record_is_checked() {
             ("../out".to_owned(), EntryRefusal::ParentComponent)
         );
     }
-    // Of several pax headers before an entry the last counts; an empty value gives the header's own name back.
+    // Of several pax headers before an entry, the last counts; an empty value restores the header's own name.
     let twice = TestTarBuilder::new().pax("path", "fine").pax("path", "/abs").file("f", "").finish();
     assert_eq!(refused_entry("a.tar", &twice), ("/abs".to_owned(), EntryRefusal::Absolute));
     let back = TestTarBuilder::new().pax("path", "fine").pax("path", "").file("../f", "").finish();
@@ -44,13 +44,13 @@ fn the_last_path_record_is_checked() {
     ArchiveTestDir::new().unpack("a.tar", &smuggled, &ArchiveLimits::default()).unwrap();
     let newline = TestTarBuilder::new().pax("path", "a\nb").file("f", "").finish();
     assert_eq!(refused_entry("a.tar", &newline).1, EntryRefusal::ControlCharacter);
-    // A NUL would end the name for the system, and not for us.
+    // A NUL would end the name for the system, but not for the runner.
     let nul = TestTarBuilder::new().pax("path", "a\0b").file("f", "").finish();
     assert_eq!(refused_entry("a.tar", &nul).1, EntryRefusal::ControlCharacter);
 }
 
 #[test]
-fn a_path_of_five_thousand_characters() {
+fn path_of_five_thousand_characters_is_refused() {
     let long = "d/".repeat(2500);
     for tar in [
         TestTarBuilder::new().pax("path", &long).dir("d"),
@@ -72,8 +72,8 @@ fn a_path_of_five_thousand_characters() {
 }
 
 #[test]
-fn sizes_that_lie() {
-    // A pax size wins over the header's; what follows is then content or a header that it is not.
+fn wrong_sizes_are_refused() {
+    // A pax size overrides the header's, so the rest is misread as content or header.
     let hidden = TestTarBuilder::new().file("../outside", "owned").0;
     let mut header = Header::new_ustar();
     header.as_mut_bytes()[..1].copy_from_slice(b"f");
@@ -102,19 +102,19 @@ fn sizes_that_lie() {
 }
 
 #[test]
-fn sparse_files_of_every_kind() {
+fn sparse_files_are_refused() {
     for key in ["GNU.sparse.major", "GNU.sparse.size", "GNU.sparse.map", "GNU.sparse.realsize", "GNU.sparse.name"] {
         let tar = TestTarBuilder::new().pax(key, "1").file("sparse", "map").finish();
         assert_eq!(refused_entry("a.tar", &tar), ("sparse".to_owned(), EntryRefusal::Sparse), "{key}");
     }
-    // The real name is elsewhere; it is refused before anybody looks.
+    // The real name is elsewhere; the entry is refused before that.
     let tar = TestTarBuilder::new().pax("GNU.sparse.name", "../outside").file("GNUSparseFile.1/x", "").finish();
     assert_eq!(refused_entry("a.tar", &tar).1, EntryRefusal::Sparse);
 }
 
 #[test]
-fn names_that_collide_on_some_filesystem() {
-    // `é` in one character or in two: the same name on a Mac.
+fn names_that_collide_on_some_file_system_are_refused() {
+    // `é` as one character or two: the same name on a Mac.
     for (first, second) in
         [("caf\u{e9}", "cafe\u{301}"), ("\u{1e69}", "s\u{307}\u{323}"), ("\u{ac00}", "\u{1100}\u{1161}")]
     {
@@ -131,7 +131,7 @@ fn names_that_collide_on_some_filesystem() {
         let tar = TestTarBuilder::new().file(first, "1").file(second, "2").finish();
         assert_eq!(refused_entry("a.tar", &tar).1, EntryRefusal::CaseCollision(first.to_owned()));
     }
-    // A link that leads out by way of another, spelled otherwise.
+    // A link that leads out through another one, in a different spelling.
     let tar = TestTarBuilder::new().symlink("a/b/up", "../..").symlink("a/out", "b/UP/../outside").finish();
     assert_eq!(
         refused_entry("a.tar", &tar),
@@ -140,7 +140,7 @@ fn names_that_collide_on_some_filesystem() {
 }
 
 #[test]
-fn names_that_are_none() {
+fn invalid_names_are_refused() {
     for name in [".", "./", "", "/", "//"] {
         let tar = TestTarBuilder::new()
             .pax("comment", "x")
@@ -161,16 +161,16 @@ fn names_that_are_none() {
     assert_eq!(refused_entry("a.tar", &tar), ("h".to_owned(), EntryRefusal::HardLinkTargetMissing("l".to_owned())));
 }
 
-/// Where the central directory of a zip begins.
+/// The position of a zip's central directory.
 fn central(zip: &[u8]) -> usize {
     zip.windows(4).position(|window| window == b"PK\x01\x02").unwrap()
 }
 
 #[test]
-fn a_zip_that_says_different_things() {
+fn contradictory_zips_are_refused() {
     let good = zip(&[TestZipEntry(b"aaaa", REGULAR, b"first"), TestZipEntry(b"bbbb", REGULAR, b"other")]);
     let start = central(&good);
-    // The name, size, method, check sum or place of the entry is another in the directory than at the entry.
+    // The name, size, method, checksum or position in the directory differs from the entry's.
     let mut renamed = good.clone();
     renamed[30..34].copy_from_slice(b"../x");
     let mut resized = good.clone();
@@ -183,7 +183,7 @@ fn a_zip_that_says_different_things() {
     elsewhere[start + 42] = 1;
     let mut beyond = good.clone();
     beyond[start + 42..start + 46].copy_from_slice(&u32::MAX.to_le_bytes());
-    // Two entries that share their bytes: a bomb that multiplies.
+    // Two entries that share bytes: a bomb that multiplies.
     let mut overlapping = good.clone();
     let second = start + 46 + 4;
     overlapping[second + 42..second + 46].copy_from_slice(&0_u32.to_le_bytes());
@@ -219,7 +219,7 @@ fn a_zip_that_says_different_things() {
 }
 
 #[test]
-fn a_zip_with_data_descriptors() {
+fn zip_with_data_descriptors_is_extracted() {
     struct UnseekableWriter(Vec<u8>);
     impl std::io::Write for UnseekableWriter {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -246,29 +246,29 @@ fn a_zip_with_data_descriptors() {
 }
 
 #[test]
-fn streams_that_go_on_and_on() {
-    // A member after the other, and a frame after the other, of nothing: each has its head, and the ratio counts all.
+fn endless_streams_are_refused() {
+    // Many empty members or frames: each has a header, and the ratio counts all.
     let empty = TestTarBuilder::new().finish();
     let many = |one: Vec<u8>| [gzip_or_zstd(&one, &empty), one.repeat(20_000)].concat();
     for (name, one) in [("a.tar.gz", gzip(&[0; 60_000])), ("a.tar.zst", zstd(&[0; 60_000]))] {
         let error = failure(name, &many(one));
         assert!(matches!(error, ArchiveError::Limit { limit: ArchiveLimitKind::Ratio, .. }), "{name}: {error:?}");
     }
-    // Frames to be skipped give nothing; their bytes are the archive's own, which are limited.
+    // Skippable frames produce nothing; their bytes count as the archive's own, which are limited.
     let skipped = [b"\x50\x2a\x4d\x18\xff\xff\xff\xff".to_vec(), vec![0; 100_000]].concat();
     let error = failure_within("a.tar.zst", &skipped, &ArchiveLimits { max_bytes: 50_000, ..ArchiveLimits::default() });
     assert!(matches!(error, ArchiveError::Limit { limit: ArchiveLimitKind::Bytes, .. }), "{error:?}");
     assert_bad("a.tar.zst", &skipped);
 }
 
-/// Packs `content` as `like` is packed.
+/// Packs `content` in the format of `like`.
 fn gzip_or_zstd(like: &[u8], content: &[u8]) -> Vec<u8> {
     if like.starts_with(b"\x1f\x8b") { gzip(content) } else { zstd(content) }
 }
 
 #[test]
-fn a_frame_that_wants_memory_or_a_dictionary() {
-    // RFC 8878, 3.1.1: no single segment, no check sum; a window of 2^41 bytes, then an empty last block.
+fn frame_that_needs_memory_or_a_dictionary_is_refused() {
+    // RFC 8878, 3.1.1: no single segment, no checksum; a window of 2^41 bytes, then an empty last block.
     let window = b"\x28\xb5\x2f\xfd\x00\xf8\x01\x00\x00".to_vec();
     // The same with a dictionary of id 7.
     let dictionary = b"\x28\xb5\x2f\xfd\x01\x00\x07\x01\x00\x00".to_vec();
@@ -276,7 +276,7 @@ fn a_frame_that_wants_memory_or_a_dictionary() {
         assert_bad("a.tar.zst", &frame);
         assert_bad("a.tar.zst", &[zstd(&TestTarBuilder::new().finish()), frame].concat());
     }
-    // gzip with a header checksum flag, a name and a comment that never end.
+    // gzip with a header checksum flag, and a name and a comment that never end.
     for flags in [0x08, 0x10, 0x04] {
         assert_bad("a.tar.gz", &[&[0x1f, 0x8b, 8, flags, 0, 0, 0, 0, 0, 3][..], &[b'x'; 70_000]].concat());
     }

@@ -1,8 +1,8 @@
-//! Archives that want more than they may: each is refused by name, and leaves nothing.
+//! Malicious archives: each is refused by name and leaves nothing.
 
 use super::*;
 
-/// Packs `tar` in every way that a tar can come.
+/// Packs `tar` in every format for tars.
 fn in_every_wrapping(tar: TestTarBuilder, check: impl Fn(&str, &[u8])) {
     let tar = tar.finish();
     check("a.tar", &tar);
@@ -19,7 +19,7 @@ fn zip_refused(entries: &[TestZipEntry<'_>], entry: &str, refusal: EntryRefusal)
 }
 
 #[test]
-fn paths_that_lead_out() {
+fn paths_outside_are_refused() {
     for (name, refusal) in [
         ("/etc/passwd", EntryRefusal::Absolute),
         ("../outside", EntryRefusal::ParentComponent),
@@ -82,7 +82,7 @@ fn writing_through_links() {
 }
 
 #[test]
-fn links_that_lead_out() {
+fn links_outside_are_refused() {
     for target in ["..", "../outside", "./../outside", "a/../../outside", "a/b/c/../../../../outside"] {
         let refusal = EntryRefusal::TargetOutside(target.into());
         tar_refused(TestTarBuilder::new().symlink("way", target), "way", refusal.clone());
@@ -117,16 +117,16 @@ fn links_that_lead_out() {
         "way",
         EntryRefusal::TargetOutside("../x".into()),
     );
-    // By its text the second stays in `x/y/z`; but `up` is the folder itself.
+    // By its text the second link stays in `x/y/z`, but `up` is the folder itself.
     let chain = TestTarBuilder::new().symlink("x/y/z/up", "../../..").symlink("x/y/z/way", "up/../outside");
     tar_refused(chain, "x/y/z/way", EntryRefusal::TargetOutside("up/../outside".into()));
-    // The same, with the link that makes it bad coming last.
+    // The same, with the bad link last.
     let chain = TestTarBuilder::new().symlink("x/way", "deep/../../outside").symlink("x/deep", "..");
     tar_refused(chain, "x/way", EntryRefusal::TargetOutside("deep/../../outside".into()));
 }
 
 #[test]
-fn links_that_stay_in() {
+fn links_inside_are_extracted() {
     let room = ArchiveTestDir::new();
     let archive = TestTarBuilder::new()
         .symlink("a/b/top", "../..")
@@ -201,7 +201,7 @@ fn special_files_and_modes() {
 }
 
 #[test]
-fn names_that_collide() {
+fn colliding_names_are_refused() {
     tar_refused(TestTarBuilder::new().file("a", "1").file("a", "2"), "a", EntryRefusal::Duplicate);
     tar_refused(TestTarBuilder::new().file("a", "1").file("./a", "2"), "a", EntryRefusal::Duplicate);
     tar_refused(TestTarBuilder::new().file("a", "1").dir("a"), "a", EntryRefusal::Duplicate);
@@ -243,7 +243,7 @@ fn limits() {
     in_every_wrapping(TestTarBuilder::new().file("a", "").file("b", "").file("c", ""), |name, archive| {
         assert_limit(name, archive, &few, ArchiveLimitKind::Files);
     });
-    // Directories without an entry of their own count.
+    // Directories without their own entries count.
     assert_limit("a.tar", &TestTarBuilder::new().file("a/b/c", "").finish(), &few, ArchiveLimitKind::Files);
     let three = [TestZipEntry(b"a", REGULAR, b""), TestZipEntry(b"b", REGULAR, b""), TestZipEntry(b"c", REGULAR, b"")];
     assert_limit("a.zip", &zip(&three), &few, ArchiveLimitKind::Files);
@@ -259,7 +259,7 @@ fn limits() {
         &small,
         ArchiveLimitKind::Bytes,
     );
-    // A header may claim anything.
+    // A header may declare anything.
     let mut header = Header::new_gnu();
     header.as_mut_bytes()[..3].copy_from_slice(b"big");
     header.set_size(u64::MAX);
@@ -269,14 +269,14 @@ fn limits() {
     let bomb = TestTarBuilder::new().file("bomb", &"x".repeat(3 << 20)).finish();
     assert_limit("a.tar.gz", &gzip(&bomb), &ArchiveLimits::default(), ArchiveLimitKind::Ratio);
     assert_limit("a.tar.zst", &zstd(&bomb), &ArchiveLimits::default(), ArchiveLimitKind::Ratio);
-    // Padding is no way around it.
+    // Padding does not bypass the limit.
     let padding = [TestTarBuilder::new().finish(), vec![0; 3 << 20]].concat();
     assert_limit("a.tar.zst", &zstd(&padding), &ArchiveLimits::default(), ArchiveLimitKind::Ratio);
     let mut writer = ::zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     writer.start_file("bomb", ::zip::write::SimpleFileOptions::default()).unwrap();
     writer.write_all(&vec![0; 3 << 20]).unwrap();
     assert_limit("a.zip", &writer.finish().unwrap().into_inner(), &ArchiveLimits::default(), ArchiveLimitKind::Ratio);
-    // Below a mebibyte nobody minds.
+    // Below 1 MiB any ratio is allowed.
     let zeros = TestTarBuilder::new().file("zeros", &"\0".repeat(900_000)).finish();
     ArchiveTestDir::new()
         .unpack("a.tar.gz", &gzip(&zeros), &ArchiveLimits { max_ratio: 2, ..ArchiveLimits::default() })
@@ -312,15 +312,15 @@ fn limits() {
 }
 
 #[test]
-fn long_chains_of_links_end() {
-    // Each link leads through the one before, twice: followed naively, that takes 2^60 steps.
+fn long_link_chains_terminate() {
+    // Each link goes through the previous one twice: following them naively takes 2^60 steps.
     let mut tar = TestTarBuilder::new().symlink("l0", "x");
     for number in 1..60 {
         let target = format!("l{0}/../l{0}", number - 1);
         tar = tar.symlink(&format!("l{number}"), &target);
     }
     let room = ArchiveTestDir::new();
-    // Whether or not it counts as leading out: it must end.
+    // Whether it counts as leading out or not: the check must end.
     match room.unpack("a.tar", &tar.finish(), &ArchiveLimits::default()) {
         Ok(_) => assert_eq!(compare(&room.dir, "new").unwrap(), [""; 0]),
         Err(error) => {

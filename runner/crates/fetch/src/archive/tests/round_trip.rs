@@ -1,4 +1,4 @@
-//! What goes in comes out, in every format.
+//! Extracted content equals the packed content, in every format.
 
 use super::*;
 
@@ -97,7 +97,7 @@ fn zip_stored() {
     );
     assert_eq!(fs::metadata(room.path("new/by-dos")).unwrap().mtime(), 315_532_800, "1980-01-01");
     assert_eq!(compare(&room.dir, "new").unwrap(), [""; 0]);
-    // The spool is gone: nothing but the folder is there.
+    // The spool is gone: only the folder is there.
     assert_eq!(fs::read_dir(room.path(".")).unwrap().count(), 1);
 }
 

@@ -1,4 +1,4 @@
-//! Downloads that break off, stall, change and are lied to: what is handed out is the content, whole and once, or an error.
+//! Downloads that break, stall, change, or get lies: the content arrives whole and once, or there is an error.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,7 +14,7 @@ const QUICK_RETRY: DownloadRetryPolicy = DownloadRetryPolicy {
     max_retries: 3,
 };
 
-/// 300 000 bytes, no two places alike.
+/// 300 000 bytes without repetitions.
 fn content() -> Vec<u8> {
     let mut text = String::new();
     for number in 0.. {
@@ -31,13 +31,13 @@ fn requested_start(asked: &NetTestRequest) -> Option<usize> {
     Some(range.parse().unwrap())
 }
 
-/// A head, and then `body`, which may be shorter than the head says.
+/// A response head with `body`, which may be shorter than the head says.
 fn reply_with_head(head: &str, body: &[u8]) -> NetTestReply {
     let head = format!("HTTP/1.1 {head}\r\n\r\n").into_bytes();
     NetTestReply { pieces: vec![[&head, body].concat()], pause: Duration::ZERO, keep_open: false }
 }
 
-/// What a good server answers, cut off after `most` bytes of its body.
+/// A correct response, cut off after `most` bytes of its body.
 fn good_reply(asked: &NetTestRequest, content: &[u8], most: usize) -> NetTestReply {
     let size = content.len();
     match requested_start(asked) {
@@ -52,7 +52,7 @@ fn good_reply(asked: &NetTestRequest, content: &[u8], most: usize) -> NetTestRep
     }
 }
 
-/// A server that is told how often it was asked before.
+/// A server whose handler knows how many requests came before.
 fn counting_server(answer: impl Fn(usize, &NetTestRequest) -> NetTestReply + Send + Sync + 'static) -> NetTestServer {
     let count = AtomicUsize::new(0);
     NetTestServer::start(move |asked| answer(count.fetch_add(1, Ordering::SeqCst), asked))
@@ -85,7 +85,7 @@ fn requested_starts(server: &NetTestServer) -> Vec<Option<usize>> {
 }
 
 #[tokio::test]
-async fn what_breaks_off_goes_on_where_it_was() {
+async fn interrupted_download_resumes() {
     let server = counting_server(|_, asked| good_reply(asked, &content(), 50_000));
     assert_complete(&server).await;
     let wanted = [None, Some(50_000), Some(100_000), Some(150_000), Some(200_000), Some(250_000)];
@@ -94,7 +94,7 @@ async fn what_breaks_off_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn what_stalls_goes_on_too() {
+async fn stalled_download_resumes() {
     let server = counting_server(|before, asked| NetTestReply {
         keep_open: before < 3,
         ..good_reply(asked, &content(), 90_000)
@@ -104,7 +104,7 @@ async fn what_stalls_goes_on_too() {
 }
 
 #[tokio::test]
-async fn a_new_byte_starts_the_count_anew() {
+async fn new_byte_resets_the_retry_count() {
     let server = counting_server(|_, asked| good_reply(asked, &content(), 10_000));
     let patience = DownloadRetryPolicy { max_retries: 1, ..QUICK_RETRY };
     assert!(download(&server, patience).await.unwrap() == content());
@@ -112,7 +112,7 @@ async fn a_new_byte_starts_the_count_anew() {
 }
 
 #[tokio::test]
-async fn the_condition_is_a_strong_tag_or_a_time() {
+async fn if_range_is_a_strong_tag_or_a_time() {
     const TIME: &str = "Tue, 01 Jul 2025 10:00:00 GMT";
     for (headers, condition) in [
         (format!("ETag: {TAG}\r\nLast-Modified: {TIME}\r\n"), Some(TAG)),
@@ -133,7 +133,7 @@ async fn the_condition_is_a_strong_tag_or_a_time() {
 }
 
 #[tokio::test]
-async fn a_server_without_ranges_is_asked_for_all_and_what_is_known_is_skipped() {
+async fn server_without_ranges_sends_all_and_known_bytes_are_skipped() {
     let server = counting_server(|before, _| {
         let most = [100_000, 150_000, usize::MAX][before];
         let content = content();
@@ -144,7 +144,7 @@ async fn a_server_without_ranges_is_asked_for_all_and_what_is_known_is_skipped()
 }
 
 #[tokio::test]
-async fn a_server_that_lies_about_ranges_is_asked_for_all() {
+async fn server_with_wrong_ranges_is_asked_for_all() {
     for lie in [
         "Content-Range: bytes 0-299999/300000",
         "Content-Range: bytes 100001-299999/300000",
@@ -167,7 +167,7 @@ async fn a_server_that_lies_about_ranges_is_asked_for_all() {
 }
 
 #[tokio::test]
-async fn a_part_may_come_in_parts() {
+async fn a_range_may_arrive_in_parts() {
     let server = counting_server(|_, asked| {
         let (start, content) = (requested_start(asked), content());
         let Some(start) = start else { return good_reply(asked, &content, 200_000) };
@@ -180,7 +180,7 @@ async fn a_part_may_come_in_parts() {
 }
 
 #[tokio::test]
-async fn another_content_is_not_appended() {
+async fn changed_content_is_not_appended() {
     let part = |headers: &str| format!("206 Partial Content\r\n{headers}");
     for (head, body) in [
         ("200 OK\r\nETag: \"v2\"\r\nContent-Length: 300000".to_owned(), 300_000),
@@ -196,7 +196,7 @@ async fn another_content_is_not_appended() {
             _ => panic!("it is asked no more"),
         });
         let error = download_error(&server).await;
-        let wanted = format!("{} became another file while it was downloaded, after 100000 bytes", server.url("/file"));
+        let wanted = format!("{} changed during the download, after 100000 bytes", server.url("/file"));
         assert_eq!(error.to_string(), wanted, "{shown}");
         assert!(error.is_retryable() && error.hint().is_some());
         assert_eq!(server.requests().len(), 2);
@@ -204,9 +204,9 @@ async fn another_content_is_not_appended() {
 }
 
 #[tokio::test]
-async fn a_content_of_unknown_length_ends_with_its_answer() {
+async fn content_of_unknown_length_ends_with_its_response() {
     let chunked = "200 OK\r\nTransfer-Encoding: chunked";
-    // All bytes came, but not the chunk that ends them; there are no more.
+    // All bytes came, but not the final chunk marker.
     let server = counting_server(move |before, _| match before {
         0 => reply_with_head(chunked, b"3\r\nabc\r\n"),
         _ => reply_with_head("416 Range Not Satisfiable\r\nContent-Range: bytes */3\r\nContent-Length: 0", b""),
@@ -216,7 +216,7 @@ async fn a_content_of_unknown_length_ends_with_its_answer() {
 }
 
 #[tokio::test]
-async fn without_a_new_byte_it_is_given_up() {
+async fn retries_without_a_new_byte_are_limited() {
     let server = counting_server(|before, asked| match before {
         0 => good_reply(asked, &content(), 100_000),
         1 => reply_with_head("503 Unavailable\r\nContent-Length: 0", b""),
@@ -226,21 +226,20 @@ async fn without_a_new_byte_it_is_given_up() {
     let error = download_error(&server).await;
     assert_eq!(server.requests().len(), 1 + QUICK_RETRY.max_retries as usize);
     assert!(matches!(&error, NetError::RetriesExhausted { received: 100_000, tries: 3, .. }), "{error}");
-    let start =
-        format!("the download from {} can't go on after 100000 bytes; it was tried 3 times more: ", server.address);
+    let start = format!("the download from {} stopped after 100000 bytes; 3 retries failed: ", server.address);
     assert!(error.to_string().starts_with(&start), "{error}");
     assert!(error.is_retryable());
 }
 
 #[tokio::test]
-async fn a_server_that_cuts_all_answers_alike_and_has_no_ranges_is_given_up() {
+async fn truncating_server_without_ranges_exhausts_the_retries() {
     let server = counting_server(|_, _| reply_with_head("200 OK\r\nContent-Length: 300000", &content()[..100_000]));
     assert!(matches!(download_error(&server).await, NetError::RetriesExhausted { received: 100_000, .. }));
     assert_eq!(server.requests().len(), 4);
 }
 
 #[tokio::test]
-async fn what_will_not_pass_ends_it_at_once() {
+async fn permanent_errors_are_not_retried() {
     for (status, kind) in [("404 Not Found", NetFailureKind::NotFound), ("403 Forbidden", NetFailureKind::Permanent)] {
         let server = counting_server(move |before, asked| match before {
             0 => good_reply(asked, &content(), 100_000),
@@ -253,7 +252,7 @@ async fn what_will_not_pass_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn every_hop_passes_the_gate_again() {
+async fn every_retry_passes_the_gate_again() {
     let elsewhere = NetTestServer::start(|_| panic!("nobody may ask here"));
     let away = elsewhere.url("/stolen");
     let server = counting_server(move |before, asked| match (before, asked.request_line()) {

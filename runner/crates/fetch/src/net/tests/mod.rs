@@ -1,4 +1,4 @@
-//! The client against servers on this machine and a resolver that lies: grants, redirects, credentials.
+//! The client with local servers and a lying resolver: grants, redirects, credentials.
 
 mod download;
 pub mod server;
@@ -13,7 +13,7 @@ use contract::Secret;
 use plan::ConfidentialText;
 use server::{NetTestServer, reply};
 
-/// A resolver that knows the names of the test and no other.
+/// A resolver that knows only the test's names.
 struct FixedResolver(HashMap<&'static str, Vec<IpAddr>>);
 
 impl NameResolver for FixedResolver {
@@ -46,7 +46,7 @@ fn client(grants: Vec<HttpGrant>) -> NetClient {
     NetClient::new(grants, Vec::new())
 }
 
-/// A client for which `names` lead to `address`.
+/// A client whose resolver maps `names` to `address`.
 fn client_resolving(grants: Vec<HttpGrant>, tcp: &[&str], name: &'static str, addresses: &[&str]) -> NetClient {
     let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
     let tcp: Vec<String> = tcp.iter().map(|&text| text.to_owned()).collect();
@@ -68,7 +68,7 @@ async fn send_error(client: &NetClient, request: NetRequest) -> NetError {
 }
 
 #[tokio::test]
-async fn a_granted_origin_answers() {
+async fn granted_origin_responds() {
     let server = NetTestServer::start(|_| reply("201 Created", &[("X-Kind", "shop"), ("Set-Cookie", "a=1")], "hello"));
     let client = client(vec![with_token(grant(&server.url("/")), "t0k3n")]);
     let mut request = NetRequest::new("post", &server.url("/a?b=c")).unwrap();
@@ -98,7 +98,7 @@ async fn a_connection_serves_one_request() {
 }
 
 #[tokio::test]
-async fn what_is_not_granted_is_denied_before_anything_is_sent() {
+async fn ungranted_requests_are_denied_before_sending() {
     let server = NetTestServer::start(|_| reply("200 OK", &[], ""));
     let port = server.address.port();
     let elsewhere = client(vec![
@@ -126,7 +126,7 @@ async fn what_is_not_granted_is_denied_before_anything_is_sent() {
 }
 
 #[test]
-fn a_request_that_makes_no_sense_is_refused_and_shows_no_password() {
+fn invalid_request_is_refused_without_showing_a_password() {
     for (url, part) in [
         ("ftp://a/b", "only http and https"),
         ("http://me:hunter2@a/b?c", "user or password"),
@@ -145,7 +145,7 @@ fn a_request_that_makes_no_sense_is_refused_and_shows_no_password() {
 }
 
 #[tokio::test]
-async fn headers_of_the_connection_are_the_hosts() {
+async fn connection_headers_are_set_by_the_runner() {
     let server = NetTestServer::start(|_| reply("200 OK", &[], ""));
     let client = client(vec![grant(&server.url("/")), grant("http://shop.example")]);
     let with = |url: &str, name: &str, value: &str| {
@@ -175,7 +175,7 @@ fn redirecting_server(status: &'static str, to: String) -> NetTestServer {
 }
 
 #[tokio::test]
-async fn a_redirect_to_what_is_not_granted_is_denied_and_nothing_is_sent_there() {
+async fn redirect_to_an_ungranted_origin_sends_nothing() {
     let other = NetTestServer::start(|_| reply("200 OK", &[], ""));
     let server = redirecting_server("302 Found", other.url("/stolen?key=1"));
     let client = client(vec![grant(&server.url("/"))]);
@@ -220,7 +220,7 @@ async fn credentials_stay_with_their_origin() {
 }
 
 #[tokio::test]
-async fn a_redirect_changes_the_method_as_browsers_do() {
+async fn redirect_changes_the_method_as_in_browsers() {
     for (status, method, expected) in [
         ("301 Moved", "POST", "GET"),
         ("302 Found", "POST", "GET"),
@@ -247,7 +247,7 @@ async fn a_redirect_changes_the_method_as_browsers_do() {
 }
 
 #[tokio::test]
-async fn a_redirect_must_be_granted_for_the_method_it_becomes() {
+async fn redirect_needs_a_grant_for_its_new_method() {
     let server = redirecting_server("303 See Other", "/end".to_owned());
     let mut posting = grant(&server.url("/"));
     posting.methods = Some(vec!["POST".to_owned()]);
@@ -257,7 +257,7 @@ async fn a_redirect_must_be_granted_for_the_method_it_becomes() {
 }
 
 #[tokio::test]
-async fn redirects_are_counted() {
+async fn redirects_are_limited() {
     let server = redirecting_server("302 Found", "/again".to_owned());
     let client = client(vec![grant(&server.url("/"))]);
     let mut request = get_request(&server.url("/"));
@@ -280,7 +280,7 @@ async fn redirects_are_counted() {
 }
 
 #[tokio::test]
-async fn a_name_that_leads_inside_is_denied() {
+async fn name_with_a_private_address_is_denied() {
     let server = NetTestServer::start(|_| reply("200 OK", &[], ""));
     let url = format!("http://shop.example:{}/", server.address.port());
     let public = client_resolving(vec![grant(&url)], &[], "shop.example", &["127.0.0.1"]);
@@ -289,7 +289,7 @@ async fn a_name_that_leads_inside_is_denied() {
     assert_eq!(error.to_string(), "shop.example resolves to 127.0.0.1, this machine, which is not granted");
     let origin = url.trim_end_matches('/');
     assert_eq!(error.hint().unwrap(), format!("grants: {{ http: [{{ origin: \"{origin}\", private: true }}] }}"));
-    // One bad address spoils the name.
+    // One denied address denies the name.
     let mixed = client_resolving(vec![grant(&url)], &[], "shop.example", &["1.1.1.1", "127.0.0.1"]);
     assert_eq!(send_error(&mixed, get_request(&url)).await.kind(), NetFailureKind::Denied);
     assert_eq!(server.connection_count(), 0);
@@ -314,7 +314,7 @@ async fn a_name_that_leads_inside_is_denied() {
 }
 
 #[tokio::test]
-async fn an_ip_literal_names_itself_however_it_is_written() {
+async fn ip_literals_match_in_every_spelling() {
     let server = NetTestServer::start(|_| reply("200 OK", &[], ""));
     let port = server.address.port();
     let granted = client(vec![grant(&server.url("/"))]);
@@ -330,7 +330,7 @@ async fn an_ip_literal_names_itself_however_it_is_written() {
 }
 
 #[tokio::test]
-async fn a_secret_stays_with_the_first_origin() {
+async fn secret_stays_with_the_first_origin() {
     let elsewhere = NetTestServer::start(|_| reply("200 OK", &[], "there"));
     let url = elsewhere.url("/");
     let first = NetTestServer::start(move |seen| match seen.request_line() {
@@ -352,7 +352,7 @@ async fn a_secret_stays_with_the_first_origin() {
 }
 
 #[tokio::test]
-async fn a_socket_is_asked_and_its_redirect_is_an_answer() {
+async fn unix_socket_redirect_is_returned() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("engine.sock");

@@ -1,4 +1,4 @@
-//! A server of a few lines on a free port of this machine. It remembers what it was asked, and answers as told.
+//! A minimal server on a free local port. It records requests and answers as told.
 
 use std::{
     io::{Read, Write},
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-/// What came in: the head as sent, and the body.
+/// A request: the head as sent, and the body.
 #[derive(Clone, Debug)]
 pub struct NetTestRequest {
     pub head: String,
@@ -31,14 +31,14 @@ impl NetTestRequest {
     }
 }
 
-/// What goes out: bytes, each piece after a pause; then the connection is closed, or held open until the server ends.
+/// A response in pieces, each after a pause; then the connection is closed, or kept open until the server ends.
 pub struct NetTestReply {
     pub pieces: Vec<Vec<u8>>,
     pub pause: Duration,
     pub keep_open: bool,
 }
 
-/// A whole answer.
+/// A complete response.
 pub fn reply(status: &str, headers: &[(&str, &str)], body: &str) -> NetTestReply {
     let mut text = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n", body.len());
     for (name, value) in headers {
@@ -48,7 +48,7 @@ pub fn reply(status: &str, headers: &[(&str, &str)], body: &str) -> NetTestReply
     raw_reply(&(text + body))
 }
 
-/// These bytes, whatever they are.
+/// A response of exactly these bytes.
 pub fn raw_reply(text: &str) -> NetTestReply {
     NetTestReply { pieces: vec![text.as_bytes().to_vec()], pause: Duration::ZERO, keep_open: false }
 }
@@ -66,7 +66,7 @@ pub struct NetTestServer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Both sides of a connection, plain or TLS.
+/// A connection with or without TLS.
 pub trait NetTestStream: Read + Write + Send {}
 impl<T: Read + Write + Send> NetTestStream for T {}
 
@@ -144,7 +144,7 @@ fn serve(
     let reply = answer(&request);
     for piece in &reply.pieces {
         std::thread::sleep(reply.pause);
-        // The client may have hung up, as it should when it was told too much.
+        // The client may have closed the connection after too much data, as it should.
         if stream.write_all(piece).and_then(|()| stream.flush()).is_err() {
             return;
         }

@@ -1,4 +1,4 @@
-//! Time, size, faults, TLS, downloads and TCP.
+//! Timeouts, sizes, errors, TLS, downloads and TCP.
 
 use std::net::TcpListener;
 
@@ -10,7 +10,7 @@ use super::{
 };
 
 #[tokio::test]
-async fn a_body_is_bounded_whether_announced_or_not() {
+async fn body_size_is_limited() {
     let announced = NetTestServer::start(|_| reply("200 OK", &[], &"x".repeat(101)));
     let chunked = NetTestServer::start(|_| {
         raw_reply(&format!(
@@ -32,7 +32,7 @@ async fn a_body_is_bounded_whether_announced_or_not() {
 }
 
 #[tokio::test]
-async fn time_is_bounded_in_each_part_of_the_exchange() {
+async fn each_part_of_an_exchange_times_out() {
     let silent = NetTestServer::start(|_| hanging_reply(""));
     let slow_head = NetTestServer::start(|_| NetTestReply {
         pieces: vec![b"HTTP/1.1 200 OK\r\n".to_vec(), b"X: 1\r\n".to_vec(), b"Y: 1\r\n".to_vec()],
@@ -54,7 +54,7 @@ async fn time_is_bounded_in_each_part_of_the_exchange() {
 }
 
 #[tokio::test]
-async fn faults_of_the_connection_are_said_plainly() {
+async fn connection_errors_have_plain_texts() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("http://{free}/");
     let error = send_error(&client(vec![grant(&url)]), get_request(&url)).await;
@@ -70,7 +70,7 @@ async fn faults_of_the_connection_are_said_plainly() {
 }
 
 #[tokio::test]
-async fn a_download_streams_and_knows_its_size() {
+async fn download_streams_and_knows_its_size() {
     let server = NetTestServer::start(|asked| match asked.request_line() {
         "GET /moved HTTP/1.1" => reply("302 Found", &[("Location", "/blob")], ""),
         "GET /blob HTTP/1.1" => reply("200 OK", &[], &"x".repeat(300_000)),
@@ -133,7 +133,7 @@ async fn tcp_connects_to_granted_addresses_only() {
     assert_eq!(error.to_string(), format!("connecting to localhost:{port} is not granted"));
     assert_eq!(error.hint().unwrap(), format!("grants: {{ tcp: [\"localhost:{port}\"] }}"));
     let error = client.connect("127.0.0.1:1", within).await.unwrap_err();
-    assert_eq!(error.to_string(), "connection refused by 127.0.0.1:1");
+    assert_eq!(error.to_string(), "127.0.0.1:1 refused the connection");
     for address in ["127.0.0.1", "", "::1:80", "a:", "a:+1", "a:99999"] {
         let error = client.connect(address, within).await.unwrap_err();
         assert!(matches!(error, NetError::InvalidAddress { .. }), "{address}: {error}");
@@ -143,7 +143,7 @@ async fn tcp_connects_to_granted_addresses_only() {
     assert_eq!(error.hint().unwrap(), format!("grants: {{ tcp: [\"169.254.169.254:{port}\"] }}"));
 }
 
-/// An https server for `localhost` with a certificate that nobody else has signed.
+/// An https server for `localhost` with a self-signed certificate.
 fn tls_server() -> (NetTestServer, CertificateDer<'static>) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let certificate = made.cert.der().clone();
@@ -190,13 +190,13 @@ async fn https_needs_a_trusted_certificate() {
     let start = format!("the certificate of localhost:{port} is not trusted: ");
     assert!(error.to_string().starts_with(&start), "{error}");
     assert!(error.hint().unwrap().contains("SSL_CERT_FILE"));
-    // Trusted, but for another name.
+    // The certificate is trusted, but for another name.
     let error = send_error(&trusted(vec![certificate]), get_request(&format!("https://127.0.0.1:{port}/"))).await;
     assert!(matches!(error, NetError::CertificateUntrusted { .. }), "{error}");
 }
 
 #[tokio::test]
-async fn https_to_a_plain_server_says_so() {
+async fn https_to_a_plain_server_is_reported() {
     let server = NetTestServer::start_on("127.0.0.1:0", answer_in_clear, |_| raw_reply(""));
     let url = server.url("/").replace("http:", "https:");
     let client = NetClient::with_parts(
@@ -212,7 +212,7 @@ async fn https_to_a_plain_server_says_so() {
 
 fn answer_in_clear(mut tcp: std::net::TcpStream) -> Option<Box<dyn server::NetTestStream>> {
     std::io::Write::write_all(&mut tcp, b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
-    // Waits until the client has read it and hung up.
+    // Waits until the client has read the response and closed the connection.
     while std::io::Read::read(&mut tcp, &mut [0; 512]).is_ok_and(|read| read > 0) {}
     None
 }
