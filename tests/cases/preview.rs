@@ -106,7 +106,7 @@ fn preview_marks_trusted_steps() {
                    run /bin/echo hi
                    needs a program: it is run
                    may reach program /bin/echo *
-                   TRUST: HOST — what it is granted is as strong as this machine's user
+                   TRUST: HOST — this step can do whatever this machine's user can
     "#]]
     .assert_eq(&preview.stdout_snapshot());
     assert!(!environment.exists(".pawl"));

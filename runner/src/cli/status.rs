@@ -1,7 +1,6 @@
-//! `runner status`: for each environment, what is live, how the last attempt ended, and what is unfinished.
+//! `runner status`: shows the live release of each environment, its last attempt, and an unfinished run.
 //!
-//! It takes no lock. Of an attempt without an end it can't be told whether it was killed or still runs; the lock tells, and
-//! who to ask.
+//! It needs no lock. An attempt without an end was killed or is still running; the lock status shows which, and who runs it.
 
 use std::{collections::BTreeMap, io::Write};
 
@@ -23,24 +22,24 @@ use journal::{
 };
 use state::{LockRecord, LockStatus, StateStore};
 
-/// Where the answers stand.
+/// The column of the values.
 const INDENT: usize = 14;
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArgs {
-    /// Show the last record of each step too
+    /// Also show the last record of each step
     #[arg(long)]
     pub(super) steps: bool,
 }
 
-/// Tells the state of environments, each with the store of its journals.
+/// Shows the state of environments, each with the store of its journals.
 ///
 /// As JSON, an array of `{environment, live: {release, verified, since}, lock: {holder, epoch, since, standing}, last, unfinished: {run, release, stuck},
-/// steps: [{step, target, status, release, run, attempt, epoch}]}`, `last` as in `history`. What there is not is null.
+/// steps: [{step, target, status, release, run, attempt, epoch}]}`, `last` as in `history`. A missing value is null.
 ///
 /// # Errors
-/// P06xx when a journal can't be read.
+/// P06xx when a journal cannot be read.
 pub(super) fn run(
     args: &StatusArgs,
     environments: &[(EnvironmentName, StateStore)],
@@ -57,15 +56,15 @@ pub(super) fn run(
     Ok(ExitKind::Success)
 }
 
-/// What is known of one environment.
+/// The data about one environment.
 struct EnvironmentView<'a> {
     environment: &'a EnvironmentName,
     state: JournalState,
-    /// Since when the live release is live.
+    /// The time since which the live release is live.
     live_since: Option<Timestamp>,
-    /// Who made it so.
+    /// The operator who made it live.
     live_by: Option<String>,
-    /// Steps in the order of the last plan, then others that have a record.
+    /// The steps in the order of the last plan, then others with a record.
     step_targets: Vec<StepTarget>,
     lock: Option<LockRecord>,
     lock_status: LockStatus,
@@ -95,7 +94,7 @@ impl<'a> EnvironmentView<'a> {
         })
     }
 
-    /// The attempt that a next one would continue.
+    /// The attempt that the next one would continue.
     fn unfinished(&self) -> Option<&AttemptSummary> {
         let last = self.state.attempts.last()?;
         match last.exit {
@@ -128,18 +127,18 @@ impl<'a> EnvironmentView<'a> {
         row("last", &self.state.attempts.last().map_or_else(|| "no attempts yet".to_owned(), last_attempt_text));
         if let Some(unfinished) = self.unfinished() {
             let JournalHeader { run, release, .. } = &unfinished.header;
-            let stands = unfinished.failed_step.as_ref().map(|place| format!(" stands at {place}")).unwrap_or_default();
+            let stands = unfinished.failed_step.as_ref().map(|place| format!(" is at {place}")).unwrap_or_default();
             let way = match &unfinished.command {
-                Some(order) => format!("`runner {order}` again"),
-                None => format!("deploying {} again", release.label),
+                Some(order) => format!("run `runner {order}` again"),
+                None => format!("deploy {} again", release.label),
             };
-            row("unfinished", &format!("run {run}{stands}; {way} continues it"));
+            row("unfinished", &format!("run {run}{stands}; to continue, {way}"));
         }
         if let Some(LockRecord { holder: Some(holder), since, .. }) = &self.lock {
             let how = match self.lock_status {
                 LockStatus::Held => Some("held by"),
                 LockStatus::Free | LockStatus::Unknown => Some("taken by"),
-                // Of interest only while it is the last that is known.
+                // It matters only while the last attempt has no end.
                 LockStatus::Stale => self.unfinished().and_then(|last| last.exit.is_none().then_some("left behind by")),
             };
             how.iter().for_each(|how| row("lock", &format!("{how} {holder} at {}", format_time(*since))));
@@ -225,18 +224,18 @@ fn last_attempt_text(attempt: &AttemptSummary) -> String {
     let ending = messages::result_at_step(attempt.exit, attempt.verified, attempt.failed_step.as_ref());
     let doubt = if attempt.exit.is_none() { " (killed, or still running)" } else { "" };
     format!(
-        "{}: {ending}{doubt}; epoch {epoch}, run {run}, attempt {number}, begun {} by {by}, took {}",
+        "{}: {ending}{doubt}; epoch {epoch}, run {run}, attempt {number}, started {} by {by}, took {}",
         release.label,
         format_time(attempt.started_at),
         format_duration(millis_between(attempt.started_at, attempt.last_entry_at))
     )
 }
 
-/// Follows when the release that users see changed; which one it is, the fold knows.
+/// Tracks when the live release changed; the journal state has the release itself.
 #[derive(Default)]
 struct LiveReleaseTracker {
     release: Option<Release>,
-    /// Who runs the attempt.
+    /// The operator of the attempt.
     attempt_by: Option<String>,
     exposing_steps: BTreeMap<StepTarget, Release>,
     live: Option<Release>,
