@@ -104,7 +104,9 @@ fn rollback_returns_to_the_last_verified_release() {
         environment.pack(label);
     }
     let none = environment.run(&["rollback", "--local"]);
-    none.assert_exit(2).assert_stderr_contains("error[P0217]").assert_stderr_contains("no release is verified here yet");
+    none.assert_exit(2)
+        .assert_stderr_contains("error[P0217]")
+        .assert_stderr_contains("no release is verified here yet");
     environment.deploy("r1", &[]).assert_exit(0);
     let good = environment.live_target();
     environment

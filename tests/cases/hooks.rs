@@ -172,7 +172,7 @@ fn lock_is_held_during_all_hooks() {
     let environment = with_hooks(&json!({ "before": [other], "after": [other] }));
     environment.deploy("r1", &[]).assert_exit(0);
     for hook in ["before-1", "after-1"] {
-        assert!(step_log(&environment, hook).contains("\"standing\":\"lives\""), "{}", step_log(&environment, hook));
+        assert!(step_log(&environment, hook).contains("\"standing\":\"held\""), "{}", step_log(&environment, hook));
     }
     let free = environment.run(&["lock", "status", "--json"]).json();
     assert_eq!(free[0]["standing"], "free");

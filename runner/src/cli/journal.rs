@@ -309,7 +309,7 @@ mod tests {
                 attempt-000003.journal
                   sound
                   format 1.2, 15 lines; shop r2 to test, epoch 3, run 2-bbbbbb, attempt 2
-                  the attempts before it were not given: checked from its first line on
+                  the attempts before it were not given; checked from its first line on
             "#]],
         );
     }
@@ -327,7 +327,7 @@ mod tests {
                   sound
                   format 1.2, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
                 attempt-000002.journal
-                  sound, but for a torn last line of 465 bytes that is passed over
+                  sound, except for an incomplete last line of 465 bytes, which is ignored
                   format 1.2, 6 lines; shop r2 to test, epoch 2, run 2-bbbbbb, attempt 1
             "#]],
         );
@@ -366,7 +366,7 @@ mod tests {
                   CORRUPT at line 2: its checksum is 5b1230f1, its content has 5562dbcc (P0602)
                   format 1.2, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
                 attempt-000002.journal
-                  NOT CHECKED: it follows a corrupt one
+                  NOT CHECKED: it follows a corrupt journal
             "#]],
         );
     }
@@ -386,7 +386,7 @@ mod tests {
             ExitKind::Journal,
             expect![[r#"
                 attempt-000001.journal
-                  CORRUPT at line 2: line 2 stands where line 1 should (P0603)
+                  CORRUPT at line 2: expected line 1, found line 2 (P0603)
                   format 1.2, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
             "#]],
         );

@@ -208,7 +208,7 @@ mod tests {
         let (head, _) = text.split_once("  since").unwrap();
         expect![[r#"
             prod
-              lock      held; renewed within 30.0 s, or free after that (--watch tells)
+              lock      held; expires within 30.0 s unless renewed (see --watch)
               holder    ann@build-agent-17.internal.example.com, process 4711
               job       https://github.example.com/acme/shop/actions/runs/123456789012345
               for       v1.4.2 sha256:ababababababababababababababababababababababababababa…

@@ -327,7 +327,7 @@ mod tests {
             expect![[r#"
                 test
                   live        r1, verified, since 2025-11-23 03:10:01Z by ann@host
-                  last        r1: deployed; epoch 2, run 2-bbbbbb, attempt 1, begun 2025-11-23
+                  last        r1: deployed; epoch 2, run 2-bbbbbb, attempt 1, started 2025-11-23
                               03:20:01Z by ann@host, took 14 ms
 
                 prod
@@ -346,9 +346,9 @@ mod tests {
             expect![[r#"
                 test
                   live        r1, verified, since 2025-11-23 03:10:01Z by ann@host
-                  last        r2: failed at `migrate`; epoch 2, run 2-bbbbbb, attempt 1, begun
+                  last        r2: failed at `migrate`; epoch 2, run 2-bbbbbb, attempt 1, started
                               2025-11-23 03:20:01Z by ann@host, took 55 ms
-                  unfinished  run 2-bbbbbb stands at `migrate`; deploying r2 again continues it
+                  unfinished  run 2-bbbbbb is at `migrate`; to continue, deploy r2 again
 
                   STEP     STATE      RELEASE  EPOCH  RUN
                   pull     succeeded  r2       2      2-bbbbbb/1
@@ -366,7 +366,7 @@ mod tests {
             &StatusArgs { steps: false },
             OutputFormat::Json,
             expect![[r#"
-                [{"environment":"test","live":{"release":{"label":"r1","digest":null},"verified":true,"since":"2025-11-23T03:10:01.299Z","by":"ann@host","commit":null},"lock":{"holder":{"who":"ann@host, process 7"},"epoch":2,"since":"2025-11-23T03:20:00Z","standing":"ended"},"last":{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"order":null},"unfinished":{"run":"2-bbbbbb","release":{"label":"r2","digest":null},"stuck":{"step":"migrate","target":"local"}},"steps":[{"step":"pull","target":"local","status":"succeeded","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"migrate","target":"local","status":"failed","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"switch","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1},{"step":"verify","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1}]},{"environment":"prod","live":null,"lock":null,"last":null,"unfinished":null,"steps":[]}]
+                [{"environment":"test","live":{"release":{"label":"r1","digest":null},"verified":true,"since":"2025-11-23T03:10:01.299Z","by":"ann@host","commit":null},"lock":{"holder":{"who":"ann@host, process 7"},"epoch":2,"since":"2025-11-23T03:20:00Z","standing":"stale"},"last":{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"order":null},"unfinished":{"run":"2-bbbbbb","release":{"label":"r2","digest":null},"stuck":{"step":"migrate","target":"local"}},"steps":[{"step":"pull","target":"local","status":"succeeded","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"migrate","target":"local","status":"failed","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"switch","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1},{"step":"verify","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1}]},{"environment":"prod","live":null,"lock":null,"last":null,"unfinished":null,"steps":[]}]
             "#]],
         );
     }
@@ -381,9 +381,9 @@ mod tests {
                 test
                   live        r1, verified, since 2025-11-23 03:10:01Z by ann@host
                   last        r2: interrupted at `migrate` (killed, or still running); epoch 2,
-                              run 2-bbbbbb, attempt 1, begun 2025-11-23 03:20:01Z by ann@host,
+                              run 2-bbbbbb, attempt 1, started 2025-11-23 03:20:01Z by ann@host,
                               took 11 ms
-                  unfinished  run 2-bbbbbb stands at `migrate`; deploying r2 again continues it
+                  unfinished  run 2-bbbbbb is at `migrate`; to continue, deploy r2 again
                   lock        left behind by ann@host, process 7 at 2025-11-23 03:20:00Z
 
                 prod
@@ -402,7 +402,7 @@ mod tests {
             expect![[r#"
                 test
                   live        r2, verified, since 2025-11-23 03:30:01Z by ann@host
-                  last        r2: deployed; epoch 3, run 2-bbbbbb, attempt 2, begun 2025-11-23
+                  last        r2: deployed; epoch 3, run 2-bbbbbb, attempt 2, started 2025-11-23
                               03:30:01Z by ann@host, took 21 ms
 
                   STEP     STATE      RELEASE  EPOCH  RUN
@@ -428,7 +428,7 @@ mod tests {
                 test
                   live        r1, verified, since 2025-11-23 03:20:06Z by ann@host
                   last        r2: rolled back after `verify` failed; epoch 2, run 2-bbbbbb,
-                              attempt 1, begun 2025-11-23 03:20:01Z by ann@host, took 5.0 s
+                              attempt 1, started 2025-11-23 03:20:01Z by ann@host, took 5.0 s
 
                   STEP     STATE      RELEASE  EPOCH  RUN
                   pull     succeeded  r2       2      2-bbbbbb/1
