@@ -51,7 +51,7 @@ function output(name, value) {
     append(process.env.GITHUB_OUTPUT, name, value);
   } catch (error) {
     // Said beside what went wrong before, and never instead of it.
-    warn("the outputs of the job can't be written", error.message);
+    warn("could not write the job outputs", error.message);
   }
 }
 

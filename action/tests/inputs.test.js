@@ -67,7 +67,7 @@ test("a wrong word for missing_journal is refused before a runner starts, with t
   // Where the output can't be written, the error is still there.
   const unwritten = await launch("main.js", { missing_journal: "prove" }, { GITHUB_OUTPUT: at });
   assert.equal(unwritten.code, 2);
-  assert.match(unwritten.stdout, /^::error title=Pawl%3A `missing_journal.*\n::warning title=Pawl%3A the outputs of the job can't be written::/);
+  assert.match(unwritten.stdout, /^::error title=Pawl%3A `missing_journal.*\n::warning title=Pawl%3A could not write the job outputs::/);
 });
 
 test("each line of a secret is masked before anything else is said", async (t) => {

@@ -12,7 +12,7 @@ fn status_shows_the_live_release() {
     expect![[r#"
         test
           live        r1, verified, since [DATE] [DATE] by [WHO]
-          last        r1: deployed; epoch 1, run [RUN 1], attempt 1, begun [DATE]
+          last        r1: deployed; epoch 1, run [RUN 1], attempt 1, started [DATE]
                       [DATE] by [WHO], took [TIME]
 
           STEP     STATE      RELEASE  EPOCH  RUN
@@ -57,9 +57,9 @@ fn why_lists_the_known_steps_for_an_unknown_one() {
     let refused = environment.run(&["why", "swich"]);
     refused.assert_exit(2);
     expect![[r#"
-        error[P0210]: the attempt with the epoch 1 has no step `swich`
+        error[P0210]: the attempt with epoch 1 has no step `swich`
           caused by: its steps are migrate, pull, switch, verify
-          hint: name one of its steps, or another attempt by `--attempt EPOCH`; `runner history` lists them
+          hint: use one of its steps, or another attempt with `--attempt EPOCH`; `runner history` lists them
     "#]]
     .assert_eq(&refused.stderr_snapshot());
 }
@@ -136,9 +136,9 @@ fn doctor_reports_a_healthy_environment() {
           ok  runner     0.1.0 with modules migrate, pull, run, switch, verify
           ok  plan       deploy.yml is valid for test
           ok  release    r1 is sha256:[HASH]
-          ok  steps      4 load, and have what they need
-          ok  resources  directories can be written and have room
-          ok  journals   0 attempts are on record and sound
+          ok  steps      4 loaded, with all required grants
+          ok  resources  directories are writable and have free space
+          ok  journals   0 attempts on record, all sound
           ok  lock       free
     "#]]
     .assert_eq(&format!("healthy:\n{}", doctor.stdout_snapshot()));

@@ -38,7 +38,7 @@ fn promotion_moves_the_same_content_through_environments_in_order() {
         refused
             .assert_exit(2)
             .assert_stderr_contains("error[P0216]")
-            .assert_stderr_contains("may not go to `prod` before `pre`");
+            .assert_stderr_contains("must be verified in `pre` before it goes to `prod`");
     }
     let early = environment.run(&["promote", "--local", "--from", "test", "--to", "prod"]);
     early
@@ -104,7 +104,9 @@ fn rollback_returns_to_the_last_verified_release() {
         environment.pack(label);
     }
     let none = environment.run(&["rollback", "--local"]);
-    none.assert_exit(2).assert_stderr_contains("error[P0217]").assert_stderr_contains("none was verified here yet");
+    none.assert_exit(2)
+        .assert_stderr_contains("error[P0217]")
+        .assert_stderr_contains("no release is verified here yet");
     environment.deploy("r1", &[]).assert_exit(0);
     let good = environment.live_target();
     environment

@@ -111,7 +111,7 @@ fn failed_migration_is_annotated_at_its_line_and_a_retry_resumes() {
     failed.assert_exit(1);
     assert_eq!(failed.stderr, "", "all is on one stream, in order");
     expect![[r#"
-        warning: the journal is not kept for a re-run: this step of the workflow has no access to the artifacts of its run (only a `uses:` step has)
+        warning: the journal is not stored for a re-run: only a `uses:` step of the workflow has access to the artifacts of its run
         warning: modules are not pinned: deploy.lock is missing; run `runner modules --accept` and commit it
         shop r1 to test (run [RUN 1], attempt 1)
         ::group::pull: it never ran here
@@ -275,8 +275,8 @@ fn unwritable_summary_is_only_a_warning() {
     environment.set_variable("GITHUB_OUTPUT", folder.to_str().unwrap());
     let deployed = environment.run(&["deploy", "--release", "r1"]);
     deployed.assert_exit(0);
-    assert!(deployed.stdout.contains("warning: the summary of the job can't be written: "), "{}", deployed.stdout);
-    assert!(deployed.stdout.contains("warning: the outputs of the job can't be written: "), "{}", deployed.stdout);
+    assert!(deployed.stdout.contains("warning: could not write the job summary: "), "{}", deployed.stdout);
+    assert!(deployed.stdout.contains("warning: could not write the job outputs: "), "{}", deployed.stdout);
     environment.set_variable("GITHUB_STEP_SUMMARY", "");
     environment.set_variable("GITHUB_OUTPUT", "");
     let quiet = environment.run(&["deploy", "--release", "r1"]);

@@ -117,7 +117,7 @@ fn nested_deployment_of_the_same_environment_is_rejected() {
         outer.assert_exit(0).assert_stderr_contains("warning: hook `after-1`");
         assert!(began.elapsed().as_secs() < 10, "it waited for itself");
         let hook_log = step_log(&environment, "after-1");
-        assert!(hook_log.contains("error[P0219]: this is a part of a deployment of shop/test"), "{hook_log}");
+        assert!(hook_log.contains("error[P0219]: this command is part of a deployment of shop/test"), "{hook_log}");
     }
     environment.deploy("r2", &[]).assert_exit(0);
     environment.run(&["rollback", "--local"]).assert_exit(0).assert_stderr_contains("warning: hook `after-1`");
@@ -162,7 +162,7 @@ fn forged_or_stale_lock_token_is_rejected() {
     }
     environment.set_variable("PAWL_LOCK", &stale);
     environment.set_variable("PAWL_STATE", "");
-    environment.run(NESTED_STEP).assert_exit(2).assert_stderr_contains("PAWL_STATE does not say where its lock is");
+    environment.run(NESTED_STEP).assert_exit(2).assert_stderr_contains("PAWL_STATE does not locate its lock");
     assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r1");
 }
 
@@ -172,7 +172,7 @@ fn lock_is_held_during_all_hooks() {
     let environment = with_hooks(&json!({ "before": [other], "after": [other] }));
     environment.deploy("r1", &[]).assert_exit(0);
     for hook in ["before-1", "after-1"] {
-        assert!(step_log(&environment, hook).contains("\"standing\":\"lives\""), "{}", step_log(&environment, hook));
+        assert!(step_log(&environment, hook).contains("\"standing\":\"held\""), "{}", step_log(&environment, hook));
     }
     let free = environment.run(&["lock", "status", "--json"]).json();
     assert_eq!(free[0]["standing"], "free");

@@ -77,7 +77,7 @@ fn why_explains_as_text() {
           decision  run, because it failed the last time
           record    failed in epoch 2, [DATE] [DATE] (r2, run [RUN 2], attempt
                     1); it said: migrations/0003_orders.sql:3:1: no such table: ordr
-          probe     not asked
+          probe     not run
           outcome   failed after [TIME]: migrations/0003_orders.sql:3:1: no such table:
                     ordr
           hint      correct the file: it was rolled back, and the files before it will
@@ -87,10 +87,10 @@ fn why_explains_as_text() {
     expect![[r#"
         `switch`, epoch 3: r2 to test (run [RUN 2], attempt 2)
 
-          decision  none: the attempt did not come to it (failed at `migrate`)
+          decision  none: the attempt did not reach it (failed at `migrate`)
           record    succeeded in epoch 1, [DATE] [DATE] (r1, run [RUN 1],
                     attempt 1)
-          probe     not asked
+          probe     not run
     "#]]
     .assert_eq(&why("switch"));
 }
@@ -168,7 +168,7 @@ fn edited_applied_migration_is_rejected() {
                           applied it [TIME]
         error[P0311]: step `migrate` failed on attempt 1
           caused by: migrations/0002_first_products.sql:1: 0002_first_products.sql changed after the database `main` applied it
-          hint: restore the file and move the change to a new migration; if the change is harmless, run `runner migrate bless 2`; then run `runner --local --release r1` again (skips: pull)
+          hint: restore the file and move the change to a new migration; if the change is harmless, run `runner migrate accept 2`; then run `runner --local --release r1` again (skips: pull)
     "#]].assert_eq(&refused.stderr_snapshot());
     assert_eq!(environment.sql("SELECT price_cents FROM product WHERE name = 'ratchet'"), "1900");
 }

@@ -172,21 +172,21 @@ fn modules_are_listed_and_accepted() {
                  asks for dirs ro (/files): contains the files to check
                  asks for http (/http): is checked over HTTP
                  asks for tcp (/tcp): is checked over TCP
-        `runner modules --accept` writes deploy.lock like this
+        run `runner modules --accept` to write deploy.lock like this
     "#]]
     .assert_eq(&listed.assert_exit(0).stdout_snapshot());
     assert!(!environment.exists("deploy.lock"), "a list writes nothing");
     environment.run(&["modules", "--accept"]).assert_exit(0);
     environment.edit("deploy.yml", "./check.wasm", "verify");
     expect![[r#"
-        new      verify 0.1.0, of this runner
+        new      verify 0.1.0, built in
                  sha256:[HASH]
                  asks for databases (/sql/0/database): is queried
                  asks for dirs ro (/files): contains the files to check
                  asks for http (/http): is checked over HTTP
                  asks for tcp (/tcp): is checked over TCP
         unused   ./check.wasm
-        `runner modules --accept` writes deploy.lock like this
+        run `runner modules --accept` to write deploy.lock like this
     "#]]
     .assert_eq(&environment.run(&["modules"]).assert_exit(0).stdout_snapshot());
     environment.run(&["modules", "--accept"]).assert_exit(0);

@@ -13,7 +13,7 @@ fn preview_of_the_first_deployment_writes_nothing() {
     preview.assert_exit(0);
     assert_eq!(environment.tree(), before);
     expect![[r#"
-        shop r1 → test (nothing is done)
+        shop r1 → test (preview: nothing is changed)
           run    pull     prepare  it never ran here
                    not known yet: directory `app` ([ROOT]/shop/deploy/test) does not exist yet; the deployment creates it
                    needs a writable directory `app`: it stores releases/ and shared/
@@ -48,7 +48,7 @@ fn preview_shows_pending_migrations() {
     preview.assert_exit(0);
     assert_eq!(environment.tree(), before);
     expect![[r#"
-        shop r2 → test (nothing is done)
+        shop r2 → test (preview: nothing is changed)
           run    pull     prepare  its configuration and the release changed
                    create app/releases/[HASH]  (release r2 from file:dist/shop-r2.tar.zst)
                    needs a writable directory `app`: it stores releases/ and shared/
@@ -101,12 +101,12 @@ fn preview_marks_trusted_steps() {
     let preview = environment.run(&["plan", "--release", "r1"]);
     preview.assert_exit(0);
     expect![[r#"
-        shop r1 → default (nothing is done)
+        shop r1 → default (preview: nothing is changed)
           run    hello  commit   it never ran here
                    run /bin/echo hi
                    needs a program: it is run
                    may reach program /bin/echo *
-                   TRUST: HOST — what it is granted is as strong as this machine's user
+                   TRUST: HOST — this step can do whatever this machine's user can
     "#]]
     .assert_eq(&preview.stdout_snapshot());
     assert!(!environment.exists(".pawl"));

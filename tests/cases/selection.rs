@@ -142,8 +142,8 @@ fn deployment_outside_ci_requires_local() {
     let refused = environment.run(&["--release", "r1"]);
     refused.assert_exit(2);
     expect![[r#"
-        error[P0208]: `runner deploy` changes things, and this is no CI
-          hint: if you mean it, add `--local`
+        error[P0208]: `runner deploy` changes an environment, and this is not a CI job
+          hint: to run it from this machine, add `--local`
     "#]]
     .assert_eq(&refused.stderr_snapshot());
     assert!(!environment.exists(".pawl") && !environment.exists("deploy"));

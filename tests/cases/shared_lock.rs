@@ -250,7 +250,7 @@ fn check_stopped_holders(backend: &TestStateBackend) {
             second.run(&["--local", "--release", "other", "--lock-wait", "15s"]).assert_exit(0);
         } else {
             let lock = second.run(&["lock", "status", "--watch", "--json"]).json();
-            assert_eq!(lock[0]["standing"], "ended", "{lock}");
+            assert_eq!(lock[0]["standing"], "stale", "{lock}");
         }
         kill_process(pid, Signal::CONT).unwrap();
         first.write("go", "");
@@ -283,7 +283,7 @@ fn disconnected_holder_continues_only_within_its_lease() {
             wait_until("a renewal has failed", || relay.losses() > 0);
         } else {
             let lock = second.run(&["lock", "status", "--watch", "--json"]).json();
-            assert_eq!(lock[0]["standing"], "ended", "{lock}");
+            assert_eq!(lock[0]["standing"], "stale", "{lock}");
         }
         relay.restore();
         first.write("go", "");

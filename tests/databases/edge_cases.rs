@@ -39,9 +39,9 @@ fn edited_file_is_rejected_until_accepted() {
                 .assert_exit(1)
                 .assert_contains("error[P0311]")
                 .assert_contains("migrations/1_a.sql:1")
-                .assert_contains("runner migrate bless 1");
+                .assert_contains("runner migrate accept 1");
             shop.run(&["migrate", "status"]).assert_exit(1).assert_contains("changed");
-            shop.run(&["migrate", "bless", "1", "--local"]).assert_exit(0);
+            shop.run(&["migrate", "accept", "1", "--local"]).assert_exit(0);
             shop.deploy().assert_exit(0);
             shop.run(&["migrate", "status"]).assert_exit(0);
         },

@@ -55,7 +55,7 @@ fn password_appears_in_no_output_or_file() {
                 "migrate status --json",
                 "migrate lint",
                 "migrate preview --json",
-                "migrate bless 1 --local --json",
+                "migrate accept 1 --local --json",
                 "why migrate",
                 "why migrate --json",
                 "logs",

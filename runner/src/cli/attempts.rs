@@ -1,5 +1,5 @@
-//! The attempts on record, as `why`, `logs`, `status` and `history` read them. They take no lock: an attempt that still
-//! runs is read as far as it is written.
+//! The recorded attempts, as `why`, `logs`, `status` and `history` read them. They need no lock: a running attempt is read as far
+//! as it is written.
 
 use serde_json::{Value, json};
 
@@ -12,11 +12,11 @@ use journal::{
 };
 use state::StateStore;
 
-/// One attempt with all of its entries, and what was known before it.
+/// One attempt with all of its entries, and the state before it.
 pub(super) struct RecordedAttempt {
-    /// The fold of all attempts before.
+    /// The state before the attempt.
     pub(super) before: JournalState,
-    /// The attempt.
+    /// The summary of the attempt.
     pub(super) summary: AttemptSummary,
     /// Its entries, in order.
     pub(super) entries: Vec<JournalEntry>,
@@ -26,7 +26,7 @@ impl RecordedAttempt {
     /// Reads the attempt with this epoch, or the last one.
     ///
     /// # Errors
-    /// P0211 when there is no such attempt, P0212 when there is none at all; P06xx when a journal can't be read.
+    /// P0211 when there is no such attempt, P0212 when there is no attempt at all; P06xx when a journal cannot be read.
     pub(super) fn read(store: &StateStore, epoch: Option<u64>) -> Result<Self, Diagnostic> {
         let paths = store.journal_paths().map_err(|error| Diagnostic::from(&error))?;
         let (mut entries, mut is_wanted) = (Vec::new(), false);
@@ -50,22 +50,22 @@ impl RecordedAttempt {
                 .ok_or_else(|| no_such_attempt_error(store, epoch, &attempts))?,
         };
         let summary = attempts.swap_remove(index);
-        // Every attempt has one file, and a file without an attempt can only be the last.
+        // Every attempt has one file, and only the last file can lack an attempt.
         let before = LoadedJournals::read(&paths[..index], |_| ()).map_err(|error| Diagnostic::from(&error))?.state;
         Ok(Self { before, summary, entries })
     }
 }
 
-/// What all attempts on record come to.
+/// The state after all recorded attempts.
 ///
 /// # Errors
-/// P06xx when a journal can't be read.
+/// P06xx when a journal cannot be read.
 pub(super) fn load_state(store: &StateStore) -> Result<JournalState, Diagnostic> {
     let paths = store.journal_paths().map_err(|error| Diagnostic::from(&error))?;
     Ok(LoadedJournals::read(&paths, |_| {}).map_err(|error| Diagnostic::from(&error))?.state)
 }
 
-/// An attempt for programs. `exit` is null when it was killed, or still runs.
+/// The summary of an attempt as JSON. `exit` is null if it was killed, or is still running.
 pub(super) fn summary_json(attempt: &AttemptSummary) -> Value {
     let JournalHeader { epoch, run, attempt: number, release, by, .. } = &attempt.header;
     json!({
@@ -87,15 +87,18 @@ pub(super) fn summary_json(attempt: &AttemptSummary) -> Value {
 fn no_attempts_error(store: &StateStore) -> Diagnostic {
     Diagnostic::new(ErrorCode::NoAttempts, "nothing was deployed here yet")
         .with_cause(format!("there is no journal in {}", store.folder().display()))
-        .with_hint("see that --plan and --env name what you mean; `runner status` shows all environments")
+        .with_hint("check `--plan` and `--env`; `runner status` shows all environments")
 }
 
 fn no_such_attempt_error(store: &StateStore, epoch: u64, attempts: &[AttemptSummary]) -> Diagnostic {
     match (attempts.first(), attempts.last()) {
         (Some(first), Some(last)) => {
-            Diagnostic::new(ErrorCode::UnknownAttempt, format!("there is no attempt with the epoch {epoch}"))
-                .with_cause(format!("the attempts on record go from {} to {}", first.header.epoch, last.header.epoch))
-                .with_hint("`runner history` lists them")
+            Diagnostic::new(ErrorCode::UnknownAttempt, format!("there is no attempt with epoch {epoch}"))
+                .with_cause(format!(
+                    "the attempts on record have the epochs {} to {}",
+                    first.header.epoch, last.header.epoch
+                ))
+                .with_hint("use an epoch from `runner history`")
         }
         (None, _) | (_, None) => no_attempts_error(store),
     }

@@ -1,6 +1,6 @@
-//! The job of a CI that this process is part of, as its environment tells: GitHub's, and those that speak as it does (Gitea, act).
+//! The CI job that this process is part of, by its environment: GitHub's, and compatible ones (Gitea, act).
 //!
-//! Deliberately absent: what is done with it.
+//! Deliberately absent: uploads and reports.
 
 use std::path::{Path, PathBuf};
 
@@ -16,17 +16,17 @@ use state::{
     checkpoints::CheckpointConfig,
 };
 
-/// A variable that says something.
+/// An environment variable that is not blank.
 fn nonblank_variable(name: &str) -> Option<String> {
     env_variable(name).filter(|value| !value.trim().is_empty())
 }
 
-/// Whether the next attempt believes what this one writes, on another machine too.
+/// Whether the next attempt, also on another machine, accepts this one's journal as authentic.
 pub(super) fn is_journal_authenticated() -> bool {
     nonblank_variable("ACTIONS_RESULTS_URL").is_none() || nonblank_variable("PAWL_KEY").is_some()
 }
 
-/// What the job gives this process and nobody else may read.
+/// The secrets that the job gives to this process.
 pub(super) fn job_secrets() -> Vec<Secret> {
     ["PAWL_KEY", "PAWL_TOKEN", "ACTIONS_RUNTIME_TOKEN"]
         .iter()
@@ -35,10 +35,10 @@ pub(super) fn job_secrets() -> Vec<Secret> {
         .collect()
 }
 
-/// The same state with its journals among the artifacts of this job, if it is one that can keep them; otherwise as it is, and why.
+/// Adds checkpoints to a state, if this job can store artifacts; otherwise returns it unchanged, with a notice of the reason.
 ///
 /// # Errors
-/// P0526 when the job's own variables make no sense.
+/// P0526 when the job's own variables are invalid.
 pub(super) fn with_checkpoints(
     store: StateStore,
     plan: &Path,
@@ -46,14 +46,14 @@ pub(super) fn with_checkpoints(
     environment: &EnvironmentName,
     tell: &dyn Fn(Notice),
 ) -> Result<StateStore, Diagnostic> {
-    // A deployment that another started is told of by that one.
+    // The outer deployment reports a deployment that it started.
     if !github::is_job() || nonblank_variable("PAWL_LOCK").is_some() {
         return Ok(store);
     }
     let Some(job) = checkpoint_config(plan, app, environment)? else {
         if store.is_folder() {
-            let why = "this step of the workflow has no access to the artifacts of its run (only a `uses:` step has)";
-            tell(Notice::warning(format!("the journal is not kept for a re-run: {why}")));
+            let why = "only a `uses:` step of the workflow has access to the artifacts of its run";
+            tell(Notice::warning(format!("the journal is not stored for a re-run: {why}")));
         }
         return Ok(store);
     };
@@ -62,8 +62,8 @@ pub(super) fn with_checkpoints(
         && store.folder().starts_with(&workspace)
     {
         tell(Notice::warning(
-            "`state: dir:` is in the workspace, which ends with this job: there is no lock against other machines, and nobody \
-             remembers what is live (docs/github.md)",
+            "`state: dir:` is in the workspace, which this job deletes: no lock excludes other machines, and later jobs do not \
+             know what is live (docs/github.md)",
         ));
     }
     store.with_checkpoints(job).map_err(|error| Diagnostic::from(&error))
@@ -82,7 +82,7 @@ fn checkpoint_config(
     let needed = |name: &str| nonblank_variable(name).ok_or_else(|| invalid_variable_error(name, "it is not set"));
     let number = |name: &str| {
         let text = needed(name)?;
-        text.parse::<u64>().map_err(|_| invalid_variable_error(name, &format!("{text:?} is no number")))
+        text.parse::<u64>().map_err(|_| invalid_variable_error(name, &format!("{text:?} is not a number")))
     };
     let (repository, run) = (needed("GITHUB_REPOSITORY")?, number("GITHUB_RUN_ID")?);
     let attempt = u32::try_from(number("GITHUB_RUN_ATTEMPT")?).ok().filter(|attempt| *attempt > 0);
@@ -93,7 +93,7 @@ fn checkpoint_config(
             api_url,
             repository: repository.clone(),
             run,
-            // A secret with a line break behind it is a common mistake.
+            // A secret with a trailing line break is a common mistake.
             token: Secret::new(token.trim().to_owned()),
         }
     });
@@ -114,7 +114,7 @@ fn checkpoint_config(
     }))
 }
 
-/// The job's name, and eight digits for the leg of its matrix.
+/// The job's name, with eight hex digits for its combination of the matrix.
 fn job_name_with_matrix(job: &str, matrix: Option<&str>) -> Result<String, Diagnostic> {
     let matrix: serde_json::Value = match matrix {
         Some(matrix) => {
@@ -129,7 +129,7 @@ fn job_name_with_matrix(job: &str, matrix: Option<&str>) -> Result<String, Diagn
     Ok(format!("{job}-{}", contract::hash::Blake3Hash::of_json(&matrix).hex_prefix(8)))
 }
 
-/// The plan's path in the repository: the same on every machine.
+/// The plan's path in the repository, which is the same on every machine.
 fn path_in_repository(plan: &Path) -> String {
     let absolute = std::path::absolute(plan).unwrap_or_else(|_| plan.to_owned());
     let inside = nonblank_variable("GITHUB_WORKSPACE").map(PathBuf::from).and_then(|root| {
@@ -141,9 +141,9 @@ fn path_in_repository(plan: &Path) -> String {
 }
 
 fn invalid_variable_error(name: &str, why: &str) -> Diagnostic {
-    Diagnostic::new(ErrorCode::InvalidCiVariables, format!("{name} of this CI job can't be used"))
+    Diagnostic::new(ErrorCode::InvalidCiVariables, format!("{name} of this CI job is invalid"))
         .with_cause(why)
-        .with_hint("the CI sets it for each job; see that no step overwrites it")
+        .with_hint("check that no step of the workflow overwrites it; the CI sets it for each job")
 }
 
 #[cfg(test)]
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn legs_of_a_matrix_keep_apart() {
+    fn matrix_jobs_have_distinct_names() {
         let leg = |matrix| job_name_with_matrix("deploy", matrix).unwrap();
         assert_eq!(leg(None), "deploy");
         assert_eq!(leg(Some("null")), "deploy");

@@ -31,7 +31,7 @@ use state::{LockWait, StateStore, checkpoints::CheckpointStatus};
 /// Arguments of `deploy`.
 #[derive(Debug, clap::Args)]
 pub(super) struct DeployArgs {
-    /// Deploy from here, outside a CI
+    /// Deploy from this machine, outside a CI
     #[arg(long)]
     local: bool,
     #[command(flatten)]
@@ -42,27 +42,27 @@ pub(super) struct DeployArgs {
     selection: selection::SelectionArgs,
     #[command(flatten)]
     wait: LockWaitArgs,
-    /// In a CI's re-run, what it means that the journal of the attempts before is not found
+    /// What to do in a CI re-run if the journal of the earlier attempts is missing
     #[arg(long, value_name = "POLICY", env = "PAWL_MISSING_JOURNAL", hide_env = true, default_value = "probe")]
     missing_journal: MissingJournalArg,
 }
 
-/// What a missing journal means.
+/// The policy for a missing journal.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum MissingJournalArg {
-    /// Every step may have been begun: its probe is asked
+    /// Probe every step before it runs
     Probe,
-    /// Nothing is done
+    /// Stop before the first step
     Fail,
-    /// Nothing was begun
+    /// Start from the beginning
     Restart,
 }
 
-/// What to deploy, and how.
+/// A deployment to run.
 pub(super) struct DeployRequest<'a> {
     pub(super) plan: Plan,
     pub(super) release: RequestedRelease,
-    /// The commit that the release is of, if it is known.
+    /// The commit of the release, if it is known.
     pub(super) commit: Option<String>,
     pub(super) preflight: PreflightOptions,
     pub(super) overrides: DeployOverrides,
@@ -71,10 +71,10 @@ pub(super) struct DeployRequest<'a> {
     pub(super) resume_command: &'a str,
 }
 
-/// Deploys, after what is done once for an environment if that is asked for.
+/// Deploys, with the setup steps first if `setup` asks for them.
 ///
 /// # Errors
-/// What keeps an attempt from beginning. One that began is told of by its report, and ends with an exit code.
+/// The errors that keep an attempt from beginning. Once it has begun, its reporter shows its errors.
 pub(super) async fn run(
     args: &DeployArgs,
     setup: SetupMode,
@@ -120,7 +120,7 @@ impl From<MissingJournalArg> for MissingJournalPolicy {
     }
 }
 
-/// Whether what is done once for an environment is part of it.
+/// Whether a deployment includes the setup steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SetupMode {
     /// `runner setup`.
@@ -129,7 +129,7 @@ pub(super) enum SetupMode {
     WithoutSetup,
 }
 
-/// The one way to change an environment: deploys a plan and tells of it on the screen.
+/// Deploys a plan and reports it. All commands that change an environment end here.
 pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
     let DeployRequest {
         plan,
@@ -150,7 +150,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     guards::check_allowed_user(&plan).map_err(one)?;
     guards::check_nesting(&store).map_err(one)?;
     let interrupt = Interrupt::listen().map_err(|error| {
-        one(Diagnostic::new(ErrorCode::RunnerFault, "signals can't be handled")
+        one(Diagnostic::new(ErrorCode::RunnerFault, "can't set up the signal handlers")
             .with_cause(error)
             .with_hint("please report this"))
     })?;
@@ -158,15 +158,15 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     let prepared = tokio::select! {
         prepared = PreparedPlan::new(plan, wanted, setting) => prepared?,
         _ = interrupt.requested() => {
-            let message = "interrupted before anything was begun";
+            let message = "interrupted before the deployment began";
             return Err(one(Diagnostic::new(ErrorCode::Interrupted, message).with_hint(format!("run `{again}` again"))));
         }
     };
-    // What goes back was verified here already.
+    // The target of a rollback was already verified here.
     if orders.command != Some(ROLLBACK) {
         guards::check_promotion_order(&prepared.plan, &prepared.release).map_err(one)?;
     }
-    // The process ends soon after; taking an engine apart takes longer than a small step.
+    // The process ends soon; dropping an engine would take longer than a small step.
     let prepared = ManuallyDrop::new(prepared);
     if let Some(notice) = prepared.pins.add_new() {
         tell(notice);
@@ -208,7 +208,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     let ending = deployment.run(interrupt, observe).await;
     let checkpoint_status = store.checkpoints().map(|checkpoints| checkpoints.status()).unwrap_or_default();
     if let Some(trouble) = &checkpoint_status.last_error {
-        tell(Notice::warning(format!("the end of the journal is not among the artifacts of this run: {trouble}")));
+        tell(Notice::warning(format!("could not store the end of the journal as an artifact of this run: {trouble}")));
     }
     let github_notice = match github_deployment.take() {
         Some(Ok(listed)) => {
@@ -233,7 +233,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
             ("resumed-from", &resumed_from),
         ]);
     };
-    // How it ended is said by whoever is told of the problems.
+    // `report_problems` reports the result of a deployment that did not begin.
     let ending = ending.inspect_err(|_| outputs("", prepared.release.label.as_str()))?;
     if let Some(report) = report.borrow_mut().as_mut() {
         report.finish(&CommandConclusion { exit: ending.exit, error: ending.error.as_ref() });
@@ -247,29 +247,29 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     Ok(ending.exit)
 }
 
-/// Where what is known of earlier attempts of this CI run comes from.
+/// Notices about the source of the earlier attempts' journal in this CI run.
 fn checkpoint_notices(shown: &CheckpointStatus, missing: MissingJournalPolicy) -> Vec<Notice> {
     let passed_over = shown.skipped_artifacts.iter();
     let mut notices: Vec<Notice> =
-        passed_over.map(|why| Notice::warning(format!("passed over an artifact of this run: {why}"))).collect();
+        passed_over.map(|why| Notice::warning(format!("ignored an artifact of this run: {why}"))).collect();
     if let Some(name) = &shown.resumed_from {
-        notices.push(Notice::note(format!("goes on from the journal in artifact {name}")));
+        notices.push(Notice::note(format!("continues from the journal in artifact {name}")));
     }
     if shown.is_missing {
         let then = match missing {
             MissingJournalPolicy::Probe | MissingJournalPolicy::Fail => {
-                "what is not on record here is probed before it runs"
+                "each step without a record is probed before it runs"
             }
-            MissingJournalPolicy::Restart => "it starts from the beginning, as `missing_journal: restart` says",
+            MissingJournalPolicy::Restart => "the deployment starts from the beginning (`missing_journal: restart`)",
         };
         notices.push(Notice::warning(format!(
-            "the attempts before left no journal among the artifacts of this run; {then}"
+            "the artifacts of this run contain no journal of the earlier attempts; {then}"
         )));
     }
     notices
 }
 
-/// A command that changes things, as the user would type it again.
+/// The command line that repeats a command.
 pub(super) fn command_line(name: &str, local: bool, plan: &PlanSourceArgs) -> String {
     // `runner --local` is short for `runner deploy --local`.
     let mut command = if name == "deploy" { "runner".to_owned() } else { format!("runner {name}") };

@@ -1,5 +1,5 @@
-//! `runner doctor`: whether this machine and this plan are fit for a deployment. Nothing is deployed; writable directories are
-//! made, as a deployment would.
+//! `runner doctor`: checks whether this machine and this plan are ready for a deployment. Nothing is deployed, but writable
+//! directories are created, as a deployment would.
 
 use std::{fmt::Write as _, io::Write};
 
@@ -28,10 +28,10 @@ pub(super) struct DoctorArgs {
     release: ReleaseArgs,
 }
 
-/// Checks in the order of a deployment; the first thing that is wrong ends it.
+/// Runs the checks in the order of a deployment, up to the first error.
 ///
 /// # Errors
-/// What is wrong.
+/// The first error.
 pub(super) async fn run(
     args: &DoctorArgs,
     screen: &CommandOutput,
@@ -52,12 +52,12 @@ pub(super) async fn run(
     .await?;
     let digest = prepared.release.digest.as_ref().map_or_else(|| "no digest".to_owned(), ToString::to_string);
     findings.push(("release", format!("{} is {digest}", prepared.release.label)));
-    findings.push(("steps", format!("{} load, and have what they need", prepared.steps.len())));
+    findings.push(("steps", format!("{} loaded, with all required grants", prepared.steps.len())));
     prepared.check_resources()?;
     prepared.check_migrations(None).await?;
-    findings.push(("resources", "directories can be written and have room".to_owned()));
+    findings.push(("resources", "directories are writable and have free space".to_owned()));
     let state = attempts::load_state(&store).map_err(|error| vec![error])?;
-    findings.push(("journals", format!("{} attempts are on record and sound", state.attempts.len())));
+    findings.push(("journals", format!("{} attempts on record, all sound", state.attempts.len())));
     let lock =
         store.acquire_lock(LockRequest::new(&source::user_at_host())).await.map_err(|error| vec![(&error).into()])?;
     lock.close(std::time::Duration::from_secs(10)).await.map_err(|error| vec![(&error).into()])?;

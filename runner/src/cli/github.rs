@@ -1,7 +1,7 @@
-//! GitHub's side of a job: which one this is, and the files in which a step leaves outputs and its page.
+//! GitHub's side of a job: its environment, and the files for its outputs and its summary.
 //!
-//! Everything here is told beside a deployment: what can't be written is a warning. Deliberately absent: what is shown, and
-//! how (`report::github`).
+//! A deployment does not depend on it: a failed write is a warning. Deliberately absent: the content of log and summary
+//! (`report::github`).
 
 use std::{
     fs,
@@ -17,10 +17,10 @@ use contract::{
 };
 use journal::{event::JournalHeader, state::AttemptSummary};
 
-/// GitHub takes so many bytes of outputs of a job.
+/// GitHub's limit for the outputs of a job, in bytes.
 const MAX_OUTPUT_BYTES: usize = 1_000_000;
 
-/// Whether this process is part of a job on GitHub, or of one that says so.
+/// Whether this process is part of a job on GitHub or a compatible CI.
 pub(super) fn is_job() -> bool {
     env_variable("GITHUB_ACTIONS").as_deref() == Some("true")
 }
@@ -37,7 +37,7 @@ pub(super) fn workflow_output(out: Box<dyn std::io::Write + Send>) -> WorkflowOu
     WorkflowOutput::new(out, token, here.clone(), repository_roots(here))
 }
 
-/// The folder of the repository under the names that a path may begin with; outside of one, the folder that we are in.
+/// The repository's folder, by each name that a path may begin with; without one, the current folder.
 fn repository_roots(here: PathBuf) -> Vec<PathBuf> {
     let workspace = env_variable("GITHUB_WORKSPACE").filter(|path| !path.is_empty()).map(PathBuf::from);
     let Some(workspace) = workspace else { return vec![here] };
@@ -45,21 +45,21 @@ fn repository_roots(here: PathBuf) -> Vec<PathBuf> {
     std::iter::once(workspace).chain(real).collect()
 }
 
-/// A word that nobody can guess.
+/// A random word that nobody can guess.
 fn random_token() -> Option<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).ok()?;
     Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The page of this step of the job: where it is, and how much may still be written to it.
+/// The summary file of this step of the job, and its remaining space.
 pub(super) struct JobSummaryFile {
     path: PathBuf,
     remaining_bytes: usize,
 }
 
 impl JobSummaryFile {
-    /// None outside of a job.
+    /// The summary file of this job; none outside of a job.
     pub(super) fn of_job() -> Option<Self> {
         let path = is_job().then(|| env_variable("GITHUB_STEP_SUMMARY"))?.filter(|path| !path.is_empty())?;
         let path = PathBuf::from(path);
@@ -71,26 +71,26 @@ impl JobSummaryFile {
         self.remaining_bytes
     }
 
-    /// Adds to it.
+    /// Appends text. Returns a warning if that fails.
     pub(super) fn append(&self, text: &str) -> Option<Notice> {
         let why = append(&self.path, text).err()?;
-        Some(Notice::warning(format!("the summary of the job can't be written: {why}")))
+        Some(Notice::warning(format!("could not write the job summary: {why}")))
     }
 }
 
-/// Sets outputs of this step of the job, for the steps and jobs after it. Outside of a job nothing is set.
+/// Sets outputs of this step for later steps and jobs. Outside of a job, it does nothing.
 pub(super) fn set_job_outputs(outputs: &[(&str, &str)]) -> Option<Notice> {
     let path = is_job().then(|| env_variable("GITHUB_OUTPUT"))?.filter(|path| !path.is_empty())?;
     let path = Path::new(&path);
     let used = fs::metadata(path).map_or(0, |file| usize::try_from(file.len()).unwrap_or(usize::MAX));
-    let warning = |why: &str| Some(Notice::warning(format!("the outputs of the job can't be written: {why}")));
+    let warning = |why: &str| Some(Notice::warning(format!("could not write the job outputs: {why}")));
     let mut text = String::new();
     for (name, value) in outputs {
-        let Some(end) = random_token() else { return warning("there is no randomness to mark their ends with") };
+        let Some(end) = random_token() else { return warning("the system has no random numbers for their delimiters") };
         text.push_str(&format!("{name}<<pawl-{end}\n{value}\npawl-{end}\n"));
     }
     if used.saturating_add(text.len()) > MAX_OUTPUT_BYTES {
-        return warning("they would be more than GitHub takes, 1 MB");
+        return warning("they would exceed GitHub's limit of 1 MB");
     }
     append(path, &text).err().and_then(|error| warning(&error.to_string()))
 }
@@ -99,13 +99,13 @@ fn append(path: &Path, text: &str) -> std::io::Result<()> {
     fs::OpenOptions::new().append(true).create(true).open(path)?.write_all(text.as_bytes())
 }
 
-/// How a deployment ended, as an output: `success`, `failed`, `rolled-back`, …
+/// The result of a deployment as an output: `success`, `failed`, `rolled-back`, …
 pub(super) fn result_output(exit: ExitKind) -> String {
     let name = serde_json::to_value(exit).expect("an exit is a word");
     name.as_str().expect("an exit is a word").to_owned()
 }
 
-/// The attempts of the same run, before the one that begins.
+/// The earlier attempts of the run of an attempt.
 pub(super) fn previous_attempts(attempts: &[AttemptSummary], header: &JournalHeader) -> Vec<PreviousAttempt> {
     let is_of_run =
         |attempt: &&AttemptSummary| header.attempt != AttemptNumber::FIRST && attempt.header.run == header.run;
@@ -120,7 +120,7 @@ pub(super) fn previous_attempts(attempts: &[AttemptSummary], header: &JournalHea
     attempts.iter().filter(is_of_run).map(earlier).collect()
 }
 
-/// The command that goes on from a terminal, where the word of a person is needed.
+/// The command that continues from a terminal, for cases in which a person must decide.
 pub(super) fn local_command(again: &str) -> String {
     if again.split(' ').any(|word| word == "--local") { again.to_owned() } else { format!("{again} --local") }
 }

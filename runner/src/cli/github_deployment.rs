@@ -1,8 +1,7 @@
-//! A deployment on GitHub's own list: made when ours begins, with a state for how it goes on and ends.
+//! The entry in GitHub's own list of deployments: created when ours begins, and updated when it ends.
 //!
-//! It is told beside ours and never delays it: making it goes on in the background, and the end waits a bounded time for both.
-//! What can't be told is a warning. The forms are those of GitHub's REST API, "Deployments". Deliberately absent: reading what
-//! is on the list; nothing is decided by it.
+//! It never delays our deployment: it is created in the background, and the end waits a bounded time. A failure is a warning. The
+//! requests are those of GitHub's REST API, "Deployments". Deliberately absent: reading the list; no decision depends on it.
 
 use std::time::Duration;
 
@@ -23,27 +22,27 @@ use contract::{
 use plan::Plan;
 use state;
 
-/// A call takes no longer, and neither does all that is left to tell at the end.
+/// The longest time of a call, and of all calls at the end together.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// The same where the process was asked to stop: everything must be over within 7 s of it.
+/// The same after a request to stop: the process must end within 7 s of it.
 const INTERRUPTED_TIMEOUT: Duration = Duration::from_millis(500);
 /// The longest description that GitHub takes, in characters.
 const MAX_DESCRIPTION_CHARS: usize = 140;
 
-/// One deployment on the list, being made or made.
+/// One entry of the list, created or being created.
 pub(super) struct GithubDeployment {
     api: GithubDeploymentApi,
-    /// Its number, or why it has none.
+    /// Its id, or the reason why it has none.
     creation: JoinHandle<Result<u64, String>>,
 }
 
-/// Where it is written.
+/// The access to GitHub's API for this entry.
 #[derive(Clone)]
 struct GithubDeploymentApi {
     crab: Octocrab,
-    /// `/repos/OWNER/NAME/deployments`.
+    /// The route: `/repos/OWNER/NAME/deployments`.
     route: String,
-    /// The page of what is deployed.
+    /// The web address of the environment.
     environment_url: Option<String>,
     /// The page of this job.
     log_url: Option<String>,
@@ -51,7 +50,7 @@ struct GithubDeploymentApi {
 }
 
 impl GithubDeployment {
-    /// Begins to tell, where the job asks for it. Needs a tokio runtime.
+    /// Starts to create the entry, if the job asks for it. Needs a tokio runtime.
     pub(super) fn start(plan: &Plan, release: &Label, commit: Option<&str>) -> Option<Result<Self, Notice>> {
         let is_asked = env_variable("PAWL_DEPLOYMENTS").as_deref() == Some("true");
         is_asked.then(|| Self::create(plan, release, commit).map_err(|why| update_warning(&why)))
@@ -72,10 +71,10 @@ impl GithubDeployment {
             return Err("GITHUB_REPOSITORY is not OWNER/NAME".to_owned());
         }
         if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("PAWL_TOKEN has characters that no token has".to_owned());
+            return Err("PAWL_TOKEN contains invalid characters".to_owned());
         }
         let commit = commit.map_or_else(|| set("GITHUB_SHA"), |commit| Ok(commit.to_owned()));
-        let commit = commit.map_err(|_| "the commit of the release is not known".to_owned())?;
+        let commit = commit.map_err(|_| "the commit of the release is unknown".to_owned())?;
         let client = state::http::client().map_err(|error| error.to_string())?.timeout(CALL_TIMEOUT).build();
         let crab = Octocrab::builder().personal_token(token).base_uri(api).map_err(|error| api_error_text(&error))?;
         let crab = crab.build_with_reqwest(client.map_err(|error| error.to_string())?);
@@ -91,7 +90,7 @@ impl GithubDeployment {
         Ok(Self { api: list, creation: made })
     }
 
-    /// Tells how it ended. Returns what could not be told.
+    /// Posts the final status. Returns a warning if that fails.
     pub(super) async fn finish(mut self, exit: ExitKind, error: Option<&Diagnostic>) -> Option<Notice> {
         let until = Instant::now() + if exit == ExitKind::Interrupted { INTERRUPTED_TIMEOUT } else { CALL_TIMEOUT };
         let told = timeout_at(until, async {
@@ -109,7 +108,7 @@ impl GithubDeploymentApi {
     async fn create(self, wanted: Value) -> Result<u64, String> {
         let made: Value = self.crab.post(&self.route, Some(&wanted)).await.map_err(|error| api_error_text(&error))?;
         let id = made.get("id").and_then(Value::as_u64);
-        let id = id.ok_or_else(|| "GitHub's answer has no number for it".to_owned())?;
+        let id = id.ok_or_else(|| "GitHub's answer has no deployment id".to_owned())?;
         self.post_status(id, "in_progress", &format!("{} is being deployed", self.release)).await?;
         Ok(id)
     }
@@ -125,7 +124,7 @@ impl GithubDeploymentApi {
         self.crab.post::<_, Value>(route, Some(&body)).await.map(drop).map_err(|error| api_error_text(&error))
     }
 
-    /// The state of one that ended so, and its description.
+    /// The status for a result, and its description.
     fn status_and_description(&self, exit: ExitKind, error: Option<&Diagnostic>) -> (&'static str, String) {
         let release = &self.release;
         match (exit, error) {
@@ -138,7 +137,7 @@ impl GithubDeploymentApi {
     }
 }
 
-/// What is asked for: no merge, and no waiting for checks, since this job is past them.
+/// The request for a new entry, without a merge and without waiting for checks, since this job comes after them.
 fn create_request(environment: &EnvironmentName, description: &str, commit: &str) -> Value {
     let name = environment.as_str();
     let is_transient = ["pr-", "preview", "review"].iter().any(|start| name.starts_with(start));
@@ -154,15 +153,15 @@ fn create_request(environment: &EnvironmentName, description: &str, commit: &str
 }
 
 fn update_warning(why: &str) -> Notice {
-    Notice::warning(format!("GitHub's list of deployments does not have this as it should: {}", text::escape_line(why)))
+    Notice::warning(format!("could not update the GitHub deployment: {}", text::escape_line(why)))
 }
 
-/// An error and what is behind it, in one line. octocrab's own words say little more than that there is one.
+/// An error and its innermost cause, in one line: octocrab's own messages say little.
 fn api_error_text(error: &octocrab::Error) -> String {
     if let octocrab::Error::GitHub { source, .. } = error {
         return format!("{}: {}", source.status_code, text::truncate(&source.message, 300));
     }
-    // The innermost says what happened; each of those around it says it again, with the URL.
+    // The innermost error says what happened; the outer ones repeat it with the URL.
     let mut inner: &dyn std::error::Error = error;
     while let Some(source) = inner.source() {
         inner = source;

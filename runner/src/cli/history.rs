@@ -1,4 +1,4 @@
-//! `runner history`: the attempts, newest first.
+//! `runner history`: lists the attempts, newest first.
 
 use std::io::Write;
 
@@ -23,7 +23,7 @@ pub(super) struct HistoryArgs {
 /// verified, stuck, lock-released: {by, at, message}}`.
 ///
 /// # Errors
-/// P06xx when a journal can't be read.
+/// P06xx when a journal cannot be read.
 pub(super) fn run(
     args: &HistoryArgs,
     store: &StateStore,

@@ -1,7 +1,7 @@
-//! `runner journal check FILE…`: whether journals are whole, chained and free of contradictions.
+//! `runner journal check FILE…`: checks that journals are complete, chained and consistent.
 //!
-//! A folder's `attempt-*.journal` are checked as one chain. A file on its own may follow attempts that were not given: its
-//! chain then starts at its first line, and what its events say of earlier ones is taken as given.
+//! The `attempt-*.journal` files of a folder are checked as one chain. A single file may follow attempts that were not given: its
+//! chain then starts at its first line, and references to earlier events are not checked.
 
 use std::{
     fs, io,
@@ -16,25 +16,25 @@ use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind};
 use contract::text::{self, WIDTH, escape_line};
 use journal::{JournalError, JournalState, event::JournalHeader, line, state::TransitionError};
 
-/// What to do with journals.
+/// The subcommands of `journal`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum JournalSubcommand {
-    /// Check that journals are whole
+    /// Check journals for corruption
     Check {
-        /// Journals, or folders of them
+        /// Journal files, or folders that contain them
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
 }
 
-/// Checks journals; ends with [`ExitKind::Journal`] when one is not sound.
+/// Checks journals; returns [`ExitKind::Journal`] if one is corrupt.
 ///
 /// As JSON, an array of `{path, verdict, format, lines, app, environment, run, attempt, epoch, release, torn-bytes,
 /// follows, problem: {code, line, message}}`, with the verdicts `sound`, `torn`, `empty`, `corrupt` and `unchecked`.
-/// `preceding` says whether attempts before it were not given.
+/// `follows` says whether the attempts before it were given.
 ///
 /// # Errors
-/// P0213 when there is nothing to check at a path.
+/// P0213 if a path has no journal.
 pub(super) fn run(
     command: &JournalSubcommand,
     form: OutputFormat,
@@ -85,7 +85,7 @@ fn nothing_to_check(path: &Path) -> Diagnostic {
         .with_hint("name a journal, or the folder <state>/<app>/<environment>")
 }
 
-/// What is known of one file.
+/// The result of checking one file.
 struct JournalCheck {
     path: PathBuf,
     verdict: JournalVerdict,
@@ -96,16 +96,16 @@ struct JournalCheck {
 
 enum JournalVerdict {
     Sound,
-    /// Bytes after the last newline were passed over.
+    /// The bytes after the last newline were ignored.
     Torn(usize),
-    /// It has no whole line: its attempt never began.
+    /// The file has no complete line: its attempt never began.
     Empty,
     Corrupt(JournalProblem),
-    /// It follows a corrupt one.
+    /// The file follows a corrupt journal.
     Unchecked,
 }
 
-/// Whether all that a file follows was given.
+/// Whether all journals before a file were given.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PrecedingJournals {
     Given,
@@ -118,7 +118,7 @@ struct JournalProblem {
     message: String,
 }
 
-/// Checks a chain of journals; what follows a corrupt one is not checked.
+/// Checks a chain of journals; those after a corrupt one are not checked.
 fn check_chain(paths: &[PathBuf]) -> Result<Vec<JournalCheck>, Diagnostic> {
     let mut findings: Vec<JournalCheck> = Vec::new();
     let (mut state, mut follows) = (JournalState::default(), PrecedingJournals::Given);
@@ -155,8 +155,8 @@ fn check_chain(paths: &[PathBuf]) -> Result<Vec<JournalCheck>, Diagnostic> {
     Ok(findings)
 }
 
-/// Folds one line. The very first line of a chain may follow one that was not given; then a step's event may follow one
-/// that is not known, too.
+/// Folds one line. The first line of a chain may follow a line that was not given; then a step's event may also follow an
+/// unknown one.
 fn apply_line(
     state: &mut JournalState,
     follows: &mut PrecedingJournals,
@@ -186,13 +186,13 @@ impl JournalCheck {
         let verdict = match &self.verdict {
             JournalVerdict::Sound => "sound".to_owned(),
             JournalVerdict::Torn(bytes) => {
-                format!("sound, but for a torn last line of {bytes} bytes that is passed over")
+                format!("sound, except for an incomplete last line of {bytes} bytes, which is ignored")
             }
             JournalVerdict::Empty => "empty: its attempt never began".to_owned(),
             JournalVerdict::Corrupt(JournalProblem { code, line, message }) => {
                 format!("CORRUPT at line {line}: {message} ({code})")
             }
-            JournalVerdict::Unchecked => "NOT CHECKED: it follows a corrupt one".to_owned(),
+            JournalVerdict::Unchecked => "NOT CHECKED: it follows a corrupt journal".to_owned(),
         };
         let mut answer = format!("{}\n", escape_line(&self.path.display().to_string()));
         let mut row = |text: &str| {
@@ -208,7 +208,7 @@ impl JournalCheck {
             ));
         }
         if self.preceding == PrecedingJournals::Missing {
-            row("the attempts before it were not given: checked from its first line on");
+            row("the attempts before it were not given; checked from its first line on");
         }
         answer
     }
@@ -254,7 +254,7 @@ mod tests {
     use super::*;
     use crate::report::fixture::{self, JournalFixture};
 
-    /// Writes the tape to a folder, lets `damage` change it, and checks the file or the folder.
+    /// Writes the journals to a folder, lets `damage` change them, and checks the file or the folder.
     fn check(tape: &JournalFixture, damage: impl FnOnce(&Path), what: &str, exit: ExitKind, expected: Expect) {
         let root = tempfile::tempdir().unwrap();
         tape.write(root.path());
@@ -305,13 +305,13 @@ mod tests {
                 attempt-000003.journal
                   sound
                   format 1.2, 15 lines; shop r2 to test, epoch 3, run 2-bbbbbb, attempt 2
-                  the attempts before it were not given: checked from its first line on
+                  the attempts before it were not given; checked from its first line on
             "#]],
         );
     }
 
     #[test]
-    fn a_torn_tail_is_said() {
+    fn a_torn_last_line_is_reported() {
         let tear = |root: &Path| change(&root.join("attempt-000002.journal"), |text| text.truncate(text.len() - 9));
         check(
             &fixture::killed(),
@@ -323,14 +323,14 @@ mod tests {
                   sound
                   format 1.2, 17 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
                 attempt-000002.journal
-                  sound, but for a torn last line of 465 bytes that is passed over
+                  sound, except for an incomplete last line of 465 bytes, which is ignored
                   format 1.2, 6 lines; shop r2 to test, epoch 2, run 2-bbbbbb, attempt 1
             "#]],
         );
     }
 
     #[test]
-    fn an_attempt_that_never_began_is_said() {
+    fn an_attempt_that_never_began_is_reported() {
         let tear = |root: &Path| fs::write(root.join("attempt-000002.journal"), "00c0f").unwrap();
         check(
             &fixture::clean(),
@@ -362,7 +362,7 @@ mod tests {
                   CORRUPT at line 2: its checksum is 5b1230f1, its content has 5562dbcc (P0602)
                   format 1.2, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
                 attempt-000002.journal
-                  NOT CHECKED: it follows a corrupt one
+                  NOT CHECKED: it follows a corrupt journal
             "#]],
         );
     }
@@ -382,14 +382,14 @@ mod tests {
             ExitKind::Journal,
             expect![[r#"
                 attempt-000001.journal
-                  CORRUPT at line 2: line 2 stands where line 1 should (P0603)
+                  CORRUPT at line 2: expected line 1, found line 2 (P0603)
                   format 1.2, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
             "#]],
         );
     }
 
     #[test]
-    fn programs_get_the_line_as_a_number() {
+    fn json_has_the_line_as_a_number() {
         let root = tempfile::tempdir().unwrap();
         fixture::clean().write(root.path());
         let path = root.path().join("attempt-000001.journal");

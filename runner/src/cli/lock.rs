@@ -1,4 +1,4 @@
-//! `runner lock status|release`: who holds the lock of an environment, and how to take it from who does not let go.
+//! `runner lock status|release`: shows who holds the lock of an environment, and releases it.
 
 use std::io::Write;
 
@@ -17,21 +17,21 @@ use contract::{
 use journal::clock;
 use state::{LockError, LockRecord, LockStatus, StateStore};
 
-/// Where the answers stand.
+/// The column of the values.
 const INDENT: usize = 12;
 
-/// What to do about a lock.
+/// The subcommands of `lock`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum LockSubcommand {
     /// Show who holds the lock
     Status {
         #[command(flatten)]
         plan: PlanSourceArgs,
-        /// Where only time tells whether the holder lives, watch it for one lease
+        /// Watch a remote lock for one lease, to see whether its holder is still running
         #[arg(long)]
         watch: bool,
     },
-    /// Free a lock whose holder has ended; with --force, take it from one that lives
+    /// Release a lock whose holder has ended, or any lock with --force
     Release(LockReleaseArgs),
 }
 
@@ -40,22 +40,22 @@ pub(super) enum LockSubcommand {
 pub(super) struct LockReleaseArgs {
     #[command(flatten)]
     plan: PlanSourceArgs,
-    /// Release it from here, outside a CI
+    /// Run it from this machine, outside a CI
     #[arg(long)]
     local: bool,
-    /// Take it from a holder that lives; it stops before its next effect
+    /// Release it even if its holder is running; the holder stops before its next effect
     #[arg(long, requires = "message")]
     force: bool,
-    /// Why; `runner history` shows it
-    #[arg(long, value_name = "WHY")]
+    /// The reason; `runner history` shows it
+    #[arg(long, value_name = "REASON")]
     message: Option<String>,
 }
 
-/// Tells of locks, as JSON an array of `{environment, place, standing, resource, epoch, holder: {who, url, purpose}, since,
-/// counter, ttl-ms}`; or releases one, as JSON `{released: {epoch, holder, …}}`, null when it was free.
+/// Shows locks, as JSON an array of `{environment, place, standing, resource, epoch, holder: {who, url, purpose}, since,
+/// counter, ttl-ms}`; or releases one, as JSON `{released: {epoch, holder, …}}`, null if it was free.
 ///
 /// # Errors
-/// P05xx when it lives, or can't be read.
+/// P05xx when the holder is running, or the lock cannot be read.
 pub(super) fn run(
     command: &LockSubcommand,
     form: OutputFormat,
@@ -80,8 +80,8 @@ fn release_lock(args: &LockReleaseArgs, form: OutputFormat) -> Result<String, Ve
     guards::require_local_flag(args.local, "lock release")?;
     let message = args.message.as_deref().unwrap_or("its holder had ended").trim();
     if message.is_empty() {
-        let error = Diagnostic::new(ErrorCode::HolderRunning, "`--message` says nothing").with_exit(ExitKind::Refused);
-        return Err(vec![error.with_hint("say why, for those who read the history")]);
+        let error = Diagnostic::new(ErrorCode::HolderRunning, "`--message` is empty").with_exit(ExitKind::Refused);
+        return Err(vec![error.with_hint("give a reason; `runner history` shows it")]);
     }
     let store = args.plan.store()?;
     guards::check_nesting(&store).map_err(|error| vec![error])?;
@@ -102,7 +102,7 @@ fn lock_diagnostic(error: &LockError) -> Diagnostic {
     error.into()
 }
 
-/// A record without its nonce: that is for the holder's own children.
+/// A record without its nonce, which only child processes of the holder may know.
 fn record_json(record: &LockRecord) -> Value {
     json!({
         "resource": record.resource,
@@ -114,7 +114,7 @@ fn record_json(record: &LockRecord) -> Value {
     })
 }
 
-/// A lock and what is known of its holder.
+/// A lock, its holder and its status.
 struct LockView {
     environment: EnvironmentName,
     location: String,
@@ -151,10 +151,10 @@ impl LockView {
             "lock",
             &match (self.status, ttl) {
                 (LockStatus::Free, _) => "free".to_owned(),
-                (LockStatus::Held, _) => "held by one who lives".to_owned(),
-                (LockStatus::Stale, _) => "its holder has ended; the next deployment takes it".to_owned(),
+                (LockStatus::Held, _) => "held by a running deployment".to_owned(),
+                (LockStatus::Stale, _) => "stale: its holder has ended, and the next deployment takes it".to_owned(),
                 (LockStatus::Unknown, Some(ttl)) => {
-                    format!("held; renewed within {ttl}, or free after that (--watch tells)")
+                    format!("held; expires within {ttl} unless renewed (see --watch)")
                 }
                 (LockStatus::Unknown, None) => "held".to_owned(),
             },
@@ -208,7 +208,7 @@ mod tests {
         let (head, _) = text.split_once("  since").unwrap();
         expect![[r#"
             prod
-              lock      held; renewed within 30.0 s, or free after that (--watch tells)
+              lock      held; expires within 30.0 s unless renewed (see --watch)
               holder    ann@build-agent-17.internal.example.com, process 4711
               job       https://github.example.com/acme/shop/actions/runs/123456789012345
               for       v1.4.2 sha256:ababababababababababababababababababababababababababa…

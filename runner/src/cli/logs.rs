@@ -1,4 +1,4 @@
-//! `runner logs [STEP]`: what steps said while they ran, and when they began and ended.
+//! `runner logs [STEP]`: shows the messages of steps, and when the steps began and ended.
 
 use std::io::Write;
 
@@ -17,16 +17,16 @@ use state::StateStore;
 pub(super) struct LogsArgs {
     /// Only this step
     pub(super) step: Option<String>,
-    /// The attempt to look at, by its epoch in `history`; the last one by default
+    /// The epoch of an attempt, from `runner history`; by default the last one
     #[arg(long, value_name = "EPOCH")]
     pub(super) attempt: Option<u64>,
 }
 
-/// Shows the log of an attempt: time, level, step, message, in lines as long as they need to be; or the entries of the
-/// journal that these come from, as JSON lines.
+/// Shows the log of an attempt: time, level, step and message, in lines of any length; or the journal entries behind them, as
+/// JSON lines.
 ///
 /// # Errors
-/// As [`RecordedAttempt::of`].
+/// The errors of [`RecordedAttempt::read`].
 pub(super) fn run(
     args: &LogsArgs,
     store: &StateStore,
@@ -53,7 +53,7 @@ pub(super) fn run(
     Ok(ExitKind::Success)
 }
 
-/// What an event says about a running step.
+/// A log line for an event of a running step.
 struct StepLogLine<'a> {
     place: &'a StepTarget,
     level: &'static str,
@@ -95,7 +95,7 @@ fn step_log_line(event: &JournalEvent) -> Option<StepLogLine<'_>> {
     Some(StepLogLine { place, level, message })
 }
 
-/// One message. Only its own line breaks break it, so that `grep` finds whole sentences.
+/// Formats one message. It is not wrapped, so that `grep` finds whole sentences.
 fn format_log_line(entry: &JournalEntry, said: &StepLogLine<'_>, width: usize) -> String {
     let at = entry.at.strftime("%Y-%m-%d %H:%M:%S%.3fZ");
     let head = format!("{at}  {:<5}  {:<width$}  ", said.level, report::step_label(said.place));

@@ -1,7 +1,7 @@
-//! `runner migrate …`: how a step's migrations stand, what would run, and what an operator says about them.
+//! `runner migrate …`: shows a step's migrations, previews them, and records an operator's decisions about them.
 //!
-//! What changes something takes the deployment's lock first, then that of the migrations. Deliberately absent: applying; that is
-//! a deployment's.
+//! A subcommand that changes something acquires the deployment lock first, then the migration lock. Deliberately absent:
+//! applying migrations; only a deployment does that.
 
 use std::{fmt::Write as _, io::Write};
 
@@ -27,7 +27,7 @@ use state::{LockRequest, StateStore};
 pub(super) struct MigrateArgs {
     #[command(flatten)]
     plan: PlanSourceArgs,
-    /// The step; may be left out when only one migrates
+    /// The migrate step; optional if the plan has only one
     #[arg(long, value_name = "STEP", global = true)]
     step: Option<String>,
     #[command(subcommand)]
@@ -36,60 +36,63 @@ pub(super) struct MigrateArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum MigrateSubcommand {
-    /// List the files, and how each stands in the database
+    /// List the files and their status in the database
     Status,
-    /// Show what would run, with its SQL
+    /// Show the SQL of the pending files
     Preview {
-        /// Run it too, in one transaction that is rolled back (PostgreSQL, SQLite)
+        /// Also run it, in one transaction that is rolled back (PostgreSQL, SQLite)
         #[arg(long)]
         execute: bool,
-        /// Run it from here, outside a CI
+        /// Run it from this machine, outside a CI
         #[arg(long)]
         local: bool,
     },
-    /// List what is unsafe in the files that are not applied
+    /// List unsafe statements in the pending files
     Lint,
-    /// Take all files up to a version as applied, in a database that has no history yet
+    /// Record all files up to a version as applied, in a database without a history
     Baseline {
+        /// The version of the file
         version: String,
-        /// Do it from here, outside a CI
+        /// Run it from this machine, outside a CI
         #[arg(long)]
         local: bool,
     },
-    /// Say what became of a file that was begun and not ended
+    /// Record the outcome of a file that was begun and did not end
     Resolve {
         /// The file's version
         #[arg(required_unless_present = "fence")]
         version: Option<String>,
-        /// All of it is done
+        /// The whole file is applied
         #[arg(long, group = "what")]
         applied: bool,
-        /// None of it is there
+        /// Nothing of the file is applied
         #[arg(long, group = "what")]
         rolled_back: bool,
-        /// Its statements before this one are done, the others not
+        /// The statements before statement N are applied, the others are not
         #[arg(long, group = "what", value_name = "N")]
         retry_from: Option<usize>,
-        /// Forget which attempt has migrated last: the state was lost, or begun anew
+        /// Forget which attempt migrated last, after the state was lost or recreated
         #[arg(long, group = "what")]
         fence: bool,
-        /// Do it from here, outside a CI
+        /// Run it from this machine, outside a CI
         #[arg(long)]
         local: bool,
     },
-    /// Take a file that was changed after it was applied as what was applied
+    /// Accept a file that was changed after it was applied
+    #[command(alias = "bless")]
     Accept {
+        /// The version of the file
         version: String,
-        /// Do it from here, outside a CI
+        /// Run it from this machine, outside a CI
         #[arg(long)]
         local: bool,
     },
-    /// Undo the newest file, by its `.down.sql` or its `-- migrate:down`
+    /// Undo the newest file with its `.down.sql` or `-- migrate:down`
     Down {
-        /// Undo all that are newer than this version; 0 for all
+        /// Undo all files newer than this version; 0 for all files
         #[arg(long, value_name = "VERSION")]
         to: Option<String>,
-        /// Do it from here, outside a CI
+        /// Run it from this machine, outside a CI
         #[arg(long)]
         local: bool,
     },
@@ -98,7 +101,7 @@ enum MigrateSubcommand {
 /// Runs the subcommand.
 ///
 /// # Errors
-/// What is wrong with plan, files or database.
+/// An error of the plan, the files or the database.
 pub(super) async fn run(
     args: &MigrateArgs,
     screen: &CommandOutput,
@@ -164,19 +167,19 @@ fn migrate_step<'p>(plan: &'p Plan, named: Option<&str>) -> Result<&'p PlanStep,
     let names = || steps.iter().map(|step| format!("`{}`", step.id)).collect::<Vec<_>>().join(", ");
     let refused = |message: String, hint: String| Err(Diagnostic::new(ErrorCode::UnknownStep, message).with_hint(hint));
     match (named, steps.as_slice()) {
-        (_, []) => refused("no step of the plan migrates".to_owned(), "such a step has `uses: migrate`".to_owned()),
+        (_, []) => refused("the plan has no migrate step".to_owned(), "add a step with `uses: migrate`".to_owned()),
         (None, [only]) => Ok(*only),
         (None, _) => {
-            refused("several steps of the plan migrate".to_owned(), format!("name one with `--step`: {}", names()))
+            refused("the plan has several migrate steps".to_owned(), format!("choose one with `--step`: {}", names()))
         }
         (Some(named), _) => match steps.iter().find(|step| step.id.as_str() == named) {
             Some(step) => Ok(*step),
-            None => refused(format!("no step `{named}` of the plan migrates"), format!("these do: {}", names())),
+            None => refused(format!("the plan has no migrate step `{named}`"), format!("use one of {}", names())),
         },
     }
 }
 
-/// The newest attempt: an operator's word is not newer than it, nor older.
+/// The fence of an operator's command: it has the epoch of the newest attempt.
 fn operator_fence(plan: &Plan, store: &StateStore) -> Result<MigrationFence, Vec<Diagnostic>> {
     let state = attempts::load_state(store).map_err(|error| vec![error])?;
     Ok(MigrationFence {
@@ -215,7 +218,7 @@ async fn run_read_only(step: &PlanStep, command: &MigrateSubcommand) -> MigrateR
                 let _ = writeln!(text, "-- {file}\n{sql}\n");
             }
             if pending.is_empty() {
-                text = "nothing would run\n".to_owned();
+                text = "no pending migrations\n".to_owned();
             }
             let files: Vec<_> = pending.iter().map(|(file, sql)| json!({ "file": file, "sql": sql })).collect();
             Ok(MigrateAnswer::new(text, json!({ "pending": files })))
@@ -256,20 +259,20 @@ async fn run_mutating(
     };
     let files = |verb: &str, files: Vec<String>| {
         let text = match files.as_slice() {
-            [] => format!("nothing was {verb}\n"),
+            [] => format!("no files {verb}\n"),
             files => files.iter().fold(String::new(), |text, file| format!("{text}{verb} {file}\n")),
         };
         MigrateAnswer::new(text, json!({ "did": verb, "files": files }))
     };
     match command {
-        MigrateSubcommand::Preview { .. } => Ok(files("ran and rolled back", admin.dry_run(&log).await?)),
+        MigrateSubcommand::Preview { .. } => Ok(files("run and rolled back", admin.dry_run(&log).await?)),
         MigrateSubcommand::Baseline { version, .. } => {
-            Ok(files("took as applied", admin.baseline(version, fence, &log).await?))
+            Ok(files("recorded as applied", admin.baseline(version, fence, &log).await?))
         }
         MigrateSubcommand::Resolve { fence: true, .. } => {
             admin.reset_fence(&log).await?;
             Ok(MigrateAnswer::new(
-                "the database has forgotten which attempt migrated last\n".to_owned(),
+                "cleared the record of the last attempt that migrated this database\n".to_owned(),
                 json!({ "did": "fence" }),
             ))
         }
@@ -283,7 +286,7 @@ async fn run_mutating(
             Ok(files("resolved", vec![admin.resolve(version, resolution, fence, &log).await?]))
         }
         MigrateSubcommand::Accept { version, .. } => {
-            Ok(files("blessed", vec![admin.accept(version, fence, &log).await?]))
+            Ok(files("accepted", vec![admin.accept(version, fence, &log).await?]))
         }
         MigrateSubcommand::Down { to, .. } => Ok(files("undone", admin.down(to.as_deref(), fence, &log).await?)),
         MigrateSubcommand::Status | MigrateSubcommand::Lint => run_read_only(step, command).await,

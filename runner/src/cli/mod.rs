@@ -1,7 +1,7 @@
-//! The command line: one small file a command.
+//! The command line: one small file per command.
 //!
-//! This is the only place that reads the environment, knows the terminal, and exits. Each command returns an exit code or what
-//! is wrong; [`main`] has it rendered.
+//! Only this module reads the environment, knows the terminal, and exits. Each command returns an exit code or errors, which
+//! [`main`] renders.
 
 use std::{io::Write, process::ExitCode};
 
@@ -43,7 +43,7 @@ use self::{
 use contract::diagnostic::{Diagnostic, ExitKind};
 use sandbox;
 
-/// Deploys step by step, and resumes from the step that failed.
+/// Deploy step by step, and resume from the step that failed
 #[derive(Debug, Parser)]
 #[command(name = "runner", version, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 struct Cli {
@@ -59,19 +59,19 @@ struct Cli {
 enum CliCommand {
     /// Deploy a release; `runner --local` is short for `runner deploy --local`
     Deploy(deploy::DeployArgs),
-    /// Do what is done once for an environment, and deploy
+    /// Run the setup steps of the plan, then deploy
     Setup(deploy::DeployArgs),
-    /// Deploy again the verified release before the live one
+    /// Go back to the verified release before the live one
     Rollback(rollback::RollbackArgs),
-    /// Deploy to one environment what is live and verified in another
+    /// Deploy the live, verified release of one environment to another
     Promote(rollback::PromoteArgs),
-    /// In a CI, after a deployment: bring up what is left of its journal, and give up its lock
+    /// In a CI, after a deployment: upload the rest of the journal and release the lock
     Post(post::PostArgs),
-    /// Remove releases that nobody will go back to
+    /// Remove old releases that no rollback needs
     Prune(prune::PruneArgs),
     /// Show what a deployment would do, without doing it
     Plan(plan::PlanCommandArgs),
-    /// Show what is live, and where an unfinished run stands
+    /// Show the live release, and any unfinished run
     Status {
         #[command(flatten)]
         plan: PlanSourceArgs,
@@ -85,34 +85,34 @@ enum CliCommand {
         #[command(flatten)]
         args: history::HistoryArgs,
     },
-    /// Tell why a step ran, was skipped, or was stopped
+    /// Explain why a step ran, was skipped, or was stopped
     Why {
         #[command(flatten)]
         plan: PlanSourceArgs,
         #[command(flatten)]
         args: why::WhyArgs,
     },
-    /// Show what steps said while they ran
+    /// Show the log messages of steps
     Logs {
         #[command(flatten)]
         plan: PlanSourceArgs,
         #[command(flatten)]
         args: logs::LogsArgs,
     },
-    /// Run one module alone
+    /// Run a single module
     Step(step::StepArgs),
-    /// List the modules that the plan uses, and how they stand to deploy.lock
+    /// List the modules of the plan, and compare them with deploy.lock
     Modules {
         #[command(flatten)]
         plan: PlanSourceArgs,
         #[command(flatten)]
         args: modules::ModulesArgs,
     },
-    /// See how migrations stand, what would run, and say what became of them
+    /// Show and preview migrations, and record their outcome
     Migrate(migrate::MigrateArgs),
-    /// Make a step of your own, ready to be built
+    /// Create a project for your own step
     NewStep(new_step::NewStepArgs),
-    /// Check journals
+    /// Check journals for corruption
     #[command(subcommand)]
     Journal(journal::JournalSubcommand),
     /// Show who holds the lock of an environment, or release it
@@ -120,17 +120,17 @@ enum CliCommand {
     Lock(lock::LockSubcommand),
     /// Print the JSON Schema of deploy.yml
     Schema,
-    /// See whether this machine and this plan are fit for a deployment
+    /// Check whether this machine and this plan are ready for a deployment
     Doctor(doctor::DoctorArgs),
 }
 
-/// Runs the command of this process, and says how it ends.
+/// Runs the command of this process, and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are no errors; for them clap writes to stdout and ends with 0.
+            // Help and version are not errors; clap writes them to stdout, and the exit code is 0.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { ExitKind::Refused.status() } else { 0 });
         }
@@ -170,7 +170,7 @@ fn purpose(cli: &Cli) -> OutputPurpose {
     }
 }
 
-/// Everything that a command needs of the outside. A current-thread runtime: work that blocks has threads of its own.
+/// Runs a command. The runtime is single-threaded, since blocking work has its own threads.
 fn dispatch(cli: Cli, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     let out: &mut dyn Write = &mut std::io::stdout();
@@ -202,15 +202,19 @@ fn block_on<T>(work: impl Future<Output = Result<T, Vec<Diagnostic>>>) -> Result
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| {
         let code = contract::error_code::ErrorCode::RunnerFault;
-        vec![Diagnostic::new(code, "the runtime can't be set up").with_cause(error).with_hint("please report this")]
+        vec![
+            Diagnostic::new(code, "can't set up the runtime")
+                .with_cause(error)
+                .with_hint("please report this"),
+        ]
     })?;
     let result = runtime.block_on(async {
         let result = work.await;
-        // Native work that was told to stop gets a moment to clean up.
+        // Blocking work that was told to stop gets a moment to clean up.
         sandbox::wait_for_blocking_tasks().await;
         result
     });
-    // What is left are idle threads, and reads that nothing ends.
+    // Only idle threads and endless reads remain.
     runtime.shutdown_background();
     result
 }

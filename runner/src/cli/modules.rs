@@ -1,4 +1,4 @@
-//! `runner modules`: where the plan's modules come from, what they ask for, and how they stand to `deploy.lock`.
+//! `runner modules`: lists the plan's modules, their origins and needs, and compares them with `deploy.lock`.
 
 use std::{fmt::Write as _, io::Write};
 
@@ -22,22 +22,22 @@ use plan::{
 /// Arguments of `modules`.
 #[derive(Debug, clap::Args)]
 pub(super) struct ModulesArgs {
-    /// Write deploy.lock as the modules are now
+    /// Write the current modules to deploy.lock
     #[arg(long)]
     accept: bool,
 }
 
-/// Lists them, and accepts them if asked to.
+/// Lists the modules, and accepts them with `--accept`.
 ///
 /// # Errors
-/// A plan, a module or a lock file that can't be read.
+/// A plan, a module or a lock file that cannot be read.
 pub(super) async fn run(
     args: &ModulesArgs,
     plan: &PlanSourceArgs,
     screen: &CommandOutput,
     out: &mut dyn Write,
 ) -> Result<ExitKind, Vec<Diagnostic>> {
-    // No module hangs on the release.
+    // The modules do not depend on the release.
     let label: Label = "none".parse().expect("it is a label");
     let plan = plan.plan_for(&label)?;
     screen.mask(plan.secrets.values());
@@ -81,8 +81,8 @@ fn as_text(pins: &ModulePins, plan: &Plan, accepted: bool) -> String {
     let file = pins.display_path();
     let _ = match (accepted, is_lockfile_current(pins)) {
         (true, _) => writeln!(lines, "wrote {file}: commit it"),
-        (false, true) => writeln!(lines, "{file} has them all, as they are"),
-        (false, false) => writeln!(lines, "`runner modules --accept` writes {file} like this"),
+        (false, true) => writeln!(lines, "{file} matches all modules"),
+        (false, false) => writeln!(lines, "run `runner modules --accept` to write {file} like this"),
     };
     lines
 }
@@ -120,11 +120,11 @@ fn is_lockfile_current(pins: &ModulePins) -> bool {
     pins.unused().next().is_none() && pins.list().all(|listed| listed.status == PinStatus::Unchanged)
 }
 
-/// Where a module comes from.
+/// The origin of a module.
 fn origin(plan: &Plan, name: &str) -> &'static str {
     let uses = plan.all_steps().map(|step| &step.uses).find(|uses| uses.lock_name(&plan.source.folder) == name);
     match uses {
-        Some(ModuleRef::Official(_)) | None => "of this runner",
+        Some(ModuleRef::Official(_)) | None => "built in",
         Some(ModuleRef::File(_)) => "a file",
         Some(ModuleRef::Registry(_)) => "a registry",
     }

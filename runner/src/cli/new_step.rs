@@ -1,7 +1,7 @@
-//! `runner new-step NAME`: a step of one's own, ready to be built and run.
+//! `runner new-step NAME`: creates a project for a step module, ready to be built and run.
 //!
-//! The templates, the SDK and the contract are carried inside, so that a project fits the runner that made it. Nothing that is
-//! there is overwritten. Deliberately absent: building it; each project says in its own words how that is done.
+//! The binary embeds the templates, the SDK and the contract, so that a project fits the runner that created it. Existing files
+//! are never overwritten. Deliberately absent: the build; each project documents its own.
 
 use std::{
     fs, io,
@@ -15,22 +15,22 @@ use serde_json::json;
 use crate::report::{self, OutputFormat, json};
 use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind};
 
-/// `(path, text)`: `runner/templates`, `sdk/` as in steps/sdk, and `wit/`; build.rs lists them.
+/// The embedded files as `(path, text)`: `runner/templates`, `sdk/` from steps/sdk, and `wit/`; build.rs lists them.
 static EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/templates.rs"));
 
-/// The name that stands in the templates for that of the step.
+/// The placeholder for the step's name in the templates.
 const PLACEHOLDER: &str = "my-step";
 
 /// Arguments of `new-step`.
 #[derive(Debug, clap::Args)]
 pub(super) struct NewStepArgs {
-    /// What it is called: lower-case letters, digits and `-`
+    /// The step's name: lowercase letters, digits and `-`
     #[arg(value_parser = parse_step_name)]
     name: String,
-    /// The language to write it in
+    /// The programming language
     #[arg(long, value_name = "LANGUAGE", default_value = "rust")]
     lang: TemplateLanguage,
-    /// The folder to make; by default it is called like the step
+    /// The folder to create; by default the step's name
     #[arg(long, value_name = "PATH")]
     dir: Option<PathBuf>,
 }
@@ -43,7 +43,7 @@ enum TemplateLanguage {
 }
 
 impl TemplateLanguage {
-    /// As in `--lang`, and as the folder of its template.
+    /// The name, as in `--lang` and in the folder of its template.
     fn name(self) -> &'static str {
         match self {
             Self::Rust => "rust",
@@ -60,10 +60,10 @@ impl TemplateLanguage {
     }
 }
 
-/// Writes the project.
+/// Creates the project.
 ///
 /// # Errors
-/// P0220 when the folder is there already or can't be written; P0214.
+/// P0220 when the folder is not empty or cannot be written; P0214.
 pub(super) fn run(args: &NewStepArgs, form: OutputFormat, out: &mut dyn Write) -> Result<ExitKind, Diagnostic> {
     let dir = args.dir.clone().unwrap_or_else(|| PathBuf::from(&args.name));
     let files = project_files(args.lang, &args.name);
@@ -79,16 +79,16 @@ pub(super) fn run(args: &NewStepArgs, form: OutputFormat, out: &mut dyn Write) -
             json::line(&object) + "\n"
         }
         OutputFormat::Text => format!(
-            "made {folder}, {} files; {}\n  go there   cd {folder}\n  build it   {build}\n  run it     {run}\n",
+            "created {folder}, {} files; {}\n  go there   cd {folder}\n  build it   {build}\n  run it     {run}\n",
             files.len(),
-            "docs/steps.md tells how steps are written",
+            "docs/steps.md explains how to write a step",
         ),
     };
     report::write_answer(out, &answer)?;
     Ok(ExitKind::Success)
 }
 
-/// What a project consists of: path and text.
+/// The files of a project: path and text.
 fn project_files(language: TemplateLanguage, name: &str) -> Vec<(String, String)> {
     let own = format!("{}/", language.name());
     let place = |path: &str| -> Option<String> {
@@ -119,7 +119,7 @@ fn project_files(language: TemplateLanguage, name: &str) -> Vec<(String, String)
     EMBEDDED.iter().filter_map(|(path, text)| Some((place(path)?, named(path, text)))).collect()
 }
 
-/// A folder that is there is taken only if it is empty.
+/// Writes a project. An existing folder must be empty.
 fn write_project(dir: &Path, files: &[(String, String)]) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     if fs::read_dir(dir)?.next().is_some() {
@@ -131,7 +131,7 @@ fn write_project(dir: &Path, files: &[(String, String)]) -> io::Result<()> {
         fs::OpenOptions::new().write(true).create_new(true).mode(0o666).open(&path)?.write_all(text.as_bytes())?;
         if path.extension().is_some_and(|extension| extension == "sh") {
             let mode = fs::metadata(&path)?.permissions().mode();
-            // Whoever may read it may run it: as the umask has it.
+            // Everybody who may read it may also run it, within the umask.
             fs::set_permissions(&path, fs::Permissions::from_mode(mode | (mode & 0o444) >> 2))?;
         }
     }
@@ -139,21 +139,23 @@ fn write_project(dir: &Path, files: &[(String, String)]) -> io::Result<()> {
 }
 
 fn cannot_create_error(dir: &Path, error: &io::Error) -> Diagnostic {
-    let message = format!("{} can't be made", dir.display());
+    let message = format!("can't create {}", dir.display());
     Diagnostic::new(ErrorCode::NewStepFailed, message)
         .with_cause(error)
-        .with_hint("name another folder with `--dir`, or take away what is there")
+        .with_hint("choose another folder with `--dir`, or empty this one")
 }
 
-/// What every language, and the plan, take as a name.
+/// Parses a name that is valid in every language and in a plan.
 fn parse_step_name(text: &str) -> Result<String, String> {
     let is_name = text.starts_with(|c: char| c.is_ascii_lowercase())
         && text.len() <= 63
         && text.split('-').all(|part| !part.is_empty())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    // Two packages of one name would lie in one Cargo.lock.
+    // Otherwise two packages with the same name would be in one Cargo.lock.
     if !is_name || text == "pawl-step" {
-        return Err("a step is called like `warm-cache`: lower-case letters, digits and `-`, a letter first".to_owned());
+        return Err(
+            "a step name has lowercase letters, digits and `-`, with a letter first, such as `warm-cache`".to_owned()
+        );
     }
     Ok(text.to_owned())
 }
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_project_is_whole_and_has_the_name() {
+    fn a_project_is_complete_and_has_the_name() {
         for language in [TemplateLanguage::Rust, TemplateLanguage::Js, TemplateLanguage::Python] {
             let files = project_files(language, "warm");
             let plan = &files.iter().find(|(path, _)| path == "deploy.yml").unwrap().1;
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn templates_speak_the_contract_of_this_runner() {
+    fn templates_use_the_contract_of_this_runner() {
         let contract = EMBEDDED.iter().find(|(path, _)| *path == "wit/step.wit").unwrap().1;
         let version = contract.split_once("package pawl:step@").unwrap().1.split_once(';').unwrap().0;
         for (path, text) in EMBEDDED {
@@ -201,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn the_copy_of_the_sdk_depends_on_what_the_sdk_depends_on() {
+    fn the_copied_sdk_has_the_dependencies_of_the_sdk() {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
         let read = |path: &str| fs::read_to_string(format!("{root}/{path}")).unwrap();
         let workspace = read("steps/Cargo.toml");
@@ -214,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_stays() {
+    fn existing_files_stay() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("mine"), "").unwrap();
         let args =

@@ -1,7 +1,7 @@
-//! What the process writes to: standard output and standard error, with colours or without; in a job on GitHub, its log.
+//! The output of the process: standard output, standard error, and the log of a GitHub job.
 //!
-//! A command that changes something tells of it in that log, all on standard output, so that lines stay in order. What
-//! belongs beside an answer goes to standard error, which GitHub reads too.
+//! In a GitHub job, a command that changes something writes its whole log to standard output, so that lines stay in order.
+//! Notices next to an answer go to standard error, which GitHub reads too.
 
 use std::{
     io::{IsTerminal as _, Write},
@@ -22,19 +22,19 @@ use contract::{
 use journal::{JournalState, event::JournalHeader};
 use sandbox::NoticeHandler;
 
-/// How much is shown, and how.
+/// The options for the amount and the form of output.
 #[derive(Debug, clap::Args)]
 pub(super) struct OutputArgs {
-    /// Write JSON, one object a line
+    /// Write JSON, one object per line
     #[arg(long, global = true)]
     json: bool,
-    /// Show failures and the last line only
+    /// Show only failures and the last line
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
-    /// Show probes, inputs and debug messages too
+    /// Also show probes, inputs and debug messages
     #[arg(short, long, global = true)]
     verbose: bool,
-    /// When to use colours; `NO_COLOR` turns them off as well
+    /// When to use colours; `NO_COLOR` also turns them off
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     color: ColorChoice,
 }
@@ -46,23 +46,23 @@ enum ColorChoice {
     Never,
 }
 
-/// The streams of this process, and how to write to them.
+/// The output streams of this process, and their format.
 pub(super) struct CommandOutput {
     format: OutputFormat,
     verbosity: Verbosity,
     color: ColorMode,
     interactive_mode: InteractiveMode,
-    /// The log of the job, if this is one.
+    /// The log of the job, if this process is part of one.
     workflow: Option<WorkflowOutput>,
     purpose: OutputPurpose,
 }
 
-/// What a command is for.
+/// The purpose of a command's output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OutputPurpose {
-    /// Its answer, on standard output.
+    /// The command prints an answer to standard output.
     Answer,
-    /// To deploy: what goes on is the output, and a job has a page and outputs of it.
+    /// The command deploys: its progress is the output, and a job gets a summary and outputs.
     Deployment,
 }
 
@@ -106,14 +106,14 @@ impl CommandOutput {
         self.format == OutputFormat::Json
     }
 
-    /// Has the job hide secrets, before anything else is said.
+    /// Tells the job to hide secrets, before any other output.
     pub(super) fn mask<'a>(&self, secrets: impl IntoIterator<Item = &'a Secret>) {
         if let Some(workflow) = &self.workflow {
             workflow.mask(secrets);
         }
     }
 
-    /// A report of an attempt that begins after what is on record; `again` is the command that continues it.
+    /// Creates the reporter of a new attempt; `resume_command` is the command that continues it.
     pub(super) fn deployment_reporter(
         &self,
         before: &JournalState,
@@ -150,7 +150,7 @@ impl CommandOutput {
         ))
     }
 
-    /// Tells what is worth knowing and no error while a deployment goes on: with `--json`, as a line like any other.
+    /// The handler of notices during a deployment; with `--json`, it prints a notice as a line like any other.
     pub(super) fn notifier(&self) -> NoticeHandler {
         match self.format {
             OutputFormat::Text => self.stderr_notifier(),
@@ -158,14 +158,14 @@ impl CommandOutput {
                 let workflow = self.workflow.clone();
                 Arc::new(move |notice| {
                     workflow.iter().for_each(|workflow| workflow.annotate(&notice));
-                    // A reader that went away is no reason to stop.
+                    // A closed output is not a reason to stop.
                     let _ = writeln!(std::io::stdout(), "{}", json::line(&json::notice(&notice)));
                 })
             }
         }
     }
 
-    /// The same beside a command's answer: on standard error.
+    /// The handler of notices next to a command's answer: they go to standard error.
     pub(super) fn stderr_notifier(&self) -> NoticeHandler {
         let (verbosity, color, workflow) = (self.verbosity, self.color, self.workflow.clone());
         Arc::new(move |notice| {
@@ -178,7 +178,7 @@ impl CommandOutput {
                     }
                 }
                 None if is_shown => {
-                    // Without a standard error nobody is told.
+                    // Without standard error, the notice is lost.
                     let _ = std::io::stderr().write_all(contract::render::render_notice(&notice, color).as_bytes());
                 }
                 None => {}
@@ -192,19 +192,19 @@ impl CommandOutput {
             Some(workflow) => workflow.error(diagnostic, self.color),
             None => {
                 let text = contract::render::render_diagnostic(diagnostic, self.color);
-                // Without a standard error there is only the exit code.
+                // Without standard error, there is only the exit code.
                 let _ = std::io::stderr().write_all(text.as_bytes());
             }
         }
     }
 
-    /// Shows why a command did nothing. The first error says how the process ends.
+    /// Shows the errors that kept a command from starting. The first one determines the exit code.
     pub(super) fn report_problems(&self, problems: &[Diagnostic]) -> ExitKind {
         problems.iter().for_each(|problem| self.show_error(problem));
         let Some(first) = problems.first() else { return ExitKind::Bug };
         if self.is_json() {
             let conclusion = CommandConclusion { exit: first.exit, error: Some(first) };
-            // A reader that went away is told by the exit code.
+            // If the output is closed, there is still the exit code.
             let _ = writeln!(std::io::stdout(), "{}", json::line(&json::result(&conclusion)));
         }
         if self.purpose == OutputPurpose::Deployment {
@@ -217,12 +217,12 @@ impl CommandOutput {
         first.exit
     }
 
-    /// Sets outputs of the job, if this is one.
+    /// Sets outputs of the job, if this process is part of one.
     pub(super) fn set_job_outputs(&self, outputs: &[(&str, &str)]) {
         github::set_job_outputs(outputs).into_iter().for_each(|notice| self.notifier()(notice));
     }
 
-    /// Called once, last.
+    /// Ends the output; called once, at the end.
     pub(super) fn close(&self) {
         self.workflow.iter().for_each(WorkflowOutput::close);
     }

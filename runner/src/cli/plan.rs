@@ -1,4 +1,4 @@
-//! `runner plan`: what a deployment would do.
+//! `runner plan`: previews a deployment.
 
 use std::{fmt::Write as _, io::Write};
 
@@ -35,10 +35,10 @@ pub(super) struct PlanCommandArgs {
     selection: selection::SelectionArgs,
 }
 
-/// Shows for each step what would be decided, what it would change, and what it may reach.
+/// Shows for each step its decision, its changes, and its grants.
 ///
 /// # Errors
-/// What keeps a deployment from beginning.
+/// The errors that keep a deployment from beginning.
 pub(super) async fn run(
     args: &PlanCommandArgs,
     screen: &CommandOutput,
@@ -65,7 +65,8 @@ pub(super) async fn run(
 }
 
 fn as_text(header: &JournalHeader, foreseen: &[StepPreview], prepared: &PreparedPlan) -> String {
-    let mut lines = format!("{} {} → {} (nothing is done)\n", header.app, header.release.label, header.environment);
+    let mut lines =
+        format!("{} {} → {} (preview: nothing is changed)\n", header.app, header.release.label, header.environment);
     let width = foreseen.iter().map(|one| text::column_count(&report::step_label(&one.step_target))).max().unwrap_or(0);
     for (one, ready) in foreseen.iter().zip(&prepared.steps) {
         let (word, why) = match &one.decision {
@@ -100,7 +101,7 @@ fn as_text(header: &JournalHeader, foreseen: &[StepPreview], prepared: &Prepared
     lines
 }
 
-/// What a step needs and may reach, a line each.
+/// The needs and grants of a step, one per line.
 fn needs_and_grants_text(ready: &PlannedStep) -> String {
     let mut lines = String::new();
     for need in need_lines(ready) {
@@ -110,7 +111,7 @@ fn needs_and_grants_text(ready: &PlannedStep) -> String {
         let _ = writeln!(lines, "           may reach {}", text::escape_line(&grant));
     }
     if ready.step.trust == StepTrust::Host {
-        let _ = writeln!(lines, "           TRUST: HOST — what it is granted is as strong as this machine's user");
+        let _ = writeln!(lines, "           TRUST: HOST — this step can do whatever this machine's user can");
     }
     lines
 }
@@ -156,11 +157,11 @@ fn as_json(header: &JournalHeader, foreseen: &[StepPreview], prepared: &Prepared
     })
 }
 
-/// What its module asks for, one line a need.
+/// The needs of a step's module, one per line.
 fn need_lines(ready: &PlannedStep) -> Vec<String> {
     let config = &ready.step.with;
     let needs: Vec<_> = ready.description.needs.iter().filter(|need| need.applies_to(config)).collect();
-    // What is needed by name is not said again as needed at all.
+    // A need without a name is not repeated next to the same need with a name.
     let is_named = |need: &CapabilityNeed| {
         needs.iter().any(|other| other.capability == need.capability && other.grant_name(config).is_some())
     };
@@ -168,7 +169,7 @@ fn need_lines(ready: &PlannedStep) -> Vec<String> {
     told.map(|need| format!("{}: it {}", need.display_text(config), need.reason)).collect()
 }
 
-/// What a step may reach, one line a grant.
+/// The grants of a step, one per line.
 fn grant_lines(grants: &StepGrants) -> Vec<String> {
     let mut lines = Vec::new();
     for (name, grant) in &grants.dirs {

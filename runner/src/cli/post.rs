@@ -1,7 +1,7 @@
-//! `runner post`: what the `post` of an action does, after the step itself ended or was killed.
+//! `runner post`: the `post` step of the GitHub action, after the deployment ended or was killed.
 //!
-//! Brings up what is left of the journal, and gives up a lock whose holder was killed on this machine. Both are done again by the
-//! next attempt where this can't be: a failure is a warning, so that `post` never fails a job that went well.
+//! It uploads the rest of the journal, and releases a lock whose holder was killed on this machine. If it fails, the next attempt
+//! does both, so a failure is a warning: `post` never fails a successful job.
 
 use std::{path::Path, time::Duration};
 
@@ -13,7 +13,7 @@ use super::{
 use contract::diagnostic::{Diagnostic, ExitKind, Notice};
 use state::StateStore;
 
-/// How long the journal may take.
+/// The longest time for the upload of the journal.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Arguments of `post`.
@@ -23,22 +23,22 @@ pub(super) struct PostArgs {
     plan: PlanSourceArgs,
 }
 
-/// Brings up what is left, and gives up the lock.
+/// Uploads the rest of the journal, and releases the lock.
 ///
 /// # Errors
-/// None: what can't be done is a warning.
+/// Never: a failure is a warning.
 pub(super) async fn run(args: &PostArgs, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
     let tell = screen.notifier();
     if !github::is_job() {
-        tell(Notice::note("nothing to do: this is no job of GitHub's"));
+        tell(Notice::note("nothing to do: this is not a GitHub job"));
         return Ok(ExitKind::Success);
     }
     let location = match args.plan.location() {
         Ok(location) => location,
-        // A later step may have changed the work tree. A plan that was never right was told of by the step itself.
+        // A later step may have changed the work tree. An invalid plan was reported by the deployment itself.
         Err(problems) => {
             let why = problems.first().map_or_else(String::new, |problem| problem.message.clone());
-            tell(Notice::warning(format!("nothing could be brought up after the deployment: {why}")));
+            tell(Notice::warning(format!("could not upload the journal after the deployment: {why}")));
             return Ok(ExitKind::Success);
         }
     };
@@ -52,7 +52,7 @@ pub(super) async fn run(args: &PostArgs, screen: &CommandOutput) -> Result<ExitK
     let store = match ci::with_checkpoints(store, &args.plan.plan, &location.app, &location.environment, &|_| {}) {
         Ok(store) => store,
         Err(problem) => {
-            tell(Notice::warning(format!("nothing could be brought up after the deployment: {}", problem.message)));
+            tell(Notice::warning(format!("could not upload the journal after the deployment: {}", problem.message)));
             return Ok(ExitKind::Success);
         }
     };
@@ -60,7 +60,7 @@ pub(super) async fn run(args: &PostArgs, screen: &CommandOutput) -> Result<ExitK
         checkpoints.upload_remaining(UPLOAD_TIMEOUT).await;
         let shown = checkpoints.status();
         if let Some(trouble) = shown.last_error {
-            tell(Notice::warning(format!("the journal is not among the artifacts of this run: {trouble}")));
+            tell(Notice::warning(format!("could not store the journal as an artifact of this run: {trouble}")));
         } else if let Some(name) = shown.newest {
             tell(Notice::note(format!("the journal is in artifact {name}")));
         }
@@ -68,18 +68,18 @@ pub(super) async fn run(args: &PostArgs, screen: &CommandOutput) -> Result<ExitK
     Ok(ExitKind::Success)
 }
 
-/// Whether there is a journal here.
+/// Whether a folder contains a journal.
 fn has_journal(folder: &Path) -> bool {
     folder.read_dir().is_ok_and(|mut entries| {
         entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().ends_with(".journal")))
     })
 }
 
-/// A lease of a process of this machine that was killed need not run out.
+/// Releases the lock of a killed process of this machine, so that nobody has to wait for the lease to expire.
 fn release_orphaned_lock(store: &StateStore, tell: &dyn Fn(Notice)) {
     match store.release_orphaned_lock(&source::user_at_host(), "its process was killed") {
-        Ok(Some(_)) => tell(Notice::note(format!("gave up the lock of {}", store.resource()))),
+        Ok(Some(_)) => tell(Notice::note(format!("released the lock of {}", store.resource()))),
         Ok(None) => {}
-        Err(error) => tell(Notice::warning(format!("the lock of {} was not given up: {error}", store.resource()))),
+        Err(error) => tell(Notice::warning(format!("could not release the lock of {}: {error}", store.resource()))),
     }
 }

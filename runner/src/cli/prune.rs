@@ -1,4 +1,4 @@
-//! `runner prune`: removes the content of releases that nobody will go back to.
+//! `runner prune`: removes the content of old releases that no rollback needs.
 
 use std::{io::Write, time::Duration};
 
@@ -25,20 +25,20 @@ use state::{LockRequest, StateStore};
 pub(super) struct PruneArgs {
     #[command(flatten)]
     plan: PlanSourceArgs,
-    /// Do it from here, outside a CI
+    /// Run it from this machine, outside a CI
     #[arg(long)]
     local: bool,
-    /// How many verified releases stay, beside the live one; by default what the plan says, or 5
+    /// How many verified releases to keep besides the live one; by default the plan's `keep`, or 5
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keep: Option<u32>,
     #[command(flatten)]
     wait: LockWaitArgs,
 }
 
-/// Removes releases, and says which; as JSON, `{removed: [path]}`.
+/// Removes releases and lists them; as JSON, `{removed: [path]}`.
 ///
 /// # Errors
-/// P0223 when one can't be removed; P05xx when the environment is being deployed.
+/// P0223 when one cannot be removed; P05xx when the environment is being deployed.
 pub(super) async fn run(
     args: &PruneArgs,
     screen: &CommandOutput,
@@ -46,7 +46,7 @@ pub(super) async fn run(
 ) -> Result<ExitKind, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     guards::require_local_flag(args.local, "prune")?;
-    // Where content goes does not depend on the release.
+    // The folders of releases do not depend on the release.
     let label: Label = "none".parse().expect("`none` is a label");
     let plan = args.plan.plan_for(&label)?;
     screen.mask(plan.secrets.values());
@@ -72,8 +72,7 @@ pub(super) async fn run(
     lock.close(Duration::from_secs(5)).await.map_err(|error| one((&error).into()))?;
     let removed = removed.map_err(|error| {
         let diagnostic = Diagnostic::new(ErrorCode::PruneFailed, error.to_string());
-        one(diagnostic
-            .with_hint("the live release and the verified ones that stay were not touched; see why, and run it again"))
+        one(diagnostic.with_hint("fix the cause and run it again; the live and the kept releases were not touched"))
     })?;
     let answer = match screen.format() {
         OutputFormat::Json => lines::line(&json!({ "removed": removed })) + "\n",

@@ -1,5 +1,5 @@
-//! `runner rollback`: a verified release of before is deployed again; `runner promote`: what is live and verified in one
-//! environment is deployed to another. Both are deployments, with a release that is known by its digest already.
+//! `runner rollback` deploys an earlier verified release again; `runner promote` deploys the live, verified release of one
+//! environment to another. Both are deployments whose release digest is known in advance.
 
 use super::{
     attempts,
@@ -27,10 +27,10 @@ use state::StateStore;
 pub(super) struct RollbackArgs {
     #[command(flatten)]
     plan: PlanSourceArgs,
-    /// Do it from here, outside a CI
+    /// Run it from this machine, outside a CI
     #[arg(long)]
     local: bool,
-    /// The verified release to go back to; by default the last one before what is live
+    /// The verified release to go back to; by default the last one before the live release
     #[arg(long, value_name = "LABEL")]
     to: Option<Label>,
     #[command(flatten)]
@@ -42,10 +42,10 @@ pub(super) struct RollbackArgs {
 /// Arguments of `promote`.
 #[derive(Debug, clap::Args)]
 pub(super) struct PromoteArgs {
-    /// The plan
+    /// The plan file
     #[arg(long = "plan", value_name = "FILE", default_value = "deploy.yml")]
     plan: std::path::PathBuf,
-    /// Do it from here, outside a CI
+    /// Run it from this machine, outside a CI
     #[arg(long)]
     local: bool,
     /// The environment where the release is live and verified
@@ -54,7 +54,7 @@ pub(super) struct PromoteArgs {
     /// The environment to deploy it to
     #[arg(long, value_name = "NAME")]
     to: String,
-    /// A release verified there; by default the one that is live there
+    /// A release that is verified there; by default the live one
     #[arg(long, value_name = "LABEL")]
     release: Option<Label>,
     #[command(flatten)]
@@ -66,7 +66,7 @@ pub(super) struct PromoteArgs {
 /// Goes back to a verified release.
 ///
 /// # Errors
-/// P0217 when there is none to go back to; else as `deploy_release`.
+/// P0217 when there is no release to go back to; otherwise as `deploy_release`.
 pub(super) async fn rollback(args: &RollbackArgs, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     guards::require_local_flag(args.local, "rollback")?;
@@ -81,10 +81,10 @@ pub(super) async fn rollback(args: &RollbackArgs, screen: &CommandOutput) -> Res
     deploy_release(&args.plan, (release, commit), orders, &args.wait, &again, screen).await
 }
 
-/// Deploys to one environment what was verified in another.
+/// Deploys a release that was verified in one environment to another.
 ///
 /// # Errors
-/// P0222 when it was not verified there; else as `deploy_release`.
+/// P0222 when it was not verified there; otherwise as `deploy_release`.
 pub(super) async fn promote(args: &PromoteArgs, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic>> {
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     guards::require_local_flag(args.local, "promote")?;
@@ -139,11 +139,11 @@ async fn deploy_release(
     deploy::deploy(job, screen).await
 }
 
-/// The verified release asked for, or the last one that is not the one to get away from.
+/// The requested verified release, or the rollback target.
 fn release_to_restore(state: &JournalState, asked: Option<&Label>, store: &StateStore) -> Result<Release, Diagnostic> {
     let head = &state.head;
     let names = || match head.verified.iter().map(|release| format!("`{}`", release.label)).collect::<Vec<_>>() {
-        names if names.is_empty() => "none was verified here yet".to_owned(),
+        names if names.is_empty() => "no release is verified here yet".to_owned(),
         names => format!("verified here, oldest first: {}", names.join(", ")),
     };
     let none = |message: String| {
@@ -156,7 +156,7 @@ fn release_to_restore(state: &JournalState, asked: Option<&Label>, store: &State
             None => none(format!("{label} was not verified in {}", store.resource())),
         };
     }
-    // One that was broken off goes on to where it was going.
+    // A rollback that was interrupted continues to its target.
     if let Some(last) = state.attempts.last()
         && last.command.as_deref() == Some(ROLLBACK)
         && matches!(last.exit, None | Some(ExitKind::Interrupted))
@@ -165,7 +165,7 @@ fn release_to_restore(state: &JournalState, asked: Option<&Label>, store: &State
     }
     match head.rollback_target() {
         Some(release) => Ok(release.clone()),
-        None => none(format!("there is no verified release to go back to in {}", store.resource())),
+        None => none(format!("{} has no verified release to go back to", store.resource())),
     }
 }
 
@@ -180,8 +180,8 @@ fn unverified_error(args: &PromoteArgs, live: Option<&Release>) -> Diagnostic {
             format!("{} is live in `{from}`, but not verified", live.label),
             "its deployment did not pass all its checks".to_owned(),
         ),
-        (None, None) => (format!("nothing is live in `{from}`"), "so there is nothing to promote".to_owned()),
+        (None, None) => (format!("nothing is live in `{from}`"), "no deployment exposed a release there".to_owned()),
     };
-    let again = format!("deploy to `{from}` until it passes, then promote");
+    let again = format!("deploy to `{from}` until all checks pass, then promote again");
     Diagnostic::new(ErrorCode::NotVerifiedUpstream, message).with_cause(why).with_hint(again)
 }

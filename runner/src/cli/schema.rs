@@ -1,4 +1,4 @@
-//! `runner schema`: the JSON Schema of plans, so that editors complete and check them.
+//! `runner schema`: prints the JSON Schema of plans, for editors.
 
 use std::io::Write;
 
@@ -9,7 +9,7 @@ use plan;
 /// Writes the schema of plans.
 ///
 /// # Errors
-/// P0214 when it can't be written.
+/// P0214 when the schema cannot be written.
 pub(super) fn run(out: &mut dyn Write) -> Result<ExitKind, Diagnostic> {
     report::write_answer(out, &format!("{:#}\n", plan::schema()))?;
     Ok(ExitKind::Success)
@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_json_that_tools_can_read() {
+    fn the_schema_is_valid_json() {
         let mut out = Vec::new();
         assert_eq!(run(&mut out).unwrap(), ExitKind::Success);
         let schema: serde_json::Value = serde_json::from_slice(&out).unwrap();

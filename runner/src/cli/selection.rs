@@ -1,4 +1,4 @@
-//! The options that choose steps, shared by `deploy` and `plan`.
+//! The options that select steps, shared by `deploy` and `plan`.
 
 use std::collections::BTreeSet;
 
@@ -8,19 +8,19 @@ use journal::decision::Selection;
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct SelectionArgs {
-    /// Run from this step on; what comes before is taken as done, on your word
+    /// Start at this step, and assume that the steps before it are done
     #[arg(long, value_name = "STEP", conflicts_with_all = ["until", "only"])]
     start_from: Option<StepId>,
     /// Stop after this step
     #[arg(long, value_name = "STEP", conflicts_with = "only")]
     until: Option<StepId>,
-    /// Run this step only; what comes before is taken as done, on your word
+    /// Run only this step, and assume that the steps before it are done
     #[arg(long, value_name = "STEP")]
     only: Option<StepId>,
-    /// Ignore what is on record; what must not be repeated is still probed
+    /// Ignore the records; steps that must not run twice are still probed
     #[arg(long)]
     fresh: bool,
-    /// Run this step although something else was found in its place; may be given more than once
+    /// Run this step despite drift; may be given more than once
     #[arg(long, value_name = "STEP")]
     accept_drift: Vec<StepId>,
 }

@@ -1,4 +1,4 @@
-//! Where a command gets its plan from: `--plan`, `--env`, the environment, and git for the label of the release.
+//! The sources of a plan and a release: `--plan`, `--env`, the environment, and git for the label of the release.
 
 use std::{
     fs,
@@ -14,39 +14,39 @@ use plan;
 use plan::{Plan, PlanRequest, PlanSource};
 use state::StateStore;
 
-/// Which plan, and for which environment.
+/// The options for plan and environment.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct PlanSourceArgs {
-    /// The plan
+    /// The plan file
     #[arg(long = "plan", value_name = "FILE", default_value = "deploy.yml", env = "PAWL_PLAN", hide_env = true)]
     pub(super) plan: PathBuf,
-    /// The environment; may be left out when the plan has only one
+    /// The environment; optional if the plan has only one
     #[arg(long = "env", value_name = "NAME", env = "PAWL_ENVIRONMENT", hide_env = true)]
     pub(super) environment: Option<String>,
 }
 
-/// Which release.
+/// The option for the release.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ReleaseArgs {
-    /// The label of the release; by default what `git describe` says
+    /// The label of the release; by default the output of `git describe`
     #[arg(long, value_name = "LABEL", env = "PAWL_RELEASE", hide_env = true)]
     pub(super) release: Option<String>,
 }
 
-/// An environment variable; none when it is not there or is no UTF-8.
+/// Reads an environment variable; none if it is not set or not UTF-8.
 pub(super) fn env_variable(name: &str) -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "the one home of the environment")]
     std::env::var(name).ok()
 }
 
-/// Whether this is a job of a CI.
+/// Whether this process is part of a CI job.
 pub(super) fn is_ci() -> bool {
     ["CI", "GITHUB_ACTIONS"]
         .iter()
         .any(|name| env_variable(name).is_some_and(|value| !value.is_empty() && value != "false"))
 }
 
-/// Who runs this, and where: `user@host`.
+/// The user and machine of this process: `user@host`.
 pub(super) fn user_at_host() -> String {
     let user =
         ["GITHUB_ACTOR", "USER", "LOGNAME"].iter().find_map(|name| env_variable(name).filter(|user| !user.is_empty()));
@@ -55,7 +55,7 @@ pub(super) fn user_at_host() -> String {
     format!("{user}@{host}")
 }
 
-/// The commit that a CI builds; where the release is not named, the one that git names it by.
+/// The commit of the release: from the CI; or from git, if git also names the release.
 pub(super) fn release_commit(plan: &PlanSourceArgs, release: &ReleaseArgs) -> Option<String> {
     let ci = ["GITHUB_SHA", "CI_COMMIT_SHA", "BUILDKITE_COMMIT"].iter().find_map(|name| env_variable(name));
     if release.release.is_some() || ci.is_some() {
@@ -66,12 +66,12 @@ pub(super) fn release_commit(plan: &PlanSourceArgs, release: &ReleaseArgs) -> Op
     Some(commit.trim().to_owned())
 }
 
-/// The folder of a plan, for other programs.
+/// The folder of a plan, as an argument for other programs.
 fn plan_folder(plan: &Path) -> &Path {
     plan.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The page of this job, if a CI says where it is.
+/// The page of this job, if the CI names it.
 pub(super) fn job_url() -> Option<String> {
     let full = ["CI_JOB_URL", "BUILD_URL", "BUILDKITE_BUILD_URL"].iter().find_map(|name| env_variable(name));
     full.or_else(|| {
@@ -81,7 +81,7 @@ pub(super) fn job_url() -> Option<String> {
 }
 
 impl PlanSourceArgs {
-    /// The text of the plan.
+    /// Reads the text of the plan.
     pub(super) fn source(&self) -> Result<PlanSource, Diagnostic> {
         let path = &self.plan;
         let unreadable = |why: &dyn std::fmt::Display| {
@@ -96,14 +96,14 @@ impl PlanSourceArgs {
         Ok(PlanSource { path: path.clone(), folder, text: text.into() })
     }
 
-    /// The plan for its environment, and the label of the release it is for.
+    /// Parses the plan for its environment, and returns it with the release label.
     pub(super) fn plan(&self, release: &ReleaseArgs) -> Result<(Plan, Label), Vec<Diagnostic>> {
         let source = self.source().map_err(|error| vec![error])?;
         let label = release.label(&self.plan).map_err(|error| vec![error])?;
         Ok((self.parse(source, &label)?, label))
     }
 
-    /// The plan for its environment, where it does not matter for which release.
+    /// Parses the plan for its environment and a given label.
     pub(super) fn plan_for(&self, label: &Label) -> Result<Plan, Vec<Diagnostic>> {
         self.parse(self.source().map_err(|error| vec![error])?, label)
     }
@@ -119,20 +119,20 @@ impl PlanSourceArgs {
         Ok(StateStore::new(&location.state, &location.app, &location.environment))
     }
 
-    /// Whose state it is, and where.
+    /// Locates the state of the environment.
     pub(super) fn location(&self) -> Result<plan::HistoryLocation, Vec<Diagnostic>> {
         let source = self.source().map_err(|error| vec![error])?;
         plan::locate_history(&source, self.environment.as_deref(), &env_variable).map_err(|errors| errors.diagnostics())
     }
 
-    /// The states of the plan's other environments, as far as they can be found.
+    /// The states of the plan's other environments, as far as they can be located.
     pub(super) fn other_environments(&self, environment: &EnvironmentName) -> Vec<StateStore> {
         let others = PlanSourceArgs { environment: None, ..self.clone() };
         let all = others.stores().unwrap_or_default();
         all.into_iter().filter(|(name, _)| name != environment).map(|(_, store)| store).collect()
     }
 
-    /// The states of the environment asked for, or of all.
+    /// The states of the requested environment, or of all environments.
     pub(super) fn stores(&self) -> Result<Vec<(EnvironmentName, StateStore)>, Vec<Diagnostic>> {
         let source = self.source().map_err(|error| vec![error])?;
         let all = plan::environments(&source).map_err(|errors| errors.diagnostics())?;
@@ -152,7 +152,7 @@ impl PlanSourceArgs {
 }
 
 impl ReleaseArgs {
-    /// The label asked for, or that of the commit in the plan's folder.
+    /// The requested label, or that of the commit in the plan's folder.
     pub(super) fn label(&self, plan: &Path) -> Result<Label, Diagnostic> {
         let text = match &self.release {
             Some(text) => text.clone(),
@@ -160,7 +160,7 @@ impl ReleaseArgs {
         };
         text.parse().map_err(|error: contract::NameError| {
             Diagnostic::new(ErrorCode::InvalidRelease, error.to_string())
-                .with_hint("a label names a release in paths and pages, such as `--release v1.4.2`")
+                .with_hint("use a label such as `--release v1.4.2`; it becomes part of paths and URLs")
         })
     }
 }
@@ -168,12 +168,12 @@ impl ReleaseArgs {
 fn git_describe(plan: &Path) -> Result<String, Diagnostic> {
     let folder = plan_folder(plan);
     let unknown = |why: String| {
-        Diagnostic::new(ErrorCode::UnknownRelease, "which release is to be deployed is not known")
+        Diagnostic::new(ErrorCode::UnknownRelease, "no release was given, and git names none")
             .with_cause(why)
             .with_hint("name it with `--release LABEL`")
     };
     let git = Command::new("git").arg("-C").arg(folder).args(["describe", "--tags", "--always", "--dirty"]).output();
-    let git = git.map_err(|error| unknown(format!("git can't be started: {error}")))?;
+    let git = git.map_err(|error| unknown(format!("can't run git: {error}")))?;
     if !git.status.success() {
         return Err(unknown(String::from_utf8_lossy(&git.stderr).trim().to_owned()));
     }

@@ -1,7 +1,6 @@
-//! `runner status`: for each environment, what is live, how the last attempt ended, and what is unfinished.
+//! `runner status`: shows the live release of each environment, its last attempt, and an unfinished run.
 //!
-//! It takes no lock. Of an attempt without an end it can't be told whether it was killed or still runs; the lock tells, and
-//! who to ask.
+//! It needs no lock. An attempt without an end was killed or is still running; the lock status shows which, and who runs it.
 
 use std::{collections::BTreeMap, io::Write};
 
@@ -23,24 +22,24 @@ use journal::{
 };
 use state::{LockRecord, LockStatus, StateStore};
 
-/// Where the answers stand.
+/// The column of the values.
 const INDENT: usize = 14;
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArgs {
-    /// Show the last record of each step too
+    /// Also show the last record of each step
     #[arg(long)]
     pub(super) steps: bool,
 }
 
-/// Tells the state of environments, each with the store of its journals.
+/// Shows the state of environments, each with the store of its journals.
 ///
 /// As JSON, an array of `{environment, live: {release, verified, since}, lock: {holder, epoch, since, standing}, last, unfinished: {run, release, stuck},
-/// steps: [{step, target, status, release, run, attempt, epoch}]}`, `last` as in `history`. What there is not is null.
+/// steps: [{step, target, status, release, run, attempt, epoch}]}`, `last` as in `history`. A missing value is null.
 ///
 /// # Errors
-/// P06xx when a journal can't be read.
+/// P06xx when a journal cannot be read.
 pub(super) fn run(
     args: &StatusArgs,
     environments: &[(EnvironmentName, StateStore)],
@@ -57,15 +56,15 @@ pub(super) fn run(
     Ok(ExitKind::Success)
 }
 
-/// What is known of one environment.
+/// The data about one environment.
 struct EnvironmentView<'a> {
     environment: &'a EnvironmentName,
     state: JournalState,
-    /// Since when the live release is live.
+    /// The time since which the live release is live.
     live_since: Option<Timestamp>,
-    /// Who made it so.
+    /// The operator who made it live.
     live_by: Option<String>,
-    /// Steps in the order of the last plan, then others that have a record.
+    /// The steps in the order of the last plan, then others with a record.
     step_targets: Vec<StepTarget>,
     lock: Option<LockRecord>,
     lock_status: LockStatus,
@@ -95,7 +94,7 @@ impl<'a> EnvironmentView<'a> {
         })
     }
 
-    /// The attempt that a next one would continue.
+    /// The attempt that the next one would continue.
     fn unfinished(&self) -> Option<&AttemptSummary> {
         let last = self.state.attempts.last()?;
         match last.exit {
@@ -128,18 +127,18 @@ impl<'a> EnvironmentView<'a> {
         row("last", &self.state.attempts.last().map_or_else(|| "no attempts yet".to_owned(), last_attempt_text));
         if let Some(unfinished) = self.unfinished() {
             let JournalHeader { run, release, .. } = &unfinished.header;
-            let stands = unfinished.failed_step.as_ref().map(|place| format!(" stands at {place}")).unwrap_or_default();
+            let stands = unfinished.failed_step.as_ref().map(|place| format!(" is at {place}")).unwrap_or_default();
             let way = match &unfinished.command {
-                Some(order) => format!("`runner {order}` again"),
-                None => format!("deploying {} again", release.label),
+                Some(order) => format!("run `runner {order}` again"),
+                None => format!("deploy {} again", release.label),
             };
-            row("unfinished", &format!("run {run}{stands}; {way} continues it"));
+            row("unfinished", &format!("run {run}{stands}; to continue, {way}"));
         }
         if let Some(LockRecord { holder: Some(holder), since, .. }) = &self.lock {
             let how = match self.lock_status {
                 LockStatus::Held => Some("held by"),
                 LockStatus::Free | LockStatus::Unknown => Some("taken by"),
-                // Of interest only while it is the last that is known.
+                // It matters only while the last attempt has no end.
                 LockStatus::Stale => self.unfinished().and_then(|last| last.exit.is_none().then_some("left behind by")),
             };
             how.iter().for_each(|how| row("lock", &format!("{how} {holder} at {}", format_time(*since))));
@@ -225,18 +224,18 @@ fn last_attempt_text(attempt: &AttemptSummary) -> String {
     let ending = messages::result_at_step(attempt.exit, attempt.verified, attempt.failed_step.as_ref());
     let doubt = if attempt.exit.is_none() { " (killed, or still running)" } else { "" };
     format!(
-        "{}: {ending}{doubt}; epoch {epoch}, run {run}, attempt {number}, begun {} by {by}, took {}",
+        "{}: {ending}{doubt}; epoch {epoch}, run {run}, attempt {number}, started {} by {by}, took {}",
         release.label,
         format_time(attempt.started_at),
         format_duration(millis_between(attempt.started_at, attempt.last_entry_at))
     )
 }
 
-/// Follows when the release that users see changed; which one it is, the fold knows.
+/// Tracks when the live release changed; the journal state has the release itself.
 #[derive(Default)]
 struct LiveReleaseTracker {
     release: Option<Release>,
-    /// Who runs the attempt.
+    /// The operator of the attempt.
     attempt_by: Option<String>,
     exposing_steps: BTreeMap<StepTarget, Release>,
     live: Option<Release>,
@@ -328,7 +327,7 @@ mod tests {
             expect![[r#"
                 test
                   live        r1, verified, since 2025-11-23 03:10:01Z by ann@host
-                  last        r1: deployed; epoch 2, run 2-bbbbbb, attempt 1, begun 2025-11-23
+                  last        r1: deployed; epoch 2, run 2-bbbbbb, attempt 1, started 2025-11-23
                               03:20:01Z by ann@host, took 14 ms
 
                 prod
@@ -347,9 +346,9 @@ mod tests {
             expect![[r#"
                 test
                   live        r1, verified, since 2025-11-23 03:10:01Z by ann@host
-                  last        r2: failed at `migrate`; epoch 2, run 2-bbbbbb, attempt 1, begun
+                  last        r2: failed at `migrate`; epoch 2, run 2-bbbbbb, attempt 1, started
                               2025-11-23 03:20:01Z by ann@host, took 55 ms
-                  unfinished  run 2-bbbbbb stands at `migrate`; deploying r2 again continues it
+                  unfinished  run 2-bbbbbb is at `migrate`; to continue, deploy r2 again
 
                   STEP     STATE      RELEASE  EPOCH  RUN
                   pull     succeeded  r2       2      2-bbbbbb/1
@@ -367,7 +366,7 @@ mod tests {
             &StatusArgs { steps: false },
             OutputFormat::Json,
             expect![[r#"
-                [{"environment":"test","live":{"release":{"label":"r1","digest":null},"verified":true,"since":"2025-11-23T03:10:01.299Z","by":"ann@host","commit":null},"lock":{"holder":{"who":"ann@host, process 7"},"epoch":2,"since":"2025-11-23T03:20:00Z","standing":"ended"},"last":{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"order":null},"unfinished":{"run":"2-bbbbbb","release":{"label":"r2","digest":null},"stuck":{"step":"migrate","target":"local"}},"steps":[{"step":"pull","target":"local","status":"succeeded","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"migrate","target":"local","status":"failed","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"switch","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1},{"step":"verify","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1}]},{"environment":"prod","live":null,"lock":null,"last":null,"unfinished":null,"steps":[]}]
+                [{"environment":"test","live":{"release":{"label":"r1","digest":null},"verified":true,"since":"2025-11-23T03:10:01.299Z","by":"ann@host","commit":null},"lock":{"holder":{"who":"ann@host, process 7"},"epoch":2,"since":"2025-11-23T03:20:00Z","standing":"stale"},"last":{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"order":null},"unfinished":{"run":"2-bbbbbb","release":{"label":"r2","digest":null},"stuck":{"step":"migrate","target":"local"}},"steps":[{"step":"pull","target":"local","status":"succeeded","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"migrate","target":"local","status":"failed","release":{"label":"r2","digest":null},"run":"2-bbbbbb","attempt":1,"epoch":2},{"step":"switch","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1},{"step":"verify","target":"local","status":"succeeded","release":{"label":"r1","digest":null},"run":"1-aaaaaa","attempt":1,"epoch":1}]},{"environment":"prod","live":null,"lock":null,"last":null,"unfinished":null,"steps":[]}]
             "#]],
         );
     }
@@ -382,9 +381,9 @@ mod tests {
                 test
                   live        r1, verified, since 2025-11-23 03:10:01Z by ann@host
                   last        r2: interrupted at `migrate` (killed, or still running); epoch 2,
-                              run 2-bbbbbb, attempt 1, begun 2025-11-23 03:20:01Z by ann@host,
+                              run 2-bbbbbb, attempt 1, started 2025-11-23 03:20:01Z by ann@host,
                               took 11 ms
-                  unfinished  run 2-bbbbbb stands at `migrate`; deploying r2 again continues it
+                  unfinished  run 2-bbbbbb is at `migrate`; to continue, deploy r2 again
                   lock        left behind by ann@host, process 7 at 2025-11-23 03:20:00Z
 
                 prod
@@ -403,7 +402,7 @@ mod tests {
             expect![[r#"
                 test
                   live        r2, verified, since 2025-11-23 03:30:01Z by ann@host
-                  last        r2: deployed; epoch 3, run 2-bbbbbb, attempt 2, begun 2025-11-23
+                  last        r2: deployed; epoch 3, run 2-bbbbbb, attempt 2, started 2025-11-23
                               03:30:01Z by ann@host, took 21 ms
 
                   STEP     STATE      RELEASE  EPOCH  RUN
@@ -429,7 +428,7 @@ mod tests {
                 test
                   live        r1, verified, since 2025-11-23 03:20:06Z by ann@host
                   last        r2: rolled back after `verify` failed; epoch 2, run 2-bbbbbb,
-                              attempt 1, begun 2025-11-23 03:20:01Z by ann@host, took 5.0 s
+                              attempt 1, started 2025-11-23 03:20:01Z by ann@host, took 5.0 s
 
                   STEP     STATE      RELEASE  EPOCH  RUN
                   pull     succeeded  r2       2      2-bbbbbb/1

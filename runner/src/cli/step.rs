@@ -1,4 +1,4 @@
-//! `runner step MODULE --with k=v`: one module alone. It becomes a plan of one step, so it is journaled, locked and resumed
+//! `runner step MODULE --with k=v`: runs a single module. It becomes a plan of one step, so it is journaled, locked and resumed
 //! like any deployment; there is no second way to run a module.
 
 use std::path::Path;
@@ -25,34 +25,34 @@ use plan::{Plan, PlanRequest, PlanSource};
 pub(super) struct StepArgs {
     /// The module: an official one (`pull`), a file (`./x.wasm`), or one in a registry (`oci://…@sha256:…`)
     module: String,
-    /// Run it from here, outside a CI
+    /// Run it from this machine, outside a CI
     #[arg(long)]
     local: bool,
-    /// A value of its configuration; a value that is JSON is taken as such
+    /// A value of its configuration; a valid JSON value is parsed
     #[arg(long, value_name = "KEY=VALUE")]
     with: Vec<String>,
-    /// A directory it may use: `app=./shop`, `dist=./dist:ro`
+    /// A directory that it may use: `app=./shop`, `dist=./dist:ro`
     #[arg(long, value_name = "NAME=PATH")]
     dir: Vec<String>,
-    /// A database it may use: `main=sqlite:shop.db`
+    /// A database that it may use: `main=sqlite:shop.db`
     #[arg(long, value_name = "NAME=URL")]
     database: Vec<String>,
-    /// An HTTP origin it may ask
+    /// An HTTP origin that it may send requests to
     #[arg(long, value_name = "ORIGIN")]
     http: Vec<String>,
-    /// A TCP address it may connect to
+    /// A TCP address that it may connect to
     #[arg(long, value_name = "HOST:PORT")]
     tcp: Vec<String>,
-    /// A program it may run, as a JSON list: `["systemctl","restart","shop"]`; that trusts it like this user
+    /// A program that it may run, as a JSON list: `["systemctl","restart","shop"]`; implies `trust: host`
     #[arg(long, value_name = "ARGV")]
     program: Vec<String>,
-    /// A unix socket it may ask, which trusts it like this user: `engine=unix:/run/podman/podman.sock`
+    /// A unix socket that it may use: `engine=unix:/run/podman/podman.sock`; implies `trust: host`
     #[arg(long, value_name = "NAME=unix:PATH")]
     socket: Vec<String>,
-    /// A secret it may use, and the environment variable that holds it: `TOKEN=env:DEPLOY_TOKEN`
+    /// A secret that it may use, and its environment variable: `TOKEN=env:DEPLOY_TOKEN`
     #[arg(long, value_name = "NAME=env:VARIABLE")]
     secret: Vec<String>,
-    /// What it works on is called so
+    /// The label of the release
     #[arg(long, value_name = "LABEL", default_value = "none")]
     release: Label,
     #[command(flatten)]
@@ -70,13 +70,12 @@ pub(super) async fn run(args: &StepArgs, screen: &CommandOutput) -> Result<ExitK
     guards::require_local_flag(args.local, "step")?;
     let label = args.release.clone();
     let text = format!("{:#}", plan_json(args).map_err(one)?);
-    let folder =
-        std::path::absolute(".").map_err(|error| one(invalid_argument("the current folder", &error.to_string())))?;
+    let folder = std::path::absolute(".").map_err(|error| one(invalid_argument(".", &error.to_string())))?;
     let source = PlanSource { path: "(command line)".into(), folder, text: text.into() };
     let request = PlanRequest { environment: None, release: &label, env: &source::env_variable };
     let plan = Plan::parse(source, &request).map_err(|errors| errors.diagnostics())?;
     let again = std::iter::once("runner".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ");
-    // There is no file that a lock could lie beside.
+    // There is no plan file, so there is no lock file next to it.
     let setting =
         PreflightOptions { pin_policy: PinPolicy::Disabled, ..xdg_dirs::preflight_options(screen.notifier()) };
     let wanted = RequestedRelease { label, digest: None };
@@ -92,7 +91,7 @@ pub(super) async fn run(args: &StepArgs, screen: &CommandOutput) -> Result<ExitK
     deploy::deploy(job, screen).await
 }
 
-/// The plan: JSON is YAML.
+/// The plan as JSON, which is YAML.
 fn plan_json(args: &StepArgs) -> Result<Value, Diagnostic> {
     let id: String = step_id(&args.module);
     let value = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
@@ -123,7 +122,7 @@ fn plan_json(args: &StepArgs) -> Result<Value, Diagnostic> {
 }
 
 fn step_id(module: &str) -> String {
-    // The digest of one in a registry would make it too long.
+    // A registry digest would make the name too long.
     let name = module.split_once('@').map_or(module, |(name, _)| name);
     let stem = Path::new(name).file_stem().unwrap_or_default().to_string_lossy();
     stem.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' }).collect()
@@ -138,13 +137,13 @@ fn parse_pairs(
         .iter()
         .map(|text| match text.split_once('=') {
             Some((name, text)) => Ok((name.to_owned(), value(text))),
-            None => Err(invalid_argument(text, &format!("`{option}` takes NAME=VALUE"))),
+            None => Err(invalid_argument(text, &format!("`{option}` expects NAME=VALUE"))),
         })
         .collect()
 }
 
 fn invalid_argument(what: &str, why: &str) -> Diagnostic {
-    Diagnostic::new(ErrorCode::InvalidStepArgument, format!("{what:?} can't be used"))
+    Diagnostic::new(ErrorCode::InvalidStepArgument, format!("invalid argument {what:?}"))
         .with_cause(why)
         .with_hint("see `runner step --help`")
 }

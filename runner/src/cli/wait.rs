@@ -17,9 +17,9 @@ impl LockWaitArgs {
     }
 }
 
-/// A whole number with its unit; 0 needs none.
+/// Parses a whole number with a unit; 0 needs none.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "a whole number and `ms`, `s`, `m` or `h`, such as `10m`".to_owned();
+    let wrong = || "expected a whole number with `ms`, `s`, `m` or `h`, such as `10m`".to_owned();
     if text == "0" {
         return Ok(Duration::ZERO);
     }

@@ -1,6 +1,6 @@
-//! `runner why STEP`: what was decided about a step, why, and on what evidence.
+//! `runner why STEP`: the decision about a step, its reason, and its evidence.
 //!
-//! All of it is read from the journals: nothing is probed, nothing is decided anew.
+//! Everything is read from the journals: no probe runs, and nothing is decided again.
 
 use std::{collections::BTreeSet, io::Write};
 
@@ -21,30 +21,30 @@ use journal::{
 };
 use state::StateStore;
 
-/// How many hex digits of a hash people are shown.
+/// The number of hex digits of a hash that people see.
 const HASH_DIGITS: usize = 8;
 
-/// Where the answers stand.
+/// The column of the values.
 const INDENT: usize = 12;
 
 /// Arguments of `why`.
 #[derive(Debug, clap::Args)]
 pub(super) struct WhyArgs {
-    /// The step, as the plan names it
+    /// The step's name in the plan
     pub(super) step: String,
-    /// The attempt to look at, by its epoch in `history`; the last one by default
+    /// The epoch of an attempt, from `runner history`; by default the last one
     #[arg(long, value_name = "EPOCH")]
     pub(super) attempt: Option<u64>,
 }
 
-/// Tells why a step ran, was skipped, was stopped or was not reached; on several targets, one after the other.
+/// Explains why a step ran, was skipped, was stopped or was not reached; for several targets, one after the other.
 ///
 /// As JSON, one object a line and target: `{step, target, epoch, run, attempt, release, decision, because, words, changed:
 /// [{component, old, new}], probe: {finding, question, took-ms, words}, record: {status, run, attempt, epoch, release,
-/// began}, outcome: {result, took-ms, failure}, undone}`. What there is not is null.
+/// began}, outcome: {result, took-ms, failure}, undone}`. A missing value is null.
 ///
 /// # Errors
-/// P0210 when the attempt has no such step; else as [`RecordedAttempt::of`].
+/// P0210 when the attempt has no such step; otherwise as [`RecordedAttempt::read`].
 pub(super) fn run(
     args: &WhyArgs,
     store: &StateStore,
@@ -66,7 +66,7 @@ pub(super) fn run(
     Ok(ExitKind::Success)
 }
 
-/// The steps of an attempt: those of its plan, in order, then others that it has events of.
+/// The steps of an attempt: those of its plan, in order, then others with events.
 fn step_targets(entries: &[JournalEntry]) -> Vec<StepTarget> {
     let mut places: Vec<StepTarget> = Vec::new();
     let mut add = |place: &StepTarget| {
@@ -102,12 +102,15 @@ fn no_such_step_error(step: &str, summary: &AttemptSummary, places: &[StepTarget
         0 => "it ended before its plan was written".to_owned(),
         _ => format!("its steps are {}", known.into_iter().collect::<Vec<_>>().join(", ")),
     };
-    Diagnostic::new(ErrorCode::StepNotInAttempt, format!("the attempt with the epoch {epoch} has no step `{step}`"))
-        .with_cause(known)
-        .with_hint("name one of its steps, or another attempt by `--attempt EPOCH`; `runner history` lists them")
+    Diagnostic::new(
+        ErrorCode::StepNotInAttempt,
+        format!("the attempt with epoch {epoch} has no step `{step}`"),
+    )
+    .with_cause(known)
+    .with_hint("use one of its steps, or another attempt with `--attempt EPOCH`; `runner history` lists them")
 }
 
-/// All that one attempt says of a step, and what was on record before.
+/// Everything that one attempt recorded about a step, and the record before it.
 struct StepEvidence<'a> {
     step_target: &'a StepTarget,
     summary: &'a AttemptSummary,
@@ -256,7 +259,7 @@ impl<'a> StepEvidence<'a> {
         }
         match self.undo {
             UndoEvidence::None => {}
-            UndoEvidence::Started => row("undo", "begun, and not ended"),
+            UndoEvidence::Started => row("undo", "begun, not finished"),
             UndoEvidence::Done => row("undo", "done"),
             UndoEvidence::Failed(failure) => row("undo", &format!("failed: {}", messages::failure(failure))),
         }
@@ -266,7 +269,7 @@ impl<'a> StepEvidence<'a> {
     fn not_reached_text(&self) -> String {
         let ending =
             messages::result_at_step(self.summary.exit, self.summary.verified, self.summary.failed_step.as_ref());
-        format!("the attempt did not come to it ({ending})")
+        format!("the attempt did not reach it ({ending})")
     }
 
     fn record_text(&self) -> String {
@@ -291,11 +294,11 @@ impl<'a> StepEvidence<'a> {
 
     fn probe_text(&self) -> String {
         match self.probe {
-            None => "not asked".to_owned(),
+            None => "not run".to_owned(),
             Some((question, ms, finding)) => {
                 let about = match question {
                     ProbeInput::Current => "",
-                    ProbeInput::Recorded => ", asked about the input on record",
+                    ProbeInput::Recorded => ", with the recorded input",
                 };
                 format!("{}{about} ({})", messages::finding(finding), format_duration(ms))
             }
@@ -305,7 +308,7 @@ impl<'a> StepEvidence<'a> {
     fn outcome_text(&self) -> Option<String> {
         match (self.outcome, self.fingerprint) {
             (None, None) => None,
-            (None, Some(_)) => Some("none on record: it was killed while it ran, or still runs".to_owned()),
+            (None, Some(_)) => Some("none on record: the step was killed, or is still running".to_owned()),
             (Some((ms, StepOutcome::Succeeded { receipt })), _) => {
                 let notes = messages::notes(&receipt.notes);
                 let notes = if notes.is_empty() { notes } else { format!(": {notes}") };
@@ -374,7 +377,7 @@ impl<'a> StepEvidence<'a> {
     }
 }
 
-/// The word for how far a step got; `status_word` uses it too.
+/// The word for the status of a record; `runner status` uses it too.
 pub(super) fn status_word(status: &RecordStatus) -> &'static str {
     match status {
         RecordStatus::Intended => "interrupted",

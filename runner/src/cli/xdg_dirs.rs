@@ -1,4 +1,4 @@
-//! Where this user's files of the runner lie, as the XDG base directory specification says.
+//! The folders of the runner's files for this user, by the XDG base directory specification.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use super::source::{env_variable, is_ci};
 use crate::deploy::{PinPolicy, PreflightOptions};
 use sandbox::{NoticeHandler, UserPaths};
 
-/// What a preflight stands on, where modules are compared with a lock file beside the plan.
+/// The options of a preflight that compares modules with the lock file next to the plan.
 pub(super) fn preflight_options(tell: NoticeHandler) -> PreflightOptions {
     let pinning = if is_ci() { PinPolicy::Frozen } else { PinPolicy::AddNew };
     PreflightOptions { cache_dirs: cache_dirs(), notify: tell, pin_policy: pinning }
@@ -22,7 +22,7 @@ fn cache_dirs() -> UserPaths {
     }
 }
 
-/// Our folder below a base directory. Relative ones don't count, the specification says.
+/// The runner's folder in a base directory. By the specification, a relative base directory is ignored.
 fn base_dir(name: &str, at_home: &str) -> Option<PathBuf> {
     let base = absolute_path_variable(name).or_else(|| Some(absolute_path_variable("HOME")?.join(at_home)))?;
     Some(base.join("pawl"))

@@ -1,4 +1,4 @@
-//! What `why` answers, to the letter.
+//! The exact answers of `runner why`.
 
 use expect_test::{Expect, expect};
 
@@ -28,13 +28,13 @@ fn it_never_ran() {
         &fixture::clean(),
         "migrate",
         expect![[r#"
-        `migrate`, epoch 1: r1 to test (run 1-aaaaaa, attempt 1)
+            `migrate`, epoch 1: r1 to test (run 1-aaaaaa, attempt 1)
 
-          decision  run, because it never ran here
-          record    none before this attempt
-          probe     not asked
-          outcome   succeeded in 41 ms: 2 files
-    "#]],
+              decision  run, because it never ran here
+              record    none before this attempt
+              probe     not run
+              outcome   succeeded in 41 ms: 2 files
+        "#]],
     );
 }
 
@@ -55,24 +55,24 @@ fn it_was_skipped() {
 }
 
 #[test]
-fn it_failed_and_what_it_depends_on_had_changed() {
+fn it_failed_after_a_change_of_its_fingerprint() {
     check(
         &fixture::failed(),
         "migrate",
         expect![[r#"
-        `migrate`, epoch 2: r2 to test (run 2-bbbbbb, attempt 1)
+            `migrate`, epoch 2: r2 to test (run 2-bbbbbb, attempt 1)
 
-          decision  run, because its configuration, migrations and the release changed
-          changed   config: d63bd9a8 to 813e9b72
-                    input:migrations: none to be486638
-                    release: 5966598b to 4ada4591
-          record    succeeded in epoch 1, 2025-11-23 03:10:00Z (r1, run 1-aaaaaa,
-                    attempt 1)
-          probe     not asked
-          outcome   failed after 41 ms: migrations/0007_orders.sql:3: relation "order"
-                    does not exist
-          hint      fix the file and run again
-    "#]],
+              decision  run, because its configuration, migrations and the release changed
+              changed   config: d63bd9a8 to 813e9b72
+                        input:migrations: none to be486638
+                        release: 5966598b to 4ada4591
+              record    succeeded in epoch 1, 2025-11-23 03:10:00Z (r1, run 1-aaaaaa,
+                        attempt 1)
+              probe     not run
+              outcome   failed after 41 ms: migrations/0007_orders.sql:3: relation "order"
+                        does not exist
+              hint      fix the file and run again
+        "#]],
     );
 }
 
@@ -82,32 +82,32 @@ fn it_was_not_reached() {
         &fixture::failed(),
         "verify",
         expect![[r#"
-        `verify`, epoch 2: r2 to test (run 2-bbbbbb, attempt 1)
+            `verify`, epoch 2: r2 to test (run 2-bbbbbb, attempt 1)
 
-          decision  none: the attempt did not come to it (failed at `migrate`)
-          record    succeeded in epoch 1, 2025-11-23 03:10:00Z (r1, run 1-aaaaaa,
-                    attempt 1)
-          probe     not asked
-    "#]],
+              decision  none: the attempt did not reach it (failed at `migrate`)
+              record    succeeded in epoch 1, 2025-11-23 03:10:00Z (r1, run 1-aaaaaa,
+                        attempt 1)
+              probe     not run
+        "#]],
     );
 }
 
 #[test]
-fn it_failed_before_and_was_mended() {
+fn it_failed_before_and_was_fixed() {
     check(
         &fixture::resumed(),
         "migrate",
         expect![[r#"
-        `migrate`, epoch 3: r2 to test (run 2-bbbbbb, attempt 2)
+            `migrate`, epoch 3: r2 to test (run 2-bbbbbb, attempt 2)
 
-          decision  run, because it failed the last time
-          changed   input:migrations: be486638 to 4ae75b23
-          record    failed in epoch 2, 2025-11-23 03:20:01Z (r2, run 2-bbbbbb, attempt
-                    1); it said: migrations/0007_orders.sql:3: relation "order" does not
-                    exist
-          probe     not asked
-          outcome   succeeded in 12 ms: 1 file
-    "#]],
+              decision  run, because it failed the last time
+              changed   input:migrations: be486638 to 4ae75b23
+              record    failed in epoch 2, 2025-11-23 03:20:01Z (r2, run 2-bbbbbb, attempt
+                        1); it said: migrations/0007_orders.sql:3: relation "order" does not
+                        exist
+              probe     not run
+              outcome   succeeded in 12 ms: 1 file
+        "#]],
     );
 }
 
@@ -135,15 +135,15 @@ fn it_was_killed() {
         &fixture::killed(),
         "migrate",
         expect![[r#"
-        `migrate`, epoch 2: r2 to test (run 2-bbbbbb, attempt 1)
+            `migrate`, epoch 2: r2 to test (run 2-bbbbbb, attempt 1)
 
-          decision  run, because the release changed
-          changed   release: 5966598b to 4ada4591
-          record    succeeded in epoch 1, 2025-11-23 03:10:00Z (r1, run 1-aaaaaa,
-                    attempt 1)
-          probe     not asked
-          outcome   none on record: it was killed while it ran, or still runs
-    "#]],
+              decision  run, because the release changed
+              changed   release: 5966598b to 4ada4591
+              record    succeeded in epoch 1, 2025-11-23 03:10:00Z (r1, run 1-aaaaaa,
+                        attempt 1)
+              probe     not run
+              outcome   none on record: the step was killed, or is still running
+        "#]],
     );
 }
 
@@ -171,31 +171,31 @@ fn it_was_undone() {
         &fixture::rolled_back(),
         "switch",
         expect![[r#"
-        `switch`, epoch 2: r2 to test (run 2-bbbbbb, attempt 1)
+            `switch`, epoch 2: r2 to test (run 2-bbbbbb, attempt 1)
 
-          decision  run, because the release changed
-          changed   release: 5966598b to 4ada4591
-          record    succeeded in epoch 1, 2025-11-23 03:10:00Z (r1, run 1-aaaaaa,
-                    attempt 1)
-          probe     not asked
-          outcome   succeeded in 2 ms
-          undo      done
-    "#]],
+              decision  run, because the release changed
+              changed   release: 5966598b to 4ada4591
+              record    succeeded in epoch 1, 2025-11-23 03:10:00Z (r1, run 1-aaaaaa,
+                        attempt 1)
+              probe     not run
+              outcome   succeeded in 2 ms
+              undo      done
+        "#]],
     );
 }
 
 #[test]
-fn programs_get_the_same() {
+fn json_has_the_same_answer() {
     expect![[r#"
         {"step":"migrate","target":"local","epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"decision":"run","because":"changed","words":"its configuration, migrations and the release changed","changed":[{"component":"config","old":"d63bd9a826af91c1fea371965a64e11ee20f13e46b5f52c59901136605b3a487","new":"813e9b729141e7f385afa0a2d0df3e6c3789e427ffe4aeef566a565bc8f2fe3d"},{"component":"input:migrations","old":null,"new":"be4866389dcc6f074d57c3f5e8affe8328f9dbebd37f34359ff220c153c8d2c0"},{"component":"release","old":"5966598b377ee4e39c81bb5c2496b1b33494d9dd089b72b8c4e350f51d95995c","new":"4ada45911158a94766c4c59466d11516490433c4d7501e569581fd9823524e20"}],"probe":null,"record":{"status":"succeeded","run":"1-aaaaaa","attempt":1,"epoch":1,"release":{"label":"r1","digest":null},"began":"2025-11-23T03:10:00Z"},"outcome":{"result":"failed","took-ms":41,"failure":{"kind":"permanent","message":"relation \"order\" does not exist","hint":"fix the file and run again","retryable":false,"details":{"file":"migrations/0007_orders.sql","line":3}}},"undone":null}
     "#]].assert_eq(&answer(&fixture::failed(), "migrate", None, OutputFormat::Json).unwrap());
     expect![[r#"
-        {"step":"verify","target":"local","epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"decision":null,"because":null,"words":"the attempt did not come to it (failed at `migrate`)","changed":[],"probe":null,"record":{"status":"succeeded","run":"1-aaaaaa","attempt":1,"epoch":1,"release":{"label":"r1","digest":null},"began":"2025-11-23T03:10:00Z"},"outcome":null,"undone":null}
+        {"step":"verify","target":"local","epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"decision":null,"because":null,"words":"the attempt did not reach it (failed at `migrate`)","changed":[],"probe":null,"record":{"status":"succeeded","run":"1-aaaaaa","attempt":1,"epoch":1,"release":{"label":"r1","digest":null},"began":"2025-11-23T03:10:00Z"},"outcome":null,"undone":null}
     "#]].assert_eq(&answer(&fixture::failed(), "verify", None, OutputFormat::Json).unwrap());
 }
 
 #[test]
-fn an_earlier_attempt_is_answered_by_what_was_known_then() {
+fn an_earlier_attempt_is_explained_by_its_own_journal() {
     expect![[r#"
         `migrate`, epoch 2: r2 to test (run 2-bbbbbb, attempt 1)
 
@@ -205,7 +205,7 @@ fn an_earlier_attempt_is_answered_by_what_was_known_then() {
                     release: 5966598b to 4ada4591
           record    succeeded in epoch 1, 2025-11-23 03:10:00Z (r1, run 1-aaaaaa,
                     attempt 1)
-          probe     not asked
+          probe     not run
           outcome   failed after 41 ms: migrations/0007_orders.sql:3: relation "order"
                     does not exist
           hint      fix the file and run again
@@ -214,7 +214,7 @@ fn an_earlier_attempt_is_answered_by_what_was_known_then() {
 }
 
 #[test]
-fn an_unknown_step_is_an_error_that_lists_the_known() {
+fn an_unknown_step_is_an_error_that_lists_the_known_ones() {
     let error = answer(&fixture::clean(), "migrat", None, OutputFormat::Text).unwrap_err();
     assert_eq!(error.code, ErrorCode::StepNotInAttempt);
     assert_eq!(error.causes, ["its steps are migrate, pull, switch, verify"]);

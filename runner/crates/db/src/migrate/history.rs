@@ -213,7 +213,7 @@ impl HistoryProblem {
                 failure("permanent", format!("{file_name} changed after the database `{database}` applied it"))
                     .with_hint(format!(
                         "restore the file and move the change to a new migration; if the change is harmless, run \
-                         `runner migrate bless {version}`"
+                         `runner migrate accept {version}`"
                     ))
                     .with_detail("file", format!("{dir_prefix}{file_name}")),
             ),
