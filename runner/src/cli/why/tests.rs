@@ -122,8 +122,7 @@ fn it_was_stopped_by_drift() {
           decision  stop: drift: releases/r1/app.js differs from the archive
           record    succeeded in epoch 1, 2025-11-23 03:10:00Z (r1, run 1-aaaaaa,
                     attempt 1)
-          probe     drift: releases/r1/app.js differs from the archive
-                    (3 ms)
+          probe     drift: releases/r1/app.js differs from the archive (3 ms)
     "#]],
     );
 }
