@@ -99,7 +99,7 @@ fn wrong_digest_leaves_no_files() {
     expect![[r#"
         note: wrote deploy.lock, which pins the modules; commit it
         shop r1 to default (run [RUN 1], attempt 1)
-          start  pull  it never ran here
+          start  pull  first run
           FAIL   pull  the archive has the digest
                        sha256:[HASH],
                        not

@@ -114,14 +114,14 @@ fn failed_migration_is_annotated_at_its_line_and_a_retry_resumes() {
         warning: the journal is not stored for a re-run: only a `uses:` step of the workflow has access to the artifacts of its run
         warning: modules are not pinned: deploy.lock is missing; run `runner modules --accept` and commit it
         shop r1 to test (run [RUN 1], attempt 1)
-        ::group::pull: it never ran here
+        ::group::pull: first run
           intent pull     fingerprint [HASH], key [HASH]
-          start  pull     it never ran here
+          start  pull     first run
         ::endgroup::
-          ran    pull     it never ran here; 295 B, 3 files [TIME]
-        ::group::migrate: it never ran here
+          ran    pull     first run; 295 B, 3 files [TIME]
+        ::group::migrate: first run
           intent migrate  fingerprint [HASH], key [HASH]
-          start  migrate  it never ran here
+          start  migrate  first run
         ::stop-commands::[TOKEN]
           info   migrate  applied 0001_products.sql in [TIME]
           info   migrate  applied 0002_first_products.sql in [TIME]
@@ -139,12 +139,12 @@ fn failed_migration_is_annotated_at_its_line_and_a_retry_resumes() {
     assert!(error.contains(",title=P0301 step `migrate` failed on attempt 1::"), "{error}");
     let page = summary(&environment);
     for part in [
-        "## shop r1 → test: failed at \\`migrate\\`\n",
-        "| pull | run | it never ran here | ran; ",
-        "| migrate | run | it never ran here | FAIL; migrations/0003\\_orders.sql\\:3",
-        "| switch |  |  | not reached |  |\n",
+        "## ❌ shop r1 → test: failed at \\`migrate\\`\n",
+        "| pull | ✅ ran: 295 B, 3 files | first run | ",
+        "| migrate | ❌ failed: migrations/0003\\_orders.sql\\:3",
+        "| switch | ⬜ not reached |  |  |\n",
         "error[P0301]: step `migrate` failed on attempt 1\n",
-        "- skips, while its effect holds, pull (it ran)\n- runs migrate (it failed)\n",
+        "- skips if the effect still holds: pull (ran)\n- runs again: migrate (failed)\n- continues with: switch, verify\n",
         "\nrunner --release r1 --local\n",
         "```mermaid\ngantt\n",
         "section attempt 1\n",
@@ -159,8 +159,8 @@ fn failed_migration_is_annotated_at_its_line_and_a_retry_resumes() {
     fixed.assert_exit(0);
     assert_eq!(reporting_commands(&fixed), Vec::<&str>::new());
     let page = summary(&environment);
-    let (first, second) = page.split_once("## shop r1 → test: deployed\n").expect("the second page follows the first");
-    assert!(first.contains("failed at") && second.contains("| pull | skip | its effect still holds |"), "{page}");
+    let (first, second) = page.split_once("## ✅ shop r1 → test: deployed\n").expect("the second page follows the first");
+    assert!(first.contains("failed at") && second.contains("| pull | ⏭️ skipped | its effect still holds |"), "{page}");
     assert!(second.contains("section attempt 1\n    failed at migrate :crit, "), "{second}");
     assert!(second.contains("section attempt 2\n    ran migrate :done, "), "{second}");
     let again = outputs(&environment);
@@ -184,7 +184,7 @@ fn invalid_plan_is_annotated_at_its_line() {
         "{error}"
     );
     let page = summary(&environment);
-    assert!(page.starts_with("## Nothing was begun: refused\n") && page.contains("error[P0104]"), "{page}");
+    assert!(page.starts_with("## ❌ Not started: refused\n") && page.contains("error[P0104]"), "{page}");
     assert_eq!(outputs(&environment), BTreeMap::from([("result".to_owned(), "refused".to_owned())]));
     // Beside an answer, and beside JSON, the same is on standard error.
     let preview = environment.run(&["plan", "--release", "r1"]);
@@ -293,7 +293,7 @@ fn full_summary_is_kept() {
     environment.run(&["deploy", "--release", "r1"]).assert_exit(0);
     let page = summary(&environment);
     assert!(page.starts_with(&full) && page.len() <= 1 << 20, "{}", page.len());
-    assert!(page[full.len()..].starts_with("## shop r1 → test: deployed\n"), "{}", &page[full.len()..]);
+    assert!(page[full.len()..].starts_with("## ✅ shop r1 → test: deployed\n"), "{}", &page[full.len()..]);
 }
 
 #[test]
@@ -311,7 +311,7 @@ fn interrupted_deployment_writes_its_summary() {
     rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
     assert_eq!(environment.wait(child), Some(130));
     let page = summary(&environment);
-    assert!(page.starts_with("## shop r1 → default: interrupted at \\`show\\`\n"), "{page}");
-    assert!(page.contains("error[P0303]") && page.contains("- looks before it acts at show"), "{page}");
+    assert!(page.starts_with("## ⚠️ shop r1 → default: interrupted at \\`show\\`\n"), "{page}");
+    assert!(page.contains("error[P0303]") && page.contains("- probes before it acts: show"), "{page}");
     assert_eq!(outputs(&environment)["result"], "interrupted");
 }

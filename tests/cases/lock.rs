@@ -81,9 +81,8 @@ fn finished_effect_of_a_killed_run_is_adopted() {
     expect![[r#"
         `slow`, epoch 2: r1 to default (run [RUN 1], attempt 2)
 
-          decision  adopt, because it was begun and did not end, and its probe finds it
-                    done
-                    then skip, because its effect still holds
+          decision  adopt: it was interrupted; the probe found its effect
+                    then skip: its effect still holds
           record    interrupted in epoch 1, [DATE] [DATE] (r1, run [RUN 1],
                     attempt 1)
           probe     its effect holds ([TIME])

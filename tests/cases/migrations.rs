@@ -25,7 +25,7 @@ fn an_sql_error_names_file_line_and_message() {
         shop r2 to test (run [RUN 2], attempt 1)
           start  pull     its configuration and the release changed
           ran    pull     295 B, 3 files [TIME]
-          start  migrate  migrations, the release and what earlier steps gave it changed
+          start  migrate  migrations, the release and outputs of earlier steps changed
           FAIL   migrate  migrations/0003_orders.sql:3:1: no such table: ordr [TIME]
         error[P0301]: step `migrate` failed on attempt 1
           caused by: migrations/0003_orders.sql:3: no such table: ordr
@@ -65,7 +65,7 @@ fn why_explains_as_text() {
     expect![[r#"
         `pull`, epoch 3: r2 to test (run [RUN 2], attempt 2)
 
-          decision  skip, because its effect still holds
+          decision  skip: its effect still holds
           record    succeeded in epoch 2, [DATE] [DATE] (r2, run [RUN 2],
                     attempt 1)
           probe     its effect holds ([TIME])
@@ -74,7 +74,7 @@ fn why_explains_as_text() {
     expect![[r#"
         `migrate`, epoch 3: r2 to test (run [RUN 2], attempt 2)
 
-          decision  run, because it failed the last time
+          decision  run: it failed last time
           record    failed in epoch 2, [DATE] [DATE] (r2, run [RUN 2], attempt
                     1); it said: migrations/0003_orders.sql:3:1: no such table: ordr
           probe     not run
@@ -137,7 +137,7 @@ fn changed_grant_reruns_the_step() {
         "verify run upstream-ran",
     ]);
     let why = environment.run(&["why", "migrate", "--json"]).json();
-    assert_eq!(why["words"], "what it is granted changed");
+    assert_eq!(why["words"], "its grants changed");
 }
 
 #[test]

@@ -13,20 +13,20 @@ fn preview_of_the_first_deployment_writes_nothing() {
     preview.assert_exit(0);
     assert_eq!(environment.tree(), before);
     expect![[r#"
-        shop r1 → test (preview: nothing is changed)
-          run    pull     prepare  it never ran here
+        shop r1 → test (nothing is done)
+          run    pull     prepare  first run
                    not known yet: directory `app` ([ROOT]/shop/deploy/test) does not exist yet; the deployment creates it
                    needs a writable directory `app`: it stores releases/ and shared/
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
                    may reach directory `dist` = [ROOT]/shop/dist (read only)
-          run    migrate  commit   it never ran here
+          run    migrate  commit   first run
                    run migrations/0001_products.sql  (on database main)
                    run migrations/0002_first_products.sql  (on database main)
                    needs a directory `migrations`: it contains the migrations
                    needs a database `main`: it is migrated
                    may reach directory `migrations` = [ROOT]/shop/migrations (read only)
                    may reach database `main` = sqlite:[ROOT]/shop/deploy/test/shop.db
-          run    switch   commit   it never ran here
+          run    switch   commit   first run
                    not known yet: it depends on the outcome of `pull` and `migrate`
                    needs a writable directory: it holds the link and the releases
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
@@ -54,17 +54,17 @@ fn preview_shows_pending_migrations() {
                    needs a writable directory `app`: it stores releases/ and shared/
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
                    may reach directory `dist` = [ROOT]/shop/dist (read only)
-          run    migrate  commit   migrations, the release and what earlier steps gave it changed
+          run    migrate  commit   migrations, the release and outputs of earlier steps changed
                    run migrations/0003_purchase.sql  (on database main)
                    needs a directory `migrations`: it contains the migrations
                    needs a database `main`: it is migrated
                    may reach directory `migrations` = [ROOT]/shop/migrations (read only)
                    may reach database `main` = sqlite:[ROOT]/shop/deploy/test/shop.db
-          run    switch   commit   the release and what earlier steps gave it changed
+          run    switch   commit   the release and outputs of earlier steps changed
                    not known yet: it depends on the outcome of `pull` and `migrate`
                    needs a writable directory: it holds the link and the releases
                    may reach directory `app` = [ROOT]/shop/deploy/test (read and write)
-          run    verify   check    its configuration, the release and what earlier steps gave it changed
+          run    verify   check    its configuration, the release and outputs of earlier steps changed
                    check file app/current/VERSION  (the content `r2`)
                    check file app/current/index.html  (a file that contains `Release r2`)
                    needs a directory: it contains the files to check
@@ -101,8 +101,8 @@ fn preview_marks_trusted_steps() {
     let preview = environment.run(&["plan", "--release", "r1"]);
     preview.assert_exit(0);
     expect![[r#"
-        shop r1 → default (preview: nothing is changed)
-          run    hello  commit   it never ran here
+        shop r1 → default (nothing is done)
+          run    hello  commit   first run
                    run /bin/echo hi
                    needs a program: it is run
                    may reach program /bin/echo *

@@ -25,12 +25,12 @@ fn release_that_fails_verification_is_rolled_back() {
         shop r2 to test (run [RUN 2], attempt 1)
           start  pull     its configuration and the release changed
           ran    pull     295 B, 3 files [TIME]
-          start  migrate  the release and what earlier steps gave it changed
+          start  migrate  the release and outputs of earlier steps changed
           ran    migrate [TIME]
-          start  switch   the release and what earlier steps gave it changed
+          start  switch   the release and outputs of earlier steps changed
           ran    switch   from
                           releases/[HASH] [TIME]
-          start  verify   its configuration, the release and what earlier steps gave it
+          start  verify   its configuration, the release and outputs of earlier steps
                           changed
           FAIL   verify   1 of 3 checks failed after 1 round: file app/no-r2:
                           expected no such file, found one [TIME]

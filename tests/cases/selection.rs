@@ -78,9 +78,9 @@ fn only_fails_without_the_outputs_of_earlier_steps() {
         note: wrote deploy.lock, which pins the modules; commit it
         shop r1 to test (run [RUN 1], attempt 1)
           order           --only switch
-          skip   pull     you say that it is done
-          skip   migrate  you say that it is done
-          start  switch   it never ran here
+          skip   pull     the operator marked it as done
+          skip   migrate  the operator marked it as done
+          start  switch   first run
           FAIL   switch   no earlier step put a release into `app`, so there is
                           nothing to switch to [TIME]
         error[P0301]: step `switch` failed on attempt 1
@@ -159,13 +159,13 @@ fn verbosity_options_control_the_output() {
     expect![[r#"
         note: wrote deploy.lock, which pins the modules; commit it
         shop r1 to test (run [RUN 1], attempt 1)
-          start  pull     it never ran here
+          start  pull     first run
           ran    pull     295 B, 3 files [TIME]
-          start  migrate  it never ran here
+          start  migrate  first run
           ran    migrate [TIME]
-          start  switch   it never ran here
+          start  switch   first run
           ran    switch [TIME]
-          start  verify   it never ran here
+          start  verify   first run
           ran    verify   1 round [TIME]
     "#]]
     .assert_eq(&plain.stderr_snapshot());
@@ -176,7 +176,7 @@ fn verbosity_options_control_the_output() {
     let quiet = environment.run(&["--local", "--release", "r1", "-q"]);
     assert_eq!(quiet.stderr_snapshot(), "");
     expect![[r#"
-        r1 is deployed to test already; looked in [TIME] (4 skipped)
+        r1 is already deployed to test (checked in [TIME], 4 skipped)
     "#]]
     .assert_eq(&quiet.stdout_snapshot());
     let verbose = environment.run(&["--local", "--release", "r1", "-v"]);

@@ -227,19 +227,9 @@ impl<'a> StepEvidence<'a> {
         match self.decisions.split_first() {
             None => row("decision", &format!("none: {}", self.not_reached_text())),
             Some((first, then)) => {
-                row(
-                    "decision",
-                    &format!("{}, because {}", messages::decision(first), messages::decision_reason(first)),
-                );
+                row("decision", &format!("{}: {}", messages::decision(first), messages::decision_reason(first)));
                 for decision in then {
-                    row(
-                        "",
-                        &format!(
-                            "then {}, because {}",
-                            messages::decision(decision),
-                            messages::decision_reason(decision)
-                        ),
-                    );
+                    row("", &format!("then {}: {}", messages::decision(decision), messages::decision_reason(decision)));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Attempts made by hand, with fixed times, for the tests of reports and of the commands that read journals.
+//! Hand-made attempts with fixed times, for the tests of reports and of commands that read journals.
 
 use std::{collections::BTreeMap, fs, num::NonZeroU32, path::Path};
 
@@ -20,7 +20,7 @@ use journal::{
     line,
 };
 
-/// Journals as they grow: entries with their chain.
+/// Journals under construction: entries with their chain.
 pub(crate) struct JournalFixture {
     pub(crate) attempts: Vec<Vec<JournalEntry>>,
     release: String,
@@ -47,7 +47,7 @@ pub(crate) fn failure(message: &str, details: Value) -> StepFailure {
 }
 
 fn map(value: Value) -> Map<String, Value> {
-    let Value::Object(map) = value else { panic!("{value} is no object") };
+    let Value::Object(map) = value else { panic!("{value} is not an object") };
     map
 }
 
@@ -56,7 +56,7 @@ impl JournalFixture {
         Self { attempts: Vec::new(), release: String::new(), tail: None, now: "2025-11-23T03:00:00Z".parse().unwrap() }
     }
 
-    /// A new attempt, ten minutes after the last entry, of a plan with four steps.
+    /// Starts an attempt ten minutes after the last entry, of a plan with four steps.
     pub(crate) fn attempt(mut self, epoch: u64, run: &str, attempt: u32, release: &str) -> Self {
         self.attempts.push(Vec::new());
         self.release = release.to_owned();
@@ -87,10 +87,10 @@ impl JournalFixture {
         self.push(600_000, JournalEvent::Started(header)).push(1, plan)
     }
 
-    /// An event, so many milliseconds after the last.
+    /// Adds an event, `ms` milliseconds after the last one.
     pub(crate) fn push(mut self, ms: i64, event: JournalEvent) -> Self {
         self.now = Timestamp::from_millisecond(self.now.as_millisecond() + ms).unwrap();
-        let entries = self.attempts.last_mut().expect("an attempt was begun");
+        let entries = self.attempts.last_mut().expect("an attempt was started");
         let entry = JournalEntry { seq: entries.len() as u64, prev: self.tail, at: self.now, event };
         self.tail = Some(line::encode(&entry).hash);
         entries.push(entry);
@@ -102,20 +102,25 @@ impl JournalFixture {
     }
 
     pub(crate) fn probe(self, step: &str, took_ms: u64, finding: ProbeFinding) -> Self {
-        let question = ProbeInput::Current;
+        let probed_input = ProbeInput::Current;
         let ms = i64::try_from(took_ms).unwrap();
-        self.push(ms, JournalEvent::Probe { step_target: step_target(step), probed_input: question, took_ms, finding })
+        self.push(ms, JournalEvent::Probe { step_target: step_target(step), probed_input, took_ms, finding })
     }
 
-    /// The step's effect holds.
+    /// The probe finds the step's effect, and the step is skipped.
     pub(crate) fn skip(self, step: &str) -> Self {
         let receipt = receipt(json!({}), json!({}));
         let held = ProbeFinding::Held { receipt: receipt.clone() };
         self.probe(step, 3, held).decide(step, Decision::Skip { reason: DecisionReason::Held, receipt })
     }
 
-    /// The step is about to act; `components` are what it depends on, besides the release.
+    /// The step is about to run; `components` are its fingerprint, without the release.
     pub(crate) fn begin(self, step: &str, reason: DecisionReason, components: &[(&str, &str)]) -> Self {
+        self.decide(step, Decision::Run { reason }).intent(step, components)
+    }
+
+    /// Adds an intent; `components` are its fingerprint, without the release.
+    fn intent(self, step: &str, components: &[(&str, &str)]) -> Self {
         let components = components.iter().copied().chain([("release", self.release.as_str())]);
         let hashes = components.map(|(name, content)| (name.to_owned(), Blake3Hash::of(content.as_bytes())));
         let fingerprint = Fingerprint(hashes.collect::<BTreeMap<_, _>>());
@@ -127,7 +132,7 @@ impl JournalFixture {
             input: json!({}),
             exposes,
         };
-        self.decide(step, Decision::Run { reason }).push(1, intent)
+        self.push(1, intent)
     }
 
     pub(crate) fn end(self, step: &str, took_ms: u64, result: StepOutcome) -> Self {
@@ -135,7 +140,7 @@ impl JournalFixture {
         self.push(ms, JournalEvent::Outcome { step_target: step_target(step), took_ms, outcome: result })
     }
 
-    /// The step acts, and succeeds.
+    /// The step runs and succeeds.
     pub(crate) fn run(self, step: &str, reason: DecisionReason, took_ms: u64, notes: Value) -> Self {
         let done = StepOutcome::Succeeded { receipt: receipt(json!({}), notes) };
         self.begin(step, reason, &[("config", "1"), ("module", "m")]).end(step, took_ms, done)
@@ -161,7 +166,7 @@ impl JournalFixture {
 
     /// The entries of the last attempt.
     pub(crate) fn last_attempt(&self) -> &[JournalEntry] {
-        self.attempts.last().expect("an attempt was begun")
+        self.attempts.last().expect("an attempt was started")
     }
 
     /// Writes all journals into a folder.
@@ -179,7 +184,7 @@ fn new_release() -> DecisionReason {
     DecisionReason::Changed { components: vec!["release".to_owned()] }
 }
 
-/// Everything runs for the first time.
+/// Every step runs for the first time.
 pub(crate) fn clean() -> JournalFixture {
     JournalFixture::new()
         .attempt(1, "1-aaaaaa", 1, "r1")
@@ -193,7 +198,7 @@ pub(crate) fn clean() -> JournalFixture {
         .ended(ExitKind::Success)
 }
 
-/// The same once more.
+/// The same deployment once more.
 pub(crate) fn all_skipped() -> JournalFixture {
     clean()
         .attempt(2, "2-bbbbbb", 1, "r1")
@@ -204,7 +209,7 @@ pub(crate) fn all_skipped() -> JournalFixture {
         .ended(ExitKind::Success)
 }
 
-/// A new release whose migration has a mistake.
+/// A new release whose migration has an error.
 pub(crate) fn failed() -> JournalFixture {
     let why = failure("relation \"order\" does not exist", json!({"file": "migrations/0007_orders.sql", "line": 3}));
     let changed = ["config", "input:migrations", "release"].map(str::to_owned).into();
@@ -222,7 +227,7 @@ pub(crate) fn failed() -> JournalFixture {
         .ended(ExitKind::Failed)
 }
 
-/// The mistake is fixed, and the run goes on.
+/// The error is fixed, and the run continues.
 pub(crate) fn resumed() -> JournalFixture {
     let done = StepOutcome::Succeeded { receipt: receipt(json!({}), json!({"files": 1})) };
     failed()
@@ -239,7 +244,7 @@ pub(crate) fn resumed() -> JournalFixture {
         .ended(ExitKind::Success)
 }
 
-/// Someone changed what was pulled.
+/// Someone changed a pulled file.
 pub(crate) fn drifted() -> JournalFixture {
     let why = "releases/r1/app.js differs from the archive".to_owned();
     clean()
@@ -249,7 +254,7 @@ pub(crate) fn drifted() -> JournalFixture {
         .ended(ExitKind::InDoubt)
 }
 
-/// The process died while it migrated.
+/// The process died during the migration.
 pub(crate) fn killed() -> JournalFixture {
     clean().attempt(2, "2-bbbbbb", 1, "r2").run("pull", new_release(), 8, json!({})).begin(
         "migrate",
@@ -258,12 +263,12 @@ pub(crate) fn killed() -> JournalFixture {
     )
 }
 
-/// The next attempt finds that the migration was done.
+/// The next attempt finds the effect of the migration.
 pub(crate) fn adopted() -> JournalFixture {
     let held = receipt(json!({}), json!({}));
     let interrupted = DecisionReason::Interrupted { finding: Some("held".to_owned()) };
     let finding = ProbeFinding::Held { receipt: held.clone() };
-    let asked = JournalEvent::Probe {
+    let probe = JournalEvent::Probe {
         step_target: step_target("migrate"),
         probed_input: ProbeInput::Recorded,
         took_ms: 4,
@@ -272,7 +277,7 @@ pub(crate) fn adopted() -> JournalFixture {
     killed()
         .attempt(3, "2-bbbbbb", 2, "r2")
         .skip("pull")
-        .push(4, asked)
+        .push(4, probe)
         .decide("migrate", Decision::Adopt { reason: interrupted, receipt: held })
         .skip("migrate")
         .run("switch", new_release(), 2, json!({}))
@@ -280,7 +285,23 @@ pub(crate) fn adopted() -> JournalFixture {
         .ended(ExitKind::Success)
 }
 
-/// The release does not answer, and the one before is live again.
+/// The journal of the killed attempt is missing; the next one finds the effect of the migration.
+pub(crate) fn adopted_without_record() -> JournalFixture {
+    let held = receipt(json!({}), json!({}));
+    let reason = DecisionReason::Unconfirmed { finding: Some("held".to_owned()) };
+    clean()
+        .attempt(3, "2-bbbbbb", 2, "r2")
+        .skip("pull")
+        .probe("migrate", 4, ProbeFinding::Held { receipt: held.clone() })
+        .intent("migrate", &[("config", "1"), ("module", "m")])
+        .decide("migrate", Decision::Adopt { reason, receipt: held })
+        .skip("migrate")
+        .run("switch", new_release(), 2, json!({}))
+        .run("verify", DecisionReason::UpstreamRan, 5, json!({}))
+        .ended(ExitKind::Success)
+}
+
+/// The release does not answer, and the previous one is live again.
 pub(crate) fn rolled_back() -> JournalFixture {
     let why = failure("GET /health gave 500, not 200", json!({}));
     clean()

@@ -1,9 +1,9 @@
-//! What of a journal is worth a line, and how important it is.
+//! Turns journal entries into display items, each with the least verbosity that shows it.
 //!
-//! [`EventFormatter::tell`] takes entries in order and gives what is to be shown; it remembers what a later line needs (why a step
-//! runs, how long its probe took). Deliberately absent: writing, widths and colours ([`super::terminal`]).
+//! [`EventFormatter::format_entry`] takes entries in order, and remembers what a later line needs: why a step runs, how long
+//! its probe took. Deliberately absent: writing, widths and colours ([`super::terminal`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
@@ -15,18 +15,18 @@ use contract::{
 };
 use journal::event::{COMMAND_OVERRIDES, Decision, JournalEntry, JournalEvent, JournalHeader, ProbeInput, StepTarget};
 
-/// Something to be shown.
+/// An item to show.
 #[derive(Debug, PartialEq)]
 pub(super) enum DisplayItem {
-    /// What this attempt is.
+    /// The app, release, environment, run and attempt.
     Heading(String),
     /// A whole line.
     Line(DisplayLine),
-    /// The same; what the step itself said.
+    /// A line with a message of the step itself; foreign.
     StepMessage(DisplayLine),
-    /// A step begins to act, or to be undone.
+    /// A step starts to run, or its undo starts.
     StepStarted { keyword: &'static str, label: String, reason: String },
-    /// The running step is so far.
+    /// The progress of the running step.
     Meter { label: String, task: String, done: u64, total: Option<u64>, unit: String },
     /// The running step ended; its line follows.
     StepEnded,
@@ -35,24 +35,24 @@ pub(super) enum DisplayItem {
 /// One line about one step.
 #[derive(Debug, PartialEq)]
 pub(super) struct DisplayLine {
-    /// How chatty the user must want it.
+    /// The least verbosity that shows it.
     pub(super) min_verbosity: Verbosity,
-    /// How it looks.
+    /// Its colour.
     pub(super) style: LineStyle,
     /// The first word, for eyes and `grep`; at most six columns.
     pub(super) keyword: &'static str,
-    /// The step, `migrate` or `migrate@web1`; empty when the line is about none.
+    /// The step, `migrate` or `migrate@web1`; empty for a line about the attempt.
     pub(super) label: String,
-    /// Why the step ran, which the line that it began with may have said already; foreign.
+    /// Why the step ran; foreign. The line of its start may have shown it already.
     pub(super) reason: Option<String>,
-    /// The rest; foreign.
+    /// The rest of the line; foreign.
     pub(super) text: String,
-    /// How long it took, if that is known.
+    /// How long it took, if known.
     pub(super) took_ms: Option<u64>,
 }
 
 impl DisplayLine {
-    /// Why the step ran, and the rest: for who was not told when it began.
+    /// The reason and the text, for a report without a line of the start.
     pub(super) fn text_with_reason(&self) -> String {
         match &self.reason {
             Some(why) if self.text.is_empty() => why.clone(),
@@ -62,22 +62,22 @@ impl DisplayLine {
     }
 }
 
-/// How a line looks.
+/// The meaning of a line, shown as a colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LineStyle {
-    /// Done.
+    /// The step succeeded.
     Success,
-    /// Nothing was to be done.
+    /// Nothing had to be done.
     Muted,
-    /// Failed.
+    /// The step failed.
     Failure,
-    /// An operator must look.
+    /// An operator has to decide.
     Attention,
-    /// In between.
+    /// Everything else.
     Plain,
 }
 
-/// What became of a step, for the last line.
+/// The status of a step, for the counts of the last line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum StepStatus {
     Ran,
@@ -88,13 +88,14 @@ enum StepStatus {
     Undone,
 }
 
-/// One attempt, as told so far.
+/// Formats the entries of one attempt.
 #[derive(Debug, Default)]
 pub(super) struct EventFormatter {
     header: Option<JournalHeader>,
     started_at: Option<Timestamp>,
     last_entry_at: Option<Timestamp>,
     verified: bool,
+    planned_steps: BTreeSet<StepTarget>,
     reasons: BTreeMap<StepTarget, String>,
     probe_times: BTreeMap<StepTarget, u64>,
     statuses: BTreeMap<StepTarget, StepStatus>,
@@ -103,12 +104,12 @@ pub(super) struct EventFormatter {
 }
 
 impl EventFormatter {
-    /// The width of the column of steps.
+    /// The width of the column with the steps.
     pub(super) fn label_width(&self) -> usize {
         self.label_width
     }
 
-    /// What is to be shown of an entry. `continues` says after what this attempt goes on, if it does.
+    /// The items of an entry. `continues_after` is the event that this attempt continues after, if it continues a run.
     pub(super) fn format_entry(&mut self, entry: &JournalEntry, continues_after: Option<&str>) -> Vec<DisplayItem> {
         self.started_at.get_or_insert(entry.at);
         self.last_entry_at = Some(entry.at);
@@ -128,6 +129,7 @@ impl EventFormatter {
                     .max()
                     .unwrap_or(0)
                     .min(24);
+                self.planned_steps = steps.iter().map(|step| step.step_target.clone()).collect();
                 let text = format!(
                     "{path}, {}, {}",
                     text::format_amount(steps.len() as u64, None, "steps"),
@@ -136,41 +138,43 @@ impl EventFormatter {
                 vec![verbose_item("plan", text)]
             }
             JournalEvent::Torn { file, bytes } => {
-                let text = format!("{file} ended in a torn line; its {bytes} bytes were dropped");
+                let text = format!("dropped the incomplete last line of {file} ({bytes} bytes)");
                 vec![line_item(Verbosity::Normal, LineStyle::Plain, "torn", String::new(), text, None)]
             }
             JournalEvent::Lock { resource, holder } => {
                 vec![verbose_item("lock", format!("{resource} is held by {holder}"))]
             }
             JournalEvent::Override { option, step } => {
-                let text = match step {
-                    Some(step) => format!("--{option} {step}"),
-                    None if COMMAND_OVERRIDES.contains(&option.as_str()) => format!("runner {option}"),
-                    None => format!("--{option}"),
+                let (keyword, text) = match step {
+                    Some(step) => ("option", format!("--{option} {step}")),
+                    None if COMMAND_OVERRIDES.contains(&option.as_str()) => ("call", format!("runner {option}")),
+                    None => ("option", format!("--{option}")),
                 };
-                vec![line_item(Verbosity::Normal, LineStyle::Plain, "order", String::new(), text, None)]
+                vec![line_item(Verbosity::Normal, LineStyle::Plain, keyword, String::new(), text, None)]
             }
             JournalEvent::Decision { step_target, decision } => self.decision_items(step_target, decision),
             JournalEvent::Intent { step_target, key, fingerprint, .. } => {
                 self.failed_step = Some(step_target.clone());
-                let why = self.reasons.get(step_target).cloned().unwrap_or_default();
+                let label = step_label(step_target);
                 let text = format!("fingerprint {}, key {key}", fingerprint.digest().hex_prefix(8));
-                vec![
-                    line_item(Verbosity::Verbose, LineStyle::Muted, "intent", step_label(step_target), text, None),
-                    DisplayItem::StepStarted { keyword: "start", label: step_label(step_target), reason: why },
-                ]
+                let intent = line_item(Verbosity::Verbose, LineStyle::Muted, "intent", label.clone(), text, None);
+                if self.is_adoption_intent(step_target) {
+                    return vec![intent];
+                }
+                let reason = self.reasons.get(step_target).cloned().unwrap_or_default();
+                vec![intent, DisplayItem::StepStarted { keyword: "start", label, reason }]
             }
             JournalEvent::Progress { step_target, progress } => vec![progress_item(step_target, progress)],
             JournalEvent::Outcome { step_target, took_ms, outcome: result } => {
                 self.outcome_items(step_target, *took_ms, result)
             }
-            JournalEvent::Probe { step_target, probed_input: question, took_ms, finding } => {
+            JournalEvent::Probe { step_target, probed_input, took_ms, finding } => {
                 self.probe_times.insert(step_target.clone(), *took_ms);
-                let about = match question {
+                let input = match probed_input {
                     ProbeInput::Current => "",
-                    ProbeInput::Recorded => ", asked about the input on record",
+                    ProbeInput::Recorded => " (with the recorded input)",
                 };
-                let text = format!("{}{about}", messages::finding(finding));
+                let text = format!("{}{input}", messages::finding(finding));
                 vec![line_item(
                     Verbosity::Verbose,
                     LineStyle::Muted,
@@ -188,7 +192,7 @@ impl EventFormatter {
                 }]
             }
             JournalEvent::UndoOutcome { step_target, failure } => {
-                let told = match failure {
+                let item = match failure {
                     None => {
                         self.statuses.insert(step_target.clone(), StepStatus::Undone);
                         line_item(
@@ -202,11 +206,11 @@ impl EventFormatter {
                     }
                     Some(failure) => {
                         self.statuses.insert(step_target.clone(), StepStatus::Failed);
-                        let text = format!("it could not be undone: {}", messages::failure(failure));
+                        let text = format!("rollback failed: {}", messages::failure(failure));
                         line_item(Verbosity::Quiet, LineStyle::Failure, "FAIL", step_label(step_target), text, None)
                     }
                 };
-                vec![DisplayItem::StepEnded, told]
+                vec![DisplayItem::StepEnded, item]
             }
             JournalEvent::Ended { verified, .. } => {
                 self.verified = *verified;
@@ -231,6 +235,9 @@ impl EventFormatter {
                 )]
             }
             Decision::Adopt { .. } => {
+                if self.failed_step.as_ref() == Some(step_target) {
+                    self.failed_step = None;
+                }
                 self.statuses.insert(step_target.clone(), StepStatus::Adopted);
                 vec![line_item(
                     Verbosity::Normal,
@@ -265,27 +272,23 @@ impl EventFormatter {
         let took_ms = Some(took_ms);
         let (status, item) = match result {
             StepOutcome::Succeeded { receipt } => {
-                let (needs, tone, word) = (Verbosity::Normal, LineStyle::Success, "ran");
-                let (why, text) = (self.reasons.get(step_target).cloned(), messages::notes(&receipt.notes));
-                (
-                    StepStatus::Ran,
-                    DisplayItem::Line(DisplayLine {
-                        min_verbosity: needs,
-                        style: tone,
-                        keyword: word,
-                        label,
-                        reason: why,
-                        text,
-                        took_ms,
-                    }),
-                )
+                let item = DisplayItem::Line(DisplayLine {
+                    min_verbosity: Verbosity::Normal,
+                    style: LineStyle::Success,
+                    keyword: "ran",
+                    label,
+                    reason: self.reasons.get(step_target).cloned(),
+                    text: messages::notes(&receipt.notes),
+                    took_ms,
+                });
+                (StepStatus::Ran, item)
             }
             StepOutcome::Failed { failure } => (
                 StepStatus::Failed,
                 line_item(Verbosity::Quiet, LineStyle::Failure, "FAIL", label, messages::failure(failure), took_ms),
             ),
             StepOutcome::Unknown { failure } => {
-                let text = format!("it can't be told how far it got: {}", messages::failure(failure));
+                let text = format!("outcome unknown: {}", messages::failure(failure));
                 (StepStatus::InDoubt, line_item(Verbosity::Quiet, LineStyle::Attention, "LOST", label, text, took_ms))
             }
         };
@@ -301,29 +304,38 @@ impl EventFormatter {
         vec![DisplayItem::StepEnded, item]
     }
 
-    /// The last line; none when no attempt began.
+    /// Whether the intent is that of a step whose effect will be adopted.
+    ///
+    /// A step that runs has a decision before its intent. A hook has none, and is not in the plan.
+    fn is_adoption_intent(&self, step_target: &StepTarget) -> bool {
+        self.planned_steps.contains(step_target) && !self.reasons.contains_key(step_target)
+    }
+
+    /// The last line; none if no attempt was started.
     pub(super) fn summary_line(&self, exit: ExitKind) -> Option<String> {
         let (Some(header), Some(began), Some(last)) = (&self.header, self.started_at, self.last_entry_at) else {
             return None;
         };
         let (release, environment) = (&header.release.label, &header.environment);
         let (took, counts) = (format_duration(millis_between(began, last)), self.counts());
+        let in_parentheses = if counts.is_empty() { String::new() } else { format!(" ({counts})") };
         let at = self.failed_step.as_ref().map(|step_target| format!(" at {step_target}")).unwrap_or_default();
         Some(match exit {
             ExitKind::Success if !self.verified => {
-                format!("did a part of {release} in {environment} in {took}{counts}; it is not verified")
+                format!("partially deployed {release} to {environment} in {took}{in_parentheses}; not verified")
             }
-            ExitKind::Success if self.statuses.values().all(|fate| *fate == StepStatus::Skipped) => {
-                format!("{release} is deployed to {environment} already; looked in {took}{counts}")
+            ExitKind::Success if self.statuses.values().all(|status| *status == StepStatus::Skipped) => {
+                let counts = if counts.is_empty() { counts } else { format!(", {counts}") };
+                format!("{release} is already deployed to {environment} (checked in {took}{counts})")
             }
-            ExitKind::Success => format!("deployed {release} to {environment} in {took}{counts}"),
+            ExitKind::Success => format!("deployed {release} to {environment} in {took}{in_parentheses}"),
             ExitKind::RolledBack => {
                 let after = self
                     .failed_step
                     .as_ref()
                     .map(|step_target| format!(" after {step_target} failed"))
                     .unwrap_or_default();
-                format!("ROLLED BACK {release} in {environment}{after}{counts}")
+                format!("ROLLED BACK {release} in {environment}{after}{in_parentheses}")
             }
             ExitKind::Failed
             | ExitKind::Refused
@@ -333,18 +345,19 @@ impl EventFormatter {
             | ExitKind::Bug
             | ExitKind::Interrupted => {
                 let result = messages::result(Some(exit), false).to_uppercase();
-                format!("{result} {release} to {environment}{at} after {took}{counts}")
+                format!("{result} {release} to {environment}{at} after {took}{in_parentheses}")
             }
         })
     }
 
+    /// How many steps have which status: `2 ran, 1 failed`.
     fn counts(&self) -> String {
         let mut counts = BTreeMap::new();
-        for fate in self.statuses.values() {
-            *counts.entry(*fate).or_insert(0) += 1;
+        for status in self.statuses.values() {
+            *counts.entry(*status).or_insert(0) += 1;
         }
-        let phrase = |(fate, count): (&StepStatus, &u32)| {
-            let word = match fate {
+        let phrase = |(status, count): (&StepStatus, &u32)| {
+            let word = match status {
                 StepStatus::Ran => "ran",
                 StepStatus::Skipped => "skipped",
                 StepStatus::Adopted => "adopted",
@@ -354,8 +367,7 @@ impl EventFormatter {
             };
             format!("{count} {word}")
         };
-        let counts: Vec<_> = counts.iter().map(phrase).collect();
-        if counts.is_empty() { String::new() } else { format!(" ({})", counts.join(", ")) }
+        counts.iter().map(phrase).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -367,7 +379,7 @@ fn heading(header: &JournalHeader) -> String {
 fn progress_item(step_target: &StepTarget, progress: &StepProgress) -> DisplayItem {
     match progress {
         StepProgress::Log { level, message, fields } => {
-            let (needs, tone) = match level {
+            let (min_verbosity, style) = match level {
                 MessageLevel::Trace | MessageLevel::Debug | MessageLevel::Info => {
                     (Verbosity::Verbose, LineStyle::Muted)
                 }
@@ -375,11 +387,11 @@ fn progress_item(step_target: &StepTarget, progress: &StepProgress) -> DisplayIt
                 MessageLevel::Error => (Verbosity::Normal, LineStyle::Failure),
             };
             let text = format!("{message}{}", messages::fields(fields));
-            let (word, label) = (messages::level(*level), step_label(step_target));
+            let (keyword, label) = (messages::level(*level), step_label(step_target));
             DisplayItem::StepMessage(DisplayLine {
-                min_verbosity: needs,
-                style: tone,
-                keyword: word,
+                min_verbosity,
+                style,
+                keyword,
                 label,
                 reason: None,
                 text,

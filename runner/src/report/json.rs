@@ -1,4 +1,4 @@
-//! `--json` while a deployment goes on: every entry as the journal has it, one JSON object a line, and the result last.
+//! `--json` during a deployment: each journal entry as a JSON object on its own line, and the result as the last line.
 
 use std::io::Write;
 
@@ -10,7 +10,7 @@ use journal::event::JournalEntry;
 
 /// Writes JSON lines.
 ///
-/// Each line is an [`Entry`], `{"seq", "prev", "at", "event": {"type", …}}`; the last is `{"type": "result", …}`, see
+/// Each line is a [`JournalEntry`], `{"seq", "prev", "at", "event": {"type", …}}`; the last is `{"type": "result", …}`, see
 /// [`result`].
 pub struct JsonLinesReporter {
     out: Box<dyn Write>,
@@ -24,7 +24,7 @@ impl JsonLinesReporter {
     }
 
     fn write_line(&mut self, value: &impl serde::Serialize) {
-        // A reader that went away must not end the deployment: what happened is in the journal.
+        // A closed reader must not end the deployment: the journal has every entry.
         let _ = writeln!(self.out, "{}", line(value)).and_then(|()| self.out.flush());
     }
 }
@@ -39,21 +39,24 @@ impl DeploymentReporter for JsonLinesReporter {
     }
 }
 
-/// One JSON line, without its end. GitHub would obey a `##[command]` anywhere in it: the mark is escaped.
+/// One JSON line, without its end.
+///
+/// GitHub executes a `##[command]` anywhere in a line, so the mark is escaped.
 #[must_use]
 pub fn line(value: &impl serde::Serialize) -> String {
-    let line = serde_json::to_string(value).expect("what is reported has only text keys and finite numbers");
+    let line = serde_json::to_string(value).expect("reported values have only text keys and finite numbers");
     line.replace("##[", "#\\u0023[")
 }
 
-/// `{"type": "notice", "weight": "warning", "message"}`: what was worth knowing before the attempt began.
+/// A notice from before the attempt: `{"type": "notice", "severity": "warning", "message"}`.
 #[must_use]
 pub fn notice(notice: &Notice) -> Value {
-    json!({"type": "notice", "weight": notice.severity, "message": notice.message})
+    json!({"type": "notice", "severity": notice.severity, "message": notice.message})
 }
 
-/// `{"type": "result", "exit": "failed", "status": 1, "code": "P0301", "message", "causes": […], "hint"}`; without an error
-/// the last four are null, and there are no causes.
+/// The result: `{"type": "result", "exit": "failed", "status": 1, "code": "P0301", "message", "causes": […], "hint"}`.
+///
+/// Without an error, `code`, `message` and `hint` are null, and `causes` is empty.
 #[must_use]
 pub fn result(conclusion: &CommandConclusion<'_>) -> Value {
     let error = conclusion.error;

@@ -1,7 +1,7 @@
-//! Decisions, reasons, findings and endings in plain English: one wording for the terminal, `why`, `status` and `history`.
+//! Decisions, reasons, findings and results in plain English: one wording for the terminal, `why`, `status` and `history`.
 //!
-//! A phrase has no capital and no full stop, so that it can stand after "because". It may hold foreign text: whoever
-//! writes it out passes it through [`contract::text`]. Deliberately absent: anything decided from these words.
+//! A phrase has no capital and no full stop, so that it can follow a colon. It may contain foreign text: the caller passes it
+//! through [`contract::text`] before writing. Deliberately absent: anything that is decided from these phrases.
 
 use serde_json::{Map, Value};
 
@@ -12,10 +12,10 @@ use contract::{
 };
 use journal::event::{Decision, DecisionReason, StepTarget};
 
-/// How many changed components are named in a phrase; `why` lists all.
+/// The most changed components that a phrase names; `why` lists all.
 const MAX_NAMED_COMPONENTS: usize = 3;
 
-/// The word for a decision, in the present: what is done.
+/// The word for a decision, in the present tense.
 #[must_use]
 pub fn decision(decision: &Decision) -> &'static str {
     match decision {
@@ -37,44 +37,42 @@ pub fn reason_of(decision: &Decision) -> &DecisionReason {
     }
 }
 
-/// Why a decision was taken, as it stands after "because".
+/// The reason of a decision, as a phrase.
 #[must_use]
 pub fn decision_reason(decision: &Decision) -> String {
     match (decision, reason_of(decision)) {
-        (Decision::Skip { .. }, DecisionReason::RequestedByOperator) => "you say that it is done".to_owned(),
-        (Decision::Run { .. }, DecisionReason::RequestedByOperator) => "you named it".to_owned(),
+        (Decision::Skip { .. }, DecisionReason::RequestedByOperator) => "the operator marked it as done".to_owned(),
+        (Decision::Run { .. }, DecisionReason::RequestedByOperator) => "the operator selected it".to_owned(),
         (_, because) => reason(because),
     }
 }
 
-/// A reason, as it stands after "because".
+/// A reason, as a phrase.
 #[must_use]
 pub fn reason(reason: &DecisionReason) -> String {
     match reason {
-        DecisionReason::NeverRan => "it never ran here".to_owned(),
-        DecisionReason::Reverted => "it was undone".to_owned(),
-        DecisionReason::FailedBefore => "it failed the last time".to_owned(),
+        DecisionReason::NeverRan => "first run".to_owned(),
+        DecisionReason::Reverted => "it was rolled back".to_owned(),
+        DecisionReason::FailedBefore => "it failed last time".to_owned(),
         DecisionReason::Changed { components } => changed_reason(components),
         DecisionReason::Held => "its effect still holds".to_owned(),
-        DecisionReason::Absent => "its effect is not there".to_owned(),
-        DecisionReason::Drifted { why } => format!("something else is there: {why}"),
-        DecisionReason::DriftAccepted { why } => format!("you accept what is there: {why}"),
-        DecisionReason::Unknown { why } => format!("it can't be told whether its effect holds: {why}"),
-        DecisionReason::Trusted => "it is done in this run, and has no probe to ask".to_owned(),
-        DecisionReason::NoProbe => "it has no probe that could tell whether its effect holds".to_owned(),
-        DecisionReason::Interrupted { finding } => {
-            interrupted_reason("it was begun and did not end", finding.as_deref())
-        }
+        DecisionReason::Absent => "its effect is missing".to_owned(),
+        DecisionReason::Drifted { why } => format!("drift: {why}"),
+        DecisionReason::DriftAccepted { why } => format!("the operator accepted the drift: {why}"),
+        DecisionReason::Unknown { why } => format!("its probe could not verify its effect: {why}"),
+        DecisionReason::Trusted => "this run recorded it as done, and it has no probe".to_owned(),
+        DecisionReason::NoProbe => "it has no probe to verify its effect".to_owned(),
+        DecisionReason::Interrupted { finding } => interrupted_reason("it was interrupted", finding.as_deref()),
         DecisionReason::Unconfirmed { finding } => {
-            interrupted_reason("what is known of it is not confirmed", finding.as_deref())
+            interrupted_reason("its record is unauthenticated or missing", finding.as_deref())
         }
-        DecisionReason::UpstreamRan => "a step before it ran".to_owned(),
-        DecisionReason::CheckFailed { why } => format!("its check did not hold: {why}"),
-        DecisionReason::Fresh => "--fresh ignores what is on record".to_owned(),
-        DecisionReason::RequestedByOperator => "you said so".to_owned(),
+        DecisionReason::UpstreamRan => "an earlier step ran".to_owned(),
+        DecisionReason::CheckFailed { why } => format!("its check failed: {why}"),
+        DecisionReason::Fresh => "--fresh ignores earlier records".to_owned(),
+        DecisionReason::RequestedByOperator => "the operator requested it".to_owned(),
         DecisionReason::NotSelected => "it was not selected".to_owned(),
         DecisionReason::ProbeFailed { message } => format!("its probe failed: {message}"),
-        DecisionReason::UndoUnfinished => "the release that it belongs to was being undone".to_owned(),
+        DecisionReason::UndoUnfinished => "the rollback of its release is unfinished".to_owned(),
     }
 }
 
@@ -85,16 +83,16 @@ pub fn reason_name(reason: &DecisionReason) -> String {
     value.get("because").and_then(Value::as_str).expect("a reason is tagged with `because`").to_owned()
 }
 
-/// What a component of a fingerprint is called.
+/// The name of a component of a fingerprint.
 #[must_use]
 pub fn component(name: &str) -> String {
     match name {
         "module" => "its module".to_owned(),
         "contract" => "the step contract".to_owned(),
         "config" => "its configuration".to_owned(),
-        "grants" => "what it is granted".to_owned(),
+        "grants" => "its grants".to_owned(),
         "target" => "its target".to_owned(),
-        "upstream" => "what earlier steps gave it".to_owned(),
+        "upstream" => "outputs of earlier steps".to_owned(),
         "release" => "the release".to_owned(),
         name => match name.strip_prefix("input:") {
             Some(path) => path.to_owned(),
@@ -103,14 +101,14 @@ pub fn component(name: &str) -> String {
     }
 }
 
-/// What a probe found.
+/// The finding of a probe, as a phrase.
 #[must_use]
 pub fn finding(finding: &ProbeFinding) -> String {
     match finding {
         ProbeFinding::Held { .. } => "its effect holds".to_owned(),
-        ProbeFinding::Absent => "its effect is not there".to_owned(),
-        ProbeFinding::Drifted { why } => format!("something else is there: {why}"),
-        ProbeFinding::Unknown { why } => format!("it can't be told: {why}"),
+        ProbeFinding::Absent => "its effect is missing".to_owned(),
+        ProbeFinding::Drifted { why } => format!("drift: {why}"),
+        ProbeFinding::Unknown { why } => format!("the probe could not verify its effect: {why}"),
         ProbeFinding::Failed { failure } => format!("the probe failed: {}", self::failure(failure)),
     }
 }
@@ -127,7 +125,7 @@ pub fn finding_name(finding: &ProbeFinding) -> &'static str {
     }
 }
 
-/// The word for how an action ended.
+/// The word for an outcome.
 #[must_use]
 pub fn outcome(outcome: &StepOutcome) -> &'static str {
     match outcome {
@@ -137,7 +135,7 @@ pub fn outcome(outcome: &StepOutcome) -> &'static str {
     }
 }
 
-/// A failure in one sentence, with the place in a file where it has one: `migrations/7.sql:3: no such table`.
+/// A failure in one sentence, after its position in a file if it has one: `migrations/7.sql:3: no such table`.
 #[must_use]
 pub fn failure(failure: &StepFailure) -> String {
     match failure_position(failure) {
@@ -146,8 +144,9 @@ pub fn failure(failure: &StepFailure) -> String {
     }
 }
 
-/// Notes of a receipt in a few words: `2 files, 1.0 MiB`. Numbers come before their name; what is nested is left out, and so
-/// is `took_ms`: a line ends with the time anyway.
+/// The notes of a receipt in a few words: `2 files, 1.0 MiB`.
+///
+/// Numbers come before their name. Nested values are left out, and so is `took_ms`: a line ends with the time anyway.
 #[must_use]
 pub fn notes(notes: &Map<String, Value>) -> String {
     let phrase = |(name, value): (&String, &Value)| {
@@ -165,7 +164,7 @@ pub fn notes(notes: &Map<String, Value>) -> String {
     notes.iter().filter(|(name, _)| *name != "took_ms").filter_map(phrase).collect::<Vec<_>>().join(", ")
 }
 
-/// Fields of a log message: ` key=value …`, empty when there are none.
+/// The fields of a log message: ` key=value …`, or an empty text.
 #[must_use]
 pub fn fields(fields: &Map<String, Value>) -> String {
     let mut phrase = String::new();
@@ -200,43 +199,43 @@ pub fn phase(phase: StepPhase) -> &'static str {
     }
 }
 
-/// How an attempt ended, in a word or two. None: it was killed, or still runs.
+/// The result of an attempt in a word or two. Without an exit, it was killed or is still running.
 #[must_use]
 pub fn result(exit: Option<ExitKind>, verified: bool) -> &'static str {
     match exit {
         Some(ExitKind::Success) if verified => "deployed",
-        Some(ExitKind::Success) => "done in part",
+        Some(ExitKind::Success) => "partially deployed",
         Some(ExitKind::Failed) => "failed",
         Some(ExitKind::Refused) => "refused",
         Some(ExitKind::InDoubt) => "stopped",
         Some(ExitKind::RolledBack) => "rolled back",
         Some(ExitKind::Locked) => "locked",
-        Some(ExitKind::Journal) => "bad journal",
-        Some(ExitKind::Bug) => "broken off",
+        Some(ExitKind::Journal) => "journal error",
+        Some(ExitKind::Bug) => "internal error",
         Some(ExitKind::Interrupted) | None => "interrupted",
     }
 }
 
-/// How an attempt ended, and where: "failed at `migrate`".
+/// The result of an attempt, and the step it ended at: "failed at `migrate`".
 #[must_use]
-pub fn result_at_step(exit: Option<ExitKind>, verified: bool, stuck: Option<&StepTarget>) -> String {
+pub fn result_at_step(exit: Option<ExitKind>, verified: bool, failed_step: Option<&StepTarget>) -> String {
     let result = result(exit, verified);
-    match (exit, stuck) {
+    match (exit, failed_step) {
         (Some(ExitKind::Success), _) | (_, None) => result.to_owned(),
         (Some(ExitKind::RolledBack), Some(step_target)) => format!("{result} after {step_target} failed"),
         (_, Some(step_target)) => format!("{result} at {step_target}"),
     }
 }
 
-/// What an attempt continues after, for its heading: "`migrate` failed".
+/// The event that an attempt continues after, for its heading: "`migrate` failed".
 #[must_use]
-pub fn continues_after(exit: Option<ExitKind>, stuck: Option<&StepTarget>) -> String {
-    match (exit, stuck) {
+pub fn continues_after(exit: Option<ExitKind>, failed_step: Option<&StepTarget>) -> String {
+    match (exit, failed_step) {
         (Some(ExitKind::Failed | ExitKind::RolledBack), Some(step_target)) => format!("{step_target} failed"),
         (Some(ExitKind::InDoubt), Some(step_target)) => format!("{step_target} was stopped"),
         (_, Some(step_target)) => format!("{step_target} was interrupted"),
-        (Some(ExitKind::Success), None) => "a part of it was done".to_owned(),
-        (_, None) => "it was interrupted".to_owned(),
+        (Some(ExitKind::Success), None) => "a partial deployment".to_owned(),
+        (_, None) => "an interruption".to_owned(),
     }
 }
 
@@ -248,31 +247,31 @@ fn changed_reason(components: &[String]) -> String {
         names.push(format!("{more} more"));
     }
     match names.split_last() {
-        None => "what it depends on changed".to_owned(),
+        None => "its inputs changed".to_owned(),
         Some((only, [])) => format!("{only} changed"),
         Some((last, names)) => format!("{} and {last} changed", names.join(", ")),
     }
 }
 
-fn interrupted_reason(begun: &str, finding: Option<&str>) -> String {
+fn interrupted_reason(record: &str, finding: Option<&str>) -> String {
     match finding {
-        None => format!("{begun}, and nothing tells how far it got"),
-        Some("held") => format!("{begun}, and its probe finds it done"),
-        Some("absent") => format!("{begun}, and its probe finds nothing done"),
+        None => format!("{record}; outcome unknown"),
+        Some("held") => format!("{record}; the probe found its effect"),
+        Some("absent") => format!("{record}; the probe found no effect"),
         Some(other) => match other.split_once(": ") {
-            Some(("drifted", why)) => format!("{begun}, and something else is there: {why}"),
-            Some(("unknown", why)) => format!("{begun}, and its probe can't tell how far it got: {why}"),
-            Some(_) | None => format!("{begun}, and its probe says: {other}"),
+            Some(("drifted", why)) => format!("{record}; the probe found drift: {why}"),
+            Some(("unknown", why)) => format!("{record}; the probe could not verify its effect: {why}"),
+            Some(_) | None => format!("{record}; the probe reported: {other}"),
         },
     }
 }
 
-/// The last part of a path: a message that names the file needs no path before it.
+/// The last part of a path. A message that contains it needs no path before it.
 fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// `file:line:column` of a failure, as far as it is known.
+/// The known part of `file:line:column` of a failure.
 fn failure_position(failure: &StepFailure) -> Option<String> {
     let mut position = failure.details.get("file")?.as_str()?.to_owned();
     for part in ["line", "column"] {
@@ -296,18 +295,18 @@ mod tests {
     }
 
     #[test]
-    fn what_changed_is_named_up_to_a_point() {
+    fn changed_components_are_named_up_to_a_limit() {
         for (components, words) in [
-            (&[][..], "what it depends on changed"),
+            (&[][..], "its inputs changed"),
             (&["config"], "its configuration changed"),
             (&["config", "input:migrations/7.sql"], "its configuration and migrations/7.sql changed"),
             (
                 &["config", "grants", "module", "release"],
-                "its configuration, what it is granted, its module and the release changed",
+                "its configuration, its grants, its module and the release changed",
             ),
             (
                 &["config", "grants", "input:a", "input:b", "input:c"],
-                "its configuration, what it is granted, a and 2 more changed",
+                "its configuration, its grants, a and 2 more changed",
             ),
         ] {
             let components = components.iter().map(|name| (*name).to_owned()).collect();
@@ -316,21 +315,24 @@ mod tests {
     }
 
     #[test]
-    fn a_word_of_the_operator_means_what_was_decided() {
+    fn operator_request_reads_by_its_decision() {
         let skip =
             Decision::Skip { reason: DecisionReason::RequestedByOperator, receipt: contract::step::Receipt::default() };
-        assert_eq!(decision_reason(&skip), "you say that it is done");
-        assert_eq!(decision_reason(&Decision::Run { reason: DecisionReason::RequestedByOperator }), "you named it");
+        assert_eq!(decision_reason(&skip), "the operator marked it as done");
+        assert_eq!(
+            decision_reason(&Decision::Run { reason: DecisionReason::RequestedByOperator }),
+            "the operator selected it"
+        );
     }
 
     #[test]
-    fn the_names_of_reasons_are_those_of_the_journal() {
+    fn reason_names_match_the_journal() {
         assert_eq!(reason_name(&DecisionReason::NeverRan), "never-ran");
         assert_eq!(reason_name(&DecisionReason::Drifted { why: "x".to_owned() }), "drifted");
     }
 
     #[test]
-    fn a_failure_names_file_and_line_once() {
+    fn failure_names_file_and_line_once() {
         let at = json!({"file": "m/7.sql", "line": 3, "column": 9});
         assert_eq!(failure(&failing("no such table", at.clone())), "m/7.sql:3:9: no such table");
         assert_eq!(failure(&failing("m/7.sql:3:9: no such table", at)), "m/7.sql:3:9: no such table");
@@ -340,12 +342,12 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_step_says_what_its_probe_found() {
+    fn interrupted_step_has_the_finding_of_its_probe() {
         let words =
             |finding: Option<&str>| reason(&DecisionReason::Interrupted { finding: finding.map(str::to_owned) });
-        assert_eq!(words(None), "it was begun and did not end, and nothing tells how far it got");
-        assert_eq!(words(Some("drifted: x: y")), "it was begun and did not end, and something else is there: x: y");
-        assert_eq!(words(Some("held")), "it was begun and did not end, and its probe finds it done");
+        assert_eq!(words(None), "it was interrupted; outcome unknown");
+        assert_eq!(words(Some("drifted: x: y")), "it was interrupted; the probe found drift: x: y");
+        assert_eq!(words(Some("held")), "it was interrupted; the probe found its effect");
     }
 
     #[test]
@@ -356,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn endings_name_the_step() {
+    fn results_name_the_step() {
         let step_target = StepTarget { step: "migrate".parse().unwrap(), target: contract::TargetName::local() };
         assert_eq!(result_at_step(Some(ExitKind::Failed), false, Some(&step_target)), "failed at `migrate`");
         assert_eq!(
@@ -366,6 +368,6 @@ mod tests {
         assert_eq!(result_at_step(None, false, Some(&step_target)), "interrupted at `migrate`");
         assert_eq!(result_at_step(Some(ExitKind::Success), true, None), "deployed");
         assert_eq!(continues_after(Some(ExitKind::Failed), Some(&step_target)), "`migrate` failed");
-        assert_eq!(continues_after(None, None), "it was interrupted");
+        assert_eq!(continues_after(None, None), "an interruption");
     }
 }

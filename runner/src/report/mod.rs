@@ -1,14 +1,14 @@
-//! What people and programs are told. A report sees journal entries, one by one, and the conclusion; nothing else.
+//! Reports of a deployment, for people and for programs. A report sees journal entries, one by one, and the conclusion.
 //!
 //! ```text
-//!   Entry ──► story (what is worth a line) ──► terminal (where and how it is written)
-//!     ├─────► json (every entry as it is)
-//!     └─────► github (groups, annotations, and a page)
+//!   JournalEntry ──► formatter (display items) ──► terminal (layout, colour, progress line)
+//!        ├─────────► json (every entry, unchanged)
+//!        └─────────► github (groups, annotations, and a page)
 //! ```
 //!
-//! [`words`] says decisions and reasons in English, [`text`] makes foreign text harmless, [`table`] lines up columns. A
-//! report never fails a deployment: what can't be written is dropped. Deliberately absent: the clock (times are those of
-//! the entries), the environment (the caller says whether there is a terminal and colour), and the fold of the journal.
+//! [`messages`] has the wording of decisions and reasons, [`contract::text`] escapes foreign text, [`table`] aligns columns. A
+//! report never fails a deployment: it drops what it can't write. Deliberately absent: the clock (times are those of the
+//! entries), the environment (the caller says whether there is a terminal and colour), and the fold of the journal.
 
 use std::io::{self, Write};
 
@@ -34,16 +34,16 @@ pub use contract::render::ColorMode;
 pub use json::JsonLinesReporter;
 pub use terminal::{InteractiveMode, ReportOptions, TerminalReporter, Verbosity};
 
-/// Something that tells of an attempt while it goes on.
+/// A report of an attempt while it runs.
 pub trait DeploymentReporter {
-    /// Tells of an entry that was just written to the journal.
+    /// Reports an entry that was just written to the journal.
     fn on_event(&mut self, entry: &JournalEntry);
 
-    /// Tells how it ended. Called once, after the last entry; the error itself is rendered by the caller.
+    /// Reports the end of the attempt. Called once, after the last entry; the caller renders the error itself.
     fn finish(&mut self, conclusion: &CommandConclusion<'_>);
 }
 
-/// One after the other.
+/// Reports to both, one after the other.
 impl<A: DeploymentReporter, B: DeploymentReporter> DeploymentReporter for (A, B) {
     fn on_event(&mut self, entry: &JournalEntry) {
         self.0.on_event(entry);
@@ -69,13 +69,13 @@ impl DeploymentReporter for Box<dyn DeploymentReporter> {
 /// How a command ended.
 #[derive(Clone, Copy, Debug)]
 pub struct CommandConclusion<'a> {
-    /// How the process ends.
+    /// The exit of the process.
     pub exit: ExitKind,
-    /// What is wrong, if something is.
+    /// The error, if there is one.
     pub error: Option<&'a Diagnostic>,
 }
 
-/// For whom a command writes.
+/// The readers that a command writes for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OutputFormat {
     /// For people: at most 80 columns where the content allows it.
@@ -85,7 +85,7 @@ pub enum OutputFormat {
     Json,
 }
 
-/// Writes the answer of a command. A reader that went away (`runner history | head`) is no error.
+/// Writes the answer of a command. A closed reader (`runner history | head`) is not an error.
 ///
 /// # Errors
 /// P0214 when it can't be written.
@@ -95,11 +95,11 @@ pub fn write_answer(out: &mut dyn Write, answer: &str) -> Result<(), Diagnostic>
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(Diagnostic::new(ErrorCode::OutputFailed, "can't write the answer")
             .with_cause(error)
-            .with_hint("see that the file or the disk behind the standard output has room, then ask again")),
+            .with_hint("free some space where the standard output goes, then run the same command again")),
     }
 }
 
-/// How a step on a target is called in a column: `migrate`, or `migrate@web1`.
+/// The name of a step on a target, for a column: `migrate`, or `migrate@web1`.
 #[must_use]
 pub fn step_label(step_target: &StepTarget) -> String {
     if step_target.target == TargetName::local() {

@@ -1,6 +1,6 @@
-//! The line that moves: which step runs, how far it is, since when. Only on a terminal.
+//! The progress line of the running step: its name, progress and elapsed time. Only on a terminal.
 //!
-//! Invariant: it is gone whenever another line is written ([`ProgressLine::aside`]), so that the two never mix.
+//! Invariant: the line is hidden while another line is written ([`ProgressLine::suspend`]), so that the two never mix.
 
 use std::time::Duration;
 
@@ -8,26 +8,26 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use contract::text;
 
-/// How often the line moves.
+/// The interval between two redraws.
 const TICK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The longest step and message of a moving line, in columns, so that it fits on one line of 80.
+/// The longest step and message, in columns, so that the line fits into 80.
 const MAX_STEP_COLUMNS: usize = 20;
 const MAX_MESSAGE_COLUMNS: usize = 30;
 
-/// The line of the running step, if one runs.
+/// The line of the running step, if a step runs.
 pub(super) struct ProgressLine {
     target: Box<dyn Fn() -> ProgressDrawTarget>,
     bar: Option<ProgressBar>,
 }
 
 impl ProgressLine {
-    /// Draws where `target` says; it is asked once a step.
+    /// Draws on the target that `target` returns. It is called once for each step.
     pub(super) fn new(target: Box<dyn Fn() -> ProgressDrawTarget>) -> Self {
         Self { target, bar: None }
     }
 
-    /// A step begins.
+    /// Starts the line of a step.
     pub(super) fn begin(&mut self, step_target: &str) {
         let bar = ProgressBar::with_draw_target(None, (self.target)());
         bar.set_style(style("  {spinner} {prefix}  {msg} {elapsed}"));
@@ -36,7 +36,7 @@ impl ProgressLine {
         self.bar = Some(bar);
     }
 
-    /// It is at `done` of `total`.
+    /// Shows that a task of the step is at `done` of `total`.
     pub(super) fn set_progress(&mut self, task: &str, done: u64, total: Option<u64>, unit: &str) {
         let Some(bar) = &self.bar else { return };
         if let Some(total) = total {
@@ -52,14 +52,14 @@ impl ProgressLine {
         ));
     }
 
-    /// It ended.
+    /// Removes the line.
     pub(super) fn end(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
     }
 
-    /// Takes the line away, writes something else, and puts it back.
+    /// Hides the line, calls `write`, and shows it again.
     pub(super) fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
         match &self.bar {
             Some(bar) => bar.suspend(write),

@@ -1,10 +1,11 @@
-//! Columns that line up, for the answers of commands.
+//! Tables with aligned columns, for the answers of commands.
 
 use contract::text::{WIDTH, column_count, escape_line, truncate};
 
-/// Lays out rows under a head, two spaces between columns, each line indented by `indent`. The last column is cut where
-/// the line would be wider than [`RENDER_WIDTH`], but never below eight columns; the others are as wide as their widest cell.
-/// Cells may be foreign text.
+/// Lays out rows under a head, with two spaces between columns and an indent.
+///
+/// A column is as wide as its widest cell, except the last one: it is cut where the line would be wider than [`WIDTH`], but
+/// keeps at least eight columns. Cells may be foreign text.
 #[must_use]
 pub fn table<const N: usize>(indent: usize, head: [&str; N], rows: &[[String; N]]) -> String {
     let rows: Vec<_> = rows.iter().map(|row| row.each_ref().map(|cell| escape_line(cell))).collect();
@@ -37,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_line_up_and_the_last_is_cut() {
+    fn columns_align_and_last_one_is_cut() {
         let rows = [["1".to_owned(), "b".repeat(90)], ["long".to_owned(), "c".to_owned()]];
         let expected = format!("  N     BY\n  1     {}…\n  long  c\n", "b".repeat(71));
         assert_eq!(table(2, ["N", "BY"], &rows), expected);

@@ -1,4 +1,4 @@
-//! Where all lines for people are written, and how they look: at most 80 columns, the telling word first.
+//! The layout of all lines for people: at most 80 columns, with the keyword first.
 //!
 //! ```text
 //!   skip   pull     its effect still holds                                    3 ms
@@ -6,9 +6,9 @@
 //!                   exist                                                    41 ms
 //! ```
 //!
-//! Progress goes to one stream (standard error), the one line that sums up to another (standard output), so that a script
-//! can take it. Without a terminal no line moves, and no control character is written but newlines and, if the caller
-//! wants colour, styles. Deliberately absent: whether there is a terminal, and whether colour is wanted.
+//! Progress goes to one stream (standard error), the last line to another (standard output), so that a script can read it.
+//! Without a terminal there is no progress line, and no control character but newlines and, if the caller wants colour,
+//! styles. Deliberately absent: whether there is a terminal, and whether colour is wanted.
 
 use std::io::Write;
 
@@ -24,51 +24,52 @@ use contract::render::ColorMode;
 use contract::text::{self, WIDTH, column_count};
 use journal::event::JournalEntry;
 
-/// Columns before the step: the indent, the word, a gap.
+/// The columns before the step: an indent, the keyword, a gap.
 const LABEL_COLUMN: usize = 9;
 
 /// The fewest columns between a text and the time at the right edge.
 const MIN_GAP: usize = 2;
 
-/// The fewest columns that a text is given, however long the step's name is.
+/// The fewest columns of a text, however long the name of the step is.
 const MIN_TEXT_WIDTH: usize = 20;
 
-/// How much is told.
+/// How much a report shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbosity {
     /// Failures and the last line.
     Quiet,
-    /// A line a step, warnings and errors of steps.
+    /// A line for each step, and warnings and errors of steps.
     #[default]
     Normal,
-    /// All but progress bars: probes, intents, debug messages.
+    /// Everything but progress bars: probes, intents, debug messages.
     Verbose,
 }
 
-/// Whether a line may move.
+/// Whether a progress line is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InteractiveMode {
     /// Standard error is a terminal.
     Yes,
-    /// It is a file, a pipe, a CI: every line is final. A step that begins gets its own, so that the last line of a
-    /// killed process names the step that it was in.
+    /// Standard error is a file, a pipe or a CI: every line is final. The start of a step has its own line, so that the last
+    /// line of a killed process names the running step.
     No,
 }
 
-/// How a terminal report looks.
+/// The options of a terminal report.
 #[derive(Clone, Debug)]
 pub struct ReportOptions {
-    /// How much is told.
+    /// How much it shows.
     pub verbosity: Verbosity,
-    /// Whether lines are coloured.
+    /// Whether it uses colour.
     pub color: ColorMode,
-    /// Whether a line may move.
+    /// Whether a progress line is drawn.
     pub interactive: InteractiveMode,
-    /// After what this attempt continues, from [`super::words::continues_after`]; none for the first attempt of a run.
+    /// The event that this attempt continues after, from [`super::messages::continues_after`]; none for the first attempt of a
+    /// run.
     pub continues_after: Option<String>,
 }
 
-/// Tells people of an attempt.
+/// Reports an attempt to people.
 pub struct TerminalReporter {
     progress: Box<dyn Write>,
     summary: Box<dyn Write>,
@@ -78,8 +79,9 @@ pub struct TerminalReporter {
 }
 
 impl TerminalReporter {
-    /// Writes progress and the line that sums up to two streams, usually standard error and standard output. With
-    /// [`InteractiveMode::Yes`] the moving line is drawn on standard error.
+    /// Writes progress and the last line to two streams, usually standard error and standard output.
+    ///
+    /// With [`InteractiveMode::Yes`], the progress line is drawn on standard error.
     #[must_use]
     pub fn new(progress: Box<dyn Write>, summary: Box<dyn Write>, options: ReportOptions) -> Self {
         Self::with_draw_target(progress, summary, options, ProgressDrawTarget::stderr)
@@ -106,15 +108,15 @@ impl TerminalReporter {
                 }
             }
             DisplayItem::Line(line) | DisplayItem::StepMessage(line) => self.write_line(&line),
-            DisplayItem::StepStarted { keyword: word, label, reason: why } => match &mut self.progress_line {
+            DisplayItem::StepStarted { keyword, label, reason } => match &mut self.progress_line {
                 Some(live) => live.begin(&label),
                 None => self.write_line(&DisplayLine {
                     min_verbosity: Verbosity::Normal,
                     style: LineStyle::Plain,
-                    keyword: word,
+                    keyword,
                     label,
                     reason: None,
-                    text: why,
+                    text: reason,
                     took_ms: None,
                 }),
             },
@@ -140,7 +142,7 @@ impl TerminalReporter {
 
     fn write_line(&mut self, line: &DisplayLine) {
         if line.min_verbosity <= self.options.verbosity {
-            // Without a moving line, the line that the step began with has said why.
+            // Without a progress line, the line of the start has shown the reason.
             let text = if self.progress_line.is_some() { line.text_with_reason() } else { line.text.clone() };
             self.write(&format_line(line, &text, self.formatter.label_width(), self.options.color));
         }
@@ -148,7 +150,7 @@ impl TerminalReporter {
 
     fn write(&mut self, lines: &str) {
         let progress = &mut self.progress;
-        // A terminal that went away must not end the deployment: what happened is in the journal.
+        // A closed terminal must not end the deployment: the journal has every entry.
         let mut write = || drop(progress.write_all(lines.as_bytes()).and_then(|()| progress.flush()));
         match &self.progress_line {
             Some(live) => live.suspend(write),
@@ -159,8 +161,8 @@ impl TerminalReporter {
 
 impl DeploymentReporter for TerminalReporter {
     fn on_event(&mut self, entry: &JournalEntry) {
-        for telling in self.formatter.format_entry(entry, self.options.continues_after.as_deref()) {
-            self.show_item(telling);
+        for item in self.formatter.format_entry(entry, self.options.continues_after.as_deref()) {
+            self.show_item(item);
         }
     }
 
@@ -172,7 +174,7 @@ impl DeploymentReporter for TerminalReporter {
     }
 }
 
-/// A line as it is written, its end included. The time stands at the right edge of the last of its lines.
+/// Lays out a line, its end included. The time is at the right edge of the last line.
 pub(super) fn format_line(line: &DisplayLine, text: &str, label_width: usize, color: ColorMode) -> String {
     let label_width = label_width.max(column_count(&line.label));
     let indent = LABEL_COLUMN + label_width + 2;

@@ -1,4 +1,4 @@
-//! What is written, to the letter.
+//! The exact text of each report.
 
 use std::{
     cell::RefCell,
@@ -25,7 +25,7 @@ use journal::{
     event::{Decision, DecisionReason},
 };
 
-/// A stream whose content can be looked at.
+/// A stream whose content a test can read.
 #[derive(Clone, Default)]
 struct SharedBuffer(Rc<RefCell<Vec<u8>>>);
 
@@ -45,7 +45,7 @@ impl Write for SharedBuffer {
     }
 }
 
-/// Tells the last attempt of a tape without a terminal; both streams, one after the other.
+/// Reports the last attempt without a terminal; both streams go to the same buffer.
 fn render_attempt(tape: &JournalFixture, options: ReportOptions, exit: ExitKind) -> String {
     let stream = SharedBuffer::default();
     let mut terminal = TerminalReporter::new(Box::new(stream.clone()), Box::new(stream.clone()), options);
@@ -72,45 +72,45 @@ fn check(tape: &JournalFixture, exit: ExitKind, continues: Option<&str>, expecte
 }
 
 #[test]
-fn a_clean_deployment() {
+fn clean_deployment() {
     check(
         &fixture::clean(),
         ExitKind::Success,
         None,
         expect![[r#"
-        shop r1 to test (run 1-aaaaaa, attempt 1)
-          start  pull     it never ran here
-          ran    pull     2.0 KiB                                                  1.2 s
-          start  migrate  it never ran here
-          ran    migrate  2 files                                                  41 ms
-          start  switch   it never ran here
-          ran    switch                                                             2 ms
-          start  verify   it never ran here
-          ran    verify                                                             5 ms
-        deployed r1 to test in 1.3 s (4 ran)
-    "#]],
+            shop r1 to test (run 1-aaaaaa, attempt 1)
+              start  pull     first run
+              ran    pull     2.0 KiB                                                  1.2 s
+              start  migrate  first run
+              ran    migrate  2 files                                                  41 ms
+              start  switch   first run
+              ran    switch                                                             2 ms
+              start  verify   first run
+              ran    verify                                                             5 ms
+            deployed r1 to test in 1.3 s (4 ran)
+        "#]],
     );
 }
 
 #[test]
-fn all_is_skipped() {
+fn deployment_with_all_steps_skipped() {
     check(
         &fixture::all_skipped(),
         ExitKind::Success,
         None,
         expect![[r#"
-        shop r1 to test (run 2-bbbbbb, attempt 1)
-          skip   pull     its effect still holds                                    3 ms
-          skip   migrate  its effect still holds                                    3 ms
-          skip   switch   its effect still holds                                    3 ms
-          skip   verify   its effect still holds                                    3 ms
-        r1 is deployed to test already; looked in 14 ms (4 skipped)
-    "#]],
+            shop r1 to test (run 2-bbbbbb, attempt 1)
+              skip   pull     its effect still holds                                    3 ms
+              skip   migrate  its effect still holds                                    3 ms
+              skip   switch   its effect still holds                                    3 ms
+              skip   verify   its effect still holds                                    3 ms
+            r1 is already deployed to test (checked in 14 ms, 4 skipped)
+        "#]],
     );
 }
 
 #[test]
-fn a_failure_names_file_and_line() {
+fn failure_names_file_and_line() {
     check(
         &fixture::failed(),
         ExitKind::Failed,
@@ -129,43 +129,42 @@ fn a_failure_names_file_and_line() {
 }
 
 #[test]
-fn a_run_is_resumed() {
+fn resumed_run() {
     check(
         &fixture::resumed(),
         ExitKind::Success,
         Some("`migrate` failed"),
         expect![[r#"
-        shop r2 to test (run 2-bbbbbb, attempt 2)
-          resume after `migrate` failed
-          skip   pull     its effect still holds                                    3 ms
-          start  migrate  it failed the last time
-          ran    migrate  1 file                                                   12 ms
-          start  switch   the release changed
-          ran    switch                                                             2 ms
-          start  verify   a step before it ran
-          ran    verify                                                             5 ms
-        deployed r2 to test in 27 ms (3 ran, 1 skipped)
-    "#]],
+            shop r2 to test (run 2-bbbbbb, attempt 2)
+              resume after `migrate` failed
+              skip   pull     its effect still holds                                    3 ms
+              start  migrate  it failed last time
+              ran    migrate  1 file                                                   12 ms
+              start  switch   the release changed
+              ran    switch                                                             2 ms
+              start  verify   an earlier step ran
+              ran    verify                                                             5 ms
+            deployed r2 to test in 27 ms (3 ran, 1 skipped)
+        "#]],
     );
 }
 
 #[test]
-fn drift_stops() {
+fn drift_stops_the_attempt() {
     check(
         &fixture::drifted(),
         ExitKind::InDoubt,
         None,
         expect![[r#"
-        shop r1 to test (run 2-bbbbbb, attempt 1)
-          STOP   pull     something else is there: releases/r1/app.js differs from
-                          the archive                                               3 ms
-        STOPPED r1 to test at `pull` after 5 ms (1 in doubt)
-    "#]],
+            shop r1 to test (run 2-bbbbbb, attempt 1)
+              STOP   pull     drift: releases/r1/app.js differs from the archive        3 ms
+            STOPPED r1 to test at `pull` after 5 ms (1 in doubt)
+        "#]],
     );
 }
 
 #[test]
-fn an_interrupted_step_is_named_by_the_last_line() {
+fn last_line_names_the_interrupted_step() {
     check(
         &fixture::killed(),
         ExitKind::Interrupted,
@@ -181,52 +180,73 @@ fn an_interrupted_step_is_named_by_the_last_line() {
 }
 
 #[test]
-fn an_effect_is_adopted() {
+fn adopted_effect() {
     check(
         &fixture::adopted(),
         ExitKind::Success,
         Some("`migrate` was interrupted"),
         expect![[r#"
+            shop r2 to test (run 2-bbbbbb, attempt 2)
+              resume after `migrate` was interrupted
+              skip   pull     its effect still holds                                    3 ms
+              adopt  migrate  it was interrupted; the probe found its effect            4 ms
+              skip   migrate  its effect still holds                                    3 ms
+              start  switch   the release changed
+              ran    switch                                                             2 ms
+              start  verify   an earlier step ran
+              ran    verify                                                             5 ms
+            deployed r2 to test in 21 ms (2 ran, 1 skipped, 1 adopted)
+        "#]],
+    );
+}
+
+#[test]
+fn effect_without_a_record_is_adopted_and_never_started() {
+    check(
+        &fixture::adopted_without_record(),
+        ExitKind::Success,
+        Some("an interruption"),
+        expect![[r#"
         shop r2 to test (run 2-bbbbbb, attempt 2)
-          resume after `migrate` was interrupted
+          resume after an interruption
           skip   pull     its effect still holds                                    3 ms
-          adopt  migrate  it was begun and did not end, and its probe finds it
-                          done                                                      4 ms
+          adopt  migrate  its record is unauthenticated or missing; the probe
+                          found its effect                                          4 ms
           skip   migrate  its effect still holds                                    3 ms
           start  switch   the release changed
           ran    switch                                                             2 ms
-          start  verify   a step before it ran
+          start  verify   an earlier step ran
           ran    verify                                                             5 ms
-        deployed r2 to test in 21 ms (2 ran, 1 skipped, 1 adopted)
+        deployed r2 to test in 22 ms (2 ran, 1 skipped, 1 adopted)
     "#]],
     );
 }
 
 #[test]
-fn a_release_is_rolled_back() {
+fn rolled_back_release() {
     check(
         &fixture::rolled_back(),
         ExitKind::RolledBack,
         None,
         expect![[r#"
-        shop r2 to test (run 2-bbbbbb, attempt 1)
-          start  pull     the release changed
-          ran    pull                                                               8 ms
-          start  migrate  the release changed
-          ran    migrate                                                            9 ms
-          start  switch   the release changed
-          ran    switch                                                             2 ms
-          start  verify   a step before it ran
-          FAIL   verify   GET /health gave 500, not 200                            5.0 s
-          undo   switch
-          undid  switch
-        ROLLED BACK r2 in test after `verify` failed (2 ran, 1 failed, 1 undone)
-    "#]],
+            shop r2 to test (run 2-bbbbbb, attempt 1)
+              start  pull     the release changed
+              ran    pull                                                               8 ms
+              start  migrate  the release changed
+              ran    migrate                                                            9 ms
+              start  switch   the release changed
+              ran    switch                                                             2 ms
+              start  verify   an earlier step ran
+              FAIL   verify   GET /health gave 500, not 200                            5.0 s
+              undo   switch
+              undid  switch
+            ROLLED BACK r2 in test after `verify` failed (2 ran, 1 failed, 1 undone)
+        "#]],
     );
 }
 
 #[test]
-fn verbose_tells_all() {
+fn verbose_shows_intents_and_debug_messages() {
     let text = render_attempt(&fixture::failed(), plain_options(Verbosity::Verbose, None), ExitKind::Failed);
     expect![[r#"
         shop r2 to test (run 2-bbbbbb, attempt 1)
@@ -246,23 +266,22 @@ fn verbose_tells_all() {
 }
 
 #[test]
-fn verbose_tells_probes() {
+fn verbose_shows_probes() {
     let text = render_attempt(&fixture::adopted(), plain_options(Verbosity::Verbose, None), ExitKind::Success);
     expect![[r#"
         shop r2 to test (run 2-bbbbbb, attempt 2)
           plan            deploy.yml, 4 steps, 29fde71e
           probe  pull     its effect holds                                          3 ms
           skip   pull     its effect still holds                                    3 ms
-          probe  migrate  its effect holds, asked about the input on record         4 ms
-          adopt  migrate  it was begun and did not end, and its probe finds it
-                          done                                                      4 ms
+          probe  migrate  its effect holds (with the recorded input)                4 ms
+          adopt  migrate  it was interrupted; the probe found its effect            4 ms
           probe  migrate  its effect holds                                          3 ms
           skip   migrate  its effect still holds                                    3 ms
           intent switch   fingerprint cd65dbb5, key 00c0ffee
           start  switch   the release changed
           ran    switch                                                             2 ms
           intent verify   fingerprint cd65dbb5, key 00c0ffee
-          start  verify   a step before it ran
+          start  verify   an earlier step ran
           ran    verify                                                             5 ms
         deployed r2 to test in 21 ms (2 ran, 1 skipped, 1 adopted)
     "#]]
@@ -270,7 +289,7 @@ fn verbose_tells_probes() {
 }
 
 #[test]
-fn rare_events_have_their_line() {
+fn rare_events_have_a_line() {
     let step_target = || StepTarget { step: "pull".parse().unwrap(), target: "web1".parse().unwrap() };
     let lost = StepOutcome::Unknown { failure: fixture::failure("the call took longer than 5 min", json!({})) };
     let failure = Some(fixture::failure("the link is gone", json!({})));
@@ -290,22 +309,21 @@ fn rare_events_have_their_line() {
         shop r1 to test (run 1-aaaaaa, attempt 1)
           plan            deploy.yml, 4 steps, 29fde71e
           lock            shop/test is held by ann@host, process 7
-          order           --start-from pull
-          skip   pull     you say that it is done
+          option          --start-from pull
+          skip   pull     the operator marked it as done
           intent migrate  fingerprint 1bc722be, key 00c0ffee
-          start  migrate  it never ran here
+          start  migrate  first run
           meter  migrate  fetch 1.5 KiB
-          LOST   migrate  it can't be told how far it got: the call took
-                          longer than 5 min                                    5 min 0 s
+          LOST   migrate  outcome unknown: the call took longer than 5 min     5 min 0 s
           undo   pull@web1
-          FAIL   pull@web1  it could not be undone: the link is gone
+          FAIL   pull@web1  rollback failed: the link is gone
         STOPPED r1 to test at `migrate` after 5 min 0 s (1 skipped, 1 failed, 1 in doubt)
     "#]]
     .assert_eq(&text);
 }
 
 #[test]
-fn quiet_tells_failures_and_the_end() {
+fn quiet_shows_failures_and_the_last_line() {
     let text = render_attempt(&fixture::failed(), plain_options(Verbosity::Quiet, None), ExitKind::Failed);
     expect![[r#"
           FAIL   migrate  migrations/0007_orders.sql:3: relation "order" does not
@@ -321,7 +339,7 @@ fn quiet_tells_failures_and_the_end() {
 }
 
 #[test]
-fn nothing_is_told_of_an_attempt_that_did_not_begin() {
+fn attempt_that_did_not_start_has_no_output() {
     let stream = SharedBuffer::default();
     let mut terminal = TerminalReporter::new(
         Box::new(stream.clone()),
@@ -333,7 +351,7 @@ fn nothing_is_told_of_an_attempt_that_did_not_begin() {
 }
 
 #[test]
-fn escapes_of_a_guest_are_harmless() {
+fn escape_sequences_of_a_guest_are_escaped() {
     let message = "\u{1b}[2J\u{1b}]0;pwned\u{7}fine\n::error::forged\r\nskip   pull";
     let tape = JournalFixture::new()
         .attempt(1, "1-aaaaaa", 1, "r1")
@@ -345,7 +363,7 @@ fn escapes_of_a_guest_are_harmless() {
     assert!(text.chars().all(|char| char == '\n' || !char.is_control()), "{text:?}");
     expect![[r#"
         shop r1 to test (run 1-aaaaaa, attempt 1)
-          start  pull     it never ran here
+          start  pull     first run
           error  pull     \u{1b}[2J\u{1b}]0;pwned\u{7}fine
                           | ::error::forged
                           | skip   pull rows=7 table=orders
@@ -358,13 +376,12 @@ fn escapes_of_a_guest_are_harmless() {
 }
 
 #[test]
-fn colour_is_on_the_word_only() {
+fn only_the_keyword_has_colour() {
     let options = ReportOptions { color: ColorMode::On, ..plain_options(Verbosity::Normal, None) };
     let text = render_attempt(&fixture::drifted(), options, ExitKind::InDoubt).replace('\u{1b}', "^");
     expect![[r#"
         shop r1 to test (run 2-bbbbbb, attempt 1)
-          ^[1m^[33mSTOP^[0m   pull     something else is there: releases/r1/app.js differs from
-                          the archive                                               3 ms
+          ^[1m^[33mSTOP^[0m   pull     drift: releases/r1/app.js differs from the archive        3 ms
         STOPPED r1 to test at `pull` after 5 ms (1 in doubt)
     "#]]
     .assert_eq(&text);
@@ -389,7 +406,7 @@ fn json_lines_are_the_journal_and_the_result() {
     expect![[r#"{"type":"result","exit":"failed","status":1,"code":"P0301","message":"step `migrate` failed #\u0023[error]","causes":[],"hint":"fix it"}"#]].assert_eq(result);
 }
 
-/// What indicatif draws.
+/// A terminal that records what indicatif draws.
 #[derive(Clone, Debug, Default)]
 struct RecordingTerm(Arc<Mutex<Vec<String>>>);
 
@@ -431,7 +448,7 @@ impl TermLike for RecordingTerm {
 }
 
 #[test]
-fn on_a_terminal_a_step_has_one_final_line_and_a_moving_one() {
+fn on_a_terminal_a_step_has_a_progress_line_and_a_final_line() {
     let (screen, stream) = (RecordingTerm::default(), SharedBuffer::default());
     let options = ReportOptions { interactive: InteractiveMode::Yes, ..plain_options(Verbosity::Normal, None) };
     let target = screen.clone();
@@ -445,15 +462,15 @@ fn on_a_terminal_a_step_has_one_final_line_and_a_moving_one() {
     terminal.finish(&CommandConclusion { exit: ExitKind::Success, error: None });
     expect![[r#"
         shop r1 to test (run 1-aaaaaa, attempt 1)
-          ran    pull     it never ran here; 2.0 KiB                               1.2 s
-          ran    migrate  it never ran here; 2 files                               41 ms
-          ran    switch   it never ran here                                         2 ms
-          ran    verify   it never ran here                                         5 ms
+          ran    pull     first run; 2.0 KiB                                       1.2 s
+          ran    migrate  first run; 2 files                                       41 ms
+          ran    switch   first run                                                 2 ms
+          ran    verify   first run                                                 5 ms
         deployed r1 to test in 1.3 s (4 ran)
     "#]]
     .assert_eq(&stream.text());
     let drawn = screen.0.lock().unwrap().join("\n");
     assert!(drawn.contains("migrate"), "{drawn}");
     assert!(drawn.contains("fetch 512 B of 2.0 KiB"), "{drawn}");
-    assert!(drawn.trim_end().ends_with("<clear>"), "the moving line is gone at the end: {drawn}");
+    assert!(drawn.trim_end().ends_with("<clear>"), "the progress line is cleared at the end: {drawn}");
 }

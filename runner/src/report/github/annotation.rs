@@ -1,7 +1,7 @@
-//! What GitHub shows beside a line of a file: errors, warnings and notices.
+//! Annotations that GitHub shows next to a line of a file: errors, warnings and notices.
 //!
-//! Invariant: no more of a kind are written than GitHub shows. Nobody knows how many will follow, so the last that would be
-//! shown is held back until the end, and then says how many there are besides. Deliberately absent: reading files.
+//! Invariant: no more annotations of a level are written than GitHub shows. How many will follow is unknown, so the last one that
+//! GitHub would show is held back until the end, and then counts the omitted ones. Deliberately absent: reading files.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -9,14 +9,14 @@ use super::command::workflow_command;
 use contract::diagnostic::{Diagnostic, Notice, NoticeSeverity, SourceLocation};
 use contract::{render, text};
 
-/// So many of a kind GitHub shows of one step of a job.
+/// The most annotations of a level that GitHub shows of one step of a job.
 const MAX_PER_LEVEL: usize = 10;
 /// The longest message, in bytes.
 const MAX_MESSAGE_BYTES: usize = 4096;
 /// The longest title, in characters.
 const MAX_TITLE_CHARS: usize = 120;
 
-/// What to show, and where.
+/// An annotation, with its location if it has one.
 #[derive(Clone, Debug)]
 pub(super) struct WorkflowAnnotation {
     level: AnnotationLevel,
@@ -44,7 +44,7 @@ impl WorkflowAnnotation {
     pub(super) fn of_error(error: &Diagnostic) -> Self {
         let step_target = match (&error.location, &error.excerpt) {
             (Some(spot), _) => Some(AnnotationLocation::of(spot)),
-            // What was given on the command line is no file.
+            // An excerpt of the command line is not in a file.
             (None, Some(excerpt)) if !excerpt.path.starts_with('(') => {
                 let extent = render::mark_extent(excerpt);
                 Some(AnnotationLocation {
@@ -59,7 +59,7 @@ impl WorkflowAnnotation {
         let label = error.excerpt.iter().map(|excerpt| excerpt.label.clone()).filter(|label| !label.is_empty());
         let hint = error.hint.iter().map(|hint| format!("hint: {hint}"));
         let more: Vec<_> = label.chain(error.causes.iter().cloned()).chain(hint).collect();
-        // The title says what is wrong already.
+        // The title already has the message.
         let message = if more.is_empty() { error.message.clone() } else { more.join("\n") };
         Self {
             level: AnnotationLevel::Error,
@@ -69,7 +69,7 @@ impl WorkflowAnnotation {
         }
     }
 
-    /// None where a notice has no place: it is in the log.
+    /// None for a notice without a location: it is in the log.
     pub(super) fn of_notice(notice: &Notice) -> Option<Self> {
         let kind = match notice.severity {
             NoticeSeverity::Warning => AnnotationLevel::Warning,
@@ -79,7 +79,7 @@ impl WorkflowAnnotation {
         Some(Self { level: kind, location: step_target, title: notice.title.clone(), message: notice.message.clone() })
     }
 
-    /// The command; paths are told as they are below `roots`, the first that has them.
+    /// The command, with the path relative to the first of `roots` that contains it.
     fn command(&self, roots: &[PathBuf]) -> String {
         let mut properties = Vec::new();
         if let Some(step_target) = &self.location {
@@ -88,7 +88,7 @@ impl WorkflowAnnotation {
             number("line", step_target.line);
             number("col", step_target.column);
             number("endLine", step_target.end.map(|(line, _)| line));
-            // GitHub takes columns of one line only.
+            // GitHub accepts columns within one line only.
             number(
                 "endColumn",
                 step_target.end.filter(|(line, _)| Some(*line) == step_target.line).map(|(_, column)| column),
@@ -121,7 +121,7 @@ impl AnnotationLocation {
     }
 }
 
-/// The path below the first root that has it, without `.` and `..`; else as it is.
+/// The path without `.` and `..`, relative to the first root that contains it.
 fn path_below_root(path: &Path, roots: &[PathBuf]) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {
@@ -137,7 +137,7 @@ fn path_below_root(path: &Path, roots: &[PathBuf]) -> PathBuf {
     below.map_or_else(|| plain.clone(), Path::to_path_buf)
 }
 
-/// The annotations of this process.
+/// Limits the annotations of this process.
 #[derive(Debug, Default)]
 pub(super) struct AnnotationLimiter {
     roots: Vec<PathBuf>,
@@ -152,12 +152,12 @@ struct AnnotationCount {
 }
 
 impl AnnotationLimiter {
-    /// `working_dir` is what relative paths are below of; `roots` are the names of the repository's folder.
-    pub(super) fn new(here: PathBuf, roots: Vec<PathBuf>) -> Self {
-        Self { roots, working_dir: here, counts: Default::default() }
+    /// `working_dir` resolves relative paths; `roots` are all paths of the repository's folder.
+    pub(super) fn new(working_dir: PathBuf, roots: Vec<PathBuf>) -> Self {
+        Self { roots, working_dir, counts: Default::default() }
     }
 
-    /// What is to be written for it now, if anything.
+    /// Counts an annotation, and returns its command unless it is held back.
     pub(super) fn add(&mut self, mut annotation: WorkflowAnnotation) -> Option<String> {
         if let Some(step_target) = &mut annotation.location {
             step_target.path = self.working_dir.join(&step_target.path);
@@ -171,14 +171,14 @@ impl AnnotationLimiter {
         None
     }
 
-    /// What was held back.
+    /// The commands of the annotations that were held back.
     pub(super) fn take_held_back(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         for count in &mut self.counts {
             let Some(mut held) = count.held_back.take() else { continue };
             let more = count.seen_count.saturating_sub(MAX_PER_LEVEL);
             if more > 0 {
-                // In front, where no cut takes it away.
+                // In front, where truncation keeps it.
                 held.message = format!("(and {more} more, see the log)\n{}", held.message);
             }
             lines.push(held.command(&self.roots));

@@ -1,8 +1,8 @@
 //! One workflow command: `::name key=value,…::data`.
 //!
-//! Invariant: whatever the texts hold, the result is one line, and one command. The escapes are those of GitHub's own toolkit.
+//! Invariant: for any text, the result is one line with one command. The escapes are those of GitHub's own toolkit.
 
-/// A command, without the end of its line.
+/// A command, without the end of the line.
 pub(super) fn workflow_command(name: &str, properties: &[(&str, String)], data: &str) -> String {
     let properties: Vec<_> =
         properties.iter().map(|(key, value)| format!("{key}={}", escaped_property(value))).collect();
@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_in_a_text_ends_the_command() {
+    fn text_never_ends_the_command() {
         let file = "a,b:c%0A.sql\r\n::x".to_owned();
         let line =
             workflow_command("error", &[("file", file), ("line", "3".to_owned())], "one\n::stop-commands::x\r%0A");

@@ -1,7 +1,7 @@
-//! The attempts of a run as a Mermaid gantt chart: what took how long, and how it ended.
+//! The attempts of a run as a Mermaid gantt chart, with the duration and the result of each bar.
 //!
-//! Invariant: a label is plain words, so that nothing in it ends a task, begins a section or is taken for HTML. A chart is small:
-//! Mermaid draws none of more than 50,000 characters.
+//! Invariant: a label is plain words, so that nothing in it ends a task, starts a section or is taken for HTML. A chart is small:
+//! Mermaid draws at most 50,000 characters.
 
 use jiff::Timestamp;
 
@@ -14,7 +14,7 @@ pub(super) struct GanttBar {
     pub(super) ended_at: Timestamp,
 }
 
-/// How it looks.
+/// The result of a bar, shown as a colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BarStatus {
     Done,
@@ -22,12 +22,12 @@ pub(super) enum BarStatus {
     Unfinished,
 }
 
-/// More bars than this nobody reads.
+/// The most bars of a chart; more are unreadable.
 const MAX_BARS: usize = 120;
-/// The longest label.
+/// The longest label, in characters.
 const MAX_LABEL_CHARS: usize = 80;
 
-/// The chart, without a fence; nothing where there are no bars.
+/// The chart, without a fence; none without bars.
 pub(super) fn gantt_chart(title: &str, bars: &[GanttBar]) -> Option<String> {
     let bars = &bars[bars.len().saturating_sub(MAX_BARS)..];
     if bars.is_empty() {
@@ -41,20 +41,20 @@ pub(super) fn gantt_chart(title: &str, bars: &[GanttBar]) -> Option<String> {
             chart.push_str(&format!("    section {}\n", plain_label(&bar.section)));
             section = Some(&bar.section);
         }
-        let mood = match bar.status {
+        let tag = match bar.status {
             BarStatus::Done => "done",
             BarStatus::Failed => "crit",
             BarStatus::Unfinished => "active",
         };
-        let began = bar.started_at.as_millisecond();
-        // A bar without length is not drawn.
-        let ended = bar.ended_at.as_millisecond().max(began + 1);
-        chart.push_str(&format!("    {} :{mood}, {began}, {ended}\n", plain_label(&bar.label)));
+        let started = bar.started_at.as_millisecond();
+        // Mermaid does not draw a bar without length.
+        let ended = bar.ended_at.as_millisecond().max(started + 1);
+        chart.push_str(&format!("    {} :{tag}, {started}, {ended}\n", plain_label(&bar.label)));
     }
     Some(chart)
 }
 
-/// Letters, digits and what Mermaid gives no meaning; of a bounded length.
+/// Keeps letters, digits and characters without a meaning in Mermaid, up to a limit.
 fn plain_label(text: &str) -> String {
     let fits = |char: char| char.is_alphanumeric() || matches!(char, ' ' | '.' | '_' | '+' | '-' | '@' | '(' | ')');
     let plain: String = text.chars().map(|char| if fits(char) { char } else { ' ' }).take(MAX_LABEL_CHARS).collect();
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_label_is_more_than_words() {
+    fn labels_are_plain_words() {
         let at: Timestamp = "2025-11-23T03:00:00Z".parse().unwrap();
         let hostile = "a:crit, 0\n    section x %%{init}%% <b>;#quot; `b`";
         let bar = GanttBar {

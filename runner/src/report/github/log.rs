@@ -1,15 +1,15 @@
-//! The log of a deployment: a folded group for what a step says and is asked, and below it one line with what became of it.
+//! The log of a deployment: a folded group with the messages of a step, and below it a line with the result.
 //!
 //! ```text
 //!   shop r2 to test (run 2-bbbbbb, attempt 2)
 //!   ▸ pull
 //!     skip   pull     its effect still holds                                    3 ms
-//!   ▸ migrate: it failed the last time
-//!     ran    migrate  it failed the last time; 1 file                          12 ms
+//!   ▸ migrate: it failed last time
+//!     ran    migrate  it failed last time; 1 file                              12 ms
 //! ```
 //!
-//! So a log that nobody unfolds tells the whole story. What a group holds is verbose: who opens it wants to know. Deliberately
-//! absent: words and layout, which are those of the terminal.
+//! A log that nobody unfolds is complete. The content of a group is verbose, for a reader who opens it. Deliberately absent:
+//! wording and layout, which are those of the terminal.
 
 use super::{
     super::{
@@ -25,28 +25,28 @@ use journal::event::{Decision, JournalEntry, JournalEvent, StepTarget};
 /// The longest title of a group, in columns.
 const MAX_TITLE_COLUMNS: usize = 160;
 
-/// Tells the readers of a workflow of an attempt.
+/// Reports an attempt to the readers of a job's log.
 pub struct GroupedLogReporter {
     workflow: WorkflowOutput,
     options: ReportOptions,
     formatter: EventFormatter,
-    /// Whose group is open.
+    /// The step whose group is open.
     open_group: Option<StepTarget>,
 }
 
-/// Where an entry is told of.
+/// The position of an entry's lines.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LogPosition<'e> {
-    /// In the group of its step.
+    /// Inside the group of its step.
     InGroup(&'e StepTarget),
-    /// Below the group, which ends.
+    /// Below the group, which ends there.
     AfterGroup,
-    /// Of no step.
+    /// Not about a step.
     OutsideGroups,
 }
 
 impl GroupedLogReporter {
-    /// Writes to the log of a job. It never moves a line, whatever the options say.
+    /// Writes to the log of a job. It never draws a progress line, whatever the options say.
     #[must_use]
     pub fn new(workflow: WorkflowOutput, options: ReportOptions) -> Self {
         Self { workflow, options, formatter: EventFormatter::default(), open_group: None }
@@ -78,28 +78,26 @@ impl GroupedLogReporter {
                 self.write_line(position, &line, &text, false);
             }
             DisplayItem::StepMessage(line) => self.write_line(position, &line, &line.text, true),
-            DisplayItem::StepStarted { keyword: word, label, reason: why } => {
+            DisplayItem::StepStarted { keyword, label, reason } => {
                 let line = DisplayLine {
                     min_verbosity: Verbosity::Normal,
                     style: LineStyle::Plain,
-                    keyword: word,
+                    keyword,
                     label,
                     reason: None,
-                    text: why,
+                    text: reason,
                     took_ms: None,
                 };
                 self.write_line(position, &line, &line.text, false);
             }
             DisplayItem::Meter { label, task, done, total, unit } => {
-                // There are many, and none of them is news to who reads it later.
+                // There are many, and a later reader needs none of them.
                 if self.options.verbosity == Verbosity::Verbose {
                     let text = format!("{task} {}", text::format_amount(done, total, &unit));
-                    let needs = Verbosity::Verbose;
-                    let (tone, word) = (LineStyle::Muted, "meter");
                     let line = DisplayLine {
-                        min_verbosity: needs,
-                        style: tone,
-                        keyword: word,
+                        min_verbosity: Verbosity::Verbose,
+                        style: LineStyle::Muted,
+                        keyword: "meter",
                         label,
                         reason: None,
                         text,
@@ -132,27 +130,27 @@ impl GroupedLogReporter {
 
 impl DeploymentReporter for GroupedLogReporter {
     fn on_event(&mut self, entry: &JournalEntry) {
-        let tellings = self.formatter.format_entry(entry, self.options.continues_after.as_deref());
-        let side = log_position(&entry.event);
-        match side {
+        let items = self.formatter.format_entry(entry, self.options.continues_after.as_deref());
+        let position = log_position(&entry.event);
+        match position {
             LogPosition::InGroup(step_target) if self.open_group.as_ref() == Some(step_target) => {}
             LogPosition::InGroup(_) | LogPosition::AfterGroup | LogPosition::OutsideGroups => self.close_group(),
         }
-        let title = tellings.iter().find_map(|telling| match telling {
-            DisplayItem::StepStarted { keyword: "start", label, reason: why } if why.is_empty() => Some(label.clone()),
-            DisplayItem::StepStarted { keyword: "start", label, reason: why } => Some(format!("{label}: {why}")),
-            DisplayItem::StepStarted { keyword: word, label, .. } => Some(format!("{label}: {word}")),
+        let title = items.iter().find_map(|item| match item {
+            DisplayItem::StepStarted { keyword: "start", label, reason } if reason.is_empty() => Some(label.clone()),
+            DisplayItem::StepStarted { keyword: "start", label, reason } => Some(format!("{label}: {reason}")),
+            DisplayItem::StepStarted { keyword, label, .. } => Some(format!("{label}: {keyword}")),
             DisplayItem::Heading(_)
             | DisplayItem::Line(_)
             | DisplayItem::StepMessage(_)
             | DisplayItem::Meter { .. }
             | DisplayItem::StepEnded => None,
         });
-        if let (LogPosition::InGroup(step_target), Some(title)) = (side, title) {
+        if let (LogPosition::InGroup(step_target), Some(title)) = (position, title) {
             self.open_group_for(step_target, &title);
         }
-        for telling in tellings {
-            self.show_item(side, telling);
+        for item in items {
+            self.show_item(position, item);
         }
     }
 

@@ -1,17 +1,17 @@
-//! Foreign text in GitHub's Markdown: shown, never formatted.
+//! Foreign text in GitHub's Markdown: shown as it is, never formatted.
 //!
-//! Deliberately absent: what a page says.
+//! Deliberately absent: the content of a page.
 
 use contract::text;
 
-/// What Markdown, its extensions and its tables would take for something else than text.
+/// The characters with a meaning in Markdown, its extensions or its tables.
 const SPECIAL_CHARS: &[char] =
     &['\\', '`', '*', '_', '{', '}', '[', ']', '(', ')', '#', '+', '!', '|', '~', '$', ':', '@', '^', '=', '-'];
 
-/// The text on one line, of at most `room` characters before they are escaped.
-pub(super) fn escape_inline(text: &str, room: usize) -> String {
+/// Escapes a text for one line, after truncating it to `max_chars` characters.
+pub(super) fn escape_inline(text: &str, max_chars: usize) -> String {
     let mut escaped = String::new();
-    for char in text::truncate(text, room).chars() {
+    for char in text::truncate(text, max_chars).chars() {
         match char {
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
@@ -23,7 +23,7 @@ pub(super) fn escape_inline(text: &str, room: usize) -> String {
     escaped
 }
 
-/// Lines as they are, in a block that none of them can end.
+/// A code block whose fence is longer than any in the text.
 pub(super) fn code_block(language: &str, text: &str) -> String {
     let longest = text.split(|char| char != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(3.max(longest + 1));
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_formatted() {
+    fn foreign_text_is_not_formatted() {
         assert_eq!(
             escape_inline("a|b `c` </details>\n**d** @ann ##[x] https://e", 100),
             r"a\|b \`c\` &lt;/details&gt;\\n\*\*d\*\* \@ann \#\\\#\[x\] https\://e"
@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_ends_a_block() {
+    fn no_line_ends_the_code_block() {
         assert_eq!(code_block("text", "a\n```\n````b\n"), "`````text\na\n```\n````b\n`````\n");
         assert_eq!(code_block("", "a"), "```\na\n```\n");
     }

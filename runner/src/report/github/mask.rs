@@ -1,22 +1,22 @@
-//! What GitHub is told to hide, wherever the job prints it later: secrets, line by line, and in base64.
+//! Masks for GitHub: it hides each secret, line by line and in base64, wherever the job prints it later.
 //!
-//! The runner's own output has no secrets anyway; this is for what the job prints beside it. Deliberately absent: values so
-//! short that they would blank out ordinary words.
+//! The runner's own output is redacted anyway; masks are for the other output of the job. Deliberately absent: values so short
+//! that their masks would hide ordinary words.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 
 use super::command::workflow_command;
 use contract::Secret;
 
-/// Lines up to this many characters are not hidden.
+/// Lines of at most this many characters are not masked.
 const MAX_UNMASKED_CHARS: usize = 3;
 
-/// The commands that hide secrets, one a line; each once.
+/// The commands that mask secrets, without duplicates.
 pub(super) fn mask_commands<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Vec<String> {
     let mut masks = Vec::new();
     for secret in secrets {
         let value = secret.reveal();
-        // GitHub masks a text of several lines line by line too, the shortest as well.
+        // GitHub itself would mask each line of a multi-line text, even the shortest.
         let lines = value.split(['\r', '\n']).map(str::trim).filter(|line| line.chars().count() > MAX_UNMASKED_CHARS);
         let whole = (value.chars().count() > MAX_UNMASKED_CHARS).then(|| STANDARD_NO_PAD.encode(value));
         for mask in lines.map(str::to_owned).chain(whole) {
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_and_base64_are_hidden_and_short_ones_are_not() {
+    fn lines_and_base64_are_masked_unless_short() {
         let secrets =
             ["-----BEGIN\r\n  k%y,one\nabc\n-----END\n", "hunter2", "abc"].map(|text| Secret::new(text.to_owned()));
         assert_eq!(

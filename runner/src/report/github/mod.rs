@@ -1,14 +1,14 @@
-//! What the reader of a GitHub workflow sees: the log, annotations, and the page of the job.
+//! Reports for a job on GitHub: the log, annotations, and the page of the job.
 //!
 //! ```text
-//!   Entry ──► story ──► log (groups) ──┐
-//!   Diagnostic, Notice ──► annotation ─┴─► Workflow ──► one stream, line by line
-//!   Entry, Conclusion ──► summary (Markdown)
+//!   JournalEntry ──► formatter ──► log (groups) ──┐
+//!   Diagnostic, Notice ──► annotation ────────────┴─► WorkflowOutput ──► one stream, line by line
+//!   JournalEntry, CommandConclusion ──► summary (Markdown)
 //! ```
 //!
-//! Invariant: [`WorkflowOutput`] is the only way to the stream, so that lines stay in order, and what foreign text says is never
-//! obeyed: it is escaped as everywhere ([`super::text`]), and stands between `::stop-commands::` and its end as well.
-//! Deliberately absent: files, environment, randomness; the caller gives what is needed of them.
+//! Invariant: [`WorkflowOutput`] is the only way to the stream, so that lines stay in order, and GitHub never executes a command
+//! in foreign text: it is escaped as everywhere ([`contract::text`]), and stands between `::stop-commands::` and its end.
+//! Deliberately absent: files, environment, randomness; the caller supplies them.
 
 use std::{
     io::Write,
@@ -41,10 +41,10 @@ use contract::{
     diagnostic::{Diagnostic, Notice},
 };
 
-/// A word that nobody can guess; none if there is no randomness.
+/// Returns a token that nobody can guess, or none without randomness.
 pub type StopTokenSource = Box<dyn FnMut() -> Option<String> + Send>;
 
-/// The job's log. Clones write to the same.
+/// The log of the job. Clones write to the same stream.
 #[derive(Clone)]
 pub struct WorkflowOutput(Arc<Mutex<WorkflowOutputState>>);
 
@@ -54,18 +54,19 @@ struct WorkflowOutputState {
 }
 
 impl WorkflowOutput {
-    /// Writes to `out`. `here` is the folder that relative paths are meant from, `roots` the repository's folder under all its
-    /// names.
+    /// Writes to `out`.
+    ///
+    /// `working_dir` resolves relative paths; `roots` are all paths of the repository's folder.
     #[must_use]
-    pub fn new(out: Box<dyn Write + Send>, token: StopTokenSource, here: PathBuf, roots: Vec<PathBuf>) -> Self {
+    pub fn new(out: Box<dyn Write + Send>, token: StopTokenSource, working_dir: PathBuf, roots: Vec<PathBuf>) -> Self {
         let inner = WorkflowOutputState {
             stream: CommandStream::new(out, token),
-            annotations: AnnotationLimiter::new(here, roots),
+            annotations: AnnotationLimiter::new(working_dir, roots),
         };
         Self(Arc::new(Mutex::new(inner)))
     }
 
-    /// Has GitHub hide secrets from now on.
+    /// Makes GitHub mask secrets from now on.
     pub fn mask<'a>(&self, secrets: impl IntoIterator<Item = &'a Secret>) {
         let mut inner = self.lock();
         for mask in mask::mask_commands(secrets) {
@@ -73,26 +74,26 @@ impl WorkflowOutput {
         }
     }
 
-    /// Tells of an error, in the log and at its place.
+    /// Writes an error to the log, and annotates it at its location.
     pub fn error(&self, error: &Diagnostic, color: ColorMode) {
         let mut inner = self.lock();
         inner.stream.write_own(&render::render_diagnostic(error, color));
         inner.annotate(WorkflowAnnotation::of_error(error));
     }
 
-    /// Shows a notice at its place, if it has one.
+    /// Annotates a notice at its location, if it has one.
     pub fn annotate(&self, notice: &Notice) {
         if let Some(annotation) = WorkflowAnnotation::of_notice(notice) {
             self.lock().annotate(annotation);
         }
     }
 
-    /// Tells of a notice in the log.
+    /// Writes a notice to the log.
     pub fn notice(&self, notice: &Notice, color: ColorMode) {
         self.lock().stream.write_own(&render::render_notice(notice, color));
     }
 
-    /// Writes what was held back. Called once, last.
+    /// Writes the annotations that were held back. Called once, as the last call.
     pub fn close(&self) {
         let mut inner = self.lock();
         for line in inner.annotations.take_held_back() {
@@ -102,7 +103,7 @@ impl WorkflowOutput {
     }
 
     fn lock(&self) -> MutexGuard<'_, WorkflowOutputState> {
-        // Whoever panicked wrote half a line at the worst.
+        // A panic leaves at worst half a line.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,8 +1,7 @@
-//! The stream that GitHub reads commands from: our lines, our commands, and foreign lines that must not be obeyed.
+//! The stream that GitHub reads commands from: our lines, our commands, and foreign lines that GitHub must not execute.
 //!
-//! Invariant: a command of ours is never swallowed by a stop that is still open, and none is left open. A stop stays open over
-//! foreign lines that follow each other, so that they don't drown in it. That a line can't be written is no failure: what
-//! happened is in the journal.
+//! Invariant: an open stop never swallows a command of ours, and no stop is left open. A stop stays open over consecutive
+//! foreign lines, so that its own lines don't bury them. A write error is ignored: the journal has every entry.
 
 use std::io::Write;
 
@@ -11,7 +10,7 @@ use super::{StopTokenSource, command::workflow_command};
 pub(super) struct CommandStream {
     out: Box<dyn Write + Send>,
     next_token: StopTokenSource,
-    /// What ends the stop that is open.
+    /// The token that ends the open stop.
     open_stop: Option<String>,
     is_grouped: bool,
 }
@@ -21,13 +20,13 @@ impl CommandStream {
         Self { out, next_token: token, open_stop: None, is_grouped: false }
     }
 
-    /// Lines of ours, with their ends.
+    /// Writes our own lines, with their ends.
     pub(super) fn write_own(&mut self, lines: &str) {
         self.resume();
         self.write(lines);
     }
 
-    /// Lines that hold what others wrote, with their ends.
+    /// Writes lines with foreign text, with their ends.
     pub(super) fn write_foreign(&mut self, lines: &str) {
         if self.open_stop.is_none() {
             self.open_stop = (self.next_token)();
@@ -38,27 +37,27 @@ impl CommandStream {
         self.write(lines);
     }
 
-    /// A command.
+    /// Writes a command.
     pub(super) fn command(&mut self, command: &str) {
         self.resume();
         self.write(&format!("{command}\n"));
     }
 
-    /// What follows is folded under a title.
+    /// Starts a folded group.
     pub(super) fn group(&mut self, title: &str) {
         self.end_group();
         self.command(&workflow_command("group", &[], title));
         self.is_grouped = true;
     }
 
-    /// What follows is not folded.
+    /// Ends the group, if one is open.
     pub(super) fn end_group(&mut self) {
         if std::mem::take(&mut self.is_grouped) {
             self.command(&workflow_command("endgroup", &[], ""));
         }
     }
 
-    /// Leaves nothing open.
+    /// Ends the group and the stop, if they are open.
     pub(super) fn close_all(&mut self) {
         self.end_group();
         self.resume();

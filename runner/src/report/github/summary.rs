@@ -1,8 +1,8 @@
-//! The page of the job: what became of each step and why, what a retry will do, the error, and the attempts as a chart.
+//! The page of the job: the result of each step and its reason, the error, what a retry will do, and the attempts as a chart.
 //!
-//! Invariant: it is Markdown of at most the room that it is given, cut between blocks and rows, and foreign text in it is
-//! text. It knows what the entries of this attempt say, and of earlier attempts what the caller tells. Deliberately absent:
-//! writing it anywhere.
+//! Invariant: the page is Markdown of at most `max_bytes`, cut between blocks and rows, and foreign text in it is never
+//! formatted. An icon always has a word next to it. The page knows the entries of this attempt; the caller supplies earlier
+//! attempts. Deliberately absent: writing it anywhere.
 
 use std::collections::BTreeMap;
 
@@ -25,34 +25,34 @@ use contract::{
 };
 use journal::event::{Decision, JournalEntry, JournalEvent, JournalHeader, StepTarget};
 
-/// GitHub takes so many bytes of one step of a job.
+/// The most bytes that GitHub accepts as the summary of one step of a job.
 pub const MAX_SUMMARY_BYTES: usize = 1024 * 1024;
 
 /// The longest text in a cell, in characters.
 const MAX_CELL_CHARS: usize = 400;
-/// At most so many bytes come after the table of steps.
+/// The most bytes after the table of steps.
 const MAX_AFTER_TABLE_BYTES: usize = 256 * 1024;
 
 const TRUNCATED_NOTE: &str = "\n_The page is full; the log has the rest._\n";
 
-/// An attempt of the same run that ended before this one began.
+/// An attempt of the same run that ended before this one started.
 #[derive(Clone, Debug)]
 pub struct PreviousAttempt {
-    /// The how-manieth of the run.
+    /// Its number within the run.
     pub number: u32,
-    /// When it was begun.
+    /// The time of its first record.
     pub started_at: Timestamp,
-    /// When its last record was written.
+    /// The time of its last record.
     pub ended_at: Timestamp,
-    /// How it ended; none when it was killed.
+    /// How it ended; none if it was killed.
     pub exit: Option<ExitKind>,
     /// Whether the release was verified.
     pub verified: bool,
-    /// Where it stopped, if it did.
+    /// The step that it ended at, if it did not reach the end of the plan.
     pub failed_step: Option<StepTarget>,
 }
 
-/// Gathers what an attempt does, and writes the page at its end.
+/// Collects the entries of an attempt, and writes the page at its end.
 pub struct JobSummaryReporter {
     previous_attempts: Vec<PreviousAttempt>,
     resume_command: String,
@@ -67,50 +67,91 @@ pub struct JobSummaryReporter {
     rows: Vec<SummaryRow>,
 }
 
-/// A step.
+/// A row of the table: a step of the plan, or a hook.
 struct SummaryRow {
     step_target: StepTarget,
+    /// None for a hook.
     phase: Option<StepPhase>,
-    decision: &'static str,
-    reason: String,
-    /// The first word of the result.
-    keyword: &'static str,
-    result: String,
-    took_ms: Option<u64>,
     status: StepRowStatus,
-    /// When it began to act, and ended.
+    /// Why it ran, was skipped, adopted or stopped; foreign.
+    reason: String,
+    /// Its notes, or its failure; foreign.
+    detail: String,
+    took_ms: Option<u64>,
+    /// The start and the end of its action, for the chart.
     action_time: Option<(Timestamp, Option<Timestamp>)>,
 }
 
-/// What is known of a step at the end.
+/// The last known status of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StepRowStatus {
     NotReached,
     Skipped,
     Adopted,
+    /// An intent without an outcome.
     Started,
     Ran,
     Failed,
     Unknown,
     Stopped,
+    /// An undo intent without an outcome.
+    Undoing,
     Undone,
+    UndoFailed,
+}
+
+impl StepRowStatus {
+    /// An icon and a word. The word alone is enough where icons are not shown.
+    fn label(self) -> &'static str {
+        match self {
+            Self::NotReached => "⬜ not reached",
+            Self::Skipped => "⏭️ skipped",
+            Self::Adopted => "✅ adopted: the effect was already there",
+            Self::Started => "⚠️ interrupted; outcome unknown",
+            Self::Ran => "✅ ran",
+            Self::Failed => "❌ failed",
+            Self::Unknown => "⚠️ outcome unknown",
+            Self::Stopped => "⚠️ stopped",
+            Self::Undoing => "⚠️ undo interrupted; outcome unknown",
+            Self::Undone => "↩️ undone",
+            Self::UndoFailed => "❌ undo failed",
+        }
+    }
+
+    /// The word and the colour of its bar.
+    fn bar(self) -> (&'static str, BarStatus) {
+        match self {
+            Self::Ran => ("ran", BarStatus::Done),
+            Self::Skipped => ("skipped", BarStatus::Done),
+            Self::Adopted => ("adopted", BarStatus::Done),
+            Self::Failed => ("failed", BarStatus::Failed),
+            Self::Undone => ("undone", BarStatus::Failed),
+            Self::UndoFailed => ("undo failed", BarStatus::Failed),
+            Self::Unknown => ("unknown", BarStatus::Unfinished),
+            Self::Stopped => ("stopped", BarStatus::Unfinished),
+            Self::NotReached | Self::Started | Self::Undoing => ("interrupted", BarStatus::Unfinished),
+        }
+    }
 }
 
 impl JobSummaryReporter {
-    /// A page of at most `max_bytes` bytes, given to `write`. `resume_command` is the command that goes on from a terminal.
+    /// A page of at most `max_bytes` bytes, passed to `write`.
+    ///
+    /// `resume_command` continues the deployment from a terminal; `is_authenticated` says whether a retry can trust the
+    /// journal.
     #[must_use]
     pub fn new(
-        earlier: Vec<PreviousAttempt>,
-        by_hand: String,
-        is_believed: bool,
-        room: usize,
+        previous_attempts: Vec<PreviousAttempt>,
+        resume_command: String,
+        is_authenticated: bool,
+        max_bytes: usize,
         write: Box<dyn FnMut(&str)>,
     ) -> Self {
         Self {
-            previous_attempts: earlier,
-            resume_command: by_hand,
-            is_authenticated: is_believed,
-            max_bytes: room,
+            previous_attempts,
+            resume_command,
+            is_authenticated,
+            max_bytes,
             write,
             formatter: EventFormatter::default(),
             header: None,
@@ -123,29 +164,32 @@ impl JobSummaryReporter {
 
     fn row(&mut self, step_target: &StepTarget) -> &mut SummaryRow {
         let at = self.rows.iter().position(|row| row.step_target == *step_target).unwrap_or_else(|| {
-            // A hook is no step of the plan.
+            // A hook is not a step of the plan.
             self.rows.push(SummaryRow::new(step_target.clone(), None));
             self.rows.len() - 1
         });
         &mut self.rows[at]
     }
 
-    fn on_decision(&mut self, step_target: &StepTarget, decision: &Decision) {
+    fn on_decision(&mut self, entry: &JournalEntry, step_target: &StepTarget, decision: &Decision) {
         let row = self.row(step_target);
-        let fate = match decision {
-            // What was adopted is skipped then: the news is that it was adopted.
+        let status = match decision {
+            // An adopted step is skipped right after. The row keeps the adoption.
             Decision::Skip { .. } if row.status == StepRowStatus::Adopted => return,
             Decision::Skip { .. } => StepRowStatus::Skipped,
-            Decision::Adopt { .. } => StepRowStatus::Adopted,
+            Decision::Adopt { .. } => {
+                // Where the record was missing, an intent came first: its bar ends here.
+                row.action_time = Some((row.action_time.map_or(entry.at, |(started, _)| started), Some(entry.at)));
+                StepRowStatus::Adopted
+            }
             Decision::Run { .. } => row.status,
             Decision::Stop { .. } => StepRowStatus::Stopped,
         };
-        row.status = fate;
-        row.decision = messages::decision(decision);
+        row.status = status;
         row.reason = messages::decision_reason(decision);
     }
 
-    /// The page.
+    /// The whole page.
     fn render_page(&self, conclusion: &CommandConclusion<'_>) -> String {
         let mut page = BoundedPage { text: String::new(), max_bytes: self.max_bytes };
         let Some(header) = &self.header else {
@@ -153,11 +197,11 @@ impl JobSummaryReporter {
             return page.text;
         };
         let (app, release, environment) = (&header.app, &header.release.label, &header.environment);
-        let stuck = self.rows.iter().rev().find(|row| row.is_unfinished()).map(|row| &row.step_target);
-        let ending =
-            escape_inline(&messages::result_at_step(Some(conclusion.exit), self.verified, stuck), MAX_CELL_CHARS);
+        let failed_step = self.rows.iter().rev().find(|row| row.is_unfinished()).map(|row| &row.step_target);
+        let result =
+            escape_inline(&messages::result_at_step(Some(conclusion.exit), self.verified, failed_step), MAX_CELL_CHARS);
         let title = escape_inline(&format!("{app} {release} → {environment}"), MAX_CELL_CHARS);
-        page.push_if_fits(&format!("## {title}: {ending}\n\n"));
+        page.push_if_fits(&format!("## {} {title}: {result}\n\n", result_icon(conclusion.exit, self.verified)));
         if let Some(summary) = self.formatter.summary_line(conclusion.exit) {
             let (run, attempt) = (&header.run, header.attempt);
             page.push_if_fits(&format!(
@@ -174,7 +218,7 @@ impl JobSummaryReporter {
         if conclusion.exit != ExitKind::Success {
             after.push_if_fits(&self.retry_plan(conclusion.exit));
             after.push_if_fits(&format!(
-                "**By hand**, in the folder that the job ran in:\n\n{}\n",
+                "**To continue from a terminal**, run in the job's folder:\n\n{}\n",
                 code_block("sh", &self.resume_command)
             ));
         }
@@ -185,51 +229,50 @@ impl JobSummaryReporter {
         let room = page.max_bytes;
         page.max_bytes =
             page.text.len() + room.saturating_sub(page.text.len() + after.text.len() + TRUNCATED_NOTE.len());
-        page.push_if_fits("| Step | Decision | Why | Result | Time |\n|---|---|---|---|---:|\n");
+        page.push_if_fits("| Step | Result | Why | Time |\n|---|---|---|---:|\n");
         let fit = self.rows.iter().take_while(|row| page.push_if_fits(&row.markdown())).count();
         page.max_bytes = room;
         if fit < self.rows.len() {
-            page.push_if_fits(&format!("\n_{} more steps; the log has them._\n", self.rows.len() - fit));
+            page.push_if_fits(&format!("\n_{} more steps are in the log._\n", self.rows.len() - fit));
         }
         page.push_if_fits("\n");
         page.push_if_fits(&after.text);
         page.text
     }
 
-    /// What the next attempt will do about each step, as far as this one's records tell.
+    /// What the next attempt will do with each step, by the records of this one.
     fn retry_plan(&self, exit: ExitKind) -> String {
+        let skips = if self.is_authenticated {
+            "skips if the effect still holds:"
+        } else {
+            "probes, then skips if the effect holds:"
+        };
         let mut plans: BTreeMap<(u8, &str), Vec<String>> = BTreeMap::new();
-        let skips = (
-            0,
-            if self.is_authenticated {
-                "skips, while its effect holds,"
-            } else {
-                "probes, and skips if its effect holds,"
-            },
-        );
         for row in self.rows.iter().filter(|row| row.phase.is_some()) {
-            let (what, why) = match row.status {
+            let (plan, reason) = match row.status {
                 StepRowStatus::Ran | StepRowStatus::Skipped | StepRowStatus::Adopted
                     if row.phase == Some(StepPhase::Check) =>
                 {
-                    ((2, "looks again at"), "a check is never skipped on record")
+                    ((2, "checks again:"), None)
                 }
-                StepRowStatus::Ran => (skips, "it ran"),
-                StepRowStatus::Skipped => (skips, "it was skipped"),
-                StepRowStatus::Adopted => (skips, "it was adopted"),
+                StepRowStatus::Ran => ((0, skips), Some("ran")),
+                StepRowStatus::Skipped => ((0, skips), Some("skipped")),
+                StepRowStatus::Adopted => ((0, skips), Some("adopted")),
                 StepRowStatus::Started | StepRowStatus::Unknown => {
-                    ((1, "looks before it acts at"), "how far it got is not known")
+                    ((1, "probes before it acts:"), Some("outcome unknown"))
                 }
-                StepRowStatus::Stopped => ((1, "looks before it acts at"), "an operator must say"),
-                StepRowStatus::Failed => ((3, "runs"), "it failed"),
-                StepRowStatus::Undone => ((3, "runs"), "it was undone"),
-                StepRowStatus::NotReached => ((4, "comes to what this attempt did not:"), ""),
+                StepRowStatus::Stopped => ((1, "probes before it acts:"), Some("waits for an operator")),
+                StepRowStatus::Undoing | StepRowStatus::UndoFailed => ((3, "finishes the undo of:"), None),
+                StepRowStatus::Failed => ((4, "runs again:"), Some("failed")),
+                StepRowStatus::Undone => ((4, "runs again:"), Some("undone")),
+                StepRowStatus::NotReached => ((5, "continues with:"), None),
             };
             let step = escape_inline(&step_label(&row.step_target), MAX_CELL_CHARS);
-            plans.entry(what).or_default().push(if why.is_empty() { step } else { format!("{step} ({why})") });
+            let step = reason.map_or_else(|| step.clone(), |reason| format!("{step} ({reason})"));
+            plans.entry(plan).or_default().push(step);
         }
-        let begins = match exit {
-            ExitKind::RolledBack => "begins a new run",
+        let run = match exit {
+            ExitKind::RolledBack => "starts a new run",
             ExitKind::Success
             | ExitKind::Failed
             | ExitKind::Refused
@@ -237,11 +280,11 @@ impl JobSummaryReporter {
             | ExitKind::Locked
             | ExitKind::Journal
             | ExitKind::Bug
-            | ExitKind::Interrupted => "goes on with this run",
+            | ExitKind::Interrupted => "continues this run",
         };
-        let mut text = format!("**A retry** {begins}. It\n\n");
-        for ((_, what), steps) in plans {
-            text.push_str(&format!("- {what} {}\n", steps.join(", ")));
+        let mut text = format!("**A retry** {run}. It\n\n");
+        for ((_, plan), steps) in plans {
+            text.push_str(&format!("- {plan} {}\n", steps.join(", ")));
         }
         text.push('\n');
         text
@@ -260,7 +303,7 @@ impl JobSummaryReporter {
                 ended_at: attempt.ended_at,
             })
             .collect();
-        let (Some(header), Some(began), Some(last)) = (&self.header, self.started_at, self.last_entry_at) else {
+        let (Some(header), Some(started_at), Some(last)) = (&self.header, self.started_at, self.last_entry_at) else {
             return bars;
         };
         let section = format!("attempt {}", header.attempt);
@@ -268,24 +311,17 @@ impl JobSummaryReporter {
             .rows
             .iter()
             .filter_map(|row| {
-                let (began, ended) = row.action_time?;
-                let mood = match row.status {
-                    StepRowStatus::Ran | StepRowStatus::Skipped | StepRowStatus::Adopted => BarStatus::Done,
-                    StepRowStatus::Failed | StepRowStatus::Undone => BarStatus::Failed,
-                    StepRowStatus::NotReached
-                    | StepRowStatus::Started
-                    | StepRowStatus::Unknown
-                    | StepRowStatus::Stopped => BarStatus::Unfinished,
-                };
-                let ended = ended.unwrap_or(last);
-                // The word comes first: some names of steps mean something to Mermaid.
-                let label = format!("{} {}", row.keyword, step_label(&row.step_target));
-                Some(GanttBar { section: section.clone(), label, status: mood, started_at: began, ended_at: ended })
+                let (started_at, ended_at) = row.action_time?;
+                let (word, status) = row.status.bar();
+                // The word comes first: Mermaid takes some names of steps for keywords.
+                let label = format!("{word} {}", step_label(&row.step_target));
+                let ended_at = ended_at.unwrap_or(last);
+                Some(GanttBar { section: section.clone(), label, status, started_at, ended_at })
             })
             .collect();
         if steps.is_empty() {
             let label = messages::result_at_step(Some(exit), self.verified, None);
-            bars.push(GanttBar { section, label, status: bar_status(Some(exit)), started_at: began, ended_at: last });
+            bars.push(GanttBar { section, label, status: bar_status(Some(exit)), started_at, ended_at: last });
         } else {
             bars.extend(steps);
         }
@@ -312,36 +348,35 @@ impl DeploymentReporter for JobSummaryReporter {
                     steps.iter().map(|step| SummaryRow::new(step.step_target.clone(), Some(step.phase))).collect();
             }
             JournalEvent::Decision { step_target, decision } => {
-                self.on_decision(step_target, decision);
-                // For one that runs, the time is that of the call.
+                self.on_decision(entry, step_target, decision);
+                // The time of its probe, until the step runs.
                 self.row(step_target).took_ms = line.and_then(|line| line.took_ms);
             }
             JournalEvent::Intent { step_target, .. } => {
                 let row = self.row(step_target);
                 row.status = StepRowStatus::Started;
-                row.keyword = "begun";
-                "begun, and not ended".clone_into(&mut row.result);
-                row.action_time = Some((row.action_time.map_or(entry.at, |(began, _)| began), None));
+                row.detail.clear();
+                row.action_time = Some((row.action_time.map_or(entry.at, |(started, _)| started), None));
             }
-            JournalEvent::Outcome { step_target, outcome: result, .. } => {
+            JournalEvent::Outcome { step_target, took_ms, outcome } => {
                 let row = self.row(step_target);
-                row.status = match result {
-                    StepOutcome::Succeeded { .. } => StepRowStatus::Ran,
-                    StepOutcome::Failed { .. } => StepRowStatus::Failed,
-                    StepOutcome::Unknown { .. } => StepRowStatus::Unknown,
+                (row.status, row.detail) = match outcome {
+                    StepOutcome::Succeeded { receipt } => (StepRowStatus::Ran, messages::notes(&receipt.notes)),
+                    StepOutcome::Failed { failure } => (StepRowStatus::Failed, messages::failure(failure)),
+                    StepOutcome::Unknown { failure } => (StepRowStatus::Unknown, messages::failure(failure)),
                 };
-                row.action_time = row.action_time.map(|(began, _)| (began, Some(entry.at)));
-                row.set_result(line);
+                row.action_time = row.action_time.map(|(started, _)| (started, Some(entry.at)));
+                row.took_ms = Some(*took_ms);
             }
             JournalEvent::UndoIntent { step_target } => {
-                self.row(step_target).status = StepRowStatus::Started;
+                let row = self.row(step_target);
+                row.status = StepRowStatus::Undoing;
+                row.detail.clear();
             }
             JournalEvent::UndoOutcome { step_target, failure } => {
                 let row = self.row(step_target);
-                row.status = if failure.is_none() { StepRowStatus::Undone } else { StepRowStatus::Unknown };
-                let took_ms = row.took_ms;
-                row.set_result(line);
-                row.took_ms = took_ms;
+                row.status = if failure.is_none() { StepRowStatus::Undone } else { StepRowStatus::UndoFailed };
+                row.detail = failure.as_ref().map(messages::failure).unwrap_or_default();
             }
             JournalEvent::Ended { verified, .. } => self.verified = *verified,
             JournalEvent::Lock { .. }
@@ -364,29 +399,22 @@ impl SummaryRow {
         Self {
             step_target,
             phase,
-            decision: "",
-            reason: String::new(),
-            keyword: "",
-            result: String::new(),
-            took_ms: None,
             status: StepRowStatus::NotReached,
+            reason: String::new(),
+            detail: String::new(),
+            took_ms: None,
             action_time: None,
         }
     }
 
-    fn set_result(&mut self, line: Option<DisplayLine>) {
-        let Some(line) = line else { return };
-        self.keyword = line.keyword;
-        self.result = match line.text.as_str() {
-            "" => line.keyword.to_owned(),
-            text => format!("{}; {text}", line.keyword),
-        };
-        self.took_ms = line.took_ms;
-    }
-
     fn is_unfinished(&self) -> bool {
         match self.status {
-            StepRowStatus::Started | StepRowStatus::Failed | StepRowStatus::Unknown | StepRowStatus::Stopped => true,
+            StepRowStatus::Started
+            | StepRowStatus::Failed
+            | StepRowStatus::Unknown
+            | StepRowStatus::Stopped
+            | StepRowStatus::Undoing
+            | StepRowStatus::UndoFailed => true,
             StepRowStatus::NotReached
             | StepRowStatus::Skipped
             | StepRowStatus::Adopted
@@ -397,29 +425,29 @@ impl SummaryRow {
 
     fn markdown(&self) -> String {
         let cell = |text: &str| escape_inline(text, MAX_CELL_CHARS);
-        let result = if self.status == StepRowStatus::NotReached { "not reached" } else { &self.result };
+        let label = self.status.label();
+        let result = if self.detail.is_empty() { label.to_owned() } else { format!("{label}: {}", cell(&self.detail)) };
         let took = self.took_ms.map(text::format_duration).unwrap_or_default();
-        let cells = [&step_label(&self.step_target), self.decision, &self.reason, result, &took].map(cell);
-        format!("| {} |\n", cells.join(" | "))
+        format!("| {} | {result} | {} | {} |\n", cell(&step_label(&self.step_target)), cell(&self.reason), cell(&took))
     }
 }
 
-/// The page of a job where no attempt began.
+/// The page of a job that did not start an attempt.
 #[must_use]
-pub fn render_problems_page(exit: ExitKind, problems: &[Diagnostic], room: usize) -> String {
-    let mut page = BoundedPage { text: String::new(), max_bytes: room };
+pub fn render_problems_page(exit: ExitKind, problems: &[Diagnostic], max_bytes: usize) -> String {
+    let mut page = BoundedPage { text: String::new(), max_bytes };
     page.push_problems(exit, &problems.iter().collect::<Vec<_>>());
     page.text
 }
 
-/// Text of a bounded length.
+/// A text of at most `max_bytes`.
 struct BoundedPage {
     text: String,
     max_bytes: usize,
 }
 
 impl BoundedPage {
-    /// Adds all of it or nothing.
+    /// Adds the whole text or nothing of it.
     fn push_if_fits(&mut self, text: &str) -> bool {
         let fits = self.text.len() + text.len() <= self.max_bytes;
         if fits {
@@ -434,12 +462,26 @@ impl BoundedPage {
 
     fn push_problems(&mut self, exit: ExitKind, problems: &[&Diagnostic]) {
         self.max_bytes = self.max_bytes.saturating_sub(TRUNCATED_NOTE.len());
-        self.push_if_fits(&format!("## Nothing was begun: {}\n\n", messages::result(Some(exit), false)));
+        self.push_if_fits(&format!(
+            "## {} Not started: {}\n\n",
+            result_icon(exit, false),
+            messages::result(Some(exit), false)
+        ));
         let fits = problems.iter().all(|problem| self.push_error(problem));
         self.max_bytes += TRUNCATED_NOTE.len();
         if !fits {
             self.push_if_fits(TRUNCATED_NOTE);
         }
+    }
+}
+
+/// The icon of a result, for the headline; the result follows as words.
+fn result_icon(exit: ExitKind, verified: bool) -> &'static str {
+    match exit {
+        ExitKind::Success if verified => "✅",
+        ExitKind::RolledBack => "↩️",
+        ExitKind::Success | ExitKind::InDoubt | ExitKind::Locked | ExitKind::Interrupted => "⚠️",
+        ExitKind::Failed | ExitKind::Refused | ExitKind::Journal | ExitKind::Bug => "❌",
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is written, to the letter; and what GitHub would obey of it.
+//! The exact text of the log and of annotations, and the commands in it that GitHub would execute.
 
 mod pages;
 
@@ -27,7 +27,7 @@ use contract::{
 };
 use journal::event::{Decision, DecisionReason, JournalEvent};
 
-/// What a guest that means ill writes.
+/// The lines of a malicious guest.
 const HOSTILE: &[&str] = &[
     "::set-output name=x::y",
     "  ::error::forged",
@@ -94,13 +94,13 @@ fn check_log(tape: &JournalFixture, exit: ExitKind, continues: Option<&str>, exp
     expected.assert_eq(&render_log(tape, options(Verbosity::Normal, continues), exit));
 }
 
-/// The commands that GitHub would obey, in order; fails where a stop or a group is left open.
+/// The commands that GitHub would execute, in order. Fails if a stop or a group is left open.
 #[track_caller]
-fn obeyed_commands(text: &str) -> Vec<String> {
+fn executed_commands(text: &str) -> Vec<String> {
     let (mut stop, mut depth) = (None::<String>, 0);
-    let mut obeyed = Vec::new();
+    let mut executed = Vec::new();
     for line in text.lines() {
-        // The older form is obeyed wherever it stands in a line.
+        // GitHub executes the older form anywhere in a line.
         assert!(!line.contains("##["), "{line}");
         let Some((head, data)) = line.trim_start().strip_prefix("::").and_then(|line| line.split_once("::")) else {
             continue;
@@ -112,16 +112,16 @@ fn obeyed_commands(text: &str) -> Vec<String> {
             (None, "stop-commands") => stop = Some(data.to_owned()),
             (None, name) => {
                 depth += i32::from(name == "group") - i32::from(name == "endgroup");
-                obeyed.push(name.to_owned());
+                executed.push(name.to_owned());
             }
         }
         assert!((0..=1).contains(&depth), "{text}");
     }
     assert_eq!((stop, depth), (None, 0), "something is left open\n{text}");
-    obeyed
+    executed
 }
 
-/// The page of the last attempt of a tape.
+/// The page of the last attempt.
 fn render_page(
     tape: &JournalFixture,
     conclusion: &CommandConclusion<'_>,
@@ -148,7 +148,7 @@ fn failed_error() -> Diagnostic {
     error
 }
 
-/// Every line of a hostile guest, as a message, a failure, a reason and a probe's answer.
+/// Each line of a hostile guest as a message, a failure, a reason and a probe's finding.
 fn hostile_journal() -> JournalFixture {
     let all = HOSTILE.join("\n");
     let mut tape = JournalFixture::new().attempt(1, "1-aaaaaa", 1, "r1");
@@ -163,43 +163,43 @@ fn hostile_journal() -> JournalFixture {
 }
 
 #[test]
-fn a_clean_deployment() {
+fn log_of_a_clean_deployment() {
     check_log(
         &fixture::clean(),
         ExitKind::Success,
         None,
         expect![[r#"
-        shop r1 to test (run 1-aaaaaa, attempt 1)
-        ::group::pull: it never ran here
-          intent pull     fingerprint 9c88dbf7, key 00c0ffee
-          start  pull     it never ran here
-        ::stop-commands::token-1
-          info   pull     fetched rows=7 table=orders
-        ::token-1::
-        ::endgroup::
-          ran    pull     it never ran here; 2.0 KiB                               1.2 s
-        ::group::migrate: it never ran here
-          intent migrate  fingerprint 9c88dbf7, key 00c0ffee
-          start  migrate  it never ran here
-        ::endgroup::
-          ran    migrate  it never ran here; 2 files                               41 ms
-        ::group::switch: it never ran here
-          intent switch   fingerprint 9c88dbf7, key 00c0ffee
-          start  switch   it never ran here
-        ::endgroup::
-          ran    switch   it never ran here                                         2 ms
-        ::group::verify: it never ran here
-          intent verify   fingerprint 9c88dbf7, key 00c0ffee
-          start  verify   it never ran here
-        ::endgroup::
-          ran    verify   it never ran here                                         5 ms
-        deployed r1 to test in 1.3 s (4 ran)
-    "#]],
+            shop r1 to test (run 1-aaaaaa, attempt 1)
+            ::group::pull: first run
+              intent pull     fingerprint 9c88dbf7, key 00c0ffee
+              start  pull     first run
+            ::stop-commands::token-1
+              info   pull     fetched rows=7 table=orders
+            ::token-1::
+            ::endgroup::
+              ran    pull     first run; 2.0 KiB                                       1.2 s
+            ::group::migrate: first run
+              intent migrate  fingerprint 9c88dbf7, key 00c0ffee
+              start  migrate  first run
+            ::endgroup::
+              ran    migrate  first run; 2 files                                       41 ms
+            ::group::switch: first run
+              intent switch   fingerprint 9c88dbf7, key 00c0ffee
+              start  switch   first run
+            ::endgroup::
+              ran    switch   first run                                                 2 ms
+            ::group::verify: first run
+              intent verify   fingerprint 9c88dbf7, key 00c0ffee
+              start  verify   first run
+            ::endgroup::
+              ran    verify   first run                                                 5 ms
+            deployed r1 to test in 1.3 s (4 ran)
+        "#]],
     );
 }
 
 #[test]
-fn a_failure_and_what_was_said_before_it() {
+fn log_of_a_failure_has_the_messages_before_it() {
     check_log(
         &fixture::failed(),
         ExitKind::Failed,
@@ -227,76 +227,75 @@ fn a_failure_and_what_was_said_before_it() {
 }
 
 #[test]
-fn a_retry_skips_and_adopts() {
+fn log_of_a_retry_that_skips_and_adopts() {
     check_log(
         &fixture::adopted(),
         ExitKind::Success,
         Some("`migrate` was interrupted"),
         expect![[r#"
-        shop r2 to test (run 2-bbbbbb, attempt 2)
-          resume after `migrate` was interrupted
-        ::group::pull
-          probe  pull     its effect holds                                          3 ms
-        ::endgroup::
-          skip   pull     its effect still holds                                    3 ms
-        ::group::migrate
-          probe  migrate  its effect holds, asked about the input on record         4 ms
-        ::endgroup::
-          adopt  migrate  it was begun and did not end, and its probe finds it
-                          done                                                      4 ms
-        ::group::migrate
-          probe  migrate  its effect holds                                          3 ms
-        ::endgroup::
-          skip   migrate  its effect still holds                                    3 ms
-        ::group::switch: the release changed
-          intent switch   fingerprint cd65dbb5, key 00c0ffee
-          start  switch   the release changed
-        ::endgroup::
-          ran    switch   the release changed                                       2 ms
-        ::group::verify: a step before it ran
-          intent verify   fingerprint cd65dbb5, key 00c0ffee
-          start  verify   a step before it ran
-        ::endgroup::
-          ran    verify   a step before it ran                                      5 ms
-        deployed r2 to test in 21 ms (2 ran, 1 skipped, 1 adopted)
-    "#]],
+            shop r2 to test (run 2-bbbbbb, attempt 2)
+              resume after `migrate` was interrupted
+            ::group::pull
+              probe  pull     its effect holds                                          3 ms
+            ::endgroup::
+              skip   pull     its effect still holds                                    3 ms
+            ::group::migrate
+              probe  migrate  its effect holds (with the recorded input)                4 ms
+            ::endgroup::
+              adopt  migrate  it was interrupted; the probe found its effect            4 ms
+            ::group::migrate
+              probe  migrate  its effect holds                                          3 ms
+            ::endgroup::
+              skip   migrate  its effect still holds                                    3 ms
+            ::group::switch: the release changed
+              intent switch   fingerprint cd65dbb5, key 00c0ffee
+              start  switch   the release changed
+            ::endgroup::
+              ran    switch   the release changed                                       2 ms
+            ::group::verify: an earlier step ran
+              intent verify   fingerprint cd65dbb5, key 00c0ffee
+              start  verify   an earlier step ran
+            ::endgroup::
+              ran    verify   an earlier step ran                                       5 ms
+            deployed r2 to test in 21 ms (2 ran, 1 skipped, 1 adopted)
+        "#]],
     );
 }
 
 #[test]
-fn a_rollback() {
+fn log_of_a_rollback() {
     check_log(
         &fixture::rolled_back(),
         ExitKind::RolledBack,
         None,
         expect![[r#"
-        shop r2 to test (run 2-bbbbbb, attempt 1)
-        ::group::pull: the release changed
-          intent pull     fingerprint cd65dbb5, key 00c0ffee
-          start  pull     the release changed
-        ::endgroup::
-          ran    pull     the release changed                                       8 ms
-        ::group::migrate: the release changed
-          intent migrate  fingerprint cd65dbb5, key 00c0ffee
-          start  migrate  the release changed
-        ::endgroup::
-          ran    migrate  the release changed                                       9 ms
-        ::group::switch: the release changed
-          intent switch   fingerprint cd65dbb5, key 00c0ffee
-          start  switch   the release changed
-        ::endgroup::
-          ran    switch   the release changed                                       2 ms
-        ::group::verify: a step before it ran
-          intent verify   fingerprint c2a699f3, key 00c0ffee
-          start  verify   a step before it ran
-        ::endgroup::
-          FAIL   verify   GET /health gave 500, not 200                            5.0 s
-        ::group::switch: undo
-          undo   switch
-        ::endgroup::
-          undid  switch
-        ROLLED BACK r2 in test after `verify` failed (2 ran, 1 failed, 1 undone)
-    "#]],
+            shop r2 to test (run 2-bbbbbb, attempt 1)
+            ::group::pull: the release changed
+              intent pull     fingerprint cd65dbb5, key 00c0ffee
+              start  pull     the release changed
+            ::endgroup::
+              ran    pull     the release changed                                       8 ms
+            ::group::migrate: the release changed
+              intent migrate  fingerprint cd65dbb5, key 00c0ffee
+              start  migrate  the release changed
+            ::endgroup::
+              ran    migrate  the release changed                                       9 ms
+            ::group::switch: the release changed
+              intent switch   fingerprint cd65dbb5, key 00c0ffee
+              start  switch   the release changed
+            ::endgroup::
+              ran    switch   the release changed                                       2 ms
+            ::group::verify: an earlier step ran
+              intent verify   fingerprint c2a699f3, key 00c0ffee
+              start  verify   an earlier step ran
+            ::endgroup::
+              FAIL   verify   GET /health gave 500, not 200                            5.0 s
+            ::group::switch: undo
+              undo   switch
+            ::endgroup::
+              undid  switch
+            ROLLED BACK r2 in test after `verify` failed (2 ran, 1 failed, 1 undone)
+        "#]],
     );
 }
 
@@ -312,36 +311,36 @@ fn quiet_has_no_groups() {
 }
 
 #[test]
-fn a_log_that_breaks_off_leaves_nothing_open() {
+fn interrupted_log_leaves_no_group_and_no_stop_open() {
     for entries in 0..fixture::failed().last_attempt().len() {
         let out = SyncSharedBuffer::default();
         let workflow = workflow(&out);
         let mut log = GroupedLogReporter::new(workflow.clone(), options(Verbosity::Normal, None));
         fixture::failed().last_attempt().iter().take(entries).for_each(|entry| log.on_event(entry));
         drop(log);
-        obeyed_commands(&out.text());
+        executed_commands(&out.text());
         workflow.error(&failed_error(), ColorMode::Off);
-        assert_eq!(obeyed_commands(&out.text()).last().map(String::as_str), Some("error"));
+        assert_eq!(executed_commands(&out.text()).last().map(String::as_str), Some("error"));
     }
 }
 
 #[test]
-fn nothing_that_a_guest_says_is_obeyed() {
+fn commands_of_a_guest_are_not_executed() {
     for verbosity in [Verbosity::Quiet, Verbosity::Normal, Verbosity::Verbose] {
         let text = render_log(&hostile_journal(), options(verbosity, Some("::error::x")), ExitKind::InDoubt);
-        let commands = obeyed_commands(&text);
+        let commands = executed_commands(&text);
         assert!(commands.iter().all(|name| name == "group" || name == "endgroup"), "{commands:?}\n{text}");
-        // Without the stop nothing would be obeyed either.
+        // Even without the stop, GitHub would execute nothing.
         let unguarded: String =
             text.lines().filter(|line| !line.contains("token-")).map(|line| format!("{line}\n")).collect();
-        assert_eq!(obeyed_commands(&unguarded), commands, "{text}");
+        assert_eq!(executed_commands(&unguarded), commands, "{text}");
     }
     let text = render_log(&hostile_journal(), options(Verbosity::Normal, None), ExitKind::InDoubt);
     expect![[r#"
         shop r1 to test (run 1-aaaaaa, attempt 1)
-        ::group::pull: something else is there: ::set-output name=x::y\n  ::error::forged\n::stop-commands::x\n::add-mask::a\nfine #\#[error]forged\n#\#[add-path]/tmp\none\n::s…
+        ::group::pull: drift: ::set-output name=x::y\n  ::error::forged\n::stop-commands::x\n::add-mask::a\nfine #\#[error]forged\n#\#[add-path]/tmp\none\n::set-env name=PATH::…
           intent pull     fingerprint 1bc722be, key 00c0ffee
-          start  pull     something else is there: ::set-output name=x::y
+          start  pull     drift: ::set-output name=x::y
                           |   ::error::forged
                           | ::stop-commands::x
                           | ::add-mask::a
@@ -389,8 +388,7 @@ fn nothing_that_a_guest_says_is_obeyed() {
                           | [x](javascript:y) $a$ @ann
                           | ```
                           | # head                                                  1 ms
-          STOP   migrate  it can't be told whether its effect holds: ::set-output
-                          name=x::y
+          STOP   migrate  its probe could not verify its effect: ::set-output name=x::y
                           |   ::error::forged
                           | ::stop-commands::x
                           | ::add-mask::a
@@ -410,7 +408,7 @@ fn nothing_that_a_guest_says_is_obeyed() {
 }
 
 #[test]
-fn a_notice_in_the_middle_is_obeyed() {
+fn notice_between_messages_is_executed() {
     let out = SyncSharedBuffer::default();
     let workflow = workflow(&out);
     let mut log = GroupedLogReporter::new(workflow.clone(), options(Verbosity::Normal, None));
@@ -423,12 +421,12 @@ fn a_notice_in_the_middle_is_obeyed() {
     let spot = SourceLocation { path: "/repo/shop/a.sql".into(), line: Some(2), column: None };
     workflow.annotate(&Notice { location: Some(spot), title: Some("a-rule".to_owned()), ..Notice::warning("careful") });
     drop(log);
-    assert_eq!(obeyed_commands(&out.text()), ["group", "warning", "endgroup"]);
+    assert_eq!(executed_commands(&out.text()), ["group", "warning", "endgroup"]);
     assert!(out.text().contains("\n::warning file=a.sql,line=2,title=a-rule::careful\n"), "{}", out.text());
 }
 
 #[test]
-fn errors_point_to_their_line() {
+fn errors_are_annotated_at_their_line() {
     let out = SyncSharedBuffer::default();
     let workflow = workflow(&out);
     workflow.error(&failed_error(), ColorMode::Off);
@@ -465,11 +463,11 @@ fn errors_of_a_guest_are_one_command_each() {
         workflow.notice(&Notice::warning(*line), ColorMode::Off);
     }
     workflow.close();
-    assert_eq!(obeyed_commands(&out.text()), vec!["error"; HOSTILE.len()]);
+    assert_eq!(executed_commands(&out.text()), vec!["error"; HOSTILE.len()]);
 }
 
 #[test]
-fn no_more_are_shown_than_github_shows() {
+fn annotations_stop_at_the_limit_of_github() {
     for (count, told) in [(9, None), (10, None), (13, Some("(and 3 more, see the log)%0A"))] {
         let out = SyncSharedBuffer::default();
         let workflow = workflow(&out);
@@ -492,7 +490,7 @@ fn no_more_are_shown_than_github_shows() {
 }
 
 #[test]
-fn a_long_message_is_cut() {
+fn long_messages_are_truncated() {
     let out = SyncSharedBuffer::default();
     workflow(&out).error(&Diagnostic::new(ErrorCode::NotYaml, "é".repeat(5_000)), ColorMode::Off);
     let text = out.text();
@@ -502,7 +500,7 @@ fn a_long_message_is_cut() {
 }
 
 #[test]
-fn masks_come_through_a_stop() {
+fn masks_are_executed() {
     let out = SyncSharedBuffer::default();
     let workflow = workflow(&out);
     workflow.mask(&[Secret::new("hunter2".to_owned())]);
