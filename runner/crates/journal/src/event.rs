@@ -145,6 +145,7 @@ pub enum JournalEvent {
         #[serde(flatten)]
         step_target: StepTarget,
         /// Which input was asked about.
+        #[serde(rename = "question")]
         probed_input: ProbeInput,
         /// Wall time of the call in milliseconds.
         took_ms: u64,
@@ -330,6 +331,7 @@ pub enum DecisionReason {
     /// `--fresh`: records are ignored.
     Fresh,
     /// `--start-from`: the operator's word.
+    #[serde(rename = "operator-word")]
     RequestedByOperator,
     /// Not selected by `--only`, `--until`.
     NotSelected,
