@@ -12,7 +12,7 @@ use contract::{
     step::{MessageLevel, ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase, StepProgress},
 };
 use journal::{
-    JournalEvent, StepTarget,
+    FindingSummary, JournalEvent, StepTarget,
     event::{
         Decision, DecisionReason, FORMAT, Fingerprint, JournalEntry, JournalHeader, MAGIC, PlanStepRecord, ProbeInput,
         Release,
@@ -261,7 +261,7 @@ pub(crate) fn killed() -> JournalFixture {
 /// The next attempt finds that the migration was done.
 pub(crate) fn adopted() -> JournalFixture {
     let held = receipt(json!({}), json!({}));
-    let interrupted = DecisionReason::Interrupted { finding: Some("held".to_owned()) };
+    let interrupted = DecisionReason::Interrupted { finding: Some(FindingSummary::Held) };
     let finding = ProbeFinding::Held { receipt: held.clone() };
     let asked = JournalEvent::Probe {
         step_target: step_target("migrate"),

@@ -10,7 +10,10 @@ use contract::{
     diagnostic::ExitKind,
     step::{MessageLevel, ProbeFinding, StepFailure, StepOutcome, StepPhase},
 };
-use journal::event::{Decision, DecisionReason, StepTarget};
+use journal::{
+    FindingSummary,
+    event::{Decision, DecisionReason, StepTarget},
+};
 
 /// How many changed components are named in a phrase; `why` lists all.
 const MAX_NAMED_COMPONENTS: usize = 3;
@@ -63,10 +66,10 @@ pub fn reason(reason: &DecisionReason) -> String {
         DecisionReason::Trusted => "it is done in this run, and has no probe to ask".to_owned(),
         DecisionReason::NoProbe => "it has no probe that could tell whether its effect holds".to_owned(),
         DecisionReason::Interrupted { finding } => {
-            interrupted_reason("it was begun and did not end", finding.as_deref())
+            interrupted_reason("it was begun and did not end", finding.as_ref())
         }
         DecisionReason::Unconfirmed { finding } => {
-            interrupted_reason("what is known of it is not confirmed", finding.as_deref())
+            interrupted_reason("what is known of it is not confirmed", finding.as_ref())
         }
         DecisionReason::UpstreamRan => "a step before it ran".to_owned(),
         DecisionReason::CheckFailed { why } => format!("its check did not hold: {why}"),
@@ -254,16 +257,14 @@ fn changed_reason(components: &[String]) -> String {
     }
 }
 
-fn interrupted_reason(begun: &str, finding: Option<&str>) -> String {
+fn interrupted_reason(begun: &str, finding: Option<&FindingSummary>) -> String {
     match finding {
         None => format!("{begun}, and nothing tells how far it got"),
-        Some("held") => format!("{begun}, and its probe finds it done"),
-        Some("absent") => format!("{begun}, and its probe finds nothing done"),
-        Some(other) => match other.split_once(": ") {
-            Some(("drifted", why)) => format!("{begun}, and something else is there: {why}"),
-            Some(("unknown", why)) => format!("{begun}, and its probe can't tell how far it got: {why}"),
-            Some(_) | None => format!("{begun}, and its probe says: {other}"),
-        },
+        Some(FindingSummary::Held) => format!("{begun}, and its probe finds it done"),
+        Some(FindingSummary::Absent) => format!("{begun}, and its probe finds nothing done"),
+        Some(FindingSummary::Drifted { why }) => format!("{begun}, and something else is there: {why}"),
+        Some(FindingSummary::Unknown { why }) => format!("{begun}, and its probe can't tell how far it got: {why}"),
+        Some(FindingSummary::Other { text }) => format!("{begun}, and its probe says: {text}"),
     }
 }
 
@@ -342,10 +343,10 @@ mod tests {
     #[test]
     fn an_interrupted_step_says_what_its_probe_found() {
         let words =
-            |finding: Option<&str>| reason(&DecisionReason::Interrupted { finding: finding.map(str::to_owned) });
+            |finding: Option<FindingSummary>| reason(&DecisionReason::Interrupted { finding });
         assert_eq!(words(None), "it was begun and did not end, and nothing tells how far it got");
-        assert_eq!(words(Some("drifted: x: y")), "it was begun and did not end, and something else is there: x: y");
-        assert_eq!(words(Some("held")), "it was begun and did not end, and its probe finds it done");
+        assert_eq!(words(Some(FindingSummary::Drifted { why: "x: y".to_owned() })), "it was begun and did not end, and something else is there: x: y");
+        assert_eq!(words(Some(FindingSummary::Held)), "it was begun and did not end, and its probe finds it done");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::FindingSummary;
 use contract::hash::Blake3Hash;
 use contract::step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase, StepProgress};
 use contract::{
@@ -321,9 +322,9 @@ pub enum DecisionReason {
     /// It has no probe, and the record is of another run.
     NoProbe,
     /// It was begun and has no outcome; what the probe said of it, if it has one.
-    Interrupted { finding: Option<String> },
+    Interrupted { finding: Option<FindingSummary> },
     /// Its record is only suggested, or missing; what the probe said of it now, if it has one.
-    Unconfirmed { finding: Option<String> },
+    Unconfirmed { finding: Option<FindingSummary> },
     /// A check: something before it ran.
     UpstreamRan,
     /// A check: its live round did not hold.

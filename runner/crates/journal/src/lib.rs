@@ -10,6 +10,7 @@ pub mod decision;
 mod error;
 pub mod event;
 pub mod file;
+mod finding_summary;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod line;
@@ -22,6 +23,7 @@ pub mod state;
 pub use error::JournalError;
 pub use event::{JournalEvent, StepTarget};
 pub use file::{Journal, StepCompletion, StepIntent, UndoCompletion, UndoIntent};
+pub use finding_summary::FindingSummary;
 pub use load::{LoadedJournals, UNTRUSTED_FILE_SUFFIX, trust_from_file_name};
 pub use message_redactor::MessageRedactor;
 pub use redact::Redactor;
