@@ -65,9 +65,7 @@ pub fn reason(reason: &DecisionReason) -> String {
         DecisionReason::Unknown { why } => format!("it can't be told whether its effect holds: {why}"),
         DecisionReason::Trusted => "it is done in this run, and has no probe to ask".to_owned(),
         DecisionReason::NoProbe => "it has no probe that could tell whether its effect holds".to_owned(),
-        DecisionReason::Interrupted { finding } => {
-            interrupted_reason("it was begun and did not end", finding.as_ref())
-        }
+        DecisionReason::Interrupted { finding } => interrupted_reason("it was begun and did not end", finding.as_ref()),
         DecisionReason::Unconfirmed { finding } => {
             interrupted_reason("what is known of it is not confirmed", finding.as_ref())
         }
@@ -342,10 +340,12 @@ mod tests {
 
     #[test]
     fn an_interrupted_step_says_what_its_probe_found() {
-        let words =
-            |finding: Option<FindingSummary>| reason(&DecisionReason::Interrupted { finding });
+        let words = |finding: Option<FindingSummary>| reason(&DecisionReason::Interrupted { finding });
         assert_eq!(words(None), "it was begun and did not end, and nothing tells how far it got");
-        assert_eq!(words(Some(FindingSummary::Drifted { why: "x: y".to_owned() })), "it was begun and did not end, and something else is there: x: y");
+        assert_eq!(
+            words(Some(FindingSummary::Drifted { why: "x: y".to_owned() })),
+            "it was begun and did not end, and something else is there: x: y"
+        );
         assert_eq!(words(Some(FindingSummary::Held)), "it was begun and did not end, and its probe finds it done");
     }
 

@@ -10,7 +10,7 @@ mod shared_paths;
 
 use pawl_step::blobs::{self, UnpackLimits};
 use pawl_step::{
-    Capability, CapabilityNeed, Change, ChangeAction, Digest, DirectoryAccess, Failure, Finding, Input,
+    Behavior, Capability, CapabilityNeed, Change, ChangeAction, Digest, DirectoryAccess, Failure, Finding, Input,
     ModuleDescription, Phase, ProbeSupport, Receipt, RerunSafety, Step, fs, log, time,
 };
 use serde::Deserialize;
@@ -72,6 +72,7 @@ impl Step for PullStep {
             repeatable: RerunSafety::Always,
             probes: ProbeSupport::Always,
             reverts: true,
+            behaves: &[Behavior::InstallsReleases { into: "/into" }],
         }
     }
 

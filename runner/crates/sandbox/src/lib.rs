@@ -5,6 +5,7 @@
 //! loops, hangs in a host call, takes too much memory, panics or floods its log ends as a typed failure soon after its
 //! deadline, and the runner goes on. Deliberately absent: what to call when; no record is written here.
 
+mod behavior;
 mod bindings;
 mod blobs;
 mod componentize;
@@ -30,6 +31,7 @@ use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 use wasmtime::{Store, component::ResourceTableError};
 
+pub use behavior::{InstallsReleasesBehavior, MigratesBehavior, ModuleBehaviors};
 pub use description::{
     CapabilityKind, CapabilityNeed, DescriptionError, InputKind, ModuleDescription, SchemaViolation,
 };
