@@ -1,11 +1,13 @@
 //! A deployment, from the lock to its release: the only place that sees every stage.
 //!
-//! [`run`] is the procedure. Each stage has a type of its own: the [`Attempt`] that is under way, its [`StepRunner`] and
-//! [`HookRunner`], the calls of modules by an [`Executor`], the rollback, and the [`Conclusion`]. The order intent, effect, outcome
+//! [`run`] is the procedure. Each stage has a type of its own: the [`RunningAttempt`] that is under way, its [`StepRunner`] and
+//! [`HookRunner`], the calls of modules by an [`Executor`], the rollback, and the [`AttemptConclusion`]. The order intent, effect, outcome
 //! is in the types of [`journal`](journal). A failure before the point of no return holds; after it, with
 //! `on-failure: rollback` and a verified release before it, everything back to that point is undone.
 //! Deliberately absent: rules (those are [`decision`](journal::decision)'s), output (an observer of the journal's), and the
 //! command line.
+
+#![deny(clippy::wildcard_enum_match_arm)]
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +43,7 @@ pub use prune::{DEFAULT_KEPT_RELEASES, PruneError, prune, release_dirs};
 pub use request::{DeployOverrides, DeploymentRequest, MissingJournalPolicy};
 pub use resolve::lineage;
 
-use self::{attempt::Attempt, conclusion::Conclusion, hooks::HookRunner, step::StepRunner};
+use self::{attempt::RunningAttempt, conclusion::AttemptConclusion, hooks::HookRunner, step::StepRunner};
 use contract::diagnostic::{Diagnostic, ExitKind, Notice};
 use journal::{JournalState, event::JournalHeader, file::EntryObserver};
 
@@ -77,13 +79,13 @@ pub async fn run(
     request.prepared.check_migrations(Some(state)).await?;
 
     let epoch = lock.next_epoch(state.epoch()).map_err(|error| single((&error).into()))?;
-    let attempt = Attempt::begin(&request, &lock, epoch, earlier, interrupt, observe);
+    let attempt = RunningAttempt::begin(&request, &lock, epoch, earlier, interrupt, observe);
     let mut attempt = attempt.map_err(|error| single((&error).into()))?;
     let mut conclusion = match run_hooks_and_steps(&mut attempt).await {
-        Ok(()) => Conclusion::succeeded(),
+        Ok(()) => AttemptConclusion::succeeded(),
         Err(error) => {
             let rollback = rollback::roll_back_if_due(&mut attempt, &error).await;
-            Conclusion::failed(&attempt, &error, rollback)
+            AttemptConclusion::failed(&attempt, &error, rollback)
         }
     };
     conclusion.warnings = HookRunner { attempt: &mut attempt }.run_closing(conclusion.exit).await;
@@ -97,19 +99,19 @@ pub async fn run(
     if let Err(error) = lock.close(close_timeout).await {
         conclusion.lock_not_closed(&error);
     }
-    let Conclusion { exit, error, warnings } = conclusion;
+    let AttemptConclusion { exit, error, warnings } = conclusion;
     Ok(AttemptResult { exit, header, took: started.elapsed(), error, warnings })
 }
 
 /// Everything from the first hook to the last step.
-async fn run_hooks_and_steps(attempt: &mut Attempt<'_>) -> Result<(), AttemptError> {
+async fn run_hooks_and_steps(attempt: &mut RunningAttempt<'_>) -> Result<(), AttemptError> {
     attempt.publish_journal().await?;
     HookRunner { attempt: &mut *attempt }.run_before().await?;
     StepRunner { attempt }.run_all().await
 }
 
 /// Writes the last line; after a verified deployment, old releases are removed.
-async fn end(attempt: &mut Attempt<'_>, conclusion: &mut Conclusion) {
+async fn end(attempt: &mut RunningAttempt<'_>, conclusion: &mut AttemptConclusion) {
     let is_verified = attempt.is_verified(conclusion.exit);
     match attempt.journal.record_end(conclusion.exit, is_verified) {
         Ok(()) if is_verified => conclusion.warnings.extend(prune::prune_after(attempt).await),

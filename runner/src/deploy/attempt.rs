@@ -23,7 +23,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
 const CLOSE_TIMEOUT_AFTER_SIGNAL: Duration = Duration::from_secs(6);
 
 /// An attempt that is under way.
-pub(super) struct Attempt<'a> {
+pub(super) struct RunningAttempt<'a> {
     pub(super) request: &'a DeploymentRequest<'a>,
     pub(super) interrupt: Interrupt,
     pub(super) header: JournalHeader,
@@ -35,7 +35,7 @@ pub(super) struct Attempt<'a> {
     lock: &'a DeploymentLock,
 }
 
-impl<'a> Attempt<'a> {
+impl<'a> RunningAttempt<'a> {
     /// Makes the journal, with the records before the first step.
     pub(super) fn begin(
         request: &'a DeploymentRequest<'a>,

@@ -6,13 +6,13 @@ use state::LockError;
 
 use super::{
     AttemptError,
-    attempt::Attempt,
+    attempt::RunningAttempt,
     error::{self, ResumeHint},
     rollback::RollbackResult,
 };
 
 /// How an attempt ends.
-pub(super) struct Conclusion {
+pub(super) struct AttemptConclusion {
     pub(super) exit: ExitKind,
     /// What stopped it.
     pub(super) error: Option<Diagnostic>,
@@ -20,14 +20,14 @@ pub(super) struct Conclusion {
     pub(super) warnings: Vec<Notice>,
 }
 
-impl Conclusion {
+impl AttemptConclusion {
     /// Every selected step is done.
     pub(super) fn succeeded() -> Self {
         Self { exit: ExitKind::Success, error: None, warnings: Vec::new() }
     }
 
     /// An error ended it, and a rollback is over. Asked only then: a step that was undone will not be skipped.
-    pub(super) fn failed(attempt: &Attempt<'_>, error: &AttemptError, rollback: RollbackResult) -> Self {
+    pub(super) fn failed(attempt: &RunningAttempt<'_>, error: &AttemptError, rollback: RollbackResult) -> Self {
         let mut diagnostic = diagnostic(attempt, error);
         match rollback {
             RollbackResult::NotRolledBack(None) => {}
@@ -74,7 +74,7 @@ impl Conclusion {
 }
 
 /// An error, with what an operator can do next, and without what the journal hides.
-fn diagnostic(attempt: &Attempt<'_>, error: &AttemptError) -> Diagnostic {
+fn diagnostic(attempt: &RunningAttempt<'_>, error: &AttemptError) -> Diagnostic {
     let (prepared, state) = (attempt.prepared(), attempt.journal.state());
     let is_done = |step_target: &StepTarget| matches!(state.status(step_target), Some(RecordStatus::Succeeded(_)));
     let done = prepared

@@ -3,12 +3,12 @@
 //! Invariant: `before` ends the attempt if it fails, while nothing is touched; `after` and `on-failure` change nothing about how
 //! an attempt ends.
 
-use super::{AttemptError, PlannedStep, attempt::Attempt, step::StepRunner};
+use super::{AttemptError, PlannedStep, attempt::RunningAttempt, step::StepRunner};
 use contract::diagnostic::{ExitKind, Notice};
 
 /// Runs the hooks of an attempt.
 pub(super) struct HookRunner<'r, 'a> {
-    pub(super) attempt: &'r mut Attempt<'a>,
+    pub(super) attempt: &'r mut RunningAttempt<'a>,
 }
 
 impl HookRunner<'_, '_> {

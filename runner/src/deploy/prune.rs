@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::attempt::Attempt;
+use super::attempt::RunningAttempt;
 use contract::{Digest, diagnostic::Notice};
 use journal::{JournalState, LoadedJournals, event::Release};
 use plan::{DirAccess, PlanStep};
@@ -90,7 +90,7 @@ pub fn prune(
 
 /// Removes old releases after a verified deployment, if the plan says how many stay, and while the lock is ours. A failure
 /// changes nothing about how the attempt ends.
-pub(super) async fn prune_after(attempt: &Attempt<'_>) -> Option<Notice> {
+pub(super) async fn prune_after(attempt: &RunningAttempt<'_>) -> Option<Notice> {
     let prepared = attempt.prepared();
     let keep = prepared.plan.keep?;
     let failed = match attempt.confirm_lock().await {

@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: which steps it undoes ([`journal::decision::steps_to_undo`]), and how one is undone.
 
-use super::{AttemptError, attempt::Attempt, undo};
+use super::{AttemptError, attempt::RunningAttempt, undo};
 use contract::step::StepPhase;
 use journal::{
     RecordStatus, StepTarget,
@@ -22,7 +22,7 @@ pub(super) enum RollbackResult {
 
 /// Undoes back to the first step that exposed the release, if the failure is one of a step, the plan says so, and what was live
 /// before is verified.
-pub(super) async fn roll_back_if_due(attempt: &mut Attempt<'_>, error: &AttemptError) -> RollbackResult {
+pub(super) async fn roll_back_if_due(attempt: &mut RunningAttempt<'_>, error: &AttemptError) -> RollbackResult {
     if !is_of_step(attempt, error) || attempt.interrupt.is_requested() {
         return RollbackResult::NotRolledBack(None);
     }
@@ -42,7 +42,7 @@ pub(super) async fn roll_back_if_due(attempt: &mut Attempt<'_>, error: &AttemptE
 }
 
 /// Whether a failure is one of a step: a hook that fails before the first one is no reason to undo what an earlier attempt did.
-fn is_of_step(attempt: &Attempt<'_>, error: &AttemptError) -> bool {
+fn is_of_step(attempt: &RunningAttempt<'_>, error: &AttemptError) -> bool {
     match error {
         AttemptError::Failed { step_target, .. } => attempt.prepared().index(&step_target.step).is_some(),
         AttemptError::Plan(_) => true,
@@ -56,7 +56,7 @@ fn is_of_step(attempt: &Attempt<'_>, error: &AttemptError) -> bool {
 }
 
 /// What is to be undone, last first; or why nothing is.
-fn steps_to_undo(attempt: &Attempt<'_>) -> Result<Vec<StepTarget>, RollbackResult> {
+fn steps_to_undo(attempt: &RunningAttempt<'_>) -> Result<Vec<StepTarget>, RollbackResult> {
     let not_due = |why: Option<&str>| Err(RollbackResult::NotRolledBack(why.map(str::to_owned)));
     let prepared = attempt.prepared();
     if prepared.plan.on_failure == OnFailure::Hold {
@@ -86,7 +86,7 @@ fn steps_to_undo(attempt: &Attempt<'_>) -> Result<Vec<StepTarget>, RollbackResul
 }
 
 /// A step from the exposing one on that may have had its effect in this run, and that the plan marks irreversible.
-fn irreversible_step(attempt: &Attempt<'_>, exposing: &StepTarget) -> Option<StepTarget> {
+fn irreversible_step(attempt: &RunningAttempt<'_>, exposing: &StepTarget) -> Option<StepTarget> {
     let has_run = |step_target: &StepTarget| {
         attempt.journal.state().records.get(step_target).is_some_and(|record| {
             record.intent.run == attempt.header.run

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::{AttemptError, PlannedStep, attempt::Attempt, resolve::ResolvedStep, undo};
+use super::{AttemptError, PlannedStep, attempt::RunningAttempt, resolve::ResolvedStep, undo};
 use contract::step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase};
 use journal::{
     JournalError, StepIntent,
@@ -23,7 +23,7 @@ const MAX_RETRY_PAUSE: Duration = Duration::from_secs(10);
 
 /// Runs the steps of an attempt.
 pub(super) struct StepRunner<'r, 'a> {
-    pub(super) attempt: &'r mut Attempt<'a>,
+    pub(super) attempt: &'r mut RunningAttempt<'a>,
 }
 
 impl StepRunner<'_, '_> {

@@ -1,6 +1,6 @@
 //! Undoing one step by its record: for a rollback, and for an undo that an earlier attempt began.
 
-use super::{AttemptError, PlannedStep, attempt::Attempt};
+use super::{AttemptError, PlannedStep, attempt::RunningAttempt};
 use contract::step::{ProbeFinding, Receipt, StepFailure};
 use journal::{
     FindingSummary, RecordStatus,
@@ -8,7 +8,7 @@ use journal::{
 };
 
 /// Undoes one step by its record.
-pub(super) async fn undo_step(attempt: &mut Attempt<'_>, planned: &PlannedStep) -> Result<(), AttemptError> {
+pub(super) async fn undo_step(attempt: &mut RunningAttempt<'_>, planned: &PlannedStep) -> Result<(), AttemptError> {
     if let Some(RecordStatus::Intended) = attempt.journal.state().status(&planned.step_target)
         && !adopt_before_undo(attempt, planned).await?
     {
@@ -35,7 +35,7 @@ pub(super) async fn undo_step(attempt: &mut Attempt<'_>, planned: &PlannedStep) 
 
 /// Adopts what is there of a step whose outcome is unknown, so that its receipt tells how to undo it. Returns whether there
 /// is anything to undo.
-async fn adopt_before_undo(attempt: &mut Attempt<'_>, planned: &PlannedStep) -> Result<bool, AttemptError> {
+async fn adopt_before_undo(attempt: &mut RunningAttempt<'_>, planned: &PlannedStep) -> Result<bool, AttemptError> {
     let step_target = &planned.step_target;
     let Some(record) = attempt.journal.state().records.get(step_target) else { return Ok(false) };
     let input = record.intent.input.clone();

@@ -9,7 +9,7 @@
 use pawl_step::migrations::{self, JsonObject};
 use pawl_step::serde_json::{Map, Value};
 use pawl_step::{
-    Behavior, Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input,
+    Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleBehavior,
     ModuleDescription, Phase, ProbeSupport, Receipt, RerunSafety, Step,
 };
 
@@ -57,7 +57,7 @@ impl Step for MigrateStep {
             repeatable: RerunSafety::Always,
             probes: ProbeSupport::Always,
             reverts: false,
-            behaves: &[Behavior::Migrates { database: "/database", dir: "/dir" }],
+            behaves: &[ModuleBehavior::Migrates { database: "/database", dir: "/dir" }],
         }
     }
 

@@ -30,12 +30,12 @@ pub struct ModuleDescription {
     /// Whether [`revert`](crate::Step::revert) can undo the effect. A rollback skips a step that cannot be undone.
     pub reverts: bool,
     /// What the runner does around the step, beside calling it. Empty for most modules.
-    pub behaves: &'static [Behavior],
+    pub behaves: &'static [ModuleBehavior],
 }
 
 /// What the runner does around a step because its module declares it. A declaration grants nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Behavior {
+pub enum ModuleBehavior {
     /// The step migrates a database by [`migrations`](crate::migrations): the runner lints the files before anything runs, and
     /// `runner migrate` works on them. Each member is a JSON pointer to the configuration's value that names the grant.
     Migrates {
@@ -173,10 +173,10 @@ impl ModuleDescription {
         }
         for behavior in self.behaves {
             match behavior {
-                Behavior::Migrates { database, dir } => {
+                ModuleBehavior::Migrates { database, dir } => {
                     object["behaves"]["migrates"] = json!({ "database": database, "dir": dir });
                 }
-                Behavior::InstallsReleases { into } => {
+                ModuleBehavior::InstallsReleases { into } => {
                     object["behaves"]["installs-releases"] = json!({ "into": into });
                 }
             }
@@ -229,8 +229,8 @@ mod tests {
             probes: ProbeSupport::Config(&["/creates"]),
             reverts: true,
             behaves: &[
-                Behavior::Migrates { database: "/db", dir: "/dir" },
-                Behavior::InstallsReleases { into: "/into" },
+                ModuleBehavior::Migrates { database: "/db", dir: "/dir" },
+                ModuleBehavior::InstallsReleases { into: "/into" },
             ],
         };
         assert_eq!(

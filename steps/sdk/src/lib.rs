@@ -49,7 +49,7 @@ pub mod testing;
 pub mod time;
 
 pub use describe::{
-    Behavior, Capability, CapabilityNeed, DirectoryAccess, ModuleDescription, Phase, ProbeSupport, RerunSafety,
+    Capability, CapabilityNeed, DirectoryAccess, ModuleBehavior, ModuleDescription, Phase, ProbeSupport, RerunSafety,
 };
 pub use digest::Digest;
 pub use failure::{Failure, FailureKind};

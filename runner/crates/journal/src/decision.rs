@@ -8,9 +8,9 @@ mod selection;
 mod undo;
 
 use self::{
-    Inputs::{Changed, Same},
-    Mode::{Fresh, Resume},
-    Probe::{Absent, Drifted, Failed, Held, Missing, NotAsked, Unknown},
+    InputComparison::{Changed, Same},
+    ProbeAnswer::{Absent, Drifted, Failed, Held, Missing, NotAsked, Unknown},
+    RecordMode::{Fresh, Resume},
 };
 use crate::{
     FindingSummary, JournalState, JournalTrust,
@@ -96,14 +96,14 @@ pub enum NextAction {
 
 /// Column "mode": whether the records of earlier attempts count.
 #[derive(Clone, Copy)]
-enum Mode {
+enum RecordMode {
     Resume,
     /// `--fresh`.
     Fresh,
 }
 
 /// Column "inputs": what the step depends on, now and on record.
-enum Inputs {
+enum InputComparison {
     /// The same, or there is no record.
     Same,
     /// These components of the fingerprint differ.
@@ -112,7 +112,7 @@ enum Inputs {
 
 /// Column "probe": what the module's probe says.
 #[derive(Clone, Copy)]
-enum Probe<'a> {
+enum ProbeAnswer<'a> {
     /// The module has none.
     Missing,
     NotAsked,
@@ -194,7 +194,7 @@ pub fn decide(input: &DecisionInput<'_>) -> NextAction {
 }
 
 impl<'a> DecisionInput<'a> {
-    fn mode(&self) -> Mode {
+    fn mode(&self) -> RecordMode {
         if self.overrides.fresh { Fresh } else { Resume }
     }
 
@@ -207,12 +207,12 @@ impl<'a> DecisionInput<'a> {
         }
     }
 
-    fn inputs(&self) -> Inputs {
+    fn inputs(&self) -> InputComparison {
         let components = self.record.map(|record| record.intent.fingerprint.difference(self.fingerprint));
         components.filter(|components| !components.is_empty()).map_or(Same, Changed)
     }
 
-    fn probe(&self) -> Probe<'a> {
+    fn probe(&self) -> ProbeAnswer<'a> {
         match (self.probe_support, self.finding) {
             (ProbeSupport::Missing, _) => Missing,
             (ProbeSupport::Available, None) => NotAsked,
@@ -234,7 +234,7 @@ impl<'a> DecisionInput<'a> {
     }
 }
 
-impl Probe<'_> {
+impl ProbeAnswer<'_> {
     /// What the reason of a decision keeps of it.
     fn summary(self) -> Option<FindingSummary> {
         match self {

@@ -5,6 +5,8 @@
 //! "intent, effect, outcome" is in the types: only [`Journal::intend`] makes an [`StepIntent`], acting takes it and gives an
 //! [`StepCompletion`], and only that can be settled.
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 pub mod clock;
 pub mod decision;
 mod error;
