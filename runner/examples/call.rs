@@ -40,7 +40,7 @@ async fn main() -> Result<()> {
     for _ in 0..ROUNDS {
         let (messages, _arriving) = tokio::sync::mpsc::unbounded_channel();
         let began = Instant::now();
-        let changes = prepared.runtime.preview(prepared.module(ready), &ready.step, &input, messages).await;
+        let changes = prepared.executor(ready).preview(&ready.step, &input, messages).await;
         times.push(began.elapsed());
         let changes = changes.map_err(|failure| anyhow!("{failure:?}"))?;
         anyhow::ensure!(changes.len() == 1, "one check is previewed");

@@ -159,7 +159,8 @@ fn failed_migration_is_annotated_at_its_line_and_a_retry_resumes() {
     fixed.assert_exit(0);
     assert_eq!(reporting_commands(&fixed), Vec::<&str>::new());
     let page = summary(&environment);
-    let (first, second) = page.split_once("## ✅ shop r1 → test: deployed\n").expect("the second page follows the first");
+    let (first, second) =
+        page.split_once("## ✅ shop r1 → test: deployed\n").expect("the second page follows the first");
     assert!(first.contains("failed at") && second.contains("| pull | ⏭️ skipped | its effect still holds |"), "{page}");
     assert!(second.contains("section attempt 1\n    failed at migrate :crit, "), "{second}");
     assert!(second.contains("section attempt 2\n    ran migrate :done, "), "{second}");

@@ -8,7 +8,7 @@ use contract::{
     step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase},
 };
 use journal::{
-    JournalEvent, StepTarget,
+    FindingSummary, JournalEvent, StepTarget,
     event::{Decision, DecisionReason, FORMAT, Fingerprint, JournalEntry, JournalHeader, MAGIC, ProbeInput, Release},
     line,
 };
@@ -176,7 +176,7 @@ impl GeneratedHistory {
                     1 => Decision::Run { reason: DecisionReason::Absent },
                     2 => Decision::Stop { reason: DecisionReason::Drifted { why: "edited by hand".to_owned() } },
                     _ => Decision::Adopt {
-                        reason: DecisionReason::Interrupted { finding: Some("held".to_owned()) },
+                        reason: DecisionReason::Interrupted { finding: Some(FindingSummary::Held) },
                         receipt: receipt("recorded", number),
                     },
                 },

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     deploy::{
         DeployOverrides, DeploymentRequest, Interrupt, MissingJournalPolicy, PreflightOptions, PreparedPlan,
-        RequestedRelease,
+        RequestedRelease, run as run_deployment,
     },
     report::CommandConclusion,
 };
@@ -205,7 +205,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
             report.borrow_mut().iter_mut().for_each(|report| report.on_event(entry));
         })
     };
-    let ending = deployment.run(interrupt, observe).await;
+    let ending = run_deployment(deployment, interrupt, observe).await;
     let checkpoint_status = store.checkpoints().map(|checkpoints| checkpoints.status()).unwrap_or_default();
     if let Some(trouble) = &checkpoint_status.last_error {
         tell(Notice::warning(format!("could not store the end of the journal as an artifact of this run: {trouble}")));

@@ -26,8 +26,7 @@ pub(super) fn require_local_flag(local: bool, command: &str) -> Result<(), Vec<D
     }
     let message = format!("`runner {command}` changes an environment, and this is not a CI job");
     Err(vec![
-        Diagnostic::new(ErrorCode::LocalNotConfirmed, message)
-            .with_hint("to run it from this machine, add `--local`"),
+        Diagnostic::new(ErrorCode::LocalNotConfirmed, message).with_hint("to run it from this machine, add `--local`"),
     ])
 }
 
@@ -55,8 +54,7 @@ pub(super) fn check_allowed_user(plan: &Plan) -> Result<(), Diagnostic> {
     let names = names.collect::<Vec<_>>().join(", ");
     let who = actor.or(user).unwrap_or_else(source::user_at_host);
     let message = format!("{who} may not change environment `{}`", plan.environment);
-    let diagnostic =
-        Diagnostic::new(ErrorCode::UserNotAllowed, message).with_cause(format!("`allow` lists {names}"));
+    let diagnostic = Diagnostic::new(ErrorCode::UserNotAllowed, message).with_cause(format!("`allow` lists {names}"));
     Err(diagnostic.with_hint("ask one of them to deploy, or add an entry to `allow` in the plan and have it reviewed"))
 }
 

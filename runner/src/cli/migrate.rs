@@ -7,19 +7,19 @@ use std::{fmt::Write as _, io::Write};
 
 use serde_json::{Value, json};
 
-use super::{attempts, guards, output::CommandOutput, source, source::PlanSourceArgs};
+use super::{attempts, guards, output::CommandOutput, source, source::PlanSourceArgs, xdg_dirs};
 use crate::{
-    deploy::{lineage, migration_diagnostic},
+    deploy::{DescribedSteps, describe_steps, lineage, migration_diagnostic},
     report::{self, OutputFormat, json},
 };
 use contract::{
     diagnostic::{Diagnostic, ErrorCode, ExitKind},
-    step::MessageLevel,
+    step::{MessageLevel, StepFailure},
 };
-use db::migrate::{MigrationFence, MigrationResolution};
+use db::migrate::{MigrationAdmin, MigrationFence, MigrationResolution};
 use journal::Redactor;
 use plan::{Plan, PlanStep};
-use sandbox::{CallPurpose, open_migrations};
+use sandbox::{CallPurpose, MigratesBehavior, ModuleDescription, open_migrations};
 use state::{LockRequest, StateStore};
 
 /// Arguments of `migrate`.
@@ -116,7 +116,9 @@ pub(super) async fn run(
         diagnostic.hint = diagnostic.hint.map(|hint| redactor.redact(&hint));
         vec![diagnostic]
     };
-    let step = migrate_step(&plan, args.step.as_deref()).map_err(|error| vec![error])?;
+    let options = xdg_dirs::preflight_options(screen.stderr_notifier());
+    let described = describe_steps(&plan, options).await.map_err(|error| vec![error])?;
+    let step = migration_step(&described, args.step.as_deref())?;
     let outcome = match &args.command {
         MigrateSubcommand::Status | MigrateSubcommand::Lint | MigrateSubcommand::Preview { execute: false, .. } => {
             run_read_only(step, &args.command).await
@@ -159,20 +161,44 @@ impl MigrateAnswer {
     }
 }
 
-type MigrateResult = Result<MigrateAnswer, contract::step::StepFailure>;
+type MigrateResult = Result<MigrateAnswer, StepFailure>;
 
-fn migrate_step<'p>(plan: &'p Plan, named: Option<&str>) -> Result<&'p PlanStep, Diagnostic> {
-    let migrates = |step: &&PlanStep| step.uses.is_official("migrate");
-    let steps: Vec<&PlanStep> = plan.steps.iter().filter(migrates).collect();
-    let names = || steps.iter().map(|step| format!("`{}`", step.id)).collect::<Vec<_>>().join(", ");
-    let refused = |message: String, hint: String| Err(Diagnostic::new(ErrorCode::UnknownStep, message).with_hint(hint));
+/// A step that migrates, and where its migrations are.
+#[derive(Clone, Copy)]
+struct MigrationStep<'p> {
+    step: &'p PlanStep,
+    migrates: &'p MigratesBehavior,
+}
+
+impl MigrationStep<'_> {
+    async fn open(&self, purpose: CallPurpose) -> Result<MigrationAdmin, StepFailure> {
+        open_migrations(self.step, self.migrates, purpose).await
+    }
+}
+
+fn migration_step<'p>(
+    described: &'p DescribedSteps<'p>,
+    named: Option<&str>,
+) -> Result<MigrationStep<'p>, Vec<Diagnostic>> {
+    let migration_step = |(step, description): &'p (&'p PlanStep, ModuleDescription)| {
+        Some(MigrationStep { step, migrates: description.behaviors.migrates.as_ref()? })
+    };
+    let steps: Vec<MigrationStep<'p>> = described.steps.iter().filter_map(migration_step).collect();
+    let names = || steps.iter().map(|it| format!("`{}`", it.step.id)).collect::<Vec<_>>().join(", ");
+    let refused = |message: String, hint: String| {
+        // A module that can't be loaded may be the one that migrates.
+        match described.problems.as_slice() {
+            [] => Err(vec![Diagnostic::new(ErrorCode::UnknownStep, message).with_hint(hint)]),
+            problems => Err(problems.to_vec()),
+        }
+    };
     match (named, steps.as_slice()) {
         (_, []) => refused("the plan has no migrate step".to_owned(), "add a step with `uses: migrate`".to_owned()),
         (None, [only]) => Ok(*only),
         (None, _) => {
             refused("the plan has several migrate steps".to_owned(), format!("choose one with `--step`: {}", names()))
         }
-        (Some(named), _) => match steps.iter().find(|step| step.id.as_str() == named) {
+        (Some(named), _) => match steps.iter().find(|it| it.step.id.as_str() == named) {
             Some(step) => Ok(*step),
             None => refused(format!("the plan has no migrate step `{named}`"), format!("use one of {}", names())),
         },
@@ -193,8 +219,8 @@ fn operator_fence(plan: &Plan, store: &StateStore) -> Result<MigrationFence, Vec
     })
 }
 
-async fn run_read_only(step: &PlanStep, command: &MigrateSubcommand) -> MigrateResult {
-    let admin = open_migrations(step, &step.with, CallPurpose::Probe).await?;
+async fn run_read_only(step: MigrationStep<'_>, command: &MigrateSubcommand) -> MigrateResult {
+    let admin = step.open(CallPurpose::Probe).await?;
     match command {
         MigrateSubcommand::Lint => {
             let (found, _) = admin.lint().await?;
@@ -246,12 +272,12 @@ async fn run_read_only(step: &PlanStep, command: &MigrateSubcommand) -> MigrateR
 }
 
 async fn run_mutating(
-    step: &PlanStep,
+    step: MigrationStep<'_>,
     command: &MigrateSubcommand,
     fence: &MigrationFence,
     screen: &CommandOutput,
 ) -> MigrateResult {
-    let mut admin = open_migrations(step, &step.with, CallPurpose::Mutate).await?;
+    let mut admin = step.open(CallPurpose::Mutate).await?;
     let notices = screen.stderr_notifier();
     let log = move |level: MessageLevel, message: String| match level {
         MessageLevel::Error | MessageLevel::Warn => notices(contract::diagnostic::Notice::warning(message)),

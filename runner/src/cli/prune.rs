@@ -9,6 +9,7 @@ use super::{
     output::CommandOutput,
     source::{self, PlanSourceArgs},
     wait::LockWaitArgs,
+    xdg_dirs,
 };
 use crate::{
     deploy::{self, Interrupt},
@@ -16,7 +17,7 @@ use crate::{
 };
 use contract::{
     Label,
-    diagnostic::{Diagnostic, ErrorCode, ExitKind},
+    diagnostic::{Diagnostic, ErrorCode, ExitKind, Notice},
 };
 use state::{LockRequest, StateStore};
 
@@ -53,6 +54,13 @@ pub(super) async fn run(
     let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
     guards::check_allowed_user(&plan).map_err(one)?;
     guards::check_nesting(&store).map_err(one)?;
+    let described =
+        deploy::describe_steps(&plan, xdg_dirs::preflight_options(screen.stderr_notifier())).await.map_err(one)?;
+    // Where a module can't be loaded, nothing it installed is removed.
+    for problem in &described.problems {
+        screen.stderr_notifier()(Notice::warning(problem.message.clone()));
+    }
+    let dirs = deploy::release_dirs(described.steps.iter().map(|(step, description)| (*step, description)));
     let interrupt = Interrupt::listen().ok();
     let claim =
         LockRequest { wait: args.wait.wait(), url: source::job_url(), ..LockRequest::new(&source::user_at_host()) };
@@ -68,7 +76,7 @@ pub(super) async fn run(
     let keep = args.keep.map(|keep| keep as usize).or(plan.keep).unwrap_or(deploy::DEFAULT_KEPT_RELEASES);
     lock.next_epoch(state.epoch()).map_err(|error| one((&error).into()))?;
     lock.ensure_held().await.map_err(|error| one((&error).into()))?;
-    let removed = deploy::prune(&plan, &state, &args.plan.other_environments(&plan.environment), keep);
+    let removed = deploy::prune(&dirs, &state, &args.plan.other_environments(&plan.environment), keep);
     lock.close(Duration::from_secs(5)).await.map_err(|error| one((&error).into()))?;
     let removed = removed.map_err(|error| {
         let diagnostic = Diagnostic::new(ErrorCode::PruneFailed, error.to_string());

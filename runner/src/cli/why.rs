@@ -102,12 +102,9 @@ fn no_such_step_error(step: &str, summary: &AttemptSummary, places: &[StepTarget
         0 => "it ended before its plan was written".to_owned(),
         _ => format!("its steps are {}", known.into_iter().collect::<Vec<_>>().join(", ")),
     };
-    Diagnostic::new(
-        ErrorCode::StepNotInAttempt,
-        format!("the attempt with epoch {epoch} has no step `{step}`"),
-    )
-    .with_cause(known)
-    .with_hint("use one of its steps, or another attempt with `--attempt EPOCH`; `runner history` lists them")
+    Diagnostic::new(ErrorCode::StepNotInAttempt, format!("the attempt with epoch {epoch} has no step `{step}`"))
+        .with_cause(known)
+        .with_hint("use one of its steps, or another attempt with `--attempt EPOCH`; `runner history` lists them")
 }
 
 /// Everything that one attempt recorded about a step, and the record before it.

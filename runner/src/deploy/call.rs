@@ -1,4 +1,4 @@
-//! Calls of modules during an attempt: while one runs, its messages go to the journal as they come.
+//! The calls of one step during an attempt: while a call runs, its messages go to the journal as they come.
 
 use std::{
     future::Future,
@@ -8,73 +8,65 @@ use std::{
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::{AttemptError, PlannedStep, attempt::RunningAttempt};
+use super::{AttemptError, Executor, Interrupt, PlannedStep};
 use contract::step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress};
 use journal::{Journal, MessageRedactor, StepIntent, StepTarget, UndoIntent, event::ProbeInput, file::JournalNote};
+use plan::PlanStep;
 
-/// A message that may end in the midst of a secret waits so long for the next one.
+/// How long a message that may end in the midst of a secret waits for the next one.
 const MESSAGE_FLUSH_DELAY: Duration = Duration::from_millis(100);
 
-/// So many messages are written before the call goes on.
+/// How many messages are written before the call goes on.
 const MESSAGE_BATCH_SIZE: usize = 64;
 
-impl RunningAttempt<'_> {
-    pub(super) async fn call_probe(
-        &mut self,
-        planned: &PlannedStep,
-        input: &Value,
-        probed_input: ProbeInput,
-    ) -> Result<ProbeFinding, AttemptError> {
+/// Calls the module of one step, and writes what comes of it.
+pub(super) struct JournaledCall<'a> {
+    pub(super) journal: &'a mut Journal,
+    pub(super) interrupt: &'a Interrupt,
+    pub(super) executor: &'a dyn Executor,
+    pub(super) planned: &'a PlannedStep,
+}
+
+impl JournaledCall<'_> {
+    /// Asks the module's probe about an input.
+    pub(super) async fn probe(self, input: &Value, probed_input: ProbeInput) -> Result<ProbeFinding, AttemptError> {
+        let Self { journal, interrupt, executor, planned } = self;
         let (messages, received) = unbounded_channel();
         let began = Instant::now();
-        let probe = self.prepared.runtime.probe(self.prepared.module(planned), &planned.step, input, messages);
-        let interrupt = self.interrupt.clone();
-        let finding =
-            run_with_messages(&mut self.journal, &planned.step_target, received, probe, interrupt.grace_period_over())
-                .await?;
-        let (step_target, finding) = (planned.step_target.clone(), finding);
-        self.journal.record_note(JournalNote::Probe {
-            step_target,
-            probed_input,
-            took: began.elapsed(),
-            finding: finding.clone(),
-        })?;
+        let probe = executor.probe(&planned.step, input, messages);
+        let step_target = planned.step_target.clone();
+        let finding = run_with_messages(journal, &step_target, received, probe, interrupt.grace_period_over()).await?;
+        let (took, noted) = (began.elapsed(), finding.clone());
+        journal.record_note(JournalNote::Probe { step_target, probed_input, took, finding: noted })?;
         Ok(finding)
     }
 
-    pub(super) async fn call_apply(
-        &mut self,
-        planned: &PlannedStep,
-        intent: StepIntent,
-    ) -> Result<StepOutcome, AttemptError> {
+    /// Has the effect, and records its outcome. `step` is the planned one, with the environment of its programs.
+    pub(super) async fn apply(self, step: &PlanStep, intent: StepIntent) -> Result<StepOutcome, AttemptError> {
+        let Self { journal, interrupt, executor, planned } = self;
         let (messages, received) = unbounded_channel();
-        let step = self.step_environment.apply_to(&planned.step);
-        let apply = self.prepared.runtime.apply(self.prepared.module(planned), &step, intent, messages);
-        let interrupt = self.interrupt.clone();
+        let apply = executor.apply(step, intent, messages);
         let completion =
-            run_with_messages(&mut self.journal, &planned.step_target, received, apply, interrupt.grace_period_over())
-                .await?;
+            run_with_messages(journal, &planned.step_target, received, apply, interrupt.grace_period_over()).await?;
         let outcome = completion.outcome().clone();
-        self.journal.record_outcome(completion)?;
+        journal.record_outcome(completion)?;
         Ok(outcome)
     }
 
-    pub(super) async fn call_revert(
-        &mut self,
-        planned: &PlannedStep,
+    /// Undoes the effect, and records how that ended. Returns why it is not undone.
+    pub(super) async fn revert(
+        self,
         intent: UndoIntent,
         input: &Value,
         receipt: &Receipt,
     ) -> Result<Option<StepFailure>, AttemptError> {
+        let Self { journal, interrupt, executor, planned } = self;
         let (messages, received) = unbounded_channel();
-        let module = self.prepared.module(planned);
-        let revert = self.prepared.runtime.revert(module, &planned.step, intent, input, receipt, messages);
-        let interrupt = self.interrupt.clone();
+        let revert = executor.revert(&planned.step, intent, input, receipt, messages);
         let completion =
-            run_with_messages(&mut self.journal, &planned.step_target, received, revert, interrupt.grace_period_over())
-                .await?;
+            run_with_messages(journal, &planned.step_target, received, revert, interrupt.grace_period_over()).await?;
         let failure = completion.failure().cloned();
-        self.journal.record_undo_outcome(completion)?;
+        journal.record_undo_outcome(completion)?;
         Ok(failure)
     }
 }

@@ -7,7 +7,7 @@ use contract::{
     diagnostic::{Diagnostic, ErrorCode, SourceLocation},
     step::StepFailure,
 };
-use journal::{JournalError, StepTarget, event::DecisionReason};
+use journal::{JournalError, Redactor, StepTarget, event::DecisionReason};
 use plan::PlanStep;
 use state::LockError;
 
@@ -56,10 +56,35 @@ impl From<LockError> for AttemptError {
 }
 
 impl AttemptError {
+    /// The step that it is about, if it is about one.
+    pub(super) fn step_target(&self) -> Option<&StepTarget> {
+        match self {
+            Self::Failed { step_target, .. }
+            | Self::InDoubt { step_target, .. }
+            | Self::UndoFailed { step_target, .. }
+            | Self::Irreversible { step_target, .. } => Some(step_target),
+            Self::Plan(_) | Self::Journal(_) | Self::Lock(_) | Self::Interrupted => None,
+        }
+    }
+
+    /// The error in a few words, without secrets: for what fails beside the steps.
+    pub(super) fn short_text(&self, redactor: &Redactor) -> String {
+        match self {
+            Self::Failed { failure, .. } => redactor.redact(&failure.message),
+            Self::Interrupted => "interrupted before it ran".to_owned(),
+            Self::Plan(diagnostic) => redactor.redact(&diagnostic.message),
+            Self::Lock(error) => error.to_string(),
+            Self::Journal(error) => error.to_string(),
+            Self::InDoubt { .. } | Self::UndoFailed { .. } | Self::Irreversible { .. } => {
+                "it did not finish".to_owned()
+            }
+        }
+    }
+
     /// The error, with what an operator can do next.
     #[must_use]
     pub fn diagnostic(&self, attempt: AttemptNumber, resume_hint: &ResumeHint<'_>) -> Diagnostic {
-        let ResumeHint { resume_command: again, skipped_steps: done, next_step: next } = resume_hint;
+        let ResumeHint { resume_command: again, skipped_steps: done, .. } = resume_hint;
         let skipped = if done.is_empty() { String::new() } else { format!(" (skips: {})", done.join(", ")) };
         match self {
             Self::Failed { step_target, failure, outcome_known: known } => {
@@ -75,51 +100,7 @@ impl AttemptError {
                 diagnostic.with_hint(format!("{advice}; then run `{again}` again{skipped}"))
             }
             Self::InDoubt { step_target, reason } => {
-                let step = &step_target.step;
-                let accept = format!("or run `{again} --accept-drift {step}` to run step `{step}` anyway");
-                let (code, why, hint) = match reason {
-                    DecisionReason::Drifted { why } => {
-                        (ErrorCode::Drifted, format!("drift: {why}"), format!("undo the change, {accept}"))
-                    }
-                    DecisionReason::Interrupted { finding } => (
-                        ErrorCode::StepInDoubt,
-                        match finding {
-                            Some(finding) => format!("it was interrupted, and its probe reported: {finding}"),
-                            None => "it was interrupted; outcome unknown, because it has no probe".to_owned(),
-                        },
-                        match next {
-                            Some(next) => format!(
-                                "check what it did; if it finished, run `{again} --start-from {next}`; if not, run `{again} --accept-drift {step}`"
-                            ),
-                            None => {
-                                format!("check what it did; then run `{again} --accept-drift {step}` to run it again")
-                            }
-                        },
-                    ),
-                    DecisionReason::Unconfirmed { finding } => (
-                        ErrorCode::RecordUnconfirmed,
-                        match finding {
-                            Some(finding) => {
-                                format!("its record is unauthenticated or missing, and its probe reported: {finding}")
-                            }
-                            None => "its record is unauthenticated or missing, and it has no probe".to_owned(),
-                        },
-                        format!(
-                            "give the job a `key` to authenticate its journal; or check what the step did, then run `{again} --accept-drift {step}` to run it again"
-                        ),
-                    ),
-                    DecisionReason::Unknown { why } => (
-                        ErrorCode::StepInDoubt,
-                        format!("its probe could not verify its effect: {why}"),
-                        format!("check what it did, {accept}"),
-                    ),
-                    DecisionReason::ProbeFailed { message } => (
-                        ErrorCode::ProbeFailed,
-                        format!("its probe failed: {message}"),
-                        format!("fix the cause, then run `{again}` again; `runner logs {step}` shows details"),
-                    ),
-                    other => (ErrorCode::StepInDoubt, format!("{other:?}"), accept.clone()),
-                };
+                let (code, why, hint) = in_doubt(&step_target.step, reason, resume_hint);
                 Diagnostic::new(code, format!("step {step_target} is in doubt and was not run"))
                     .with_cause(why)
                     .with_hint(hint)
@@ -143,6 +124,65 @@ impl AttemptError {
             Self::Interrupted => Diagnostic::new(ErrorCode::Interrupted, "interrupted; the state is saved".to_owned())
                 .with_hint(format!("run `{again}` again to continue{skipped}")),
         }
+    }
+}
+
+/// Why a step is in doubt, with its code, and what an operator can do.
+fn in_doubt(step: &StepId, reason: &DecisionReason, resume_hint: &ResumeHint<'_>) -> (ErrorCode, String, String) {
+    let again = resume_hint.resume_command;
+    let run_it_again = format!("run `{again} --accept-drift {step}`");
+    let accept = format!("or {run_it_again} to run step `{step}` anyway");
+    match reason {
+        DecisionReason::Drifted { why } => {
+            (ErrorCode::Drifted, format!("drift: {why}"), format!("undo the change, {accept}"))
+        }
+        DecisionReason::Interrupted { finding } => {
+            let why = match finding {
+                Some(finding) => format!("it was interrupted, and its probe reported: {finding}"),
+                None => "it was interrupted; outcome unknown, because it has no probe".to_owned(),
+            };
+            let hint = match resume_hint.next_step {
+                Some(next) => format!(
+                    "check what it did; if it finished, run `{again} --start-from {next}`; if not, {run_it_again}"
+                ),
+                None => format!("check what it did; then {run_it_again} to run it again"),
+            };
+            (ErrorCode::StepInDoubt, why, hint)
+        }
+        DecisionReason::Unconfirmed { finding } => {
+            let why = match finding {
+                Some(finding) => format!("its record is unauthenticated or missing, and its probe reported: {finding}"),
+                None => "its record is unauthenticated or missing, and it has no probe".to_owned(),
+            };
+            let hint = format!(
+                "give the job a `key` to authenticate its journal; or check what the step did, then {run_it_again} to run it again"
+            );
+            (ErrorCode::RecordUnconfirmed, why, hint)
+        }
+        DecisionReason::Unknown { why } => {
+            let why = format!("its probe could not verify its effect: {why}");
+            (ErrorCode::StepInDoubt, why, format!("check what it did, {accept}"))
+        }
+        DecisionReason::ProbeFailed { message } => {
+            let hint = format!("fix the cause, then run `{again}` again; `runner logs {step}` shows details");
+            (ErrorCode::ProbeFailed, format!("its probe failed: {message}"), hint)
+        }
+        // The decision stops a step for none of these.
+        DecisionReason::NeverRan
+        | DecisionReason::Reverted
+        | DecisionReason::FailedBefore
+        | DecisionReason::Changed { .. }
+        | DecisionReason::Held
+        | DecisionReason::Absent
+        | DecisionReason::DriftAccepted { .. }
+        | DecisionReason::Trusted
+        | DecisionReason::NoProbe
+        | DecisionReason::UpstreamRan
+        | DecisionReason::CheckFailed { .. }
+        | DecisionReason::Fresh
+        | DecisionReason::RequestedByOperator
+        | DecisionReason::NotSelected
+        | DecisionReason::UndoUnfinished => (ErrorCode::StepInDoubt, "outcome unknown".to_owned(), accept),
     }
 }
 

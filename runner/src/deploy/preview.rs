@@ -7,7 +7,9 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::{
-    AttemptError, DeployOverrides, PlannedStep, PreparedPlan, attempt, error::ResumeHint, resolve::AttemptView,
+    AttemptError, DeployOverrides, PlannedStep, PreparedPlan, attempt,
+    error::ResumeHint,
+    resolve::{AttemptView, ResolvedStep},
 };
 use contract::{
     StepId,
@@ -17,7 +19,7 @@ use contract::{
 use journal::{
     JournalState, LoadedJournals, StepTarget,
     decision::{self, NextAction, StepDisposition},
-    event::{Decision, DecisionReason, JournalHeader, ProbeInput},
+    event::{Decision, DecisionReason, JournalHeader},
 };
 use sandbox::PreviewChange;
 use state::StateStore;
@@ -51,11 +53,11 @@ pub async fn preview_deployment(
     let named_index = overrides.selection.option().and_then(|(_, step)| prepared.index(step));
     let mut outputs = BTreeMap::new();
     let mut previews = Vec::new();
-    for (index, ready) in prepared.steps.iter().enumerate() {
+    for (index, planned) in prepared.steps.iter().enumerate() {
         let view = AttemptView { prepared, overrides, header: &header, state: &state, outputs: &outputs };
         let mut preview = StepPreview {
-            step_target: ready.step_target.clone(),
-            phase: ready.description.phase,
+            step_target: planned.step_target.clone(),
+            phase: planned.description.phase,
             decision: None,
             changes: Vec::new(),
             unknown_reason: None,
@@ -66,12 +68,12 @@ pub async fn preview_deployment(
                 preview.decision =
                     Some(Decision::Skip { reason: DecisionReason::RequestedByOperator, receipt: Default::default() });
             }
-            StepDisposition::Evaluate { selected_by_name: named } => {
-                preview_step(&view, ready, named, &mut preview).await?
+            StepDisposition::Evaluate { selected_by_name } => {
+                preview_step(&view, planned, selected_by_name, &mut preview).await?;
             }
         }
-        if let Some(known) = outputs_if_skipped(&state, ready, preview.decision.as_ref()) {
-            outputs.insert(ready.step.id.clone(), known);
+        if let Some(known) = outputs_if_skipped(&state, planned, preview.decision.as_ref()) {
+            outputs.insert(planned.step.id.clone(), known);
         }
         previews.push(preview);
     }
@@ -81,60 +83,62 @@ pub async fn preview_deployment(
 async fn preview_step(
     view: &AttemptView<'_>,
     planned: &PlannedStep,
-    named: bool,
+    selected_by_name: bool,
     preview: &mut StepPreview,
 ) -> Result<(), Vec<Diagnostic>> {
     let is_missing = |step: &&StepId| planned.upstream.contains(*step) && !view.outputs.contains_key(*step);
-    let missing: Vec<&StepId> = view.prepared.steps.iter().map(|ready| &ready.step.id).filter(is_missing).collect();
-    let resolved = match view.evaluate_input(planned, named) {
-        Ok(asked) => asked,
+    let missing: Vec<&StepId> = view.prepared.steps.iter().map(|step| &step.step.id).filter(is_missing).collect();
+    let depends_on_missing = || Some(format!("it depends on the outcome of {}", join_step_names(&missing)));
+    let resolved = match view.evaluate_input(planned, selected_by_name).await {
+        Ok(resolved) => resolved,
         Err(_) if !missing.is_empty() => {
-            preview.unknown_reason = Some(format!("it depends on the outcome of {}", join_step_names(&missing)));
+            preview.unknown_reason = depends_on_missing();
             return Ok(());
         }
         Err(AttemptError::Plan(diagnostic)) => return Err(vec![diagnostic]),
-        Err(halt) => {
+        Err(error) => {
             let resume_hint = ResumeHint { resume_command: "runner plan", skipped_steps: &[], next_step: None };
-            return Err(vec![halt.diagnostic(view.header.attempt, &resume_hint)]);
+            return Err(vec![error.diagnostic(view.header.attempt, &resume_hint)]);
         }
     };
-    let runtime = &view.prepared.runtime;
-    let module = view.prepared.module(planned);
-    let mut finding: Option<ProbeFinding> = None;
-    let decision = loop {
-        match decision::decide(&view.decision_input(&resolved, finding.as_ref())) {
-            NextAction::Probe(question) => {
-                let recorded =
-                    view.state.records.get(&planned.step_target).filter(|_| question == ProbeInput::Recorded);
-                let input = recorded.map_or(&resolved.input, |record| &record.intent.input);
-                finding = Some(runtime.probe(module, &planned.step, input, unbounded_channel().0).await);
-            }
-            NextAction::FinishUndo => break Decision::Run { reason: DecisionReason::UndoUnfinished },
-            NextAction::Decided(decision) => break decision,
-        }
-    };
+    let decision = foresee_decision(view, &resolved).await;
     if matches!(decision, Decision::Run { .. }) {
-        match runtime.preview(module, &planned.step, &resolved.input, unbounded_channel().0).await {
+        let executor = view.prepared.executor(planned);
+        match executor.preview(&planned.step, &resolved.input, unbounded_channel().0).await {
             Ok(changes) => preview.changes = changes,
-            Err(StepFailure { message, .. }) if missing.is_empty() => {
-                let to_be_made = planned.step.grants.dirs.iter().find(|(_, grant)| !grant.path.exists());
-                preview.unknown_reason = Some(match to_be_made {
-                    Some((name, grant)) => {
-                        format!(
-                            "directory `{name}` ({}) does not exist yet; the deployment creates it",
-                            grant.path.display()
-                        )
-                    }
-                    None => message,
-                });
-            }
-            Err(_) => {
-                preview.unknown_reason = Some(format!("it depends on the outcome of {}", join_step_names(&missing)))
-            }
+            Err(failure) if missing.is_empty() => preview.unknown_reason = Some(why_no_preview(planned, failure)),
+            Err(_) => preview.unknown_reason = depends_on_missing(),
         }
     }
     preview.decision = Some(decision);
     Ok(())
+}
+
+/// What the deployment would decide: by the same table, and by probes.
+async fn foresee_decision(view: &AttemptView<'_>, resolved: &ResolvedStep<'_>) -> Decision {
+    let planned = resolved.planned;
+    let mut finding: Option<ProbeFinding> = None;
+    loop {
+        match decision::decide(&view.decision_input(resolved, finding.as_ref())) {
+            NextAction::Probe(probe_input) => {
+                let input = resolved.probed_input(probe_input, view.state);
+                let executor = view.prepared.executor(planned);
+                finding = Some(executor.probe(&planned.step, input, unbounded_channel().0).await);
+            }
+            NextAction::FinishUndo => return Decision::Run { reason: DecisionReason::UndoUnfinished },
+            NextAction::Decided(decision) => return decision,
+        }
+    }
+}
+
+/// Why a module could not tell what it would do.
+fn why_no_preview(planned: &PlannedStep, failure: StepFailure) -> String {
+    match planned.step.grants.dirs.iter().find(|(_, grant)| !grant.path.exists()) {
+        Some((name, grant)) => {
+            format!("directory `{name}` ({}) does not exist yet; the deployment creates it", grant.path.display())
+        }
+        None => failure.message,
+    }
 }
 
 /// `pull` and `migrate`.

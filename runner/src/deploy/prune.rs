@@ -1,8 +1,8 @@
 //! Removes what was pulled and is of no use any more: releases that are neither live, nor among the last verified ones, nor
 //! deployed just now.
 //!
-//! Invariant: only folders `releases/<digest>` of directories that a `pull` step of the plan may write to are removed, none
-//! that a link beside `releases` leads to, and one that is removed half only is called `.tmp-…`, as an unfinished pull is. It needs the
+//! Invariant: only folders `releases/<digest>` of directories that a step whose module declares `installs-releases` may write to are
+//! removed, none that a link next to `releases` leads to, and one that is removed half only is called `.tmp-…`, as an unfinished pull is. It needs the
 //! lock. Deliberately absent: journals, which hold the chain and stay; and a record: what is gone is pulled again when it is needed.
 
 use std::{
@@ -11,9 +11,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use contract::Digest;
+use super::attempt::RunningAttempt;
+use contract::{Digest, diagnostic::Notice};
 use journal::{JournalState, LoadedJournals, event::Release};
-use plan::{DirAccess, Plan, PlanStep};
+use plan::{DirAccess, PlanStep};
+use sandbox::ModuleDescription;
 use state::StateStore;
 
 /// How many verified releases are kept unless somebody says otherwise.
@@ -39,40 +41,15 @@ fn retained_releases(state: &JournalState, keep: usize) -> Vec<Release> {
     verified.chain(&head.live).chain(head.rollback_target()).chain(back).chain(last).cloned().collect()
 }
 
-/// Removes what neither this environment needs nor its `neighbours` do. Returns what was removed.
-///
-/// # Errors
-/// [`PruneError`]; what was removed until then stays so.
-pub fn prune(
-    plan: &Plan,
-    state: &JournalState,
-    sibling_stores: &[StateStore],
-    keep: usize,
-) -> Result<Vec<PathBuf>, PruneError> {
-    let mut needed = retained_releases(state, keep);
-    for neighbour in sibling_stores {
-        let unread = |why: String| PruneError { path: neighbour.folder().to_owned(), source: io::Error::other(why) };
-        let paths = neighbour.journal_paths().map_err(|error| unread(error.to_string()))?;
-        let state = LoadedJournals::read(&paths, |_| {}).map_err(|error| unread(error.to_string()))?.state;
-        // How many that one keeps is its own affair.
-        needed.extend(retained_releases(&state, usize::MAX));
-    }
-    let kept: BTreeSet<String> = needed.iter().filter_map(|release| release.digest.as_ref()).map(Digest::hex).collect();
-    let folders: BTreeSet<&Path> = plan.steps.iter().filter_map(pull_directory).collect();
-    let mut removed = Vec::new();
-    for folder in folders {
-        let error = |source| PruneError { path: folder.to_owned(), source };
-        removed.extend(prune_folder(folder, &kept).map_err(error)?);
-    }
-    Ok(removed)
+/// The directories that steps of a plan install releases into, and that may be pruned.
+pub fn release_dirs<'p>(steps: impl IntoIterator<Item = (&'p PlanStep, &'p ModuleDescription)>) -> BTreeSet<&'p Path> {
+    steps.into_iter().filter_map(|(step, description)| release_dir(step, description)).collect()
 }
 
-/// The directory that a step pulls into.
-fn pull_directory(step: &PlanStep) -> Option<&Path> {
-    if !step.uses.is_official("pull") {
-        return None;
-    }
-    let into = step.with.get("into").and_then(serde_json::Value::as_str);
+/// The directory that a step installs releases into: a writable one of its own grants, whatever its module declares.
+fn release_dir<'p>(step: &'p PlanStep, description: &ModuleDescription) -> Option<&'p Path> {
+    let installs = description.behaviors.installs_releases.as_ref()?;
+    let into = installs.into_dir(&step.with);
     let mut writable =
         step.grants.dirs.iter().filter(|(name, grant)| {
             grant.access == DirAccess::ReadWrite && into.is_none_or(|into| into == name.as_str())
@@ -82,6 +59,48 @@ fn pull_directory(step: &PlanStep) -> Option<&Path> {
         (Some((_, grant)), None) => Some(&grant.path),
         _ => None,
     }
+}
+
+/// Removes what neither this environment needs nor the environments of `sibling_stores` do. Returns what was removed.
+///
+/// # Errors
+/// [`PruneError`]; what was removed until then stays so.
+pub fn prune(
+    release_dirs: &BTreeSet<&Path>,
+    state: &JournalState,
+    sibling_stores: &[StateStore],
+    keep: usize,
+) -> Result<Vec<PathBuf>, PruneError> {
+    let mut needed = retained_releases(state, keep);
+    for sibling in sibling_stores {
+        let unread = |why: String| PruneError { path: sibling.folder().to_owned(), source: io::Error::other(why) };
+        let paths = sibling.journal_paths().map_err(|error| unread(error.to_string()))?;
+        let state = LoadedJournals::read(&paths, |_| {}).map_err(|error| unread(error.to_string()))?.state;
+        // How many that one keeps is its own affair.
+        needed.extend(retained_releases(&state, usize::MAX));
+    }
+    let kept: BTreeSet<String> = needed.iter().filter_map(|release| release.digest.as_ref()).map(Digest::hex).collect();
+    let mut removed = Vec::new();
+    for dir in release_dirs {
+        let error = |source| PruneError { path: (*dir).to_owned(), source };
+        removed.extend(prune_folder(dir, &kept).map_err(error)?);
+    }
+    Ok(removed)
+}
+
+/// Removes old releases after a verified deployment, if the plan says how many stay, and while the lock is ours. A failure
+/// changes nothing about how the attempt ends.
+pub(super) async fn prune_after(attempt: &RunningAttempt<'_>) -> Option<Notice> {
+    let prepared = attempt.prepared();
+    let keep = prepared.plan.keep?;
+    let failed = match attempt.confirm_lock().await {
+        Ok(()) => {
+            let dirs = release_dirs(prepared.steps.iter().map(|planned| (&planned.step, &planned.description)));
+            prune(&dirs, attempt.journal.state(), &attempt.request.sibling_stores, keep).err()?.to_string()
+        }
+        Err(error) => format!("can't remove old releases: {}", error.short_text(attempt.journal.redactor())),
+    };
+    Some(Notice::warning(format!("{failed}; the deployment itself succeeded")))
 }
 
 fn prune_folder(folder: &Path, kept: &BTreeSet<String>) -> io::Result<Vec<PathBuf>> {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{
     AttemptError, DeployOverrides, PlannedStep, PreparedPlan,
@@ -13,7 +13,7 @@ use contract::{AppName, EnvironmentName, StepId, diagnostic::ErrorCode, hash::Bl
 use journal::{
     JournalState, StepTarget,
     decision::{self, DecisionInput, ProbeSupport, RerunSafety},
-    event::{Fingerprint, JournalHeader},
+    event::{Fingerprint, JournalHeader, ProbeInput},
 };
 
 /// Where epochs are counted: those of another history are no older and no newer. A history is known by its first attempt, from
@@ -44,12 +44,22 @@ pub(super) struct ResolvedStep<'a> {
     pub(super) selected_by_name: bool,
 }
 
+impl ResolvedStep<'_> {
+    /// The input that a probe is asked about.
+    pub(super) fn probed_input<'s>(&'s self, probe_input: ProbeInput, state: &'s JournalState) -> &'s Value {
+        match (probe_input, state.records.get(&self.planned.step_target)) {
+            (ProbeInput::Recorded, Some(record)) => &record.intent.input,
+            (ProbeInput::Recorded, None) | (ProbeInput::Current, _) => &self.input,
+        }
+    }
+}
+
 impl<'a> AttemptView<'a> {
     /// What a step depends on now, and the input that follows from it.
-    pub(super) fn evaluate_input<'r>(
+    pub(super) async fn evaluate_input<'r>(
         &self,
         planned: &'r PlannedStep,
-        named: bool,
+        selected_by_name: bool,
     ) -> Result<ResolvedStep<'r>, AttemptError> {
         let step = &planned.step;
         let config = self.resolve_config(planned)?;
@@ -60,7 +70,8 @@ impl<'a> AttemptView<'a> {
             .map(|(id, outputs)| (id.clone(), outputs.clone()))
             .collect();
         let plan = &self.prepared.plan;
-        let inputs = self.prepared.runtime.input_hashes(step, &planned.description, &config).map_err(|error| {
+        let inputs = self.prepared.executor(planned).input_hashes(step, &planned.description, &config).await;
+        let inputs = inputs.map_err(|error| {
             let message = format!("can't read an input of step `{}`", step.id);
             let hint = Some(error.hint());
             let label = "this step depends on it";
@@ -70,7 +81,7 @@ impl<'a> AttemptView<'a> {
         })?;
         let header = self.header;
         let fingerprint = compute_fingerprint(FingerprintParts {
-            module: &self.prepared.module(planned).digest,
+            module: &planned.module_digest,
             config: &config,
             inputs,
             grants: &step.grants,
@@ -79,15 +90,23 @@ impl<'a> AttemptView<'a> {
             upstream: &upstream,
             release: &header.release,
         });
-        let key = format!(
-            "{} {} {} {}",
-            header.run,
-            planned.step_target.step,
-            planned.step_target.target,
-            fingerprint.digest()
-        );
+        let StepTarget { step: id, target } = &planned.step_target;
+        let key = format!("{} {id} {target} {}", header.run, fingerprint.digest());
         let key = Blake3Hash::of(key.as_bytes()).hex_prefix(16);
-        let input = serde_json::json!({
+        let input = self.input(planned, &key, config, &upstream);
+        Ok(ResolvedStep { planned, input, key, fingerprint, selected_by_name })
+    }
+
+    /// The object that each call of the step's module gets (docs/steps.md).
+    fn input(
+        &self,
+        planned: &PlannedStep,
+        key: &str,
+        config: Value,
+        upstream: &BTreeMap<StepId, Map<String, Value>>,
+    ) -> Value {
+        let header = self.header;
+        json!({
             "app": header.app,
             "environment": header.environment,
             "run": header.run,
@@ -101,8 +120,7 @@ impl<'a> AttemptView<'a> {
             "epoch": header.epoch,
             "lineage": lineage(&header.app, &header.environment, self.state),
             "head": { "live": self.state.live_before(&header.run, &header.release) },
-        });
-        Ok(ResolvedStep { planned, input, key, fingerprint, selected_by_name: named })
+        })
     }
 
     /// The configuration with earlier outputs filled in. Values that waited for them are checked only now.

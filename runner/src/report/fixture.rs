@@ -12,7 +12,7 @@ use contract::{
     step::{MessageLevel, ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase, StepProgress},
 };
 use journal::{
-    JournalEvent, StepTarget,
+    FindingSummary, JournalEvent, StepTarget,
     event::{
         Decision, DecisionReason, FORMAT, Fingerprint, JournalEntry, JournalHeader, MAGIC, PlanStepRecord, ProbeInput,
         Release,
@@ -266,7 +266,7 @@ pub(crate) fn killed() -> JournalFixture {
 /// The next attempt finds the effect of the migration.
 pub(crate) fn adopted() -> JournalFixture {
     let held = receipt(json!({}), json!({}));
-    let interrupted = DecisionReason::Interrupted { finding: Some("held".to_owned()) };
+    let interrupted = DecisionReason::Interrupted { finding: Some(FindingSummary::Held) };
     let finding = ProbeFinding::Held { receipt: held.clone() };
     let probe = JournalEvent::Probe {
         step_target: step_target("migrate"),
@@ -288,7 +288,7 @@ pub(crate) fn adopted() -> JournalFixture {
 /// The journal of the killed attempt is missing; the next one finds the effect of the migration.
 pub(crate) fn adopted_without_record() -> JournalFixture {
     let held = receipt(json!({}), json!({}));
-    let reason = DecisionReason::Unconfirmed { finding: Some("held".to_owned()) };
+    let reason = DecisionReason::Unconfirmed { finding: Some(FindingSummary::Held) };
     clean()
         .attempt(3, "2-bbbbbb", 2, "r2")
         .skip("pull")

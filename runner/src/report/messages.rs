@@ -10,7 +10,10 @@ use contract::{
     diagnostic::ExitKind,
     step::{MessageLevel, ProbeFinding, StepFailure, StepOutcome, StepPhase},
 };
-use journal::event::{Decision, DecisionReason, StepTarget};
+use journal::{
+    FindingSummary,
+    event::{Decision, DecisionReason, StepTarget},
+};
 
 /// The most changed components that a phrase names; `why` lists all.
 const MAX_NAMED_COMPONENTS: usize = 3;
@@ -62,9 +65,9 @@ pub fn reason(reason: &DecisionReason) -> String {
         DecisionReason::Unknown { why } => format!("its probe could not verify its effect: {why}"),
         DecisionReason::Trusted => "this run recorded it as done, and it has no probe".to_owned(),
         DecisionReason::NoProbe => "it has no probe to verify its effect".to_owned(),
-        DecisionReason::Interrupted { finding } => interrupted_reason("it was interrupted", finding.as_deref()),
+        DecisionReason::Interrupted { finding } => interrupted_reason("it was interrupted", finding.as_ref()),
         DecisionReason::Unconfirmed { finding } => {
-            interrupted_reason("its record is unauthenticated or missing", finding.as_deref())
+            interrupted_reason("its record is unauthenticated or missing", finding.as_ref())
         }
         DecisionReason::UpstreamRan => "an earlier step ran".to_owned(),
         DecisionReason::CheckFailed { why } => format!("its check failed: {why}"),
@@ -253,16 +256,14 @@ fn changed_reason(components: &[String]) -> String {
     }
 }
 
-fn interrupted_reason(record: &str, finding: Option<&str>) -> String {
+fn interrupted_reason(record: &str, finding: Option<&FindingSummary>) -> String {
     match finding {
         None => format!("{record}; outcome unknown"),
-        Some("held") => format!("{record}; the probe found its effect"),
-        Some("absent") => format!("{record}; the probe found no effect"),
-        Some(other) => match other.split_once(": ") {
-            Some(("drifted", why)) => format!("{record}; the probe found drift: {why}"),
-            Some(("unknown", why)) => format!("{record}; the probe could not verify its effect: {why}"),
-            Some(_) | None => format!("{record}; the probe reported: {other}"),
-        },
+        Some(FindingSummary::Held) => format!("{record}; the probe found its effect"),
+        Some(FindingSummary::Absent) => format!("{record}; the probe found no effect"),
+        Some(FindingSummary::Drifted { why }) => format!("{record}; the probe found drift: {why}"),
+        Some(FindingSummary::Unknown { why }) => format!("{record}; the probe could not verify its effect: {why}"),
+        Some(FindingSummary::Other { text }) => format!("{record}; the probe reported: {text}"),
     }
 }
 
@@ -343,11 +344,13 @@ mod tests {
 
     #[test]
     fn interrupted_step_has_the_finding_of_its_probe() {
-        let words =
-            |finding: Option<&str>| reason(&DecisionReason::Interrupted { finding: finding.map(str::to_owned) });
+        let words = |finding: Option<FindingSummary>| reason(&DecisionReason::Interrupted { finding });
         assert_eq!(words(None), "it was interrupted; outcome unknown");
-        assert_eq!(words(Some("drifted: x: y")), "it was interrupted; the probe found drift: x: y");
-        assert_eq!(words(Some("held")), "it was interrupted; the probe found its effect");
+        assert_eq!(
+            words(Some(FindingSummary::Drifted { why: "x: y".to_owned() })),
+            "it was interrupted; the probe found drift: x: y"
+        );
+        assert_eq!(words(Some(FindingSummary::Held)), "it was interrupted; the probe found its effect");
     }
 
     #[test]

@@ -9,8 +9,8 @@
 use pawl_step::migrations::{self, JsonObject};
 use pawl_step::serde_json::{Map, Value};
 use pawl_step::{
-    Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleDescription,
-    Phase, ProbeSupport, Receipt, RerunSafety, Step,
+    Capability, CapabilityNeed, Change, ChangeAction, DirectoryAccess, Failure, Finding, Input, ModuleBehavior,
+    ModuleDescription, Phase, ProbeSupport, Receipt, RerunSafety, Step,
 };
 
 /// The `migrate` module.
@@ -57,6 +57,7 @@ impl Step for MigrateStep {
             repeatable: RerunSafety::Always,
             probes: ProbeSupport::Always,
             reverts: false,
+            behaves: &[ModuleBehavior::Migrates { database: "/database", dir: "/dir" }],
         }
     }
 

@@ -10,7 +10,7 @@ mod shared_paths;
 
 use pawl_step::blobs::{self, UnpackLimits};
 use pawl_step::{
-    Capability, CapabilityNeed, Change, ChangeAction, Digest, DirectoryAccess, Failure, Finding, Input,
+    Capability, CapabilityNeed, Change, ChangeAction, Digest, DirectoryAccess, Failure, Finding, Input, ModuleBehavior,
     ModuleDescription, Phase, ProbeSupport, Receipt, RerunSafety, Step, fs, log, time,
 };
 use serde::Deserialize;
@@ -72,6 +72,7 @@ impl Step for PullStep {
             repeatable: RerunSafety::Always,
             probes: ProbeSupport::Always,
             reverts: true,
+            behaves: &[ModuleBehavior::InstallsReleases { into: "/into" }],
         }
     }
 

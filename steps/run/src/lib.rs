@@ -61,6 +61,7 @@ impl Step for RunStep {
             repeatable: RerunSafety::Config("/repeatable"),
             probes: ProbeSupport::Config(&["/creates", "/probe"]),
             reverts: false,
+            behaves: &[],
         }
     }
 

@@ -29,6 +29,27 @@ pub struct ModuleDescription {
     pub probes: ProbeSupport,
     /// Whether [`revert`](crate::Step::revert) can undo the effect. A rollback skips a step that cannot be undone.
     pub reverts: bool,
+    /// What the runner does around the step, beside calling it. Empty for most modules.
+    pub behaves: &'static [ModuleBehavior],
+}
+
+/// What the runner does around a step because its module declares it. A declaration grants nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModuleBehavior {
+    /// The step migrates a database by [`migrations`](crate::migrations): the runner lints the files before anything runs, and
+    /// `runner migrate` works on them. Each member is a JSON pointer to the configuration's value that names the grant.
+    Migrates {
+        /// The database.
+        database: &'static str,
+        /// The directory of the files.
+        dir: &'static str,
+    },
+    /// The step keeps content in `releases/<digest>` of a directory: the runner removes releases that nobody needs any more.
+    InstallsReleases {
+        /// A JSON pointer to the value that names the directory; where the configuration has no such value, it is the only
+        /// directory that the step may write to.
+        into: &'static str,
+    },
 }
 
 /// The phase in which a step acts. No commit step begins on any target before every prepare step has succeeded on all.
@@ -123,6 +144,7 @@ impl ModuleDescription {
             repeatable: RerunSafety::Never,
             probes: ProbeSupport::Never,
             reverts: false,
+            behaves: &[],
         }
     }
 
@@ -148,6 +170,16 @@ impl ModuleDescription {
         }
         if let ProbeSupport::Config(pointers) = self.probes {
             object["probes-config"] = json!(pointers);
+        }
+        for behavior in self.behaves {
+            match behavior {
+                ModuleBehavior::Migrates { database, dir } => {
+                    object["behaves"]["migrates"] = json!({ "database": database, "dir": dir });
+                }
+                ModuleBehavior::InstallsReleases { into } => {
+                    object["behaves"]["installs-releases"] = json!({ "into": into });
+                }
+            }
         }
         object
     }
@@ -196,6 +228,10 @@ mod tests {
             repeatable: RerunSafety::Config("/repeatable"),
             probes: ProbeSupport::Config(&["/creates"]),
             reverts: true,
+            behaves: &[
+                ModuleBehavior::Migrates { database: "/db", dir: "/dir" },
+                ModuleBehavior::InstallsReleases { into: "/into" },
+            ],
         };
         assert_eq!(
             description.to_json(),
@@ -204,6 +240,9 @@ mod tests {
                 "needs": [{ "capability": "dirs", "config": "/into", "access": "rw", "reason": "r" }],
                 "phase": "prepare", "exposes": false, "repeatable": false, "repeatable-config": "/repeatable", "probes": true, "probes-config": ["/creates"],
                 "reverts": true,
+                "behaves": {
+                    "migrates": { "database": "/db", "dir": "/dir" }, "installs-releases": { "into": "/into" },
+                },
             })
         );
     }

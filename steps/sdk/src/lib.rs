@@ -48,7 +48,9 @@ pub mod tcp;
 pub mod testing;
 pub mod time;
 
-pub use describe::{Capability, CapabilityNeed, DirectoryAccess, ModuleDescription, Phase, ProbeSupport, RerunSafety};
+pub use describe::{
+    Capability, CapabilityNeed, DirectoryAccess, ModuleBehavior, ModuleDescription, Phase, ProbeSupport, RerunSafety,
+};
 pub use digest::Digest;
 pub use failure::{Failure, FailureKind};
 pub use input::{EnvironmentHead, Input, Release};

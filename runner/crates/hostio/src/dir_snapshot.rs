@@ -62,13 +62,19 @@ pub enum SnapshotContent {
 pub type PathReadError = (String, io::Error);
 
 impl DirSnapshotCache {
-    /// Reads a directory, or returns its snapshot. `path` is the granted path.
-    pub fn snapshot(&self, path: &Path, dir: &Dir) -> Result<Arc<DirSnapshot>, PathReadError> {
+    /// Reads a directory, or returns its snapshot. `path` is the granted path. The snapshot keeps the text of files directly in
+    /// the directory whose names `keeps_text` accepts, and only the hash of the others.
+    pub fn snapshot(
+        &self,
+        path: &Path,
+        dir: &Dir,
+        keeps_text: fn(&str) -> bool,
+    ) -> Result<Arc<DirSnapshot>, PathReadError> {
         if let Some(known) = self.cached(path) {
             return Ok(known);
         }
         let mut folder = DirSnapshot::default();
-        folder.add_dir(dir, "", &|_| true, true)?;
+        folder.add_dir(dir, "", &|_| true, keeps_text, true)?;
         folder.files.sort_by(|one, other| one.path.cmp(&other.path));
         let folder = Arc::new(folder);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), Arc::clone(&folder));
@@ -90,7 +96,7 @@ impl DirSnapshot {
     /// Reads only the wanted files that are directly in a directory.
     pub fn read_top_level(dir: &Dir, wanted: &dyn Fn(&str) -> bool) -> Result<Self, PathReadError> {
         let mut folder = Self::default();
-        folder.add_dir(dir, "", wanted, false)?;
+        folder.add_dir(dir, "", wanted, |_| true, false)?;
         folder.files.sort_by(|one, other| one.path.cmp(&other.path));
         Ok(folder)
     }
@@ -115,28 +121,30 @@ impl DirSnapshot {
         dir: &Dir,
         prefix: &str,
         wanted: &dyn Fn(&str) -> bool,
+        keeps_text: fn(&str) -> bool,
         recursive: bool,
     ) -> Result<(), PathReadError> {
         let listed = list_dir(dir, prefix)?;
         let names: Vec<&DirListingFile> = listed.files.iter().filter(|entry| wanted(&entry.path)).collect();
-        self.files.extend(read_files(dir, &names)?);
+        self.files.extend(read_files(dir, &names, keeps_text)?);
         self.irregular.extend(listed.irregular);
         for (path, subdir) in listed.dirs.into_iter().filter(|_| recursive) {
-            self.add_dir(&subdir.map_err(|error| (path.clone(), error))?, &format!("{path}/"), wanted, recursive)?;
+            let subdir = subdir.map_err(|error| (path.clone(), error))?;
+            self.add_dir(&subdir, &format!("{path}/"), wanted, keeps_text, recursive)?;
         }
         Ok(())
     }
 }
 
 impl SnapshotFile {
-    fn read(dir: &Dir, entry: &DirListingFile) -> Result<Self, PathReadError> {
+    fn read(dir: &Dir, entry: &DirListingFile, keeps_text: fn(&str) -> bool) -> Result<Self, PathReadError> {
         let path = entry.path.clone();
         let bytes = confined_path::open_regular_file_with_size(dir, &entry.name)
             .and_then(|(file, size)| read_sized(file, size));
         let bytes = bytes.map_err(|error| (path.clone(), error))?;
         let (size, hash) = (bytes.len() as u64, Blake3Hash::of(&bytes));
         let content = match String::from_utf8(bytes) {
-            _ if size > MAX_SNAPSHOT_TEXT_BYTES || path.contains('/') => SnapshotContent::NotKept,
+            _ if size > MAX_SNAPSHOT_TEXT_BYTES || path.contains('/') || !keeps_text(&path) => SnapshotContent::NotKept,
             Ok(text) => SnapshotContent::Text(Arc::new(text)),
             Err(error) => SnapshotContent::Bytes(Arc::new(error.into_bytes())),
         };
@@ -145,14 +153,18 @@ impl SnapshotFile {
 }
 
 /// Reads files, with several threads if there are many, because most of the time goes to system calls.
-fn read_files(dir: &Dir, entries: &[&DirListingFile]) -> Result<Vec<SnapshotFile>, PathReadError> {
+fn read_files(
+    dir: &Dir,
+    entries: &[&DirListingFile],
+    keeps_text: fn(&str) -> bool,
+) -> Result<Vec<SnapshotFile>, PathReadError> {
     let threads = if entries.len() < PARALLEL_READ_THRESHOLD {
         1
     } else {
         thread::available_parallelism().map_or(1, usize::from).min(4)
     };
     let read = |entries: &[&DirListingFile]| {
-        entries.iter().map(|entry| SnapshotFile::read(dir, entry)).collect::<Result<Vec<_>, _>>()
+        entries.iter().map(|entry| SnapshotFile::read(dir, entry, keeps_text)).collect::<Result<Vec<_>, _>>()
     };
     if threads == 1 {
         return read(entries);
@@ -271,10 +283,11 @@ mod tests {
         fs::write(folder.path().join("inner/b.sql"), "b").unwrap();
         fs::write(folder.path().join("a.sql"), "first").unwrap();
         fs::write(folder.path().join("odd.sql"), b"\xff").unwrap();
+        fs::write(folder.path().join("readme"), "not asked for").unwrap();
         let dir = Dir::open_ambient_dir(folder.path(), ambient_authority()).unwrap();
         let folders = DirSnapshotCache::default();
         let text = |folders: &DirSnapshotCache| {
-            let read = folders.snapshot(folder.path(), &dir).unwrap();
+            let read = folders.snapshot(folder.path(), &dir, |name| name.ends_with(".sql")).unwrap();
             let texts: Vec<_> = read
                 .top_level_files(|_| true)
                 .map(|file| match &file.content {
@@ -286,13 +299,13 @@ mod tests {
             (texts.join(" "), read.hash())
         };
         let first = text(&folders);
-        assert_eq!(first.0, "first [255]");
+        assert_eq!(first.0, "first [255] gone");
         assert_eq!(first.1, hash_dir(&dir).unwrap());
         fs::write(folder.path().join("a.sql"), "later").unwrap();
         assert_eq!(text(&folders.clone()), first, "hash and text are those of one reading");
         folders.clear();
         let later = text(&folders);
-        assert_eq!(later.0, "later [255]");
+        assert_eq!(later.0, "later [255] gone");
         assert_eq!(later.1, hash_dir(&dir).unwrap());
         assert_ne!(later.1, first.1);
     }

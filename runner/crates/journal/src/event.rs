@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::FindingSummary;
 use contract::hash::Blake3Hash;
 use contract::step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase, StepProgress};
 use contract::{
@@ -321,9 +322,9 @@ pub enum DecisionReason {
     /// The step has no probe, and its record is of another run.
     NoProbe,
     /// The step was begun and has no outcome; with the finding of its probe, if it has one.
-    Interrupted { finding: Option<String> },
+    Interrupted { finding: Option<FindingSummary> },
     /// The step's record is unauthenticated or missing; with the finding of its probe, if it has one.
-    Unconfirmed { finding: Option<String> },
+    Unconfirmed { finding: Option<FindingSummary> },
     /// A step before this check ran.
     UpstreamRan,
     /// The probe of this check failed.

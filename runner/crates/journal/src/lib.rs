@@ -5,11 +5,14 @@
 //! effect, outcome": only [`Journal::record_intent`] creates a [`StepIntent`], acting turns it into a [`StepCompletion`], and
 //! only that can be recorded as an outcome.
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 pub mod clock;
 pub mod decision;
 mod error;
 pub mod event;
 pub mod file;
+mod finding_summary;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod line;
@@ -22,6 +25,7 @@ pub mod state;
 pub use error::JournalError;
 pub use event::{JournalEvent, StepTarget};
 pub use file::{Journal, StepCompletion, StepIntent, UndoCompletion, UndoIntent};
+pub use finding_summary::FindingSummary;
 pub use load::{LoadedJournals, UNTRUSTED_FILE_SUFFIX, trust_from_file_name};
 pub use message_redactor::MessageRedactor;
 pub use redact::Redactor;

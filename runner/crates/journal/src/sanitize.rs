@@ -7,6 +7,7 @@
 use serde_json::{Map, Value};
 
 use super::{
+    FindingSummary,
     event::{Decision, DecisionReason, JournalEvent, JournalHeader, PlanStepRecord},
     redact::Redactor,
 };
@@ -122,6 +123,11 @@ impl EventSanitizer<'_> {
         }
     }
 
+    /// Cleaned as the text that is written, so that a cut or a mask falls where it always fell.
+    fn finding_summary(&self, finding: FindingSummary) -> FindingSummary {
+        self.message(finding.into()).into()
+    }
+
     fn decision(&self, decision: Decision) -> Decision {
         match decision {
             Decision::Skip { reason, receipt } => {
@@ -141,10 +147,10 @@ impl EventSanitizer<'_> {
             DecisionReason::DriftAccepted { why } => DecisionReason::DriftAccepted { why: self.message(why) },
             DecisionReason::Unknown { why } => DecisionReason::Unknown { why: self.message(why) },
             DecisionReason::Interrupted { finding } => {
-                DecisionReason::Interrupted { finding: finding.map(|finding| self.message(finding)) }
+                DecisionReason::Interrupted { finding: finding.map(|finding| self.finding_summary(finding)) }
             }
             DecisionReason::Unconfirmed { finding } => {
-                DecisionReason::Unconfirmed { finding: finding.map(|finding| self.message(finding)) }
+                DecisionReason::Unconfirmed { finding: finding.map(|finding| self.finding_summary(finding)) }
             }
             DecisionReason::CheckFailed { why } => DecisionReason::CheckFailed { why: self.message(why) },
             DecisionReason::ProbeFailed { message } => DecisionReason::ProbeFailed { message: self.message(message) },

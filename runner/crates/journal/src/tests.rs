@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Journal, JournalError, JournalState, LoadedJournals, RecordStatus, Redactor, StepTarget,
+    FindingSummary, Journal, JournalError, JournalState, LoadedJournals, RecordStatus, Redactor, StepTarget,
     event::{
         Decision, DecisionReason, FORMAT, Fingerprint, JournalEntry, JournalEvent, JournalHeader, MAGIC,
         PlanStepRecord, ProbeInput, Release,
@@ -130,7 +130,7 @@ fn two_attempts(folder: &Path) -> [PathBuf; 2] {
             finding,
         })
         .unwrap();
-    let reason = DecisionReason::Interrupted { finding: Some("held".to_owned()) };
+    let reason = DecisionReason::Interrupted { finding: Some(FindingSummary::Held) };
     journal.record_decision(&step_target("migrate"), Decision::Adopt { reason, receipt: found }).unwrap();
     for host in ["local", "web-1", "web-2"] {
         log_message(&mut journal, &format!("switch@{host}"), "switching");

@@ -272,14 +272,6 @@ pub enum ModuleRef {
     Registry(RegistryRef),
 }
 
-impl ModuleRef {
-    /// Whether it is the official module of this name.
-    #[must_use]
-    pub fn is_official(&self, name: &str) -> bool {
-        matches!(self, Self::Official(own) if own == name)
-    }
-}
-
 /// Whether the sandbox confines a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StepTrust {

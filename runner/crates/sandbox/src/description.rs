@@ -7,6 +7,7 @@ use jsonschema::error::ValidationErrorKind;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::behavior::ModuleBehaviors;
 use contract::step::{StepFailure, StepPhase};
 use journal::file::StepEffect;
 
@@ -37,6 +38,9 @@ pub struct ModuleDescription {
     /// Pointers into the configuration; if there are any, the step has a probe only if one of them has a value.
     #[serde(default)]
     probes_config: Vec<String>,
+    /// What the runner does around it.
+    #[serde(default, rename = "behaves")]
+    pub behaviors: ModuleBehaviors,
     /// The schema, compiled once.
     #[serde(skip)]
     validator: Option<Arc<jsonschema::Validator>>,
@@ -326,6 +330,26 @@ mod tests {
         let expected =
             expected.map(|(pointer, message)| SchemaViolation { pointer: pointer.into(), message: message.into() });
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn declared_behavior_names_values_of_the_configuration() {
+        let config = json!({"db": "main", "files": {"dir": "m"}, "into": 7});
+        let text = json!({
+            "name": "x", "version": "1", "summary": "s", "phase": "commit", "config": {},
+            "behaves": {
+                "migrates": {"database": "/db", "dir": "/files/dir", "future": 1},
+                "installs-releases": {"into": "/into"}, "future": {},
+            },
+        });
+        let behaviors = ModuleDescription::parse(&text.to_string()).unwrap().behaviors;
+        let migrates = behaviors.migrates.unwrap();
+        assert_eq!((migrates.database(&config), migrates.dir(&config)), ("main", "m"));
+        assert_eq!((migrates.database(&json!({})), migrates.dir(&json!([]))), ("", ""));
+        let releases = behaviors.installs_releases.unwrap();
+        assert_eq!(releases.into_dir(&config), None);
+        assert_eq!(releases.into_dir(&json!({"into": "app"})), Some("app"));
+        assert!(description().behaviors.migrates.is_none() && description().behaviors.installs_releases.is_none());
     }
 
     #[test]

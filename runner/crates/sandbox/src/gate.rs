@@ -15,6 +15,7 @@ use url::Url;
 
 use super::failure;
 use contract::{StepId, step::StepFailure};
+use db::migrate::is_sql_file;
 use fetch::net;
 use hostio::{
     confined_path,
@@ -120,11 +121,11 @@ impl CapabilityGate {
         programs || self.dirs.values().any(|(_, access)| *access == DirAccess::ReadWrite)
     }
 
-    /// The snapshot of a granted directory, read once.
+    /// The snapshot of a granted directory of migrations, read once.
     pub(super) fn dir_snapshot(&self, name: &str) -> Result<Result<Arc<DirSnapshot>, PathReadError>, StepFailure> {
         let dir = self.dir(name)?;
         let path = self.granted_dir_path(name).map(PathBuf::as_path).unwrap_or(Path::new(""));
-        Ok(self.dir_snapshots.snapshot(path, dir))
+        Ok(self.dir_snapshots.snapshot(path, dir, is_sql_file))
     }
 
     /// The snapshot of a granted directory, if it was read.

@@ -67,7 +67,7 @@ impl ModuleRuntime {
                     let (dir, path) = gate.split_dir_path(&text)?;
                     hash_file(dir, path, &text)?
                 }
-                InputKind::Dir if step.uses.is_official("migrate") => {
+                InputKind::Dir if description.behaviors.migrates.as_ref().is_some_and(|it| it.dir(config) == text) => {
                     gate.dir_snapshot(&text)?.map_err(read_error)?.hash()
                 }
                 InputKind::Dir => dir_snapshot::hash_dir(gate.dir(&text)?).map_err(read_error)?,

@@ -6,6 +6,7 @@
 //! floods its log ends with a typed failure soon after its deadline, and the runner continues. Deliberately absent: the
 //! order of calls, and the journal.
 
+mod behavior;
 mod bindings;
 mod blobs;
 mod componentize;
@@ -31,6 +32,7 @@ use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 use wasmtime::{Store, component::ResourceTableError};
 
+pub use behavior::{InstallsReleasesBehavior, MigratesBehavior, ModuleBehaviors};
 pub use description::{
     CapabilityKind, CapabilityNeed, DescriptionError, InputKind, ModuleDescription, SchemaViolation,
 };

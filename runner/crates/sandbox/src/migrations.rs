@@ -5,7 +5,7 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    ModuleRuntime,
+    MigratesBehavior, ModuleRuntime,
     bindings::{HostError, migrations},
     failure,
     gate::{CallPurpose, CapabilityGate},
@@ -68,23 +68,23 @@ fn address<'a>(gate: &CapabilityGate, url: &'a Secret) -> Result<DatabaseAddress
 /// What can't be read or reached.
 pub async fn open_migrations(
     step: &PlanStep,
-    config: &Value,
+    migrates: &MigratesBehavior,
     purpose: CallPurpose,
 ) -> Result<MigrationAdmin, StepFailure> {
-    open_desk(step, config, purpose, &DirSnapshotCache::default()).await
+    open_admin(step, migrates, purpose, &DirSnapshotCache::default()).await
 }
 
-async fn open_desk(
+async fn open_admin(
     step: &PlanStep,
-    config: &Value,
+    migrates: &MigratesBehavior,
     purpose: CallPurpose,
-    folders: &DirSnapshotCache,
+    dir_snapshots: &DirSnapshotCache,
 ) -> Result<MigrationAdmin, StepFailure> {
-    let gate = CapabilityGate::open(step, purpose, folders)?;
-    let text = |name: &str| config[name].as_str().unwrap_or_default();
-    let options = MigrationOptions::from_config(config, step.timeout)?;
-    let folder = gate.granted_dir_path(text("dir")).cloned().unwrap_or_default();
-    Ok(MigrationAdmin::new(open(&gate, text("database"), text("dir"), options).await?, folder))
+    let gate = CapabilityGate::open(step, purpose, dir_snapshots)?;
+    let (database, dir) = (migrates.database(&step.with), migrates.dir(&step.with));
+    let options = MigrationOptions::from_config(&step.with, step.timeout)?;
+    let path = gate.granted_dir_path(dir).cloned().unwrap_or_default();
+    Ok(MigrationAdmin::new(open(&gate, database, dir, options).await?, path))
 }
 
 impl ModuleRuntime {
@@ -92,8 +92,12 @@ impl ModuleRuntime {
     ///
     /// # Errors
     /// What can't be read or reached.
-    pub async fn migrations(&self, step: &PlanStep) -> Result<MigrationAdmin, StepFailure> {
-        open_desk(step, &step.with, CallPurpose::Probe, &self.dir_snapshots).await
+    pub async fn migrations(
+        &self,
+        step: &PlanStep,
+        migrates: &MigratesBehavior,
+    ) -> Result<MigrationAdmin, StepFailure> {
+        open_admin(step, migrates, CallPurpose::Probe, &self.dir_snapshots).await
     }
 }
 

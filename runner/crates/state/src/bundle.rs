@@ -87,6 +87,7 @@ pub struct CheckpointEntry {
     pub bytes: u64,
     pub hash: Blake3Hash,
     /// Whether its writer had it from an authenticated source.
+    #[serde(rename = "believed")]
     pub is_authenticated: bool,
 }
 

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::{
     super::{
         ColorMode, CommandConclusion, DeploymentReporter,
-        formatter::{DisplayItem, DisplayLine, EventFormatter},
+        formatter::{DisplayItem, EventFormatter},
         messages, step_label,
     },
     gantt::{BarStatus, GanttBar, gantt_chart},

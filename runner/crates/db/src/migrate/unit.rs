@@ -40,20 +40,25 @@ pub(super) enum CatalogCheck {
     /// PostgreSQL: an index that is built, by schema and name; it may be left invalid.
     IndexBuilt { index: Vec<String> },
     /// PostgreSQL: an index that is dropped.
+    #[serde(rename = "index-gone")]
     IndexDropped { index: Vec<String> },
     /// PostgreSQL: an index that is rebuilt; a half-built one has another name.
     IndexRebuilt { index: Vec<String> },
     /// PostgreSQL: a partition that is detached from its table.
+    #[serde(rename = "detached")]
     PartitionDetached { table: Vec<String>, partition: Vec<String> },
     /// A database that is created or dropped.
     Database { name: String, made: bool },
     /// MySQL: whether the `SHOW CREATE` of this object has changed.
+    #[serde(rename = "shown")]
     ShowCreate { what: String, name: Vec<String> },
     /// MySQL: tables that are dropped one by one.
+    #[serde(rename = "tables-gone")]
     TablesDropped { names: Vec<Vec<String>> },
     /// Running it twice does the same as once.
     Repeatable,
     /// Nothing shows it.
+    #[serde(rename = "nothing")]
     Unobservable,
 }
 

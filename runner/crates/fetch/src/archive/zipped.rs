@@ -173,7 +173,9 @@ fn special_file_name(kind: FileType) -> &'static str {
         FileType::BlockDevice => "a block device",
         FileType::Fifo => "a pipe",
         FileType::Socket => "a socket",
-        FileType::Unknown | FileType::RegularFile | FileType::Directory | FileType::Symlink => "something of an unknown type",
+        FileType::Unknown | FileType::RegularFile | FileType::Directory | FileType::Symlink => {
+            "something of an unknown type"
+        }
     }
 }
 

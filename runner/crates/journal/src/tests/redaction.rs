@@ -59,7 +59,7 @@ fn journal_with_text_everywhere(folder: &Path, text: &str, redactor: Redactor) -
         DecisionReason::Drifted { why: text() },
         DecisionReason::DriftAccepted { why: text() },
         DecisionReason::Unknown { why: text() },
-        DecisionReason::Interrupted { finding: Some(text()) },
+        DecisionReason::Interrupted { finding: Some(text().into()) },
         DecisionReason::CheckFailed { why: text() },
         DecisionReason::ProbeFailed { message: text() },
     ] {
@@ -77,7 +77,7 @@ fn journal_with_text_everywhere(folder: &Path, text: &str, redactor: Redactor) -
             .unwrap();
         journal.record_outcome(intent.complete(result, took)).unwrap();
     }
-    let reason = DecisionReason::Interrupted { finding: Some(text()) };
+    let reason = DecisionReason::Interrupted { finding: Some(text().into()) };
     journal.record_decision(&pull, Decision::Adopt { reason, receipt: receipt() }).unwrap();
     let undo = journal.record_undo_intent(&pull).unwrap();
     journal.record_undo_outcome(undo.complete(Some(failure()))).unwrap();

@@ -1,63 +1,72 @@
 //! The preflight of migrations: their databases answer, and what is unsafe in what would run is said before anything runs.
 //!
-//! Only steps of the official module are looked at, and only where files changed since they succeeded: a deployment with nothing to do
-//! asks no database. Deliberately absent: rules, which are the sandbox's.
+//! Only steps whose module declares `migrates` are checked, and only where files changed since they succeeded: a deployment with nothing
+//! to do asks no database. Deliberately absent: rules, which are the database crate's.
 
-use super::{PlannedStep, PreparedPlan};
+use super::{PlannedStep, resources::resource_error};
+use crate::deploy::{Executor as _, executor::LocalExecutor};
 use contract::{
     diagnostic::{Diagnostic, ErrorCode, Notice, SourceLocation},
     step::StepFailure,
 };
 use db::migrate::LintLevel;
 use journal::{JournalState, RecordStatus};
+use plan::Plan;
+use sandbox::{MigratesBehavior, NoticeHandler};
 
-impl PreparedPlan {
-    /// Looks at the migrations of all steps.
-    ///
-    /// # Errors
-    /// A database that does not answer; unsafe statements, where the plan denies them.
-    pub async fn check_migrations(&self, state: Option<&JournalState>) -> Result<(), Vec<Diagnostic>> {
+/// The check of migrations before a deployment.
+pub(super) struct MigrationPreflight<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) local: &'a LocalExecutor,
+    pub(super) notify: &'a NoticeHandler,
+    /// What is on record, if that is known.
+    pub(super) state: Option<&'a JournalState>,
+}
+
+impl MigrationPreflight<'_> {
+    /// Checks the migrations of all steps.
+    pub(super) async fn check(&self, steps: &[PlannedStep]) -> Result<(), Vec<Diagnostic>> {
         let mut problems = Vec::new();
-        for ready in &self.steps {
-            let is_migrate = ready.step.uses.is_official("migrate");
+        for planned in steps {
+            let Some(migrates) = &planned.description.behaviors.migrates else { continue };
             // What waits for outputs of other steps can't be known yet.
-            if is_migrate && ready.step.pending.is_empty() && !self.has_succeeded_with_same_files(ready, state) {
-                problems.extend(self.lint_step(ready).await);
+            if planned.step.pending.is_empty() && !self.has_succeeded_with_same_files(planned).await {
+                problems.extend(self.lint_step(planned, migrates).await);
             }
         }
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
     /// Whether the step succeeded with these very files. They are read here, and then are what the step gets.
-    fn has_succeeded_with_same_files(&self, planned: &PlannedStep, state: Option<&JournalState>) -> bool {
-        let inputs = self.runtime.input_hashes(&planned.step, &planned.description, &planned.step.with);
-        let Some(record) = state.and_then(|state| state.records.get(&planned.step_target)) else { return false };
-        if !matches!(state.and_then(|state| state.status(&planned.step_target)), Some(RecordStatus::Succeeded(_))) {
+    async fn has_succeeded_with_same_files(&self, planned: &PlannedStep) -> bool {
+        let inputs = self.local.input_hashes(&planned.step, &planned.description, &planned.step.with).await;
+        let record = self.state.and_then(|state| state.records.get(&planned.step_target));
+        let Some(record) = record.filter(|record| matches!(record.status, RecordStatus::Succeeded(_))) else {
             return false;
-        }
+        };
         let recorded = &record.intent.fingerprint.0;
         inputs
             .is_ok_and(|inputs| inputs.iter().all(|(name, hash)| recorded.get(&format!("input:{name}")) == Some(hash)))
     }
 
-    async fn lint_step(&self, planned: &PlannedStep) -> Vec<Diagnostic> {
+    async fn lint_step(&self, planned: &PlannedStep, migrates: &MigratesBehavior) -> Vec<Diagnostic> {
         let step = &planned.step;
-        let looked = async { self.runtime.migrations(step).await?.lint().await };
-        let (found, severity) = match looked.await {
+        let linted = async { self.local.runtime().migrations(step, migrates).await?.lint().await };
+        let (found, severity) = match linted.await {
             Ok(found) => found,
             // A directory that a step before this one makes, and what is wrong with a file: the step says so in its turn.
             Err(failure) if !is_unreachable(&failure) => return Vec::new(),
             Err(failure) => {
                 let message = format!("step `{}`: {}", step.id, failure.message);
-                return vec![self.resource_error(step, &message)];
+                return vec![resource_error(self.plan, step, &message)];
             }
         };
         for lint in &found {
             let help = lint.help.as_ref().map_or_else(String::new, |help| format!(" {help}"));
             let message = format!("{}:{}: {} ({}){help}", lint.file, lint.line, lint.message, lint.rule);
-            let spot = SourceLocation { path: lint.path.clone(), line: Some(lint.line), column: None };
+            let location = SourceLocation { path: lint.path.clone(), line: Some(lint.line), column: None };
             let title = Some(lint.rule.clone());
-            (self.notify)(Notice { title, location: Some(spot), ..Notice::warning(message) });
+            (self.notify)(Notice { title, location: Some(location), ..Notice::warning(message) });
         }
         if severity != LintLevel::Deny || found.is_empty() {
             return Vec::new();

@@ -1,0 +1,62 @@
+//! The modules of a plan, loaded, with what they say of themselves.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
+
+use contract::diagnostic::{Diagnostic, ErrorCode};
+use plan::{Plan, PlanStep};
+use sandbox::{
+    LoadedModule, ModuleDescription, ModuleLoadError, ModuleRuntime, NoticeHandler, UserPaths, module_display_name,
+};
+
+/// Loaded modules, by [`module_display_name`].
+#[derive(Default)]
+pub(super) struct LoadedModules(BTreeMap<String, (LoadedModule, ModuleDescription)>);
+
+impl LoadedModules {
+    /// Loads each module of a plan once. One that can't be loaded is an error at each step that uses it.
+    pub(super) async fn load(runtime: &ModuleRuntime, plan: &Plan) -> (Self, Vec<Diagnostic>) {
+        let (mut modules, mut problems) = (BTreeMap::new(), Vec::new());
+        for step in plan.all_steps() {
+            if let Entry::Vacant(vacant) = modules.entry(module_display_name(&step.uses)) {
+                match load(runtime, plan, step).await {
+                    Ok(module) => _ = vacant.insert(module),
+                    Err(diagnostic) => problems.push(diagnostic),
+                }
+            }
+        }
+        (Self(modules), problems)
+    }
+
+    /// The module of a step, if it could be loaded.
+    pub(super) fn of(&self, step: &PlanStep) -> Option<&(LoadedModule, ModuleDescription)> {
+        self.0.get(&module_display_name(&step.uses))
+    }
+}
+
+/// The engine that modules are loaded into.
+pub(super) fn new_runtime(cache_dirs: UserPaths, notify: &NoticeHandler) -> Result<ModuleRuntime, Diagnostic> {
+    ModuleRuntime::new(cache_dirs, Arc::clone(notify)).map_err(|error| engine_fault(&error))
+}
+
+async fn load(
+    runtime: &ModuleRuntime,
+    plan: &Plan,
+    step: &PlanStep,
+) -> Result<(LoadedModule, ModuleDescription), Diagnostic> {
+    let module = runtime.load(&step.uses).await.map_err(|error| error.diagnostic(plan, step))?;
+    let description = runtime.describe(&module, step).await.map_err(|error| {
+        let message = format!("the module of step `{}` returned an invalid description", step.id);
+        let hint = Some(error.hint().to_owned());
+        let diagnostic =
+            plan.error_at(ErrorCode::NotAModule, step.span.clone(), message, "used here", hint).with_cause(&error);
+        error.log_lines().iter().fold(diagnostic, Diagnostic::with_cause)
+    })?;
+    Ok((module, description))
+}
+
+fn engine_fault(error: &ModuleLoadError) -> Diagnostic {
+    Diagnostic::new(ErrorCode::RunnerFault, error.to_string()).with_hint("please report this")
+}

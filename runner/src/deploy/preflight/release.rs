@@ -1,0 +1,40 @@
+//! What is deployed, found out before anything runs.
+
+use contract::diagnostic::{Diagnostic, ErrorCode};
+use journal::event::Release;
+use plan::Plan;
+
+use super::{PlannedStep, RequestedRelease, span_of};
+
+/// What is deployed: its digest by the first step that pulls something.
+pub(super) async fn resolve_release(
+    plan: &Plan,
+    steps: &[PlannedStep],
+    wanted: RequestedRelease,
+) -> Result<Release, Diagnostic> {
+    let RequestedRelease { label, digest: known } = wanted;
+    for ready in steps {
+        let found = sandbox::release_digest(&ready.step, &ready.description, &ready.step.with).await;
+        let span = span_of(&ready.step, "/from");
+        let digest = match (found, &known) {
+            (Ok(None), _) => continue,
+            (Ok(Some(found)), Some(known)) if found != *known => {
+                let message = format!("release {label} differs from the verified release of that name");
+                let hint = format!("restore the archive with digest {known}, or verify this one first");
+                let label = format!("its digest is {found}");
+                return Err(plan.error_at(ErrorCode::NotTheVerifiedRelease, span, message, label, Some(hint)));
+            }
+            (Ok(found), _) => found,
+            // Its archive may be gone, and what was pulled still be there: the step looks for it by the digest.
+            (Err(_), Some(known)) => Some(known.clone()),
+            (Err(failure), None) => {
+                let message = format!("can't determine the digest of release {label}");
+                let diagnostic =
+                    plan.error_at(ErrorCode::ReleaseDigestUnavailable, span, message, "its source", failure.hint);
+                return Err(diagnostic.with_cause(failure.message));
+            }
+        };
+        return Ok(Release { label, digest });
+    }
+    Ok(Release { label, digest: None })
+}

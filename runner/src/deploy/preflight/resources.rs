@@ -1,0 +1,66 @@
+//! Whether what steps are granted is there: directories, the folders of databases, and room on the disk.
+
+use std::path::Path;
+
+use super::PlannedStep;
+use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind};
+use plan::{DirAccess, Plan, PlanStep};
+
+/// The free space that a writable directory must have, in bytes.
+const MIN_FREE_BYTES: u64 = 32 << 20;
+
+/// Whether directories can be written and have room, and the folders of databases too.
+///
+/// # Errors
+/// What can't be, with its place in the plan.
+pub(super) fn check_resources<'p>(
+    plan: &Plan,
+    steps: impl Iterator<Item = &'p PlannedStep>,
+) -> Result<(), Vec<Diagnostic>> {
+    let mut problems = Vec::new();
+    for PlannedStep { step, .. } in steps {
+        for (name, grant) in &step.grants.dirs {
+            let problem = match grant.access {
+                DirAccess::ReadWrite => check_writable(&grant.path),
+                DirAccess::ReadOnly => check_readable(&grant.path),
+            };
+            if let Err(why) = problem {
+                let what = format!("directory `{name}` of step `{}` ({})", step.id, grant.path.display());
+                problems.push(resource_error(plan, step, &format!("{what} {why}")));
+            }
+        }
+        for (name, grant) in &step.grants.databases {
+            let parent = grant.url.value.reveal().strip_prefix("sqlite:").and_then(|path| Path::new(path).parent());
+            if let Some(Err(why)) = parent.map(check_writable) {
+                let what = format!("the folder of database `{name}` of step `{}`", step.id);
+                problems.push(resource_error(plan, step, &format!("{what} {why}")));
+            }
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// Something that a step is granted is missing or unusable.
+pub(super) fn resource_error(plan: &Plan, step: &PlanStep, message: &str) -> Diagnostic {
+    let hint = Some("nothing was changed; fix this, then run the same command again".to_owned());
+    let mut diagnostic =
+        plan.error_at(ErrorCode::ResourceNotReady, step.span.clone(), message, "this step needs it", hint);
+    diagnostic.exit = ExitKind::Refused;
+    diagnostic
+}
+
+fn check_writable(path: &Path) -> Result<(), String> {
+    std::fs::create_dir_all(path).map_err(|error| format!("can't be created: {error}"))?;
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+        .map_err(|error| format!("is not writable: {error}"))?;
+    let room = rustix::fs::statvfs(path).map_err(|error| format!("can't be inspected: {error}"))?;
+    let free = room.f_bavail.saturating_mul(room.f_frsize);
+    if free < MIN_FREE_BYTES {
+        return Err(format!("has only {} MiB of free space", free >> 20));
+    }
+    Ok(())
+}
+
+fn check_readable(path: &Path) -> Result<(), String> {
+    std::fs::read_dir(path).map(drop).map_err(|error| format!("can't be read: {error}"))
+}

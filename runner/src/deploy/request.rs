@@ -1,0 +1,137 @@
+//! What a deployment is asked for, and what must be true before its attempt begins.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use super::{Interrupt, PreparedPlan};
+use contract::{
+    StepId,
+    diagnostic::{Diagnostic, ErrorCode},
+};
+use journal::{JournalState, LoadedJournals, decision::Selection, state::AttemptSummary};
+use state::{DeploymentLock, LockRequest, LockWait, StateStore};
+
+/// What to deploy, where, and on whose order.
+pub struct DeploymentRequest<'a> {
+    pub prepared: &'a PreparedPlan,
+    pub store: &'a StateStore,
+    pub overrides: DeployOverrides,
+    /// `user@host`.
+    pub operator: String,
+    /// The commit, if it is known.
+    pub commit: Option<String>,
+    /// The page of the CI job, if it is one.
+    pub url: Option<String>,
+    /// How long to wait for another deployment.
+    pub wait: LockWait,
+    /// The command that continues this deployment, for hints.
+    pub resume_command: String,
+    /// The states of the plan's other environments, if old releases are to be removed.
+    pub sibling_stores: Vec<StateStore>,
+    /// The deployments that this one is a part of, the outermost first: `APP/ENVIRONMENT ADDRESS` each.
+    pub parent_deployments: Vec<String>,
+}
+
+/// The operator's options.
+#[derive(Clone, Debug, Default)]
+pub struct DeployOverrides {
+    /// Which steps.
+    pub selection: Selection,
+    /// `--fresh`.
+    pub fresh: bool,
+    /// `--accept-drift`, of these steps.
+    pub accept_drift: BTreeSet<StepId>,
+    /// What it means that the journals of earlier attempts of a CI run are missing.
+    pub missing_journal: MissingJournalPolicy,
+    /// They are missing, and every step may have been begun.
+    pub journal_missing: bool,
+    /// The command, if it was not `deploy`: for the record.
+    pub command: Option<&'static str>,
+    /// The newest epoch that this was decided on; if there is a newer one now, it must be decided again.
+    pub expected_epoch: Option<u64>,
+}
+
+/// What it means that the journals of earlier attempts of a CI run are missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MissingJournalPolicy {
+    /// Every step may have been begun: its probe is asked.
+    #[default]
+    Probe,
+    /// Nothing is done.
+    Fail,
+    /// Nothing was begun.
+    Restart,
+}
+
+/// The journals of earlier attempts.
+pub(super) struct EarlierJournals {
+    pub(super) loaded: LoadedJournals,
+    /// The newest file and how many bytes of it were dropped, if its last line was torn.
+    pub(super) torn_tail: Option<(PathBuf, usize)>,
+}
+
+impl DeploymentRequest<'_> {
+    /// Refuses options that name an unknown step: a typing error must not run nothing and succeed.
+    pub(super) fn check_named_steps(&self) -> Result<(), Vec<Diagnostic>> {
+        let named = self.overrides.selection.option();
+        let accepted = self.overrides.accept_drift.iter().map(|step| ("accept-drift", step));
+        let unknown = |(option, step): (&str, &StepId)| {
+            if self.prepared.index(step).is_some() {
+                return None;
+            }
+            let known: Vec<_> = self.prepared.steps.iter().map(|planned| format!("`{}`", planned.step.id)).collect();
+            let message = format!("`--{option} {step}` names an unknown step");
+            let hint = format!("choose one of {}", known.join(", "));
+            Some(Diagnostic::new(ErrorCode::UnknownStep, message).with_hint(hint))
+        };
+        let problems: Vec<_> = named.into_iter().chain(accepted).filter_map(unknown).collect();
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// Takes the lock, unless interrupted meanwhile.
+    pub(super) async fn take_lock(&self, interrupt: &Interrupt) -> Result<DeploymentLock, Diagnostic> {
+        let release = &self.prepared.release;
+        let digest = release.digest.as_ref().map_or_else(String::new, |digest| format!(" {digest}"));
+        let purpose = Some(format!("{}{digest}", release.label));
+        let lock_request = LockRequest { by: self.operator.clone(), url: self.url.clone(), purpose, wait: self.wait };
+        tokio::select! {
+            lock = self.store.acquire_lock(lock_request) => lock.map_err(|error| (&error).into()),
+            _ = interrupt.requested() => {
+                let message = "interrupted while waiting for the lock; nothing was started";
+                Err(Diagnostic::new(ErrorCode::Interrupted, message)
+                    .with_hint(format!("run `{}` again", self.resume_command)))
+            }
+        }
+    }
+
+    /// Reads the journals of earlier attempts, and checks that none began since this one was planned.
+    pub(super) fn read_journals(&self) -> Result<EarlierJournals, Diagnostic> {
+        let paths = self.store.journal_paths().map_err(|error| Diagnostic::from(&error))?;
+        let loaded = LoadedJournals::read(&paths, |_| {}).map_err(|error| Diagnostic::from(&error))?;
+        if self.overrides.expected_epoch.is_some_and(|seen| seen != loaded.state.epoch()) {
+            let message = "another deployment ran after this one was planned; nothing was started";
+            let hint = format!("check `runner history`, then run `{}` again", self.resume_command);
+            return Err(Diagnostic::new(ErrorCode::StaleDecision, message).with_hint(hint));
+        }
+        let torn_tail = loaded.torn_files.iter().rfind(|(torn, _)| paths.last() == Some(torn)).cloned();
+        Ok(EarlierJournals { loaded, torn_tail })
+    }
+
+    /// Whether earlier attempts of this CI run may have begun what is not on record here.
+    pub(super) fn is_journal_missing(&self, state: &JournalState) -> Result<bool, Diagnostic> {
+        let is_missing = self.store.checkpoints().is_some_and(|checkpoints| checkpoints.status().is_missing);
+        let of_this_run = |attempt: &&AttemptSummary| attempt.header.url.is_some() && attempt.header.url == self.url;
+        let is_here = state.attempts.iter().any(|attempt| of_this_run(&attempt));
+        // It stays missing, though what was done since is on record.
+        let was_missing = state.attempts.iter().filter(of_this_run).any(|attempt| attempt.journal_missing);
+        match self.overrides.missing_journal {
+            MissingJournalPolicy::Probe => Ok(is_missing && !is_here || was_missing),
+            MissingJournalPolicy::Fail if is_missing && !is_here => {
+                let message = "the journal of earlier attempts is missing from the artifacts of this run";
+                Err(Diagnostic::new(ErrorCode::PreviousJournalMissing, message)
+                    .with_cause("`missing_journal: fail` refuses to deploy without it")
+                    .with_hint("use \"Re-run failed jobs\", which keeps it, or set `missing_journal: probe`"))
+            }
+            MissingJournalPolicy::Fail | MissingJournalPolicy::Restart => Ok(false),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The steps of an attempt: each is decided, probed if the decision asks for it, and run, in the plan's order.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::{AttemptError, PlannedStep, attempt::RunningAttempt, resolve::ResolvedStep, undo};
+use contract::step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase};
+use journal::{
+    JournalError, StepIntent,
+    decision::{self, NextAction, StepDisposition},
+    event::{Decision, DecisionReason, ProbeInput},
+};
+
+/// How often a probe that fails is called in all.
+const MAX_PROBE_CALLS: u32 = 2;
+
+/// The first pause between two tries of a retryable failure; each one after it is twice as long.
+const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// The longest pause between two tries.
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(10);
+
+/// Runs the steps of an attempt.
+pub(super) struct StepRunner<'r, 'a> {
+    pub(super) attempt: &'r mut RunningAttempt<'a>,
+}
+
+impl StepRunner<'_, '_> {
+    /// Works through the plan.
+    pub(super) async fn run_all(&mut self) -> Result<(), AttemptError> {
+        let (prepared, selection) = (self.attempt.prepared(), &self.attempt.overrides().selection);
+        let named_index = selection.option().and_then(|(_, step)| prepared.index(step));
+        for (index, planned) in prepared.steps.iter().enumerate() {
+            let outputs = match selection.disposition_of(index, named_index) {
+                StepDisposition::Exclude => continue,
+                StepDisposition::AssumeDone => self.assume_done(planned)?,
+                StepDisposition::Evaluate { selected_by_name } => self.run(planned, selected_by_name).await?.outputs,
+            };
+            self.attempt.outputs.insert(planned.step.id.clone(), outputs);
+        }
+        Ok(())
+    }
+
+    /// Takes a step before the one that the operator starts from as done, with the outputs on record.
+    fn assume_done(&mut self, planned: &PlannedStep) -> Result<Map<String, Value>, JournalError> {
+        let journal = &mut self.attempt.journal;
+        let receipt = journal.state().authenticated_receipt(&planned.step_target).cloned().unwrap_or_default();
+        let outputs = receipt.outputs.clone();
+        let decision = Decision::Skip { reason: DecisionReason::RequestedByOperator, receipt };
+        journal.record_decision(&planned.step_target, decision)?;
+        Ok(outputs)
+    }
+
+    /// Decides about one step and does what was decided.
+    async fn run(&mut self, planned: &PlannedStep, selected_by_name: bool) -> Result<Receipt, AttemptError> {
+        let resolved = self.attempt.view().evaluate_input(planned, selected_by_name).await?;
+        let mut finding = None;
+        loop {
+            self.attempt.interrupt.check()?;
+            let decision = match decision::decide(&self.attempt.view().decision_input(&resolved, finding.as_ref())) {
+                NextAction::Probe(probe_input) => {
+                    finding = Some(self.probe_with_retries(&resolved, probe_input).await?);
+                    continue;
+                }
+                NextAction::FinishUndo => {
+                    undo::undo_step(self.attempt, planned).await?;
+                    finding = None;
+                    continue;
+                }
+                NextAction::Decided(decision) => decision,
+            };
+            self.record_decision(&resolved, decision.clone())?;
+            match decision {
+                Decision::Skip { receipt, .. } => return Ok(receipt),
+                // The probe was asked about the current input already.
+                Decision::Adopt { reason: DecisionReason::Unconfirmed { .. }, .. } => {}
+                Decision::Adopt { .. } => finding = None,
+                Decision::Run { .. } => return self.apply_with_retries(&resolved).await,
+                Decision::Stop { reason } => {
+                    return Err(AttemptError::InDoubt { step_target: planned.step_target.clone(), reason });
+                }
+            }
+        }
+    }
+
+    /// Writes a decision; before one that adopts an effect without an authenticated record, the intent that it is of.
+    fn record_decision(&mut self, resolved: &ResolvedStep<'_>, decision: Decision) -> Result<(), JournalError> {
+        let ResolvedStep { planned, input, key, fingerprint, .. } = resolved;
+        let (journal, step_target) = (&mut self.attempt.journal, &planned.step_target);
+        if let Decision::Adopt { reason: DecisionReason::Unconfirmed { .. }, .. } = &decision {
+            let effect = planned.description.effect();
+            journal.record_adoption_intent(step_target, key, fingerprint.clone(), input.clone(), effect)?;
+        }
+        journal.record_decision(step_target, decision)
+    }
+
+    /// Asks the module whether an effect holds. A probe that fails is asked again.
+    async fn probe_with_retries(
+        &mut self,
+        resolved: &ResolvedStep<'_>,
+        probe_input: ProbeInput,
+    ) -> Result<ProbeFinding, AttemptError> {
+        let planned = resolved.planned;
+        let input = resolved.probed_input(probe_input, self.attempt.journal.state()).clone();
+        let mut calls = 1;
+        loop {
+            let finding = self.attempt.call(planned).probe(&input, probe_input).await?;
+            match finding {
+                ProbeFinding::Failed { .. } if calls < MAX_PROBE_CALLS => {
+                    calls += 1;
+                    self.attempt.interrupt.pause(FIRST_RETRY_PAUSE).await?;
+                }
+                ProbeFinding::Failed { .. }
+                | ProbeFinding::Held { .. }
+                | ProbeFinding::Absent
+                | ProbeFinding::Drifted { .. }
+                | ProbeFinding::Unknown { .. } => return Ok(finding),
+            }
+        }
+    }
+
+    /// Acts, with an intent before and an outcome after, and again while the failure is retryable and the plan allows it.
+    pub(super) async fn apply_with_retries(&mut self, resolved: &ResolvedStep<'_>) -> Result<Receipt, AttemptError> {
+        let planned = resolved.planned;
+        let (mut retries_left, mut pause) = (planned.step.retry, FIRST_RETRY_PAUSE);
+        loop {
+            let (failure, outcome_known) = match self.apply(resolved).await? {
+                StepOutcome::Succeeded { receipt } => return Ok(receipt),
+                StepOutcome::Failed { failure } if failure.retryable && retries_left > 0 => {
+                    self.attempt.interrupt.pause(pause).await?;
+                    retries_left -= 1;
+                    pause = (pause * 2).min(MAX_RETRY_PAUSE);
+                    continue;
+                }
+                StepOutcome::Failed { failure } => (failure, true),
+                StepOutcome::Unknown { failure } => (failure, false),
+            };
+            return Err(AttemptError::Failed { step_target: planned.step_target.clone(), failure, outcome_known });
+        }
+    }
+
+    /// Acts once.
+    async fn apply(&mut self, resolved: &ResolvedStep<'_>) -> Result<StepOutcome, AttemptError> {
+        let ResolvedStep { planned, input, key, fingerprint, .. } = resolved;
+        let effect = planned.description.effect();
+        let journal = &mut self.attempt.journal;
+        let intent = journal.record_intent(&planned.step_target, key, fingerprint.clone(), input.clone(), effect)?;
+        let intent = self.ensure_lock_for_commit(planned, intent).await?;
+        let step = self.attempt.step_environment.apply_to(&planned.step);
+        self.attempt.call(planned).apply(&step, intent).await
+    }
+
+    /// Confirms, between the intent of a commit step and its effect, that the lock is ours, and where state is remote, that
+    /// the intent is there. If not, the outcome of the step is that it was not started.
+    async fn ensure_lock_for_commit(
+        &mut self,
+        planned: &PlannedStep,
+        intent: StepIntent,
+    ) -> Result<StepIntent, AttemptError> {
+        if planned.description.phase != StepPhase::Commit {
+            return Ok(intent);
+        }
+        let Err(error) = self.attempt.confirm_lock().await else { return Ok(intent) };
+        let failure = StepFailure::new("not-begun", "not started: the runner could not confirm the lock");
+        self.attempt.journal.record_outcome(intent.complete(StepOutcome::Failed { failure }, Duration::ZERO))?;
+        Err(error)
+    }
+}
