@@ -139,7 +139,7 @@ impl WitContract {
         let package = resolve.push_str("step.wit", text).unwrap();
         let world = resolve.packages[package].worlds["module"];
         let mut sizes = SizeAlign::default();
-        sizes.fill(&resolve).unwrap();
+        sizes.fill(&resolve);
         Self { version: version.to_owned(), resolve, sizes, world }
     }
 
@@ -341,9 +341,9 @@ impl ContractImport<'_> {
             describe.len(),
         );
         let mut core = wat::parse_str(&text).unwrap_or_else(|error| panic!("{}: {error}\n{text}", self.name));
-        embed_component_metadata(&mut core, &self.contract.resolve, self.contract.world, StringEncoding::UTF8, false)
+        embed_component_metadata(&mut core, &self.contract.resolve, self.contract.world, StringEncoding::UTF8)
             .unwrap();
-        let encoded = ComponentEncoder::default().validate(true).module(&core).and_then(|encoder| encoder.encode());
+        let encoded = ComponentEncoder::default().validate(true).module(&core).and_then(|mut encoder| encoder.encode());
         encoded.unwrap_or_else(|error| panic!("{}: {error:#}", self.name))
     }
 

@@ -238,7 +238,7 @@ fn module_describing(body: &str, text: &str) -> Vec<u8> {
         others.concat(),
     );
     let mut core = wat::parse_str(text).unwrap();
-    embed_component_metadata(&mut core, &resolve, world, StringEncoding::UTF8, false).unwrap();
+    embed_component_metadata(&mut core, &resolve, world, StringEncoding::UTF8).unwrap();
     core
 }
 

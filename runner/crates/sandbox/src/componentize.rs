@@ -75,7 +75,7 @@ fn encode_core_module(module: &[u8]) -> Result<Vec<u8>, ComponentError> {
     if contract.is_none() {
         return Err(if imports_wasi_preview1() { ComponentError::WasiPreview1 } else { ComponentError::NoContract });
     }
-    let encoded = ComponentEncoder::default().validate(true).module(module).and_then(ComponentEncoder::encode);
+    let encoded = ComponentEncoder::default().validate(true).module(module).and_then(|mut encoder| encoder.encode());
     encoded.map_err(|error| {
         if imports_wasi_preview1() { ComponentError::WasiPreview1 } else { encoding_failed(&error.root_cause()) }
     })
