@@ -140,10 +140,8 @@ pub enum LockStatus {
     /// Nobody holds it.
     Free,
     /// A running deployment holds it.
-    #[serde(rename = "lives")]
     Held,
     /// Its holder was killed, or was silent for a whole lease: the next deployment takes it.
-    #[serde(rename = "ended")]
     Stale,
     /// It has a holder; only time will show whether it is alive.
     Unknown,
