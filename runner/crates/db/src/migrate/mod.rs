@@ -40,7 +40,7 @@ use self::{
 use super::sql::{SqlEngine, SqlSession, SqlSessionError};
 use crate::failure;
 use contract::step::{FailureKind, MessageLevel, StepFailure};
-use contract::{Secret, error_code::ErrorCode};
+use contract::{Secret, duration::parse_duration, error_code::ErrorCode};
 use hostio::dir_snapshot::{DirSnapshot, PathReadError};
 use plan::{DirAccess, ServerUrl};
 
@@ -102,9 +102,8 @@ impl MigrationOptions {
             .map_err(|error| failure(FailureKind::InvalidConfig, format!("migration options: {error}")))?;
         let duration = |name: &str, text: Option<String>| match text {
             None => Ok(None),
-            Some(text) => parse_duration(&text).map(Some).ok_or_else(|| {
-                failure(FailureKind::InvalidConfig, format!("`{name}: {text}` is not a duration"))
-                    .with_hint("write a number and its unit: `500ms`, `2s`, `5m`, `1h`")
+            Some(text) => parse_duration(&text).map(Some).map_err(|error| {
+                failure(FailureKind::InvalidConfig, format!("`{name}`: {error}")).with_hint(error.hint())
             }),
         };
         // A call that times out has an unknown outcome; a failure before that is clear.
@@ -119,18 +118,6 @@ impl MigrationOptions {
             lint_level: requested.lint,
             lint_skips: requested.lint_skip,
         })
-    }
-}
-
-fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let number: u64 = text[..digits].parse().ok()?;
-    match &text[digits..] {
-        "ms" => Some(Duration::from_millis(number)),
-        "s" => Some(Duration::from_secs(number)),
-        "m" => Some(Duration::from_secs(number * 60)),
-        "h" => Some(Duration::from_secs(number * 3600)),
-        _ => None,
     }
 }
 
