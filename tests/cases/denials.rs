@@ -341,8 +341,7 @@ impl ContractImport<'_> {
             describe.len(),
         );
         let mut core = wat::parse_str(&text).unwrap_or_else(|error| panic!("{}: {error}\n{text}", self.name));
-        embed_component_metadata(&mut core, &self.contract.resolve, self.contract.world, StringEncoding::UTF8)
-            .unwrap();
+        embed_component_metadata(&mut core, &self.contract.resolve, self.contract.world, StringEncoding::UTF8).unwrap();
         let encoded = ComponentEncoder::default().validate(true).module(&core).and_then(|mut encoder| encoder.encode());
         encoded.unwrap_or_else(|error| panic!("{}: {error:#}", self.name))
     }

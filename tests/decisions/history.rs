@@ -5,7 +5,7 @@ use contract::{
     AttemptNumber,
     diagnostic::ExitKind,
     hash::Blake3Hash,
-    step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase},
+    step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase},
 };
 use journal::{
     FindingSummary, JournalEvent, StepTarget,
@@ -249,6 +249,6 @@ pub(crate) fn findings() -> [ProbeFinding; 5] {
 }
 
 fn failure() -> StepFailure {
-    let (kind, message) = ("transient".to_owned(), "no route to host".to_owned());
+    let (kind, message) = (FailureKind::Transient, "no route to host".to_owned());
     StepFailure { kind, message, hint: None, retryable: true, details: serde_json::Map::default() }
 }

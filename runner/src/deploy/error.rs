@@ -249,6 +249,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use contract::step::FailureKind;
     use plan::{Plan, PlanRequest, PlanSource};
 
     #[test]
@@ -258,7 +259,8 @@ mod tests {
         let request = PlanRequest { environment: None, release: &"r1".parse().unwrap(), env: &|_| None };
         let plan = Plan::parse(source, &request).unwrap();
         let spot = |file: &str| {
-            let failure = StepFailure::new("permanent", "no").with_detail("file", file).with_detail("line", json!(3));
+            let failure =
+                StepFailure::new(FailureKind::Permanent, "no").with_detail("file", file).with_detail("line", json!(3));
             super::failure_location(&failure.with_detail("column", json!(0)), &plan.steps[0])
         };
         let path = "/plans/shop/migrations/new/7.sql".into();

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
 use contract::diagnostic::{Diagnostic, ErrorCode, Notice};
+use hostio::atomic_file::replace_file;
 use plan::{
     Plan, PlanStep,
     lockfile::{Lockfile, LockfileError, ModulePin, PinChange, PinStatus, PinnedNeed},
@@ -149,14 +150,8 @@ impl ModulePins {
         self.path.display().to_string()
     }
 
-    /// As a whole or not at all. Not synced: who loses it with the power makes it again, or has it in git.
     fn write(&self, lockfile: &Lockfile) -> io::Result<()> {
-        let temporary = self.path.with_extension(format!("lock.{}", std::process::id()));
-        let result = fs::write(&temporary, lockfile.text()).and_then(|()| fs::rename(&temporary, &self.path));
-        if result.is_err() {
-            let _ = fs::remove_file(&temporary);
-        }
-        result
+        replace_file(&self.path, lockfile.text().as_bytes())
     }
 
     fn changed_error(&self, plan: &Plan, step: &PlanStep, name: &str, change: &PinChange) -> Diagnostic {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::{AttemptError, PlannedStep, attempt::RunningAttempt, resolve::ResolvedStep, undo};
-use contract::step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase};
+use contract::step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase};
 use journal::{
     JournalError, StepIntent,
     decision::{self, NextAction, StepDisposition},
@@ -162,7 +162,7 @@ impl StepRunner<'_, '_> {
             return Ok(intent);
         }
         let Err(error) = self.attempt.confirm_lock().await else { return Ok(intent) };
-        let failure = StepFailure::new("not-begun", "not started: the runner could not confirm the lock");
+        let failure = StepFailure::new(FailureKind::NotBegun, "not started: the runner could not confirm the lock");
         self.attempt.journal.record_outcome(intent.complete(StepOutcome::Failed { failure }, Duration::ZERO))?;
         Err(error)
     }

@@ -1,7 +1,7 @@
 //! Undoing one step by its record: for a rollback, and for an undo that an earlier attempt began.
 
 use super::{AttemptError, PlannedStep, attempt::RunningAttempt};
-use contract::step::{ProbeFinding, Receipt, StepFailure};
+use contract::step::{FailureKind, ProbeFinding, Receipt, StepFailure};
 use journal::{
     FindingSummary, RecordStatus,
     event::{Decision, DecisionReason, ProbeInput},
@@ -52,7 +52,7 @@ async fn adopt_before_undo(attempt: &mut RunningAttempt<'_>, planned: &PlannedSt
         }
         ProbeFinding::Absent => return Ok(false),
         ProbeFinding::Drifted { why } | ProbeFinding::Unknown { why } => {
-            StepFailure::new("permanent", format!("outcome unknown: {why}"))
+            StepFailure::new(FailureKind::Permanent, format!("outcome unknown: {why}"))
         }
         ProbeFinding::Failed { failure } => failure,
     };

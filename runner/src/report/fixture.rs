@@ -9,7 +9,7 @@ use contract::{
     AttemptNumber, TargetName,
     diagnostic::ExitKind,
     hash::Blake3Hash,
-    step::{MessageLevel, ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase, StepProgress},
+    step::{FailureKind, MessageLevel, ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase, StepProgress},
 };
 use journal::{
     FindingSummary, JournalEvent, StepTarget,
@@ -38,7 +38,7 @@ pub(crate) fn receipt(outputs: Value, notes: Value) -> Receipt {
 
 pub(crate) fn failure(message: &str, details: Value) -> StepFailure {
     StepFailure {
-        kind: "permanent".to_owned(),
+        kind: FailureKind::Permanent,
         message: message.to_owned(),
         hint: Some("fix the file and run again".to_owned()),
         retryable: false,

@@ -289,10 +289,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use contract::step::FailureKind;
 
     fn failing(message: &str, details: Value) -> StepFailure {
         let Value::Object(details) = details else { panic!("details are an object") };
-        StepFailure { kind: "permanent".to_owned(), message: message.to_owned(), hint: None, retryable: false, details }
+        StepFailure { kind: FailureKind::Permanent, message: message.to_owned(), hint: None, retryable: false, details }
     }
 
     #[test]

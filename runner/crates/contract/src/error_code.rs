@@ -172,6 +172,7 @@ impl fmt::Display for ErrorCode {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the tests compare the codes with the pages of docs/errors")]
 mod tests {
     use super::*;
 

@@ -3,6 +3,7 @@
 //! Invariant: no IO, no clock, no environment. Deliberately absent: decisions.
 
 pub mod diagnostic;
+pub mod duration;
 pub mod error_code;
 pub mod hash;
 mod names;

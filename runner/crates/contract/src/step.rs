@@ -1,5 +1,7 @@
 //! The values that a step returns and reports: they cross the sandbox, and the journal records them.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -28,11 +30,84 @@ pub struct Receipt {
     pub notes: serde_json::Map<String, Value>,
 }
 
+macro_rules! failure_kinds {
+    ($($(#[$doc:meta])* $kind:ident = $text:literal,)*) => {
+        /// The kind of a failure: a text in the WIT contract and in the journal.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(from = "String", into = "String")]
+        pub enum FailureKind {
+            $($(#[$doc])* $kind,)*
+            /// A kind that only the module knows.
+            Other(String),
+        }
+
+        impl FailureKind {
+            /// The text in the contract: `denied`, `transient`, …
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                match self {
+                    $(Self::$kind => $text,)*
+                    Self::Other(text) => text,
+                }
+            }
+        }
+
+        impl From<String> for FailureKind {
+            fn from(text: String) -> Self {
+                match text.as_str() {
+                    $($text => Self::$kind,)*
+                    _ => Self::Other(text),
+                }
+            }
+        }
+    };
+}
+
+failure_kinds! {
+    /// The configuration or the call is malformed.
+    InvalidConfig = "invalid-config",
+    /// The plan does not grant it.
+    Denied = "denied",
+    /// It does not exist.
+    NotFound = "not-found",
+    /// What exists forbids it, such as a constraint of a database.
+    Conflict = "conflict",
+    /// The same call may succeed later.
+    Transient = "transient",
+    /// The same call will fail again.
+    Permanent = "permanent",
+    /// A limit is exceeded.
+    Limit = "limit",
+    /// The content is damaged, or differs from its digest.
+    BadContent = "bad-content",
+    /// The call took longer than the step's timeout.
+    TimeOut = "time-out",
+    /// The module crashed.
+    Trap = "trap",
+    /// The call never began.
+    NotBegun = "not-begun",
+}
+
+impl From<FailureKind> for String {
+    fn from(kind: FailureKind) -> Self {
+        match kind {
+            FailureKind::Other(text) => text,
+            known => known.as_str().to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// The failure of a call, as in the WIT.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepFailure {
-    /// `invalid-config`, `denied`, `transient`, …
-    pub kind: String,
+    /// Its kind.
+    pub kind: FailureKind,
     /// What went wrong, in one sentence.
     pub message: String,
     /// The next thing to do.
@@ -48,14 +123,8 @@ pub struct StepFailure {
 
 impl StepFailure {
     /// Creates a failure that the same call would have again.
-    pub fn new(kind: &str, message: impl Into<String>) -> Self {
-        Self {
-            kind: kind.to_owned(),
-            message: message.into(),
-            hint: None,
-            retryable: false,
-            details: Default::default(),
-        }
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: None, retryable: false, details: Default::default() }
     }
 
     /// Sets the hint.
@@ -137,4 +206,25 @@ pub enum MessageLevel {
     Info,
     Warn,
     Error,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_kind_of_a_failure_is_a_text_in_json() {
+        for (text, kind) in [
+            ("denied", FailureKind::Denied),
+            ("time-out", FailureKind::TimeOut),
+            ("sulky", FailureKind::Other("sulky".to_owned())),
+        ] {
+            let failure = StepFailure::new(kind, "no");
+            let json = json!({"kind": text, "message": "no", "retryable": false});
+            assert_eq!(serde_json::to_value(&failure).unwrap(), json);
+            assert_eq!(serde_json::from_value::<StepFailure>(json).unwrap(), failure);
+        }
+    }
 }

@@ -6,8 +6,8 @@ pub mod migrate;
 pub mod sql;
 pub mod sqlite;
 
-use contract::step::StepFailure;
+use contract::step::{FailureKind, StepFailure};
 
-fn failure(kind: &str, message: impl Into<String>) -> StepFailure {
+fn failure(kind: FailureKind, message: impl Into<String>) -> StepFailure {
     StepFailure::new(kind, message)
 }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use contract::step::StepFailure;
+use contract::step::{FailureKind, StepFailure};
 
 /// The number of running blocking tasks in this process.
 static ACTIVE_TASKS: AtomicUsize = AtomicUsize::new(0);
@@ -60,5 +60,5 @@ pub async fn run_blocking<T: Send + 'static>(
         work(stop_flag)
     });
     let done = done.await;
-    done.map_err(|error| StepFailure::new("permanent", format!("blocking work failed: {error}")))
+    done.map_err(|error| StepFailure::new(FailureKind::Permanent, format!("blocking work failed: {error}")))
 }

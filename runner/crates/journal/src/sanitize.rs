@@ -97,7 +97,7 @@ impl EventSanitizer<'_> {
 
     fn failure(&self, failure: StepFailure) -> StepFailure {
         StepFailure {
-            kind: self.short_text(failure.kind),
+            kind: self.short_text(failure.kind.into()).into(),
             message: self.message(failure.message),
             hint: failure.hint.map(|hint| self.short_text(hint)),
             retryable: failure.retryable,

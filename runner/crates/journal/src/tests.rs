@@ -29,7 +29,7 @@ use contract::{
 };
 use contract::{
     hash::Blake3Hash,
-    step::{MessageLevel, ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase, StepProgress},
+    step::{FailureKind, MessageLevel, ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase, StepProgress},
 };
 
 /// Parses a step on a target: `step`, or `step@target`.
@@ -144,7 +144,7 @@ fn two_attempts(folder: &Path) -> [PathBuf; 2] {
             &mut journal,
             &format!("verify@{host}"),
             StepEffect::ReadOnly,
-            StepOutcome::Failed { failure: StepFailure::new("conflict", "502") },
+            StepOutcome::Failed { failure: StepFailure::new(FailureKind::Conflict, "502") },
         );
     }
     for host in ["web-2", "web-1", "local"] {

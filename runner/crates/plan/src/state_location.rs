@@ -11,10 +11,9 @@ use super::{
     fields::{self, MappingFields},
     paths,
     scope::{LookupScope, LookupSite},
-    step,
     yaml::YamlNode,
 };
-use contract::{Secret, error_code::ErrorCode};
+use contract::{Secret, duration::parse_duration, error_code::ErrorCode};
 
 /// The lease of a remote lock, unless the plan sets another.
 const DEFAULT_LOCK_TTL: Duration = Duration::from_secs(30);
@@ -193,7 +192,7 @@ fn lock_ttl(fields: &MappingFields<'_>, problems: &mut PlanErrorCollector) -> Op
     let Some((key, node)) = fields.entry("lock") else { return Some(DEFAULT_LOCK_TTL) };
     let inner = MappingFields::read(node, "`lock`", &key.span, &["ttl"], problems)?;
     let Some(node) = inner.get("ttl") else { return Some(DEFAULT_LOCK_TTL) };
-    let ttl = step::parse_duration(fields::literal(node, "`ttl`", problems)?);
+    let ttl = parse_duration(fields::literal(node, "`ttl`", problems)?).ok();
     let (least, most) = TTL_RANGE;
     let ttl = ttl.filter(|ttl| (least..=most).contains(ttl));
     if ttl.is_none() {

@@ -13,7 +13,7 @@ use super::{
     scope::{LookupScope, SubstitutedConfig},
     yaml::{YamlKey, YamlNode, YamlValue},
 };
-use contract::{StepId, error_code::ErrorCode};
+use contract::{StepId, duration::parse_duration, error_code::ErrorCode};
 
 const KEYS: &[&str] = &["uses", "with", "grants", "needs", "on", "timeout", "retry", "trust", "irreversible"];
 pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -172,29 +172,19 @@ fn timeout(node: &YamlNode, problems: &mut PlanErrorCollector) -> Option<Duratio
             fields::literal(node, "`timeout`", problems)?
         }
     };
-    let duration = parse_duration(text);
-    if duration.is_none() {
-        let error = PlanError::new(ErrorCode::InvalidValue, format!("`{text}` is not a duration"));
-        let hint = match text.parse::<u32>() {
-            Ok(number) if number > 0 => format!("add a unit: `{number}s` or `{number}m`"),
-            Ok(_) | Err(_) => "write a whole number above 0 with `ms`, `s`, `m` or `h`, such as `30s`".to_owned(),
-        };
-        problems.push(error.at(&node.span, "not a duration").hint(hint));
+    match parse_duration(text) {
+        Ok(Duration::ZERO) => {
+            let error = PlanError::new(ErrorCode::InvalidValue, "`timeout` cannot be 0");
+            problems.push(error.at(&node.span, "no time at all").hint("write a duration above 0, such as `30s`"));
+            None
+        }
+        Ok(duration) => Some(duration),
+        Err(invalid) => {
+            let error = PlanError::new(ErrorCode::InvalidValue, invalid.to_string());
+            problems.push(error.at(&node.span, "not a duration").hint(invalid.hint()));
+            None
+        }
     }
-    duration
-}
-
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
-    let unit = text.find(|c: char| !c.is_ascii_digit())?;
-    let factor = match &text[unit..] {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    let milliseconds = text[..unit].parse::<u32>().ok().filter(|number| *number > 0)?;
-    Some(Duration::from_millis(u64::from(milliseconds) * factor))
 }
 
 fn retry(node: &YamlNode, problems: &mut PlanErrorCollector) -> Option<u32> {

@@ -66,7 +66,7 @@ fn parse_json_object(text: &str) -> serde_json::Map<String, serde_json::Value> {
 impl From<StepFailure> for types::Failure {
     fn from(failure: StepFailure) -> Self {
         Self {
-            kind: failure.kind,
+            kind: failure.kind.into(),
             message: failure.message,
             hint: failure.hint,
             retryable: failure.retryable,
@@ -78,7 +78,7 @@ impl From<StepFailure> for types::Failure {
 impl From<types::Failure> for StepFailure {
     fn from(failure: types::Failure) -> Self {
         Self {
-            kind: failure.kind,
+            kind: failure.kind.into(),
             message: failure.message,
             hint: failure.hint,
             retryable: failure.retryable,

@@ -24,7 +24,7 @@ use super::{
 };
 use contract::{
     Digest,
-    step::{MessageLevel, StepFailure, StepProgress},
+    step::{FailureKind, MessageLevel, StepFailure, StepProgress},
 };
 use fetch::{
     archive::{self, ArchiveError, ArchiveLimits, UnpackJob},
@@ -83,13 +83,14 @@ pub(super) async fn resolve_digest(gate: &CapabilityGate, source: &str) -> Resul
             }
             let file = open_regular_file(dir, &path).map_err(|error| gate.open_failure(source, &error))?;
             let digest = run_blocking(move |_| archive::digest(file)).await?;
-            digest.map_err(|error| failure("transient", format!("can't read {path}: {error}")))
+            digest.map_err(|error| failure(FailureKind::Transient, format!("can't read {path}: {error}")))
         }
         ContentSource::Url(url) => {
             let name = url.path_segments().and_then(Iterator::last).unwrap_or_default().to_owned();
             let mut sidecar_url = url.clone();
             sidecar_url.set_path(&format!("{}.sha256", url.path()));
-            let sums_url = url.join("SHA256SUMS").map_err(|error| failure("invalid-config", error.to_string()))?;
+            let sums_url =
+                url.join("SHA256SUMS").map_err(|error| failure(FailureKind::InvalidConfig, error.to_string()))?;
             for (list, is_of_one) in [(sidecar_url, true), (sums_url, false)] {
                 let network = |error| gate.network_failure(error);
                 let request = NetRequest::new("GET", list.as_str()).map_err(network)?;
@@ -103,13 +104,14 @@ pub(super) async fn resolve_digest(gate: &CapabilityGate, source: &str) -> Resul
                     }
                     404 | 403 | 410 => {}
                     status => {
-                        let mut failure = failure("transient", format!("{list} answered with status {status}"));
+                        let mut failure =
+                            failure(FailureKind::Transient, format!("{list} answered with status {status}"));
                         failure.retryable = status >= 500 || status == 429;
                         return Err(failure);
                     }
                 }
             }
-            Err(failure("invalid-config", format!("the digest of {} is unknown", display_url(&url)))
+            Err(failure(FailureKind::InvalidConfig, format!("the digest of {} is unknown", display_url(&url)))
                 .with_hint("write `digest: sha256:…` next to `from`, or publish it as `<file>.sha256`"))
         }
     }
@@ -131,8 +133,10 @@ fn find_checksum(text: &str, name: &str, is_single: bool, list: &str) -> Result<
         (is_single || file == name).then_some(digest)
     });
     match entry {
-        Some(digest) => digest.parse().map(Some).map_err(|error| failure("bad-content", format!("{list}: {error}"))),
-        None if is_single => Err(failure("bad-content", format!("{list} is empty"))),
+        Some(digest) => {
+            digest.parse().map(Some).map_err(|error| failure(FailureKind::BadContent, format!("{list}: {error}")))
+        }
+        None if is_single => Err(failure(FailureKind::BadContent, format!("{list} is empty"))),
         None => Ok(None),
     }
 }
@@ -243,7 +247,7 @@ impl blobs::Host for HostState {
     }
 
     async fn fetch(&mut self, source: String, digest: String) -> Result<Resource<OpenBlob>, HostError> {
-        let digest = digest.parse().map_err(|error| failure("invalid-config", format!("{error}")))?;
+        let digest = digest.parse().map_err(|error| failure(FailureKind::InvalidConfig, format!("{error}")))?;
         let blob = match self.gate.parse_source(&source)? {
             ContentSource::File { dir, path } => {
                 let file = open_regular_file(dir, &path).map_err(|error| self.gate.open_failure(&source, &error))?;
@@ -274,7 +278,8 @@ impl blobs::Host for HostState {
     ) -> Result<String, HostError> {
         let limits = UnpackOptions::parse_limits(&options)?;
         let target_dir = self.gate.writable_dir(&dir)?.try_clone();
-        let into = target_dir.map_err(|error| failure("permanent", format!("directory `{dir}`: {error}")))?;
+        let into =
+            target_dir.map_err(|error| failure(FailureKind::Permanent, format!("directory `{dir}`: {error}")))?;
         let OpenBlob { content, name, digest, size } = self.table.delete(blob)?;
         let (_arrival, source): (_, Box<dyn Read + Send>) = match content {
             BlobContent::File(file) => (None, Box::new(file)),
@@ -297,13 +302,15 @@ impl blobs::Host for HostState {
 
     async fn compare(&mut self, dir: String, path: String) -> Result<Vec<String>, HostError> {
         let dir_handle = self.gate.dir(&dir)?.try_clone();
-        let within = dir_handle.map_err(|error| failure("permanent", format!("directory `{dir}`: {error}")))?;
+        let within =
+            dir_handle.map_err(|error| failure(FailureKind::Permanent, format!("directory `{dir}`: {error}")))?;
         Ok(run_blocking(move |_| archive::compare(&within, &path)).await?.map_err(StepFailure::from)?)
     }
 
     async fn remove(&mut self, dir: String, path: String) -> Result<(), HostError> {
         let dir_handle = self.gate.writable_dir(&dir)?.try_clone();
-        let within = dir_handle.map_err(|error| failure("permanent", format!("directory `{dir}`: {error}")))?;
+        let within =
+            dir_handle.map_err(|error| failure(FailureKind::Permanent, format!("directory `{dir}`: {error}")))?;
         Ok(run_blocking(move |_| archive::remove(&within, &path)).await?.map_err(StepFailure::from)?)
     }
 }

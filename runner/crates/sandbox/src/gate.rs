@@ -14,7 +14,10 @@ use cap_std::fs::Dir;
 use url::Url;
 
 use super::failure;
-use contract::{StepId, step::StepFailure};
+use contract::{
+    StepId,
+    step::{FailureKind, StepFailure},
+};
 use db::migrate::is_sql_file;
 use fetch::net;
 use hostio::{
@@ -67,14 +70,17 @@ impl CapabilityGate {
             let problem = |error: std::io::Error| {
                 if confined_path::is_escape_error(&error) {
                     let why = "a link in a writable directory leads out of it";
-                    return failure("denied", format!("directory `{name}` ({}): {why}", grant.path.display()))
+                    return failure(FailureKind::Denied, format!("directory `{name}` ({}): {why}", grant.path.display()))
                         .with_hint(format!(
                             "if you mean that, grant step `{}` the directory that the link leads to: grants: {{ dirs: {{ {name}: \"<path>\" }} }}",
                             step.id
                         ));
                 }
-                failure("permanent", format!("directory `{name}` ({}) can't be opened: {error}", grant.path.display()))
-                    .with_hint("create it, or correct its path in `grants`")
+                failure(
+                    FailureKind::Permanent,
+                    format!("directory `{name}` ({}) can't be opened: {error}", grant.path.display()),
+                )
+                .with_hint("create it, or correct its path in `grants`")
             };
             match confined_path::open_dir(&grant.path, access, &step.writable_dirs) {
                 Ok(dir) => {
@@ -144,7 +150,9 @@ impl CapabilityGate {
             return Ok(dir);
         }
         match self.granted_dir_path(name) {
-            Some(path) => Err(failure("not-found", format!("directory `{name}` ({}) does not exist", path.display()))),
+            Some(path) => {
+                Err(failure(FailureKind::NotFound, format!("directory `{name}` ({}) does not exist", path.display())))
+            }
             None => Err(self.denied_failure("directory", name, &format!("dirs: {{ {name}: \"<path>:ro\" }}"))),
         }
     }
@@ -173,7 +181,7 @@ impl CapabilityGate {
         }
         match Url::parse(text) {
             Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(ContentSource::Url(url)),
-            Ok(_) | Err(_) => Err(failure("invalid-config", format!("{text:?} is not a source"))
+            Ok(_) | Err(_) => Err(failure(FailureKind::InvalidConfig, format!("{text:?} is not a source"))
                 .with_hint("write `file:<granted directory>/<path>` or an http(s) URL")),
         }
     }
@@ -256,7 +264,7 @@ impl CapabilityGate {
 
     fn denied_failure(&self, capability: &str, value: &str, line: &str) -> StepFailure {
         let step = &self.step;
-        failure("denied", format!("step `{step}` is not granted {capability} `{value}`"))
+        failure(FailureKind::Denied, format!("step `{step}` is not granted {capability} `{value}`"))
             .with_hint(format!("to grant it, add to step `{step}` in the plan: grants: {{ {line} }}"))
     }
 
@@ -266,20 +274,21 @@ impl CapabilityGate {
             let step = &self.step;
             let line = "grants: { dirs: { <name>: \"<path>:ro\" } }";
             let message = format!("step `{step}` is not granted the target of {path}: it is outside the directory");
-            return failure("denied", message)
+            return failure(FailureKind::Denied, message)
                 .with_hint(format!("to grant it, add its folder to step `{step}` in the plan: {line}"));
         }
-        let kind = if error.kind() == std::io::ErrorKind::NotFound { "not-found" } else { "permanent" };
+        let kind =
+            if error.kind() == std::io::ErrorKind::NotFound { FailureKind::NotFound } else { FailureKind::Permanent };
         failure(kind, format!("can't open {path}: {error}"))
     }
 
     /// Converts a network error: a denial names the step and the line to add.
     pub(super) fn network_failure(&self, error: net::NetError) -> StepFailure {
         let kind = error.kind();
-        let mut failure = failure(kind.as_str(), error.to_string());
+        let mut failure = failure(kind.clone(), error.to_string());
         failure.hint = error.hint();
         failure.retryable = error.is_retryable();
-        if kind == net::NetFailureKind::Denied {
+        if kind == FailureKind::Denied {
             let step = &self.step;
             failure.message = format!("step `{step}`: {}", failure.message);
             failure.hint = failure.hint.map(|line| format!("to grant it, add to step `{step}` in the plan: {line}"));
@@ -289,7 +298,7 @@ impl CapabilityGate {
 
     fn read_only_failure(&self, what: &str) -> StepFailure {
         let step = &self.step;
-        failure("denied", format!("step `{step}` can't {what} in a preview or a probe: it is read-only"))
+        failure(FailureKind::Denied, format!("step `{step}` can't {what} in a preview or a probe: it is read-only"))
     }
 }
 

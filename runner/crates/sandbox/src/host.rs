@@ -11,7 +11,7 @@ use super::{
     limits::GuestLimits,
     log::{GuestLog, GuestOutputStream},
 };
-use contract::step::{MessageLevel, StepFailure, StepProgress};
+use contract::step::{FailureKind, MessageLevel, StepFailure, StepProgress};
 use db::migrate::MigrationFence;
 use hostio::confined_path;
 use plan::DirAccess;
@@ -51,8 +51,9 @@ impl HostState {
                 DirAccess::ReadOnly => FsPerms::ReadOnly,
                 DirAccess::ReadWrite => FsPerms::ReadWrite,
             };
-            wasi.preopened_dir(confined_path::fd_path(dir), format!("/{name}"), permissions)
-                .map_err(|error| super::failure("permanent", format!("directory `{name}` can't be opened: {error}")))?;
+            wasi.preopened_dir(confined_path::fd_path(dir), format!("/{name}"), permissions).map_err(|error| {
+                super::failure(FailureKind::Permanent, format!("directory `{name}` can't be opened: {error}"))
+            })?;
         }
         Ok(Self { gate: Arc::new(gate), limits, log, fence, table, wasi: wasi.build() })
     }

@@ -11,7 +11,11 @@ use super::{
     description::{InputKind, ModuleDescription},
     gate::{CallPurpose, CapabilityGate, ContentSource},
 };
-use contract::{Digest, hash::Blake3Hash, step::StepFailure};
+use contract::{
+    Digest,
+    hash::Blake3Hash,
+    step::{FailureKind, StepFailure},
+};
 use hostio::{
     confined_path::open_regular_file_with_size,
     dir_snapshot::{self, DirSnapshotCache},
@@ -89,7 +93,8 @@ pub async fn release_digest(
 ) -> Result<Option<Digest>, StepFailure> {
     match description.release_source_and_digest(config) {
         (_, Some(stated)) => {
-            let digest = stated.parse().map_err(|error| StepFailure::new("invalid-config", format!("{error}")))?;
+            let digest =
+                stated.parse().map_err(|error| StepFailure::new(FailureKind::InvalidConfig, format!("{error}")))?;
             Ok(Some(digest))
         }
         (Some(source), None) => {
@@ -97,8 +102,10 @@ pub async fn release_digest(
             if let ContentSource::File { dir, path } = gate.parse_source(&source)?
                 && let Err(error) = dir.metadata(&path)
             {
-                let missing =
-                    StepFailure::new("not-found", format!("can't read the release archive {source}: {error}"));
+                let missing = StepFailure::new(
+                    FailureKind::NotFound,
+                    format!("can't read the release archive {source}: {error}"),
+                );
                 return Err(missing.with_hint("check that `--release` names a release whose archive is there"));
             }
             blobs::resolve_digest(&gate, &source).await.map(Some)

@@ -48,7 +48,7 @@ use self::{
     host::HostState,
     limits::{GuestLimitExceeded, GuestLimits},
 };
-use contract::step::{MessageLevel, ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress};
+use contract::step::{FailureKind, MessageLevel, ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgress};
 use db::migrate::MigrationFence;
 use journal::{StepCompletion, StepIntent, UndoCompletion, UndoIntent};
 use plan::PlanStep;
@@ -77,7 +77,7 @@ const BLOCKING_TASKS_TIMEOUT: Duration = Duration::from_secs(2);
 /// The ticks between a guest's yields, so that its deadline is noticed.
 const YIELD_TICKS: u64 = 1;
 
-fn failure(kind: &str, message: impl Into<String>) -> StepFailure {
+fn failure(kind: FailureKind, message: impl Into<String>) -> StepFailure {
     StepFailure::new(kind, message)
 }
 
@@ -85,9 +85,10 @@ fn failure(kind: &str, message: impl Into<String>) -> StepFailure {
 fn parse_options<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T, StepFailure> {
     if text.len() > MAX_OPTIONS_BYTES {
         let message = format!("the options of {what} have {} bytes; the limit is {MAX_OPTIONS_BYTES}", text.len());
-        return Err(failure("limit", message));
+        return Err(failure(FailureKind::Limit, message));
     }
-    serde_json::from_str(text).map_err(|error| failure("invalid-config", format!("invalid options of {what}: {error}")))
+    serde_json::from_str(text)
+        .map_err(|error| failure(FailureKind::InvalidConfig, format!("invalid options of {what}: {error}")))
 }
 
 /// A change that `apply` would make.
@@ -319,7 +320,8 @@ impl ModuleRuntime {
                 let limit = format_duration(step.timeout);
                 let message = format!("the runner stopped it after its timeout of {limit}");
                 Err(ModuleCallError::Aborted(
-                    failure("time-out", message).with_hint("if it needs more time, set `timeout:` on the step"),
+                    failure(FailureKind::TimeOut, message)
+                        .with_hint("if it needs more time, set `timeout:` on the step"),
                 ))
             }
         }
@@ -331,20 +333,20 @@ fn check_length(what: &str, limit: usize, bytes: usize) -> Result<(), StepFailur
 }
 
 fn length_failure(what: &str, limit: usize, bytes: usize) -> StepFailure {
-    failure("limit", format!("its {what} has {bytes} bytes; the limit is {limit}"))
+    failure(FailureKind::Limit, format!("its {what} has {bytes} bytes; the limit is {limit}"))
 }
 
 /// The module's failure, within limits.
 fn bounded_failure(failure: types::Failure) -> StepFailure {
     let hint = failure.hint.as_ref().map_or(0, String::len);
-    let bytes = failure.kind.len() + failure.message.len() + hint + failure.details.len();
+    let bytes = failure.kind.as_str().len() + failure.message.len() + hint + failure.details.len();
     check_length("failure", MAX_TEXT_BYTES, bytes).err().unwrap_or_else(|| failure.into())
 }
 
 /// WASI denies a path with only the code `not-permitted`, which modules pass on. This adds the line that would grant
 /// it.
 fn with_grant_hint(step: &PlanStep, mut failure: StepFailure) -> StepFailure {
-    if failure.kind == "denied" && failure.message.replace('-', " ").contains("not permitted") {
+    if failure.kind == FailureKind::Denied && failure.message.replace('-', " ").contains("not permitted") {
         let line = "grants: { dirs: { <name>: \"<path>\" } }";
         let line = format!("to grant another directory, add to step `{}` in the plan: {line}", step.id);
         failure.hint = Some(failure.hint.map_or_else(|| line.clone(), |hint| format!("{hint}; {line}")));
@@ -357,19 +359,19 @@ fn parse_receipt(receipt: types::Receipt) -> Result<Receipt, StepFailure> {
     let object = |what: &str, text: &str| {
         if text.len() > MAX_RECEIPT_BYTES {
             return Err(failure(
-                "limit",
+                FailureKind::Limit,
                 format!("its {what} have {} bytes; the limit is {MAX_RECEIPT_BYTES}", text.len()),
             ));
         }
         serde_json::from_str(if text.is_empty() { "{}" } else { text })
-            .map_err(|error| failure("permanent", format!("its {what} are not a JSON object: {error}")))
+            .map_err(|error| failure(FailureKind::Permanent, format!("its {what} are not a JSON object: {error}")))
     };
     let receipt = Receipt { outputs: object("outputs", &receipt.outputs)?, notes: object("notes", &receipt.notes)? };
     // Escaped control characters take six times the space, and the record must fit into a line of the journal.
     let written = serde_json::to_string(&receipt).map_or(usize::MAX, |text| text.len());
     if written > MAX_RECEIPT_BYTES + MAX_RECEIPT_BYTES / 2 {
         return Err(failure(
-            "limit",
+            FailureKind::Limit,
             format!("its receipt has {written} bytes as a journal record, which is too large"),
         ));
     }
@@ -377,7 +379,7 @@ fn parse_receipt(receipt: types::Receipt) -> Result<Receipt, StepFailure> {
 }
 
 fn limit_failure(exceeded: &GuestLimitExceeded) -> StepFailure {
-    failure("limit", format!("the runner stopped it: {exceeded}"))
+    failure(FailureKind::Limit, format!("the runner stopped it: {exceeded}"))
 }
 
 fn is_table_full(error: &ResourceTableError) -> bool {
@@ -397,7 +399,7 @@ fn trap_failure(error: &wasmtime::Error) -> StepFailure {
         Some(trap) => trap.to_string(),
         None => error.root_cause().to_string(),
     };
-    let mut failure = failure("trap", format!("the module crashed: {why}"));
+    let mut failure = failure(FailureKind::Trap, format!("the module crashed: {why}"));
     failure.hint = Some("read its log with `runner logs`".to_owned());
     failure
 }

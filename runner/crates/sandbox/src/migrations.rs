@@ -14,7 +14,7 @@ use super::{
 };
 use contract::{
     Secret,
-    step::{MessageLevel, StepFailure, StepProgress},
+    step::{FailureKind, MessageLevel, StepFailure, StepProgress},
 };
 use db::migrate::{
     self, DatabaseAddress, MigrationAdmin, MigrationDatabase, MigrationDirectory, MigrationJob, MigrationOptions,
@@ -110,7 +110,7 @@ impl migrations::Host for HostState {
     async fn apply(&mut self, database: String, dir: String, options: String) -> Result<String, HostError> {
         self.gate.database_grant(&database)?;
         if self.gate.purpose() != CallPurpose::Mutate {
-            return Err(failure("denied", "a preview or a probe can't migrate: it is read-only").into());
+            return Err(failure(FailureKind::Denied, "a preview or a probe can't migrate: it is read-only").into());
         }
         let (gate, log, fence) = (Arc::clone(&self.gate), self.log.clone(), self.fence.clone());
         let job = open_job(&gate, &database, &dir, &options).await?;

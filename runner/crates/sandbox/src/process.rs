@@ -23,7 +23,7 @@ use super::{
     host::HostState,
     secrets::SecretHandle,
 };
-use contract::step::StepFailure;
+use contract::step::{FailureKind, StepFailure};
 
 /// The kept bytes of stdout and of stderr: half head, half tail.
 const MAX_CAPTURED_BYTES: usize = 1 << 20;
@@ -76,7 +76,11 @@ impl process::Host for HostState {
         program.stdin(if command.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
         program.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         let mut child = program.spawn().map_err(|error| {
-            let kind = if error.kind() == std::io::ErrorKind::NotFound { "not-found" } else { "permanent" };
+            let kind = if error.kind() == std::io::ErrorKind::NotFound {
+                FailureKind::NotFound
+            } else {
+                FailureKind::Permanent
+            };
             failure(kind, format!("can't start `{}`: {error}", command.program))
                 .with_hint("name the program by its full path, or grant `env: { PATH: … }`: its environment is empty")
         })?;
@@ -103,8 +107,9 @@ impl process::Host for HostState {
                 }
             }
         };
-        let status =
-            status.map_err(|error| failure("permanent", format!("can't wait for `{}`: {error}", command.program)))?;
+        let status = status.map_err(|error| {
+            failure(FailureKind::Permanent, format!("can't wait for `{}`: {error}", command.program))
+        })?;
         group.0 = None;
         let status = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
         Ok(process::Completion { status, stdout: output.into_bytes(), stderr: error_output.into_bytes() })

@@ -23,6 +23,7 @@ use contract::{
     Secret,
     hash::{Blake3Hash, canonical_json},
 };
+use hostio::atomic_file::StagedFile;
 use journal::{JournalTrust, trust_from_file_name};
 
 /// The version of [`CheckpointManifest`].
@@ -361,7 +362,7 @@ pub fn contains_all(newer: &[CheckpointJournal], older: &[CheckpointJournal]) ->
 
 /// A downloaded journal that is not part of the folder yet.
 struct StagedJournal {
-    staged_path: PathBuf,
+    staged: StagedFile,
     final_path: PathBuf,
     replaced_path: Option<PathBuf>,
 }
@@ -399,27 +400,22 @@ pub fn merge_into_folder(folder: &Path, journals: &[CheckpointJournal], location
             JournalTrust::Authenticated => journal_name(*epoch),
             JournalTrust::Untrusted => super::suggested_name(*epoch),
         });
-        let from = to.with_extension(format!("journal.{}.tmp", std::process::id()));
-        std::fs::write(&from, bytes).map_err(|source| StateError::io("write", &from, source))?;
-        new.push(StagedJournal {
-            replaced_path: known.filter(|known| *known != to),
-            staged_path: from,
-            final_path: to,
-        });
+        let staged = StagedFile::write(&to, bytes).map_err(|source| StateError::io("write", &to, source))?;
+        new.push(StagedJournal { replaced_path: known.filter(|known| *known != to), staged, final_path: to });
     }
-    let put = ensure_readable_together(&here, &new, location)
-        .and_then(|()| new.iter().try_for_each(StagedJournal::move_into_place));
-    if put.is_err() {
-        // Those already moved into place have no staged file anymore.
-        new.iter().for_each(|staged| drop(std::fs::remove_file(&staged.staged_path)));
-    }
-    put
+    ensure_readable_together(folder, &here, &new, location)?;
+    new.into_iter().try_for_each(StagedJournal::move_into_place)
 }
 
 /// Whether the local and the new journals can be read as one history.
-fn ensure_readable_together(here: &[(u64, PathBuf)], new: &[StagedJournal], location: &str) -> Result<(), StateError> {
+fn ensure_readable_together(
+    folder: &Path,
+    here: &[(u64, PathBuf)],
+    new: &[StagedJournal],
+    location: &str,
+) -> Result<(), StateError> {
     let mut all: Vec<(u64, PathBuf)> =
-        new.iter().filter_map(|staged| Some((epoch_of(&staged.final_path)?, staged.staged_path.clone()))).collect();
+        new.iter().filter_map(|one| Some((epoch_of(&one.final_path)?, one.staged.staged_path(folder)))).collect();
     let is_new = |epoch: u64| new.iter().any(|staged| epoch_of(&staged.final_path) == Some(epoch));
     all.extend(here.iter().filter(|(epoch, _)| !is_new(*epoch)).cloned());
     all.sort();
@@ -438,9 +434,8 @@ fn ensure_readable_together(here: &[(u64, PathBuf)], new: &[StagedJournal], loca
 }
 
 impl StagedJournal {
-    fn move_into_place(&self) -> Result<(), StateError> {
-        let put = std::fs::rename(&self.staged_path, &self.final_path);
-        put.map_err(|source| StateError::io("write", &self.final_path, source))?;
+    fn move_into_place(self) -> Result<(), StateError> {
+        self.staged.replace().map_err(|source| StateError::io("write", &self.final_path, source))?;
         match &self.replaced_path {
             Some(replaced) => {
                 std::fs::remove_file(replaced).map_err(|source| StateError::io("remove", replaced, source))

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use hostio::atomic_file::replace_file;
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
@@ -172,12 +173,7 @@ pub(super) fn force_release(folder: &Path, resource: &str, by: &str, message: &s
     opened_log.and_then(|mut file| file.write_all(&line).and_then(|()| file.sync_data())).map_err(error)?;
     let mut text = serde_json::to_vec(&record.tombstone(clock::now())).map_err(|failed| error(failed.into()))?;
     text.push(b'\n');
-    let temporary = folder.join(format!("lock.{}.tmp", std::process::id()));
-    let replaced = fs::write(&temporary, &text)
-        .and_then(|()| File::open(&temporary)?.sync_all())
-        .and_then(|()| fs::rename(&temporary, &path))
-        .and_then(|()| File::open(folder)?.sync_all());
-    replaced.map_err(error)?;
+    replace_file(&path, &text).map_err(error)?;
     // Writes of the old holder must not change what the next one reads.
     if !journals_in(folder)?.is_empty() {
         journal_cache::replace_newest_journal_file(folder)?;

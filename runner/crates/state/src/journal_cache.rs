@@ -15,6 +15,7 @@ use super::{
     remote::RemoteStorage,
 };
 use contract::hash::Blake3Hash;
+use hostio::atomic_file::replace_file;
 
 /// Downloads what the record lists and this machine does not have.
 pub(super) fn pull_journals(
@@ -118,12 +119,5 @@ fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
 }
 
 fn write_atomically(path: &Path, content: &[u8]) -> Result<(), StateError> {
-    let temporary = temporary_path(path);
-    let written = fs::write(&temporary, content).and_then(|()| fs::rename(&temporary, path));
-    written.map_err(|source| StateError::io("write", path, source))
-}
-
-/// A name that no other process uses and that is not a journal's.
-fn temporary_path(path: &Path) -> PathBuf {
-    path.with_extension(format!("{}.tmp", std::process::id()))
+    replace_file(path, content).map_err(|source| StateError::io("write", path, source))
 }

@@ -24,6 +24,7 @@ use std::{
 };
 
 use contract::{AppName, EnvironmentName};
+use hostio::atomic_file::replace_file;
 use plan::{RemoteLocation, RemoteState, StateLocation};
 
 pub mod artifacts;
@@ -511,7 +512,8 @@ impl DeploymentLock {
                     lock.raise_epoch(newest)?;
                 }
                 // Without this file, the lock of a killed holder expires by itself.
-                let _ = fs::write(&self.held_by_path, format!("{} {}", std::process::id(), lock.record().token()));
+                let note = format!("{} {}", std::process::id(), lock.record().token());
+                let _ = replace_file(&self.held_by_path, note.as_bytes());
                 Ok(lock.record().epoch)
             }
         }

@@ -14,7 +14,7 @@ use super::{
     section::{MigrationSection, section_statements, without_outer_transaction},
 };
 use crate::failure;
-use contract::step::{MessageLevel, StepFailure};
+use contract::step::{FailureKind, MessageLevel, StepFailure};
 
 /// A step's migrations and their database.
 pub struct MigrationAdmin {
@@ -152,7 +152,7 @@ impl MigrationAdmin {
         let engine = self.job.dialect.engine;
         if engine == SqlEngine::Mysql {
             return Err(failure(
-                "invalid-config",
+                FailureKind::InvalidConfig,
                 "MariaDB and MySQL can't roll back DDL, so a dry run is impossible there",
             )
             .with_hint("run the migrations on a copy of the database"));
@@ -206,7 +206,7 @@ impl MigrationAdmin {
         let (_lock, history) = self.lock_and_read_history(log).await?;
         if let Some(row) = history.rows.first() {
             return Err(failure(
-                "conflict",
+                FailureKind::Conflict,
                 format!("{} is already applied; a baseline is for a database without a migration history", row.version),
             )
             .with_hint("`runner migrate resolve VERSION --applied` marks one more file as applied"));
@@ -238,7 +238,7 @@ impl MigrationAdmin {
         let is_applied =
             history.rows.iter().any(|row| history::same_version(&row.version, &file.version) && !row.is_unfinished);
         if is_applied && resolution != MigrationResolution::RolledBack {
-            return Err(failure("conflict", format!("{} is on record as applied", file.file_name)));
+            return Err(failure(FailureKind::Conflict, format!("{} is on record as applied", file.file_name)));
         }
         let delete_row_sql = format!(
             "DELETE FROM {} WHERE version = {}",
@@ -262,7 +262,7 @@ impl MigrationAdmin {
                 let units = super::unit::split_into_units(dialect.engine, &file.text, statements)?;
                 if number == 0 || number > units.len() + 1 {
                     return Err(failure(
-                        "invalid-config",
+                        FailureKind::InvalidConfig,
                         format!("{} has {} statements; number {number} does not exist", file.file_name, units.len()),
                     ));
                 }
@@ -310,7 +310,7 @@ impl MigrationAdmin {
         let (_lock, history) = self.lock_and_read_history(log).await?;
         let file = &self.job.files[index];
         if !history.is_applied(&file.version) {
-            return Err(failure("conflict", format!("{} is not applied", file.file_name)));
+            return Err(failure(FailureKind::Conflict, format!("{} is not applied", file.file_name)));
         }
         let session = self.session()?;
         let update_checksum_sql = self.job.format.update_checksum_sql(&self.job.dialect, file);
@@ -346,7 +346,7 @@ impl MigrationAdmin {
             }
         };
         if let Some(file) = undone.iter().find(|file| file.down.is_none()) {
-            return Err(failure("not-found", format!("{} has no down migration", file.file_name))
+            return Err(failure(FailureKind::NotFound, format!("{} has no down migration", file.file_name))
                 .with_hint("write a new migration that undoes what it did")
                 .with_detail("file", format!("{}{}", self.job.dir_prefix, file.file_name)));
         }
@@ -378,7 +378,8 @@ impl MigrationAdmin {
         &mut self,
         log: &MigrationLogFn<'_>,
     ) -> Result<(super::lock::MigrationLock, MigrationHistory), StepFailure> {
-        let session = self.job.session.take().ok_or_else(|| failure("not-found", "the database does not exist yet"))?;
+        let session =
+            self.job.session.take().ok_or_else(|| failure(FailureKind::NotFound, "the database does not exist yet"))?;
         let lock = self.job.acquire_lock(&session, log).await;
         let created = match &lock {
             Ok(_) => self.job.create_tables(&session).await,
@@ -391,7 +392,7 @@ impl MigrationAdmin {
     }
 
     fn session(&self) -> Result<&SqlSession, StepFailure> {
-        self.job.session.as_ref().ok_or_else(|| failure("not-found", "the database does not exist yet"))
+        self.job.session.as_ref().ok_or_else(|| failure(FailureKind::NotFound, "the database does not exist yet"))
     }
 
     fn new_run<'a>(
@@ -411,7 +412,7 @@ impl MigrationAdmin {
             .iter()
             .position(|file| history::same_version(&file.version, version) || file.file_name == version);
         found.ok_or_else(|| {
-            failure("not-found", format!("migration {version} is missing from `{}`", self.job.dir_prefix))
+            failure(FailureKind::NotFound, format!("migration {version} is missing from `{}`", self.job.dir_prefix))
                 .with_hint("`runner migrate status` lists them")
         })
     }

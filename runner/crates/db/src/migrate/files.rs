@@ -16,7 +16,7 @@ use super::{
     format::MigrationFormat,
 };
 use crate::failure;
-use contract::step::StepFailure;
+use contract::step::{FailureKind, StepFailure};
 use hostio::dir_snapshot::{DirSnapshot, MAX_SNAPSHOT_TEXT_BYTES, PathReadError, SnapshotContent, SnapshotFile};
 
 /// A file in the directory.
@@ -120,7 +120,7 @@ pub(super) fn read_sql_files(
     dir_prefix: &str,
 ) -> Result<Vec<MigrationSource>, StepFailure> {
     let unreadable = |(name, error): (String, std::io::Error)| {
-        failure("permanent", format!("can't read `{dir_prefix}{name}`: {error}"))
+        failure(FailureKind::Permanent, format!("can't read `{dir_prefix}{name}`: {error}"))
             .with_detail("file", format!("{dir_prefix}{name}"))
     };
     let folder = folder.map_err(unreadable)?;
@@ -138,13 +138,13 @@ pub(super) fn read_sql_files(
             SnapshotContent::NotKept => {
                 let message =
                     format!("the file has {} MiB; the limit is {} MiB", size >> 20, MAX_SNAPSHOT_TEXT_BYTES >> 20);
-                return Err(failure("limit", message)
+                return Err(failure(FailureKind::Limit, message)
                     .with_detail("file", format!("{dir_prefix}{}", file.path))
                     .with_hint("load that much data with a separate program, not with a migration"));
             }
         };
         let text = text.map_err(|(why, line)| {
-            failure("bad-content", why)
+            failure(FailureKind::BadContent, why)
                 .with_hint("save the file as UTF-8 text")
                 .with_detail("file", format!("{dir_prefix}{}", file.path))
                 .with_detail("line", line)
@@ -189,7 +189,7 @@ pub(super) fn parse_migrations(
         if version_number(&pair[0].version) == version_number(&pair[1].version) {
             let (one, other) = (&pair[0].file_name, &pair[1].file_name);
             let message = format!("`{one}` and `{other}` have the same number {}", pair[1].version);
-            return Err(failure("invalid-config", message)
+            return Err(failure(FailureKind::InvalidConfig, message)
                 .with_hint("give a higher number to the one that no database has applied yet")
                 .with_detail("file", format!("{dir_prefix}{other}"))
                 .with_detail("line", 1));

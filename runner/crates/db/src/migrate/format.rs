@@ -9,7 +9,7 @@ use super::{
     files::{DownMigration, Migration, MigrationChecksums, MigrationSource},
 };
 use crate::failure;
-use contract::step::StepFailure;
+use contract::step::{FailureKind, StepFailure};
 
 /// How a recorded file compares to the local one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,10 +80,13 @@ struct SqlxFormat;
 struct DbmateFormat;
 
 fn unnumbered_name_failure(dir_prefix: &str, name: &str) -> StepFailure {
-    failure("invalid-config", format!("`{dir_prefix}{name}` has no number: name a migration `<number>_<name>.sql`"))
-        .with_hint("rename it, for example to `0007_orders.sql`; if it is not a migration, change its extension")
-        .with_detail("file", format!("{dir_prefix}{name}"))
-        .with_detail("line", 1)
+    failure(
+        FailureKind::InvalidConfig,
+        format!("`{dir_prefix}{name}` has no number: name a migration `<number>_<name>.sql`"),
+    )
+    .with_hint("rename it, for example to `0007_orders.sql`; if it is not a migration, change its extension")
+    .with_detail("file", format!("{dir_prefix}{name}"))
+    .with_detail("line", 1)
 }
 
 /// Whether the first line with text is this comment, or the text begins with it.
@@ -263,7 +266,7 @@ impl MigrationFormat for SqlxFormat {
             ups.iter().enumerate().filter_map(|(at, up)| Some((up.version.parse().ok()?, at))).collect();
         for (number, down) in downs {
             let up = index_by_version.get(&number).and_then(|at| ups.get_mut(*at)).ok_or_else(|| {
-                failure("invalid-config", format!("the `.up.sql` of `{}` is missing", down.file_name))
+                failure(FailureKind::InvalidConfig, format!("the `.up.sql` of `{}` is missing", down.file_name))
                     .with_hint("add the `.up.sql`, or remove the file")
                     .with_detail("file", format!("{place}{}", down.file_name))
                     .with_detail("line", 1)
@@ -370,7 +373,7 @@ impl MigrationFormat for DbmateFormat {
             }
             let name = raw.name[digits..].trim_start_matches(['_', '-']).trim_end_matches(".sql");
             let file = |line: u64, why: &str| {
-                failure("bad-content", why.to_owned())
+                failure(FailureKind::BadContent, why.to_owned())
                     .with_hint("write `-- migrate:up` above the SQL to apply, and `-- migrate:down` above the SQL that undoes it")
                     .with_detail("file", format!("{place}{}", raw.name))
                     .with_detail("line", line)
@@ -425,7 +428,10 @@ pub(super) fn detect(
     if let Some(name) = named_format.filter(|name| *name != "auto") {
         return find_format(name).ok_or_else(|| {
             let all: Vec<_> = FORMATS.iter().map(|format| format.name()).collect();
-            failure("invalid-config", format!("`format: {name}` is unknown; the formats are {}", all.join(", ")))
+            failure(
+                FailureKind::InvalidConfig,
+                format!("`format: {name}` is unknown; the formats are {}", all.join(", ")),
+            )
         });
     }
     if sources.iter().any(|raw| find_marker(&raw.text, "migrate:up").is_some()) {
@@ -436,7 +442,7 @@ pub(super) fn detect(
     }
     match (has_table(SqlxFormat.history_table()), has_table(PlainFormat.history_table())) {
         (true, true) => Err(failure(
-            "conflict",
+            FailureKind::Conflict,
             "the database has the tables `_sqlx_migrations` and `_pawl_migrations`, and the files match both formats"
                 .to_owned(),
         )

@@ -8,7 +8,10 @@ use super::{
     format::{ChecksumMatch, HistoryRow, MigrationFormat},
 };
 use crate::failure;
-use contract::{error_code::ErrorCode, step::StepFailure};
+use contract::{
+    error_code::ErrorCode,
+    step::{FailureKind, StepFailure},
+};
 
 /// The policy for a difference.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -210,7 +213,7 @@ impl HistoryProblem {
         let (code, failure) = match self {
             Self::Changed { file_name, version } => (
                 ErrorCode::MigrationChanged,
-                failure("permanent", format!("{file_name} changed after the database `{database}` applied it"))
+                failure(FailureKind::Permanent, format!("{file_name} changed after the database `{database}` applied it"))
                     .with_hint(format!(
                         "restore the file and move the change to a new migration; if the change is harmless, run \
                          `runner migrate accept {version}`"
@@ -220,7 +223,7 @@ impl HistoryProblem {
             Self::Missing { name, version } => (
                 ErrorCode::MigrationMissing,
                 failure(
-                    "permanent",
+                    FailureKind::Permanent,
                     format!("the database `{database}` has applied {name}, but the file is missing from `{dir}`"),
                 )
                 .with_hint("restore the file; never delete an applied migration")
@@ -230,7 +233,7 @@ impl HistoryProblem {
             Self::Ahead { name } => (
                 ErrorCode::DatabaseAhead,
                 failure(
-                    "permanent",
+                    FailureKind::Permanent,
                     format!("the database `{database}` is ahead: it has applied {name}, which is newer than every file in `{dir}`"),
                 )
                 .with_hint("deploy a release that contains it, or set `ahead: allow` to leave it applied")
@@ -239,7 +242,7 @@ impl HistoryProblem {
             Self::OutOfOrder { file_name, newest } => (
                 ErrorCode::MigrationOutOfOrder,
                 failure(
-                    "permanent",
+                    FailureKind::Permanent,
                     format!("{file_name} would run out of order: number {newest} is newer and already applied"),
                 )
                 .with_hint("give it a number above all applied ones, or set `out-of-order: allow` if the order does not matter")
@@ -247,7 +250,7 @@ impl HistoryProblem {
             ),
             Self::Unfinished { name, version } => (
                 ErrorCode::MigrationUnfinished,
-                failure("permanent", format!("another tool began {name} ({version}) and did not finish it"))
+                failure(FailureKind::Permanent, format!("another tool began {name} ({version}) and did not finish it"))
                     .with_hint(format!(
                         "check what it did, then run `runner migrate resolve {version} --applied` or `--rolled-back`"
                     ))

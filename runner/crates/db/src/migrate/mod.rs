@@ -39,8 +39,8 @@ use self::{
 };
 use super::sql::{SqlEngine, SqlSession, SqlSessionError};
 use crate::failure;
-use contract::step::{MessageLevel, StepFailure};
-use contract::{Secret, error_code::ErrorCode};
+use contract::step::{FailureKind, MessageLevel, StepFailure};
+use contract::{Secret, duration::parse_duration, error_code::ErrorCode};
 use hostio::dir_snapshot::{DirSnapshot, PathReadError};
 use plan::{DirAccess, ServerUrl};
 
@@ -99,12 +99,11 @@ impl MigrationOptions {
     /// Invalid options.
     pub fn from_config(config: &Value, timeout: Duration) -> Result<Self, StepFailure> {
         let requested = serde_json::from_value::<MigrationConfig>(config.clone())
-            .map_err(|error| failure("invalid-config", format!("migration options: {error}")))?;
+            .map_err(|error| failure(FailureKind::InvalidConfig, format!("migration options: {error}")))?;
         let duration = |name: &str, text: Option<String>| match text {
             None => Ok(None),
-            Some(text) => parse_duration(&text).map(Some).ok_or_else(|| {
-                failure("invalid-config", format!("`{name}: {text}` is not a duration"))
-                    .with_hint("write a number and its unit: `500ms`, `2s`, `5m`, `1h`")
+            Some(text) => parse_duration(&text).map(Some).map_err(|error| {
+                failure(FailureKind::InvalidConfig, format!("`{name}`: {error}")).with_hint(error.hint())
             }),
         };
         // A call that times out has an unknown outcome; a failure before that is clear.
@@ -119,18 +118,6 @@ impl MigrationOptions {
             lint_level: requested.lint,
             lint_skips: requested.lint_skip,
         })
-    }
-}
-
-fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let number: u64 = text[..digits].parse().ok()?;
-    match &text[digits..] {
-        "ms" => Some(Duration::from_millis(number)),
-        "s" => Some(Duration::from_secs(number)),
-        "m" => Some(Duration::from_secs(number * 60)),
-        "h" => Some(Duration::from_secs(number * 3600)),
-        _ => None,
     }
 }
 
@@ -296,10 +283,12 @@ impl MigrationJob {
     }
 
     fn lock_held_failure(&self, holder: &str) -> StepFailure {
-        let mut failure =
-            failure("transient", format!("{holder} holds the migration lock of the database `{}`", self.database_name))
-                .with_hint("wait until it ends; the lock ends with its session")
-                .with_code(ErrorCode::MigrationLockHeld);
+        let mut failure = failure(
+            FailureKind::Transient,
+            format!("{holder} holds the migration lock of the database `{}`", self.database_name),
+        )
+        .with_hint("wait until it ends; the lock ends with its session")
+        .with_code(ErrorCode::MigrationLockHeld);
         failure.retryable = true;
         failure
     }
@@ -350,7 +339,7 @@ impl MigrationJob {
         progress: &(dyn Fn(u64, u64) + Send + Sync),
     ) -> Result<Value, StepFailure> {
         let Some(session) = self.session.take() else {
-            return Err(failure("denied", "a preview or a probe can't migrate: it is read-only"));
+            return Err(failure(FailureKind::Denied, "a preview or a probe can't migrate: it is read-only"));
         };
         let held = self.acquire_lock(&session, log).await?;
         self.create_tables(&session).await?;
@@ -358,7 +347,7 @@ impl MigrationJob {
         let mut history = self.read_history().await?;
         let mut history_reloaded = false;
         let diff = self.history_diff(&history);
-        let session = self.session.as_ref().ok_or_else(|| failure("permanent", "no session"))?;
+        let session = self.session.as_ref().ok_or_else(|| failure(FailureKind::Permanent, "no session"))?;
         if let Some(problem) = diff.problems.first() {
             return Err(problem.to_failure(&self.dir_prefix, &self.database_name));
         }
@@ -451,7 +440,7 @@ async fn open_session(
     match address {
         DatabaseAddress::File(path) => match SqlSession::open(path, access).await {
             Ok(session) => Ok((Some(session), Some(path.clone()))),
-            Err(fault) if access == DirAccess::ReadOnly && fault.kind == super::sql::SqlFailureKind::NotFound => {
+            Err(fault) if access == DirAccess::ReadOnly && fault.kind == FailureKind::NotFound => {
                 Ok((None, Some(path.clone())))
             }
             Err(fault) => Err(fault.into()),
@@ -465,11 +454,11 @@ pub async fn connect_server(database: &str, url: &str, access: DirAccess) -> Res
     let url = match ServerUrl::parse(url) {
         Some(Ok(url)) => url,
         Some(Err(why)) => {
-            return Err(failure("invalid-config", format!("database `{database}`: invalid URL: {why}")));
+            return Err(failure(FailureKind::InvalidConfig, format!("database `{database}`: invalid URL: {why}")));
         }
         None => {
             return Err(failure(
-                "invalid-config",
+                FailureKind::InvalidConfig,
                 format!("database `{database}`: this runner does not support its URL scheme"),
             ));
         }
@@ -491,10 +480,11 @@ async fn read_dialect(session: &SqlSession, database: &str) -> Result<SqlDialect
     let rows = session.query_text(sql).await?;
     match rows.first().and_then(|row| row.first().cloned().flatten()) {
         Some(schema) => Ok(SqlDialect { engine, schema: Some(schema) }),
-        None => {
-            Err(failure("invalid-config", format!("the search path of database `{database}` names no existing schema"))
-                .with_hint("create the schema, or correct `search_path` in the URL"))
-        }
+        None => Err(failure(
+            FailureKind::InvalidConfig,
+            format!("the search path of database `{database}` names no existing schema"),
+        )
+        .with_hint("create the schema, or correct `search_path` in the URL")),
     }
 }
 
@@ -525,7 +515,7 @@ async fn refuse_pooler(session: &SqlSession, url: &ServerUrl, database: &str) ->
         return Ok(());
     }
     Err(failure(
-        "invalid-config",
+        FailureKind::InvalidConfig,
         format!(
             "the URL of database `{database}` points to a pooler in transaction mode, which does not keep session locks"
         ),

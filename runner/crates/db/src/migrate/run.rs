@@ -27,7 +27,7 @@ use super::{
 use crate::failure;
 use contract::{
     error_code::ErrorCode,
-    step::{MessageLevel, StepFailure},
+    step::{FailureKind, MessageLevel, StepFailure},
 };
 
 /// The largest text that PostgreSQL gets in one piece, because it parses each piece as a whole.
@@ -155,7 +155,7 @@ impl MigrationRun<'_> {
         let epoch = self.fence.epoch;
         let resource = self.fence.resource.split('@').next().unwrap_or_default();
         failure(
-            "conflict",
+            FailureKind::Conflict,
             format!("epoch {recorded_epoch} of {resource} has migrated this database after this attempt (epoch {epoch}) began"),
         )
         .with_hint(
@@ -543,7 +543,7 @@ impl MigrationRun<'_> {
         unit: Option<&ExecutionUnit>,
     ) -> StepFailure {
         let line = unit.map_or(1, |unit| SqlPosition::at(section.text, unit.statements[0].range.start).line);
-        failure("permanent", format!("statement {number} was changed or removed after it was applied"))
+        failure(FailureKind::Permanent, format!("statement {number} was changed or removed after it was applied"))
             .with_hint("restore the applied statements, and change only the ones after them")
             .with_code(ErrorCode::StatementChanged)
             .with_detail("line", line)
@@ -558,7 +558,7 @@ impl MigrationRun<'_> {
         let start = unit.statements[0].range.start;
         let sql: String = section.text[unit.statements[0].range.clone()].chars().take(120).collect();
         let number = unit.number;
-        failure("conflict", format!("the outcome of statement {number} in the last attempt is unknown: {sql}"))
+        failure(FailureKind::Conflict, format!("the outcome of statement {number} in the last attempt is unknown: {sql}"))
             .with_hint(format!(
                 "check the database, then run `runner migrate resolve {version} --retry-from {number}` if it did not run, `--retry-from {}` if it \
                  did; `--applied` or `--rolled-back` settles the whole file",
@@ -587,7 +587,7 @@ impl MigrationRun<'_> {
 }
 
 fn lock_lost_failure() -> StepFailure {
-    let mut failure = failure("transient", "this session lost the migration lock to another session")
+    let mut failure = failure(FailureKind::Transient, "this session lost the migration lock to another session")
         .with_hint("check that no file releases all advisory locks: that releases the runner's too")
         .with_code(ErrorCode::MigrationLockLost);
     failure.retryable = true;

@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use super::{
-    super::sql::{SqlEngine, SqlFailureKind, SqlPosition, SqlSessionError},
+    super::sql::{SqlEngine, SqlPosition, SqlSessionError},
     files::{DownMigration, Migration},
     split::{self, SqlStatement, leading_tokens},
     unit::{self, TransactionControl},
 };
+use contract::step::FailureKind;
 
 /// A part of a file to run: its text and byte range.
 pub(super) struct MigrationSection<'a> {
@@ -52,17 +53,17 @@ pub(super) fn hint_for(engine: SqlEngine, section: &MigrationSection<'_>, fault:
                 .to_owned(),
         );
     }
-    match fault.kind {
-        SqlFailureKind::Denied if fault.code.is_none() => Some(
+    match &fault.kind {
+        FailureKind::Denied if fault.code.is_none() => Some(
             "leave out BEGIN, COMMIT, ROLLBACK and ATTACH: the runner runs each file in one transaction; or begin the file with \
              `-- no-transaction`"
                 .to_owned(),
         ),
-        SqlFailureKind::Denied => Some("grant the permission to the user in the database URL".to_owned()),
-        SqlFailureKind::Transient => fault.hint.clone().or_else(|| {
+        FailureKind::Denied => Some("grant the permission to the user in the database URL".to_owned()),
+        FailureKind::Transient => fault.hint.clone().or_else(|| {
             Some("find the session that blocks it, or wait until it ends".to_owned())
         }),
-        SqlFailureKind::InvalidConfig | SqlFailureKind::NotFound | SqlFailureKind::Conflict | SqlFailureKind::Permanent | SqlFailureKind::Limit | SqlFailureKind::BadContent => {
+        FailureKind::InvalidConfig | FailureKind::NotFound | FailureKind::Conflict | FailureKind::Permanent | FailureKind::Limit | FailureKind::BadContent | FailureKind::TimeOut | FailureKind::Trap | FailureKind::NotBegun | FailureKind::Other(_) => {
             Some(fault.hint.as_ref().map_or_else(|| default_hint.to_owned(), |hint| format!("{hint}; {default_hint}")))
         }
     }
@@ -118,7 +119,7 @@ pub(super) fn without_outer_transaction(
                 TransactionControl::Other(word) => word,
             };
             let fault = SqlSessionError::new(
-                SqlFailureKind::Denied,
+                FailureKind::Denied,
                 format!("{word} inside SQL text is denied: the runner controls the transaction; leave {word} out"),
             );
             Err(SqlSessionError {

@@ -6,8 +6,10 @@
 
 use std::ops::Range;
 
+use contract::step::FailureKind;
+
 use super::super::{
-    sql::{SqlEngine, SqlFailureKind, SqlPosition, SqlSessionError},
+    sql::{SqlEngine, SqlPosition, SqlSessionError},
     sqlite,
 };
 
@@ -271,7 +273,7 @@ impl StatementSplitter<'_> {
     fn bad_content(&self, message: String, at: usize) -> SqlSessionError {
         SqlSessionError {
             position: Some(SqlPosition::at(self.text, at)),
-            ..SqlSessionError::new(SqlFailureKind::BadContent, message)
+            ..SqlSessionError::new(FailureKind::BadContent, message)
         }
     }
 }
@@ -282,7 +284,7 @@ fn next_lexeme(engine: SqlEngine, text: &str, at: usize) -> Result<(SqlLexeme, u
     let until = |end: &[u8], skip: usize| find_bytes(bytes, end, skip).map(|found| found + end.len());
     let unterminated = |what: &str| SqlSessionError {
         position: Some(SqlPosition::at(text, at)),
-        ..SqlSessionError::new(SqlFailureKind::BadContent, format!("{what} that begins here is not terminated"))
+        ..SqlSessionError::new(FailureKind::BadContent, format!("{what} that begins here is not terminated"))
     };
     let is_mysql = engine == SqlEngine::Mysql;
     Ok(match bytes {

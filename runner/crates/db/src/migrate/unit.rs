@@ -3,10 +3,11 @@
 //! Invariant: whatever can share a transaction with its record does. Only what an engine does outside transactions gets
 //! an intent first, and a catalog check. Deliberately absent: running that check; see [`catalog`](super::catalog).
 
+use contract::step::FailureKind;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    super::sql::{SqlEngine, SqlFailureKind, SqlPosition, SqlSessionError, hex},
+    super::sql::{SqlEngine, SqlPosition, SqlSessionError, hex},
     files::normalize_text,
     split::{SqlStatement, SqlToken, leading_tokens},
 };
@@ -75,7 +76,7 @@ pub(super) fn split_into_units(
         let words = leading_tokens(engine, sql, 24);
         let refuse = |why: &str| SqlSessionError {
             position: Some(SqlPosition::at(text, statement.range.start)),
-            ..SqlSessionError::new(SqlFailureKind::Denied, why)
+            ..SqlSessionError::new(FailureKind::Denied, why)
         };
         let (way, statements) = match (transaction_control(&words), &mut open_transaction) {
             (Some(TransactionControl::Begin), None) => {
@@ -117,7 +118,7 @@ pub(super) fn split_into_units(
         Some(first) => Err(SqlSessionError {
             position: Some(SqlPosition::at(text, first.range.start)),
             ..SqlSessionError::new(
-                SqlFailureKind::Denied,
+                FailureKind::Denied,
                 "the COMMIT of the transaction around this statement is missing",
             )
         }),

@@ -12,10 +12,10 @@ use std::{fmt, path::Path};
 
 use super::sqlite::{self, SqlRows, SqlValue};
 use crate::failure;
-use contract::step::StepFailure;
+use contract::step::{FailureKind, StepFailure};
 use plan::{DirAccess, ServerEngine, ServerUrl};
 
-pub use super::sqlite::{SqlFailureKind, SqlPosition, TransactionMode};
+pub use super::sqlite::{SqlPosition, TransactionMode};
 
 /// How long a server may take for its first reply.
 const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
@@ -41,7 +41,7 @@ impl SqlEngine {
 /// An error of a call, in the database's words.
 #[derive(Clone, Debug)]
 pub struct SqlSessionError {
-    pub kind: SqlFailureKind,
+    pub kind: FailureKind,
     pub message: String,
     pub hint: Option<String>,
     /// The server's own code: a SQLSTATE, or MySQL's number.
@@ -55,19 +55,19 @@ pub struct SqlSessionError {
 }
 
 impl SqlSessionError {
-    pub fn new(kind: SqlFailureKind, message: impl Into<String>) -> Self {
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), hint: None, code: None, position: None, completed: 0, lost: false }
     }
 
     pub fn lost(why: impl fmt::Display) -> Self {
         let message = format!("the database session was lost: {why}");
-        Self { lost: true, ..Self::new(SqlFailureKind::Transient, message) }
+        Self { lost: true, ..Self::new(FailureKind::Transient, message) }
     }
 
     /// Converts an error of the socket. TLS errors also arrive here; they are permanent.
     pub fn from_io_error(error: &std::io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            Some(tls) => Self::new(SqlFailureKind::Permanent, format!("TLS: {tls}")),
+            Some(tls) => Self::new(FailureKind::Permanent, format!("TLS: {tls}")),
             None => Self::lost(error),
         }
     }
@@ -91,15 +91,15 @@ impl SqlSessionError {
 impl From<sqlite::SqliteError> for SqlSessionError {
     fn from(error: sqlite::SqliteError) -> Self {
         let kind = error.kind();
-        let code = (kind == SqlFailureKind::Transient).then(|| "SQLITE_BUSY".to_owned());
+        let code = (kind == FailureKind::Transient).then(|| "SQLITE_BUSY".to_owned());
         Self { position: error.position, code, ..Self::new(kind, error.to_string()) }
     }
 }
 
 impl From<SqlSessionError> for StepFailure {
     fn from(fault: SqlSessionError) -> Self {
-        let mut failure = failure(fault.kind.as_str(), fault.message);
-        failure.retryable = fault.kind == SqlFailureKind::Transient;
+        let mut failure = failure(fault.kind.clone(), fault.message);
+        failure.retryable = fault.kind == FailureKind::Transient;
         failure.hint = fault.hint;
         if let Some(code) = fault.code.filter(|code| code != "SQLITE_BUSY") {
             failure.details.insert("sql-code".to_owned(), code.into());
@@ -133,7 +133,7 @@ impl SqlSession {
         };
         tokio::time::timeout(CONNECT_TIMEOUT, session).await.unwrap_or_else(|_| {
             Err(SqlSessionError::new(
-                SqlFailureKind::Transient,
+                FailureKind::Transient,
                 format!("the server did not answer within {} s", CONNECT_TIMEOUT.as_secs()),
             ))
         })
@@ -266,7 +266,7 @@ fn transaction_control_word(statement: &str) -> Option<&'static str> {
 
 fn transaction_control_denied(word: &str) -> SqlSessionError {
     SqlSessionError::new(
-        SqlFailureKind::Denied,
+        FailureKind::Denied,
         format!("{word} inside SQL text is denied: the runner controls the transaction; leave {word} out"),
     )
 }

@@ -10,12 +10,12 @@ use std::{
     time::Duration,
 };
 
+use contract::step::FailureKind;
 use mysql_async::{Conn, Error, Opts, OptsBuilder, Params, SslOpts, consts::ColumnType, prelude::Queryable};
 use tokio::sync::Mutex;
 
 use super::{
-    SqlEngine, SqlFailureKind, SqlPosition, SqlSessionError, TextRow, hex, tls, transaction_control_denied,
-    transaction_control_word,
+    SqlEngine, SqlPosition, SqlSessionError, TextRow, hex, tls, transaction_control_denied, transaction_control_word,
 };
 use crate::sqlite::{MAX_RESULT_BYTES, MAX_RESULT_ROWS, SqlRows, SqlValue};
 use hostio::blocking::BlockingTaskGuard;
@@ -72,7 +72,7 @@ impl MysqlSession {
             while let Some(row) = result.next().await? {
                 if rows.len() == MAX_RESULT_ROWS {
                     return Ok(Err(SqlSessionError::new(
-                        SqlFailureKind::Limit,
+                        FailureKind::Limit,
                         format!("the result has more than {MAX_RESULT_ROWS} rows"),
                     )));
                 }
@@ -87,7 +87,7 @@ impl MysqlSession {
                 }
                 if bytes > MAX_RESULT_BYTES {
                     return Ok(Err(SqlSessionError::new(
-                        SqlFailureKind::Limit,
+                        FailureKind::Limit,
                         format!("the result is larger than {MAX_RESULT_BYTES} bytes"),
                     )));
                 }
@@ -330,24 +330,24 @@ fn mysql_error(error: Error) -> SqlSessionError {
     let Error::Server(server) = error else {
         return match error {
             Error::Io(mysql_async::IoError::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                SqlSessionError::new(SqlFailureKind::Transient, "can't reach the database server: connection refused")
+                SqlSessionError::new(FailureKind::Transient, "can't reach the database server: connection refused")
             }
             Error::Io(mysql_async::IoError::Io(error)) => SqlSessionError::from_io_error(&error),
-            Error::Io(error) => SqlSessionError::new(SqlFailureKind::Permanent, format!("TLS: {error}")),
+            Error::Io(error) => SqlSessionError::new(FailureKind::Permanent, format!("TLS: {error}")),
             Error::Driver(mysql_async::DriverError::ConnectionClosed) => {
                 SqlSessionError::lost("the server closed the connection")
             }
             // The driver's messages could quote options and URLs.
-            Error::Url(_) => SqlSessionError::new(SqlFailureKind::InvalidConfig, "the database URL is invalid"),
-            other => SqlSessionError::new(SqlFailureKind::Permanent, other.to_string()),
+            Error::Url(_) => SqlSessionError::new(FailureKind::InvalidConfig, "the database URL is invalid"),
+            other => SqlSessionError::new(FailureKind::Permanent, other.to_string()),
         };
     };
     let kind = match server.code {
-        1205 | 1213 | 1040 | 1053 | 1021 | 1927 => SqlFailureKind::Transient,
-        1062 | 1216 | 1217 | 1451 | 1452 | 1048 | 3819 | 4025 => SqlFailureKind::Conflict,
-        1044 | 1045 | 1142 | 1143 | 1227 | 1370 | 1792 => SqlFailureKind::Denied,
-        1049 => SqlFailureKind::NotFound,
-        _ => SqlFailureKind::Permanent,
+        1205 | 1213 | 1040 | 1053 | 1021 | 1927 => FailureKind::Transient,
+        1062 | 1216 | 1217 | 1451 | 1452 | 1048 | 3819 | 4025 => FailureKind::Conflict,
+        1044 | 1045 | 1142 | 1143 | 1227 | 1370 | 1792 => FailureKind::Denied,
+        1049 => FailureKind::NotFound,
+        _ => FailureKind::Permanent,
     };
     let lost = matches!(server.code, 1053 | 1927 | 1159 | 1161);
     let found = SqlSessionError::new(kind, server.message);

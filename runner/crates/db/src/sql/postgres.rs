@@ -13,6 +13,7 @@ use std::{
     },
 };
 
+use contract::step::FailureKind;
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::{
     net::{TcpStream, UnixStream},
@@ -26,7 +27,7 @@ use tokio_postgres::{
 };
 
 use super::{
-    SqlFailureKind, SqlPosition, SqlSessionError, TextRow,
+    SqlPosition, SqlSessionError, TextRow,
     tls::{PostgresTlsConnector, ServerStream},
     transaction_control_denied, transaction_control_word,
 };
@@ -125,7 +126,7 @@ impl PostgresSession {
                 if !PostgresValue::accepts(column.type_()) {
                     let (name, kind) = (column.name(), column.type_().name());
                     let message = format!("the column `{name}` has the unsupported type {kind}");
-                    return Err(SqlSessionError::new(SqlFailureKind::InvalidConfig, message)
+                    return Err(SqlSessionError::new(FailureKind::InvalidConfig, message)
                         .with_hint("cast it to text: `(…)::text`"));
                 }
             }
@@ -137,7 +138,7 @@ impl PostgresSession {
                 let row = row.map_err(|error| postgres_error(&error, sql))?;
                 if taken.len() == MAX_RESULT_ROWS {
                     return Err(SqlSessionError::new(
-                        SqlFailureKind::Limit,
+                        FailureKind::Limit,
                         format!("the result has more than {MAX_RESULT_ROWS} rows"),
                     ));
                 }
@@ -149,7 +150,7 @@ impl PostgresSession {
                 }
                 if bytes > MAX_RESULT_BYTES {
                     return Err(SqlSessionError::new(
-                        SqlFailureKind::Limit,
+                        FailureKind::Limit,
                         format!("the result is larger than {MAX_RESULT_BYTES} bytes"),
                     ));
                 }
@@ -348,7 +349,7 @@ where
 
 async fn open_stream(url: &ServerUrl) -> Result<(ServerStream, String, Option<u16>), SqlSessionError> {
     let unreachable = |error: std::io::Error| {
-        SqlSessionError::new(SqlFailureKind::Transient, format!("can't reach the database server: {}", error.kind()))
+        SqlSessionError::new(FailureKind::Transient, format!("can't reach the database server: {}", error.kind()))
     };
     match &url.endpoint {
         ServerEndpoint::Tcp(host, port) => {
@@ -369,7 +370,7 @@ fn check_parameter_count(expected: usize, given: usize) -> Result<(), SqlSession
         return Ok(());
     }
     Err(SqlSessionError::new(
-        SqlFailureKind::InvalidConfig,
+        FailureKind::InvalidConfig,
         format!("the call passed {given} values for {expected} parameters"),
     ))
 }
@@ -399,24 +400,24 @@ fn postgres_error(error: &tokio_postgres::Error, sql: &str) -> SqlSessionError {
         return match cause.downcast_ref::<std::io::Error>() {
             Some(io) => SqlSessionError::from_io_error(io),
             None if error.to_string().contains("TLS") => {
-                SqlSessionError::new(SqlFailureKind::Permanent, format!("TLS: {cause}"))
+                SqlSessionError::new(FailureKind::Permanent, format!("TLS: {cause}"))
             }
-            None => SqlSessionError::new(SqlFailureKind::Permanent, cause.to_string()),
+            None => SqlSessionError::new(FailureKind::Permanent, cause.to_string()),
         };
     };
     let code = server.code().code().to_owned();
     let kind = match &code[..2.min(code.len())] {
-        "08" | "40" | "53" | "55" | "57" | "58" => SqlFailureKind::Transient,
-        "23" => SqlFailureKind::Conflict,
-        "28" | "25" => SqlFailureKind::Denied,
-        "3D" => SqlFailureKind::NotFound,
-        "54" => SqlFailureKind::Limit,
-        _ if code == "42501" => SqlFailureKind::Denied,
-        _ => SqlFailureKind::Permanent,
+        "08" | "40" | "53" | "55" | "57" | "58" => FailureKind::Transient,
+        "23" => FailureKind::Conflict,
+        "28" | "25" => FailureKind::Denied,
+        "3D" => FailureKind::NotFound,
+        "54" => FailureKind::Limit,
+        _ if code == "42501" => FailureKind::Denied,
+        _ => FailureKind::Permanent,
     };
     // A retry does not help with these, unlike disk_full; a cancelled statement stays cancelled.
     let kind =
-        if ["57014", "55006", "55000", "55P04"].contains(&code.as_str()) { SqlFailureKind::Permanent } else { kind };
+        if ["57014", "55006", "55000", "55P04"].contains(&code.as_str()) { FailureKind::Permanent } else { kind };
     let position = match server.position() {
         Some(ErrorPosition::Original(at)) => {
             let offset =

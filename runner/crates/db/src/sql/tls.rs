@@ -27,7 +27,8 @@ use tokio::{
 };
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
-use super::{SqlFailureKind, SqlSessionError};
+use super::SqlSessionError;
+use contract::step::FailureKind;
 use plan::{ServerTlsMode, ServerUrl};
 
 /// A byte stream to a server.
@@ -40,7 +41,7 @@ pub(super) enum ServerStream {
 pub(super) fn load_root_certs(named: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, SqlSessionError> {
     let Some(path) = named else { return Ok(rustls_native_certs::load_native_certs().certs) };
     let bad = |why: &dyn std::fmt::Display| {
-        SqlSessionError::new(SqlFailureKind::InvalidConfig, format!("can't use the CA file {}: {why}", path.display()))
+        SqlSessionError::new(FailureKind::InvalidConfig, format!("can't use the CA file {}: {why}", path.display()))
     };
     let found: Vec<_> = CertificateDer::pem_file_iter(path)
         .map_err(|error| bad(&error))?
@@ -72,7 +73,7 @@ impl PostgresTlsConnector {
         let cert_verifier = SslModeVerifier::new(url, roots, Arc::clone(&provider))?;
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let mut config = config
-            .map_err(|error| SqlSessionError::new(SqlFailureKind::Permanent, format!("TLS: {error}")))?
+            .map_err(|error| SqlSessionError::new(FailureKind::Permanent, format!("TLS: {error}")))?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(cert_verifier))
             .with_no_client_auth();
@@ -100,7 +101,7 @@ impl SslModeVerifier {
             let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates(certificates);
             let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
-            Some(built.map_err(|error| SqlSessionError::new(SqlFailureKind::Permanent, format!("TLS: {error}")))?)
+            Some(built.map_err(|error| SqlSessionError::new(FailureKind::Permanent, format!("TLS: {error}")))?)
         } else {
             None
         };

@@ -4,47 +4,10 @@
 
 use std::{fmt, path::PathBuf};
 
+use contract::step::FailureKind;
 use rusqlite::{Error, ErrorCode};
 
 use super::{MAX_RESULT_BYTES, MAX_RESULT_ROWS};
-
-/// The kind of a failure in the step contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SqlFailureKind {
-    /// The call is malformed.
-    InvalidConfig,
-    /// The step may not do that.
-    Denied,
-    /// The database does not exist.
-    NotFound,
-    /// The database's content forbids it, such as a constraint.
-    Conflict,
-    /// The same call may succeed later.
-    Transient,
-    /// The same call will fail again.
-    Permanent,
-    /// A limit is exceeded.
-    Limit,
-    /// The file is not a database, or is damaged.
-    BadContent,
-}
-
-impl SqlFailureKind {
-    /// The name in the step contract: `denied`, `transient`, …
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::InvalidConfig => "invalid-config",
-            Self::Denied => "denied",
-            Self::NotFound => "not-found",
-            Self::Conflict => "conflict",
-            Self::Transient => "transient",
-            Self::Permanent => "permanent",
-            Self::Limit => "limit",
-            Self::BadContent => "bad-content",
-        }
-    }
-}
 
 /// A position in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,28 +90,28 @@ pub enum SqliteFault {
 impl SqliteError {
     /// The kind in the step contract.
     #[must_use]
-    pub fn kind(&self) -> SqlFailureKind {
+    pub fn kind(&self) -> FailureKind {
         match &self.fault {
-            SqliteFault::FileMissing(_) => SqlFailureKind::NotFound,
-            SqliteFault::Denied(_) => SqlFailureKind::Denied,
-            SqliteFault::Interrupted => SqlFailureKind::Transient,
+            SqliteFault::FileMissing(_) => FailureKind::NotFound,
+            SqliteFault::Denied(_) => FailureKind::Denied,
+            SqliteFault::Interrupted => FailureKind::Transient,
             SqliteFault::RelativePath(_)
             | SqliteFault::NotOneStatement
             | SqliteFault::ParameterCount { .. }
             | SqliteFault::NulCharacter
-            | SqliteFault::UnknownMode(_) => SqlFailureKind::InvalidConfig,
+            | SqliteFault::UnknownMode(_) => FailureKind::InvalidConfig,
             SqliteFault::TransactionOpen
             | SqliteFault::NoTransaction
             | SqliteFault::TransactionLost
-            | SqliteFault::SessionEnded(_) => SqlFailureKind::Permanent,
-            SqliteFault::TooManyRows | SqliteFault::ResultTooLarge => SqlFailureKind::Limit,
+            | SqliteFault::SessionEnded(_) => FailureKind::Permanent,
+            SqliteFault::TooManyRows | SqliteFault::ResultTooLarge => FailureKind::Limit,
             SqliteFault::Sqlite { code, .. } => match code {
-                ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => SqlFailureKind::Transient,
-                ErrorCode::ConstraintViolation => SqlFailureKind::Conflict,
-                ErrorCode::ReadOnly => SqlFailureKind::Denied,
-                ErrorCode::TooBig | ErrorCode::OutOfMemory => SqlFailureKind::Limit,
-                ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => SqlFailureKind::BadContent,
-                _ => SqlFailureKind::Permanent,
+                ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => FailureKind::Transient,
+                ErrorCode::ConstraintViolation => FailureKind::Conflict,
+                ErrorCode::ReadOnly => FailureKind::Denied,
+                ErrorCode::TooBig | ErrorCode::OutOfMemory => FailureKind::Limit,
+                ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => FailureKind::BadContent,
+                _ => FailureKind::Permanent,
             },
         }
     }
@@ -156,7 +119,7 @@ impl SqliteError {
     /// Whether the same call may succeed later, because the database was busy.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        self.kind() == SqlFailureKind::Transient
+        self.kind() == FailureKind::Transient
     }
 
     /// The position of a library error in the text that starts at byte `start` of `whole`. An error without a position

@@ -25,7 +25,7 @@ use std::{
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use tokio::sync::oneshot;
 
-pub use error::{SqlFailureKind, SqlPosition, SqliteError, SqliteFault};
+pub use error::{SqlPosition, SqliteError, SqliteFault};
 pub use script_split::{ScriptStatement, script_statements};
 
 use control::{SqliteCall, SqliteCallControl};

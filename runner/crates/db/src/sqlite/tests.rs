@@ -2,13 +2,11 @@
 
 use std::{path::PathBuf, process::Command, time::Instant};
 
+use contract::step::FailureKind;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use super::{
-    error::{SqlFailureKind, SqlPosition},
-    *,
-};
+use super::{error::SqlPosition, *};
 
 /// A folder with a database.
 struct TempDatabase {
@@ -126,10 +124,10 @@ async fn error_keeps_sqlites_message() {
     let session = place.open().await;
     script(&session, "CREATE TABLE p (id INTEGER PRIMARY KEY); CREATE TABLE c (p REFERENCES p (id))").await.unwrap();
     let error = query(&session, "SELECT *\nFROM \"p\" WHERE wrong = 1").await.unwrap_err();
-    assert_eq!((error.to_string().as_str(), error.kind()), ("no such column: wrong", SqlFailureKind::Permanent));
+    assert_eq!((error.to_string().as_str(), error.kind()), ("no such column: wrong", FailureKind::Permanent));
     assert_eq!(error.position, Some(SqlPosition { line: 2, column: 16 }));
     let error = run(&session, "INSERT INTO c VALUES (1)").await.unwrap_err();
-    assert_eq!((error.to_string().as_str(), error.kind()), ("FOREIGN KEY constraint failed", SqlFailureKind::Conflict));
+    assert_eq!((error.to_string().as_str(), error.kind()), ("FOREIGN KEY constraint failed", FailureKind::Conflict));
     assert!(!error.is_retryable());
 }
 
@@ -142,11 +140,11 @@ async fn result_size_is_limited() {
     };
     assert_eq!(query(&session, &counted(MAX_RESULT_ROWS)).await.unwrap().rows.len(), MAX_RESULT_ROWS);
     let error = query(&session, &counted(MAX_RESULT_ROWS + 1)).await.unwrap_err();
-    assert_eq!((error.fault.clone(), error.kind()), (SqliteFault::TooManyRows, SqlFailureKind::Limit));
+    assert_eq!((error.fault.clone(), error.kind()), (SqliteFault::TooManyRows, FailureKind::Limit));
     let sized = |n: usize| format!("SELECT zeroblob({n})");
     assert_eq!(query(&session, &sized(MAX_RESULT_BYTES - 16)).await.unwrap().rows.len(), 1);
     assert_eq!(query(&session, &sized(MAX_RESULT_BYTES - 15)).await.unwrap_err().fault, SqliteFault::ResultTooLarge);
-    assert_eq!(query(&session, "SELECT length(zeroblob(900000000))").await.unwrap_err().kind(), SqlFailureKind::Limit);
+    assert_eq!(query(&session, "SELECT length(zeroblob(900000000))").await.unwrap_err().kind(), FailureKind::Limit);
     assert_eq!(query_number(&session, "SELECT 1").await, 1);
 }
 
@@ -155,7 +153,7 @@ async fn opening_says_what_is_not_there() {
     let place = TempDatabase::new();
     let open = |path: PathBuf, access| async move { SqliteSession::open(&path, access).await.err().unwrap() };
     let error = open(place.path(), DirAccess::ReadOnly).await;
-    assert_eq!((error.fault.clone(), error.kind()), (SqliteFault::FileMissing(place.path()), SqlFailureKind::NotFound));
+    assert_eq!((error.fault.clone(), error.kind()), (SqliteFault::FileMissing(place.path()), FailureKind::NotFound));
     assert!(place.files().is_empty());
     let folder = place.folder.path().join("none");
     assert_eq!(open(folder.join("shop.db"), DirAccess::ReadWrite).await.fault, SqliteFault::FileMissing(folder));
@@ -163,10 +161,10 @@ async fn opening_says_what_is_not_there() {
         let error = open(relative.into(), DirAccess::ReadWrite).await;
         assert_eq!(error.fault, SqliteFault::RelativePath(relative.into()));
     }
-    assert_eq!(open(place.folder.path().to_owned(), DirAccess::ReadWrite).await.kind(), SqlFailureKind::Permanent);
+    assert_eq!(open(place.folder.path().to_owned(), DirAccess::ReadWrite).await.kind(), FailureKind::Permanent);
     std::fs::write(place.path(), "this is a text that is no database, long enough for a header").unwrap();
     let error = open(place.path(), DirAccess::ReadWrite).await;
-    assert_eq!((error.to_string().as_str(), error.kind()), ("file is not a database", SqlFailureKind::BadContent));
+    assert_eq!((error.to_string().as_str(), error.kind()), ("file is not a database", FailureKind::BadContent));
 }
 
 #[tokio::test]
@@ -177,7 +175,7 @@ async fn read_only_session_changes_nothing() {
     let session = SqliteSession::open(&place.path(), DirAccess::ReadOnly).await.unwrap();
     assert_eq!(query_number(&session, "SELECT count(*) FROM t").await, 0);
     let error = run(&session, "INSERT INTO t VALUES (1)").await.unwrap_err();
-    assert_eq!(error.kind(), SqlFailureKind::Denied);
+    assert_eq!(error.kind(), FailureKind::Denied);
     drop(session);
     assert_eq!((std::fs::read(place.path()).unwrap(), place.files()), (before, vec!["shop.db".to_owned()]));
 }
@@ -209,11 +207,11 @@ async fn other_files_and_code_are_denied() {
         ("PRAGMA synchronous = 0".to_owned(), "synchronous"),
     ] {
         let error = run(&session, &sql).await.expect_err(&sql);
-        assert_eq!(error.kind(), SqlFailureKind::Denied, "{sql}: {error}");
+        assert_eq!(error.kind(), FailureKind::Denied, "{sql}: {error}");
         assert!(error.to_string().contains(named), "{sql}: {error}");
     }
     let error = run(&session, "UPDATE sqlite_schema SET sql = ''").await.unwrap_err();
-    assert_eq!(error.kind(), SqlFailureKind::Permanent, "{error}");
+    assert_eq!(error.kind(), FailureKind::Permanent, "{error}");
     for sql in ["PRAGMA user_version = 3", "PRAGMA journal_mode = DELETE", "PRAGMA table_info(t)", "REINDEX", "ANALYZE"]
     {
         run(&session, sql).await.unwrap();
@@ -259,7 +257,7 @@ async fn failed_commit_keeps_nothing() {
         .unwrap();
     session.begin(TransactionMode::Immediate).await.unwrap();
     run(&session, "INSERT INTO c VALUES (1)").await.unwrap();
-    assert_eq!(session.commit().await.unwrap_err().kind(), SqlFailureKind::Conflict);
+    assert_eq!(session.commit().await.unwrap_err().kind(), FailureKind::Conflict);
     assert_eq!(query_number(&session, "SELECT count(*) FROM c").await, 0);
     session.begin(TransactionMode::Immediate).await.unwrap();
     session.commit().await.unwrap();
@@ -272,7 +270,7 @@ async fn sql_text_cannot_end_or_begin_the_transaction() {
     run(&session, "CREATE TABLE t (a UNIQUE)").await.unwrap();
     for sql in ["BEGIN", "SAVEPOINT s"] {
         let error = run(&session, sql).await.unwrap_err();
-        assert_eq!(error.kind(), SqlFailureKind::Denied, "{error}");
+        assert_eq!(error.kind(), FailureKind::Denied, "{error}");
     }
     session.begin(TransactionMode::Immediate).await.unwrap();
     for sql in ["COMMIT", "END", "ROLLBACK", "BEGIN"] {
@@ -289,7 +287,7 @@ async fn sql_text_cannot_end_or_begin_the_transaction() {
 
     // Statements after SQLite's own rollback must not run outside the transaction.
     let error = script(&session, "INSERT INTO t VALUES (1);\nINSERT OR ROLLBACK INTO t VALUES (1);").await.unwrap_err();
-    assert_eq!((error.kind(), error.position.map(|at| at.line)), (SqlFailureKind::Conflict, Some(2)));
+    assert_eq!((error.kind(), error.position.map(|at| at.line)), (FailureKind::Conflict, Some(2)));
     let error = run(&session, "INSERT INTO t VALUES (2)").await.unwrap_err();
     assert_eq!(error.fault, SqliteFault::TransactionLost);
     assert_eq!(session.commit().await.unwrap_err().fault, SqliteFault::TransactionLost);
@@ -414,7 +412,7 @@ async fn waiting_for_another_lock_times_out() {
 
     let since = Instant::now();
     let error = session.begin(TransactionMode::Immediate).await.unwrap_err();
-    assert_eq!((error.to_string().as_str(), error.kind()), ("database is locked", SqlFailureKind::Transient));
+    assert_eq!((error.to_string().as_str(), error.kind()), ("database is locked", FailureKind::Transient));
     assert!(error.is_retryable());
     assert!((4_900..20_000).contains(&since.elapsed().as_millis()), "{:?}", since.elapsed());
 

@@ -4,7 +4,7 @@ use std::io;
 
 use rustix::io::Errno;
 
-use contract::Digest;
+use contract::{Digest, step::FailureKind};
 
 /// The most characters of an entry's name in an error.
 const MAX_SHOWN_CHARS: usize = 200;
@@ -195,20 +195,20 @@ impl EntryRefusal {
 impl ArchiveError {
     /// The failure kind in the WIT contract.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Source(_) | Self::Stopped => "transient",
+            Self::Source(_) | Self::Stopped => FailureKind::Transient,
             Self::WrongDigest { .. }
             | Self::UnknownFormat { .. }
             | Self::Truncated
             | Self::TrailingBytes
             | Self::Damaged(_)
-            | Self::Refused { .. } => "bad-content",
-            Self::Limit { .. } => "limit",
-            Self::FolderExists(_) => "conflict",
-            Self::InvalidFolderName(_) => "invalid-config",
-            Self::Filesystem { source, .. } if source.kind() == io::ErrorKind::NotFound => "not-found",
-            Self::Filesystem { .. } => "permanent",
+            | Self::Refused { .. } => FailureKind::BadContent,
+            Self::Limit { .. } => FailureKind::Limit,
+            Self::FolderExists(_) => FailureKind::Conflict,
+            Self::InvalidFolderName(_) => FailureKind::InvalidConfig,
+            Self::Filesystem { source, .. } if source.kind() == io::ErrorKind::NotFound => FailureKind::NotFound,
+            Self::Filesystem { .. } => FailureKind::Permanent,
             Self::CleanupFailed { failure, .. } => failure.kind(),
         }
     }
@@ -279,10 +279,9 @@ fn describe_cause(error: &io::Error) -> String {
 
 impl From<ArchiveError> for contract::step::StepFailure {
     fn from(error: ArchiveError) -> Self {
-        let kind = error.kind();
-        let mut failure = contract::step::StepFailure::new(kind, error.to_string());
+        let mut failure = contract::step::StepFailure::new(error.kind(), error.to_string());
         failure.hint = error.hint();
-        failure.retryable = kind == "transient";
+        failure.retryable = failure.kind == FailureKind::Transient;
         failure
     }
 }

@@ -3,6 +3,7 @@
 use std::{fs, io::Write as _, path::Path, sync::atomic::AtomicBool};
 
 use cap_std::fs::Dir;
+use contract::step::FailureKind;
 
 use super::{ArchiveLimits, UnpackJob, compare, digest, remove, unpack};
 
@@ -65,7 +66,11 @@ impl ArchiveFuzzDir {
             }
             Err(error) => {
                 assert!(!error.to_string().is_empty() && !error.to_string().contains('\n'), "{error}");
-                assert!(matches!(error.kind(), "bad-content" | "limit"), "{}: {error}", error.kind());
+                assert!(
+                    matches!(error.kind(), FailureKind::BadContent | FailureKind::Limit),
+                    "{}: {error}",
+                    error.kind()
+                );
             }
         }
         let outside = fs::read_to_string(self.temp.path().join("outside"));

@@ -14,7 +14,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use contract::Digest;
+use contract::{Digest, step::FailureKind};
 
 use super::{
     UnpackJob,
@@ -172,7 +172,7 @@ pub(super) fn run_pipeline(
         let intake = scope.spawn(|| SourceIntake::new(job, &abandon).run(first, source, Some(sink)));
         let consumed = consume(chunks);
         // A wrong digest matters only if the content is bad.
-        if consumed.as_ref().is_err_and(|error| error.kind() != "bad-content") {
+        if consumed.as_ref().is_err_and(|error| error.kind() != FailureKind::BadContent) {
             abandon.store(true, Ordering::Relaxed);
         }
         (join_thread(intake), consumed)

@@ -5,42 +5,11 @@
 
 use std::{error::Error, io, time::Duration};
 
+use contract::step::FailureKind;
 use reqwest::{Method, StatusCode};
 use url::Url;
 
 use super::address::AddressScope;
-
-/// The kind of a failure in the step contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NetFailureKind {
-    /// The call is malformed.
-    InvalidConfig,
-    /// The plan does not grant it.
-    Denied,
-    /// The other side does not have it.
-    NotFound,
-    /// The same call may succeed later.
-    Transient,
-    /// The same call will fail again.
-    Permanent,
-    /// A limit is exceeded.
-    Limit,
-}
-
-impl NetFailureKind {
-    /// The name in the step contract: `denied`, `transient`, …
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::InvalidConfig => "invalid-config",
-            Self::Denied => "denied",
-            Self::NotFound => "not-found",
-            Self::Transient => "transient",
-            Self::Permanent => "permanent",
-            Self::Limit => "limit",
-        }
-    }
-}
 
 /// An error of a request or a connection. `peer` is `host:port`; URLs are shown without query.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -266,16 +235,16 @@ pub enum NetError {
 impl NetError {
     /// The kind in the step contract.
     #[must_use]
-    pub fn kind(&self) -> NetFailureKind {
+    pub fn kind(&self) -> FailureKind {
         match self {
             Self::InvalidUrl { .. }
             | Self::InvalidAddress { .. }
             | Self::InvalidMethod { .. }
-            | Self::InvalidHeader { .. } => NetFailureKind::InvalidConfig,
+            | Self::InvalidHeader { .. } => FailureKind::InvalidConfig,
             Self::OriginNotGranted { .. }
             | Self::MethodNotGranted { .. }
             | Self::PeerNotGranted { .. }
-            | Self::AddressDenied { .. } => NetFailureKind::Denied,
+            | Self::AddressDenied { .. } => FailureKind::Denied,
             Self::Unresolved { .. }
             | Self::ConnectionRefused { .. }
             | Self::Unreachable { .. }
@@ -286,16 +255,16 @@ impl NetError {
             | Self::WrongRange { .. }
             | Self::ContentChanged { .. }
             | Self::RetriesExhausted { .. }
-            | Self::ConnectionBroken { .. } => NetFailureKind::Transient,
+            | Self::ConnectionBroken { .. } => FailureKind::Transient,
             Self::CertificateUntrusted { .. }
             | Self::Tls { .. }
             | Self::RootsUnavailable { .. }
-            | Self::BadRedirect { .. } => NetFailureKind::Permanent,
-            Self::TooLarge { .. } | Self::TooManyRedirects { .. } => NetFailureKind::Limit,
+            | Self::BadRedirect { .. } => FailureKind::Permanent,
+            Self::TooLarge { .. } | Self::TooManyRedirects { .. } => FailureKind::Limit,
             Self::Status { status, .. } => match status.as_u16() {
-                404 | 410 => NetFailureKind::NotFound,
-                408 | 425 | 429 | 500.. => NetFailureKind::Transient,
-                0..=499 => NetFailureKind::Permanent,
+                404 | 410 => FailureKind::NotFound,
+                408 | 425 | 429 | 500.. => FailureKind::Transient,
+                0..=499 => FailureKind::Permanent,
             },
         }
     }
@@ -303,7 +272,7 @@ impl NetError {
     /// Whether the same call may succeed later without a change.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        self.kind() == NetFailureKind::Transient
+        self.kind() == FailureKind::Transient
     }
 
     /// Whether a download may resume after it.

@@ -36,7 +36,7 @@ use tokio::{
 use url::{Host, Url};
 
 pub use download::Download;
-pub use error::{NetError, NetFailureKind};
+pub use error::NetError;
 pub use request::{NetRequest, NetResponse};
 
 use download::DownloadRetryPolicy;

@@ -33,7 +33,7 @@ fn long_texts_are_truncated_and_never_prevent_an_outcome() {
     let flood = format!("first{}last", "\u{1}".repeat(1 << 20));
     let many = object(json!({ "many": flood }));
     let failure = StepFailure {
-        kind: flood.clone(),
+        kind: flood.clone().into(),
         message: flood.clone(),
         hint: Some(flood.clone()),
         retryable: false,

@@ -21,7 +21,8 @@ fn journal_with_text_everywhere(folder: &Path, text: &str, redactor: Redactor) -
     let text = || text.to_owned();
     let map = || object(json!({ "a": { text(): [text(), 1] } }));
     let receipt = || Receipt { outputs: map(), notes: map() };
-    let failure = || StepFailure { kind: text(), message: text(), hint: Some(text()), retryable: true, details: map() };
+    let failure =
+        || StepFailure { kind: text().into(), message: text(), hint: Some(text()), retryable: true, details: map() };
     let by = JournalHeader { by: text(), ..header(1, AttemptNumber::FIRST) };
     let (pull, took) = (step_target("pull"), Duration::ZERO);
     let mut journal =

@@ -224,7 +224,7 @@ fn bad_values() {
               |
             6 |     timeout: 5 minutes
               |              ^^^^^^^^^ not a duration
-              hint: write a whole number above 0 with `ms`, `s`, `m` or `h`, such as `30s`
+              hint: write a whole number with `ms`, `s`, `m` or `h`, such as `30s`
         "#]],
     );
     check(

@@ -5,7 +5,7 @@
 
 use std::{
     fs::{DirBuilder, File},
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     os::{
         fd::OwnedFd,
         unix::fs::{DirBuilderExt as _, MetadataExt as _},
@@ -14,7 +14,8 @@ use std::{
     time::SystemTime,
 };
 
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
+use hostio::atomic_file::StagedFile;
+use rustix::fs::{Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 
 /// Why an existing file or folder is not trusted.
 #[derive(Debug, thiserror::Error)]
@@ -113,41 +114,18 @@ impl PrivateDir {
         Ok(Some(file))
     }
 
-    /// Writes a whole file, replacing an existing one. A power loss may tear it.
+    /// Writes a whole file, replacing an existing one.
     pub(super) fn replace_file(&self, name: &str, parts: &[&[u8]]) -> io::Result<()> {
-        let temp_name = self.write_temp_file(parts)?;
-        rustix::fs::renameat(&self.fd, &temp_name, &self.fd, name)
-            .map_err(|error| self.discard_temp_file(&temp_name, error))
+        self.stage_file(name, parts)?.replace()
     }
 
-    /// Writes a whole file durably unless it exists: of several processes, the first wins.
+    /// Writes a whole file unless it exists: of several processes, the first wins.
     pub(super) fn create_file_if_absent(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let temp_name = self.write_temp_file(&[bytes])?;
-        let temp_file = rustix::fs::openat(&self.fd, &temp_name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        rustix::fs::fsync(&temp_file)?;
-        let linked = rustix::fs::linkat(&self.fd, &temp_name, &self.fd, name, AtFlags::empty());
-        let _ = rustix::fs::unlinkat(&self.fd, &temp_name, AtFlags::empty());
-        match linked {
-            Ok(()) => rustix::fs::fsync(&self.fd).map_err(io::Error::from),
-            Err(rustix::io::Errno::EXIST) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        self.stage_file(name, &[bytes])?.create().map(drop)
     }
 
-    /// A file with a new temporary name.
-    fn write_temp_file(&self, parts: &[&[u8]]) -> io::Result<String> {
-        let mut nonce = [0; 8];
-        getrandom::fill(&mut nonce).map_err(|error| io::Error::other(error.to_string()))?;
-        let name = format!("{:016x}.new", u64::from_ne_bytes(nonce));
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::openat(&self.fd, &name, flags, Mode::RUSR | Mode::WUSR)?);
-        parts.iter().try_for_each(|part| file.write_all(part)).map_err(|error| self.discard_temp_file(&name, error))?;
-        Ok(name)
-    }
-
-    fn discard_temp_file(&self, temp_name: &str, error: impl Into<io::Error>) -> io::Error {
-        let _ = rustix::fs::unlinkat(&self.fd, temp_name, AtFlags::empty());
-        error.into()
+    fn stage_file(&self, name: &str, parts: &[&[u8]]) -> io::Result<StagedFile> {
+        StagedFile::write_in(&self.fd, name, parts, Mode::RUSR | Mode::WUSR)
     }
 
     /// Removes the least recently used files until the rest fits the limit.

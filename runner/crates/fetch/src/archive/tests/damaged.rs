@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 
+use contract::step::FailureKind;
 use proptest::prelude::*;
 
 use super::*;
@@ -90,7 +91,7 @@ fn damage() {
     ] {
         let error = failure(name, &archive);
         assert!(matches!(error, ArchiveError::Damaged(_) | ArchiveError::Truncated), "{name}: {error:?}");
-        assert_eq!(error.kind(), "bad-content");
+        assert_eq!(error.kind(), FailureKind::BadContent);
     }
 }
 
@@ -134,7 +135,7 @@ fn wrong_digest_is_refused() {
         let text = error.to_string();
         assert!(text.contains(&actual.to_string()) && text.contains(&expected.to_string()), "{text}");
         assert!(matches!(error, ArchiveError::WrongDigest { .. }), "{name}: {error:?}");
-        assert_eq!(error.kind(), "bad-content");
+        assert_eq!(error.kind(), FailureKind::BadContent);
     }
 }
 
@@ -170,7 +171,7 @@ fn failing_sources_and_stopping_callers_leave_nothing() {
             let failing = InterruptingSource { content: content(), after, then: reset };
             let error = unpack(failing, &job, &room.dir, "new").unwrap_err();
             assert!(matches!(error, ArchiveError::Source(_)), "{name} after {after}: {error:?}");
-            assert_eq!(error.kind(), "transient");
+            assert_eq!(error.kind(), FailureKind::Transient);
             room.assert_untouched();
 
             let setting = || {
@@ -205,21 +206,21 @@ fn existing_folders_are_refused() {
     fs::write(room.path("new/mine"), "").unwrap();
     let error = room.unpack("a.tar", &archive, &ArchiveLimits::default()).unwrap_err();
     assert!(matches!(error, ArchiveError::FolderExists(_)), "{error:?}");
-    assert_eq!(error.kind(), "conflict");
+    assert_eq!(error.kind(), FailureKind::Conflict);
     assert!(room.path("new/mine").exists());
 
     let expected = digest(archive.as_slice()).unwrap();
     let (limits, stop) = (ArchiveLimits::default(), AtomicBool::new(false));
     let job = UnpackJob { name: "a.tar", expected: &expected, limits: &limits, stop: &stop, progress: &|_| {} };
     let kind = |path| unpack(archive.as_slice(), &job, &room.dir, path).unwrap_err().kind();
-    assert_eq!(kind("no/such/parent"), "not-found");
+    assert_eq!(kind("no/such/parent"), FailureKind::NotFound);
     for path in ["", ".", "..", "new/..", "/"] {
-        assert_eq!(kind(path), "invalid-config", "{path:?}");
+        assert_eq!(kind(path), FailureKind::InvalidConfig, "{path:?}");
     }
     // cap-std refuses paths outside the granted directory.
-    assert_eq!(kind("../escaped"), "permanent");
+    assert_eq!(kind("../escaped"), FailureKind::Permanent);
     std::os::unix::fs::symlink("..", room.path("way")).unwrap();
-    assert_eq!(kind("way/escaped"), "permanent");
+    assert_eq!(kind("way/escaped"), FailureKind::Permanent);
     assert!(!room.temp.path().join("escaped").exists());
     unpack(archive.as_slice(), &job, &room.dir, "new/nested/").unwrap();
     assert!(room.path("new/nested/f").exists());
@@ -229,7 +230,7 @@ fn existing_folders_are_refused() {
 fn full_disk_is_reported() {
     let error = ArchiveError::filesystem("written", "big")(io::Error::from(rustix::io::Errno::NOSPC));
     assert_eq!(error.to_string(), "\"big\" can't be written: the disk is full");
-    assert_eq!((error.kind(), error.hint().as_deref()), ("permanent", Some("free some disk space")));
+    assert_eq!((error.kind(), error.hint().as_deref()), (FailureKind::Permanent, Some("free some disk space")));
 }
 
 proptest! {

@@ -2,6 +2,7 @@
 //! endless streams.
 
 use super::*;
+use contract::step::FailureKind;
 
 fn refused_entry(name: &str, archive: &[u8]) -> (String, EntryRefusal) {
     match failure(name, archive) {
@@ -12,7 +13,7 @@ fn refused_entry(name: &str, archive: &[u8]) -> (String, EntryRefusal) {
 
 fn assert_bad(name: &str, archive: &[u8]) {
     let error = failure(name, archive);
-    assert_eq!(error.kind(), "bad-content", "{error}");
+    assert_eq!(error.kind(), FailureKind::BadContent, "{error}");
 }
 
 #[test]
@@ -92,7 +93,7 @@ fn wrong_sizes_are_refused() {
     base256.set_mode(0o644);
     base256.as_mut_bytes()[124..136].copy_from_slice(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff");
     let error = failure("a.tar", &TestTarBuilder::new().header(base256.clone(), b"").finish());
-    assert!(matches!(error.kind(), "bad-content" | "limit"), "{error}");
+    assert!(matches!(error.kind(), FailureKind::BadContent | FailureKind::Limit), "{error}");
     base256.as_mut_bytes()[124..136].copy_from_slice(b"7x7         ");
     assert_bad("a.tar", &TestTarBuilder::new().header(base256, b"").finish());
     let past = TestTarBuilder::new().pax("size", "18446744073709551615").file("f", "").finish();
@@ -147,11 +148,11 @@ fn invalid_names_are_refused() {
             .entry(EntryType::Regular, name.as_bytes(), 0o644, b"", b"1")
             .finish();
         let error = failure("a.tar", &tar);
-        assert_eq!(error.kind(), "bad-content", "{name:?}: {error}");
+        assert_eq!(error.kind(), FailureKind::BadContent, "{name:?}: {error}");
     }
     for name in [&b"."[..], b""] {
         let error = failure("a.zip", &zip(&[TestZipEntry(name, REGULAR, b"1")]));
-        assert_eq!(error.kind(), "bad-content", "{error}");
+        assert_eq!(error.kind(), FailureKind::BadContent, "{error}");
     }
     for name in [&b"/abs"[..], b"//server/share", b"C:\\x", b"a\\..\\..\\x"] {
         let error = failure("a.zip", &zip(&[TestZipEntry(name, REGULAR, b"1")]));
@@ -213,7 +214,7 @@ fn contradictory_zips_are_refused() {
         let room = ArchiveTestDir::new();
         let error = room.unpack("a.zip", &archive, &ArchiveLimits::default()).map(drop).expect_err(what);
         room.assert_untouched();
-        assert_eq!(error.kind(), "bad-content", "{what}: {error}");
+        assert_eq!(error.kind(), FailureKind::BadContent, "{what}: {error}");
     }
     ArchiveTestDir::new().unpack("a.zip", &good, &ArchiveLimits::default()).unwrap();
 }

@@ -6,6 +6,7 @@ use super::{
     server::{NetTestReply, NetTestRequest},
     *,
 };
+use contract::step::FailureKind;
 
 const TAG: &str = "\"v1\"";
 const QUICK_RETRY: DownloadRetryPolicy = DownloadRetryPolicy {
@@ -240,7 +241,7 @@ async fn truncating_server_without_ranges_exhausts_the_retries() {
 
 #[tokio::test]
 async fn permanent_errors_are_not_retried() {
-    for (status, kind) in [("404 Not Found", NetFailureKind::NotFound), ("403 Forbidden", NetFailureKind::Permanent)] {
+    for (status, kind) in [("404 Not Found", FailureKind::NotFound), ("403 Forbidden", FailureKind::Permanent)] {
         let server = counting_server(move |before, asked| match before {
             0 => good_reply(asked, &content(), 100_000),
             _ => reply_with_head(&format!("{status}\r\nContent-Length: 0"), b""),
@@ -263,7 +264,7 @@ async fn every_retry_passes_the_gate_again() {
         _ => reply_with_head(&format!("302 Found\r\nLocation: {away}\r\nContent-Length: 0"), b""),
     });
     let error = download_error(&server).await;
-    assert_eq!(error.kind(), NetFailureKind::Denied, "{error}");
+    assert_eq!(error.kind(), FailureKind::Denied, "{error}");
     assert!(error.to_string().contains("redirects there"), "{error}");
     assert_eq!(requested_starts(&server), [None, None, Some(100_000), Some(100_000), Some(200_000)]);
     assert!(server.requests()[3].request_line().starts_with("GET /signed-2 "), "a signed address is asked for anew");

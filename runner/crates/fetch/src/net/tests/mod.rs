@@ -8,8 +8,9 @@ use std::{collections::HashMap, future::Future, io, net::IpAddr, pin::Pin};
 
 use reqwest::Method;
 
-use super::{error::NetFailureKind, *};
+use super::*;
 use contract::Secret;
+use contract::step::FailureKind;
 use plan::ConfidentialText;
 use server::{NetTestServer, reply};
 
@@ -107,7 +108,7 @@ async fn ungranted_requests_are_denied_before_sending() {
         grant(&format!("http://localhost:{port}")),
     ]);
     let error = send_error(&elsewhere, get_request(&server.url("/?token=s3cret"))).await;
-    assert_eq!(error.kind(), NetFailureKind::Denied);
+    assert_eq!(error.kind(), FailureKind::Denied);
     assert!(!error.is_retryable());
     assert_eq!(error.to_string(), format!("http://127.0.0.1:{port} is not granted"));
     assert_eq!(error.hint().unwrap(), format!("grants: {{ http: [\"http://127.0.0.1:{port}\"] }}"));
@@ -135,7 +136,7 @@ fn invalid_request_is_refused_without_showing_a_password() {
         ("http://:hunter2@:0:/", "host"),
     ] {
         let error = NetRequest::new("GET", url).unwrap_err();
-        assert_eq!(error.kind(), NetFailureKind::InvalidConfig);
+        assert_eq!(error.kind(), FailureKind::InvalidConfig);
         assert!(error.to_string().contains(part), "{error}");
         assert!(!error.to_string().contains("hunter2"), "{error}");
     }
@@ -186,7 +187,7 @@ async fn redirect_to_an_ungranted_origin_sends_nothing() {
     );
     assert_eq!(error.hint().unwrap(), format!("grants: {{ http: [\"http://{}\"] }}", other.address));
     let error = Arc::new(client).open_download(&Url::parse(&server.url("/a")).unwrap()).await.expect_err("denied");
-    assert_eq!(error.kind(), NetFailureKind::Denied);
+    assert_eq!(error.kind(), FailureKind::Denied);
     assert_eq!(other.connection_count(), 0);
 }
 
@@ -263,7 +264,7 @@ async fn redirects_are_limited() {
     let mut request = get_request(&server.url("/"));
     request.redirects = 3;
     let error = send_error(&client, request).await;
-    assert_eq!(error.kind(), NetFailureKind::Limit);
+    assert_eq!(error.kind(), FailureKind::Limit);
     assert_eq!(server.requests().len(), 4);
 
     let mut request = get_request(&server.url("/"));
@@ -285,13 +286,13 @@ async fn name_with_a_private_address_is_denied() {
     let url = format!("http://shop.example:{}/", server.address.port());
     let public = client_resolving(vec![grant(&url)], &[], "shop.example", &["127.0.0.1"]);
     let error = send_error(&public, get_request(&url)).await;
-    assert_eq!(error.kind(), NetFailureKind::Denied);
+    assert_eq!(error.kind(), FailureKind::Denied);
     assert_eq!(error.to_string(), "shop.example resolves to 127.0.0.1, this machine, which is not granted");
     let origin = url.trim_end_matches('/');
     assert_eq!(error.hint().unwrap(), format!("grants: {{ http: [{{ origin: \"{origin}\", private: true }}] }}"));
     // One denied address denies the name.
     let mixed = client_resolving(vec![grant(&url)], &[], "shop.example", &["1.1.1.1", "127.0.0.1"]);
-    assert_eq!(send_error(&mixed, get_request(&url)).await.kind(), NetFailureKind::Denied);
+    assert_eq!(send_error(&mixed, get_request(&url)).await.kind(), FailureKind::Denied);
     assert_eq!(server.connection_count(), 0);
 
     let mut private = grant(&url);
@@ -301,7 +302,7 @@ async fn name_with_a_private_address_is_denied() {
 
     let metadata = client_resolving(vec![private], &[], "shop.example", &["169.254.169.254"]);
     let error = send_error(&metadata, get_request(&url)).await;
-    assert_eq!(error.kind(), NetFailureKind::Denied);
+    assert_eq!(error.kind(), FailureKind::Denied);
     let port = server.address.port();
     assert_eq!(error.hint().unwrap(), format!("grants: {{ http: [\"http://169.254.169.254:{port}\"] }}"));
 
@@ -320,7 +321,7 @@ async fn ip_literals_match_in_every_spelling() {
     let granted = client(vec![grant(&server.url("/"))]);
     assert_eq!(granted.send(get_request(&format!("http://2130706433:{port}/"))).await.unwrap().status, 200);
     for url in [format!("http://[::ffff:127.0.0.1]:{port}/"), format!("http://127.0.0.2:{port}/")] {
-        assert_eq!(send_error(&granted, get_request(&url)).await.kind(), NetFailureKind::Denied);
+        assert_eq!(send_error(&granted, get_request(&url)).await.kind(), FailureKind::Denied);
     }
     let v6 = NetTestServer::start_on("[::1]:0", |tcp| Some(Box::new(tcp)), |_| reply("200 OK", &[], "six"));
     let url = v6.url("/");

@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 
+use contract::step::FailureKind;
 use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::CertificateDer};
 
 use super::{
@@ -23,7 +24,7 @@ async fn body_size_is_limited() {
         let asked = |max| NetRequest { max_bytes: max, ..get_request(&server.url("/big?q")) };
         assert_eq!(client.send(asked(101)).await.unwrap().body.len(), 101);
         let error = send_error(&client, asked(100)).await;
-        assert_eq!(error.kind(), NetFailureKind::Limit);
+        assert_eq!(error.kind(), FailureKind::Limit);
         assert_eq!(error.to_string(), format!("the answer from {} is larger than 100 bytes", server.url("/big")));
     }
     let mut head = NetRequest::new("HEAD", &announced.url("/")).unwrap();
@@ -108,10 +109,10 @@ async fn download_streams_and_knows_its_size() {
         }
     }
     for (path, kind) in [
-        ("/silent", NetFailureKind::Transient),
-        ("/busy", NetFailureKind::Transient),
-        ("/part", NetFailureKind::Permanent),
-        ("/gone?token=1", NetFailureKind::NotFound),
+        ("/silent", FailureKind::Transient),
+        ("/busy", FailureKind::Transient),
+        ("/part", FailureKind::Permanent),
+        ("/gone?token=1", FailureKind::NotFound),
     ] {
         let error = client.open_download(&url(path)).await.expect_err("no download");
         assert_eq!(error.kind(), kind, "{error}");
@@ -186,7 +187,7 @@ async fn https_needs_a_trusted_certificate() {
 
     let other = rcgen::generate_simple_self_signed(["other".to_owned()]).unwrap();
     let error = send_error(&trusted(vec![other.cert.der().clone()]), get_request(&url)).await;
-    assert_eq!(error.kind(), NetFailureKind::Permanent);
+    assert_eq!(error.kind(), FailureKind::Permanent);
     let start = format!("the certificate of localhost:{port} is not trusted: ");
     assert!(error.to_string().starts_with(&start), "{error}");
     assert!(error.hint().unwrap().contains("SSL_CERT_FILE"));

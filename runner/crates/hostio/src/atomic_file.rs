@@ -1,0 +1,160 @@
+//! Files that are written as a whole: under a temporary name in the same directory, synced, renamed, the directory synced.
+//!
+//! Invariant: a reader, also one after a power loss, finds the old content or all of the new one. A killed process leaves
+//! at most a file that ends in `.tmp`. Deliberately absent: appending, and directories.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    io::{self, Write as _},
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, Mode, OFlags},
+    io::Errno,
+};
+
+/// Replaces the file at a path, or creates it with the mode that the umask allows.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    StagedFile::write(path, content)?.replace()
+}
+
+/// A whole file under a temporary name. It is removed unless it gets its own name.
+pub struct StagedFile {
+    dir: OwnedFd,
+    staged_name: OsString,
+    name: OsString,
+    is_placed: bool,
+}
+
+impl StagedFile {
+    /// Writes and syncs the content for a path, with the mode that the umask allows.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(path: &Path, content: &[u8]) -> io::Result<Self> {
+        let name = path.file_name().ok_or(Errno::INVAL)?;
+        let folder = match path.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            Some(_) | None => Path::new("."),
+        };
+        let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH;
+        Self::write_in(&File::open(folder)?, name, &[content], mode)
+    }
+
+    /// Writes and syncs the parts of a file of an open directory.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_in(dir: &impl AsFd, name: impl AsRef<OsStr>, parts: &[&[u8]], mode: Mode) -> io::Result<Self> {
+        let mut nonce = [0; 8];
+        getrandom::fill(&mut nonce).map_err(|error| io::Error::other(error.to_string()))?;
+        let mut staged_name = name.as_ref().to_owned();
+        staged_name.push(format!(".{:016x}.tmp", u64::from_ne_bytes(nonce)));
+        let dir = dir.as_fd().try_clone_to_owned()?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mut file = File::from(rustix::fs::openat(&dir, &staged_name, flags, mode)?);
+        let staged = Self { dir, staged_name, name: name.as_ref().to_owned(), is_placed: false };
+        parts.iter().try_for_each(|part| file.write_all(part))?;
+        file.sync_all()?;
+        Ok(staged)
+    }
+
+    /// The path of the content until it is placed, for the path of its directory.
+    #[must_use]
+    pub fn staged_path(&self, folder: &Path) -> PathBuf {
+        folder.join(&self.staged_name)
+    }
+
+    /// Gives the file its name; an existing file of that name is gone.
+    ///
+    /// # Errors
+    /// The file cannot be renamed, or the directory not synced.
+    pub fn replace(mut self) -> io::Result<()> {
+        rustix::fs::renameat(&self.dir, &self.staged_name, &self.dir, &self.name)?;
+        self.is_placed = true;
+        self.sync_dir()
+    }
+
+    /// Gives the file its name unless one exists: of several processes, the first wins. Returns whether it was this one.
+    ///
+    /// # Errors
+    /// The file cannot be linked, or the directory not synced.
+    pub fn create(self) -> io::Result<bool> {
+        match rustix::fs::linkat(&self.dir, &self.staged_name, &self.dir, &self.name, AtFlags::empty()) {
+            Ok(()) => self.sync_dir().map(|()| true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        match rustix::fs::fsync(&self.dir) {
+            // Some filesystems cannot sync a directory, and say so.
+            Ok(()) | Err(Errno::INVAL) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        if !self.is_placed {
+            let _ = rustix::fs::unlinkat(&self.dir, &self.staged_name, AtFlags::empty());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<OsString> {
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+    }
+
+    #[test]
+    fn whole_content_replaces_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        for content in ["first", "second"] {
+            replace_file(&path, content.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        }
+        assert_eq!(names(folder.path()), ["f"]);
+    }
+
+    #[test]
+    fn failed_or_dropped_file_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        let staged = StagedFile::write(&path, b"x").unwrap();
+        assert_eq!(fs::read(staged.staged_path(folder.path())).unwrap(), b"x");
+        drop(staged);
+        fs::create_dir(&path).unwrap();
+        assert!(replace_file(&path, b"x").is_err());
+        assert!(replace_file(Path::new("/"), b"x").is_err());
+        assert_eq!(names(folder.path()), ["f"]);
+    }
+
+    #[test]
+    fn existing_file_wins_over_a_created_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = File::open(folder.path()).unwrap();
+        let create = |content: &[u8]| {
+            StagedFile::write_in(&dir, "key", &[content, b"!"], Mode::RUSR | Mode::WUSR).unwrap().create().unwrap()
+        };
+        assert_eq!((create(b"mine"), create(b"late")), (true, false));
+        let path = folder.path().join("key");
+        assert_eq!(fs::read(&path).unwrap(), b"mine!");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(names(folder.path()), ["key"]);
+    }
+}
