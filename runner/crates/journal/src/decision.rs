@@ -1,7 +1,7 @@
-//! What to do about one step: one table, as a pure function (docs/journal.md, "Decisions").
+//! The resume decision about one step: one table, as a pure function (docs/journal.md, "Decisions").
 //!
-//! [`decide`] looks at one step. Where the answer depends on the world it asks for a probe and is called again with the
-//! finding, so probes run lazily. It agrees with an oracle written on its own, over every prefix of generated histories
+//! [`decide`] decides about one step. If the answer depends on the world, it asks for a probe and is called again with the
+//! finding, so probes run lazily. It agrees with an independent oracle over every prefix of generated histories
 //! (tests/decisions.rs). Deliberately absent: clock, IO, and the order of steps, which the plan fixes.
 
 mod selection;
@@ -29,68 +29,68 @@ use contract::{
 pub use selection::{Selection, StepDisposition};
 pub use undo::{UndoSupport, steps_to_undo};
 
-/// Whether a module can tell if an effect holds.
+/// Whether a module has a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeSupport {
-    /// It has a probe.
+    /// The module has a probe.
     Available,
-    /// It has none.
+    /// The module has no probe.
     Missing,
 }
 
-/// Whether a step may run again after an outcome that is not known.
+/// Whether a step may run again after an unknown outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RerunSafety {
-    /// Running it twice is as good as once.
+    /// Running it twice has the same effect as running it once.
     Safe,
-    /// It must not run twice unasked.
+    /// It must not run twice without an operator's consent.
     Unsafe,
 }
 
-/// What the operator said about a step.
+/// The operator's options for a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepOverrides {
     /// `--accept-drift STEP`.
     pub accept_drift: bool,
     /// `--fresh`.
     pub fresh: bool,
-    /// It is named by `--start-from` or `--only`: it is not skipped.
+    /// `--start-from` or `--only` names the step: it is not skipped.
     pub selected_by_name: bool,
-    /// The journals of earlier attempts are missing: a step without a record may have been begun.
+    /// The journals of earlier attempts are missing: a step without a record may have run.
     pub journal_missing: bool,
 }
 
-/// All that the decision about one step hangs on.
+/// Everything that the decision about one step depends on.
 #[derive(Clone, Debug)]
 pub struct DecisionInput<'a> {
-    /// When it acts.
+    /// The phase in which it acts.
     pub phase: StepPhase,
     /// Whether it can be probed.
     pub probe_support: ProbeSupport,
-    /// Whether it may be repeated.
+    /// Whether it may run twice.
     pub rerun_safety: RerunSafety,
     /// Its last record.
     pub record: Option<&'a StepRecord>,
-    /// What it depends on now.
+    /// Its fingerprint now.
     pub fingerprint: &'a Fingerprint,
-    /// This run.
+    /// The current run.
     pub run: &'a RunId,
-    /// Something that it depends on acted after it did, see [`upstream_ran`].
+    /// Whether a step that it depends on ran later than it did, see [`upstream_ran`].
     pub upstream_ran: bool,
-    /// What the operator said.
+    /// The operator's options.
     pub overrides: StepOverrides,
-    /// What the probe found, if [`decide`] has asked already.
+    /// The probe's finding, if [`decide`] has asked for it.
     pub finding: Option<&'a ProbeFinding>,
 }
 
-/// What comes next for a step.
+/// The next action for a step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NextAction {
-    /// Ask the module's probe this, and decide again with the finding.
+    /// Call the module's probe with this input, and decide again with the finding.
     Probe(ProbeInput),
-    /// Finish an undo that was begun, and decide again.
+    /// Finish an unfinished undo, and decide again.
     FinishUndo,
-    /// Do this. After an adoption, decide again.
+    /// Carry out this decision. After an adoption, decide again.
     Decided(Decision),
 }
 
@@ -102,18 +102,18 @@ enum RecordMode {
     Fresh,
 }
 
-/// Column "inputs": what the step depends on, now and on record.
+/// Column "inputs": the comparison of the step's fingerprint with the recorded one.
 enum InputComparison {
-    /// The same, or there is no record.
+    /// Both are the same, or there is no record.
     Same,
     /// These components of the fingerprint differ.
     Changed(Vec<String>),
 }
 
-/// Column "probe": what the module's probe says.
+/// Column "probe": the answer of the module's probe.
 #[derive(Clone, Copy)]
 enum ProbeAnswer<'a> {
-    /// The module has none.
+    /// The module has no probe.
     Missing,
     NotAsked,
     Held(&'a Receipt),
@@ -123,7 +123,7 @@ enum ProbeAnswer<'a> {
     Failed(&'a StepFailure),
 }
 
-/// Decides about one step: the first row that fits.
+/// Decides about one step by the first row that matches.
 #[must_use]
 pub fn decide(input: &DecisionInput<'_>) -> NextAction {
     let StepOverrides { accept_drift, selected_by_name: named, .. } = input.overrides;
@@ -147,7 +147,7 @@ pub fn decide(input: &DecisionInput<'_>) -> NextAction {
         (Fresh, .., Held(_)) if named => run(Why::RequestedByOperator),
         (Fresh, .., Held(found)) => skip(Why::Held, found),
 
-        // A check is harmless: where its record is not authenticated, it runs.
+        // A check changes nothing: if its record is not authenticated, it runs.
         (Resume, Untrusted, None, Check, ..) => run(Why::NeverRan),
         (Resume, Untrusted, Some(_), Check, ..) => run(Why::Unconfirmed { finding: None }),
 
@@ -164,7 +164,7 @@ pub fn decide(input: &DecisionInput<'_>) -> NextAction {
         (Resume, Authenticated, Some(Intended), .., Absent) => run(interrupted()),
         (Resume, Authenticated, Some(Intended), .., Missing | Drifted(_) | Unknown(_)) => in_doubt(interrupted()),
 
-        // A success, with the inputs of now.
+        // A success with the current inputs.
         (Resume, Authenticated, Some(Succeeded(_)), Check, ..) if input.upstream_ran => run(Why::UpstreamRan),
         (Resume, _, Some(Succeeded(_)), ..) if named => run(Why::RequestedByOperator),
         (Resume, Authenticated, Some(Succeeded(_)), Check, _, Missing) => run(Why::NoProbe),
@@ -175,7 +175,7 @@ pub fn decide(input: &DecisionInput<'_>) -> NextAction {
         (Resume, Authenticated, Some(Succeeded(_)), .., NotAsked) => NextAction::Probe(ProbeInput::Current),
         (Resume, Authenticated, Some(Succeeded(recorded)), .., Held(_)) => skip(Why::Held, recorded),
 
-        // No record that counts: the probe is asked about the inputs of now. What holds may be of other inputs.
+        // No trusted record: the probe is called with the current inputs. An effect that holds may be of other inputs.
         (Resume, Untrusted, .., Missing) => in_doubt(unconfirmed()),
         (Resume, Untrusted, .., NotAsked) => NextAction::Probe(ProbeInput::Current),
         (Resume, Untrusted, .., Changed(components), Held(_)) => run(Why::Changed { components }),
@@ -183,7 +183,7 @@ pub fn decide(input: &DecisionInput<'_>) -> NextAction {
         (Resume, Untrusted, None | Some(Intended | Undoing(_)), .., Absent) => run(unconfirmed()),
         (Resume, Untrusted, None | Some(Intended | Undoing(_)), .., Drifted(_) | Unknown(_)) => in_doubt(unconfirmed()),
 
-        // Whatever was asked: its effect does not hold.
+        // All other cases: the effect does not hold.
         (.., Absent) => run(Why::Absent),
         (.., Drifted(why)) if accept_drift => run(Why::DriftAccepted { why: why.to_owned() }),
         (.., Drifted(why)) => stop(Why::Drifted { why: why.to_owned() }),
@@ -198,7 +198,7 @@ impl<'a> DecisionInput<'a> {
         if self.overrides.fresh { Fresh } else { Resume }
     }
 
-    /// Column "trust": of the record, or of there being none.
+    /// Column "trust": whether the record, or its absence, is authentic.
     fn trust(&self) -> JournalTrust {
         match self.record {
             Some(record) => record.trust,
@@ -224,7 +224,7 @@ impl<'a> DecisionInput<'a> {
         }
     }
 
-    /// Runs a step whose effect may be there, where that is safe or the operator accepts it; otherwise an operator must say.
+    /// Runs a step whose effect may exist, if that is safe or the operator accepts it; otherwise an operator must decide.
     fn rerun_or_stop(&self, reason: DecisionReason, doubt: &str) -> NextAction {
         match (self.rerun_safety, self.overrides.accept_drift) {
             (RerunSafety::Safe, _) => run(reason),
@@ -235,7 +235,7 @@ impl<'a> DecisionInput<'a> {
 }
 
 impl ProbeAnswer<'_> {
-    /// What the reason of a decision keeps of it.
+    /// The summary for the reason of a decision.
     fn summary(self) -> Option<FindingSummary> {
         match self {
             Missing | NotAsked | Failed(_) => None,
@@ -246,9 +246,9 @@ impl ProbeAnswer<'_> {
         }
     }
 
-    /// What an operator accepts who lets a step run that was begun.
+    /// The doubt that an operator accepts by running a step again.
     fn doubt(self) -> String {
-        let nothing = "it was begun, and nothing tells how it ended";
+        let nothing = "it was interrupted, and its outcome is unknown";
         self.summary().map_or_else(|| nothing.to_owned(), |finding| finding.to_string())
     }
 }
@@ -273,7 +273,7 @@ fn check_failed(why: &str) -> DecisionReason {
     Why::CheckFailed { why: why.to_owned() }
 }
 
-/// Whether anything that a step depends on was begun in a later attempt than the step itself was.
+/// Whether any step of `upstream` was begun in a later attempt than `step_target`.
 #[must_use]
 pub fn upstream_ran<'a>(
     state: &JournalState,

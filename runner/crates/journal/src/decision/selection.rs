@@ -1,34 +1,34 @@
-//! Which steps of the plan an attempt works on: what `--start-from`, `--until` and `--only` say of each.
+//! The steps that an attempt works on: the effect of `--start-from`, `--until` and `--only` on each step.
 
 use contract::StepId;
 
-/// Which steps the operator selected.
+/// The steps that the operator selected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Selection {
-    /// All.
+    /// All steps.
     #[default]
     All,
-    /// `--start-from`: what comes before is taken as the operator's word.
+    /// `--start-from`: the steps before it are assumed to be done.
     StartFrom(StepId),
-    /// `--until`: what comes after is left.
+    /// `--until`: the steps after it are excluded.
     Until(StepId),
-    /// `--only`: before is the operator's word, after is left.
+    /// `--only`: the steps before it are assumed to be done, those after it are excluded.
     Only(StepId),
 }
 
-/// What the selection says of one step.
+/// The effect of the selection on one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepDisposition {
-    /// It is taken as done.
+    /// The step is assumed to be done.
     AssumeDone,
-    /// It is decided as usual; `true` when it is the one that was named and must not be skipped.
+    /// The step is decided as usual; `true` if it is the named step, which must not be skipped.
     Evaluate { selected_by_name: bool },
-    /// It is left alone.
+    /// The step is excluded.
     Exclude,
 }
 
 impl Selection {
-    /// The option of the command line and the step that it names.
+    /// The command-line option and the step that it names.
     #[must_use]
     pub fn option(&self) -> Option<(&'static str, &StepId)> {
         match self {
@@ -39,7 +39,7 @@ impl Selection {
         }
     }
 
-    /// What is said of the step at `index`, when the named one is at `selected_by_name`.
+    /// The effect on the step at `index`, if the named step is at `named_index`.
     #[must_use]
     pub fn disposition_of(&self, index: usize, named_index: Option<usize>) -> StepDisposition {
         let order = named_index.map(|named| index.cmp(&named));

@@ -1,4 +1,4 @@
-//! Which steps a rollback undoes, by the records.
+//! The steps that a rollback undoes, by their records.
 
 use crate::{JournalState, JournalTrust, RecordStatus, StepRecord, StepTarget};
 use contract::RunId;
@@ -6,21 +6,21 @@ use contract::RunId;
 /// Whether a step can be undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UndoSupport {
-    /// Its module has a revert.
+    /// The module has a revert.
     Possible,
-    /// It stays as it is: checks, and what can't be taken back.
+    /// The step cannot be undone, or is a check.
     Impossible,
 }
 
-/// What must be undone, last first, so that the release before is live again: everything with an effect of this run from
-/// the first step on that exposes it, as far as it can be undone. Nothing when users saw nothing of it.
+/// The steps to undo, last first, so that the previous release is live again: all steps of this run that have an effect, from
+/// the first exposing one on, as far as they can be undone. Empty if the release was never exposed.
 #[must_use]
 pub fn steps_to_undo<'a>(
     state: &JournalState,
     run: &RunId,
     order: impl IntoIterator<Item = (&'a StepTarget, UndoSupport)>,
 ) -> Vec<StepTarget> {
-    // What is only suggested drives nothing back.
+    // An unauthenticated record undoes nothing.
     let is_ours = |record: &&StepRecord| record.intent.run == *run && record.trust == JournalTrust::Authenticated;
     let of_this_run = |step_target: &StepTarget| state.records.get(step_target).filter(is_ours);
     let mut undo: Vec<StepTarget> = order
