@@ -1,5 +1,5 @@
 //! Decisions over generated histories: `schedule::decide` agrees with an oracle that was written on its own, from
-//! DESIGN §6, at every prefix of at least 10,000 histories; and the fold is what the oracle says may be folded.
+//! docs/journal.md, "Decisions", at every prefix of at least 10,000 histories; and the fold is what the oracle says may be folded.
 
 #![expect(clippy::unwrap_used, reason = "what a test is made of is well formed, or it fails")]
 

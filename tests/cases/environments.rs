@@ -73,7 +73,7 @@ fn label_with_other_content_is_not_promoted() {
         .assert_stderr_contains("error[P0215]")
         .assert_stderr_contains("differs from the verified release of that name");
     let deployed = environment.run(&["--local", "--env", "pre", "--release", "r1"]);
-    deployed.assert_exit(2).assert_stderr_contains("error[P0216]").assert_stderr_contains("is not the same content");
+    deployed.assert_exit(2).assert_stderr_contains("error[P0216]").assert_stderr_contains("has other content");
     assert!(!environment.exists("deploy/pre"));
 }
 
@@ -112,7 +112,7 @@ fn rollback_returns_to_the_last_verified_release() {
     environment
         .run(&["rollback", "--local"])
         .assert_exit(2)
-        .assert_stderr_contains("there is no verified release to go back to");
+        .assert_stderr_contains("has no verified release to go back to");
 
     // One that fails its check, and one that is not deployed to its end.
     environment.write("deploy/test/broken", "");
@@ -348,7 +348,7 @@ fn keep_must_be_a_positive_number() {
         environment
             .run(&["--local", "--release", "r1"])
             .assert_exit(2)
-            .assert_stderr_contains("error[P0118]: `keep` is the number");
+            .assert_stderr_contains("error[P0118]: `keep` must be the number");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The table of DESIGN §6, written a second time and in another way: over the raw events of a history, scanned backwards,
+//! The table of docs/journal.md, "Decisions", written a second time and in another way: over the raw events of a history, scanned backwards,
 //! with answers in words. It shares no code with `schedule` or with the fold; where the two differ, one of them is wrong.
 
 use contract::{

@@ -1,7 +1,7 @@
-//! The registry of error codes: each with its number, the exit code of the process, and the title of its page.
+//! The registry of error codes: each with its number, its exit kind, and the title of its page.
 //!
-//! Invariant: one row here for each page of docs/errors/, with the same title. A number is never used again for something
-//! else, since it stands in journals, logs and search engines.
+//! Invariant: each page of docs/errors/ has one row here, with the same title. A number is never reused for another error, since
+//! journals, logs and search engines contain it.
 
 use std::fmt;
 
@@ -28,7 +28,7 @@ macro_rules! error_codes {
                 match self { $(Self::$name => $number,)* }
             }
 
-            /// How the process ends, unless a [`Diagnostic`](crate::diagnostic::Diagnostic) says otherwise.
+            /// The exit kind, unless a [`Diagnostic`](crate::diagnostic::Diagnostic) sets another.
             #[must_use]
             pub fn exit(self) -> ExitKind {
                 match self { $(Self::$name => ExitKind::$exit,)* }
@@ -75,7 +75,7 @@ error_codes! {
     ModuleUnavailable, "P0129", Refused, "a module cannot be fetched from its registry";
     PinMismatch, "P0130", Refused, "a module differs from deploy.lock";
     NotAHookStep, "P0131", Refused, "a module that hooks cannot use";
-    // Usage, and what is looked at before the first step.
+    // Usage, and checks before the first step.
     PlanUnreadable, "P0201", Refused, "the plan cannot be read";
     ResourceNotReady, "P0202", Refused, "a resource of a step is not ready";
     ReleaseDigestUnavailable, "P0203", Refused, "the release's digest cannot be determined";
@@ -116,7 +116,7 @@ error_codes! {
     DatabaseUnreachable, "P0321", Failed, "the database cannot be reached";
     TransactionPooler, "P0322", Refused, "a pooler in transaction mode";
     UnsafeMigration, "P0323", Refused, "unsafe statements in migrations";
-    // In doubt: an operator must say.
+    // In doubt: an operator must decide.
     Drifted, "P0401", InDoubt, "drift";
     StepInDoubt, "P0402", InDoubt, "a step's outcome is unknown";
     ProbeFailed, "P0403", InDoubt, "a probe failed";
@@ -158,7 +158,7 @@ error_codes! {
 }
 
 impl ErrorCode {
-    /// The code that is written `P0301`.
+    /// Parses a code such as `P0301`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|code| code.as_str() == text)

@@ -1,7 +1,7 @@
-//! What a probe found, in the few words that a decision's reason keeps of it.
+//! The finding of a probe, summarized for the reason of a decision.
 //!
-//! Invariant: the serialized form is the text that journals have had since format 1.0: `held`, `absent`, `drifted: <why>`,
-//! `unknown: <why>`. Any other text is kept as it is, so that what was read is written again byte for byte.
+//! Invariant: the serialized form is the text of format 1.0: `held`, `absent`, `drifted: <why>`, `unknown: <why>`. Any other
+//! text is kept, so that a record that was read is written again byte for byte.
 
 use std::fmt;
 
@@ -12,19 +12,19 @@ const ABSENT: &str = "absent";
 const DRIFTED: &str = "drifted: ";
 const UNKNOWN: &str = "unknown: ";
 
-/// What a probe found about a step whose outcome is unknown.
+/// The finding of a probe about a step whose outcome is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum FindingSummary {
-    /// The effect is there.
+    /// The effect holds.
     Held,
-    /// The effect is not there.
+    /// The effect is absent.
     Absent,
-    /// Something else is there.
+    /// Something else is in its place.
     Drifted { why: String },
-    /// It can't be told.
+    /// The probe cannot decide.
     Unknown { why: String },
-    /// A text that is none of these, such as one in which a secret was masked.
+    /// Any other text, such as one with a masked secret.
     Other { text: String },
 }
 
@@ -70,7 +70,7 @@ mod tests {
     use crate::event::DecisionReason;
 
     #[test]
-    fn the_texts_of_every_format_are_read_and_written_as_they_were() {
+    fn the_texts_of_every_format_are_read_and_written_unchanged() {
         let drifted = FindingSummary::Drifted { why: "`current` points to: 1.3.9".to_owned() };
         let unknown = FindingSummary::Unknown { why: String::new() };
         let masked = FindingSummary::Other { text: "***: it".to_owned() };

@@ -1,4 +1,4 @@
-//! Which steps of the plan an attempt works on: what `--start-from`, `--until` and `--only` say of each.
+//! The steps that an attempt works on: the effect of `--start-from`, `--until` and `--only` on each step.
 
 use contract::StepId;
 

@@ -1,4 +1,4 @@
-//! Which steps a rollback undoes, by the records.
+//! The steps that a rollback undoes, by their records.
 
 use crate::{JournalState, JournalTrust, RecordStatus, StepRecord, StepTarget};
 use contract::RunId;
