@@ -15,7 +15,7 @@ use contract::{
     step::{ProbeFinding, StepFailure, StepOutcome},
 };
 use journal::{
-    JournalEvent, RecordStatus, StepRecord, StepTarget,
+    JournalEvent, RecordStatus, StepRecord, StepStatus, StepTarget,
     event::{Decision, Fingerprint, JournalEntry, JournalHeader, ProbeInput},
     state::AttemptSummary,
 };
@@ -117,15 +117,9 @@ struct StepEvidence<'a> {
     fingerprint: Option<&'a Fingerprint>,
     probe: Option<(ProbeInput, u64, &'a ProbeFinding)>,
     outcome: Option<(u64, &'a StepOutcome)>,
-    undo: UndoEvidence<'a>,
-}
-
-/// Whether the attempt undid the step.
-enum UndoEvidence<'a> {
-    None,
-    Started,
-    Done,
-    Failed(&'a StepFailure),
+    /// Its status after the last event.
+    status: StepStatus,
+    undo_failure: Option<&'a StepFailure>,
 }
 
 /// A component of the fingerprint that differs from the one on record.
@@ -149,7 +143,8 @@ impl<'a> StepEvidence<'a> {
             fingerprint: None,
             probe: None,
             outcome: None,
-            undo: UndoEvidence::None,
+            status: StepStatus::NotReached,
+            undo_failure: None,
         };
         for entry in &reading.entries {
             evidence.observe(&entry.event);
@@ -158,6 +153,9 @@ impl<'a> StepEvidence<'a> {
     }
 
     fn observe(&mut self, event: &'a JournalEvent) {
+        if event.step_target() == Some(self.step_target) {
+            self.status = self.status.after(event);
+        }
         match event {
             JournalEvent::Decision { step_target: place, decision } if place == self.step_target => {
                 self.decisions.push(decision)
@@ -174,11 +172,9 @@ impl<'a> StepEvidence<'a> {
             {
                 self.probe = Some((*question, *took_ms, finding));
             }
-            JournalEvent::UndoIntent { step_target: place } if place == self.step_target => {
-                self.undo = UndoEvidence::Started
-            }
+            JournalEvent::UndoIntent { step_target: place } if place == self.step_target => self.undo_failure = None,
             JournalEvent::UndoOutcome { step_target: place, failure } if place == self.step_target => {
-                self.undo = failure.as_ref().map_or(UndoEvidence::Done, UndoEvidence::Failed);
+                self.undo_failure = failure.as_ref();
             }
             JournalEvent::Started(_)
             | JournalEvent::Plan { .. }
@@ -244,11 +240,11 @@ impl<'a> StepEvidence<'a> {
         if let Some(hint) = self.failure().and_then(|failure| failure.hint.as_ref()) {
             row("hint", hint);
         }
-        match self.undo {
-            UndoEvidence::None => {}
-            UndoEvidence::Started => row("undo", "begun, not finished"),
-            UndoEvidence::Done => row("undo", "done"),
-            UndoEvidence::Failed(failure) => row("undo", &format!("failed: {}", messages::failure(failure))),
+        match (self.is_undone(), self.undo_failure) {
+            (None, _) => {}
+            (Some(true), _) => row("undo", "done"),
+            (Some(false), None) => row("undo", "begun, not finished"),
+            (Some(false), Some(failure)) => row("undo", &format!("failed: {}", messages::failure(failure))),
         }
         answer
     }
@@ -317,6 +313,22 @@ impl<'a> StepEvidence<'a> {
         }
     }
 
+    /// Whether the attempt undid the step; none if it did not begin to.
+    fn is_undone(&self) -> Option<bool> {
+        match self.status {
+            StepStatus::Undone => Some(true),
+            StepStatus::Undoing | StepStatus::UndoFailed => Some(false),
+            StepStatus::NotReached
+            | StepStatus::Skipped
+            | StepStatus::Adopted
+            | StepStatus::Started
+            | StepStatus::Ran
+            | StepStatus::Failed
+            | StepStatus::Unknown
+            | StepStatus::Stopped => None,
+        }
+    }
+
     fn json(&self) -> Value {
         let JournalHeader { run, attempt, epoch, release, .. } = &self.summary.header;
         let decision = self.decisions.last();
@@ -355,11 +367,7 @@ impl<'a> StepEvidence<'a> {
                 "took-ms": took_ms,
                 "failure": self.failure(),
             })),
-            "undone": match self.undo {
-                UndoEvidence::None => Value::Null,
-                UndoEvidence::Done => Value::Bool(true),
-                UndoEvidence::Started | UndoEvidence::Failed(_) => Value::Bool(false),
-            },
+            "undone": self.is_undone(),
         })
     }
 }

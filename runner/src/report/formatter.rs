@@ -13,7 +13,10 @@ use contract::{
     diagnostic::ExitKind,
     step::{MessageLevel, StepOutcome, StepProgress},
 };
-use journal::event::{COMMAND_OVERRIDES, Decision, JournalEntry, JournalEvent, JournalHeader, ProbeInput, StepTarget};
+use journal::{
+    AttemptStatuses, StepStatus,
+    event::{COMMAND_OVERRIDES, Decision, JournalEntry, JournalEvent, JournalHeader, ProbeInput, StepTarget},
+};
 
 /// An item to show.
 #[derive(Debug, PartialEq)]
@@ -77,17 +80,6 @@ pub(super) enum LineStyle {
     Plain,
 }
 
-/// The status of a step, for the counts of the last line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum StepStatus {
-    Ran,
-    Skipped,
-    Adopted,
-    Failed,
-    InDoubt,
-    Undone,
-}
-
 /// Formats the entries of one attempt.
 #[derive(Debug, Default)]
 pub(super) struct EventFormatter {
@@ -98,12 +90,16 @@ pub(super) struct EventFormatter {
     planned_steps: BTreeSet<StepTarget>,
     reasons: BTreeMap<StepTarget, String>,
     probe_times: BTreeMap<StepTarget, u64>,
-    statuses: BTreeMap<StepTarget, StepStatus>,
-    failed_step: Option<StepTarget>,
+    statuses: AttemptStatuses,
     label_width: usize,
 }
 
 impl EventFormatter {
+    /// The statuses of the steps so far.
+    pub(super) fn statuses(&self) -> &AttemptStatuses {
+        &self.statuses
+    }
+
     /// The width of the column with the steps.
     pub(super) fn label_width(&self) -> usize {
         self.label_width
@@ -113,6 +109,7 @@ impl EventFormatter {
     pub(super) fn format_entry(&mut self, entry: &JournalEntry, continues_after: Option<&str>) -> Vec<DisplayItem> {
         self.started_at.get_or_insert(entry.at);
         self.last_entry_at = Some(entry.at);
+        self.statuses.apply(&entry.event);
         match &entry.event {
             JournalEvent::Started(header) => {
                 self.header = Some(header.clone());
@@ -154,7 +151,6 @@ impl EventFormatter {
             }
             JournalEvent::Decision { step_target, decision } => self.decision_items(step_target, decision),
             JournalEvent::Intent { step_target, key, fingerprint, .. } => {
-                self.failed_step = Some(step_target.clone());
                 let label = step_label(step_target);
                 let text = format!("fingerprint {}, key {key}", fingerprint.digest().hex_prefix(8));
                 let intent = line_item(Verbosity::Verbose, LineStyle::Muted, "intent", label.clone(), text, None);
@@ -193,19 +189,15 @@ impl EventFormatter {
             }
             JournalEvent::UndoOutcome { step_target, failure } => {
                 let item = match failure {
-                    None => {
-                        self.statuses.insert(step_target.clone(), StepStatus::Undone);
-                        line_item(
-                            Verbosity::Normal,
-                            LineStyle::Success,
-                            "undid",
-                            step_label(step_target),
-                            String::new(),
-                            None,
-                        )
-                    }
+                    None => line_item(
+                        Verbosity::Normal,
+                        LineStyle::Success,
+                        "undid",
+                        step_label(step_target),
+                        String::new(),
+                        None,
+                    ),
                     Some(failure) => {
-                        self.statuses.insert(step_target.clone(), StepStatus::Failed);
                         let text = format!("rollback failed: {}", messages::failure(failure));
                         line_item(Verbosity::Quiet, LineStyle::Failure, "FAIL", step_label(step_target), text, None)
                     }
@@ -224,7 +216,6 @@ impl EventFormatter {
         let why = messages::decision_reason(decision);
         match decision {
             Decision::Skip { .. } => {
-                self.statuses.entry(step_target.clone()).or_insert(StepStatus::Skipped);
                 vec![line_item(
                     Verbosity::Normal,
                     LineStyle::Muted,
@@ -235,10 +226,6 @@ impl EventFormatter {
                 )]
             }
             Decision::Adopt { .. } => {
-                if self.failed_step.as_ref() == Some(step_target) {
-                    self.failed_step = None;
-                }
-                self.statuses.insert(step_target.clone(), StepStatus::Adopted);
                 vec![line_item(
                     Verbosity::Normal,
                     LineStyle::Success,
@@ -253,8 +240,6 @@ impl EventFormatter {
                 Vec::new()
             }
             Decision::Stop { .. } => {
-                self.statuses.insert(step_target.clone(), StepStatus::InDoubt);
-                self.failed_step = Some(step_target.clone());
                 vec![line_item(
                     Verbosity::Quiet,
                     LineStyle::Attention,
@@ -270,37 +255,24 @@ impl EventFormatter {
     fn outcome_items(&mut self, step_target: &StepTarget, took_ms: u64, result: &StepOutcome) -> Vec<DisplayItem> {
         let label = step_label(step_target);
         let took_ms = Some(took_ms);
-        let (status, item) = match result {
-            StepOutcome::Succeeded { receipt } => {
-                let item = DisplayItem::Line(DisplayLine {
-                    min_verbosity: Verbosity::Normal,
-                    style: LineStyle::Success,
-                    keyword: "ran",
-                    label,
-                    reason: self.reasons.get(step_target).cloned(),
-                    text: messages::notes(&receipt.notes),
-                    took_ms,
-                });
-                (StepStatus::Ran, item)
+        let item = match result {
+            StepOutcome::Succeeded { receipt } => DisplayItem::Line(DisplayLine {
+                min_verbosity: Verbosity::Normal,
+                style: LineStyle::Success,
+                keyword: "ran",
+                label,
+                reason: self.reasons.get(step_target).cloned(),
+                text: messages::notes(&receipt.notes),
+                took_ms,
+            }),
+            StepOutcome::Failed { failure } => {
+                line_item(Verbosity::Quiet, LineStyle::Failure, "FAIL", label, messages::failure(failure), took_ms)
             }
-            StepOutcome::Failed { failure } => (
-                StepStatus::Failed,
-                line_item(Verbosity::Quiet, LineStyle::Failure, "FAIL", label, messages::failure(failure), took_ms),
-            ),
             StepOutcome::Unknown { failure } => {
                 let text = format!("outcome unknown: {}", messages::failure(failure));
-                (StepStatus::InDoubt, line_item(Verbosity::Quiet, LineStyle::Attention, "LOST", label, text, took_ms))
+                line_item(Verbosity::Quiet, LineStyle::Attention, "LOST", label, text, took_ms)
             }
         };
-        self.failed_step = match status {
-            StepStatus::Ran => None,
-            StepStatus::Skipped
-            | StepStatus::Adopted
-            | StepStatus::Failed
-            | StepStatus::InDoubt
-            | StepStatus::Undone => Some(step_target.clone()),
-        };
-        self.statuses.insert(step_target.clone(), status);
         vec![DisplayItem::StepEnded, item]
     }
 
@@ -319,22 +291,19 @@ impl EventFormatter {
         let (release, environment) = (&header.release.label, &header.environment);
         let (took, counts) = (format_duration(millis_between(began, last)), self.counts());
         let in_parentheses = if counts.is_empty() { String::new() } else { format!(" ({counts})") };
-        let at = self.failed_step.as_ref().map(|step_target| format!(" at {step_target}")).unwrap_or_default();
+        let failed_step = self.statuses.failed_step();
+        let at = failed_step.map(|step_target| format!(" at {step_target}")).unwrap_or_default();
         Some(match exit {
             ExitKind::Success if !self.verified => {
                 format!("partially deployed {release} to {environment} in {took}{in_parentheses}; not verified")
             }
-            ExitKind::Success if self.statuses.values().all(|status| *status == StepStatus::Skipped) => {
+            ExitKind::Success if self.statuses.reached().all(|status| status == StepStatus::Skipped) => {
                 let counts = if counts.is_empty() { counts } else { format!(", {counts}") };
                 format!("{release} is already deployed to {environment} (checked in {took}{counts})")
             }
             ExitKind::Success => format!("deployed {release} to {environment} in {took}{in_parentheses}"),
             ExitKind::RolledBack => {
-                let after = self
-                    .failed_step
-                    .as_ref()
-                    .map(|step_target| format!(" after {step_target} failed"))
-                    .unwrap_or_default();
+                let after = failed_step.map(|step_target| format!(" after {step_target} failed")).unwrap_or_default();
                 format!("ROLLED BACK {release} in {environment}{after}{in_parentheses}")
             }
             ExitKind::Failed
@@ -352,22 +321,27 @@ impl EventFormatter {
 
     /// How many steps have which status: `2 ran, 1 failed`.
     fn counts(&self) -> String {
-        let mut counts = BTreeMap::new();
-        for status in self.statuses.values() {
-            *counts.entry(*status).or_insert(0) += 1;
-        }
-        let phrase = |(status, count): (&StepStatus, &u32)| {
-            let word = match status {
-                StepStatus::Ran => "ran",
-                StepStatus::Skipped => "skipped",
-                StepStatus::Adopted => "adopted",
-                StepStatus::Failed => "failed",
-                StepStatus::InDoubt => "in doubt",
-                StepStatus::Undone => "undone",
-            };
-            format!("{count} {word}")
-        };
-        counts.iter().map(phrase).collect::<Vec<_>>().join(", ")
+        let count = |word: &&str| self.statuses.reached().filter(|status| count_word(*status) == Some(*word)).count();
+        let counts = ["ran", "skipped", "adopted", "failed", "in doubt", "undone"].map(|word| (count(&word), word));
+        counts
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, word)| format!("{count} {word}"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+}
+
+/// The word under which a step is counted, once it has ended.
+fn count_word(status: StepStatus) -> Option<&'static str> {
+    match status {
+        StepStatus::Ran => Some("ran"),
+        StepStatus::Skipped => Some("skipped"),
+        StepStatus::Adopted => Some("adopted"),
+        StepStatus::Failed | StepStatus::UndoFailed => Some("failed"),
+        StepStatus::Unknown | StepStatus::Stopped => Some("in doubt"),
+        StepStatus::Undone => Some("undone"),
+        StepStatus::NotReached | StepStatus::Started | StepStatus::Undoing => None,
     }
 }
 

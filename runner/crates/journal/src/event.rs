@@ -182,6 +182,29 @@ pub enum JournalEvent {
     Unrecognized,
 }
 
+impl JournalEvent {
+    /// The step or hook that the event is about.
+    #[must_use]
+    pub fn step_target(&self) -> Option<&StepTarget> {
+        match self {
+            Self::Decision { step_target, .. }
+            | Self::Intent { step_target, .. }
+            | Self::Progress { step_target, .. }
+            | Self::Outcome { step_target, .. }
+            | Self::Probe { step_target, .. }
+            | Self::UndoIntent { step_target }
+            | Self::UndoOutcome { step_target, .. } => Some(step_target),
+            Self::Started(_)
+            | Self::Plan { .. }
+            | Self::Lock { .. }
+            | Self::Torn { .. }
+            | Self::Override { .. }
+            | Self::Ended { .. }
+            | Self::Unrecognized => None,
+        }
+    }
+}
+
 /// The first line of a journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

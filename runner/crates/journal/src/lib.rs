@@ -1,6 +1,6 @@
 //! The journal: each intent is on disk before its effect, and each outcome after it.
 //!
-//! [`event`] defines the records, [`state`] folds them, [`line`] defines the form on disk, [`file`] appends and syncs, `load`
+//! [`event`] defines the records, [`state`] folds them, [`step_status`] those of one attempt, [`line`] defines the form on disk, [`file`] appends and syncs, `load`
 //! reads, [`redact`] removes secrets, and `sanitize` applies it and bounds the texts. The types enforce the order "intent,
 //! effect, outcome": only [`Journal::record_intent`] creates a [`StepIntent`], acting turns it into a [`StepCompletion`], and
 //! only that can be recorded as an outcome.
@@ -21,6 +21,7 @@ mod message_redactor;
 pub mod redact;
 mod sanitize;
 pub mod state;
+pub mod step_status;
 
 pub use error::JournalError;
 pub use event::{JournalEvent, StepTarget};
@@ -30,6 +31,7 @@ pub use load::{LoadedJournals, UNTRUSTED_FILE_SUFFIX, trust_from_file_name};
 pub use message_redactor::MessageRedactor;
 pub use redact::Redactor;
 pub use state::{JournalState, JournalTrust, RecordStatus, StepRecord};
+pub use step_status::{AttemptStatuses, StepStatus};
 
 #[cfg(test)]
 mod tests;

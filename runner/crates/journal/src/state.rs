@@ -11,6 +11,7 @@ use super::event::{
     COMMAND_OVERRIDES, Decision, FORMAT, Fingerprint, JournalEntry, JournalEvent, JournalFormat, JournalHeader, MAGIC,
     MISSING_JOURNAL, ROLLBACK, Release, StepTarget,
 };
+use super::step_status::AttemptStatuses;
 use contract::{AttemptNumber, RunId, diagnostic::ExitKind};
 use contract::{
     hash::Blake3Hash,
@@ -40,6 +41,8 @@ pub struct JournalState {
     pub head: EnvironmentHead,
     /// The steps that the newest attempt has begun to run or undo, and not finished.
     pub in_progress: BTreeSet<StepTarget>,
+    /// The statuses of the steps in the newest attempt.
+    pub statuses: AttemptStatuses,
     /// The hash of the last line.
     pub last_line_hash: Option<Blake3Hash>,
     /// The newer minor format of a journal, which may be read but not continued.
@@ -198,8 +201,12 @@ impl JournalState {
             return Err(TransitionError::Header { seq: entry.seq });
         }
         self.apply_event(entry)?;
+        self.statuses.apply(&entry.event);
         if let Some(attempt) = self.attempts.last_mut() {
             attempt.last_entry_at = entry.at;
+            if attempt.failed_step.as_ref() != self.statuses.failed_step() {
+                attempt.failed_step = self.statuses.failed_step().cloned();
+            }
         }
         self.last_line_hash = Some(line);
         Ok(())
@@ -233,7 +240,6 @@ impl JournalState {
                     StepRecord { status: RecordStatus::Intended, trust, intent, live_before },
                 );
                 self.in_progress.insert(step_target.clone());
-                self.mark_failed(step_target);
                 Ok(())
             }
             JournalEvent::Outcome { step_target, outcome: result, .. } => {
@@ -247,10 +253,6 @@ impl JournalState {
                     StepOutcome::Unknown { .. } => {}
                 }
                 self.in_progress.remove(step_target);
-                match result {
-                    StepOutcome::Succeeded { .. } => self.clear_failed(step_target),
-                    StepOutcome::Failed { .. } | StepOutcome::Unknown { .. } => self.mark_failed(step_target),
-                }
                 self.mark_live(step_target);
                 Ok(())
             }
@@ -264,11 +266,7 @@ impl JournalState {
                     self.mark_live(step_target);
                     Ok(())
                 }
-                Decision::Stop { .. } => {
-                    self.mark_failed(step_target);
-                    Ok(())
-                }
-                Decision::Skip { .. } | Decision::Run { .. } => Ok(()),
+                Decision::Skip { .. } | Decision::Run { .. } | Decision::Stop { .. } => Ok(()),
             },
             JournalEvent::UndoIntent { step_target } => {
                 let record = self
@@ -357,6 +355,7 @@ impl JournalState {
         let header = header.clone();
         // An earlier attempt cannot finish its open steps any more: it was killed.
         self.in_progress.clear();
+        self.statuses = AttemptStatuses::default();
         // The command belongs to the run: a later attempt continues it, whichever command started that attempt.
         let order =
             self.attempts.last().filter(|last| last.header.run == header.run).and_then(|last| last.command.clone());
@@ -445,18 +444,5 @@ impl JournalState {
 
     fn current_attempt(&self, seq: u64) -> Result<&AttemptSummary, TransitionError> {
         self.attempts.last().ok_or(TransitionError::Header { seq })
-    }
-
-    /// Marks the step that an attempt failed at. Only the first one counts: a hook that fails later does not replace it.
-    fn mark_failed(&mut self, step_target: &StepTarget) {
-        if let Some(attempt) = self.attempts.last_mut() {
-            attempt.failed_step.get_or_insert_with(|| step_target.clone());
-        }
-    }
-
-    fn clear_failed(&mut self, step_target: &StepTarget) {
-        if let Some(attempt) = self.attempts.last_mut() {
-            attempt.failed_step.take_if(|failed| failed == step_target);
-        }
     }
 }

@@ -4,10 +4,7 @@
 //! with the same beginning, the longer wins. Diverged copies are an error that an operator must resolve. Deliberately
 //! absent: the content of journals, apart from where lines end.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path};
 
 use super::{
     StateError, epoch_of, journal_name, journals_in,

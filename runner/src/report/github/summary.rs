@@ -23,7 +23,10 @@ use contract::{
     diagnostic::{Diagnostic, ExitKind},
     step::{StepOutcome, StepPhase},
 };
-use journal::event::{Decision, JournalEntry, JournalEvent, JournalHeader, StepTarget};
+use journal::{
+    StepStatus,
+    event::{Decision, JournalEntry, JournalEvent, JournalHeader, StepTarget},
+};
 
 /// The most bytes that GitHub accepts as the summary of one step of a job.
 pub const MAX_SUMMARY_BYTES: usize = 1024 * 1024;
@@ -72,7 +75,6 @@ struct SummaryRow {
     step_target: StepTarget,
     /// None for a hook.
     phase: Option<StepPhase>,
-    status: StepRowStatus,
     /// Why it ran, was skipped, adopted or stopped; foreign.
     reason: String,
     /// Its notes, or its failure; foreign.
@@ -82,55 +84,35 @@ struct SummaryRow {
     action_time: Option<(Timestamp, Option<Timestamp>)>,
 }
 
-/// The last known status of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum StepRowStatus {
-    NotReached,
-    Skipped,
-    Adopted,
-    /// An intent without an outcome.
-    Started,
-    Ran,
-    Failed,
-    Unknown,
-    Stopped,
-    /// An undo intent without an outcome.
-    Undoing,
-    Undone,
-    UndoFailed,
+/// The icon and the word of a status. The word alone is enough where icons are not shown.
+fn status_label(status: StepStatus) -> &'static str {
+    match status {
+        StepStatus::NotReached => "⬜ not reached",
+        StepStatus::Skipped => "⏭️ skipped",
+        StepStatus::Adopted => "✅ adopted: the effect was already there",
+        StepStatus::Started => "⚠️ interrupted; outcome unknown",
+        StepStatus::Ran => "✅ ran",
+        StepStatus::Failed => "❌ failed",
+        StepStatus::Unknown => "⚠️ outcome unknown",
+        StepStatus::Stopped => "⚠️ stopped",
+        StepStatus::Undoing => "⚠️ undo interrupted; outcome unknown",
+        StepStatus::Undone => "↩️ undone",
+        StepStatus::UndoFailed => "❌ undo failed",
+    }
 }
 
-impl StepRowStatus {
-    /// An icon and a word. The word alone is enough where icons are not shown.
-    fn label(self) -> &'static str {
-        match self {
-            Self::NotReached => "⬜ not reached",
-            Self::Skipped => "⏭️ skipped",
-            Self::Adopted => "✅ adopted: the effect was already there",
-            Self::Started => "⚠️ interrupted; outcome unknown",
-            Self::Ran => "✅ ran",
-            Self::Failed => "❌ failed",
-            Self::Unknown => "⚠️ outcome unknown",
-            Self::Stopped => "⚠️ stopped",
-            Self::Undoing => "⚠️ undo interrupted; outcome unknown",
-            Self::Undone => "↩️ undone",
-            Self::UndoFailed => "❌ undo failed",
-        }
-    }
-
-    /// The word and the colour of its bar.
-    fn bar(self) -> (&'static str, BarStatus) {
-        match self {
-            Self::Ran => ("ran", BarStatus::Done),
-            Self::Skipped => ("skipped", BarStatus::Done),
-            Self::Adopted => ("adopted", BarStatus::Done),
-            Self::Failed => ("failed", BarStatus::Failed),
-            Self::Undone => ("undone", BarStatus::Failed),
-            Self::UndoFailed => ("undo failed", BarStatus::Failed),
-            Self::Unknown => ("unknown", BarStatus::Unfinished),
-            Self::Stopped => ("stopped", BarStatus::Unfinished),
-            Self::NotReached | Self::Started | Self::Undoing => ("interrupted", BarStatus::Unfinished),
-        }
+/// The word and the colour of the bar of a status.
+fn status_bar(status: StepStatus) -> (&'static str, BarStatus) {
+    match status {
+        StepStatus::Ran => ("ran", BarStatus::Done),
+        StepStatus::Skipped => ("skipped", BarStatus::Done),
+        StepStatus::Adopted => ("adopted", BarStatus::Done),
+        StepStatus::Failed => ("failed", BarStatus::Failed),
+        StepStatus::Undone => ("undone", BarStatus::Failed),
+        StepStatus::UndoFailed => ("undo failed", BarStatus::Failed),
+        StepStatus::Unknown => ("unknown", BarStatus::Unfinished),
+        StepStatus::Stopped => ("stopped", BarStatus::Unfinished),
+        StepStatus::NotReached | StepStatus::Started | StepStatus::Undoing => ("interrupted", BarStatus::Unfinished),
     }
 }
 
@@ -171,21 +153,22 @@ impl JobSummaryReporter {
         &mut self.rows[at]
     }
 
+    fn status_of(&self, row: &SummaryRow) -> StepStatus {
+        self.formatter.statuses().status(&row.step_target)
+    }
+
     fn on_decision(&mut self, entry: &JournalEntry, step_target: &StepTarget, decision: &Decision) {
+        let status = self.formatter.statuses().status(step_target);
         let row = self.row(step_target);
-        let status = match decision {
+        match decision {
             // An adopted step is skipped right after. The row keeps the adoption.
-            Decision::Skip { .. } if row.status == StepRowStatus::Adopted => return,
-            Decision::Skip { .. } => StepRowStatus::Skipped,
+            Decision::Skip { .. } if status == StepStatus::Adopted => return,
+            // Where the record was missing, an intent came first: its bar ends here.
             Decision::Adopt { .. } => {
-                // Where the record was missing, an intent came first: its bar ends here.
                 row.action_time = Some((row.action_time.map_or(entry.at, |(started, _)| started), Some(entry.at)));
-                StepRowStatus::Adopted
             }
-            Decision::Run { .. } => row.status,
-            Decision::Stop { .. } => StepRowStatus::Stopped,
-        };
-        row.status = status;
+            Decision::Skip { .. } | Decision::Run { .. } | Decision::Stop { .. } => {}
+        }
         row.reason = messages::decision_reason(decision);
     }
 
@@ -197,7 +180,7 @@ impl JobSummaryReporter {
             return page.text;
         };
         let (app, release, environment) = (&header.app, &header.release.label, &header.environment);
-        let failed_step = self.rows.iter().rev().find(|row| row.is_unfinished()).map(|row| &row.step_target);
+        let failed_step = self.formatter.statuses().failed_step();
         let result =
             escape_inline(&messages::result_at_step(Some(conclusion.exit), self.verified, failed_step), MAX_CELL_CHARS);
         let title = escape_inline(&format!("{app} {release} → {environment}"), MAX_CELL_CHARS);
@@ -230,7 +213,7 @@ impl JobSummaryReporter {
         page.max_bytes =
             page.text.len() + room.saturating_sub(page.text.len() + after.text.len() + TRUNCATED_NOTE.len());
         page.push_if_fits("| Step | Result | Why | Time |\n|---|---|---|---:|\n");
-        let fit = self.rows.iter().take_while(|row| page.push_if_fits(&row.markdown())).count();
+        let fit = self.rows.iter().take_while(|row| page.push_if_fits(&row.markdown(self.status_of(row)))).count();
         page.max_bytes = room;
         if fit < self.rows.len() {
             page.push_if_fits(&format!("\n_{} more steps are in the log._\n", self.rows.len() - fit));
@@ -249,23 +232,19 @@ impl JobSummaryReporter {
         };
         let mut plans: BTreeMap<(u8, &str), Vec<String>> = BTreeMap::new();
         for row in self.rows.iter().filter(|row| row.phase.is_some()) {
-            let (plan, reason) = match row.status {
-                StepRowStatus::Ran | StepRowStatus::Skipped | StepRowStatus::Adopted
-                    if row.phase == Some(StepPhase::Check) =>
-                {
+            let (plan, reason) = match self.status_of(row) {
+                StepStatus::Ran | StepStatus::Skipped | StepStatus::Adopted if row.phase == Some(StepPhase::Check) => {
                     ((2, "checks again:"), None)
                 }
-                StepRowStatus::Ran => ((0, skips), Some("ran")),
-                StepRowStatus::Skipped => ((0, skips), Some("skipped")),
-                StepRowStatus::Adopted => ((0, skips), Some("adopted")),
-                StepRowStatus::Started | StepRowStatus::Unknown => {
-                    ((1, "probes before it acts:"), Some("outcome unknown"))
-                }
-                StepRowStatus::Stopped => ((1, "probes before it acts:"), Some("waits for an operator")),
-                StepRowStatus::Undoing | StepRowStatus::UndoFailed => ((3, "finishes the undo of:"), None),
-                StepRowStatus::Failed => ((4, "runs again:"), Some("failed")),
-                StepRowStatus::Undone => ((4, "runs again:"), Some("undone")),
-                StepRowStatus::NotReached => ((5, "continues with:"), None),
+                StepStatus::Ran => ((0, skips), Some("ran")),
+                StepStatus::Skipped => ((0, skips), Some("skipped")),
+                StepStatus::Adopted => ((0, skips), Some("adopted")),
+                StepStatus::Started | StepStatus::Unknown => ((1, "probes before it acts:"), Some("outcome unknown")),
+                StepStatus::Stopped => ((1, "probes before it acts:"), Some("waits for an operator")),
+                StepStatus::Undoing | StepStatus::UndoFailed => ((3, "finishes the undo of:"), None),
+                StepStatus::Failed => ((4, "runs again:"), Some("failed")),
+                StepStatus::Undone => ((4, "runs again:"), Some("undone")),
+                StepStatus::NotReached => ((5, "continues with:"), None),
             };
             let step = escape_inline(&step_label(&row.step_target), MAX_CELL_CHARS);
             let step = reason.map_or_else(|| step.clone(), |reason| format!("{step} ({reason})"));
@@ -312,7 +291,7 @@ impl JobSummaryReporter {
             .iter()
             .filter_map(|row| {
                 let (started_at, ended_at) = row.action_time?;
-                let (word, status) = row.status.bar();
+                let (word, status) = status_bar(self.status_of(row));
                 // The word comes first: Mermaid takes some names of steps for keywords.
                 let label = format!("{word} {}", step_label(&row.step_target));
                 let ended_at = ended_at.unwrap_or(last);
@@ -354,29 +333,23 @@ impl DeploymentReporter for JobSummaryReporter {
             }
             JournalEvent::Intent { step_target, .. } => {
                 let row = self.row(step_target);
-                row.status = StepRowStatus::Started;
                 row.detail.clear();
                 row.action_time = Some((row.action_time.map_or(entry.at, |(started, _)| started), None));
             }
             JournalEvent::Outcome { step_target, took_ms, outcome } => {
                 let row = self.row(step_target);
-                (row.status, row.detail) = match outcome {
-                    StepOutcome::Succeeded { receipt } => (StepRowStatus::Ran, messages::notes(&receipt.notes)),
-                    StepOutcome::Failed { failure } => (StepRowStatus::Failed, messages::failure(failure)),
-                    StepOutcome::Unknown { failure } => (StepRowStatus::Unknown, messages::failure(failure)),
+                row.detail = match outcome {
+                    StepOutcome::Succeeded { receipt } => messages::notes(&receipt.notes),
+                    StepOutcome::Failed { failure } | StepOutcome::Unknown { failure } => messages::failure(failure),
                 };
                 row.action_time = row.action_time.map(|(started, _)| (started, Some(entry.at)));
                 row.took_ms = Some(*took_ms);
             }
             JournalEvent::UndoIntent { step_target } => {
-                let row = self.row(step_target);
-                row.status = StepRowStatus::Undoing;
-                row.detail.clear();
+                self.row(step_target).detail.clear();
             }
             JournalEvent::UndoOutcome { step_target, failure } => {
-                let row = self.row(step_target);
-                row.status = if failure.is_none() { StepRowStatus::Undone } else { StepRowStatus::UndoFailed };
-                row.detail = failure.as_ref().map(messages::failure).unwrap_or_default();
+                self.row(step_target).detail = failure.as_ref().map(messages::failure).unwrap_or_default();
             }
             JournalEvent::Ended { verified, .. } => self.verified = *verified,
             JournalEvent::Lock { .. }
@@ -396,36 +369,12 @@ impl DeploymentReporter for JobSummaryReporter {
 
 impl SummaryRow {
     fn new(step_target: StepTarget, phase: Option<StepPhase>) -> Self {
-        Self {
-            step_target,
-            phase,
-            status: StepRowStatus::NotReached,
-            reason: String::new(),
-            detail: String::new(),
-            took_ms: None,
-            action_time: None,
-        }
+        Self { step_target, phase, reason: String::new(), detail: String::new(), took_ms: None, action_time: None }
     }
 
-    fn is_unfinished(&self) -> bool {
-        match self.status {
-            StepRowStatus::Started
-            | StepRowStatus::Failed
-            | StepRowStatus::Unknown
-            | StepRowStatus::Stopped
-            | StepRowStatus::Undoing
-            | StepRowStatus::UndoFailed => true,
-            StepRowStatus::NotReached
-            | StepRowStatus::Skipped
-            | StepRowStatus::Adopted
-            | StepRowStatus::Ran
-            | StepRowStatus::Undone => false,
-        }
-    }
-
-    fn markdown(&self) -> String {
+    fn markdown(&self, status: StepStatus) -> String {
         let cell = |text: &str| escape_inline(text, MAX_CELL_CHARS);
-        let label = self.status.label();
+        let label = status_label(status);
         let result = if self.detail.is_empty() { label.to_owned() } else { format!("{label}: {}", cell(&self.detail)) };
         let took = self.took_ms.map(text::format_duration).unwrap_or_default();
         format!("| {} | {result} | {} | {} |\n", cell(&step_label(&self.step_target)), cell(&self.reason), cell(&took))

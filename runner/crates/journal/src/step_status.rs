@@ -1,0 +1,196 @@
+//! The pure fold of one attempt: the status of each step, and the step that the attempt failed at.
+//!
+//! Deliberately absent: what earlier attempts recorded ([`super::state`]).
+
+use std::collections::BTreeMap;
+
+use contract::step::StepOutcome;
+
+use super::event::{Decision, JournalEvent, StepTarget};
+
+/// The status of a step or a hook in one attempt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StepStatus {
+    /// Neither decided on nor started.
+    #[default]
+    NotReached,
+    /// Its effect holds from an earlier attempt.
+    Skipped,
+    /// Its effect was already there, without a record.
+    Adopted,
+    /// An intent without an outcome.
+    Started,
+    /// It succeeded.
+    Ran,
+    /// It failed cleanly.
+    Failed,
+    /// Its outcome is unknown.
+    Unknown,
+    /// An operator has to decide.
+    Stopped,
+    /// An undo intent without an outcome.
+    Undoing,
+    /// It was undone.
+    Undone,
+    /// Its undo failed.
+    UndoFailed,
+}
+
+impl StepStatus {
+    /// The status after an event about the step.
+    #[must_use]
+    pub fn after(self, event: &JournalEvent) -> Self {
+        match event {
+            JournalEvent::Decision { decision, .. } => match (decision, self) {
+                // An adopted step is skipped right after.
+                (Decision::Skip { .. }, Self::Adopted) | (Decision::Adopt { .. }, _) => Self::Adopted,
+                (Decision::Skip { .. }, _) => Self::Skipped,
+                (Decision::Stop { .. }, _) => Self::Stopped,
+                (Decision::Run { .. }, status) => status,
+            },
+            JournalEvent::Intent { .. } => Self::Started,
+            JournalEvent::Outcome { outcome: StepOutcome::Succeeded { .. }, .. } => Self::Ran,
+            JournalEvent::Outcome { outcome: StepOutcome::Failed { .. }, .. } => Self::Failed,
+            JournalEvent::Outcome { outcome: StepOutcome::Unknown { .. }, .. } => Self::Unknown,
+            JournalEvent::UndoIntent { .. } => Self::Undoing,
+            JournalEvent::UndoOutcome { failure: None, .. } => Self::Undone,
+            JournalEvent::UndoOutcome { failure: Some(_), .. } => Self::UndoFailed,
+            JournalEvent::Started(_)
+            | JournalEvent::Plan { .. }
+            | JournalEvent::Lock { .. }
+            | JournalEvent::Torn { .. }
+            | JournalEvent::Progress { .. }
+            | JournalEvent::Probe { .. }
+            | JournalEvent::Override { .. }
+            | JournalEvent::Ended { .. }
+            | JournalEvent::Unrecognized => self,
+        }
+    }
+}
+
+/// The folded events of one attempt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AttemptStatuses {
+    statuses: BTreeMap<StepTarget, StepStatus>,
+    failed_step: Option<StepTarget>,
+}
+
+impl AttemptStatuses {
+    /// Folds the next event.
+    pub fn apply(&mut self, event: &JournalEvent) {
+        let Some(step_target) = event.step_target() else { return };
+        let (before, status) = (self.status(step_target), self.status(step_target).after(event));
+        if status == before {
+            return;
+        }
+        self.statuses.insert(step_target.clone(), status);
+        match status {
+            // Only the first one counts: a hook that fails later does not replace it.
+            StepStatus::Started | StepStatus::Failed | StepStatus::Unknown | StepStatus::Stopped => {
+                self.failed_step.get_or_insert_with(|| step_target.clone());
+            }
+            StepStatus::Ran | StepStatus::Adopted => {
+                self.failed_step.take_if(|failed| failed == step_target);
+            }
+            StepStatus::NotReached
+            | StepStatus::Skipped
+            | StepStatus::Undoing
+            | StepStatus::Undone
+            | StepStatus::UndoFailed => {}
+        }
+    }
+
+    /// The status of a step.
+    #[must_use]
+    pub fn status(&self, step_target: &StepTarget) -> StepStatus {
+        self.statuses.get(step_target).copied().unwrap_or_default()
+    }
+
+    /// The statuses of all steps that were reached.
+    pub fn reached(&self) -> impl Iterator<Item = StepStatus> {
+        self.statuses.values().copied()
+    }
+
+    /// The first step that failed, was stopped or has no outcome.
+    #[must_use]
+    pub fn failed_step(&self) -> Option<&StepTarget> {
+        self.failed_step.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::step::{FailureKind, Receipt, StepFailure};
+
+    use super::*;
+    use crate::event::{DecisionReason, Fingerprint};
+
+    fn target(step: &str) -> StepTarget {
+        StepTarget { step: step.parse().unwrap(), target: "local".parse().unwrap() }
+    }
+
+    fn intent(step: &str) -> JournalEvent {
+        let (key, fingerprint, input) = (String::new(), Fingerprint(BTreeMap::new()), serde_json::Value::Null);
+        JournalEvent::Intent { step_target: target(step), key, fingerprint, input, exposes: false }
+    }
+
+    fn outcome(step: &str, outcome: StepOutcome) -> JournalEvent {
+        JournalEvent::Outcome { step_target: target(step), took_ms: 1, outcome }
+    }
+
+    fn failure() -> StepFailure {
+        StepFailure::new(FailureKind::Permanent, "no")
+    }
+
+    fn decision(step: &str, decision: Decision) -> JournalEvent {
+        JournalEvent::Decision { step_target: target(step), decision }
+    }
+
+    fn fold(events: &[JournalEvent]) -> (Vec<StepStatus>, Option<String>) {
+        let mut statuses = AttemptStatuses::default();
+        events.iter().for_each(|event| statuses.apply(event));
+        (statuses.reached().collect(), statuses.failed_step().map(|failed| failed.step.to_string()))
+    }
+
+    #[test]
+    fn an_adopted_step_stays_adopted_and_is_not_the_failed_one() {
+        let reason = DecisionReason::RequestedByOperator;
+        let receipt = Receipt::default();
+        let mut events = vec![
+            intent("a"),
+            decision("a", Decision::Adopt { reason: reason.clone(), receipt: receipt.clone() }),
+            decision("a", Decision::Skip { reason, receipt }),
+        ];
+        assert_eq!(fold(&events), (vec![StepStatus::Adopted], None));
+        events.extend([intent("b"), outcome("b", StepOutcome::Failed { failure: failure() })]);
+        assert_eq!(fold(&events), (vec![StepStatus::Adopted, StepStatus::Failed], Some("b".to_owned())));
+    }
+
+    #[test]
+    fn the_first_failed_step_counts_until_it_succeeds() {
+        let ran = || StepOutcome::Succeeded { receipt: Receipt::default() };
+        let mut events = vec![intent("a"), outcome("a", StepOutcome::Unknown { failure: failure() })];
+        assert_eq!(fold(&events), (vec![StepStatus::Unknown], Some("a".to_owned())));
+        events.extend([intent("hook"), outcome("hook", ran())]);
+        assert_eq!(fold(&events), (vec![StepStatus::Unknown, StepStatus::Ran], Some("a".to_owned())));
+        events.extend([intent("a"), outcome("a", ran())]);
+        assert_eq!(fold(&events), (vec![StepStatus::Ran, StepStatus::Ran], None));
+    }
+
+    #[test]
+    fn an_undo_that_fails_keeps_the_failed_step() {
+        let undo = |failure| JournalEvent::UndoOutcome { step_target: target("a"), failure };
+        let mut events = vec![
+            intent("a"),
+            outcome("a", StepOutcome::Succeeded { receipt: Receipt::default() }),
+            intent("b"),
+            outcome("b", StepOutcome::Failed { failure: failure() }),
+            JournalEvent::UndoIntent { step_target: target("a") },
+        ];
+        assert_eq!(fold(&events), (vec![StepStatus::Undoing, StepStatus::Failed], Some("b".to_owned())));
+        events.push(undo(Some(failure())));
+        assert_eq!(fold(&events), (vec![StepStatus::UndoFailed, StepStatus::Failed], Some("b".to_owned())));
+        events.push(undo(None));
+        assert_eq!(fold(&events), (vec![StepStatus::Undone, StepStatus::Failed], Some("b".to_owned())));
+    }
+}
