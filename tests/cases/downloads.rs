@@ -66,7 +66,7 @@ fn step_timeout_bounds_a_slow_or_hanging_server() {
         let proxy = FaultyProxy::new(nginx.address(), fault);
         let environment = TestEnvironment::with_plan(&plan(&proxy.origin(), &digest, "1s"));
         let answer = environment.run(&["--local", "--release", "r1"]);
-        answer.assert_exit(1).assert_stderr_contains("did not end within its time-out of 1s");
+        answer.assert_exit(1).assert_stderr_contains("the runner stopped it after its timeout of 1s");
         assert_eq!(leftovers(&environment), [""; 0]);
     }
 }

@@ -52,7 +52,8 @@ fn each_page_is_produced_by_a_test() {
         }
     }
     let is_produced = |code: &String| {
-        plans::has_plan(code) || [CHECK_CALL, "check_error(\""].iter().any(|call| sources.contains(&format!("{call}{code}\"")))
+        plans::has_plan(code)
+            || [CHECK_CALL, "check_error(\""].iter().any(|call| sources.contains(&format!("{call}{code}\"")))
     };
     let missing: Vec<_> = error_page_codes().into_iter().filter(|code| !is_produced(code)).collect();
     assert!(missing.is_empty(), "no test produces the pages {missing:?}: add a scenario beside the others");

@@ -13,7 +13,7 @@ fn preview_of_the_first_deployment_writes_nothing() {
     preview.assert_exit(0);
     assert_eq!(environment.tree(), before);
     expect![[r#"
-        shop r1 → test (nothing is done)
+        shop r1 → test (preview: nothing is changed)
           run    pull     prepare  first run
                    not known yet: directory `app` ([ROOT]/shop/deploy/test) does not exist yet; the deployment creates it
                    needs a writable directory `app`: it stores releases/ and shared/
@@ -101,7 +101,7 @@ fn preview_marks_trusted_steps() {
     let preview = environment.run(&["plan", "--release", "r1"]);
     preview.assert_exit(0);
     expect![[r#"
-        shop r1 → default (nothing is done)
+        shop r1 → default (preview: nothing is changed)
           run    hello  commit   first run
                    run /bin/echo hi
                    needs a program: it is run

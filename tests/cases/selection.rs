@@ -77,7 +77,7 @@ fn only_fails_without_the_outputs_of_earlier_steps() {
     expect![[r#"
         note: wrote deploy.lock, which pins the modules; commit it
         shop r1 to test (run [RUN 1], attempt 1)
-          order           --only switch
+          option          --only switch
           skip   pull     the operator marked it as done
           skip   migrate  the operator marked it as done
           start  switch   first run

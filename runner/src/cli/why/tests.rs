@@ -30,11 +30,11 @@ fn it_never_ran() {
         expect![[r#"
             `migrate`, epoch 1: r1 to test (run 1-aaaaaa, attempt 1)
 
-          decision  run: first run
-          record    none before this attempt
-          probe     not asked
-          outcome   succeeded in 41 ms: 2 files
-    "#]],
+              decision  run: first run
+              record    none before this attempt
+              probe     not run
+              outcome   succeeded in 41 ms: 2 files
+        "#]],
     );
 }
 
@@ -62,17 +62,17 @@ fn it_failed_after_a_change_of_its_fingerprint() {
         expect![[r#"
             `migrate`, epoch 2: r2 to test (run 2-bbbbbb, attempt 1)
 
-          decision  run: its configuration, migrations and the release changed
-          changed   config: d63bd9a8 to 813e9b72
-                    input:migrations: none to be486638
-                    release: 5966598b to 4ada4591
-          record    succeeded in epoch 1, 2025-11-23 03:10:00Z (r1, run 1-aaaaaa,
-                    attempt 1)
-          probe     not asked
-          outcome   failed after 41 ms: migrations/0007_orders.sql:3: relation "order"
-                    does not exist
-          hint      fix the file and run again
-    "#]],
+              decision  run: its configuration, migrations and the release changed
+              changed   config: d63bd9a8 to 813e9b72
+                        input:migrations: none to be486638
+                        release: 5966598b to 4ada4591
+              record    succeeded in epoch 1, 2025-11-23 03:10:00Z (r1, run 1-aaaaaa,
+                        attempt 1)
+              probe     not run
+              outcome   failed after 41 ms: migrations/0007_orders.sql:3: relation "order"
+                        does not exist
+              hint      fix the file and run again
+        "#]],
     );
 }
 
@@ -100,14 +100,14 @@ fn it_failed_before_and_was_fixed() {
         expect![[r#"
             `migrate`, epoch 3: r2 to test (run 2-bbbbbb, attempt 2)
 
-          decision  run: it failed last time
-          changed   input:migrations: be486638 to 4ae75b23
-          record    failed in epoch 2, 2025-11-23 03:20:01Z (r2, run 2-bbbbbb, attempt
-                    1); it said: migrations/0007_orders.sql:3: relation "order" does not
-                    exist
-          probe     not asked
-          outcome   succeeded in 12 ms: 1 file
-    "#]],
+              decision  run: it failed last time
+              changed   input:migrations: be486638 to 4ae75b23
+              record    failed in epoch 2, 2025-11-23 03:20:01Z (r2, run 2-bbbbbb, attempt
+                        1); it said: migrations/0007_orders.sql:3: relation "order" does not
+                        exist
+              probe     not run
+              outcome   succeeded in 12 ms: 1 file
+        "#]],
     );
 }
 
@@ -135,13 +135,13 @@ fn it_was_killed() {
         expect![[r#"
             `migrate`, epoch 2: r2 to test (run 2-bbbbbb, attempt 1)
 
-          decision  run: the release changed
-          changed   release: 5966598b to 4ada4591
-          record    succeeded in epoch 1, 2025-11-23 03:10:00Z (r1, run 1-aaaaaa,
-                    attempt 1)
-          probe     not asked
-          outcome   none on record: it was killed while it ran, or still runs
-    "#]],
+              decision  run: the release changed
+              changed   release: 5966598b to 4ada4591
+              record    succeeded in epoch 1, 2025-11-23 03:10:00Z (r1, run 1-aaaaaa,
+                        attempt 1)
+              probe     not run
+              outcome   none on record: the step was killed, or is still running
+        "#]],
     );
 }
 
@@ -170,14 +170,14 @@ fn it_was_undone() {
         expect![[r#"
             `switch`, epoch 2: r2 to test (run 2-bbbbbb, attempt 1)
 
-          decision  run: the release changed
-          changed   release: 5966598b to 4ada4591
-          record    succeeded in epoch 1, 2025-11-23 03:10:00Z (r1, run 1-aaaaaa,
-                    attempt 1)
-          probe     not asked
-          outcome   succeeded in 2 ms
-          undo      done
-    "#]],
+              decision  run: the release changed
+              changed   release: 5966598b to 4ada4591
+              record    succeeded in epoch 1, 2025-11-23 03:10:00Z (r1, run 1-aaaaaa,
+                        attempt 1)
+              probe     not run
+              outcome   succeeded in 2 ms
+              undo      done
+        "#]],
     );
 }
 

@@ -403,7 +403,7 @@ fn commands_of_a_guest_are_not_executed() {
                           | [x](javascript:y) $a$ @ann
                           | ```
                           | # head
-        STOPPED r1 to test at `migrate` after 13 ms (1 failed, 1 in doubt)
+        STOPPED r1 to test at `pull` after 13 ms (1 failed, 1 in doubt)
     "#]].assert_eq(&text);
 }
 

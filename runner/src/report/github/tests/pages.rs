@@ -164,9 +164,9 @@ fn page_of_an_interrupted_undo() {
         .run("switch", DecisionReason::UpstreamRan, 2, json!({"links": 1}))
         .push(1, JournalEvent::UndoIntent { step_target: step_target("switch") });
     expect![[r#"
-        ## ⚠️ shop r2 → test: interrupted at \`switch\`
+        ## ⚠️ shop r2 → test: interrupted
 
-        INTERRUPTED r2 to test after 5 ms \(1 ran\) (run 2\-bbbbbb, attempt 1)
+        INTERRUPTED r2 to test after 5 ms (run 2\-bbbbbb, attempt 1)
 
         | Step | Result | Why | Time |
         |---|---|---|---:|
@@ -315,9 +315,9 @@ fn page_of_a_hostile_guest_is_plain_text() {
     let conclusion = CommandConclusion { exit: ExitKind::InDoubt, error: Some(&error) };
     let page = render_page(&hostile_journal(), &conclusion, Vec::new(), 1 << 20);
     expect![[r#"
-        ## ⚠️ shop r1 → test: stopped at \`migrate\`
+        ## ⚠️ shop r1 → test: stopped at \`pull\`
 
-        STOPPED r1 to test at \`migrate\` after 13 ms \(1 failed, 1 in doubt\) (run 1\-aaaaaa, attempt 1)
+        STOPPED r1 to test at \`pull\` after 13 ms \(1 failed, 1 in doubt\) (run 1\-aaaaaa, attempt 1)
 
         | Step | Result | Why | Time |
         |---|---|---|---:|
