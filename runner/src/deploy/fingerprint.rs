@@ -1,4 +1,4 @@
-//! The fingerprint of a step: what it depends on, hashed component by component (DESIGN §6).
+//! The fingerprint of a step: what it depends on, hashed component by component (docs/journal.md).
 //!
 //! Secrets enter by name, databases by scheme, host, port and name, files by content. Paths inside the plan's folder enter
 //! relative to it, so that another checkout on another machine has the same fingerprint.

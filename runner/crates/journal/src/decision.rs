@@ -248,7 +248,7 @@ impl ProbeAnswer<'_> {
 
     /// What an operator accepts who lets a step run that was begun.
     fn doubt(self) -> String {
-        let nothing = "it was begun, and nothing tells how it ended";
+        let nothing = "it was interrupted; outcome unknown";
         self.summary().map_or_else(|| nothing.to_owned(), |finding| finding.to_string())
     }
 }
