@@ -14,6 +14,7 @@ mod cases {
     mod downloads;
     mod drift;
     mod environments;
+    mod error_pages;
     mod escapes;
     mod github_deployments;
     mod github_log;

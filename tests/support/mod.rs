@@ -2,6 +2,7 @@
 
 mod archive;
 pub mod crafted;
+pub mod doc_blocks;
 mod git_http;
 mod guest;
 mod guest_fixture;
@@ -108,6 +109,12 @@ impl TestEnvironment {
     /// A path in the user's home.
     pub fn home(&self, path: impl AsRef<Path>) -> PathBuf {
         self.root.path().join("home").join(path)
+    }
+
+    /// What the documentation calls the folders of this one.
+    pub fn shown_paths(&self) -> Vec<(String, &'static str)> {
+        let path = |name: &str| self.root.path().join(name).display().to_string();
+        vec![(path("shop"), "/srv/shop"), (path("home"), "/home/ann"), (self.root.path().display().to_string(), "/srv")]
     }
 
     /// The bytes of an official module, which serves as a third-party one.
@@ -228,6 +235,16 @@ impl TestEnvironment {
         self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
+    /// Starts the runner and keeps what it says to people; [`output_of`](Self::output_of) returns it.
+    pub fn start_with_stderr(&self, arguments: &[&str]) -> std::process::Child {
+        self.command(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Waits for a process that [`start_with_stderr`](Self::start_with_stderr) started.
+    pub fn output_of(&self, child: std::process::Child) -> RunnerOutput {
+        self.runner_output(child.wait_with_output().unwrap())
+    }
+
     /// Waits for a process that [`start`](Self::start) started and returns its exit code, if it ended by itself.
     pub fn wait(&self, mut child: std::process::Child) -> Option<i32> {
         child.wait().unwrap().code()
@@ -244,12 +261,16 @@ impl TestEnvironment {
     pub fn run_with_hosts(&self, addresses: &[(&str, &str)], arguments: &[&str]) -> RunnerOutput {
         let hosts: String = addresses.iter().map(|(address, name)| format!("{address} {name}\n")).collect();
         fs::write(self.root.path().join("hosts"), hosts).unwrap();
+        self.run_in_mount_namespace(r#"mount --bind ../hosts /etc/hosts && exec "$@""#, arguments)
+    }
+
+    /// Runs the runner in a mount namespace, by a shell script that ends in `exec "$@"`.
+    pub fn run_in_mount_namespace(&self, script: &str, arguments: &[&str]) -> RunnerOutput {
         let mut command = Command::new("unshare");
         self.make_hermetic(&mut command);
         // Who is not root is root in a user namespace of its own.
         let namespaces: &[&str] = if rustix::process::geteuid().is_root() { &["--mount"] } else { &["--mount", "-Ur"] };
-        command.args(namespaces).args(["sh", "-c", r#"mount --bind "$1" /etc/hosts && shift && exec "$@""#, "sh"]);
-        command.arg(self.root.path().join("hosts")).arg(env!("CARGO_BIN_EXE_runner")).args(arguments);
+        command.args(namespaces).args(["sh", "-c", script, "sh", env!("CARGO_BIN_EXE_runner")]).args(arguments);
         let _shared = lock_for_run();
         let output = command.output().unwrap_or_else(|error| panic!("unshare: {error}; run `cargo xtask setup`"));
         self.runner_output(output)

@@ -1,0 +1,80 @@
+//! Errors of the plan. Where a page begins with a plan, that plan is the scenario.
+
+use std::fs;
+
+use super::{check_error, check_page};
+use crate::support::{
+    TestEnvironment,
+    doc_blocks::{error_page_codes, page_path},
+};
+
+const DEPLOY: &[&str] = &["--local", "--release", "r1"];
+
+/// The plan that a page has as its example.
+fn plan_of_page(code: &str) -> Option<String> {
+    let page = fs::read_to_string(page_path(&format!("docs/errors/{code}.md"))).unwrap();
+    let example = page.split_once("\n## An example\n").and_then(|(_, rest)| rest.split_once("\n## What to do\n"))?.0.to_owned();
+    let plan = example.split_once("```yaml\n")?.1.split_once("```")?.0;
+    Some(plan.to_owned())
+}
+
+/// Whether the plan on the page is its scenario.
+pub(super) fn has_plan(code: &str) -> bool {
+    plan_of_page(code).is_some()
+}
+
+#[test]
+fn plans_on_pages_cause_their_errors() {
+    for code in error_page_codes() {
+        let Some(plan) = plan_of_page(&code) else { continue };
+        let environment = TestEnvironment::with_plan(&plan);
+        let rejected = environment.run(DEPLOY);
+        assert!(!environment.exists(".pawl"), "nothing was begun");
+        check_error(&code, &environment, &rejected);
+    }
+}
+
+#[test]
+fn p0102_empty_plan() {
+    check_page("P0102", &TestEnvironment::with_plan("# to be written\n"), DEPLOY);
+}
+
+#[test]
+fn p0120_unknown_module() {
+    let environment = TestEnvironment::new();
+    environment.edit("deploy.yml", "uses: pull", "uses: ftech");
+    check_page("P0120", &environment, DEPLOY);
+}
+
+#[test]
+fn p0121_invalid_configuration() {
+    let environment = TestEnvironment::new();
+    environment.edit("deploy.yml", "tries: 1", "tries: \"3\"");
+    check_page("P0121", &environment, DEPLOY);
+}
+
+#[test]
+fn p0122_missing_grant() {
+    let environment = TestEnvironment::new();
+    environment.edit("deploy.yml", "      databases: { main: \"sqlite:${{ vars.root }}/shop.db\" }\n", "");
+    check_page("P0122", &environment, DEPLOY);
+}
+
+#[test]
+fn p0123_prepare_step_after_a_commit_step() {
+    let environment = TestEnvironment::new();
+    let plan = environment.read("deploy.yml");
+    let (before, rest) = plan.split_once("  pull:\n").unwrap();
+    let (pull, after) = rest.split_once("  migrate:\n").unwrap();
+    environment.write("deploy.yml", format!("{before}  migrate:\n{after}  pull:\n{pull}"));
+    check_page("P0123", &environment, DEPLOY);
+}
+
+#[test]
+fn p0131_module_that_hooks_cannot_use() {
+    let environment = TestEnvironment::new();
+    let hook = "hooks:\n  after:\n    - link: { uses: switch, with: { link: current }, grants: { dirs: { app: \"${{ vars.root }}\" } } }\n";
+    environment.write("deploy.yml", environment.read("deploy.yml") + hook);
+    environment.pack("r1");
+    check_page("P0131", &environment, DEPLOY);
+}

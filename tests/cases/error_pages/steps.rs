@@ -1,0 +1,126 @@
+//! Errors of steps: failed, lost, interrupted, in doubt, not undone.
+
+use std::{fs, os::unix::fs::symlink};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+use super::{check_error, check_page};
+use crate::support::{TestEnvironment, wait_until};
+
+const DEPLOY: &[&str] = &["--local", "--release", "r1"];
+
+/// A step that says that it began and does not end, and one after it.
+const INDEX_PLAN: &str = r#"version: 1
+app: shop
+steps:
+  index:
+    uses: run
+    trust: host
+    with: { program: /bin/sh, args: [index.sh], dir: work }
+    grants: { dirs: { work: . }, programs: [[/bin/sh, index.sh]] }
+  warm:
+    uses: run
+    trust: host
+    with: { program: /bin/true }
+    grants: { programs: [[/bin/true]] }
+"#;
+const INDEX_SCRIPT: &str = "echo $$ > began.tmp && mv began.tmp began\nexec sleep 60\n";
+
+fn slow_index() -> TestEnvironment {
+    let environment = TestEnvironment::with_plan(INDEX_PLAN);
+    environment.write("index.sh", INDEX_SCRIPT);
+    environment
+}
+
+/// The example with a check that fails for r2 and a rollback, deployed as r1.
+fn failing_r2(steps: &str) -> TestEnvironment {
+    let environment = TestEnvironment::new();
+    environment.edit("deploy.yml", "      files:\n", "      files:\n        - { path: broken, exists: false }\n");
+    environment.edit("deploy.yml", "  verify:\n", &format!("{steps}  verify:\n"));
+    environment.write("deploy.yml", environment.read("deploy.yml") + "on-failure: rollback\n");
+    environment.pack("r1");
+    environment.deploy("r1", &[]).assert_exit(0);
+    environment.pack("r2");
+    environment.write("deploy/test/broken", "");
+    environment
+}
+
+#[test]
+fn p0301_failed_step() {
+    let environment = TestEnvironment::deployed();
+    environment.pack("r2");
+    environment.write("migrations/0003_orders.sql", "CREATE TABLE order (id INTEGER PRIMARY KEY);\n");
+    check_page("P0301", &environment, &["--local", "--release", "r2"]);
+}
+
+#[test]
+fn p0302_step_without_a_result() {
+    let environment = slow_index();
+    environment.edit("deploy.yml", "    trust: host\n", "    trust: host\n    timeout: 1s\n");
+    check_page("P0302", &environment, DEPLOY);
+}
+
+#[test]
+fn p0303_interrupted_step() {
+    let environment = slow_index();
+    let child = environment.start_with_stderr(DEPLOY);
+    wait_until("the step began", || environment.exists("began"));
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    check_error("P0303", &environment, &environment.output_of(child));
+}
+
+#[test]
+fn p0401_drift() {
+    let environment = TestEnvironment::deployed();
+    let link = environment.path("deploy/test/current");
+    fs::create_dir(environment.path("deploy/test/releases/other")).unwrap();
+    fs::remove_file(&link).unwrap();
+    symlink("releases/other", link).unwrap();
+    check_page("P0401", &environment, DEPLOY);
+}
+
+#[test]
+fn p0402_unknown_outcome() {
+    let environment = slow_index();
+    let mut child = environment.start(DEPLOY);
+    wait_until("the step began", || environment.exists("began"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let program = Pid::from_raw(environment.read("began").trim().parse().unwrap()).unwrap();
+    kill_process(program, Signal::KILL).unwrap();
+    check_page("P0402", &environment, DEPLOY);
+}
+
+#[test]
+fn p0403_failed_probe() {
+    let environment = TestEnvironment::with_plan(INDEX_PLAN);
+    environment.write("index.sh", "exit 0\n");
+    environment.write("probe.sh", "test -e hangs && exec sleep 60\nexit 0\n");
+    environment.edit("deploy.yml", "dir: work }", "dir: work, probe: [/bin/sh, probe.sh] }");
+    environment.edit("deploy.yml", "programs: [[/bin/sh, index.sh]]", "programs: [[/bin/sh, index.sh], [/bin/sh, probe.sh]]");
+    environment.edit("deploy.yml", "    trust: host\n", "    trust: host\n    timeout: 1s\n");
+    environment.run(DEPLOY).assert_exit(0);
+    environment.write("hangs", "");
+    check_page("P0403", &environment, DEPLOY);
+}
+
+/// Somebody moves the link after the switch and before the check.
+#[test]
+fn p0404_step_that_cannot_be_undone() {
+    let script = "test ! -e broken || ln -sfn releases/hotfix current";
+    let step = json!({
+        "uses": "run", "trust": "host", "with": { "program": "/bin/sh", "args": ["-c", script], "dir": "app", "repeatable": true },
+        "grants": { "dirs": { "app": "${{ vars.root }}" }, "programs": [["/bin/sh", "-c", script]] },
+    });
+    check_page("P0404", &failing_r2(&format!("  hotfix: {step}\n")), &["--local", "--release", "r2"]);
+}
+
+#[test]
+fn p0405_irreversible_step() {
+    let step = json!({
+        "uses": "run", "trust": "host", "irreversible": true, "with": { "program": "/bin/true", "repeatable": true },
+        "grants": { "programs": [["/bin/true"]] },
+    });
+    check_page("P0405", &failing_r2(&format!("  mail: {step}\n")), &["--local", "--release", "r2"]);
+}
