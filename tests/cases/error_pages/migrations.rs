@@ -51,8 +51,11 @@ fn p0313_database_ahead_of_the_files() {
 #[test]
 fn p0314_migration_out_of_order() {
     let environment = migrate_environment("");
-    fs::rename(environment.path("migrations/0002_first_products.sql"), environment.path("migrations/0005_first_products.sql"))
-        .unwrap();
+    fs::rename(
+        environment.path("migrations/0002_first_products.sql"),
+        environment.path("migrations/0005_first_products.sql"),
+    )
+    .unwrap();
     environment.run(DEPLOY).assert_exit(0);
     environment.write("migrations/0004_orders.sql", "CREATE TABLE orders (id INTEGER PRIMARY KEY);\n");
     check_page("P0314", &environment, DEPLOY);

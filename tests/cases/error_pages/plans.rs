@@ -13,7 +13,8 @@ const DEPLOY: &[&str] = &["--local", "--release", "r1"];
 /// The plan that a page has as its example.
 fn plan_of_page(code: &str) -> Option<String> {
     let page = fs::read_to_string(page_path(&format!("docs/errors/{code}.md"))).unwrap();
-    let example = page.split_once("\n## An example\n").and_then(|(_, rest)| rest.split_once("\n## What to do\n"))?.0.to_owned();
+    let example =
+        page.split_once("\n## An example\n").and_then(|(_, rest)| rest.split_once("\n## What to do\n"))?.0.to_owned();
     let plan = example.split_once("```yaml\n")?.1.split_once("```")?.0;
     Some(plan.to_owned())
 }

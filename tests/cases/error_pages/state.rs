@@ -77,7 +77,9 @@ fn p0609_invalid_record() {
     let files = git(repository.path(), "", &["ls-tree", reference]);
     let files: String = files
         .lines()
-        .map(|line| if line.ends_with("state.json") { format!("100644 blob {blob}\tstate.json\n") } else { format!("{line}\n") })
+        .map(|line| {
+            if line.ends_with("state.json") { format!("100644 blob {blob}\tstate.json\n") } else { format!("{line}\n") }
+        })
         .collect();
     let tree = git(repository.path(), &files, &["mktree"]);
     let commit = git(repository.path(), "", &["commit-tree", "-m", "state", &tree]);

@@ -98,7 +98,11 @@ fn p0403_failed_probe() {
     environment.write("index.sh", "exit 0\n");
     environment.write("probe.sh", "test -e hangs && exec sleep 60\nexit 0\n");
     environment.edit("deploy.yml", "dir: work }", "dir: work, probe: [/bin/sh, probe.sh] }");
-    environment.edit("deploy.yml", "programs: [[/bin/sh, index.sh]]", "programs: [[/bin/sh, index.sh], [/bin/sh, probe.sh]]");
+    environment.edit(
+        "deploy.yml",
+        "programs: [[/bin/sh, index.sh]]",
+        "programs: [[/bin/sh, index.sh], [/bin/sh, probe.sh]]",
+    );
     environment.edit("deploy.yml", "    trust: host\n", "    trust: host\n    timeout: 1s\n");
     environment.run(DEPLOY).assert_exit(0);
     environment.write("hangs", "");

@@ -7,8 +7,9 @@ use serde_json::json;
 
 use super::check_page;
 use crate::support::{
-    TestEnvironment, wait_until,
+    TestEnvironment,
     doc_blocks::{check_error_page, command_line, exit_code},
+    wait_until,
 };
 
 const DEPLOY: &[&str] = &["--local", "--release", "r1"];
