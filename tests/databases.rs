@@ -8,8 +8,13 @@
 
 #[path = "databases/concurrency.rs"]
 mod concurrency;
+#[path = "support/doc_blocks.rs"]
+#[expect(dead_code, reason = "the cases use all of it")]
+mod doc_blocks;
 #[path = "databases/edge_cases.rs"]
 mod edge_cases;
+#[path = "databases/error_pages.rs"]
+mod error_pages;
 #[path = "databases/faults.rs"]
 mod faults;
 #[path = "support/guest.rs"]
@@ -20,6 +25,8 @@ mod interop;
 mod killed;
 #[path = "databases/migration_fixture.rs"]
 mod migration_fixture;
+#[path = "support/normalize.rs"]
+mod normalize;
 #[path = "databases/operator.rs"]
 mod operator;
 #[path = "kills/rng.rs"]

@@ -14,6 +14,7 @@ mod github {
     mod act;
     mod artifacts;
     mod cancel;
+    mod error_pages;
     mod faults;
     mod forged;
     mod launcher;

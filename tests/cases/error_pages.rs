@@ -21,8 +21,8 @@ use crate::support::{
 
 /// Where the scenarios are.
 const SCENARIO_FOLDERS: [&str; 3] = ["tests/cases/error_pages", "tests/databases", "tests/github"];
-/// Every scenario ends in a call of a function with this name.
-const CHECK_CALL: &str = "check_page(\"";
+/// Every scenario ends in a call of one of these functions, with its code.
+const CHECK_CALLS: [&str; 4] = ["check_page", "check_page_of", "check_error", "check_error_page"];
 
 /// The page shows a command and the error that it ends in.
 #[track_caller]
@@ -51,10 +51,8 @@ fn each_page_is_produced_by_a_test() {
             }
         }
     }
-    let is_produced = |code: &String| {
-        plans::has_plan(code)
-            || [CHECK_CALL, "check_error(\""].iter().any(|call| sources.contains(&format!("{call}{code}\"")))
-    };
+    let is_checked = |code: &str| CHECK_CALLS.iter().any(|call| sources.contains(&format!("{call}(\"{code}\"")));
+    let is_produced = |code: &String| plans::has_plan(code) || is_checked(code);
     let missing: Vec<_> = error_page_codes().into_iter().filter(|code| !is_produced(code)).collect();
     assert!(missing.is_empty(), "no test produces the pages {missing:?}: add a scenario beside the others");
 }

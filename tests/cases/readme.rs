@@ -1,11 +1,95 @@
-//! What the README shows is what there is.
+//! What README and docs show is what there is: the example's plan, and every output of the runner.
 
 use std::fs;
 
+use crate::support::{
+    TestEnvironment,
+    doc_blocks::{check_session, command_line, page_path},
+};
+
+const BROKEN_MIGRATION: &str = "CREATE TABLE order (id INTEGER PRIMARY KEY);\n";
+const FIXED_MIGRATION: &str = "CREATE TABLE orders (id INTEGER PRIMARY KEY);\n";
+
+fn read_page(path: &str) -> String {
+    fs::read_to_string(page_path(path)).unwrap()
+}
+
+/// The example as it is in the repository, with two releases.
+fn example() -> TestEnvironment {
+    let environment = TestEnvironment::new();
+    environment.write("deploy.yml", read_page("examples/shop/deploy.yml"));
+    environment.pack("r1");
+    environment.pack("r2");
+    environment
+}
+
+/// A command and what a terminal shows of it.
+fn session(environment: &TestEnvironment, arguments: &[&str], exit: i32) -> String {
+    let (code, shown) = environment.run_with_one_stream(arguments);
+    assert_eq!(code, Some(exit), "{shown}");
+    format!("$ {}\n{shown}", command_line(arguments))
+}
+
 #[test]
 fn readme_shows_the_example_plan() {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-    let read = |path: &str| fs::read_to_string(format!("{root}/{path}")).unwrap();
-    let block = format!("```yaml\n{}```", read("examples/shop/deploy.yml"));
-    assert!(read("README.md").contains(&block), "copy examples/shop/deploy.yml into the README");
+    let block = format!("```yaml\n{}```", read_page("examples/shop/deploy.yml"));
+    assert!(read_page("README.md").contains(&block), "copy examples/shop/deploy.yml into the README");
+}
+
+#[test]
+fn readme_shows_the_first_plans_session() {
+    let environment = example();
+    let (first, second) = (["--local", "--release", "r1"], ["--local", "--release", "r2"]);
+    let repeated = [session(&environment, &first, 0), session(&environment, &first, 0)].join("\n");
+    environment.write("migrations/0003_orders.sql", BROKEN_MIGRATION);
+    let failed = session(&environment, &second, 1);
+    environment.write("migrations/0003_orders.sql", FIXED_MIGRATION);
+    let resumed = session(&environment, &second, 0);
+    let why = session(&environment, &["why", "pull"], 0);
+    check_session("README.md", &[repeated, failed, resumed, why], &environment.shown_paths());
+}
+
+/// The log of a job: what is in a group is folded.
+#[test]
+fn github_log_shows_a_resumed_attempt() {
+    let mut environment = example();
+    environment.run(&["modules", "--accept"]).assert_exit(0);
+    environment.set_variable("GITHUB_ACTIONS", "true");
+    environment.run(&["--release", "r1"]).assert_exit(0);
+    environment.write("migrations/0003_orders.sql", BROKEN_MIGRATION);
+    environment.run(&["--release", "r2"]).assert_exit(1);
+    environment.write("migrations/0003_orders.sql", FIXED_MIGRATION);
+    let log = session(&environment, &["--release", "r2"], 0);
+    let mut shown = String::new();
+    let mut is_folded = false;
+    for line in log.lines() {
+        if let Some(title) = line.strip_prefix("::group::") {
+            shown += &format!("▸ {title}\n");
+            is_folded = true;
+        } else if line == "::endgroup::" {
+            is_folded = false;
+        } else if !is_folded && !line.starts_with("::") {
+            shown += &format!("{line}\n");
+        }
+    }
+    check_session("docs/github-log.md", &[shown], &environment.shown_paths());
+}
+
+/// A new block with an output needs a test above.
+#[test]
+fn outputs_are_on_checked_pages_only() {
+    let checked = ["README.md", "docs/github-log.md"];
+    let mut pages: Vec<_> = fs::read_dir(page_path("docs")).unwrap().map(|file| file.unwrap().path()).collect();
+    pages.push(page_path("README.md"));
+    pages.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
+    for path in pages.iter().filter(|path| !checked.iter().any(|page| path.ends_with(page))) {
+        let text = fs::read_to_string(path).unwrap();
+        let mut is_block = false;
+        for line in text.lines() {
+            is_block ^= line.starts_with("```");
+            let is_output =
+                ["$ runner ", "error[P", "  start  ", "  skip   "].iter().any(|start| line.starts_with(start));
+            assert!(!(is_block && is_output), "{}: no test produces {line:?}", path.display());
+        }
+    }
 }

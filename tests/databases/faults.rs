@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -13,6 +13,8 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+
+use tempfile::TempDir;
 
 use crate::{
     migration_fixture::{MigrationFixture, run_process, wait_until},
@@ -181,14 +183,19 @@ fn migration_recovers_from_a_full_disk() {
     assert!(output.text.contains("disk is full") && output.text.contains("50\n1\n2"), "{}", output.text);
 }
 
-#[test]
-fn transaction_pooler_is_rejected() {
-    let database = TestDatabase::new(TestDbEngine::Postgres);
-    let folder = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let server = database.server.as_ref().unwrap().port();
-    fs::write(folder.path().join("users"), format!("\"postgres\" \"{PASSWORD}\"\n")).unwrap();
-    for (mode, exit) in [("transaction", 2), ("session", 0)] {
+/// A pooler in front of the database's server, until it is dropped.
+pub(crate) struct Pooler {
+    process: Child,
+    port: u16,
+    _folder: TempDir,
+}
+
+impl Pooler {
+    pub(crate) fn start(database: &TestDatabase, mode: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let server = database.server.as_ref().unwrap().port();
+        fs::write(folder.path().join("users"), format!("\"postgres\" \"{PASSWORD}\"\n")).unwrap();
         fs::write(
             folder.path().join("ini"),
             format!(
@@ -198,7 +205,7 @@ fn transaction_pooler_is_rejected() {
             ),
         )
         .unwrap();
-        let mut pooler = Command::new("/usr/sbin/pgbouncer");
+        let mut command = Command::new("/usr/sbin/pgbouncer");
         if rustix::process::geteuid().is_root() {
             for path in [folder.path().to_owned(), folder.path().join("ini"), folder.path().join("users")] {
                 rustix::fs::chown(
@@ -208,23 +215,41 @@ fn transaction_pooler_is_rejected() {
                 )
                 .unwrap();
             }
-            pooler = Command::new("setpriv");
-            pooler.args(["--reuid=65534", "--regid=65534", "--clear-groups", "/usr/sbin/pgbouncer"]);
+            command = Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "/usr/sbin/pgbouncer"]);
         }
-        pooler
+        command
             .arg("-q")
             .arg(folder.path().join("ini"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let mut pooler = pooler.spawn().unwrap_or_else(|error| panic!("pgbouncer: {error}; run `cargo xtask setup`"));
+        let process = command.spawn().unwrap_or_else(|error| panic!("pgbouncer: {error}; run `cargo xtask setup`"));
         wait_until("the pooler listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        let shop = MigrationFixture::with_url(&database.url_at(port, "${{ secrets.PASSWORD }}"), "", "");
+        Self { process, port, _folder: folder }
+    }
+
+    /// The URL of the database through the pooler.
+    pub(crate) fn url(&self, database: &TestDatabase) -> String {
+        database.url_at(self.port, "${{ secrets.PASSWORD }}")
+    }
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn transaction_pooler_is_rejected() {
+    let database = TestDatabase::new(TestDbEngine::Postgres);
+    for (mode, exit) in [("transaction", 2), ("session", 0)] {
+        let pooler = Pooler::start(&database, mode);
+        let shop = MigrationFixture::with_url(&pooler.url(&database), "", "");
         shop.write_migration("1_a.sql", "create table if not exists a (id integer);\n");
-        let output = shop.deploy();
-        pooler.kill().unwrap();
-        pooler.wait().unwrap();
-        let said = output.assert_exit(exit);
+        let said = shop.deploy().assert_exit(exit);
         if exit == 2 {
             said.assert_contains("error[P0322]");
         }

@@ -21,7 +21,7 @@ fn zip_files(files: &[(String, Vec<u8>)]) -> Vec<u8> {
 }
 
 /// A checkpoint whose journal was written anew, line by line, with hashes that fit; `None` ends it there.
-fn forge_checkpoint(
+pub(super) fn forge_checkpoint(
     zip: &[u8],
     mut change: impl FnMut(&mut JournalEvent) -> Option<()>,
     manifest: impl Fn(&mut Value),
@@ -49,7 +49,7 @@ fn forge_checkpoint(
     zip_files(&all)
 }
 
-fn remove_mac(manifest: &mut Value) {
+pub(super) fn remove_mac(manifest: &mut Value) {
     manifest.as_object_mut().unwrap().remove("mac");
 }
 

@@ -224,6 +224,16 @@ impl TestEnvironment {
         self.runner_output(self.command(arguments).output().unwrap())
     }
 
+    /// Runs the runner and returns its exit code and all that it wrote, in order, as a terminal or a log has it.
+    pub fn run_with_one_stream(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let path = self.root.path().join("said");
+        let file = fs::File::create(&path).unwrap();
+        let mut command = self.command(arguments);
+        let _shared = lock_for_run();
+        let status = command.stdout(file.try_clone().unwrap()).stderr(file).status().unwrap();
+        (status.code(), fs::read_to_string(path).unwrap())
+    }
+
     /// Runs the runner in another folder.
     pub fn run_in(&self, folder: &str, arguments: &[&str]) -> RunnerOutput {
         let _shared = lock_for_run();

@@ -61,7 +61,7 @@ pub fn reason(reason: &DecisionReason) -> String {
         DecisionReason::Held => "its effect still holds".to_owned(),
         DecisionReason::Absent => "its effect is missing".to_owned(),
         DecisionReason::Drifted { why } => format!("drift: {why}"),
-        DecisionReason::DriftAccepted { why } => format!("the operator accepted the drift: {why}"),
+        DecisionReason::DriftAccepted { why } => format!("the operator accepted this: {why}"),
         DecisionReason::Unknown { why } => format!("its probe could not verify its effect: {why}"),
         DecisionReason::Trusted => "this run recorded it as done, and it has no probe".to_owned(),
         DecisionReason::NoProbe => "it has no probe to verify its effect".to_owned(),

@@ -1,0 +1,172 @@
+//! The pages of docs/errors about the artifacts of a CI run; the others are in `tests/cases/error_pages`.
+
+use super::{
+    forged::{forge_checkpoint, remove_mac},
+    resume::{
+        KEY, artifact_after_post, ci_machine, configure_ci, failed_first_attempt, fresh_machine,
+        machine_with_deployment, run_attempt,
+    },
+};
+use crate::{
+    artifact_service::{FakeArtifactService, FakeServiceCall, InjectedFault},
+    support::{
+        TestEnvironment,
+        doc_blocks::{check_error_page, exit_code},
+    },
+};
+
+const DEPLOY: &[&str] = &["--local", "--release", "r1"];
+
+/// The page shows the error of an attempt, which is on standard output in a job.
+#[track_caller]
+fn check_page(code: &str, machine: &mut TestEnvironment, attempt: u32) {
+    machine.set_variable("GITHUB_RUN_ATTEMPT", &attempt.to_string());
+    check_page_of(code, machine);
+}
+
+#[track_caller]
+fn check_page_of(code: &str, machine: &TestEnvironment) {
+    let output = machine.run(DEPLOY);
+    output.assert_exit(exit_code(code));
+    check_error_page(code, None, &output.stdout, &machine.shown_paths());
+}
+
+/// A second attempt on a new machine, after a failed first one.
+fn second_machine(service: &FakeArtifactService) -> TestEnvironment {
+    let first = failed_first_attempt(service, None);
+    artifact_after_post(&first, service);
+    fresh_machine(&first)
+}
+
+#[test]
+fn p0406_step_whose_record_is_unconfirmed() {
+    let plan = r#"version: 1
+app: shop
+steps:
+  index:
+    uses: run
+    trust: host
+    with: { program: /bin/sh, args: [index.sh], dir: here }
+    grants: { dirs: { here: . }, programs: [[/bin/sh, index.sh]] }
+  warm:
+    uses: run
+    trust: host
+    with: { program: /bin/sh, args: [warm.sh], dir: here, repeatable: true }
+    grants: { dirs: { here: . }, programs: [[/bin/sh, warm.sh]] }
+"#;
+    let service = FakeArtifactService::start();
+    let mut first = TestEnvironment::with_plan(plan);
+    configure_ci(&mut first, &service);
+    first.write("index.sh", "exit 0");
+    first.write("warm.sh", "exit 1");
+    run_attempt(&mut first, 1).assert_exit(1);
+    check_page("P0406", &mut machine_with_deployment(&first), 2);
+}
+
+#[test]
+fn p0510_invalid_access() {
+    let service = FakeArtifactService::start();
+    let mut machine = ci_machine(&service);
+    machine.set_variable("ACTIONS_RUNTIME_TOKEN", "not a token");
+    check_page("P0510", &mut machine, 2);
+}
+
+#[test]
+fn p0511_rejected_token() {
+    let service = FakeArtifactService::start();
+    let mut machine = second_machine(&service);
+    service.expire_token();
+    machine.set_variable("PAWL_TOKEN", "");
+    check_page("P0511", &mut machine, 2);
+}
+
+#[test]
+fn p0512_unavailable_service() {
+    let service = FakeArtifactService::start();
+    let mut machine = second_machine(&service);
+    machine.set_variable("PAWL_TOKEN", "");
+    service.inject_fault(FakeServiceCall::List, .., InjectedFault::RetryAfter(503, 0));
+    check_page("P0512", &mut machine, 2);
+}
+
+#[test]
+fn p0513_refused_request() {
+    let service = FakeArtifactService::start();
+    let mut machine = second_machine(&service);
+    machine.set_variable("PAWL_TOKEN", "");
+    service.inject_fault(FakeServiceCall::Content, .., InjectedFault::Status(404));
+    check_page("P0513", &mut machine, 2);
+}
+
+#[test]
+fn p0514_digest_mismatch() {
+    let service = FakeArtifactService::start();
+    let mut machine = second_machine(&service);
+    let name = service.artifact_names().remove(0);
+    service.replace_content(&name, b"something else".to_vec());
+    check_page("P0514", &mut machine, 2);
+}
+
+#[test]
+fn p0515_oversized_artifact() {
+    let service = FakeArtifactService::start();
+    let mut machine = second_machine(&service);
+    service.add_artifact("pawl-shop-test-deploy-a01-s9999-large", &vec![0; (64 << 20) + 1]);
+    check_page("P0515", &mut machine, 2);
+}
+
+#[test]
+fn p0516_invalid_artifact_name() {
+    let service = FakeArtifactService::start();
+    let mut machine = ci_machine(&service);
+    machine.set_variable("GITHUB_JOB", "deploy/web");
+    check_page("P0516", &mut machine, 1);
+}
+
+#[test]
+fn p0520_journal_that_was_not_uploaded() {
+    let service = FakeArtifactService::start();
+    service.inject_fault(FakeServiceCall::Create, .., InjectedFault::RetryAfter(503, 0));
+    check_page("P0520", &mut ci_machine(&service), 1);
+}
+
+#[test]
+fn p0521_missing_journal() {
+    let service = FakeArtifactService::start();
+    let mut machine = ci_machine(&service);
+    machine.set_variable("PAWL_MISSING_JOURNAL", "fail");
+    check_page("P0521", &mut machine, 2);
+}
+
+#[test]
+fn p0522_journal_without_a_valid_mac() {
+    let service = FakeArtifactService::start();
+    let first = failed_first_attempt(&service, Some(KEY));
+    let content = service.content(&artifact_after_post(&first, &service));
+    let service = FakeArtifactService::start();
+    service.add_artifact("pawl-shop-test-deploy-a01-s0017-0f3c", &forge_checkpoint(&content, |_| Some(()), remove_mac));
+    let mut machine = fresh_machine(&first);
+    configure_ci(&mut machine, &service);
+    check_page("P0522", &mut machine, 2);
+}
+
+#[test]
+fn p0523_journal_of_another_plan() {
+    let service = FakeArtifactService::start();
+    let first = failed_first_attempt(&service, None);
+    let content = service.content(&artifact_after_post(&first, &service));
+    let other = |manifest: &mut serde_json::Value| manifest["plan"] = "deploy/prod.yml".into();
+    let service = FakeArtifactService::start();
+    service.add_artifact("pawl-shop-test-deploy-a01-s0017-0f3c", &forge_checkpoint(&content, |_| Some(()), other));
+    let mut machine = fresh_machine(&first);
+    configure_ci(&mut machine, &service);
+    check_page("P0523", &mut machine, 2);
+}
+
+#[test]
+fn p0526_invalid_variable_of_the_job() {
+    let service = FakeArtifactService::start();
+    let mut machine = ci_machine(&service);
+    machine.set_variable("GITHUB_RUN_ATTEMPT", "second");
+    check_page_of("P0526", &machine);
+}
