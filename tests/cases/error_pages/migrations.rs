@@ -70,17 +70,6 @@ fn p0315_migration_left_unfinished_by_another_tool() {
     check_page("P0315", &environment, DEPLOY);
 }
 
-/// A state that was restored counts epochs that the database has seen already.
-#[test]
-fn p0316_newer_attempt() {
-    let environment = migrated_environment();
-    environment.write("migrations/0003_orders.sql", "CREATE TABLE orders (id INTEGER PRIMARY KEY);\n");
-    environment.run(DEPLOY).assert_exit(0);
-    fs::remove_dir_all(environment.path(".pawl")).unwrap();
-    environment.write("migrations/0004_customers.sql", "CREATE TABLE customers (id INTEGER PRIMARY KEY);\n");
-    check_page("P0316", &environment, DEPLOY);
-}
-
 #[test]
 fn p0318_changed_statement() {
     let environment = migrate_environment("");
@@ -90,16 +79,6 @@ fn p0318_changed_statement() {
     environment.run(DEPLOY).assert_exit(1);
     environment.write(file, format!("{}CREATE INDEX by_id ON orders (id);\n", first.replace("orders", "purchases")));
     check_page("P0318", &environment, DEPLOY);
-}
-
-/// Another process migrates: it holds the lock beside the database.
-#[test]
-fn p0320_migration_lock_that_another_holds() {
-    let environment = migrate_environment("");
-    environment.edit("deploy.yml", "    grants:", "    timeout: 2s\n    grants:");
-    let lock = rusqlite::Connection::open(environment.path("deploy/test/shop.db-migrating")).unwrap();
-    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
-    check_page("P0320", &environment, DEPLOY);
 }
 
 #[test]

@@ -1,15 +1,13 @@
 //! Errors of commands, and of what the runner checks before the first step.
 
-use std::{fs, path::PathBuf, process::Stdio};
+use std::{fs, process::Stdio};
 
-use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 
 use super::check_page;
 use crate::support::{
     TestEnvironment,
     doc_blocks::{check_error_page, command_line, exit_code},
-    wait_until,
 };
 
 const DEPLOY: &[&str] = &["--local", "--release", "r1"];
@@ -46,13 +44,6 @@ fn p0202_resource_that_is_not_ready() {
 #[test]
 fn p0203_release_without_a_digest() {
     check_page("P0203", &packed(), &["--local", "--release", "r9"]);
-}
-
-#[test]
-fn p0204_unreadable_input_file() {
-    let environment = packed();
-    std::os::unix::fs::symlink("nowhere.sql", environment.path("migrations/0003_orders.sql")).unwrap();
-    check_page("P0204", &environment, DEPLOY);
 }
 
 #[test]
@@ -155,36 +146,6 @@ fn p0220_folder_of_a_new_step_that_is_not_empty() {
     let environment = packed();
     environment.write("warm/README.md", "");
     check_page("P0220", &environment, &["new-step", "warm"]);
-}
-
-/// While the rollback waits for the lock, which this test holds, the journal of another deployment appears.
-#[test]
-fn p0221_deployment_after_the_rollback_was_planned() {
-    let environment = TestEnvironment::new();
-    for label in ["r1", "r2", "r3"] {
-        environment.pack(label);
-        environment.deploy(label, &[]).assert_exit(0);
-    }
-    let (third, aside) = (".pawl/shop/test/attempt-000003.journal", "third");
-    fs::rename(environment.path(third), environment.path(aside)).unwrap();
-    let lock = fs::OpenOptions::new().read(true).write(true).open(environment.path(".pawl/shop/test/lock")).unwrap();
-    flock(&lock, FlockOperation::LockExclusive).unwrap();
-    let arguments = ["rollback", "--local", "--lock-wait", "1m"];
-    let rollback = environment.start_with_stderr(&arguments);
-    // It chose the release before it opens the lock file, which it keeps open while it waits.
-    let files = PathBuf::from(format!("/proc/{}/fd", rollback.id()));
-    let mut times_seen = 0;
-    wait_until("the rollback waits for the lock", || {
-        let files = fs::read_dir(&files).into_iter().flatten().flatten();
-        let has_lock = files.filter_map(|file| fs::read_link(file.path()).ok()).any(|path| path.ends_with("test/lock"));
-        times_seen = if has_lock { times_seen + 1 } else { 0 };
-        times_seen == 10
-    });
-    fs::rename(environment.path(aside), environment.path(third)).unwrap();
-    flock(&lock, FlockOperation::Unlock).unwrap();
-    let output = environment.output_of(rollback);
-    output.assert_exit(exit_code("P0221"));
-    check_error_page("P0221", Some(&command_line(&arguments)), &output.stderr, &environment.shown_paths());
 }
 
 #[test]
