@@ -53,6 +53,7 @@ impl SilentServer {
 /// Fails unless the step ends by its timeout. Where it is measured, the best of a few tries must end soon after the deadline: an overrun
 /// of the sandbox's own is in all of them.
 #[track_caller]
+#[expect(clippy::disallowed_methods, reason = "nothing stands outside of a test to pass the environment on")]
 fn assert_stopped(with: Value, grants: Value) -> GuestFixture {
     let mut overruns = Vec::new();
     let name = with.to_string();

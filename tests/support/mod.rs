@@ -114,7 +114,7 @@ impl TestEnvironment {
     /// What the documentation calls the folders of this one.
     pub fn shown_paths(&self) -> Vec<(String, &'static str)> {
         let path = |name: &str| self.root.path().join(name).display().to_string();
-        vec![(path("shop"), "/srv/shop"), (path("home"), "/home/ann"), (self.root.path().display().to_string(), "/srv")]
+        vec![(path("shop"), "/srv/shop"), (path("home"), "~"), (self.root.path().display().to_string(), "/srv")]
     }
 
     /// The bytes of an official module, which serves as a third-party one.

@@ -91,7 +91,7 @@ const MODULE_RULES: [ModuleRule; 4] = [
         module: "runner/src/report",
         but: &[],
         forbidden: &["crate::deploy", "db", "fetch", "hostio", "journal", "plan", "sandbox", "state"],
-        allowed: &["journal::event"],
+        allowed: &["journal::event", "journal::AttemptStatuses", "journal::FindingSummary", "journal::StepStatus"],
     },
     ModuleRule { module: "runner/crates/journal/src/decision", but: &[], forbidden: OUTSIDE, allowed: &[] },
     ModuleRule {

@@ -204,6 +204,6 @@ mod tests {
         for code in ErrorCode::ALL {
             assert_eq!(ErrorCode::parse(code.as_str()), Some(*code));
         }
-        assert_eq!(ErrorCode::parse("P0300"), None);
+        assert_eq!(ErrorCode::parse("P03"), None);
     }
 }

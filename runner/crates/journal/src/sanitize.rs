@@ -75,10 +75,10 @@ impl EventSanitizer<'_> {
     }
 
     fn full_object(&self, map: Map<String, Value>) -> Map<String, Value> {
-        match self.0.redact_json(Value::Object(map)) {
-            Value::Object(map) => map,
-            other => unreachable!("an object stays an object, got {other}"),
-        }
+        let Value::Object(map) = self.0.redact_json(Value::Object(map)) else {
+            unreachable!("an object stays an object")
+        };
+        map
     }
 
     /// Redacts an object that no decision depends on, and leaves it out if it is too large.
