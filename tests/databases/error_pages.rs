@@ -43,23 +43,6 @@ fn p0317_lost_migration_lock() {
     check_page("P0317", &shop, DEPLOY, output);
 }
 
-/// What a kill in the midst of a statement leaves, which nobody can tell by the catalog.
-#[test]
-fn p0319_statement_with_an_unknown_outcome() {
-    let database = TestDatabase::new(TestDbEngine::Mariadb);
-    database.sql("create table called (id integer)");
-    let shop = MigrationFixture::new(&database, "");
-    shop.write_migration("0001_p.sql", "create procedure p() insert into called values (1);\n");
-    shop.deploy().assert_exit(0);
-    shop.write_migration("0002_p.sql", "call p();\ncall p();\n");
-    database.sql(
-        "insert into _pawl_ledger (kind, version, number, state, hash, note, epoch, at) values \
-         ('statement', '0002', 2, 'intent', 'x', '{\"about\": \"nothing\", \"before\": \"\"}', 1, '')",
-    );
-    let output = shop.deploy();
-    check_page("P0319", &shop, DEPLOY, output);
-}
-
 #[test]
 fn p0321_unreachable_database() {
     let database = TestDatabase::new(TestDbEngine::Postgres);
