@@ -1,5 +1,6 @@
-//! Times the journal: an intent and its outcome, each appended and synced, beside bare writes with `fdatasync` of lines that
-//! are as long. Prints two medians in nanoseconds a record: ours, then the bare one. For `cargo xtask bench append`.
+//! Times the journal: appends and syncs an intent and its outcome, and compares this with bare writes and `fdatasync` of
+//! lines of the same length. Prints two medians in nanoseconds per record: the journal's, then the bare one. For
+//! `cargo xtask bench append`.
 
 use std::{
     fs::OpenOptions,

@@ -11,7 +11,7 @@ use sandbox::UserPaths;
 
 const ROUNDS: usize = 500;
 
-/// No directory is granted, so that no system call of ours is measured beside the sandbox.
+/// Grants no directory, so that the benchmark measures the sandbox and no file access of the host.
 const PLAN: &str = r#"{"version": 1, "app": "bench", "steps": {"check": {
     "uses": "verify", "with": {"tcp": ["127.0.0.1:1"]}, "grants": {"tcp": ["127.0.0.1:1"]}}}}"#;
 

@@ -1,11 +1,11 @@
-//! A deployment, from the lock to its release: the only place that sees every stage.
+//! Runs one attempt of a deployment, from acquiring the lock to releasing it.
 //!
-//! [`run`] is the procedure. Each stage has a type of its own: the [`RunningAttempt`] that is under way, its [`StepRunner`] and
-//! [`HookRunner`], the calls of modules by an [`Executor`], the rollback, and the [`AttemptConclusion`]. The order intent, effect, outcome
-//! is in the types of [`journal`](journal). A failure before the point of no return holds; after it, with
-//! `on-failure: rollback` and a verified release before it, everything back to that point is undone.
-//! Deliberately absent: rules (those are [`decision`](journal::decision)'s), output (an observer of the journal's), and the
-//! command line.
+//! [`run`] is the procedure. Each stage has its own type: [`RunningAttempt`], its [`StepRunner`] and [`HookRunner`],
+//! the [`Executor`] that calls modules, the rollback, and [`AttemptConclusion`]. The types of [`journal`](journal)
+//! enforce the order intent, effect, outcome. A failure before the point of no return leaves everything as it is. A
+//! failure after it undoes everything back to that point, if the plan says `on-failure: rollback` and the previous
+//! release was verified. Deliberately absent: the decision rules (see [`decision`](journal::decision)), the output (an
+//! observer of the journal prints it), and the command line.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
@@ -53,16 +53,16 @@ pub struct AttemptResult {
     pub exit: ExitKind,
     pub header: JournalHeader,
     pub took: Duration,
-    /// What stopped it.
+    /// The error that stopped it.
     pub error: Option<Diagnostic>,
-    /// What failed without changing how it ended.
+    /// The failures that did not change how it ended.
     pub warnings: Vec<Notice>,
 }
 
-/// Deploys: one attempt, from the lock to its release.
+/// Runs one attempt: acquires the lock, runs the hooks and steps, and releases the lock.
 ///
 /// # Errors
-/// What keeps an attempt from beginning. Once it has begun, every end is an [`AttemptResult`].
+/// The errors that keep an attempt from beginning. Once it has begun, it always returns an [`AttemptResult`].
 pub async fn run(
     mut request: DeploymentRequest<'_>,
     interrupt: Interrupt,
@@ -94,7 +94,7 @@ pub async fn run(
     let close_timeout = attempt.close_timeout().await;
     let header = attempt.header.clone();
     drop(attempt);
-    // Nothing of ours may still work when the lock goes.
+    // No work of this process may still be running when the lock is released.
     sandbox::wait_for_blocking_tasks().await;
     if let Err(error) = lock.close(close_timeout).await {
         conclusion.lock_not_closed(&error);
@@ -103,14 +103,14 @@ pub async fn run(
     Ok(AttemptResult { exit, header, took: started.elapsed(), error, warnings })
 }
 
-/// Everything from the first hook to the last step.
+/// Uploads the journal, then runs the `before` hooks and all steps.
 async fn run_hooks_and_steps(attempt: &mut RunningAttempt<'_>) -> Result<(), AttemptError> {
     attempt.publish_journal().await?;
     HookRunner { attempt: &mut *attempt }.run_before().await?;
     StepRunner { attempt }.run_all().await
 }
 
-/// Writes the last line; after a verified deployment, old releases are removed.
+/// Writes the last entry of the journal, and removes old releases after a verified deployment.
 async fn end(attempt: &mut RunningAttempt<'_>, conclusion: &mut AttemptConclusion) {
     let is_verified = attempt.is_verified(conclusion.exit);
     match attempt.journal.record_end(conclusion.exit, is_verified) {

@@ -1,15 +1,15 @@
 //! Pawl: a deployment runner that resumes instead of restarting.
 //!
 //! ```text
-//!   deploy.yml ──► plan ──► schedule ──► sandbox ──► journal ──► report
+//!   deploy.yml ──► plan ──► decision ──► sandbox ──► journal ──► report
 //!                   │          ▲            │           │          │
 //!                   │          └── state ◄──┼───────────┘          ▼
-//!                   └────────────────────  drive  ──────────►  terminal, JSON
+//!                   └───────────────────  deploy  ─────────►  terminal, JSON
 //! ```
 //!
-//! Start at [`drive`], the only loop; it asks [`schedule`] what to do about each step, lets [`sandbox`] do it, and writes
-//! to [`journal`] before and after. Dependencies point one way: `plan ← journal ← {schedule, sandbox} ← drive ← cli`;
-//! `report` reads `journal::event` only; nothing imports `cli`. docs/architecture.md has the whole picture.
+//! Start at [`deploy::run`]. For each step it asks [`decide`](journal::decision::decide) what to do, calls the step's
+//! module in the [`sandbox`], and writes to the [`journal`] before and after. Dependencies point one way, and nothing
+//! imports `cli`; `report` reads only the journal's events and statuses. docs/architecture.md describes every crate.
 
 pub mod cli;
 pub mod deploy;

@@ -1,4 +1,4 @@
-//! An attempt that is under way: its journal, and what is known so far.
+//! The running attempt: its journal, and what its steps have returned so far.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -17,26 +17,26 @@ use journal::{
 };
 use state::DeploymentLock;
 
-/// How long the rest of the journal may take to reach the state at the end.
+/// The longest time to upload the rest of the journal at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
-/// The same from a signal on: everything must be over within 7 s of it.
+/// The same, counted from a signal: the process must end within 7 s of it.
 const CLOSE_TIMEOUT_AFTER_SIGNAL: Duration = Duration::from_secs(6);
 
-/// An attempt that is under way.
+/// An attempt that has begun and not ended.
 pub(super) struct RunningAttempt<'a> {
     pub(super) request: &'a DeploymentRequest<'a>,
     pub(super) interrupt: Interrupt,
     pub(super) header: JournalHeader,
     pub(super) journal: Journal,
-    /// What the steps so far returned.
+    /// The outputs of the steps so far.
     pub(super) outputs: BTreeMap<StepId, Map<String, Value>>,
-    /// What programs that steps start find in their environment.
+    /// The environment variables for programs that steps start.
     pub(super) step_environment: StepEnvironment,
     lock: &'a DeploymentLock,
 }
 
 impl<'a> RunningAttempt<'a> {
-    /// Makes the journal, with the records before the first step.
+    /// Creates the journal, and writes its entries up to the first step.
     pub(super) fn begin(
         request: &'a DeploymentRequest<'a>,
         lock: &'a DeploymentLock,
@@ -72,7 +72,7 @@ impl<'a> RunningAttempt<'a> {
         &self.request.overrides
     }
 
-    /// What a step can see of this attempt.
+    /// The data of this attempt that a step depends on.
     pub(super) fn view(&self) -> AttemptView<'_> {
         AttemptView {
             prepared: self.prepared(),
@@ -83,14 +83,14 @@ impl<'a> RunningAttempt<'a> {
         }
     }
 
-    /// A call of a step's module.
+    /// Prepares a call of a step's module.
     pub(super) fn call<'c>(&'c mut self, planned: &'c PlannedStep) -> JournaledCall<'c> {
         let executor = self.request.prepared.executor(planned);
         JournaledCall { journal: &mut self.journal, interrupt: &self.interrupt, executor, planned }
     }
 
-    /// Tells the state of this attempt. One that nobody else knows of would be a fork, if this machine were lost and another
-    /// continued.
+    /// Uploads the journal, so that other machines know of this attempt. If this machine were lost before that, another
+    /// machine would continue from an older journal, and the history would fork.
     pub(super) async fn publish_journal(&self) -> Result<(), AttemptError> {
         let journal: &Path = self.journal.path();
         tokio::select! {
@@ -100,7 +100,7 @@ impl<'a> RunningAttempt<'a> {
         }
     }
 
-    /// Confirms that the lock is ours, unless interrupted meanwhile for longer than a call may continue.
+    /// Confirms that this attempt holds the lock; gives up when the grace period after a signal is over.
     pub(super) async fn confirm_lock(&self) -> Result<(), AttemptError> {
         tokio::select! {
             biased;
@@ -109,12 +109,12 @@ impl<'a> RunningAttempt<'a> {
         }
     }
 
-    /// Whether an attempt that ends so leaves its release live and verified.
+    /// Whether the release is live and verified after an attempt that ends with `exit`.
     pub(super) fn is_verified(&self, exit: ExitKind) -> bool {
         exit == ExitKind::Success && self.overrides().selection == Selection::All
     }
 
-    /// How long closing the lock may take now.
+    /// The time that is left for closing the lock.
     pub(super) async fn close_timeout(&self) -> Duration {
         if !self.interrupt.is_requested() {
             return CLOSE_TIMEOUT;
@@ -145,7 +145,8 @@ fn override_notes(overrides: &DeployOverrides) -> Vec<JournalNote> {
     notes
 }
 
-/// The same release and the newest run unfinished: its next attempt. Otherwise a new run.
+/// The header of the next attempt. It continues the newest run if that run deploys the same release and is unfinished;
+/// otherwise it starts a new run.
 pub(super) fn next_header(prepared: &PreparedPlan, state: &JournalState, epoch: u64, by: &str) -> JournalHeader {
     let (run, attempt) = match state.attempts.last() {
         Some(last) if last.header.release.is_same(&prepared.release) && !is_finished(last.exit, last.verified) => {
@@ -169,12 +170,12 @@ pub(super) fn next_header(prepared: &PreparedPlan, state: &JournalState, epoch: 
     }
 }
 
-/// Whether nothing is left to do of a run whose last attempt ended so.
+/// Whether a run is finished, given how its last attempt ended.
 fn is_finished(exit: Option<ExitKind>, verified: bool) -> bool {
     verified || exit == Some(ExitKind::RolledBack)
 }
 
-/// Short, unique within (app, environment), and telling: the epoch at which the run began, and its release.
+/// A short id, unique within (app, environment): the epoch at which the run began, and a hash of its release.
 fn new_run_id(epoch: u64, release: &Release) -> RunId {
     let content = release.digest.as_ref().map_or_else(|| release.label.to_string(), ToString::to_string);
     let run = format!("{epoch}-{}", Blake3Hash::of(content.as_bytes()).hex_prefix(6));

@@ -1,4 +1,4 @@
-//! The calls of one step during an attempt: while a call runs, its messages go to the journal as they come.
+//! Calls a step's module during an attempt, and writes its messages to the journal while the call runs.
 
 use std::{
     future::Future,
@@ -13,13 +13,13 @@ use contract::step::{ProbeFinding, Receipt, StepFailure, StepOutcome, StepProgre
 use journal::{Journal, MessageRedactor, StepIntent, StepTarget, UndoIntent, event::ProbeInput, file::JournalNote};
 use plan::PlanStep;
 
-/// How long a message that may end in the midst of a secret waits for the next one.
+/// How long a message that may end inside a secret waits for the next one.
 const MESSAGE_FLUSH_DELAY: Duration = Duration::from_millis(100);
 
-/// How many messages are written before the call goes on.
+/// The most messages that are written before the call is polled again.
 const MESSAGE_BATCH_SIZE: usize = 64;
 
-/// Calls the module of one step, and writes what comes of it.
+/// A call of a step's module whose messages and result are recorded in the journal.
 pub(super) struct JournaledCall<'a> {
     pub(super) journal: &'a mut Journal,
     pub(super) interrupt: &'a Interrupt,
@@ -28,7 +28,7 @@ pub(super) struct JournaledCall<'a> {
 }
 
 impl JournaledCall<'_> {
-    /// Asks the module's probe about an input.
+    /// Calls the module's probe with an input, and records its finding.
     pub(super) async fn probe(self, input: &Value, probed_input: ProbeInput) -> Result<ProbeFinding, AttemptError> {
         let Self { journal, interrupt, executor, planned } = self;
         let (messages, received) = unbounded_channel();
@@ -41,7 +41,7 @@ impl JournaledCall<'_> {
         Ok(finding)
     }
 
-    /// Has the effect, and records its outcome. `step` is the planned one, with the environment of its programs.
+    /// Calls `apply`, and records its outcome. `step` is the planned step with the environment of its programs added.
     pub(super) async fn apply(self, step: &PlanStep, intent: StepIntent) -> Result<StepOutcome, AttemptError> {
         let Self { journal, interrupt, executor, planned } = self;
         let (messages, received) = unbounded_channel();
@@ -53,7 +53,7 @@ impl JournaledCall<'_> {
         Ok(outcome)
     }
 
-    /// Undoes the effect, and records how that ended. Returns why it is not undone.
+    /// Calls `revert`, and records its outcome. Returns the failure, if the effect was not undone.
     pub(super) async fn revert(
         self,
         intent: UndoIntent,
@@ -71,8 +71,8 @@ impl JournaledCall<'_> {
     }
 }
 
-/// Runs a call to its end, or until `enough`; its messages are written on the way. A call that is given up leaves its
-/// intent without an outcome: the next attempt looks before it acts.
+/// Runs a call until it ends or `abort` resolves, and writes its messages meanwhile. An aborted call leaves its intent
+/// without an outcome, so the next attempt probes before it acts.
 async fn run_with_messages<T>(
     journal: &mut Journal,
     step_target: &StepTarget,
@@ -91,7 +91,7 @@ async fn run_with_messages<T>(
     let result = loop {
         tokio::select! {
             biased;
-            // First, so that a flood of messages can't keep the call from its deadline.
+            // The call is polled first, so that a flood of messages can't delay its deadline.
             answer = &mut call => break answer,
             1.. = messages.recv_many(&mut batch, MESSAGE_BATCH_SIZE) => {
                 for progress in batch.drain(..) {

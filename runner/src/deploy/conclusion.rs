@@ -1,4 +1,4 @@
-//! How an attempt ends: its exit, and what is said of it.
+//! The conclusion of an attempt: its exit kind, its error and its warnings.
 
 use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind, Notice, SourceExcerpt};
 use journal::{JournalError, RecordStatus, Redactor, StepTarget};
@@ -11,22 +11,23 @@ use super::{
     rollback::RollbackResult,
 };
 
-/// How an attempt ends.
+/// The exit kind, error and warnings of an attempt.
 pub(super) struct AttemptConclusion {
     pub(super) exit: ExitKind,
-    /// What stopped it.
+    /// The error that stopped it.
     pub(super) error: Option<Diagnostic>,
-    /// What failed without changing how it ends.
+    /// The failures that do not change how it ends.
     pub(super) warnings: Vec<Notice>,
 }
 
 impl AttemptConclusion {
-    /// Every selected step is done.
+    /// The conclusion after every selected step is done.
     pub(super) fn succeeded() -> Self {
         Self { exit: ExitKind::Success, error: None, warnings: Vec::new() }
     }
 
-    /// An error ended it, and a rollback is over. Asked only then: a step that was undone will not be skipped.
+    /// The conclusion after an error. Call it after the rollback, because the hint lists the steps that the next
+    /// attempt will skip, and undone steps are not among them.
     pub(super) fn failed(attempt: &RunningAttempt<'_>, error: &AttemptError, rollback: RollbackResult) -> Self {
         let mut diagnostic = diagnostic(attempt, error);
         match rollback {
@@ -49,7 +50,7 @@ impl AttemptConclusion {
         Self { exit: diagnostic.exit, error: Some(diagnostic), warnings: Vec::new() }
     }
 
-    /// The last line could not be written. What stopped the attempt before is worse.
+    /// Adds that the last entry could not be written. An earlier error takes precedence.
     pub(super) fn end_not_recorded(&mut self, error: &JournalError) {
         if self.error.is_none() {
             let diagnostic = Diagnostic::from(error);
@@ -58,7 +59,7 @@ impl AttemptConclusion {
         }
     }
 
-    /// The end could not be told to the state, or the lock was lost.
+    /// Adds that the lock was lost, or that the rest of the journal could not be uploaded.
     pub(super) fn lock_not_closed(&mut self, closed: &LockError) {
         match (closed, self.error.take()) {
             (_, None) => {
@@ -66,14 +67,14 @@ impl AttemptConclusion {
                 self.exit = diagnostic.exit;
                 self.error = Some(diagnostic);
             }
-            // That the lock is lost was said already.
+            // The error already says that the lock was lost.
             (LockError::Lost { .. }, Some(error)) if error.code == ErrorCode::LockLost => self.error = Some(error),
             (_, Some(error)) => self.error = Some(error.with_cause(format!("also: {closed}"))),
         }
     }
 }
 
-/// An error, with what an operator can do next, and without what the journal hides.
+/// The diagnostic of an error: with the operator's next command, and without secrets.
 fn diagnostic(attempt: &RunningAttempt<'_>, error: &AttemptError) -> Diagnostic {
     let (prepared, state) = (attempt.prepared(), attempt.journal.state());
     let is_done = |step_target: &StepTarget| matches!(state.status(step_target), Some(RecordStatus::Succeeded(_)));
@@ -100,7 +101,7 @@ fn diagnostic(attempt: &RunningAttempt<'_>, error: &AttemptError) -> Diagnostic 
     redacted(diagnostic, attempt.journal.redactor())
 }
 
-/// A module may repeat what a program printed: what the journal hides, the error hides too.
+/// Removes secrets from a diagnostic, because a module's message may repeat what a program printed.
 fn redacted(diagnostic: Diagnostic, redactor: &Redactor) -> Diagnostic {
     Diagnostic {
         message: redactor.redact(&diagnostic.message),

@@ -1,7 +1,7 @@
-//! What programs that steps and hooks start find in their environment, beside what the plan grants.
+//! The environment variables that every program started by a step or hook gets, in addition to the granted ones.
 //!
-//! They are told whose deployment they are part of, so that a `runner` among them neither waits for our lock nor takes part
-//! without it. Deliberately absent: what that runner does with it (`cli::guards`).
+//! They identify the deployment and its lock, so that a nested `runner` neither waits for this lock nor deploys without
+//! it. Deliberately absent: the checks of the nested runner (`cli::guards`).
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use journal::event::JournalHeader;
 use plan::{ConfidentialText, EnvGrant, PlanStep};
 use state::{LockToken, StateStore};
 
-/// Variables for the programs that a deployment starts, beside those that the plan grants.
+/// The `PAWL_…` variables for the programs that a deployment starts.
 pub(super) struct StepEnvironment(Vec<(&'static str, String)>);
 
 impl StepEnvironment {
@@ -33,7 +33,7 @@ impl StepEnvironment {
         self.0.push((name, value));
     }
 
-    /// A step with the variables, if it can start programs. Its fingerprint does not include them.
+    /// Adds the variables to a step that can start programs. The fingerprint of the step does not include them.
     pub(super) fn apply_to<'s>(&self, step: &'s PlanStep) -> Cow<'s, PlanStep> {
         if step.grants.programs.is_empty() {
             return Cow::Borrowed(step);

@@ -1,4 +1,4 @@
-//! Why an attempt ends before its plan does, in words for the user.
+//! The errors that end an attempt early, and their diagnostics for the user.
 
 use std::path::{Component, Path};
 
@@ -11,35 +11,35 @@ use journal::{JournalError, Redactor, StepTarget, event::DecisionReason};
 use plan::PlanStep;
 use state::LockError;
 
-/// Why an attempt ends early.
+/// An error that ends an attempt early.
 #[derive(Debug)]
 pub enum AttemptError {
-    /// A step failed; `known` unless its outcome can't be told.
+    /// A step failed; `outcome_known` is false if it may have had its effect.
     Failed { step_target: StepTarget, failure: StepFailure, outcome_known: bool },
-    /// An operator must say.
+    /// A step is in doubt, and an operator must decide.
     InDoubt { step_target: StepTarget, reason: DecisionReason },
-    /// Something in the plan, found out only now.
+    /// An error in the plan that only showed during the attempt.
     Plan(Diagnostic),
     /// A step could not be undone.
     UndoFailed { step_target: StepTarget, failure: StepFailure },
-    /// A rollback would pass over a step that the plan calls irreversible.
+    /// The rollback did not begin, because a step that the plan marks irreversible may have had its effect.
     Irreversible { step_target: StepTarget, not_undone: Vec<StepTarget> },
-    /// The journal can't be written: nothing more may be done.
+    /// The journal can't be written, so no further step may run.
     Journal(JournalError),
-    /// The lock is not ours, or that can't be told: nothing more may be done.
+    /// The lock is lost or can't be confirmed, so no further step may run.
     Lock(LockError),
-    /// SIGINT or SIGTERM.
+    /// The process got SIGINT or SIGTERM.
     Interrupted,
 }
 
-/// How an operator goes on.
+/// The facts for the hint that tells the operator how to resume.
 #[derive(Clone, Copy, Debug)]
 pub struct ResumeHint<'a> {
-    /// The command that continues.
+    /// The command that resumes the deployment.
     pub resume_command: &'a str,
     /// The steps that it will skip.
     pub skipped_steps: &'a [String],
-    /// The step after the one that halted, if there is one.
+    /// The step after the one that stopped, if there is one.
     pub next_step: Option<&'a StepId>,
 }
 
@@ -56,7 +56,7 @@ impl From<LockError> for AttemptError {
 }
 
 impl AttemptError {
-    /// The step that it is about, if it is about one.
+    /// The step that the error is about, if any.
     pub(super) fn step_target(&self) -> Option<&StepTarget> {
         match self {
             Self::Failed { step_target, .. }
@@ -67,7 +67,7 @@ impl AttemptError {
         }
     }
 
-    /// The error in a few words, without secrets: for what fails beside the steps.
+    /// A short text of the error, without secrets, for warnings about hooks and pruning.
     pub(super) fn short_text(&self, redactor: &Redactor) -> String {
         match self {
             Self::Failed { failure, .. } => redactor.redact(&failure.message),
@@ -81,7 +81,7 @@ impl AttemptError {
         }
     }
 
-    /// The error, with what an operator can do next.
+    /// The diagnostic of the error, with the operator's next command as its hint.
     #[must_use]
     pub fn diagnostic(&self, attempt: AttemptNumber, resume_hint: &ResumeHint<'_>) -> Diagnostic {
         let ResumeHint { resume_command: again, skipped_steps: done, .. } = resume_hint;
@@ -127,7 +127,7 @@ impl AttemptError {
     }
 }
 
-/// Why a step is in doubt, with its code, and what an operator can do.
+/// The error code, message and hint for a step that is in doubt.
 fn in_doubt(step: &StepId, reason: &DecisionReason, resume_hint: &ResumeHint<'_>) -> (ErrorCode, String, String) {
     let again = resume_hint.resume_command;
     let run_it_again = format!("run `{again} --accept-drift {step}`");
@@ -167,7 +167,7 @@ fn in_doubt(step: &StepId, reason: &DecisionReason, resume_hint: &ResumeHint<'_>
             let hint = format!("fix the cause, then run `{again}` again; `runner logs {step}` shows details");
             (ErrorCode::ProbeFailed, format!("its probe failed: {message}"), hint)
         }
-        // The decision stops a step for none of these.
+        // No decision stops a step for one of these reasons.
         DecisionReason::NeverRan
         | DecisionReason::Reverted
         | DecisionReason::FailedBefore
@@ -186,7 +186,7 @@ fn in_doubt(step: &StepId, reason: &DecisionReason, resume_hint: &ResumeHint<'_>
     }
 }
 
-/// The code that a failure of a migration has of its own: a module may name no other.
+/// The error code that a migration failure states. Other codes that a module states are ignored.
 pub(super) fn migration_code(failure: &StepFailure) -> Option<ErrorCode> {
     const STATED: [ErrorCode; 12] = [
         ErrorCode::MigrationChanged,
@@ -205,7 +205,7 @@ pub(super) fn migration_code(failure: &StepFailure) -> Option<ErrorCode> {
     failure.stated_code().filter(|code| STATED.contains(code))
 }
 
-/// What a failure of migrations is to an operator who asked for something.
+/// The diagnostic of a migration failure, for the `runner migrate` commands.
 #[must_use]
 pub fn migration_diagnostic(failure: &StepFailure) -> Diagnostic {
     let code = migration_code(failure).unwrap_or(ErrorCode::StepFailed);
@@ -216,7 +216,8 @@ pub fn migration_diagnostic(failure: &StepFailure) -> Diagnostic {
     }
 }
 
-/// Where a failure is in the user's files: a module names a file as `<granted directory>/<path>`, with its line and column.
+/// The location of a failure in the user's files. The module states it as `<granted directory>/<path>`, line and
+/// column.
 pub(super) fn failure_location(failure: &StepFailure, step: &PlanStep) -> Option<SourceLocation> {
     let (directory, inside) = failure.details.get("file")?.as_str()?.split_once('/')?;
     let is_inside = |part: Component<'_>| matches!(part, Component::Normal(_));
@@ -229,13 +230,13 @@ pub(super) fn failure_location(failure: &StepFailure, step: &PlanStep) -> Option
     Some(SourceLocation { path: grant.path.join(inside), line: number("line"), column: number("column") })
 }
 
-/// A failure in one line: place, message.
+/// A failure in one line: location and message.
 fn failure_summary(failure: &StepFailure) -> String {
     let text = |name: &str| failure.details.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
     let line = failure.details.get("line").and_then(serde_json::Value::as_u64);
     match (text("file"), line) {
         (Some(file), Some(line)) => format!("{file}:{line}: {}", failure.message),
-        // Where the message names the file already, its path adds nothing.
+        // A message that already names the file needs no path.
         (Some(file), None) if !failure.message.contains(file.rsplit('/').next().unwrap_or(&file)) => {
             format!("{file}: {}", failure.message)
         }

@@ -1,7 +1,7 @@
-//! Where the calls of a step run. Today that is this machine alone.
+//! Runs the calls of a step on its target, which today is always this machine.
 //!
-//! Invariant: an effect needs its intent on record, and gives the completion that the journal takes: the types of
-//! [`journal`](journal) say so on both sides. Deliberately absent: what to call when, and the journal.
+//! Invariant: every effect consumes a recorded intent, and returns the completion that the journal records; the types
+//! of [`journal`](journal) enforce both. Deliberately absent: the order of calls, and writing to the journal.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use super::modules::LoadedModules;
 /// Makes the calls of steps on one target.
 #[async_trait(?Send)]
 pub trait Executor {
-    /// The hashes of all files that a configuration makes inputs, by the name that the configuration has for them.
+    /// Hashes all files that a configuration names as inputs. The keys are their names in the configuration.
     ///
     /// # Errors
     /// [`InputError`] when one can't be read.
@@ -32,10 +32,10 @@ pub trait Executor {
         config: &Value,
     ) -> Result<BTreeMap<String, Blake3Hash>, InputError>;
 
-    /// What `apply` would do.
+    /// Returns the changes that `apply` would make.
     ///
     /// # Errors
-    /// Why the module can't tell.
+    /// The module's failure, if it can't foresee them.
     async fn preview(
         &self,
         step: &PlanStep,
@@ -43,13 +43,13 @@ pub trait Executor {
         messages: ProgressSender,
     ) -> Result<Vec<PreviewChange>, StepFailure>;
 
-    /// Whether the effect of an input holds.
+    /// Probes whether the effect of an input holds.
     async fn probe(&self, step: &PlanStep, input: &Value, messages: ProgressSender) -> ProbeFinding;
 
-    /// Has the effect that is on record as intended.
+    /// Applies the step, as its recorded intent says.
     async fn apply(&self, step: &PlanStep, intent: StepIntent, messages: ProgressSender) -> StepCompletion;
 
-    /// Undoes the effect that is on record as to be undone.
+    /// Undoes the step, as its recorded undo intent says.
     async fn revert(
         &self,
         step: &PlanStep,
@@ -67,7 +67,7 @@ pub struct LocalExecutor {
 }
 
 impl LocalExecutor {
-    /// An executor of steps whose modules are loaded.
+    /// Creates an executor for loaded modules.
     pub(super) fn new(runtime: ModuleRuntime, modules: LoadedModules) -> Self {
         Self { runtime, modules }
     }

@@ -1,7 +1,7 @@
 //! The fingerprint of a step: what it depends on, hashed component by component (docs/journal.md).
 //!
-//! Secrets enter by name, databases by scheme, host, port and name, files by content. Paths inside the plan's folder enter
-//! relative to it, so that another checkout on another machine has the same fingerprint.
+//! A secret is hashed by its name, a database by scheme, host, port and name, and a file by its content. Paths inside
+//! the plan's folder are hashed relative to it, so that a checkout on another machine has the same fingerprint.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -13,10 +13,10 @@ use contract::{Digest, StepId, TargetName, hash::Blake3Hash};
 use journal::event::{Fingerprint, Release};
 use plan::{ArgumentPattern, ConfidentialText, DirAccess, EnvGrant, NetworkScope, SecretAccess, StepGrants};
 
-/// The contract that modules are built for.
+/// The version of the step contract that modules are built for.
 const CONTRACT_VERSION: &str = "pawl:step@0.1.1";
 
-/// What a fingerprint is made of.
+/// The data that a fingerprint is computed from.
 pub(super) struct FingerprintParts<'a> {
     pub(super) module: &'a Digest,
     pub(super) config: &'a Value,
@@ -115,7 +115,7 @@ fn grants_json(grants: &StepGrants, folder: &Path) -> Value {
     })
 }
 
-/// Which database a URL means, without user, password and options.
+/// The database that a URL names, without user, password and options.
 fn database_identity(url: &str, folder: &Path) -> String {
     if let Some(path) = url.strip_prefix("sqlite:") {
         return format!("sqlite:{}", relative_to(folder, Path::new(path)));

@@ -1,7 +1,7 @@
-//! What runs around the steps: hooks, in each attempt, never skipped, under the lock.
+//! Runs the hooks around the steps: in every attempt, under the lock, and never skipped.
 //!
-//! Invariant: `before` ends the attempt if it fails, while nothing is touched; `after` and `on-failure` change nothing about how
-//! an attempt ends.
+//! Invariant: a failing `before` hook ends the attempt before anything is changed; `after` and `on-failure` hooks never
+//! change how an attempt ends.
 
 use super::{AttemptError, PlannedStep, attempt::RunningAttempt, step::StepRunner};
 use contract::diagnostic::{ExitKind, Notice};
@@ -12,7 +12,7 @@ pub(super) struct HookRunner<'r, 'a> {
 }
 
 impl HookRunner<'_, '_> {
-    /// Runs what the plan has before the first step.
+    /// Runs the `before` hooks.
     pub(super) async fn run_before(&mut self) -> Result<(), AttemptError> {
         for hook in &self.attempt.prepared().hooks.before {
             self.run(hook).await?;
@@ -20,7 +20,7 @@ impl HookRunner<'_, '_> {
         Ok(())
     }
 
-    /// Runs what the plan has for an attempt that ends so. Returns what failed there.
+    /// Runs the `after` or `on-failure` hooks, depending on how the attempt ends. Returns a warning for each failure.
     pub(super) async fn run_closing(&mut self, exit: ExitKind) -> Vec<Notice> {
         let hooks = &self.attempt.prepared().hooks;
         let (hooks, result) = match exit {

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: the running call gets a short grace, then the attempt ends with its state saved.
+//! Handles SIGINT and SIGTERM: the running call gets a grace period, then the attempt ends with its state saved.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use tokio::{
 
 use super::AttemptError;
 
-/// A call that runs when the signal comes may go on for so long: release and exit must be done within 7 s of it.
+/// How long a running call may continue after a signal. The process must release the lock and exit within 7 s of it.
 const GRACE_PERIOD: Duration = Duration::from_secs(3);
 
-/// Whether this process was asked to stop.
+/// A request to stop this process, by SIGINT or SIGTERM.
 #[derive(Clone, Debug)]
 pub struct Interrupt {
-    /// When, if it was.
+    /// The time of the request; none if there was none yet.
     requested_at: watch::Receiver<Option<Instant>>,
 }
 
@@ -34,7 +34,7 @@ impl Interrupt {
                 _ = terminate.recv() => {}
             }
             ask.send_replace(Some(Instant::now()));
-            // Keeps the channel open: nobody waits for a second signal.
+            // Keeps the channel open. Further signals are ignored.
             std::future::pending::<()>().await;
         });
         Ok(Self { requested_at: asked })
@@ -50,7 +50,7 @@ impl Interrupt {
         self.requested_at.borrow().is_some()
     }
 
-    /// Waits, unless asked to stop.
+    /// Sleeps. Fails as soon as the process is asked to stop.
     pub(super) async fn pause(&self, pause: Duration) -> Result<(), AttemptError> {
         tokio::select! {
             () = tokio::time::sleep(pause) => Ok(()),
@@ -58,13 +58,13 @@ impl Interrupt {
         }
     }
 
-    /// Returns when the grace of running calls is over: one for all of them, from the signal on.
+    /// Returns when the grace period is over. It starts at the signal and is the same for all calls.
     pub(super) async fn grace_period_over(&self) {
         let asked_at = self.requested().await;
         tokio::time::sleep_until(asked_at + GRACE_PERIOD).await;
     }
 
-    /// Returns when this process is asked to stop, with the moment.
+    /// Waits until this process is asked to stop, and returns the time of the request.
     pub async fn requested(&self) -> Instant {
         let mut asked = self.requested_at.clone();
         match asked.wait_for(Option::is_some).await.map(|asked| *asked) {

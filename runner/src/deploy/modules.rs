@@ -1,4 +1,4 @@
-//! The modules of a plan, loaded, with what they say of themselves.
+//! Loads the modules of a plan, with their descriptions.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -16,7 +16,7 @@ use sandbox::{
 pub(super) struct LoadedModules(BTreeMap<String, (LoadedModule, ModuleDescription)>);
 
 impl LoadedModules {
-    /// Loads each module of a plan once. One that can't be loaded is an error at each step that uses it.
+    /// Loads each module of a plan once. If one can't be loaded, each step that uses it gets an error.
     pub(super) async fn load(runtime: &ModuleRuntime, plan: &Plan) -> (Self, Vec<Diagnostic>) {
         let (mut modules, mut problems) = (BTreeMap::new(), Vec::new());
         for step in plan.all_steps() {
@@ -30,13 +30,13 @@ impl LoadedModules {
         (Self(modules), problems)
     }
 
-    /// The module of a step, if it could be loaded.
+    /// Returns the module of a step, if it could be loaded.
     pub(super) fn of(&self, step: &PlanStep) -> Option<&(LoadedModule, ModuleDescription)> {
         self.0.get(&module_display_name(&step.uses))
     }
 }
 
-/// The engine that modules are loaded into.
+/// Creates the runtime that modules are loaded into.
 pub(super) fn new_runtime(cache_dirs: UserPaths, notify: &NoticeHandler) -> Result<ModuleRuntime, Diagnostic> {
     ModuleRuntime::new(cache_dirs, Arc::clone(notify)).map_err(|error| engine_fault(&error))
 }

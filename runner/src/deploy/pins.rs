@@ -1,7 +1,8 @@
-//! The modules of a plan against `deploy.lock`, which lies beside it.
+//! Compares the modules of a plan with `deploy.lock`, the lock file next to it.
 //!
-//! As with Cargo.lock: who deploys from a laptop makes the file and adds what is new; a CI takes it as it is; what differs from
-//! what was accepted stops both, before anything is touched. Deliberately absent: the form of the file (`plan::lockfile`).
+//! It works like Cargo.lock: a deployment from a laptop creates the file and adds new modules, a CI only reads it, and
+//! a module that differs from its pin stops both before anything is changed. Deliberately absent: the file format
+//! (`plan::lockfile`).
 
 use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
@@ -16,38 +17,38 @@ use sandbox::{LoadedModule, ModuleDescription};
 /// Whether modules are compared with a lock file, and who may add to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PinPolicy {
-    /// There is no plan file to lie beside: not at all.
+    /// Modules are not compared, because there is no plan file.
     Disabled,
-    /// What the file does not have is added by the next deployment.
+    /// A deployment adds the modules that the file does not list.
     AddNew,
-    /// In a CI: the file has every module, or there is none.
+    /// In a CI: if there is a lock file, it must list every module.
     Frozen,
 }
 
-/// The modules of a plan, and what the lock file says of them.
+/// The modules of a plan, and their pins in the lock file.
 pub struct ModulePins {
     policy: PinPolicy,
     path: PathBuf,
-    /// The file's content; none if there is no file.
+    /// The content of the lock file; none if there is no file.
     lockfile: Option<Lockfile>,
     current: Lockfile,
 }
 
-/// One module in the light of the lock file.
+/// One module, compared with its pin in the lock file.
 pub struct PinnedModule<'a> {
-    /// As the lock file calls it.
+    /// Its name in the lock file.
     pub name: &'a str,
-    /// As it is now.
+    /// The pin of the module as it is now.
     pub pin: &'a ModulePin,
-    /// How it stands.
+    /// Whether it is unchanged, changed or new.
     pub status: PinStatus,
 }
 
 impl ModulePins {
-    /// Reads the file beside a plan. `module` gives the loaded module of a step, if it could be loaded.
+    /// Reads the lock file next to a plan. `module` returns the loaded module of a step, if it could be loaded.
     ///
     /// # Errors
-    /// P0128 when the file is there and can't be read.
+    /// P0128 when the file exists and can't be read.
     pub(super) fn read<'m>(
         plan: &Plan,
         pinning: PinPolicy,
@@ -65,7 +66,7 @@ impl ModulePins {
         Ok(Self { policy: pinning, path, lockfile: found, current: Lockfile { modules: loaded.collect() } })
     }
 
-    /// What keeps a deployment from beginning, each with its place in the plan.
+    /// The mismatches that keep a deployment from beginning, each with its location in the plan.
     pub(super) fn problems(&self, plan: &Plan) -> Vec<Diagnostic> {
         let Some(found) = &self.lockfile else { return Vec::new() };
         let mut first_use: BTreeMap<String, &PlanStep> = BTreeMap::new();
@@ -84,7 +85,7 @@ impl ModulePins {
         first_use.into_iter().filter_map(problem).collect()
     }
 
-    /// What should be known before a deployment, although it keeps none from beginning.
+    /// A warning that the lock file is missing in a CI, where the deployment runs without it.
     pub(super) fn missing_lockfile_notice(&self) -> Option<Notice> {
         (self.policy == PinPolicy::Frozen && self.lockfile.is_none()).then(|| {
             let file = self.display_path();
@@ -94,7 +95,7 @@ impl ModulePins {
         })
     }
 
-    /// The modules, in the order of their names.
+    /// The modules, sorted by name.
     pub fn list(&self) -> impl Iterator<Item = PinnedModule<'_>> {
         self.current.modules.iter().map(|(name, pin)| PinnedModule {
             name,
@@ -103,13 +104,13 @@ impl ModulePins {
         })
     }
 
-    /// The names that the file has and the plan does not use.
+    /// The names in the lock file that the plan does not use.
     pub fn unused(&self) -> impl Iterator<Item = &str> {
         let locked = self.lockfile.iter().flat_map(|found| found.modules.keys());
         locked.filter(|name| !self.current.modules.contains_key(*name)).map(String::as_str)
     }
 
-    /// Adds modules that the file does not have, if it may grow. What was added is said, and also what could not be.
+    /// Adds new modules to the lock file, if the policy allows it. The notice names them, and says if that failed.
     #[must_use]
     pub fn add_new(&self) -> Option<Notice> {
         if self.policy != PinPolicy::AddNew {
@@ -132,7 +133,7 @@ impl ModulePins {
         })
     }
 
-    /// Writes the file as the modules are now.
+    /// Writes the current modules to the lock file.
     ///
     /// # Errors
     /// P0128 when it can't be written.
@@ -144,7 +145,7 @@ impl ModulePins {
         })
     }
 
-    /// The path of the file, as the user would name it.
+    /// The path of the lock file for messages, relative if the path of the plan is.
     #[must_use]
     pub fn display_path(&self) -> String {
         self.path.display().to_string()
@@ -173,7 +174,7 @@ impl ModulePins {
     }
 }
 
-/// What is different, one line each.
+/// The differences from a pin, one per line.
 #[must_use]
 pub fn describe_change(change: &PinChange, now: &ModulePin) -> Vec<String> {
     let mut lines = Vec::new();

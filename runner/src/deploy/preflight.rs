@@ -1,7 +1,7 @@
-//! The preflight: everything that can be known to be wrong before anything is touched.
+//! The preflight: finds everything that can be found before a deployment changes anything.
 //!
-//! Modules load and describe themselves, configurations fit, needs are granted, phases are in order, the release has its
-//! digest; then directories, databases and disk answer. Nothing but a granted directory is made.
+//! It loads the modules, checks configurations, grants and the order of phases, and determines the digest of the
+//! release; then it checks directories, databases and disk space. It creates nothing except granted directories.
 
 mod migrations;
 mod release;
@@ -25,39 +25,39 @@ use sandbox::{ModuleDescription, NoticeHandler, UserPaths};
 
 use modules::LoadedModules;
 
-/// What a preflight stands on, besides the plan.
+/// The options of a preflight.
 pub struct PreflightOptions {
-    /// Where modules are kept.
+    /// The user's folders for the module cache.
     pub cache_dirs: UserPaths,
-    /// Hears what is worth knowing and no error.
+    /// The handler of notices that are not errors.
     pub notify: NoticeHandler,
-    /// What the lock file is for.
+    /// How modules are compared with the lock file.
     pub pin_policy: PinPolicy,
 }
 
-/// The release that is asked for.
+/// The release that the operator asks for.
 #[derive(Clone, Debug)]
 pub struct RequestedRelease {
     pub label: Label,
-    /// What it was where it was verified: it must be that and nothing else.
+    /// The digest under which it was verified, for a rollback or promotion. The content must match it.
     pub digest: Option<Digest>,
 }
 
-/// A plan whose modules are loaded and fit it.
+/// A plan whose modules are loaded, and whose steps passed the checks of their modules.
 pub struct PreparedPlan {
     pub plan: Plan,
     pub release: Release,
-    /// In the order in which they run, one for each step and target.
+    /// The steps in the order in which they run, one for each target.
     pub steps: Vec<PlannedStep>,
-    /// What runs around them.
+    /// The hooks around them.
     pub hooks: PlannedHooks,
-    /// The modules against the lock file.
+    /// The modules, compared with the lock file.
     pub pins: ModulePins,
     local: LocalExecutor,
     notify: NoticeHandler,
 }
 
-/// Steps around a deployment, with what their modules say.
+/// The steps of hooks, with the descriptions of their modules.
 #[derive(Default)]
 pub struct PlannedHooks {
     pub before: Vec<PlannedStep>,
@@ -65,21 +65,21 @@ pub struct PlannedHooks {
     pub on_failure: Vec<PlannedStep>,
 }
 
-/// A step on one of its targets, with what its module says.
+/// A step on one of its targets, with the description of its module.
 pub struct PlannedStep {
     pub step: PlanStep,
     pub step_target: StepTarget,
     pub description: ModuleDescription,
-    /// All steps that it depends on, over any number of others.
+    /// All steps that it depends on, directly or indirectly.
     pub upstream: BTreeSet<StepId>,
     pub(super) module_digest: Digest,
 }
 
 impl PreparedPlan {
-    /// Loads what a plan needs and checks that it fits together.
+    /// Loads the modules of a plan, and checks its steps against them.
     ///
     /// # Errors
-    /// All that is wrong, each with its place in the plan.
+    /// All errors that were found, each with its location in the plan.
     pub async fn new(
         plan: Plan,
         requested: RequestedRelease,
@@ -110,16 +110,16 @@ impl PreparedPlan {
         Ok(Self { plan, release, steps, hooks, pins, local: LocalExecutor::new(runtime, modules), notify })
     }
 
-    /// Who makes the calls of a step.
+    /// The executor of a step's calls.
     #[must_use]
     pub fn executor(&self, _planned: &PlannedStep) -> &dyn Executor {
         &self.local
     }
 
-    /// Whether directories can be written, have room, and databases can be reached.
+    /// Checks that granted directories can be used and have free space, and that SQLite files can be created.
     ///
     /// # Errors
-    /// What can't be, with its place in the plan.
+    /// The resources that are missing or unusable, each with its location in the plan.
     pub fn check_resources(&self) -> Result<(), Vec<Diagnostic>> {
         let hooks = [&self.hooks.before, &self.hooks.after, &self.hooks.on_failure];
         resources::check_resources(&self.plan, std::iter::once(&self.steps).chain(hooks).flatten())
@@ -128,20 +128,20 @@ impl PreparedPlan {
     /// Checks the migrations of all steps.
     ///
     /// # Errors
-    /// A database that does not answer; unsafe statements, where the plan denies them.
+    /// A database that is unreachable; unsafe statements, if the plan says `lint: deny`.
     pub async fn check_migrations(&self, state: Option<&JournalState>) -> Result<(), Vec<Diagnostic>> {
         let preflight =
             migrations::MigrationPreflight { plan: &self.plan, local: &self.local, notify: &self.notify, state };
         preflight.check(&self.steps).await
     }
 
-    /// Where a step stands in the order; none if the plan has no such step.
+    /// The position of a step; none if the plan has no such step.
     #[must_use]
     pub fn index(&self, step: &StepId) -> Option<usize> {
         self.steps.iter().position(|planned| planned.step.id == *step)
     }
 
-    /// The steps, as the journal records them.
+    /// The steps in the form that the journal records.
     #[must_use]
     pub fn step_records(&self) -> Vec<PlanStepRecord> {
         let record = |planned: &PlannedStep| PlanStepRecord {
@@ -157,7 +157,7 @@ impl PreparedPlan {
     }
 }
 
-/// The modules of a plan against its lock file, and no more than that.
+/// Compares the modules of a plan with its lock file, without the rest of the preflight.
 ///
 /// # Errors
 /// The modules that can't be loaded, or the lock file that can't be read.
@@ -171,18 +171,18 @@ pub async fn load_pins(plan: &Plan, options: PreflightOptions) -> Result<ModuleP
     ModulePins::read(plan, pin_policy, |step| modules.of(step)).map_err(|diagnostic| vec![diagnostic])
 }
 
-/// The steps of a plan with what their modules say, for commands that run none.
+/// The steps of a plan with the descriptions of their modules, for commands that do not run them.
 pub struct DescribedSteps<'p> {
-    /// Those whose modules load.
+    /// The steps whose modules could be loaded.
     pub steps: Vec<(&'p PlanStep, ModuleDescription)>,
-    /// Why the others don't.
+    /// The errors of the other modules.
     pub problems: Vec<Diagnostic>,
 }
 
-/// Asks the modules of a plan's steps what they are.
+/// Loads the modules of a plan's steps, and returns their descriptions.
 ///
 /// # Errors
-/// The sandbox can't be set up.
+/// An error when the sandbox can't be created.
 pub async fn describe_steps(plan: &Plan, options: PreflightOptions) -> Result<DescribedSteps<'_>, Diagnostic> {
     let runtime = modules::new_runtime(options.cache_dirs, &options.notify)?;
     let (modules, problems) = LoadedModules::load(&runtime, plan).await;
@@ -190,16 +190,16 @@ pub async fn describe_steps(plan: &Plan, options: PreflightOptions) -> Result<De
     Ok(DescribedSteps { steps: plan.steps.iter().filter_map(described).collect(), problems })
 }
 
-/// Brings the steps of a plan together with their modules and targets.
+/// Combines the steps of a plan with their modules and targets, and collects the errors.
 struct StepPlanner<'a> {
     plan: &'a Plan,
     modules: &'a LoadedModules,
-    /// What is wrong so far.
+    /// The errors so far.
     problems: Vec<Diagnostic>,
 }
 
 impl StepPlanner<'_> {
-    /// The steps, one for each target, in the plan's order.
+    /// Plans all steps, one for each target, in the plan's order.
     fn plan_steps(&mut self) -> Vec<PlannedStep> {
         let mut planned: Vec<PlannedStep> = Vec::new();
         for step in &self.plan.steps {
@@ -212,14 +212,14 @@ impl StepPlanner<'_> {
         planned
     }
 
-    /// The steps of a hook. It may look up what any step returned, and is told what there is.
+    /// Plans the steps of a hook. Their lookups may use the outputs of any step that has run.
     fn plan_hooks(&mut self, steps: &[PlanStep]) -> Vec<PlannedStep> {
         let upstream: BTreeSet<StepId> = self.plan.steps.iter().map(|step| step.id.clone()).collect();
         let planned: Vec<_> = steps.iter().flat_map(|step| self.plan_step(step, &upstream)).collect();
         planned.into_iter().filter(|hook| self.is_hook(hook)).collect()
     }
 
-    /// A step with its module, on each of its targets.
+    /// Plans a step on each of its targets.
     fn plan_step(&mut self, step: &PlanStep, upstream: &BTreeSet<StepId>) -> Vec<PlannedStep> {
         let Some((module, description)) = self.modules.of(step) else { return Vec::new() };
         self.problems.extend(requirements::schema_problems(self.plan, step, description));
@@ -234,7 +234,7 @@ impl StepPlanner<'_> {
         step_targets(step).map(on_target).into()
     }
 
-    /// Whether a step may be one of a hook: one that exposes or prepares a release is a part of the deployment.
+    /// Whether a step is allowed in a hook. Steps that expose or prepare a release belong to the deployment itself.
     fn is_hook(&mut self, hook: &PlannedStep) -> bool {
         let PlannedStep { step, description, .. } = hook;
         let why = match description.phase {
@@ -250,14 +250,14 @@ impl StepPlanner<'_> {
     }
 }
 
-/// Where a step runs: on this machine.
+/// The targets of a step: always this machine.
 fn step_targets(_step: &PlanStep) -> [TargetName; 1] {
     [TargetName::local()]
 }
 
-/// Prepare steps must come before commit steps: everything is pulled and checked before anything is touched.
+/// The error if a prepare step comes after a commit step. Everything is pulled and checked before anything is changed.
 fn phase_order_error(plan: &Plan, steps: &[PlannedStep]) -> Option<Diagnostic> {
-    // What is done once for an environment is touched by no deployment after.
+    // Setup steps come first and are exempt, because later deployments do not run them.
     let is_setup = |planned: &&PlannedStep| plan.setup.iter().any(|setup| setup.id == planned.step.id);
     let steps = &steps[steps.iter().take_while(is_setup).count()..];
     let first_commit = steps.iter().position(|planned| planned.description.phase == StepPhase::Commit)?;
@@ -269,7 +269,7 @@ fn phase_order_error(plan: &Plan, steps: &[PlannedStep]) -> Option<Diagnostic> {
     Some(plan.error_at(code, late.step.span.clone(), message, "a prepare step", Some(hint)))
 }
 
-/// The byte range of a value of `with`, or of the nearest one around it that stands in the text.
+/// The byte range of a value of `with`, or of the nearest enclosing value that is in the text.
 fn span_of(step: &PlanStep, pointer: &str) -> std::ops::Range<usize> {
     let mut pointer = pointer;
     loop {
@@ -283,7 +283,7 @@ fn span_of(step: &PlanStep, pointer: &str) -> std::ops::Range<usize> {
     }
 }
 
-/// A path as seen from a folder, if it lies there.
+/// A path relative to a folder, or unchanged if it is not inside the folder.
 pub(super) fn relative_to(folder: &Path, path: &Path) -> String {
     path.strip_prefix(folder).unwrap_or(path).display().to_string()
 }

@@ -1,5 +1,6 @@
-//! What a deployment would do, found out without doing it: decisions by the same table, previews by the modules. Takes no
-//! lock and writes nothing. What depends on the outputs of a step that would run is a guess, and said to be one.
+//! Previews a deployment: decides by the same table, and asks the modules for their changes.
+//!
+//! It takes no lock and writes nothing. If a step depends on outputs that do not exist yet, the preview says so.
 
 use std::collections::BTreeMap;
 
@@ -24,23 +25,23 @@ use journal::{
 use sandbox::PreviewChange;
 use state::StateStore;
 
-/// What is foreseen for one step.
+/// The preview of one step.
 #[derive(Debug)]
 pub struct StepPreview {
     pub step_target: StepTarget,
     pub phase: StepPhase,
-    /// What would be decided; none when it is not known yet.
+    /// The expected decision; none if it is not known yet.
     pub decision: Option<Decision>,
-    /// What the step would do if it ran.
+    /// The changes that the step would make if it ran.
     pub changes: Vec<PreviewChange>,
-    /// Why something is not known.
+    /// The reason why the decision or the changes are not known.
     pub unknown_reason: Option<String>,
 }
 
-/// Foresees every step.
+/// Previews every step.
 ///
 /// # Errors
-/// What keeps a deployment from beginning.
+/// The errors that would keep a deployment from beginning.
 pub async fn preview_deployment(
     prepared: &PreparedPlan,
     store: &StateStore,
@@ -114,7 +115,7 @@ async fn preview_step(
     Ok(())
 }
 
-/// What the deployment would decide: by the same table, and by probes.
+/// The decision that the deployment would make, by the same table and with probes.
 async fn foresee_decision(view: &AttemptView<'_>, resolved: &ResolvedStep<'_>) -> Decision {
     let planned = resolved.planned;
     let mut finding: Option<ProbeFinding> = None;
@@ -131,7 +132,7 @@ async fn foresee_decision(view: &AttemptView<'_>, resolved: &ResolvedStep<'_>) -
     }
 }
 
-/// Why a module could not tell what it would do.
+/// The reason why a module could not preview its changes.
 fn why_no_preview(planned: &PlannedStep, failure: StepFailure) -> String {
     match planned.step.grants.dirs.iter().find(|(_, grant)| !grant.path.exists()) {
         Some((name, grant)) => {
@@ -141,12 +142,12 @@ fn why_no_preview(planned: &PlannedStep, failure: StepFailure) -> String {
     }
 }
 
-/// `pull` and `migrate`.
+/// Joins step names for a message: `pull` and `migrate`.
 fn join_step_names(steps: &[&StepId]) -> String {
     steps.iter().map(|step| format!("`{step}`")).collect::<Vec<_>>().join(" and ")
 }
 
-/// What later steps would see: what is on record, if the step would be skipped.
+/// The recorded outputs that later steps would see, if the step would be skipped or adopted.
 fn outputs_if_skipped(
     state: &JournalState,
     planned: &PlannedStep,

@@ -1,9 +1,9 @@
-//! Removes what was pulled and is of no use any more: releases that are neither live, nor among the last verified ones, nor
-//! deployed just now.
+//! Removes old release folders, except those of the live, the recent verified and the last deployed release.
 //!
-//! Invariant: only folders `releases/<digest>` of directories that a step whose module declares `installs-releases` may write to are
-//! removed, none that a link next to `releases` leads to, and one that is removed half only is called `.tmp-…`, as an unfinished pull is. It needs the
-//! lock. Deliberately absent: journals, which hold the chain and stay; and a record: what is gone is pulled again when it is needed.
+//! Invariants: it removes only folders `releases/<digest>`, only in directories that a step with `installs-releases`
+//! may write to, and never the target of a link next to `releases`. It first renames a folder to `.tmp-…`, the name of
+//! an unfinished pull. It needs the lock. Deliberately absent: removing journals, which would break the hash chain; and
+//! a record of what was removed, since a deployment pulls a missing release again.
 
 use std::{
     collections::BTreeSet,
@@ -18,10 +18,10 @@ use plan::{DirAccess, PlanStep};
 use sandbox::ModuleDescription;
 use state::StateStore;
 
-/// How many verified releases are kept unless somebody says otherwise.
+/// The default number of verified releases to keep.
 pub const DEFAULT_KEPT_RELEASES: usize = 5;
 
-/// Where a release could not be removed.
+/// An error while removing releases from a directory.
 #[derive(Debug, thiserror::Error)]
 #[error("can't remove old releases in {}: {source}", path.display())]
 pub struct PruneError {
@@ -29,8 +29,8 @@ pub struct PruneError {
     source: io::Error,
 }
 
-/// The releases that stay: the live one, the last `keep` verified ones (those that somebody went back from come last), where a
-/// rollback would lead, by command or at once, and that of the last attempt.
+/// The releases to keep: the live one, the last `keep` verified ones (withdrawn ones come last), the targets of
+/// `runner rollback` and of an automatic rollback, and the release of the last attempt.
 fn retained_releases(state: &JournalState, keep: usize) -> Vec<Release> {
     let head = &state.head;
     let is_withdrawn = |release: &&Release| head.withdrawn.iter().any(|withdrawn| withdrawn.is_same(release));
@@ -41,12 +41,12 @@ fn retained_releases(state: &JournalState, keep: usize) -> Vec<Release> {
     verified.chain(&head.live).chain(head.rollback_target()).chain(back).chain(last).cloned().collect()
 }
 
-/// The directories that steps of a plan install releases into, and that may be pruned.
+/// The directories that the steps of a plan install releases into.
 pub fn release_dirs<'p>(steps: impl IntoIterator<Item = (&'p PlanStep, &'p ModuleDescription)>) -> BTreeSet<&'p Path> {
     steps.into_iter().filter_map(|(step, description)| release_dir(step, description)).collect()
 }
 
-/// The directory that a step installs releases into: a writable one of its own grants, whatever its module declares.
+/// The directory that a step installs releases into. It must be a writable grant of the step itself.
 fn release_dir<'p>(step: &'p PlanStep, description: &ModuleDescription) -> Option<&'p Path> {
     let installs = description.behaviors.installs_releases.as_ref()?;
     let into = installs.into_dir(&step.with);
@@ -54,17 +54,17 @@ fn release_dir<'p>(step: &'p PlanStep, description: &ModuleDescription) -> Optio
         step.grants.dirs.iter().filter(|(name, grant)| {
             grant.access == DirAccess::ReadWrite && into.is_none_or(|into| into == name.as_str())
         });
-    // Where it is not said which, and there are several, nothing is removed.
+    // If the module does not name the directory and several are writable, none is pruned.
     match (writable.next(), writable.next()) {
         (Some((_, grant)), None) => Some(&grant.path),
         _ => None,
     }
 }
 
-/// Removes what neither this environment needs nor the environments of `sibling_stores` do. Returns what was removed.
+/// Removes the releases that neither this environment nor those of `sibling_stores` need. Returns the removed folders.
 ///
 /// # Errors
-/// [`PruneError`]; what was removed until then stays so.
+/// [`PruneError`]; the releases removed before the error stay removed.
 pub fn prune(
     release_dirs: &BTreeSet<&Path>,
     state: &JournalState,
@@ -76,7 +76,7 @@ pub fn prune(
         let unread = |why: String| PruneError { path: sibling.folder().to_owned(), source: io::Error::other(why) };
         let paths = sibling.journal_paths().map_err(|error| unread(error.to_string()))?;
         let state = LoadedJournals::read(&paths, |_| {}).map_err(|error| unread(error.to_string()))?.state;
-        // How many that one keeps is its own affair.
+        // `keep` applies to this environment only, so all of the other environment's verified releases stay.
         needed.extend(retained_releases(&state, usize::MAX));
     }
     let kept: BTreeSet<String> = needed.iter().filter_map(|release| release.digest.as_ref()).map(Digest::hex).collect();
@@ -88,8 +88,8 @@ pub fn prune(
     Ok(removed)
 }
 
-/// Removes old releases after a verified deployment, if the plan says how many stay, and while the lock is ours. A failure
-/// changes nothing about how the attempt ends.
+/// Removes old releases after a verified deployment, if the plan sets `keep` and the lock is still held. A failure does
+/// not change how the attempt ends.
 pub(super) async fn prune_after(attempt: &RunningAttempt<'_>) -> Option<Notice> {
     let prepared = attempt.prepared();
     let keep = prepared.plan.keep?;
@@ -129,7 +129,7 @@ fn prune_folder(folder: &Path, kept: &BTreeSet<String>) -> io::Result<Vec<PathBu
     Ok(removed)
 }
 
-/// Where the links beside `releases` lead to.
+/// The targets of the links next to `releases`.
 fn link_targets(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
     let mut targets = BTreeSet::new();
     for entry in fs::read_dir(folder)? {

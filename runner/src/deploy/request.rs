@@ -1,4 +1,4 @@
-//! What a deployment is asked for, and what must be true before its attempt begins.
+//! The request for a deployment, and the checks before its attempt begins.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -10,7 +10,7 @@ use contract::{
 use journal::{JournalState, LoadedJournals, decision::Selection, state::AttemptSummary};
 use state::{DeploymentLock, LockRequest, LockWait, StateStore};
 
-/// What to deploy, where, and on whose order.
+/// What to deploy, to which environment, and for which operator.
 pub struct DeploymentRequest<'a> {
     pub prepared: &'a PreparedPlan,
     pub store: &'a StateStore,
@@ -21,44 +21,44 @@ pub struct DeploymentRequest<'a> {
     pub commit: Option<String>,
     /// The page of the CI job, if it is one.
     pub url: Option<String>,
-    /// How long to wait for another deployment.
+    /// How long to wait for the lock.
     pub wait: LockWait,
     /// The command that continues this deployment, for hints.
     pub resume_command: String,
-    /// The states of the plan's other environments, if old releases are to be removed.
+    /// The states of the plan's other environments, whose releases must not be pruned.
     pub sibling_stores: Vec<StateStore>,
-    /// The deployments that this one is a part of, the outermost first: `APP/ENVIRONMENT ADDRESS` each.
+    /// The deployments that this one runs inside, the outermost first, each as `APP/ENVIRONMENT ADDRESS`.
     pub parent_deployments: Vec<String>,
 }
 
 /// The operator's options.
 #[derive(Clone, Debug, Default)]
 pub struct DeployOverrides {
-    /// Which steps.
+    /// The selected steps.
     pub selection: Selection,
     /// `--fresh`.
     pub fresh: bool,
-    /// `--accept-drift`, of these steps.
+    /// The steps of `--accept-drift`.
     pub accept_drift: BTreeSet<StepId>,
-    /// What it means that the journals of earlier attempts of a CI run are missing.
+    /// What to do if the journals of earlier attempts of the same CI run are missing.
     pub missing_journal: MissingJournalPolicy,
-    /// They are missing, and every step may have been begun.
+    /// Whether those journals are missing, so that every step may have begun.
     pub journal_missing: bool,
-    /// The command, if it was not `deploy`: for the record.
+    /// The command that the journal records, if it is not `deploy`.
     pub command: Option<&'static str>,
-    /// The newest epoch that this was decided on; if there is a newer one now, it must be decided again.
+    /// The newest epoch when this deployment was planned. If there is a newer one now, the deployment is refused.
     pub expected_epoch: Option<u64>,
 }
 
-/// What it means that the journals of earlier attempts of a CI run are missing.
+/// What to do if the journals of earlier attempts of the same CI run are missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MissingJournalPolicy {
-    /// Every step may have been begun: its probe is asked.
+    /// Probe every step, because it may have begun.
     #[default]
     Probe,
-    /// Nothing is done.
+    /// Refuse to deploy.
     Fail,
-    /// Nothing was begun.
+    /// Assume that no step has begun.
     Restart,
 }
 
@@ -70,7 +70,7 @@ pub(super) struct EarlierJournals {
 }
 
 impl DeploymentRequest<'_> {
-    /// Refuses options that name an unknown step: a typing error must not run nothing and succeed.
+    /// Refuses options that name an unknown step. Otherwise a typo would run nothing and succeed.
     pub(super) fn check_named_steps(&self) -> Result<(), Vec<Diagnostic>> {
         let named = self.overrides.selection.option();
         let accepted = self.overrides.accept_drift.iter().map(|step| ("accept-drift", step));
@@ -87,7 +87,7 @@ impl DeploymentRequest<'_> {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
-    /// Takes the lock, unless interrupted meanwhile.
+    /// Acquires the lock. Gives up if the process is interrupted.
     pub(super) async fn take_lock(&self, interrupt: &Interrupt) -> Result<DeploymentLock, Diagnostic> {
         let release = &self.prepared.release;
         let digest = release.digest.as_ref().map_or_else(String::new, |digest| format!(" {digest}"));
@@ -116,12 +116,12 @@ impl DeploymentRequest<'_> {
         Ok(EarlierJournals { loaded, torn_tail })
     }
 
-    /// Whether earlier attempts of this CI run may have begun what is not on record here.
+    /// Whether earlier attempts of this CI run may have begun steps that the journals here do not record.
     pub(super) fn is_journal_missing(&self, state: &JournalState) -> Result<bool, Diagnostic> {
         let is_missing = self.store.checkpoints().is_some_and(|checkpoints| checkpoints.status().is_missing);
         let of_this_run = |attempt: &&AttemptSummary| attempt.header.url.is_some() && attempt.header.url == self.url;
         let is_here = state.attempts.iter().any(|attempt| of_this_run(&attempt));
-        // It stays missing, though what was done since is on record.
+        // Once an attempt found it missing, it counts as missing for all later attempts of the same CI run.
         let was_missing = state.attempts.iter().filter(of_this_run).any(|attempt| attempt.journal_missing);
         match self.overrides.missing_journal {
             MissingJournalPolicy::Probe => Ok(is_missing && !is_here || was_missing),

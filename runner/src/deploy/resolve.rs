@@ -1,5 +1,6 @@
-//! What a step depends on, as far as it is known now: its configuration, its fingerprint, its input, and the facts that its
-//! decision hangs on. Shared by the loop and by the preview of it.
+//! Resolves a step for one attempt: its configuration, fingerprint, input, and the input of its decision.
+//!
+//! The deployment and its preview share this code.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,15 +17,15 @@ use journal::{
     event::{Fingerprint, JournalHeader, ProbeInput},
 };
 
-/// Where epochs are counted: those of another history are no older and no newer. A history is known by its first attempt, from
-/// whichever machine, and ends where the state is begun anew.
+/// The identity of a history: a hash of its first attempt. It is the same on every machine, and a new state has a new
+/// one. Epochs of different lineages cannot be compared.
 #[must_use]
 pub fn lineage(app: &AppName, environment: &EnvironmentName, state: &JournalState) -> String {
     let first = state.attempts.first().map(|first| (&first.header.run, first.started_at));
     Blake3Hash::of(format!("{app}/{environment} {first:?}").as_bytes()).hex_prefix(8)
 }
 
-/// The state of an attempt, as one step sees it.
+/// The data of an attempt that a step depends on.
 #[derive(Clone, Copy)]
 pub(super) struct AttemptView<'a> {
     pub(super) prepared: &'a PreparedPlan,
@@ -34,18 +35,18 @@ pub(super) struct AttemptView<'a> {
     pub(super) outputs: &'a BTreeMap<StepId, Map<String, Value>>,
 }
 
-/// What one step is asked.
+/// A step whose configuration, fingerprint and input are computed for this attempt.
 pub(super) struct ResolvedStep<'a> {
     pub(super) planned: &'a PlannedStep,
     pub(super) input: Value,
     pub(super) key: String,
     pub(super) fingerprint: Fingerprint,
-    /// The operator named it: it is not skipped.
+    /// Whether the operator named it, so that it is not skipped.
     pub(super) selected_by_name: bool,
 }
 
 impl ResolvedStep<'_> {
-    /// The input that a probe is asked about.
+    /// The input for a probe.
     pub(super) fn probed_input<'s>(&'s self, probe_input: ProbeInput, state: &'s JournalState) -> &'s Value {
         match (probe_input, state.records.get(&self.planned.step_target)) {
             (ProbeInput::Recorded, Some(record)) => &record.intent.input,
@@ -55,7 +56,7 @@ impl ResolvedStep<'_> {
 }
 
 impl<'a> AttemptView<'a> {
-    /// What a step depends on now, and the input that follows from it.
+    /// Resolves a step: computes its configuration, fingerprint, idempotency key and input.
     pub(super) async fn evaluate_input<'r>(
         &self,
         planned: &'r PlannedStep,
@@ -97,7 +98,7 @@ impl<'a> AttemptView<'a> {
         Ok(ResolvedStep { planned, input, key, fingerprint, selected_by_name })
     }
 
-    /// The object that each call of the step's module gets (docs/steps.md).
+    /// The input object of each call of the step's module (docs/steps.md).
     fn input(
         &self,
         planned: &PlannedStep,
@@ -123,7 +124,7 @@ impl<'a> AttemptView<'a> {
         })
     }
 
-    /// The configuration with earlier outputs filled in. Values that waited for them are checked only now.
+    /// Substitutes the deferred lookups in the configuration, and then validates it against the schema.
     fn resolve_config(&self, planned: &PlannedStep) -> Result<Value, AttemptError> {
         let (plan, step) = (&self.prepared.plan, &planned.step);
         let config = step.config(self.outputs, &self.header.run, self.header.attempt);
@@ -141,7 +142,7 @@ impl<'a> AttemptView<'a> {
         }
     }
 
-    /// What the decision about a step hangs on.
+    /// The input of the decision about a step.
     pub(super) fn decision_input<'f>(
         &self,
         resolved: &'f ResolvedStep<'_>,

@@ -12,16 +12,16 @@ use plan::OnFailure;
 
 /// How a rollback ended.
 pub(super) enum RollbackResult {
-    /// It does not apply: the attempt stays where it is. Why, if that needs saying.
+    /// There was no rollback, so everything stays as it is. The text is the reason, if the user should see one.
     NotRolledBack(Option<String>),
-    /// The release before is live again.
+    /// The previous release is live again.
     Done,
     /// A step could not be undone.
     Failed(AttemptError),
 }
 
-/// Undoes back to the first step that exposed the release, if the failure is one of a step, the plan says so, and what was live
-/// before is verified.
+/// Undoes the steps back to the first one that exposed the release. This requires that a step failed, that the plan
+/// says `on-failure: rollback`, and that the previous release was verified.
 pub(super) async fn roll_back_if_due(attempt: &mut RunningAttempt<'_>, error: &AttemptError) -> RollbackResult {
     if !is_of_step(attempt, error) || attempt.interrupt.is_requested() {
         return RollbackResult::NotRolledBack(None);
@@ -41,7 +41,7 @@ pub(super) async fn roll_back_if_due(attempt: &mut RunningAttempt<'_>, error: &A
     RollbackResult::Done
 }
 
-/// Whether a failure is one of a step: a hook that fails before the first one is no reason to undo what an earlier attempt did.
+/// Whether a step of the plan failed. A failing `before` hook must not undo what an earlier attempt did.
 fn is_of_step(attempt: &RunningAttempt<'_>, error: &AttemptError) -> bool {
     match error {
         AttemptError::Failed { step_target, .. } => attempt.prepared().index(&step_target.step).is_some(),
@@ -55,7 +55,7 @@ fn is_of_step(attempt: &RunningAttempt<'_>, error: &AttemptError) -> bool {
     }
 }
 
-/// What is to be undone, last first; or why nothing is.
+/// The steps to undo, last first, or the reason why there is no rollback.
 fn steps_to_undo(attempt: &RunningAttempt<'_>) -> Result<Vec<StepTarget>, RollbackResult> {
     let not_due = |why: Option<&str>| Err(RollbackResult::NotRolledBack(why.map(str::to_owned)));
     let prepared = attempt.prepared();
@@ -85,7 +85,7 @@ fn steps_to_undo(attempt: &RunningAttempt<'_>) -> Result<Vec<StepTarget>, Rollba
     }
 }
 
-/// A step from the exposing one on that may have had its effect in this run, and that the plan marks irreversible.
+/// The first irreversible step, from the exposing one on, that may have had its effect in this run.
 fn irreversible_step(attempt: &RunningAttempt<'_>, exposing: &StepTarget) -> Option<StepTarget> {
     let has_run = |step_target: &StepTarget| {
         attempt.journal.state().records.get(step_target).is_some_and(|record| {

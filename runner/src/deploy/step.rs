@@ -1,4 +1,4 @@
-//! The steps of an attempt: each is decided, probed if the decision asks for it, and run, in the plan's order.
+//! Runs the steps of an attempt in the plan's order: decides about each one, probes it if needed, and carries it out.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use journal::{
     event::{Decision, DecisionReason, ProbeInput},
 };
 
-/// How often a probe that fails is called in all.
+/// The most calls of a probe that fails.
 const MAX_PROBE_CALLS: u32 = 2;
 
-/// The first pause between two tries of a retryable failure; each one after it is twice as long.
+/// The pause before the first retry; each further pause is twice as long.
 const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// The longest pause between two tries.
+/// The longest pause before a retry.
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(10);
 
 /// Runs the steps of an attempt.
@@ -27,7 +27,7 @@ pub(super) struct StepRunner<'r, 'a> {
 }
 
 impl StepRunner<'_, '_> {
-    /// Works through the plan.
+    /// Runs all selected steps in order.
     pub(super) async fn run_all(&mut self) -> Result<(), AttemptError> {
         let (prepared, selection) = (self.attempt.prepared(), &self.attempt.overrides().selection);
         let named_index = selection.option().and_then(|(_, step)| prepared.index(step));
@@ -42,7 +42,7 @@ impl StepRunner<'_, '_> {
         Ok(())
     }
 
-    /// Takes a step before the one that the operator starts from as done, with the outputs on record.
+    /// Assumes that a step is done, because it comes before the named one. Returns its recorded outputs.
     fn assume_done(&mut self, planned: &PlannedStep) -> Result<Map<String, Value>, JournalError> {
         let journal = &mut self.attempt.journal;
         let receipt = journal.state().authenticated_receipt(&planned.step_target).cloned().unwrap_or_default();
@@ -52,7 +52,7 @@ impl StepRunner<'_, '_> {
         Ok(outputs)
     }
 
-    /// Decides about one step and does what was decided.
+    /// Decides about one step, and carries out the decision.
     async fn run(&mut self, planned: &PlannedStep, selected_by_name: bool) -> Result<Receipt, AttemptError> {
         let resolved = self.attempt.view().evaluate_input(planned, selected_by_name).await?;
         let mut finding = None;
@@ -73,7 +73,7 @@ impl StepRunner<'_, '_> {
             self.record_decision(&resolved, decision.clone())?;
             match decision {
                 Decision::Skip { receipt, .. } => return Ok(receipt),
-                // The probe was asked about the current input already.
+                // The finding is about the current input, so it can be used again.
                 Decision::Adopt { reason: DecisionReason::Unconfirmed { .. }, .. } => {}
                 Decision::Adopt { .. } => finding = None,
                 Decision::Run { .. } => return self.apply_with_retries(&resolved).await,
@@ -84,7 +84,7 @@ impl StepRunner<'_, '_> {
         }
     }
 
-    /// Writes a decision; before one that adopts an effect without an authenticated record, the intent that it is of.
+    /// Records a decision. An adoption without an authenticated record gets its intent first.
     fn record_decision(&mut self, resolved: &ResolvedStep<'_>, decision: Decision) -> Result<(), JournalError> {
         let ResolvedStep { planned, input, key, fingerprint, .. } = resolved;
         let (journal, step_target) = (&mut self.attempt.journal, &planned.step_target);
@@ -95,7 +95,7 @@ impl StepRunner<'_, '_> {
         journal.record_decision(step_target, decision)
     }
 
-    /// Asks the module whether an effect holds. A probe that fails is asked again.
+    /// Probes whether an effect holds. A failed probe is called once more.
     async fn probe_with_retries(
         &mut self,
         resolved: &ResolvedStep<'_>,
@@ -120,7 +120,7 @@ impl StepRunner<'_, '_> {
         }
     }
 
-    /// Acts, with an intent before and an outcome after, and again while the failure is retryable and the plan allows it.
+    /// Applies the step, and retries a retryable failure as often as the plan allows.
     pub(super) async fn apply_with_retries(&mut self, resolved: &ResolvedStep<'_>) -> Result<Receipt, AttemptError> {
         let planned = resolved.planned;
         let (mut retries_left, mut pause) = (planned.step.retry, FIRST_RETRY_PAUSE);
@@ -140,7 +140,7 @@ impl StepRunner<'_, '_> {
         }
     }
 
-    /// Acts once.
+    /// Applies the step once, with an intent before and an outcome after.
     async fn apply(&mut self, resolved: &ResolvedStep<'_>) -> Result<StepOutcome, AttemptError> {
         let ResolvedStep { planned, input, key, fingerprint, .. } = resolved;
         let effect = planned.description.effect();
@@ -151,8 +151,8 @@ impl StepRunner<'_, '_> {
         self.attempt.call(planned).apply(&step, intent).await
     }
 
-    /// Confirms, between the intent of a commit step and its effect, that the lock is ours, and where state is remote, that
-    /// the intent is there. If not, the outcome of the step is that it was not started.
+    /// Confirms the lock between the intent of a commit step and its effect; with a remote state, also that the intent
+    /// is uploaded. If this fails, it records that the step was not started.
     async fn ensure_lock_for_commit(
         &mut self,
         planned: &PlannedStep,

@@ -1,4 +1,4 @@
-//! Undoing one step by its record: for a rollback, and for an undo that an earlier attempt began.
+//! Undoes one step by its record: in a rollback, or to finish an undo that an earlier attempt began.
 
 use super::{AttemptError, PlannedStep, attempt::RunningAttempt};
 use contract::step::{FailureKind, ProbeFinding, Receipt, StepFailure};
@@ -21,11 +21,11 @@ pub(super) async fn undo_step(attempt: &mut RunningAttempt<'_>, planned: &Planne
             Receipt::default()
         }
     };
-    // This attempt undoes it: what fences older attempts must not take this one for an older one.
+    // The recorded epoch would make the fence reject this call as one of an older attempt.
     let mut input = record.intent.input;
     input["epoch"] = attempt.header.epoch.into();
     let intent = attempt.journal.record_undo_intent(&planned.step_target)?;
-    // What is undone was done in the commit phase. An undo that was not begun is finished by the next attempt.
+    // An undo is a commit-phase effect, so it needs the lock. If that fails, the next attempt finishes the undo.
     attempt.confirm_lock().await?;
     match attempt.call(planned).revert(intent, &input, &receipt).await? {
         None => Ok(()),
@@ -33,8 +33,8 @@ pub(super) async fn undo_step(attempt: &mut RunningAttempt<'_>, planned: &Planne
     }
 }
 
-/// Adopts what is there of a step whose outcome is unknown, so that its receipt tells how to undo it. Returns whether there
-/// is anything to undo.
+/// Probes a step whose outcome is unknown, and adopts its effect, because `revert` needs the receipt. Returns whether
+/// there is an effect to undo.
 async fn adopt_before_undo(attempt: &mut RunningAttempt<'_>, planned: &PlannedStep) -> Result<bool, AttemptError> {
     let step_target = &planned.step_target;
     let Some(record) = attempt.journal.state().records.get(step_target) else { return Ok(false) };

@@ -1,6 +1,7 @@
-//! Files and threads of this machine: confined paths, snapshots of directories, files written as a whole, blocking work.
+//! Files and threads of this machine: confined paths, directory snapshots, atomically written files, blocking work.
 //!
-//! Invariant: below a directory that a step may write to, no link is followed out of it. Deliberately absent: grants.
+//! Invariant: a path below a directory that a step may write to never leads out of it through a link. Deliberately
+//! absent: grants.
 
 pub mod atomic_file;
 pub mod blocking;

@@ -1,8 +1,9 @@
 //! The resume decision: one table, as a pure function (docs/journal.md, "Decisions").
 //!
-//! [`decide`] decides about one step. If the answer depends on the world, it asks for a probe and is called again with the
-//! finding, so probes run lazily. It agrees with an independent oracle over every prefix of generated histories
-//! (tests/decisions.rs). Deliberately absent: clock, IO, and the order of steps, which the plan fixes.
+//! [`decide`] decides about one step. If the answer depends on the world, it asks for a probe, and the caller calls it
+//! again with the finding, so probes run lazily. A test compares it with an independent oracle over every prefix of
+//! generated histories (tests/decisions.rs). Deliberately absent: clock, IO, and the order of steps, which the plan
+//! fixes.
 
 mod selection;
 mod undo;
@@ -63,7 +64,7 @@ pub struct StepOverrides {
 /// Everything that the decision about one step depends on.
 #[derive(Clone, Debug)]
 pub struct DecisionInput<'a> {
-    /// The phase in which it acts.
+    /// The phase in which the step acts.
     pub phase: StepPhase,
     /// Whether it can be probed.
     pub probe_support: ProbeSupport,
@@ -102,18 +103,18 @@ enum RecordMode {
     Fresh,
 }
 
-/// Column "inputs": what the step depends on, now and on record.
+/// Column "inputs": the current fingerprint, compared with the recorded one.
 enum InputComparison {
-    /// The same, or there is no record.
+    /// They are the same, or there is no record.
     Same,
     /// These components of the fingerprint differ.
     Changed(Vec<String>),
 }
 
-/// Column "probe": what the module's probe says.
+/// Column "probe": the finding of the module's probe.
 #[derive(Clone, Copy)]
 enum ProbeAnswer<'a> {
-    /// The module has none.
+    /// The module has no probe.
     Missing,
     NotAsked,
     Held(&'a Receipt),
@@ -123,7 +124,7 @@ enum ProbeAnswer<'a> {
     Failed(&'a StepFailure),
 }
 
-/// Decides about one step: the first row that fits.
+/// Decides about one step by the first row that matches.
 #[must_use]
 pub fn decide(input: &DecisionInput<'_>) -> NextAction {
     let StepOverrides { accept_drift, selected_by_name: named, .. } = input.overrides;
@@ -175,8 +176,8 @@ pub fn decide(input: &DecisionInput<'_>) -> NextAction {
         (Resume, Authenticated, Some(Succeeded(_)), .., NotAsked) => NextAction::Probe(ProbeInput::Current),
         (Resume, Authenticated, Some(Succeeded(recorded)), .., Held(_)) => skip(Why::Held, recorded),
 
-        // An unauthenticated or missing record: the probe is called with the current input. The effect that holds may be that of an
-        // earlier input.
+        // An unauthenticated or missing record: the probe is called with the current input. It may find the effect of
+        // an earlier input.
         (Resume, Untrusted, .., Missing) => in_doubt(unconfirmed()),
         (Resume, Untrusted, .., NotAsked) => NextAction::Probe(ProbeInput::Current),
         (Resume, Untrusted, .., Changed(components), Held(_)) => run(Why::Changed { components }),
@@ -199,7 +200,7 @@ impl<'a> DecisionInput<'a> {
         if self.overrides.fresh { Fresh } else { Resume }
     }
 
-    /// Column "trust": of the record, or of there being none.
+    /// Column "trust": whether the record, or its absence, can be trusted.
     fn trust(&self) -> JournalTrust {
         match self.record {
             Some(record) => record.trust,
@@ -225,7 +226,7 @@ impl<'a> DecisionInput<'a> {
         }
     }
 
-    /// Runs a step whose effect may be there, where that is safe or the operator accepts it; otherwise an operator must say.
+    /// Runs a step that may already have had its effect, if that is safe or the operator accepts it; otherwise stops.
     fn rerun_or_stop(&self, reason: DecisionReason, doubt: &str) -> NextAction {
         match (self.rerun_safety, self.overrides.accept_drift) {
             (RerunSafety::Safe, _) => run(reason),
@@ -236,7 +237,7 @@ impl<'a> DecisionInput<'a> {
 }
 
 impl ProbeAnswer<'_> {
-    /// What the reason of a decision keeps of it.
+    /// The part of the answer that the reason of a decision records.
     fn summary(self) -> Option<FindingSummary> {
         match self {
             Missing | NotAsked | Failed(_) => None,

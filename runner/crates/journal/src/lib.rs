@@ -1,9 +1,10 @@
 //! The journal: each intent is on disk before its effect, and each outcome after it.
 //!
-//! [`event`] defines the records, [`state`] folds them, [`step_status`] those of one attempt, [`line`] defines the form on disk, [`file`] appends and syncs, `load`
-//! reads, [`redact`] removes secrets, and `sanitize` applies it and bounds the texts. The types enforce the order "intent,
-//! effect, outcome": only [`Journal::record_intent`] creates a [`StepIntent`], acting turns it into a [`StepCompletion`], and
-//! only that can be recorded as an outcome.
+//! [`event`] defines the entries, [`line`] their bytes on disk; [`file`] appends and syncs, `load` reads. [`state`]
+//! folds all attempts, [`step_status`] folds one. [`redact`] removes secrets, and `sanitize` applies it and limits the
+//! texts. [`decision`] is the decision table. The types enforce the order "intent, effect, outcome": only
+//! [`Journal::record_intent`] creates a [`StepIntent`], acting turns it into a [`StepCompletion`], and only that can be
+//! recorded as an outcome.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 

@@ -17,7 +17,7 @@ pub struct OfficialModule {
 /// Every official module, sorted by name.
 pub static OFFICIAL_MODULES: &[OfficialModule] = include!(concat!(env!("OUT_DIR"), "/official.rs"));
 
-/// Bytes that begin a page, and share none with others before them: 4 KiB on x86-64, up to 64 KiB on ARM.
+/// Page-aligned bytes. A page is 4 KiB on x86-64, and up to 64 KiB on ARM.
 #[cfg_attr(target_arch = "x86_64", repr(C, align(4096)))]
 #[cfg_attr(not(target_arch = "x86_64"), repr(C, align(65536)))]
 pub struct PageAligned<T: ?Sized>(pub T);

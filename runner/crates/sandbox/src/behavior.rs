@@ -1,24 +1,26 @@
-//! What the runner does around a step because its module declares it: `behaves` of a description (docs/steps.md).
+//! The behaviors that a module declares: `behaves` in its description (docs/steps.md).
 //!
-//! Invariant: a declaration names values of the step's configuration, and those are looked up among the step's own grants. So a
-//! module gains nothing by it that its grants do not allow already: the lint reads a directory and a database that its probe may
-//! read, `runner migrate` is an operator's command on the step's own directory and database, and only folders
-//! `releases/<digest>` of a directory that the step may write to are pruned. Deliberately absent: any word on another step.
+//! Invariant: a declaration gives a module no access beyond its grants. It names values of the step's configuration,
+//! which are resolved to the step's own grants: the lint reads a directory and a database that the probe may read, an
+//! operator runs `runner migrate` on the step's own directory and database, and pruning removes only folders
+//! `releases/<digest>` in a directory that the step may write to. Deliberately absent: behaviors that affect other
+//! steps.
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// What a module declares about its behavior. Members that are not known are passed over.
+/// The behaviors that a module declares. Unknown members are ignored.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct ModuleBehaviors {
-    /// It migrates a database by the host's `migrations`: the preflight lints the files, and `runner migrate` works on it.
+    /// It migrates a database with the host's `migrations`, so the preflight lints the files, and `runner migrate`
+    /// supports it.
     pub migrates: Option<MigratesBehavior>,
-    /// It keeps content in `releases/<digest>` of a directory: old ones are removed once they are of no use.
+    /// It installs releases into `releases/<digest>` of a directory, so the runner prunes old ones.
     pub installs_releases: Option<InstallsReleasesBehavior>,
 }
 
-/// Where the migrations of a step are. Its other settings are those of `migrations` (wit/).
+/// The directory and database of a step's migrations. Its other settings are those of `migrations` (wit/).
 #[derive(Clone, Debug, Deserialize)]
 pub struct MigratesBehavior {
     /// A JSON pointer to the value of the configuration that names the directory.
@@ -27,16 +29,16 @@ pub struct MigratesBehavior {
     database: String,
 }
 
-/// Where the releases of a step are.
+/// The directory of a step's releases.
 #[derive(Clone, Debug, Deserialize)]
 pub struct InstallsReleasesBehavior {
-    /// A JSON pointer to the value of the configuration that names the directory. Where the configuration has no such value, it is
-    /// the only directory that the step may write to.
+    /// A JSON pointer to the value of the configuration that names the directory. Without that value, it is the only
+    /// directory that the step may write to.
     into: String,
 }
 
 impl MigratesBehavior {
-    /// The directory that a configuration names; empty if it names none, which nothing is granted as.
+    /// The directory that a configuration names; if it names none, the empty text, which no grant has as its name.
     #[must_use]
     pub fn dir<'c>(&self, config: &'c Value) -> &'c str {
         text_at(config, &self.dir).unwrap_or_default()

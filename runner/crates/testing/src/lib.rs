@@ -1,3 +1,3 @@
-//! What the tests of several crates share.
+//! Helpers that the tests of several crates share.
 
 pub mod corpus;

@@ -2,25 +2,25 @@
 
 use wasmtime::{Config, Result};
 
-/// The engine's settings.
+/// Creates the engine's configuration.
 ///
-/// The target is named, or the build machine's CPU features would be baked in. Stacks are small: a step that recurses
-/// without end meets its limit soon.
+/// It names the target, because otherwise the code would depend on the CPU features of the build machine. Stacks are
+/// small, so that infinite recursion ends soon.
 ///
 /// # Errors
-/// When this wasmtime was built without a compiler for the target.
+/// An error when this wasmtime was built without a compiler for the target.
 pub fn engine_config() -> Result<Config> {
     let mut config = Config::new();
     config.target(target_triple())?;
     config.wasm_component_model(true);
     config.epoch_interruption(true);
-    // Where in a module's text an instruction came from is never shown, and would be a tenth of the code.
+    // Nothing shows the address map, and it would be a tenth of the code.
     config.generate_address_map(false);
-    // Nothing unwinds through a module's code: traps end it, and panics of the host's are carried around it.
+    // Nothing unwinds through a module's code: a trap ends it, and wasmtime carries host panics across it.
     config.native_unwind_info(false);
     config.max_wasm_stack(1 << 20);
     config.async_stack_size(2 << 20);
-    // Fixed, since the user's environment (`WASMTIME_BACKTRACE_DETAILS`) would decide otherwise.
+    // Otherwise the environment variable `WASMTIME_BACKTRACE_DETAILS` would decide.
     config.wasm_backtrace_details(wasmtime::WasmBacktraceDetails::Disable);
     Ok(config)
 }

@@ -1,7 +1,8 @@
-//! The preflight of migrations: their databases answer, and what is unsafe in what would run is said before anything runs.
+//! The preflight of migrations: checks that their databases are reachable, and reports unsafe statements.
 //!
-//! Only steps whose module declares `migrates` are checked, and only where files changed since they succeeded: a deployment with nothing
-//! to do asks no database. Deliberately absent: rules, which are the database crate's.
+//! It checks only steps whose module declares `migrates`, and only if their files changed since the step succeeded, so
+//! that a deployment with nothing to migrate connects to no database. Deliberately absent: the lint rules, which are in
+//! the `db` crate.
 
 use super::{PlannedStep, resources::resource_error};
 use crate::deploy::{Executor as _, executor::LocalExecutor};
@@ -19,7 +20,7 @@ pub(super) struct MigrationPreflight<'a> {
     pub(super) plan: &'a Plan,
     pub(super) local: &'a LocalExecutor,
     pub(super) notify: &'a NoticeHandler,
-    /// What is on record, if that is known.
+    /// The journal state, if it was read.
     pub(super) state: Option<&'a JournalState>,
 }
 
@@ -29,7 +30,7 @@ impl MigrationPreflight<'_> {
         let mut problems = Vec::new();
         for planned in steps {
             let Some(migrates) = &planned.description.behaviors.migrates else { continue };
-            // What waits for outputs of other steps can't be known yet.
+            // A configuration that needs outputs of other steps can't be checked yet.
             if planned.step.pending.is_empty() && !self.has_succeeded_with_same_files(planned).await {
                 problems.extend(self.lint_step(planned, migrates).await);
             }
@@ -37,7 +38,7 @@ impl MigrationPreflight<'_> {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
-    /// Whether the step succeeded with these very files. They are read here, and then are what the step gets.
+    /// Whether the step is done with the same input files. The step later gets the content that is hashed here.
     async fn has_succeeded_with_same_files(&self, planned: &PlannedStep) -> bool {
         let inputs = self.local.input_hashes(&planned.step, &planned.description, &planned.step.with).await;
         let record = self.state.and_then(|state| state.records.get(&planned.step_target));
@@ -54,7 +55,7 @@ impl MigrationPreflight<'_> {
         let linted = async { self.local.runtime().migrations(step, migrates).await?.lint().await };
         let (found, severity) = match linted.await {
             Ok(found) => found,
-            // A directory that a step before this one makes, and what is wrong with a file: the step says so in its turn.
+            // An earlier step may still create the directory, and the step itself reports an invalid file.
             Err(failure) if !is_unreachable(&failure) => return Vec::new(),
             Err(failure) => {
                 let message = format!("step `{}`: {}", step.id, failure.message);

@@ -1,4 +1,4 @@
-//! What is deployed, found out before anything runs.
+//! Determines the release, with its digest, before anything runs.
 
 use contract::diagnostic::{Diagnostic, ErrorCode};
 use journal::event::Release;
@@ -6,7 +6,7 @@ use plan::Plan;
 
 use super::{PlannedStep, RequestedRelease, span_of};
 
-/// What is deployed: its digest by the first step that pulls something.
+/// Resolves the release to its digest, which the first step that pulls an archive determines.
 pub(super) async fn resolve_release(
     plan: &Plan,
     steps: &[PlannedStep],
@@ -25,7 +25,7 @@ pub(super) async fn resolve_release(
                 return Err(plan.error_at(ErrorCode::NotTheVerifiedRelease, span, message, label, Some(hint)));
             }
             (Ok(found), _) => found,
-            // Its archive may be gone, and what was pulled still be there: the step looks for it by the digest.
+            // The archive may be gone while the release folder still exists; the step finds that folder by the digest.
             (Err(_), Some(known)) => Some(known.clone()),
             (Err(failure), None) => {
                 let message = format!("can't determine the digest of release {label}");

@@ -1,4 +1,4 @@
-//! What a module requires of its step: a configuration that fits its schema, and grants.
+//! Checks a step against its module: the configuration against the module's schema, and the grants against its needs.
 
 use contract::diagnostic::{Diagnostic, ErrorCode};
 use plan::{DirAccess, Plan, PlanStep};
@@ -6,7 +6,7 @@ use sandbox::{CapabilityKind, CapabilityNeed, ModuleDescription, SchemaViolation
 
 use super::span_of;
 
-/// What the module's schema does not allow.
+/// The values of the configuration that the module's schema does not allow.
 pub(super) fn schema_problems(plan: &Plan, step: &PlanStep, description: &ModuleDescription) -> Vec<Diagnostic> {
     let known_later = |pointer: &str| step.pending.contains_key(pointer);
     let diagnostic = |mismatch: SchemaViolation| {
@@ -23,7 +23,7 @@ pub(super) fn schema_problems(plan: &Plan, step: &PlanStep, description: &Module
     description.schema_violations(&step.with, known_later).into_iter().map(diagnostic).collect()
 }
 
-/// What the module needs and the plan does not grant.
+/// The needs of the module that the plan does not grant.
 pub(super) fn missing_grants(plan: &Plan, step: &PlanStep, description: &ModuleDescription) -> Vec<Diagnostic> {
     let mut reported = Vec::new();
     let missing = |need: &CapabilityNeed| -> Option<Diagnostic> {
@@ -60,7 +60,7 @@ pub(super) fn missing_grants(plan: &Plan, step: &PlanStep, description: &ModuleD
                 format!("secrets: [{}]", name.unwrap_or("<name>")),
             ),
         };
-        // One line a kind: what a module needs by name, it also needs at all.
+        // One error per kind of capability is enough: a need by name often comes with a general need of the same kind.
         if granted || reported.contains(&need.capability) {
             return None;
         }

@@ -1,4 +1,4 @@
-//! Whether what steps are granted is there: directories, the folders of databases, and room on the disk.
+//! Checks the granted resources: directories, the folders of SQLite databases, and free disk space.
 
 use std::path::Path;
 
@@ -9,10 +9,11 @@ use plan::{DirAccess, Plan, PlanStep};
 /// The free space that a writable directory must have, in bytes.
 const MIN_FREE_BYTES: u64 = 32 << 20;
 
-/// Whether directories can be written and have room, and the folders of databases too.
+/// Checks that granted directories and the folders of SQLite databases can be used and have free space. Creates the
+/// writable ones.
 ///
 /// # Errors
-/// What can't be, with its place in the plan.
+/// The resources that are missing or unusable, each with its location in the plan.
 pub(super) fn check_resources<'p>(
     plan: &Plan,
     steps: impl Iterator<Item = &'p PlannedStep>,
@@ -40,7 +41,7 @@ pub(super) fn check_resources<'p>(
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
-/// Something that a step is granted is missing or unusable.
+/// The error for a granted resource that is missing or unusable.
 pub(super) fn resource_error(plan: &Plan, step: &PlanStep, message: &str) -> Diagnostic {
     let hint = Some("nothing was changed; fix this, then run the same command again".to_owned());
     let mut diagnostic =

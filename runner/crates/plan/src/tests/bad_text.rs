@@ -368,7 +368,7 @@ fn causes_and_hints() {
     assert!(render_diagnostic(&diagnostic, ColorMode::On).contains("\u{1b}["));
 }
 
-/// Spans beside character boundaries or outside of the text do not panic.
+/// Spans off character boundaries or outside the text do not panic.
 #[test]
 fn any_span_can_be_shown() {
     let text: Arc<str> = source("a: é\r\nb: 日本\n").text;
