@@ -52,8 +52,7 @@ impl LoadedJournals {
     pub fn read(paths: &[PathBuf], mut each: impl FnMut(&JournalEntry)) -> Result<Self, JournalError> {
         let mut loaded = Self::default();
         for (index, path) in paths.iter().enumerate() {
-            let bytes = fs::read(path).map_err(|source| io_error("read", path, source))?;
-            loaded.read_file(path, &bytes, index + 1 == paths.len(), &mut each)?;
+            loaded.read_path(path, index + 1 == paths.len(), &mut each)?;
         }
         Ok(loaded)
     }
@@ -79,6 +78,20 @@ impl LoadedJournals {
             }
         }
         Ok(Some(loaded))
+    }
+
+    /// Reads and folds the next journal.
+    ///
+    /// # Errors
+    /// [`JournalError`] if it cannot be read, is corrupt, or contradicts those before it.
+    pub fn read_path(
+        &mut self,
+        path: &Path,
+        is_newest: bool,
+        each: impl FnMut(&JournalEntry),
+    ) -> Result<(), JournalError> {
+        let bytes = fs::read(path).map_err(|source| io_error("read", path, source))?;
+        self.read_file(path, &bytes, is_newest, each)
     }
 
     /// Folds the content of the next journal.

@@ -8,6 +8,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
 };
 
 use contract::{diagnostic::Diagnostic, hash::Blake3Hash};
@@ -147,16 +148,28 @@ impl StateStore {
         HistoryFolder::open(self.folder())?.record(state, ended.as_slice(), self.archive_policy())
     }
 
+    /// Brings what a remote state has into the local folder.
+    fn download(&self) -> Result<(), StateError> {
+        match &self.remote {
+            Some(backend) if !backend.is_cached.load(Ordering::Relaxed) => self.with_remote(|remote, location| {
+                let root =
+                    super::remote_lock::parse_manifest(remote.read_record()?.as_ref(), &self.resource, location)?;
+                super::journal_cache::pull_journals(remote, &root, &self.folder, location)
+            }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn archive_policy(&self) -> Option<ArchivePolicy> {
-        self.keeps_archives().then_some(ARCHIVE_POLICY)
+        self.is_folder().then_some(ARCHIVE_POLICY)
     }
 }
 
 impl HistoryFolder {
     fn open(folder: &Path) -> Result<Self, StateError> {
+        let mut loose = journals_in(folder)?;
         let archives = archives_in(folder)?;
         let archived = archives.last().map_or(0, |archive| archive.last);
-        let mut loose = journals_in(folder)?;
         // A killed process may have left journals that an archive has.
         loose.retain(|(epoch, _)| *epoch > archived);
         Ok(Self { folder: folder.to_owned(), archives, loose })
@@ -203,8 +216,7 @@ impl HistoryFolder {
     ) -> Result<(), HistoryError> {
         let until = self.loose.partition_point(|(epoch, _)| *epoch < before);
         for (index, (_, path)) in self.loose[..until].iter().enumerate() {
-            let bytes = fs::read(path).map_err(|source| StateError::io("read", path, source))?;
-            loaded.read_file(path, &bytes, index + 1 == self.loose.len(), &mut each)?;
+            loaded.read_path(path, index + 1 == self.loose.len(), &mut each)?;
         }
         Ok(())
     }

@@ -227,22 +227,6 @@ impl StateStore {
         serde_json::json!({ "state": state, "folder": folder }).to_string()
     }
 
-    /// Brings what a remote state has into the local folder.
-    pub(crate) fn download(&self) -> Result<(), StateError> {
-        match &self.remote {
-            Some(backend) if !backend.is_cached.load(Ordering::Relaxed) => self.with_remote(|remote, location| {
-                let root = remote_lock::parse_manifest(remote.read_record()?.as_ref(), &self.resource, location)?;
-                journal_cache::pull_journals(remote, &root, &self.folder, location)
-            }),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    /// Whether old journals may go into archives.
-    pub(crate) fn keeps_archives(&self) -> bool {
-        self.is_folder()
-    }
-
     /// The path of the journal of one attempt.
     #[must_use]
     pub fn journal_path(&self, epoch: u64) -> PathBuf {
