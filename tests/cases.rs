@@ -34,6 +34,7 @@ mod cases {
     mod preview;
     mod readme;
     mod registries;
+    mod resolve;
     mod resume;
     mod rollback;
     mod secrets;

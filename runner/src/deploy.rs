@@ -26,6 +26,7 @@ mod preflight;
 mod preview;
 mod prune;
 mod request;
+mod resolution;
 mod resolve;
 mod rollback;
 mod step;
@@ -41,6 +42,7 @@ pub use preflight::{
 pub use preview::{StepPreview, preview_deployment};
 pub use prune::{DEFAULT_KEPT_RELEASES, PruneError, prune, release_dirs};
 pub use request::{DeployOverrides, DeploymentRequest, MissingJournalPolicy};
+pub use resolution::{ResolutionRequest, StatedOutcome, StepResolution, resolve_step};
 pub use resolve::lineage;
 
 use self::{attempt::RunningAttempt, conclusion::AttemptConclusion, hooks::HookRunner, step::StepRunner};

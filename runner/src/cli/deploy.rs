@@ -69,6 +69,8 @@ pub(super) struct DeployRequest<'a> {
     pub(super) wait: LockWait,
     /// The command that continues this deployment.
     pub(super) resume_command: &'a str,
+    /// `runner resolve` for its environment, if a plan file says which that is.
+    pub(super) resolve_command: Option<String>,
 }
 
 /// Deploys, with the setup steps first if `setup` asks for them.
@@ -106,6 +108,7 @@ pub(super) async fn run(
         },
         wait: args.wait.wait(),
         resume_command: &again,
+        resolve_command: Some(command_line("resolve", args.local, &args.plan)),
     };
     deploy(job, screen).await
 }
@@ -139,6 +142,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         overrides: orders,
         wait,
         resume_command: again,
+        resolve_command,
     } = job;
     screen.mask(plan.secrets.values().chain(&ci::job_secrets()));
     let one = |diagnostic: Diagnostic| vec![diagnostic];
@@ -189,6 +193,7 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
         url: source::job_url(),
         wait,
         resume_command: again.to_owned(),
+        resolve_command,
     };
     let report = Rc::new(RefCell::new(None));
     let observe = |before: &JournalState, header: &JournalHeader| -> EntryObserver {

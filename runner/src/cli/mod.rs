@@ -25,6 +25,7 @@ mod output;
 mod plan;
 mod post;
 mod prune;
+mod resolve;
 mod rollback;
 mod schema;
 mod selection;
@@ -65,6 +66,8 @@ enum CliCommand {
     Rollback(rollback::RollbackArgs),
     /// Deploy the live, verified release of one environment to another
     Promote(rollback::PromoteArgs),
+    /// Record how a step ended that the runner can't finish
+    Resolve(resolve::ResolveArgs),
     /// In a CI, after a deployment: upload the rest of the journal and release the lock
     Post(post::PostArgs),
     /// Remove old releases that no rollback needs
@@ -152,7 +155,8 @@ fn purpose(cli: &Cli) -> OutputPurpose {
             | CliCommand::Step(_),
         ) => OutputPurpose::Deployment,
         Some(
-            CliCommand::Post(_)
+            CliCommand::Resolve(_)
+            | CliCommand::Post(_)
             | CliCommand::Prune(_)
             | CliCommand::Plan(_)
             | CliCommand::Status { .. }
@@ -180,6 +184,7 @@ fn dispatch(cli: Cli, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic
         CliCommand::Setup(args) => block_on(deploy::run(&args, SetupMode::WithSetup, screen)),
         CliCommand::Rollback(args) => block_on(rollback::rollback(&args, screen)),
         CliCommand::Promote(args) => block_on(rollback::promote(&args, screen)),
+        CliCommand::Resolve(args) => block_on(resolve::run(&args, screen, out)),
         CliCommand::Post(args) => block_on(post::run(&args, screen)),
         CliCommand::Prune(args) => block_on(prune::run(&args, screen, out)),
         CliCommand::Plan(args) => block_on(plan::run(&args, screen, out)),

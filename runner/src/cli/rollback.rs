@@ -7,7 +7,7 @@ use super::{
     guards,
     output::CommandOutput,
     selection,
-    source::PlanSourceArgs,
+    source::{self, PlanSourceArgs},
     wait::LockWaitArgs,
     xdg_dirs,
 };
@@ -135,6 +135,7 @@ async fn deploy_release(
         overrides: orders,
         wait: wait.wait(),
         resume_command: again,
+        resolve_command: Some(deploy::command_line("resolve", !source::is_ci(), args)),
     };
     deploy::deploy(job, screen).await
 }

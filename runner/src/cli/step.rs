@@ -87,6 +87,7 @@ pub(super) async fn run(args: &StepArgs, screen: &CommandOutput) -> Result<ExitK
         overrides: args.selection.overrides(),
         wait: args.wait.wait(),
         resume_command: &again,
+        resolve_command: None,
     };
     deploy::deploy(job, screen).await
 }

@@ -83,14 +83,10 @@ fn diagnostic(attempt: &RunningAttempt<'_>, error: &AttemptError) -> Diagnostic 
         .iter()
         .filter(|planned| attempt.outputs.contains_key(&planned.step.id) && is_done(&planned.step_target));
     let done: Vec<_> = done.map(|planned| planned.step.id.to_string()).collect();
-    let next = error
-        .step_target()
-        .and_then(|step_target| prepared.index(&step_target.step))
-        .and_then(|at| prepared.steps.get(at + 1));
     let resume_hint = ResumeHint {
         resume_command: &attempt.request.resume_command,
+        resolve_command: attempt.request.resolve_command.as_deref(),
         skipped_steps: &done,
-        next_step: next.map(|planned| &planned.step.id),
     };
     let mut diagnostic = error.diagnostic(attempt.header.attempt, &resume_hint);
     if let AttemptError::Failed { step_target, failure, .. } | AttemptError::UndoFailed { step_target, failure } = error

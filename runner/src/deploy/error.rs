@@ -3,7 +3,7 @@
 use std::path::{Component, Path};
 
 use contract::{
-    AttemptNumber, StepId,
+    AttemptNumber, TargetName,
     diagnostic::{Diagnostic, ErrorCode, SourceLocation},
     step::StepFailure,
 };
@@ -37,10 +37,21 @@ pub enum AttemptError {
 pub struct ResumeHint<'a> {
     /// The command that resumes the deployment.
     pub resume_command: &'a str,
-    /// The steps that it will skip.
+    /// The command that records how a step ended, if there is a plan file.
+    pub resolve_command: Option<&'a str>,
+    /// The steps that the deployment will skip.
     pub skipped_steps: &'a [String],
-    /// The step after the one that stopped, if there is one.
-    pub next_step: Option<&'a StepId>,
+}
+
+impl ResumeHint<'_> {
+    /// The command that records how a step ended, after a sentence that leads to it.
+    fn resolve(&self, lead: &str, step_target: &StepTarget, outcome: &str) -> String {
+        let StepTarget { step, target } = step_target;
+        let target = if *target == TargetName::local() { String::new() } else { format!(" --target {target}") };
+        self.resolve_command.map_or_else(String::new, |command| {
+            format!("{lead} `{command} {step}{target} --as {outcome} --message \"checked by hand\"`")
+        })
+    }
 }
 
 impl From<JournalError> for AttemptError {
@@ -56,17 +67,6 @@ impl From<LockError> for AttemptError {
 }
 
 impl AttemptError {
-    /// The step that the error is about, if any.
-    pub(super) fn step_target(&self) -> Option<&StepTarget> {
-        match self {
-            Self::Failed { step_target, .. }
-            | Self::InDoubt { step_target, .. }
-            | Self::UndoFailed { step_target, .. }
-            | Self::Irreversible { step_target, .. } => Some(step_target),
-            Self::Plan(_) | Self::Journal(_) | Self::Lock(_) | Self::Interrupted => None,
-        }
-    }
-
     /// A short text of the error, without secrets, for warnings about hooks and pruning.
     pub(super) fn short_text(&self, redactor: &Redactor) -> String {
         match self {
@@ -100,7 +100,7 @@ impl AttemptError {
                 diagnostic.with_hint(format!("{advice}; then run `{again}` again{skipped}"))
             }
             Self::InDoubt { step_target, reason } => {
-                let (code, why, hint) = in_doubt(&step_target.step, reason, resume_hint);
+                let (code, why, hint) = in_doubt(step_target, reason, resume_hint);
                 Diagnostic::new(code, format!("step {step_target} is in doubt and was not run"))
                     .with_cause(why)
                     .with_hint(hint)
@@ -109,7 +109,10 @@ impl AttemptError {
             Self::UndoFailed { step_target, failure } => {
                 Diagnostic::new(ErrorCode::UndoFailed, format!("the rollback of step {step_target} failed"))
                     .with_cause(failure_summary(failure))
-                    .with_hint(format!("fix the cause, then run `{again}` again: it finishes the rollback first"))
+                    .with_hint(format!(
+                        "fix the cause, then run `{again}` again: it finishes the rollback first{}",
+                        resume_hint.resolve("; or undo the step by hand, then run", step_target, "undone")
+                    ))
             }
             Self::Irreversible { step_target, not_undone: left } => {
                 let left: Vec<_> = left.iter().map(ToString::to_string).collect();
@@ -128,8 +131,12 @@ impl AttemptError {
 }
 
 /// The error code, message and hint for a step that is in doubt.
-fn in_doubt(step: &StepId, reason: &DecisionReason, resume_hint: &ResumeHint<'_>) -> (ErrorCode, String, String) {
-    let again = resume_hint.resume_command;
+fn in_doubt(
+    step_target: &StepTarget,
+    reason: &DecisionReason,
+    resume_hint: &ResumeHint<'_>,
+) -> (ErrorCode, String, String) {
+    let (step, again) = (&step_target.step, resume_hint.resume_command);
     let run_it_again = format!("run `{again} --accept-drift {step}`");
     let accept = format!("or {run_it_again} to run step `{step}` anyway");
     match reason {
@@ -141,12 +148,8 @@ fn in_doubt(step: &StepId, reason: &DecisionReason, resume_hint: &ResumeHint<'_>
                 Some(finding) => format!("it was interrupted, and its probe reported: {finding}"),
                 None => "it was interrupted; outcome unknown, because it has no probe".to_owned(),
             };
-            let hint = match resume_hint.next_step {
-                Some(next) => format!(
-                    "check what it did; if it finished, run `{again} --start-from {next}`; if not, {run_it_again}"
-                ),
-                None => format!("check what it did; then {run_it_again} to run it again"),
-            };
+            let done = resume_hint.resolve("; if it finished, run", step_target, "done");
+            let hint = format!("check what it did{done}; if it did not finish, {run_it_again}");
             (ErrorCode::StepInDoubt, why, hint)
         }
         DecisionReason::Unconfirmed { finding } => {

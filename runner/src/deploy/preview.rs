@@ -97,7 +97,7 @@ async fn preview_step(
         }
         Err(AttemptError::Plan(diagnostic)) => return Err(vec![diagnostic]),
         Err(error) => {
-            let resume_hint = ResumeHint { resume_command: "runner plan", skipped_steps: &[], next_step: None };
+            let resume_hint = ResumeHint { resume_command: "runner plan", resolve_command: None, skipped_steps: &[] };
             return Err(vec![error.diagnostic(view.header.attempt, &resume_hint)]);
         }
     };

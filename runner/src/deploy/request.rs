@@ -25,6 +25,8 @@ pub struct DeploymentRequest<'a> {
     pub wait: LockWait,
     /// The command that continues this deployment, for hints.
     pub resume_command: String,
+    /// `runner resolve` for this environment, for hints.
+    pub resolve_command: Option<String>,
     /// The states of the plan's other environments, whose releases must not be pruned.
     pub sibling_stores: Vec<StateStore>,
     /// The deployments that this one runs inside, the outermost first, each as `APP/ENVIRONMENT ADDRESS`.

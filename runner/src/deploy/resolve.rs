@@ -169,7 +169,8 @@ impl<'a> AttemptView<'a> {
                 accept_drift: self.overrides.accept_drift.contains(&planned.step.id),
                 fresh: self.overrides.fresh,
                 selected_by_name: resolved.selected_by_name,
-                journal_missing: self.overrides.journal_missing,
+                journal_missing: self.overrides.journal_missing
+                    || self.state.lost_records.contains(&planned.step_target),
             },
             finding,
         }

@@ -149,6 +149,14 @@ impl EventFormatter {
                 };
                 vec![line_item(Verbosity::Normal, LineStyle::Plain, keyword, String::new(), text, None)]
             }
+            JournalEvent::Resolved { step_target, resolution, by, message } => {
+                let text = format!("{}, said {by}: {message}", messages::resolution(resolution));
+                vec![line_item(Verbosity::Normal, LineStyle::Plain, "resolved", step_label(step_target), text, None)]
+            }
+            JournalEvent::RecordLost { step_target } => {
+                let text = "an earlier attempt lost its lock and its last entries: the step is probed".to_owned();
+                vec![line_item(Verbosity::Normal, LineStyle::Plain, "lost", step_label(step_target), text, None)]
+            }
             JournalEvent::Decision { step_target, decision } => self.decision_items(step_target, decision),
             JournalEvent::Intent { step_target, key, fingerprint, .. } => {
                 let label = step_label(step_target);

@@ -12,7 +12,7 @@ use contract::{
 };
 use journal::{
     FindingSummary,
-    event::{Decision, DecisionReason, StepTarget},
+    event::{Decision, DecisionReason, Resolution, StepTarget},
 };
 
 /// The most changed components that a phrase names; `why` lists all.
@@ -26,6 +26,16 @@ pub fn decision(decision: &Decision) -> &'static str {
         Decision::Adopt { .. } => "adopt",
         Decision::Run { .. } => "run",
         Decision::Stop { .. } => "stop",
+    }
+}
+
+/// What an operator says about a step.
+#[must_use]
+pub fn resolution(resolution: &Resolution) -> &'static str {
+    match resolution {
+        Resolution::Done { .. } => "done",
+        Resolution::Undone => "undone",
+        Resolution::NotBegun => "not begun",
     }
 }
 

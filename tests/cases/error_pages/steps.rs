@@ -128,3 +128,22 @@ fn p0405_irreversible_step() {
     });
     check_page("P0405", &failing_r2(&format!("  mail: {step}\n")), &["--local", "--release", "r2"]);
 }
+
+#[test]
+fn p0230_step_that_cannot_be_resolved_so() {
+    let arguments = ["resolve", "--local", "migrate", "--as", "done", "--message", "checked by hand"];
+    check_page("P0230", &TestEnvironment::deployed(), &arguments);
+}
+
+/// The step after it needs what the killed one did not return.
+#[test]
+fn p0231_outputs_that_nobody_knows() {
+    let environment = TestEnvironment::with_plan(INDEX_PLAN);
+    environment.write("index.sh", "kill -9 $PPID\n");
+    let args = "program: /bin/true, args: [\"${{ steps.index.stdout }}\"] }";
+    environment.edit("deploy.yml", "program: /bin/true }", args);
+    environment.edit("deploy.yml", "[[/bin/true]]", "[[/bin/true, \"*\"]]");
+    environment.run(DEPLOY);
+    let arguments = ["resolve", "--local", "index", "--as", "done", "--message", "checked by hand"];
+    check_page("P0231", &environment, &arguments);
+}

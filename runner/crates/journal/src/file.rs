@@ -18,7 +18,10 @@ use serde_json::Value;
 
 use super::{
     error::{JournalError, io_error},
-    event::{Decision, Fingerprint, JournalEntry, JournalEvent, JournalHeader, PlanStepRecord, ProbeInput, StepTarget},
+    event::{
+        Decision, Fingerprint, JournalEntry, JournalEvent, JournalHeader, PlanStepRecord, ProbeInput, Resolution,
+        StepTarget,
+    },
     line,
     load::LoadedJournals,
     redact::Redactor,
@@ -287,6 +290,32 @@ impl Journal {
         if replaces_outcome { self.sync() } else { Ok(()) }
     }
 
+    /// Writes what an operator says about a step. The record is on disk on return.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn record_resolution(
+        &mut self,
+        step_target: &StepTarget,
+        resolution: Resolution,
+        by: &str,
+        message: &str,
+    ) -> Result<(), JournalError> {
+        let (by, message) = (by.to_owned(), message.to_owned());
+        self.append(JournalEvent::Resolved { step_target: step_target.clone(), resolution, by, message })?;
+        self.sync()
+    }
+
+    /// Writes that entries about these steps were lost with the lock of an earlier attempt. The records are on disk on return.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn record_lost(&mut self, steps: &[StepTarget]) -> Result<(), JournalError> {
+        let events = steps.iter().map(|step_target| JournalEvent::RecordLost { step_target: step_target.clone() });
+        events.into_iter().try_for_each(|event| self.append(event))?;
+        if steps.is_empty() { Ok(()) } else { self.sync() }
+    }
+
     /// Writes an event that no decision depends on. Progress beyond its limit is dropped.
     ///
     /// # Errors
@@ -400,6 +429,8 @@ fn size_limit_for(event: &JournalEvent) -> u64 {
         | JournalEvent::Probe { .. }
         | JournalEvent::UndoIntent { .. }
         | JournalEvent::Override { .. }
+        | JournalEvent::Resolved { .. }
+        | JournalEvent::RecordLost { .. }
         | JournalEvent::Unrecognized => INTENT_LIMIT_BYTES,
     }
 }

@@ -58,7 +58,14 @@ impl JournalEvent {
             Self::UndoOutcome { step_target, failure } => {
                 Self::UndoOutcome { step_target, failure: failure.map(|failure| clean.failure(failure)) }
             }
-            Self::UndoIntent { .. } | Self::Override { .. } | Self::Ended { .. } | Self::Unrecognized => self,
+            Self::Resolved { step_target, resolution, by, message } => {
+                Self::Resolved { step_target, resolution, by: clean.short_text(by), message: clean.message(message) }
+            }
+            Self::UndoIntent { .. }
+            | Self::Override { .. }
+            | Self::RecordLost { .. }
+            | Self::Ended { .. }
+            | Self::Unrecognized => self,
         }
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::event::{
     COMMAND_OVERRIDES, Decision, FORMAT, Fingerprint, JournalEntry, JournalEvent, JournalFormat, JournalHeader, MAGIC,
-    MISSING_JOURNAL, ROLLBACK, Release, StepTarget,
+    MISSING_JOURNAL, ROLLBACK, Release, Resolution, StepTarget,
 };
 use super::step_status::AttemptStatuses;
 use contract::{AttemptNumber, RunId, diagnostic::ExitKind};
@@ -52,6 +52,8 @@ pub struct JournalState {
     pub head: EnvironmentHead,
     /// The steps that the newest attempt has begun to run or undo, and not finished.
     pub in_progress: BTreeSet<StepTarget>,
+    /// The steps whose newest entries were lost: whatever their record says, they may have acted since.
+    pub lost_records: BTreeSet<StepTarget>,
     /// The statuses of the steps in the newest attempt.
     pub statuses: AttemptStatuses,
     /// The commits of the newest releases, by their last deployment.
@@ -160,6 +162,9 @@ pub struct AttemptSummary {
     pub trust: JournalTrust,
     /// Whether the earlier journals were missing: a step without a record may have run.
     pub journal_missing: bool,
+    /// The step that `resolve` settled, if that was the command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved_step: Option<StepTarget>,
 }
 
 /// The last record of a step.
@@ -214,6 +219,18 @@ pub enum RecordStatus {
     Undoing(Option<Receipt>),
     /// Undone.
     Reverted,
+}
+
+impl RecordStatus {
+    /// Whether an operator may say this of a step with this status.
+    #[must_use]
+    pub fn can_be_resolved_as(&self, resolution: &Resolution) -> bool {
+        match resolution {
+            Resolution::Done { .. } => matches!(self, Self::Intended | Self::Undoing(_)),
+            Resolution::Undone => matches!(self, Self::Intended | Self::Undoing(_) | Self::Succeeded(_)),
+            Resolution::NotBegun => matches!(self, Self::Intended),
+        }
+    }
 }
 
 /// An event that contradicts the events before it.
@@ -296,6 +313,7 @@ impl JournalState {
                     StepRecord { status: RecordStatus::Intended, trust, intent, live_before },
                 );
                 self.in_progress.insert(step_target.clone());
+                self.lost_records.remove(step_target);
                 Ok(())
             }
             JournalEvent::Outcome { step_target, outcome: result, .. } => {
@@ -362,6 +380,16 @@ impl JournalState {
                 }
                 Ok(())
             }
+            JournalEvent::Resolved { step_target, resolution, .. } => {
+                self.apply_resolution(step_target, resolution, entry.at)
+            }
+            JournalEvent::RecordLost { step_target } => {
+                self.lost_records.insert(step_target.clone());
+                if let Some(record) = self.records.get_mut(step_target) {
+                    record.trust = JournalTrust::Untrusted;
+                }
+                Ok(())
+            }
             JournalEvent::Plan { .. }
             | JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }
@@ -383,6 +411,40 @@ impl JournalState {
                 Err(TransitionError::Foreign(format!("line {} has an event of an unknown type", entry.seq)))
             }
         }
+    }
+
+    /// An operator's word counts only in an authentic journal.
+    fn apply_resolution(
+        &mut self,
+        step_target: &StepTarget,
+        resolution: &Resolution,
+        at: jiff::Timestamp,
+    ) -> Result<(), TransitionError> {
+        if self.trust == JournalTrust::Untrusted {
+            return Ok(());
+        }
+        let record =
+            self.expect_record(step_target, "a resolution", |record| record.status.can_be_resolved_as(resolution))?;
+        match resolution {
+            Resolution::Done { receipt } => {
+                record.status = RecordStatus::Succeeded(receipt.clone());
+                self.mark_live(step_target, at);
+            }
+            Resolution::Undone => {
+                record.status = RecordStatus::Reverted;
+                if record.intent.exposes {
+                    let live_before = record.live_before.clone();
+                    self.set_live(live_before, at);
+                }
+            }
+            Resolution::NotBegun => drop(self.records.remove(step_target)),
+        }
+        self.in_progress.remove(step_target);
+        self.lost_records.remove(step_target);
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.resolved_step = Some(step_target.clone());
+        }
+        Ok(())
     }
 
     fn apply_header(&mut self, header: &JournalHeader, at: jiff::Timestamp) -> Result<(), TransitionError> {
@@ -433,6 +495,7 @@ impl JournalState {
             command: order,
             trust,
             journal_missing: false,
+            resolved_step: None,
         });
         Ok(())
     }

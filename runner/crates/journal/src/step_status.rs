@@ -65,6 +65,8 @@ impl StepStatus {
             | JournalEvent::Progress { .. }
             | JournalEvent::Probe { .. }
             | JournalEvent::Override { .. }
+            | JournalEvent::Resolved { .. }
+            | JournalEvent::RecordLost { .. }
             | JournalEvent::Ended { .. }
             | JournalEvent::Unrecognized => self,
         }

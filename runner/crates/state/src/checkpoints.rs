@@ -168,6 +168,8 @@ impl CheckpointUploader {
             | JournalEvent::Progress { .. }
             | JournalEvent::Probe { .. }
             | JournalEvent::Override { .. }
+            | JournalEvent::Resolved { .. }
+            | JournalEvent::RecordLost { .. }
             | JournalEvent::Ended { .. }
             | JournalEvent::Unrecognized => return,
         };

@@ -6,14 +6,16 @@
 //! Deliberately absent: remotes, which only bring files into the folder.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::atomic::Ordering,
 };
 
 use contract::{diagnostic::Diagnostic, hash::Blake3Hash};
 use hostio::atomic_file::replace_unsynced_file;
-use journal::{JournalError, JournalState, LoadedJournals, Snapshot, event::JournalEntry, state::AttemptSummary};
+use journal::{
+    JournalError, JournalState, LoadedJournals, Snapshot, StepTarget, event::JournalEntry, state::AttemptSummary,
+};
 
 use super::{
     StateError, StateStore,
@@ -26,6 +28,9 @@ use super::{
 pub(super) const SNAPSHOT_FILE: &str = "snapshot.json";
 /// The snapshot before that attempt.
 pub(super) const PREVIOUS_SNAPSHOT_FILE: &str = "snapshot-previous.json";
+
+/// The steps whose entries were lost with the lock of an attempt of this machine, as a JSON array.
+pub(super) const LOST_RECORDS_FILE: &str = "begun.json";
 
 /// When old journals go into an archive.
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +128,33 @@ impl StateStore {
     pub fn recorded_attempt(&self, choice: AttemptChoice) -> Result<Option<RecordedAttempt>, HistoryError> {
         self.download()?;
         HistoryFolder::open(self.folder())?.recorded_attempt(choice)
+    }
+
+    /// The steps whose newest entries were lost with the lock of an attempt of this machine: they may have acted since their
+    /// records. The next attempt records them ([`forget_lost_records`](Self::forget_lost_records)).
+    ///
+    /// # Errors
+    /// [`StateError`] when the list can't be read.
+    pub fn lost_records(&self) -> Result<Vec<StepTarget>, StateError> {
+        let path = self.folder().join(LOST_RECORDS_FILE);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(StateError::io("read", &path, source)),
+        };
+        serde_json::from_slice(&text).map_err(|error| StateError::io("read", &path, error.into()))
+    }
+
+    /// Removes the list of [`lost_records`](Self::lost_records), once a journal has them.
+    ///
+    /// # Errors
+    /// [`StateError`] when it can't be removed.
+    pub fn forget_lost_records(&self) -> Result<(), StateError> {
+        let path = self.folder().join(LOST_RECORDS_FILE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StateError::io("remove", &path, error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Writes the snapshot and the index, if there are attempts that they do not have: `loaded` is all that was read under the lock.

@@ -355,6 +355,8 @@ impl DeploymentReporter for JobSummaryReporter {
             JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }
             | JournalEvent::Override { .. }
+            | JournalEvent::Resolved { .. }
+            | JournalEvent::RecordLost { .. }
             | JournalEvent::Progress { .. }
             | JournalEvent::Probe { .. }
             | JournalEvent::Unrecognized => {}
