@@ -181,6 +181,30 @@ fn doctor_reports_missing_files_and_folders() {
           |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ its source
           caused by: directory `app` ([ROOT]/shop/deploy/test) can't be opened: Not a directory (os error 20)
           hint: create it, or correct its path in `grants`
+        error[P0202]: directory `app` of step `pull` ([ROOT]/shop/deploy/test) can't be created: File exists (os error 17)
+         --> deploy.yml:7:3
+          |
+        7 |   pull:
+          |   ^^^^ this step needs it
+          hint: nothing was changed; fix this, then run the same command again
+        error[P0202]: the folder of database `main` of step `migrate` can't be created: File exists (os error 17)
+          --> deploy.yml:13:3
+           |
+        13 |   migrate:
+           |   ^^^^^^^ this step needs it
+          hint: nothing was changed; fix this, then run the same command again
+        error[P0202]: directory `app` of step `switch` ([ROOT]/shop/deploy/test) can't be created: File exists (os error 17)
+          --> deploy.yml:19:3
+           |
+        19 |   switch:
+           |   ^^^^^^ this step needs it
+          hint: nothing was changed; fix this, then run the same command again
+        error[P0202]: directory `app` of step `verify` ([ROOT]/shop/deploy/test) can't be read: Not a directory (os error 20)
+          --> deploy.yml:23:3
+           |
+        23 |   verify:
+           |   ^^^^^^ this step needs it
+          hint: nothing was changed; fix this, then run the same command again
     "#]]
     .assert_eq(&no_folder.stderr_snapshot());
     fs::remove_file(environment.path("deploy/test")).unwrap();
