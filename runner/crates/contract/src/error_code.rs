@@ -99,6 +99,7 @@ error_codes! {
     StaleDecision, "P0221", Refused, "another deployment ran after this one was planned";
     NotVerifiedUpstream, "P0222", Refused, "not verified in the source environment";
     PruneFailed, "P0223", Failed, "an old release cannot be removed";
+    OutputsNotRecorded, "P0224", Refused, "outputs of an earlier step are not recorded for this release";
     NotResolvable, "P0230", Refused, "a step cannot be resolved this way";
     OutputsUnknown, "P0231", Refused, "a resolved step's outputs are needed and unknown";
     // Steps and migrations.
