@@ -65,7 +65,7 @@ enum CliCommand {
     Rollback(rollback::RollbackArgs),
     /// Deploy the live, verified release of one environment to another
     Promote(rollback::PromoteArgs),
-    /// In a CI, after a deployment: upload the rest of the journal and release the lock
+    /// In CI, after a deployment: upload the rest of the journal and release the lock
     Post(post::PostArgs),
     /// Remove old releases that no rollback needs
     Prune(prune::PruneArgs),
@@ -115,7 +115,7 @@ enum CliCommand {
     /// Check journals for corruption
     #[command(subcommand)]
     Journal(journal::JournalSubcommand),
-    /// Show who holds the lock of an environment, or release it
+    /// Show who holds the lock on an environment, or release it
     #[command(subcommand)]
     Lock(lock::LockSubcommand),
     /// Print the JSON Schema of deploy.yml

@@ -26,7 +26,7 @@ use state::{LockRequest, StateStore};
 pub(super) struct PruneArgs {
     #[command(flatten)]
     plan: PlanSourceArgs,
-    /// Run it from this machine, outside a CI
+    /// Run it from this machine, outside of CI
     #[arg(long)]
     local: bool,
     /// How many verified releases to keep besides the live one; by default the plan's `keep`, or 5
@@ -80,7 +80,8 @@ pub(super) async fn run(
     lock.close(Duration::from_secs(5)).await.map_err(|error| one((&error).into()))?;
     let removed = removed.map_err(|error| {
         let diagnostic = Diagnostic::new(ErrorCode::PruneFailed, error.to_string());
-        one(diagnostic.with_hint("fix the cause and run it again; the live and the kept releases were not touched"))
+        one(diagnostic
+            .with_hint("fix the cause and run it again; the live release and the releases to keep were not touched"))
     })?;
     let answer = match screen.format() {
         OutputFormat::Json => lines::line(&json!({ "removed": removed })) + "\n",

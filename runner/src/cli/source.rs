@@ -168,7 +168,7 @@ impl ReleaseArgs {
 fn git_describe(plan: &Path) -> Result<String, Diagnostic> {
     let folder = plan_folder(plan);
     let unknown = |why: String| {
-        Diagnostic::new(ErrorCode::UnknownRelease, "no release was given, and git names none")
+        Diagnostic::new(ErrorCode::UnknownRelease, "no release was given, and `git describe` failed")
             .with_cause(why)
             .with_hint("name it with `--release LABEL`")
     };
