@@ -16,7 +16,7 @@ async function post() {
     return 0;
   }
   if (!fs.existsSync(runner)) {
-    warn("the runner is gone", `${runner} was there in main.`, "What the last checkpoint has is in the artifacts; a later attempt resumes from it.");
+    warn("the runner is gone", `${runner} was there when the main step ran.`, "The last checkpoint is in the artifacts; a later attempt resumes from it.");
     return 0;
   }
   return run(runner, ["post"], { env: environment(process.env) });

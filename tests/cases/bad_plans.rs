@@ -175,7 +175,7 @@ fn oversized_plan_is_rejected() {
     let refused = environment.run(&["--local", "--release", "r1"]);
     refused.assert_exit(2);
     expect![[r#"
-        error[P0103]: the plan has 15728640 bytes; the limit is 1048576 (1 MiB)
+        error[P0103]: the plan is 15728640 bytes long; the limit is 1048576 (1 MiB)
           hint: check that this is the right file; a plan is a page or two
     "#]]
     .assert_eq(&refused.stderr_snapshot());

@@ -40,7 +40,7 @@ fn lock_names_its_holder_and_is_free_after_a_kill() {
     let holder = format!("process {}", first.id());
     first.kill().unwrap();
     first.wait().unwrap();
-    second.assert_exit(5).assert_stderr_contains("another deployment holds the lock of");
+    second.assert_exit(5).assert_stderr_contains("another deployment holds the lock on");
     assert!(second.stderr.contains(&holder), "{}", second.stderr);
     assert_eq!(environment.list(".pawl/shop/default"), ["attempt-000001.journal", "lock"]);
 

@@ -31,7 +31,7 @@ use state::{LockWait, StateStore, checkpoints::CheckpointStatus};
 /// Arguments of `deploy`.
 #[derive(Debug, clap::Args)]
 pub(super) struct DeployArgs {
-    /// Deploy from this machine, outside a CI
+    /// Deploy from this machine, outside of CI
     #[arg(long)]
     local: bool,
     #[command(flatten)]
@@ -42,7 +42,7 @@ pub(super) struct DeployArgs {
     selection: selection::SelectionArgs,
     #[command(flatten)]
     wait: LockWaitArgs,
-    /// What to do in a CI re-run if the journal of the earlier attempts is missing
+    /// In a re-run of a CI job: what to do if the journal of the earlier attempts is missing
     #[arg(long, value_name = "POLICY", env = "PAWL_MISSING_JOURNAL", hide_env = true, default_value = "probe")]
     missing_journal: MissingJournalArg,
 }

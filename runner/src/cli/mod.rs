@@ -68,7 +68,7 @@ enum CliCommand {
     Promote(rollback::PromoteArgs),
     /// Record how a step ended that the runner can't finish
     Resolve(resolve::ResolveArgs),
-    /// In a CI, after a deployment: upload the rest of the journal and release the lock
+    /// In CI, after a deployment: upload the rest of the journal and release the lock
     Post(post::PostArgs),
     /// Remove old releases that no rollback needs
     Prune(prune::PruneArgs),
@@ -118,7 +118,7 @@ enum CliCommand {
     /// Check journals for corruption
     #[command(subcommand)]
     Journal(journal::JournalSubcommand),
-    /// Show who holds the lock of an environment, or release it
+    /// Show who holds the lock on an environment, or release it
     #[command(subcommand)]
     Lock(lock::LockSubcommand),
     /// Print the JSON Schema of deploy.yml

@@ -119,7 +119,7 @@ impl AttemptError {
                 let message = format!("step {step_target} is irreversible; nothing was rolled back");
                 Diagnostic::new(ErrorCode::Irreversible, message)
                     .with_cause("the plan marks it `irreversible: true`, and it ran after the release was exposed")
-                    .with_cause(format!("not rolled back, last first: {}", left.join(", ")))
+                    .with_cause(format!("not rolled back, last step first: {}", left.join(", ")))
                     .with_hint(format!("fix the cause and run `{again}` again, or run `runner rollback`"))
             }
             Self::Journal(error) => error.into(),

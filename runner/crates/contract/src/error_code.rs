@@ -91,7 +91,7 @@ error_codes! {
     NoJournal, "P0213", Refused, "no journal to check";
     OutputFailed, "P0214", Refused, "the answer cannot be written";
     NotTheVerifiedRelease, "P0215", Refused, "the content differs from the verified release";
-    EnvironmentOutOfOrder, "P0216", Refused, "not verified in the environment before";
+    EnvironmentOutOfOrder, "P0216", Refused, "not verified in the preceding environment";
     NoRollbackTarget, "P0217", Refused, "no release to roll back to";
     UserNotAllowed, "P0218", Refused, "not allowed";
     NestedDeployment, "P0219", Refused, "a deployment inside itself";

@@ -35,7 +35,7 @@ impl From<&JournalError> for Diagnostic {
             }
             JournalError::Corrupt { .. } => (
                 ErrorCode::JournalCorrupt,
-                "restore the file from a backup or a CI artifact; without a copy, move it away and run with `--fresh`",
+                "restore the file from a backup or a CI artifact; without a copy, move it and all later journals out of the folder, and run with `--fresh`",
             ),
             JournalError::NewerFormat { .. }
             | JournalError::IllegalTransition { source: TransitionError::Format(_), .. } => {
@@ -43,7 +43,7 @@ impl From<&JournalError> for Diagnostic {
             }
             JournalError::IllegalTransition { .. } => (
                 ErrorCode::JournalContradiction,
-                "if two machines wrote to copies of one state, keep the longer chain, move the other away, and run again",
+                "if two machines wrote to copies of one state, keep the longer chain, move the other one out of the folder, and run again",
             ),
             JournalError::TooLong { .. } | JournalError::Full => {
                 (ErrorCode::JournalFull, "make the step's configuration or its outputs smaller")

@@ -194,7 +194,7 @@ fn import_mismatch(
         }
         ("wasi:http", interface) => Some(ContractMismatch {
             reason: format!("it needs `wasi:http/{interface}`, which a step can't import"),
-            hint: "ask through `pawl:step/http`, where grants and credentials are; in JavaScript, build with \
+            hint: "send requests through `pawl:step/http`, which applies grants and credentials; in JavaScript, build with \
                    `disableFeatures: ['http', 'fetch-event']`"
                 .to_owned(),
         }),

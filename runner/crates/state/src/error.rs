@@ -45,13 +45,13 @@ pub enum StateError {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another deployment holds it.
-    #[error("another deployment holds the lock of {resource}")]
+    #[error("another deployment holds the lock on {resource}")]
     Held { resource: String, record: Option<LockRecord> },
     /// Its file can't be used.
     #[error("can't use the lock file {}", path.display())]
     Io { path: PathBuf, source: io::Error },
     /// This deployment lost it.
-    #[error("this deployment lost the lock of {resource}: epoch {epoch} is over")]
+    #[error("this deployment (epoch {epoch}) lost the lock on {resource}")]
     Lost { resource: String, epoch: u64, why: String },
     /// The holder is alive, so taking the lock needs `--force`.
     #[error("{resource} is locked by a running deployment")]
@@ -60,7 +60,7 @@ pub enum LockError {
     #[error("PAWL_LOCK is not a valid lock token for {resource}")]
     InvalidToken { resource: String, why: &'static str },
     /// The last upload failed.
-    #[error("could not write the end of epoch {epoch} of {resource} to {location}")]
+    #[error("could not upload the last records of epoch {epoch} of {resource} to {location}")]
     FinalWriteFailed { resource: String, epoch: u64, location: String, why: String },
     /// The state can't be used.
     #[error(transparent)]
@@ -111,7 +111,7 @@ impl From<&StateError> for Diagnostic {
             ),
             StateError::InvalidCheckpoint { source: BundleError::InvalidMac | BundleError::NameMismatch, .. } => (
                 ErrorCode::JournalUnauthenticated,
-                "use the same `key` in every attempt; if you do, find the job of this run that wrote the artifact".to_owned(),
+                "use the same `key` in every attempt; if you already do, find the job of this run that wrote the artifact".to_owned(),
             ),
             StateError::InvalidCheckpoint { .. } => (
                 ErrorCode::InvalidCheckpoint,
@@ -119,7 +119,7 @@ impl From<&StateError> for Diagnostic {
             ),
             StateError::Io { .. } => (
                 ErrorCode::StateFolderIo,
-                "let this user read and write the folder in `state:`, then run again".to_owned(),
+                "give this user read and write access to the folder in `state:`, then run again".to_owned(),
             ),
             StateError::Remote { .. } => (
                 ErrorCode::StateUnavailable,
@@ -135,7 +135,7 @@ impl From<&StateError> for Diagnostic {
             StateError::Diverged { path, .. } => (
                 ErrorCode::StateDiverged,
                 format!(
-                    "compare the two, move {} away, and run again: the next attempt probes each step before it acts",
+                    "compare the two, move {} out of its folder, and run again: the next attempt probes each step before it acts",
                     path.display()
                 ),
             ),
@@ -172,10 +172,10 @@ impl From<&LockError> for Diagnostic {
             }
             LockError::Io { source, .. } => Self::new(ErrorCode::LockIo, error.to_string())
                 .with_cause(source)
-                .with_hint("let this user write to the folder in `state:`, then run again"),
+                .with_hint("give this user write access to the folder in `state:`, then run again"),
             LockError::Lost { why, .. } => Self::new(ErrorCode::LockLost, error.to_string())
                 .with_cause(why)
-                .with_hint("nothing ran after this error; read `runner history`, then run again"),
+                .with_hint("nothing ran after this error; check `runner history`, then run again"),
             LockError::HolderRunning { holder, .. } => {
                 let diagnostic = Self::new(ErrorCode::HolderRunning, error.to_string());
                 let diagnostic = match holder {
@@ -186,7 +186,7 @@ impl From<&LockError> for Diagnostic {
             }
             LockError::InvalidToken { why, .. } => {
                 Self::new(ErrorCode::InvalidLockToken, error.to_string()).with_cause(why).with_hint(
-                    "unset PAWL_LOCK to run on your own; a deployment sets it only for the runners that it starts",
+                    "unset PAWL_LOCK to start a separate deployment; a deployment sets it only for the runners that it starts",
                 )
             }
             LockError::FinalWriteFailed { why, .. } => {

@@ -234,7 +234,7 @@ fn check_alter_operation(operation: &AlterTableOperation) -> Option<LintRuleHit>
         )),
         AlterTableOperation::ModifyColumn { .. } | AlterTableOperation::ChangeColumn { .. } => Some((
             "changing-column-type",
-            "Changing a column rewrites the table and blocks writers meanwhile.",
+            "Changing a column rewrites the table and blocks writers while it runs.",
             "Add a new one, fill it in batches, and drop the old one later.",
         )),
         AlterTableOperation::AddColumn { column_def, .. } => {
@@ -249,7 +249,7 @@ fn check_alter_operation(operation: &AlterTableOperation) -> Option<LintRuleHit>
         }
         AlterTableOperation::AddConstraint { constraint: TableConstraint::ForeignKey(_), .. } => Some((
             "adding-foreign-key-constraint",
-            "A new foreign key scans the whole table and blocks writers meanwhile.",
+            "A new foreign key scans the whole table and blocks writers while it runs.",
             "Add it when there is little traffic.",
         )),
         _ => None,

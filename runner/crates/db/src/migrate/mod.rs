@@ -285,7 +285,7 @@ impl MigrationJob {
     fn lock_held_failure(&self, holder: &str) -> StepFailure {
         let mut failure = failure(
             FailureKind::Transient,
-            format!("{holder} holds the migration lock of the database `{}`", self.database_name),
+            format!("{holder} holds the migration lock on the database `{}`", self.database_name),
         )
         .with_hint("wait until it ends; the lock ends with its session")
         .with_code(ErrorCode::MigrationLockHeld);

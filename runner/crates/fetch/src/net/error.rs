@@ -139,7 +139,7 @@ pub enum NetError {
         size: u64,
     },
     /// The server sent something other than the requested rest of a download.
-    #[error("{peer} answered a request for the bytes from {asked} on with {answered}")]
+    #[error("{peer} answered a request for the bytes from {asked} onward with {answered}")]
     WrongRange {
         /// The address.
         peer: String,
