@@ -332,16 +332,16 @@ impl EventFormatter {
     }
 }
 
-/// The word under which a step is counted, once it has ended.
+/// The word under which a step is counted. One whose undo has not ended has run.
 fn count_word(status: StepStatus) -> Option<&'static str> {
     match status {
-        StepStatus::Ran => Some("ran"),
+        StepStatus::Ran | StepStatus::Undoing => Some("ran"),
         StepStatus::Skipped => Some("skipped"),
         StepStatus::Adopted => Some("adopted"),
         StepStatus::Failed | StepStatus::UndoFailed => Some("failed"),
         StepStatus::Unknown | StepStatus::Stopped => Some("in doubt"),
         StepStatus::Undone => Some("undone"),
-        StepStatus::NotReached | StepStatus::Started | StepStatus::Undoing => None,
+        StepStatus::NotReached | StepStatus::Started => None,
     }
 }
 
