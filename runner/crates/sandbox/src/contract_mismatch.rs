@@ -112,6 +112,7 @@ fn function_signature(function: &ComponentFunc) -> String {
 }
 
 /// A type in WIT syntax, without names of types.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of wasmtime")]
 fn wit_type(kind: &Type) -> String {
     let or_nothing = |kind: Option<Type>| kind.map_or_else(|| "_".to_owned(), |kind| wit_type(&kind));
     match kind {

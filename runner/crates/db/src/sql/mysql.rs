@@ -61,6 +61,7 @@ impl MysqlSession {
         Ok(session)
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of the driver")]
     pub(super) async fn query(&self, sql: &str, parameters: Vec<SqlValue>) -> Result<SqlRows, SqlSessionError> {
         refuse_transaction_control(sql)?;
         self.enforce_read_only(self.with_connection(async |connection| {
@@ -137,6 +138,7 @@ impl MysqlSession {
         outcome
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of the driver")]
     pub(super) async fn query_text(&self, sql: &str) -> Result<Vec<TextRow>, SqlSessionError> {
         let rows: Vec<mysql_async::Row> = self.with_connection(async |connection| connection.query(sql).await).await?;
         let text = |value: mysql_async::Value| match value {
@@ -292,6 +294,7 @@ fn to_mysql_params(values: Vec<SqlValue>) -> Params {
     if values.is_empty() { Params::Empty } else { Params::Positional(values.into_iter().map(one).collect()) }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of the driver")]
 fn from_mysql_value(value: mysql_async::Value, kind: ColumnType, binary: bool) -> SqlValue {
     match value {
         mysql_async::Value::NULL => SqlValue::Null,
@@ -326,6 +329,7 @@ fn is_text_or_blob(kind: ColumnType) -> bool {
     .contains(&kind)
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of the driver")]
 fn mysql_error(error: Error) -> SqlSessionError {
     let Error::Server(server) = error else {
         return match error {

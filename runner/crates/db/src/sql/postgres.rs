@@ -205,6 +205,7 @@ impl PostgresSession {
     }
 
     /// Returns the rows of all statements of a text.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of the driver")]
     pub(super) async fn query_text(&self, sql: &str) -> Result<Vec<TextRow>, SqlSessionError> {
         let guard = self.begin_call()?;
         let mut completed = 0;
