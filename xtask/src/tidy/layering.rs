@@ -79,7 +79,7 @@ const OUTSIDE: &[&str] = &[
     "crate::load",
 ];
 
-const MODULE_RULES: [ModuleRule; 4] = [
+const MODULE_RULES: [ModuleRule; 5] = [
     ModuleRule {
         module: "runner/src",
         but: &["runner/src/cli", "runner/src/lib", "runner/src/main"],
@@ -92,6 +92,12 @@ const MODULE_RULES: [ModuleRule; 4] = [
         but: &[],
         forbidden: &["crate::deploy", "db", "fetch", "hostio", "journal", "plan", "sandbox", "state"],
         allowed: &["journal::event", "journal::AttemptStatuses", "journal::FindingSummary", "journal::StepStatus"],
+    },
+    ModuleRule {
+        module: "runner/crates/state/src/artifacts",
+        but: &[],
+        forbidden: &["crate::StateError", "crate::bundle", "crate::checkpoints", "crate::error"],
+        allowed: &[],
     },
     ModuleRule { module: "runner/crates/journal/src/decision", but: &[], forbidden: OUTSIDE, allowed: &[] },
     ModuleRule {

@@ -29,10 +29,9 @@ use super::{
     bundle::{
         self, BundleError, ChainComparison, CheckpointIdentity, CheckpointJournal, CheckpointKey, JournalSnapshot,
     },
-    error::error_chain_text,
     journals_in,
 };
-use contract::step::StepPhase;
+use contract::{step::StepPhase, text::error_chain_text};
 use journal::{
     JournalEvent, LoadedJournals, StepTarget,
     event::{Decision, JournalEntry},

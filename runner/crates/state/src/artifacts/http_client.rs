@@ -14,8 +14,7 @@ use reqwest::{
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ArtifactError;
-use crate::error::error_chain_text;
-use contract::Secret;
+use contract::{Secret, text::error_chain_text};
 
 /// Limits of retries and times.
 #[derive(Clone, Copy, Debug)]
