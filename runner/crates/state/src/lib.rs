@@ -148,14 +148,6 @@ pub enum LockStatus {
     Unknown,
 }
 
-/// The text of a location in the name of its cache, which must not change.
-fn cache_key(location: &RemoteLocation) -> String {
-    match location {
-        RemoteLocation::Git(remote) => format!("Git({remote:?})"),
-        RemoteLocation::S3 { bucket, prefix } => format!("S3 {{ bucket: {bucket:?}, prefix: {prefix:?} }}"),
-    }
-}
-
 impl StateStore {
     /// The state of an application in an environment. Does not touch the file system or the network.
     #[must_use]
@@ -165,7 +157,8 @@ impl StateStore {
             StateLocation::Dir(root) => (root.clone(), None),
             StateLocation::Remote(state) => {
                 // One cache for each remote and plan: two checkouts on one machine behave like two machines.
-                let key = format!("{}\n{}\n{}", state.written, cache_key(&state.location), state.folder.display());
+                let key =
+                    format!("{}\n{}\n{}", state.written, remote::cache_key(&state.location), state.folder.display());
                 let cache = state.cache.join(contract::hash::Blake3Hash::of(key.as_bytes()).hex_prefix(16));
                 let backend =
                     RemoteBackend { state: state.clone(), cache: cache.clone(), is_cached: AtomicBool::new(false) };
