@@ -27,12 +27,15 @@ use contract::{AppName, EnvironmentName};
 use hostio::atomic_file::replace_file;
 use plan::{RemoteLocation, RemoteState, StateLocation};
 
+mod archive;
 pub mod artifacts;
+mod attempt_index;
 pub mod bundle;
 pub mod checkpoints;
 mod error;
 mod folder_lock;
 mod git;
+mod history;
 pub mod http;
 mod journal_cache;
 mod journal_files;
@@ -44,6 +47,7 @@ mod s3;
 
 pub use checkpoints::CheckpointUploader;
 pub use error::{LockError, StateError};
+pub use history::{AttemptChoice, HistoryError, RecordedAttempt};
 pub use lease::LockWait;
 pub use record::{ForcedRelease, LOCK_TOKEN_VARIABLE, LockHolder, LockRecord, LockToken};
 
@@ -222,22 +226,6 @@ impl StateStore {
             }
         };
         serde_json::json!({ "state": state, "folder": folder }).to_string()
-    }
-
-    /// All journals in epoch order, after a download if the state is remote. Empty if there are none yet.
-    ///
-    /// # Errors
-    /// [`StateError`] when they can't be read.
-    pub fn journal_paths(&self) -> Result<Vec<PathBuf>, StateError> {
-        if let Some(backend) = &self.remote
-            && !backend.is_cached.load(Ordering::Relaxed)
-        {
-            self.with_remote(|remote, location| {
-                let root = remote_lock::parse_manifest(remote.read_record()?.as_ref(), &self.resource, location)?;
-                journal_cache::pull_journals(remote, &root, &self.folder, location)
-            })?;
-        }
-        Ok(journals_in(&self.folder)?.into_iter().map(|(_, path)| path).collect())
     }
 
     /// The path of the journal of one attempt.
