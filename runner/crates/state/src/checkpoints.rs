@@ -458,9 +458,9 @@ impl CheckpointWorker {
                     if key.is_some() =>
                 {
                     self.note_skipped(&name, &error.to_string());
-                    refused.get_or_insert(StateError::InvalidCheckpoint { name, source: error });
+                    refused.get_or_insert_with(|| error.in_artifact(&name));
                 }
-                Err(source) => return Err(StateError::InvalidCheckpoint { name, source }),
+                Err(error) => return Err(error.in_artifact(&name)),
             }
         }
         match refused {
