@@ -33,7 +33,7 @@ pub(crate) fn run_against(names: &[BenchmarkName], old: &Path) -> Result<()> {
     };
     let mut rows = Vec::new();
     for name in names {
-        println!("measuring {name:?} against {}", old.display());
+        println!("measuring {name} against {}", old.display());
         match name {
             BenchmarkName::Resume => rows.push(resume_row(&ours, old)?),
             BenchmarkName::Append => rows.push(append_row(old)?),
@@ -45,7 +45,7 @@ pub(crate) fn run_against(names: &[BenchmarkName], old: &Path) -> Result<()> {
             | BenchmarkName::Deadlines
             | BenchmarkName::Launcher
             | BenchmarkName::Checkpoints => {
-                bail!("`--against` compares `resume`, `append` and `steps`, not {name:?}")
+                bail!("`--against` compares `resume`, `append` and `steps`, not `{name}`")
             }
         }
     }
