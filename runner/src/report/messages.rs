@@ -182,10 +182,8 @@ pub fn notes(notes: &Map<String, Value>) -> String {
 pub fn fields(fields: &Map<String, Value>) -> String {
     let mut phrase = String::new();
     for (name, value) in fields {
-        match value {
-            Value::String(value) => phrase.push_str(&format!(" {name}={value}")),
-            other => phrase.push_str(&format!(" {name}={other}")),
-        }
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        phrase.push_str(&format!(" {name}={value}"));
     }
     phrase
 }

@@ -54,6 +54,12 @@ pub(crate) enum BenchmarkName {
     Checkpoints,
 }
 
+impl fmt::Display for BenchmarkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.to_possible_value().expect("each benchmark can be asked for").get_name())
+    }
+}
+
 /// One line of the table.
 struct BenchRow {
     /// Its key in docs/benchmarks.md.
@@ -86,7 +92,7 @@ pub(crate) fn run(names: &[BenchmarkName], write: bool) -> Result<()> {
     let runner = workspace::build_runner()?;
     let mut rows = Vec::new();
     for name in BenchmarkName::value_variants().iter().filter(|name| names.is_empty() || names.contains(name)) {
-        println!("measuring {name:?}");
+        println!("measuring {name}");
         rows.extend(match name {
             BenchmarkName::Resume => resume::rows(&runner)?,
             BenchmarkName::Append => append::append_rows()?,

@@ -90,10 +90,7 @@ failure_kinds! {
 
 impl From<FailureKind> for String {
     fn from(kind: FailureKind) -> Self {
-        match kind {
-            FailureKind::Other(text) => text,
-            known => known.as_str().to_owned(),
-        }
+        if let FailureKind::Other(text) = kind { text } else { kind.as_str().to_owned() }
     }
 }
 

@@ -288,12 +288,6 @@ impl JournalState {
         match &entry.event {
             JournalEvent::Started(header) => self.apply_header(header, entry.at),
             JournalEvent::Intent { step_target, key, fingerprint, input, exposes } => {
-                // An unauthenticated, unfinished undo of an earlier attempt is not finished; the step is probed instead.
-                if matches!(self.status(step_target), Some(RecordStatus::Undoing(_)))
-                    && self.in_progress.contains(step_target)
-                {
-                    return Err(TransitionError::Transition { step_target: step_target.clone(), event: "an intent" });
-                }
                 let AttemptSummary { header, started_at, .. } = self.current_attempt(entry.seq)?;
                 let intent = IntentRecord {
                     run: header.run.clone(),
@@ -306,79 +300,23 @@ impl JournalState {
                     input: input.clone(),
                     exposes: *exposes,
                 };
-                let live_before = self.live_before(&intent.run, &intent.release).cloned();
-                let trust = self.trust;
-                self.records.insert(
-                    step_target.clone(),
-                    StepRecord { status: RecordStatus::Intended, trust, intent, live_before },
-                );
-                self.in_progress.insert(step_target.clone());
-                self.lost_records.remove(step_target);
-                Ok(())
+                self.begin_step(step_target, intent)
             }
-            JournalEvent::Outcome { step_target, outcome: result, .. } => {
-                let is_open = self.in_progress.contains(step_target);
-                let record = self.expect_record(step_target, "an outcome", |record| {
-                    matches!(record.status, RecordStatus::Intended) && is_open
-                })?;
-                match result {
-                    StepOutcome::Succeeded { receipt } => record.status = RecordStatus::Succeeded(receipt.clone()),
-                    StepOutcome::Failed { failure } => record.status = RecordStatus::Failed(failure.clone()),
-                    StepOutcome::Unknown { .. } => {}
-                }
-                self.in_progress.remove(step_target);
-                self.mark_live(step_target, entry.at);
-                Ok(())
+            JournalEvent::Outcome { step_target, outcome, .. } => self.end_step(step_target, outcome, entry.at),
+            JournalEvent::Decision { step_target, decision: Decision::Adopt { receipt, .. } } => {
+                self.adopt_step(step_target, receipt, entry.at)
             }
-            JournalEvent::Decision { step_target, decision } => match decision {
-                Decision::Adopt { receipt, .. } => {
-                    let record = self.expect_record(step_target, "an adoption", |record| {
-                        matches!(record.status, RecordStatus::Intended)
-                    })?;
-                    record.status = RecordStatus::Succeeded(receipt.clone());
-                    self.in_progress.remove(step_target);
-                    self.mark_live(step_target, entry.at);
-                    Ok(())
-                }
-                Decision::Skip { .. } | Decision::Run { .. } | Decision::Stop { .. } => Ok(()),
-            },
-            JournalEvent::UndoIntent { step_target } => {
-                let record = self
-                    .expect_record(step_target, "an undo", |record| !matches!(record.status, RecordStatus::Reverted))?;
-                let receipt = match &record.status {
-                    RecordStatus::Succeeded(receipt) => Some(receipt.clone()),
-                    RecordStatus::Undoing(receipt) => receipt.clone(),
-                    RecordStatus::Intended | RecordStatus::Failed(_) | RecordStatus::Reverted => None,
-                };
-                record.status = RecordStatus::Undoing(receipt);
-                self.in_progress.insert(step_target.clone());
-                Ok(())
-            }
+            JournalEvent::UndoIntent { step_target } => self.begin_undo(step_target),
             JournalEvent::UndoOutcome { step_target, failure } => {
-                let is_open = self.in_progress.contains(step_target);
-                let record = self.expect_record(step_target, "the end of an undo", |record| {
-                    matches!(record.status, RecordStatus::Undoing(_)) && is_open
-                })?;
-                if failure.is_none() {
-                    record.status = RecordStatus::Reverted;
-                    if record.intent.exposes && record.trust == JournalTrust::Authenticated {
-                        let live_before = record.live_before.clone();
-                        self.set_live(live_before, entry.at);
-                    }
-                }
-                self.in_progress.remove(step_target);
+                self.end_undo(step_target, failure.as_ref(), entry.at)
+            }
+            JournalEvent::Override { option, .. } => {
+                self.apply_override(option);
                 Ok(())
             }
-            JournalEvent::Ended { exit, verified } => {
-                let attempt = self.attempts.last_mut().ok_or(TransitionError::Header { seq: entry.seq })?;
-                attempt.exit = Some(*exit);
-                attempt.verified = *verified;
-                let release = attempt.header.release.clone();
-                let is_rollback = attempt.command.as_deref() == Some(ROLLBACK);
-                if *verified && self.trust == JournalTrust::Authenticated {
-                    self.head.record_verified(release, is_rollback);
-                }
-                Ok(())
+            JournalEvent::Ended { exit, verified } => self.end_attempt(entry.seq, *exit, *verified),
+            JournalEvent::Unrecognized if self.newer_format.is_none() => {
+                Err(TransitionError::Foreign(format!("line {} has an event of an unknown type", entry.seq)))
             }
             JournalEvent::Resolved { step_target, resolution, .. } => {
                 self.apply_resolution(step_target, resolution, entry.at)
@@ -390,27 +328,122 @@ impl JournalState {
                 }
                 Ok(())
             }
-            JournalEvent::Plan { .. }
+            JournalEvent::Decision {
+                decision: Decision::Skip { .. } | Decision::Run { .. } | Decision::Stop { .. },
+                ..
+            }
+            | JournalEvent::Plan { .. }
             | JournalEvent::Lock { .. }
             | JournalEvent::Torn { .. }
             | JournalEvent::Progress { .. }
-            | JournalEvent::Probe { .. } => Ok(()),
-            JournalEvent::Override { option, .. } => {
-                if let (Some(attempt), MISSING_JOURNAL) = (self.attempts.last_mut(), option.as_str()) {
-                    attempt.journal_missing = true;
-                }
-                let is_order =
-                    COMMAND_OVERRIDES.contains(&option.as_str()) && self.trust == JournalTrust::Authenticated;
-                if let (Some(attempt), true) = (self.attempts.last_mut(), is_order) {
-                    attempt.command = Some(option.clone());
-                }
-                Ok(())
-            }
-            JournalEvent::Unrecognized if self.newer_format.is_some() => Ok(()),
-            JournalEvent::Unrecognized => {
-                Err(TransitionError::Foreign(format!("line {} has an event of an unknown type", entry.seq)))
+            | JournalEvent::Probe { .. }
+            | JournalEvent::Unrecognized => Ok(()),
+        }
+    }
+
+    fn begin_step(&mut self, step_target: &StepTarget, intent: IntentRecord) -> Result<(), TransitionError> {
+        // An unauthenticated, unfinished undo of an earlier attempt is not finished; the step is probed instead.
+        if matches!(self.status(step_target), Some(RecordStatus::Undoing(_))) && self.in_progress.contains(step_target)
+        {
+            return Err(TransitionError::Transition { step_target: step_target.clone(), event: "an intent" });
+        }
+        let live_before = self.live_before(&intent.run, &intent.release).cloned();
+        let record = StepRecord { status: RecordStatus::Intended, trust: self.trust, intent, live_before };
+        self.records.insert(step_target.clone(), record);
+        self.in_progress.insert(step_target.clone());
+        self.lost_records.remove(step_target);
+        Ok(())
+    }
+
+    fn end_step(
+        &mut self,
+        step_target: &StepTarget,
+        outcome: &StepOutcome,
+        at: jiff::Timestamp,
+    ) -> Result<(), TransitionError> {
+        let is_open = self.in_progress.contains(step_target);
+        let record = self.expect_record(step_target, "an outcome", |record| {
+            matches!(record.status, RecordStatus::Intended) && is_open
+        })?;
+        match outcome {
+            StepOutcome::Succeeded { receipt } => record.status = RecordStatus::Succeeded(receipt.clone()),
+            StepOutcome::Failed { failure } => record.status = RecordStatus::Failed(failure.clone()),
+            StepOutcome::Unknown { .. } => {}
+        }
+        self.in_progress.remove(step_target);
+        self.mark_live(step_target, at);
+        Ok(())
+    }
+
+    fn adopt_step(
+        &mut self,
+        step_target: &StepTarget,
+        receipt: &Receipt,
+        at: jiff::Timestamp,
+    ) -> Result<(), TransitionError> {
+        let record =
+            self.expect_record(step_target, "an adoption", |record| matches!(record.status, RecordStatus::Intended))?;
+        record.status = RecordStatus::Succeeded(receipt.clone());
+        self.in_progress.remove(step_target);
+        self.mark_live(step_target, at);
+        Ok(())
+    }
+
+    fn begin_undo(&mut self, step_target: &StepTarget) -> Result<(), TransitionError> {
+        let record =
+            self.expect_record(step_target, "an undo", |record| !matches!(record.status, RecordStatus::Reverted))?;
+        let receipt = match &record.status {
+            RecordStatus::Succeeded(receipt) => Some(receipt.clone()),
+            RecordStatus::Undoing(receipt) => receipt.clone(),
+            RecordStatus::Intended | RecordStatus::Failed(_) | RecordStatus::Reverted => None,
+        };
+        record.status = RecordStatus::Undoing(receipt);
+        self.in_progress.insert(step_target.clone());
+        Ok(())
+    }
+
+    fn end_undo(
+        &mut self,
+        step_target: &StepTarget,
+        failure: Option<&StepFailure>,
+        at: jiff::Timestamp,
+    ) -> Result<(), TransitionError> {
+        let is_open = self.in_progress.contains(step_target);
+        let record = self.expect_record(step_target, "the end of an undo", |record| {
+            matches!(record.status, RecordStatus::Undoing(_)) && is_open
+        })?;
+        if failure.is_none() {
+            record.status = RecordStatus::Reverted;
+            if record.intent.exposes && record.trust == JournalTrust::Authenticated {
+                let live_before = record.live_before.clone();
+                self.set_live(live_before, at);
             }
         }
+        self.in_progress.remove(step_target);
+        Ok(())
+    }
+
+    fn apply_override(&mut self, option: &str) {
+        let is_authenticated = self.trust == JournalTrust::Authenticated;
+        let Some(attempt) = self.attempts.last_mut() else { return };
+        if option == MISSING_JOURNAL {
+            attempt.journal_missing = true;
+        }
+        if is_authenticated && COMMAND_OVERRIDES.contains(&option) {
+            attempt.command = Some(option.to_owned());
+        }
+    }
+
+    fn end_attempt(&mut self, seq: u64, exit: ExitKind, verified: bool) -> Result<(), TransitionError> {
+        let attempt = self.attempts.last_mut().ok_or(TransitionError::Header { seq })?;
+        attempt.exit = Some(exit);
+        attempt.verified = verified;
+        let release = attempt.header.release.clone();
+        let is_rollback = attempt.command.as_deref() == Some(ROLLBACK);
+        if verified && self.trust == JournalTrust::Authenticated {
+            self.head.record_verified(release, is_rollback);
+        }
+        Ok(())
     }
 
     /// An operator's word counts only in an authentic journal.

@@ -129,10 +129,12 @@ impl AttemptStatuses {
         self.statuses.values().copied()
     }
 
-    /// The first step that failed, was stopped or has no outcome.
+    /// The first step that failed, was stopped or has no outcome; if there is none, one whose undo did not succeed.
     #[must_use]
     pub fn failed_step(&self) -> Option<&StepTarget> {
-        self.failed_step.as_ref()
+        let is_half_undone = |status: &StepStatus| matches!(status, StepStatus::Undoing | StepStatus::UndoFailed);
+        let half_undone = || self.statuses.iter().find(|(_, status)| is_half_undone(status));
+        self.failed_step.as_ref().or_else(|| half_undone().map(|(step_target, _)| step_target))
     }
 }
 
@@ -154,6 +156,10 @@ mod tests {
 
     fn outcome(step: &str, outcome: StepOutcome) -> JournalEvent {
         JournalEvent::Outcome { step_target: target(step), took_ms: 1, outcome }
+    }
+
+    fn ran() -> StepOutcome {
+        StepOutcome::Succeeded { receipt: Receipt::default() }
     }
 
     fn failure() -> StepFailure {
@@ -186,7 +192,6 @@ mod tests {
 
     #[test]
     fn the_first_failed_step_counts_until_it_succeeds() {
-        let ran = || StepOutcome::Succeeded { receipt: Receipt::default() };
         let mut events = vec![intent("a"), outcome("a", StepOutcome::Unknown { failure: failure() })];
         assert_eq!(fold(&events), (vec![StepStatus::Unknown], Some("a".to_owned())));
         events.extend([intent("hook"), outcome("hook", ran())]);
@@ -200,7 +205,7 @@ mod tests {
         let undo = |failure| JournalEvent::UndoOutcome { step_target: target("a"), failure };
         let mut events = vec![
             intent("a"),
-            outcome("a", StepOutcome::Succeeded { receipt: Receipt::default() }),
+            outcome("a", ran()),
             intent("b"),
             outcome("b", StepOutcome::Failed { failure: failure() }),
             JournalEvent::UndoIntent { step_target: target("a") },
@@ -210,5 +215,6 @@ mod tests {
         assert_eq!(fold(&events), (vec![StepStatus::UndoFailed, StepStatus::Failed], Some("b".to_owned())));
         events.push(undo(None));
         assert_eq!(fold(&events), (vec![StepStatus::Undone, StepStatus::Failed], Some("b".to_owned())));
+        assert_eq!(fold(&[intent("a"), outcome("a", ran()), undo(Some(failure()))]).1, Some("a".to_owned()));
     }
 }

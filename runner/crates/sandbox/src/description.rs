@@ -244,6 +244,7 @@ impl ModuleDescription {
 }
 
 /// Converts a schema error for the plan's author: each unknown key gets its own position.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum is that of jsonschema")]
 fn schema_violations_of(error: jsonschema::ValidationError<'_>) -> Vec<SchemaViolation> {
     let pointer = error.instance_path().to_string();
     match error.kind() {

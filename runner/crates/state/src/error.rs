@@ -7,7 +7,6 @@ use std::{
 
 use super::{
     artifacts::ArtifactError,
-    bundle::BundleError,
     record::{LockHolder, LockRecord},
 };
 use contract::diagnostic::{Diagnostic, ErrorCode};
@@ -35,7 +34,10 @@ pub enum StateError {
     Artifact(#[from] ArtifactError),
     /// A journal in the artifacts can't be resumed from.
     #[error("can't resume from the journal in artifact {name}")]
-    InvalidCheckpoint { name: String, source: BundleError },
+    InvalidCheckpoint { name: String, why: String },
+    /// A journal in the artifacts is not authenticated by this job's key.
+    #[error("can't resume from the journal in artifact {name}")]
+    UnauthenticatedCheckpoint { name: String, why: String },
     /// A journal was not uploaded.
     #[error("could not upload the journal to the artifacts of this run")]
     NotUploaded { why: String },
@@ -67,20 +69,6 @@ pub enum LockError {
     State(#[from] StateError),
 }
 
-/// An error and its sources in one line, each text once.
-pub(super) fn error_chain_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let said = inner.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        source = inner.source();
-    }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 impl StateError {
     pub(super) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io { action, path: path.to_owned(), source }
@@ -94,9 +82,10 @@ impl StateError {
                 why.clone()
             }
             Self::Diverged { why, .. } => (*why).to_owned(),
-            Self::NotUploaded { why } => why.clone(),
+            Self::NotUploaded { why }
+            | Self::InvalidCheckpoint { why, .. }
+            | Self::UnauthenticatedCheckpoint { why, .. } => why.clone(),
             Self::Artifact(error) => error.to_string(),
-            Self::InvalidCheckpoint { source, .. } => source.to_string(),
         }
     }
 }
@@ -109,7 +98,7 @@ impl From<&StateError> for Diagnostic {
                 ErrorCode::JournalNotUploaded,
                 "nothing ran after this error; re-run the failed jobs when the service is available again".to_owned(),
             ),
-            StateError::InvalidCheckpoint { source: BundleError::InvalidMac | BundleError::NameMismatch, .. } => (
+            StateError::UnauthenticatedCheckpoint { .. } => (
                 ErrorCode::JournalUnauthenticated,
                 "use the same `key` in every attempt; if you already do, find the job of this run that wrote the artifact".to_owned(),
             ),
@@ -145,6 +134,7 @@ impl From<&StateError> for Diagnostic {
             StateError::Io { source, .. } => diagnostic.with_cause(source),
             StateError::Artifact(_)
             | StateError::InvalidCheckpoint { .. }
+            | StateError::UnauthenticatedCheckpoint { .. }
             | StateError::NotUploaded { .. }
             | StateError::Remote { .. }
             | StateError::NoConditionalWrites { .. }

@@ -161,7 +161,8 @@ impl StateStore {
             StateLocation::Dir(root) => (root.clone(), None),
             StateLocation::Remote(state) => {
                 // One cache for each remote and plan: two checkouts on one machine behave like two machines.
-                let key = format!("{}\n{:?}\n{}", state.written, state.location, state.folder.display());
+                let key =
+                    format!("{}\n{}\n{}", state.written, remote::cache_key(&state.location), state.folder.display());
                 let cache = state.cache.join(contract::hash::Blake3Hash::of(key.as_bytes()).hex_prefix(16));
                 let backend =
                     RemoteBackend { state: state.clone(), cache: cache.clone(), is_cached: AtomicBool::new(false) };

@@ -18,9 +18,9 @@ use tokio::runtime::Runtime;
 
 use super::{
     StateError,
-    error::error_chain_text,
     remote::{CALL_TIMEOUT, RECORD_FILE, RecordUpdate, RecordVersion, RemoteStorage, VersionedRecord},
 };
+use contract::text::error_chain_text;
 use plan::RemoteState;
 
 /// The region for stores without regions.
