@@ -99,10 +99,12 @@ error_codes! {
     StaleDecision, "P0221", Refused, "another deployment ran after this one was planned";
     NotVerifiedUpstream, "P0222", Refused, "not verified in the source environment";
     PruneFailed, "P0223", Failed, "an old release cannot be removed";
+    SecretInInput, "P0224", Refused, "a secret in a value that is recorded";
     // Steps and migrations.
     StepFailed, "P0301", Failed, "a step failed";
     StepLost, "P0302", Failed, "a step ended without a result";
     Interrupted, "P0303", Interrupted, "interrupted";
+    SecretInReceipt, "P0304", Failed, "a step returned a secret";
     MigrationChanged, "P0311", Failed, "an applied migration was changed";
     MigrationMissing, "P0312", Failed, "an applied migration is missing";
     DatabaseAhead, "P0313", Failed, "the database is ahead of the files";
