@@ -7,6 +7,7 @@ mod migrations;
 mod release;
 mod requirements;
 mod resources;
+mod secrets;
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -17,13 +18,14 @@ use contract::{
     step::StepPhase,
 };
 use journal::{
-    JournalState, StepTarget,
+    JournalState, Redactor, StepTarget,
     event::{PlanStepRecord, Release},
 };
 use plan::{ModuleRef, Plan, PlanStep};
 use sandbox::{ModuleDescription, NoticeHandler, UserPaths};
 
 use modules::LoadedModules;
+pub(super) use secrets::{header_problem, input_problem};
 
 /// The options of a preflight.
 pub struct PreflightOptions {
@@ -53,6 +55,8 @@ pub struct PreparedPlan {
     pub hooks: PlannedHooks,
     /// The modules, compared with the lock file.
     pub pins: ModulePins,
+    /// The redactor of the plan's secrets.
+    pub redactor: Redactor,
     local: LocalExecutor,
     notify: NoticeHandler,
 }
@@ -104,10 +108,17 @@ impl PreparedPlan {
         }
         let release =
             release::resolve_release(&plan, &steps, requested).await.map_err(|diagnostic| vec![diagnostic])?;
+        let redactor = Redactor::of_plan(&plan.secrets);
+        let all = steps.iter().chain(&hooks.before).chain(&hooks.after).chain(&hooks.on_failure);
+        let problems = secrets::secret_problems(&plan, &release, all, &redactor);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
         if let Some(notice) = pins.missing_lockfile_notice() {
             notify(notice);
         }
-        Ok(Self { plan, release, steps, hooks, pins, local: LocalExecutor::new(runtime, modules), notify })
+        secrets::short_secret_notices(&plan.secrets).into_iter().for_each(|notice| notify(notice));
+        Ok(Self { plan, release, steps, hooks, pins, redactor, local: LocalExecutor::new(runtime, modules), notify })
     }
 
     /// The executor of a step's calls.
