@@ -72,6 +72,7 @@ pub async fn run(
 ) -> Result<AttemptResult, Vec<Diagnostic>> {
     let started = Instant::now();
     request.check_named_steps()?;
+    request.check_recorded_values()?;
 
     let mut lock = request.take_lock(&interrupt).await.map_err(single)?;
     let earlier = request.read_journals().map_err(single)?;

@@ -32,7 +32,7 @@ pub(crate) struct OracleRecord<'a> {
     pub(crate) run: Option<&'a RunId>,
     /// Of the success, if that is the last word.
     pub(crate) receipt: Option<&'a Receipt>,
-    /// Whether the last word is of a journal that anybody could have written.
+    /// Whether the last word is of a journal that anybody could have written, or the record holds the mask of an older runner.
     pub(crate) is_untrusted: bool,
 }
 
@@ -66,8 +66,11 @@ pub(crate) fn read_record<'a>(history: &'a [JournalEntry], hearsay: &[bool], pla
         if past.status == OracleStatus::NoRecord {
             (past.status, past.receipt, past.is_untrusted) = (says, receipt, hearsay[index]);
         }
-        if let JournalEvent::Intent { fingerprint, .. } = &entry.event {
+        let receipt_text = receipt.map(|receipt| format!("{receipt:?}")).unwrap_or_default();
+        past.is_untrusted |= receipt_text.contains("***") && is_old(history, index);
+        if let JournalEvent::Intent { fingerprint, input, .. } = &entry.event {
             past.fingerprint = Some(fingerprint);
+            past.is_untrusted |= is_old(history, index) && input.to_string().contains("***");
             past.run = history[..index].iter().rev().find_map(|entry| match &entry.event {
                 JournalEvent::Started(header) => Some(&header.run),
                 _ => None,
@@ -76,6 +79,14 @@ pub(crate) fn read_record<'a>(history: &'a [JournalEntry], hearsay: &[bool], pla
         }
     }
     past
+}
+
+/// Whether an entry was written by a runner that masked secrets in inputs and receipts.
+fn is_old(history: &[JournalEntry], index: usize) -> bool {
+    history[..=index]
+        .iter()
+        .rev()
+        .any(|entry| matches!(&entry.event, JournalEvent::Started(header) if header.format.minor < 3))
 }
 
 /// The index of the attempt in which a step was begun last.

@@ -142,7 +142,7 @@ pub(super) async fn run(
     };
     let answer = outcome.map_err(|failure| hidden(migration_diagnostic(&failure)))?;
     let text = match screen.format() {
-        OutputFormat::Json => json::line(&redactor.redact_json(answer.json)) + "\n",
+        OutputFormat::Json => json::line(&redactor.redact_json_values(answer.json)) + "\n",
         OutputFormat::Text => redactor.redact(&answer.text),
     };
     report::write_answer(out, &text).map_err(|error| vec![error])?;

@@ -10,7 +10,7 @@ use super::{
 };
 use contract::{AttemptNumber, RunId, StepId, diagnostic::ExitKind, hash::Blake3Hash};
 use journal::{
-    Journal, JournalState, Redactor,
+    Journal, JournalState,
     decision::Selection,
     event::{FORMAT, JournalHeader, MAGIC, MISSING_JOURNAL, Release},
     file::{EntryObserver, JournalNote},
@@ -49,7 +49,7 @@ impl<'a> RunningAttempt<'a> {
         let (commit, url) = (request.commit.clone(), request.url.clone());
         let header =
             JournalHeader { commit, url, ..next_header(request.prepared, &loaded.state, epoch, &request.operator) };
-        let redactor = Redactor::new(request.prepared.plan.secrets.values());
+        let redactor = request.prepared.redactor.clone();
         let observer = observe(&loaded.state, &header);
         let path = request.store.journal_path(epoch);
         let lost = request.store.lost_records().map_err(HistoryError::from)?;

@@ -4,10 +4,12 @@ use std::path::{Component, Path};
 
 use contract::{
     AttemptNumber, TargetName,
-    diagnostic::{Diagnostic, ErrorCode, SourceLocation},
+    diagnostic::{Diagnostic, ErrorCode, ExitKind, SourceLocation},
     step::StepFailure,
 };
-use journal::{JournalError, Redactor, StepTarget, event::DecisionReason};
+use journal::{
+    JournalError, Redactor, SecretLocation, StepTarget, event::DecisionReason, secret_scanner::NOT_A_SECRET_HINT,
+};
 use plan::PlanStep;
 use state::LockError;
 
@@ -20,6 +22,8 @@ pub enum AttemptError {
     InDoubt { step_target: StepTarget, reason: DecisionReason },
     /// An error in the plan that only showed during the attempt.
     Plan(Diagnostic),
+    /// The receipt on record of a step contains a value that has become a secret since.
+    SecretInReceipt { step_target: StepTarget, found: SecretLocation },
     /// A step could not be undone.
     UndoFailed { step_target: StepTarget, failure: StepFailure },
     /// The rollback did not begin, because a step that the plan marks irreversible may have had its effect.
@@ -75,9 +79,10 @@ impl AttemptError {
             Self::Plan(diagnostic) => redactor.redact(&diagnostic.message),
             Self::Lock(error) => error.to_string(),
             Self::Journal(error) => error.to_string(),
-            Self::InDoubt { .. } | Self::UndoFailed { .. } | Self::Irreversible { .. } => {
-                "it did not finish".to_owned()
-            }
+            Self::InDoubt { .. }
+            | Self::SecretInReceipt { .. }
+            | Self::UndoFailed { .. }
+            | Self::Irreversible { .. } => "it did not finish".to_owned(),
         }
     }
 
@@ -88,8 +93,13 @@ impl AttemptError {
         let skipped = if done.is_empty() { String::new() } else { format!(" (skips: {})", done.join(", ")) };
         match self {
             Self::Failed { step_target, failure, outcome_known: known } => {
-                let code =
-                    if *known { migration_code(failure).unwrap_or(ErrorCode::StepFailed) } else { ErrorCode::StepLost };
+                let code = if *known {
+                    migration_code(failure).unwrap_or(ErrorCode::StepFailed)
+                } else {
+                    // Only the runner reports an unknown outcome, so a module did not state this code.
+                    let stated = failure.stated_code().filter(|code| *code == ErrorCode::SecretInReceipt);
+                    stated.unwrap_or(ErrorCode::StepLost)
+                };
                 let message = format!("step {step_target} failed on attempt {attempt}");
                 let mut diagnostic = Diagnostic::new(code, message).with_cause(failure_summary(failure));
                 if !known {
@@ -104,6 +114,14 @@ impl AttemptError {
                 Diagnostic::new(code, format!("step {step_target} is in doubt and was not run"))
                     .with_cause(why)
                     .with_hint(hint)
+            }
+            Self::SecretInReceipt { step_target, found } => {
+                let field = found.pointer.trim_start_matches('/');
+                let message = format!("the record of step {step_target} contains {} in `{field}`", found.secret_text());
+                Diagnostic::new(ErrorCode::SecretInReceipt, message)
+                    .with_cause("it was recorded before the plan called this value a secret")
+                    .with_hint(format!("{NOT_A_SECRET_HINT}; otherwise run `{again} --fresh`, and change the secret"))
+                    .with_exit(ExitKind::InDoubt)
             }
             Self::Plan(diagnostic) => diagnostic.clone(),
             Self::UndoFailed { step_target, failure } => {

@@ -7,6 +7,7 @@ mod migrations;
 mod release;
 mod requirements;
 mod resources;
+mod secrets;
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -17,13 +18,14 @@ use contract::{
     step::StepPhase,
 };
 use journal::{
-    JournalState, StepTarget,
+    JournalState, Redactor, StepTarget,
     event::{PlanStepRecord, Release},
 };
 use plan::{ModuleRef, Plan, PlanStep};
 use sandbox::{ModuleDescription, NoticeHandler, UserPaths};
 
 use modules::LoadedModules;
+pub(super) use secrets::{header_problem, input_problem};
 
 /// The options of a preflight.
 pub struct PreflightOptions {
@@ -53,6 +55,8 @@ pub struct PreparedPlan {
     pub hooks: PlannedHooks,
     /// The modules, compared with the lock file.
     pub pins: ModulePins,
+    /// The redactor of the plan's secrets.
+    pub redactor: Redactor,
     local: LocalExecutor,
     notify: NoticeHandler,
 }
@@ -93,6 +97,13 @@ impl PreparedPlan {
         }
         let release = release::resolve_release(&prepared.plan, &prepared.steps, requested).await;
         prepared.release = release.map_err(|diagnostic| vec![diagnostic])?;
+        let hooks = prepared.hooks.before.iter().chain(&prepared.hooks.after).chain(&prepared.hooks.on_failure);
+        let all = prepared.steps.iter().chain(hooks);
+        let problems = secrets::secret_problems(&prepared.plan, &prepared.release, all, &prepared.redactor);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        secrets::short_secret_notices(&prepared.plan.secrets).into_iter().for_each(|notice| (prepared.notify)(notice));
         Ok(prepared)
     }
 
@@ -174,7 +185,8 @@ impl UnresolvedPlan {
             notify(notice);
         }
         let (release, local) = (Release { label, digest: None }, LocalExecutor::new(runtime, modules));
-        Ok(Self { prepared: PreparedPlan { plan, release, steps, hooks, pins, local, notify }, problems })
+        let redactor = Redactor::of_plan(&plan.secrets);
+        Ok(Self { prepared: PreparedPlan { plan, release, steps, hooks, pins, redactor, local, notify }, problems })
     }
 
     /// Resolves the release to its digest.

@@ -126,7 +126,8 @@ async fn foresee_decision(view: &AttemptView<'_>, resolved: &ResolvedStep<'_>) -
             NextAction::Probe(probe_input) => {
                 let input = resolved.probed_input(probe_input, view.state);
                 let executor = view.prepared.executor(planned);
-                finding = Some(executor.probe(&planned.step, input, unbounded_channel().0).await);
+                let found = executor.probe(&planned.step, input, unbounded_channel().0).await;
+                finding = Some(view.prepared.redactor.scanner().admit_finding(found));
             }
             NextAction::FinishUndo => return Decision::Run { reason: DecisionReason::UndoUnfinished },
             NextAction::Decided(decision) => return decision,

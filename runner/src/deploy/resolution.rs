@@ -16,7 +16,7 @@ use contract::{
     step::{ProbeFinding, Receipt},
 };
 use journal::{
-    Journal, JournalState, RecordStatus, Redactor, StepRecord, StepTarget,
+    Journal, JournalState, RecordStatus, StepRecord, StepTarget,
     event::{FORMAT, JournalHeader, MAGIC, Resolution},
     file::JournalNote,
     state::AttemptSummary,
@@ -81,7 +81,7 @@ pub async fn resolve_step(request: ResolutionRequest<'_>) -> Result<StepResoluti
     let epoch = lock.next_epoch(loaded.state.epoch()).map_err(|error| Diagnostic::from(&error))?;
     store.record_loaded(&loaded).map_err(|error| Diagnostic::from(&error))?;
     let (header, exit, verified) = (header(&request, last, epoch), end_of_run(last), last.verified);
-    let redactor = Redactor::new(prepared.plan.secrets.values());
+    let redactor = prepared.redactor.clone();
     let path = store.journal_path(epoch);
     let written = async {
         let mut journal = Journal::create(&path, header, loaded, redactor, Box::new(|_| {}))?;

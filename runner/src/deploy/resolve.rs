@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{
     AttemptError, DeployOverrides, PlannedStep, PreparedPlan,
     fingerprint::{FingerprintParts, compute_fingerprint},
+    preflight::input_problem,
 };
 use contract::{AppName, EnvironmentName, StepId, diagnostic::ErrorCode, hash::Blake3Hash, step::ProbeFinding};
 use journal::{
@@ -95,6 +96,11 @@ impl<'a> AttemptView<'a> {
         let key = format!("{} {id} {target} {}", header.run, fingerprint.digest());
         let key = Blake3Hash::of(key.as_bytes()).hex_prefix(16);
         let input = self.input(planned, &key, config, &upstream);
+        // Outputs of earlier steps may make a secret of values that were none in the plan.
+        let redactor = &self.prepared.redactor;
+        if let Some(found) = redactor.scanner().find_in_input(&input) {
+            return Err(AttemptError::Plan(input_problem(plan, planned, &found, redactor)));
+        }
         Ok(ResolvedStep { planned, input, key, fingerprint, selected_by_name })
     }
 

@@ -70,6 +70,18 @@ fn p0303_interrupted_step() {
     check_error("P0303", &environment, &environment.output_of(child));
 }
 
+/// The link led to a folder whose name is a secret, and the receipt would say so.
+#[test]
+fn p0304_returned_secret() {
+    let mut environment = TestEnvironment::new();
+    environment.edit("deploy.yml", "app: shop\n", "app: shop\nsecrets: { TOKEN: env:TOKEN }\n");
+    environment.set_variable("TOKEN", "hunter2-correct-horse");
+    environment.pack("r1");
+    environment.write("deploy/test/hunter2-correct-horse/index.html", "");
+    symlink("hunter2-correct-horse", environment.path("deploy/test/current")).unwrap();
+    check_page("P0304", &environment, DEPLOY);
+}
+
 #[test]
 fn p0401_drift() {
     let environment = TestEnvironment::deployed();

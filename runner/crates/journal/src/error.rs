@@ -5,7 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{event::JournalFormat, file::MAX_JOURNAL_BYTES, line, line::LineError, state::TransitionError};
+use super::{
+    event::JournalFormat,
+    file::MAX_JOURNAL_BYTES,
+    line,
+    line::LineError,
+    secret_scanner::{NOT_A_SECRET_HINT, SecretLocation},
+    state::TransitionError,
+};
 use contract::diagnostic::{Diagnostic, ErrorCode};
 
 /// Why a journal can't be read or written.
@@ -23,6 +30,8 @@ pub enum JournalError {
     TooLong { bytes: usize },
     #[error("the journal of this attempt is full ({MAX_JOURNAL_BYTES} bytes)")]
     Full,
+    #[error("a record would contain {} in `{}`", found.secret_text(), found.pointer.trim_start_matches('/'))]
+    SecretInRecord { found: SecretLocation },
     #[error("an earlier write to {} failed, so nothing more is written to it", path.display())]
     Poisoned { path: PathBuf },
 }
@@ -45,6 +54,7 @@ impl From<&JournalError> for Diagnostic {
                 ErrorCode::JournalContradiction,
                 "if two machines wrote to copies of one state, keep the longer chain, move the other one out of the folder, and run again",
             ),
+            JournalError::SecretInRecord { .. } => (ErrorCode::SecretInInput, NOT_A_SECRET_HINT),
             JournalError::TooLong { .. } | JournalError::Full => {
                 (ErrorCode::JournalFull, "make the step's configuration or its outputs smaller")
             }

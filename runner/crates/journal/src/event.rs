@@ -22,8 +22,11 @@ use contract::{
 /// - 1.1: `commit` in the header; `rollback`, `promote` and `setup` among the overrides. `rollback` changes the target of a later
 ///   rollback.
 /// - 1.2: `url` in the header; `missing-journal` among the overrides; the reason `unconfirmed`; an intent may follow an undo that an earlier attempt left unfinished.
-/// - 1.3: the events `resolved` and `record-lost`.
+/// - 1.3: the events `resolved` and `record-lost`; control values (inputs, receipts, names) are never masked. Before, a secret in them was written as `***`.
 pub const FORMAT: JournalFormat = JournalFormat { major: 1, minor: 3 };
+
+/// The first format whose control values are what the step got and returned.
+pub const FIRST_EXACT_FORMAT: JournalFormat = JournalFormat { major: 1, minor: 3 };
 
 /// The word that identifies a header.
 pub const MAGIC: &str = "pawl-journal";

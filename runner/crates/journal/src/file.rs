@@ -124,14 +124,6 @@ impl StepIntent {
     }
 }
 
-impl StepCompletion {
-    /// The outcome.
-    #[must_use]
-    pub fn outcome(&self) -> &StepOutcome {
-        &self.outcome
-    }
-}
-
 impl UndoIntent {
     /// The step that may be undone now.
     #[must_use]
@@ -247,18 +239,39 @@ impl Journal {
         self.record_intent(step_target, key, fingerprint, input, effect).map(drop)
     }
 
-    /// Writes the outcome of an action. The record is on disk on return, if the step has an effect.
+    /// Writes the outcome of an action, and returns it. The record is on disk on return, if the step has an effect. If the
+    /// receipt contains a secret, the outcome is unknown, and the receipt is not written.
     ///
     /// # Errors
     /// [`JournalError`]: then the attempt must end; the next one finds the intent without an outcome.
-    pub fn record_outcome(&mut self, completion: StepCompletion) -> Result<(), JournalError> {
-        let took_ms = millis(completion.took);
-        self.append(JournalEvent::Outcome {
-            step_target: completion.step_target,
-            took_ms,
-            outcome: completion.outcome,
+    pub fn record_outcome(&mut self, completion: StepCompletion) -> Result<StepOutcome, JournalError> {
+        let StepCompletion { step_target, effect, outcome, took } = completion;
+        let outcome = self.redactor.scanner().admit_outcome(outcome);
+        self.append(JournalEvent::Outcome { step_target, took_ms: millis(took), outcome: outcome.clone() })?;
+        self.sync_for(effect)?;
+        Ok(outcome)
+    }
+
+    /// Writes the finding of a probe, and returns it. If the receipt contains a secret, the probe has failed, and the receipt
+    /// is not written.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn record_probe(
+        &mut self,
+        step_target: &StepTarget,
+        probed_input: ProbeInput,
+        took: Duration,
+        finding: ProbeFinding,
+    ) -> Result<ProbeFinding, JournalError> {
+        let finding = self.redactor.scanner().admit_finding(finding);
+        self.append(JournalEvent::Probe {
+            step_target: step_target.clone(),
+            probed_input,
+            took_ms: millis(took),
+            finding: finding.clone(),
         })?;
-        self.sync_for(completion.effect)
+        Ok(finding)
     }
 
     /// Writes that `step_target` is about to be undone. The record is on disk on return.
@@ -332,9 +345,6 @@ impl Journal {
             JournalNote::Torn { file, bytes } => JournalEvent::Torn { file, bytes },
             JournalNote::Override { option, step } => JournalEvent::Override { option, step },
             JournalNote::Progress { step_target, progress } => JournalEvent::Progress { step_target, progress },
-            JournalNote::Probe { step_target, probed_input: question, took, finding } => {
-                JournalEvent::Probe { step_target, probed_input: question, took_ms: millis(took), finding }
-            }
         })
     }
 
@@ -350,6 +360,9 @@ impl Journal {
     fn append(&mut self, event: JournalEvent) -> Result<(), JournalError> {
         if self.poisoned {
             return Err(JournalError::Poisoned { path: self.path.clone() });
+        }
+        if let Some(found) = event.secret_location(self.redactor.scanner()) {
+            return Err(JournalError::SecretInRecord { found });
         }
         let room = size_limit_for(&event);
         let event = event.sanitized(&self.redactor);
@@ -410,7 +423,6 @@ pub enum JournalNote {
     Torn { file: String, bytes: u64 },
     Override { option: String, step: Option<StepId> },
     Progress { step_target: StepTarget, progress: StepProgress },
-    Probe { step_target: StepTarget, probed_input: ProbeInput, took: Duration, finding: ProbeFinding },
 }
 
 /// The largest size of the file after such an event.

@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::event::{
-    COMMAND_OVERRIDES, Decision, FORMAT, Fingerprint, JournalEntry, JournalEvent, JournalFormat, JournalHeader, MAGIC,
-    MISSING_JOURNAL, ROLLBACK, Release, Resolution, StepTarget,
+    COMMAND_OVERRIDES, Decision, FIRST_EXACT_FORMAT, FORMAT, Fingerprint, JournalEntry, JournalEvent, JournalFormat,
+    JournalHeader, MAGIC, MISSING_JOURNAL, ROLLBACK, Release, Resolution, StepTarget,
 };
+use super::redact::MASK;
 use super::step_status::AttemptStatuses;
 use contract::{AttemptNumber, RunId, diagnostic::ExitKind};
 use contract::{
@@ -173,12 +174,39 @@ pub struct AttemptSummary {
 pub struct StepRecord {
     /// The status.
     pub status: RecordStatus,
-    /// Whether the last event about it is authentic.
+    /// Whether the last event about it is authentic, and it holds no mask of an older runner.
     pub trust: JournalTrust,
     /// The intent that the record belongs to.
     pub intent: IntentRecord,
     /// The release that was live before this step exposed its own; undoing the step restores it.
     pub live_before: Option<Release>,
+}
+
+impl StepRecord {
+    /// Whether its input or its receipt holds `***`, which runners before format 1.3 wrote in place of a secret.
+    #[must_use]
+    pub fn is_masked(&self) -> bool {
+        let receipt = match &self.status {
+            RecordStatus::Succeeded(receipt) | RecordStatus::Undoing(Some(receipt)) => Some(receipt),
+            RecordStatus::Intended | RecordStatus::Failed(_) | RecordStatus::Undoing(None) | RecordStatus::Reverted => {
+                None
+            }
+        };
+        let in_map = |map: &serde_json::Map<String, Value>| {
+            map.iter().any(|(key, value)| key.contains(MASK) || contains_mask(value))
+        };
+        contains_mask(&self.intent.input)
+            || receipt.is_some_and(|receipt| in_map(&receipt.outputs) || in_map(&receipt.notes))
+    }
+}
+
+fn contains_mask(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains(MASK),
+        Value::Array(items) => items.iter().any(contains_mask),
+        Value::Object(map) => map.iter().any(|(key, value)| key.contains(MASK) || contains_mask(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 /// The content of an intent.
@@ -350,6 +378,7 @@ impl JournalState {
         let live_before = self.live_before(&intent.run, &intent.release).cloned();
         let record = StepRecord { status: RecordStatus::Intended, trust: self.trust, intent, live_before };
         self.records.insert(step_target.clone(), record);
+        self.distrust_masked_record(step_target);
         self.in_progress.insert(step_target.clone());
         self.lost_records.remove(step_target);
         Ok(())
@@ -370,6 +399,7 @@ impl JournalState {
             StepOutcome::Failed { failure } => record.status = RecordStatus::Failed(failure.clone()),
             StepOutcome::Unknown { .. } => {}
         }
+        self.distrust_masked_record(step_target);
         self.in_progress.remove(step_target);
         self.mark_live(step_target, at);
         Ok(())
@@ -384,6 +414,7 @@ impl JournalState {
         let record =
             self.expect_record(step_target, "an adoption", |record| matches!(record.status, RecordStatus::Intended))?;
         record.status = RecordStatus::Succeeded(receipt.clone());
+        self.distrust_masked_record(step_target);
         self.in_progress.remove(step_target);
         self.mark_live(step_target, at);
         Ok(())
@@ -409,12 +440,13 @@ impl JournalState {
         at: jiff::Timestamp,
     ) -> Result<(), TransitionError> {
         let is_open = self.in_progress.contains(step_target);
+        let is_authenticated = self.trust == JournalTrust::Authenticated;
         let record = self.expect_record(step_target, "the end of an undo", |record| {
             matches!(record.status, RecordStatus::Undoing(_)) && is_open
         })?;
         if failure.is_none() {
             record.status = RecordStatus::Reverted;
-            if record.intent.exposes && record.trust == JournalTrust::Authenticated {
+            if record.intent.exposes && is_authenticated {
                 let live_before = record.live_before.clone();
                 self.set_live(live_before, at);
             }
@@ -616,10 +648,25 @@ impl JournalState {
     ) -> Result<&mut StepRecord, TransitionError> {
         match self.records.get_mut(step_target) {
             Some(record) if allows(record) => {
-                record.trust = self.trust;
+                // A masked input stays masked until the next intent.
+                if record.trust == JournalTrust::Authenticated || !record.is_masked() {
+                    record.trust = self.trust;
+                }
                 Ok(record)
             }
             Some(_) | None => Err(TransitionError::Transition { step_target: step_target.clone(), event: what }),
+        }
+    }
+
+    /// Distrusts a record of an older runner that holds a mask: the step is probed with its current input, and neither skipped nor
+    /// undone by the record.
+    fn distrust_masked_record(&mut self, step_target: &StepTarget) {
+        let is_exact = self.attempts.last().is_some_and(|attempt| attempt.header.format >= FIRST_EXACT_FORMAT);
+        if !is_exact
+            && let Some(record) = self.records.get_mut(step_target)
+            && record.is_masked()
+        {
+            record.trust = JournalTrust::Untrusted;
         }
     }
 
