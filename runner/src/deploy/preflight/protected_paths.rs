@@ -63,12 +63,11 @@ fn protected_paths(plan: &Plan, user_paths: &UserPaths) -> Vec<ProtectedPath> {
 
 /// The protected paths that one writable directory reaches.
 struct ReachedPaths<'a> {
-    grant: &'a DirGrant,
     reached: Vec<(&'a ProtectedPath, Overlap)>,
 }
 
 impl<'a> ReachedPaths<'a> {
-    fn of(grant: &'a DirGrant, protected: &'a [ProtectedPath]) -> Option<Self> {
+    fn of(grant: &DirGrant, protected: &'a [ProtectedPath]) -> Option<Self> {
         let granted = resolve(&grant.path);
         let overlap = |protected: &'a ProtectedPath| {
             let paths = &protected.resolved_paths;
@@ -81,7 +80,7 @@ impl<'a> ReachedPaths<'a> {
             }
         };
         let reached: Vec<_> = protected.iter().filter_map(overlap).collect();
-        (!reached.is_empty()).then_some(Self { grant, reached })
+        (!reached.is_empty()).then_some(Self { reached })
     }
 
     fn diagnostic(&self, plan: &Plan, step: &PlanStep, name: &str, span: std::ops::Range<usize>) -> Diagnostic {
