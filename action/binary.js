@@ -33,7 +33,8 @@ async function find(env, digests = read()) {
   }
   const cached = cachePath(env, digests.version, file);
   // Loaded when needed: a job that brings its binary waits for the launcher.
-  const { digest, download, Unreachable } = require("./download.js");
+  const { download, Unreachable } = require("./download.js");
+  const { digest } = require("./digest.js");
   if (isFile(cached)) {
     const found = await digest(cached);
     if (found === file.program) return cached;

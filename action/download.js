@@ -8,6 +8,7 @@ const fs = require("node:fs");
 const path = require("node:path");
 const { pipeline } = require("node:stream/promises");
 const zlib = require("node:zlib");
+const { digest } = require("./digest.js");
 const { Trouble } = require("./say.js");
 
 const TRIES = 4;
@@ -126,15 +127,9 @@ function limited(most, what) {
   };
 }
 
-async function digest(file) {
-  const hash = crypto.createHash("sha256");
-  await pipeline(fs.createReadStream(file), hash);
-  return hash.digest("hex");
-}
-
 async function unpack(packed, program) {
   const out = fs.createWriteStream(program, { mode: 0o755, flush: true });
   await pipeline(fs.createReadStream(packed), zlib.createGunzip(), limited(MOST_UNPACKED, packed), out);
 }
 
-module.exports = { Unreachable, digest, download };
+module.exports = { Unreachable, download };

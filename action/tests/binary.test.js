@@ -2,18 +2,16 @@
 
 const assert = require("node:assert/strict");
 const { execFileSync } = require("node:child_process");
-const crypto = require("node:crypto");
 const fs = require("node:fs");
 const http = require("node:http");
 const path = require("node:path");
 const { test } = require("node:test");
 const zlib = require("node:zlib");
-const { ACTION, ECHO, copy, echoed, folder, launch, program } = require("./launch.js");
+const { ACTION, ECHO, copy, digest, echoed, folder, launch, program } = require("./launch.js");
 
 const MACHINE = `${process.platform}-${process.arch}`;
 const PROGRAM = `#!${process.execPath}\n${ECHO}`;
 const PACKED = zlib.gzipSync(PROGRAM);
-const digest = (bytes) => crypto.createHash("sha256").update(bytes).digest("hex");
 const SHA256 = digest(PACKED);
 
 /** A launcher of version 9.9.9 whose release has one file. */

@@ -243,3 +243,50 @@ fn unknown_option_is_rejected() {
     "#]]
     .assert_eq(&refused.stderr_snapshot());
 }
+
+/// A plan whose step may write to a directory.
+fn plan_with_writable(dir: &str) -> String {
+    format!(
+        "version: 1\napp: shop\nsteps:\n  touch:\n    uses: verify\n    with: {{ files: [{{ path: deploy.yml, in: w }}] }}\n    \
+         grants: {{ dirs: {{ w: {dir} }} }}\n"
+    )
+}
+
+#[test]
+fn writable_directory_with_state_and_plan_in_it_is_rejected() {
+    check_rejected_plan(&plan_with_writable("."), expect![[""]]);
+    // The fixes that the hint names.
+    for fixed in ["\".:ro\"", "./work"] {
+        let environment = TestEnvironment::with_plan(&plan_with_writable(fixed));
+        environment.write("work/deploy.yml", "");
+        environment.run(&["--local", "--release", "r1"]).assert_exit(0);
+    }
+}
+
+#[test]
+fn writable_directory_in_the_state_folder_is_rejected() {
+    check_rejected_plan(&plan_with_writable("./.pawl/shop/default"), expect![[""]]);
+}
+
+#[test]
+fn writable_directory_that_reaches_the_state_by_a_link_is_rejected() {
+    let environment = TestEnvironment::with_plan(&plan_with_writable("./link"));
+    std::os::unix::fs::symlink("..", environment.path("link")).unwrap();
+    let reaches_all = ["error[P0115]", "the plan, deploy.lock and the state folder"];
+    for command in [&["--local", "--release", "r1"][..], &["plan", "--release", "r1"], &["doctor", "--release", "r1"]] {
+        let refused = environment.run(command);
+        refused.assert_exit(2);
+        reaches_all.iter().for_each(|text| _ = refused.assert_stderr_contains(text));
+    }
+    // The plan is a link, and its target lies in the directory.
+    let environment = TestEnvironment::with_plan(&plan_with_writable("./shared"));
+    environment.write("shared/plan.yml", environment.read("deploy.yml"));
+    std::fs::remove_file(environment.path("deploy.yml")).unwrap();
+    std::os::unix::fs::symlink("shared/plan.yml", environment.path("deploy.yml")).unwrap();
+    environment.run(&["--local", "--release", "r1"]).assert_exit(2).assert_stderr_contains("write to the plan\n");
+    // The state lies elsewhere, under a link.
+    let environment = TestEnvironment::with_plan(&("state: dir:journals\n".to_owned() + &plan_with_writable("./data")));
+    std::fs::create_dir_all(environment.path("data/journals")).unwrap();
+    std::os::unix::fs::symlink("data/journals", environment.path("journals")).unwrap();
+    environment.run(&["--local", "--release", "r1"]).assert_exit(2).assert_stderr_contains("the state folder");
+}

@@ -216,7 +216,7 @@ fn setup_runs_its_steps_and_deploys() {
         "deploy.yml",
         "steps:\n",
         "setup:\n  folder:\n    uses: run\n    with: { program: /bin/mkdir, args: [made], creates: app/../made, dir: here }\n    \
-         grants: { dirs: { here: . }, programs: [[/bin/mkdir, made]] }\n    trust: host\nsteps:\n",
+         grants: { dirs: { here: \".:ro\" }, programs: [[/bin/mkdir, made]] }\n    trust: host\nsteps:\n",
     );
     environment.edit("deploy.yml", "creates: app/../made", "creates: here/made");
     environment.pack("r1");

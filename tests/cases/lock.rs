@@ -13,7 +13,7 @@ steps:
     uses: run
     trust: host
     with: { program: /bin/sh, args: [slow.sh], dir: work, repeatable: true }
-    grants: { dirs: { work: . }, programs: [[/bin/sh, slow.sh]] }
+    grants: { dirs: { work: ".:ro" }, programs: [[/bin/sh, slow.sh]] }
 "#;
 const SCRIPT: &str = "test -e quick && exit 0\necho $$ > began.tmp && mv began.tmp began\nexec sleep 60\n";
 

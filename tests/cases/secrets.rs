@@ -361,3 +361,53 @@ fn generated_plans_with_colliding_secrets_keep_their_values_and_leak_nothing() {
     }
     assert!((3..27).contains(&refused), "{refused} of 30 plans were refused");
 }
+
+/// Asks the kernel for the environments of the runner and of all that runs here for this user.
+const PEEK: &str =
+    r#"tr '\0' '\n' < "/proc/$PPID/environ"; tr '\0' ' ' < "/proc/$PPID/cmdline"; cat "/proc/$PPID/comm""#;
+
+/// A plan whose step may run any script, and is granted no secret.
+const PEEK_PLAN: &str = r#"
+version: 1
+app: shop
+secrets: { DB: env:DATABASE_URL }
+steps:
+  peek:
+    uses: run
+    trust: host
+    with: { program: /bin/sh, args: [peek.sh], dir: work, stdin: "${{ env.GREETING }}" }
+    grants:
+      dirs: { work: "./work:ro" }
+      programs: [[/bin/sh, peek.sh]]
+      env: { PATH: /usr/bin:/bin }
+"#;
+
+#[test]
+fn granted_program_cannot_read_the_runners_environment() {
+    let hidden = [
+        ("DATABASE_URL", "postgres://ann:hunter2-correct-horse@db/shop"),
+        ("PAWL_KEY", "checkpoint-key-of-the-job"),
+        ("ACTIONS_RUNTIME_TOKEN", "token-of-the-artifact-service"),
+        ("GITHUB_TOKEN", "token-of-the-repository"),
+        ("UNRELATED", "but-not-for-everybody"),
+    ];
+    let mut environment = TestEnvironment::with_plan(PEEK_PLAN);
+    environment.write("work/peek.sh", PEEK);
+    environment.set_variable("GREETING", "hello");
+    for (name, value) in hidden {
+        environment.set_variable(name, value);
+    }
+    for arguments in [&["--local", "--release", "r1"][..], &["deploy", "--local", "--release", "r2"]] {
+        environment.run(arguments).assert_exit(0);
+        let logs = environment.run(&["logs"]).stdout;
+        for (name, value) in hidden {
+            assert!(!logs.contains(name) && !logs.contains(value), "{name} is in\n{logs}");
+        }
+        // The rest is as it was: its name and its arguments.
+        assert!(logs.contains(&arguments.join(" ")), "{logs}");
+        assert!(logs.contains("runner"), "{logs}");
+    }
+    // All variables were there for the runner itself: the plan's, `PATH` and `HOME`.
+    environment.edit("deploy.yml", "${{ env.GREETING }}", "${{ env.GREETING }} ${{ env.HOME }} ${{ env.PATH }}");
+    environment.run(&["--local", "--release", "r3"]).assert_exit(0);
+}

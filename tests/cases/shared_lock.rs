@@ -26,12 +26,12 @@ steps:
     uses: run
     trust: host
     with: { program: /bin/sh, args: [wait.sh], dir: work, repeatable: true }
-    grants: { dirs: { work: . }, programs: [[/bin/sh, wait.sh]] }
+    grants: { dirs: { work: ".:ro" }, programs: [[/bin/sh, wait.sh]] }
   act:
     uses: run
     trust: host
     with: { program: /bin/sh, args: [act.sh], dir: work, repeatable: true }
-    grants: { dirs: { work: . }, programs: [[/bin/sh, act.sh]] }
+    grants: { dirs: { work: ".:ro" }, programs: [[/bin/sh, act.sh]] }
 "#;
 const WAIT: &str = "echo $$ > began.tmp && mv began.tmp began\nuntil test -e go; do sleep 0.02; done\n";
 const ACT: &str = "echo acted >> acted\n";

@@ -4,6 +4,7 @@
 //! release; then it checks directories, databases and disk space. It creates nothing except granted directories.
 
 mod migrations;
+mod protected_paths;
 mod release;
 mod requirements;
 mod resources;
@@ -168,6 +169,7 @@ impl UnresolvedPlan {
     /// The sandbox can't be set up, or the lock file can't be read.
     pub async fn load(plan: Plan, label: Label, options: PreflightOptions) -> Result<Self, Diagnostic> {
         let PreflightOptions { cache_dirs, notify, pin_policy } = options;
+        let mut grant_problems = protected_paths::writable_grant_problems(&plan, &cache_dirs);
         let runtime = modules::new_runtime(cache_dirs, &notify)?;
         let (modules, problems) = LoadedModules::load(&runtime, &plan).await;
         let pins = ModulePins::read(&plan, pin_policy, |step| modules.of(step))?;
@@ -180,7 +182,8 @@ impl UnresolvedPlan {
             on_failure: planner.plan_hooks(&plan.hooks.on_failure),
         };
         planner.problems.extend(phase_order_error(&plan, &steps));
-        let problems = planner.problems;
+        grant_problems.extend(planner.problems);
+        let problems = grant_problems;
         if let Some(notice) = pins.missing_lockfile_notice().filter(|_| problems.is_empty()) {
             notify(notice);
         }

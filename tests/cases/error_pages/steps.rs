@@ -18,7 +18,7 @@ steps:
     uses: run
     trust: host
     with: { program: /bin/sh, args: [index.sh], dir: work }
-    grants: { dirs: { work: . }, programs: [[/bin/sh, index.sh]] }
+    grants: { dirs: { work: ".:ro" }, programs: [[/bin/sh, index.sh]] }
   warm:
     uses: run
     trust: host

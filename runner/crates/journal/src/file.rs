@@ -170,8 +170,19 @@ impl Journal {
         let file = file.map_err(|source| io_error("create", path, source))?;
         let path = path.to_owned();
         let folder = folder_of(&path).to_owned();
-        // This runs in parallel; the first sync waits for it.
-        let naming = thread::Builder::new().spawn(move || File::open(folder)?.sync_all());
+        let previous = loaded.newest_file;
+        // This runs in parallel; the first sync waits for it. The new file names the last line of the previous one, so that line
+        // must not be lost if this file is not: its writer may have been killed before it synced.
+        let naming = thread::Builder::new().spawn(move || {
+            match previous.map(File::open) {
+                Some(Ok(previous)) => previous.sync_data()?,
+                // It is in an archive, which was synced.
+                Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
+                Some(Err(error)) => return Err(error),
+                None => {}
+            }
+            File::open(folder)?.sync_all()
+        });
         let naming = Some(naming.map_err(|source| io_error("sync the folder of", &path, source))?);
         let state = JournalState { trust: JournalTrust::Authenticated, ..loaded.state };
         let mut journal =
