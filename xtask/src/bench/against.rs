@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{
-    BenchRow, BenchTarget, BenchmarkName, HEADING, interleaved_medians,
+    BenchRow, BenchTarget, BenchmarkName, HEADING, growth, interleaved_medians,
     resume::{deployed_example, time_deploy},
     steps::{no_op_plan, time_first_run},
 };
@@ -23,7 +23,11 @@ const ROUNDS: usize = 60;
 /// The most that a change of the code may cost.
 const MAX_RATIO: f64 = 1.05;
 
-pub(crate) fn run_against(names: &[BenchmarkName], old: &Path) -> Result<()> {
+pub(crate) fn run_against(names: &[BenchmarkName], old: &Path, quick: bool) -> Result<()> {
+    // A table of its own: after long histories, there is nothing to compare round by round.
+    if names == [BenchmarkName::Growth] {
+        return growth::run(Some(old), quick, false);
+    }
     setup::ensure(&[SetupNeed::GuestToolchain])?;
     let ours = workspace::build_runner()?;
     let names = if names.is_empty() {
