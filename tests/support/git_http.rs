@@ -71,6 +71,15 @@ pub fn init_bare_repository(path: &Path) {
     assert!(made.expect("git can't be run; `cargo xtask setup` installs it").success());
 }
 
+/// Removes all refs of a bare repository.
+pub fn delete_refs(path: &Path) {
+    let git = |arguments: &[&str]| Command::new("git").arg("-C").arg(path).args(arguments).output().unwrap();
+    let refs = String::from_utf8(git(&["for-each-ref", "--format=%(refname)"]).stdout).unwrap();
+    for name in refs.lines() {
+        assert!(git(&["update-ref", "-d", name]).status.success(), "{name}");
+    }
+}
+
 fn serve(stream: &TcpStream, root: &Path) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
