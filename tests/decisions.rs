@@ -16,7 +16,7 @@ use contract::{
 };
 use history::{GeneratedHistory, arb_ops, findings, fingerprint, step_targets};
 use journal::{
-    JournalState, JournalTrust, StepTarget,
+    JournalState, JournalTrust, Snapshot, StepTarget,
     decision::{DecisionInput, NextAction, ProbeSupport, RerunSafety, StepOverrides, decide, upstream_ran},
     event::{Decision, DecisionReason, JournalEntry, ProbeInput},
 };
@@ -53,6 +53,34 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A snapshot stands for what came before it, at every cut. The fold is a function of the state and the entry, so an equal
+    /// state leads to an equal end; at one cut, that is shown too.
+    #[test]
+    fn snapshot_and_rest_are_folded_as_the_whole(moves in arb_ops(), cut in any::<prop::sample::Index>()) {
+        let history = GeneratedHistory::from_ops(&moves, &step_targets());
+        let cut = cut.index(history.entries.len());
+        let (mut state, mut continued) = (JournalState::default(), None);
+        for (index, entry) in history.entries.iter().enumerate() {
+            apply_entry(&mut state, entry, &history, index);
+            if let Some(continued) = &mut continued {
+                apply_entry(continued, entry, &history, index);
+            }
+            let snapshot = Snapshot { state: state.clone(), index: history.hashes[index] };
+            let mut read = Snapshot::decode(&snapshot.encode().expect("no newer format")).expect("it was just written");
+            prop_assert_eq!(read.index, snapshot.index);
+            read.state.trust = state.trust;
+            prop_assert_eq!(&read.state, &state);
+            if index == cut {
+                continued = Some(read.state);
+            }
+        }
+        prop_assert_eq!(continued.as_ref(), Some(&state));
     }
 }
 

@@ -79,6 +79,7 @@ pub async fn run(
     request.prepared.check_migrations(Some(state)).await?;
 
     let epoch = lock.next_epoch(state.epoch()).map_err(|error| single((&error).into()))?;
+    request.store.record_loaded(&earlier.loaded).map_err(|error| single((&error).into()))?;
     let attempt = RunningAttempt::begin(&request, &lock, epoch, earlier, interrupt, observe);
     let mut attempt = attempt.map_err(|error| single((&error).into()))?;
     let mut conclusion = match run_hooks_and_steps(&mut attempt).await {
@@ -113,10 +114,14 @@ async fn run_hooks_and_steps(attempt: &mut RunningAttempt<'_>) -> Result<(), Att
 /// Writes the last entry of the journal, and removes old releases after a verified deployment.
 async fn end(attempt: &mut RunningAttempt<'_>, conclusion: &mut AttemptConclusion) {
     let is_verified = attempt.is_verified(conclusion.exit);
-    match attempt.journal.record_end(conclusion.exit, is_verified) {
-        Ok(()) if is_verified => conclusion.warnings.extend(prune::prune_after(attempt).await),
-        Ok(()) => {}
-        Err(error) => conclusion.end_not_recorded(&error),
+    if let Err(error) = attempt.journal.record_end(conclusion.exit, is_verified) {
+        return conclusion.end_not_recorded(&error);
+    }
+    if let Err(error) = attempt.request.store.record_ended(attempt.journal.state()) {
+        conclusion.warnings.push(Notice::warning(format!("{error}; the journals have everything")));
+    }
+    if is_verified {
+        conclusion.warnings.extend(prune::prune_after(attempt).await);
     }
 }
 

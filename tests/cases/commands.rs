@@ -106,7 +106,8 @@ fn journal_check_detects_a_flipped_byte() {
     assert!(bad.stdout.contains("line ") || bad.stderr.contains("line "), "{}{}", bad.stdout, bad.stderr);
     environment.deploy("r1", &[]).assert_exit(65);
     environment.run(&["status"]).assert_exit(65);
-    assert_eq!(environment.list(".pawl/shop/test"), ["attempt-000001.journal", "lock"], "nothing was begun");
+    let files = ["attempt-000001.journal", "index.jsonl", "lock", "snapshot.json"];
+    assert_eq!(environment.list(".pawl/shop/test"), files, "nothing was begun");
 }
 
 #[test]

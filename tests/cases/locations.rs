@@ -54,7 +54,10 @@ fn state_dir_is_configurable() {
     environment.edit("deploy.yml", "app: shop\n", "app: shop\nstate: dir:state/here\n");
     environment.pack("r1");
     environment.deploy("r1", &[]).assert_exit(0);
-    assert_eq!(environment.list("state/here/shop/test"), ["attempt-000001.journal", "lock"]);
+    assert_eq!(
+        environment.list("state/here/shop/test"),
+        ["attempt-000001.journal", "index.jsonl", "lock", "snapshot.json"]
+    );
     assert!(!environment.exists(".pawl"));
 }
 

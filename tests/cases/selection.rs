@@ -64,7 +64,8 @@ fn unknown_step_is_an_error() {
           hint: choose one of `pull`, `migrate`, `switch`, `verify`
     "#]]
     .assert_eq(&refused.stderr_snapshot());
-    assert_eq!(environment.list(".pawl/shop/test"), ["attempt-000001.journal", "lock"], "there was no attempt");
+    let files = ["attempt-000001.journal", "index.jsonl", "lock", "snapshot.json"];
+    assert_eq!(environment.list(".pawl/shop/test"), files, "there was no attempt");
 }
 
 #[test]

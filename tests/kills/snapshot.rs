@@ -26,7 +26,8 @@ pub(crate) struct DeploymentSnapshot {
     files: BTreeMap<String, SnapshotEntry>,
     /// A line for each row and each object of the schema.
     rows: BTreeSet<String>,
-    /// What is in the state's folder beside journals.
+    /// What is in the state's folder beside journals, and beside the snapshot before the newest attempt, which only the first
+    /// attempt lacks.
     state: BTreeSet<String>,
 }
 
@@ -54,7 +55,8 @@ impl DeploymentSnapshot {
         let mut state = BTreeSet::new();
         for entry in list_dir(&shop.state_dir())? {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if !(name.starts_with("attempt-") && name.ends_with(".journal")) {
+            let is_journal = name.starts_with("attempt-") && name.ends_with(".journal");
+            if !is_journal && name != "snapshot-previous.json" {
                 state.insert(name);
             }
         }

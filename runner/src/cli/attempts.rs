@@ -5,54 +5,20 @@ use serde_json::{Value, json};
 
 use contract::diagnostic::{Diagnostic, ErrorCode};
 use contract::text::millis_between;
-use journal::{
-    JournalEvent, JournalState, LoadedJournals,
-    event::{JournalEntry, JournalHeader},
-    state::AttemptSummary,
-};
-use state::StateStore;
+use journal::{JournalState, event::JournalHeader, state::AttemptSummary};
+use state::{AttemptChoice, RecordedAttempt, StateStore};
 
-/// One attempt with all of its entries, and the state before it.
-pub(super) struct RecordedAttempt {
-    /// The state before the attempt.
-    pub(super) before: JournalState,
-    /// The summary of the attempt.
-    pub(super) summary: AttemptSummary,
-    /// Its entries, in order.
-    pub(super) entries: Vec<JournalEntry>,
-}
-
-impl RecordedAttempt {
-    /// Reads the attempt with this epoch, or the last one.
-    ///
-    /// # Errors
-    /// P0211 when there is no such attempt, P0212 when there is no attempt at all; P06xx when a journal cannot be read.
-    pub(super) fn read(store: &StateStore, epoch: Option<u64>) -> Result<Self, Diagnostic> {
-        let paths = store.journal_paths().map_err(|error| Diagnostic::from(&error))?;
-        let (mut entries, mut is_wanted) = (Vec::new(), false);
-        let loaded = LoadedJournals::read(&paths, |entry| {
-            if let JournalEvent::Started(header) = &entry.event {
-                is_wanted = epoch.is_none_or(|epoch| epoch == header.epoch);
-                if is_wanted {
-                    entries.clear();
-                }
-            }
-            if is_wanted {
-                entries.push(entry.clone());
-            }
-        });
-        let mut attempts = loaded.map_err(|error| Diagnostic::from(&error))?.state.attempts;
-        let index = match epoch {
-            None => attempts.len().checked_sub(1).ok_or_else(|| no_attempts_error(store))?,
-            Some(epoch) => attempts
-                .iter()
-                .position(|attempt| attempt.header.epoch == epoch)
-                .ok_or_else(|| no_such_attempt_error(store, epoch, &attempts))?,
-        };
-        let summary = attempts.swap_remove(index);
-        // Every attempt has one file, and only the last file can lack an attempt.
-        let before = LoadedJournals::read(&paths[..index], |_| ()).map_err(|error| Diagnostic::from(&error))?.state;
-        Ok(Self { before, summary, entries })
+/// Reads the attempt with this epoch, or the last one.
+///
+/// # Errors
+/// P0211 when there is no such attempt, P0212 when there is no attempt at all; P06xx when a journal cannot be read.
+pub(super) fn read_attempt(store: &StateStore, epoch: Option<u64>) -> Result<RecordedAttempt, Diagnostic> {
+    let choice = epoch.map_or(AttemptChoice::Newest, AttemptChoice::Epoch);
+    let attempt = store.recorded_attempt(choice).map_err(|error| Diagnostic::from(&error))?;
+    match (attempt, epoch) {
+        (Some(attempt), _) => Ok(attempt),
+        (None, None) => Err(no_attempts_error(store)),
+        (None, Some(epoch)) => Err(no_such_attempt_error(store, epoch)?),
     }
 }
 
@@ -61,8 +27,7 @@ impl RecordedAttempt {
 /// # Errors
 /// P06xx when a journal cannot be read.
 pub(super) fn load_state(store: &StateStore) -> Result<JournalState, Diagnostic> {
-    let paths = store.journal_paths().map_err(|error| Diagnostic::from(&error))?;
-    Ok(LoadedJournals::read(&paths, |_| {}).map_err(|error| Diagnostic::from(&error))?.state)
+    Ok(store.load(|_| {}).map_err(|error| Diagnostic::from(&error))?.state)
 }
 
 /// The summary of an attempt as JSON. `exit` is null if it was killed, or is still running.
@@ -90,8 +55,9 @@ fn no_attempts_error(store: &StateStore) -> Diagnostic {
         .with_hint("check `--plan` and `--env`; `runner status` shows all environments")
 }
 
-fn no_such_attempt_error(store: &StateStore, epoch: u64, attempts: &[AttemptSummary]) -> Diagnostic {
-    match (attempts.first(), attempts.last()) {
+fn no_such_attempt_error(store: &StateStore, epoch: u64) -> Result<Diagnostic, Diagnostic> {
+    let attempts = store.newest_attempts(usize::MAX).map_err(|error| Diagnostic::from(&error))?;
+    Ok(match (attempts.last(), attempts.first()) {
         (Some(first), Some(last)) => {
             Diagnostic::new(ErrorCode::UnknownAttempt, format!("there is no attempt with epoch {epoch}"))
                 .with_cause(format!(
@@ -101,5 +67,5 @@ fn no_such_attempt_error(store: &StateStore, epoch: u64, attempts: &[AttemptSumm
                 .with_hint("use an epoch from `runner history`")
         }
         (None, _) | (_, None) => no_attempts_error(store),
-    }
+    })
 }

@@ -8,7 +8,7 @@ use super::attempts::summary_json;
 use crate::report::{self, OutputFormat, json, messages, table::table};
 use contract::diagnostic::{Diagnostic, ExitKind};
 use contract::text::{WIDTH, format_duration, format_time, millis_between, truncate, wrap};
-use journal::{LoadedJournals, state::AttemptSummary};
+use journal::state::AttemptSummary;
 use state::{ForcedRelease, StateStore};
 
 /// Arguments of `history`.
@@ -30,13 +30,11 @@ pub(super) fn run(
     form: OutputFormat,
     out: &mut dyn Write,
 ) -> Result<ExitKind, Diagnostic> {
-    let paths = store.journal_paths().map_err(|error| Diagnostic::from(&error))?;
-    let state = LoadedJournals::read(&paths, |_| ()).map_err(|error| Diagnostic::from(&error))?.state;
+    let attempts = store.newest_attempts(args.limit).map_err(|error| Diagnostic::from(&error))?;
     let released = store.forced_releases().map_err(|error| Diagnostic::from(&error))?;
-    let attempts: Vec<_> = state.attempts.iter().rev().take(args.limit).collect();
     let answer = match form {
         OutputFormat::Json => {
-            let entry = |attempt: &&AttemptSummary| {
+            let entry = |attempt: &AttemptSummary| {
                 let mut entry = summary_json(attempt);
                 let lost = released.iter().find(|one| one.epoch == attempt.header.epoch);
                 entry["lock-released"] = lost.map_or(
@@ -47,9 +45,9 @@ pub(super) fn run(
             };
             json::line(&attempts.iter().map(entry).collect::<Value>()) + "\n"
         }
-        OutputFormat::Text if state.attempts.is_empty() => "no attempts yet\n".to_owned(),
+        OutputFormat::Text if attempts.is_empty() => "no attempts yet\n".to_owned(),
         OutputFormat::Text => {
-            let rows: Vec<_> = attempts.iter().map(|attempt| table_row(attempt)).collect();
+            let rows: Vec<_> = attempts.iter().map(table_row).collect();
             let mut answer = table(0, ["EPOCH", "RELEASE", "BEGAN", "TOOK", "RESULT", "RUN", "BY"], &rows);
             let shown = |one: &&ForcedRelease| attempts.iter().any(|attempt| attempt.header.epoch == one.epoch);
             for ForcedRelease { epoch, holder, by, at, message } in released.iter().rev().filter(shown) {

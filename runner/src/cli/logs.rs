@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::attempts::RecordedAttempt;
+use super::attempts::read_attempt;
 use crate::report::{self, OutputFormat, json, messages};
 use contract::text::{self, GUTTER, format_duration};
 use contract::{
@@ -26,14 +26,14 @@ pub(super) struct LogsArgs {
 /// JSON lines.
 ///
 /// # Errors
-/// The errors of [`RecordedAttempt::read`].
+/// The errors of [`read_attempt`].
 pub(super) fn run(
     args: &LogsArgs,
     store: &StateStore,
     form: OutputFormat,
     out: &mut dyn Write,
 ) -> Result<ExitKind, Diagnostic> {
-    let reading = RecordedAttempt::read(store, args.attempt)?;
+    let reading = read_attempt(store, args.attempt)?;
     let is_wanted = |place: &StepTarget| args.step.as_ref().is_none_or(|step| place.step.as_str() == step);
     let said: Vec<_> = reading
         .entries

@@ -2,9 +2,8 @@
 //!
 //! It needs no lock. An attempt without an end was killed or is still running; the lock status shows which, and who runs it.
 
-use std::{collections::BTreeMap, io::Write};
+use std::io::Write;
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{attempts::summary_json, why};
@@ -13,13 +12,8 @@ use contract::text::{self, WIDTH, format_duration, format_time, millis_between, 
 use contract::{
     EnvironmentName,
     diagnostic::{Diagnostic, ExitKind},
-    step::StepOutcome,
 };
-use journal::{
-    JournalEvent, JournalState, LoadedJournals, StepRecord, StepTarget,
-    event::{Decision, JournalEntry, JournalHeader, Release},
-    state::AttemptSummary,
-};
+use journal::{JournalEvent, JournalState, StepRecord, StepTarget, event::JournalHeader, state::AttemptSummary};
 use state::{LockRecord, LockStatus, StateStore};
 
 /// The column of the values.
@@ -60,10 +54,6 @@ pub(super) fn run(
 struct EnvironmentView<'a> {
     environment: &'a EnvironmentName,
     state: JournalState,
-    /// The time since which the live release is live.
-    live_since: Option<Timestamp>,
-    /// The operator who made it live.
-    live_by: Option<String>,
     /// The steps in the order of the last plan, then others with a record.
     step_targets: Vec<StepTarget>,
     lock: Option<LockRecord>,
@@ -72,10 +62,8 @@ struct EnvironmentView<'a> {
 
 impl<'a> EnvironmentView<'a> {
     fn read(environment: &'a EnvironmentName, store: &StateStore) -> Result<Self, Diagnostic> {
-        let paths = store.journal_paths().map_err(|error| Diagnostic::from(&error))?;
-        let (mut exposure, mut planned) = (LiveReleaseTracker::default(), Vec::new());
-        let loaded = LoadedJournals::read(&paths, |entry| {
-            exposure.observe(entry);
+        let mut planned = Vec::new();
+        let loaded = store.load(|entry| {
             if let JournalEvent::Plan { steps, .. } = &entry.event {
                 planned = steps.iter().map(|step| step.step_target.clone()).collect();
             }
@@ -83,15 +71,7 @@ impl<'a> EnvironmentView<'a> {
         let state = loaded.map_err(|error| Diagnostic::from(&error))?.state;
         let others: Vec<_> = state.records.keys().filter(|place| !planned.contains(place)).cloned().collect();
         let (lock, standing) = store.lock_status(false).map_err(|error| Diagnostic::from(&error))?;
-        Ok(Self {
-            environment,
-            state,
-            live_since: exposure.live_since,
-            live_by: exposure.live_by,
-            step_targets: [planned, others].concat(),
-            lock,
-            lock_status: standing,
-        })
+        Ok(Self { environment, state, step_targets: [planned, others].concat(), lock, lock_status: standing })
     }
 
     /// The attempt that the next one would continue.
@@ -155,10 +135,11 @@ impl<'a> EnvironmentView<'a> {
         let head = &self.state.head;
         let Some(release) = &head.live else { return "nothing yet".to_owned() };
         let verified = if head.is_verified(release) { "verified" } else { "not verified" };
-        let since = self.live_since.map(|since| format!(", since {}", format_time(since))).unwrap_or_default();
-        let by = self.live_by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+        let since = head.live_since.as_ref();
+        let since =
+            since.map_or_else(String::new, |since| format!(", since {} by {}", format_time(since.at), since.by));
         let commit = self.state.commit_of(release).map(|commit| format!(", commit {}", truncate(commit, 12)));
-        format!("{}, {verified}{since}{by}{}", release.label, commit.unwrap_or_default())
+        format!("{}, {verified}{since}{}", release.label, commit.unwrap_or_default())
     }
 
     fn step_row(&self, place: &StepTarget) -> [String; 5] {
@@ -198,8 +179,8 @@ impl<'a> EnvironmentView<'a> {
             "live": head.live.as_ref().map(|release| json!({
                 "release": release,
                 "verified": head.is_verified(release),
-                "since": self.live_since,
-                "by": self.live_by,
+                "since": head.live_since.as_ref().map(|since| since.at),
+                "by": head.live_since.as_ref().map(|since| &since.by),
                 "commit": self.state.commit_of(release),
             })),
             "lock": self.lock.as_ref().filter(|lock| lock.holder.is_some()).map(|lock| json!({
@@ -229,64 +210,6 @@ fn last_attempt_text(attempt: &AttemptSummary) -> String {
         format_time(attempt.started_at),
         format_duration(millis_between(attempt.started_at, attempt.last_entry_at))
     )
-}
-
-/// Tracks when the live release changed; the journal state has the release itself.
-#[derive(Default)]
-struct LiveReleaseTracker {
-    release: Option<Release>,
-    /// The operator of the attempt.
-    attempt_by: Option<String>,
-    exposing_steps: BTreeMap<StepTarget, Release>,
-    live: Option<Release>,
-    live_since: Option<Timestamp>,
-    live_by: Option<String>,
-}
-
-impl LiveReleaseTracker {
-    fn observe(&mut self, entry: &JournalEntry) {
-        match &entry.event {
-            JournalEvent::Started(header) => {
-                self.release = Some(header.release.clone());
-                self.attempt_by = Some(header.by.clone());
-            }
-            JournalEvent::Intent { step_target: place, exposes, .. } => {
-                match &self.release {
-                    Some(release) if *exposes => self.exposing_steps.insert(place.clone(), release.clone()),
-                    Some(_) | None => self.exposing_steps.remove(place),
-                };
-            }
-            JournalEvent::Outcome { step_target: place, outcome: StepOutcome::Succeeded { .. }, .. }
-            | JournalEvent::Decision { step_target: place, decision: Decision::Adopt { .. } } => {
-                if let Some(release) = self.exposing_steps.get(place)
-                    && !self.live.as_ref().is_some_and(|live| live.is_same(release))
-                {
-                    self.live = Some(release.clone());
-                    self.live_since = Some(entry.at);
-                    self.live_by = self.attempt_by.clone();
-                }
-            }
-            JournalEvent::UndoOutcome { step_target: place, failure: None }
-                if self.exposing_steps.contains_key(place) =>
-            {
-                self.live = None;
-                self.live_since = Some(entry.at);
-                self.live_by = self.attempt_by.clone();
-            }
-            JournalEvent::Plan { .. }
-            | JournalEvent::Lock { .. }
-            | JournalEvent::Torn { .. }
-            | JournalEvent::Decision { .. }
-            | JournalEvent::Progress { .. }
-            | JournalEvent::Outcome { .. }
-            | JournalEvent::Probe { .. }
-            | JournalEvent::UndoIntent { .. }
-            | JournalEvent::UndoOutcome { .. }
-            | JournalEvent::Override { .. }
-            | JournalEvent::Ended { .. }
-            | JournalEvent::Unrecognized => {}
-        }
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, io::Write};
 
 use serde_json::{Value, json};
 
-use super::attempts::RecordedAttempt;
+use super::attempts::read_attempt;
 use crate::report::{self, OutputFormat, json, messages};
 use contract::text::{self, WIDTH, format_duration, format_time};
 use contract::{
@@ -19,7 +19,7 @@ use journal::{
     event::{Decision, Fingerprint, JournalEntry, JournalHeader, ProbeInput},
     state::AttemptSummary,
 };
-use state::StateStore;
+use state::{RecordedAttempt, StateStore};
 
 /// The number of hex digits of a hash that people see.
 const HASH_DIGITS: usize = 8;
@@ -44,14 +44,14 @@ pub(super) struct WhyArgs {
 /// began}, outcome: {result, took-ms, failure}, undone}`. A missing value is null.
 ///
 /// # Errors
-/// P0210 when the attempt has no such step; otherwise as [`RecordedAttempt::read`].
+/// P0210 when the attempt has no such step; otherwise as [`read_attempt`].
 pub(super) fn run(
     args: &WhyArgs,
     store: &StateStore,
     form: OutputFormat,
     out: &mut dyn Write,
 ) -> Result<ExitKind, Diagnostic> {
-    let reading = RecordedAttempt::read(store, args.attempt)?;
+    let reading = read_attempt(store, args.attempt)?;
     let places = step_targets(&reading.entries);
     let asked: Vec<_> = places.iter().filter(|place| place.step.as_str() == args.step).collect();
     if asked.is_empty() {
@@ -112,7 +112,7 @@ struct StepEvidence<'a> {
     step_target: &'a StepTarget,
     summary: &'a AttemptSummary,
     /// The last record before this attempt, and the attempt that made it.
-    record: Option<(&'a StepRecord, Option<&'a AttemptSummary>)>,
+    record: Option<&'a StepRecord>,
     decisions: Vec<&'a Decision>,
     fingerprint: Option<&'a Fingerprint>,
     probe: Option<(ProbeInput, u64, &'a ProbeFinding)>,
@@ -131,10 +131,7 @@ struct FingerprintChange {
 
 impl<'a> StepEvidence<'a> {
     fn gather(place: &'a StepTarget, reading: &'a RecordedAttempt) -> Self {
-        let record = reading.before.records.get(place).map(|record| {
-            let maker = reading.before.attempts.iter().find(|attempt| attempt.header.epoch == record.intent.epoch);
-            (record, maker)
-        });
+        let record = reading.before.records.get(place);
         let mut evidence = Self {
             step_target: place,
             summary: &reading.summary,
@@ -194,7 +191,7 @@ impl<'a> StepEvidence<'a> {
     }
 
     fn changes(&self) -> Vec<FingerprintChange> {
-        let (Some((record, _)), Some(new)) = (self.record, self.fingerprint) else { return Vec::new() };
+        let (Some(record), Some(new)) = (self.record, self.fingerprint) else { return Vec::new() };
         let old = &record.intent.fingerprint;
         let change = |component: String| FingerprintChange {
             old: old.0.get(&component).copied(),
@@ -256,9 +253,9 @@ impl<'a> StepEvidence<'a> {
     }
 
     fn record_text(&self) -> String {
-        let Some((record, maker)) = self.record else { return "none before this attempt".to_owned() };
+        let Some(record) = self.record else { return "none before this attempt".to_owned() };
         let intent = &record.intent;
-        let began = maker.map(|maker| format!(", {}", format_time(maker.started_at))).unwrap_or_default();
+        let began = format!(", {}", format_time(record.intent.attempt_started_at));
         let failure = match &record.status {
             RecordStatus::Failed(failure) => format!("; it said: {}", messages::failure(failure)),
             RecordStatus::Intended | RecordStatus::Succeeded(_) | RecordStatus::Undoing(_) | RecordStatus::Reverted => {
@@ -354,13 +351,13 @@ impl<'a> StepEvidence<'a> {
                 "took-ms": took_ms,
                 "words": messages::finding(finding),
             })),
-            "record": self.record.map(|(record, maker)| json!({
+            "record": self.record.map(|record| json!({
                 "status": status_word(&record.status),
                 "run": record.intent.run,
                 "attempt": record.intent.attempt,
                 "epoch": record.intent.epoch,
                 "release": record.intent.release,
-                "began": maker.map(|maker| maker.started_at),
+                "began": record.intent.attempt_started_at,
             })),
             "outcome": self.outcome.map(|(took_ms, outcome)| json!({
                 "result": messages::outcome(outcome),

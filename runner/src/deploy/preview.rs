@@ -18,7 +18,7 @@ use contract::{
     step::{ProbeFinding, StepFailure, StepPhase},
 };
 use journal::{
-    JournalState, LoadedJournals, StepTarget,
+    JournalState, StepTarget,
     decision::{self, NextAction, StepDisposition},
     event::{Decision, DecisionReason, JournalHeader},
 };
@@ -47,8 +47,7 @@ pub async fn preview_deployment(
     store: &StateStore,
     overrides: &DeployOverrides,
 ) -> Result<(JournalHeader, Vec<StepPreview>), Vec<Diagnostic>> {
-    let paths = store.journal_paths().map_err(|error| vec![(&error).into()])?;
-    let state = LoadedJournals::read(&paths, |_| {}).map_err(|error| vec![(&error).into()])?.state;
+    let state = store.load(|_| {}).map_err(|error| vec![(&error).into()])?.state;
     let epoch = state.epoch() + 1;
     let header = attempt::next_header(prepared, &state, epoch, "preview");
     let named_index = overrides.selection.option().and_then(|(_, step)| prepared.index(step));

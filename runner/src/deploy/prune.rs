@@ -13,7 +13,7 @@ use std::{
 
 use super::attempt::RunningAttempt;
 use contract::{Digest, diagnostic::Notice};
-use journal::{JournalState, LoadedJournals, event::Release};
+use journal::{JournalState, event::Release};
 use plan::{DirAccess, PlanStep};
 use sandbox::ModuleDescription;
 use state::StateStore;
@@ -74,8 +74,7 @@ pub fn prune(
     let mut needed = retained_releases(state, keep);
     for sibling in sibling_stores {
         let unread = |why: String| PruneError { path: sibling.folder().to_owned(), source: io::Error::other(why) };
-        let paths = sibling.journal_paths().map_err(|error| unread(error.to_string()))?;
-        let state = LoadedJournals::read(&paths, |_| {}).map_err(|error| unread(error.to_string()))?.state;
+        let state = sibling.load(|_| {}).map_err(|error| unread(error.to_string()))?.state;
         // `keep` applies to this environment only, so all of the other environment's verified releases stay.
         needed.extend(retained_releases(&state, usize::MAX));
     }

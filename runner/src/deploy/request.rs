@@ -105,14 +105,13 @@ impl DeploymentRequest<'_> {
 
     /// Reads the journals of earlier attempts, and checks that none began since this one was planned.
     pub(super) fn read_journals(&self) -> Result<EarlierJournals, Diagnostic> {
-        let paths = self.store.journal_paths().map_err(|error| Diagnostic::from(&error))?;
-        let loaded = LoadedJournals::read(&paths, |_| {}).map_err(|error| Diagnostic::from(&error))?;
+        let loaded = self.store.load(|_| {}).map_err(|error| Diagnostic::from(&error))?;
         if self.overrides.expected_epoch.is_some_and(|seen| seen != loaded.state.epoch()) {
             let message = "another deployment ran after this one was planned; nothing was started";
             let hint = format!("check `runner history`, then run `{}` again", self.resume_command);
             return Err(Diagnostic::new(ErrorCode::StaleDecision, message).with_hint(hint));
         }
-        let torn_tail = loaded.torn_files.iter().rfind(|(torn, _)| paths.last() == Some(torn)).cloned();
+        let torn_tail = loaded.torn_files.iter().rfind(|(torn, _)| loaded.newest_file.as_ref() == Some(torn)).cloned();
         Ok(EarlierJournals { loaded, torn_tail })
     }
 

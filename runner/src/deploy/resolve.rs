@@ -21,7 +21,7 @@ use journal::{
 /// one. Epochs of different lineages cannot be compared.
 #[must_use]
 pub fn lineage(app: &AppName, environment: &EnvironmentName, state: &JournalState) -> String {
-    let first = state.attempts.first().map(|first| (&first.header.run, first.started_at));
+    let first = state.first_attempt.as_ref().map(|first| (&first.run, first.started_at));
     Blake3Hash::of(format!("{app}/{environment} {first:?}").as_bytes()).hex_prefix(8)
 }
 

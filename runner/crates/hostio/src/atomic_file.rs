@@ -24,6 +24,18 @@ pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
     StagedFile::write(path, content)?.replace()
 }
 
+/// Replaces a file that can be made again, such as a cache: a killed process leaves the old content or all of the new one, but
+/// nothing is synced. After a power loss the file may hold anything, so its readers must verify it.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn replace_unsynced_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut staged = path.as_os_str().to_owned();
+    staged.push(".tmp");
+    std::fs::write(&staged, content)?;
+    std::fs::rename(&staged, path)
+}
+
 /// A whole file under a temporary name. It is removed unless it gets its own name.
 pub struct StagedFile {
     dir: OwnedFd,

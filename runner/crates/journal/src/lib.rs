@@ -21,6 +21,7 @@ mod load;
 mod message_redactor;
 pub mod redact;
 mod sanitize;
+pub mod snapshot;
 pub mod state;
 pub mod step_status;
 
@@ -31,6 +32,7 @@ pub use finding_summary::FindingSummary;
 pub use load::{LoadedJournals, UNTRUSTED_FILE_SUFFIX, trust_from_file_name};
 pub use message_redactor::MessageRedactor;
 pub use redact::Redactor;
+pub use snapshot::{Snapshot, SnapshotError};
 pub use state::{JournalState, JournalTrust, RecordStatus, StepRecord};
 pub use step_status::{AttemptStatuses, StepStatus};
 

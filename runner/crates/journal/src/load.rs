@@ -1,4 +1,4 @@
-//! Reads all journals of (app, environment) in epoch order, and folds them into one state.
+//! Reads the journals of (app, environment) in epoch order, and folds them into one state: all of them, or those after a snapshot.
 //!
 //! Invariant: the result is what was written, or an error; only the bytes after the last newline of a file may be missing.
 //! Deliberately absent: finding the files, which is the `state` crate's task.
@@ -10,12 +10,12 @@ use std::{
 
 use super::{
     error::{JournalError, io_error},
-    event::{FORMAT, JournalEntry},
+    event::{FORMAT, JournalEntry, JournalEvent},
     line::{self, LineError},
-    state::{JournalState, JournalTrust, TransitionError},
+    state::{AttemptSummary, JournalState, JournalTrust, TransitionError},
 };
 
-/// The content of all journals of (app, environment).
+/// The content of the journals of (app, environment).
 #[derive(Debug, Default)]
 pub struct LoadedJournals {
     /// The folded state.
@@ -26,8 +26,12 @@ pub struct LoadedJournals {
     pub headerless: Option<PathBuf>,
     /// The first file with a newer minor format; then no attempt may follow.
     pub newer_format_file: Option<PathBuf>,
-    /// The number of complete lines.
+    /// The number of complete lines that were read.
     pub line_count: u64,
+    /// The file that was read last.
+    pub newest_file: Option<PathBuf>,
+    /// The attempts whose journals were read, oldest first.
+    pub summaries: Vec<AttemptSummary>,
 }
 
 /// The end of the file name of an unauthenticated journal.
@@ -41,24 +45,113 @@ pub fn trust_from_file_name(path: &Path) -> JournalTrust {
 }
 
 impl LoadedJournals {
-    /// Reads and folds journals in epoch order, calling `each` with every entry.
+    /// Reads and folds all journals in epoch order, calling `each` with every entry.
     ///
     /// # Errors
     /// [`JournalError`] if one cannot be read, is corrupt, or contradicts another.
     pub fn read(paths: &[PathBuf], mut each: impl FnMut(&JournalEntry)) -> Result<Self, JournalError> {
         let mut loaded = Self::default();
         for (index, path) in paths.iter().enumerate() {
-            let bytes = fs::read(path).map_err(|source| io_error("read", path, source))?;
-            loaded.state.trust = trust_from_file_name(path);
-            if bytes.contains(&b'\n') {
-                loaded.fold_lines(path, &bytes, 0, &mut each)?;
-            } else if index + 1 == paths.len() {
-                loaded.headerless = Some(path.clone());
-            } else {
-                return Err(JournalError::Corrupt { path: path.clone(), seq: 0, source: LineError::Malformed });
-            }
+            loaded.read_path(path, index + 1 == paths.len(), &mut each)?;
         }
         Ok(loaded)
+    }
+
+    /// Continues a snapshot's state with the journals from its epoch on. `None` if they do not continue it: it is of another
+    /// history, or they have lost lines. The state is then folded from all journals.
+    ///
+    /// # Errors
+    /// [`JournalError`] if one cannot be read, is corrupt, or contradicts another.
+    pub fn read_after(
+        snapshot: JournalState,
+        paths: &[PathBuf],
+        mut each: impl FnMut(&JournalEntry),
+    ) -> Result<Option<Self>, JournalError> {
+        let mut loaded = Self { state: snapshot, ..Self::default() };
+        for (index, path) in paths.iter().enumerate() {
+            let bytes = fs::read(path).map_err(|source| io_error("read", path, source))?;
+            let is_newest = index + 1 == paths.len();
+            if index > 0 || !loaded.is_newest_attempt(&bytes) {
+                loaded.read_file(path, &bytes, is_newest, &mut each)?;
+            } else if !loaded.continue_file(path, &bytes, &mut each)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(loaded))
+    }
+
+    /// Reads and folds the next journal.
+    ///
+    /// # Errors
+    /// [`JournalError`] if it cannot be read, is corrupt, or contradicts those before it.
+    pub fn read_path(
+        &mut self,
+        path: &Path,
+        is_newest: bool,
+        each: impl FnMut(&JournalEntry),
+    ) -> Result<(), JournalError> {
+        let bytes = fs::read(path).map_err(|source| io_error("read", path, source))?;
+        self.read_file(path, &bytes, is_newest, each)
+    }
+
+    /// Folds the content of the next journal.
+    ///
+    /// # Errors
+    /// [`JournalError`] if it is corrupt, or contradicts those before it.
+    pub fn read_file(
+        &mut self,
+        path: &Path,
+        bytes: &[u8],
+        is_newest: bool,
+        each: impl FnMut(&JournalEntry),
+    ) -> Result<(), JournalError> {
+        self.state.trust = trust_from_file_name(path);
+        self.newest_file = Some(path.to_owned());
+        if bytes.contains(&b'\n') {
+            self.fold_lines(path, bytes, 0, each)?;
+            self.summaries.extend(self.state.attempts.last().cloned());
+        } else if is_newest {
+            self.headerless = Some(path.to_owned());
+        } else {
+            return Err(JournalError::Corrupt { path: path.to_owned(), seq: 0, source: LineError::Malformed });
+        }
+        Ok(())
+    }
+
+    /// Whether these are the bytes of the newest attempt's journal.
+    fn is_newest_attempt(&self, bytes: &[u8]) -> bool {
+        let header = bytes.split(|byte| *byte == b'\n').next().and_then(|line| line::decode(line).ok());
+        match header {
+            Some((JournalEntry { event: JournalEvent::Started(header), .. }, _)) => header.epoch == self.state.epoch(),
+            Some(_) | None => false,
+        }
+    }
+
+    /// Checks that a journal has the lines that the state was folded from, and folds the rest. Returns whether it has.
+    fn continue_file(
+        &mut self,
+        path: &Path,
+        bytes: &[u8],
+        mut each: impl FnMut(&JournalEntry),
+    ) -> Result<bool, JournalError> {
+        let known = self.state.line_count;
+        let (mut length, mut hash) = (0, None);
+        for line in bytes.split_inclusive(|byte| *byte == b'\n').take(usize::try_from(known).unwrap_or(usize::MAX)) {
+            let Some(content) = line.strip_suffix(b"\n") else { return Ok(false) };
+            let Ok((entry, line_hash)) = line::decode(content) else { return Ok(false) };
+            length += line.len();
+            hash = Some(line_hash);
+            self.line_count += 1;
+            each(&entry);
+        }
+        if hash != self.state.last_line_hash || self.line_count != known {
+            return Ok(false);
+        }
+        self.state.trust = trust_from_file_name(path);
+        self.newest_file = Some(path.to_owned());
+        self.fold_lines(path, &bytes[length..], known, each)?;
+        self.summaries.extend(self.state.attempts.last().cloned());
+        Ok(true)
     }
 
     /// Folds the lines of one file; `first` is the number of the first line in `bytes`.

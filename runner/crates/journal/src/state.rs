@@ -1,10 +1,12 @@
 //! The pure fold of all attempts of (app, environment): the last record of each step on each target.
 //!
-//! [`JournalState::apply`] alone decides which event may follow which; any other order is corruption. Deliberately absent: clock,
-//! files, decisions.
+//! [`JournalState::apply`] alone decides which event may follow which; any other order is corruption. The state is bounded, however
+//! long the history: it keeps the newest attempts and verified releases. So [`super::snapshot`] can stand for everything before it.
+//! Deliberately absent: clock, files, decisions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::event::{
@@ -18,8 +20,15 @@ use contract::{
     step::{Receipt, StepFailure, StepOutcome},
 };
 
+/// How many attempts a state keeps, the newest ones.
+pub const MAX_RECENT_ATTEMPTS: usize = 20;
+
+/// How many verified releases a state keeps, the newest ones.
+pub const MAX_VERIFIED_RELEASES: usize = 100;
+
 /// Whether a journal is authentic.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum JournalTrust {
     /// It is from this machine or the state location, or was written with the key.
     #[default]
@@ -35,7 +44,9 @@ pub struct JournalState {
     pub trust: JournalTrust,
     /// The last record of each step on each target, whatever its release.
     pub records: BTreeMap<StepTarget, StepRecord>,
-    /// All attempts, oldest first.
+    /// The first attempt of all.
+    pub first_attempt: Option<FirstAttempt>,
+    /// The newest attempts, at most [`MAX_RECENT_ATTEMPTS`], oldest first.
     pub attempts: Vec<AttemptSummary>,
     /// The live release and the verified ones.
     pub head: EnvironmentHead,
@@ -43,18 +54,45 @@ pub struct JournalState {
     pub in_progress: BTreeSet<StepTarget>,
     /// The statuses of the steps in the newest attempt.
     pub statuses: AttemptStatuses,
+    /// The commits of the newest releases, by their last deployment.
+    pub commits: Vec<(Release, String)>,
     /// The hash of the last line.
     pub last_line_hash: Option<Blake3Hash>,
+    /// The number of lines of the newest attempt.
+    pub line_count: u64,
     /// The newer minor format of a journal, which may be read but not continued.
     pub newer_format: Option<JournalFormat>,
 }
 
+/// The first attempt of all: it tells one history from another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FirstAttempt {
+    /// Its run.
+    pub run: RunId,
+    /// The time of its first line.
+    pub started_at: jiff::Timestamp,
+}
+
+/// When the live release changed, and by whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LiveSince {
+    /// The time of the record.
+    pub at: jiff::Timestamp,
+    /// The operator of the attempt.
+    pub by: String,
+}
+
 /// The live and the verified releases of an environment. "Live" and "verified" are separate facts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct EnvironmentHead {
     /// The release that users see: that of the last exposing step that was not undone.
     pub live: Option<Release>,
-    /// The releases that were live with every check passed, oldest first, each once.
+    /// Since when, and by whom; also of the moment when nothing was live any more.
+    pub live_since: Option<LiveSince>,
+    /// The releases that were live with every check passed, oldest first, each once; the newest [`MAX_VERIFIED_RELEASES`].
     pub verified: Vec<Release>,
     /// The verified releases that an operator rolled back from, and that were not deployed again since.
     pub withdrawn: Vec<Release>,
@@ -74,11 +112,21 @@ impl EnvironmentHead {
     fn record_verified(&mut self, release: Release, is_rollback: bool) {
         let position = self.verified.iter().position(|verified| verified.is_same(&release));
         match position {
-            Some(step_target) if is_rollback => self.withdrawn.extend_from_slice(&self.verified[step_target + 1..]),
+            Some(position) if is_rollback => {
+                for later in &self.verified[position + 1..] {
+                    if !self.withdrawn.iter().any(|withdrawn| withdrawn.is_same(later)) {
+                        self.withdrawn.push(later.clone());
+                    }
+                }
+            }
             Some(_) | None => {
                 self.withdrawn.retain(|withdrawn| !withdrawn.is_same(&release));
                 self.verified.retain(|verified| !verified.is_same(&release));
                 self.verified.push(release);
+                let surplus = self.verified.len().saturating_sub(MAX_VERIFIED_RELEASES);
+                for dropped in self.verified.drain(..surplus) {
+                    self.withdrawn.retain(|withdrawn| !withdrawn.is_same(&dropped));
+                }
             }
         }
     }
@@ -91,7 +139,8 @@ impl EnvironmentHead {
 }
 
 /// The summary of one attempt.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct AttemptSummary {
     /// The header.
     pub header: JournalHeader,
@@ -114,7 +163,8 @@ pub struct AttemptSummary {
 }
 
 /// The last record of a step.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct StepRecord {
     /// The status.
     pub status: RecordStatus,
@@ -127,7 +177,8 @@ pub struct StepRecord {
 }
 
 /// The content of an intent.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct IntentRecord {
     /// The run that it belongs to.
     pub run: RunId,
@@ -135,6 +186,8 @@ pub struct IntentRecord {
     pub attempt: AttemptNumber,
     /// The number of the attempt among all attempts.
     pub epoch: u64,
+    /// The time of the attempt's first line.
+    pub attempt_started_at: jiff::Timestamp,
     /// The release that was deployed.
     pub release: Release,
     /// The idempotency key.
@@ -148,7 +201,8 @@ pub struct IntentRecord {
 }
 
 /// The status of a step's record.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum RecordStatus {
     /// Begun, with an unknown outcome: killed, trapped or timed out.
     Intended,
@@ -209,6 +263,7 @@ impl JournalState {
             }
         }
         self.last_line_hash = Some(line);
+        self.line_count = entry.seq + 1;
         Ok(())
     }
 
@@ -222,11 +277,12 @@ impl JournalState {
                 {
                     return Err(TransitionError::Transition { step_target: step_target.clone(), event: "an intent" });
                 }
-                let header = &self.current_attempt(entry.seq)?.header;
+                let AttemptSummary { header, started_at, .. } = self.current_attempt(entry.seq)?;
                 let intent = IntentRecord {
                     run: header.run.clone(),
                     attempt: header.attempt,
                     epoch: header.epoch,
+                    attempt_started_at: *started_at,
                     release: header.release.clone(),
                     key: key.clone(),
                     fingerprint: fingerprint.clone(),
@@ -253,7 +309,7 @@ impl JournalState {
                     StepOutcome::Unknown { .. } => {}
                 }
                 self.in_progress.remove(step_target);
-                self.mark_live(step_target);
+                self.mark_live(step_target, entry.at);
                 Ok(())
             }
             JournalEvent::Decision { step_target, decision } => match decision {
@@ -263,7 +319,7 @@ impl JournalState {
                     })?;
                     record.status = RecordStatus::Succeeded(receipt.clone());
                     self.in_progress.remove(step_target);
-                    self.mark_live(step_target);
+                    self.mark_live(step_target, entry.at);
                     Ok(())
                 }
                 Decision::Skip { .. } | Decision::Run { .. } | Decision::Stop { .. } => Ok(()),
@@ -288,7 +344,8 @@ impl JournalState {
                 if failure.is_none() {
                     record.status = RecordStatus::Reverted;
                     if record.intent.exposes && record.trust == JournalTrust::Authenticated {
-                        self.head.live = record.live_before.clone();
+                        let live_before = record.live_before.clone();
+                        self.set_live(live_before, entry.at);
                     }
                 }
                 self.in_progress.remove(step_target);
@@ -361,6 +418,11 @@ impl JournalState {
             self.attempts.last().filter(|last| last.header.run == header.run).and_then(|last| last.command.clone());
         let (exit, verified, failed_step) = (None, false, None);
         let trust = self.trust;
+        self.first_attempt.get_or_insert_with(|| FirstAttempt { run: header.run.clone(), started_at: at });
+        self.remember_commit(&header);
+        if self.attempts.len() == MAX_RECENT_ATTEMPTS {
+            self.attempts.remove(0);
+        }
         self.attempts.push(AttemptSummary {
             header,
             started_at: at,
@@ -384,8 +446,17 @@ impl JournalState {
     /// The commit of the last deployment of a release, if it is known.
     #[must_use]
     pub fn commit_of(&self, release: &Release) -> Option<&str> {
-        let of_it = self.attempts.iter().rev().filter(|attempt| attempt.header.release.is_same(release));
-        of_it.filter_map(|attempt| attempt.header.commit.as_deref()).next()
+        self.commits.iter().find(|(known, _)| known.is_same(release)).map(|(_, commit)| commit.as_str())
+    }
+
+    /// Keeps the commit of a release, for as many releases as may be rolled back to.
+    fn remember_commit(&mut self, header: &JournalHeader) {
+        let Some(commit) = &header.commit else { return };
+        self.commits.retain(|(known, _)| !known.is_same(&header.release));
+        if self.commits.len() == MAX_VERIFIED_RELEASES {
+            self.commits.remove(0);
+        }
+        self.commits.push((header.release.clone(), commit.clone()));
     }
 
     /// The receipt of a step, if it succeeded and its record is authentic.
@@ -407,13 +478,27 @@ impl JournalState {
     }
 
     /// Marks the release of a step as live, if the step exposes it and succeeded.
-    fn mark_live(&mut self, step_target: &StepTarget) {
+    fn mark_live(&mut self, step_target: &StepTarget, at: jiff::Timestamp) {
         if let Some(StepRecord { status: RecordStatus::Succeeded(_), intent, .. }) = self.records.get(step_target)
             && intent.exposes
             && self.trust == JournalTrust::Authenticated
         {
-            self.head.live = Some(intent.release.clone());
+            let release = intent.release.clone();
+            self.set_live(Some(release), at);
         }
+    }
+
+    fn set_live(&mut self, release: Option<Release>, at: jiff::Timestamp) {
+        let is_same = match (&self.head.live, &release) {
+            (Some(before), Some(after)) => before.is_same(after),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if !is_same {
+            let by = self.attempts.last().map_or_else(String::new, |attempt| attempt.header.by.clone());
+            self.head.live_since = Some(LiveSince { at, by });
+        }
+        self.head.live = release;
     }
 
     /// The release that was live before a run exposed its own; the live release, if the run has not exposed one yet.

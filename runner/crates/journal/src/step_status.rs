@@ -4,12 +4,15 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use contract::step::StepOutcome;
 
 use super::event::{Decision, JournalEvent, StepTarget};
 
 /// The status of a step or a hook in one attempt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum StepStatus {
     /// Neither decided on nor started.
     #[default]
@@ -98,6 +101,19 @@ impl AttemptStatuses {
             | StepStatus::Undone
             | StepStatus::UndoFailed => {}
         }
+    }
+
+    /// Restores the fold of an attempt from its parts.
+    pub(super) fn from_parts(
+        statuses: impl IntoIterator<Item = (StepTarget, StepStatus)>,
+        failed_step: Option<StepTarget>,
+    ) -> Self {
+        Self { statuses: statuses.into_iter().collect(), failed_step }
+    }
+
+    /// The steps that were reached, with their statuses.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&StepTarget, StepStatus)> {
+        self.statuses.iter().map(|(step_target, status)| (step_target, *status))
     }
 
     /// The status of a step.

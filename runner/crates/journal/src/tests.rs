@@ -3,6 +3,7 @@
 mod corruption;
 mod limits;
 mod redaction;
+mod snapshot;
 
 use std::{
     fs,

@@ -25,7 +25,6 @@ use tokio::{io::AsyncWriteExt as _, process::Command, runtime::Runtime};
 use super::{
     StateError,
     git_import::ImportStream,
-    journal_files::archive_stem,
     manifest::{self, LockFile, MANIFEST_VERSION, RemoteArchive, StateManifest},
     record::LockRecord,
     remote::{CALL_TIMEOUT, RECORD_FILE, RecordUpdate, RecordVersion, RemoteRecord, RemoteStorage},
@@ -74,6 +73,9 @@ const MAX_PAIRING_ATTEMPTS: u32 = 6;
 /// The pause before a read restarts; the next ones are longer.
 const READ_RETRY_DELAY: Duration = Duration::from_millis(30);
 
+/// The bare repository is cleaned when its list of shallow commits is longer than this.
+const MAX_SHALLOW_BYTES: u64 = 8 * 1024;
+
 /// The file with the lock record, in the commit of the lock.
 const LOCK_FILE: &str = "lock.json";
 
@@ -113,7 +115,7 @@ impl StateRefs {
     }
 
     fn archive(&self, archive: &RemoteArchive) -> String {
-        format!("{}/{}", self.archives, archive_stem(archive.first, archive.last))
+        format!("{}/{:06}-{:06}", self.archives, archive.first, archive.last)
     }
 }
 
@@ -308,6 +310,11 @@ impl GitStorage {
         }
     }
 
+    /// The file in which git lists the commits whose parents are not here.
+    fn shallow_file(&self) -> PathBuf {
+        self.repository.join("shallow")
+    }
+
     /// The commits that the remote's refs point to.
     fn remote_refs(&self) -> Result<RecordVersion, StateError> {
         let StateRefs { lock, data, old, .. } = &self.refs;
@@ -497,6 +504,10 @@ impl RemoteStorage for GitStorage {
             let record = RemoteRecord { version, lock, manifest, needs_manifest: !is_paired };
             self.last_revision = revision;
             self.last_read = Some(record.clone());
+            // Each fetch adds a line; a machine that only reads must not collect them for ever.
+            if std::fs::metadata(self.shallow_file()).is_ok_and(|file| file.len() > MAX_SHALLOW_BYTES) {
+                self.clean_local_cache();
+            }
             return Ok(record);
         }
         Err(self.remote_error("read", "the refs changed during every read"))
@@ -580,7 +591,7 @@ impl RemoteStorage for GitStorage {
         let _ = self.git_in_cache(&["update-ref", "--stdin"], updates.into_bytes(), "tidy");
         if let Some(data) = data {
             // What came before is not needed here, and would make this repository grow with history.
-            let _ = hostio::atomic_file::replace_file(&self.repository.join("shallow"), format!("{data}\n").as_bytes());
+            let _ = hostio::atomic_file::replace_file(&self.shallow_file(), format!("{data}\n").as_bytes());
         }
         let _ = self.git_in_cache(
             &[

@@ -9,10 +9,10 @@ use std::{fs, path::Path};
 
 use super::{
     StateError,
-    journal_files::{
-        INDEX_FILE, PREVIOUS_SNAPSHOT_FILE, SNAPSHOT_FILE, archive_path, length_if_present, read_if_present,
-        remove_if_present, whole_lines,
-    },
+    archive::ArchiveRange,
+    attempt_index::INDEX_FILE,
+    history::{PREVIOUS_SNAPSHOT_FILE, SNAPSHOT_FILE},
+    journal_files::{length_if_present, read_if_present, remove_if_present, whole_lines},
     journal_name, journals_in,
     lost_lines::LostLines,
     manifest::{RemoteFile, RemoteJournal, StateManifest},
@@ -26,7 +26,7 @@ const SEEN_MANIFEST_FILE: &str = "remote.json";
 
 /// A file of a remote state that is downloaded on demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WantedFile {
+pub(crate) enum WantedFile {
     /// The snapshot before the newest ended attempt.
     PreviousSnapshot,
     /// The index of the attempts since the newest archive.
@@ -34,7 +34,7 @@ pub enum WantedFile {
     /// The journal of this epoch, if it is not in an archive.
     Journal(u64),
     /// The archive of these attempts.
-    Archive { first: u64, last: u64 },
+    Archive(ArchiveRange),
 }
 
 /// The local copy of a remote state.
@@ -98,24 +98,28 @@ impl LocalCopy<'_> {
                 WantedFile::PreviousSnapshot => files.push((PREVIOUS_SNAPSHOT_FILE, &manifest.previous_snapshot)),
                 WantedFile::Index => files.push((INDEX_FILE, &manifest.index)),
                 WantedFile::Journal(epoch) => journals.extend(manifest.journal(*epoch)),
-                WantedFile::Archive { first, last } => {
-                    let known = manifest.archives.iter().find(|known| (known.first, known.last) == (*first, *last));
-                    let path = archive_path(self.folder, *first, *last);
-                    if let Some(known) = known
-                        && read_if_present(&path)?.is_none_or(|here| Blake3Hash::of(&here) != known.hash)
-                    {
-                        let content = remote.read_archive(known)?;
-                        self.check(
-                            content.len() as u64 == known.bytes && Blake3Hash::of(&content) == known.hash,
-                            || format!("the archive of epochs {first} to {last}"),
-                        )?;
-                        write_atomically(&path, &content)?;
-                    }
-                }
+                WantedFile::Archive(range) => self.pull_archive(remote, manifest, *range)?,
             }
         }
         fs::create_dir_all(self.folder).map_err(|source| StateError::io("create", self.folder, source))?;
         self.pull_files(remote, record, &journals, &files)
+    }
+
+    fn pull_archive(
+        &self,
+        remote: &mut dyn RemoteStorage,
+        manifest: &StateManifest,
+        range: ArchiveRange,
+    ) -> Result<(), StateError> {
+        let path = range.path(self.folder);
+        let Some(known) = manifest.archives.iter().find(|known| known.range() == range) else { return Ok(()) };
+        if read_if_present(&path)?.is_some_and(|here| Blake3Hash::of(&here) == known.hash) {
+            return Ok(());
+        }
+        let content = remote.read_archive(known)?;
+        let is_right = content.len() as u64 == known.bytes && Blake3Hash::of(&content) == known.hash;
+        self.check(is_right, || format!("the archive {range}"))?;
+        write_atomically(&path, &content)
     }
 
     /// Makes these journals and files here what the remote has, with one download.

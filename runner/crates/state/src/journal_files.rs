@@ -59,48 +59,6 @@ pub(super) fn epoch_of(path: &Path) -> Option<u64> {
         .ok()
 }
 
-/// The fold after the newest ended attempt.
-pub(super) const SNAPSHOT_FILE: &str = "snapshot.json";
-/// The fold before that attempt.
-pub(super) const PREVIOUS_SNAPSHOT_FILE: &str = "snapshot-previous.json";
-/// One line for each attempt since the newest archive.
-pub(super) const INDEX_FILE: &str = "index.jsonl";
-/// The folder of archives.
-const ARCHIVE_FOLDER: &str = "archive";
-const ARCHIVE_SUFFIX: &str = ".tar.zst";
-
-/// The name of an archive, without its folder and its suffix.
-pub(super) fn archive_stem(first: u64, last: u64) -> String {
-    format!("{first:06}-{last:06}")
-}
-
-/// The path of an archive in a state folder.
-pub(super) fn archive_path(folder: &Path, first: u64, last: u64) -> PathBuf {
-    folder.join(ARCHIVE_FOLDER).join(format!("{}{ARCHIVE_SUFFIX}", archive_stem(first, last)))
-}
-
-/// The archives in a state folder with their first and last epochs, in order.
-pub(super) fn archives_in(folder: &Path) -> Result<Vec<(u64, u64, PathBuf)>, StateError> {
-    let folder = folder.join(ARCHIVE_FOLDER);
-    let error = |source| StateError::io("read", &folder, source);
-    let listing = match fs::read_dir(&folder) {
-        Ok(listing) => listing,
-        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(error(source)),
-    };
-    let mut archives = Vec::new();
-    for entry in listing {
-        let path = entry.map_err(error)?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(ARCHIVE_SUFFIX));
-        let epochs = name.and_then(|name| name.split_once('-'));
-        if let Some((first, last)) = epochs.and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?))) {
-            archives.push((first, last, path));
-        }
-    }
-    archives.sort();
-    Ok(archives)
-}
-
 /// The content of a file, if there is one.
 pub(super) fn read_if_present(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
     match fs::read(path) {

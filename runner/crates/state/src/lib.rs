@@ -29,13 +29,16 @@ use hostio::atomic_file::replace_file;
 use journal::clock;
 use plan::{RemoteLocation, RemoteState, StateLocation};
 
+mod archive;
 pub mod artifacts;
+mod attempt_index;
 pub mod bundle;
 pub mod checkpoints;
 mod error;
 mod folder_lock;
 mod git;
 mod git_import;
+mod history;
 pub mod http;
 mod journal_cache;
 mod journal_files;
@@ -52,9 +55,9 @@ mod upload;
 
 pub use checkpoints::CheckpointUploader;
 pub use error::{LockError, StateError};
-pub use journal_cache::WantedFile;
+pub use history::{AttemptChoice, HistoryError, RecordedAttempt};
 pub use lease::LockWait;
-pub use local_copy::{LocalCopyReport, RemoteListing};
+pub use local_copy::LocalCopyReport;
 pub use record::{ForcedRelease, LOCK_TOKEN_VARIABLE, LockHolder, LockRecord, LockToken};
 
 use self::{
@@ -236,16 +239,6 @@ impl StateStore {
             }
         };
         serde_json::json!({ "state": state, "folder": folder }).to_string()
-    }
-
-    /// The journals in the local folder in epoch order, after a download if the state is remote: all of them if there is
-    /// no snapshot, else those from the snapshot on and what happens to be here.
-    ///
-    /// # Errors
-    /// [`StateError`] when they can't be read.
-    pub fn journal_paths(&self) -> Result<Vec<PathBuf>, StateError> {
-        self.pull_recent()?;
-        Ok(journals_in(&self.folder)?.into_iter().map(|(_, path)| path).collect())
     }
 
     /// The path of the journal of one attempt.

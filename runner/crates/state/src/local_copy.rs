@@ -13,9 +13,11 @@ use std::{
 
 use super::{
     StateError, StateStore,
+    archive::ArchiveRange,
     journal_cache::{JournalComparison, LocalCopy, WantedFile, compare},
     journal_files::{journals_in, read_if_present, remove_if_present, whole_lines},
     lost_lines::{LostLines, lost_files_in},
+    manifest::RemoteArchive,
     record::{LockRecord, LockToken},
     remote::{RemoteRecord, RemoteStorage},
 };
@@ -25,11 +27,11 @@ const MAX_PULL_ATTEMPTS: u32 = 3;
 
 /// What a remote state has, beside the snapshots and the index.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RemoteListing {
+pub(crate) struct RemoteListing {
     /// The epochs of the journals that are in no archive.
     pub journals: Vec<u64>,
-    /// The first and the last epoch of each archive.
-    pub archives: Vec<(u64, u64)>,
+    /// The archives.
+    pub archives: Vec<ArchiveRange>,
 }
 
 /// How the local copy of a remote state differs from it.
@@ -48,7 +50,7 @@ impl StateStore {
     ///
     /// # Errors
     /// [`StateError`] when the remote can't be read, or the local copy is of another history.
-    pub fn pull_recent(&self) -> Result<(), StateError> {
+    pub(crate) fn pull_recent(&self) -> Result<(), StateError> {
         let Some(backend) = &self.remote else { return Ok(()) };
         if backend.is_cached.load(Ordering::Relaxed) {
             return Ok(());
@@ -62,7 +64,7 @@ impl StateStore {
     ///
     /// # Errors
     /// [`StateError`] when they can't be read, or the local copy is of another history.
-    pub fn pull(&self, wanted: &[WantedFile]) -> Result<(), StateError> {
+    pub(crate) fn pull(&self, wanted: &[WantedFile]) -> Result<(), StateError> {
         match &self.remote {
             None => Ok(()),
             Some(backend) => {
@@ -75,7 +77,7 @@ impl StateStore {
     ///
     /// # Errors
     /// [`StateError`] when it was not read yet, and can't be.
-    pub fn listed(&self) -> Result<Option<RemoteListing>, StateError> {
+    pub(crate) fn listed(&self) -> Result<Option<RemoteListing>, StateError> {
         let Some(backend) = &self.remote else { return Ok(None) };
         let RemoteRecord { manifest, .. } = match backend.last_read() {
             Some(record) => record,
@@ -83,7 +85,7 @@ impl StateStore {
         };
         Ok(Some(RemoteListing {
             journals: manifest.journals.iter().map(|journal| journal.epoch).collect(),
-            archives: manifest.archives.iter().map(|archive| (archive.first, archive.last)).collect(),
+            archives: manifest.archives.iter().map(RemoteArchive::range).collect(),
         }))
     }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     StateError,
+    archive::ArchiveRange,
     record::{ForcedRelease, LockRecord, forced_release},
 };
 use contract::hash::Blake3Hash;
@@ -156,6 +157,11 @@ impl RemoteJournal {
 }
 
 impl RemoteArchive {
+    /// The epochs of its first and last attempts.
+    pub(super) fn range(&self) -> ArchiveRange {
+        ArchiveRange { first: self.first, last: self.last }
+    }
+
     /// Whether the archive has the journal of this epoch, if that attempt was recorded at all.
     #[must_use]
     pub fn covers(&self, epoch: u64) -> bool {

@@ -21,8 +21,8 @@ use tokio::{runtime::Runtime, task::JoinSet};
 
 use super::{
     StateError,
+    archive::ARCHIVE_FOLDER,
     error::error_chain_text,
-    journal_files::archive_stem,
     manifest::{self, RemoteArchive, StateManifest},
     record::LockRecord,
     remote::{CALL_TIMEOUT, RECORD_FILE, RecordUpdate, RecordVersion, RemoteRecord, RemoteStorage},
@@ -165,7 +165,7 @@ impl S3Storage {
     }
 
     fn archive_name(&self, archive: &RemoteArchive) -> String {
-        self.stored_name(&format!("archive/{}.tar.zst", archive_stem(archive.first, archive.last)), &archive.hash)
+        self.stored_name(&format!("{ARCHIVE_FOLDER}/{}", archive.range()), &archive.hash)
     }
 }
 

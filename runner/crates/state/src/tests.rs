@@ -21,12 +21,12 @@ fn store(location: &StateLocation) -> StateStore {
 fn journals_are_in_epoch_order_without_other_files() {
     let root = tempfile::tempdir().unwrap();
     let store = store(&StateLocation::Dir(root.path().to_owned()));
-    assert_eq!(store.journal_paths().unwrap(), Vec::<PathBuf>::new());
+    assert_eq!(journals_in(store.folder()).unwrap(), []);
     fs::create_dir_all(store.folder()).unwrap();
     for name in ["attempt-000010.journal", "attempt-1000000.journal", "attempt-000009.journal", "lock", "x.journal"] {
         fs::write(store.folder().join(name), "").unwrap();
     }
-    let epochs: Vec<_> = store.journal_paths().unwrap().iter().filter_map(|path| epoch_of(path)).collect();
+    let epochs: Vec<_> = journals_in(store.folder()).unwrap().into_iter().map(|(epoch, _)| epoch).collect();
     assert_eq!(epochs, [9, 10, 1_000_000]);
     assert_eq!(store.journal_path(9), store.folder().join("attempt-000009.journal"));
 }

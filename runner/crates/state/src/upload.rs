@@ -12,10 +12,12 @@ use std::{
 };
 
 use super::{
-    StateError, epoch_of,
-    journal_files::{
-        INDEX_FILE, PREVIOUS_SNAPSHOT_FILE, SNAPSHOT_FILE, archives_in, length_if_present, read_if_present, whole_lines,
-    },
+    StateError,
+    archive::{ArchiveRange, archives_in},
+    attempt_index::INDEX_FILE,
+    epoch_of,
+    history::{PREVIOUS_SNAPSHOT_FILE, SNAPSHOT_FILE},
+    journal_files::{length_if_present, read_if_present, whole_lines},
     journal_name, journals_in,
     manifest::{RemoteArchive, RemoteFile, RemoteJournal, StateManifest},
     remote::RemoteStorage,
@@ -117,11 +119,12 @@ impl LocalJournals {
 
     /// Adds new archives, and removes the journals that are in one and no longer loose here.
     fn add_archives(&self, change: &mut DataChange) -> Result<(), StateError> {
-        for (first, last, path) in archives_in(&self.folder)? {
+        for range in archives_in(&self.folder)? {
+            let ArchiveRange { first, last } = range;
             if change.manifest.archives.iter().any(|known| known.first <= last && first <= known.last) {
                 continue;
             }
-            let Some(content) = read_if_present(&path)? else { continue };
+            let Some(content) = read_if_present(&range.path(&self.folder))? else { continue };
             let archive = RemoteArchive { first, last, bytes: content.len() as u64, hash: Blake3Hash::of(&content) };
             change.manifest.archives.push(archive.clone());
             change.archives.push((archive, content));

@@ -1,9 +1,11 @@
 //! The refs of a state in git: what a push changes, who may push, and how the state of an older runner becomes one of these.
 
 use super::*;
+use crate::{archive::ArchiveRange, journal_cache::WantedFile};
 
 const LOCK: &str = "refs/pawl-state/shop/test/lock";
 const DATA: &str = "refs/pawl-state/shop/test/data";
+const PACKED: ArchiveRange = ArchiveRange { first: 1, last: 2 };
 const OLD: &str = "refs/pawl/shop/test";
 
 struct Repository(tempfile::TempDir);
@@ -59,6 +61,11 @@ impl Repository {
     fn another_process(&self, cache: &tempfile::TempDir) -> StateStore {
         git_store(self.0.path(), cache.path())
     }
+}
+
+fn journal_paths(store: &StateStore) -> Result<Vec<PathBuf>, StateError> {
+    store.pull_recent()?;
+    Ok(journals_in(store.folder())?.into_iter().map(|(_, path)| path).collect())
 }
 
 async fn acquire(store: &StateStore) -> Result<DeploymentLock, LockError> {
@@ -163,7 +170,7 @@ fn fenced_holder_can_write_neither_lock_nor_data() {
         assert_eq!((repository.commit(LOCK), repository.commit(DATA)), (lock, data));
         // The next command on that machine works, and the lines are kept.
         let first = repository.another_process(&one);
-        let paths = first.journal_paths().unwrap();
+        let paths = journal_paths(&first).unwrap();
         assert_eq!(paths.iter().filter_map(|path| epoch_of(path)).collect::<Vec<_>>(), [2]);
         assert_eq!(first.inspect_local_copy().unwrap().lost.len(), 1);
         assert_eq!(deploy(&first, "three\n", true).await, 3);
@@ -182,7 +189,7 @@ fn machines_fetch_the_newest_data_into_shallow_caches() {
         }
     });
     let (fresh, three) = repository.machine();
-    fresh.journal_paths().unwrap();
+    journal_paths(&fresh).unwrap();
     for (cache, most) in [(one, 4), (two, 4), (three, 1)] {
         let folders = fs::read_dir(cache.path()).unwrap().map(|entry| entry.unwrap().path().join("repository.git"));
         let folder = folders.into_iter().find(|path| path.exists()).unwrap();
@@ -205,7 +212,7 @@ fn version_1_is_read_as_it_is_and_migrated_by_the_first_lock() {
     let repository = Repository::new();
     write_version_1(&repository, None);
     let ((first, one), (second, _two)) = (repository.machine(), repository.machine());
-    assert_eq!(first.journal_paths().unwrap().len(), 2);
+    assert_eq!(journal_paths(&first).unwrap().len(), 2);
     assert_eq!(first.forced_releases().unwrap()[0].message, "it hangs");
     assert!(matches!(first.lock_status(false).unwrap(), (Some(_), LockStatus::Free)));
     assert_eq!(repository.refs(), [OLD], "reading changes nothing");
@@ -218,7 +225,7 @@ fn version_1_is_read_as_it_is_and_migrated_by_the_first_lock() {
         assert_eq!(deploy(&second, "four\n", false).await, 4);
     });
     assert_eq!(fs::read_to_string(second.journal_path(2)).unwrap(), "two\nand\n");
-    assert_eq!(repository.another_process(&one).journal_paths().unwrap().len(), 3);
+    assert_eq!(journal_paths(&repository.another_process(&one)).unwrap().len(), 3);
     assert_eq!(first.forced_releases().unwrap()[0].message, "it hangs");
 }
 
@@ -273,7 +280,7 @@ fn refs_that_do_not_belong_together_are_healed_by_the_next_lock() {
         // A host that crashed in the middle of a push moved only one of them.
         repository.git(&["update-ref", DATA, &format!("{before}")]);
         let (other, other_cache) = repository.machine();
-        assert_eq!(other.journal_paths().unwrap().len(), 1);
+        assert_eq!(journal_paths(&other).unwrap().len(), 1);
         let lock = acquire(&other).await.unwrap();
         let (record, data) = (format!("{LOCK}:lock.json"), format!("{DATA}:state.json"));
         assert_eq!(repository.json(&record)["revision"], repository.json(&data)["revision"]);
@@ -309,7 +316,7 @@ fn archives_have_refs_of_their_own() {
         }
         let lock = acquire(&first).await.unwrap();
         fs::create_dir_all(first.folder().join("archive")).unwrap();
-        fs::write(journal_files::archive_path(first.folder(), 1, 2), "packed").unwrap();
+        fs::write(PACKED.path(first.folder()), "packed").unwrap();
         for epoch in [1, 2] {
             fs::remove_file(first.journal_path(epoch)).unwrap();
         }
@@ -319,9 +326,9 @@ fn archives_have_refs_of_their_own() {
     assert_eq!(repository.git(&["show", &format!("{archive}:archive.tar.zst")]), "packed");
     second.pull_recent().unwrap();
     let listed = second.listed().unwrap().unwrap();
-    assert_eq!((listed.journals, listed.archives), (vec![3], vec![(1, 2)]));
-    second.pull(&[WantedFile::Archive { first: 1, last: 2 }]).unwrap();
-    assert_eq!(fs::read_to_string(journal_files::archive_path(second.folder(), 1, 2)).unwrap(), "packed");
+    assert_eq!((listed.journals, listed.archives), (vec![3], vec![PACKED]));
+    second.pull(&[WantedFile::Archive(PACKED)]).unwrap();
+    assert_eq!(fs::read_to_string(PACKED.path(second.folder())).unwrap(), "packed");
 }
 
 #[test]
@@ -338,10 +345,10 @@ fn reset_takes_the_remote_s_history() {
         deploy(&second, "other\n", true).await;
     });
     let first = repository.another_process(&one);
-    assert!(matches!(first.journal_paths(), Err(StateError::Diverged { .. })));
+    assert!(matches!(journal_paths(&first), Err(StateError::Diverged { .. })));
     let report = first.inspect_local_copy().unwrap();
     assert_eq!((report.diverged, report.not_uploaded.len()), (vec![first.journal_path(1)], 2));
     assert_eq!(first.reset_local_copy().unwrap().len(), 3);
-    assert_eq!(first.journal_paths().unwrap(), [first.journal_path(1)]);
+    assert_eq!(journal_paths(&first).unwrap(), [first.journal_path(1)]);
     assert_eq!(fs::read_to_string(first.journal_path(1)).unwrap(), "other\nend\n");
 }

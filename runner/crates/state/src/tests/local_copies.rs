@@ -1,6 +1,9 @@
 //! Local copies of a remote state: what is uploaded, what is downloaded, and what becomes of lines that the remote never got.
 
 use super::*;
+use crate::{archive::ArchiveRange, journal_cache::WantedFile};
+
+const PACKED: ArchiveRange = ArchiveRange { first: 1, last: 2 };
 
 fn read(folder: &Path, name: &str) -> Option<String> {
     fs::read_to_string(folder.join(name)).ok()
@@ -131,7 +134,7 @@ fn archives_replace_their_journals_on_all_machines() {
     place.pull(there.path()).unwrap();
     let pack = |folder: &Path| {
         fs::create_dir_all(folder.join("archive")).unwrap();
-        fs::write(journal_files::archive_path(folder, 1, 2), "packed").unwrap();
+        fs::write(PACKED.path(folder), "packed").unwrap();
         for epoch in [1, 2] {
             fs::remove_file(folder.join(journal_name(epoch))).unwrap();
         }
@@ -157,7 +160,7 @@ fn archives_replace_their_journals_on_all_machines() {
     assert_eq!([1, 2].map(|epoch| read(there.path(), &journal_name(epoch))), [None, None]);
     assert_eq!(lost(there.path()), ["unheard\n"]);
     let copy = LocalCopy { folder: there.path(), location: "memory" };
-    copy.pull(&mut place.clone(), &place.record(), &[WantedFile::Archive { first: 1, last: 2 }]).unwrap();
+    copy.pull(&mut place.clone(), &place.record(), &[WantedFile::Archive(PACKED)]).unwrap();
     assert_eq!(read(there.path(), "archive/000001-000002.tar.zst").unwrap(), "packed");
 }
 
@@ -165,7 +168,7 @@ fn archives_replace_their_journals_on_all_machines() {
 fn emptied_remote_gets_everything_back() {
     let (place, here) = (SharedMemoryStorage::default(), tempfile::tempdir().unwrap());
     fs::create_dir_all(here.path().join("archive")).unwrap();
-    fs::write(journal_files::archive_path(here.path(), 1, 2), "packed").unwrap();
+    fs::write(PACKED.path(here.path()), "packed").unwrap();
     for (name, content) in [("snapshot.json", snapshot(3)), ("index.jsonl", "line\n".to_owned())] {
         fs::write(here.path().join(name), content).unwrap();
     }

@@ -1,0 +1,145 @@
+//! A snapshot: the folded state after an attempt, so that the journals before it need not be read again.
+//!
+//! Invariant: `fold(snapshot(prefix), rest) = fold(all)`, for every prefix. A snapshot is one line, `<BLAKE3 of the JSON, 64 hex
+//! digits> <JSON>\n`; any damage shows in the hash, and the state is then folded from the journals. Deliberately absent: files
+//! (the `state` crate), and an authenticated origin: a snapshot is as trustworthy as the folder that it lies in.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    event::{FORMAT, JournalFormat, Release, StepTarget},
+    state::{AttemptSummary, EnvironmentHead, FirstAttempt, JournalState, JournalTrust, StepRecord},
+    step_status::{AttemptStatuses, StepStatus},
+};
+use contract::hash::Blake3Hash;
+
+/// The version of the form.
+///
+/// - 1: the first.
+pub const SNAPSHOT_VERSION: u32 = 1;
+
+/// The folded state after an attempt, and the index that was written with it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// The state.
+    pub state: JournalState,
+    /// The hash of the index of attempts at that time.
+    pub index: Blake3Hash,
+}
+
+/// The reason why bytes are not a snapshot that can be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// It is not one line with a hash.
+    #[error("it is not a line of the form `<hash> <json>`")]
+    Malformed,
+    /// The content does not have the stated hash.
+    #[error("its content does not have the hash that it states")]
+    Damaged,
+    /// Another runner wrote it, or its content can't be read.
+    #[error("this runner can't read it: {0}")]
+    Unsupported(String),
+}
+
+/// The form on disk.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct SnapshotForm {
+    version: u32,
+    /// The journal format that the writer knew: a newer one may have folded events that this runner ignores.
+    format: JournalFormat,
+    epoch: u64,
+    line_count: u64,
+    last_line_hash: Option<Blake3Hash>,
+    index: Blake3Hash,
+    head: EnvironmentHead,
+    first_attempt: Option<FirstAttempt>,
+    attempts: Vec<AttemptSummary>,
+    commits: Vec<(Release, String)>,
+    records: Vec<(StepTarget, StepRecord)>,
+    in_progress: BTreeSet<StepTarget>,
+    statuses: Vec<(StepTarget, StepStatus)>,
+    failed_step: Option<StepTarget>,
+}
+
+impl Snapshot {
+    /// Encodes the snapshot; `None` for a state that contains a newer format's events, since this runner ignored some.
+    #[must_use]
+    pub fn encode(&self) -> Option<Vec<u8>> {
+        let JournalState {
+            trust: _,
+            records,
+            first_attempt,
+            attempts,
+            head,
+            in_progress,
+            statuses,
+            commits,
+            last_line_hash,
+            line_count,
+            newer_format,
+        } = self.state.clone();
+        if newer_format.is_some() {
+            return None;
+        }
+        let form = SnapshotForm {
+            version: SNAPSHOT_VERSION,
+            format: FORMAT,
+            epoch: self.state.epoch(),
+            line_count,
+            last_line_hash,
+            index: self.index,
+            head,
+            first_attempt,
+            attempts,
+            commits,
+            records: records.into_iter().collect(),
+            in_progress,
+            statuses: statuses.entries().map(|(step_target, status)| (step_target.clone(), status)).collect(),
+            failed_step: statuses.failed_step().cloned(),
+        };
+        let json = serde_json::to_vec(&form).expect("a snapshot has only text keys and finite numbers");
+        let mut bytes = format!("{} ", Blake3Hash::of(&json)).into_bytes();
+        bytes.extend_from_slice(&json);
+        bytes.push(b'\n');
+        Some(bytes)
+    }
+
+    /// Decodes a snapshot.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]: then the state is folded from the journals.
+    pub fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        let line = bytes.strip_suffix(b"\n").ok_or(SnapshotError::Malformed)?;
+        let (hash, json) = line.split_at_checked(65).ok_or(SnapshotError::Malformed)?;
+        if hash != format!("{} ", Blake3Hash::of(json)).as_bytes() {
+            return Err(SnapshotError::Damaged);
+        }
+        let form: SnapshotForm =
+            serde_json::from_slice(json).map_err(|error| SnapshotError::Unsupported(error.to_string()))?;
+        if form.version != SNAPSHOT_VERSION || form.format != FORMAT {
+            let JournalFormat { major, minor } = form.format;
+            let why = format!("it has version {} and journal format {major}.{minor}", form.version);
+            return Err(SnapshotError::Unsupported(why));
+        }
+        let state = JournalState {
+            trust: JournalTrust::default(),
+            records: form.records.into_iter().collect(),
+            first_attempt: form.first_attempt,
+            attempts: form.attempts,
+            head: form.head,
+            in_progress: form.in_progress,
+            statuses: AttemptStatuses::from_parts(form.statuses, form.failed_step),
+            commits: form.commits,
+            last_line_hash: form.last_line_hash,
+            line_count: form.line_count,
+            newer_format: None,
+        };
+        if state.epoch() != form.epoch {
+            return Err(SnapshotError::Unsupported("its epoch is not that of its newest attempt".to_owned()));
+        }
+        Ok(Self { state, index: form.index })
+    }
+}

@@ -1,0 +1,447 @@
+//! The history of (app, environment) in its local folder: a snapshot, an index, loose journals and archives (docs/adr/0012).
+//!
+//! Reading costs the snapshot and the newest journal, however long the history is. Writing happens under the lock, when an attempt
+//! has ended. Invariant: the journals are the truth. A snapshot or an index that does not verify is dropped and made again, so they
+//! are not synced; an archive is, before its journals are removed. Whatever a kill leaves, the next attempt finishes.
+//! A remote state has the same files; those that are read but not here are downloaded first. Deliberately absent: how that is
+//! done ([`super::local_copy`]).
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use contract::{diagnostic::Diagnostic, hash::Blake3Hash};
+use hostio::atomic_file::replace_unsynced_file;
+use journal::{JournalError, JournalState, LoadedJournals, Snapshot, event::JournalEntry, state::AttemptSummary};
+
+use super::{
+    StateError, StateStore,
+    archive::{Archive, ArchiveRange, archives_in},
+    attempt_index,
+    journal_cache::WantedFile,
+    journal_files::{epoch_of, journals_in},
+};
+
+/// The snapshot after the newest attempt that has ended.
+pub(super) const SNAPSHOT_FILE: &str = "snapshot.json";
+/// The snapshot before that attempt.
+pub(super) const PREVIOUS_SNAPSHOT_FILE: &str = "snapshot-previous.json";
+
+/// When old journals go into an archive.
+#[derive(Clone, Copy, Debug)]
+struct ArchivePolicy {
+    /// How many attempts an archive holds.
+    length: usize,
+    /// How many of the newest journals stay loose, at least.
+    min_loose: usize,
+}
+
+const ARCHIVE_POLICY: ArchivePolicy = ArchivePolicy { length: 256, min_loose: 16 };
+
+/// An error of reading the history.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// A file can't be found or read.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A journal is corrupt, or contradicts another.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+impl From<&HistoryError> for Diagnostic {
+    fn from(error: &HistoryError) -> Self {
+        match error {
+            HistoryError::State(error) => error.into(),
+            HistoryError::Journal(error) => error.into(),
+        }
+    }
+}
+
+/// One attempt with its entries, and the state before it.
+#[derive(Debug)]
+pub struct RecordedAttempt {
+    /// The state before the attempt.
+    pub before: JournalState,
+    /// Its summary.
+    pub summary: AttemptSummary,
+    /// Its entries, in order.
+    pub entries: Vec<JournalEntry>,
+}
+
+/// Which attempt to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttemptChoice {
+    /// The newest one.
+    Newest,
+    /// The one with this epoch.
+    Epoch(u64),
+}
+
+/// The files of a state folder.
+#[derive(Debug)]
+struct HistoryFolder<'a> {
+    folder: PathBuf,
+    /// Where files that are not here are downloaded from.
+    store: Option<&'a StateStore>,
+    archives: Vec<ArchiveRange>,
+    /// The journals that are in no archive, in epoch order.
+    loose: Vec<(u64, PathBuf)>,
+}
+
+impl StateStore {
+    /// The state after all attempts. Calls `each` with every entry that is read, at least those of the newest attempt; entries
+    /// may come twice, from the first on.
+    ///
+    /// # Errors
+    /// [`HistoryError`] when a file can't be read, or a journal is corrupt.
+    pub fn load(&self, each: impl FnMut(&JournalEntry)) -> Result<LoadedJournals, HistoryError> {
+        self.pull_recent()?;
+        HistoryFolder::of(self)?.load(each)
+    }
+
+    /// The state after all attempts, folded from all journals: nothing is taken from a snapshot.
+    ///
+    /// # Errors
+    /// [`HistoryError`] when a file can't be read, or a journal is corrupt.
+    pub fn load_all(&self, each: impl FnMut(&JournalEntry)) -> Result<LoadedJournals, HistoryError> {
+        self.pull_recent()?;
+        HistoryFolder::of(self)?.load_all(each)
+    }
+
+    /// The newest attempts, newest first.
+    ///
+    /// # Errors
+    /// [`HistoryError`] when a file can't be read, or a journal is corrupt.
+    pub fn newest_attempts(&self, limit: usize) -> Result<Vec<AttemptSummary>, HistoryError> {
+        self.pull_recent()?;
+        HistoryFolder::of(self)?.newest_attempts(limit)
+    }
+
+    /// One attempt; `None` if there is none with that epoch.
+    ///
+    /// # Errors
+    /// [`HistoryError`] when a file can't be read, or a journal is corrupt.
+    pub fn recorded_attempt(&self, choice: AttemptChoice) -> Result<Option<RecordedAttempt>, HistoryError> {
+        self.pull_recent()?;
+        HistoryFolder::of(self)?.recorded_attempt(choice)
+    }
+
+    /// Writes the snapshot and the index, if there are attempts that they do not have: `loaded` is all that was read under the lock.
+    /// After this, at most the attempt that begins now is not in them.
+    ///
+    /// # Errors
+    /// [`HistoryError`] when a file can't be written.
+    pub fn record_loaded(&self, loaded: &LoadedJournals) -> Result<(), HistoryError> {
+        let history = HistoryFolder::of(self)?;
+        let is_current = history.snapshot().is_some_and(|snapshot| snapshot.state.epoch() == loaded.state.epoch());
+        if is_current || loaded.state.newer_format.is_some() || loaded.state.epoch() == 0 {
+            return Ok(());
+        }
+        history.record(&loaded.state, &loaded.summaries, ARCHIVE_POLICY)
+    }
+
+    /// Writes the snapshot after an attempt that has ended, and adds it to the index. Old journals go into an archive.
+    ///
+    /// # Errors
+    /// [`HistoryError`] when a file can't be written: the journals still have everything.
+    pub fn record_ended(&self, state: &JournalState) -> Result<(), HistoryError> {
+        let ended = state.attempts.last().cloned();
+        HistoryFolder::of(self)?.record(state, ended.as_slice(), ARCHIVE_POLICY)
+    }
+}
+
+impl<'a> HistoryFolder<'a> {
+    /// The history of a store, as it was read last if it is remote.
+    fn of(store: &'a StateStore) -> Result<Self, StateError> {
+        let mut history = Self { store: Some(store), ..Self::open(store.folder())? };
+        if let Some(listed) = store.listed()? {
+            history.archives.extend(listed.archives);
+            history.archives.sort();
+            history.archives.dedup();
+            let archived = history.archives.last().map_or(0, |archive| archive.last);
+            history.loose.extend(listed.journals.iter().map(|&epoch| (epoch, store.journal_path(epoch))));
+            history.loose.retain(|(epoch, _)| *epoch > archived);
+            history.loose.sort();
+            history.loose.dedup_by_key(|(epoch, _)| *epoch);
+        }
+        Ok(history)
+    }
+
+    /// Downloads files that are not here, if the state is remote.
+    fn fetch(&self, wanted: &[WantedFile]) -> Result<(), StateError> {
+        self.store.filter(|_| !wanted.is_empty()).map_or(Ok(()), |store| store.pull(wanted))
+    }
+
+    fn fetch_journals(&self, journals: &[(u64, PathBuf)]) -> Result<(), StateError> {
+        self.fetch(&journals.iter().map(|(epoch, _)| WantedFile::Journal(*epoch)).collect::<Vec<_>>())
+    }
+
+    fn read_archive(&self, range: ArchiveRange) -> Result<Archive, StateError> {
+        self.fetch(&[WantedFile::Archive(range)])?;
+        Archive::read(&range.path(&self.folder))
+    }
+
+    fn open(folder: &Path) -> Result<Self, StateError> {
+        let mut loose = journals_in(folder)?;
+        let archives = archives_in(folder)?;
+        let archived = archives.last().map_or(0, |archive| archive.last);
+        // A killed process may have left journals that an archive has.
+        loose.retain(|(epoch, _)| *epoch > archived);
+        Ok(Self { folder: folder.to_owned(), store: None, archives, loose })
+    }
+
+    fn snapshot(&self) -> Option<Snapshot> {
+        read_snapshot(&self.folder.join(SNAPSHOT_FILE))
+    }
+
+    fn load(&self, mut each: impl FnMut(&JournalEntry)) -> Result<LoadedJournals, HistoryError> {
+        let snapshot = self.snapshot().filter(|snapshot| {
+            let epoch = snapshot.state.epoch();
+            self.loose.iter().any(|(known, _)| *known == epoch)
+        });
+        if let Some(Snapshot { state, .. }) = snapshot {
+            let epoch = state.epoch();
+            let tail: Vec<_> =
+                self.paths().into_iter().skip(self.loose.partition_point(|(known, _)| *known < epoch)).collect();
+            // Whatever is wrong, reading everything tells for sure.
+            if let Ok(Some(loaded)) = LoadedJournals::read_after(state, &tail, &mut each) {
+                return Ok(loaded);
+            }
+        }
+        self.load_all(each)
+    }
+
+    fn load_all(&self, mut each: impl FnMut(&JournalEntry)) -> Result<LoadedJournals, HistoryError> {
+        let mut loaded = LoadedJournals::default();
+        for range in &self.archives {
+            for (name, bytes) in self.read_archive(*range)?.journals {
+                loaded.read_file(&self.folder.join(name), &bytes, false, &mut each)?;
+            }
+        }
+        self.read_loose(&mut loaded, u64::MAX, each)?;
+        Ok(loaded)
+    }
+
+    /// Folds the loose journals before an epoch.
+    fn read_loose(
+        &self,
+        loaded: &mut LoadedJournals,
+        before: u64,
+        mut each: impl FnMut(&JournalEntry),
+    ) -> Result<(), HistoryError> {
+        let until = self.loose.partition_point(|(epoch, _)| *epoch < before);
+        self.fetch_journals(&self.loose[..until])?;
+        for (index, (_, path)) in self.loose[..until].iter().enumerate() {
+            loaded.read_path(path, index + 1 == self.loose.len(), &mut each)?;
+        }
+        Ok(())
+    }
+
+    fn paths(&self) -> Vec<PathBuf> {
+        self.loose.iter().map(|(_, path)| path.clone()).collect()
+    }
+
+    /// The state after the newest archive.
+    fn archived_state(&self) -> Result<LoadedJournals, HistoryError> {
+        match self.archives.last() {
+            None => Ok(LoadedJournals::default()),
+            Some(range) => self.read_archive(*range)?.fold(&self.folder, u64::MAX),
+        }
+    }
+
+    fn newest_attempts(&self, limit: usize) -> Result<Vec<AttemptSummary>, HistoryError> {
+        let mut attempts = self.load(|_| {})?.state.attempts;
+        if attempts.len() < limit {
+            let (mut index, newest) = (self.index()?, std::mem::take(&mut attempts));
+            attempt_index::merge(&mut index, newest);
+            attempts = index;
+        }
+        for range in self.archives.iter().rev() {
+            if attempts.len() >= limit {
+                break;
+            }
+            let mut earlier = self.read_archive(*range)?.index;
+            attempt_index::merge(&mut earlier, std::mem::take(&mut attempts));
+            attempts = earlier;
+        }
+        attempts.reverse();
+        attempts.truncate(limit);
+        Ok(attempts)
+    }
+
+    /// The index of the loose journals: the file's, or else made from the journals.
+    fn index(&self) -> Result<Vec<AttemptSummary>, HistoryError> {
+        let archived = self.archives.last().map_or(0, |archive| archive.last);
+        if let Some(snapshot) = self.snapshot()
+            && let Some(mut index) = self.index_with_hash(snapshot.index)?
+        {
+            index.retain(|summary| summary.header.epoch > archived);
+            return Ok(index);
+        }
+        let mut loaded = self.archived_state()?;
+        loaded.summaries.clear();
+        self.read_loose(&mut loaded, u64::MAX, |_| {})?;
+        Ok(loaded.summaries)
+    }
+
+    /// The index file, if it is the one with this hash.
+    fn index_with_hash(&self, hash: Blake3Hash) -> Result<Option<Vec<AttemptSummary>>, StateError> {
+        if let Some(index) = attempt_index::read(&self.folder, hash) {
+            return Ok(Some(index));
+        }
+        self.fetch(&[WantedFile::Index])?;
+        Ok(attempt_index::read(&self.folder, hash))
+    }
+
+    fn recorded_attempt(&self, choice: AttemptChoice) -> Result<Option<RecordedAttempt>, HistoryError> {
+        let mut entries = Vec::new();
+        let mut collect = |entry: &JournalEntry| {
+            if entry.seq == 0 {
+                entries.clear();
+            }
+            entries.push(entry.clone());
+        };
+        let newest = self.load(&mut collect)?.state;
+        let epoch = match choice {
+            AttemptChoice::Newest => newest.epoch(),
+            AttemptChoice::Epoch(epoch) => epoch,
+        };
+        if epoch == newest.epoch() {
+            let Some(first) = entries.first() else { return Ok(None) };
+            let before = self.state_before_newest(first, epoch)?;
+            let summary = newest.attempts.last().cloned();
+            return Ok(summary.map(|summary| RecordedAttempt { before, summary, entries }));
+        }
+        let Some((before, path, bytes)) = self.earlier_attempt(epoch)? else { return Ok(None) };
+        let mut after = LoadedJournals { state: before.clone(), ..LoadedJournals::default() };
+        after.read_file(&path, &bytes, false, collect)?;
+        Ok(after.summaries.pop().map(|summary| RecordedAttempt { before, summary, entries }))
+    }
+
+    /// The state before an attempt, and its journal.
+    fn earlier_attempt(&self, epoch: u64) -> Result<Option<(JournalState, PathBuf, Vec<u8>)>, HistoryError> {
+        if let Some(range) = self.archives.iter().find(|range| (range.first..=range.last).contains(&epoch)) {
+            let archive = self.read_archive(*range)?;
+            let before = archive.fold(&self.folder, epoch)?.state;
+            let journal = archive.journals.into_iter().find(|(name, _)| epoch_of(name) == Some(epoch));
+            return Ok(journal.map(|(name, bytes)| (before, self.folder.join(name), bytes)));
+        }
+        let Some((_, path)) = self.loose.iter().find(|(known, _)| *known == epoch) else { return Ok(None) };
+        self.fetch(&[WantedFile::Journal(epoch)])?;
+        let bytes = fs::read(path).map_err(|source| StateError::io("read", path, source))?;
+        Ok(Some((self.state_before(epoch)?, path.clone(), bytes)))
+    }
+
+    /// The state before the newest attempt, whose first entry is `first`.
+    fn state_before_newest(&self, first: &JournalEntry, epoch: u64) -> Result<JournalState, HistoryError> {
+        let find = || {
+            let snapshots = [PREVIOUS_SNAPSHOT_FILE, SNAPSHOT_FILE];
+            let known = snapshots.iter().filter_map(|name| read_snapshot(&self.folder.join(name)));
+            let mut states = known.map(|snapshot| snapshot.state);
+            states.find(|state| state.epoch() < epoch && state.last_line_hash == first.prev)
+        };
+        if let Some(state) = find() {
+            return Ok(state);
+        }
+        self.fetch(&[WantedFile::PreviousSnapshot])?;
+        find().map_or_else(|| self.state_before(epoch), Ok)
+    }
+
+    /// The state before an attempt whose journal is loose.
+    fn state_before(&self, epoch: u64) -> Result<JournalState, HistoryError> {
+        let mut loaded = self.archived_state()?;
+        self.read_loose(&mut loaded, epoch, |_| {})?;
+        Ok(loaded.state)
+    }
+
+    /// Writes archive, index and snapshot, in this order.
+    fn record(
+        &self,
+        state: &JournalState,
+        later: &[AttemptSummary],
+        archives: ArchivePolicy,
+    ) -> Result<(), HistoryError> {
+        let archived = self.archives.last().map_or(0, |archive| archive.last);
+        let mut index = self.index()?;
+        attempt_index::merge(&mut index, later.iter().filter(|one| one.header.epoch > archived).cloned());
+        self.archive_old_journals(&mut index, archives)?;
+        let lines = attempt_index::encode(&index);
+        let snapshot = Snapshot { state: state.clone(), index: Blake3Hash::of(&lines) };
+        let Some(encoded) = snapshot.encode() else { return Ok(()) };
+        let error = |path: PathBuf| move |source| StateError::io("write", &path, source);
+        let path = self.folder.join(attempt_index::INDEX_FILE);
+        replace_unsynced_file(&path, &lines).map_err(error(path))?;
+        let path = self.folder.join(SNAPSHOT_FILE);
+        if self.snapshot().is_some_and(|older| older.state.epoch() < state.epoch()) {
+            let previous = self.folder.join(PREVIOUS_SNAPSHOT_FILE);
+            fs::rename(&path, &previous).map_err(error(previous))?;
+        }
+        replace_unsynced_file(&path, &encoded).map_err(error(path))?;
+        Ok(())
+    }
+
+    /// Moves the oldest journals into archives, while there are enough of them.
+    fn archive_old_journals(&self, index: &mut Vec<AttemptSummary>, policy: ArchivePolicy) -> Result<(), HistoryError> {
+        self.remove_archived_journals()?;
+        let mut loose = self.loose.as_slice();
+        let mut before: Option<JournalState> = None;
+        while loose.len() >= policy.length + policy.min_loose {
+            let (old, rest) = loose.split_at(policy.length);
+            self.fetch_journals(old)?;
+            let start = match before.take() {
+                Some(state) => state,
+                None => self.archived_state()?.state,
+            };
+            let range = ArchiveRange { first: old[0].0, last: old[policy.length - 1].0 };
+            let kept = index.split_off(index.partition_point(|summary| summary.header.epoch <= range.last));
+            let mut archive = Archive { index: std::mem::replace(index, kept), ..Archive::default() };
+            let empty = Blake3Hash::of(&[]);
+            archive.before = (start.epoch() > 0).then(|| Snapshot { state: start, index: empty });
+            for (_, path) in old {
+                let bytes = fs::read(path).map_err(|source| StateError::io("read", path, source))?;
+                archive.journals.push((path.file_name().unwrap_or_default().into(), bytes));
+            }
+            // Nothing is removed that the archive could not give back.
+            before = Some(archive.fold(&self.folder, u64::MAX)?.state);
+            archive.write(&self.folder, range)?;
+            remove_journals(old)?;
+            loose = rest;
+        }
+        Ok(())
+    }
+
+    /// Removes journals that an archive has: a killed process left them.
+    fn remove_archived_journals(&self) -> Result<(), StateError> {
+        let Some(archived) = self.archives.last().map(|archive| archive.last) else { return Ok(()) };
+        let mut leftovers = journals_in(&self.folder)?;
+        leftovers.retain(|(epoch, _)| *epoch <= archived);
+        remove_journals(&leftovers)
+    }
+}
+
+impl Archive {
+    /// Folds its journals before an epoch.
+    fn fold(&self, folder: &Path, before: u64) -> Result<LoadedJournals, HistoryError> {
+        let state = self.before.as_ref().map(|snapshot| snapshot.state.clone()).unwrap_or_default();
+        let mut loaded = LoadedJournals { state, ..LoadedJournals::default() };
+        for (name, bytes) in self.journals.iter().take_while(|(name, _)| epoch_of(name) < Some(before)) {
+            loaded.read_file(&folder.join(name), bytes, false, |_| {})?;
+        }
+        Ok(loaded)
+    }
+}
+
+fn read_snapshot(path: &Path) -> Option<Snapshot> {
+    Snapshot::decode(&fs::read(path).ok()?).ok()
+}
+
+fn remove_journals(journals: &[(u64, PathBuf)]) -> Result<(), StateError> {
+    journals
+        .iter()
+        .try_for_each(|(_, path)| fs::remove_file(path).map_err(|source| StateError::io("remove", path, source)))
+}
+
+#[cfg(test)]
+mod tests;
