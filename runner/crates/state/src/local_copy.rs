@@ -65,12 +65,16 @@ impl StateStore {
     /// # Errors
     /// [`StateError`] when they can't be read, or the local copy is of another history.
     pub(crate) fn pull(&self, wanted: &[WantedFile]) -> Result<(), StateError> {
-        match &self.remote {
-            None => Ok(()),
-            Some(backend) => {
-                self.with_local_copy(backend.last_read(), |copy, remote, record| copy.pull(remote, record, wanted))
+        let Some(backend) = &self.remote else { return Ok(()) };
+        let is_holder = backend.is_cached.load(Ordering::Relaxed);
+        self.with_local_copy(backend.last_read(), |copy, remote, record| {
+            if is_holder || !self.is_held_here(&record.lock) {
+                return copy.pull(remote, record, wanted);
             }
-        }
+            // The holder may be replacing these right now.
+            let is_settled = |file: &&WantedFile| matches!(file, WantedFile::Journal(_) | WantedFile::Archive(_));
+            copy.pull(remote, record, &wanted.iter().filter(is_settled).copied().collect::<Vec<_>>())
+        })
     }
 
     /// What the remote state had when this process read it last; `None` for a folder.

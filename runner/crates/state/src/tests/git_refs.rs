@@ -278,7 +278,7 @@ fn refs_that_do_not_belong_together_are_healed_by_the_next_lock() {
         let before = repository.commit(DATA);
         deploy(&store, "two\n", true).await;
         // A host that crashed in the middle of a push moved only one of them.
-        repository.git(&["update-ref", DATA, &format!("{before}")]);
+        repository.git(&["update-ref", DATA, &before]);
         let (other, other_cache) = repository.machine();
         assert_eq!(journal_paths(&other).unwrap().len(), 1);
         let lock = acquire(&other).await.unwrap();
