@@ -42,5 +42,6 @@ mod cases {
     mod selection;
     mod shared_lock;
     mod shared_state;
+    mod shared_storage;
     mod verify;
 }

@@ -48,6 +48,7 @@ pub(crate) fn run_against(names: &[BenchmarkName], old: &Path, quick: bool) -> R
             | BenchmarkName::Faults
             | BenchmarkName::Deadlines
             | BenchmarkName::Launcher
+            | BenchmarkName::Growth
             | BenchmarkName::Checkpoints => {
                 bail!("`--against` compares `resume`, `append` and `steps`, not `{name}`")
             }

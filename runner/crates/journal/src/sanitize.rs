@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{
     FindingSummary,
-    event::{Decision, DecisionReason, JournalEvent, JournalHeader, PlanStepRecord},
+    event::{Decision, DecisionReason, JournalEvent, JournalHeader, PlanStepRecord, Resolution},
     redact::Redactor,
     secret_scanner::{SecretLocation, SecretScanner},
 };
@@ -83,6 +83,7 @@ impl JournalEvent {
             }
             Self::Outcome { outcome: StepOutcome::Succeeded { receipt }, .. }
             | Self::Probe { finding: ProbeFinding::Held { receipt }, .. }
+            | Self::Resolved { resolution: Resolution::Done { receipt }, .. }
             | Self::Decision { decision: Decision::Skip { receipt, .. } | Decision::Adopt { receipt, .. }, .. } => {
                 scanner.find_in_receipt(receipt)
             }
@@ -102,6 +103,8 @@ impl JournalEvent {
             | Self::UndoIntent { .. }
             | Self::UndoOutcome { .. }
             | Self::Override { .. }
+            | Self::Resolved { resolution: Resolution::Undone | Resolution::NotBegun, .. }
+            | Self::RecordLost { .. }
             | Self::Ended { .. }
             | Self::Unrecognized => None,
         }

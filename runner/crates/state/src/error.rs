@@ -116,17 +116,14 @@ impl From<&StateError> for Diagnostic {
             ),
             StateError::NoConditionalWrites { .. } => (
                 ErrorCode::NoConditionalWrites,
-                "use an object store that supports `If-None-Match` and `If-Match`, or `state: git:REMOTE`".to_owned(),
+                "use a git host with atomic pushes, or an object store that supports `If-None-Match` and `If-Match`".to_owned(),
             ),
             StateError::InvalidManifest { .. } => {
                 (ErrorCode::InvalidStateManifest, "update the runner: a newer version may have written the record".to_owned())
             }
-            StateError::Diverged { path, .. } => (
+            StateError::Diverged { .. } => (
                 ErrorCode::StateDiverged,
-                format!(
-                    "compare the two, move {} out of its folder, and run again: the next attempt probes each step before it acts",
-                    path.display()
-                ),
+                "`runner state repair` takes the remote's history: it moves the other one away, and the next attempt probes the steps that it says have begun".to_owned(),
             ),
         };
         let diagnostic = Self::new(code, error.to_string()).with_hint(hint);

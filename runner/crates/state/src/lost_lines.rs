@@ -1,0 +1,81 @@
+//! Lines of journals that the remote state does not have, and never will: another attempt ran without them.
+//!
+//! They are moved to the folder `lost`, so nothing is deleted. Steps that they say have begun are noted in `begun.json`: the
+//! next attempt probes them. Each step here may be repeated after a kill. Deliberately absent: the decision, which is in
+//! [`super::tail`].
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    StateError,
+    journal_files::read_if_present,
+    tail::{TailDecision, tail_decision},
+};
+use contract::hash::Blake3Hash;
+use hostio::atomic_file::replace_file;
+use journal::StepTarget;
+
+/// The folder of lost lines, in a state folder.
+const LOST_FOLDER: &str = "lost";
+/// The steps that lost lines say have begun, in a state folder.
+const BEGUN_FILE: &str = "begun.json";
+
+/// Lines of the journal of one attempt that the remote does not have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LostLines<'a> {
+    pub(super) epoch: u64,
+    pub(super) lines: &'a [u8],
+}
+
+impl LostLines<'_> {
+    /// Moves the lines away, unless they may still be uploaded. Returns whether it did: then the journal must become the
+    /// remote's copy.
+    pub(super) fn settle(&self, folder: &Path, is_newest: bool) -> Result<bool, StateError> {
+        let begun = match tail_decision(self.lines, is_newest) {
+            TailDecision::Keep => return Ok(false),
+            TailDecision::Cut => Vec::new(),
+            TailDecision::Quarantine { begun } => begun,
+        };
+        self.keep_in(folder)?;
+        note_begun_steps(folder, begun)?;
+        Ok(true)
+    }
+
+    /// Writes the lines to the folder of lost lines.
+    fn keep_in(&self, folder: &Path) -> Result<PathBuf, StateError> {
+        let lost = folder.join(LOST_FOLDER);
+        fs::create_dir_all(&lost).map_err(|source| StateError::io("create", &lost, source))?;
+        let hash = Blake3Hash::of(self.lines).hex_prefix(8);
+        let path = lost.join(format!("attempt-{:06}-{hash}.lines", self.epoch));
+        replace_file(&path, self.lines).map_err(|source| StateError::io("write", &path, source))?;
+        Ok(path)
+    }
+}
+
+/// The files with lost lines.
+pub(super) fn lost_files_in(folder: &Path) -> Result<Vec<PathBuf>, StateError> {
+    let lost = folder.join(LOST_FOLDER);
+    let Ok(listing) = fs::read_dir(&lost) else { return Ok(Vec::new()) };
+    let paths = listing.map(|entry| entry.map(|entry| entry.path()));
+    let mut paths: Vec<_> = paths.collect::<Result<_, _>>().map_err(|source| StateError::io("read", &lost, source))?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Adds steps to the side file.
+fn note_begun_steps(folder: &Path, begun: Vec<StepTarget>) -> Result<(), StateError> {
+    if begun.is_empty() {
+        return Ok(());
+    }
+    let path = folder.join(BEGUN_FILE);
+    let known = read_if_present(&path)?.unwrap_or_default();
+    // A file that can't be read was written by hand; the steps that are known now count all the same.
+    let mut steps: BTreeSet<StepTarget> = serde_json::from_slice(&known).unwrap_or_default();
+    steps.extend(begun);
+    let text = serde_json::to_vec(&steps).map_err(|error| StateError::io("write", &path, error.into()))?;
+    replace_file(&path, &text).map_err(|source| StateError::io("write", &path, source))
+}
