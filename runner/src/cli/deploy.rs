@@ -15,7 +15,7 @@ use super::{
 use crate::{
     deploy::{
         AttemptResult, DeployOverrides, DeploymentRequest, Interrupt, MissingJournalPolicy, PreflightOptions,
-        PreparedPlan, RequestedRelease, run as run_deployment,
+        PreparedPlan, RequestedRelease, SiblingEnvironment, run as run_deployment,
     },
     report::CommandConclusion,
 };

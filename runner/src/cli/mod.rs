@@ -162,6 +162,7 @@ fn runs_steps(cli: &Cli) -> bool {
             | CliCommand::Setup(_)
             | CliCommand::Rollback(_)
             | CliCommand::Promote(_)
+            | CliCommand::Resolve(_)
             | CliCommand::Plan(_)
             | CliCommand::Step(_),
         ) => true,

@@ -71,6 +71,18 @@ impl From<LockError> for AttemptError {
 }
 
 impl AttemptError {
+    /// The step that the error is about, if any.
+    pub(super) fn step_target(&self) -> Option<&StepTarget> {
+        match self {
+            Self::Failed { step_target, .. }
+            | Self::InDoubt { step_target, .. }
+            | Self::SecretInReceipt { step_target, .. }
+            | Self::UndoFailed { step_target, .. }
+            | Self::Irreversible { step_target, .. } => Some(step_target),
+            Self::Plan(_) | Self::Journal(_) | Self::Lock(_) | Self::Interrupted => None,
+        }
+    }
+
     /// A short text of the error, without secrets, for warnings about hooks and pruning.
     pub(super) fn short_text(&self, redactor: &Redactor) -> String {
         match self {
