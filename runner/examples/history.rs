@@ -106,7 +106,7 @@ impl AttemptTemplate {
             }
             JournalEvent::Probe { step_target, probed_input, took_ms, finding } => {
                 let took = Duration::from_millis(took_ms);
-                journal.record_note(JournalNote::Probe { step_target, probed_input, took, finding })?;
+                journal.record_probe(&step_target, probed_input, took, finding)?;
             }
             JournalEvent::Decision { step_target, decision } => journal.record_decision(&step_target, decision)?,
             JournalEvent::Intent { step_target, key, fingerprint, input, exposes } => {
