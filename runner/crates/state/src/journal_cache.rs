@@ -59,10 +59,11 @@ pub(super) fn pull_journals(
     Ok(())
 }
 
-/// Gives the newest journal a new file with the same content. A suspended process of this machine that lost its lock
-/// keeps writing to the old file, which nobody reads.
-pub(super) fn replace_newest_journal_file(folder: &Path) -> Result<(), StateError> {
-    let Some((_, path)) = journals_in(folder)?.pop() else { return Ok(()) };
+/// Gives the newest journal before the taker's epoch a new file with the same content. A suspended process of this machine that lost
+/// its lock keeps writing to the old file, which nobody reads.
+pub(super) fn seal_newest_journal(folder: &Path, epoch: u64) -> Result<(), StateError> {
+    let earlier = journals_in(folder)?.into_iter().rfind(|(known, _)| *known < epoch);
+    let Some((_, path)) = earlier else { return Ok(()) };
     match read_if_present(&path)? {
         Some(content) => write_atomically(&path, &content),
         None => Ok(()),

@@ -34,22 +34,26 @@ pub mod bundle;
 pub mod checkpoints;
 mod error;
 mod folder_lock;
+mod folder_protocol;
 mod git;
 mod history;
 pub mod http;
 mod journal_cache;
 mod journal_files;
 pub mod lease;
+#[cfg(test)]
+mod model_checker;
 pub mod record;
 pub mod remote;
 mod remote_lock;
 mod s3;
+pub mod tail;
 
 pub use checkpoints::CheckpointUploader;
 pub use error::{LockError, StateError};
 pub use history::{AttemptChoice, HistoryError, RecordedAttempt};
 pub use lease::LockWait;
-pub use record::{ForcedRelease, LOCK_TOKEN_VARIABLE, LockHolder, LockRecord, LockToken};
+pub use record::{ForcedRelease, LOCK_TOKEN_VARIABLE, LockHolder, LockRecord, LockToken, ReleasedBy};
 
 use self::{
     checkpoints::UploadPolicy,
@@ -126,7 +130,7 @@ pub struct DeploymentLock {
 
 #[derive(Debug)]
 enum LockKind {
-    Folder(folder_lock::FolderLock),
+    Folder(Box<folder_lock::FolderLock>),
     Remote(RemoteLock),
 }
 
@@ -257,7 +261,7 @@ impl StateStore {
                         }
                         let note = self.held_by_path();
                         return Ok(DeploymentLock {
-                            kind: LockKind::Folder(held),
+                            kind: LockKind::Folder(Box::new(held)),
                             location,
                             held_by_path: note,
                             checkpoints,
@@ -377,7 +381,8 @@ impl StateStore {
     /// [`LockError::HolderRunning`] when the holder is alive; other errors when the release fails.
     pub fn release_lock(&self, by: &str, message: &str, force: bool) -> Result<Option<LockRecord>, LockError> {
         let (record, status) = self.lock_status(!force)?;
-        let Some(record) = record.filter(|record| record.holder.is_some()) else { return Ok(None) };
+        // The holder of a folder's lock writes its record a moment after it has taken the lock.
+        let record = record.unwrap_or_else(|| LockRecord::never_held(&self.resource, journal::clock::now()));
         match status {
             LockStatus::Free => return Ok(None),
             LockStatus::Held | LockStatus::Unknown if !force => {
@@ -386,9 +391,14 @@ impl StateStore {
             LockStatus::Held | LockStatus::Unknown | LockStatus::Stale => {}
         }
         if self.remote.is_none() {
-            folder_lock::force_release(&self.folder, &self.resource, by, message)?;
+            folder_lock::release(&self.folder, &record, by, message, force)?;
             return Ok(Some(record));
         }
+        let nonce = record::random_nonce().map_err(|error| StateError::Remote {
+            action: "release the lock of",
+            location: self.display_location(),
+            why: error.to_string(),
+        })?;
         self.with_remote(|remote, location| {
             let mut failed = None;
             // The holder may renew the lock in the meantime: read and write again.
@@ -398,7 +408,7 @@ impl StateStore {
                 if !manifest.lock.is_same_holding(&record) {
                     return Ok(Some(record.clone()));
                 }
-                let root = manifest.with_forced_release(by, message);
+                let root = manifest.with_forced_release(by, message, nonce.clone());
                 let change = RecordUpdate {
                     expected: seen.as_ref().map(|seen| &seen.version),
                     record: &remote_lock::encode_manifest(&root),
@@ -504,6 +514,28 @@ impl DeploymentLock {
                 let _ = replace_file(&self.held_by_path, note.as_bytes());
                 Ok(lock.record().epoch)
             }
+        }
+    }
+
+    /// The directory in which a journal is created before it gets its name; `None` where a journal that the holder of a lost lock
+    /// creates harms nobody.
+    #[must_use]
+    pub fn staging(&self) -> Option<&Path> {
+        match &self.kind {
+            LockKind::Folder(held) => Some(held.staging()),
+            LockKind::Remote(_) => None,
+        }
+    }
+
+    /// Called right before every effect that is not of the commit phase. Confirms that the lock is held where that costs nothing: a
+    /// remote is not asked.
+    ///
+    /// # Errors
+    /// [`LockError::Lost`] with the epoch: the effect must not happen.
+    pub fn check_locally(&self) -> Result<(), LockError> {
+        match &self.kind {
+            LockKind::Folder(held) => held.ensure_held(),
+            LockKind::Remote(_) => Ok(()),
         }
     }
 

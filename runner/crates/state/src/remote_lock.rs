@@ -19,7 +19,7 @@ use std::{
 use super::{
     LockError, LockRequest, StateError, journal_cache, journal_name, journals_in,
     lease::{AcquireAction, Lease, LockAcquirer, LockLossReason, MonotonicTime, ReadBackResult},
-    record::{LockRecord, MANIFEST_VERSION, RemoteJournal, StateManifest, random_nonce},
+    record::{HoldingNonces, LockRecord, MANIFEST_VERSION, RemoteJournal, StateManifest},
     remote::{RecordUpdate, RecordVersion, RemoteStorage, VersionedRecord},
 };
 use journal::clock;
@@ -28,6 +28,8 @@ use journal::clock;
 const MAX_WRITE_ATTEMPTS: u32 = 5;
 /// The pause between two attempts.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// How long a call before the lock is held may have failed to be tried again.
+const MAX_RETRY_TIME: Duration = Duration::from_secs(2);
 /// How long dropping an unclosed lock waits for its release.
 const DROP_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -227,20 +229,21 @@ impl LockWorker {
     ) -> Result<Self, LockError> {
         let RemoteLockParams { location: place, resource, folder, ttl, request } = params;
         let began = Instant::now();
-        remote.verify_conditional_writes()?;
-        let nonce = random_nonce().map_err(|error| StateError::Remote {
+        retried(|| remote.verify_conditional_writes())?;
+        let nonces = HoldingNonces::random().map_err(|error| StateError::Remote {
             action: "lock",
             location: place.clone(),
             why: error.to_string(),
         })?;
-        let mut acquirer = LockAcquirer::new(began.elapsed(), request.holder(), nonce, ttl, request.wait, clock::now());
+        let mut acquirer =
+            LockAcquirer::new(began.elapsed(), request.holder(), nonces, ttl, request.wait, clock::now());
         let (mut tries, mut is_pulled) = (0, false);
         let mut failed: Option<(Option<RecordVersion>, StateError)> = None;
         loop {
             if cancelled.load(Ordering::Relaxed) {
                 return Err(LockError::Held { resource, record: None });
             }
-            let seen = remote.read_record()?;
+            let seen = retried(|| remote.read_record())?;
             let manifest = parse_manifest(seen.as_ref(), &resource, &place)?;
             let version = seen.map(|seen| seen.version);
             // A write failed although nobody else wrote, so this was not a race.
@@ -291,7 +294,7 @@ impl LockWorker {
                 }
             };
             journal_cache::pull_journals(remote.as_mut(), &root, &folder, &place)?;
-            journal_cache::replace_newest_journal_file(&folder)?;
+            journal_cache::seal_newest_journal(&folder, lease.record().epoch)?;
             let followed = journals_in(&folder)?.into_iter().map(|(_, path)| path).collect();
             let shown = Arc::new(Mutex::new(root.lock.clone()));
             return Ok(Self {
@@ -439,9 +442,7 @@ impl LockWorker {
                 let next = self.lease.next_record();
                 LockRecord { epoch: next.epoch.max(newest + 1), ..next }
             }
-            LockWriteKind::Release => {
-                LockRecord { counter: self.lease.next_record().counter, ..self.lease.record().tombstone(clock::now()) }
-            }
+            LockWriteKind::Release => self.lease.released_record(clock::now()),
         };
         let mut manifest = StateManifest { version: MANIFEST_VERSION, lock: lock.clone(), ..self.manifest.clone() };
         let (mut files, mut dropped) = (Vec::new(), Vec::new());
@@ -511,7 +512,7 @@ impl LockWorker {
     fn publish_record(&self) {
         let mut shown = self.published_record.lock().unwrap_or_else(PoisonError::into_inner);
         // A tombstone names no holder, but later callers ask who the holder was.
-        if !self.lease.record().nonce.is_empty() {
+        if self.lease.record().holder.is_some() {
             self.lease.record().clone_into(&mut shown);
         }
     }
@@ -550,6 +551,22 @@ pub(super) fn encode_manifest(manifest: &StateManifest) -> Vec<u8> {
     let mut text = serde_json::to_vec_pretty(manifest).expect("records are JSON: their keys are texts");
     text.push(b'\n');
     text
+}
+
+/// Calls a remote that changes nothing again, if it fails fast: a busy server drops connections.
+fn retried<T>(mut call: impl FnMut() -> Result<T, StateError>) -> Result<T, StateError> {
+    let began = Instant::now();
+    for tries in 1.. {
+        match call() {
+            Err(StateError::Remote { .. } | StateError::NoConditionalWrites { .. })
+                if tries < MAX_WRITE_ATTEMPTS && began.elapsed() < MAX_RETRY_TIME =>
+            {
+                thread::sleep(RETRY_DELAY * tries);
+            }
+            result => return result,
+        }
+    }
+    unreachable!("the last try is returned")
 }
 
 /// Sleeps in short steps, so that a cancelled request ends soon.

@@ -237,7 +237,7 @@ fn writes_after_the_lock_was_taken_change_nothing() {
         let mut file = fs::OpenOptions::new().append(true).open(&journal).unwrap();
         old.sync_journal(journal.clone()).await.unwrap();
         // An operator releases the lock, and another deployment starts in the same folder.
-        let released = place.manifest().with_forced_release("bob@host", "it hangs");
+        let released = place.manifest().with_forced_release("bob@host", "it hangs", "0f".to_owned());
         place.0.lock().unwrap().record = Some(remote_lock::encode_manifest(&released));
         let new = place.acquire(here.path()).await;
         assert_eq!(new.record().epoch, 2);
@@ -250,5 +250,24 @@ fn writes_after_the_lock_was_taken_change_nothing() {
         assert_eq!(place.manifest().journals[0].bytes, 4);
         assert_eq!(place.manifest().released[0].message, "it hangs");
         new.close(Duration::from_secs(20), "memory").await.unwrap();
+    });
+}
+
+/// Finding 8 of the review: the two tombstones were alike, so the last records were lost with exit code 0.
+#[test]
+fn operators_release_does_not_confirm_the_holders() {
+    let (place, here) = (SharedMemoryStorage::default(), tempfile::tempdir().unwrap());
+    let journal = here.path().join(journal_name(1));
+    runtime().unwrap().block_on(async {
+        let lock = place.acquire(here.path()).await;
+        fs::write(&journal, "one\n").unwrap();
+        lock.sync_journal(journal.clone()).await.unwrap();
+        fs::write(&journal, "one\ntwo\n").unwrap();
+        let released = place.manifest().with_forced_release("bob@host", "it hangs", "0f".to_owned());
+        place.0.lock().unwrap().record = Some(remote_lock::encode_manifest(&released));
+        let closed = lock.close(Duration::from_secs(20), "memory").await;
+        let Err(LockError::Lost { epoch: 1, why, .. }) = closed else { panic!("{closed:?}") };
+        assert_eq!(why, "an operator released it");
+        assert_eq!(place.manifest().journals[0].bytes, 4, "the last record did not arrive");
     });
 }
