@@ -25,6 +25,8 @@ pub enum JournalError {
     Full,
     #[error("an earlier write to {} failed, so nothing more is written to it", path.display())]
     Poisoned { path: PathBuf },
+    #[error("this deployment lost its lock, so nothing more is written to {}", path.display())]
+    Fenced { path: PathBuf },
 }
 
 impl From<&JournalError> for Diagnostic {
@@ -45,6 +47,9 @@ impl From<&JournalError> for Diagnostic {
                 ErrorCode::JournalContradiction,
                 "if two machines wrote to copies of one state, keep the longer chain, move the other away, and run again",
             ),
+            JournalError::Fenced { .. } => {
+                (ErrorCode::LockLost, "nothing ran after this error; read `runner history`, then run again")
+            }
             JournalError::TooLong { .. } | JournalError::Full => {
                 (ErrorCode::JournalFull, "make the step's configuration or its outputs smaller")
             }
