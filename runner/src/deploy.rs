@@ -115,8 +115,12 @@ async fn run_hooks_and_steps(attempt: &mut RunningAttempt<'_>) -> Result<(), Att
     StepRunner { attempt }.run_all().await
 }
 
-/// Writes the last entry of the journal, and removes old releases after a verified deployment.
+/// Writes the last entry of the journal, and removes old releases after a verified deployment. Does nothing if the lock is lost:
+/// closing it then says so.
 async fn end(attempt: &mut RunningAttempt<'_>, conclusion: &mut AttemptConclusion) {
+    if attempt.journal.is_fenced() || attempt.confirm_lock_locally().is_err() {
+        return;
+    }
     let is_verified = attempt.is_verified(conclusion.exit);
     if let Err(error) = attempt.journal.record_end(conclusion.exit, is_verified) {
         return conclusion.end_not_recorded(&error);

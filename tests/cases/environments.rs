@@ -252,6 +252,7 @@ fn allow_list_is_checked_before_any_change() {
         .assert_exit(2)
         .assert_stderr_contains("error[P0218]")
         .assert_stderr_contains("`github:Ada`, `user:nobody-of-that-name`");
+    environment.run(&["lock", "release", "--local"]).assert_exit(2).assert_stderr_contains("error[P0218]");
     assert!(!environment.exists("deploy") && !environment.exists(".pawl"), "something happened");
     // A name in a variable counts in a CI only, and there who asked for the re-run.
     environment.set_variable("GITHUB_ACTOR", "ada");
@@ -261,6 +262,7 @@ fn allow_list_is_checked_before_any_change() {
     environment.run(&deploy).assert_exit(2).assert_stderr_contains("eve is not allowed to change environment `test`");
     environment.set_variable("GITHUB_TRIGGERING_ACTOR", "ada");
     environment.run(&deploy).assert_exit(0);
+    environment.run(&["lock", "release"]).assert_exit(0);
     allow(&environment, "[\"team:acme/ops\"]");
     environment.run(&deploy).assert_exit(2).assert_stderr_contains("error[P0116]: teams are not supported yet");
     let me = std::process::Command::new("id").arg("-un").output().unwrap();

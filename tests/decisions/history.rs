@@ -149,7 +149,7 @@ impl GeneratedHistory {
     fn event_of(&self, one: &HistoryOp, places: &[(StepTarget, StepPhase)]) -> JournalEvent {
         let place = |index: &usize| places[*index].0.clone();
         let number = self.entries.len() as u64;
-        let is_masked = number % 3 == 0 && self.last_header().is_some_and(is_masking);
+        let is_masked = number.is_multiple_of(3) && self.last_header().is_some_and(is_masking);
         let recorded = |from: &str| if is_masked { receipt("***-live", number) } else { receipt(from, number) };
         match one {
             HistoryOp::StartAttempt { new_run, release, masks, .. } => {

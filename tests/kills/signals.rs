@@ -94,7 +94,7 @@ fn signal_at_any_moment_frees_the_lock_and_ends_in_time() -> Result<()> {
             "seed {seed}, {release}: it ended with {status}"
         );
         *ends.entry(end).or_insert(0) += 1;
-        let lock = fs::read_to_string(shop.state_dir().join("lock"))?;
+        let lock = fs::read_to_string(shop.state_dir().join("lock/record"))?;
         let lock: Value = serde_json::from_str(&lock)?;
         ensure!(lock["holder"].is_null(), "seed {seed}, {release}: the lock is still held: {lock}");
     }
@@ -146,7 +146,7 @@ fn signal_and_wait(shop: &ExampleShop, child: &mut Child, signal: Signal) -> Res
     let events = all_events(shop)?;
     let last = events.last().context("no events")?;
     ensure!(last["type"] == "ended" && last["exit"] == "interrupted", "the last record is {last}");
-    let lock: Value = serde_json::from_str(&fs::read_to_string(shop.state_dir().join("lock"))?)?;
+    let lock: Value = serde_json::from_str(&fs::read_to_string(shop.state_dir().join("lock/record"))?)?;
     ensure!(lock["holder"].is_null(), "the lock is still held: {lock}");
     Ok(())
 }

@@ -15,7 +15,7 @@ use journal::{
     event::{FORMAT, JournalHeader, MAGIC, MISSING_JOURNAL, Release},
     file::{EntryObserver, JournalNote},
 };
-use state::{DeploymentLock, HistoryError};
+use state::{DeploymentLock, HistoryError, LockError};
 
 /// The longest time to upload the rest of the journal at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -53,7 +53,7 @@ impl<'a> RunningAttempt<'a> {
         let observer = observe(&loaded.state, &header);
         let path = request.store.journal_path(epoch);
         let lost = request.store.lost_records().map_err(HistoryError::from)?;
-        let mut journal = Journal::create(&path, header.clone(), loaded, redactor, observer)?;
+        let mut journal = Journal::create_staged(lock.staging(), &path, header.clone(), loaded, redactor, observer)?;
         let torn = torn_tail.map(|(path, bytes)| {
             let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             JournalNote::Torn { file, bytes: bytes as u64 }
@@ -94,22 +94,37 @@ impl<'a> RunningAttempt<'a> {
 
     /// Uploads the journal, so that other machines know of this attempt. If this machine were lost before that, another
     /// machine would continue from an older journal, and the history would fork.
-    pub(super) async fn publish_journal(&self) -> Result<(), AttemptError> {
+    pub(super) async fn publish_journal(&mut self) -> Result<(), AttemptError> {
         let journal: &Path = self.journal.path();
-        tokio::select! {
+        let published = tokio::select! {
             biased;
-            published = self.lock.sync_journal(journal) => Ok(published?),
-            () = self.interrupt.grace_period_over() => Err(AttemptError::Interrupted),
-        }
+            published = self.lock.sync_journal(journal) => published,
+            () = self.interrupt.grace_period_over() => return Err(AttemptError::Interrupted),
+        };
+        self.fence_if_lost(published)
     }
 
     /// Confirms that this attempt holds the lock; gives up when the grace period after a signal is over.
-    pub(super) async fn confirm_lock(&self) -> Result<(), AttemptError> {
-        tokio::select! {
+    pub(super) async fn confirm_lock(&mut self) -> Result<(), AttemptError> {
+        let confirmed = tokio::select! {
             biased;
-            confirmed = self.lock.ensure_held() => Ok(confirmed?),
-            () = self.interrupt.grace_period_over() => Err(AttemptError::Interrupted),
+            confirmed = self.lock.ensure_held() => confirmed,
+            () = self.interrupt.grace_period_over() => return Err(AttemptError::Interrupted),
+        };
+        self.fence_if_lost(confirmed)
+    }
+
+    /// Confirms it without asking a remote: for effects that no user sees.
+    pub(super) fn confirm_lock_locally(&mut self) -> Result<(), AttemptError> {
+        self.fence_if_lost(self.lock.check_locally())
+    }
+
+    /// Ends the journal if the lock is lost: the next holder may have read it already.
+    fn fence_if_lost(&mut self, answer: Result<(), LockError>) -> Result<(), AttemptError> {
+        if let Err(LockError::Lost { .. }) = &answer {
+            self.journal.fence();
         }
+        Ok(answer?)
     }
 
     /// Whether the release is live and verified after an attempt that ends with `exit`.

@@ -152,24 +152,23 @@ impl StepRunner<'_, '_> {
         let effect = planned.description.effect();
         let journal = &mut self.attempt.journal;
         let intent = journal.record_intent(&planned.step_target, key, fingerprint.clone(), input.clone(), effect)?;
-        let intent = self.ensure_lock_for_commit(planned, intent).await?;
+        let intent = self.ensure_lock(planned, intent).await?;
         let step = self.attempt.step_environment.apply_to(&planned.step);
         self.attempt.call(planned).apply(&step, intent).await
     }
 
-    /// Confirms the lock between the intent of a commit step and its effect; with a remote state, also that the intent
-    /// is uploaded. If this fails, it records that the step was not started.
-    async fn ensure_lock_for_commit(
-        &mut self,
-        planned: &PlannedStep,
-        intent: StepIntent,
-    ) -> Result<StepIntent, AttemptError> {
-        if planned.description.phase != StepPhase::Commit {
-            return Ok(intent);
+    /// Confirms the lock between the intent of a step and its effect; for a commit step with a remote state, also that the
+    /// intent is uploaded. If this fails, it records that the step was not started, unless the lock is lost.
+    async fn ensure_lock(&mut self, planned: &PlannedStep, intent: StepIntent) -> Result<StepIntent, AttemptError> {
+        let confirmed = match planned.description.phase {
+            StepPhase::Commit => self.attempt.confirm_lock().await,
+            StepPhase::Check | StepPhase::Prepare => self.attempt.confirm_lock_locally(),
+        };
+        let Err(error) = confirmed else { return Ok(intent) };
+        if !self.attempt.journal.is_fenced() {
+            let failure = StepFailure::new(FailureKind::NotBegun, "not started: the runner could not confirm the lock");
+            self.attempt.journal.record_outcome(intent.complete(StepOutcome::Failed { failure }, Duration::ZERO))?;
         }
-        let Err(error) = self.attempt.confirm_lock().await else { return Ok(intent) };
-        let failure = StepFailure::new(FailureKind::NotBegun, "not started: the runner could not confirm the lock");
-        self.attempt.journal.record_outcome(intent.complete(StepOutcome::Failed { failure }, Duration::ZERO))?;
         Err(error)
     }
 }

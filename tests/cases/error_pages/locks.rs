@@ -79,7 +79,7 @@ fn p0501_lock_that_another_deployment_holds() {
 #[test]
 fn p0502_lock_file_that_cannot_be_used() {
     let environment = waiting_environment("dir:.pawl");
-    fs::create_dir_all(environment.path(".pawl/shop/prod/lock")).unwrap();
+    fs::create_dir_all(environment.path(".pawl/shop/prod/lock/record")).unwrap();
     check_page("P0502", &environment, DEPLOY);
 }
 

@@ -34,6 +34,8 @@ pub enum JournalError {
     SecretInRecord { found: SecretLocation },
     #[error("an earlier write to {} failed, so nothing more is written to it", path.display())]
     Poisoned { path: PathBuf },
+    #[error("this deployment lost its lock, so nothing more is written to {}", path.display())]
+    Fenced { path: PathBuf },
 }
 
 impl From<&JournalError> for Diagnostic {
@@ -55,6 +57,9 @@ impl From<&JournalError> for Diagnostic {
                 "if two machines wrote to copies of one state, keep the longer chain, move the other one out of the folder, and run again",
             ),
             JournalError::SecretInRecord { .. } => (ErrorCode::SecretInInput, NOT_A_SECRET_HINT),
+            JournalError::Fenced { .. } => {
+                (ErrorCode::LockLost, "nothing ran after this error; check `runner history`, then run again")
+            }
             JournalError::TooLong { .. } | JournalError::Full => {
                 (ErrorCode::JournalFull, "make the step's configuration or its outputs smaller")
             }

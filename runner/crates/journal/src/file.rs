@@ -3,8 +3,8 @@
 //! Invariants: only the process that created a file appends to it, while it holds the lock. Every intent and every outcome is on
 //! disk (`fdatasync`) when the call returns, and so is the file's name; those of a read-only step are on disk with the next
 //! record that must be (docs/adr/0007). After a failed write or sync nothing more is written (a failed fsync is final for that
-//! file), so there is never an effect without its record. Deliberately absent: locks, decisions, reports; an observer gets each
-//! entry.
+//! file), so there is never an effect without its record. Nor is anything written after the attempt has lost its lock
+//! ([`Journal::fence`]). Deliberately absent: the lock, decisions, reports; an observer gets each entry.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -56,6 +56,7 @@ pub struct Journal {
     next_seq: u64,
     size: u64,
     poisoned: bool,
+    fenced: bool,
     redactor: Redactor,
     observer: EntryObserver,
 }
@@ -157,19 +158,48 @@ impl Journal {
         redactor: Redactor,
         observer: EntryObserver,
     ) -> Result<Self, JournalError> {
+        Self::create_staged(None, path, header, loaded, redactor, observer)
+    }
+
+    /// Like [`create`](Self::create). With a `staging` directory, the file is created there, and then renamed to `path`: if the
+    /// directory is gone, another holder has the lock, and nothing was created.
+    ///
+    /// # Errors
+    /// The same, and [`JournalError::Fenced`] if the directory is gone.
+    pub fn create_staged(
+        staging: Option<&Path>,
+        path: &Path,
+        header: JournalHeader,
+        loaded: LoadedJournals,
+        redactor: Redactor,
+        observer: EntryObserver,
+    ) -> Result<Self, JournalError> {
         if let Some(format) = loaded.state.newer_format {
             return Err(JournalError::NewerFormat {
                 path: loaded.newer_format_file.unwrap_or_else(|| path.to_owned()),
                 format,
             });
         }
+        let staged = staging.map(|staging| staging.join("journal"));
         if let Some(headerless) = &loaded.headerless {
-            fs::remove_file(headerless).map_err(|source| io_error("remove the empty", headerless, source))?;
+            remove_headerless(headerless, staging)?;
         }
-        let file = OpenOptions::new().append(true).create_new(true).open(path);
-        let file = file.map_err(|source| io_error("create", path, source))?;
-        let path = path.to_owned();
-        let folder = folder_of(&path).to_owned();
+        if staged.is_some() && path.exists() {
+            return Err(io_error("create", path, io::ErrorKind::AlreadyExists.into()));
+        }
+        let created_path = staged.as_deref().unwrap_or(path);
+        let file = OpenOptions::new().append(true).create_new(true).open(created_path);
+        let file = file.map_err(|source| fenced_or_io_error(staging, path, "create", source))?;
+        let state = JournalState { trust: JournalTrust::Authenticated, ..loaded.state };
+        let (next_seq, size, path) = (0, 0, path.to_owned());
+        let (folder_sync, poisoned, fenced) = (None, false, false);
+        let mut journal = Self { file, path, folder_sync, state, next_seq, size, poisoned, fenced, redactor, observer };
+        let entry = journal.write(JournalEvent::Started(header))?;
+        if let Some(staged) = staged {
+            let renamed = fs::rename(staged, &journal.path);
+            renamed.map_err(|source| fenced_or_io_error(staging, &journal.path, "create", source))?;
+        }
+        let folder = folder_of(&journal.path).to_owned();
         let previous = loaded.newest_file;
         // This runs in parallel; the first sync waits for it. The new file names the last line of the previous one, so that line
         // must not be lost if this file is not: its writer may have been killed before it synced.
@@ -183,12 +213,21 @@ impl Journal {
             }
             File::open(folder)?.sync_all()
         });
-        let naming = Some(naming.map_err(|source| io_error("sync the folder of", &path, source))?);
-        let state = JournalState { trust: JournalTrust::Authenticated, ..loaded.state };
-        let mut journal =
-            Self { file, path, folder_sync: naming, state, next_seq: 0, size: 0, poisoned: false, redactor, observer };
-        journal.append(JournalEvent::Started(header))?;
+        let naming = naming.map_err(|source| io_error("sync the folder of", &journal.path, source))?;
+        journal.folder_sync = Some(naming);
+        (journal.observer)(&entry);
         Ok(journal)
+    }
+
+    /// Ends the writing: the attempt has lost its lock, so another one may read the file, or may have read it.
+    pub fn fence(&mut self) {
+        self.fenced = true;
+    }
+
+    /// Whether the attempt has lost its lock.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        self.fenced
     }
 
     /// The state, including this attempt.
@@ -369,6 +408,15 @@ impl Journal {
     }
 
     fn append(&mut self, event: JournalEvent) -> Result<(), JournalError> {
+        let entry = self.write(event)?;
+        (self.observer)(&entry);
+        Ok(())
+    }
+
+    fn write(&mut self, event: JournalEvent) -> Result<JournalEntry, JournalError> {
+        if self.fenced {
+            return Err(JournalError::Fenced { path: self.path.clone() });
+        }
         if self.poisoned {
             return Err(JournalError::Poisoned { path: self.path.clone() });
         }
@@ -396,8 +444,7 @@ impl Journal {
         }
         self.next_seq += 1;
         self.size = size;
-        (self.observer)(&entry);
-        Ok(())
+        Ok(entry)
     }
 
     /// Replaces the file, for tests of writes and syncs that fail.
@@ -420,6 +467,23 @@ impl Journal {
         let synced = self.file.sync_data().map_err(|source| io_error("sync", &self.path, source));
         named.and(synced).inspect_err(|_| self.poisoned = true)
     }
+}
+
+/// Removes a journal whose attempt never began.
+fn remove_headerless(path: &Path, staging: Option<&Path>) -> Result<(), JournalError> {
+    let removed = match staging {
+        None => fs::remove_file(path),
+        Some(staging) => fs::rename(path, staging.join("headerless")),
+    };
+    removed.map_err(|source| fenced_or_io_error(staging, path, "remove the empty", source))
+}
+
+/// The error of an action that needs the staging directory, if there is one.
+fn fenced_or_io_error(staging: Option<&Path>, path: &Path, action: &'static str, source: io::Error) -> JournalError {
+    if staging.is_some_and(|staging| !staging.exists()) {
+        return JournalError::Fenced { path: path.to_owned() };
+    }
+    io_error(action, path, source)
 }
 
 fn folder_of(journal: &Path) -> &Path {

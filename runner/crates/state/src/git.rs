@@ -418,11 +418,8 @@ impl GitStorage {
                 (None, None) => stream.commit(None, &[], &files),
             }
             if version.data.is_none() {
-                let tombstone = manifest::encode(
-                    &StateManifest::empty(&self.resource),
-                    Some(&change.lock.tombstone(change.lock.since)),
-                    None,
-                );
+                let lock = LockRecord { holder: None, nonce: String::new(), ttl_ms: None, ..change.lock.clone() };
+                let tombstone = manifest::encode(&StateManifest::empty(&self.resource), Some(&lock), None);
                 stream.commit(None, &[], &[(RECORD_FILE, &tombstone)]);
             }
         }

@@ -23,15 +23,13 @@ use super::{
     attempt_index,
     journal_cache::WantedFile,
     journal_files::{epoch_of, journals_in},
+    lost_lines::BEGUN_FILE,
 };
 
 /// The snapshot after the newest attempt that has ended.
 pub(super) const SNAPSHOT_FILE: &str = "snapshot.json";
 /// The snapshot before that attempt.
 pub(super) const PREVIOUS_SNAPSHOT_FILE: &str = "snapshot-previous.json";
-
-/// The steps whose entries were lost with the lock of an attempt of this machine, as a JSON array.
-pub(super) const LOST_RECORDS_FILE: &str = "begun.json";
 
 /// When old journals go into an archive.
 #[derive(Clone, Copy, Debug)]
@@ -139,7 +137,7 @@ impl StateStore {
     /// # Errors
     /// [`StateError`] when the list can't be read.
     pub fn lost_records(&self) -> Result<Vec<StepTarget>, StateError> {
-        let path = self.folder().join(LOST_RECORDS_FILE);
+        let path = self.folder().join(BEGUN_FILE);
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -153,7 +151,7 @@ impl StateStore {
     /// # Errors
     /// [`StateError`] when it can't be removed.
     pub fn forget_lost_records(&self) -> Result<(), StateError> {
-        let path = self.folder().join(LOST_RECORDS_FILE);
+        let path = self.folder().join(BEGUN_FILE);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StateError::io("remove", &path, error)),
             Ok(()) | Err(_) => Ok(()),

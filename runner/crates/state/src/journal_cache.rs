@@ -14,9 +14,10 @@ use super::{
     history::{PREVIOUS_SNAPSHOT_FILE, SNAPSHOT_FILE},
     journal_files::{length_if_present, read_if_present, remove_if_present, whole_lines},
     journal_name, journals_in,
-    lost_lines::LostLines,
+    lost_lines::settle_lost_lines,
     manifest::{RemoteFile, RemoteJournal, StateManifest},
     remote::{RemoteRecord, RemoteStorage},
+    tail::LocalJournal,
 };
 use contract::hash::Blake3Hash;
 use hostio::atomic_file::replace_file;
@@ -139,7 +140,7 @@ impl LocalCopy<'_> {
                 JournalComparison::Diverged => return Err(self.diverged(&path)),
                 JournalComparison::Shorter => wanted_journals.push((*journal, path, here)),
                 JournalComparison::Same | JournalComparison::Longer => {
-                    self.settle_tail(journal, &path, &here, journal.epoch == newest)?;
+                    self.settle_tail(journal, &path, &here, newest)?;
                 }
             }
         }
@@ -181,36 +182,33 @@ impl LocalCopy<'_> {
         journal: &RemoteJournal,
         path: &Path,
         here: &[u8],
-        is_newest: bool,
+        newest_epoch: u64,
     ) -> Result<(), StateError> {
-        let (uploaded, rest) = here.split_at(usize::try_from(journal.bytes).unwrap_or(here.len()).min(here.len()));
-        let tail = whole_lines(rest);
-        if rest.is_empty() || tail.is_empty() && is_newest {
-            return Ok(());
+        let acknowledged = usize::try_from(journal.bytes).unwrap_or(here.len()).min(here.len());
+        let local = LocalJournal { epoch: journal.epoch, content: here, acknowledged, newest_epoch };
+        let is_torn_only = whole_lines(here).len() == acknowledged && acknowledged < here.len();
+        let is_old = journal.epoch < newest_epoch;
+        if settle_lost_lines(&local, self.folder)? || is_torn_only && is_old {
+            write_atomically(path, &here[..acknowledged])?;
         }
-        let is_lost =
-            tail.is_empty() || LostLines { epoch: journal.epoch, lines: tail }.settle(self.folder, is_newest)?;
-        if is_lost { write_atomically(path, uploaded) } else { Ok(()) }
+        Ok(())
     }
 
     /// Settles journals that the manifest does not name: never uploaded, or in an archive.
     fn settle_unknown_journals(&self, manifest: &StateManifest) -> Result<(), StateError> {
-        let mut seen_before = None;
+        let (mut seen_before, newest_epoch) = (None, manifest.newest_epoch());
         for (epoch, path) in journals_in(self.folder)? {
-            if manifest.journal(epoch).is_some() || epoch >= manifest.newest_epoch() {
+            if manifest.journal(epoch).is_some() || epoch >= newest_epoch {
                 continue;
             }
             let here = read_if_present(&path)?.unwrap_or_default();
-            let lines = whole_lines(&here);
-            let lost = if manifest.archive_of(epoch).is_some() {
+            let acknowledged = if manifest.archive_of(epoch).is_some() {
                 let seen = seen_before.get_or_insert_with(|| self.remembered(&manifest.resource));
-                lines.get(seen.uploaded_bytes(epoch, lines)..).unwrap_or_default()
+                seen.uploaded_bytes(epoch, whole_lines(&here))
             } else {
-                lines
+                0
             };
-            if !lost.is_empty() {
-                LostLines { epoch, lines: lost }.settle(self.folder, false)?;
-            }
+            settle_lost_lines(&LocalJournal { epoch, content: &here, acknowledged, newest_epoch }, self.folder)?;
             remove_if_present(&path)?;
         }
         Ok(())
@@ -287,10 +285,11 @@ fn journal_has_ended(lines: &[u8]) -> bool {
         .is_some_and(|(entry, _)| matches!(entry.event, journal::JournalEvent::Ended { .. }))
 }
 
-/// Replaces the newest journal by a copy under the same name, so that a process of this machine that lost the lock
-/// keeps writing to the old file, which nobody reads.
-pub(super) fn replace_newest_journal_file(folder: &Path) -> Result<(), StateError> {
-    let Some((_, path)) = journals_in(folder)?.pop() else { return Ok(()) };
+/// Gives the newest journal before the taker's epoch a new file with the same content. A suspended process of this machine that lost
+/// its lock keeps writing to the old file, which nobody reads.
+pub(super) fn seal_newest_journal(folder: &Path, epoch: u64) -> Result<(), StateError> {
+    let earlier = journals_in(folder)?.into_iter().rfind(|(known, _)| *known < epoch);
+    let Some((_, path)) = earlier else { return Ok(()) };
     match read_if_present(&path)? {
         Some(content) => write_atomically(&path, &content),
         None => Ok(()),

@@ -36,6 +36,7 @@ pub mod bundle;
 pub mod checkpoints;
 mod error;
 mod folder_lock;
+mod folder_protocol;
 mod git;
 mod git_import;
 mod history;
@@ -46,6 +47,8 @@ pub mod lease;
 mod local_copy;
 mod lost_lines;
 pub mod manifest;
+#[cfg(test)]
+mod model_checker;
 pub mod record;
 pub mod remote;
 mod remote_lock;
@@ -58,7 +61,7 @@ pub use error::{LockError, StateError};
 pub use history::{AttemptChoice, HistoryError, RecordedAttempt};
 pub use lease::LockWait;
 pub use local_copy::LocalCopyReport;
-pub use record::{ForcedRelease, LOCK_TOKEN_VARIABLE, LockHolder, LockRecord, LockToken};
+pub use record::{ForcedRelease, LOCK_TOKEN_VARIABLE, LockHolder, LockRecord, LockToken, ReleasedBy};
 
 use self::{
     checkpoints::UploadPolicy,
@@ -136,7 +139,7 @@ pub struct DeploymentLock {
 
 #[derive(Debug)]
 enum LockKind {
-    Folder(folder_lock::FolderLock),
+    Folder(Box<folder_lock::FolderLock>),
     Remote(RemoteLock),
 }
 
@@ -272,7 +275,7 @@ impl StateStore {
                         }
                         let note = self.held_by_path();
                         return Ok(DeploymentLock {
-                            kind: LockKind::Folder(held),
+                            kind: LockKind::Folder(Box::new(held)),
                             location,
                             held_by_path: note,
                             checkpoints,
@@ -366,7 +369,8 @@ impl StateStore {
     /// [`LockError::HolderRunning`] when the holder is alive; other errors when the release fails.
     pub fn release_lock(&self, by: &str, message: &str, force: bool) -> Result<Option<LockRecord>, LockError> {
         let (record, status) = self.lock_status(!force)?;
-        let Some(record) = record.filter(|record| record.holder.is_some()) else { return Ok(None) };
+        // The holder of a folder's lock writes its record a moment after it has taken the lock.
+        let record = record.unwrap_or_else(|| LockRecord::never_held(&self.resource, journal::clock::now()));
         match status {
             LockStatus::Free => return Ok(None),
             LockStatus::Held | LockStatus::Unknown if !force => {
@@ -375,9 +379,14 @@ impl StateStore {
             LockStatus::Held | LockStatus::Unknown | LockStatus::Stale => {}
         }
         if self.remote.is_none() {
-            folder_lock::force_release(&self.folder, &self.resource, by, message)?;
+            folder_lock::release(&self.folder, &record, by, message, force)?;
             return Ok(Some(record));
         }
+        let nonce = record::random_nonce().map_err(|error| StateError::Remote {
+            action: "release the lock of",
+            location: self.display_location(),
+            why: error.to_string(),
+        })?;
         self.with_remote(|remote, _| {
             let mut failed = None;
             // The holder may renew the lock in the meantime: read and write again.
@@ -388,7 +397,7 @@ impl StateStore {
                 }
                 let change = RecordUpdate {
                     expected: &seen,
-                    lock: &seen.lock.tombstone(clock::now()),
+                    lock: &seen.lock.tombstone(nonce.clone(), ReleasedBy::Operator, clock::now()),
                     manifest: Some(&seen.manifest.with_forced_release(&seen.lock, by, message)),
                     files: &[],
                     removed: &[],
@@ -499,6 +508,28 @@ impl DeploymentLock {
                 let _ = replace_file(&self.held_by_path, note.as_bytes());
                 Ok(lock.record().epoch)
             }
+        }
+    }
+
+    /// The directory in which a journal is created before it gets its name; `None` where a journal that the holder of a lost lock
+    /// creates harms nobody.
+    #[must_use]
+    pub fn staging(&self) -> Option<&Path> {
+        match &self.kind {
+            LockKind::Folder(held) => Some(held.staging()),
+            LockKind::Remote(_) => None,
+        }
+    }
+
+    /// Called right before every effect that is not of the commit phase. Confirms that the lock is held where that costs nothing: a
+    /// remote is not asked.
+    ///
+    /// # Errors
+    /// [`LockError::Lost`] with the epoch: the effect must not happen.
+    pub fn check_locally(&self) -> Result<(), LockError> {
+        match &self.kind {
+            LockKind::Folder(held) => held.ensure_held(),
+            LockKind::Remote(_) => Ok(()),
         }
     }
 

@@ -16,10 +16,11 @@ use super::{
     archive::ArchiveRange,
     journal_cache::{JournalComparison, LocalCopy, WantedFile, compare},
     journal_files::{journals_in, read_if_present, remove_if_present, whole_lines},
-    lost_lines::{LostLines, lost_files_in},
+    lost_lines::{lost_files_in, settle_lost_lines},
     manifest::RemoteArchive,
     record::{LockRecord, LockToken},
     remote::{RemoteRecord, RemoteStorage},
+    tail::LocalJournal,
 };
 
 /// How often a download restarts because another machine replaced the files during it.
@@ -143,8 +144,9 @@ impl StateStore {
                     Some(_) | None => continue,
                 };
                 is_other_history = true;
-                let lost = LostLines { epoch, lines: &lines[common..] };
-                if lost.settle(self.folder(), false)? {
+                // Nothing of this history is uploaded any more, whatever its epoch is.
+                let lost = LocalJournal { epoch, content: &here, acknowledged: common, newest_epoch: u64::MAX };
+                if settle_lost_lines(&lost, self.folder())? {
                     remove_if_present(&path)?;
                 }
             }

@@ -12,8 +12,8 @@ use std::{
 
 use super::{
     StateError,
-    journal_files::read_if_present,
-    tail::{TailDecision, tail_decision},
+    journal_files::{read_if_present, whole_lines},
+    tail::{LocalJournal, TailDecision, tail_decision},
 };
 use contract::hash::Blake3Hash;
 use hostio::atomic_file::replace_file;
@@ -22,38 +22,24 @@ use journal::StepTarget;
 /// The folder of lost lines, in a state folder.
 const LOST_FOLDER: &str = "lost";
 /// The steps that lost lines say have begun, in a state folder.
-const BEGUN_FILE: &str = "begun.json";
+pub(super) const BEGUN_FILE: &str = "begun.json";
 
-/// Lines of the journal of one attempt that the remote does not have.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LostLines<'a> {
-    pub(super) epoch: u64,
-    pub(super) lines: &'a [u8],
-}
-
-impl LostLines<'_> {
-    /// Moves the lines away, unless they may still be uploaded. Returns whether it did: then the journal must become the
-    /// remote's copy.
-    pub(super) fn settle(&self, folder: &Path, is_newest: bool) -> Result<bool, StateError> {
-        let begun = match tail_decision(self.lines, is_newest) {
-            TailDecision::Keep => return Ok(false),
-            TailDecision::Cut => Vec::new(),
-            TailDecision::Quarantine { begun } => begun,
-        };
-        self.keep_in(folder)?;
-        note_begun_steps(folder, begun)?;
-        Ok(true)
-    }
-
-    /// Writes the lines to the folder of lost lines.
-    fn keep_in(&self, folder: &Path) -> Result<PathBuf, StateError> {
-        let lost = folder.join(LOST_FOLDER);
-        fs::create_dir_all(&lost).map_err(|source| StateError::io("create", &lost, source))?;
-        let hash = Blake3Hash::of(self.lines).hex_prefix(8);
-        let path = lost.join(format!("attempt-{:06}-{hash}.lines", self.epoch));
-        replace_file(&path, self.lines).map_err(|source| StateError::io("write", &path, source))?;
-        Ok(path)
-    }
+/// Moves the lines of a journal that the remote does not have away, unless they may still be uploaded. Returns whether it did:
+/// then the journal must become the remote's copy.
+pub(super) fn settle_lost_lines(journal: &LocalJournal<'_>, folder: &Path) -> Result<bool, StateError> {
+    let begun = match tail_decision(journal) {
+        TailDecision::Keep => return Ok(false),
+        TailDecision::Cut => BTreeSet::new(),
+        TailDecision::Quarantine { begun } => begun,
+    };
+    let lost = folder.join(LOST_FOLDER);
+    fs::create_dir_all(&lost).map_err(|source| StateError::io("create", &lost, source))?;
+    let lines = &whole_lines(journal.content)[journal.acknowledged..];
+    let hash = Blake3Hash::of(lines).hex_prefix(8);
+    let path = lost.join(format!("attempt-{:06}-{hash}.lines", journal.epoch));
+    replace_file(&path, lines).map_err(|source| StateError::io("write", &path, source))?;
+    note_begun_steps(folder, begun)?;
+    Ok(true)
 }
 
 /// The files with lost lines.
@@ -67,7 +53,7 @@ pub(super) fn lost_files_in(folder: &Path) -> Result<Vec<PathBuf>, StateError> {
 }
 
 /// Adds steps to the side file.
-fn note_begun_steps(folder: &Path, begun: Vec<StepTarget>) -> Result<(), StateError> {
+fn note_begun_steps(folder: &Path, begun: BTreeSet<StepTarget>) -> Result<(), StateError> {
     if begun.is_empty() {
         return Ok(());
     }

@@ -22,7 +22,7 @@ use super::{
     journal_cache::{self, LocalCopy},
     journals_in,
     lease::{AcquireAction, Lease, LockAcquirer, LockLossReason, MonotonicTime, ReadBackResult},
-    record::{LockRecord, random_nonce},
+    record::{HoldingNonces, LockRecord},
     remote::{RecordUpdate, RecordVersion, RemoteRecord, RemoteStorage},
     upload::{LocalJournals, UploadScope},
 };
@@ -32,6 +32,8 @@ use journal::clock;
 const MAX_WRITE_ATTEMPTS: u32 = 5;
 /// The pause between two attempts.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// How long such a call is repeated.
+const MAX_RETRY_TIME: Duration = Duration::from_secs(10);
 /// How long dropping an unclosed lock waits for its release.
 const DROP_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -227,13 +229,14 @@ impl LockWorker {
     ) -> Result<Self, LockError> {
         let RemoteLockParams { location: place, resource, folder, ttl, request } = params;
         let began = Instant::now();
-        remote.verify_conditional_writes()?;
-        let nonce = random_nonce().map_err(|error| StateError::Remote {
+        retried(|| remote.verify_conditional_writes())?;
+        let nonces = HoldingNonces::random().map_err(|error| StateError::Remote {
             action: "lock",
             location: place.clone(),
             why: error.to_string(),
         })?;
-        let mut acquirer = LockAcquirer::new(began.elapsed(), request.holder(), nonce, ttl, request.wait, clock::now());
+        let mut acquirer =
+            LockAcquirer::new(began.elapsed(), request.holder(), nonces, ttl, request.wait, clock::now());
         let copy = LocalCopy { folder: &folder, location: &place };
         let (mut tries, mut is_pulled) = (0, false);
         let mut failed: Option<(RecordVersion, StateError)> = None;
@@ -241,7 +244,7 @@ impl LockWorker {
             if cancelled.load(Ordering::Relaxed) {
                 return Err(LockError::Held { resource, record: None });
             }
-            let seen = remote.read_record()?;
+            let seen = retried(|| remote.read_record())?;
             // A write failed although nobody else wrote, so this was not a race.
             if let Some((before, error)) = failed.take()
                 && before == seen.version
@@ -291,7 +294,7 @@ impl LockWorker {
                 }
             };
             copy.pull_recent(remote.as_mut(), &state)?;
-            journal_cache::replace_newest_journal_file(&folder)?;
+            journal_cache::seal_newest_journal(&folder, lease.record().epoch)?;
             let journals = LocalJournals::ahead_of(&state.manifest, &folder)?;
             let shown = Arc::new(Mutex::new(state.lock.clone()));
             return Ok(Self {
@@ -441,9 +444,7 @@ impl LockWorker {
                 let next = self.lease.next_record();
                 LockRecord { epoch: next.epoch.max(newest + 1), ..next }
             }
-            LockWriteKind::Release => {
-                LockRecord { counter: self.lease.next_record().counter, ..self.lease.record().tombstone(clock::now()) }
-            }
+            LockWriteKind::Release => self.lease.released_record(clock::now()),
         };
         let change = self.journals.changes(self.remote.as_ref(), &self.state.manifest, self.scope(kind))?;
         let message = match kind {
@@ -474,8 +475,24 @@ impl LockWorker {
     fn publish_record(&self) {
         let mut shown = self.published_record.lock().unwrap_or_else(PoisonError::into_inner);
         // A tombstone names no holder, but later callers ask who the holder was.
-        if !self.lease.record().nonce.is_empty() {
+        if self.lease.record().holder.is_some() {
             self.lease.record().clone_into(&mut shown);
+        }
+    }
+}
+
+/// Repeats a call that failed fast, before the lock is held: a busy server drops connections.
+fn retried<T>(mut call: impl FnMut() -> Result<T, StateError>) -> Result<T, StateError> {
+    let (began, mut tries) = (Instant::now(), 0);
+    loop {
+        tries += 1;
+        match call() {
+            Err(StateError::Remote { .. } | StateError::NoConditionalWrites { .. })
+                if tries < MAX_WRITE_ATTEMPTS && began.elapsed() < MAX_RETRY_TIME =>
+            {
+                thread::sleep(RETRY_DELAY * tries);
+            }
+            result => return result,
         }
     }
 }

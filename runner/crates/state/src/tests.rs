@@ -183,6 +183,15 @@ impl SharedMemoryStorage {
         self.record().manifest
     }
 
+    /// An operator releases the lock.
+    fn force_release(&self) {
+        let seen = self.record();
+        let lock = seen.lock.tombstone("0f".to_owned(), ReleasedBy::Operator, clock::now());
+        let manifest = seen.manifest.with_forced_release(&seen.lock, "bob@host", "it hangs");
+        let version = RecordVersion { data: Some("released".to_owned()), ..RecordVersion::default() };
+        self.0.lock().unwrap().record = Some(RemoteRecord { version, lock, manifest, needs_manifest: false });
+    }
+
     fn pull(&self, folder: &Path) -> Result<(), StateError> {
         LocalCopy { folder, location: "memory" }.pull_recent(&mut self.clone(), &self.record())
     }
@@ -244,11 +253,7 @@ fn writes_after_the_lock_was_taken_change_nothing() {
         old.sync_journal(journal.clone()).await.unwrap();
         old.ensure_held().await.unwrap();
         // An operator releases the lock, and another deployment starts in the same folder.
-        let seen = place.record();
-        let (lock, manifest) =
-            (seen.lock.tombstone(clock::now()), seen.manifest.with_forced_release(&seen.lock, "bob@host", "it hangs"));
-        let version = RecordVersion { data: Some("released".to_owned()), ..RecordVersion::default() };
-        place.0.lock().unwrap().record = Some(RemoteRecord { version, lock, manifest, needs_manifest: false });
+        place.force_release();
         let new = place.acquire(here.path()).await;
         assert_eq!(new.record().epoch, 2);
         file.write_all(b"two\n").unwrap();
@@ -260,5 +265,24 @@ fn writes_after_the_lock_was_taken_change_nothing() {
         assert_eq!(place.manifest().journals[0].bytes, 4);
         assert_eq!(place.manifest().released[0].message, "it hangs");
         new.close(Duration::from_secs(20), "memory").await.unwrap();
+    });
+}
+
+/// Finding 8 of the review: the two tombstones were alike, so the last records were lost with exit code 0.
+#[test]
+fn operators_release_does_not_confirm_the_holders() {
+    let (place, here) = (SharedMemoryStorage::default(), tempfile::tempdir().unwrap());
+    let journal = here.path().join(journal_name(1));
+    runtime().unwrap().block_on(async {
+        let lock = place.acquire(here.path()).await;
+        fs::write(&journal, "one\n").unwrap();
+        lock.sync_journal(journal.clone()).await.unwrap();
+        lock.ensure_held().await.unwrap();
+        fs::write(&journal, "one\ntwo\n").unwrap();
+        place.force_release();
+        let closed = lock.close(Duration::from_secs(20), "memory").await;
+        let Err(LockError::Lost { epoch: 1, why, .. }) = closed else { panic!("{closed:?}") };
+        assert_eq!(why, "an operator released it");
+        assert_eq!(place.manifest().journals[0].bytes, 4, "the last record did not arrive");
     });
 }

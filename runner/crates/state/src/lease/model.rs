@@ -1,0 +1,700 @@
+//! The lock of a remote state with its journals, explored exhaustively: machines that deploy, are killed, lose messages, are cut off or
+//! suspended for longer than their lease, and are forced out. Being suspended is to do nothing while time passes.
+//!
+//! The machines use the product's [`LockAcquirer`], [`Lease`], [`LockRecord`] and [`tail_decision`]; the remote is simulated, and
+//! compares whole contents, as an `ETag` does. A write whose answer did not come may still arrive. [`Protocol`] names the faults of
+//! 0.1.0, to show that the model finds them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use contract::step::{FailureKind, StepFailure, StepOutcome, StepPhase};
+use journal::{
+    JournalEvent, StepTarget,
+    event::{Fingerprint, JournalEntry, PlanStepRecord},
+    line,
+};
+
+use super::*;
+use crate::{
+    model_checker::{Exploration, Model, explore},
+    tail::{LocalJournal, TailDecision, tail_decision},
+};
+
+const TTL: Duration = Duration::from_secs(2);
+
+/// The protocol, or one with a fault of 0.1.0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    /// The product's.
+    Current,
+    /// A holder's tombstone and an operator's are alike.
+    AlikeTombstones,
+    /// A holder that lost its lock goes on appending, and a machine refuses journals that have diverged.
+    NoFence,
+    /// A holder that lost its lock stops appending, but a machine refuses journals that have diverged.
+    NoTailRule,
+}
+
+struct RemoteModel {
+    protocol: Protocol,
+    machines: usize,
+    attempts: u8,
+    seconds: u8,
+    forced_releases: u8,
+    kills: u8,
+    lost_messages: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Step {
+    Prepare,
+    Commit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Line {
+    /// The machine, and the epoch and number of lines of the journal that it continues.
+    Started(usize, Option<(u64, usize)>),
+    Intent(Step),
+    Outcome(Step),
+    NotBegun(Step),
+    Ended,
+}
+
+type Journals = BTreeMap<u64, Vec<Line>>;
+
+/// What the remote has: it is replaced as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Manifest {
+    lock: LockRecord,
+    journals: Journals,
+}
+
+/// What a write is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Purpose {
+    Publish,
+    Confirm,
+    Release,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Swap {
+    expected: Manifest,
+    new: Manifest,
+}
+
+/// A call that waits for its answer.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Call {
+    Read,
+    Write(Box<Swap>),
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Phase {
+    Idle,
+    Acquiring(Box<LockAcquirer>, Call),
+    Holding(Box<Holding>),
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Holding {
+    lease: Lease,
+    /// The manifest as it was last read or written.
+    known: Manifest,
+    next: Next,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Next {
+    Start,
+    Call(Purpose, bool),
+    Prepare,
+    IntendCommit,
+    Commit,
+    End,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Machine {
+    phase: Phase,
+    attempts_left: u8,
+    journals: Journals,
+    /// Steps that count as begun, by epoch.
+    begun: BTreeSet<(u64, StepTarget)>,
+    /// A write whose answer the machine does not wait for any more.
+    late: Option<Box<Swap>>,
+    tries: u8,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct World {
+    now: u8,
+    remote: Manifest,
+    machines: Vec<Machine>,
+    /// What the remote has acknowledged to a machine that still lived.
+    acknowledged: Journals,
+    /// The prepare steps that acted, by machine and epoch.
+    prepared: BTreeSet<(usize, u64)>,
+    forced_releases_left: u8,
+    kills_left: u8,
+    losses_left: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Arrives,
+    /// The call arrives; its answer does not.
+    Lost,
+    /// The call may arrive later.
+    Late,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Second,
+    Begin(usize),
+    Step(usize, Next),
+    Call(usize, Answer),
+    LateWriteArrives(usize),
+    Kill(usize),
+    ForceRelease,
+}
+
+fn step_target(step: Step) -> StepTarget {
+    let name = match step {
+        Step::Prepare => "pull",
+        Step::Commit => "switch",
+    };
+    StepTarget { step: name.parse().expect("a name"), target: "local".parse().expect("a name") }
+}
+
+/// The line as the product writes it, for [`tail_decision`].
+fn encoded(line: Line) -> Vec<u8> {
+    let outcome = |step, outcome| JournalEvent::Outcome { step_target: step_target(step), took_ms: 0, outcome };
+    let event = match line {
+        Line::Started(..) => {
+            let phases = [(Step::Prepare, StepPhase::Prepare), (Step::Commit, StepPhase::Commit)];
+            let steps = phases.map(|(step, phase)| {
+                let step_target = step_target(step);
+                PlanStepRecord { step_target, uses: String::new(), phase }
+            });
+            JournalEvent::Plan {
+                digest: contract::hash::Blake3Hash::of(b""),
+                path: String::new(),
+                steps: steps.to_vec(),
+            }
+        }
+        Line::Intent(step) => JournalEvent::Intent {
+            step_target: step_target(step),
+            key: String::new(),
+            fingerprint: Fingerprint::default(),
+            input: serde_json::Value::Null,
+            exposes: false,
+        },
+        Line::Outcome(step) => outcome(step, StepOutcome::Succeeded { receipt: contract::step::Receipt::default() }),
+        Line::NotBegun(step) => {
+            outcome(step, StepOutcome::Failed { failure: StepFailure::new(FailureKind::NotBegun, "no lock") })
+        }
+        Line::Ended => JournalEvent::Ended { exit: contract::diagnostic::ExitKind::Success, verified: true },
+    };
+    line::encode(&JournalEntry { seq: 0, prev: None, at: Timestamp::UNIX_EPOCH, event }).bytes
+}
+
+fn newest(journals: &Journals) -> Option<(u64, usize)> {
+    journals.last_key_value().map(|(epoch, lines)| (*epoch, lines.len()))
+}
+
+/// Each journal continues the one before it: otherwise every command ends with exit code 65.
+fn check_chain(journals: &Journals) -> Result<(), String> {
+    let mut before = None;
+    let mut writers = BTreeMap::new();
+    for (epoch, lines) in journals {
+        let Some(Line::Started(writer, continues)) = lines.first() else {
+            return Err(format!("the journal of epoch {epoch} has no header"));
+        };
+        if *continues != before {
+            return Err(format!("the journal of epoch {epoch} continues {continues:?}, which is {before:?}"));
+        }
+        writers.insert(*epoch, *writer);
+        before = Some((*epoch, lines.len()));
+    }
+    Ok(())
+}
+
+impl Machine {
+    fn is_dead_or_done(&self) -> bool {
+        matches!(self.phase, Phase::Idle) && self.attempts_left == 0
+    }
+
+    /// Brings the remote's journals here. The protocol of 0.1.0 refuses what has diverged.
+    fn pull(&mut self, remote: &Journals, protocol: Protocol) -> Result<(), String> {
+        let newest_epoch = newest(remote).map_or(0, |(epoch, _)| epoch);
+        let is_old = matches!(protocol, Protocol::NoFence | Protocol::NoTailRule);
+        let epochs: Vec<_> = self.journals.keys().copied().collect();
+        for epoch in epochs {
+            let (local, kept) = (&self.journals[&epoch], remote.get(&epoch));
+            let known = kept.map_or(0, Vec::len);
+            let is_same = kept.is_none_or(|kept| {
+                let shorter = kept.len().min(local.len());
+                kept[..shorter] == local[..shorter]
+            });
+            if !is_same {
+                return Err(format!("stuck: the journal of epoch {epoch} has diverged"));
+            }
+            if local.len() <= known {
+                continue;
+            }
+            if is_old && epoch < newest_epoch {
+                return Err(format!("stuck: the journal of epoch {epoch} is longer here, and a later attempt ran"));
+            }
+            let lines: Vec<_> = local.iter().map(|line| encoded(*line)).collect();
+            let acknowledged = lines[..known].iter().map(Vec::len).sum();
+            let content = lines.concat();
+            match tail_decision(&LocalJournal { epoch, content: &content, acknowledged, newest_epoch }) {
+                TailDecision::Keep => continue,
+                TailDecision::Cut => {}
+                TailDecision::Quarantine { begun } => {
+                    self.begun.extend(begun.into_iter().map(|step_target| (epoch, step_target)));
+                }
+            }
+            self.journals.remove(&epoch);
+        }
+        for (epoch, lines) in remote {
+            let local = self.journals.entry(*epoch).or_default();
+            if local.len() < lines.len() {
+                lines.clone_into(local);
+            }
+        }
+        check_chain(&self.journals)
+    }
+
+    /// Adds a line to the journal of the attempt.
+    fn append(&mut self, epoch: u64, line: Line) {
+        self.journals.entry(epoch).or_default().push(line);
+    }
+}
+
+impl World {
+    fn clock(&self) -> MonotonicTime {
+        Duration::from_secs(self.now.into())
+    }
+
+    /// The remote's part of a write.
+    fn swap(&mut self, swap: &Swap) -> Result<bool, String> {
+        if self.remote != swap.expected {
+            return Ok(false);
+        }
+        self.remote = swap.new.clone();
+        check_chain(&self.remote.journals)?;
+        Ok(true)
+    }
+
+    fn begin(&mut self, machine: usize) {
+        let now = self.clock();
+        let state = &mut self.machines[machine];
+        state.attempts_left -= 1;
+        state.tries += 1;
+        let holder = LockHolder { who: machine.to_string(), url: None, purpose: None };
+        let name = format!("{machine}-{}", state.tries);
+        let nonces = HoldingNonces { release: format!("end-{name}"), holding: name };
+        let wait = LockWait::For(Duration::from_secs(100));
+        let acquirer = LockAcquirer::new(now, holder, nonces, TTL, wait, Timestamp::UNIX_EPOCH);
+        state.phase = Phase::Acquiring(Box::new(acquirer), Call::Read);
+    }
+
+    /// The newest epoch that a machine knows without asking.
+    fn local_epoch(&self, machine: usize) -> u64 {
+        newest(&self.machines[machine].journals).map_or(0, |(epoch, _)| epoch)
+    }
+
+    /// Whether a machine that waits for the lock would do something else than to read again later.
+    fn call(&mut self, machine: usize, answer: Answer, protocol: Protocol) -> Result<(), String> {
+        match std::mem::replace(&mut self.machines[machine].phase, Phase::Idle) {
+            Phase::Idle => unreachable!("it calls nobody"),
+            Phase::Acquiring(acquirer, call) => self.call_acquiring(machine, *acquirer, call, answer, protocol),
+            Phase::Holding(holding) => self.call_holding(machine, *holding, answer, protocol),
+        }
+    }
+
+    fn call_acquiring(
+        &mut self,
+        machine: usize,
+        mut acquirer: LockAcquirer,
+        call: Call,
+        answer: Answer,
+        protocol: Protocol,
+    ) -> Result<(), String> {
+        let now = self.clock();
+        let again = |acquirer| Phase::Acquiring(Box::new(acquirer), Call::Read);
+        let next = match (call, answer) {
+            (Call::Read, Answer::Arrives) => {
+                let newest = self.local_epoch(machine).max(newest(&self.remote.journals).map_or(0, |(epoch, _)| epoch));
+                match acquirer.on_read(now, &self.remote.lock.clone(), newest) {
+                    AcquireAction::Write(lock) => {
+                        acquirer.on_write_sent(now, &lock);
+                        let expected = self.remote.clone();
+                        let new = Manifest { lock, ..expected.clone() };
+                        Phase::Acquiring(Box::new(acquirer), Call::Write(Box::new(Swap { expected, new })))
+                    }
+                    AcquireAction::ReadAt(_) => again(acquirer),
+                    AcquireAction::Acquired(lease) => self.acquired(machine, *lease, self.remote.clone(), protocol)?,
+                    AcquireAction::GiveUp(_) => Phase::Idle,
+                }
+            }
+            (Call::Read, Answer::Lost | Answer::Late) => again(acquirer),
+            (Call::Write(swap), Answer::Arrives) => {
+                let is_swapped = self.swap(&swap)?;
+                match acquirer.on_write_confirmed().filter(|_| is_swapped) {
+                    Some(lease) => self.acquired(machine, lease, swap.new, protocol)?,
+                    None => again(acquirer),
+                }
+            }
+            (Call::Write(swap), Answer::Lost) => {
+                self.swap(&swap)?;
+                again(acquirer)
+            }
+            (Call::Write(swap), Answer::Late) => {
+                self.machines[machine].late = Some(swap);
+                again(acquirer)
+            }
+        };
+        self.machines[machine].phase = next;
+        Ok(())
+    }
+
+    fn acquired(&mut self, machine: usize, lease: Lease, known: Manifest, protocol: Protocol) -> Result<Phase, String> {
+        self.machines[machine].pull(&known.journals, protocol)?;
+        Ok(Phase::Holding(Box::new(Holding { lease, known, next: Next::Start })))
+    }
+
+    /// The manifest that a holder writes: everything that its machine has, and the lock.
+    fn manifest_to_write(&self, machine: usize, lock: LockRecord, known: &Manifest) -> Manifest {
+        let mut journals = known.journals.clone();
+        for (epoch, lines) in &self.machines[machine].journals {
+            let kept = journals.entry(*epoch).or_default();
+            if kept.len() < lines.len() {
+                lines.clone_into(kept);
+            }
+        }
+        Manifest { lock, journals }
+    }
+
+    fn call_holding(
+        &mut self,
+        machine: usize,
+        mut holding: Holding,
+        answer: Answer,
+        protocol: Protocol,
+    ) -> Result<(), String> {
+        let now = self.clock();
+        let Next::Call(purpose, is_reading) = holding.next else { unreachable!("it calls nobody") };
+        let confirmed = if is_reading {
+            match answer {
+                Answer::Arrives => {
+                    let read = holding.lease.on_read_back(now, Some(&self.remote.lock));
+                    holding.known = self.remote.clone();
+                    read.map(|result| result == ReadBackResult::Confirmed)
+                }
+                Answer::Lost | Answer::Late => holding.lease.check(now).map(|()| false),
+            }
+            .map(|is_confirmed| (is_confirmed, answer == Answer::Arrives))
+        } else {
+            let mut lock = match purpose {
+                Purpose::Release => holding.lease.released_record(Timestamp::UNIX_EPOCH),
+                Purpose::Publish | Purpose::Confirm => holding.lease.next_record(),
+            };
+            if protocol == Protocol::AlikeTombstones && purpose == Purpose::Release {
+                lock.nonce = "released".to_owned();
+            }
+            match holding.lease.on_write_sent(now, lock.clone()) {
+                Err(lost) => Err(lost),
+                Ok(()) => {
+                    let new = self.manifest_to_write(machine, lock, &holding.known);
+                    let swap = Box::new(Swap { expected: holding.known.clone(), new });
+                    match answer {
+                        Answer::Arrives if self.swap(&swap)? => {
+                            holding.known = swap.new;
+                            holding.lease.on_write_confirmed(now).map(|()| (true, false))
+                        }
+                        Answer::Arrives => Ok((false, false)),
+                        Answer::Lost => self.swap(&swap).map(|_| Ok((false, false)))?,
+                        Answer::Late => {
+                            self.machines[machine].late = Some(swap);
+                            Ok((false, false))
+                        }
+                    }
+                }
+            }
+        };
+        match confirmed {
+            Err(_) => self.lose(machine, &holding, purpose, protocol),
+            Ok((true, _)) => self.confirmed(machine, holding, purpose),
+            // A rejected or unanswered write is read back; what was read is written upon.
+            Ok((false, was_read)) => {
+                holding.next = Next::Call(purpose, !was_read);
+                self.machines[machine].phase = Phase::Holding(Box::new(holding));
+            }
+        }
+        Ok(())
+    }
+
+    /// The remote has what the machine had when it wrote.
+    fn confirmed(&mut self, machine: usize, mut holding: Holding, purpose: Purpose) {
+        for (epoch, lines) in &self.machines[machine].journals {
+            let known = self.acknowledged.entry(*epoch).or_default();
+            if known.len() < lines.len() {
+                lines.clone_into(known);
+            }
+        }
+        holding.next = match purpose {
+            Purpose::Publish => Next::Prepare,
+            Purpose::Confirm => Next::Commit,
+            Purpose::Release => {
+                self.machines[machine].phase = Phase::Idle;
+                return;
+            }
+        };
+        self.machines[machine].phase = Phase::Holding(Box::new(holding));
+    }
+
+    /// A holder learns that it has lost the lock. That of 0.1.0 writes how the attempt ended.
+    fn lose(&mut self, machine: usize, holding: &Holding, purpose: Purpose, protocol: Protocol) {
+        let state = &mut self.machines[machine];
+        if protocol == Protocol::NoFence && purpose != Purpose::Release {
+            let epoch = holding.lease.record().epoch;
+            if purpose == Purpose::Confirm {
+                state.append(epoch, Line::NotBegun(Step::Commit));
+            }
+            state.append(epoch, Line::Ended);
+        }
+        state.phase = Phase::Idle;
+    }
+
+    fn step(&mut self, machine: usize, next: Next) -> Result<(), String> {
+        let now = self.clock();
+        let state = &mut self.machines[machine];
+        let Phase::Holding(holding) = &mut state.phase else { unreachable!("it holds the lock") };
+        let epoch = holding.lease.record().epoch;
+        let continues = newest(&state.journals);
+        let (then, lines): (_, &[Line]) = match next {
+            Next::Start => (Next::Call(Purpose::Publish, false), &[Line::Started(machine, continues)]),
+            // Without asking the remote.
+            Next::Prepare => (Next::IntendCommit, &[Line::Intent(Step::Prepare), Line::Outcome(Step::Prepare)]),
+            Next::IntendCommit => (Next::Call(Purpose::Confirm, false), &[Line::Intent(Step::Commit)]),
+            Next::Commit => (Next::End, &[Line::Outcome(Step::Commit)]),
+            Next::End => (Next::Call(Purpose::Release, false), &[Line::Ended]),
+            Next::Call(..) => unreachable!("it waits for an answer"),
+        };
+        holding.next = then;
+        lines.iter().for_each(|line| state.append(epoch, *line));
+        if next == Next::Prepare {
+            self.prepared.insert((machine, epoch));
+        }
+        let Phase::Holding(holding) = &mut self.machines[machine].phase else { unreachable!("it holds the lock") };
+        if next == Next::Commit && holding.lease.check(now).is_ok() {
+            let recorded = self.remote.journals.get(&epoch).map_or(&[][..], Vec::as_slice);
+            if !recorded.contains(&Line::Intent(Step::Commit)) {
+                return Err(format!("an effect without a record: machine {machine}, epoch {epoch}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn force_release(&mut self, protocol: Protocol) {
+        let lock = &self.remote.lock;
+        let nonce = if protocol == Protocol::AlikeTombstones { "released" } else { "operator" };
+        self.remote.lock = lock.tombstone(nonce.to_owned(), ReleasedBy::Operator, Timestamp::UNIX_EPOCH);
+        self.forced_releases_left -= 1;
+    }
+
+    /// What the remote acknowledged is there.
+    fn check_acknowledged(&self) -> Result<(), String> {
+        for (epoch, lines) in &self.acknowledged {
+            if !self.remote.journals.get(epoch).is_some_and(|kept| kept.starts_with(lines)) {
+                return Err(format!("an acknowledged record of epoch {epoch} is lost"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Each machine can go on, and knows of every step that acted.
+    fn check_machines(&self, protocol: Protocol) -> Result<(), String> {
+        for (index, machine) in self.machines.iter().enumerate() {
+            // A holder has pulled, and its journal is ahead of the remote's.
+            if matches!(machine.phase, Phase::Holding(_)) {
+                continue;
+            }
+            let mut next = machine.clone();
+            next.pull(&self.remote.journals, protocol).map_err(|why| format!("machine {index}: {why}"))?;
+            let target = step_target(Step::Prepare);
+            for (_, epoch) in self.prepared.iter().filter(|(of, _)| *of == index) {
+                let is_recorded =
+                    next.journals.get(epoch).is_some_and(|lines| lines.contains(&Line::Intent(Step::Prepare)));
+                if !is_recorded && !next.begun.contains(&(*epoch, target.clone())) {
+                    return Err(format!("an effect without a record: machine {index}, epoch {epoch}, prepare"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Who waits for two leases gets the lock.
+    fn check_lock_becomes_free(&self) -> Result<(), String> {
+        let holder = LockHolder { who: "last".to_owned(), url: None, purpose: None };
+        let nonces = HoldingNonces { holding: "last".to_owned(), release: "end".to_owned() };
+        let mut now = self.clock();
+        let mut acquirer = LockAcquirer::new(now, holder, nonces, TTL, LockWait::For(2 * TTL), Timestamp::UNIX_EPOCH);
+        loop {
+            match acquirer.on_read(now, &self.remote.lock, 0) {
+                AcquireAction::ReadAt(at) => now = at,
+                AcquireAction::Write(_) => return Ok(()),
+                AcquireAction::Acquired(_) | AcquireAction::GiveUp(_) => {
+                    return Err("stuck: the lock is held".to_owned());
+                }
+            }
+        }
+    }
+}
+
+impl Model for RemoteModel {
+    type State = World;
+    type Action = Action;
+
+    fn initial_state(&self) -> World {
+        let machine = Machine {
+            phase: Phase::Idle,
+            attempts_left: self.attempts,
+            journals: BTreeMap::new(),
+            begun: BTreeSet::new(),
+            late: None,
+            tries: 0,
+        };
+        let lock = LockRecord::never_held("shop/test", Timestamp::UNIX_EPOCH);
+        World {
+            now: 0,
+            remote: Manifest { lock, journals: BTreeMap::new() },
+            machines: vec![machine; self.machines],
+            acknowledged: BTreeMap::new(),
+            prepared: BTreeSet::new(),
+            forced_releases_left: self.forced_releases,
+            kills_left: self.kills,
+            losses_left: self.lost_messages,
+        }
+    }
+
+    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
+        let is_active = world.machines.iter().any(|machine| !machine.is_dead_or_done());
+        if world.now < self.seconds && is_active {
+            actions.push(Action::Second);
+        }
+        for (index, machine) in world.machines.iter().enumerate() {
+            let is_call = match &machine.phase {
+                Phase::Idle if machine.attempts_left > 0 => {
+                    actions.push(Action::Begin(index));
+                    false
+                }
+                Phase::Idle => false,
+                Phase::Acquiring(..) => true,
+                Phase::Holding(holding) => match holding.next {
+                    Next::Call(..) => true,
+                    next => {
+                        actions.push(Action::Step(index, next));
+                        false
+                    }
+                },
+            };
+            if is_call {
+                actions.push(Action::Call(index, Answer::Arrives));
+                let is_read = match &machine.phase {
+                    Phase::Acquiring(_, Call::Read) => true,
+                    Phase::Acquiring(..) | Phase::Idle => false,
+                    Phase::Holding(holding) => matches!(holding.next, Next::Call(_, true)),
+                };
+                if world.losses_left > 0 && !is_read {
+                    actions.push(Action::Call(index, Answer::Lost));
+                    actions.push(Action::Call(index, Answer::Late));
+                }
+            }
+            if machine.late.is_some() {
+                actions.push(Action::LateWriteArrives(index));
+            }
+            if world.kills_left > 0 && !matches!(machine.phase, Phase::Idle) {
+                actions.push(Action::Kill(index));
+            }
+        }
+        if world.forced_releases_left > 0 && world.remote.lock.holder.is_some() {
+            actions.push(Action::ForceRelease);
+        }
+    }
+
+    fn next_state(&self, world: &World, action: &Action) -> Result<World, String> {
+        let mut world = world.clone();
+        match *action {
+            Action::Second => world.now += 1,
+            Action::Begin(machine) => world.begin(machine),
+            Action::Step(machine, next) => world.step(machine, next)?,
+            Action::Call(machine, answer) => {
+                if answer != Answer::Arrives {
+                    world.losses_left -= 1;
+                }
+                world.call(machine, answer, self.protocol)?;
+            }
+            Action::LateWriteArrives(machine) => {
+                if let Some(swap) = world.machines[machine].late.take() {
+                    world.swap(&swap)?;
+                }
+            }
+            Action::Kill(machine) => {
+                world.machines[machine].phase = Phase::Idle;
+                world.kills_left -= 1;
+            }
+            Action::ForceRelease => world.force_release(self.protocol),
+        }
+        Ok(world)
+    }
+
+    fn check(&self, world: &World) -> Result<(), String> {
+        world.check_acknowledged()?;
+        world.check_machines(self.protocol)?;
+        world.check_lock_becomes_free()
+    }
+}
+
+fn explored(
+    protocol: Protocol,
+    [machines, attempts, seconds, forced_releases, kills, lost_messages]: [u8; 6],
+) -> Exploration<Action> {
+    let machines = machines.into();
+    explore(&RemoteModel { protocol, machines, attempts, seconds, forced_releases, kills, lost_messages })
+}
+
+#[test]
+fn current_protocol_keeps_every_record() {
+    for bounds in [[2, 1, 3, 1, 1, 1], [2, 2, 3, 1, 0, 0], [3, 1, 3, 1, 0, 0]] {
+        let found = explored(Protocol::Current, bounds);
+        let [machines, attempts, seconds, forced_releases, kills, losses] = bounds;
+        eprintln!(
+            "remote: {machines} machines, {attempts} attempts each, {seconds} s, {forced_releases} forced releases, \
+             {kills} kills, {losses} lost or late messages: {} states, {} transitions, depth {}",
+            found.states, found.transitions, found.depth
+        );
+        assert!(found.counter_example.is_none(), "{:#?}", found.counter_example);
+    }
+}
+
+#[test]
+fn faults_of_0_1_0_are_found() {
+    for (protocol, expected) in [
+        (Protocol::AlikeTombstones, "an acknowledged record"),
+        (Protocol::NoFence, "stuck"),
+        (Protocol::NoTailRule, "stuck"),
+    ] {
+        let found = explored(protocol, [2, 1, 3, 1, 1, 1]);
+        let example =
+            found.counter_example.unwrap_or_else(|| panic!("{protocol:?}: nothing in {} states", found.states));
+        eprintln!("{protocol:?}: {} after {} actions, {} states", example.broken, example.actions.len(), found.states);
+        assert!(example.broken.contains(expected), "{protocol:?}: {example:#?}");
+    }
+}
