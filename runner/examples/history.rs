@@ -123,7 +123,13 @@ impl AttemptTemplate {
                 journal.record_outcome(intent.complete(outcome, Duration::from_millis(took_ms)))?;
             }
             JournalEvent::Ended { exit, verified } => journal.record_end(exit, verified)?,
-            other => bail!("{other:?} is not repeated"),
+            other @ (JournalEvent::Started(_)
+            | JournalEvent::Torn { .. }
+            | JournalEvent::UndoIntent { .. }
+            | JournalEvent::UndoOutcome { .. }
+            | JournalEvent::Resolved { .. }
+            | JournalEvent::RecordLost { .. }
+            | JournalEvent::Unrecognized) => bail!("{other:?} is not repeated"),
         }
         Ok(())
     }

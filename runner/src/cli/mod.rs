@@ -31,6 +31,7 @@ mod rollback;
 mod schema;
 mod selection;
 mod source;
+mod state;
 mod status;
 mod step;
 mod wait;
@@ -123,6 +124,9 @@ enum CliCommand {
     /// Show who holds the lock on an environment, or release it
     #[command(subcommand)]
     Lock(lock::LockSubcommand),
+    /// Check the state of an environment, or repair it
+    #[command(subcommand)]
+    State(state::StateSubcommand),
     /// Print the JSON Schema of deploy.yml
     Schema,
     /// Check whether this machine and this plan are ready for a deployment
@@ -178,6 +182,7 @@ fn runs_steps(cli: &Cli) -> bool {
             | CliCommand::NewStep(_)
             | CliCommand::Journal(_)
             | CliCommand::Lock(_)
+            | CliCommand::State(_)
             | CliCommand::Schema
             | CliCommand::Doctor(_),
         ) => false,
@@ -208,6 +213,7 @@ fn purpose(cli: &Cli) -> OutputPurpose {
             | CliCommand::NewStep(_)
             | CliCommand::Journal(_)
             | CliCommand::Lock(_)
+            | CliCommand::State(_)
             | CliCommand::Schema
             | CliCommand::Doctor(_),
         ) => OutputPurpose::Answer,
@@ -239,6 +245,7 @@ fn dispatch(cli: Cli, screen: &CommandOutput) -> Result<ExitKind, Vec<Diagnostic
         CliCommand::NewStep(args) => new_step::run(&args, form, out).map_err(one),
         CliCommand::Journal(command) => journal::run(&command, form, out).map_err(one),
         CliCommand::Lock(command) => lock::run(&command, form, out),
+        CliCommand::State(command) => block_on(state::run(&command, form, out)),
         CliCommand::Schema => schema::run(out).map_err(one),
     }
 }

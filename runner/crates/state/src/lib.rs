@@ -52,6 +52,7 @@ mod model_checker;
 pub mod record;
 pub mod remote;
 mod remote_lock;
+mod repair;
 mod s3;
 pub mod tail;
 mod upload;
@@ -62,6 +63,7 @@ pub use history::{AttemptChoice, HistoryError, RecordedAttempt};
 pub use lease::LockWait;
 pub use local_copy::LocalCopyReport;
 pub use record::{ForcedRelease, LOCK_TOKEN_VARIABLE, LockHolder, LockRecord, LockToken, ReleasedBy};
+pub use repair::StateFinding;
 
 use self::{
     checkpoints::UploadPolicy,
