@@ -14,6 +14,7 @@ pub mod file;
 mod finding_summary;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod head;
 pub mod line;
 mod load;
 mod message_redactor;
