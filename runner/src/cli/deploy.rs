@@ -15,7 +15,7 @@ use super::{
 use crate::{
     deploy::{
         AttemptResult, DeployOverrides, DeploymentRequest, Interrupt, MissingJournalPolicy, PreflightOptions,
-        PreparedPlan, RequestedRelease, run as run_deployment,
+        PreparedPlan, RequestedRelease, SiblingEnvironment, run as run_deployment,
     },
     report::CommandConclusion,
 };
@@ -160,11 +160,12 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     if let Some(notice) = prepared.pins.add_new() {
         tell(notice);
     }
+    let siblings = siblings(&prepared.plan)?;
     let github_deployment = RefCell::new(None);
     let released_of = commit.clone();
     let missing_journal = orders.missing_journal;
     let deployment = DeploymentRequest {
-        sibling_stores: sibling_stores(&prepared.plan),
+        siblings,
         parent_deployments: guards::enclosing_deployments(),
         prepared: &prepared,
         store: &store,
@@ -232,13 +233,13 @@ fn interrupted_early(resume_command: &str) -> Diagnostic {
         .with_hint(format!("run `{resume_command}` again"))
 }
 
-/// The states of the plan's other environments, whose releases must be kept.
-fn sibling_stores(plan: &Plan) -> Vec<StateStore> {
+/// The plan's other environments, if `keep` prunes releases.
+fn siblings(plan: &Plan) -> Result<Vec<SiblingEnvironment>, Vec<Diagnostic>> {
     let other_environments = |_| {
         let args = PlanSourceArgs { plan: plan.source.path.clone(), environment: None };
         args.other_environments(&plan.environment)
     };
-    plan.keep.map(other_environments).unwrap_or_default()
+    Ok(plan.keep.map(other_environments).transpose()?.unwrap_or_default())
 }
 
 /// Reports to GitHub how the deployment listed there ended.
