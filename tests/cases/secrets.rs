@@ -224,7 +224,7 @@ fn secret_in_a_control_value_is_refused_before_anything_runs() {
         }
         for command in [&["--local", "--release", release] as &[&str], &["plan", "--release", release]] {
             let refused = environment.run(command);
-            refused.assert_exit(2).assert_stderr_contains(&format!("error[P0224]: {what}"));
+            refused.assert_exit(2).assert_stderr_contains(&format!("error[P0225]: {what}"));
             refused.assert_stderr_contains("not a secret? use `env.NAME`");
             assert!(!environment.exists("deploy") && !environment.exists(".pawl"), "nothing was begun: {what}");
         }
@@ -245,7 +245,7 @@ fn secret_that_earlier_outputs_complete_is_refused_before_the_step() {
     let refused = environment.run(&["--local", "--release", "one"]);
     refused
         .assert_exit(2)
-        .assert_stderr_contains("error[P0224]: `with` of step `mark` contains the value of secret `NAME` at `args/0`");
+        .assert_stderr_contains("error[P0225]: `with` of step `mark` contains the value of secret `NAME` at `args/0`");
     assert!(!environment.exists("app/shop-live-mark"));
     assert_eq!(live_release(&environment), "releases/one");
 }
@@ -336,7 +336,7 @@ fn generated_plans_with_colliding_secrets_keep_their_values_and_leak_nothing() {
         environment.set_variable("A", &secrets[0]);
         environment.set_variable("B", &secrets[1]);
         let output = environment.run(&["--local", "--release", &release, "-v"]);
-        let is_refused = output.stderr.contains("error[P0224]");
+        let is_refused = output.stderr.contains("error[P0225]");
         refused += usize::from(is_refused);
         output.assert_exit(if is_refused { 2 } else { 0 });
         assert_control_values_are_exact(&environment);
