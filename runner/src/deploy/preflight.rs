@@ -96,16 +96,18 @@ impl PreparedPlan {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let release = release::resolve_release(&prepared.plan, &prepared.steps, requested).await;
-        prepared.release = release.map_err(|diagnostic| vec![diagnostic])?;
-        let hooks = prepared.hooks.before.iter().chain(&prepared.hooks.after).chain(&prepared.hooks.on_failure);
-        let all = prepared.steps.iter().chain(hooks);
-        let problems = secrets::secret_problems(&prepared.plan, &prepared.release, all, &prepared.redactor);
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        secrets::short_secret_notices(&prepared.plan.secrets).into_iter().for_each(|notice| (prepared.notify)(notice));
+        prepared.release = prepared.resolve_release(requested).await.map_err(|diagnostic| vec![diagnostic])?;
         Ok(prepared)
+    }
+
+    /// Resolves the release to its digest.
+    async fn resolve_release(&self, requested: RequestedRelease) -> Result<Release, Diagnostic> {
+        let release = release::resolve_release(&self.plan, &self.steps, requested).await?;
+        let digest = release.digest.as_ref().map(ToString::to_string);
+        match header_problem("the release's digest", digest.as_deref(), &self.redactor) {
+            Some(problem) => Err(problem),
+            None => Ok(release),
+        }
     }
 
     /// The executor of a step's calls.
@@ -183,12 +185,15 @@ impl UnresolvedPlan {
         };
         planner.problems.extend(phase_order_error(&plan, &steps));
         grant_problems.extend(planner.problems);
-        let problems = grant_problems;
+        let mut problems = grant_problems;
+        let redactor = Redactor::of_plan(&plan.secrets);
+        let all = steps.iter().chain(&hooks.before).chain(&hooks.after).chain(&hooks.on_failure);
+        problems.extend(secrets::secret_problems(&plan, &label, all, &redactor));
+        secrets::short_secret_notices(&plan.secrets).into_iter().for_each(|notice| notify(notice));
         if let Some(notice) = pins.missing_lockfile_notice().filter(|_| problems.is_empty()) {
             notify(notice);
         }
         let (release, local) = (Release { label, digest: None }, LocalExecutor::new(runtime, modules));
-        let redactor = Redactor::of_plan(&plan.secrets);
         Ok(Self { prepared: PreparedPlan { plan, release, steps, hooks, pins, redactor, local, notify }, problems })
     }
 
@@ -197,7 +202,7 @@ impl UnresolvedPlan {
     /// # Errors
     /// The source of the release is missing, or its digest is not the requested one.
     pub async fn resolve_release(&self, requested: RequestedRelease) -> Result<Release, Diagnostic> {
-        release::resolve_release(&self.prepared.plan, &self.prepared.steps, requested).await
+        self.prepared.resolve_release(requested).await
     }
 
     /// The plan with those steps whose modules could be loaded.

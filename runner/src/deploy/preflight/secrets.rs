@@ -7,22 +7,21 @@ use std::ops::Range;
 
 use super::{PlannedStep, span_of};
 use contract::{
-    Secret,
+    Label, Secret,
     diagnostic::{Diagnostic, ErrorCode, Notice},
 };
 use journal::{
     Redactor, SecretLocation,
-    event::Release,
     secret_scanner::{MIN_REFUSED_CHARS, NOT_A_SECRET_HINT, is_refused},
 };
 use plan::Plan;
 
 const CAUSE: &str = "later attempts decide by this value, so the journal records it unchanged";
 
-/// The secrets in the names and configurations of a plan, and in its release.
+/// The secrets in the names and configurations of a plan, and in the label of the release.
 pub(super) fn secret_problems<'p>(
     plan: &Plan,
-    release: &Release,
+    label: &Label,
     steps: impl Iterator<Item = &'p PlannedStep>,
     redactor: &Redactor,
 ) -> Vec<Diagnostic> {
@@ -31,10 +30,7 @@ pub(super) fn secret_problems<'p>(
     for (what, value) in [("app", plan.app.as_str()), ("environment", plan.environment.as_str())] {
         problems.extend(scanner.find_in_text(value).map(|secret| problem(&format!("the name of the {what}"), secret)));
     }
-    let label = scanner.find_in_text(release.label.as_str());
-    problems.extend(label.map(|secret| problem("the release label", secret)));
-    let digest = release.digest.as_ref().map(ToString::to_string).unwrap_or_default();
-    problems.extend(scanner.find_in_text(&digest).map(|secret| problem("the release's digest", secret)));
+    problems.extend(header_problem("the release label", Some(label.as_str()), redactor));
     for planned in steps {
         let step = &planned.step;
         if let Some(secret) = scanner.find_in_text(step.id.as_str()) {
