@@ -36,6 +36,7 @@ mod cases {
     mod registries;
     mod resume;
     mod rollback;
+    mod run_inputs;
     mod secrets;
     mod selection;
     mod shared_lock;
