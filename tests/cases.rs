@@ -38,6 +38,7 @@ mod cases {
     mod resolve;
     mod resume;
     mod rollback;
+    mod run_inputs;
     mod secrets;
     mod selection;
     mod shared_lock;

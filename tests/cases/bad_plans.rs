@@ -254,7 +254,17 @@ fn plan_with_writable(dir: &str) -> String {
 
 #[test]
 fn writable_directory_with_state_and_plan_in_it_is_rejected() {
-    check_rejected_plan(&plan_with_writable("."), expect![[""]]);
+    check_rejected_plan(
+        &plan_with_writable("."),
+        expect![[r#"
+        error[P0115]: directory `w` lets step `touch` write to the plan, deploy.lock and the state folder
+         --> deploy.yml:7:26
+          |
+        7 |     grants: { dirs: { w: . } }
+          |                          ^ contains deploy.yml
+          hint: grant a folder that the step has for itself, such as `./work`, or add `:ro` to grant it for reading
+    "#]],
+    );
     // The fixes that the hint names.
     for fixed in ["\".:ro\"", "./work"] {
         let environment = TestEnvironment::with_plan(&plan_with_writable(fixed));
@@ -265,14 +275,24 @@ fn writable_directory_with_state_and_plan_in_it_is_rejected() {
 
 #[test]
 fn writable_directory_in_the_state_folder_is_rejected() {
-    check_rejected_plan(&plan_with_writable("./.pawl/shop/default"), expect![[""]]);
+    check_rejected_plan(
+        &plan_with_writable("./.pawl/shop/default"),
+        expect![[r#"
+        error[P0115]: directory `w` lets step `touch` write to the state folder
+         --> deploy.yml:7:26
+          |
+        7 |     grants: { dirs: { w: ./.pawl/shop/default } }
+          |                          ^^^^^^^^^^^^^^^^^^^^ lies in .pawl/shop
+          hint: grant a folder outside of it, such as `./work`, or add `:ro` to grant it for reading
+    "#]],
+    );
 }
 
 #[test]
 fn writable_directory_that_reaches_the_state_by_a_link_is_rejected() {
     let environment = TestEnvironment::with_plan(&plan_with_writable("./link"));
     std::os::unix::fs::symlink("..", environment.path("link")).unwrap();
-    let reaches_all = ["error[P0115]", "the plan, deploy.lock and the state folder"];
+    let reaches_all = ["error[P0115]", "the plan, deploy.lock, the state folder and"];
     for command in [&["--local", "--release", "r1"][..], &["plan", "--release", "r1"], &["doctor", "--release", "r1"]] {
         let refused = environment.run(command);
         refused.assert_exit(2);

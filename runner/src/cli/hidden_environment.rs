@@ -1,144 +1,64 @@
 //! Hides this process's environment from the programs that steps start.
 //!
-//! Linux shows the environment that a program was executed with in `/proc/PID/environ`, to every process of the same user. So
-//! a command that runs steps executes the runner once more, in place: the process, its files, its terminal and its group stay the
-//! same, the environment is empty, and the variables come through an anonymous file. They are then set as usual; what is set
-//! later is not in `/proc`. Deliberately absent: the environment of the runner's parent, and memory; only another user hides
-//! those (docs/plan.md, "Programs").
+//! Linux shows the memory that the environment was passed in as `/proc/PID/environ`, to every process of the same user. So before
+//! anything else, each variable is set anew, which copies it to the heap, and that memory is overwritten. Deliberately absent:
+//! the environment of the runner's parent, and the memory of this process; only another user hides those (docs/plan.md, "Grants").
 
-#![expect(
-    unsafe_code,
-    reason = "variables are set before any other thread exists, and a descriptor is taken over from exec"
-)]
+#![expect(unsafe_code, reason = "variables are set anew while this process has no other thread")]
 
 use std::{
-    ffi::{OsStr, OsString},
-    fs::{self, File},
-    io::{self, Read as _, Seek as _, Write as _},
-    os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
-        unix::{
-            ffi::{OsStrExt as _, OsStringExt as _},
-            process::CommandExt as _,
-        },
-    },
-    path::PathBuf,
-    process::Command,
+    fs::{self, OpenOptions},
+    io,
+    ops::Range,
+    os::unix::{ffi::OsStrExt as _, fs::FileExt as _},
 };
 
-use rustix::fs::{MemfdFlags, memfd_create};
+/// The number of the field `env_start` in `/proc/PID/stat`, from 1; `env_end` follows. See proc_pid_stat(5).
+const ENV_START_FIELD: usize = 50;
 
-/// The variable that names the descriptor of the anonymous file, for the second execution only.
-const DESCRIPTOR_VARIABLE: &str = "PAWL_ENVIRONMENT_FD";
-
-/// The name of the anonymous file.
-const FILE_NAME: &str = "pawl-environment";
-
-/// This very program, even if its file was replaced.
-const THIS_PROGRAM: &str = "/proc/self/exe";
-
-/// Variables that the dynamic linker reads: it runs before [`restore`].
-const LINKER_PREFIX: &[u8] = b"LD_";
-
-/// Where the environment of this process can be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum EnvironmentVisibility {
-    /// By every process of this user.
-    Visible,
-    /// Nowhere outside of this process.
-    Hidden,
-}
-
-/// Sets the variables that the first execution left, if this is the second one. It must run before anything else in the
-/// process: before other threads, and before anything reads a variable.
-pub(super) fn restore() -> EnvironmentVisibility {
-    #[expect(clippy::disallowed_methods, reason = "the one variable that is read before all others are set")]
-    let Some(descriptor) = std::env::var_os(DESCRIPTOR_VARIABLE) else { return EnvironmentVisibility::Visible };
-    // SAFETY: this process has no other thread yet.
-    unsafe { std::env::remove_var(DESCRIPTOR_VARIABLE) };
-    let Some(mut file) = inherited_file(&descriptor) else { return EnvironmentVisibility::Visible };
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).expect("a file in memory can be read");
-    for (name, value) in decode(&bytes) {
+/// Moves the environment to where no other process sees it. It must run before anything else in this process: before other
+/// threads, and before anything keeps a reference to a variable.
+///
+/// # Errors
+/// When the kernel does not tell where the environment is, or does not let it be overwritten: it can still be seen.
+pub(super) fn hide() -> io::Result<()> {
+    let names = std::env::vars_os().filter(|(name, _)| !name.as_bytes().contains(&b'='));
+    for (name, value) in names {
         // SAFETY: this process has no other thread yet.
         unsafe { std::env::set_var(name, value) };
     }
-    // The kernel named the process after `/proc/self/exe`.
-    let _ = rustix::thread::set_name(c"runner");
-    EnvironmentVisibility::Hidden
-}
-
-/// Executes this program again with a hidden environment. Returns only if that is not possible.
-pub(super) fn execute_hidden() -> io::Error {
-    match try_execute() {
-        Ok(never) => match never {},
-        Err(error) => error,
+    let range = environment_range(&fs::read_to_string("/proc/self/stat")?)
+        .ok_or_else(|| io::Error::other("/proc/self/stat does not tell where it is"))?;
+    let memory = OpenOptions::new().write(true).open("/proc/self/mem")?;
+    let zeros = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
+    memory.write_all_at(&zeros, range.start)?;
+    match fs::read("/proc/self/environ")?.iter().all(|byte| *byte == 0) {
+        true => Ok(()),
+        false => Err(io::Error::other("/proc/self/environ still shows it")),
     }
 }
 
-fn try_execute() -> io::Result<std::convert::Infallible> {
-    // Without /proc, nobody can read the environment there, and nothing could be executed.
-    fs::metadata(THIS_PROGRAM)?;
-    let mut file = File::from(memfd_create(FILE_NAME, MemfdFlags::empty())?);
-    file.write_all(&encode(std::env::vars_os()))?;
-    file.rewind()?;
-    let mut arguments = std::env::args_os();
-    let mut command = Command::new(THIS_PROGRAM);
-    command.arg0(arguments.next().unwrap_or_else(|| "runner".into())).args(arguments).env_clear();
-    command.envs(std::env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(LINKER_PREFIX)));
-    command.env(DESCRIPTOR_VARIABLE, file.as_raw_fd().to_string());
-    Err(command.exec())
-}
-
-/// The file that the first execution left open. A number that somebody else put into the variable is not touched.
-fn inherited_file(descriptor: &OsStr) -> Option<File> {
-    let descriptor: RawFd = descriptor.to_str()?.parse().ok()?;
-    let target = fs::read_link(format!("/proc/self/fd/{descriptor}")).ok()?;
-    let expected = PathBuf::from(format!("/memfd:{FILE_NAME} (deleted)"));
-    // SAFETY: the first execution left this descriptor open for this one, and nothing else in this process knows it.
-    (target == expected).then(|| File::from(unsafe { OwnedFd::from_raw_fd(descriptor) }))
-}
-
-/// `NAME=VALUE` and a NUL for each variable, as the kernel has them.
-fn encode(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (name, value) in variables {
-        bytes.extend_from_slice(name.as_bytes());
-        bytes.push(b'=');
-        bytes.extend_from_slice(value.as_bytes());
-        bytes.push(0);
-    }
-    bytes
-}
-
-/// The variables; those whose names can't be set are left out.
-fn decode(bytes: &[u8]) -> impl Iterator<Item = (OsString, OsString)> {
-    bytes.split(|byte| *byte == 0).filter_map(|entry| {
-        let end = entry.iter().position(|byte| *byte == b'=').filter(|end| *end > 0)?;
-        Some((OsString::from_vec(entry[..end].to_vec()), OsString::from_vec(entry[end + 1..].to_vec())))
-    })
+/// The addresses of the initial environment. The name of the program, the second field, may contain anything.
+fn environment_range(stat: &str) -> Option<Range<u64>> {
+    let (_, after_name) = stat.rsplit_once(") ")?;
+    let mut fields = after_name.split_ascii_whitespace().skip(ENV_START_FIELD - 3);
+    let (start, end) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    (start > 0 && start <= end).then_some(start..end)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn pair(name: &[u8], value: &[u8]) -> (OsString, OsString) {
-        (OsString::from_vec(name.to_vec()), OsString::from_vec(value.to_vec()))
-    }
-
     #[test]
-    fn variables_are_read_back() {
-        let variables = [pair(b"A", b""), pair(b"B", b"x=y\nz"), pair(b"C\xff", b"\xfe")];
-        let read: Vec<_> = decode(&encode(variables.clone().into_iter())).collect();
-        assert_eq!(read, variables);
-        assert_eq!(decode(&encode([pair(b"=A", b"1")].into_iter())).count(), 0);
-    }
-
-    #[test]
-    fn a_descriptor_of_somebody_else_is_not_taken() {
-        for number in ["0", "1", "-1", "none", "99999"] {
-            assert!(inherited_file(OsStr::new(number)).is_none(), "{number}");
+    fn environment_is_found_whatever_the_programs_name() {
+        let fields: Vec<_> = (4..=52).map(|number| number.to_string()).collect();
+        let stat = |name: &str| format!("7 ({name}) S {}\n", fields.join(" "));
+        for name in ["runner", "a b) S 1 2", ""] {
+            assert_eq!(environment_range(&stat(name)), Some(50..51), "{name}");
         }
+        assert_eq!(environment_range("7 (runner) S 4 5"), None);
+        // What another user's process shows of itself.
+        assert_eq!(environment_range(&stat("runner").replace(" 50 51 ", " 0 0 ")), None);
     }
 }

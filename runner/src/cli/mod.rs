@@ -40,7 +40,6 @@ mod xdg_dirs;
 
 use self::{
     deploy::SetupMode,
-    hidden_environment::EnvironmentVisibility,
     output::{CommandOutput, OutputPurpose},
     source::PlanSourceArgs,
 };
@@ -136,7 +135,7 @@ enum CliCommand {
 /// Runs the command of this process, and returns its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    let visibility = hidden_environment::restore();
+    let hidden = hidden_environment::hide();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -145,48 +144,14 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { ExitKind::Refused.status() } else { 0 });
         }
     };
-    let must_hide = visibility == EnvironmentVisibility::Visible && runs_steps(&cli);
-    let hiding_error = must_hide.then(hidden_environment::execute_hidden);
     let screen = CommandOutput::new(&cli.output, purpose(&cli));
-    if let Some(error) = hiding_error {
+    if let Err(error) = hidden {
         let message = format!("programs that steps start can read the runner's environment: {error}");
         screen.stderr_notifier()(Notice::warning(message));
     }
     let exit = dispatch(cli, &screen).unwrap_or_else(|problems| screen.report_problems(&problems));
     screen.close();
     ExitCode::from(exit.status())
-}
-
-/// Whether a command calls modules, which may start programs.
-fn runs_steps(cli: &Cli) -> bool {
-    match cli.command {
-        None
-        | Some(
-            CliCommand::Deploy(_)
-            | CliCommand::Setup(_)
-            | CliCommand::Rollback(_)
-            | CliCommand::Promote(_)
-            | CliCommand::Resolve(_)
-            | CliCommand::Plan(_)
-            | CliCommand::Step(_),
-        ) => true,
-        Some(
-            CliCommand::Post(_)
-            | CliCommand::Prune(_)
-            | CliCommand::Status { .. }
-            | CliCommand::History { .. }
-            | CliCommand::Why { .. }
-            | CliCommand::Logs { .. }
-            | CliCommand::Modules { .. }
-            | CliCommand::Migrate(_)
-            | CliCommand::NewStep(_)
-            | CliCommand::Journal(_)
-            | CliCommand::Lock(_)
-            | CliCommand::State(_)
-            | CliCommand::Schema
-            | CliCommand::Doctor(_),
-        ) => false,
-    }
 }
 
 fn purpose(cli: &Cli) -> OutputPurpose {

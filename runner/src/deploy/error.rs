@@ -176,7 +176,7 @@ fn in_doubt(
         DecisionReason::Interrupted { finding } => {
             let why = match finding {
                 Some(finding) => format!("it was interrupted, and its probe reported: {finding}"),
-                None => "it was interrupted; outcome unknown, because it has no probe".to_owned(),
+                None => "it was interrupted; outcome unknown, because it has no probe that can tell".to_owned(),
             };
             let done = resume_hint.resolve("; if it finished, run", step_target, "done");
             let hint = format!("check what it did{done}; if it did not finish, {run_it_again}");
@@ -200,11 +200,20 @@ fn in_doubt(
             let hint = format!("fix the cause, then run `{again}` again; `runner logs {step}` shows details");
             (ErrorCode::ProbeFailed, format!("its probe failed: {message}"), hint)
         }
+        DecisionReason::Changed { .. } => {
+            let why = "an older runner ran it in this run, and it has no probe that can tell whether its effect holds";
+            let hint = match resume_hint.next_step {
+                Some(next) => format!(
+                    "check what it did; if it is done, run `{again} --start-from {next}`; if not, {run_it_again}"
+                ),
+                None => format!("check what it did; then {run_it_again} to run it again"),
+            };
+            (ErrorCode::StepInDoubt, why.to_owned(), hint)
+        }
         // No decision stops a step for one of these reasons.
         DecisionReason::NeverRan
         | DecisionReason::Reverted
         | DecisionReason::FailedBefore
-        | DecisionReason::Changed { .. }
         | DecisionReason::Held
         | DecisionReason::Absent
         | DecisionReason::DriftAccepted { .. }

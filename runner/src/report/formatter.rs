@@ -242,6 +242,10 @@ impl EventFormatter {
         let label = step_label(step_target);
         let took_ms = Some(took_ms);
         let item = match result {
+            StepOutcome::Succeeded { receipt } if !receipt.acted() => {
+                let text = messages::nothing_to_do(&receipt.notes);
+                line_item(Verbosity::Normal, LineStyle::Muted, "skip", label, text, took_ms)
+            }
             StepOutcome::Succeeded { receipt } => DisplayItem::Line(DisplayLine {
                 min_verbosity: Verbosity::Normal,
                 style: LineStyle::Success,

@@ -157,6 +157,13 @@ pub fn failure(failure: &StepFailure) -> String {
     }
 }
 
+/// What a step found that had nothing to do: `nothing to do: found app/cache`.
+#[must_use]
+pub fn nothing_to_do(notes: &Map<String, Value>) -> String {
+    let found = self::notes(notes);
+    if found.is_empty() { "nothing to do".to_owned() } else { format!("nothing to do: {found}") }
+}
+
 /// The notes of a receipt in a few words: `2 files, 1.0 MiB`.
 ///
 /// Numbers come before their name. Nested values are left out, and so is `took_ms`: a line ends with the time anyway.

@@ -17,7 +17,7 @@ pub enum StepStatus {
     /// Neither decided on nor started.
     #[default]
     NotReached,
-    /// Its effect holds from an earlier attempt.
+    /// Its effect holds from an earlier attempt, or the step found that it has nothing to do.
     Skipped,
     /// Its effect was already there, without a record.
     Adopted,
@@ -52,6 +52,9 @@ impl StepStatus {
                 (Decision::Run { .. }, status) => status,
             },
             JournalEvent::Intent { .. } => Self::Started,
+            JournalEvent::Outcome { outcome: StepOutcome::Succeeded { receipt }, .. } if !receipt.acted() => {
+                Self::Skipped
+            }
             JournalEvent::Outcome { outcome: StepOutcome::Succeeded { .. }, .. } => Self::Ran,
             JournalEvent::Outcome { outcome: StepOutcome::Failed { .. }, .. } => Self::Failed,
             JournalEvent::Outcome { outcome: StepOutcome::Unknown { .. }, .. } => Self::Unknown,
@@ -94,14 +97,10 @@ impl AttemptStatuses {
             StepStatus::Started | StepStatus::Failed | StepStatus::Unknown | StepStatus::Stopped => {
                 self.failed_step.get_or_insert_with(|| step_target.clone());
             }
-            StepStatus::Ran | StepStatus::Adopted => {
+            StepStatus::Ran | StepStatus::Adopted | StepStatus::Skipped => {
                 self.failed_step.take_if(|failed| failed == step_target);
             }
-            StepStatus::NotReached
-            | StepStatus::Skipped
-            | StepStatus::Undoing
-            | StepStatus::Undone
-            | StepStatus::UndoFailed => {}
+            StepStatus::NotReached | StepStatus::Undoing | StepStatus::Undone | StepStatus::UndoFailed => {}
         }
     }
 

@@ -24,6 +24,7 @@ mod migrations;
 mod modules;
 mod precompiled;
 mod process;
+mod program_inputs;
 mod secrets;
 
 use std::time::{Duration, Instant};
@@ -34,7 +35,7 @@ use wasmtime::{Store, component::ResourceTableError};
 
 pub use behavior::{InstallsReleasesBehavior, MigratesBehavior, ModuleBehaviors};
 pub use description::{
-    CapabilityKind, CapabilityNeed, DescriptionError, InputKind, ModuleDescription, SchemaViolation,
+    CapabilityKind, CapabilityNeed, DescriptionError, InputKind, ModuleDescription, ProbeStrength, SchemaViolation,
 };
 pub use engine::{LoadedModule, ModuleLoadError, ModuleRuntime, official_module_names};
 pub use gate::{CallPurpose, module_display_name};
