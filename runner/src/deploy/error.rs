@@ -202,12 +202,9 @@ fn in_doubt(
         }
         DecisionReason::Changed { .. } => {
             let why = "an older runner ran it in this run, and it has no probe that can tell whether its effect holds";
-            let hint = match resume_hint.next_step {
-                Some(next) => format!(
-                    "check what it did; if it is done, run `{again} --start-from {next}`; if not, {run_it_again}"
-                ),
-                None => format!("check what it did; then {run_it_again} to run it again"),
-            };
+            let hint = format!(
+                "check what it did; if it is done, deploy with `--start-from` and the step after it; if not, {run_it_again}"
+            );
             (ErrorCode::StepInDoubt, why.to_owned(), hint)
         }
         // No decision stops a step for one of these reasons.

@@ -22,6 +22,7 @@ use journal::{
     state::AttemptSummary,
 };
 use plan::DeferredLookup;
+use sandbox::ProbeStrength;
 use state::{LockRequest, LockWait, StateStore};
 
 /// How long the end may take to reach a remote state.
@@ -136,7 +137,7 @@ async fn resolution(request: &ResolutionRequest<'_>, record: &StepRecord) -> Res
 async fn probe(request: &ResolutionRequest<'_>, record: &StepRecord) -> Option<ProbeFinding> {
     let planned = request.prepared.steps.iter().find(|planned| planned.step_target == request.step_target)?;
     let input = &record.intent.input;
-    if !planned.description.has_probe(&input["config"]) {
+    if planned.description.probe_strength(&input["config"]) == ProbeStrength::None {
         return None;
     }
     Some(request.prepared.executor(planned).probe(&planned.step, input, unbounded_channel().0).await)
