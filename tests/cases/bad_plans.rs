@@ -56,7 +56,7 @@ fn missing_grant_is_rejected() {
               |
             6 |     with: { from: "file:dist/x.tar.gz", into: app }
               |                                               ^^^ not granted
-              hint: add to the step: grants: { dirs: { app: "<path>" } }; it stores releases/ and shared/
+              hint: add to the step: grants: { dirs: { app: "<path>" } }; the module's reason: it stores releases/ and shared/
         "#]],
     );
 }

@@ -77,8 +77,8 @@ fn unbounded_random_bytes_are_denied() {
 #[test]
 fn arguments_and_results_are_bounded() {
     run_guest(json!({ "do": "receipt" })).assert_failure("limit", "its outputs are");
-    run_guest(json!({ "do": "failure" })).assert_failure("limit", "its failure has");
-    run_guest(json!({ "do": "kind" })).assert_failure("limit", "its failure has");
+    run_guest(json!({ "do": "failure" })).assert_failure("limit", "its failure is");
+    run_guest(json!({ "do": "kind" })).assert_failure("limit", "its failure is");
     run_guest(json!({ "do": "hand-over", "program": "/bin/true" })).assert_failure("trap", "fuel");
 }
 

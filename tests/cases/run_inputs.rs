@@ -38,7 +38,7 @@ steps:
 fn environment(with: &str, script: &str) -> TestEnvironment {
     let environment = TestEnvironment::with_plan(&plan(with));
     environment.write("work/warm.sh", script);
-    std::fs::create_dir(environment.path("app")).unwrap();
+    std::fs::create_dir_all(environment.path("app")).unwrap();
     environment
 }
 

@@ -154,7 +154,7 @@ mod tests {
             1,
             OutputFormat::Json,
             expect![[r#"
-                [{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"order":null,"lock-released":null}]
+                [{"epoch":2,"run":"2-bbbbbb","attempt":1,"release":{"label":"r2","digest":null},"by":"ann@host","began":"2025-11-23T03:20:01.306Z","last":"2025-11-23T03:20:01.361Z","took-ms":55,"exit":"failed","verified":false,"stuck":{"step":"migrate","target":"local"},"order":null,"resolved":null,"lock-released":null}]
             "#]],
         );
     }

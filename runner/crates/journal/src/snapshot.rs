@@ -101,7 +101,7 @@ impl Snapshot {
             in_progress,
             lost_records,
             statuses: statuses.entries().map(|(step_target, status)| (step_target.clone(), status)).collect(),
-            failed_step: statuses.failed_step().cloned(),
+            failed_step: statuses.first_failed_step().cloned(),
         };
         let json = serde_json::to_vec(&form).expect("a snapshot has only text keys and finite numbers");
         let mut bytes = format!("{} ", Blake3Hash::of(&json)).into_bytes();

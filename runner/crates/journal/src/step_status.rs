@@ -112,6 +112,11 @@ impl AttemptStatuses {
         Self { statuses: statuses.into_iter().collect(), failed_step }
     }
 
+    /// The first step that failed, was stopped or has no outcome.
+    pub(super) fn first_failed_step(&self) -> Option<&StepTarget> {
+        self.failed_step.as_ref()
+    }
+
     /// The steps that were reached, with their statuses.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&StepTarget, StepStatus)> {
         self.statuses.iter().map(|(step_target, status)| (step_target, *status))

@@ -78,6 +78,9 @@ const READ_RETRY_DELAY: Duration = Duration::from_millis(30);
 /// The bare repository is cleaned when its list of shallow commits is longer than this.
 const MAX_SHALLOW_BYTES: u64 = 8 * 1024;
 
+/// How long to wait for the files of a commit that another process is fetching.
+const PARTIAL_FETCH_DELAY: std::time::Duration = std::time::Duration::from_millis(30);
+
 /// The file with the lock record, in the commit of the lock.
 const LOCK_FILE: &str = "lock.json";
 
@@ -364,7 +367,17 @@ impl GitStorage {
         let wanted: Vec<_> = [lock, data, old].into_iter().flatten().collect();
         let names: Vec<_> =
             wanted.iter().flat_map(|(commit, file)| [(*commit).clone(), format!("{commit}:{file}")]).collect();
-        let objects = if names.is_empty() { Vec::new() } else { self.objects(&names)? };
+        let mut objects = if names.is_empty() { Vec::new() } else { self.objects(&names)? };
+        // Another process of this machine may be fetching: a commit can be here before its files.
+        let is_partial =
+            |objects: &[Option<Vec<u8>>]| objects.chunks(2).any(|found| found[0].is_some() && found[1].is_none());
+        for _ in 0..MAX_READ_ATTEMPTS {
+            if !is_partial(&objects) {
+                break;
+            }
+            std::thread::sleep(PARTIAL_FETCH_DELAY);
+            objects = self.objects(&names)?;
+        }
         let missing = wanted.iter().zip(objects.chunks(2)).filter(|(_, found)| found[0].is_none());
         let missing: Vec<_> = missing.map(|((commit, _), _)| *commit).collect();
         if !missing.is_empty() {
