@@ -64,6 +64,16 @@ steps:
 }
 
 #[test]
+fn p0510_token_that_is_not_one() {
+    let service = FakeArtifactService::start();
+    let mut machine = ci_machine(&service);
+    machine.set_variable("ACTIONS_RUNTIME_TOKEN", "ghs_not-a-jwt");
+    check_page("P0510", &mut machine, 1);
+    assert_eq!(service.call_count(FakeServiceCall::List), 0);
+    assert!(!machine.exists("deploy/test"), "nothing was done");
+}
+
+#[test]
 fn p0511_rejected_token() {
     let service = FakeArtifactService::start();
     let mut machine = second_machine(&service);
@@ -153,4 +163,9 @@ fn p0526_invalid_variable_of_the_job() {
     let mut machine = ci_machine(&service);
     machine.set_variable("GITHUB_RUN_ATTEMPT", "second");
     check_page_of("P0526", &machine);
+    machine.set_variable("GITHUB_RUN_ATTEMPT", "1");
+    machine.set_variable("GITHUB_JOB", "deploy/eu");
+    let output = machine.run(DEPLOY);
+    output.assert_exit(exit_code("P0526"));
+    assert!(output.stdout.contains("GITHUB_JOB of this CI job is invalid"), "{}", output.stdout);
 }

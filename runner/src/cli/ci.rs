@@ -11,7 +11,7 @@ use contract::{
 };
 use state::{
     StateStore,
-    artifacts::{ArtifactAccess, RestApiAccess},
+    artifacts::{self, ArtifactAccess, RestApiAccess},
     bundle::{CheckpointIdentity, CheckpointKey},
     checkpoints::CheckpointConfig,
 };
@@ -101,7 +101,7 @@ fn checkpoint_config(
         identity: CheckpointIdentity {
             repository,
             workflow_run: run.to_string(),
-            job: job_name_with_matrix(&needed("GITHUB_JOB")?, nonblank_variable("PAWL_MATRIX").as_deref())?,
+            job: job_name_with_matrix(&job_name(needed("GITHUB_JOB")?)?, nonblank_variable("PAWL_MATRIX").as_deref())?,
             app: app.to_string(),
             environment: environment.to_string(),
             plan: path_in_repository(plan),
@@ -112,6 +112,15 @@ fn checkpoint_config(
         key: nonblank_variable("PAWL_KEY").map(|key| CheckpointKey::new(&Secret::new(key))),
         access: ArtifactAccess { results_url, runtime_token: Secret::new(runtime_token), rest },
     }))
+}
+
+/// The job's name, which is part of the artifacts' names.
+fn job_name(job: String) -> Result<String, Diagnostic> {
+    if artifacts::is_valid_name(&job) {
+        return Ok(job);
+    }
+    let why = "it contains one of \" : < > | * ? \\ / or a control character, which are invalid in an artifact's name";
+    Err(invalid_variable_error("GITHUB_JOB", why))
 }
 
 /// The job's name, with eight hex digits for its combination of the matrix.

@@ -76,8 +76,9 @@ pub(super) async fn rollback(args: &RollbackArgs, screen: &CommandOutput) -> Res
     let commit = state.commit_of(&release).map(str::to_owned);
     let mut again = deploy::command_line("rollback", args.local, &args.plan);
     again += &format!(" --to {}", release.label);
-    let orders =
-        DeployOverrides { command: Some(ROLLBACK), expected_epoch: Some(state.epoch()), ..args.selection.overrides() };
+    // A deployment that was running then may have changed what is live, even if none began since.
+    let expected_last_line = state.last_line_hash;
+    let orders = DeployOverrides { command: Some(ROLLBACK), expected_last_line, ..args.selection.overrides() };
     deploy_release(&args.plan, (release, commit), orders, &args.wait, &again, screen).await
 }
 

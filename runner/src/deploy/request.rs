@@ -6,6 +6,7 @@ use super::{Interrupt, PreparedPlan, SiblingEnvironment, preflight::header_probl
 use contract::{
     StepId,
     diagnostic::{Diagnostic, ErrorCode},
+    hash::Blake3Hash,
 };
 use journal::{JournalState, LoadedJournals, decision::Selection, state::AttemptSummary};
 use state::{DeploymentLock, LockRequest, LockWait, StateStore};
@@ -48,8 +49,9 @@ pub struct DeployOverrides {
     pub journal_missing: bool,
     /// The command that the journal records, if it is not `deploy`.
     pub command: Option<&'static str>,
-    /// The newest epoch when this deployment was planned. If there is a newer one now, the deployment is refused.
-    pub expected_epoch: Option<u64>,
+    /// The newest line of the journals when this deployment was planned. If there is a newer one under the lock, the
+    /// deployment is refused.
+    pub expected_last_line: Option<Blake3Hash>,
 }
 
 /// What to do if the journals of earlier attempts of the same CI run are missing.
@@ -114,12 +116,13 @@ impl DeploymentRequest<'_> {
         }
     }
 
-    /// Reads the journals of earlier attempts, and checks that none began since this one was planned.
+    /// Reads the journals of earlier attempts, and checks that none wrote to them since this one was planned.
     pub(super) fn read_journals(&self) -> Result<EarlierJournals, Diagnostic> {
         let loaded = self.store.load(|_| {}).map_err(|error| Diagnostic::from(&error))?;
-        if self.overrides.expected_epoch.is_some_and(|seen| seen != loaded.state.epoch()) {
+        let expected = self.overrides.expected_last_line;
+        if expected.is_some() && expected != loaded.state.last_line_hash {
             let message = "another deployment ran after this one was planned; nothing was started";
-            let hint = format!("check `runner history`, then run `{}` again", self.resume_command);
+            let hint = "check `runner history`, then run the rollback again if you still need it";
             return Err(Diagnostic::new(ErrorCode::StaleDecision, message).with_hint(hint));
         }
         let torn_tail = loaded.torn_files.iter().rfind(|(torn, _)| loaded.newest_file.as_ref() == Some(torn)).cloned();

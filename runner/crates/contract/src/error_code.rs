@@ -141,7 +141,6 @@ error_codes! {
     ArtifactRefused, "P0513", InDoubt, "the artifact service refuses the request";
     ArtifactDigestMismatch, "P0514", Journal, "an artifact's digest does not match";
     ArtifactTooLarge, "P0515", InDoubt, "an artifact is too large";
-    InvalidArtifactName, "P0516", Refused, "invalid artifact name";
     JournalNotUploaded, "P0520", InDoubt, "the journal could not be uploaded";
     PreviousJournalMissing, "P0521", InDoubt, "the journal of earlier attempts is missing";
     JournalUnauthenticated, "P0522", Journal, "no journal has a valid MAC";

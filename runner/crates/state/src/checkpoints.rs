@@ -487,7 +487,7 @@ async fn reject_all_commands(mut commands: UnboundedReceiver<CheckpointCommand>,
             | CheckpointCommand::InspectExisting(answer)
             | CheckpointCommand::EnsureUploaded(answer)
             | CheckpointCommand::Close(_, answer) => {
-                let _ = answer.send(Err(not_uploaded_error(&error_chain_text(error))));
+                let _ = answer.send(Err(error.clone().into()));
             }
             CheckpointCommand::UploadSoon => {}
         }
