@@ -13,7 +13,7 @@ steps:
     uses: run
     trust: host
     with: { program: /bin/sh, args: [slow.sh], dir: work, repeatable: true }
-    grants: { dirs: { work: . }, programs: [[/bin/sh, slow.sh]] }
+    grants: { dirs: { work: ".:ro" }, programs: [[/bin/sh, slow.sh]] }
 "#;
 const SCRIPT: &str = "test -e quick && exit 0\necho $$ > began.tmp && mv began.tmp began\nexec sleep 60\n";
 
@@ -40,7 +40,7 @@ fn lock_names_its_holder_and_is_free_after_a_kill() {
     let holder = format!("process {}", first.id());
     first.kill().unwrap();
     first.wait().unwrap();
-    second.assert_exit(5).assert_stderr_contains("another deployment holds the lock of");
+    second.assert_exit(5).assert_stderr_contains("another deployment holds the lock on");
     assert!(second.stderr.contains(&holder), "{}", second.stderr);
     assert_eq!(environment.list(".pawl/shop/default"), ["attempt-000001.journal", "lock"]);
 

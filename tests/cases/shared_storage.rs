@@ -16,12 +16,12 @@ steps:
     uses: run
     trust: host
     with: { program: /bin/sh, args: [wait.sh], dir: work, repeatable: true }
-    grants: { dirs: { work: . }, programs: [[/bin/sh, wait.sh]] }
+    grants: { dirs: { work: ./work }, programs: [[/bin/sh, wait.sh]] }
   act:
     uses: run
     trust: host
     with: { program: /bin/sh, args: [act.sh], dir: work, repeatable: true }
-    grants: { dirs: { work: . }, programs: [[/bin/sh, act.sh]] }
+    grants: { dirs: { work: ./work }, programs: [[/bin/sh, act.sh]] }
 "#;
 
 /// A lease that a slow machine keeps although a write is tried again.
@@ -29,8 +29,8 @@ const LEASE: &str = "4s";
 
 fn machine(state: &str) -> TestEnvironment {
     let machine = TestEnvironment::with_plan(&PLAN.replace("STATE", state).replace("TTL", LEASE));
-    machine.write("wait.sh", "true\n");
-    machine.write("act.sh", "echo acted >> acted\n");
+    machine.write("work/wait.sh", "true\n");
+    machine.write("work/act.sh", "echo acted >> acted\n");
     machine.run(&["modules", "--accept"]).assert_exit(0);
     machine
 }

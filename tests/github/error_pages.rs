@@ -47,12 +47,12 @@ steps:
     uses: run
     trust: host
     with: { program: /bin/sh, args: [index.sh], dir: here }
-    grants: { dirs: { here: . }, programs: [[/bin/sh, index.sh]] }
+    grants: { dirs: { here: ".:ro" }, programs: [[/bin/sh, index.sh]] }
   warm:
     uses: run
     trust: host
     with: { program: /bin/sh, args: [warm.sh], dir: here, repeatable: true }
-    grants: { dirs: { here: . }, programs: [[/bin/sh, warm.sh]] }
+    grants: { dirs: { here: ".:ro" }, programs: [[/bin/sh, warm.sh]] }
 "#;
     let service = FakeArtifactService::start();
     let mut first = TestEnvironment::with_plan(plan);

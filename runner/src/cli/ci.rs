@@ -62,7 +62,7 @@ pub(super) fn with_checkpoints(
         && store.folder().starts_with(&workspace)
     {
         tell(Notice::warning(
-            "`state: dir:` is in the workspace, which this job deletes: no lock excludes other machines, and later jobs do not \
+            "`state: dir:` is in the workspace, which this job deletes: no lock keeps other machines out, and later jobs do not \
              know what is live (docs/github.md)",
         ));
     }
@@ -143,7 +143,7 @@ fn path_in_repository(plan: &Path) -> String {
 fn invalid_variable_error(name: &str, why: &str) -> Diagnostic {
     Diagnostic::new(ErrorCode::InvalidCiVariables, format!("{name} of this CI job is invalid"))
         .with_cause(why)
-        .with_hint("check that no step of the workflow overwrites it; the CI sets it for each job")
+        .with_hint("check that no step of the workflow overwrites it; the CI system sets it for each job")
 }
 
 #[cfg(test)]

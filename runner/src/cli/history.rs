@@ -72,9 +72,10 @@ fn table_row(attempt: &AttemptSummary) -> [String; 7] {
         truncate(header.release.label.as_str(), 20),
         format_time(attempt.started_at),
         format_duration(millis_between(attempt.started_at, attempt.last_entry_at)),
-        match &attempt.command {
-            Some(order) => format!("{} ({order})", messages::result(attempt.exit, attempt.verified)),
-            None => messages::result(attempt.exit, attempt.verified).to_owned(),
+        match (&attempt.resolved_step, &attempt.command) {
+            (Some(step_target), _) => format!("resolved {step_target}"),
+            (None, Some(order)) => format!("{} ({order})", messages::result(attempt.exit, attempt.verified)),
+            (None, None) => messages::result(attempt.exit, attempt.verified).to_owned(),
         },
         truncate(&format!("{}/{}", header.run, header.attempt), 20),
         header.by.clone(),

@@ -385,7 +385,8 @@ mod tests {
             ExitKind::Journal,
             expect![[r#"
                 attempt-000001.journal
-                  CORRUPT at line 2: its checksum is 5b1230f1, its content has 5562dbcc (P0602)
+                  CORRUPT at line 2: its stated checksum is 5b1230f1, but its content has
+                  5562dbcc (P0602)
                   format 1.2, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
                 attempt-000002.journal
                   NOT CHECKED: it follows a corrupt or unreadable journal

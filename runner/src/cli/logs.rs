@@ -82,6 +82,9 @@ fn step_log_line(event: &JournalEvent) -> Option<StepLogLine<'_>> {
         JournalEvent::UndoOutcome { step_target: place, failure: Some(failure) } => {
             (place, "end", format!("not undone: {}", messages::failure(failure)))
         }
+        JournalEvent::Resolved { step_target: place, resolution, by, message } => {
+            (place, "end", format!("{}, said {by}: {message}", messages::resolution(resolution)))
+        }
         JournalEvent::Started(_)
         | JournalEvent::Plan { .. }
         | JournalEvent::Lock { .. }
@@ -89,6 +92,7 @@ fn step_log_line(event: &JournalEvent) -> Option<StepLogLine<'_>> {
         | JournalEvent::Decision { .. }
         | JournalEvent::Probe { .. }
         | JournalEvent::Override { .. }
+        | JournalEvent::RecordLost { .. }
         | JournalEvent::Ended { .. }
         | JournalEvent::Unrecognized => return None,
     };

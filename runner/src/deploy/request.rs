@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use super::{Interrupt, PreparedPlan, SiblingEnvironment};
+use super::{Interrupt, PreparedPlan, SiblingEnvironment, preflight::header_problem};
 use contract::{
     StepId,
     diagnostic::{Diagnostic, ErrorCode},
@@ -25,6 +25,8 @@ pub struct DeploymentRequest<'a> {
     pub wait: LockWait,
     /// The command that continues this deployment, for hints.
     pub resume_command: String,
+    /// `runner resolve` for this environment, for hints.
+    pub resolve_command: Option<String>,
     /// The plan's other environments, whose releases must not be pruned.
     pub siblings: Vec<SiblingEnvironment>,
     /// The deployments that this one runs inside, the outermost first, each as `APP/ENVIRONMENT ADDRESS`.
@@ -87,12 +89,21 @@ impl DeploymentRequest<'_> {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
+    /// Refuses secrets in what lock and journal record of the CI job. The preflight checked the rest.
+    pub(super) fn check_recorded_values(&self) -> Result<(), Vec<Diagnostic>> {
+        let values = [("the commit", self.commit.as_deref()), ("the URL of the CI job", self.url.as_deref())];
+        let problem = |(what, value)| header_problem(what, value, &self.prepared.redactor);
+        let problems: Vec<_> = values.into_iter().filter_map(problem).collect();
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
     /// Acquires the lock. Gives up if the process is interrupted.
     pub(super) async fn take_lock(&self, interrupt: &Interrupt) -> Result<DeploymentLock, Diagnostic> {
         let release = &self.prepared.release;
         let digest = release.digest.as_ref().map_or_else(String::new, |digest| format!(" {digest}"));
         let purpose = Some(format!("{}{digest}", release.label));
-        let lock_request = LockRequest { by: self.operator.clone(), url: self.url.clone(), purpose, wait: self.wait };
+        let by = self.prepared.redactor.redact(&self.operator);
+        let lock_request = LockRequest { by, url: self.url.clone(), purpose, wait: self.wait };
         tokio::select! {
             lock = self.store.acquire_lock(lock_request) => lock.map_err(|error| (&error).into()),
             _ = interrupt.requested() => {

@@ -60,6 +60,7 @@ struct SnapshotForm {
     commits: Vec<(Release, String)>,
     records: Vec<(StepTarget, StepRecord)>,
     in_progress: BTreeSet<StepTarget>,
+    lost_records: BTreeSet<StepTarget>,
     statuses: Vec<(StepTarget, StepStatus)>,
     failed_step: Option<StepTarget>,
 }
@@ -75,6 +76,7 @@ impl Snapshot {
             attempts,
             head,
             in_progress,
+            lost_records,
             statuses,
             commits,
             last_line_hash,
@@ -97,6 +99,7 @@ impl Snapshot {
             commits,
             records: records.into_iter().collect(),
             in_progress,
+            lost_records,
             statuses: statuses.entries().map(|(step_target, status)| (step_target.clone(), status)).collect(),
             failed_step: statuses.failed_step().cloned(),
         };
@@ -131,6 +134,7 @@ impl Snapshot {
             attempts: form.attempts,
             head: form.head,
             in_progress: form.in_progress,
+            lost_records: form.lost_records,
             statuses: AttemptStatuses::from_parts(form.statuses, form.failed_step),
             commits: form.commits,
             last_line_hash: form.last_line_hash,

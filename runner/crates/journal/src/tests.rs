@@ -1,5 +1,6 @@
 //! The journal as a whole: written journals are read back, and files of the first format are still read.
 
+mod control_values;
 mod corruption;
 mod limits;
 mod redaction;
@@ -123,14 +124,7 @@ fn two_attempts(folder: &Path) -> [PathBuf; 2] {
     let found = receipt(json!({ "applied": 12 }));
     let finding = ProbeFinding::Held { receipt: found.clone() };
     let took = Duration::from_millis(3);
-    journal
-        .record_note(JournalNote::Probe {
-            step_target: step_target("migrate"),
-            probed_input: ProbeInput::Recorded,
-            took,
-            finding,
-        })
-        .unwrap();
+    journal.record_probe(&step_target("migrate"), ProbeInput::Recorded, took, finding).unwrap();
     let reason = DecisionReason::Interrupted { finding: Some(FindingSummary::Held) };
     journal.record_decision(&step_target("migrate"), Decision::Adopt { reason, receipt: found }).unwrap();
     for host in ["local", "web-1", "web-2"] {
@@ -247,7 +241,7 @@ fn staged_journal_gets_its_name_while_the_lock_is_held_only() {
     let headerless = folder.path().join("attempt-000001.journal");
     fs::write(&headerless, "half a li").unwrap();
     let create = || {
-        let loaded = load(&[headerless.clone()]).unwrap();
+        let loaded = load(std::slice::from_ref(&headerless)).unwrap();
         let header = header(2, AttemptNumber::FIRST);
         Journal::create_staged(Some(&staging), &path, header, loaded, Redactor::default(), Box::new(|_| {}))
     };
@@ -257,10 +251,10 @@ fn staged_journal_gets_its_name_while_the_lock_is_held_only() {
     fs::create_dir(&staging).unwrap();
     create().unwrap().record_end(ExitKind::Success, false).unwrap();
     assert!(!headerless.exists());
-    assert_eq!(load(&[path.clone()]).unwrap().line_count, 2);
+    assert_eq!(load(std::slice::from_ref(&path)).unwrap().line_count, 2);
     fs::write(&headerless, "").unwrap();
     assert!(matches!(create().err().unwrap(), JournalError::Io { .. }), "an existing file is not replaced");
-    assert_eq!(load(&[path.clone()]).unwrap().line_count, 2);
+    assert_eq!(load(std::slice::from_ref(&path)).unwrap().line_count, 2);
 }
 
 fn fixture() -> [PathBuf; 2] {

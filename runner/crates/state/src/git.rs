@@ -12,6 +12,8 @@
 //! lock. Data are never pushed without the lock, so a holder that lost it can't write. Deliberately absent: parsing
 //! git's messages, but for one. After a failed push, the caller reads the refs back to learn whether it arrived.
 
+// long: one storage, from the command line of git to its answers.
+
 use std::{
     path::{Path, PathBuf},
     process::{Output, Stdio},

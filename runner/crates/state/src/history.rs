@@ -7,20 +7,23 @@
 //! done ([`super::local_copy`]).
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use contract::{diagnostic::Diagnostic, hash::Blake3Hash};
 use hostio::atomic_file::replace_unsynced_file;
-use journal::{JournalError, JournalState, LoadedJournals, Snapshot, event::JournalEntry, state::AttemptSummary};
+use journal::{
+    JournalError, JournalState, LoadedJournals, Snapshot, StepTarget, event::JournalEntry, state::AttemptSummary,
+};
 
 use super::{
     StateError, StateStore,
     archive::{Archive, ArchiveRange, archives_in},
     attempt_index,
     journal_cache::WantedFile,
-    journal_files::{epoch_of, journals_in},
+    journal_files::{epoch_of, journals_in, remove_if_present},
+    lost_lines::BEGUN_FILE,
 };
 
 /// The snapshot after the newest attempt that has ended.
@@ -30,14 +33,14 @@ pub(super) const PREVIOUS_SNAPSHOT_FILE: &str = "snapshot-previous.json";
 
 /// When old journals go into an archive.
 #[derive(Clone, Copy, Debug)]
-struct ArchivePolicy {
+pub(super) struct ArchivePolicy {
     /// How many attempts an archive holds.
     length: usize,
     /// How many of the newest journals stay loose, at least.
     min_loose: usize,
 }
 
-const ARCHIVE_POLICY: ArchivePolicy = ArchivePolicy { length: 256, min_loose: 16 };
+pub(super) const ARCHIVE_POLICY: ArchivePolicy = ArchivePolicy { length: 256, min_loose: 16 };
 
 /// An error of reading the history.
 #[derive(Debug, thiserror::Error)]
@@ -81,13 +84,13 @@ pub enum AttemptChoice {
 
 /// The files of a state folder.
 #[derive(Debug)]
-struct HistoryFolder<'a> {
-    folder: PathBuf,
+pub(super) struct HistoryFolder<'a> {
+    pub(super) folder: PathBuf,
     /// Where files that are not here are downloaded from.
     store: Option<&'a StateStore>,
-    archives: Vec<ArchiveRange>,
+    pub(super) archives: Vec<ArchiveRange>,
     /// The journals that are in no archive, in epoch order.
-    loose: Vec<(u64, PathBuf)>,
+    pub(super) loose: Vec<(u64, PathBuf)>,
 }
 
 impl StateStore {
@@ -128,6 +131,33 @@ impl StateStore {
         HistoryFolder::of(self)?.recorded_attempt(choice)
     }
 
+    /// The steps whose newest entries were lost with the lock of an attempt of this machine: they may have acted since their
+    /// records. The next attempt records them ([`forget_lost_records`](Self::forget_lost_records)).
+    ///
+    /// # Errors
+    /// [`StateError`] when the list can't be read.
+    pub fn lost_records(&self) -> Result<Vec<StepTarget>, StateError> {
+        let path = self.folder().join(BEGUN_FILE);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(StateError::io("read", &path, source)),
+        };
+        serde_json::from_slice(&text).map_err(|error| StateError::io("read", &path, error.into()))
+    }
+
+    /// Removes the list of [`lost_records`](Self::lost_records), once a journal has them.
+    ///
+    /// # Errors
+    /// [`StateError`] when it can't be removed.
+    pub fn forget_lost_records(&self) -> Result<(), StateError> {
+        let path = self.folder().join(BEGUN_FILE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StateError::io("remove", &path, error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     /// Writes the snapshot and the index, if there are attempts that they do not have: `loaded` is all that was read under the lock.
     /// After this, at most the attempt that begins now is not in them.
     ///
@@ -154,7 +184,7 @@ impl StateStore {
 
 impl<'a> HistoryFolder<'a> {
     /// The history of a store, as it was read last if it is remote.
-    fn of(store: &'a StateStore) -> Result<Self, StateError> {
+    pub(super) fn of(store: &'a StateStore) -> Result<Self, StateError> {
         let mut history = Self { store: Some(store), ..Self::open(store.folder())? };
         if let Some(listed) = store.listed()? {
             history.archives.extend(listed.archives);
@@ -174,7 +204,7 @@ impl<'a> HistoryFolder<'a> {
         self.store.filter(|_| !wanted.is_empty()).map_or(Ok(()), |store| store.pull(wanted))
     }
 
-    fn fetch_journals(&self, journals: &[(u64, PathBuf)]) -> Result<(), StateError> {
+    pub(super) fn fetch_journals(&self, journals: &[(u64, PathBuf)]) -> Result<(), StateError> {
         self.fetch(&journals.iter().map(|(epoch, _)| WantedFile::Journal(*epoch)).collect::<Vec<_>>())
     }
 
@@ -192,11 +222,11 @@ impl<'a> HistoryFolder<'a> {
         Ok(Self { folder: folder.to_owned(), store: None, archives, loose })
     }
 
-    fn snapshot(&self) -> Option<Snapshot> {
+    pub(super) fn snapshot(&self) -> Option<Snapshot> {
         read_snapshot(&self.folder.join(SNAPSHOT_FILE))
     }
 
-    fn load(&self, mut each: impl FnMut(&JournalEntry)) -> Result<LoadedJournals, HistoryError> {
+    pub(super) fn load(&self, mut each: impl FnMut(&JournalEntry)) -> Result<LoadedJournals, HistoryError> {
         let snapshot = self.snapshot().filter(|snapshot| {
             let epoch = snapshot.state.epoch();
             self.loose.iter().any(|(known, _)| *known == epoch)
@@ -213,7 +243,7 @@ impl<'a> HistoryFolder<'a> {
         self.load_all(each)
     }
 
-    fn load_all(&self, mut each: impl FnMut(&JournalEntry)) -> Result<LoadedJournals, HistoryError> {
+    pub(super) fn load_all(&self, mut each: impl FnMut(&JournalEntry)) -> Result<LoadedJournals, HistoryError> {
         let mut loaded = LoadedJournals::default();
         for range in &self.archives {
             for (name, bytes) in self.read_archive(*range)?.journals {
@@ -222,6 +252,21 @@ impl<'a> HistoryFolder<'a> {
         }
         self.read_loose(&mut loaded, u64::MAX, each)?;
         Ok(loaded)
+    }
+
+    /// Folds the journals of an archive.
+    pub(super) fn fold_archive(&self, range: ArchiveRange, loaded: &mut LoadedJournals) -> Result<(), HistoryError> {
+        for (name, bytes) in self.read_archive(range)?.journals {
+            loaded.read_file(&self.folder.join(name), &bytes, false, |_| {})?;
+        }
+        Ok(())
+    }
+
+    /// Removes the snapshots and the index, which are made again.
+    pub(super) fn forget_caches(&self) -> Result<(), StateError> {
+        [SNAPSHOT_FILE, PREVIOUS_SNAPSHOT_FILE, attempt_index::INDEX_FILE]
+            .iter()
+            .try_for_each(|name| remove_if_present(&self.folder.join(name)))
     }
 
     /// Folds the loose journals before an epoch.
@@ -357,7 +402,7 @@ impl<'a> HistoryFolder<'a> {
     }
 
     /// Writes archive, index and snapshot, in this order.
-    fn record(
+    pub(super) fn record(
         &self,
         state: &JournalState,
         later: &[AttemptSummary],

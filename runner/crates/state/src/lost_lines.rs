@@ -22,7 +22,7 @@ use journal::StepTarget;
 /// The folder of lost lines, in a state folder.
 const LOST_FOLDER: &str = "lost";
 /// The steps that lost lines say have begun, in a state folder.
-const BEGUN_FILE: &str = "begun.json";
+pub(super) const BEGUN_FILE: &str = "begun.json";
 
 /// Moves the lines of a journal that the remote does not have away, unless they may still be uploaded. Returns whether it did:
 /// then the journal must become the remote's copy.
@@ -32,14 +32,18 @@ pub(super) fn settle_lost_lines(journal: &LocalJournal<'_>, folder: &Path) -> Re
         TailDecision::Cut => BTreeSet::new(),
         TailDecision::Quarantine { begun } => begun,
     };
-    let lost = folder.join(LOST_FOLDER);
-    fs::create_dir_all(&lost).map_err(|source| StateError::io("create", &lost, source))?;
-    let lines = &whole_lines(journal.content)[journal.acknowledged..];
-    let hash = Blake3Hash::of(lines).hex_prefix(8);
-    let path = lost.join(format!("attempt-{:06}-{hash}.lines", journal.epoch));
-    replace_file(&path, lines).map_err(|source| StateError::io("write", &path, source))?;
+    keep_lost_lines(folder, journal.epoch, &whole_lines(journal.content)[journal.acknowledged..])?;
     note_begun_steps(folder, begun)?;
     Ok(true)
+}
+
+/// Keeps lines that a journal loses.
+pub(super) fn keep_lost_lines(folder: &Path, epoch: u64, lines: &[u8]) -> Result<(), StateError> {
+    let lost = folder.join(LOST_FOLDER);
+    fs::create_dir_all(&lost).map_err(|source| StateError::io("create", &lost, source))?;
+    let hash = Blake3Hash::of(lines).hex_prefix(8);
+    let path = lost.join(format!("attempt-{epoch:06}-{hash}.lines"));
+    replace_file(&path, lines).map_err(|source| StateError::io("write", &path, source))
 }
 
 /// The files with lost lines.
@@ -53,7 +57,7 @@ pub(super) fn lost_files_in(folder: &Path) -> Result<Vec<PathBuf>, StateError> {
 }
 
 /// Adds steps to the side file.
-fn note_begun_steps(folder: &Path, begun: BTreeSet<StepTarget>) -> Result<(), StateError> {
+pub(super) fn note_begun_steps(folder: &Path, begun: BTreeSet<StepTarget>) -> Result<(), StateError> {
     if begun.is_empty() {
         return Ok(());
     }

@@ -13,6 +13,7 @@ use super::{
     record::LockRecord,
 };
 use contract::hash::Blake3Hash;
+use plan::RemoteLocation;
 
 /// How long one call may take.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -108,4 +109,12 @@ pub trait RemoteStorage: Send + fmt::Debug {
 
     /// Cleans up local caches. Nothing depends on it.
     fn clean_local_cache(&mut self) {}
+}
+
+/// The text of a location in the name of its cache, which must not change.
+pub(super) fn cache_key(location: &RemoteLocation) -> String {
+    match location {
+        RemoteLocation::Git(remote) => format!("Git({remote:?})"),
+        RemoteLocation::S3 { bucket, prefix } => format!("S3 {{ bucket: {bucket:?}, prefix: {prefix:?} }}"),
+    }
 }

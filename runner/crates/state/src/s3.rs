@@ -22,12 +22,11 @@ use tokio::{runtime::Runtime, task::JoinSet};
 use super::{
     StateError,
     archive::ARCHIVE_FOLDER,
-    error::error_chain_text,
     manifest::{self, RemoteArchive, StateManifest},
     record::LockRecord,
     remote::{CALL_TIMEOUT, RECORD_FILE, RecordUpdate, RecordVersion, RemoteRecord, RemoteStorage},
 };
-use contract::hash::Blake3Hash;
+use contract::{hash::Blake3Hash, text::error_chain_text};
 use journal::clock;
 use plan::RemoteState;
 
@@ -138,11 +137,11 @@ impl S3Storage {
                 let (index, ended) = ended.map_err(|error| self.remote_error(action, error.to_string()))?;
                 let ended = ended
                     .map_err(|_| self.remote_error(action, format!("no answer in {} s", CALL_TIMEOUT.as_secs())))?;
-                let value = ended.map_err(|error| match error {
-                    object_store::Error::NotFound { .. } => {
-                        self.remote_error(action, format!("{} is missing", names[index]))
-                    }
-                    error => self.remote_error(action, error_chain_text(&error)),
+                let value = ended.map_err(|error| {
+                    let is_missing = matches!(error, object_store::Error::NotFound { .. });
+                    let why =
+                        if is_missing { format!("{} is missing", names[index]) } else { error_chain_text(&error) };
+                    self.remote_error(action, why)
                 })?;
                 results[index] = Some(value);
             }

@@ -66,11 +66,11 @@ impl From<&ArtifactError> for Diagnostic {
         let (code, hint) = match error {
             ArtifactError::InvalidAccess { .. } => (
                 ErrorCode::InvalidArtifactAccess,
-                "start the runner with `uses:`, and let no step overwrite the CI's variables",
+                "start the runner with `uses:`, and check that no step overwrites the variables of the CI job",
             ),
             ArtifactError::Unauthorized { .. } => (
                 ErrorCode::ArtifactUnauthorized,
-                "re-run the job for a new token; the REST API needs `permissions: actions: read`",
+                "re-run the job to get a new token; the REST API needs `permissions: actions: read`",
             ),
             ArtifactError::Unavailable { .. } => (
                 ErrorCode::ArtifactServiceUnavailable,

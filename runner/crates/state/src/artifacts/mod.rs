@@ -164,16 +164,20 @@ impl ArtifactStore {
         digest: &Digest,
         until: Instant,
     ) -> Result<ArtifactInfo, UploadFailure> {
-        let url = self.service.create(&self.client, until, name).await.map_err(|error| match error {
+        let url = self.service.create(&self.client, until, name).await.map_err(|error| {
             // The name exists, most likely from a lost response.
-            ArtifactError::Refused { status: StatusCode::CONFLICT | StatusCode::OK, .. } => {
+            if error.is_refused_with(StatusCode::CONFLICT) || error.is_refused_with(StatusCode::OK) {
                 UploadFailure::NameUnusable(error)
+            } else {
+                UploadFailure::Final(error)
             }
-            error => UploadFailure::Final(error),
         })?;
-        blob::upload_blocks(&self.client, until, &url, content).await.map_err(|error| match error {
-            ArtifactError::Refused { .. } => UploadFailure::NameUnusable(error),
-            error => UploadFailure::Final(error),
+        blob::upload_blocks(&self.client, until, &url, content).await.map_err(|error| {
+            if matches!(error, ArtifactError::Refused { .. }) {
+                UploadFailure::NameUnusable(error)
+            } else {
+                UploadFailure::Final(error)
+            }
         })?;
         let failed = match self.service.finalize(&self.client, until, name, content.len(), digest).await {
             Ok(stored) => return Ok(stored),
