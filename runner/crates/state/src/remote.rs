@@ -63,6 +63,14 @@ pub struct RecordUpdate<'a> {
     pub message: &'a str,
 }
 
+impl<'a> RecordUpdate<'a> {
+    /// A change of the lock only. An old form of the manifest is migrated.
+    pub(super) fn of_lock(expected: &'a RemoteRecord, lock: &'a LockRecord, message: &'a str) -> Self {
+        let manifest = expected.needs_manifest.then_some(&expected.manifest);
+        Self { expected, lock, manifest, files: &[], removed: &[], archives: &[], message }
+    }
+}
+
 /// The remote storage of one (app, environment).
 pub trait RemoteStorage: Send + fmt::Debug {
     /// Refuses a storage that ignores the conditions of writes. Called before the lock is acquired.

@@ -266,21 +266,16 @@ impl LockWorker {
                 AcquireAction::Acquired(lease) => (*lease, seen),
                 AcquireAction::Write(lock) => {
                     if !is_pulled {
-                        // Most journals are downloaded before the lock is held, because it may take long.
-                        copy.pull_recent(remote.as_mut(), &seen)?;
-                        is_pulled = true;
+                        // Most files are downloaded before the lock is held, because it may take long. The holder may replace
+                        // them meanwhile; what is missing is downloaded under the lock.
+                        match copy.pull_recent(remote.as_mut(), &seen) {
+                            Ok(()) | Err(StateError::Remote { .. }) => is_pulled = true,
+                            Err(error) => return Err(error.into()),
+                        }
                     }
                     acquirer.on_write_sent(began.elapsed(), &lock);
-                    let change = RecordUpdate {
-                        expected: &seen,
-                        lock: &lock,
-                        // An old form is migrated.
-                        manifest: seen.needs_manifest.then_some(&seen.manifest),
-                        files: &[],
-                        removed: &[],
-                        archives: &[],
-                        message: &format!("{resource}: taken, epoch {}", lock.epoch),
-                    };
+                    let message = format!("{resource}: taken, epoch {}", lock.epoch);
+                    let change = RecordUpdate::of_lock(&seen, &lock, &message);
                     match (remote.compare_and_swap(&change), acquirer.on_write_confirmed()) {
                         (Ok(version), Some(lease)) => {
                             (lease, RemoteRecord { version, lock, manifest: seen.manifest, needs_manifest: false })
@@ -293,9 +288,20 @@ impl LockWorker {
                     }
                 }
             };
-            copy.pull_recent(remote.as_mut(), &state)?;
-            journal_cache::seal_newest_journal(&folder, lease.record().epoch)?;
-            let journals = LocalJournals::ahead_of(&state.manifest, &folder)?;
+            let prepared = copy
+                .pull_recent(remote.as_mut(), &state)
+                .and_then(|()| journal_cache::seal_newest_journal(&folder, lease.record().epoch))
+                .and_then(|()| LocalJournals::ahead_of(&state.manifest, &folder));
+            let journals = match prepared {
+                Ok(journals) => journals,
+                Err(error) => {
+                    // Without it, the next deployment would wait for a lease. Nothing here is uploaded.
+                    let lock = lease.released_record(clock::now());
+                    let message = format!("{resource}: released, epoch {}", lock.epoch);
+                    let _ = remote.compare_and_swap(&RecordUpdate::of_lock(&state, &lock, &message));
+                    return Err(error.into());
+                }
+            };
             let shown = Arc::new(Mutex::new(state.lock.clone()));
             return Ok(Self {
                 remote,

@@ -79,6 +79,12 @@ fn token_is_valid_while_the_repository_says_its_lock_is_held() {
     });
 }
 
+/// A snapshot as far as uploads read it.
+fn snapshot(epoch: u64) -> String {
+    let json = format!("{{\"version\":1,\"epoch\":{epoch}}}");
+    format!("{} {json}\n", Blake3Hash::of(json.as_bytes()))
+}
+
 /// An in-memory backend. Writes arrive, but their replies may be lost.
 #[derive(Debug, Default)]
 struct MemoryStorage {

@@ -151,7 +151,7 @@ impl LocalJournals {
                 continue;
             }
             if name == SNAPSHOT_FILE {
-                // One that can't be read is of no use to anybody.
+                // A damaged one is of no use to anybody.
                 let Some(epoch) = snapshot_epoch(&content) else { continue };
                 manifest.snapshot_epoch = Some(epoch);
             }
@@ -202,12 +202,15 @@ fn new_lines(manifest: &StateManifest, path: &Path) -> Result<Option<(u64, Vec<u
     Ok((content.len() as u64 > uploaded).then_some((epoch, content)))
 }
 
-/// The epoch that a snapshot states.
+/// The epoch that a snapshot states; `None` if it is damaged.
 fn snapshot_epoch(content: &[u8]) -> Option<u64> {
     #[derive(serde::Deserialize)]
     struct EpochOnly {
         epoch: u64,
     }
-    let json = content.get(content.iter().position(|byte| *byte == b' ')?..)?;
+    let (hash, json) = content.strip_suffix(b"\n")?.split_at_checked(65)?;
+    if hash != format!("{} ", Blake3Hash::of(json)).as_bytes() {
+        return None;
+    }
     serde_json::from_slice::<EpochOnly>(json).ok().map(|snapshot| snapshot.epoch)
 }

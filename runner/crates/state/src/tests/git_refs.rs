@@ -82,7 +82,7 @@ async fn deploy(store: &StateStore, text: &str, has_snapshot: bool) -> u64 {
     lock.ensure_held().await.unwrap();
     fs::write(&journal, format!("{text}end\n")).unwrap();
     if has_snapshot {
-        fs::write(store.folder().join("snapshot.json"), format!("hash {{\"epoch\":{epoch}}}\n")).unwrap();
+        fs::write(store.folder().join("snapshot.json"), snapshot(epoch)).unwrap();
     }
     lock.close(Duration::from_secs(20)).await.unwrap();
     epoch

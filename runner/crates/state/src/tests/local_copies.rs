@@ -2,6 +2,11 @@
 
 use super::*;
 use crate::{archive::ArchiveRange, journal_cache::WantedFile};
+use journal::{
+    JournalEvent, StepTarget,
+    event::{Fingerprint, JournalEntry},
+    line,
+};
 
 const PACKED: ArchiveRange = ArchiveRange { first: 1, last: 2 };
 
@@ -11,11 +16,6 @@ fn read(folder: &Path, name: &str) -> Option<String> {
 
 fn lost(folder: &Path) -> Vec<String> {
     lost_lines::lost_files_in(folder).unwrap().iter().map(|path| fs::read_to_string(path).unwrap()).collect()
-}
-
-/// A snapshot as far as this crate reads it.
-fn snapshot(epoch: u64) -> String {
-    format!("hash {{\"version\":1,\"epoch\":{epoch}}}\n")
 }
 
 #[test]
@@ -114,6 +114,13 @@ fn only_new_lines_and_at_the_end_snapshots_are_uploaded() {
     assert_eq!(read(there.path(), "index.jsonl").unwrap(), "first\n");
     assert_eq!(read(there.path(), "snapshot-previous.json"), Some(snapshot(0)));
 
+    // A damaged snapshot is not uploaded.
+    runtime().unwrap().block_on(async {
+        let lock = place.acquire(there.path()).await;
+        fs::write(there.path().join("snapshot.json"), snapshot(1).replace('1', "7")).unwrap();
+        lock.close(Duration::from_secs(20), "memory").await.unwrap();
+    });
+    assert_eq!(place.manifest().snapshot, manifest.snapshot);
     // An index of before is not taken for a newer one.
     fs::write(here.path().join("index.jsonl"), "first\nsecond\n").unwrap();
     runtime().unwrap().block_on(async {
@@ -222,5 +229,33 @@ fn attempt_whose_uploads_failed_is_uploaded_by_the_next() {
             assert_eq!(read(there.path(), &journal_name(2)).is_some(), is_written);
         });
         assert_eq!(lost(here.path()), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn steps_that_lost_lines_say_have_begun_are_noted_once() {
+    let (place, first, second) =
+        (SharedMemoryStorage::default(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    place.deploy(first.path(), &[(2, "later\n")]);
+    let target = |step: &str| StepTarget { step: step.parse().unwrap(), target: "local".parse().unwrap() };
+    let intent = |step: &str| {
+        let event = JournalEvent::Intent {
+            step_target: target(step),
+            key: String::new(),
+            fingerprint: Fingerprint::default(),
+            input: serde_json::Value::Null,
+            exposes: false,
+        };
+        line::encode(&JournalEntry { seq: 0, prev: None, at: clock::now(), event }).bytes
+    };
+    let earlier = serde_json::to_vec(&[target("earlier")]).unwrap();
+    fs::write(second.path().join("begun.json"), earlier).unwrap();
+    for _ in 0..2 {
+        fs::write(second.path().join(journal_name(1)), intent("pull")).unwrap();
+        place.pull(second.path()).unwrap();
+        let noted: Vec<StepTarget> =
+            serde_json::from_slice(&fs::read(second.path().join("begun.json")).unwrap()).unwrap();
+        assert_eq!(noted, [target("earlier"), target("pull")]);
+        assert_eq!(lost(second.path()).len(), 1);
     }
 }
