@@ -44,5 +44,6 @@ mod cases {
     mod shared_lock;
     mod shared_state;
     mod shared_storage;
+    mod state_repair;
     mod verify;
 }

@@ -46,7 +46,7 @@ impl From<&JournalError> for Diagnostic {
             }
             JournalError::Corrupt { .. } => (
                 ErrorCode::JournalCorrupt,
-                "restore the file from a backup or a CI artifact; without a copy, move it and all later journals out of the folder, and run with `--fresh`",
+                "restore the file from a backup or a CI artifact; without a copy, run `runner state repair --local`",
             ),
             JournalError::NewerFormat { .. }
             | JournalError::IllegalTransition { source: TransitionError::Format(_), .. } => {

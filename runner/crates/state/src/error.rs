@@ -123,7 +123,7 @@ impl From<&StateError> for Diagnostic {
             }
             StateError::Diverged { .. } => (
                 ErrorCode::StateDiverged,
-                "`runner state repair` takes the remote's history: it moves the other one away, and the next attempt probes the steps that it says have begun".to_owned(),
+                "`runner state repair --local` takes the remote's history: it moves the other one away, and the next attempt probes the steps that it says have begun".to_owned(),
             ),
         };
         let diagnostic = Self::new(code, error.to_string()).with_hint(hint);
