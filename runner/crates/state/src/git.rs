@@ -78,9 +78,6 @@ const READ_RETRY_DELAY: Duration = Duration::from_millis(30);
 /// The bare repository is cleaned when its list of shallow commits is longer than this.
 const MAX_SHALLOW_BYTES: u64 = 8 * 1024;
 
-/// How long to wait for the files of a commit that another process is fetching.
-const PARTIAL_FETCH_DELAY: std::time::Duration = std::time::Duration::from_millis(30);
-
 /// The file with the lock record, in the commit of the lock.
 const LOCK_FILE: &str = "lock.json";
 
@@ -305,8 +302,14 @@ impl GitStorage {
     /// Passes configuration through the environment, because arguments with a token would be visible to other users.
     fn apply_config(&self, command: &mut Command) {
         command.env_remove("GIT_CONFIG").env_remove("GIT_CONFIG_PARAMETERS");
-        let own =
-            [("core.hooksPath", "/dev/null"), ("core.fsync", "none"), ("gc.auto", "0"), ("push.gpgSign", "false")];
+        let own = [
+            ("core.hooksPath", "/dev/null"),
+            ("core.fsync", "none"),
+            // What is fetched appears at once: another process of this machine may read at the same time.
+            ("fetch.unpackLimit", "1"),
+            ("gc.auto", "0"),
+            ("push.gpgSign", "false"),
+        ];
         let own = own.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
         let configuration: Vec<_> = self.configuration.iter().cloned().chain(own).collect();
         command.env("GIT_CONFIG_COUNT", configuration.len().to_string());
@@ -358,7 +361,7 @@ impl GitStorage {
         Ok(names.iter().map(|_| next_object(&mut rest).map(<[u8]>::to_vec)).collect())
     }
 
-    /// Reads the state of these commits; `Err` has the commits that are not here.
+    /// Reads the state of these commits; `Err` has those that are not here, or not all of them.
     fn read_commits<'v>(&self, version: &'v RecordVersion) -> Result<Result<GitRead, Vec<&'v String>>, StateError> {
         let is_new = version.lock.is_some() || version.data.is_some();
         let old = version.old.as_ref().filter(|_| !is_new).map(|commit| (commit, RECORD_FILE));
@@ -367,31 +370,15 @@ impl GitStorage {
         let wanted: Vec<_> = [lock, data, old].into_iter().flatten().collect();
         let names: Vec<_> =
             wanted.iter().flat_map(|(commit, file)| [(*commit).clone(), format!("{commit}:{file}")]).collect();
-        let mut objects = if names.is_empty() { Vec::new() } else { self.objects(&names)? };
-        // Another process of this machine may be fetching: a commit can be here before its files.
-        let is_partial =
-            |objects: &[Option<Vec<u8>>]| objects.chunks(2).any(|found| found[0].is_some() && found[1].is_none());
-        for _ in 0..MAX_READ_ATTEMPTS {
-            if !is_partial(&objects) {
-                break;
-            }
-            std::thread::sleep(PARTIAL_FETCH_DELAY);
-            objects = self.objects(&names)?;
-        }
-        let missing = wanted.iter().zip(objects.chunks(2)).filter(|(_, found)| found[0].is_none());
+        let objects = if names.is_empty() { Vec::new() } else { self.objects(&names)? };
+        let missing = wanted.iter().zip(objects.chunks(2)).filter(|(_, found)| found.contains(&None));
         let missing: Vec<_> = missing.map(|((commit, _), _)| *commit).collect();
         if !missing.is_empty() {
             return Ok(Err(missing));
         }
         let mut files = objects.into_iter().skip(1).step_by(2);
-        let mut next = |wanted: Option<(&String, &str)>| match wanted {
-            None => Ok(None),
-            Some((commit, file)) => files.next().flatten().map(Some).ok_or_else(|| StateError::InvalidManifest {
-                location: self.location.clone(),
-                why: format!("commit {commit} has no {file}"),
-            }),
-        };
-        let (lock, data, old) = (next(lock)?, next(data)?, next(old)?);
+        let mut next = |wanted: Option<(&String, &str)>| wanted.and_then(|_| files.next().flatten());
+        let (lock, data, old) = (next(lock), next(data), next(old));
         let parse = |bytes: Option<Vec<u8>>| {
             bytes.map(|bytes| manifest::parse(&bytes, &self.resource, &self.location)).transpose()
         };
@@ -480,7 +467,7 @@ impl RemoteStorage for GitStorage {
     }
 
     fn read_record(&mut self) -> Result<RemoteRecord, StateError> {
-        let (mut failures, mut unpaired) = (0, 0);
+        let (mut failures, mut unpaired, mut incomplete) = (0, 0, None);
         for attempt in 0..MAX_READ_ATTEMPTS {
             thread::sleep(READ_RETRY_DELAY * attempt.min(4));
             let version = self.remote_refs()?;
@@ -495,7 +482,10 @@ impl RemoteStorage for GitStorage {
                     let fetched = self.fetch(&version, &missing);
                     match (self.read_commits(&version)?, fetched) {
                         (Ok(read), _) => read,
-                        (Err(_), Ok(())) => continue,
+                        (Err(missing), Ok(())) => {
+                            incomplete = missing.first().map(|commit| (*commit).clone());
+                            continue;
+                        }
                         (Err(_), Err(error)) => {
                             failures += 1;
                             if failures == MAX_FETCH_ATTEMPTS {
@@ -522,7 +512,13 @@ impl RemoteStorage for GitStorage {
             }
             return Ok(record);
         }
-        Err(self.remote_error("read", "the refs changed during every read"))
+        Err(match incomplete {
+            Some(commit) => StateError::InvalidManifest {
+                location: self.location.clone(),
+                why: format!("commit {commit} has neither {LOCK_FILE} nor {RECORD_FILE}"),
+            },
+            None => self.remote_error("read", "the refs changed during every read"),
+        })
     }
 
     fn compare_and_swap(&mut self, change: &RecordUpdate<'_>) -> Result<RecordVersion, StateError> {
