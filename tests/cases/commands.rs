@@ -246,7 +246,7 @@ fn doctor_lists_everything_that_it_finds() {
           hint: nothing was changed; fix this, then run the same command again
         error[P0602]: [ROOT]/shop/.pawl/shop/test/attempt-000001.journal:1: the line is corrupt
           caused by: its stated checksum is [HASH], but its content has [HASH]
-          hint: restore the file from a backup or a CI artifact; without a copy, move it and all later journals out of the folder, and run with `--fresh`
+          hint: restore the file from a backup or a CI artifact; without a copy, run `runner state repair --local`
     "#]].assert_eq(&format!("found:\n{}{}", doctor.stdout_snapshot(), doctor.stderr_snapshot()));
     let json = environment.run(&["doctor", "--release", "r2", "--json"]);
     json.assert_exit(2);
@@ -284,7 +284,7 @@ fn doctor_lists_everything_that_it_finds() {
           hint: name it with `--release LABEL`
         error[P0602]: [ROOT]/shop/.pawl/shop/test/attempt-000001.journal:1: the line is corrupt
           caused by: its stated checksum is [HASH], but its content has [HASH]
-          hint: restore the file from a backup or a CI artifact; without a copy, move it and all later journals out of the folder, and run with `--fresh`
+          hint: restore the file from a backup or a CI artifact; without a copy, run `runner state repair --local`
     "#]]
     .assert_eq(&format!("found:\n{}{}", doctor.stdout_snapshot(), doctor.stderr_snapshot()));
 }

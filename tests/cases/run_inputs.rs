@@ -82,7 +82,7 @@ fn listed_inputs_count_and_others_do_not() {
     next("warm run changed");
     std::fs::remove_file(environment.path("work/list.txt")).unwrap();
     let missing = environment.run(DEPLOY);
-    missing.assert_exit(1).assert_stderr_contains("error[P0204]").assert_stderr_contains("work/list.txt");
+    missing.assert_exit(2).assert_stderr_contains("error[P0204]").assert_stderr_contains("work/list.txt");
 }
 
 /// The script kills the runner after half of its work.

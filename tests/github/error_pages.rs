@@ -70,7 +70,7 @@ fn p0510_token_that_is_not_one() {
     machine.set_variable("ACTIONS_RUNTIME_TOKEN", "ghs_not-a-jwt");
     check_page("P0510", &mut machine, 1);
     assert_eq!(service.call_count(FakeServiceCall::List), 0);
-    assert!(!machine.exists("deploy/test"), "nothing was done");
+    assert!(!machine.exists("deploy/test/current"), "nothing was done");
 }
 
 #[test]

@@ -250,8 +250,9 @@ fn steps_that_lost_lines_say_have_begun_are_noted_once() {
     };
     let earlier = serde_json::to_vec(&[target("earlier")]).unwrap();
     fs::write(second.path().join("begun.json"), earlier).unwrap();
+    let lines = intent("pull");
     for _ in 0..2 {
-        fs::write(second.path().join(journal_name(1)), intent("pull")).unwrap();
+        fs::write(second.path().join(journal_name(1)), &lines).unwrap();
         place.pull(second.path()).unwrap();
         let noted: Vec<StepTarget> =
             serde_json::from_slice(&fs::read(second.path().join("begun.json")).unwrap()).unwrap();
