@@ -352,3 +352,31 @@ fn reset_takes_the_remote_s_history() {
     assert_eq!(journal_paths(&first).unwrap(), [first.journal_path(1)]);
     assert_eq!(fs::read_to_string(first.journal_path(1)).unwrap(), "other\nend\n");
 }
+
+#[test]
+fn processes_of_a_machine_read_at_the_same_time() {
+    let repository = Repository::new();
+    let ((writer, _one), (_, cache)) = (repository.machine(), repository.machine());
+    let has_ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut reads = 0;
+                    while !has_ended.load(Ordering::Relaxed) {
+                        journal_paths(&repository.another_process(&cache)).unwrap();
+                        reads += 1;
+                    }
+                    reads
+                })
+            })
+            .collect();
+        runtime().unwrap().block_on(async {
+            for _ in 0..6 {
+                deploy(&writer, "line\n", true).await;
+            }
+        });
+        has_ended.store(true, Ordering::Relaxed);
+        assert!(readers.into_iter().all(|reader| reader.join().unwrap() > 0));
+    });
+}
