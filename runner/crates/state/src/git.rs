@@ -75,6 +75,15 @@ const MAX_PAIRING_ATTEMPTS: u32 = 6;
 /// The pause before a read restarts; the next ones are longer.
 const READ_RETRY_DELAY: Duration = Duration::from_millis(30);
 
+/// One of 256 folders of objects, which tells how many there are.
+const SAMPLED_OBJECTS: &str = "17";
+
+/// More than this means some 3,000 objects, those of 120 deployments.
+const MAX_SAMPLED_OBJECTS: usize = 12;
+
+/// A pack has three files.
+const MAX_PACK_FILES: usize = 3 * 50;
+
 /// The bare repository is cleaned when its list of shallow commits is longer than this.
 const MAX_SHALLOW_BYTES: u64 = 8 * 1024;
 
@@ -321,6 +330,13 @@ impl GitStorage {
     /// The file in which git lists the commits whose parents are not here.
     fn shallow_file(&self) -> PathBuf {
         self.repository.join("shallow")
+    }
+
+    /// Whether the bare repository has so many objects that git should collect those that no ref needs.
+    fn has_many_objects(&self) -> bool {
+        let count =
+            |folder: &str| std::fs::read_dir(self.repository.join("objects").join(folder)).map_or(0, Iterator::count);
+        count(SAMPLED_OBJECTS) > MAX_SAMPLED_OBJECTS || count("pack") > MAX_PACK_FILES
     }
 
     /// The commits that the remote's refs point to.
@@ -601,21 +617,10 @@ impl RemoteStorage for GitStorage {
             // What came before is not needed here, and would make this repository grow with history.
             let _ = hostio::atomic_file::replace_file(&self.shallow_file(), format!("{data}\n").as_bytes());
         }
-        let _ = self.git_in_cache(
-            &[
-                "-c",
-                "gc.auto=2000",
-                "-c",
-                "gc.autoDetach=false",
-                "-c",
-                "gc.pruneExpire=1.hour.ago",
-                "gc",
-                "--auto",
-                "--quiet",
-            ],
-            Vec::new(),
-            "tidy",
-        );
+        if self.has_many_objects() {
+            // Younger ones may be those of another process of this machine. Who misses one all the same reads again.
+            let _ = self.git_in_cache(&["gc", "--quiet", "--prune=1.minute.ago"], Vec::new(), "tidy");
+        }
     }
 }
 

@@ -321,6 +321,8 @@ impl LockWorker {
 
     /// Executes commands and renews the lock in between, until the lock is released or all handles are gone.
     fn run(&mut self, commands: &Receiver<LockCommand>) {
+        // Now, while the deployment prepares its first step: when the lock is released, the process may end at once.
+        self.remote.clean_local_cache();
         loop {
             let pause = self.next_wakeup().saturating_sub(self.now());
             match commands.recv_timeout(pause) {
@@ -331,9 +333,7 @@ impl LockWorker {
                 Ok(LockCommand::EnsureHeld(answer)) => answer(self.write(LockWriteKind::Renew)),
                 Ok(LockCommand::RaiseEpoch(newest, answer)) => answer(self.write(LockWriteKind::RaiseEpoch(newest))),
                 Ok(LockCommand::Close(answer)) => {
-                    let released = self.release();
-                    answer(released);
-                    self.remote.clean_local_cache();
+                    answer(self.release());
                     return;
                 }
                 Err(RecvTimeoutError::Timeout) => {
