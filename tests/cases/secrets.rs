@@ -296,20 +296,26 @@ fn masked_record_of_an_older_runner_is_probed_and_never_undone_by() {
     let environment = with_masked_journals(3);
     environment.run(&["--local", "--release", "two"]).assert_exit(0);
     assert_eq!(live_release(&environment), "releases/two");
-    // The old runner was killed after the switch, and the check still fails: what the link was before is only in the masked
-    // record, so an operator has to say.
-    let environment = with_masked_journals(2);
-    let path = ".pawl/shop/default/attempt-000002.journal";
-    let text = environment.read(path);
-    let lines: Vec<_> = text.split_inclusive('\n').collect();
-    let switched = lines.iter().position(|line| line.contains("\"outcome\"")).unwrap();
-    environment.write(path, lines[..=switched].concat());
-    environment.write("app/broken", "");
-    environment.run(&["--local", "--release", "two"]).assert_exit(3).assert_stderr_contains("error[P0404]");
-    assert_eq!(live_release(&environment), "releases/two");
-    let newest = events(&environment).into_iter().rev().take_while(|event| event["type"] != "started");
-    for event in newest {
-        assert!(!control_values(&event).contains("***"), "{event}");
+    // The old runner was killed after the switch, and the check still fails. The undo has the right link, and the probe finds in the
+    // switch note what the link was before; without the note, an operator has to say.
+    let note = r#"{"epoch":2,"from":"releases/one","key":"53f97c6b2f5452e8","lineage":"27893d05","to":"releases/two"}"#;
+    for (has_note, exit, live) in [(true, 4, "releases/one"), (false, 3, "releases/two")] {
+        let environment = with_masked_journals(2);
+        let path = ".pawl/shop/default/attempt-000002.journal";
+        let text = environment.read(path);
+        let lines: Vec<_> = text.split_inclusive('\n').collect();
+        let switched = lines.iter().position(|line| line.contains("\"outcome\"")).unwrap();
+        environment.write(path, lines[..=switched].concat());
+        environment.write("app/broken", "");
+        if has_note {
+            environment.write("app/.shop-live.switch", note);
+        }
+        environment.run(&["--local", "--release", "two"]).assert_exit(exit);
+        assert_eq!(live_release(&environment), live);
+        let newest = events(&environment).into_iter().rev().take_while(|event| event["type"] != "started");
+        for event in newest {
+            assert!(!control_values(&event).contains("***"), "{event}");
+        }
     }
 }
 
