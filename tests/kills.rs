@@ -6,6 +6,8 @@
 
 #[path = "kills/example_shop.rs"]
 mod example_shop;
+#[path = "kills/forced_releases.rs"]
+mod forced_releases;
 #[path = "kills/rng.rs"]
 mod rng;
 #[path = "kills/server.rs"]

@@ -247,7 +247,7 @@ fn staged_journal_gets_its_name_while_the_lock_is_held_only() {
     let headerless = folder.path().join("attempt-000001.journal");
     fs::write(&headerless, "half a li").unwrap();
     let create = || {
-        let loaded = load(&[headerless.clone()]).unwrap();
+        let loaded = load(std::slice::from_ref(&headerless)).unwrap();
         let header = header(2, AttemptNumber::FIRST);
         Journal::create_staged(Some(&staging), &path, header, loaded, Redactor::default(), Box::new(|_| {}))
     };
@@ -257,10 +257,10 @@ fn staged_journal_gets_its_name_while_the_lock_is_held_only() {
     fs::create_dir(&staging).unwrap();
     create().unwrap().record_end(ExitKind::Success, false).unwrap();
     assert!(!headerless.exists());
-    assert_eq!(load(&[path.clone()]).unwrap().line_count, 2);
+    assert_eq!(load(std::slice::from_ref(&path)).unwrap().line_count, 2);
     fs::write(&headerless, "").unwrap();
     assert!(matches!(create().err().unwrap(), JournalError::Io { .. }), "an existing file is not replaced");
-    assert_eq!(load(&[path.clone()]).unwrap().line_count, 2);
+    assert_eq!(load(std::slice::from_ref(&path)).unwrap().line_count, 2);
 }
 
 fn fixture() -> [PathBuf; 2] {

@@ -71,6 +71,12 @@ pub(crate) fn explore<M: Model>(model: &M) -> Exploration<M::Action> {
     Exploration { states: search.seen.len(), transitions, depth, counter_example }
 }
 
+/// Whether PAWL_POINTS asks for wide bounds, which take minutes.
+#[expect(clippy::disallowed_methods, reason = "nothing stands outside of a test to pass the environment on")]
+pub(crate) fn wants_wide_bounds() -> bool {
+    std::env::var("PAWL_POINTS").is_ok_and(|points| points == "all")
+}
+
 /// The state before, and what happened then.
 type Step<A> = Option<(usize, A)>;
 

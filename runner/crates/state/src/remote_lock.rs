@@ -28,8 +28,8 @@ use journal::clock;
 const MAX_WRITE_ATTEMPTS: u32 = 5;
 /// The pause between two attempts.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
-/// How long a call before the lock is held may have failed to be tried again.
-const MAX_RETRY_TIME: Duration = Duration::from_secs(2);
+/// How long such a call is repeated.
+const MAX_RETRY_TIME: Duration = Duration::from_secs(10);
 /// How long dropping an unclosed lock waits for its release.
 const DROP_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -553,10 +553,11 @@ pub(super) fn encode_manifest(manifest: &StateManifest) -> Vec<u8> {
     text
 }
 
-/// Calls a remote that changes nothing again, if it fails fast: a busy server drops connections.
+/// Repeats a call that failed fast, before the lock is held: a busy server drops connections.
 fn retried<T>(mut call: impl FnMut() -> Result<T, StateError>) -> Result<T, StateError> {
-    let began = Instant::now();
-    for tries in 1.. {
+    let (began, mut tries) = (Instant::now(), 0);
+    loop {
+        tries += 1;
         match call() {
             Err(StateError::Remote { .. } | StateError::NoConditionalWrites { .. })
                 if tries < MAX_WRITE_ATTEMPTS && began.elapsed() < MAX_RETRY_TIME =>
@@ -566,7 +567,6 @@ fn retried<T>(mut call: impl FnMut() -> Result<T, StateError>) -> Result<T, Stat
             result => return result,
         }
     }
-    unreachable!("the last try is returned")
 }
 
 /// Sleeps in short steps, so that a cancelled request ends soon.
