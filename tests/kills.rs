@@ -8,6 +8,8 @@
 mod example_shop;
 #[path = "kills/forced_releases.rs"]
 mod forced_releases;
+#[path = "kills/journal_sync.rs"]
+mod journal_sync;
 #[path = "kills/rng.rs"]
 mod rng;
 #[path = "kills/server.rs"]

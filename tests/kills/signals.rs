@@ -71,10 +71,8 @@ fn signal_at_any_moment_frees_the_lock_and_ends_in_time() -> Result<()> {
     for moment in 0..MOMENTS {
         let release = format!("r{}", moment + 1);
         for made in ["slow.txt", "after.txt"] {
-            fs::remove_file(shop.folder().join("app").join(made)).or_else(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => Ok(()),
-                _ => Err(error),
-            })?;
+            fs::remove_file(shop.folder().join("app").join(made))
+                .or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
         }
         let arguments = ["--local", "--release", release.as_str()];
         let mut child =

@@ -72,9 +72,13 @@ enum XtaskCommand {
         #[arg(long)]
         write: bool,
         /// Compare `resume`, `append` and `steps` with this runner, at most 1.05 times its time, instead of with other programs. Next to
-        /// it lies `examples/append`, as `cargo build --release --package runner --bins --examples` leaves them
+        /// it lies `examples/append`, as `cargo build --release --package runner --bins --examples` leaves them. `growth` measures it alone, and
+        /// needs `examples/history`
         #[arg(long, value_name = "RUNNER", conflicts_with = "write")]
         against: Option<PathBuf>,
+        /// With `growth`, after 10, 300 and 600 attempts
+        #[arg(long)]
+        quick: bool,
     },
 }
 
@@ -93,8 +97,10 @@ fn main() -> ExitCode {
         XtaskCommand::Tidy => tidy::run(workspace::root()),
         XtaskCommand::Workflows => setup::ensure(&setup::LINTERS).and_then(|()| workflows::run()),
         XtaskCommand::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
-        XtaskCommand::Bench { names, write: _, against: Some(old) } => bench::run_against(&names, &old),
-        XtaskCommand::Bench { names, write, against: None } => bench::run(&names, write),
+        XtaskCommand::Bench { names, write: _, against: Some(old), quick } => bench::run_against(&names, &old, quick),
+        XtaskCommand::Bench { names, write, against: None, quick } => {
+            bench::run(&names, bench::BenchOptions { write, quick })
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -58,7 +58,7 @@ pub(super) fn check_allowed(allow: &[AllowedOperator], environment: &Environment
     });
     let names = names.collect::<Vec<_>>().join(", ");
     let who = actor.or(user).unwrap_or_else(source::user_at_host);
-    let message = format!("{who} may not change environment `{environment}`");
+    let message = format!("{who} is not allowed to change environment `{environment}`");
     let diagnostic = Diagnostic::new(ErrorCode::UserNotAllowed, message).with_cause(format!("`allow` lists {names}"));
     Err(diagnostic.with_hint("ask one of them to deploy, or add an entry to `allow` in the plan and have it reviewed"))
 }
@@ -88,7 +88,7 @@ pub(super) fn check_promotion_order(plan: &Plan, release: &Release) -> Result<()
         return Ok(());
     }
     Err(refused(match head.verified.iter().find(|verified| verified.label == release.label) {
-        Some(_) => "the release that was verified there under this label has other content".to_owned(),
+        Some(_) => "the release that was verified there under this label has different content".to_owned(),
         None => "it was not verified there".to_owned(),
     }))
 }

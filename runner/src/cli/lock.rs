@@ -40,7 +40,7 @@ pub(super) enum LockSubcommand {
 pub(super) struct LockReleaseArgs {
     #[command(flatten)]
     plan: PlanSourceArgs,
-    /// Run it from this machine, outside a CI
+    /// Run it from this machine, outside of CI
     #[arg(long)]
     local: bool,
     /// Release it even if its holder is running; the holder stops before its next effect

@@ -10,12 +10,12 @@ use super::{
 };
 use contract::{AttemptNumber, RunId, StepId, diagnostic::ExitKind, hash::Blake3Hash};
 use journal::{
-    Journal, JournalError, JournalState, Redactor,
+    Journal, JournalState,
     decision::Selection,
     event::{FORMAT, JournalHeader, MAGIC, MISSING_JOURNAL, Release},
     file::{EntryObserver, JournalNote},
 };
-use state::{DeploymentLock, LockError};
+use state::{DeploymentLock, HistoryError, LockError};
 
 /// The longest time to upload the rest of the journal at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -44,14 +44,15 @@ impl<'a> RunningAttempt<'a> {
         earlier: EarlierJournals,
         interrupt: Interrupt,
         observe: impl FnOnce(&JournalState, &JournalHeader) -> EntryObserver,
-    ) -> Result<Self, JournalError> {
+    ) -> Result<Self, HistoryError> {
         let EarlierJournals { loaded, torn_tail } = earlier;
         let (commit, url) = (request.commit.clone(), request.url.clone());
         let header =
             JournalHeader { commit, url, ..next_header(request.prepared, &loaded.state, epoch, &request.operator) };
-        let redactor = Redactor::new(request.prepared.plan.secrets.values());
+        let redactor = request.prepared.redactor.clone();
         let observer = observe(&loaded.state, &header);
         let path = request.store.journal_path(epoch);
+        let lost = request.store.lost_records().map_err(HistoryError::from)?;
         let mut journal = Journal::create_staged(lock.staging(), &path, header.clone(), loaded, redactor, observer)?;
         let torn = torn_tail.map(|(path, bytes)| {
             let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -60,6 +61,8 @@ impl<'a> RunningAttempt<'a> {
         let started =
             start_notes(request.prepared, lock).into_iter().chain(torn).chain(override_notes(&request.overrides));
         started.into_iter().try_for_each(|note| journal.record_note(note))?;
+        journal.record_lost(&lost)?;
+        request.store.forget_lost_records().map_err(HistoryError::from)?;
         let step_environment = StepEnvironment::new(request.store, &lock.token(), &header, &request.parent_deployments);
         Ok(Self { request, interrupt, header, journal, outputs: BTreeMap::new(), step_environment, lock })
     }

@@ -19,7 +19,7 @@ steps:
     uses: run
     trust: host
     with: { program: /bin/sh, args: [wait.sh], dir: work, repeatable: true }
-    grants: { dirs: { work: . }, programs: [[/bin/sh, wait.sh]] }
+    grants: { dirs: { work: ".:ro" }, programs: [[/bin/sh, wait.sh]] }
   act:
     uses: run
     trust: host

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{
-    BenchRow, BenchTarget, BenchmarkName, HEADING, interleaved_medians,
+    BenchRow, BenchTarget, BenchmarkName, HEADING, growth, interleaved_medians,
     resume::{deployed_example, time_deploy},
     steps::{no_op_plan, time_first_run},
 };
@@ -23,7 +23,11 @@ const ROUNDS: usize = 60;
 /// The most that a change of the code may cost.
 const MAX_RATIO: f64 = 1.05;
 
-pub(crate) fn run_against(names: &[BenchmarkName], old: &Path) -> Result<()> {
+pub(crate) fn run_against(names: &[BenchmarkName], old: &Path, quick: bool) -> Result<()> {
+    // A table of its own: after long histories, there is nothing to compare round by round.
+    if names == [BenchmarkName::Growth] {
+        return growth::run(Some(old), quick, false);
+    }
     setup::ensure(&[SetupNeed::GuestToolchain])?;
     let ours = workspace::build_runner()?;
     let names = if names.is_empty() {
@@ -33,12 +37,21 @@ pub(crate) fn run_against(names: &[BenchmarkName], old: &Path) -> Result<()> {
     };
     let mut rows = Vec::new();
     for name in names {
-        println!("measuring {name:?} against {}", old.display());
+        println!("measuring {name} against {}", old.display());
         match name {
             BenchmarkName::Resume => rows.push(resume_row(&ours, old)?),
             BenchmarkName::Append => rows.push(append_row(old)?),
             BenchmarkName::Steps => rows.extend([first_run_row(&ours, old, 1)?, first_run_row(&ours, old, 4)?]),
-            other => bail!("`--against` compares `resume`, `append` and `steps`, not {other:?}"),
+            BenchmarkName::Pull
+            | BenchmarkName::Migrate
+            | BenchmarkName::Databases
+            | BenchmarkName::Faults
+            | BenchmarkName::Deadlines
+            | BenchmarkName::Launcher
+            | BenchmarkName::Growth
+            | BenchmarkName::Checkpoints => {
+                bail!("`--against` compares `resume`, `append` and `steps`, not `{name}`")
+            }
         }
     }
     let table: Vec<String> = rows.iter().map(BenchRow::to_string).collect();

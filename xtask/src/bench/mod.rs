@@ -8,6 +8,7 @@ mod append;
 mod checkpoints;
 mod databases;
 mod faults;
+mod growth;
 mod launcher;
 mod migrate;
 mod pull;
@@ -52,6 +53,23 @@ pub(crate) enum BenchmarkName {
     Launcher,
     /// A deployment with an artifact service 200 ms away, beside one without
     Checkpoints,
+    /// Each command after 10, 1,000 and 10,000 attempts, with `dir:`, `git:` and S3
+    Growth,
+}
+
+/// How the benchmarks are run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BenchOptions {
+    /// Whether the figures go into docs/benchmarks.md.
+    pub(crate) write: bool,
+    /// Whether histories are short.
+    pub(crate) quick: bool,
+}
+
+impl fmt::Display for BenchmarkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.to_possible_value().expect("each benchmark can be asked for").get_name())
+    }
 }
 
 /// One line of the table.
@@ -74,7 +92,11 @@ enum BenchTarget {
     Bytes { largest: u64, limit: u64 },
 }
 
-pub(crate) fn run(names: &[BenchmarkName], write: bool) -> Result<()> {
+pub(crate) fn run(names: &[BenchmarkName], BenchOptions { write, quick }: BenchOptions) -> Result<()> {
+    // It needs less than the others.
+    if names == [BenchmarkName::Growth] {
+        return growth::run(None, quick, write);
+    }
     let needs: Vec<SetupNeed> = [SetupNeed::GuestToolchain]
         .into_iter()
         .chain(BENCH_PEERS)
@@ -86,7 +108,7 @@ pub(crate) fn run(names: &[BenchmarkName], write: bool) -> Result<()> {
     let runner = workspace::build_runner()?;
     let mut rows = Vec::new();
     for name in BenchmarkName::value_variants().iter().filter(|name| names.is_empty() || names.contains(name)) {
-        println!("measuring {name:?}");
+        println!("measuring {name}");
         rows.extend(match name {
             BenchmarkName::Resume => resume::rows(&runner)?,
             BenchmarkName::Append => append::append_rows()?,
@@ -102,6 +124,10 @@ pub(crate) fn run(names: &[BenchmarkName], write: bool) -> Result<()> {
             }
             BenchmarkName::Faults => {
                 faults::run_kill_tests(write)?;
+                Vec::new()
+            }
+            BenchmarkName::Growth => {
+                growth::run(None, quick, write)?;
                 Vec::new()
             }
         });

@@ -18,7 +18,10 @@ use serde_json::Value;
 
 use super::{
     error::{JournalError, io_error},
-    event::{Decision, Fingerprint, JournalEntry, JournalEvent, JournalHeader, PlanStepRecord, ProbeInput, StepTarget},
+    event::{
+        Decision, Fingerprint, JournalEntry, JournalEvent, JournalHeader, PlanStepRecord, ProbeInput, Resolution,
+        StepTarget,
+    },
     line,
     load::LoadedJournals,
     redact::Redactor,
@@ -122,14 +125,6 @@ impl StepIntent {
     }
 }
 
-impl StepCompletion {
-    /// The outcome.
-    #[must_use]
-    pub fn outcome(&self) -> &StepOutcome {
-        &self.outcome
-    }
-}
-
 impl UndoIntent {
     /// The step that may be undone now.
     #[must_use]
@@ -205,8 +200,19 @@ impl Journal {
             renamed.map_err(|source| fenced_or_io_error(staging, &journal.path, "create", source))?;
         }
         let folder = folder_of(&journal.path).to_owned();
-        // This runs in parallel; the first sync waits for it.
-        let naming = thread::Builder::new().spawn(move || File::open(folder)?.sync_all());
+        let previous = loaded.newest_file;
+        // This runs in parallel; the first sync waits for it. The new file names the last line of the previous one, so that line
+        // must not be lost if this file is not: its writer may have been killed before it synced.
+        let naming = thread::Builder::new().spawn(move || {
+            match previous.map(File::open) {
+                Some(Ok(previous)) => previous.sync_data()?,
+                // It is in an archive, which was synced.
+                Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
+                Some(Err(error)) => return Err(error),
+                None => {}
+            }
+            File::open(folder)?.sync_all()
+        });
         let naming = naming.map_err(|source| io_error("sync the folder of", &journal.path, source))?;
         journal.folder_sync = Some(naming);
         (journal.observer)(&entry);
@@ -283,18 +289,39 @@ impl Journal {
         self.record_intent(step_target, key, fingerprint, input, effect).map(drop)
     }
 
-    /// Writes the outcome of an action. The record is on disk on return, if the step has an effect.
+    /// Writes the outcome of an action, and returns it. The record is on disk on return, if the step has an effect. If the
+    /// receipt contains a secret, the outcome is unknown, and the receipt is not written.
     ///
     /// # Errors
     /// [`JournalError`]: then the attempt must end; the next one finds the intent without an outcome.
-    pub fn record_outcome(&mut self, completion: StepCompletion) -> Result<(), JournalError> {
-        let took_ms = millis(completion.took);
-        self.append(JournalEvent::Outcome {
-            step_target: completion.step_target,
-            took_ms,
-            outcome: completion.outcome,
+    pub fn record_outcome(&mut self, completion: StepCompletion) -> Result<StepOutcome, JournalError> {
+        let StepCompletion { step_target, effect, outcome, took } = completion;
+        let outcome = self.redactor.scanner().admit_outcome(outcome);
+        self.append(JournalEvent::Outcome { step_target, took_ms: millis(took), outcome: outcome.clone() })?;
+        self.sync_for(effect)?;
+        Ok(outcome)
+    }
+
+    /// Writes the finding of a probe, and returns it. If the receipt contains a secret, the probe has failed, and the receipt
+    /// is not written.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn record_probe(
+        &mut self,
+        step_target: &StepTarget,
+        probed_input: ProbeInput,
+        took: Duration,
+        finding: ProbeFinding,
+    ) -> Result<ProbeFinding, JournalError> {
+        let finding = self.redactor.scanner().admit_finding(finding);
+        self.append(JournalEvent::Probe {
+            step_target: step_target.clone(),
+            probed_input,
+            took_ms: millis(took),
+            finding: finding.clone(),
         })?;
-        self.sync_for(completion.effect)
+        Ok(finding)
     }
 
     /// Writes that `step_target` is about to be undone. The record is on disk on return.
@@ -326,6 +353,32 @@ impl Journal {
         if replaces_outcome { self.sync() } else { Ok(()) }
     }
 
+    /// Writes what an operator says about a step. The record is on disk on return.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn record_resolution(
+        &mut self,
+        step_target: &StepTarget,
+        resolution: Resolution,
+        by: &str,
+        message: &str,
+    ) -> Result<(), JournalError> {
+        let (by, message) = (by.to_owned(), message.to_owned());
+        self.append(JournalEvent::Resolved { step_target: step_target.clone(), resolution, by, message })?;
+        self.sync()
+    }
+
+    /// Writes that entries about these steps were lost with the lock of an earlier attempt. The records are on disk on return.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn record_lost(&mut self, steps: &[StepTarget]) -> Result<(), JournalError> {
+        let events = steps.iter().map(|step_target| JournalEvent::RecordLost { step_target: step_target.clone() });
+        events.into_iter().try_for_each(|event| self.append(event))?;
+        if steps.is_empty() { Ok(()) } else { self.sync() }
+    }
+
     /// Writes an event that no decision depends on. Progress beyond its limit is dropped.
     ///
     /// # Errors
@@ -342,9 +395,6 @@ impl Journal {
             JournalNote::Torn { file, bytes } => JournalEvent::Torn { file, bytes },
             JournalNote::Override { option, step } => JournalEvent::Override { option, step },
             JournalNote::Progress { step_target, progress } => JournalEvent::Progress { step_target, progress },
-            JournalNote::Probe { step_target, probed_input: question, took, finding } => {
-                JournalEvent::Probe { step_target, probed_input: question, took_ms: millis(took), finding }
-            }
         })
     }
 
@@ -369,6 +419,9 @@ impl Journal {
         }
         if self.poisoned {
             return Err(JournalError::Poisoned { path: self.path.clone() });
+        }
+        if let Some(found) = event.secret_location(self.redactor.scanner()) {
+            return Err(JournalError::SecretInRecord { found });
         }
         let room = size_limit_for(&event);
         let event = event.sanitized(&self.redactor);
@@ -445,7 +498,6 @@ pub enum JournalNote {
     Torn { file: String, bytes: u64 },
     Override { option: String, step: Option<StepId> },
     Progress { step_target: StepTarget, progress: StepProgress },
-    Probe { step_target: StepTarget, probed_input: ProbeInput, took: Duration, finding: ProbeFinding },
 }
 
 /// The largest size of the file after such an event.
@@ -464,6 +516,8 @@ fn size_limit_for(event: &JournalEvent) -> u64 {
         | JournalEvent::Probe { .. }
         | JournalEvent::UndoIntent { .. }
         | JournalEvent::Override { .. }
+        | JournalEvent::Resolved { .. }
+        | JournalEvent::RecordLost { .. }
         | JournalEvent::Unrecognized => INTENT_LIMIT_BYTES,
     }
 }

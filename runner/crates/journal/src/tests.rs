@@ -1,5 +1,6 @@
 //! The journal as a whole: written journals are read back, and files of the first format are still read.
 
+mod control_values;
 mod corruption;
 mod limits;
 mod redaction;
@@ -123,14 +124,7 @@ fn two_attempts(folder: &Path) -> [PathBuf; 2] {
     let found = receipt(json!({ "applied": 12 }));
     let finding = ProbeFinding::Held { receipt: found.clone() };
     let took = Duration::from_millis(3);
-    journal
-        .record_note(JournalNote::Probe {
-            step_target: step_target("migrate"),
-            probed_input: ProbeInput::Recorded,
-            took,
-            finding,
-        })
-        .unwrap();
+    journal.record_probe(&step_target("migrate"), ProbeInput::Recorded, took, finding).unwrap();
     let reason = DecisionReason::Interrupted { finding: Some(FindingSummary::Held) };
     journal.record_decision(&step_target("migrate"), Decision::Adopt { reason, receipt: found }).unwrap();
     for host in ["local", "web-1", "web-2"] {

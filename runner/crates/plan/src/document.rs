@@ -391,7 +391,7 @@ fn secret(
     let value = env(variable).filter(|value| !value.is_empty());
     if value.is_none() {
         let message = format!("secret `{}`: the environment variable `{variable}` is empty or not set", key.text);
-        let hint = format!("set it with `{variable}=… runner …`, or in a CI under `env:` of the job");
+        let hint = format!("set it with `{variable}=… runner …`, or in CI under `env:` of the job");
         problems.push(PlanError::new(ErrorCode::MissingSecret, message).at(&node.span, "no value").hint(hint));
     }
     value.map(Secret::new)

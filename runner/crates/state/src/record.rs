@@ -1,5 +1,4 @@
-//! The lock record: who holds the lock, under which epoch, and when it was renewed. A remote state keeps it in one
-//! manifest together with the list of journals.
+//! The lock record: who holds the lock, under which epoch, and when it was renewed.
 //!
 //! Invariant: the epoch only grows, and no two records are alike: each holding has its own nonce, and so has each release. A released
 //! lock keeps its record as a tombstone, so that the next epoch continues from there. Times are for people; no decision depends on
@@ -10,16 +9,7 @@ use std::{fmt, time::Duration};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use contract::hash::Blake3Hash;
 use journal::clock;
-
-/// The version of [`StateManifest`].
-///
-/// - 1: the first.
-pub const MANIFEST_VERSION: u32 = 1;
-
-/// The most forced releases that a manifest keeps.
-const MAX_FORCED_RELEASES: usize = 100;
 
 /// Who holds the lock of (app, environment), or held it last.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -251,60 +241,6 @@ pub struct ForcedRelease {
     pub at: Timestamp,
     /// The operator's reason.
     pub message: String,
-}
-
-/// Everything that a remote keeps about (app, environment), in one record that is replaced by compare-and-swap. The
-/// record with the lock also lists the journals, so a deployment that lost the lock can't add to them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct StateManifest {
-    /// [`MANIFEST_VERSION`].
-    pub version: u32,
-    /// The lock record.
-    pub lock: LockRecord,
-    /// The journals, in epoch order.
-    pub journals: Vec<RemoteJournal>,
-    /// Forced releases, oldest first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub released: Vec<ForcedRelease>,
-}
-
-/// A journal in a remote.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct RemoteJournal {
-    /// The epoch of its attempt.
-    pub epoch: u64,
-    /// Its length in bytes.
-    pub bytes: u64,
-    /// The BLAKE3 hash of its content.
-    pub hash: Blake3Hash,
-    /// The files that make it up, in order. A single file once the attempt has ended.
-    pub parts: Vec<String>,
-}
-
-impl StateManifest {
-    /// The manifest of a remote without any state.
-    #[must_use]
-    pub fn empty(resource: &str) -> Self {
-        Self {
-            version: MANIFEST_VERSION,
-            lock: LockRecord::never_held(resource, clock::now()),
-            journals: Vec::new(),
-            released: Vec::new(),
-        }
-    }
-
-    /// The manifest after an operator took the lock from its holder. The nonce must be new.
-    #[must_use]
-    pub fn with_forced_release(&self, by: &str, message: &str, nonce: String) -> Self {
-        let mut root = self.clone();
-        root.released.push(forced_release(&self.lock, by, message));
-        let surplus = root.released.len().saturating_sub(MAX_FORCED_RELEASES);
-        root.released.drain(..surplus);
-        root.lock = self.lock.tombstone(nonce, ReleasedBy::Operator, clock::now());
-        root
-    }
 }
 
 pub(super) fn forced_release(lock: &LockRecord, by: &str, message: &str) -> ForcedRelease {

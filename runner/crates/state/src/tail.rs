@@ -90,6 +90,8 @@ impl TailSteps {
             Some(JournalEvent::Decision { step_target, decision: Decision::Adopt { .. } }) => {
                 self.end(step_target, false)
             }
+            // What an even earlier attempt lost is still to be told.
+            Some(JournalEvent::RecordLost { step_target }) => drop(self.acted.insert(step_target)),
             Some(event @ JournalEvent::Plan { .. }) => self.note_plan(Some(event)),
             Some(
                 JournalEvent::Started(_)
@@ -99,6 +101,7 @@ impl TailSteps {
                 | JournalEvent::Progress { .. }
                 | JournalEvent::Probe { .. }
                 | JournalEvent::Override { .. }
+                | JournalEvent::Resolved { .. }
                 | JournalEvent::Ended { .. },
             ) => {}
             Some(JournalEvent::Unrecognized) | None => self.is_unreadable = true,

@@ -130,8 +130,8 @@ struct LockSimulation {
     queued: u64,
     record: Option<LockRecord>,
     epochs: BTreeMap<u64, String>,
-    /// The nonce and counter of each record that was written.
-    written: BTreeSet<(String, u64)>,
+    /// The nonce, epoch and counter of each record that was written.
+    written: BTreeSet<(String, u64, u64)>,
     forced: BTreeSet<u64>,
     newest_effect: u64,
     nodes: Vec<SimulatedNode>,
@@ -290,7 +290,7 @@ impl LockSimulation {
     fn replace_record(&mut self, new: LockRecord) {
         let before = self.record.as_ref();
         assert!(before.is_none_or(|before| before.epoch <= new.epoch), "the epoch fell: {before:?} {new:?}");
-        assert!(self.written.insert((new.nonce.clone(), new.counter)), "two records are alike: {new:?}");
+        assert!(self.written.insert((new.nonce.clone(), new.epoch, new.counter)), "two records are alike: {new:?}");
         if new.holder.is_some() {
             let nonce = self.epochs.entry(new.epoch).or_insert_with(|| new.nonce.clone());
             assert_eq!(*nonce, new.nonce, "two holders have epoch {}", new.epoch);
@@ -452,7 +452,7 @@ impl LockSimulation {
             SimulatedWriteKind::Release => {
                 let SimulatedNodeState::Holding { lease, .. } = &self.nodes[node].state else { unreachable!() };
                 let tombstone = &lease.record().nonce;
-                let has_arrived = self.written.iter().any(|(nonce, _)| nonce == tombstone);
+                let has_arrived = self.written.iter().any(|(nonce, ..)| nonce == tombstone);
                 assert!(has_arrived, "an operator's release confirmed the holder's: {:?}", self.record);
                 return self.go_idle(node);
             }
