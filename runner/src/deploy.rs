@@ -83,7 +83,7 @@ pub async fn run(
     request.prepared.check_migrations(Some(state)).await?;
 
     let epoch = lock.next_epoch(state.epoch()).map_err(|error| single((&error).into()))?;
-    request.store.record_loaded(&earlier.loaded).map_err(|error| single((&error).into()))?;
+    request.store.record_loaded(&earlier.loaded, lock.staging()).map_err(|error| single((&error).into()))?;
     let attempt = RunningAttempt::begin(&request, &lock, epoch, earlier, interrupt, observe);
     let mut attempt = attempt.map_err(|error| single((&error).into()))?;
     let mut conclusion = match run_hooks_and_steps(&mut attempt).await {
@@ -125,7 +125,7 @@ async fn end(attempt: &mut RunningAttempt<'_>, conclusion: &mut AttemptConclusio
     if let Err(error) = attempt.journal.record_end(conclusion.exit, is_verified) {
         return conclusion.end_not_recorded(&error);
     }
-    if let Err(error) = attempt.request.store.record_ended(attempt.journal.state()) {
+    if let Err(error) = attempt.request.store.record_ended(attempt.journal.state(), attempt.staging()) {
         conclusion.warnings.push(Notice::warning(format!("{error}; the journals have everything")));
     }
     if is_verified {

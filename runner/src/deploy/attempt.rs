@@ -119,6 +119,11 @@ impl<'a> RunningAttempt<'a> {
         self.fence_if_lost(self.lock.check_locally())
     }
 
+    /// The staging directory of the lock's holder: see [`DeploymentLock::staging`].
+    pub(super) fn staging(&self) -> Option<&'a Path> {
+        self.lock.staging()
+    }
+
     /// Ends the journal if the lock is lost: the next holder may have read it already.
     fn fence_if_lost(&mut self, answer: Result<(), LockError>) -> Result<(), AttemptError> {
         if let Err(LockError::Lost { .. }) = &answer {

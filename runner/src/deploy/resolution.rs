@@ -80,19 +80,19 @@ pub async fn resolve_step(request: ResolutionRequest<'_>) -> Result<StepResoluti
     let resolution = resolution(&request, record).await?;
 
     let epoch = lock.next_epoch(loaded.state.epoch()).map_err(|error| Diagnostic::from(&error))?;
-    store.record_loaded(&loaded).map_err(|error| Diagnostic::from(&error))?;
+    store.record_loaded(&loaded, lock.staging()).map_err(|error| Diagnostic::from(&error))?;
     let (header, exit, verified) = (header(&request, last, epoch), end_of_run(last), last.verified);
     let redactor = prepared.redactor.clone();
     let path = store.journal_path(epoch);
     let written = async {
-        let mut journal = Journal::create(&path, header, loaded, redactor, Box::new(|_| {}))?;
+        let mut journal = Journal::create_staged(lock.staging(), &path, header, loaded, redactor, Box::new(|_| {}))?;
         journal.record_note(JournalNote::Lock { resource: lock.resource(), holder: lock.holder() })?;
         journal.record_resolution(step_target, resolution.clone(), operator, &request.message)?;
         journal.record_end(exit, verified)?;
         Ok(journal)
     };
     let journal = written.await.map_err(|error: journal::JournalError| Diagnostic::from(&error))?;
-    store.record_ended(journal.state()).map_err(|error| Diagnostic::from(&error))?;
+    store.record_ended(journal.state(), lock.staging()).map_err(|error| Diagnostic::from(&error))?;
     lock.sync_journal(&path).await.map_err(|error| Diagnostic::from(&error))?;
     lock.close(CLOSE_TIMEOUT).await.map_err(|error| Diagnostic::from(&error))?;
     Ok(StepResolution { step_target: step_target.clone(), resolution, epoch })

@@ -150,8 +150,10 @@ impl StagingDir {
 
 impl Drop for StagingDir {
     fn drop(&mut self) {
-        // What is left over is removed by the next holder.
-        let _ = fs::remove_dir_all(&self.0);
+        // Most are empty. What is left over is removed by the next holder.
+        if fs::remove_dir(&self.0).is_err() {
+            let _ = fs::remove_dir_all(&self.0);
+        }
     }
 }
 

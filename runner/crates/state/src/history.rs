@@ -159,26 +159,28 @@ impl StateStore {
     }
 
     /// Writes the snapshot and the index, if there are attempts that they do not have: `loaded` is all that was read under the lock.
-    /// After this, at most the attempt that begins now is not in them.
+    /// After this, at most the attempt that begins now is not in them. Does nothing if the holder's `staging` directory is gone
+    /// ([`DeploymentLock::staging`](super::DeploymentLock::staging)).
     ///
     /// # Errors
     /// [`HistoryError`] when a file can't be written.
-    pub fn record_loaded(&self, loaded: &LoadedJournals) -> Result<(), HistoryError> {
+    pub fn record_loaded(&self, loaded: &LoadedJournals, staging: Option<&Path>) -> Result<(), HistoryError> {
         let history = HistoryFolder::of(self)?;
         let is_current = history.snapshot().is_some_and(|snapshot| snapshot.state.epoch() == loaded.state.epoch());
         if is_current || loaded.state.newer_format.is_some() || loaded.state.epoch() == 0 {
             return Ok(());
         }
-        history.record(&loaded.state, &loaded.summaries, ARCHIVE_POLICY)
+        history.record(&loaded.state, &loaded.summaries, ARCHIVE_POLICY, staging)
     }
 
-    /// Writes the snapshot after an attempt that has ended, and adds it to the index. Old journals go into an archive.
+    /// Writes the snapshot after an attempt that has ended, and adds it to the index. Old journals go into an archive. Does nothing
+    /// else if the holder's `staging` directory is gone.
     ///
     /// # Errors
     /// [`HistoryError`] when a file can't be written: the journals still have everything.
-    pub fn record_ended(&self, state: &JournalState) -> Result<(), HistoryError> {
+    pub fn record_ended(&self, state: &JournalState, staging: Option<&Path>) -> Result<(), HistoryError> {
         let ended = state.attempts.last().cloned();
-        HistoryFolder::of(self)?.record(state, ended.as_slice(), ARCHIVE_POLICY)
+        HistoryFolder::of(self)?.record(state, ended.as_slice(), ARCHIVE_POLICY, staging)
     }
 }
 
@@ -407,6 +409,7 @@ impl<'a> HistoryFolder<'a> {
         state: &JournalState,
         later: &[AttemptSummary],
         archives: ArchivePolicy,
+        staging: Option<&Path>,
     ) -> Result<(), HistoryError> {
         let archived = self.archives.last().map_or(0, |archive| archive.last);
         let mut index = self.index()?;
@@ -415,16 +418,38 @@ impl<'a> HistoryFolder<'a> {
         let lines = attempt_index::encode(&index);
         let snapshot = Snapshot { state: state.clone(), index: Blake3Hash::of(&lines) };
         let Some(encoded) = snapshot.encode() else { return Ok(()) };
-        let error = |path: PathBuf| move |source| StateError::io("write", &path, source);
-        let path = self.folder.join(attempt_index::INDEX_FILE);
-        replace_unsynced_file(&path, &lines).map_err(error(path))?;
-        let path = self.folder.join(SNAPSHOT_FILE);
+        self.place(attempt_index::INDEX_FILE, &lines, staging)?;
         if self.snapshot().is_some_and(|older| older.state.epoch() < state.epoch()) {
-            let previous = self.folder.join(PREVIOUS_SNAPSHOT_FILE);
-            fs::rename(&path, &previous).map_err(error(previous))?;
+            self.keep_previous_snapshot(staging)?;
         }
-        replace_unsynced_file(&path, &encoded).map_err(error(path))?;
+        self.place(SNAPSHOT_FILE, &encoded, staging)?;
         Ok(())
+    }
+
+    /// Replaces a file by a rename out of the holder's staging directory. Without the directory, another holder has the lock, and
+    /// nothing is changed: who was forced out must not replace what the next one has written.
+    fn place(&self, name: &str, content: &[u8], staging: Option<&Path>) -> Result<(), StateError> {
+        let path = self.folder.join(name);
+        let placed = match staging {
+            None => replace_unsynced_file(&path, content),
+            Some(staging) => {
+                let staged = staging.join(name);
+                fs::write(&staged, content).and_then(|()| fs::rename(&staged, &path))
+            }
+        };
+        ignore_missing(placed).map_err(|source| StateError::io("write", &path, source))
+    }
+
+    fn keep_previous_snapshot(&self, staging: Option<&Path>) -> Result<(), StateError> {
+        let [path, previous] = [SNAPSHOT_FILE, PREVIOUS_SNAPSHOT_FILE].map(|name| self.folder.join(name));
+        let renamed = match staging {
+            None => fs::rename(&path, &previous),
+            Some(staging) => {
+                let staged = staging.join(PREVIOUS_SNAPSHOT_FILE);
+                fs::rename(&path, &staged).and_then(|()| fs::rename(&staged, &previous))
+            }
+        };
+        ignore_missing(renamed).map_err(|source| StateError::io("write", &previous, source))
     }
 
     /// Moves the oldest journals into archives, while there are enough of them.
@@ -486,6 +511,15 @@ fn remove_journals(journals: &[(u64, PathBuf)]) -> Result<(), StateError> {
     journals
         .iter()
         .try_for_each(|(_, path)| fs::remove_file(path).map_err(|source| StateError::io("remove", path, source)))
+}
+
+/// A file is missing if another process has the lock now, or replaced the same file. What is derived from the journals is made
+/// again.
+fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 #[cfg(test)]

@@ -71,6 +71,36 @@ pub(crate) fn explore<M: Model>(model: &M) -> Exploration<M::Action> {
     Exploration { states: search.seen.len(), transitions, depth, counter_example }
 }
 
+impl<A: Debug> Exploration<A> {
+    /// Checks that nothing is broken, and that docs/lock.md has these bounds with the numbers of states and transitions.
+    #[track_caller]
+    pub(crate) fn assert_documented(&self, model: &str, bounds: &str) {
+        assert!(self.counter_example.is_none(), "{:#?}", self.counter_example);
+        let row = format!("| {model} | {bounds} | {} | {} |", grouped(self.states), grouped(self.transitions));
+        let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../docs/lock.md");
+        let document = std::fs::read_to_string(document).expect("docs/lock.md can be read");
+        assert!(document.contains(&row), "docs/lock.md does not have the row\n{row}");
+    }
+}
+
+/// A number with its thousands apart.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let groups = digits.as_bytes().rchunks(3).rev().map(|group| str::from_utf8(group).expect("digits"));
+    groups.collect::<Vec<_>>().join(",")
+}
+
+/// A number of things, such as `2 kills`.
+pub(crate) fn counted(number: impl Into<usize>, thing: &str) -> String {
+    let number = number.into();
+    let plural = match thing.strip_suffix("ss") {
+        _ if number == 1 => "",
+        Some(_) => "es",
+        None => "s",
+    };
+    format!("{number} {thing}{plural}")
+}
+
 /// Whether PAWL_POINTS asks for wide bounds, which take minutes.
 #[expect(clippy::disallowed_methods, reason = "nothing stands outside of a test to pass the environment on")]
 pub(crate) fn wants_wide_bounds() -> bool {

@@ -109,7 +109,7 @@ impl StateStore {
         let loaded = history.load_all(|_| {})?;
         history.forget_caches()?;
         if loaded.state.epoch() > 0 {
-            history.record(&loaded.state, &loaded.summaries, ARCHIVE_POLICY)?;
+            history.record(&loaded.state, &loaded.summaries, ARCHIVE_POLICY, None)?;
         }
         Ok(())
     }

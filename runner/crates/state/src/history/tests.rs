@@ -62,10 +62,10 @@ fn deploy(folder: &Path) -> JournalState {
     if history.snapshot().map(|snapshot| snapshot.state.epoch()) != Some(loaded.state.epoch())
         && loaded.state.epoch() > 0
     {
-        history.record(&loaded.state, &loaded.summaries, POLICY).unwrap();
+        history.record(&loaded.state, &loaded.summaries, POLICY, None).unwrap();
     }
     let state = attempt(folder, true);
-    open(folder).record(&state, state.attempts.last().cloned().as_slice(), POLICY).unwrap();
+    open(folder).record(&state, state.attempts.last().cloned().as_slice(), POLICY, None).unwrap();
     state
 }
 
@@ -203,14 +203,38 @@ fn a_store_reads_its_folder() {
     assert!(store.recorded_attempt(AttemptChoice::Newest).unwrap().is_none());
     fs::create_dir_all(store.folder()).unwrap();
     let state = attempt(store.folder(), true);
-    store.record_ended(&state).unwrap();
+    store.record_ended(&state, None).unwrap();
     // A killed attempt is not in the snapshot; the next one, which loads it, puts it there.
     attempt(store.folder(), false);
     let loaded = store.load(|_| {}).unwrap();
-    store.record_loaded(&loaded).unwrap();
+    store.record_loaded(&loaded, None).unwrap();
     let history = open(store.folder());
     assert_eq!(history.snapshot().unwrap().state.epoch(), 2);
     assert_eq!(epochs(&history.index().unwrap()), [1, 2]);
+}
+
+/// A former holder's staging directory is gone.
+#[test]
+fn former_holder_replaces_neither_snapshot_nor_index() {
+    let root = tempfile::tempdir().unwrap();
+    let location = StateLocation::Dir(root.path().to_owned());
+    let store = StateStore::new(&location, &"shop".parse().unwrap(), &"prod".parse().unwrap());
+    fs::create_dir_all(store.folder()).unwrap();
+    let staging = root.path().join("staging");
+    fs::create_dir(&staging).unwrap();
+    let first = attempt(store.folder(), true);
+    store.record_ended(&first, Some(&staging)).unwrap();
+    let second = attempt(store.folder(), true);
+    store.record_ended(&second, Some(&staging)).unwrap();
+    let files =
+        [SNAPSHOT_FILE, PREVIOUS_SNAPSHOT_FILE, attempt_index::INDEX_FILE].map(|name| store.folder().join(name));
+    let before = files.each_ref().map(|path| fs::read(path).unwrap());
+    assert_eq!(open(store.folder()).snapshot().unwrap().state.epoch(), 2);
+    fs::remove_dir(&staging).unwrap();
+    let third = attempt(store.folder(), true);
+    store.record_ended(&third, Some(&staging)).unwrap();
+    assert_eq!(files.map(|path| fs::read(path).unwrap()), before);
+    assert_eq!(store.load(|_| {}).unwrap().state.epoch(), 3);
 }
 
 fn copy_of(folder: &Path) -> tempfile::TempDir {

@@ -22,7 +22,7 @@ use journal::{
 
 use super::*;
 use crate::{
-    model_checker::{Exploration, Model, explore, wants_wide_bounds},
+    model_checker::{Exploration, Model, counted, explore, wants_wide_bounds},
     tail::{LocalJournal, TailDecision, tail_decision},
 };
 
@@ -692,24 +692,23 @@ fn explored(
     explore(&RemoteModel { protocol, machines, attempts, seconds, forced_releases, kills, lost_messages })
 }
 
-/// Machines, attempts of each, seconds, forced releases, kills, lost or late messages; and the least number of states.
-const BOUNDS: [([u8; 6], usize); 4] = [
-    ([2, 1, 3, 0, 1, 1], 100_000),
-    ([2, 1, 3, 1, 1, 0], 34_000),
-    ([2, 1, 0, 1, 0, 1], 1_000),
-    ([2, 2, 0, 1, 0, 0], 1_000),
-];
-const WIDE_BOUNDS: [([u8; 6], usize); 3] =
-    [([2, 1, 3, 1, 0, 1], 290_000), ([2, 2, 3, 1, 0, 0], 420_000), ([3, 1, 3, 0, 0, 0], 320_000)];
+/// Machines, attempts of each, seconds, forced releases, kills, lost or late messages.
+const BOUNDS: [[u8; 6]; 4] = [[2, 1, 3, 0, 1, 1], [2, 1, 3, 1, 1, 0], [2, 1, 0, 1, 0, 1], [2, 2, 0, 1, 0, 0]];
+const WIDE_BOUNDS: [[u8; 6]; 3] = [[2, 1, 3, 1, 0, 1], [2, 2, 3, 1, 0, 0], [3, 1, 3, 0, 0, 0]];
 
 #[test]
 fn current_protocol_keeps_every_record() {
     let wide = if wants_wide_bounds() { &WIDE_BOUNDS[..] } else { &[] };
-    for (bounds, min_states) in BOUNDS.iter().chain(wide).copied() {
-        let found = explored(RemoteProtocol::Current, bounds);
-        assert!(found.counter_example.is_none(), "{:#?}", found.counter_example);
-        assert!(found.states >= min_states, "{} states", found.states);
-        assert!(found.transitions > found.states && found.depth > 10, "{} {}", found.transitions, found.depth);
+    for bounds in BOUNDS.iter().chain(wide).copied() {
+        let [machines, attempts, seconds, forced_releases, kills, losses] = bounds;
+        let text = [
+            format!("{} of {}", counted(machines, "machine"), counted(attempts, "attempt")),
+            counted(seconds, "second"),
+            counted(forced_releases, "forced release"),
+            counted(kills, "kill"),
+            counted(losses, "lost or late message"),
+        ];
+        explored(RemoteProtocol::Current, bounds).assert_documented("remote", &text.join(", "));
     }
 }
 
