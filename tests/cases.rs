@@ -40,5 +40,6 @@ mod cases {
     mod selection;
     mod shared_lock;
     mod shared_state;
+    mod upgrade;
     mod verify;
 }

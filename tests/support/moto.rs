@@ -25,13 +25,24 @@ impl MotoServer {
         let process = command.spawn().expect("moto_server can't be started; `cargo xtask setup` installs it");
         let moto = Self { port, process };
         wait_until("moto answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        let head = "PUT /acme-state HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-        stream.write_all(head.as_bytes()).unwrap();
+        moto.put_path("/acme-state", &[]);
+        moto
+    }
+
+    /// Puts an object into the bucket.
+    pub fn put(&self, key: &str, content: &[u8]) {
+        self.put_path(&format!("/acme-state/{key}"), content);
+    }
+
+    fn put_path(&self, path: &str, content: &[u8]) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let length = content.len();
+        let head =
+            format!("PUT {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+        stream.write_all(&[head.as_bytes(), content].concat()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        moto
     }
 
     /// `127.0.0.1:<port>`.
