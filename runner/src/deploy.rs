@@ -11,6 +11,7 @@
 
 use std::time::{Duration, Instant};
 
+mod assumed_steps;
 mod attempt;
 mod call;
 mod conclusion;
@@ -36,10 +37,11 @@ pub use executor::Executor;
 pub use interrupt::Interrupt;
 pub use pins::{ModulePins, PinPolicy, PinnedModule, describe_change};
 pub use preflight::{
-    DescribedSteps, PlannedStep, PreflightOptions, PreparedPlan, RequestedRelease, describe_steps, load_pins as pinned,
+    DescribedSteps, PlannedStep, PreflightOptions, PreparedPlan, RequestedRelease, UnresolvedPlan, describe_steps,
+    load_pins as pinned,
 };
 pub use preview::{StepPreview, preview_deployment};
-pub use prune::{DEFAULT_KEPT_RELEASES, PruneError, prune, release_dirs};
+pub use prune::{DEFAULT_KEPT_RELEASES, PruneError, SiblingEnvironment, prune, release_dirs};
 pub use request::{DeployOverrides, DeploymentRequest, MissingJournalPolicy};
 pub use resolve::lineage;
 
@@ -75,6 +77,7 @@ pub async fn run(
     let earlier = request.read_journals().map_err(single)?;
     let state = &earlier.loaded.state;
     request.overrides.journal_missing = request.is_journal_missing(state).map_err(single)?;
+    assumed_steps::check_assumed_steps(request.prepared, &request.overrides, state)?;
     request.prepared.check_resources()?;
     request.prepared.check_migrations(Some(state)).await?;
 

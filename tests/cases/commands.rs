@@ -136,8 +136,8 @@ fn doctor_reports_a_healthy_environment() {
         healthy:
           ok  runner     0.1.0 with modules migrate, pull, run, switch, verify
           ok  plan       deploy.yml is valid for test
-          ok  release    r1 is sha256:[HASH]
           ok  steps      4 loaded, with all required grants
+          ok  release    r1 is sha256:[HASH]
           ok  resources  directories are writable and have free space
           ok  journals   0 attempts on record, all sound
           ok  lock       free
@@ -159,10 +159,17 @@ fn doctor_reports_missing_files_and_folders() {
           |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ its source
           caused by: directory `dist` ([ROOT]/shop/dist) can't be opened: No such file or directory (os error 2)
           hint: create it, or correct its path in `grants`
+        error[P0202]: directory `dist` of step `pull` ([ROOT]/shop/dist) can't be read: No such file or directory (os error 2)
+         --> deploy.yml:7:3
+          |
+        7 |   pull:
+          |   ^^^^ this step needs it
+          hint: nothing was changed; fix this, then run the same command again
     "#]]
     .assert_eq(&no_archive.stderr_snapshot());
     environment.pack("r1");
     // A file where a folder must be, since root may write into any folder.
+    fs::remove_dir_all(environment.path("deploy/test")).unwrap();
     environment.write("deploy/test", "");
     let no_folder = environment.run(&["doctor", "--release", "r1"]);
     no_folder.assert_exit(2);
@@ -174,12 +181,112 @@ fn doctor_reports_missing_files_and_folders() {
           |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ its source
           caused by: directory `app` ([ROOT]/shop/deploy/test) can't be opened: Not a directory (os error 20)
           hint: create it, or correct its path in `grants`
+        error[P0202]: directory `app` of step `pull` ([ROOT]/shop/deploy/test) can't be created: File exists (os error 17)
+         --> deploy.yml:7:3
+          |
+        7 |   pull:
+          |   ^^^^ this step needs it
+          hint: nothing was changed; fix this, then run the same command again
+        error[P0202]: the folder of database `main` of step `migrate` can't be created: File exists (os error 17)
+          --> deploy.yml:13:3
+           |
+        13 |   migrate:
+           |   ^^^^^^^ this step needs it
+          hint: nothing was changed; fix this, then run the same command again
+        error[P0202]: directory `app` of step `switch` ([ROOT]/shop/deploy/test) can't be created: File exists (os error 17)
+          --> deploy.yml:19:3
+           |
+        19 |   switch:
+           |   ^^^^^^ this step needs it
+          hint: nothing was changed; fix this, then run the same command again
+        error[P0202]: directory `app` of step `verify` ([ROOT]/shop/deploy/test) can't be read: Not a directory (os error 20)
+          --> deploy.yml:23:3
+           |
+        23 |   verify:
+           |   ^^^^^^ this step needs it
+          hint: nothing was changed; fix this, then run the same command again
     "#]]
     .assert_eq(&no_folder.stderr_snapshot());
     fs::remove_file(environment.path("deploy/test")).unwrap();
     fs::create_dir_all(environment.path("deploy/test")).unwrap();
     fs::set_permissions(environment.path("deploy/test"), fs::Permissions::from_mode(0o755)).unwrap();
     environment.run(&["doctor", "--release", "r1"]).assert_exit(0);
+}
+
+#[test]
+fn doctor_lists_everything_that_it_finds() {
+    let environment = TestEnvironment::deployed();
+    let journal = environment.read(".pawl/shop/test/attempt-000001.journal");
+    environment.write(".pawl/shop/test/attempt-000001.journal", journal.replacen("r1", "r9", 1));
+    fs::remove_file(environment.path(".pawl/shop/test/snapshot.json")).unwrap();
+    fs::remove_dir_all(environment.path("migrations")).unwrap();
+    let doctor = environment.run(&["doctor", "--release", "r2"]);
+    doctor.assert_exit(2);
+    expect![[r#"
+        found:
+          ok  runner     0.1.0 with modules migrate, pull, run, switch, verify
+          ok  plan       deploy.yml is valid for test
+          ok  steps      4 loaded, with all required grants
+          NO  release    1 error
+          NO  resources  1 error
+          NO  journals   1 error
+          ok  lock       free
+        error[P0203]: can't determine the digest of release r2
+         --> deploy.yml:9:19
+          |
+        9 |     with: { from: "file:dist/shop-${{ release }}.tar.zst", into: app }
+          |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ its source
+          caused by: can't read the release archive file:dist/shop-r2.tar.zst: No such file or directory (os error 2)
+          hint: check that `--release` names a release whose archive is there
+        error[P0202]: directory `migrations` of step `migrate` ([ROOT]/shop/migrations) can't be read: No such file or directory (os error 2)
+          --> deploy.yml:13:3
+           |
+        13 |   migrate:
+           |   ^^^^^^^ this step needs it
+          hint: nothing was changed; fix this, then run the same command again
+        error[P0602]: [ROOT]/shop/.pawl/shop/test/attempt-000001.journal:1: the line is corrupt
+          caused by: its checksum is [HASH], its content has [HASH]
+          hint: restore the file from a backup or a CI artifact; without a copy, move it away and run with `--fresh`
+    "#]].assert_eq(&format!("found:\n{}{}", doctor.stdout_snapshot(), doctor.stderr_snapshot()));
+    let json = environment.run(&["doctor", "--release", "r2", "--json"]);
+    json.assert_exit(2);
+    let first: serde_json::Value = serde_json::from_str(json.stdout.lines().next().unwrap()).unwrap();
+    let codes: Vec<_> = first["problems"].as_array().unwrap().iter().map(|problem| &problem["code"]).collect();
+    assert_eq!(codes, ["P0203", "P0202", "P0602"]);
+
+    // A broken plan, no release, and still the state is looked at.
+    environment.edit("deploy.yml", "uses: switch", "usess: switch");
+    let doctor = environment.run(&["doctor"]);
+    doctor.assert_exit(2);
+    expect![[r#"
+        found:
+          ok  runner     0.1.0 with modules migrate, pull, run, switch, verify
+          NO  plan       2 errors
+          --  steps      not checked: the plan has errors
+          --  release    not checked: the plan has errors
+          --  resources  not checked: the plan has errors
+          NO  journals   1 error
+          ok  lock       free
+        error[P0106]: step `switch` has no `uses`
+          --> deploy.yml:19:3
+           |
+        19 |   switch:
+           |   ^^^^^^ `uses` is missing
+          hint: add `uses: pull`
+        error[P0104]: step `switch` has no key `usess`
+          --> deploy.yml:20:5
+           |
+        20 |     usess: switch
+           |     ^^^^^ unknown key
+          hint: did you mean `uses`?
+        error[P0207]: no release was given, and git names none
+          caused by: fatal: not a git repository (or any of the parent directories): .git
+          hint: name it with `--release LABEL`
+        error[P0602]: [ROOT]/shop/.pawl/shop/test/attempt-000001.journal:1: the line is corrupt
+          caused by: its checksum is [HASH], its content has [HASH]
+          hint: restore the file from a backup or a CI artifact; without a copy, move it away and run with `--fresh`
+    "#]]
+    .assert_eq(&format!("found:\n{}{}", doctor.stdout_snapshot(), doctor.stderr_snapshot()));
 }
 
 #[test]

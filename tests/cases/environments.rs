@@ -496,3 +496,56 @@ steps:
     environment.run(&["prune", "--local", "--env", "test", "--keep", "1"]).assert_exit(0);
     assert_eq!(environment.read("deploy/test/pre/current/VERSION").trim(), "r1", "pre is live from the same folder");
 }
+
+/// Two environments that install into one folder; the state of prod is where a variable says.
+const SHARED_FOLDER_PLAN: &str = r#"
+version: 1
+app: shop
+state: "dir:${{ vars.state }}"
+environments:
+  test: { vars: { state: .pawl } }
+  prod: { vars: { state: "${{ env.PROD_STATE }}" } }
+steps:
+  pull: { uses: pull, with: { from: "file:dist/shop-${{ release }}.tar.zst", into: app }, grants: { dirs: { app: ./deploy/test, dist: "./dist:ro" } } }
+  switch: { uses: switch, with: { link: current }, grants: { dirs: { app: ./deploy/test } } }
+keep: 1
+"#;
+
+#[test]
+fn nothing_is_pruned_while_the_needs_of_an_environment_are_unknown() {
+    let mut environment = TestEnvironment::with_plan(SHARED_FOLDER_PLAN);
+    for label in ["r1", "r2", "r3"] {
+        environment.pack(label);
+    }
+    environment.set_variable("PROD_STATE", "prod-state");
+    for label in ["r1", "r2"] {
+        environment.run(&["--local", "--env", "prod", "--release", label]).assert_exit(0);
+    }
+    // An empty variable is as good as none: prod's state is not found.
+    environment.set_variable("PROD_STATE", "");
+    let deployed = environment.run(&["--local", "--env", "test", "--release", "r3"]);
+    deployed.assert_exit(0).assert_stderr_contains("warning: old releases are kept").assert_stderr_contains("`prod`");
+    assert_eq!(release_folders(&environment).len(), 3);
+    let pruned = environment.run(&["prune", "--local", "--env", "test"]);
+    pruned.assert_exit(1).assert_stderr_contains("error[P0223]").assert_stderr_contains("no release was removed");
+    assert_eq!(release_folders(&environment).len(), 3);
+
+    // It is found, and can't be read.
+    environment.set_variable("PROD_STATE", "prod-state");
+    let journal = "prod-state/shop/prod/attempt-000001.journal";
+    let sound = environment.read(journal);
+    environment.write(journal, sound.replacen("r1", "r9", 1));
+    std::fs::remove_file(environment.path("prod-state/shop/prod/snapshot.json")).unwrap();
+    let pruned = environment.run(&["prune", "--local", "--env", "test"]);
+    pruned.assert_exit(1).assert_stderr_contains("`prod`");
+    assert_eq!(release_folders(&environment).len(), 3);
+
+    environment.write(journal, sound);
+    environment.run(&["prune", "--local", "--env", "test"]).assert_exit(0);
+    assert_eq!(release_folders(&environment).len(), 3, "prod's rollback target is r1");
+    for label in ["r1", "r2", "r3"] {
+        std::fs::remove_file(environment.path(format!("dist/shop-{label}.tar.zst"))).unwrap();
+    }
+    environment.run(&["rollback", "--local", "--env", "prod"]).assert_exit(0);
+    assert_eq!(live_version(&environment, "test"), "r1");
+}

@@ -69,26 +69,58 @@ fn unknown_step_is_an_error() {
 }
 
 #[test]
+fn start_from_never_takes_the_outputs_of_another_release() {
+    let environment = TestEnvironment::deployed();
+    environment.pack("r2");
+    let (live, before) = (environment.live_target(), environment.tree());
+    for option in ["--start-from", "--only"] {
+        let refused = environment.deploy("r2", &[option, "switch"]);
+        refused.assert_exit(2);
+        assert_eq!(refused.result_line()["code"], "P0224");
+        refused.assert_stderr_contains("it last ran for another release, r1");
+        environment.run(&["plan", "--release", "r2", option, "switch"]).assert_exit(2);
+    }
+    assert_eq!(environment.live_target(), live);
+    assert_eq!(
+        environment.list(".pawl/shop/test/"),
+        ["attempt-000001.journal", "index.jsonl", "lock", "snapshot.json"]
+    );
+    assert!(environment.tree().keys().eq(before.keys()), "nothing was made");
+    // What the hint says works.
+    environment.deploy("r2", &["--until", "pull"]).assert_exit(0);
+    environment.deploy("r2", &["--start-from", "switch"]).assert_exit(0).assert_decisions(&[
+        "pull skip operator-word",
+        "migrate skip operator-word",
+        "switch run changed",
+        "verify run changed",
+    ]);
+    assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r2");
+}
+
+#[test]
+fn start_from_assumes_a_step_whose_outputs_nobody_needs() {
+    let environment = TestEnvironment::new();
+    environment.pack("r1");
+    environment.deploy("r1", &["--until", "pull"]).assert_exit(0);
+    // Somebody else migrated the database.
+    environment.deploy("r1", &["--start-from", "switch"]).assert_exit(0);
+    assert_eq!(environment.read("deploy/test/current/VERSION").trim(), "r1");
+}
+
+#[test]
 fn only_fails_without_the_outputs_of_earlier_steps() {
     let environment = TestEnvironment::new();
     environment.pack("r1");
-    environment.write("deploy/test/releases/x", "");
     let refused = environment.run(&["--local", "--release", "r1", "--only", "switch"]);
-    assert_ne!(refused.code, Some(0));
+    refused.assert_exit(2);
     expect![[r#"
         note: wrote deploy.lock, which pins the modules; commit it
-        shop r1 to test (run [RUN 1], attempt 1)
-          option          --only switch
-          skip   pull     the operator marked it as done
-          skip   migrate  the operator marked it as done
-          start  switch   first run
-          FAIL   switch   no earlier step put a release into `app`, so there is
-                          nothing to switch to [TIME]
-        error[P0301]: step `switch` failed on attempt 1
-          caused by: no earlier step put a release into `app`, so there is nothing to switch to
-          hint: add a pull step with `into: app` before `switch`, or set the folder: `to: releases/…`; then run `runner --local --release r1` again
-    "#]].assert_eq(&refused.stderr_snapshot());
-    assert!(!environment.exists("deploy/test/current"));
+        error[P0224]: step `switch` needs the outputs of `pull`, and none are recorded for r1
+          caused by: it never ran here
+          hint: `pull` must run for r1 first: deploy without `--only`, or first with `--until pull` instead
+    "#]]
+    .assert_eq(&refused.stderr_snapshot());
+    assert!(!environment.exists("deploy/test"), "nothing was made");
 }
 
 #[test]
@@ -110,6 +142,13 @@ fn release_defaults_to_git_describe() {
     let environment = TestEnvironment::new();
     let unknown = environment.run(&["--local"]);
     unknown.assert_exit(2).assert_stderr_contains("name it with `--release LABEL`");
+    // A broken plan comes first: nobody should name a release only to learn of it then.
+    environment.edit("deploy.yml", "uses: switch", "usess: switch");
+    let broken = environment.run(&["--local"]);
+    broken.assert_exit(2);
+    assert!(broken.stderr.starts_with("error[P0106]: step `switch` has no `uses`"), "{}", broken.stderr);
+    broken.assert_stderr_contains("name it with `--release LABEL`");
+    environment.edit("deploy.yml", "usess: switch", "uses: switch");
     environment.git(&["init", "--quiet"]);
     environment.git(&["commit", "--quiet", "--allow-empty", "--message", "first"]);
     environment.git(&["tag", "v1.4.2"]);

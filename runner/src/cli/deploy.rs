@@ -171,15 +171,16 @@ pub(super) async fn deploy(job: DeployRequest<'_>, screen: &CommandOutput) -> Re
     if let Some(notice) = prepared.pins.add_new() {
         tell(notice);
     }
-    let neighbours = prepared.plan.keep.map(|_| {
+    let siblings = prepared.plan.keep.map(|_| {
         let args = PlanSourceArgs { plan: prepared.plan.source.path.clone(), environment: None };
         args.other_environments(&prepared.plan.environment)
     });
+    let siblings = siblings.transpose()?.unwrap_or_default();
     let github_deployment = RefCell::new(None);
     let released_of = commit.clone();
     let missing_journal = orders.missing_journal;
     let deployment = DeploymentRequest {
-        sibling_stores: neighbours.unwrap_or_default(),
+        siblings,
         parent_deployments: guards::enclosing_deployments(),
         prepared: &prepared,
         store: &store,

@@ -1,9 +1,11 @@
 //! `runner doctor`: checks whether this machine and this plan are ready for a deployment. Nothing is deployed, but writable
 //! directories are created, as a deployment would.
+//!
+//! It goes on after an error, and lists all errors at the end: only what depends on a missing answer is left unchecked.
 
-use std::{fmt::Write as _, io::Write};
+use std::{fmt::Write as _, io::Write, time::Duration};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     attempts,
@@ -12,12 +14,19 @@ use super::{
     xdg_dirs,
 };
 use crate::{
-    deploy::{PreparedPlan, RequestedRelease},
-    report::{self, OutputFormat, json},
+    deploy::{RequestedRelease, UnresolvedPlan},
+    report::{self, CommandConclusion, OutputFormat, json},
 };
-use contract::diagnostic::{Diagnostic, ExitKind};
+use contract::{
+    Label,
+    diagnostic::{Diagnostic, ExitKind},
+};
+use plan::Plan;
 use sandbox;
 use state::{LockRequest, StateStore};
+
+/// How long the release of the lock may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]
@@ -28,51 +37,188 @@ pub(super) struct DoctorArgs {
     release: ReleaseArgs,
 }
 
-/// Runs the checks in the order of a deployment, up to the first error.
+/// Runs all checks, in the order of a deployment.
 ///
 /// # Errors
-/// The first error.
+/// All errors.
 pub(super) async fn run(
     args: &DoctorArgs,
     screen: &CommandOutput,
     out: &mut dyn Write,
 ) -> Result<ExitKind, Vec<Diagnostic>> {
-    let mut findings: Vec<(&str, String)> = Vec::new();
+    let mut examination = Examination { args, screen, findings: Vec::new(), problems: Vec::new() };
     let modules: Vec<_> = sandbox::official_module_names().collect();
-    findings.push(("runner", format!("{} with modules {}", env!("CARGO_PKG_VERSION"), modules.join(", "))));
-    let (plan, label) = args.plan.plan(&args.release)?;
-    screen.mask(plan.secrets.values());
-    findings.push(("plan", format!("{} is valid for {}", args.plan.plan.display(), plan.environment)));
-    let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
-    let prepared = PreparedPlan::new(
-        plan,
-        RequestedRelease { label, digest: None },
-        xdg_dirs::preflight_options(screen.stderr_notifier()),
-    )
-    .await?;
-    let digest = prepared.release.digest.as_ref().map_or_else(|| "no digest".to_owned(), ToString::to_string);
-    findings.push(("release", format!("{} is {digest}", prepared.release.label)));
-    findings.push(("steps", format!("{} loaded, with all required grants", prepared.steps.len())));
-    prepared.check_resources()?;
-    prepared.check_migrations(None).await?;
-    findings.push(("resources", "directories are writable and have free space".to_owned()));
-    let state = attempts::load_state(&store).map_err(|error| vec![error])?;
-    findings.push(("journals", format!("{} attempts on record, all sound", state.attempts.len())));
-    let lock =
-        store.acquire_lock(LockRequest::new(&source::user_at_host())).await.map_err(|error| vec![(&error).into()])?;
-    lock.close(std::time::Duration::from_secs(10)).await.map_err(|error| vec![(&error).into()])?;
-    findings.push(("lock", "free".to_owned()));
-    let answer = match screen.format() {
-        OutputFormat::Json => {
-            let object: serde_json::Map<_, _> =
-                findings.iter().map(|(what, finding)| ((*what).to_owned(), json!(finding))).collect();
-            json::line(&object) + "\n"
-        }
-        OutputFormat::Text => findings.iter().fold(String::new(), |mut text, (what, finding)| {
-            let _ = writeln!(text, "  ok  {what:<10} {finding}");
-            text
-        }),
+    examination.passed("runner", format!("{} with modules {}", env!("CARGO_PKG_VERSION"), modules.join(", ")));
+    let (plan, label) = examination.check_plan();
+    let store = match &plan {
+        Some(plan) => Some(StateStore::new(&plan.state, &plan.app, &plan.environment)),
+        // The state can often be located although a step is wrong. If not, the plan's errors say why.
+        None => args.plan.store().ok(),
     };
-    report::write_answer(out, &answer).map_err(|error| vec![error])?;
-    Ok(ExitKind::Success)
+    match plan {
+        Some(plan) => examination.check_steps(plan, label).await,
+        None => examination.not_checked(&["steps", "release", "resources"], "the plan has errors"),
+    }
+    match store {
+        Some(store) => examination.check_state(&store).await,
+        None => examination.not_checked(&["journals", "lock"], "the plan has errors"),
+    }
+    report::write_answer(out, &examination.answer()).map_err(|error| vec![error])?;
+    if examination.problems.is_empty() { Ok(ExitKind::Success) } else { Err(examination.problems) }
+}
+
+/// What `doctor` found so far.
+struct Examination<'a> {
+    args: &'a DoctorArgs,
+    screen: &'a CommandOutput,
+    /// The checks, in order.
+    findings: Vec<(&'static str, CheckResult)>,
+    /// All errors, in order.
+    problems: Vec<Diagnostic>,
+}
+
+/// The result of one check.
+enum CheckResult {
+    /// Nothing is wrong.
+    Passed(String),
+    /// The errors come at the end.
+    Failed { problem_count: usize },
+    /// Something that it depends on is missing.
+    NotChecked { reason: &'static str },
+}
+
+impl Examination<'_> {
+    /// Parses the plan, and determines the label of the release.
+    fn check_plan(&mut self) -> (Option<Plan>, Option<Label>) {
+        let DoctorArgs { plan: source_args, release } = self.args;
+        let label = release.label(&source_args.plan);
+        // Most errors of a plan do not depend on the label.
+        let parsed = source_args.plan_for(label.as_ref().unwrap_or(&source::placeholder_label()));
+        let plan = self
+            .record("plan", parsed, |plan| format!("{} is valid for {}", source_args.plan.display(), plan.environment));
+        if let Some(plan) = &plan {
+            self.screen.mask(plan.secrets.values());
+        }
+        (plan, label.map_err(|missing| self.problems.push(missing)).ok())
+    }
+
+    /// Loads the modules, and checks what a deployment checks before its first step.
+    async fn check_steps(&mut self, plan: Plan, label: Option<Label>) {
+        let options = xdg_dirs::preflight_options(self.screen.stderr_notifier());
+        let label_of_steps = label.clone().unwrap_or_else(source::placeholder_label);
+        let loaded = match UnresolvedPlan::load(plan, label_of_steps, options).await {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                self.failed("steps", vec![error]);
+                self.not_checked(&["release", "resources"], "the modules can't be loaded");
+                return;
+            }
+        };
+        let steps = loaded.loadable_steps();
+        if loaded.problems.is_empty() {
+            self.passed("steps", format!("{} loaded, with all required grants", steps.steps.len()));
+        } else {
+            self.failed("steps", loaded.problems.clone());
+        }
+        // Sources and directories may be named after the release.
+        let Some(label) = label else {
+            self.not_checked(&["release", "resources"], "the release is unknown");
+            return;
+        };
+        let release = loaded.resolve_release(RequestedRelease { label, digest: None }).await;
+        self.record("release", release.map_err(|error| vec![error]), |release| {
+            let digest = release.digest.as_ref().map_or_else(|| "no digest".to_owned(), ToString::to_string);
+            format!("{} is {digest}", release.label)
+        });
+        let resources = steps.check_resources().err().into_iter().flatten();
+        let migrations = steps.check_migrations(None).await.err().into_iter().flatten();
+        let problems: Vec<_> = resources.chain(migrations).collect();
+        if problems.is_empty() {
+            self.passed("resources", "directories are writable and have free space".to_owned());
+        } else {
+            self.failed("resources", problems);
+        }
+    }
+
+    /// Reads the journals, and takes the lock for a moment.
+    async fn check_state(&mut self, store: &StateStore) {
+        let state = attempts::load_state(store).map_err(|error| vec![error]);
+        self.record("journals", state, |state| format!("{} attempts on record, all sound", state.attempts.len()));
+        let lock = match store.acquire_lock(LockRequest::new(&source::user_at_host())).await {
+            Ok(lock) => lock.close(CLOSE_TIMEOUT).await,
+            Err(error) => Err(error),
+        };
+        self.record("lock", lock.map_err(|error| vec![(&error).into()]), |()| "free".to_owned());
+    }
+
+    fn record<T>(
+        &mut self,
+        check: &'static str,
+        result: Result<T, Vec<Diagnostic>>,
+        describe: impl FnOnce(&T) -> String,
+    ) -> Option<T> {
+        match result {
+            Ok(value) => {
+                self.passed(check, describe(&value));
+                Some(value)
+            }
+            Err(problems) => {
+                self.failed(check, problems);
+                None
+            }
+        }
+    }
+
+    fn passed(&mut self, check: &'static str, finding: String) {
+        self.findings.push((check, CheckResult::Passed(finding)));
+    }
+
+    fn failed(&mut self, check: &'static str, problems: Vec<Diagnostic>) {
+        self.findings.push((check, CheckResult::Failed { problem_count: problems.len() }));
+        self.problems.extend(problems);
+    }
+
+    fn not_checked(&mut self, checks: &[&'static str], reason: &'static str) {
+        self.findings.extend(checks.iter().map(|check| (*check, CheckResult::NotChecked { reason })));
+    }
+
+    /// The findings as text, or as one JSON object; the text of the errors follows on standard error.
+    fn answer(&self) -> String {
+        match self.screen.format() {
+            OutputFormat::Json => {
+                let finding = |(check, result): &(&str, CheckResult)| ((*check).to_owned(), result.json());
+                let mut object: serde_json::Map<_, _> = self.findings.iter().map(finding).collect();
+                if !self.problems.is_empty() {
+                    let problem =
+                        |error: &Diagnostic| json::result(&CommandConclusion { exit: error.exit, error: Some(error) });
+                    object.insert("problems".to_owned(), self.problems.iter().map(problem).collect());
+                }
+                json::line(&object) + "\n"
+            }
+            OutputFormat::Text => self.findings.iter().fold(String::new(), |mut text, (check, result)| {
+                let (mark, finding) = result.text();
+                let _ = writeln!(text, "  {mark}  {check:<10} {finding}");
+                text
+            }),
+        }
+    }
+}
+
+impl CheckResult {
+    fn text(&self) -> (&'static str, String) {
+        match self {
+            Self::Passed(finding) => ("ok", finding.clone()),
+            Self::Failed { problem_count: 1 } => ("NO", "1 error".to_owned()),
+            Self::Failed { problem_count } => ("NO", format!("{problem_count} errors")),
+            Self::NotChecked { reason } => ("--", format!("not checked: {reason}")),
+        }
+    }
+
+    /// The finding; null for a check that failed or was not done.
+    fn json(&self) -> Value {
+        match self {
+            Self::Passed(finding) => json!(finding),
+            Self::Failed { .. } | Self::NotChecked { .. } => Value::Null,
+        }
+    }
 }

@@ -14,7 +14,12 @@ use serde_json::{Value, json};
 use crate::report::{self, OutputFormat, json};
 use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind};
 use contract::text::{self, WIDTH, escape_line};
-use journal::{JournalError, JournalState, event::JournalHeader, line, state::TransitionError};
+use journal::{
+    JournalError, JournalState, decode_line,
+    event::{JournalFormat, JournalHeader},
+    state::TransitionError,
+    transition_error,
+};
 
 /// The subcommands of `journal`.
 #[derive(Debug, clap::Subcommand)]
@@ -30,7 +35,7 @@ pub(super) enum JournalSubcommand {
 /// Checks journals; returns [`ExitKind::Journal`] if one is corrupt.
 ///
 /// As JSON, an array of `{path, verdict, format, lines, app, environment, run, attempt, epoch, release, torn-bytes,
-/// follows, problem: {code, line, message}}`, with the verdicts `sound`, `torn`, `empty`, `corrupt` and `unchecked`.
+/// follows, problem: {code, line, message}}`, with the verdicts `sound`, `torn`, `empty`, `corrupt`, `newer` and `unchecked`.
 /// `follows` says whether the attempts before it were given.
 ///
 /// # Errors
@@ -50,9 +55,7 @@ pub(super) fn run(
         OutputFormat::Text => findings.iter().map(JournalCheck::text).collect(),
     };
     report::write_answer(out, &answer)?;
-    let is_refused = findings
-        .iter()
-        .any(|finding| matches!(finding.verdict, JournalVerdict::Corrupt(_) | JournalVerdict::Unchecked));
+    let is_refused = findings.iter().any(|finding| !finding.verdict.is_readable());
     Ok(if is_refused { ExitKind::Journal } else { ExitKind::Success })
 }
 
@@ -101,8 +104,30 @@ enum JournalVerdict {
     /// The file has no complete line: its attempt never began.
     Empty,
     Corrupt(JournalProblem),
-    /// The file follows a corrupt journal.
+    /// A newer runner wrote the file, and this one can't read it from that line on.
+    Newer {
+        format: JournalFormat,
+        line: u64,
+    },
+    /// The file follows one that is corrupt or can't be read.
     Unchecked,
+}
+
+impl JournalVerdict {
+    fn for_error(error: &JournalError, line: u64) -> Self {
+        if let JournalError::NewerFormat { format, .. } = error {
+            return Self::Newer { format: *format, line };
+        }
+        let diagnostic = Diagnostic::from(error);
+        Self::Corrupt(JournalProblem { code: diagnostic.code, line, message: diagnostic.causes.join(": ") })
+    }
+
+    fn is_readable(&self) -> bool {
+        match self {
+            Self::Sound | Self::Torn(_) | Self::Empty => true,
+            Self::Corrupt(_) | Self::Newer { .. } | Self::Unchecked => false,
+        }
+    }
 }
 
 /// Whether all journals before a file were given.
@@ -123,7 +148,7 @@ fn check_chain(paths: &[PathBuf]) -> Result<Vec<JournalCheck>, Diagnostic> {
     let mut findings: Vec<JournalCheck> = Vec::new();
     let (mut state, mut follows) = (JournalState::default(), PrecedingJournals::Given);
     for (index, path) in paths.iter().enumerate() {
-        let is_broken = findings.iter().any(|finding| matches!(finding.verdict, JournalVerdict::Corrupt(_)));
+        let is_broken = findings.iter().any(|finding| !finding.verdict.is_readable());
         if is_broken {
             let (path, verdict) = (path.clone(), JournalVerdict::Unchecked);
             findings.push(JournalCheck { path, verdict, header: None, lines: 0, preceding: follows });
@@ -142,9 +167,7 @@ fn check_chain(paths: &[PathBuf]) -> Result<Vec<JournalCheck>, Diagnostic> {
             if whole < bytes.len() { JournalVerdict::Torn(bytes.len() - whole) } else { JournalVerdict::Sound };
         for line in bytes[..whole].strip_suffix(b"\n").unwrap_or_default().split(|byte| *byte == b'\n') {
             if let Err(error) = apply_line(&mut state, &mut follows, path, lines, line) {
-                let diagnostic = Diagnostic::from(&error);
-                let message = diagnostic.causes.join(": ");
-                verdict = JournalVerdict::Corrupt(JournalProblem { code: diagnostic.code, line: lines + 1, message });
+                verdict = JournalVerdict::for_error(&error, lines + 1);
                 break;
             }
             lines += 1;
@@ -164,8 +187,7 @@ fn apply_line(
     seq: u64,
     line: &[u8],
 ) -> Result<(), JournalError> {
-    let (entry, hash) =
-        line::decode(line).map_err(|source| JournalError::Corrupt { path: path.to_owned(), seq, source })?;
+    let (entry, hash) = decode_line(state, path, seq, line)?;
     if state.attempts.is_empty() && entry.prev.is_some() {
         state.last_line_hash = entry.prev;
         *follows = PrecedingJournals::Missing;
@@ -177,7 +199,7 @@ fn apply_line(
             state.last_line_hash = Some(hash);
             Ok(())
         }
-        folded => folded.map_err(|source| JournalError::IllegalTransition { path: path.to_owned(), seq, source }),
+        folded => folded.map_err(|source| transition_error(state, path, seq, source)),
     }
 }
 
@@ -192,7 +214,10 @@ impl JournalCheck {
             JournalVerdict::Corrupt(JournalProblem { code, line, message }) => {
                 format!("CORRUPT at line {line}: {message} ({code})")
             }
-            JournalVerdict::Unchecked => "NOT CHECKED: it follows a corrupt journal".to_owned(),
+            JournalVerdict::Newer { format: JournalFormat { major, minor }, line } => {
+                format!("NOT CHECKED from line {line} on: a newer runner wrote it (format {major}.{minor})")
+            }
+            JournalVerdict::Unchecked => "NOT CHECKED: it follows a corrupt or unreadable journal".to_owned(),
         };
         let mut answer = format!("{}\n", escape_line(&self.path.display().to_string()));
         let mut row = |text: &str| {
@@ -219,6 +244,7 @@ impl JournalCheck {
             JournalVerdict::Torn(bytes) => ("torn", *bytes, None),
             JournalVerdict::Empty => ("empty", 0, None),
             JournalVerdict::Corrupt(problem) => ("corrupt", 0, Some(problem)),
+            JournalVerdict::Newer { .. } => ("newer", 0, None),
             JournalVerdict::Unchecked => ("unchecked", 0, None),
         };
         let header = self.header.as_ref();
@@ -362,7 +388,7 @@ mod tests {
                   CORRUPT at line 2: its checksum is 5b1230f1, its content has 5562dbcc (P0602)
                   format 1.2, 1 lines; shop r1 to test, epoch 1, run 1-aaaaaa, attempt 1
                 attempt-000002.journal
-                  NOT CHECKED: it follows a corrupt journal
+                  NOT CHECKED: it follows a corrupt or unreadable journal
             "#]],
         );
     }

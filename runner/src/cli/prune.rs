@@ -15,10 +15,7 @@ use crate::{
     deploy::{self, Interrupt},
     report::{self, OutputFormat, json as lines},
 };
-use contract::{
-    Label,
-    diagnostic::{Diagnostic, ErrorCode, ExitKind, Notice},
-};
+use contract::diagnostic::{Diagnostic, ErrorCode, ExitKind, Notice};
 use state::{LockRequest, StateStore};
 
 /// Arguments of `prune`.
@@ -48,8 +45,8 @@ pub(super) async fn run(
     let one = |diagnostic: Diagnostic| vec![diagnostic];
     guards::require_local_flag(args.local, "prune")?;
     // The folders of releases do not depend on the release.
-    let label: Label = "none".parse().expect("`none` is a label");
-    let plan = args.plan.plan_for(&label)?;
+    let plan = args.plan.plan_for(&source::placeholder_label())?;
+    let siblings = args.plan.other_environments(&plan.environment)?;
     screen.mask(plan.secrets.values());
     let store = StateStore::new(&plan.state, &plan.app, &plan.environment);
     guards::check_allowed_user(&plan).map_err(one)?;
@@ -76,11 +73,16 @@ pub(super) async fn run(
     let keep = args.keep.map(|keep| keep as usize).or(plan.keep).unwrap_or(deploy::DEFAULT_KEPT_RELEASES);
     lock.next_epoch(state.epoch()).map_err(|error| one((&error).into()))?;
     lock.ensure_held().await.map_err(|error| one((&error).into()))?;
-    let removed = deploy::prune(&dirs, &state, &args.plan.other_environments(&plan.environment), keep);
+    let removed = deploy::prune(&dirs, &state, &siblings, keep);
     lock.close(Duration::from_secs(5)).await.map_err(|error| one((&error).into()))?;
     let removed = removed.map_err(|error| {
         let diagnostic = Diagnostic::new(ErrorCode::PruneFailed, error.to_string());
-        one(diagnostic.with_hint("fix the cause and run it again; the live and the kept releases were not touched"))
+        let hint = if error.is_before_first_removal() {
+            "fix the cause and run it again; no release was removed"
+        } else {
+            "fix the cause and run it again; the live and the kept releases were not touched"
+        };
+        one(diagnostic.with_hint(hint))
     })?;
     let answer = match screen.format() {
         OutputFormat::Json => lines::line(&json!({ "removed": removed })) + "\n",

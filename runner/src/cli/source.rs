@@ -14,6 +14,8 @@ use plan;
 use plan::{Plan, PlanRequest, PlanSource};
 use state::StateStore;
 
+use crate::deploy::SiblingEnvironment;
+
 /// The options for plan and environment.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct PlanSourceArgs {
@@ -96,11 +98,16 @@ impl PlanSourceArgs {
         Ok(PlanSource { path: path.clone(), folder, text: text.into() })
     }
 
-    /// Parses the plan for its environment, and returns it with the release label.
+    /// Parses the plan for its environment, and returns it with the release label. The errors of the plan come before that of
+    /// a missing label.
     pub(super) fn plan(&self, release: &ReleaseArgs) -> Result<(Plan, Label), Vec<Diagnostic>> {
-        let source = self.source().map_err(|error| vec![error])?;
-        let label = release.label(&self.plan).map_err(|error| vec![error])?;
-        Ok((self.parse(source, &label)?, label))
+        match release.label(&self.plan) {
+            Ok(label) => Ok((self.plan_for(&label)?, label)),
+            Err(missing) => {
+                let problems = self.plan_for(&placeholder_label()).err();
+                Err(problems.unwrap_or_default().into_iter().chain([missing]).collect())
+            }
+        }
     }
 
     /// Parses the plan for its environment and a given label.
@@ -125,11 +132,22 @@ impl PlanSourceArgs {
         plan::locate_history(&source, self.environment.as_deref(), &env_variable).map_err(|errors| errors.diagnostics())
     }
 
-    /// The states of the plan's other environments, as far as they can be located.
-    pub(super) fn other_environments(&self, environment: &EnvironmentName) -> Vec<StateStore> {
-        let others = PlanSourceArgs { environment: None, ..self.clone() };
-        let all = others.stores().unwrap_or_default();
-        all.into_iter().filter(|(name, _)| name != environment).map(|(_, store)| store).collect()
+    /// The plan's other environments, whose releases `prune` must not remove.
+    pub(super) fn other_environments(
+        &self,
+        environment: &EnvironmentName,
+    ) -> Result<Vec<SiblingEnvironment>, Vec<Diagnostic>> {
+        let source = self.source().map_err(|error| vec![error])?;
+        let names = plan::environments(&source).map_err(|errors| errors.diagnostics())?;
+        let sibling = |name: EnvironmentName| {
+            let location = plan::locate_history(&source, Some(name.as_str()), &env_variable);
+            let store = location.map(|found| StateStore::new(&found.state, &found.app, &found.environment));
+            let why = |diagnostic: &Diagnostic| diagnostic.message.clone();
+            let store =
+                store.map_err(|errors| errors.diagnostics().first().map(why).unwrap_or_else(|| errors.to_string()));
+            SiblingEnvironment { name, store }
+        };
+        Ok(names.into_iter().filter(|name| name != environment).map(sibling).collect())
     }
 
     /// The states of the requested environment, or of all environments.
@@ -163,6 +181,11 @@ impl ReleaseArgs {
                 .with_hint("use a label such as `--release v1.4.2`; it becomes part of paths and URLs")
         })
     }
+}
+
+/// The label for which a plan is parsed when its release does not matter, or is not known.
+pub(super) fn placeholder_label() -> Label {
+    "none".parse().expect("`none` is a label")
 }
 
 fn git_describe(plan: &Path) -> Result<String, Diagnostic> {

@@ -85,29 +85,15 @@ impl PreparedPlan {
         requested: RequestedRelease,
         options: PreflightOptions,
     ) -> Result<Self, Vec<Diagnostic>> {
-        let PreflightOptions { cache_dirs, notify, pin_policy } = options;
-        let runtime = modules::new_runtime(cache_dirs, &notify).map_err(|diagnostic| vec![diagnostic])?;
-        let (modules, problems) = LoadedModules::load(&runtime, &plan).await;
-        let pins =
-            ModulePins::read(&plan, pin_policy, |step| modules.of(step)).map_err(|diagnostic| vec![diagnostic])?;
-        let mut planner = StepPlanner { plan: &plan, modules: &modules, problems };
-        planner.problems.extend(pins.problems(&plan));
-        let steps = planner.plan_steps();
-        let hooks = PlannedHooks {
-            before: planner.plan_hooks(&plan.hooks.before),
-            after: planner.plan_hooks(&plan.hooks.after),
-            on_failure: planner.plan_hooks(&plan.hooks.on_failure),
-        };
-        planner.problems.extend(phase_order_error(&plan, &steps));
-        if !planner.problems.is_empty() {
-            return Err(planner.problems);
+        let UnresolvedPlan { mut prepared, problems } = UnresolvedPlan::load(plan, requested.label.clone(), options)
+            .await
+            .map_err(|diagnostic| vec![diagnostic])?;
+        if !problems.is_empty() {
+            return Err(problems);
         }
-        let release =
-            release::resolve_release(&plan, &steps, requested).await.map_err(|diagnostic| vec![diagnostic])?;
-        if let Some(notice) = pins.missing_lockfile_notice() {
-            notify(notice);
-        }
-        Ok(Self { plan, release, steps, hooks, pins, local: LocalExecutor::new(runtime, modules), notify })
+        let release = release::resolve_release(&prepared.plan, &prepared.steps, requested).await;
+        prepared.release = release.map_err(|diagnostic| vec![diagnostic])?;
+        Ok(prepared)
     }
 
     /// The executor of a step's calls.
@@ -154,6 +140,55 @@ impl PreparedPlan {
             phase: planned.description.phase,
         };
         self.steps.iter().map(record).collect()
+    }
+}
+
+/// A plan whose modules were loaded, whatever is wrong with it, and whose release is not resolved yet.
+pub struct UnresolvedPlan {
+    prepared: PreparedPlan,
+    /// The errors that were found, each with its location in the plan.
+    pub problems: Vec<Diagnostic>,
+}
+
+impl UnresolvedPlan {
+    /// Loads the modules of a plan, and checks its steps against them.
+    ///
+    /// # Errors
+    /// The sandbox can't be set up, or the lock file can't be read.
+    pub async fn load(plan: Plan, label: Label, options: PreflightOptions) -> Result<Self, Diagnostic> {
+        let PreflightOptions { cache_dirs, notify, pin_policy } = options;
+        let runtime = modules::new_runtime(cache_dirs, &notify)?;
+        let (modules, problems) = LoadedModules::load(&runtime, &plan).await;
+        let pins = ModulePins::read(&plan, pin_policy, |step| modules.of(step))?;
+        let mut planner = StepPlanner { plan: &plan, modules: &modules, problems };
+        planner.problems.extend(pins.problems(&plan));
+        let steps = planner.plan_steps();
+        let hooks = PlannedHooks {
+            before: planner.plan_hooks(&plan.hooks.before),
+            after: planner.plan_hooks(&plan.hooks.after),
+            on_failure: planner.plan_hooks(&plan.hooks.on_failure),
+        };
+        planner.problems.extend(phase_order_error(&plan, &steps));
+        let problems = planner.problems;
+        if let Some(notice) = pins.missing_lockfile_notice().filter(|_| problems.is_empty()) {
+            notify(notice);
+        }
+        let (release, local) = (Release { label, digest: None }, LocalExecutor::new(runtime, modules));
+        Ok(Self { prepared: PreparedPlan { plan, release, steps, hooks, pins, local, notify }, problems })
+    }
+
+    /// Resolves the release to its digest.
+    ///
+    /// # Errors
+    /// The source of the release is missing, or its digest is not the requested one.
+    pub async fn resolve_release(&self, requested: RequestedRelease) -> Result<Release, Diagnostic> {
+        release::resolve_release(&self.prepared.plan, &self.prepared.steps, requested).await
+    }
+
+    /// The plan with those steps whose modules could be loaded.
+    #[must_use]
+    pub fn loadable_steps(&self) -> &PreparedPlan {
+        &self.prepared
     }
 }
 

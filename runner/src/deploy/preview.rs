@@ -8,7 +8,9 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::{
-    AttemptError, DeployOverrides, PlannedStep, PreparedPlan, attempt,
+    AttemptError, DeployOverrides, PlannedStep, PreparedPlan,
+    assumed_steps::{assumed_outputs, check_assumed_steps},
+    attempt,
     error::ResumeHint,
     resolve::{AttemptView, ResolvedStep},
 };
@@ -20,7 +22,7 @@ use contract::{
 use journal::{
     JournalState, StepTarget,
     decision::{self, NextAction, StepDisposition},
-    event::{Decision, DecisionReason, JournalHeader},
+    event::{Decision, DecisionReason, JournalHeader, Release},
 };
 use sandbox::PreviewChange;
 use state::StateStore;
@@ -48,6 +50,7 @@ pub async fn preview_deployment(
     overrides: &DeployOverrides,
 ) -> Result<(JournalHeader, Vec<StepPreview>), Vec<Diagnostic>> {
     let state = store.load(|_| {}).map_err(|error| vec![(&error).into()])?.state;
+    check_assumed_steps(prepared, overrides, &state)?;
     let epoch = state.epoch() + 1;
     let header = attempt::next_header(prepared, &state, epoch, "preview");
     let named_index = overrides.selection.option().and_then(|(_, step)| prepared.index(step));
@@ -72,7 +75,7 @@ pub async fn preview_deployment(
                 preview_step(&view, planned, selected_by_name, &mut preview).await?;
             }
         }
-        if let Some(known) = outputs_if_skipped(&state, planned, preview.decision.as_ref()) {
+        if let Some(known) = outputs_if_skipped(&state, &header.release, planned, preview.decision.as_ref()) {
             outputs.insert(planned.step.id.clone(), known);
         }
         previews.push(preview);
@@ -149,16 +152,14 @@ fn join_step_names(steps: &[&StepId]) -> String {
 /// The recorded outputs that later steps would see, if the step would be skipped or adopted.
 fn outputs_if_skipped(
     state: &JournalState,
+    release: &Release,
     planned: &PlannedStep,
     decision: Option<&Decision>,
 ) -> Option<Map<String, Value>> {
     match decision {
-        Some(Decision::Skip { reason: DecisionReason::RequestedByOperator, .. }) => Some(
-            state
-                .authenticated_receipt(&planned.step_target)
-                .map(|receipt| receipt.outputs.clone())
-                .unwrap_or_default(),
-        ),
+        Some(Decision::Skip { reason: DecisionReason::RequestedByOperator, .. }) => {
+            Some(assumed_outputs(state, planned, release))
+        }
         Some(Decision::Skip { receipt, .. } | Decision::Adopt { receipt, .. }) => Some(receipt.outputs.clone()),
         Some(Decision::Run { .. } | Decision::Stop { .. }) | None => None,
     }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::attempt::RunningAttempt;
-use contract::{Digest, diagnostic::Notice};
+use contract::{Digest, EnvironmentName, diagnostic::Notice};
 use journal::{JournalState, event::Release};
 use plan::{DirAccess, PlanStep};
 use sandbox::ModuleDescription;
@@ -21,12 +21,36 @@ use state::StateStore;
 /// The default number of verified releases to keep.
 pub const DEFAULT_KEPT_RELEASES: usize = 5;
 
-/// An error while removing releases from a directory.
+/// Another environment of the plan. Its releases may lie in the same directories, so they must be known before anything is
+/// removed.
+pub struct SiblingEnvironment {
+    pub name: EnvironmentName,
+    /// Its state, or the reason why it can't be located.
+    pub store: Result<StateStore, String>,
+}
+
+/// An error while removing releases.
 #[derive(Debug, thiserror::Error)]
-#[error("can't remove old releases in {}: {source}", path.display())]
-pub struct PruneError {
-    path: PathBuf,
-    source: io::Error,
+pub enum PruneError {
+    /// The releases that another environment needs are not known. Nothing was removed.
+    #[error(
+        "old releases are kept: can't read the state of environment `{environment}`, which may need them: {reason}"
+    )]
+    UnknownNeeds { environment: EnvironmentName, reason: String },
+    /// A directory could not be read, or a release not be removed.
+    #[error("can't remove old releases in {}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+impl PruneError {
+    /// Whether nothing was removed.
+    #[must_use]
+    pub fn is_before_first_removal(&self) -> bool {
+        match self {
+            Self::UnknownNeeds { .. } => true,
+            Self::Io { .. } => false,
+        }
+    }
 }
 
 /// The releases to keep: the live one, the last `keep` verified ones (withdrawn ones come last), the targets of
@@ -61,27 +85,29 @@ fn release_dir<'p>(step: &'p PlanStep, description: &ModuleDescription) -> Optio
     }
 }
 
-/// Removes the releases that neither this environment nor those of `sibling_stores` need. Returns the removed folders.
+/// Removes the releases that neither this environment nor its siblings need. Returns the removed folders. If the state of
+/// a sibling can't be read, it removes nothing.
 ///
 /// # Errors
 /// [`PruneError`]; the releases removed before the error stay removed.
 pub fn prune(
     release_dirs: &BTreeSet<&Path>,
     state: &JournalState,
-    sibling_stores: &[StateStore],
+    siblings: &[SiblingEnvironment],
     keep: usize,
 ) -> Result<Vec<PathBuf>, PruneError> {
     let mut needed = retained_releases(state, keep);
-    for sibling in sibling_stores {
-        let unread = |why: String| PruneError { path: sibling.folder().to_owned(), source: io::Error::other(why) };
-        let state = sibling.load(|_| {}).map_err(|error| unread(error.to_string()))?.state;
+    for SiblingEnvironment { name, store } in siblings {
+        let unknown = |reason: String| PruneError::UnknownNeeds { environment: name.clone(), reason };
+        let store = store.as_ref().map_err(|reason| unknown(reason.clone()))?;
+        let state = store.load(|_| {}).map_err(|error| unknown(error.to_string()))?.state;
         // `keep` applies to this environment only, so all of the other environment's verified releases stay.
         needed.extend(retained_releases(&state, usize::MAX));
     }
     let kept: BTreeSet<String> = needed.iter().filter_map(|release| release.digest.as_ref()).map(Digest::hex).collect();
     let mut removed = Vec::new();
     for dir in release_dirs {
-        let error = |source| PruneError { path: (*dir).to_owned(), source };
+        let error = |source| PruneError::Io { path: (*dir).to_owned(), source };
         removed.extend(prune_folder(dir, &kept).map_err(error)?);
     }
     Ok(removed)
@@ -95,7 +121,7 @@ pub(super) async fn prune_after(attempt: &RunningAttempt<'_>) -> Option<Notice> 
     let failed = match attempt.confirm_lock().await {
         Ok(()) => {
             let dirs = release_dirs(prepared.steps.iter().map(|planned| (&planned.step, &planned.description)));
-            prune(&dirs, attempt.journal.state(), &attempt.request.sibling_stores, keep).err()?.to_string()
+            prune(&dirs, attempt.journal.state(), &attempt.request.siblings, keep).err()?.to_string()
         }
         Err(error) => format!("can't remove old releases: {}", error.short_text(attempt.journal.redactor())),
     };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use super::{Interrupt, PreparedPlan};
+use super::{Interrupt, PreparedPlan, SiblingEnvironment};
 use contract::{
     StepId,
     diagnostic::{Diagnostic, ErrorCode},
@@ -25,8 +25,8 @@ pub struct DeploymentRequest<'a> {
     pub wait: LockWait,
     /// The command that continues this deployment, for hints.
     pub resume_command: String,
-    /// The states of the plan's other environments, whose releases must not be pruned.
-    pub sibling_stores: Vec<StateStore>,
+    /// The plan's other environments, whose releases must not be pruned.
+    pub siblings: Vec<SiblingEnvironment>,
     /// The deployments that this one runs inside, the outermost first, each as `APP/ENVIRONMENT ADDRESS`.
     pub parent_deployments: Vec<String>,
 }

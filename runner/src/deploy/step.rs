@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::{AttemptError, PlannedStep, attempt::RunningAttempt, resolve::ResolvedStep, undo};
+use super::{
+    AttemptError, PlannedStep, assumed_steps::assumed_receipt, attempt::RunningAttempt, resolve::ResolvedStep, undo,
+};
 use contract::step::{FailureKind, ProbeFinding, Receipt, StepFailure, StepOutcome, StepPhase};
 use journal::{
     JournalError, StepIntent,
@@ -45,7 +47,7 @@ impl StepRunner<'_, '_> {
     /// Assumes that a step is done, because it comes before the named one. Returns its recorded outputs.
     fn assume_done(&mut self, planned: &PlannedStep) -> Result<Map<String, Value>, JournalError> {
         let journal = &mut self.attempt.journal;
-        let receipt = journal.state().authenticated_receipt(&planned.step_target).cloned().unwrap_or_default();
+        let receipt = assumed_receipt(journal.state(), planned, &self.attempt.header.release);
         let outputs = receipt.outputs.clone();
         let decision = Decision::Skip { reason: DecisionReason::RequestedByOperator, receipt };
         journal.record_decision(&planned.step_target, decision)?;

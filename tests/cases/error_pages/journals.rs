@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use contract::hash::Blake3Hash;
 use journal::{JournalEvent, event::JournalEntry, line};
 use serde_json::json;
 
@@ -46,6 +47,36 @@ fn p0603_missing_line() {
     let lines: Vec<_> = journal.split_inclusive('\n').collect();
     environment.write(JOURNAL, [&lines[..5], &lines[6..]].concat().concat());
     check_page("P0603", &environment, DEPLOY);
+}
+
+/// A newer runner gives a reason that this one does not know: what it wrote is shown, and not called corrupt.
+#[test]
+fn unknown_reason_of_a_newer_runner_is_not_corrupt() {
+    let environment = TestEnvironment::deployed();
+    rewrite_journal(&environment, |event| {
+        if let JournalEvent::Started(header) = event {
+            header.format.minor += 1;
+        }
+    });
+    let (mut prev, mut written) = (None, String::new());
+    for line in environment.read(JOURNAL).lines() {
+        let mut entry: serde_json::Value = serde_json::from_str(&line[9..]).unwrap();
+        entry["prev"] = json!(prev);
+        if entry["event"]["type"] == "decision" && entry["event"]["step"] == "migrate" {
+            entry["event"]["decision"]["reason"]["because"] = json!("full-moon");
+        }
+        let json = entry.to_string();
+        let line = format!("{:08x} {json}", crc32c::crc32c(json.as_bytes()));
+        prev = Some(Blake3Hash::of(line.as_bytes()));
+        written += &format!("{line}\n");
+    }
+    environment.write(JOURNAL, written);
+    let status = environment.run(&["status", "--json"]);
+    status.assert_exit(0);
+    assert_eq!(status.json()[0]["live"]["release"]["label"], "r1");
+    environment.run(&["why", "switch"]).assert_exit(0);
+    environment.run(&["journal", "check", ".pawl/shop/test"]).assert_exit(0);
+    environment.run(DEPLOY).assert_exit(65).assert_stderr_contains("error[P0604]");
 }
 
 #[test]

@@ -173,3 +173,10 @@ fn p0223_old_release_that_cannot_be_removed() {
     output.assert_exit(exit_code("P0223"));
     check_error_page("P0223", Some(&command_line(&arguments)), &output.stderr, &environment.shown_paths());
 }
+
+#[test]
+fn p0224_outputs_of_another_release() {
+    let environment = TestEnvironment::deployed();
+    environment.pack("r2");
+    check_page("P0224", &environment, &["--local", "--release", "r2", "--start-from", "switch"]);
+}

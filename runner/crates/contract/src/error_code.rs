@@ -99,6 +99,7 @@ error_codes! {
     StaleDecision, "P0221", Refused, "another deployment ran after this one was planned";
     NotVerifiedUpstream, "P0222", Refused, "not verified in the source environment";
     PruneFailed, "P0223", Failed, "an old release cannot be removed";
+    OutputsNotRecorded, "P0224", Refused, "outputs of an earlier step are not recorded for this release";
     // Steps and migrations.
     StepFailed, "P0301", Failed, "a step failed";
     StepLost, "P0302", Failed, "a step ended without a result";

@@ -29,7 +29,7 @@ pub use error::JournalError;
 pub use event::{JournalEvent, StepTarget};
 pub use file::{Journal, StepCompletion, StepIntent, UndoCompletion, UndoIntent};
 pub use finding_summary::FindingSummary;
-pub use load::{LoadedJournals, UNTRUSTED_FILE_SUFFIX, trust_from_file_name};
+pub use load::{LoadedJournals, UNTRUSTED_FILE_SUFFIX, decode_line, transition_error, trust_from_file_name};
 pub use message_redactor::MessageRedactor;
 pub use redact::Redactor;
 pub use snapshot::{Snapshot, SnapshotError};

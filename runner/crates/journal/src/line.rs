@@ -4,13 +4,24 @@
 //! (Castagnoli, RFC 3720) finds every flipped bit. The next line names the BLAKE3 hash of a line, without its newline, as
 //! `prev`. Deliberately absent: the meaning of an entry.
 
+use jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::Value;
 
-use super::event::{JournalEntry, JournalFormat, MAGIC};
+use super::event::{JournalEntry, JournalEvent, JournalFormat, MAGIC};
 use contract::hash::Blake3Hash;
 
 /// The longest line, newline excluded, in bytes.
 pub const MAX_LINE_BYTES: usize = 64 * 1024;
+
+/// An entry whose event is not decoded.
+#[derive(Deserialize)]
+struct Envelope {
+    seq: u64,
+    prev: Option<Blake3Hash>,
+    at: Timestamp,
+    event: Value,
+}
 
 /// The reason for which a complete line is not an entry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +59,23 @@ pub fn decode(line: &[u8]) -> Result<(JournalEntry, Blake3Hash), LineError> {
     let json = checksummed_json(line)?;
     let entry = serde_json::from_slice(json).map_err(|error| LineError::Json(error.to_string()))?;
     Ok((entry, Blake3Hash::of(line)))
+}
+
+/// Decodes a line of a newer minor format: an event that this runner can't read is [`JournalEvent::Unrecognized`].
+///
+/// # Errors
+/// [`LineError`] if no runner wrote the line.
+pub fn decode_newer(line: &[u8]) -> Result<(JournalEntry, Blake3Hash), LineError> {
+    decode(line).or_else(|error| {
+        let LineError::Json(_) = &error else { return Err(error) };
+        let Envelope { seq, prev, at, event } =
+            serde_json::from_slice(checksummed_json(line)?).map_err(|_| error.clone())?;
+        // A newer runner tags its events too.
+        if !event["type"].is_string() {
+            return Err(error);
+        }
+        Ok((JournalEntry { seq, prev, at, event: JournalEvent::Unrecognized }, Blake3Hash::of(line)))
+    })
 }
 
 /// The format that a header states, even if its major version is unknown and the rest cannot be read.

@@ -10,10 +10,11 @@ use std::{
 
 use super::{
     error::{JournalError, io_error},
-    event::{FORMAT, JournalEntry, JournalEvent},
+    event::{FORMAT, JournalEntry, JournalEvent, JournalFormat},
     line::{self, LineError},
     state::{AttemptSummary, JournalState, JournalTrust, TransitionError},
 };
+use contract::hash::Blake3Hash;
 
 /// The content of the journals of (app, environment).
 #[derive(Debug, Default)]
@@ -168,12 +169,8 @@ impl LoadedJournals {
                 torn = line.len();
                 break;
             };
-            let illegal = |source| JournalError::IllegalTransition { path: path.to_owned(), seq, source };
-            let (entry, hash) = line::decode(line).map_err(|source| match line::stated_format(line) {
-                Some(format) if seq == 0 && format.major != FORMAT.major => illegal(TransitionError::Format(format)),
-                Some(_) | None => JournalError::Corrupt { path: path.to_owned(), seq, source },
-            })?;
-            self.state.apply(&entry, hash, seq).map_err(illegal)?;
+            let (entry, hash) = decode_line(&self.state, path, seq, line)?;
+            self.state.apply(&entry, hash, seq).map_err(|source| transition_error(&self.state, path, seq, source))?;
             if self.state.newer_format.is_some() && self.newer_format_file.is_none() {
                 self.newer_format_file = Some(path.to_owned());
             }
@@ -185,4 +182,49 @@ impl LoadedJournals {
         }
         Ok(())
     }
+}
+
+/// Decodes the line with the number `seq` of the newest attempt's journal. In a journal of a newer runner, an event that this
+/// runner can't read is unrecognized, and not corrupt.
+///
+/// # Errors
+/// [`JournalError`] if the line is corrupt, or the header of a newer runner can't be read.
+pub fn decode_line(
+    state: &JournalState,
+    path: &Path,
+    seq: u64,
+    line: &[u8],
+) -> Result<(JournalEntry, Blake3Hash), JournalError> {
+    let path = || path.to_owned();
+    let corrupt = |source| JournalError::Corrupt { path: path(), seq, source };
+    if seq > 0 {
+        let decode = if newer_format(state).is_some() { line::decode_newer } else { line::decode };
+        return decode(line).map_err(corrupt);
+    }
+    line::decode(line).map_err(|source| match line::stated_format(line) {
+        Some(format) if format.major != FORMAT.major => {
+            JournalError::IllegalTransition { path: path(), seq, source: TransitionError::Format(format) }
+        }
+        Some(format) if is_newer(format) => JournalError::NewerFormat { path: path(), format },
+        Some(_) | None => corrupt(source),
+    })
+}
+
+/// The error for an entry that contradicts the state. After an event that this runner does not know, it can't tell.
+#[must_use]
+pub fn transition_error(state: &JournalState, path: &Path, seq: u64, source: TransitionError) -> JournalError {
+    let path = path.to_owned();
+    match (source, newer_format(state)) {
+        (TransitionError::Transition { .. }, Some(format)) => JournalError::NewerFormat { path, format },
+        (source, _) => JournalError::IllegalTransition { path, seq, source },
+    }
+}
+
+/// The format of the newest attempt's journal, if it is newer than this runner's.
+fn newer_format(state: &JournalState) -> Option<JournalFormat> {
+    state.attempts.last().map(|attempt| attempt.header.format).filter(|format| is_newer(*format))
+}
+
+fn is_newer(format: JournalFormat) -> bool {
+    format.major == FORMAT.major && format.minor > FORMAT.minor
 }

@@ -285,6 +285,61 @@ fn a_newer_minor_version_is_read_and_not_continued() {
     assert!(!next.exists());
 }
 
+/// Values that this runner does not know, in events that it knows.
+fn undecodable_events() -> [Value; 3] {
+    let step = |rest: Value| {
+        let mut event = json!({ "step": "pull", "target": "local" });
+        event.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        event
+    };
+    [
+        step(json!({ "type": "decision", "decision": { "action": "run", "reason": { "because": "full-moon" } } })),
+        step(json!({ "type": "decision", "decision": { "action": "wait", "until": "dawn" } })),
+        step(json!({ "type": "outcome", "took-ms": 1, "outcome": "postponed" })),
+    ]
+}
+
+#[test]
+fn unknown_values_of_a_newer_minor_version_are_not_corruption() {
+    let format = super::super::event::JournalFormat { major: 1, minor: 7 };
+    for event in undecodable_events() {
+        let folder = tempfile::tempdir().unwrap();
+        let newer = JournalHeader { format, ..header(2, AttemptNumber::FIRST.next()) };
+        let paths = with_second(folder.path(), newer, &[]);
+        append_json(&paths, &event);
+        append_json(&paths, &json!({ "type": "ended", "exit": "success", "verified": true }));
+        let loaded = load(&paths).unwrap();
+        assert_eq!(loaded.state.attempts[1].exit, Some(ExitKind::Success), "{event}");
+        assert_eq!(loaded.newer_format_file.as_ref(), Some(&paths[1]));
+        // What follows from an event that this runner does not know can't be checked.
+        append_json(&paths, &json!({ "type": "undo-intent", "step": "other", "target": "local" }));
+        assert_eq!(code(&load(&paths).unwrap_err()), ("P0604", 65), "{event}");
+        // A damaged line stays corrupt.
+        let text = fs::read_to_string(&paths[1]).unwrap();
+        fs::write(&paths[1], text.replacen("\"pull\"", "\"pill\"", 1)).unwrap();
+        assert_eq!(code(&load(&paths).unwrap_err()), ("P0602", 65), "{event}");
+    }
+}
+
+#[test]
+fn unknown_values_of_the_own_format_are_corruption() {
+    for event in undecodable_events() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = with_second(folder.path(), header(2, AttemptNumber::FIRST.next()), &[]);
+        append_json(&paths, &event);
+        assert_eq!(code(&load(&paths).unwrap_err()), ("P0602", 65), "{event}");
+    }
+}
+
+#[test]
+fn an_unreadable_header_of_a_newer_minor_version_is_newer() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = with_second(folder.path(), header(2, AttemptNumber::FIRST), &[]);
+    fs::write(&paths[1], "").unwrap();
+    append_json(&paths, &json!({ "type": "started", "magic": MAGIC, "format": { "major": 1, "minor": 7 }, "who": [] }));
+    assert_eq!(code(&load(&paths).unwrap_err()), ("P0604", 65));
+}
+
 #[test]
 fn an_unknown_event_in_a_known_format_is_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,0 +1,89 @@
+//! The steps that `--start-from` and `--only` assume to be done: what later steps get of them.
+//!
+//! Invariant: an output recorded for one release never reaches a deployment of another one. Deliberately absent: which steps are
+//! assumed to be done, which is [`Selection`](journal::decision::Selection)'s.
+
+use serde_json::{Map, Value};
+
+use super::{DeployOverrides, PlannedStep, PreparedPlan};
+use contract::{
+    diagnostic::{Diagnostic, ErrorCode},
+    step::{Receipt, StepPhase},
+};
+use journal::{JournalState, JournalTrust, RecordStatus, decision::StepDisposition, event::Release};
+use plan::DeferredLookup;
+
+/// The receipt of a step that is assumed to be done; empty if none is recorded for the release.
+pub(super) fn assumed_receipt(state: &JournalState, planned: &PlannedStep, release: &Release) -> Receipt {
+    recorded_receipt(state, planned, release).cloned().unwrap_or_default()
+}
+
+/// The outputs of a step that is assumed to be done.
+pub(super) fn assumed_outputs(state: &JournalState, planned: &PlannedStep, release: &Release) -> Map<String, Value> {
+    assumed_receipt(state, planned, release).outputs
+}
+
+fn recorded_receipt<'s>(state: &'s JournalState, planned: &PlannedStep, release: &Release) -> Option<&'s Receipt> {
+    let record = state.records.get(&planned.step_target)?;
+    if record.intent.release.is_same(release) { state.authenticated_receipt(&planned.step_target) } else { None }
+}
+
+/// Refuses to assume that a step is done if a later step needs its outputs and none are recorded for this release.
+pub(super) fn check_assumed_steps(
+    prepared: &PreparedPlan,
+    overrides: &DeployOverrides,
+    state: &JournalState,
+) -> Result<(), Vec<Diagnostic>> {
+    let Some((option, named)) = overrides.selection.option() else { return Ok(()) };
+    let named_index = prepared.index(named);
+    let disposition = |index: usize| overrides.selection.disposition_of(index, named_index);
+    let steps = || prepared.steps.iter().enumerate();
+    let is_assumed = |index: usize| matches!(disposition(index), StepDisposition::AssumeDone);
+    let is_evaluated = |index: usize| matches!(disposition(index), StepDisposition::Evaluate { .. });
+    let mut problems = Vec::new();
+    for (_, assumed) in steps().filter(|(index, _)| is_assumed(*index)) {
+        if recorded_receipt(state, assumed, &prepared.release).is_some() {
+            continue;
+        }
+        let dependent = steps().find(|(index, later)| is_evaluated(*index) && needs_outputs(later, assumed));
+        if let Some((_, dependent)) = dependent {
+            let (id, label) = (&assumed.step.id, &prepared.release.label);
+            let message =
+                format!("step `{}` needs the outputs of `{id}`, and none are recorded for {label}", dependent.step.id);
+            let cause = why_not_recorded(state, assumed);
+            let hint = format!(
+                "`{id}` must run for {label} first: deploy without `--{option}`, or first with `--until {id}` instead"
+            );
+            problems.push(Diagnostic::new(ErrorCode::OutputsNotRecorded, message).with_cause(cause).with_hint(hint));
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// Whether a step cannot do without the outputs of an earlier one: it looks one up, or it works on what that one prepared. A
+/// module reads the outputs of its upstream steps itself, so a prepare step counts as needed by all that change something.
+fn needs_outputs(later: &PlannedStep, earlier: &PlannedStep) -> bool {
+    let looks_up = |lookup: &DeferredLookup| match lookup {
+        DeferredLookup::Output { step, .. } => *step == earlier.step.id,
+        DeferredLookup::RunId | DeferredLookup::RunAttempt => false,
+    };
+    let is_looked_up = later.step.pending.values().any(|pending| pending.lookups().any(looks_up));
+    let is_prepared_for = earlier.description.phase == StepPhase::Prepare
+        && later.description.phase != StepPhase::Check
+        && later.upstream.contains(&earlier.step.id);
+    is_looked_up || is_prepared_for
+}
+
+fn why_not_recorded(state: &JournalState, planned: &PlannedStep) -> String {
+    let Some(record) = state.records.get(&planned.step_target) else { return "it never ran here".to_owned() };
+    let label = &record.intent.release.label;
+    match &record.status {
+        RecordStatus::Succeeded(_) if record.trust == JournalTrust::Untrusted => {
+            "its record is unauthenticated".to_owned()
+        }
+        RecordStatus::Succeeded(_) => format!("it last ran for another release, {label}"),
+        RecordStatus::Intended => format!("it last ran for {label}, and its outcome is unknown"),
+        RecordStatus::Failed(_) => format!("it last ran for {label}, and failed"),
+        RecordStatus::Undoing(_) | RecordStatus::Reverted => format!("it last ran for {label}, and was undone"),
+    }
+}
