@@ -40,6 +40,9 @@ const PROGRESS_LIMIT_BYTES: u64 = MAX_JOURNAL_BYTES / 2;
 /// The size in bytes beyond which no step begins, so that running steps have room for their outcomes.
 const INTENT_LIMIT_BYTES: u64 = MAX_JOURNAL_BYTES - 16 * line::MAX_LINE_BYTES as u64;
 
+/// How many folders above a journal's own the first attempt creates: `<state>/<app>/<environment>`.
+const CREATED_FOLDERS: usize = 3;
+
 /// A callback that gets every entry after it is written.
 pub type EntryObserver = Box<dyn FnMut(&JournalEntry)>;
 
@@ -175,8 +178,9 @@ impl Journal {
         let file = file.map_err(|source| io_error("create", path, source))?;
         let path = path.to_owned();
         let folder = folder_of(&path).to_owned();
+        let is_first = loaded.state.epoch() == 0;
         // This runs in parallel; the first sync waits for it.
-        let naming = thread::Builder::new().spawn(move || File::open(folder)?.sync_all());
+        let naming = thread::Builder::new().spawn(move || sync_names(&folder, is_first));
         let naming = Some(naming.map_err(|source| io_error("sync the folder of", &path, source))?);
         let state = JournalState { trust: JournalTrust::Authenticated, ..loaded.state };
         let mut journal =
@@ -367,6 +371,20 @@ impl Journal {
         let synced = self.file.sync_data().map_err(|source| io_error("sync", &self.path, source));
         named.and(synced).inspect_err(|_| self.poisoned = true)
     }
+}
+
+/// Makes the names in a folder durable. The first attempt may have created the folder and those above it, so their names are synced too.
+fn sync_names(folder: &Path, is_first: bool) -> io::Result<()> {
+    File::open(folder)?.sync_all()?;
+    let above = folder.ancestors().skip(1).take(if is_first { CREATED_FOLDERS } else { 0 });
+    for folder in above.filter(|folder| *folder != Path::new("")) {
+        match File::open(folder).and_then(|folder| folder.sync_all()) {
+            // It can't be read, so this user did not create anything in it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            done => done?,
+        }
+    }
+    Ok(())
 }
 
 fn folder_of(journal: &Path) -> &Path {
